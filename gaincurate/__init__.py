@@ -1,0 +1,35 @@
+"""gaincurate: scores and orders RL training sets for language models.
+
+Importing it loads neither torch nor Arrow; the names below load what they need on first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["ScoreConfig", "ScoredSet", "open_scores", "score"]
+
+if TYPE_CHECKING:
+    from gaincurate.config import ScoreConfig
+    from gaincurate.scored_set import ScoredSet, open_scores
+    from gaincurate.scoring.pipeline import score
+
+_HOMES = {
+    "ScoreConfig": "gaincurate.config",
+    "ScoredSet": "gaincurate.scored_set",
+    "open_scores": "gaincurate.scored_set",
+    "score": "gaincurate.scoring.pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gaincurate' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,43 @@
+"""Wires the commands together; knows nothing of what they do."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import gaincurate
+from gaincurate.cli.doctor import doctor
+from gaincurate.cli.score import score
+from gaincurate.cli.show import show
+
+app = typer.Typer(
+    name="gaincurate",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(score)
+app.command()(show)
+app.command()(doctor)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"gaincurate {gaincurate.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Score RL prompt sets once, and know what the score is worth."""
+
+
+def main() -> None:
+    """Run the command line; the entry point."""
+    app()

@@ -1,0 +1,305 @@
+"""`gaincurate score`: options to a ScoreConfig, and a view of the run."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shlex
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from gaincurate.cli import output
+from gaincurate.errors import InputError
+from gaincurate.scoring.watch import Summary, Watch
+
+if TYPE_CHECKING:
+    from gaincurate.locks import Split
+
+
+def score(
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="File (.json .jsonl .parquet .arrow .csv, also .gz), glob, folder, save_to_disk folder "
+            "or Hub id (owner/name[:config][@revision])."
+        ),
+    ],
+    model: Annotated[
+        str,
+        typer.Option("--model", "-m", help="Hub id (owner/name[@revision]), folder, .gguf file, or 'demo'."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the scored set.")],
+    prompt_column: Annotated[
+        str | None, typer.Option(help="Column with the prompt; a.b goes into a struct. [default: found]")
+    ] = None,
+    answer_column: Annotated[
+        str | None, typer.Option(help="Column with the answer, part of the id. [default: found]")
+    ] = None,
+    id_column: Annotated[
+        str | None, typer.Option(help="Column with unique ids. [default: gc_id, else a hash of the content]")
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option(help="System message for every row; @FILE reads it from a file.")
+    ] = None,
+    system_override: Annotated[
+        bool, typer.Option("--system-override", help="Replace rows' own system messages by --system.")
+    ] = False,
+    shots: Annotated[
+        Path | None, typer.Option(help="JSON list of chat messages put after the system message.")
+    ] = None,
+    template_kwargs: Annotated[
+        str | None, typer.Option(help="JSON object with extra variables for the chat template.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split of a Hub set or folder.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Take the first rows only.")] = None,
+    layer: Annotated[int, typer.Option(help="Decoder layer for --site mlp_input.")] = -1,
+    site: Annotated[
+        Literal["mlp_input", "final_norm"],
+        typer.Option(help="Scored tensor: input of the layer's feed-forward block, or the final norm."),
+    ] = "mlp_input",
+    inter_weight: Annotated[float, typer.Option(help="Weight of the inter term in gc_angle.")] = 1.0,
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        typer.Option(help="Of the model. auto: float32 on a CPU, bfloat16 on a GPU."),
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: torch's]")] = None,
+    batch_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens in a batch, padding included. [default: by device]")
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(min=1, help="Longest whole prompt in tokens. [default: the model's]")
+    ] = None,
+    on_overlong: Annotated[
+        Literal["error", "truncate", "skip"], typer.Option(help="What to do with a longer prompt.")
+    ] = "error",
+    on_error: Annotated[
+        Literal["stop", "skip"], typer.Option(help="What to do with a row that cannot be scored.")
+    ] = "stop",
+    shard_rows: Annotated[int, typer.Option(min=1, help="Source rows per shard.")] = 1024,
+    shard: Annotated[
+        str, typer.Option(metavar="I/N", help="Write every Nth shard only, from the Ith; for split runs.")
+    ] = "1/1",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the set in --out first.")] = False,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Accept pickled weights; they can run code.")
+    ] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run a model repository's own code.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Score a prompt set and write it as Arrow shards with score columns.
+
+    Run the same command again after an interruption: finished shards are kept.
+
+    Example: gaincurate score gsm8k.parquet --model demo --out scored
+    """
+    again = f"Run the same command again to go on: {shlex.join(['gaincurate', *sys.argv[1:]])}"
+    with output.reporting(again):
+        _need_scoring_packages()
+        from gaincurate.config import ScoreConfig
+
+        config = ScoreConfig(
+            data=data,
+            model=model,
+            out=out,
+            prompt_column=prompt_column,
+            answer_column=answer_column,
+            id_column=id_column,
+            system=_system(system),
+            system_override=system_override,
+            shots=_shots(shots),
+            template_kwargs=_object(template_kwargs),
+            split=split,
+            limit=limit,
+            layer=layer,
+            site=site,
+            inter_weight=_finite(inter_weight),
+            dtype=dtype,
+            device=device,
+            threads=threads,
+            batch_tokens=batch_tokens,
+            max_length=max_length,
+            on_overlong=on_overlong,
+            on_error=on_error,
+            shard_rows=shard_rows,
+            split_run=_part(shard),
+            overwrite=overwrite,
+            allow_pickle=allow_pickle,
+            trust_remote_code=trust_remote_code,
+        )
+        from gaincurate.scoring.pipeline import score_dataset
+
+        with ProgressView() as view:
+            summary = score_dataset(config, view)
+        if as_json:
+            output.as_json({**asdict(summary), "out": str(summary.out)})
+        else:
+            _print_summary(summary)
+
+
+def _need_scoring_packages() -> None:
+    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(f"scoring needs {' and '.join(missing)}: `pip install 'gaincurate[score]'`.")
+
+
+def _read_text(path: Path, option: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{option}: cannot read {path}: {(error.strerror or '').lower()}.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{option}: {path} is not UTF-8 text.") from error
+
+
+def _system(value: str | None) -> str | None:
+    if value is not None and value.startswith("@"):
+        return _read_text(Path(value[1:]), "--system")
+    return value
+
+
+def _shots(path: Path | None) -> list[dict[str, Any]]:
+    if path is None:
+        return []
+    from gaincurate.scoring.segment import check_shots
+
+    try:
+        value = json.loads(_read_text(path, "--shots"))
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"--shots {path}: broken JSON in line {error.lineno} ({error.msg}); expected a list of "
+            "chat messages."
+        ) from error
+    return check_shots(value, str(path))
+
+
+def _object(value: str | None) -> dict[str, Any]:
+    if value is None:
+        return {}
+    try:
+        found = json.loads(value)
+    except json.JSONDecodeError:
+        found = None
+    if not isinstance(found, dict):
+        raise InputError(
+            f'--template-kwargs {value!r}: expected a JSON object, such as {{"enable_thinking": false}}.'
+        )
+    return found
+
+
+def _finite(value: float) -> float:
+    if not abs(value) < float("inf"):
+        raise InputError(f"--inter-weight {value}: expected a finite number.")
+    return value
+
+
+def _part(value: str) -> Split:
+    from gaincurate.locks import Split
+
+    found = re.fullmatch(r"(\d+)/(\d+)", value)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise InputError(f"--shard {value}: expected I/N with I from 1 to N, such as 1/4.")
+    return Split(int(found[1]), int(found[2]))
+
+
+class ProgressView(Watch):
+    """A bar where a person watches, else a line per shard; both on stderr."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("scoring"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("rows  {task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+        )
+        self._task = None if not self._console.is_terminal else self._bar.add_task("", rate="", start=False)
+        self._begin = 0.0
+        self._rows = self._done = self._tokens = 0
+        self._total = 0
+
+    def __enter__(self) -> ProgressView:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._task is not None:
+            self._bar.stop()
+
+    def note(self, text: str) -> None:
+        """See `Watch`."""
+        output.note(text)
+
+    def start(self, rows: int, done: int) -> None:
+        """See `Watch`."""
+        if done:
+            output.note(f"{done:,} of {rows:,} rows were scored before and are kept")
+        self._begin, self._total, self._done = time.perf_counter(), rows, done
+        if self._task is not None:
+            self._bar.start()
+            self._bar.start_task(self._task)
+            self._bar.update(self._task, total=rows - done)
+
+    def advance(self, rows: int, tokens: int) -> None:
+        """See `Watch`."""
+        self._rows += rows
+        self._tokens += tokens
+        if self._task is not None:
+            self._bar.update(self._task, advance=rows, rate=self._rate())
+
+    def shard(self, index: int, count: int) -> None:
+        """See `Watch`."""
+        if self._task is None:
+            output.note(
+                f"shard {index + 1} of {count}: {self._done + self._rows:,} of {self._total:,} rows, "
+                f"{self._rate()}"
+            )
+
+    def _rate(self) -> str:
+        seconds = max(time.perf_counter() - self._begin, 1e-9)
+        return f"{self._rows / seconds:,.1f} rows/s  {self._tokens / seconds:,.0f} tokens/s"
+
+
+def _print_summary(summary: Summary) -> None:
+    total = sum(summary.seconds.values())
+    if summary.scored:
+        model = summary.seconds.get("prefill", 0.0) + summary.seconds.get("angle", 0.0)
+        output.text(
+            f"scored {summary.scored:,} rows, {summary.tokens:,} tokens in {total:.1f} s "
+            f"({summary.scored / model:,.1f} rows/s, {summary.tokens / model:,.0f} tokens/s in the model)"
+        )
+        parts = sorted(summary.seconds.items(), key=lambda item: -item[1])
+        output.text("  time: " + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in parts))
+    if not summary.complete:
+        output.text(f"{summary.out} is not complete yet: other --shard runs have shards left to write")
+        return
+    state = "complete" if summary.scored else "already complete, nothing was left to score"
+    facts = [f"{summary.rows:,} rows", f"{summary.rejected:,} rejected"]
+    if summary.truncated:
+        facts.append(f"{summary.truncated:,} truncated")
+    output.text(f"{summary.out} is {state}: {', '.join(facts)}")
+    if summary.rejected:
+        output.text(f"  the rejected rows and why: {summary.out / 'rejected.jsonl'}")
+    if summary.rows_without_prefix:
+        output.text(
+            f"  {summary.rows_without_prefix:,} rows have no token before the question: gc_angle is "
+            "their intra term alone"
+        )
+    output.text(f"  {output.length_sentence(summary.spearman_length)}")
+    output.text(f"  next: gaincurate show {shlex.quote(str(summary.out))}")

@@ -1,0 +1,129 @@
+"""`gaincurate show`: what a scored set is, how its scores are spread, and its first and last rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gaincurate.cli import output
+
+if TYPE_CHECKING:
+    from gaincurate.scored_set import ScoredSet
+
+_COLUMNS = ("gc_angle", "gc_angle_intra", "gc_angle_inter", "gc_angle_intra_offdiag", "gc_question_tokens")
+_QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+_BINS = 16
+
+
+def show(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A finished scored set.")],
+    rows: Annotated[int, typer.Option(min=0, help="Rows to show from each end.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Show a scored set: manifest, distribution, top and bottom rows.
+
+    Example: gaincurate show scored
+    """
+    with output.reporting():
+        from gaincurate.scored_set import open_scores
+
+        found = describe(open_scores(folder), rows)
+        if as_json:
+            output.as_json(found)
+        else:
+            _print(folder, found)
+
+
+def describe(scored: ScoredSet, rows: int) -> dict[str, Any]:
+    """Everything that `show` prints, as plain values."""
+    import numpy as np
+
+    from gaincurate.stats import spearman
+
+    manifest = scored.manifest
+    kept = {k: manifest[k] for k in ("format", "rows", "rejected", "truncated", "rows_without_prefix")}
+    distribution: dict[str, list[float] | None] = {}
+    for name in _COLUMNS:
+        values = scored.column(name).drop_null().to_numpy()
+        distribution[name] = [float(v) for v in np.quantile(values, _QUANTILES)] if len(values) else None
+    angle = scored.column("gc_angle").to_numpy()
+    counts, edges = np.histogram(angle, _BINS) if len(angle) else (np.zeros(0, int), np.zeros(0))
+    # Highest first, ties by id: the order in which GAIN-RL teaches.
+    ids = scored.column("gc_id").to_pylist()
+    order = sorted(range(len(ids)), key=lambda i: (-angle[i], ids[i]))
+    top, bottom = order[:rows], order[max(rows, len(order) - rows) :]
+    return {
+        **kept,
+        "shards": len(manifest["shards"]),
+        "identity": manifest["identity"],
+        "quantiles": list(_QUANTILES),
+        "distribution": distribution,
+        "histogram": {"counts": counts.tolist(), "edges": edges.tolist()},
+        "spearman_length": spearman(angle, scored.column("gc_question_tokens").to_numpy()),
+        "top": _rows(scored, [ids[i] for i in top]),
+        "bottom": _rows(scored, [ids[i] for i in bottom]),
+    }
+
+
+def _rows(scored: ScoredSet, ids: list[str]) -> list[dict[str, Any]]:
+    from gaincurate.scoring.columns import PromptProblem, column_values, to_messages
+
+    table = scored.rows(ids)
+    column = scored.identity["source"]["prompt_column"]
+    found = []
+    for row, value in zip(
+        table.select(["gc_id", *_COLUMNS]).to_pylist(), column_values(table, column), strict=True
+    ):
+        try:
+            users = [m["content"] for m in to_messages(value, column) if m["role"] == "user"]
+            question = users[-1].strip()
+        except (PromptProblem, IndexError):
+            question = ""
+        found.append({**row, "question": question})
+    return found
+
+
+def _print(folder: Path, found: dict[str, Any]) -> None:
+    identity = found["identity"]
+    output.text(
+        f"{folder}: {found['rows']:,} rows in {found['shards']} shards, {found['rejected']:,} rejected, "
+        f"{found['truncated']:,} truncated"
+    )
+    layer = "" if identity["layer"] is None else f" of layer {identity['layer']}"
+    output.text(
+        f"  model {identity['model']['name']}, {identity['site']}{layer}, {identity['dtype']} on "
+        f"{identity['device']}, prompt from {identity['source']['prompt_column']!r}"
+    )
+    output.text(f"  {output.length_sentence(found['spearman_length'])}")
+    output.text()
+    head = ["column", *("min" if q == 0 else "max" if q == 1 else f"{q:.0%}" for q in _QUANTILES)]
+    lines = []
+    for name, values in found["distribution"].items():
+        digits = 0 if name.endswith("tokens") else 4
+        shown = [f"{v:.{digits}f}" for v in values] if values else ["-"] * len(_QUANTILES)
+        lines.append([name, *shown])
+    output.table(lines, head)
+    output.text()
+    _histogram(found["histogram"])
+    for name in ("top", "bottom"):
+        if found[name]:
+            output.text()
+            output.text(f"{name} by gc_angle" + (" (taught first)" if name == "top" else ""))
+            lines = [
+                [row["gc_id"][:12], f"{row['gc_angle']:.4f}", str(row["gc_question_tokens"])]
+                for row in found[name]
+            ]
+            widths = [max(len(line[i]) for line in lines) for i in range(3)]
+            for line, row in zip(lines, found[name], strict=True):
+                cells = "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+                output.text(f"  {cells} tokens  {output.plain(row['question'])[:80]}")
+
+
+def _histogram(histogram: dict[str, Any]) -> None:
+    counts, edges = histogram["counts"], histogram["edges"]
+    most = max(counts, default=0)
+    for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
+        bar = "#" * round(40 * count / most)
+        output.text(f"  {low:7.4f} to {high:7.4f}  {bar.ljust(40)}  {count:,}")

@@ -1,0 +1,74 @@
+"""The options of each stage as frozen, checked values; takes keywords, yields a config.
+
+Knows nothing of the command line. Unknown names are refused.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gaincurate.locks import Split
+
+
+class ScoreConfig(BaseModel):
+    """What `gaincurate score` does; the command's options under the same names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    data: str
+    """File, glob, folder, `save_to_disk` folder or Hub id."""
+    model: str
+    """Hub id, folder, .gguf file, or `demo`."""
+    out: Path
+    """The scored set's folder."""
+    prompt_column: str | None = None
+    """Column with the prompt; a dot goes into a struct. Default: found."""
+    answer_column: str | None = None
+    """Column with the answer, which is part of the id. Default: found."""
+    id_column: str | None = None
+    """Column with unique ids. Default: `gc_id` where there is one, else a content hash."""
+    system: str | None = None
+    """System message for every row."""
+    system_override: bool = False
+    """Replace rows' own system messages."""
+    shots: list[dict[str, Any]] = Field(default_factory=list)
+    """Chat messages put after the system message."""
+    template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Extra variables for the chat template."""
+    split: str | None = None
+    """Split of a Hub set or folder."""
+    limit: int | None = Field(None, ge=1)
+    """Take the first rows only."""
+    layer: int = -1
+    """Decoder layer of `mlp_input`."""
+    site: Literal["mlp_input", "final_norm"] = "mlp_input"
+    """The scored tensor."""
+    inter_weight: float = Field(1.0, allow_inf_nan=False)
+    """Weight of the inter term in `gc_angle`."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the model; auto: float32 on a CPU, bfloat16 on a GPU that has it, else float16."""
+    device: str = "auto"
+    """cpu, cuda or cuda:N; auto: a GPU where there is one."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads of the model. Default: torch's."""
+    batch_tokens: int | None = Field(None, ge=1)
+    """Tokens in a batch, padding included. Default: by device."""
+    max_length: int | None = Field(None, ge=1)
+    """Longest whole prompt in tokens. Default: the model's."""
+    on_overlong: Literal["error", "truncate", "skip"] = "error"
+    """What to do with a longer one."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """What to do with a row that cannot be scored."""
+    shard_rows: int = Field(1024, ge=1)
+    """Source rows per shard."""
+    split_run: Split = Split()
+    """Which shards this process writes (`--shard I/N`)."""
+    overwrite: bool = False
+    """Delete what is in `out` first."""
+    allow_pickle: bool = False
+    """Accept pickled weights."""
+    trust_remote_code: bool = False
+    """Run a model repository's own code."""

@@ -1,0 +1,86 @@
+"""The exceptions that a user can cause, in one tree; takes nothing, knows no command.
+
+    GaincurateError                exit 1  the work failed
+    ├── InputError                 exit 2  the user has to change something
+    │   ├── SourceError                    a data file, a row's text, a column
+    │   ├── RowError                       one row that cannot be scored
+    │   ├── ModelError                     a model, its tokenizer or its chat template
+    │   └── OutputError                    an output folder that holds something else
+    ├── StorageError               exit 1  the file system said no
+    └── LockedError                exit 1  another process writes the same set
+
+Every message is one sentence or two with the offending value in it and the next step; the same facts
+are in `data`, for programs. Built-in exceptions are never mapped: a bug must look like a bug.
+"""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+
+class GaincurateError(Exception):
+    """Base of all errors that are shown as a sentence instead of a traceback.
+
+    Args:
+        message: what is wrong, with the value in it, why, and what to do next.
+        **data: the same facts by name (path, row, column, ...), for programs.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, **data: object) -> None:
+        super().__init__(message)
+        self.data = data
+
+
+class InputError(GaincurateError):
+    """The user has to change an option or the data."""
+
+    exit_code = 2
+
+
+class SourceError(InputError):
+    """The data set cannot be read as asked."""
+
+
+class RowError(InputError):
+    """One row cannot be scored; `data` has `gc_id`, `row` (from 0) and `reason`."""
+
+
+class ModelError(InputError):
+    """The model, its tokenizer or its chat template cannot be used."""
+
+
+class OutputError(InputError):
+    """The output folder holds something that must not be mixed with this run."""
+
+
+class StorageError(GaincurateError):
+    """The file system refused; what was finished before is intact."""
+
+
+class LockedError(GaincurateError):
+    """Another process is writing the same work."""
+
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "permission is denied",
+    errno.EPERM: "the operation is not permitted",
+    errno.EFBIG: "the file size limit is reached",
+    errno.ENOTDIR: "a part of the path is a file, not a folder",
+}
+
+
+def storage_error(path: Path, error: OSError) -> StorageError:
+    """The sentence for a failed write to `path`; nothing half-written is ever given its final name."""
+    reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
+    return StorageError(
+        f"cannot write {path}: {reason}. Finished shards are kept; put that right and run the same "
+        "command again to go on.",
+        path=str(path),
+        errno=error.errno,
+    )

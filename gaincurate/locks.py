@@ -1,0 +1,136 @@
+"""Who may write a scored set: takes a folder, yields locks that the kernel frees when a process dies.
+
+Plain runs hold the folder alone; `--shard I/N` runs hold it together, each its own I and all one N.
+Knows nothing of what is written. POSIX only (flock), which leaves out Windows.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from gaincurate.errors import LockedError, storage_error
+
+WORK = ".work"
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Part `index` (from 1) of `count`: the shards k with k mod count = index - 1."""
+
+    index: int = 1
+    count: int = 1
+
+    def owns(self, shard: int) -> bool:
+        """Whether this part writes that shard."""
+        return shard % self.count == self.index - 1
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+
+def work_folder(out: Path) -> Path:
+    """Where a running set keeps its locks and ids; removed with the manifest's writing."""
+    return out / WORK
+
+
+def _acquire(path: Path, kind: int) -> int | None:
+    """Lock a file and return its descriptor, or None where another process holds it."""
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except FileNotFoundError:
+            continue  # the folder was removed between the two calls, by a writer that finished
+        except OSError as error:
+            raise storage_error(path, error) from error
+        try:
+            fcntl.flock(descriptor, kind)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        # A finished writer removes the lock files; a lock on a removed file keeps nobody out.
+        try:
+            if os.fstat(descriptor).st_ino == path.stat().st_ino:
+                return descriptor
+        except FileNotFoundError:
+            pass
+        os.close(descriptor)
+
+
+def _free(descriptor: int) -> None:
+    os.close(descriptor)
+
+
+@contextmanager
+def writing(out: Path, split: Split) -> Iterator[None]:
+    """Hold the right to write the shards of `split` in `out`.
+
+    Raises:
+        LockedError: another process writes them, or the folder is being written under another N.
+    """
+    work = work_folder(out)
+    if split.count == 1:
+        whole = _acquire(work / "lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if whole is None:
+            raise LockedError(
+                f"another process is writing {out}; wait for it, or stop it and run this again.",
+                path=str(out),
+            )
+        try:
+            yield
+        finally:
+            _free(whole)
+        return
+    whole = _acquire(work / "lock", fcntl.LOCK_SH | fcntl.LOCK_NB)
+    if whole is None:
+        raise LockedError(
+            f"another process is writing {out} without --shard; wait for it, or stop it and run this again.",
+            path=str(out),
+        )
+    own = None
+    try:
+        own = _acquire(work / f"lock-{split.index}-of-{split.count}", fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if own is None:
+            raise LockedError(
+                f"another process is already writing --shard {split} of {out}; give each process "
+                "an I of its own.",
+                path=str(out),
+            )
+        _refuse_other_counts(out, split)
+        yield
+    finally:
+        if own is not None:
+            _free(own)
+        _free(whole)
+
+
+def _refuse_other_counts(out: Path, split: Split) -> None:
+    """Both of two writers with different N may be refused when they start at once; never neither."""
+    for path in work_folder(out).glob("lock-*-of-*"):
+        count = path.name.rsplit("-", 1)[1]
+        if count == str(split.count):
+            continue
+        probe = _acquire(path, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if probe is None:
+            raise LockedError(
+                f"{out} is being written with --shard I/{count}; --shard {split} would write some "
+                f"shards twice. Use N = {count}, or wait until those runs end.",
+                path=str(out),
+            )
+        _free(probe)
+
+
+@contextmanager
+def one_at_a_time(out: Path) -> Iterator[None]:
+    """Wait for, then hold, the folder's short lock: preparing the run and writing the manifest."""
+    descriptor = _acquire(work_folder(out) / "lock-folder", fcntl.LOCK_EX)
+    assert descriptor is not None  # a blocking flock returns only when it holds the lock
+    try:
+        yield
+    finally:
+        _free(descriptor)

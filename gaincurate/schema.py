@@ -1,0 +1,81 @@
+"""The scored set's columns and Arrow schema (contract 1): takes a source schema, yields the set's.
+
+Knows nothing of files, models or tokens. `FORMAT` goes up when a reader of the old one would be wrong.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+FORMAT = 1
+ID = "gc_id"
+PREFIX = "gc_"
+
+SCORE_FIELDS = (
+    pa.field(ID, pa.string()),
+    pa.field("gc_prompt_tokens", pa.int32()),
+    pa.field("gc_prefix_tokens", pa.int32()),
+    pa.field("gc_question_tokens", pa.int32()),
+    pa.field("gc_angle", pa.float32()),
+    pa.field("gc_angle_intra", pa.float32()),
+    pa.field("gc_angle_inter", pa.float32()),
+    pa.field("gc_angle_intra_offdiag", pa.float32()),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One row's scores, by the names of the columns without `gc_`; None becomes null.
+
+    `prompt_tokens` counts the whole rendered prompt, `prefix_tokens` what stands before the question,
+    `question_tokens` the question. The angles are cosines, so without a unit.
+    """
+
+    prompt_tokens: int
+    prefix_tokens: int
+    question_tokens: int
+    angle: float
+    angle_intra: float
+    angle_inter: float | None
+    angle_intra_offdiag: float | None
+
+
+def source_fields(schema: pa.Schema) -> list[pa.Field]:
+    """The source columns that a scored set keeps: all but those that it writes itself (`gc_*`)."""
+    return [field for field in schema if not field.name.startswith(PREFIX)]
+
+
+def scored_schema(source: pa.Schema) -> pa.Schema:
+    """Source columns first, untouched, then the score columns; schema metadata kept true.
+
+    The source's `huggingface` entry lists its features, and `datasets` believes it over the schema
+    itself, so the score columns are added to it.
+    """
+    metadata = dict(source.metadata or {})
+    if b"huggingface" in metadata:
+        entry = json.loads(metadata[b"huggingface"])
+        features = entry.get("info", {}).get("features")
+        if features is None:
+            del metadata[b"huggingface"]
+        else:
+            kept = {k: v for k, v in features.items() if not k.startswith(PREFIX)}
+            added = {f.name: {"dtype": str(f.type), "_type": "Value"} for f in SCORE_FIELDS}
+            for name in added:
+                if added[name]["dtype"] == "float":
+                    added[name]["dtype"] = "float32"
+            # A fingerprint of the unscored rows would let a cache answer for the scored ones.
+            entry = {"info": {"features": kept | added}}
+            metadata[b"huggingface"] = json.dumps(entry).encode()
+    return pa.schema([*source_fields(source), *SCORE_FIELDS], metadata=metadata or None)
+
+
+def score_arrays(ids: list[str], scores: list[Score]) -> list[pa.Array]:
+    """The score columns of a shard, in the order of `SCORE_FIELDS`."""
+    columns: list[pa.Array] = [pa.array(ids, pa.string())]
+    for field in SCORE_FIELDS[1:]:
+        values = [getattr(score, field.name.removeprefix(PREFIX)) for score in scores]
+        columns.append(pa.array(values, field.type))
+    return columns

@@ -1,0 +1,205 @@
+"""Reading a finished scored set (contract 1): takes a folder, yields checked tables and rows by id.
+
+Rows stay in the memory-mapped files; a shard is checked against the manifest's hash when it is first
+opened. Knows nothing of how a score was made or what it is used for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gaincurate.errors import InputError, OutputError
+from gaincurate.files import digest_file, write_atomic, write_json
+from gaincurate.schema import ID
+from gaincurate.shards import COLUMNS, MANIFEST, Json, open_table, read_manifest
+
+
+class ScoredSet:
+    """A finished scored set, opened for reading.
+
+    Args:
+        folder: the directory that `gaincurate score` wrote.
+        verify: check each shard's hash when it is first opened (once per object).
+
+    Raises:
+        OutputError: the folder is no finished set, or a file is missing or damaged.
+    """
+
+    def __init__(self, folder: str | Path, *, verify: bool = True) -> None:
+        self.folder = Path(folder)
+        self.manifest: Json = read_manifest(self.folder)
+        self._verify = verify
+        self._tables: dict[int, pa.Table] = {}
+        for entry in self.manifest["shards"]:
+            path = self.folder / entry["file"]
+            if not path.exists() or path.stat().st_size != entry["bytes"]:
+                raise self._damaged(path)
+
+    @property
+    def identity(self) -> Json:
+        """All that can change a value in this set."""
+        identity: Json = self.manifest["identity"]
+        return identity
+
+    def __len__(self) -> int:
+        rows: int = self.manifest["rows"]
+        return rows
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Source columns, score columns, then computed columns."""
+        return self._shard(0).schema
+
+    @property
+    def manifest_hash(self) -> str:
+        """Hash of the manifest file: names this set's exact content."""
+        return digest_file(self.folder / MANIFEST)
+
+    def verify(self) -> None:
+        """Check every shard now.
+
+        Raises:
+            OutputError: a file does not match the manifest.
+        """
+        for entry in self.manifest["shards"]:
+            self._check(entry)
+
+    def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """One memory-mapped table per shard, in source order."""
+        for index in range(len(self.manifest["shards"])):
+            table = self._shard(index)
+            yield table if columns is None else table.select(list(columns))
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """One column of the whole set.
+
+        Raises:
+            InputError: no such column; lists those there are.
+        """
+        if name not in self.schema.names:
+            raise InputError(
+                f"{self.folder} has no column {name!r}; it has {', '.join(self.schema.names)}.",
+                column=name,
+            )
+        chunks = [table.column(name) for table in self.tables()]
+        return pa.chunked_array([c for column in chunks for c in column.chunks], chunks[0].type)
+
+    def rows(self, ids: Sequence[str]) -> pa.Table:
+        """The rows with these ids, in the order asked for.
+
+        Raises:
+            InputError: an id that is not in the set.
+        """
+        wanted = pa.array(ids, pa.string())
+        found, order = [], []
+        for table in self.tables():
+            places = pc.index_in(wanted, value_set=table.column(ID).combine_chunks())
+            hits = pc.indices_nonzero(pc.is_valid(places))
+            if len(hits):
+                found.append(table.take(places.take(hits)))
+                order.append(hits.to_numpy())
+        taken = np.concatenate(order) if order else np.empty(0, np.uint64)
+        if len(taken) < len(ids):
+            missing = sorted(set(range(len(ids))) - set(taken.tolist()))
+            raise InputError(
+                f"{self.folder} has no row with id {ids[missing[0]]!r}"
+                + (f" (and {len(missing) - 1} more of those asked for)." if missing[1:] else "."),
+                ids=[ids[i] for i in missing],
+            )
+        if not found:
+            return self.schema.empty_table()
+        return pa.concat_tables(found).take(pa.array(np.argsort(taken, kind="stable")))
+
+    def row(self, gc_id: str) -> dict[str, Any]:
+        """One row by id, as Python values.
+
+        Raises:
+            InputError: an id that is not in the set.
+        """
+        found: dict[str, Any] = self.rows([gc_id]).to_pylist()[0]
+        return found
+
+    def add_column(self, name: str, ids: Sequence[str], values: pa.Array, how: Json) -> None:
+        """Write a computed column beside the finished shards (contract 1b); other ids get null.
+
+        Args:
+            name: `gc_` and letters, digits or underscores, not yet in the set's shards.
+            ids: the rows that have a value, each once.
+            values: one value per id.
+            how: what made it, kept beside it with the hash of this set's manifest.
+
+        Raises:
+            InputError: a name that is taken or ill-formed, a repeated or unknown id.
+        """
+        if not (name.startswith("gc_") and name.isidentifier()):
+            raise InputError(
+                f"computed column {name!r}: the name must be gc_ and letters, digits or underscores."
+            )
+        if name in open_table(self.folder / self.manifest["shards"][0]["file"]).schema.names:
+            raise InputError(f"column {name!r} is part of the shards, which are immutable.")
+        if len(ids) != len(values) or len(set(ids)) != len(ids):
+            raise InputError(f"computed column {name!r} needs one value for each id, each id once.")
+        self.rows(ids)  # refuses ids that are not here
+        table = pa.table({ID: pa.array(ids, pa.string()), "value": values})
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        folder = self.folder / COLUMNS
+        folder.mkdir(exist_ok=True)
+        write_atomic(folder / f"{name}.arrow", sink.getvalue())
+        # The description goes last: a column without one is not read.
+        write_json(folder / f"{name}.json", {"manifest": self.manifest_hash, "how": how})
+        self._tables.clear()
+
+    def computed_columns(self) -> dict[str, Json]:
+        """Names and descriptions of the computed columns."""
+        return {
+            path.stem: json.loads(path.read_text())
+            for path in sorted((self.folder / COLUMNS).glob("gc_*.json"))
+        }
+
+    def _shard(self, index: int) -> pa.Table:
+        if index not in self._tables:
+            entry = self.manifest["shards"][index]
+            if self._verify:
+                self._check(entry)
+            self._tables[index] = self._join(open_table(self.folder / entry["file"]))
+        return self._tables[index]
+
+    def _join(self, table: pa.Table) -> pa.Table:
+        for name, description in self.computed_columns().items():
+            path = self.folder / COLUMNS / f"{name}.arrow"
+            if description["manifest"] != self.manifest_hash:
+                raise OutputError(
+                    f"{path} was made for another set (its manifest hash differs); delete it or "
+                    "make it again.",
+                    path=str(path),
+                )
+            column = pa.ipc.open_file(pa.memory_map(str(path))).read_all().combine_chunks()
+            places = pc.index_in(table.column(ID), value_set=column.column(ID).combine_chunks())
+            table = table.append_column(name, column.column("value").take(places))
+        return table
+
+    def _check(self, entry: Json) -> None:
+        path = self.folder / entry["file"]
+        if digest_file(path) != entry["hash"]:
+            raise self._damaged(path)
+
+    def _damaged(self, path: Path) -> OutputError:
+        return OutputError(
+            f"{path} does not match the manifest: it is missing, cut short or changed. Restore it, or "
+            "delete it and run the same `gaincurate score` command again.",
+            path=str(path),
+        )
+
+
+def open_scores(folder: str | Path, *, verify: bool = True) -> ScoredSet:
+    """Open a finished scored set; see `ScoredSet`."""
+    return ScoredSet(folder, verify=verify)

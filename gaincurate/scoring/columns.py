@@ -1,0 +1,173 @@
+"""Which columns hold the prompt, the answer and the id: takes a schema and rows, yields chat messages.
+
+A prompt is a text (one user message) or a list of {role, content}. Knows nothing of templates or tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as pt
+
+from gaincurate.errors import SourceError
+from gaincurate.schema import ID
+
+Message = dict[str, Any]
+
+# `prompt` and `messages` are what trainers read; the three others are what data sets call a question.
+_PROMPTS = ("prompt", "messages")
+_QUESTIONS = ("problem", "question", "instruction")
+_ANSWERS = ("answer", "ground_truth", "reward_model.ground_truth", "solution")
+
+
+class PromptProblem(Exception):
+    """Why one row has no usable prompt; the caller adds which row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The columns in use; a dot goes into a struct (`extra_info.question`)."""
+
+    prompt: str
+    answer: str | None
+    id: str | None
+    note: str
+
+
+def find_columns(
+    schema: pa.Schema,
+    *,
+    prompt: str | None = None,
+    answer: str | None = None,
+    id_column: str | None = None,
+) -> Columns:
+    """Find the columns, or check those asked for.
+
+    Without a name the prompt is `prompt`, else `messages`, else the only one of `problem`, `question`
+    and `instruction`, each only where its type can be a prompt. `gc_id` is kept as the id where the
+    source has it: ids then outlive a change of the text.
+
+    Raises:
+        SourceError: a column is missing, unclear or of the wrong type; lists the columns.
+    """
+    listed = ", ".join(f"{field.name} ({_short(field.type)})" for field in schema)
+    for name, option in ((prompt, "prompt"), (answer, "answer"), (id_column, "id")):
+        if name is not None and _type_of(schema, name) is None:
+            raise SourceError(
+                f"there is no column {name!r} (--{option}-column); the columns are: {listed}.",
+                column=name,
+            )
+    if prompt is not None:
+        kind = _type_of(schema, prompt)
+        if not _can_be_prompt(kind):
+            raise SourceError(
+                f"column {prompt!r} holds {_short(kind)}, not text or chat messages "
+                "(a list of {role, content}); choose another with --prompt-column.",
+                column=prompt,
+            )
+        found = prompt
+    else:
+        found = _find_prompt(schema, listed)
+    if answer is None:
+        answer = next((name for name in _ANSWERS if _type_of(schema, name) is not None), None)
+    if id_column is None and ID in schema.names:
+        id_column = ID
+    note = f"prompt from column {found!r}, answer from " + (f"column {answer!r}" if answer else "no column")
+    if id_column:
+        note += f", id from column {id_column!r}"
+    return Columns(found, answer, id_column, note)
+
+
+def _find_prompt(schema: pa.Schema, listed: str) -> str:
+    usable = [n for n in (*_PROMPTS, *_QUESTIONS) if _can_be_prompt(_type_of(schema, n))]
+    for name in _PROMPTS:
+        if name in usable:
+            return name
+    if len(usable) == 1:
+        return usable[0]
+    reason = f"{' and '.join(usable)} could each be" if usable else "no column looks like"
+    raise SourceError(
+        f"{reason} the prompt; name it with --prompt-column. The columns are: {listed}.",
+        columns=schema.names,
+    )
+
+
+def _type_of(schema: pa.Schema, name: str) -> pa.DataType | None:
+    if name in schema.names:
+        return schema.field(name).type
+    head, _, rest = name.partition(".")
+    if rest and head in schema.names and pt.is_struct(schema.field(head).type):
+        return _type_of(pa.schema(list(schema.field(head).type)), rest)
+    return None
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pt.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind))
+
+
+def _is_chat(kind: pa.DataType) -> bool:
+    if not (pt.is_list(kind) or pt.is_large_list(kind) or pt.is_fixed_size_list(kind)):
+        return False
+    item = kind.value_type
+    return bool(pt.is_struct(item) and {"role", "content"} <= {f.name for f in item})
+
+
+def _can_be_prompt(kind: pa.DataType | None) -> bool:
+    return kind is not None and (_is_text(kind) or _is_chat(kind))
+
+
+def _short(kind: pa.DataType) -> str:
+    text = "chat messages" if _is_chat(kind) else str(kind)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def column_values(table: pa.Table, name: str) -> list[Any]:
+    """A column's values as Python objects; `name` may go into a struct."""
+    if name in table.column_names:
+        found: list[Any] = table.column(name).to_pylist()
+        return found
+    head, _, rest = name.partition(".")
+    inner = [pc.struct_field(chunk, rest.split(".")) for chunk in table.column(head).chunks]
+    return [value for chunk in inner for value in chunk.to_pylist()]
+
+
+def to_messages(value: Any, column: str) -> list[Message]:
+    """The row's own chat messages: role, content, and what else a message holds that is not null.
+
+    A text is one user message; in a column called `messages` it is the JSON of a message list.
+
+    Raises:
+        PromptProblem: null, empty, or no list of messages.
+    """
+    if value is None:
+        raise PromptProblem("the prompt is null")
+    if isinstance(value, str) and column.rsplit(".", 1)[-1] == "messages":
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise PromptProblem(f"messages is a text but no JSON ({error.msg})") from error
+        if not isinstance(value, list):
+            raise PromptProblem("messages is a text whose JSON is no list")
+    if isinstance(value, str):
+        if not value.strip():
+            raise PromptProblem("the prompt is empty")
+        return [{"role": "user", "content": value}]
+    if not value:
+        raise PromptProblem("the message list is empty")
+    messages = []
+    for number, message in enumerate(value):
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise PromptProblem(f"message {number} has no role")
+        content = message.get("content")
+        if content is not None and not isinstance(content, str):
+            raise PromptProblem(f"message {number} has content that is not text")
+        # Arrow gives every message the keys that any message has; the null ones were never there.
+        kept = {k: v for k, v in message.items() if v is not None and k not in ("role", "content")}
+        messages.append({"role": message["role"], "content": content, **kept})
+    return messages

@@ -1,0 +1,152 @@
+"""What can change a value, and what the machine offers: takes a config, yields the identity.
+
+The identity is compared on resume and stored in every file; paths, times and process counts are no part
+of it. Knows nothing of rows.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+import gaincurate
+from gaincurate.config import ScoreConfig
+from gaincurate.errors import InputError
+from gaincurate.schema import FORMAT
+from gaincurate.scoring.columns import Columns
+from gaincurate.scoring.model import ModelFiles, tokenizer_fingerprint
+from gaincurate.scoring.prefill import resolve_layer
+from gaincurate.scoring.read import Source
+from gaincurate.scoring.segment import RULE, Segmenter
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "pyarrow")
+_BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """The resolved device, dtype, threads and batch size."""
+
+    device: str
+    kind: str
+    dtype: str
+    threads: int | None
+    batch_tokens: int
+
+
+def resolve_machine(config: ScoreConfig) -> Machine:
+    """Settle everything that is `auto`.
+
+    Raises:
+        InputError: a device that is not here, or a dtype that it does not do.
+    """
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, number = device.partition(":")
+    if kind not in _BATCH_TOKENS or (number and not number.isdigit()):
+        raise InputError(f"--device {config.device}: expected auto, cpu, cuda or cuda:N.")
+    if kind == "cuda":
+        count = torch.cuda.device_count()
+        if int(number or 0) >= count:
+            raise InputError(
+                f"--device {config.device}: this machine has {count} CUDA devices that torch can use; "
+                "leave out --device to take what there is, or check the driver and the torch build."
+            )
+    dtype = config.dtype
+    if dtype == "auto":
+        dtype = "float32"
+        if kind == "cuda":
+            dtype = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    if dtype == "float16" and kind == "cpu":
+        raise InputError("--dtype float16 is for GPUs; on a CPU use float32 or bfloat16.")
+    if kind == "cpu":
+        # Instruction sets round differently, so the kind of CPU is part of what made a value.
+        name = f"cpu {torch.backends.cpu.get_cpu_capability()}"
+    else:
+        name = torch.cuda.get_device_name(device)
+    threads = (config.threads or torch.get_num_threads()) if kind == "cpu" else None
+    return Machine(device, name, dtype, threads, config.batch_tokens or _BATCH_TOKENS[kind])
+
+
+def model_max_length(model_config: Any) -> int | None:
+    """The most positions that the model was made for, where its configuration says so."""
+    found = getattr(model_config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return int(found) if found else None
+
+
+def make_identity(
+    config: ScoreConfig,
+    *,
+    source: Source,
+    columns: Columns,
+    files: ModelFiles,
+    model_config: Any,
+    tokenizer: Any,
+    segmenter: Segmenter,
+    machine: Machine,
+    max_length: int | None,
+) -> dict[str, Any]:
+    """The identity of a run (design, contract 1); plain JSON values."""
+    layer = None
+    if config.site == "mlp_input":
+        text = model_config.get_text_config(decoder=True)
+        layer = resolve_layer(config.layer, text.num_hidden_layers)
+    elif config.layer != -1:
+        raise InputError(
+            f"--layer {config.layer} goes with --site mlp_input; final_norm stands behind the last layer."
+        )
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    # A local build tag (2.13.0+cpu) says where a wheel came from; the device kind says what matters.
+    return {
+        "format": FORMAT,
+        "source": {
+            "fingerprint": source.fingerprint,
+            "rows": source.rows,
+            "split": config.split,
+            "prompt_column": columns.prompt,
+            "answer_column": columns.answer,
+            "id_column": columns.id,
+        },
+        "model": files.fingerprint(),
+        "tokenizer": tokenizer_fingerprint(tokenizer, files),
+        "segmentation": {
+            "rule": RULE,
+            "rendering": segmenter.fingerprint,
+            "system": config.system,
+            "system_override": config.system_override,
+            "shots": config.shots,
+            "template_kwargs": config.template_kwargs,
+            "max_length": max_length,
+            "overlong": "truncate" if config.on_overlong == "truncate" else "refuse",
+        },
+        "site": config.site,
+        "layer": layer,
+        "fused_norm": False,
+        "signals": ["angle"],
+        "inter_weight": config.inter_weight,
+        "dtype": machine.dtype,
+        "device": machine.kind,
+        "backend": "torch",
+        "threads": machine.threads,
+        "batch_tokens": machine.batch_tokens,
+        "shard_rows": config.shard_rows,
+        "versions": {"gaincurate": gaincurate.__version__, **versions},
+    }
+
+
+def execution_record(config: ScoreConfig, machine: Machine) -> dict[str, Any]:
+    """How this process runs: beside the set, never in its identity."""
+    return {
+        "pid": os.getpid(),
+        "data": config.data,
+        "model": config.model,
+        "device": machine.device,
+        "shard": str(config.split_run),
+        "on_error": config.on_error,
+        "on_overlong": config.on_overlong,
+    }

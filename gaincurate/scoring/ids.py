@@ -1,0 +1,138 @@
+"""Stable row ids (contract 1): takes rows, yields a memory-mapped file of ids for every writer.
+
+An id is a hash of what the row asks and its answer, so it survives shuffling, filtering and a new file
+name. Knows nothing of models: `--system` and `--shots` are no part of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from gaincurate.errors import SourceError, storage_error
+from gaincurate.files import sync_folder
+from gaincurate.scoring.columns import Columns, PromptProblem, column_values, to_messages
+
+# A row of the file: the digest, and how many equal digests stand before it.
+_RECORD = np.dtype([("high", ">u8"), ("low", ">u8"), ("copy", "<u4")])
+
+
+def digest(value: Any, column: str, answer: Any) -> bytes:
+    """BLAKE2b-128 of the compact JSON `[messages, answer]`; 16 bytes.
+
+    A value that is no prompt is hashed as it is, so that a rejected row has an id too.
+    """
+    try:
+        messages: Any = [{"role": m["role"], "content": m["content"]} for m in to_messages(value, column)]
+    except PromptProblem:
+        messages = value
+    text = f"[{_compact(messages)},{_compact(answer, sort_keys=True)}]"
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def _compact(value: Any, *, sort_keys: bool = False) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=sort_keys, default=str)
+
+
+class Ids:
+    """The ids of a source, by row number; for an id column only its digests are stored."""
+
+    def __init__(self, path: Path, columns: Columns) -> None:
+        self._columns = columns
+        self._records: npt.NDArray[Any] = np.memmap(path, _RECORD, "r")
+
+    def of(self, start: int, table: pa.Table) -> list[str]:
+        """The ids of a table that holds the rows from `start` on.
+
+        Raises:
+            SourceError: a row is not the one that the id was made from.
+        """
+        records = self._records[start : start + table.num_rows]
+        found, values = [], _digests(table, self._columns, start)
+        for offset, (name, key) in enumerate(values):
+            record = records[offset]
+            if key != record.tobytes()[:16]:
+                raise SourceError(
+                    f"row {start + offset} (from 0) is not what it was when the ids were made: the "
+                    "source changed. Start over with --overwrite.",
+                    row=start + offset,
+                )
+            copy = int(record["copy"])
+            found.append(name if name is not None else key.hex() + (f"-{copy}" if copy else ""))
+        return found
+
+
+def _digests(table: pa.Table, columns: Columns, start: int) -> Iterator[tuple[str | None, bytes]]:
+    """Per row: its id where a column gives it, and the digest that stands for it in the file."""
+    if columns.id is not None:
+        for offset, value in enumerate(column_values(table, columns.id)):
+            if value is None or value == "":
+                raise SourceError(
+                    f"id column {columns.id!r} is {'null' if value is None else 'empty'} in row "
+                    f"{start + offset} (from 0); every row needs an id.",
+                    row=start + offset,
+                )
+            name = value if isinstance(value, str) else str(value)
+            yield name, hashlib.blake2b(name.encode(), digest_size=16).digest()
+        return
+    prompts = column_values(table, columns.prompt)
+    answers = column_values(table, columns.answer) if columns.answer else [None] * table.num_rows
+    for prompt, answer in zip(prompts, answers, strict=True):
+        yield None, digest(prompt, columns.prompt, answer)
+
+
+def write_ids(path: Path, batches: Iterator[pa.RecordBatch], columns: Columns) -> None:
+    """Read the whole source once and write `path`, 20 bytes a row; atomic.
+
+    Raises:
+        SourceError: an id column with a null or repeated value.
+        StorageError: the file system refused.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            _write_digests(file, batches, columns)
+        records: np.memmap[Any, np.dtype[Any]] = np.memmap(temporary, _RECORD, "r+")
+        _number_copies(records, columns)
+        records.flush()
+        del records
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_digests(file: BinaryIO, batches: Iterator[pa.RecordBatch], columns: Columns) -> None:
+    row = 0
+    for batch in batches:
+        table = pa.Table.from_batches([batch])
+        file.write(b"".join(key + b"\0" * 4 for _, key in _digests(table, columns, row)))
+        row += batch.num_rows
+
+
+def _number_copies(records: npt.NDArray[Any], columns: Columns) -> None:
+    """Give equal digests 0, 1, 2, ... in file order; equal names in an id column are refused."""
+    order = np.lexsort((records["low"], records["high"]))  # stable: file order among equals
+    keys = records[order]
+    same = np.zeros(len(order), bool)
+    same[1:] = (keys["high"][1:] == keys["high"][:-1]) & (keys["low"][1:] == keys["low"][:-1])
+    if columns.id is not None and same.any():
+        place = int(np.argmax(same))
+        first, second = int(order[place - 1]), int(order[place])
+        raise SourceError(
+            f"id column {columns.id!r} has the same value in rows {first} and {second} (from 0); ids "
+            "must be unique. Choose another --id-column, or none to have ids made.",
+            rows=[first, second],
+        )
+    positions = np.arange(len(order))
+    starts = np.maximum.accumulate(np.where(same, 0, positions))
+    records["copy"][order] = (positions - starts).astype(np.uint32)

@@ -1,0 +1,118 @@
+"""Everything that is settled before weights are loaded: takes a config, yields a plan with its identity.
+
+What a user can get wrong in the options is found here, in seconds. Writes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from gaincurate.config import ScoreConfig
+from gaincurate.errors import InputError
+from gaincurate.scoring.columns import Columns, find_columns
+from gaincurate.scoring.identity import (
+    Machine,
+    make_identity,
+    model_max_length,
+    resolve_machine,
+)
+from gaincurate.scoring.model import ModelFiles, find_model, load_config, load_tokenizer
+from gaincurate.scoring.read import Source, open_source
+from gaincurate.scoring.segment import Segmenter, check_shots
+from gaincurate.scoring.watch import Summary, Watch
+from gaincurate.shards import Json, shard_count
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A run whose inputs were found and understood."""
+
+    config: ScoreConfig
+    machine: Machine
+    source: Source
+    columns: Columns
+    files: ModelFiles
+    model_config: Any
+    segmenter: Segmenter
+    identity: Json
+
+    @property
+    def shards(self) -> int:
+        """How many shards the whole set has."""
+        return shard_count(self.source.rows, self.config.shard_rows)
+
+    def bounds(self, shard: int) -> tuple[int, int]:
+        """First source row of a shard and the row behind its last; of the source alone, not of the run."""
+        start = shard * self.config.shard_rows
+        return start, min(start + self.config.shard_rows, self.source.rows)
+
+    def rows_in(self, shards: set[int]) -> int:
+        """Source rows in these shards."""
+        return sum(stop - start for start, stop in map(self.bounds, shards))
+
+
+def make_plan(config: ScoreConfig, watch: Watch, summary: Summary) -> Plan:
+    """Open the source, find the model, its tokenizer and template, and settle what is `auto`.
+
+    Raises:
+        InputError: any of these is not right.
+    """
+    if config.overwrite and config.split_run.count > 1:
+        raise InputError(
+            "--overwrite and --shard do not go together: each process would delete the others' "
+            "shards. Delete the folder first."
+        )
+    check_shots(config.shots, "")
+    machine = resolve_machine(config)
+    with summary.timed("reading"):
+        source = open_source(config.data, split=config.split, limit=config.limit)
+        columns = find_columns(
+            source.schema,
+            prompt=config.prompt_column,
+            answer=config.answer_column,
+            id_column=config.id_column,
+        )
+    watch.note(f"{source.name}: {source.rows:,} rows; {columns.note}")
+    with summary.timed("loading"):
+        files = find_model(
+            config.model,
+            allow_pickle=config.allow_pickle,
+            trust_remote_code=config.trust_remote_code,
+        )
+        model_config = load_config(files)
+        tokenizer = load_tokenizer(files)
+        max_length = _max_length(config, model_config)
+        segmenter = Segmenter(
+            tokenizer,
+            system=config.system,
+            system_override=config.system_override,
+            shots=config.shots,
+            template_kwargs=config.template_kwargs,
+            max_length=max_length,
+            truncate=config.on_overlong == "truncate",
+        )
+        identity = make_identity(
+            config,
+            source=source,
+            columns=columns,
+            files=files,
+            model_config=model_config,
+            tokenizer=tokenizer,
+            segmenter=segmenter,
+            machine=machine,
+            max_length=max_length,
+        )
+    return Plan(config, machine, source, columns, files, model_config, segmenter, identity)
+
+
+def _max_length(config: ScoreConfig, model_config: Any) -> int | None:
+    limit = model_max_length(model_config)
+    if config.max_length is None or limit is None:
+        return config.max_length or limit
+    if config.max_length > limit:
+        raise InputError(
+            f"--max-length {config.max_length} is over the {limit} positions that {config.model} was "
+            "made for; its states behind them mean nothing."
+        )
+    return config.max_length

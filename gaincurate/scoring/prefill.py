@@ -1,0 +1,194 @@
+"""One forward up to the scored tensor: takes segmented prompts, yields packed hidden states.
+
+The place to stop is found by running two tokens and watching what each layer calls, so any decoder
+works whose layers keep attention and feed-forward apart. Knows nothing of scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from gaincurate.errors import ModelError
+from gaincurate.scoring.segment import Segmented
+
+Site = Literal["mlp_input", "final_norm"]
+
+
+@dataclass(frozen=True, slots=True)
+class PackedStates:
+    """Hidden states of a batch without padding.
+
+    `hidden` is `[tokens, hidden]` in the model's dtype; prompt b has rows `starts[b]` to
+    `starts[b + 1]`, its question begins at row `questions[b]`. Both are int64 on the CPU.
+    """
+
+    hidden: Tensor
+    starts: Tensor
+    questions: Tensor
+
+
+class _SiteReached(Exception):
+    """Ends a forward at the scored tensor; nothing behind it is computed."""
+
+
+class Prefill:
+    """Runs a model to the scored tensor.
+
+    Args:
+        model: a transformers decoder without its head.
+        layer: the decoder layer, from 0 or from the end (-1); for `mlp_input` only.
+        site: `mlp_input`, the input of that layer's feed-forward block (GAIN-RL's tensor: the output of
+            the norm after attention), or `final_norm`, the output of the norm behind the last layer.
+
+    Raises:
+        ModelError: the structure is not understood, or the model is not causal.
+    """
+
+    def __init__(self, model: nn.Module, *, layer: int = -1, site: Site = "mlp_input") -> None:
+        self._model = model
+        self._device = next(model.parameters()).device
+        config: Any = model.config
+        self.config = config.get_text_config(decoder=True)
+        self._block = None
+        if site == "mlp_input":
+            depth = self.config.num_hidden_layers
+            self._block = _feed_forward(model, resolve_layer(layer, depth), self._run_probe)
+        self._check_causal()
+
+    @torch.inference_mode()
+    def __call__(self, prompts: Sequence[Segmented]) -> PackedStates:
+        """Hidden states of prefixes and questions; tails are not computed.
+
+        Prompts are padded on the right. In a causal model nothing before a pad sees it, so no mask is
+        needed and a row's values do not depend on its neighbours beyond rounding.
+        """
+        lengths = torch.tensor([prompt.end for prompt in prompts])
+        longest = int(lengths.max())
+        ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+        for row, prompt in enumerate(prompts):
+            ids[row, : prompt.end] = torch.from_numpy(prompt.token_ids[: prompt.end])
+        states = self._states(ids.to(self._device)).reshape(len(prompts) * longest, -1)
+        kept = (torch.arange(longest) < lengths[:, None]).reshape(-1)
+        starts = torch.zeros(len(prompts) + 1, dtype=torch.long)
+        starts[1:] = lengths.cumsum(0)
+        questions = starts[:-1] + torch.tensor([prompt.prefix for prompt in prompts])
+        packed = states.index_select(0, kept.nonzero()[:, 0].to(self._device))
+        return PackedStates(packed, starts, questions)
+
+    def _states(self, ids: Tensor) -> Tensor:
+        """`[rows, tokens, hidden]` at the site for `ids` `[rows, tokens]`."""
+        if self._block is None:
+            output = self._model(input_ids=ids, use_cache=False)
+            final: Tensor = output.last_hidden_state
+            return final
+        with _captured(self._block) as found, _stopping_there():
+            self._model(input_ids=ids, use_cache=False)
+        return found[0]
+
+    def _run_probe(self) -> None:
+        with torch.inference_mode():
+            self._model(input_ids=torch.tensor([[0, 1]], device=self._device), use_cache=False)
+
+    def _check_causal(self) -> None:
+        """Both the definition of a prefix and padding without a mask rest on it."""
+        ids = torch.tensor([[2, 3, 4], [2, 3, 5]], device=self._device)
+        with torch.inference_mode():
+            states = self._states(ids.clamp(max=self.config.vocab_size - 1))[:, :2].float()
+        # The two rows run through the same products, so causal ones agree to the last bits.
+        gap, scale = (states[0] - states[1]).abs().max(), states.abs().max()
+        if gap > 1e-4 * scale:
+            raise ModelError(
+                f"{self.config.model_type} is not causal: a token changes the states before it. A "
+                "score is defined for decoder-only language models."
+            )
+
+
+def resolve_layer(layer: int, depth: int) -> int:
+    """A layer's number from 0.
+
+    Raises:
+        ModelError: outside the model.
+    """
+    if not -depth <= layer < depth:
+        raise ModelError(f"--layer {layer}: the model has layers 0 to {depth - 1} (or -{depth} to -1).")
+    return layer % depth
+
+
+@contextmanager
+def _captured(block: nn.Module) -> Iterator[list[Tensor]]:
+    found: list[Tensor] = []
+
+    def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        found.append(_first_tensor(args, kwargs))
+        raise _SiteReached
+
+    handle = block.register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _stopping_there() -> Iterator[None]:
+    try:
+        yield
+    except _SiteReached:
+        return
+    raise RuntimeError("the forward never reached the scored block")
+
+
+def _first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    return next(v for v in (*args, *kwargs.values()) if isinstance(v, Tensor))
+
+
+def _feed_forward(model: nn.Module, layer: int, run: Any) -> nn.Module:
+    """The feed-forward (MLP or MoE) block of a layer: what the layer calls last that has weight
+    matrices and takes hidden states.
+
+    Norms have no matrices, attention is called earlier (also in parallel layouts, which compute it
+    first), and the second matrix of a bare two-matrix block takes the intermediate width.
+    """
+    config: Any = model.config
+    width = config.get_text_config(decoder=True).hidden_size
+    block = _layers(model)[layer]
+    called: list[nn.Module] = []
+
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        tensors = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
+        if tensors and tensors[0].shape[-1] == width:
+            called.append(module)
+
+    matrices = [child for child in block.children() if any(p.dim() >= 2 for p in child.parameters())]
+    handles = [m.register_forward_pre_hook(note, with_kwargs=True) for m in matrices]
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    if len(called) < 2 or "att" in type(called[-1]).__name__.lower():
+        raise ModelError(
+            f"cannot find the feed-forward block in layer {layer} of {config.model_type} (children: "
+            f"{', '.join(name for name, _ in block.named_children())}); use --site final_norm."
+        )
+    return called[-1]
+
+
+def _layers(model: nn.Module) -> nn.ModuleList:
+    """The decoder layers: the outermost list as long as the configuration says the model is deep."""
+    config: Any = model.config
+    depth = config.get_text_config(decoder=True).num_hidden_layers
+    lists = [
+        (name.count("."), index, module)
+        for index, (name, module) in enumerate(model.named_modules())
+        if isinstance(module, nn.ModuleList) and len(module) == depth
+    ]
+    if not lists:
+        raise ModelError(f"cannot find {depth} decoder layers in {config.model_type}; use --site final_norm.")
+    return min(lists, key=lambda entry: entry[:2])[2]

@@ -1,0 +1,266 @@
+"""Reading a prompt set: takes what the user calls DATA, yields record batches with one schema, in order.
+
+Files, globs and folders are read here; `save_to_disk` folders and Hub ids go through `datasets`, which
+is imported for those two alone. Memory is one batch, whatever the size. Knows nothing of tokens.
+"""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from gaincurate.errors import SourceError
+from gaincurate.files import digest_files, digest_json
+from gaincurate.scoring.formats import BATCH_ROWS, Reader, open_file
+from gaincurate.shards import MANIFEST, read_manifest
+
+if TYPE_CHECKING:
+    import datasets
+
+SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet", ".arrow", ".csv", ".csv.gz")
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?(@[\w.-]+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An opened data set.
+
+    `fingerprint` is a hash of the content (of the files' bytes, or what `datasets` says of a Hub set),
+    `rows` the number after `--limit`.
+    """
+
+    name: str
+    schema: pa.Schema
+    rows: int
+    fingerprint: str
+    readers: tuple[Reader, ...]
+
+    def batches(self, start: int = 0) -> Iterator[pa.RecordBatch]:
+        """The rows from number `start` to the end (or the limit), in order."""
+        position, skip = start, start
+        for reader in self.readers:
+            if skip >= reader.rows:
+                skip -= reader.rows
+                continue
+            for batch in reader.batches(self.schema, skip):
+                if position >= self.rows:
+                    return
+                yield batch.slice(0, self.rows - position)
+                position += batch.num_rows
+            skip = 0
+
+
+class Cursor:
+    """Reads ascending, non-overlapping row ranges of a source in one pass."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._position = 0
+        self._batches: Iterator[pa.RecordBatch] | None = None
+        self._rest: pa.RecordBatch | None = None
+
+    def read(self, start: int, stop: int) -> pa.Table:
+        """Rows `start` to `stop` (exclusive) as one table.
+
+        Raises:
+            SourceError: the source has fewer rows than when it was opened.
+        """
+        if self._batches is None or start != self._position:
+            self._batches, self._rest, self._position = self._source.batches(start), None, start
+        parts, missing = [], stop - start
+        while missing:
+            batch = self._rest if self._rest is not None else next(self._batches, None)
+            if batch is None:
+                raise SourceError(
+                    f"{self._source.name} ended at row {stop - missing} of {self._source.rows}: it "
+                    "changed while it was read. Run again.",
+                    row=stop - missing,
+                )
+            parts.append(batch.slice(0, missing))
+            self._rest = batch.slice(missing) if batch.num_rows > missing else None
+            missing -= parts[-1].num_rows
+        self._position = stop
+        return pa.Table.from_batches(parts, self._source.schema)
+
+
+def open_source(data: str, *, split: str | None = None, limit: int | None = None) -> Source:
+    """Open a file, a glob, a folder, a `save_to_disk` folder or a Hub id.
+
+    Args:
+        data: the path, the pattern, or `owner/name[:config][@revision]` on the Hub.
+        split: the split of a Hub set or `save_to_disk` folder; in a folder, files with it in their name.
+        limit: take the first rows only.
+
+    Raises:
+        SourceError: nothing there, nothing readable, no rows, or types that differ between files.
+    """
+    path = Path(data)
+    if path.is_dir() and (path / "dataset_dict.json").exists() | (path / "state.json").exists():
+        readers, fingerprint = _saved_to_disk(path, split)
+    elif (paths := _files(data, split)) is not None:
+        readers = tuple(open_file(p) for p in paths)
+        fingerprint = digest_files(paths)
+    else:
+        readers, fingerprint = _from_hub(data, split)
+    rows = sum(reader.rows for reader in readers)
+    if rows == 0:
+        raise SourceError(f"{data} holds no rows.", data=data)
+    if limit is not None:
+        rows = min(rows, limit)
+    return Source(data, _one_schema(data, readers), rows, fingerprint, readers)
+
+
+def _files(data: str, split: str | None) -> list[Path] | None:
+    """The files that `data` names, in the order they are read; None where it names no path."""
+    path = Path(data)
+    if path.is_dir():
+        return _folder(path, split)
+    if path.is_file():
+        paths = [path]
+    elif any(c in data for c in "*?["):
+        paths = sorted(Path(p) for p in glob.glob(data, recursive=True) if Path(p).is_file())
+        if not paths:
+            raise SourceError(f"no file matches {data!r}.", data=data)
+    elif _HUB_ID.fullmatch(data) and not data.endswith(SUFFIXES):
+        return None
+    else:
+        raise SourceError(f"{data} does not exist.", data=data)
+    for p in paths:
+        if not p.name.endswith(SUFFIXES):
+            raise SourceError(
+                f"{p}: cannot tell the format from its name; the endings read are {', '.join(SUFFIXES)}.",
+                path=str(p),
+            )
+        if p.stat().st_size == 0:
+            raise SourceError(f"{p} is empty.", path=str(p))
+    return paths
+
+
+def _folder(folder: Path, split: str | None) -> list[Path]:
+    if (folder / MANIFEST).exists():  # a scored set: score its rows again
+        return [folder / entry["file"] for entry in read_manifest(folder)["shards"]]
+    paths = sorted(p for p in folder.iterdir() if p.is_file() and p.name.endswith(SUFFIXES))
+    if not paths:
+        raise SourceError(
+            f"{folder} holds no data file; the endings read are {', '.join(SUFFIXES)}.",
+            path=str(folder),
+        )
+    splits = {p: _split_of(p) for p in paths}
+    if split is not None:
+        chosen = [p for p in paths if split in re.split(r"[^a-zA-Z0-9]+", p.name)]
+        if not chosen:
+            raise SourceError(
+                f"no file in {folder} has the split {split!r} in its name: "
+                f"{', '.join(p.name for p in paths[:10])}.",
+                path=str(folder),
+            )
+        return chosen
+    if len(set(splits.values()) - {None}) > 1:
+        raise SourceError(
+            f"{folder} holds several splits ({', '.join(p.name for p in paths[:10])}); choose one "
+            "with --split.",
+            path=str(folder),
+        )
+    return paths
+
+
+def _split_of(path: Path) -> str | None:
+    words = re.split(r"[^a-z0-9]+", path.name.lower())
+    names = {"train", "test", "validation", "valid", "val", "dev", "eval"}
+    return next((word for word in words if word in names), None)
+
+
+def _one_schema(data: str, readers: tuple[Reader, ...]) -> pa.Schema:
+    """The first part's schema, widened where later parts need it."""
+    schema = readers[0].schema
+    for reader in readers[1:]:
+        if reader.schema.equals(schema):
+            continue
+        try:
+            schema = pa.unify_schemas([schema, reader.schema], promote_options="permissive")
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            where = getattr(reader, "path", data)
+            raise SourceError(
+                f"{where} does not fit the files before it: {' '.join(str(error).split())}. Score "
+                "them apart, or make their columns alike.",
+                path=str(where),
+            ) from error
+    if len(set(schema.names)) < len(schema.names):
+        repeated = next(n for n in schema.names if schema.names.count(n) > 1)
+        raise SourceError(f"{data} has two columns named {repeated!r}; rename one.", data=data)
+    return schema
+
+
+@dataclass(frozen=True, slots=True)
+class _DatasetReader:
+    """A `datasets.Dataset`, read through its Arrow table and index mapping."""
+
+    dataset: datasets.Dataset
+    schema: pa.Schema
+    rows: int
+
+    def batches(self, schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
+        """See `formats.Reader`."""
+        rest = self.dataset.skip(skip).with_format("arrow")
+        for table in rest.iter(BATCH_ROWS):
+            yield from table.cast(schema).combine_chunks().to_batches()
+
+
+def _dataset_reader(dataset: datasets.Dataset) -> _DatasetReader:
+    return _DatasetReader(dataset, dataset.features.arrow_schema, len(dataset))
+
+
+def _import_datasets(data: str) -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise SourceError(
+            f"reading {data} needs the package datasets: `pip install datasets`, or give a .parquet, "
+            ".jsonl, .arrow or .csv file.",
+            data=data,
+        ) from error
+    return datasets
+
+
+def _choose(found: Any, data: str, split: str | None) -> Any:
+    """One split of a `datasets.DatasetDict`; a plain `Dataset` is returned as it is."""
+    if not isinstance(found, dict):
+        return found
+    if split is None and len(found) == 1:
+        return next(iter(found.values()))
+    if split not in found:
+        asked = f"no split {split!r}" if split else "several splits"
+        raise SourceError(f"{data} has {asked}; choose one with --split: {', '.join(found)}.", data=data)
+    return found[split]
+
+
+def _saved_to_disk(path: Path, split: str | None) -> tuple[tuple[Reader, ...], str]:
+    datasets = _import_datasets(str(path))
+    dataset = _choose(datasets.load_from_disk(str(path)), str(path), split)
+    files = sorted({Path(entry["filename"]) for entry in dataset.cache_files})
+    fingerprint = digest_json([dataset._fingerprint, digest_files(files)])
+    return (_dataset_reader(dataset),), fingerprint
+
+
+def _from_hub(data: str, split: str | None) -> tuple[tuple[Reader, ...], str]:
+    name, _, revision = data.partition("@")
+    name, _, config = name.partition(":")
+    datasets = _import_datasets(data)
+    try:
+        found = datasets.load_dataset(name, config or None, revision=revision or None)
+    except (OSError, ValueError) as error:
+        # Every way in which `datasets` says that a set is absent, private, gated, offline or has
+        # several configurations is one of these two; its own sentence names the cause.
+        raise SourceError(
+            f"{data} is no file or folder here, and as a data set on the Hub it cannot be loaded: "
+            f"{' '.join(str(error).split())[:300]}",
+            data=data,
+        ) from error
+    dataset = _choose(found, data, split)
+    return (_dataset_reader(dataset),), digest_json([data, split, dataset._fingerprint])

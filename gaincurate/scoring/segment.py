@@ -1,0 +1,301 @@
+"""From chat messages to token ids and three spans: prefix, question, tail.
+
+The question is the text of the last user message without surrounding white space; the prefix is every
+token before it (BOS, system, examples, earlier turns, role headers); the tail is what follows. Bounds
+come from the rendered text and the tokenizer's offsets. Knows nothing of models or batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gaincurate.errors import InputError, ModelError
+from gaincurate.files import digest_bytes
+from gaincurate.scoring.columns import Message
+
+RULE = "last-user-message-stripped/1"
+# Digits survive templates that trim, change case or escape; 40 of them do not occur by chance.
+_PROBE = "7093518426619742850367214958603927184560"
+
+
+@dataclass(frozen=True, slots=True)
+class Segmented:
+    """One prompt's tokens; the question is `token_ids[prefix:end]`.
+
+    `token_ids` is `[prompt_tokens]`, int32. `truncated` says that the question lost its end.
+    """
+
+    token_ids: npt.NDArray[np.int32]
+    prefix: int
+    end: int
+    truncated: bool = False
+
+    @property
+    def question_tokens(self) -> int:
+        """Tokens in the question."""
+        return self.end - self.prefix
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """Why a row cannot be segmented."""
+
+    reason: str
+    overlong: bool = False
+
+
+class Segmenter:
+    """Renders, tokenises and cuts prompts.
+
+    Args:
+        tokenizer: a transformers tokenizer; with a chat template unless all prompts are plain texts.
+        system: a system message for rows without one.
+        system_override: replace rows' own system messages by `system` instead of refusing them.
+        shots: chat messages put after the system message.
+        template_kwargs: extra variables for the chat template (`enable_thinking`, `date_string`).
+        max_length: the longest whole prompt in tokens; None for no limit.
+        truncate: cut the question's end to `max_length` instead of refusing the row.
+
+    Raises:
+        ModelError: the chat template is missing or refuses the system message or the examples.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        system: str | None = None,
+        system_override: bool = False,
+        shots: Sequence[Message] = (),
+        template_kwargs: dict[str, Any] | None = None,
+        max_length: int | None = None,
+        truncate: bool = False,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._system = system
+        self._override = system_override
+        self._shots = list(shots)
+        self._kwargs = dict(template_kwargs or {})
+        self._max_length = max_length
+        self._truncate = truncate
+        self._has_template = bool(getattr(tokenizer, "chat_template", None))
+        self._frames: dict[str, tuple[str, str] | None] = {}
+        if not self._has_template and (system is not None or self._shots):
+            raise ModelError(
+                "this model's tokenizer has no chat template, so --system and --shots have no place; "
+                "leave them out, or take the instruction-tuned model."
+            )
+        try:
+            self._rendering = self._render(self._full([{"role": "user", "content": _PROBE}]))
+        except _Refused as error:
+            raise ModelError(
+                f"the chat template cannot render the prompt: {error}. Leave out --system or --shots "
+                "if it does not allow them, or check --template-kwargs."
+            ) from error
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of a probe prompt as rendered: system message, examples, template, today's date if used."""
+        return digest_bytes(self._rendering.encode())
+
+    def __call__(self, prompts: Sequence[Sequence[Message]]) -> list[Segmented | Unusable]:
+        """Segment prompts; each on its own, however many come at once."""
+        found: list[Segmented | Unusable | None] = [None] * len(prompts)
+        texts, bounds, places = [], [], []
+        for place, messages in enumerate(prompts):
+            try:
+                text, start, stop = self._locate(self._full(list(messages)))
+            except _Refused as error:
+                found[place] = Unusable(str(error))
+                continue
+            texts.append(text)
+            bounds.append((start, stop))
+            places.append(place)
+        for place, text, bound, (ids, offsets) in zip(
+            places, texts, bounds, self._tokenize(texts), strict=True
+        ):
+            try:
+                spans = offsets if offsets is not None else self._decoded_offsets(text, ids)
+                found[place] = self._cut(ids, spans, *bound)
+            except _Refused as error:
+                found[place] = Unusable(str(error))
+        return [item for item in found if item is not None]
+
+    def _full(self, messages: list[Message]) -> list[Message]:
+        """The row's messages with the run's system message and examples put in."""
+        own = messages[:1] if messages and messages[0]["role"] == "system" else []
+        rest = messages[len(own) :]
+        if self._system is not None:
+            if own and not self._override:
+                raise _Refused(
+                    "the row has a system message of its own and --system gives another; "
+                    "add --system-override to replace it"
+                )
+            own = [{"role": "system", "content": self._system}]
+        return own + self._shots + rest
+
+    def _render(self, messages: list[Message]) -> str:
+        if not self._has_template:
+            if len(messages) != 1:
+                raise _Refused(
+                    "the tokenizer has no chat template, so only a plain text or one user message "
+                    f"can be scored, and this prompt has {len(messages)} messages"
+                )
+            text: str = messages[0]["content"]
+            return text
+        last_is_answer = messages[-1]["role"] == "assistant"
+        try:
+            rendered: str = self._tokenizer.apply_chat_template(
+                messages,
+                tokenize=False,
+                add_generation_prompt=not last_is_answer,
+                continue_final_message=last_is_answer,
+                **self._kwargs,
+            )
+        except Exception as error:  # a template is the model's own program and can raise anything
+            raise _Refused(f"the chat template refused the messages ({error})") from error
+        return rendered
+
+    def _locate(self, messages: list[Message]) -> tuple[str, int, int]:
+        """The rendered text and where the question stands in it, in characters."""
+        place = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=None)
+        if place is None:
+            raise _Refused("there is no user message")
+        question = (messages[place]["content"] or "").strip()
+        if not question:
+            raise _Refused("the question is empty")
+        text = self._render(messages)
+        frame = self._frame(messages, place)
+        if frame is not None:
+            head, tail = frame
+            inside = text[len(head) : len(text) - len(tail)]
+            if len(text) > len(head) + len(tail) and text.startswith(head) and text.endswith(tail):
+                start = len(head) + len(inside) - len(inside.lstrip())
+                stop = len(head) + len(inside.rstrip())
+                if start < stop:
+                    return text, start, stop
+        # The template looks into the content (or rewrote the probe): only an unambiguous hit is safe.
+        if text.count(question) == 1:
+            start = text.index(question)
+            return text, start, start + len(question)
+        hits = text.count(question)
+        raise _Refused(
+            "the question cannot be found in the rendered prompt: the chat template rewrites it"
+            if hits == 0
+            else f"the question stands {hits} times in the rendered prompt and the chat template's "
+            "frame around it cannot be told"
+        )
+
+    def _frame(self, messages: list[Message], place: int) -> tuple[str, str] | None:
+        """What the template puts before and after the question, found with a probe in its place."""
+        others = [*messages[:place], {"role": "user", "content": _PROBE}, *messages[place + 1 :]]
+        key = repr(others)
+        if key not in self._frames:
+            if len(self._frames) >= 64:  # rows with a history of their own never share a frame
+                self._frames.clear()
+            rendered = self._render(others)
+            head, found, tail = rendered.partition(_PROBE)
+            self._frames[key] = (head, tail) if found and _PROBE not in tail else None
+        return self._frames[key]
+
+    def _tokenize(self, texts: list[str]) -> list[tuple[npt.NDArray[np.int32], npt.NDArray[np.int64] | None]]:
+        """Ids `[tokens]` and character offsets `[tokens, 2]`, None for a tokenizer without them."""
+        if not texts:
+            return []
+        fast = bool(getattr(self._tokenizer, "is_fast", False))
+        # A rendered template has its own BOS; a plain text gets what the tokenizer adds, as in training.
+        encoded = self._tokenizer(
+            texts,
+            add_special_tokens=not self._has_template,
+            return_offsets_mapping=fast,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
+        ids = [np.asarray(row, np.int32) for row in encoded["input_ids"]]
+        if not fast:
+            return [(row, None) for row in ids]
+        spans = [np.asarray(o, np.int64).reshape(-1, 2) for o in encoded["offset_mapping"]]
+        return list(zip(ids, spans, strict=True))
+
+    def _decoded_offsets(self, text: str, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+        """Offsets for a slow tokenizer: where each token's text ends, by decoding ever longer heads.
+
+        Special tokens that are not in the text (an added BOS) get an empty span. Exact only where
+        decoding gives the text back, which is checked.
+        """
+        special = set(self._tokenizer.all_special_ids)
+        lead = 0  # added at the start, not part of the text
+        while lead < len(ids) and int(ids[lead]) in special:
+            token = self._tokenizer.convert_ids_to_tokens(int(ids[lead]))
+            if text.startswith(token):
+                break
+            lead += 1
+        body = [int(i) for i in ids[lead:]]
+        if body and body[-1] in special:
+            token = self._tokenizer.convert_ids_to_tokens(body[-1])
+            if not text.endswith(token):
+                body.pop()
+        whole = self._decode(body)
+        shift = len(whole) - len(whole.lstrip()) - (len(text) - len(text.lstrip()))
+        if whole[max(shift, 0) :] != text[max(-shift, 0) :]:
+            raise _Refused(
+                "the question's tokens cannot be told: this tokenizer gives no offsets and its tokens "
+                "do not decode to the text they were made from"
+            )
+        ends = [max(0, len(self._decode(body[:n]).rstrip("�")) - shift) for n in range(1, len(body) + 1)]
+        spans = np.zeros((len(ids), 2), np.int64)
+        spans[lead : lead + len(body), 1] = ends
+        spans[lead + 1 : lead + len(body), 0] = ends[:-1]
+        return spans
+
+    def _decode(self, ids: list[int]) -> str:
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text
+
+    def _cut(
+        self, ids: npt.NDArray[np.int32], spans: npt.NDArray[np.int64], start: int, stop: int
+    ) -> Segmented | Unusable:
+        """Tokens that touch the question's characters; one astride a border counts as question."""
+        touches = (spans[:, 0] < stop) & (spans[:, 1] > start) & (spans[:, 0] < spans[:, 1])
+        places = np.flatnonzero(touches)
+        if not len(places):
+            raise _Refused("no token stands for the question")
+        prefix, end = int(places[0]), int(places[-1]) + 1
+        if self._max_length is None or len(ids) <= self._max_length:
+            return Segmented(ids, prefix, end)
+        if self._truncate and prefix < self._max_length:
+            cut = ids[: self._max_length]
+            return Segmented(cut, prefix, min(end, len(cut)), truncated=end > len(cut))
+        return Unusable(
+            f"the prompt has {len(ids)} tokens and the limit is {self._max_length}", overlong=True
+        )
+
+
+class _Refused(Exception):
+    """One prompt cannot be segmented; the text is the reason."""
+
+
+def check_shots(value: Any, name: str) -> list[Message]:
+    """The examples of `--shots`: a JSON list of {role, content}, user and assistant in turn.
+
+    Raises:
+        InputError: anything else.
+    """
+    good = isinstance(value, list) and all(
+        isinstance(m, dict)
+        and isinstance(m.get("content"), str)
+        and m.get("role") == ("user", "assistant")[i % 2]
+        for i, m in enumerate(value)
+    )
+    if not good or len(value) % 2:
+        raise InputError(
+            f"--shots {name}: expected a JSON list of messages, user and assistant in turn: "
+            '[{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}].'
+        )
+    return [{"role": m["role"], "content": m["content"]} for m in value]

@@ -1,0 +1,55 @@
+"""How a run is seen from outside: takes events and times, yields a summary. Prints nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+class Watch:
+    """What a caller may want to see of a run; each method does nothing until overridden."""
+
+    def note(self, text: str) -> None:
+        """A sentence worth reading once."""
+
+    def start(self, rows: int, done: int) -> None:
+        """The model is loaded; `done` of `rows` rows were scored by an earlier run."""
+
+    def advance(self, rows: int, tokens: int) -> None:
+        """A batch went through the model; `tokens` were computed, without padding."""
+
+    def shard(self, index: int, count: int) -> None:
+        """Shard `index` of `count` was written."""
+
+
+@dataclass(slots=True)
+class Summary:
+    """How a run went. `complete` is False while other `--shard I/N` runs are still to finish.
+
+    `scored`, `tokens` (computed, without padding) and `seconds` by stage are of this process; `rows`,
+    `rejected`, `truncated`, `rows_without_prefix` and `spearman_length` (rank correlation of `gc_angle`
+    with the question's tokens) of the finished set.
+    """
+
+    out: Path
+    complete: bool = False
+    scored: int = 0
+    tokens: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    rows: int | None = None
+    rejected: int | None = None
+    truncated: int | None = None
+    rows_without_prefix: int | None = None
+    spearman_length: float | None = None
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the wall time of a block to a stage."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - begin

@@ -1,0 +1,266 @@
+"""Shard files, identity and manifest of a scored set (contract 1): takes tables, yields whole files.
+
+A shard is the unit of work and of loss. It carries its identity, its rejected rows and a hash of its own
+data, so each can be judged alone. Knows nothing of models, prompts or how a score was made.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from gaincurate.errors import OutputError, StorageError
+from gaincurate.files import digest_bytes, digest_file, write_atomic, write_json
+from gaincurate.locks import WORK, work_folder
+from gaincurate.schema import FORMAT
+
+MANIFEST = "manifest.json"
+IDENTITY = "identity.json"
+REJECTED = "rejected.jsonl"
+EXECUTION = "execution.jsonl"
+COLUMNS = "columns"
+_KEY = b"gaincurate"
+_MAGIC = b"ARROW1"
+
+Json = dict[str, Any]
+
+
+def shard_name(index: int) -> str:
+    """`shard-00000.arrow`, ..."""
+    return f"shard-{index:05d}.arrow"
+
+
+def shard_count(rows: int, shard_rows: int) -> int:
+    """How many shards `rows` source rows make."""
+    return -(-rows // shard_rows)
+
+
+def encode_shard(table: pa.Table, info: Mapping[str, Any]) -> bytes:
+    """An Arrow IPC file of one uncompressed record batch, with `info` in the schema's metadata.
+
+    The same table and info give the same bytes: `table` must own fresh buffers (see `take`), because
+    bytes under nulls and behind the last bit are written as they lie in memory.
+    """
+    body = _serialize(table, {**info, "content": "0" * 32})
+    content = digest_bytes(_data_region(body))
+    return _serialize(table, {**info, "content": content})
+
+
+def _serialize(table: pa.Table, info: Mapping[str, Any]) -> bytes:
+    text = json.dumps(info, sort_keys=True, ensure_ascii=False).encode()
+    schema = table.schema.with_metadata({**(table.schema.metadata or {}), _KEY: text})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, schema) as writer:
+        writer.write_table(table.replace_schema_metadata(schema.metadata))
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def _data_region(data: memoryview | bytes) -> memoryview:
+    """The dictionary and record batch messages: all between the schema message and the footer.
+
+    Offsets from the Arrow columnar format: 8 bytes of magic and padding, a continuation marker, the
+    length of the schema message; at the end the footer, its length and the magic.
+    """
+    view = memoryview(data)
+    if len(view) < 26 or view[:6] != _MAGIC or view[-6:] != _MAGIC:
+        raise ValueError("not an Arrow IPC file")
+    start = 16 + int.from_bytes(view[12:16], "little")
+    stop = len(view) - 10 - int.from_bytes(view[-10:-6], "little")
+    if not 16 <= start <= stop:
+        raise ValueError("broken message lengths")
+    return view[start:stop]
+
+
+def read_info(path: Path) -> Json:
+    """The `info` of a shard after checking its data against the hash inside it.
+
+    Raises:
+        OutputError: the file is damaged or no shard of ours.
+    """
+    try:
+        with pa.memory_map(str(path)) as source:
+            data = memoryview(source.read_buffer())
+            region = _data_region(data)
+            schema = pa.ipc.open_file(pa.py_buffer(data)).schema
+            info: Json = json.loads((schema.metadata or {})[_KEY])
+            if digest_bytes(region) != info["content"]:
+                raise ValueError("its data do not match its hash")
+    except (ValueError, KeyError, OSError) as error:
+        raise OutputError(
+            f"{path} is damaged ({error}). Delete that file and run the same command again: only "
+            "its rows are scored anew.",
+            path=str(path),
+        ) from error
+    return info
+
+
+def open_table(path: Path) -> pa.Table:
+    """A shard's rows, memory-mapped, without our metadata in the schema."""
+    table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    metadata = {k: v for k, v in (table.schema.metadata or {}).items() if k != _KEY}
+    return table.replace_schema_metadata(metadata or None)
+
+
+def differing_keys(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Where two identities differ: dotted key, old value, new value."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            yield from differing_keys(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+    elif old != new:
+        yield path, old, new
+
+
+def read_identity(out: Path) -> Json | None:
+    """The identity that a folder was begun with, or None where none was begun.
+
+    Raises:
+        OutputError: the folder holds something else, or a format that this version does not write.
+    """
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"--out {out} is a file; give a folder.", path=str(out))
+    path = out / IDENTITY
+    if not path.exists():
+        others = [p.name for p in out.iterdir() if p.name != WORK] if out.exists() else []
+        if others:
+            raise OutputError(
+                f"--out {out} already holds {sorted(others)[0]!r} and is no scored set; give a new "
+                "or empty folder.",
+                path=str(out),
+            )
+        return None
+    try:
+        identity: Json = json.loads(path.read_text())
+    except ValueError as error:
+        raise OutputError(
+            f"{path} cannot be read ({error}); start over with --overwrite.", path=str(path)
+        ) from error
+    return identity
+
+
+def refuse_other(out: Path, old: Json, new: Json) -> None:
+    """Compare identities.
+
+    Raises:
+        OutputError: they differ; names the keys with both values.
+    """
+    changes = list(differing_keys(old, new))
+    if changes:
+        listed = "; ".join(f"{key} was {was!r} and is now {now!r}" for key, was, now in changes[:6])
+        more = f"; and {len(changes) - 6} more" if len(changes) > 6 else ""
+        raise OutputError(
+            f"{out} holds scores of another run: {listed}{more}. Give another --out, repeat the "
+            "first run's options, or start over with --overwrite.",
+            path=str(out),
+            keys=[key for key, _, _ in changes],
+        )
+
+
+def present_shards(out: Path, identity: Json, count: int) -> set[int]:
+    """The shards that are already written, each checked against its hash and the identity.
+
+    Raises:
+        OutputError: a shard is damaged or belongs to another run.
+    """
+    found = set()
+    for index in range(count):
+        path = out / shard_name(index)
+        if path.exists():
+            refuse_other(path, read_info(path)["identity"], identity)
+            found.add(index)
+    return found
+
+
+def write_manifest(out: Path, identity: Json, count: int) -> Json:
+    """Gather the shards' facts, write `rejected.jsonl`, then the manifest.
+
+    The same shards give the same bytes, whoever writes it.
+    """
+    shards, lines = [], []
+    rows = truncated = without_prefix = 0
+    for index in range(count):
+        path = out / shard_name(index)
+        info = read_info(path)
+        for entry in info["rejected"]:
+            lines.append(json.dumps(entry, ensure_ascii=False) + "\n")
+        shards.append(
+            {
+                "file": path.name,
+                "rows": info["rows"],
+                "bytes": path.stat().st_size,
+                "hash": digest_file(path),
+            }
+        )
+        rows += info["rows"]
+        truncated += info["truncated"]
+        without_prefix += info["without_prefix"]
+    manifest = {
+        "format": FORMAT,
+        "rows": rows,
+        "rejected": len(lines),
+        "truncated": truncated,
+        "rows_without_prefix": without_prefix,
+        "identity": identity,
+        "shards": shards,
+    }
+    if lines:
+        write_atomic(out / REJECTED, "".join(lines).encode())
+    write_json(out / MANIFEST, manifest)
+    return manifest
+
+
+def read_manifest(folder: Path) -> Json:
+    """The manifest of a finished set.
+
+    Raises:
+        OutputError: no set, an unfinished one, or another format.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        if (folder / IDENTITY).exists():
+            raise OutputError(
+                f"{folder} is not finished: it has no {MANIFEST}. Run the same `gaincurate score` "
+                "command again to go on.",
+                path=str(folder),
+            )
+        raise OutputError(
+            f"{folder} is no scored set: it has no {MANIFEST}. `gaincurate score DATA --model M "
+            f"--out {folder}` makes one.",
+            path=str(folder),
+        )
+    try:
+        manifest: Json = json.loads(path.read_text())
+        found = manifest["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise OutputError(f"{path} is no manifest ({error!r}).", path=str(path)) from error
+    if found != FORMAT:
+        raise OutputError(
+            f"{folder} has format {found}, this version reads {FORMAT}; use the gaincurate version "
+            "that wrote it, or score again.",
+            path=str(folder),
+        )
+    return manifest
+
+
+def remove_set(out: Path) -> None:
+    """Delete a scored set's own files and nothing else (`--overwrite`).
+
+    Raises:
+        StorageError: a file cannot be deleted.
+    """
+    # The manifest goes first: what is left of a half-deleted set must not look complete.
+    names = [MANIFEST, IDENTITY, REJECTED, EXECUTION]
+    paths = [out / name for name in names] + sorted(out.glob("shard-*.arrow"))
+    try:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        if (out / COLUMNS).is_dir():
+            shutil.rmtree(out / COLUMNS)
+        (work_folder(out) / "ids.bin").unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot delete {error.filename}: {error.strerror}.") from error

@@ -1,0 +1,25 @@
+"""Shared fixtures; heavy ones are made once per session."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Before anything imports Hugging Face's libraries: tests must not reach for the network.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest
+import tiny
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny random Llama and its tokenizer; do not write into it."""
+    return tiny.save_model(tmp_path_factory.mktemp("model") / "tiny-llama")
+
+
+@pytest.fixture
+def rows_file(tmp_path: Path) -> Path:
+    """Forty rows as .jsonl."""
+    return tiny.write_jsonl(tmp_path / "rows.jsonl", tiny.questions(40))
