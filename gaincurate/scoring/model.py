@@ -270,7 +270,7 @@ def load_model(files: ModelFiles, config: Any, *, device: str, dtype: str) -> An
     Raises:
         ModelError: the weights cannot be read or do not fit.
     """
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.disable_progress_bar()
     model = _load(
         "weights",
         files,
