@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 
 import torch
-from gaincurate_kernels import angle_concentration, segment_unit_sums
 
 from gaincurate.schema import Score
 from gaincurate.scoring.prefill import PackedStates
 from gaincurate.scoring.segment import Segmented
+from gaincurate_kernels import angle_concentration, segment_unit_sums
 
 
 def angle_scores(

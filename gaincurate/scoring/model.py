@@ -171,12 +171,13 @@ def _load(what: str, files: ModelFiles, load: Callable[[], Any]) -> Any:
         warnings.simplefilter("ignore")
         try:
             return load()
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-            text = " ".join(str(error).split())[:300]
+        except Exception as error:  # a broken file can make its reader raise anything
+            text = " ".join(str(error).split())
             hint = ""
             if "trust_remote_code" in text:
                 hint = " Pass --trust-remote-code only if you trust the repository."
-            raise ModelError(f"cannot load the {what} of {files.name}: {text.rstrip('.')}.{hint}") from error
+            said = text[:300].rstrip(".") or type(error).__name__
+            raise ModelError(f"cannot load the {what} of {files.name}: {said}.{hint}") from error
 
 
 def load_config(files: ModelFiles) -> Any:
@@ -233,23 +234,26 @@ def tokenizer_fingerprint(tokenizer: Any, files: ModelFiles) -> dict[str, Any]:
 def _mend_gguf_tokenizer(tokenizer: Any, files: ModelFiles) -> None:
     """Split digits one by one where the gguf says so; transformers does not read that entry.
 
-    The difference shows in two blanks before a digit. A pre-tokenizer that is not known to be converted
-    exactly is said aloud.
+    The difference shows in two blanks before a digit.
     """
     from tokenizers import pre_tokenizers
 
-    kind = _gguf_pretokenizer(files.weights[0])
-    if kind == "smollm":
+    if _gguf_pretokenizer(files.weights[0]) == "smollm":
         backend = tokenizer.backend_tokenizer
         backend.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), backend.pre_tokenizer]
         )
-    elif kind not in _GGUF_EXACT:
-        warnings.warn(
-            f"{files.name}: its tokenizer splits text by the rule {kind!r}, which is not checked to "
-            "survive the conversion from gguf; prefer the model's safetensors folder.",
-            stacklevel=2,
-        )
+
+
+def gguf_doubt(files: ModelFiles) -> str | None:
+    """A sentence where a gguf's tokenizer is not known to survive its conversion."""
+    kind = _gguf_pretokenizer(files.weights[0]) if files.gguf else ""
+    if kind in _GGUF_EXACT:
+        return None
+    return (
+        f"{files.name}: its tokenizer splits text by the rule {kind!r}, which is not checked to survive the "
+        "conversion from gguf; prefer the model's safetensors folder"
+    )
 
 
 def _gguf_pretokenizer(path: Path) -> str:
@@ -268,10 +272,12 @@ def load_model(files: ModelFiles, config: Any, *, device: str, dtype: str) -> An
     """The model without its head, in evaluation mode on `device`.
 
     Raises:
-        ModelError: the weights cannot be read or do not fit.
+        ModelError: the weights cannot be read, or some that the model needs are not among them.
     """
     transformers.utils.logging.disable_progress_bar()
-    model = _load(
+    # What is left of its report after this, weights that are missing, is an error below.
+    transformers.utils.logging.set_verbosity_error()
+    model, found = _load(
         "weights",
         files,
         lambda: transformers.AutoModel.from_pretrained(
@@ -279,7 +285,15 @@ def load_model(files: ModelFiles, config: Any, *, device: str, dtype: str) -> An
             config=config,
             dtype=getattr(torch, dtype),
             use_safetensors=None if files.gguf else files.weights[0].suffix == ".safetensors",
+            output_loading_info=True,
             **files.arguments,
         ),
     )
+    absent = sorted(found["missing_keys"]) + [str(entry) for entry in found["mismatched_keys"]]
+    if absent:
+        raise ModelError(
+            f"the weight files of {files.name} lack weights that the model needs ({len(absent)}, first {absent[0]}"
+            "), and random ones would give random scores. Is the checkpoint complete, and saved under "
+            "the model's own names?"
+        )
     return model.to(device).eval()

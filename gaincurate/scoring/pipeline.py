@@ -18,7 +18,7 @@ import pyarrow as pa
 import torch
 
 from gaincurate.config import ScoreConfig
-from gaincurate.errors import RowError, storage_error
+from gaincurate.errors import GaincurateError, RowError, storage_error
 from gaincurate.files import remove_temporaries, write_atomic, write_json
 from gaincurate.locks import one_at_a_time, work_folder, writing
 from gaincurate.schema import FORMAT, Score, score_arrays, scored_schema, source_fields
@@ -182,7 +182,15 @@ class _Shard:
     ) -> None:
         chosen = [prompts[place] for place in places]
         with self._summary.timed("prefill"):
-            states = self._prefill(chosen)
+            try:
+                states = self._prefill(chosen)
+            except torch.OutOfMemoryError as error:
+                budget, longest = self._plan.machine.batch_tokens, max(prompt.end for prompt in chosen)
+                raise GaincurateError(
+                    f"the device ran out of memory on a batch of {len(chosen)} prompts (the longest has "
+                    f"{longest} tokens; --batch-tokens {budget}). Start over with --overwrite and half of "
+                    "that, or free memory on the device and run the same command again."
+                ) from error
         with self._summary.timed("angle"):
             found = angle_scores(states, chosen, inter_weight=self._plan.config.inter_weight)
         for place, score in zip(places, found, strict=True):

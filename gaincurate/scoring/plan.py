@@ -17,7 +17,7 @@ from gaincurate.scoring.identity import (
     model_max_length,
     resolve_machine,
 )
-from gaincurate.scoring.model import ModelFiles, find_model, load_config, load_tokenizer
+from gaincurate.scoring.model import ModelFiles, find_model, gguf_doubt, load_config, load_tokenizer
 from gaincurate.scoring.read import Source, open_source
 from gaincurate.scoring.segment import Segmenter, check_shots
 from gaincurate.scoring.watch import Summary, Watch
@@ -82,6 +82,8 @@ def make_plan(config: ScoreConfig, watch: Watch, summary: Summary) -> Plan:
         )
         model_config = load_config(files)
         tokenizer = load_tokenizer(files)
+        if doubt := gguf_doubt(files):
+            watch.note(doubt)
         max_length = _max_length(config, model_config)
         segmenter = Segmenter(
             tokenizer,
@@ -91,6 +93,7 @@ def make_plan(config: ScoreConfig, watch: Watch, summary: Summary) -> Plan:
             template_kwargs=config.template_kwargs,
             max_length=max_length,
             truncate=config.on_overlong == "truncate",
+            vocab_size=model_config.get_text_config(decoder=True).vocab_size,
         )
         identity = make_identity(
             config,

@@ -73,6 +73,8 @@ class Prefill:
         ids = torch.zeros(len(prompts), longest, dtype=torch.long)
         for row, prompt in enumerate(prompts):
             ids[row, : prompt.end] = torch.from_numpy(prompt.token_ids[: prompt.end])
+            # Not the padding token: some models warn of it where there is no mask.
+            ids[row, prompt.end :] = int(prompt.token_ids[prompt.end - 1])
         states = self._states(ids.to(self._device)).reshape(len(prompts) * longest, -1)
         kept = (torch.arange(longest) < lengths[:, None]).reshape(-1)
         starts = torch.zeros(len(prompts) + 1, dtype=torch.long)
@@ -89,11 +91,13 @@ class Prefill:
             return final
         with _captured(self._block) as found, _stopping_there():
             self._model(input_ids=ids, use_cache=False)
-        return found[0]
+        # Some layers hand their feed-forward block all rows as one list of tokens.
+        return found[0].reshape(*ids.shape, -1)
 
     def _run_probe(self) -> None:
+        ids = torch.tensor([[0, 1]], device=self._device)
         with torch.inference_mode():
-            self._model(input_ids=torch.tensor([[0, 1]], device=self._device), use_cache=False)
+            self._model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
 
     def _check_causal(self) -> None:
         """Both the definition of a prefix and padding without a mask rest on it."""
@@ -149,11 +153,11 @@ def _first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
 
 
 def _feed_forward(model: nn.Module, layer: int, run: Any) -> nn.Module:
-    """The feed-forward (MLP or MoE) block of a layer: what the layer calls last that has weight
-    matrices and takes hidden states.
+    """The feed-forward (MLP or MoE) block of a layer: of the parts that the layer calls on hidden states
+    and that have weight matrices, the last one made of parts itself that is no attention.
 
-    Norms have no matrices, attention is called earlier (also in parallel layouts, which compute it
-    first), and the second matrix of a bare two-matrix block takes the intermediate width.
+    Norms have no matrices; gates behind the block (Gemma-3n, Gemma-4) are bare matrices. Where the
+    layer holds the block's two matrices itself (OPT), it is the first of them.
     """
     config: Any = model.config
     width = config.get_text_config(decoder=True).hidden_size
@@ -172,12 +176,14 @@ def _feed_forward(model: nn.Module, layer: int, run: Any) -> nn.Module:
     finally:
         for handle in handles:
             handle.remove()
-    if len(called) < 2 or "att" in type(called[-1]).__name__.lower():
+    others = [module for module in called if "att" not in type(module).__name__.lower()]
+    if len(called) < 2 or not others:
         raise ModelError(
             f"cannot find the feed-forward block in layer {layer} of {config.model_type} (children: "
             f"{', '.join(name for name, _ in block.named_children())}); use --site final_norm."
         )
-    return called[-1]
+    composed = [module for module in others if next(module.children(), None) is not None]
+    return composed[-1] if composed else others[0]
 
 
 def _layers(model: nn.Module) -> nn.ModuleList:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from gaincurate.errors import InputError, ModelError
 from gaincurate.files import digest_bytes
 from gaincurate.scoring.columns import Message
+from gaincurate.scoring.offsets import UndecodableError, decoded_offsets
 
 RULE = "last-user-message-stripped/1"
 # Digits survive templates that trim, change case or escape; 40 of them do not occur by chance.
@@ -60,6 +61,7 @@ class Segmenter:
         template_kwargs: extra variables for the chat template (`enable_thinking`, `date_string`).
         max_length: the longest whole prompt in tokens; None for no limit.
         truncate: cut the question's end to `max_length` instead of refusing the row.
+        vocab_size: how many tokens the model has embeddings for; None for no check.
 
     Raises:
         ModelError: the chat template is missing or refuses the system message or the examples.
@@ -75,6 +77,7 @@ class Segmenter:
         template_kwargs: dict[str, Any] | None = None,
         max_length: int | None = None,
         truncate: bool = False,
+        vocab_size: int | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._system = system
@@ -83,6 +86,7 @@ class Segmenter:
         self._kwargs = dict(template_kwargs or {})
         self._max_length = max_length
         self._truncate = truncate
+        self._vocab_size = vocab_size
         self._has_template = bool(getattr(tokenizer, "chat_template", None))
         self._frames: dict[str, tuple[str, str] | None] = {}
         if not self._has_template and (system is not None or self._shots):
@@ -120,8 +124,13 @@ class Segmenter:
             places, texts, bounds, self._tokenize(texts), strict=True
         ):
             try:
-                spans = offsets if offsets is not None else self._decoded_offsets(text, ids)
+                spans = offsets if offsets is not None else decoded_offsets(self._tokenizer, text, ids)
                 found[place] = self._cut(ids, spans, *bound)
+            except UndecodableError:
+                found[place] = Unusable(
+                    "the question's tokens cannot be told: this tokenizer gives no offsets and its tokens do "
+                    "not decode to the text they were made from"
+                )
             except _Refused as error:
                 found[place] = Unusable(str(error))
         return [item for item in found if item is not None]
@@ -158,7 +167,8 @@ class Segmenter:
                 **self._kwargs,
             )
         except Exception as error:  # a template is the model's own program and can raise anything
-            raise _Refused(f"the chat template refused the messages ({error})") from error
+            said = " ".join(str(error).split())[:200]
+            raise _Refused(f"the chat template refused the messages ({said})") from error
         return rendered
 
     def _locate(self, messages: list[Message]) -> tuple[str, int, int]:
@@ -172,18 +182,14 @@ class Segmenter:
         text = self._render(messages)
         frame = self._frame(messages, place)
         if frame is not None:
-            head, tail = frame
-            inside = text[len(head) : len(text) - len(tail)]
-            if len(text) > len(head) + len(tail) and text.startswith(head) and text.endswith(tail):
-                start = len(head) + len(inside) - len(inside.lstrip())
-                stop = len(head) + len(inside.rstrip())
-                if start < stop:
-                    return text, start, stop
+            found = _inside(text, question, *frame)
+            if found is not None:
+                return text, *found
         # The template looks into the content (or rewrote the probe): only an unambiguous hit is safe.
-        if text.count(question) == 1:
+        hits = text.count(question)
+        if hits == 1:
             start = text.index(question)
             return text, start, start + len(question)
-        hits = text.count(question)
         raise _Refused(
             "the question cannot be found in the rendered prompt: the chat template rewrites it"
             if hits == 0
@@ -223,41 +229,6 @@ class Segmenter:
         spans = [np.asarray(o, np.int64).reshape(-1, 2) for o in encoded["offset_mapping"]]
         return list(zip(ids, spans, strict=True))
 
-    def _decoded_offsets(self, text: str, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
-        """Offsets for a slow tokenizer: where each token's text ends, by decoding ever longer heads.
-
-        Special tokens that are not in the text (an added BOS) get an empty span. Exact only where
-        decoding gives the text back, which is checked.
-        """
-        special = set(self._tokenizer.all_special_ids)
-        lead = 0  # added at the start, not part of the text
-        while lead < len(ids) and int(ids[lead]) in special:
-            token = self._tokenizer.convert_ids_to_tokens(int(ids[lead]))
-            if text.startswith(token):
-                break
-            lead += 1
-        body = [int(i) for i in ids[lead:]]
-        if body and body[-1] in special:
-            token = self._tokenizer.convert_ids_to_tokens(body[-1])
-            if not text.endswith(token):
-                body.pop()
-        whole = self._decode(body)
-        shift = len(whole) - len(whole.lstrip()) - (len(text) - len(text.lstrip()))
-        if whole[max(shift, 0) :] != text[max(-shift, 0) :]:
-            raise _Refused(
-                "the question's tokens cannot be told: this tokenizer gives no offsets and its tokens "
-                "do not decode to the text they were made from"
-            )
-        ends = [max(0, len(self._decode(body[:n]).rstrip("�")) - shift) for n in range(1, len(body) + 1)]
-        spans = np.zeros((len(ids), 2), np.int64)
-        spans[lead : lead + len(body), 1] = ends
-        spans[lead + 1 : lead + len(body), 0] = ends[:-1]
-        return spans
-
-    def _decode(self, ids: list[int]) -> str:
-        text: str = self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return text
-
     def _cut(
         self, ids: npt.NDArray[np.int32], spans: npt.NDArray[np.int64], start: int, stop: int
     ) -> Segmented | Unusable:
@@ -267,6 +238,12 @@ class Segmenter:
         if not len(places):
             raise _Refused("no token stands for the question")
         prefix, end = int(places[0]), int(places[-1]) + 1
+        unknown = ids[:end][ids[:end] >= (self._vocab_size or np.iinfo(np.int32).max)]
+        if len(unknown):
+            raise _Refused(
+                f"token {unknown[0]} is outside the model's vocabulary of {self._vocab_size}: the tokenizer "
+                "has tokens that the model was never given"
+            )
         if self._max_length is None or len(ids) <= self._max_length:
             return Segmented(ids, prefix, end)
         if self._truncate and prefix < self._max_length:
@@ -275,6 +252,26 @@ class Segmenter:
         return Unusable(
             f"the prompt has {len(ids)} tokens and the limit is {self._max_length}", overlong=True
         )
+
+
+def _inside(text: str, question: str, head: str, tail: str) -> tuple[int, int] | None:
+    """Where the question stands in a text that the template began with `head` or ended with `tail`."""
+    begin, behind = len(head), len(text) - len(tail)
+    begins, ends = text.startswith(head), text.endswith(tail)
+    if begins and ends and begin < behind:
+        inside = text[begin:behind]
+        start, stop = begin + len(inside) - len(inside.lstrip()), begin + len(inside.rstrip())
+        return (start, stop) if start < stop else None
+    # One side depends on the content (a switch for thinking in it, say): the other one tells.
+    if begins:
+        start = begin + len(text[begin:]) - len(text[begin:].lstrip())
+        if text.startswith(question, start):
+            return start, start + len(question)
+    if ends:
+        stop = len(text[:behind].rstrip())
+        if text.endswith(question, 0, stop):
+            return stop - len(question), stop
+    return None
 
 
 class _Refused(Exception):

@@ -18,9 +18,9 @@ CHUNK = 512
 
 @dataclass(frozen=True, slots=True)
 class UnitSums:
-    """Per segment: `sums` `[segments, hidden]` float32, the sum of its tokens' unit vectors; `squares`
-    `[segments]` float64, the sum of their squared norms (1 each, 0 for a zero vector); `counts`
-    `[segments]` int64.
+    """Per segment: `sums` `[segments, hidden]` float32 (float64 for float64), the sum of its tokens'
+    unit vectors; `squares` `[segments]` float64, the sum of their squared norms (1 each, 0 for a zero
+    vector); `counts` `[segments]` int64.
     """
 
     sums: Tensor
@@ -49,7 +49,7 @@ def unit_vectors(hidden: Tensor) -> Tensor:
     largest = values.abs().amax(-1, keepdim=True)
     scaled = values / torch.where(largest > 0, largest, 1)
     norms = scaled.norm(dim=-1, keepdim=True)
-    return scaled / torch.where(norms > 0, norms, 1)
+    return scaled / torch.where(norms == 0, 1, norms)
 
 
 def segment_unit_sums(hidden: Tensor, bounds: Tensor) -> UnitSums:

@@ -2,9 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import tiny
-
 import gaincurate
+import tiny
 
 
 def test_scores_a_file_end_to_end(tmp_path: Path, tiny_model: Path, rows_file: Path) -> None:

@@ -1,0 +1,78 @@
+"""Tiny configurations of the architectures that scoring has to understand, and where their parts are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import transformers
+
+import tiny
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """`layers` is the decoder's list of layers, `norm` the layer's norm before its feed-forward block,
+    `block` that block or the first of its two matrices, `final` the norm behind the last layer.
+    """
+
+    kind: str
+    norm: str = "post_attention_layernorm"
+    block: str = "mlp"
+    layers: str = "layers"
+    final: str = "norm"
+    options: dict[str, Any] = field(default_factory=dict)
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.label or self.kind
+
+    def config(self) -> Any:
+        return transformers.AutoConfig.for_model(self.kind, **{**tiny.COMMON, **self.options})
+
+
+_GEMMA: dict[str, Any] = {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 8}
+_EXPERTS: dict[str, Any] = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2}
+_MOE = {**_EXPERTS, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16}
+_FULL = {"head_dim": 8, "layer_types": ["full_attention"] * 3, "num_kv_shared_layers": 0}
+_PER_LAYER = {**_FULL, "vocab_size_per_layer_input": 512, "hidden_size_per_layer_input": 8}
+
+ARCHITECTURES = [
+    Architecture("llama"),
+    Architecture("qwen2"),
+    Architecture("qwen3", options={"head_dim": 8}),
+    Architecture("gemma2", "pre_feedforward_layernorm", options=_GEMMA),
+    Architecture("gemma3_text", "pre_feedforward_layernorm", options=_GEMMA),
+    Architecture("mistral", options={"sliding_window": 8}),
+    Architecture("phi3"),
+    Architecture("gpt2", "ln_2", layers="h", final="ln_f", options={"n_positions": 512, "n_inner": 48}),
+    Architecture("gpt_neox", final="final_layer_norm"),
+    Architecture(
+        "gpt_neox",
+        final="final_layer_norm",
+        options={"use_parallel_residual": False},
+        label="gpt_neox_serial",
+    ),
+    Architecture(
+        "opt",
+        "final_layer_norm",
+        "fc1",
+        "decoder.layers",
+        "decoder.final_layer_norm",
+        {"ffn_dim": 32, "word_embed_proj_dim": 32, "dropout": 0.0},
+    ),
+    Architecture("mixtral", options=_EXPERTS),
+    Architecture("qwen2_moe", options={**_MOE, "decoder_sparse_step": 1}),
+    Architecture("falcon", "input_layernorm", layers="h", final="ln_f", options={"alibi": False}),
+    Architecture("phi", "input_layernorm", final="final_layernorm"),
+    Architecture(
+        "granitemoeshared", block="shared_mlp", options={**_EXPERTS, "shared_intermediate_size": 24}
+    ),
+    Architecture(
+        "gemma3n_text",
+        "pre_feedforward_layernorm",
+        options={**_PER_LAYER, "laurel_rank": 4, "activation_sparsity_pattern": [0.0] * 3},
+    ),
+    Architecture("gemma4_text", "pre_feedforward_layernorm", options={**_PER_LAYER, "global_head_dim": 8}),
+]

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gaincurate.scoring.angle import angle_scores
+from gaincurate.scoring.prefill import PackedStates
+from gaincurate.scoring.segment import Segmented
+from gaincurate_kernels.reference import quadratic
+
+TAIL = 3  # tokens behind the question, which the states do not have
+
+
+def prompt(prefix: int, question: int) -> Segmented:
+    return Segmented(np.arange(prefix + question + TAIL, dtype=np.int32), prefix, prefix + question)
+
+
+def packed(prompts: list[Segmented], seed: int = 0, width: int = 16) -> PackedStates:
+    ends = torch.tensor([p.end for p in prompts]).cumsum(0)
+    starts = torch.cat([torch.zeros(1, dtype=torch.long), ends])
+    questions = starts[:-1] + torch.tensor([p.prefix for p in prompts])
+    generator = torch.Generator().manual_seed(seed)
+    return PackedStates(torch.randn(int(ends[-1]), width, generator=generator) + 0.3, starts, questions)
+
+
+SHAPES = st.lists(st.tuples(st.integers(0, 12), st.integers(1, 15)), min_size=1, max_size=6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SHAPES, st.floats(-3, 3), st.integers(0, 99))
+def test_each_prompt_gets_the_score_of_its_own_full_cosine_matrix(
+    shapes: list[tuple[int, int]], weight: float, seed: int
+) -> None:
+    prompts = [prompt(*shape) for shape in shapes]
+    states = packed(prompts, seed)
+    for row, score in enumerate(angle_scores(states, prompts, inter_weight=weight)):
+        prefix, question = shapes[row]
+        own = states.hidden[int(states.starts[row]) : int(states.starts[row + 1])]
+        intra, inter, offdiag = quadratic(own, prefix, len(own))
+        assert score is not None
+        assert (score.prompt_tokens, score.prefix_tokens, score.question_tokens) == (
+            prefix + question + TAIL,
+            prefix,
+            question,
+        )
+        assert score.angle_intra == pytest.approx(intra, abs=2e-6)
+        if prefix:
+            assert score.angle_inter == pytest.approx(inter, abs=2e-6)
+            assert score.angle == pytest.approx(intra + weight * inter, abs=1e-5)
+        else:
+            assert score.angle_inter is None
+            assert score.angle == score.angle_intra
+        if question > 1:
+            assert score.angle_intra_offdiag == pytest.approx(offdiag, abs=2e-6)
+        else:
+            assert score.angle_intra_offdiag is None
+
+
+def test_the_default_weight_is_the_plain_sum() -> None:
+    prompts = [prompt(4, 9)]
+    (score,) = angle_scores(packed(prompts), prompts)
+    assert score is not None
+    assert score.angle_inter is not None
+    assert score.angle == score.angle_intra + score.angle_inter
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("token", [5, 8, 13])
+def test_a_prompt_with_states_that_are_not_finite_has_no_score_and_its_neighbours_have(
+    bad: float, token: int
+) -> None:
+    prompts = [prompt(2, 3), prompt(3, 6), prompt(0, 4)]
+    states = packed(prompts)
+    clean = angle_scores(states, prompts)
+    states.hidden[token, 7] = bad
+    scores = angle_scores(states, prompts)
+    assert scores[1] is None
+    assert (scores[0], scores[2]) == (clean[0], clean[2])
+
+
+def test_equal_states_give_one_for_every_term_whatever_the_length() -> None:
+    prompts = [prompt(p, q) for p, q in ((1, 2), (5, 17), (110, 900), (30, 2000))]
+    states = packed(prompts)
+    states.hidden[:] = states.hidden[0].clone()
+    for score in angle_scores(states, prompts):
+        assert score is not None
+        found = (score.angle_intra, score.angle_inter, score.angle_intra_offdiag, score.angle)
+        assert found == pytest.approx((1, 1, 1, 2), abs=1e-6)

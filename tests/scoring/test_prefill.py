@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from torch import Tensor
+
+import tiny
+from architectures import ARCHITECTURES, Architecture
+from gaincurate.errors import ModelError
+from gaincurate.scoring.angle import angle_scores
+from gaincurate.scoring.model import find_model, load_config, load_model
+from gaincurate.scoring.prefill import Prefill, Site, resolve_layer
+from gaincurate.scoring.segment import Segmented
+
+SHAPES = [(0, 7), (5, 1), (4, 23), (11, 12), (1, 40)]  # prefix and question; the window is 8
+TAIL = 3
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The whole model as a trainer has it, and the same weights as scoring loads them."""
+
+    architecture: Architecture
+    whole: Any
+    loaded: Any
+
+    def layer(self, index: int) -> Any:
+        return self.loaded.get_submodule(self.architecture.layers)[index]
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES, ids=lambda a: a.name)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("model")
+    whole = tiny.model(request.param.config())
+    whole.save_pretrained(folder)
+    files = find_model(str(folder))
+    yield Pair(request.param, whole, load_model(files, load_config(files), device="cpu", dtype="float32"))
+    torch.set_num_threads(threads)
+
+
+def prompts(seed: int = 0) -> list[Segmented]:
+    random = np.random.default_rng(seed)
+    return [Segmented(random.integers(3, 500, p + q + TAIL).astype(np.int32), p, p + q) for p, q in SHAPES]
+
+
+def plain_states(pair: Pair, rows: list[Segmented], site: Site, layer: int, side: str) -> list[Tensor]:
+    """Whole prompts through the whole model, padded as Hugging Face does, with a mask; hooked at
+    the norm that feeds the block, or at the one behind the last layer.
+    """
+    longest = max(len(row.token_ids) for row in rows)
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    places = []
+    for i, row in enumerate(rows):
+        start = longest - len(row.token_ids) if side == "left" else 0
+        places.append(slice(start, start + row.end))
+        ids[i, start : start + len(row.token_ids)] = torch.from_numpy(row.token_ids).long()
+        mask[i, start : start + len(row.token_ids)] = 1
+    seen: list[Tensor] = []
+    base = pair.whole.base_model
+    norm = base.get_submodule(pair.architecture.final)
+    if site == "mlp_input":
+        norm = base.get_submodule(pair.architecture.layers)[layer].get_submodule(pair.architecture.norm)
+    handle = norm.register_forward_hook(lambda _m, _a, out: seen.append(out))
+    with torch.no_grad():
+        base(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            use_cache=False,
+        )
+    handle.remove()
+    states = seen[0].reshape(len(rows), longest, -1)
+    return [states[i, place] for i, place in enumerate(places)]
+
+
+def loops(states: Tensor, prefix: int) -> tuple[float, float | None]:
+    """C_intra and C_inter, pair by pair in float64."""
+    rows = states.double().numpy()
+    rows = rows / np.sqrt((rows * rows).sum(1, keepdims=True))
+    intra = [float(np.dot(a, b)) for a in rows[prefix:] for b in rows[prefix:]]
+    inter = [float(np.dot(a, b)) for a in rows[prefix:] for b in rows[:prefix]]
+    return sum(intra) / len(intra), sum(inter) / len(inter) if inter else None
+
+
+def rows_of(prefill: Prefill, rows: list[Segmented]) -> list[Tensor]:
+    states = prefill(rows)
+    assert int(states.starts[-1]) == len(states.hidden)
+    assert (states.questions - states.starts[:-1]).tolist() == [row.prefix for row in rows]
+    return list(torch.split(states.hidden, states.starts.diff().tolist()))
+
+
+def gap(a: list[Tensor], b: list[Tensor]) -> float:
+    """Largest difference, relative to the largest value."""
+    scale = max(float(t.abs().max()) for t in a)
+    return max(float((x - y).abs().max()) for x, y in zip(a, b, strict=True)) / scale
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize(("site", "layer"), [("mlp_input", -1), ("mlp_input", 0), ("final_norm", -1)])
+def test_states_equal_a_padded_forward_of_the_whole_model(
+    pair: Pair, site: Site, layer: int, side: str
+) -> None:
+    found = rows_of(Prefill(pair.loaded, layer=layer, site=site), prompts())
+    expected = plain_states(pair, prompts(), site, layer, side)
+    assert gap(expected, found) < 1e-5
+    assert gap(expected, plain_states(pair, prompts(1), site, layer, side)) > 0.1
+
+
+@pytest.mark.parametrize("site", ["mlp_input", "final_norm"])
+def test_scores_equal_float64_double_loops_over_states_of_another_route(pair: Pair, site: Site) -> None:
+    rows = prompts()
+    states = plain_states(pair, rows, site, -1, "left")
+    scores = angle_scores(Prefill(pair.loaded, site=site)(rows), rows)
+    for row, own, score in zip(rows, states, scores, strict=True):
+        intra, inter = loops(own, row.prefix)
+        assert score is not None
+        assert score.angle_intra == pytest.approx(intra, abs=1e-5)
+        assert score.angle_inter == (None if inter is None else pytest.approx(inter, abs=1e-5))
+
+
+@pytest.mark.parametrize("site", ["mlp_input", "final_norm"])
+def test_a_prompt_alone_equals_the_same_prompt_in_a_batch(pair: Pair, site: Site) -> None:
+    prefill, rows = Prefill(pair.loaded, site=site), prompts()
+    assert gap(rows_of(prefill, rows), [rows_of(prefill, [row])[0] for row in rows]) < 1e-5
+    together = angle_scores(prefill(rows), rows)
+    for row, score in zip(rows, together, strict=True):
+        (alone,) = angle_scores(prefill([row]), [row])
+        assert score is not None
+        assert alone is not None
+        assert score.angle_intra == pytest.approx(alone.angle_intra, abs=1e-5)
+        assert score.angle == pytest.approx(alone.angle, abs=1e-5)
+
+
+@pytest.mark.parametrize("layer", [-1, 1])
+def test_nothing_behind_the_site_is_computed(pair: Pair, layer: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    prefill = Prefill(pair.loaded, layer=layer)
+    expected = rows_of(prefill, prompts())
+
+    def never(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("computed for nothing")
+
+    block = pair.layer(layer).get_submodule(pair.architecture.block)
+    parts = [block, pair.loaded.get_submodule(pair.architecture.final)]
+    if layer == 1:
+        parts.append(pair.layer(2))
+    for part in parts:
+        monkeypatch.setattr(part, "forward", never)
+    assert gap(expected, rows_of(prefill, prompts())) == 0
+    with pytest.raises(AssertionError, match="computed for nothing"):
+        Prefill(pair.loaded, site="final_norm")
+    assert not [name for name, _ in pair.loaded.named_modules() if name.endswith(("lm_head", "embed_out"))]
+
+
+def test_the_tail_is_neither_computed_nor_felt(pair: Pair) -> None:
+    prefill, rows = Prefill(pair.loaded), prompts()
+    others = [
+        Segmented(np.append(r.token_ids[: r.end], [9, 8]).astype(np.int32), r.prefix, r.end) for r in rows
+    ]
+    assert gap(rows_of(prefill, rows), rows_of(prefill, others)) == 0
+    assert [len(states) for states in rows_of(prefill, rows)] == [row.end for row in rows]
+
+
+def test_no_hook_stays_behind(pair: Pair) -> None:
+    prefill = Prefill(pair.loaded)
+    prefill(prompts())
+    assert not [m for m in pair.loaded.modules() if m._forward_pre_hooks or m._forward_hooks]
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_a_layers_number_counts_from_either_end(depth: int) -> None:
+    assert [resolve_layer(layer, depth) for layer in range(-depth, depth)] == [*range(depth)] * 2
+    for layer in (depth, -depth - 1):
+        with pytest.raises(ModelError, match=rf"--layer {layer}: the model has layers 0 to {depth - 1}"):
+            resolve_layer(layer, depth)
+
+
+def test_a_layer_that_the_model_lacks_is_refused() -> None:
+    made = transformers.AutoModel.from_config(ARCHITECTURES[0].config())
+    with pytest.raises(ModelError, match="--layer 3"):
+        Prefill(made, layer=3)
+
+
+@pytest.mark.parametrize("site", ["mlp_input", "final_norm"])
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_a_model_that_looks_ahead_is_refused(kind: str, site: Site) -> None:
+    made = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(kind, **tiny.COMMON)).eval()
+    with pytest.raises(ModelError, match=f"{kind} is not causal"):
+        Prefill(made, site=site)
+
+
+def test_a_model_without_feed_forward_blocks_is_refused_and_told_the_other_site() -> None:
+    made = transformers.AutoModel.from_config(transformers.MambaConfig(**tiny.COMMON, state_size=4)).eval()
+    with pytest.raises(ModelError, match=r"feed-forward block in layer 2 of mamba.*use --site final_norm"):
+        Prefill(made)
+    assert [len(states) for states in rows_of(Prefill(made, site="final_norm"), prompts())] == [
+        row.end for row in prompts()
+    ]

@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import templates
+import tiny
+from gaincurate.errors import InputError, ModelError
+from gaincurate.scoring.segment import Segmented, Segmenter, Unusable, check_shots
+from templates import CASES
+
+BY_NAME = {case.name: case for case in CASES}
+SHOTS = [{"role": "user", "content": "What is 1 + 1?"}, {"role": "assistant", "content": "2"}]
+
+
+def user(text: str) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": text}]
+
+
+def one(segmenter: Segmenter, messages: list[dict[str, Any]]) -> Segmented:
+    (found,) = segmenter([messages])
+    assert isinstance(found, Segmented), found
+    return found
+
+
+def reason(segmenter: Segmenter, messages: list[dict[str, Any]]) -> str:
+    (found,) = segmenter([messages])
+    assert isinstance(found, Unusable), found
+    return found.reason
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_a_base_model_gets_what_its_tokenizer_adds_and_the_bos_alone_is_prefix(bos: bool) -> None:
+    base = templates.byte_level(None, bos=bos)
+    found = one(Segmenter(base), user("What is 12 plus 7?"))
+    assert found.token_ids.tolist() == base("What is 12 plus 7?")["input_ids"]
+    assert found.prefix == int(bos)
+    assert found.end == len(found.token_ids)
+    assert found.token_ids.tolist().count(base.bos_token_id) == int(bos)
+
+
+def test_white_space_around_a_base_models_prompt_is_fed_but_is_no_question() -> None:
+    base = templates.byte_level(None, bos=False)
+    found = one(Segmenter(base), user("\n\nWhat?\n\n"))
+    assert base.decode(found.token_ids) == "\n\nWhat?\n\n"
+    assert base.decode(found.token_ids[found.prefix : found.end]) == "What?"
+
+
+def test_a_sentencepiece_base_model_has_bos_as_prefix_and_the_rest_as_question() -> None:
+    base = templates.sentencepiece(None, unigram=False, first=True)
+    found = one(Segmenter(base), user("What is 🎉?"))
+    assert (found.prefix, found.end) == (1, len(found.token_ids))
+    assert base.decode(found.token_ids[1:]) == "What is 🎉?"
+
+
+def test_a_base_model_takes_no_chat_and_no_system_message() -> None:
+    base = templates.byte_level(None)
+    assert "this prompt has 2 messages" in reason(Segmenter(base), [*SHOTS[:1], *user("x")])
+    for options in ({"system": "Be brief."}, {"shots": SHOTS}):
+        with pytest.raises(ModelError, match="has no chat template, so --system and --shots"):
+            Segmenter(base, **options)
+
+
+def test_a_token_astride_the_border_counts_as_question() -> None:
+    template = "{% for m in messages %}{{ 'Q: ' + m.content + '.' }}{% endfor %}"
+    made = tiny.tokenizer(template, merges=0)
+    made.add_tokens([": W", "t."])
+    found = one(Segmenter(made), user("What"))
+    tokens = [made.decode([i]) for i in found.token_ids]
+    assert tokens[found.prefix] == ": W"
+    assert tokens[found.end - 1] == "t."
+
+
+def test_system_message_and_examples_stand_before_the_rows_own_messages() -> None:
+    case = BY_NAME["qwen2.5"]
+    made = templates.byte_level(case.template)
+    found = one(Segmenter(made, system="Be brief.", shots=SHOTS), user("3?"))
+    full = [{"role": "system", "content": "Be brief."}, *SHOTS, *user("3?")]
+    assert found.token_ids.tolist() == made.apply_chat_template(full, add_generation_prompt=True)["input_ids"]
+    prefix = made.decode(found.token_ids[: found.prefix])
+    assert prefix.endswith("<|im_start|>assistant\n2<|im_end|>\n<|im_start|>user\n")
+
+
+def test_a_rows_own_system_message_is_kept_before_the_examples_unless_overridden() -> None:
+    made = templates.byte_level(BY_NAME["qwen2.5"].template)
+    own = [{"role": "system", "content": "Own."}, *user("3?")]
+    kept = made.decode(one(Segmenter(made, shots=SHOTS), own).token_ids)
+    assert kept.startswith("<|im_start|>system\nOwn.<|im_end|>\n<|im_start|>user\nWhat is 1 + 1?")
+    assert "add --system-override" in reason(Segmenter(made, system="Ours."), own)
+    replaced = one(Segmenter(made, system="Ours.", system_override=True), own)
+    assert made.decode(replaced.token_ids).startswith(
+        "<|im_start|>system\nOurs.<|im_end|>\n<|im_start|>user\n3?"
+    )
+
+
+def test_a_template_without_system_role_says_so_for_the_run_and_for_a_row() -> None:
+    made = templates.byte_level(templates.GEMMA2)
+    with pytest.raises(ModelError, match="System role not supported"):
+        Segmenter(made, system="Be brief.")
+    own = [{"role": "system", "content": "Own."}, *user("3?")]
+    assert "System role not supported" in reason(Segmenter(made), own)
+    assert "must alternate" in reason(Segmenter(made), [*user("a"), *user("b")])
+
+
+@pytest.mark.parametrize(
+    ("messages", "expected"),
+    [
+        ([{"role": "assistant", "content": "hi"}], "there is no user message"),
+        (user(" \n\t"), "the question is empty"),
+        ([{"role": "user", "content": None}], "the question is empty"),
+        ([*user("first"), {"role": "assistant", "content": "x"}, *user("")], "the question is empty"),
+    ],
+)
+def test_a_prompt_without_question_is_refused_with_the_reason(
+    messages: list[dict[str, Any]], expected: str
+) -> None:
+    made = templates.byte_level(BY_NAME["qwen2.5"].template)
+    found = Segmenter(made)([user("good"), messages, user("good")])
+    assert [type(item) for item in found] == [Segmented, Unusable, Segmented]
+    assert reason(Segmenter(made), messages) == expected
+
+
+def test_a_switch_in_the_content_that_changes_what_follows_does_not_hide_the_question() -> None:
+    template = (
+        "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
+        "{% if '/no_think' in messages[-1].content %}{{ '<think></think>' }}{% endif %}"
+    )
+    made = templates.byte_level(template)
+    question = "What is 2? /no_think"
+    shots = [{"role": "user", "content": question}, {"role": "assistant", "content": "2"}]
+    for content in (question, f"  {question}\n"):
+        found = one(Segmenter(made, shots=shots), user(content))
+        assert made.decode(found.token_ids[found.prefix : found.end]).strip() == question
+        assert made.decode(found.token_ids[: found.prefix]).count(question) == 1
+
+
+def test_a_switch_in_the_content_that_changes_what_stands_before_does_not_hide_the_question() -> None:
+    template = (
+        "{% if 'prove' in messages[-1].content %}{{ 'Proof. ' }}{% endif %}"
+        "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
+    )
+    made = templates.byte_level(template)
+    shots = [{"role": "user", "content": "prove it"}, {"role": "assistant", "content": "2"}]
+    found = one(Segmenter(made, shots=shots), user("prove it"))
+    assert made.decode(found.token_ids[found.end :]) == "\n"
+    assert made.decode(found.token_ids[found.prefix : found.end]).strip() == "prove it"
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{% for m in messages %}{{ m.content }} again {{ m.content }}{% endfor %}", "stands 2 times"),
+        ("{{ 'nothing of it' }}", "the chat template rewrites it"),
+    ],
+)
+def test_a_template_that_repeats_or_drops_the_question_is_refused(template: str, expected: str) -> None:
+    assert expected in reason(Segmenter(templates.byte_level(template)), user("What is 2?"))
+
+
+def test_a_long_prompt_is_refused_or_loses_the_questions_end() -> None:
+    case = BY_NAME["qwen2.5"]
+    made = templates.byte_level(case.template)
+    whole = one(Segmenter(made), user("word " * 20))
+    length, cut = len(whole.token_ids), whole.prefix + 5
+    assert one(Segmenter(made, max_length=length), user("word " * 20)).end == whole.end
+    (refused,) = Segmenter(made, max_length=length - 1)([user("word " * 20)])
+    expected = f"the prompt has {length} tokens and the limit is {length - 1}"
+    assert refused == Unusable(expected, overlong=True)
+    short = one(Segmenter(made, max_length=cut, truncate=True), user("word " * 20))
+    assert short.token_ids.tolist() == whole.token_ids[:cut].tolist()
+    assert (short.prefix, short.end, short.truncated) == (whole.prefix, cut, True)
+    tail_only = one(Segmenter(made, max_length=whole.end, truncate=True), user("word " * 20))
+    assert (tail_only.end, tail_only.truncated) == (whole.end, False)
+    (nothing,) = Segmenter(made, max_length=whole.prefix, truncate=True)([user("word " * 20)])
+    assert isinstance(nothing, Unusable)
+    assert nothing.overlong
+
+
+def test_a_limit_stored_in_the_tokenizer_cuts_nothing() -> None:
+    made = templates.byte_level(BY_NAME["qwen2.5"].template)
+    whole = one(Segmenter(made), user("word " * 20))
+    made.backend_tokenizer.enable_truncation(8)
+    made.backend_tokenizer.enable_padding(length=4096)
+    assert np.array_equal(one(Segmenter(made), user("word " * 20)).token_ids, whole.token_ids)
+
+
+def test_the_fingerprint_changes_with_all_that_changes_the_rendering() -> None:
+    made = templates.byte_level(BY_NAME["llama3"].template)
+    options: list[dict[str, Any]] = [
+        {"template_kwargs": {"date_string": "1 Jan 2025"}},
+        {"template_kwargs": {"date_string": "2 Jan 2025"}},
+        {"template_kwargs": {"date_string": "1 Jan 2025"}, "system": "Be brief."},
+        {"template_kwargs": {"date_string": "1 Jan 2025"}, "shots": SHOTS},
+    ]
+    assert len({Segmenter(made, **o).fingerprint for o in options}) == 4
+    assert Segmenter(made, **options[0]).fingerprint == Segmenter(made, **options[0]).fingerprint
+
+
+def test_a_failure_of_the_template_itself_is_one_line_of_a_sentence() -> None:
+    made = templates.byte_level("{{ raise_exception('first\n\nsecond ' + 'x' * 900) }}")
+    with pytest.raises(ModelError, match="first second") as caught:
+        Segmenter(made)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        {},
+        [{"role": "user", "content": "x"}],
+        [{"role": "assistant", "content": "x"}, {"role": "user", "content": "x"}],
+        [{"role": "user", "content": 3}, {"role": "assistant", "content": "x"}],
+        ["x", "y"],
+    ],
+)
+def test_examples_that_are_no_conversation_are_refused(value: Any) -> None:
+    with pytest.raises(InputError, match=r"--shots shots.json: expected a JSON list"):
+        check_shots(value, "shots.json")
+
+
+def test_examples_keep_role_and_content_alone() -> None:
+    assert check_shots([{**m, "id": 1} for m in SHOTS], "x") == SHOTS
+    assert check_shots([], "x") == []
+
+
+def test_a_token_that_the_model_has_no_embedding_for_is_refused_unless_it_is_never_fed() -> None:
+    made = templates.byte_level(BY_NAME["phi3"].template)
+    known = made.convert_tokens_to_ids("<|end|>")  # stands in the tail
+    segmenter = Segmenter(made, vocab_size=known)
+    assert one(segmenter, user("What?")).end < len(one(segmenter, user("What?")).token_ids)
+    assert f"token {known} is outside" in reason(segmenter, user("What <|end|> ?"))
