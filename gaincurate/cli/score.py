@@ -27,23 +27,26 @@ def score(
     data: Annotated[
         str,
         typer.Argument(
+            metavar="DATA",
             help="File (.json .jsonl .parquet .arrow .csv, also .gz), glob, folder, save_to_disk folder "
-            "or Hub id (owner/name[:config][@revision])."
+            "or Hub id (owner/name, with :config and @revision where wanted).",
         ),
     ],
     model: Annotated[
         str,
-        typer.Option("--model", "-m", help="Hub id (owner/name[@revision]), folder, .gguf file, or 'demo'."),
+        typer.Option(
+            "--model", "-m", help="Hub id (owner/name or owner/name@revision), folder, .gguf file, or 'demo'."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the scored set.")],
     prompt_column: Annotated[
-        str | None, typer.Option(help="Column with the prompt; a.b goes into a struct. [default: found]")
+        str | None, typer.Option(help="Column with the prompt; a.b goes into a struct. Default: found.")
     ] = None,
     answer_column: Annotated[
-        str | None, typer.Option(help="Column with the answer, part of the id. [default: found]")
+        str | None, typer.Option(help="Column with the answer, part of the id. Default: found.")
     ] = None,
     id_column: Annotated[
-        str | None, typer.Option(help="Column with unique ids. [default: gc_id, else a hash of the content]")
+        str | None, typer.Option(help="Column with unique ids. Default: gc_id, else a hash of the content.")
     ] = None,
     system: Annotated[
         str | None, typer.Option(help="System message for every row; @FILE reads it from a file.")
@@ -70,12 +73,12 @@ def score(
         typer.Option(help="Of the model. auto: float32 on a CPU, bfloat16 on a GPU."),
     ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: torch's]")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: torch's.")] = None,
     batch_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Tokens in a batch, padding included. [default: by device]")
+        int | None, typer.Option(min=1, help="Tokens in a batch, padding included. Default: by device.")
     ] = None,
     max_length: Annotated[
-        int | None, typer.Option(min=1, help="Longest whole prompt in tokens. [default: the model's]")
+        int | None, typer.Option(min=1, help="Longest whole prompt in tokens. Default: the model's.")
     ] = None,
     on_overlong: Annotated[
         Literal["error", "truncate", "skip"], typer.Option(help="What to do with a longer prompt.")
