@@ -247,7 +247,7 @@ def _json_lines(path: Path, file: Iterable[bytes]) -> Iterator[tuple[str, dict[s
             ) from error
         except json.JSONDecodeError as error:
             raise SourceError(
-                f"{path}, line {number}: broken JSON ({error.msg} at column {error.colno}). A .json or "
+                f"{path}, line {number}: broken JSON ({error.msg.removesuffix(' at')}, column {error.colno}). A .json or "
                 ".jsonl file holds one object per line, or one array of objects.",
                 path=str(path),
                 line=number,
