@@ -56,9 +56,11 @@ def scored_schema(source: pa.Schema) -> pa.Schema:
     """
     metadata = dict(source.metadata or {})
     if b"huggingface" in metadata:
-        entry = json.loads(metadata[b"huggingface"])
-        features = entry.get("info", {}).get("features")
-        if features is None:
+        try:
+            features = json.loads(metadata[b"huggingface"])["info"]["features"]
+        except (ValueError, KeyError, TypeError):
+            features = None
+        if not isinstance(features, dict):
             del metadata[b"huggingface"]
         else:
             kept = {k: v for k, v in features.items() if not k.startswith(PREFIX)}

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from gaincurate.errors import SourceError
@@ -132,9 +131,10 @@ def column_values(table: pa.Table, name: str) -> list[Any]:
     if name in table.column_names:
         found: list[Any] = table.column(name).to_pylist()
         return found
+    # One step at a time, as `_type_of` goes: a field's own name may have a dot in it.
     head, _, rest = name.partition(".")
-    inner = [pc.struct_field(chunk, rest.split(".")) for chunk in table.column(head).chunks]
-    return [value for chunk in inner for value in chunk.to_pylist()]
+    inner = table.select([head]).flatten()
+    return column_values(inner.rename_columns([field.name for field in table.schema.field(head).type]), rest)
 
 
 def to_messages(value: Any, column: str) -> list[Message]:
@@ -150,8 +150,12 @@ def to_messages(value: Any, column: str) -> list[Message]:
     if isinstance(value, str) and column.rsplit(".", 1)[-1] == "messages":
         try:
             value = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise PromptProblem(f"messages is a text but no JSON ({error.msg})") from error
+            json.dumps(value, ensure_ascii=False).encode()  # an escape can write what no text can hold
+        except UnicodeEncodeError as error:
+            raise PromptProblem("messages holds half of a surrogate pair") from error
+        except (ValueError, RecursionError) as error:
+            reason = getattr(error, "msg", str(error))
+            raise PromptProblem(f"messages is a text but no JSON ({reason})") from error
         if not isinstance(value, list):
             raise PromptProblem("messages is a text whose JSON is no list")
     if isinstance(value, str):

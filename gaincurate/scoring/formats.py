@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
-from collections.abc import Iterable, Iterator
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol, cast
@@ -19,10 +23,15 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from gaincurate.errors import SourceError
+from gaincurate.errors import SourceError, StorageError
+from gaincurate.scoring.json_rows import Place, Row, json_rows
 
 BATCH_ROWS = 1024
 _CSV_BLOCK = 1 << 23
+# A number that a double holds as it is written: no leading zero, at most 15 digits before the point.
+_FRACTION = r"^-?(0|[1-9][0-9]{0,14})(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
+# What Arrow and Python say of a value that is not, or cannot be, of a type.
+_UNFIT = (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError)
 
 
 class Reader(Protocol):
@@ -62,7 +71,7 @@ class ParquetReader:
                 skip -= size
                 groups.pop(0)
             for batch in file.iter_batches(BATCH_ROWS, row_groups=groups):
-                yield from _conform(_drop(batch, skip), schema)
+                yield from _conform(self.path, _drop(batch, skip), schema)
                 skip = max(0, skip - batch.num_rows)
 
 
@@ -85,7 +94,7 @@ class ArrowReader:
         """See `Reader`."""
         with _reading(self.path, "Arrow"):
             for batch in _arrow_batches(self.path)[1]:
-                yield from _conform(_drop(batch, skip), schema)
+                yield from _conform(self.path, _drop(batch, skip), schema)
                 skip = max(0, skip - batch.num_rows)
 
 
@@ -119,9 +128,9 @@ class JsonReader:
 
     def batches(self, schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
         """See `Reader`."""
-        for _, batch in _chunks(_json_objects(self.path)):
+        for places, batch in _chunks(_json_objects(self.path)):
             if skip < len(batch):
-                yield pa.RecordBatch.from_pylist(batch[skip:], schema=schema)
+                yield _json_batch(self.path, places[skip:], batch[skip:], schema)
             skip = max(0, skip - len(batch))
 
 
@@ -137,23 +146,22 @@ class CsvReader:
     def open(cls, path: Path) -> CsvReader:
         """Read the whole file once as text to check it and find its types."""
         names = _csv_header(path)
-        kinds: dict[str, pa.DataType] = dict.fromkeys(names, pa.int64())
+        possible = {name: [pa.int64(), pa.float64()] for name in names}
         rows, filled = 0, dict.fromkeys(names, False)
         for batch in _csv_batches(path, dict.fromkeys(names, pa.string())):
             rows += batch.num_rows
             for name, column in zip(names, batch.columns, strict=True):
                 values = column.filter(pc.not_equal(column, ""))
                 filled[name] = filled[name] or len(values) > 0
-                while not _parses(values, kinds[name]):
-                    kinds[name] = pa.float64() if kinds[name] == pa.int64() else pa.string()
-        kinds = {name: kind if filled[name] else pa.string() for name, kind in kinds.items()}
-        return cls(path, pa.schema(list(kinds.items())), rows)
+                possible[name] = [kind for kind in possible[name] if _parses(values, kind)]
+        kinds = [(possible[name] or [pa.string()])[0] if filled[name] else pa.string() for name in names]
+        return cls(path, pa.schema(list(zip(names, kinds, strict=True))), rows)
 
     def batches(self, schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
         """See `Reader`."""
         own = {field.name: field.type for field in self.schema}
         for batch in _csv_batches(self.path, own):
-            yield from _conform(_drop(batch, skip), schema)
+            yield from _conform(self.path, _drop(batch, skip), schema)
             skip = max(0, skip - batch.num_rows)
 
 
@@ -178,6 +186,8 @@ class _reading:
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError) and error.errno:  # without a number it is Arrow's own
+            raise unreadable(self.path, error) from error
         if isinstance(error, (pa.ArrowInvalid, OSError)):
             raise SourceError(
                 f"{self.path} is no readable {self.kind} file: {_one_line(error)}. Is it complete, and "
@@ -194,100 +204,58 @@ def _drop(batch: pa.RecordBatch, skip: int) -> pa.RecordBatch:
     return batch.slice(min(skip, batch.num_rows))
 
 
-def _conform(batch: pa.RecordBatch, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """Reorder, fill absent columns with null and cast where files of one source differ."""
-    if batch.num_rows == 0:
-        return
-    if batch.schema.equals(schema):
-        yield batch
-        return
+def _conform(path: Path, batch: pa.RecordBatch, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Cut into small batches; reorder, fill absent columns with null and cast where files differ.
+
+    A file's own batch may be the whole file, and its rows become Python objects further on.
+    """
+    for start in range(0, batch.num_rows, BATCH_ROWS):
+        part = batch.slice(start, BATCH_ROWS)
+        yield part if part.schema.equals(schema) else _cast(path, part, schema)
+
+
+def _cast(path: Path, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     columns = []
     for field in schema:
         place = batch.schema.get_field_index(field.name)
         column = batch.column(place) if place >= 0 else pa.nulls(batch.num_rows, field.type)
-        columns.append(column if column.type == field.type else column.cast(field.type))
-    yield pa.RecordBatch.from_arrays(columns, schema=schema)
-
-
-def _open_bytes(path: Path) -> IO[bytes]:
-    return cast("IO[bytes]", gzip.open(path) if path.suffix == ".gz" else path.open("rb"))
-
-
-def _json_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Where each object stands (for messages) and the object."""
-    with _open_bytes(path) as file:
         try:
-            head = b""
-            while not head.strip(b"\xef\xbb\xbf \t\r\n") and (block := file.read(64)):
-                head = block
-            file.seek(0)
-            if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"[":
-                yield from _json_array(path, file)
-            else:
-                yield from _json_lines(path, file)
-        except (gzip.BadGzipFile, EOFError) as error:
-            raise SourceError(
-                f"{path} is no readable gzip file: {_one_line(error)}.", path=str(path)
-            ) from error
+            columns.append(column if column.type == field.type else column.cast(field.type))
+        except pa.ArrowException as error:
+            raise _no_cast(f"{path}, column {field.name!r}", error) from error
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def _json_lines(path: Path, file: Iterable[bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, raw in enumerate(file, 1):
-        line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except UnicodeDecodeError as error:
-            raise SourceError(
-                f"{path}, line {number}: byte {error.start + 1} is not UTF-8. Convert the file first, "
-                "for instance with `iconv -t UTF-8`.",
-                path=str(path),
-                line=number,
-            ) from error
-        except json.JSONDecodeError as error:
-            raise SourceError(
-                f"{path}, line {number}: broken JSON ({error.msg.removesuffix(' at')}, column {error.colno}). A .json or "
-                ".jsonl file holds one object per line, or one array of objects.",
-                path=str(path),
-                line=number,
-            ) from error
-        yield f"line {number}", _object(path, f"line {number}", value)
-
-
-def _json_array(path: Path, file: IO[bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
-    # ijson parses an array of any length without holding it; imported here because few files need it.
-    import ijson
-
-    number = 0
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """The file's bytes, unpacked; what the file system or gzip says against it becomes a sentence."""
     try:
-        for value in ijson.items(file, "item", use_float=True):
-            number += 1
-            yield f"item {number}", _object(path, f"item {number}", value)
-    except ijson.JSONError as error:
-        text = _one_line(error)
-        reason = "text that is not UTF-8" if "UTF8" in text.upper() else f"broken JSON ({text[:120]})"
-        raise SourceError(
-            f"{path}: {reason} after item {number} of the array. Check it with `python -m json.tool`.",
-            path=str(path),
-            item=number,
-        ) from error
+        with cast("IO[bytes]", gzip.open(path) if path.suffix == ".gz" else path.open("rb")) as file:
+            yield file
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise SourceError(f"{path} is no readable gzip file: {_one_line(error)}.", path=str(path)) from error
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
-def _object(path: Path, place: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise SourceError(
-            f"{path}, {place}: holds {type(value).__name__} where an object (one row) is expected.",
-            path=str(path),
-        )
-    return value
+def unreadable(path: Path | str, error: OSError) -> StorageError:
+    """The sentence for a file that the file system does not give."""
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return StorageError(
+        f"cannot read {path}: {reason.lower()}. Put that right and run the same command again.",
+        path=str(path),
+        errno=error.errno,
+    )
 
 
-def _chunks(
-    objects: Iterator[tuple[str, dict[str, Any]]],
-) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
-    places: list[str] = []
-    batch: list[dict[str, Any]] = []
+def _json_objects(path: Path) -> Iterator[tuple[Place, Row]]:
+    with _opened(path) as file:
+        yield from json_rows(path, file)
+
+
+def _chunks(objects: Iterator[tuple[Place, Row]]) -> Iterator[tuple[list[Place], list[Row]]]:
+    places: list[Place] = []
+    batch: list[Row] = []
     for place, value in objects:
         places.append(place)
         batch.append(value)
@@ -298,14 +266,14 @@ def _chunks(
         yield places, batch
 
 
-def _merge_json(path: Path, schema: pa.Schema, places: list[str], batch: list[dict[str, Any]]) -> pa.Schema:
+def _merge_json(path: Path, schema: pa.Schema, places: list[Place], batch: list[Row]) -> pa.Schema:
     """Widen `schema` by the types of a batch: null to anything, integers to fractions, fields added."""
     for name in dict.fromkeys(key for row in batch for key in row):
         values = [row.get(name) for row in batch]
         try:
             schema = _widen(schema, name, pa.array(values).type)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError):
-            # Slow, and only on the way to an error: find the first row that does not fit.
+        except _UNFIT:
+            # Slow, and nearly always on the way to an error: find the first row that does not fit.
             for place, value in zip(places, values, strict=True):
                 try:
                     schema = _widen(schema, name, pa.array([value]).type)
@@ -315,11 +283,37 @@ def _merge_json(path: Path, schema: pa.Schema, places: list[str], batch: list[di
                         "no valid text.",
                         path=str(path),
                     ) from error
-                except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+                except OverflowError as error:
+                    raise SourceError(
+                        f"{path}, {place}: column {name!r} holds a whole number beyond 64 bits; write such "
+                        "numbers as text.",
+                        path=str(path),
+                        column=name,
+                    ) from error
+                except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
                     raise _mixed(path, place, name, schema, value) from error
-            # Every row fits what stood before it, so the values differ among themselves below the top.
-            raise _mixed(path, places[0], name, schema, values[0]) from None
     return schema
+
+
+def _json_batch(path: Path, places: list[Place], batch: list[Row], schema: pa.Schema) -> pa.RecordBatch:
+    """Rows as Arrow, in types that other rows, or other files, may have widened."""
+    try:
+        return pa.RecordBatch.from_pylist(batch, schema=schema)
+    except _UNFIT as error:
+        for place, row in zip(places, batch, strict=True):
+            try:
+                pa.RecordBatch.from_pylist([row], schema=schema)
+            except _UNFIT as reason:
+                raise _no_cast(f"{path}, {place}", reason) from reason
+        raise _no_cast(str(path), error) from error
+
+
+def _no_cast(where: str, error: BaseException) -> SourceError:
+    return SourceError(
+        f"{where}: a value does not fit the type that the rest of its column has ({_one_line(error)}). "
+        "Make the column alike everywhere, for instance text.",
+        path=where,
+    )
 
 
 def _widen(schema: pa.Schema, name: str, kind: pa.DataType) -> pa.Schema:
@@ -341,14 +335,15 @@ def _mixed(path: Path, place: str, name: str, schema: pa.Schema, value: Any) -> 
 
 def _csv_header(path: Path) -> list[str]:
     try:
-        with _open_bytes(path) as file:
-            lines = (line.decode("utf-8-sig") for line in file)
-            names = next(csv.reader(lines), [])
+        with _opened(path) as file:
+            lines = io.TextIOWrapper(file, "utf-8-sig", newline="")
+            names = next(filter(None, csv.reader(lines)), [])
     except UnicodeDecodeError as error:
         raise SourceError(
-            f"{path}, line 1: not UTF-8. Convert the file first, for instance with `iconv -t UTF-8`.",
-            path=str(path),
+            f"{path}: not UTF-8. Convert the file first, for instance with `iconv -t UTF-8`.", path=str(path)
         ) from error
+    except csv.Error as error:
+        raise SourceError(f"{path} is no readable CSV file: {_one_line(error)}.", path=str(path)) from error
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise SourceError(
@@ -361,7 +356,7 @@ def _csv_batches(path: Path, kinds: dict[str, pa.DataType]) -> Iterator[pa.Recor
     if not kinds:
         return
     try:
-        with _open_bytes(path) as file:
+        with _opened(path) as file:
             yield from pacsv.open_csv(
                 file,
                 pacsv.ReadOptions(use_threads=False, block_size=_CSV_BLOCK),
@@ -372,15 +367,18 @@ def _csv_batches(path: Path, kinds: dict[str, pa.DataType]) -> Iterator[pa.Recor
         text = _one_line(error)
         if "UTF8" in text:
             text = "it holds text that is not UTF-8; convert it with `iconv -t UTF-8`"
+        elif "straddl" in text:
+            text = f"a row is over {_CSV_BLOCK >> 20} MiB, or a quote is never closed"
         raise SourceError(f"{path} is no readable CSV file: {text}.", path=str(path)) from error
 
 
 def _parses(values: pa.Array, kind: pa.DataType) -> bool:
-    """Whether every text stands for a value of `kind`; 007 is a text, not the number 7."""
-    if kind == pa.string():
-        return True
+    """Whether every text stands for a value of `kind` and for no more: 007 is a text, not the number 7."""
     try:
         parsed = values.cast(kind)
     except pa.ArrowInvalid:
         return False
-    return bool(kind != pa.int64() or parsed.cast(pa.string()).equals(values))
+    if kind == pa.int64():
+        return bool(parsed.cast(pa.string()).equals(values))
+    good = pc.and_(pc.match_substring_regex(values, _FRACTION), pc.is_finite(parsed))
+    return bool(pc.all(good, min_count=0).as_py())

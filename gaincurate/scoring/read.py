@@ -17,14 +17,14 @@ import pyarrow as pa
 
 from gaincurate.errors import SourceError
 from gaincurate.files import digest_files, digest_json
-from gaincurate.scoring.formats import BATCH_ROWS, Reader, open_file
+from gaincurate.scoring.formats import BATCH_ROWS, Reader, open_file, unreadable
 from gaincurate.shards import MANIFEST, read_manifest
 
 if TYPE_CHECKING:
     import datasets
 
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet", ".arrow", ".csv", ".csv.gz")
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?(@[\w.-]+)?")
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+)?(@[\w.-]+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +57,12 @@ class Source:
 
 
 class Cursor:
-    """Reads ascending, non-overlapping row ranges of a source in one pass."""
+    """Reads row ranges of a source, in one pass as long as they ascend."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self._position = 0
-        self._batches: Iterator[pa.RecordBatch] | None = None
+        self._position = source.rows  # at the end, so that the first range opens it
+        self._batches: Iterator[pa.RecordBatch] = iter(())
         self._rest: pa.RecordBatch | None = None
 
     def read(self, start: int, stop: int) -> pa.Table:
@@ -71,22 +71,26 @@ class Cursor:
         Raises:
             SourceError: the source has fewer rows than when it was opened.
         """
-        if self._batches is None or start != self._position:
+        if start < self._position:
             self._batches, self._rest, self._position = self._source.batches(start), None, start
-        parts, missing = [], stop - start
-        while missing:
+        # Rows between two ranges are read over: to open a text file again is to parse it from its top.
+        for _ in self._advance(start):
+            pass
+        return pa.Table.from_batches(list(self._advance(stop)), self._source.schema)
+
+    def _advance(self, stop: int) -> Iterator[pa.RecordBatch]:
+        while self._position < stop:
             batch = self._rest if self._rest is not None else next(self._batches, None)
             if batch is None:
                 raise SourceError(
-                    f"{self._source.name} ended at row {stop - missing} of {self._source.rows}: it "
+                    f"{self._source.name} ended at row {self._position} of {self._source.rows}: it "
                     "changed while it was read. Run again.",
-                    row=stop - missing,
+                    row=self._position,
                 )
-            parts.append(batch.slice(0, missing))
-            self._rest = batch.slice(missing) if batch.num_rows > missing else None
-            missing -= parts[-1].num_rows
-        self._position = stop
-        return pa.Table.from_batches(parts, self._source.schema)
+            part = batch.slice(0, stop - self._position)
+            self._rest = batch.slice(part.num_rows) if part.num_rows < batch.num_rows else None
+            self._position += part.num_rows
+            yield part
 
 
 def open_source(data: str, *, split: str | None = None, limit: int | None = None) -> Source:
@@ -99,21 +103,28 @@ def open_source(data: str, *, split: str | None = None, limit: int | None = None
 
     Raises:
         SourceError: nothing there, nothing readable, no rows, or types that differ between files.
+        StorageError: the file system does not let us read it.
     """
-    path = Path(data)
-    if path.is_dir() and (path / "dataset_dict.json").exists() | (path / "state.json").exists():
-        readers, fingerprint = _saved_to_disk(path, split)
-    elif (paths := _files(data, split)) is not None:
-        readers = tuple(open_file(p) for p in paths)
-        fingerprint = digest_files(paths)
-    else:
-        readers, fingerprint = _from_hub(data, split)
+    try:
+        readers, fingerprint = _open(data, split)
+    except OSError as error:
+        raise unreadable(error.filename or data, error) from error
     rows = sum(reader.rows for reader in readers)
     if rows == 0:
         raise SourceError(f"{data} holds no rows.", data=data)
     if limit is not None:
         rows = min(rows, limit)
     return Source(data, _one_schema(data, readers), rows, fingerprint, readers)
+
+
+def _open(data: str, split: str | None) -> tuple[tuple[Reader, ...], str]:
+    path = Path(data)
+    if path.is_dir() and (path / "dataset_dict.json").exists() | (path / "state.json").exists():
+        return _saved_to_disk(path, split)
+    paths = _files(data, split)
+    if paths is None:
+        return _from_hub(data, split)
+    return tuple(open_file(p) for p in paths), digest_files(paths)
 
 
 def _files(data: str, split: str | None) -> list[Path] | None:
@@ -137,8 +148,9 @@ def _files(data: str, split: str | None) -> list[Path] | None:
                 f"{p}: cannot tell the format from its name; the endings read are {', '.join(SUFFIXES)}.",
                 path=str(p),
             )
-        if p.stat().st_size == 0:
-            raise SourceError(f"{p} is empty.", path=str(p))
+        with p.open("rb") as file:
+            if not file.read(1):
+                raise SourceError(f"{p} is empty.", path=str(p))
     return paths
 
 
@@ -178,6 +190,10 @@ def _split_of(path: Path) -> str | None:
 
 def _one_schema(data: str, readers: tuple[Reader, ...]) -> pa.Schema:
     """The first part's schema, widened where later parts need it."""
+    for names in (reader.schema.names for reader in readers):
+        if len(set(names)) < len(names):
+            repeated = next(name for name in names if names.count(name) > 1)
+            raise SourceError(f"{data} has two columns named {repeated!r}; rename one.", data=data)
     schema = readers[0].schema
     for reader in readers[1:]:
         if reader.schema.equals(schema):
@@ -191,10 +207,10 @@ def _one_schema(data: str, readers: tuple[Reader, ...]) -> pa.Schema:
                 "them apart, or make their columns alike.",
                 path=str(where),
             ) from error
-    if len(set(schema.names)) < len(schema.names):
-        repeated = next(n for n in schema.names if schema.names.count(n) > 1)
-        raise SourceError(f"{data} has two columns named {repeated!r}; rename one.", data=data)
-    return schema
+    # A column that a part lacks is null there, whatever the others say.
+    lacking = {name for name in schema.names for reader in readers if name not in reader.schema.names}
+    fields = [field.with_nullable(True) if field.name in lacking else field for field in schema]
+    return pa.schema(fields, metadata=schema.metadata)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +258,15 @@ def _choose(found: Any, data: str, split: str | None) -> Any:
 
 def _saved_to_disk(path: Path, split: str | None) -> tuple[tuple[Reader, ...], str]:
     datasets = _import_datasets(str(path))
-    dataset = _choose(datasets.load_from_disk(str(path)), str(path), split)
+    try:
+        found = datasets.load_from_disk(str(path))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SourceError(
+            f"{path} looks like a folder of `save_to_disk` and cannot be loaded as one: "
+            f"{' '.join(str(error).split())[:300]}",
+            path=str(path),
+        ) from error
+    dataset = _choose(found, str(path), split)
     files = sorted({Path(entry["filename"]) for entry in dataset.cache_files})
     fingerprint = digest_json([dataset._fingerprint, digest_files(files)])
     return (_dataset_reader(dataset),), fingerprint
@@ -254,9 +278,9 @@ def _from_hub(data: str, split: str | None) -> tuple[tuple[Reader, ...], str]:
     datasets = _import_datasets(data)
     try:
         found = datasets.load_dataset(name, config or None, revision=revision or None)
-    except (OSError, ValueError) as error:
-        # Every way in which `datasets` says that a set is absent, private, gated, offline or has
-        # several configurations is one of these two; its own sentence names the cause.
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        # Every way in which `datasets` says that a set is absent, private, gated, offline, damaged, made
+        # by a script or has several configurations is one of these; its own sentence names the cause.
         raise SourceError(
             f"{data} is no file or folder here, and as a data set on the Hub it cannot be loaded: "
             f"{' '.join(str(error).split())[:300]}",

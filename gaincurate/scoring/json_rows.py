@@ -1,0 +1,160 @@
+"""JSON text to rows: takes the bytes of a .json or .jsonl file, yields objects and where each one stands.
+
+One object per line or one array of objects, told apart by the first character. Both go through the same
+decoder, so a row means the same in either. Holds one line, or one item of the array. Knows no types.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from gaincurate.errors import SourceError
+
+Place = str
+Row = dict[str, Any]
+
+_BOM = b"\xef\xbb\xbf"
+_BLOCK = 1 << 16
+_SPACE = re.compile(r"[ \t\r\n]*")
+# An error this close to the end of what was read may be a word or an escape cut in two.
+_LONGEST_MARK = 16
+
+
+def json_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[Place, Row]]:
+    """Where each object stands (for messages) and the object.
+
+    Raises:
+        SourceError: broken JSON, text that is not UTF-8, or something else than objects.
+    """
+    head = b""
+    while not head.removeprefix(_BOM).strip() and (block := file.read(64)):
+        head = block
+    file.seek(0)
+    array = head.removeprefix(_BOM).lstrip().startswith(b"[")
+    yield from _array(path, file) if array else _lines(path, file)
+
+
+def _lines(path: Path, file: Iterable[bytes]) -> Iterator[tuple[Place, Row]]:
+    for number, raw in enumerate(file, 1):
+        line = raw.removeprefix(_BOM) if number == 1 else raw
+        if not line.strip():
+            continue
+        place = f"line {number}"
+        try:
+            value = json.loads(line)
+        except UnicodeDecodeError as error:
+            reason = f"byte {error.start + 1} is not UTF-8"
+            raise SourceError(
+                f"{path}, {place}: {reason}. Convert the file first, for instance with `iconv -t UTF-8`.",
+                path=str(path),
+                line=number,
+            ) from error
+        except (ValueError, RecursionError) as error:
+            column = f", column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+            raise SourceError(
+                f"{path}, {place}: broken JSON ({_reason(error)}{column}). A .json or .jsonl file holds "
+                "one object per line, or one array of objects.",
+                path=str(path),
+                line=number,
+            ) from error
+        yield place, _object(path, place, value)
+
+
+def _array(path: Path, file: IO[bytes]) -> Iterator[tuple[Place, Row]]:
+    number = 0
+    window = _Window(file)
+    try:
+        window.mark("[")
+        while not window.at("]"):
+            if number:
+                window.mark(",")
+            value = window.value()
+            number += 1
+            yield f"item {number}", _object(path, f"item {number}", value)
+        window.mark("]")
+        window.mark("")
+    except UnicodeDecodeError as error:
+        raise SourceError(
+            f"{path}: text that is not UTF-8 after item {number} of the array. Convert the file first, for "
+            "instance with `iconv -t UTF-8`.",
+            path=str(path),
+            item=number,
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise SourceError(
+            f"{path}: broken JSON after item {number} of the array, about line {window.line} "
+            f"({_reason(error)}). Check it with `python -m json.tool`.",
+            path=str(path),
+            item=number,
+        ) from error
+
+
+class _Window:
+    """The part of a JSON text that is being parsed; `line` is where it begins, from 1."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._text = codecs.getincrementaldecoder("utf-8-sig")()
+        self._decode = json.JSONDecoder().raw_decode
+        self._buffer, self._place = "", 0
+        self.line = 1
+
+    def at(self, mark: str) -> bool:
+        """Whether the next character that is no white space is `mark` ("": the end)."""
+        while True:
+            found = _SPACE.match(self._buffer, self._place)
+            self._go(found.end() if found else self._place)
+            if self._place < len(self._buffer) or not self._more():
+                return self._buffer[self._place : self._place + 1] == mark
+
+    def mark(self, mark: str) -> None:
+        """Step over `mark`."""
+        if not self.at(mark):
+            raise ValueError(f"expected {mark!r}" if mark else "text behind the end of the array")
+        self._go(self._place + len(mark))
+
+    def value(self) -> Any:
+        """The value that begins here; reads on while it seems to be cut off."""
+        self.at("")
+        while True:
+            try:
+                value, end = self._decode(self._buffer, self._place)
+            except json.JSONDecodeError as error:
+                cut = error.msg.startswith("Unterminated") or error.pos > len(self._buffer) - _LONGEST_MARK
+                if not cut or not self._more():
+                    raise
+            else:
+                self._go(end)
+                return value
+
+    def _go(self, place: int) -> None:
+        self.line += self._buffer.count("\n", self._place, place)
+        self._place = place
+
+    def _more(self) -> bool:
+        rest = self._buffer[self._place :]
+        # Twice as much each time, so that a long item is not parsed again for every block.
+        block = self._file.read(max(_BLOCK, len(rest)))
+        self._buffer, self._place = rest + self._text.decode(block, final=not block), 0
+        return bool(block)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    text = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+    return text.partition(";")[0].removesuffix(" at")
+
+
+def _object(path: Path, place: Place, value: Any) -> Row:
+    if not isinstance(value, dict):
+        raise SourceError(
+            f"{path}, {place}: holds {type(value).__name__} where an object (one row) is expected.",
+            path=str(path),
+        )
+    return value

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from gaincurate.errors import SourceError
+from gaincurate.scoring.columns import Columns, PromptProblem, column_values, find_columns, to_messages
+
+TEXT = pa.string()
+MESSAGE = pa.struct([("role", TEXT), ("content", TEXT)])
+CHAT = pa.list_(MESSAGE)
+VERL = pa.schema(
+    [
+        ("data_source", TEXT),
+        ("prompt", pa.list_(pa.struct([("content", TEXT), ("role", TEXT)]))),
+        ("ability", TEXT),
+        ("reward_model", pa.struct([("ground_truth", TEXT), ("style", TEXT)])),
+        ("extra_info", pa.struct([("answer", TEXT), ("index", pa.int64()), ("question", TEXT)])),
+    ]
+)
+
+
+def found(fields: dict[str, pa.DataType], **asked: str) -> Columns:
+    return find_columns(pa.schema(list(fields.items())), **asked)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["prompt", "messages", "problem", "question", "instruction"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        TEXT,
+        pa.large_string(),
+        pa.string_view(),
+        pa.dictionary(pa.int8(), TEXT),
+        CHAT,
+        pa.large_list(MESSAGE),
+        pa.list_(MESSAGE, 2),
+        pa.list_(pa.struct([("name", TEXT), ("content", TEXT), ("role", TEXT)])),
+    ],
+    ids=str,
+)
+def test_each_known_name_is_found_in_each_type_that_can_be_a_prompt(name: str, kind: pa.DataType) -> None:
+    columns = found({"a": TEXT, name: kind, "z": CHAT})
+    assert columns.prompt == name
+    assert f"prompt from column {name!r}" in columns.note
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.int64(), pa.list_(TEXT), MESSAGE, pa.list_(pa.struct([("role", TEXT)])), pa.binary(), pa.null()],
+    ids=str,
+)
+def test_a_type_that_cannot_be_a_prompt_is_passed_over_or_refused(kind: pa.DataType) -> None:
+    assert found({"prompt": kind, "question": TEXT}).prompt == "question"
+    with pytest.raises(SourceError, match="no column looks like the prompt; name it with --prompt-column"):
+        found({"prompt": kind, "answer": TEXT})
+    with pytest.raises(SourceError, match="column 'prompt' holds .*, not text or chat messages"):
+        found({"prompt": kind, "question": TEXT}, prompt="prompt")
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["messages", "prompt"], "prompt"),
+        (["question", "prompt", "problem"], "prompt"),
+        (["question", "messages"], "messages"),
+        (["solution", "instruction"], "instruction"),
+    ],
+)
+def test_names_that_trainers_read_come_before_names_of_questions(names: list[str], expected: str) -> None:
+    assert found(dict.fromkeys(names, TEXT)).prompt == expected
+
+
+def test_two_questions_are_unclear_and_every_column_is_listed() -> None:
+    with pytest.raises(SourceError) as caught:
+        found({"question": TEXT, "n": pa.int64(), "problem": CHAT})
+    assert str(caught.value) == (
+        "problem and question could each be the prompt; name it with --prompt-column. The columns are: "
+        "question (string), n (int64), problem (chat messages)."
+    )
+    assert caught.value.data["columns"] == ["question", "n", "problem"]
+
+
+def test_a_long_type_is_cut_in_the_list() -> None:
+    with pytest.raises(SourceError, match=r"wide \(struct<field_0: int64, field_1: int64, \.\.\.\)"):
+        found({"wide": pa.struct([(f"field_{i}", pa.int64()) for i in range(30)])})
+
+
+def test_the_layout_of_verl_is_understood() -> None:
+    columns = find_columns(VERL)
+    assert (columns.prompt, columns.answer, columns.id) == ("prompt", "reward_model.ground_truth", None)
+    assert columns.note == "prompt from column 'prompt', answer from column 'reward_model.ground_truth'"
+
+
+def test_columns_inside_structs_can_be_named() -> None:
+    columns = find_columns(
+        VERL, prompt="extra_info.question", answer="extra_info", id_column="extra_info.index"
+    )
+    assert columns.prompt == "extra_info.question"
+    assert columns.answer == "extra_info"
+    assert columns.note.endswith("id from column 'extra_info.index'")
+
+
+@pytest.mark.parametrize("name", ["extra", "extra_info.none", "extra_info.", "prompt.role", ".prompt", ""])
+@pytest.mark.parametrize("option", ["prompt", "answer", "id"])
+def test_a_column_that_is_not_there_is_named_with_its_option(option: str, name: str) -> None:
+    keyword = "id_column" if option == "id" else option
+    with pytest.raises(
+        SourceError, match=rf"there is no column '{name}' \(--{option}-column\); the columns are: "
+    ):
+        find_columns(VERL, **{keyword: name})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["answer", "ground_truth", "solution"])
+def test_the_answer_is_found_by_name_whatever_its_type(name: str) -> None:
+    assert found({"prompt": TEXT, name: pa.list_(pa.int64())}).answer == name
+
+
+def test_the_first_known_answer_wins_and_none_is_fine() -> None:
+    kinds = {"prompt": TEXT, "solution": TEXT, "reward_model": pa.struct([("ground_truth", TEXT)])}
+    assert found(kinds).answer == "reward_model.ground_truth"
+    assert found({**kinds, "answer": TEXT}).answer == "answer"
+    assert found({"prompt": TEXT, "reward_model": TEXT}).answer is None
+    assert found({"prompt": TEXT}).note == "prompt from column 'prompt', answer from no column"
+
+
+def test_an_id_of_an_earlier_set_is_kept_unless_another_is_asked_for() -> None:
+    assert found({"prompt": TEXT, "gc_id": TEXT}).id == "gc_id"
+    assert found({"prompt": TEXT, "gc_id": TEXT, "uid": TEXT}, id_column="uid").id == "uid"
+
+
+INNER = [
+    {"a": {"b": 1, "b.c": "x"}, "a.b": 7},
+    None,
+    {"a": None, "a.b": None},
+    {"a": {"b": None, "b.c": "y"}, "a.b": 8},
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("s", INNER),
+        ("s.a", [{"b": 1, "b.c": "x"}, None, None, {"b": None, "b.c": "y"}]),
+        ("s.a.b", [7, None, None, 8]),  # a field of that very name comes first
+        ("s.a.b.c", ["x", None, None, "y"]),
+        ("t.u", ["first", "second", "third", "fourth"]),
+    ],
+)
+@pytest.mark.parametrize("start", [0, 1, 3])
+def test_values_come_out_of_structs_as_python_would_take_them(
+    name: str, expected: list[Any], start: int
+) -> None:
+    kind = pa.struct([("a", pa.struct([("b", pa.int64()), ("b.c", TEXT)])), ("a.b", pa.int64())])
+    whole = pa.table(
+        {
+            "s": pa.chunked_array([pa.array(INNER[:2], kind), pa.array(INNER[2:], kind)]),
+            "t.u": ["first", "second", "third", "fourth"],
+            "t": pa.array([{"u": "inner"}] * 4),
+        }
+    )
+    assert find_columns(whole.schema, prompt="t.u", answer=name).answer == name
+    assert column_values(whole.slice(start), name) == expected[start:]
+
+
+def test_a_text_is_one_user_message_as_it_stands() -> None:
+    assert to_messages("  How?\n", "prompt") == [{"role": "user", "content": "  How?\n"}]
+    assert to_messages('[{"role": "user"}]', "question") == [
+        {"role": "user", "content": '[{"role": "user"}]'}
+    ]
+
+
+def test_messages_keep_what_else_they_hold_but_not_what_arrow_filled_in() -> None:
+    row = [
+        {"role": "system", "content": "s", "name": None, "tool_calls": None},
+        {"role": "assistant", "content": None, "name": None, "tool_calls": [{"id": 1}]},
+        {"role": "user", "content": "", "name": "ann", "tool_calls": None},
+    ]
+    assert to_messages(row, "prompt") == [
+        {"role": "system", "content": "s"},
+        {"role": "assistant", "content": None, "tool_calls": [{"id": 1}]},
+        {"role": "user", "content": "", "name": "ann"},
+    ]
+
+
+@pytest.mark.parametrize("column", ["messages", "data.messages"])
+def test_a_text_called_messages_is_the_json_of_a_list(column: str) -> None:
+    chat = [{"role": "system", "content": "é"}, {"role": "user", "content": "😀\n"}]
+    assert to_messages(json.dumps(chat), column) == chat
+    assert to_messages(chat, column) == chat
+
+
+@pytest.mark.parametrize(
+    ("value", "column", "reason"),
+    [
+        (None, "prompt", "the prompt is null"),
+        ("", "prompt", "the prompt is empty"),
+        (" \n\u00a0", "prompt", "the prompt is empty"),
+        ([], "prompt", "the message list is empty"),
+        ("[]", "messages", "the message list is empty"),
+        ("hello", "messages", r"messages is a text but no JSON \(Expecting value\)"),
+        ("", "messages", "messages is a text but no JSON"),
+        ('{"role": "user"}', "messages", "messages is a text whose JSON is no list"),
+        ('"text"', "messages", "messages is a text whose JSON is no list"),
+        ("[" * 100_000, "messages", "messages is a text but no JSON"),
+        ("[" + "9" * 5000 + "]", "messages", "messages is a text but no JSON"),
+        (r'[{"role": "user", "content": "\ud800"}]', "messages", "messages holds half of a surrogate pair"),
+        ('["text"]', "messages", "message 0 has no role"),
+        ([{"role": "user", "content": "x"}, None], "prompt", "message 1 has no role"),
+        ([{"role": None, "content": "x"}], "prompt", "message 0 has no role"),
+        ([{"role": 3, "content": "x"}], "prompt", "message 0 has no role"),
+        ([{"role": "user", "content": [{"text": "x"}]}], "prompt", "message 0 has content that is not text"),
+        ('[{"role": "user", "content": 3}]', "messages", "message 0 has content that is not text"),
+    ],
+)
+def test_what_is_no_prompt_says_why(value: Any, column: str, reason: str) -> None:
+    with pytest.raises(PromptProblem, match=f"^{reason}"):
+        to_messages(value, column)

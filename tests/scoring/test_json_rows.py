@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gaincurate.errors import SourceError
+from gaincurate.scoring import json_rows as module
+from gaincurate.scoring.json_rows import json_rows
+
+NAME = Path("rows.json")
+
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | text
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
+    max_leaves=6,
+)
+rows = st.lists(st.dictionaries(text, values, max_size=4), max_size=6)
+
+
+def read(data: bytes) -> list[dict[str, Any]]:
+    return [row for _, row in json_rows(NAME, io.BytesIO(data))]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    rows,
+    st.sampled_from([None, 0, 3]),
+    st.booleans(),
+    st.sampled_from([1, 2, 5, 64]),
+    st.sampled_from([b"", b"\xef\xbb\xbf", b" \r\n\t"]),
+)
+def test_an_array_is_what_json_loads_says_wherever_the_blocks_are_cut(
+    expected: list[dict[str, Any]], indent: int | None, ascii_only: bool, block: int, before: bytes
+) -> None:
+    data = before + json.dumps(expected, indent=indent, ensure_ascii=ascii_only).encode() + b"\r\n"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_BLOCK", block)
+        assert read(data) == expected
+
+
+@settings(max_examples=100, deadline=None)
+@given(rows, st.sampled_from([b"\n", b"\r\n", b"\n\n \t\n"]), st.booleans(), st.booleans())
+def test_lines_are_what_json_loads_says_whatever_ends_them(
+    expected: list[dict[str, Any]], end: bytes, ascii_only: bool, mark: bool
+) -> None:
+    lines = [json.dumps(row, ensure_ascii=ascii_only).encode() for row in expected]
+    assert read(b"\xef\xbb\xbf" * mark + end.join(lines)) == expected
+
+
+def test_an_array_and_lines_give_the_same_odd_values() -> None:
+    objects = [
+        '{"v": NaN, "w": -Infinity}',
+        '{"v": 1e400}',
+        '{"a": 1, "a": 2}',
+        '{"v": 123456789012345678901234567890}',
+        r'{"v": "\ud83d\ude00 \u0000"}',
+        r'{"v": "\ud800"}',
+    ]
+    array = read(("[" + ",".join(objects) + "]").encode())
+    lines = read("\n".join(objects).encode())
+    assert repr(array) == repr(lines)
+    assert array[2] == {"a": 2}
+    assert array[4]["v"] == "\U0001f600 \0"
+    assert array[5]["v"] == "\ud800", "half a pair must reach the check, not become a question mark"
+
+
+def test_places_are_line_numbers_of_the_file_and_item_numbers_of_the_array() -> None:
+    lines = json_rows(NAME, io.BytesIO(b'\n{"a":1}\r\n\n{"a":2}'))
+    assert [place for place, _ in lines] == ["line 2", "line 4"]
+    items = json_rows(NAME, io.BytesIO(b'\n[{"a":1},\n{"a":2}]'))
+    assert [place for place, _ in items] == ["item 1", "item 2"]
+
+
+DEEP = b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+BROKEN_ARRAYS: dict[str, tuple[bytes, str]] = {
+    "cut in a string": (
+        b'[{"a": 1},\n{"a": "x',
+        "after item 1 of the array, about line 2 (Unterminated string",
+    ),
+    "cut behind a comma": (b'[{"a": 1},', "after item 1 of the array, about line 1 (Expecting value"),
+    "cut behind an item": (b'[{"a": 1}', "after item 1 of the array, about line 1 (expected ',')"),
+    "comma missing": (b'[{"a": 1} {"a": 2}]', "after item 1 of the array, about line 1 (expected ',')"),
+    "comma too many": (b'[{"a": 1},]', "after item 1 of the array, about line 1 (Expecting value"),
+    "two arrays": (b'[{"a": 1}]\n[{"a": 2}]', "(text behind the end of the array)"),
+    "single quotes": (b"[{'a': 1}]", "after item 0 of the array, about line 1 (Expecting property name"),
+    "newline in a string": (b'[{"a": "x\ny"}]', "(Invalid control character)"),
+    "a bad escape": (rb'[{"a": "\x"}]', "(Invalid \\escape"),
+    "latin-1": ('[{"a": 1}, {"a": "é"}]'.encode("latin-1"), "text that is not UTF-8 after item"),
+    "nested too deeply": (b"[" + DEEP + b"]", "(nested too deeply)"),
+    "a number of 5,000 digits": (b'[{"a": ' + b"9" * 5000 + b"}]", "Exceeds the limit (4300 digits)"),
+    "a number as item": (b"[1]", "item 1: holds int where an object (one row) is expected."),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_ARRAYS, ids=str)
+@pytest.mark.parametrize("block", [1, 1 << 16])
+def test_a_broken_array_is_refused_with_its_place(
+    case: str, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, sentence = BROKEN_ARRAYS[case]
+    monkeypatch.setattr(module, "_BLOCK", block)
+    with pytest.raises(SourceError) as caught:
+        read(data)
+    assert sentence in str(caught.value)
+    assert str(caught.value).startswith("rows.json")
+
+
+BROKEN_LINES: dict[str, tuple[bytes, str]] = {
+    "cut short": (b'{"a": 1}\n{"a": ', "line 2: broken JSON (Expecting value, column "),
+    "spread over lines": (b'{\n  "a": 1\n}\n', "line 1: broken JSON"),
+    "two on a line": (b'{"a": 1} {"a": 2}\n', "line 1: broken JSON (Extra data, column 10)"),
+    "latin-1": ('{"a": "xé"}'.encode("latin-1"), "line 1: byte 9 is not UTF-8"),
+    "UTF-16": ('{"a": 1}\n'.encode("utf-16"), "line 1: byte "),
+    "nested too deeply": (DEEP, "line 1: broken JSON (nested too deeply)"),
+    "a number of 5,000 digits": (b'{"a": ' + b"9" * 5000 + b"}", "line 1: broken JSON (Exceeds the limit"),
+    "a text": (b'{"a": 1}\n"x"\n', "line 2: holds str where an object (one row) is expected."),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_LINES, ids=str)
+def test_a_broken_line_is_refused_with_its_number(case: str) -> None:
+    data, sentence = BROKEN_LINES[case]
+    with pytest.raises(SourceError) as caught:
+        read(data)
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize("begin", [b"", b"["], ids=["lines", "array"])
+def test_the_first_row_comes_before_the_rest_of_the_file_is_read(begin: bytes) -> None:
+    item = json.dumps({"a": "x" * 50}).encode()
+    data = begin + (b"," if begin else b"\n").join([item] * 50_000) + (b"]" if begin else b"")
+    file = io.BytesIO(data)
+    stream = json_rows(NAME, file)
+    next(stream)
+    assert file.tell() < len(data) / 10
+
+
+def test_an_item_longer_than_many_blocks_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BLOCK", 16)
+    long = 'é\\"\n' * 40_000
+    assert read(json.dumps([{"a": long}, {"a": 1}]).encode()) == [{"a": long}, {"a": 1}]

@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+import json
+import os
+import tracemalloc
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tiny
+from gaincurate.errors import SourceError, StorageError
+from gaincurate.scoring import formats
+from gaincurate.scoring.pipeline import score
+from gaincurate.scoring.read import Cursor, Source, open_source
+
+
+def table(source: Source, start: int = 0) -> pa.Table:
+    return pa.Table.from_batches(list(source.batches(start)), source.schema)
+
+
+def texts(data: str | Path, split: str | None = None, limit: int | None = None) -> list[str]:
+    found: list[str] = table(open_source(str(data), split=split, limit=limit)).column("prompt").to_pylist()
+    return found
+
+
+def lines(folder: Path, name: str, *prompts: str) -> Path:
+    return tiny.write_jsonl(folder / name, [{"prompt": prompt} for prompt in prompts])
+
+
+def test_a_glob_reads_its_files_by_name_and_passes_over_folders(tmp_path: Path) -> None:
+    lines(tmp_path, "b.jsonl", "b1", "b2")
+    lines(tmp_path, "a.jsonl", "a1")
+    lines(tmp_path, "c.json", "c1")
+    (tmp_path / "aa.jsonl").mkdir()
+    (tmp_path / "deep/er").mkdir(parents=True)
+    lines(tmp_path / "deep/er", "d.jsonl", "d1")
+    assert texts(tmp_path / "*.jsonl") == ["a1", "b1", "b2"]
+    assert texts(tmp_path / "[bc].json*") == ["b1", "b2", "c1"]
+    assert texts(tmp_path / "**/*.jsonl") == ["a1", "b1", "b2", "d1"]
+    with pytest.raises(SourceError, match="no file matches"):
+        open_source(str(tmp_path / "x*.jsonl"))
+
+
+def test_a_file_whose_own_name_is_a_pattern_is_that_file(tmp_path: Path) -> None:
+    lines(tmp_path, "a.jsonl", "other")
+    assert texts(lines(tmp_path, "[a].jsonl", "own")) == ["own"]
+
+
+def test_a_folder_reads_its_data_files_of_any_format_by_name(tmp_path: Path) -> None:
+    lines(tmp_path, "2.jsonl", "two")
+    pq.write_table(pa.table({"prompt": ["one"]}), tmp_path / "1.parquet")
+    (tmp_path / "3.csv").write_text("prompt\nthree\n")
+    (tmp_path / "README.md").write_text("no data")
+    assert texts(tmp_path) == ["one", "two", "three"]
+
+
+def test_a_folder_with_splits_asks_for_one(tmp_path: Path) -> None:
+    lines(tmp_path, "train-00001-of-00002.jsonl", "t2")
+    lines(tmp_path, "train-00000-of-00002.jsonl", "t1")
+    lines(tmp_path, "test.jsonl", "e1")
+    with pytest.raises(
+        SourceError, match=r"holds several splits \(test.jsonl, train-.*choose one with --split"
+    ):
+        open_source(str(tmp_path))
+    assert texts(tmp_path, split="train") == ["t1", "t2"]
+    assert texts(tmp_path, split="test") == ["e1"]
+    with pytest.raises(SourceError, match="no file in .* has the split 'dev' in its name: test.jsonl"):
+        open_source(str(tmp_path), split="dev")
+
+
+def test_a_folder_of_one_split_needs_no_choice(tmp_path: Path) -> None:
+    lines(tmp_path, "gsm8k-train.jsonl", "t1")
+    lines(tmp_path, "gsm8k-more.jsonl", "m1")
+    assert texts(tmp_path) == ["m1", "t1"]
+
+
+def test_places_without_data_say_what_is_missing(tmp_path: Path) -> None:
+    folder = tmp_path / "rows.jsonl"
+    folder.mkdir()
+    with pytest.raises(SourceError, match="holds no data file; the endings read are .json"):
+        open_source(str(folder))
+    with pytest.raises(SourceError, match="none.jsonl does not exist"):
+        open_source(str(tmp_path / "none.jsonl"))
+    with pytest.raises(StorageError, match="file name too long"):
+        open_source("x" * 5000)
+    (tmp_path / "a.parquet").write_bytes(b"")
+    with pytest.raises(SourceError, match="a.parquet is empty"):
+        open_source(str(tmp_path / "a.parquet"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_entered_says_permission_denied(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    path = lines(closed, "a.jsonl", "x")
+    closed.chmod(0)
+    try:
+        with pytest.raises(StorageError, match="permission denied"):
+            open_source(str(path))
+    finally:
+        closed.chmod(0o700)
+
+
+def test_files_of_one_source_share_a_schema_wide_enough_for_all(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": [{"role": "user", "content": "x"}], "level": 1, "extra": {"a": 1}},
+        {
+            "prompt": [{"content": "y", "role": "user", "name": "n"}],
+            "level": 0.5,
+            "extra": {"b": "z", "a": 2},
+        },
+        {"extra": None, "prompt": [], "only": "here"},
+    ]
+    for i, row in enumerate(rows):
+        pq.write_table(pa.Table.from_pylist([row]), tmp_path / f"{i}.parquet")
+    found = table(open_source(str(tmp_path)))
+    assert found.column_names == ["prompt", "level", "extra", "only"]
+    assert found.to_pylist() == [
+        {
+            "prompt": [{"role": "user", "content": "x", "name": None}],
+            "level": 1.0,
+            "extra": {"a": 1, "b": None},
+            "only": None,
+        },
+        {
+            "prompt": [{"role": "user", "content": "y", "name": "n"}],
+            "level": 0.5,
+            "extra": {"a": 2, "b": "z"},
+            "only": None,
+        },
+        {"prompt": [], "level": None, "extra": None, "only": "here"},
+    ]
+
+
+def test_a_column_that_a_file_lacks_may_be_null_whatever_the_others_say(tmp_path: Path) -> None:
+    strict = pa.schema(
+        [pa.field("prompt", pa.string(), nullable=False), pa.field("n", pa.int8(), nullable=False)]
+    )
+    pq.write_table(pa.table({"prompt": ["x"], "n": [1]}, schema=strict), tmp_path / "1.parquet")
+    pq.write_table(pa.table({"prompt": ["y"]}, schema=pa.schema([strict.field(0)])), tmp_path / "2.parquet")
+    source = open_source(str(tmp_path))
+    assert source.schema.field("n").nullable
+    assert not source.schema.field("prompt").nullable
+    assert table(source).column("n").to_pylist() == [1, None]
+
+
+def test_files_that_cannot_be_one_table_name_the_file_and_the_column(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"prompt": ["x"], "v": [1]}), tmp_path / "1.parquet")
+    pq.write_table(pa.table({"prompt": ["x"], "v": ["a"]}), tmp_path / "2.parquet")
+    with pytest.raises(SourceError, match=r"2.parquet does not fit the files before it: .* Field v has"):
+        open_source(str(tmp_path))
+
+
+@pytest.mark.parametrize("files", [1, 2])
+def test_a_repeated_column_is_refused(files: int, tmp_path: Path) -> None:
+    twice = pa.Table.from_arrays([pa.array(["x"]), pa.array(["y"])], ["prompt", "prompt"])
+    for i in range(files):
+        pq.write_table(twice, tmp_path / f"{i}.parquet")
+    with pytest.raises(SourceError, match="has two columns named 'prompt'; rename one"):
+        open_source(str(tmp_path))
+
+
+def test_the_limit_takes_the_first_rows_across_files(tmp_path: Path) -> None:
+    lines(tmp_path, "1.jsonl", "a", "b")
+    lines(tmp_path, "2.jsonl", "c", "d")
+    for limit in (1, 2, 3, 4, 9):
+        source = open_source(str(tmp_path), limit=limit)
+        assert source.rows == min(limit, 4)
+        assert table(source).num_rows == source.rows
+        assert table(source, source.rows - 1).num_rows == 1
+    assert texts(tmp_path, limit=3) == ["a", "b", "c"]
+
+
+def test_the_fingerprint_is_of_the_content_and_its_order_not_of_the_name(tmp_path: Path) -> None:
+    def fingerprint(*contents: str) -> str:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        for i, content in enumerate(contents):
+            lines(folder, f"{i}{len(content)}.jsonl", content)
+        return open_source(str(folder)).fingerprint
+
+    first = fingerprint("a", "b")
+    assert fingerprint("a", "b") == first
+    assert len({first, fingerprint("b", "a"), fingerprint("a"), fingerprint("a", "c")}) == 4
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A part of a source that counts how often and how far it is read."""
+
+    part: formats.Reader
+    opened: list[int]
+    given: list[int]
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self.part.schema
+
+    @property
+    def rows(self) -> int:
+        return self.part.rows
+
+    def batches(self, schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
+        self.opened.append(skip)
+        for batch in self.part.batches(schema, skip):
+            self.given.append(batch.num_rows)
+            yield batch
+
+
+def three_parts(folder: Path) -> Source:
+    sizes = (1500, 1, 1300)
+    rows = [[{"prompt": f"{part}-{i}"} for i in range(size)] for part, size in enumerate(sizes)]
+    tiny.write_jsonl(folder / "0.jsonl", rows[0])
+    (folder / "1.csv").write_text("prompt\n" + rows[1][0]["prompt"])
+    pq.write_table(pa.Table.from_pylist(rows[2]), folder / "2.parquet", row_group_size=400)
+    return open_source(str(folder))
+
+
+@settings(max_examples=80, deadline=None)
+@given(points=st.lists(st.integers(0, 2801), min_size=2, max_size=8))
+def test_ascending_ranges_of_a_cursor_are_plain_slices_and_one_pass(
+    points: list[int], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    source = three_parts(tmp_path_factory.mktemp("parts"))
+    whole = table(source)
+    assert whole.num_rows == 2801
+    opened: list[int] = []
+    counted = tuple(Counted(reader, opened, []) for reader in source.readers)
+    cursor = Cursor(Source(source.name, source.schema, source.rows, source.fingerprint, counted))
+    ordered = sorted(points)
+    for start, stop in zip(ordered[::2], ordered[1::2], strict=False):
+        assert cursor.read(start, stop).equals(whole.slice(start, stop - start))
+    assert len(opened) <= len(source.readers)
+
+
+def test_a_cursor_that_is_sent_back_reads_again(tmp_path: Path) -> None:
+    source = three_parts(tmp_path)
+    cursor, whole = Cursor(source), table(source)
+    for start, stop in ((2000, 2100), (10, 20), (20, 1501), (0, 1)):
+        assert cursor.read(start, stop).equals(whole.slice(start, stop - start))
+
+
+def test_a_source_that_became_shorter_is_named(tmp_path: Path) -> None:
+    path = lines(tmp_path, "a.jsonl", *"abcdef")
+    cursor = Cursor(open_source(str(path)))
+    lines(tmp_path, "a.jsonl", *"abc")
+    assert cursor.read(0, 2).num_rows == 2
+    with pytest.raises(SourceError, match="ended at row 3 of 6: it changed while it was read"):
+        cursor.read(4, 6)
+
+
+def test_the_first_batch_comes_before_the_rest_is_parsed(tmp_path: Path) -> None:
+    path = lines(tmp_path, "a.jsonl", *(f"question {i}" for i in range(20_000)))
+    source = open_source(str(path))
+    given: list[int] = []
+    counted = (Counted(source.readers[0], [], given),)
+    stream = Source(source.name, source.schema, source.rows, "", counted).batches()
+    next(stream)
+    assert given == [formats.BATCH_ROWS]
+
+
+def test_eight_times_the_rows_take_less_than_twice_the_memory(tmp_path: Path) -> None:
+    def peak(rows: int) -> int:
+        path = tmp_path / f"{rows}.jsonl"
+        with path.open("w") as file:
+            for i in range(rows):
+                file.write(
+                    json.dumps({"prompt": "word " * 20 + str(i), "level": i, "tags": ["a"] * 5}) + "\n"
+                )
+        tracemalloc.start()
+        try:
+            source = open_source(str(path))
+            cursor = Cursor(source)
+            for start in range(0, rows, 500):
+                assert cursor.read(start, start + 500).num_rows == 500
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(4000)  # imports and caches
+    assert peak(32_000) < peak(4000) * 2
+
+
+def test_a_scored_set_is_a_source_and_keeps_its_ids(
+    tmp_path: Path, tiny_model: Path, rows_file: Path
+) -> None:
+    first, again = tmp_path / "first", tmp_path / "again"
+    score(str(rows_file), str(tiny_model), first, shard_rows=16, device="cpu")
+    score(str(first), str(tiny_model), again, shard_rows=7, device="cpu", site="final_norm")
+    before, after = (table(open_source(str(out))) for out in (first, again))
+    source = ["question", "answer", "level", "gc_id"]
+    assert after.select(source).equals(before.select(source))
+    assert after.column_names == before.column_names
+    assert after.column("gc_angle").to_pylist() != before.column("gc_angle").to_pylist()
