@@ -40,29 +40,29 @@ class ScoreConfig(BaseModel):
     """Extra variables for the chat template."""
     split: str | None = None
     """Split of a Hub set or folder."""
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(default=None, ge=1)
     """Take the first rows only."""
     layer: int = -1
     """Decoder layer of `mlp_input`."""
     site: Literal["mlp_input", "final_norm"] = "mlp_input"
     """The scored tensor."""
-    inter_weight: float = Field(1.0, allow_inf_nan=False)
+    inter_weight: float = Field(default=1.0, allow_inf_nan=False)
     """Weight of the inter term in `gc_angle`."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of the model; auto: float32 on a CPU, bfloat16 on a GPU that has it, else float16."""
     device: str = "auto"
     """cpu, cuda or cuda:N; auto: a GPU where there is one."""
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(default=None, ge=1)
     """CPU threads of the model. Default: torch's."""
-    batch_tokens: int | None = Field(None, ge=1)
+    batch_tokens: int | None = Field(default=None, ge=1)
     """Tokens in a batch, padding included. Default: by device."""
-    max_length: int | None = Field(None, ge=1)
+    max_length: int | None = Field(default=None, ge=1)
     """Longest whole prompt in tokens. Default: the model's."""
     on_overlong: Literal["error", "truncate", "skip"] = "error"
     """What to do with a longer one."""
     on_error: Literal["stop", "skip"] = "stop"
     """What to do with a row that cannot be scored."""
-    shard_rows: int = Field(1024, ge=1)
+    shard_rows: int = Field(default=1024, ge=1)
     """Source rows per shard."""
     split_run: Split = Split()
     """Which shards this process writes (`--shard I/N`)."""

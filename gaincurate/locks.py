@@ -53,6 +53,9 @@ def _acquire(path: Path, kind: int) -> int | None:
         except BlockingIOError:
             os.close(descriptor)
             return None
+        except OSError as error:  # a file system without locks
+            os.close(descriptor)
+            raise storage_error(path, error) from error
         # A finished writer removes the lock files; a lock on a removed file keeps nobody out.
         try:
             if os.fstat(descriptor).st_ino == path.stat().st_ino:

@@ -81,3 +81,20 @@ def score_arrays(ids: list[str], scores: list[Score]) -> list[pa.Array]:
         values = [getattr(score, field.name.removeprefix(PREFIX)) for score in scores]
         columns.append(pa.array(values, field.type))
     return columns
+
+
+def scored_table(source: pa.Table, ids: list[str], scores: dict[int, Score]) -> pa.Table:
+    """The rows that have a score, by their place in `source`, with the score columns behind them.
+
+    Every column is copied into fresh buffers, so a shard's bytes do not depend on how its rows were sliced.
+    """
+    rows, places = source.unify_dictionaries().combine_chunks(), pa.array(list(scores), pa.int64())
+    columns = [_taken(rows.column(field.name), places) for field in source_fields(source.schema)]
+    columns += score_arrays([ids[place] for place in scores], list(scores.values()))
+    return pa.table(columns, schema=scored_schema(source.schema)).combine_chunks()
+
+
+def _taken(column: pa.ChunkedArray, places: pa.Array) -> pa.ChunkedArray:
+    # Arrow cannot take from views (polars writes them), so they go through their plain form.
+    plain = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}.get(column.type)
+    return column.take(places) if plain is None else column.cast(plain).take(places).cast(column.type)

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from gaincurate.errors import OutputError, StorageError
 from gaincurate.files import digest_bytes, digest_file, write_atomic, write_json
-from gaincurate.locks import WORK, work_folder
+from gaincurate.locks import WORK
 from gaincurate.schema import FORMAT
 
 MANIFEST = "manifest.json"
@@ -120,13 +120,13 @@ def read_identity(out: Path) -> Json | None:
     """The identity that a folder was begun with, or None where none was begun.
 
     Raises:
-        OutputError: the folder holds something else, or a format that this version does not write.
+        OutputError: the folder holds something else.
     """
     if out.exists() and not out.is_dir():
         raise OutputError(f"--out {out} is a file; give a folder.", path=str(out))
     path = out / IDENTITY
     if not path.exists():
-        others = [p.name for p in out.iterdir() if p.name != WORK] if out.exists() else []
+        others = [p.name for p in out.iterdir() if not _ours_unfinished(p.name)] if out.exists() else []
         if others:
             raise OutputError(
                 f"--out {out} already holds {sorted(others)[0]!r} and is no scored set; give a new "
@@ -143,6 +143,11 @@ def read_identity(out: Path) -> Json | None:
     return identity
 
 
+def _ours_unfinished(name: str) -> bool:
+    """What a process killed before the identity was written, or while a set was deleted, leaves behind."""
+    return name == WORK or (name.startswith(".") and name.endswith(".tmp"))
+
+
 def refuse_other(out: Path, old: Json, new: Json) -> None:
     """Compare identities.
 
@@ -152,6 +157,11 @@ def refuse_other(out: Path, old: Json, new: Json) -> None:
     changes = list(differing_keys(old, new))
     if changes:
         listed = "; ".join(f"{key} was {was!r} and is now {now!r}" for key, was, now in changes[:6])
+        if [key for key, _, _ in changes] == ["segmentation.rendering"]:
+            listed += (
+                " (the chat template writes today's date, it seems: pin it, for Llama 3 with "
+                '--template-kwargs \'{"date_string": "26 Jul 2024"}\')'
+            )
         more = f"; and {len(changes) - 6} more" if len(changes) > 6 else ""
         raise OutputError(
             f"{out} holds scores of another run: {listed}{more}. Give another --out, repeat the "
@@ -253,14 +263,14 @@ def remove_set(out: Path) -> None:
     Raises:
         StorageError: a file cannot be deleted.
     """
-    # The manifest goes first: what is left of a half-deleted set must not look complete.
-    names = [MANIFEST, IDENTITY, REJECTED, EXECUTION]
-    paths = [out / name for name in names] + sorted(out.glob("shard-*.arrow"))
+    # The manifest goes first, so that a half-deleted set does not look complete, and the identity last,
+    # so that it is still known as ours.
+    shards = sorted(out.glob("shard-*.arrow"))
+    paths = [out / MANIFEST, *shards, out / REJECTED, out / EXECUTION, out / IDENTITY]
     try:
-        for path in paths:
-            path.unlink(missing_ok=True)
         if (out / COLUMNS).is_dir():
             shutil.rmtree(out / COLUMNS)
-        (work_folder(out) / "ids.bin").unlink(missing_ok=True)
+        for path in paths:
+            path.unlink(missing_ok=True)
     except OSError as error:
         raise StorageError(f"cannot delete {error.filename}: {error.strerror}.") from error

@@ -50,7 +50,6 @@ def main(data: str, model: str, folder: Path, kills: int) -> dict[str, object]:
             leftovers.append(len(list(out.glob("shard-*"))) if out.exists() else 0)
         last = start(out)
         last.join()
-        print(last.exitcode, leftovers[-2:], file=sys.stderr)
         found = tree(out)
         differing += [
             name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)

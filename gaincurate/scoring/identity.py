@@ -100,8 +100,9 @@ def make_identity(
         raise InputError(
             f"--layer {config.layer} goes with --site mlp_input; final_norm stands behind the last layer."
         )
-    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     # A local build tag (2.13.0+cpu) says where a wheel came from; the device kind says what matters.
+    libraries = (*LIBRARIES, "gguf") if files.gguf else LIBRARIES
+    versions = {name: importlib.metadata.version(name).partition("+")[0] for name in libraries}
     return {
         "format": FORMAT,
         "source": {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -108,7 +109,8 @@ def write_ids(path: Path, batches: Iterator[pa.RecordBatch], columns: Columns) -
     except OSError as error:
         raise storage_error(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the failure that led here is the one to tell
+            temporary.unlink(missing_ok=True)
 
 
 def _write_digests(file: BinaryIO, batches: Iterator[pa.RecordBatch], columns: Columns) -> None:

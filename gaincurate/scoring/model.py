@@ -46,6 +46,8 @@ class ModelFiles:
     def fingerprint(self) -> dict[str, Any]:
         """Name, revision and a hash of the configuration and all weight files."""
         config = [] if self.gguf else [self.folder / "config.json"]
+        if self.trust_remote_code:  # its code makes the values too
+            config += sorted(self.folder.glob("*.py"))
         return {
             "name": self.name,
             "revision": self.revision,
@@ -232,10 +234,7 @@ def tokenizer_fingerprint(tokenizer: Any, files: ModelFiles) -> dict[str, Any]:
 
 
 def _mend_gguf_tokenizer(tokenizer: Any, files: ModelFiles) -> None:
-    """Split digits one by one where the gguf says so; transformers does not read that entry.
-
-    The difference shows in two blanks before a digit.
-    """
+    """Split digits one by one where the gguf says so: it shows in two blanks before a digit."""
     from tokenizers import pre_tokenizers
 
     if _gguf_pretokenizer(files.weights[0]) == "smollm":
@@ -292,8 +291,8 @@ def load_model(files: ModelFiles, config: Any, *, device: str, dtype: str) -> An
     absent = sorted(found["missing_keys"]) + [str(entry) for entry in found["mismatched_keys"]]
     if absent:
         raise ModelError(
-            f"the weight files of {files.name} lack weights that the model needs ({len(absent)}, first {absent[0]}"
-            "), and random ones would give random scores. Is the checkpoint complete, and saved under "
-            "the model's own names?"
+            f"the weight files of {files.name} lack {len(absent)} of the weights that the model needs "
+            f"({absent[0]}, ...), and random ones would give random scores. Is the checkpoint complete, and "
+            "saved under the model's own names?"
         )
     return model.to(device).eval()

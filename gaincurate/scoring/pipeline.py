@@ -21,7 +21,7 @@ from gaincurate.config import ScoreConfig
 from gaincurate.errors import GaincurateError, RowError, storage_error
 from gaincurate.files import remove_temporaries, write_atomic, write_json
 from gaincurate.locks import one_at_a_time, work_folder, writing
-from gaincurate.schema import FORMAT, Score, score_arrays, scored_schema, source_fields
+from gaincurate.schema import FORMAT, Score, scored_table
 from gaincurate.scored_set import ScoredSet
 from gaincurate.scoring.angle import angle_scores
 from gaincurate.scoring.columns import PromptProblem, column_values, to_messages
@@ -38,6 +38,7 @@ from gaincurate.shards import (
     EXECUTION,
     IDENTITY,
     MANIFEST,
+    Json,
     encode_shard,
     present_shards,
     read_identity,
@@ -95,13 +96,16 @@ def _begin(plan: Plan, summary: Summary) -> set[int]:
     out = plan.config.out
     ids = work_folder(out) / "ids.bin"
     with one_at_a_time(out), summary.timed("reading"):
-        if plan.config.overwrite:
-            remove_set(out)
         if plan.config.split_run.count == 1:
             remove_temporaries(out)
-        begun = read_identity(out)
+        begun = None if plan.config.overwrite else read_identity(out)
+        if plan.config.overwrite and _same_run_unfinished(out, plan.identity):
+            begun = plan.identity  # the same command again, after an interruption: go on
         if begun is None:
+            # The ids come first: what is wrong with the source is found before anything is deleted.
             write_ids(ids, plan.source.batches(), plan.columns)
+            if plan.config.overwrite:
+                remove_set(out)
             write_json(out / IDENTITY, plan.identity)
             return set()
         refuse_other(out, begun, plan.identity)
@@ -112,6 +116,15 @@ def _begin(plan: Plan, summary: Summary) -> set[int]:
             if not ids.exists():
                 write_ids(ids, plan.source.batches(), plan.columns)
         return present
+
+
+def _same_run_unfinished(out: Path, identity: Json) -> bool:
+    if (out / MANIFEST).exists() or not (out / IDENTITY).exists():
+        return False
+    try:
+        return bool(json.loads((out / IDENTITY).read_text()) == identity)
+    except ValueError:
+        return False
 
 
 def _score_shards(plan: Plan, mine: set[int], present: set[int], watch: Watch, summary: Summary) -> None:
@@ -135,7 +148,8 @@ def _score_shards(plan: Plan, mine: set[int], present: set[int], watch: Watch, s
         with summary.timed("writing"):
             info = {"format": FORMAT, "identity": plan.identity, "shard": index, **facts}
             info |= {"first_row": start, "source_rows": stop - start}
-            _write_shard(out / shard_name(index), table, names, scores, info)
+            scored = scored_table(table, names, scores)
+            write_atomic(out / shard_name(index), encode_shard(scored, info))
         watch.shard(index, plan.shards)
 
 
@@ -181,18 +195,18 @@ class _Shard:
         self, places: list[int], prompts: dict[int, Segmented], scores: dict[int, Score]
     ) -> None:
         chosen = [prompts[place] for place in places]
-        with self._summary.timed("prefill"):
-            try:
+        try:
+            with self._summary.timed("prefill"):
                 states = self._prefill(chosen)
-            except torch.OutOfMemoryError as error:
-                budget, longest = self._plan.machine.batch_tokens, max(prompt.end for prompt in chosen)
-                raise GaincurateError(
-                    f"the device ran out of memory on a batch of {len(chosen)} prompts (the longest has "
-                    f"{longest} tokens; --batch-tokens {budget}). Start over with --overwrite and half of "
-                    "that, or free memory on the device and run the same command again."
-                ) from error
-        with self._summary.timed("angle"):
-            found = angle_scores(states, chosen, inter_weight=self._plan.config.inter_weight)
+            with self._summary.timed("angle"):
+                found = angle_scores(states, chosen, inter_weight=self._plan.config.inter_weight)
+        except torch.OutOfMemoryError as error:
+            budget, longest = self._plan.machine.batch_tokens, max(prompt.end for prompt in chosen)
+            raise GaincurateError(
+                f"the device ran out of memory on a batch of {len(chosen)} prompts (the longest has "
+                f"{longest} tokens; --batch-tokens {budget}). Start over with --overwrite and half of "
+                "that, or free memory on the device and run the same command again."
+            ) from error
         for place, score in zip(places, found, strict=True):
             if score is None:
                 self._refuse(place, "its hidden states are not finite")
@@ -238,18 +252,6 @@ class _Shard:
         )
 
 
-def _write_shard(
-    path: Path, table: pa.Table, names: list[str], scores: dict[int, Score], info: dict[str, Any]
-) -> None:
-    kept = list(scores)
-    # `take` copies into fresh buffers, so the bytes do not depend on how the source was sliced.
-    rows = table.unify_dictionaries().combine_chunks().take(pa.array(kept, pa.int64()))
-    columns = [rows.column(field.name) for field in source_fields(table.schema)]
-    columns += score_arrays([names[place] for place in kept], list(scores.values()))
-    scored = pa.table(columns, schema=scored_schema(table.schema)).combine_chunks()
-    write_atomic(path, encode_shard(scored, info))
-
-
 def _finish(plan: Plan, summary: Summary) -> None:
     """Write the manifest if every shard is there, and read the set's own figures back."""
     out = plan.config.out
@@ -258,6 +260,7 @@ def _finish(plan: Plan, summary: Summary) -> None:
     with summary.timed("writing"), one_at_a_time(out):
         if not (out / MANIFEST).exists():
             write_manifest(out, plan.identity, plan.shards)
+            remove_temporaries(out)  # every shard is there, so no writer has one in hand
     shutil.rmtree(work_folder(out), ignore_errors=True)
     found = ScoredSet(out, verify=False)
     summary.complete = True

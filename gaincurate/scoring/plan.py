@@ -6,6 +6,7 @@ What a user can get wrong in the options is found here, in seconds. Writes nothi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from gaincurate.config import ScoreConfig
@@ -63,7 +64,7 @@ def make_plan(config: ScoreConfig, watch: Watch, summary: Summary) -> Plan:
             "--overwrite and --shard do not go together: each process would delete the others' "
             "shards. Delete the folder first."
         )
-    check_shots(config.shots, "")
+    shots = check_shots(config.shots, "")
     machine = resolve_machine(config)
     with summary.timed("reading"):
         source = open_source(config.data, split=config.split, limit=config.limit)
@@ -72,6 +73,10 @@ def make_plan(config: ScoreConfig, watch: Watch, summary: Summary) -> Plan:
             prompt=config.prompt_column,
             answer=config.answer_column,
             id_column=config.id_column,
+        )
+    if config.overwrite and _inside(config.out, Path(config.data)):
+        raise InputError(
+            f"--overwrite would delete the source: {config.data} is in {config.out}. Give another --out."
         )
     watch.note(f"{source.name}: {source.rows:,} rows; {columns.note}")
     with summary.timed("loading"):
@@ -89,7 +94,7 @@ def make_plan(config: ScoreConfig, watch: Watch, summary: Summary) -> Plan:
             tokenizer,
             system=config.system,
             system_override=config.system_override,
-            shots=config.shots,
+            shots=shots,
             template_kwargs=config.template_kwargs,
             max_length=max_length,
             truncate=config.on_overlong == "truncate",
@@ -107,6 +112,10 @@ def make_plan(config: ScoreConfig, watch: Watch, summary: Summary) -> Plan:
             max_length=max_length,
         )
     return Plan(config, machine, source, columns, files, model_config, segmenter, identity)
+
+
+def _inside(folder: Path, path: Path) -> bool:
+    return path.exists() and path.resolve().is_relative_to(folder.resolve())
 
 
 def _max_length(config: ScoreConfig, model_config: Any) -> int | None:

@@ -11,17 +11,15 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from gaincurate.errors import SourceError
-from gaincurate.files import digest_files, digest_json
-from gaincurate.scoring.formats import BATCH_ROWS, Reader, open_file, unreadable
+from gaincurate.files import digest_files
+from gaincurate.scoring.formats import open_file
+from gaincurate.scoring.from_datasets import from_hub, saved_to_disk
+from gaincurate.scoring.parts import Reader, unreadable
 from gaincurate.shards import MANIFEST, read_manifest
-
-if TYPE_CHECKING:
-    import datasets
 
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet", ".arrow", ".csv", ".csv.gz")
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+)?(@[\w.-]+)?")
@@ -120,10 +118,10 @@ def open_source(data: str, *, split: str | None = None, limit: int | None = None
 def _open(data: str, split: str | None) -> tuple[tuple[Reader, ...], str]:
     path = Path(data)
     if path.is_dir() and (path / "dataset_dict.json").exists() | (path / "state.json").exists():
-        return _saved_to_disk(path, split)
+        return saved_to_disk(path, split)
     paths = _files(data, split)
     if paths is None:
-        return _from_hub(data, split)
+        return from_hub(data, split)
     return tuple(open_file(p) for p in paths), digest_files(paths)
 
 
@@ -132,6 +130,11 @@ def _files(data: str, split: str | None) -> list[Path] | None:
     path = Path(data)
     if path.is_dir():
         return _folder(path, split)
+    if split is not None and (path.is_file() or any(c in data for c in "*?[")):
+        raise SourceError(
+            f"--split {split} chooses within a folder or data set; {data} names its files. Leave it out.",
+            data=data,
+        )
     if path.is_file():
         paths = [path]
     elif any(c in data for c in "*?["):
@@ -164,6 +167,13 @@ def _folder(folder: Path, split: str | None) -> list[Path]:
             path=str(folder),
         )
     splits = {p: _split_of(p) for p in paths}
+    formats = {next(end for end in (".parquet", ".arrow", ".csv", ".json") if end in p.name) for p in paths}
+    if len(formats) > 1:
+        raise SourceError(
+            f"{folder} holds files of several formats ({', '.join(p.name for p in paths[:10])}), "
+            "perhaps the same rows twice; give one format as a quoted glob, such as '*.parquet'.",
+            path=str(folder),
+        )
     if split is not None:
         chosen = [p for p in paths if split in re.split(r"[^a-zA-Z0-9]+", p.name)]
         if not chosen:
@@ -211,80 +221,3 @@ def _one_schema(data: str, readers: tuple[Reader, ...]) -> pa.Schema:
     lacking = {name for name in schema.names for reader in readers if name not in reader.schema.names}
     fields = [field.with_nullable(True) if field.name in lacking else field for field in schema]
     return pa.schema(fields, metadata=schema.metadata)
-
-
-@dataclass(frozen=True, slots=True)
-class _DatasetReader:
-    """A `datasets.Dataset`, read through its Arrow table and index mapping."""
-
-    dataset: datasets.Dataset
-    schema: pa.Schema
-    rows: int
-
-    def batches(self, schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
-        """See `formats.Reader`."""
-        rest = self.dataset.skip(skip).with_format("arrow")
-        for table in rest.iter(BATCH_ROWS):
-            yield from table.cast(schema).combine_chunks().to_batches()
-
-
-def _dataset_reader(dataset: datasets.Dataset) -> _DatasetReader:
-    return _DatasetReader(dataset, dataset.features.arrow_schema, len(dataset))
-
-
-def _import_datasets(data: str) -> Any:
-    try:
-        import datasets
-    except ImportError as error:
-        raise SourceError(
-            f"reading {data} needs the package datasets: `pip install datasets`, or give a .parquet, "
-            ".jsonl, .arrow or .csv file.",
-            data=data,
-        ) from error
-    return datasets
-
-
-def _choose(found: Any, data: str, split: str | None) -> Any:
-    """One split of a `datasets.DatasetDict`; a plain `Dataset` is returned as it is."""
-    if not isinstance(found, dict):
-        return found
-    if split is None and len(found) == 1:
-        return next(iter(found.values()))
-    if split not in found:
-        asked = f"no split {split!r}" if split else "several splits"
-        raise SourceError(f"{data} has {asked}; choose one with --split: {', '.join(found)}.", data=data)
-    return found[split]
-
-
-def _saved_to_disk(path: Path, split: str | None) -> tuple[tuple[Reader, ...], str]:
-    datasets = _import_datasets(str(path))
-    try:
-        found = datasets.load_from_disk(str(path))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SourceError(
-            f"{path} looks like a folder of `save_to_disk` and cannot be loaded as one: "
-            f"{' '.join(str(error).split())[:300]}",
-            path=str(path),
-        ) from error
-    dataset = _choose(found, str(path), split)
-    files = sorted({Path(entry["filename"]) for entry in dataset.cache_files})
-    fingerprint = digest_json([dataset._fingerprint, digest_files(files)])
-    return (_dataset_reader(dataset),), fingerprint
-
-
-def _from_hub(data: str, split: str | None) -> tuple[tuple[Reader, ...], str]:
-    name, _, revision = data.partition("@")
-    name, _, config = name.partition(":")
-    datasets = _import_datasets(data)
-    try:
-        found = datasets.load_dataset(name, config or None, revision=revision or None)
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        # Every way in which `datasets` says that a set is absent, private, gated, offline, damaged, made
-        # by a script or has several configurations is one of these; its own sentence names the cause.
-        raise SourceError(
-            f"{data} is no file or folder here, and as a data set on the Hub it cannot be loaded: "
-            f"{' '.join(str(error).split())[:300]}",
-            data=data,
-        ) from error
-    dataset = _choose(found, data, split)
-    return (_dataset_reader(dataset),), digest_json([data, split, dataset._fingerprint])

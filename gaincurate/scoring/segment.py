@@ -249,6 +249,8 @@ class Segmenter:
         if self._truncate and prefix < self._max_length:
             cut = ids[: self._max_length]
             return Segmented(cut, prefix, min(end, len(cut)), truncated=end > len(cut))
+        if self._truncate:
+            raise _Refused(f"its prefix alone has {prefix} tokens and the limit is {self._max_length}")
         return Unusable(
             f"the prompt has {len(ids)} tokens and the limit is {self._max_length}", overlong=True
         )

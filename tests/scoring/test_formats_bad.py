@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from gaincurate.errors import GaincurateError, SourceError, StorageError
-from gaincurate.scoring import formats
-from gaincurate.scoring.formats import CsvReader, JsonReader, open_file
+from gaincurate.scoring import csv_rows
+from gaincurate.scoring.csv_rows import CsvReader
+from gaincurate.scoring.formats import JsonReader, open_file
 
 
 def write(folder: Path, name: str, content: bytes) -> Path:
@@ -132,7 +133,7 @@ def test_a_bad_csv_file_says_what_is_wrong(case: str, tmp_path: Path) -> None:
 def test_a_csv_row_over_the_block_or_a_quote_never_closed_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(formats, "_CSV_BLOCK", 1 << 12)
+    monkeypatch.setattr(csv_rows, "_CSV_BLOCK", 1 << 12)
     content = b'p,v\nx,1\n"' + b"line\n" * 5000
     assert "or a quote is never closed" in refused(write(tmp_path, "a.csv", content))
 

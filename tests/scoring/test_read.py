@@ -1,23 +1,16 @@
 from __future__ import annotations
 
-import json
 import os
-import tracemalloc
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import tiny
 from gaincurate.errors import SourceError, StorageError
-from gaincurate.scoring import formats
 from gaincurate.scoring.pipeline import score
-from gaincurate.scoring.read import Cursor, Source, open_source
+from gaincurate.scoring.read import Source, open_source
 
 
 def table(source: Source, start: int = 0) -> pa.Table:
@@ -52,12 +45,26 @@ def test_a_file_whose_own_name_is_a_pattern_is_that_file(tmp_path: Path) -> None
     assert texts(lines(tmp_path, "[a].jsonl", "own")) == ["own"]
 
 
-def test_a_folder_reads_its_data_files_of_any_format_by_name(tmp_path: Path) -> None:
+def test_a_folder_reads_its_data_files_by_name(tmp_path: Path) -> None:
     lines(tmp_path, "2.jsonl", "two")
-    pq.write_table(pa.table({"prompt": ["one"]}), tmp_path / "1.parquet")
-    (tmp_path / "3.csv").write_text("prompt\nthree\n")
+    lines(tmp_path, "1.jsonl", "one")
     (tmp_path / "README.md").write_text("no data")
-    assert texts(tmp_path) == ["one", "two", "three"]
+    assert texts(tmp_path) == ["one", "two"]
+
+
+def test_a_folder_of_several_formats_may_hold_its_rows_twice_and_is_refused(tmp_path: Path) -> None:
+    lines(tmp_path, "train.jsonl", "one")
+    pq.write_table(pa.table({"prompt": ["one"]}), tmp_path / "train.parquet")
+    with pytest.raises(
+        SourceError, match=r"several formats \(train.jsonl, train.parquet\), perhaps the same rows"
+    ):
+        open_source(str(tmp_path))
+
+
+def test_a_split_is_refused_where_the_data_names_its_files(tmp_path: Path) -> None:
+    lines(tmp_path, "train.jsonl", "one")
+    with pytest.raises(SourceError, match="--split test chooses within a folder or data set"):
+        open_source(str(tmp_path / "train.jsonl"), split="test")
 
 
 def test_a_folder_with_splits_asks_for_one(tmp_path: Path) -> None:
@@ -188,103 +195,6 @@ def test_the_fingerprint_is_of_the_content_and_its_order_not_of_the_name(tmp_pat
     first = fingerprint("a", "b")
     assert fingerprint("a", "b") == first
     assert len({first, fingerprint("b", "a"), fingerprint("a"), fingerprint("a", "c")}) == 4
-
-
-@dataclass(frozen=True)
-class Counted:
-    """A part of a source that counts how often and how far it is read."""
-
-    part: formats.Reader
-    opened: list[int]
-    given: list[int]
-
-    @property
-    def schema(self) -> pa.Schema:
-        return self.part.schema
-
-    @property
-    def rows(self) -> int:
-        return self.part.rows
-
-    def batches(self, schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
-        self.opened.append(skip)
-        for batch in self.part.batches(schema, skip):
-            self.given.append(batch.num_rows)
-            yield batch
-
-
-def three_parts(folder: Path) -> Source:
-    sizes = (1500, 1, 1300)
-    rows = [[{"prompt": f"{part}-{i}"} for i in range(size)] for part, size in enumerate(sizes)]
-    tiny.write_jsonl(folder / "0.jsonl", rows[0])
-    (folder / "1.csv").write_text("prompt\n" + rows[1][0]["prompt"])
-    pq.write_table(pa.Table.from_pylist(rows[2]), folder / "2.parquet", row_group_size=400)
-    return open_source(str(folder))
-
-
-@settings(max_examples=80, deadline=None)
-@given(points=st.lists(st.integers(0, 2801), min_size=2, max_size=8))
-def test_ascending_ranges_of_a_cursor_are_plain_slices_and_one_pass(
-    points: list[int], tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    source = three_parts(tmp_path_factory.mktemp("parts"))
-    whole = table(source)
-    assert whole.num_rows == 2801
-    opened: list[int] = []
-    counted = tuple(Counted(reader, opened, []) for reader in source.readers)
-    cursor = Cursor(Source(source.name, source.schema, source.rows, source.fingerprint, counted))
-    ordered = sorted(points)
-    for start, stop in zip(ordered[::2], ordered[1::2], strict=False):
-        assert cursor.read(start, stop).equals(whole.slice(start, stop - start))
-    assert len(opened) <= len(source.readers)
-
-
-def test_a_cursor_that_is_sent_back_reads_again(tmp_path: Path) -> None:
-    source = three_parts(tmp_path)
-    cursor, whole = Cursor(source), table(source)
-    for start, stop in ((2000, 2100), (10, 20), (20, 1501), (0, 1)):
-        assert cursor.read(start, stop).equals(whole.slice(start, stop - start))
-
-
-def test_a_source_that_became_shorter_is_named(tmp_path: Path) -> None:
-    path = lines(tmp_path, "a.jsonl", *"abcdef")
-    cursor = Cursor(open_source(str(path)))
-    lines(tmp_path, "a.jsonl", *"abc")
-    assert cursor.read(0, 2).num_rows == 2
-    with pytest.raises(SourceError, match="ended at row 3 of 6: it changed while it was read"):
-        cursor.read(4, 6)
-
-
-def test_the_first_batch_comes_before_the_rest_is_parsed(tmp_path: Path) -> None:
-    path = lines(tmp_path, "a.jsonl", *(f"question {i}" for i in range(20_000)))
-    source = open_source(str(path))
-    given: list[int] = []
-    counted = (Counted(source.readers[0], [], given),)
-    stream = Source(source.name, source.schema, source.rows, "", counted).batches()
-    next(stream)
-    assert given == [formats.BATCH_ROWS]
-
-
-def test_eight_times_the_rows_take_less_than_twice_the_memory(tmp_path: Path) -> None:
-    def peak(rows: int) -> int:
-        path = tmp_path / f"{rows}.jsonl"
-        with path.open("w") as file:
-            for i in range(rows):
-                file.write(
-                    json.dumps({"prompt": "word " * 20 + str(i), "level": i, "tags": ["a"] * 5}) + "\n"
-                )
-        tracemalloc.start()
-        try:
-            source = open_source(str(path))
-            cursor = Cursor(source)
-            for start in range(0, rows, 500):
-                assert cursor.read(start, start + 500).num_rows == 500
-            return tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
-
-    peak(4000)  # imports and caches
-    assert peak(32_000) < peak(4000) * 2
 
 
 def test_a_scored_set_is_a_source_and_keeps_its_ids(

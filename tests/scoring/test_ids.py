@@ -1,0 +1,269 @@
+from __future__ import annotations
+
+import csv
+import hashlib
+import itertools
+import random
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tiny
+from gaincurate.errors import SourceError, StorageError
+from gaincurate.scoring.columns import find_columns
+from gaincurate.scoring.ids import Ids, digest, write_ids
+from gaincurate.scoring.read import Source, open_source
+
+# An independent writer of the JSON that the rule names: no json.dumps, so that its options are tested too.
+_ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b", "\f": "\\f"}
+
+
+def written(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, str):
+        return '"' + "".join(_ESCAPES.get(c, f"\\u{ord(c):04x}" if c < " " else c) for c in value) + '"'
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{written(k)}:{written(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(written, value)) + "]"
+    return repr(value)
+
+
+def in_order(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: in_order(value[key]) for key in sorted(value)}
+    return [in_order(v) for v in value] if isinstance(value, list) else value
+
+
+def rule(messages: list[dict[str, Any]], answer: Any) -> str:
+    chat = [{"role": m["role"], "content": m["content"]} for m in messages]
+    text = f"[{written(chat)},{written(in_order(answer))}]"
+    return hashlib.blake2b(text.encode("utf-8"), digest_size=16).hexdigest()
+
+
+def user(text: str) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": text}]
+
+
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+numbers = st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+answers = st.recursive(
+    st.none() | st.booleans() | numbers | text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
+    max_leaves=5,
+)
+message = st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "assistant"]), "content": text})
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(message, min_size=1, max_size=4), answers)
+def test_a_digest_is_the_written_rule(messages: list[dict[str, Any]], answer: Any) -> None:
+    assert digest(messages, "prompt", answer).hex() == rule(messages, answer)
+
+
+@settings(max_examples=100, deadline=None)
+@given(text.filter(lambda t: bool(t.strip())), answers)
+def test_a_text_and_the_same_single_user_message_have_one_id(prompt: str, answer: Any) -> None:
+    assert digest(prompt, "prompt", answer) == digest(user(prompt), "prompt", answer)
+    assert digest(prompt, "prompt", answer).hex() == rule(user(prompt), answer)
+
+
+def test_the_ids_of_three_rows_never_change() -> None:
+    # Written down once: a change of these is a change of every id that anybody has stored.
+    assert digest("How many?", "prompt", None).hex() == rule(user("How many?"), None)
+    known = hashlib.blake2b(b'[[{"role":"user","content":"How many?"}],null]', digest_size=16).hexdigest()
+    assert digest("How many?", "question", None).hex() == known
+    known = hashlib.blake2b('[[{"role":"user","content":"é\\n"}],"é"]'.encode(), digest_size=16).hexdigest()
+    assert digest("é\n", "prompt", "é").hex() == known
+    known = hashlib.blake2b(
+        b'[[{"role":"user","content":"x"}],{"a":[1,2.5,null],"b":true}]', digest_size=16
+    ).hexdigest()
+    assert digest("x", "prompt", {"b": True, "a": [1, 2.5, None]}).hex() == known
+
+
+def test_only_role_and_content_count_and_their_order_in_the_source_does_not() -> None:
+    plain = digest([{"role": "user", "content": "x"}], "prompt", "1")
+    assert digest([{"content": "x", "role": "user", "name": "ann"}], "prompt", "1") == plain
+    assert digest([{"content": "x", "role": "user", "name": None}], "prompt", "1") == plain
+
+
+def test_composed_and_decomposed_letters_are_different_rows() -> None:
+    assert digest("\u00e9", "prompt", None) != digest("e\u0301", "prompt", None)
+
+
+@pytest.mark.parametrize("value", [None, "", " ", [], [None], [{"role": None, "content": "x"}]])
+def test_a_row_without_a_prompt_has_an_id_too(value: Any) -> None:
+    assert digest(value, "prompt", "1") != digest(value, "prompt", "2")
+
+
+def ids(source: Source, folder: Path, chunk: int | None = None, **asked: str) -> list[str]:
+    columns = find_columns(source.schema, **asked)
+    write_ids(folder / "ids.bin", source.batches(), columns)
+    table = pa.Table.from_batches(list(source.batches()), source.schema)
+    made, found = Ids(folder / "ids.bin", columns), []
+    for start in range(0, source.rows, chunk or source.rows):
+        found += made.of(start, table.slice(start, chunk))
+    return found
+
+
+def source_of(folder: Path, rows: list[dict[str, Any]]) -> Source:
+    return open_source(str(tiny.write_jsonl(folder / "rows.jsonl", rows)))
+
+
+def test_equal_rows_are_numbered_in_file_order_whatever_the_batches(tmp_path: Path) -> None:
+    random.seed(1)
+    rows = [{"prompt": f"q{random.randrange(900)}", "answer": str(i % 2)} for i in range(3000)]
+    seen: dict[str, int] = {}
+    expected = []
+    for row in rows:
+        name = rule(user(row["prompt"]), row["answer"])
+        copy = seen[name] = seen.get(name, -1) + 1
+        expected.append(f"{name}-{copy}" if copy else name)
+    assert max(seen.values()) > 2
+    source = source_of(tmp_path, rows)
+    assert ids(source, tmp_path) == expected
+    assert ids(source, tmp_path, chunk=257) == expected
+    assert len(set(expected)) == 3000
+
+
+def test_the_file_has_twenty_bytes_a_row_and_nothing_temporary_stays(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    source = source_of(tmp_path, tiny.questions(50))
+    write_ids(tmp_path / "work/ids.bin", source.batches(), find_columns(source.schema))
+    assert [p.name for p in (tmp_path / "work").iterdir()] == ["ids.bin"]
+    assert (tmp_path / "work/ids.bin").stat().st_size == 1000
+
+
+def test_ids_survive_shuffling_and_filtering(tmp_path: Path) -> None:
+    rows = tiny.questions(60)
+    before = dict(zip((r["question"] for r in rows), ids(source_of(tmp_path, rows), tmp_path), strict=True))
+    random.Random(2).shuffle(rows)
+    after = ids(source_of(tmp_path, rows[:40]), tmp_path)
+    assert after == [before[row["question"]] for row in rows[:40]]
+
+
+def test_the_same_rows_have_the_same_ids_in_every_format(tmp_path: Path) -> None:
+    rows = [{"prompt": f'q {i} "é"\n, end', "answer": f"answer {i}", "level": i} for i in range(20)]
+    table = pa.Table.from_pylist(rows)
+    (tmp_path / "f").mkdir()
+    tiny.write_jsonl(tmp_path / "f/a.jsonl", rows)
+    pq.write_table(table, tmp_path / "f/a.parquet", row_group_size=6)
+    with pa.ipc.new_stream(tmp_path / "f/a.arrow", table.schema) as writer:
+        writer.write_table(table)
+    with (tmp_path / "f/a.csv").open("w", newline="") as file:
+        sheet = csv.DictWriter(file, table.column_names)
+        sheet.writeheader()
+        sheet.writerows(rows)
+    wide = table.cast(
+        pa.schema(
+            [
+                ("prompt", pa.dictionary(pa.int32(), pa.string())),
+                ("answer", pa.large_string()),
+                ("level", pa.int8()),
+            ]
+        )
+    )
+    pq.write_table(wide, tmp_path / "f/b.parquet")
+    chat = [{**row, "prompt": user(str(row["prompt"]))} for row in rows]
+    tiny.write_jsonl(tmp_path / "f/b.jsonl", chat)
+    expected = [rule(user(str(row["prompt"])), row["answer"]) for row in rows]
+    for path in sorted((tmp_path / "f").iterdir()):
+        assert ids(open_source(str(path)), tmp_path) == expected, path.name
+
+
+def test_the_layout_of_verl_is_hashed_with_its_ground_truth(tmp_path: Path) -> None:
+    rows = [
+        {
+            "prompt": [{"content": "Be brief.", "role": "system"}, {"content": f"q{i}?", "role": "user"}],
+            "reward_model": {"ground_truth": str(i), "style": "rule"},
+            "extra_info": {"index": i},
+        }
+        for i in range(5)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    expected = [rule([{"role": "system", "content": "Be brief."}, *user(f"q{i}?")], str(i)) for i in range(5)]
+    assert ids(open_source(str(tmp_path / "a.parquet")), tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (["b", "a", "é"], ["b", "a", "é"]),
+        ([30, 1, 2], ["30", "1", "2"]),
+        ([{"uid": "x"}, {"uid": "y"}, {"uid": "z"}], ["x", "y", "z"]),
+    ],
+)
+def test_an_id_column_gives_its_values_as_text(
+    values: list[Any], expected: list[str], tmp_path: Path
+) -> None:
+    source = source_of(tmp_path, [{"prompt": "same", "key": value} for value in values])
+    name = "key.uid" if isinstance(values[0], dict) else "key"
+    assert ids(source, tmp_path, id_column=name) == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (["a", None, "b"], "id column 'key' is null in row 1"),
+        (["a", "b", ""], "id column 'key' is empty in row 2"),
+        (["a", "b", "a"], "id column 'key' has the same value in rows 0 and 2"),
+        ([7, 8, 7], "id column 'key' has the same value in rows 0 and 2"),
+    ],
+)
+def test_an_id_column_that_is_null_empty_or_repeated_is_refused_and_leaves_nothing(
+    values: list[Any], reason: str, tmp_path: Path
+) -> None:
+    source = source_of(tmp_path, [{"prompt": "same", "key": value} for value in values])
+    with pytest.raises(SourceError, match=reason):
+        ids(source, tmp_path, id_column="key")
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_a_row_that_changed_since_its_id_was_made_is_named(tmp_path: Path) -> None:
+    rows = tiny.questions(8)
+    source = source_of(tmp_path, rows)
+    columns = find_columns(source.schema)
+    write_ids(tmp_path / "ids.bin", source.batches(), columns)
+    rows[5]["question"] = "another"
+    changed = pa.Table.from_pylist(rows)
+    made = Ids(tmp_path / "ids.bin", columns)
+    assert len(made.of(0, changed.slice(0, 5))) == 5
+    with pytest.raises(SourceError, match=r"row 5 \(from 0\) is not what it was when the ids were made"):
+        made.of(4, changed.slice(4))
+
+
+def test_a_folder_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
+    source = source_of(tmp_path, tiny.questions(3))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="a part of the path is a file, not a folder"):
+        write_ids(tmp_path / "file/ids.bin", source.batches(), find_columns(source.schema))
+
+
+def test_a_source_that_goes_away_is_not_taken_for_a_full_disk(tmp_path: Path) -> None:
+    source = source_of(tmp_path, tiny.questions(3))
+    batches = source.batches()
+    (tmp_path / "rows.jsonl").unlink()
+    with pytest.raises(StorageError, match="cannot read .*rows.jsonl: no such file or directory"):
+        write_ids(tmp_path / "ids.bin", batches, find_columns(source.schema))
+
+
+def test_ids_of_batches_do_not_hold_the_source_in_memory(tmp_path: Path) -> None:
+    # Endless batches: whoever gathered them first would never return; the fourth failing shows they stream.
+    source = source_of(tmp_path, tiny.questions(4))
+    seen = itertools.count()
+
+    def endless() -> Any:
+        for batch in itertools.cycle(list(source.batches())):
+            if next(seen) == 100:
+                raise KeyboardInterrupt
+            yield batch
+
+    with pytest.raises(KeyboardInterrupt):
+        write_ids(tmp_path / "ids.bin", endless(), find_columns(source.schema))
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pytest
+
+from gaincurate.schema import SCORE_FIELDS, Score, score_arrays, scored_schema, source_fields
+
+NAMES = [field.name for field in SCORE_FIELDS]
+RESERVED = {
+    "prompt",
+    "messages",
+    "completion",
+    "label",
+    "reward",
+    "rewards",
+    "advantages",
+    "uid",
+    "index",
+    "data_source",
+}
+
+
+def with_features(entry: Any) -> pa.Schema:
+    text = entry if isinstance(entry, bytes) else json.dumps(entry).encode()
+    return pa.schema([("prompt", pa.string())], metadata={b"huggingface": text, b"other": b"kept"})
+
+
+def test_the_score_columns_are_the_contract() -> None:
+    assert {field.name: str(field.type) for field in SCORE_FIELDS} == {
+        "gc_id": "string",
+        "gc_prompt_tokens": "int32",
+        "gc_prefix_tokens": "int32",
+        "gc_question_tokens": "int32",
+        "gc_angle": "float",
+        "gc_angle_intra": "float",
+        "gc_angle_inter": "float",
+        "gc_angle_intra_offdiag": "float",
+    }
+    assert all(field.nullable for field in SCORE_FIELDS)
+    assert not RESERVED & set(NAMES)
+
+
+def test_source_columns_come_first_with_their_own_metadata_and_nullability() -> None:
+    source = pa.schema(
+        [
+            pa.field("b", pa.list_(pa.int8()), nullable=False),
+            pa.field("a", pa.string(), metadata={b"k": b"v"}),
+        ],
+        metadata={b"pandas": b"{}"},
+    )
+    found = scored_schema(source)
+    assert found.names == ["b", "a", *NAMES]
+    assert found.metadata == {b"pandas": b"{}"}
+    for name in source.names:
+        assert found.field(name).equals(source.field(name), check_metadata=True)
+    assert scored_schema(source.remove_metadata()).metadata is None
+
+
+def test_score_columns_of_the_source_are_replaced_and_lookalikes_kept() -> None:
+    source = pa.schema(
+        [
+            ("gc_angle", pa.float64()),
+            ("x", pa.int8()),
+            ("gc_old", pa.string()),
+            ("gcx", pa.int8()),
+            ("gc_id", pa.string()),
+        ]
+    )
+    assert [field.name for field in source_fields(source)] == ["x", "gcx"]
+    assert scored_schema(source).names == ["x", "gcx", *NAMES]
+    assert scored_schema(scored_schema(source)).equals(scored_schema(source))
+
+
+def test_features_name_every_column_and_keep_what_a_type_alone_cannot_say() -> None:
+    features = datasets.Features(
+        {"prompt": datasets.Value("string"), "kind": datasets.ClassLabel(names=["easy", "hard"])}
+    )
+    found = scored_schema(features.arrow_schema)
+    read = datasets.Features.from_arrow_schema(found)
+    assert list(read) == found.names
+    assert read["kind"] == datasets.ClassLabel(names=["easy", "hard"])
+    assert read.arrow_schema.types == found.types
+    listed = json.loads(found.metadata[b"huggingface"])["info"]["features"]
+    assert list(listed) == found.names
+    assert datasets.Features.from_dict(listed) == read
+
+
+def test_a_cache_key_of_the_unscored_rows_does_not_pass() -> None:
+    entry = {"info": {"features": {"prompt": {"dtype": "string", "_type": "Value"}}}, "fingerprint": "abc"}
+    found = scored_schema(with_features(entry))
+    assert b"abc" not in found.metadata[b"huggingface"]
+    assert found.metadata[b"other"] == b"kept"
+
+
+def test_features_of_an_earlier_scored_set_are_not_listed_twice() -> None:
+    once = scored_schema(
+        with_features({"info": {"features": {"prompt": {"dtype": "string", "_type": "Value"}}}})
+    )
+    assert scored_schema(once).equals(once, check_metadata=True)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {},
+        {"info": None},
+        {"info": {}},
+        {"info": {"features": None}},
+        {"info": {"features": []}},
+        [],
+        b"{",
+        b"\xff",
+    ],
+    ids=str,
+)
+def test_an_entry_without_features_is_dropped(entry: Any) -> None:
+    assert scored_schema(with_features(entry)).metadata == {b"other": b"kept"}
+
+
+def test_scores_become_arrays_of_the_fields_with_null_for_none() -> None:
+    scores = [
+        Score(
+            prompt_tokens=9,
+            prefix_tokens=0,
+            question_tokens=1,
+            angle=1.0,
+            angle_intra=1.0,
+            angle_inter=None,
+            angle_intra_offdiag=None,
+        ),
+        Score(
+            prompt_tokens=30,
+            prefix_tokens=4,
+            question_tokens=20,
+            angle=0.75,
+            angle_intra=0.5,
+            angle_inter=0.25,
+            angle_intra_offdiag=-0.125,
+        ),
+    ]
+    table = pa.table(score_arrays(["a", "b"], scores), schema=pa.schema(SCORE_FIELDS))
+    values = [
+        ("a", 9, 0, 1, 1.0, 1.0, None, None),
+        ("b", 30, 4, 20, 0.75, 0.5, 0.25, -0.125),
+    ]
+    assert table.to_pylist() == [dict(zip(NAMES, row, strict=True)) for row in values]
+    assert [len(array) for array in score_arrays([], [])] == [0] * len(NAMES)
