@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gaincurate.locks import Split
 
+MAX_WEIGHT = 1e30  # times a cosine, still a float32
+
 
 class ScoreConfig(BaseModel):
     """What `gaincurate score` does; the command's options under the same names."""
@@ -46,7 +48,7 @@ class ScoreConfig(BaseModel):
     """Decoder layer of `mlp_input`."""
     site: Literal["mlp_input", "final_norm"] = "mlp_input"
     """The scored tensor."""
-    inter_weight: float = Field(default=1.0, allow_inf_nan=False)
+    inter_weight: float = Field(default=1.0, ge=-MAX_WEIGHT, le=MAX_WEIGHT)
     """Weight of the inter term in `gc_angle`."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of the model; auto: float32 on a CPU, bfloat16 on a GPU that has it, else float16."""

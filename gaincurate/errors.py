@@ -72,15 +72,31 @@ _REASONS = {
     errno.EPERM: "the operation is not permitted",
     errno.EFBIG: "the file size limit is reached",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.ENOSYS: "the file system has no file locks",
+    errno.ENOLCK: "the file system gives no file locks",
+    errno.EOPNOTSUPP: "the file system has no file locks",
 }
+
+
+def reason_of(error: OSError) -> str:
+    """What the file system says, in plain words."""
+    return _REASONS.get(error.errno or 0, (error.strerror or str(error)).lower())
 
 
 def storage_error(path: Path, error: OSError) -> StorageError:
     """The sentence for a failed write to `path`; nothing half-written is ever given its final name."""
-    reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
     return StorageError(
-        f"cannot write {path}: {reason}. Finished shards are kept; put that right and run the same "
-        "command again to go on.",
+        f"cannot write {path}: {reason_of(error)}. Finished shards are kept; put that right and run the "
+        "same command again to go on.",
+        path=str(path),
+        errno=error.errno,
+    )
+
+
+def read_error(path: Path, error: OSError) -> StorageError:
+    """The sentence for a file or folder that the file system does not give."""
+    return StorageError(
+        f"cannot read {path}: {reason_of(error)}. Put that right and run the same command again.",
         path=str(path),
         errno=error.errno,
     )

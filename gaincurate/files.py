@@ -8,14 +8,28 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gaincurate.errors import storage_error
+from gaincurate.errors import read_error, storage_error
 
 _BLOCK = 1 << 22
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn a refusal of the file system into a sentence about `path`.
+
+    Raises:
+        StorageError: instead of any OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise read_error(path, error) from error
 
 
 def digest_bytes(data: bytes | memoryview) -> str:
@@ -30,9 +44,13 @@ def digest_json(value: Any) -> str:
 
 
 def digest_file(path: Path) -> str:
-    """BLAKE2b-128 of a file's bytes, read in blocks."""
+    """BLAKE2b-128 of a file's bytes, read in blocks.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
     state = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         while block := file.read(_BLOCK):
             state.update(block)
     return state.hexdigest()

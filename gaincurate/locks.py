@@ -53,7 +53,7 @@ def _acquire(path: Path, kind: int) -> int | None:
         except BlockingIOError:
             os.close(descriptor)
             return None
-        except OSError as error:  # a file system without locks
+        except OSError as error:  # no locks here: Lustre without `-o flock`, some network file systems
             os.close(descriptor)
             raise storage_error(path, error) from error
         # A finished writer removes the lock files; a lock on a removed file keeps nobody out.

@@ -96,5 +96,17 @@ def scored_table(source: pa.Table, ids: list[str], scores: dict[int, Score]) -> 
 
 def _taken(column: pa.ChunkedArray, places: pa.Array) -> pa.ChunkedArray:
     # Arrow cannot take from views (polars writes them), so they go through their plain form.
-    plain = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}.get(column.type)
-    return column.take(places) if plain is None else column.cast(plain).take(places).cast(column.type)
+    plain = _plain(column.type)
+    return column.take(places) if plain == column.type else column.cast(plain).take(places).cast(column.type)
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """The type with every view in it, at any depth, laid out as offsets and bytes."""
+    if kind in (pa.string_view(), pa.binary_view()):
+        return pa.large_string() if kind == pa.string_view() else pa.large_binary()
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_plain(field.type)) for field in kind])
+    for has_type, make in ((pa.types.is_list, pa.list_), (pa.types.is_large_list, pa.large_list)):
+        if has_type(kind):
+            return make(kind.value_field.with_type(_plain(kind.value_type)))
+    return kind

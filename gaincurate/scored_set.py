@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from gaincurate.errors import InputError, OutputError
-from gaincurate.files import digest_file, write_atomic, write_json
+from gaincurate.files import digest_bytes, digest_file, reading, write_atomic, write_json
 from gaincurate.schema import ID
 from gaincurate.shards import COLUMNS, MANIFEST, Json, open_table, read_manifest
+
+_AGAIN = "delete that column's .arrow and .json file, and make it again if you need it."
 
 
 class ScoredSet:
@@ -39,7 +42,9 @@ class ScoredSet:
         self._tables: dict[int, pa.Table] = {}
         for entry in self.manifest["shards"]:
             path = self.folder / entry["file"]
-            if not path.exists() or path.stat().st_size != entry["bytes"]:
+            with reading(path):
+                whole = path.exists() and path.stat().st_size == entry["bytes"]
+            if not whole:
                 raise self._damaged(path)
 
     @property
@@ -97,25 +102,33 @@ class ScoredSet:
         Raises:
             InputError: an id that is not in the set.
         """
-        wanted = pa.array(ids, pa.string())
-        found, order = [], []
-        for table in self.tables():
-            places = pc.index_in(wanted, value_set=table.column(ID).combine_chunks())
-            hits = pc.indices_nonzero(pc.is_valid(places))
-            if len(hits):
-                found.append(table.take(places.take(hits)))
-                order.append(hits.to_numpy())
-        taken = np.concatenate(order) if order else np.empty(0, np.uint64)
-        if len(taken) < len(ids):
-            missing = sorted(set(range(len(ids))) - set(taken.tolist()))
-            raise InputError(
-                f"{self.folder} has no row with id {ids[missing[0]]!r}"
-                + (f" (and {len(missing) - 1} more of those asked for)." if missing[1:] else "."),
-                ids=[ids[i] for i in missing],
-            )
+        found = self._find(ids)
         if not found:
             return self.schema.empty_table()
-        return pa.concat_tables(found).take(pa.array(np.argsort(taken, kind="stable")))
+        parts = [self._shard(index).take(places) for index, places, _ in found]
+        order = np.concatenate([hits for _, _, hits in found])
+        return pa.concat_tables(parts).take(pa.array(np.argsort(order, kind="stable")))
+
+    def _find(self, ids: Sequence[str]) -> list[tuple[int, pa.Array, npt.NDArray[np.uint64]]]:
+        """Shards with some of these ids: number, places of the rows in it, their places in `ids`."""
+        wanted, missing = pa.array(ids, pa.string()), np.ones(len(ids), bool)
+        found = []
+        for index in range(len(self.manifest["shards"])):
+            if not missing.any():
+                break  # later shards stay unopened
+            places = pc.index_in(wanted, value_set=_whole(self._shard(index), ID))
+            hits = pc.indices_nonzero(pc.is_valid(places))
+            if len(hits):
+                found.append((index, places.take(hits), hits.to_numpy()))
+                missing[hits.to_numpy()] = False
+        if missing.any():
+            absent = [ids[i] for i in np.flatnonzero(missing).tolist()]
+            raise InputError(
+                f"{self.folder} has no row with id {absent[0]!r}"
+                + (f" (and {len(absent) - 1} more of those asked for)." if absent[1:] else "."),
+                ids=absent,
+            )
+        return found
 
     def row(self, gc_id: str) -> dict[str, Any]:
         """One row by id, as Python values.
@@ -146,24 +159,34 @@ class ScoredSet:
             raise InputError(f"column {name!r} is part of the shards, which are immutable.")
         if len(ids) != len(values) or len(set(ids)) != len(ids):
             raise InputError(f"computed column {name!r} needs one value for each id, each id once.")
-        self.rows(ids)  # refuses ids that are not here
+        self._find(ids)  # refuses ids that are not here
         table = pa.table({ID: pa.array(ids, pa.string()), "value": values})
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)
         folder = self.folder / COLUMNS
         folder.mkdir(exist_ok=True)
-        write_atomic(folder / f"{name}.arrow", sink.getvalue())
-        # The description goes last: a column without one is not read.
-        write_json(folder / f"{name}.json", {"manifest": self.manifest_hash, "how": how})
+        data = sink.getvalue().to_pybytes()
+        write_atomic(folder / f"{name}.arrow", data)
+        # The description goes last: a column without one is not read, one of an older value is refused.
+        description = {"manifest": self.manifest_hash, "hash": digest_bytes(data), "how": how}
+        write_json(folder / f"{name}.json", description)
         self._tables.clear()
 
     def computed_columns(self) -> dict[str, Json]:
-        """Names and descriptions of the computed columns."""
-        return {
-            path.stem: json.loads(path.read_text())
-            for path in sorted((self.folder / COLUMNS).glob("gc_*.json"))
-        }
+        """Names and descriptions of the computed columns: the manifest's hash, their own, how made.
+
+        Raises:
+            OutputError: a description is damaged.
+        """
+        found: dict[str, Json] = {}
+        for path in sorted((self.folder / COLUMNS).glob("gc_*.json")):
+            try:
+                found[path.stem] = json.loads(path.read_bytes())
+                _ = found[path.stem]["manifest"], found[path.stem]["hash"]
+            except (ValueError, LookupError, TypeError) as error:
+                raise OutputError(f"{path} is damaged; {_AGAIN}", path=str(path)) from error
+        return found
 
     def _shard(self, index: int) -> pa.Table:
         if index not in self._tables:
@@ -178,12 +201,12 @@ class ScoredSet:
             path = self.folder / COLUMNS / f"{name}.arrow"
             if description["manifest"] != self.manifest_hash:
                 raise OutputError(
-                    f"{path} was made for another set (its manifest hash differs); delete it or "
-                    "make it again.",
-                    path=str(path),
+                    f"{path} was made for another set (its manifest hash differs); {_AGAIN}", path=str(path)
                 )
-            column = pa.ipc.open_file(pa.memory_map(str(path))).read_all().combine_chunks()
-            places = pc.index_in(table.column(ID), value_set=column.column(ID).combine_chunks())
+            if not path.exists() or digest_file(path) != description["hash"]:
+                raise OutputError(f"{path} is missing or damaged; {_AGAIN}", path=str(path))
+            column = open_table(path)
+            places = pc.index_in(table.column(ID), value_set=_whole(column, ID))
             table = table.append_column(name, column.column("value").take(places))
         return table
 
@@ -198,6 +221,10 @@ class ScoredSet:
             "delete it and run the same `gaincurate score` command again.",
             path=str(path),
         )
+
+
+def _whole(table: pa.Table, name: str) -> pa.Array:
+    return table.column(name).combine_chunks()
 
 
 def open_scores(folder: str | Path, *, verify: bool = True) -> ScoredSet:

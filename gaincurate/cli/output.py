@@ -5,32 +5,63 @@ Knows nothing of what is printed.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 import typer
 
-from gaincurate.errors import GaincurateError
+from gaincurate.errors import GaincurateError, StorageError, reason_of
 
 
 def text(line: str = "") -> None:
     """One line of data, to stdout."""
-    sys.stdout.write(line + "\n")
+    _write(_harmless(line) + "\n")
 
 
 def as_json(value: Any) -> None:
     """One JSON value, to stdout."""
-    text(json.dumps(value, indent=2, ensure_ascii=False))
+    readable = sys.stdout.encoding.lower() in ("utf-8", "utf8")
+    found = json.dumps(value, indent=2, ensure_ascii=not readable)
+    _write("\n".join(map(_harmless, found.split("\n"))) + "\n")
 
 
 def note(line: str) -> None:
     """One line for whoever watches, to stderr."""
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+    try:
+        sys.stderr.write(_harmless(line) + "\n")
+        sys.stderr.flush()
+    except OSError:  # `2>&1 | head`, a full disk: nobody reads this any more, the work goes on
+        _discard(sys.stderr)
+
+
+def _write(data: str) -> None:
+    try:
+        sys.stdout.write(data)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _discard(sys.stdout)
+        raise StorageError(f"cannot write the output: {reason_of(error)}.", errno=error.errno) from error
+
+
+def _discard(stream: TextIO) -> None:
+    """Let the rest of a stream vanish, or Python complains about it once more when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _harmless(line: str) -> str:
+    """Names, ids and paths come from outside: what would steer a terminal is shown as its escape."""
+    return line if line.isprintable() else "".join(c if c.isprintable() else _escape(c) for c in line)
+
+
+def _escape(character: str) -> str:
+    return json.dumps(character)[1:-1] if ord(character) != 0x7F else "\\u007f"
 
 
 def table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> None:
@@ -55,6 +86,8 @@ def reporting(resume: str = "") -> Iterator[None]:
     Args:
         resume: what to say after Ctrl-C.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # prompts hold what a terminal may not have
     try:
         yield
     except GaincurateError as error:
@@ -66,7 +99,7 @@ def reporting(resume: str = "") -> Iterator[None]:
         note(f"interrupted. {resume}".rstrip())
         raise typer.Exit(130) from error
     except BrokenPipeError:  # `gaincurate show DIR | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard(sys.stdout)
         raise typer.Exit(0) from None
 
 

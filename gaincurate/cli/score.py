@@ -124,7 +124,7 @@ def score(
             limit=limit,
             layer=layer,
             site=site,
-            inter_weight=_finite(inter_weight),
+            inter_weight=_weight(inter_weight),
             dtype=dtype,
             device=device,
             threads=threads,
@@ -165,7 +165,8 @@ def _read_text(path: Path, option: str) -> str:
 
 def _system(value: str | None) -> str | None:
     if value is not None and value.startswith("@"):
-        return _read_text(Path(value[1:]), "--system")
+        # Editors end a file with a line break that nobody means to train on.
+        return _read_text(Path(value[1:]), "--system").removesuffix("\n").removesuffix("\r")
     return value
 
 
@@ -198,9 +199,11 @@ def _object(value: str | None) -> dict[str, Any]:
     return found
 
 
-def _finite(value: float) -> float:
-    if not abs(value) < float("inf"):
-        raise InputError(f"--inter-weight {value}: expected a finite number.")
+def _weight(value: float) -> float:
+    from gaincurate.config import MAX_WEIGHT
+
+    if not abs(value) <= MAX_WEIGHT:
+        raise InputError(f"--inter-weight {value}: expected a number from -{MAX_WEIGHT:g} to {MAX_WEIGHT:g}.")
     return value
 
 
@@ -226,11 +229,14 @@ def _print_summary(summary: Summary) -> None:
     if not summary.complete:
         output.text(f"{summary.out} is not complete yet: other --shard runs have shards left to write")
         return
-    state = "complete" if summary.scored else "already complete, nothing was left to score"
+    new = summary.scored or summary.seconds.get("segmenting")
+    state = "complete" if new else "already complete, nothing was left to score"
     facts = [f"{summary.rows:,} rows", f"{summary.rejected:,} rejected"]
     if summary.truncated:
         facts.append(f"{summary.truncated:,} truncated")
     output.text(f"{summary.out} is {state}: {', '.join(facts)}")
+    if not summary.rows:
+        output.note("warning: no row could be scored")
     if summary.rejected:
         output.text(f"  the rejected rows and why: {summary.out / 'rejected.jsonl'}")
     if summary.rows_without_prefix:

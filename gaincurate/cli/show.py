@@ -88,8 +88,8 @@ def _rows(scored: ScoredSet, ids: list[str]) -> list[dict[str, Any]]:
 def _print(folder: Path, found: dict[str, Any]) -> None:
     identity = found["identity"]
     output.text(
-        f"{folder}: {found['rows']:,} rows in {found['shards']} shards, {found['rejected']:,} rejected, "
-        f"{found['truncated']:,} truncated"
+        f"{folder}: {found['rows']:,} rows in {found['shards']} shard{'s' * (found['shards'] != 1)}, "
+        f"{found['rejected']:,} rejected, {found['truncated']:,} truncated"
     )
     layer = "" if identity["layer"] is None else f" of layer {identity['layer']}"
     output.text(
@@ -112,7 +112,7 @@ def _print(folder: Path, found: dict[str, Any]) -> None:
             output.text()
             output.text(f"{name} by gc_angle" + (" (taught first)" if name == "top" else ""))
             lines = [
-                [row["gc_id"][:12], f"{row['gc_angle']:.4f}", str(row["gc_question_tokens"])]
+                [row["gc_id"], f"{row['gc_angle']:.4f}", str(row["gc_question_tokens"])]
                 for row in found[name]
             ]
             widths = [max(len(line[i]) for line in lines) for i in range(3)]

@@ -10,7 +10,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pyarrow as pa
 import torch
 
 from gaincurate.config import ScoreConfig
-from gaincurate.errors import GaincurateError, RowError, storage_error
+from gaincurate.errors import GaincurateError, OutputError, RowError, storage_error
 from gaincurate.files import remove_temporaries, write_atomic, write_json
 from gaincurate.locks import one_at_a_time, work_folder, writing
 from gaincurate.schema import FORMAT, Score, scored_table
@@ -67,8 +67,8 @@ def score_dataset(config: ScoreConfig, watch: Watch | None = None) -> Summary:
     if not (config.overwrite and (out / IDENTITY).exists()):
         read_identity(out)  # refuse a folder that is not ours before anything is spent or touched
     plan = make_plan(config, watch, summary)
-    existed = out.exists()
-    with writing(out, config.split_run), _nothing_left_of_a_false_start(out, existed, config):
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    with writing(out, config.split_run), _nothing_left_of_a_false_start(out, made, config):
         present = _begin(plan, summary)
         mine = {k for k in range(plan.shards) if config.split_run.owns(k)}
         if mine - present:
@@ -79,16 +79,18 @@ def score_dataset(config: ScoreConfig, watch: Watch | None = None) -> Summary:
 
 
 @contextmanager
-def _nothing_left_of_a_false_start(out: Path, existed: bool, config: ScoreConfig) -> Iterator[None]:
-    """Where no identity was written, nothing was begun, and nothing stays behind."""
+def _nothing_left_of_a_false_start(out: Path, made: list[Path], config: ScoreConfig) -> Iterator[None]:
+    """Where no identity was written nothing stays behind; beside a finished set no lock files do."""
     try:
         yield
     finally:
         # With --shard others may be about to begin in the same folder.
-        if config.split_run.count == 1 and not (out / IDENTITY).exists():
+        begun, finished = (out / IDENTITY).exists(), (out / MANIFEST).exists()
+        if config.split_run.count == 1 and (finished or not begun):
             shutil.rmtree(work_folder(out), ignore_errors=True)
-            if not existed and not any(out.iterdir()):
-                out.rmdir()
+            with suppress(OSError):  # not empty, so not ours alone
+                for folder in made:
+                    folder.rmdir()
 
 
 def _begin(plan: Plan, summary: Summary) -> set[int]:
@@ -103,10 +105,12 @@ def _begin(plan: Plan, summary: Summary) -> set[int]:
             begun = plan.identity  # the same command again, after an interruption: go on
         if begun is None:
             # The ids come first: what is wrong with the source is found before anything is deleted.
-            write_ids(ids, plan.source.batches(), plan.columns)
+            fresh = ids.with_name("ids-new.bin")
+            write_ids(fresh, plan.source.batches(), plan.columns)
             if plan.config.overwrite:
                 remove_set(out)
             write_json(out / IDENTITY, plan.identity)
+            fresh.replace(ids)  # behind the identity: a kill never leaves an old one with new ids
             return set()
         refuse_other(out, begun, plan.identity)
         present = present_shards(out, plan.identity, plan.shards)
@@ -122,8 +126,8 @@ def _same_run_unfinished(out: Path, identity: Json) -> bool:
     if (out / MANIFEST).exists() or not (out / IDENTITY).exists():
         return False
     try:
-        return bool(json.loads((out / IDENTITY).read_text()) == identity)
-    except ValueError:
+        return read_identity(out) == identity
+    except OutputError:  # damaged: what --overwrite is for
         return False
 
 
@@ -240,7 +244,7 @@ class _Shard:
             self._rejected.append({"gc_id": gc_id, "row": row, "reason": reason})
             return
         step = (
-            "Raise --max-length, or add --on-overlong skip (or truncate)"
+            "Add --on-overlong skip to list such rows in rejected.jsonl"
             if overlong
             else "Mend the row, or add --on-error skip to list such rows in rejected.jsonl"
         )
@@ -258,9 +262,9 @@ def _finish(plan: Plan, summary: Summary) -> None:
     if not all((out / shard_name(index)).exists() for index in range(plan.shards)):
         return
     with summary.timed("writing"), one_at_a_time(out):
+        remove_temporaries(out)  # of killed --shard runs; those that live have nothing left to write
         if not (out / MANIFEST).exists():
             write_manifest(out, plan.identity, plan.shards)
-            remove_temporaries(out)  # every shard is there, so no writer has one in hand
     shutil.rmtree(work_folder(out), ignore_errors=True)
     found = ScoredSet(out, verify=False)
     summary.complete = True

@@ -74,7 +74,8 @@ def make_plan(config: ScoreConfig, watch: Watch, summary: Summary) -> Plan:
             answer=config.answer_column,
             id_column=config.id_column,
         )
-    if config.overwrite and _inside(config.out, Path(config.data)):
+    paths = [Path(getattr(reader, "path", config.data)) for reader in source.readers]
+    if config.overwrite and any(_inside(config.out, path) for path in paths):
         raise InputError(
             f"--overwrite would delete the source: {config.data} is in {config.out}. Give another --out."
         )

@@ -194,6 +194,27 @@ def test_class_labels_and_other_features_outlive_scoring(kind: str, tmp_path: Pa
     assert loaded.select_columns(list(features)).to_list() == rows
 
 
+def test_a_file_of_polars_with_its_views_goes_through(tmp_path: Path, tiny_model: Path) -> None:
+    frame = polars.DataFrame(
+        {
+            "prompt": [[{"role": "user", "content": text}] for text in PROMPTS.to_pylist()],
+            "note": spread("", "a text that is too long to lie in the view itself"),
+            "raw": spread(b"", b"bytes that are too long to lie in the view itself"),
+            "tags": spread(["x", None], []),
+            "kind": polars.Series(spread("easy", "hard"), dtype=polars.Enum(["easy", "hard"])),
+        }
+    )
+    frame.write_ipc(tmp_path / "a.arrow")
+    expected = pa.ipc.open_file(tmp_path / "a.arrow").read_all()
+    assert expected.schema.field("note").type == pa.string_view()
+    files = shards(tmp_path / "a.arrow", tmp_path / "out", tiny_model)
+    assert_same(opened(files), expected)
+    assert polars.concat(map(polars.read_ipc, files)).select(frame.columns).equals(frame)
+    shards(tmp_path / "a.arrow", tmp_path / "again", tiny_model)
+    for file in files:
+        assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
+
+
 def test_score_columns_of_the_source_are_replaced_and_its_id_is_kept(
     tmp_path: Path, tiny_model: Path
 ) -> None:

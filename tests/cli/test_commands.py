@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import gaincurate
+import tiny
+from command import run
+from gaincurate.cli.output import length_sentence, plain
+
+
+@pytest.fixture
+def out(tmp_path: Path, tiny_model: Path) -> Path:
+    rows = [*tiny.questions(12), {"question": "\x1b[31mred\x07 text\nover lines", "answer": "1", "level": 0}]
+    data = tiny.write_jsonl(tmp_path / "rows.jsonl", rows)
+    result = run("score", data, "-m", tiny_model, "-o", tmp_path / "out", "--json")
+    assert result.exit_code == 0
+    summary = json.loads(result.stdout)
+    assert summary["rows"] == 13
+    assert "prompt from column 'question', answer from column 'answer'" in result.stderr
+    return tmp_path / "out"
+
+
+def test_show_orders_by_angle_and_counts_what_is_there(out: Path) -> None:
+    found = json.loads(run("show", out, "--json", "--rows", "3").stdout)
+    table = [row for part in gaincurate.open_scores(out).tables() for row in part.to_pylist()]
+    order = [row["gc_id"] for row in sorted(table, key=lambda row: (-row["gc_angle"], row["gc_id"]))]
+    assert [row["gc_id"] for row in found["top"]] == order[:3]
+    assert [row["gc_id"] for row in found["bottom"]] == order[-3:]
+    assert sum(found["histogram"]["counts"]) == 13
+    angles = sorted(row["gc_angle"] for row in table)
+    assert found["distribution"]["gc_angle"][0] == pytest.approx(angles[0])
+    assert found["distribution"]["gc_angle"][-1] == pytest.approx(angles[-1])
+
+
+def test_show_prints_whole_ids_and_no_terminal_escapes(out: Path) -> None:
+    result = run("show", out, "--rows", "13")
+    assert result.exit_code == 0
+    assert "\x1b" not in result.stdout
+    assert "\x07" not in result.stdout
+    for name in gaincurate.open_scores(out).column("gc_id").to_pylist():
+        assert name in result.stdout
+
+
+def test_show_refuses_what_is_no_set(tmp_path: Path) -> None:
+    result = run("show", tmp_path)
+    assert result.exit_code == 2
+    assert "is no scored set: it has no manifest.json" in result.stderr
+
+
+def test_doctor_checks_the_angle_code_and_reports_versions() -> None:
+    result = run("doctor", "--json")
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    assert found["ok"]
+    assert found["packages"]["torch"]
+    assert all(check["ok"] for check in found["checks"])
+    assert len(found["checks"]) >= 4
+
+
+def test_doctor_fails_where_a_check_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gaincurate_kernels.selftest.TOLERANCE", -1.0)
+    result = run("doctor")
+    assert result.exit_code == 1
+    assert "FAIL cpu" in result.stdout
+
+
+def test_every_row_rejected_is_a_warning(tmp_path: Path, tiny_model: Path) -> None:
+    data = tiny.write_jsonl(tmp_path / "a.jsonl", [{"prompt": " "}, {"prompt": ""}])
+    result = run("score", data, "-m", tiny_model, "-o", tmp_path / "out", "--on-error", "skip")
+    assert result.exit_code == 0
+    assert "warning: no row could be scored" in result.stderr
+    assert "nothing was left" not in result.stdout
+
+
+def test_a_debugger_gets_the_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GAINCURATE_DEBUG", "1")
+    assert "no_file" in str(
+        run("score", tmp_path / "no_file.jsonl", "-m", "demo", "-o", tmp_path / "o").exception
+    )
+
+
+def test_version_and_help() -> None:
+    assert run("--version").stdout == f"gaincurate {gaincurate.__version__}\n"
+    assert run("score", "--help").exit_code == 0
+
+
+def test_length_is_put_into_plain_words() -> None:
+    assert "close to ordering by length (shorter questions score higher)" in length_sentence(-0.93)
+    assert "a good part of the order (longer" in length_sentence(0.6)
+    assert "a little of the order" in length_sentence(-0.3)
+    assert "next to nothing" in length_sentence(0.05)
+    assert "too few or equal rows" in length_sentence(None)
+
+
+def test_a_prompt_is_one_harmless_line() -> None:
+    assert plain("a\x1b[31m\n\tb\u202e c") == "a [31m b  c"

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gaincurate
+
+ROOT = Path(__file__).parent.parent
+
+# Each module may import only what stands after it.
+LAYERS = [
+    "gaincurate.__main__",
+    "gaincurate.cli.app",
+    "gaincurate.cli.score",
+    "gaincurate.cli.show",
+    "gaincurate.cli.doctor",
+    "gaincurate.cli.progress",
+    "gaincurate.cli.output",
+    "gaincurate.scoring.pipeline",
+    "gaincurate.scoring.plan",
+    "gaincurate.scoring.identity",
+    "gaincurate.scoring.angle",
+    "gaincurate.scoring.prefill",
+    "gaincurate.scoring.model",
+    "gaincurate.scoring.pack",
+    "gaincurate.scoring.segment",
+    "gaincurate.scoring.offsets",
+    "gaincurate.scoring.ids",
+    "gaincurate.scoring.columns",
+    "gaincurate.scoring.read",
+    "gaincurate.scoring.from_datasets",
+    "gaincurate.scoring.formats",
+    "gaincurate.scoring.csv_rows",
+    "gaincurate.scoring.json_rows",
+    "gaincurate.scoring.parts",
+    "gaincurate.scoring.watch",
+    "gaincurate.scored_set",
+    "gaincurate.shards",
+    "gaincurate.schema",
+    "gaincurate.config",
+    "gaincurate.locks",
+    "gaincurate.files",
+    "gaincurate.stats",
+    "gaincurate.errors",
+    "gaincurate",
+    "gaincurate_kernels.selftest",
+    "gaincurate_kernels",
+    "gaincurate_kernels.reference",
+]
+SOURCES = sorted([*(ROOT / "gaincurate").rglob("*.py"), *(ROOT / "kernels/gaincurate_kernels").rglob("*.py")])
+
+
+def module(path: Path) -> str:
+    base = ROOT / "kernels" if "kernels" in path.relative_to(ROOT).parts else ROOT
+    return ".".join(path.relative_to(base).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path: Path) -> set[str]:
+    """Every module of ours that a file imports when it runs (not for type checkers alone)."""
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} & set(LAYERS)
+            found.add(node.module)
+    return {name for name in found if name.split(".")[0] in {"gaincurate", "gaincurate_kernels"}}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module)
+def test_imports_point_down_the_layers(path: Path) -> None:
+    name = module(path)
+    if name in {"gaincurate.cli", "gaincurate.scoring"}:
+        assert not imports(path)
+        return
+    below = LAYERS[LAYERS.index(name) + 1 :]
+    packages = {"gaincurate.cli", "gaincurate.scoring"}
+    assert imports(path) - packages <= set(below)
+
+
+def test_the_layers_name_every_module_once() -> None:
+    actual = {module(path) for path in SOURCES} - {"gaincurate.cli", "gaincurate.scoring"}
+    assert set(LAYERS) == actual
+    assert len(LAYERS) == len(actual)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module)
+def test_a_file_can_be_read_in_one_sitting_and_says_what_it_is(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= 300
+    assert ast.get_docstring(ast.parse(text))
+
+
+def test_kernels_is_no_package() -> None:
+    assert not (ROOT / "kernels/__init__.py").exists()
+
+
+def loaded(code: str) -> set[str]:
+    program = f"import sys\n{code}\nprint(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import gaincurate",
+        "from typer.testing import CliRunner\nfrom gaincurate.cli.app import app\n"
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
+        "assert CliRunner().invoke(app, ['score', '--help']).exit_code == 0",
+    ],
+    ids=["import", "help"],
+)
+def test_importing_and_helping_load_nothing_heavy(code: str) -> None:
+    assert not loaded(code) & {"torch", "transformers", "pyarrow", "numpy", "datasets", "triton"}
+
+
+def test_reading_a_set_and_the_kernels_load_no_more_than_they_need() -> None:
+    assert not loaded("import gaincurate\ngaincurate.open_scores") & {"torch", "transformers", "datasets"}
+    assert not loaded("import gaincurate_kernels") & {"gaincurate", "triton", "transformers"}
+
+
+def test_the_public_names_are_there() -> None:
+    assert len(gaincurate.__all__) <= 8
+    assert all(getattr(gaincurate, name) is not None for name in gaincurate.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = gaincurate.nonsense

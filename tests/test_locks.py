@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from gaincurate.errors import LockedError
+from gaincurate.locks import Split, one_at_a_time, work_folder, writing
+
+
+def test_a_second_plain_writer_is_refused(tmp_path: Path) -> None:
+    with (
+        writing(tmp_path, Split()),
+        pytest.raises(LockedError, match="another process is writing"),
+        writing(tmp_path, Split()),
+    ):
+        pass
+    with writing(tmp_path, Split()):
+        assert (work_folder(tmp_path) / "lock").exists()
+
+
+def test_parts_write_together_but_each_once(tmp_path: Path) -> None:
+    with writing(tmp_path, Split(1, 3)), writing(tmp_path, Split(3, 3)):
+        with pytest.raises(LockedError, match="already writing --shard 1/3"), writing(tmp_path, Split(1, 3)):
+            pass
+        with (
+            pytest.raises(LockedError, match="is being written with --shard I/3"),
+            writing(tmp_path, Split(2, 2)),
+        ):
+            pass
+        with pytest.raises(LockedError, match="another process is writing"), writing(tmp_path, Split()):
+            pass
+    with writing(tmp_path, Split(2, 2)):
+        assert work_folder(tmp_path).exists()
+
+
+def test_a_part_is_refused_while_a_plain_run_writes(tmp_path: Path) -> None:
+    with (
+        writing(tmp_path, Split()),
+        pytest.raises(LockedError, match="without --shard"),
+        writing(tmp_path, Split(1, 2)),
+    ):
+        pass
+
+
+def test_a_dead_process_holds_nothing(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with writing(tmp_path, Split()):
+            os.write(write, b"x")
+            os.kill(os.getpid(), 9)
+    assert os.read(read, 1) == b"x"
+    os.waitpid(child, 0)
+    os.close(read)
+    os.close(write)
+    with writing(tmp_path, Split()):
+        assert work_folder(tmp_path).exists()
+
+
+def test_a_lock_on_a_removed_file_keeps_nobody_out(tmp_path: Path) -> None:
+    with writing(tmp_path, Split(1, 2)):
+        (work_folder(tmp_path) / "lock-1-of-2").unlink()
+        with writing(tmp_path, Split(1, 2)):
+            assert (work_folder(tmp_path) / "lock-1-of-2").exists()
+
+
+def test_every_shard_belongs_to_one_part() -> None:
+    parts = [Split(i, 3) for i in (1, 2, 3)]
+    for shard in range(20):
+        assert [part.owns(shard) for part in parts].count(True) == 1
+    assert [k for k in range(7) if Split(2, 3).owns(k)] == [1, 4]
+
+
+def test_the_short_lock_is_free_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        with one_at_a_time(tmp_path):
+            assert (work_folder(tmp_path) / "lock-folder").exists()
