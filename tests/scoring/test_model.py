@@ -161,8 +161,11 @@ def test_truncated_safetensors_are_a_sentence(folder: Path, keep: int) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (lambda w: w.pop("model.layers.1.mlp.up_proj.weight"), "lack 1 weights that the model needs"),
-        (lambda w: [w.pop(k) for k in list(w) if "layers.2" in k], "lack 9 weights that the model needs"),
+        (lambda w: w.pop("model.layers.1.mlp.up_proj.weight"), "lack 1 of the weights that the model needs"),
+        (
+            lambda w: [w.pop(k) for k in list(w) if "layers.2" in k],
+            "lack 9 of the weights that the model needs",
+        ),
         (
             lambda w: w.update({"model.norm.weight": torch.ones(7)}),
             "cannot load the weights of model",

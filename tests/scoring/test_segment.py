@@ -175,7 +175,7 @@ def test_a_long_prompt_is_refused_or_loses_the_questions_end() -> None:
     assert (tail_only.end, tail_only.truncated) == (whole.end, False)
     (nothing,) = Segmenter(made, max_length=whole.prefix, truncate=True)([user("word " * 20)])
     assert isinstance(nothing, Unusable)
-    assert nothing.overlong
+    assert (nothing.reason[:16], nothing.overlong) == ("its prefix alone", False)
 
 
 def test_a_limit_stored_in_the_tokenizer_cuts_nothing() -> None:
