@@ -7,6 +7,7 @@ data, so each can be judged alone. Knows nothing of models, prompts or how a sco
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -109,25 +110,30 @@ def read_identity(out: Path) -> Json | None:
     """The identity that a folder was begun with, or None where none was begun.
 
     Raises:
-        OutputError: the folder holds something else.
+        OutputError: the folder holds something else, or its identity is damaged.
+        StorageError: it cannot be read.
     """
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"--out {out} is a file; give a folder.", path=str(out))
     path = out / IDENTITY
-    if not path.exists():
-        others = [p.name for p in out.iterdir() if not _ours_unfinished(p.name)] if out.exists() else []
-        if others:
-            raise OutputError(
-                f"--out {out} already holds {sorted(others)[0]!r} and is no scored set; give a new "
-                "or empty folder.",
-                path=str(out),
-            )
-        return None
+    with reading(path):
+        if os.path.lexists(out) and not out.is_dir():
+            raise OutputError(f"--out {out} is no folder; give the name of a folder.", path=str(out))
+        if not path.exists():
+            others = [p.name for p in out.iterdir() if not _ours_unfinished(p.name)] if out.exists() else []
+            if others:
+                raise OutputError(
+                    f"--out {out} already holds {min(others)!r} and is no scored set; give a new or "
+                    "empty folder.",
+                    path=str(out),
+                )
+            return None
+        text = path.read_bytes()
     try:
-        identity: Json = json.loads(path.read_text())
-    except ValueError as error:
+        identity: Json = json.loads(text)
+        _ = identity["format"]
+    except (ValueError, LookupError, TypeError) as error:
         raise OutputError(
-            f"{path} cannot be read ({error}); start over with --overwrite.", path=str(path)
+            f"{path} is damaged, so what made the set there is not known; start over with --overwrite.",
+            path=str(path),
         ) from error
     return identity
 

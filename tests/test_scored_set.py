@@ -1,86 +1,204 @@
 from __future__ import annotations
 
-import shutil
+import json
 from pathlib import Path
+from typing import Any
 
+import hypothesis.strategies as st
+import polars
 import pyarrow as pa
 import pytest
+from hypothesis import given
 
-import gaincurate
-import tiny
 from gaincurate.errors import InputError, OutputError
-from gaincurate.scored_set import ScoredSet
+from gaincurate.scored_set import ScoredSet, open_scores
+from sets import make_set, scored_row
 
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
-    folder = tmp_path_factory.mktemp("set")
-    data = tiny.write_jsonl(folder / "rows.jsonl", tiny.questions(30))
-    gaincurate.score(str(data), str(tiny_model), folder / "out", shard_rows=8)
-    return folder / "out"
+ROWS = [scored_row(f"id-{i}", f"question {i}", angle=i / 100) for i in range(40)]
+BY_ID = {row["gc_id"]: row for row in ROWS}
 
 
 @pytest.fixture
-def scored(made: Path, tmp_path: Path) -> ScoredSet:
-    shutil.copytree(made, tmp_path / "copy")
-    return gaincurate.open_scores(tmp_path / "copy")
+def folder(tmp_path: Path) -> Path:
+    return make_set(tmp_path / "set", [ROWS[:16], [], ROWS[16:32], ROWS[32:]])
 
 
-def test_rows_come_back_by_id_in_the_order_asked_for(scored: ScoredSet) -> None:
-    assert len(scored) == 30
-    ids = scored.column("gc_id").to_pylist()
-    every = [row for table in scored.tables() for row in table.to_pylist()]
-    asked = [29, 0, 17, 8, 9]
-    assert scored.rows([ids[i] for i in asked]).to_pylist() == [every[i] for i in asked]
-    assert scored.row(ids[12]) == every[12]
-    assert scored.rows([]).num_rows == 0
+def ours(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with the float32 that is stored."""
+    return [{**row, **{k: pytest.approx(row[k]) for k in ("gc_angle", "gc_angle_intra")}} for row in rows]
 
 
-def test_an_unknown_id_or_column_is_named(scored: ScoredSet) -> None:
-    ids = scored.column("gc_id").to_pylist()
-    with pytest.raises(InputError, match=r"has no row with id 'x' \(and 1 more of those asked for\)"):
-        scored.rows(["x", ids[0], "y"])
-    with pytest.raises(InputError, match="has no column 'gc_nll'; it has question, answer"):
-        scored.column("gc_nll")
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> ScoredSet:
+    return open_scores(make_set(tmp_path_factory.mktemp("set"), [ROWS[:16], [], ROWS[16:32], ROWS[32:]]))
 
 
-def test_a_changed_or_missing_file_is_refused(scored: ScoredSet) -> None:
-    path = scored.folder / "shard-00001.arrow"
-    raw = bytearray(path.read_bytes())
-    raw[len(raw) // 2] ^= 1
-    path.write_bytes(raw)
-    with pytest.raises(OutputError, match=r"shard-00001.arrow does not match the manifest"):
-        scored.verify()
+@given(st.lists(st.sampled_from(sorted(BY_ID)), max_size=60))
+def test_rows_come_in_the_order_asked_for_and_as_often(opened: ScoredSet, ids: list[str]) -> None:
+    assert opened.rows(ids).to_pylist() == ours([BY_ID[name] for name in ids])
+
+
+def test_columns_and_tables_hold_all_rows_in_source_order(folder: Path) -> None:
+    scored = open_scores(folder)
+    assert len(scored) == 40
+    assert scored.column("gc_id").to_pylist() == [row["gc_id"] for row in ROWS]
+    tables = list(scored.tables(["question", "gc_id"]))
+    assert [table.num_rows for table in tables] == [16, 0, 16, 8]
+    assert tables[0].column_names == ["question", "gc_id"]
+    assert scored.row("id-17") == ours([ROWS[17]])[0]
+
+
+def test_other_readers_see_the_same_rows(folder: Path) -> None:
+    frame = polars.read_ipc(folder / "shard-00002.arrow")
+    assert frame.to_dicts() == ours(ROWS[16:32])
+
+
+def test_an_unknown_id_or_column_is_named(folder: Path) -> None:
+    scored = open_scores(folder)
+    with pytest.raises(
+        InputError, match=r"has no row with id 'nix' \(and 1 more of those asked for\)\."
+    ) as error:
+        scored.rows(["id-3", "nix", "id-4", "nox"])
+    assert error.value.data["ids"] == ["nix", "nox"]
+    with pytest.raises(InputError, match=r"has no row with id 'nix'\.$"):
+        scored.row("nix")
+    with pytest.raises(
+        InputError, match=r"has no column 'gc_angel'; it has question, gc_id, gc_prompt_tokens"
+    ):
+        scored.column("gc_angel")
+
+
+def test_rows_are_found_without_opening_the_shards_behind_them(folder: Path) -> None:
+    damage(folder / "shard-00003.arrow")
+    scored = open_scores(folder)
+    assert scored.rows(["id-30", "id-2"]).num_rows == 2
+    with pytest.raises(OutputError, match=r"shard-00003\.arrow does not match the manifest"):
+        scored.row("id-39")
+
+
+def damage(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_changed_shard_is_found_when_it_is_opened_or_at_once(folder: Path) -> None:
+    damage(folder / "shard-00002.arrow")
+    with pytest.raises(OutputError, match="missing, cut short or changed"):
+        open_scores(folder).verify()
+    with pytest.raises(OutputError, match="missing, cut short or changed"):
+        open_scores(folder).column("gc_angle")
+    assert len(open_scores(folder, verify=False).column("gc_angle")) == 40
+
+
+@pytest.mark.parametrize("harm", ["missing", "short"])
+def test_a_missing_or_short_shard_is_found_on_opening(folder: Path, harm: str) -> None:
+    path = folder / "shard-00003.arrow"
+    data = path.read_bytes()
     path.unlink()
-    with pytest.raises(OutputError, match=r"shard-00001.arrow does not match the manifest"):
-        gaincurate.open_scores(scored.folder)
+    if harm == "short":
+        path.write_bytes(data[:-1])
+    with pytest.raises(OutputError, match=r"shard-00003\.arrow does not match the manifest"):
+        open_scores(folder)
 
 
-def test_a_computed_column_is_joined_by_id_and_null_elsewhere(scored: ScoredSet) -> None:
-    ids = scored.column("gc_id").to_pylist()
-    scored.add_column("gc_difficulty", ids[5:9][::-1], pa.array([0.4, 0.3, 0.2, 0.1]), {"by": "test"})
-    again = gaincurate.open_scores(scored.folder)
-    assert again.column("gc_difficulty").to_pylist()[4:10] == [None, 0.1, 0.2, 0.3, 0.4, None]
-    assert again.computed_columns()["gc_difficulty"]["how"] == {"by": "test"}
-    assert again.row(ids[6])["gc_difficulty"] == 0.2
+def test_a_computed_column_is_joined_by_id_and_null_elsewhere(folder: Path) -> None:
+    scored = open_scores(folder)
+    scored.add_column("gc_difficulty", ["id-33", "id-0"], pa.array([0.25, 0.75]), {"by": "a test"})
+    scored.add_column("gc_note", ["id-1"], pa.array(["x"]), {})
+    expected = [0.75, *[None] * 32, 0.25, *[None] * 6]
+    for again in (scored, open_scores(folder)):
+        assert again.column("gc_difficulty").to_pylist() == expected
+        assert again.schema.names[-2:] == ["gc_difficulty", "gc_note"]
+        assert again.row("id-1")["gc_note"] == "x"
+        assert again.computed_columns()["gc_difficulty"]["how"] == {"by": "a test"}
+        assert again.computed_columns()["gc_difficulty"]["manifest"] == scored.manifest_hash
 
 
-def test_a_computed_column_must_be_new_and_fit(scored: ScoredSet) -> None:
-    ids = scored.column("gc_id").to_pylist()
-    for name in ("difficulty", "gc_a/b"):
-        with pytest.raises(InputError, match="the name must be gc_ and letters"):
-            scored.add_column(name, ids[:1], pa.array([1.0]), {})
-    with pytest.raises(InputError, match="immutable"):
-        scored.add_column("gc_angle", ids[:1], pa.array([1.0]), {})
-    with pytest.raises(InputError, match="one value for each id"):
-        scored.add_column("gc_x", [ids[0], ids[0]], pa.array([1.0, 2.0]), {})
-    with pytest.raises(InputError, match="no row with id"):
-        scored.add_column("gc_x", ["nobody"], pa.array([1.0]), {})
+def test_a_computed_column_can_be_made_again_and_can_be_empty(folder: Path) -> None:
+    scored = open_scores(folder)
+    scored.add_column("gc_x", ["id-1"], pa.array([1]), {})
+    scored.add_column("gc_x", ["id-2"], pa.array([2]), {})
+    assert scored.column("gc_x").to_pylist() == [None, None, 2, *[None] * 37]
+    scored.add_column("gc_x", [], pa.array([], pa.int64()), {})
+    assert scored.column("gc_x").null_count == 40
 
 
-def test_a_computed_column_of_another_set_is_refused(scored: ScoredSet) -> None:
-    scored.add_column("gc_x", scored.column("gc_id").to_pylist()[:1], pa.array([1.0]), {})
-    manifest = scored.folder / "manifest.json"
-    manifest.write_text(manifest.read_text() + "\n")
-    with pytest.raises(OutputError, match="made for another set"):
-        gaincurate.open_scores(scored.folder).column("gc_x")
+@pytest.mark.parametrize(
+    ("name", "ids", "reason"),
+    [
+        ("difficulty", ["id-1"], "the name must be gc_ and letters, digits or underscores"),
+        ("gc_../x", ["id-1"], "the name must be gc_"),
+        ("gc_angle", ["id-1"], "part of the shards, which are immutable"),
+        ("gc_x", ["id-1", "id-2"], "one value for each id"),
+        ("gc_x", ["nix"], "has no row with id 'nix'"),
+    ],
+)
+def test_a_bad_computed_column_is_refused_and_not_written(
+    folder: Path, name: str, ids: list[str], reason: str
+) -> None:
+    with pytest.raises(InputError, match=reason):
+        open_scores(folder).add_column(name, ids, pa.array([1.0]), {})
+    assert not (folder / "columns").exists()
+
+
+def test_an_id_has_one_computed_value(folder: Path) -> None:
+    with pytest.raises(InputError, match="each id once"):
+        open_scores(folder).add_column("gc_x", ["id-1", "id-1"], pa.array([1.0, 2.0]), {})
+
+
+def test_a_column_of_another_set_is_refused(folder: Path, tmp_path: Path) -> None:
+    open_scores(folder).add_column("gc_x", ["id-1"], pa.array([1.0]), {})
+    other = make_set(tmp_path / "other", [ROWS[:16]])
+    (folder / "columns").rename(other / "columns")
+    with pytest.raises(OutputError, match="was made for another set"):
+        open_scores(other).column("gc_x")
+
+
+def test_a_computed_column_without_description_is_not_read(folder: Path) -> None:
+    scored = open_scores(folder)
+    scored.add_column("gc_x", ["id-1"], pa.array([1.0]), {})
+    (folder / "columns/gc_x.json").unlink()  # killed between the two writes
+    assert "gc_x" not in open_scores(folder).schema.names
+
+
+@pytest.mark.parametrize("harm", ["values", "gone", "description", "older description"])
+def test_a_damaged_computed_column_is_refused(folder: Path, harm: str) -> None:
+    scored = open_scores(folder)
+    scored.add_column("gc_x", ["id-1"], pa.array([1.0]), {})
+    values, description = folder / "columns/gc_x.arrow", folder / "columns/gc_x.json"
+    before = description.read_bytes()
+    if harm == "values":
+        damage(values)
+    elif harm == "gone":
+        values.unlink()
+    elif harm == "description":
+        description.write_text("{")
+    else:
+        scored.add_column("gc_x", ["id-1"], pa.array([2.0]), {})
+        description.write_bytes(before)
+    with pytest.raises(OutputError, match=r"gc_x\.(arrow|json) is .*damaged; delete that column's"):
+        _ = open_scores(folder).schema
+
+
+def test_a_set_of_no_rows_can_be_read(tmp_path: Path) -> None:
+    scored = open_scores(make_set(tmp_path / "set", [[], []]))
+    assert len(scored) == 0
+    assert scored.column("gc_angle").to_pylist() == []
+    assert scored.rows([]).schema == scored.schema
+
+
+def test_what_is_no_finished_set_says_so(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"is no scored set: it has no manifest\.json"):
+        open_scores(tmp_path)
+    manifest = folder / "manifest.json"
+    text = manifest.read_text()
+    manifest.write_text(text[: len(text) // 2])
+    with pytest.raises(OutputError, match="is damaged. Delete that file and run the same"):
+        open_scores(folder)
+    manifest.write_text(json.dumps({**json.loads(text), "format": 2}))
+    with pytest.raises(OutputError, match="has format 2, this version reads 1"):
+        open_scores(folder)
+    manifest.unlink()
+    with pytest.raises(OutputError, match="is not finished"):
+        open_scores(folder)

@@ -202,7 +202,7 @@ def test_a_folder_of_something_else_is_refused_and_untouched(
         with pytest.raises(OutputError, match="already holds 'thesis.tex' and is no scored set"):
             score(data, tiny_model, out, overwrite=overwrite)
     assert [p.name for p in out.iterdir()] == ["thesis.tex"]
-    with pytest.raises(OutputError, match="is a file; give a folder"):
+    with pytest.raises(OutputError, match="is no folder; give the name of a folder"):
         score(data, tiny_model, out / "thesis.tex")
 
 

@@ -1,0 +1,46 @@
+"""Scored sets made by hand: the reader's and the commands' side without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from gaincurate.files import write_atomic, write_json
+from gaincurate.schema import FORMAT, SCORE_FIELDS
+from gaincurate.shards import IDENTITY, encode_shard, shard_name, write_manifest
+
+IDENTITY_OF_SETS: dict[str, Any] = {
+    "format": FORMAT,
+    "source": {"fingerprint": "f", "prompt_column": "question"},
+    "model": {"name": "some-model"},
+    "site": "mlp_input",
+    "layer": 2,
+    "dtype": "float32",
+    "device": "cpu",
+}
+
+
+def scored_row(gc_id: str, question: str = "why?", angle: float = 0.5, tokens: int = 3) -> dict[str, Any]:
+    """A row of a scored set with one source column."""
+    values = [gc_id, tokens + 2, 1, tokens, angle, angle, 0.0, None]
+    return {
+        "question": question,
+        **{field.name: value for field, value in zip(SCORE_FIELDS, values, strict=True)},
+    }
+
+
+def make_set(folder: Path, shards: Sequence[Sequence[dict[str, Any]]]) -> Path:
+    """A finished set with one shard per list of rows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    schema = pa.schema([pa.field("question", pa.string()), *SCORE_FIELDS])
+    write_json(folder / IDENTITY, IDENTITY_OF_SETS)
+    for index, rows in enumerate(shards):
+        table = pa.Table.from_pylist(list(rows), schema=schema)
+        info = {"format": FORMAT, "identity": IDENTITY_OF_SETS, "shard": index, "rows": len(rows)}
+        facts = {"rejected": [], "truncated": 0, "without_prefix": 0}
+        write_atomic(folder / shard_name(index), encode_shard(table, info | facts))
+    write_manifest(folder, IDENTITY_OF_SETS, len(shards))
+    return folder

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from gaincurate.errors import StorageError
+from gaincurate.files import (
+    digest_bytes,
+    digest_file,
+    digest_files,
+    digest_json,
+    remove_temporaries,
+    write_atomic,
+    write_json,
+)
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.dictionaries(st.text(), inner)
+)
+
+
+@given(st.dictionaries(st.text(), JSON))
+def test_a_json_hash_ignores_the_order_of_keys_and_nothing_else(value: dict[str, Any]) -> None:
+    turned = dict(reversed(value.items()))
+    assert digest_json(turned) == digest_json(value)
+    assert digest_json({**value, "more": 1} if "more" not in value else {}) != digest_json(value)
+
+
+def test_hashes_are_128_bits_of_blake2b_in_hex(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"abc" * 3_000_000)  # more than a block
+    expected = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    assert digest_file(path) == digest_bytes(path.read_bytes()) == expected
+
+
+def test_a_hash_of_files_depends_on_content_and_order_not_on_names(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in "abc"]
+    for path, data in zip(paths, [b"x", b"y", b"x"], strict=True):
+        path.write_bytes(data)
+    a, b, c = paths
+    assert digest_files([a, b]) == digest_files([c, b])
+    assert digest_files([a, b]) != digest_files([b, a])
+    assert digest_files([a, b]) != digest_files([a])
+
+
+def test_written_json_is_readable_and_ends_with_a_line_break(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"ä": [1]})
+    assert (tmp_path / "x.json").read_text("utf-8") == '{\n  "ä": [\n    1\n  ]\n}\n'
+    assert json.loads((tmp_path / "x.json").read_bytes()) == {"ä": [1]}
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.ENOSPC, "the disk is full"),
+        (errno.EDQUOT, "the disk quota is used up"),
+        (errno.EROFS, "the file system is read-only"),
+        (errno.EIO, "input/output error"),
+    ],
+    ids=lambda value: str(value).replace(" ", "-"),
+)
+def test_a_write_that_fails_leaves_the_old_file_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, number: int, reason: str
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(f"{'os' if step == 'fsync' else 'pathlib.Path'}.{step}", fail)
+    with pytest.raises(StorageError) as caught:
+        write_atomic(path, b"new")
+    assert str(caught.value) == (
+        f"cannot write {path}: {reason}. Finished shards are kept; put that right and run the same command "
+        "again to go on."
+    )
+    assert caught.value.exit_code == 1
+    assert caught.value.data == {"path": str(path), "errno": number}
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"x": b"old"}
+
+
+def test_an_interrupted_write_leaves_no_temporary_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomic(tmp_path / "x", b"new")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"cannot write .*/none/x: no such file or directory\."):
+        write_atomic(tmp_path / "none/x", b"")
+    with pytest.raises(StorageError, match=r"cannot read .*/none: no such file or directory\."):
+        digest_file(tmp_path / "none")
+
+
+def test_only_what_killed_writers_left_is_removed(tmp_path: Path) -> None:
+    kept = ["shard-00000.arrow", ".hidden", "x.tmp", "manifest.json"]
+    for name in [*kept, ".shard-00001.arrow.17.tmp", ".manifest.json.4.tmp"]:
+        (tmp_path / name).write_bytes(b"")
+    remove_temporaries(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(kept)
