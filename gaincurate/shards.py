@@ -98,10 +98,14 @@ def open_table(path: Path) -> pa.Table:
 
 
 def differing_keys(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Where two identities differ: dotted key, old value, new value."""
+    """Where two identities differ: dotted key, old value, new value (None for a key that is not there)."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
-            yield from differing_keys(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+            name = f"{path}.{key}" if path else key
+            if key in old and key in new:
+                yield from differing_keys(old[key], new[key], name)
+            else:
+                yield name, old.get(key), new.get(key)
     elif old != new:
         yield path, old, new
 
@@ -187,7 +191,8 @@ def write_manifest(out: Path, identity: Json, count: int) -> Json:
     The same shards give the same bytes, whoever writes it.
     """
     shards, lines = [], []
-    rows = truncated = without_prefix = 0
+    counts = dict.fromkeys(("rows", "truncated", "without_prefix", "zero_vectors"), 0)
+    fused = False
     for index in range(count):
         path = out / shard_name(index)
         info = read_info(path)
@@ -201,15 +206,17 @@ def write_manifest(out: Path, identity: Json, count: int) -> Json:
                 "hash": digest_file(path),
             }
         )
-        rows += info["rows"]
-        truncated += info["truncated"]
-        without_prefix += info["without_prefix"]
+        for key in counts:
+            counts[key] += info[key]
+        fused |= info["norm_was_fused"]
     manifest = {
         "format": FORMAT,
-        "rows": rows,
+        "rows": counts["rows"],
         "rejected": len(lines),
-        "truncated": truncated,
-        "rows_without_prefix": without_prefix,
+        "truncated": counts["truncated"],
+        "rows_without_prefix": counts["without_prefix"],
+        "zero_vectors": counts["zero_vectors"],
+        "norm_was_fused": fused,
         "identity": identity,
         "shards": shards,
     }

@@ -102,7 +102,7 @@ def test_differing_keys_are_those_that_a_flat_comparison_finds(
     old: dict[str, Any], new: dict[str, Any]
 ) -> None:
     found = {key for key, _, _ in differing_keys(old, new)}
-    assert bool(found) == any(old.get(key) != new.get(key) for key in old.keys() | new.keys())
+    assert bool(found) == (old != new)
     for key, was, now in differing_keys(old, new):
         head, _, rest = key.partition(".")
         before, after = old.get(head), new.get(head)
@@ -141,13 +141,22 @@ def test_present_shards_are_those_that_are_whole_and_ours(tmp_path: Path) -> Non
 def test_the_manifest_counts_and_names_every_shard(tmp_path: Path) -> None:
     folder = tmp_path
     facts = {"identity": {"format": 1}, "truncated": 1, "without_prefix": 2, "rows": 2}
+    facts |= {"zero_vectors": 3, "norm_was_fused": True}
     for index, rejected in enumerate([[{"row": 3, "reason": "é"}], []]):
         info = {**facts, "rejected": rejected}
         (folder / shard_name(index)).write_bytes(encode_shard(TABLE, info))
     manifest = write_manifest(folder, {"format": 1}, 2)
     assert read_manifest(folder) == manifest
     kept = {key: value for key, value in manifest.items() if key not in ("shards", "identity")}
-    assert kept == {"format": 1, "rows": 4, "rejected": 1, "truncated": 2, "rows_without_prefix": 4}
+    assert kept == {
+        "format": 1,
+        "rows": 4,
+        "rejected": 1,
+        "truncated": 2,
+        "rows_without_prefix": 4,
+        "zero_vectors": 6,
+        "norm_was_fused": True,
+    }
     assert (folder / "rejected.jsonl").read_text("utf-8") == '{"reason": "é", "row": 3}\n'
     for index, entry in enumerate(manifest["shards"]):
         path = folder / shard_name(index)
