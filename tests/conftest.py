@@ -10,8 +10,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
+import torch
 
 import tiny
+
+# Triton's kernels run on a GPU where there is one, else in Triton's interpreter; the variable counts when a
+# kernel is first imported.
+os.environ["TRITON_INTERPRET"] = "0" if torch.cuda.is_available() else "1"
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     "gaincurate.__main__",
     "gaincurate.cli.app",
+    "gaincurate.cli.bench",
     "gaincurate.cli.score",
     "gaincurate.cli.show",
     "gaincurate.cli.doctor",
@@ -25,6 +26,7 @@ LAYERS = [
     "gaincurate.scoring.identity",
     "gaincurate.scoring.angle",
     "gaincurate.scoring.prefill",
+    "gaincurate.scoring.norms",
     "gaincurate.scoring.model",
     "gaincurate.scoring.pack",
     "gaincurate.scoring.segment",
@@ -47,9 +49,14 @@ LAYERS = [
     "gaincurate.stats",
     "gaincurate.errors",
     "gaincurate",
+    "gaincurate_kernels.bench",
     "gaincurate_kernels.selftest",
     "gaincurate_kernels",
+    "gaincurate_kernels.angle",
+    "gaincurate_kernels.launch",
+    "gaincurate_kernels.angle_kernels",
     "gaincurate_kernels.reference",
+    "gaincurate_kernels.values",
 ]
 SOURCES = sorted([*(ROOT / "gaincurate").rglob("*.py"), *(ROOT / "kernels/gaincurate_kernels").rglob("*.py")])
 

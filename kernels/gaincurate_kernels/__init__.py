@@ -1,10 +1,19 @@
-"""Angle concentration of packed hidden states, in linear time; imports torch and nothing of gaincurate."""
+"""Angle concentration of packed hidden states, in linear time; imports torch, and triton only when used."""
 
-from gaincurate_kernels.reference import (
-    Concentration,
-    UnitSums,
+from gaincurate_kernels.angle import (
+    Backend,
     angle_concentration,
+    resolve_backend,
     segment_unit_sums,
 )
+from gaincurate_kernels.values import Concentration, RMSNorm, UnitSums
 
-__all__ = ["Concentration", "UnitSums", "angle_concentration", "segment_unit_sums"]
+__all__ = [
+    "Backend",
+    "Concentration",
+    "RMSNorm",
+    "UnitSums",
+    "angle_concentration",
+    "resolve_backend",
+    "segment_unit_sums",
+]

@@ -7,110 +7,111 @@ definition with its matrix in float64 and the formula of the released script. Kn
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
+
+from gaincurate_kernels.values import Concentration, RMSNorm, UnitSums
 
 # A float32 running sum over tens of thousands of equal vectors drifts; partial sums of this many do not.
 CHUNK = 512
 
 
-@dataclass(frozen=True, slots=True)
-class UnitSums:
-    """Per segment: `sums` `[segments, hidden]` float32 (float64 for float64), the sum of its tokens'
-    unit vectors; `squares` `[segments]` float64, the sum of their squared norms (1 each, 0 for a zero
-    vector); `counts` `[segments]` int64.
+# Squares of a row outside these norms may overflow or vanish in float32.
+_PLAIN_NORMS = (1e-15, 1e15)
+
+
+def inverse_norms(values: Tensor) -> Tensor:
+    """1 / |x| of each row of `values` `[tokens, hidden]`; 0 for a zero vector, NaN if it is not finite.
+
+    Rows of a very large or small norm are divided by their largest magnitude before they are squared.
     """
-
-    sums: Tensor
-    squares: Tensor
-    counts: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Concentration:
-    """Per sample, `[samples]` float64; NaN where undefined: an empty question (intra), an empty question
-    or prefix (inter), fewer than two question tokens (intra without the diagonal).
-    """
-
-    intra: Tensor
-    inter: Tensor
-    intra_offdiag: Tensor
+    norms = torch.linalg.vector_norm(values, dim=-1)
+    odd = ~((norms > _PLAIN_NORMS[0]) & (norms < _PLAIN_NORMS[1]))
+    inverse: Tensor = 1 / norms
+    if odd.any():
+        rows = values[odd]
+        largest = rows.abs().amax(-1)
+        scaled = rows / torch.where(largest > 0, largest, 1)[:, None]
+        norm = torch.linalg.vector_norm(scaled, dim=-1)
+        # In two steps: the inverse of a denormal number is no float.
+        found = torch.where(norm > 0, (1 / norm) / largest, 0).clamp(max=torch.finfo(values.dtype).max)
+        inverse[odd] = torch.where(norm.isfinite() & largest.isfinite(), found, torch.nan)
+    return inverse
 
 
 def unit_vectors(hidden: Tensor) -> Tensor:
     """Rows of `hidden` `[tokens, hidden]` scaled to norm 1, in float32 (float64 for float64).
 
-    Each row is divided by its largest magnitude first, so that squares neither overflow nor vanish. A
-    zero vector stays zero; a row with an infinity or NaN becomes NaN.
+    A zero vector stays zero; a row with an infinity or NaN becomes NaN.
     """
     values = hidden if hidden.dtype == torch.float64 else hidden.float()
-    largest = values.abs().amax(-1, keepdim=True)
-    scaled = values / torch.where(largest > 0, largest, 1)
-    norms = scaled.norm(dim=-1, keepdim=True)
-    return scaled / torch.where(norms == 0, 1, norms)
+    units: Tensor = values * inverse_norms(values)[:, None]
+    return units
 
 
-def segment_unit_sums(hidden: Tensor, bounds: Tensor) -> UnitSums:
-    """Sum the unit vectors of each segment.
+def normalised(hidden: Tensor, norm: RMSNorm) -> Tensor:
+    """The output of a norm, in float32 (float64 for float64), without the rounding of a narrower dtype."""
+    values = hidden if hidden.dtype == torch.float64 else hidden.float()
+    # float64: the square of a large float32 does not fit into one.
+    rms = (values.double().square().mean(-1, keepdim=True) + norm.eps).sqrt()
+    return (_weighted(values, norm) / torch.where(rms > 0, rms, 1)).to(values.dtype)
 
-    Args:
-        hidden: `[tokens, hidden]`, any floating dtype and row stride.
-        bounds: `[segments, 2]` integers on any device, first row and row behind the last; segments may
-            be empty and may overlap.
 
-    Raises:
-        ValueError: wrong shapes, or bounds outside `hidden`.
-    """
-    if hidden.dim() != 2 or bounds.dim() != 2 or bounds.shape[1] != 2:
-        raise ValueError(
-            f"expected hidden [tokens, hidden] and bounds [segments, 2], got {list(hidden.shape)} and "
-            f"{list(bounds.shape)}"
-        )
+def _weighted(values: Tensor, norm: RMSNorm) -> Tensor:
+    return values * (norm.weight.to(values.dtype) + norm.offset)
+
+
+def segment_unit_sums(
+    hidden: Tensor, bounds: Tensor, norm: RMSNorm | None = None, means: bool = False
+) -> UnitSums:
+    """As `gaincurate_kernels.segment_unit_sums`, which checks the arguments."""
     pairs: list[tuple[int, int]] = [(int(a), int(b)) for a, b in bounds.tolist()]
-    for begin, end in pairs:
-        if not 0 <= begin <= end <= hidden.shape[0]:
-            raise ValueError(f"segment {begin}:{end} is outside the {hidden.shape[0]} tokens")
-    dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-    sums = torch.zeros(len(pairs), hidden.shape[1], dtype=dtype, device=hidden.device)
-    squares = torch.zeros(len(pairs), dtype=torch.float64, device=hidden.device)
+    values = hidden if hidden.dtype == torch.float64 else hidden.float()
+    # Scaling by the root mean square does not change a direction.
+    vectors = values if norm is None else _weighted(values, norm)
+    inverse = inverse_norms(vectors)
+    states = (values if norm is None else normalised(values, norm)) if means else None
+    shape = (len(pairs), hidden.shape[1])
+    sums = torch.zeros(shape, dtype=values.dtype, device=hidden.device)
+    averages = torch.full_like(sums, torch.nan) if means else None
     for row, (begin, end) in enumerate(pairs):
         if begin == end:
             continue
-        # Chunks count from the segment's own start: its sum does not depend on what stands before it.
-        units = unit_vectors(hidden[begin:end])
-        sums[row] = torch.stack([chunk.sum(0) for chunk in torch.split(units, CHUNK)]).sum(0)
-        squares[row] = units.double().square().sum()
-    counts = torch.tensor([end - begin for begin, end in pairs], device=hidden.device)
-    return UnitSums(sums, squares, counts)
+        sums[row] = _chunked_sum(vectors[begin:end], inverse[begin:end])
+        if averages is not None and states is not None:
+            averages[row] = _chunked_sum(states[begin:end]) / (end - begin)
+    before = torch.nn.functional.pad((inverse == 0).cumsum(0), (1, 0))
+    zeros = (before[bounds[:, 1]] - before[bounds[:, 0]]).to(torch.int32)
+    counts = (bounds[:, 1] - bounds[:, 0]).to(hidden.device)
+    return UnitSums(sums, counts, zeros, averages)
+
+
+def _chunked_sum(rows: Tensor, factors: Tensor | None = None) -> Tensor:
+    # Chunks count from the segment's own start: its sum does not depend on what stands before it.
+    chunks = [rows[at : at + CHUNK] for at in range(0, len(rows), CHUNK)]
+    if factors is not None:
+        chunks = [chunk * part[:, None] for chunk, part in zip(chunks, factors.split(CHUNK), strict=True)]
+    sums = [chunk.sum(0) for chunk in chunks]
+    return sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)
 
 
 def angle_concentration(
     question: UnitSums, prefix: UnitSums, prefix_of: Tensor | None = None
 ) -> Concentration:
-    """GAIN-RL's C_intra and C_inter (arXiv 2506.02281), and C_intra without its diagonal.
-
-    C_intra is the mean cosine over all ordered pairs of question tokens, each with itself included;
-    C_inter over all pairs of a question and a prefix token; `intra_offdiag` leaves out the n pairs of a
-    token with itself, which add (1 - c) / n to the mean c of a question of n tokens.
-
-    Args:
-        question: one segment per sample.
-        prefix: one segment per sample, or shared ones with `prefix_of`.
-        prefix_of: `[samples]`, the row of `prefix` for each sample.
-    """
+    """As `gaincurate_kernels.angle_concentration`, which checks the arguments."""
+    others, other_counts = prefix.sums, prefix.counts
     if prefix_of is not None:
-        prefix = UnitSums(*(t[prefix_of] for t in (prefix.sums, prefix.squares, prefix.counts)))
+        prefix_of = prefix_of.to(others.device)
+        others, other_counts = others[prefix_of], other_counts[prefix_of]
     total = question.sums.double()
-    n, m = question.counts.double(), prefix.counts.double()
+    n, m = question.counts.double(), other_counts.double()
     own = total.square().sum(-1)
-    cross = (total * prefix.sums.double()).sum(-1)
+    cross = (total * others.double()).sum(-1)
     # 0 / 0 is NaN: exactly where a mean over no pairs is asked for.
     return Concentration(
         intra=own / n.square(),
         inter=cross / (n * m),
-        intra_offdiag=(own - question.squares) / torch.where(n > 1, n * (n - 1), torch.nan),
+        intra_offdiag=(own - (n - question.zeros)) / torch.where(n > 1, n * (n - 1), torch.nan),
     )
 
 

@@ -169,7 +169,7 @@ def test_a_segments_sum_does_not_depend_on_what_stands_around_it() -> None:
     alone = segment_unit_sums(hidden[700:2300].clone(), torch.tensor([[0, 1600]]))
     inside = segment_unit_sums(hidden, torch.tensor([[0, 3000], [700, 2300], [5, 5]]))
     assert torch.equal(alone.sums[0], inside.sums[1])
-    assert torch.equal(alone.squares[0], inside.squares[1])
+    assert torch.equal(alone.zeros[0], inside.zeros[1])
     assert inside.counts.tolist() == [3000, 1600, 0]
 
 
@@ -192,7 +192,7 @@ def test_means_over_no_pairs_are_nan() -> None:
     assert math.isnan(score(hidden, 0)[1])
     assert all(map(math.isnan, score(hidden, 5)))
     nothing = segment_unit_sums(hidden, torch.zeros(0, 2, dtype=torch.long))
-    assert [len(t) for t in (nothing.sums, nothing.squares, nothing.counts)] == [0, 0, 0]
+    assert [len(t) for t in (nothing.sums, nothing.zeros, nothing.counts)] == [0, 0, 0]
     assert isinstance(angle_concentration(nothing, nothing), Concentration)
 
 

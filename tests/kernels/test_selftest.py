@@ -6,26 +6,40 @@ from typing import Any
 import pytest
 import torch
 
-from gaincurate_kernels import Concentration, selftest
-from gaincurate_kernels.reference import UnitSums, angle_concentration, segment_unit_sums
+from gaincurate_kernels import (
+    Concentration,
+    UnitSums,
+    angle_concentration,
+    segment_unit_sums,
+    selftest,
+)
 
 
 def test_every_check_passes_on_the_cpu() -> None:
     checks = selftest.run("cpu")
-    assert [check["check"] for check in checks] == [
-        "random vectors, float32",
-        "random vectors, bfloat16",
-        "random vectors, float16",
-        "4,096 equal vectors",
+    assert [check.check for check in checks] == [
+        "torch: random vectors, float32",
+        "torch: random vectors, float32 with a fused norm",
+        "torch: random vectors, bfloat16",
+        "torch: random vectors, bfloat16 with a fused norm",
+        "torch: random vectors, float16",
+        "torch: random vectors, float16 with a fused norm",
+        "torch: 4,096 equal vectors",
     ]
-    assert all(check["ok"] for check in checks), checks
-    assert all(check["detail"].startswith("largest error ") for check in checks)
+    assert all(check.ok for check in checks), checks
+    assert all(check.detail.startswith("largest error ") for check in checks)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_every_check_passes_on_the_gpu() -> None:
-    assert all(check["ok"] for check in selftest.run("cuda:0"))
+def test_every_check_passes_on_the_gpu_with_every_backend() -> None:
+    assert selftest.backends("cuda:0") == ["torch", "triton"]
+    for backend in selftest.backends("cuda:0"):
+        assert all(check.ok for check in selftest.run("cuda:0", backend))
+
+
+def test_the_cpu_has_pytorch_alone() -> None:
+    assert selftest.backends("cpu") == ["torch"]
 
 
 def test_the_cpu_is_listed_first_with_its_threads() -> None:
@@ -36,20 +50,20 @@ def test_the_cpu_is_listed_first_with_its_threads() -> None:
 
 
 def test_a_wrong_sum_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def rounded(hidden: torch.Tensor, bounds: torch.Tensor) -> UnitSums:
-        found = segment_unit_sums(hidden, bounds)
+    def rounded(*arguments: Any, **options: Any) -> UnitSums:
+        found = segment_unit_sums(*arguments, **options)
         return replace(found, sums=found.sums.bfloat16().float())
 
     monkeypatch.setattr(selftest, "segment_unit_sums", rounded)
-    assert not any(check["ok"] for check in selftest.run("cpu"))
+    assert not any(check.ok for check in selftest.run("cpu"))
 
 
 def test_a_number_where_there_is_none_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def never_nan(*sums: Any) -> Concentration:
-        found = angle_concentration(*sums)
+    def never_nan(*arguments: Any, **options: Any) -> Concentration:
+        found = angle_concentration(*arguments, **options)
         return replace(found, inter=found.inter.nan_to_num(0.0))
 
     monkeypatch.setattr(selftest, "angle_concentration", never_nan)
-    random, equal = selftest.run("cpu")[:3], selftest.run("cpu")[3]
-    assert [check["detail"] for check in random] == ["largest error inf"] * 3
-    assert equal["ok"]
+    random, equal = selftest.run("cpu")[:6], selftest.run("cpu")[6]
+    assert [check.detail for check in random] == ["largest error inf"] * 6
+    assert equal.ok

@@ -1,0 +1,158 @@
+"""The public functions: take packed hidden states and segment bounds, yield sums and mean cosines.
+
+They check their arguments and hand them to PyTorch or to Triton. Know nothing of prompts or models.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+import gaincurate_kernels.reference as reference
+from gaincurate_kernels.values import Concentration, RMSNorm, UnitSums
+
+Backend = Literal["auto", "triton", "torch"]
+TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+TRITON_MAX_HIDDEN = 16384
+
+
+def resolve_backend(
+    backend: Backend, *, device: str, hidden: int, dtype: torch.dtype
+) -> Literal["triton", "torch"]:
+    """Settle `auto`: Triton on a GPU for what its kernel takes, else PyTorch.
+
+    Args:
+        backend: what was asked for.
+        device: the device's type, `cpu` or `cuda`.
+        hidden: the hidden size.
+        dtype: of the states.
+
+    Raises:
+        ValueError: an unknown name, or `triton` where the kernel cannot run; the text says why.
+    """
+    if backend not in ("auto", "triton", "torch"):
+        raise ValueError(f"backend {backend!r}: expected auto, triton or torch")
+    if backend == "torch":
+        return "torch"
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    obstacle = None
+    if importlib.util.find_spec("triton") is None:
+        obstacle = "triton is not installed"
+    elif device != "cuda" and not (interpreted and backend == "triton"):
+        obstacle = f"Triton's kernels run on a GPU, and the states are on {device}"
+    elif dtype not in TRITON_DTYPES:
+        obstacle = f"the kernel reads float32, bfloat16 and float16, not {str(dtype).removeprefix('torch.')}"
+    elif hidden > TRITON_MAX_HIDDEN:
+        obstacle = f"the kernel takes hidden sizes up to {TRITON_MAX_HIDDEN}, not {hidden}"
+    if obstacle is None:
+        return "triton"
+    if backend == "triton":
+        raise ValueError(f"backend triton: {obstacle}")
+    return "torch"
+
+
+def segment_unit_sums(
+    hidden: Tensor,
+    bounds: Tensor,
+    *,
+    norm: RMSNorm | None = None,
+    means: bool = False,
+    backend: Backend = "auto",
+) -> UnitSums:
+    """Sum the unit vectors of each segment (GAIN-RL, arXiv 2506.02281, in linear time: see the README).
+
+    A segment's bits depend on its own rows, the dtype and the hidden size alone, not on what else is in the
+    call. They differ between backends, within 2e-6 of the float64 value times the count.
+
+    Args:
+        hidden: `[tokens, hidden]`, any floating dtype and row stride.
+        bounds: `[segments, 2]` integers, first row and row behind the last; segments may be empty and may
+            overlap. On the CPU, or they are fetched from the device, which waits for it.
+        norm: an RMS norm behind `hidden` that was not applied yet: directions and means are then those of
+            its output.
+        means: also compute each segment's mean state, from the same read.
+        backend: `auto` is Triton on a GPU and PyTorch elsewhere.
+
+    Raises:
+        ValueError: wrong shapes, bounds outside `hidden`, or a backend that cannot do this.
+    """
+    _check_states(hidden, bounds, norm)
+    chosen = resolve_backend(backend, device=hidden.device.type, hidden=hidden.shape[1], dtype=hidden.dtype)
+    bounds = bounds.to("cpu", torch.int64)
+    _check_bounds(hidden, bounds)
+    if chosen == "torch":
+        return reference.segment_unit_sums(hidden, bounds, norm, means)
+    import gaincurate_kernels.launch as launch
+
+    return launch.segment_unit_sums(hidden, bounds, norm, means)
+
+
+def angle_concentration(
+    question: UnitSums, prefix: UnitSums, prefix_of: Tensor | None = None, *, backend: Backend = "auto"
+) -> Concentration:
+    """GAIN-RL's C_intra and C_inter (arXiv 2506.02281), and C_intra without its diagonal.
+
+    C_intra is the mean cosine over all ordered pairs of question tokens, each with itself included;
+    C_inter over all pairs of a question and a prefix token; `intra_offdiag` leaves out the n pairs of a
+    token with itself, which add (1 - c) / n to the mean c of a question of n tokens.
+
+    Args:
+        question: one segment per sample.
+        prefix: one segment per sample, or shared ones with `prefix_of`.
+        prefix_of: `[samples]` integers, the row of `prefix` for each sample, so that a prefix which many
+            samples share is summed once. On the CPU, or they are fetched from the device.
+        backend: as for `segment_unit_sums`.
+
+    Raises:
+        ValueError: shapes that do not fit each other, or a backend that cannot do this.
+    """
+    samples = len(question.counts)
+    if question.sums.shape[1] != prefix.sums.shape[1]:
+        raise ValueError(
+            f"question and prefix have {question.sums.shape[1]} and {prefix.sums.shape[1]} columns"
+        )
+    rows = len(prefix.counts) if prefix_of is None else len(prefix_of)
+    if rows != samples:
+        raise ValueError(f"{samples} questions have {rows} prefixes; expected one each, or `prefix_of`")
+    if prefix_of is not None:
+        prefix_of = prefix_of.to("cpu", torch.int64)
+        if not ((prefix_of >= 0) & (prefix_of < len(prefix.counts))).all():
+            raise ValueError(f"`prefix_of` names a row outside the {len(prefix.counts)} prefixes")
+    chosen = resolve_backend(
+        backend,
+        device=question.sums.device.type,
+        hidden=question.sums.shape[1],
+        dtype=question.sums.dtype,
+    )
+    if chosen == "torch":
+        return reference.angle_concentration(question, prefix, prefix_of)
+    import gaincurate_kernels.launch as launch
+
+    return launch.angle_concentration(question, prefix, prefix_of)
+
+
+def _check_states(hidden: Tensor, bounds: Tensor, norm: RMSNorm | None) -> None:
+    if hidden.dim() != 2 or bounds.dim() != 2 or bounds.shape[1] != 2:
+        raise ValueError(
+            f"expected hidden [tokens, hidden] and bounds [segments, 2], got {list(hidden.shape)} and "
+            f"{list(bounds.shape)}"
+        )
+    if not hidden.is_floating_point() or bounds.is_floating_point():
+        raise ValueError(f"expected floating states and integer bounds, got {hidden.dtype}, {bounds.dtype}")
+    if norm is not None and (norm.weight.shape != hidden.shape[1:] or norm.weight.device != hidden.device):
+        raise ValueError(
+            f"expected a norm weight [{hidden.shape[1]}] on {hidden.device}, got "
+            f"{list(norm.weight.shape)} on {norm.weight.device}"
+        )
+
+
+def _check_bounds(hidden: Tensor, bounds: Tensor) -> None:
+    begins, ends = bounds[:, 0], bounds[:, 1]
+    wrong = (begins < 0) | (ends < begins) | (ends > hidden.shape[0])
+    if wrong.any():
+        begin, end = bounds[wrong][0].tolist()
+        raise ValueError(f"segment {begin}:{end} is outside the {hidden.shape[0]} tokens")

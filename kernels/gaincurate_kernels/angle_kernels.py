@@ -1,0 +1,199 @@
+"""The Triton kernels of the angle score: device code alone, no checks and no allocation.
+
+Takes what `launch` prepares and writes every element of its outputs. A program's sums depend on its own
+rows, the hidden size and the dtype alone, so a sample's bits do not depend on what is packed around it.
+
+Names: `i_` index, `o_` offsets, `m_` mask, `p_` pointers, `b_` values in registers.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+# The alignment and stride of an argument must not choose the code, since another layout adds in another
+# order; VEC says what `launch` made sure of.
+
+
+@triton.jit
+def _exact_scale(b_max):
+    """2^-e for the largest power of two 2^e up to `b_max`, kept inside float32: multiplying by it is exact.
+
+    Scaled rows have their largest value in [1, 4), or above 2^-23 where `b_max` is denormal; squares of it
+    neither overflow nor vanish.
+    """
+    b_power = tl.minimum(b_max.to(tl.int32, bitcast=True) & 0x7F800000, 0x7E800000)
+    return (0x7F000000 - b_power).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _scaled_squares(b_x, most):
+    """A power of two for each row, at most `most`, and the sum of the row's squares when multiplied by it."""
+    # [1, BT, 1]
+    b_max = tl.max(tl.max(tl.abs(b_x), axis=0, keep_dims=True), axis=2, keep_dims=True)
+    b_scale = tl.minimum(_exact_scale(b_max), most)
+    b_x = b_x * b_scale
+    return b_scale, tl.sum(tl.sum(b_x * b_x, axis=0, keep_dims=True), axis=2, keep_dims=True)
+
+
+@triton.jit
+def _inverse_norm(b_x):
+    """1 / |x| of each row; 0 for a zero vector, NaN for one that is not finite."""
+    b_scale, b_square = _scaled_squares(b_x, 3.0e38)
+    b_by = tl.minimum(b_scale * tl.div_rn(1.0, tl.sqrt_rn(b_square)), 3.0e38)
+    b_by = tl.where(b_square < float("inf"), b_by, float("nan"))
+    return tl.where(b_square == 0.0, 0.0, b_by)
+
+
+@triton.jit
+def _inverse_rms(b_x, D: tl.constexpr, eps):
+    """1 / sqrt(mean(x^2) + eps) of each row, the factor of an RMS norm."""
+    # Below 2^-40 eps alone counts, and its own scaling must not overflow.
+    b_scale, b_square = _scaled_squares(b_x, 1.0e12)
+    b_mean = b_square / D + (eps * b_scale) * b_scale
+    return tl.where(b_mean == 0.0, 0.0, tl.div_rn(b_scale, tl.sqrt_rn(b_mean)))
+
+
+@triton.jit(do_not_specialize=["stride"], do_not_specialize_on_alignment=["x", "w"])
+def unit_sums_kernel(
+    x,  # [tokens, hidden], rows `stride * VEC` elements apart
+    w,  # [hidden], the norm's weight (FUSED)
+    sums,  # [rows, hidden] float32: segments first, then partial sums
+    means,  # the same of the raw states (MEANS)
+    zeros,  # [rows] int32: how many of a row's tokens are zero vectors
+    chunks,  # [programs, 4] int64: first token, tokens, row of the outputs, divisor of the mean
+    stride,
+    eps,
+    D: tl.constexpr,
+    VEC: tl.constexpr,
+    WVEC: tl.constexpr,
+    BK: tl.constexpr,
+    BT: tl.constexpr,
+    BW: tl.constexpr,
+    FUSED: tl.constexpr,
+    OFFSET: tl.constexpr,
+    MEANS: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """Sum the unit vectors of one chunk of a segment; a row of hidden states lies in registers as [BK, BW].
+
+    BK stands outermost so that warps spread over the columns of a group and over rows, and a thread holds the
+    same columns of every group: short rows are then reduced inside one warp.
+    """
+    i_c = tl.program_id(0).to(tl.int64)
+    bos = tl.load(chunks + 4 * i_c)
+    n = tl.load(chunks + 4 * i_c + 1).to(tl.int32)
+    i_row = tl.load(chunks + 4 * i_c + 2)
+
+    # [BK, 1, BW]
+    o_d = (tl.arange(0, BK) * BW)[:, None, None] + tl.arange(0, BW)[None, None, :]
+    m_d = o_d < D
+    o_t = tl.arange(0, BT)[None, :, None]
+    b_sum = tl.zeros([BK, BT, BW], dtype=tl.float32)
+    b_zeros = tl.zeros([1, BT, 1], dtype=tl.int32)
+    if FUSED:
+        p_w = tl.multiple_of(w + o_d, [1, 1, WVEC * w.dtype.element_ty.primitive_bitwidth // 8])
+        b_w = tl.load(p_w, mask=m_d, other=0.0).to(tl.float32) + OFFSET
+    if MEANS:
+        b_mean = tl.zeros([BK, BT, BW], dtype=tl.float32)
+
+    for i_t in tl.range(0, n, BT, num_stages=STAGES):
+        m_t = i_t + o_t < n
+        o_x = (bos + i_t + o_t).to(tl.int64) * (stride.to(tl.int64) * VEC) + o_d
+        p_x = tl.multiple_of(x + o_x, [1, 1, VEC * x.dtype.element_ty.primitive_bitwidth // 8])
+        # [BK, BT, BW]
+        b_x = tl.load(p_x, mask=m_t & m_d, other=0.0).to(tl.float32)
+        if FUSED:
+            if MEANS:
+                b_rms = _inverse_rms(b_x, D, eps)
+            b_x *= b_w
+        b_norm = _inverse_norm(b_x)
+        b_sum += b_x * b_norm
+        if MEANS:
+            b_mean += b_x * b_rms if FUSED else b_x
+        b_zeros += (m_t & (b_norm == 0.0)).to(tl.int32)
+
+    o_out = i_row * D + o_d
+    b_sum = tl.sum(b_sum, axis=1, keep_dims=True)
+    tl.store(sums + o_out, b_sum, mask=m_d)
+    tl.store(zeros + i_row, tl.sum(b_zeros))
+    if MEANS:
+        b_divisor = tl.load(chunks + 4 * i_c + 3).to(tl.float32)
+        b_mean = tl.sum(b_mean, axis=1, keep_dims=True) / b_divisor
+        tl.store(means + o_out, b_mean, mask=m_d)
+
+
+@triton.jit
+def join_chunks_kernel(
+    sums,  # as above
+    means,
+    zeros,
+    splits,  # [segments of several chunks, 4] int64: row, first partial row, partial rows, tokens
+    D: tl.constexpr,
+    BC: tl.constexpr,
+    BD: tl.constexpr,
+    MEANS: tl.constexpr,
+):
+    """Add the partial sums of a segment that was split, in the order of its chunks."""
+    i_s, i_d = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    i_row = tl.load(splits + 4 * i_s)
+    first = tl.load(splits + 4 * i_s + 1)
+    count = tl.load(splits + 4 * i_s + 2).to(tl.int32)
+    o_d = i_d * BD + tl.arange(0, BD)
+    o_c = tl.arange(0, BC)
+    b_sum = tl.zeros([BD], dtype=tl.float32)
+    b_mean = tl.zeros([BD], dtype=tl.float32)
+    b_zeros = tl.zeros([BC], dtype=tl.int32)
+    for i_c in range(0, count, BC):
+        m_c = i_c + o_c < count
+        m_p = m_c[:, None] & (o_d < D)[None, :]
+        o_p = (first + i_c + o_c)[:, None] * D + o_d[None, :]
+        b_sum += tl.sum(tl.load(sums + o_p, mask=m_p, other=0.0), axis=0)
+        b_zeros += tl.load(zeros + first + i_c + o_c, mask=m_c, other=0)
+        if MEANS:
+            b_mean += tl.sum(tl.load(means + o_p, mask=m_p, other=0.0), axis=0)
+    tl.store(sums + i_row * D + o_d, b_sum, mask=o_d < D)
+    if MEANS:
+        tokens = tl.load(splits + 4 * i_s + 3).to(tl.float32)
+        tl.store(means + i_row * D + o_d, b_mean / tokens, mask=o_d < D)
+    if i_d == 0:
+        tl.store(zeros + i_row, tl.sum(b_zeros, axis=0))
+
+
+@triton.jit(do_not_specialize_on_alignment=["question", "prefix"])
+def concentration_kernel(
+    question,  # [samples, hidden] float32
+    prefix,  # [prefixes, hidden] float32
+    prefix_of,  # [samples] int64 (SHARED)
+    tokens,  # [samples] int64
+    prefix_tokens,  # [prefixes] int64
+    zeros,  # [samples] int32
+    out,  # [samples, 3] float64: intra, inter, intra without the diagonal
+    D: tl.constexpr,
+    VEC: tl.constexpr,
+    BD: tl.constexpr,
+    SHARED: tl.constexpr,
+):
+    """The dots of one sample's sums, in float64, over its numbers of pairs."""
+    i_s = tl.program_id(0).to(tl.int64)
+    i_p = i_s
+    if SHARED:
+        i_p = tl.load(prefix_of + i_s)
+    b_own = tl.zeros([BD], dtype=tl.float64)
+    b_cross = tl.zeros([BD], dtype=tl.float64)
+    for i_d in range(0, D, BD):
+        o_d = i_d + tl.arange(0, BD)
+        p_q = tl.multiple_of(question + i_s * D + o_d, VEC * 4)
+        p_p = tl.multiple_of(prefix + i_p * D + o_d, VEC * 4)
+        b_q = tl.load(p_q, mask=o_d < D, other=0.0).to(tl.float64)
+        b_own += b_q * b_q
+        b_cross += b_q * tl.load(p_p, mask=o_d < D, other=0.0).to(tl.float64)
+    own, cross = tl.sum(b_own, axis=0), tl.sum(b_cross, axis=0)
+    n = tl.load(tokens + i_s).to(tl.float64)
+    m = tl.load(prefix_tokens + i_p).to(tl.float64)
+    diagonal = n - tl.load(zeros + i_s).to(tl.float64)
+    # No pairs: 0 / 0 is NaN; one token has none but its own.
+    pairs = tl.where(n > 1.0, n * (n - 1.0), float("nan"))
+    tl.store(out + 3 * i_s, own / (n * n))
+    tl.store(out + 3 * i_s + 1, cross / (n * m))
+    tl.store(out + 3 * i_s + 2, (own - diagonal) / pairs)

@@ -1,0 +1,248 @@
+"""Prepares and launches the Triton kernels: takes checked tensors on a GPU, yields the same as `reference`.
+
+Block sizes come from a fixed table by hidden size and are never tuned at run time: they decide the order of
+additions, and a score must not depend on the machine that tuned it. Imports triton; imported only when used.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from gaincurate_kernels.angle_kernels import concentration_kernel, join_chunks_kernel, unit_sums_kernel
+from gaincurate_kernels.values import Concentration, RMSNorm, UnitSums
+
+CHUNK = 128
+"""Tokens that one program sums, counted from the segment's own start: a long sample fills the device."""
+MAX_HIDDEN = 16384
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """How one tile of states lies in a program: `rows` tokens, `warps` warps, `stages` loads in flight."""
+
+    rows: int
+    warps: int
+    stages: int
+
+    def columns(self, padded: int, itemsize: int) -> tuple[int, int]:
+        """Groups of columns and their width: a warp reads 512 bytes at once, 16 for each thread."""
+        warps_per_row = max(1, self.warps // self.rows)
+        width = min(padded, 512 // itemsize * warps_per_row)
+        return padded // width, width
+
+
+# By hidden size, rounded up to a power of two: 32 values in each thread, or 16 where rows are short.
+BLOCKS = {
+    64: Blocks(rows=32, warps=4, stages=3),
+    128: Blocks(rows=16, warps=4, stages=3),
+    256: Blocks(rows=16, warps=4, stages=3),
+    512: Blocks(rows=8, warps=4, stages=3),
+    1024: Blocks(rows=4, warps=4, stages=3),
+    2048: Blocks(rows=2, warps=4, stages=3),
+    4096: Blocks(rows=1, warps=4, stages=3),
+    8192: Blocks(rows=1, warps=8, stages=3),
+    16384: Blocks(rows=1, warps=16, stages=2),
+}
+_DOT_COLUMNS, _JOIN_COLUMNS, _JOINED_CHUNKS = 1024, 256, 16
+SMALL = {"num_warps": 4, "enable_fp_fusion": True}
+_ROW_REGISTERS = 128  # of a thread: leaves room for two programs of 8 warps on a multiprocessor
+
+
+def blocks_for(hidden: int) -> tuple[int, Blocks]:
+    """The padded hidden size and its blocks."""
+    padded = max(64, triton.next_power_of_2(hidden))
+    return padded, BLOCKS[padded]
+
+
+def kernel_constants(
+    hidden: int, itemsize: int, *, norm_itemsize: int = 0, offset: float = 0.0, means: bool = False
+) -> dict[str, Any]:
+    """The compile-time arguments of `unit_sums_kernel`: of the hidden size, the dtypes and what is asked."""
+    padded, blocks = blocks_for(hidden)
+    groups, width = blocks.columns(padded, itemsize)
+    return {
+        "D": hidden,
+        "VEC": _vector(hidden, itemsize),
+        "WVEC": _vector(hidden, norm_itemsize),
+        "BK": groups,
+        "BT": blocks.rows,
+        "BW": width,
+        "FUSED": norm_itemsize > 0,
+        "OFFSET": offset,
+        "MEANS": means,
+        "STAGES": blocks.stages,
+    }
+
+
+def join_constants(hidden: int, *, means: bool) -> dict[str, Any]:
+    """The compile-time arguments of `join_chunks_kernel`."""
+    columns = min(blocks_for(hidden)[0], _JOIN_COLUMNS)
+    return {"D": hidden, "BC": _JOINED_CHUNKS, "BD": columns, "MEANS": means}
+
+
+def dot_constants(hidden: int, *, shared: bool) -> dict[str, Any]:
+    """The compile-time arguments of `concentration_kernel`."""
+    columns = min(blocks_for(hidden)[0], _DOT_COLUMNS)
+    return {"D": hidden, "VEC": _vector(hidden, 4), "BD": columns, "SHARED": shared}
+
+
+def _vector(hidden: int, itemsize: int) -> int:
+    """Values that can be read at once: 16 bytes, where a row is a whole number of them."""
+    return 16 // itemsize if itemsize and hidden * itemsize % 16 == 0 else 1
+
+
+def compile_options(constants: dict[str, Any], *, hip: bool = False) -> dict[str, Any]:
+    """Warps and limits for compiling `unit_sums_kernel` with these constants.
+
+    Fusing multiply and add is said aloud because Triton's default differs between versions, and bits with
+    it. A fused norm with means, and rows read value by value, need more registers than the limit.
+    """
+    options: dict[str, Any] = {"num_warps": blocks_for(constants["D"])[1].warps, "enable_fp_fusion": True}
+    crowded = constants["FUSED"] and constants["MEANS"]
+    if not crowded and constants["VEC"] > 1 and not hip:
+        options["maxnreg"] = _ROW_REGISTERS
+    return options
+
+
+def plan_chunks(bounds: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Cut segments into chunks of `CHUNK` tokens.
+
+    Args:
+        bounds: `[segments, 2]` int64 on the CPU.
+
+    Returns:
+        The chunks `[programs, 4]` (first token, tokens, output row, divisor of the mean), the segments that
+        were split `[splits, 4]` (row, first partial row, partial rows, tokens), and the number of rows. An
+        empty segment is one empty chunk, so that its row is written.
+    """
+    segments = len(bounds)
+    begins, tokens = bounds[:, 0], bounds[:, 1] - bounds[:, 0]
+    pieces = ((tokens + CHUNK - 1) // CHUNK).clamp(min=1)
+    segment = torch.arange(segments).repeat_interleave(pieces)
+    place = torch.arange(len(segment)) - (pieces.cumsum(0) - pieces)[segment]
+    split = pieces > 1
+    partials = torch.where(split, pieces, 0)
+    first_partial = segments + partials.cumsum(0) - partials
+    chunks = torch.stack(
+        [
+            begins[segment] + place * CHUNK,
+            (tokens[segment] - place * CHUNK).clamp(max=CHUNK),
+            torch.where(split[segment], first_partial[segment] + place, segment),
+            torch.where(split[segment], 1, tokens[segment]),
+        ],
+        1,
+    )
+    splits = torch.stack([torch.arange(segments), first_partial, pieces, tokens], 1)[split]
+    return chunks, splits, segments + int(partials.sum())
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Segments cut into chunks, on the device: `chunks` and `splits` as `plan_chunks` has them, flat;
+    `counts` `[segments]`; `rows` of the outputs, partial sums included.
+    """
+
+    chunks: Tensor
+    splits: Tensor
+    counts: Tensor
+    rows: int
+
+
+def make_plan(bounds: Tensor, device: torch.device) -> Plan:
+    """Plan for bounds `[segments, 2]` on the CPU, in one copy to the device."""
+    chunks, splits, rows = plan_chunks(bounds)
+    tokens = bounds[:, 1] - bounds[:, 0]
+    flat = _to_device(torch.cat([chunks.flatten(), splits.flatten(), tokens]), device)
+    on_chunks, on_splits, counts = flat.split([chunks.numel(), splits.numel(), len(tokens)])
+    return Plan(on_chunks, on_splits, counts, rows)
+
+
+def segment_unit_sums(hidden: Tensor, bounds: Tensor, norm: RMSNorm | None, means: bool) -> UnitSums:
+    """As `gaincurate_kernels.segment_unit_sums`, which checks the arguments; `bounds` is on the CPU."""
+    return planned_unit_sums(hidden, make_plan(bounds, hidden.device), norm, means)
+
+
+def planned_unit_sums(
+    hidden: Tensor, plan: Plan, norm: RMSNorm | None = None, means: bool = False
+) -> UnitSums:
+    """The sums of a plan; waits for nothing on the CPU."""
+    device, width = hidden.device, hidden.shape[1]
+    weight = None if norm is None else _aligned(norm.weight[None])[0]
+    constants = kernel_constants(
+        width,
+        hidden.element_size(),
+        norm_itemsize=0 if weight is None else weight.element_size(),
+        offset=0.0 if norm is None else norm.offset,
+        means=means,
+    )
+    options = compile_options(constants, hip=torch.version.hip is not None)
+    hidden = _aligned(hidden)
+    sums = torch.empty(plan.rows, width, dtype=torch.float32, device=device)
+    mean_rows = torch.empty(plan.rows, width, dtype=torch.float32, device=device) if means else sums
+    zeros = torch.empty(plan.rows, dtype=torch.int32, device=device)
+    with _on(device):
+        if programs := len(plan.chunks) // 4:
+            unit_sums_kernel[(programs,)](
+                hidden,
+                hidden if weight is None else weight,
+                sums,
+                mean_rows,
+                zeros,
+                plan.chunks,
+                hidden.stride(0) // constants["VEC"],
+                0.0 if norm is None else norm.eps,
+                **constants,
+                **options,
+            )
+        if splits := len(plan.splits) // 4:
+            joins = join_constants(width, means=means)
+            grid = (splits, triton.cdiv(width, joins["BD"]))
+            join_chunks_kernel[grid](sums, mean_rows, zeros, plan.splits, **joins, **SMALL)
+    segments = len(plan.counts)
+    return UnitSums(sums[:segments], plan.counts, zeros[:segments], mean_rows[:segments] if means else None)
+
+
+def angle_concentration(question: UnitSums, prefix: UnitSums, prefix_of: Tensor | None) -> Concentration:
+    """As `gaincurate_kernels.angle_concentration`, which checks the arguments."""
+    samples, width = question.sums.shape
+    out = torch.empty(samples, 3, dtype=torch.float64, device=question.sums.device)
+    if samples:
+        with _on(out.device):
+            concentration_kernel[(samples,)](
+                _aligned(question.sums.contiguous()),
+                _aligned(prefix.sums.contiguous()),
+                prefix.counts if prefix_of is None else _to_device(prefix_of, out.device),
+                question.counts,
+                prefix.counts,
+                question.zeros,
+                out,
+                **dot_constants(width, shared=prefix_of is not None),
+                **SMALL,
+            )
+    return Concentration(out[:, 0], out[:, 1], out[:, 2])
+
+
+def _aligned(rows: Tensor) -> Tensor:
+    """Rows that can be read 16 bytes at a time wherever their length allows it, copied if they are not."""
+    size = rows.element_size()
+    whole = rows.shape[1] * size % 16 == 0
+    if rows.stride(1) == 1 and not (whole and (rows.data_ptr() % 16 or rows.stride(0) * size % 16)):
+        return rows
+    return rows.clone(memory_format=torch.contiguous_format)
+
+
+def _to_device(plan: Tensor, device: torch.device) -> Tensor:
+    if device.type == "cpu":
+        return plan
+    return plan.pin_memory().to(device, non_blocking=True)
+
+
+def _on(device: torch.device) -> AbstractContextManager[Any]:
+    """Triton launches on the current device, which need not be the tensors'."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -1,0 +1,129 @@
+"""The public functions' checks and their choice of a backend."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from typing import Any
+
+import pytest
+import torch
+
+from gaincurate_kernels import (
+    RMSNorm,
+    angle_concentration,
+    resolve_backend,
+    segment_unit_sums,
+)
+
+BOUNDS = torch.tensor([[0, 2], [2, 5]])
+
+
+def resolved(
+    backend: Any = "auto", device: str = "cuda", hidden: int = 64, dtype: Any = torch.float32
+) -> str:
+    return resolve_backend(backend, device=device, hidden=hidden, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_auto_is_triton_on_a_gpu_and_pytorch_elsewhere(dtype: Any) -> None:
+    assert resolved(dtype=dtype, hidden=16384) == "triton"
+    assert resolved(dtype=dtype, device="cpu") == "torch"
+    assert resolved("torch", dtype=dtype) == "torch"
+
+
+def test_auto_falls_back_on_what_the_kernel_does_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolved(dtype=torch.float64) == "torch"
+    assert resolved(hidden=16385) == "torch"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert resolved() == "torch"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"device": "cpu"}, "backend triton: Triton's kernels run on a GPU, and the states are on cpu"),
+        ({"device": "mps"}, "backend triton: Triton's kernels run on a GPU, and the states are on mps"),
+        (
+            {"dtype": torch.float64},
+            "backend triton: the kernel reads float32, bfloat16 and float16, not float64",
+        ),
+        ({"hidden": 20000}, "backend triton: the kernel takes hidden sizes up to 16384, not 20000"),
+    ],
+)
+def test_triton_where_it_cannot_run_is_refused_and_told_why(
+    options: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        resolved("triton", **options)
+
+
+def test_triton_that_is_not_installed_and_unknown_names_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="^backend 'cuda': expected auto, triton or torch$"):
+        resolved("cuda")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="^backend triton: triton is not installed$"):
+        resolved("triton")
+
+
+@pytest.mark.parametrize(
+    ("hidden", "bounds", "sentence"),
+    [
+        (
+            torch.ones(5),
+            BOUNDS,
+            "expected hidden [tokens, hidden] and bounds [segments, 2], got [5] and [2, 2]",
+        ),
+        (
+            torch.ones(5, 4),
+            BOUNDS.double(),
+            "expected floating states and integer bounds, got torch.float32, torch.float64",
+        ),
+        (
+            torch.ones(5, 4).int(),
+            BOUNDS,
+            "expected floating states and integer bounds, got torch.int32, torch.int64",
+        ),
+        (torch.ones(4, 4), BOUNDS, "segment 2:5 is outside the 4 tokens"),
+        (torch.ones(5, 4), BOUNDS - 1, "segment -1:1 is outside the 5 tokens"),
+        (torch.ones(5, 4), BOUNDS.flip(1), "segment 2:0 is outside the 5 tokens"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused_with_their_shapes(
+    hidden: torch.Tensor, bounds: torch.Tensor, sentence: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        segment_unit_sums(hidden, bounds)
+
+
+def test_a_norm_of_another_width_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^expected a norm weight \[4\] on cpu, got \[3\] on cpu$"):
+        segment_unit_sums(torch.ones(5, 4), BOUNDS, norm=RMSNorm(torch.ones(3)))
+
+
+def test_sums_that_do_not_fit_each_other_are_refused() -> None:
+    two = segment_unit_sums(torch.ones(5, 4), BOUNDS)
+    one = segment_unit_sums(torch.ones(5, 4), BOUNDS[:1])
+    with pytest.raises(ValueError, match="^2 questions have 1 prefixes; expected one each, or `prefix_of`$"):
+        angle_concentration(two, one)
+    with pytest.raises(ValueError, match="^2 questions have 3 prefixes"):
+        angle_concentration(two, one, torch.tensor([0, 0, 0]))
+    for outside in (-1, 1):
+        with pytest.raises(ValueError, match="^`prefix_of` names a row outside the 1 prefixes$"):
+            angle_concentration(two, one, torch.tensor([0, outside]))
+    with pytest.raises(ValueError, match="^question and prefix have 4 and 3 columns$"):
+        angle_concentration(two, segment_unit_sums(torch.ones(5, 3), BOUNDS))
+    assert float(angle_concentration(two, one, torch.tensor([0, 0])).inter[0]) == pytest.approx(1)
+
+
+def test_a_means_row_and_its_views_follow_the_segments() -> None:
+    rows = torch.arange(20.0).reshape(5, 4)
+    sums = segment_unit_sums(rows, BOUNDS, means=True)
+    assert sums.means is not None
+    assert torch.equal(sums.means, torch.stack([rows[:2].mean(0), rows[2:].mean(0)]))
+    second = sums.rows(1, 2)
+    assert second.means is not None
+    assert torch.equal(second.means, sums.means[1:])
+    assert second.counts.tolist() == [3]
+    assert segment_unit_sums(rows, BOUNDS).rows(0, 1).means is None

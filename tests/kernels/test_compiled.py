@@ -1,0 +1,55 @@
+"""What compilers make of the kernels, ahead of time and without a GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def compiled(*options: str) -> list[dict[str, Any]]:
+    """The tool's facts; a process of its own, because this one has Triton's interpreter switched on."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = str(ROOT / "kernels")
+    command = [sys.executable, "-W", "ignore", str(ROOT / "kernels/bench/compiled.py"), "--json", *options]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    rows: list[dict[str, Any]] = json.loads(done.stdout)
+    return rows
+
+
+CORNERS = ["64", "896", "3584", "8192"]
+CASES = [
+    ("sm_80", ["896", "8192"], ["bfloat16"]),
+    ("sm_90", CORNERS, ["bfloat16", "float32"]),
+    ("sm_100", ["896", "8192"], ["bfloat16"]),
+    ("gfx942", ["896", "8192"], ["bfloat16"]),
+]
+
+
+@pytest.mark.parametrize(("target", "hidden", "dtypes"), CASES, ids=[case[0] for case in CASES])
+def test_the_kernels_read_16_bytes_at_once_spill_nothing_and_two_programs_fit(
+    target: str, hidden: list[str], dtypes: list[str]
+) -> None:
+    rows = compiled("--target", target, "--hidden", *hidden, "--dtype", *dtypes)
+    assert len(rows) == len(hidden) * len(dtypes) * 4 + 2
+    for row in rows:
+        assert row["spilled"] == 0, row
+        assert row["wide"] > 0, row
+        assert row["narrow"] <= (2 if row["kernel"] == "join_chunks" else 1), row  # a number of the plan
+        if target.startswith("sm_"):
+            # A fused norm with means holds three vectors in registers; above 4,096 one program has them all.
+            crowded = row["fused"] and row["means"] and row["hidden"] > 4096
+            assert row["resident"] >= (1 if crowded else 2), row
+
+
+def test_rows_that_are_no_multiple_of_16_bytes_compile_too() -> None:
+    for row in compiled("--hidden", "100", "--dtype", "bfloat16"):
+        assert row["spilled"] == 0, row
