@@ -54,6 +54,8 @@ class ScoreConfig(BaseModel):
     """Of the model; auto: float32 on a CPU, bfloat16 on a GPU that has it, else float16."""
     device: str = "auto"
     """cpu, cuda or cuda:N; auto: a GPU where there is one."""
+    backend: Literal["auto", "triton", "torch"] = "auto"
+    """Of the angle code; auto: the Triton kernel on a GPU, PyTorch on a CPU."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of the model. Default: torch's."""
     batch_tokens: int | None = Field(default=None, ge=1)

@@ -28,6 +28,11 @@ class Architecture:
     def name(self) -> str:
         return self.label or self.kind
 
+    @property
+    def has_rms_norm(self) -> bool:
+        """Whether the norm in front of either site is an RMS norm, as its authors say; else it is a layer norm."""
+        return self.kind not in {"gpt2", "gpt_neox", "opt", "falcon", "phi"}
+
     def config(self) -> Any:
         return transformers.AutoConfig.for_model(self.kind, **{**tiny.COMMON, **self.options})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import platform
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -21,6 +22,7 @@ _PACKAGES = (
     ("torch", "score"),
     ("transformers", "score"),
     ("tokenizers", "score"),
+    ("triton", "score, for GPUs"),
     ("datasets", "score"),
     ("accelerate", "score"),
     ("gguf", "score"),
@@ -72,8 +74,9 @@ def examine() -> dict[str, Any]:
 
         found["devices"] = selftest.devices()
         for device in found["devices"]:
-            for check in selftest.run(device["device"]):
-                found["checks"].append({"device": device["device"], **check})
+            for backend in selftest.backends(device["device"]):
+                for check in selftest.run(device["device"], backend):
+                    found["checks"].append({"device": device["device"], **asdict(check)})
     found["ok"] = all(check["ok"] for check in found["checks"])
     return found
 

@@ -103,6 +103,13 @@ def reporting(resume: str = "") -> Iterator[None]:
         raise typer.Exit(0) from None
 
 
+def zero_vector_sentence(count: int) -> str:
+    """What hidden states without a direction mean for a set."""
+    return (
+        f"{count:,} scored tokens have a zero vector as hidden state: they count as tokens and add nothing."
+    )
+
+
 def length_sentence(rho: float | None) -> str:
     """What a rank correlation of `gc_angle` with question length means, in plain words."""
     if rho is None:

@@ -72,6 +72,10 @@ def score(
         typer.Option(help="Of the model. auto: float32 on a CPU, bfloat16 on a GPU."),
     ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    backend: Annotated[
+        Literal["auto", "triton", "torch"],
+        typer.Option(help="Of the angle code. auto: the Triton kernel on a GPU, PyTorch on a CPU."),
+    ] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: torch's.")] = None,
     batch_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens in a batch, padding included. Default: by device.")
@@ -106,7 +110,7 @@ def score(
     """
     again = f"Run the same command again to go on: {shlex.join(['gaincurate', *sys.argv[1:]])}"
     with output.reporting(again):
-        _need_scoring_packages()
+        need_scoring_packages()
         from gaincurate.config import ScoreConfig
 
         config = ScoreConfig(
@@ -127,6 +131,7 @@ def score(
             inter_weight=_weight(inter_weight),
             dtype=dtype,
             device=device,
+            backend=backend,
             threads=threads,
             batch_tokens=batch_tokens,
             max_length=max_length,
@@ -148,7 +153,12 @@ def score(
             _print_summary(summary)
 
 
-def _need_scoring_packages() -> None:
+def need_scoring_packages() -> None:
+    """Say what is missing before anything heavy is imported.
+
+    Raises:
+        InputError: torch or transformers is not installed.
+    """
     missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(f"scoring needs {' and '.join(missing)}: `pip install 'gaincurate[score]'`.")
@@ -244,5 +254,7 @@ def _print_summary(summary: Summary) -> None:
             f"  {summary.rows_without_prefix:,} rows have no token before the question: gc_angle is "
             "their intra term alone"
         )
+    if summary.zero_vectors:
+        output.text(f"  {output.zero_vector_sentence(summary.zero_vectors)}")
     output.text(f"  {output.length_sentence(summary.spearman_length)}")
     output.text(f"  next: gaincurate show {shlex.quote(str(summary.out))}")

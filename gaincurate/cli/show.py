@@ -43,7 +43,7 @@ def describe(scored: ScoredSet, rows: int) -> dict[str, Any]:
     from gaincurate.stats import spearman
 
     manifest = scored.manifest
-    kept = {k: manifest[k] for k in ("format", "rows", "rejected", "truncated", "rows_without_prefix")}
+    kept = {key: value for key, value in manifest.items() if key not in ("identity", "shards")}
     distribution: dict[str, list[float] | None] = {}
     for name in _COLUMNS:
         values = scored.column(name).drop_null().to_numpy()
@@ -96,6 +96,8 @@ def _print(folder: Path, found: dict[str, Any]) -> None:
         f"  model {identity['model']['name']}, {identity['site']}{layer}, {identity['dtype']} on "
         f"{identity['device']}, prompt from {identity['source']['prompt_column']!r}"
     )
+    if found["zero_vectors"]:
+        output.text(f"  {output.zero_vector_sentence(found['zero_vectors'])}")
     output.text(f"  {output.length_sentence(found['spearman_length'])}")
     output.text()
     head = ["column", *("min" if q == 0 else "max" if q == 1 else f"{q:.0%}" for q in _QUANTILES)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -22,8 +22,12 @@ from gaincurate.scoring.model import ModelFiles, tokenizer_fingerprint
 from gaincurate.scoring.prefill import resolve_layer
 from gaincurate.scoring.read import Source
 from gaincurate.scoring.segment import RULE, Segmenter
+from gaincurate_kernels import resolve_backend
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "pyarrow")
+FUSED_NORM = "rms"
+"""The rule that decides whether the norm in front of the scored tensor is fused into the angle code:
+wherever it is an RMS norm. Of the model alone; each shard says what came of it."""
 _BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
 
 
@@ -73,6 +77,23 @@ def resolve_machine(config: ScoreConfig) -> Machine:
     return Machine(device, name, dtype, threads, config.batch_tokens or _BATCH_TOKENS[kind])
 
 
+def choose_backend(config: ScoreConfig, machine: Machine, model_config: Any) -> Literal["triton", "torch"]:
+    """What computes the angles here.
+
+    Raises:
+        InputError: `--backend triton` where the kernel cannot run.
+    """
+    try:
+        return resolve_backend(
+            config.backend,
+            device=torch.device(machine.device).type,
+            hidden=model_config.get_text_config(decoder=True).hidden_size,
+            dtype=getattr(torch, machine.dtype),
+        )
+    except ValueError as error:
+        raise InputError(f"--{error}. Leave --backend out to take what works here.") from error
+
+
 def model_max_length(model_config: Any) -> int | None:
     """The most positions that the model was made for, where its configuration says so."""
     found = getattr(model_config.get_text_config(decoder=True), "max_position_embeddings", None)
@@ -89,6 +110,7 @@ def make_identity(
     tokenizer: Any,
     segmenter: Segmenter,
     machine: Machine,
+    backend: str,
     max_length: int | None,
 ) -> dict[str, Any]:
     """The identity of a run (design, contract 1); plain JSON values."""
@@ -127,12 +149,12 @@ def make_identity(
         },
         "site": config.site,
         "layer": layer,
-        "fused_norm": False,
+        "fused_norm": FUSED_NORM,
         "signals": ["angle"],
         "inter_weight": config.inter_weight,
         "dtype": machine.dtype,
         "device": machine.kind,
-        "backend": "torch",
+        "backend": backend,
         "threads": machine.threads,
         "batch_tokens": machine.batch_tokens,
         "shard_rows": config.shard_rows,

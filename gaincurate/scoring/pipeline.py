@@ -176,6 +176,7 @@ class _Shard:
         self._summary = summary
         self._watch = watch
         self._rejected: list[dict[str, Any]] = []
+        self._zero_vectors = 0
 
     def score(self, table: pa.Table) -> tuple[dict[int, Score], dict[str, Any]]:
         """Scores by place, in order, and what the shard's metadata say of its rows."""
@@ -192,6 +193,8 @@ class _Shard:
             "rejected": sorted(self._rejected, key=lambda entry: int(entry["row"])),
             "truncated": sum(prompts[place].truncated for place in kept),
             "without_prefix": sum(prompts[place].prefix == 0 for place in kept),
+            "zero_vectors": self._zero_vectors,
+            "norm_was_fused": self._prefill.norm is not None,
         }
         return {place: scores[place] for place in kept}, facts
 
@@ -203,7 +206,12 @@ class _Shard:
             with self._summary.timed("prefill"):
                 states = self._prefill(chosen)
             with self._summary.timed("angle"):
-                found = angle_scores(states, chosen, inter_weight=self._plan.config.inter_weight)
+                found = angle_scores(
+                    states,
+                    chosen,
+                    inter_weight=self._plan.config.inter_weight,
+                    backend=self._plan.backend,
+                )
         except torch.OutOfMemoryError as error:
             budget, longest = self._plan.machine.batch_tokens, max(prompt.end for prompt in chosen)
             raise GaincurateError(
@@ -211,11 +219,12 @@ class _Shard:
                 f"{longest} tokens; --batch-tokens {budget}). Start over with --overwrite and half of "
                 "that, or free memory on the device and run the same command again."
             ) from error
-        for place, score in zip(places, found, strict=True):
+        for place, score, zeros in zip(places, found.scores, found.zero_vectors, strict=True):
             if score is None:
                 self._refuse(place, "its hidden states are not finite")
             else:
                 scores[place] = score
+                self._zero_vectors += zeros
         tokens = sum(prompt.end for prompt in chosen)
         self._summary.scored += len(places)
         self._summary.tokens += tokens
@@ -269,9 +278,8 @@ def _finish(plan: Plan, summary: Summary) -> None:
     found = ScoredSet(out, verify=False)
     summary.complete = True
     summary.rows = len(found)
-    summary.rejected = found.manifest["rejected"]
-    summary.truncated = found.manifest["truncated"]
-    summary.rows_without_prefix = found.manifest["rows_without_prefix"]
+    for name in ("rejected", "truncated", "rows_without_prefix", "zero_vectors"):
+        setattr(summary, name, found.manifest[name])
     if summary.rows:
         angle = found.column("gc_angle").to_numpy()
         length = found.column("gc_question_tokens").to_numpy()

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gaincurate.config import ScoreConfig
 from gaincurate.errors import InputError
 from gaincurate.scoring.columns import Columns, find_columns
 from gaincurate.scoring.identity import (
     Machine,
+    choose_backend,
     make_identity,
     model_max_length,
     resolve_machine,
@@ -36,6 +37,7 @@ class Plan:
     files: ModelFiles
     model_config: Any
     segmenter: Segmenter
+    backend: Literal["triton", "torch"]
     identity: Json
 
     @property
@@ -91,6 +93,7 @@ def make_plan(config: ScoreConfig, watch: Watch, summary: Summary) -> Plan:
         if doubt := gguf_doubt(files):
             watch.note(doubt)
         max_length = _max_length(config, model_config)
+        backend = choose_backend(config, machine, model_config)
         segmenter = Segmenter(
             tokenizer,
             system=config.system,
@@ -110,9 +113,10 @@ def make_plan(config: ScoreConfig, watch: Watch, summary: Summary) -> Plan:
             tokenizer=tokenizer,
             segmenter=segmenter,
             machine=machine,
+            backend=backend,
             max_length=max_length,
         )
-    return Plan(config, machine, source, columns, files, model_config, segmenter, identity)
+    return Plan(config, machine, source, columns, files, model_config, segmenter, backend, identity)
 
 
 def _inside(folder: Path, path: Path) -> bool:

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from gaincurate.errors import ModelError
+from gaincurate.scoring.norms import norm_before
 from gaincurate.scoring.segment import Segmented
+from gaincurate_kernels import RMSNorm
 
 Site = Literal["mlp_input", "final_norm"]
 
@@ -25,12 +27,14 @@ class PackedStates:
     """Hidden states of a batch without padding.
 
     `hidden` is `[tokens, hidden]` in the model's dtype; prompt b has rows `starts[b]` to
-    `starts[b + 1]`, its question begins at row `questions[b]`. Both are int64 on the CPU.
+    `starts[b + 1]`, its question begins at row `questions[b]`. Both are int64 on the CPU. With `norm`,
+    `hidden` is its input, and the scored states are its output.
     """
 
     hidden: Tensor
     starts: Tensor
     questions: Tensor
+    norm: RMSNorm | None = None
 
 
 class _SiteReached(Exception):
@@ -45,20 +49,28 @@ class Prefill:
         layer: the decoder layer, from 0 or from the end (-1); for `mlp_input` only.
         site: `mlp_input`, the input of that layer's feed-forward block (GAIN-RL's tensor: the output of
             the norm after attention), or `final_norm`, the output of the norm behind the last layer.
+        fuse_norm: stop in front of that norm where it is an RMS norm, and hand its weight on.
 
     Raises:
         ModelError: the structure is not understood, or the model is not causal.
     """
 
-    def __init__(self, model: nn.Module, *, layer: int = -1, site: Site = "mlp_input") -> None:
+    def __init__(
+        self, model: nn.Module, *, layer: int = -1, site: Site = "mlp_input", fuse_norm: bool = True
+    ) -> None:
         self._model = model
         self._device = next(model.parameters()).device
         config: Any = model.config
         self.config = config.get_text_config(decoder=True)
-        self._block = None
+        self._stop_at: nn.Module | None = None
+        self.norm: RMSNorm | None = None
+        """The norm that was left to whoever takes the states, or None."""
         if site == "mlp_input":
             depth = self.config.num_hidden_layers
-            self._block = _feed_forward(model, resolve_layer(layer, depth), self._run_probe)
+            self._stop_at = _feed_forward(model, resolve_layer(layer, depth), self._run_probe)
+        found = norm_before(model, self._probe_states) if fuse_norm else None
+        if found is not None:
+            self._stop_at, self.norm = found.module, found.norm
         self._check_causal()
 
     @torch.inference_mode()
@@ -81,15 +93,15 @@ class Prefill:
         starts[1:] = lengths.cumsum(0)
         questions = starts[:-1] + torch.tensor([prompt.prefix for prompt in prompts])
         packed = states.index_select(0, kept.nonzero()[:, 0].to(self._device))
-        return PackedStates(packed, starts, questions)
+        return PackedStates(packed, starts, questions, self.norm)
 
     def _states(self, ids: Tensor) -> Tensor:
-        """`[rows, tokens, hidden]` at the site for `ids` `[rows, tokens]`."""
-        if self._block is None:
+        """`[rows, tokens, hidden]` at the site, or before its norm, for `ids` `[rows, tokens]`."""
+        if self._stop_at is None:
             output = self._model(input_ids=ids, use_cache=False)
             final: Tensor = output.last_hidden_state
             return final
-        with _captured(self._block) as found, _stopping_there():
+        with _captured(self._stop_at) as found, _stopping_there():
             self._model(input_ids=ids, use_cache=False)
         # Some layers hand their feed-forward block all rows as one list of tokens.
         return found[0].reshape(*ids.shape, -1)
@@ -98,6 +110,10 @@ class Prefill:
         ids = torch.tensor([[0, 1]], device=self._device)
         with torch.inference_mode():
             self._model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+
+    @torch.inference_mode()
+    def _probe_states(self) -> Tensor:
+        return self._states(torch.tensor([[0, 1]], device=self._device))
 
     def _check_causal(self) -> None:
         """Both the definition of a prefix and padding without a mask rest on it."""

@@ -30,8 +30,8 @@ class Summary:
     """How a run went. `complete` is False while other `--shard I/N` runs are still to finish.
 
     `scored`, `tokens` (computed, without padding) and `seconds` by stage are of this process; `rows`,
-    `rejected`, `truncated`, `rows_without_prefix` and `spearman_length` (rank correlation of `gc_angle`
-    with the question's tokens) of the finished set.
+    `rejected`, `truncated`, `rows_without_prefix`, `zero_vectors` (scored tokens without a direction) and
+    `spearman_length` (rank correlation of `gc_angle` with the question's tokens) of the finished set.
     """
 
     out: Path
@@ -43,6 +43,7 @@ class Summary:
     rejected: int | None = None
     truncated: int | None = None
     rows_without_prefix: int | None = None
+    zero_vectors: int | None = None
     spearman_length: float | None = None
 
     @contextmanager

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 from gaincurate.scoring.angle import angle_scores
 from gaincurate.scoring.prefill import PackedStates
 from gaincurate.scoring.segment import Segmented
-from gaincurate_kernels.reference import quadratic
+from gaincurate_kernels import RMSNorm
+from gaincurate_kernels.reference import normalised, quadratic
 
 TAIL = 3  # tokens behind the question, which the states do not have
 
@@ -38,7 +40,7 @@ def test_each_prompt_gets_the_score_of_its_own_full_cosine_matrix(
 ) -> None:
     prompts = [prompt(*shape) for shape in shapes]
     states = packed(prompts, seed)
-    for row, score in enumerate(angle_scores(states, prompts, inter_weight=weight)):
+    for row, score in enumerate(angle_scores(states, prompts, inter_weight=weight).scores):
         prefix, question = shapes[row]
         own = states.hidden[int(states.starts[row]) : int(states.starts[row + 1])]
         intra, inter, offdiag = quadratic(own, prefix, len(own))
@@ -63,7 +65,7 @@ def test_each_prompt_gets_the_score_of_its_own_full_cosine_matrix(
 
 def test_the_default_weight_is_the_plain_sum() -> None:
     prompts = [prompt(4, 9)]
-    (score,) = angle_scores(packed(prompts), prompts)
+    (score,) = angle_scores(packed(prompts), prompts).scores
     assert score is not None
     assert score.angle_inter is not None
     assert score.angle == score.angle_intra + score.angle_inter
@@ -76,9 +78,9 @@ def test_a_prompt_with_states_that_are_not_finite_has_no_score_and_its_neighbour
 ) -> None:
     prompts = [prompt(2, 3), prompt(3, 6), prompt(0, 4)]
     states = packed(prompts)
-    clean = angle_scores(states, prompts)
+    clean = angle_scores(states, prompts).scores
     states.hidden[token, 7] = bad
-    scores = angle_scores(states, prompts)
+    scores = angle_scores(states, prompts).scores
     assert scores[1] is None
     assert (scores[0], scores[2]) == (clean[0], clean[2])
 
@@ -87,7 +89,30 @@ def test_equal_states_give_one_for_every_term_whatever_the_length() -> None:
     prompts = [prompt(p, q) for p, q in ((1, 2), (5, 17), (110, 900), (30, 2000))]
     states = packed(prompts)
     states.hidden[:] = states.hidden[0].clone()
-    for score in angle_scores(states, prompts):
+    for score in angle_scores(states, prompts).scores:
         assert score is not None
         found = (score.angle_intra, score.angle_inter, score.angle_intra_offdiag, score.angle)
         assert found == pytest.approx((1, 1, 1, 2), abs=1e-6)
+
+
+def test_zero_vectors_are_counted_in_question_and_prefix_for_each_prompt() -> None:
+    prompts = [prompt(2, 3), prompt(3, 6), prompt(0, 4)]
+    states = packed(prompts)
+    states.hidden[[1, 3, 4, 14]] = 0
+    found = angle_scores(states, prompts)
+    assert found.zero_vectors == [3, 0, 1]
+    assert all(score is not None for score in found.scores)
+
+
+def test_a_norm_that_waits_gives_the_scores_of_its_output() -> None:
+    prompts = [prompt(2, 3), prompt(3, 6), prompt(0, 4)]
+    states = packed(prompts)
+    norm = RMSNorm(torch.randn(16, generator=torch.Generator().manual_seed(1)), offset=1.0)
+    waiting = angle_scores(replace(states, norm=norm), prompts).scores
+    applied = angle_scores(replace(states, hidden=normalised(states.hidden, norm)), prompts).scores
+    for a, b, plain in zip(waiting, applied, angle_scores(states, prompts).scores, strict=True):
+        assert a is not None
+        assert b is not None
+        assert plain is not None
+        assert a.angle == pytest.approx(b.angle, abs=1e-6)
+        assert a.angle != pytest.approx(plain.angle, abs=1e-3)

@@ -106,7 +106,7 @@ def batched_scores(model: Any, prompts: list[Segmented], site: Site) -> list[Sco
     scores: dict[int, Score | None] = {}
     for batch in padded_batches([prompt.end for prompt in prompts], 2048):
         chosen = [prompts[place] for place in batch]
-        scores.update(zip(batch, angle_scores(prefill(chosen), chosen), strict=True))
+        scores.update(zip(batch, angle_scores(prefill(chosen), chosen).scores, strict=True))
     found = [scores[place] for place in range(len(prompts))]
     assert None not in found
     return [score for score in found if score is not None]

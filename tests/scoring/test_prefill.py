@@ -17,6 +17,7 @@ from gaincurate.scoring.angle import angle_scores
 from gaincurate.scoring.model import find_model, load_config, load_model
 from gaincurate.scoring.prefill import Prefill, Site, resolve_layer
 from gaincurate.scoring.segment import Segmented
+from gaincurate_kernels.reference import normalised
 
 SHAPES = [(0, 7), (5, 1), (4, 23), (11, 12), (1, 40)]  # prefix and question; the window is 8
 TAIL = 3
@@ -95,7 +96,8 @@ def rows_of(prefill: Prefill, rows: list[Segmented]) -> list[Tensor]:
     states = prefill(rows)
     assert int(states.starts[-1]) == len(states.hidden)
     assert (states.questions - states.starts[:-1]).tolist() == [row.prefix for row in rows]
-    return list(torch.split(states.hidden, states.starts.diff().tolist()))
+    hidden = states.hidden if states.norm is None else normalised(states.hidden, states.norm)
+    return list(torch.split(hidden, states.starts.diff().tolist()))
 
 
 def gap(a: list[Tensor], b: list[Tensor]) -> float:
@@ -104,12 +106,15 @@ def gap(a: list[Tensor], b: list[Tensor]) -> float:
     return max(float((x - y).abs().max()) for x, y in zip(a, b, strict=True)) / scale
 
 
+@pytest.mark.parametrize("fuse", [False, True])
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize(("site", "layer"), [("mlp_input", -1), ("mlp_input", 0), ("final_norm", -1)])
 def test_states_equal_a_padded_forward_of_the_whole_model(
-    pair: Pair, site: Site, layer: int, side: str
+    pair: Pair, site: Site, layer: int, side: str, fuse: bool
 ) -> None:
-    found = rows_of(Prefill(pair.loaded, layer=layer, site=site), prompts())
+    prefill = Prefill(pair.loaded, layer=layer, site=site, fuse_norm=fuse)
+    assert (prefill.norm is not None) == (fuse and pair.architecture.has_rms_norm)
+    found = rows_of(prefill, prompts())
     expected = plain_states(pair, prompts(), site, layer, side)
     assert gap(expected, found) < 1e-5
     assert gap(expected, plain_states(pair, prompts(1), site, layer, side)) > 0.1
@@ -119,7 +124,7 @@ def test_states_equal_a_padded_forward_of_the_whole_model(
 def test_scores_equal_float64_double_loops_over_states_of_another_route(pair: Pair, site: Site) -> None:
     rows = prompts()
     states = plain_states(pair, rows, site, -1, "left")
-    scores = angle_scores(Prefill(pair.loaded, site=site)(rows), rows)
+    scores = angle_scores(Prefill(pair.loaded, site=site)(rows), rows).scores
     for row, own, score in zip(rows, states, scores, strict=True):
         intra, inter = loops(own, row.prefix)
         assert score is not None
@@ -131,9 +136,9 @@ def test_scores_equal_float64_double_loops_over_states_of_another_route(pair: Pa
 def test_a_prompt_alone_equals_the_same_prompt_in_a_batch(pair: Pair, site: Site) -> None:
     prefill, rows = Prefill(pair.loaded, site=site), prompts()
     assert gap(rows_of(prefill, rows), [rows_of(prefill, [row])[0] for row in rows]) < 1e-5
-    together = angle_scores(prefill(rows), rows)
+    together = angle_scores(prefill(rows), rows).scores
     for row, score in zip(rows, together, strict=True):
-        (alone,) = angle_scores(prefill([row]), [row])
+        (alone,) = angle_scores(prefill([row]), [row]).scores
         assert score is not None
         assert alone is not None
         assert score.angle_intra == pytest.approx(alone.angle_intra, abs=1e-5)

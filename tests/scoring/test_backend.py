@@ -1,0 +1,89 @@
+"""The choice of the angle code, from the command to the manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+import gaincurate
+import tiny
+from command import run
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning"),  # Triton's interpreter
+    pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning"),
+]
+
+
+def column(folder: Path, name: str) -> list[Any]:
+    found: list[Any] = gaincurate.open_scores(folder).column(name).to_pylist()
+    return found
+
+
+@pytest.mark.parametrize("site", ["mlp_input", "final_norm"])
+def test_both_backends_give_the_same_scores_and_say_which_they_were(
+    tmp_path: Path, tiny_model: Path, rows_file: Path, site: Any
+) -> None:
+    for backend in ("torch", "triton"):
+        gaincurate.score(
+            str(rows_file), str(tiny_model), tmp_path / backend, backend=backend, site=site, limit=6
+        )
+        manifest = gaincurate.open_scores(tmp_path / backend).manifest
+        assert manifest["identity"]["backend"] == backend
+        assert manifest["identity"]["fused_norm"] == "rms"
+        assert manifest["norm_was_fused"] is True
+    for name in ("gc_angle", "gc_angle_intra", "gc_angle_inter", "gc_angle_intra_offdiag"):
+        assert column(tmp_path / "triton", name) == pytest.approx(column(tmp_path / "torch", name), abs=1e-6)
+
+
+def test_a_run_is_not_continued_with_another_backend(
+    tmp_path: Path, tiny_model: Path, rows_file: Path
+) -> None:
+    command = ("score", rows_file, "-m", tiny_model, "-o", tmp_path / "out", "--limit", "4")
+    assert run(*command).exit_code == 0
+    result = run(*command, "--backend", "triton")
+    assert result.exit_code == 2
+    assert "holds scores of another run: backend was 'torch' and is now 'triton'." in result.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="Triton runs here")
+def test_triton_on_a_cpu_is_refused_before_anything_is_made(
+    tmp_path: Path, tiny_model: Path, rows_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    result = run("score", rows_file, "-m", tiny_model, "-o", tmp_path / "out", "--backend", "triton")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == (
+        "error: --backend triton: Triton's kernels run on a GPU, and the states are on cpu. Leave --backend "
+        "out to take what works here."
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_layer_norm_is_not_fused(tmp_path: Path, rows_file: Path) -> None:
+    config = transformers.GPT2Config(vocab_size=512, n_embd=32, n_layer=2, n_head=4, n_positions=512)
+    model = tiny.save_model(tmp_path / "gpt2", config)
+    gaincurate.score(str(rows_file), str(model), tmp_path / "out", limit=4)
+    assert gaincurate.open_scores(tmp_path / "out").manifest["norm_was_fused"] is False
+
+
+def test_zero_vectors_are_counted_in_the_manifest_and_said(tmp_path: Path, rows_file: Path) -> None:
+    made = tiny.model(transformers.LlamaConfig(**tiny.COMMON))
+    torch.nn.init.zeros_(made.model.layers[-1].post_attention_layernorm.weight)
+    made.save_pretrained(tmp_path / "model")
+    tiny.tokenizer().save_pretrained(tmp_path / "model")
+    result = run("score", rows_file, "-m", tmp_path / "model", "-o", tmp_path / "out", "--limit", "5")
+    tokens = sum(
+        column(tmp_path / "out", "gc_prefix_tokens") + column(tmp_path / "out", "gc_question_tokens")
+    )
+    assert gaincurate.open_scores(tmp_path / "out").manifest["zero_vectors"] == tokens
+    assert set(column(tmp_path / "out", "gc_angle")) == {0.0}
+    sentence = (
+        f"{tokens:,} scored tokens have a zero vector as hidden state: they count as tokens and add nothing."
+    )
+    assert sentence in result.stdout
+    assert sentence in run("show", tmp_path / "out").stdout

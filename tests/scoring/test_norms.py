@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+from gaincurate.scoring.norms import as_rms_norm, norm_before
+
+
+def with_random_weight(module: nn.Module) -> nn.Module:
+    weight: Any = module.weight
+    weight.data.copy_(torch.randn(len(weight), generator=torch.Generator().manual_seed(3)))
+    return module
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("module", "offset", "eps"),
+    [
+        (LlamaRMSNorm(24, eps=1e-5), 0, 1e-5),
+        (Gemma2RMSNorm(24, eps=1e-6), 1, 1e-6),
+        (nn.RMSNorm(24, eps=1e-3), 0, 1e-3),
+    ],
+    ids=["llama", "gemma2", "torch"],
+)
+def test_what_an_rms_norm_computes_is_found_out(
+    module: nn.Module, offset: int, eps: float, dtype: Any
+) -> None:
+    made = with_random_weight(module).to(dtype)
+    norm = as_rms_norm(made)
+    assert norm is not None
+    assert (norm.offset, norm.eps) == (offset, eps)
+    assert norm.weight.dtype == dtype
+    states = torch.randn(5, 24)
+    expected = states / (states.square().mean(1, keepdim=True) + eps).sqrt() * (norm.weight.float() + offset)
+    assert torch.allclose(made.float()(states), expected, rtol=1e-4, atol=1e-5)
+
+
+class Named(nn.Module):
+    """Called a norm, and none."""
+
+    def __init__(self, power: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(24))
+        self.eps, self.power = 1e-6, power
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (
+            self.weight * x / (x.abs().pow(self.power).mean(-1, keepdim=True).pow(1 / self.power) + self.eps)
+        )
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.LayerNorm(24),
+        nn.LayerNorm(24, bias=False),
+        nn.RMSNorm(24),  # its eps is of the dtype of its input
+        Named(1.0),
+        nn.Linear(24, 24, bias=False),
+        nn.Identity(),
+    ],
+    ids=["layer norm", "layer norm without bias", "no eps", "mean of magnitudes", "matrix", "nothing"],
+)
+def test_anything_else_is_no_rms_norm(module: nn.Module) -> None:
+    assert as_rms_norm(module) is None
+
+
+class Body(nn.Module):
+    def __init__(self, calls: int) -> None:
+        super().__init__()
+        self.norm, self.other, self.calls = LlamaRMSNorm(24), LlamaRMSNorm(24), calls
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.other(x)
+        for _ in range(self.calls):
+            x = self.norm(x)
+        return x
+
+
+def test_the_norm_is_the_module_whose_output_the_tensor_is() -> None:
+    body, states = Body(1), torch.randn(2, 24)
+    found = norm_before(body, lambda: body(states).reshape(1, 2, 24))
+    assert found is not None
+    assert found.module is body.norm
+    assert norm_before(body, lambda: body(states) + 0) is None
+    assert not [m for m in body.modules() if m._forward_hooks]
+
+
+def test_a_norm_that_is_called_twice_is_left_alone() -> None:
+    body = Body(2)
+    assert norm_before(body, lambda: body(torch.randn(2, 24))) is None
