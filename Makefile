@@ -4,10 +4,10 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check static format docs bench clean
+.PHONY: help setup demo test check static format docs bench bench-gpu clean
 
 help:  ## show this list
-	@grep -E '^[a-z]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
 
 setup: $(READY)  ## make .venv with everything pinned (once)
 
@@ -42,7 +42,11 @@ docs: $(READY)  ## write docs/cli.md anew
 	$(BIN)/typer gaincurate.cli.app utils docs --name gaincurate --output docs/cli.md
 
 bench: $(READY)  ## time the angle code on this machine
-	$(BIN)/python kernels/bench/angle.py
+	$(BIN)/gaincurate bench kernel
+
+# With the Python at hand and no set-up: a machine with a GPU often has its own torch and no network.
+bench-gpu:  ## check and time the kernel on a CUDA GPU, in one call
+	PYTHONPATH=kernels $(PYTHON) kernels/bench/gpu.py --sweep $(BENCH_OPTIONS)
 
 clean:  ## delete what the other targets made
 	rm -rf .venv build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
