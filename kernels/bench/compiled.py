@@ -39,6 +39,7 @@ DTYPES = {
 _SHARED_KB = {"sm_80": 164, "sm_90": 228, "sm_100": 228}
 _TYPES = {
     "sums": "*fp32", "means": "*fp32", "zeros": "*i32", "chunks": "*i64", "stride": "i32", "eps": "fp32",
+    "w_step": "i32",
     "splits": "*i64", "question": "*fp32", "prefix": "*fp32", "prefix_of": "*i64", "tokens": "*i64",
     "prefix_tokens": "*i64", "out": "*fp64",
 }  # fmt: skip

@@ -54,7 +54,7 @@ def _inverse_rms(b_x, D: tl.constexpr, eps):
     return tl.where(b_mean == 0.0, 0.0, tl.div_rn(b_scale, tl.sqrt_rn(b_mean)))
 
 
-@triton.jit(do_not_specialize=["stride"], do_not_specialize_on_alignment=["x", "w"])
+@triton.jit(do_not_specialize=["stride", "w_step"], do_not_specialize_on_alignment=["x", "w"])
 def unit_sums_kernel(
     x,  # [tokens, hidden], rows `stride * VEC` elements apart
     w,  # [hidden], the norm's weight (FUSED)
@@ -64,6 +64,7 @@ def unit_sums_kernel(
     chunks,  # [programs, 4] int64: first token, tokens, row of the outputs, divisor of the mean
     stride,
     eps,
+    w_step,  # always 0, which the compiler must not know
     D: tl.constexpr,
     VEC: tl.constexpr,
     WVEC: tl.constexpr,
@@ -73,6 +74,7 @@ def unit_sums_kernel(
     FUSED: tl.constexpr,
     OFFSET: tl.constexpr,
     MEANS: tl.constexpr,
+    RELOAD: tl.constexpr,
     STAGES: tl.constexpr,
 ):
     """Sum the unit vectors of one chunk of a segment; a row of hidden states lies in registers as [BK, BW].
@@ -91,7 +93,7 @@ def unit_sums_kernel(
     o_t = tl.arange(0, BT)[None, :, None]
     b_sum = tl.zeros([BK, BT, BW], dtype=tl.float32)
     b_zeros = tl.zeros([1, BT, 1], dtype=tl.int32)
-    if FUSED:
+    if FUSED and not RELOAD:
         p_w = tl.multiple_of(w + o_d, [1, 1, WVEC * w.dtype.element_ty.primitive_bitwidth // 8])
         b_w = tl.load(p_w, mask=m_d, other=0.0).to(tl.float32) + OFFSET
     if MEANS:
@@ -106,6 +108,11 @@ def unit_sums_kernel(
         if FUSED:
             if MEANS:
                 b_rms = _inverse_rms(b_x, D, eps)
+            if RELOAD:
+                # Two sums and the weight are too much for the registers: it is read again for every tile.
+                p_w = w + i_t * w_step + o_d
+                p_w = tl.multiple_of(p_w, [1, 1, WVEC * w.dtype.element_ty.primitive_bitwidth // 8])
+                b_w = tl.load(p_w, mask=m_d, other=0.0).to(tl.float32) + OFFSET
             b_x *= b_w
         b_norm = _inverse_norm(b_x)
         b_sum += b_x * b_norm

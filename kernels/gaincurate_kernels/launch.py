@@ -51,6 +51,7 @@ BLOCKS = {
 }
 _DOT_COLUMNS, _JOIN_COLUMNS, _JOINED_CHUNKS = 1024, 256, 16
 SMALL = {"num_warps": 4, "enable_fp_fusion": True}
+_TILE_BYTES = 16384
 _ROW_REGISTERS = 128  # of a thread: leaves room for two programs of 8 warps on a multiprocessor
 
 
@@ -66,6 +67,9 @@ def kernel_constants(
     """The compile-time arguments of `unit_sums_kernel`: of the hidden size, the dtypes and what is asked."""
     padded, blocks = blocks_for(hidden)
     groups, width = blocks.columns(padded, itemsize)
+    reload = means and norm_itemsize > 0 and blocks.warps > 4
+    # The weight then goes through shared memory too, and two programs have to fit.
+    crowded = reload and padded * blocks.rows * itemsize > _TILE_BYTES
     return {
         "D": hidden,
         "VEC": _vector(hidden, itemsize),
@@ -76,7 +80,8 @@ def kernel_constants(
         "FUSED": norm_itemsize > 0,
         "OFFSET": offset,
         "MEANS": means,
-        "STAGES": blocks.stages,
+        "RELOAD": reload,
+        "STAGES": min(blocks.stages, 2) if crowded else blocks.stages,
     }
 
 
@@ -101,11 +106,13 @@ def compile_options(constants: dict[str, Any], *, hip: bool = False) -> dict[str
     """Warps and limits for compiling `unit_sums_kernel` with these constants.
 
     Fusing multiply and add is said aloud because Triton's default differs between versions, and bits with
-    it. A fused norm with means, and rows read value by value, need more registers than the limit.
+    it. Rows read value by value need more registers than the limit, and so does a fused norm with means,
+    which programs of 4 warps can have.
     """
-    options: dict[str, Any] = {"num_warps": blocks_for(constants["D"])[1].warps, "enable_fp_fusion": True}
-    crowded = constants["FUSED"] and constants["MEANS"]
-    if not crowded and constants["VEC"] > 1 and not hip:
+    warps = blocks_for(constants["D"])[1].warps
+    options: dict[str, Any] = {"num_warps": warps, "enable_fp_fusion": True}
+    roomy = warps == 4 and constants["FUSED"] and constants["MEANS"]
+    if constants["VEC"] > 1 and not roomy and not hip:
         options["maxnreg"] = _ROW_REGISTERS
     return options
 
@@ -197,6 +204,7 @@ def planned_unit_sums(
                 plan.chunks,
                 hidden.stride(0) // constants["VEC"],
                 0.0 if norm is None else norm.eps,
+                0,
                 **constants,
                 **options,
             )
