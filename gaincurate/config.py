@@ -59,7 +59,7 @@ class ScoreConfig(BaseModel):
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of the model. Default: torch's."""
     batch_tokens: int | None = Field(default=None, ge=1)
-    """Tokens in a batch, padding included. Default: by device."""
+    """Tokens in a batch. Default: by the device's memory."""
     max_length: int | None = Field(default=None, ge=1)
     """Longest whole prompt in tokens. Default: the model's."""
     on_overlong: Literal["error", "truncate", "skip"] = "error"

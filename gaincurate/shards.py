@@ -192,7 +192,7 @@ def write_manifest(out: Path, identity: Json, count: int) -> Json:
     """
     shards, lines = [], []
     counts = dict.fromkeys(("rows", "truncated", "without_prefix", "zero_vectors"), 0)
-    fused = False
+    fused, prefill = False, set()
     for index in range(count):
         path = out / shard_name(index)
         info = read_info(path)
@@ -204,11 +204,13 @@ def write_manifest(out: Path, identity: Json, count: int) -> Json:
                 "rows": info["rows"],
                 "bytes": path.stat().st_size,
                 "hash": digest_file(path),
+                **{key: info[key] for key in ("restarted_with_batch_tokens",) if key in info},
             }
         )
         for key in counts:
             counts[key] += info[key]
         fused |= info["norm_was_fused"]
+        prefill.add(info["prefill"])
     manifest = {
         "format": FORMAT,
         "rows": counts["rows"],
@@ -217,6 +219,7 @@ def write_manifest(out: Path, identity: Json, count: int) -> Json:
         "rows_without_prefix": counts["without_prefix"],
         "zero_vectors": counts["zero_vectors"],
         "norm_was_fused": fused,
+        "prefill": "+".join(sorted(prefill)),
         "identity": identity,
         "shards": shards,
     }

@@ -41,7 +41,7 @@ def make_set(folder: Path, shards: Sequence[Sequence[dict[str, Any]]]) -> Path:
         table = pa.Table.from_pylist(list(rows), schema=schema)
         info = {"format": FORMAT, "identity": IDENTITY_OF_SETS, "shard": index, "rows": len(rows)}
         facts = {"rejected": [], "truncated": 0, "without_prefix": 0, "zero_vectors": 0}
-        facts |= {"norm_was_fused": False}
+        facts |= {"norm_was_fused": False, "prefill": "packed"}
         write_atomic(folder / shard_name(index), encode_shard(table, info | facts))
     write_manifest(folder, IDENTITY_OF_SETS, len(shards))
     return folder

@@ -141,7 +141,7 @@ def test_present_shards_are_those_that_are_whole_and_ours(tmp_path: Path) -> Non
 def test_the_manifest_counts_and_names_every_shard(tmp_path: Path) -> None:
     folder = tmp_path
     facts = {"identity": {"format": 1}, "truncated": 1, "without_prefix": 2, "rows": 2}
-    facts |= {"zero_vectors": 3, "norm_was_fused": True}
+    facts |= {"zero_vectors": 3, "norm_was_fused": True, "prefill": "packed"}
     for index, rejected in enumerate([[{"row": 3, "reason": "é"}], []]):
         info = {**facts, "rejected": rejected}
         (folder / shard_name(index)).write_bytes(encode_shard(TABLE, info))
@@ -156,6 +156,7 @@ def test_the_manifest_counts_and_names_every_shard(tmp_path: Path) -> None:
         "rows_without_prefix": 4,
         "zero_vectors": 6,
         "norm_was_fused": True,
+        "prefill": "packed",
     }
     assert (folder / "rejected.jsonl").read_text("utf-8") == '{"reason": "é", "row": 3}\n'
     for index, entry in enumerate(manifest["shards"]):

@@ -78,8 +78,8 @@ def score(
     ] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: torch's.")] = None,
     batch_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Tokens in a batch, padding included. Default: by device.")
-    ] = None,
+        str, typer.Option(metavar="N", help="Tokens in a batch; auto goes by the device's memory.")
+    ] = "auto",
     max_length: Annotated[
         int | None, typer.Option(min=1, help="Longest whole prompt in tokens. Default: the model's.")
     ] = None,
@@ -133,7 +133,7 @@ def score(
             device=device,
             backend=backend,
             threads=threads,
-            batch_tokens=batch_tokens,
+            batch_tokens=_tokens(batch_tokens),
             max_length=max_length,
             on_overlong=on_overlong,
             on_error=on_error,
@@ -215,6 +215,14 @@ def _weight(value: float) -> float:
     if not abs(value) <= MAX_WEIGHT:
         raise InputError(f"--inter-weight {value}: expected a number from -{MAX_WEIGHT:g} to {MAX_WEIGHT:g}.")
     return value
+
+
+def _tokens(value: str) -> int | None:
+    if value == "auto":
+        return None
+    if not value.isdecimal() or int(value) < 1:
+        raise InputError(f"--batch-tokens {value}: expected auto or a number from 1.")
+    return int(value)
 
 
 def _part(value: str) -> Split:

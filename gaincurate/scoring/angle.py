@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 
 from gaincurate.schema import Score
-from gaincurate.scoring.prefill import PackedStates
+from gaincurate.scoring.pack import PackedStates
 from gaincurate.scoring.segment import Segmented
-from gaincurate_kernels import Backend, angle_concentration, segment_unit_sums
+from gaincurate_kernels import Backend, UnitSums, angle_concentration, segment_unit_sums
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +36,12 @@ def angle_scores(
     `angle` = `angle_intra` + `inter_weight` * `angle_inter` (GAIN-RL: weight 1); without a prefix there
     is no inter term and `angle` is `angle_intra` alone.
     """
-    begins, ends = states.starts[:-1], states.starts[1:]
-    questions = torch.stack([states.questions, ends], 1)
-    prefixes = torch.stack([begins, states.questions], 1)
     count = len(prompts)
-    sums = segment_unit_sums(
-        states.hidden, torch.cat([questions, prefixes]), norm=states.norm, backend=backend
-    )
-    found = angle_concentration(sums.rows(0, count), sums.rows(count, 2 * count), backend=backend)
-    zeros = sums.zeros[:count] + sums.zeros[count:]
+    bounds = torch.cat([states.questions, states.prefixes])
+    sums = segment_unit_sums(states.hidden, bounds, norm=states.norm, backend=backend)
+    prefixes, prefix_of = _with_shared(states, sums.rows(count, 2 * count), backend)
+    found = angle_concentration(sums.rows(0, count), prefixes, prefix_of, backend=backend)
+    zeros = sums.zeros[:count] + prefixes.zeros[prefix_of.to(prefixes.zeros.device)]
     # One table, so that a GPU is waited for once.
     table = torch.stack([found.intra, found.inter, found.intra_offdiag, zeros.double()], 1).tolist()
     scores = [
@@ -52,6 +49,27 @@ def angle_scores(
         for prompt, (intra, inter, offdiag, _) in zip(prompts, table, strict=True)
     ]
     return AngleScores(scores, [int(row[3]) for row in table])
+
+
+def _with_shared(states: PackedStates, own: UnitSums, backend: Backend) -> tuple[UnitSums, torch.Tensor]:
+    """Every prompt's own prefix and, behind them, the shared ones; and which row is whose."""
+
+    def compute(hidden: torch.Tensor) -> UnitSums:
+        whole = torch.tensor([[0, len(hidden)]])
+        return segment_unit_sums(hidden, whole, norm=states.norm, backend=backend)
+
+    rows = torch.arange(len(states.shared))
+    distinct = list(dict.fromkeys(prefix for prefix in states.shared if prefix is not None))
+    for place, prefix in enumerate(states.shared):
+        if prefix is not None:
+            rows[place] = len(own.counts) + distinct.index(prefix)
+    parts = [own, *(prefix.sums(compute) for prefix in distinct)]
+    joined = UnitSums(
+        torch.cat([part.sums for part in parts]),
+        torch.cat([part.counts for part in parts]),
+        torch.cat([part.zeros for part in parts]),
+    )
+    return joined, rows
 
 
 def _score(

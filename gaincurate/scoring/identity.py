@@ -28,7 +28,10 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "pyarrow")
 FUSED_NORM = "rms"
 """The rule that decides whether the norm in front of the scored tensor is fused into the angle code:
 wherever it is an RMS norm. Of the model alone; each shard says what came of it."""
-_BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
+PREFILL = "packed/1"
+"""The rule that lays prompts out in batches: one row without padding, prefixes that two prompts of a shard
+share computed once, wherever that gives what the model's own forward does; each shard says what it was."""
+_CPU_BATCH_TOKENS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,7 @@ def resolve_machine(config: ScoreConfig) -> Machine:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = device.partition(":")
-    if kind not in _BATCH_TOKENS or (number and not number.isdigit()):
+    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
         raise InputError(f"--device {config.device}: expected auto, cpu, cuda or cuda:N.")
     if kind == "cuda":
         count = torch.cuda.device_count()
@@ -74,7 +77,18 @@ def resolve_machine(config: ScoreConfig) -> Machine:
     else:
         name = torch.cuda.get_device_name(device)
     threads = (config.threads or torch.get_num_threads()) if kind == "cpu" else None
-    return Machine(device, name, dtype, threads, config.batch_tokens or _BATCH_TOKENS[kind])
+    return Machine(device, name, dtype, threads, config.batch_tokens or _batch_tokens(device))
+
+
+def _batch_tokens(device: str) -> int:
+    """The rule behind `--batch-tokens auto`: of the device's whole memory, whatever else uses it now.
+
+    A CPU is as fast from 512 tokens on as it gets; a GPU takes 512 for each GiB, as a power of two.
+    """
+    if device == "cpu":
+        return _CPU_BATCH_TOKENS
+    gib = torch.cuda.get_device_properties(device).total_memory // 2**30
+    return min(max(512 << (max(int(gib), 1).bit_length() - 1), 2048), 65536)
 
 
 def choose_backend(config: ScoreConfig, machine: Machine, model_config: Any) -> Literal["triton", "torch"]:
@@ -150,6 +164,7 @@ def make_identity(
         "site": config.site,
         "layer": layer,
         "fused_norm": FUSED_NORM,
+        "prefill": PREFILL,
         "signals": ["angle"],
         "inter_weight": config.inter_weight,
         "dtype": machine.dtype,

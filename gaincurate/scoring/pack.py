@@ -1,11 +1,76 @@
-"""Grouping a shard's prompts into batches: takes lengths and a token budget, yields lists of places.
+"""Batches under a token budget, and what comes out of one: takes lengths, yields lists of places.
 
-Knows nothing of tokens' values or of models.
+Knows nothing of models or of how a state is scored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gaincurate.scoring.segment import Segmented
+from gaincurate_kernels import RMSNorm, UnitSums
+
+
+class SharedPrefix:
+    """The hidden states `[tokens, hidden]` of a prefix that many prompts have in common.
+
+    They are summed once, by whoever scores the first of those prompts, and then let go.
+    """
+
+    def __init__(self, hidden: Tensor) -> None:
+        self.tokens = len(hidden)
+        self._hidden: Tensor | None = hidden
+        self._sums: UnitSums | None = None
+
+    def sums(self, compute: Callable[[Tensor], UnitSums]) -> UnitSums:
+        """Its sums of unit vectors, one segment; `compute` is called the first time."""
+        if self._sums is None:
+            assert self._hidden is not None
+            self._sums = compute(self._hidden)
+            self._hidden = None
+        return self._sums
+
+
+@dataclass(frozen=True, slots=True)
+class PackedStates:
+    """Hidden states of a batch without padding.
+
+    `hidden` is `[tokens, hidden]` in the model's dtype. Prompt b's question has the rows `questions[b]`,
+    `[prompts, 2]`, its prefix the rows `prefixes[b]`, which are none where `shared[b]` stands for it. Both
+    are int64 on the CPU. With `norm`, the states are its input, and its output is what is scored.
+    """
+
+    hidden: Tensor
+    questions: Tensor
+    prefixes: Tensor
+    shared: tuple[SharedPrefix | None, ...]
+    norm: RMSNorm | None = None
+
+    @classmethod
+    def of_whole_prompts(
+        cls, hidden: Tensor, prompts: Sequence[Segmented], norm: RMSNorm | None = None
+    ) -> PackedStates:
+        """Where every prompt's prefix and question stand one behind the other."""
+        ends = torch.tensor([prompt.end for prompt in prompts]).cumsum(0)
+        starts = ends - torch.tensor([prompt.end for prompt in prompts])
+        middles = starts + torch.tensor([prompt.prefix for prompt in prompts])
+        questions, prefixes = torch.stack([middles, ends], 1), torch.stack([starts, middles], 1)
+        return cls(hidden, questions, prefixes, (None,) * len(prompts), norm)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Prompts that were run together: their `places` in what was asked for, and the tokens computed for
+    them, a shared prefix counted where it was run.
+    """
+
+    places: list[int]
+    states: PackedStates
+    tokens: int
 
 
 def padded_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -22,4 +87,20 @@ def padded_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
             batches[-1].append(place)
         else:
             batches.append([place])
+    return batches
+
+
+def packed_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Group places in their order so that the sum of lengths stays within `budget`.
+
+    The grouping depends on `lengths` and `budget` alone. A row longer than the budget is a batch of its own.
+    """
+    batches: list[list[int]] = []
+    room = 0
+    for place, length in enumerate(lengths):
+        if not batches or length > room:
+            batches.append([])
+            room = budget
+        batches[-1].append(place)
+        room -= length
     return batches

@@ -1,6 +1,6 @@
 """The composer: takes a ScoreConfig, yields a finished scored set and a summary of how it went.
 
-read -> segment -> batch -> prefill -> angle -> shard, one shard at a time. Prints nothing; whoever wants
+read -> segment -> batch -> prefill -> angle -> write, one shard at a time. Prints nothing; whoever wants
 to see a run passes a `Watch`.
 """
 
@@ -14,25 +14,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import torch
 
 from gaincurate.config import ScoreConfig
-from gaincurate.errors import GaincurateError, OutputError, RowError, storage_error
+from gaincurate.errors import OutputError, storage_error
 from gaincurate.files import remove_temporaries, write_atomic, write_json
 from gaincurate.locks import one_at_a_time, work_folder, writing
-from gaincurate.schema import FORMAT, Score, scored_table
+from gaincurate.schema import FORMAT, scored_table
 from gaincurate.scored_set import ScoredSet
-from gaincurate.scoring.angle import angle_scores
-from gaincurate.scoring.columns import PromptProblem, column_values, to_messages
 from gaincurate.scoring.identity import execution_record
 from gaincurate.scoring.ids import Ids, write_ids
 from gaincurate.scoring.model import load_model
-from gaincurate.scoring.pack import padded_batches
 from gaincurate.scoring.plan import Plan, make_plan
 from gaincurate.scoring.prefill import Prefill
 from gaincurate.scoring.read import Cursor
-from gaincurate.scoring.segment import Segmented, Unusable
+from gaincurate.scoring.shard import Forward, Shard, without_padding
 from gaincurate.scoring.watch import Summary, Watch
 from gaincurate.shards import (
     EXECUTION,
@@ -141,128 +137,25 @@ def _score_shards(plan: Plan, mine: set[int], present: set[int], watch: Watch, s
         )
         prefill = Prefill(model, layer=config.layer, site=config.site)
     watch.start(plan.rows_in(mine), plan.rows_in(mine & present))
+    forward: Forward | None = None
     cursor, ids = Cursor(plan.source), Ids(work_folder(out) / "ids.bin", plan.columns)
     for index in sorted(mine - present):
         start, stop = plan.bounds(index)
         with summary.timed("reading"):
             table = cursor.read(start, stop)
             names = ids.of(start, table)
-        shard = _Shard(plan, prefill, start, names, summary, watch)
-        scores, facts = shard.score(table)
+        shard = Shard(plan, start, names, summary, watch)
+        prompts = shard.segment(table)
+        if forward is None and prompts:
+            with summary.timed("loading"):
+                forward = without_padding(prefill, list(prompts.values())[:2], watch)
+        scores, facts = shard.score(prompts, forward or prefill)
         with summary.timed("writing"):
             info = {"format": FORMAT, "identity": plan.identity, "shard": index, **facts}
             info |= {"first_row": start, "source_rows": stop - start}
             scored = scored_table(table, names, scores)
             write_atomic(out / shard_name(index), encode_shard(scored, info))
         watch.shard(index, plan.shards)
-
-
-class _Shard:
-    """Scores the rows of one shard; rows are known by their place in it."""
-
-    def __init__(
-        self,
-        plan: Plan,
-        prefill: Prefill,
-        start: int,
-        names: list[str],
-        summary: Summary,
-        watch: Watch,
-    ) -> None:
-        self._plan = plan
-        self._prefill = prefill
-        self._start = start
-        self._names = names
-        self._summary = summary
-        self._watch = watch
-        self._rejected: list[dict[str, Any]] = []
-        self._zero_vectors = 0
-
-    def score(self, table: pa.Table) -> tuple[dict[int, Score], dict[str, Any]]:
-        """Scores by place, in order, and what the shard's metadata say of its rows."""
-        with self._summary.timed("segmenting"):
-            prompts = self._segment(table)
-        places = sorted(prompts)
-        scores: dict[int, Score] = {}
-        budget = self._plan.machine.batch_tokens
-        for batch in padded_batches([prompts[place].end for place in places], budget):
-            self._score_batch([places[i] for i in batch], prompts, scores)
-        kept = sorted(scores)
-        facts = {
-            "rows": len(kept),
-            "rejected": sorted(self._rejected, key=lambda entry: int(entry["row"])),
-            "truncated": sum(prompts[place].truncated for place in kept),
-            "without_prefix": sum(prompts[place].prefix == 0 for place in kept),
-            "zero_vectors": self._zero_vectors,
-            "norm_was_fused": self._prefill.norm is not None,
-        }
-        return {place: scores[place] for place in kept}, facts
-
-    def _score_batch(
-        self, places: list[int], prompts: dict[int, Segmented], scores: dict[int, Score]
-    ) -> None:
-        chosen = [prompts[place] for place in places]
-        try:
-            with self._summary.timed("prefill"):
-                states = self._prefill(chosen)
-            with self._summary.timed("angle"):
-                found = angle_scores(
-                    states,
-                    chosen,
-                    inter_weight=self._plan.config.inter_weight,
-                    backend=self._plan.backend,
-                )
-        except torch.OutOfMemoryError as error:
-            budget, longest = self._plan.machine.batch_tokens, max(prompt.end for prompt in chosen)
-            raise GaincurateError(
-                f"the device ran out of memory on a batch of {len(chosen)} prompts (the longest has "
-                f"{longest} tokens; --batch-tokens {budget}). Start over with --overwrite and half of "
-                "that, or free memory on the device and run the same command again."
-            ) from error
-        for place, score, zeros in zip(places, found.scores, found.zero_vectors, strict=True):
-            if score is None:
-                self._refuse(place, "its hidden states are not finite")
-            else:
-                scores[place] = score
-                self._zero_vectors += zeros
-        tokens = sum(prompt.end for prompt in chosen)
-        self._summary.scored += len(places)
-        self._summary.tokens += tokens
-        self._watch.advance(len(places), tokens)
-
-    def _segment(self, table: pa.Table) -> dict[int, Segmented]:
-        column = self._plan.columns.prompt
-        messages, places = [], []
-        for place, value in enumerate(column_values(table, column)):
-            try:
-                messages.append(to_messages(value, column))
-                places.append(place)
-            except PromptProblem as problem:
-                self._refuse(place, str(problem))
-        prompts = {}
-        for place, found in zip(places, self._plan.segmenter(messages), strict=True):
-            if isinstance(found, Unusable):
-                self._refuse(place, found.reason, overlong=found.overlong)
-            else:
-                prompts[place] = found
-        return prompts
-
-    def _refuse(self, place: int, reason: str, *, overlong: bool = False) -> None:
-        row, gc_id, config = self._start + place, self._names[place], self._plan.config
-        if (config.on_overlong if overlong else config.on_error) == "skip":
-            self._rejected.append({"gc_id": gc_id, "row": row, "reason": reason})
-            return
-        step = (
-            "Add --on-overlong skip to list such rows in rejected.jsonl"
-            if overlong
-            else "Mend the row, or add --on-error skip to list such rows in rejected.jsonl"
-        )
-        raise RowError(
-            f"row {row} (from 0, id {gc_id}) cannot be scored: {reason}. {step}.",
-            row=row,
-            gc_id=gc_id,
-            reason=reason,
-        )
 
 
 def _finish(plan: Plan, summary: Summary) -> None:

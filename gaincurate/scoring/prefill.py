@@ -1,4 +1,4 @@
-"""One forward up to the scored tensor: takes segmented prompts, yields packed hidden states.
+"""One forward up to the scored tensor, in padded batches: takes segmented prompts, yields their states.
 
 The place to stop is found by running two tokens and watching what each layer calls, so any decoder
 works whose layers keep attention and feed-forward apart. Knows nothing of scores.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -16,25 +15,11 @@ from torch import Tensor, nn
 
 from gaincurate.errors import ModelError
 from gaincurate.scoring.norms import norm_before
+from gaincurate.scoring.pack import Batch, PackedStates, padded_batches
 from gaincurate.scoring.segment import Segmented
 from gaincurate_kernels import RMSNorm
 
 Site = Literal["mlp_input", "final_norm"]
-
-
-@dataclass(frozen=True, slots=True)
-class PackedStates:
-    """Hidden states of a batch without padding.
-
-    `hidden` is `[tokens, hidden]` in the model's dtype; prompt b has rows `starts[b]` to
-    `starts[b + 1]`, its question begins at row `questions[b]`. Both are int64 on the CPU. With `norm`,
-    `hidden` is its input, and the scored states are its output.
-    """
-
-    hidden: Tensor
-    starts: Tensor
-    questions: Tensor
-    norm: RMSNorm | None = None
 
 
 class _SiteReached(Exception):
@@ -55,23 +40,34 @@ class Prefill:
         ModelError: the structure is not understood, or the model is not causal.
     """
 
+    name = "padded"
+
     def __init__(
         self, model: nn.Module, *, layer: int = -1, site: Site = "mlp_input", fuse_norm: bool = True
     ) -> None:
-        self._model = model
-        self._device = next(model.parameters()).device
+        self.model = model
+        self.device = next(model.parameters()).device
         config: Any = model.config
         self.config = config.get_text_config(decoder=True)
         self._stop_at: nn.Module | None = None
         self.norm: RMSNorm | None = None
         """The norm that was left to whoever takes the states, or None."""
+        self.depth: int = self.config.num_hidden_layers
+        """How many layers' attention runs."""
         if site == "mlp_input":
-            depth = self.config.num_hidden_layers
-            self._stop_at = _feed_forward(model, resolve_layer(layer, depth), self._run_probe)
+            number = resolve_layer(layer, self.depth)
+            self._stop_at = _feed_forward(model, number, self._run_probe)
+            self.depth = number + 1
         found = norm_before(model, self._probe_states) if fuse_norm else None
         if found is not None:
             self._stop_at, self.norm = found.module, found.norm
         self._check_causal()
+
+    def run(self, prompts: Sequence[Segmented], budget: int) -> Iterator[Batch]:
+        """Everything in batches of at most `budget` tokens, padding included."""
+        for places in padded_batches([prompt.end for prompt in prompts], budget):
+            chosen = [prompts[place] for place in places]
+            yield Batch(places, self(chosen), sum(prompt.end for prompt in chosen))
 
     @torch.inference_mode()
     def __call__(self, prompts: Sequence[Segmented]) -> PackedStates:
@@ -87,39 +83,39 @@ class Prefill:
             ids[row, : prompt.end] = torch.from_numpy(prompt.token_ids[: prompt.end])
             # Not the padding token: some models warn of it where there is no mask.
             ids[row, prompt.end :] = int(prompt.token_ids[prompt.end - 1])
-        states = self._states(ids.to(self._device)).reshape(len(prompts) * longest, -1)
+        states = self.states(ids.to(self.device)).reshape(len(prompts) * longest, -1)
         kept = (torch.arange(longest) < lengths[:, None]).reshape(-1)
-        starts = torch.zeros(len(prompts) + 1, dtype=torch.long)
-        starts[1:] = lengths.cumsum(0)
-        questions = starts[:-1] + torch.tensor([prompt.prefix for prompt in prompts])
-        packed = states.index_select(0, kept.nonzero()[:, 0].to(self._device))
-        return PackedStates(packed, starts, questions, self.norm)
+        packed = states.index_select(0, kept.nonzero()[:, 0].to(self.device))
+        return PackedStates.of_whole_prompts(packed, prompts, self.norm)
 
-    def _states(self, ids: Tensor) -> Tensor:
-        """`[rows, tokens, hidden]` at the site, or before its norm, for `ids` `[rows, tokens]`."""
+    def states(self, ids: Tensor, **options: Any) -> Tensor:
+        """`[rows, tokens, hidden]` at the site, or before its norm, for `ids` `[rows, tokens]`.
+
+        `options` go to the model's forward.
+        """
         if self._stop_at is None:
-            output = self._model(input_ids=ids, use_cache=False)
+            output = self.model(input_ids=ids, use_cache=False, **options)
             final: Tensor = output.last_hidden_state
             return final
         with _captured(self._stop_at) as found, _stopping_there():
-            self._model(input_ids=ids, use_cache=False)
+            self.model(input_ids=ids, use_cache=False, **options)
         # Some layers hand their feed-forward block all rows as one list of tokens.
         return found[0].reshape(*ids.shape, -1)
 
     def _run_probe(self) -> None:
-        ids = torch.tensor([[0, 1]], device=self._device)
+        ids = torch.tensor([[0, 1]], device=self.device)
         with torch.inference_mode():
-            self._model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+            self.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
 
     @torch.inference_mode()
     def _probe_states(self) -> Tensor:
-        return self._states(torch.tensor([[0, 1]], device=self._device))
+        return self.states(torch.tensor([[0, 1]], device=self.device))
 
     def _check_causal(self) -> None:
         """Both the definition of a prefix and padding without a mask rest on it."""
-        ids = torch.tensor([[2, 3, 4], [2, 3, 5]], device=self._device)
+        ids = torch.tensor([[2, 3, 4], [2, 3, 5]], device=self.device)
         with torch.inference_mode():
-            states = self._states(ids.clamp(max=self.config.vocab_size - 1))[:, :2].float()
+            states = self.states(ids.clamp(max=self.config.vocab_size - 1))[:, :2].float()
         # The two rows run through the same products, so causal ones agree to the last bits.
         gap, scale = (states[0] - states[1]).abs().max(), states.abs().max()
         if gap > 1e-4 * scale:

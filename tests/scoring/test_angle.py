@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gaincurate.scoring.angle import angle_scores
-from gaincurate.scoring.prefill import PackedStates
+from gaincurate.scoring.pack import PackedStates, SharedPrefix
 from gaincurate.scoring.segment import Segmented
 from gaincurate_kernels import RMSNorm
 from gaincurate_kernels.reference import normalised, quadratic
@@ -23,11 +23,9 @@ def prompt(prefix: int, question: int) -> Segmented:
 
 
 def packed(prompts: list[Segmented], seed: int = 0, width: int = 16) -> PackedStates:
-    ends = torch.tensor([p.end for p in prompts]).cumsum(0)
-    starts = torch.cat([torch.zeros(1, dtype=torch.long), ends])
-    questions = starts[:-1] + torch.tensor([p.prefix for p in prompts])
     generator = torch.Generator().manual_seed(seed)
-    return PackedStates(torch.randn(int(ends[-1]), width, generator=generator) + 0.3, starts, questions)
+    tokens = sum(p.end for p in prompts)
+    return PackedStates.of_whole_prompts(torch.randn(tokens, width, generator=generator) + 0.3, prompts)
 
 
 SHAPES = st.lists(st.tuples(st.integers(0, 12), st.integers(1, 15)), min_size=1, max_size=6)
@@ -42,7 +40,7 @@ def test_each_prompt_gets_the_score_of_its_own_full_cosine_matrix(
     states = packed(prompts, seed)
     for row, score in enumerate(angle_scores(states, prompts, inter_weight=weight).scores):
         prefix, question = shapes[row]
-        own = states.hidden[int(states.starts[row]) : int(states.starts[row + 1])]
+        own = states.hidden[int(states.prefixes[row, 0]) : int(states.questions[row, 1])]
         intra, inter, offdiag = quadratic(own, prefix, len(own))
         assert score is not None
         assert (score.prompt_tokens, score.prefix_tokens, score.question_tokens) == (
@@ -116,3 +114,23 @@ def test_a_norm_that_waits_gives_the_scores_of_its_output() -> None:
         assert plain is not None
         assert a.angle == pytest.approx(b.angle, abs=1e-6)
         assert a.angle != pytest.approx(plain.angle, abs=1e-3)
+
+
+def test_a_shared_prefix_counts_for_each_prompt_and_is_summed_once() -> None:
+    prompts = [prompt(4, 3), prompt(0, 5), prompt(4, 6), prompt(2, 2)]
+    whole = packed(prompts)
+    whole.hidden[12:16] = whole.hidden[:4]  # the third prompt's prefix is the first one's
+    whole.hidden[1] = whole.hidden[13] = 0
+    prefix = SharedPrefix(whole.hidden[:4].clone())
+    bounds = [(4, 7), (7, 12), (16, 22), (24, 26)]
+    states = PackedStates(
+        whole.hidden,
+        torch.tensor(bounds),
+        torch.tensor([(4, 4), (7, 7), (16, 16), (22, 24)]),
+        (prefix, None, prefix, None),
+    )
+    expected = angle_scores(whole, prompts)
+    assert angle_scores(states, prompts) == expected
+    assert expected.zero_vectors == [1, 0, 1, 0]
+    assert prefix.sums(lambda hidden: pytest.fail("computed twice")).counts.tolist() == [4]
+    assert angle_scores(states, prompts) == expected

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gaincurate.scoring.pack import padded_batches
+from gaincurate.scoring.pack import packed_batches, padded_batches
 
 LENGTHS = st.lists(st.integers(1, 300), max_size=60)
 BUDGET = st.integers(1, 1000)
@@ -48,3 +48,15 @@ def test_batches_go_from_short_to_long_and_take_as_many_rows_as_fit(lengths: lis
 )
 def test_known_groupings(lengths: list[int], budget: int, batches: list[list[int]]) -> None:
     assert padded_batches(lengths, budget) == batches
+
+
+@given(LENGTHS, BUDGET)
+def test_packed_batches_keep_the_order_and_the_budget_and_take_what_fits(
+    lengths: list[int], budget: int
+) -> None:
+    batches = packed_batches(lengths, budget)
+    assert [place for batch in batches for place in batch] == list(range(len(lengths)))
+    for batch in batches:
+        assert sum(lengths[place] for place in batch) <= budget or len(batch) == 1
+    for batch, after in pairwise(batches):
+        assert sum(lengths[place] for place in batch) + lengths[after[0]] > budget

@@ -94,10 +94,13 @@ def loops(states: Tensor, prefix: int) -> tuple[float, float | None]:
 
 def rows_of(prefill: Prefill, rows: list[Segmented]) -> list[Tensor]:
     states = prefill(rows)
-    assert int(states.starts[-1]) == len(states.hidden)
-    assert (states.questions - states.starts[:-1]).tolist() == [row.prefix for row in rows]
     hidden = states.hidden if states.norm is None else normalised(states.hidden, states.norm)
-    return list(torch.split(hidden, states.starts.diff().tolist()))
+    assert states.prefixes[:, 1].tolist() == states.questions[:, 0].tolist()
+    assert states.prefixes.diff().flatten().tolist() == [row.prefix for row in rows]
+    assert states.questions.diff().flatten().tolist() == [row.question_tokens for row in rows]
+    ends = states.questions[:, 1].tolist()
+    assert ends[-1] == len(hidden)
+    return [hidden[begin:end] for begin, end in zip(states.prefixes[:, 0].tolist(), ends, strict=True)]
 
 
 def gap(a: list[Tensor], b: list[Tensor]) -> float:

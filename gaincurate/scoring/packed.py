@@ -1,0 +1,198 @@
+"""The forward without padding: takes segmented prompts, yields their hidden states.
+
+A batch is one row of tokens. Prompts that begin with the same prefix use one computation of it. Whether a
+model can be run like this is tried on real prompts against its own plain forward. Knows nothing of scores.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gaincurate.scoring import attention
+from gaincurate.scoring.attention import KeysAndValues, Packing, UnsupportedAttention
+from gaincurate.scoring.pack import Batch, PackedStates, SharedPrefix, packed_batches
+from gaincurate.scoring.prefill import Prefill
+from gaincurate.scoring.segment import Segmented
+
+_KEPT_TOKENS = 16384  # of shared prefixes whose keys and values are kept
+_TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+_LAYERS = {"full_attention", "sliding_attention"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A prefix that was run: its keys and values in each attention module, and its states."""
+
+    attended: dict[nn.Module, KeysAndValues]
+    states: SharedPrefix
+
+
+class PackedPrefill:
+    """Runs prompts as one row each batch.
+
+    Args:
+        prefill: the padded forward, which knows where to stop; its model's attention is exchanged.
+
+    Raises:
+        UnsupportedAttention: the architecture is known not to work; the text says why.
+    """
+
+    name = "packed"
+
+    def __init__(self, prefill: Prefill) -> None:
+        self.norm = prefill.norm
+        self._prefill = prefill
+        self._model: Any = prefill.model
+        self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
+        self._prefix_tokens = 0
+        _refuse_known(prefill.config)
+        attention.register()
+        config: Any = self._model.config
+        self._before = config._attn_implementation
+
+    def run(self, prompts: Sequence[Segmented], budget: int) -> Iterator[Batch]:
+        """Everything in order, in batches of at most `budget` tokens; what two have in common is run once."""
+        shared = shared_prefixes(prompts)
+        own = [p.question_tokens if prefix_of(p) in shared else p.end for p in prompts]
+        for places in packed_batches(own, budget):
+            before = self._prefix_tokens
+            states = self([prompts[place] for place in places], shared)
+            tokens = len(states.hidden) + self._prefix_tokens - before
+            yield Batch(places, states, tokens)
+
+    def try_on(self, prompts: Sequence[Segmented]) -> None:
+        """Compare with the model's own forward, with the prefixes shared and not.
+
+        Args:
+            prompts: a few real ones.
+
+        Raises:
+            UnsupportedAttention: the states differ by more than rounding, or the model cannot be run like
+                this at all. Its attention is then as it was before.
+        """
+        plain = [self._rows(self._prefill([prompt])) for prompt in prompts]
+        try:
+            self._model.set_attn_implementation(attention.NAME)
+            if self._model.config._attn_implementation != attention.NAME:
+                raise UnsupportedAttention("it does not let its attention be exchanged")
+            for shared in (set(), {prefix_of(prompt) for prompt in prompts}):
+                found = self(prompts, shared, check=True)
+                self._compare(plain, found)
+        except (UnsupportedAttention, TypeError, ValueError, RuntimeError) as error:
+            self._model.set_attn_implementation(self._before)
+            if isinstance(error, UnsupportedAttention):
+                raise
+            # Whatever a foreign architecture stumbles over: it runs as its authors wrote it.
+            raise UnsupportedAttention(f"{type(error).__name__}: {error}") from error
+        finally:
+            self._kept.clear()
+
+    @torch.inference_mode()
+    def __call__(
+        self, prompts: Sequence[Segmented], shared: Iterable[bytes] = (), *, check: bool = False
+    ) -> PackedStates:
+        """Hidden states of a batch; tails are not computed.
+
+        Args:
+            prompts: the batch.
+            shared: prefixes (`prefix_of`) that are computed apart and once.
+            check: also see that every layer's attention came by.
+        """
+        wanted = set(shared)
+        kept = [self._run_prefix(p) if p.prefix and prefix_of(p) in wanted else None for p in prompts]
+        ids, positions, borders = [], [], [0]
+        for prompt, before in zip(prompts, kept, strict=True):
+            begin = 0 if before is None else prompt.prefix
+            ids.append(torch.from_numpy(prompt.token_ids[begin : prompt.end]))
+            positions.append(torch.arange(begin, prompt.end))
+            borders.append(borders[-1] + prompt.end - begin)
+        packing = Packing(borders, [None if before is None else before.attended for before in kept])
+        hidden = self._run(torch.cat(ids), torch.cat(positions), packing)
+        if check:
+            _check_layers(self._prefill.config, packing, self._prefill.depth)
+        starts, ends = torch.tensor(borders[:-1]), torch.tensor(borders[1:])
+        own = [0 if before else prompt.prefix for prompt, before in zip(prompts, kept, strict=True)]
+        middles = starts + torch.tensor(own)
+        return PackedStates(
+            hidden,
+            torch.stack([middles, ends], 1),
+            torch.stack([starts, middles], 1),
+            tuple(None if before is None else before.states for before in kept),
+            self._prefill.norm,
+        )
+
+    def _run(self, ids: Tensor, positions: Tensor, packing: Packing) -> Tensor:
+        device = self._prefill.device
+        options = {"position_ids": positions[None].to(device), attention.KEYWORD: packing}
+        return self._prefill.states(ids.long()[None].to(device), **options)[0]
+
+    def _run_prefix(self, prompt: Segmented) -> _Kept:
+        name = prefix_of(prompt)
+        if name not in self._kept:
+            keep: dict[nn.Module, KeysAndValues] = {}
+            packing = Packing([0, prompt.prefix], [None], keep)
+            ids = torch.from_numpy(prompt.token_ids[: prompt.prefix])
+            hidden = self._run(ids, torch.arange(prompt.prefix), packing)
+            self._prefix_tokens += prompt.prefix
+            self._kept[name] = _Kept(keep, SharedPrefix(hidden))
+            while len(self._kept) > 1 and sum(k.states.tokens for k in self._kept.values()) > _KEPT_TOKENS:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(name)
+        return self._kept[name]
+
+    def _rows(self, states: PackedStates) -> Tensor:
+        return states.hidden.float()
+
+    def _compare(self, plain: Sequence[Tensor], found: PackedStates) -> None:
+        most = _TOLERANCES[found.hidden.dtype]
+        hidden = found.hidden.float()
+        begins, ends = found.prefixes[:, 0].tolist(), found.questions[:, 1].tolist()
+        for expected, begin, end in zip(plain, begins, ends, strict=True):
+            got = hidden[begin:end]  # the question alone where the prefix is shared
+            wanted = expected[len(expected) - len(got) :]
+            gaps = (got - wanted).norm(dim=-1) / wanted.norm(dim=-1).clamp(min=1e-30)
+            worst = float(gaps.max())
+            if not worst <= most:
+                raise UnsupportedAttention(f"its states differ from a plain forward's by {worst:.1e}")
+
+
+def prefix_of(prompt: Segmented) -> bytes:
+    """A prompt's prefix as a name: its tokens."""
+    return prompt.token_ids[: prompt.prefix].tobytes()
+
+
+def shared_prefixes(prompts: Iterable[Segmented]) -> set[bytes]:
+    """The prefixes that two prompts or more begin with."""
+    counts = Counter(prefix_of(prompt) for prompt in prompts if prompt.prefix)
+    return {name for name, count in counts.items() if count > 1}
+
+
+def _refuse_known(config: Any) -> None:
+    """What a few short prompts would not show."""
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if kinds - _LAYERS:
+        raise UnsupportedAttention(f"it has layers of {', '.join(sorted(kinds - _LAYERS))}")
+    if getattr(config, "attention_chunk_size", None):
+        raise UnsupportedAttention("it attends in chunks")
+
+
+def _check_layers(config: Any, packing: Packing, depth: int) -> None:
+    """Every layer's attention came by once, and with its window where it has one."""
+    windows = list(packing.windows.values())
+    if len(windows) != depth:
+        raise UnsupportedAttention(f"{len(windows)} of {depth} layers called the attention")
+    kinds = getattr(config, "layer_types", None)
+    window = getattr(config, "sliding_window", None)
+    if kinds is None:
+        kinds = ["sliding_attention" if window else "full_attention"] * depth
+        if getattr(config, "use_sliding_window", True) is False:
+            kinds = ["full_attention"] * depth
+    expected = [kind == "sliding_attention" and window is not None for kind in kinds[:depth]]
+    if [found is not None for found in windows] != expected:
+        raise UnsupportedAttention("it does not say which layers have a sliding window")

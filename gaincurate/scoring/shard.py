@@ -1,0 +1,193 @@
+"""The rows of one shard: takes a table and a forward, yields scores by place and facts for its metadata.
+
+Knows nothing of files. Rows are known by their place in the shard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import pyarrow as pa
+import torch
+
+from gaincurate.errors import GaincurateError, RowError
+from gaincurate.schema import Score
+from gaincurate.scoring.angle import angle_scores
+from gaincurate.scoring.attention import UnsupportedAttention
+from gaincurate.scoring.columns import PromptProblem, column_values, to_messages
+from gaincurate.scoring.pack import Batch
+from gaincurate.scoring.packed import PackedPrefill
+from gaincurate.scoring.plan import Plan
+from gaincurate.scoring.prefill import Prefill
+from gaincurate.scoring.segment import Segmented, Unusable
+from gaincurate.scoring.watch import Summary, Watch
+from gaincurate_kernels import RMSNorm
+
+
+class Forward(Protocol):
+    """A way to run a shard's prompts through the model."""
+
+    name: str
+    norm: RMSNorm | None
+
+    def run(self, prompts: Sequence[Segmented], budget: int) -> Iterator[Batch]:
+        """Every prompt's states, in batches of at most `budget` tokens."""
+
+
+def without_padding(prefill: Prefill, prompts: Sequence[Segmented], watch: Watch) -> Forward:
+    """The packed forward if it gives what the model's own does on these prompts, else the padded one."""
+    try:
+        packed = PackedPrefill(prefill)
+        packed.try_on(prompts)
+    except UnsupportedAttention as reason:
+        kind = prefill.config.model_type
+        watch.note(f"{kind} runs in padded batches, which is slower: {reason}")
+        return prefill
+    return packed
+
+
+class Shard:
+    """Scores the rows of one shard.
+
+    Args:
+        plan: the run.
+        start: the shard's first source row.
+        names: the rows' ids.
+        summary: counts and times are added here.
+        watch: hears of every batch.
+    """
+
+    def __init__(self, plan: Plan, start: int, names: list[str], summary: Summary, watch: Watch) -> None:
+        self._plan = plan
+        self._start = start
+        self._names = names
+        self._summary = summary
+        self._watch = watch
+        self._rejected: dict[int, str] = {}
+
+    def segment(self, table: pa.Table) -> dict[int, Segmented]:
+        """The rows that can be scored, by place.
+
+        Raises:
+            RowError: one cannot, and the run is not to skip it.
+        """
+        with self._summary.timed("segmenting"):
+            column = self._plan.columns.prompt
+            messages, places = [], []
+            for place, value in enumerate(column_values(table, column)):
+                try:
+                    messages.append(to_messages(value, column))
+                    places.append(place)
+                except PromptProblem as problem:
+                    self._refuse(place, str(problem))
+            prompts = {}
+            for place, found in zip(places, self._plan.segmenter(messages), strict=True):
+                if isinstance(found, Unusable):
+                    self._refuse(place, found.reason, overlong=found.overlong)
+                else:
+                    prompts[place] = found
+        return prompts
+
+    def score(
+        self, prompts: dict[int, Segmented], forward: Forward
+    ) -> tuple[dict[int, Score], dict[str, Any]]:
+        """Scores by place, in order, and what the shard's metadata say of its rows.
+
+        Where the device runs out of memory the shard is begun again with half the tokens in a batch.
+
+        Raises:
+            RowError: a row's states are not finite, and the run is not to skip it.
+            GaincurateError: a prompt alone is too much for the device.
+        """
+        budget = self._plan.machine.batch_tokens
+        unusable = dict(self._rejected)
+        while True:
+            try:
+                scores, zero_vectors = self._score(prompts, forward, budget)
+                break
+            except torch.OutOfMemoryError as error:
+                longest = max(prompt.end for prompt in prompts.values())
+                if budget <= longest:
+                    raise GaincurateError(
+                        f"the device ran out of memory on a prompt of {longest:,} tokens alone. Skip such "
+                        f"rows with --max-length {longest - 1} --on-overlong skip, or use a larger device."
+                    ) from error
+                budget //= 2
+                self._rejected = dict(unusable)
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                self._watch.note(
+                    f"warning: out of memory; the shard from row {self._start} starts over with "
+                    f"{budget:,} tokens in a batch"
+                )
+        facts: dict[str, Any] = {
+            "rows": len(scores),
+            "rejected": [
+                {"gc_id": self._names[place], "row": self._start + place, "reason": reason}
+                for place, reason in sorted(self._rejected.items())
+            ],
+            "truncated": sum(prompts[place].truncated for place in scores),
+            "without_prefix": sum(prompts[place].prefix == 0 for place in scores),
+            "zero_vectors": zero_vectors,
+            "norm_was_fused": forward.norm is not None,
+            "prefill": forward.name,
+        }
+        if budget != self._plan.machine.batch_tokens:
+            facts["restarted_with_batch_tokens"] = budget
+        return scores, facts
+
+    def _score(
+        self, prompts: dict[int, Segmented], forward: Forward, budget: int
+    ) -> tuple[dict[int, Score], int]:
+        places = sorted(prompts)
+        chosen = [prompts[place] for place in places]
+        scores: dict[int, Score] = {}
+        zero_vectors = done = tokens = 0
+        batches = forward.run(chosen, budget)
+        try:
+            while True:
+                with self._summary.timed("prefill"):
+                    batch = next(batches, None)
+                if batch is None:
+                    return dict(sorted(scores.items())), zero_vectors
+                with self._summary.timed("angle"):
+                    found = angle_scores(
+                        batch.states,
+                        [chosen[i] for i in batch.places],
+                        inter_weight=self._plan.config.inter_weight,
+                        backend=self._plan.backend,
+                    )
+                for i, score, zeros in zip(batch.places, found.scores, found.zero_vectors, strict=True):
+                    if score is None:
+                        self._refuse(places[i], "its hidden states are not finite")
+                    else:
+                        scores[places[i]] = score
+                        zero_vectors += zeros
+                done, tokens = done + len(batch.places), tokens + batch.tokens
+                self._count(len(batch.places), batch.tokens)
+        except torch.OutOfMemoryError:
+            self._count(-done, -tokens)
+            raise
+
+    def _count(self, rows: int, tokens: int) -> None:
+        self._summary.scored += rows
+        self._summary.tokens += tokens
+        self._watch.advance(rows, tokens)
+
+    def _refuse(self, place: int, reason: str, *, overlong: bool = False) -> None:
+        row, gc_id, config = self._start + place, self._names[place], self._plan.config
+        if (config.on_overlong if overlong else config.on_error) == "skip":
+            self._rejected[place] = reason
+            return
+        step = (
+            "Add --on-overlong skip to list such rows in rejected.jsonl"
+            if overlong
+            else "Mend the row, or add --on-error skip to list such rows in rejected.jsonl"
+        )
+        raise RowError(
+            f"row {row} (from 0, id {gc_id}) cannot be scored: {reason}. {step}.",
+            row=row,
+            gc_id=gc_id,
+            reason=reason,
+        )

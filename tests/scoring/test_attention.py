@@ -1,0 +1,199 @@
+"""Packed attention against float64 softmax over explicit pairs."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from gaincurate.scoring import attention
+from gaincurate.scoring.attention import KEYWORD, KeysAndValues, Packing, UnsupportedAttention, attend
+
+LAYER: nn.Module = nn.Identity()
+SIZE = 8
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def exact(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    past: int,
+    window: int | None,
+    softcap: float | None,
+    scale: float,
+) -> Tensor:
+    """One sequence, `[tokens, heads, size]`, pair by pair in float64."""
+    heads, tokens = query.shape[:2]
+    out = torch.zeros(tokens, heads, value.shape[-1], dtype=torch.float64)
+    for head in range(heads):
+        other = head // (heads // key.shape[0])
+        for i in range(tokens):
+            oldest = 0 if window is None else max(0, past + i - window + 1)
+            seen = range(oldest, past + i + 1)
+            scores = (
+                torch.stack([(query[head, i].double() * key[other, j].double()).sum() for j in seen]) * scale
+            )
+            if softcap is not None:
+                scores = torch.tanh(scores / softcap) * softcap
+            out[i, head] = (torch.softmax(scores, 0)[:, None] * value[other, list(seen)].double()).sum(0)
+    return out
+
+
+def packed(
+    lengths: list[int],
+    pasts: list[int],
+    heads: int = 4,
+    groups: int = 2,
+    dtype: Any = torch.float32,
+    **options: Any,
+) -> tuple[Tensor, Tensor]:
+    """What `attend` gives for sequences with prefixes of their own, and what it should."""
+    tokens = sum(lengths)
+    query = random(heads, tokens, SIZE, seed=1).to(dtype)
+    key, value = (random(heads // groups, tokens, SIZE, seed=s).to(dtype) for s in (2, 3))
+    borders, expected = [0], []
+    prefixes: list[dict[nn.Module, KeysAndValues] | None] = []
+    for index, (length, past) in enumerate(zip(lengths, pasts, strict=True)):
+        borders.append(borders[-1] + length)
+        before = [random(heads // groups, past, SIZE, seed=10 + 2 * index + s).to(dtype) for s in (0, 1)]
+        prefixes.append({LAYER: (before[0], before[1])} if past else None)
+        own = slice(borders[-2], borders[-1])
+        expected.append(
+            exact(
+                query[:, own],
+                torch.cat([before[0], key[:, own]], 1),
+                torch.cat([before[1], value[:, own]], 1),
+                past,
+                options.get("sliding_window"),
+                options.get("softcap"),
+                options.get("scaling", SIZE**-0.5),
+            )
+        )
+    packing = Packing(borders, prefixes)
+    keywords: dict[str, Any] = {KEYWORD: packing, **options}
+    out, weights = attend(LAYER, query[None], key[None], value[None], None, **keywords)
+    assert weights is None
+    assert packing.windows == {LAYER: options.get("sliding_window")}
+    return out[0], torch.cat(expected)
+
+
+CASES = st.lists(st.tuples(st.integers(1, 9), st.integers(0, 7)), min_size=1, max_size=4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    cases=CASES,
+    window=st.one_of(st.none(), st.integers(1, 6)),
+    softcap=st.one_of(st.none(), st.just(5.0)),
+    groups=st.sampled_from([1, 2, 4]),
+)
+def test_each_sequence_attends_to_its_prefix_and_itself(
+    cases: list[tuple[int, int]], window: int | None, softcap: float | None, groups: int
+) -> None:
+    lengths, pasts = [n for n, _ in cases], [p for _, p in cases]
+    found, expected = packed(
+        lengths, pasts, groups=groups, sliding_window=window, softcap=softcap, scaling=0.7
+    )
+    assert torch.allclose(found.double(), expected, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_a_long_sequence_is_done_in_parts(
+    window: int | None, softcap: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "_SCORES", 4 * 40 * 7)
+    found, expected = packed([33, 2], [7, 0], sliding_window=window, softcap=softcap)
+    assert torch.allclose(found.double(), expected, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("tokens", [9, 130])
+def test_bfloat16_is_right_to_its_rounding_for_short_and_long_sequences(
+    tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if tokens > 9:
+        monkeypatch.setattr(attention, "_SHORT", 0)
+    found, expected = packed([tokens, 3], [5, 5], dtype=torch.bfloat16)
+    assert torch.allclose(found.double(), expected, atol=2e-2, rtol=0)
+
+
+def test_the_default_scale_is_that_of_the_head_size() -> None:
+    found, expected = packed([4], [3])
+    assert torch.allclose(found.double(), expected, atol=2e-6, rtol=0)
+
+
+def test_variable_length_attention_gets_every_sequence_behind_its_prefix(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The launch that GPUs use, with a plain function in the place of the flash kernel."""
+
+    def varlen_attn(
+        query: Tensor, key: Tensor, value: Tensor, cu_seq_q: Tensor, cu_seq_k: Tensor, max_q: int, max_k: int,
+        *, scale: float, window_size: tuple[int, int], enable_gqa: bool, num_splits: int,
+    ) -> Tensor:  # fmt: skip
+        assert (window_size, enable_gqa, num_splits) == ((2, 0), True, 1)
+        assert (cu_seq_q.dtype, cu_seq_k.dtype) == (torch.int32, torch.int32)
+        assert (max_q, max_k) == (int(cu_seq_q.diff().max()), int(cu_seq_k.diff().max()))
+        parts = []
+        for a, b, c, d in zip(cu_seq_q[:-1], cu_seq_q[1:], cu_seq_k[:-1], cu_seq_k[1:], strict=True):
+            q, k, v = (t.transpose(0, 1) for t in (query[a:b], key[c:d], value[c:d]))
+            parts.append(exact(q, k, v, int(d - c - (b - a)), window_size[0] + 1, None, scale).float())
+        return torch.cat(parts)
+
+    import torch.nn.attention.varlen as varlen
+
+    signature = inspect.signature(varlen.varlen_attn).parameters
+    assert {"scale", "window_size", "enable_gqa", "num_splits"} <= signature.keys()
+    monkeypatch.setattr(varlen, "varlen_attn", varlen_attn)
+    monkeypatch.setattr(attention, "_has_varlen", lambda query, softcap: True)
+    found, expected = packed([3, 5, 1], [4, 0, 2], sliding_window=3)
+    assert torch.allclose(found.double(), expected, atol=2e-6, rtol=0)
+
+
+def test_variable_length_attention_copies_a_shared_prefix_from_one_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = {LAYER: (random(2, 4, SIZE), random(2, 4, SIZE))}
+    packing = Packing([0, 2, 5, 6], [before, None, before])
+    plan = attention._varlen_plan(packing, torch.device("cpu"))
+    assert plan["rows"].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 0, 1, 2, 3, 9]
+    assert plan["query_borders"].tolist() == [0, 2, 5, 6]
+    assert plan["key_borders"].tolist() == [0, 6, 9, 14]
+    assert attention._varlen_plan(packing, torch.device("cpu")) is plan
+
+
+def call(packing: Any, mask: Tensor | None = None, **options: Any) -> None:
+    states = random(1, 2, 3, SIZE)
+    keywords = {} if packing is None else {KEYWORD: packing}
+    attend(LAYER, states, states, states, mask, **keywords, **options)
+
+
+def test_what_is_not_understood_is_refused_and_not_ignored() -> None:
+    with pytest.raises(UnsupportedAttention, match="does not hand keywords on to its attention"):
+        call(None)
+    with pytest.raises(UnsupportedAttention, match="makes an attention mask of its own"):
+        call(Packing([0, 3], [None]), torch.zeros(3, 3))
+    with pytest.raises(UnsupportedAttention, match="its attention takes position_bias, s_aux"):
+        call(Packing([0, 3], [None]), s_aux=torch.zeros(2), position_bias=1)
+    packing = Packing([0, 3], [None])
+    call(packing, s_aux=None, dropout=0.0, position_ids=torch.arange(3), is_causal=True)
+    with pytest.raises(UnsupportedAttention, match="an attention module is called twice"):
+        call(packing)
+
+
+def test_keys_and_values_are_kept_where_asked() -> None:
+    keep: dict[Any, Any] = {}
+    states = random(1, 2, 3, SIZE)
+    keywords: dict[str, Any] = {KEYWORD: Packing([0, 3], [None], keep)}
+    attend(LAYER, states, states + 1, states + 2, **keywords)
+    assert torch.equal(keep[LAYER][0], states[0] + 1)
+    assert torch.equal(keep[LAYER][1], states[0] + 2)

@@ -1,0 +1,169 @@
+"""The forward without padding against the model's own, on every architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tiny
+from architectures import ARCHITECTURES
+from gaincurate.scoring import packed as module
+from gaincurate.scoring.angle import angle_scores
+from gaincurate.scoring.attention import UnsupportedAttention
+from gaincurate.scoring.pack import PackedStates
+from gaincurate.scoring.packed import PackedPrefill, prefix_of, shared_prefixes
+from gaincurate.scoring.prefill import Prefill, Site
+from gaincurate.scoring.segment import Segmented
+
+OWN_WAY = {"falcon"}  # their attention cannot be exchanged
+
+
+def prompts(seed: int = 0) -> list[Segmented]:
+    """Three that share a prefix of 11 tokens, and others; the tiny models' windows are 8."""
+    random = np.random.default_rng(seed)
+    common = random.integers(3, 500, 11)
+    found = []
+    for prefix, question in [(0, 7), (11, 1), (4, 23), (11, 12), (1, 40), (11, 30)]:
+        tokens = random.integers(3, 500, prefix + question + 3)
+        if prefix == 11:
+            tokens[:11] = common
+        found.append(Segmented(tokens.astype(np.int32), prefix, prefix + question))
+    return found
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def made(kind: Any, site: Site = "mlp_input", **options: Any) -> Prefill:
+    return Prefill(tiny.model(kind.config()).base_model, site=site, **options)
+
+
+def scores(states: PackedStates, rows: list[Segmented]) -> list[tuple[float, float | None]]:
+    return [(s.angle_intra, s.angle_inter) for s in angle_scores(states, rows).scores if s is not None]
+
+
+def gap(a: list[tuple[float, float | None]], b: list[tuple[float, float | None]]) -> float:
+    assert len(a) == len(b)
+    return max(
+        abs((x or 0) - (y or 0)) for one, two in zip(a, b, strict=True) for x, y in zip(one, two, strict=True)
+    )
+
+
+@pytest.mark.parametrize("site", ["mlp_input", "final_norm"])
+@pytest.mark.parametrize("kind", ARCHITECTURES, ids=lambda a: a.name)
+def test_scores_equal_the_padded_forwards_with_prefixes_shared_and_not(kind: Any, site: Site) -> None:
+    prefill, rows = made(kind, site), prompts()
+    expected = scores(prefill(rows), rows)
+    before = prefill.model.config._attn_implementation  # type: ignore[union-attr]
+    packed = PackedPrefill(prefill)
+    if kind.name in OWN_WAY:
+        with pytest.raises(UnsupportedAttention, match="does not let its attention be exchanged"):
+            packed.try_on(rows[:2])
+        assert prefill.model.config._attn_implementation == before  # type: ignore[union-attr]
+        assert scores(prefill(rows), rows) == expected
+        return
+    packed.try_on(rows[:2])
+    shared = shared_prefixes(rows)
+    assert len(shared) == 1
+    assert gap(expected, scores(packed(rows, shared), rows)) < 1e-5
+    assert gap(expected, scores(packed(rows), rows)) < 1e-5
+    alone = [scores(packed([row], shared), [row])[0] for row in rows]
+    assert gap(expected, alone) < 1e-5
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_an_inner_layer_is_reached_and_nothing_behind_it(layer: int) -> None:
+    prefill = made(ARCHITECTURES[0], layer=layer)
+    packed, rows = PackedPrefill(prefill), prompts()
+    expected = scores(prefill(rows), rows)
+    packed.try_on(rows[:2])
+    assert gap(expected, scores(packed(rows, shared_prefixes(rows)), rows)) < 1e-5
+
+
+def test_a_run_covers_every_prompt_within_the_budget_and_runs_a_shared_prefix_once() -> None:
+    prefill, rows = made(ARCHITECTURES[0]), prompts()
+    expected = scores(prefill(rows), rows)
+    packed = PackedPrefill(prefill)
+    packed.try_on(rows[:2])
+    batches = list(packed.run(rows, 30))
+    assert [batch.places for batch in batches] == [[0, 1], [2], [3], [4], [5]]
+    assert [len(batch.states.hidden) for batch in batches] == [8, 27, 12, 41, 30]
+    assert [batch.tokens for batch in batches] == [8 + 11, 27, 12, 41, 30]
+    found = [s for b in batches for s in scores(b.states, [rows[i] for i in b.places])]
+    assert gap(expected, found) < 1e-5
+    again = [s for b in packed.run(rows, 30) for s in scores(b.states, [rows[i] for i in b.places])]
+    assert again == found
+
+
+def test_a_forgotten_prefix_is_run_again_with_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = prompts()
+    packed = PackedPrefill(made(ARCHITECTURES[0]))
+    packed.try_on(rows[:2])
+    every = {prefix_of(row) for row in rows}
+    kept = [scores(packed([row], every), [row]) for row in rows]
+    monkeypatch.setattr(module, "_KEPT_TOKENS", 0)
+    packed._kept.clear()
+    assert [scores(packed([row], every), [row]) for row in rows] == kept
+    assert len(packed._kept) == 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.sampled_from([b"", b"aaaa", b"bbbb", b"cccccccc"]), max_size=7))
+def test_a_prefix_is_shared_where_two_prompts_have_it(names: list[bytes]) -> None:
+    rows = [
+        Segmented(np.frombuffer(name + b"qqqq", np.int32), len(name) // 4, len(name) // 4 + 1)
+        for name in names
+    ]
+    assert shared_prefixes(rows) == {name for name in names if name and names.count(name) > 1}
+
+
+def refused(config: Any, sentence: str) -> None:
+    prefill = Prefill(transformers.AutoModel.from_config(config).eval(), site="final_norm")
+    expected = scores(prefill(prompts()), prompts())
+    with pytest.raises(UnsupportedAttention, match=sentence):
+        PackedPrefill(prefill).try_on(prompts()[:2])
+    assert scores(prefill(prompts()), prompts()) == expected
+
+
+def config(kind: str, **options: Any) -> Any:
+    return transformers.AutoConfig.for_model(kind, **{**tiny.COMMON, **options})
+
+
+def test_attention_sinks_chunks_and_layers_without_attention_are_refused() -> None:
+    refused(
+        config("gpt_oss", head_dim=8, num_local_experts=4, num_experts_per_tok=2, sliding_window=8),
+        "its attention takes s_aux",
+    )
+    refused(config("mamba", state_size=4), "has layers of linear_attention")
+    llama = transformers.LlamaConfig(**tiny.COMMON)
+    llama.attention_chunk_size = 4
+    refused(llama, "attends in chunks")
+
+
+def test_a_window_that_the_attention_is_not_told_of_is_refused() -> None:
+    made = transformers.AutoModel.from_config(transformers.LlamaConfig(**tiny.COMMON)).eval()
+    prefill = Prefill(made)
+    made.config.sliding_window = 4096  # longer than any prompt here, so that no state would show it
+    with pytest.raises(UnsupportedAttention, match="does not say which layers have a sliding window"):
+        PackedPrefill(prefill).try_on(prompts()[:2])
+
+
+def test_states_that_differ_from_the_models_own_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    prefill = made(ARCHITECTURES[0])
+    monkeypatch.setattr(module, "_TOLERANCES", {torch.float32: 0.0})
+    with pytest.raises(
+        UnsupportedAttention, match=r"its states differ from a plain forward's by \d\.\de-0\d"
+    ):
+        PackedPrefill(prefill).try_on(prompts()[:2])

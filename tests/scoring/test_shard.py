@@ -1,0 +1,132 @@
+"""How a shard's prompts are run: without padding where it can be, and again with less where memory ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import gaincurate
+import tiny
+from architectures import ARCHITECTURES
+from command import run, tree
+from gaincurate.errors import GaincurateError
+from gaincurate.scoring.pack import Batch
+from gaincurate.scoring.packed import PackedPrefill
+
+
+def angles(folder: Path) -> list[float]:
+    found: list[float] = gaincurate.open_scores(folder).column("gc_angle").to_pylist()
+    return found
+
+
+@pytest.fixture
+def running_out(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """A device on which batches of more than so many tokens do not fit."""
+
+    def limit(tokens: int) -> None:
+        whole = PackedPrefill.run
+
+        def run_until(self: PackedPrefill, prompts: Any, budget: int) -> Iterator[Batch]:
+            for batch in whole(self, prompts, budget):
+                if len(batch.states.hidden) > tokens:
+                    raise torch.OutOfMemoryError("CUDA out of memory.")
+                yield batch
+
+        monkeypatch.setattr(PackedPrefill, "run", run_until)
+
+    return limit
+
+
+def test_a_shard_that_runs_out_of_memory_starts_over_with_half_and_says_so(
+    tmp_path: Path, tiny_model: Path, running_out: Callable[[int], None]
+) -> None:
+    rows = tiny.questions(30)
+    rows[20]["question"] = " "
+    data = tiny.write_jsonl(tmp_path / "rows.jsonl", rows)
+    command = (
+        "score",
+        data,
+        "-m",
+        tiny_model,
+        "--on-error",
+        "skip",
+        "--batch-tokens",
+        "512",
+        "--shard-rows",
+        "15",
+    )
+    assert run(*command, "-o", tmp_path / "whole").exit_code == 0
+    running_out(200)
+    result = run(*command, "-o", tmp_path / "out", "--json")
+    assert result.exit_code == 0
+    for row in (0, 15):
+        assert (
+            f"warning: out of memory; the shard from row {row} starts over with 256 tokens" in result.stderr
+        )
+        assert (
+            f"warning: out of memory; the shard from row {row} starts over with 128 tokens" in result.stderr
+        )
+    summary = json.loads(result.stdout)
+    assert (summary["rows"], summary["scored"], summary["rejected"]) == (29, 29, 1)
+    shards = gaincurate.open_scores(tmp_path / "out").manifest["shards"]
+    assert [shard["restarted_with_batch_tokens"] for shard in shards] == [128, 128]
+    assert angles(tmp_path / "out") == pytest.approx(angles(tmp_path / "whole"), abs=1e-6)
+    assert not [s for s in gaincurate.open_scores(tmp_path / "whole").manifest["shards"] if len(s) > 4]
+    rejected = (tmp_path / "out/rejected.jsonl").read_text()
+    assert rejected == (tmp_path / "whole/rejected.jsonl").read_text()
+
+
+def test_a_prompt_that_does_not_fit_alone_is_named_with_a_way_out(
+    tmp_path: Path, tiny_model: Path, rows_file: Path, running_out: Callable[[int], None]
+) -> None:
+    running_out(0)
+    result = run("score", rows_file, "-m", tiny_model, "-o", tmp_path / "out", "--limit", "3")
+    assert result.exit_code == GaincurateError.exit_code
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("error: the device ran out of memory on a prompt of ")
+    assert last.endswith(" --on-overlong skip, or use a larger device.")
+
+
+def test_a_model_whose_attention_cannot_be_exchanged_runs_in_padded_batches_and_says_so(
+    tmp_path: Path, rows_file: Path
+) -> None:
+    falcon = next(a for a in ARCHITECTURES if a.name == "falcon")
+    model = tiny.save_model(tmp_path / "falcon", falcon.config())
+    result = run("score", rows_file, "-m", model, "-o", tmp_path / "out")
+    assert result.exit_code == 0
+    assert (
+        "falcon runs in padded batches, which is slower: it does not let its attention be exchanged"
+        in result.stderr
+    )
+    assert gaincurate.open_scores(tmp_path / "out").manifest["prefill"] == "padded"
+
+
+def test_other_budgets_change_rounding_alone_and_the_same_budget_nothing(
+    tmp_path: Path, tiny_model: Path, rows_file: Path
+) -> None:
+    for name, budget in (("a", 64), ("b", 64), ("c", 4096), ("d", 1)):
+        gaincurate.score(str(rows_file), str(tiny_model), tmp_path / name, batch_tokens=budget)
+        assert gaincurate.open_scores(tmp_path / name).manifest["prefill"] == "packed"
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+    for name in ("c", "d"):
+        assert angles(tmp_path / name) == pytest.approx(angles(tmp_path / "a"), abs=1e-6)
+
+
+def test_a_prompt_of_one_token_and_one_of_thousands_stand_in_one_file(tmp_path: Path) -> None:
+    import transformers
+
+    config = transformers.LlamaConfig(**{**tiny.COMMON, "max_position_embeddings": 8192})
+    model = tiny.save_model(tmp_path / "model", config, template=None)
+    data = tiny.write_jsonl(
+        tmp_path / "rows.jsonl", [{"prompt": "x"}, {"prompt": "wd " * 2000}, {"prompt": "yy"}]
+    )
+    gaincurate.score(str(data), str(model), tmp_path / "out", batch_tokens=256)
+    tokens = gaincurate.open_scores(tmp_path / "out").column("gc_question_tokens").to_pylist()
+    assert tokens[0] == 1
+    assert tokens[1] > 4000
+    assert all(abs(angle) < 3 for angle in angles(tmp_path / "out"))
