@@ -43,6 +43,7 @@ LAYERS = [
     "gaincurate.scoring.json_rows",
     "gaincurate.scoring.parts",
     "gaincurate.scoring.watch",
+    "gaincurate.scoring.ahead",
     "gaincurate.scored_set",
     "gaincurate.shards",
     "gaincurate.schema",

@@ -180,6 +180,11 @@ OPTIONS: dict[str, tuple[list[str], str]] = {
         ["--dtype", "float16", "--device", "cpu"],
         "--dtype float16 is for GPUs; on a CPU use float32 or bfloat16.",
     ),
+    "batch tokens": (
+        ["--batch-tokens", "many"],
+        "--batch-tokens many: expected auto or a number from 1.",
+    ),
+    "no batch tokens": (["--batch-tokens", "0"], "--batch-tokens 0: expected auto or a number from 1."),
     "shard": (["--shard", "3/2"], "--shard 3/2: expected I/N with I from 1 to N, such as 1/4."),
     "shard of no numbers": (["--shard", "one"], "--shard one: expected I/N with I from 1 to N, such as 1/4."),
     "overwrite and shard": (
@@ -217,7 +222,6 @@ CHOICES = [
     ["--on-overlong", "cut"],
     ["--limit", "0"],
     ["--shard-rows", "0"],
-    ["--batch-tokens", "many"],
     ["--nonsense"],
 ]
 

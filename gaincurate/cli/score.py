@@ -235,15 +235,19 @@ def _part(value: str) -> Split:
 
 
 def _print_summary(summary: Summary) -> None:
-    total = sum(summary.seconds.values())
     if summary.scored:
         model = summary.seconds.get("prefill", 0.0) + summary.seconds.get("angle", 0.0)
         output.text(
-            f"scored {summary.scored:,} rows, {summary.tokens:,} tokens in {total:.1f} s "
+            f"scored {summary.scored:,} rows, {summary.tokens:,} tokens in {summary.elapsed:.1f} s "
             f"({summary.scored / model:,.1f} rows/s, {summary.tokens / model:,.0f} tokens/s in the model)"
         )
         parts = sorted(summary.seconds.items(), key=lambda item: -item[1])
         output.text("  time: " + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in parts))
+        if summary.outside is not None:
+            output.text(
+                f"  after loading, {summary.outside:.1%} of the time was outside model and angle code "
+                "(reading, segmenting and writing go on beside it)"
+            )
     if not summary.complete:
         output.text(f"{summary.out} is not complete yet: other --shard runs have shards left to write")
         return

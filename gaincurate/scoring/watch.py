@@ -29,15 +29,17 @@ class Watch:
 class Summary:
     """How a run went. `complete` is False while other `--shard I/N` runs are still to finish.
 
-    `scored`, `tokens` (computed, without padding) and `seconds` by stage are of this process; `rows`,
-    `rejected`, `truncated`, `rows_without_prefix`, `zero_vectors` (scored tokens without a direction) and
-    `spearman_length` (rank correlation of `gc_angle` with the question's tokens) of the finished set.
+    `scored`, `tokens` (computed, without padding), `elapsed` seconds and `seconds` by stage are of this
+    process; reading, segmenting and writing go on beside the model, and `waiting` is what it waited for them.
+    `rows`, `rejected`, `truncated`, `rows_without_prefix`, `zero_vectors` (scored tokens without a direction)
+    and `spearman_length` (rank correlation of `gc_angle` with the question's tokens) are of the finished set.
     """
 
     out: Path
     complete: bool = False
     scored: int = 0
     tokens: int = 0
+    elapsed: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
     rows: int | None = None
     rejected: int | None = None
@@ -45,6 +47,13 @@ class Summary:
     rows_without_prefix: int | None = None
     zero_vectors: int | None = None
     spearman_length: float | None = None
+
+    @property
+    def outside(self) -> float | None:
+        """The share of the time after loading that was spent outside the model and the angle code."""
+        model = self.seconds.get("prefill", 0.0) + self.seconds.get("angle", 0.0)
+        after = self.elapsed - self.seconds.get("loading", 0.0)
+        return 1 - model / after if self.scored and after > 0 else None
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
