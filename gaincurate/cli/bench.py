@@ -110,6 +110,119 @@ def _print(found: dict[str, Any]) -> None:
         )
 
 
+@app.command()
+def score(
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Hub id, folder, .gguf file, or 'demo'.")
+    ] = "demo",
+    rows: Annotated[int, typer.Option(min=2, help="Made-up prompts, as long as MATH's.")] = 120,
+    prefix: Annotated[int, typer.Option(min=0, help="Tokens of the prefix that they share.")] = 115,
+    passes: Annotated[int, typer.Option(min=1, help="How often each way runs.")] = 3,
+    one_by_one: Annotated[int, typer.Option(min=1, help="Prompts for the slowest way.")] = 20,
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Of the model.")
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: torch's.")] = None,
+    batch_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens in a batch. Default: by the device's memory.")
+    ] = None,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="Also write the figures here.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Time scoring against padded batches, one prompt at a time, and the speed of matrix products.
+
+    Example: gaincurate bench score --model demo
+    """
+    with output.reporting():
+        found = _score(
+            model, rows, prefix, passes, one_by_one, dtype=dtype, device=device, threads=threads,
+            batch_tokens=batch_tokens,
+        )  # fmt: skip
+        if csv_file is not None:
+            _write_csv(csv_file, found)
+        if as_json:
+            output.as_json(found)
+        else:
+            _print_rates(found)
+
+
+def _score(
+    model: str, rows: int, prefix: int, passes: int, one_by_one: int, **options: Any
+) -> dict[str, Any]:
+    from gaincurate.cli.score import need_scoring_packages
+
+    need_scoring_packages()
+    import torch
+
+    from gaincurate.config import ScoreConfig
+    from gaincurate.scoring import rates
+    from gaincurate.scoring.identity import resolve_machine
+    from gaincurate.scoring.model import find_model, load_config, load_model
+    from gaincurate_kernels import bench
+
+    machine = resolve_machine(ScoreConfig(data="", model=model, out=Path(), **options))
+    if machine.threads:
+        torch.set_num_threads(machine.threads)
+    files = find_model(model)
+    config = load_config(files)
+    loaded = load_model(files, config, device=machine.device, dtype=machine.dtype)
+    vocab_size = config.get_text_config(decoder=True).vocab_size
+    found = rates.measure(
+        loaded,
+        rates.made_up_prompts(rows, prefix=prefix, vocab_size=vocab_size),
+        budget=machine.batch_tokens,
+        passes=passes,
+        one_by_one=one_by_one,
+    )
+    return {
+        "date": datetime.date.today().isoformat(),
+        "gaincurate": gaincurate.__version__,
+        **bench.machine(machine.device),
+        "model": model,
+        "dtype": machine.dtype,
+        "rows": rows,
+        "prefix_tokens": prefix,
+        "batch_tokens": machine.batch_tokens,
+        "measurements": [asdict(rate) for rate in found],
+    }
+
+
+def _print_rates(found: dict[str, Any]) -> None:
+    output.text(", ".join(f"{key} {value}" for key, value in found.items() if key != "measurements"))
+    output.text()
+    rows = found["measurements"]
+
+    def share(value: float | None) -> str:
+        return "" if value is None else f"{100 * value:.1f} %"
+
+    output.table(
+        [
+            [
+                row["method"],
+                f"{row['rows_per_second']:,.2f}",
+                f"{row['tokens_per_second']:,.0f}",
+                f"{row['times_one_by_one']:.2f}",
+                share(row["share_of_gemm"]),
+                share(row["share_in_angle"]),
+            ]
+            for row in rows
+        ],
+        ["", "rows/s", "tokens/s", "times as fast", "of GEMM speed", "in angle code"],
+    )
+    best = max(rows, key=lambda row: row["rows_per_second"])
+    output.text()
+    output.text(
+        f"{best['method']} scores {best['times_one_by_one']:.1f} times as many rows a second here as a plain "
+        f"forward of one prompt after the other"
+        + (
+            f", at {share(best['share_of_gemm'])} of the speed of its matrix products."
+            if best["share_of_gemm"]
+            else "."
+        )
+    )
+
+
 def _write_csv(path: Path, found: dict[str, Any]) -> None:
     facts = {key: value for key, value in found.items() if key != "measurements"}
     rows = [{**facts, **row} for row in found["measurements"]]

@@ -21,7 +21,9 @@ from gaincurate.scoring.prefill import Prefill
 from gaincurate.scoring.segment import Segmented
 
 _KEPT_TOKENS = 16384  # of shared prefixes whose keys and values are kept
-_TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+# Of a state's length, on average over a prompt's tokens; one token may be off by ten times as much. Seen with
+# SmolLM2-135M: 6e-7 in float32, 1.4e-2 in bfloat16, whose largest was 5e-2.
+_TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
 _LAYERS = {"full_attention", "sliding_attention"}
 
 
@@ -157,9 +159,9 @@ class PackedPrefill:
             got = hidden[begin:end]  # the question alone where the prefix is shared
             wanted = expected[len(expected) - len(got) :]
             gaps = (got - wanted).norm(dim=-1) / wanted.norm(dim=-1).clamp(min=1e-30)
-            worst = float(gaps.max())
-            if not worst <= most:
-                raise UnsupportedAttention(f"its states differ from a plain forward's by {worst:.1e}")
+            off = float(gaps.mean())
+            if not (off <= most and float(gaps.max()) <= 10 * most):
+                raise UnsupportedAttention(f"its states differ from a plain forward's by {off:.1e}")
 
 
 def prefix_of(prompt: Segmented) -> bytes:

@@ -1,7 +1,7 @@
 """The composer: takes a ScoreConfig, yields a finished scored set and a summary of how it went.
 
 read -> segment -> batch -> prefill -> angle -> write, one shard at a time; while the model is at one, the
-next is read and segmented and the last is written. Prints nothing; whoever wants to see a run passes a `Watch`.
+next is read and segmented and the last is written. Prints nothing; who wants to see a run passes a `Watch`.
 """
 
 from __future__ import annotations
