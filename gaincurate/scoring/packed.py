@@ -88,7 +88,7 @@ class PackedPrefill:
                 self._compare(plain, found)
         except (UnsupportedAttention, TypeError, ValueError, RuntimeError) as error:
             self._model.set_attn_implementation(self._before)
-            if isinstance(error, UnsupportedAttention):
+            if isinstance(error, (UnsupportedAttention, torch.OutOfMemoryError)):
                 raise
             # Whatever a foreign architecture stumbles over: it runs as its authors wrote it.
             raise UnsupportedAttention(f"{type(error).__name__}: {error}") from error

@@ -94,7 +94,7 @@ def measure(
             _wait(model)
             if index:  # the first pass warms up
                 seconds[name].append((time.perf_counter() - begin, rows, tokens, angle))
-    exchange.set_attn_implementation(plain)
+    exchange.set_attn_implementation(plain)  # as it was found
     per_token = _gemm_flops(prefill, prompts[0])
     peak = gemm_speed(model)
     return [_rate(name, seconds, per_token / peak) for name in ways]

@@ -44,6 +44,11 @@ def without_padding(prefill: Prefill, prompts: Sequence[Segmented], watch: Watch
         kind = prefill.config.model_type
         watch.note(f"{kind} runs in padded batches, which is slower: {reason}")
         return prefill
+    except torch.OutOfMemoryError as error:
+        raise GaincurateError(
+            f"the device ran out of memory on a first trial of {len(prompts)} prompts; free memory on it and "
+            "run the same command again, or use a larger device."
+        ) from error
     return packed
 
 

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import tiny
+from architectures import ARCHITECTURES
+from command import run
+from gaincurate.scoring.prefill import Prefill
+from gaincurate.scoring.rates import _gemm_flops, gemm_speed, made_up_prompts, measure
+
+
+def test_made_up_prompts_share_a_prefix_and_are_as_long_as_real_ones() -> None:
+    prompts = made_up_prompts(500, prefix=115, vocab_size=512)
+    lengths = np.array([prompt.question_tokens for prompt in prompts])
+    assert 55 < np.median(lengths) < 75
+    assert 8 <= lengths.min() <= lengths.max() <= 2048
+    assert len({prompt.token_ids[:115].tobytes() for prompt in prompts}) == 1
+    assert all(prompt.prefix == 115 and len(prompt.token_ids) == prompt.end + 5 for prompt in prompts)
+    again = made_up_prompts(500, prefix=115, vocab_size=512)
+    assert all(np.array_equal(a.token_ids, b.token_ids) for a, b in zip(prompts, again, strict=True))
+    assert max(int(prompt.token_ids.max()) for prompt in prompts) < 512
+
+
+def test_every_way_is_timed_and_a_shared_prefix_is_not_counted_again() -> None:
+    model = tiny.model(transformers.LlamaConfig(**tiny.COMMON)).base_model
+    before = model.config._attn_implementation
+    prompts = made_up_prompts(12, prefix=20, vocab_size=512)
+    slow, padded, packed = measure(model, prompts, budget=256, passes=2, one_by_one=3)
+    assert [rate.method for rate in (slow, padded, packed)] == [
+        "one prompt at a time",
+        "padded batches",
+        "packed",
+    ]
+    assert slow.times_one_by_one == 1
+    assert (slow.share_of_gemm, slow.share_in_angle) == (None, None)
+    whole, own = sum(p.end for p in prompts), sum(p.question_tokens for p in prompts)
+    assert padded.tokens_per_second / padded.rows_per_second == pytest.approx(whole / 12)
+    # The prefix was run in the pass before, which is not timed.
+    assert packed.tokens_per_second / packed.rows_per_second == pytest.approx(own / 12)
+    for rate in (padded, packed):
+        assert rate.share_of_gemm is not None
+        assert rate.share_in_angle is not None
+        assert 0 < rate.share_in_angle < 1
+    assert model.config._attn_implementation == before
+
+
+def test_a_model_that_cannot_be_packed_has_no_such_line() -> None:
+    falcon = next(a for a in ARCHITECTURES if a.name == "falcon")
+    model = tiny.model(falcon.config()).base_model
+    rates = measure(model, made_up_prompts(4, prefix=3, vocab_size=512), budget=256, passes=1, one_by_one=2)
+    assert [rate.method for rate in rates] == ["one prompt at a time", "padded batches"]
+
+
+def test_operations_are_those_of_the_linear_layers_up_to_the_site() -> None:
+    model = tiny.model(transformers.LlamaConfig(**tiny.COMMON)).base_model
+    (prompt,) = made_up_prompts(1, prefix=4, vocab_size=512)
+    attention, feed_forward = 2 * (32 * 32 * 2 + 32 * 16 * 2), 2 * 3 * 32 * 48
+    assert _gemm_flops(Prefill(model), prompt) == 3 * attention + 2 * feed_forward
+    assert _gemm_flops(Prefill(model, site="final_norm"), prompt) == 3 * (attention + feed_forward)
+    assert gemm_speed(model, repeats=1) > 0
+
+
+def test_bench_score_prints_a_table_and_a_sentence(tmp_path: Path, tiny_model: Path) -> None:
+    options = (
+        "bench",
+        "score",
+        "-m",
+        tiny_model,
+        "--rows",
+        "6",
+        "--prefix",
+        "9",
+        "--passes",
+        "1",
+        "--device",
+        "cpu",
+    )
+    result = run(*options, "--csv", tmp_path / "a.csv")
+    assert result.exit_code == 0
+    assert "packed scores " in result.stdout or "padded batches scores " in result.stdout
+    assert len((tmp_path / "a.csv").read_text().splitlines()) == 4
+    found = json.loads(run(*options, "--json").stdout)
+    assert (found["rows"], found["prefix_tokens"], found["batch_tokens"]) == (6, 9, 1024)
+    assert found["torch"] == torch.__version__
