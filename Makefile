@@ -45,8 +45,8 @@ bench: $(READY)  ## time the angle code on this machine
 	$(BIN)/gaincurate bench kernel
 
 # With the Python at hand and no set-up: a machine with a GPU often has its own torch and no network.
-bench-gpu:  ## check and time the kernel on a CUDA GPU, in one call
-	PYTHONPATH=kernels $(PYTHON) kernels/bench/gpu.py --sweep $(BENCH_OPTIONS)
+bench-gpu:  ## check and time kernel and scoring on a CUDA GPU, in one call
+	PYTHONPATH=.:kernels $(PYTHON) kernels/bench/gpu.py $(BENCH_OPTIONS)
 
 clean:  ## delete what the other targets made
 	rm -rf .venv build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -24,7 +24,6 @@ from gaincurate.scoring.packed import PackedPrefill
 from gaincurate.scoring.prefill import Prefill
 from gaincurate.scoring.segment import Segmented
 
-_GEMM_ROWS = 1024
 _TAIL = 5
 
 
@@ -96,7 +95,7 @@ def measure(
                 seconds[name].append((time.perf_counter() - begin, rows, tokens, angle))
     exchange.set_attn_implementation(plain)  # as it was found
     per_token = _gemm_flops(prefill, prompts[0])
-    peak = gemm_speed(model)
+    peak = gemm_speed(model, budget)
     return [_rate(name, seconds, per_token / peak) for name in ways]
 
 
@@ -152,8 +151,8 @@ def _wait(model: nn.Module) -> None:
 
 
 @torch.inference_mode()
-def gemm_speed(model: nn.Module, repeats: int = 9) -> float:
-    """Floating-point operations in a second of the model's own matrix products, 1,024 rows at a time.
+def gemm_speed(model: nn.Module, rows: int, repeats: int = 9) -> float:
+    """Floating-point operations in a second of the model's own matrix products, so many rows at a time.
 
     Each product alone, in a loop: what a forward that did nothing else would reach.
     """
@@ -161,7 +160,7 @@ def gemm_speed(model: nn.Module, repeats: int = 9) -> float:
     some = next(model.parameters())
     operations = taken = 0.0
     for (out, into), count in shapes.items():
-        states = torch.randn(_GEMM_ROWS, into, dtype=some.dtype, device=some.device)
+        states = torch.randn(rows, into, dtype=some.dtype, device=some.device)
         weight = torch.randn(out, into, dtype=some.dtype, device=some.device)
         times = []
         for index in range(repeats + 2):
@@ -171,7 +170,7 @@ def gemm_speed(model: nn.Module, repeats: int = 9) -> float:
             _wait(model)
             if index >= 2:
                 times.append((time.perf_counter() - begin) / 4)
-        operations += count * 2 * _GEMM_ROWS * out * into
+        operations += count * 2 * rows * out * into
         taken += count * statistics.median(times)
     return operations / taken
 

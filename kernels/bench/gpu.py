@@ -1,8 +1,8 @@
-"""Checks and times the angle kernel on a GPU in one call; needs torch, triton and, for the checks, pytest.
+"""Checks and times the angle kernel, then scoring, on a GPU in one call; needs torch, triton, transformers.
 
-Usage: make bench-gpu, or PYTHONPATH=kernels python3 kernels/bench/gpu.py [--out FOLDER] [--sweep]. No speed
-is printed unless every check passed. Writes kernel.csv, widths.csv and sweep.csv. `--rehearse` walks the
-same path on a CPU in Triton's interpreter at toy sizes, to see that nothing breaks; its times mean nothing.
+Usage: make bench-gpu, or PYTHONPATH=.:kernels python3 kernels/bench/gpu.py [--out FOLDER] [--sweep]. No speed
+is printed unless every check passed. Writes kernel.csv, widths.csv, scoring.csv and sweep.csv. `--rehearse`
+walks the same path on a CPU in Triton's interpreter at toy sizes; its times mean nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,15 @@ from gaincurate_kernels import RMSNorm, bench, selftest
 
 ROOT = Path(__file__).parents[2]
 TARGETS = [(65536, 3584), (262144, 896)]
+TOY = ("toy", (8, 64, 96, 2, 4, 2))
 WIDTHS = [576, 896, 1536, 2048, 3072, 3584, 4096, 5120, 8192, 16384]
+# Prompts, hidden size, intermediate size, layers, heads, key heads: random weights at the shapes of Qwen2.5,
+# and fewer prompts for the larger ones, so that all of it ends in eight minutes.
+MODELS = {
+    "0.5B": (10000, 896, 4864, 24, 14, 2),
+    "1.5B": (5000, 1536, 8960, 28, 12, 2),
+    "7B": (2000, 3584, 18944, 28, 28, 4),
+}
 READ = 2**29  # bytes of states in one call of the table by width
 SWEPT = {
     896: [(2, 4), (4, 4), (8, 4), (8, 8)],
@@ -58,6 +66,7 @@ def main() -> int:
     print(f"copy bandwidth {copy:,.0f} GB/s, read and written", flush=True)
     write(options.out / "kernel.csv", against_others(device, copy, options.rehearse), facts)
     write(options.out / "widths.csv", by_width(device, copy, options.rehearse), facts)
+    write(options.out / "scoring.csv", scoring(device, options.rehearse), facts)
     if options.sweep:
         write(options.out / "sweep.csv", sweep(device, copy, options.rehearse), facts)
     return 0
@@ -115,6 +124,34 @@ def by_width(device: str, copy: float, rehearse: bool) -> list[dict[str, Any]]:
             for name, options in calls.items():
                 rows.append({"call": name, **timed(shape, device, copy, options)})
         print_rows(rows[-8:])
+    return rows
+
+
+def scoring(device: str, rehearse: bool) -> list[dict[str, Any]]:
+    """Rates of scoring with random weights on prompts of real lengths."""
+    import transformers
+
+    from gaincurate.scoring import rates
+
+    rows = []
+    for name, (count, hidden, inner, layers, heads, key_heads) in MODELS.items() if not rehearse else [TOY]:
+        config = transformers.Qwen2Config(
+            hidden_size=hidden,
+            intermediate_size=inner,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            num_key_value_heads=key_heads,
+            vocab_size=151936 if not rehearse else 512,
+        )
+        with torch.device(device):
+            model = transformers.AutoModel.from_config(config, dtype=torch.bfloat16).eval()
+        budget = 65536 if not rehearse else 256
+        prompts = rates.made_up_prompts(count, prefix=115, vocab_size=config.vocab_size)
+        found = rates.measure(model, prompts, budget=budget, passes=1, one_by_one=50)
+        peak = torch.cuda.max_memory_allocated() / 2**30 if not rehearse else 0.0
+        rows += [{"model": name, **asdict(rate), "peak_gib": round(peak, 2)} for rate in found]
+        print_rows(rows[-len(found) :])
+        del model
     return rows
 
 

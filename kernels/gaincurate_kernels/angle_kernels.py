@@ -167,7 +167,9 @@ def join_chunks_kernel(
         tl.store(zeros + i_row, tl.sum(b_zeros, axis=0))
 
 
-@triton.jit(do_not_specialize_on_alignment=["question", "prefix"])
+@triton.jit(
+    do_not_specialize_on_alignment=["question", "prefix", "prefix_of", "tokens", "prefix_tokens", "zeros"]
+)
 def concentration_kernel(
     question,  # [samples, hidden] float32
     prefix,  # [prefixes, hidden] float32
