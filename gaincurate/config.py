@@ -56,8 +56,10 @@ class ScoreConfig(BaseModel):
     """cpu, cuda or cuda:N; auto: a GPU where there is one."""
     backend: Literal["auto", "triton", "torch"] = "auto"
     """Of the angle code; auto: the Triton kernel on a GPU, PyTorch on a CPU."""
+    workers: int | None = Field(default=None, ge=1)
+    """Processes. Default: one on a CPU, one for each GPU of a kind."""
     threads: int | None = Field(default=None, ge=1)
-    """CPU threads of the model. Default: torch's."""
+    """CPU threads of each process. Default: torch's, shared among the workers."""
     batch_tokens: int | None = Field(default=None, ge=1)
     """Tokens in a batch. Default: by the device's memory."""
     max_length: int | None = Field(default=None, ge=1)

@@ -23,6 +23,8 @@ LAYERS = [
     "gaincurate.cli.output",
     "gaincurate.scoring.rates",
     "gaincurate.scoring.pipeline",
+    "gaincurate.scoring.workers",
+    "gaincurate.scoring.worker",
     "gaincurate.scoring.shard",
     "gaincurate.scoring.plan",
     "gaincurate.scoring.identity",

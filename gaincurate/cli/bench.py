@@ -63,15 +63,15 @@ def _kernel(shapes: list[tuple[int, int]] | None, sample: int, dtype: str, devic
 
     wanted = ScoreConfig(data="", model="", out=Path(), device=device, dtype=dtype)  # type: ignore[arg-type]
     machine = resolve_machine(wanted)
-    kind = torch.device(machine.device).type
-    copy = bench.copy_bandwidth(machine.device)
+    kind = torch.device(machine.devices[0]).type
+    copy = bench.copy_bandwidth(machine.devices[0])
     rows = []
     for count, width in shapes or _SHAPES[kind]:
         if count % sample:
             raise InputError(f"--tokens {count} is no multiple of --sample {sample}.")
         shape = bench.Shape(count, width, sample, getattr(torch, machine.dtype))
         try:
-            rows += bench.measure(shape, machine.device, copy, compiled=kind == "cuda", matrix=True)
+            rows += bench.measure(shape, machine.devices[0], copy, compiled=kind == "cuda", matrix=True)
         except bench.WrongResult as error:
             raise GaincurateError(
                 f"the angle code is wrong here: {error}. `gaincurate doctor` says more."
@@ -79,7 +79,7 @@ def _kernel(shapes: list[tuple[int, int]] | None, sample: int, dtype: str, devic
     return {
         "date": datetime.date.today().isoformat(),
         "gaincurate": gaincurate.__version__,
-        **bench.machine(machine.device),
+        **bench.machine(machine.devices[0]),
         "copy_gigabytes_per_second": copy,
         "measurements": [asdict(row) for row in rows],
     }
@@ -166,7 +166,7 @@ def _score(
         torch.set_num_threads(machine.threads)
     files = find_model(model)
     config = load_config(files)
-    loaded = load_model(files, config, device=machine.device, dtype=machine.dtype)
+    loaded = load_model(files, config, device=machine.devices[0], dtype=machine.dtype)
     vocab_size = config.get_text_config(decoder=True).vocab_size
     found = rates.measure(
         loaded,
@@ -178,7 +178,7 @@ def _score(
     return {
         "date": datetime.date.today().isoformat(),
         "gaincurate": gaincurate.__version__,
-        **bench.machine(machine.device),
+        **bench.machine(machine.devices[0]),
         "model": model,
         "dtype": machine.dtype,
         "rows": rows,

@@ -76,7 +76,12 @@ def score(
         Literal["auto", "triton", "torch"],
         typer.Option(help="Of the angle code. auto: the Triton kernel on a GPU, PyTorch on a CPU."),
     ] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: torch's.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes. Default: one on a CPU, one for each GPU of a kind.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads of each. Default: torch's, shared among workers.")
+    ] = None,
     batch_tokens: Annotated[
         str, typer.Option(metavar="N", help="Tokens in a batch; auto goes by the device's memory.")
     ] = "auto",
@@ -132,6 +137,7 @@ def score(
             dtype=dtype,
             device=device,
             backend=backend,
+            workers=workers,
             threads=threads,
             batch_tokens=_tokens(batch_tokens),
             max_length=max_length,

@@ -38,11 +38,18 @@ _CPU_BATCH_TOKENS = 1024
 class Machine:
     """The resolved device, dtype, threads and batch size."""
 
-    device: str
+    devices: tuple[str, ...]
+    """One for each process of the run; all of one kind."""
     kind: str
     dtype: str
     threads: int | None
+    """Of each process; None on a GPU."""
     batch_tokens: int
+
+    @property
+    def type(self) -> str:
+        """`cpu` or `cuda`."""
+        return self.devices[0].partition(":")[0]
 
 
 def resolve_machine(config: ScoreConfig) -> Machine:
@@ -76,8 +83,28 @@ def resolve_machine(config: ScoreConfig) -> Machine:
         name = f"cpu {torch.backends.cpu.get_cpu_capability()}"
     else:
         name = torch.cuda.get_device_name(device)
-    threads = (config.threads or torch.get_num_threads()) if kind == "cpu" else None
-    return Machine(device, name, dtype, threads, config.batch_tokens or _batch_tokens(device))
+    devices = _devices(config, device)
+    threads = None
+    if kind == "cpu":
+        threads = config.threads or max(1, torch.get_num_threads() // len(devices))
+    return Machine(devices, name, dtype, threads, config.batch_tokens or _batch_tokens(device))
+
+
+def _devices(config: ScoreConfig, device: str) -> tuple[str, ...]:
+    """A CPU is one worker's unless more are asked for; all GPUs of the first one's kind are used."""
+    if device == "cpu":
+        return (device,) * (config.workers or 1)
+    alike = [device]
+    if device == "cuda":
+        first = torch.cuda.get_device_name(0)
+        count = torch.cuda.device_count()
+        alike = [f"cuda:{i}" for i in range(count) if torch.cuda.get_device_name(i) == first]
+    if config.workers is not None and config.workers > len(alike):
+        raise InputError(
+            f"--workers {config.workers}: there are {len(alike)} devices of this kind to use; a GPU has one "
+            "worker."
+        )
+    return tuple(alike[: config.workers])
 
 
 def _batch_tokens(device: str) -> int:
@@ -100,7 +127,7 @@ def choose_backend(config: ScoreConfig, machine: Machine, model_config: Any) -> 
     try:
         return resolve_backend(
             config.backend,
-            device=torch.device(machine.device).type,
+            device=machine.type,
             hidden=model_config.get_text_config(decoder=True).hidden_size,
             dtype=getattr(torch, machine.dtype),
         )
@@ -183,7 +210,7 @@ def execution_record(config: ScoreConfig, machine: Machine) -> dict[str, Any]:
         "pid": os.getpid(),
         "data": config.data,
         "model": config.model,
-        "device": machine.device,
+        "devices": machine.devices,
         "shard": str(config.split_run),
         "on_error": config.on_error,
         "on_overlong": config.on_overlong,

@@ -1,7 +1,7 @@
 """The composer: takes a ScoreConfig, yields a finished scored set and a summary of how it went.
 
-read -> segment -> batch -> prefill -> angle -> write, one shard at a time; while the model is at one, the
-next is read and segmented and the last is written. Prints nothing; who wants to see a run passes a `Watch`.
+read -> segment -> batch -> prefill -> angle -> write, one shard at a time, in this process or in several.
+Prints nothing; whoever wants to see a run passes a `Watch`.
 """
 
 from __future__ import annotations
@@ -11,36 +11,24 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import torch
-
 from gaincurate.config import ScoreConfig
 from gaincurate.errors import OutputError, storage_error
-from gaincurate.files import remove_temporaries, write_atomic, write_json
+from gaincurate.files import remove_temporaries, write_json
 from gaincurate.locks import one_at_a_time, work_folder, writing
-from gaincurate.schema import FORMAT, Score, scored_table
 from gaincurate.scored_set import ScoredSet
-from gaincurate.scoring.ahead import Behind, ahead
 from gaincurate.scoring.identity import execution_record
-from gaincurate.scoring.ids import Ids, write_ids
-from gaincurate.scoring.model import load_model
+from gaincurate.scoring.ids import write_ids
 from gaincurate.scoring.plan import Plan, make_plan
-from gaincurate.scoring.prefill import Prefill
-from gaincurate.scoring.read import Cursor
-from gaincurate.scoring.segment import Segmented
-from gaincurate.scoring.shard import Forward, Shard, without_padding
 from gaincurate.scoring.watch import Summary, Watch
+from gaincurate.scoring.workers import score_everywhere
 from gaincurate.shards import (
     EXECUTION,
     IDENTITY,
     MANIFEST,
     Json,
-    encode_shard,
     present_shards,
     read_identity,
     refuse_other,
@@ -74,7 +62,8 @@ def score_dataset(config: ScoreConfig, watch: Watch | None = None) -> Summary:
         present = _begin(plan, summary)
         mine = {k for k in range(plan.shards) if config.split_run.owns(k)}
         if mine - present:
-            _score_shards(plan, mine, present, watch, summary)
+            watch.start(plan.rows_in(mine), plan.rows_in(mine & present))
+            score_everywhere(plan, sorted(mine - present), watch, summary)
         _finish(plan, summary)
         summary.elapsed = time.perf_counter() - begin
         _log(out, execution_record(config, plan.machine), summary)
@@ -132,67 +121,6 @@ def _same_run_unfinished(out: Path, identity: Json) -> bool:
         return read_identity(out) == identity
     except OutputError:  # damaged: what --overwrite is for
         return False
-
-
-def _score_shards(plan: Plan, mine: set[int], present: set[int], watch: Watch, summary: Summary) -> None:
-    config, out = plan.config, plan.config.out
-    with summary.timed("loading"):
-        if plan.machine.threads:
-            torch.set_num_threads(plan.machine.threads)
-        model = load_model(
-            plan.files, plan.model_config, device=plan.machine.device, dtype=plan.machine.dtype
-        )
-        prefill = Prefill(model, layer=config.layer, site=config.site)
-    watch.start(plan.rows_in(mine), plan.rows_in(mine & present))
-    cursor, ids = Cursor(plan.source), Ids(work_folder(out) / "ids.bin", plan.columns)
-
-    def prepare(index: int) -> _Prepared:
-        start, stop = plan.bounds(index)
-        with summary.timed("reading"):
-            table = cursor.read(start, stop)
-            names = ids.of(start, table)
-        shard = Shard(plan, start, names, summary, watch)
-        return _Prepared(index, table, names, shard, shard.segment(table))
-
-    def write(ready: _Prepared, scores: dict[int, Score], facts: Json) -> None:
-        start, stop = plan.bounds(ready.index)
-        with summary.timed("writing"):
-            info = {"format": FORMAT, "identity": plan.identity, "shard": ready.index, **facts}
-            info |= {"first_row": start, "source_rows": stop - start}
-            scored = scored_table(ready.table, ready.names, scores)
-            write_atomic(out / shard_name(ready.index), encode_shard(scored, info))
-        watch.shard(ready.index, plan.shards)
-
-    forward: Forward | None = None
-    with Behind() as behind:
-        for ready in _waited_for(ahead(prepare, sorted(mine - present)), summary):
-            if forward is None and ready.prompts:
-                with summary.timed("loading"):
-                    forward = without_padding(prefill, list(ready.prompts.values())[:2], watch)
-            scores, facts = ready.shard.score(ready.prompts, forward or prefill)
-            with summary.timed("waiting"):
-                behind.run(partial(write, ready, scores, facts))
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """A shard that was read and segmented."""
-
-    index: int
-    table: pa.Table
-    names: list[str]
-    shard: Shard
-    prompts: dict[int, Segmented]
-
-
-def _waited_for(items: Iterator[_Prepared], summary: Summary) -> Iterator[_Prepared]:
-    """The same; the time that the model had to wait counts."""
-    while True:
-        with summary.timed("waiting"):
-            item = next(items, None)
-        if item is None:
-            return
-        yield item
 
 
 def _finish(plan: Plan, summary: Summary) -> None:

@@ -1,0 +1,95 @@
+"""What one process does: takes a plan and shard numbers, yields written shards.
+
+While the model is at one shard, the next is read and segmented and the last is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import pyarrow as pa
+import torch
+
+from gaincurate.files import write_atomic
+from gaincurate.locks import work_folder
+from gaincurate.schema import FORMAT, Score, scored_table
+from gaincurate.scoring.ahead import Behind, ahead
+from gaincurate.scoring.ids import Ids
+from gaincurate.scoring.model import load_model
+from gaincurate.scoring.plan import Plan
+from gaincurate.scoring.prefill import Prefill
+from gaincurate.scoring.read import Cursor
+from gaincurate.scoring.segment import Segmented
+from gaincurate.scoring.shard import Forward, Shard, without_padding
+from gaincurate.scoring.watch import Summary, Watch
+from gaincurate.shards import Json, encode_shard, shard_name
+
+
+def score_shards(plan: Plan, shards: Iterable[int], watch: Watch, summary: Summary) -> None:
+    """Load the model, score these shards and write them.
+
+    Args:
+        plan: the run, begun: its ids are written.
+        shards: their numbers, ascending.
+        watch: hears of every batch and shard.
+        summary: counts and times are added here.
+    """
+    config, out = plan.config, plan.config.out
+    with summary.timed("loading"):
+        if plan.machine.threads:
+            torch.set_num_threads(plan.machine.threads)
+        model = load_model(
+            plan.files, plan.model_config, device=plan.machine.devices[0], dtype=plan.machine.dtype
+        )
+        prefill = Prefill(model, layer=config.layer, site=config.site)
+    cursor, ids = Cursor(plan.source), Ids(work_folder(out) / "ids.bin", plan.columns)
+
+    def prepare(index: int) -> _Prepared:
+        start, stop = plan.bounds(index)
+        with summary.timed("reading"):
+            table = cursor.read(start, stop)
+            names = ids.of(start, table)
+        shard = Shard(plan, start, names, summary, watch)
+        return _Prepared(index, table, names, shard, shard.segment(table))
+
+    def write(ready: _Prepared, scores: dict[int, Score], facts: Json) -> None:
+        start, stop = plan.bounds(ready.index)
+        with summary.timed("writing"):
+            info = {"format": FORMAT, "identity": plan.identity, "shard": ready.index, **facts}
+            info |= {"first_row": start, "source_rows": stop - start}
+            scored = scored_table(ready.table, ready.names, scores)
+            write_atomic(out / shard_name(ready.index), encode_shard(scored, info))
+        watch.shard(ready.index, plan.shards)
+
+    forward: Forward | None = None
+    with Behind() as behind:
+        for ready in _waited_for(ahead(prepare, shards), summary):
+            if forward is None and ready.prompts:
+                with summary.timed("loading"):
+                    forward = without_padding(prefill, list(ready.prompts.values())[:2], watch)
+            scores, facts = ready.shard.score(ready.prompts, forward or prefill)
+            with summary.timed("waiting"):
+                behind.run(partial(write, ready, scores, facts))
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A shard that was read and segmented."""
+
+    index: int
+    table: pa.Table
+    names: list[str]
+    shard: Shard
+    prompts: dict[int, Segmented]
+
+
+def _waited_for(items: Iterator[_Prepared], summary: Summary) -> Iterator[_Prepared]:
+    """The same; the time that the model had to wait counts."""
+    while True:
+        with summary.timed("waiting"):
+            item = next(items, None)
+        if item is None:
+            return
+        yield item

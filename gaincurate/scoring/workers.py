@@ -1,0 +1,139 @@
+"""Several processes at one set: takes a plan and shard numbers, yields written shards, on all its devices.
+
+Each process loads the model for itself and takes the next shard when it is ready for one; the files are the
+same as one process's. A worker ends when its parent does. Knows nothing of what a shard holds.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from gaincurate.config import ScoreConfig
+from gaincurate.errors import GaincurateError
+from gaincurate.scoring.plan import Plan, make_plan
+from gaincurate.scoring.watch import Summary, Watch
+from gaincurate.scoring.worker import score_shards
+from gaincurate.shards import Json, refuse_other
+
+_PATIENCE = 0.5  # seconds between looks at whether every worker lives
+
+
+def score_everywhere(plan: Plan, shards: Sequence[int], watch: Watch, summary: Summary) -> None:
+    """Score these shards in this process, or in one for each device of the run where there are several.
+
+    Raises:
+        GaincurateError: what a worker raised, the first one's; or a worker died. The others are ended.
+    """
+    devices = plan.machine.devices[: len(shards)]
+    if len(devices) == 1:
+        score_shards(plan, shards, watch, summary)
+        return
+    context = multiprocessing.get_context("spawn")
+    tasks: Any = context.Queue()
+    events: Any = context.Queue()
+    for item in [*shards, *(None for _ in devices)]:
+        tasks.put(item)
+    workers = []
+    for device in devices:
+        config = plan.config.model_copy(
+            update={"device": device, "threads": plan.machine.threads, "workers": 1, "overwrite": False}
+        )
+        worker = context.Process(
+            target=_work,
+            args=(config, plan.identity, tasks, events),
+            name=f"gaincurate {device}",
+            daemon=True,
+        )
+        worker.start()
+        workers.append(worker)
+    try:
+        _listen(workers, events, watch, summary)
+    finally:
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.join()
+
+
+def _listen(workers: Sequence[BaseProcess], events: Any, watch: Watch, summary: Summary) -> None:
+    """Pass on what the workers say until all are done."""
+    running, heard = len(workers), set()
+    while running:
+        try:
+            kind, value = events.get(timeout=_PATIENCE)
+        except queue.Empty:
+            dead = [worker for worker in workers if worker.exitcode not in (None, 0)]
+            if dead:
+                raise GaincurateError(
+                    f"a worker died with exit code {dead[0].exitcode} (out of memory, perhaps); finished "
+                    "shards are kept. Run the same command again, with fewer --workers."
+                ) from None
+            continue
+        if kind == "note":
+            if value not in heard:  # each worker says it
+                watch.note(value)
+            heard.add(value)
+        elif kind == "advance":
+            summary.scored += value[0]
+            summary.tokens += value[1]
+            watch.advance(*value)
+        elif kind == "shard":
+            watch.shard(*value)
+        elif kind == "error":
+            raise value
+        else:
+            running -= 1
+            for stage, seconds in value.items():
+                # Beside each other: the mean is what passed on the wall.
+                summary.seconds[stage] = summary.seconds.get(stage, 0.0) + seconds / len(workers)
+
+
+class _Reports(Watch):
+    """Sends everything to the parent."""
+
+    def __init__(self, events: Any) -> None:
+        self._events = events
+
+    def note(self, text: str) -> None:
+        self._events.put(("note", text))
+
+    def advance(self, rows: int, tokens: int) -> None:
+        self._events.put(("advance", (rows, tokens)))
+
+    def shard(self, index: int, count: int) -> None:
+        self._events.put(("shard", (index, count)))
+
+
+def _work(config: ScoreConfig, identity: Json, tasks: Any, events: Any) -> None:
+    """A worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    summary = Summary(config.out)
+    try:
+        plan = make_plan(config, Watch(), summary)
+        refuse_other(config.out, identity, plan.identity)
+        summary.seconds.clear()
+        score_shards(plan, _taken(tasks), _Reports(events), summary)
+    except GaincurateError as error:
+        events.put(("error", error))
+    else:
+        events.put(("done", summary.seconds))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _taken(tasks: Any) -> Iterator[int]:
+    while (index := tasks.get()) is not None:
+        yield index

@@ -1,0 +1,139 @@
+"""Several processes at one set: the same files, and nothing left behind however it ends."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tiny
+from command import run, tree
+from gaincurate.config import ScoreConfig
+from gaincurate.errors import GaincurateError, InputError
+from gaincurate.scoring import workers
+from gaincurate.scoring.identity import resolve_machine
+from gaincurate.scoring.watch import Summary, Watch
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return tiny.write_jsonl(tmp_path / "rows.jsonl", tiny.questions(60))
+
+
+def command(data: Path, model: Path, out: Path, *more: str) -> list[str]:
+    options = ["--shard-rows", "6", "--threads", "1", "--device", "cpu", *more]
+    return [str(part) for part in ("score", data, "-m", model, "-o", out, *options)]
+
+
+def test_two_workers_write_the_same_bytes_as_one_and_the_sum_is_told(
+    tmp_path: Path, tiny_model: Path, data: Path
+) -> None:
+    assert run(*command(data, tiny_model, tmp_path / "one")).exit_code == 0
+    result = run(*command(data, tiny_model, tmp_path / "two", "--workers", "2"))
+    assert result.exit_code == 0, result.stderr
+    assert tree(tmp_path / "two") == tree(tmp_path / "one")
+    assert "scored 60 rows" in result.stdout
+    assert result.stderr.count("of 10: ") == 10
+    again = run(*command(data, tiny_model, tmp_path / "two", "--workers", "3"))
+    assert "already complete, nothing was left to score" in again.stdout
+
+
+def test_what_a_worker_refuses_is_said_as_one_process_says_it(tmp_path: Path, tiny_model: Path) -> None:
+    rows = tiny.questions(60)
+    rows[50]["question"] = " "
+    data = tiny.write_jsonl(tmp_path / "rows.jsonl", rows)
+    said = []
+    for name, more in (("one", ()), ("two", ("--workers", "2"))):
+        result = run(*command(data, tiny_model, tmp_path / name, *more))
+        assert result.exit_code == 2
+        said.append(result.stderr.splitlines()[-1])
+    assert said[0] == said[1]
+    assert "row 50 (from 0, id " in said[0]
+
+
+def test_a_killed_parent_takes_its_workers_along_and_the_next_run_goes_on(
+    tmp_path: Path, tiny_model: Path, data: Path
+) -> None:
+    assert run(*command(data, tiny_model, tmp_path / "whole")).exit_code == 0
+    arguments = command(data, tiny_model, tmp_path / "out", "--workers", "2")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gaincurate", *arguments],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("shard "):
+            break
+    process.send_signal(signal.SIGKILL)
+    process.stderr.read()  # ends when the last worker has let go of it
+    process.wait()
+    process.stderr.close()
+    assert not (tmp_path / "out/manifest.json").exists()
+    assert run(*arguments).exit_code == 0
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+class Dead:
+    exitcode = -9
+
+
+def test_a_worker_that_dies_is_noticed() -> None:
+    import multiprocessing
+
+    events = multiprocessing.get_context("spawn").Queue()
+    workers_: Any = [Dead()]
+    with pytest.raises(GaincurateError, match=r"a worker died with exit code -9 \(out of memory, perhaps\)"):
+        workers._listen(workers_, events, Watch(), Summary(Path()))
+
+
+def machine(**options: Any) -> Any:
+    return resolve_machine(ScoreConfig(data="", model="", out=Path(), **options))
+
+
+def test_threads_are_shared_among_the_workers_of_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    assert machine(device="cpu").devices == ("cpu",)
+    assert (machine(device="cpu").threads, machine(device="cpu", workers=3).threads) == (8, 2)
+    assert machine(device="cpu", workers=16).threads == 1
+    assert machine(device="cpu", workers=3, threads=5).threads == 5
+
+
+def test_all_gpus_of_the_first_ones_kind_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["big", "small", "big", "big"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(
+        torch.cuda,
+        "get_device_name",
+        lambda device: names[int(str(device).removeprefix("cuda:").replace("cuda", "0"))],
+    )
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda _: type("Properties", (), {"total_memory": 80 * 2**30})()
+    )
+    found = machine()
+    assert (found.devices, found.type, found.threads) == (("cuda:0", "cuda:2", "cuda:3"), "cuda", None)
+    assert (found.dtype, found.batch_tokens) == ("bfloat16", 32768)
+    assert machine(workers=2).devices == ("cuda:0", "cuda:2")
+    assert machine(device="cuda:1").devices == ("cuda:1",)
+    with pytest.raises(InputError, match="--workers 4: there are 3 devices of this kind to use"):
+        machine(workers=4)
+
+
+@pytest.mark.parametrize(
+    ("gib", "tokens"), [(3, 2048), (8, 4096), (24, 8192), (80, 32768), (141, 65536), (900, 65536)]
+)
+def test_batch_tokens_go_by_the_whole_memory(gib: int, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gaincurate.scoring.identity import _batch_tokens
+
+    total = type("Properties", (), {"total_memory": gib * 2**30 + 5})()
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: total)
+    assert _batch_tokens("cuda:0") == tokens
+    assert _batch_tokens("cpu") == 1024
