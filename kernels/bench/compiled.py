@@ -73,8 +73,9 @@ def unit_sums(target: str, hidden: int, dtype: str, *, fused: bool, means: bool)
     """Compile `unit_sums_kernel` as `launch` would for this hidden size and these dtypes."""
     name, kind = DTYPES[dtype]
     size = kind.itemsize
-    constants = launch.kernel_constants(hidden, size, norm_itemsize=size if fused else 0, means=means)
-    options = launch.compile_options(constants, hip=target.startswith("gfx"))
+    constants, options = launch.compilation(
+        hidden, size, norm_itemsize=size if fused else 0, means=means, hip=target.startswith("gfx")
+    )
     types = {**_TYPES, "x": f"*{name}", "w": f"*{name}"}
     made = _compile(angle_kernels.unit_sums_kernel, target, types, constants, options)
     return _facts(made, target, "unit_sums", hidden, dtype, fused, means, options["num_warps"])

@@ -51,7 +51,6 @@ BLOCKS = {
 }
 _DOT_COLUMNS, _JOIN_COLUMNS, _JOINED_CHUNKS = 1024, 256, 16
 SMALL = {"num_warps": 4, "enable_fp_fusion": True}
-_TILE_BYTES = 16384
 _ROW_REGISTERS = 128  # of a thread: leaves room for two programs of 8 warps on a multiprocessor
 
 
@@ -61,16 +60,29 @@ def blocks_for(hidden: int) -> tuple[int, Blocks]:
     return padded, BLOCKS[padded]
 
 
-def kernel_constants(
-    hidden: int, itemsize: int, *, norm_itemsize: int = 0, offset: float = 0.0, means: bool = False
-) -> dict[str, Any]:
-    """The compile-time arguments of `unit_sums_kernel`: of the hidden size, the dtypes and what is asked."""
+def compilation(
+    hidden: int,
+    itemsize: int,
+    *,
+    norm_itemsize: int = 0,
+    offset: float = 0.0,
+    means: bool = False,
+    hip: bool = False,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The compile-time arguments of `unit_sums_kernel`, and the compiler's options.
+
+    Fusing multiply and add is said aloud because Triton's default differs between versions, and bits with
+    it. Rows read value by value need more registers than the limit, and so does a fused norm with means,
+    which programs of 4 warps can have.
+    """
     padded, blocks = blocks_for(hidden)
+    both = means and norm_itemsize > 0
+    reload = both and blocks.warps > 4
+    if reload and itemsize == 4:
+        # The weight then goes through shared memory too, and two programs have to fit.
+        blocks = Blocks(blocks.rows, 4 if padded == 8192 else blocks.warps, stages=2)
     groups, width = blocks.columns(padded, itemsize)
-    reload = means and norm_itemsize > 0 and blocks.warps > 4
-    # The weight then goes through shared memory too, and two programs have to fit.
-    crowded = reload and padded * blocks.rows * itemsize > _TILE_BYTES
-    return {
+    constants = {
         "D": hidden,
         "VEC": _vector(hidden, itemsize),
         "WVEC": _vector(hidden, norm_itemsize),
@@ -81,8 +93,12 @@ def kernel_constants(
         "OFFSET": offset,
         "MEANS": means,
         "RELOAD": reload,
-        "STAGES": min(blocks.stages, 2) if crowded else blocks.stages,
+        "STAGES": blocks.stages,
     }
+    options: dict[str, Any] = {"num_warps": blocks.warps, "enable_fp_fusion": True}
+    if constants["VEC"] != 1 and not (both and blocks.warps == 4) and not hip:
+        options["maxnreg"] = _ROW_REGISTERS
+    return constants, options
 
 
 def join_constants(hidden: int, *, means: bool) -> dict[str, Any]:
@@ -100,21 +116,6 @@ def dot_constants(hidden: int, *, shared: bool) -> dict[str, Any]:
 def _vector(hidden: int, itemsize: int) -> int:
     """Values that can be read at once: 16 bytes, where a row is a whole number of them."""
     return 16 // itemsize if itemsize and hidden * itemsize % 16 == 0 else 1
-
-
-def compile_options(constants: dict[str, Any], *, hip: bool = False) -> dict[str, Any]:
-    """Warps and limits for compiling `unit_sums_kernel` with these constants.
-
-    Fusing multiply and add is said aloud because Triton's default differs between versions, and bits with
-    it. Rows read value by value need more registers than the limit, and so does a fused norm with means,
-    which programs of 4 warps can have.
-    """
-    warps = blocks_for(constants["D"])[1].warps
-    options: dict[str, Any] = {"num_warps": warps, "enable_fp_fusion": True}
-    roomy = warps == 4 and constants["FUSED"] and constants["MEANS"]
-    if constants["VEC"] > 1 and not roomy and not hip:
-        options["maxnreg"] = _ROW_REGISTERS
-    return options
 
 
 def plan_chunks(bounds: Tensor) -> tuple[Tensor, Tensor, int]:
@@ -181,14 +182,14 @@ def planned_unit_sums(
     """The sums of a plan; waits for nothing on the CPU."""
     device, width = hidden.device, hidden.shape[1]
     weight = None if norm is None else _aligned(norm.weight[None])[0]
-    constants = kernel_constants(
+    constants, options = compilation(
         width,
         hidden.element_size(),
         norm_itemsize=0 if weight is None else weight.element_size(),
         offset=0.0 if norm is None else norm.offset,
         means=means,
+        hip=torch.version.hip is not None,
     )
-    options = compile_options(constants, hip=torch.version.hip is not None)
     hidden = _aligned(hidden)
     sums = torch.empty(plan.rows, width, dtype=torch.float32, device=device)
     mean_rows = torch.empty(plan.rows, width, dtype=torch.float32, device=device) if means else sums

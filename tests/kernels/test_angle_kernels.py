@@ -87,7 +87,7 @@ def test_sums_and_means_equal_float64_at_every_width_and_dtype(hidden: int, dtyp
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("offset", [0.0, 1.0])
-@pytest.mark.parametrize("hidden", [64, 100, 896, 3584])
+@pytest.mark.parametrize("hidden", [64, 100, 896, 3584, 8192])
 def test_a_fused_norm_gives_the_directions_and_means_of_its_output(
     hidden: int, offset: float, dtype: Any
 ) -> None:
