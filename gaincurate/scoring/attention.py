@@ -7,6 +7,7 @@ Knows nothing of tokens or scores.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -101,7 +102,8 @@ def attend(
     if packing.keep is not None:
         packing.keep[module] = (key[0], value[0])
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    way = _varlen if _has_varlen(query, softcap) else _one_by_one
+    plain = scale == query.shape[-1] ** -0.5
+    way = _varlen if _has_varlen(query, sliding_window, softcap, plain) else _one_by_one
     return way(module, query[0], key[0], value[0], packing, scale, sliding_window, softcap)[None], None
 
 
@@ -183,15 +185,23 @@ def _mask(packing: Packing, past: int, tokens: int, window: int | None, groups: 
     return found
 
 
-def _has_varlen(query: Tensor, softcap: float | None) -> bool:
-    """Whether torch's variable-length flash attention takes this."""
-    if query.device.type != "cuda" or softcap is not None or query.dtype == torch.float32:
-        return False
+@functools.cache
+def _varlen_keywords() -> frozenset[str]:
+    """What torch's variable-length flash attention takes here; it grew from version to version."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
+        return frozenset()
+    return frozenset(inspect.signature(varlen_attn).parameters)
+
+
+def _has_varlen(query: Tensor, window: int | None, softcap: float | None, plain_scale: bool) -> bool:
+    """Whether that takes this call; flash attention is for half precision on a GPU."""
+    if query.device.type != "cuda" or softcap is not None or query.dtype == torch.float32:
         return False
-    return {"window_size", "enable_gqa", "scale"} <= inspect.signature(varlen_attn).parameters.keys()
+    known = _varlen_keywords()
+    causal = "window_size" in known or (window is None and "is_causal" in known)
+    return causal and (plain_scale or "scale" in known)
 
 
 def _varlen(
@@ -212,9 +222,19 @@ def _varlen(
     befores = [prefix[module] for prefix in distinct]
     keys = torch.cat([*(before[0] for before in befores), key], 1).transpose(0, 1)[plan["rows"]]
     values = torch.cat([*(before[1] for before in befores), value], 1).transpose(0, 1)[plan["rows"]]
-    options: dict[str, Any] = {"scale": scale, "enable_gqa": True}
-    options["window_size"] = (-1 if window is None else window - 1, 0)
-    if "num_splits" in inspect.signature(varlen_attn).parameters:
+    known, options = _varlen_keywords(), dict[str, Any]()
+    if "window_size" in known:
+        options["window_size"] = (-1 if window is None else window - 1, 0)
+    else:
+        options["is_causal"] = True
+    if "scale" in known:
+        options["scale"] = scale
+    if "enable_gqa" in known:
+        options["enable_gqa"] = True
+    else:
+        groups = query.shape[0] // key.shape[0]
+        keys, values = keys.repeat_interleave(groups, 1), values.repeat_interleave(groups, 1)
+    if "num_splits" in known:
         options["num_splits"] = 1  # else the longest sequence of a batch would choose the order of additions
     found = varlen_attn(
         query.transpose(0, 1).contiguous(),

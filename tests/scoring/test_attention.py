@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import pytest
@@ -151,12 +150,64 @@ def test_variable_length_attention_gets_every_sequence_behind_its_prefix(
 
     import torch.nn.attention.varlen as varlen
 
-    signature = inspect.signature(varlen.varlen_attn).parameters
-    assert {"scale", "window_size", "enable_gqa", "num_splits"} <= signature.keys()
+    assert {"scale", "window_size", "enable_gqa", "num_splits"} <= attention._varlen_keywords()
     monkeypatch.setattr(varlen, "varlen_attn", varlen_attn)
-    monkeypatch.setattr(attention, "_has_varlen", lambda query, softcap: True)
-    found, expected = packed([3, 5, 1], [4, 0, 2], sliding_window=3)
+    monkeypatch.setattr(attention, "_has_varlen", lambda *call: True)
+    found, expected = packed([3, 5, 1], [4, 0, 2], sliding_window=3, scaling=0.6)
     assert torch.allclose(found.double(), expected, atol=2e-6, rtol=0)
+
+
+def test_an_older_variable_length_attention_gets_every_head_its_own_keys(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def varlen_attn(
+        query: Tensor, key: Tensor, value: Tensor, cu_seq_q: Tensor, cu_seq_k: Tensor, max_q: int, max_k: int,
+        *, is_causal: bool,
+    ) -> Tensor:  # fmt: skip
+        assert is_causal
+        assert query.shape[1:] == key.shape[1:] == value.shape[1:]
+        parts = []
+        for a, b, c, d in zip(cu_seq_q[:-1], cu_seq_q[1:], cu_seq_k[:-1], cu_seq_k[1:], strict=True):
+            q, k, v = (t.transpose(0, 1) for t in (query[a:b], key[c:d], value[c:d]))
+            parts.append(exact(q, k, v, int(d - c - (b - a)), None, None, SIZE**-0.5).float())
+        return torch.cat(parts)
+
+    import torch.nn.attention.varlen as varlen
+
+    monkeypatch.setattr(varlen, "varlen_attn", varlen_attn)
+    monkeypatch.setattr(attention, "_varlen_keywords", lambda: frozenset({"is_causal"}))
+    monkeypatch.setattr(attention, "_has_varlen", lambda *call: True)
+    found, expected = packed([3, 5, 1], [4, 0, 2])
+    assert torch.allclose(found.double(), expected, atol=2e-6, rtol=0)
+
+
+class OnGpu:
+    device = torch.device("cuda")
+
+    def __init__(self, dtype: Any) -> None:
+        self.dtype = dtype
+
+
+@pytest.mark.parametrize(
+    ("known", "call", "taken"),
+    [
+        ({"window_size", "scale"}, (torch.bfloat16, 5, None, False), True),
+        ({"window_size"}, (torch.bfloat16, 5, None, True), True),
+        ({"window_size"}, (torch.bfloat16, 5, None, False), False),
+        ({"is_causal"}, (torch.float16, None, None, True), True),
+        ({"is_causal"}, (torch.float16, 5, None, True), False),
+        ({"window_size", "scale"}, (torch.float32, None, None, True), False),
+        ({"window_size", "scale"}, (torch.bfloat16, None, 30.0, True), False),
+        (set(), (torch.bfloat16, None, None, True), False),
+    ],
+)
+def test_variable_length_attention_is_taken_where_it_can_do_the_call(
+    known: set[str], call: tuple[Any, ...], taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "_varlen_keywords", lambda: frozenset(known))
+    query: Any = OnGpu(call[0])
+    assert attention._has_varlen(query, *call[1:]) is taken
+    assert attention._has_varlen(torch.zeros(1, dtype=torch.bfloat16), *call[1:]) is False
 
 
 def test_variable_length_attention_copies_a_shared_prefix_from_one_place(
