@@ -40,7 +40,11 @@ from gaincurate.stats import spearman
 
 
 def score(data: str, model: str, out: str | Path, **options: Any) -> Summary:
-    """Score a prompt set: `gaincurate score` as a function; options as in `ScoreConfig`."""
+    """Score a prompt set: `gaincurate score` as a function; options as in `ScoreConfig`.
+
+    Where there are several workers (several GPUs, or `workers`), they import the calling script anew: call it
+    under `if __name__ == "__main__":`.
+    """
     return score_dataset(ScoreConfig(data=data, model=model, out=Path(out), **options))
 
 

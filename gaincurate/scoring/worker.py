@@ -1,6 +1,7 @@
 """What one process does: takes a plan and shard numbers, yields written shards.
 
-While the model is at one shard, the next is read and segmented and the last is written.
+While the model is at one shard, the next is read and segmented and the last is written. Knows nothing of
+other processes.
 """
 
 from __future__ import annotations
