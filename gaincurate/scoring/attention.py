@@ -35,6 +35,8 @@ _HARMLESS = {
 }
 _SCORES = 2**24  # at once: 64 MB of float32, whatever the length of a prompt
 _SHORT = 2**18  # scores for each key head
+_KEPT_MASK = 2**20
+_LONG = 1024  # tokens from which a mask costs more than folding queries saves
 
 KeysAndValues = tuple[Tensor, Tensor]
 """`[heads, tokens, head size]` each."""
@@ -127,6 +129,17 @@ def _one_by_one(
             before = prefix[module]
             keys, values = torch.cat([before[0], keys], 1), torch.cat([before[1], values], 1)
         past = keys.shape[1] - (end - begin)
+        if past == 0 and window is None and softcap is None and end - begin > _LONG:
+            found = torch.nn.functional.scaled_dot_product_attention(
+                query[None, :, begin:end],
+                keys[None],
+                values[None],
+                is_causal=True,
+                scale=scale,
+                enable_gqa=True,
+            )
+            out[begin:end] = found[0].transpose(0, 1)
+            continue
         # In parts, so that no mask and no scores grow with the square of a prompt.
         step = max(1, _SCORES // (heads * keys.shape[1]))
         for first in range(0, end - begin, step):
@@ -175,14 +188,17 @@ def _mask(packing: Packing, past: int, tokens: int, window: int | None, groups: 
     It may where j <= past + i and j is not further back than the window.
     """
     name = (past, tokens, window, groups)
-    if name not in packing.memo:
-        keys = torch.arange(past + tokens, device=like.device)
-        distance = torch.arange(past, past + tokens, device=like.device)[:, None] - keys
-        hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
-        mask = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device)
-        packing.memo[name] = mask.masked_fill_(hidden, -torch.inf).repeat(groups, 1)
-    found: Tensor = packing.memo[name]
-    return found
+    if name in packing.memo:
+        kept: Tensor = packing.memo[name]
+        return kept
+    keys = torch.arange(past + tokens, device=like.device)
+    distance = torch.arange(past, past + tokens, device=like.device)[:, None] - keys
+    hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
+    mask = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device)
+    mask = mask.masked_fill_(hidden, -torch.inf).repeat(groups, 1)
+    if mask.numel() <= _KEPT_MASK:  # all those of a long prompt would grow with its square
+        packing.memo[name] = mask
+    return mask
 
 
 @functools.cache

@@ -24,6 +24,8 @@ from gaincurate.scoring.segment import Segmented, Unusable
 from gaincurate.scoring.watch import Summary, Watch
 from gaincurate_kernels import RMSNorm
 
+_TRIAL_TOKENS = 256
+
 
 class Forward(Protocol):
     """A way to run a shard's prompts through the model."""
@@ -36,17 +38,22 @@ class Forward(Protocol):
 
 
 def without_padding(prefill: Prefill, prompts: Sequence[Segmented], watch: Watch) -> Forward:
-    """The packed forward if it gives what the model's own does on these prompts, else the padded one."""
+    """The packed forward if it gives what the model's own does on two of these prompts, else the padded one.
+
+    The longest two of at most 256 tokens, or the shortest two: a trial, not a run.
+    """
+    by_length = sorted(prompts, key=lambda prompt: prompt.end)
+    tried = [prompt for prompt in by_length if prompt.end <= _TRIAL_TOKENS][-2:] or by_length[:2]
     try:
         packed = PackedPrefill(prefill)
-        packed.try_on(prompts)
+        packed.try_on(tried)
     except UnsupportedAttention as reason:
         kind = prefill.config.model_type
         watch.note(f"{kind} runs in padded batches, which is slower: {reason}")
         return prefill
     except torch.OutOfMemoryError as error:
         raise GaincurateError(
-            f"the device ran out of memory on a first trial of {len(prompts)} prompts; free memory on it and "
+            f"the device ran out of memory on a first trial of {len(tried)} prompts; free memory on it and "
             "run the same command again, or use a larger device."
         ) from error
     return packed

@@ -69,7 +69,7 @@ def score_shards(plan: Plan, shards: Iterable[int], watch: Watch, summary: Summa
         for ready in _waited_for(ahead(prepare, shards), summary):
             if forward is None and ready.prompts:
                 with summary.timed("loading"):
-                    forward = without_padding(prefill, list(ready.prompts.values())[:2], watch)
+                    forward = without_padding(prefill, list(ready.prompts.values()), watch)
             scores, facts = ready.shard.score(ready.prompts, forward or prefill)
             with summary.timed("waiting"):
                 behind.run(partial(write, ready, scores, facts))

@@ -115,6 +115,29 @@ def test_a_long_sequence_is_done_in_parts(
     assert torch.allclose(found.double(), expected, atol=2e-6, rtol=0)
 
 
+def test_a_long_sequence_without_prefix_or_window_needs_no_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "_LONG", 8)
+    masks, made = [], attention._mask
+
+    def noted(*shape: Any) -> Tensor:
+        masks.append(shape[1:3])
+        return made(*shape)
+
+    monkeypatch.setattr(attention, "_mask", noted)
+    found, expected = packed([33, 2, 9], [0, 0, 3])
+    assert torch.allclose(found.double(), expected, atol=2e-6, rtol=0)
+    assert masks == [(0, 2), (3, 9)]
+
+
+def test_the_masks_of_a_long_prompts_parts_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "_KEPT_MASK", 50)
+    packing = Packing([0, 3], [None])
+    like = torch.zeros(1)
+    assert attention._mask(packing, 2, 3, None, 2, like) is attention._mask(packing, 2, 3, None, 2, like)
+    assert attention._mask(packing, 9, 3, None, 2, like) is not attention._mask(packing, 9, 3, None, 2, like)
+    assert list(packing.memo) == [(2, 3, None, 2)]
+
+
 @pytest.mark.parametrize("tokens", [9, 130])
 def test_bfloat16_is_right_to_its_rounding_for_short_and_long_sequences(
     tokens: int, monkeypatch: pytest.MonkeyPatch
