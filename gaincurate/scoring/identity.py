@@ -165,6 +165,8 @@ def make_identity(
         )
     # A local build tag (2.13.0+cpu) says where a wheel came from; the device kind says what matters.
     libraries = (*LIBRARIES, "gguf") if files.gguf else LIBRARIES
+    if backend == "triton":
+        libraries = (*libraries, "triton")  # its compiler decides in which order sums are taken
     versions = {name: importlib.metadata.version(name).partition("+")[0] for name in libraries}
     return {
         "format": FORMAT,

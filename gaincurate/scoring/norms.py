@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from gaincurate_kernels import RMSNorm
+from gaincurate_kernels.reference import normalised
 
 _EPS_NAMES = ("variance_epsilon", "eps", "epsilon")
 _TOLERANCE = 2e-6  # of float32 against float64
+_ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 5e-3, torch.float64: 1e-5}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +39,23 @@ def norm_before(model: nn.Module, run: Callable[[], Tensor]) -> NormBefore | Non
         model: holds the norm.
         run: one forward of any input; returns the tensor.
     """
-    with _outputs_of_single_weights(model) as outputs:
+    with _calls_of_single_weights(model) as calls:
         target = run()
-    makers = [(module, found) for module, found in outputs.items() if any(_same(t, target) for t in found)]
+    makers = [
+        (module, found) for module, found in calls.items() if any(_same(c.output, target) for c in found)
+    ]
     if len(makers) != 1 or len(makers[0][1]) != 1:
         return None
-    module = makers[0][0]
+    module, (call,) = makers[0]
     norm = as_rms_norm(module)
-    return None if norm is None else NormBefore(module, norm)
+    if norm is None or len(call.inputs) != 1:
+        return None
+    # What the module computes on its own need not be what came of it here: changed in place, gated, summed.
+    width = target.shape[-1]
+    made = normalised(call.inputs[0].reshape(-1, width), norm)
+    if not _close(made.double(), target.reshape(-1, width).double(), _ROUNDING[target.dtype]):
+        return None
+    return NormBefore(module, norm)
 
 
 def as_rms_norm(module: nn.Module) -> RMSNorm | None:
@@ -64,34 +75,47 @@ def as_rms_norm(module: nn.Module) -> RMSNorm | None:
         found = copy.deepcopy(module).float().cpu()(states).double()
     for offset in (0.0, 1.0):
         expected = scaled * (weight.double().cpu() + offset)
-        if found.shape == expected.shape and _close(found, expected):
+        if found.shape == expected.shape and _close(found, expected, _TOLERANCE):
             return RMSNorm(weight, offset, eps)
     return None
 
 
-def _close(found: Tensor, expected: Tensor) -> bool:
-    return bool(((found - expected).norm(dim=-1) <= _TOLERANCE * expected.norm(dim=-1)).all())
+def _close(found: Tensor, expected: Tensor, tolerance: float) -> bool:
+    return bool(((found - expected).norm(dim=-1) <= tolerance * expected.norm(dim=-1)).all())
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
     return a.data_ptr() == b.data_ptr() and a.numel() == b.numel()
 
 
-@contextmanager
-def _outputs_of_single_weights(model: nn.Module) -> Iterator[dict[nn.Module, list[Tensor]]]:
-    """The outputs of every module that has one vector of weights, kept so that no memory is used twice."""
-    outputs: dict[nn.Module, list[Tensor]] = {}
+@dataclass(slots=True)
+class _Call:
+    """One call of a module: copies of the tensors it was given, and what it gave."""
 
-    def note(module: nn.Module, _: Any, output: Any) -> None:
+    inputs: list[Tensor]
+    output: Tensor
+
+
+@contextmanager
+def _calls_of_single_weights(model: nn.Module) -> Iterator[dict[nn.Module, list[_Call]]]:
+    """Every call of every module that has one vector of weights; outputs are held, so no memory is reused."""
+    calls: dict[nn.Module, list[_Call]] = {}
+    given: dict[nn.Module, list[Tensor]] = {}
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given[module] = [v.clone() for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
+
+    def after(module: nn.Module, _: Any, output: Any) -> None:
         if isinstance(output, Tensor):
-            outputs.setdefault(module, []).append(output)
+            calls.setdefault(module, []).append(_Call(given[module], output))
 
     single = [
         module for module in model.modules() if [parameter.dim() for parameter in module.parameters()] == [1]
     ]
-    handles = [module.register_forward_hook(note) for module in single]
+    handles = [module.register_forward_pre_hook(before, with_kwargs=True) for module in single]
+    handles += [module.register_forward_hook(after) for module in single]
     try:
-        yield outputs
+        yield calls
     finally:
         for handle in handles:
             handle.remove()

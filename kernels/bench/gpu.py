@@ -1,8 +1,9 @@
 """Checks and times the angle kernel, then scoring, on a GPU in one call; needs torch, triton, transformers.
 
 Usage: make bench-gpu, or PYTHONPATH=.:kernels python3 kernels/bench/gpu.py [--out FOLDER] [--sweep]. No speed
-is printed unless every check passed. Writes kernel.csv, widths.csv, scoring.csv and sweep.csv. `--rehearse`
-walks the same path on a CPU in Triton's interpreter at toy sizes; its times mean nothing.
+is printed unless the checks passed; the block sizes that --sweep tries are not checked. Writes kernel.csv,
+widths.csv, scoring.csv and sweep.csv. `--rehearse` walks the same path on a CPU in Triton's interpreter at
+toy sizes; its times mean nothing.
 """
 
 from __future__ import annotations

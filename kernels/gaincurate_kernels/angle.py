@@ -65,8 +65,9 @@ def segment_unit_sums(
 ) -> UnitSums:
     """Sum the unit vectors of each segment (GAIN-RL, arXiv 2506.02281, in linear time: see the README).
 
-    A segment's bits depend on its own rows, the dtype and the hidden size alone, not on what else is in the
-    call. They differ between backends, within 2e-6 of the float64 value times the count.
+    With Triton, and with PyTorch on a CPU, a segment's bits depend on its own rows, the dtype and the hidden
+    size alone, not on what else is in the call. They differ between backends, within 2e-6 of the float64
+    value times the count. No gradients.
 
     Args:
         hidden: `[tokens, hidden]`, any floating dtype and row stride.
@@ -118,7 +119,11 @@ def angle_concentration(
     rows = len(prefix.counts) if prefix_of is None else len(prefix_of)
     if rows != samples:
         raise ValueError(f"{samples} questions have {rows} prefixes; expected one each, or `prefix_of`")
+    if question.sums.device != prefix.sums.device:
+        raise ValueError(f"question is on {question.sums.device} and prefix on {prefix.sums.device}")
     if prefix_of is not None:
+        if prefix_of.dim() != 1 or prefix_of.is_floating_point():
+            raise ValueError(f"expected `prefix_of` [samples] of integers, got {list(prefix_of.shape)}")
         prefix_of = prefix_of.to("cpu", torch.int64)
         if not ((prefix_of >= 0) & (prefix_of < len(prefix.counts))).all():
             raise ValueError(f"`prefix_of` names a row outside the {len(prefix.counts)} prefixes")
@@ -141,6 +146,8 @@ def _check_states(hidden: Tensor, bounds: Tensor, norm: RMSNorm | None) -> None:
             f"expected hidden [tokens, hidden] and bounds [segments, 2], got {list(hidden.shape)} and "
             f"{list(bounds.shape)}"
         )
+    if hidden.shape[1] == 0:
+        raise ValueError("the states have no columns")
     if not hidden.is_floating_point() or bounds.is_floating_point():
         raise ValueError(f"expected floating states and integer bounds, got {hidden.dtype}, {bounds.dtype}")
     if norm is not None and (norm.weight.shape != hidden.shape[1:] or norm.weight.device != hidden.device):

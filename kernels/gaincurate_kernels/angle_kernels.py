@@ -28,7 +28,7 @@ def _exact_scale(b_max):
 
 @triton.jit
 def _scaled_squares(b_x, most):
-    """A power of two for each row, at most `most`, and the sum of the row's squares when multiplied by it."""
+    """A power of two for each row, or `most` if that is less, and the row's squares when multiplied by it."""
     # [1, BT, 1]
     b_max = tl.max(tl.max(tl.abs(b_x), axis=0, keep_dims=True), axis=2, keep_dims=True)
     b_scale = tl.minimum(_exact_scale(b_max), most)

@@ -1,8 +1,9 @@
 """Times the angle code on this machine: takes shapes, yields one measurement for each way to compute it.
 
 A correctness check comes first, and no speed is given for a wrong result. On a GPU each way is captured as a
-graph, so that its own launches cost nothing, and reads buffers that no cache holds; everywhere figures are
-medians, and ratios within one run are what to compare. Knows nothing of models.
+graph, so that its own launches cost nothing, and so is ours with its plan of the chunks made before; large
+shapes read several buffers in turn, so that no cache holds them. Everywhere figures are medians, and ratios
+within one run are what to compare. Knows nothing of models.
 """
 
 from __future__ import annotations

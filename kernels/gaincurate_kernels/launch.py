@@ -226,10 +226,11 @@ def angle_concentration(question: UnitSums, prefix: UnitSums, prefix_of: Tensor 
             concentration_kernel[(samples,)](
                 _aligned(question.sums.contiguous()),
                 _aligned(prefix.sums.contiguous()),
-                prefix.counts if prefix_of is None else _to_device(prefix_of, out.device),
-                question.counts,
-                prefix.counts,
-                question.zeros,
+                # Plain pointers: views with a stride of their own must not reach the kernel.
+                prefix.counts if prefix_of is None else _to_device(prefix_of.contiguous(), out.device),
+                question.counts.contiguous(),
+                prefix.counts.contiguous(),
+                question.zeros.contiguous(),
                 out,
                 **dot_constants(width, shared=prefix_of is not None),
                 **SMALL,

@@ -66,6 +66,8 @@ def segment_unit_sums(
 ) -> UnitSums:
     """As `gaincurate_kernels.segment_unit_sums`, which checks the arguments."""
     pairs: list[tuple[int, int]] = [(int(a), int(b)) for a, b in bounds.tolist()]
+    if hidden.stride(1) != 1:
+        hidden = hidden.contiguous()  # else columns would be added in another order
     values = hidden if hidden.dtype == torch.float64 else hidden.float()
     # Scaling by the root mean square does not change a direction.
     vectors = values if norm is None else _weighted(values, norm)

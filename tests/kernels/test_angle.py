@@ -112,6 +112,11 @@ def test_sums_that_do_not_fit_each_other_are_refused() -> None:
     for outside in (-1, 1):
         with pytest.raises(ValueError, match="^`prefix_of` names a row outside the 1 prefixes$"):
             angle_concentration(two, one, torch.tensor([0, outside]))
+    for odd in (torch.zeros(2, 2, dtype=torch.int64), torch.zeros(2)):
+        with pytest.raises(ValueError, match=r"^expected `prefix_of` \[samples\] of integers, got \[2"):
+            angle_concentration(two, one, odd)
+    with pytest.raises(ValueError, match="^the states have no columns$"):
+        segment_unit_sums(torch.ones(5, 0), BOUNDS)
     with pytest.raises(ValueError, match="^question and prefix have 4 and 3 columns$"):
         angle_concentration(two, segment_unit_sums(torch.ones(5, 3), BOUNDS))
     assert float(angle_concentration(two, one, torch.tensor([0, 0])).inter[0]) == pytest.approx(1)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gaincurate_kernels import RMSNorm, UnitSums, angle_concentration, segment_unit_sums
-from gaincurate_kernels.launch import CHUNK, plan_chunks
+from gaincurate_kernels.launch import CHUNK, _aligned, plan_chunks
 from gaincurate_kernels.reference import quadratic
 
 pytestmark = [
@@ -142,6 +142,48 @@ def test_concentrations_equal_the_full_cosine_matrix(
     for row, terms in enumerate(expected):
         got = tuple(float(t[row]) for t in (found.intra, found.inter, found.intra_offdiag))
         assert got == pytest.approx(terms, abs=2e-6, nan_ok=True)
+
+
+def test_views_of_every_other_segment_are_read_as_they_are() -> None:
+    rows = states(40, 96)
+    both = triton_sums(rows, [(0, 10), (10, 12), (12, 20), (20, 39)])
+    odd, even = (UnitSums(both.sums[i::2], both.counts[i::2], both.zeros[i::2]) for i in (1, 0))
+    which = torch.tensor([1, 7, 0, 7])[::2]
+    for choice in (None, which):
+        a = angle_concentration(odd, even, choice, backend="triton")
+        b = angle_concentration(odd, even, choice, backend="torch")
+        for name in ("intra", "inter", "intra_offdiag"):
+            assert torch.allclose(getattr(a, name), getattr(b, name), atol=1e-12, rtol=0)
+
+
+def test_undefined_numbers_are_written_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = torch.empty
+
+    def poison(*shape: Any, **options: Any) -> Tensor:
+        made = empty(*shape, **options)
+        return made.fill_(1e30 if made.is_floating_point() else 77)
+
+    monkeypatch.setattr(torch, "empty", poison)
+    rows = states(5, 64)
+    sums = triton_sums(rows, [(0, 0), (1, 2), (0, 5)], means=True)
+    assert sums.means is not None
+    assert sums.means.isnan().all(1).tolist() == [True, False, False]
+    found = angle_concentration(sums, sums, backend="triton")
+    assert found.intra.isnan().tolist() == [True, False, False]
+    assert found.inter.isnan().tolist() == [True, False, False]
+    assert found.intra_offdiag.isnan().tolist() == [True, True, False]
+    assert sums.zeros.tolist() == [0, 0, 0]
+
+
+def test_alignment_and_stride_do_not_choose_the_code() -> None:
+    wide = torch.zeros(9, 100)
+    assert _aligned(wide[:, :64]).data_ptr() == wide.data_ptr()
+    for view in (wide[:, 1:65], torch.zeros(64, 9).T, torch.zeros(9, 97)[:, :64]):
+        found = _aligned(view)
+        assert found.data_ptr() % 16 == 0
+        assert found.stride(1) == 1
+        assert found.stride(0) * 4 % 16 == 0
+        assert torch.equal(found, view)
 
 
 def test_a_shared_prefix_is_summed_once_and_named_by_its_row() -> None:

@@ -47,7 +47,7 @@ def test_a_run_is_not_continued_with_another_backend(
     assert run(*command).exit_code == 0
     result = run(*command, "--backend", "triton")
     assert result.exit_code == 2
-    assert "holds scores of another run: backend was 'torch' and is now 'triton'." in result.stderr
+    assert "holds scores of another run: backend was 'torch' and is now 'triton'; " in result.stderr
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="Triton runs here")

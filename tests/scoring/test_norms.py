@@ -91,6 +91,38 @@ def test_the_norm_is_the_module_whose_output_the_tensor_is() -> None:
     assert not [m for m in body.modules() if m._forward_hooks]
 
 
+class Odd(nn.Module):
+    """Bodies in which what a norm computes on its own is not what came of it."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.norm, self.kind = (Gated() if kind == "gated" else LlamaRMSNorm(24)), kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "gated":
+            made: Tensor = self.norm(x, torch.ones_like(x) * 3 - x)
+            return made
+        made = self.norm(x)
+        made += 0.5  # in place: the same memory
+        return made
+
+
+class Gated(LlamaRMSNorm):
+    def __init__(self) -> None:
+        super().__init__(24)
+
+    def forward(self, hidden_states: Tensor, gate: Tensor | None = None) -> Tensor:
+        found: Tensor = super().forward(hidden_states if gate is None else hidden_states * gate)
+        return found
+
+
+@pytest.mark.parametrize("kind", ["gated", "in place"])
+def test_a_norm_whose_output_is_something_else_here_is_left_alone(kind: str) -> None:
+    odd, states = Odd(kind), torch.randn(3, 24)
+    assert as_rms_norm(odd.norm) is not None
+    assert norm_before(odd, lambda: odd(states)) is None
+
+
 def test_a_norm_that_is_called_twice_is_left_alone() -> None:
     body = Body(2)
     assert norm_before(body, lambda: body(torch.randn(2, 24))) is None
