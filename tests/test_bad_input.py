@@ -1,3 +1,8 @@
+"""Bad input of every kind through the real command, and its exact sentence.
+
+Longer than other files because it is mostly one table: split, a reader would have to look in two places.
+"""
+
 from __future__ import annotations
 
 import gzip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -43,12 +44,7 @@ def kernel(
             raise InputError("--tokens and --hidden go together: both, or neither for this device's default.")
         shapes = [(tokens, hidden)] if tokens is not None and hidden is not None else None
         found = _kernel(shapes, sample, dtype, device)
-        if csv_file is not None:
-            _write_csv(csv_file, found)
-        if as_json:
-            output.as_json(found)
-        else:
-            _print(found)
+        _give(found, csv_file, as_json, _print)
 
 
 def _kernel(shapes: list[tuple[int, int]] | None, sample: int, dtype: str, device: str) -> dict[str, Any]:
@@ -63,15 +59,18 @@ def _kernel(shapes: list[tuple[int, int]] | None, sample: int, dtype: str, devic
 
     wanted = ScoreConfig(data="", model="", out=Path(), device=device, dtype=dtype)  # type: ignore[arg-type]
     machine = resolve_machine(wanted)
-    kind = torch.device(machine.devices[0]).type
-    copy = bench.copy_bandwidth(machine.devices[0])
-    rows = []
-    for count, width in shapes or _SHAPES[kind]:
+    chosen = shapes or _SHAPES[machine.type]
+    for count, _ in chosen:
         if count % sample:
             raise InputError(f"--tokens {count} is no multiple of --sample {sample}.")
+    copy = bench.copy_bandwidth(machine.devices[0])
+    rows = []
+    for count, width in chosen:
         shape = bench.Shape(count, width, sample, getattr(torch, machine.dtype))
         try:
-            rows += bench.measure(shape, machine.devices[0], copy, compiled=kind == "cuda", matrix=True)
+            rows += bench.measure(
+                shape, machine.devices[0], copy, compiled=machine.type == "cuda", matrix=True
+            )
         except bench.WrongResult as error:
             raise GaincurateError(
                 f"the angle code is wrong here: {error}. `gaincurate doctor` says more."
@@ -83,6 +82,17 @@ def _kernel(shapes: list[tuple[int, int]] | None, sample: int, dtype: str, devic
         "copy_gigabytes_per_second": copy,
         "measurements": [asdict(row) for row in rows],
     }
+
+
+def _give(
+    found: dict[str, Any], csv_file: Path | None, as_json: bool, show: Callable[[dict[str, Any]], None]
+) -> None:
+    if csv_file is not None:
+        _write_csv(csv_file, found)
+    if as_json:
+        output.as_json(found)
+    else:
+        show(found)
 
 
 def _print(found: dict[str, Any]) -> None:
@@ -139,12 +149,7 @@ def score(
             model, rows, prefix, passes, one_by_one, dtype=dtype, device=device, threads=threads,
             batch_tokens=batch_tokens,
         )  # fmt: skip
-        if csv_file is not None:
-            _write_csv(csv_file, found)
-        if as_json:
-            output.as_json(found)
-        else:
-            _print_rates(found)
+        _give(found, csv_file, as_json, _print_rates)
 
 
 def _score(

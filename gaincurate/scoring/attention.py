@@ -104,38 +104,43 @@ def attend(
     if packing.keep is not None:
         packing.keep[module] = (key[0], value[0])
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    plain = scale == query.shape[-1] ** -0.5
-    way = _varlen if _has_varlen(query, sliding_window, softcap, plain) else _one_by_one
-    return way(module, query[0], key[0], value[0], packing, scale, sliding_window, softcap)[None], None
+    call = _Call(module, query[0], key[0], value[0], packing, scale, sliding_window, softcap)
+    return (_varlen if _has_varlen(call) else _one_by_one)(call)[None], None
 
 
-def _one_by_one(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    packing: Packing,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One call of an attention module: queries, keys and values `[heads, tokens, head size]`."""
+
+    module: nn.Module
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    packing: Packing
+    scale: float
+    window: int | None
+    softcap: float | None
+
+
+def _one_by_one(call: _Call) -> Tensor:
     """One sequence after the other, on any device and dtype."""
+    query, key, value, packing, window = call.query, call.key, call.value, call.packing, call.window
     heads, tokens = query.shape[:2]
     out = query.new_empty(tokens, heads, value.shape[-1])
     for index, prefix in enumerate(packing.prefixes):
         begin, end = packing.borders[index], packing.borders[index + 1]
         keys, values = key[:, begin:end], value[:, begin:end]
         if prefix is not None:
-            before = prefix[module]
+            before = prefix[call.module]
             keys, values = torch.cat([before[0], keys], 1), torch.cat([before[1], values], 1)
         past = keys.shape[1] - (end - begin)
-        if past == 0 and window is None and softcap is None and end - begin > _LONG:
+        if past == 0 and window is None and call.softcap is None and end - begin > _LONG:
             found = torch.nn.functional.scaled_dot_product_attention(
                 query[None, :, begin:end],
                 keys[None],
                 values[None],
                 is_causal=True,
-                scale=scale,
+                scale=call.scale,
                 enable_gqa=True,
             )
             out[begin:end] = found[0].transpose(0, 1)
@@ -148,35 +153,29 @@ def _one_by_one(
             seen = slice(oldest, past + last)
             shape = (past + first - oldest, last - first, window)
             part = query[:, begin + first : begin + last]
-            found = _sequence(part, keys[:, seen], values[:, seen], packing, shape, scale, softcap)
+            found = _sequence(call, part, keys[:, seen], values[:, seen], shape)
             out[begin + first : begin + last] = found.transpose(0, 1)
     return out
 
 
 def _sequence(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    packing: Packing,
-    shape: tuple[int, int, int | None],
-    scale: float,
-    softcap: float | None,
+    call: _Call, query: Tensor, key: Tensor, value: Tensor, shape: tuple[int, int, int | None]
 ) -> Tensor:
     """`[heads, tokens, size]`; queries that share keys are one longer list of queries."""
     heads, tokens = query.shape[:2]
-    mask = _mask(packing, *shape, heads // key.shape[0], query)
+    mask = _mask(call.packing, *shape, heads // key.shape[0], query)
     folded = query.reshape(key.shape[0], -1, query.shape[-1])
     on_cpu = query.device.type == "cpu"
     # On a CPU, matrix products beat the flash kernel for short bfloat16 sequences (0.36 to 0.55 ms at 85
     # queries, 202 keys, 9 heads of 64), and lose for long ones.
-    if softcap is None and not (on_cpu and query.dtype != torch.float32 and mask.numel() < _SHORT):
+    if call.softcap is None and not (on_cpu and query.dtype != torch.float32 and mask.numel() < _SHORT):
         mixed = torch.nn.functional.scaled_dot_product_attention(
-            folded[None], key[None], value[None], attn_mask=mask, scale=scale
+            folded[None], key[None], value[None], attn_mask=mask, scale=call.scale
         )[0]
     else:
-        scores = torch.bmm(folded * scale, key.transpose(1, 2))
-        if softcap is not None:
-            scores = torch.tanh(scores / softcap) * softcap
+        scores = torch.bmm(folded * call.scale, key.transpose(1, 2))
+        if call.softcap is not None:
+            scores = torch.tanh(scores / call.softcap) * call.softcap
         weights = torch.softmax(scores.add_(mask), -1, dtype=torch.float32).to(value.dtype)
         mixed = torch.bmm(weights, value)
     return mixed.reshape(heads, tokens, -1)
@@ -211,31 +210,24 @@ def _varlen_keywords() -> frozenset[str]:
     return frozenset(inspect.signature(varlen_attn).parameters)
 
 
-def _has_varlen(query: Tensor, window: int | None, softcap: float | None, plain_scale: bool) -> bool:
+def _has_varlen(call: _Call) -> bool:
     """Whether that takes this call; flash attention is for half precision on a GPU."""
-    if query.device.type != "cuda" or softcap is not None or query.dtype == torch.float32:
+    query = call.query
+    if query.device.type != "cuda" or call.softcap is not None or query.dtype == torch.float32:
         return False
     known = _varlen_keywords()
-    causal = "window_size" in known or (window is None and "is_causal" in known)
-    return causal and (plain_scale or "scale" in known)
+    causal = "window_size" in known or (call.window is None and "is_causal" in known)
+    return causal and ("scale" in known or call.scale == query.shape[-1] ** -0.5)
 
 
-def _varlen(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    packing: Packing,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-) -> Tensor:
+def _varlen(call: _Call) -> Tensor:
     """One launch for all sequences, each with its prefix copied in front of it."""
     from torch.nn.attention.varlen import varlen_attn
 
-    plan = _varlen_plan(packing, query.device)
-    distinct = list({id(prefix): prefix for prefix in packing.prefixes if prefix is not None}.values())
-    befores = [prefix[module] for prefix in distinct]
+    query, key, value, window = call.query, call.key, call.value, call.window
+    plan = _varlen_plan(call.packing, query.device)
+    distinct = list({id(prefix): prefix for prefix in call.packing.prefixes if prefix is not None}.values())
+    befores = [prefix[call.module] for prefix in distinct]
     keys = torch.cat([*(before[0] for before in befores), key], 1).transpose(0, 1)[plan["rows"]]
     values = torch.cat([*(before[1] for before in befores), value], 1).transpose(0, 1)[plan["rows"]]
     known, options = _varlen_keywords(), dict[str, Any]()
@@ -244,7 +236,7 @@ def _varlen(
     else:
         options["is_causal"] = True
     if "scale" in known:
-        options["scale"] = scale
+        options["scale"] = call.scale
     if "enable_gqa" in known:
         options["enable_gqa"] = True
     else:

@@ -11,6 +11,7 @@ import os
 import queue
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -47,7 +48,7 @@ def score_everywhere(plan: Plan, shards: Sequence[int], watch: Watch, summary: S
         )
         worker = context.Process(
             target=_work,
-            args=(config, plan.identity, tasks, events),
+            args=(config, plan.identity, tasks, events, time.time()),
             name=f"gaincurate {device}",
             daemon=True,
         )
@@ -111,15 +112,15 @@ class _Reports(Watch):
         self._events.put(("shard", (index, count)))
 
 
-def _work(config: ScoreConfig, identity: Json, tasks: Any, events: Any) -> None:
-    """A worker process."""
+def _work(config: ScoreConfig, identity: Json, tasks: Any, events: Any, begun: float) -> None:
+    """A worker process, asked for at the time `begun`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
     summary = Summary(config.out)
     try:
         plan = make_plan(config, Watch(), summary)
         refuse_other(config.out, identity, plan.identity)
-        summary.seconds.clear()
+        summary.seconds = {"loading": time.time() - begun}  # its start and imports too
         score_shards(plan, _taken(tasks), _Reports(events), summary)
     except GaincurateError as error:
         events.put(("error", error))

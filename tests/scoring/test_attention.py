@@ -153,84 +153,87 @@ def test_the_default_scale_is_that_of_the_head_size() -> None:
     assert torch.allclose(found.double(), expected, atol=2e-6, rtol=0)
 
 
+def varlen_in_place(monkeypatch: pytest.MonkeyPatch, known: set[str]) -> list[dict[str, Any]]:
+    """A plain function where the launch that GPUs use has the flash kernel; its keywords, call by call."""
+    seen: list[dict[str, Any]] = []
+
+    def varlen_attn(
+        query: Tensor, key: Tensor, value: Tensor, cu_q: Tensor, cu_k: Tensor, max_q: int, max_k: int, **more: Any
+    ) -> Tensor:  # fmt: skip
+        assert (cu_q.dtype, cu_k.dtype) == (torch.int32, torch.int32)
+        assert (max_q, max_k) == (int(cu_q.diff().max()), int(cu_k.diff().max()))
+        assert more.keys() == known
+        assert "enable_gqa" in more or query.shape[1] == key.shape[1] == value.shape[1]
+        seen.append(more)
+        window = more["window_size"][0] + 1 if "window_size" in more else None
+        parts = []
+        for a, b, c, d in zip(cu_q[:-1], cu_q[1:], cu_k[:-1], cu_k[1:], strict=True):
+            q, k, v = (t.transpose(0, 1) for t in (query[a:b], key[c:d], value[c:d]))
+            scale = more.get("scale", SIZE**-0.5)
+            parts.append(exact(q, k, v, int(d - c - (b - a)), window, None, scale).float())
+        return torch.cat(parts)
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
+    monkeypatch.setattr(attention, "_varlen_keywords", lambda: frozenset(known))
+    monkeypatch.setattr(attention, "_has_varlen", lambda call: True)
+    return seen
+
+
 def test_variable_length_attention_gets_every_sequence_behind_its_prefix(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The launch that GPUs use, with a plain function in the place of the flash kernel."""
-
-    def varlen_attn(
-        query: Tensor, key: Tensor, value: Tensor, cu_seq_q: Tensor, cu_seq_k: Tensor, max_q: int, max_k: int,
-        *, scale: float, window_size: tuple[int, int], enable_gqa: bool, num_splits: int,
-    ) -> Tensor:  # fmt: skip
-        assert (window_size, enable_gqa, num_splits) == ((2, 0), True, 1)
-        assert (cu_seq_q.dtype, cu_seq_k.dtype) == (torch.int32, torch.int32)
-        assert (max_q, max_k) == (int(cu_seq_q.diff().max()), int(cu_seq_k.diff().max()))
-        parts = []
-        for a, b, c, d in zip(cu_seq_q[:-1], cu_seq_q[1:], cu_seq_k[:-1], cu_seq_k[1:], strict=True):
-            q, k, v = (t.transpose(0, 1) for t in (query[a:b], key[c:d], value[c:d]))
-            parts.append(exact(q, k, v, int(d - c - (b - a)), window_size[0] + 1, None, scale).float())
-        return torch.cat(parts)
-
-    import torch.nn.attention.varlen as varlen
-
-    assert {"scale", "window_size", "enable_gqa", "num_splits"} <= attention._varlen_keywords()
-    monkeypatch.setattr(varlen, "varlen_attn", varlen_attn)
-    monkeypatch.setattr(attention, "_has_varlen", lambda *call: True)
+    known = {"scale", "window_size", "enable_gqa", "num_splits"}
+    assert known <= attention._varlen_keywords()
+    seen = varlen_in_place(monkeypatch, known)
     found, expected = packed([3, 5, 1], [4, 0, 2], sliding_window=3, scaling=0.6)
     assert torch.allclose(found.double(), expected, atol=2e-6, rtol=0)
+    assert seen == [{"scale": 0.6, "window_size": (2, 0), "enable_gqa": True, "num_splits": 1}]
 
 
 def test_an_older_variable_length_attention_gets_every_head_its_own_keys(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def varlen_attn(
-        query: Tensor, key: Tensor, value: Tensor, cu_seq_q: Tensor, cu_seq_k: Tensor, max_q: int, max_k: int,
-        *, is_causal: bool,
-    ) -> Tensor:  # fmt: skip
-        assert is_causal
-        assert query.shape[1:] == key.shape[1:] == value.shape[1:]
-        parts = []
-        for a, b, c, d in zip(cu_seq_q[:-1], cu_seq_q[1:], cu_seq_k[:-1], cu_seq_k[1:], strict=True):
-            q, k, v = (t.transpose(0, 1) for t in (query[a:b], key[c:d], value[c:d]))
-            parts.append(exact(q, k, v, int(d - c - (b - a)), None, None, SIZE**-0.5).float())
-        return torch.cat(parts)
-
-    import torch.nn.attention.varlen as varlen
-
-    monkeypatch.setattr(varlen, "varlen_attn", varlen_attn)
-    monkeypatch.setattr(attention, "_varlen_keywords", lambda: frozenset({"is_causal"}))
-    monkeypatch.setattr(attention, "_has_varlen", lambda *call: True)
+    seen = varlen_in_place(monkeypatch, {"is_causal"})
     found, expected = packed([3, 5, 1], [4, 0, 2])
     assert torch.allclose(found.double(), expected, atol=2e-6, rtol=0)
+    assert seen == [{"is_causal": True}]
 
 
 class OnGpu:
     device = torch.device("cuda")
+    shape = (2, 3, SIZE)
 
     def __init__(self, dtype: Any) -> None:
         self.dtype = dtype
 
 
 @pytest.mark.parametrize(
-    ("known", "call", "taken"),
+    ("known", "dtype", "scale", "window", "softcap", "taken"),
     [
-        ({"window_size", "scale"}, (torch.bfloat16, 5, None, False), True),
-        ({"window_size"}, (torch.bfloat16, 5, None, True), True),
-        ({"window_size"}, (torch.bfloat16, 5, None, False), False),
-        ({"is_causal"}, (torch.float16, None, None, True), True),
-        ({"is_causal"}, (torch.float16, 5, None, True), False),
-        ({"window_size", "scale"}, (torch.float32, None, None, True), False),
-        ({"window_size", "scale"}, (torch.bfloat16, None, 30.0, True), False),
-        (set(), (torch.bfloat16, None, None, True), False),
+        ({"window_size", "scale"}, torch.bfloat16, 0.6, 5, None, True),
+        ({"window_size"}, torch.bfloat16, SIZE**-0.5, 5, None, True),
+        ({"window_size"}, torch.bfloat16, 0.6, 5, None, False),
+        ({"is_causal"}, torch.float16, SIZE**-0.5, None, None, True),
+        ({"is_causal"}, torch.float16, SIZE**-0.5, 5, None, False),
+        ({"window_size", "scale"}, torch.float32, SIZE**-0.5, None, None, False),
+        ({"window_size", "scale"}, torch.bfloat16, SIZE**-0.5, None, 30.0, False),
+        (set(), torch.bfloat16, SIZE**-0.5, None, None, False),
     ],
 )
 def test_variable_length_attention_is_taken_where_it_can_do_the_call(
-    known: set[str], call: tuple[Any, ...], taken: bool, monkeypatch: pytest.MonkeyPatch
+    known: set[str],
+    dtype: Any,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+    taken: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(attention, "_varlen_keywords", lambda: frozenset(known))
-    query: Any = OnGpu(call[0])
-    assert attention._has_varlen(query, *call[1:]) is taken
-    assert attention._has_varlen(torch.zeros(1, dtype=torch.bfloat16), *call[1:]) is False
+    for query, expected in ((OnGpu(dtype), taken), (torch.zeros(2, 3, SIZE, dtype=dtype), False)):
+        states: Any = query
+        made = attention._Call(LAYER, states, states, states, Packing([], []), scale, window, softcap)
+        assert attention._has_varlen(made) is expected
 
 
 def test_variable_length_attention_copies_a_shared_prefix_from_one_place(

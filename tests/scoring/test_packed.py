@@ -129,27 +129,30 @@ def test_a_prefix_is_shared_where_two_prompts_have_it(names: list[bytes]) -> Non
     assert shared_prefixes(rows) == {name for name in names if name and names.count(name) > 1}
 
 
-def refused(config: Any, sentence: str) -> None:
-    prefill = Prefill(transformers.AutoModel.from_config(config).eval(), site="final_norm")
-    expected = scores(prefill(prompts()), prompts())
-    with pytest.raises(UnsupportedAttention, match=sentence):
-        PackedPrefill(prefill).try_on(prompts()[:2])
-    assert scores(prefill(prompts()), prompts()) == expected
-
-
 def config(kind: str, **options: Any) -> Any:
     return transformers.AutoConfig.for_model(kind, **{**tiny.COMMON, **options})
 
 
-def test_attention_sinks_chunks_and_layers_without_attention_are_refused() -> None:
-    refused(
-        config("gpt_oss", head_dim=8, num_local_experts=4, num_experts_per_tok=2, sliding_window=8),
-        "its attention takes s_aux",
-    )
-    refused(config("mamba", state_size=4), "has layers of linear_attention")
-    llama = transformers.LlamaConfig(**tiny.COMMON)
-    llama.attention_chunk_size = 4
-    refused(llama, "attends in chunks")
+SINKS = {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8}
+
+
+@pytest.mark.parametrize(
+    ("other", "sentence"),
+    [
+        (config("gpt_oss", **SINKS), "its attention takes s_aux"),
+        (config("mamba", state_size=4), "it has layers of linear_attention"),
+        (config("llama", attention_chunk_size=4), "it attends in chunks"),
+    ],
+    ids=["sinks", "no attention", "chunks"],
+)
+def test_what_the_packed_attention_does_not_do_is_refused_and_the_model_left_as_it_was(
+    other: Any, sentence: str
+) -> None:
+    prefill = Prefill(transformers.AutoModel.from_config(other).eval(), site="final_norm")
+    expected = scores(prefill(prompts()), prompts())
+    with pytest.raises(UnsupportedAttention, match=f"^{sentence}$"):
+        PackedPrefill(prefill).try_on(prompts()[:2])
+    assert scores(prefill(prompts()), prompts()) == expected
 
 
 def test_a_window_that_the_attention_is_not_told_of_is_refused() -> None:
