@@ -52,7 +52,7 @@ class Facts:
 
     `registers` of one thread; `spilled` bytes of a thread's stack; `shared` bytes of a program; `resident`
     programs on a multiprocessor; `wide` and `narrow` reads of global memory, of 16 bytes and of fewer,
-    the few numbers of a program's plan left out.
+    the few numbers of a program's plan left out; `row_warps` that one row of states is spread over.
     """
 
     target: str
@@ -67,6 +67,7 @@ class Facts:
     resident: int | None
     wide: int
     narrow: int
+    row_warps: int | None
 
 
 def unit_sums(target: str, hidden: int, dtype: str, *, fused: bool, means: bool) -> Facts:
@@ -121,8 +122,19 @@ def _facts(
         wide = sum(".128" in read for read in reads)
         narrow = sum(not re.search(r"\.(128|64)", read) for read in reads)
     return Facts(
-        target, kernel, hidden, dtype, fused, means, registers, spilled, shared, resident, wide, narrow
-    )
+        target, kernel, hidden, dtype, fused, means, registers, spilled, shared, resident, wide, narrow,
+        _row_warps(made.asm["ttgir"]),
+    )  # fmt: skip
+
+
+def _row_warps(code: str) -> int | None:
+    """Warps along the columns of the tile that is read from shared memory in the loop over tokens."""
+    read = re.search(r"local_load.*?-> tensor<[^>]*(#blocked\d*)>", code)
+    if read is None:
+        return None
+    layout = _found(rf"{read[1]} = .*?warpsPerCTA = \[([\d, ]+)\]", code)
+    groups, _, columns = map(int, layout.split(","))
+    return groups * columns
 
 
 def _found(pattern: str, text: str) -> str:

@@ -94,7 +94,9 @@ def unit_sums_kernel(
     b_sum = tl.zeros([BK, BT, BW], dtype=tl.float32)
     b_zeros = tl.zeros([1, BT, 1], dtype=tl.int32)
     if FUSED and not RELOAD:
-        p_w = tl.multiple_of(w + o_d, [1, 1, WVEC * w.dtype.element_ty.primitive_bitwidth // 8])
+        # As wide as a tile of states, or its layout would spread each row over all warps.
+        o_w = o_d + tl.zeros([BK, BT, BW], dtype=tl.int32)
+        p_w = tl.multiple_of(w + o_w, [1, 1, WVEC * w.dtype.element_ty.primitive_bitwidth // 8])
         b_w = tl.load(p_w, mask=m_d, other=0.0).to(tl.float32) + OFFSET
     if MEANS:
         b_mean = tl.zeros([BK, BT, BW], dtype=tl.float32)
