@@ -21,6 +21,7 @@ LAYERS = [
     "gaincurate.cli.doctor",
     "gaincurate.cli.progress",
     "gaincurate.cli.output",
+    "gaincurate.scoring.crew",
     "gaincurate.scoring.rates",
     "gaincurate.scoring.pipeline",
     "gaincurate.scoring.workers",

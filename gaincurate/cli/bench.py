@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import datetime
 from collections.abc import Callable
@@ -134,6 +135,9 @@ def score(
     ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: torch's.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=2, help="Also time so many processes that share the CPU's threads.")
+    ] = None,
     batch_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens in a batch. Default: by the device's memory.")
     ] = None,
@@ -146,14 +150,14 @@ def score(
     """
     with output.reporting():
         found = _score(
-            model, rows, prefix, passes, one_by_one, dtype=dtype, device=device, threads=threads,
+            model, rows, prefix, passes, one_by_one, workers, dtype=dtype, device=device, threads=threads,
             batch_tokens=batch_tokens,
         )  # fmt: skip
         _give(found, csv_file, as_json, _print_rates)
 
 
 def _score(
-    model: str, rows: int, prefix: int, passes: int, one_by_one: int, **options: Any
+    model: str, rows: int, prefix: int, passes: int, one_by_one: int, workers: int | None, **options: Any
 ) -> dict[str, Any]:
     from gaincurate.cli.score import need_scoring_packages
 
@@ -162,6 +166,7 @@ def _score(
 
     from gaincurate.config import ScoreConfig
     from gaincurate.scoring import rates
+    from gaincurate.scoring.crew import Crew
     from gaincurate.scoring.identity import resolve_machine
     from gaincurate.scoring.model import find_model, load_config, load_model
     from gaincurate_kernels import bench
@@ -169,17 +174,31 @@ def _score(
     machine = resolve_machine(ScoreConfig(data="", model=model, out=Path(), **options))
     if machine.threads:
         torch.set_num_threads(machine.threads)
+    if workers is not None and machine.type != "cpu":
+        raise InputError("--workers is for a CPU; each GPU has one worker.")
     files = find_model(model)
     config = load_config(files)
-    loaded = load_model(files, config, device=machine.devices[0], dtype=machine.dtype)
+
+    def load(dtype: str) -> Any:
+        return load_model(files, config, device=machine.devices[0], dtype=dtype)
+
     vocab_size = config.get_text_config(decoder=True).vocab_size
-    found = rates.measure(
-        loaded,
-        rates.made_up_prompts(rows, prefix=prefix, vocab_size=vocab_size),
-        budget=machine.batch_tokens,
-        passes=passes,
-        one_by_one=one_by_one,
-    )
+    prompts = rates.made_up_prompts(rows, prefix=prefix, vocab_size=vocab_size)
+    with contextlib.ExitStack() as stack:
+        crew = None
+        if workers is not None:
+            each = max(1, torch.get_num_threads() // workers)
+            crew = Crew(model, machine.dtype, workers, each, prompts, machine.batch_tokens)
+            stack.enter_context(crew)
+        found = rates.measure(
+            load(machine.dtype),
+            prompts,
+            budget=machine.batch_tokens,
+            passes=passes,
+            one_by_one=one_by_one,
+            float32=load("float32") if machine.type == "cpu" and machine.dtype != "float32" else None,
+            together=crew,
+        )
     return {
         "date": datetime.date.today().isoformat(),
         "gaincurate": gaincurate.__version__,
@@ -215,17 +234,18 @@ def _print_rates(found: dict[str, Any]) -> None:
         ],
         ["", "rows/s", "tokens/s", "times as fast", "of GEMM speed", "in angle code"],
     )
-    ours = rows[-1]
-    output.text()
-    output.text(
-        f"{ours['method']} scores {ours['times_one_by_one']:.1f} times as many rows a second here as a plain "
-        f"forward of one prompt after the other"
-        + (
-            f", at {share(ours['share_of_gemm'])} of the speed of its matrix products."
-            if ours["share_of_gemm"]
-            else "."
-        )
+    ours, speeds = rows[-1], {row["method"]: row["rows_per_second"] for row in rows}
+    said = (
+        f"{ours['method']}: {ours['times_one_by_one']:.1f} times as many rows a second as a plain forward of "
+        "one prompt after the other"
     )
+    if "one prompt at a time, float32" in speeds:
+        times = ours["rows_per_second"] / speeds["one prompt at a time, float32"]
+        said += f", {times:.1f} times as many as that in float32"
+    if ours["share_of_gemm"]:
+        said += f", at {share(ours['share_of_gemm'])} of the speed of the matrix products"
+    output.text()
+    output.text(f"{said}.")
 
 
 def _write_csv(path: Path, found: dict[str, Any]) -> None:

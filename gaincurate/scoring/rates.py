@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,14 +24,19 @@ from gaincurate.scoring.packed import PackedPrefill
 from gaincurate.scoring.prefill import Prefill
 from gaincurate.scoring.segment import Segmented
 
+ONE_BY_ONE = "one prompt at a time"
+IN_FLOAT32 = "one prompt at a time, float32"
 _TAIL = 5
+
+Counts = tuple[int, int, float]
+"""Rows, computed tokens, seconds in the angle code."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """One way: median rows and computed tokens in a second, the times as fast as one prompt at a time, the
-    share of the device's matrix-product speed (None where its products were not counted), the share of the
-    time in the angle code.
+    """One way: median rows and computed tokens in a second, the times as fast as one prompt at a time (in
+    the same dtype, in one process with all threads), the share of the device's matrix-product speed (None
+    where its products were not counted), the share of the time in the angle code.
     """
 
     method: str
@@ -54,8 +59,27 @@ def made_up_prompts(count: int, *, prefix: int, vocab_size: int, seed: int = 0) 
     return prompts
 
 
+class Together(Protocol):
+    """Several processes that run the packed forward at once (`crew.Crew`)."""
+
+    name: str
+
+    def run(self) -> Counts:
+        """One pass over all prompts."""
+
+    def gemm_speed(self) -> float:
+        """Of all of them at once."""
+
+
 def measure(
-    model: nn.Module, prompts: Sequence[Segmented], *, budget: int, passes: int, one_by_one: int
+    model: nn.Module,
+    prompts: Sequence[Segmented],
+    *,
+    budget: int,
+    passes: int,
+    one_by_one: int,
+    float32: nn.Module | None = None,
+    together: Together | None = None,
 ) -> list[Rate]:
     """Time every way.
 
@@ -65,29 +89,33 @@ def measure(
         budget: tokens in a batch.
         passes: how often each way runs; they alternate.
         one_by_one: prompts for the slowest way, evenly chosen.
+        float32: the same model in float32, as the released script runs it; timed too.
+        together: processes that run the same prompts; timed too, while this one waits.
     """
     # The packed forward exchanges the model's attention, so each way switches to its own before it runs.
     config: Any = model.config
     plain = config._attn_implementation
     prefill = Prefill(model)
     few = [prompts[i] for i in np.linspace(0, len(prompts) - 1, min(one_by_one, len(prompts))).astype(int)]
-    ways: dict[str, Callable[[], tuple[int, int, float]]] = {
-        "one prompt at a time": lambda: _one_by_one(model, few),
-        "padded batches": lambda: _run(prefill, prompts, budget),
-    }
-    names = dict.fromkeys(ways, plain)
+    ways: dict[str, Callable[[], Counts]] = {ONE_BY_ONE: lambda: _one_by_one(model, few)}
+    if float32 is not None:
+        ways[IN_FLOAT32] = lambda: _one_by_one(float32, few)
+    ways["padded batches"] = lambda: run_batches(prefill, prompts, budget)
+    names = {}  # of the attention, where it is not the model's own
     try:
         packed = PackedPrefill(prefill)
         packed.try_on(prompts[:2])
-        ways["packed"] = lambda: _run(packed, prompts, budget)
+        ways["packed"] = lambda: run_batches(packed, prompts, budget)
         names["packed"] = config._attn_implementation
     except UnsupportedAttention:
         pass  # the table then has no such line
+    if together is not None:
+        ways[together.name] = together.run
     exchange: Any = model
     seconds: dict[str, list[tuple[float, int, int, float]]] = {name: [] for name in ways}
     for index in range(passes + 1):
         for name, way in ways.items():
-            exchange.set_attn_implementation(names[name])
+            exchange.set_attn_implementation(names.get(name, plain))
             begin = time.perf_counter()
             rows, tokens, angle = way()
             _wait(model)
@@ -95,13 +123,15 @@ def measure(
                 seconds[name].append((time.perf_counter() - begin, rows, tokens, angle))
     exchange.set_attn_implementation(plain)  # as it was found
     per_token = _gemm_flops(prefill, prompts[0])
-    peak = gemm_speed(model, budget)
-    return [_rate(name, seconds, per_token / peak) for name in ways]
+    peaks = dict.fromkeys(ways, gemm_speed(model, budget))
+    if together is not None:
+        peaks[together.name] = together.gemm_speed()
+    return [_rate(name, seconds, per_token / peaks[name]) for name in ways]
 
 
 def _rate(name: str, all_seconds: dict[str, list[tuple[float, int, int, float]]], gemm: float) -> Rate:
-    own, slow = all_seconds[name], all_seconds["one prompt at a time"]
-    whole = name == "one prompt at a time"
+    own, slow = all_seconds[name], all_seconds[ONE_BY_ONE]
+    whole = name in (ONE_BY_ONE, IN_FLOAT32)
     ratios = [(b[0] / b[1]) / (a[0] / a[1]) for a, b in zip(own, slow, strict=True)]
     tokens = statistics.median(n / taken for taken, _, n, _ in own)
     return Rate(
@@ -114,9 +144,8 @@ def _rate(name: str, all_seconds: dict[str, list[tuple[float, int, int, float]]]
     )
 
 
-def _run(
-    forward: Prefill | PackedPrefill, prompts: Sequence[Segmented], budget: int
-) -> tuple[int, int, float]:
+def run_batches(forward: Prefill | PackedPrefill, prompts: Sequence[Segmented], budget: int) -> Counts:
+    """One pass in batches, with the angle scores of each."""
     tokens, angle = 0, 0.0
     for batch in forward.run(prompts, budget):
         begin = time.perf_counter()
@@ -127,7 +156,7 @@ def _run(
 
 
 @torch.inference_mode()
-def _one_by_one(model: nn.Module, prompts: Sequence[Segmented]) -> tuple[int, int, float]:
+def _one_by_one(model: nn.Module, prompts: Sequence[Segmented]) -> Counts:
     """The whole model and its head on each prompt, all pairwise cosines of the last states."""
     anything: Any = model
     head = anything.get_input_embeddings().weight  # an output head has its shape

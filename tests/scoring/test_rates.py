@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import transformers
 import tiny
 from architectures import ARCHITECTURES
 from command import run
+from gaincurate.errors import GaincurateError
+from gaincurate.scoring.crew import Crew
 from gaincurate.scoring.prefill import Prefill
 from gaincurate.scoring.rates import _gemm_flops, gemm_speed, made_up_prompts, measure
 
@@ -83,8 +86,36 @@ def test_bench_score_prints_a_table_and_a_sentence(tmp_path: Path, tiny_model: P
     )
     result = run(*options, "--csv", tmp_path / "a.csv")
     assert result.exit_code == 0
-    assert "packed scores " in result.stdout or "padded batches scores " in result.stdout
+    assert re.search(r"(packed|padded batches): .* times as many rows a second as a plain", result.stdout)
     assert len((tmp_path / "a.csv").read_text().splitlines()) == 4
     found = json.loads(run(*options, "--json").stdout)
     assert (found["rows"], found["prefix_tokens"], found["batch_tokens"]) == (6, 9, 1024)
     assert found["torch"] == torch.__version__
+
+
+def test_bench_score_times_several_workers_and_the_script_in_float32(tiny_model: Path) -> None:
+    options = ["bench", "score", "-m", str(tiny_model), "--rows", "6", "--prefix", "9", "--passes", "1"]
+    options += ["--dtype", "bfloat16", "--workers", "2", "--device", "cpu"]
+    found = json.loads(run(*options, "--json").stdout)["measurements"]
+    assert [row["method"] for row in found] == [
+        "one prompt at a time",
+        "one prompt at a time, float32",
+        "padded batches",
+        "packed",
+        found[-1]["method"],
+    ]
+    assert found[-1]["method"].startswith("packed, 2 workers of ")
+    assert found[-1]["rows_per_second"] > 0
+    assert found[-1]["share_of_gemm"] > 0
+    # Each worker has its share of the rows and computes the prefix for itself, in the pass before.
+    assert found[-1]["tokens_per_second"] / found[-1]["rows_per_second"] == pytest.approx(
+        found[-2]["tokens_per_second"] / found[-2]["rows_per_second"]
+    )
+    assert "times as many as that in float32" in run(*options).stdout
+
+
+def test_workers_whose_model_cannot_be_packed_say_so(tmp_path: Path) -> None:
+    falcon = next(a for a in ARCHITECTURES if a.name == "falcon")
+    tiny.model(falcon.config()).save_pretrained(tmp_path)
+    with pytest.raises(GaincurateError, match=r"--workers times the packed forward, which .* does not allow"):
+        Crew(str(tmp_path), "float32", 2, 1, made_up_prompts(4, prefix=3, vocab_size=512), 256)

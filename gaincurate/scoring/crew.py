@@ -1,0 +1,119 @@
+"""Several processes that run one model at once, to be timed: takes prompts, yields counts of what was run.
+
+What `--workers` does to a scored set, without the set: each process has its own copy of the model and its
+share of the prompts, and all of them begin a pass together. Knows nothing of files or scores.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from gaincurate.errors import GaincurateError
+from gaincurate.scoring import rates
+from gaincurate.scoring.attention import UnsupportedAttention
+from gaincurate.scoring.model import find_model, load_config, load_model
+from gaincurate.scoring.packed import PackedPrefill
+from gaincurate.scoring.prefill import Prefill
+from gaincurate.scoring.segment import Segmented
+
+
+class Crew:
+    """Worker processes on the CPU; use it in a `with` statement.
+
+    Args:
+        model: as for `--model`.
+        dtype: of the model.
+        workers: processes.
+        threads: of each.
+        prompts: every process runs its share of them.
+        budget: tokens in a batch.
+
+    Raises:
+        GaincurateError: a worker could not begin; its own sentence.
+    """
+
+    def __init__(
+        self, model: str, dtype: str, workers: int, threads: int, prompts: Sequence[Segmented], budget: int
+    ) -> None:
+        self.name = f"packed, {workers} workers of {threads} thread{'s' * (threads != 1)}"
+        context = multiprocessing.get_context("spawn")
+        self._members: list[tuple[Any, Any]] = []
+        for index in range(workers):
+            ours, theirs = context.Pipe()
+            share = list(prompts[index::workers])
+            process = context.Process(
+                target=_work, args=(theirs, model, dtype, threads, share, budget), daemon=True
+            )
+            process.start()
+            theirs.close()
+            self._members.append((process, ours))
+        for _, pipe in self._members:
+            self._answer(pipe)
+
+    def run(self) -> tuple[int, int, float]:
+        """One pass over all prompts: rows, computed tokens, seconds in the angle code (a worker's mean)."""
+        found = self._ask("run")
+        rows, tokens, angle = (sum(column) for column in zip(*found, strict=True))
+        return rows, tokens, angle / len(found)
+
+    def gemm_speed(self) -> float:
+        """Operations in a second of the model's matrix products, all processes at it at once."""
+        return float(sum(self._ask("gemm")))
+
+    def _ask(self, what: str) -> list[Any]:
+        for _, pipe in self._members:
+            pipe.send(what)
+        return [self._answer(pipe) for _, pipe in self._members]
+
+    def _answer(self, pipe: Any) -> Any:
+        try:
+            found = pipe.recv()
+        except EOFError:
+            raise GaincurateError("a worker died (out of memory, perhaps); use fewer --workers.") from None
+        if isinstance(found, GaincurateError):
+            raise found
+        return found
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process, pipe in self._members:
+            pipe.close()
+            process.terminate()
+            process.join()
+
+
+def _work(pipe: Any, model: str, dtype: str, threads: int, prompts: list[Segmented], budget: int) -> None:
+    torch.set_num_threads(threads)
+    try:
+        files = find_model(model)
+        loaded = load_model(files, load_config(files), device="cpu", dtype=dtype)
+        forward = PackedPrefill(Prefill(loaded))
+        forward.try_on(prompts[:2])
+    except GaincurateError as error:
+        pipe.send(error)
+        return
+    except UnsupportedAttention as error:
+        pipe.send(
+            GaincurateError(f"--workers times the packed forward, which {model} does not allow: {error}.")
+        )
+        return
+    pipe.send("ready")
+    while True:
+        try:
+            what = pipe.recv()
+        except EOFError:  # the parent is gone
+            return
+        pipe.send(
+            rates.gemm_speed(loaded, budget)
+            if what == "gemm"
+            else rates.run_batches(forward, prompts, budget)
+        )
