@@ -5,9 +5,11 @@
     │   ├── SourceError                    a data file, a row's text, a column
     │   ├── RowError                       one row that cannot be scored
     │   ├── ModelError                     a model, its tokenizer or its chat template
-    │   └── OutputError                    an output folder that holds something else
+    │   ├── OutputError                    an output folder that holds something else
+    │   └── OutcomeError                   what a trainer reported
+    ├── TrainerError               exit 1  the trainer's command failed
     ├── StorageError               exit 1  the file system said no
-    └── LockedError                exit 1  another process writes the same set
+    └── LockedError                exit 1  another process writes the same set or run
 
 Every message is one sentence or two with the offending value in it and the next step; the same facts
 are in `data`, for programs. Built-in exceptions are never mapped: a bug must look like a bug.
@@ -54,6 +56,14 @@ class ModelError(InputError):
 
 class OutputError(InputError):
     """The output folder holds something that must not be mixed with this run."""
+
+
+class OutcomeError(InputError):
+    """What a trainer reported cannot be used as it is; nothing was taken from it."""
+
+
+class TrainerError(GaincurateError):
+    """The trainer's command failed, hung or left nothing; its round can be run again."""
 
 
 class StorageError(GaincurateError):

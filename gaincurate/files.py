@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from gaincurate.errors import read_error, storage_error
 
@@ -68,12 +68,23 @@ def write_atomic(path: Path, data: bytes | memoryview) -> None:
     Raises:
         StorageError: the file system refused; the temporary file is removed.
     """
+    with write_stream(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def write_stream(path: Path) -> Iterator[BinaryIO]:
+    """A file to write into, which becomes `path` at the end, whole; on an error nothing does.
+
+    Raises:
+        StorageError: the file system refused; the temporary file is removed.
+    """
     # The process id keeps two writers of one name apart: locks prevent that, a wrong lock must not corrupt.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         try:
             with temporary.open("wb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)

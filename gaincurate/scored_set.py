@@ -40,6 +40,7 @@ class ScoredSet:
         self.manifest: Json = read_manifest(self.folder)
         self._verify = verify
         self._tables: dict[int, pa.Table] = {}
+        self._computed: dict[str, pa.Table] | None = None
         for entry in self.manifest["shards"]:
             path = self.folder / entry["file"]
             with reading(path):
@@ -109,6 +110,28 @@ class ScoredSet:
         order = np.concatenate([hits for _, _, hits in found])
         return pa.concat_tables(parts).take(pa.array(np.argsort(order, kind="stable")))
 
+    def take(self, rows: npt.ArrayLike) -> pa.Table:
+        """The rows at these places of the whole set, counted from 0 in source order; in the order asked for.
+
+        Only the shards that hold them are opened.
+
+        Raises:
+            InputError: a place that the set does not have.
+        """
+        places = np.asarray(rows, np.int64)
+        if len(places) and not 0 <= places.min() <= places.max() < len(self):
+            raise InputError(f"{self.folder} has {len(self):,} rows; there is no row {places.max()}.")
+        if not len(places):
+            return self.schema.empty_table()
+        ends = np.cumsum([entry["rows"] for entry in self.manifest["shards"]])
+        shards = np.searchsorted(ends, places, side="right")
+        order = np.argsort(shards, kind="stable")
+        parts = []
+        for shard in np.unique(shards).tolist():
+            inside = places[order][shards[order] == shard] - (ends[shard - 1] if shard else 0)
+            parts.append(self._shard(shard).take(pa.array(inside)))
+        return pa.concat_tables(parts).take(pa.array(np.argsort(order, kind="stable")))
+
     def _find(self, ids: Sequence[str]) -> list[tuple[int, pa.Array, npt.NDArray[np.uint64]]]:
         """Shards with some of these ids: number, places of the rows in it, their places in `ids`."""
         wanted, missing = pa.array(ids, pa.string()), np.ones(len(ids), bool)
@@ -172,6 +195,7 @@ class ScoredSet:
         description = {"manifest": self.manifest_hash, "hash": digest_bytes(data), "how": how}
         write_json(folder / f"{name}.json", description)
         self._tables.clear()
+        self._computed = None
 
     def computed_columns(self) -> dict[str, Json]:
         """Names and descriptions of the computed columns: the manifest's hash, their own, how made.
@@ -197,18 +221,24 @@ class ScoredSet:
         return self._tables[index]
 
     def _join(self, table: pa.Table) -> pa.Table:
-        for name, description in self.computed_columns().items():
-            path = self.folder / COLUMNS / f"{name}.arrow"
-            if description["manifest"] != self.manifest_hash:
-                raise OutputError(
-                    f"{path} was made for another set (its manifest hash differs); {_AGAIN}", path=str(path)
-                )
-            if not path.exists() or digest_file(path) != description["hash"]:
-                raise OutputError(f"{path} is missing or damaged; {_AGAIN}", path=str(path))
-            column = open_table(path)
+        if self._computed is None:
+            self._computed = {
+                name: self._read_computed(name, d) for name, d in self.computed_columns().items()
+            }
+        for name, column in self._computed.items():
             places = pc.index_in(table.column(ID), value_set=_whole(column, ID))
             table = table.append_column(name, column.column("value").take(places))
         return table
+
+    def _read_computed(self, name: str, description: Json) -> pa.Table:
+        path = self.folder / COLUMNS / f"{name}.arrow"
+        if description["manifest"] != self.manifest_hash:
+            raise OutputError(
+                f"{path} was made for another set (its manifest hash differs); {_AGAIN}", path=str(path)
+            )
+        if not path.exists() or digest_file(path) != description["hash"]:
+            raise OutputError(f"{path} is missing or damaged; {_AGAIN}", path=str(path))
+        return open_table(path)
 
     def _check(self, entry: Json) -> None:
         path = self.folder / entry["file"]

@@ -74,6 +74,11 @@ def table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> None:
         text("  " + "  ".join(cells).rstrip())
 
 
+def number(value: float | None, form: str) -> str:
+    """A number for a table, or a dash where there is none."""
+    return "-" if value is None else format(value, form)
+
+
 def plain(value: str) -> str:
     """A data set's text made safe for a terminal: one line, no control characters."""
     return "".join(c if c.isprintable() else " " for c in " ".join(value.split()))

@@ -6,6 +6,7 @@ A prompt is a text (one user message) or a list of {role, content}. Knows nothin
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -175,3 +176,29 @@ def to_messages(value: Any, column: str) -> list[Message]:
         kept = {k: v for k, v in message.items() if v is not None and k not in ("role", "content")}
         messages.append({"role": message["role"], "content": content, **kept})
     return messages
+
+
+def with_additions(
+    messages: list[Message], system: str | None, shots: Sequence[Message], *, override: bool = False
+) -> list[Message]:
+    """The messages that the model sees: the row's own with a run's system message and examples put in.
+
+    Args:
+        messages: the row's own.
+        system: a system message for rows without one.
+        shots: chat messages put after the system message.
+        override: replace rows' own system messages.
+
+    Raises:
+        PromptProblem: the row has a system message of its own, and there is no `override`.
+    """
+    own = messages[:1] if messages and messages[0]["role"] == "system" else []
+    rest = messages[len(own) :]
+    if system is not None:
+        if own and not override:
+            raise PromptProblem(
+                "the row has a system message of its own and --system gives another; "
+                "add --system-override to replace it"
+            )
+        own = [{"role": "system", "content": system}]
+    return [*own, *shots, *rest]

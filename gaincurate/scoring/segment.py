@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from gaincurate.errors import InputError, ModelError
 from gaincurate.files import digest_bytes
-from gaincurate.scoring.columns import Message
+from gaincurate.scoring.columns import Message, PromptProblem, with_additions
 from gaincurate.scoring.offsets import UndecodableError, decoded_offsets
 
 RULE = "last-user-message-stripped/1"
@@ -137,16 +137,10 @@ class Segmenter:
 
     def _full(self, messages: list[Message]) -> list[Message]:
         """The row's messages with the run's system message and examples put in."""
-        own = messages[:1] if messages and messages[0]["role"] == "system" else []
-        rest = messages[len(own) :]
-        if self._system is not None:
-            if own and not self._override:
-                raise _Refused(
-                    "the row has a system message of its own and --system gives another; "
-                    "add --system-override to replace it"
-                )
-            own = [{"role": "system", "content": self._system}]
-        return own + self._shots + rest
+        try:
+            return with_additions(messages, self._system, self._shots, override=self._override)
+        except PromptProblem as error:
+            raise _Refused(str(error)) from error
 
     def _render(self, messages: list[Message]) -> str:
         if not self._has_template:

@@ -1,0 +1,150 @@
+"""What a person sees of a run, while it is driven and after; knows nothing of how rounds are planned."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from gaincurate.cli import output
+from gaincurate.schedule.driver import View
+from gaincurate.schedule.run import Run
+from gaincurate.schedule.story import status
+
+
+class RoundsView(View):
+    """A line for each round, on stderr, and below it what the trainer says last where a person watches."""
+
+    def __init__(self, run: Run) -> None:
+        from rich.console import Console
+        from rich.status import Status
+
+        console = Console(stderr=True)
+        self._run = run
+        self._status = Status("", console=console) if console.is_terminal else None
+        self._text = ""
+
+    def __enter__(self) -> RoundsView:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+    def note(self, text: str) -> None:
+        """See `View`."""
+        output.note(text)
+
+    def training(self, round_: int, attempt: int, command: Sequence[str]) -> None:
+        """See `View`."""
+        again = f", attempt {attempt}" if attempt > 1 else ""
+        self._text = f"round {round_} of {self._run.config.rounds}{again}"
+        if self._status is not None:
+            self._status.start()
+        else:
+            output.note(f"{self._text}: {shlex.join(command)}")
+
+    def waiting(self, seconds: float, log: Path) -> None:
+        """See `View`."""
+        if self._status is not None:
+            from rich.text import Text
+
+            with log.open("rb") as file:
+                file.seek(max(0, log.stat().st_size - 1000))
+                lines = file.read().decode(errors="replace").splitlines()
+            last = output.plain(lines[-1])[:80] if lines else ""
+            self._status.update(Text(f"{self._text}  {seconds:,.0f} s  {last}"))
+
+    def round_done(self, round_: int, seconds: float) -> None:
+        """See `View`."""
+        found = status(self._run)
+        row = found["rounds"][round_]
+        mu = "" if row["mu"] is None else f"mu {row['mu']:,.1f}  "
+        drift = "" if row["drift"] is None else f"  drift {row['drift']:.3f}"
+        scoring = "" if not row["scoring_seconds"] else f"  scoring {row['scoring_seconds']:,.1f} s"
+        output.note(
+            f"round {round_}: {mu}accuracy {row['accuracy']:.3f}  effective {row['effective']:.2f}  "
+            f"{row['rollouts']:,} rollouts  {row['prompt_tokens']:,} prompt tokens  training {seconds:,.1f} s"
+            f"{scoring}{drift}"
+        )
+
+
+def print_status(found: dict[str, Any]) -> None:
+    """What `story.status` tells."""
+    newest = found["rounds"][-1]["round"]
+    where = "finished" if found["finished"] else f"round {newest} is out"
+    by = f" by {found['by']}" if found["by"] else ""
+    output.text(
+        f"{found['run']}: {found['strategy']}{by}, {found['budget']:,} of {found['rows']:,} prompts a round, "
+        f"{found['planned_rounds']} rounds; {where}"
+    )
+    output.table(
+        [
+            [
+                str(row["round"]),
+                output.number(row["mu"], ".1f"),
+                output.number(row["accuracy"], ".3f"),
+                output.number(row["effective"], ".3f"),
+                output.number(row["concentration"], ".3f"),
+                output.number(row["rollouts"], ",d"),
+                output.number(row["prompt_tokens"], ",d"),
+                output.number(row["drift"], ".3f"),
+                output.number(row["training_seconds"], ",.1f"),
+                output.number(row["scoring_seconds"], ",.1f"),
+            ]
+            for row in found["rounds"]
+        ],
+        [
+            "round", "mu", "accuracy", "0<p<1", "C", "rollouts", "prompt tokens", "drift", "training s",
+            "scoring s",
+        ],
+    )  # fmt: skip
+    whole = found["training_seconds"] + found["scoring_seconds"]
+    if whole:
+        output.text(
+            f"  {found['training_seconds']:,.1f} s of training, {found['scoring_seconds']:,.1f} s of scoring "
+            f"({found['scoring_seconds'] / whole:.0%})"
+        )
+    if found["late"]:
+        output.text(f"  {found['late']:,} prompts had outcomes that came after their round")
+    waiting = found["waiting"]
+    if waiting is not None:
+        output.text(
+            f"  round {waiting['round']}: outcomes for {waiting['prompts']:,} of {waiting['of']:,} prompts"
+        )
+        if waiting["problem"]:
+            output.text(f"  {waiting['problem']}")
+
+
+def print_forecast(found: dict[str, Any]) -> None:
+    """What `story.forecast` tells."""
+    rows = []
+    for entry in found["rounds"]:
+        ranks = entry.get("ranks")
+        rows.append(
+            [
+                str(entry["round"]),
+                "known" if entry["known"] else "to come",
+                f"{'' if entry['known'] else '~'}{entry['prompt_tokens']:,}",
+                f"{ranks[0]:,} to {ranks[2]:,}" if ranks else "-",
+                "yes" if entry["rescoring"] else "",
+            ]
+        )
+    output.table(rows, ["round", "prompts", "prompt tokens", "ranks", "re-scoring after it"])
+    for entry in found["rounds"]:
+        if entry.get("command"):
+            output.text(f"  round {entry['round']} runs: {shlex.join(entry['command'])}")
+    paths = found["mu"]
+    if paths and len(paths["rounds"]) > 1:
+        output.text()
+        output.text(f"mu, if every round had this accuracy (and C = {paths['concentration']:.3f} as now):")
+        names = ("all wrong", "on target", "all right")
+        rows = [
+            [str(round_), *(f"{paths[name][place]:,.0f}" for name in names)]
+            for place, round_ in enumerate(paths["rounds"])
+        ]
+        output.table(rows, ["round", *names])

@@ -1,0 +1,295 @@
+"""`gaincurate schedule`: opens a run, plans its rounds, drives a trainer, tells where it stands."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from gaincurate.cli import output
+from gaincurate.errors import InputError
+
+if TYPE_CHECKING:
+    from gaincurate.schedule.run import Run
+
+app = typer.Typer(no_args_is_help=True, help="Rounds of training data that follow the model.")
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def start(
+    scored: Annotated[Path, typer.Argument(metavar="DIR", help="A finished scored set.")],
+    run: Annotated[Path, typer.Option("--run", help="Folder for the run.")],
+    strategy: Annotated[
+        str,
+        typer.Option(
+            help="uniform, file-order, length, gain-rl, variance, or module:Class for a strategy of your own."
+        ),
+    ],
+    budget: Annotated[int, typer.Option(min=1, help="Distinct prompts in a round.")],
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds in the run.")],
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+    by: Annotated[
+        str | None, typer.Option(help="Column of the order. Default: the strategy's own (gain-rl: gc_angle).")
+    ] = None,
+    ascending: Annotated[
+        bool | None,
+        typer.Option("--ascending/--descending", help="Low values first. Default: high ones, for --by."),
+    ] = None,
+    sigma: Annotated[
+        str | None, typer.Option(help="gain-rl: width in ranks, or of the set (0.1N). Default: 1000.")
+    ] = None,
+    alpha: Annotated[float | None, typer.Option(help="gain-rl: sensitivity. Default: 2.")] = None,
+    beta: Annotated[float | None, typer.Option(help="gain-rl: target accuracy. Default: 0.5.")] = None,
+    step_range: Annotated[
+        str | None,
+        typer.Option(metavar="LO,HI", help="gain-rl: clamp of mu's step; 0,1000 is the released code's."),
+    ] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Another option of the strategy; repeatable."),
+    ] = None,
+    align_to: Annotated[
+        int, typer.Option(min=1, help="The trainer's prompts a batch, which the budget is a multiple of.")
+    ] = 1,
+    order: Annotated[
+        Literal["drawn", "rank"], typer.Option(help="Of the rows in a round: as drawn, or by rank.")
+    ] = "drawn",
+    reward_range: Annotated[
+        str, typer.Option(metavar="LO,HI", help="Rewards of a failure and of a success.")
+    ] = "0,1",
+    min_coverage: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of a round's prompts that must have an outcome.")
+    ] = 1.0,
+    bare: Annotated[
+        bool, typer.Option("--bare", help="Leave the scoring run's system message and examples out.")
+    ] = False,
+    with_scores: Annotated[
+        bool, typer.Option("--with-scores", help="Put all gc_ columns into data.parquet.")
+    ] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(help="{checkpoint} in round 0. Default: the model that scored the set."),
+    ] = None,
+    rescore: Annotated[
+        Literal["off", "round", "window", "full"],
+        typer.Option(
+            help="At checkpoints, score anew: nothing, the round's prompts, those that mu can reach, all."
+        ),
+    ] = "off",
+    rescore_every: Annotated[int, typer.Option(min=1, help="After so many rounds each.")] = 1,
+    probe: Annotated[
+        int, typer.Option(min=0, help="Prompts scored first, to see whether the rest pays; 0 for none.")
+    ] = 512,
+    drift: Annotated[
+        float, typer.Option(min=-1.0, max=1.0, help="The rest is left at this rank correlation or above.")
+    ] = 0.98,
+    scoring: Annotated[
+        str, typer.Option(help="More options for scoring anew, in one text ('--device cuda:1').")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Open a run over a scored set and write its round 0.
+
+    Example: gaincurate schedule start scored --run run --strategy gain-rl --budget 1024 --rounds 200
+    """
+    with output.reporting():
+        from pydantic import ValidationError
+
+        from gaincurate.schedule.config import RescoreConfig, ScheduleConfig
+        from gaincurate.schedule.rounds import start as open_run
+
+        given = _given(sigma=sigma, alpha=alpha, beta=beta, step_range=step_range, options=options or [])
+        low, high = _pair(reward_range, "--reward-range")
+        again = RescoreConfig(
+            what=rescore, every=rescore_every, probe=probe, drift=drift, options=shlex.split(scoring)
+        )
+        try:
+            config = ScheduleConfig(
+                scored=scored,
+                run=run,
+                strategy=strategy,
+                budget=budget,
+                rounds=rounds,
+                seed=seed,
+                by=by,
+                ascending=ascending,
+                options=given,
+                align_to=align_to,
+                order=order,
+                reward_low=low,
+                reward_high=high,
+                min_coverage=min_coverage,
+                bare=bare,
+                with_scores=with_scores,
+                model=model or _model_of(scored),
+                rescore=again,
+            )
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = "--" + "-".join(map(str, first["loc"])).replace("_", "-")
+            raise InputError(f"{name} {first['input']}: {first['msg'].lower()}.") from error
+        opened = open_run(config, output.note)
+        if as_json:
+            output.as_json({"run": str(run), "round": 0, **_paths(opened, 0)})
+            return
+        plan = opened.plan(0)
+        output.text(
+            f"{run}: round 0 of {rounds} is planned: {budget:,} of {opened.facts['rows']:,} prompts, "
+            f"{plan['forecast']['prompt_tokens']:,} prompt tokens"
+        )
+        output.text(f"  data: {opened.data(0)}")
+        output.text(f"  outcomes go to: {opened.outcomes(0)}")
+        output.text(f"  next: gaincurate schedule run {shlex.quote(str(run))} -- CMD ...")
+
+
+def _given(
+    *,
+    sigma: str | None,
+    alpha: float | None,
+    beta: float | None,
+    step_range: str | None,
+    options: list[str],
+) -> dict[str, Any]:
+    """The strategy's own options, those with a name here and those by --set."""
+    named = {"sigma": sigma, "alpha": alpha, "beta": beta}
+    given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
+    if step_range is not None:
+        given["step_low"], given["step_high"] = _pair(step_range, "--step-range")
+    for option in options:
+        name, equals, value = option.partition("=")
+        if not equals:
+            raise InputError(f"--set {option}: expected NAME=VALUE.")
+        try:
+            given[name] = json.loads(value)
+        except ValueError:
+            given[name] = value
+    return given
+
+
+def _pair(text: str, option: str) -> tuple[float, float]:
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError as error:
+        raise InputError(f"{option} {text}: expected two numbers, LO,HI.") from error
+    return low, high
+
+
+def _model_of(scored: Path) -> str | None:
+    """The model that scored a set, as a folder where it is one here."""
+    path = scored / "execution.jsonl"
+    if not path.exists():
+        return None
+    name: str = json.loads(path.read_text().splitlines()[-1])["model"]
+    if Path(name).exists():
+        return str(Path(name).resolve())
+    try:
+        from gaincurate.scoring.model import find_model
+
+        files = find_model(name)
+    except Exception:  # the packages or the model may not be on this machine: the trainer gets the name
+        return name
+    return str(files.weights[0] if files.gguf else files.folder)
+
+
+def _paths(run: Run, round_: int) -> dict[str, str]:
+    return {
+        "data": str(run.data(round_)),
+        "outcomes": str(run.outcomes(round_)),
+        "plan": str(run.round_folder(round_) / "plan.json"),
+    }
+
+
+@app.command(name="next")
+def next_(
+    run: RunFolder,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="What the round's training left, where a re-scoring is due.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take the newest round's outcomes, write the next round and print its folder.
+
+    Example: gaincurate schedule next run
+    """
+    again = f"Run the same command again to go on: {shlex.join(['gaincurate', *sys.argv[1:]])}"
+    with output.reporting(again):
+        from gaincurate.schedule.rounds import advance
+        from gaincurate.schedule.run import Run, working_on
+
+        opened = Run(run)
+        with working_on(run):
+            folder = advance(opened, None if checkpoint is None else str(checkpoint), output.note)
+        round_ = opened.state["round"]
+        if as_json:
+            done = folder is None
+            output.as_json({"finished": done, "round": round_, **({} if done else _paths(opened, round_))})
+        elif folder is None:
+            output.note(f"{run} is finished: all of its {opened.config.rounds} rounds are done")
+        else:
+            output.text(str(folder))
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def run(
+    run: RunFolder,
+    command: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="-- CMD ...",
+            help="The trainer; {data} {round} {checkpoint} {outcomes} {output} are filled in. Default: the "
+            "last one.",
+        ),
+    ] = None,
+    timeout: Annotated[float | None, typer.Option(min=0.0, help="Seconds for one round's training.")] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Train the newest round once more, though its trainer ended well.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the rounds that can be known and the forecast.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Drive a trainer through the rounds: run it, take its outcomes, score anew where due, plan the next.
+
+    Run the same command again after an interruption: it goes on where it was.
+
+    Example: gaincurate schedule run run -- python train.py --data {data} --model {checkpoint}
+    """
+    resume = f"Run the same command again to go on: {shlex.join(['gaincurate', *sys.argv[1:]])}"
+    with output.reporting(resume):
+        from gaincurate.cli.rounds import RoundsView, print_forecast, print_status
+        from gaincurate.schedule.driver import drive
+        from gaincurate.schedule.run import Run
+        from gaincurate.schedule.story import forecast, status
+
+        opened = Run(run)
+        if dry_run:
+            found = forecast(opened, command or [])
+            output.as_json(found) if as_json else print_forecast(found)
+            return
+        with RoundsView(opened) as view:
+            drive(opened, command or [], timeout=timeout, again=again, view=view)
+        found = status(opened)
+        output.as_json(found) if as_json else print_status(found)
+
+
+@app.command(name="status")
+def status_(run: RunFolder, as_json: AsJson = False) -> None:
+    """Tell where a run stands: mu, accuracy, drift, cost, round by round.
+
+    Example: gaincurate schedule status run
+    """
+    with output.reporting():
+        from gaincurate.cli.rounds import print_status
+        from gaincurate.schedule.run import Run
+        from gaincurate.schedule.story import status
+
+        found = status(Run(run))
+        output.as_json(found) if as_json else print_status(found)

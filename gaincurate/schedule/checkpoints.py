@@ -1,0 +1,87 @@
+"""Hugging Face checkpoints on disk: takes a folder that a trainer writes, yields the newest complete one.
+
+Complete: a configuration, safetensors whose headers account for every byte, and, where a trainer keeps its
+state beside them, that state too, since it is written last. Knows nothing of trainers beyond that.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+_DEPTH = 3
+_LARGEST_HEADER = 100_000_000  # safetensors' own limit
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint in a folder or up to three folders below it.
+
+    By the trainer's step where one is known, else by the time of its weights.
+    """
+    found = [path for path in _candidates(folder, _DEPTH) if why_incomplete(path) is None]
+    return max(found, key=_age, default=None)
+
+
+def why_incomplete(folder: Path) -> str | None:
+    """What a checkpoint lacks; None where it is complete."""
+    if not folder.is_dir():
+        return f"{folder} is no folder"
+    if not (folder / "config.json").is_file():
+        return f"{folder} has no config.json"
+    index, names = folder / "model.safetensors.index.json", ["model.safetensors"]
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return f"{index} is not finished"
+    for name in names:
+        if not (folder / name).is_file():
+            return f"{folder} has no {name}"
+        if not _whole(folder / name):
+            return f"{folder / name} is not finished"
+    if re.fullmatch(r"checkpoint-\d+", folder.name) and _state(folder) is None:
+        return f"{folder} has no finished trainer_state.json, which a trainer writes last"
+    return None
+
+
+def _candidates(folder: Path, depth: int) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    found = [folder] if (folder / "config.json").is_file() else []
+    if depth:
+        for below in sorted(folder.iterdir()):
+            if below.is_dir() and not below.is_symlink():
+                found += _candidates(below, depth - 1)
+    return found
+
+
+def _state(folder: Path) -> int | None:
+    """The step in `trainer_state.json`; None where there is none or it is not finished."""
+    try:
+        return int(json.loads((folder / "trainer_state.json").read_bytes())["global_step"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _age(folder: Path) -> tuple[int, float]:
+    step = _state(folder)
+    if step is None:
+        number = re.search(r"(\d+)\D*$", folder.name)
+        step = int(number[1]) if number else -1
+    return step, (folder / "config.json").stat().st_mtime
+
+
+def _whole(path: Path) -> bool:
+    """Whether a safetensors file has all the bytes that its header speaks of."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 0 < length <= min(size - 8, _LARGEST_HEADER):
+                return False
+            header = json.loads(file.read(length))
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        return bool(size == 8 + length + max(ends, default=0))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return False

@@ -1,0 +1,220 @@
+"""Drives an external trainer through a run: takes a command, yields finished rounds.
+
+Each round: run the command, take its outcomes, score anew where due, plan the next. What was done is on disk
+before the next thing begins, so a killed driver goes on where it was. Knows nothing of any trainer.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from gaincurate.errors import InputError, OutcomeError, TrainerError, storage_error
+from gaincurate.files import write_json
+from gaincurate.schedule.checkpoints import newest_checkpoint, why_incomplete
+from gaincurate.schedule.observed import take_outcomes
+from gaincurate.schedule.rescore import due
+from gaincurate.schedule.rounds import advance
+from gaincurate.schedule.run import Run, append_line, read_json, working_on
+from gaincurate.schedule.trainer import fill, train, trainer_lock
+from gaincurate.shards import Json
+
+NAMES = ("data", "round", "checkpoint", "outcomes", "output")
+_TRAINED, _COMMAND = "trained.json", "command.json"
+
+
+class View:
+    """Hears how a run goes; every method may be left as it is."""
+
+    def note(self, text: str) -> None:
+        """Something that a person should know."""
+
+    def training(self, round_: int, attempt: int, command: Sequence[str]) -> None:
+        """A trainer is about to start."""
+
+    def waiting(self, seconds: float, log: Path) -> None:
+        """It is at work."""
+
+    def round_done(self, round_: int, seconds: float) -> None:
+        """Its outcomes were taken and the next round is planned, or the run is finished."""
+
+
+def drive(
+    run: Run,
+    command: Sequence[str],
+    *,
+    timeout: float | None = None,
+    again: bool = False,
+    view: View | None = None,
+) -> None:
+    """Run the command for each round that is left.
+
+    Args:
+        run: the run.
+        command: the trainer, with names in braces; empty to take the one of the last time.
+        timeout: seconds for a round's training.
+        again: train the newest round once more although its trainer ended well.
+        view: what hears of it.
+
+    Raises:
+        TrainerError: the trainer failed, hung, or left no checkpoint where one is needed.
+        OutcomeError: its outcomes cannot be used.
+        LockedError: another process is at work on the run, or an earlier trainer still lives.
+    """
+    view = view or View()
+    with working_on(run.folder), trainer_lock(run.folder) as lock:
+        wanted = remembered(run, command)
+        while not (state := run.state).get("finished"):
+            round_ = state["round"]
+            done = run.round_folder(round_) / _TRAINED
+            if again or not done.exists():
+                _train(run, round_, wanted, lock, timeout, view)
+                again = False
+            with _pointing_at(run, round_):
+                take_outcomes(run, round_)
+            advance(run, _checkpoint_after(run, round_, wanted), view.note)
+            view.round_done(round_, float(read_json(done)["seconds"]))
+
+
+def remembered(run: Run, command: Sequence[str]) -> list[str]:
+    """The command to use: the one given, kept for the next time, or the one of the last time.
+
+    Raises:
+        InputError: there is neither.
+    """
+    path = run.folder / _COMMAND
+    if command:
+        write_json(path, list(command))
+        return list(command)
+    if not path.exists():
+        raise InputError(
+            f"no command: gaincurate schedule run {run.folder} -- python train.py --data {{data}} --model "
+            "{checkpoint} --outcomes {outcomes} --output {output}"
+        )
+    found: list[str] = list(read_json(path))
+    return found
+
+
+def names_of(run: Run, round_: int, checkpoint: str) -> dict[str, str]:
+    """What the names in braces stand for in a round; absolute paths."""
+    folder = run.round_folder(round_).resolve()
+    return {
+        "data": str(run.data(round_).resolve()),
+        "round": str(round_),
+        "checkpoint": checkpoint,
+        "outcomes": str(run.outcomes(round_).resolve()),
+        "output": str(folder / "output"),
+    }
+
+
+def checkpoint_before(run: Run, round_: int) -> str:
+    """What a round's training begins with: the model of the run, or what the last round left.
+
+    Raises:
+        TrainerError: it is gone.
+    """
+    for before in range(round_ - 1, -1, -1):
+        path = run.round_folder(before) / _TRAINED
+        found = read_json(path).get("checkpoint") if path.exists() else None
+        if found is not None:
+            if (why := why_incomplete(Path(found))) is not None:
+                raise TrainerError(
+                    f"round {round_} would begin with the checkpoint of round {before}, which is gone: "
+                    f"{why}. Restore it; a trainer that deletes old checkpoints must keep the newest."
+                )
+            return str(found)
+    return str(run.config.model)
+
+
+def _train(
+    run: Run, round_: int, command: Sequence[str], lock: IO[str], timeout: float | None, view: View
+) -> None:
+    folder = run.round_folder(round_)
+    names = names_of(run, round_, checkpoint_before(run, round_))
+    attempt = _begin_attempt(run, round_)
+    filled = fill(command, names)
+    environment = {f"GAINCURATE_{name.upper()}": value for name, value in names.items()}
+    log = folder / "trainer.log"
+    view.training(round_, attempt, filled)
+    try:
+        Path(names["output"]).mkdir(exist_ok=True)
+    except OSError as error:
+        raise storage_error(Path(names["output"]), error) from error
+    with _pointing_at(run, round_):
+        seconds = train(
+            filled,
+            environment={**environment, "GAINCURATE_ATTEMPT": str(attempt)},
+            log=log,
+            lock=lock,
+            timeout=timeout,
+            watch=lambda taken: view.waiting(taken, log),
+        )
+    found = newest_checkpoint(Path(names["output"]))
+    run.log(what="training", round=round_, attempt=attempt, seconds=seconds, command=shlex.join(filled))
+    write_json(
+        folder / _TRAINED,
+        {"attempt": attempt, "seconds": seconds, "ended": time.time(), "checkpoint": found and str(found)},
+    )
+
+
+def _begin_attempt(run: Run, round_: int) -> int:
+    """Number this attempt, and tell the outcomes' file of it where an earlier one wrote there."""
+    folder, path = run.round_folder(round_), run.outcomes(round_)
+    counter = folder / "attempt.json"
+    attempt = int(read_json(counter)["attempt"]) + 1 if counter.exists() else 1
+    write_json(counter, {"attempt": attempt})
+    try:
+        (folder / _TRAINED).unlink(missing_ok=True)
+        if path.exists() and (data := path.read_bytes()):
+            if not data.endswith(b"\n"):  # a killed trainer's half line
+                os.truncate(path, data.rfind(b"\n") + 1)
+            append_line(path, {"attempt": attempt})
+    except OSError as error:
+        raise storage_error(folder, error) from error
+    return attempt
+
+
+@contextmanager
+def _pointing_at(run: Run, round_: int) -> Iterator[None]:
+    """Say which round it was, and what to do, behind an error's own sentence."""
+    again = f"Nothing is lost: `gaincurate schedule run {shlex.quote(str(run.folder))}` "
+    try:
+        yield
+    except TrainerError as error:
+        raise TrainerError(
+            f"round {round_}: {error} {again}trains this round again.", **error.data
+        ) from error
+    except OutcomeError as error:
+        raise OutcomeError(
+            f"{error} {again}takes them up when they are right, and with --again trains the round anew.",
+            **error.data,
+        ) from error
+
+
+def _checkpoint_after(run: Run, round_: int, command: Sequence[str]) -> str | None:
+    """What a round's training left; None where nothing asks for it.
+
+    Raises:
+        TrainerError: something asks for it, and it is not there.
+    """
+    last = round_ + 1 == run.config.rounds
+    wanted = not last and any("{checkpoint}" in part for part in command)
+    if not wanted and not due(run.config, round_):
+        return None
+    found: Json = read_json(run.round_folder(round_) / _TRAINED)
+    checkpoint = found["checkpoint"]
+    why = why_incomplete(Path(checkpoint)) if checkpoint else "there is none"
+    if why is not None:
+        output = run.round_folder(round_) / "output"
+        raise TrainerError(
+            f"round {round_}: its trainer ended well but left no complete checkpoint below {output} ({why}), "
+            "which the next round or the re-scoring begins with. Let it save one there (config.json and "
+            f"safetensors), then `gaincurate schedule run {shlex.quote(str(run.folder))} --again` trains "
+            "this round anew."
+        )
+    return str(checkpoint)

@@ -1,0 +1,224 @@
+"""Scoring anew at a checkpoint: takes a run and a checkpoint, yields a new set, a new order, or neither.
+
+A fixed probe goes first; while its ranks are as they were, the rest is left. Scoring is `gaincurate score` in
+a process of its own, so nothing here loads a model and what it took is free again for the trainer. Every new
+set is of one checkpoint alone, and killed work goes on where it was. Knows nothing of strategies but which
+ranks they can reach.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gaincurate.errors import GaincurateError, InputError, OutputError
+from gaincurate.files import write_atomic, write_stream
+from gaincurate.schedule.checkpoints import why_incomplete
+from gaincurate.schedule.config import ScheduleConfig
+from gaincurate.schedule.noise import Floats, Ints, permutation
+from gaincurate.schedule.order import Order, build, permute
+from gaincurate.schedule.run import Run, round_name
+from gaincurate.schema import ID, PREFIX, SCORE_FIELDS
+from gaincurate.scored_set import ScoredSet
+from gaincurate.shards import MANIFEST, Json
+from gaincurate.stats import spearman
+
+_SCORES = {field.name for field in SCORE_FIELDS[1:]}
+_COUNTS = ("gc_prompt_tokens", "gc_prefix_tokens", "gc_question_tokens")
+_PROBE_STREAM = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Rescored:
+    """What came of it; every name is None where nothing changed.
+
+    `scores` is the set that C_t is taken from, `probe` the one that later probes are held against, `order`
+    the digest of a new order and `ordered_by` the set it goes by. `drift` is the probe's rank correlation.
+    """
+
+    scores: str | None = None
+    probe: str | None = None
+    order: str | None = None
+    ordered_by: str | None = None
+    drift: float | None = None
+
+    def changes(self) -> Json:
+        """What changes in a run's state."""
+        names = ("scores", "probe", "order", "ordered_by")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+def due(config: ScheduleConfig, round_: int) -> bool:
+    """Whether prompts are scored anew after this round."""
+    what, every = config.rescore.what, config.rescore.every
+    return what != "off" and (round_ + 1) % every == 0 and round_ + 1 < config.rounds
+
+
+def rescore(
+    run: Run, state: Json, selector: Any, checkpoint: str | None, note: Callable[[str], None]
+) -> Rescored:
+    """Score with the round's checkpoint what the run asks for.
+
+    Raises:
+        InputError: no checkpoint, or one that is not complete.
+        GaincurateError: the scoring failed; its own sentence, and where its log is.
+        OutputError: the checkpoint reads the prompts as other tokens than the model of the first scores.
+    """
+    config, round_ = run.config.rescore, int(state["round"])
+    if checkpoint is None:
+        raise InputError(
+            f"a re-scoring is due after round {round_} (--rescore {config.what}) and there is no checkpoint: "
+            "give --checkpoint to `schedule next`, or let the trainer write one below {output}."
+        )
+    if (why := why_incomplete(Path(checkpoint))) is not None:
+        raise InputError(f"the checkpoint of round {round_} cannot be used: {why}.", path=checkpoint)
+    name, drift, probe = f"scores/{round_name(round_)}", None, None
+    if config.probe:
+        drift, probe = _probe(run, state, checkpoint, f"{name}-probe", note)
+        if drift is not None and drift >= config.drift:
+            note(
+                f"round {round_}: the probe's rank correlation with the scores in use is {drift:.3f}, so the "
+                "rest is not scored anew"
+            )
+            return Rescored(drift=drift)
+    by, ascending = run.config.by, bool(run.config.ascending)
+    order = run.find_order(state["order"])
+    if config.what == "full":
+        found = _scored(run, round_, checkpoint, name, None)
+        build(run.next_order, found, by, ascending=ascending)
+    elif config.what == "window":
+        first, last = selector.reach(config.every)
+        ranks = np.arange(first, last + 1)
+        rows = np.union1d(order.rows[ranks], np.asarray(state["rows"], np.int64))
+        found = _scored(run, round_, checkpoint, name, rows)
+        ids = run.scored.take(order.rows[ranks]).column(ID).to_pylist()
+        permute(run.next_order, order, ranks, ids, _values(found, ids, by), ascending=ascending)
+    else:
+        _scored(run, round_, checkpoint, name, np.asarray(state["rows"], np.int64))
+        return Rescored(scores=name, probe=probe, drift=drift)
+    return Rescored(name, probe, Order(run.next_order).digest, name, drift)
+
+
+def probe_rows(run: Run) -> Ints:
+    """`[probe]`: the fixed probe's rows, evenly at random from the whole set, sorted."""
+    rows, size = run.facts["rows"], run.config.rescore.probe
+    return np.sort(permutation(run.config.seed, 0, _PROBE_STREAM, rows)[:size])
+
+
+def _probe(
+    run: Run, state: Json, checkpoint: str, name: str, note: Callable[[str], None]
+) -> tuple[float | None, str]:
+    """The probe's rank correlation with the scores in use; None where they are too few or all equal."""
+    rows = probe_rows(run)
+    by = run.config.by if run.config.by in _SCORES else "gc_angle"
+    found = _scored(run, state["round"], checkpoint, name, rows)
+    ids = run.scored.take(rows).column(ID).to_pylist()
+    # The probe of the checkpoint whose scores are in use: values of two checkpoints never meet in an order,
+    # their ranks may be compared.
+    before = ScoredSet(run.set_folder(state["probe"]), verify=False)
+    drift = spearman(_values(before, ids, by), _values(found, ids, by))
+    run.log(what="drift", round=state["round"], drift=drift, against=state["probe"])
+    return drift, name
+
+
+def _values(scored: ScoredSet, ids: list[str], name: str | None) -> Floats:
+    """A score column at these ids."""
+    places = pc.index_in(pa.array(ids, pa.string()), value_set=scored.column(ID).combine_chunks())
+    column = pc.cast(scored.column(name or "gc_angle").combine_chunks(), pa.float64())
+    found: Floats = column.take(places).to_numpy(zero_copy_only=False)
+    return found
+
+
+def _scored(run: Run, round_: int, checkpoint: str, name: str, rows: Ints | None) -> ScoredSet:
+    """The set of these rows under the checkpoint, scored now unless it is there; None for all rows."""
+    out = run.folder / name
+    if not (out / MANIFEST).exists():
+        begin = time.perf_counter()
+        _score(run, round_, checkpoint, out, rows)
+        run.log(
+            what="scoring", round=round_, set=name, seconds=time.perf_counter() - begin, checkpoint=checkpoint
+        )
+    found = ScoredSet(out, verify=False)
+    _same_prompts(run, found, rows)
+    return found
+
+
+def _score(run: Run, round_: int, checkpoint: str, out: Path, rows: Ints | None) -> None:
+    base, work = run.scored, run.folder / "work"
+    work.mkdir(exist_ok=True)
+    if rows is None:
+        data = str(base.folder / "shard-*.arrow")
+    else:
+        source = base.take(rows)
+        kept = [n for n in source.column_names if not n.startswith(PREFIX) or n == ID]
+        data = str(work / f"{out.name}.arrow")
+        table = source.select(kept).combine_chunks()
+        with write_stream(Path(data)) as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+    command = [sys.executable, "-m", "gaincurate", "score", data, "--model", checkpoint, "--out", str(out)]
+    command += [*options_of(base.identity, work), *run.config.rescore.options]
+    log = run.round_folder(round_) / "scoring.log"
+    out.parent.mkdir(exist_ok=True)
+    with log.open("ab") as file:
+        code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file).returncode
+    if code:
+        said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        raise GaincurateError(
+            f"scoring the checkpoint of round {round_} failed: {said[-1] if said else f'exit code {code}'} "
+            f"(log: {log}). What was scored is kept; run the same command again to go on.",
+            log=str(log),
+        )
+
+
+def options_of(identity: Json, work: Path) -> list[str]:
+    """The options of `gaincurate score` that read prompts and states as a set's own run did.
+
+    Args:
+        identity: of that set.
+        work: a folder for the texts that options take from files.
+    """
+    source, segmentation = identity["source"], identity.get("segmentation", {})
+    found = ["--id-column", ID, "--prompt-column", source["prompt_column"]]
+    system = segmentation.get("system")
+    if system is not None and system.startswith("@"):  # which would name a file
+        write_atomic(work / "system.txt", f"{system}\n".encode())
+        found.append(f"--system=@{work / 'system.txt'}")
+    elif system is not None:
+        found.append(f"--system={system}")
+    if segmentation.get("system_override"):
+        found.append("--system-override")
+    if segmentation.get("shots"):
+        write_atomic(work / "shots.json", json.dumps(segmentation["shots"]).encode())
+        found += ["--shots", str(work / "shots.json")]
+    if segmentation.get("template_kwargs"):
+        found += ["--template-kwargs", json.dumps(segmentation["template_kwargs"])]
+    if segmentation.get("max_length"):
+        found += ["--max-length", str(segmentation["max_length"])]
+    if segmentation.get("overlong") == "truncate":
+        found += ["--on-overlong", "truncate"]
+    found += ["--site", identity["site"], "--inter-weight", repr(identity.get("inter_weight", 1.0))]
+    if identity.get("layer") is not None:
+        found += ["--layer", str(identity["layer"])]
+    return [*found, "--dtype", identity["dtype"]]
+
+
+def _same_prompts(run: Run, found: ScoredSet, rows: Ints | None) -> None:
+    """The same rows, read as as many tokens in each span: else the scores are of other prompts."""
+    base = run.scored if rows is None else run.scored.take(rows)
+    for name in (ID, *_COUNTS):
+        if base.column(name).to_pylist() != found.column(name).to_pylist():
+            raise OutputError(
+                f"{found.folder} has other prompts than the run's scored set ({name} differs): does the "
+                "checkpoint have the tokenizer and the chat template of the model that scored the set?",
+                column=name,
+            )

@@ -1,0 +1,242 @@
+"""The composer: takes a scored set and what came back, yields the next round.
+
+observe -> re-score where due -> move -> draw -> write. A round's plan depends on the scored set, the seed and
+the outcomes alone. Knows nothing of how a round is trained.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gaincurate.errors import InputError
+from gaincurate.files import write_json
+from gaincurate.schedule import base
+from gaincurate.schedule.config import ScheduleConfig
+from gaincurate.schedule.noise import Ints
+from gaincurate.schedule.observed import Note, concentration_of, late_outcomes, silent, take_outcomes
+from gaincurate.schedule.order import Order, build
+from gaincurate.schedule.rescore import Rescored, due, rescore
+from gaincurate.schedule.rows import training_rows, write_rows
+from gaincurate.schedule.run import BASE, FORMAT, ORDER, RUN, Run, making
+from gaincurate.schema import ID, SCORE_FIELDS
+from gaincurate.scored_set import ScoredSet
+from gaincurate.shards import Json
+
+_KEPT = ("order", "ordered_by", "scores", "probe")
+
+
+def start(config: ScheduleConfig, note: Note = silent) -> Run:
+    """Open a run and write its round 0.
+
+    Raises:
+        InputError: an option does not go with the set or with another option.
+        OutputError: the scored set is unfinished or damaged, or the run's folder holds something.
+        LockedError: another process starts the same run.
+    """
+    scored = ScoredSet(config.scored)
+    kind = base.load(config.strategy)
+    options = base.check_options(config.strategy, kind, config.options)
+    by = config.by or kind.by
+    ascending = config.ascending
+    if ascending is None:
+        ascending = kind.ascending if by == kind.by else False
+    _check(config, scored, kind, by)
+    with making(config.run) as folder:
+        scored.verify()
+        missing = build(folder / ORDER, scored, by, ascending=ascending)
+        if missing:
+            note(f"{missing:,} rows have no {by}; they come last")
+        angles = pc.min_max(scored.column("gc_angle"))
+        facts = {
+            "format": FORMAT,
+            "config": {**config.model_dump(mode="json"), "by": by, "ascending": ascending},
+            "params": options.model_dump(mode="json"),
+            "scores": {
+                "folder": str(config.scored.resolve()),
+                "relative": os.path.relpath(config.scored, config.run),
+                "manifest": scored.manifest_hash,
+            },
+            "rows": len(scored),
+            "rows_without_value": missing,
+            "angles": [angles["min"].as_py(), angles["max"].as_py()],
+        }
+        write_json(folder / RUN, facts)
+        run = Run(folder)
+        state = {
+            "order": Order(folder / ORDER).digest,
+            "ordered_by": BASE,
+            "scores": BASE,
+            "probe": BASE,
+            "taken": {},
+        }
+        _write_round(run, selector_of(run), 0, state, {})
+    return Run(config.run)
+
+
+def _check(config: ScheduleConfig, scored: ScoredSet, kind: type[base.Selector], by: str | None) -> None:
+    rows, align = len(scored), config.align_to
+    if config.budget > rows:
+        raise InputError(
+            f"--budget {config.budget:,} is over the {rows:,} rows of {config.scored}; a round's prompts are "
+            "distinct."
+        )
+    if config.budget % align:
+        near = [
+            n for n in (config.budget // align * align, -(-config.budget // align) * align) if 0 < n <= rows
+        ]
+        raise InputError(
+            f"--budget {config.budget:,} is no multiple of --align-to {align:,}; the nearest are "
+            f"{' and '.join(f'{n:,}' for n in near) or 'none that the set has rows for'}."
+        )
+    if not config.reward_low < config.reward_high or not math.isfinite(
+        config.reward_high - config.reward_low
+    ):
+        raise InputError(
+            f"--reward-range {config.reward_low:g},{config.reward_high:g}: the first must be "
+            "less than the second."
+        )
+    what = config.rescore.what
+    if what in ("window", "full") and by not in {field.name for field in SCORE_FIELDS[1:]}:
+        raise InputError(
+            f"--rescore {what} needs an order by a score column, and "
+            + (f"strategy {config.strategy} goes by {by}." if by else f"strategy {config.strategy} has none.")
+            + " Use --rescore round or off."
+        )
+    if what == "window" and not hasattr(kind, "reach"):
+        raise InputError(
+            f"--rescore window: strategy {config.strategy} does not say which ranks it can reach; use full."
+        )
+
+
+def selector_of(run: Run, state: Json | None = None) -> base.Selector:
+    """A run's selector at its start, or as a state left it."""
+    config, low_high = run.config, run.facts["angles"]
+    pool = base.Pool(run.facts["rows"], config.budget, config.seed, (low_high[0], low_high[1]))
+    selector = base.build(config.strategy, pool, config.options)
+    if state is not None:
+        selector.restore(state["selector"])
+    return selector
+
+
+def advance(run: Run, checkpoint: str | None = None, note: Note = silent) -> Path | None:
+    """Take the newest round's outcomes and write the next one; call it while holding `working_on`.
+
+    Args:
+        run: the run.
+        checkpoint: what the round's training left; needed where a re-scoring is due.
+        note: told what a person should know.
+
+    Returns:
+        The next round's folder; None where that was the last round.
+
+    Raises:
+        InputError: the outcomes cannot be used, or a checkpoint is needed; nothing is changed.
+        GaincurateError: the re-scoring failed; what was scored is kept.
+    """
+    state, config = run.state, run.config
+    if state.get("finished"):
+        raise InputError(f"{run.folder} is finished: all of its {config.rounds} rounds are done.")
+    round_ = state["round"]
+    run.settle_order(state["order"])
+    found = take_outcomes(run, round_, note)
+    late, taken = late_outcomes(run, state, found)
+    selector = selector_of(run, state)
+    fresh = rescore(run, state, selector, checkpoint, note) if due(config, round_) else Rescored()
+    state = {key: state[key] for key in ("rows", *_KEPT)} | fresh.changes() | {"taken": taken}
+    rows = np.asarray(state["rows"], np.int64)
+    concentration = concentration_of(run, state["scores"], run.ids(round_), rows)
+    assert found.accuracy is not None  # or the coverage was refused
+    tallies = list(found.tallies.values())
+    selector.observe(
+        base.Observed(
+            round_,
+            rows,
+            np.array([math.fsum(tally.successes) for tally in tallies]),
+            np.array([len(tally.successes) - math.fsum(tally.successes) for tally in tallies]),
+            found.accuracy,
+            concentration,
+            late,
+        )
+    )
+    inputs = {
+        "round": round_,
+        "accuracy": found.accuracy,
+        "effective": found.effective,
+        "concentration": concentration,
+        "concentration_from": state["scores"],
+        "prompts": sum(bool(t.successes or t.unjudged) for t in tallies),
+        "rollouts": found.rollouts,
+        "unjudged": found.unjudged,
+        "late": len(late[0]),
+        "repeated": found.repeated,
+        "void": found.void,
+        "completion_tokens": found.tokens,
+        "rescored": fresh.scores,
+        "drift": fresh.drift,
+    }
+    if round_ + 1 < config.rounds:
+        _write_round(run, selector, round_ + 1, state, inputs)
+        return run.round_folder(round_ + 1)
+    last = {"format": FORMAT, "round": round_, **state, "selector": selector.state()}
+    run.commit({**last, "inputs": inputs, "metrics": selector.metrics(), "finished": True}, None)
+    return None
+
+
+def _write_round(run: Run, selector: base.Selector, round_: int, state: Json, inputs: Json) -> None:
+    """Draw a round and write its rows, its state and, at last, its plan."""
+    config, order = run.config, run.find_order(state["order"])
+    ranks = np.asarray(selector.draw(round_), np.int64)
+    _check_draw(config, ranks, len(order))
+    if config.order == "rank":
+        ranks = np.sort(ranks)
+    rows = order.rows[ranks]
+    table = run.scored.take(rows)
+    run.round_folder(round_).mkdir(parents=True, exist_ok=True)
+    shown = training_rows(table, run.scored.identity, bare=config.bare, with_scores=config.with_scores)
+    write_rows(run.data(round_), shown)
+    metrics = selector.metrics()
+    plan = {
+        "format": FORMAT,
+        "round": round_,
+        "ids": table.column(ID).to_pylist(),
+        "strategy": config.strategy,
+        "params": run.facts["params"],
+        "mu": metrics.get("mu"),
+        "sigma": metrics.get("sigma"),
+        "metrics": metrics,
+        "order": {"by": config.by, "ordered_by": state["ordered_by"], "digest": state["order"]},
+        "inputs": inputs,
+        "forecast": _forecast(table, ranks),
+    }
+    kept = {"format": FORMAT, "round": round_, **state, "rows": rows.tolist()}
+    run.commit({**kept, "selector": selector.state(), "finished": False}, plan)
+
+
+def _check_draw(config: ScheduleConfig, ranks: Ints, count: int) -> None:
+    """A user's own strategy may be wrong; a round that is must not be written."""
+    wrong = None
+    if ranks.shape != (config.budget,):
+        wrong = f"drew {ranks.shape} ranks for a budget of {config.budget}"
+    elif len(np.unique(ranks)) < len(ranks):
+        wrong = "drew a rank twice"
+    elif ranks.min() < 0 or ranks.max() >= count:
+        wrong = f"drew a rank outside 0 to {count - 1}"
+    if wrong:
+        raise InputError(f"strategy {config.strategy} {wrong}.")
+
+
+def _forecast(table: pa.Table, ranks: Ints) -> Json:
+    """What a round will be made of, before it is trained."""
+    angles = table.column("gc_angle").to_numpy()
+    return {
+        "prompt_tokens": int(table.column("gc_prompt_tokens").to_numpy().sum()),
+        "mean_question_tokens": float(table.column("gc_question_tokens").to_numpy().mean()),
+        "mean_angle": math.fsum(angles.tolist()) / len(angles),
+        "ranks": [int(ranks.min()), float(np.median(ranks)), int(ranks.max())],
+    }

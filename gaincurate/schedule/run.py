@@ -1,0 +1,286 @@
+"""A run's folder (contract 2): takes a path, yields its facts, state and rounds, each whole or absent.
+
+A round exists when its `plan.json` does; beside it lies the state that it was planned with, so a kill between
+two writes loses nothing. `state.json` of the run is a copy of the newest. Knows nothing of what a plan means.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gaincurate.errors import LockedError, OutputError, storage_error
+from gaincurate.files import reading, remove_temporaries, write_json
+from gaincurate.schedule.config import ScheduleConfig
+from gaincurate.schedule.order import Order
+from gaincurate.scored_set import ScoredSet
+from gaincurate.shards import Json
+
+FORMAT = 1
+BASE = "base"
+"""The name of the scored set that a run began with, among the sets that orders and plans name."""
+RUN, ORDER = "run.json", "order.arrow"
+_STATE, _PLAN, _NEXT_ORDER = "state.json", "plan.json", "order-next.arrow"
+_LOCK = "lock"
+
+
+def round_name(round_: int) -> str:
+    """`00000`, ..."""
+    return f"{round_:05d}"
+
+
+class Run:
+    """A run that was started.
+
+    Args:
+        folder: the run's folder.
+
+    Raises:
+        OutputError: no run, one of another format, a damaged file, or its scored set is gone or another.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        path = self.folder / RUN
+        with reading(path):
+            if not path.exists():
+                raise OutputError(
+                    f"{folder} is no run: it has no {RUN}. `gaincurate schedule start DIR --run {folder} "
+                    "--strategy S --budget N --rounds R` opens one.",
+                    path=str(folder),
+                )
+        self.facts = read_json(path)
+        if self.facts.get("format") != FORMAT:
+            raise OutputError(
+                f"{folder} has format {self.facts.get('format')}, this version reads {FORMAT}; use the "
+                "gaincurate version that opened it."
+            )
+        self.config = ScheduleConfig(**self.facts["config"])
+        self._scored: ScoredSet | None = None
+
+    @property
+    def scored(self) -> ScoredSet:
+        """The scored set that the run was opened with.
+
+        Raises:
+            OutputError: it is gone, or its manifest is another one.
+        """
+        if self._scored is None:
+            relative = self.folder / self.facts["scores"]["relative"]
+            folder = relative if relative.exists() else Path(self.facts["scores"]["folder"])
+            found = ScoredSet(folder, verify=False)
+            if found.manifest_hash != self.facts["scores"]["manifest"]:
+                raise OutputError(
+                    f"{folder} is not the scored set that {self.folder} was opened with: its manifest has "
+                    "another hash. Put that set back, or start a new run.",
+                    path=str(folder),
+                )
+            self._scored = found
+        return self._scored
+
+    @property
+    def state(self) -> Json:
+        """The newest state.
+
+        Raises:
+            OutputError: it is damaged.
+        """
+        path = self.folder / _STATE
+        copy = read_json(path) if path.exists() else {"round": 0}
+        newest = int(copy["round"])
+        while (self.round_folder(newest + 1) / _PLAN).exists():
+            newest += 1
+        if newest == copy["round"] and path.exists():
+            return copy
+        return read_json(self.round_folder(newest) / _STATE)  # killed before the copy was written
+
+    def round_folder(self, round_: int) -> Path:
+        """A round's own folder."""
+        return self.folder / "rounds" / round_name(round_)
+
+    def plan(self, round_: int) -> Json:
+        """A round's plan."""
+        return read_json(self.round_folder(round_) / _PLAN)
+
+    def ids(self, round_: int) -> list[str]:
+        """The ids of a round's prompts, as planned."""
+        found: list[str] = self.plan(round_)["ids"]
+        return found
+
+    def rows(self, round_: int) -> list[int]:
+        """Their rows in the scored set."""
+        found: list[int] = read_json(self.round_folder(round_) / _STATE)["rows"]
+        return found
+
+    def outcomes(self, round_: int) -> Path:
+        """Where a round's outcomes go."""
+        return self.round_folder(round_) / "outcomes.jsonl"
+
+    def data(self, round_: int) -> Path:
+        """A round's training rows."""
+        return self.round_folder(round_) / "data.parquet"
+
+    def set_folder(self, name: str) -> Path:
+        """The folder of a scored set by the name that plans give it."""
+        return self.scored.folder if name == BASE else self.folder / name
+
+    def find_order(self, digest: str) -> Order:
+        """The order with this content, in use or about to be.
+
+        Raises:
+            OutputError: there is none.
+        """
+        for path in (self.order_path, self.next_order):
+            if path.exists() and (found := Order(path)).digest == digest:
+                return found
+        raise OutputError(
+            f"{self.order_path} is missing or is not the order that the run's state goes with; restore it.",
+            path=str(self.order_path),
+        )
+
+    def settle_order(self, digest: str) -> None:
+        """Put the order of the newest state in its place; a kill can come before that."""
+        if self.next_order.exists():
+            if Order(self.next_order).digest == digest:
+                self.next_order.replace(self.order_path)
+            else:
+                self.next_order.unlink()
+
+    @property
+    def next_order(self) -> Path:
+        """Where an order is written that is to take the place of the one in use."""
+        return self.folder / _NEXT_ORDER
+
+    @property
+    def order_path(self) -> Path:
+        """The order in use."""
+        return self.folder / ORDER
+
+    def commit(self, state: Json, plan: Json | None) -> None:
+        """Write a planned round, or with no plan the run's last state. Its data must be there already."""
+        if plan is not None:
+            folder = self.round_folder(plan["round"])
+            write_json(folder / _STATE, state)
+            write_json(folder / _PLAN, plan)
+        write_json(self.folder / _STATE, state)
+        self.settle_order(state["order"])
+
+    def log(self, **facts: object) -> None:
+        """Append to `execution.jsonl`, where times and attempts are."""
+        append_line(self.folder / "execution.jsonl", facts)
+
+    def executions(self) -> list[Json]:
+        """What was logged; an unfinished last line is left out."""
+        path = self.folder / "execution.jsonl"
+        if not path.exists():
+            return []
+        return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+
+
+@contextmanager
+def making(folder: Path) -> Iterator[Path]:
+    """A folder to make a run in, which becomes `folder` at the end, whole; on an error nothing does.
+
+    Raises:
+        OutputError: there is something in `folder`.
+        LockedError: another process starts the same run.
+        StorageError: the file system refused.
+    """
+    refuse_taken(folder)
+    beside = folder.with_name(f".{folder.name}.starting")
+    with working_on(beside):
+        try:
+            for path in beside.iterdir():  # of a start that was killed
+                if path.name != _LOCK:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            yield beside
+            refuse_taken(folder)
+            beside.replace(folder)
+        except BaseException:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
+
+
+def refuse_taken(folder: Path) -> None:
+    """See that a run may be started in a folder: a new or empty one.
+
+    Raises:
+        OutputError: it holds a run, or something else.
+    """
+    if (folder / RUN).exists():
+        raise OutputError(
+            f"{folder} is a run already; go on with `gaincurate schedule next` or `run`, or give "
+            "another --run.",
+            path=str(folder),
+        )
+    with reading(folder):
+        if os.path.lexists(folder) and not folder.is_dir():
+            raise OutputError(f"--run {folder} is no folder; give the name of a folder.", path=str(folder))
+        others = [path.name for path in folder.iterdir()] if folder.exists() else []
+    if others:
+        raise OutputError(
+            f"--run {folder} already holds {min(others)!r} and is no run; give a new or empty folder.",
+            path=str(folder),
+        )
+
+
+def read_json(path: Path) -> Json:
+    """A JSON object of ours.
+
+    Raises:
+        OutputError: it is missing or damaged.
+        StorageError: it cannot be read.
+    """
+    try:
+        with reading(path):
+            found: Json = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise OutputError(f"{path} is damaged; restore it from a copy.", path=str(path)) from error
+    return found
+
+
+def append_line(path: Path, value: object) -> None:
+    """Append one line of JSON, behind a line break where a killed writer left a piece.
+
+    Raises:
+        StorageError: the file system refused.
+    """
+    try:
+        with path.open("ab+") as file:
+            end = file.seek(0, os.SEEK_END)
+            if end:
+                file.seek(end - 1)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")
+            file.write((json.dumps(value, ensure_ascii=False) + "\n").encode())
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+@contextmanager
+def working_on(folder: Path) -> Iterator[None]:
+    """Hold the right to change a run.
+
+    Raises:
+        LockedError: another process has it.
+        StorageError: the folder cannot be made, or has no locks.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / _LOCK).open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise LockedError(
+                    f"another process is at work on {folder}; wait for it, or stop it and run this again.",
+                    path=str(folder),
+                ) from None
+            remove_temporaries(folder)
+            yield
+    except OSError as error:
+        raise storage_error(folder, error) from error

@@ -1,0 +1,160 @@
+"""What a run's folder tells: takes a run, yields its rounds so far and what can be said of those to come.
+
+Knows nothing of how it is shown.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gaincurate.errors import OutcomeError
+from gaincurate.schedule.driver import checkpoint_before, names_of
+from gaincurate.schedule.observed import rules_of
+from gaincurate.schedule.outcomes import read_outcomes
+from gaincurate.schedule.rescore import due
+from gaincurate.schedule.rounds import selector_of
+from gaincurate.schedule.run import Run
+from gaincurate.schedule.trainer import fill
+from gaincurate.shards import Json
+
+
+def status(run: Run) -> Json:
+    """Where a run stands, and every round so far.
+
+    Returns:
+        Plain values: the run's facts, `rounds` with one entry each (what it was drawn with, what came back,
+        how long it took), sums of seconds, and `waiting`, what the newest round has so far.
+    """
+    state, config = run.state, run.config
+    finished, newest = bool(state.get("finished")), int(state["round"])
+    seconds = _seconds(run)
+    rounds: list[Json] = []
+    for round_ in range(newest + 1):
+        plan = run.plan(round_)
+        last = finished and round_ == newest
+        seen = state["inputs"] if last else run.plan(round_ + 1)["inputs"] if round_ < newest else {}
+        rounds.append(
+            {
+                "round": round_,
+                "mu": plan["mu"],
+                **{name: seen.get(name) for name in _SEEN},
+                "metrics": plan["metrics"],
+                "prompt_tokens": plan["forecast"]["prompt_tokens"],
+                "training_seconds": seconds.get(("training", round_)),
+                "scoring_seconds": seconds.get(("scoring", round_)),
+            }
+        )
+    return {
+        "run": str(run.folder),
+        "strategy": config.strategy,
+        "params": run.facts["params"],
+        "by": config.by,
+        "budget": config.budget,
+        "rows": run.facts["rows"],
+        "planned_rounds": config.rounds,
+        "finished": finished,
+        "rescore": config.rescore.model_dump(),
+        "rounds": rounds,
+        "training_seconds": sum(v for (what, _), v in seconds.items() if what == "training"),
+        "scoring_seconds": sum(v for (what, _), v in seconds.items() if what == "scoring"),
+        "late": sum(entry["late"] or 0 for entry in rounds),
+        "waiting": None if finished else _waiting(run, newest),
+        "metrics": state.get("metrics"),
+    }
+
+
+_SEEN = (
+    "accuracy",
+    "effective",
+    "concentration",
+    "concentration_from",
+    "prompts",
+    "rollouts",
+    "unjudged",
+    "late",
+    "repeated",
+    "void",
+    "completion_tokens",
+    "rescored",
+    "drift",
+)
+
+
+def _seconds(run: Run) -> dict[tuple[str, int], float]:
+    found: dict[tuple[str, int], float] = {}
+    for entry in run.executions():
+        if entry["what"] in ("training", "scoring"):
+            key = (entry["what"], entry["round"])
+            found[key] = found.get(key, 0.0) + entry["seconds"]
+    return found
+
+
+def _waiting(run: Run, round_: int) -> Json:
+    """What the newest round's file has; a problem in it is told, not raised."""
+    path, size = run.outcomes(round_), run.config.budget
+    told: Json = {"round": round_, "prompts": 0, "of": size, "accuracy": None, "problem": None}
+    if path.exists():
+        try:
+            found = read_outcomes(path, round_, run.ids(round_), run.ids, rules_of(run.config))
+        except OutcomeError as error:
+            return told | {"problem": str(error)}
+        told["prompts"] = sum(bool(t.successes or t.unjudged) for t in found.tallies.values())
+        told["accuracy"] = found.accuracy
+    return told
+
+
+def forecast(run: Run, command: list[str]) -> Json:
+    """The rounds to come: what is known of each, and what mu may do.
+
+    Args:
+        run: the run.
+        command: the trainer's, with names in braces; may be empty.
+
+    Returns:
+        Plain values: `rounds`, each with its number, whether a re-scoring follows it and, where it is known,
+        its prompts' ids or tokens and the filled-in command; `mu`, for a strategy that has one, at each round
+        to come if every accuracy were 0, the target, or 1, with C_t as it is now.
+    """
+    state, config = run.state, run.config
+    scored, newest = run.scored, int(state["round"])
+    left = [] if state.get("finished") else list(range(newest, config.rounds))
+    mean_tokens = float(np.mean(scored.column("gc_prompt_tokens").to_numpy())) if left else 0.0
+    selector, order = selector_of(run, state), run.find_order(state["order"])
+    rounds: list[Json] = []
+    for round_ in left:
+        entry: Json = {"round": round_, "known": True, "rescoring": due(config, round_)}
+        if round_ == newest:
+            plan = run.plan(round_)
+            entry |= {"ids": plan["ids"], **plan["forecast"]}
+            names = names_of(run, round_, checkpoint_before(run, round_))
+            entry["command"] = fill(command, names)
+        elif selector.foresees:
+            ranks = np.asarray(selector.draw(round_))
+            table = scored.take(order.rows[ranks])
+            tokens = int(table.column("gc_prompt_tokens").to_numpy().sum())
+            entry |= {"ids": table.column("gc_id").to_pylist(), "prompt_tokens": tokens}
+        else:
+            entry |= {"known": False, "prompt_tokens": round(mean_tokens * config.budget)}
+        rounds.append(entry)
+    return {"rounds": rounds, "mu": _paths(run, state, left)}
+
+
+def _paths(run: Run, state: Json, left: list[int]) -> Json | None:
+    """Mu at each round, by the accuracy that all rounds might have."""
+    if not left or not hasattr(selector_of(run, state), "step"):
+        return None
+    concentration = state["inputs"].get("concentration") if state.get("inputs") else None
+    if concentration is None:
+        concentration = run.plan(left[0])["forecast"]["mean_angle"]
+    target = run.facts["params"].get("beta", 0.5)
+    found: Json = {"concentration": concentration, "rounds": left}
+    for name, accuracy in (("all wrong", 0.0), ("on target", target), ("all right", 1.0)):
+        selector: Any = selector_of(run, state)
+        path = [selector.mu]
+        for _ in left[1:]:
+            selector.move(accuracy, concentration)
+            path.append(selector.mu)
+        found[name] = path
+    return found

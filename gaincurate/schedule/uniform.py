@@ -1,0 +1,83 @@
+"""The two plain controls: every prompt once a pass, at random or in the order of the set.
+
+A round that the end of a pass cuts through takes its rest from the next pass, and what it would take twice
+waits until that pass's end, so a round's prompts are distinct and each pass has every prompt once.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from gaincurate.schedule import base
+from gaincurate.schedule.base import Json, Observed, Pool
+from gaincurate.schedule.noise import Ints, permutation
+
+
+class Uniform:
+    """Passes over the set, each in a random order of its own.
+
+    Args:
+        pool: what is drawn from.
+        options: none.
+    """
+
+    Options: ClassVar[type[base.Options]] = base.Options
+    by: ClassVar[str | None] = None
+    ascending: ClassVar[bool] = True
+    foresees: ClassVar[bool] = True
+
+    def __init__(self, pool: Pool, options: base.Options) -> None:
+        self._pool = pool
+        self._pass = self._cursor = 0
+        self._last: list[int] = []
+        """What the round that began this pass had taken from the one before: it comes last here."""
+        self._order: Ints | None = None
+
+    def draw(self, round_: int) -> Ints:
+        """`[budget]` distinct ranks."""
+        size = self._pool.budget
+        found = self._rest()[:size]
+        self._cursor += len(found)
+        if len(found) < size:
+            self._pass, self._cursor, self._order = self._pass + 1, 0, None
+            self._last = found.tolist()
+            more = self._rest()[: size - len(found)]
+            self._cursor = len(more)
+            found = np.concatenate([found, more])
+        return found
+
+    def _rest(self) -> Ints:
+        """What this pass has left, in order."""
+        if self._order is None:
+            order = self._shuffled()
+            late = np.isin(order, np.asarray(self._last, np.int64))
+            self._order = np.concatenate([order[~late], order[late]])
+        return self._order[self._cursor :]
+
+    def _shuffled(self) -> Ints:
+        return permutation(self._pool.seed, self._pass, 1, self._pool.rows)
+
+    def observe(self, observed: Observed) -> None:
+        """Nothing that comes back changes what is drawn."""
+
+    def state(self) -> Json:
+        """See `Selector`."""
+        return {"pass": self._pass, "cursor": self._cursor, "last": self._last}
+
+    def restore(self, state: Json) -> None:
+        """See `Selector`."""
+        self._pass, self._cursor, self._last = state["pass"], state["cursor"], list(state["last"])
+        self._order = None
+
+    def metrics(self) -> dict[str, float]:
+        """See `Selector`."""
+        return {"pass": self._pass + self._cursor / self._pool.rows}
+
+
+class FileOrder(Uniform):
+    """Passes over the set in its own order, or in that of a column (`--by`)."""
+
+    def _shuffled(self) -> Ints:
+        return np.arange(self._pool.rows)

@@ -1,0 +1,69 @@
+"""Runs over scored sets made by hand: the scheduler's side without a model."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import sets
+from gaincurate.schedule.config import RescoreConfig, ScheduleConfig
+from gaincurate.schedule.rounds import start
+from gaincurate.schedule.run import Run
+
+TRAINER = Path(__file__).with_name("fake_trainer.py")
+COMMAND = [sys.executable, str(TRAINER), "{data}", "{round}", "{checkpoint}", "{outcomes}", "{output}"]
+
+
+def some_set(folder: Path, rows: int = 60, shards: int = 3, seed: int = 0) -> Path:
+    """A finished set with angles and lengths at random."""
+    random = np.random.default_rng(seed)
+    made = [
+        sets.scored_row(f"id{i:04d}", f"question {i}", float(random.random()), int(random.integers(3, 90)))
+        for i in range(rows)
+    ]
+    size = -(-rows // shards)
+    return sets.make_set(folder, [made[k : k + size] for k in range(0, rows, size)])
+
+
+def begin(folder: Path, *, rows: int = 60, **options: Any) -> Run:
+    """A run of gain-rl over such a set, unless told otherwise."""
+    scored = folder / "set"
+    if not scored.exists():
+        some_set(scored, rows)
+    given: dict[str, Any] = {"strategy": "gain-rl", "budget": 8, "rounds": 3, "options": {"sigma": "0.1N"}}
+    given |= {"scored": scored, "run": folder / "run", "model": "the-model"} | options
+    if given["strategy"] != "gain-rl" and "options" not in options:
+        given["options"] = {}
+    if isinstance(given.get("rescore"), dict):
+        given["rescore"] = RescoreConfig(**given["rescore"])
+    return start(ScheduleConfig(**given))
+
+
+def report(
+    run: Run, reward: Callable[[str, int], Any] = lambda gc_id, sample: sample % 2, samples: int = 2
+) -> None:
+    """Write outcomes for the newest round."""
+    round_ = run.state["round"]
+    lines = [
+        {"gc_id": gc_id, "reward": reward(gc_id, sample), "round": round_, "sample": sample}
+        for gc_id in run.ids(round_)
+        for sample in range(samples)
+    ]
+    write(run, round_, lines)
+
+
+def write(run: Run, round_: int, lines: Sequence[Any]) -> None:
+    """Append lines to a round's outcomes, texts as they are."""
+    with run.outcomes(round_).open("a") as file:
+        for line in lines:
+            file.write((line if isinstance(line, str) else json.dumps(line)) + "\n")
+
+
+def plans(run: Run) -> list[bytes]:
+    """All plans, byte by byte."""
+    return [path.read_bytes() for path in sorted(run.folder.glob("rounds/*/plan.json"))]
