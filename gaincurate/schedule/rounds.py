@@ -174,12 +174,12 @@ def advance(run: Run, checkpoint: str | None = None, note: Note = silent) -> Pat
         "rollouts": found.rollouts,
         "unjudged": found.unjudged,
         "late": len(late[0]),
-        "repeated": found.repeated,
-        "void": found.void,
         "completion_tokens": found.tokens,
         "rescored": fresh.scores,
         "drift": fresh.drift,
     }
+    # Not in the plan, which a trainer that was killed and run again must not change.
+    run.log(what="outcomes", round=round_, repeated=found.repeated, void=found.void)
     if round_ + 1 < config.rounds:
         _write_round(run, selector, round_ + 1, state, inputs)
         return run.round_folder(round_ + 1)

@@ -28,6 +28,7 @@ def status(run: Run) -> Json:
         how long it took), sums of seconds, and `waiting`, what the newest round has so far.
     """
     state, config = run.state, run.config
+    counts = {entry["round"]: entry for entry in run.executions() if entry["what"] == "outcomes"}
     finished, newest = bool(state.get("finished")), int(state["round"])
     seconds = _seconds(run)
     rounds: list[Json] = []
@@ -40,6 +41,7 @@ def status(run: Run) -> Json:
                 "round": round_,
                 "mu": plan["mu"],
                 **{name: seen.get(name) for name in _SEEN},
+                **{name: counts.get(round_, {}).get(name) for name in ("repeated", "void")},
                 "metrics": plan["metrics"],
                 "prompt_tokens": plan["forecast"]["prompt_tokens"],
                 "training_seconds": seconds.get(("training", round_)),
@@ -74,8 +76,6 @@ _SEEN = (
     "rollouts",
     "unjudged",
     "late",
-    "repeated",
-    "void",
     "completion_tokens",
     "rescored",
     "drift",

@@ -23,6 +23,7 @@ from gaincurate.errors import LockedError, TrainerError, storage_error
 
 _GRACE = 10.0  # seconds between asking a trainer to end and ending it
 _LOOK = 0.2
+_FREED = 2.0  # seconds that a killed process may take to let go of the lock
 _SAID = 2000  # bytes of a log's end that an error quotes from
 
 
@@ -49,14 +50,19 @@ def trainer_lock(folder: Path) -> Iterator[IO[str]]:
     except OSError as error:
         raise storage_error(path, error) from error
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LockedError(
-                f"a process that an earlier `schedule run` started is still at work (it holds {path}; "
-                f"`fuser {path}` names it). Stop it, then run this again.",
-                path=str(path),
-            ) from None
+        end = time.monotonic() + _FREED
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise LockedError(
+                        "a process that an earlier `schedule run` started is still at work (it holds "
+                        f"{path}; `fuser {path}` names it). Stop it, then run this again.",
+                        path=str(path),
+                    ) from None
+            time.sleep(_LOOK)
         yield file
 
 
@@ -126,6 +132,7 @@ def train(
             _end(process)
             raise
     if process.returncode:
+        _end(process)
         how = (
             f"was ended by {signal.Signals(-process.returncode).name}"
             if process.returncode < 0
@@ -138,15 +145,14 @@ def train(
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask all of the trainer to end, then end it."""
-    for number, patience in ((signal.SIGTERM, _GRACE), (signal.SIGKILL, None)):
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        try:
-            process.wait(patience)
-            return
-        except subprocess.TimeoutExpired:
-            continue
+    """Ask all of the trainer to end, then end what is left of it."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_GRACE)
+    with suppress(ProcessLookupError):  # its children may not have listened, whether it did or not
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _last_line(log: Path) -> str:

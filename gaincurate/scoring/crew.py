@@ -21,6 +21,8 @@ from gaincurate.scoring.packed import PackedPrefill
 from gaincurate.scoring.prefill import Prefill
 from gaincurate.scoring.segment import Segmented
 
+_PATIENCE = 10.0  # seconds for a worker to end by itself
+
 
 class Crew:
     """Worker processes on the CPU; use it in a `with` statement.
@@ -85,8 +87,10 @@ class Crew:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for process, pipe in self._members:
-            pipe.close()
+        for _, pipe in self._members:
+            pipe.close()  # which a worker that waits takes as its end
+        for process, _ in self._members:
+            process.join(_PATIENCE)
             process.terminate()
             process.join()
 

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from gaincurate.schedule.checkpoints import newest_checkpoint, why_incomplete
+
+
+def checkpoint(folder: Path, step: int | None = None, shards: int = 0) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    if shards:
+        names = [f"model-{k}.safetensors" for k in range(shards)]
+        for name in names:
+            save_file({name: np.zeros((3, 4), np.float32)}, folder / name)
+        index = {"weight_map": {name: name for name in names}}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    else:
+        save_file(
+            {"w": np.zeros((3, 4), np.float32), "v": np.zeros(0, np.int64)}, folder / "model.safetensors"
+        )
+    if step is not None:
+        (folder / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    return folder
+
+
+def test_the_newest_is_the_one_with_the_largest_step(tmp_path: Path) -> None:
+    for step in (2, 10, 9):
+        checkpoint(tmp_path / f"checkpoint-{step}", step)
+    assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+
+
+def test_folders_below_and_the_folder_itself_count(tmp_path: Path) -> None:
+    assert newest_checkpoint(tmp_path / "none") is None
+    assert newest_checkpoint(checkpoint(tmp_path / "a", shards=2)) == tmp_path / "a"
+    checkpoint(tmp_path / "b/global_step_3/actor")
+    assert newest_checkpoint(tmp_path / "b") == tmp_path / "b/global_step_3/actor"
+    os.utime(tmp_path / "a/config.json", (1, 1))
+    checkpoint(tmp_path / "c/x")
+    checkpoint(tmp_path / "c/y")
+    os.utime(tmp_path / "c/x/config.json", (2e9, 2e9))
+    assert newest_checkpoint(tmp_path / "c") == tmp_path / "c/x"
+
+
+def test_every_prefix_of_a_weight_file_is_unfinished(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "c")
+    data = (folder / "model.safetensors").read_bytes()
+    assert why_incomplete(folder) is None
+    for size in range(len(data)):
+        (folder / "model.safetensors").write_bytes(data[:size])
+        assert why_incomplete(folder) == f"{folder / 'model.safetensors'} is not finished"
+        assert newest_checkpoint(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "why"),
+    [
+        ("config.json", None, "has no config.json"),
+        ("model-1.safetensors", None, "has no model-1.safetensors"),
+        ("model.safetensors.index.json", "{", "is not finished"),
+        ("trainer_state.json", None, "has no finished trainer_state.json, which a trainer writes last"),
+        ("trainer_state.json", '{"global_st', "has no finished trainer_state.json"),
+    ],
+)
+def test_what_is_missing_is_named(tmp_path: Path, name: str, text: str | None, why: str) -> None:
+    folder = checkpoint(tmp_path / "checkpoint-4", 4, shards=2)
+    if text is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_text(text)
+    found = why_incomplete(folder)
+    assert found is not None
+    assert why in found
+    assert newest_checkpoint(tmp_path) is None

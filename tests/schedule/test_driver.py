@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import runs
+from gaincurate.errors import GaincurateError, InputError, OutcomeError, TrainerError
+from gaincurate.schedule.driver import View, drive
+from gaincurate.schedule.run import Run
+from gaincurate.schedule.story import status
+
+SCRIPT, PLACES = runs.COMMAND[:2], runs.COMMAND[2:]
+
+
+def command(*options: str) -> list[str]:
+    return [*SCRIPT, *options, *PLACES]
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A checkpoint that is complete and tiny."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    save_file({"w": np.zeros(3, np.float32)}, folder / "model.safetensors")
+    return folder
+
+
+def test_a_run_is_driven_to_its_end_and_the_folder_tells_the_story(tmp_path: Path, weights: Path) -> None:
+    run = runs.begin(tmp_path)
+
+    events: list[Any] = []
+
+    class Heard(View):
+        def training(self, round_: int, attempt: int, command: Any) -> None:
+            events.append((round_, attempt, command[-3]))
+
+        def round_done(self, round_: int, seconds: float) -> None:
+            events.append(round_)
+
+    drive(run, command("--model", str(weights)), view=Heard())
+    outputs = [str(run.round_folder(k).resolve() / "output" / f"checkpoint-{k + 1}") for k in range(3)]
+    assert events == [(0, 1, "the-model"), 0, (1, 1, outputs[0]), 1, (2, 1, outputs[1]), 2]
+    found = status(run)
+    assert found["finished"]
+    assert [row["round"] for row in found["rounds"]] == [0, 1, 2]
+    assert all(row["training_seconds"] > 0 and 0 <= row["accuracy"] <= 1 for row in found["rounds"])
+    assert found["rounds"][2]["mu"] > 0
+    assert found["waiting"] is None
+    assert "round 1 begins with" in (run.round_folder(1) / "trainer.log").read_text()
+    with pytest.raises(GaincurateError, match="no command"):
+        drive(Run(runs.begin(tmp_path, run=tmp_path / "other").folder), [])
+
+
+def test_an_attempt_that_died_is_replaced_and_the_plans_are_the_same(tmp_path: Path) -> None:
+    whole, broken = runs.begin(tmp_path / "a"), runs.begin(tmp_path / "b")
+    drive(whole, [*SCRIPT, *PLACES[:2], "none", *PLACES[3:]])
+    dying = [*SCRIPT, "--mode", "die", *PLACES[:2], "none", *PLACES[3:]]
+    for _ in range(3):
+        with pytest.raises(
+            TrainerError, match=r"round \d: the trainer failed with exit code 1; its log is .*"
+        ):
+            drive(Run(broken.folder), dying)
+    drive(Run(broken.folder), [])  # the same command again
+    assert runs.plans(whole) == runs.plans(broken)
+    inputs = [row["void"] for row in status(broken)["rounds"]]
+    assert inputs == [8, 8, 8]  # two prompts of four rollouts were taken back each round
+
+
+def test_failures_name_round_and_log_and_lose_nothing(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path)
+    for mode, error, sentence in (
+        ("fail", TrainerError, "round 0: the trainer failed with exit code 3; its log is"),
+        ("hang", TrainerError, "round 0: the trainer took longer than 0.5 s (--timeout) and was ended"),
+        ("silent", OutcomeError, "round 0 has no outcomes"),
+    ):
+        with pytest.raises(error) as caught:
+            drive(Run(run.folder), command("--mode", mode), timeout=0.5 if mode == "hang" else None)
+        assert sentence in str(caught.value)
+        assert f"Nothing is lost: `gaincurate schedule run {run.folder}`" in str(caught.value)
+    assert run.state["round"] == 0
+    # Its trainer ended well, so it is not run again: the outcomes are looked at anew.
+    with pytest.raises(OutcomeError, match="round 0 has no outcomes"):
+        drive(Run(run.folder), command())
+    with pytest.raises(OutcomeError, match="outcomes for 2 of its 8 prompts"):
+        drive(Run(run.folder), command("--mode", "few"), again=True)
+    with pytest.raises(TrainerError, match="round 0: its trainer ended well but left no complete checkpoint"):
+        drive(Run(run.folder), command(), again=True)
+
+
+def test_without_the_checkpoints_name_none_is_needed(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, rounds=2)
+    drive(run, [*SCRIPT, *PLACES[:2], "none", *PLACES[3:]])
+    assert run.state["finished"]
+
+
+def test_a_deleted_checkpoint_is_missed_before_the_next_round_is_trained(
+    tmp_path: Path, weights: Path
+) -> None:
+    run = runs.begin(tmp_path)
+    with pytest.raises(TrainerError):
+        drive(run, command("--model", str(weights), "--mode", "fail"))
+    stop = [*command("--model", str(weights)), "{round}"]
+
+    class StopAtTwo(View):
+        def training(self, round_: int, attempt: int, command: Any) -> None:
+            if round_ == 1:
+                (run.round_folder(0) / "output/checkpoint-1/model.safetensors").unlink()
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        drive(run, stop[:-1], view=StopAtTwo())
+    with pytest.raises(
+        TrainerError, match="round 1 would begin with the checkpoint of round 0, which is gone: "
+    ):
+        drive(Run(run.folder), [])
+
+
+def test_the_environment_has_the_names_too(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, rounds=1)
+    code = (
+        "import os, json, pyarrow.parquet as pq; e = os.environ\n"
+        "ids = pq.read_table(e['GAINCURATE_DATA'])['gc_id'].to_pylist()\n"
+        "rows = [{'gc_id': i, 'reward': 1, 'round': int(e['GAINCURATE_ROUND'])} for i in ids]\n"
+        "open(e['GAINCURATE_OUTCOMES'], 'w').write('\\n'.join(map(json.dumps, rows)) + '\\n')\n"
+        "print(e['GAINCURATE_CHECKPOINT'], os.path.isdir(e['GAINCURATE_OUTPUT']), e['GAINCURATE_ATTEMPT'])"
+    )
+    drive(run, [sys.executable, "-c", code])
+    assert "the-model True 1" in (run.round_folder(0) / "trainer.log").read_text()
+
+
+def test_an_unwritable_command_file_or_a_strange_one_is_told(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path)
+    with pytest.raises(InputError, match=r"no command: gaincurate schedule run .* -- python train.py"):
+        drive(run, [])
+    assert json.loads((run.folder / "run.json").read_text())["format"] == 1

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gaincurate.errors import InputError
+from gaincurate.schedule.base import Observed, Pool, build
+from gaincurate.schedule.gaussian import GainRL, GaussianOptions
+
+
+def selector(rows: int = 5000, budget: int = 1000, **options: Any) -> GainRL:
+    return GainRL(Pool(rows, budget, seed=1), GaussianOptions(**options))
+
+
+def observed(accuracy: float, concentration: float) -> Observed:
+    nothing = np.zeros(0)
+    return Observed(0, nothing.astype(np.int64), nothing, nothing, accuracy, concentration)
+
+
+def expected_counts(rows: int, mu: float, sigma: float, draws: int) -> np.ndarray:
+    """Closed form, in plain probabilities."""
+    weights = np.exp(-((np.arange(rows) - mu) ** 2) / (2 * sigma**2))
+    found: np.ndarray = draws * weights / weights.sum()
+    return found
+
+
+@pytest.mark.parametrize("mu", [0.0, 150.0, 299.0])
+def test_the_first_drawn_rank_has_the_closed_forms_distribution(mu: float) -> None:
+    rows, sigma, draws = 300, 30.0, 12_000
+    chosen = selector(rows, 4, sigma=sigma)
+    chosen.mu = mu
+    counts = np.bincount([chosen.draw(round_)[0] for round_ in range(draws)], minlength=rows)
+    expected = expected_counts(rows, mu, sigma, draws)
+    bins = np.cumsum(expected) // 100  # cells of about a hundred expected draws
+    seen = np.bincount(bins.astype(int), counts)
+    wanted = np.bincount(bins.astype(int), expected)
+    full = wanted > 20
+    statistic = ((seen - wanted)[full] ** 2 / wanted[full]).sum()
+    degrees = full.sum() - 1
+    assert statistic < degrees + 3.1 * math.sqrt(2 * degrees) + 5  # about the .999 quantile
+
+
+def test_two_thirds_of_the_weight_is_on_the_first_sigma_ranks() -> None:
+    weights = np.exp(selector(7473, sigma=1000).log_weights(0, 7473))
+    assert weights[:1000].sum() / weights.sum() == pytest.approx(0.683, abs=0.001)
+
+
+def test_mu_follows_the_formula_to_the_last_digit() -> None:
+    random = np.random.default_rng(4)
+    rows, budget = 20_000, 1024
+    chosen = selector(rows, budget, alpha=2.0, beta=0.5)
+    mu = np.float64(0)
+    for _ in range(50):
+        accuracy, concentration = random.random(), random.random() * 1.5
+        mu = mu + budget / 2 * np.tanh(2 * (accuracy - 0.5)) + budget / 2 * np.tanh(2 * concentration)
+        mu = np.clip(mu, 0, rows - 1)
+        chosen.observe(observed(accuracy, concentration))
+        assert chosen.mu == pytest.approx(float(mu), abs=1e-9)
+
+
+def test_known_steps() -> None:
+    # notes on the released code, n = 1000: C .1 .2 .3 .5 and accuracy .25 .5 .75 1
+    for concentration, step in ((0.1, 99), (0.2, 190), (0.3, 269), (0.5, 381)):
+        assert selector().step(0.5, concentration) == pytest.approx(step, abs=0.7)
+    for accuracy, step in ((0.25, -231), (0.5, 0), (0.75, 231), (1.0, 381)):
+        assert selector().step(accuracy, 0.0) == pytest.approx(step, abs=0.7)
+
+
+def test_at_the_target_accuracy_only_the_angle_moves_mu() -> None:
+    assert selector(beta=0.3).step(0.3, 0.0) == 0
+    assert selector(beta=0.3).step(0.3, 0.4) == pytest.approx(500 * math.tanh(0.8))
+
+
+def test_the_released_codes_variant_never_goes_back() -> None:
+    plain, released = selector(rows=10**6), selector(rows=10**6, step_low=0, step_high=1000, scale=500)
+    for chosen in (plain, released):
+        chosen.mu = 5000.0
+        chosen.observe(observed(0.0, -0.5))
+    assert plain.mu < 5000
+    assert released.mu == 5000
+    capped = selector(scale=5000, step_high=1000)
+    capped.observe(observed(1.0, 1.0))
+    assert capped.mu == 1000
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 40),
+    st.data(),
+    st.sampled_from(["1", "1e-6", "1000", "0.1N", "1e12", "3N"]),
+    st.lists(st.tuples(st.floats(0, 1), st.floats(-2, 2)), max_size=5),
+    st.sampled_from([0.0, 1.0, 1e9]),
+)
+def test_mu_stays_in_the_list_and_every_draw_is_distinct(
+    rows: int, data: st.DataObject, sigma: str, steps: list[tuple[float, float]], scale: float
+) -> None:
+    budget = data.draw(st.integers(1, rows))
+    chosen = selector(rows, budget, sigma=sigma, scale=scale)
+    for round_, (accuracy, concentration) in enumerate([*steps, (1.0, 2.0)]):
+        ranks = chosen.draw(round_)
+        assert len(set(ranks.tolist())) == budget
+        assert 0 <= ranks.min() <= ranks.max() < rows
+        chosen.observe(observed(accuracy, concentration))
+        assert 0 <= chosen.mu <= rows - 1
+        first, last = chosen.reach(1)
+        assert 0 <= first <= chosen.mu <= last <= rows - 1
+
+
+def test_mu_driven_far_past_the_end_still_draws_the_end() -> None:
+    chosen = selector(rows=500, budget=20, sigma=5, scale=1e6)
+    for _ in range(3):
+        chosen.observe(observed(1.0, 1.0))
+    assert chosen.mu == 499
+    assert chosen.draw(0).min() > 450
+
+
+def test_every_mu_that_a_round_can_reach_is_in_its_window() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        chosen = GainRL(Pool(3000, 100, 1, (0.2, 1.4)), GaussianOptions(sigma="10"))
+        chosen.mu = float(random.integers(0, 3000))
+        first, last = chosen.reach(3)
+        for _ in range(3):
+            chosen.observe(observed(random.random(), random.uniform(0.2, 1.4)))
+            assert first + 29 <= chosen.mu + 30 <= last + 31
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (
+            {"sigma": "wide"},
+            "sigma = 'wide': a width is a number of ranks over 0 (1000) or a share of the set",
+        ),
+        ({"sigma": "0"}, "sigma = '0': a width is a number of ranks over 0"),
+        ({"sigma": "nanN"}, "sigma = 'nanN': a width"),
+        ({"scale": -1}, "scale = -1: the scale is 0 or more."),
+        ({"alpha": "much"}, "strategy gain-rl: alpha = 'much': Input should be a valid number"),
+        ({"temper": 1}, "strategy gain-rl has no option 'temper'; it has: sigma, alpha, beta, scale,"),
+    ],
+)
+def test_bad_options_are_refused(options: dict[str, object], sentence: str) -> None:
+    with pytest.raises(InputError) as caught:
+        build("gain-rl", Pool(10, 2, 0), options)
+    assert sentence in str(caught.value)

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gaincurate.schedule import noise
+from gaincurate.schedule.noise import draw, draw_within, permutation, uniforms
+
+
+def test_uniforms_are_these_numbers_on_every_machine() -> None:
+    # From Philox4x64-10 itself (Salmon et al., SC'11), not from NumPy's distributions.
+    found = uniforms(7, 3, 0, 0, 4)
+    assert found.tolist() == [_philox(7, 3, 0, block)[i] for block, i in ((1, 0), (1, 1), (1, 2), (1, 3))]
+    assert uniforms(7, 3, 2, 4, 6).tolist() == _philox(7, 3, 2, 2)[:2]
+
+
+def _philox(seed: int, round_: int, stream: int, block: int) -> list[float]:
+    """Ten rounds on the counter (block, 0, round, stream), written from the paper."""
+    mask = 2**64 - 1
+    counter, key = [block, 0, round_, stream], [seed, 0]
+    for _ in range(10):
+        first = 0xD2E7470EE14C6C93 * counter[0]
+        second = 0xCA5A826395121157 * counter[2]
+        counter = [
+            (second >> 64) ^ counter[1] ^ key[0],
+            second & mask,
+            (first >> 64) ^ counter[3] ^ key[1],
+            first & mask,
+        ]
+        key = [(key[0] + 0x9E3779B97F4A7C15) & mask, (key[1] + 0xBB67AE8584CAA73B) & mask]
+    return [((value >> 11) + 0.5) / 2**53 for value in counter]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**64 - 1), st.integers(0, 10**6), st.integers(0, 30), st.integers(0, 40))
+def test_any_part_of_a_stream_is_the_same_numbers(seed: int, round_: int, start: int, count: int) -> None:
+    whole = uniforms(seed, round_, 1, 0, 4 * start + count)
+    assert np.array_equal(uniforms(seed, round_, 1, 4 * start, 4 * start + count), whole[4 * start :])
+    assert ((whole > 0) & (whole < 1)).all()
+
+
+def test_a_part_begins_at_a_multiple_of_four() -> None:
+    with pytest.raises(ValueError, match="start 3 is no multiple of 4"):
+        uniforms(0, 0, 0, 3, 9)
+
+
+def test_a_permutation_has_everything_once_and_is_another_each_time() -> None:
+    first, second = permutation(1, 0, 0, 1000), permutation(1, 1, 0, 1000)
+    assert sorted(first.tolist()) == list(range(1000))
+    assert (first == second).mean() < 0.02
+
+
+def test_draws_do_not_depend_on_how_the_items_are_cut_into_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    weights = random.normal(size=1000)
+    kinds = random.integers(0, 3, 1000).astype(np.int8)
+
+    def all_of() -> list[list[int]]:
+        found = draw_within(
+            1000, [5, 50, 2000], lambda a, b: weights[a:b], lambda a, b: kinds[a:b], seed=3, round_=1
+        )
+        return [items.tolist() for items, _ in found]
+
+    whole = all_of()
+    monkeypatch.setattr(noise, "_BLOCK", 64)
+    assert all_of() == whole
+    # Brute force: all keys at once.
+    keys = weights - np.log(-np.log(uniforms(3, 1, 0, 0, 1000)))
+    for kind, size in enumerate([5, 50, 2000]):
+        own = np.flatnonzero(kinds == kind)
+        assert whole[kind] == own[np.argsort(-keys[own])][:size].tolist()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 60), st.data(), st.floats(-1e300, 1e300))
+def test_any_weights_give_distinct_items(count: int, data: st.DataObject, extreme: float) -> None:
+    size = data.draw(st.integers(1, count))
+    weights = np.where(np.arange(count) % 3 == 0, extreme, 0.0)
+    found = draw(count, size, lambda a, b: weights[a:b], seed=5, round_=2)
+    assert len(set(found.tolist())) == size
+    assert set(found.tolist()) <= set(range(count))
+
+
+def test_drawn_one_after_the_other_with_these_weights() -> None:
+    p = np.array([0.5, 0.25, 0.15, 0.07, 0.03])
+    rounds = 20_000
+    pairs = np.zeros((5, 5))
+    for round_ in range(rounds):
+        first, second = draw(5, 2, lambda a, b: np.log(p[a:b]), seed=11, round_=round_)
+        pairs[first, second] += 1
+    expected = rounds * p[:, None] * p[None, :] / (1 - p[:, None])
+    np.fill_diagonal(expected, 0)
+    off = ~np.eye(5, dtype=bool)
+    chi_square = ((pairs - expected)[off] ** 2 / expected[off]).sum()
+    assert pairs.trace() == 0
+    assert chi_square < 43.8  # .999 quantile of chi-square with 19 degrees of freedom

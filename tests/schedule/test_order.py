@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import runs
+import sets
+from gaincurate.errors import InputError, OutputError
+from gaincurate.schedule.order import Order, build, permute
+from gaincurate.scored_set import ScoredSet
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.sampled_from([0.1, 0.2, 0.25, 0.5]), min_size=1, max_size=12), st.booleans())
+def test_an_order_is_sorted_by_value_and_equal_ones_by_id(
+    tmp_path_factory: pytest.TempPathFactory, angles: list[float], ascending: bool
+) -> None:
+    folder = tmp_path_factory.mktemp("order")
+    ids = [f"{(7 * i) % 13:02d}" for i in range(len(angles))]
+    rows = [sets.scored_row(gc_id, angle=angle) for gc_id, angle in zip(ids, angles, strict=True)]
+    scored = ScoredSet(sets.make_set(folder / "set", [rows[:5], rows[5:]]))
+    assert build(folder / "o.arrow", scored, "gc_angle", ascending=ascending) == 0
+    order = Order(folder / "o.arrow")
+    sign = 1 if ascending else -1
+    expected = sorted(range(len(angles)), key=lambda k: (sign * np.float32(angles[k]), ids[k]))
+    assert order.rows.tolist() == expected
+    assert order.values.tolist() == [float(np.float32(angles[k])) for k in expected]
+
+
+@pytest.mark.parametrize("ascending", [False, True])
+def test_rows_without_a_value_come_last_whatever_the_direction(tmp_path: Path, ascending: bool) -> None:
+    scored = ScoredSet(runs.some_set(tmp_path / "set", 6, 2))
+    ids = scored.column("gc_id").to_pylist()
+    scored.add_column("gc_difficulty", ids[:4], pa.array([0.5, float("nan"), 0.1, None]), {})
+    assert build(tmp_path / "o.arrow", scored, "gc_difficulty", ascending=ascending) == 4
+    order = Order(tmp_path / "o.arrow")
+    assert order.rows.tolist()[:2] == ([2, 0] if ascending else [0, 2])
+    assert np.isnan(order.values[2:]).all()
+
+
+def test_without_a_column_the_order_is_the_sets(tmp_path: Path) -> None:
+    scored = ScoredSet(runs.some_set(tmp_path / "set", 6, 2))
+    build(tmp_path / "o.arrow", scored, None, ascending=False)
+    assert Order(tmp_path / "o.arrow").rows.tolist() == list(range(6))
+
+
+def test_a_column_of_texts_or_none_is_refused(tmp_path: Path) -> None:
+    scored = ScoredSet(runs.some_set(tmp_path / "set", 6, 2))
+    with pytest.raises(
+        InputError, match="--by question: that column holds string, and an order needs numbers"
+    ):
+        build(tmp_path / "o.arrow", scored, "question", ascending=True)
+    with pytest.raises(InputError, match="has no column 'level'; it has question, gc_id"):
+        build(tmp_path / "o.arrow", scored, "level", ascending=True)
+
+
+def test_a_window_is_sorted_among_the_ranks_that_it_holds(tmp_path: Path) -> None:
+    scored = ScoredSet(runs.some_set(tmp_path / "set", 10, 2))
+    build(tmp_path / "o.arrow", scored, "gc_angle", ascending=False)
+    before = Order(tmp_path / "o.arrow")
+    ranks = np.array([2, 3, 7, 8])
+    ids = scored.take(before.rows[ranks]).column("gc_id").to_pylist()
+    permute(tmp_path / "p.arrow", before, ranks, ids, np.array([0.1, 0.9, 0.5, 0.9]), ascending=False)
+    after = Order(tmp_path / "p.arrow")
+    best = sorted([1, 3], key=lambda k: ids[k])  # the two of .9, by id
+    assert after.rows[ranks].tolist() == before.rows[ranks[[*best, 2, 0]]].tolist()
+    others = np.setdiff1d(np.arange(10), ranks)
+    assert after.rows[others].tolist() == before.rows[others].tolist()
+    assert after.digest != before.digest
+
+
+def test_a_damaged_order_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "o.arrow").write_bytes(b"ARROW1\0\0 and no more")
+    with pytest.raises(OutputError, match="o.arrow is damaged"):
+        Order(tmp_path / "o.arrow")

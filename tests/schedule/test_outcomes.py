@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gaincurate.errors import OutcomeError
+from gaincurate.schedule.lines import Rules
+from gaincurate.schedule.outcomes import Outcomes, check_coverage, read_late, read_outcomes
+
+IDS = ["a", "b", "c"]
+EARLIER = {0: ["x", "a"], 1: ["y"]}
+
+
+PLAIN = Rules()
+
+
+def read(path: Path, lines: list[Any] | str, rules: Rules = PLAIN) -> Outcomes:
+    path.write_text(lines if isinstance(lines, str) else "".join(json.dumps(line) + "\n" for line in lines))
+    return read_outcomes(path, 2, IDS, EARLIER.__getitem__, rules)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "outcomes.jsonl"
+
+
+def line(gc_id: str, reward: Any, **more: Any) -> dict[str, Any]:
+    return {"gc_id": gc_id, "reward": reward, "round": 2, **more}
+
+
+def test_accuracy_is_the_mean_over_prompts_of_each_ones_mean(path: Path) -> None:
+    found = read(path, [line("a", 1), line("a", 0), line("a", 0), line("a", 0), line("b", 1), line("c", 0)])
+    assert found.accuracy == pytest.approx((0.25 + 1 + 0) / 3)
+    assert found.effective == pytest.approx(1 / 3)
+    assert (found.rollouts, found.unjudged) == (6, 0)
+
+
+def test_correct_comes_before_reward_and_rewards_count_as_shares_of_their_range(path: Path) -> None:
+    rules = Rules(-1, 1)
+    lines = [line("a", -1, correct=True), line("b", 0.5), line("c", None, correct=0), line("c", 1)]
+    found = read(path, lines, rules)
+    assert [found.tallies[i].mean for i in IDS] == [1.0, 0.75, 0.5]
+
+
+def test_rewards_of_0_and_2_give_what_0_and_1_give(path: Path) -> None:
+    ones = [line("a", 1), line("b", 0), line("b", 1), line("c", 0.3)]
+    twos = [{**entry, "reward": 2 * entry["reward"]} for entry in ones]
+    assert read(path, twos, Rules(0, 2)).accuracy == read(path, ones).accuracy
+
+
+def test_what_could_not_be_judged_is_counted_and_left_out(path: Path) -> None:
+    found = read(path, [line("a", None), line("a", 1), line("b", None), line("c", 0)])
+    assert (found.accuracy, found.rollouts, found.unjudged) == (0.5, 4, 2)
+    check_coverage(found, 2, path, Rules())
+    with pytest.raises(OutcomeError, match="not one of the 3 rollouts .* could be judged"):
+        check_coverage(read(path, [line(i, None) for i in IDS]), 2, path, Rules())
+
+
+def test_a_line_whose_whole_key_is_there_again_changes_nothing(path: Path) -> None:
+    once = [line("a", 1, sample=0), line("a", 0, sample=1), line("b", 1, sample=0), line("c", 1, sample=[0])]
+    found = read(path, [*once, *once, line("a", 0, sample=0)])
+    assert found.repeated == 5
+    assert found.accuracy == read(path, once).accuracy
+    # Without a sample every line counts; another step is another key.
+    assert read(path, [line("a", 1), line("a", 1)]).rollouts == 2
+    assert read(path, [line("a", 1, sample=0, step=1), line("a", 1, sample=0, step=2)]).rollouts == 2
+
+
+def test_a_trainer_that_resumes_from_a_step_voids_what_came_after_it(path: Path) -> None:
+    lines = [line("a", 1, step=1), line("b", 0, step=2), {"resume_from_step": 1}, line("b", 1, step=2)]
+    found = read(path, [*lines, line("c", 1, step=3)])
+    assert found.void == 1
+    assert found.accuracy == 1.0
+
+
+def test_a_new_attempt_without_steps_takes_the_place_of_the_old_one(path: Path) -> None:
+    first = [line("a", 0), line("b", 0)]
+    told = [{"attempt": 2}, *(line(i, 1) for i in IDS)]
+    said = [line(i, 1, attempt=2) for i in IDS]
+    for second in (told, said):
+        found = read(path, [*first, *second])
+        assert (found.accuracy, found.void) == (1.0, 2)
+
+
+def test_a_new_attempt_with_steps_takes_their_place_from_its_first_step_on(path: Path) -> None:
+    lines = [line("a", 1, step=1), line("b", 0, step=2), line("c", 0, step=3), {"attempt": 2}]
+    found = read(path, [*lines, line("b", 1, step=2), line("c", 1, step=3)])
+    assert (found.accuracy, found.void) == (1.0, 2)
+
+
+def test_earlier_rounds_lines_are_late_and_not_this_rounds(path: Path) -> None:
+    lines = [line(i, 1) for i in IDS] + [{**line("x", 0), "round": 0}, {**line("y", 1), "round": 1}]
+    found = read(path, lines)
+    assert found.accuracy == 1.0
+    assert {key: tally.mean for key, tally in found.late.items()} == {(0, "x"): 0.0, (1, "y"): 1.0}
+
+
+def test_lines_behind_what_was_taken_are_late(path: Path) -> None:
+    taken = [line("a", 1, sample=0), line("b", 0)]
+    size = read(path, taken).size
+    assert size == path.stat().st_size
+    with path.open("a") as file:
+        for entry in (line("a", 1, sample=0), line("a", 0, sample=1), line("c", None)):
+            file.write(json.dumps(entry) + "\n")
+        file.write('{"gc_id": "a"')
+    late, now = read_late(path, size, 2, lambda round_: IDS, Rules())
+    assert {key: (tally.successes, tally.unjudged) for key, tally in late.items()} == {
+        (2, "a"): ([0.0], 0),
+        (2, "c"): ([], 1),
+    }
+    assert read_late(path, now, 2, lambda round_: IDS, Rules()) == ({}, now)
+
+
+def test_half_a_last_line_is_left_out_and_told(path: Path) -> None:
+    whole = "".join(json.dumps(line(i, 1)) + "\n" for i in IDS)
+    for tail in ('{"gc_id": "a", "rew', json.dumps(line("a", 0))):
+        found = read(path, whole + tail)
+        assert found.cut
+        assert found.accuracy == 1.0
+    assert not read(path, whole + "\n  \n").cut
+
+
+@given(st.permutations(range(12)))
+def test_the_order_of_lines_does_not_matter(order: list[int]) -> None:
+    import tempfile
+
+    lines = [line(IDS[k % 3], 0.1 * k / 1.2, sample=k) for k in range(12)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "o.jsonl"
+        assert read(path, [lines[k] for k in order]).accuracy == read(path, lines).accuracy
+
+
+BAD = {
+    "broken": ('{"gc_id": \n', "line 1 is broken: it is no JSON."),
+    "not-an-object": ("[1]\n", "line 1 is no JSON object."),
+    "unknown-id": ([line("z", 1)], "line 1: 'z' is not among the prompts of round 2."),
+    "id-of-another-round": ([line("y", 1)], "line 1: 'y' is not among the prompts of round 2."),
+    "late-unknown-id": ([{**line("c", 1), "round": 0}], "line 1: 'c' is not among the prompts of round 0."),
+    "id-no-text": ([line(3, 1)], "line 1: gc_id is 3, not a text."),  # type: ignore[arg-type]
+    "no-id": ([{"reward": 1, "round": 2}], "line 1: gc_id is null, not a text."),
+    "round-to-come": ([{**line("a", 1), "round": 3}], "line 1: round 3 is not planned yet; the newest is 2."),
+    "round-negative": (
+        [{**line("a", 1), "round": -1}],
+        "line 1: round -1 is not planned yet; the newest is 2.",
+    ),
+    "no-round": ([{"gc_id": "a", "reward": 1}], "line 1 has no round."),
+    "round-text": ([{**line("a", 1), "round": "2"}], 'line 1: round is "2", not a whole number.'),
+    "no-reward": (
+        [{"gc_id": "a", "round": 2}],
+        "line 1 has no reward (null stands for one that could not be",
+    ),
+    "nan": ('{"gc_id": "a", "reward": NaN, "round": 2}\n', "line 1: reward is NaN, not a number."),
+    "infinity": (
+        '{"gc_id": "a", "reward": 1e999, "round": 2}\n',
+        "line 1: reward is Infinity, not a number.",
+    ),
+    "huge": ('{"gc_id": "a", "reward": 1' + "0" * 400 + ', "round": 2}\n', "not a number."),
+    "text": ([line("a", "1")], 'line 1: reward is "1", not a number.'),
+    "over": ([line("a", 1.5)], "line 1: reward 1.5 of 'a' is outside 0 to 1; give the trainer's range to "),
+    "under": ([line("a", -0.1)], "line 1: reward -0.1 of 'a' is outside 0 to 1"),
+    "correct": ([line("a", 1, correct=2)], "line 1: correct is 2, not true, false or a number from 0 to 1."),
+    "step": ([line("a", 1, step=1.5)], "line 1: step is 1.5, not a whole number."),
+    "resume": ([{"resume_from_step": "x"}], 'line 1: resume_from_step is "x", not a whole number.'),
+    "second": ([line("a", 1), {"gc_id": "q", "reward": 1, "round": 2}], "line 2: 'q' is not among"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_lines_are_named(name: str, path: Path) -> None:
+    lines, sentence = BAD[name]
+    with pytest.raises(OutcomeError) as caught:
+        read(path, lines)  # type: ignore[arg-type]
+    assert sentence in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_no_file_says_what_belongs_there(path: Path) -> None:
+    with pytest.raises(OutcomeError, match="round 2 has no outcomes: .* is not there. The trainer writes it"):
+        read_outcomes(path, 2, IDS, EARLIER.__getitem__, Rules())
+
+
+def test_too_few_prompts_are_named(path: Path) -> None:
+    found = read(path, [line("b", 1)])
+    with pytest.raises(OutcomeError) as caught:
+        check_coverage(found, 2, path, Rules())
+    assert "outcomes for 1 of its 3 prompts and 100% of them are needed (--min-coverage)" in str(caught.value)
+    assert str(caught.value).endswith("lacks a, c.")
+    check_coverage(found, 2, path, Rules(coverage=0.3))
+
+
+def test_an_empty_file_is_too_few(path: Path) -> None:
+    with pytest.raises(OutcomeError, match="outcomes for 0 of its 3 prompts"):
+        check_coverage(read(path, ""), 2, path, Rules())

@@ -1,0 +1,376 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import runs
+import sets
+from gaincurate.errors import InputError, OutcomeError, OutputError
+from gaincurate.files import write_json
+from gaincurate.schedule import base
+from gaincurate.schedule.base import STRATEGIES
+from gaincurate.schedule.config import ScheduleConfig
+from gaincurate.schedule.rounds import advance
+from gaincurate.schedule.run import Run, working_on
+from gaincurate.scored_set import ScoredSet
+
+
+def step(run: Run) -> Run:
+    """Report and plan the next round, in a process's worth of fresh objects."""
+    runs.report(run, lambda gc_id, sample: float(hash_of(gc_id, sample) % 3 == 0))
+    advance(Run(run.folder))
+    return Run(run.folder)
+
+
+def hash_of(gc_id: str, sample: int) -> int:
+    return int(gc_id[2:]) * 7 + sample * 11
+
+
+def test_a_round_has_the_rows_of_its_plan_with_full_prompts(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path)
+    plan, table = run.plan(0), pq.read_table(run.data(0))
+    assert len(set(plan["ids"])) == 8
+    assert table.column("gc_id").to_pylist() == plan["ids"]
+    assert table.column_names == ["question", "gc_id", "prompt"]
+    assert table.column("prompt").to_pylist() == [
+        [{"role": "user", "content": f"question {int(i[2:])}"}] for i in plan["ids"]
+    ]
+    assert (plan["mu"], plan["sigma"], plan["round"]) == (0.0, 6.0, 0)
+    scored = ScoredSet(tmp_path / "set")
+    rows = scored.rows(plan["ids"])
+    assert plan["forecast"]["prompt_tokens"] == sum(rows.column("gc_prompt_tokens").to_pylist())
+    assert plan["forecast"]["mean_angle"] == pytest.approx(np.mean(rows.column("gc_angle").to_numpy()))
+
+
+def test_ids_come_as_drawn_or_by_rank(tmp_path: Path) -> None:
+    drawn, ranked = (runs.begin(tmp_path / "a"), runs.begin(tmp_path / "b", order="rank"))
+    ids = [run.plan(0)["ids"] for run in (drawn, ranked)]
+    assert sorted(ids[0]) == sorted(ids[1])
+    angle = {r["gc_id"]: r["gc_angle"] for t in drawn.scored.tables() for r in t.to_pylist()}
+    assert ids[1] == sorted(ids[0], key=lambda i: -angle[i])
+    assert ids[0] != ids[1]
+
+
+def test_mu_over_fifty_rounds_is_that_of_a_simulation_of_the_formulas(tmp_path: Path) -> None:
+    run = runs.begin(
+        tmp_path, rows=400, rounds=50, budget=16, options={"sigma": "20", "alpha": 1.5, "beta": 0.4}
+    )
+    scored = ScoredSet(tmp_path / "set")
+    angle = dict(
+        zip(
+            scored.column("gc_id").to_pylist(),
+            scored.column("gc_angle").to_numpy().astype(float),
+            strict=True,
+        )
+    )
+    random, mu = np.random.default_rng(3), np.float64(0)
+    for round_ in range(50):
+        assert run.plan(round_)["mu"] == pytest.approx(float(mu), abs=1e-9)
+        ids, target = run.ids(round_), random.random()
+        rewards = {(i, s): float(random.random() < target) for i in ids for s in range(4)}
+        runs.report(run, lambda gc_id, sample, rewards=rewards: rewards[gc_id, sample], 4)  # type: ignore[misc]
+        accuracy = np.mean([np.mean([rewards[i, s] for s in range(4)]) for i in ids])
+        concentration = np.mean([angle[i] for i in ids])
+        mu += 8 * np.tanh(1.5 * (accuracy - 0.4)) + 8 * np.tanh(1.5 * concentration)
+        mu = np.clip(mu, 0, 399)
+        advance(run)
+    state = run.state
+    assert state["finished"]
+    assert state["metrics"]["mu"] == pytest.approx(float(mu), abs=1e-9)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_run_is_the_same_in_one_process_or_a_fresh_one_each_round(tmp_path: Path, strategy: str) -> None:
+    one, many = (runs.begin(tmp_path / name, strategy=strategy, rounds=6, budget=12) for name in "ab")
+    for _ in range(6):
+        runs.report(one, lambda gc_id, sample: float(hash_of(gc_id, sample) % 3 == 0))
+        advance(one)
+        many = step(many)
+    assert runs.plans(one) == runs.plans(many)
+    assert len(runs.plans(one)) == 6
+    assert many.state["finished"]
+    with pytest.raises(InputError, match="is finished: all of its 6 rounds are done"):
+        advance(many)
+
+
+def test_another_seed_gives_other_rounds(tmp_path: Path) -> None:
+    ids = [runs.begin(tmp_path / str(seed), seed=seed).ids(0) for seed in (0, 1)]
+    assert ids[0] != ids[1]
+
+
+def test_any_number_column_orders_and_length_is_a_control(tmp_path: Path) -> None:
+    scored = ScoredSet(runs.some_set(tmp_path / "set"))
+    ids = scored.column("gc_id").to_pylist()
+    scored.add_column("gc_difficulty", ids, pa.array([(7 * k) % 60 / 60 for k in range(60)]), {})
+    options: dict[str, Any] = {
+        "scored": tmp_path / "set",
+        "options": {"sigma": "1e-6"},
+        "budget": 3,
+    }  # the first three ranks
+    lengths = dict(zip(ids, scored.column("gc_question_tokens").to_pylist(), strict=True))
+    run = runs.begin(tmp_path / "l", strategy="length", **options)
+    assert set(run.ids(0)) == set(sorted(ids, key=lambda i: (lengths[i], i))[:3])
+    run = runs.begin(tmp_path / "d", by="gc_difficulty", ascending=True, **options)
+    assert set(run.ids(0)) == {ids[k] for k in range(60) if (7 * k) % 60 < 3}
+    run = runs.begin(tmp_path / "e", by="gc_difficulty", **options)  # high ones first, if not said
+    assert set(run.ids(0)) == {ids[k] for k in range(60) if (7 * k) % 60 >= 57}
+
+
+def test_a_column_added_later_does_not_stop_a_run(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path)
+    scored = ScoredSet(tmp_path / "set")
+    scored.add_column("gc_more", ["id0000"], pa.array([1.0]), {})
+    step(run)
+
+
+def test_all_score_columns_come_along_if_asked_for(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, with_scores=True)
+    assert {"gc_angle", "gc_question_tokens"} <= set(pq.read_table(run.data(0)).column_names)
+
+
+def late_line(gc_id: str, round_: int) -> dict[str, Any]:
+    return {"gc_id": gc_id, "reward": 1, "round": round_, "sample": 9}
+
+
+def test_late_outcomes_move_posteriors_but_no_accuracy(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, strategy="variance", budget=6)
+    first = run.ids(0)
+    runs.report(run, lambda gc_id, sample: 0)
+    advance(run)
+    runs.write(run, 1, [late_line(first[0], 0)])  # in the new round's file
+    runs.write(run, 0, [late_line(first[1], 0)])  # behind what was taken
+    runs.report(run, lambda gc_id, sample: 0)
+    advance(run)
+    plan = run.plan(2)
+    assert (plan["inputs"]["accuracy"], plan["inputs"]["late"]) == (0.0, 2)
+    state = run.state["selector"]
+    wins = dict(zip(state["rows"], state["wins"], strict=True))
+    assert sorted(wins.values())[-2:] == [1.0, 1.0]
+    assert {row for row, won in wins.items() if won} == {int(i[2:]) for i in first[:2]}
+    runs.report(run, lambda gc_id, sample: 0)
+    advance(run)
+    assert run.state["inputs"]["late"] == 0  # none is taken twice
+
+
+def test_bad_outcomes_change_nothing_and_good_ones_then_go_on(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path)
+    with pytest.raises(OutcomeError, match="round 0 has no outcomes"):
+        advance(run)
+    runs.write(run, 0, [{"gc_id": "who?", "reward": 1, "round": 0}])
+    before = runs.plans(run), run.state
+    with pytest.raises(OutcomeError, match="'who\\?' is not among the prompts of round 0"):
+        advance(run)
+    assert (runs.plans(run), run.state) == before
+    run.outcomes(0).unlink()
+    runs.report(run)
+    assert advance(run) == run.round_folder(1)
+    with pytest.raises(OutcomeError, match="round 1 has no outcomes"):  # `next` twice plans no second round
+        advance(run)
+
+
+def test_another_scored_set_in_its_place_is_refused(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path)
+    runs.report(run)
+    shutil.rmtree(tmp_path / "set")
+    runs.some_set(tmp_path / "set", seed=5)
+    with pytest.raises(OutputError, match="is not the scored set that .* was opened with"):
+        advance(Run(run.folder))
+    shutil.rmtree(tmp_path / "set")
+    with pytest.raises(OutputError, match="is no scored set"):
+        advance(Run(run.folder))
+
+
+def test_set_and_run_may_be_moved_together(tmp_path: Path) -> None:
+    runs.begin(tmp_path / "here")
+    (tmp_path / "here").rename(tmp_path / "there")
+    run = Run(tmp_path / "there/run")
+    runs.report(run)
+    advance(run)
+
+
+def test_a_kill_between_two_writes_loses_nothing(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, rounds=4)
+    old = (run.folder / "state.json").read_bytes()
+    step(run)
+    step(run)
+    expected = runs.plans(run)
+    newest = run.state
+    # As if killed after the plan, before the run's own state; and before the plan.
+    (run.folder / "state.json").write_bytes(old)
+    assert Run(run.folder).state == newest
+    (run.round_folder(2) / "plan.json").unlink()
+    (run.folder / "state.json").write_bytes((run.round_folder(1) / "state.json").read_bytes())
+    advance(Run(run.folder))
+    assert runs.plans(run) == expected
+    (run.folder / "state.json").unlink()
+    assert Run(run.folder).state == newest
+
+
+def test_a_start_that_was_killed_leaves_no_run_and_can_be_repeated(tmp_path: Path) -> None:
+    beside = tmp_path / ".run.starting"
+    (beside / "rounds/00000").mkdir(parents=True)
+    (beside / "run.json").write_text("{")
+    run = runs.begin(tmp_path)
+    assert not beside.exists()
+    assert sorted(p.name for p in run.folder.iterdir()) == [
+        "lock", "order.arrow", "rounds", "run.json", "state.json"
+    ]  # fmt: skip
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path)
+    code = f"import sys; sys.path[:0]={sys.path!r}; from gaincurate.cli.app import main; main()"
+    with working_on(run.folder):
+        result = subprocess.run(
+            [sys.executable, "-c", code, "schedule", "next", run.folder], capture_output=True, text=True
+        )
+    assert result.returncode == 1
+    assert f"another process is at work on {run.folder}; wait for it" in result.stderr
+
+
+class Doubled:
+    """A user's strategy that is wrong."""
+
+    Options = base.Options
+    by: str | None = None
+    ascending, foresees = True, False
+
+    def __init__(self, pool: base.Pool, options: base.Options) -> None:
+        self._pool = pool
+
+    def draw(self, round_: int) -> Any:
+        return np.zeros(self._pool.budget, np.int64)
+
+    def observe(self, observed: base.Observed) -> None: ...
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None: ...
+
+    def metrics(self) -> dict[str, float]:
+        return {}
+
+
+class Last(Doubled):
+    """A user's strategy that works: the last ranks."""
+
+    by = "gc_question_tokens"
+
+    def draw(self, round_: int) -> Any:
+        return np.arange(self._pool.rows - self._pool.budget, self._pool.rows)
+
+
+def test_a_users_own_strategy_runs_under_its_name(tmp_path: Path) -> None:
+    sys.modules["mine"] = sys.modules[__name__]
+    run = runs.begin(tmp_path, strategy="mine:Last", budget=5)
+    lengths = {r["gc_id"]: r["gc_question_tokens"] for t in run.scored.tables() for r in t.to_pylist()}
+    assert min(lengths[i] for i in run.ids(0)) >= sorted(lengths.values())[-5]
+    step(run)
+    with pytest.raises(InputError, match="strategy mine:Doubled drew a rank twice"):
+        runs.begin(tmp_path / "b", strategy="mine:Doubled")
+    assert not (tmp_path / "b/run").exists()
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "budget": ({"budget": 61}, "--budget 61 is over the 60 rows of "),
+    "align": ({"budget": 10, "align_to": 4}, "is no multiple of --align-to 4; the nearest are 8 and 12."),
+    "align-end": ({"budget": 59, "align_to": 50}, "is no multiple of --align-to 50; the nearest are 50."),
+    "align-none": ({"budget": 9, "align_to": 70}, "the nearest are none that the set has rows for."),
+    "range": (
+        {"reward_low": 1, "reward_high": 1},
+        "--reward-range 1,1: the first must be less than the second",
+    ),
+    "strategy": (
+        {"strategy": "best"},
+        "--strategy best: there are uniform, file-order, length, gain-rl, variance",
+    ),
+    "module": ({"strategy": "no.such:Thing"}, "--strategy no.such:Thing: it cannot be imported (No module"),
+    "class": ({"strategy": "json:loads"}, "--strategy json:loads: loads has no Options, by, ascending"),
+    "column": ({"by": "level"}, "has no column 'level'"),
+    "window": (
+        {"strategy": "uniform", "rescore": {"what": "window"}},
+        "--rescore window needs an order by a score column, and strategy uniform has none.",
+    ),
+    "full": (
+        {"by": "gc_difficulty", "rescore": {"what": "full"}},
+        "--rescore full needs an order by a score column, and strategy gain-rl goes by gc_difficulty.",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_start_that_cannot_work_is_refused_and_leaves_nothing(tmp_path: Path, name: str) -> None:
+    options, sentence = REFUSED[name]
+    with pytest.raises(InputError) as caught:
+        runs.begin(tmp_path, **options)
+    assert sentence in str(caught.value)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["set"]
+
+
+def test_a_run_is_not_started_over_a_run_or_over_something_else(tmp_path: Path) -> None:
+    runs.begin(tmp_path)
+    with pytest.raises(OutputError, match="run is a run already; go on with `gaincurate schedule next`"):
+        runs.begin(tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/file").touch()
+    with pytest.raises(OutputError, match="already holds 'file' and is no run"):
+        runs.begin(tmp_path, run=tmp_path / "other")
+    with pytest.raises(OutputError, match="file is no folder"):
+        runs.begin(tmp_path, run=tmp_path / "other/file")
+    (tmp_path / "empty").mkdir()
+    runs.begin(tmp_path, run=tmp_path / "empty")
+
+
+def test_a_damaged_shard_is_found_at_the_start(tmp_path: Path) -> None:
+    runs.some_set(tmp_path / "set")
+    path = tmp_path / "set/shard-00001.arrow"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(OutputError, match="shard-00001.arrow does not match the manifest"):
+        runs.begin(tmp_path)
+
+
+def test_no_run_and_a_damaged_or_newer_one_are_told(tmp_path: Path) -> None:
+    with pytest.raises(
+        OutputError, match="is no run: it has no run.json. `gaincurate schedule start DIR --run"
+    ):
+        Run(tmp_path)
+    run = runs.begin(tmp_path)
+    (run.folder / "order.arrow").unlink()
+    runs.report(run)
+    with pytest.raises(OutputError, match="order.arrow is missing or is not the order"):
+        advance(run)
+    write_json(run.folder / "run.json", {**run.facts, "format": 9})
+    with pytest.raises(OutputError, match="has format 9, this version reads 1"):
+        Run(run.folder)
+    (run.folder / "run.json").write_text("{")
+    with pytest.raises(OutputError, match="run.json is damaged"):
+        Run(run.folder)
+
+
+def test_the_whole_prompt_is_as_it_was_scored_unless_bare(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shots = [{"role": "user", "content": "1+1"}, {"role": "assistant", "content": "2"}]
+    segmentation = {"system": "Think.", "system_override": False, "shots": shots}
+    monkeypatch.setitem(sets.IDENTITY_OF_SETS, "segmentation", segmentation)
+    full, bare = runs.begin(tmp_path / "a"), runs.begin(tmp_path / "b", bare=True)
+    messages = pq.read_table(full.data(0)).column("prompt").to_pylist()[0]
+    assert [m["role"] for m in messages] == ["system", "user", "assistant", "user"]
+    assert messages[0]["content"] == "Think."
+    assert [m["role"] for m in pq.read_table(bare.data(0)).column("prompt").to_pylist()[0]] == ["user"]
+
+
+def test_configs_refuse_unknown_names() -> None:
+    with pytest.raises(ValueError, match="Extra inputs are not permitted"):
+        ScheduleConfig(scored=Path(), run=Path(), strategy="uniform", budget=1, rounds=1, size=3)  # type: ignore[call-arg]
