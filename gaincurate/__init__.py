@@ -8,14 +8,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["ScoreConfig", "ScoredSet", "open_scores", "score"]
+__all__ = ["Schedule", "ScoreConfig", "ScoredSet", "open_scores", "score"]
 
 if TYPE_CHECKING:
     from gaincurate.config import ScoreConfig
+    from gaincurate.schedule.api import Schedule
     from gaincurate.scored_set import ScoredSet, open_scores
     from gaincurate.scoring.pipeline import score
 
 _HOMES = {
+    "Schedule": "gaincurate.schedule.api",
     "ScoreConfig": "gaincurate.config",
     "ScoredSet": "gaincurate.scored_set",
     "open_scores": "gaincurate.scored_set",

@@ -23,6 +23,7 @@ LAYERS = [
     "gaincurate.cli.doctor",
     "gaincurate.cli.progress",
     "gaincurate.cli.output",
+    "gaincurate.schedule.api",
     "gaincurate.schedule.story",
     "gaincurate.schedule.driver",
     "gaincurate.schedule.trainer",
@@ -86,6 +87,7 @@ LAYERS = [
     "gaincurate_kernels.reference",
     "gaincurate_kernels.values",
 ]
+PACKAGES = {"gaincurate.cli", "gaincurate.schedule", "gaincurate.scoring"}
 SOURCES = sorted([*(ROOT / "gaincurate").rglob("*.py"), *(ROOT / "kernels/gaincurate_kernels").rglob("*.py")])
 
 
@@ -118,16 +120,15 @@ def imports(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", SOURCES, ids=module)
 def test_imports_point_down_the_layers(path: Path) -> None:
     name = module(path)
-    if name in {"gaincurate.cli", "gaincurate.scoring"}:
+    if name in PACKAGES:
         assert not imports(path)
         return
     below = LAYERS[LAYERS.index(name) + 1 :]
-    packages = {"gaincurate.cli", "gaincurate.scoring"}
-    assert imports(path) - packages <= set(below)
+    assert imports(path) - PACKAGES <= set(below)
 
 
 def test_the_layers_name_every_module_once() -> None:
-    actual = {module(path) for path in SOURCES} - {"gaincurate.cli", "gaincurate.scoring"}
+    actual = {module(path) for path in SOURCES} - PACKAGES
     assert set(LAYERS) == actual
     assert len(LAYERS) == len(actual)
 
@@ -166,6 +167,12 @@ def test_importing_and_helping_load_nothing_heavy(code: str) -> None:
 def test_reading_a_set_and_the_kernels_load_no_more_than_they_need() -> None:
     assert not loaded("import gaincurate\ngaincurate.open_scores") & {"torch", "transformers", "datasets"}
     assert not loaded("import gaincurate_kernels") & {"gaincurate", "triton", "transformers"}
+
+
+def test_scheduling_needs_no_torch() -> None:
+    names = [name for name in LAYERS if name.startswith("gaincurate.schedule")]
+    found = loaded("import " + ", ".join([*names, "gaincurate.cli.rounds"]))
+    assert not found & {"torch", "transformers", "datasets", "triton"}
 
 
 def test_the_public_names_are_there() -> None:

@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -245,7 +245,12 @@ def read_json(path: Path) -> Json:
 
 
 def append_line(path: Path, value: object) -> None:
-    """Append one line of JSON, behind a line break where a killed writer left a piece.
+    """Append one line of JSON; see `append_lines`."""
+    append_lines(path, [value])
+
+
+def append_lines(path: Path, values: Iterable[object]) -> None:
+    """Append lines of JSON in one write, behind a line break where a killed writer left a piece.
 
     Raises:
         StorageError: the file system refused.
@@ -257,7 +262,7 @@ def append_line(path: Path, value: object) -> None:
                 file.seek(end - 1)
                 if file.read(1) != b"\n":
                     file.write(b"\n")
-            file.write((json.dumps(value, ensure_ascii=False) + "\n").encode())
+            file.write("".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values).encode())
     except OSError as error:
         raise storage_error(path, error) from error
 

@@ -1,0 +1,113 @@
+"""A run for programs: what `gaincurate schedule` does, as one object.
+
+Takes a scored set or a run's folder, yields rounds and takes outcomes. Knows nothing of commands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gaincurate.schedule import story
+from gaincurate.schedule.config import RescoreConfig, ScheduleConfig
+from gaincurate.schedule.rounds import advance
+from gaincurate.schedule.rounds import start as open_run
+from gaincurate.schedule.run import Run, append_lines, working_on
+from gaincurate.shards import Json
+
+
+class Schedule:
+    """A run that was started.
+
+    Args:
+        run: its folder.
+
+    Raises:
+        OutputError: no run is there.
+    """
+
+    def __init__(self, run: str | Path) -> None:
+        self._run = Run(run)
+
+    @classmethod
+    def start(
+        cls, scored: str | Path, run: str | Path, *, strategy: str, budget: int, rounds: int, **options: Any
+    ) -> Schedule:
+        """Open a run and write its round 0; options as in `ScheduleConfig`, `rescore` as a mapping too.
+
+        Raises:
+            InputError: an option does not go with the set or with another option.
+            OutputError: the scored set is unfinished or damaged, or the run's folder holds something.
+        """
+        again = options.pop("rescore", None)
+        if again is not None:
+            options["rescore"] = again if isinstance(again, RescoreConfig) else RescoreConfig(**again)
+        config = ScheduleConfig(
+            scored=Path(scored), run=Path(run), strategy=strategy, budget=budget, rounds=rounds, **options
+        )
+        open_run(config)
+        return cls(run)
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self._run.folder
+
+    @property
+    def round(self) -> int:
+        """The newest round, from 0."""
+        return int(self._run.state["round"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether all rounds are done."""
+        return bool(self._run.state.get("finished"))
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of the newest round's prompts, `[budget]`, in its order."""
+        return self._run.ids(self.round)
+
+    @property
+    def plan(self) -> Json:
+        """The newest round's plan."""
+        return self._run.plan(self.round)
+
+    def data(self) -> pa.Table:
+        """The newest round's training rows, `[budget]`."""
+        return pq.read_table(self._run.data(self.round))
+
+    def report(self, outcomes: Iterable[Mapping[str, Any]]) -> None:
+        """Append outcomes of the newest round: `gc_id`, `reward`, and what else a line may have.
+
+        `round` is filled in where a line has none. What is wrong with a line is told by `next`.
+
+        Raises:
+            StorageError: the file system refused.
+        """
+        number = self.round
+        append_lines(self._run.outcomes(number), ({"round": number, **line} for line in outcomes))
+
+    def next(self, checkpoint: str | Path | None = None) -> bool:
+        """Take the newest round's outcomes and plan the next round.
+
+        Args:
+            checkpoint: what the round's training left; needed where a re-scoring is due.
+
+        Returns:
+            Whether there is a next round.
+
+        Raises:
+            OutcomeError: the outcomes cannot be used; nothing is changed.
+            LockedError: another process is at work on the run.
+        """
+        with working_on(self.folder):
+            return advance(self._run, None if checkpoint is None else str(checkpoint)) is not None
+
+    def status(self) -> Json:
+        """What `gaincurate schedule status --json` prints."""
+        return story.status(self._run)

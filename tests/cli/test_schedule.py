@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import runs
+from command import run as gaincurate
+from gaincurate.schedule.run import Run
+
+
+def start(folder: Path, *more: object) -> Any:
+    scored = folder / "set"
+    if not scored.exists():
+        runs.some_set(scored)
+    options = ("--strategy", "gain-rl", "--budget", 8, "--rounds", 3, "--sigma", "0.1N")
+    return gaincurate("schedule", "start", scored, "--run", folder / "run", *options, *more)
+
+
+def test_start_next_and_status_as_a_user_meets_them(tmp_path: Path) -> None:
+    result = start(tmp_path)
+    assert result.exit_code == 0
+    assert "round 0 of 3 is planned: 8 of 60 prompts" in result.stdout
+    run = Run(tmp_path / "run")
+    result = gaincurate("schedule", "next", run.folder)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "error: round 0 has no outcomes" in result.stderr
+    for _ in range(2):
+        runs.report(run)
+        result = gaincurate("schedule", "next", run.folder)
+        assert result.stdout.strip() == str(run.round_folder(run.state["round"]))
+    told = json.loads(gaincurate("schedule", "status", run.folder, "--json").stdout)
+    assert [(row["accuracy"], row["effective"]) for row in told["rounds"][:2]] == [(0.5, 1.0)] * 2
+    assert told["rounds"][2]["mu"] > told["rounds"][1]["mu"] > 0
+    assert told["waiting"] == {"round": 2, "prompts": 0, "of": 8, "accuracy": None, "problem": None}
+    runs.write(run, 2, [{"gc_id": "?", "reward": 1, "round": 2}])
+    shown = gaincurate("schedule", "status", run.folder).stdout
+    assert "round 2 is out" in shown
+    assert "'?' is not among the prompts of round 2" in shown
+    run.outcomes(2).unlink()
+    runs.report(run)
+    result = gaincurate("schedule", "next", run.folder, "--json")
+    assert json.loads(result.stdout) == {"finished": True, "round": 2}
+    assert "; finished" in gaincurate("schedule", "status", run.folder).stdout
+
+
+def test_run_drives_a_trainer_and_says_how_each_round_went(tmp_path: Path) -> None:
+    start(tmp_path, "--rescore", "off")
+    command = [*runs.COMMAND[:2], "{data}", "{round}", "x", "{outcomes}", "{output}"]
+    result = gaincurate("schedule", "run", tmp_path / "run", "--timeout", "60", "--", *command)
+    assert result.exit_code == 0, result.output
+    assert [line.split(":")[0] for line in result.stderr.splitlines() if "accuracy" in line] == [
+        "round 0",
+        "round 1",
+        "round 2",
+    ]
+    assert "of training" in result.stdout
+
+
+def test_a_failing_trainer_ends_with_1_and_a_sentence(tmp_path: Path) -> None:
+    start(tmp_path)
+    result = gaincurate(
+        "schedule", "run", tmp_path / "run", "--", sys.executable, "-c", "raise SystemExit(4)"
+    )
+    assert result.exit_code == 1
+    assert "error: round 0: the trainer failed with exit code 4" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_ctrl_c_ends_the_trainer_and_says_how_to_go_on(tmp_path: Path) -> None:
+    start(tmp_path)
+    ready = tmp_path / "ready"
+    code = f"import pathlib, time; pathlib.Path({str(ready)!r}).touch(); time.sleep(600)"
+    main = f"import sys; sys.path[:0] = {sys.path!r}; from gaincurate.cli.app import main; main()"
+    driver = subprocess.Popen(
+        [sys.executable, "-c", main, "schedule", "run", tmp_path / "run", "--", sys.executable, "-c", code],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not ready.exists() and driver.poll() is None:
+        pass
+    driver.send_signal(signal.SIGINT)
+    _, said = driver.communicate()
+    assert driver.returncode == 130
+    assert "interrupted. Run the same command again to go on: gaincurate schedule run" in said
+    run = Run(tmp_path / "run")
+    assert run.state["round"] == 0
+
+
+@pytest.mark.parametrize("strategy", ["gain-rl", "uniform"])
+def test_a_dry_run_tells_what_can_be_known(tmp_path: Path, strategy: str) -> None:
+    runs.begin(tmp_path, strategy=strategy, budget=25)
+    result = gaincurate("schedule", "run", tmp_path / "run", "--dry-run", "--json", "--", "train", "{round}")
+    found = json.loads(result.stdout)
+    assert found["rounds"][0]["command"] == ["train", "0"]
+    assert [entry["known"] for entry in found["rounds"]] == [
+        True,
+        strategy == "uniform",
+        strategy == "uniform",
+    ]
+    if strategy == "uniform":
+        run = Run(tmp_path / "run")
+        for entry in found["rounds"]:
+            assert entry["ids"] == run.ids(run.state["round"])
+            runs.report(run)
+            gaincurate("schedule", "next", run.folder)
+    else:
+        low, high = found["mu"]["all wrong"][-1], found["mu"]["all right"][-1]
+        assert 0 <= low < found["mu"]["on target"][-1] < high <= 59
+    assert gaincurate("schedule", "run", tmp_path / "run", "--dry-run").exit_code == 0
+    assert not (tmp_path / "run/command.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--sigma", "x"], "strategy gain-rl: sigma = 'x': a width is a number of ranks"),
+        (["--step-range", "5"], "--step-range 5: expected two numbers, LO,HI."),
+        (["--set", "beta"], "--set beta: expected NAME=VALUE."),
+        (["--set", "gamma=1"], "strategy gain-rl has no option 'gamma'"),
+        (["--reward-range", "2,0"], "--reward-range 2,0: the first must be less than the second."),
+        (["--min-coverage", "0"], "--min-coverage 0.0: input should be greater than 0."),
+        (["--seed", str(2**64)], f"--seed {2**64}: input should be less than"),
+        (["--budget", "61"], "--budget 61 is over the 60 rows"),
+    ],
+)
+def test_bad_options_are_one_sentence(tmp_path: Path, options: list[str], sentence: str) -> None:
+    result = start(tmp_path, *options)
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_strategys_own_options_reach_it(tmp_path: Path) -> None:
+    start(tmp_path, "--alpha", "3", "--beta", "0.2", "--step-range", "0,1000", "--set", "scale=500")
+    params = Run(tmp_path / "run").facts["params"]
+    assert params == {
+        "sigma": "0.1N", "alpha": 3.0, "beta": 0.2, "scale": 500.0, "step_low": 0.0, "step_high": 1000.0
+    }  # fmt: skip
