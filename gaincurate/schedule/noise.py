@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+Keys = npt.NDArray[np.uint64]
 
 _BLOCK = 1 << 19  # items at once: a few arrays of 4 MB, whatever the size of the set
 
@@ -30,15 +31,41 @@ def uniforms(seed: int, round_: int, stream: int, start: int, stop: int) -> Floa
     """
     if start % 4:
         raise ValueError(f"start {start} is no multiple of 4")
-    generator = np.random.Philox(counter=[start // 4, 0, round_, stream], key=[seed, 0])
-    raw = generator.random_raw(stop - start)
+    raw = _raw(seed, round_, stream, start, stop - start)
     found: Floats = ((raw >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
     return found
 
 
+def _raw(seed: int, round_: int, stream: int, start: int, count: int) -> Keys:
+    generator = np.random.Philox(counter=[start // 4, 0, round_, stream], key=[seed, 0])
+    found: Keys = generator.random_raw(count)
+    return found
+
+
 def permutation(seed: int, round_: int, stream: int, count: int) -> Ints:
-    """A random order of 0 to `count` - 1, `[count]`; ties, which 2^53 points hardly have, by number."""
-    return np.argsort(uniforms(seed, round_, stream, 0, count), kind="stable").astype(np.int64)
+    """A random order of 0 to `count` - 1, `[count]`."""
+    return between(keys_of(seed, round_, stream, count), 0, count)
+
+
+def keys_of(seed: int, round_: int, stream: int, count: int) -> Keys:
+    """A random key for each of 0 to `count` - 1, `[count]`, below 2^63; their order is a random order.
+
+    Each number rides in the low bits of its key, so no two are equal.
+    """
+    low = np.uint64((1 << count.bit_length()) - 1)
+    return _raw(seed, round_, stream, 0, count) >> np.uint64(1) & ~low | np.arange(count, dtype=np.uint64)
+
+
+def between(keys: Keys, start: int, stop: int) -> Ints:
+    """The numbers whose keys stand at places `start` to `stop` when sorted, `[stop - start]`.
+
+    Changes `keys`, which are those of `keys_of`.
+    """
+    if start == stop:
+        return np.zeros(0, np.int64)
+    low = np.uint64((1 << len(keys).bit_length()) - 1)
+    keys.partition((start, stop - 1))  # a part of a sort's work
+    return (np.sort(keys[start:stop]) & low).astype(np.int64)
 
 
 def draw(count: int, size: int, log_weights: Callable[[int, int], Floats], *, seed: int, round_: int) -> Ints:

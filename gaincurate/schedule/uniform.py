@@ -12,7 +12,9 @@ import numpy as np
 
 from gaincurate.schedule import base
 from gaincurate.schedule.base import Json, Observed, Pool
-from gaincurate.schedule.noise import Ints, permutation
+from gaincurate.schedule.noise import Ints, Keys, between, keys_of
+
+_AT_THE_END = np.uint64(1 << 63)
 
 
 class Uniform:
@@ -33,31 +35,26 @@ class Uniform:
         self._pass = self._cursor = 0
         self._last: list[int] = []
         """What the round that began this pass had taken from the one before: it comes last here."""
-        self._order: Ints | None = None
 
     def draw(self, round_: int) -> Ints:
         """`[budget]` distinct ranks."""
-        size = self._pool.budget
-        found = self._rest()[:size]
+        size, rows = self._pool.budget, self._pool.rows
+        found = self._part(self._cursor, min(self._cursor + size, rows))
         self._cursor += len(found)
         if len(found) < size:
-            self._pass, self._cursor, self._order = self._pass + 1, 0, None
+            self._pass, self._cursor = self._pass + 1, size - len(found)
             self._last = found.tolist()
-            more = self._rest()[: size - len(found)]
-            self._cursor = len(more)
-            found = np.concatenate([found, more])
+            found = np.concatenate([found, self._part(0, self._cursor)])
         return found
 
-    def _rest(self) -> Ints:
-        """What this pass has left, in order."""
-        if self._order is None:
-            order = self._shuffled()
-            late = np.isin(order, np.asarray(self._last, np.int64))
-            self._order = np.concatenate([order[~late], order[late]])
-        return self._order[self._cursor :]
+    def _part(self, start: int, stop: int) -> Ints:
+        """Ranks at these places of the pass."""
+        keys = self._keys()
+        keys[self._last] |= _AT_THE_END
+        return between(keys, start, stop)
 
-    def _shuffled(self) -> Ints:
-        return permutation(self._pool.seed, self._pass, 1, self._pool.rows)
+    def _keys(self) -> Keys:
+        return keys_of(self._pool.seed, self._pass, 1, self._pool.rows)
 
     def observe(self, observed: Observed) -> None:
         """Nothing that comes back changes what is drawn."""
@@ -69,7 +66,6 @@ class Uniform:
     def restore(self, state: Json) -> None:
         """See `Selector`."""
         self._pass, self._cursor, self._last = state["pass"], state["cursor"], list(state["last"])
-        self._order = None
 
     def metrics(self) -> dict[str, float]:
         """See `Selector`."""
@@ -79,5 +75,5 @@ class Uniform:
 class FileOrder(Uniform):
     """Passes over the set in its own order, or in that of a column (`--by`)."""
 
-    def _shuffled(self) -> Ints:
-        return np.arange(self._pool.rows)
+    def _keys(self) -> Keys:
+        return np.arange(self._pool.rows, dtype=np.uint64)
