@@ -13,4 +13,3 @@ gaincurate score prompts.jsonl --model tiny --out tiny-scored
     --budget 16 --rounds 3 --align-to 2 --rescore window --rescore-every 2 --probe 64 --drift 0.999
 gaincurate schedule run run -- python "$here/demo_train.py" --data {data} --round {round} \
     --checkpoint {checkpoint} --outcomes {outcomes} --output {output}
-gaincurate schedule status run
