@@ -138,14 +138,13 @@ def test_the_masks_of_a_long_prompts_parts_are_not_kept(monkeypatch: pytest.Monk
     assert list(packing.memo) == [(2, 3, None, 2)]
 
 
-@pytest.mark.parametrize("tokens", [9, 130])
-def test_bfloat16_is_right_to_its_rounding_for_short_and_long_sequences(
-    tokens: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("tokens", [9, 128, 129, 300])
+@pytest.mark.parametrize(("dtype", "most"), [(torch.bfloat16, 2e-2), (torch.float32, 2e-6)])
+def test_sequences_of_any_number_of_parts_are_right_to_their_rounding(
+    tokens: int, dtype: torch.dtype, most: float
 ) -> None:
-    if tokens > 9:
-        monkeypatch.setattr(attention, "_SHORT", 0)
-    found, expected = packed([tokens, 3], [5, 5], dtype=torch.bfloat16)
-    assert torch.allclose(found.double(), expected, atol=2e-2, rtol=0)
+    found, expected = packed([tokens, 3], [5, 5], dtype=dtype)
+    assert torch.allclose(found.double(), expected, atol=most, rtol=0)
 
 
 def test_the_default_scale_is_that_of_the_head_size() -> None:
