@@ -57,7 +57,8 @@ class RoundsView(View):
                 file.seek(max(0, log.stat().st_size - 1000))
                 lines = file.read().decode(errors="replace").splitlines()
             last = output.plain(lines[-1])[:80] if lines else ""
-            self._status.update(Text(f"{self._text}  {seconds:,.0f} s  {last}"))
+            line = Text(f"{self._text}  {seconds:,.0f} s  {last}", no_wrap=True, overflow="ellipsis")
+            self._status.update(line)
 
     def round_done(self, round_: int, seconds: float) -> None:
         """See `View`."""
@@ -122,6 +123,9 @@ def print_status(found: dict[str, Any]) -> None:
 
 def print_forecast(found: dict[str, Any]) -> None:
     """What `story.forecast` tells."""
+    if not found["rounds"]:
+        output.text("the run is finished: no round is left")
+        return
     rows = []
     for entry in found["rounds"]:
         ranks = entry.get("ranks")

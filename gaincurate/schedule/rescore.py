@@ -94,17 +94,17 @@ def rescore(
     by, ascending = run.config.by, bool(run.config.ascending)
     order = run.find_order(state["order"])
     if config.what == "full":
-        found = _scored(run, round_, checkpoint, name, None)
+        found = _scored(run, round_, checkpoint, name, None, note)
         build(run.next_order, found, by, ascending=ascending)
     elif config.what == "window":
         first, last = selector.reach(config.every)
         ranks = np.arange(first, last + 1)
         rows = np.union1d(order.rows[ranks], np.asarray(state["rows"], np.int64))
-        found = _scored(run, round_, checkpoint, name, rows)
+        found = _scored(run, round_, checkpoint, name, rows, note)
         ids = run.scored.take(order.rows[ranks]).column(ID).to_pylist()
         permute(run.next_order, order, ranks, ids, _values(found, ids, by), ascending=ascending)
     else:
-        _scored(run, round_, checkpoint, name, np.asarray(state["rows"], np.int64))
+        _scored(run, round_, checkpoint, name, np.asarray(state["rows"], np.int64), note)
         return Rescored(scores=name, probe=probe, drift=drift)
     return Rescored(name, probe, Order(run.next_order).digest, name, drift)
 
@@ -121,7 +121,7 @@ def _probe(
     """The probe's rank correlation with the scores in use; None where they are too few or all equal."""
     rows = probe_rows(run)
     by = run.config.by if run.config.by in _SCORES else "gc_angle"
-    found = _scored(run, state["round"], checkpoint, name, rows)
+    found = _scored(run, state["round"], checkpoint, name, rows, note)
     ids = run.scored.take(rows).column(ID).to_pylist()
     # The probe of the checkpoint whose scores are in use: values of two checkpoints never meet in an order,
     # their ranks may be compared.
@@ -139,10 +139,14 @@ def _values(scored: ScoredSet, ids: list[str], name: str | None) -> Floats:
     return found
 
 
-def _scored(run: Run, round_: int, checkpoint: str, name: str, rows: Ints | None) -> ScoredSet:
+def _scored(
+    run: Run, round_: int, checkpoint: str, name: str, rows: Ints | None, note: Callable[[str], None]
+) -> ScoredSet:
     """The set of these rows under the checkpoint, scored now unless it is there; None for all rows."""
     out = run.folder / name
     if not (out / MANIFEST).exists():
+        count = run.facts["rows"] if rows is None else len(rows)
+        note(f"round {round_}: scoring {count:,} prompts with {checkpoint}")
         begin = time.perf_counter()
         _score(run, round_, checkpoint, out, rows)
         run.log(
