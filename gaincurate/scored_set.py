@@ -40,7 +40,7 @@ class ScoredSet:
         self.manifest: Json = read_manifest(self.folder)
         self._verify = verify
         self._tables: dict[int, pa.Table] = {}
-        self._computed: dict[str, pa.Table] | None = None
+        self._computed: dict[str, pa.ChunkedArray] | None = None
         for entry in self.manifest["shards"]:
             path = self.folder / entry["file"]
             with reading(path):
@@ -120,16 +120,19 @@ class ScoredSet:
         """
         places = np.asarray(rows, np.int64)
         if len(places) and not 0 <= places.min() <= places.max() < len(self):
-            raise InputError(f"{self.folder} has {len(self):,} rows; there is no row {places.max()}.")
+            wrong = places.min() if places.min() < 0 else places.max()
+            raise InputError(f"{self.folder} has {len(self):,} rows; there is no row {wrong}.")
         if not len(places):
             return self.schema.empty_table()
         ends = np.cumsum([entry["rows"] for entry in self.manifest["shards"]])
         shards = np.searchsorted(ends, places, side="right")
         order = np.argsort(shards, kind="stable")
+        sorted_places, sorted_shards = places[order], shards[order]
+        distinct, begins = np.unique(sorted_shards, return_index=True)
         parts = []
-        for shard in np.unique(shards).tolist():
-            inside = places[order][shards[order] == shard] - (ends[shard - 1] if shard else 0)
-            parts.append(self._shard(shard).take(pa.array(inside)))
+        for shard, begin, end in zip(distinct.tolist(), begins, [*begins[1:], len(order)], strict=True):
+            before = ends[shard - 1] if shard else 0
+            parts.append(self._shard(shard).take(pa.array(sorted_places[begin:end] - before)))
         return pa.concat_tables(parts).take(pa.array(np.argsort(order, kind="stable")))
 
     def _find(self, ids: Sequence[str]) -> list[tuple[int, pa.Array, npt.NDArray[np.uint64]]]:
@@ -217,18 +220,29 @@ class ScoredSet:
             entry = self.manifest["shards"][index]
             if self._verify:
                 self._check(entry)
-            self._tables[index] = self._join(open_table(self.folder / entry["file"]))
+            self._tables[index] = self._join(open_table(self.folder / entry["file"]), index)
         return self._tables[index]
 
-    def _join(self, table: pa.Table) -> pa.Table:
-        if self._computed is None:
-            self._computed = {
-                name: self._read_computed(name, d) for name, d in self.computed_columns().items()
-            }
-        for name, column in self._computed.items():
-            places = pc.index_in(table.column(ID), value_set=_whole(column, ID))
-            table = table.append_column(name, column.column("value").take(places))
+    def _join(self, table: pa.Table, index: int) -> pa.Table:
+        computed = self._computed_values()
+        before = sum(entry["rows"] for entry in self.manifest["shards"][:index]) if computed else 0
+        for name, column in computed.items():
+            table = table.append_column(name, column.slice(before, len(table)))
         return table
+
+    def _computed_values(self) -> dict[str, pa.ChunkedArray]:
+        """The computed columns, each in the order of the set's rows."""
+        if self._computed is None:
+            self._computed = {}
+            described = self.computed_columns()
+            if described:
+                paths = [self.folder / entry["file"] for entry in self.manifest["shards"]]
+                ids = pa.chunked_array([_whole(open_table(path), ID) for path in paths], pa.string())
+            for name, how in described.items():
+                column = self._read_computed(name, how)
+                places = pc.index_in(ids, value_set=_whole(column, ID))
+                self._computed[name] = column.column("value").take(places)
+        return self._computed
 
     def _read_computed(self, name: str, description: Json) -> pa.Table:
         path = self.folder / COLUMNS / f"{name}.arrow"

@@ -29,13 +29,14 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--mode", default="")
     parser.add_argument("--model")
+    parser.add_argument("--fail-from", type=int, default=10**6)
     parser.add_argument("--samples", type=int, default=4)
     for name in ("data", "round", "checkpoint", "outcomes", "output"):
         parser.add_argument(name)
     options = parser.parse_args()
     round_, mode = int(options.round), options.mode
     print(f"round {round_} begins with {options.checkpoint}", flush=True)
-    if mode == "fail":
+    if mode == "fail" or round_ >= options.fail_from:
         print("CUDA out of memory, say", file=sys.stderr)
         return 3
     if mode == "hang":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from gaincurate.cli import output
-from gaincurate.errors import InputError
+from gaincurate.errors import GaincurateError, InputError
 
 if TYPE_CHECKING:
     from gaincurate.schedule.run import Run
@@ -100,41 +100,36 @@ def start(
     Example: gaincurate schedule start scored --run run --strategy gain-rl --budget 1024 --rounds 200
     """
     with output.reporting():
-        from pydantic import ValidationError
-
-        from gaincurate.schedule.config import RescoreConfig, ScheduleConfig
+        from gaincurate.schedule.config import RescoreConfig, checked
         from gaincurate.schedule.rounds import start as open_run
 
         given = _given(sigma=sigma, alpha=alpha, beta=beta, step_range=step_range, options=options or [])
         low, high = _pair(reward_range, "--reward-range")
-        again = RescoreConfig(
-            what=rescore, every=rescore_every, probe=probe, drift=drift, options=shlex.split(scoring)
-        )
         try:
-            config = ScheduleConfig(
-                scored=scored,
-                run=run,
-                strategy=strategy,
-                budget=budget,
-                rounds=rounds,
-                seed=seed,
-                by=by,
-                ascending=ascending,
-                options=given,
-                align_to=align_to,
-                order=order,
-                reward_low=low,
-                reward_high=high,
-                min_coverage=min_coverage,
-                bare=bare,
-                with_scores=with_scores,
-                model=model or _model_of(scored),
-                rescore=again,
-            )
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = "--" + "-".join(map(str, first["loc"])).replace("_", "-")
-            raise InputError(f"{name} {first['input']}: {first['msg'].lower()}.") from error
+            more = shlex.split(scoring)
+        except ValueError as error:
+            raise InputError(f"--scoring {scoring}: {str(error).lower()}.") from error
+        again = RescoreConfig(what=rescore, every=rescore_every, probe=probe, drift=drift, options=more)
+        config = checked(
+            scored=scored,
+            run=run,
+            strategy=strategy,
+            budget=budget,
+            rounds=rounds,
+            seed=seed,
+            by=by,
+            ascending=ascending,
+            options=given,
+            align_to=align_to,
+            order=order,
+            reward_low=low,
+            reward_high=high,
+            min_coverage=min_coverage,
+            bare=bare,
+            with_scores=with_scores,
+            model=model or _model_of(scored),
+            rescore=again,
+        )
         opened = open_run(config, output.note)
         if as_json:
             output.as_json({"run": str(run), "round": 0, **_paths(opened, 0)})
@@ -182,18 +177,17 @@ def _pair(text: str, option: str) -> tuple[float, float]:
 
 
 def _model_of(scored: Path) -> str | None:
-    """The model that scored a set, as a folder where it is one here."""
-    path = scored / "execution.jsonl"
-    if not path.exists():
-        return None
-    name: str = json.loads(path.read_text().splitlines()[-1])["model"]
-    if Path(name).exists():
-        return str(Path(name).resolve())
+    """The model that scored a set, as files where it can be found here."""
+    from gaincurate.schedule.rounds import model_of
+
+    name = model_of(scored)
+    if name is None or Path(name).exists():
+        return name
     try:
         from gaincurate.scoring.model import find_model
 
         files = find_model(name)
-    except Exception:  # the packages or the model may not be on this machine: the trainer gets the name
+    except (ImportError, GaincurateError):  # not on this machine: the trainer gets the name
         return name
     return str(files.weights[0] if files.gguf else files.folder)
 
@@ -236,7 +230,7 @@ def next_(
             output.text(str(folder))
 
 
-@app.command(context_settings={"ignore_unknown_options": True})
+@app.command()
 def run(
     run: RunFolder,
     command: Annotated[

@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gaincurate.schedule import story
-from gaincurate.schedule.config import RescoreConfig, ScheduleConfig
+from gaincurate.schedule.config import checked
+from gaincurate.schedule.jsons import append_lines
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.rounds import start as open_run
-from gaincurate.schedule.run import Run, append_lines, working_on
+from gaincurate.schedule.run import Run, working_on
 from gaincurate.shards import Json
 
 
@@ -43,13 +44,8 @@ class Schedule:
             InputError: an option does not go with the set or with another option.
             OutputError: the scored set is unfinished or damaged, or the run's folder holds something.
         """
-        again = options.pop("rescore", None)
-        if again is not None:
-            options["rescore"] = again if isinstance(again, RescoreConfig) else RescoreConfig(**again)
-        config = ScheduleConfig(
-            scored=Path(scored), run=Path(run), strategy=strategy, budget=budget, rounds=rounds, **options
-        )
-        open_run(config)
+        given = {"scored": scored, "run": run, "strategy": strategy, "budget": budget, "rounds": rounds}
+        open_run(checked(**given, **options))
         return cls(run)
 
     @property

@@ -7,9 +7,11 @@ scored set, which never change) when it learns. Knows nothing of files, ids or t
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -18,6 +20,7 @@ from gaincurate.errors import InputError
 from gaincurate.schedule.noise import Floats, Ints
 
 Json = dict[str, Any]
+Ordering = Literal["any", "fixed", "none"]
 
 STRATEGIES = {
     "uniform": "gaincurate.schedule.uniform:Uniform",
@@ -82,6 +85,9 @@ class Selector(Protocol):
     """The column that its order goes by where the user names none; None for the order of the set."""
     ascending: ClassVar[bool]
     """Whether low values come first there."""
+    ordering: ClassVar[Ordering]
+    """Of what its ranks are: `any` column's order, which may change from round to round; a `fixed` one, any
+    column's too; or `none`, the set's own rows."""
     foresees: ClassVar[bool]
     """Whether draws do not depend on what is observed, so that all rounds can be told in advance."""
 
@@ -109,11 +115,13 @@ def load(strategy: str) -> type[Selector]:
     """
     path = STRATEGIES.get(strategy, strategy)
     module, colon, name = path.partition(":")
-    if not colon:
+    if not (colon and all(part.isidentifier() for part in module.split(".")) and name.isidentifier()):
         raise InputError(
             f"--strategy {strategy}: there are {', '.join(STRATEGIES)}, or module:Class for your own."
         )
     try:
+        if os.getcwd() not in sys.path and strategy not in STRATEGIES:
+            sys.path.append(os.getcwd())  # a script of the same folder, as `python -m` would find it
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise InputError(f"--strategy {strategy}: it cannot be imported ({error}).") from error

@@ -14,13 +14,18 @@ _DEPTH = 3
 _LARGEST_HEADER = 100_000_000  # safetensors' own limit
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
+def newest_checkpoint(folder: Path, since: float = 0.0) -> Path | None:
     """The newest complete checkpoint in a folder or up to three folders below it.
 
-    By the trainer's step where one is known, else by the time of its weights.
+    By the time of its weights; of two at the same time, the one with the larger step.
+
+    Args:
+        folder: where to look.
+        since: leave out what was there before this time (seconds since 1970), whatever its files say of
+            their age: copies keep the times of what they are copies of.
     """
     found = [path for path in _candidates(folder, _DEPTH) if why_incomplete(path) is None]
-    return max(found, key=_age, default=None)
+    return max((path for path in found if _put_there(path) >= since), key=_age, default=None)
 
 
 def why_incomplete(folder: Path) -> str | None:
@@ -64,12 +69,26 @@ def _state(folder: Path) -> int | None:
         return None
 
 
-def _age(folder: Path) -> tuple[int, float]:
+def _weights(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.suffix == ".safetensors"]
+
+
+def weights_of(folder: str) -> list[list[object]]:
+    """Names, sizes and times of a checkpoint's weight files: what tells it from a later one in its place."""
+    found = sorted(_weights(Path(folder)))
+    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in found]
+
+
+def _put_there(folder: Path) -> float:
+    return max(path.stat().st_ctime for path in _weights(folder))
+
+
+def _age(folder: Path) -> tuple[int, int]:
     step = _state(folder)
     if step is None:
         number = re.search(r"(\d+)\D*$", folder.name)
         step = int(number[1]) if number else -1
-    return step, (folder / "config.json").stat().st_mtime
+    return max(path.stat().st_mtime_ns for path in _weights(folder)), step
 
 
 def _whole(path: Path) -> bool:

@@ -8,7 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gaincurate.errors import InputError
 
 
 class RescoreConfig(BaseModel):
@@ -69,3 +71,17 @@ class ScheduleConfig(BaseModel):
     """What {checkpoint} is in round 0. Default: the model that scored the set."""
     rescore: RescoreConfig = RescoreConfig()
     """Scoring anew at checkpoints."""
+
+
+def checked(**options: Any) -> ScheduleConfig:
+    """The options as a config; `rescore` may be a mapping.
+
+    Raises:
+        InputError: an option that there is not, or a value that it does not take.
+    """
+    try:
+        return ScheduleConfig(**options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "--" + "-".join(map(str, first["loc"])).replace("_", "-")
+        raise InputError(f"{name} {first['input']}: {first['msg'].lower()}.") from error

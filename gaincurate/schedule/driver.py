@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,15 +18,17 @@ from typing import IO
 from gaincurate.errors import InputError, OutcomeError, TrainerError, storage_error
 from gaincurate.files import write_json
 from gaincurate.schedule.checkpoints import newest_checkpoint, why_incomplete
+from gaincurate.schedule.jsons import append_line, read_json
 from gaincurate.schedule.observed import take_outcomes
 from gaincurate.schedule.rescore import due
 from gaincurate.schedule.rounds import advance
-from gaincurate.schedule.run import Run, append_line, read_json, working_on
-from gaincurate.schedule.trainer import fill, train, trainer_lock
+from gaincurate.schedule.run import Run, working_on
+from gaincurate.schedule.trainer import fill, stoppable, train, trainer_lock
 from gaincurate.shards import Json
 
 NAMES = ("data", "round", "checkpoint", "outcomes", "output")
 _TRAINED, _COMMAND = "trained.json", "command.json"
+_CLOCKS = 2.0  # seconds that a file system's clock may be behind
 
 
 class View:
@@ -67,8 +70,10 @@ def drive(
         LockedError: another process is at work on the run, or an earlier trainer still lives.
     """
     view = view or View()
-    with working_on(run.folder), trainer_lock(run.folder) as lock:
-        wanted = remembered(run, command)
+    wanted = remembered(run, command)
+    with stoppable(), working_on(run.folder), trainer_lock(run.folder) as lock:
+        if command:
+            write_json(run.folder / _COMMAND, wanted)
         while not (state := run.state).get("finished"):
             round_ = state["round"]
             done = run.round_folder(round_) / _TRAINED
@@ -77,26 +82,30 @@ def drive(
                 again = False
             with _pointing_at(run, round_):
                 take_outcomes(run, round_)
-            advance(run, _checkpoint_after(run, round_, wanted), view.note)
+            advance(run, _checkpoint_after(run, round_, wanted, view), view.note)
             view.round_done(round_, float(read_json(done)["seconds"]))
 
 
 def remembered(run: Run, command: Sequence[str]) -> list[str]:
-    """The command to use: the one given, kept for the next time, or the one of the last time.
+    """The command to use: the one given, or the one of the last time.
 
     Raises:
-        InputError: there is neither.
+        InputError: there is neither, or it is an option by mistake.
+        TrainerError: its program is not there.
     """
     path = run.folder / _COMMAND
-    if command:
-        write_json(path, list(command))
-        return list(command)
-    if not path.exists():
+    if not command and not path.exists():
         raise InputError(
             f"no command: gaincurate schedule run {run.folder} -- python train.py --data {{data}} --model "
             "{checkpoint} --outcomes {outcomes} --output {output}"
         )
-    found: list[str] = list(read_json(path))
+    found = list(command) if command else [str(part) for part in read_json(path)]
+    if found[0].startswith("-"):
+        raise InputError(
+            f"{found[0]} is no option of `schedule run` and no program; the trainer goes behind --."
+        )
+    if "{" not in found[0] and shutil.which(found[0]) is None:
+        raise TrainerError(f"the trainer {found[0]!r} cannot be started: there is no such program.")
     return found
 
 
@@ -112,30 +121,36 @@ def names_of(run: Run, round_: int, checkpoint: str) -> dict[str, str]:
     }
 
 
-def checkpoint_before(run: Run, round_: int) -> str:
-    """What a round's training begins with: the model of the run, or what the last round left.
+def checkpoint_before(run: Run, round_: int, command: Sequence[str]) -> str:
+    """What the newest round's training begins with: the model of the run, or what the last round left.
+
+    Empty where neither is known and the command does not name it.
 
     Raises:
         TrainerError: it is gone.
+        InputError: it is not known.
     """
-    for before in range(round_ - 1, -1, -1):
-        path = run.round_folder(before) / _TRAINED
-        found = read_json(path).get("checkpoint") if path.exists() else None
-        if found is not None:
-            if (why := why_incomplete(Path(found))) is not None:
-                raise TrainerError(
-                    f"round {round_} would begin with the checkpoint of round {before}, which is gone: "
-                    f"{why}. Restore it; a trainer that deletes old checkpoints must keep the newest."
-                )
-            return str(found)
-    return str(run.config.model)
+    found = run.state["checkpoint"]
+    if found is None and not any("{checkpoint}" in part for part in command):
+        return ""
+    if found is None:
+        raise InputError(
+            f"{run.folder} does not know the model that scored the set, which {{checkpoint}} is in round "
+            "0; start the run with --model."
+        )
+    if found != run.config.model and (why := why_incomplete(Path(found))) is not None:
+        raise TrainerError(
+            f"round {round_} would begin with the checkpoint of round {round_ - 1}, which is gone: "
+            f"{why}. Restore it; a trainer that deletes old checkpoints must keep the newest."
+        )
+    return str(found)
 
 
 def _train(
     run: Run, round_: int, command: Sequence[str], lock: IO[str], timeout: float | None, view: View
 ) -> None:
     folder = run.round_folder(round_)
-    names = names_of(run, round_, checkpoint_before(run, round_))
+    names = names_of(run, round_, checkpoint_before(run, round_, command))
     attempt = _begin_attempt(run, round_)
     filled = fill(command, names)
     environment = {f"GAINCURATE_{name.upper()}": value for name, value in names.items()}
@@ -145,17 +160,28 @@ def _train(
         Path(names["output"]).mkdir(exist_ok=True)
     except OSError as error:
         raise storage_error(Path(names["output"]), error) from error
-    with _pointing_at(run, round_):
-        seconds = train(
-            filled,
-            environment={**environment, "GAINCURATE_ATTEMPT": str(attempt)},
-            log=log,
-            lock=lock,
-            timeout=timeout,
-            watch=lambda taken: view.waiting(taken, log),
+    begun, ended_well = time.time(), False
+    try:
+        with _pointing_at(run, round_):
+            seconds = train(
+                filled,
+                environment={**environment, "GAINCURATE_ATTEMPT": str(attempt)},
+                log=log,
+                lock=lock,
+                timeout=timeout,
+                watch=lambda taken: view.waiting(taken, log),
+            )
+        ended_well = True
+    finally:  # what a failed attempt cost was spent too
+        run.log(
+            what="training",
+            round=round_,
+            attempt=attempt,
+            seconds=time.time() - begun,
+            ended_well=ended_well,
+            command=shlex.join(filled),
         )
-    found = newest_checkpoint(Path(names["output"]))
-    run.log(what="training", round=round_, attempt=attempt, seconds=seconds, command=shlex.join(filled))
+    found = newest_checkpoint(Path(names["output"]), since=begun - _CLOCKS)
     write_json(
         folder / _TRAINED,
         {"attempt": attempt, "seconds": seconds, "ended": time.time(), "checkpoint": found and str(found)},
@@ -196,20 +222,21 @@ def _pointing_at(run: Run, round_: int) -> Iterator[None]:
         ) from error
 
 
-def _checkpoint_after(run: Run, round_: int, command: Sequence[str]) -> str | None:
-    """What a round's training left; None where nothing asks for it.
+def _checkpoint_after(run: Run, round_: int, command: Sequence[str], view: View) -> str | None:
+    """What a round's training left; None where it left nothing and nothing asks for it.
 
     Raises:
         TrainerError: something asks for it, and it is not there.
     """
-    last = round_ + 1 == run.config.rounds
-    wanted = not last and any("{checkpoint}" in part for part in command)
-    if not wanted and not due(run.config, round_):
-        return None
     found: Json = read_json(run.round_folder(round_) / _TRAINED)
     checkpoint = found["checkpoint"]
-    why = why_incomplete(Path(checkpoint)) if checkpoint else "there is none"
-    if why is not None:
+    why = why_incomplete(Path(checkpoint)) if checkpoint else "this attempt wrote none"
+    if why is None:
+        return str(checkpoint)
+    if round_ + 1 == run.config.rounds:
+        return None
+    went_on = run.state["checkpoint"] != run.config.model
+    if went_on or due(run.config, round_) or any("{checkpoint}" in part for part in command):
         output = run.round_folder(round_) / "output"
         raise TrainerError(
             f"round {round_}: its trainer ended well but left no complete checkpoint below {output} ({why}), "
@@ -217,4 +244,6 @@ def _checkpoint_after(run: Run, round_: int, command: Sequence[str]) -> str | No
             f"safetensors), then `gaincurate schedule run {shlex.quote(str(run.folder))} --again` trains "
             "this round anew."
         )
-    return str(checkpoint)
+    if round_ == 0:
+        view.note("round 0 left no checkpoint below {output}: every round's {checkpoint} is the run's model")
+    return None

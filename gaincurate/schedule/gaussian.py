@@ -16,7 +16,7 @@ import math
 from typing import ClassVar
 
 import numpy as np
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from gaincurate.schedule import base
 from gaincurate.schedule.base import Json, Observed, Pool
@@ -51,6 +51,13 @@ class GaussianOptions(base.Options):
             raise ValueError("a width is a number of ranks over 0 (1000) or a share of the set (0.1N)")
         return text
 
+    @model_validator(mode="after")
+    def _check_steps(self) -> GaussianOptions:
+        low, high = self.step_low, self.step_high
+        if low is not None and high is not None and low >= high:
+            raise ValueError("the least step must be less than the largest")
+        return self
+
     @field_validator("scale")
     @classmethod
     def _check_scale(cls, value: float | None) -> float | None:
@@ -70,6 +77,7 @@ class GainRL:
     Options: ClassVar[type[base.Options]] = GaussianOptions
     by: ClassVar[str | None] = "gc_angle"
     ascending: ClassVar[bool] = False
+    ordering: ClassVar[base.Ordering] = "any"
     foresees: ClassVar[bool] = False
 
     def __init__(self, pool: Pool, options: GaussianOptions) -> None:

@@ -58,6 +58,7 @@ def read_lines(
     ids: frozenset[str],
     ids_of: Callable[[int], Collection[str]],
     rules: Rules,
+    before: int = 0,
 ) -> tuple[list[Line], int]:
     """The lines of a file, in order, and how many a `resume_from_step` voids.
 
@@ -68,13 +69,14 @@ def read_lines(
         ids: of its prompts.
         ids_of: those of an earlier round.
         rules: range of rewards.
+        before: lines of the file that were taken before these; then the first line that steers ends them.
 
     Raises:
         OutcomeError: a line that cannot be used, with its number.
     """
     lines: list[Line] = []
     void, attempt = 0, 1
-    for number, text in enumerate(whole.split(b"\n") if whole else [], 1):
+    for number, text in enumerate(whole.split(b"\n") if whole else [], before + 1):
         if not text.strip():
             continue
         where = f"{path}, line {number}"
@@ -84,12 +86,15 @@ def read_lines(
             raise OutcomeError(f"{where} is broken: it is no JSON.", path=str(path), line=number) from error
         if not isinstance(entry, dict):
             raise OutcomeError(f"{where} is no JSON object.", path=str(path), line=number)
-        if "gc_id" not in entry and "resume_from_step" in entry:
+        steers = "gc_id" not in entry and ("resume_from_step" in entry or "attempt" in entry)
+        if steers and before:
+            break
+        if steers and "resume_from_step" in entry:
             step = _integer(entry, "resume_from_step", where)
             before = len(lines)
             lines = [n for n in lines if n.round != round_ or n.step is None or n.step <= (step or 0)]
             void += before - len(lines)
-        elif "gc_id" not in entry and "attempt" in entry:
+        elif steers:
             attempt = _integer(entry, "attempt", where) or 1
         else:
             lines.append(_checked(entry, number, where, attempt, round_, ids, ids_of, rules))

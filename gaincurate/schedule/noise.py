@@ -20,7 +20,7 @@ _BLOCK = 1 << 19  # items at once: a few arrays of 4 MB, whatever the size of th
 
 
 def uniforms(seed: int, round_: int, stream: int, start: int, stop: int) -> Floats:
-    """Numbers `start` to `stop` of a stream, `[stop - start]`, uniform on 2^53 points inside (0, 1).
+    """Numbers `start` to `stop` of a stream, `[stop - start]`, uniform on 2^52 points inside (0, 1).
 
     Args:
         seed: of the run, 0 to 2^64 - 1.
@@ -32,7 +32,8 @@ def uniforms(seed: int, round_: int, stream: int, start: int, stop: int) -> Floa
     if start % 4:
         raise ValueError(f"start {start} is no multiple of 4")
     raw = _raw(seed, round_, stream, start, stop - start)
-    found: Floats = ((raw >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    # One bit less than a double has, so that the half is exact and 1 is never reached.
+    found: Floats = ((raw >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
     return found
 
 

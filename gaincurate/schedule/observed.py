@@ -13,15 +13,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gaincurate.schedule.config import ScheduleConfig
-from gaincurate.schedule.lines import Rules
+from gaincurate.schedule.lines import Key, Line, Rules
 from gaincurate.schedule.noise import Floats, Ints
-from gaincurate.schedule.outcomes import Outcomes, Tally, check_coverage, read_late, read_outcomes
+from gaincurate.schedule.outcomes import Outcomes, Tally, check_coverage, read_outcomes, split_lines
 from gaincurate.schedule.run import BASE, Run
 from gaincurate.schema import ID
 from gaincurate.scored_set import ScoredSet
 from gaincurate.shards import Json
 
 Note = Callable[[str], None]
+_ENOUGH = 0.9
 
 
 def silent(text: str) -> None:
@@ -37,9 +38,9 @@ def take_outcomes(run: Run, round_: int, note: Note = silent) -> Outcomes:
     config, path = run.config, run.outcomes(round_)
     rules = rules_of(config)
     found = read_outcomes(path, round_, run.ids(round_), run.ids, rules)
-    check_coverage(found, round_, path, rules)
     if found.cut:
         note(f"warning: the last line of {path} is not finished and was left out")
+    check_coverage(found, round_, path, rules)
     if found.unjudged:
         note(
             f"warning: {found.unjudged:,} of {found.rollouts:,} rollouts of round {round_} could not be "
@@ -54,17 +55,28 @@ def rules_of(config: ScheduleConfig) -> Rules:
 
 
 def late_outcomes(run: Run, state: Json, found: Outcomes) -> tuple[tuple[Ints, Floats, Floats], Json]:
-    """What came in for earlier rounds, in this round's file or behind what was taken of theirs."""
-    late = dict(found.late)
-    taken = {**state["taken"], str(state["round"]): found.size}
-    for name, size in state["taken"].items():
-        path = run.outcomes(int(name))
-        if path.exists() and path.stat().st_size > size:
-            more, taken[name] = read_late(path, size, int(name), run.ids, rules_of(run.config))
-            for key, tally in more.items():
-                into = late.setdefault(key, Tally())
-                into.successes += tally.successes
-                into.unjudged += tally.unjudged
+    """What came in for earlier rounds, in this round's file or behind what was taken of theirs.
+
+    Returns:
+        Rows, wins and losses, one for each prompt, and the sizes of the files as they were read.
+    """
+    newest = int(state["round"])
+    sizes = {int(name): size for name, size in state["taken"].items()}
+    files: dict[int, tuple[list[Line], list[Line]]] = {}
+    taken = {str(newest): found.size}
+    for round_, since in [*sizes.items(), (newest, 0)]:
+        path = run.outcomes(round_)
+        if round_ == newest or (path.exists() and path.stat().st_size > since):
+            *parts, taken[str(round_)] = split_lines(path, since, round_, run.ids, rules_of(run.config))
+            files[round_] = (parts[0], parts[1])
+        else:
+            taken[str(round_)] = since
+    fresh = [line for _, new in files.values() for line in new if line.round < newest]
+    known = _known(run, {line.round for line in fresh}, sizes)
+    late: dict[tuple[int, str], Tally] = {}
+    for line in fresh:
+        if line.is_new(known):
+            late.setdefault((line.round, line.gc_id), Tally()).add(line.success)
     places: dict[int, Mapping[str, int]] = {}
     rows, wins, losses = [], [], []
     for (round_, gc_id), tally in sorted(late.items()):
@@ -76,14 +88,31 @@ def late_outcomes(run: Run, state: Json, found: Outcomes) -> tuple[tuple[Ints, F
     return (np.array(rows, np.int64), np.array(wins, float), np.array(losses, float)), taken
 
 
-def concentration_of(run: Run, name: str, ids: list[str], rows: Ints) -> float:
-    """C_t: the mean `gc_angle` of a round's prompts in one set, over those that it has."""
-    if name == BASE:
-        values = run.scored.take(rows).column("gc_angle")
-    else:
+def _known(run: Run, rounds: set[int], sizes: Mapping[int, int]) -> set[Key]:
+    """The keys of these rounds' lines that were taken before, in whatever file they are."""
+    known: set[Key] = set()
+    for round_, size in sizes.items():
+        if rounds and round_ >= min(rounds):
+            old, _, _ = split_lines(run.outcomes(round_), size, round_, run.ids, rules_of(run.config))
+            for line in old:
+                line.is_new(known)
+    return known
+
+
+def concentration_of(run: Run, name: str, ids: list[str], rows: Ints) -> tuple[float, str, int]:
+    """C_t: the mean `gc_angle` of a round's prompts in one set, the newest if it has nearly all of them.
+
+    A window scored some rounds ago may lack a few that were drawn from a tail: they are left out. A set that
+    lacks more than a tenth says too little, and the set that the run began with is taken.
+
+    Returns:
+        The mean, the set's name, and how many of the prompts it is over.
+    """
+    if name != BASE:
         scored = ScoredSet(run.set_folder(name), verify=False)
-        found = pc.index_in(scored.column(ID).combine_chunks(), value_set=pa.array(ids, pa.string()))
-        values = scored.column("gc_angle").combine_chunks().filter(pc.is_valid(found))
-        if not len(values):  # a window scored some rounds ago may have none of them
-            return concentration_of(run, BASE, ids, rows)
-    return math.fsum(values.to_pylist()) / len(values)
+        there = pc.is_in(scored.column(ID), value_set=pa.array(ids, pa.string()))
+        values = scored.column("gc_angle").filter(there).to_pylist()
+        if len(values) >= _ENOUGH * len(ids):
+            return math.fsum(values) / len(values), name, len(values)
+    values = run.scored.take(rows).column("gc_angle").to_pylist()
+    return math.fsum(values) / len(values), BASE, len(values)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gaincurate.errors import OutcomeError
 from gaincurate.files import reading
-from gaincurate.schedule.lines import Key, Rules, newest_attempts, read_lines
+from gaincurate.schedule.lines import Key, Line, Rules, newest_attempts, read_lines
 
 _SHOWN = 5
 
@@ -123,14 +123,12 @@ def read_outcomes(
     return Outcomes(tallies, late, repeated, void + replaced, bool(tail.strip()), tokens, size)
 
 
-def read_late(
-    path: Path,
-    since: int,
-    round_: int,
-    ids_of: Callable[[int], Collection[str]],
-    rules: Rules,
-) -> tuple[dict[tuple[int, str], Tally], int]:
-    """What an earlier round's file got after it was taken, by (round, id), and its size now.
+def split_lines(
+    path: Path, since: int, round_: int, ids_of: Callable[[int], Collection[str]], rules: Rules
+) -> tuple[list[Line], list[Line], int]:
+    """A file's lines before and behind the place up to which it was taken, and its size now.
+
+    Behind it, what follows a steering line is training done again whose outcomes are taken: it is left out.
 
     Args:
         path: the file.
@@ -145,15 +143,12 @@ def read_late(
     """
     with reading(path):
         data = path.read_bytes()
-    size = data.rfind(b"\n") + 1
-    lines, _ = read_lines(data[:size].rstrip(b"\n"), path, round_, frozenset(ids_of(round_)), ids_of, rules)
-    taken = data[:since].count(b"\n")
-    known: set[Key] = set()
-    late: dict[tuple[int, str], Tally] = {}
-    for line in lines:
-        if line.is_new(known) and line.number > taken:
-            late.setdefault((line.round, line.gc_id), Tally()).add(line.success)
-    return late, size
+    size = max(data.rfind(b"\n") + 1, since)
+    ids = frozenset(ids_of(round_))
+    old, _ = read_lines(data[:since].rstrip(b"\n"), path, round_, ids, ids_of, rules)
+    before = data[:since].count(b"\n")
+    new, _ = read_lines(data[since:size].rstrip(b"\n"), path, round_, ids, ids_of, rules, before)
+    return old, new, size
 
 
 def check_coverage(found: Outcomes, round_: int, path: Path, rules: Rules) -> None:
@@ -164,11 +159,12 @@ def check_coverage(found: Outcomes, round_: int, path: Path, rules: Rules) -> No
     """
     absent = [i for i, tally in found.tallies.items() if not tally.successes and not tally.unjudged]
     count, size = len(found.tallies) - len(absent), len(found.tallies)
-    if count < rules.coverage * size:
+    if count < math.ceil(rules.coverage * size - 1e-9):
         more = f" and {len(absent) - _SHOWN:,} more" if len(absent) > _SHOWN else ""
+        cut = " Its last line is not finished and was left out." if found.cut else ""
         raise OutcomeError(
             f"round {round_} has outcomes for {count:,} of its {size:,} prompts and {rules.coverage:.0%} of "
-            f"them are needed (--min-coverage); {path} lacks {', '.join(absent[:_SHOWN])}{more}.",
+            f"them are needed (--min-coverage); {path} lacks {', '.join(absent[:_SHOWN])}{more}.{cut}",
             path=str(path),
             ids=absent,
         )

@@ -9,9 +9,8 @@ ranks they can reach.
 from __future__ import annotations
 
 import json
-import subprocess
+import shutil
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,19 +20,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gaincurate.errors import GaincurateError, InputError, OutputError
-from gaincurate.files import write_atomic, write_stream
-from gaincurate.schedule.checkpoints import why_incomplete
+from gaincurate.errors import GaincurateError, InputError, OutputError, TrainerError
+from gaincurate.files import write_atomic, write_json, write_stream
+from gaincurate.schedule.checkpoints import weights_of, why_incomplete
 from gaincurate.schedule.config import ScheduleConfig
+from gaincurate.schedule.jsons import read_json
 from gaincurate.schedule.noise import Floats, Ints, permutation
 from gaincurate.schedule.order import Order, build, permute
 from gaincurate.schedule.run import Run, round_name
+from gaincurate.schedule.trainer import train, trainer_lock
 from gaincurate.schema import ID, PREFIX, SCORE_FIELDS
 from gaincurate.scored_set import ScoredSet
 from gaincurate.shards import MANIFEST, Json
 from gaincurate.stats import spearman
 
-_SCORES = {field.name for field in SCORE_FIELDS[1:]}
+ANGLES = tuple(field.name for field in SCORE_FIELDS if field.name.startswith("gc_angle"))
 _COUNTS = ("gc_prompt_tokens", "gc_prefix_tokens", "gc_question_tokens")
 _PROBE_STREAM = 2
 
@@ -82,30 +83,33 @@ def rescore(
         )
     if (why := why_incomplete(Path(checkpoint))) is not None:
         raise InputError(f"the checkpoint of round {round_} cannot be used: {why}.", path=checkpoint)
-    name, drift, probe = f"scores/{round_name(round_)}", None, None
+    name = f"scores/{round_name(round_)}"
+    if config.what == "round":
+        # C_t moves with the level of the angles, which a rank correlation does not see: no probe here.
+        rows = np.asarray(state["rows"], np.int64)
+        found = _scored(run, round_, checkpoint, name, rows, note)
+        return Rescored(scores=name, drift=_drift(run, state, found, rows, "gc_angle"))
+    by, ascending = str(run.config.by), bool(run.config.ascending)
+    drift, probe = None, None
     if config.probe:
-        drift, probe = _probe(run, state, checkpoint, f"{name}-probe", note)
+        rows, probe = probe_rows(run), f"{name}-probe"
+        drift = _drift(run, state, _scored(run, round_, checkpoint, probe, rows, note), rows, by)
         if drift is not None and drift >= config.drift:
             note(
                 f"round {round_}: the probe's rank correlation with the scores in use is {drift:.3f}, so the "
                 "rest is not scored anew"
             )
             return Rescored(drift=drift)
-    by, ascending = run.config.by, bool(run.config.ascending)
     order = run.find_order(state["order"])
     if config.what == "full":
-        found = _scored(run, round_, checkpoint, name, None, note)
-        build(run.next_order, found, by, ascending=ascending)
-    elif config.what == "window":
+        build(run.next_order, _scored(run, round_, checkpoint, name, None, note), by, ascending=ascending)
+    else:
         first, last = selector.reach(config.every)
         ranks = np.arange(first, last + 1)
         rows = np.union1d(order.rows[ranks], np.asarray(state["rows"], np.int64))
         found = _scored(run, round_, checkpoint, name, rows, note)
-        ids = run.scored.take(order.rows[ranks]).column(ID).to_pylist()
+        ids = run.scored.take(order.rows[ranks]).column(ID)
         permute(run.next_order, order, ranks, ids, _values(found, ids, by), ascending=ascending)
-    else:
-        _scored(run, round_, checkpoint, name, np.asarray(state["rows"], np.int64), note)
-        return Rescored(scores=name, probe=probe, drift=drift)
     return Rescored(name, probe, Order(run.next_order).digest, name, drift)
 
 
@@ -115,27 +119,24 @@ def probe_rows(run: Run) -> Ints:
     return np.sort(permutation(run.config.seed, 0, _PROBE_STREAM, rows)[:size])
 
 
-def _probe(
-    run: Run, state: Json, checkpoint: str, name: str, note: Callable[[str], None]
-) -> tuple[float | None, str]:
-    """The probe's rank correlation with the scores in use; None where they are too few or all equal."""
-    rows = probe_rows(run)
-    by = run.config.by if run.config.by in _SCORES else "gc_angle"
-    found = _scored(run, state["round"], checkpoint, name, rows, note)
-    ids = run.scored.take(rows).column(ID).to_pylist()
-    # The probe of the checkpoint whose scores are in use: values of two checkpoints never meet in an order,
-    # their ranks may be compared.
+def _drift(run: Run, state: Json, found: ScoredSet, rows: Ints, by: str) -> float | None:
+    """Rank correlation of new scores with those in use; None where they are too few or all equal.
+
+    The ones in use are the probe's of the checkpoint that they come from: values of two checkpoints never
+    meet in an order, their ranks may be compared.
+    """
+    ids = run.scored.take(rows).column(ID)
     before = ScoredSet(run.set_folder(state["probe"]), verify=False)
     drift = spearman(_values(before, ids, by), _values(found, ids, by))
     run.log(what="drift", round=state["round"], drift=drift, against=state["probe"])
-    return drift, name
+    return drift
 
 
-def _values(scored: ScoredSet, ids: list[str], name: str | None) -> Floats:
+def _values(scored: ScoredSet, ids: pa.ChunkedArray, name: str) -> Floats:
     """A score column at these ids."""
-    places = pc.index_in(pa.array(ids, pa.string()), value_set=scored.column(ID).combine_chunks())
-    column = pc.cast(scored.column(name or "gc_angle").combine_chunks(), pa.float64())
-    found: Floats = column.take(places).to_numpy(zero_copy_only=False)
+    places = pc.index_in(ids, value_set=scored.column(ID).combine_chunks())
+    column = pc.cast(scored.column(name), pa.float64()).combine_chunks()
+    found: Floats = column.take(places.combine_chunks()).to_numpy(zero_copy_only=False)
     return found
 
 
@@ -143,23 +144,24 @@ def _scored(
     run: Run, round_: int, checkpoint: str, name: str, rows: Ints | None, note: Callable[[str], None]
 ) -> ScoredSet:
     """The set of these rows under the checkpoint, scored now unless it is there; None for all rows."""
-    out = run.folder / name
+    out, work = run.folder / name, run.folder / "work"
+    work.mkdir(exist_ok=True)
+    made_by, wanted = work / f"{out.name}.json", {"checkpoint": checkpoint, "weights": weights_of(checkpoint)}
+    if out.exists() and not (made_by.exists() and read_json(made_by) == wanted):
+        shutil.rmtree(out)  # of a checkpoint that this round was trained past since
     if not (out / MANIFEST).exists():
+        write_json(made_by, wanted)
         count = run.facts["rows"] if rows is None else len(rows)
         note(f"round {round_}: scoring {count:,} prompts with {checkpoint}")
-        begin = time.perf_counter()
-        _score(run, round_, checkpoint, out, rows)
-        run.log(
-            what="scoring", round=round_, set=name, seconds=time.perf_counter() - begin, checkpoint=checkpoint
-        )
+        seconds = _score(run, round_, checkpoint, out, rows)
+        run.log(what="scoring", round=round_, set=name, seconds=seconds, checkpoint=checkpoint)
     found = ScoredSet(out, verify=False)
     _same_prompts(run, found, rows)
     return found
 
 
-def _score(run: Run, round_: int, checkpoint: str, out: Path, rows: Ints | None) -> None:
+def _score(run: Run, round_: int, checkpoint: str, out: Path, rows: Ints | None) -> float:
     base, work = run.scored, run.folder / "work"
-    work.mkdir(exist_ok=True)
     if rows is None:
         data = str(base.folder / "shard-*.arrow")
     else:
@@ -173,15 +175,16 @@ def _score(run: Run, round_: int, checkpoint: str, out: Path, rows: Ints | None)
     command += [*options_of(base.identity, work), *run.config.rescore.options]
     log = run.round_folder(round_) / "scoring.log"
     out.parent.mkdir(exist_ok=True)
-    with log.open("ab") as file:
-        code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file).returncode
-    if code:
+    try:
+        with trainer_lock(run.folder, "scoring.lock") as lock:
+            return train(command, environment={}, log=log, lock=lock)
+    except TrainerError as error:
         said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
         raise GaincurateError(
-            f"scoring the checkpoint of round {round_} failed: {said[-1] if said else f'exit code {code}'} "
-            f"(log: {log}). What was scored is kept; run the same command again to go on.",
+            f"scoring the checkpoint of round {round_} failed: {said[-1]} (log: {log}). What was scored is "
+            "kept; run the same command again to go on.",
             log=str(log),
-        )
+        ) from error
 
 
 def options_of(identity: Json, work: Path) -> list[str]:
@@ -220,7 +223,7 @@ def _same_prompts(run: Run, found: ScoredSet, rows: Ints | None) -> None:
     """The same rows, read as as many tokens in each span: else the scores are of other prompts."""
     base = run.scored if rows is None else run.scored.take(rows)
     for name in (ID, *_COUNTS):
-        if base.column(name).to_pylist() != found.column(name).to_pylist():
+        if not base.column(name).equals(found.column(name)):
             raise OutputError(
                 f"{found.folder} has other prompts than the run's scored set ({name} differs): does the "
                 "checkpoint have the tokenizer and the chat template of the model that scored the set?",

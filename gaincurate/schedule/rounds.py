@@ -6,8 +6,10 @@ the outcomes alone. Knows nothing of how a round is trained.
 
 from __future__ import annotations
 
+import json
 import math
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,20 +17,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gaincurate.errors import InputError
-from gaincurate.files import write_json
+from gaincurate.files import remove_temporaries, write_json
 from gaincurate.schedule import base
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.noise import Ints
 from gaincurate.schedule.observed import Note, concentration_of, late_outcomes, silent, take_outcomes
 from gaincurate.schedule.order import Order, build
-from gaincurate.schedule.rescore import Rescored, due, rescore
+from gaincurate.schedule.rescore import ANGLES, Rescored, due, rescore
 from gaincurate.schedule.rows import training_rows, write_rows
 from gaincurate.schedule.run import BASE, FORMAT, ORDER, RUN, Run, making
-from gaincurate.schema import ID, SCORE_FIELDS
+from gaincurate.schema import ID
 from gaincurate.scored_set import ScoredSet
-from gaincurate.shards import Json
+from gaincurate.shards import EXECUTION, Json
 
-_KEPT = ("order", "ordered_by", "scores", "probe")
+_KEPT = ("order", "ordered_by", "scores", "probe", "checkpoint")
 
 
 def start(config: ScheduleConfig, note: Note = silent) -> Run:
@@ -55,7 +57,12 @@ def start(config: ScheduleConfig, note: Note = silent) -> Run:
         angles = pc.min_max(scored.column("gc_angle"))
         facts = {
             "format": FORMAT,
-            "config": {**config.model_dump(mode="json"), "by": by, "ascending": ascending},
+            "config": {
+                **config.model_dump(mode="json"),
+                "by": by,
+                "ascending": ascending,
+                "model": config.model or model_of(config.scored),
+            },
             "params": options.model_dump(mode="json"),
             "scores": {
                 "folder": str(config.scored.resolve()),
@@ -74,9 +81,20 @@ def start(config: ScheduleConfig, note: Note = silent) -> Run:
             "scores": BASE,
             "probe": BASE,
             "taken": {},
+            "checkpoint": run.config.model,
         }
         _write_round(run, selector_of(run), 0, state, {})
     return Run(config.run)
+
+
+def model_of(scored: Path) -> str | None:
+    """The model that scored a set, by the name that it was given; a folder here by its whole path."""
+    path = scored / EXECUTION
+    name = None
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+        with suppress(ValueError, KeyError, TypeError):
+            name = str(json.loads(line)["model"])
+    return str(Path(name).resolve()) if name is not None and Path(name).exists() else name
 
 
 def _check(config: ScheduleConfig, scored: ScoredSet, kind: type[base.Selector], by: str | None) -> None:
@@ -101,12 +119,17 @@ def _check(config: ScheduleConfig, scored: ScoredSet, kind: type[base.Selector],
             f"--reward-range {config.reward_low:g},{config.reward_high:g}: the first must be "
             "less than the second."
         )
+    if config.by is not None and kind.ordering == "none":
+        raise InputError(f"--by {config.by}: strategy {config.strategy} has no order; leave --by out.")
     what = config.rescore.what
-    if what in ("window", "full") and by not in {field.name for field in SCORE_FIELDS[1:]}:
+    if what in ("window", "full") and not (kind.ordering == "any" and by in ANGLES):
+        if kind.ordering != "any":
+            why = f"strategy {config.strategy} has no order that may change"
+        else:
+            why = f"strategy {config.strategy} goes by {by}, which no checkpoint changes"
         raise InputError(
-            f"--rescore {what} needs an order by a score column, and "
-            + (f"strategy {config.strategy} goes by {by}." if by else f"strategy {config.strategy} has none.")
-            + " Use --rescore round or off."
+            f"--rescore {what} needs an order by a score of the model ({', '.join(ANGLES)}), and {why}. Use "
+            "--rescore round or off."
         )
     if what == "window" and not hasattr(kind, "reach"):
         raise InputError(
@@ -149,8 +172,10 @@ def advance(run: Run, checkpoint: str | None = None, note: Note = silent) -> Pat
     selector = selector_of(run, state)
     fresh = rescore(run, state, selector, checkpoint, note) if due(config, round_) else Rescored()
     state = {key: state[key] for key in ("rows", *_KEPT)} | fresh.changes() | {"taken": taken}
+    if checkpoint is not None:
+        state["checkpoint"] = str(Path(checkpoint).resolve())
     rows = np.asarray(state["rows"], np.int64)
-    concentration = concentration_of(run, state["scores"], run.ids(round_), rows)
+    concentration, source, over = concentration_of(run, state["scores"], run.ids(round_), rows)
     assert found.accuracy is not None  # or the coverage was refused
     tallies = list(found.tallies.values())
     selector.observe(
@@ -169,7 +194,8 @@ def advance(run: Run, checkpoint: str | None = None, note: Note = silent) -> Pat
         "accuracy": found.accuracy,
         "effective": found.effective,
         "concentration": concentration,
-        "concentration_from": state["scores"],
+        "concentration_from": source,
+        "concentration_over": over,
         "prompts": sum(bool(t.successes or t.unjudged) for t in tallies),
         "rollouts": found.rollouts,
         "unjudged": found.unjudged,
@@ -198,6 +224,7 @@ def _write_round(run: Run, selector: base.Selector, round_: int, state: Json, in
     rows = order.rows[ranks]
     table = run.scored.take(rows)
     run.round_folder(round_).mkdir(parents=True, exist_ok=True)
+    remove_temporaries(run.round_folder(round_))
     shown = training_rows(table, run.scored.identity, bare=config.bare, with_scores=config.with_scores)
     write_rows(run.data(round_), shown)
     metrics = selector.metrics()

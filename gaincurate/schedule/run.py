@@ -10,13 +10,16 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from gaincurate.errors import LockedError, OutputError, storage_error
 from gaincurate.files import reading, remove_temporaries, write_json
 from gaincurate.schedule.config import ScheduleConfig
+from gaincurate.schedule.jsons import append_line, read_json
 from gaincurate.schedule.order import Order
 from gaincurate.scored_set import ScoredSet
 from gaincurate.shards import Json
@@ -27,6 +30,7 @@ BASE = "base"
 RUN, ORDER = "run.json", "order.arrow"
 _STATE, _PLAN, _NEXT_ORDER = "state.json", "plan.json", "order-next.arrow"
 _LOCK = "lock"
+_LARGE = 1 << 20  # bytes of a state; those of older rounds keep their rows alone
 
 
 def round_name(round_: int) -> str:
@@ -60,8 +64,12 @@ class Run:
                 f"{folder} has format {self.facts.get('format')}, this version reads {FORMAT}; use the "
                 "gaincurate version that opened it."
             )
-        self.config = ScheduleConfig(**self.facts["config"])
+        try:
+            self.config = ScheduleConfig(**self.facts["config"])
+        except (ValidationError, KeyError, TypeError) as error:
+            raise OutputError(f"{path} is damaged; restore it from a copy.", path=str(path)) from error
         self._scored: ScoredSet | None = None
+        self._ids: dict[int, list[str]] = {}
 
     @property
     def scored(self) -> ScoredSet:
@@ -109,8 +117,9 @@ class Run:
 
     def ids(self, round_: int) -> list[str]:
         """The ids of a round's prompts, as planned."""
-        found: list[str] = self.plan(round_)["ids"]
-        return found
+        if round_ not in self._ids:
+            self._ids[round_] = self.plan(round_)["ids"]
+        return self._ids[round_]
 
     def rows(self, round_: int) -> list[int]:
         """Their rows in the scored set."""
@@ -169,6 +178,9 @@ class Run:
             write_json(folder / _PLAN, plan)
         write_json(self.folder / _STATE, state)
         self.settle_order(state["order"])
+        before = self.round_folder(int(state["round"]) - 1) / _STATE
+        if before.exists() and before.stat().st_size > _LARGE:  # a posterior for each prompt seen, say
+            write_json(before, {**read_json(before), "selector": None})
 
     def log(self, **facts: object) -> None:
         """Append to `execution.jsonl`, where times and attempts are."""
@@ -191,6 +203,7 @@ def making(folder: Path) -> Iterator[Path]:
         LockedError: another process starts the same run.
         StorageError: the file system refused.
     """
+    folder = folder.absolute()
     refuse_taken(folder)
     beside = folder.with_name(f".{folder.name}.starting")
     with working_on(beside):
@@ -229,44 +242,6 @@ def refuse_taken(folder: Path) -> None:
         )
 
 
-def read_json(path: Path) -> Json:
-    """A JSON object of ours.
-
-    Raises:
-        OutputError: it is missing or damaged.
-        StorageError: it cannot be read.
-    """
-    try:
-        with reading(path):
-            found: Json = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise OutputError(f"{path} is damaged; restore it from a copy.", path=str(path)) from error
-    return found
-
-
-def append_line(path: Path, value: object) -> None:
-    """Append one line of JSON; see `append_lines`."""
-    append_lines(path, [value])
-
-
-def append_lines(path: Path, values: Iterable[object]) -> None:
-    """Append lines of JSON in one write, behind a line break where a killed writer left a piece.
-
-    Raises:
-        StorageError: the file system refused.
-    """
-    try:
-        with path.open("ab+") as file:
-            end = file.seek(0, os.SEEK_END)
-            if end:
-                file.seek(end - 1)
-                if file.read(1) != b"\n":
-                    file.write(b"\n")
-            file.write("".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values).encode())
-    except OSError as error:
-        raise storage_error(path, error) from error
-
-
 @contextmanager
 def working_on(folder: Path) -> Iterator[None]:
     """Hold the right to change a run.
@@ -277,15 +252,18 @@ def working_on(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / _LOCK).open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise LockedError(
-                    f"another process is at work on {folder}; wait for it, or stop it and run this again.",
-                    path=str(folder),
-                ) from None
-            remove_temporaries(folder)
-            yield
+        file = (folder / _LOCK).open("a")
     except OSError as error:
         raise storage_error(folder, error) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LockedError(
+                f"another process is at work on {folder}; wait for it, or stop it and run this again.",
+                path=str(folder),
+            ) from None
+        except OSError as error:
+            raise storage_error(folder, error) from error
+        remove_temporaries(folder)
+        yield

@@ -128,7 +128,7 @@ def forecast(run: Run, command: list[str]) -> Json:
         if round_ == newest:
             plan = run.plan(round_)
             entry |= {"ids": plan["ids"], **plan["forecast"]}
-            names = names_of(run, round_, checkpoint_before(run, round_))
+            names = names_of(run, round_, checkpoint_before(run, round_, command))
             entry["command"] = fill(command, names)
         elif selector.foresees:
             ranks = np.asarray(selector.draw(round_))

@@ -1,29 +1,33 @@
-"""One round of an external trainer: takes a command with names in braces, yields its exit.
+"""One external command, run to its end: takes its arguments with names in braces, yields the seconds it took.
 
-No shell: names are replaced inside each argument. The command's output goes to a log. It ends when its parent
-does, and holds a lock while any of it lives, so a second trainer never starts beside a forgotten one. Knows
-nothing of rounds or outcomes.
+No shell: names are replaced inside each argument. The command's output goes to a log. A keeper process ends
+all of it when this process dies, however that happens, and holds a lock until it has, so that a second one
+never starts beside a forgotten one. Knows nothing of rounds or outcomes.
 """
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
+import shlex
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import IO
 
 from gaincurate.errors import LockedError, TrainerError, storage_error
 
+_KEEPER = Path(__file__).with_name("keeper.py")
 _GRACE = 10.0  # seconds between asking a trainer to end and ending it
 _LOOK = 0.2
-_FREED = 2.0  # seconds that a killed process may take to let go of the lock
+_FREED = 3.0  # seconds that a killed driver's trainer may take to end
 _SAID = 2000  # bytes of a log's end that an error quotes from
 
 
@@ -38,13 +42,13 @@ def fill(command: Sequence[str], names: Mapping[str, str]) -> list[str]:
 
 
 @contextmanager
-def trainer_lock(folder: Path) -> Iterator[IO[str]]:
-    """A lock that the trainer's processes inherit.
+def trainer_lock(folder: Path, name: str = "trainer.lock") -> Iterator[IO[str]]:
+    """A lock that lives as long as what `train` starts with it.
 
     Raises:
-        LockedError: a trainer of an earlier driver still lives.
+        LockedError: what an earlier process started still lives.
     """
-    path = folder / "trainer.lock"
+    path = folder / name
     try:
         file = path.open("a")
     except OSError as error:
@@ -58,12 +62,30 @@ def trainer_lock(folder: Path) -> Iterator[IO[str]]:
             except BlockingIOError:
                 if time.monotonic() > end:
                     raise LockedError(
-                        "a process that an earlier `schedule run` started is still at work (it holds "
-                        f"{path}; `fuser {path}` names it). Stop it, then run this again.",
+                        f"what an earlier run of {folder} started is still at work (`fuser {path}` names its "
+                        "keeper); wait until it has ended, or end it, then run this again.",
                         path=str(path),
                     ) from None
             time.sleep(_LOOK)
         yield file
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Within it, SIGTERM and SIGHUP (Slurm, a closed terminal) are as Ctrl-C: they end the trainer first."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def train(
@@ -75,7 +97,7 @@ def train(
     timeout: float | None = None,
     watch: Callable[[float], None] = lambda seconds: None,
 ) -> float:
-    """Run a filled-in command to its end.
+    """Run a filled-in command to its end, and to the end of all that it started.
 
     Args:
         command: program and arguments.
@@ -92,67 +114,59 @@ def train(
         TrainerError: it cannot be started, fails, or takes too long.
     """
     begin = time.monotonic()
+    ours, theirs = socket.socketpair()
     try:
         file = log.open("ab")
     except OSError as error:
         raise storage_error(log, error) from error
-    with file:
-        file.write(f"$ {' '.join(command)}\n".encode(errors="surrogateescape"))
+    with ours, theirs, file:
+        file.write(f"$ {shlex.join(command)}\n".encode(errors="surrogateescape"))
         file.flush()
+        fds = (theirs.fileno(), lock.fileno())
+        keeper = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(_KEEPER), *map(str, fds), str(_GRACE), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment},
+            pass_fds=fds,
+            start_new_session=True,
+        )
+        theirs.close()
         try:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **environment},
-                pass_fds=[lock.fileno()],
-                start_new_session=True,
-                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
-            )
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise TrainerError(f"the trainer {command[0]!r} cannot be started: {reason.lower()}.") from error
-        try:
-            while process.poll() is None:
+            while keeper.poll() is None:
                 taken = time.monotonic() - begin
                 if timeout is not None and taken > timeout:
-                    _end(process)
+                    _end(ours, keeper)
                     raise TrainerError(
                         f"the trainer took longer than {timeout:g} s (--timeout) and was ended; its log is "
                         f"{log}{_last_line(log)}",
                         log=str(log),
                     )
                 watch(taken)
-                try:
-                    process.wait(_LOOK)
-                except subprocess.TimeoutExpired:
-                    continue
+                with suppress(subprocess.TimeoutExpired):
+                    keeper.wait(_LOOK)
         except BaseException:
-            _end(process)
+            _end(ours, keeper)
             raise
-    if process.returncode:
-        _end(process)
-        how = (
-            f"was ended by {signal.Signals(-process.returncode).name}"
-            if process.returncode < 0
-            else f"failed with exit code {process.returncode}"
-        )
-        raise TrainerError(
-            f"the trainer {how}; its log is {log}{_last_line(log)}", log=str(log), code=process.returncode
-        )
+        kind, _, said = ours.recv(4096).decode(errors="replace").partition(" ")
+    if kind == "error":
+        raise TrainerError(f"the trainer {command[0]!r} cannot be started: {said}.")
+    code = int(said) if kind == "code" else -signal.SIGKILL
+    if code:
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
+        raise TrainerError(f"the trainer {how}; its log is {log}{_last_line(log)}", log=str(log), code=code)
     return time.monotonic() - begin
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask all of the trainer to end, then end what is left of it."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(_GRACE)
-    with suppress(ProcessLookupError):  # its children may not have listened, whether it did or not
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def _end(ours: socket.socket, keeper: subprocess.Popen[bytes]) -> None:
+    """Have the keeper end all of it."""
+    ours.close()
+    try:
+        keeper.wait(_GRACE + _FREED)
+    except subprocess.TimeoutExpired:
+        keeper.kill()
+        keeper.wait()
 
 
 def _last_line(log: Path) -> str:
@@ -161,9 +175,3 @@ def _last_line(log: Path) -> str:
         file.seek(max(0, log.stat().st_size - _SAID))
         lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
     return f" and ends: {lines[-1][:300]}" if lines and not lines[-1].startswith("$ ") else "."
-
-
-def _end_with_parent() -> None:
-    """In the child before it becomes the trainer: be killed when the driver dies (Linux)."""
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

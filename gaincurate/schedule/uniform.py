@@ -28,6 +28,7 @@ class Uniform:
     Options: ClassVar[type[base.Options]] = base.Options
     by: ClassVar[str | None] = None
     ascending: ClassVar[bool] = True
+    ordering: ClassVar[base.Ordering] = "none"
     foresees: ClassVar[bool] = True
 
     def __init__(self, pool: Pool, options: base.Options) -> None:
@@ -74,6 +75,8 @@ class Uniform:
 
 class FileOrder(Uniform):
     """Passes over the set in its own order, or in that of a column (`--by`)."""
+
+    ordering: ClassVar[base.Ordering] = "fixed"
 
     def _keys(self) -> Keys:
         return np.arange(self._pool.rows, dtype=np.uint64)

@@ -32,7 +32,7 @@ class VarianceOptions(base.Options):
     power: float = Field(default=1.0, ge=0)
     """Exponent of the weight; 0 draws evenly."""
     unseen: float = Field(default=0.1, ge=0, le=1)
-    """Least share of a round for prompts never seen, while there are any."""
+    """Least share of the draws for prompts never seen, while there are any."""
     easy: float = Field(default=0.05, ge=0, le=1)
     """Least share for prompts with an expected pass rate over 0.9."""
     hard: float = Field(default=0.05, ge=0, le=1)
@@ -56,6 +56,7 @@ class Variance:
     Options: ClassVar[type[base.Options]] = VarianceOptions
     by: ClassVar[str | None] = None
     ascending: ClassVar[bool] = True
+    ordering: ClassVar[base.Ordering] = "none"
     foresees: ClassVar[bool] = False
 
     def __init__(self, pool: Pool, options: VarianceOptions) -> None:
@@ -86,14 +87,19 @@ class Variance:
         size = pool.budget
         best = draw_within(pool.rows, [size] * 4, log_weights, kind_of, seed=pool.seed, round_=round_)
         floors = {_UNSEEN: options.unseen, _EASY: options.easy, _HARD: options.hard}
-        sure = [best[kind][0][: int(share * size)] for kind, share in floors.items()]
+        # What a share leaves over of a whole prompt is kept for later rounds.
+        quotas = {
+            kind: int(share * size * (round_ + 1)) - int(share * size * round_)
+            for kind, share in floors.items()
+        }
+        sure = [best[kind][0][:quota] for kind, quota in quotas.items()]
         taken = np.concatenate(sure)
         items = np.concatenate([items for items, _ in best])
         keys = np.concatenate([held for _, held in best])
         by_key = items[np.argsort(-keys, kind="stable")]
         rest = by_key[~np.isin(by_key, taken)][: size - len(taken)]
         chosen = np.concatenate([taken, rest])
-        return by_key[np.isin(by_key, chosen)]
+        return by_key[np.isin(by_key, chosen)][:size]
 
     def _log_weight(self, wins: Floats, losses: Floats) -> Floats:
         a, b = self._options.prior + wins, self._options.prior + losses

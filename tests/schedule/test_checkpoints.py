@@ -29,10 +29,28 @@ def checkpoint(folder: Path, step: int | None = None, shards: int = 0) -> Path:
     return folder
 
 
-def test_the_newest_is_the_one_with_the_largest_step(tmp_path: Path) -> None:
-    for step in (2, 10, 9):
-        checkpoint(tmp_path / f"checkpoint-{step}", step)
+def aged(folder: Path, seconds: float) -> Path:
+    os.utime(folder / "model.safetensors", (seconds, seconds))
+    return folder
+
+
+def test_the_newest_is_the_one_whose_weights_were_written_last(tmp_path: Path) -> None:
+    for age, step in ((1, 9), (3, 10), (2, 20)):
+        aged(checkpoint(tmp_path / f"checkpoint-{step}", step), age)
     assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+    # What a trainer saves at its end counts too, though it has no step.
+    last = aged(checkpoint(tmp_path / "final"), 4)
+    assert newest_checkpoint(tmp_path) == last
+    for step in (9, 10, 20):
+        aged(tmp_path / f"checkpoint-{step}", 4)
+    assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-20"
+
+
+def test_what_was_there_before_is_left_out_though_copies_look_old(tmp_path: Path) -> None:
+    aged(checkpoint(tmp_path / "checkpoint-5", 5), 1)
+    since = (tmp_path / "checkpoint-5/model.safetensors").stat().st_ctime
+    assert newest_checkpoint(tmp_path, since) == tmp_path / "checkpoint-5"
+    assert newest_checkpoint(tmp_path, since + 1e-3) is None
 
 
 def test_folders_below_and_the_folder_itself_count(tmp_path: Path) -> None:
@@ -40,10 +58,8 @@ def test_folders_below_and_the_folder_itself_count(tmp_path: Path) -> None:
     assert newest_checkpoint(checkpoint(tmp_path / "a", shards=2)) == tmp_path / "a"
     checkpoint(tmp_path / "b/global_step_3/actor")
     assert newest_checkpoint(tmp_path / "b") == tmp_path / "b/global_step_3/actor"
-    os.utime(tmp_path / "a/config.json", (1, 1))
-    checkpoint(tmp_path / "c/x")
+    aged(checkpoint(tmp_path / "c/x"), 2e9)
     checkpoint(tmp_path / "c/y")
-    os.utime(tmp_path / "c/x/config.json", (2e9, 2e9))
     assert newest_checkpoint(tmp_path / "c") == tmp_path / "c/x"
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ import pytest
 
 import runs
 from gaincurate.errors import GaincurateError, InputError, OutcomeError, TrainerError
-from gaincurate.schedule.driver import View, drive
+from gaincurate.schedule import driver
+from gaincurate.schedule.driver import View, checkpoint_before, drive
+from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
 from gaincurate.schedule.story import status
 
@@ -95,10 +98,54 @@ def test_failures_name_round_and_log_and_lose_nothing(tmp_path: Path) -> None:
         drive(Run(run.folder), command(), again=True)
 
 
-def test_without_the_checkpoints_name_none_is_needed(tmp_path: Path) -> None:
+def test_without_the_checkpoints_name_none_is_needed(tmp_path: Path, weights: Path) -> None:
     run = runs.begin(tmp_path, rounds=2)
     drive(run, [*SCRIPT, *PLACES[:2], "none", *PLACES[3:]])
     assert run.state["finished"]
+    # But one that was left is gone on from, or missed: training must not fall back to the model in silence.
+    run = runs.begin(tmp_path, rounds=3, run=tmp_path / "other")
+    code = (
+        "import os, subprocess, sys; more = ['--model', sys.argv[1]] if os.environ['GAINCURATE_ROUND'] == '0' else []\n"
+        "sys.exit(subprocess.run([sys.executable, sys.argv[2], *more, *sys.argv[3:]]).returncode)"
+    )
+    with pytest.raises(TrainerError, match="round 1: its trainer ended well but left no complete checkpoint"):
+        drive(run, [sys.executable, "-c", code, str(weights), SCRIPT[1], *PLACES[:2], "none", *PLACES[3:]])
+
+
+def test_a_checkpoint_given_to_next_is_where_run_goes_on(tmp_path: Path, weights: Path) -> None:
+    run = runs.begin(tmp_path)
+    runs.report(run)
+    advance(run, str(weights))
+    assert checkpoint_before(run, 1, []) == str(weights)
+
+
+def test_a_checkpoint_of_an_earlier_attempt_is_not_this_ones(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = runs.begin(tmp_path)
+    drive_one = command("--model", str(weights))
+    with pytest.raises(TrainerError, match="round 1: the trainer failed"):
+        drive(run, [*drive_one[:2], "--fail-from", "1", *drive_one[2:]])
+    trained = json.loads((run.round_folder(0) / "trained.json").read_text())
+    assert trained["checkpoint"].endswith("checkpoint-1")
+    stale = run.round_folder(1) / "output/checkpoint-99"
+    shutil.copytree(weights, stale)
+    (stale / "trainer_state.json").write_text('{"global_step": 99}')
+    monkeypatch.setattr(driver, "_CLOCKS", 0.0)
+    drive(run, drive_one)
+    trained = json.loads((run.round_folder(1) / "trained.json").read_text())
+    assert trained["checkpoint"].endswith("checkpoint-2")
+
+
+def test_an_option_that_there_is_not_is_no_trainer(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path)
+    with pytest.raises(InputError, match="--agian is no option of `schedule run` and no program"):
+        drive(run, ["--agian"])
+    with pytest.raises(
+        TrainerError, match="the trainer 'no-such' cannot be started: there is no such program"
+    ):
+        drive(run, ["no-such"])
+    assert not (run.folder / "command.json").exists()
 
 
 def test_a_deleted_checkpoint_is_missed_before_the_next_round_is_trained(

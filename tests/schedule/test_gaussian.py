@@ -140,6 +140,7 @@ def test_every_mu_that_a_round_can_reach_is_in_its_window() -> None:
         ({"sigma": "0"}, "sigma = '0': a width is a number of ranks over 0"),
         ({"sigma": "nanN"}, "sigma = 'nanN': a width"),
         ({"scale": -1}, "scale = -1: the scale is 0 or more."),
+        ({"step_low": 1000, "step_high": 0}, "the least step must be less than the largest"),
         ({"alpha": "much"}, "strategy gain-rl: alpha = 'much': Input should be a valid number"),
         ({"temper": 1}, "strategy gain-rl has no option 'temper'; it has: sigma, alpha, beta, scale,"),
     ],

@@ -30,7 +30,7 @@ def _philox(seed: int, round_: int, stream: int, block: int) -> list[float]:
             first & mask,
         ]
         key = [(key[0] + 0x9E3779B97F4A7C15) & mask, (key[1] + 0xBB67AE8584CAA73B) & mask]
-    return [((value >> 11) + 0.5) / 2**53 for value in counter]
+    return [((value >> 12) + 0.5) / 2**52 for value in counter]
 
 
 @settings(max_examples=30, deadline=None)

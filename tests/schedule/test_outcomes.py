@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gaincurate.errors import OutcomeError
 from gaincurate.schedule.lines import Rules
-from gaincurate.schedule.outcomes import Outcomes, check_coverage, read_late, read_outcomes
+from gaincurate.schedule.outcomes import Outcomes, Tally, check_coverage, read_outcomes, split_lines
 
 IDS = ["a", "b", "c"]
 EARLIER = {0: ["x", "a"], 1: ["y"]}
@@ -108,12 +108,21 @@ def test_lines_behind_what_was_taken_are_late(path: Path) -> None:
         for entry in (line("a", 1, sample=0), line("a", 0, sample=1), line("c", None)):
             file.write(json.dumps(entry) + "\n")
         file.write('{"gc_id": "a"')
-    late, now = read_late(path, size, 2, lambda round_: IDS, Rules())
-    assert {key: (tally.successes, tally.unjudged) for key, tally in late.items()} == {
-        (2, "a"): ([0.0], 0),
-        (2, "c"): ([], 1),
-    }
-    assert read_late(path, now, 2, lambda round_: IDS, Rules()) == ({}, now)
+    old, new, now = split_lines(path, size, 2, lambda round_: IDS, PLAIN)
+    assert [(found.gc_id, found.success, found.number) for found in old] == [("a", 1.0, 1), ("b", 0.0, 2)]
+    assert [(found.gc_id, found.success, found.number) for found in new] == [
+        ("a", 1.0, 3), ("a", 0.0, 4), ("c", None, 5)
+    ]  # fmt: skip
+    assert split_lines(path, now, 2, lambda round_: IDS, PLAIN)[1:] == ([], now)
+
+
+@pytest.mark.parametrize("steering", [{"resume_from_step": 1}, {"attempt": 2}])
+def test_training_done_again_behind_what_was_taken_is_left_out(path: Path, steering: dict[str, int]) -> None:
+    size = read(path, [line("a", 1), line("b", 0)]).size
+    with path.open("a") as file:
+        for entry in (line("c", 1), steering, line("a", 0), line("b", 1)):
+            file.write(json.dumps(entry) + "\n")
+    assert [found.gc_id for found in split_lines(path, size, 2, lambda round_: IDS, PLAIN)[1]] == ["c"]
 
 
 def test_half_a_last_line_is_left_out_and_told(path: Path) -> None:
@@ -191,6 +200,12 @@ def test_too_few_prompts_are_named(path: Path) -> None:
     assert "outcomes for 1 of its 3 prompts and 100% of them are needed (--min-coverage)" in str(caught.value)
     assert str(caught.value).endswith("lacks a, c.")
     check_coverage(found, 2, path, Rules(coverage=0.3))
+    many = Outcomes({str(k): Tally([1.0] if k < 55 else []) for k in range(100)}, {}, 0, 0, True, 0, 0)
+    check_coverage(many, 2, path, Rules(coverage=0.55))  # 0.55 x 100 is a little over 55 in floating point
+    with pytest.raises(
+        OutcomeError, match=r"45 more|lacks .*\. Its last line is not finished and was left out"
+    ):
+        check_coverage(many, 2, path, Rules(coverage=0.56))
 
 
 def test_an_empty_file_is_too_few(path: Path) -> None:

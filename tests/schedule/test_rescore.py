@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ import transformers
 import runs
 import tiny
 from command import run as gaincurate
-from gaincurate.errors import GaincurateError, InputError, OutputError
+from gaincurate.errors import GaincurateError, InputError, OutputError, TrainerError
+from gaincurate.schedule import rescore
 from gaincurate.schedule.config import RescoreConfig
 from gaincurate.schedule.order import Order
 from gaincurate.schedule.rescore import options_of, probe_rows
@@ -62,18 +62,16 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Scoring runs in this process, to save its imports; the commands are kept."""
     commands: list[list[str]] = []
 
-    class Done:
-        def __init__(self, code: int) -> None:
-            self.returncode = code
-
-    def call(command: list[str], stdout: Any, **options: Any) -> Done:
+    def call(command: list[str], log: Path, **options: Any) -> float:
         commands.append(command)
         assert command[1:4] == ["-m", "gaincurate", "score"]
         result = gaincurate(*command[3:])
-        stdout.write(result.output.encode())
-        return Done(result.exit_code)
+        log.write_text(result.output)
+        if result.exit_code:
+            raise TrainerError("failed")
+        return 0.5
 
-    monkeypatch.setattr(subprocess, "run", call)
+    monkeypatch.setattr(rescore, "train", call)
     return commands
 
 
@@ -175,7 +173,7 @@ def test_a_window_moves_only_the_ranks_that_mu_can_reach(
 def test_the_probe_decides_whether_the_rest_is_scored(
     opened: Opened, models: list[Path], scored: Path, in_process: list[list[str]]
 ) -> None:
-    run = opened(what="round", probe=20, drift=0.9)
+    run = opened(what="window", probe=20, drift=0.9)
     said: list[str] = []
     plan = step(run, models[0], said.append)
     assert plan["inputs"]["drift"] == pytest.approx(1)
@@ -200,6 +198,45 @@ def test_the_probe_decides_whether_the_rest_is_scored(
     assert plan["inputs"]["concentration_from"] == "scores/00001"
 
 
+def test_c_is_of_one_set_that_has_nearly_all_of_the_rounds_prompts(
+    opened: Opened, models: list[Path], scored: Path, in_process: list[list[str]]
+) -> None:
+    run = opened(what="round", every=2)
+    step(run)
+    step(run, models[1])
+    plan = step(run)  # none is due, and the last set has few of this round's prompts
+    ids, old = run.ids(2), angles(scored)
+    assert len(set(ids) & set(run.ids(1))) < 7
+    assert (plan["inputs"]["concentration_from"], plan["inputs"]["concentration_over"]) == ("base", 8)
+    assert plan["inputs"]["concentration"] == pytest.approx(np.mean([old[i] for i in ids]))
+
+
+def test_the_level_of_a_rounds_angles_counts_though_their_ranks_are_the_same(
+    opened: Opened, models: list[Path], in_process: list[list[str]]
+) -> None:
+    run = opened(what="round", probe=20, drift=-1.0)
+    plan = step(run, models[1])
+    assert plan["inputs"]["rescored"] == plan["inputs"]["concentration_from"] == "scores/00000"
+    assert -1 <= plan["inputs"]["drift"] <= 1
+
+
+def test_a_set_of_a_checkpoint_that_was_trained_past_is_scored_again(
+    opened: Opened, models: list[Path], in_process: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = opened(what="full", probe=10, drift=1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "commit", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            step(run, models[1])
+    # Killed in the middle of scoring, too.
+    (run.folder / "scores/00000/manifest.json").unlink()
+    advance(Run(run.folder), str(models[2]))
+    assert len(in_process) == 4
+    plan = run.plan(1)
+    identity = ScoredSet(run.folder / plan["order"]["ordered_by"]).identity
+    assert identity["model"]["name"] == "step-2"
+
+
 def test_a_rescoring_that_is_there_is_not_done_twice(
     opened: Opened, models: list[Path], in_process: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,7 +250,7 @@ def test_a_rescoring_that_is_there_is_not_done_twice(
     assert run.next_order.exists()
     assert run.state == state
     done = len(in_process)
-    monkeypatch.setattr(subprocess, "run", _killed)
+    monkeypatch.setattr(rescore, "train", _killed)
     advance(Run(run.folder), str(models[1]))
     assert (done, run.state["ordered_by"]) == (1, "scores/00000")
 

@@ -160,6 +160,22 @@ def test_late_outcomes_move_posteriors_but_no_accuracy(tmp_path: Path) -> None:
     assert run.state["inputs"]["late"] == 0  # none is taken twice
 
 
+def test_a_late_line_that_was_taken_before_counts_once(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, strategy="variance", budget=6, options={"memory": 1.0})
+    first = run.ids(0)
+    runs.report(run, lambda gc_id, sample: 1, samples=2)
+    advance(run)
+    # The trainer says round 0 all over again, with one new rollout, and then resumes it.
+    again = [{"gc_id": i, "reward": 1, "round": 0, "sample": s} for i in first for s in range(2)]
+    runs.write(run, 1, [*again, late_line(first[0], 0)])
+    runs.write(run, 0, [late_line(first[0], 0), {"resume_from_step": 0}, late_line(first[1], 0)])
+    runs.report(run, lambda gc_id, sample: 0)
+    advance(run)
+    state = run.state["selector"]
+    wins = dict(zip(state["rows"], state["wins"], strict=True))
+    assert [wins[int(i[2:])] for i in first] == [3.0, 2.0, 2.0, 2.0, 2.0, 2.0]
+
+
 def test_bad_outcomes_change_nothing_and_good_ones_then_go_on(tmp_path: Path) -> None:
     run = runs.begin(tmp_path)
     with pytest.raises(OutcomeError, match="round 0 has no outcomes"):
@@ -241,6 +257,7 @@ class Doubled:
 
     Options = base.Options
     by: str | None = None
+    ordering: base.Ordering = "fixed"
     ascending, foresees = True, False
 
     def __init__(self, pool: base.Pool, options: base.Options) -> None:
@@ -280,6 +297,7 @@ def test_a_users_own_strategy_runs_under_its_name(tmp_path: Path) -> None:
     assert not (tmp_path / "b/run").exists()
 
 
+FIXED = {"strategy": "file-order", "by": "gc_angle", "rescore": {"what": "full"}}
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "budget": ({"budget": 61}, "--budget 61 is over the 60 rows of "),
     "align": ({"budget": 10, "align_to": 4}, "is no multiple of --align-to 4; the nearest are 8 and 12."),
@@ -298,11 +316,17 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "column": ({"by": "level"}, "has no column 'level'"),
     "window": (
         {"strategy": "uniform", "rescore": {"what": "window"}},
-        "--rescore window needs an order by a score column, and strategy uniform has none.",
+        "--rescore window needs an order by a score of the model (gc_angle, gc_angle_intra, gc_angle_inter, "
+        "gc_angle_intra_offdiag), and strategy uniform has no order that may change.",
     ),
+    "length": ({"strategy": "length", "rescore": {"what": "window"}}, "goes by gc_question_tokens, which no"),
+    "file-order": (FIXED, "strategy file-order has no order that may change."),
+    "no-order": ({"strategy": "variance", "by": "gc_angle"}, "--by gc_angle: strategy variance has no order"),
+    "class-name": ({"strategy": ":Thing"}, "--strategy :Thing: there are uniform,"),
+    "module-name": ({"strategy": ".x:Thing"}, "--strategy .x:Thing: there are uniform,"),
     "full": (
         {"by": "gc_difficulty", "rescore": {"what": "full"}},
-        "--rescore full needs an order by a score column, and strategy gain-rl goes by gc_difficulty.",
+        "strategy gain-rl goes by gc_difficulty, which no checkpoint changes. Use --rescore round or off.",
     ),
 }
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,9 +17,16 @@ def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
 
 
-def go(tmp_path: Path, command: list[str], **options: object) -> float:
+def go(tmp_path: Path, command: list[str], **options: Any) -> float:
     with trainer_lock(tmp_path) as lock:
-        return train(command, environment={"GREETING": "hello"}, log=tmp_path / "log", lock=lock, **options)  # type: ignore[arg-type]
+        return train(command, environment={"GREETING": "hello"}, log=tmp_path / "log", lock=lock, **options)
+
+
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_names_are_filled_in_and_other_braces_stay() -> None:
@@ -58,41 +67,75 @@ def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
         go(tmp_path, ["no-such-program"])
 
 
-def test_a_hanging_trainer_is_ended_with_its_children(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+# A worker as launchers start them: in a session of its own, with no file of its parent's, deaf to SIGTERM.
+WORKER = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    "open({ready!r}, 'w').write(str(__import__('os').getpid())); time.sleep(600)"
+)
+LAUNCHER = (
+    "import subprocess, sys, time, os\n"
+    "subprocess.Popen([sys.executable, '-c', {worker!r}], start_new_session=True)\n"
+    "while not os.path.exists({ready!r}) or not open({ready!r}).read(): time.sleep(.01)\n"
+)
+
+
+def launcher(tmp_path: Path, then: str) -> list[str]:
+    ready = str(tmp_path / "worker")
+    return python(LAUNCHER.format(worker=WORKER.format(ready=ready), ready=ready) + then)
+
+
+@pytest.mark.parametrize("then", ["time.sleep(600)", "sys.exit(0)", "sys.exit(3)"])
+def test_whatever_a_trainer_started_ends_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str
 ) -> None:
     monkeypatch.setattr(trainer, "_GRACE", 0.3)
-    code = (  # a child that does not listen to SIGTERM, and that holds the lock
-        "import signal, subprocess, sys, time\n"
-        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], close_fds=False)\n"
-        "time.sleep(600)"
-    )
-    with pytest.raises(TrainerError, match=r"took longer than 1 s \(--timeout\) and was ended"):
-        go(tmp_path, python(code), timeout=1)
-    with trainer_lock(tmp_path):
-        pass  # nothing is left that holds it
-
-
-def test_a_forgotten_trainer_keeps_a_second_one_out(tmp_path: Path) -> None:
-    code = (
-        "import sys; sys.path[:0] = " + repr(sys.path) + "\n"
-        "from pathlib import Path\n"
-        "from gaincurate.schedule.trainer import train, trainer_lock\n"
-        'inner = \'import subprocess, sys; p = subprocess.Popen([sys.executable, "-c", "input()"], \'\n'
-        "inner += 'stdin=0, close_fds=False, start_new_session=True); print(p.pid)'\n"
-        "folder = Path(sys.argv[1])\n"
-        "with trainer_lock(folder) as lock:\n"
-        "    train([sys.executable, '-c', 'import time, subprocess, sys; '\n"
-        '        \'subprocess.Popen(["sleep", "600"], close_fds=False, start_new_session=True)\'],\n'
-        "        environment={}, log=folder / 'log', lock=lock)\n"
-    )
-    subprocess.run([sys.executable, "-c", code, tmp_path], check=True)
     try:
-        with pytest.raises(
-            LockedError, match="a process that an earlier `schedule run` started is still at work"
-        ):
-            trainer_lock(tmp_path).__enter__()
-    finally:
-        holders = subprocess.run(["pkill", "-f", "^sleep 600$"], check=False)
-        assert holders.returncode == 0
+        go(tmp_path, launcher(tmp_path, then), timeout=3 if "sleep" in then else None)
+        assert then == "sys.exit(0)"
+    except TrainerError as error:
+        expected = r"took longer than 3 s (--timeout) and was ended" if "sleep" in then else "exit code 3"
+        assert expected in str(error)  # noqa: PT017
+    assert not alive(int((tmp_path / "worker").read_text()))
+    with trainer_lock(tmp_path):
+        pass
+
+
+def test_a_trainer_that_is_asked_to_end_may_save_first(tmp_path: Path) -> None:
+    code = (
+        "import signal, time, sys\n"
+        "def save(*_): time.sleep(.5); open(sys.argv[1], 'w').write('saved'); sys.exit()\n"
+        "signal.signal(signal.SIGTERM, save); time.sleep(600)"
+    )
+    with pytest.raises(TrainerError, match="--timeout"):
+        go(tmp_path, [*python(code), str(tmp_path / "saved")], timeout=1)
+    assert (tmp_path / "saved").read_text() == "saved"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_driver_that_dies_takes_the_workers_along(tmp_path: Path, number: signal.Signals) -> None:
+    code = (
+        f"import sys; sys.path[:0] = {sys.path!r}\n"
+        "from pathlib import Path\n"
+        "from gaincurate.schedule import trainer\n"
+        "trainer._GRACE = .3\n"
+        f"with trainer.stoppable(), trainer.trainer_lock(Path({str(tmp_path)!r})) as lock:\n"
+        f"    trainer.train({launcher(tmp_path, 'time.sleep(600)')!r}, environment={{}},\n"
+        f"        log=Path({str(tmp_path / 'log')!r}), lock=lock)\n"
+    )
+    driver = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    worker = tmp_path / "worker"
+    while driver.poll() is None and not (worker.exists() and worker.read_text()):
+        pass
+    driver.send_signal(number)
+    driver.wait()
+    with trainer_lock(tmp_path):  # waits until the keeper is done
+        assert not alive(int(worker.read_text()))
+
+
+def test_a_trainer_that_still_lives_keeps_a_second_one_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "_FREED", 0.0)
+    sentence = "what an earlier run of .* started is still at work"
+    with trainer_lock(tmp_path), pytest.raises(LockedError, match=sentence):
+        trainer_lock(tmp_path).__enter__()

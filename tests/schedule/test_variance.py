@@ -58,6 +58,15 @@ def test_floors_keep_every_pool_in_each_round() -> None:
         assert (ranks >= 180).sum() >= 8
 
 
+def test_a_share_of_less_than_a_prompt_comes_every_few_rounds() -> None:
+    chosen = selector(rows=60, budget=16, power=40.0, memory=1.0, unseen=0.0)
+    for round_ in range(3):
+        chosen.observe(observed({row: 0.0 if row < 30 else 0.5 for row in range(60)}, 20, round_))
+    hard = [int((chosen.draw(round_) < 30).sum()) for round_ in range(50)]
+    assert sum(hard) == int(0.05 * 16 * 50)
+    assert set(hard) == {0, 1}
+
+
 def test_a_pool_that_is_smaller_than_its_floor_gives_what_it_has() -> None:
     chosen = selector(rows=20, budget=20, unseen=0.9)
     chosen.observe(observed(dict.fromkeys(range(18), 0.5)))

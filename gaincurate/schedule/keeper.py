@@ -1,0 +1,100 @@
+"""Runs one command and lets nothing of it outlive it or its parent: a program of its own, in plain Python.
+
+Usage: keeper.py SOCKET LOCK GRACE COMMAND ... with two inherited file descriptors. It keeps LOCK open as long
+as anything of the command lives, its children's children included (on Linux orphans become the keeper's).
+When the command ends, or the other end of SOCKET does, what is left is asked to end, and after GRACE seconds
+ended. It writes the command's return code to SOCKET, or why it did not start. Knows nothing of trainers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+
+_LOOK = 0.1
+_SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER
+
+
+def main() -> int:
+    """Run the command."""
+    end, grace, command = socket.socket(fileno=int(sys.argv[1])), float(sys.argv[3]), sys.argv[4:]
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SUBREAPER, 1)
+    try:
+        child = subprocess.Popen(command, start_new_session=True, restore_signals=True, preexec_fn=_usual)
+    except OSError as error:
+        end.sendall(f"error {(error.strerror or str(error)).lower()}".encode())
+        return 1
+    code = None
+    while code is None:
+        ready, _, _ = select.select([end], [], [], _LOOK)
+        code = child.poll()
+        if ready and code is None:
+            break  # nobody is left to tell
+    _end_all(child, grace)
+    with suppress(OSError):
+        end.sendall(f"code {child.returncode}".encode())
+    return 0
+
+
+def _usual() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def _end_all(child: subprocess.Popen[bytes], grace: float) -> None:
+    """Ask everything that is left to end; end it when the time is over."""
+    until, asked = time.monotonic() + grace, set[int]()
+    while left := _living(child):
+        over = time.monotonic() > until
+        for process in left:
+            if over or process not in asked:
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL if over else signal.SIGTERM)
+                asked.add(process)
+        time.sleep(_LOOK / 4)
+
+
+def _living(child: subprocess.Popen[bytes]) -> list[int]:
+    """The command's processes that have not ended; those that have are cleared away."""
+    child.poll()
+    if sys.platform != "linux":
+        try:
+            os.killpg(child.pid, 0)
+        except (ProcessLookupError, PermissionError):
+            return []
+        return [-child.pid]
+    while child.returncode is not None:
+        try:
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                break
+        except ChildProcessError:
+            break
+    parents: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat") as file:
+                    state, parent = file.read().rpartition(")")[2].split()[:2]
+            except OSError:
+                continue
+            if state != "Z":
+                parents.setdefault(int(parent), []).append(int(name))
+    found, new = [], [os.getpid()]
+    while new:
+        new = [process for parent in new for process in parents.get(parent, [])]
+        found += new
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
