@@ -47,6 +47,7 @@ class RoundsView(View):
             self._status.start()
         else:
             output.note(f"{self._text}: {shlex.join(command)}")
+        output.note(f"  log: {self._run.round_folder(round_) / 'trainer.log'}")
 
     def waiting(self, seconds: float, log: Path) -> None:
         """See `View`."""
@@ -65,10 +66,10 @@ class RoundsView(View):
         found = status(self._run)
         row = found["rounds"][round_]
         mu = "" if row["mu"] is None else f"mu {row['mu']:,.1f}  "
-        drift = "" if row["drift"] is None else f"  drift {row['drift']:.3f}"
+        drift = "" if row["drift"] is None else f"  rank correlation {row['drift']:.3f}"
         scoring = "" if not row["scoring_seconds"] else f"  scoring {row['scoring_seconds']:,.1f} s"
         output.note(
-            f"round {round_}: {mu}accuracy {row['accuracy']:.3f}  effective {row['effective']:.2f}  "
+            f"round {round_}: {mu}accuracy {row['accuracy']:.3f}  0<p<1 {row['effective']:.2f}  "
             f"{row['rollouts']:,} rollouts  {row['prompt_tokens']:,} prompt tokens  training {seconds:,.1f} s"
             f"{scoring}{drift}"
         )
@@ -77,7 +78,7 @@ class RoundsView(View):
 def print_status(found: dict[str, Any]) -> None:
     """What `story.status` tells."""
     newest = found["rounds"][-1]["round"]
-    where = "finished" if found["finished"] else f"round {newest} is out"
+    where = "finished" if found["finished"] else f"round {newest} waits for outcomes"
     by = f" by {found['by']}" if found["by"] else ""
     output.text(
         f"{found['run']}: {found['strategy']}{by}, {found['budget']:,} of {found['rows']:,} prompts a round, "
@@ -100,8 +101,8 @@ def print_status(found: dict[str, Any]) -> None:
             for row in found["rounds"]
         ],
         [
-            "round", "mu", "accuracy", "0<p<1", "C", "rollouts", "prompt tokens", "drift", "training s",
-            "scoring s",
+            "round", "mu", "accuracy", "0<p<1", "C_t", "rollouts", "prompt tokens", "rank corr.",
+            "training s", "scoring s",
         ],
     )  # fmt: skip
     whole = found["training_seconds"] + found["scoring_seconds"]
@@ -111,7 +112,7 @@ def print_status(found: dict[str, Any]) -> None:
             f"({found['scoring_seconds'] / whole:.0%})"
         )
     if found["late"]:
-        output.text(f"  {found['late']:,} prompts had outcomes that came after their round")
+        output.text(f"  outcomes that came after their round: of {found['late']:,} prompts")
     waiting = found["waiting"]
     if waiting is not None:
         output.text(
@@ -145,7 +146,7 @@ def print_forecast(found: dict[str, Any]) -> None:
     paths = found["mu"]
     if paths and len(paths["rounds"]) > 1:
         output.text()
-        output.text(f"mu, if every round had this accuracy (and C = {paths['concentration']:.3f} as now):")
+        output.text(f"mu, if every round had this accuracy (and C_t = {paths['concentration']:.3f} as now):")
         names = ("all wrong", "on target", "all right")
         rows = [
             [str(round_), *(f"{paths[name][place]:,.0f}" for name in names)]

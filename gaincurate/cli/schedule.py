@@ -43,7 +43,7 @@ def start(
         typer.Option("--ascending/--descending", help="Low values first. Default: high ones, for --by."),
     ] = None,
     sigma: Annotated[
-        str | None, typer.Option(help="gain-rl: width in ranks, or of the set (0.1N). Default: 1000.")
+        str | None, typer.Option(help="gain-rl, length: width in ranks, or of the set (0.1N). Default: 1000.")
     ] = None,
     alpha: Annotated[float | None, typer.Option(help="gain-rl: sensitivity. Default: 2.")] = None,
     beta: Annotated[float | None, typer.Option(help="gain-rl: target accuracy. Default: 0.5.")] = None,
@@ -141,6 +141,7 @@ def start(
         )
         output.text(f"  data: {opened.data(0)}")
         output.text(f"  outcomes go to: {opened.outcomes(0)}")
+        output.text('    a line for each rollout: {"gc_id": "...", "reward": 1.0, "round": 0}')
         output.text(f"  next: gaincurate schedule run {shlex.quote(str(run))} -- CMD ...")
 
 
@@ -241,7 +242,7 @@ def run(
             "last one.",
         ),
     ] = None,
-    timeout: Annotated[float | None, typer.Option(min=0.0, help="Seconds for one round's training.")] = None,
+    timeout: Annotated[float | None, typer.Option(min=1.0, help="Seconds for one round's training.")] = None,
     again: Annotated[
         bool, typer.Option("--again", help="Train the newest round once more, though its trainer ended well.")
     ] = False,
@@ -251,6 +252,10 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Drive a trainer through the rounds: run it, take its outcomes, score anew where due, plan the next.
+
+    It reads {data}, a Parquet file with `prompt` (chat messages), `gc_id` and the source columns; appends a
+    line of JSON for each rollout to {outcomes}: {"gc_id": ..., "reward": ..., "round": {round}}; begins with
+    {checkpoint} and saves a Hugging Face checkpoint below {output}. docs/schedule.md says more.
 
     Run the same command again after an interruption: it goes on where it was.
 

@@ -1,7 +1,8 @@
 """Hugging Face checkpoints on disk: takes a folder that a trainer writes, yields the newest complete one.
 
-Complete: a configuration, safetensors whose headers account for every byte, and, where a trainer keeps its
-state beside them, that state too, since it is written last. Knows nothing of trainers beyond that.
+Complete: a configuration, safetensors whose headers account for every byte, and a readable
+`trainer_state.json` where there is one. Of a trainer that has ended: one that still writes may not be done.
+Knows nothing of trainers.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 from pathlib import Path
 
 _DEPTH = 3
+_INDEX = "model.safetensors.index.json"
 _LARGEST_HEADER = 100_000_000  # safetensors' own limit
 
 
@@ -28,13 +30,21 @@ def newest_checkpoint(folder: Path, since: float = 0.0) -> Path | None:
     return max((path for path in found if _put_there(path) >= since), key=_age, default=None)
 
 
+def why_none(folder: Path) -> str:
+    """Why there is no checkpoint in a folder: what the first one that is not complete lacks."""
+    whys = (why_incomplete(path) for path in _candidates(folder, _DEPTH))
+    return next((why for why in whys if why is not None), "this attempt wrote none")
+
+
 def why_incomplete(folder: Path) -> str | None:
     """What a checkpoint lacks; None where it is complete."""
     if not folder.is_dir():
         return f"{folder} is no folder"
+    if not (folder / "config.json").is_file() and (folder / "adapter_config.json").is_file():
+        return f"{folder} has an adapter alone; let the trainer save the merged model"
     if not (folder / "config.json").is_file():
         return f"{folder} has no config.json"
-    index, names = folder / "model.safetensors.index.json", ["model.safetensors"]
+    index, names = folder / _INDEX, ["model.safetensors"]
     if index.is_file():
         try:
             names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
@@ -45,15 +55,16 @@ def why_incomplete(folder: Path) -> str | None:
             return f"{folder} has no {name}"
         if not _whole(folder / name):
             return f"{folder / name} is not finished"
-    if re.fullmatch(r"checkpoint-\d+", folder.name) and _state(folder) is None:
-        return f"{folder} has no finished trainer_state.json, which a trainer writes last"
+    if (folder / "trainer_state.json").exists() and _state(folder) is None:
+        return f"{folder / 'trainer_state.json'} is not finished"
     return None
 
 
 def _candidates(folder: Path, depth: int) -> list[Path]:
     if not folder.is_dir():
         return []
-    found = [folder] if (folder / "config.json").is_file() else []
+    known = ("config.json", "adapter_config.json", "model.safetensors", _INDEX)
+    found = [folder] if any((folder / name).is_file() for name in known) else []
     if depth:
         for below in sorted(folder.iterdir()):
             if below.is_dir() and not below.is_symlink():

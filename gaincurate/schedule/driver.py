@@ -17,7 +17,7 @@ from typing import IO
 
 from gaincurate.errors import InputError, OutcomeError, TrainerError, storage_error
 from gaincurate.files import write_json
-from gaincurate.schedule.checkpoints import newest_checkpoint, why_incomplete
+from gaincurate.schedule.checkpoints import newest_checkpoint, why_incomplete, why_none
 from gaincurate.schedule.jsons import append_line, read_json
 from gaincurate.schedule.observed import take_outcomes
 from gaincurate.schedule.rescore import due
@@ -74,12 +74,17 @@ def drive(
     with stoppable(), working_on(run.folder), trainer_lock(run.folder) as lock:
         if command:
             write_json(run.folder / _COMMAND, wanted)
+        if again and run.state.get("finished"):
+            raise InputError(f"{run.folder} is finished: there is no round to train --again.")
         while not (state := run.state).get("finished"):
             round_ = state["round"]
             done = run.round_folder(round_) / _TRAINED
-            if again or not done.exists():
-                _train(run, round_, wanted, lock, timeout, view)
+            _ = run.scored  # before hours are spent: that it is still there
+            if again:
+                _set_aside(run, round_)
                 again = False
+            if not done.exists():
+                _train(run, round_, wanted, lock, timeout, view)
             with _pointing_at(run, round_):
                 take_outcomes(run, round_)
             advance(run, _checkpoint_after(run, round_, wanted, view), view.note)
@@ -188,6 +193,19 @@ def _train(
     )
 
 
+def _set_aside(run: Run, round_: int) -> None:
+    """Forget the newest round's training: its outcomes, good or bad, are kept under another name."""
+    path, number = run.outcomes(round_), 1
+    try:
+        while (kept := path.with_name(f"outcomes-{number}.jsonl")).exists():
+            number += 1
+        if path.exists():
+            path.rename(kept)
+        (run.round_folder(round_) / _TRAINED).unlink(missing_ok=True)
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
 def _begin_attempt(run: Run, round_: int) -> int:
     """Number this attempt, and tell the outcomes' file of it where an earlier one wrote there."""
     folder, path = run.round_folder(round_), run.outcomes(round_)
@@ -230,14 +248,14 @@ def _checkpoint_after(run: Run, round_: int, command: Sequence[str], view: View)
     """
     found: Json = read_json(run.round_folder(round_) / _TRAINED)
     checkpoint = found["checkpoint"]
-    why = why_incomplete(Path(checkpoint)) if checkpoint else "this attempt wrote none"
+    output = run.round_folder(round_) / "output"
+    why = why_incomplete(Path(checkpoint)) if checkpoint else why_none(output)
     if why is None:
         return str(checkpoint)
     if round_ + 1 == run.config.rounds:
         return None
     went_on = run.state["checkpoint"] != run.config.model
     if went_on or due(run.config, round_) or any("{checkpoint}" in part for part in command):
-        output = run.round_folder(round_) / "output"
         raise TrainerError(
             f"round {round_}: its trainer ended well but left no complete checkpoint below {output} ({why}), "
             "which the next round or the re-scoring begins with. Let it save one there (config.json and "
@@ -245,5 +263,5 @@ def _checkpoint_after(run: Run, round_: int, command: Sequence[str], view: View)
             "this round anew."
         )
     if round_ == 0:
-        view.note("round 0 left no checkpoint below {output}: every round's {checkpoint} is the run's model")
+        view.note(f"round 0 left no checkpoint below {output}; round 1 begins with the same model again")
     return None

@@ -16,7 +16,7 @@ import math
 from typing import ClassVar
 
 import numpy as np
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from gaincurate.schedule import base
 from gaincurate.schedule.base import Json, Observed, Pool
@@ -28,9 +28,9 @@ class GaussianOptions(base.Options):
 
     sigma: str = "1000"
     """Width in ranks, or as a share of the set: `0.1N`."""
-    alpha: float = 2.0
+    alpha: float = Field(default=2.0, ge=0)
     """Sensitivity, of both terms."""
-    beta: float = 0.5
+    beta: float = Field(default=0.5, ge=0, le=1)
     """Target accuracy: at it, the first term is 0."""
     scale: float | None = None
     """Of both terms, in ranks; default: half the budget."""

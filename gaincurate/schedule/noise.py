@@ -38,7 +38,9 @@ def uniforms(seed: int, round_: int, stream: int, start: int, stop: int) -> Floa
 
 
 def _raw(seed: int, round_: int, stream: int, start: int, count: int) -> Keys:
-    generator = np.random.Philox(counter=[start // 4, 0, round_, stream], key=[seed, 0])
+    # As arrays: a list with a number past 2^63 in it would go through floating point.
+    counter = np.array([start // 4, 0, round_, stream], np.uint64)
+    generator = np.random.Philox(counter=counter, key=np.array([seed, 0], np.uint64))
     found: Keys = generator.random_raw(count)
     return found
 

@@ -179,7 +179,8 @@ def _score(run: Run, round_: int, checkpoint: str, out: Path, rows: Ints | None)
         with trainer_lock(run.folder, "scoring.lock") as lock:
             return train(command, environment={}, log=log, lock=lock)
     except TrainerError as error:
-        said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        lines = [line.strip("│╭╮╰╯─ \t") for line in log.read_text(errors="replace").splitlines()]
+        said = [line.rstrip(".") for line in lines if line]
         raise GaincurateError(
             f"scoring the checkpoint of round {round_} failed: {said[-1]} (log: {log}). What was scored is "
             "kept; run the same command again to go on.",

@@ -83,7 +83,15 @@ def start(config: ScheduleConfig, note: Note = silent) -> Run:
             "taken": {},
             "checkpoint": run.config.model,
         }
-        _write_round(run, selector_of(run), 0, state, {})
+        selector = selector_of(run)
+        _write_round(run, selector, 0, state, {})
+        sigma = selector.metrics().get("sigma")
+        if sigma is not None and not 1 <= sigma <= len(scored) / 2:
+            kind_of = "nearly even over the set" if sigma > 1 else "a few ranks wide"
+            note(
+                f"warning: sigma is {sigma:g} ranks of {len(scored):,}, so draws are {kind_of}; --sigma 0.1N "
+                "is a tenth of the set"
+            )
     return Run(config.run)
 
 
@@ -119,6 +127,17 @@ def _check(config: ScheduleConfig, scored: ScoredSet, kind: type[base.Selector],
             f"--reward-range {config.reward_low:g},{config.reward_high:g}: the first must be "
             "less than the second."
         )
+    if config.ascending is not None and by is None:
+        raise InputError(
+            f"--ascending and --descending are for an order, and strategy {config.strategy} has none."
+        )
+    model = config.model
+    if (
+        model is not None
+        and model.startswith(("/", "./", "../", "~"))
+        and not Path(model).expanduser().exists()
+    ):
+        raise InputError(f"--model {model}: there is no such folder.")
     if config.by is not None and kind.ordering == "none":
         raise InputError(f"--by {config.by}: strategy {config.strategy} has no order; leave --by out.")
     what = config.rescore.what

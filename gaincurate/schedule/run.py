@@ -81,6 +81,12 @@ class Run:
         if self._scored is None:
             relative = self.folder / self.facts["scores"]["relative"]
             folder = relative if relative.exists() else Path(self.facts["scores"]["folder"])
+            if not folder.exists():
+                raise OutputError(
+                    f"the scored set of {self.folder} is gone: it is neither at {relative} nor at {folder}. "
+                    "Put it back; run and set may also be moved together.",
+                    path=str(folder),
+                )
             found = ScoredSet(folder, verify=False)
             if found.manifest_hash != self.facts["scores"]["manifest"]:
                 raise OutputError(

@@ -12,6 +12,7 @@ import numpy as np
 from gaincurate.errors import OutcomeError
 from gaincurate.schedule.driver import checkpoint_before, names_of
 from gaincurate.schedule.observed import rules_of
+from gaincurate.schedule.order import Order
 from gaincurate.schedule.outcomes import read_outcomes
 from gaincurate.schedule.rescore import due
 from gaincurate.schedule.rounds import selector_of
@@ -120,8 +121,8 @@ def forecast(run: Run, command: list[str]) -> Json:
     state, config = run.state, run.config
     scored, newest = run.scored, int(state["round"])
     left = [] if state.get("finished") else list(range(newest, config.rounds))
-    mean_tokens = float(np.mean(scored.column("gc_prompt_tokens").to_numpy())) if left else 0.0
     selector, order = selector_of(run, state), run.find_order(state["order"])
+    mean_tokens = _mean_tokens(run, selector, order) if left else 0.0
     rounds: list[Json] = []
     for round_ in left:
         entry: Json = {"round": round_, "known": True, "rescoring": due(config, round_)}
@@ -139,6 +140,15 @@ def forecast(run: Run, command: list[str]) -> Json:
             entry |= {"known": False, "prompt_tokens": round(mean_tokens * config.budget)}
         rounds.append(entry)
     return {"rounds": rounds, "mu": _paths(run, state, left)}
+
+
+def _mean_tokens(run: Run, selector: Any, order: Order) -> float:
+    """Of a prompt as the strategy would draw it now; of any prompt where it does not say."""
+    tokens = run.scored.column("gc_prompt_tokens").to_numpy()
+    if not hasattr(selector, "log_weights"):
+        return float(tokens.mean())
+    weights = np.exp(selector.log_weights(0, len(order)))
+    return float(np.average(tokens[order.rows], weights=weights))
 
 
 def _paths(run: Run, state: Json, left: list[int]) -> Json | None:

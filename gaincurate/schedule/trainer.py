@@ -174,4 +174,6 @@ def _last_line(log: Path) -> str:
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - _SAID))
         lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-    return f" and ends: {lines[-1][:300]}" if lines and not lines[-1].startswith("$ ") else "."
+    if not lines or lines[-1].startswith("$ "):
+        return "."
+    return f" and ends: {lines[-1][:300].rstrip('.')}."

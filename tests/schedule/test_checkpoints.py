@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from gaincurate.schedule.checkpoints import newest_checkpoint, why_incomplete
+from gaincurate.schedule.checkpoints import newest_checkpoint, why_incomplete, why_none
 
 
 def checkpoint(folder: Path, step: int | None = None, shards: int = 0) -> Path:
@@ -79,8 +79,7 @@ def test_every_prefix_of_a_weight_file_is_unfinished(tmp_path: Path) -> None:
         ("config.json", None, "has no config.json"),
         ("model-1.safetensors", None, "has no model-1.safetensors"),
         ("model.safetensors.index.json", "{", "is not finished"),
-        ("trainer_state.json", None, "has no finished trainer_state.json, which a trainer writes last"),
-        ("trainer_state.json", '{"global_st', "has no finished trainer_state.json"),
+        ("trainer_state.json", '{"global_st', "trainer_state.json is not finished"),
     ],
 )
 def test_what_is_missing_is_named(tmp_path: Path, name: str, text: str | None, why: str) -> None:
@@ -93,3 +92,13 @@ def test_what_is_missing_is_named(tmp_path: Path, name: str, text: str | None, w
     assert found is not None
     assert why in found
     assert newest_checkpoint(tmp_path) is None
+    assert why_none(tmp_path) == found
+
+
+def test_a_state_is_not_needed_and_an_adapter_is_no_model(tmp_path: Path) -> None:
+    assert why_none(tmp_path) == "this attempt wrote none"
+    folder = checkpoint(tmp_path / "checkpoint-4")
+    assert newest_checkpoint(tmp_path) == folder
+    (folder / "config.json").rename(folder / "adapter_config.json")
+    assert newest_checkpoint(tmp_path) is None
+    assert why_none(tmp_path) == f"{folder} has an adapter alone; let the trainer save the merged model"

@@ -94,8 +94,13 @@ def test_failures_name_round_and_log_and_lose_nothing(tmp_path: Path) -> None:
         drive(Run(run.folder), command())
     with pytest.raises(OutcomeError, match="outcomes for 2 of its 8 prompts"):
         drive(Run(run.folder), command("--mode", "few"), again=True)
+    # What was wrong in an attempt's lines does not stand in the way of one that is trained anew.
+    runs.write(run, 0, ["no JSON"])
+    with pytest.raises(OutcomeError, match="is broken"):
+        drive(Run(run.folder), [])
     with pytest.raises(TrainerError, match="round 0: its trainer ended well but left no complete checkpoint"):
         drive(Run(run.folder), command(), again=True)
+    assert "no JSON" in (run.round_folder(0) / "outcomes-1.jsonl").read_text()
 
 
 def test_without_the_checkpoints_name_none_is_needed(tmp_path: Path, weights: Path) -> None:

@@ -14,6 +14,8 @@ def test_uniforms_are_these_numbers_on_every_machine() -> None:
     found = uniforms(7, 3, 0, 0, 4)
     assert found.tolist() == [_philox(7, 3, 0, block)[i] for block, i in ((1, 0), (1, 1), (1, 2), (1, 3))]
     assert uniforms(7, 3, 2, 4, 6).tolist() == _philox(7, 3, 2, 2)[:2]
+    for seed in (2**53 + 1, 2**63 + 1, 2**64 - 1):
+        assert uniforms(seed, 0, 0, 0, 4).tolist() == _philox(seed, 0, 0, 1)
 
 
 def _philox(seed: int, round_: int, stream: int, block: int) -> list[float]:

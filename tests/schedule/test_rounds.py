@@ -17,8 +17,8 @@ from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.files import write_json
 from gaincurate.schedule import base
 from gaincurate.schedule.base import STRATEGIES
-from gaincurate.schedule.config import ScheduleConfig
-from gaincurate.schedule.rounds import advance
+from gaincurate.schedule.config import ScheduleConfig, checked
+from gaincurate.schedule.rounds import advance, start
 from gaincurate.schedule.run import Run, working_on
 from gaincurate.scored_set import ScoredSet
 
@@ -99,6 +99,24 @@ def test_a_run_is_the_same_in_one_process_or_a_fresh_one_each_round(tmp_path: Pa
     assert many.state["finished"]
     with pytest.raises(InputError, match="is finished: all of its 6 rounds are done"):
         advance(many)
+
+
+@pytest.mark.parametrize(
+    ("sigma", "words"), [("1000", "nearly even over the set"), ("0.2", "a few ranks wide")]
+)
+def test_a_sigma_that_does_not_fit_the_set_is_told(tmp_path: Path, sigma: str, words: str) -> None:
+    runs.some_set(tmp_path / "set")
+    said: list[str] = []
+    given = {
+        "scored": tmp_path / "set",
+        "run": tmp_path / "run",
+        "strategy": "gain-rl",
+        "budget": 8,
+        "rounds": 2,
+    }
+    start(checked(**given, options={"sigma": sigma}), said.append)
+    assert len(said) == 1
+    assert words in said[0]
 
 
 def test_another_seed_gives_other_rounds(tmp_path: Path) -> None:
@@ -200,7 +218,7 @@ def test_another_scored_set_in_its_place_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="is not the scored set that .* was opened with"):
         advance(Run(run.folder))
     shutil.rmtree(tmp_path / "set")
-    with pytest.raises(OutputError, match="is no scored set"):
+    with pytest.raises(OutputError, match=r"the scored set of .* is gone: it is neither at .* nor at .*\."):
         advance(Run(run.folder))
 
 
@@ -322,6 +340,15 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "length": ({"strategy": "length", "rescore": {"what": "window"}}, "goes by gc_question_tokens, which no"),
     "file-order": (FIXED, "strategy file-order has no order that may change."),
     "no-order": ({"strategy": "variance", "by": "gc_angle"}, "--by gc_angle: strategy variance has no order"),
+    "direction": (
+        {"strategy": "uniform", "ascending": True},
+        "are for an order, and strategy uniform has none.",
+    ),
+    "model": ({"model": "./nowhere"}, "--model ./nowhere: there is no such folder."),
+    "beta": (
+        {"options": {"beta": 2}},
+        "strategy gain-rl: beta = 2: Input should be less than or equal to 1.",
+    ),
     "class-name": ({"strategy": ":Thing"}, "--strategy :Thing: there are uniform,"),
     "module-name": ({"strategy": ".x:Thing"}, "--strategy .x:Thing: there are uniform,"),
     "full": (
