@@ -101,6 +101,29 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
+def append_line(path: Path, value: object) -> None:
+    """Append one line of JSON; see `append_lines`."""
+    append_lines(path, [value])
+
+
+def append_lines(path: Path, values: Iterable[object]) -> None:
+    """Append lines of JSON in one write, behind a line break where a killed writer left a piece.
+
+    Raises:
+        StorageError: the file system refused.
+    """
+    try:
+        with path.open("ab+") as file:
+            end = file.seek(0, os.SEEK_END)
+            if end:
+                file.seek(end - 1)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")
+            file.write("".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values).encode())
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
 def sync_folder(path: Path) -> None:
     """Make the names in a folder durable."""
     descriptor = os.open(path, os.O_RDONLY)

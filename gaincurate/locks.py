@@ -38,8 +38,16 @@ def work_folder(out: Path) -> Path:
     return out / WORK
 
 
-def _acquire(path: Path, kind: int) -> int | None:
-    """Lock a file and return its descriptor, or None where another process holds it."""
+def acquire(path: Path, kind: int) -> int | None:
+    """Lock a file and return its descriptor, or None where another process holds it.
+
+    Args:
+        path: the file; made where it is missing.
+        kind: a `fcntl` lock operation.
+
+    Raises:
+        StorageError: the file system refused, or has no locks.
+    """
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +86,7 @@ def writing(out: Path, split: Split) -> Iterator[None]:
     """
     work = work_folder(out)
     if split.count == 1:
-        whole = _acquire(work / "lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
+        whole = acquire(work / "lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
         if whole is None:
             raise LockedError(
                 f"another process is writing {out}; wait for it, or stop it and run this again.",
@@ -89,7 +97,7 @@ def writing(out: Path, split: Split) -> Iterator[None]:
         finally:
             _free(whole)
         return
-    whole = _acquire(work / "lock", fcntl.LOCK_SH | fcntl.LOCK_NB)
+    whole = acquire(work / "lock", fcntl.LOCK_SH | fcntl.LOCK_NB)
     if whole is None:
         raise LockedError(
             f"another process is writing {out} without --shard; wait for it, or stop it and run this again.",
@@ -97,7 +105,7 @@ def writing(out: Path, split: Split) -> Iterator[None]:
         )
     own = None
     try:
-        own = _acquire(work / f"lock-{split.index}-of-{split.count}", fcntl.LOCK_EX | fcntl.LOCK_NB)
+        own = acquire(work / f"lock-{split.index}-of-{split.count}", fcntl.LOCK_EX | fcntl.LOCK_NB)
         if own is None:
             raise LockedError(
                 f"another process is already writing --shard {split} of {out}; give each process "
@@ -118,7 +126,7 @@ def _refuse_other_counts(out: Path, split: Split) -> None:
         count = path.name.rsplit("-", 1)[1]
         if count == str(split.count):
             continue
-        probe = _acquire(path, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        probe = acquire(path, fcntl.LOCK_SH | fcntl.LOCK_NB)
         if probe is None:
             raise LockedError(
                 f"{out} is being written with --shard I/{count}; --shard {split} would write some "
@@ -131,7 +139,7 @@ def _refuse_other_counts(out: Path, split: Split) -> None:
 @contextmanager
 def one_at_a_time(out: Path) -> Iterator[None]:
     """Wait for, then hold, the folder's short lock: preparing the run and writing the manifest."""
-    descriptor = _acquire(work_folder(out) / "lock-folder", fcntl.LOCK_EX)
+    descriptor = acquire(work_folder(out) / "lock-folder", fcntl.LOCK_EX)
     assert descriptor is not None  # a blocking flock returns only when it holds the lock
     try:
         yield

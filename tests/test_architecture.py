@@ -34,7 +34,6 @@ LAYERS = [
     "gaincurate.schedule.checkpoints",
     "gaincurate.schedule.rows",
     "gaincurate.schedule.run",
-    "gaincurate.schedule.jsons",
     "gaincurate.schedule.order",
     "gaincurate.schedule.outcomes",
     "gaincurate.schedule.lines",

@@ -259,7 +259,7 @@ def run(
 
     Run the same command again after an interruption: it goes on where it was.
 
-    Example: gaincurate schedule run run -- python train.py --data {data} --model {checkpoint}
+    Example: gaincurate schedule run run -- python train.py {data} {checkpoint} {outcomes} {output}
     """
     resume = f"Run the same command again to go on: {shlex.join(['gaincurate', *sys.argv[1:]])}"
     with output.reporting(resume):

@@ -13,16 +13,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 from gaincurate.errors import InputError, OutcomeError, TrainerError, storage_error
-from gaincurate.files import write_json
+from gaincurate.files import append_line, write_json
 from gaincurate.schedule.checkpoints import newest_checkpoint, why_incomplete, why_none
-from gaincurate.schedule.jsons import append_line, read_json
 from gaincurate.schedule.observed import take_outcomes
 from gaincurate.schedule.rescore import due
 from gaincurate.schedule.rounds import advance
-from gaincurate.schedule.run import Run, working_on
+from gaincurate.schedule.run import Run, read_json, working_on
 from gaincurate.schedule.trainer import fill, stoppable, train, trainer_lock
 from gaincurate.shards import Json
 
@@ -152,7 +150,7 @@ def checkpoint_before(run: Run, round_: int, command: Sequence[str]) -> str:
 
 
 def _train(
-    run: Run, round_: int, command: Sequence[str], lock: IO[str], timeout: float | None, view: View
+    run: Run, round_: int, command: Sequence[str], lock: int, timeout: float | None, view: View
 ) -> None:
     folder = run.round_folder(round_)
     names = names_of(run, round_, checkpoint_before(run, round_, command))

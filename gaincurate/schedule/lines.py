@@ -91,9 +91,9 @@ def read_lines(
             break
         if steers and "resume_from_step" in entry:
             step = _integer(entry, "resume_from_step", where)
-            before = len(lines)
-            lines = [n for n in lines if n.round != round_ or n.step is None or n.step <= (step or 0)]
-            void += before - len(lines)
+            left = [n for n in lines if n.round != round_ or n.step is None or n.step <= (step or 0)]
+            void += len(lines) - len(left)
+            lines = left
         elif steers:
             attempt = _integer(entry, "attempt", where) or 1
         else:

@@ -41,7 +41,7 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """A round's outcomes. `tallies` is by id, in the round's order; `late` by (round, id).
+    """A round's outcomes. `tallies` is by id, in the round's order.
 
     `repeated` lines said again what was known, `void` ones were taken back by a resumed or repeated attempt;
     `cut` says that the last line was not finished. `tokens` sums the lines' own `tokens`, where they have
@@ -49,7 +49,6 @@ class Outcomes:
     """
 
     tallies: dict[str, Tally]
-    late: dict[tuple[int, str], Tally]
     repeated: int
     void: int
     cut: bool
@@ -82,7 +81,7 @@ class Outcomes:
 def read_outcomes(
     path: Path, round_: int, ids: Collection[str], ids_of: Callable[[int], Collection[str]], rules: Rules
 ) -> Outcomes:
-    """Read and check a round's file.
+    """Read and check a round's file; lines of earlier rounds are checked and left to `split_lines`.
 
     Args:
         path: `outcomes.jsonl`.
@@ -107,20 +106,16 @@ def read_outcomes(
     whole, _, tail = data.rpartition(b"\n")
     lines, void = read_lines(whole, path, round_, frozenset(ids), ids_of, rules)
     kept, replaced = newest_attempts([line for line in lines if line.round == round_])
-    kept += [line for line in lines if line.round != round_]
     tallies = {gc_id: Tally() for gc_id in ids}
-    late: dict[tuple[int, str], Tally] = {}
     known, repeated, tokens = set[Key](), 0, 0
     for line in kept:
         if not line.is_new(known):
             repeated += 1
             continue
         tokens += line.tokens
-        own = line.round == round_
-        tally = tallies[line.gc_id] if own else late.setdefault((line.round, line.gc_id), Tally())
-        tally.add(line.success)
+        tallies[line.gc_id].add(line.success)
     size = len(data) - len(tail)
-    return Outcomes(tallies, late, repeated, void + replaced, bool(tail.strip()), tokens, size)
+    return Outcomes(tallies, repeated, void + replaced, bool(tail.strip()), tokens, size)
 
 
 def split_lines(

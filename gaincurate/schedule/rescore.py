@@ -24,10 +24,9 @@ from gaincurate.errors import GaincurateError, InputError, OutputError, TrainerE
 from gaincurate.files import write_atomic, write_json, write_stream
 from gaincurate.schedule.checkpoints import weights_of, why_incomplete
 from gaincurate.schedule.config import ScheduleConfig
-from gaincurate.schedule.jsons import read_json
 from gaincurate.schedule.noise import Floats, Ints, permutation
 from gaincurate.schedule.order import Order, build, permute
-from gaincurate.schedule.run import Run, round_name
+from gaincurate.schedule.run import Run, read_json, round_name
 from gaincurate.schedule.trainer import train, trainer_lock
 from gaincurate.schema import ID, PREFIX, SCORE_FIELDS
 from gaincurate.scored_set import ScoredSet

@@ -16,13 +16,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from gaincurate.errors import LockedError, OutputError, storage_error
-from gaincurate.files import reading, remove_temporaries, write_json
+from gaincurate.errors import LockedError, OutputError
+from gaincurate.files import append_line, reading, remove_temporaries, write_json
+from gaincurate.locks import acquire
 from gaincurate.schedule.config import ScheduleConfig
-from gaincurate.schedule.jsons import append_line, read_json
 from gaincurate.schedule.order import Order
 from gaincurate.scored_set import ScoredSet
-from gaincurate.shards import Json
+from gaincurate.shards import EXECUTION, Json
 
 FORMAT = 1
 BASE = "base"
@@ -190,11 +190,11 @@ class Run:
 
     def log(self, **facts: object) -> None:
         """Append to `execution.jsonl`, where times and attempts are."""
-        append_line(self.folder / "execution.jsonl", facts)
+        append_line(self.folder / EXECUTION, facts)
 
     def executions(self) -> list[Json]:
         """What was logged; an unfinished last line is left out."""
-        path = self.folder / "execution.jsonl"
+        path = self.folder / EXECUTION
         if not path.exists():
             return []
         return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
@@ -256,20 +256,29 @@ def working_on(folder: Path) -> Iterator[None]:
         LockedError: another process has it.
         StorageError: the folder cannot be made, or has no locks.
     """
+    descriptor = acquire(folder / _LOCK, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if descriptor is None:
+        raise LockedError(
+            f"another process is at work on {folder}; wait for it, or stop it and run this again.",
+            path=str(folder),
+        )
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / _LOCK).open("a")
-    except OSError as error:
-        raise storage_error(folder, error) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LockedError(
-                f"another process is at work on {folder}; wait for it, or stop it and run this again.",
-                path=str(folder),
-            ) from None
-        except OSError as error:
-            raise storage_error(folder, error) from error
         remove_temporaries(folder)
         yield
+    finally:
+        os.close(descriptor)
+
+
+def read_json(path: Path) -> Json:
+    """A JSON object of ours.
+
+    Raises:
+        OutputError: it is missing or damaged.
+        StorageError: it cannot be read.
+    """
+    try:
+        with reading(path):
+            found: Json = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise OutputError(f"{path} is damaged; restore it from a copy.", path=str(path)) from error
+    return found

@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import IO
 
 from gaincurate.errors import LockedError, TrainerError, storage_error
+from gaincurate.locks import acquire
 
 _KEEPER = Path(__file__).with_name("keeper.py")
 _GRACE = 10.0  # seconds between asking a trainer to end and ending it
@@ -42,32 +42,25 @@ def fill(command: Sequence[str], names: Mapping[str, str]) -> list[str]:
 
 
 @contextmanager
-def trainer_lock(folder: Path, name: str = "trainer.lock") -> Iterator[IO[str]]:
+def trainer_lock(folder: Path, name: str = "trainer.lock") -> Iterator[int]:
     """A lock that lives as long as what `train` starts with it.
 
     Raises:
         LockedError: what an earlier process started still lives.
     """
-    path = folder / name
+    path, end = folder / name, time.monotonic() + _FREED
+    while (descriptor := acquire(path, fcntl.LOCK_EX | fcntl.LOCK_NB)) is None:
+        if time.monotonic() > end:
+            raise LockedError(
+                f"what an earlier run of {folder} started is still at work (`fuser {path}` names its "
+                "keeper); wait until it has ended, or end it, then run this again.",
+                path=str(path),
+            )
+        time.sleep(_LOOK)
     try:
-        file = path.open("a")
-    except OSError as error:
-        raise storage_error(path, error) from error
-    with file:
-        end = time.monotonic() + _FREED
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise LockedError(
-                        f"what an earlier run of {folder} started is still at work (`fuser {path}` names its "
-                        "keeper); wait until it has ended, or end it, then run this again.",
-                        path=str(path),
-                    ) from None
-            time.sleep(_LOOK)
-        yield file
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -93,7 +86,7 @@ def train(
     *,
     environment: Mapping[str, str],
     log: Path,
-    lock: IO[str],
+    lock: int,
     timeout: float | None = None,
     watch: Callable[[float], None] = lambda seconds: None,
 ) -> float:
@@ -114,15 +107,15 @@ def train(
         TrainerError: it cannot be started, fails, or takes too long.
     """
     begin = time.monotonic()
-    ours, theirs = socket.socketpair()
     try:
         file = log.open("ab")
     except OSError as error:
         raise storage_error(log, error) from error
+    ours, theirs = socket.socketpair()
     with ours, theirs, file:
         file.write(f"$ {shlex.join(command)}\n".encode(errors="surrogateescape"))
         file.flush()
-        fds = (theirs.fileno(), lock.fileno())
+        fds = (theirs.fileno(), lock)
         keeper = subprocess.Popen(
             [sys.executable, "-I", "-S", str(_KEEPER), *map(str, fds), str(_GRACE), *command],
             stdin=subprocess.DEVNULL,

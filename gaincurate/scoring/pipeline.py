@@ -6,7 +6,6 @@ Prints nothing; whoever wants to see a run passes a `Watch`.
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -15,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from gaincurate.config import ScoreConfig
-from gaincurate.errors import OutputError, storage_error
-from gaincurate.files import remove_temporaries, write_json
+from gaincurate.errors import OutputError
+from gaincurate.files import append_line, remove_temporaries, write_json
 from gaincurate.locks import one_at_a_time, work_folder, writing
 from gaincurate.scored_set import ScoredSet
 from gaincurate.scoring.identity import execution_record
@@ -152,8 +151,4 @@ def _log(out: Path, record: dict[str, Any], summary: Summary) -> None:
     """Append how this process ran to `execution.jsonl`."""
     seconds = {stage: round(value, 3) for stage, value in summary.seconds.items()}
     line = {**record, "ended": time.time(), "scored": summary.scored, "seconds": seconds}
-    try:
-        with (out / EXECUTION).open("a") as file:
-            file.write(json.dumps(line) + "\n")
-    except OSError as error:
-        raise storage_error(out / EXECUTION, error) from error
+    append_line(out / EXECUTION, line)

@@ -78,6 +78,19 @@ def test_a_trainer_that_resumes_from_a_step_voids_what_came_after_it(path: Path)
     assert found.accuracy == 1.0
 
 
+def test_a_trainer_may_resume_again_and_again(path: Path) -> None:
+    lines: list[Any] = [
+        line("a", 1, step=1),
+        line("b", 0, step=2),
+        {"resume_from_step": 1},
+        line("b", 0, step=2),
+    ]
+    lines += [{"resume_from_step": 1}, line("b", 1, step=2), {"attempt": 2}, line("c", 1, step=3)]
+    found = read(path, lines)
+    assert found.void == 2
+    assert [found.tallies[i].successes for i in IDS] == [[1.0], [1.0], [1.0]]
+
+
 def test_a_new_attempt_without_steps_takes_the_place_of_the_old_one(path: Path) -> None:
     first = [line("a", 0), line("b", 0)]
     told = [{"attempt": 2}, *(line(i, 1) for i in IDS)]
@@ -93,11 +106,10 @@ def test_a_new_attempt_with_steps_takes_their_place_from_its_first_step_on(path:
     assert (found.accuracy, found.void) == (1.0, 2)
 
 
-def test_earlier_rounds_lines_are_late_and_not_this_rounds(path: Path) -> None:
-    lines = [line(i, 1) for i in IDS] + [{**line("x", 0), "round": 0}, {**line("y", 1), "round": 1}]
+def test_earlier_rounds_lines_are_not_this_rounds(path: Path) -> None:
+    lines = [line(i, 1) for i in IDS] + [{**line("x", 0), "round": 0}, {**line("y", 0), "round": 1}]
     found = read(path, lines)
-    assert found.accuracy == 1.0
-    assert {key: tally.mean for key, tally in found.late.items()} == {(0, "x"): 0.0, (1, "y"): 1.0}
+    assert (found.accuracy, found.rollouts, found.repeated) == (1.0, 3, 0)
 
 
 def test_lines_behind_what_was_taken_are_late(path: Path) -> None:
@@ -200,7 +212,7 @@ def test_too_few_prompts_are_named(path: Path) -> None:
     assert "outcomes for 1 of its 3 prompts and 100% of them are needed (--min-coverage)" in str(caught.value)
     assert str(caught.value).endswith("lacks a, c.")
     check_coverage(found, 2, path, Rules(coverage=0.3))
-    many = Outcomes({str(k): Tally([1.0] if k < 55 else []) for k in range(100)}, {}, 0, 0, True, 0, 0)
+    many = Outcomes({str(k): Tally([1.0] if k < 55 else []) for k in range(100)}, 0, 0, True, 0, 0)
     check_coverage(many, 2, path, Rules(coverage=0.55))  # 0.55 x 100 is a little over 55 in floating point
     with pytest.raises(
         OutcomeError, match=r"45 more|lacks .*\. Its last line is not finished and was left out"

@@ -19,7 +19,7 @@ from gaincurate.errors import GaincurateError, InputError, OutputError, TrainerE
 from gaincurate.schedule import rescore
 from gaincurate.schedule.config import RescoreConfig
 from gaincurate.schedule.order import Order
-from gaincurate.schedule.rescore import options_of, probe_rows
+from gaincurate.schedule.rescore import probe_rows
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
 from gaincurate.scored_set import ScoredSet
@@ -293,21 +293,3 @@ def test_the_real_command_scores_a_checkpoint(opened: Opened, models: list[Path]
     run = opened(what="round", probe=0, options=["--threads", "1"])
     assert step(run, models[1])["inputs"]["rescored"] == "scores/00000"
     assert "8 rows" in (run.round_folder(0) / "scoring.log").read_text()
-
-
-def test_options_say_what_the_identity_says(tmp_path: Path) -> None:
-    shots = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    segmentation = {"system": "-Be brief.", "system_override": True, "shots": shots, "max_length": 99}
-    segmentation |= {"template_kwargs": {"enable_thinking": False}, "overlong": "truncate"}
-    identity = {
-        "source": {"prompt_column": "extra_info.q"},
-        "segmentation": segmentation,
-        "site": "final_norm",
-    }
-    identity |= {"layer": None, "inter_weight": 8.0, "dtype": "bfloat16"}
-    assert options_of(identity, tmp_path) == [
-        "--id-column", "gc_id", "--prompt-column", "extra_info.q", "--system=-Be brief.", "--system-override",
-        "--shots", str(tmp_path / "shots.json"), "--template-kwargs", '{"enable_thinking": false}',
-        "--max-length", "99", "--on-overlong", "truncate", "--site", "final_norm", "--inter-weight", "8.0",
-        "--dtype", "bfloat16",
-    ]  # fmt: skip
