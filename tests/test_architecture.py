@@ -23,6 +23,7 @@ LAYERS = [
     "gaincurate.cli.doctor",
     "gaincurate.cli.progress",
     "gaincurate.cli.output",
+    "gaincurate.trainers.base",
     "gaincurate.schedule.api",
     "gaincurate.schedule.story",
     "gaincurate.schedule.driver",
@@ -33,7 +34,9 @@ LAYERS = [
     "gaincurate.schedule.keeper",
     "gaincurate.schedule.checkpoints",
     "gaincurate.schedule.rows",
+    "gaincurate.schedule.back",
     "gaincurate.schedule.run",
+    "gaincurate.schedule.orders",
     "gaincurate.schedule.order",
     "gaincurate.schedule.outcomes",
     "gaincurate.schedule.lines",
@@ -88,7 +91,7 @@ LAYERS = [
     "gaincurate_kernels.reference",
     "gaincurate_kernels.values",
 ]
-PACKAGES = {"gaincurate.cli", "gaincurate.schedule", "gaincurate.scoring"}
+PACKAGES = {"gaincurate.cli", "gaincurate.schedule", "gaincurate.scoring", "gaincurate.trainers"}
 SOURCES = sorted([*(ROOT / "gaincurate").rglob("*.py"), *(ROOT / "kernels/gaincurate_kernels").rglob("*.py")])
 
 

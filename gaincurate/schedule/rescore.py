@@ -99,17 +99,17 @@ def rescore(
                 "rest is not scored anew"
             )
             return Rescored(drift=drift)
-    order = run.find_order(state["order"])
+    order = run.orders.find(state["order"])
     if config.what == "full":
-        build(run.next_order, _scored(run, round_, checkpoint, name, None, note), by, ascending=ascending)
+        build(run.orders.next, _scored(run, round_, checkpoint, name, None, note), by, ascending=ascending)
     else:
         first, last = selector.reach(config.every)
         ranks = np.arange(first, last + 1)
         rows = np.union1d(order.rows[ranks], np.asarray(state["rows"], np.int64))
         found = _scored(run, round_, checkpoint, name, rows, note)
         ids = run.scored.take(order.rows[ranks]).column(ID)
-        permute(run.next_order, order, ranks, ids, _values(found, ids, by), ascending=ascending)
-    return Rescored(name, probe, Order(run.next_order).digest, name, drift)
+        permute(run.orders.next, order, ranks, ids, _values(found, ids, by), ascending=ascending)
+    return Rescored(name, probe, Order(run.orders.next).digest, name, drift)
 
 
 def probe_rows(run: Run) -> Ints:

@@ -23,9 +23,10 @@ from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.noise import Ints
 from gaincurate.schedule.observed import Note, concentration_of, late_outcomes, silent, take_outcomes
 from gaincurate.schedule.order import Order, build
+from gaincurate.schedule.orders import ORDER
 from gaincurate.schedule.rescore import ANGLES, Rescored, due, rescore
 from gaincurate.schedule.rows import training_rows, write_rows
-from gaincurate.schedule.run import BASE, FORMAT, ORDER, RUN, Run, making
+from gaincurate.schedule.run import BASE, FORMAT, RUN, Run, making
 from gaincurate.schema import ID
 from gaincurate.scored_set import ScoredSet
 from gaincurate.shards import EXECUTION, Json
@@ -185,7 +186,7 @@ def advance(run: Run, checkpoint: str | None = None, note: Note = silent) -> Pat
     if state.get("finished"):
         raise InputError(f"{run.folder} is finished: all of its {config.rounds} rounds are done.")
     round_ = state["round"]
-    run.settle_order(state["order"])
+    run.orders.settle(state["order"])
     found = take_outcomes(run, round_, note)
     late, taken = late_outcomes(run, state, found)
     selector = selector_of(run, state)
@@ -235,7 +236,7 @@ def advance(run: Run, checkpoint: str | None = None, note: Note = silent) -> Pat
 
 def _write_round(run: Run, selector: base.Selector, round_: int, state: Json, inputs: Json) -> None:
     """Draw a round and write its rows, its state and, at last, its plan."""
-    config, order = run.config, run.find_order(state["order"])
+    config, order = run.config, run.orders.find(state["order"])
     ranks = np.asarray(selector.draw(round_), np.int64)
     _check_draw(config, ranks, len(order))
     if config.order == "rank":

@@ -20,15 +20,15 @@ from gaincurate.errors import LockedError, OutputError
 from gaincurate.files import append_line, reading, remove_temporaries, write_json
 from gaincurate.locks import acquire
 from gaincurate.schedule.config import ScheduleConfig
-from gaincurate.schedule.order import Order
+from gaincurate.schedule.orders import Orders
 from gaincurate.scored_set import ScoredSet
 from gaincurate.shards import EXECUTION, Json
 
 FORMAT = 1
 BASE = "base"
 """The name of the scored set that a run began with, among the sets that orders and plans name."""
-RUN, ORDER = "run.json", "order.arrow"
-_STATE, _PLAN, _NEXT_ORDER = "state.json", "plan.json", "order-next.arrow"
+RUN = "run.json"
+STATE, PLAN = "state.json", "plan.json"
 _LOCK = "lock"
 _LARGE = 1 << 20  # bytes of a state; those of older rounds keep their rows alone
 
@@ -68,6 +68,7 @@ class Run:
             self.config = ScheduleConfig(**self.facts["config"])
         except (ValidationError, KeyError, TypeError) as error:
             raise OutputError(f"{path} is damaged; restore it from a copy.", path=str(path)) from error
+        self.orders = Orders(self.folder)
         self._scored: ScoredSet | None = None
         self._ids: dict[int, list[str]] = {}
 
@@ -104,14 +105,18 @@ class Run:
         Raises:
             OutputError: it is damaged.
         """
-        path = self.folder / _STATE
+        path = self.folder / STATE
         copy = read_json(path) if path.exists() else {"round": 0}
         newest = int(copy["round"])
-        while (self.round_folder(newest + 1) / _PLAN).exists():
+        while (self.round_folder(newest + 1) / PLAN).exists():
             newest += 1
         if newest == copy["round"] and path.exists():
             return copy
-        return read_json(self.round_folder(newest) / _STATE)  # killed before the copy was written
+        return self.state_of(newest)  # killed before the copy was written
+
+    def state_of(self, round_: int) -> Json:
+        """The state that a round was planned with; of older rounds a large selector state is not kept."""
+        return read_json(self.round_folder(round_) / STATE)
 
     def round_folder(self, round_: int) -> Path:
         """A round's own folder."""
@@ -119,7 +124,7 @@ class Run:
 
     def plan(self, round_: int) -> Json:
         """A round's plan."""
-        return read_json(self.round_folder(round_) / _PLAN)
+        return read_json(self.round_folder(round_) / PLAN)
 
     def ids(self, round_: int) -> list[str]:
         """The ids of a round's prompts, as planned."""
@@ -129,7 +134,7 @@ class Run:
 
     def rows(self, round_: int) -> list[int]:
         """Their rows in the scored set."""
-        found: list[int] = read_json(self.round_folder(round_) / _STATE)["rows"]
+        found: list[int] = self.state_of(round_)["rows"]
         return found
 
     def outcomes(self, round_: int) -> Path:
@@ -144,47 +149,19 @@ class Run:
         """The folder of a scored set by the name that plans give it."""
         return self.scored.folder if name == BASE else self.folder / name
 
-    def find_order(self, digest: str) -> Order:
-        """The order with this content, in use or about to be.
-
-        Raises:
-            OutputError: there is none.
-        """
-        for path in (self.order_path, self.next_order):
-            if path.exists() and (found := Order(path)).digest == digest:
-                return found
-        raise OutputError(
-            f"{self.order_path} is missing or is not the order that the run's state goes with; restore it.",
-            path=str(self.order_path),
-        )
-
-    def settle_order(self, digest: str) -> None:
-        """Put the order of the newest state in its place; a kill can come before that."""
-        if self.next_order.exists():
-            if Order(self.next_order).digest == digest:
-                self.next_order.replace(self.order_path)
-            else:
-                self.next_order.unlink()
-
-    @property
-    def next_order(self) -> Path:
-        """Where an order is written that is to take the place of the one in use."""
-        return self.folder / _NEXT_ORDER
-
-    @property
-    def order_path(self) -> Path:
-        """The order in use."""
-        return self.folder / ORDER
+    def forget_ids(self) -> None:
+        """Read the ids of rounds anew; what they were may have changed."""
+        self._ids.clear()
 
     def commit(self, state: Json, plan: Json | None) -> None:
         """Write a planned round, or with no plan the run's last state. Its data must be there already."""
         if plan is not None:
             folder = self.round_folder(plan["round"])
-            write_json(folder / _STATE, state)
-            write_json(folder / _PLAN, plan)
-        write_json(self.folder / _STATE, state)
-        self.settle_order(state["order"])
-        before = self.round_folder(int(state["round"]) - 1) / _STATE
+            write_json(folder / STATE, state)
+            write_json(folder / PLAN, plan)
+        write_json(self.folder / STATE, state)
+        self.orders.settle(state["order"])
+        before = self.round_folder(int(state["round"]) - 1) / STATE
         if before.exists() and before.stat().st_size > _LARGE:  # a posterior for each prompt seen, say
             write_json(before, {**read_json(before), "selector": None})
 

@@ -121,7 +121,7 @@ def forecast(run: Run, command: list[str]) -> Json:
     state, config = run.state, run.config
     scored, newest = run.scored, int(state["round"])
     left = [] if state.get("finished") else list(range(newest, config.rounds))
-    selector, order = selector_of(run, state), run.find_order(state["order"])
+    selector, order = selector_of(run, state), run.orders.find(state["order"])
     mean_tokens = _mean_tokens(run, selector, order) if left else 0.0
     rounds: list[Json] = []
     for round_ in left:

@@ -124,12 +124,12 @@ def test_the_same_model_scored_anew_changes_no_score(
     opened: Opened, models: list[Path], scored: Path, in_process: list[list[str]]
 ) -> None:
     run = opened(what="full", probe=0)
-    before = run.find_order(run.state["order"]).digest
+    before = run.orders.find(run.state["order"]).digest
     plan = step(run, models[0])
     assert angles(run.folder / "scores/00000") == pytest.approx(angles(scored), abs=1e-6)
     assert plan["order"]["ordered_by"] == "scores/00000"
     assert (before == plan["order"]["digest"]) or spearman(
-        Order(run.order_path).values, sorted(angles(scored).values(), reverse=True)
+        Order(run.orders.current).values, sorted(angles(scored).values(), reverse=True)
     ) == pytest.approx(1)
 
 
@@ -141,11 +141,11 @@ def test_a_full_rescoring_replaces_the_order(
     assert first["order"]["ordered_by"] == "base"
     plan = step(run, models[2])
     fresh = angles(run.folder / "scores/00001")
-    order = Order(run.order_path)
+    order = Order(run.orders.current)
     ids = run.scored.column("gc_id").to_pylist()
     assert [ids[row] for row in order.rows] == sorted(ids, key=lambda i: (-np.float32(fresh[i]), i))
     assert plan["order"] == {"by": "gc_angle", "ordered_by": "scores/00001", "digest": order.digest}
-    assert not run.next_order.exists()
+    assert not run.orders.next.exists()
     later = step(run)  # no re-scoring is due: C_t still comes from the newest scores
     assert later["inputs"]["concentration_from"] == "scores/00001"
     assert later["inputs"]["concentration"] == pytest.approx(np.mean([fresh[i] for i in run.ids(2)]))
@@ -155,10 +155,10 @@ def test_a_window_moves_only_the_ranks_that_mu_can_reach(
     opened: Opened, models: list[Path], in_process: list[list[str]]
 ) -> None:
     run = opened(what="window", probe=0)
-    before = Order(run.order_path)
+    before = Order(run.orders.current)
     old_rows = before.rows.tolist()
     plan = step(run, models[2])
-    after, fresh = Order(run.order_path), angles(run.folder / "scores/00000")
+    after, fresh = Order(run.orders.current), angles(run.folder / "scores/00000")
     ids = run.scored.column("gc_id").to_pylist()
     last = 4 * (np.tanh(1.0) + np.tanh(2 * run.facts["angles"][1])) + 12  # one round up, and three sigma
     size = int(np.ceil(last)) + 1
@@ -247,7 +247,7 @@ def test_a_rescoring_that_is_there_is_not_done_twice(
     with pytest.raises(KeyboardInterrupt):
         advance(run, str(models[1]))
     monkeypatch.undo()
-    assert run.next_order.exists()
+    assert run.orders.next.exists()
     assert run.state == state
     done = len(in_process)
     monkeypatch.setattr(rescore, "train", _killed)

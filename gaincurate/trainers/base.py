@@ -1,0 +1,282 @@
+"""A run as a trainer follows it live: takes its folder, yields rows, takes outcomes, plans the next round.
+
+One long trainer process instead of one command a round. What it does is in the run's files, so other
+processes of the trainer may report too, and a checkpoint needs no more than the place that `save` gives.
+Knows nothing of any trainer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from gaincurate.errors import InputError, OutputError
+from gaincurate.files import append_lines, reading, write_json
+from gaincurate.schedule.back import return_to, saved_place, take_back
+from gaincurate.schedule.observed import Note, silent
+from gaincurate.schedule.rescore import due
+from gaincurate.schedule.rounds import advance
+from gaincurate.schedule.run import Run, read_json, working_on
+from gaincurate.schedule.trainer import trainer_lock
+from gaincurate.schema import ID
+from gaincurate.shards import Json
+
+PLACE = "gaincurate_state.json"
+"""The file beside a checkpoint that says where the run was."""
+ROUND = "gc_round"
+"""The key under which a row carries its round, so that its outcomes can name it."""
+
+
+class Live(AbstractContextManager["Live"]):
+    """A run that one trainer follows; within a `with`, or between `open` and `close`, no other may.
+
+    `position` is how many prompts of the round were handed out by `take`. `checkpoint` is the newest one
+    that the trainer saved, for the re-scorings.
+
+    Args:
+        run: the run's folder.
+        note: told what a person should know.
+
+    Raises:
+        OutputError: no run is there.
+    """
+
+    def __init__(self, run: str | Path, note: Note = silent) -> None:
+        self.run = Run(run)
+        self.note = note
+        self.position = 0
+        self.checkpoint: str | None = None
+        self._rows: tuple[int, list[Json]] = (-1, [])
+        self._sets: dict[int, frozenset[str]] = {}
+        self._held = ExitStack()
+        self._since = time.monotonic()
+
+    def __enter__(self) -> Live:
+        self.open()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def open(self) -> None:
+        """Keep other trainers out until `close`, or this process's end.
+
+        Raises:
+            LockedError: another trainer is at work on the run.
+        """
+        self._held.enter_context(trainer_lock(self.run.folder))
+        self._since = time.monotonic()
+
+    def close(self) -> None:
+        """Let others in again."""
+        self._held.close()
+
+    @property
+    def budget(self) -> int:
+        """Prompts in a round."""
+        return self.run.config.budget
+
+    @property
+    def rounds(self) -> int:
+        """Rounds in the run."""
+        return self.run.config.rounds
+
+    @property
+    def round(self) -> int:
+        """The newest round, from 0."""
+        return int(self.run.state["round"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether all rounds are done."""
+        return bool(self.run.state.get("finished"))
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of the newest round's prompts, `[budget]`, in its order."""
+        return self.run.ids(self.round)
+
+    def rows(self) -> list[Json]:
+        """The newest round's training rows, `[budget]`, in its order, each with `gc_round`."""
+        round_ = self.round
+        if self._rows[0] != round_:
+            path = self.run.data(round_)
+            with reading(path):
+                found = pq.read_table(path).to_pylist()
+            self._rows = (round_, [{**row, ROUND: round_} for row in found])
+        return self._rows[1]
+
+    def take(self, count: int) -> list[Json]:
+        """The next prompts to train on; the next round begins when this one's are all handed out.
+
+        Args:
+            count: how many; a divisor of the budget, so that no batch lies in two rounds.
+
+        Returns:
+            `[count]` rows, empty where the run is finished.
+
+        Raises:
+            InputError: a batch would lie in two rounds.
+            OutcomeError: the round's outcomes are not all in, so the next one cannot be planned yet.
+        """
+        if self.finished:
+            return []
+        if self.budget % count:
+            raise InputError(
+                f"the trainer takes {count:,} prompts a step and a round of {self.run.folder} has "
+                f"{self.budget:,}, which is no multiple: a batch would lie in two rounds. Start the run with "
+                f"--align-to {count} and a --budget that is one."
+            )
+        if self.position >= self.budget and not self.turn():
+            return []
+        found = self.rows()[self.position : self.position + count]
+        self.position += count
+        return found
+
+    def report(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Append outcomes, one a rollout: `gc_id`, `reward`, and what else a line may have (contract 2).
+
+        Without `round` a line is of the newest round that has its prompt. What is wrong with a line is told
+        when the round's outcomes are taken.
+
+        Raises:
+            StorageError: the file system refused.
+        """
+        newest = self.round
+        append_lines(
+            self.run.outcomes(newest),
+            [{"round": self._round_of(line.get(ID), newest), **line} for line in lines],
+        )
+
+    def _round_of(self, gc_id: Any, newest: int) -> int:
+        for round_ in range(newest, -1, -1):
+            if round_ not in self._sets:
+                self._sets[round_] = frozenset(self.run.ids(round_))
+            if gc_id in self._sets[round_]:
+                return round_
+        return newest
+
+    @property
+    def rescoring_due(self) -> bool:
+        """Whether the next `turn` scores with a checkpoint."""
+        return due(self.run.config, self.round)
+
+    def turn(self, checkpoint: str | Path | None = None) -> bool:
+        """Take the round's outcomes, score anew where due, plan the next round.
+
+        Args:
+            checkpoint: what the round's training left; default: `self.checkpoint`.
+
+        Returns:
+            Whether there is a next round.
+
+        Raises:
+            OutcomeError: the outcomes cannot be used; nothing is changed.
+            LockedError: another process is at work on the run.
+        """
+        if checkpoint is not None:
+            self.checkpoint = str(Path(checkpoint).resolve())
+        before, seconds = self.round, time.monotonic() - self._since
+        with working_on(self.run.folder):
+            if self.rescoring_due:
+                self.run.orders.keep()
+            there = advance(self.run, self.checkpoint, self.note) is not None
+            self.run.log(what="training", round=before, seconds=seconds, ended_well=True, live=True)
+        self.position, self._since = 0, time.monotonic()
+        return there
+
+    def save(self, step: int) -> Json:
+        """The place to save beside a checkpoint; plain values.
+
+        Args:
+            step: the trainer's step.
+        """
+        return {**saved_place(self.run, step), "position": self.position}
+
+    def save_beside(self, checkpoint: str | Path, step: int) -> None:
+        """Write the place into a checkpoint's folder, atomically.
+
+        Raises:
+            StorageError: the file system refused.
+        """
+        write_json(Path(checkpoint) / PLACE, self.save(step))
+
+    def restore(self, saved: Json, where: str = "the checkpoint") -> None:
+        """Make the run what it was when `save` was called.
+
+        Args:
+            saved: from `save`.
+            where: what it was read from, for sentences.
+
+        Raises:
+            OutputError: it is another run's, or of a history that was undone.
+            LockedError: another process is at work on the run.
+        """
+        with working_on(self.run.folder):
+            undone = return_to(self.run, saved, where)
+        if undone:
+            self.note(
+                f"went back to round {saved['round']} with {where}; later rounds ({undone}) are in undone/"
+            )
+        self.position, self._rows = int(saved.get("position", 0)), (-1, [])
+        self._sets.clear()
+
+    def restore_from(self, checkpoint: str | Path) -> Json:
+        """`restore` from the place in a checkpoint's folder.
+
+        Returns:
+            The place.
+
+        Raises:
+            OutputError: the checkpoint has none, or one that does not fit.
+        """
+        path = Path(checkpoint) / PLACE
+        if not path.exists():
+            raise OutputError(
+                f"{checkpoint} has no {PLACE}: it was not saved by a trainer that followed a run. Resume "
+                "from one that has it, or start anew with a new run.",
+                path=str(path),
+            )
+        saved = read_json(path)
+        self.restore(saved, str(checkpoint))
+        return saved
+
+    def begin_anew(self) -> None:
+        """Take back what a trainer that saved nothing reported of round 0.
+
+        Raises:
+            OutputError: the run has gone on to later rounds.
+        """
+        if self.round or self.finished:
+            raise OutputError(
+                f"{self.run.folder} stands at round {self.round} and the trainer begins at step 0: resume "
+                "from its last checkpoint, or start a new run.",
+                round=self.round,
+            )
+        with working_on(self.run.folder):
+            take_back(self.run, 0, -1)
+        self.position = 0
+
+    def metrics(self) -> dict[str, float]:
+        """Numbers of the newest round for a trainer's own logs: mu, sigma, and what the last round gave."""
+        plan = self.run.plan(self.round)
+        found: dict[str, Any] = {"round": plan["round"], **plan["metrics"]}
+        found |= {name: plan["inputs"].get(name) for name in _LOGGED}
+        return {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
+
+
+_LOGGED = ("accuracy", "effective", "concentration", "drift")
+_FOLLOWED: dict[Path, Live] = {}
+
+
+def followed(run: str | Path, note: Note = silent) -> Live:
+    """The one `Live` of a run in this process, for parts of a trainer that cannot hand it to each other."""
+    path = Path(run).resolve()
+    if path not in _FOLLOWED:
+        _FOLLOWED[path] = Live(path, note)
+    return _FOLLOWED[path]

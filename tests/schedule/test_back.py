@@ -1,0 +1,179 @@
+"""Going back: the run is byte for byte what it was, whatever was done since and wherever a kill falls."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import runs
+from gaincurate import files
+from gaincurate.errors import OutputError
+from gaincurate.schedule import back
+from gaincurate.schedule.back import return_to, saved_place
+from gaincurate.schedule.rounds import advance
+from gaincurate.schedule.run import Run
+
+
+def go_on(run: Run, rounds: int, reward: Any = lambda gc_id, sample: sample % 2) -> None:
+    for _ in range(rounds):
+        runs.report(run, reward)
+        advance(run)
+
+
+def test_a_run_that_went_back_plans_the_same_rounds_again(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, rounds=5)
+    go_on(run, 1)
+    saved = json.loads(json.dumps(saved_place(run, step=4)))
+    go_on(run, 3)
+    before = runs.plans(run)
+    assert return_to(run, saved, "checkpoint-4") == 3
+    assert run.state["round"] == 1
+    assert runs.plans(run) == before[:2]
+    assert sorted(p.name for p in (run.folder / "undone").iterdir()) == ["00002-1", "00003-1", "00004-1"]
+    go_on(Run(run.folder), 3)
+    assert runs.plans(run) == before
+
+
+def test_other_outcomes_after_going_back_give_another_history(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, rounds=4)
+    saved = saved_place(run, step=0)
+    go_on(run, 2)
+    before = runs.plans(run)
+    return_to(run, saved, "checkpoint-0")
+    go_on(run, 2, lambda gc_id, sample: 1.0)
+    assert runs.plans(run)[0] == before[0]
+    assert runs.plans(run)[2] != before[2]
+
+
+def test_outcomes_behind_the_step_are_taken_back_and_a_half_line_goes(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path)
+    ids = run.ids(0)
+    first = [{"gc_id": i, "reward": 1, "round": 0, "step": 1, "sample": 0} for i in ids[:4]]
+    lost = [{"gc_id": i, "reward": 0, "round": 0, "step": 2, "sample": 0} for i in ids[4:]]
+    runs.write(run, 0, first)
+    saved = saved_place(run, step=1)
+    runs.write(run, 0, lost)
+    with run.outcomes(0).open("a") as file:
+        file.write('{"gc_id": "id0')
+    assert return_to(run, saved, "checkpoint-1") == 0
+    runs.write(run, 0, [{**line, "reward": 1} for line in lost])
+    advance(run)
+    assert run.plan(1)["inputs"]["accuracy"] == 1.0
+    assert run.plan(1)["inputs"]["rollouts"] == len(ids)
+
+
+def test_the_selectors_state_comes_back_although_older_rounds_do_not_keep_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gaincurate.schedule.run._LARGE", 10)
+    run = runs.begin(tmp_path, strategy="variance", rounds=5)
+    go_on(run, 1)
+    saved = saved_place(run, step=0)
+    go_on(run, 3)
+    before = runs.plans(run)
+    assert run.state_of(1)["selector"] is None
+    return_to(run, saved, "c")
+    go_on(run, 3)
+    assert runs.plans(run) == before
+
+
+@pytest.mark.parametrize("cut", range(9))
+def test_killed_on_the_way_back_it_can_go_back_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int
+) -> None:
+    run = runs.begin(tmp_path, rounds=5)
+    saved = saved_place(run, step=0)
+    go_on(run, 3)
+    before = runs.plans(run)
+    calls = iter(range(100))
+
+    def dying(real: Any) -> Any:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            if next(calls) == cut:
+                raise KeyboardInterrupt
+            return real(*args, **kwargs)
+
+        return wrapped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(back, "write_json", dying(files.write_json))
+        patch.setattr(back, "_set_aside", dying(back._set_aside))
+        patch.setattr(back, "append_line", dying(files.append_line))
+        with pytest.raises(KeyboardInterrupt):
+            return_to(run, saved, "c")
+    between = Run(run.folder)
+    assert between.plan(between.state["round"])["round"] == between.state["round"]  # a run all the same
+    between.orders.find(between.state["order"])
+    return_to(between, saved, "c")
+    assert between.state["round"] == 0
+    go_on(between, 3)
+    assert runs.plans(between) == before
+
+
+def test_a_finished_run_goes_back_too(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, rounds=2)
+    go_on(run, 1)
+    saved = saved_place(run, step=2)
+    go_on(run, 1)
+    assert run.state["finished"]
+    return_to(run, saved, "c")
+    assert not run.state["finished"]
+    go_on(run, 1)
+    assert run.state["finished"]
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_undone(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path / "one", rounds=4)
+    other = runs.begin(tmp_path / "two", rounds=4, seed=1)
+    go_on(run, 1)
+    one = saved_place(run, 1)
+    go_on(run, 1)
+    late = saved_place(run, 2)
+    with pytest.raises(OutputError, match=r"^checkpoint-1 was saved with another run than .*two/run; give"):
+        return_to(other, one, "checkpoint-1")
+    return_to(run, one, "checkpoint-1")
+    with pytest.raises(OutputError, match=r"^checkpoint-2 is of round 2, which .* does not have: the run's"):
+        return_to(run, late, "checkpoint-2")
+    runs.write(run, 1, [{"gc_id": i, "reward": 1, "round": 1, "attempt": 2} for i in run.ids(1)])
+    advance(run)
+    with pytest.raises(
+        OutputError, match=r"^checkpoint-2 is of a history that was undone: round 2 was planned anew since\."
+    ):
+        return_to(run, late, "checkpoint-2")
+    with pytest.raises(OutputError, match=r"^c has format 9, this version reads 1\.$"):
+        return_to(run, one | {"format": 9}, "c")
+    assert run.state["round"] == 2
+
+
+def test_an_order_that_was_replaced_since_is_kept_and_comes_back(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, rounds=4)
+    saved = saved_place(run, 0)
+    digest = run.state["order"]
+    run.orders.keep()
+    os.link(run.orders.current, run.folder / "rows.arrow")
+    from gaincurate.schedule.order import Order, build
+
+    build(run.orders.next, run.scored, "gc_question_tokens", ascending=True)
+    new = Order(run.orders.next).digest
+    run.commit({**run.state, "order": new}, None)
+    assert Order(run.orders.current).digest == new
+    return_to(run, saved, "c")
+    assert Order(run.orders.current).digest == digest
+    run.orders.forget_all_but({digest})
+    assert (run.folder / "orders" / f"{digest}.arrow").exists()
+    run.orders.forget_all_but(set())
+    assert list((run.folder / "orders").iterdir()) == []
+
+
+def test_without_the_order_nothing_is_undone(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, rounds=4)
+    saved = saved_place(run, 0)
+    saved = {**saved, "state": {**saved["state"], "order": "gone"}}
+    go_on(run, 2)
+    with pytest.raises(OutputError, match="is missing or is not the order"):
+        return_to(run, saved, "c")
+    assert run.state["round"] == 2

@@ -1,0 +1,149 @@
+"""A run followed live: rows in the plan's order, outcomes in, and back again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import runs
+from gaincurate.errors import InputError, LockedError, OutcomeError, OutputError
+from gaincurate.trainers.base import PLACE, Live, followed
+
+
+def outcomes(rows: list[dict[str, Any]], step: int, samples: int = 2) -> list[dict[str, Any]]:
+    return [
+        {"gc_id": row["gc_id"], "reward": (step + k) % 2, "step": step, "sample": k}
+        for row in rows
+        for k in range(samples)
+    ]
+
+
+def train(live: Live, count: int, steps: int, first: int = 1) -> list[str]:
+    """A trainer of one batch a step; what it trained on."""
+    trained = []
+    for step in range(first, first + steps):
+        rows = live.take(count)
+        trained += [row["gc_id"] for row in rows]
+        live.report(outcomes(rows, step))
+    return trained
+
+
+def test_the_rows_are_the_plans_in_their_order_round_after_round(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, rounds=3)
+    with Live(run.folder) as live:
+        trained = train(live, 4, 6)
+        assert live.round == 2
+        assert live.take(4) == []  # after the last round there is nothing
+    assert trained == [gc_id for round_ in range(3) for gc_id in run.ids(round_)]
+    assert run.state["finished"]
+
+
+def test_a_row_names_its_round_and_its_prompt(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path)
+    row = Live(run.folder).take(1)[0]
+    assert row["gc_id"] == run.ids(0)[0]
+    assert row["gc_round"] == 0
+    assert row["prompt"] == [{"role": "user", "content": row["question"]}]
+
+
+def test_the_next_round_waits_for_the_outcomes(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path)
+    with Live(run.folder) as live:
+        live.take(8)
+        with pytest.raises(OutcomeError, match="^round 0 has no outcomes"):
+            live.take(8)
+        assert live.round == 0
+
+
+def test_a_batch_in_two_rounds_is_refused(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path)
+    with pytest.raises(
+        InputError, match=r"^the trainer takes 3 prompts a step and a round of .* has 8, which"
+    ):
+        Live(run.folder).take(3)
+
+
+def test_two_trainers_of_one_run_are_one_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gaincurate.schedule.trainer._FREED", 0.0)
+    run = runs.begin(tmp_path)
+    with Live(run.folder), pytest.raises(LockedError, match="still at work"):
+        Live(run.folder).open()
+    with Live(run.folder):
+        pass
+
+
+def test_a_line_without_a_round_is_of_the_newest_that_has_its_prompt(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, rows=30, strategy="uniform", rounds=3)
+    with Live(run.folder) as live:
+        train(live, 8, 1)
+        early = set(run.ids(0))
+        live.take(8)
+        live.report([{"gc_id": i, "reward": 1} for i in [*run.ids(0), *run.ids(1)]])
+        live.turn()
+    assert not early & set(run.ids(1))  # uniform: a pass has each prompt once
+    assert run.plan(2)["inputs"]["late"] == 8
+    assert run.plan(2)["inputs"]["accuracy"] == 1.0
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(saved_at=st.integers(0, 8), trained_to=st.integers(0, 8))
+def test_resumed_anywhere_the_plans_are_those_of_a_run_that_never_stopped(
+    tmp_path_factory: pytest.TempPathFactory, saved_at: int, trained_to: int
+) -> None:
+    folder = tmp_path_factory.mktemp("live")
+    whole = runs.begin(folder / "whole", rounds=4)
+    with Live(whole.folder) as live:
+        history = train(live, 4, 8)
+    run = runs.begin(folder / "cut", rounds=4)
+    with Live(run.folder) as live:
+        train(live, 4, saved_at)
+        live.save_beside(folder, step=saved_at)
+        train(live, 4, max(trained_to - saved_at, 0), first=saved_at + 1)
+    with Live(run.folder) as live:
+        assert live.restore_from(folder)["step"] == saved_at
+        rest = train(live, 4, 8 - saved_at, first=saved_at + 1)
+    assert rest == history[4 * saved_at :]
+    assert runs.plans(run) == runs.plans(whole)
+
+
+def test_a_checkpoint_without_a_place_is_refused(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path)
+    with pytest.raises(
+        OutputError, match=f"has no {PLACE}: it was not saved by a trainer that followed a run"
+    ):
+        Live(run.folder).restore_from(tmp_path)
+
+
+def test_a_start_from_nothing_takes_back_round_0_and_no_more(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path)
+    with Live(run.folder) as live:
+        train(live, 4, 1)
+    with Live(run.folder) as live:
+        live.begin_anew()
+        train(live, 8, 1)
+        live.turn()
+        assert run.plan(1)["inputs"]["rollouts"] == 16
+        with pytest.raises(OutputError, match="stands at round 1 and the trainer begins at step 0: resume"):
+            live.begin_anew()
+
+
+def test_the_metrics_are_the_plans(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path)
+    with Live(run.folder) as live:
+        assert live.metrics()["mu"] == 0.0
+        train(live, 4, 2)
+        live.turn()
+        found = live.metrics()
+    assert found["mu"] == run.plan(1)["mu"]
+    assert found["accuracy"] == run.plan(1)["inputs"]["accuracy"] == 0.5
+    assert found["round"] == 1.0
+
+
+def test_one_process_has_one_view_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = runs.begin(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert followed("run") is followed(run.folder)
