@@ -8,15 +8,18 @@ nothing of trainers.
 
 from __future__ import annotations
 
+import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from gaincurate.errors import OutputError, storage_error
-from gaincurate.files import append_line, digest_file, digest_json, write_json
+from gaincurate.files import append_line, digest_bytes, digest_file, digest_json, reading, write_json
 from gaincurate.schedule.run import PLAN, STATE, Run
 from gaincurate.shards import Json
 
 FORMAT = 1
+_STEERS = b'"resume_from_step"'
 
 
 def saved_place(run: Run, step: int) -> Json:
@@ -27,12 +30,15 @@ def saved_place(run: Run, step: int) -> Json:
         step: the trainer's step that the checkpoint was saved after.
     """
     state = run.state
+    round_ = int(state["round"])
+    told = _told(run, round_)
     return {
         "format": FORMAT,
         "run": digest_json(run.facts),
-        "round": int(state["round"]),
+        "round": round_,
         "step": step,
-        "plan": digest_file(run.round_folder(int(state["round"])) / PLAN),
+        "plan": digest_file(run.round_folder(round_) / PLAN),
+        "outcomes": {"bytes": len(told), "hash": digest_bytes(told)},
         "state": state,
     }
 
@@ -62,11 +68,37 @@ def check_place(run: Run, saved: Json, where: str) -> None:
             f"{where} is of round {round_}, which {run.folder} does not have: the run's folder is older than "
             "the checkpoint. Restore it, or resume from an earlier checkpoint."
         )
+    undone = None
+    told, size = _told(run, round_), int(saved["outcomes"]["bytes"])
     if digest_file(plan) != saved["plan"]:
+        undone = f"round {round_} was planned anew since"
+    elif digest_bytes(told[:size]) != saved["outcomes"]["hash"]:
+        undone = f"round {round_} was trained anew since"
+    elif (step := _back_to(told[size:])) is not None and step < int(saved["step"]):
+        undone = f"training went back to step {step} since, before its step {saved['step']}"
+    if undone is not None:
         raise OutputError(
-            f"{where} is of a history that was undone: round {round_} was planned anew since. Resume from a "
-            "checkpoint that was saved after that, and delete this one."
+            f"{where} is of a history that was undone: {undone}. Resume from a checkpoint that was saved "
+            "after that, and delete this one."
         )
+
+
+def _told(run: Run, round_: int) -> bytes:
+    """The whole lines of a round's outcomes."""
+    path = run.outcomes(round_)
+    with reading(path):
+        data = path.read_bytes() if path.exists() else b""
+    return data[: data.rfind(b"\n") + 1]
+
+
+def _back_to(lines: bytes) -> int | None:
+    """The earliest step that these lines went back to."""
+    steps = []
+    for line in lines.split(b"\n"):
+        if _STEERS in line:
+            with suppress(ValueError, LookupError, TypeError):  # what is wrong with a line is told elsewhere
+                steps.append(int(json.loads(line)["resume_from_step"]))
+    return min(steps, default=None)
 
 
 def return_to(run: Run, saved: Json, where: str) -> int:

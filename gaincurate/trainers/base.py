@@ -53,7 +53,7 @@ class Live(AbstractContextManager["Live"]):
         self.checkpoint: str | None = None
         self._rows: tuple[int, list[Json]] = (-1, [])
         self._sets: dict[int, frozenset[str]] = {}
-        self._held = ExitStack()
+        self._held, self._open = ExitStack(), False
         self._since = time.monotonic()
 
     def __enter__(self) -> Live:
@@ -64,17 +64,20 @@ class Live(AbstractContextManager["Live"]):
         self.close()
 
     def open(self) -> None:
-        """Keep other trainers out until `close`, or this process's end.
+        """Keep other trainers out until `close`, or this process's end; once is enough.
 
         Raises:
             LockedError: another trainer is at work on the run.
         """
-        self._held.enter_context(trainer_lock(self.run.folder))
+        if not self._open:
+            self._held.enter_context(trainer_lock(self.run.folder))
+            self._open = True
         self._since = time.monotonic()
 
     def close(self) -> None:
         """Let others in again."""
         self._held.close()
+        self._open = False
 
     @property
     def budget(self) -> int:

@@ -149,6 +149,37 @@ def test_what_does_not_fit_is_refused_before_anything_is_undone(tmp_path: Path) 
     assert run.state["round"] == 2
 
 
+def test_a_later_checkpoint_of_the_same_round_is_undone_too(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path)
+
+    def step(number: int) -> dict[str, Any]:
+        runs.write(run, 0, [{"gc_id": run.ids(0)[number], "reward": 1, "round": 0, "step": number}])
+        return saved_place(run, number)
+
+    one, two, three = step(1), step(2), step(3)
+    return_to(run, two, "checkpoint-2")
+    with pytest.raises(
+        OutputError,
+        match=r"^checkpoint-3 is of a history that was undone: training went back to step 2 since, before its "
+        r"step 3\. Resume from a checkpoint that was saved after that, and delete this one\.$",
+    ):
+        return_to(run, three, "checkpoint-3")
+    again = step(3)
+    return_to(run, again, "checkpoint-3")
+    return_to(run, two, "checkpoint-2")
+    return_to(run, one, "checkpoint-1")
+    for late in (two, again):
+        with pytest.raises(
+            OutputError, match="is of a history that was undone: training went back to step 1"
+        ):
+            return_to(run, late, "late")
+    run.outcomes(0).write_text("")
+    with pytest.raises(
+        OutputError, match=r"is of a history that was undone: round 0 was trained anew since\."
+    ):
+        return_to(run, one, "checkpoint-1")
+
+
 def test_an_order_that_was_replaced_since_is_kept_and_comes_back(tmp_path: Path) -> None:
     run = runs.begin(tmp_path, rounds=4)
     saved = saved_place(run, 0)
