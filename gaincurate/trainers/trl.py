@@ -1,0 +1,292 @@
+"""TRL's GRPOTrainer following a run in one long process: takes both, yields rounds until the run is done.
+
+    rows = dataset("run")
+    trainer = GRPOTrainer(model, reward_funcs=reward, args=config, train_dataset=rows)
+    attach(trainer, "run")
+    trainer.train()                               # or train(resume_from_checkpoint=True)
+
+A round is an epoch. Its prompts come through `_get_train_sampler`, its outcomes from the reward functions,
+and the place is saved beside every checkpoint. Read and run with TRL 1.16.0. Knows nothing of strategies.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import transformers
+from accelerate.utils import gather_object
+from datasets import Dataset
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from gaincurate.errors import GaincurateError, InputError, OutputError
+from gaincurate.schedule.back import check_place
+from gaincurate.schedule.checkpoints import why_incomplete
+from gaincurate.schedule.run import read_json
+from gaincurate.shards import Json
+from gaincurate.trainers.base import PLACE, Live, followed
+from gaincurate.trainers.trl_outcomes import Tap
+from gaincurate.trainers.trl_rows import RoundSampler, dataset, places_of
+from gaincurate.trainers.trl_shape import Shape, check, shape_of
+from gaincurate.trainers.trl_together import together
+
+__all__ = ["Follower", "FollowsRun", "attach", "dataset"]
+
+_log = logging.getLogger("gaincurate")
+
+
+def attach(
+    trainer: Any,
+    run: str | Path,
+    *,
+    late: bool = False,
+    outcome: Sequence[str] | None = None,
+    correct: str | None = None,
+) -> Follower:
+    """Let a trainer follow a run; call it once, before `train()`, on every process.
+
+    Args:
+        trainer: a `trl.GRPOTrainer`.
+        run: the run's folder, on a file system that all processes see.
+        late: choose rows when they are generated for, whatever row the data loader brought. The dataset then
+            only sets the length of an epoch, workers may prefetch, and rounds need not be epochs.
+        outcome: names of the reward functions whose weighted sum is reported; all, if not given.
+        correct: the name of one that says whether an answer is right (0 to 1); accuracy is made of it.
+
+    Returns:
+        The callback that was added to the trainer.
+
+    Raises:
+        InputError: a setting under which the trainer would train on other prompts than the plan's, or lose
+            its place; the sentence names the one that mends it.
+        OutputError: no run is there.
+    """
+    shape = shape_of(trainer)
+    live = followed(run, _log.info if shape.rank == 0 else lambda text: None)
+    if any(isinstance(callback, Follower) for callback in trainer.callback_handler.callbacks):
+        raise InputError(f"this trainer follows a run already, and cannot follow {run} too.")
+    if not isinstance(trainer.train_dataset, Dataset):
+        raise InputError(
+            f"train_dataset is a {type(trainer.train_dataset).__name__}, whose rows cannot be asked for by "
+            "place; use `gaincurate.trainers.trl.dataset(run)`, or late=True with a map-style dataset."
+        )
+    check(trainer, shape, live.run.config, late)
+    if not late:
+        places_of(trainer.train_dataset, live.ids)  # now rather than in the first epoch
+    return Follower(trainer, live, shape, late=late, outcome=outcome, correct=correct)
+
+
+class Follower(transformers.TrainerCallback):
+    """What listens to a trainer's events; made by `attach`."""
+
+    def __init__(
+        self,
+        trainer: Any,
+        live: Live,
+        shape: Shape,
+        *,
+        late: bool,
+        outcome: Sequence[str] | None,
+        correct: str | None,
+    ) -> None:
+        self.live, self.shape, self.late = live, shape, late
+        self.round = live.round
+        self._trainer, self._accelerator = trainer, trainer.accelerator
+        self._steps = shape.steps(live.budget)
+        self._ids: list[str] = live.ids
+        self._metrics: dict[str, float] = live.metrics()
+        self._resumed: str | None = None
+        self._tap = Tap(trainer, shape, outcome, correct, lambda: self._metrics)
+        self._train = trainer.train
+        trainer.train = self._told_what_to_resume
+        if late:
+            self._generate = trainer._generate_and_score_completions
+            trainer._generate_and_score_completions = self._generate_for_the_plan
+        else:
+            sampler = RoundSampler(self._places, live.budget, shape)
+            trainer._get_train_sampler = lambda dataset=None: sampler
+        trainer.add_callback(self)
+
+    def _told_what_to_resume(self, resume_from_checkpoint: Any = None, *args: Any, **options: Any) -> Any:
+        """`trainer.train`; True stands for the newest checkpoint that is whole and of this history."""
+        if resume_from_checkpoint is True:
+            found = together(lambda: self._newest(), self._accelerator)
+            if found is None:
+                _log.info("no checkpoint to resume from in %s: begins anew", self._trainer.args.output_dir)
+            resume_from_checkpoint = found
+        self._resumed = resume_from_checkpoint or None
+        return self._train(resume_from_checkpoint, *args, **options)
+
+    def _newest(self) -> str | None:
+        folder = Path(self._trainer.args.output_dir)
+        numbered = {
+            int(number): path
+            for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+            if (number := path.name.rpartition("-")[2]).isdecimal()
+        }
+        for step in sorted(numbered, reverse=True):
+            path = numbered[step]
+            why = _unfinished(path)
+            try:
+                if why is None and (path / PLACE).exists():
+                    check_place(self.live.run, read_json(path / PLACE), path.name)
+            except OutputError as error:
+                why = str(error)
+            if why is None:
+                return str(path)
+            _log.warning("cannot resume from %s: %s", path, why)
+        return None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """Bring the run to where the trainer is."""
+        self._hear(together(lambda: self._begin(state.global_step), self._accelerator))
+
+    def _begin(self, step: int) -> Json:
+        live = self.live
+        live.open()
+        if step == 0:
+            live.begin_anew()
+        else:
+            self._resume(step)
+        return self._news()
+
+    def _resume(self, step: int) -> None:
+        """Go back to the checkpoint; one that a kill left without a place is where the run stands."""
+        live, path = self.live, Path(str(self._resumed))
+        if (path / PLACE).exists():
+            saved = live.restore_from(path)
+        else:
+            round_ = min(step // self._steps, live.rounds - 1)
+            if live.round not in (round_, round_ - 1) or live.finished:
+                raise OutputError(
+                    f"{path} has no {PLACE} and {live.run.folder} stands at round {live.round}, not at the "
+                    f"{round_} of its step {step}; resume from a checkpoint that has one."
+                )
+            saved = live.save(step)
+            live.restore(saved, str(path))
+        done = step - int(saved["round"]) * self._steps
+        if int(saved["step"]) != step or not 0 <= done <= self._steps or self.shape.inside(done):
+            raise InputError(
+                f"{path} was saved after step {saved['step']} in round {saved['round']}; with rounds of "
+                f"{self._steps} steps and a generation every {self.shape.window} no resume from it is exact. "
+                "Has the batch been changed since?"
+            )
+        live.position = self.shape.taken(done)
+        live.checkpoint = str(path.resolve())
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """Plan the round that begins, if no checkpoint came between."""
+        if not self.late and self._round_is_over(state.global_step):
+            self._turn()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """Write what the rewards of this step were."""
+        lines = self._tap.drain(state.global_step)
+        if lines is None:
+            return
+        gathered = gather_object(lines)
+        if self.shape.rank == 0:
+            self.live.report({"round": self.round, **line} for line in gathered)
+
+    def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """Save the place; at a round's end score anew where due and plan the next."""
+        step = state.global_step
+        checkpoint = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+        if self.shape.rank == 0:
+            self.live.position = self.shape.taken(step - self.round * self._steps)
+            self.live.save_beside(checkpoint, step)
+            self.live.checkpoint = str(checkpoint.resolve())
+            self._forget_orders(Path(args.output_dir))
+        if self._round_is_over(step):
+            self._turn()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """Take the last round's outcomes."""
+        if self._round_is_over(state.global_step):
+            self._turn()
+        self.live.close()
+
+    def _round_is_over(self, step: int) -> bool:
+        return self.round >= 0 and step >= (self.round + 1) * self._steps
+
+    def _turn(self) -> None:
+        def turn() -> Json:
+            self.live.turn()
+            return self._news()
+
+        self._hear(together(turn, self._accelerator))
+
+    def _news(self) -> Json:
+        live = self.live
+        round_ = -1 if live.finished else live.round
+        return {"round": round_, "ids": live.ids, "metrics": live.metrics()}
+
+    def _hear(self, news: Json) -> None:
+        self.round, self._ids, self._metrics = news["round"], news["ids"], news["metrics"]
+
+    def _places(self) -> list[int]:
+        return places_of(self._trainer.train_dataset, self._ids)
+
+    def _generate_for_the_plan(self, inputs: list[Json]) -> Any:
+        """`_generate_and_score_completions` for the plan's next rows, whatever the data loader brought."""
+        if not self._trainer.model.training:
+            return self._generate(inputs)
+
+        def take() -> Json:
+            if self.live.position >= self.live.budget:
+                self.live.turn()
+            rows = self.live.take(self.shape.prompts)
+            return {"rows": rows, "news": self._news()}
+
+        found = together(take, self._accelerator)
+        self._hear(found["news"])
+        whole = [row for row in found["rows"] for _ in range(self.shape.group)]
+        start = self.shape.rank * self.shape.local
+        return self._generate(whole[start : start + self.shape.local])
+
+    def _forget_orders(self, folder: Path) -> None:
+        """Keep the orders that a checkpoint could go back to."""
+        named = {self.live.run.state["order"]}
+        for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{PLACE}"):
+            try:
+                named.add(read_json(path)["state"]["order"])
+            except GaincurateError:  # rotated away while it was read
+                continue
+        self.live.run.orders.forget_all_but(named)
+
+
+class FollowsRun:
+    """A mixin: `class Trainer(FollowsRun, GRPOTrainer)` takes `run=` and follows it.
+
+    Args:
+        run: the run's folder; `late`, `outcome` and `correct` as in `attach`.
+        **options: the trainer's own; without `train_dataset` it is the run's scored set.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        run: str | Path,
+        late: bool = False,
+        outcome: Sequence[str] | None = None,
+        correct: str | None = None,
+        **options: Any,
+    ) -> None:
+        options.setdefault("train_dataset", dataset(run))
+        super().__init__(*args, **options)
+        self.follower = attach(self, run, late=late, outcome=outcome, correct=correct)
+
+
+def _unfinished(path: Path) -> str | None:
+    """Why no trainer can resume from a checkpoint; sharded weights are the trainer's own matter."""
+    state = path / "trainer_state.json"
+    try:
+        step = json.loads(state.read_bytes())["global_step"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return f"{state.name} is missing or not finished"
+    if path.name != f"{PREFIX_CHECKPOINT_DIR}-{step}":
+        return f"{state.name} is of step {step}"
+    return why_incomplete(path) if (path / "model.safetensors").exists() else None

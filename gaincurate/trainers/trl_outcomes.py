@@ -1,0 +1,139 @@
+"""The rewards of a TRL trainer: wraps its reward functions, yields outcome lines of all processes.
+
+Each process has a slice of the rollouts, and a group may lie in two slices; nothing is sent inside a reward
+function, which may be asynchronous, but at the step's end, where all processes are. Read in TRL 1.16.0.
+Knows nothing of rounds.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from gaincurate.errors import InputError
+from gaincurate.schema import ID
+from gaincurate.shards import Json
+from gaincurate.trainers.trl_shape import Shape
+
+_Call = tuple[list[str], list[float | None], list[int]]
+"""Ids, rewards and completion tokens of one generation on one process, `[rollouts]` each."""
+
+
+class Tap:
+    """Listens to the reward functions of a trainer.
+
+    Args:
+        trainer: a `trl.GRPOTrainer`; its `reward_funcs` are wrapped in place.
+        shape: its shape.
+        outcome: names of the functions whose weighted sum is the reward; None for all.
+        correct: the name of one whose value says whether an answer is right, in [0, 1].
+        metrics: numbers for the trainer's own logs, under `gaincurate/`.
+
+    Raises:
+        InputError: a name that there is not, or a reward model, which is no function.
+    """
+
+    def __init__(
+        self,
+        trainer: Any,
+        shape: Shape,
+        outcome: Sequence[str] | None,
+        correct: str | None,
+        metrics: Callable[[], Mapping[str, float]],
+    ) -> None:
+        names = list(trainer.reward_func_names)
+        self._shape, self._trainer, self._metrics = shape, trainer, metrics
+        self._summed = list(names) if outcome is None else list(outcome)
+        self._correct = correct
+        wanted = {*self._summed, *([correct] if correct else [])}
+        for name in sorted(wanted):
+            if names.count(name) != 1:
+                why = "is there more than once" if name in names else "is not there"
+                raise InputError(f"the reward function {name!r} {why}; the trainer has {', '.join(names)}.")
+        self._weights = dict(zip(names, trainer.reward_weights.tolist(), strict=True))
+        self._calls: dict[str, list[_Call]] = {name: [] for name in names if name in wanted}
+        first = True
+        for place, (name, function) in enumerate(zip(names, trainer.reward_funcs, strict=True)):
+            if name not in wanted:
+                continue
+            if not callable(function) or hasattr(function, "parameters"):
+                raise InputError(
+                    f"{name!r} is a reward model, whose rewards cannot be heard; name Python reward "
+                    "functions in outcome=, or call the model in one."
+                )
+            trainer.reward_funcs[place] = self._wrapped(name, function, logs=first)
+            first = False
+
+    def _wrapped(self, name: str, function: Callable[..., Any], *, logs: bool) -> Callable[..., Any]:
+        def hear(rewards: Any, columns: Mapping[str, Any]) -> None:
+            if not self._trainer.model.training:  # an evaluation
+                return
+            if ID not in columns:
+                raise InputError(
+                    f"the rows have no {ID}: train on `gaincurate.trainers.trl.dataset(run)`, or on rows "
+                    "that were exported with their ids."
+                )
+            ids, tokens = list(columns[ID]), [len(found) for found in columns["completion_ids"]]
+            self._calls[name].append((ids, [_plain(reward) for reward in rewards], tokens))
+            if logs:
+                for key, value in self._metrics().items():
+                    columns["log_metric"](f"gaincurate/{key}", value)
+
+        if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+            getattr(function, "__call__", None)  # noqa: B004 - an object with an asynchronous call
+        ):
+
+            @functools.wraps(function)
+            async def heard_later(*args: Any, **columns: Any) -> Any:
+                rewards = await function(*args, **columns)
+                hear(rewards, columns)
+                return rewards
+
+            return heard_later
+
+        @functools.wraps(function)
+        def heard(*args: Any, **columns: Any) -> Any:
+            rewards = function(*args, **columns)
+            hear(rewards, columns)
+            return rewards
+
+        return heard
+
+    def drain(self, step: int) -> list[Json] | None:
+        """The outcome lines of this process since the last time; None where nothing was generated.
+
+        Args:
+            step: the optimizer step that used them first, from 1.
+        """
+        if not any(self._calls.values()):
+            return None
+        lines: list[Json] = []
+        for calls in zip(*self._calls.values(), strict=True):
+            by_name = dict(zip(self._calls, calls, strict=True))
+            ids, _, tokens = calls[0]
+            for place, gc_id in enumerate(ids):
+                rewards = {name: call[1][place] for name, call in by_name.items()}
+                where = self._shape.rank * len(ids) + place
+                line = {ID: gc_id, "reward": self._sum(rewards), "step": step}
+                line |= {"sample": where % self._shape.group, "tokens": tokens[place]}
+                if self._correct is not None:
+                    line["correct"] = rewards[self._correct]
+                lines.append(line)
+        for heard in self._calls.values():
+            heard.clear()
+        return lines
+
+    def _sum(self, rewards: Mapping[str, float | None]) -> float | None:
+        """As TRL weighs them: a function that could not judge is left out, None where none could."""
+        found = [self._weights[name] * value for name in self._summed if (value := rewards[name]) is not None]
+        return math.fsum(found) if found else None
+
+
+def _plain(reward: Any) -> float | None:
+    if reward is None:
+        return None
+    number = float(reward)
+    return None if math.isnan(number) else number  # TRL's own word for a reward that is not there

@@ -1,0 +1,186 @@
+"""How a TRL trainer walks through a round: takes its settings, yields counts, or says what would break it.
+
+Read in TRL 1.16.0. Knows nothing of outcomes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from gaincurate.errors import InputError
+from gaincurate.schedule.config import ScheduleConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The numbers of one trainer.
+
+    `prompts` is how many distinct ones a generation has over all processes, `group` the rollouts of each,
+    `repeats` how many micro-batches of a process one generation feeds (steps_per_generation *
+    num_iterations), `accumulation` how many of them make an optimizer step.
+    """
+
+    prompts: int
+    group: int
+    repeats: int
+    accumulation: int
+    processes: int = 1
+    rank: int = 0
+
+    @property
+    def local(self) -> int:
+        """Rollouts of a generation on one process."""
+        return self.prompts * self.group // self.processes
+
+    def steps(self, budget: int) -> int:
+        """Optimizer steps of a round."""
+        return budget // self.prompts * self.repeats // self.accumulation
+
+    def taken(self, step: int) -> int:
+        """Prompts of a round that were generated for when its optimizer step `step` was done."""
+        return step * self.accumulation // self.repeats * self.prompts
+
+    @property
+    def window(self) -> int:
+        """The least number of optimizer steps that use whole generations."""
+        return self.repeats // math.gcd(self.repeats, self.accumulation)
+
+    def inside(self, step: int) -> bool:
+        """Whether a generation is in use before and after this optimizer step."""
+        return bool(step * self.accumulation % self.repeats)
+
+
+def shape_of(trainer: Any) -> Shape:
+    """The shape of a `trl.GRPOTrainer`."""
+    args = trainer.args
+    return Shape(
+        prompts=args.generation_batch_size // trainer.num_generations,
+        group=trainer.num_generations,
+        repeats=args.steps_per_generation * trainer.num_iterations,
+        accumulation=args.gradient_accumulation_steps,
+        processes=trainer.accelerator.num_processes,
+        rank=trainer.accelerator.process_index,
+    )
+
+
+def check(trainer: Any, shape: Shape, config: ScheduleConfig, late: bool) -> None:
+    """Refuse what would train on other prompts than the plan's, or lose the place.
+
+    Args:
+        trainer: a `trl.GRPOTrainer`.
+        shape: its shape.
+        config: of the run.
+        late: rows are chosen when they are generated for.
+
+    Raises:
+        InputError: with the setting that mends it.
+    """
+    args = trainer.args
+    if args.remove_unused_columns:
+        raise InputError(
+            "remove_unused_columns=True drops gc_id before the reward functions see it; set it to False, "
+            "TRL's own default."
+        )
+    if trainer.shuffle_dataset:
+        raise InputError(
+            "shuffle_dataset=True: the order is the plan's, TRL must not shuffle; set shuffle_dataset=False."
+        )
+    _check_budget(shape, config)
+    _check_length(args, shape, config, late)
+    _check_saving(args, shape, config, late)
+    if args.ignore_data_skip and not late:
+        raise InputError(
+            "ignore_data_skip=True: a trainer that resumes inside a round would begin the round again; set "
+            "it to False."
+        )
+    if config.rescore.what != "off":
+        _check_weights(trainer, config.rescore.what)
+    for name in ("split_batches", "dispatch_batches"):
+        if getattr(args.accelerator_config, name, None):
+            raise InputError(
+                f"accelerator_config {name}=True deals rows to processes in another way than GRPO groups "
+                "need; leave it out."
+            )
+
+
+def _check_budget(shape: Shape, config: ScheduleConfig) -> None:
+    if config.budget % shape.prompts:
+        raise InputError(
+            f"the run's budget of {config.budget:,} prompts is no multiple of the {shape.prompts:,} that the "
+            "trainer generates for at a time (generation_batch_size / num_generations), so the tail of every "
+            f"round would be dropped. Start the run with --align-to {shape.prompts}, or change the batch.",
+            budget=config.budget,
+            align_to=shape.prompts,
+        )
+    batches = config.budget // shape.prompts * shape.repeats
+    if batches % shape.accumulation:
+        raise InputError(
+            f"a round of {config.budget:,} prompts gives {batches:,} micro-batches, which is no multiple of "
+            f"gradient_accumulation_steps={shape.accumulation}, so an optimizer step would end in the next "
+            "round. Change one of the two."
+        )
+
+
+def _check_length(args: Any, shape: Shape, config: ScheduleConfig, late: bool) -> None:
+    steps, rounds = shape.steps(config.budget), config.rounds
+    if args.max_steps > steps * rounds:
+        raise InputError(
+            f"max_steps={args.max_steps:,} is more than the run's {rounds:,} rounds of {steps:,} steps; set "
+            f"max_steps={steps * rounds} or start a run with more --rounds."
+        )
+    if args.max_steps <= 0 and late:
+        raise InputError(
+            f"late=True goes by steps: set max_steps={steps * rounds}, {rounds:,} rounds of {steps:,} steps."
+        )
+    if args.max_steps <= 0 and args.num_train_epochs != rounds:
+        raise InputError(
+            f"num_train_epochs={args.num_train_epochs:g}, and the run has {rounds:,} rounds, each of which "
+            f"is an epoch: set num_train_epochs={rounds}."
+        )
+
+
+def _check_weights(trainer: Any, what: str) -> None:
+    """Refuse checkpoints that have no whole weights to score with."""
+    state, mend = trainer.accelerator.state, None
+    if getattr(trainer, "is_fsdp_enabled", False):
+        kind = str(getattr(state.fsdp_plugin, "state_dict_type", ""))
+        if "SHARDED" in kind:
+            mend = f"FSDP saves {kind.rpartition('.')[2]}; set fsdp_config state_dict_type=FULL_STATE_DICT"
+    if getattr(trainer, "is_deepspeed_enabled", False):
+        plugin = state.deepspeed_plugin
+        if plugin.zero_stage == 3 and not plugin.zero3_save_16bit_model:
+            mend = "ZeRO-3 saves shards; set stage3_gather_16bit_weights_on_model_save=true"
+    if mend is not None:
+        raise InputError(f"--rescore {what} needs whole weights in every checkpoint: {mend}.")
+
+
+def _check_saving(args: Any, shape: Shape, config: ScheduleConfig, late: bool) -> None:
+    steps, rescore = shape.steps(config.budget), config.rescore
+    strategy, every = str(getattr(args.save_strategy, "value", args.save_strategy)), args.save_steps
+    if strategy == "best":
+        raise InputError(
+            "save_strategy='best' saves at steps that nobody knows, also inside a generation's window, where "
+            "no resume is exact; use 'steps' or 'epoch'."
+        )
+    if strategy == "steps":
+        if every < 1:
+            raise InputError(f"save_steps={every} is a share; give a number of steps.")
+        if shape.inside(every):
+            raise InputError(
+                f"save_steps={every} saves inside a generation's window of {shape.repeats} micro-batches: a "
+                "resumed trainer would generate anew in the middle of it. Set save_steps to a multiple of "
+                f"{shape.window}."
+            )
+    if rescore.what == "off":
+        return
+    at_ends = strategy == "epoch" and not late
+    if strategy == "steps":
+        at_ends = steps * rescore.every % every == 0
+    if not at_ends:
+        raise InputError(
+            f"--rescore {rescore.what} needs a checkpoint at the end of every {rescore.every} rounds of "
+            f"{steps:,} steps, and save_strategy={strategy!r}, save_steps={every:g} leave none there. Set "
+            f"save_strategy='steps' and save_steps={steps * rescore.every} or a divisor of it."
+        )

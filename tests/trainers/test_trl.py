@@ -1,0 +1,344 @@
+"""Real GRPO runs of a tiny model that follow a run, in this process; two processes: test_trl_pair.py."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+import runs
+import tiny
+from gaincurate.errors import InputError, OutputError
+from gaincurate.schedule.run import Run
+from gaincurate.trainers.base import _FOLLOWED, PLACE, Live
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+trl = pytest.importorskip("trl")
+
+import datasets  # noqa: E402
+import torch  # noqa: E402
+import transformers  # noqa: E402
+
+import trl_run  # noqa: E402
+from gaincurate.trainers.trl import Follower, FollowsRun, attach, dataset  # noqa: E402
+from gaincurate.trainers.trl_rows import RoundSampler, places_of  # noqa: E402
+from gaincurate.trainers.trl_shape import Shape  # noqa: E402
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(autouse=True)
+def _no_run_stays_open() -> Iterator[None]:
+    yield
+    for live in _FOLLOWED.values():
+        live.close()
+    _FOLLOWED.clear()
+
+
+class Ends(Exception):
+    """A kill that the test survives."""
+
+
+class Ender(transformers.TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        if state.global_step == self.step:
+            raise Ends
+
+
+class Trainer(FollowsRun, trl.GRPOTrainer):  # type: ignore[misc, name-defined]
+    """What a user writes to have it all in one class."""
+
+
+def make(
+    model: Path, run: Run, *, late: bool = False, rows: Any = None, evaluate: bool = False, **options: Any
+) -> tuple[Any, list[str]]:
+    """A trainer that follows the run, and the ids that its reward function sees."""
+    seen: list[str] = []
+
+    def reward(completions: list[Any], gc_id: list[str], **columns: Any) -> list[float]:
+        if trainer.model.training:
+            seen.extend(gc_id[::2])  # one of each group
+        return trl_run.reward(completions, gc_id)
+
+    more: dict[str, Any] = {} if rows is None else {"train_dataset": rows}
+    if evaluate:
+        more["eval_dataset"] = datasets.Dataset.from_list(
+            [{"prompt": [{"role": "user", "content": "why?"}], "gc_id": "not of the run"}]
+        )
+    trainer = Trainer(
+        run=run.folder,
+        late=late,
+        model=str(model),
+        reward_funcs=reward,
+        args=trl_run.config(run.folder.parent / "out", **options),
+        **more,
+    )
+    return trainer, seen
+
+
+def planned(run: Run) -> list[str]:
+    return [gc_id for round_ in range(run.config.rounds) for gc_id in run.ids(round_)]
+
+
+def test_a_run_is_followed_to_its_end(tmp_path: Path, model: Path) -> None:
+    run = runs.begin(tmp_path, budget=8, rounds=3, align_to=4)
+    trainer, seen = make(
+        model,
+        run,
+        num_train_epochs=3,
+        evaluate=True,
+        eval_strategy="steps",
+        eval_steps=3,
+        per_device_eval_batch_size=2,
+        num_generations_eval=1,
+    )
+    trainer.train()
+    assert seen == planned(run)
+    assert trainer.state.global_step == 6
+    assert run.state["finished"]
+    for round_ in range(3):
+        lines = [json.loads(line) for line in run.outcomes(round_).read_text().splitlines()]
+        assert [line["gc_id"] for line in lines] == [i for i in run.ids(round_) for _ in range(2)]
+        assert [line["sample"] for line in lines] == [0, 1] * 8
+        assert {line["step"] for line in lines} == {2 * round_ + 1, 2 * round_ + 2}
+        assert all(line["tokens"] > 0 and line["round"] == round_ for line in lines)
+    logged = [entry for entry in trainer.state.log_history if "gaincurate/mu" in entry]
+    assert [entry["gaincurate/round"] for entry in logged] == [0, 0, 1, 1, 2, 2]
+    assert logged[-1]["gaincurate/mu"] == pytest.approx(run.plan(2)["mu"])
+    assert [entry["round"] for entry in run.executions() if entry["what"] == "training"] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["sampler", "late"])
+def test_a_generation_may_feed_several_steps_and_several_passes(
+    tmp_path: Path, model: Path, late: bool
+) -> None:
+    """4 micro-batches of 2 rollouts make a generation, used twice; 2 of them make a step: windows of 4 steps."""
+    run = runs.begin(tmp_path, budget=8, rounds=2, align_to=4)
+    trainer, seen = make(
+        model,
+        run,
+        late=late,
+        per_device_train_batch_size=2,
+        steps_per_generation=4,
+        num_iterations=2,
+        gradient_accumulation_steps=2,
+        max_steps=16,
+        save_steps=4,
+    )
+    trainer.train()
+    assert seen == planned(run)
+    assert run.state["finished"]
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["sampler", "late"])
+@pytest.mark.parametrize("end", [3, 4, 5])
+def test_ended_anywhere_and_resumed_the_plans_are_those_of_a_run_that_was_not(
+    tmp_path: Path, model: Path, late: bool, end: int
+) -> None:
+    """Ended in the middle of round 1 (2 steps a round, saved at each), at its end, and in round 2."""
+    whole = runs.begin(tmp_path / "whole", rounds=3, align_to=4)
+    trainer, _ = make(model, whole, late=late, max_steps=6)
+    trainer.train()
+    run = runs.begin(tmp_path / "cut", rounds=3, align_to=4)
+    trainer, _ = make(model, run, late=late, max_steps=6)
+    trainer.add_callback(Ender(end))
+    with pytest.raises(Ends):
+        trainer.train(resume_from_checkpoint=True)  # there is none: it begins anew
+    _FOLLOWED.popitem()[1].close()
+    trainer, seen = make(model, run, late=late, max_steps=6)
+    trainer.train(resume_from_checkpoint=True)
+    assert seen == planned(run)[4 * (end - 1) :]
+    assert runs.plans(run) == runs.plans(whole)
+    assert run.state["finished"]
+
+
+def test_resumed_from_an_older_checkpoint_later_rounds_are_set_aside(tmp_path: Path, model: Path) -> None:
+    run = runs.begin(tmp_path, rounds=3, align_to=4)
+    trainer, _ = make(model, run, num_train_epochs=3)
+    trainer.train()
+    before = runs.plans(run)
+    trainer, seen = make(model, run, num_train_epochs=3)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "out/checkpoint-1"))
+    assert seen == planned(run)[4:]
+    assert runs.plans(run) == before
+    assert sorted(path.name for path in (run.folder / "undone").iterdir()) == ["00001-1", "00002-1"]
+
+
+def test_true_takes_the_newest_checkpoint_that_is_whole_and_of_this_history(
+    tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = runs.begin(tmp_path, rounds=3, align_to=4)
+    trainer, _ = make(model, run, num_train_epochs=3)
+    trainer.train()
+    out = tmp_path / "out"
+    state = (out / "checkpoint-6/trainer_state.json").read_text()
+    (out / "checkpoint-6/trainer_state.json").write_text(state[:100])  # killed while it was written
+    place = json.loads((out / "checkpoint-5" / PLACE).read_text())
+    (out / "checkpoint-5" / PLACE).write_text(json.dumps(place | {"plan": "of another history"}))
+    (out / "checkpoint-4/trainer_state.json").write_text(state)
+    (out / "checkpoint-notes").mkdir()
+    trainer, seen = make(model, run, num_train_epochs=3)
+    trainer.train(resume_from_checkpoint=True)
+    assert seen == planned(run)[12:]
+    said = [record.getMessage() for record in caplog.records if record.name == "gaincurate"]
+    assert [
+        text.partition(": ")[2].partition(".")[0] for text in said if text.startswith("cannot resume")
+    ] == [
+        "trainer_state",
+        "checkpoint-5 is of a history that was undone: round 2 was planned anew since",
+        "trainer_state",
+    ]
+
+
+def test_a_checkpoint_that_a_kill_left_without_a_place_will_do_if_the_run_stands_there(
+    tmp_path: Path, model: Path
+) -> None:
+    run = runs.begin(tmp_path, rounds=3, align_to=4)
+    trainer, _ = make(model, run, num_train_epochs=3)
+    trainer.add_callback(Ender(4))
+    with pytest.raises(Ends):
+        trainer.train()
+    _FOLLOWED.popitem()[1].close()
+    out = tmp_path / "out"
+    (out / "checkpoint-3" / PLACE).unlink()
+    trainer, seen = make(model, run, num_train_epochs=3)
+    trainer.train(resume_from_checkpoint=str(out / "checkpoint-3"))
+    assert seen == planned(run)[12:]
+    assert run.state["finished"]
+    (out / "checkpoint-1" / PLACE).unlink()
+    trainer, _ = make(model, run, num_train_epochs=3)
+    with pytest.raises(
+        OutputError, match=r"checkpoint-1 has no gaincurate_state\.json and .* stands at round 2"
+    ):
+        trainer.train(resume_from_checkpoint=str(out / "checkpoint-1"))
+
+
+def test_a_start_from_nothing_over_a_run_that_went_on_is_refused(tmp_path: Path, model: Path) -> None:
+    run = runs.begin(tmp_path, rounds=2, align_to=4)
+    make(model, run, num_train_epochs=2)[0].train()
+    with pytest.raises(
+        OutputError, match="stands at round 1 and the trainer begins at step 0: resume from its"
+    ):
+        make(model, run, num_train_epochs=2)[0].train()
+
+
+def test_a_batch_that_was_changed_makes_no_resume_exact(tmp_path: Path, model: Path) -> None:
+    run = runs.begin(tmp_path, rounds=2, align_to=4)
+    trainer, _ = make(model, run, num_train_epochs=2)
+    trainer.train()
+    trainer, _ = make(model, run, num_train_epochs=2, per_device_train_batch_size=16)
+    with pytest.raises(
+        InputError, match=r"checkpoint-3 was saved after step 3 in round 1; with rounds of 1 steps"
+    ):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "out/checkpoint-3"))
+
+
+def test_the_rows_are_those_of_the_rounds_files(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path)
+    rows = dataset(run.folder)
+    assert len(rows) == 60
+    found = [rows[place] for place in places_of(rows, run.ids(0))]
+    assert found == pq.read_table(run.data(0)).to_pylist()
+    assert rows.column_names == run.scored.schema.names  # the prompt is made when a row is asked for
+    assert rows[3]["prompt"] == [{"role": "user", "content": "question 3"}]
+
+
+def test_workers_with_a_long_life_see_the_next_round_all_the_same(tmp_path: Path) -> None:
+    """A round is an epoch: what is prefetched is of the round that is being trained."""
+    rows = dataset(runs.begin(tmp_path).folder)
+    rounds = iter([[3, 1, 4, 1], [5, 9, 2, 6]])
+    loader = torch.utils.data.DataLoader(
+        rows,
+        batch_size=4,
+        sampler=RoundSampler(lambda: next(rounds), 4, Shape(2, 2, 1, 1)),
+        collate_fn=list,
+        num_workers=2,
+        persistent_workers=True,
+    )
+    for places in ([3, 1, 4, 1], [5, 9, 2, 6]):
+        seen = [row["gc_id"] for batch in loader for row in batch]
+        assert seen == [f"id{place:04d}" for place in places for _ in range(2)]
+
+
+def test_rows_that_are_not_of_the_run_are_refused(tmp_path: Path, model: Path) -> None:
+    run = runs.begin(tmp_path, align_to=4)
+
+    def attached(rows: Any, **options: Any) -> None:
+        make(model, run, rows=rows, num_train_epochs=3, **options)
+
+    few = datasets.Dataset.from_list([{"prompt": "a", "gc_id": "id0001"}] * 4)
+    with pytest.raises(
+        InputError, match=r"^train_dataset has no row for '\w+', which the plan asks for \(\d of 8 are"
+    ):
+        attached(few)
+    with pytest.raises(
+        InputError, match=r"^train_dataset has no gc_id column: train on `gaincurate\.trainers\.trl"
+    ):
+        attached(few.remove_columns("gc_id"))
+    with pytest.raises(
+        InputError, match="^train_dataset is a IterableDataset, whose rows cannot be asked for by"
+    ):
+        attached(few.to_iterable_dataset(), max_steps=6)
+
+
+def test_one_trainer_follows_one_run(tmp_path: Path, model: Path) -> None:
+    run = runs.begin(tmp_path, align_to=4)
+    trainer, _ = make(model, run, num_train_epochs=3)
+    with pytest.raises(InputError, match="^this trainer follows a run already, and cannot follow .*run too"):
+        attach(trainer, run.folder)
+
+
+def test_late_rows_need_no_rows_in_the_dataset_and_no_epochs(tmp_path: Path, model: Path) -> None:
+    """The data loader brings the same placeholder again and again, from workers that ran ahead."""
+    run = runs.begin(tmp_path, rounds=3, align_to=4)
+    rows = datasets.Dataset.from_list([{"prompt": [], "gc_id": "none"}] * 20)
+    trainer, seen = make(model, run, late=True, rows=rows, max_steps=6, dataloader_num_workers=1)
+    trainer.train()
+    assert seen == planned(run)
+    assert run.state["finished"]
+
+
+def test_late_rows_are_dealt_to_processes_in_slices_of_one_list(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, budget=6, align_to=3)
+    dealt = []
+    for rank in range(2):
+        follower = object.__new__(Follower)
+        follower.shape = Shape(prompts=3, group=4, repeats=1, accumulation=1, processes=2, rank=rank)
+        follower.live = Live(run.folder)
+        follower._accelerator = SimpleNamespace(num_processes=1)
+        follower._trainer = SimpleNamespace(model=SimpleNamespace(training=True))
+        follower._generate = lambda inputs: [row["gc_id"] for row in inputs]
+        dealt += follower._generate_for_the_plan([{}] * 6)
+    assert dealt == [gc_id for gc_id in run.ids(0)[:3] for _ in range(4)]
+
+
+def test_trl_still_has_what_is_built_on() -> None:
+    """Private names of TRL 1.16.0 and transformers 5.23; where this fails, read the adapter again."""
+    trainer = trl.GRPOTrainer
+    assert list(inspect.signature(trainer._get_train_sampler).parameters) == ["self", "dataset"]
+    assert list(inspect.signature(trainer._generate_and_score_completions).parameters) == ["self", "inputs"]
+    assert "sampler_fn=self._get_train_sampler" in inspect.getsource(trainer.get_train_dataloader)
+    assert "self._generate_and_score_completions(" in inspect.getsource(trainer._prepare_inputs)
+    rewards = "".join(inspect.getsource(trainer._calculate_rewards).split())
+    assert "completion_ids=completion_ids_list,**reward_kwargs" in rewards
+    assert 'reward_kwargs["log_metric"]=self._log_metric' in rewards
+    assert "zip(self.reward_funcs,self.reward_processing_classes,self.reward_func_names" in rewards
+    assert list(inspect.signature(trainer.train).parameters)[1] == "resume_from_checkpoint"

@@ -1,0 +1,178 @@
+"""The tap on reward functions: what two processes heard, put together, is what was rewarded."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from gaincurate.errors import InputError
+from gaincurate.trainers.trl_outcomes import Tap
+from gaincurate.trainers.trl_shape import Shape
+
+SHAPE = Shape(prompts=3, group=4, repeats=1, accumulation=1)
+
+
+def trainer(*functions: Any, weights: list[float] | None = None) -> Any:
+    return SimpleNamespace(
+        reward_funcs=list(functions),
+        reward_func_names=[getattr(f, "__name__", type(f).__name__) for f in functions],
+        reward_weights=torch.tensor(weights or [1.0] * len(functions)),
+        model=SimpleNamespace(training=True),
+    )
+
+
+def right(completions: list[str], **columns: Any) -> list[Any]:
+    return [float(text == "yes") for text in completions]
+
+
+def short(completions: list[str], **columns: Any) -> list[Any]:
+    return [None if not text else float(len(text) < 3) for text in completions]
+
+
+def tap(made: Any, rank: int = 0, processes: int = 1, **options: Any) -> Tap:
+    shape = Shape(SHAPE.prompts, SHAPE.group, 1, 1, processes, rank)
+    given: dict[str, Any] = {"outcome": None, "correct": None, "metrics": dict}
+    return Tap(made, shape, **(given | options))
+
+
+def call(made: Any, ids: list[str], texts: list[str], logged: dict[str, float] | None = None) -> list[Any]:
+    """As TRL calls its reward functions: the synchronous ones, then the others together."""
+    columns: dict[str, Any] = {"gc_id": ids, "completion_ids": [[1] * len(text) for text in texts]}
+    columns["log_metric"] = lambda name, value: (logged if logged is not None else {}).update({name: value})
+    found = []
+    for function in made.reward_funcs:
+        result = function(completions=texts, **columns)
+        found.append(asyncio.run(result) if asyncio.iscoroutine(result) else result)
+    return found
+
+
+def test_two_processes_together_tell_what_one_would() -> None:
+    ids = [gc_id for gc_id in "abc" for _ in range(4)]
+    texts = ["yes", "no", "", "yes please"] * 3
+    whole = trainer(right, short, weights=[1.0, 0.5])
+    listening = tap(whole)
+    call(whole, ids, texts)
+    lines = listening.drain(7)
+    parts = []
+    for rank in range(2):
+        made = trainer(right, short, weights=[1.0, 0.5])
+        heard = tap(made, rank, 2)
+        call(made, ids[6 * rank : 6 * rank + 6], texts[6 * rank : 6 * rank + 6])
+        parts += heard.drain(7) or []
+    assert parts == lines
+    assert lines == [
+        {
+            "gc_id": gc_id,
+            "reward": {"yes": 1.0, "no": 0.5, "": 0.0, "yes please": 0.0}[text],
+            "step": 7,
+            "sample": place % 4,
+            "tokens": len(text),
+        }
+        for place, (gc_id, text) in enumerate(zip(ids, texts, strict=True))
+    ]
+    assert listening.drain(8) is None  # each is told once
+
+
+def test_the_functions_do_what_they_did_and_keep_their_names() -> None:
+    made = trainer(right, short)
+    tap(made)
+    assert call(made, ["a"] * 2, ["yes", ""]) == [[1.0, 0.0], [1.0 * 0, None]]
+    assert [f.__name__ for f in made.reward_funcs] == ["right", "short"]
+
+
+def test_a_rollout_that_nobody_could_judge_has_no_reward() -> None:
+    made = trainer(short)
+    listening = tap(made)
+    call(made, ["a", "a"], ["", "no"])
+    assert [line["reward"] for line in listening.drain(1) or []] == [None, 1.0]
+
+    def nan(**columns: Any) -> list[float]:
+        return [float("nan"), 0.25]
+
+    made = trainer(nan)
+    listening = tap(made)
+    call(made, ["a", "a"], ["x", "y"])
+    assert [line["reward"] for line in listening.drain(1) or []] == [None, 0.25]
+
+
+def test_one_function_may_be_the_reward_and_one_say_what_is_right() -> None:
+    made = trainer(right, short)
+    listening = tap(made, outcome=["short"], correct="right")
+    call(made, ["a", "a"], ["yes", "no"])
+    assert [(line["reward"], line["correct"]) for line in listening.drain(1) or []] == [
+        (0.0, 1.0),
+        (1.0, 0.0),
+    ]
+
+
+def test_asynchronous_functions_and_objects_are_heard_too() -> None:
+    async def later(completions: list[str], **columns: Any) -> list[float]:
+        return [0.5 for _ in completions]
+
+    class Judge:
+        __name__ = "judge"
+
+        async def __call__(self, completions: list[str], **columns: Any) -> list[float]:
+            return [0.25 for _ in completions]
+
+    made = trainer(later, right, Judge())
+    listening = tap(made)
+    call(made, ["a"], ["yes"])
+    assert [line["reward"] for line in listening.drain(1) or []] == [1.75]
+    assert asyncio.iscoroutinefunction(made.reward_funcs[0])
+
+
+def test_several_generations_in_one_step_are_all_told() -> None:
+    made = trainer(right)
+    listening = tap(made)
+    call(made, ["a"], ["yes"])
+    call(made, ["b"], ["no"])
+    assert [(line["gc_id"], line["reward"]) for line in listening.drain(2) or []] == [("a", 1.0), ("b", 0.0)]
+
+
+def test_an_evaluation_is_not_an_outcome() -> None:
+    made = trainer(right)
+    listening = tap(made)
+    made.model.training = False
+    call(made, ["a"], ["yes"])
+    assert listening.drain(1) is None
+
+
+def test_metrics_are_logged_once_a_generation() -> None:
+    made, logged = trainer(right, short), dict[str, float]()
+    tap(made, metrics=lambda: {"mu": 3.5, "round": 2.0})
+    call(made, ["a"], ["yes"], logged)
+    assert logged == {"gaincurate/mu": 3.5, "gaincurate/round": 2.0}
+
+
+def test_rows_without_ids_are_refused() -> None:
+    made = trainer(right)
+    tap(made)
+    with pytest.raises(
+        InputError, match=r"^the rows have no gc_id: train on `gaincurate\.trainers\.trl\.dataset"
+    ):
+        made.reward_funcs[0](completions=["yes"], completion_ids=[[1]])
+
+
+def test_what_cannot_be_heard_is_refused() -> None:
+    class Model:
+        def parameters(self) -> None: ...
+        def __call__(self) -> None: ...
+
+    with pytest.raises(
+        InputError, match=r"^'Model' is a reward model, whose rewards cannot be heard; name Python"
+    ):
+        tap(trainer(right, Model()))
+    tap(trainer(right, Model()), outcome=["right"])
+    with pytest.raises(
+        InputError, match=r"^the reward function 'long' is not there; the trainer has right, short\.$"
+    ):
+        tap(trainer(right, short), outcome=["long"])
+    with pytest.raises(
+        InputError, match=r"^the reward function 'right' is there more than once; the trainer has"
+    ):
+        tap(trainer(right, right))

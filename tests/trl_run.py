@@ -1,0 +1,87 @@
+"""A TRL trainer that follows a run, as a program: one process of it, told by its environment which.
+
+Usage: trl_run.py MODEL RUN OUTPUT [key=value ...]. Keys: kill (the step after which it kills itself), late, and
+any field of GRPOConfig. Writes what each process trained on, in order, to OUTPUT/trained-RANK.jsonl.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import transformers
+import trl
+
+from gaincurate.trainers.trl import attach, dataset
+
+
+class Killer(transformers.TrainerCallback):
+    """Ends the process as a power cut would, at a step's end, before anything is saved there."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        if state.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def config(output: Path, **options: Any) -> trl.GRPOConfig:
+    """Four prompts a generation with two rollouts each, on one process or two."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    given: dict[str, Any] = {
+        "output_dir": str(output),
+        "per_device_train_batch_size": 8 // world,
+        "gradient_accumulation_steps": 1,
+        "num_generations": 2,
+        "max_completion_length": 4,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "constant",
+        "shuffle_dataset": False,
+        "report_to": "none",
+        "logging_steps": 1,
+        "use_cpu": True,
+        "bf16": False,
+        "disable_tqdm": True,
+        "save_steps": 1,
+        "seed": 3,
+    }
+    return trl.GRPOConfig(**(given | options))
+
+
+def reward(completions: list[Any], gc_id: list[str], **columns: Any) -> list[float]:
+    """Whether the answer has an even number of characters: half of them, and not the same half each time."""
+    return [float(len(completion[0]["content"]) % 2 == 0) for completion in completions]
+
+
+def main() -> None:
+    """Train."""
+    model, run, output = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    options: dict[str, Any] = {}
+    for given in sys.argv[4:]:
+        key, _, value = given.partition("=")
+        options[key] = json.loads(value)
+    kill, late = options.pop("kill", None), options.pop("late", False)
+    trained = output / f"trained-{os.environ.get('RANK', '0')}.jsonl"
+    output.mkdir(exist_ok=True)
+
+    def heard(trainer_state: Any, gc_id: list[str], **columns: Any) -> list[float]:
+        with trained.open("a") as file:
+            file.write(json.dumps({"step": trainer_state.global_step + 1, "ids": gc_id}) + "\n")
+        return reward(gc_id=gc_id, **columns)
+
+    trainer = trl.GRPOTrainer(
+        model=model, reward_funcs=heard, args=config(output, **options), train_dataset=dataset(run)
+    )
+    attach(trainer, run, late=late)
+    if kill is not None:
+        trainer.add_callback(Killer(kill))
+    trainer.train(resume_from_checkpoint=True)
+
+
+if __name__ == "__main__":
+    main()
