@@ -24,6 +24,7 @@ LAYERS = [
     "gaincurate.cli.progress",
     "gaincurate.cli.output",
     "gaincurate.trainers.trl",
+    "gaincurate.trainers.trl_resume",
     "gaincurate.trainers.trl_rows",
     "gaincurate.trainers.trl_outcomes",
     "gaincurate.trainers.trl_shape",

@@ -280,6 +280,10 @@ _FOLLOWED: dict[Path, Live] = {}
 def followed(run: str | Path, note: Note = silent) -> Live:
     """The one `Live` of a run in this process, for parts of a trainer that cannot hand it to each other."""
     path = Path(run).resolve()
-    if path not in _FOLLOWED:
-        _FOLLOWED[path] = Live(path, note)
-    return _FOLLOWED[path]
+    known = _FOLLOWED.get(path)
+    if known is not None and known.run.facts != Run(path).facts:  # started anew in the same place
+        known.close()
+        known = None
+    if known is None:
+        known = _FOLLOWED[path] = Live(path, note)
+    return known

@@ -11,24 +11,23 @@ and the place is saved beside every checkpoint. Read and run with TRL 1.16.0. Kn
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import transformers
 from accelerate.utils import gather_object
 from datasets import Dataset
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from gaincurate.errors import GaincurateError, InputError, OutputError
-from gaincurate.schedule.back import check_place
-from gaincurate.schedule.checkpoints import why_incomplete
+from gaincurate.schedule.observed import silent
 from gaincurate.schedule.run import read_json
 from gaincurate.shards import Json
 from gaincurate.trainers.base import PLACE, Live, followed
 from gaincurate.trainers.trl_outcomes import Tap
+from gaincurate.trainers.trl_resume import checkpoint_folder, checkpoints, newest, why_not_exact
 from gaincurate.trainers.trl_rows import RoundSampler, dataset, places_of
 from gaincurate.trainers.trl_shape import Shape, check, shape_of
 from gaincurate.trainers.trl_together import together
@@ -65,7 +64,7 @@ def attach(
         OutputError: no run is there.
     """
     shape = shape_of(trainer)
-    live = followed(run, _log.info if shape.rank == 0 else lambda text: None)
+    live = followed(run, _note if shape.rank == 0 else silent)
     if any(isinstance(callback, Follower) for callback in trainer.callback_handler.callbacks):
         raise InputError(f"this trainer follows a run already, and cannot follow {run} too.")
     if not isinstance(trainer.train_dataset, Dataset):
@@ -113,7 +112,7 @@ class Follower(transformers.TrainerCallback):
     def _told_what_to_resume(self, resume_from_checkpoint: Any = None, *args: Any, **options: Any) -> Any:
         """`trainer.train`; True stands for the newest checkpoint that is whole and of this history."""
         if resume_from_checkpoint is True:
-            found = together(lambda: self._newest(), self._accelerator)
+            found = together(self._newest, self._accelerator)
             if found is None:
                 _log.info("no checkpoint to resume from in %s: begins anew", self._trainer.args.output_dir)
             resume_from_checkpoint = found
@@ -121,24 +120,8 @@ class Follower(transformers.TrainerCallback):
         return self._train(resume_from_checkpoint, *args, **options)
 
     def _newest(self) -> str | None:
-        folder = Path(self._trainer.args.output_dir)
-        numbered = {
-            int(number): path
-            for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-            if (number := path.name.rpartition("-")[2]).isdecimal()
-        }
-        for step in sorted(numbered, reverse=True):
-            path = numbered[step]
-            why = _unfinished(path)
-            try:
-                if why is None and (path / PLACE).exists():
-                    check_place(self.live.run, read_json(path / PLACE), path.name)
-            except OutputError as error:
-                why = str(error)
-            if why is None:
-                return str(path)
-            _log.warning("cannot resume from %s: %s", path, why)
-        return None
+        found = newest(self._trainer.args.output_dir, self.live.run, self.shape)
+        return None if found is None else str(found)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Bring the run to where the trainer is."""
@@ -167,14 +150,9 @@ class Follower(transformers.TrainerCallback):
                 )
             saved = live.save(step)
             live.restore(saved, str(path))
-        done = step - int(saved["round"]) * self._steps
-        if int(saved["step"]) != step or not 0 <= done <= self._steps or self.shape.inside(done):
-            raise InputError(
-                f"{path} was saved after step {saved['step']} in round {saved['round']}; with rounds of "
-                f"{self._steps} steps and a generation every {self.shape.window} no resume from it is exact. "
-                "Has the batch been changed since?"
-            )
-        live.position = self.shape.taken(done)
+        if (why := why_not_exact(saved, step, self.shape, live.budget)) is not None:
+            raise InputError(f"cannot resume from {path}: {why}")
+        live.position = self.shape.taken(step - int(saved["round"]) * self._steps)
         live.checkpoint = str(path.resolve())
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
@@ -194,12 +172,12 @@ class Follower(transformers.TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Save the place; at a round's end score anew where due and plan the next."""
         step = state.global_step
-        checkpoint = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+        checkpoint = checkpoint_folder(args.output_dir, step)
         if self.shape.rank == 0:
             self.live.position = self.shape.taken(step - self.round * self._steps)
             self.live.save_beside(checkpoint, step)
             self.live.checkpoint = str(checkpoint.resolve())
-            self._forget_orders(Path(args.output_dir))
+            self._forget_orders(args.output_dir)
         if self._round_is_over(step):
             self._turn()
 
@@ -247,15 +225,17 @@ class Follower(transformers.TrainerCallback):
         start = self.shape.rank * self.shape.local
         return self._generate(whole[start : start + self.shape.local])
 
-    def _forget_orders(self, folder: Path) -> None:
+    def _forget_orders(self, output: str) -> None:
         """Keep the orders that a checkpoint could go back to."""
         named = {self.live.run.state["order"]}
-        for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{PLACE}"):
-            try:
-                named.add(read_json(path)["state"]["order"])
-            except GaincurateError:  # rotated away while it was read
-                continue
+        for path in checkpoints(output).values():
+            with suppress(GaincurateError):  # rotated away while it was read, or without a place
+                named.add(read_json(path / PLACE)["state"]["order"])
         self.live.run.orders.forget_all_but(named)
+
+
+def _note(text: str) -> None:
+    _log.log(logging.WARNING if text.startswith("warning") else logging.INFO, text.removeprefix("warning: "))
 
 
 class FollowsRun:
@@ -278,15 +258,3 @@ class FollowsRun:
         options.setdefault("train_dataset", dataset(run))
         super().__init__(*args, **options)
         self.follower = attach(self, run, late=late, outcome=outcome, correct=correct)
-
-
-def _unfinished(path: Path) -> str | None:
-    """Why no trainer can resume from a checkpoint; sharded weights are the trainer's own matter."""
-    state = path / "trainer_state.json"
-    try:
-        step = json.loads(state.read_bytes())["global_step"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return f"{state.name} is missing or not finished"
-    if path.name != f"{PREFIX_CHECKPOINT_DIR}-{step}":
-        return f"{state.name} is of step {step}"
-    return why_incomplete(path) if (path / "model.safetensors").exists() else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -146,4 +147,11 @@ def test_the_metrics_are_the_plans(tmp_path: Path) -> None:
 def test_one_process_has_one_view_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = runs.begin(tmp_path)
     monkeypatch.chdir(tmp_path)
-    assert followed("run") is followed(run.folder)
+    first = followed("run")
+    assert first is followed(run.folder)
+    first.open()
+    shutil.rmtree(run.folder)
+    again = runs.begin(tmp_path, rounds=5)
+    with followed(again.folder) as second:
+        assert second is not first
+        assert second.rounds == 5

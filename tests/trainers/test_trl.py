@@ -246,9 +246,36 @@ def test_a_batch_that_was_changed_makes_no_resume_exact(tmp_path: Path, model: P
     trainer.train()
     trainer, _ = make(model, run, num_train_epochs=2, per_device_train_batch_size=16)
     with pytest.raises(
-        InputError, match=r"checkpoint-3 was saved after step 3 in round 1; with rounds of 1 steps"
+        InputError,
+        match=r"^cannot resume from .*checkpoint-3: it was saved after step 3 in round 1; with rounds",
     ):
         trainer.train(resume_from_checkpoint=str(tmp_path / "out/checkpoint-3"))
+
+
+def test_a_checkpoint_inside_a_generations_window_is_passed_over(
+    tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Somebody's callback may save at any step; from there half a generation would be done anew."""
+
+    class SavesAt(transformers.TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+            control.should_save |= state.global_step == 3
+
+    run = runs.begin(tmp_path, rounds=2, align_to=4)
+    settings: dict[str, Any] = {"per_device_train_batch_size": 4, "steps_per_generation": 2, "save_steps": 2}
+    trainer, _ = make(model, run, num_train_epochs=2, **settings)
+    trainer.add_callback(SavesAt())
+    trainer.add_callback(Ender(4))
+    with pytest.raises(Ends):
+        trainer.train()
+    _FOLLOWED.popitem()[1].close()
+    trainer, seen = make(model, run, num_train_epochs=2, **settings)
+    trainer.train(resume_from_checkpoint=True)
+    assert seen == planned(run)[4:]
+    why = (
+        "it was saved after step 3 in round 0; with rounds of 4 steps and generations that are used for 2, no"
+    )
+    assert f"checkpoint-3: {why} resume from it is exact." in caplog.text
 
 
 def test_the_rows_are_those_of_the_rounds_files(tmp_path: Path) -> None:
