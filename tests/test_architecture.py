@@ -17,6 +17,7 @@ LAYERS = [
     "gaincurate.cli.app",
     "gaincurate.cli.bench",
     "gaincurate.cli.schedule",
+    "gaincurate.cli.schedule_options",
     "gaincurate.cli.rounds",
     "gaincurate.cli.score",
     "gaincurate.cli.show",

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from gaincurate.cli import output
-from gaincurate.errors import GaincurateError, InputError
-
-if TYPE_CHECKING:
-    from gaincurate.schedule.run import Run
+from gaincurate.cli.schedule_options import given_options, model_of_set, pair, paths_of
+from gaincurate.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, help="Rounds of training data that follow the model.")
 
@@ -103,8 +100,10 @@ def start(
         from gaincurate.schedule.config import RescoreConfig, checked
         from gaincurate.schedule.rounds import start as open_run
 
-        given = _given(sigma=sigma, alpha=alpha, beta=beta, step_range=step_range, options=options or [])
-        low, high = _pair(reward_range, "--reward-range")
+        given = given_options(
+            sigma=sigma, alpha=alpha, beta=beta, step_range=step_range, options=options or []
+        )
+        low, high = pair(reward_range, "--reward-range")
         try:
             more = shlex.split(scoring)
         except ValueError as error:
@@ -127,12 +126,12 @@ def start(
             min_coverage=min_coverage,
             bare=bare,
             with_scores=with_scores,
-            model=model or _model_of(scored),
+            model=model or model_of_set(scored),
             rescore=again,
         )
         opened = open_run(config, output.note)
         if as_json:
-            output.as_json({"run": str(run), "round": 0, **_paths(opened, 0)})
+            output.as_json({"run": str(run), "round": 0, **paths_of(opened, 0)})
             return
         plan = opened.plan(0)
         output.text(
@@ -143,62 +142,6 @@ def start(
         output.text(f"  outcomes go to: {opened.outcomes(0)}")
         output.text('    a line for each rollout: {"gc_id": "...", "reward": 1.0, "round": 0}')
         output.text(f"  next: gaincurate schedule run {shlex.quote(str(run))} -- CMD ...")
-
-
-def _given(
-    *,
-    sigma: str | None,
-    alpha: float | None,
-    beta: float | None,
-    step_range: str | None,
-    options: list[str],
-) -> dict[str, Any]:
-    """The strategy's own options, those with a name here and those by --set."""
-    named = {"sigma": sigma, "alpha": alpha, "beta": beta}
-    given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
-    if step_range is not None:
-        given["step_low"], given["step_high"] = _pair(step_range, "--step-range")
-    for option in options:
-        name, equals, value = option.partition("=")
-        if not equals:
-            raise InputError(f"--set {option}: expected NAME=VALUE.")
-        try:
-            given[name] = json.loads(value)
-        except ValueError:
-            given[name] = value
-    return given
-
-
-def _pair(text: str, option: str) -> tuple[float, float]:
-    try:
-        low, high = map(float, text.split(","))
-    except ValueError as error:
-        raise InputError(f"{option} {text}: expected two numbers, LO,HI.") from error
-    return low, high
-
-
-def _model_of(scored: Path) -> str | None:
-    """The model that scored a set, as files where it can be found here."""
-    from gaincurate.schedule.rounds import model_of
-
-    name = model_of(scored)
-    if name is None or Path(name).exists():
-        return name
-    try:
-        from gaincurate.scoring.model import find_model
-
-        files = find_model(name)
-    except (ImportError, GaincurateError):  # not on this machine: the trainer gets the name
-        return name
-    return str(files.weights[0] if files.gguf else files.folder)
-
-
-def _paths(run: Run, round_: int) -> dict[str, str]:
-    return {
-        "data": str(run.data(round_)),
-        "outcomes": str(run.outcomes(round_)),
-        "plan": str(run.round_folder(round_) / "plan.json"),
-    }
 
 
 @app.command(name="next")
@@ -224,7 +167,7 @@ def next_(
         round_ = opened.state["round"]
         if as_json:
             done = folder is None
-            output.as_json({"finished": done, "round": round_, **({} if done else _paths(opened, round_))})
+            output.as_json({"finished": done, "round": round_, **({} if done else paths_of(opened, round_))})
         elif folder is None:
             output.note(f"{run} is finished: all of its {opened.config.rounds} rounds are done")
         else:
