@@ -24,6 +24,13 @@ LAYERS = [
     "gaincurate.cli.doctor",
     "gaincurate.cli.progress",
     "gaincurate.cli.output",
+    "gaincurate.trainers.finder",
+    "gaincurate.trainers.hold",
+    "gaincurate.trainers.watch",
+    "gaincurate.trainers.merge",
+    "gaincurate.trainers.checkpoints",
+    "gaincurate.trainers.layouts",
+    "gaincurate.trainers.markers",
     "gaincurate.schedule.api",
     "gaincurate.schedule.story",
     "gaincurate.schedule.driver",
@@ -89,7 +96,7 @@ LAYERS = [
     "gaincurate_kernels.reference",
     "gaincurate_kernels.values",
 ]
-PACKAGES = {"gaincurate.cli", "gaincurate.schedule", "gaincurate.scoring"}
+PACKAGES = {"gaincurate.cli", "gaincurate.schedule", "gaincurate.scoring", "gaincurate.trainers"}
 SOURCES = sorted([*(ROOT / "gaincurate").rglob("*.py"), *(ROOT / "kernels/gaincurate_kernels").rglob("*.py")])
 
 

@@ -10,12 +10,21 @@ from typing import Annotated, Literal
 import typer
 
 from gaincurate.cli import output
-from gaincurate.cli.schedule_options import given_options, model_of_set, pair, paths_of
+from gaincurate.cli.schedule_options import chosen, finder_of, given_options, model_of_set, pair, paths_of
 from gaincurate.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, help="Rounds of training data that follow the model.")
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder.")]
+Trainer = Annotated[
+    str | None,
+    typer.Option(
+        "--trainer",
+        metavar="T",
+        help="Whose checkpoints: trl, verl, openrlhf, nemo-rl, skyrl, slime, prime-rl, trinity, areal. "
+        "Default: the last one given.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -148,7 +157,14 @@ def start(
 def next_(
     run: RunFolder,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="What the round's training left, where a re-scoring is due.")
+        Path | None,
+        typer.Option(
+            help="What the round's training left, where a re-scoring is due; with --trainer its output root."
+        ),
+    ] = None,
+    trainer: Trainer = None,
+    wait: Annotated[
+        float | None, typer.Option(min=0.0, help="Seconds to wait until the newest checkpoint is complete.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -163,7 +179,9 @@ def next_(
 
         opened = Run(run)
         with working_on(run):
-            folder = advance(opened, None if checkpoint is None else str(checkpoint), output.note)
+            finder = finder_of(opened, trainer, output.note)
+            found = chosen(finder, opened, checkpoint, wait)
+            folder = advance(opened, found, output.note, finder.held)
         round_ = opened.state["round"]
         if as_json:
             done = folder is None
@@ -186,6 +204,7 @@ def run(
         ),
     ] = None,
     timeout: Annotated[float | None, typer.Option(min=1.0, help="Seconds for one round's training.")] = None,
+    trainer: Trainer = None,
     again: Annotated[
         bool, typer.Option("--again", help="Train the newest round once more, though its trainer ended well.")
     ] = False,
@@ -213,11 +232,12 @@ def run(
 
         opened = Run(run)
         if dry_run:
-            found = forecast(opened, command or [])
+            found = forecast(opened, command or [], finder_of(opened, trainer, output.note))
             output.as_json(found) if as_json else print_forecast(found)
             return
         with RoundsView(opened) as view:
-            drive(opened, command or [], timeout=timeout, again=again, view=view)
+            finder = finder_of(opened, trainer, view.note)
+            drive(opened, command or [], timeout=timeout, again=again, view=view, finder=finder)
         found = status(opened)
         output.as_json(found) if as_json else print_status(found)
 

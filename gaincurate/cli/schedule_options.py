@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 from gaincurate.errors import GaincurateError, InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gaincurate.schedule.checkpoints import Finder
     from gaincurate.schedule.run import Run
 
 
@@ -76,3 +79,36 @@ def paths_of(run: Run, round_: int) -> dict[str, str]:
         "outcomes": str(run.outcomes(round_)),
         "plan": str(run.round_folder(round_) / "plan.json"),
     }
+
+
+def finder_of(run: Run, trainer: str | None, note: Callable[[str], None]) -> Finder:
+    """What finds the checkpoints of the trainer that is given, of the last one, or of any.
+
+    Raises:
+        InputError: there is no such trainer.
+    """
+    from gaincurate.schedule.checkpoints import Finder
+    from gaincurate.trainers.finder import TrainerFinder, remembered_trainer
+    from gaincurate.trainers.layouts import layout_of
+
+    found = remembered_trainer(run, trainer)
+    return Finder() if found is None else TrainerFinder(layout_of(found), note)
+
+
+def chosen(finder: Finder, run: Run, checkpoint: Path | None, wait: float | None) -> str | None:
+    """The checkpoint that `schedule next` goes on with.
+
+    Raises:
+        InputError: --wait without what it waits for.
+        GaincurateError: a known trainer's checkpoint cannot be used.
+    """
+    from gaincurate.trainers.finder import TrainerFinder
+
+    known = isinstance(finder, TrainerFinder)
+    if wait is not None and (checkpoint is None or not known):
+        raise InputError(
+            "--wait is for a known trainer's checkpoints: give --trainer T --checkpoint ROOT too."
+        )
+    if checkpoint is None:
+        return None
+    return finder.chosen(run, checkpoint, wait) if isinstance(finder, TrainerFinder) else str(checkpoint)
