@@ -232,7 +232,7 @@ def run(
 
         opened = Run(run)
         if dry_run:
-            found = forecast(opened, command or [], finder_of(opened, trainer, output.note))
+            found = forecast(opened, command or [], finder_of(opened, trainer, output.note, keep=False))
             output.as_json(found) if as_json else print_forecast(found)
             return
         with RoundsView(opened) as view:

@@ -81,8 +81,8 @@ def paths_of(run: Run, round_: int) -> dict[str, str]:
     }
 
 
-def finder_of(run: Run, trainer: str | None, note: Callable[[str], None]) -> Finder:
-    """What finds the checkpoints of the trainer that is given, of the last one, or of any.
+def finder_of(run: Run, trainer: str | None, note: Callable[[str], None], *, keep: bool = True) -> Finder:
+    """What finds the checkpoints of the trainer that is given, of the last one, or of any; a given one is kept.
 
     Raises:
         InputError: there is no such trainer.
@@ -91,7 +91,7 @@ def finder_of(run: Run, trainer: str | None, note: Callable[[str], None]) -> Fin
     from gaincurate.trainers.finder import TrainerFinder, remembered_trainer
     from gaincurate.trainers.layouts import layout_of
 
-    found = remembered_trainer(run, trainer)
+    found = remembered_trainer(run, trainer, keep=keep)
     return Finder() if found is None else TrainerFinder(layout_of(found), note)
 
 

@@ -81,7 +81,7 @@ def look(path: Path, step: int, layout: Layout) -> Checkpoint:
     for shards in layout.sharded:
         if (first := next(iter(sorted(path.glob(shards.files))), None)) is not None:
             why = _sharded(path, first, shards, layout)
-            return Checkpoint(path, step, "refused", path, why, only_resumed=shards.convert is None)
+            return Checkpoint(path, step, "refused", path, why, only_resumed=shards.apart)
     for one in folders:
         if pickled := sorted(one.glob("pytorch_model*.bin")):
             why = f"{pickled[0]} is pickled, which can run code: let it be saved as safetensors"

@@ -30,16 +30,18 @@ _TRIES = 5  # checkpoints that may be deleted between finding and holding them
 Note = Callable[[str], None]
 
 
-def remembered_trainer(run: Run, trainer: str | None) -> str | None:
-    """The trainer to go by: the one given, which is kept, or the last one; None where there is none.
+def remembered_trainer(run: Run, trainer: str | None, *, keep: bool = True) -> str | None:
+    """The trainer to go by: the one given, which is kept if asked, or the last one; None where there is none.
 
     Raises:
         InputError: it is not known.
     """
     path = run.folder / _TRAINER
     if trainer is not None:
-        write_json(path, {"trainer": layout_of(trainer).trainer})
-        return trainer
+        found = layout_of(trainer).trainer
+        if keep:
+            write_json(path, {"trainer": found})
+        return found
     return str(read_json(path)["trainer"]) if path.exists() else None
 
 

@@ -24,10 +24,12 @@ class Sharded:
         files: glob within the checkpoint; one match is enough.
         convert: command with `{checkpoint}` in it, which leaves its result where `Layout.weights` looks; None
             where there is none.
+        apart: whether they lie in a folder of their own, as a series beside the Hugging Face weights.
     """
 
     files: str
     convert: str | None
+    apart: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,7 @@ _ALL = (
         weights=(".",),
         setting="--ckpt.save_hf",
         adapters=(".",),
-        sharded=(Sharded("*_model_states.pt", None),),
+        sharded=(Sharded("*_model_states.pt", None, apart=True),),
     ),
     Layout(
         trainer="nemo-rl",
@@ -154,13 +156,16 @@ _ALL = (
         version="git a9564572 (2026-08-21)",
         folders=("global_step_*", "*/global_step_*"),
         step=r"global_step_(\d+)",
-        marker="below `export_path`: the tokenizer's files in `policy`, written after the weights, can be read; "
-        "below `ckpt_path`: `latest_ckpt_global_step.txt` has N or more",
+        marker="below `export_path`: the tokenizer's files in `policy`, written after the weights, can be "
+        "read; below `ckpt_path`: `latest_ckpt_global_step.txt` has N or more",
         unfinished=markers.skyrl,
         weights=("policy",),
         setting="trainer.hf_save_interval (exports to trainer.export_path)",
         adapters=("policy/lora_adapter",),
-        sharded=(Sharded("policy/model_world_size_*_rank_*.pt", None), Sharded("policy/*.distcp", None)),
+        sharded=(
+            Sharded("policy/model_world_size_*_rank_*.pt", None, apart=True),
+            Sharded("policy/*.distcp", None, apart=True),
+        ),
     ),
     Layout(
         trainer="slime",
@@ -176,6 +181,7 @@ _ALL = (
                 "*.distcp",
                 "python tools/convert_torch_dist_to_hf.py --input-dir {checkpoint} "
                 "--output-dir {checkpoint}/hf --origin-hf-dir HF_CHECKPOINT",
+                apart=True,
             ),
         ),
     ),
@@ -189,7 +195,7 @@ _ALL = (
         weights=(".",),
         setting='weight_broadcast.type = "filesystem"',
         adapters=(".",),
-        sharded=(Sharded("trainer/*", None),),
+        sharded=(Sharded("trainer/*", None, apart=True),),
     ),
     Layout(
         trainer="trinity",

@@ -104,7 +104,7 @@ def areal(path: Path, step: int) -> str | None:
 
 
 def _tokenizer(folder: Path) -> str | None:
-    """What `save_pretrained` of a tokenizer has not written: its configuration, then, last, its vocabulary."""
+    """What a tokenizer's `save_pretrained` has not written: the configuration or, last, the vocabulary."""
     if (why := _readable(folder / "tokenizer_config.json")) is not None:
         return why
     file = folder / "tokenizer.json"
