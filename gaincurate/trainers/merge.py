@@ -12,6 +12,7 @@ import importlib.util
 import json
 import shutil
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,8 @@ def merge(adapter: Path, out: Path, base: str | None = None) -> None:
             "change both. Let the trainer save the merged model."
         )
     try:
-        tuned = peft.PeftModel.from_pretrained(model, str(adapter))
+        with warnings.catch_warnings(action="ignore"):  # missing keys: they are an error here, below
+            tuned = peft.PeftModel.from_pretrained(model, str(adapter))
         there = set(peft.get_peft_model_state_dict(tuned))
     except (ValueError, RuntimeError, LookupError) as error:
         raise ModelError(f"{adapter} does not fit the base model {folder}: {_first_line(error)}.") from error
