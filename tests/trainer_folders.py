@@ -44,14 +44,18 @@ def adapter() -> list[Write]:
 
 
 def trl(step: int, what: Sequence[Write] | None = None) -> list[Write]:
-    state: list[Write] = [(name, b"pickle") for name in ("training_args.bin", "optimizer.pt", "rng_state.pth")]
+    state: list[Write] = [
+        (name, b"pickle") for name in ("training_args.bin", "optimizer.pt", "rng_state.pth")
+    ]
     state.append(("trainer_state.json", json.dumps({"epoch": 0.5, "global_step": step}).encode()))
     return at(f"checkpoint-{step}", [*(model() if what is None else what), *TOKENIZER, *state])
 
 
 def _verl(step: int, hf: bool) -> list[Write]:
     names = ("model_world_size_2_rank_0.pt", "model_world_size_2_rank_1.pt", "optim_world_size_2_rank_0.pt")
-    files = at(f"global_step_{step}/actor", [*[(name, b"pickle") for name in names], ("fsdp_config.json", b"{}")])
+    files = at(
+        f"global_step_{step}/actor", [*[(name, b"pickle") for name in names], ("fsdp_config.json", b"{}")]
+    )
     files += at(f"global_step_{step}/actor/huggingface", [CONFIG, *TOKENIZER, *(model(True) if hf else [])])
     return files
 
@@ -76,7 +80,10 @@ def nemo_rl(step: int, hf: bool = True) -> list[Write]:
 
 
 def skyrl(step: int, hf: bool = True) -> list[Write]:
-    files = [("policy/model_world_size_2_rank_0.pt", b"pickle"), *at("policy/huggingface", [CONFIG, *TOKENIZER])]
+    files = [
+        ("policy/model_world_size_2_rank_0.pt", b"pickle"),
+        *at("policy/huggingface", [CONFIG, *TOKENIZER]),
+    ]
     kept = at(f"ckpts/global_step_{step}", [*files, ("data.pt", b"pickle"), ("trainer_state.pt", b"pickle")])
     kept.append(("ckpts/latest_ckpt_global_step.txt", str(step).encode()))
     return kept + (at(f"exports/global_step_{step}/policy", [*model(True), *TOKENIZER]) if hf else [])
@@ -88,7 +95,9 @@ def slime(step: int, hf: bool = True) -> list[Write]:
     shards = [(f"model-0000{k + 1}.safetensors", data) for k, data in enumerate(SHARDS)]
     names = [(f"hf/{step}/{name}->hf/{step}/{name[:11]}-of-00002.safetensors", b"") for name, _ in shards]
     files = at(f"hf/{step}", [CONFIG, *TOKENIZER, *shards])
-    return megatron + ([*files, *names, (f"hf/{step}/model.safetensors.index.json", INDEX.encode())] if hf else [])
+    return megatron + (
+        [*files, *names, (f"hf/{step}/model.safetensors.index.json", INDEX.encode())] if hf else []
+    )
 
 
 def prime_rl(step: int, hf: bool = True) -> list[Write]:

@@ -82,7 +82,7 @@ def paths_of(run: Run, round_: int) -> dict[str, str]:
 
 
 def finder_of(run: Run, trainer: str | None, note: Callable[[str], None], *, keep: bool = True) -> Finder:
-    """What finds the checkpoints of the trainer that is given, of the last one, or of any; a given one is kept.
+    """What finds the checkpoints of the given trainer, which is kept if asked, of the last one, or of any.
 
     Raises:
         InputError: there is no such trainer.

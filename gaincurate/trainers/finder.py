@@ -25,7 +25,8 @@ from gaincurate.trainers.layouts import Layout, layout_of
 from gaincurate.trainers.merge import see_mergeable
 from gaincurate.trainers.watch import find, wait
 
-_TRAINER = "trainer.json"
+_TRAINER, _BASE = "trainer.json", ".base.json"
+_ADAPTER = "-adapter"  # ends the name of a held folder whose merged model takes the name without it
 _TRIES = 5  # checkpoints that may be deleted between finding and holding them
 Note = Callable[[str], None]
 
@@ -88,8 +89,9 @@ class TrainerFinder(Finder):
         """
         round_ = run.state["round"]
         again = due(run.config, round_)
-        for folder in self._folders(run):
-            before = source(folder) if again else None
+        root = root.resolve()
+        for folder in _holds(run) if again else ():
+            before = source(folder)
             if before is not None and Path(before) != root and root in Path(before).parents:
                 self._note(f"round {round_}: goes on with {before}, which is held since the last time")
                 return before
@@ -109,15 +111,12 @@ class TrainerFinder(Finder):
     @contextmanager
     def held(self, run: Run, checkpoint: str) -> Iterator[str]:
         """Within it, a folder that `gaincurate score` reads and that stays as it is; kept on an error."""
-        model, adapter = self._folders(run)
-        kept = next((folder for folder in (adapter, model) if source(folder) == checkpoint), None)
+        kept = next((folder for folder in _holds(run) if source(folder) == checkpoint), None)
         if kept is None or Path(checkpoint).is_dir():
             kept = self._held_now(run, checkpoint)
-        if kept == adapter:
-            self._merge(run, adapter, model)
-        yield str(model)
+        yield str(self._merged(run, kept) if kept.name.endswith(_ADAPTER) else kept)
         see_unchanged(kept)
-        shutil.rmtree(model.parent, ignore_errors=True)
+        shutil.rmtree(kept.parent, ignore_errors=True)
 
     def _held_now(self, run: Run, checkpoint: str) -> Path:
         folder = Path(checkpoint)
@@ -142,31 +141,34 @@ class TrainerFinder(Finder):
 
     def _hold(self, run: Run, checkpoint: Checkpoint) -> Path:
         """Hold a checkpoint for the newest round; where."""
-        model, adapter = self._folders(run)
-        into = model
+        place = _place(run)
+        into = place / checkpoint.path.name
+        keep = {into}
         if checkpoint.state == "adapter":
             see_mergeable(checkpoint.folder)
-            into = adapter
-        for other in model.parent.iterdir() if model.parent.is_dir() else ():
-            if other not in (model, adapter):  # of earlier rounds, and what kills left
+            into = into.with_name(f"{into.name}{_ADAPTER}")
+            keep.add(into)
+        for other in (*place.parent.glob("*"), *place.glob("*")):
+            if other != place and other not in keep:  # of earlier rounds, of others, and what kills left
                 shutil.rmtree(other, ignore_errors=True)
         whole = Path(run.config.model) if run.config.model else None
         hold(checkpoint, into, model=whole, note=self._note)
-        if into == adapter and checkpoint.base is not None:
-            write_json(adapter / "base.json", {"base": str(checkpoint.base)})
+        if checkpoint.state == "adapter" and checkpoint.base is not None:
+            write_json(into / _BASE, {"base": str(checkpoint.base)})
         return into
 
-    def _merge(self, run: Run, adapter: Path, model: Path) -> None:
-        """Merge a held adapter, unless that was done."""
+    def _merged(self, run: Run, adapter: Path) -> Path:
+        """A held adapter's merged model, merged now unless that was done."""
+        model = adapter.with_name(adapter.name.removesuffix(_ADAPTER))
         record = read_json(adapter / RECORD)
         if (model / RECORD).exists() and read_json(model / RECORD).get("merged") == record:
-            return
+            return model
         making = model.with_name(f".{model.name}.merging")
         for old in (making, model):
             shutil.rmtree(old, ignore_errors=True)
         command = [sys.executable, "-m", "gaincurate.trainers.merge", str(adapter), "--out", str(making)]
-        if (adapter / "base.json").exists():
-            command += ["--base", str(read_json(adapter / "base.json")["base"])]
+        if (adapter / _BASE).exists():
+            command += ["--base", str(read_json(adapter / _BASE)["base"])]
         self._note(f"merging the adapter {record['checkpoint']} into its base model")
         log = run.round_folder(run.state["round"]) / "merging.log"
         try:
@@ -184,6 +186,7 @@ class TrainerFinder(Finder):
             making.replace(model)
         except OSError as error:
             raise storage_error(model, error) from error
+        return model
 
     def _owner(self, folder: Path) -> Checkpoint | None:
         try:
@@ -191,11 +194,17 @@ class TrainerFinder(Finder):
         except OSError:
             return None
 
-    def _folders(self, run: Run) -> tuple[Path, Path]:
-        """Where the newest round's model and adapter are held."""
-        name = round_name(run.state["round"])
-        return run.folder / "held" / name, run.folder / "held" / f"{name}-adapter"
-
     def _tell(self, passed: tuple[Checkpoint, ...]) -> None:
         for one in passed:
             self._note(f"{one.path} is newer and was passed over: {one.why}")
+
+
+def _place(run: Run) -> Path:
+    """Where the newest round's checkpoint is held; its own name is below it, and so in the scores."""
+    return run.folder / "held" / round_name(run.state["round"])
+
+
+def _holds(run: Run) -> list[Path]:
+    """The folders there, adapters before what was merged from them."""
+    found = [path.parent for path in _place(run).glob(f"*/{RECORD}") if not path.parent.name.startswith(".")]
+    return sorted(found, key=lambda folder: (not folder.name.endswith(_ADAPTER), folder.name))

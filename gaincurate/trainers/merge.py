@@ -120,7 +120,7 @@ def _base_folder(adapter: Path, name: str | None) -> Path:
 def _tokenizer(folder: Path, out: Path) -> None:
     for path in folder.iterdir():
         small = path.suffix in {".json", ".jinja", ".txt", ".model"}
-        other = path.name.startswith(("adapter_", "model.", "trainer_state", "base.")) or not path.is_file()
+        other = path.name.startswith(("adapter_", "model.", "trainer_state", ".")) or not path.is_file()
         if small and not other and not (out / path.name).exists():
             shutil.copyfile(path, out / path.name)
     if (folder / "additional_chat_templates").is_dir():

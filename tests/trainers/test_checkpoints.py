@@ -200,8 +200,14 @@ def test_verls_merger_leaves_the_base_beside_the_adapter_and_that_is_not_the_mod
         ({"adapter_config.json": b"{"}, "adapter_config.json is not finished"),
         ({"adapter_config.json": b"{}"}, "has no adapter_model.safetensors"),
         ({"adapter_config.json": b"{}", "adapter_model.safetensors": b"x"}, "safetensors is not finished"),
-        ({"adapter_config.json": b"{}", "adapter_model.bin": b"x"}, "adapter_model.bin is pickled, which can"),
-        ({"config.json": b"{}", "pytorch_model.bin": b"x"}, "pytorch_model.bin is pickled, which can run code"),
+        (
+            {"adapter_config.json": b"{}", "adapter_model.bin": b"x"},
+            "adapter_model.bin is pickled, which can",
+        ),
+        (
+            {"config.json": b"{}", "pytorch_model.bin": b"x"},
+            "pytorch_model.bin is pickled, which can run code",
+        ),
         ({"config.json": b"{}"}, "has no weights; trl saves them with"),
         ({"model.safetensors.index.json": b'{"weight_map": {}}'}, "index.json is not finished"),
         ({"model.safetensors.index.json": b'{"weight_map": {"w": "../x"}}'}, "index.json is not finished"),
@@ -230,7 +236,12 @@ def test_a_model_with_its_lora_unmerged_is_refused(tmp_path: Path) -> None:
         ("verl", "latest_checkpointed_iteration.txt", b"5", "latest_checkpointed_iteration.txt has step 5"),
         ("verl", "latest_checkpointed_iteration.txt", b"", "does not say so"),
         ("trinity", "latest_checkpointed_iteration.txt", b"6", "iteration.txt has step 6"),
-        ("areal", "default/epoch0epochstep7globalstep7/tokenizer.json", b"{", "tokenizer.json is not finished"),
+        (
+            "areal",
+            "default/epoch0epochstep7globalstep7/tokenizer.json",
+            b"{",
+            "tokenizer.json is not finished",
+        ),
     ],
 )
 def test_the_marker_that_does_not_agree_is_named(

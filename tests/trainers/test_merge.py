@@ -37,9 +37,7 @@ def factors(folder: Path, rank: int = 4, seed: int = 1) -> dict[str, torch.Tenso
     return found
 
 
-def adapter(
-    folder: Path, base: Path, tensors: dict[str, torch.Tensor] | None = None, **changes: Any
-) -> Path:
+def adapter(folder: Path, base: Path, tensors: dict[str, torch.Tensor] | None = None, **changes: Any) -> Path:
     """A checkpoint as peft saves it, written by hand."""
     folder.mkdir()
     config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": str(base)}
@@ -195,7 +193,9 @@ def test_a_base_model_that_is_not_here_is_named(
     assert str(caught.value).startswith(f"{folder} was trained on {gone}, which is not here (")
     assert str(caught.value).endswith(f"; put it there, or {by_hand}")
     nameless = adapter(tmp_path / "nameless", base, base_model_name_or_path=None)
-    with pytest.raises(ModelError, match="does not name its base model; `python -m gaincurate.trainers.merge"):
+    with pytest.raises(
+        ModelError, match="does not name its base model; `python -m gaincurate.trainers.merge"
+    ):
         merge(nameless, tmp_path / "out")
 
 

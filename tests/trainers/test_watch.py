@@ -97,7 +97,9 @@ def test_a_step_is_waited_for_and_missed_when_a_later_one_is_there(tmp_path: Pat
         f"saved. Take {tmp_path / 'checkpoint-30'}."
     )
     folders.write(tmp_path, folders.trl(25)[:3])
-    with pytest.raises(TrainerError, match="no complete checkpoint of step 25 below .* after 60 s: .*-25 has no"):
+    with pytest.raises(
+        TrainerError, match="no complete checkpoint of step 25 below .* after 60 s: .*-25 has no"
+    ):
         wait(tmp_path, TRL, 60, step=25, clock=clock, sleep=clock.sleep)
 
 
@@ -253,7 +255,9 @@ def test_a_writer_that_truncates_in_place_is_named(tmp_path: Path, monkeypatch: 
     weights.write_bytes(folders.WEIGHTS[:-4] + b"\1\1\1\1")
     os.utime(weights, (1, 1))
     assert changed(tmp_path / "held") == ["model.safetensors"]
-    with pytest.raises(TrainerError, match=r"checkpoint-10 was written again in place .*\(model.safetensors\)"):
+    with pytest.raises(
+        TrainerError, match=r"checkpoint-10 was written again in place .*\(model.safetensors\)"
+    ):
         see_unchanged(tmp_path / "held")
     assert not (tmp_path / "held").exists()
 
