@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -116,7 +116,7 @@ def areal(step: int) -> list[Write]:
     return at(f"default/epoch0epochstep{step}globalstep{step}", [*model(True), *TOKENIZER])
 
 
-ORDERS = {
+ORDERS: dict[str, Callable[..., list[Write]]] = {
     "trl": trl,
     "verl": verl,
     "openrlhf": openrlhf,

@@ -78,14 +78,14 @@ def look(path: Path, step: int, layout: Layout) -> Checkpoint:
             return Checkpoint(path, step, "refused", path, why)
         bare = not (folder / "config.json").is_file()
         return Checkpoint(path, step, "writing" if why else "model", folder, why or "", bare, tokenizer)
+    for one in folders:
+        if pickled := sorted(one.glob("pytorch_model*.bin")):
+            why = f"{pickled[0]} is pickled, which can run code: let it be saved as safetensors"
+            return Checkpoint(path, step, "refused", path, f"{why} ({layout.setting})")
     for shards in layout.sharded:
         if (first := next(iter(sorted(path.glob(shards.files))), None)) is not None:
             why = _sharded(path, first, shards, layout)
             return Checkpoint(path, step, "refused", path, why, only_resumed=shards.apart)
-    for one in folders:
-        if pickled := sorted(one.glob("pytorch_model*.bin")):
-            why = f"{pickled[0]} is pickled, which can run code: let it be saved as safetensors"
-            return Checkpoint(path, step, "refused", path, why)
     missing = f"{path} has no weights; {layout.trainer} saves them with {layout.setting}"
     return Checkpoint(path, step, "writing", path, missing)
 

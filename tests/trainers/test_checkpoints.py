@@ -103,7 +103,7 @@ CONVERT = {
 @pytest.mark.parametrize("trainer", sorted(CONVERT))
 def test_sharded_weights_are_named_with_what_converts_them(tmp_path: Path, trainer: str) -> None:
     layout = layout_of(trainer)
-    root = folders.write(tmp_path / "a root", folders.ORDERS[trainer](7, hf=False))  # type: ignore[operator]
+    root = folders.write(tmp_path / "a root", folders.ORDERS[trainer](7, hf=False))
     found = find(root, layout)
     assert found.checkpoint is None
     assert f"let {trainer} save Hugging Face weights ({layout.setting})" in found.why
@@ -142,6 +142,14 @@ def test_trls_sharded_weights_are_named_and_found_when_converted(
     found = find(root, layout_of("trl")).checkpoint
     assert found is not None
     assert found.bare  # the converter writes weights alone
+
+
+def test_what_a_converter_pickled_is_not_asked_to_be_converted_again(tmp_path: Path) -> None:
+    folders.write(tmp_path, [*folders.nemo_rl(7, hf=False), ("step_7/hf/pytorch_model.bin", b"pickle")])
+    assert find(tmp_path, layout_of("nemo-rl")).why == (
+        f"{tmp_path / 'step_7/hf/pytorch_model.bin'} is pickled, which can run code: let it be saved as "
+        "safetensors (checkpointing.model_save_format=safetensors checkpointing.save_consolidated=true)"
+    )
 
 
 def test_a_sharded_newest_is_not_replaced_by_an_older_one_in_silence(tmp_path: Path) -> None:

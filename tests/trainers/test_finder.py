@@ -323,7 +323,11 @@ def test_an_adapter_is_merged_once_and_scored(
         tensors[f"{name}.lora_B.weight"] = torch.ones(32, 4)
     path = tmp_path / "output/checkpoint-10"
     path.mkdir(parents=True)
-    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": str(models[0])}
+    config: dict[str, Any] = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": str(models[0]),
+    }
     config |= {"r": 4, "lora_alpha": 4, "target_modules": ["down_proj"]}
     (path / "adapter_config.json").write_text(json.dumps(config))
     save_file(tensors, path / "adapter_model.safetensors")

@@ -17,7 +17,6 @@ from safetensors.torch import load_file, save_file
 
 import tiny
 from gaincurate.errors import ModelError
-from gaincurate.trainers import merge as merging
 from gaincurate.trainers.merge import main, merge, see_mergeable
 
 # peft asks transformers by a name that transformers has since replaced.
@@ -40,7 +39,11 @@ def factors(folder: Path, rank: int = 4, seed: int = 1) -> dict[str, torch.Tenso
 def adapter(folder: Path, base: Path, tensors: dict[str, torch.Tensor] | None = None, **changes: Any) -> Path:
     """A checkpoint as peft saves it, written by hand."""
     folder.mkdir()
-    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": str(base)}
+    config: dict[str, Any] = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": str(base),
+    }
     config |= {"r": 4, "lora_alpha": 6, "target_modules": list(TARGETS), "bias": "none"} | changes
     (folder / "adapter_config.json").write_text(json.dumps(config))
     save_file(factors(base) if tensors is None else tensors, folder / "adapter_model.safetensors")
@@ -184,7 +187,7 @@ def test_what_cannot_be_merged_is_refused_before_anything_is_loaded(
 def test_a_base_model_that_is_not_here_is_named(
     tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(merging.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     gone = tmp_path / "gone"
     folder = adapter(tmp_path / "adapter", base, base_model_name_or_path=str(gone))
     by_hand = f"`python -m gaincurate.trainers.merge {folder} --base FOLDER --out OUT` merges it by hand."

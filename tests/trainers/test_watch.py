@@ -198,6 +198,32 @@ def test_a_hold_is_made_once_and_made_again_for_another_checkpoint(tmp_path: Pat
     assert not (tmp_path / ".held.making").exists()
 
 
+@pytest.mark.parametrize("when", range(6))
+def test_killed_at_any_link_the_hold_is_absent_and_is_made_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: int
+) -> None:
+    folders.write(tmp_path, folders.trl(10))
+    links, real = [0], os.link
+
+    def killed(path: Path, to: Path) -> None:
+        if links[0] == when:
+            raise KeyboardInterrupt
+        links[0] += 1
+        real(path, to)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "link", killed)
+        if when < 5:  # of five files
+            with pytest.raises(KeyboardInterrupt):
+                hold(newest(tmp_path), tmp_path / "held")
+            assert not (tmp_path / "held").exists()
+        else:
+            hold(newest(tmp_path), tmp_path / "held")
+    hold(newest(tmp_path), tmp_path / "held")
+    assert why_incomplete(tmp_path / "held") is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "held"]
+
+
 @pytest.mark.parametrize("code", [errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP])
 def test_across_file_systems_files_are_copied_and_that_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
