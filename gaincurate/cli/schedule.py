@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from gaincurate.cli import output
-from gaincurate.errors import GaincurateError, InputError
-
-if TYPE_CHECKING:
-    from gaincurate.schedule.run import Run
+from gaincurate.cli.schedule_options import chosen, finder_of, given_options, model_of_set, pair, paths_of
+from gaincurate.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, help="Rounds of training data that follow the model.")
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder.")]
+Trainer = Annotated[
+    str | None,
+    typer.Option(
+        "--trainer",
+        metavar="T",
+        help="Whose checkpoints: trl, verl, openrlhf, nemo-rl, skyrl, slime, prime-rl, trinity, areal. "
+        "Default: the last one given.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -103,8 +109,10 @@ def start(
         from gaincurate.schedule.config import RescoreConfig, checked
         from gaincurate.schedule.rounds import start as open_run
 
-        given = _given(sigma=sigma, alpha=alpha, beta=beta, step_range=step_range, options=options or [])
-        low, high = _pair(reward_range, "--reward-range")
+        given = given_options(
+            sigma=sigma, alpha=alpha, beta=beta, step_range=step_range, options=options or []
+        )
+        low, high = pair(reward_range, "--reward-range")
         try:
             more = shlex.split(scoring)
         except ValueError as error:
@@ -127,12 +135,12 @@ def start(
             min_coverage=min_coverage,
             bare=bare,
             with_scores=with_scores,
-            model=model or _model_of(scored),
+            model=model or model_of_set(scored),
             rescore=again,
         )
         opened = open_run(config, output.note)
         if as_json:
-            output.as_json({"run": str(run), "round": 0, **_paths(opened, 0)})
+            output.as_json({"run": str(run), "round": 0, **paths_of(opened, 0)})
             return
         plan = opened.plan(0)
         output.text(
@@ -145,67 +153,18 @@ def start(
         output.text(f"  next: gaincurate schedule run {shlex.quote(str(run))} -- CMD ...")
 
 
-def _given(
-    *,
-    sigma: str | None,
-    alpha: float | None,
-    beta: float | None,
-    step_range: str | None,
-    options: list[str],
-) -> dict[str, Any]:
-    """The strategy's own options, those with a name here and those by --set."""
-    named = {"sigma": sigma, "alpha": alpha, "beta": beta}
-    given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
-    if step_range is not None:
-        given["step_low"], given["step_high"] = _pair(step_range, "--step-range")
-    for option in options:
-        name, equals, value = option.partition("=")
-        if not equals:
-            raise InputError(f"--set {option}: expected NAME=VALUE.")
-        try:
-            given[name] = json.loads(value)
-        except ValueError:
-            given[name] = value
-    return given
-
-
-def _pair(text: str, option: str) -> tuple[float, float]:
-    try:
-        low, high = map(float, text.split(","))
-    except ValueError as error:
-        raise InputError(f"{option} {text}: expected two numbers, LO,HI.") from error
-    return low, high
-
-
-def _model_of(scored: Path) -> str | None:
-    """The model that scored a set, as files where it can be found here."""
-    from gaincurate.schedule.rounds import model_of
-
-    name = model_of(scored)
-    if name is None or Path(name).exists():
-        return name
-    try:
-        from gaincurate.scoring.model import find_model
-
-        files = find_model(name)
-    except (ImportError, GaincurateError):  # not on this machine: the trainer gets the name
-        return name
-    return str(files.weights[0] if files.gguf else files.folder)
-
-
-def _paths(run: Run, round_: int) -> dict[str, str]:
-    return {
-        "data": str(run.data(round_)),
-        "outcomes": str(run.outcomes(round_)),
-        "plan": str(run.round_folder(round_) / "plan.json"),
-    }
-
-
 @app.command(name="next")
 def next_(
     run: RunFolder,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="What the round's training left, where a re-scoring is due.")
+        Path | None,
+        typer.Option(
+            help="What the round's training left, where a re-scoring is due; with --trainer its output root."
+        ),
+    ] = None,
+    trainer: Trainer = None,
+    wait: Annotated[
+        float | None, typer.Option(min=0.0, help="Seconds to wait until the newest checkpoint is complete.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -220,11 +179,13 @@ def next_(
 
         opened = Run(run)
         with working_on(run):
-            folder = advance(opened, None if checkpoint is None else str(checkpoint), output.note)
+            finder = finder_of(opened, trainer, output.note)
+            found = chosen(finder, opened, checkpoint, wait)
+            folder = advance(opened, found, output.note, finder.held)
         round_ = opened.state["round"]
         if as_json:
             done = folder is None
-            output.as_json({"finished": done, "round": round_, **({} if done else _paths(opened, round_))})
+            output.as_json({"finished": done, "round": round_, **({} if done else paths_of(opened, round_))})
         elif folder is None:
             output.note(f"{run} is finished: all of its {opened.config.rounds} rounds are done")
         else:
@@ -243,6 +204,7 @@ def run(
         ),
     ] = None,
     timeout: Annotated[float | None, typer.Option(min=1.0, help="Seconds for one round's training.")] = None,
+    trainer: Trainer = None,
     again: Annotated[
         bool, typer.Option("--again", help="Train the newest round once more, though its trainer ended well.")
     ] = False,
@@ -270,11 +232,12 @@ def run(
 
         opened = Run(run)
         if dry_run:
-            found = forecast(opened, command or [])
+            found = forecast(opened, command or [], finder_of(opened, trainer, output.note, keep=False))
             output.as_json(found) if as_json else print_forecast(found)
             return
         with RoundsView(opened) as view:
-            drive(opened, command or [], timeout=timeout, again=again, view=view)
+            finder = finder_of(opened, trainer, view.note)
+            drive(opened, command or [], timeout=timeout, again=again, view=view, finder=finder)
         found = status(opened)
         output.as_json(found) if as_json else print_status(found)
 

@@ -2,18 +2,45 @@
 
 Complete: a configuration, safetensors whose headers account for every byte, and a readable
 `trainer_state.json` where there is one. Of a trainer that has ended: one that still writes may not be done.
-Knows nothing of trainers.
+Knows nothing of trainers; who does, gives a `Finder` of its own.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+
+from gaincurate.schedule.run import Run
 
 _DEPTH = 3
 _INDEX = "model.safetensors.index.json"
 _LARGEST_HEADER = 100_000_000  # safetensors' own limit
+
+
+class Finder:
+    """Finds what a round's training left; this one knows no trainer, and one that does replaces its methods.
+
+    A checkpoint may then also be what `gaincurate score` cannot read, an adapter for one, as long as `held`
+    makes of it what can be read.
+    """
+
+    def newest(self, output: Path, since: float) -> Path | None:
+        """The newest complete checkpoint below a folder, put there at `since` or later."""
+        return newest_checkpoint(output, since)
+
+    def why_none(self, output: Path) -> str:
+        """Why there is none."""
+        return why_none(output)
+
+    def why_incomplete(self, checkpoint: Path) -> str | None:
+        """Why the next round cannot begin with this checkpoint; None where it can."""
+        return why_incomplete(checkpoint)
+
+    def held(self, run: Run, checkpoint: str) -> AbstractContextManager[str]:
+        """Within it, a folder that `gaincurate score` reads and that stays as it is."""
+        return nullcontext(checkpoint)
 
 
 def newest_checkpoint(folder: Path, since: float = 0.0) -> Path | None:
@@ -44,20 +71,35 @@ def why_incomplete(folder: Path) -> str | None:
         return f"{folder} has an adapter alone; let the trainer save the merged model"
     if not (folder / "config.json").is_file():
         return f"{folder} has no config.json"
-    index, names = folder / _INDEX, ["model.safetensors"]
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-        except (ValueError, LookupError, TypeError, AttributeError):
-            return f"{index} is not finished"
-    for name in names:
-        if not (folder / name).is_file():
-            return f"{folder} has no {name}"
-        if not _whole(folder / name):
-            return f"{folder / name} is not finished"
+    if (why := why_not_whole(folder)) is not None:
+        return why
     if (folder / "trainer_state.json").exists() and _state(folder) is None:
         return f"{folder / 'trainer_state.json'} is not finished"
     return None
+
+
+def why_not_whole(folder: Path) -> str | None:
+    """What a folder's weights lack; None where all files are there with all their bytes."""
+    names = weight_names(folder)
+    if names is None:
+        return f"{folder / _INDEX} is not finished"
+    for name in names:
+        if not (folder / name).is_file():
+            return f"{folder} has no {name}"
+        if not whole(folder / name):
+            return f"{folder / name} is not finished"
+    return None
+
+
+def weight_names(folder: Path) -> list[str] | None:
+    """The files that a folder's weights are in, there or not; None where its index cannot be read."""
+    if not (folder / _INDEX).is_file():
+        return ["model.safetensors"]
+    try:
+        found = sorted(set(json.loads((folder / _INDEX).read_bytes())["weight_map"].values()))
+        return found if found and all(name == Path(name).name for name in found) else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
 
 
 def _candidates(folder: Path, depth: int) -> list[Path]:
@@ -102,7 +144,7 @@ def _age(folder: Path) -> tuple[int, int]:
     return max(path.stat().st_mtime_ns for path in _weights(folder)), step
 
 
-def _whole(path: Path) -> bool:
+def whole(path: Path) -> bool:
     """Whether a safetensors file has all the bytes that its header speaks of."""
     try:
         size = path.stat().st_size

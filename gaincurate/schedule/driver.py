@@ -16,7 +16,7 @@ from pathlib import Path
 
 from gaincurate.errors import InputError, OutcomeError, TrainerError, storage_error
 from gaincurate.files import append_line, write_json
-from gaincurate.schedule.checkpoints import newest_checkpoint, why_incomplete, why_none
+from gaincurate.schedule.checkpoints import Finder
 from gaincurate.schedule.observed import take_outcomes
 from gaincurate.schedule.rescore import due
 from gaincurate.schedule.rounds import advance
@@ -52,6 +52,7 @@ def drive(
     timeout: float | None = None,
     again: bool = False,
     view: View | None = None,
+    finder: Finder | None = None,
 ) -> None:
     """Run the command for each round that is left.
 
@@ -61,13 +62,14 @@ def drive(
         timeout: seconds for a round's training.
         again: train the newest round once more although its trainer ended well.
         view: what hears of it.
+        finder: what finds the trainer's checkpoints. Default: any folder with whole weights counts.
 
     Raises:
         TrainerError: the trainer failed, hung, or left no checkpoint where one is needed.
         OutcomeError: its outcomes cannot be used.
         LockedError: another process is at work on the run, or an earlier trainer still lives.
     """
-    view = view or View()
+    view, finder = view or View(), finder or Finder()
     wanted = remembered(run, command)
     with stoppable(), working_on(run.folder), trainer_lock(run.folder) as lock:
         if command:
@@ -82,10 +84,10 @@ def drive(
                 _set_aside(run, round_)
                 again = False
             if not done.exists():
-                _train(run, round_, wanted, lock, timeout, view)
+                _train(run, round_, wanted, lock, timeout, view, finder)
             with _pointing_at(run, round_):
                 take_outcomes(run, round_)
-            advance(run, _checkpoint_after(run, round_, wanted, view), view.note)
+            advance(run, _checkpoint_after(run, round_, wanted, view, finder), view.note, finder.held)
             view.round_done(round_, float(read_json(done)["seconds"]))
 
 
@@ -124,7 +126,7 @@ def names_of(run: Run, round_: int, checkpoint: str) -> dict[str, str]:
     }
 
 
-def checkpoint_before(run: Run, round_: int, command: Sequence[str]) -> str:
+def checkpoint_before(run: Run, round_: int, command: Sequence[str], finder: Finder | None = None) -> str:
     """What the newest round's training begins with: the model of the run, or what the last round left.
 
     Empty where neither is known and the command does not name it.
@@ -141,7 +143,8 @@ def checkpoint_before(run: Run, round_: int, command: Sequence[str]) -> str:
             f"{run.folder} does not know the model that scored the set, which {{checkpoint}} is in round "
             "0; start the run with --model."
         )
-    if found != run.config.model and (why := why_incomplete(Path(found))) is not None:
+    why = None if found == run.config.model else (finder or Finder()).why_incomplete(Path(found))
+    if why is not None:
         raise TrainerError(
             f"round {round_} would begin with the checkpoint of round {round_ - 1}, which is gone: "
             f"{why}. Restore it; a trainer that deletes old checkpoints must keep the newest."
@@ -150,10 +153,16 @@ def checkpoint_before(run: Run, round_: int, command: Sequence[str]) -> str:
 
 
 def _train(
-    run: Run, round_: int, command: Sequence[str], lock: int, timeout: float | None, view: View
+    run: Run,
+    round_: int,
+    command: Sequence[str],
+    lock: int,
+    timeout: float | None,
+    view: View,
+    finder: Finder,
 ) -> None:
     folder = run.round_folder(round_)
-    names = names_of(run, round_, checkpoint_before(run, round_, command))
+    names = names_of(run, round_, checkpoint_before(run, round_, command, finder))
     attempt = _begin_attempt(run, round_)
     filled = fill(command, names)
     environment = {f"GAINCURATE_{name.upper()}": value for name, value in names.items()}
@@ -184,7 +193,7 @@ def _train(
             ended_well=ended_well,
             command=shlex.join(filled),
         )
-    found = newest_checkpoint(Path(names["output"]), since=begun - _CLOCKS)
+    found = finder.newest(Path(names["output"]), begun - _CLOCKS)
     write_json(
         folder / _TRAINED,
         {"attempt": attempt, "seconds": seconds, "ended": time.time(), "checkpoint": found and str(found)},
@@ -238,16 +247,20 @@ def _pointing_at(run: Run, round_: int) -> Iterator[None]:
         ) from error
 
 
-def _checkpoint_after(run: Run, round_: int, command: Sequence[str], view: View) -> str | None:
+def _checkpoint_after(
+    run: Run, round_: int, command: Sequence[str], view: View, finder: Finder
+) -> str | None:
     """What a round's training left; None where it left nothing and nothing asks for it.
 
     Raises:
         TrainerError: something asks for it, and it is not there.
     """
     found: Json = read_json(run.round_folder(round_) / _TRAINED)
-    checkpoint = found["checkpoint"]
-    output = run.round_folder(round_) / "output"
-    why = why_incomplete(Path(checkpoint)) if checkpoint else why_none(output)
+    output = (run.round_folder(round_) / "output").resolve()
+    since = float(found["ended"]) - float(found["seconds"]) - _CLOCKS
+    # Looked for once more: sharded weights may have been converted since.
+    checkpoint = found["checkpoint"] or finder.newest(output, since)
+    why = finder.why_incomplete(Path(checkpoint)) if checkpoint else finder.why_none(output)
     if why is None:
         return str(checkpoint)
     if round_ + 1 == run.config.rounds:

@@ -12,6 +12,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import pyarrow.compute as pc
 
 from gaincurate.errors import GaincurateError, InputError, OutputError, TrainerError
 from gaincurate.files import write_atomic, write_json, write_stream
-from gaincurate.schedule.checkpoints import weights_of, why_incomplete
+from gaincurate.schedule.checkpoints import Finder, weights_of, why_incomplete
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.noise import Floats, Ints, permutation
 from gaincurate.schedule.order import Order, build, permute
@@ -36,6 +37,9 @@ from gaincurate.stats import spearman
 ANGLES = tuple(field.name for field in SCORE_FIELDS if field.name.startswith("gc_angle"))
 _COUNTS = ("gc_prompt_tokens", "gc_prefix_tokens", "gc_question_tokens")
 _PROBE_STREAM = 2
+Held = Callable[[Run, str], AbstractContextManager[str]]
+"""Takes a run and a checkpoint, yields the folder to score in its place."""
+AS_IT_IS: Held = Finder().held
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +69,22 @@ def due(config: ScheduleConfig, round_: int) -> bool:
 
 
 def rescore(
-    run: Run, state: Json, selector: Any, checkpoint: str | None, note: Callable[[str], None]
+    run: Run,
+    state: Json,
+    selector: Any,
+    checkpoint: str | None,
+    note: Callable[[str], None],
+    held: Held = AS_IT_IS,
 ) -> Rescored:
     """Score with the round's checkpoint what the run asks for.
+
+    Args:
+        run: the run.
+        state: its newest state.
+        selector: its strategy.
+        checkpoint: what the round's training left.
+        note: told what a person should know.
+        held: makes of the checkpoint the folder that is scored.
 
     Raises:
         InputError: no checkpoint, or one that is not complete.
@@ -80,6 +97,12 @@ def rescore(
             f"a re-scoring is due after round {round_} (--rescore {config.what}) and there is no checkpoint: "
             "give --checkpoint to `schedule next`, or let the trainer write one below {output}."
         )
+    with held(run, checkpoint) as folder:
+        return _rescore(run, state, selector, folder, note)
+
+
+def _rescore(run: Run, state: Json, selector: Any, checkpoint: str, note: Callable[[str], None]) -> Rescored:
+    config, round_ = run.config.rescore, int(state["round"])
     if (why := why_incomplete(Path(checkpoint))) is not None:
         raise InputError(f"the checkpoint of round {round_} cannot be used: {why}.", path=checkpoint)
     name = f"scores/{round_name(round_)}"

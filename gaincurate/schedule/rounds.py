@@ -24,7 +24,7 @@ from gaincurate.schedule.noise import Ints
 from gaincurate.schedule.observed import Note, concentration_of, late_outcomes, silent, take_outcomes
 from gaincurate.schedule.order import Order, build
 from gaincurate.schedule.orders import ORDER
-from gaincurate.schedule.rescore import ANGLES, Rescored, due, rescore
+from gaincurate.schedule.rescore import ANGLES, AS_IT_IS, Held, Rescored, due, rescore
 from gaincurate.schedule.rows import training_rows, write_rows
 from gaincurate.schedule.run import BASE, FORMAT, RUN, Run, making
 from gaincurate.schema import ID
@@ -167,13 +167,16 @@ def selector_of(run: Run, state: Json | None = None) -> base.Selector:
     return selector
 
 
-def advance(run: Run, checkpoint: str | None = None, note: Note = silent) -> Path | None:
+def advance(
+    run: Run, checkpoint: str | None = None, note: Note = silent, held: Held = AS_IT_IS
+) -> Path | None:
     """Take the newest round's outcomes and write the next one; call it while holding `working_on`.
 
     Args:
         run: the run.
         checkpoint: what the round's training left; needed where a re-scoring is due.
         note: told what a person should know.
+        held: makes of the checkpoint the folder that is scored.
 
     Returns:
         The next round's folder; None where that was the last round.
@@ -190,7 +193,9 @@ def advance(run: Run, checkpoint: str | None = None, note: Note = silent) -> Pat
     found = take_outcomes(run, round_, note)
     late, taken = late_outcomes(run, state, found)
     selector = selector_of(run, state)
-    fresh = rescore(run, state, selector, checkpoint, note) if due(config, round_) else Rescored()
+    fresh = Rescored()
+    if due(config, round_):
+        fresh = rescore(run, state, selector, checkpoint, note, held)
     state = {key: state[key] for key in ("rows", *_KEPT)} | fresh.changes() | {"taken": taken}
     if checkpoint is not None:
         state["checkpoint"] = str(Path(checkpoint).resolve())

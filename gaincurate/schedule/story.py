@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gaincurate.errors import OutcomeError
+from gaincurate.schedule.checkpoints import Finder
 from gaincurate.schedule.driver import checkpoint_before, names_of
 from gaincurate.schedule.observed import rules_of
 from gaincurate.schedule.order import Order
@@ -106,12 +107,13 @@ def _waiting(run: Run, round_: int) -> Json:
     return told
 
 
-def forecast(run: Run, command: list[str]) -> Json:
+def forecast(run: Run, command: list[str], finder: Finder | None = None) -> Json:
     """The rounds to come: what is known of each, and what mu may do.
 
     Args:
         run: the run.
         command: the trainer's, with names in braces; may be empty.
+        finder: what finds the trainer's checkpoints.
 
     Returns:
         Plain values: `rounds`, each with its number, whether a re-scoring follows it and, where it is known,
@@ -129,7 +131,7 @@ def forecast(run: Run, command: list[str]) -> Json:
         if round_ == newest:
             plan = run.plan(round_)
             entry |= {"ids": plan["ids"], **plan["forecast"]}
-            names = names_of(run, round_, checkpoint_before(run, round_, command))
+            names = names_of(run, round_, checkpoint_before(run, round_, command, finder))
             entry["command"] = fill(command, names)
         elif selector.foresees:
             ranks = np.asarray(selector.draw(round_))

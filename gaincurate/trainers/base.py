@@ -19,7 +19,7 @@ from gaincurate.errors import InputError, OutputError
 from gaincurate.files import append_lines, reading, write_json
 from gaincurate.schedule.back import return_to, saved_place, take_back
 from gaincurate.schedule.observed import Note, silent
-from gaincurate.schedule.rescore import due
+from gaincurate.schedule.rescore import AS_IT_IS, Held, due
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run, read_json, working_on
 from gaincurate.schedule.trainer import trainer_lock
@@ -36,7 +36,7 @@ class Live(AbstractContextManager["Live"]):
     """A run that one trainer follows; within a `with`, or between `open` and `close`, no other may.
 
     `position` is how many prompts of the round were handed out by `take`. `checkpoint` is the newest one
-    that the trainer saved, for the re-scorings.
+    that the trainer saved, for the re-scorings, and `held` makes of it what is scored.
 
     Args:
         run: the run's folder.
@@ -51,6 +51,7 @@ class Live(AbstractContextManager["Live"]):
         self.note = note
         self.position = 0
         self.checkpoint: str | None = None
+        self.held: Held = AS_IT_IS
         self._rows: tuple[int, list[Json]] = (-1, [])
         self._sets: dict[int, frozenset[str]] = {}
         self._held, self._open = ExitStack(), False
@@ -188,7 +189,7 @@ class Live(AbstractContextManager["Live"]):
         with working_on(self.run.folder):
             if self.rescoring_due:
                 self.run.orders.keep()
-            there = advance(self.run, self.checkpoint, self.note) is not None
+            there = advance(self.run, self.checkpoint, self.note, self.held) is not None
             self.run.log(what="training", round=before, seconds=seconds, ended_well=True, live=True)
         self.position, self._since = 0, time.monotonic()
         return there

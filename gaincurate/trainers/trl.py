@@ -26,6 +26,8 @@ from gaincurate.schedule.observed import silent
 from gaincurate.schedule.run import read_json
 from gaincurate.shards import Json
 from gaincurate.trainers.base import PLACE, Live, followed
+from gaincurate.trainers.finder import TrainerFinder
+from gaincurate.trainers.layouts import layout_of
 from gaincurate.trainers.trl_outcomes import Tap
 from gaincurate.trainers.trl_resume import checkpoint_folder, checkpoints, newest, why_not_exact
 from gaincurate.trainers.trl_rows import RoundSampler, dataset, places_of
@@ -65,6 +67,7 @@ def attach(
     """
     shape = shape_of(trainer)
     live = followed(run, _note if shape.rank == 0 else silent)
+    live.held = TrainerFinder(layout_of("trl"), live.note).held
     if any(isinstance(callback, Follower) for callback in trainer.callback_handler.callbacks):
         raise InputError(f"this trainer follows a run already, and cannot follow {run} too.")
     if not isinstance(trainer.train_dataset, Dataset):

@@ -1,0 +1,114 @@
+"""What the options of `gaincurate schedule` stand for; takes their texts, prints nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gaincurate.errors import GaincurateError, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gaincurate.schedule.checkpoints import Finder
+    from gaincurate.schedule.run import Run
+
+
+def given_options(
+    *,
+    sigma: str | None,
+    alpha: float | None,
+    beta: float | None,
+    step_range: str | None,
+    options: list[str],
+) -> dict[str, Any]:
+    """The strategy's own options, those with a name here and those by --set.
+
+    Raises:
+        InputError: one is not as it should be.
+    """
+    named = {"sigma": sigma, "alpha": alpha, "beta": beta}
+    given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
+    if step_range is not None:
+        given["step_low"], given["step_high"] = pair(step_range, "--step-range")
+    for option in options:
+        name, equals, value = option.partition("=")
+        if not equals:
+            raise InputError(f"--set {option}: expected NAME=VALUE.")
+        try:
+            given[name] = json.loads(value)
+        except ValueError:
+            given[name] = value
+    return given
+
+
+def pair(text: str, option: str) -> tuple[float, float]:
+    """Two numbers with a comma between them.
+
+    Raises:
+        InputError: they are not.
+    """
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError as error:
+        raise InputError(f"{option} {text}: expected two numbers, LO,HI.") from error
+    return low, high
+
+
+def model_of_set(scored: Path) -> str | None:
+    """The model that scored a set, as files where it can be found here."""
+    from gaincurate.schedule.rounds import model_of
+
+    name = model_of(scored)
+    if name is None or Path(name).exists():
+        return name
+    try:
+        from gaincurate.scoring.model import find_model
+
+        files = find_model(name)
+    except (ImportError, GaincurateError):  # not on this machine: the trainer gets the name
+        return name
+    return str(files.weights[0] if files.gguf else files.folder)
+
+
+def paths_of(run: Run, round_: int) -> dict[str, str]:
+    """Where a round's files are, for programs."""
+    return {
+        "data": str(run.data(round_)),
+        "outcomes": str(run.outcomes(round_)),
+        "plan": str(run.round_folder(round_) / "plan.json"),
+    }
+
+
+def finder_of(run: Run, trainer: str | None, note: Callable[[str], None], *, keep: bool = True) -> Finder:
+    """What finds the checkpoints of the given trainer, which is kept if asked, of the last one, or of any.
+
+    Raises:
+        InputError: there is no such trainer.
+    """
+    from gaincurate.schedule.checkpoints import Finder
+    from gaincurate.trainers.finder import TrainerFinder, remembered_trainer
+    from gaincurate.trainers.layouts import layout_of
+
+    found = remembered_trainer(run, trainer, keep=keep)
+    return Finder() if found is None else TrainerFinder(layout_of(found), note)
+
+
+def chosen(finder: Finder, run: Run, checkpoint: Path | None, wait: float | None) -> str | None:
+    """The checkpoint that `schedule next` goes on with.
+
+    Raises:
+        InputError: --wait without what it waits for.
+        GaincurateError: a known trainer's checkpoint cannot be used.
+    """
+    from gaincurate.trainers.finder import TrainerFinder
+
+    known = isinstance(finder, TrainerFinder)
+    if wait is not None and (checkpoint is None or not known):
+        raise InputError(
+            "--wait is for a known trainer's checkpoints: give --trainer T --checkpoint ROOT too."
+        )
+    if checkpoint is None:
+        return None
+    return finder.chosen(run, checkpoint, wait) if isinstance(finder, TrainerFinder) else str(checkpoint)

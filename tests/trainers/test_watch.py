@@ -1,0 +1,329 @@
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import trainer_folders as folders
+from gaincurate.errors import InputError, StorageError, TrainerError
+from gaincurate.schedule.checkpoints import why_incomplete
+from gaincurate.trainers import hold as holding
+from gaincurate.trainers import watch
+from gaincurate.trainers.checkpoints import Checkpoint
+from gaincurate.trainers.hold import changed, hold, see_unchanged, source
+from gaincurate.trainers.layouts import layout_of
+from gaincurate.trainers.watch import find, wait
+
+TRL = layout_of("trl")
+
+
+class Clock:
+    """A clock that a test winds: each sleep moves it and lets the trainer write."""
+
+    def __init__(self, trainer: Callable[[int], None] = lambda sleeps: None) -> None:
+        self.now, self.sleeps, self._trainer = 100.0, 0, trainer
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds > 0
+        self.now += seconds
+        self.sleeps += 1
+        self._trainer(self.sleeps)
+
+
+def newest(root: Path) -> Checkpoint:
+    found = find(root, TRL).checkpoint
+    assert found is not None
+    return found
+
+
+def test_what_is_half_written_is_waited_for_file_by_file(tmp_path: Path) -> None:
+    folders.write(tmp_path, folders.trl(10))
+    writes, heard = folders.trl(20), list[str]()
+    folders.write(tmp_path, writes[:1])
+    clock = Clock(lambda sleeps: void(folders.write(tmp_path, [writes[sleeps]])))
+    found = wait(tmp_path, TRL, 600, clock=clock, sleep=clock.sleep, told=heard.append)
+    assert found.step == 20
+    assert clock.sleeps == len(writes) - 1
+    path = tmp_path / "checkpoint-20"
+    assert heard == [f"waiting: {path} has no trainer_state.json, which is written last"]
+    # One that is complete is not waited for.
+    assert wait(tmp_path, TRL, 0, clock=clock, sleep=clock.sleep).step == 20
+
+
+def void(value: object) -> None:
+    """For a lambda that yields nothing."""
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.floats(0, 100), st.floats(0.1, 50))
+def test_a_wait_ends_with_its_time_and_never_before(tmp_path: Path, timeout: float, now: float) -> None:
+    clock = Clock()
+    clock.now = now
+    with pytest.raises(TrainerError, match="no complete checkpoint below"):
+        wait(tmp_path, TRL, timeout, clock=clock, sleep=clock.sleep)
+    assert clock.now == pytest.approx(now + timeout)
+
+
+def test_what_never_comes_is_named_with_the_one_that_is_there(tmp_path: Path) -> None:
+    folders.write(tmp_path, [*folders.trl(10), *folders.trl(20)[:-1]])
+    clock = Clock()
+    with pytest.raises(TrainerError) as caught:
+        wait(tmp_path, TRL, 60, clock=clock, sleep=clock.sleep)
+    assert str(caught.value) == (
+        f"no complete checkpoint below {tmp_path} after 60 s: {tmp_path / 'checkpoint-20'} has no "
+        f"trainer_state.json, which is written last. {tmp_path / 'checkpoint-10'} is complete: give that."
+    )
+
+
+def test_a_step_is_waited_for_and_missed_when_a_later_one_is_there(tmp_path: Path) -> None:
+    folders.write(tmp_path, [*folders.trl(10), *folders.trl(20)])
+    clock = Clock()
+    assert wait(tmp_path, TRL, 60, step=10, clock=clock, sleep=clock.sleep).step == 10
+    clock = Clock(lambda sleeps: void(folders.write(tmp_path, folders.trl(30)) if sleeps == 3 else None))
+    assert wait(tmp_path, TRL, 60, step=30, clock=clock, sleep=clock.sleep).step == 30
+    with pytest.raises(TrainerError) as caught:
+        wait(tmp_path, TRL, 60, step=15, clock=clock, sleep=clock.sleep)
+    assert str(caught.value) == (
+        f"there is no checkpoint of step 15 below {tmp_path}, and step 30 is there: it was deleted or never "
+        f"saved. Take {tmp_path / 'checkpoint-30'}."
+    )
+    folders.write(tmp_path, folders.trl(25)[:3])
+    with pytest.raises(
+        TrainerError, match="no complete checkpoint of step 25 below .* after 60 s: .*-25 has no"
+    ):
+        wait(tmp_path, TRL, 60, step=25, clock=clock, sleep=clock.sleep)
+
+
+def test_sharded_ones_are_waited_for_until_they_are_converted(tmp_path: Path) -> None:
+    folders.write(tmp_path, folders.verl(7, hf=False))
+    layout, into = layout_of("verl"), tmp_path / "global_step_7/actor/huggingface"
+    clock = Clock(lambda sleeps: void(folders.write(into, folders.model(True)) if sleeps == 4 else None))
+    assert wait(tmp_path, layout, 60, clock=clock, sleep=clock.sleep).folder == into
+
+
+@pytest.mark.parametrize("when", range(1, 9))
+def test_one_that_is_deleted_while_it_is_looked_at_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: int
+) -> None:
+    """The trainer's rotation strikes at the first, second, ... reading of a file."""
+    folders.write(tmp_path, [*folders.trl(10), *folders.trl(20)])
+    reads, real = [0], Path.is_file
+
+    def rotating(self: Path) -> bool:
+        if "checkpoint-20" in str(self):
+            reads[0] += 1
+            if reads[0] == when:
+                shutil.rmtree(tmp_path / "checkpoint-20")
+        return real(self)
+
+    monkeypatch.setattr(Path, "is_file", rotating)
+    found = find(tmp_path, TRL)
+    gone = not (tmp_path / "checkpoint-20").exists()
+    assert found.checkpoint is not None
+    assert found.checkpoint.step == (10 if gone else 20)
+    assert gone or when > reads[0]
+    assert not found.passed
+
+
+def test_a_folder_that_cannot_be_read_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders.write(tmp_path, folders.trl(10))
+
+    def refused(path: Path, step: int, layout: object) -> Checkpoint:
+        raise PermissionError(errno.EACCES, "no")
+
+    monkeypatch.setattr(watch, "look", refused)
+    with pytest.raises(StorageError, match="checkpoint-10: permission is denied"):
+        find(tmp_path, TRL)
+
+
+def test_what_was_there_before_is_left_out(tmp_path: Path) -> None:
+    folders.write(tmp_path, folders.trl(10))
+    put = (tmp_path / "checkpoint-10/model.safetensors").stat().st_ctime
+    assert find(tmp_path, TRL, since=put).checkpoint is not None
+    assert find(tmp_path, TRL, since=put + 1e-3).checkpoint is None
+
+
+def test_a_hold_survives_the_original_and_has_what_scoring_reads_alone(tmp_path: Path) -> None:
+    folders.write(tmp_path, folders.trl(10, folders.model(True)))
+    path, held = tmp_path / "checkpoint-10", tmp_path / "run/held"
+    (path / "model-00009-of-00009.safetensors").write_bytes(folders.WEIGHTS)  # of an earlier save
+    folders.write(path / "additional_chat_templates", [("tools.jinja", b"{{ tools }}")])
+    before = {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()}
+    hold(newest(tmp_path), held)
+    inodes = {file.name: file.stat().st_ino for file in held.glob("*.safetensors")}
+    assert inodes == {name: (path / name).stat().st_ino for name in inodes}  # links, not copies
+    shutil.rmtree(path)
+    names = {str(file.relative_to(held)) for file in held.rglob("*") if file.is_file()} - {".held.json"}
+    assert names == {
+        "config.json",
+        "model.safetensors.index.json",
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+        "chat_template.jinja",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "additional_chat_templates/tools.jinja",
+    }
+    assert why_incomplete(held) is None
+    assert all((held / name).read_bytes() == before[name] for name in names if "/" not in name)
+    assert (source(held), changed(held)) == (str(path), [])
+    assert not list(held.parent.glob(".*"))
+
+
+def test_a_hold_is_made_once_and_made_again_for_another_checkpoint(tmp_path: Path) -> None:
+    folders.write(tmp_path, folders.trl(10))
+    held = tmp_path / "held"
+    hold(newest(tmp_path), held)
+    inode = held.stat().st_ino
+    hold(newest(tmp_path), held)
+    assert held.stat().st_ino == inode
+    folders.write(tmp_path, folders.trl(20))
+    hold(newest(tmp_path), held)
+    assert source(held) == str(tmp_path / "checkpoint-20")
+    # What a kill left behind is in nobody's way.
+    (tmp_path / ".held.making").mkdir()
+    (tmp_path / ".held.making/config.json").write_text("half")
+    folders.write(tmp_path, folders.trl(30))
+    hold(newest(tmp_path), held)
+    assert why_incomplete(held) is None
+    assert not (tmp_path / ".held.making").exists()
+
+
+@pytest.mark.parametrize("when", range(6))
+def test_killed_at_any_link_the_hold_is_absent_and_is_made_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: int
+) -> None:
+    folders.write(tmp_path, folders.trl(10))
+    links, real = [0], os.link
+
+    def killed(path: Path, to: Path) -> None:
+        if links[0] == when:
+            raise KeyboardInterrupt
+        links[0] += 1
+        real(path, to)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "link", killed)
+        if when < 5:  # of five files
+            with pytest.raises(KeyboardInterrupt):
+                hold(newest(tmp_path), tmp_path / "held")
+            assert not (tmp_path / "held").exists()
+        else:
+            hold(newest(tmp_path), tmp_path / "held")
+    hold(newest(tmp_path), tmp_path / "held")
+    assert why_incomplete(tmp_path / "held") is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "held"]
+
+
+@pytest.mark.parametrize("code", [errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP])
+def test_across_file_systems_files_are_copied_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    folders.write(tmp_path, folders.trl(10))
+
+    def refused(*paths: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", refused)
+    notes: list[str] = []
+    hold(newest(tmp_path), tmp_path / "held", note=notes.append)
+    assert [note.split(" was copied")[0] for note in notes] == [str(tmp_path / "checkpoint-10")]
+    original = tmp_path / "checkpoint-10/model.safetensors"
+    assert (tmp_path / "held/model.safetensors").stat().st_ino != original.stat().st_ino
+    original.write_bytes(b"other")  # which a copy does not see
+    assert changed(tmp_path / "held") == []
+    assert why_incomplete(tmp_path / "held") is None
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders.write(tmp_path, folders.trl(10))
+
+    def full(*paths: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "link", full)
+    with pytest.raises(StorageError, match="held: the disk is full"):
+        hold(newest(tmp_path), tmp_path / "held")
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-10"]
+
+
+def test_a_writer_that_truncates_in_place_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders.write(tmp_path, folders.trl(10))
+    weights, real = tmp_path / "checkpoint-10/model.safetensors", os.link
+
+    def writing(path: Path, to: Path) -> None:
+        real(path, to)
+        if Path(path).name == weights.name:
+            os.truncate(weights, 50)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "link", writing)
+        with pytest.raises(TrainerError) as caught:
+            hold(newest(tmp_path), tmp_path / "held")
+    assert str(caught.value) == (
+        f"{tmp_path / 'checkpoint-10'} is written again in place while it is read (model.safetensors); run this "
+        "again when the trainer is done with it."
+    )
+    assert not (tmp_path / "held").exists()
+    # And afterwards, while it is scored: the link has the new bytes.
+    weights.write_bytes(folders.WEIGHTS)
+    hold(newest(tmp_path), tmp_path / "held")
+    see_unchanged(tmp_path / "held")
+    weights.write_bytes(folders.WEIGHTS[:-4] + b"\1\1\1\1")
+    os.utime(weights, (1, 1))
+    assert changed(tmp_path / "held") == ["model.safetensors"]
+    with pytest.raises(
+        TrainerError, match=r"checkpoint-10 was written again in place .*\(model.safetensors\)"
+    ):
+        see_unchanged(tmp_path / "held")
+    assert not (tmp_path / "held").exists()
+
+
+def test_one_that_is_gone_before_it_is_held_is_missed(tmp_path: Path) -> None:
+    folders.write(tmp_path, folders.trl(10))
+    found = newest(tmp_path)
+    shutil.rmtree(found.path)
+    with pytest.raises(FileNotFoundError):
+        hold(found, tmp_path / "held")
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_alone_get_configuration_and_tokenizer_from_the_runs_model(tmp_path: Path) -> None:
+    folders.write(tmp_path, folders.prime_rl(7))
+    found = find(tmp_path, layout_of("prime-rl")).checkpoint
+    assert found is not None
+    with pytest.raises(InputError, match=r"has weights without a config.json, .*\(not known\) is no folder"):
+        hold(found, tmp_path / "held")
+    other = [("config.json", b'{"model_type": "qwen3"}'), ("model.safetensors", b"other"), *folders.TOKENIZER]
+    model = folders.write(tmp_path / "model", other)
+    hold(found, tmp_path / "held", model=model)
+    assert (tmp_path / "held/config.json").read_bytes() == b'{"model_type": "qwen3"}'
+    assert (tmp_path / "held/model.safetensors").read_bytes() == folders.WEIGHTS
+    assert (tmp_path / "held/tokenizer.json").is_file()
+
+
+def test_nemos_tokenizer_lies_elsewhere_in_the_checkpoint(tmp_path: Path) -> None:
+    folders.write(tmp_path, folders.nemo_rl(7))
+    found = find(tmp_path, layout_of("nemo-rl")).checkpoint
+    assert found is not None
+    hold(found, tmp_path / "held")
+    assert (tmp_path / "held/chat_template.jinja").read_bytes() == b"{{ messages }}"
+
+
+def test_links_in_a_checkpoint_are_followed(tmp_path: Path) -> None:
+    folders.write(tmp_path, folders.trl(10))
+    weights = tmp_path / "checkpoint-10/model.safetensors"
+    weights.rename(tmp_path / "blob")
+    weights.symlink_to(tmp_path / "blob")
+    hold(newest(tmp_path), tmp_path / "held")
+    assert not (tmp_path / "held/model.safetensors").is_symlink()
+    assert holding.changed(tmp_path / "held") == []
