@@ -13,10 +13,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+import gaincurate
 import runs
 import tiny
 from gaincurate.errors import InputError, OutputError
 from gaincurate.schedule.run import Run
+from gaincurate.scored_set import ScoredSet
 from gaincurate.trainers.base import _FOLLOWED, PLACE, Live
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -68,7 +70,14 @@ class Trainer(FollowsRun, trl.GRPOTrainer):  # type: ignore[misc, name-defined]
 
 
 def make(
-    model: Path, run: Run, *, late: bool = False, rows: Any = None, evaluate: bool = False, **options: Any
+    model: Path,
+    run: Run,
+    *,
+    late: bool = False,
+    rows: Any = None,
+    evaluate: bool = False,
+    peft_config: Any = None,
+    **options: Any,
 ) -> tuple[Any, list[str]]:
     """A trainer that follows the run, and the ids that its reward function sees."""
     seen: list[str] = []
@@ -79,6 +88,8 @@ def make(
         return trl_run.reward(completions, gc_id)
 
     more: dict[str, Any] = {} if rows is None else {"train_dataset": rows}
+    if peft_config is not None:
+        more["peft_config"] = peft_config
     if evaluate:
         more["eval_dataset"] = datasets.Dataset.from_list(
             [{"prompt": [{"role": "user", "content": "why?"}], "gc_id": "not of the run"}]
@@ -341,6 +352,26 @@ def test_late_rows_need_no_rows_in_the_dataset_and_no_epochs(tmp_path: Path, mod
     trainer.train()
     assert seen == planned(run)
     assert run.state["finished"]
+
+
+def test_an_adapter_is_merged_before_the_re_scoring_and_training_goes_on_with_it(
+    tmp_path: Path, model: Path
+) -> None:
+    peft = pytest.importorskip("peft")
+    data = tiny.write_jsonl(tmp_path / "prompts.jsonl", tiny.questions(24))
+    gaincurate.score(str(data), model=str(model), out=tmp_path / "set", dtype="float32")
+    rescore = {"what": "round", "every": 1}
+    run = runs.begin(tmp_path, rounds=2, align_to=4, model=str(model), rescore=rescore)
+    lora = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    trainer, seen = make(model, run, num_train_epochs=2, peft_config=lora)
+    trainer.train()
+    assert seen == planned(run)
+    assert not (tmp_path / "out/checkpoint-2/model.safetensors").exists()
+    assert run.plan(1)["inputs"]["rescored"] == "scores/00000"
+    first = run.scored.take(run.rows(0)).column("gc_angle").to_pylist()
+    again = ScoredSet(run.folder / "scores/00000").rows(run.ids(0)).column("gc_angle").to_pylist()
+    assert max(abs(a - b) for a, b in zip(first, again, strict=True)) > 1e-4  # of another model
+    assert not list((run.folder / "held").glob("*"))
 
 
 def test_late_rows_are_dealt_to_processes_in_slices_of_one_list(tmp_path: Path) -> None:
