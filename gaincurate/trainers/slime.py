@@ -16,7 +16,7 @@ from gaincurate.schedule.run import read_json
 from gaincurate.schema import ID
 from gaincurate.shards import Json
 from gaincurate.trainers.base import ROUND
-from gaincurate.trainers.shared import next_round, not_installed, open_run
+from gaincurate.trainers.shared import check_batch, next_round, not_installed, open_run
 from gaincurate.trainers.slime_samples import Samples, outcomes
 
 try:
@@ -28,6 +28,7 @@ _AHEAD = (
     "slime reports where a rollout ends. Without dynamic sampling filters, and with an "
     "--over-sampling-batch-size equal to --rollout-batch-size, every round ends there too."
 )
+_PLACE = "rollout/gaincurate_state_{}.json"
 _TAP = "--rollout-all-samples-process-path gaincurate.trainers.slime.report"
 
 
@@ -39,6 +40,7 @@ class RunDataSource(DataSource):  # type: ignore[misc]
         if args.rollout_all_samples_process_path is None:
             raise InputError(f"outcomes would not come in: give {_TAP}.")
         self.live = open_run(args.prompt_data, "--prompt-data FOLDER", "slime")
+        check_batch(self.live, args.rollout_batch_size, "--rollout-batch-size")
         self.samples = Samples(args, self.live.run)
         self.rollout, self.groups = 0, 0  # the next ones' numbers
         self.buffer: list[list[Any]] = []  # aborted groups, to be gone on with
@@ -90,7 +92,7 @@ class RunDataSource(DataSource):  # type: ignore[misc]
         """Save the place at a rollout's end; with train_async.py the next one is generated already."""
         if rollout_id not in self.places:
             raise InputError(f"rollout {rollout_id} was not reported: give {_TAP}.")
-        path = self._path(self.args.save, rollout_id)
+        path = Path(self.args.save, _PLACE.format(rollout_id))
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, self.places[rollout_id])
 
@@ -98,7 +100,7 @@ class RunDataSource(DataSource):  # type: ignore[misc]
         """Go back to a rollout's end, or begin anew; OutputError where no fitting place was saved."""
         if self.args.load is None or rollout_id is None or rollout_id < 0:
             return self.live.begin_anew()
-        path = self._path(self.args.load, rollout_id)
+        path = Path(self.args.load, _PLACE.format(rollout_id))
         if not path.exists():
             raise OutputError(f"{path} is not there: rollout {rollout_id} did not follow a run. Begin anew.")
         saved = read_json(path)
@@ -109,10 +111,6 @@ class RunDataSource(DataSource):  # type: ignore[misc]
 
     def __len__(self) -> int:
         return self.live.budget
-
-    @staticmethod
-    def _path(folder: str, rollout_id: int) -> Path:
-        return Path(folder) / f"rollout/gaincurate_state_{rollout_id}.json"
 
 
 def report(args: Any, all_samples: list[Any], data_source: Any) -> None:

@@ -25,6 +25,7 @@ class Explorer:
         self.step = (saved or {}).get("latest_iteration", 0)
         self.open: list[list[Any]] = []
         self.trained: list[str] = []
+        self.ids: list[str] = []  # of the task set's rows
 
     def explore(self, steps: int) -> None:
         for _ in range(steps):
@@ -38,14 +39,9 @@ class Explorer:
     def finish(self, batches: int) -> None:
         for _ in range(batches):
             indices = [index["index"] for index in self.open.pop(0)]
-            values = [reward_of(self.id_of(index)) for index in indices]
+            values = [reward_of(self.ids[index]) for index in indices]
             metrics = {0: {"indices": indices, "values": values}}
             self.tasks.feedback({fake_trinity.SELECTOR_METRIC: metrics, "other": 1.0})
-
-    def id_of(self, index: int) -> str:
-        return self.ids[index]
-
-    ids: list[str] = []
 
     def saved(self) -> dict[str, Any]:
         state = {"latest_iteration": self.step, "taskset_states": self.tasks.state_dict()}
@@ -241,7 +237,7 @@ def test_a_run_that_scores_anew_is_refused(maker: Any, tmp_path: Path) -> None:
 
 
 def test_without_trinity_the_adapter_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "trinity", None)
+    monkeypatch.setitem(sys.modules, "trinity.buffer.selector.selector", None)
     with pytest.raises(
         InputError, match=r"^this adapter is for Trinity-RFT 0.6 and works inside it alone, and"
     ):
