@@ -8,6 +8,7 @@ of how a task is scored.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import count
 from typing import Any
 
@@ -90,26 +91,22 @@ class RunTaskset:
         raise NotImplementedError
 
     def load(self) -> Iterator[Any]:
-        """Tasks in the order of the plans.
-
-        Raises:
-            InputError: no run was named, or it scores anew.
-            OutcomeError: a round's outcomes are not in.
-        """
-        live = open_run(self.config.run, "the taskset's `run`", "prime-rl")
-        attempt = 1 + sum(entry["what"] == _ATTEMPT for entry in live.run.executions())
-        live.run.log(what=_ATTEMPT, attempt=attempt)
-        taken, loaded, rows = live.round, -1, list[Json]()
-        for place in count():
-            round_, position = divmod(place, live.budget)
-            if round_ > live.round and round_ < live.rounds:
-                next_round(live, _AHEAD)
-            round_, over = min(round_, live.rounds - 1), round_ >= live.rounds
-            if round_ != loaded:
-                loaded, rows = round_, _rows(live, round_)
-            told = not over and round_ >= taken and not live.finished
-            carried = {"idx": place, ID: rows[position][ID], ROUND: round_, "gc_attempt": attempt}
-            yield self.task_of(rows[position], {**carried, "gc_run": str(live.run.folder.resolve()) * told})
+        """Tasks in the order of the plans; raises as `open_run` and `next_round`."""
+        with closing(open_run(self.config.run, "the taskset's `run`", "prime-rl")) as live:
+            attempt = 1 + sum(entry["what"] == _ATTEMPT for entry in live.run.executions())
+            live.run.log(what=_ATTEMPT, attempt=attempt)
+            taken, ended, made, rows = live.round, live.finished, -1, list[Json]()
+            for place in count():
+                round_, position = divmod(place, live.budget)
+                if live.round < round_ < live.rounds:
+                    next_round(live, _AHEAD)
+                told = taken <= round_ < live.rounds and not ended
+                round_ = min(round_, live.rounds - 1)
+                if round_ != made:
+                    made, rows = round_, _rows(live, round_)
+                where = {ID: rows[position][ID], ROUND: round_, "gc_attempt": attempt}
+                where["gc_run"] = str(live.run.folder.resolve()) if told else ""
+                yield self.task_of(rows[position], {"idx": place, **where})
 
 
 def _rows(live: Live, round_: int) -> list[Json]:

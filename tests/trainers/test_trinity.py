@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -257,3 +258,23 @@ def test_the_fake_has_the_signatures_of_trinity(name: str) -> None:
     from trinity.buffer.selector.selector import BaseSelector
 
     assert parameters(getattr(fake_trinity.BaseSelector, name)) == parameters(getattr(BaseSelector, name))
+
+
+def test_what_trinitys_own_operator_calculates_is_taken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    operators = pytest.importorskip("trinity.buffer.operators.mappers.pass_rate_calculator")
+    (trinity,) = adapter(monkeypatch, ["trinity"], {})
+    run = runs.begin(tmp_path)
+    chosen = (trinity.RunSelector, str(run.folder))
+    tasks = fake_trinity.TasksetScheduler({}, chosen, Table(exported(run)), 4)
+    batch = asyncio.run(tasks.read())
+    rollouts = [
+        SimpleNamespace(info={"task_index": task.index}, reward=reward)
+        for task in batch
+        for reward in (0.0, 1.0, 1.0, 0.0)
+    ]
+    _, metrics = operators.PassRateCalculator().process(rollouts)
+    tasks.feedback(metrics)
+    lines = [json.loads(line) for line in run.outcomes(0).read_text().splitlines()]
+    assert [(line["gc_id"], line["reward"]) for line in lines] == [(gc_id, 0.5) for gc_id in run.ids(0)[:4]]
