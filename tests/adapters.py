@@ -70,6 +70,6 @@ def exported(run: Run, *, reverse: bool = True) -> dict[str, list[Any]]:
 
 def parameters(function: Any) -> list[str]:
     """The names of its parameters, with a star before those that take the rest."""
-    stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+    stars: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
     found = inspect.signature(function).parameters.values()
     return [stars.get(one.kind, "") + one.name for one in found]

@@ -97,7 +97,7 @@ def modules() -> dict[str, Any]:
 
 def arguments(run: Any, **given: Any) -> Namespace:
     """The arguments that a data source reads, with slime's defaults."""
-    made = {
+    made: dict[str, Any] = {
         "prompt_data": run and str(run),
         "rollout_all_samples_process_path": "gaincurate.trainers.slime.report",
         "hf_checkpoint": "the-model",

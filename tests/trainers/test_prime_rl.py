@@ -47,23 +47,30 @@ class Prime:
         (module,) = adapter(monkeypatch, ["prime_rl"], {} if kind == "real" else fake_verifiers.modules())
         vf: Any = importlib.import_module("verifiers.v1")
 
-        class Data(module.RunData):
+        class Data(module.RunData):  # type: ignore[misc,name-defined]
             answer: str
 
-        class MathTask(module.RunTask, vf.Task[Data]):
-            @vf.reward
+        class MathTask(module.RunTask, vf.Task[Data]):  # type: ignore[misc,name-defined]
+            @vf.reward  # type: ignore[untyped-decorator]
             async def solved(self, trace: Any) -> float:
                 if self.data.answer == "question 999":
                     raise RuntimeError("the judge is gone")
                 return reward_of(self.data.gc_id)
 
-        class MathTaskset(module.RunTaskset, vf.Taskset[MathTask, module.RunConfig]):
+        config = module.RunConfig
+
+        class MathTaskset(module.RunTaskset, vf.Taskset[MathTask, config]):  # type: ignore[misc,name-defined]
             def task_of(self, row: dict[str, Any], carried: dict[str, Any]) -> Any:
                 data = Data(prompt=row["prompt"][-1]["content"], answer=row["question"], **carried)
                 return MathTask(data, self.config.task)
 
-        self.module, self.vf, self.data, self.task = module, vf, Data, MathTask
-        self.taskset = lambda run: MathTaskset(module.RunConfig(run=run and str(run.folder)))
+        self.data: Any = Data
+        self.task: Any = MathTask
+        self.set: Any = MathTaskset
+        self.config: Any = config
+
+    def taskset(self, run: Run) -> Any:
+        return self.set(self.config(run=str(run.folder)))
 
 
 @pytest.fixture(params=["fake", "real"])
@@ -213,14 +220,8 @@ def test_a_bad_set_up_is_said(prime: Prime, tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match="^which run to follow was not said: give its folder by the taskset's `ru"
     ):
-        next(
-            iter(
-                prime.module.RunTaskset.load(
-                    prime.taskset(runs.begin(tmp_path)).__class__(prime.module.RunConfig())
-                )
-            )
-        )
-    run = runs.begin(tmp_path / "other", rescore={"what": "round"})
+        next(iter(prime.set(prime.config())))
+    run = runs.begin(tmp_path, rescore={"what": "round"})
     with pytest.raises(
         InputError, match=r"\(--rescore round\), which is not done live with prime-rl. Start the"
     ):
