@@ -265,3 +265,37 @@ def test_the_fake_has_the_signatures_of_nemo_rl() -> None:
     item = fake_nemo_rl.AllTaskProcessedDataset(Table({"question": ["why?"]}))[0]
     assert set(item) <= set(DatumSpec.__annotations__)
     assert parameters(fake_nemo_rl.StatefulDataLoader.state_dict) == parameters(StatefulDataLoader.state_dict)
+
+
+@pytest.mark.parametrize("keeps_id", [False, True])
+def test_nemo_rls_own_data_set_is_read_by_place_or_by_id(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, keeps_id: bool
+) -> None:
+    """Rows with `input` and `output` lose their id there; rows with `messages` keep it."""
+    datasets = pytest.importorskip("nemo_rl.data.datasets", reason="NeMo-RL is not installed")
+    from nemo_rl.data.datasets.response_datasets.response_dataset import ResponseDataset
+
+    run = runs.begin(tmp_path)
+    rows = []
+    for gc_id, question in zip(*exported(run).values(), strict=True):
+        said = [{"role": "user", "content": question}, {"role": "assistant", "content": "4"}]
+        rows.append({"messages": said} if keeps_id else {"input": question, "output": "4"})
+        rows[-1]["gc_id"] = gc_id
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def processor(row: Any, spec: Any, tokenizer: Any, longest: Any, place: int) -> dict[str, Any]:
+        log = [{"role": "user", "content": row["messages"][0]["content"]}]
+        rest = {"length": 3, "extra_env_info": {}, "loss_multiplier": 1.0, "idx": place}
+        return {"message_log": log, **rest}
+
+    data = ResponseDataset(data_path=str(path))
+    assert ("gc_id" in data.dataset.column_names) is keeps_id
+    (nemo_rl,) = adapter(monkeypatch, ["nemo_rl"], {})
+    loader = Nemo("real", monkeypatch).loader(
+        datasets.AllTaskProcessedDataset(data.dataset, None, None, processor), batch_size=4
+    )
+    batches = nemo_rl.RunBatches(str(run.folder), str(tmp_path / "results"), None if keeps_id else str(path))
+    batch, _ = batches({}, {"the-task": loader})
+    asked = [log[0]["content"] for log in batch["message_log"]]
+    assert asked == [f"question {int(gc_id[2:])}" for gc_id in run.ids(0)[:4]]
