@@ -1,0 +1,75 @@
+"""What the tests of live adapters share: imports with a trainer's fake or real modules, and rows as a file."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from gaincurate.schedule.run import Run
+
+
+def module(name: str, **content: Any) -> ModuleType:
+    """A module that was never a file."""
+    made = ModuleType(name)
+    vars(made).update(content)
+    return made
+
+
+def adapter(monkeypatch: pytest.MonkeyPatch, names: list[str], fakes: Mapping[str, ModuleType]) -> list[Any]:
+    """Adapters imported anew, with fakes in the place of their trainer; all of it is undone after the test.
+
+    Args:
+        monkeypatch: pytest's.
+        names: of `gaincurate.trainers`; what the others import first.
+        fakes: modules by name, packages among them; none for a trainer that is installed.
+    """
+    for name, fake in fakes.items():
+        monkeypatch.setitem(sys.modules, name, fake)
+    found = []
+    for name in names:
+        full = f"gaincurate.trainers.{name}"
+        monkeypatch.setitem(sys.modules, full, ModuleType(full))
+        del sys.modules[full]
+        found.append(importlib.import_module(full))
+    return found
+
+
+def reward_of(gc_id: str) -> float:
+    """A trainer's reward that is the same whenever it is asked: two of three prompts succeed."""
+    return float(int(gc_id.removeprefix("id")) % 3 > 0)
+
+
+class Table:
+    """As much of `datasets.Dataset` as the adapters use."""
+
+    def __init__(self, columns: Mapping[str, list[Any]]) -> None:
+        self.columns = dict(columns)
+        self.column_names = list(columns)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, str):
+            return self.columns[key]
+        return {name: values[key] for name, values in self.columns.items()}
+
+
+def exported(run: Run, *, reverse: bool = True) -> dict[str, list[Any]]:
+    """The scored set's rows as a trainer reads them, in another order than the plan's."""
+    order = range(len(run.scored))[:: -1 if reverse else 1]
+    taken = run.scored.take(list(order))
+    return {name: taken.column(name).to_pylist() for name in ("gc_id", "question")}
+
+
+def parameters(function: Any) -> list[str]:
+    """The names of its parameters, with a star before those that take the rest."""
+    stars: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+    found = inspect.signature(function).parameters.values()
+    return [stars.get(one.kind, "") + one.name for one in found]
