@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import platform
+import textwrap
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -71,8 +72,8 @@ def doctor(
 
     Exits with 1 if scoring cannot work here. With --trainer: lists, worst first, what in the settings would
     shuffle, drop, repeat or cut the rows of a schedule, take up another round's place, or leave no checkpoint
-    or outcomes, each with the setting that mends it. Exits with 1 if rows or outcomes would be wrong or the run
-    would stop, with 0 if at most the order and costs remain.
+    or outcomes, each with the setting that mends it. Exits with 1 if rows or outcomes would be wrong or the
+    run would stop, with 0 if at most the order and costs remain.
 
     Example: gaincurate doctor
 
@@ -123,13 +124,13 @@ def _print_report(report: Report) -> None:
             severity = finding.severity
             output.text()
             output.text(f"{severity}: {SEVERITIES[severity]}")
-        output.text(f"  - {finding.title}")
-        lines = report.lines(finding)
-        if lines:
-            output.text(f"      set: {'  '.join(lines)}")
-        if finding.advice:
-            output.text(f"      {finding.advice}")
-        output.text(f"      [{finding.name}; {finding.source}]")
+        for line in textwrap.wrap(finding.title, 104, break_long_words=False, break_on_hyphens=False):
+            output.text(f"  {line}")
+        for line in report.lines(finding):
+            output.text(f"      set {line}")
+        for line in textwrap.wrap(finding.advice, 100, break_long_words=False, break_on_hyphens=False):
+            output.text(f"      {line}")
+        output.text(f"      ({finding.name}; {finding.source})")
     if not report.findings:
         output.text("  nothing found")
     output.text()

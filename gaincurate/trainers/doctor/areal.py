@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from gaincurate.trainers.doctor import common
@@ -33,32 +33,8 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def data(settings: Settings, about: About) -> Iterator[Finding]:
-    """Which rows are read, in which order, and which are left out."""
-    size, limit = "train_dataset.batch_size", "train_dataset.max_length"
-    happens = "may be dropped when the file is read (its filter counts the question alone)"
-    found = [
-        common.reads(settings, about, "train_dataset.path", source="areal/dataset"),
-        common.shuffle(settings, about, "train_dataset.shuffle", source=_LOADER),
-        common.tail(settings, about, size, settings.number(size), source=f"{_LOADER}: drop_last"),
-        common.too_long(settings, about, limit, settings.number(limit), happens, source="areal/dataset"),
-        common.epochs(settings, about, "total_train_epochs", source=_ARGS),
-    ]
-    yield from (one for one in found if one)
-
-
-def length(settings: Settings, about: About) -> Found:
-    """A bound on the steps leaves rows out."""
-    key, size = "total_train_steps", settings.number("train_dataset.batch_size")
-    most = settings.number(key)
-    if not about.segment or most is None or about.budget is None or not size or about.budget % size:
-        return None
-    wanted = int(about.budget // size)
-    if most == wanted:
-        return None
-    why = "some rows are never trained" if most < wanted else "rows are trained again"
-    title = f"{settings.told(key)}, but a round has {wanted} steps: {why}"
-    return Finding("max-steps", "wrong", title, {key: wanted}, source=_ARGS)
+def _batch(settings: Settings) -> float | None:
+    return settings.number("train_dataset.batch_size")
 
 
 def ahead(settings: Settings, about: About) -> Found:
@@ -74,12 +50,6 @@ def ahead(settings: Settings, about: About) -> Found:
         {key: 0},
         source="areal/infra/staleness_manager.py",
     )
-
-
-def sampling(settings: Settings, about: About) -> Found:
-    """Dynamic batches leave what is refused out."""
-    happens = "a batch ends with what was accepted until then, so steps and rows do not agree"
-    return common.drops(settings, about, "dynamic-batch", "dynamic_bs", False, happens, _ARGS)
 
 
 def resumes(settings: Settings, about: About) -> Found:
@@ -100,23 +70,25 @@ def resumes(settings: Settings, about: About) -> Found:
     )
 
 
-def checkpoints(settings: Settings, about: About) -> Iterator[Finding]:
-    """What a round leaves is what the next one begins with."""
-    if not about.segment:
-        return
+def weights(settings: Settings, about: About) -> Found:
+    """What a round leaves is what scoring and the next one begin with."""
     often = ("saver.freq_epochs", "saver.freq_steps")
-    if all(settings[key] is None for key in often):
-        yield Finding(
-            "weights",
-            "stops",
-            f"{settings.told(often[0])}, {settings.told(often[1])}: no weights are saved, which scoring and "
-            "the next round begin with",
-            {often[0]: 1},
-            source="areal/utils/saver.py",
-        )
-    root = "saver.fileroot" if settings.is_given("saver.fileroot") else "cluster.fileroot"
-    if found := common.output(settings, about, root, "the checkpoint", source="areal/utils/saver.py"):
-        yield found
+    if not about.segment or any(settings[key] is not None for key in often):
+        return None
+    return Finding(
+        "weights",
+        "stops",
+        f"{settings.told(often[0])}, {settings.told(often[1])}: no weights are saved, which scoring and the "
+        "next round begin with",
+        {often[0]: 1},
+        source="areal/utils/saver.py",
+    )
+
+
+def saved_there(settings: Settings, about: About) -> Found:
+    """What a round leaves must lie in the round's own folder."""
+    key = "saver.fileroot" if settings.is_given("saver.fileroot") else "cluster.fileroot"
+    return common.output(settings, about, key, "the checkpoint", source="areal/utils/saver.py")
 
 
 def reference(settings: Settings, about: About) -> Found:
@@ -127,16 +99,37 @@ def reference(settings: Settings, about: About) -> Found:
     return common.moving_reference(settings, about, "actor.kl_ctl", 0.0, 0.0, _ARGS)
 
 
-def adapters(settings: Settings, about: About) -> Found:
-    """LoRA checkpoints hold an adapter."""
-    return common.adapter_only(settings, about, "actor.use_lora", False, _ARGS)
-
-
 TRAINER = Trainer(
     name="areal",
     version="4aef98d8 (2026-05-21)",
     launches=("areal", "_rl.py", "grpo.py"),
     style="hydra",
     defaults=DEFAULTS,
-    rules=(data, length, ahead, sampling, resumes, checkpoints, reference, adapters),
+    rules=(
+        partial(common.reads, key="train_dataset.path", source="areal/dataset"),
+        resumes,
+        partial(common.tail, key="train_dataset.batch_size", source=f"{_LOADER}: drop_last"),
+        partial(
+            common.too_long,
+            key="train_dataset.max_length",
+            happens="they may be dropped when the file is read (its filter counts the question alone)",
+            source="areal/dataset",
+        ),
+        partial(common.epochs, key="total_train_epochs", source=_ARGS),
+        partial(common.steps, key="total_train_steps", per_step=_batch, source=_ARGS),
+        ahead,
+        partial(
+            common.drops,
+            name="dynamic-batch",
+            key="dynamic_bs",
+            off=False,
+            happens="a batch ends with what was accepted until then, so steps and rows do not agree",
+            source=_ARGS,
+        ),
+        weights,
+        saved_there,
+        partial(common.adapter_only, key="actor.use_lora", off=False, source=_ARGS),
+        partial(common.shuffle, key="train_dataset.shuffle", source=_LOADER),
+        reference,
+    ),
 )

@@ -5,12 +5,36 @@ Knows how a schedule uses a trainer; knows no trainer.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from gaincurate.trainers.doctor.findings import About, Finding, Found
+from gaincurate.trainers.doctor.findings import About, Finding, Found, Mode, Rule, Severity
 from gaincurate.trainers.doctor.settings import Settings, shown
 
 _NAMED = 3
+Number = Callable[[Settings], float | None]
+
+
+def when(
+    name: str,
+    severity: Severity,
+    key: str,
+    wrong: Callable[[Any], bool],
+    title: str,
+    mend: dict[str, Any] | None = None,
+    *,
+    advice: str = "",
+    source: str = "",
+    modes: tuple[Mode, ...] = ("segment", "live", "export"),
+) -> Rule:
+    """A rule about one setting alone: `wrong` says so of its value, and `title` what follows."""
+
+    def rule(settings: Settings, about: About) -> Found:
+        if about.mode not in modes or not wrong(settings[key]):
+            return None
+        return Finding(name, severity, f"{settings.told(key)}: {title}", mend or {}, advice, source)
+
+    return rule
 
 
 def reads(settings: Settings, about: About, key: str, *, also: str = "", source: str = "") -> Found:
@@ -48,7 +72,8 @@ def shuffle(settings: Settings, about: About, key: str, *, source: str = "", off
     """The order of a round is part of the plan; which prompts it has survives a shuffle."""
     if settings[key] in (off, None):
         return None
-    kept = "which prompts a round has survives" if about.mode != "export" else "the order of the set is lost"
+    kept = "which prompts a round has survives that, their order does not"
+    kept = "the set's order is lost" if about.mode == "export" else kept
     return Finding(
         "shuffle", "order", f"{settings.told(key)}: rows are shuffled; {kept}", {key: off}, "", source
     )
@@ -73,9 +98,9 @@ def tail(
     settings: Settings,
     about: About,
     key: str,
-    per_step: float | None,
     *,
-    factor: int = 1,
+    per_step: Number | None = None,
+    factor: Number | None = None,
     source: str = "",
 ) -> Found:
     """A round that is no multiple of the trainer's prompts a step loses its last prompts.
@@ -84,13 +109,14 @@ def tail(
         settings: of the trainer.
         about: the run's numbers.
         key: the setting that the prompts a step follow from.
-        per_step: prompts a step.
-        factor: the key's value for one prompt a step.
+        per_step: prompts a step, where they are not the key's value.
+        factor: the key's value for one prompt a step, where it is not 1.
         source: where the trainer does it.
     """
-    if about.mode == "export" or about.budget is None or not per_step:
+    each = per_step(settings) if per_step else settings.number(key)
+    if about.mode == "export" or about.budget is None or not each:
         return None
-    step = int(per_step)
+    step, one = int(each), int((factor(settings) if factor else None) or 1)
     left = about.budget % step
     if not left:
         return None
@@ -100,7 +126,7 @@ def tail(
         "wrong",
         f"{settings.told(key)}: {step} prompts a step, but a round has {about.budget}: the last {left} of "
         "each round are never trained, and report nothing",
-        {key: fits * factor},
+        {key: fits * one},
         f"or a run whose budget is a multiple: `gaincurate schedule start --align-to {step}`",
         source,
     )
@@ -128,27 +154,59 @@ def epochs(settings: Settings, about: About, key: str, *, source: str = "") -> F
     return None
 
 
+def steps(
+    settings: Settings,
+    about: About,
+    key: str,
+    *,
+    per_step: Number,
+    more_is_fine: bool = False,
+    source: str = "",
+) -> Found:
+    """A bound on the steps must be what the rows need, once the prompts a step divide a round."""
+    most, each = settings.number(key), per_step(settings)
+    if about.mode == "export" or most is None or most <= 0 or about.budget is None or not each:
+        return None
+    if about.budget % each:
+        return None  # the rule on the tail speaks of it
+    wanted = int(about.budget // each) * ((about.rounds or 1) if about.live else 1)
+    if most == wanted or (more_is_fine and most > wanted):
+        return None
+    why = "some rows are never trained" if most < wanted else "rows are trained again"
+    title = f"{settings.told(key)}, but {'the run' if about.live else 'a round'} has {wanted} steps: {why}"
+    return Finding("max-steps", "wrong", title, {key: wanted}, source=source)
+
+
 def too_long(
     settings: Settings,
     about: About,
     key: str,
-    limit: float | None,
     happens: str,
     *,
-    spare: int = 0,
-    more: dict[str, Any] | None = None,
+    below: Number | None = None,
     source: str = "",
 ) -> Found:
-    """Prompts over the trainer's limit are dropped or cut: rows are missing, or are not what was scored."""
-    if about.longer_than is None or about.longest is None or not limit or about.longest <= limit:
+    """Prompts over the trainer's limit are dropped or cut: rows are missing, or are not what was scored.
+
+    Args:
+        settings: of the trainer.
+        about: the run's lengths.
+        key: the setting with the limit.
+        happens: what becomes of longer ones.
+        below: tokens of the limit that are not the prompt's.
+        source: where the trainer does it.
+    """
+    value, less = settings.number(key), int((below(settings) if below else None) or 0)
+    if about.longer_than is None or about.longest is None or not value or about.longest <= value - less:
         return None
+    limit = value - less
     ids = about.longer_than(limit)
     named = ", ".join(ids[:_NAMED]) + (" and so on" if len(ids) > _NAMED else "")
     return Finding(
         "too-long",
         "wrong",
         f"{settings.told(key)}: {len(ids):,} prompts of the set are longer ({named}), and {happens}",
-        {key: about.longest + spare, **(more or {})},
+        {key: about.longest + less},
         f"the longest has {about.longest:,} tokens; or leave them out: `gaincurate score --max-length`",
         source,
     )

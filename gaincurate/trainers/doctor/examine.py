@@ -17,6 +17,7 @@ from gaincurate.trainers.doctor.settings import NotKnown, Settings, shown
 _MODULES = (trl, verl, openrlhf, nemo_rl, skyrl, slime, prime_rl, trinity, areal)
 DOCTORED: dict[str, Trainer] = {module.TRAINER.name: module.TRAINER for module in _MODULES}
 """The trainers whose settings are known."""
+_FILLED_IN = "{data}, {round}, {checkpoint} and {output} are what `gaincurate schedule run` fills in"
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,8 @@ def judge(trainer: Trainer, read: Read, about: About) -> Report:
                 notes.append(str(unknown))
     if not any(key in settings.defaults for key in settings.given):
         notes.insert(0, "none of the settings that the rules read is set: all of this is about the defaults")
+    if any(Settings.follows(value) for finding in findings for value in finding.mend.values()):
+        notes.append(_FILLED_IN)
     return Report(trainer.name, trainer.version, about.mode, worst_first(findings), notes, read.launched)
 
 

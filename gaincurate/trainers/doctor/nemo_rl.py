@@ -5,10 +5,11 @@ Defaults are those of `examples/configs/grpo_math_1B.yaml`, which it begins with
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from gaincurate.trainers.doctor import common
+from gaincurate.trainers.doctor.common import when
 from gaincurate.trainers.doctor.findings import About, Finding, Found, Trainer
 from gaincurate.trainers.doctor.live import LIVE
 from gaincurate.trainers.doctor.settings import Settings
@@ -44,63 +45,30 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def data(settings: Settings, about: About) -> Iterator[Finding]:
-    """Which rows are read, in which order."""
-    if about.segment and not Settings.follows(settings["data.train.data_path"], ("data", "output", "round")):
-        yield Finding(
-            "data",
-            "wrong",
-            f"{settings.told('data.train.dataset_name')}, {settings.told('data.train.data_path')}: every "
-            "round would train on the same rows, whatever was planned",
-            {"data.train.dataset_name": "ResponseDataset", "data.train.data_path": "{output}/data.jsonl"},
-            "written by `gaincurate export --trainer nemo-rl` at the head of the round's command",
-            _RESPONSES,
-        )
-    if found := common.shuffle(settings, about, "data.shuffle", source=f"{_GRPO}, setup"):
-        yield found
-    if found := common.workers(settings, about, "data.num_workers", source=f"{_GRPO}, setup"):
-        yield found
-    each = settings.number("grpo.num_prompts_per_step")
-    source = f"{_GRPO}, setup: drop_last=True"
-    if found := common.tail(settings, about, "grpo.num_prompts_per_step", each, source=source):
-        yield found
-    part = settings.number("data.train.split_validation_size")
-    if part:
-        yield Finding(
-            "split",
-            "wrong",
-            f"{settings.told('data.train.split_validation_size')}: {part:.0%} of a round's rows are taken "
-            "away for validation, and never report",
-            {"data.train.split_validation_size": 0},
-            source=_RESPONSES,
-        )
+def _batch(settings: Settings) -> float | None:
+    return settings.number("grpo.num_prompts_per_step")
 
 
-def prompts(settings: Settings, about: About) -> Iterator[Finding]:
-    """What the model reads."""
-    if settings["data.default.prompt_file"]:
-        yield Finding(
-            "prompt-file",
-            "wrong",
-            f"{settings.told('data.default.prompt_file')}: the question is put into another text, which is "
-            "not what was scored",
-            {"data.default.prompt_file": None},
-            source=f"{_PROCESSORS}, math_hf_data_processor",
-        )
-    key = "data.max_input_seq_length"
-    limit = settings.number(key)
-    happens = "are cut to a few tokens and left out of the loss"
-    below = None if limit is None else limit - 1
-    if found := common.too_long(settings, about, key, below, happens, spare=1, source=_PROCESSORS):
-        yield found
+def data(settings: Settings, about: About) -> Found:
+    """In segment mode the training set is the round's own file."""
+    path = settings["data.train.data_path"]
+    if not about.segment or Settings.follows(path, ("data", "output", "round")):
+        return None
+    return Finding(
+        "data",
+        "wrong",
+        f"{settings.told('data.train.dataset_name')}, {settings.told('data.train.data_path')}: every round "
+        "would train on the same rows, whatever was planned",
+        {"data.train.dataset_name": "ResponseDataset", "data.train.data_path": "{output}/data.jsonl"},
+        "written by `gaincurate export --trainer nemo-rl` at the head of the round's command",
+        _RESPONSES,
+    )
 
 
 def resumes(settings: Settings, about: About) -> Found:
     """The loader's offset comes back wherever the data set's name is the same."""
     key = "checkpointing.checkpoint_dir"
-    if not about.segment or not settings["checkpointing.enabled"]:
-        return None
-    if Settings.follows(settings[key], ("output", "round")):
+    if not about.segment or Settings.follows(settings[key], ("output", "round")):
         return None
     return Finding(
         "resume",
@@ -113,99 +81,20 @@ def resumes(settings: Settings, about: About) -> Found:
     )
 
 
-def length(settings: Settings, about: About) -> Iterator[Finding]:
-    """How many passes and steps one process trains."""
-    if found := common.epochs(settings, about, "grpo.max_num_epochs", source=_GRPO):
-        yield found
-    most, each = settings.number("grpo.max_num_steps"), settings.number("grpo.num_prompts_per_step")
-    if about.mode == "export" or about.budget is None or not most or not each or about.budget % each:
-        return
-    wanted = int(about.budget // each) * ((about.rounds or 1) if about.live else 1)
-    if most < wanted:
-        yield Finding(
-            "max-steps",
-            "wrong",
-            f"{settings.told('grpo.max_num_steps')}, but {'the run' if about.live else 'a round'} has "
-            f"{wanted} steps: some rows are never trained",
-            {"grpo.max_num_steps": wanted},
-            source=_GRPO,
-        )
-
-
-def sampling(settings: Settings, about: About) -> Found:
-    """Dynamic sampling draws prompts until enough groups have variance."""
-    happens = "groups without variance are replaced by further prompts, so steps and rows do not agree"
-    return common.drops(
-        settings, about, "dynamic-sampling", "grpo.use_dynamic_sampling", False, happens, _GRPO
-    )
-
-
-def checkpoints(settings: Settings, about: About) -> Iterator[Finding]:
-    """What a round leaves is what the next one begins with."""
-    if not about.segment:
-        return
-    if not settings["checkpointing.enabled"]:
-        yield Finding(
-            "no-checkpoint",
-            "stops",
-            f"{settings.told('checkpointing.enabled')}: a round leaves nothing that the next one could begin "
-            "with",
-            {"checkpointing.enabled": True},
-            source=_GRPO,
-        )
+def weights(settings: Settings, about: About) -> Found:
+    """What a round leaves is what scoring and the next one begin with."""
     form, whole = "checkpointing.model_save_format", "checkpointing.save_consolidated"
-    if settings[form] != "safetensors" or not settings[whole]:
-        yield Finding(
-            "weights",
-            "stops",
-            f"{settings.told(form)}, {settings.told(whole)}: no whole Hugging Face checkpoint, which scoring "
-            "and the next round begin with",
-            {form: "safetensors", whole: True},
-            "or a converter of examples/converters as the last step of the round's command",
-            "nemo_rl/utils/checkpoint.py",
-        )
-
-
-def outcomes(settings: Settings, about: About) -> Found:
-    """The trainer's own log has no id."""
-    if about.mode == "export" or settings["data.default.env_name"] != "math":
+    if not about.segment or (settings[form] == "safetensors" and settings[whole]):
         return None
     return Finding(
-        "log-without-id",
-        "cost",
-        f"{settings.told('data.default.env_name')}: nothing of yours sees the rewards; "
-        "train_data_step*.jsonl has no id, so outcomes are joined by the text of the prompt",
-        {},
-        "an environment of your own whose step() appends a line to {outcomes} knows the row",
-        f"{_GRPO}, train_data_step",
+        "weights",
+        "stops",
+        f"{settings.told(form)}, {settings.told(whole)}: no whole Hugging Face checkpoint, which scoring and "
+        "the next round begin with",
+        {form: "safetensors", whole: True},
+        "or a converter of examples/converters as the last step of the round's command",
+        "nemo_rl/utils/checkpoint.py",
     )
-
-
-def live(settings: Settings, about: About) -> Iterator[Finding]:
-    """What the adapter needs of a long run."""
-    if not about.live:
-        return
-    what = "the loader reads the file in its own order, whatever the schedule plans"
-    if found := common.unplugged(settings, about, "data.custom_dataloader", LIVE["nemo-rl"], what, _GRPO):
-        yield found
-    if settings["grpo.async_grpo.enabled"]:
-        yield Finding(
-            "async",
-            "stops",
-            f"{settings.told('grpo.async_grpo.enabled')}: asynchronous GRPO takes no custom dataloader",
-            {"grpo.async_grpo.enabled": False},
-            source="examples/run_grpo.py",
-        )
-
-
-def reference(settings: Settings, about: About) -> Found:
-    """With a KL term, the reference is the model that a process begins with."""
-    return common.moving_reference(settings, about, "loss_fn.reference_policy_kl_penalty", 0, 0, _GRPO)
-
-
-def adapters(settings: Settings, about: About) -> Found:
-    """LoRA checkpoints hold an adapter."""
-    return common.adapter_only(settings, about, "policy.dtensor_cfg.lora_cfg.enabled", False, _GRPO)
 
 
 TRAINER = Trainer(
@@ -214,6 +103,96 @@ TRAINER = Trainer(
     launches=("run_grpo",),
     style="hydra",
     defaults=DEFAULTS,
-    rules=(data, prompts, resumes, length, sampling, checkpoints, outcomes, live, reference, adapters),
+    rules=(
+        data,
+        partial(
+            common.unplugged,
+            key="data.custom_dataloader",
+            mend=LIVE["nemo-rl"],
+            what="the loader reads the file in its own order, whatever the schedule plans",
+            source="nemo_rl/data/dataloader.py",
+        ),
+        resumes,
+        when(
+            "split",
+            "wrong",
+            "data.train.split_validation_size",
+            bool,
+            "this share of a round's rows is taken away for validation, and never reports",
+            {"data.train.split_validation_size": 0},
+            source=_RESPONSES,
+        ),
+        when(
+            "prompt-file",
+            "wrong",
+            "data.default.prompt_file",
+            bool,
+            "the question is put into another text, which is not what was scored",
+            {"data.default.prompt_file": None},
+            source=f"{_PROCESSORS}, math_hf_data_processor",
+        ),
+        partial(common.tail, key="grpo.num_prompts_per_step", source=f"{_GRPO}, setup: drop_last=True"),
+        partial(
+            common.too_long,
+            key="data.max_input_seq_length",
+            happens="they are cut to a few tokens and left out of the loss",
+            below=lambda _: 1,
+            source=_PROCESSORS,
+        ),
+        partial(common.epochs, key="grpo.max_num_epochs", source=_GRPO),
+        partial(common.steps, key="grpo.max_num_steps", per_step=_batch, more_is_fine=True, source=_GRPO),
+        partial(
+            common.drops,
+            name="dynamic-sampling",
+            key="grpo.use_dynamic_sampling",
+            off=False,
+            happens="groups without variance are replaced by further prompts, so steps and rows do not agree",
+            source=_GRPO,
+        ),
+        partial(common.workers, key="data.num_workers", source=f"{_GRPO}, setup"),
+        when(
+            "no-checkpoint",
+            "stops",
+            "checkpointing.enabled",
+            lambda value: not value,
+            "a round leaves nothing that the next one could begin with",
+            {"checkpointing.enabled": True},
+            source=_GRPO,
+            modes=("segment",),
+        ),
+        weights,
+        when(
+            "async",
+            "stops",
+            "grpo.async_grpo.enabled",
+            bool,
+            "asynchronous GRPO takes no custom dataloader",
+            {"grpo.async_grpo.enabled": False},
+            source="examples/run_grpo.py",
+            modes=("live",),
+        ),
+        partial(
+            common.adapter_only, key="policy.dtensor_cfg.lora_cfg.enabled", off=False, source="nemo_rl/models"
+        ),
+        partial(common.shuffle, key="data.shuffle", source=f"{_GRPO}, setup"),
+        when(
+            "log-without-id",
+            "cost",
+            "data.default.env_name",
+            lambda value: value == "math",
+            "nothing of yours sees the rewards; train_data_step*.jsonl has no id, so outcomes are joined by "
+            "the text of the prompt",
+            advice="an environment of your own whose step() appends a line to {outcomes} knows the row",
+            source=f"{_GRPO}, train_data_step",
+            modes=("segment", "live"),
+        ),
+        partial(
+            common.moving_reference,
+            key="loss_fn.reference_policy_kl_penalty",
+            off=0,
+            mend=0,
+            source=_GRPO,
+        ),
+    ),
     live=True,
 )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from gaincurate.trainers.doctor import common
-from gaincurate.trainers.doctor.findings import About, Finding, Found, Trainer
+from gaincurate.trainers.doctor.common import when
+from gaincurate.trainers.doctor.findings import About, Finding, Found, Rule, Trainer
 from gaincurate.trainers.doctor.live import LIVE
 from gaincurate.trainers.doctor.settings import Settings
 
@@ -37,12 +39,14 @@ def _prompts(settings: Settings) -> float | None:
     return size // group if size and group and settings["orchestrator.token_batch_size"] is None else None
 
 
-def sampler(settings: Settings, about: About) -> Iterator[Finding]:
+def _group(settings: Settings) -> float | None:
+    return settings.number("orchestrator.group_size")
+
+
+def samplers(settings: Settings, about: About) -> Iterator[Finding]:
     """Who chooses the tasks."""
-    if about.mode == "export":
-        return
-    for key in {f"{_SOURCE}.curriculum.sampler.type", *settings.below("orchestrator.train.source")}:
-        if key.endswith("curriculum.sampler.type") and settings[key] != "standard":
+    for key in sorted({f"{_SOURCE}.curriculum.sampler.type", *settings.below("orchestrator.train.source")}):
+        if key.endswith("curriculum.sampler.type") and settings[key] != "standard" and about.mode != "export":
             yield Finding(
                 "sampler",
                 "wrong",
@@ -50,7 +54,12 @@ def sampler(settings: Settings, about: About) -> Iterator[Finding]:
                 {key: "standard"},
                 source=_CONFIG,
             )
-        if ".curriculum.gates." in key and settings[key] is not None:
+
+
+def gates(settings: Settings, about: About) -> Iterator[Finding]:
+    """Who refuses what was chosen."""
+    for key in sorted(settings.below("orchestrator.train.source")):
+        if ".curriculum.gates." in key and settings[key] is not None and about.mode != "export":
             yield Finding(
                 "gate",
                 "wrong",
@@ -59,64 +68,44 @@ def sampler(settings: Settings, about: About) -> Iterator[Finding]:
                 {key: None},
                 source=_CONFIG,
             )
-    if about.live:
-        key = f"{_SOURCE}.env.taskset.id"
-        what = "tasks come in their own order, whatever the schedule plans"
-        if found := common.unplugged(settings, about, key, LIVE["prime-rl"], what, _SAMPLER):
-            yield found
 
 
-def sizes(settings: Settings, about: About) -> Iterator[Finding]:
-    """Steps, prompts and tokens."""
-    tokens, size = "orchestrator.token_batch_size", "orchestrator.batch_size"
-    if about.mode == "export":
-        return
-    if settings[tokens] is not None:
-        yield Finding(
-            "token-batch",
-            "wrong",
-            f"{settings.told(tokens)}: a step takes as many prompts as fill it, so a round does not end with "
-            "a step",
-            {tokens: None, size: 128},
-            source=_CONFIG,
-        )
-        return
-    group = int(settings.number("orchestrator.group_size") or 1)
-    if found := common.tail(settings, about, size, _prompts(settings), factor=group, source=_CONFIG):
-        yield found
+def tokens(settings: Settings, about: About) -> Found:
+    """Batches by tokens have no fixed number of prompts."""
+    key = "orchestrator.token_batch_size"
+    if about.mode == "export" or settings[key] is None:
+        return None
+    return Finding(
+        "token-batch",
+        "wrong",
+        f"{settings.told(key)}: a step takes as many prompts as fill it, so a round does not end with a step",
+        {key: None, "orchestrator.batch_size": 128},
+        source=_CONFIG,
+    )
+
+
+def lengths(settings: Settings, about: About) -> Found:
+    """Samples over the training length are cut."""
     key = "seq_len" if settings.is_given("seq_len") else "orchestrator.seq_len"
-    happens = "are cut, so they are not what was scored"
-    if found := common.too_long(settings, about, key, settings.number(key), happens, source=_CONFIG):
-        yield found
+    return common.too_long(
+        settings, about, key, "they are cut, so they are not what was scored", source=_CONFIG
+    )
 
 
-def length(settings: Settings, about: About) -> Iterator[Finding]:
+def endless(settings: Settings, about: About) -> Found:
     """The tasks are gone through again and again; only max_steps ends it."""
-    most, each = settings.number("max_steps"), _prompts(settings)
-    if about.mode == "export":
-        return
-    wanted = None
-    if about.budget is not None and each and about.budget % each == 0:
-        wanted = int(about.budget // each) * ((about.rounds or 1) if about.live else 1)
-    if most is None and about.segment:
-        yield Finding(
-            "length",
-            "stops",
-            f"{settings.told('max_steps')}: the tasks are gone through again and again, and a round never "
-            "ends",
-            {"max_steps": wanted or 1},
-            "" if wanted else "budget * group_size / batch_size steps, here for a budget of one step",
-            _SAMPLER,
-        )
-    elif most is not None and wanted is not None and most != wanted:
-        yield Finding(
-            "max-steps",
-            "wrong",
-            f"{settings.told('max_steps')}, but {'the run' if about.live else 'a round'} has {wanted} steps: "
-            f"{'some rows are never trained' if most < wanted else 'rows are trained again'}",
-            {"max_steps": wanted},
-            source=_SAMPLER,
-        )
+    if not about.segment or settings["max_steps"] is not None:
+        return None
+    each = _prompts(settings)
+    wanted = int(about.budget // each) if about.budget and each and about.budget % each == 0 else None
+    return Finding(
+        "length",
+        "stops",
+        f"{settings.told('max_steps')}: the tasks are gone through again and again, and a round never ends",
+        {"max_steps": wanted or 1},
+        "" if wanted else "budget * group_size / batch_size steps; 1 is for a budget of one step",
+        _SAMPLER,
+    )
 
 
 def ahead(settings: Settings, about: About) -> Found:
@@ -156,28 +145,18 @@ def resumes(settings: Settings, about: About) -> Iterator[Finding]:
             )
 
 
-def checkpoints(settings: Settings, about: About) -> Iterator[Finding]:
-    """What a round leaves is what the next one begins with."""
-    if not about.segment:
-        return
-    for key in (
-        "weight_broadcast.type",
-        "trainer.weight_broadcast.type",
-        "orchestrator.weight_broadcast.type",
-    ):
-        if settings[key] not in (None, "filesystem"):
-            yield Finding(
-                "weights",
-                "stops",
-                f"{settings.told(key)}: weights go from memory to memory, and no Hugging Face weights are "
-                "left for scoring and the next round",
-                {key: "filesystem"},
-                source="prime_rl/transports/weights/filesystem.py",
-            )
-    if found := common.output(
-        settings, about, "output_dir", "the checkpoint", source="prime_rl/configs/rl.py"
-    ):
-        yield found
+def _broadcast(key: str) -> Rule:
+    return when(
+        "weights",
+        "stops",
+        key,
+        lambda value: value not in (None, "filesystem"),
+        "weights go from memory to memory, and no Hugging Face weights are left for scoring and the next "
+        "round",
+        {key: "filesystem"},
+        source="prime_rl/transports/weights/filesystem.py",
+        modes=("segment",),
+    )
 
 
 def outcomes(settings: Settings, about: About) -> Found:
@@ -205,6 +184,26 @@ TRAINER = Trainer(
     launches=("rl",),
     style="dashes",
     defaults=DEFAULTS,
-    rules=(sampler, sizes, length, ahead, resumes, checkpoints, outcomes),
+    rules=(
+        samplers,
+        gates,
+        partial(
+            common.unplugged,
+            key=f"{_SOURCE}.env.taskset.id",
+            mend=LIVE["prime-rl"],
+            what="tasks come in their own order, whatever the schedule plans",
+            source=_SAMPLER,
+        ),
+        resumes,
+        tokens,
+        partial(common.tail, key="orchestrator.batch_size", per_step=_prompts, factor=_group, source=_CONFIG),
+        lengths,
+        partial(common.steps, key="max_steps", per_step=_prompts, source=_SAMPLER),
+        ahead,
+        endless,
+        *map(_broadcast, ("weight_broadcast.type", "trainer.weight_broadcast.type")),
+        partial(common.output, key="output_dir", what="the checkpoint", source="prime_rl/configs/rl.py"),
+        outcomes,
+    ),
     live=True,
 )

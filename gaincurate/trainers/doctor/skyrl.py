@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from gaincurate.trainers.doctor import common
+from gaincurate.trainers.doctor.common import when
 from gaincurate.trainers.doctor.findings import About, Finding, Found, Trainer
 from gaincurate.trainers.doctor.settings import Settings
 
@@ -46,30 +47,8 @@ def shuffled(settings: Settings, about: About) -> Found:
     )
 
 
-def data(settings: Settings, about: About) -> Iterator[Finding]:
-    """Which rows are read, and which of them are left out."""
-    size, limit = "trainer.train_batch_size", "trainer.max_prompt_length"
-    happens = "are dropped when the file is read, so they never report"
-    found = [
-        common.reads(settings, about, "data.train_data", source=_DATASET),
-        common.tail(settings, about, size, settings.number(size), source=f"{_LOADER}: drop_last=True"),
-        common.too_long(settings, about, limit, settings.number(limit), happens, source=_DATASET),
-        common.epochs(settings, about, "trainer.epochs", source=_TRAINER),
-    ]
-    yield from (one for one in found if one)
-
-
-def length(settings: Settings, about: About) -> Found:
-    """A bound on the steps leaves rows out."""
-    key = "trainer.max_training_steps"
-    most, size = settings.number(key), settings.number("trainer.train_batch_size")
-    if not about.segment or most is None or about.budget is None or not size or about.budget % size:
-        return None
-    wanted = int(about.budget // size)
-    if most >= wanted:
-        return None
-    title = f"{settings.told(key)}, but a round has {wanted} steps: some rows are never trained"
-    return Finding("max-steps", "wrong", title, {key: wanted}, source=_TRAINER)
+def _batch(settings: Settings) -> float | None:
+    return settings.number("trainer.train_batch_size")
 
 
 def resumes(settings: Settings, about: About) -> Found:
@@ -91,71 +70,82 @@ def resumes(settings: Settings, about: About) -> Found:
     )
 
 
-def checkpoints(settings: Settings, about: About) -> Iterator[Finding]:
-    """What a round leaves is what the next one begins with."""
-    if not about.segment:
-        return
-    every = settings.number("trainer.hf_save_interval")
-    if every is None or every <= 0:
-        yield Finding(
-            "weights",
-            "stops",
-            f"{settings.told('trainer.hf_save_interval')}: no Hugging Face weights, which scoring and the "
-            "next round begin with",
-            {"trainer.hf_save_interval": _ALWAYS},
-            "with any period above 0 the end of the file is saved too",
-            f"{_TRAINER}, save_models",
-        )
-    if found := common.output(settings, about, "trainer.export_path", "the checkpoint", source=_TRAINER):
-        yield found
-
-
-def sampling(settings: Settings, about: About) -> Found:
-    """Dynamic sampling replaces or filters prompts."""
-    key = "trainer.algorithm.dynamic_sampling.type"
-    happens = "groups without variance are replaced or left out, so steps and rows do not agree"
-    return common.drops(settings, about, "dynamic-sampling", key, None, happens, _TRAINER)
-
-
-def outcomes(settings: Settings, about: About) -> Found:
-    """Rows are told apart by their number after filtering; the environment sees their columns."""
-    if about.mode == "export" or settings["environment.env_class"] != "gsm8k":
-        return None
-    return Finding(
-        "log-without-id",
-        "cost",
-        f"{settings.told('environment.env_class')}: nothing of yours sees the rewards, and SkyRL's own uid "
-        "is the number of a row after the long ones were dropped",
-        {},
-        "an environment of your own is given the row's other columns, gc_id among them, and can append a "
-        "line to {outcomes}; a row's env_class column chooses it",
-        _DATASET,
-    )
-
-
-def costs(settings: Settings, about: About) -> Iterator[Finding]:
-    """What is paid or changes its meaning when the trainer is started for each round."""
-    if not about.segment:
-        return
-    key = "trainer.eval_before_train"
-    if settings[key]:
-        title = f"{settings.told(key)}: a whole evaluation before every round"
-        yield Finding("validation", "cost", title, {key: False}, source=_TRAINER)
-    for key in ("trainer.algorithm.use_kl_loss", "trainer.algorithm.use_kl_in_reward"):
-        if found := common.moving_reference(settings, about, key, False, False, _TRAINER):
-            yield found
-
-
-def adapters(settings: Settings, about: About) -> Found:
-    """LoRA checkpoints hold an adapter."""
-    return common.adapter_only(settings, about, "trainer.policy.model.lora.rank", 0, _TRAINER)
-
-
 TRAINER = Trainer(
     name="skyrl",
     version="a9564572 (2026-08-21)",
     launches=("skyrl.train.entrypoints", "main_base"),
     style="hydra",
     defaults=DEFAULTS,
-    rules=(shuffled, data, length, resumes, checkpoints, sampling, outcomes, costs, adapters),
+    rules=(
+        partial(common.reads, key="data.train_data", source=_DATASET),
+        resumes,
+        partial(common.tail, key="trainer.train_batch_size", source=f"{_LOADER}: drop_last=True"),
+        partial(
+            common.too_long,
+            key="trainer.max_prompt_length",
+            happens="they are dropped when the file is read, so they never report",
+            source=_DATASET,
+        ),
+        partial(common.epochs, key="trainer.epochs", source=_TRAINER),
+        partial(
+            common.steps,
+            key="trainer.max_training_steps",
+            per_step=_batch,
+            more_is_fine=True,
+            source=_TRAINER,
+        ),
+        partial(
+            common.drops,
+            name="dynamic-sampling",
+            key="trainer.algorithm.dynamic_sampling.type",
+            off=None,
+            happens="groups without variance are replaced or left out, so steps and rows do not agree",
+            source=_TRAINER,
+        ),
+        when(
+            "weights",
+            "stops",
+            "trainer.hf_save_interval",
+            lambda value: not isinstance(value, int) or value <= 0,
+            "no Hugging Face weights, which scoring and the next round begin with",
+            {"trainer.hf_save_interval": _ALWAYS},
+            advice="with any period above 0 the end of the file is saved too",
+            source=f"{_TRAINER}, save_models",
+            modes=("segment",),
+        ),
+        partial(common.output, key="trainer.export_path", what="the checkpoint", source=_TRAINER),
+        partial(
+            common.adapter_only,
+            key="trainer.policy.model.lora.rank",
+            off=0,
+            source="skyrl/train/config/config.py",
+        ),
+        shuffled,
+        when(
+            "log-without-id",
+            "cost",
+            "environment.env_class",
+            lambda value: value == "gsm8k",
+            "nothing of yours sees the rewards, and SkyRL's own uid is the number of a row after the long "
+            "ones were dropped",
+            advice="an environment of your own is given the row's other columns, gc_id among them, and can "
+            "append a line to {outcomes}; a row's env_class column chooses it",
+            source=_DATASET,
+            modes=("segment",),
+        ),
+        when(
+            "validation",
+            "cost",
+            "trainer.eval_before_train",
+            bool,
+            "a whole evaluation before every round",
+            {"trainer.eval_before_train": False},
+            source=_TRAINER,
+            modes=("segment",),
+        ),
+        *(
+            partial(common.moving_reference, key=key, off=False, mend=False, source=_TRAINER)
+            for key in ("trainer.algorithm.use_kl_loss", "trainer.algorithm.use_kl_in_reward")
+        ),
+    ),
 )

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from gaincurate.trainers.doctor import common
+from gaincurate.trainers.doctor.common import when
 from gaincurate.trainers.doctor.findings import About, Finding, Found, Trainer
 from gaincurate.trainers.doctor.live import LIVE
 from gaincurate.trainers.doctor.settings import Settings
 
 _SOURCE = "slime/rollout/data_source.py"
 _ARGUMENTS = "slime/utils/arguments.py"
+_DATA = "slime/utils/data.py"
 _ROLLOUT = "slime/rollout/sglang_rollout.py"
 _ALWAYS = 1_000_000  # rollouts: the last one is saved whatever the period
 
@@ -43,85 +45,35 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def data(settings: Settings, about: About) -> Iterator[Finding]:
-    """Which rows are read, in which order, and which are left out."""
-    limit, size = "rollout_max_prompt_len", "rollout_batch_size"
-    happens = "are dropped when the file is read, so they never report"
-    source = "slime/ray/rollout.py, get_num_rollout_per_epoch"
-    found = [
-        common.reads(settings, about, "prompt_data", source=_SOURCE),
-        common.shuffle(settings, about, "rollout_shuffle", source=_SOURCE),
-        common.too_long(
-            settings, about, limit, settings.number(limit), happens, source="slime/utils/data.py"
-        ),
-    ]
-    if not about.live:
-        found.append(common.tail(settings, about, size, settings.number(size), source=source))
-    yield from (one for one in found if one)
+def _batch(settings: Settings) -> float | None:
+    return settings.number("rollout_batch_size")
 
 
-def keys(settings: Settings, about: About) -> Iterator[Finding]:
-    """What is taken from a row."""
-    if settings["input_key"] != "prompt":
-        title = f"{settings.told('input_key')}: the chat messages are in `prompt`"
-        yield Finding("prompt-key", "stops", title, {"input_key": "prompt"}, source="slime/utils/data.py")
-    if not settings["apply_chat_template"]:
-        yield Finding(
-            "template",
-            "wrong",
-            f"{settings.told('apply_chat_template')}: the model would read the messages without its chat "
-            "template, which is not what was scored",
-            {"apply_chat_template": True},
-            source="slime/utils/data.py",
-        )
-    if settings["metadata_key"] != "metadata":
-        yield Finding(
-            "metadata",
-            "wrong",
-            f"{settings.told('metadata_key')}: gc_id is carried in `metadata`, the one column that stays "
-            "with a sample",
-            {"metadata_key": "metadata"},
-            source="slime/utils/data.py",
-        )
+def passes(settings: Settings, about: About) -> Found:
+    """Without a number of rollouts, how often the file is gone through."""
+    if settings["num_rollout"] is not None:
+        return None
+    if about.segment and settings["num_epoch"] is None:
+        title = "neither num_rollout nor num_epoch is set: slime does not begin"
+        return Finding("length", "stops", title, {"num_epoch": 1}, source=_ARGUMENTS)
+    return common.epochs(settings, about, "num_epoch", source=_ARGUMENTS)
 
 
-def length(settings: Settings, about: About) -> Iterator[Finding]:
-    """How many rollouts one process makes; behind the end of the file it begins again."""
-    many, passes, size = (
-        settings.number("num_rollout"),
-        settings["num_epoch"],
-        settings.number("rollout_batch_size"),
+def hides(settings: Settings, about: About) -> Found:
+    """A number of rollouts says nothing of the file: behind its end it begins again."""
+    many, size = settings["num_rollout"], settings.number("rollout_batch_size")
+    if not about.segment or many is None or Settings.follows(many, ("round",)):
+        return None
+    if about.budget is not None and size and about.budget % size == 0:
+        return None  # it can be compared
+    return Finding(
+        "rollouts",
+        "wrong",
+        f"{settings.told('num_rollout')}: it hides the size of the file, and behind its end a round begins "
+        "again with its first rows",
+        {"num_rollout": None, "num_epoch": 1},
+        source=_SOURCE,
     )
-    if about.mode == "export" or Settings.follows(settings["num_rollout"], ("round",)):
-        return
-    if many is None:
-        if found := common.epochs(settings, about, "num_epoch", source=_ARGUMENTS):
-            yield found
-        if about.segment and passes is None:
-            title = "neither num_rollout nor num_epoch is set: slime does not begin"
-            yield Finding("length", "stops", title, {"num_epoch": 1}, source=_ARGUMENTS)
-        return
-    if about.budget is None or not size or about.budget % size:
-        if about.segment:
-            yield Finding(
-                "rollouts",
-                "wrong",
-                f"{settings.told('num_rollout')}: it hides the size of the file: behind its end a round "
-                "begins again with its first rows",
-                {"num_rollout": None, "num_epoch": 1},
-                source=_SOURCE,
-            )
-        return
-    wanted = int(about.budget // size) * ((about.rounds or 1) if about.live else 1)
-    if many != wanted:
-        yield Finding(
-            "rollouts",
-            "wrong",
-            f"{settings.told('num_rollout')}, but {'the run' if about.live else 'a round'} has {wanted}: "
-            f"{'some rows are never trained' if many < wanted else 'rows are trained again'}",
-            {"num_rollout": wanted},
-            source=_SOURCE,
-        )
 
 
 def resumes(settings: Settings, about: About) -> Found:
@@ -139,79 +91,67 @@ def resumes(settings: Settings, about: About) -> Found:
     )
 
 
-def sampling(settings: Settings, about: About) -> Iterator[Finding]:
-    """What takes more prompts than a step trains."""
+def over_sampling(settings: Settings, about: About) -> Found:
+    """More prompts are begun than a step trains."""
     over, size = settings.number("over_sampling_batch_size"), settings.number("rollout_batch_size")
-    if about.mode != "export" and over is not None and over != size:
-        yield Finding(
-            "over-sampling",
-            "wrong",
-            f"{settings.told('over_sampling_batch_size')}, {settings.told('rollout_batch_size')}: more "
-            "prompts are taken from the file than a step trains, and those that come late are thrown away",
-            {"over_sampling_batch_size": None},
-            source=_ROLLOUT,
-        )
-    happens = "groups that it refuses are replaced by further prompts, so steps and rows do not agree"
-    key = "dynamic_sampling_filter_path"
-    if found := common.drops(settings, about, "dynamic-sampling", key, None, happens, _ROLLOUT):
-        yield found
-    happens = "unfinished samples go back to a buffer that is gone when the round's process ends"
-    if about.live:
-        happens = "unfinished samples come back in later rounds than they were planned for"
-    if found := common.drops(settings, about, "partial-rollout", "partial_rollout", False, happens, _ROLLOUT):
-        yield found
-
-
-def outcomes(settings: Settings, about: About) -> Found:
-    """A built-in reward gives numbers, and nobody tells whose they are."""
-    return common.reports(
-        settings,
-        about,
-        ("custom_rm_path", "rollout_all_samples_process_path"),
-        {"custom_rm_path": "reward.reward"},
-        "an async function that appends a line to {outcomes} for sample.metadata['gc_id']",
-        _ARGUMENTS,
+    if about.mode == "export" or over is None or over == size:
+        return None
+    return Finding(
+        "over-sampling",
+        "wrong",
+        f"{settings.told('over_sampling_batch_size')}, {settings.told('rollout_batch_size')}: more prompts "
+        "are taken from the file than a step trains, and those that come late are thrown away",
+        {"over_sampling_batch_size": None},
+        source=_ROLLOUT,
     )
 
 
-def checkpoints(settings: Settings, about: About) -> Iterator[Finding]:
-    """What a round leaves is what the next one begins with."""
-    if not about.segment:
-        return
+def weights(settings: Settings, about: About) -> Found:
+    """What a round leaves is what scoring and the next one begin with."""
+    if not about.segment or settings["save_hf"] is not None:
+        return None
+    return Finding(
+        "weights",
+        "stops",
+        f"{settings.told('save_hf')}: no Hugging Face weights, which scoring and the next round begin with",
+        {"save_hf": "{output}/hf/{rollout_id}"},
+        source="slime/backends/megatron_utils/actor.py, save_model",
+    )
+
+
+def saved_there(settings: Settings, about: About) -> Found:
+    """Weights must lie in the round's own folder."""
     if settings["save_hf"] is None:
-        yield Finding(
-            "weights",
-            "stops",
-            f"{settings.told('save_hf')}: no Hugging Face weights, which scoring and the next round begin "
-            "with",
-            {"save_hf": "{output}/hf/{rollout_id}"},
-            source="slime/backends/megatron_utils/actor.py, save_model",
-        )
-    elif found := common.output(settings, about, "save_hf", "the checkpoint", "/hf/{rollout_id}"):
-        yield found
-    if settings["save_interval"] is None or settings["save"] is None:
-        yield Finding(
-            "no-checkpoint",
-            "stops",
-            f"{settings.told('save_interval')}, {settings.told('save')}: nothing is saved, save_hf included",
-            {"save_interval": _ALWAYS, "save": "{output}/megatron"},
-            "the last rollout is saved whatever the period",
-            "train.py",
-        )
+        return None  # the rule on weights speaks of it
+    return common.output(settings, about, "save_hf", "the checkpoint", "/hf/{rollout_id}")
 
 
-def live(settings: Settings, about: About) -> Found:
-    """In live mode the rows come from the adapter."""
-    what = "rows come in the file's order, whatever the schedule plans"
-    return common.unplugged(settings, about, "data_source_path", LIVE["slime"], what, _ARGUMENTS)
+def period(settings: Settings, about: About) -> Found:
+    """Nothing is saved without a period and a folder."""
+    if not about.segment or (settings["save_interval"] is not None and settings["save"] is not None):
+        return None
+    return Finding(
+        "no-checkpoint",
+        "stops",
+        f"{settings.told('save_interval')}, {settings.told('save')}: nothing is saved, save_hf included",
+        {"save_interval": _ALWAYS, "save": "{output}/megatron"},
+        "the last rollout is saved whatever the period",
+        "train.py",
+    )
 
 
-def reference(settings: Settings, about: About) -> Iterator[Finding]:
+def _partial_rollouts(settings: Settings, about: About) -> Found:
+    happens = "unfinished samples go back to a buffer that is gone when the round's process ends"
+    if about.live:
+        happens = "unfinished samples come back in later rounds than they were planned for"
+    return common.drops(settings, about, "partial-rollout", "partial_rollout", False, happens, _ROLLOUT)
+
+
+def _reference(settings: Settings, about: About, key: str) -> Found:
     """With a KL term, the reference is --ref-load, or else the model that a process begins with."""
-    if settings["ref_load"] is None or Settings.follows(settings["ref_load"], ("checkpoint",)):
-        for key in ("kl_coef", "kl_loss_coef"):
-            if found := common.moving_reference(settings, about, key, 0.0, 0.0, _ARGUMENTS):
-                yield found
+    if settings["ref_load"] is not None and not Settings.follows(settings["ref_load"], ("checkpoint",)):
+        return None
+    return common.moving_reference(settings, about, key, 0.0, 0.0, _ARGUMENTS)
 
 
 TRAINER = Trainer(
@@ -220,6 +160,77 @@ TRAINER = Trainer(
     launches=("train.py", "train_async.py"),
     style="dashes",
     defaults=DEFAULTS,
-    rules=(data, keys, length, resumes, sampling, outcomes, checkpoints, live, reference),
+    rules=(
+        partial(common.reads, key="prompt_data", source=_SOURCE),
+        partial(
+            common.unplugged,
+            key="data_source_path",
+            mend=LIVE["slime"],
+            what="rows come in the file's order, whatever the schedule plans",
+            source=_ARGUMENTS,
+        ),
+        resumes,
+        hides,
+        passes,
+        partial(common.steps, key="num_rollout", per_step=_batch, source=_SOURCE),
+        partial(
+            common.tail, key="rollout_batch_size", source="slime/ray/rollout.py, get_num_rollout_per_epoch"
+        ),
+        partial(
+            common.too_long,
+            key="rollout_max_prompt_len",
+            happens="they are dropped when the file is read, so they never report",
+            source=_DATA,
+        ),
+        when(
+            "template",
+            "wrong",
+            "apply_chat_template",
+            lambda value: not value,
+            "the model would read the messages without its chat template, which is not what was scored",
+            {"apply_chat_template": True},
+            source=_DATA,
+        ),
+        when(
+            "metadata",
+            "wrong",
+            "metadata_key",
+            lambda value: value != "metadata",
+            "gc_id is carried in `metadata`, the one column that stays with a sample",
+            {"metadata_key": "metadata"},
+            source=_DATA,
+        ),
+        over_sampling,
+        partial(
+            common.drops,
+            name="dynamic-sampling",
+            key="dynamic_sampling_filter_path",
+            off=None,
+            happens="groups that it refuses are replaced by further prompts, so steps and rows do not agree",
+            source=_ROLLOUT,
+        ),
+        _partial_rollouts,
+        when(
+            "prompt-key",
+            "stops",
+            "input_key",
+            lambda value: value != "prompt",
+            "the chat messages are in `prompt`",
+            {"input_key": "prompt"},
+            source=_DATA,
+        ),
+        partial(
+            common.reports,
+            keys=("custom_rm_path", "rollout_all_samples_process_path"),
+            mend={"custom_rm_path": "reward.reward"},
+            advice="an async function that appends a line to {outcomes} for sample.metadata['gc_id']",
+            source=_ARGUMENTS,
+        ),
+        weights,
+        saved_there,
+        period,
+        partial(common.shuffle, key="rollout_shuffle", source=_SOURCE),
+        *(partial(_reference, key=key) for key in ("kl_coef", "kl_loss_coef")),
+    ),
     live=True,
 )

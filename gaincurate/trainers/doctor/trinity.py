@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from gaincurate.trainers.doctor import common
-from gaincurate.trainers.doctor.findings import About, Finding, Found, Trainer
+from gaincurate.trainers.doctor.common import when
+from gaincurate.trainers.doctor.findings import About, Finding, Found, Rule, Trainer
 from gaincurate.trainers.doctor.live import LIVE
 from gaincurate.trainers.doctor.settings import Settings
 
@@ -56,37 +57,26 @@ def order(settings: Settings, about: About) -> Found:
     )
 
 
-def data(settings: Settings, about: About) -> Iterator[Finding]:
-    """Which rows are read."""
-    size, cuts = "buffer.batch_size", "model.max_prompt_tokens"
-    happens = "are cut from the front" if settings["model.enable_prompt_truncation"] else "are not answered"
-    found = [
-        common.reads(settings, about, f"{_TASKSET}.path", source=_READER),
-        common.tail(settings, about, size, settings.number(size), source=f"{_READER}: drop_last=True"),
-        common.too_long(
-            settings, about, cuts, settings.number(cuts), happens, source="trinity/common/models"
-        ),
-    ]
-    if settings["buffer.total_steps"] is None:
-        found.append(common.epochs(settings, about, "buffer.total_epochs", source=_READER))
-    yield from (one for one in found if one)
+def _batch(settings: Settings) -> float | None:
+    return settings.number("buffer.batch_size")
 
 
-def length(settings: Settings, about: About) -> Found:
-    """How many steps one process makes; behind the end of the file it begins again."""
-    most, size, key = (
-        settings.number("buffer.total_steps"),
-        settings.number("buffer.batch_size"),
-        "buffer.total_steps",
+def lengths(settings: Settings, about: About) -> Found:
+    """Prompts over the model's limit are cut, or not answered."""
+    cut = settings["model.enable_prompt_truncation"]
+    happens = (
+        "they are cut from the front, so they are not what was scored" if cut else "they are not answered"
     )
-    if about.mode == "export" or most is None or about.budget is None or not size or about.budget % size:
+    return common.too_long(
+        settings, about, "model.max_prompt_tokens", happens, source="trinity/common/models"
+    )
+
+
+def passes(settings: Settings, about: About) -> Found:
+    """Without a number of steps, how often the file is gone through."""
+    if settings["buffer.total_steps"] is not None:
         return None
-    wanted = int(about.budget // size) * ((about.rounds or 1) if about.live else 1)
-    if most == wanted:
-        return None
-    why = "some rows are never trained" if most < wanted else "rows are trained again"
-    title = f"{settings.told(key)}, but {'the run' if about.live else 'a round'} has {wanted} steps: {why}"
-    return Finding("max-steps", "wrong", title, {key: wanted}, source=_READER)
+    return common.epochs(settings, about, "buffer.total_epochs", source=_READER)
 
 
 def resumes(settings: Settings, about: About) -> Found:
@@ -107,60 +97,38 @@ def resumes(settings: Settings, about: About) -> Found:
     )
 
 
-def sampling(settings: Settings, about: About) -> Found:
-    """Over-rollout leaves the slowest tasks of a batch behind."""
-    key = "explorer.over_rollout.ratio"
-    happens = "a step does not wait for its slowest tasks, which are never trained and report nothing"
-    return common.drops(settings, about, "over-rollout", key, 0.0, happens, "trinity/common/config.py")
-
-
-def checkpoints(settings: Settings, about: About) -> Iterator[Finding]:
-    """What a round leaves is what the next one begins with."""
-    if not about.segment:
-        return
-    key = "trainer.save_hf_checkpoint"
-    if settings[key] == "never":
-        title = f"{settings.told(key)}: no Hugging Face weights, which scoring and the next round begin with"
-        yield Finding("weights", "stops", title, {key: "last"}, source="trinity/trainer/trainer.py")
+def saved_there(settings: Settings, about: About) -> Found:
+    """What a round leaves must lie in the round's own folder."""
     if settings["continue_from_checkpoint"]:
-        return  # the rule on resuming speaks of the same folder
-    found = common.output(settings, about, "checkpoint_root_dir", "the checkpoint", "/trinity")
-    if found:
-        yield found
+        return None  # the rule on resuming speaks of the same folder
+    return common.output(settings, about, "checkpoint_root_dir", "the checkpoint", "/trinity")
 
 
-def live(settings: Settings, about: About) -> Iterator[Finding]:
-    """What the adapter needs of a long run."""
-    if not about.live:
-        return
+def feedback(settings: Settings, about: About) -> Found:
+    """The selector hears of rewards through one operator of the experience pipeline."""
     names = [settings[key] for key in settings.below(_OPERATORS) if key.endswith(".name")]
-    if "pass_rate_calculator" not in names:
-        yield Finding(
-            "feedback",
-            "stops",
-            "the experience pipeline has no pass_rate_calculator: the selector never hears of a reward",
-            {f"{_OPERATORS}.{len(names)}.name": "pass_rate_calculator"},
-            source="trinity/explorer/explorer.py",
-        )
-    for key, least in (("synchronizer.sync_interval", 1), ("synchronizer.sync_offset", 0)):
-        if (settings.number(key) or 0) > least:
-            yield Finding(
-                "ahead",
-                "stale",
-                f"{settings.told(key)}: the explorer chooses rows ahead of the rewards that should choose "
-                "them",
-                {key: least},
-                source="trinity/explorer/explorer.py",
-            )
-
-
-def costs(settings: Settings, about: About) -> Found:
-    """What is paid when the trainer is started for each round."""
-    key = "explorer.eval_on_startup"
-    if not about.segment or not settings[key]:
+    if not about.live or "pass_rate_calculator" in names:
         return None
-    title = f"{settings.told(key)}: an evaluation before every round, where there is an evaluation set"
-    return Finding("validation", "cost", title, {key: False}, source="trinity/explorer/explorer.py")
+    return Finding(
+        "feedback",
+        "stops",
+        "the experience pipeline has no pass_rate_calculator: the selector never hears of a reward",
+        {f"{_OPERATORS}.{len(names)}.name": "pass_rate_calculator"},
+        source="trinity/explorer/explorer.py",
+    )
+
+
+def _ahead(key: str, least: int) -> Rule:
+    return when(
+        "ahead",
+        "stale",
+        key,
+        lambda value: isinstance(value, int) and value > least,
+        "the explorer chooses rows ahead of the rewards that should choose them",
+        {key: least},
+        source="trinity/explorer/explorer.py",
+        modes=("live",),
+    )
 
 
 def adapters(settings: Settings, about: About) -> Found:
@@ -180,6 +148,47 @@ TRAINER = Trainer(
     launches=("trinity",),
     style="hydra",
     defaults=DEFAULTS,
-    rules=(order, data, length, resumes, sampling, checkpoints, live, costs, adapters),
+    rules=(
+        partial(common.reads, key=f"{_TASKSET}.path", source=_READER),
+        order,
+        resumes,
+        partial(common.tail, key="buffer.batch_size", source=f"{_READER}: drop_last=True"),
+        lengths,
+        passes,
+        partial(common.steps, key="buffer.total_steps", per_step=_batch, source=_READER),
+        partial(
+            common.drops,
+            name="over-rollout",
+            key="explorer.over_rollout.ratio",
+            off=0.0,
+            happens="a step does not wait for its slowest tasks, which are never trained and report nothing",
+            source="trinity/common/config.py",
+        ),
+        _ahead("synchronizer.sync_interval", 1),
+        _ahead("synchronizer.sync_offset", 0),
+        when(
+            "weights",
+            "stops",
+            "trainer.save_hf_checkpoint",
+            lambda value: value == "never",
+            "no Hugging Face weights, which scoring and the next round begin with",
+            {"trainer.save_hf_checkpoint": "last"},
+            source="trinity/trainer/trainer.py",
+            modes=("segment",),
+        ),
+        saved_there,
+        feedback,
+        adapters,
+        when(
+            "validation",
+            "cost",
+            "explorer.eval_on_startup",
+            bool,
+            "an evaluation before every round, where there is an evaluation set",
+            {"explorer.eval_on_startup": False},
+            source="trinity/explorer/explorer.py",
+            modes=("segment",),
+        ),
+    ),
     live=True,
 )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from gaincurate.trainers.doctor import common
+from gaincurate.trainers.doctor.common import when
 from gaincurate.trainers.doctor.findings import About, Finding, Found, Trainer
 from gaincurate.trainers.doctor.settings import Settings
 from gaincurate.trainers.doctor.trl_batches import micro_batch, prompts, steps_of, window_of
@@ -43,20 +44,6 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def columns(settings: Settings, about: About) -> Found:
-    """Columns that the model does not take are dropped, `gc_id` among them."""
-    if not settings["remove_unused_columns"]:
-        return None
-    return Finding(
-        "columns",
-        "wrong",
-        f"{settings.told('remove_unused_columns')}: gc_id is dropped before the reward functions see it, so "
-        "no outcome can be told",
-        {"remove_unused_columns": False},
-        source="trl/trainer/grpo_trainer.py, _set_signature_columns_if_needed",
-    )
-
-
 def order(settings: Settings, about: About) -> Found:
     """Rows are shuffled unless that is said; the live adapter brings its own order and refuses."""
     if about.live and settings["shuffle_dataset"]:
@@ -76,7 +63,8 @@ def tail(settings: Settings, about: About) -> Found:
     micro = micro_batch(settings)
     group = settings.number("num_generations") or 1
     key = "generation_batch_size" if settings["steps_per_generation"] is None else "steps_per_generation"
-    found = common.tail(settings, about, key, prompts(settings), source="trl/trainer/utils.py, RepeatSampler")
+    source = "trl/trainer/utils.py, RepeatSampler"
+    found = common.tail(settings, about, key, per_step=prompts, source=source)
     if found is None or about.budget is None:
         return None
     fits = [
@@ -145,115 +133,44 @@ def logs(settings: Settings, about: About) -> Found:
     )
 
 
-def length(settings: Settings, about: About) -> Iterator[Finding]:
-    """How long one process trains."""
+def passes(settings: Settings, about: About) -> Found:
+    """Without max_steps, how often the rows are gone through."""
     most = settings["max_steps"]
-    steps = steps_of(settings, about)
-    if about.mode == "export" or Settings.follows(most, ("round",)):
-        return
-    if not isinstance(most, int | float) or most <= 0:
-        if (found := common.epochs(settings, about, "num_train_epochs", source=_TRAINER)) is not None:
-            yield found
-        most = None
-    resumed = about.segment and settings["resume_from_checkpoint"]
-    if resumed:
-        each = steps or "STEPS"
-        yield Finding(
-            "resumed-length",
-            "wrong",
-            f"{settings.told('max_steps')} with resume_from_checkpoint: the step counter goes on from the "
-            "last round's, so from the second round on the training ends before it begins",
-            {"max_steps": f"$(({each}*({{round}}+1)))"},
-            "STEPS is the optimizer steps of one round" if steps is None else "",
-            f"{_TRAINER}, max_steps",
-        )
-    elif most is not None and steps is not None:
-        wanted = steps * (about.rounds or 1) if about.live else steps
-        if most != wanted:
-            yield Finding(
-                "max-steps",
-                "wrong",
-                f"{settings.told('max_steps')}, but {'the run' if about.live else 'a round'} has {wanted} "
-                "optimizer steps: "
-                f"{'some rows are never trained' if most < wanted else 'rows are trained again'}",
-                {"max_steps": wanted},
-                source=_TRAINER,
-            )
-
-
-def checkpoints(settings: Settings, about: About) -> Iterator[Finding]:
-    """What a round leaves is what the next one begins with."""
-    if not about.segment:
-        return
-    if settings["save_strategy"] == "no":
-        yield Finding(
-            "no-checkpoint",
-            "stops",
-            f"{settings.told('save_strategy')}: a round leaves nothing that the next one could begin with",
-            {"save_strategy": "steps"},
-            source=_TRAINER,
-        )
-    if settings["save_only_model"]:
-        yield Finding(
-            "optimizer",
-            "cost",
-            f"{settings.told('save_only_model')}: the optimizer begins anew every round",
-            {"save_only_model": False},
-            source=_TRAINER,
-        )
-    if settings["lr_scheduler_type"] not in ("constant", "constant_with_warmup"):
-        yield Finding(
-            "learning-rate",
-            "cost",
-            f"{settings.told('lr_scheduler_type')}: its end is the last step that a process knows of, so the "
-            "learning rate falls within every round",
-            {"lr_scheduler_type": "constant"},
-            source=f"{_TRAINER}, create_scheduler",
-        )
-    found = common.output(settings, about, "output_dir", "the checkpoint", source=_TRAINER)
-    yield from (found,) if found else ()
-
-
-def workers(settings: Settings, about: About) -> Found:
-    """Each worker fetches generations ahead of the sampler's own one."""
-    return common.workers(settings, about, "dataloader_num_workers", source=_LOADER)
-
-
-def batch_finder(settings: Settings, about: About) -> Found:
-    """GRPO's groups do not survive a batch size that changes."""
-    if not settings["auto_find_batch_size"]:
+    if Settings.follows(most) or (isinstance(most, int | float) and most > 0):
         return None
+    return common.epochs(settings, about, "num_train_epochs", source=_TRAINER)
+
+
+def resumed(settings: Settings, about: About) -> Found:
+    """The step counter comes back with a checkpoint, so the bound must grow with the rounds."""
+    if not about.segment or Settings.follows(settings["max_steps"], ("round",)):
+        return None
+    if not settings["resume_from_checkpoint"]:
+        return None
+    each = steps_of(settings, about) or "STEPS"
     return Finding(
-        "batch-finder",
-        "stops",
-        f"{settings.told('auto_find_batch_size')}: GRPOConfig refuses it",
-        {"auto_find_batch_size": False},
-        source=f"{_CONFIG}, __post_init__",
+        "resumed-length",
+        "wrong",
+        f"{settings.told('max_steps')} with resume_from_checkpoint: the step counter goes on from the last "
+        "round's, so from the second round on the training ends before it begins",
+        {"max_steps": f"$(({each}*({{round}}+1)))"},
+        "STEPS is the optimizer steps of one round" if each == "STEPS" else "",
+        f"{_TRAINER}, max_steps",
     )
 
 
-def callbacks(settings: Settings, about: About) -> Found:
-    """Restored callbacks are new objects that the sampler does not know."""
-    if not about.live or not settings["restore_callback_states_from_checkpoint"]:
+def length(settings: Settings, about: About) -> Found:
+    """A bound on the steps, in a process that begins at 0."""
+    if about.segment and settings["resume_from_checkpoint"]:
         return None
-    return Finding(
-        "callbacks",
-        "stale",
-        f"{settings.told('restore_callback_states_from_checkpoint')}: a resumed run gets a second adapter, "
-        "and the first one goes on choosing",
-        {"restore_callback_states_from_checkpoint": False},
-        source=f"{_TRAINER}, _load_callback_state",
+    each = steps_of(settings, about)
+    return common.steps(
+        settings,
+        about,
+        "max_steps",
+        per_step=lambda _: (about.budget or 0) / each if each else None,
+        source=_TRAINER,
     )
-
-
-def reference(settings: Settings, about: About) -> Found:
-    """With a KL term, the reference is the model that a process begins with."""
-    return common.moving_reference(settings, about, "beta", 0.0, 0.0, _CONFIG)
-
-
-def adapters(settings: Settings, about: About) -> Found:
-    """LoRA checkpoints hold an adapter."""
-    return common.adapter_only(settings, about, "use_peft", False, "trl/trainer/model_config.py")
 
 
 def rows(settings: Settings, about: About) -> Found:
@@ -276,19 +193,76 @@ TRAINER = Trainer(
     defaults=DEFAULTS,
     rules=(
         rows,
-        columns,
+        when(
+            "columns",
+            "wrong",
+            "remove_unused_columns",
+            bool,
+            "gc_id is dropped before the reward functions see it, so no outcome can be told",
+            {"remove_unused_columns": False},
+            source="trl/trainer/grpo_trainer.py, _set_signature_columns_if_needed",
+        ),
         order,
         tail,
         window,
         skip,
         logs,
+        passes,
+        resumed,
         length,
-        checkpoints,
-        workers,
-        batch_finder,
-        callbacks,
-        reference,
-        adapters,
+        when(
+            "no-checkpoint",
+            "stops",
+            "save_strategy",
+            lambda value: value == "no",
+            "a round leaves nothing that the next one could begin with",
+            {"save_strategy": "steps"},
+            source=_TRAINER,
+            modes=("segment",),
+        ),
+        when(
+            "optimizer",
+            "cost",
+            "save_only_model",
+            bool,
+            "the optimizer begins anew every round",
+            {"save_only_model": False},
+            source=_TRAINER,
+            modes=("segment",),
+        ),
+        when(
+            "learning-rate",
+            "cost",
+            "lr_scheduler_type",
+            lambda value: value not in ("constant", "constant_with_warmup"),
+            "its end is the last step that a process knows of, so the learning rate falls within every round",
+            {"lr_scheduler_type": "constant"},
+            source=f"{_TRAINER}, create_scheduler",
+            modes=("segment",),
+        ),
+        partial(common.output, key="output_dir", what="the checkpoint", source=_TRAINER),
+        partial(common.workers, key="dataloader_num_workers", source=_LOADER),
+        when(
+            "batch-finder",
+            "stops",
+            "auto_find_batch_size",
+            bool,
+            "GRPOConfig refuses it, because groups would not survive a batch size that changes",
+            {"auto_find_batch_size": False},
+            source=f"{_CONFIG}, __post_init__",
+        ),
+        when(
+            "callbacks",
+            "stale",
+            "restore_callback_states_from_checkpoint",
+            bool,
+            "a resumed run gets a second adapter, and the first one goes on choosing",
+            {"restore_callback_states_from_checkpoint": False},
+            source=f"{_TRAINER}, _load_callback_state",
+            modes=("live",),
+        ),
+        partial(common.moving_reference, key="beta", off=0.0, mend=0.0, source=_CONFIG),
+        partial(common.adapter_only, key="use_peft", off=False, source="trl/trainer/model_config.py"),
     ),
     live=True,
 )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from gaincurate.trainers.doctor import common
+from gaincurate.trainers.doctor.common import when
 from gaincurate.trainers.doctor.findings import About, Finding, Found, Trainer
 from gaincurate.trainers.doctor.live import LIVE
 from gaincurate.trainers.doctor.settings import Settings
@@ -50,49 +52,30 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def data(settings: Settings, about: About) -> Iterator[Finding]:
-    """Which rows are read, in which order."""
-    found = [
-        common.reads(settings, about, "data.train_files", source=_DATASET),
-        common.shuffle(
-            settings, about, "data.shuffle", source="verl/trainer/ppo/utils.py, create_rl_sampler"
-        ),
-        common.workers(settings, about, "data.dataloader_num_workers", source=_BASE),
-        common.tail(
-            settings, about, "data.train_batch_size", settings.number("data.train_batch_size"), source=_BASE
-        ),
-    ]
-    yield from (one for one in found if one)
-    most = settings.number("data.train_max_samples")
-    if most is not None and most > 0:
-        yield Finding(
-            "subset",
-            "wrong",
-            f"{settings.told('data.train_max_samples')}: rows are left out, at random where data.shuffle is "
-            "on",
-            {"data.train_max_samples": -1},
-            source=_DATASET,
-        )
+def _batch(settings: Settings) -> float | None:
+    return settings.number("data.train_batch_size")
 
 
 def lengths(settings: Settings, about: About) -> Found:
     """Long prompts are dropped, cut, or stop the training."""
-    limit = settings.number("data.max_prompt_length")
-    drops = bool(settings["data.filter_overlong_prompts"])
-    cuts = settings["data.truncation"]
     happens = "are cut, so they are not what was scored"
-    if drops:
+    if settings["data.filter_overlong_prompts"]:
         happens = "are dropped in silence, so they never report"
-    elif cuts == "error":
+    elif settings["data.truncation"] == "error":
         happens = "the training stops at the first one"
-    found = common.too_long(settings, about, "data.max_prompt_length", limit, happens, source=_DATASET)
-    if found is not None or about.longest is not None or not drops:
-        return found
+    return common.too_long(settings, about, "data.max_prompt_length", happens, source=_DATASET)
+
+
+def filters(settings: Settings, about: About) -> Found:
+    """Without a run nobody knows which prompts would be dropped."""
+    if about.longest is not None or not settings["data.filter_overlong_prompts"]:
+        return None
     return Finding(
         "filter",
         "wrong",
-        f"{settings.told('data.filter_overlong_prompts')}: prompts over {limit or 0:g} tokens are dropped in "
-        "silence, so they never report (--run tells which)",
+        f"{settings.told('data.filter_overlong_prompts')}: prompts over "
+        f"{settings.number('data.max_prompt_length') or 0:g} tokens are dropped in silence, so they never "
+        "report (--run tells which)",
         {"data.filter_overlong_prompts": False},
         source=_DATASET,
     )
@@ -103,172 +86,77 @@ def resumes(settings: Settings, about: About) -> Found:
     mode, key = settings["trainer.resume_mode"], "trainer.default_local_dir"
     if not about.segment or mode == "disable":
         return None
-    if mode == "auto":
-        if Settings.follows(settings[key], ("output", "round")):
-            return None
-        return Finding(
-            "resume",
-            "wrong",
-            f"{settings.told('trainer.resume_mode')} with the same {key} every round: the step counter and "
-            "the loader's offset (data.pt) of the last round come back over the new file, and the training "
-            "ends at once",
-            {key: "{output}"},
-            "the next round begins with the weights: actor_rollout_ref.model.path={checkpoint}",
-            f"{_BASE}, _load_checkpoint",
-        )
+    if mode == "auto" and Settings.follows(settings[key], ("output", "round")):
+        return None
     return Finding(
         "resume",
         "wrong",
-        f"{settings.told('trainer.resume_mode')}: data.pt puts the last round's offset onto the new file",
-        {"trainer.resume_mode": "disable"},
+        f"{settings.told('trainer.resume_mode')}: the step counter and the loader's offset (data.pt) of the "
+        "last round come back over the new file, and the training ends at once",
+        {key: "{output}"} if mode == "auto" else {"trainer.resume_mode": "disable"},
         "the next round begins with the weights: actor_rollout_ref.model.path={checkpoint}",
         f"{_BASE}, _load_checkpoint",
     )
 
 
-def length(settings: Settings, about: About) -> Found:
-    """How many steps one process trains."""
-    most, key = settings.number("trainer.total_training_steps"), "trainer.total_training_steps"
-    if most is None:
-        return common.epochs(settings, about, "trainer.total_epochs", source=_BASE)
-    size = settings.number("data.train_batch_size")
-    if about.mode == "export" or about.budget is None or not size or about.budget % size:
+def passes(settings: Settings, about: About) -> Found:
+    """Without a number of steps, how often the rows are gone through."""
+    if settings["trainer.total_training_steps"] is not None:
         return None
-    wanted = int(about.budget // size) * ((about.rounds or 1) if about.live else 1)
-    if most == wanted:
+    return common.epochs(settings, about, "trainer.total_epochs", source=_BASE)
+
+
+def weights(settings: Settings, about: About) -> Found:
+    """What a round leaves is what scoring and the next one begin with."""
+    saved = settings[_SAVED] or []
+    if not about.segment or "hf_model" in saved:
         return None
-    why = "some rows are never trained" if most < wanted else "rows are trained again"
-    title = f"{settings.told(key)}, but {'the run' if about.live else 'a round'} has {wanted} steps: {why}"
-    return Finding("max-steps", "wrong", title, {key: wanted}, source=_BASE)
+    return Finding(
+        "weights",
+        "stops",
+        f"{settings.told(_SAVED)}: no Hugging Face weights, which scoring and the next round begin with",
+        {_SAVED: [*saved, "hf_model"]},
+        "or `python -m verl.model_merger merge` as the last step of the round's command",
+        "verl/utils/checkpoint/fsdp_checkpoint_manager.py",
+    )
 
 
-def checkpoints(settings: Settings, about: About) -> Iterator[Finding]:
-    """What a round leaves is what the next one begins with."""
-    if not about.segment:
-        return
-    every, saved = settings.number("trainer.save_freq"), settings[_SAVED] or []
-    if every is None or every <= 0:
-        yield Finding(
-            "no-checkpoint",
-            "stops",
-            f"{settings.told('trainer.save_freq')}: nothing is saved, not even at the end",
-            {"trainer.save_freq": _ALWAYS},
-            "the last step is saved with any period above 0",
-            f"{_BASE}, fit",
-        )
-    if "hf_model" not in saved:
-        yield Finding(
-            "weights",
-            "stops",
-            f"{settings.told(_SAVED)}: no Hugging Face weights, which scoring and the next round begin with",
-            {_SAVED: [*saved, "hf_model"]},
-            "or `python -m verl.model_merger merge` as the last step of the round's command",
-            "verl/utils/checkpoint/fsdp_checkpoint_manager.py",
-        )
-    if (found := common.output(settings, about, "trainer.default_local_dir", "the checkpoint")) is not None:
-        yield found
-
-
-def outcomes(settings: Settings, about: About) -> Iterator[Finding]:
-    """Rewards must be told with the row's id."""
+def log_alone(settings: Settings, about: About) -> Found:
+    """The trainer's log of its rollouts has no id."""
     logs = settings["trainer.rollout_data_dir"]
-    if logs and not settings[_REWARD] and not settings[_TAP]:
-        yield Finding(
-            "log-without-id",
-            "cost",
-            f"{settings.told('trainer.rollout_data_dir')}: its lines have no extra_info, so outcomes are "
-            "joined by the text of the prompt, and rows with equal prompts cannot be told apart",
-            {_REWARD: "reward.py"},
-            "a reward function is given extra_info, with gc_id in it",
-            f"{_BASE}, _log_rollout_data",
-        )
-    found = common.reports(
-        settings,
-        about,
-        (_REWARD, "trainer.rollout_data_dir", _TAP),
+    if about.mode == "export" or not logs or settings[_REWARD] or settings[_TAP]:
+        return None
+    return Finding(
+        "log-without-id",
+        "cost",
+        f"{settings.told('trainer.rollout_data_dir')}: its lines have no extra_info, so outcomes are joined "
+        "by the text of the prompt, and rows with equal prompts cannot be told apart",
         {_REWARD: "reward.py"},
-        "a function compute_score that appends a line to {outcomes} for extra_info['gc_id']",
-        "verl/trainer/config/reward/reward.yaml",
+        "a reward function is given extra_info, with gc_id in it",
+        f"{_BASE}, _log_rollout_data",
     )
-    if found:
-        yield found
 
 
-def sampling(settings: Settings, about: About) -> Iterator[Finding]:
-    """What takes other prompts than the file's, and what once chose them."""
-    key = "algorithm.filter_groups.enable"
-    happens = (
-        "groups without variance are thrown away and further prompts drawn, so steps and rows do not agree"
-    )
-    if found := common.drops(settings, about, "filter-groups", key, False, happens, _BASE):
-        yield found
-    for gone in ("data.sampler.class_path", "data.datagen.path"):
-        if settings[gone]:
+def gone(settings: Settings, about: About) -> Iterator[Finding]:
+    """What once chose the rows."""
+    for key in ("data.sampler.class_path", "data.datagen.path"):
+        if settings[key]:
             yield Finding(
                 "sampler-gone",
                 "wrong",
-                f"{settings.told(gone)}: verl 0.8 and later no longer read it, so the order is not what it "
+                f"{settings.told(key)}: verl 0.8 and later no longer read it, so the order is not what it "
                 "says",
-                {gone: None},
+                {key: None},
                 "live mode plugs in at data.custom_cls; or stay with verl <= 0.7.1",
                 "verl/trainer/ppo/utils.py, create_rl_sampler",
             )
 
 
-def live(settings: Settings, about: About) -> Iterator[Finding]:
-    """What the adapter needs of a long run."""
-    if not about.live:
-        return
-    plugged = LIVE["verl"]
-    for key, what in (
-        ("data.custom_cls.path", "the rows are the file's, whatever the schedule plans"),
-        (_TAP, "the adapter never hears of a reward"),
-    ):
-        name = key.removesuffix("path") + "name"
-        mend = {key: plugged[key], name: plugged[name]}
-        if found := common.unplugged(settings, about, key, mend, what, _BASE):
-            yield found
-    if not settings["trainer.use_v1"]:
-        yield Finding(
-            "legacy",
-            "stops",
-            f"{settings.told('trainer.use_v1')}: the old trainer has no place for the adapter's outcome tap",
-            {"trainer.use_v1": True},
-            source="verl/trainer/main_ppo.py",
-        )
-    if settings["trainer.v1.trainer_mode"] != "sync":
-        yield Finding(
-            "async",
-            "stale",
-            f"{settings.told('trainer.v1.trainer_mode')}: prompts are fetched ahead of the rewards that "
-            "should choose them",
-            {"trainer.v1.trainer_mode": "sync"},
-            "or count on plans that lag by the warm-up batches",
-            f"{_BASE}, prepare_step",
-        )
+def _plugged(key: str) -> dict[str, Any]:
+    return {name: LIVE["verl"][name] for name in (key, key.removesuffix("path") + "name")}
 
 
-def costs(settings: Settings, about: About) -> Iterator[Finding]:
-    """What is paid or changes its meaning when the trainer is started for each round."""
-    if not about.segment:
-        return
-    if settings["trainer.val_before_train"]:
-        yield Finding(
-            "validation",
-            "cost",
-            f"{settings.told('trainer.val_before_train')}: a whole validation before every round",
-            {"trainer.val_before_train": False},
-            source=_BASE,
-        )
-    for key in ("algorithm.use_kl_in_reward", "actor_rollout_ref.actor.use_kl_loss"):
-        if found := common.moving_reference(settings, about, key, False, False, _BASE):
-            yield found
-
-
-def adapters(settings: Settings, about: About) -> Found:
-    """LoRA checkpoints hold an adapter."""
-    return common.adapter_only(settings, about, "actor_rollout_ref.model.lora_rank", 0, _BASE)
-
+_FILTER = "groups without variance are thrown away and further prompts drawn, so steps and rows do not agree"
 
 TRAINER = Trainer(
     name="verl",
@@ -276,6 +164,107 @@ TRAINER = Trainer(
     launches=("verl.trainer.main_ppo", "main_ppo"),
     style="hydra",
     defaults=DEFAULTS,
-    rules=(data, lengths, resumes, length, checkpoints, outcomes, sampling, live, costs, adapters),
+    rules=(
+        partial(common.reads, key="data.train_files", source=_DATASET),
+        partial(
+            common.unplugged,
+            key="data.custom_cls.path",
+            mend=_plugged("data.custom_cls.path"),
+            what="the rows are the file's, whatever the schedule plans",
+            source=_DATASET,
+        ),
+        partial(
+            common.unplugged,
+            key=_TAP,
+            mend=_plugged(_TAP),
+            what="the adapter never hears of a reward",
+            source=_BASE,
+        ),
+        resumes,
+        passes,
+        partial(common.steps, key="trainer.total_training_steps", per_step=_batch, source=_BASE),
+        partial(common.tail, key="data.train_batch_size", source=f"{_BASE}: drop_last=True"),
+        lengths,
+        filters,
+        when(
+            "subset",
+            "wrong",
+            "data.train_max_samples",
+            lambda value: isinstance(value, int) and value > 0,
+            "rows are left out, at random where data.shuffle is on",
+            {"data.train_max_samples": -1},
+            source=_DATASET,
+        ),
+        partial(
+            common.drops,
+            name="filter-groups",
+            key="algorithm.filter_groups.enable",
+            off=False,
+            happens=_FILTER,
+            source="verl/trainer/ppo/v1/replay_buffer.py",
+        ),
+        gone,
+        partial(common.workers, key="data.dataloader_num_workers", source=_BASE),
+        when(
+            "async",
+            "stale",
+            "trainer.v1.trainer_mode",
+            lambda value: value != "sync",
+            "prompts are fetched ahead of the rewards that should choose them",
+            {"trainer.v1.trainer_mode": "sync"},
+            advice="or count on plans that lag by the warm-up batches",
+            source=f"{_BASE}, prepare_step",
+            modes=("live",),
+        ),
+        when(
+            "no-checkpoint",
+            "stops",
+            "trainer.save_freq",
+            lambda value: not isinstance(value, int) or value <= 0,
+            "nothing is saved, not even at the end",
+            {"trainer.save_freq": _ALWAYS},
+            advice="the last step is saved with any period above 0",
+            source=f"{_BASE}, fit",
+            modes=("segment",),
+        ),
+        weights,
+        partial(common.output, key="trainer.default_local_dir", what="the checkpoint", source=_BASE),
+        partial(
+            common.reports,
+            keys=(_REWARD, "trainer.rollout_data_dir", _TAP),
+            mend={_REWARD: "reward.py"},
+            advice="a function compute_score that appends a line to {outcomes} for extra_info['gc_id']",
+            source="verl/trainer/config/reward/reward.yaml",
+        ),
+        when(
+            "legacy",
+            "stops",
+            "trainer.use_v1",
+            lambda value: not value,
+            "the old trainer has no place for the adapter's outcome tap",
+            {"trainer.use_v1": True},
+            source="verl/trainer/main_ppo.py",
+            modes=("live",),
+        ),
+        partial(
+            common.adapter_only, key="actor_rollout_ref.model.lora_rank", off=0, source="verl/workers/config"
+        ),
+        partial(common.shuffle, key="data.shuffle", source="verl/trainer/ppo/utils.py, create_rl_sampler"),
+        log_alone,
+        when(
+            "validation",
+            "cost",
+            "trainer.val_before_train",
+            bool,
+            "a whole validation before every round",
+            {"trainer.val_before_train": False},
+            source=_BASE,
+            modes=("segment",),
+        ),
+        *(
+            partial(common.moving_reference, key=key, off=False, mend=False, source="verl/workers/config")
+            for key in ("algorithm.use_kl_in_reward", "actor_rollout_ref.actor.use_kl_loss")
+        ),
+    ),
     live=True,
 )
