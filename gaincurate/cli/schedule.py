@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from gaincurate.cli import output
+from gaincurate.cli.recipe import recipe
 from gaincurate.errors import GaincurateError, InputError
 
 if TYPE_CHECKING:
     from gaincurate.schedule.run import Run
 
 app = typer.Typer(no_args_is_help=True, help="Rounds of training data that follow the model.")
+app.command()(recipe)
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -102,7 +102,7 @@ def reference(settings: Settings, about: About) -> Found:
 TRAINER = Trainer(
     name="areal",
     version="4aef98d8 (2026-05-21)",
-    launches=("areal", "_rl.py", "grpo.py"),
+    launches=("areal.launcher", "_rl.py", "_grpo.py"),
     style="hydra",
     defaults=DEFAULTS,
     rules=(

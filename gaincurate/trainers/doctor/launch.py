@@ -11,7 +11,7 @@ import ast
 import operator
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,6 @@ _ASSIGNS = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 _PAIR = re.compile(r"[+~]{0,2}([A-Za-z_][\w./@:-]*)=(.*)", re.DOTALL)
 _USED = re.compile(r"\$(?:(\w+)|\{(\w+)(?:\[[@*]\])?(?::?-([^}]*))?\})")
 _POSITION = re.compile(r"\$\{?\d\}?")
-_SUM = re.compile(r"\$\(\((.*?)\)\)", re.DOTALL)
 _OPEN, _CLOSE, _DOLLAR = "\x01", "\x02", "\x03"
 _SHELLS = {"sh", "bash", "dash", "zsh"}
 _FILES = ("config", "config_file")
@@ -60,12 +59,18 @@ def read_launch(text: str, markers: Sequence[str]) -> Launched:
         ValueError: a quote that nothing ends.
     """
     commands = [_behind_dashes(words) for words in _commands(text, {})]
-    own = [words for words in commands if any(mark in word for word in words for mark in markers)]
+    commands = [words for words in commands if words and words[0].rsplit("/", 1)[-1] != "gaincurate"]
+    own = [words for words in commands if any(_calls(word, mark) for word in words for mark in markers)]
     found = Launched()
     for words in own or commands:
         found.words += words
         _take(words, found)
     return found
+
+
+def _calls(word: str, mark: str) -> bool:
+    """Whether a word names a program, or a module or script where the mark looks like one."""
+    return word.rsplit("/", 1)[-1] == mark or (("." in mark or "_" in mark) and mark in word)
 
 
 def _behind_dashes(words: list[str]) -> list[str]:
@@ -168,7 +173,7 @@ def _expanded(token: str, known: dict[str, list[str]]) -> list[str]:
         return " ".join(one)
 
     token = _USED.sub(value, token).replace(_OPEN, "(").replace(_CLOSE, ")").replace(_DOLLAR, "$")
-    return [_SUM.sub(lambda found: _sum(found[1], known), token)]
+    return [_sums(token, lambda inside: _sum(inside, known))]
 
 
 def _sum(text: str, known: dict[str, list[str]]) -> str:
@@ -191,16 +196,32 @@ def _value(node: ast.expr) -> int:
 
 
 def _tokens(text: str) -> list[str]:
-    text = _SUM.sub(_hidden, text)
-    lexer = shlex.shlex(_one_line(text), posix=True, punctuation_chars="();|&")
+    lexer = shlex.shlex(_one_line(_sums(text, _hidden)), posix=True, punctuation_chars="();|&")
     lexer.whitespace_split = True
     lexer.commenters = ""
     return list(lexer)
 
 
-def _hidden(found: re.Match[str]) -> str:
+def _sums(text: str, change: Callable[[str], str]) -> str:
+    """Text with each `$((...))` changed; brackets in it may nest."""
+    found, end = [], 0
+    while (begin := text.find("$((", end)) >= 0:
+        depth, close = 0, begin + 1
+        while close < len(text):
+            depth += {"(": 1, ")": -1}.get(text[close], 0)
+            close += 1
+            if depth == 0:
+                break
+        if depth:
+            break
+        found += [text[end:begin], change(text[begin + 3 : close - 2])]
+        end = close
+    return "".join([*found, text[end:]])
+
+
+def _hidden(inside: str) -> str:
     """A sum as one word that has no brackets."""
-    inside = re.sub(r"\s+", "", found[1]).replace("(", _OPEN).replace(")", _CLOSE).replace("$", "")
+    inside = re.sub(r"\s+", "", inside).replace("(", _OPEN).replace(")", _CLOSE).replace("$", "")
     return f"{_DOLLAR}{_OPEN}{_OPEN}{inside}{_CLOSE}{_CLOSE}"
 
 

@@ -40,8 +40,8 @@ def shuffled(settings: Settings, about: About) -> Found:
     return Finding(
         "shuffle",
         "order",
-        "rows are always shuffled, and no setting changes it: which prompts a round has survives, their "
-        "order does not",
+        "rows are always shuffled, and no setting changes it: which prompts a round has survives that, "
+        "their order does not",
         advice="an entry point of your own may override _build_train_dataloader_and_compute_training_steps",
         source=_LOADER,
     )

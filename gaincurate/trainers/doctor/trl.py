@@ -188,7 +188,7 @@ def rows(settings: Settings, about: About) -> Found:
 TRAINER = Trainer(
     name="trl",
     version="1.16.0",
-    launches=("trl", "accelerate", "torchrun", "grpo"),
+    launches=("trl", "accelerate", "torchrun"),
     style="values",
     defaults=DEFAULTS,
     rules=(
