@@ -50,6 +50,9 @@ class Recipe:
             f"# Outcomes: {self.outcomes}.",
         ]
         head = ["#!/bin/bash", *told, "set -eu", "data=$1 round=$2 checkpoint=$3 outcomes=$4 output=$5"]
+        head += [
+            'rm -rf "${output:?}"/*   # of an attempt that was killed: a round begins from its beginning'
+        ]
         head += ["run=run      # the run's folder"] if '"$run"' in self.body else []
         return "\n".join(head) + "\n" + self.body
 

@@ -164,12 +164,26 @@ def steps(
     source: str = "",
 ) -> Found:
     """A bound on the steps must be what the rows need, once the prompts a step divide a round."""
-    most, each = settings.number(key), per_step(settings)
-    if about.mode == "export" or most is None or most <= 0 or about.budget is None or not each:
+    each = per_step(settings)
+    if about.budget is None or not each or about.budget % each:
+        return None  # the rule on the tail speaks of what is left
+    return length(settings, about, key, int(about.budget // each), more_is_fine=more_is_fine, source=source)
+
+
+def length(
+    settings: Settings,
+    about: About,
+    key: str,
+    each_round: int,
+    *,
+    more_is_fine: bool = False,
+    source: str = "",
+) -> Found:
+    """A bound on the steps, against the steps of a round."""
+    most = settings.number(key)
+    if about.mode == "export" or most is None or most <= 0:
         return None
-    if about.budget % each:
-        return None  # the rule on the tail speaks of it
-    wanted = int(about.budget // each) * ((about.rounds or 1) if about.live else 1)
+    wanted = each_round * ((about.rounds or 1) if about.live else 1)
     if most == wanted or (more_is_fine and most > wanted):
         return None
     why = "some rows are never trained" if most < wanted else "rows are trained again"

@@ -86,7 +86,7 @@ def tokens(settings: Settings, about: About) -> Found:
 
 def lengths(settings: Settings, about: About) -> Found:
     """Samples over the training length are cut."""
-    key = "seq_len" if settings.is_given("seq_len") else "orchestrator.seq_len"
+    key = "seq_len" if settings["seq_len"] is not None else "orchestrator.seq_len"
     return common.too_long(
         settings, about, key, "they are cut, so they are not what was scored", source=_CONFIG
     )

@@ -164,13 +164,16 @@ def length(settings: Settings, about: About) -> Found:
     if about.segment and settings["resume_from_checkpoint"]:
         return None
     each = steps_of(settings, about)
-    return common.steps(
-        settings,
-        about,
-        "max_steps",
-        per_step=lambda _: (about.budget or 0) / each if each else None,
-        source=_TRAINER,
-    )
+    return common.length(settings, about, "max_steps", each, source=_TRAINER) if each else None
+
+
+def twice(settings: Settings, about: About) -> Found:
+    """One of the two follows from the other."""
+    keys = ("generation_batch_size", "steps_per_generation")
+    if any(settings[key] is None for key in keys):
+        return None
+    title = f"{settings.told(keys[0])}, {settings.told(keys[1])}: GRPOConfig refuses both at once"
+    return Finding("batch-twice", "stops", title, {keys[0]: None}, source=f"{_CONFIG}, __post_init__")
 
 
 def rows(settings: Settings, about: About) -> Found:
@@ -210,6 +213,7 @@ TRAINER = Trainer(
         passes,
         resumed,
         length,
+        twice,
         when(
             "no-checkpoint",
             "stops",
