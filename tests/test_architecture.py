@@ -39,6 +39,7 @@ LAYERS = [
     "gaincurate.trainers.doctor.trl_batches",
     "gaincurate.trainers.doctor.live",
     "gaincurate.trainers.doctor.common",
+    "gaincurate.trainers.doctor.sizes",
     "gaincurate.trainers.doctor.tokens",
     "gaincurate.trainers.doctor.facts",
     "gaincurate.trainers.doctor.findings",

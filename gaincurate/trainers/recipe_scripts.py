@@ -33,7 +33,7 @@ trl grpo \\
 
 VERL = """\
 batch=64     # prompts a step: `schedule start --align-to 64`
-gaincurate export "$run" --trainer verl --out "$output/data.parquet"
+gaincurate export "$run" --trainer verl --data-source mine --out "$output/data.parquet"
 
 python3 -m verl.trainer.main_ppo \\
     algorithm.adv_estimator=grpo \\
@@ -89,6 +89,7 @@ python3 -m openrlhf.cli.train_ppo_ray \\
 NEMO_RL = """\
 batch=64     # prompts a step: `schedule start --align-to 64`
 gaincurate export "$run" --trainer nemo-rl --out "$output/data.jsonl"
+# It prints settings; with a system message, data.default.system_prompt_file is one of them.
 
 uv run examples/run_grpo.py --config examples/configs/grpo_math_1B.yaml \\
     policy.model_name="$checkpoint" \\
@@ -116,7 +117,7 @@ cp -n "$output"/step_*/policy/tokenizer/* "$output/hf/"
 
 SKYRL = """\
 batch=64     # prompts a step: `schedule start --align-to 64`
-gaincurate export "$run" --trainer skyrl --out "$output/data.parquet"
+gaincurate export "$run" --trainer skyrl --env-class mine --out "$output/data.parquet"
 
 # An entry point as examples/train/multiply/main_multiply.py: it registers your environment.
 uv run --isolated --extra fsdp -m main_gaincurate \\
@@ -189,13 +190,13 @@ uv run rl @ rl.toml \\
 AREAL = """\
 batch=64     # prompts a step: `schedule start --align-to 64`
 base=/models/base              # the KL reference
-gaincurate export "$run" --trainer areal --out "$output/data"
+gaincurate export "$run" --trainer areal --out "$output/data.parquet"
 
-# A script as examples/math/gsm8k_rl.py; its workflow appends to $GAINCURATE_OUTCOMES.
+# A script as examples/math/gsm8k_rl.py that loads the Parquet file of train_dataset.path.
 python3 train_rl.py --config grpo.yaml \\
     actor.path="$checkpoint" \\
     ref.path="$base" \\
-    train_dataset.path="$output/data" \\
+    train_dataset.path="$output/data.parquet" \\
     train_dataset.shuffle=false \\
     train_dataset.batch_size="$batch" \\
     rollout.consumer_batch_size="$batch" \\

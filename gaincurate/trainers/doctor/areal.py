@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from gaincurate.trainers.doctor import common
+from gaincurate.trainers.doctor import common, sizes
 from gaincurate.trainers.doctor.findings import About, Finding, Found, Trainer
 from gaincurate.trainers.doctor.settings import Settings
 
@@ -108,15 +108,15 @@ TRAINER = Trainer(
     rules=(
         partial(common.reads, key="train_dataset.path", source="areal/dataset"),
         resumes,
-        partial(common.tail, key="train_dataset.batch_size", source=f"{_LOADER}: drop_last"),
+        partial(sizes.tail, key="train_dataset.batch_size", source=f"{_LOADER}: drop_last"),
         partial(
-            common.too_long,
+            sizes.too_long,
             key="train_dataset.max_length",
             happens="they may be dropped when the file is read (its filter counts the question alone)",
             source="areal/dataset",
         ),
-        partial(common.epochs, key="total_train_epochs", source=_ARGS),
-        partial(common.steps, key="total_train_steps", per_step=_batch, source=_ARGS),
+        partial(sizes.epochs, key="total_train_epochs", source=_ARGS),
+        partial(sizes.steps, key="total_train_steps", per_step=_batch, source=_ARGS),
         ahead,
         partial(
             common.drops,

@@ -24,12 +24,13 @@ def facts_of(folder: Path, mode: Mode) -> About:
     """
     run = Run(folder)
     config = run.config
+    name = str(run.folder.resolve())
     if config.bare:
-        return About(mode, config.budget, config.rounds)
+        return About(mode, config.budget, config.rounds, folder=name)
     lengths = run.scored.column("gc_prompt_tokens").combine_chunks().to_numpy(zero_copy_only=False)
 
     def longer_than(limit: float) -> list[str]:
         rows = np.flatnonzero(lengths > limit)
         return [str(one) for one in run.scored.column("gc_id").take(rows).to_pylist()]
 
-    return About(mode, config.budget, config.rounds, int(lengths.max()), longer_than)
+    return About(mode, config.budget, config.rounds, int(lengths.max()), longer_than, name)

@@ -64,6 +64,8 @@ class About:
     """Tokens of the longest rendered prompt in the set."""
     longer_than: Callable[[float], list[str]] | None = None
     """The ids of the prompts with more tokens than a limit."""
+    folder: str = "run"
+    """The run's folder, as the trainer would be told of it."""
 
     @property
     def segment(self) -> bool:

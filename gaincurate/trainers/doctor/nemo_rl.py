@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from gaincurate.trainers.doctor import common
+from gaincurate.trainers.doctor import common, sizes
 from gaincurate.trainers.doctor.common import when
 from gaincurate.trainers.doctor.findings import About, Finding, Found, Trainer
 from gaincurate.trainers.doctor.live import LIVE
@@ -20,10 +20,10 @@ _RESPONSES = "nemo_rl/data/datasets/response_datasets/response_dataset.py"
 
 DEFAULTS: dict[str, Any] = {
     "data.shuffle": True,
-    "data.num_workers": 1,
     "data.max_input_seq_length": "${policy.max_total_sequence_length}",
     "data.use_multiple_dataloader": False,
     "data.custom_dataloader": None,
+    "data.num_prompts_per_dataloader": None,
     "data.train.dataset_name": "OpenMathInstruct-2",
     "data.train.data_path": None,
     "data.train.split_validation_size": 0.05,
@@ -81,6 +81,31 @@ def resumes(settings: Settings, about: About) -> Found:
     )
 
 
+def order(settings: Settings, about: About) -> Found:
+    """The live adapter asks the data set for rows, and the loader for none."""
+    return None if about.live else common.shuffle(settings, about, "data.shuffle", source=f"{_GRPO}, setup")
+
+
+def passes(settings: Settings, about: About) -> Found:
+    """The live adapter's rounds are steps."""
+    return None if about.live else sizes.epochs(settings, about, "grpo.max_num_epochs", source=_GRPO)
+
+
+def divided(settings: Settings, about: About) -> Found:
+    """With several loaders a step is made of their parts."""
+    each, whole = settings["data.num_prompts_per_dataloader"], settings["grpo.num_prompts_per_step"]
+    if not about.live or each == whole:
+        return None
+    return Finding(
+        "parts",
+        "stops",
+        f"{settings.told('data.num_prompts_per_dataloader')}, {settings.told('grpo.num_prompts_per_step')}: "
+        "the adapter hands out whole steps",
+        {"data.num_prompts_per_dataloader": whole},
+        source="nemo_rl/data/dataloader.py",
+    )
+
+
 def weights(settings: Settings, about: About) -> Found:
     """What a round leaves is what scoring and the next one begin with."""
     form, whole = "checkpointing.model_save_format", "checkpointing.save_consolidated"
@@ -113,6 +138,7 @@ TRAINER = Trainer(
             source="nemo_rl/data/dataloader.py",
         ),
         resumes,
+        divided,
         when(
             "split",
             "wrong",
@@ -131,16 +157,16 @@ TRAINER = Trainer(
             {"data.default.prompt_file": None},
             source=f"{_PROCESSORS}, math_hf_data_processor",
         ),
-        partial(common.tail, key="grpo.num_prompts_per_step", source=f"{_GRPO}, setup: drop_last=True"),
+        partial(sizes.tail, key="grpo.num_prompts_per_step", source=f"{_GRPO}, setup: drop_last=True"),
         partial(
-            common.too_long,
+            sizes.too_long,
             key="data.max_input_seq_length",
             happens="they are cut to a few tokens and left out of the loss",
             below=lambda _: 1,
             source=_PROCESSORS,
         ),
-        partial(common.epochs, key="grpo.max_num_epochs", source=_GRPO),
-        partial(common.steps, key="grpo.max_num_steps", per_step=_batch, more_is_fine=True, source=_GRPO),
+        passes,
+        partial(sizes.steps, key="grpo.max_num_steps", per_step=_batch, more_is_fine=True, source=_GRPO),
         partial(
             common.drops,
             name="dynamic-sampling",
@@ -149,7 +175,6 @@ TRAINER = Trainer(
             happens="groups without variance are replaced by further prompts, so steps and rows do not agree",
             source=_GRPO,
         ),
-        partial(common.workers, key="data.num_workers", source=f"{_GRPO}, setup"),
         when(
             "no-checkpoint",
             "stops",
@@ -174,7 +199,7 @@ TRAINER = Trainer(
         partial(
             common.adapter_only, key="policy.dtensor_cfg.lora_cfg.enabled", off=False, source="nemo_rl/models"
         ),
-        partial(common.shuffle, key="data.shuffle", source=f"{_GRPO}, setup"),
+        order,
         when(
             "log-without-id",
             "cost",

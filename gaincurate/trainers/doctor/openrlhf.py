@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from gaincurate.trainers.doctor import common
+from gaincurate.trainers.doctor import common, sizes
 from gaincurate.trainers.doctor.common import when
 from gaincurate.trainers.doctor.findings import About, Finding, Found, Trainer
 from gaincurate.trainers.doctor.settings import Settings
@@ -144,13 +144,13 @@ TRAINER = Trainer(
         subset,
         tail,
         partial(
-            common.too_long,
+            sizes.too_long,
             key="data.max_len",
             happens="they are cut from the front, so they are not what was scored",
             below=_answer,
             source="openrlhf/utils/agent.py",
         ),
-        partial(common.epochs, key="train.num_episodes", source=_TRAINER),
+        partial(sizes.epochs, key="train.num_episodes", source=_TRAINER),
         when(
             "prompt-key",
             "stops",

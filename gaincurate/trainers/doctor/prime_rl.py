@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from gaincurate.trainers.doctor import common
+from gaincurate.trainers.doctor import common, sizes
 from gaincurate.trainers.doctor.common import when
 from gaincurate.trainers.doctor.findings import About, Finding, Found, Rule, Trainer
-from gaincurate.trainers.doctor.live import LIVE
 from gaincurate.trainers.doctor.settings import Settings
 
 _CONFIG = "prime_rl/configs/orchestrator.py"
@@ -29,6 +28,7 @@ DEFAULTS: dict[str, Any] = {
     "orchestrator.concurrency.max_inflight": 1024,
     "orchestrator.max_off_policy_steps": 8,
     f"{_SOURCE}.curriculum.sampler.type": "standard",
+    f"{_SOURCE}.env.taskset.run": None,
     "orchestrator.monitors.file.path": "metrics.jsonl",
 }
 
@@ -87,7 +87,7 @@ def tokens(settings: Settings, about: About) -> Found:
 def lengths(settings: Settings, about: About) -> Found:
     """Samples over the training length are cut."""
     key = "seq_len" if settings["seq_len"] is not None else "orchestrator.seq_len"
-    return common.too_long(
+    return sizes.too_long(
         settings, about, key, "they are cut, so they are not what was scored", source=_CONFIG
     )
 
@@ -187,18 +187,12 @@ TRAINER = Trainer(
     rules=(
         samplers,
         gates,
-        partial(
-            common.unplugged,
-            key=f"{_SOURCE}.env.taskset.id",
-            mend=LIVE["prime-rl"],
-            what="tasks come in their own order, whatever the schedule plans",
-            source=_SAMPLER,
-        ),
+        partial(common.follows_run, key=f"{_SOURCE}.env.taskset.run", source="gaincurate.trainers.prime_rl"),
         resumes,
         tokens,
-        partial(common.tail, key="orchestrator.batch_size", per_step=_prompts, factor=_group, source=_CONFIG),
+        partial(sizes.tail, key="orchestrator.batch_size", per_step=_prompts, factor=_group, source=_CONFIG),
         lengths,
-        partial(common.steps, key="max_steps", per_step=_prompts, source=_SAMPLER),
+        partial(sizes.steps, key="max_steps", per_step=_prompts, source=_SAMPLER),
         ahead,
         endless,
         *map(_broadcast, ("weight_broadcast.type", "trainer.weight_broadcast.type")),

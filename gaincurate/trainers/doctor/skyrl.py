@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from gaincurate.trainers.doctor import common
+from gaincurate.trainers.doctor import common, sizes
 from gaincurate.trainers.doctor.common import when
 from gaincurate.trainers.doctor.findings import About, Finding, Found, Trainer
 from gaincurate.trainers.doctor.settings import Settings
@@ -79,16 +79,16 @@ TRAINER = Trainer(
     rules=(
         partial(common.reads, key="data.train_data", source=_DATASET),
         resumes,
-        partial(common.tail, key="trainer.train_batch_size", source=f"{_LOADER}: drop_last=True"),
+        partial(sizes.tail, key="trainer.train_batch_size", source=f"{_LOADER}: drop_last=True"),
         partial(
-            common.too_long,
+            sizes.too_long,
             key="trainer.max_prompt_length",
             happens="they are dropped when the file is read, so they never report",
             source=_DATASET,
         ),
-        partial(common.epochs, key="trainer.epochs", source=_TRAINER),
+        partial(sizes.epochs, key="trainer.epochs", source=_TRAINER),
         partial(
-            common.steps,
+            sizes.steps,
             key="trainer.max_training_steps",
             per_step=_batch,
             more_is_fine=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from gaincurate.trainers.doctor import common
+from gaincurate.trainers.doctor import common, sizes
 from gaincurate.trainers.doctor.common import when
 from gaincurate.trainers.doctor.findings import About, Finding, Found, Trainer
 from gaincurate.trainers.doctor.live import LIVE
@@ -56,7 +56,7 @@ def passes(settings: Settings, about: About) -> Found:
     if about.segment and settings["num_epoch"] is None:
         title = "neither num_rollout nor num_epoch is set: slime does not begin"
         return Finding("length", "stops", title, {"num_epoch": 1}, source=_ARGUMENTS)
-    return common.epochs(settings, about, "num_epoch", source=_ARGUMENTS)
+    return sizes.epochs(settings, about, "num_epoch", source=_ARGUMENTS)
 
 
 def hides(settings: Settings, about: About) -> Found:
@@ -162,6 +162,7 @@ TRAINER = Trainer(
     defaults=DEFAULTS,
     rules=(
         partial(common.reads, key="prompt_data", source=_SOURCE),
+        partial(common.follows_run, key="prompt_data", source="gaincurate.trainers.slime"),
         partial(
             common.unplugged,
             key="data_source_path",
@@ -172,12 +173,12 @@ TRAINER = Trainer(
         resumes,
         hides,
         passes,
-        partial(common.steps, key="num_rollout", per_step=_batch, source=_SOURCE),
+        partial(sizes.steps, key="num_rollout", per_step=_batch, source=_SOURCE),
         partial(
-            common.tail, key="rollout_batch_size", source="slime/ray/rollout.py, get_num_rollout_per_epoch"
+            sizes.tail, key="rollout_batch_size", source="slime/ray/rollout.py, get_num_rollout_per_epoch"
         ),
         partial(
-            common.too_long,
+            sizes.too_long,
             key="rollout_max_prompt_len",
             happens="they are dropped when the file is read, so they never report",
             source=_DATA,

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from gaincurate.trainers.doctor import common
+from gaincurate.trainers.doctor import common, sizes
 from gaincurate.trainers.doctor.common import when
 from gaincurate.trainers.doctor.findings import About, Finding, Found, Rule, Trainer
 from gaincurate.trainers.doctor.live import LIVE
 from gaincurate.trainers.doctor.settings import Settings
 
-_TASKSET = "buffer.explorer_input.taskset"
-_SELECTOR = f"{_TASKSET}.data_selector.selector_type"
+_ONE, _FIRST = "buffer.explorer_input.taskset", "buffer.explorer_input.tasksets.0"
 _SELECTORS = "trinity/buffer/selector/selector.py"
 _READER = "trinity/buffer/reader/file_reader.py"
 _OPERATORS = "data_processor.experience_pipeline.operators"
 
 DEFAULTS: dict[str, Any] = {
-    f"{_TASKSET}.path": None,
-    f"{_TASKSET}.format.prompt_key": "prompt",
-    f"{_TASKSET}.format.response_key": "response",
-    _SELECTOR: "sequential",
+    f"{_FIRST}.path": None,
+    f"{_FIRST}.format.prompt_key": "prompt",
+    f"{_FIRST}.format.response_key": "response",
+    f"{_FIRST}.data_selector.selector_type": "sequential",
     "buffer.batch_size": 1,
     "buffer.total_epochs": 1,
     "buffer.total_steps": None,
@@ -38,23 +38,45 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
+def _taskset(settings: Settings) -> str:
+    """Where the task set stands: alone, or first in a list."""
+    return _ONE if any(settings.below(f"{_ONE}.")) else _FIRST
+
+
+def data(settings: Settings, about: About) -> Found:
+    """Trinity reads a folder."""
+    found = common.reads(settings, about, f"{_taskset(settings)}.path", source=_READER)
+    if found is None:
+        return None
+    advice = "`gaincurate export RUN --trainer trinity --out {output}/rows/train.parquet` writes it there"
+    return replace(found, mend={f"{_taskset(settings)}.path": "{output}/rows"}, advice=advice)
+
+
 def order(settings: Settings, about: About) -> Found:
     """Who chooses the rows."""
-    kind = settings[_SELECTOR]
+    key = f"{_taskset(settings)}.data_selector.selector_type"
+    kind = settings[key]
     if about.live:
         what = "rows are chosen by Trinity's own selector, whatever the schedule plans"
-        return common.unplugged(settings, about, _SELECTOR, LIVE["trinity"], what, _SELECTORS)
+        mend = {f"{_taskset(settings)}.{name}": value for name, value in LIVE["trinity"].items()}
+        return common.unplugged(settings, about, key, mend, what, _SELECTORS)
     if kind in ("sequential", None):
         return None
     if kind == "shuffle":
-        return common.shuffle(settings, about, _SELECTOR, source=_SELECTORS, off="sequential")
+        return common.shuffle(settings, about, key, source=_SELECTORS, off="sequential")
     return Finding(
         "selector",
         "wrong",
-        f"{settings.told(_SELECTOR)}: it chooses by its own rule, some rows again and some never",
-        {_SELECTOR: "sequential"},
+        f"{settings.told(key)}: it chooses by its own rule, some rows again and some never",
+        {key: "sequential"},
         source=_SELECTORS,
     )
+
+
+def run(settings: Settings, about: About) -> Found:
+    """The selector is told of the run."""
+    key = f"{_taskset(settings)}.data_selector.kwargs.run"
+    return common.follows_run(settings, about, key, source="gaincurate.trainers.trinity")
 
 
 def _batch(settings: Settings) -> float | None:
@@ -67,16 +89,14 @@ def lengths(settings: Settings, about: About) -> Found:
     happens = (
         "they are cut from the front, so they are not what was scored" if cut else "they are not answered"
     )
-    return common.too_long(
-        settings, about, "model.max_prompt_tokens", happens, source="trinity/common/models"
-    )
+    return sizes.too_long(settings, about, "model.max_prompt_tokens", happens, source="trinity/common/models")
 
 
 def passes(settings: Settings, about: About) -> Found:
     """Without a number of steps, how often the file is gone through."""
     if settings["buffer.total_steps"] is not None:
         return None
-    return common.epochs(settings, about, "buffer.total_epochs", source=_READER)
+    return sizes.epochs(settings, about, "buffer.total_epochs", source=_READER)
 
 
 def resumes(settings: Settings, about: About) -> Found:
@@ -149,13 +169,14 @@ TRAINER = Trainer(
     style="hydra",
     defaults=DEFAULTS,
     rules=(
-        partial(common.reads, key=f"{_TASKSET}.path", source=_READER),
+        data,
         order,
+        run,
         resumes,
-        partial(common.tail, key="buffer.batch_size", source=f"{_READER}: drop_last=True"),
+        partial(sizes.tail, key="buffer.batch_size", source=f"{_READER}: drop_last=True"),
         lengths,
         passes,
-        partial(common.steps, key="buffer.total_steps", per_step=_batch, source=_READER),
+        partial(sizes.steps, key="buffer.total_steps", per_step=_batch, source=_READER),
         partial(
             common.drops,
             name="over-rollout",

@@ -6,7 +6,7 @@ import math
 from functools import partial
 from typing import Any
 
-from gaincurate.trainers.doctor import common
+from gaincurate.trainers.doctor import common, sizes
 from gaincurate.trainers.doctor.common import when
 from gaincurate.trainers.doctor.findings import About, Finding, Found, Trainer
 from gaincurate.trainers.doctor.settings import Settings
@@ -64,7 +64,7 @@ def tail(settings: Settings, about: About) -> Found:
     group = settings.number("num_generations") or 1
     key = "generation_batch_size" if settings["steps_per_generation"] is None else "steps_per_generation"
     source = "trl/trainer/utils.py, RepeatSampler"
-    found = common.tail(settings, about, key, per_step=prompts, source=source)
+    found = sizes.tail(settings, about, key, per_step=prompts, source=source)
     if found is None or about.budget is None:
         return None
     fits = [
@@ -138,7 +138,7 @@ def passes(settings: Settings, about: About) -> Found:
     most = settings["max_steps"]
     if Settings.follows(most) or (isinstance(most, int | float) and most > 0):
         return None
-    return common.epochs(settings, about, "num_train_epochs", source=_TRAINER)
+    return sizes.epochs(settings, about, "num_train_epochs", source=_TRAINER)
 
 
 def resumed(settings: Settings, about: About) -> Found:
@@ -164,7 +164,7 @@ def length(settings: Settings, about: About) -> Found:
     if about.segment and settings["resume_from_checkpoint"]:
         return None
     each = steps_of(settings, about)
-    return common.length(settings, about, "max_steps", each, source=_TRAINER) if each else None
+    return sizes.length(settings, about, "max_steps", each, source=_TRAINER) if each else None
 
 
 def twice(settings: Settings, about: About) -> Found:
@@ -223,6 +223,16 @@ TRAINER = Trainer(
             {"save_strategy": "steps"},
             source=_TRAINER,
             modes=("segment",),
+        ),
+        when(
+            "saves-anywhere",
+            "stops",
+            "save_strategy",
+            lambda value: value == "best",
+            "the adapter refuses it, because it also saves where no resume is exact",
+            {"save_strategy": "steps"},
+            source="trl/trainer/grpo_trainer.py, _prepare_inputs",
+            modes=("live",),
         ),
         when(
             "optimizer",

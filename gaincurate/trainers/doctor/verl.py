@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from gaincurate.trainers.doctor import common
+from gaincurate.trainers.doctor import common, sizes
 from gaincurate.trainers.doctor.common import when
 from gaincurate.trainers.doctor.findings import About, Finding, Found, Trainer
 from gaincurate.trainers.doctor.live import LIVE
@@ -17,6 +17,7 @@ _BASE = "verl/trainer/ppo/v1/trainer_base.py"
 _SAVED = "actor_rollout_ref.actor.checkpoint.save_contents"
 _REWARD = "reward.custom_reward_function.path"
 _TAP = "trainer.v1.sampler.custom_sampler.path"
+_CALLBACK = "trainer.checkpoint_callback_class"
 _ALWAYS = 1_000_000  # steps: no round is as long, and the last step is saved whatever the period
 
 DEFAULTS: dict[str, Any] = {
@@ -42,6 +43,7 @@ DEFAULTS: dict[str, Any] = {
     "trainer.use_v1": True,
     "trainer.v1.trainer_mode": "sync",
     _TAP: None,
+    _CALLBACK: None,
     _REWARD: None,
     "algorithm.filter_groups.enable": False,
     "algorithm.use_kl_in_reward": False,
@@ -63,7 +65,7 @@ def lengths(settings: Settings, about: About) -> Found:
         happens = "are dropped in silence, so they never report"
     elif settings["data.truncation"] == "error":
         happens = "the training stops at the first one"
-    return common.too_long(settings, about, "data.max_prompt_length", happens, source=_DATASET)
+    return sizes.too_long(settings, about, "data.max_prompt_length", happens, source=_DATASET)
 
 
 def filters(settings: Settings, about: About) -> Found:
@@ -103,7 +105,7 @@ def passes(settings: Settings, about: About) -> Found:
     """Without a number of steps, how often the rows are gone through."""
     if settings["trainer.total_training_steps"] is not None:
         return None
-    return common.epochs(settings, about, "trainer.total_epochs", source=_BASE)
+    return sizes.epochs(settings, about, "trainer.total_epochs", source=_BASE)
 
 
 def weights(settings: Settings, about: About) -> Found:
@@ -173,6 +175,14 @@ TRAINER = Trainer(
             what="the rows are the file's, whatever the schedule plans",
             source=_DATASET,
         ),
+        partial(common.follows_run, key="data.train_files", source="gaincurate.trainers.verl"),
+        partial(
+            common.unplugged,
+            key=_CALLBACK,
+            mend={_CALLBACK: LIVE["verl"][_CALLBACK]},
+            what="the adapter sees no settings and no checkpoint, and refuses to begin",
+            source="verl/trainer/ppo/checkpoint_callback.py",
+        ),
         partial(
             common.unplugged,
             key=_TAP,
@@ -182,8 +192,8 @@ TRAINER = Trainer(
         ),
         resumes,
         passes,
-        partial(common.steps, key="trainer.total_training_steps", per_step=_batch, source=_BASE),
-        partial(common.tail, key="data.train_batch_size", source=f"{_BASE}: drop_last=True"),
+        partial(sizes.steps, key="trainer.total_training_steps", per_step=_batch, source=_BASE),
+        partial(sizes.tail, key="data.train_batch_size", source=f"{_BASE}: drop_last=True"),
         lengths,
         filters,
         when(
