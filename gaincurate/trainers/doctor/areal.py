@@ -132,4 +132,5 @@ TRAINER = Trainer(
         partial(common.shuffle, key="train_dataset.shuffle", source=_LOADER),
         reference,
     ),
+    resolves=True,
 )

@@ -105,7 +105,7 @@ def reports(
     settings: Settings, about: About, keys: tuple[str, ...], mend: dict[str, Any], advice: str, source: str
 ) -> Found:
     """Somebody must tell which prompt a reward belongs to."""
-    if about.mode == "export" or any(settings[key] for key in keys):
+    if not about.segment or any(settings[key] for key in keys):
         return None
     return Finding(
         "outcomes",

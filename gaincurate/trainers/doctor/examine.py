@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from gaincurate.errors import InputError
+from gaincurate.schedule.driver import NAMES
 from gaincurate.trainers.doctor import areal, nemo_rl, openrlhf, prime_rl, skyrl, slime, trinity, trl, verl
 from gaincurate.trainers.doctor.findings import SEVERITIES, About, Finding, Mode, Trainer
 from gaincurate.trainers.doctor.read import Read, read_settings
 from gaincurate.trainers.doctor.settings import NotKnown, Settings, shown
 
+_NAME = re.compile(rf"\{{({'|'.join(NAMES)})\}}")
 _MODULES = (trl, verl, openrlhf, nemo_rl, skyrl, slime, prime_rl, trinity, areal)
 DOCTORED: dict[str, Trainer] = {module.TRAINER.name: module.TRAINER for module in _MODULES}
 """The trainers whose settings are known."""
-_FILLED_IN = "{data}, {round}, {checkpoint} and {output} are what `gaincurate schedule run` fills in"
+_FILLED_IN = (
+    "{data}, {round}, {checkpoint} and {output} are what `gaincurate schedule run` fills in in its command"
+)
 
 
 @dataclass(frozen=True)
@@ -136,6 +141,10 @@ def written(trainer: Trainer, mend: Mapping[str, Any], launched: bool) -> list[s
 
 
 def _written(trainer: Trainer, key: str, value: Any, launched: bool) -> str:
+    if not launched and Settings.follows(value) and not trainer.resolves:
+        return f"on the command line: {_written(trainer, key, value, launched=True)}"
+    if not launched and Settings.follows(value):
+        value = _NAME.sub(lambda found: f"${{oc.env:GAINCURATE_{found[1].upper()}}}", shown(value))
     if not launched:
         equals = " = " if trainer.name == "prime-rl" else ": "
         if trainer.name == "prime-rl" and value is None:

@@ -95,6 +95,7 @@ class Trainer:
         defaults: what it does where nothing is said, of the keys that the rules read.
         rules: what may be found.
         live: whether it can be steered in one long process.
+        resolves: whether its files may have `${oc.env:NAME}` in them.
     """
 
     name: str
@@ -104,3 +105,4 @@ class Trainer:
     defaults: Mapping[str, Any]
     rules: tuple[Rule, ...]
     live: bool = False
+    resolves: bool = False

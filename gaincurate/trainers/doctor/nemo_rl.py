@@ -220,4 +220,5 @@ TRAINER = Trainer(
         ),
     ),
     live=True,
+    resolves=True,
 )

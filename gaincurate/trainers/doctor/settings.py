@@ -95,8 +95,10 @@ class Settings:
         return any(f"{{{name}}}" in str(value) for name in names)
 
     def number(self, key: str) -> float | None:
-        """A key's value where it is a number."""
+        """A key's value where it is a number, also one in quotes."""
         value = self[key]
+        if isinstance(value, str):
+            value = scalar(value)
         return None if isinstance(value, bool) or not isinstance(value, int | float) else value
 
     def is_given(self, key: str) -> bool:

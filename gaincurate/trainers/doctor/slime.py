@@ -15,6 +15,7 @@ _SOURCE = "slime/rollout/data_source.py"
 _ARGUMENTS = "slime/utils/arguments.py"
 _DATA = "slime/utils/data.py"
 _ROLLOUT = "slime/rollout/sglang_rollout.py"
+_TAP = "rollout_all_samples_process_path"
 _ALWAYS = 1_000_000  # rollouts: the last one is saved whatever the period
 
 DEFAULTS: dict[str, Any] = {
@@ -168,6 +169,13 @@ TRAINER = Trainer(
             key="data_source_path",
             mend=LIVE["slime"],
             what="rows come in the file's order, whatever the schedule plans",
+            source=_ARGUMENTS,
+        ),
+        partial(
+            common.unplugged,
+            key=_TAP,
+            mend={_TAP: LIVE["slime"][_TAP]},
+            what="the adapter never hears of a reward",
             source=_ARGUMENTS,
         ),
         resumes,

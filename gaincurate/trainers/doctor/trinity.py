@@ -212,4 +212,5 @@ TRAINER = Trainer(
         ),
     ),
     live=True,
+    resolves=True,
 )

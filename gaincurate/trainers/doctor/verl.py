@@ -277,4 +277,5 @@ TRAINER = Trainer(
         ),
     ),
     live=True,
+    resolves=True,
 )

@@ -384,6 +384,9 @@ def test_trl_steps_are_what_its_sampler_yields(
         ),
         ("trl", True, {"shuffle_dataset": False}, ["--shuffle_dataset false"]),
         ("prime-rl", False, {"max_steps": 4, "resume.step": None}, ["max_steps = 4", "without resume.step"]),
+        ("prime-rl", False, {"output_dir": "{output}"}, ["on the command line: --output-dir {output}"]),
+        ("trl", False, {"output_dir": "{output}"}, ["on the command line: --output_dir {output}"]),
+        ("areal", False, {"saver.fileroot": "{output}/a"}, ["saver.fileroot: ${oc.env:GAINCURATE_OUTPUT}/a"]),
         ("prime-rl", True, {"orchestrator.batch_size": 64}, ["--orchestrator.batch-size 64"]),
     ],
 )
@@ -391,3 +394,39 @@ def test_a_mend_is_written_as_the_trainer_takes_it(
     trainer: str, launched: bool, mend: dict[str, Any], lines: list[str]
 ) -> None:
     assert written(DOCTORED[trainer], mend, launched) == lines
+
+
+ROWS = {
+    "reads another file than the round's": "data",
+    "shuffles": "shuffle",
+    "chooses rows by itself, or replaces groups": (
+        "sampler gate selector sampler-gone filter-groups dynamic-sampling dynamic-batch over-rollout over-sampling"
+    ),
+    "drops the tail of a round": "tail",
+    "drops or cuts long prompts": "too-long filter",
+    "trains a round several times, or not to its end": "epochs max-steps rollouts resumed-length length",
+    "puts an old place onto a new file": "resume skip",
+    "does not carry `gc_id`, or nobody reports": "columns label metadata outcomes log-without-id feedback",
+    "reads something else than was scored": "template prompt-file",
+    "chooses ahead of the rewards": "workers async ahead",
+    "leaves no checkpoint, or not where it is looked for": "no-checkpoint weights output",
+    "an adapter alone as a checkpoint": "adapter",
+    "learning rate or optimizer begin anew": "learning-rate optimizer",
+    "KL reference that moves": "reference",
+}
+
+
+def test_the_table_in_the_docs_is_true() -> None:
+    page = (Path(__file__).parent.parent.parent.parent / "docs/doctor.md").read_text()
+    seen = {(trainer, name) for trainer, found in IN_THE_DEFAULTS.items() for name in found.split()}
+    seen |= {(trainer, name) for trainer, name, _, _ in MORE}
+    for row, found in ROWS.items():
+        cells = []
+        for trainer in DOCTORED:
+            there = any((trainer, name) in seen for name in found.split())
+            always = row == "shuffles" and trainer in ("openrlhf", "skyrl")
+            cells.append("" if not there else "always" if always else "x")
+        line = " | ".join([f"| {row}", *cells]) + " |"
+        assert line.replace("|  |", "| |").replace("|  |", "| |") in page
+    versions = " | ".join(trainer.version.split()[0] for trainer in DOCTORED.values())
+    assert f"| version read | {versions} |" in page

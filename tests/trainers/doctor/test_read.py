@@ -131,6 +131,13 @@ def test_keys_are_compared_as_command_lines_do() -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "number"), [("1e3", 1000.0), (3, 3), (True, None), ("x", None), (None, None)]
+)
+def test_numbers_are_numbers_in_quotes_too(value: object, number: float | None) -> None:
+    assert Settings({"a": value}, {}).number("a") == number
+
+
+@pytest.mark.parametrize(
     ("word", "value"),
     [
         ("True", True),
