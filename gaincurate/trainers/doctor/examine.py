@@ -21,7 +21,7 @@ _MODULES = (trl, verl, openrlhf, nemo_rl, skyrl, slime, prime_rl, trinity, areal
 DOCTORED: dict[str, Trainer] = {module.TRAINER.name: module.TRAINER for module in _MODULES}
 """The trainers whose settings are known."""
 _FILLED_IN = (
-    "{data}, {round}, {checkpoint} and {output} are what `gaincurate schedule run` fills in in its command"
+    "{data}, {round}, {checkpoint} and {output} are what `gaincurate schedule run` fills in, in its command"
 )
 
 

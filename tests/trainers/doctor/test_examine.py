@@ -70,6 +70,30 @@ def test_without_a_run_it_says_what_it_left(launch: Path) -> None:
     assert report.notes[-1] == "sizes, lengths and tokens are not compared: --run RUN does that"
 
 
+def test_a_file_of_trinity_that_takes_the_round_from_the_environment_is_clean(tmp_path: Path) -> None:
+    path = tmp_path / "trinity.yaml"
+    path.write_text(
+        """
+checkpoint_root_dir: ${oc.env:GAINCURATE_OUTPUT}
+model: {model_path: "${oc.env:GAINCURATE_CHECKPOINT}"}
+buffer:
+  batch_size: 8
+  explorer_input:
+    tasksets:
+      - name: round
+        path: ${oc.env:GAINCURATE_OUTPUT}/rows
+explorer: {eval_on_startup: false}
+"""
+    )
+    assert not examine("trinity", [str(path)]).findings
+    path.write_text(path.read_text().replace("${oc.env:GAINCURATE_OUTPUT}/rows", "/data/all"))
+    report = examine("trinity", [str(path)])
+    assert [finding.name for finding in report.findings] == ["data"]
+    assert report.lines(report.findings[0]) == [
+        "buffer.explorer_input.tasksets.0.path: ${oc.env:GAINCURATE_OUTPUT}/rows"
+    ]
+
+
 @pytest.mark.parametrize(
     ("trainer", "mode", "sentence"),
     [
