@@ -67,6 +67,9 @@ def _read_one(source: str, markers: Sequence[str], found: Read) -> None:
         raise InputError(
             f"--config {source}: this is no launch line that a shell would take ({str(error).lower()})."
         ) from error
+    if name := launched.given.pop("config_name", None):  # Hydra's two halves of a file's name
+        folder = launched.given.pop("config_path", ".")
+        launched.files.append(f"{folder}/{str(name).removesuffix('.yaml')}.yaml")
     if not launched.given and not launched.files:
         raise InputError(
             f"--config {source}: there is no setting in it; expected YAML, JSON or TOML, or a launch line "

@@ -51,6 +51,16 @@ def test_a_file_that_a_launch_line_names_comes_before_the_line(tmp_path: Path) -
     ]
 
 
+def test_hydras_own_way_to_name_a_file(tmp_path: Path) -> None:
+    (tmp_path / "conf").mkdir()
+    written(tmp_path / "conf", "mine.yaml", "data:\n  shuffle: false\n  train_batch_size: 7\n")
+    line = f"python -m main_ppo --config-path {tmp_path}/conf --config-name mine data.train_batch_size=8"
+    found = read_settings([written(tmp_path, "launch.sh", line)], ["main_ppo"])
+    assert found.given == {"data.shuffle": False, "data.train_batch_size": 8}
+    other = written(tmp_path, "other.sh", "python -m main_ppo --config-name=gone a=1")
+    assert "names ./gone.yaml, which is not here" in read_settings([other], ["main_ppo"]).notes[0]
+
+
 def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"shuffle_dataset: false\n")))
     assert read_settings(["-"], []).given == {"shuffle_dataset": False}
