@@ -18,6 +18,7 @@ LAYERS = [
     "gaincurate.cli.bench",
     "gaincurate.cli.schedule",
     "gaincurate.cli.schedule_options",
+    "gaincurate.cli.recipe",
     "gaincurate.cli.rounds",
     "gaincurate.cli.score",
     "gaincurate.cli.show",
@@ -45,6 +46,29 @@ LAYERS = [
     "gaincurate.trainers.checkpoints",
     "gaincurate.trainers.layouts",
     "gaincurate.trainers.markers",
+    "gaincurate.trainers.recipes",
+    "gaincurate.trainers.recipe_scripts",
+    "gaincurate.trainers.doctor.examine",
+    "gaincurate.trainers.doctor.trl",
+    "gaincurate.trainers.doctor.verl",
+    "gaincurate.trainers.doctor.openrlhf",
+    "gaincurate.trainers.doctor.nemo_rl",
+    "gaincurate.trainers.doctor.skyrl",
+    "gaincurate.trainers.doctor.slime",
+    "gaincurate.trainers.doctor.prime_rl",
+    "gaincurate.trainers.doctor.trinity",
+    "gaincurate.trainers.doctor.areal",
+    "gaincurate.trainers.doctor.trl_batches",
+    "gaincurate.trainers.doctor.live",
+    "gaincurate.trainers.doctor.common",
+    "gaincurate.trainers.doctor.sizes",
+    "gaincurate.trainers.doctor.tokens",
+    "gaincurate.trainers.doctor.facts",
+    "gaincurate.trainers.doctor.findings",
+    "gaincurate.trainers.doctor.read",
+    "gaincurate.trainers.doctor.launch",
+    "gaincurate.trainers.doctor.settings",
+    "gaincurate.trainers.names",
     "gaincurate.schedule.api",
     "gaincurate.schedule.story",
     "gaincurate.schedule.driver",
@@ -112,7 +136,13 @@ LAYERS = [
     "gaincurate_kernels.reference",
     "gaincurate_kernels.values",
 ]
-PACKAGES = {"gaincurate.cli", "gaincurate.schedule", "gaincurate.scoring", "gaincurate.trainers"}
+PACKAGES = {
+    "gaincurate.cli",
+    "gaincurate.schedule",
+    "gaincurate.scoring",
+    "gaincurate.trainers",
+    "gaincurate.trainers.doctor",
+}
 SOURCES = sorted([*(ROOT / "gaincurate").rglob("*.py"), *(ROOT / "kernels/gaincurate_kernels").rglob("*.py")])
 
 

@@ -1,17 +1,26 @@
-"""`gaincurate doctor`: is everything there, and does the angle code compute what it should here?"""
+"""`gaincurate doctor`: is everything there, and does the angle code compute what it should here?
+
+With a trainer: would its settings break a schedule?
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
 import platform
+import textwrap
 from dataclasses import asdict
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 import gaincurate
 from gaincurate.cli import output
+from gaincurate.errors import InputError
+
+if TYPE_CHECKING:
+    from gaincurate.trainers.doctor.examine import Report
 
 _PACKAGES = (
     ("numpy", "base"),
@@ -31,15 +40,53 @@ _PACKAGES = (
 
 
 def doctor(
+    trainer: Annotated[
+        str | None,
+        typer.Option(
+            help="Check this trainer's settings instead: trl, verl, openrlhf, nemo-rl, skyrl, slime, "
+            "prime-rl, trinity or areal."
+        ),
+    ] = None,
+    config: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--config",
+            metavar="F",
+            help="Its YAML, JSON or TOML file, or a file with its launch line; - is standard input. "
+            "Repeatable: later ones win.",
+        ),
+    ] = None,
+    mode: Annotated[
+        Literal["segment", "live", "export"] | None,
+        typer.Option(
+            help="One process of the trainer for each round (segment, the default), one long one with the "
+            "live adapter, or one exported file."
+        ),
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Compare sizes, lengths and tokens with this run too.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Check versions, the device, and the angle code against its definition.
+    """Check versions, the device, and the angle code against its definition; or a trainer's settings.
 
-    Exits with 1 if scoring cannot work here.
+    Exits with 1 if scoring cannot work here. With --trainer: lists, worst first, what in the settings would
+    shuffle, drop, repeat or cut the rows of a schedule, take up another round's place, or leave no checkpoint
+    or outcomes, each with the setting that mends it. Exits with 1 if rows or outcomes would be wrong or the
+    run would stop, with 0 if at most the order and costs remain.
 
     Example: gaincurate doctor
+
+    Example: gaincurate doctor --trainer verl --config launch.sh --run run
     """
     with output.reporting():
+        if trainer is not None:
+            if not config:
+                raise InputError(f"--trainer {trainer}: give its settings with --config F.")
+            _doctor_trainer(trainer, config, mode or "segment", run, as_json)
+            return
+        if config or mode is not None or run is not None:
+            raise InputError("--config, --mode and --run need --trainer.")
         found = examine()
         if as_json:
             output.as_json(found)
@@ -47,6 +94,51 @@ def doctor(
             _print(found)
     if not found["ok"]:
         raise typer.Exit(1)
+
+
+def _doctor_trainer(
+    trainer: str,
+    config: list[str],
+    mode: Literal["segment", "live", "export"],
+    run: Path | None,
+    as_json: bool,
+) -> None:
+    from gaincurate.trainers.doctor.examine import examine as examine_trainer
+
+    report = examine_trainer(trainer, config, mode, run)
+    if as_json:
+        output.as_json(report.as_json())
+    else:
+        _print_report(report)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def _print_report(report: Report) -> None:
+    from gaincurate.trainers.doctor.findings import SEVERITIES
+
+    output.text(f"{report.trainer} {report.version}, {report.mode} mode")
+    severity = None
+    for finding in report.findings:
+        if finding.severity != severity:
+            severity = finding.severity
+            output.text()
+            output.text(f"{severity}: {SEVERITIES[severity]}")
+        for line in textwrap.wrap(finding.title, 104, break_long_words=False, break_on_hyphens=False):
+            output.text(f"  {line}")
+        for line in report.lines(finding):
+            output.text(f"      set {line}")
+        for line in textwrap.wrap(finding.advice, 100, break_long_words=False, break_on_hyphens=False):
+            output.text(f"      {line}")
+        output.text(f"      ({finding.name}; {finding.source})")
+    if not report.findings:
+        output.text("  nothing found")
+    output.text()
+    for note in report.notes:
+        output.text(f"note: {note}")
+    broken = sum(finding.breaks for finding in report.findings)
+    if broken:
+        output.note(f"error: {broken} of {len(report.findings)} findings would break the schedule.")
 
 
 def examine() -> dict[str, Any]:

@@ -10,10 +10,12 @@ from typing import Annotated, Literal
 import typer
 
 from gaincurate.cli import output
+from gaincurate.cli.recipe import recipe
 from gaincurate.cli.schedule_options import chosen, finder_of, given_options, model_of_set, pair, paths_of
 from gaincurate.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, help="Rounds of training data that follow the model.")
+app.command()(recipe)
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder.")]
 Trainer = Annotated[

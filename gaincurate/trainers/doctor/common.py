@@ -1,0 +1,169 @@
+"""Rules that several trainers share: takes settings by the trainer's own keys, yields findings.
+
+Knows how a schedule uses a trainer; knows no trainer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from gaincurate.trainers.doctor.findings import About, Finding, Found, Mode, Rule, Severity
+from gaincurate.trainers.doctor.settings import Settings, shown
+
+
+def when(
+    name: str,
+    severity: Severity,
+    key: str,
+    wrong: Callable[[Any], bool],
+    title: str,
+    mend: dict[str, Any] | None = None,
+    *,
+    advice: str = "",
+    source: str = "",
+    modes: tuple[Mode, ...] = ("segment", "live", "export"),
+) -> Rule:
+    """A rule about one setting alone: `wrong` says so of its value, and `title` what follows."""
+
+    def rule(settings: Settings, about: About) -> Found:
+        if about.mode not in modes or not wrong(settings[key]):
+            return None
+        return Finding(name, severity, f"{settings.told(key)}: {title}", mend or {}, advice, source)
+
+    return rule
+
+
+def reads(settings: Settings, about: About, key: str, *, also: str = "", source: str = "") -> Found:
+    """In segment mode the training set is the round's own file."""
+    value = settings[key]
+    first = value[0] if isinstance(value, list) and value else value
+    if not about.segment or Settings.follows(first, ("data", "output", "round")):
+        return None
+    wanted: Any = ["{data}"] if isinstance(value, list) else "{data}"
+    return Finding(
+        "data",
+        "wrong",
+        f"{settings.told(key)}: every round would train on the same rows, whatever was planned",
+        {key: wanted},
+        also or "a file written for this trainer below {output} will do as well",
+        source,
+    )
+
+
+def output(settings: Settings, about: About, key: str, what: str, below: str = "", source: str = "") -> Found:
+    """In segment mode what a round leaves must lie in the round's own folder."""
+    value = settings[key]
+    if not about.segment or Settings.follows(value, ("output",)):
+        return None
+    return Finding(
+        "output",
+        "stops",
+        f"{settings.told(key)}: {what} is looked for below {{output}}, and the run stops where there is none",
+        {key: "{output}" + below},
+        source=source,
+    )
+
+
+def shuffle(settings: Settings, about: About, key: str, *, source: str = "", off: Any = False) -> Found:
+    """The order of a round is part of the plan; which prompts it has survives a shuffle."""
+    if settings[key] in (off, None):
+        return None
+    kept = "which prompts a round has survives that, their order does not"
+    kept = "the set's order is lost" if about.mode == "export" else kept
+    return Finding(
+        "shuffle", "order", f"{settings.told(key)}: rows are shuffled; {kept}", {key: off}, "", source
+    )
+
+
+def workers(settings: Settings, about: About, key: str, *, source: str = "") -> Found:
+    """Worker processes fetch rows before the round that they belong to is planned."""
+    count = settings.number(key)
+    if not about.live or not count:
+        return None
+    return Finding(
+        "workers",
+        "stale",
+        f"{settings.told(key)}: its loader fetches ahead, so prompts are chosen before the rewards that "
+        "should choose them",
+        {key: 0},
+        source=source,
+    )
+
+
+def drops(
+    settings: Settings, about: About, name: str, key: str, off: Any, happens: str, source: str
+) -> Found:
+    """Sampling of the trainer's own takes other prompts than planned."""
+    value = settings[key]
+    if about.mode == "export" or value == off or value in (None, False):
+        return None
+    return Finding(name, "wrong", f"{settings.told(key)}: {happens}", {key: off}, source=source)
+
+
+def reports(
+    settings: Settings, about: About, keys: tuple[str, ...], mend: dict[str, Any], advice: str, source: str
+) -> Found:
+    """Somebody must tell which prompt a reward belongs to."""
+    if not about.segment or any(settings[key] for key in keys):
+        return None
+    return Finding(
+        "outcomes",
+        "stops",
+        f"{keys[0]} is {shown(settings[keys[0]])}: nothing of yours sees the rewards, so no round has "
+        "outcomes",
+        mend,
+        advice,
+        source,
+    )
+
+
+def adapter_only(settings: Settings, about: About, key: str, off: Any, source: str) -> Found:
+    """A checkpoint that is an adapter alone is neither scored nor begun with."""
+    if not about.segment or settings[key] in (off, None, 0, False):
+        return None
+    return Finding(
+        "adapter",
+        "stops",
+        f"{settings.told(key)}: the checkpoint is an adapter alone, which the next round does not begin with",
+        {key: off},
+        "or merge it into the model as the last step of the round's command",
+        source,
+    )
+
+
+def moving_reference(settings: Settings, about: About, key: str, off: Any, mend: Any, source: str) -> Found:
+    """The KL reference of a relaunched trainer is the model that it begins with."""
+    if not about.segment or settings[key] in (off, None, 0, False):
+        return None
+    return Finding(
+        "reference",
+        "cost",
+        f"{settings.told(key)}: the KL reference is the model that a process begins with, so it moves every "
+        "round",
+        {key: mend},
+        source=source,
+    )
+
+
+def follows_run(settings: Settings, about: About, key: str, *, source: str = "") -> Found:
+    """In live mode the adapter is told of the run by a setting; a file there is no run."""
+    value = settings[key]
+    if not about.live or (value and not str(value).endswith((".parquet", ".jsonl", ".json", ".arrow"))):
+        return None
+    return Finding(
+        "no-run",
+        "stops",
+        f"{settings.told(key)}: the adapter is told by it which run to follow",
+        {key: about.folder},
+        source=source,
+    )
+
+
+def unplugged(
+    settings: Settings, about: About, key: str, mend: dict[str, Any], what: str, source: str
+) -> Found:
+    """In live mode the trainer asks our adapter, or follows no schedule at all."""
+    if not about.live or "gaincurate" in str(settings[key]):
+        return None
+    return Finding("adapter-missing", "wrong", f"{settings.told(key)}: {what}", mend, source=source)

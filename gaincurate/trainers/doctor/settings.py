@@ -1,0 +1,142 @@
+"""A trainer's settings as one flat mapping: takes what was said, yields values by dotted key.
+
+What is not said has the trainer's default. Keys are compared with `-` as `_`, as command lines do. Knows no
+trainer and no file format.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from gaincurate.schedule.driver import NAMES
+
+_REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+_ENVIRONMENT = re.compile(r"\$\{oc\.env:GAINCURATE_([A-Z]+)\}")
+_SUMS = re.compile(r"\$\(\([^$]*\)\)")
+
+
+class NotKnown(Exception):
+    """A value that a shell or a resolver would fill in, so that nothing can be said of it here."""
+
+    def __init__(self, key: str, value: str) -> None:
+        super().__init__(
+            f"{key} is {value}, which is not known before it runs: what follows from it is not judged"
+        )
+
+
+def normal(key: str) -> str:
+    """A key as it is compared: `--rollout-batch-size` and `rollout_batch_size` are one."""
+    return key.replace("-", "_")
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings, and mappings in lists, as dotted keys; an empty mapping stays as it is."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = normal(f"{prefix}{key}")
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{name}.")
+        elif isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):
+            for index, one in enumerate(value):
+                found |= flat(one, f"{name}.{index}.")
+        else:
+            found[name] = value
+    return found
+
+
+def scalar(text: str) -> Any:
+    """A word of a launch line as the value that it stands for."""
+    word = text.strip()
+    if word in ("true", "True"):
+        return True
+    if word in ("false", "False"):
+        return False
+    if word in ("null", "None", "none", "~"):
+        return None if word != "none" else "none"
+    for kind in (int, float):
+        try:
+            return kind(word)
+        except ValueError:
+            continue
+    if word.startswith("[") and word.endswith("]"):
+        inner = [part.strip().strip("'\"") for part in word[1:-1].split(",")]
+        return [scalar(part) for part in inner if part]
+    return text
+
+
+class Settings:
+    """What a trainer would run with.
+
+    Args:
+        given: what was read, by dotted key.
+        defaults: the trainer's values for what is not there.
+    """
+
+    def __init__(self, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+        self.given = {normal(key): value for key, value in given.items()}
+        self.defaults = {normal(key): value for key, value in defaults.items()}
+
+    def __getitem__(self, key: str) -> Any:
+        """The value of a key; None where neither the file nor the defaults have it.
+
+        Raises:
+            NotKnown: it depends on something that is only there when it runs.
+        """
+        value = self._resolved(normal(key), depth=8)
+        if isinstance(value, str) and "$" in _SUMS.sub("", value) and not self.follows(value):
+            raise NotKnown(key, value)
+        return value
+
+    @staticmethod
+    def follows(value: Any, names: tuple[str, ...] = NAMES) -> bool:
+        """Whether a value changes with the round, because the driver fills in a part of it."""
+        return any(f"{{{name}}}" in str(value) for name in names)
+
+    def number(self, key: str) -> float | None:
+        """A key's value where it is a number, also one in quotes."""
+        value = self[key]
+        if isinstance(value, str):
+            value = scalar(value)
+        return None if isinstance(value, bool) or not isinstance(value, int | float) else value
+
+    def is_given(self, key: str) -> bool:
+        """Whether the file says anything of a key."""
+        return normal(key) in self.given
+
+    def told(self, key: str) -> str:
+        """A key and its value for a reader, and whether it is the default."""
+        return f"{key} is {shown(self[key])}" + ("" if self.is_given(key) else " by default")
+
+    def below(self, prefix: str) -> Iterator[str]:
+        """The given keys under a prefix."""
+        return (key for key in self.given if key.startswith(normal(prefix)))
+
+    def _resolved(self, key: str, depth: int) -> Any:
+        value = self.given.get(key, self.defaults.get(key))
+        if not isinstance(value, str) or not depth:
+            return value
+        value = _ENVIRONMENT.sub(lambda found: f"{{{found[1].lower()}}}", value)
+        if (whole := _REFERENCE.fullmatch(value)) and self._has(whole[1]):
+            return self._resolved(normal(whole[1]), depth - 1)
+        return _REFERENCE.sub(
+            lambda found: (
+                str(self._resolved(normal(found[1]), depth - 1)) if self._has(found[1]) else found[0]
+            ),
+            value,
+        )
+
+    def _has(self, key: str) -> bool:
+        return normal(key) in self.given or normal(key) in self.defaults
+
+
+def shown(value: Any) -> str:
+    """A value as configurations write it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(shown, value)) + "]"
+    return str(value)

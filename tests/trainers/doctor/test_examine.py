@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import runs
+import sets
+import tiny
+from command import run
+from gaincurate.errors import InputError
+from gaincurate.trainers.doctor.examine import examine
+from gaincurate.trainers.doctor.facts import facts_of
+from gaincurate.trainers.doctor.tokens import compare_tokens
+
+LAUNCH = """
+python -m verl.trainer.main_ppo data.train_files={data} data.train_batch_size=8 data.max_prompt_length=80 \\
+    data.shuffle=False data.filter_overlong_prompts=True trainer.total_epochs=1 trainer.save_freq=1000000 \\
+    trainer.default_local_dir={output} trainer.val_before_train=False reward.custom_reward_function.path=reward.py \\
+    actor_rollout_ref.actor.checkpoint.save_contents=[model,hf_model]
+"""
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Path:
+    path = tmp_path / "launch.sh"
+    path.write_text(LAUNCH)
+    return path
+
+
+def test_numbers_of_a_run(tmp_path: Path) -> None:
+    opened = runs.begin(tmp_path, budget=12, rounds=3)
+    about = facts_of(opened.folder, "segment")
+    lengths = dict(
+        zip(
+            opened.scored.column("gc_id").to_pylist(),
+            opened.scored.column("gc_prompt_tokens").to_pylist(),
+            strict=True,
+        )
+    )
+    assert (about.budget, about.rounds, about.longest) == (12, 3, max(lengths.values()))
+    assert about.longer_than is not None
+    assert set(about.longer_than(40)) == {one for one, length in lengths.items() if length > 40}
+
+
+def test_bare_prompts_are_not_compared(tmp_path: Path) -> None:
+    about = facts_of(runs.begin(tmp_path, bare=True).folder, "segment")
+    assert about.longest is None
+    assert about.longer_than is None
+
+
+def test_a_run_is_compared_with_the_settings(tmp_path: Path, launch: Path) -> None:
+    opened = runs.begin(tmp_path, budget=12)
+    report = examine("verl", [str(launch)], "segment", opened.folder)
+    found = {finding.name: finding for finding in report.findings}
+    assert set(found) == {"tail", "too-long"}
+    longest = max(opened.scored.column("gc_prompt_tokens").to_pylist())
+    assert found["too-long"].mend == {"data.max_prompt_length": longest}
+    assert found["tail"].mend == {"data.train_batch_size": 6}
+    assert report.notes == [
+        "token counts: not compared, because the model the-model is no folder on this machine"
+    ]
+
+
+def test_without_a_run_it_says_what_it_left(launch: Path) -> None:
+    report = examine("verl", [str(launch)])
+    assert [finding.name for finding in report.findings] == ["filter"]
+    assert report.notes[-1] == "sizes, lengths and tokens are not compared: --run RUN does that"
+
+
+def test_a_file_of_trinity_that_takes_the_round_from_the_environment_is_clean(tmp_path: Path) -> None:
+    path = tmp_path / "trinity.yaml"
+    path.write_text(
+        """
+checkpoint_root_dir: ${oc.env:GAINCURATE_OUTPUT}
+model: {model_path: "${oc.env:GAINCURATE_CHECKPOINT}"}
+buffer:
+  batch_size: 8
+  explorer_input:
+    tasksets:
+      - name: round
+        path: ${oc.env:GAINCURATE_OUTPUT}/rows
+explorer: {eval_on_startup: false}
+"""
+    )
+    assert not examine("trinity", [str(path)]).findings
+    path.write_text(path.read_text().replace("${oc.env:GAINCURATE_OUTPUT}/rows", "/data/all"))
+    report = examine("trinity", [str(path)])
+    assert [finding.name for finding in report.findings] == ["data"]
+    assert report.lines(report.findings[0]) == [
+        "buffer.explorer_input.tasksets.0.path: ${oc.env:GAINCURATE_OUTPUT}/rows"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("trainer", "mode", "sentence"),
+    [
+        (
+            "verk",
+            "segment",
+            "--trainer verk: its settings are not known; trl, verl, openrlhf, nemo-rl, skyrl, slime, prime-rl, trinity, "
+            "areal are. Did you mean verl?",
+        ),
+        (
+            "openrlhf",
+            "live",
+            "--mode live: openrlhf has no place where a schedule could be plugged in while it runs; use --mode segment.",
+        ),
+    ],
+)
+def test_what_is_not_known_gets_a_sentence(launch: Path, trainer: str, mode: Any, sentence: str) -> None:
+    with pytest.raises(InputError) as caught:
+        examine(trainer, [str(launch)], mode)
+    assert str(caught.value) == sentence
+
+
+def test_settings_of_nothing_that_is_known_are_said_to_be_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("learning: 3\n")
+    notes = examine("verl", [str(path)]).notes
+    assert notes[0] == "none of the settings that the rules read is set: all of this is about the defaults"
+
+
+def set_with_counts(folder: Path, tokenizer: Any, off_by: int = 0) -> Path:
+    """A set whose prompts have as many tokens as the tokenizer says, or not quite."""
+    rows = []
+    for i in range(12):
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": f"question {i}"}], tokenize=False, add_generation_prompt=True
+        )
+        count = len(tokenizer(text, add_special_tokens=False)["input_ids"])
+        rows.append(sets.scored_row(f"id{i}", f"question {i}", tokens=count - 2 + (off_by if i == 7 else 0)))
+    return sets.make_set(folder, [rows])
+
+
+@pytest.mark.parametrize("off_by", [0, 1])
+def test_tokens_are_counted_by_the_models_own_template(tmp_path: Path, launch: Path, off_by: int) -> None:
+    tokenizer = tiny.tokenizer()
+    tokenizer.save_pretrained(tmp_path / "model")
+    set_with_counts(tmp_path / "set", tokenizer, off_by)
+    opened = runs.begin(tmp_path, budget=8, strategy="file-order", model=str(tmp_path / "model"))
+    finding, note = compare_tokens(opened.folder)
+    if not off_by:
+        assert finding is None
+        assert note == "token counts: 8 prompts of round 0 are as long as they were when scored"
+        return
+    assert finding is not None
+    assert finding.severity == "wrong"
+    assert finding.title.startswith("the prompt of id7 is ")
+    assert note == "token counts: id7 differs"
+    report = examine("verl", [str(launch)], "segment", opened.folder)
+    assert "tokens" in {one.name for one in report.findings}
+    assert not report.ok
+
+
+def test_token_counts_that_cannot_be_compared_say_why(tmp_path: Path) -> None:
+    for name, options, why in (
+        ("a", {"model": "the-model"}, "the model the-model is no folder on this machine"),
+        ("b", {"bare": True}, "--bare leaves out a part of what was scored"),
+        ("c", {"model": str(tmp_path)}, f"{tmp_path} has no tokenizer ("),
+    ):
+        (tmp_path / name).mkdir()
+        finding, note = compare_tokens(runs.begin(tmp_path / name, **options).folder)
+        assert finding is None
+        assert note.startswith(f"token counts: not compared, because {why}")
+
+
+def test_the_command_says_yes_and_no(launch: Path) -> None:
+    done = run("doctor", "--trainer", "verl", "--config", launch)
+    assert done.exit_code == 1
+    assert "wrong: trains on other rows than planned, or loses outcomes" in done.stdout
+    assert "      set data.filter_overlong_prompts=false" in done.stdout
+    assert done.stderr == "error: 1 of 1 findings would break the schedule.\n"
+    launch.write_text(LAUNCH.replace("data.filter_overlong_prompts=True", ""))
+    done = run("doctor", "--trainer", "verl", "--config", launch)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert "  nothing found" in done.stdout
+
+
+def test_the_command_in_json(launch: Path) -> None:
+    done = run("doctor", "--trainer", "verl", "--config", launch, "--json")
+    found = json.loads(done.stdout)
+    assert (found["trainer"], found["mode"], found["ok"]) == ("verl", "segment", False)
+    assert found["findings"][0]["name"] == "filter"
+    assert found["findings"][0]["mend"] == {"data.filter_overlong_prompts": False}
+    assert found["findings"][0]["write"] == ["data.filter_overlong_prompts=false"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--trainer", "verl"], "error: --trainer verl: give its settings with --config F.\n"),
+        (["--config", "a.yaml"], "error: --config, --mode and --run need --trainer.\n"),
+        (["--mode", "live"], "error: --config, --mode and --run need --trainer.\n"),
+        (["--trainer", "trl", "--config", "gone"], "error: --config gone: there is no such file.\n"),
+    ],
+)
+def test_the_command_with_something_missing(arguments: list[str], sentence: str) -> None:
+    done = run("doctor", *arguments)
+    assert (done.exit_code, done.stderr) == (2, sentence)

@@ -1,0 +1,436 @@
+"""What is found in each trainer's own default configuration, and that the mended one has it no more."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gaincurate.trainers.doctor.examine import DOCTORED, Report, judge, written
+from gaincurate.trainers.doctor.findings import SEVERITIES, About
+from gaincurate.trainers.doctor.read import Read
+from gaincurate.trainers.doctor.settings import normal
+
+FACTS = Path(__file__).parent.parent / "defaults"
+IDS = ["long-a", "long-b"]
+
+# What stays when everything that can be mended is: no setting reaches it.
+LEFT = {
+    "openrlhf": {"shuffle"},
+    "skyrl": {"shuffle", "log-without-id"},
+    "nemo-rl": {"log-without-id"},
+}
+
+
+def default_config(trainer: str) -> dict[str, Any]:
+    """The trainer's own default configuration, said aloud."""
+    found: dict[str, Any] = json.loads((FACTS / f"{trainer}.json").read_text())["defaults"]
+    return {normal(key): value for key, value in found.items()}
+
+
+def look(trainer: str, about: About, **changes: Any) -> Report:
+    config = default_config(trainer) | {normal(key): value for key, value in changes.items()}
+    return judge(DOCTORED[trainer], Read(given=config), about)
+
+
+def names(report: Report) -> list[str]:
+    return [finding.name for finding in report.findings]
+
+
+def mended(trainer: str, about: About, config: dict[str, Any]) -> Report:
+    """Apply every finding's mend, until there is nothing left to apply."""
+    for _ in range(4):
+        report = judge(DOCTORED[trainer], Read(given=config), about)
+        mends = [finding.mend for finding in report.findings if finding.mend]
+        if not mends:
+            return report
+        for mend in mends:
+            config = config | {normal(key): value for key, value in mend.items()}
+    return report
+
+
+SEGMENT, LIVE, EXPORT = About("segment"), About("live"), About("export")
+RUN = About("segment", budget=96, rounds=10, longest=700, longer_than=lambda limit: IDS)
+LIVE_RUN = replace(RUN, mode="live")
+
+IN_THE_DEFAULTS = {
+    "trl": "skip epochs output shuffle learning-rate",
+    "verl": "data resume epochs no-checkpoint weights output outcomes shuffle validation",
+    "openrlhf": "data template label prompt-key outcomes output shuffle learning-rate reference",
+    "nemo-rl": "data resume split prompt-file weights shuffle log-without-id reference",
+    "skyrl": "data resume weights output shuffle log-without-id validation reference",
+    "slime": "data template length prompt-key outcomes weights no-checkpoint",
+    "prime-rl": "length output ahead",
+    "trinity": "data resume validation",
+    "areal": "data weights output shuffle reference",
+}
+
+
+@pytest.mark.parametrize("trainer", DOCTORED)
+def test_the_default_configuration_in_segment_mode(trainer: str) -> None:
+    found = names(look(trainer, SEGMENT))
+    if trainer == "prime-rl":
+        found.remove("output")
+        assert found == ["length", "ahead"]
+    else:
+        assert sorted(found) == sorted(IN_THE_DEFAULTS[trainer].split())
+
+
+MORE: list[tuple[str, str, About, dict[str, Any]]] = [
+    ("trl", "data", SEGMENT, {"dataset_name": "openai/gsm8k"}),
+    ("trl", "columns", SEGMENT, {"remove_unused_columns": True}),
+    ("trl", "columns", LIVE, {"remove_unused_columns": True}),
+    ("trl", "shuffle", LIVE, {}),
+    ("trl", "shuffle", EXPORT, {}),
+    ("trl", "workers", LIVE, {"dataloader_num_workers": 2}),
+    ("trl", "tail", RUN, {"steps_per_generation": 7}),
+    ("trl", "tail", RUN, {"generation_batch_size": 56}),
+    ("trl", "window", LIVE, {"steps_per_generation": 3}),
+    ("trl", "window", EXPORT, {"num_iterations": 3}),
+    ("trl", "skip", LIVE, {"ignore_data_skip": True}),
+    ("trl", "logs", SEGMENT, {"log_completions": True}),
+    ("trl", "epochs", LIVE_RUN, {}),
+    ("trl", "resumed-length", SEGMENT, {"resume_from_checkpoint": "{checkpoint}"}),
+    ("trl", "resumed-length", RUN, {"resume_from_checkpoint": "{checkpoint}", "max_steps": 96}),
+    ("trl", "max-steps", RUN, {"max_steps": 40}),
+    ("trl", "max-steps", LIVE_RUN, {"max_steps": 40}),
+    ("trl", "no-checkpoint", SEGMENT, {"save_strategy": "no"}),
+    ("trl", "optimizer", SEGMENT, {"save_only_model": True}),
+    ("trl", "batch-finder", SEGMENT, {"auto_find_batch_size": True}),
+    ("trl", "batch-twice", SEGMENT, {"generation_batch_size": 16, "steps_per_generation": 2}),
+    ("trl", "callbacks", LIVE, {"restore_callback_states_from_checkpoint": True}),
+    ("trl", "reference", SEGMENT, {"beta": 0.04}),
+    ("trl", "adapter", SEGMENT, {"use_peft": True}),
+    ("verl", "tail", RUN, {}),
+    ("verl", "too-long", RUN, {}),
+    ("verl", "too-long", RUN, {"data.filter_overlong_prompts": True}),
+    ("verl", "filter", SEGMENT, {"data.filter_overlong_prompts": True}),
+    ("verl", "subset", SEGMENT, {"data.train_max_samples": 500}),
+    ("verl", "resume", SEGMENT, {"trainer.resume_mode": "resume_path"}),
+    ("verl", "max-steps", RUN, {"trainer.total_training_steps": 7, "data.train_batch_size": 32}),
+    ("verl", "epochs", LIVE_RUN, {}),
+    ("verl", "filter-groups", SEGMENT, {"algorithm.filter_groups.enable": True}),
+    ("verl", "sampler-gone", SEGMENT, {"data.sampler.class_path": "pkg://mine"}),
+    ("verl", "log-without-id", SEGMENT, {"trainer.rollout_data_dir": "{output}/rollouts"}),
+    ("verl", "workers", LIVE, {}),
+    ("verl", "adapter-missing", LIVE, {}),
+    ("verl", "no-run", LIVE, {}),
+    ("verl", "no-run", LIVE_RUN, {}),
+    ("slime", "no-run", LIVE, {}),
+    ("trl", "saves-anywhere", LIVE, {"save_strategy": "best"}),
+    ("verl", "legacy", LIVE, {"trainer.use_v1": False}),
+    ("verl", "async", LIVE, {"trainer.v1.trainer_mode": "separate_async"}),
+    ("verl", "adapter", SEGMENT, {"actor_rollout_ref.model.lora_rank": 32}),
+    ("verl", "reference", SEGMENT, {"actor_rollout_ref.actor.use_kl_loss": True}),
+    ("openrlhf", "resume", SEGMENT, {"ckpt.load_enable": True}),
+    ("openrlhf", "subset", RUN, {"data.max_samples": 50}),
+    ("openrlhf", "tail", RUN, {"rollout.n_samples_per_prompt": 1}),
+    ("openrlhf", "too-long", RUN, {"data.max_len": 1024, "rollout.max_new_tokens": 512}),
+    ("openrlhf", "epochs", SEGMENT, {"train.num_episodes": 3}),
+    ("openrlhf", "adapter", SEGMENT, {"ds.lora.rank": 16}),
+    ("nemo-rl", "tail", RUN, {"grpo.num_prompts_per_step": 36}),
+    ("nemo-rl", "too-long", RUN, {}),
+    ("nemo-rl", "epochs", SEGMENT, {"grpo.max_num_epochs": 2}),
+    ("nemo-rl", "max-steps", RUN, {"grpo.max_num_steps": 2}),
+    ("nemo-rl", "dynamic-sampling", SEGMENT, {"grpo.use_dynamic_sampling": True}),
+    ("nemo-rl", "no-checkpoint", SEGMENT, {"checkpointing.enabled": False}),
+    ("nemo-rl", "parts", LIVE, {"data.num_prompts_per_dataloader": 8}),
+    ("nemo-rl", "adapter-missing", LIVE, {}),
+    ("nemo-rl", "async", LIVE, {"grpo.async_grpo.enabled": True}),
+    ("nemo-rl", "adapter", SEGMENT, {"policy.dtensor_cfg.lora_cfg.enabled": True}),
+    ("skyrl", "resume", SEGMENT, {"trainer.resume_mode": "from_path"}),
+    ("skyrl", "tail", RUN, {}),
+    ("skyrl", "too-long", RUN, {}),
+    ("skyrl", "epochs", SEGMENT, {"trainer.epochs": 20}),
+    ("skyrl", "max-steps", RUN, {"trainer.train_batch_size": 32, "trainer.max_training_steps": 2}),
+    ("skyrl", "dynamic-sampling", SEGMENT, {"trainer.algorithm.dynamic_sampling.type": "filter"}),
+    ("skyrl", "adapter", SEGMENT, {"trainer.policy.model.lora.rank": 32}),
+    ("slime", "shuffle", SEGMENT, {"rollout_shuffle": True}),
+    ("slime", "tail", RUN, {"rollout_batch_size": 36}),
+    ("slime", "too-long", RUN, {"rollout_max_prompt_len": 512}),
+    ("slime", "metadata", SEGMENT, {"metadata_key": "extra"}),
+    ("slime", "epochs", SEGMENT, {"num_epoch": 3}),
+    ("slime", "rollouts", SEGMENT, {"num_rollout": 3000}),
+    ("slime", "max-steps", RUN, {"num_rollout": 3000, "rollout_batch_size": 32}),
+    ("slime", "resume", SEGMENT, {"load": "/ckpt/slime"}),
+    ("slime", "over-sampling", SEGMENT, {"over_sampling_batch_size": 64, "rollout_batch_size": 32}),
+    ("slime", "dynamic-sampling", SEGMENT, {"dynamic_sampling_filter_path": "a.b"}),
+    ("slime", "partial-rollout", SEGMENT, {"partial_rollout": True}),
+    ("slime", "partial-rollout", LIVE, {"partial_rollout": True}),
+    ("slime", "output", SEGMENT, {"save_hf": "/ckpt/hf/{rollout_id}"}),
+    ("slime", "adapter-missing", LIVE, {}),
+    ("slime", "reference", SEGMENT, {"kl_loss_coef": 0.01}),
+    (
+        "prime-rl",
+        "sampler",
+        SEGMENT,
+        {"orchestrator.train.source.0.curriculum.sampler.type": "difficulty_pool"},
+    ),
+    ("prime-rl", "gate", SEGMENT, {"orchestrator.train.source.0.curriculum.gates.a.type": "advantage_range"}),
+    ("prime-rl", "no-run", LIVE, {}),
+    ("prime-rl", "token-batch", SEGMENT, {"orchestrator.token_batch_size": 65536}),
+    ("prime-rl", "tail", RUN, {"orchestrator.group_size": 2}),
+    ("prime-rl", "too-long", RUN, {"orchestrator.seq_len": 512}),
+    ("prime-rl", "too-long", RUN, {"seq_len": 512}),
+    ("prime-rl", "max-steps", RUN, {"orchestrator.group_size": 4, "max_steps": 20}),
+    ("prime-rl", "ahead", LIVE, {}),
+    ("prime-rl", "resume", SEGMENT, {"resume.step": 20}),
+    ("prime-rl", "weights", SEGMENT, {"weight_broadcast.type": "nccl"}),
+    ("prime-rl", "weights", SEGMENT, {"trainer.weight_broadcast.type": "nixl"}),
+    ("prime-rl", "outcomes", SEGMENT, {"orchestrator.monitors.file": False}),
+    (
+        "trinity",
+        "shuffle",
+        SEGMENT,
+        {"buffer.explorer_input.tasksets.0.data_selector.selector_type": "shuffle"},
+    ),
+    (
+        "trinity",
+        "selector",
+        SEGMENT,
+        {"buffer.explorer_input.tasksets.0.data_selector.selector_type": "random"},
+    ),
+    ("trinity", "adapter-missing", LIVE, {}),
+    ("trinity", "selector", SEGMENT, {"buffer.explorer_input.taskset.data_selector.selector_type": "random"}),
+    ("trinity", "no-run", LIVE, {}),
+    ("trinity", "tail", RUN, {"buffer.batch_size": 36}),
+    ("trinity", "too-long", RUN, {"model.max_prompt_tokens": 512}),
+    ("trinity", "epochs", SEGMENT, {"buffer.total_epochs": 2}),
+    ("trinity", "max-steps", RUN, {"buffer.total_steps": 7}),
+    ("trinity", "over-rollout", SEGMENT, {"explorer.over_rollout.ratio": 0.2}),
+    ("trinity", "weights", SEGMENT, {"trainer.save_hf_checkpoint": "never"}),
+    ("trinity", "output", SEGMENT, {"continue_from_checkpoint": False}),
+    ("trinity", "feedback", LIVE, {}),
+    ("trinity", "ahead", LIVE, {"synchronizer.sync_interval": 8}),
+    ("trinity", "ahead", LIVE, {"synchronizer.sync_offset": 2}),
+    ("trinity", "adapter", SEGMENT, {"model.lora_configs.0.name": "lora"}),
+    ("areal", "resume", SEGMENT, {"recover.mode": "auto"}),
+    ("areal", "tail", RUN, {"train_dataset.batch_size": 36}),
+    ("areal", "too-long", RUN, {"train_dataset.max_length": 512}),
+    ("areal", "epochs", SEGMENT, {"total_train_epochs": 10}),
+    ("areal", "max-steps", RUN, {"total_train_steps": 7}),
+    ("areal", "ahead", SEGMENT, {"rollout.max_head_offpolicyness": 2}),
+    ("areal", "dynamic-batch", SEGMENT, {"dynamic_bs": True}),
+    ("areal", "output", SEGMENT, {"saver.fileroot": "/ckpt"}),
+    ("areal", "adapter", SEGMENT, {"actor.use_lora": True}),
+]
+
+
+@pytest.mark.parametrize(
+    ("trainer", "name", "about", "changes"),
+    MORE,
+    ids=[f"{one[0]}-{one[1]}-{i}" for i, one in enumerate(MORE)],
+)
+def test_a_finding_is_there_and_its_mend_takes_it_away(
+    trainer: str, name: str, about: About, changes: dict[str, Any]
+) -> None:
+    report = look(trainer, about, **changes)
+    assert name in names(report)
+    finding = next(one for one in report.findings if one.name == name)
+    assert finding.mend
+    config = default_config(trainer) | {normal(key): value for key, value in changes.items()}
+    once = config | {normal(key): value for key, value in finding.mend.items()}
+    left = [
+        one
+        for one in judge(DOCTORED[trainer], Read(given=once), about).findings
+        if one.title == finding.title
+    ]
+    assert not left
+
+
+@pytest.mark.parametrize(
+    ("trainer", "about"),
+    [
+        (trainer, about)
+        for trainer in DOCTORED
+        for about in (SEGMENT, LIVE, EXPORT, RUN, LIVE_RUN)
+        if DOCTORED[trainer].live or not about.live
+    ],
+    ids=lambda value: value if isinstance(value, str) else f"{value.mode}-{value.budget}",
+)
+def test_the_mended_default_configuration_is_clean(trainer: str, about: About) -> None:
+    report = mended(trainer, about, default_config(trainer))
+    assert set(names(report)) <= LEFT.get(trainer, set())
+    assert report.ok
+
+
+@pytest.mark.parametrize("trainer", DOCTORED)
+def test_all_its_findings_at_once_can_be_mended(trainer: str) -> None:
+    config = default_config(trainer)
+    for one, _, about, changes in MORE:
+        if one == trainer and about.mode == "segment":
+            config |= {normal(key): value for key, value in changes.items()}
+    report = mended(trainer, RUN, config)
+    assert set(names(report)) <= LEFT.get(trainer, set())
+
+
+def test_there_are_many_findings_and_each_says_all_that_it_should() -> None:
+    seen = {(trainer, name) for trainer, found in IN_THE_DEFAULTS.items() for name in found.split()}
+    seen |= {(trainer, name) for trainer, name, _, _ in MORE}
+    assert len(seen) >= 100
+    assert len({name for _, name in seen}) >= 25
+    for trainer in DOCTORED:
+        for about in (SEGMENT, RUN, EXPORT):
+            for finding in look(trainer, about).findings:
+                assert finding.source
+                assert finding.mend or finding.severity in ("order", "cost")
+                assert len(finding.title) > 20
+
+
+def test_the_worst_comes_first() -> None:
+    report = look("verl", RUN, **{"data.train_max_samples": 5})
+    ranks = [list(SEVERITIES).index(finding.severity) for finding in report.findings]
+    assert ranks == sorted(ranks)
+    assert ranks[0] == 0
+    assert ranks[-1] == len(SEVERITIES) - 1
+
+
+def test_what_only_the_shell_knows_is_not_judged_and_the_rest_is() -> None:
+    config = {"trainer.save_freq": "$FREQ", "data.shuffle": "${SHUFFLE}"}
+    report = judge(DOCTORED["verl"], Read(given=config), SEGMENT)
+    assert not {"no-checkpoint", "shuffle"} & set(names(report))
+    assert {"weights", "resume"} <= set(names(report))
+    assert [note for note in report.notes if "$FREQ" in note] == [
+        "trainer.save_freq is $FREQ, which is not known before it runs: what follows from it is not judged"
+    ]
+
+
+def test_a_run_without_the_last_prompts_is_told_in_numbers() -> None:
+    report = look("verl", replace(RUN, budget=100), **{"data.train_batch_size": 32})
+    finding = next(one for one in report.findings if one.name == "tail")
+    assert finding.title == (
+        "data.train_batch_size is 32: 32 prompts a step, but a round has 100: the last 4 of each round are never "
+        "trained, and report nothing"
+    )
+    assert finding.mend == {"data.train_batch_size": 25}
+    assert "--align-to 32" in finding.advice
+
+
+def test_long_prompts_are_named() -> None:
+    report = look("skyrl", replace(RUN, longer_than=lambda limit: ["a", "b", "c", "d"]))
+    finding = next(one for one in report.findings if one.name == "too-long")
+    assert "4 prompts of the set are longer (a, b, c and so on)" in finding.title
+    assert finding.mend == {"trainer.max_prompt_length": 700}
+
+
+def test_trl_says_so_where_no_size_fits() -> None:
+    about = replace(RUN, budget=7)
+    report = look("trl", about, num_generations=4, per_device_train_batch_size=8)
+    finding = next(one for one in report.findings if one.name == "tail")
+    assert not finding.mend
+    assert "--align-to 2" in finding.advice
+
+
+@settings(max_examples=200, deadline=None)
+@given(budget=st.integers(1, 4096), batch=st.integers(1, 2048))
+def test_a_tail_is_found_exactly_where_rows_are_left(budget: int, batch: int) -> None:
+    about = About("segment", budget=budget, rounds=1)
+    report = look("areal", about, **{"train_dataset.batch_size": batch})
+    found = [one for one in report.findings if one.name == "tail"]
+    assert bool(found) == (budget % batch != 0)
+    if found:
+        size = found[0].mend["train_dataset.batch_size"]
+        assert budget % size == 0
+        assert size <= batch
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    budget=st.integers(1, 512),
+    group=st.integers(2, 16),
+    device=st.integers(1, 16),
+    steps=st.integers(1, 16),
+    gathered=st.integers(1, 16),
+    again=st.integers(1, 3),
+)
+def test_trl_steps_are_what_its_sampler_yields(
+    budget: int, group: int, device: int, steps: int, gathered: int, again: int
+) -> None:
+    """Against the sampler's own arithmetic, counted step by step."""
+    size = device * steps
+    if size % group or size // group > budget:
+        return
+    micro = (budget // (size // group)) * steps * again
+    optimizer = sum(1 for done in range(1, micro + 1) if done % gathered == 0 or done == micro)
+    changes = {
+        "num_generations": group,
+        "per_device_train_batch_size": device,
+        "steps_per_generation": steps,
+        "gradient_accumulation_steps": gathered,
+        "num_iterations": again,
+    }
+    about = About("segment", budget=budget, rounds=1)
+    assert "max-steps" not in names(look("trl", about, **changes, max_steps=optimizer))
+    assert "max-steps" in names(look("trl", about, **changes, max_steps=optimizer + 1))
+
+
+@pytest.mark.parametrize(
+    ("trainer", "launched", "mend", "lines"),
+    [
+        ("verl", True, {"data.shuffle": False, "a": None}, ["data.shuffle=false", "a=null"]),
+        ("verl", False, {"data.shuffle": False}, ["data.shuffle: false"]),
+        (
+            "openrlhf",
+            True,
+            {"data.apply_chat_template": True, "ckpt.load_enable": False},
+            ["--data.apply_chat_template", "without --ckpt.load_enable"],
+        ),
+        (
+            "slime",
+            True,
+            {"save_hf": "{output}/hf", "load": None},
+            ["--save-hf {output}/hf", "without --load"],
+        ),
+        ("trl", True, {"shuffle_dataset": False}, ["--shuffle_dataset false"]),
+        ("prime-rl", False, {"max_steps": 4, "resume.step": None}, ["max_steps = 4", "without resume.step"]),
+        ("prime-rl", False, {"output_dir": "{output}"}, ["on the command line: --output-dir {output}"]),
+        ("trl", False, {"output_dir": "{output}"}, ["on the command line: --output_dir {output}"]),
+        ("areal", False, {"saver.fileroot": "{output}/a"}, ["saver.fileroot: ${oc.env:GAINCURATE_OUTPUT}/a"]),
+        ("prime-rl", True, {"orchestrator.batch_size": 64}, ["--orchestrator.batch-size 64"]),
+    ],
+)
+def test_a_mend_is_written_as_the_trainer_takes_it(
+    trainer: str, launched: bool, mend: dict[str, Any], lines: list[str]
+) -> None:
+    assert written(DOCTORED[trainer], mend, launched) == lines
+
+
+ROWS = {
+    "reads another file than the round's": "data",
+    "shuffles": "shuffle",
+    "chooses rows by itself, or replaces groups": (
+        "sampler gate selector sampler-gone filter-groups dynamic-sampling dynamic-batch over-rollout over-sampling"
+    ),
+    "drops the tail of a round": "tail",
+    "drops or cuts long prompts": "too-long filter",
+    "trains a round several times, or not to its end": "epochs max-steps rollouts resumed-length length",
+    "puts an old place onto a new file": "resume skip",
+    "does not carry `gc_id`, or nobody reports": "columns label metadata outcomes log-without-id feedback",
+    "reads something else than was scored": "template prompt-file",
+    "chooses ahead of the rewards": "workers async ahead",
+    "leaves no checkpoint, or not where it is looked for": "no-checkpoint weights output",
+    "an adapter alone as a checkpoint": "adapter",
+    "learning rate or optimizer begin anew": "learning-rate optimizer",
+    "KL reference that moves": "reference",
+}
+
+
+def test_the_table_in_the_docs_is_true() -> None:
+    page = (Path(__file__).parent.parent.parent.parent / "docs/doctor.md").read_text()
+    seen = {(trainer, name) for trainer, found in IN_THE_DEFAULTS.items() for name in found.split()}
+    seen |= {(trainer, name) for trainer, name, _, _ in MORE}
+    for row, found in ROWS.items():
+        cells = []
+        for trainer in DOCTORED:
+            there = any((trainer, name) in seen for name in found.split())
+            always = row == "shuffles" and trainer in ("openrlhf", "skyrl")
+            cells.append("" if not there else "always" if always else "x")
+        line = " | ".join([f"| {row}", *cells]) + " |"
+        assert line.replace("|  |", "| |").replace("|  |", "| |") in page
+    versions = " | ".join(trainer.version.split()[0] for trainer in DOCTORED.values())
+    assert f"| version read | {versions} |" in page

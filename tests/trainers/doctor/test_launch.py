@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gaincurate.trainers.doctor.launch import read_launch
+
+
+def settings_of(text: str, *markers: str) -> dict[str, Any]:
+    return read_launch(text, markers).given
+
+
+def test_a_hydra_line() -> None:
+    line = "python3 -m verl.trainer.main_ppo data.shuffle=True +data.extra=1 ++a.b=1e-6 ~data.gone c.d=null 'e=[x,2]'"
+    assert settings_of(line, "main_ppo") == {
+        "data.shuffle": True,
+        "data.extra": 1,
+        "a.b": 1e-6,
+        "data.gone": None,
+        "c.d": None,
+        "e": ["x", 2],
+    }
+
+
+def test_flags_with_and_without_values() -> None:
+    line = "trl grpo --shuffle_dataset False --lr=1e-5 --flag --names a b --no-cache --threshold -1 x.y=2"
+    assert settings_of(line) == {
+        "shuffle_dataset": False,
+        "lr": 1e-5,
+        "flag": True,
+        "names": ["a", "b"],
+        "cache": False,
+        "threshold": -1,
+        "x.y": 2,
+    }
+
+
+def test_a_script_as_people_write_them() -> None:
+    script = """#!/bin/bash
+# it's a comment with a quote
+set -ex
+N=8 ; export BATCH=$((N * (4 + 1)))
+ARGS=(
+   --prompt-data "/data/with space.jsonl"   # not this: --rollout-shuffle
+   #--num-epoch 9
+   --rollout-batch-size ${BATCH}
+)
+ray start --head --num-gpus ${N}
+ray job submit --address="http://127.0.0.1:8265" \\
+   --runtime-env-json="{\\"env_vars\\": {}}" \\
+   -- python3 train.py --actor-num-nodes 1 "${ARGS[@]}" \\
+   --save ${SAVE:-/ckpt} --load $LOAD
+"""
+    assert settings_of(script, "train.py") == {
+        "actor_num_nodes": 1,
+        "prompt_data": "/data/with space.jsonl",
+        "rollout_batch_size": 40,
+        "save": "/ckpt",
+        "load": "$LOAD",
+    }
+
+
+def test_a_round_of_the_driver() -> None:
+    line = (
+        "gaincurate schedule run run -- sh -c 'python -m verl.trainer.main_ppo a={data} b=$((8*({round}+1)))'"
+    )
+    assert settings_of(line, "main_ppo") == {"a": "{data}", "b": "$((8*({round}+1)))"}
+
+
+def test_a_rounds_script() -> None:
+    script = """
+data=$1 round=$2 output="$5"
+gaincurate export run --trainer trl --out "$output/rows" --shuffle_dataset true
+trl grpo --dataset_name "$data" --output_dir "$output/x" --max_steps $((4 * (round + 1))) --seed $GAINCURATE_ROUND
+"""
+    assert settings_of(script, "trl") == {
+        "dataset_name": "{data}",
+        "output_dir": "{output}/x",
+        "max_steps": "$((4*({round}+1)))",
+        "seed": "{round}",
+    }
+
+
+def test_only_the_trainers_own_command_is_read_where_there_is_one() -> None:
+    script = "vllm serve --port 8000 --dtype bfloat16 &\npython -m openrlhf.cli.train_ppo_ray --train.seed 3"
+    assert settings_of(script, "train_ppo_ray") == {"train.seed": 3}
+    assert settings_of(script, "nothing_like_it") == {"port": 8000, "dtype": "bfloat16", "train.seed": 3}
+
+
+@pytest.mark.parametrize("line", ["uv run rl @ rl.toml --max-steps 4", "uv run rl @rl.toml --max-steps 4"])
+def test_files_that_a_line_names(line: str) -> None:
+    found = read_launch(line, ["rl"])
+    assert (found.files, found.given) == (["rl.toml"], {"max_steps": 4})
+    assert read_launch("python run.py --config a.yaml x=1", []).files == ["a.yaml"]
+
+
+def test_an_open_quote_is_no_line() -> None:
+    with pytest.raises(ValueError, match="No closing quotation"):
+        settings_of("python train.py --a 'b")
+
+
+WORDS = st.text(
+    st.characters(codec="utf-8", exclude_characters="$\x00\x01\x02\x03", exclude_categories=["Cs"]),
+    min_size=1,
+)
+
+
+@given(st.dictionaries(st.from_regex(r"[a-z]{3,9}(\.[a-z]{1,9}){0,2}", fullmatch=True), WORDS, min_size=1))
+def test_what_a_shell_would_hand_over_is_what_is_read(values: dict[str, str]) -> None:
+    """Against the shell's own quoting: texts come back as they are, but for words that stand for values."""
+    line = shlex.join(["python", "-m", "main_ppo", *(f"{key}={value}" for key, value in values.items())])
+    found = settings_of(line, "main_ppo")
+    assert set(found) == set(values)
+    for key, value in values.items():
+        if isinstance(found[key], str):
+            assert found[key] == value or found[key] == value.strip()
