@@ -17,12 +17,23 @@ LAYERS = [
     "gaincurate.cli.app",
     "gaincurate.cli.bench",
     "gaincurate.cli.schedule",
+    "gaincurate.cli.schedule_options",
     "gaincurate.cli.rounds",
+    "gaincurate.cli.export",
     "gaincurate.cli.score",
     "gaincurate.cli.show",
     "gaincurate.cli.doctor",
     "gaincurate.cli.progress",
     "gaincurate.cli.output",
+    "gaincurate.trainers.export",
+    "gaincurate.trainers.logs",
+    "gaincurate.trainers.logs_join",
+    "gaincurate.trainers.logs_files",
+    "gaincurate.trainers.logs_formats",
+    "gaincurate.trainers.views_launch",
+    "gaincurate.trainers.views",
+    "gaincurate.trainers.views_parts",
+    "gaincurate.trainers.names",
     "gaincurate.schedule.api",
     "gaincurate.schedule.story",
     "gaincurate.schedule.driver",
@@ -88,7 +99,7 @@ LAYERS = [
     "gaincurate_kernels.reference",
     "gaincurate_kernels.values",
 ]
-PACKAGES = {"gaincurate.cli", "gaincurate.schedule", "gaincurate.scoring"}
+PACKAGES = {"gaincurate.cli", "gaincurate.schedule", "gaincurate.scoring", "gaincurate.trainers"}
 SOURCES = sorted([*(ROOT / "gaincurate").rglob("*.py"), *(ROOT / "kernels/gaincurate_kernels").rglob("*.py")])
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from gaincurate.cli import output
-from gaincurate.errors import GaincurateError, InputError
+from gaincurate.cli.schedule_options import model_of_set, pair, strategy_options, take_logged
+from gaincurate.errors import InputError
 
 if TYPE_CHECKING:
     from gaincurate.schedule.run import Run
@@ -103,8 +103,10 @@ def start(
         from gaincurate.schedule.config import RescoreConfig, checked
         from gaincurate.schedule.rounds import start as open_run
 
-        given = _given(sigma=sigma, alpha=alpha, beta=beta, step_range=step_range, options=options or [])
-        low, high = _pair(reward_range, "--reward-range")
+        given = strategy_options(
+            sigma=sigma, alpha=alpha, beta=beta, step_range=step_range, options=options or []
+        )
+        low, high = pair(reward_range, "--reward-range")
         try:
             more = shlex.split(scoring)
         except ValueError as error:
@@ -127,7 +129,7 @@ def start(
             min_coverage=min_coverage,
             bare=bare,
             with_scores=with_scores,
-            model=model or _model_of(scored),
+            model=model or model_of_set(scored),
             rescore=again,
         )
         opened = open_run(config, output.note)
@@ -145,54 +147,6 @@ def start(
         output.text(f"  next: gaincurate schedule run {shlex.quote(str(run))} -- CMD ...")
 
 
-def _given(
-    *,
-    sigma: str | None,
-    alpha: float | None,
-    beta: float | None,
-    step_range: str | None,
-    options: list[str],
-) -> dict[str, Any]:
-    """The strategy's own options, those with a name here and those by --set."""
-    named = {"sigma": sigma, "alpha": alpha, "beta": beta}
-    given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
-    if step_range is not None:
-        given["step_low"], given["step_high"] = _pair(step_range, "--step-range")
-    for option in options:
-        name, equals, value = option.partition("=")
-        if not equals:
-            raise InputError(f"--set {option}: expected NAME=VALUE.")
-        try:
-            given[name] = json.loads(value)
-        except ValueError:
-            given[name] = value
-    return given
-
-
-def _pair(text: str, option: str) -> tuple[float, float]:
-    try:
-        low, high = map(float, text.split(","))
-    except ValueError as error:
-        raise InputError(f"{option} {text}: expected two numbers, LO,HI.") from error
-    return low, high
-
-
-def _model_of(scored: Path) -> str | None:
-    """The model that scored a set, as files where it can be found here."""
-    from gaincurate.schedule.rounds import model_of
-
-    name = model_of(scored)
-    if name is None or Path(name).exists():
-        return name
-    try:
-        from gaincurate.scoring.model import find_model
-
-        files = find_model(name)
-    except (ImportError, GaincurateError):  # not on this machine: the trainer gets the name
-        return name
-    return str(files.weights[0] if files.gguf else files.folder)
-
-
 def _paths(run: Run, round_: int) -> dict[str, str]:
     return {
         "data": str(run.data(round_)),
@@ -207,11 +161,27 @@ def next_(
     checkpoint: Annotated[
         Path | None, typer.Option(help="What the round's training left, where a re-scoring is due.")
     ] = None,
+    outcomes: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="PATH",
+            help="Take outcomes from what the trainer logged: a file, a folder or a glob; repeatable.",
+        ),
+    ] = None,
+    format_: Annotated[
+        str | None,
+        typer.Option(
+            "--from", help="Whose logs: trl, verl, prime-rl, nemo-rl or lines. Default: seen in them."
+        ),
+    ] = None,
+    reward_column: Annotated[
+        str | None, typer.Option(help="Which number of a log is the reward, where there are several.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Take the newest round's outcomes, write the next round and print its folder.
 
-    Example: gaincurate schedule next run
+    Example: gaincurate schedule next run --outcomes trainer/completions
     """
     again = f"Run the same command again to go on: {shlex.join(['gaincurate', *sys.argv[1:]])}"
     with output.reporting(again):
@@ -220,6 +190,7 @@ def next_(
 
         opened = Run(run)
         with working_on(run):
+            take_logged(opened, outcomes or [], format_, reward_column)
             folder = advance(opened, None if checkpoint is None else str(checkpoint), output.note)
         round_ = opened.state["round"]
         if as_json:

@@ -1,0 +1,1 @@
+"""What is known of each trainer: the files it reads, the logs it writes. Above schedule, below cli."""
