@@ -48,7 +48,7 @@ def take_logs(
         note: told what a person should know, and what could not be joined.
 
     Returns:
-        How many lines were appended.
+        How many outcomes were appended.
 
     Raises:
         OutcomeError: no file, an unknown or broken one, one of which nothing joins, or a reward outside the
@@ -67,7 +67,7 @@ def take_logs(
         append_lines(run.outcomes(round_), lines)
     files = [asdict(file) for file in taking.files.values()]
     write_json(run.round_folder(round_) / TAKEN, {"files": files})
-    return len(lines)
+    return sum("gc_id" in line for line in lines)
 
 
 class _Taking:
