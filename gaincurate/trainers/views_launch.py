@@ -65,7 +65,10 @@ def _load(path: Path) -> str:
 
 def _trl(path: Path, view: View) -> Launch:
     config = "shuffle_dataset=False, dataloader_num_workers=0, remove_unused_columns=False"
-    hint = f'log_extra("{ID}", {ID}) in the reward function puts the id into the completions that TRL logs'
+    hint = (
+        f'log_extra("{ID}", {ID}) in the reward function puts the id into the completions that TRL logs with '
+        "log_completions=True, logging_steps=1"
+    )
     return Launch("python", [_load(path), f"config = trl.GRPOConfig({config})"], [hint])
 
 
@@ -79,12 +82,17 @@ def _verl(path: Path, view: View) -> Launch:
         "data.filter_overlong_prompts=False",
         "data.train_max_samples=-1",
     ]
-    hint = (
-        f"a reward function gets the id as extra_info['{ID}']; trainer.rollout_data_dir logs ground_truth "
-        "and not extra_info, so from there rows are joined on the prompt's text, or with "
-        "--id-in-answer on the id"
-    )
-    return Launch("flags", flags, [hint])
+    hints = [f"a reward function gets the id as extra_info['{ID}']"]
+    if view.parts.id_in_answer:
+        hints.append(
+            "ground_truth is JSON with the id and the answer, which verl's own functions cannot read"
+        )
+    else:
+        hints.append(
+            "trainer.rollout_data_dir logs ground_truth and not extra_info, so from there rows are joined on "
+            "the prompt's text, or with --id-in-answer on the id"
+        )
+    return Launch("flags", flags, hints)
 
 
 def _openrlhf(path: Path, view: View) -> Launch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -224,7 +225,7 @@ def test_rows_come_by_a_score_or_in_the_sets_order(tmp_path: Path) -> None:
 
 def begun(tmp_path: Path, **options: Any) -> Run:
     exports.make_set(tmp_path / "set", exports.sums(20), segmentation=ADDED)
-    given = {
+    given: dict[str, Any] = {
         "scored": tmp_path / "set",
         "run": tmp_path / "run",
         "strategy": "uniform",
@@ -413,7 +414,7 @@ def test_any_text_comes_back_as_it_was(
     else:
         shown = pq.read_table(path).to_pylist()
     assert [row["prompt"] for row in shown] == [[{"role": "user", "content": q}] for q, _ in rows]
-    read = {
+    read: dict[str, Callable[[Any], Any]] = {
         "verl": lambda row: row["reward_model"]["ground_truth"],
         "openrlhf": lambda row: json.loads(row["label"])["answer"],
         "slime": lambda row: row["label"],

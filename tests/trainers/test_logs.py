@@ -37,7 +37,7 @@ def run(tmp_path: Path) -> Run:
     """A run whose every round has all five prompts."""
     added = {"system": exports.SYSTEM}
     exports.make_set(tmp_path / "set", ROWS, segmentation=added)
-    options = {"strategy": "file-order", "budget": 5, "rounds": 3}
+    options: dict[str, Any] = {"strategy": "file-order", "budget": 5, "rounds": 3}
     return start(ScheduleConfig(scored=tmp_path / "set", run=tmp_path / "run", **options))
 
 
