@@ -26,7 +26,7 @@ demo: $(READY)  ## score a prompt set with a real model; then train a tiny one o
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest
 
-test-loaders: .venv-loaders/.ready  ## the trainers' own loaders read our files (verl, OpenRLHF, Trinity; no GPU)
+test-loaders: .venv-loaders/.ready  ## the trainers' own loaders read our files (verl, OpenRLHF, ...; no GPU)
 	GAINCURATE_LOADERS=1 .venv-loaders/bin/python -m pytest tests/loaders
 
 LOADERS := tests/loaders/constraints.txt

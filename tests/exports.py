@@ -9,6 +9,9 @@ import pyarrow as pa
 
 import sets
 from gaincurate.files import write_atomic, write_json
+from gaincurate.schedule.config import ScheduleConfig
+from gaincurate.schedule.rounds import start
+from gaincurate.schedule.run import Run
 from gaincurate.schema import FORMAT, Score, scored_table
 from gaincurate.shards import IDENTITY, encode_shard, shard_name, write_manifest
 
@@ -43,6 +46,16 @@ def make_set(
         write_atomic(folder / shard_name(index), encode_shard(scored, info | {"prefill": "packed"}))
     write_manifest(folder, identity, shards)
     return folder
+
+
+def begin(folder: Path, *, segmentation: dict[str, Any] | None = None, rows: int = 12) -> Run:
+    """A run over such a set, four prompts a round at random, in `folder/run`."""
+    if not (folder / "set").exists():
+        make_set(folder / "set", sums(rows), segmentation=segmentation)
+    config = ScheduleConfig(
+        scored=folder / "set", run=folder / "run", strategy="uniform", budget=4, rounds=2, seed=3
+    )
+    return start(config)
 
 
 def sums(count: int = 6) -> list[dict[str, Any]]:

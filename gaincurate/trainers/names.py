@@ -78,8 +78,11 @@ FACTS = {
     "slime": Trainer("624b824a8 (2026-08-21)", frozenset({"tools"})),
     # The other fields of verifiers' TaskData.
     "prime-rl": Trainer(
-        "559b44772 (2026-08-21), verifiers a60a606ec",
-        _names("description image workdir network_allow network_block artifacts timeout resources"),
+        "559b44772 (2026-08-21) with verifiers 0.4.0",
+        _names(
+            "description image workdir agent_user skills network_allow network_block artifacts "
+            "artifact_max_bytes timeout resources"
+        ),
     ),
     "trinity": Trainer("0.6.0"),
     # Its reward functions get the row as keywords behind these four.

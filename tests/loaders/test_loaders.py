@@ -15,6 +15,7 @@ import pytest
 import exports
 import tiny
 from gaincurate.trainers.export import Exported, Pick, export
+from gaincurate.trainers.logs import take_logs
 from gaincurate.trainers.views_parts import ViewOptions
 
 # What the trainers' packages warn of is not ours to mend.
@@ -170,3 +171,42 @@ def test_datasets_reads_what_loaders_built_on_it_get(tmp_path: Path, trainer: st
     name = "messages" if trainer == "areal" else "prompt"
     assert rows[5][name] == exports.full("What is 5 plus 5?")
     assert rows["gc_id"][:2] == ["id0000", "id0001"]
+
+
+@pytest.mark.usefixtures("cache")
+def test_prime_rls_taskset_yields_tasks_and_its_traces_bring_the_id_back(tmp_path: Path) -> None:
+    needed("verifiers")
+    import verifiers.v1 as vf
+    from verifiers.v1.configs.agent import WireAgentConfig
+    from verifiers.v1.episode import Episode, TrainRunInfo, TrainWorkInfo
+    from verifiers.v1.trace import AgentInfo, Reward, TraceTask
+
+    run = exports.begin(tmp_path, segmentation=ADDED)
+    found = export(run.folder, "prime-rl", tmp_path / "train.jsonl", ViewOptions(), Pick())
+    page = (Path(__file__).parents[2] / "docs/export.md").read_text()
+    scope: dict[str, Any] = {}
+    exec(
+        compile(page.partition("```python\n")[2].partition("```")[0], "docs/export.md", "exec", 0, True),
+        scope,
+    )
+    tasks = list(scope["Rows"](scope["RowsConfig"](file=str(tmp_path / "train.jsonl"))))
+    assert [task.key for task in tasks] == [task.data.name for task in tasks] == run.ids(0)
+    assert found.rows == len(tasks)
+    assert tasks[0].data.system_prompt == exports.SYSTEM
+    assert [message.role for message in tasks[0].data.prompt] == ["user", "assistant", "user"]
+    file = tmp_path / "rollouts/step_3/train/all/traces.jsonl"
+    file.parent.mkdir(parents=True)
+    for place, task in enumerate(tasks):
+        seed = TraceTask(type="RowTask", data=task.data, key=task.key, hash=task.hash)
+        agent = AgentInfo[WireAgentConfig](config=WireAgentConfig())
+        rewards = {"right": Reward(score=float(place % 2), weight=0.5), "style": None}
+        trace = vf.Trace(task=seed, agent=agent, rewards=rewards, ok=place != 2)
+        episode = Episode(task=seed, traces=[trace], ok=True)
+        episode.record_run(TrainRunInfo(id="r", work=TrainWorkInfo(step=3)))
+        with file.open("a") as log:
+            log.write(json.dumps(episode.to_record(), default=str) + "\n")
+    take_logs(run, [tmp_path / "rollouts"])
+    lines = [json.loads(line) for line in run.outcomes(0).read_text().splitlines()]
+    assert [(line["gc_id"], line["reward"], line["step"]) for line in lines] == [
+        (gc_id, None if place == 2 else place % 2 / 2, 3) for place, gc_id in enumerate(run.ids(0))
+    ]

@@ -82,12 +82,12 @@ def outcomes(run: Run, round_: int = 0) -> list[dict[str, Any]]:
 
 def copied(trained: tuple[Path, Path, Seen], folder: Path) -> Run:
     """A run of its own over the same set, with the same round 0."""
-    run = runs_start(trained[0].parent / "set", folder / "run")
+    run = begun(trained[0].parent / "set", folder / "run")
     assert run.ids(0) == Run(trained[0]).ids(0)
     return run
 
 
-def runs_start(scored: Path, folder: Path) -> Run:
+def begun(scored: Path, folder: Path) -> Run:
     return start(ScheduleConfig(scored=scored, run=folder, strategy="uniform", budget=4, rounds=2, seed=3))
 
 
