@@ -83,6 +83,7 @@ class _Taking:
         self._known, self._rewards = _keys(run, round_, self._rules)
         self._earlier = [(r, file) for r in range(round_) for file in taken(run, r)]
         self.files = {file.path: file for file in taken(run, round_)}
+        self._elsewhere = 0 if self.files else self._known.total()
         self._fresh: list[Line] = []
         self._all: list[Line] = []
         self._redone: int | None = None
@@ -123,7 +124,10 @@ class _Taking:
         """
         rows, before = trl_rows(path), self._window
         self._window = rows
-        return next((n for n in range(min(len(rows), len(before)), 0, -1) if before[-n:] == rows[:n]), 0)
+        for n in range(min(len(rows), len(before)), 0, -1):
+            if before[-n] == rows[0] and before[-n:] == rows[:n]:
+                return n
+        return 0
 
     def _take_entries(self, entries: Sequence[Entry], anew: bool) -> None:
         """Rows of one file; `anew` says that the file was taken for this round with other rows."""
@@ -223,6 +227,11 @@ class _Taking:
         note(f"{new:,} outcomes for round {self._round} from {self._rows:,} rows{known}")
         if self._redone is not None:
             note(f"step {self._redone} was done again: from there on the new outcomes count")
+        if self._elsewhere:
+            note(
+                f"warning: {self._elsewhere:,} outcomes of round {self._round} were there already, from "
+                "another writer; if these are the same rollouts, they count twice"
+            )
         for round_, count in self._passed.items():
             note(f"{_files(count)} taken for round {round_}, and left out")
         for text, rows in self._problems.items():

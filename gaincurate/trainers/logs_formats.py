@@ -43,8 +43,9 @@ FORMATS = tuple(PATTERNS)
 class Entry:
     """One rollout as a log has it; what the log lacks is None.
 
-    `where` is for sentences. `text` is the rendered prompt, or its beginnings in `texts`; `messages` are the
-    prompt's chat messages. A reward of None could not be judged. `tokens` counts the completion's.
+    `where` is for sentences. `texts` are beginnings of the rendered rollout, one of which is the prompt;
+    `messages` are the prompt's chat messages. `name` may be the id, if somebody put it there. A reward of
+    None could not be judged. `tokens` counts the completion's.
     """
 
     where: str
@@ -55,6 +56,7 @@ class Entry:
     texts: tuple[str, ...] = ()
     messages: list[dict[str, Any]] | None = None
     answer: Any = None
+    name: str | None = None
     tokens: int | None = None
 
 
@@ -178,10 +180,11 @@ def read_prime_rl(path: Path, begin: int, reward_column: str | None) -> Iterator
             yield Entry(
                 f"{path.name}, line {number}",
                 sum(one["score"] * one.get("weight", 1.0) for one in rewards) if judged else None,
-                data.get("gc_id") or data.get("name"),
+                data.get("gc_id"),
                 int(found[1]) if found else work.get("step"),
                 trace.get("id"),
                 messages=messages,
+                name=data.get("name"),
                 tokens=sum(usage.get("completion_tokens") or 0 for usage in usages) or None,
             )
 

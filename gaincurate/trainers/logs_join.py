@@ -45,6 +45,8 @@ class Joiner:
             if entry.gc_id not in self.ids:
                 raise Unknown(f"the id is not among the prompts of round {self.round}")
             return entry.gc_id
+        if entry.name in self.ids:
+            return entry.name
         if not self._prompts:
             self._load()
         if entry.messages:

@@ -6,6 +6,7 @@ Names are those of the versions in `names.FACTS`. Nothing here is run.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,6 +39,14 @@ class Launch:
 def _quoted(word: str) -> str:
     """A word for a shell; one with single quotes alone is easier to read in double ones."""
     return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
+
+
+def _hydra(path: Path, *, quote: bool = False) -> str:
+    """A path as a value of Hydra's override grammar."""
+    if not quote and re.fullmatch(r"[\w./+@:%?|-]+", str(path)):
+        return str(path)
+    text = str(path).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{text}'"
 
 
 _SHUFFLES = (
@@ -74,7 +83,7 @@ def _trl(path: Path, view: View) -> Launch:
 
 def _verl(path: Path, view: View) -> Launch:
     flags = [
-        f"data.train_files={path}",
+        f"data.train_files={_hydra(path)}",
         "data.prompt_key=prompt",
         "data.reward_fn_key=data_source",
         "data.shuffle=False",
@@ -106,10 +115,10 @@ def _openrlhf(path: Path, view: View) -> Launch:
 
 
 def _nemo_rl(path: Path, view: View) -> Launch:
-    system = "null" if view.parts.system is None else str(system_file(path))
+    system = "null" if view.parts.system is None else _hydra(system_file(path))
     flags = [
         "++data.train.dataset_name=ResponseDataset",
-        f"++data.train.data_path={path}",
+        f"++data.train.data_path={_hydra(path)}",
         "++data.train.input_key=input",
         "++data.train.output_key=output",
         "++data.train.split_validation_size=0",
@@ -126,7 +135,7 @@ def _nemo_rl(path: Path, view: View) -> Launch:
 
 
 def _skyrl(path: Path, view: View) -> Launch:
-    flags = [f"data.train_data=['{path}']"]
+    flags = [f"data.train_data=[{_hydra(path, quote=True)}]"]
     if view.options.env_class is not None:
         flags.append(f"environment.env_class={view.options.env_class}")
     hints = [_SHUFFLES.format("SkyRL"), f"an environment gets the id as extras['{ID}']"]

