@@ -20,7 +20,7 @@ from gaincurate.files import append_lines, digest_bytes, reading, write_json
 from gaincurate.schedule.lines import Rules, read_lines
 from gaincurate.schedule.observed import Note, rules_of, silent
 from gaincurate.schedule.run import Run
-from gaincurate.trainers.logs_files import TAKEN, LogFile, find_files, taken
+from gaincurate.trainers.logs_files import TAKEN, LogFile, find_files, is_cut, taken
 from gaincurate.trainers.logs_formats import LINES, READERS, Entry, objects, trl_rows
 from gaincurate.trainers.logs_join import Joiner, Unknown
 
@@ -103,6 +103,8 @@ class _Taking:
         if earlier is not None:
             self._passed[earlier] += 1
             return 0
+        if path.suffix != ".parquet" and is_cut(path):
+            self._problems.setdefault("the last line is not finished", []).append(path.name)
         if kind == LINES:
             self._take_lines(path, begin)
         else:

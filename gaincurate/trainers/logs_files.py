@@ -6,6 +6,7 @@ Knows nothing of what is in them beyond their kind.
 from __future__ import annotations
 
 import glob
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,15 @@ class LogFile:
             return False
         with reading(path), path.open("rb") as file:
             return digest_bytes(file.read(self.bytes)) == self.hash
+
+
+def is_cut(path: Path) -> bool:
+    """Whether a file with lines ends within one."""
+    with reading(path), path.open("rb") as file:
+        if not file.seek(0, os.SEEK_END):
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
 
 
 def taken(run: Run, round_: int) -> list[LogFile]:

@@ -213,7 +213,9 @@ def test_lines_of_our_own_are_taken_once_also_those_without_a_sample(run: Run, t
     assert take_logs(run, [file, other]) == 20
     with file.open("a") as more:
         more.write(json.dumps(own("id0000", 0.0)) + "\n" + '{"gc_id": "unfin')
-    assert take_logs(run, [file, other]) == 1
+    told: list[str] = []
+    assert take_logs(run, [file, other], note=told.append) == 1
+    assert told[-1] == "warning: 1 rows are left out: the last line is not finished; the first is rank0.jsonl"
     assert take_outcomes(run, 0).rollouts == 21
 
 
