@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check static format docs bench bench-gpu clean
+.PHONY: help setup demo test test-loaders check static format docs bench bench-gpu clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -25,6 +25,16 @@ demo: $(READY)  ## score a prompt set with a real model; then train a tiny one o
 
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest
+
+test-loaders: .venv-loaders/.ready  ## the trainers' own loaders read our files (verl, OpenRLHF, ...; no GPU)
+	GAINCURATE_LOADERS=1 .venv-loaders/bin/python -m pytest tests/loaders
+
+LOADERS := tests/loaders/constraints.txt
+.venv-loaders/.ready: pyproject.toml tests/loaders/requirements.txt $(LOADERS)
+	$(PYTHON) -m venv .venv-loaders
+	.venv-loaders/bin/pip install --quiet --constraint $(LOADERS) --requirement tests/loaders/requirements.txt --editable .
+	.venv-loaders/bin/pip install --quiet --constraint $(LOADERS) --no-deps verl openrlhf trinity-rft
+	@touch $@
 
 check: static test  ## format, lint, types, docs fresh, tests
 
@@ -50,5 +60,5 @@ bench-gpu:  ## check and time kernel and scoring on a CUDA GPU, in one call
 	PYTHONPATH=.:kernels $(PYTHON) kernels/bench/gpu.py $(BENCH_OPTIONS)
 
 clean:  ## delete what the other targets made
-	rm -rf .venv build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-loaders build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -9,6 +9,7 @@ import typer
 import gaincurate
 from gaincurate.cli import bench, schedule
 from gaincurate.cli.doctor import doctor
+from gaincurate.cli.export import export
 from gaincurate.cli.score import score
 from gaincurate.cli.show import show
 
@@ -22,6 +23,7 @@ app = typer.Typer(
 app.command()(score)
 app.command()(show)
 app.add_typer(schedule.app, name="schedule")
+app.command()(export)
 app.command()(doctor)
 app.add_typer(bench.app, name="bench")
 

@@ -11,7 +11,15 @@ import typer
 
 from gaincurate.cli import output
 from gaincurate.cli.recipe import recipe
-from gaincurate.cli.schedule_options import chosen, finder_of, given_options, model_of_set, pair, paths_of
+from gaincurate.cli.schedule_options import (
+    chosen,
+    finder_of,
+    given_options,
+    model_of_set,
+    pair,
+    paths_of,
+    take_logged,
+)
 from gaincurate.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, help="Rounds of training data that follow the model.")
@@ -168,11 +176,27 @@ def next_(
     wait: Annotated[
         float | None, typer.Option(min=0.0, help="Seconds to wait until the newest checkpoint is complete.")
     ] = None,
+    outcomes: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="PATH",
+            help="Take outcomes from what the trainer logged: a file, a folder or a glob; repeatable.",
+        ),
+    ] = None,
+    format_: Annotated[
+        str | None,
+        typer.Option(
+            "--from", help="Whose logs: trl, verl, prime-rl, nemo-rl or lines. Default: seen in them."
+        ),
+    ] = None,
+    reward_column: Annotated[
+        str | None, typer.Option(help="Which number of a log is the reward, where there are several.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Take the newest round's outcomes, write the next round and print its folder.
 
-    Example: gaincurate schedule next run
+    Example: gaincurate schedule next run --outcomes trainer/completions
     """
     again = f"Run the same command again to go on: {shlex.join(['gaincurate', *sys.argv[1:]])}"
     with output.reporting(again):
@@ -181,6 +205,7 @@ def next_(
 
         opened = Run(run)
         with working_on(run):
+            take_logged(opened, outcomes or [], format_, reward_column)
             finder = finder_of(opened, trainer, output.note)
             found = chosen(finder, opened, checkpoint, wait)
             folder = advance(opened, found, output.note, finder.held)

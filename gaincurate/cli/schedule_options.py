@@ -1,11 +1,13 @@
-"""What the options of `gaincurate schedule` stand for; takes their texts, prints nothing."""
+"""What the options of `gaincurate schedule` stand for; takes their texts, plans no round."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gaincurate.cli import output
 from gaincurate.errors import GaincurateError, InputError
 
 if TYPE_CHECKING:
@@ -112,3 +114,22 @@ def chosen(finder: Finder, run: Run, checkpoint: Path | None, wait: float | None
     if checkpoint is None:
         return None
     return finder.chosen(run, checkpoint, wait) if isinstance(finder, TrainerFinder) else str(checkpoint)
+
+
+def take_logged(run: Run, paths: Sequence[Path], format_: str | None, reward_column: str | None) -> None:
+    """Take the outcomes that a trainer logged, where `schedule next` was given some.
+
+    Raises:
+        InputError: an option that goes with paths and there are none.
+        OutcomeError: a log cannot be used.
+    """
+    if not paths:
+        for option, value in (("--from", format_), ("--reward-column", reward_column)):
+            if value is not None:
+                raise InputError(f"{option} {value} goes with --outcomes PATH.")
+        return
+    if run.state.get("finished"):
+        return  # which is said by the command itself
+    from gaincurate.trainers.logs import take_logs
+
+    take_logs(run, paths, format_, reward_column, output.note)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from gaincurate.errors import OutputError
 from gaincurate.files import write_stream
 from gaincurate.schema import ID, PREFIX
-from gaincurate.scoring.columns import PromptProblem, column_values, to_messages, with_additions
+from gaincurate.scoring.columns import Message, PromptProblem, column_values, to_messages, with_additions
 from gaincurate.shards import Json
 
 PROMPT = "prompt"
@@ -32,14 +32,7 @@ def training_rows(rows: pa.Table, identity: Json, *, bare: bool, with_scores: bo
     Raises:
         OutputError: a row's prompt cannot be read, so the set is not what its identity says.
     """
-    column, segmentation = identity["source"]["prompt_column"], identity.get("segmentation", {})
-    system, shots = (None, []) if bare else (segmentation.get("system"), segmentation.get("shots", []))
-    override, prompts = segmentation.get("system_override", False), []
-    for place, value in enumerate(column_values(rows, column)):
-        try:
-            prompts.append(with_additions(to_messages(value, column), system, shots, override=override))
-        except PromptProblem as error:
-            raise OutputError(f"row {rows.column(ID)[place]} of the scored set: {error}.") from error
+    column, prompts = identity["source"]["prompt_column"], prompts_of(rows, identity, bare=bare)
     kept = [name for name in rows.column_names if not name.startswith(PREFIX) or name == ID or with_scores]
     table = rows.select(kept).replace_schema_metadata(None)
     messages = pa.array(prompts, None if prompts else pa.list_(pa.struct({})))
@@ -48,6 +41,23 @@ def training_rows(rows: pa.Table, identity: Json, *, bare: bool, with_scores: bo
     if column != PROMPT:
         table = table.append_column(f"source_{PROMPT}", table.column(PROMPT))
     return table.set_column(table.column_names.index(PROMPT), PROMPT, messages)
+
+
+def prompts_of(rows: pa.Table, identity: Json, *, bare: bool) -> list[list[Message]]:
+    """The chat messages of each row as they were scored, or with `bare` the row's own.
+
+    Raises:
+        OutputError: as `training_rows`.
+    """
+    column, segmentation = identity["source"]["prompt_column"], identity.get("segmentation", {})
+    system, shots = (None, []) if bare else (segmentation.get("system"), segmentation.get("shots", []))
+    override, prompts = segmentation.get("system_override", False), []
+    for place, value in enumerate(column_values(rows, column)):
+        try:
+            prompts.append(with_additions(to_messages(value, column), system, shots, override=override))
+        except PromptProblem as error:
+            raise OutputError(f"row {rows.column(ID)[place]} of the scored set: {error}.") from error
+    return prompts
 
 
 def write_rows(path: Path, table: pa.Table) -> None:

@@ -1,0 +1,80 @@
+"""`gaincurate export`: the file that a trainer reads, and the settings that make it read it as it is."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gaincurate.cli import output
+
+
+def export(
+    source: Annotated[Path, typer.Argument(metavar="DIR|RUN", help="A finished scored set, or a run.")],
+    trainer: Annotated[
+        str,
+        typer.Option(
+            help="trl, verl, openrlhf, nemo-rl, skyrl, slime, prime-rl, trinity, areal, roll, open-instruct."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="F", help="The file: .parquet or .jsonl.")],
+    by: Annotated[
+        str | None, typer.Option(help="Score column of the order, high first. Default: the set's order.")
+    ] = None,
+    ascending: Annotated[bool, typer.Option("--ascending", help="With --by: low values first.")] = False,
+    round_: Annotated[
+        int | None, typer.Option("--round", min=0, help="Of a run. Default: the newest.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Take the first rows only.")] = None,
+    bare: Annotated[
+        bool, typer.Option("--bare", help="Leave the scoring run's system message and examples out.")
+    ] = False,
+    with_scores: Annotated[bool, typer.Option("--with-scores", help="Put all gc_ columns in.")] = False,
+    answer_column: Annotated[
+        str | None, typer.Option(help="Column with the answer. Default: the scoring run's.")
+    ] = None,
+    id_in_answer: Annotated[
+        bool | None,
+        typer.Option(
+            "--id-in-answer/--plain-answer",
+            help='The answer as JSON {"gc_id", "answer"}. Default: for openrlhf, where nothing else arrives.',
+        ),
+    ] = None,
+    data_source: Annotated[
+        str | None,
+        typer.Option(
+            help="What picks the reward function: verl's data_source, open-instruct's dataset, roll's tag "
+            "and so on. Default: the source's column of that name."
+        ),
+    ] = None,
+    env_class: Annotated[str | None, typer.Option(help="skyrl: the environment of every row.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Write the exact view that a trainer reads, and print the settings that make it read it as it is.
+
+    Example: gaincurate export scored --trainer verl --data-source openai/gsm8k --out train.parquet
+    """
+    again = f"Run the same command again: {shlex.join(['gaincurate', *sys.argv[1:]])}"
+    with output.reporting(again):
+        from gaincurate.trainers.export import Pick
+        from gaincurate.trainers.export import export as write
+        from gaincurate.trainers.views_parts import ViewOptions
+
+        options = ViewOptions(bare, with_scores, answer_column, id_in_answer, data_source, env_class)
+        pick = Pick(by, ascending, round_, limit)
+        found = write(source, trainer, out, options, pick, overwrite=overwrite)
+        for line in [*found.notes, *found.launch.hints]:
+            output.note(line)
+        output.note(f"{out}: {found.rows:,} rows for {trainer} {found.view.facts.read}")
+        if as_json:
+            launch = found.launch
+            told = {"file": str(out), "rows": found.rows, "columns": found.view.schema.names}
+            told |= {"form": launch.form, "settings": launch.settings, "hints": launch.hints}
+            output.as_json({**told, "notes": found.notes, "made": found.facts})
+        else:
+            for line in found.launch.text.split("\n"):
+                output.text(line)

@@ -1,0 +1,276 @@
+"""A round's outcomes from what a trainer logs anyway: takes files, appends lines to `outcomes.jsonl`.
+
+The same files given again change nothing: a rollout is known by its step and its sample, and beside the
+outcomes stands which files were taken, so that no later round takes them for its own. What cannot be joined
+is counted and told. Knows nothing of the keys of each log.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from gaincurate.errors import OutcomeError
+from gaincurate.files import append_lines, digest_bytes, reading, write_json
+from gaincurate.schedule.lines import Rules, read_lines
+from gaincurate.schedule.observed import Note, rules_of, silent
+from gaincurate.schedule.run import Run
+from gaincurate.trainers.logs_files import TAKEN, LogFile, find_files, is_cut, taken
+from gaincurate.trainers.logs_formats import LINES, READERS, Entry, objects, trl_rows
+from gaincurate.trainers.logs_join import Joiner, Unknown
+
+Line = dict[str, Any]
+_LOST = (
+    "TRL keeps the rows of one generation only and writes them every logging_steps: with more steps than a "
+    "generation lasts, the others are lost. Set logging_steps=1, or report from the reward function"
+)
+
+
+def take_logs(
+    run: Run,
+    paths: Sequence[Path],
+    format_: str | None = None,
+    reward_column: str | None = None,
+    note: Note = silent,
+) -> int:
+    """Append the newest round's outcomes; call it while holding `working_on`.
+
+    Args:
+        run: the run.
+        paths: files, folders or globs.
+        format_: one of `FORMATS`; None to see it in the files.
+        reward_column: which number is the reward, where a log has several.
+        note: told what a person should know, and what could not be joined.
+
+    Returns:
+        How many outcomes were appended.
+
+    Raises:
+        OutcomeError: no file, an unknown or broken one, one of which nothing joins, or a reward outside the
+            run's range; nothing is appended.
+        StorageError: the file system refused.
+    """
+    round_ = int(run.state["round"])
+    taking = _Taking(run, round_, reward_column)
+    for path in paths:
+        joined = [taking.take(file, kind) for file, kind in find_files(path, format_)]
+        if not any(joined):
+            raise OutcomeError(taking.nothing(path), path=str(path))
+    lines = taking.lines()
+    taking.tell(note, lines)
+    if lines:
+        append_lines(run.outcomes(round_), lines)
+    files = [asdict(file) for file in taking.files.values()]
+    write_json(run.round_folder(round_) / TAKEN, {"files": files})
+    return sum("gc_id" in line for line in lines)
+
+
+class _Taking:
+    """What is gathered from the files before anything is written.
+
+    `known` counts the lines of the round by their keys, those that were taken back included, and `rewards`
+    has the last one of each.
+    """
+
+    def __init__(self, run: Run, round_: int, reward_column: str | None) -> None:
+        self._run, self._round, self._reward = run, round_, reward_column
+        self._join, self._rules = Joiner(run, round_), rules_of(run.config)
+        self._known, self._rewards = _keys(run, round_, self._rules)
+        self._earlier = [(r, file) for r in range(round_) for file in taken(run, r)]
+        self.files = {file.path: file for file in taken(run, round_)}
+        self._elsewhere = 0 if self.files else self._known.total()
+        self._fresh: list[Line] = []
+        self._all: list[Line] = []
+        self._redone: int | None = None
+        self._again = self._rows = self._joined = 0
+        self._problems: dict[str, list[str]] = {}
+        self._passed: Counter[int] = Counter()
+        self._window: list[str] = []
+        self._trl_steps: list[int] = []
+
+    def take(self, path: Path, kind: str) -> int:
+        """Read one file; how many of its rows belong to the round."""
+        now = LogFile.of(path, kind)
+        rows, fresh, joined = self._rows, len(self._fresh), self._joined
+        earlier = next((r for r, file in self._earlier if file.hash == now.hash), None)
+        begin = max((f.bytes for _, f in self._earlier if f.bytes < now.bytes and f.begins(path)), default=0)
+        overlap = self._overlap(path) if kind == "trl" else 0
+        if earlier is not None:
+            self._passed[earlier] += 1
+            return 0
+        if path.suffix != ".parquet" and is_cut(path):
+            self._problems.setdefault("the last line is not finished", []).append(path.name)
+        if kind == LINES:
+            self._take_lines(path, begin)
+        else:
+            old = self.files.get(now.path)
+            anew = old is not None and old.hash != now.hash and not old.begins(path)
+            entries = list(READERS[kind](path, begin, self._reward))
+            self._trl_steps += [e.step for e in entries[:1] if kind == "trl" and e.step is not None]
+            self._again += overlap
+            self._joined += overlap
+            self._take_entries(entries[overlap:], anew and kind != "trl")
+        self.files[now.path] = replace(now, rows=self._rows - rows, lines=len(self._fresh) - fresh)
+        return self._joined - joined
+
+    def _overlap(self, path: Path) -> int:
+        """How many rows of a table the table before had.
+
+        TRL writes its last generation at every logging step, so while one is trained on for several steps
+        the same rows stand in several files.
+        """
+        rows, before = trl_rows(path), self._window
+        self._window = rows
+        for n in range(min(len(rows), len(before)), 0, -1):
+            if before[-n] == rows[0] and before[-n:] == rows[:n]:
+                return n
+        return 0
+
+    def _take_entries(self, entries: Sequence[Entry], anew: bool) -> None:
+        """Rows of one file; `anew` says that the file was taken for this round with other rows."""
+        counts: Counter[tuple[str, int | None]] = Counter()
+        for entry in entries:
+            self._rows += 1
+            try:
+                gc_id = self._join.find(entry)
+            except Unknown as why:
+                self._problems.setdefault(str(why), []).append(entry.where)
+                continue
+            self._check(entry, gc_id)
+            self._joined += 1
+            sample = counts[gc_id, entry.step] if entry.sample is None else entry.sample
+            counts[gc_id, entry.step] += 1
+            line: Line = {"gc_id": gc_id, "reward": entry.reward, "round": self._round, "sample": sample}
+            line |= {"step": entry.step} if entry.step is not None else {}
+            line |= {"tokens": entry.tokens} if entry.tokens is not None else {}
+            self._all.append(line)
+            key = _key(line)
+            another = key in self._rewards and self._rewards[key] != entry.reward
+            if entry.step is not None and (anew or another):
+                self._redone = entry.step if self._redone is None else min(self._redone, entry.step)
+            self._add(line, 1)
+
+    def _take_lines(self, path: Path, begin: int) -> None:
+        """Lines of our own: checked as a whole, and taken as they are but for a name of those without one.
+
+        A line that steers is taken with the first new line behind it: where that one is known, so is it.
+        """
+        with reading(path):
+            data = path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1].rstrip(b"\n")
+        read_lines(whole, path, self._round, self._join.ids, self._run.ids, self._rules)
+        mark = digest_bytes(str(path.resolve()).encode())[:8]
+        seen: Counter[str] = Counter()
+        steering: list[Line] = []
+        for number, line in objects(path, begin):
+            if "gc_id" not in line:
+                steering.append(line)
+                continue
+            self._rows += 1
+            self._joined += 1
+            line = {**line, "sample": line.get("sample", f"{mark}:{number}")}
+            self._all.append(line)
+            seen[_key(line)] += 1
+            place = len(self._fresh)
+            if self._add(line, seen[_key(line)]):
+                self._fresh[place:place] = steering
+            steering = []
+
+    def _add(self, line: Line, time: int) -> bool:
+        """Take a line unless it is known, for the given time in its file; whether it was new."""
+        if time <= self._known[_key(line)]:
+            self._again += 1
+            return False
+        self._known[_key(line)] += 1
+        self._rewards[_key(line)] = line["reward"]
+        self._fresh.append(line)
+        return True
+
+    def _check(self, entry: Entry, gc_id: str) -> None:
+        reward, low, high = entry.reward, self._rules.low, self._rules.high
+        if reward is None:
+            return
+        if isinstance(reward, bool) or not isinstance(reward, (int, float)):
+            raise OutcomeError(f"{entry.where}: the reward is {json.dumps(reward)[:40]}, not a number.")
+        if not low <= reward <= high:
+            raise OutcomeError(
+                f"{entry.where}: reward {reward:g} of {gc_id!r} is outside {low:g} to {high:g}; give the "
+                "trainer's range to `schedule start` (--reward-range LO,HI).",
+                gc_id=gc_id,
+            )
+
+    def lines(self) -> list[Line]:
+        """What is to be appended: the new lines, and from a step that was done again on, all of them."""
+        if self._redone is None:
+            return self._fresh
+        begin = self._redone
+        before = [line for line in self._fresh if line.get("step", begin) < begin]
+        behind = [line for line in self._all if line.get("step", -1) >= begin]
+        return [*before, {"resume_from_step": begin - 1}, *behind]
+
+    def nothing(self, path: Path) -> str:
+        """The sentence for a path of which nothing joins."""
+        why = [f"{text} ({len(rows):,} rows, first {rows[0]})" for text, rows in self._problems.items()]
+        why += [f"{_files(count)} taken for round {round_}" for round_, count in self._passed.items()]
+        return (
+            f"--outcomes {path}: nothing there belongs to round {self._round}: "
+            f"{'; '.join(why) or 'it has no rows'}. Give the logs of this round."
+        )
+
+    def tell(self, note: Note, lines: Sequence[Line]) -> None:
+        """Say what was taken, and what was not and why."""
+        new = sum("gc_id" in line for line in lines)
+        known = f", {self._again:,} known before" if self._again else ""
+        note(f"{new:,} outcomes for round {self._round} from {self._rows:,} rows{known}")
+        if self._redone is not None:
+            note(f"step {self._redone} was done again: from there on the new outcomes count")
+        if self._elsewhere:
+            note(
+                f"warning: {self._elsewhere:,} outcomes of round {self._round} were there already, from "
+                "another writer; if these are the same rollouts, they count twice"
+            )
+        for round_, count in self._passed.items():
+            note(f"{_files(count)} taken for round {round_}, and left out")
+        for text, rows in self._problems.items():
+            note(f"warning: {len(rows):,} rows are left out: {text}; the first is {rows[0]}")
+        there = {json.loads(key)[0] for key in self._known if json.loads(key)[1] == self._round}
+        absent = len(self._join.ids - there)
+        if absent and self._trl_steps:
+            gap = max((b - a for a, b in itertools.pairwise(sorted(self._trl_steps))), default=0)
+            seen = f" (the files are {gap} steps apart)" if gap > 1 else ""
+            note(f"warning: {absent:,} prompts of the round have no outcome. {_LOST}{seen}")
+
+
+def _files(count: int) -> str:
+    return f"{count:,} file{'s were' if count > 1 else ' was'}"
+
+
+def _key(line: Line) -> str:
+    """What makes two lines the same, attempts apart."""
+    return json.dumps([line["gc_id"], line["round"], line.get("step"), line.get("sample")], sort_keys=True)
+
+
+def _keys(run: Run, round_: int, rules: Rules) -> tuple[Counter[str], dict[str, Any]]:
+    """The keys of the round's outcomes so far, and the last reward of each."""
+    path, known, rewards = run.outcomes(round_), Counter[str](), dict[str, Any]()
+    if not path.exists():
+        return known, rewards
+    with reading(path):
+        whole, _, tail = path.read_bytes().rpartition(b"\n")
+    if tail.strip():
+        raise OutcomeError(
+            f"the last line of {path} is not finished, so nothing can be put behind it; delete that line, or "
+            "wait for its writer.",
+            path=str(path),
+        )
+    read_lines(whole, path, round_, frozenset(run.ids(round_)), run.ids, rules)
+    for _, line in objects(path):
+        if "gc_id" in line:
+            known[_key(line)] += 1
+            rewards[_key(line)] = line["reward"]
+    return known, rewards

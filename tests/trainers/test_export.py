@@ -1,0 +1,424 @@
+"""Exports read back by pyarrow and json alone, against what each trainer's source says that it reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import exports
+from gaincurate.errors import InputError, OutputError, StorageError
+from gaincurate.schedule.config import ScheduleConfig
+from gaincurate.schedule.rounds import advance, start
+from gaincurate.schedule.run import Run
+from gaincurate.scored_set import ScoredSet
+from gaincurate.trainers import export as module
+from gaincurate.trainers.export import Exported, Pick, export
+from gaincurate.trainers.names import FACTS, TRAINERS
+from gaincurate.trainers.views_parts import ViewOptions
+
+ADDED = {"system": exports.SYSTEM, "shots": exports.SHOTS}
+ONE_TURN = {"system": exports.SYSTEM}
+NEEDS = {"verl": "math", "roll": "math", "open-instruct": "math"}
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    found: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    return found
+
+
+def write(folder: Path, trainer: str, rows: Any = None, suffix: str = "", **options: Any) -> Exported:
+    """Export a set of `rows` to `folder/out/train.*`."""
+    made = {k: options.pop(k) for k in ("prompt", "answer", "segmentation", "shards") if k in options}
+    pick = Pick(**{k: options.pop(k) for k in ("by", "ascending", "round", "limit") if k in options})
+    if not (folder / "set").exists():
+        made.setdefault("segmentation", ONE_TURN if trainer in ("nemo-rl", "trinity") else ADDED)
+        exports.make_set(folder / "set", exports.sums() if rows is None else rows, **made)
+    options.setdefault("data_source", NEEDS.get(trainer))
+    file = out(folder, trainer, suffix)
+    return export(folder / "set", trainer, file, ViewOptions(**options), pick)
+
+
+def out(folder: Path, trainer: str, suffix: str = "") -> Path:
+    return folder / "out" / f"train{suffix or FACTS[trainer].suffixes[0]}"
+
+
+FULL = exports.full("What is 3 plus 3?")
+VIEWS: dict[str, dict[str, Any]] = {
+    "trl": {"prompt": FULL, "question": "What is 3 plus 3?", "answer": "6"},
+    "verl": {
+        "prompt": FULL,
+        "data_source": "math",
+        "reward_model": {"style": "rule", "ground_truth": "6"},
+        "extra_info": {"index": 3, "gc_id": "id0003"},
+        "question": "What is 3 plus 3?",
+        "answer": "6",
+    },
+    "openrlhf": {
+        "prompt": FULL,
+        "label": '{"gc_id": "id0003", "answer": "6"}',
+        "question": "What is 3 plus 3?",
+    },
+    "nemo-rl": {"input": "What is 3 plus 3?", "output": "6"},
+    "skyrl": {"prompt": FULL, "reward_spec": {"method": "rule", "ground_truth": "6"}},
+    "slime": {"prompt": FULL, "label": "6", "metadata": {"gc_id": "id0003"}},
+    "prime-rl": {
+        "idx": 3,
+        "name": "id0003",
+        "prompt": FULL[1:],
+        "system_prompt": exports.SYSTEM,
+        "answer": "6",
+    },
+    "trinity": {"prompt": "What is 3 plus 3?", "answer": "6"},
+    "areal": {"messages": FULL, "answer": "6"},
+    "roll": {"id": "id0003", "messages": json.dumps(FULL), "ground_truth": "6", "tag": "math"},
+    "open-instruct": {"messages": FULL, "ground_truth": "6", "dataset": "math"},
+}
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_a_row_is_what_the_trainer_reads(tmp_path: Path, trainer: str, suffix: str) -> None:
+    if suffix not in FACTS[trainer].suffixes:
+        with pytest.raises(InputError, match=r"for roll the file's name must end in \.jsonl; that says"):
+            write(tmp_path, trainer, suffix=suffix)
+        return
+    found = write(tmp_path, trainer, suffix=suffix)
+    rows = rows_of(out(tmp_path, trainer, suffix))
+    assert [row["gc_id"] for row in rows] == [f"id{k:04d}" for k in range(6)]
+    expected = {"gc_id": "id0003", "level": 3, **VIEWS[trainer]}
+    assert {key: rows[3][key] for key in expected} == expected
+    left = {"question", "answer"} - expected.keys()
+    assert rows[3].keys() - left == expected.keys()
+    assert found.rows == 6
+    assert not any(name.startswith("gc_") and name != "gc_id" for name in rows[3])
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_without_an_answer_a_trainer_gets_the_id_or_the_set_is_refused(tmp_path: Path, trainer: str) -> None:
+    rows = [{"question": row["question"]} for row in exports.sums()]
+    if FACTS[trainer].answer_needed:
+        with pytest.raises(
+            InputError, match=f"{trainer} cannot read rows without an answer.*of question; or"
+        ):
+            write(tmp_path, trainer, rows, answer=None)
+        assert not (tmp_path / "out").exists()
+    else:
+        write(tmp_path, trainer, rows, answer=None)
+        out(tmp_path, trainer).unlink()
+    write(tmp_path, trainer, id_in_answer=True)
+    row = rows_of(out(tmp_path, trainer))[1]
+    text = row.get("answer") or row.get("label") or row.get("output") or row.get("ground_truth")
+    text = text or (row.get("reward_model") or row["reward_spec"])["ground_truth"]
+    assert json.loads(text) == {"gc_id": "id0001", "answer": None}
+
+
+def test_structs_of_the_source_keep_what_they_have(tmp_path: Path) -> None:
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": f"What is {k}?", "name": None if k else "ann"}],
+            "data_source": "gsm",
+            "reward_model": {"style": "model", "ground_truth": str(k), "weight": 0.5},
+            "extra_info": {"index": 70 + k, "split": "train"} if k else None,
+            "ability": "math",
+        }
+        for k in range(4)
+    ]
+    found = write(
+        tmp_path, "verl", rows, prompt="prompt", answer="reward_model.ground_truth", data_source=None,
+        segmentation={},
+    )  # fmt: skip
+    first, second, *_ = rows_of(out(tmp_path, "verl"))
+    assert first["prompt"] == [{"role": "user", "content": "What is 0?", "name": "ann"}]
+    assert second["reward_model"] == {"style": "model", "ground_truth": "1", "weight": 0.5}
+    assert first["extra_info"] == {"source_index": None, "split": None, "index": 0, "gc_id": "id0000"}
+    assert second["extra_info"] == {"source_index": 71, "split": "train", "index": 1, "gc_id": "id0001"}
+    assert (second["data_source"], second["ability"]) == ("gsm", "math")
+    assert found.notes == []
+
+
+def test_source_columns_keep_values_and_types(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "question": ["a?", "b?"],
+            "answer": pa.array([1.5, None], pa.float32()),
+            "day": pa.array([date(2026, 1, 2), None]),
+            "kind": pa.array(["x", "y"]).dictionary_encode(),
+            "deep": pa.array([[{"k": 1}], []], pa.list_(pa.struct([("k", pa.int16())]))),
+        }
+    )
+    write(tmp_path, "verl", table)
+    shown = pq.read_table(out(tmp_path, "verl"))
+    for name in table.column_names:
+        assert shown.schema.field(name).type == table.schema.field(name).type
+        assert shown.column(name).to_pylist() == table.column(name).to_pylist()
+    assert shown.schema.field("reward_model").type.field("ground_truth").type == pa.float32()
+    with pytest.raises(
+        InputError, match="row id0000: column 'day' holds what lines of JSON cannot .*parquet"
+    ):
+        write(tmp_path, "verl", suffix=".jsonl")
+    assert not out(tmp_path, "verl", ".jsonl").exists()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["train.parquet"]
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_columns_whose_names_a_trainer_needs_are_renamed_and_told(tmp_path: Path, trainer: str) -> None:
+    taken = sorted({*FACTS[trainer].reserved, "prompt", "label", "metadata", "id"})
+    rows = [{**row, **dict.fromkeys(taken, "theirs")} for row in exports.sums()]
+    found = write(tmp_path, trainer, rows)
+    row = rows_of(out(tmp_path, trainer))[0]
+    told = {note.split("'")[1]: note.split("'")[3] for note in found.notes}
+    for name in taken:
+        assert row[told.get(name, name)] == "theirs"
+        assert (name in told) == (name in FACTS[trainer].reserved or name in found.view.own)
+    assert FACTS[trainer].reserved & set(row) <= set(found.view.own)
+
+
+def test_two_columns_for_one_name_are_refused(tmp_path: Path) -> None:
+    rows = [{**row, "images": "i", "source_images": "j"} for row in exports.sums()]
+    with pytest.raises(
+        InputError, match="'images' a meaning of its own, and the set has both that column and"
+    ):
+        write(tmp_path, "verl", rows)
+
+
+@pytest.mark.parametrize("trainer", ["trl", "verl", "prime-rl", "trinity"])
+def test_bare_and_scores(tmp_path: Path, trainer: str) -> None:
+    if trainer == "prime-rl":
+        with pytest.raises(InputError, match="every new scoring would make new tasks of them"):
+            write(tmp_path, trainer, with_scores=True)
+        return
+    found = write(tmp_path, trainer, bare=True, with_scores=True, segmentation=ADDED)
+    table = pq.read_table(out(tmp_path, trainer))
+    question = "What is 2 plus 2?"
+    bare = question if trainer == "trinity" else [{"role": "user", "content": question}]
+    assert table.column("prompt").to_pylist()[2] == bare
+    assert table.schema.field("gc_angle").type == pa.float32()
+    assert table.column("gc_prompt_tokens").to_pylist() == [9] * 6
+    assert found.view.parts.system is None
+
+
+def test_rows_come_by_a_score_or_in_the_sets_order(tmp_path: Path) -> None:
+    write(tmp_path, "trl", by="level", limit=4)
+    assert [row["level"] for row in rows_of(out(tmp_path, "trl"))] == [5, 4, 3, 2]
+    write(tmp_path, "verl", by="level", ascending=True, suffix=".jsonl")
+    shown = rows_of(out(tmp_path, "verl", ".jsonl"))
+    assert [row["level"] for row in shown] == [0, 1, 2, 3, 4, 5]
+    assert [row["extra_info"]["index"] for row in shown] == list(range(6))
+    with pytest.raises(InputError, match="--ascending goes with --by COLUMN"):
+        export(tmp_path / "set", "trl", tmp_path / "a.parquet", ViewOptions(), Pick(ascending=True))
+    with pytest.raises(InputError, match="--round 0 is for a run"):
+        export(tmp_path / "set", "trl", tmp_path / "a.parquet", ViewOptions(), Pick(round=0))
+    with pytest.raises(InputError, match="has no column 'gc_x'"):
+        export(tmp_path / "set", "trl", tmp_path / "a.parquet", ViewOptions(), Pick(by="gc_x"))
+
+
+def begun(tmp_path: Path, **options: Any) -> Run:
+    exports.make_set(tmp_path / "set", exports.sums(20), segmentation=ADDED)
+    given: dict[str, Any] = {
+        "scored": tmp_path / "set",
+        "run": tmp_path / "run",
+        "strategy": "uniform",
+        "budget": 8,
+        "rounds": 2,
+    }
+    return start(ScheduleConfig(**given, **options))
+
+
+def test_a_round_of_a_run_is_exported_as_it_is_planned(tmp_path: Path) -> None:
+    run = begun(tmp_path)
+    ids = run.ids(0)
+    lines = [{"gc_id": gc_id, "reward": 1, "round": 0} for gc_id in ids]
+    run.outcomes(0).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    advance(run)
+    file = tmp_path / "x.parquet"
+    for round_, pick in ((1, Pick()), (0, Pick(round=0)), (0, Pick(round=0, limit=3))):
+        found = export(run.folder, "trl", file, ViewOptions(), pick, overwrite=True)
+        rows, data = rows_of(file), pq.read_table(run.data(round_)).to_pylist()
+        assert [row["gc_id"] for row in rows] == run.ids(round_)[: pick.limit]
+        assert [row["prompt"] for row in rows] == [row["prompt"] for row in data][: pick.limit]
+        assert found.facts["round"] == round_
+    with pytest.raises(InputError, match="--round 2 is not planned in .*; the newest is 1"):
+        export(run.folder, "trl", file, ViewOptions(), Pick(round=2), overwrite=True)
+    with pytest.raises(InputError, match="--by and --ascending are for a scored set"):
+        export(run.folder, "trl", file, ViewOptions(), Pick(by="level"), overwrite=True)
+
+
+def test_a_bare_run_is_exported_bare(tmp_path: Path) -> None:
+    run = begun(tmp_path, bare=True)
+    export(run.folder, "trl", tmp_path / "x.parquet", ViewOptions(), Pick())
+    assert {len(row["prompt"]) for row in rows_of(tmp_path / "x.parquet")} == {1}
+
+
+def test_the_file_says_what_it_was_made_of(tmp_path: Path) -> None:
+    found = write(tmp_path, "verl", by="gc_angle")
+    facts = json.loads(pq.read_schema(out(tmp_path, "verl")).metadata[b"gaincurate"])
+    assert facts == found.facts
+    assert facts["manifest"] == ScoredSet(tmp_path / "set").manifest_hash
+    assert (facts["trainer"], facts["read"]) == ("verl", "0.9.1")
+    assert facts["options"]["data_source"] == "math"
+    assert facts["pick"]["by"] == "gc_angle"
+
+
+def test_a_file_is_never_replaced_unasked_and_never_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "trl")
+    before = out(tmp_path, "trl").read_bytes()
+    with pytest.raises(OutputError, match="is there already; give another --out, or --overwrite"):
+        write(tmp_path, "trl")
+    # The third row is broken, and rows come one by one: two are written when it is found.
+    monkeypatch.setattr(module, "_CHUNK", 1)
+    rows: list[dict[str, Any]] = exports.sums()
+    rows[2] = {**rows[2], "question": None}
+    exports.make_set(tmp_path / "broken", rows)
+    with pytest.raises(OutputError, match="row id0002 of the scored set: the prompt is null"):
+        export(tmp_path / "broken", "trl", out(tmp_path, "trl"), ViewOptions(), Pick(), overwrite=True)
+    assert out(tmp_path, "trl").read_bytes() == before
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["train.parquet"]
+    (tmp_path / "d.parquet").mkdir()
+    with pytest.raises(OutputError, match="is a folder; give the name of a file"):
+        export(tmp_path / "set", "trl", tmp_path / "d.parquet", ViewOptions(), Pick())
+    with pytest.raises(StorageError, match="cannot write"):
+        export(tmp_path / "set", "trl", out(tmp_path, "trl") / "x.parquet", ViewOptions(), Pick())
+
+
+@pytest.mark.parametrize("trainer", ["nemo-rl", "trinity"])
+def test_a_prompt_that_is_no_single_question_is_refused_by_its_id(tmp_path: Path, trainer: str) -> None:
+    with pytest.raises(
+        InputError, match=f"{trainer} reads a prompt as one user message.*'id0000' is user, ass"
+    ):
+        write(tmp_path, trainer, segmentation=ADDED)
+    rows = [
+        {"messages": [{"role": "system", "content": s}, {"role": "user", "content": "?"}], "answer": "a"}
+        for s in ("one", "one", "two")
+    ]
+    exports.make_set(tmp_path / "two", rows, prompt="messages", segmentation={})
+    with pytest.raises(InputError, match="one system message in its settings, and that of 'id0002' is not"):
+        export(tmp_path / "two", trainer, tmp_path / "t/x.parquet", ViewOptions(), Pick())
+
+
+def test_the_system_message_goes_where_the_trainer_has_it(tmp_path: Path) -> None:
+    found = write(tmp_path / "n", "nemo-rl")
+    system = tmp_path / "n/out/train.system.txt"
+    assert system.read_text() == exports.SYSTEM
+    assert f"++data.default.system_prompt_file={system}" in found.launch.settings
+    system.rename(tmp_path / "kept")
+    out(tmp_path / "n", "nemo-rl").unlink()
+    system.write_text("mine")
+    with pytest.raises(OutputError, match=r"train\.system\.txt is there already"):
+        write(tmp_path / "n", "nemo-rl")
+    found = write(tmp_path / "t", "trinity")
+    line = next(line for line in found.launch.settings if "format" in line)
+    assert json.loads(line.partition(":")[2])["system_prompt"] == exports.SYSTEM
+    with pytest.raises(OutputError, match="holds 'train.parquet', and Trinity reads the folder of a file"):
+        write(tmp_path / "t", "trinity", suffix=".jsonl")
+
+
+def test_messages_as_json_text_have_one_type_over_all_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_CHUNK", 1)
+    prompts = [[{"role": "user", "content": f"{k}?"} | ({"weight": k} if k == 2 else {})] for k in range(4)]
+    rows = [{"messages": json.dumps(prompt), "answer": "a"} for prompt in prompts]
+    write(tmp_path, "areal", rows, prompt="messages", segmentation={})
+    shown = [row["messages"][0] for row in rows_of(out(tmp_path, "areal"))]
+    assert [message["weight"] for message in shown] == [None, None, 2, None]
+    mixed = [
+        {**rows[0]},
+        {**rows[1], "messages": '[{"role": "user", "content": "?", "weight": "w"}]'},
+        rows[2],
+    ]
+    exports.make_set(tmp_path / "mixed", mixed, prompt="messages")
+    with pytest.raises(InputError, match="the key 'weight' of chat messages holds"):
+        export(tmp_path / "mixed", "areal", tmp_path / "m.parquet", ViewOptions(), Pick())
+
+
+def test_prompts_that_the_assistant_begins_are_told(tmp_path: Path) -> None:
+    rows = [
+        {"messages": [{"role": "user", "content": "?"}, *([begin] if k else [])], "answer": "a"}
+        for k, begin in enumerate([{"role": "assistant", "content": "So"}] * 3)
+    ]
+    found = write(tmp_path, "verl", rows, prompt="messages", segmentation={})
+    assert found.notes[-1].startswith("warning: 2 prompts end with words of the assistant")
+
+
+@pytest.mark.parametrize(
+    ("trainer", "options", "sentence"),
+    [
+        ("trlx", {}, "--trainer trlx: there is no such trainer here; there are trl, verl, openrlhf,"),
+        ("verl", {"data_source": None}, "picks a row's reward function by the column 'data_source', and the"),
+        ("trl", {"data_source": "x"}, "--data-source x: trl has nothing of that kind"),
+        ("verl", {"env_class": "x"}, "--env-class x is for skyrl"),
+        (
+            "verl",
+            {"answer_column": "no"},
+            "there is no column 'no' (--answer-column); the columns are: quest",
+        ),
+    ],
+)
+def test_options_that_cannot_be_are_one_sentence(
+    tmp_path: Path, trainer: str, options: dict[str, Any], sentence: str
+) -> None:
+    exports.make_set(tmp_path / "set", exports.sums())
+    given = ViewOptions(**({"data_source": NEEDS.get(trainer)} | options))
+    with pytest.raises(InputError) as caught:
+        export(tmp_path / "set", trainer, tmp_path / "out.parquet", given, Pick())
+    assert sentence in str(caught.value)
+
+
+def test_what_is_no_set_and_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="is neither a scored set nor a run: it has no manifest"):
+        export(tmp_path, "trl", tmp_path / "x.parquet", ViewOptions(), Pick())
+    exports.make_set(tmp_path / "set", exports.sums())
+    (tmp_path / "set/manifest.json").unlink()
+    with pytest.raises(OutputError, match="is not finished"):
+        export(tmp_path / "set", "trl", tmp_path / "x.parquet", ViewOptions(), Pick())
+    with pytest.raises(InputError, match=r"must end in \.parquet or \.jsonl"):
+        export(tmp_path / "set", "verl", tmp_path / "x.arrow", ViewOptions(), Pick())
+    with pytest.raises(InputError, match="OpenRLHF cuts names at ',' and '@'"):
+        export(tmp_path / "set", "openrlhf", tmp_path / "a,b.parquet", ViewOptions(), Pick())
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1).filter(
+    str.strip
+)
+
+
+@settings(deadline=None)
+@given(
+    rows=st.lists(st.tuples(TEXTS, st.none() | TEXTS), min_size=1, max_size=6),
+    trainer=st.sampled_from(["verl", "openrlhf", "slime", "skyrl"]),
+    suffix=st.sampled_from([".parquet", ".jsonl"]),
+)
+def test_any_text_comes_back_as_it_was(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str | None]], trainer: str, suffix: str
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    table = pa.table(
+        {"question": [q for q, _ in rows], "answer": pa.array([a for _, a in rows], pa.string())}
+    )
+    write(folder, trainer, table, suffix, segmentation={}, shards=1)
+    path = out(folder, trainer, suffix)
+    if suffix == ".jsonl":
+        shown = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+    else:
+        shown = pq.read_table(path).to_pylist()
+    assert [row["prompt"] for row in shown] == [[{"role": "user", "content": q}] for q, _ in rows]
+    reads: dict[str, Callable[[Any], Any]] = {
+        "verl": lambda row: row["reward_model"]["ground_truth"],
+        "openrlhf": lambda row: json.loads(row["label"])["answer"],
+        "slime": lambda row: row["label"],
+        "skyrl": lambda row: row["reward_spec"]["ground_truth"],
+    }
+    assert [reads[trainer](row) for row in shown] == [a for _, a in rows]

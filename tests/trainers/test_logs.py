@@ -1,0 +1,330 @@
+"""Logs with the keys that verl, prime-rl and NeMo-RL write, and lines of our own, as a round's outcomes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import exports
+import runs
+import tiny
+from command import run as gaincurate
+from gaincurate.errors import OutcomeError
+from gaincurate.schedule.config import ScheduleConfig
+from gaincurate.schedule.observed import rules_of, take_outcomes
+from gaincurate.schedule.outcomes import read_outcomes
+from gaincurate.schedule.rounds import advance, start
+from gaincurate.schedule.run import Run
+from gaincurate.trainers.logs import take_logs
+
+ROWS = [
+    # The first question stands in the second, and the last two are the same but for their answers.
+    {"question": "What is 1 plus 1?", "answer": "2"},
+    {"question": "Listen: What is 1 plus 1? Say it twice.", "answer": "2 2"},
+    {"question": "Who?  Me\n or you?", "answer": "you"},
+    {"question": "Again?", "answer": "yes"},
+    {"question": "Again?", "answer": "no"},
+]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A run whose every round has all five prompts."""
+    added = {"system": exports.SYSTEM}
+    exports.make_set(tmp_path / "set", ROWS, segmentation=added)
+    options: dict[str, Any] = {"strategy": "file-order", "budget": 5, "rounds": 3}
+    return start(ScheduleConfig(scored=tmp_path / "set", run=tmp_path / "run", **options))
+
+
+def lines_of(path: Path, rows: list[Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def outcomes(run: Run, round_: int = 0) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in run.outcomes(round_).read_text().splitlines()]
+
+
+def rendered(place: int) -> str:
+    """A prompt as a tokenizer gives it back: without special tokens, in a template of its own."""
+    return f"system\n{exports.SYSTEM}\nuser\n{ROWS[place]['question']}\nassistant\n"
+
+
+def verl_row(place: int, score: float, step: int, uid: str, **more: Any) -> dict[str, Any]:
+    # verl 0.9.1, trainer_base.py: _write_generations.
+    row = {"input": rendered(place), "output": "so", "gts": ROWS[place]["answer"], "score": score}
+    return {**row, "step": step, "uid": uid, **more}
+
+
+def test_verls_dump_is_joined_on_the_prompts_text_and_told_apart_by_the_answer(
+    run: Run, tmp_path: Path
+) -> None:
+    dump = tmp_path / "dump"
+    for step in (1, 2, 10):
+        rows = [verl_row(k, float(k % 2), step, f"u{step}_{k}_{i}_0") for k in range(5) for i in range(2)]
+        lines_of(dump / f"{step}.jsonl", rows)
+    assert take_logs(run, [dump]) == 30
+    found = outcomes(run)
+    assert [line["step"] for line in found] == [1] * 10 + [2] * 10 + [10] * 10
+    assert {(line["gc_id"], line["reward"]) for line in found} == {
+        (f"id{k:04d}", float(k % 2)) for k in range(5)
+    }
+    assert take_outcomes(run, 0).accuracy == pytest.approx(2 / 5)
+
+
+def test_verls_dump_with_the_id_in_the_answer_needs_no_text(run: Run, tmp_path: Path) -> None:
+    truth = json.dumps({"gc_id": "id0003", "answer": "yes"})
+    row = {"input": "cut short", "output": "", "gts": truth, "score": 1.0, "step": 4, "uid": "a_0_0"}
+    take_logs(run, [lines_of(tmp_path / "4.jsonl", [row])])
+    assert outcomes(run) == [{"gc_id": "id0003", "reward": 1.0, "round": 0, "sample": "a_0_0", "step": 4}]
+
+
+def test_what_cannot_be_joined_is_told_with_place_and_reason(run: Run, tmp_path: Path) -> None:
+    strange = verl_row(0, 1.0, 1, "s_0_0") | {"input": "user\nWhat is 1 plus 2?\nassistant\n"}
+    twice = verl_row(3, 1.0, 1, "t_0_0") | {"gts": None}
+    stranger = verl_row(0, 1.0, 1, "q_0_0", gc_id="id9999")
+    file = lines_of(tmp_path / "1.jsonl", [verl_row(2, 1.0, 1, "u_0_0"), strange, twice, twice, stranger])
+    told: list[str] = []
+    assert take_logs(run, [file], note=told.append) == 1
+    assert told == [
+        "1 outcomes for round 0 from 5 rows",
+        "warning: 1 rows are left out: the prompt is none of round 0; the first is 1.jsonl, line 2",
+        "warning: 2 rows are left out: several prompts of the round have this text, and there is no id; the "
+        "first is 1.jsonl, line 3",
+        "warning: 1 rows are left out: the id is not among the prompts of round 0; the first is 1.jsonl, line 5",
+    ]
+    lines_of(file, [strange])
+    with pytest.raises(
+        OutcomeError, match=r"nothing there belongs to round 0: the prompt is none of round 0"
+    ):
+        take_logs(run, [file])
+    assert len(outcomes(run)) == 1
+
+
+def test_a_step_that_was_done_again_replaces_what_was_taken(run: Run, tmp_path: Path) -> None:
+    dump = tmp_path / "dump"
+    for step in (1, 2, 3):
+        lines_of(dump / f"{step}.jsonl", [verl_row(k, 0.0, step, f"old{k}_0_0") for k in range(5)])
+    take_logs(run, [dump])
+    # The trainer went on from step 1 and came to step 2 only.
+    lines_of(dump / "2.jsonl", [verl_row(k, 1.0, 2, f"new{k}_0_0") for k in range(5)])
+    (dump / "3.jsonl").unlink()
+    told: list[str] = []
+    take_logs(run, [dump], note=told.append)
+    assert "step 2 was done again: from there on the new outcomes count" in told
+    found = take_outcomes(run, 0)
+    assert (found.rollouts, found.accuracy) == (10, 0.5)
+    before = run.outcomes(0).read_bytes()
+    assert take_logs(run, [dump]) == 0
+    assert run.outcomes(0).read_bytes() == before
+
+
+def episode(place: int, score: float | None, *, ok: bool = True, **more: Any) -> dict[str, Any]:
+    # prime-rl 559b44772, monitors/file.py, with verifiers' Episode.to_record (None is left out).
+    row = ROWS[place]
+    data = {"idx": place, "name": f"id{place:04d}", "answer": row["answer"], "system_prompt": exports.SYSTEM}
+    data["prompt"] = [{"role": "user", "content": row["question"]}]
+    task = {"type": "Sum", "data": data, "key": "k", "hash": "h"}
+    rewards = {} if score is None else {"right": {"score": score, "weight": 0.5}}
+    trace = {
+        "version": 1,
+        "id": f"t{place}{more}",
+        "task": task,
+        "agent": {"config": {}, "name": "agent", "trainable": True},
+        "calls": [{"usage": {"prompt_tokens": 9, "completion_tokens": 4}}, {"time": {"start": 0.0}}],
+        "rewards": {**rewards, "style": {"score": 1.0, "weight": 0.25}} if ok else {},
+        "ok": ok,
+    }
+    work = {"type": "train", "step": 7}
+    return {"id": f"e{place}", "task": task, "run": {"type": "train", "id": "r", "work": work}, "ok": ok,
+            "traces": [trace], **more}  # fmt: skip
+
+
+def test_prime_rls_traces_bring_weighted_rewards_tokens_and_failures(run: Run, tmp_path: Path) -> None:
+    judge = episode(0, 1.0)
+    judge["traces"][0]["agent"]["trainable"] = False
+    rows = [episode(k, float(k % 2), ok=k != 4) for k in range(5)]
+    lines_of(tmp_path / "rollouts/step_7/train/all/traces.jsonl", [*rows, judge, episode(3, 1.0, traces=[])])
+    lines_of(tmp_path / "rollouts/step_7/train/effective/traces.jsonl", rows[:2])
+    take_logs(run, [tmp_path / "rollouts"])
+    assert [(line["gc_id"], line["reward"]) for line in outcomes(run)] == [
+        ("id0000", 0.25), ("id0001", 0.75), ("id0002", 0.25), ("id0003", 0.75), ("id0004", None),
+        ("id0003", None),
+    ]  # fmt: skip
+    assert {line["step"] for line in outcomes(run)} == {7}
+    assert take_outcomes(run, 0).tokens == 20
+    assert take_outcomes(run, 0).unjudged == 2
+
+
+def test_a_task_without_the_id_is_joined_on_its_messages(run: Run, tmp_path: Path) -> None:
+    row = episode(2, 1.0)
+    row["traces"][0]["task"]["data"]["name"] = "a name of theirs"
+    take_logs(run, [lines_of(tmp_path / "traces.jsonl", [row])])
+    assert outcomes(run)[0]["gc_id"] == "id0002"
+
+
+def test_nemo_rls_training_data_is_joined_on_the_rendered_prompt(run: Run, tmp_path: Path) -> None:
+    # NeMo-RL 7ea279abf, grpo.py and logger.py: every value a list of one, and the row's place.
+    template = tiny.tokenizer()
+    rows = []
+    for place in range(4):
+        messages = exports.full(ROWS[place]["question"])
+        prompt = template.apply_chat_template([messages[0], messages[-1]], tokenize=False)
+        answer = f"{rendered(1)} is no prompt"
+        rows.append(
+            {"content": [[prompt, answer]], "rewards": [place / 4], "input_lengths": [9],
+             "token_ids": [[1, 2, 3]], "token_loss_mask": [[0, 1, 1]], "sample_loss_mask": [1.0],
+             "advantages": [[0.0, 0.1, 0.1]], "generation_logprobs": [[0.0, -1.0, -1.0]],
+             "prev_logprobs": [[0.0, -1.0, -1.0]], "idx": place}
+        )  # fmt: skip
+    told: list[str] = []
+    take_logs(run, [lines_of(tmp_path / "exp_001/train_data_step3.jsonl", rows)], note=told.append)
+    assert outcomes(run) == [
+        {"gc_id": f"id{k:04d}", "reward": k / 4, "round": 0, "sample": k, "step": 3, "tokens": 2}
+        for k in range(3)
+    ]
+    assert any("several prompts of the round have this text" in line for line in told)
+
+
+def test_outcomes_from_another_writer_are_not_doubled_in_silence(run: Run, tmp_path: Path) -> None:
+    lines_of(run.outcomes(0), [own("id0000", 1.0)])
+    told: list[str] = []
+    for _ in range(2):
+        take_logs(run, [lines_of(tmp_path / "1.jsonl", [verl_row(0, 1.0, 1, "u")])], note=told.append)
+    assert [
+        line for line in told if line.startswith("warning: 1 outcomes of round 0 were there already")
+    ] == [told[1]]
+
+
+def own(gc_id: str, reward: float, **more: Any) -> dict[str, Any]:
+    return {"gc_id": gc_id, "reward": reward, "round": 0, **more}
+
+
+def test_lines_of_our_own_are_taken_once_also_those_without_a_sample(run: Run, tmp_path: Path) -> None:
+    rows = [own(f"id{k:04d}", 1.0) for k in range(5) for _ in range(2)]
+    file = lines_of(tmp_path / "rank0.jsonl", rows)
+    other = lines_of(tmp_path / "other/rank0.jsonl", rows)
+    assert take_logs(run, [file, other]) == 20
+    with file.open("a") as more:
+        more.write(json.dumps(own("id0000", 0.0)) + "\n" + '{"gc_id": "unfin')
+    told: list[str] = []
+    assert take_logs(run, [file, other], note=told.append) == 1
+    assert told[-1] == "warning: 1 rows are left out: the last line is not finished; the first is rank0.jsonl"
+    assert take_outcomes(run, 0).rollouts == 21
+
+
+def test_lines_that_steer_void_what_they_did_where_they_stood(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "outcomes-0.jsonl"
+    old = [own("id0000", 0.0, step=1, sample=0), own("id0001", 0.0, step=5, sample=0)]
+    lines_of(file, old)
+    take_logs(run, [file])
+    again = [{"resume_from_step": 2}, own("id0001", 1.0, step=5, sample=0)]
+    lines_of(file, old + again)
+    assert [take_logs(run, [file]) for _ in range(3)] == [1, 0, 0]
+    found = read_outcomes(run.outcomes(0), 0, run.ids(0), run.ids, rules_of(run.config))
+    assert {i: t.successes for i, t in found.tallies.items() if t.successes} == {
+        "id0000": [0.0], "id0001": [1.0]
+    }  # fmt: skip
+
+
+def test_a_folder_that_grew_over_rounds_gives_each_round_its_own(run: Run, tmp_path: Path) -> None:
+    dump = tmp_path / "dump"
+    for round_ in range(3):
+        file = dump / f"{round_ + 1}.jsonl"
+        lines_of(file, [verl_row(k, float(round_ == 1), round_ + 1, f"r{round_}{k}") for k in range(5)])
+        told: list[str] = []
+        assert take_logs(run, [dump], note=told.append) == 5
+        assert [line for line in told if "left out" in line] == [
+            f"1 file was taken for round {r}, and left out" for r in range(round_)
+        ]
+        advance(run)
+    assert [run.plan(r)["inputs"]["accuracy"] for r in (1, 2)] == [0.0, 1.0]
+    result = gaincurate("schedule", "next", run.folder, "--outcomes", dump)
+    assert (result.exit_code, "is finished" in result.stderr) == (2, True)
+
+
+def test_traces_that_grew_give_the_next_round_what_is_new(run: Run, tmp_path: Path) -> None:
+    file = lines_of(tmp_path / "traces.jsonl", [episode(k, 0.0) for k in range(5)])
+    take_logs(run, [file])
+    advance(run)
+    with file.open("a") as more:
+        for place in range(5):
+            more.write(json.dumps(episode(place, 1.0, attempt=1)) + "\n")
+    assert take_logs(run, [file]) == 5
+    assert {line["reward"] for line in outcomes(run, 1)} == {0.75}
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('{"input": "a"', "is none of the logs that are known here"),
+        ('{"foo": 1}\n', "is none of the logs that are known here"),
+        ("[1]\n", "line 1 is no JSON object"),
+        ("{oh}\n", "line 1 is broken: it is no JSON"),
+        (json.dumps(own("id0000", 7.0)) + "\n", "reward 7 of 'id0000' is outside 0 to 1"),
+        (json.dumps(own("?", 1.0)) + "\n", "'?' is not among the prompts of round 0"),
+        (json.dumps(verl_row(0, 7.0, 1, "u")) + "\n", "line 1: reward 7 of 'id0000' is outside 0 to 1"),
+        (
+            json.dumps(verl_row(0, 1.0, 1, "u") | {"score": "good"}) + "\n",
+            'the reward is "good", not a number',
+        ),
+    ],
+)
+def test_a_bad_file_is_one_sentence_and_nothing_is_taken(
+    run: Run, tmp_path: Path, text: str, sentence: str
+) -> None:
+    (tmp_path / "1.jsonl").write_text(text)
+    result = gaincurate("schedule", "next", run.folder, "--outcomes", tmp_path / "1.jsonl")
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+    assert not run.outcomes(0).exists()
+
+
+def test_paths_and_options_that_mean_nothing_are_refused(run: Run, tmp_path: Path) -> None:
+    def refused(*options: object) -> str:
+        result = gaincurate("schedule", "next", run.folder, *options)
+        assert result.exit_code == 2
+        return result.stderr
+
+    assert "there is no such file, and none like completions_" in refused("--outcomes", tmp_path / "x")
+    (tmp_path / "empty").mkdir()
+    assert "none like train_data_step" in refused("--outcomes", tmp_path / "empty", "--from", "nemo-rl")
+    assert "--from word: logs can be those of trl" in refused("--outcomes", tmp_path, "--from", "word")
+    assert "--from trl goes with --outcomes PATH" in refused("--from", "trl")
+    assert "--reward-column x goes with" in refused("--reward-column", "x")
+    lines_of(tmp_path / "both/1.jsonl", [verl_row(0, 1.0, 1, "u")])
+    lines_of(tmp_path / "both/train_data_step1.jsonl", [{"content": [], "rewards": [0], "idx": 0}])
+    assert "holds logs of verl and nemo-rl; say which with --from" in refused("--outcomes", tmp_path / "both")
+    run.outcomes(0).write_text('{"gc_id": "id00')
+    assert "is not finished, so nothing can be put behind it" in refused(
+        "--outcomes", tmp_path / "both/1.jsonl"
+    )
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    rewards=st.lists(
+        st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=3), min_size=5, max_size=5
+    ),
+    cuts=st.lists(st.integers(0, 12), max_size=4),
+)
+def test_however_a_growing_log_is_taken_the_outcomes_are_the_same(
+    tmp_path_factory: pytest.TempPathFactory, rewards: list[list[float]], cuts: list[int]
+) -> None:
+    folder = tmp_path_factory.mktemp("grow")
+    begun = runs.begin(folder, rows=5, strategy="file-order", budget=5)
+    rows = [own(f"id{k:04d}", r, step=j) for k, each in enumerate(rewards) for j, r in enumerate(each)]
+    file = folder / "log.jsonl"
+    for end in [*sorted(cuts), len(rows), len(rows)]:
+        if rows[:end]:
+            take_logs(begun, [lines_of(file, rows[:end])])
+    found = take_outcomes(begun, 0)
+    assert {i: tally.successes for i, tally in found.tallies.items()} == {
+        f"id{k:04d}": each for k, each in enumerate(rewards)
+    }
