@@ -1,4 +1,4 @@
-"""verl 0.9.1 follows a run by its configuration alone: its dataset, its replay buffer, its checkpoint callback.
+"""verl 0.9.1 follows a run by configuration alone: its dataset, its replay buffer, its checkpoint callback.
 
 `overrides` says what to set. verl builds the callback first, with all settings, then the replay buffer, then
 the datasets, all in the driver's process; what they share is `gaincurate.trainers.verl_run`. Each is verl's
@@ -56,7 +56,12 @@ class RunDataset(RLHFDataset):  # type: ignore[misc]
     """
 
     def __init__(
-        self, data_files: Any, tokenizer: Any, config: DictConfig, processor: Any = None, max_samples: int = -1
+        self,
+        data_files: Any,
+        tokenizer: Any,
+        config: DictConfig,
+        processor: Any = None,
+        max_samples: int = -1,
     ) -> None:
         run = run_in(data_files)
         self.training: Training | None = current(run) if run is not None else None
@@ -78,8 +83,8 @@ class RunDataset(RLHFDataset):  # type: ignore[misc]
         kept = set(self.maybe_filter_out_long_prompts(self.dataframe)[ID])
         if dropped := [row[ID] for row in rows if row[ID] not in kept]:
             raise InputError(
-                f"data.filter_overlong_prompts=True drops {len(dropped)} prompts of round {rows[0]['extra_info'][ROUND]}, "
-                f"{dropped[0]} first: they have more than data.max_prompt_length={self.max_prompt_length} "
+                f"data.filter_overlong_prompts=True drops {len(dropped)} prompts of round "
+                f"{self.training.live.round}, {dropped[0]} first: they have more than data.max_prompt_length={self.max_prompt_length} "
                 "tokens, and a round is trained whole. Set data.max_prompt_length higher, and resume."
             )
 
@@ -179,7 +184,7 @@ class RunCheckpoint(CheckpointCallback):  # type: ignore[misc]
 def _resumed(trainer: DictConfig) -> str | None:
     """The checkpoint that verl will resume from, as `PPOTrainer._load_checkpoint` finds it (0.9.1)."""
     if trainer.resume_mode == "resume_path":
-        return os.path.abspath(trainer.resume_from_path)
+        return os.path.abspath(str(trainer.resume_from_path))
     if trainer.resume_mode == "auto":
         found: str | None = find_latest_ckpt_path(os.path.abspath(trainer.default_local_dir))
         return found

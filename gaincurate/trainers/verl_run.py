@@ -16,7 +16,7 @@ from gaincurate.schedule.checkpoints import why_incomplete
 from gaincurate.schedule.run import read_json
 from gaincurate.schema import ID
 from gaincurate.shards import Json
-from gaincurate.trainers.base import PLACE, ROUND, Live, followed
+from gaincurate.trainers.base import PLACE, ROUND, followed
 from gaincurate.trainers.verl_settings import WITH_WEIGHTS, no_callback
 
 _WEIGHTS = Path("actor", "huggingface")
@@ -54,7 +54,7 @@ class Training:
 
     @property
     def step(self) -> int:
-        """verl's step that the prompts handed out so far make."""
+        """The step of verl that the prompts handed out so far make."""
         return (self.live.round * self.live.budget + self.live.position) // self.batch
 
     @property
@@ -81,14 +81,14 @@ class Training:
         begins = position == 0 and self.live.position >= self.live.budget
         if begins and (self.live.finished or not self.live.turn()):
             raise InputError(
-                f"all {self.live.rounds} rounds of {self.live.run.folder} are done and verl asks for more: set "
-                f"trainer.total_epochs={self.live.rounds}."
+                f"all {self.live.rounds} rounds of {self.live.run.folder} are done and verl asks for more: "
+                f"set trainer.total_epochs={self.live.rounds}."
             )
         if position != self.live.position:
             raise InputError(
                 f"verl asks for prompt {position} of round {self.live.round} and {self.live.position} were "
                 "handed out: each goes out once, in order. Set data.shuffle=False and "
-                "data.dataloader_num_workers=0, and resume with the data.train_batch_size that was saved with."
+                "data.dataloader_num_workers=0, and resume with the data.train_batch_size of the checkpoint."
             )
         self.live.position += 1
         return begins
@@ -112,13 +112,15 @@ class Training:
         if step != self.step:
             raise InputError(
                 f"verl is at step {step} and the prompts that {self.live.run.folder} handed out make "
-                f"{self.step}: the checkpoint was saved with another data.train_batch_size than {self.batch}. "
-                "Set it to what it was."
+                f"{self.step}: the checkpoint was saved with another data.train_batch_size than "
+                f"{self.batch}. Set it to what it was."
             )
         lines: list[Mapping[str, Any]] = list(rollouts)
         seen = {line[ID] for line in lines}
         last = self.live.ids[self.live.position - self.batch : self.live.position]
-        failed = [{ID: gc_id, "round": self.live.round, "reward": None} for gc_id in last if gc_id not in seen]
+        failed = [
+            {ID: gc_id, "round": self.live.round, "reward": None} for gc_id in last if gc_id not in seen
+        ]
         self.live.report({**line, "step": step} for line in [*lines, *failed])
 
     def state(self) -> Json:
@@ -160,7 +162,6 @@ class Training:
         if why is None:
             self.live.checkpoint = str((folder / _WEIGHTS).resolve())
         return why
-
 
 
 def verl_row(row: Mapping[str, Any], index: int, answer: str | None, source: str | None) -> Json:

@@ -28,6 +28,11 @@ _SAMPLER = "trainer.v1.sampler.custom_sampler"
 _TAP = f"{_SAMPLER}.path=pkg://{MODULE} {_SAMPLER}.name=RunReplayBuffer"
 _CALLBACK = f"trainer.checkpoint_callback_class={MODULE}.RunCheckpoint"
 _CONTENTS, _ASYNC_SAVE = (f"actor_rollout_ref.actor.checkpoint.{n}" for n in ("save_contents", "async_save"))
+_CURRICULUM = f"data.sampler.class_path=pkg://{MODULE}_sampler data.sampler.class_name=RunSampler"
+_WORKERS = (
+    "data.dataloader_num_workers={} reads rows of the next round before it is planned: set "
+    "data.dataloader_num_workers=0."
+)
 _BARE = re.compile(r"[\w./:@+-]+")  # what Hydra reads as it is
 
 
@@ -44,9 +49,7 @@ def overrides(run: str | Path, batch: int | None = None) -> list[str]:
     """
     opened = Run(Path(run).resolve())
     config = opened.config
-    size = batch or (config.align_to if config.align_to > 1 else config.budget)
-    if config.budget % size:
-        raise InputError(_uneven(size, config.budget))
+    size = _batch_of(config, batch)
     found = [
         f"data.train_files={_quoted(str(opened.folder))}",
         *_DATASET.split(),
@@ -62,6 +65,34 @@ def overrides(run: str | Path, batch: int | None = None) -> list[str]:
     return found
 
 
+def sampler_overrides(run: str | Path, batch: int | None = None) -> list[str]:
+    """The same for verl 0.5 to 0.7.1, where `data.train_files` is what `gaincurate export` wrote.
+
+    Args:
+        run: the run's folder.
+        batch: prompts a step. Default: the run's `--align-to`, else a round a step.
+
+    Raises:
+        InputError: `batch` does not divide the budget.
+        OutputError: no run is there.
+    """
+    opened = Run(Path(run).resolve())
+    return [
+        *_CURRICULUM.split(),
+        f"+data.sampler.run={_quoted(str(opened.folder))}",
+        "data.dataloader_num_workers=0",
+        f"data.train_batch_size={_batch_of(opened.config, batch)}",
+        f"trainer.total_epochs={opened.config.rounds}",
+    ]
+
+
+def _batch_of(config: ScheduleConfig, batch: int | None) -> int:
+    size = batch or (config.align_to if config.align_to > 1 else config.budget)
+    if config.budget % size:
+        raise InputError(_uneven(size, config.budget))
+    return size
+
+
 def run_in(files: Any) -> Path | None:
     """The run's folder that `data.train_files` or `data.val_files` names; None where those are files."""
     several = [files] if isinstance(files, str | Path) or files is None else list(files)
@@ -74,8 +105,8 @@ def run_in(files: Any) -> Path | None:
 def no_run(files: Any) -> InputError:
     """The sentence for training files that are no run."""
     return InputError(
-        f"data.train_files is {files}, which is no run, so there is no plan to train by: set it to the folder "
-        f"that `gaincurate schedule start` made. To train without a run, leave {_DATASET} out."
+        f"data.train_files is {files}, which is no run, so there is no plan to train by: set it to the "
+        f"folder that `gaincurate schedule start` made. To train without a run, leave {_DATASET} out."
     )
 
 
@@ -109,6 +140,32 @@ def problems(setting: Lookup, run: Run) -> Iterator[str]:
         yield from _scoring_problems(setting, run)
 
 
+def no_sampler_run(run: Any) -> InputError:
+    """The sentence for a curriculum sampler without a run."""
+    return InputError(
+        f"data.sampler.run is {run}, which is no run, so there is no plan to train by: set +data.sampler.run "
+        "to the folder that `gaincurate schedule start` made."
+    )
+
+
+def check_sampler(batch: Any, workers: Any, run: Run) -> None:
+    """Refuse what the curriculum sampler of verl 0.5 to 0.7.1 sees of wrong settings.
+
+    Raises:
+        InputError: all that is wrong, a sentence each.
+    """
+    found = [] if batch and run.config.budget % batch == 0 else [_uneven(batch, run.config.budget)]
+    if workers != 0:
+        found.append(_WORKERS.format(workers))
+    if due_somewhere(run.config):
+        found.append(
+            "the run scores anew at checkpoints, and this verl tells a sampler of none: start it with "
+            "--rescore off, use verl 0.9.1, or let `gaincurate schedule run` start verl each round."
+        )
+    if found:
+        raise InputError("\n".join(found))
+
+
 def due_somewhere(config: ScheduleConfig) -> bool:
     """Whether any round of a run ends with a re-scoring."""
     return any(due(config, round_) for round_ in range(config.rounds))
@@ -125,10 +182,7 @@ def _data_problems(setting: Lookup, run: Run) -> Iterator[str]:
     if setting("data.shuffle"):
         yield "data.shuffle=True would shuffle the round's order: set data.shuffle=False."
     if workers := setting("data.dataloader_num_workers"):
-        yield (
-            f"data.dataloader_num_workers={workers} reads rows of the next round before it is planned: set "
-            "data.dataloader_num_workers=0."
-        )
+        yield _WORKERS.format(workers)
     batch = setting("data.train_batch_size")
     if not batch or run.config.budget % batch:
         yield _uneven(batch, run.config.budget)
@@ -147,8 +201,8 @@ def _overlong(longest: Any, run: Run) -> Iterator[str]:
     if longest is not None and (over := int((counts > longest).sum())):
         first = run.scored.take([int((counts > longest).argmax())]).column("gc_id")[0].as_py()
         yield (
-            f"data.filter_overlong_prompts=True would drop {over:,} prompts of {run.scored.folder} from their "
-            f"rounds, {first} among them: they have up to {counts.max():,} tokens and data.max_prompt_length "
+            f"data.filter_overlong_prompts=True would drop {over:,} prompts of {run.scored.folder} from "
+            f"their rounds, {first} among them: they have up to {counts.max():,} tokens and data.max_prompt_length "
             f"is {longest:,}. Set data.max_prompt_length={counts.max()}, or score without them (`gaincurate "
             f"score --max-length {longest} --on-overlong skip`)."
         )
@@ -158,20 +212,20 @@ def _loop_problems(setting: Lookup, run: Run) -> Iterator[str]:
     mode = setting("trainer.v1.trainer_mode")
     if mode != "sync":
         yield (
-            f"trainer.v1.trainer_mode={mode} fetches prompts of the next round before this one's outcomes are "
-            "in, and it cannot be planned yet: set trainer.v1.trainer_mode=sync."
+            f"trainer.v1.trainer_mode={mode} fetches prompts of the next round before this one's outcomes "
+            "are in, and it cannot be planned yet: set trainer.v1.trainer_mode=sync."
         )
     for name in ("algorithm.filter_groups.enable", "trainer.v1.sampler.sync_refill_failed_groups"):
         if setting(name):
             yield (
-                f"{name}=True replaces groups by prompts that the plan gives to later steps, and verl leaves it "
-                f"to a custom sampler to do so: set {name}=False (`--strategy variance` avoids prompts "
+                f"{name}=True replaces groups by prompts that the plan gives to later steps, and verl leaves "
+                f"that to a custom sampler: set {name}=False (`--strategy variance` avoids prompts "
                 "whose rollouts all agree)."
             )
     if setting("reward.reward_model.enable") and not setting("reward.reward_model.enable_resource_pool"):
         yield (
-            "reward.reward_model without a resource pool of its own rewards rollouts after they were sampled, "
-            "too late to be reported: set reward.reward_model.enable_resource_pool=True."
+            "reward.reward_model without a resource pool of its own rewards rollouts after they were "
+            "sampled, too late to be reported: set reward.reward_model.enable_resource_pool=True."
         )
     yield from _length_problems(setting, run.config)
 
@@ -198,7 +252,10 @@ def _scoring_period(config: ScheduleConfig, batch: int) -> int | None:
 
 def _scoring_problems(setting: Lookup, run: Run) -> Iterator[str]:
     if "hf_model" not in (setting(_CONTENTS) or []):
-        yield f"the run scores anew at checkpoints, and verl's would have no weights to score: set {WITH_WEIGHTS}."
+        yield (
+            "the run scores anew at checkpoints, and verl's would have no weights to score: set "
+            f"{WITH_WEIGHTS}."
+        )
     if setting(_ASYNC_SAVE):
         yield (
             f"the run scores anew at checkpoints, which are not whole yet when they are due: set "
@@ -208,8 +265,8 @@ def _scoring_problems(setting: Lookup, run: Run) -> Iterator[str]:
     period = _scoring_period(run.config, batch) if batch else None
     if period and (every <= 0 or period % every):
         yield (
-            f"trainer.save_freq is {every} and the run scores anew every {period} steps, so a re-scoring would "
-            f"find no checkpoint of its round: set trainer.save_freq to a divisor of {period}."
+            f"trainer.save_freq is {every} and the run scores anew every {period} steps, so a re-scoring "
+            f"would find no checkpoint of its round: set trainer.save_freq to a divisor of {period}."
         )
 
 

@@ -53,7 +53,9 @@ class Rollouts:
     def generate_sequences(self, prompts: Any) -> None:
         """Two rollouts for each prompt, of one trajectory each, the second of two; none for failing ones."""
         for place in range(len(prompts)):
-            row = {name: prompts[name][place] for name in ("uid", "extra_info", "reward_model", "data_source")}
+            row = {
+                name: prompts[name][place] for name in ("uid", "extra_info", "reward_model", "data_source")
+            }
             row = {name: getattr(value, "data", value) for name, value in row.items()}
             fails = row["extra_info"]["gc_id"] in self.failing
             if not fails:
@@ -69,8 +71,12 @@ class Rollouts:
                 scores = torch.zeros(length)
                 scores[-1] = reward(row["extra_info"]["gc_id"], sample)
                 keys.append(f"{row['uid']}_{sample}_{part}")
-                fields.append({**row, "responses": torch.ones(length, dtype=torch.int64), "rm_scores": scores})
-                tags.append({"status": "success", "response_len": length, "prompt_len": 2, "seq_len": 2 + length})
+                fields.append(
+                    {**row, "responses": torch.ones(length, dtype=torch.int64), "rm_scores": scores}
+                )
+                tags.append(
+                    {"status": "success", "response_len": length, "prompt_len": 2, "seq_len": 2 + length}
+                )
         data = list_of_dict_to_tensordict(fields)
         tq.kv_batch_put(keys=keys, partition_id="train", fields=data, tags=tags)
 
@@ -123,7 +129,9 @@ class Trainer(PPOTrainerSync):  # type: ignore[misc]
         extra = tq.kv_batch_get(keys=batch.keys, partition_id="train", select_fields=["extra_info"])
         ids = sorted({getattr(one, "data", one)["gc_id"] for one in extra["extra_info"]})
         with (self.work / "trained.jsonl").open("a") as file:
-            file.write(json.dumps({"step": self.global_steps, "ids": ids, "mu": metrics["gaincurate/mu"]}) + "\n")
+            file.write(
+                json.dumps({"step": self.global_steps, "ids": ids, "mu": metrics["gaincurate/mu"]}) + "\n"
+            )
         return batch
 
     def on_step_end(self) -> None:
