@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check static format docs bench bench-gpu clean
+.PHONY: help setup demo test test-verl check static format docs bench bench-gpu clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -25,6 +25,19 @@ demo: $(READY)  ## score a prompt set with a real model; then train a tiny one o
 
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest
+
+# verl's own imports warn, so that here, and only here, warnings are no errors.
+test-verl: .venv-verl/.ready  ## run the tests with verl's own classes, 0.9.1 and then 0.7.1
+	.venv-verl/bin/python -m pytest -W default tests/with_verl
+	PYTHONPATH=.venv-verl/verl-0.7.1 .venv-verl/bin/python -m pytest -W default tests/with_verl
+
+.venv-verl/.ready: tests/with_verl/constraints.txt
+	$(PYTHON) -m venv .venv-verl
+	.venv-verl/bin/pip install --quiet --requirement tests/with_verl/constraints.txt
+	.venv-verl/bin/pip install --quiet --no-deps verl==0.9.1
+	.venv-verl/bin/pip install --quiet --no-deps --upgrade --target .venv-verl/verl-0.7.1 verl==0.7.1
+	.venv-verl/bin/pip install --quiet --no-deps --editable .
+	@touch .venv-verl/.ready
 
 check: static test  ## format, lint, types, docs fresh, tests
 
@@ -50,5 +63,5 @@ bench-gpu:  ## check and time kernel and scoring on a CUDA GPU, in one call
 	PYTHONPATH=.:kernels $(PYTHON) kernels/bench/gpu.py $(BENCH_OPTIONS)
 
 clean:  ## delete what the other targets made
-	rm -rf .venv build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-verl build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -12,8 +12,6 @@ from functools import partial
 from typing import Any
 
 import datasets
-import transfer_queue as tq
-from omegaconf import DictConfig, OmegaConf
 
 from gaincurate.errors import InputError
 from gaincurate.schedule.run import Run
@@ -24,11 +22,13 @@ from gaincurate.trainers.verl_run import Training, begin, current
 from gaincurate.trainers.verl_settings import check, no_run, overrides, run_in
 
 try:
+    import transfer_queue as tq
+    from omegaconf import DictConfig, OmegaConf
     from verl.trainer.ppo.checkpoint_callback import CheckpointCallback
     from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 except ModuleNotFoundError as error:
     raise InputError(
-        f"this verl has no {error.name}: {__name__} is for verl 0.9.1 and later. For verl 0.5 to 0.7.1 use "
+        f"there is no {error.name}: {__name__} is for verl 0.9.1 and later. For verl 0.5 to 0.7.1 use "
         "gaincurate.trainers.verl_sampler; with others, let `gaincurate schedule run` start verl each round."
     ) from error
 from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
@@ -84,8 +84,9 @@ class RunDataset(RLHFDataset):  # type: ignore[misc]
         if dropped := [row[ID] for row in rows if row[ID] not in kept]:
             raise InputError(
                 f"data.filter_overlong_prompts=True drops {len(dropped)} prompts of round "
-                f"{self.training.live.round}, {dropped[0]} first: they have more than data.max_prompt_length={self.max_prompt_length} "
-                "tokens, and a round is trained whole. Set data.max_prompt_length higher, and resume."
+                f"{self.training.live.round}, {dropped[0]} first: they have more than "
+                f"data.max_prompt_length={self.max_prompt_length} tokens, and a round is trained whole. Set "
+                "data.max_prompt_length higher, and resume."
             )
 
     def __getitem__(self, item: int) -> dict[str, Any]:
@@ -93,6 +94,10 @@ class RunDataset(RLHFDataset):  # type: ignore[misc]
             self._read_files_and_tokenize()
         found: dict[str, Any] = super().__getitem__(item)
         return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        # verl's filter counts tokens in another process, which must not hold the run.
+        return {**super().__getstate__(), "training": None}
 
     def state_dict(self) -> Json:
         """The place, which `StatefulDataLoader` puts into data.pt; empty for validation."""

@@ -19,8 +19,8 @@ from gaincurate.shards import Json
 from gaincurate.trainers.base import PLACE, ROUND, followed
 from gaincurate.trainers.verl_settings import WITH_WEIGHTS, no_callback
 
-_WEIGHTS = Path("actor", "huggingface")
-"""Where a verl checkpoint has its Hugging Face files (0.9.1, FSDP and Megatron)."""
+_WEIGHTS = ("actor/huggingface", "actor/model/huggingface")
+"""Where a verl checkpoint has its Hugging Face files (0.9.1): with FSDP, with Megatron."""
 
 
 class Training:
@@ -79,7 +79,7 @@ class Training:
                 "trainer.resume_mode=disable."
             )
         begins = position == 0 and self.live.position >= self.live.budget
-        if begins and (self.live.finished or not self.live.turn()):
+        if self.live.finished or (begins and not self.live.turn()):
             raise InputError(
                 f"all {self.live.rounds} rounds of {self.live.run.folder} are done and verl asks for more: "
                 f"set trainer.total_epochs={self.live.rounds}."
@@ -158,10 +158,11 @@ class Training:
             self.live.turn()
 
     def _note_weights(self, folder: Path) -> str | None:
-        why = why_incomplete(folder / _WEIGHTS)
-        if why is None:
-            self.live.checkpoint = str((folder / _WEIGHTS).resolve())
-        return why
+        whys = [why_incomplete(folder / name) for name in _WEIGHTS]
+        if None not in whys:
+            return whys[0]
+        self.live.checkpoint = str((folder / _WEIGHTS[whys.index(None)]).resolve())
+        return None
 
 
 def verl_row(row: Mapping[str, Any], index: int, answer: str | None, source: str | None) -> Json:

@@ -11,8 +11,6 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from omegaconf import DictConfig
-
 from gaincurate.errors import InputError
 from gaincurate.schedule.observed import rules_of
 from gaincurate.schedule.outcomes import read_outcomes
@@ -22,10 +20,11 @@ from gaincurate.trainers.base import followed
 from gaincurate.trainers.verl_settings import check_sampler, no_sampler_run, run_in
 
 try:
+    from omegaconf import DictConfig
     from verl.experimental.dataset.sampler import AbstractCurriculumSampler
 except ModuleNotFoundError as error:
     raise InputError(
-        f"this verl has no {error.name}: {__name__} is for verl 0.5 to 0.7.1. From verl 0.9.1 on use "
+        f"there is no {error.name}: {__name__} is for verl 0.5 to 0.7.1. From verl 0.9.1 on use "
         "gaincurate.trainers.verl; with 0.8 and 0.9.0, let `gaincurate schedule run` start verl each round."
     ) from error
 
@@ -61,10 +60,10 @@ class RunSampler(AbstractCurriculumSampler):  # type: ignore[misc]
         absent = [i for i in scored.column(ID).to_pylist() if i not in found]
         if absent:
             raise InputError(
-                f"verl's data has {len(found):,} rows with extra_info.gc_id and lacks {len(absent):,} prompts "
-                f"of {scored.folder}, {absent[0]} first: it is of another set, or data.filter_overlong_prompts "
-                f"dropped them. Write it with `gaincurate export {scored.folder} --trainer verl`, and set "
-                "data.filter_overlong_prompts=False."
+                f"verl's data has {len(found):,} rows with extra_info.gc_id and lacks {len(absent):,} "
+                f"prompts of {scored.folder}, {absent[0]} first: it is of another set, or "
+                "data.filter_overlong_prompts dropped them. Write it with `gaincurate export "
+                f"{scored.folder} --trainer verl`, and set data.filter_overlong_prompts=False."
             )
         return found
 
@@ -76,15 +75,15 @@ class RunSampler(AbstractCurriculumSampler):  # type: ignore[misc]
         if not self._begun:
             live.begin_anew()
             self._begun = True
-        if live.position >= live.budget and (live.finished or not live.turn()):
+        if live.finished or (live.position >= live.budget and not live.turn()):
             raise InputError(
                 f"all {live.rounds} rounds of {live.run.folder} are done and verl asks for more: set "
                 f"trainer.total_epochs={live.rounds}."
             )
         ids = live.ids
-        while live.position < live.budget:
-            live.position += 1
-            yield self._places[ids[live.position - 1]]
+        for position in range(live.position, live.budget):
+            live.position = position + 1
+            yield self._places[ids[position]]
 
     @property
     def step(self) -> int:

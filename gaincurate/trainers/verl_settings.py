@@ -202,9 +202,9 @@ def _overlong(longest: Any, run: Run) -> Iterator[str]:
         first = run.scored.take([int((counts > longest).argmax())]).column("gc_id")[0].as_py()
         yield (
             f"data.filter_overlong_prompts=True would drop {over:,} prompts of {run.scored.folder} from "
-            f"their rounds, {first} among them: they have up to {counts.max():,} tokens and data.max_prompt_length "
-            f"is {longest:,}. Set data.max_prompt_length={counts.max()}, or score without them (`gaincurate "
-            f"score --max-length {longest} --on-overlong skip`)."
+            f"their rounds, {first} among them: they have up to {counts.max()} tokens and "
+            f"data.max_prompt_length is {longest}. Set data.max_prompt_length={counts.max()}, or score "
+            f"without them (`gaincurate score --max-length {longest} --on-overlong skip`)."
         )
 
 
@@ -222,6 +222,11 @@ def _loop_problems(setting: Lookup, run: Run) -> Iterator[str]:
                 f"that to a custom sampler: set {name}=False (`--strategy variance` avoids prompts "
                 "whose rollouts all agree)."
             )
+    if (setting("trainer.v1.sync.parameter_sync_step") or 1) > 1:
+        yield (
+            "trainer.v1.sync.parameter_sync_step takes a step's prompts apart, and outcomes are taken a step "
+            "at a time: set trainer.v1.sync.parameter_sync_step=1."
+        )
     if setting("reward.reward_model.enable") and not setting("reward.reward_model.enable_resource_pool"):
         yield (
             "reward.reward_model without a resource pool of its own rewards rollouts after they were "

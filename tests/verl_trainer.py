@@ -51,13 +51,13 @@ class Rollouts:
         self.failing = failing
 
     def generate_sequences(self, prompts: Any) -> None:
-        """Two rollouts for each prompt, of one trajectory each, the second of two; none for failing ones."""
+        """Two rollouts for each prompt, of one and of two trajectories; none for those that fail in step 1."""
         for place in range(len(prompts)):
             row = {
                 name: prompts[name][place] for name in ("uid", "extra_info", "reward_model", "data_source")
             }
             row = {name: getattr(value, "data", value) for name, value in row.items()}
-            fails = row["extra_info"]["gc_id"] in self.failing
+            fails = row["extra_info"]["gc_id"] in self.failing and row["extra_info"]["gc_round"] == 0
             if not fails:
                 self._put(row)
             status = {"status": "failure" if fails else "finished"}
