@@ -10,6 +10,8 @@ import pytest
 
 pytest.importorskip("verl.trainer.ppo.checkpoint_callback", reason="needs verl 0.9.1: make test-verl")
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torchdata.stateful_dataloader import StatefulDataLoader
 from verl.trainer.ppo.checkpoint_callback import build_checkpoint_callback
@@ -18,8 +20,9 @@ from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.utils.dataset.rl_dataset import RLHFDataset, collate_fn
 from verl.utils.import_utils import load_extern_object
 
-import verl_made as made
+import runs
 import tiny
+import verl_made as made
 from gaincurate.errors import InputError, OutputError
 from gaincurate.schedule.run import Run
 from gaincurate.trainers import verl_run
@@ -80,7 +83,11 @@ class Loop:
             self.batches = iter(self.loader)
             batch = next(self.batches)
         ids = [extra["gc_id"] for extra in batch["extra_info"]]
-        lines = [{"gc_id": i, "reward": k, "sample": k, "round": self.training.live.round} for i in ids for k in (0, 1)]
+        lines = [
+            {"gc_id": i, "reward": k, "sample": k, "round": self.training.live.round}
+            for i in ids
+            for k in (0, 1)
+        ]
         self.training.report(self.training.step, lines)
         return ids
 
@@ -102,7 +109,12 @@ def test_every_override_is_a_setting_that_verl_has(tmp_path: Path) -> None:
     assert config.data.train_batch_size == 2
     assert config.trainer.total_epochs == 4
     assert config.trainer.save_freq == 4
-    assert list(config.actor_rollout_ref.actor.checkpoint.save_contents) == ["model", "optimizer", "extra", "hf_model"]
+    assert list(config.actor_rollout_ref.actor.checkpoint.save_contents) == [
+        "model",
+        "optimizer",
+        "extra",
+        "hf_model",
+    ]
     RunCheckpoint(config)
 
 
@@ -146,12 +158,16 @@ def test_a_wrong_setting_is_seen_in_verls_own_tree(run: Run, wrong: str) -> None
 def test_a_start_without_a_run_says_what_to_set(run: Run) -> None:
     config = config_of(run, f"data.train_files={run.folder.parent}/val.parquet")
     for start in (lambda: RunCheckpoint(config), lambda: datasets_of(config)):
-        with pytest.raises(InputError, match=r"val.parquet, which is no run, so there is no plan to train by: set"):
+        with pytest.raises(
+            InputError, match=r"val.parquet, which is no run, so there is no plan to train by: set"
+        ):
             start()
 
 
 def test_a_dataset_or_a_buffer_without_the_callback_is_refused(run: Run) -> None:
-    with pytest.raises(InputError, match=r"set trainer.checkpoint_callback_class=gaincurate.trainers.verl.RunCheck"):
+    with pytest.raises(
+        InputError, match=r"set trainer.checkpoint_callback_class=gaincurate.trainers.verl.RunCheck"
+    ):
         datasets_of(config_of(run))
 
 
@@ -167,7 +183,7 @@ def test_an_item_is_what_verls_own_class_makes_of_the_row(run: Run, tmp_path: Pa
     train, _ = datasets_of(config)
     row = train.training.rows("question", "some/set")[0]
     path = tmp_path / "same.parquet"
-    made.pq.write_table(made.pa.Table.from_pylist([row]), path)
+    pq.write_table(pa.Table.from_pylist([row]), path)
     theirs = RLHFDataset(str(path), tiny.tokenizer(), config.data)[0]
     ours = train[0]
     assert torch.equal(ours.pop("dummy_tensor"), theirs.pop("dummy_tensor"))
@@ -186,7 +202,11 @@ def test_validation_is_verls_own(run: Run, tmp_path: Path) -> None:
         assert torch.equal(mine.pop("dummy_tensor"), other.pop("dummy_tensor"))
         assert mine == other
     loader = StatefulDataLoader(dataset=val, batch_size=2, num_workers=0, shuffle=True, collate_fn=collate_fn)
-    assert sorted(c for batch in loader for c in [m[0]["content"] for m in batch["raw_prompt"]]) == ["val 0", "val 1", "val 2"]
+    assert sorted(c for batch in loader for c in [m[0]["content"] for m in batch["raw_prompt"]]) == [
+        "val 0",
+        "val 1",
+        "val 2",
+    ]
     assert loader.state_dict()["dataset_state"] == {}
 
 
@@ -214,7 +234,7 @@ def test_data_pt_goes_on_with_the_rest_of_the_round(tmp_path: Path, at: int) -> 
         cut.step()
     again = Loop(config, torch.load(folder / "data.pt", weights_only=False))
     assert [again.step() for _ in range(8 - at)] == history[at:]
-    assert made.runs.plans(cut.training.live.run) == made.runs.plans(whole.training.live.run)
+    assert runs.plans(cut.training.live.run) == runs.plans(whole.training.live.run)
 
 
 def test_a_resume_without_data_pt_is_refused(run: Run) -> None:
@@ -223,7 +243,9 @@ def test_a_resume_without_data_pt_is_refused(run: Run) -> None:
     folder = run.folder.parent / "checkpoints/global_step_1"
     folder.mkdir(parents=True)
     (folder.parent / "latest_checkpointed_iteration.txt").write_text("1")
-    with pytest.raises(OutputError, match=r"^verl resumed from .*/checkpoints/global_step_1, whose data.pt has no"):
+    with pytest.raises(
+        OutputError, match=r"^verl resumed from .*/checkpoints/global_step_1, whose data.pt has no"
+    ):
         Loop(config).step()
 
 

@@ -14,9 +14,14 @@ import pytest
 
 pytest.importorskip("verl.trainer.ppo.checkpoint_callback", reason="needs verl 0.9.1: make test-verl")
 
-import verl_made as made
+import transformers
+
 import runs
+import tiny
+import verl_made as made
+from command import run as gaincurate
 from gaincurate.schedule.run import Run
+from gaincurate.scored_set import ScoredSet
 from gaincurate.trainers.verl_settings import overrides
 from verl_trainer import reward
 
@@ -25,10 +30,19 @@ TRAINER = Path(__file__).parent.parent / "verl_trainer.py"
 
 def fit(work: Path, *more: str, kill_at: int | None = None) -> list[dict[str, Any]]:
     """Train until the end, or until a kill; the steps that were trained, in all calls."""
-    command = [sys.executable, str(TRAINER), str(work), *overrides(work / "run", 4), *made.around(work), *more]
+    command = [
+        sys.executable,
+        str(TRAINER),
+        str(work),
+        *overrides(work / "run", 4),
+        *made.around(work),
+        *more,
+    ]
     environment = os.environ | {"KILL_AT": str(kill_at), "RAY_USAGE_STATS_ENABLED": "0"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == (0 if kill_at is None else -signal.SIGKILL), done.stdout[-2000:] + done.stderr[-4000:]
+    assert done.returncode == (0 if kill_at is None else -signal.SIGKILL), (
+        done.stdout[-2000:] + done.stderr[-4000:]
+    )
     return [json.loads(line) for line in (work / "trained.jsonl").read_text().splitlines()]
 
 
@@ -97,4 +111,25 @@ def test_killed_and_resumed_the_plans_are_those_of_a_run_that_never_stopped(
     assert [step["step"] for step in after] == list(range(resumed + 1, 9))
     assert [step["ids"] for step in [*before[:resumed], *after]] == planned(run)
     assert runs.plans(run) == runs.plans(whole)
+    assert run.state["finished"]
+
+
+def test_a_re_scoring_takes_the_weights_that_verl_saved_also_after_a_kill(tmp_path: Path) -> None:
+    tiny.save_model(tmp_path / "model")  # what the workers save
+    rows = tiny.write_jsonl(tmp_path / "rows.jsonl", tiny.questions(40))
+    first = tiny.save_model(
+        tmp_path / "first", transformers.LlamaConfig(**tiny.COMMON | {"rope_theta": 50.0})
+    )
+    assert gaincurate("score", rows, "-m", first, "-o", tmp_path / "set").exit_code == 0
+    run = made.begin(
+        tmp_path, rescore={"what": "round", "every": 2}, scored=tmp_path / "set", model=str(first)
+    )
+    fit(tmp_path, kill_at=4)  # behind the checkpoint that is to be scored
+    assert run.state["round"] == 1
+    fit(tmp_path)
+    assert run.plan(2)["inputs"]["rescored"] == "scores/00001"
+    assert run.state_of(2)["checkpoint"] == str(tmp_path / "checkpoints/global_step_4/actor/huggingface")
+    assert run.plan(2)["inputs"]["drift"] < 1.0
+    angles = ScoredSet(run.set_folder("scores/00001")).column("gc_angle").to_pylist()
+    assert run.plan(2)["inputs"]["concentration"] == pytest.approx(sum(angles) / len(angles))
     assert run.state["finished"]

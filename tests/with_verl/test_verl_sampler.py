@@ -42,7 +42,9 @@ class Loop:
     """In the order of verl 0.7.1's `RayPPOTrainer.fit`: fetch, train, save, update."""
 
     def __init__(self, config: Any, state: Any = None, epoch: int = 0) -> None:
-        dataset = create_rl_dataset(config.data.train_files, config.data, tiny.tokenizer(), None, is_train=True)
+        dataset = create_rl_dataset(
+            config.data.train_files, config.data, tiny.tokenizer(), None, is_train=True
+        )
         self.loader = StatefulDataLoader(
             dataset=dataset,
             batch_size=config.data.get("gen_batch_size", config.data.train_batch_size),
@@ -90,7 +92,9 @@ def test_epochs_are_rounds_addressed_by_id(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("at", [1, 2, 3, 4, 7])
-def test_killed_behind_an_update_the_plans_are_those_of_a_run_that_never_stopped(tmp_path: Path, at: int) -> None:
+def test_killed_behind_an_update_the_plans_are_those_of_a_run_that_never_stopped(
+    tmp_path: Path, at: int
+) -> None:
     whole = made.begin(tmp_path / "whole")
     history = everything(Loop(config_of(whole)))
     run = made.begin(tmp_path / "cut")
@@ -131,7 +135,9 @@ def test_a_start_from_nothing_of_a_run_that_went_on_is_refused(tmp_path: Path) -
 
 def test_more_epochs_than_rounds_are_refused(tmp_path: Path) -> None:
     run = made.begin(tmp_path)
-    with pytest.raises(InputError, match=r"^all 4 rounds of .* are done and verl asks for more: set trainer.total_ep"):
+    with pytest.raises(
+        InputError, match=r"^all 4 rounds of .* are done and verl asks for more: set trainer.total_ep"
+    ):
         everything(Loop(config_of(run, "trainer.total_epochs=5")))
 
 
@@ -139,7 +145,9 @@ def test_rows_without_an_id_or_dropped_by_the_filter_are_refused(tmp_path: Path)
     run = made.begin(tmp_path)
     config = config_of(run)
     config.data.train_files = str(tmp_path / "val.parquet")
-    with pytest.raises(InputError, match=r"^verl's data has 0 rows with extra_info.gc_id and lacks 60 prompts of"):
+    with pytest.raises(
+        InputError, match=r"^verl's data has 0 rows with extra_info.gc_id and lacks 60 prompts of"
+    ):
         Loop(config)
     config = config_of(run, "data.filter_overlong_prompts=True", "data.max_prompt_length=5")
     with pytest.raises(InputError, match="or data.filter_overlong_prompts dropped them"):
