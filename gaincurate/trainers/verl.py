@@ -18,7 +18,7 @@ from gaincurate.schedule.run import Run
 from gaincurate.schema import ID
 from gaincurate.shards import Json
 from gaincurate.trainers.base import ROUND
-from gaincurate.trainers.verl_run import Training, begin, current
+from gaincurate.trainers.verl_run import Training, begin, current, reward_of
 from gaincurate.trainers.verl_settings import check, no_run, overrides, run_in
 
 try:
@@ -123,7 +123,9 @@ class RunReplayBuffer(ReplayBuffer):  # type: ignore[misc]
         Raises:
             InputError: verl and the run are not at the same step.
         """
-        batch, metrics = super().sample(global_steps, partition_id, batch_size)
+        batch, metrics = super().sample(
+            global_steps=global_steps, partition_id=partition_id, batch_size=batch_size
+        )
         if partition_id == "val":
             return batch, metrics
         training = current()
@@ -152,7 +154,7 @@ def rollouts_of(batch: Any) -> list[Json]:
         line = {
             ID: str(about[ID]),
             "round": int(about[ROUND]),
-            "reward": float(scores.sum()),
+            "reward": reward_of(float(scores.sum())),
             "sample": int(rollout.rpartition("_")[2]),
             "tokens": int(tag["response_len"]) + found.get(rollout, {}).get("tokens", 0),
         }

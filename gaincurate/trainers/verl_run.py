@@ -197,6 +197,11 @@ def verl_row(row: Mapping[str, Any], index: int, answer: str | None, source: str
     return made
 
 
+def reward_of(score: float) -> float:
+    """A reward as the reward function gave it: verl keeps it in float32, where 1.1 is above 1.1."""
+    return float(f"{score:.7g}")
+
+
 _current: Training | None = None
 
 

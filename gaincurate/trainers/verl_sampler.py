@@ -17,6 +17,7 @@ from gaincurate.schedule.outcomes import read_outcomes
 from gaincurate.schema import ID
 from gaincurate.shards import Json
 from gaincurate.trainers.base import followed
+from gaincurate.trainers.verl_run import reward_of
 from gaincurate.trainers.verl_settings import check_sampler, no_sampler_run, run_in
 
 try:
@@ -101,7 +102,12 @@ class RunSampler(AbstractCurriculumSampler):  # type: ignore[misc]
         ids = [str(extra[ID]) for extra in batch.non_tensor_batch["extra_info"]]
         samples, lines = Counter[str](), []
         for gc_id, reward, count in zip(ids, scores, tokens, strict=True):
-            line = {ID: gc_id, "round": self.live.round, "reward": reward, "sample": samples[gc_id]}
+            line = {
+                ID: gc_id,
+                "round": self.live.round,
+                "reward": reward_of(reward),
+                "sample": samples[gc_id],
+            }
             lines.append({**line, "tokens": int(count), "step": self.step})
             samples[gc_id] += 1
         self.live.report(lines)

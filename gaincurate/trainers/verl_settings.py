@@ -191,12 +191,12 @@ def _data_problems(setting: Lookup, run: Run) -> Iterator[str]:
             f"data.train_max_samples={setting('data.train_max_samples')} would cut rounds short: set "
             "data.train_max_samples=-1."
         )
-    if setting("data.filter_overlong_prompts"):
+    if setting("data.filter_overlong_prompts") and not run.config.bare:
         yield from _overlong(setting("data.max_prompt_length"), run)
 
 
 def _overlong(longest: Any, run: Run) -> Iterator[str]:
-    """By the tokens that were counted when the set was scored, before any model is loaded."""
+    """By the tokens that were counted when the set was scored, before verl counts a round's own."""
     counts = run.scored.column("gc_prompt_tokens").to_numpy()
     if longest is not None and (over := int((counts > longest).sum())):
         first = run.scored.take([int((counts > longest).argmax())]).column("gc_id")[0].as_py()

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ import runs
 from gaincurate.errors import InputError, OutputError
 from gaincurate.trainers import verl_run
 from gaincurate.trainers.base import PLACE
-from gaincurate.trainers.verl_run import Training, begin, current, verl_row
+from gaincurate.trainers.verl_run import Training, begin, current, reward_of, verl_row
 
 BATCH = 4
 
@@ -254,6 +255,11 @@ def test_the_rows_take_the_answer_that_the_set_knows(tmp_path: Path) -> None:
     assert [row["gc_id"] for row in rows] == run.ids(0)
     assert [row["reward_model"]["ground_truth"] for row in rows] == [row["question"] for row in rows]
     assert [row["extra_info"]["index"] for row in rows] == list(range(8))
+
+
+@given(st.integers(-10_000, 10_000), st.sampled_from([1, 10, 100, 1000]))
+def test_a_reward_is_what_the_reward_function_said(number: int, parts: int) -> None:
+    assert reward_of(float(np.float32(number / parts))) == number / parts
 
 
 def test_nothing_follows_a_run_without_the_callback(tmp_path: Path) -> None:

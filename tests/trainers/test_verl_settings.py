@@ -220,6 +220,11 @@ def test_a_re_scoring_needs_whole_checkpoints_in_time(
     assert list(problems(settings(run, **changed).get, run)) == [sentence]
 
 
+def test_a_bare_run_has_shorter_prompts_than_were_scored(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, budget=8, rounds=3, bare=True)
+    check(settings(run, data__filter_overlong_prompts=True, data__max_prompt_length=80).get, run)
+
+
 def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     run = runs.begin(tmp_path)
     with pytest.raises(InputError) as caught:
