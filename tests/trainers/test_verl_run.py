@@ -293,3 +293,17 @@ def test_without_the_right_verl_a_sentence_says_so(
     with pytest.raises(InputError, match=rf"^there is no [\w.]+: {name} is for verl") as caught:
         __import__(name)
     assert other in str(caught.value)
+
+
+def test_killed_between_data_pt_and_the_callback_the_checkpoint_is_good(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path)
+    first = Training(run.folder, BATCH)
+    train(first, 1)
+    state = first.state()
+    train(first, 1)
+    (tmp_path / "global_step_1").mkdir()
+    second = Training(run.folder, BATCH, tmp_path / "global_step_1")
+    second.restore(state)
+    assert train(second, 1) == run.ids(0)[BATCH:]
+    second.hand_out(0)
+    assert run.plan(1)["inputs"]["rollouts"] == 16
