@@ -111,11 +111,6 @@ def test_positions_out_of_order_are_refused(tmp_path: Path, position: int) -> No
         InputError, match=rf"^verl asks for prompt {position} of round 0 and 0 were handed out"
     ):
         training.hand_out(position)
-    assert training.live.position == 0
-
-
-def test_a_row_twice_is_refused(tmp_path: Path) -> None:
-    training = Training(runs.begin(tmp_path).folder, BATCH)
     training.hand_out(0)
     with pytest.raises(InputError, match=r"handed out: each goes out once, in order. Set data.shuffle=False"):
         training.hand_out(0)
@@ -164,10 +159,6 @@ def test_a_checkpoint_of_another_run_is_refused_before_models_are_loaded(tmp_pat
         Training(other.folder, BATCH, tmp_path / "global_step_1")
 
 
-def weights_in(folder: Path, tiny_model: Path) -> None:
-    shutil.copytree(tiny_model, folder)
-
-
 @pytest.mark.parametrize("where", ["actor/huggingface", "actor/model/huggingface"])
 def test_the_weights_of_the_rounds_last_checkpoint_are_scored(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, where: str
@@ -177,10 +168,10 @@ def test_the_weights_of_the_rounds_last_checkpoint_are_scored(
     run = runs.begin(tmp_path, rescore={"what": "round"})
     training = Training(run.folder, BATCH)
     train(training, 1)
-    weights_in(tmp_path / "global_step_1" / where, tiny_model)
+    shutil.copytree(tiny_model, tmp_path / "global_step_1" / where)
     checkpoint(training, tmp_path / "global_step_1")
     train(training, 1)
-    weights_in(tmp_path / "global_step_2" / where, tiny_model)
+    shutil.copytree(tiny_model, tmp_path / "global_step_2" / where)
     state = checkpoint(training, tmp_path / "global_step_2")
     # Killed here and resumed: the checkpoint that verl resumes from is the one to score.
     training = Training(run.folder, BATCH, tmp_path / "global_step_2")
