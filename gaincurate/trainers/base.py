@@ -274,6 +274,11 @@ class Live(AbstractContextManager["Live"]):
         return {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
 
 
+def reward_of(kept: float) -> float:
+    """A reward as its function gave it, where a trainer keeps it in float32: there 1.1 is above 1.1."""
+    return float(f"{kept:.7g}")
+
+
 _LOGGED = ("accuracy", "effective", "concentration", "drift")
 _FOLLOWED: dict[Path, Live] = {}
 

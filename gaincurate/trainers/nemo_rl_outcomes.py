@@ -10,7 +10,7 @@ from typing import Any
 
 from gaincurate.schema import ID
 from gaincurate.shards import Json
-from gaincurate.trainers.base import ROUND, followed
+from gaincurate.trainers.base import ROUND, followed, reward_of
 
 RUN, STEP = "gc_run", "gc_step"
 """The keys in `extra_env_info`, besides `gc_id` and `gc_round`."""
@@ -31,7 +31,12 @@ def report(metadata: Sequence[Json | None], rewards: Any, terminateds: Any = Non
     lines: dict[str, list[Json]] = {}
     for info, reward, end in zip(metadata, rewards, ended, strict=True):
         if info and ID in info and end:
-            line = {ID: info[ID], "reward": float(reward), "round": info[ROUND], "step": info[STEP]}
+            line = {
+                ID: info[ID],
+                "reward": reward_of(float(reward)),
+                "round": info[ROUND],
+                "step": info[STEP],
+            }
             lines.setdefault(info[RUN], []).append(line)
     for run, found in lines.items():
         followed(run).report(found)

@@ -13,6 +13,7 @@ from typing import Any
 from gaincurate.errors import OutcomeError, OutputError
 from gaincurate.schema import ID
 from gaincurate.shards import Json
+from gaincurate.trainers.base import reward_of
 from gaincurate.trainers.shared import next_round, not_installed, open_run, place_of, places_of
 
 try:
@@ -50,8 +51,7 @@ class RunSelector(BaseSelector):  # type: ignore[misc]
 
     def __init__(self, data_source: Any, config: Any) -> None:
         super().__init__(data_source, config)
-        where = "data_selector.kwargs (kwargs: {run: FOLDER})"
-        self.live = open_run(config.kwargs.get("run"), where, "Trinity-RFT")
+        self.live = open_run(config.kwargs.get("run"), "data_selector.kwargs: {run: FOLDER}", "Trinity-RFT")
         if ID not in data_source.dataset.column_names:
             raise OutputError(
                 f"the task set {data_source.name!r} has no column {ID}; write it with `gaincurate export "
@@ -87,7 +87,7 @@ class RunSelector(BaseSelector):  # type: ignore[misc]
         Raises:
             OutcomeError: no open batch has them.
         """
-        given = {int(index): float(value) for index, value in zip(indices, values, strict=True)}
+        given = {int(index): reward_of(float(value)) for index, value in zip(indices, values, strict=True)}
         if not given:
             return
         found = next((k for k, one in enumerate(self.waiting) if given.keys() <= one.ids.keys()), None)

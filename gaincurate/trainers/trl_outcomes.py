@@ -16,6 +16,7 @@ from typing import Any
 from gaincurate.errors import InputError
 from gaincurate.schema import ID
 from gaincurate.shards import Json
+from gaincurate.trainers.base import reward_of
 from gaincurate.trainers.trl_shape import Shape
 
 _Call = tuple[list[str], list[float | None], list[int]]
@@ -53,7 +54,8 @@ class Tap:
             if names.count(name) != 1:
                 why = "is there more than once" if name in names else "is not there"
                 raise InputError(f"the reward function {name!r} {why}; the trainer has {', '.join(names)}.")
-        self._weights = dict(zip(names, trainer.reward_weights.tolist(), strict=True))
+        weights = [reward_of(weight) for weight in trainer.reward_weights.tolist()]
+        self._weights = dict(zip(names, weights, strict=True))
         self._calls: dict[str, list[_Call]] = {name: [] for name in names if name in wanted}
         first = True
         for place, (name, function) in enumerate(zip(names, trainer.reward_funcs, strict=True)):

@@ -109,6 +109,13 @@ def test_one_function_may_be_the_reward_and_one_say_what_is_right() -> None:
     ]
 
 
+def test_weights_are_what_was_given_and_not_their_nearest_float32() -> None:
+    made = trainer(right, short, weights=[0.3, 0.7])
+    listening = tap(made)
+    call(made, ["a"], ["no"])
+    assert [line["reward"] for line in listening.drain(1) or []] == [0.7]
+
+
 def test_asynchronous_functions_and_objects_are_heard_too() -> None:
     async def later(completions: list[str], **columns: Any) -> list[float]:
         return [0.5 for _ in completions]
