@@ -63,6 +63,11 @@ def check_place(run: Run, saved: Json, where: str) -> None:
         )
     round_ = int(saved["round"])
     plan = run.round_folder(round_) / PLAN
+    if not plan.exists() and any(run.folder.glob(f"undone/{round_:05d}-*")):
+        raise OutputError(
+            f"{where} is of a history that was undone: round {round_} was set aside in undone/. Resume from "
+            "a checkpoint that was saved after that, and delete this one."
+        )
     if not plan.exists():
         raise OutputError(
             f"{where} is of round {round_}, which {run.folder} does not have: the run's folder is older than "

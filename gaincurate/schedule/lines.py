@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,7 +128,7 @@ def _checked(
         number,
         gc_id,
         found,
-        _success(entry, where, rules),
+        success_of(entry, where, rules),
         _plain(entry.get("sample")),
         _integer(entry, "step", where),
         _integer(entry, "attempt", where) or attempt,
@@ -136,8 +136,12 @@ def _checked(
     )
 
 
-def _success(entry: dict[str, Any], where: str, rules: Rules) -> float | None:
-    """`correct` where the line has it, else the reward as a share of its range."""
+def success_of(entry: Mapping[str, Any], where: str, rules: Rules) -> float | None:
+    """`correct` where the line has it, else the reward as a share of its range; None for one not judged.
+
+    Raises:
+        OutcomeError: the reward or `correct` is missing, no number or out of its range.
+    """
     if "reward" not in entry:
         raise OutcomeError(f"{where} has no reward (null stands for one that could not be judged).")
     reward, correct = entry["reward"], entry.get("correct")

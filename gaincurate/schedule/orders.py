@@ -7,9 +7,10 @@ nothing of how one is made.
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
-from gaincurate.errors import OutputError
+from gaincurate.errors import OutputError, storage_error
 from gaincurate.schedule.order import Order
 
 ORDER, _NEXT, _KEPT = "order.arrow", "order-next.arrow", "orders"
@@ -48,7 +49,7 @@ class Orders:
                 self.next.unlink()
         kept = self._kept(digest)
         if kept.exists() and Order(self.current).digest != digest:
-            os.link(kept, self.next)
+            _same_file(kept, self.next)
             self.next.replace(self.current)
 
     def keep(self) -> None:
@@ -56,7 +57,9 @@ class Orders:
         kept = self._kept(Order(self.current).digest)
         if not kept.exists():
             kept.parent.mkdir(exist_ok=True)
-            os.link(self.current, kept)
+            beside = kept.with_suffix(".tmp")
+            _same_file(self.current, beside)
+            beside.replace(kept)
 
     def forget_all_but(self, digests: set[str]) -> None:
         """Delete the kept ones that nothing can go back to any more."""
@@ -66,3 +69,15 @@ class Orders:
 
     def _kept(self, digest: str) -> Path:
         return self._folder / f"{digest}.arrow"
+
+
+def _same_file(source: Path, goal: Path) -> None:
+    """A second name for a file, or a copy where the file system has no such names."""
+    goal.unlink(missing_ok=True)
+    try:
+        os.link(source, goal)
+    except OSError:
+        try:
+            shutil.copyfile(source, goal)
+        except OSError as error:
+            raise storage_error(goal, error) from error

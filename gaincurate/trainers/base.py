@@ -7,6 +7,7 @@ Knows nothing of any trainer.
 
 from __future__ import annotations
 
+import fcntl
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
@@ -18,16 +19,16 @@ import pyarrow.parquet as pq
 from gaincurate.errors import InputError, OutputError
 from gaincurate.files import append_lines, reading, write_json
 from gaincurate.schedule.back import return_to, saved_place, take_back
-from gaincurate.schedule.observed import Note, silent
+from gaincurate.schedule.lines import success_of
+from gaincurate.schedule.observed import Note, rules_of, silent
 from gaincurate.schedule.rescore import AS_IT_IS, Held, due
 from gaincurate.schedule.rounds import advance
-from gaincurate.schedule.run import Run, read_json, working_on
+from gaincurate.schedule.run import Run, working_on
 from gaincurate.schedule.trainer import trainer_lock
 from gaincurate.schema import ID
 from gaincurate.shards import Json
+from gaincurate.trainers.place import PLACE, place_beside
 
-PLACE = "gaincurate_state.json"
-"""The file beside a checkpoint that says where the run was."""
 ROUND = "gc_round"
 """The key under which a row carries its round, so that its outcomes can name it."""
 
@@ -54,7 +55,9 @@ class Live(AbstractContextManager["Live"]):
         self.held: Held = AS_IT_IS
         self._rows: tuple[int, list[Json]] = (-1, [])
         self._sets: dict[int, frozenset[str]] = {}
-        self._held, self._open = ExitStack(), False
+        self._state: Json | None = None
+        self._lock: int | None = None
+        self._held = ExitStack()
         self._since = time.monotonic()
 
     def __enter__(self) -> Live:
@@ -70,15 +73,17 @@ class Live(AbstractContextManager["Live"]):
         Raises:
             LockedError: another trainer is at work on the run.
         """
-        if not self._open:
-            self._held.enter_context(trainer_lock(self.run.folder))
-            self._open = True
+        if self._lock is None:
+            self._lock = self._held.enter_context(trainer_lock(self.run.folder))
+        self._forget()
         self._since = time.monotonic()
 
     def close(self) -> None:
         """Let others in again."""
+        if self._lock is not None:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)  # a loader's forked worker may have the lock's file too
+            self._lock = None
         self._held.close()
-        self._open = False
 
     @property
     def budget(self) -> int:
@@ -91,14 +96,29 @@ class Live(AbstractContextManager["Live"]):
         return self.run.config.rounds
 
     @property
+    def state(self) -> Json:
+        """The newest state; read once as long as the run is held."""
+        if self._lock is None:
+            return self.run.state
+        if self._state is None:
+            self._state = self.run.state
+        return self._state
+
+    def _forget(self) -> None:
+        """Read anew what may have changed."""
+        self._state, self._rows = None, (-1, [])
+        self._sets.clear()
+        self.run.forget_ids()
+
+    @property
     def round(self) -> int:
         """The newest round, from 0."""
-        return int(self.run.state["round"])
+        return int(self.state["round"])
 
     @property
     def finished(self) -> bool:
         """Whether all rounds are done."""
-        return bool(self.run.state.get("finished"))
+        return bool(self.state.get("finished"))
 
     @property
     def ids(self) -> list[str]:
@@ -145,17 +165,17 @@ class Live(AbstractContextManager["Live"]):
     def report(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Append outcomes, one a rollout: `gc_id`, `reward`, and what else a line may have (contract 2).
 
-        Without `round` a line is of the newest round that has its prompt. What is wrong with a line is told
-        when the round's outcomes are taken.
+        Without `round` a line is of the newest round that has its prompt.
 
         Raises:
+            OutcomeError: a reward is no number or outside the run's range; nothing is written.
             StorageError: the file system refused.
         """
-        newest = self.round
-        append_lines(
-            self.run.outcomes(newest),
-            [{"round": self._round_of(line.get(ID), newest), **line} for line in lines],
-        )
+        newest, rules = self.round, rules_of(self.run.config)
+        found = [{"round": self._round_of(line.get(ID), newest), **line} for line in lines]
+        for line in found:  # now, not when a whole round was trained
+            success_of(line, "an outcome", rules)
+        append_lines(self.run.outcomes(newest), found)
 
     def _round_of(self, gc_id: Any, newest: int) -> int:
         for round_ in range(newest, -1, -1):
@@ -191,24 +211,26 @@ class Live(AbstractContextManager["Live"]):
                 self.run.orders.keep()
             there = advance(self.run, self.checkpoint, self.note, self.held) is not None
             self.run.log(what="training", round=before, seconds=seconds, ended_well=True, live=True)
+        self._state = None
         self.position, self._since = 0, time.monotonic()
         return there
 
-    def save(self, step: int) -> Json:
+    def save(self, step: int, **more: Any) -> Json:
         """The place to save beside a checkpoint; plain values.
 
         Args:
             step: the trainer's step.
+            **more: what the trainer's adapter wants to find there again; `position` as it was at that step.
         """
-        return {**saved_place(self.run, step), "position": self.position}
+        return {**saved_place(self.run, step), "position": self.position, **more}
 
-    def save_beside(self, checkpoint: str | Path, step: int) -> None:
+    def save_beside(self, checkpoint: str | Path, step: int, **more: Any) -> None:
         """Write the place into a checkpoint's folder, atomically.
 
         Raises:
             StorageError: the file system refused.
         """
-        write_json(Path(checkpoint) / PLACE, self.save(step))
+        write_json(Path(checkpoint) / PLACE, self.save(step, **more))
 
     def restore(self, saved: Json, where: str = "the checkpoint") -> None:
         """Make the run what it was when `save` was called.
@@ -227,8 +249,8 @@ class Live(AbstractContextManager["Live"]):
             self.note(
                 f"went back to round {saved['round']} with {where}; later rounds ({undone}) are in undone/"
             )
-        self.position, self._rows = int(saved.get("position", 0)), (-1, [])
-        self._sets.clear()
+        self._forget()
+        self.position = int(saved.get("position", 0))
 
     def restore_from(self, checkpoint: str | Path) -> Json:
         """`restore` from the place in a checkpoint's folder.
@@ -239,14 +261,7 @@ class Live(AbstractContextManager["Live"]):
         Raises:
             OutputError: the checkpoint has none, or one that does not fit.
         """
-        path = Path(checkpoint) / PLACE
-        if not path.exists():
-            raise OutputError(
-                f"{checkpoint} has no {PLACE}: it was not saved by a trainer that followed a run. Resume "
-                "from one that has it, or start anew with a new run.",
-                path=str(path),
-            )
-        saved = read_json(path)
+        saved = place_beside(checkpoint)
         self.restore(saved, str(checkpoint))
         return saved
 
@@ -264,7 +279,8 @@ class Live(AbstractContextManager["Live"]):
             )
         with working_on(self.run.folder):
             take_back(self.run, 0, -1)
-        self.position = 0
+        self._forget()
+        self.position, self.checkpoint = 0, None
 
     def metrics(self) -> dict[str, float]:
         """Numbers of the newest round for a trainer's own logs: mu, sigma, and what the last round gave."""
@@ -274,22 +290,4 @@ class Live(AbstractContextManager["Live"]):
         return {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
 
 
-def reward_of(kept: float) -> float:
-    """A reward as its function gave it, where a trainer keeps it in float32: there 1.1 is above 1.1."""
-    return float(f"{kept:.7g}")
-
-
 _LOGGED = ("accuracy", "effective", "concentration", "drift")
-_FOLLOWED: dict[Path, Live] = {}
-
-
-def followed(run: str | Path, note: Note = silent) -> Live:
-    """The one `Live` of a run in this process, for parts of a trainer that cannot hand it to each other."""
-    path = Path(run).resolve()
-    known = _FOLLOWED.get(path)
-    if known is not None and known.run.facts != Run(path).facts:  # started anew in the same place
-        known.close()
-        known = None
-    if known is None:
-        known = _FOLLOWED[path] = Live(path, note)
-    return known

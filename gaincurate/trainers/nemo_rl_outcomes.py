@@ -10,7 +10,9 @@ from typing import Any
 
 from gaincurate.schema import ID
 from gaincurate.shards import Json
-from gaincurate.trainers.base import ROUND, followed, reward_of
+from gaincurate.trainers.base import ROUND
+from gaincurate.trainers.registry import followed
+from gaincurate.trainers.shared import reward_of
 
 RUN, STEP = "gc_run", "gc_step"
 """The keys in `extra_env_info`, besides `gc_id` and `gc_round`."""

@@ -142,3 +142,8 @@ def next_round(live: Live, advice: str) -> bool:
             else ""
         )
         raise OutcomeError(f"{error} {advice}{enough}", **error.data) from error
+
+
+def reward_of(kept: float) -> float:
+    """A reward as its function gave it, where a trainer keeps it in float32: there 1.1 is above 1.1."""
+    return float(f"{kept:.7g}")

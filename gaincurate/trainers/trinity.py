@@ -13,8 +13,7 @@ from typing import Any
 from gaincurate.errors import OutcomeError, OutputError
 from gaincurate.schema import ID
 from gaincurate.shards import Json
-from gaincurate.trainers.base import reward_of
-from gaincurate.trainers.shared import next_round, not_installed, open_run, place_of, places_of
+from gaincurate.trainers.shared import next_round, not_installed, open_run, place_of, places_of, reward_of
 
 try:
     from trinity.buffer.selector.selector import BaseSelector

@@ -25,9 +25,11 @@ from gaincurate.errors import GaincurateError, InputError, OutputError
 from gaincurate.schedule.observed import silent
 from gaincurate.schedule.run import read_json
 from gaincurate.shards import Json
-from gaincurate.trainers.base import PLACE, Live, followed
+from gaincurate.trainers.base import Live
 from gaincurate.trainers.finder import TrainerFinder
 from gaincurate.trainers.layouts import layout_of
+from gaincurate.trainers.place import PLACE
+from gaincurate.trainers.registry import followed
 from gaincurate.trainers.trl_outcomes import Tap
 from gaincurate.trainers.trl_resume import checkpoint_folder, checkpoints, newest, why_not_exact
 from gaincurate.trainers.trl_rows import RoundSampler, dataset, places_of

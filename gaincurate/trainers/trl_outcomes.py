@@ -16,7 +16,7 @@ from typing import Any
 from gaincurate.errors import InputError
 from gaincurate.schema import ID
 from gaincurate.shards import Json
-from gaincurate.trainers.base import reward_of
+from gaincurate.trainers.shared import reward_of
 from gaincurate.trainers.trl_shape import Shape
 
 _Call = tuple[list[str], list[float | None], list[int]]

@@ -15,7 +15,7 @@ from gaincurate.schedule.back import check_place
 from gaincurate.schedule.checkpoints import why_incomplete
 from gaincurate.schedule.run import Run, read_json
 from gaincurate.shards import Json
-from gaincurate.trainers.base import PLACE
+from gaincurate.trainers.place import PLACE
 from gaincurate.trainers.trl_shape import Shape
 
 _PREFIX = "checkpoint"

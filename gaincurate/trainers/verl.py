@@ -17,7 +17,8 @@ from gaincurate.errors import InputError
 from gaincurate.schedule.run import Run
 from gaincurate.schema import ID
 from gaincurate.shards import Json
-from gaincurate.trainers.base import ROUND, reward_of
+from gaincurate.trainers.base import ROUND
+from gaincurate.trainers.shared import reward_of
 from gaincurate.trainers.verl_run import Training, begin, current
 from gaincurate.trainers.verl_settings import check, no_run, overrides, run_in
 

@@ -16,7 +16,9 @@ from gaincurate.schedule.checkpoints import why_incomplete
 from gaincurate.schedule.run import read_json
 from gaincurate.schema import ID
 from gaincurate.shards import Json
-from gaincurate.trainers.base import PLACE, ROUND, followed
+from gaincurate.trainers.base import ROUND
+from gaincurate.trainers.place import PLACE
+from gaincurate.trainers.registry import followed
 from gaincurate.trainers.verl_settings import WITH_WEIGHTS, no_callback
 
 _WEIGHTS = ("actor/huggingface", "actor/model/huggingface")

@@ -16,7 +16,8 @@ from gaincurate.schedule.observed import rules_of
 from gaincurate.schedule.outcomes import read_outcomes
 from gaincurate.schema import ID
 from gaincurate.shards import Json
-from gaincurate.trainers.base import followed, reward_of
+from gaincurate.trainers.registry import followed
+from gaincurate.trainers.shared import reward_of
 from gaincurate.trainers.verl_settings import check_sampler, no_sampler_run, run_in
 
 try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,12 @@ def test_what_does_not_fit_is_refused_before_anything_is_undone(tmp_path: Path) 
     with pytest.raises(OutputError, match=r"^checkpoint-1 was saved with another run than .*two/run; give"):
         return_to(other, one, "checkpoint-1")
     return_to(run, one, "checkpoint-1")
+    with pytest.raises(
+        OutputError,
+        match=r"^checkpoint-2 is of a history that was undone: round 2 was set aside in undone/\.",
+    ):
+        return_to(run, late, "checkpoint-2")
+    shutil.rmtree(run.folder / "undone")
     with pytest.raises(OutputError, match=r"^checkpoint-2 is of round 2, which .* does not have: the run's"):
         return_to(run, late, "checkpoint-2")
     runs.write(run, 1, [{"gc_id": i, "reward": 1, "round": 1, "attempt": 2} for i in run.ids(1)])

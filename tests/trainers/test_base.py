@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 import runs
 from gaincurate.errors import InputError, LockedError, OutcomeError, OutputError
-from gaincurate.trainers.base import PLACE, Live, followed
+from gaincurate.trainers.base import Live
+from gaincurate.trainers.place import PLACE
+from gaincurate.trainers.registry import followed
 
 
 def outcomes(rows: list[dict[str, Any]], step: int, samples: int = 2) -> list[dict[str, Any]]:

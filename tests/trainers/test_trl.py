@@ -19,7 +19,9 @@ import tiny
 from gaincurate.errors import InputError, OutputError
 from gaincurate.schedule.run import Run
 from gaincurate.scored_set import ScoredSet
-from gaincurate.trainers.base import _FOLLOWED, PLACE, Live
+from gaincurate.trainers.base import Live
+from gaincurate.trainers.place import PLACE
+from gaincurate.trainers.registry import forget
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 trl = pytest.importorskip("trl")
@@ -47,9 +49,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _no_run_stays_open() -> Iterator[None]:
     yield
-    for live in _FOLLOWED.values():
-        live.close()
-    _FOLLOWED.clear()
+    forget()
 
 
 class Ends(Exception):
@@ -173,7 +173,7 @@ def test_ended_anywhere_and_resumed_the_plans_are_those_of_a_run_that_was_not(
     trainer.add_callback(Ender(end))
     with pytest.raises(Ends):
         trainer.train(resume_from_checkpoint=True)  # there is none: it begins anew
-    _FOLLOWED.popitem()[1].close()
+    forget()
     trainer, seen = make(model, run, late=late, max_steps=6)
     trainer.train(resume_from_checkpoint=True)
     assert seen == planned(run)[4 * (end - 1) :]
@@ -227,7 +227,7 @@ def test_a_checkpoint_that_a_kill_left_without_a_place_will_do_if_the_run_stands
     trainer.add_callback(Ender(4))
     with pytest.raises(Ends):
         trainer.train()
-    _FOLLOWED.popitem()[1].close()
+    forget()
     out = tmp_path / "out"
     (out / "checkpoint-3" / PLACE).unlink()
     trainer, seen = make(model, run, num_train_epochs=3)
@@ -279,7 +279,7 @@ def test_a_checkpoint_inside_a_generations_window_is_passed_over(
     trainer.add_callback(Ender(4))
     with pytest.raises(Ends):
         trainer.train()
-    _FOLLOWED.popitem()[1].close()
+    forget()
     trainer, seen = make(model, run, num_train_epochs=2, **settings)
     trainer.train(resume_from_checkpoint=True)
     assert seen == planned(run)[4:]

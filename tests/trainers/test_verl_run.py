@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 import runs
 from gaincurate.errors import InputError, OutputError
 from gaincurate.trainers import verl_run
-from gaincurate.trainers.base import PLACE, reward_of
+from gaincurate.trainers.place import PLACE
+from gaincurate.trainers.shared import reward_of
 from gaincurate.trainers.verl_run import Training, begin, current, verl_row
 
 BATCH = 4
