@@ -23,15 +23,14 @@ from datasets import Dataset
 
 from gaincurate.errors import GaincurateError, InputError, OutputError
 from gaincurate.schedule.observed import silent
-from gaincurate.schedule.run import read_json
 from gaincurate.shards import Json
 from gaincurate.trainers.base import Live
 from gaincurate.trainers.finder import TrainerFinder
 from gaincurate.trainers.layouts import layout_of
-from gaincurate.trainers.place import PLACE
+from gaincurate.trainers.place import place_beside
 from gaincurate.trainers.registry import followed
 from gaincurate.trainers.trl_outcomes import Tap
-from gaincurate.trainers.trl_resume import checkpoint_folder, checkpoints, newest, why_not_exact
+from gaincurate.trainers.trl_resume import checkpoint_folder, checkpoints, newest, place_in
 from gaincurate.trainers.trl_rows import RoundSampler, dataset, places_of
 from gaincurate.trainers.trl_shape import Shape, check, shape_of
 from gaincurate.trainers.trl_together import together
@@ -39,6 +38,7 @@ from gaincurate.trainers.trl_together import together
 __all__ = ["Follower", "FollowsRun", "attach", "dataset"]
 
 _log = logging.getLogger("gaincurate")
+_TRAIN_DATASET = 4  # GRPOTrainer(model, reward_funcs, args, train_dataset, ...)
 
 
 def attach(
@@ -46,7 +46,7 @@ def attach(
     run: str | Path,
     *,
     late: bool = False,
-    outcome: Sequence[str] | None = None,
+    outcome: str | Sequence[str] | None = None,
     correct: str | None = None,
 ) -> Follower:
     """Let a trainer follow a run; call it once, before `train()`, on every process.
@@ -93,7 +93,7 @@ class Follower(transformers.TrainerCallback):
         shape: Shape,
         *,
         late: bool,
-        outcome: Sequence[str] | None,
+        outcome: str | Sequence[str] | None,
         correct: str | None,
     ) -> None:
         self.live, self.shape, self.late = live, shape, late
@@ -125,11 +125,17 @@ class Follower(transformers.TrainerCallback):
         return self._train(resume_from_checkpoint, *args, **options)
 
     def _newest(self) -> str | None:
-        found = newest(self._trainer.args.output_dir, self.live.run, self.shape)
+        found = newest(self._trainer.args.output_dir, self.live, self.shape)
         return None if found is None else str(found)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Bring the run to where the trainer is."""
+        if getattr(self._trainer, "_step", 0) % self.shape.repeats:
+            raise InputError(
+                "this trainer was interrupted inside a generation's window and would go on with the rollouts "
+                "of that time; make a new one."
+            )
+        self._tap.forget()
         self._hear(together(lambda: self._begin(state.global_step), self._accelerator))
 
     def _begin(self, step: int) -> Json:
@@ -142,21 +148,13 @@ class Follower(transformers.TrainerCallback):
         return self._news()
 
     def _resume(self, step: int) -> None:
-        """Go back to the checkpoint; one that a kill left without a place is where the run stands."""
+        """Go back to the checkpoint, if training that resumes there is what it was."""
         live, path = self.live, Path(str(self._resumed))
-        if (path / PLACE).exists():
-            saved = live.restore_from(path)
-        else:
-            round_ = min(step // self._steps, live.rounds - 1)
-            if live.round not in (round_, round_ - 1) or live.finished:
-                raise OutputError(
-                    f"{path} has no {PLACE} and {live.run.folder} stands at round {live.round}, not at the "
-                    f"{round_} of its step {step}; resume from a checkpoint that has one."
-                )
-            saved = live.save(step)
-            live.restore(saved, str(path))
-        if (why := why_not_exact(saved, step, self.shape, live.budget)) is not None:
-            raise InputError(f"cannot resume from {path}: {why}")
+        try:
+            saved = place_in(path, step, live, self.shape)
+        except (InputError, OutputError) as error:
+            raise type(error)(f"cannot resume from {path}: {error}", **error.data) from error
+        live.restore(saved, str(path))
         live.position = self.shape.taken(step - int(saved["round"]) * self._steps)
         live.checkpoint = str(path.resolve())
 
@@ -170,21 +168,22 @@ class Follower(transformers.TrainerCallback):
         lines = self._tap.drain(state.global_step)
         if lines is None:
             return
-        gathered = gather_object(lines)
-        if self.shape.rank == 0:
-            self.live.report({"round": self.round, **line} for line in gathered)
+        gathered = [{"round": self.round, **line} for line in gather_object(lines)]
+        together(lambda: self.live.report(gathered), self._accelerator)
 
     def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Save the place; at a round's end score anew where due and plan the next."""
         step = state.global_step
-        checkpoint = checkpoint_folder(args.output_dir, step)
-        if self.shape.rank == 0:
-            self.live.position = self.shape.taken(step - self.round * self._steps)
-            self.live.save_beside(checkpoint, step)
-            self.live.checkpoint = str(checkpoint.resolve())
-            self._forget_orders(args.output_dir)
+        together(lambda: self._save(args.output_dir, step), self._accelerator)
         if self._round_is_over(step):
             self._turn()
+
+    def _save(self, output: str, step: int) -> None:
+        checkpoint = checkpoint_folder(output, step)
+        position = self.shape.taken(step - self.live.round * self._steps)
+        self.live.save_beside(checkpoint, step, position=position, batch=self.shape.batch)
+        self.live.checkpoint = str(checkpoint.resolve())
+        self._forget_orders(output)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Take the last round's outcomes."""
@@ -207,8 +206,9 @@ class Follower(transformers.TrainerCallback):
         round_ = -1 if live.finished else live.round
         return {"round": round_, "ids": live.ids, "metrics": live.metrics()}
 
-    def _hear(self, news: Json) -> None:
-        self.round, self._ids, self._metrics = news["round"], news["ids"], news["metrics"]
+    def _hear(self, news: Json | None) -> None:
+        if news is not None:
+            self.round, self._ids, self._metrics = news["round"], news["ids"], news["metrics"]
 
     def _places(self) -> list[int]:
         return places_of(self._trainer.train_dataset, self._ids)
@@ -219,10 +219,9 @@ class Follower(transformers.TrainerCallback):
             return self._generate(inputs)
 
         def take() -> Json:
-            if self.live.position >= self.live.budget:
-                self.live.turn()
+            turned = self.live.position >= self.live.budget
             rows = self.live.take(self.shape.prompts)
-            return {"rows": rows, "news": self._news()}
+            return {"rows": rows, "news": self._news() if turned else None}
 
         found = together(take, self._accelerator)
         self._hear(found["news"])
@@ -232,10 +231,11 @@ class Follower(transformers.TrainerCallback):
 
     def _forget_orders(self, output: str) -> None:
         """Keep the orders that a checkpoint could go back to."""
-        named = {self.live.run.state["order"]}
-        for path in checkpoints(output).values():
-            with suppress(GaincurateError):  # rotated away while it was read, or without a place
-                named.add(read_json(path / PLACE)["state"]["order"])
+        named = {self.live.state["order"]}
+        before = Path(self._resumed).parent if self._resumed else Path(output)
+        for path in (*checkpoints(output).values(), *checkpoints(before).values()):
+            with suppress(GaincurateError, LookupError, TypeError):  # rotated away, or without a place
+                named.add(place_beside(path)["state"]["order"])
         self.live.run.orders.forget_all_but(named)
 
 
@@ -256,10 +256,11 @@ class FollowsRun:
         *args: Any,
         run: str | Path,
         late: bool = False,
-        outcome: Sequence[str] | None = None,
+        outcome: str | Sequence[str] | None = None,
         correct: str | None = None,
         **options: Any,
     ) -> None:
-        options.setdefault("train_dataset", dataset(run))
+        if len(args) < _TRAIN_DATASET and "train_dataset" not in options:
+            options["train_dataset"] = dataset(run)
         super().__init__(*args, **options)
         self.follower = attach(self, run, late=late, outcome=outcome, correct=correct)

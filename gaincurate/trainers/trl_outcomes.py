@@ -41,13 +41,16 @@ class Tap:
         self,
         trainer: Any,
         shape: Shape,
-        outcome: Sequence[str] | None,
+        outcome: str | Sequence[str] | None,
         correct: str | None,
         metrics: Callable[[], Mapping[str, float]],
     ) -> None:
         names = list(trainer.reward_func_names)
         self._shape, self._trainer, self._metrics = shape, trainer, metrics
-        self._summed = list(names) if outcome is None else list(outcome)
+        outcome = [outcome] if isinstance(outcome, str) else outcome
+        self._summed = list(names if outcome is None else outcome)
+        if not self._summed:
+            raise InputError("outcome=[] names no reward function; leave it out for all of them.")
         self._correct = correct
         wanted = {*self._summed, *([correct] if correct else [])}
         for name in sorted(wanted):
@@ -58,6 +61,7 @@ class Tap:
         self._weights = dict(zip(names, weights, strict=True))
         self._calls: dict[str, list[_Call]] = {name: [] for name in names if name in wanted}
         first = True
+        trainer.reward_funcs = list(trainer.reward_funcs)  # TRL keeps the user's own list
         for place, (name, function) in enumerate(zip(names, trainer.reward_funcs, strict=True)):
             if name not in wanted:
                 continue
@@ -90,7 +94,7 @@ class Tap:
 
             @functools.wraps(function)
             async def heard_later(*args: Any, **columns: Any) -> Any:
-                rewards = await function(*args, **columns)
+                rewards = list(await function(*args, **columns))
                 hear(rewards, columns)
                 return rewards
 
@@ -98,11 +102,16 @@ class Tap:
 
         @functools.wraps(function)
         def heard(*args: Any, **columns: Any) -> Any:
-            rewards = function(*args, **columns)
+            rewards = list(function(*args, **columns))
             hear(rewards, columns)
             return rewards
 
         return heard
+
+    def forget(self) -> None:
+        """Drop what was heard in a step that did not end."""
+        for heard in self._calls.values():
+            heard.clear()
 
     def drain(self, step: int) -> list[Json] | None:
         """The outcome lines of this process since the last time; None where nothing was generated.
@@ -124,8 +133,7 @@ class Tap:
                 if self._correct is not None:
                     line["correct"] = rewards[self._correct]
                 lines.append(line)
-        for heard in self._calls.values():
-            heard.clear()
+        self.forget()
         return lines
 
     def _sum(self, rewards: Mapping[str, float | None]) -> float | None:

@@ -34,6 +34,16 @@ class Shape:
         """Rollouts of a generation on one process."""
         return self.prompts * self.group // self.processes
 
+    @property
+    def batch(self) -> dict[str, int]:
+        """What must be the same when training resumes; the number of processes may change."""
+        return {
+            "prompts": self.prompts,
+            "group": self.group,
+            "repeats": self.repeats,
+            "accumulation": self.accumulation,
+        }
+
     def steps(self, budget: int) -> int:
         """Optimizer steps of a round."""
         return budget // self.prompts * self.repeats // self.accumulation
@@ -87,8 +97,15 @@ def check(trainer: Any, shape: Shape, config: ScheduleConfig, late: bool) -> Non
         raise InputError(
             "shuffle_dataset=True: the order is the plan's, TRL must not shuffle; set shuffle_dataset=False."
         )
+    if args.save_only_model and str(getattr(args.save_strategy, "value", args.save_strategy)) != "no":
+        raise InputError(
+            "save_only_model=True saves no optimizer and no learning rate, so no resume goes on where it "
+            "was; set it to False, or save_strategy='no'."
+        )
     _check_budget(shape, config)
     _check_length(args, shape, config, late)
+    if late:
+        _check_epoch(len(trainer.train_dataset), shape)
     _check_saving(args, shape, config, late)
     if args.ignore_data_skip and not late:
         raise InputError(
@@ -130,6 +147,11 @@ def _check_length(args: Any, shape: Shape, config: ScheduleConfig, late: bool) -
             f"max_steps={args.max_steps:,} is more than the run's {rounds:,} rounds of {steps:,} steps; set "
             f"max_steps={steps * rounds} or start a run with more --rounds."
         )
+    if args.max_steps > 0 and shape.inside(args.max_steps):
+        raise InputError(
+            f"max_steps={args.max_steps:,} ends inside a generation's window of {shape.repeats} "
+            f"micro-batches, where no resume is exact; set a multiple of {shape.window}."
+        )
     if args.max_steps <= 0 and late:
         raise InputError(
             f"late=True goes by steps: set max_steps={steps * rounds}, {rounds:,} rounds of {steps:,} steps."
@@ -138,6 +160,19 @@ def _check_length(args: Any, shape: Shape, config: ScheduleConfig, late: bool) -
         raise InputError(
             f"num_train_epochs={args.num_train_epochs:g}, and the run has {rounds:,} rounds, each of which "
             f"is an epoch: set num_train_epochs={rounds}."
+        )
+
+
+def _check_epoch(rows: int, shape: Shape) -> None:
+    """Refuse a dataset whose epochs end within an optimizer step, which is then a shorter one."""
+    batches = rows // shape.prompts * shape.repeats
+    if batches == 0 or batches % shape.accumulation:
+        least = shape.prompts * shape.accumulation // math.gcd(shape.repeats, shape.accumulation)
+        raise InputError(
+            f"train_dataset has {rows:,} rows, so an epoch has {batches:,} micro-batches, which is no "
+            f"multiple of gradient_accumulation_steps={shape.accumulation}: its last step would be a shorter "
+            f"one and the rounds out of step. With late=True any rows will do: give {least} or a multiple of "
+            "that."
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,11 +13,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 import gaincurate
 import runs
 import tiny
-from gaincurate.errors import InputError, OutputError
+from gaincurate.cli.app import app
+from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.schedule.run import Run
 from gaincurate.scored_set import ScoredSet
 from gaincurate.trainers.base import Live
@@ -220,26 +223,54 @@ def test_true_takes_the_newest_checkpoint_that_is_whole_and_of_this_history(
 
 
 def test_a_checkpoint_that_a_kill_left_without_a_place_will_do_if_the_run_stands_there(
-    tmp_path: Path, model: Path
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = runs.begin(tmp_path, rounds=3, align_to=4)
     trainer, _ = make(model, run, num_train_epochs=3)
-    trainer.add_callback(Ender(4))
-    with pytest.raises(Ends):
-        trainer.train()
+    real = Live.save_beside
+
+    def save(live: Live, checkpoint: Path, step: int, **more: Any) -> None:
+        if step == 3:
+            raise Ends
+        real(live, checkpoint, step, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Live, "save_beside", save)
+        with pytest.raises(Ends):
+            trainer.train()
     forget()
     out = tmp_path / "out"
-    (out / "checkpoint-3" / PLACE).unlink()
+    assert not (out / "checkpoint-3" / PLACE).exists()
     trainer, seen = make(model, run, num_train_epochs=3)
-    trainer.train(resume_from_checkpoint=str(out / "checkpoint-3"))
+    trainer.train(resume_from_checkpoint=True)
     assert seen == planned(run)[12:]
     assert run.state["finished"]
     (out / "checkpoint-1" / PLACE).unlink()
     trainer, _ = make(model, run, num_train_epochs=3)
     with pytest.raises(
-        OutputError, match=r"checkpoint-1 has no gaincurate_state\.json and .* stands at round 2"
+        OutputError,
+        match=r"checkpoint-1: it has no gaincurate_state\.json, and .* stands at round 2, not behind its",
     ):
         trainer.train(resume_from_checkpoint=str(out / "checkpoint-1"))
+
+
+def test_a_checkpoint_of_somebody_else_is_passed_over(
+    tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A plain TRL run saved into the same folder; its weights are not of this run."""
+    run = runs.begin(tmp_path, rounds=2, align_to=4)
+    plain = trl.GRPOTrainer(
+        model=str(model),
+        reward_funcs=trl_run.reward,
+        args=trl_run.config(tmp_path / "out", max_steps=1),
+        train_dataset=dataset(run.folder),
+    )
+    plain.train()
+    shutil.copytree(tmp_path / "out/checkpoint-1", tmp_path / "out/checkpoint-best-1")
+    trainer, seen = make(model, run, num_train_epochs=2)
+    trainer.train(resume_from_checkpoint=True)
+    assert seen == planned(run)
+    assert "checkpoint-1: it has no gaincurate_state.json, and" in caplog.text
 
 
 def test_a_start_from_nothing_over_a_run_that_went_on_is_refused(tmp_path: Path, model: Path) -> None:
@@ -251,16 +282,22 @@ def test_a_start_from_nothing_over_a_run_that_went_on_is_refused(tmp_path: Path,
         make(model, run, num_train_epochs=2)[0].train()
 
 
-def test_a_batch_that_was_changed_makes_no_resume_exact(tmp_path: Path, model: Path) -> None:
-    run = runs.begin(tmp_path, rounds=2, align_to=4)
+@pytest.mark.parametrize("size", [4, 16])
+def test_a_batch_that_was_changed_makes_no_resume_exact_and_nothing_is_undone(
+    tmp_path: Path, model: Path, size: int
+) -> None:
+    run = runs.begin(tmp_path, budget=16, rounds=2, align_to=8)
     trainer, _ = make(model, run, num_train_epochs=2)
     trainer.train()
-    trainer, _ = make(model, run, num_train_epochs=2, per_device_train_batch_size=16)
-    with pytest.raises(
-        InputError,
-        match=r"^cannot resume from .*checkpoint-3: it was saved after step 3 in round 1; with rounds",
-    ):
-        trainer.train(resume_from_checkpoint=str(tmp_path / "out/checkpoint-3"))
+    before, told = runs.plans(run), run.outcomes(0).read_bytes()
+    forget()
+    trainer, _ = make(model, run, num_train_epochs=2, per_device_train_batch_size=size)
+    why = rf"it was saved with another batch \(prompts 4, now {size // 2}\), so no resume from it is exact\."
+    with pytest.raises(InputError, match=rf"^cannot resume from .*checkpoint-4: {why}"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "out/checkpoint-4"))
+    assert runs.plans(run) == before
+    assert run.outcomes(0).read_bytes() == told
+    assert run.state["finished"]
 
 
 def test_a_checkpoint_inside_a_generations_window_is_passed_over(
@@ -283,10 +320,121 @@ def test_a_checkpoint_inside_a_generations_window_is_passed_over(
     trainer, seen = make(model, run, num_train_epochs=2, **settings)
     trainer.train(resume_from_checkpoint=True)
     assert seen == planned(run)[4:]
-    why = (
-        "it was saved after step 3 in round 0; with rounds of 4 steps and generations that are used for 2, no"
+    why = "it was saved after step 3 in round 0, and generations are used for 2 steps: no resume from it is"
+    assert f"checkpoint-3: {why} exact." in caplog.text
+
+
+def test_late_a_save_inside_a_window_changes_nothing(tmp_path: Path, model: Path) -> None:
+    class SavesAt(transformers.TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+            control.should_save |= state.global_step == 1
+
+    run = runs.begin(tmp_path, rounds=2, align_to=4)
+    settings: dict[str, Any] = {"per_device_train_batch_size": 4, "steps_per_generation": 2, "save_steps": 4}
+    trainer, seen = make(model, run, late=True, max_steps=8, **settings)
+    trainer.add_callback(SavesAt())
+    trainer.train()
+    assert seen == planned(run)
+
+
+def test_a_reward_outside_the_runs_range_ends_the_first_step(tmp_path: Path, model: Path) -> None:
+    run = runs.begin(tmp_path, rounds=2, align_to=4)
+
+    def double(completions: list[Any], **columns: Any) -> list[float]:
+        return [2.0 for _ in completions]
+
+    trainer = Trainer(
+        run=run.folder,
+        model=str(model),
+        reward_funcs=double,
+        args=trl_run.config(tmp_path / "out", num_train_epochs=2),
     )
-    assert f"checkpoint-3: {why} resume from it is exact." in caplog.text
+    with pytest.raises(
+        OutcomeError, match=r"^an outcome: reward 2 of '\w+' is outside 0 to 1; give the trainer's"
+    ):
+        trainer.train()
+    assert trainer.state.global_step == 1
+    assert not run.outcomes(0).exists()
+
+
+def test_a_trainer_that_failed_in_a_reward_function_can_go_on(tmp_path: Path, model: Path) -> None:
+    run = runs.begin(tmp_path, rounds=2, align_to=4)
+    calls = iter(range(10))
+
+    def flaky(completions: list[Any], gc_id: list[str], **columns: Any) -> list[float]:
+        if next(calls) == 1:
+            raise Ends
+        return trl_run.reward(completions, gc_id)
+
+    trainer = Trainer(
+        run=run.folder,
+        model=str(model),
+        reward_funcs=[trl_run.reward, flaky],
+        args=trl_run.config(tmp_path / "out", num_train_epochs=2, reward_weights=[0.5, 0.5]),
+    )
+    with pytest.raises(Ends):
+        trainer.train()
+    trainer.train(resume_from_checkpoint=True)
+    assert run.state["finished"]
+    assert run.plan(1)["inputs"]["rollouts"] == 16
+
+
+def test_the_same_run_started_anew_in_its_place_is_another_run(tmp_path: Path, model: Path) -> None:
+    run = runs.begin(tmp_path, rounds=2, align_to=4)
+    make(model, run, num_train_epochs=2)[0].train()
+    shutil.rmtree(run.folder)
+    shutil.rmtree(tmp_path / "out")
+    run = runs.begin(tmp_path, rounds=2, align_to=4)
+    trainer, seen = make(model, run, num_train_epochs=2, seed=17)
+    trainer.train()
+    assert seen == planned(run)
+
+
+def test_going_back_over_a_re_scoring_brings_back_the_order_that_was(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the place and the plan of a round that is due, too: the checkpoint is scored then."""
+    data = tiny.write_jsonl(tmp_path / "prompts.jsonl", tiny.questions(24))
+    gaincurate.score(str(data), model=str(model), out=tmp_path / "set", dtype="float32")
+    rescore = {"what": "full", "every": 1, "probe": 0}
+    run = runs.begin(tmp_path, rounds=3, align_to=4, model=str(model), rescore=rescore)
+    scored: list[str] = []
+
+    def score(command: list[str], log: Path, **options: Any) -> float:
+        made = CliRunner().invoke(app, [*command[3:], "--batch-tokens", "2048"])
+        assert made.exit_code == 0, made.output
+        scored.append(command[command.index("--out") + 1])
+        return 0.1
+
+    monkeypatch.setattr("gaincurate.schedule.rescore.train", score)
+    first = run.state["order"]
+    trainer, _ = make(model, run, num_train_epochs=3)
+    real, dying = Live.turn, iter([False, True])
+
+    def turn(live: Live, *args: Any) -> bool:
+        if next(dying):
+            raise Ends
+        return real(live, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Live, "turn", turn)
+        with pytest.raises(Ends):
+            trainer.train()
+    assert (run.state["round"], len(scored)) == (1, 1)
+    forget()
+    trainer, seen = make(model, run, num_train_epochs=3)
+    trainer.train(resume_from_checkpoint=True)
+    assert seen == planned(run)[16:]
+    assert len(scored) == 2
+    before = runs.plans(run)
+    assert len({json.loads(plan)["order"]["digest"] for plan in before}) == 3
+    forget()
+    trainer, seen = make(model, run, num_train_epochs=3)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "out/checkpoint-1"))
+    assert runs.plans(run)[0] == before[0]
+    assert run.plan(0)["order"]["digest"] == first
+    assert seen == planned(run)[4:]
+    assert run.state["finished"]
 
 
 def test_the_rows_are_those_of_the_rounds_files(tmp_path: Path) -> None:

@@ -39,10 +39,10 @@ def tap(made: Any, rank: int = 0, processes: int = 1, **options: Any) -> Tap:
     return Tap(made, shape, **(given | options))
 
 
-def call(made: Any, ids: list[str], texts: list[str], logged: dict[str, float] | None = None) -> list[Any]:
+def call(made: Any, ids: list[str], texts: list[str], logged: list[Any] | None = None) -> list[Any]:
     """As TRL calls its reward functions: the synchronous ones, then the others together."""
     columns: dict[str, Any] = {"gc_id": ids, "completion_ids": [[1] * len(text) for text in texts]}
-    columns["log_metric"] = lambda name, value: (logged if logged is not None else {}).update({name: value})
+    columns["log_metric"] = lambda name, value: None if logged is None else logged.append((name, value))
     found = []
     for function in made.reward_funcs:
         result = function(completions=texts, **columns)
@@ -150,10 +150,41 @@ def test_an_evaluation_is_not_an_outcome() -> None:
 
 
 def test_metrics_are_logged_once_a_generation() -> None:
-    made, logged = trainer(right, short), dict[str, float]()
+    made, logged = trainer(right, short), list[tuple[str, float]]()
     tap(made, metrics=lambda: {"mu": 3.5, "round": 2.0})
     call(made, ["a"], ["yes"], logged)
-    assert logged == {"gaincurate/mu": 3.5, "gaincurate/round": 2.0}
+    assert logged == [("gaincurate/mu", 3.5), ("gaincurate/round", 2.0)]
+
+
+def test_the_users_own_list_of_functions_is_let_be() -> None:
+    mine = [right, short]
+    made = trainer()
+    made.reward_funcs, made.reward_func_names, made.reward_weights = mine, ["right", "short"], torch.ones(2)
+    tap(made)
+    assert mine == [right, short]
+    assert made.reward_funcs[0] is not right
+
+
+def test_what_was_heard_of_a_step_that_did_not_end_is_dropped() -> None:
+    def failing(**columns: Any) -> list[float]:
+        raise OSError("the judge is gone")
+
+    made = trainer(right, failing)
+    listening = tap(made)
+    with pytest.raises(OSError, match="judge"):
+        call(made, ["a"], ["yes"])
+    listening.forget()
+    assert listening.drain(1) is None
+
+
+def test_rewards_may_come_one_by_one() -> None:
+    def lazy(completions: list[str], **columns: Any) -> Any:
+        return map(len, completions)
+
+    made = trainer(lazy)
+    listening = tap(made)
+    assert call(made, ["a", "a"], ["x", "yz"]) == [[1, 2]]
+    assert [line["reward"] for line in listening.drain(1) or []] == [1.0, 2.0]
 
 
 def test_rows_without_ids_are_refused() -> None:
@@ -175,6 +206,14 @@ def test_what_cannot_be_heard_is_refused() -> None:
     ):
         tap(trainer(right, Model()))
     tap(trainer(right, Model()), outcome=["right"])
+    with pytest.raises(
+        InputError, match=r"^the reward function 'short2' is not there; the trainer has right\.$"
+    ):
+        tap(trainer(right), outcome="short2")
+    with pytest.raises(
+        InputError, match=r"^outcome=\[\] names no reward function; leave it out for all of them"
+    ):
+        tap(trainer(right), outcome=[])
     with pytest.raises(
         InputError, match=r"^the reward function 'long' is not there; the trainer has right, short\.$"
     ):

@@ -73,7 +73,7 @@ def test_steps_and_prompts_taken_follow_trls_arithmetic(
     assert all(shape.inside(k) for k in range(1, shape.window))
 
 
-def trainer(*, iterations: int = 1, processes: int = 1, **options: Any) -> Any:
+def trainer(*, iterations: int = 1, processes: int = 1, rows: int = 16, **options: Any) -> Any:
     given: dict[str, Any] = {
         "output_dir": "out",
         "per_device_train_batch_size": 8,
@@ -91,6 +91,7 @@ def trainer(*, iterations: int = 1, processes: int = 1, **options: Any) -> Any:
         num_generations=args.num_generations,
         num_iterations=iterations,
         shuffle_dataset=args.shuffle_dataset,
+        train_dataset=range(rows),
         accelerator=SimpleNamespace(num_processes=processes, process_index=0, state=SimpleNamespace()),
     )
 
@@ -115,6 +116,7 @@ def test_trls_defaults_but_for_what_must_be_set_are_fine() -> None:
     checked(trainer(save_strategy="no"), config())
     checked(trainer(max_steps=12), config())
     checked(trainer(max_steps=5), config())  # a part of the run
+    checked(trainer(save_only_model=True, save_strategy="no"), config())
     checked(trainer(save_strategy="epoch"), config("window"))
     checked(trainer(save_steps=4), config("window", 2))
     checked(trainer(max_steps=12, save_steps=4, ignore_data_skip=True), config("round"), late=True)
@@ -169,6 +171,30 @@ def test_trls_defaults_but_for_what_must_be_set_are_fine() -> None:
             config(),
             True,
             "late=True goes by steps: set max_steps=12, 3 rounds of 4 steps.",
+        ),
+        (
+            lambda: trainer(save_only_model=True),
+            config(),
+            False,
+            "save_only_model=True saves no optimizer and no learning rate, so no resume goes on where it was; set it "
+            "to False, or save_strategy='no'.",
+        ),
+        (
+            lambda: trainer(
+                steps_per_generation=4, gradient_accumulation_steps=1, save_steps=4, max_steps=10
+            ),
+            config(),
+            False,
+            "max_steps=10 ends inside a generation's window of 4 micro-batches, where no resume is exact; set a "
+            "multiple of 4.",
+        ),
+        (
+            lambda: trainer(gradient_accumulation_steps=2, steps_per_generation=1, max_steps=6, rows=20),
+            config(),
+            True,
+            "train_dataset has 20 rows, so an epoch has 5 micro-batches, which is no multiple of "
+            "gradient_accumulation_steps=2: its last step would be a shorter one and the rounds out of step. With "
+            "late=True any rows will do: give 8 or a multiple of that.",
         ),
         (
             lambda: trainer(save_strategy="best", metric_for_best_model="loss", eval_strategy="steps"),
