@@ -202,9 +202,10 @@ def next_(
     with output.reporting(again):
         from gaincurate.schedule.rounds import advance
         from gaincurate.schedule.run import Run, working_on
+        from gaincurate.schedule.trainer import trainer_lock
 
         opened = Run(run)
-        with working_on(run):
+        with trainer_lock(run), working_on(run):  # a trainer that follows the run plans its rounds itself
             take_logged(opened, outcomes or [], format_, reward_column)
             finder = finder_of(opened, trainer, output.note)
             found = chosen(finder, opened, checkpoint, wait)

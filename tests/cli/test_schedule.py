@@ -12,6 +12,7 @@ import pytest
 import runs
 from command import run as gaincurate
 from gaincurate.schedule.run import Run
+from gaincurate.trainers.base import Live
 
 
 def start(folder: Path, *more: object) -> Any:
@@ -142,3 +143,17 @@ def test_the_strategys_own_options_reach_it(tmp_path: Path) -> None:
     assert params == {
         "sigma": "0.1N", "alpha": 3.0, "beta": 0.2, "scale": 500.0, "step_low": 0.0, "step_high": 1000.0
     }  # fmt: skip
+
+
+def test_next_keeps_out_of_a_run_that_a_trainer_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gaincurate.schedule.trainer._FREED", 0.0)
+    run = runs.begin(tmp_path)
+    runs.report(run)
+    with Live(run.folder):
+        result = gaincurate("schedule", "next", run.folder)
+        assert result.exit_code == 1
+        assert "is still at work" in result.stderr
+        assert run.state["round"] == 0
+    assert gaincurate("schedule", "next", run.folder).exit_code == 0
