@@ -60,6 +60,7 @@ LAYERS = [
     "gaincurate.scoring.plan",
     "gaincurate.scoring.identity",
     "gaincurate.scoring.angle",
+    "gaincurate.scoring.embedding",
     "gaincurate.scoring.packed",
     "gaincurate.scoring.attention",
     "gaincurate.scoring.prefill",
