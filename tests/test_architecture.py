@@ -20,6 +20,8 @@ LAYERS = [
     "gaincurate.cli.rounds",
     "gaincurate.cli.score",
     "gaincurate.cli.show",
+    "gaincurate.cli.difficulty",
+    "gaincurate.cli.difficulty_fit",
     "gaincurate.cli.doctor",
     "gaincurate.cli.progress",
     "gaincurate.cli.output",
@@ -29,6 +31,15 @@ LAYERS = [
     "gaincurate.trainers.trl_shape",
     "gaincurate.trainers.trl_together",
     "gaincurate.trainers.base",
+    "gaincurate.difficulty.predict",
+    "gaincurate.difficulty.methods",
+    "gaincurate.difficulty.fit",
+    "gaincurate.difficulty.store",
+    "gaincurate.difficulty.predictor",
+    "gaincurate.difficulty.whitened",
+    "gaincurate.difficulty.embeddings",
+    "gaincurate.difficulty.pass_rates",
+    "gaincurate.difficulty.quality",
     "gaincurate.schedule.api",
     "gaincurate.schedule.story",
     "gaincurate.schedule.driver",
@@ -97,7 +108,13 @@ LAYERS = [
     "gaincurate_kernels.reference",
     "gaincurate_kernels.values",
 ]
-PACKAGES = {"gaincurate.cli", "gaincurate.schedule", "gaincurate.scoring", "gaincurate.trainers"}
+PACKAGES = {
+    "gaincurate.cli",
+    "gaincurate.difficulty",
+    "gaincurate.schedule",
+    "gaincurate.scoring",
+    "gaincurate.trainers",
+}
 SOURCES = sorted([*(ROOT / "gaincurate").rglob("*.py"), *(ROOT / "kernels/gaincurate_kernels").rglob("*.py")])
 
 
