@@ -33,6 +33,7 @@ LAYERS = [
     "gaincurate.trainers.base",
     "gaincurate.difficulty.predict",
     "gaincurate.difficulty.methods",
+    "gaincurate.difficulty.fitting",
     "gaincurate.difficulty.fit",
     "gaincurate.difficulty.store",
     "gaincurate.difficulty.predictor",

@@ -110,7 +110,7 @@ def moments(failures: Tensor, seen: Tensor, spread: str = "population") -> tuple
     count = seen.sum(-1)
     mean = (failures * seen).sum(-1) / count
     squares = ((failures - mean[:, None]).square() * seen).sum(-1)
-    variance = squares / (count if spread == "population" else count - 1)
+    variance = squares / (count if spread == "population" else (count - 1).clamp(min=1))
     # The root has no gradient at zero and none is asked for: failures are data.
     return mean, variance.sqrt()
 

@@ -42,8 +42,7 @@ def save_adapter(folder: Path, predictor: DifficultyPredictor, embedding: Json, 
         OutputError: the folder holds something else.
         StorageError: the file system refused.
     """
-    if folder.exists() and (not folder.is_dir() or {p.name for p in folder.iterdir()} - {WEIGHTS, CONFIG}):
-        raise OutputError(f"--out {folder} already holds something else; give a new or empty folder.")
+    refuse_other_folder(folder)
     weights = save({name: value.contiguous() for name, value in predictor.state_dict().items()})
     digest = digest_bytes(weights)
     try:
@@ -54,6 +53,16 @@ def save_adapter(folder: Path, predictor: DifficultyPredictor, embedding: Json, 
     facts = {"format": FORMAT, "shape": asdict(predictor.shape), "embedding": embedding, "weights": digest}
     write_json(folder / CONFIG, {**facts, "how": how})
     return Adapter(predictor.eval(), embedding, how, digest)
+
+
+def refuse_other_folder(folder: Path) -> None:
+    """See that a folder is new, empty or an adapter's, before anything is spent.
+
+    Raises:
+        OutputError: it holds something else.
+    """
+    if folder.exists() and (not folder.is_dir() or {p.name for p in folder.iterdir()} - {WEIGHTS, CONFIG}):
+        raise OutputError(f"--out {folder} already holds something else; give a new or empty folder.")
 
 
 def load_adapter(folder: Path) -> Adapter:
