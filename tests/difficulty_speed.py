@@ -22,20 +22,20 @@ if __name__ == "__main__":
     random = np.random.default_rng(0)
     if not (folder / "manifest.json").exists():
         embedded.make_set(folder, random.normal(size=(10_000, width)).astype(np.float16), shards=10)
-    scored, ids = ScoredSet(folder, verify=False), embedded.names(256)
+    scored, chosen = ScoredSet(folder, verify=False), embedded.names(256)
     failure = random.integers(0, 9, 256) / 8
     embedding = {"model": "some-model", "weights": "w" * 32, "width": width}
     adapter = Adapter(DifficultyPredictor(Shape(width)).eval(), embedding, {}, "")
-    of_ids([scored], ids)  # the files are in memory after this, as after scoring
+    of_ids([scored], chosen)  # the files are in memory after this, as after scoring
     methods: list[Method] = ["adapter", "whitened", "attention"]
     for method in methods:
         times = []
         for _ in range(3):
             begin = time.perf_counter()
-            found = make(method, scored, ids, failure, adapter=adapter)
-            _, values = _all_rows(scored, found)
+            found = make(method, scored, chosen, failure, adapter=adapter)
+            ids, values = _all_rows(scored, found)
             times.append(time.perf_counter() - begin)
-            assert len(values) == 10_000
+            assert len(values) == len(ids) == 10_000
         print(
             f"{method}: {min(times):.2f} to {max(times):.2f} s, {torch.get_num_threads()} threads, width {width}"
         )

@@ -16,6 +16,7 @@ from gaincurate.cli import output
 from gaincurate.errors import InputError
 
 if TYPE_CHECKING:
+    from gaincurate.difficulty.fitting import FitReport
     from gaincurate.difficulty.pass_rates import PassRates
     from gaincurate.difficulty.quality import Figure, Quality
     from gaincurate.schedule.lines import Rules
@@ -76,10 +77,7 @@ def fit(
             f"{report.prompts:,} prompts, cross-entropy {report.losses[0]:.4f} in the first epoch and "
             f"{report.losses[-1]:.4f} in the last"
         )
-        for policy in report.policies:
-            output.text(f"{policy.name}: {policy.trained:,} prompts trained on")
-            if policy.held_out is not None:
-                _print(policy.held_out, "prompts that no batch had")
+        _policies(report)
         output.text(
             f"  next: gaincurate difficulty predict SCORED --outcomes FILE --adapter {shlex.quote(str(out))}"
         )
@@ -203,16 +201,29 @@ def _figure(figure: Figure) -> str:
     )
 
 
+def _policies(report: FitReport) -> None:
+    """A line for each policy: its figures on prompts that no batch had."""
+    lines = []
+    for policy in report.policies:
+        cells = ["-"] * 4
+        if found := policy.held_out:
+            figures = [_figure(found.pearson), _figure(found.brier), _figure(found.ceiling)]
+            cells = [f"{found.count:,}", *figures]
+        lines.append([policy.name, f"{policy.trained:,}", *cells])
+    head = ["policy", "trained on", "held out", "Pearson (95 %)", "Brier (95 %)", "noise ceiling (95 %)"]
+    output.table(lines, head)
+
+
 def _print(found: Quality, what: str) -> None:
     """Figures with 95 % intervals, and the reliability table."""
-    output.text(f"  on {found.count:,} {what}, with 95 % intervals:")
+    output.text(f"on {found.count:,} {what}:")
     rows: list[list[str]] = [
         ["Pearson", _figure(found.pearson)],
         ["Spearman", _figure(found.spearman)],
         ["Brier (the mean alone: " + output.number(found.brier_of_mean, ".4f") + ")", _figure(found.brier)],
         ["noise ceiling of Pearson", _figure(found.ceiling)],
     ]
-    output.table(rows, ["", ""])
+    output.table(rows, ["figure", "value (95 % interval)"])
     if found.ceiling.value is None:
         output.text("  no ceiling: it needs two rollouts a prompt or more, and how many they were")
     bins: list[list[Any]] = [

@@ -67,10 +67,9 @@ class ByAdapter:
         self.facts = {"adapter": adapter.digest, "shape": asdict(adapter.predictor.shape)}
         self._folder, self._predictor = scored.folder, adapter.predictor
         self._failure = torch.from_numpy(failure).float()
-        references = torch.from_numpy(of_ids([scored], ids))
+        self._embeddings = torch.from_numpy(of_ids([scored], ids))
         with torch.inference_mode():
-            self._references = self._predictor.encode_references(references)
-            self._queries = self._predictor.encode(references)
+            self._references = self._predictor.encode_references(self._embeddings)
 
     def rows(self, table: pa.Table) -> Floats:
         """See `Predictor`."""
@@ -80,7 +79,8 @@ class ByAdapter:
     def leave_one_out(self) -> Floats:
         """See `Predictor`."""
         others = ~torch.eye(len(self._failure), dtype=torch.bool)
-        logits = self._predictor.mix(self._queries, self._references, self._failure, others)
+        queries = self._predictor.encode(self._embeddings)
+        logits = self._predictor.mix(queries, self._references, self._failure, others)
         return probability(logits).double().numpy()
 
 
@@ -107,7 +107,7 @@ class WithoutTraining:
     """Attention on whitened embeddings, or on embeddings as they are.
 
     Args:
-        scored: the set; the whitening is of up to 2,048 of its rows, evenly spaced.
+        scored: the set; the whitening is of up to 1,024 of its rows, evenly spaced.
         ids: the references.
         failure: their observed failure rates.
         whitened: or as they are.

@@ -41,7 +41,8 @@ class PassRates:
     """What one policy did. `wins[i]` and `losses[i]` belong to `ids[i]`, each id once, sorted.
 
     `counted` says that wins + losses are rollouts; else their sum is 1 and how many stand behind a rate is
-    not known. `round` is the run's round, where there is one. `source` names the file and its hash.
+    not known. `round` is the run's round, where there is one. `source` names the file, its hash and the range
+    of its rewards.
     """
 
     name: str
@@ -73,27 +74,28 @@ def read_pass_rates(path: Path, rules: Rules | None = None) -> list[PassRates]:
     """
     if not path.exists():
         raise InputError(f"--outcomes {path} does not exist.", path=str(path))
+    own = rules or Rules()
     if path.is_dir() and (path / RUN).exists():
         run = Run(path)
-        own = Rules(run.config.reward_low, run.config.reward_high)
+        own = rules or Rules(run.config.reward_low, run.config.reward_high)
         paths = [run.outcomes(round_) for round_ in range(int(run.state["round"]) + 1)]
         paths = [file for file in paths if file.exists()]
-        found = _of_lines([line for file in paths for line in _lines(file, rules or own)], path)
+        found = _of_lines([line for file in paths for line in _lines(file, own)], path)
     elif path.is_dir():
         paths = sorted([*path.rglob("*.arrow"), *path.rglob("*.parquet")])
         if not paths:
             raise InputError(f"--outcomes {path} has no .arrow or .parquet file and is no run.")
         tables = [_table(file) for file in paths]
-        found = _of_table(pa.concat_tables(tables, promote_options="default"), path, rules or Rules())
+        found = _of_table(pa.concat_tables(tables, promote_options="default"), path, own)
     else:
         paths = [path]
         if path.suffix == ".jsonl" and _has_rounds(path):
-            found = _of_lines(_lines(path, rules or Rules()), path)
+            found = _of_lines(_lines(path, own), path)
         else:
-            found = _of_table(_table(path), path, rules or Rules())
+            found = _of_table(_table(path), path, own)
     if not found:
         raise InputError(f"--outcomes {path} has no rollout that could be judged.", path=str(path))
-    source = {"file": path.name, "hash": digest_files(paths)}
+    source = {"file": path.name, "hash": digest_files(paths), "reward_range": [own.low, own.high]}
     return [replace(rates, source=source) for rates in found]
 
 
@@ -114,7 +116,8 @@ def pooled(rates: Sequence[PassRates]) -> PassRates:
                 )
             before = tallies.get(gc_id, (0.0, 0.0))
             tallies[gc_id] = (before[0] + wins, before[1] + losses)
-    return _made(rates[0].name, tallies, counted)
+    found = _made(rates[0].name, tallies, counted)
+    return replace(found, source={"files": [one.source for one in rates]})
 
 
 def _made(name: str, tallies: Tallies, counted: bool = True, round_: int | None = None) -> PassRates:

@@ -18,7 +18,7 @@ Matrix = npt.NDArray[np.float32]
 Seen = npt.NDArray[np.bool_]
 
 DIRECTIONS = 64
-SAMPLE = 2048
+SAMPLE = 1024
 """Embeddings that the directions are taken from."""
 TEMPERATURES = (0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.5, 1.0)
 _CLIP = 1e-3
