@@ -30,6 +30,7 @@ from gaincurate.shards import open_table
 
 Tallies = dict[str, tuple[float, float]]
 """Wins and losses by id."""
+_LONGEST_LINE = 1 << 26
 _WANTED = (
     "gc_id and one of: reward (a row for each rollout), wins and losses, pass_rate (and samples, of how many "
     "rollouts)"
@@ -177,7 +178,7 @@ def _add(tallies: Tallies, gc_id: str, success: float, weight: float = 1.0) -> N
 
 
 def _table(path: Path) -> pa.Table:
-    readers = {".parquet": pq.read_table, ".arrow": open_table, ".jsonl": pj.read_json}
+    readers = {".parquet": pq.read_table, ".arrow": open_table, ".jsonl": _json_table}
     if path.suffix not in readers:
         raise InputError(
             f"--outcomes {path}: expected .jsonl, .parquet or .arrow, a folder of them, or a run.",
@@ -188,6 +189,11 @@ def _table(path: Path) -> pa.Table:
             return readers[path.suffix](path)
     except pa.ArrowException as error:
         raise InputError(f"--outcomes {path} cannot be read: {' '.join(str(error).split())}.") from error
+
+
+def _json_table(path: Path) -> pa.Table:
+    # A line must fit into a block; completions can be long.
+    return pj.read_json(path, pj.ReadOptions(block_size=_LONGEST_LINE))
 
 
 def _of_table(table: pa.Table, path: Path, rules: Rules) -> list[PassRates]:

@@ -55,6 +55,11 @@ def test_rollouts_are_counted_by_id_in_any_format(tmp_path: Path) -> None:
         assert (found.counted, found.round) == (True, None)
 
 
+def test_a_line_with_a_long_completion_is_read(tmp_path: Path) -> None:
+    rows = [{"gc_id": "a", "completion": "x" * 3_000_000, "reward": 1.0}, {"gc_id": "a", "reward": 0.0}]
+    assert tallies(read_pass_rates(lines(tmp_path / "r.jsonl", rows))[0]) == {"a": (1.0, 1.0)}
+
+
 def test_rewards_are_shares_of_their_range_and_booleans_are_rewards(tmp_path: Path) -> None:
     pq.write_table(pa.table({"gc_id": ["a", "a", "b"], "reward": [2.0, 1.0, 0.0]}), tmp_path / "r.parquet")
     (found,) = read_pass_rates(tmp_path / "r.parquet", Rules(0.0, 2.0))

@@ -17,12 +17,14 @@ import embedded
 import gaincurate
 import sets
 from command import run
-from gaincurate.difficulty.methods import make
+from gaincurate.difficulty.embeddings import matrix
+from gaincurate.difficulty.methods import Method, make
 from gaincurate.difficulty.pass_rates import read_pass_rates
 from gaincurate.difficulty.predict import predict
 from gaincurate.difficulty.predictor import probability
 from gaincurate.difficulty.store import load_adapter
 from gaincurate.difficulty.whitened import fit_training_free, whitening
+from gaincurate.errors import InputError
 from synthetic import World, world
 
 ROWS = 240
@@ -287,6 +289,25 @@ def test_what_does_not_fit_together_is_refused(
         "predict", scored, "--outcomes", tmp_path / "models.parquet", "--method", "whitened"
     )
     assert "gc_difficulty" not in gaincurate.open_scores(scored).schema.names
+
+
+def test_a_shard_without_rows_adds_none(tmp_path: Path, adapter: Path, known: World) -> None:
+    scored = embedded.make_set(tmp_path / "small", known.embeddings[:4])
+    opened = gaincurate.open_scores(scored)
+    assert [len(table) for table in opened.tables()] == [2, 2, 0]
+    (rates,) = read_pass_rates(embedded.write_rates(tmp_path / "r.parquet", range(3), known.losses[0]))
+    methods: list[Method] = ["whitened", "attention"]
+    for method in methods:
+        assert len(predict(opened, rates, method).values) == 4
+    assert len(predict(opened, rates, "adapter", adapter=load_adapter(adapter)).values) == 4
+
+
+def test_a_row_without_an_embedding_is_named(tmp_path: Path) -> None:
+    column = pa.array([[1.0, 2.0], None], pa.list_(pa.float16(), 2))
+    table = pa.table({"gc_id": ["a", "b"], "gc_embedding": column})
+    with pytest.raises(InputError, match=r"^here: 1 rows have no gc_embedding, b among them\."):
+        matrix(table, Path("here"))
+    assert matrix(table.slice(0, 1), Path("here")).tolist() == [[1.0, 2.0]]
 
 
 def test_a_set_without_embeddings_is_told_how_to_get_them(tmp_path: Path) -> None:
