@@ -8,11 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from gaincurate.errors import InputError
 from gaincurate.locks import Split
 
 MAX_WEIGHT = 1e30  # times a cosine, still a float32
+Signal = Literal["angle", "embedding"]
+SIGNALS: tuple[Signal, ...] = ("angle", "embedding")
 
 
 class ScoreConfig(BaseModel):
@@ -48,6 +51,8 @@ class ScoreConfig(BaseModel):
     """Decoder layer of `mlp_input`."""
     site: Literal["mlp_input", "final_norm"] = "mlp_input"
     """The scored tensor."""
+    signals: tuple[Signal, ...] = ("angle",)
+    """What is written: `angle` always; `embedding` adds `gc_embedding`, and the forward runs to its end."""
     inter_weight: float = Field(default=1.0, ge=-MAX_WEIGHT, le=MAX_WEIGHT)
     """Weight of the inter term in `gc_angle`."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -78,3 +83,23 @@ class ScoreConfig(BaseModel):
     """Accept pickled weights."""
     trust_remote_code: bool = False
     """Run a model repository's own code."""
+
+    @field_validator("signals", mode="before")
+    @classmethod
+    def _in_one_order(cls, value: object) -> tuple[Signal, ...]:
+        return check_signals([value] if isinstance(value, str) else value)
+
+
+def check_signals(value: object) -> tuple[Signal, ...]:
+    """The signals in the order of `SIGNALS`, whatever order they were given in.
+
+    Raises:
+        InputError: one that there is not, or `angle` is not among them.
+    """
+    given = [str(name) for name in value] if isinstance(value, (list, tuple)) else [str(value)]
+    for name in given:
+        if name not in SIGNALS:
+            raise InputError(f"--signals: there is no signal {name!r}; there are {' and '.join(SIGNALS)}.")
+    if SIGNALS[0] not in given:
+        raise InputError(f"--signals {','.join(given)}: angle is always computed; write angle,embedding.")
+    return tuple(name for name in SIGNALS if name in given)

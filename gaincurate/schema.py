@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 FORMAT = 1
 ID = "gc_id"
 PREFIX = "gc_"
+EMBEDDING = "gc_embedding"
 
 SCORE_FIELDS = (
     pa.field(ID, pa.string()),
@@ -31,7 +35,8 @@ class Score:
     """One row's scores, by the names of the columns without `gc_`; None becomes null.
 
     `prompt_tokens` counts the whole rendered prompt, `prefix_tokens` what stands before the question,
-    `question_tokens` the question. The angles are cosines, so without a unit.
+    `question_tokens` the question. The angles are cosines, so without a unit. `embedding`, where it was asked
+    for, is the mean final state over the question, `[width]`.
     """
 
     prompt_tokens: int
@@ -41,6 +46,12 @@ class Score:
     angle_intra: float
     angle_inter: float | None
     angle_intra_offdiag: float | None
+    embedding: npt.NDArray[np.float16] | None = None
+
+
+def embedding_field(width: int) -> pa.Field:
+    """The column of mean final states of `width` numbers."""
+    return pa.field(EMBEDDING, pa.list_(pa.float16(), width))
 
 
 def source_fields(schema: pa.Schema) -> list[pa.Field]:
@@ -48,8 +59,10 @@ def source_fields(schema: pa.Schema) -> list[pa.Field]:
     return [field for field in schema if not field.name.startswith(PREFIX)]
 
 
-def scored_schema(source: pa.Schema) -> pa.Schema:
+def scored_schema(source: pa.Schema, width: int | None = None) -> pa.Schema:
     """Source columns first, untouched, then the score columns; schema metadata kept true.
+
+    With `width` the embedding's column is the last.
 
     The source's `huggingface` entry lists its features, and `datasets` believes it over the schema
     itself, so the score columns are added to it.
@@ -64,34 +77,48 @@ def scored_schema(source: pa.Schema) -> pa.Schema:
             del metadata[b"huggingface"]
         else:
             kept = {k: v for k, v in features.items() if not k.startswith(PREFIX)}
-            added = {f.name: {"dtype": str(f.type), "_type": "Value"} for f in SCORE_FIELDS}
+            added: dict[str, dict[str, Any]] = {
+                f.name: {"dtype": str(f.type), "_type": "Value"} for f in SCORE_FIELDS
+            }
             for name in added:
                 if added[name]["dtype"] == "float":
                     added[name]["dtype"] = "float32"
+            if width is not None:
+                value = {"dtype": "float16", "_type": "Value"}
+                added[EMBEDDING] = {"feature": value, "length": width, "_type": "Sequence"}
             # A fingerprint of the unscored rows would let a cache answer for the scored ones.
             entry = {"info": {"features": kept | added}}
             metadata[b"huggingface"] = json.dumps(entry).encode()
-    return pa.schema([*source_fields(source), *SCORE_FIELDS], metadata=metadata or None)
+    more = [] if width is None else [embedding_field(width)]
+    return pa.schema([*source_fields(source), *SCORE_FIELDS, *more], metadata=metadata or None)
 
 
-def score_arrays(ids: list[str], scores: list[Score]) -> list[pa.Array]:
-    """The score columns of a shard, in the order of `SCORE_FIELDS`."""
+def score_arrays(ids: list[str], scores: list[Score], width: int | None = None) -> list[pa.Array]:
+    """The score columns of a shard, in the order of `SCORE_FIELDS`; with `width` the embeddings behind."""
     columns: list[pa.Array] = [pa.array(ids, pa.string())]
     for field in SCORE_FIELDS[1:]:
         values = [getattr(score, field.name.removeprefix(PREFIX)) for score in scores]
         columns.append(pa.array(values, field.type))
+    if width is not None:
+        values = [score.embedding for score in scores if score.embedding is not None]
+        flat = np.concatenate(values) if values else np.zeros(0, np.float16)
+        columns.append(pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float16()), width))
     return columns
 
 
-def scored_table(source: pa.Table, ids: list[str], scores: dict[int, Score]) -> pa.Table:
+def scored_table(
+    source: pa.Table, ids: list[str], scores: dict[int, Score], width: int | None = None
+) -> pa.Table:
     """The rows that have a score, by their place in `source`, with the score columns behind them.
+
+    With `width` every score has an embedding of that many numbers.
 
     Every column is copied into fresh buffers, so a shard's bytes do not depend on how its rows were sliced.
     """
     rows, places = source.unify_dictionaries().combine_chunks(), pa.array(list(scores), pa.int64())
     columns = [_taken(rows.column(field.name), places) for field in source_fields(source.schema)]
-    columns += score_arrays([ids[place] for place in scores], list(scores.values()))
-    return pa.table(columns, schema=scored_schema(source.schema)).combine_chunks()
+    columns += score_arrays([ids[place] for place in scores], list(scores.values()), width)
+    return pa.table(columns, schema=scored_schema(source.schema, width)).combine_chunks()
 
 
 def _taken(column: pa.ChunkedArray, places: pa.Array) -> pa.ChunkedArray:

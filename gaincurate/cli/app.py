@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import gaincurate
-from gaincurate.cli import bench, schedule
+from gaincurate.cli import bench, difficulty, schedule
 from gaincurate.cli.doctor import doctor
 from gaincurate.cli.export import export
 from gaincurate.cli.score import score
@@ -24,6 +24,7 @@ app.command()(score)
 app.command()(show)
 app.add_typer(schedule.app, name="schedule")
 app.command()(export)
+app.add_typer(difficulty.app, name="difficulty")
 app.command()(doctor)
 app.add_typer(bench.app, name="bench")
 

@@ -66,6 +66,13 @@ def score(
         Literal["mlp_input", "final_norm"],
         typer.Option(help="Scored tensor: input of the layer's feed-forward block, or the final norm."),
     ] = "mlp_input",
+    signals: Annotated[
+        str,
+        typer.Option(
+            metavar="LIST",
+            help="angle, or angle,embedding: gc_embedding too, the mean final state over the question.",
+        ),
+    ] = "angle",
     inter_weight: Annotated[float, typer.Option(help="Weight of the inter term in gc_angle.")] = 1.0,
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
@@ -116,7 +123,7 @@ def score(
     again = f"Run the same command again to go on: {shlex.join(['gaincurate', *sys.argv[1:]])}"
     with output.reporting(again):
         need_scoring_packages()
-        from gaincurate.config import ScoreConfig
+        from gaincurate.config import ScoreConfig, check_signals
 
         config = ScoreConfig(
             data=data,
@@ -133,6 +140,7 @@ def score(
             limit=limit,
             layer=layer,
             site=site,
+            signals=check_signals(signals.split(",")),
             inter_weight=_weight(inter_weight),
             dtype=dtype,
             device=device,

@@ -194,7 +194,7 @@ def make_identity(
         "layer": layer,
         "fused_norm": FUSED_NORM,
         "prefill": PREFILL,
-        "signals": ["angle"],
+        "signals": list(config.signals),
         "inter_weight": config.inter_weight,
         "dtype": machine.dtype,
         "device": machine.kind,

@@ -41,7 +41,8 @@ class PackedStates:
 
     `hidden` is `[tokens, hidden]` in the model's dtype. Prompt b's question has the rows `questions[b]`,
     `[prompts, 2]`, its prefix the rows `prefixes[b]`, which are none where `shared[b]` stands for it. Both
-    are int64 on the CPU. With `norm`, the states are its input, and its output is what is scored.
+    are int64 on the CPU. With `norm`, the states are its input, and its output is what is scored. `final` are
+    the same tokens behind the last norm, `[tokens, width]`, where they were asked for.
     """
 
     hidden: Tensor
@@ -49,17 +50,22 @@ class PackedStates:
     prefixes: Tensor
     shared: tuple[SharedPrefix | None, ...]
     norm: RMSNorm | None = None
+    final: Tensor | None = None
 
     @classmethod
     def of_whole_prompts(
-        cls, hidden: Tensor, prompts: Sequence[Segmented], norm: RMSNorm | None = None
+        cls,
+        hidden: Tensor,
+        prompts: Sequence[Segmented],
+        norm: RMSNorm | None = None,
+        final: Tensor | None = None,
     ) -> PackedStates:
         """Where every prompt's prefix and question stand one behind the other."""
         ends = torch.tensor([prompt.end for prompt in prompts]).cumsum(0)
         starts = ends - torch.tensor([prompt.end for prompt in prompts])
         middles = starts + torch.tensor([prompt.prefix for prompt in prompts])
         questions, prefixes = torch.stack([middles, ends], 1), torch.stack([starts, middles], 1)
-        return cls(hidden, questions, prefixes, (None,) * len(prompts), norm)
+        return cls(hidden, questions, prefixes, (None,) * len(prompts), norm, final)
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,7 @@ class PackedPrefill:
             UnsupportedAttention: the states differ by more than rounding, or the model cannot be run like
                 this at all. Its attention is then as it was before.
         """
-        plain = [self._rows(self._prefill([prompt])) for prompt in prompts]
+        plain = [self._prefill([prompt]) for prompt in prompts]
         try:
             self._model.set_attn_implementation(attention.NAME)
             if self._model.config._attn_implementation != attention.NAME:
@@ -115,7 +115,7 @@ class PackedPrefill:
             positions.append(torch.arange(begin, prompt.end))
             borders.append(borders[-1] + prompt.end - begin)
         packing = Packing(borders, [None if before is None else before.attended for before in kept])
-        hidden = self._run(torch.cat(ids), torch.cat(positions), packing)
+        hidden, final = self._run(torch.cat(ids), torch.cat(positions), packing)
         if check:
             _check_layers(self._prefill.config, packing, self._prefill.depth)
         starts, ends = torch.tensor(borders[:-1]), torch.tensor(borders[1:])
@@ -127,12 +127,14 @@ class PackedPrefill:
             torch.stack([starts, middles], 1),
             tuple(None if before is None else before.states for before in kept),
             self._prefill.norm,
+            final,
         )
 
-    def _run(self, ids: Tensor, positions: Tensor, packing: Packing) -> Tensor:
+    def _run(self, ids: Tensor, positions: Tensor, packing: Packing) -> tuple[Tensor, Tensor | None]:
         device = self._prefill.device
         options = {"position_ids": positions[None].to(device), attention.KEYWORD: packing}
-        return self._prefill.states(ids.long()[None].to(device), **options)[0]
+        states, final = self._prefill.both(ids.long()[None].to(device), **options)
+        return states[0], None if final is None else final[0]
 
     def _run_prefix(self, prompt: Segmented) -> _Kept:
         name = prefix_of(prompt)
@@ -140,7 +142,7 @@ class PackedPrefill:
             keep: dict[nn.Module, KeysAndValues] = {}
             packing = Packing([0, prompt.prefix], [None], keep)
             ids = torch.from_numpy(prompt.token_ids[: prompt.prefix])
-            hidden = self._run(ids, torch.arange(prompt.prefix), packing)
+            hidden, _ = self._run(ids, torch.arange(prompt.prefix), packing)
             self._prefix_tokens += prompt.prefix
             self._kept[name] = _Kept(keep, SharedPrefix(hidden))
             while len(self._kept) > 1 and sum(k.states.tokens for k in self._kept.values()) > _KEPT_TOKENS:
@@ -148,15 +150,17 @@ class PackedPrefill:
         self._kept.move_to_end(name)
         return self._kept[name]
 
-    def _rows(self, states: PackedStates) -> Tensor:
-        return states.hidden.float()
+    def _compare(self, plain: Sequence[PackedStates], found: PackedStates) -> None:
+        self._compare_states([states.hidden.float() for states in plain], found, found.hidden)
+        if found.final is not None:
+            finals = [states.final.float() for states in plain if states.final is not None]
+            self._compare_states(finals, found, found.final)
 
-    def _compare(self, plain: Sequence[Tensor], found: PackedStates) -> None:
-        most = _TOLERANCES[found.hidden.dtype]
-        hidden = found.hidden.float()
+    def _compare_states(self, plain: Sequence[Tensor], found: PackedStates, states: Tensor) -> None:
+        most = _TOLERANCES[states.dtype]
         begins, ends = found.prefixes[:, 0].tolist(), found.questions[:, 1].tolist()
         for expected, begin, end in zip(plain, begins, ends, strict=True):
-            got = hidden[begin:end]  # the question alone where the prefix is shared
+            got = states[begin:end].float()  # the question alone where the prefix is shared
             wanted = expected[len(expected) - len(got) :]
             gaps = (got - wanted).norm(dim=-1) / wanted.norm(dim=-1).clamp(min=1e-30)
             off = float(gaps.mean())

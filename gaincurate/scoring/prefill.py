@@ -1,5 +1,7 @@
 """One forward up to the scored tensor, in padded batches: takes segmented prompts, yields their states.
 
+Where an embedding is wanted too it goes on to the norm behind the last layer, and no further.
+
 The place to stop is found by running two tokens and watching what each layer calls, so any decoder
 works whose layers keep attention and feed-forward apart. Knows nothing of scores.
 """
@@ -7,7 +9,7 @@ works whose layers keep attention and feed-forward apart. Knows nothing of score
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import torch
@@ -35,6 +37,7 @@ class Prefill:
         site: `mlp_input`, the input of that layer's feed-forward block (GAIN-RL's tensor: the output of
             the norm after attention), or `final_norm`, the output of the norm behind the last layer.
         fuse_norm: stop in front of that norm where it is an RMS norm, and hand its weight on.
+        embedding: go on behind the site and also yield what the norm behind the last layer makes.
 
     Raises:
         ModelError: the structure is not understood, or the model is not causal.
@@ -43,7 +46,13 @@ class Prefill:
     name = "padded"
 
     def __init__(
-        self, model: nn.Module, *, layer: int = -1, site: Site = "mlp_input", fuse_norm: bool = True
+        self,
+        model: nn.Module,
+        *,
+        layer: int = -1,
+        site: Site = "mlp_input",
+        fuse_norm: bool = True,
+        embedding: bool = False,
     ) -> None:
         self.model = model
         self.device = next(model.parameters()).device
@@ -61,6 +70,11 @@ class Prefill:
         found = norm_before(model, self._probe_states) if fuse_norm else None
         if found is not None:
             self._stop_at, self.norm = found.module, found.norm
+        self.width: int | None = None
+        """Of a final state, where those are yielded; else None."""
+        if embedding:
+            self.depth = self.config.num_hidden_layers
+            self.width = self._final_width()
         self._check_causal()
 
     def run(self, prompts: Sequence[Segmented], budget: int) -> Iterator[Batch]:
@@ -83,10 +97,21 @@ class Prefill:
             ids[row, : prompt.end] = torch.from_numpy(prompt.token_ids[: prompt.end])
             # Not the padding token: some models warn of it where there is no mask.
             ids[row, prompt.end :] = int(prompt.token_ids[prompt.end - 1])
-        states = self.states(ids.to(self.device)).reshape(len(prompts) * longest, -1)
-        kept = (torch.arange(longest) < lengths[:, None]).reshape(-1)
-        packed = states.index_select(0, kept.nonzero()[:, 0].to(self.device))
-        return PackedStates.of_whole_prompts(packed, prompts, self.norm)
+        kept = (torch.arange(longest) < lengths[:, None]).reshape(-1).nonzero()[:, 0].to(self.device)
+        states, final = self.both(ids.to(self.device))
+        packed = states.flatten(0, 1).index_select(0, kept)
+        last = None if final is None else final.flatten(0, 1).index_select(0, kept)
+        return PackedStates.of_whole_prompts(packed, prompts, self.norm, last)
+
+    def both(self, ids: Tensor, **options: Any) -> tuple[Tensor, Tensor | None]:
+        """States at the site as `states` gives them, and those behind the last norm where they are wanted."""
+        if self.width is None:
+            return self.states(ids, **options), None
+        with ExitStack() as stack:
+            # A copy: a layer may add to its states in place.
+            at_site = self._stop_at and stack.enter_context(_captured(self._stop_at, go_on=True))
+            final: Tensor = self.model(input_ids=ids, use_cache=False, **options).last_hidden_state
+        return (at_site[0].reshape(*ids.shape, -1) if at_site else final), final
 
     def states(self, ids: Tensor, **options: Any) -> Tensor:
         """`[rows, tokens, hidden]` at the site, or before its norm, for `ids` `[rows, tokens]`.
@@ -108,6 +133,11 @@ class Prefill:
             self.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
 
     @torch.inference_mode()
+    def _final_width(self) -> int:
+        output = self.model(input_ids=torch.tensor([[0, 1]], device=self.device), use_cache=False)
+        return int(output.last_hidden_state.shape[-1])
+
+    @torch.inference_mode()
     def _probe_states(self) -> Tensor:
         return self.states(torch.tensor([[0, 1]], device=self.device))
 
@@ -115,15 +145,16 @@ class Prefill:
         """Both the definition of a prefix and padding without a mask rest on it."""
         ids = torch.tensor([[2, 3, 4], [2, 3, 5]], device=self.device)
         with torch.inference_mode():
-            states = self.states(ids.clamp(max=self.config.vocab_size - 1))[:, :2].float()
-        # The two rows run through the same products, so causal ones agree to the last bits.
-        # Token by token: one huge state must not hide what another one lets through.
-        gap, scale = (states[0] - states[1]).abs().amax(-1), states.abs().amax((0, 2))
-        if (gap > 1e-4 * scale).any():
-            raise ModelError(
-                f"{self.config.model_type} is not causal: a token changes the states before it. A "
-                "score is defined for decoder-only language models."
-            )
+            found = self.both(ids.clamp(max=self.config.vocab_size - 1))
+        for states in (every[:, :2].float() for every in found if every is not None):
+            # The two rows run through the same products, so causal ones agree to the last bits.
+            # Token by token: one huge state must not hide what another one lets through.
+            gap, scale = (states[0] - states[1]).abs().amax(-1), states.abs().amax((0, 2))
+            if (gap > 1e-4 * scale).any():
+                raise ModelError(
+                    f"{self.config.model_type} is not causal: a token changes the states before it. A "
+                    "score is defined for decoder-only language models."
+                )
 
 
 def resolve_layer(layer: int, depth: int) -> int:
@@ -138,12 +169,15 @@ def resolve_layer(layer: int, depth: int) -> int:
 
 
 @contextmanager
-def _captured(block: nn.Module) -> Iterator[list[Tensor]]:
+def _captured(block: nn.Module, *, go_on: bool = False) -> Iterator[list[Tensor]]:
+    """What a block is given; it ends the forward, or goes on with a copy kept."""
     found: list[Tensor] = []
 
     def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         found.append(_first_tensor(args, kwargs))
-        raise _SiteReached
+        if not go_on:
+            raise _SiteReached
+        found[-1] = found[-1].clone()
 
     handle = block.register_forward_pre_hook(stop, with_kwargs=True)
     try:

@@ -6,6 +6,7 @@ Knows nothing of files. Rows are known by their place in the shard.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -16,7 +17,8 @@ from gaincurate.schema import Score
 from gaincurate.scoring.angle import angle_scores
 from gaincurate.scoring.attention import UnsupportedAttention
 from gaincurate.scoring.columns import PromptProblem, column_values, to_messages
-from gaincurate.scoring.pack import Batch
+from gaincurate.scoring.embedding import embeddings
+from gaincurate.scoring.pack import Batch, PackedStates
 from gaincurate.scoring.packed import PackedPrefill
 from gaincurate.scoring.plan import Plan
 from gaincurate.scoring.prefill import Prefill
@@ -170,7 +172,8 @@ class Shard:
                         inter_weight=self._plan.config.inter_weight,
                         backend=self._plan.backend,
                     )
-                for i, score, zeros in zip(batch.places, found.scores, found.zero_vectors, strict=True):
+                    whole = _with_embeddings(found.scores, batch.states)
+                for i, score, zeros in zip(batch.places, whole, found.zero_vectors, strict=True):
                     if score is None:
                         self._refuse(places[i], "its hidden states are not finite")
                     else:
@@ -203,3 +206,13 @@ class Shard:
             gc_id=gc_id,
             reason=reason,
         )
+
+
+def _with_embeddings(scores: Sequence[Score | None], states: PackedStates) -> Sequence[Score | None]:
+    """The scores with their embeddings where those were computed; None where one is not finite."""
+    if states.final is None:
+        return scores
+    return [
+        None if score is None or mean is None else replace(score, embedding=mean)
+        for score, mean in zip(scores, embeddings(states.final, states.questions), strict=True)
+    ]

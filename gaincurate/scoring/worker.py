@@ -44,7 +44,9 @@ def score_shards(plan: Plan, shards: Iterable[int], watch: Watch, summary: Summa
         model = load_model(
             plan.files, plan.model_config, device=plan.machine.devices[0], dtype=plan.machine.dtype
         )
-        prefill = Prefill(model, layer=config.layer, site=config.site)
+        prefill = Prefill(
+            model, layer=config.layer, site=config.site, embedding="embedding" in config.signals
+        )
     cursor, ids = Cursor(plan.source), Ids(work_folder(out) / "ids.bin", plan.columns)
 
     def prepare(index: int) -> _Prepared:
@@ -60,7 +62,7 @@ def score_shards(plan: Plan, shards: Iterable[int], watch: Watch, summary: Summa
         with summary.timed("writing"):
             info = {"format": FORMAT, "identity": plan.identity, "shard": ready.index, **facts}
             info |= {"first_row": start, "source_rows": stop - start}
-            scored = scored_table(ready.table, ready.names, scores)
+            scored = scored_table(ready.table, ready.names, scores, prefill.width)
             write_atomic(out / shard_name(ready.index), encode_shard(scored, info))
         watch.shard(ready.index, plan.shards)
 

@@ -1,0 +1,233 @@
+"""`gaincurate difficulty fit` and `predict`: from observed pass rates to a failure rate for every prompt."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from gaincurate.cli import output
+from gaincurate.errors import InputError
+
+if TYPE_CHECKING:
+    from gaincurate.difficulty.fitting import FitReport
+    from gaincurate.difficulty.pass_rates import PassRates
+    from gaincurate.difficulty.quality import Figure, Quality
+    from gaincurate.schedule.lines import Rules
+
+_OUTCOMES = (
+    "Observed pass rates: a run, an outcomes.jsonl, or .parquet/.arrow/.jsonl with gc_id and reward, wins "
+    "and losses, or pass_rate; may be repeated"
+)
+
+
+def fit(
+    scored: Annotated[list[Path], typer.Argument(metavar="SCORED...", help="Scored sets with embeddings.")],
+    outcomes: Annotated[list[Path], typer.Option(help=f"{_OUTCOMES}. Each file and each round is a policy.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the fitted predictor.")],
+    references: Annotated[int, typer.Option(min=2, help="Reference prompts drawn for every batch.")] = 256,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over all observations.")] = 20,
+    batch: Annotated[int, typer.Option(min=1, help="Queries in a batch.")] = 256,
+    rate: Annotated[float, typer.Option("--learning-rate", help="Of Adam, at its highest.")] = 1e-3,
+    held_out: Annotated[
+        float, typer.Option(min=0, max=0.5, help="Share of prompts kept out, to report on.")
+    ] = 0.1,
+    towers: Annotated[
+        Literal["one", "two"], typer.Option(help="two: references have an adapter of their own.")
+    ] = "one",
+    scale: Annotated[
+        Literal["multiply", "divide"], typer.Option(help="The calibration's use of w on the logit.")
+    ] = "multiply",
+    spread: Annotated[
+        Literal["population", "sample"], typer.Option(help="Divide the references' variance by K or K - 1.")
+    ] = "population",
+    reward_range: Annotated[
+        str | None, typer.Option(metavar="LO,HI", help="Of rewards. Default: 0,1, or a run's own.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Fit the DOTS difficulty predictor on the pass rates of one or more policies.
+
+    Example: gaincurate difficulty fit scored --outcomes a.parquet --outcomes b.parquet --out adapter
+    """
+    with output.reporting():
+        _need_torch()
+        from gaincurate.difficulty.fit import Recipe
+        from gaincurate.difficulty.fitting import fit_on
+
+        if not 0 < rate <= 1:
+            raise InputError(f"--learning-rate {rate}: expected a number above 0 and at most 1.")
+        rates = [one for path in outcomes for one in _read(path, reward_range)]
+        recipe = Recipe(references, epochs, batch, rate, held_out, seed)
+        report = fit_on(
+            scored, rates, out, recipe, {"towers": towers, "scale": scale, "spread": spread}, _told
+        )
+        if as_json:
+            output.as_json({**asdict(report), "out": str(out)})
+            return
+        output.text(
+            f"{out}: fitted on {report.instances:,} failure rates of {len(rates)} policies, "
+            f"{report.prompts:,} prompts, cross-entropy {report.losses[0]:.4f} in the first epoch and "
+            f"{report.losses[-1]:.4f} in the last"
+        )
+        _policies(report)
+        output.text(
+            f"  next: gaincurate difficulty predict SCORED --outcomes FILE --adapter {shlex.quote(str(out))}"
+        )
+
+
+def predict(
+    scored: Annotated[Path, typer.Argument(metavar="SCORED", help="A finished scored set.")],
+    outcomes: Annotated[
+        list[Path], typer.Option(help=f"{_OUTCOMES} for one policy. Of a run its newest round is taken.")
+    ],
+    adapter: Annotated[Path | None, typer.Option(help="A predictor that `difficulty fit` wrote.")] = None,
+    method: Annotated[
+        Literal["whitened", "attention", "group-mean"] | None,
+        typer.Option(
+            help="Without an adapter: attention on whitened embeddings or on raw ones, or the group's mean."
+        ),
+    ] = None,
+    group_column: Annotated[str | None, typer.Option(help="The column that names a row's group.")] = None,
+    references: Annotated[
+        int, typer.Option(min=3, help="Observed prompts to predict from, drawn at random.")
+    ] = 256,
+    reward_range: Annotated[
+        str | None, typer.Option(metavar="LO,HI", help="Of rewards. Default: 0,1, or a run's own.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Predict every prompt's failure rate and write it beside the set as gc_difficulty.
+
+    Example: gaincurate difficulty predict scored --outcomes RUN/rounds/00003/outcomes.jsonl --adapter adapter
+    """
+    with output.reporting():
+        _need_torch()
+        if (adapter is None) == (method is None):
+            raise InputError(
+                "give one of --adapter, a predictor that `gaincurate difficulty fit` wrote, and --method "
+                "whitened, attention or group-mean, which need none."
+            )
+        if group_column is not None and method != "group-mean":
+            raise InputError(f"--group-column {group_column} goes with --method group-mean.")
+        from gaincurate.difficulty.predict import COLUMN, write
+        from gaincurate.difficulty.predict import predict as compute
+        from gaincurate.difficulty.store import load_adapter
+        from gaincurate.scored_set import open_scores
+
+        rates, opened = _one_policy(outcomes, reward_range), open_scores(scored)
+        found = compute(
+            opened,
+            rates,
+            method or "adapter",
+            adapter=None if adapter is None else load_adapter(adapter),
+            group_column=group_column,
+            references=references,
+            seed=seed,
+        )
+        write(opened, found)
+        if as_json:
+            qualities = {"on_references": found.on_references, "on_others": found.on_others}
+            shown = {name: None if one is None else asdict(one) for name, one in qualities.items()}
+            output.as_json({"rows": len(found.ids), "observed": found.observed, **shown, "how": found.how})
+            return
+        output.text(
+            f"{scored}: {COLUMN} written, the failure rate of {len(found.ids):,} rows; {found.observed:,} as "
+            f"observed ({rates.name}), the others predicted by {method or 'adapter'}"
+        )
+        _print(found.on_references, "references, each from the others")
+        if found.on_others is not None:
+            _print(found.on_others, "observed prompts that are no references")
+
+
+def _need_torch() -> None:
+    if importlib.util.find_spec("torch") is None:
+        raise InputError("difficulty needs torch: `pip install 'gaincurate[score]'`.")
+
+
+def _told(epoch: int, epochs: int, loss: float) -> None:
+    output.note(f"epoch {epoch} of {epochs}: cross-entropy {loss:.4f}")
+
+
+def _rules(value: str | None) -> Rules | None:
+    from gaincurate.schedule.lines import Rules
+
+    if value is None:
+        return None
+    number = r"(-?\d+(?:\.\d+)?)"
+    found = re.fullmatch(rf"{number},{number}", value)
+    if not found or not float(found[1]) < float(found[2]):
+        raise InputError(f"--reward-range {value}: expected LO,HI with LO below HI, such as 0,1.")
+    return Rules(float(found[1]), float(found[2]))
+
+
+def _read(path: Path, reward_range: str | None) -> list[PassRates]:
+    from gaincurate.difficulty.pass_rates import read_pass_rates
+
+    return read_pass_rates(path, _rules(reward_range))
+
+
+def _one_policy(paths: Sequence[Path], reward_range: str | None) -> PassRates:
+    """The newest round of each file, together; a file of several models is refused."""
+    from gaincurate.difficulty.pass_rates import pooled
+
+    newest = []
+    for path in paths:
+        found = _read(path, reward_range)
+        if len(found) > 1 and found[-1].round is None:
+            raise InputError(
+                f"--outcomes {path} has {len(found)} models ({', '.join(one.name for one in found[:3])}, "
+                "...); a prediction is for one: give a file with that one's rows alone.",
+                path=str(path),
+            )
+        if len(found) > 1:
+            output.note(f"{path}: round {found[-1].round} is the newest of {len(found)} and the one taken")
+        newest.append(found[-1])
+    return newest[0] if len(newest) == 1 else pooled(newest)
+
+
+def _figure(figure: Figure) -> str:
+    text = output.number(figure.value, ".3f")
+    return (
+        text if figure.interval is None else f"{text} ({figure.interval[0]:.3f} to {figure.interval[1]:.3f})"
+    )
+
+
+def _policies(report: FitReport) -> None:
+    """A line for each policy: its figures on prompts that no batch had."""
+    lines = []
+    for policy in report.policies:
+        cells = ["-"] * 4
+        if found := policy.held_out:
+            figures = [_figure(found.pearson), _figure(found.brier), _figure(found.ceiling)]
+            cells = [f"{found.count:,}", *figures]
+        lines.append([policy.name, f"{policy.trained:,}", *cells])
+    head = ["policy", "trained on", "held out", "Pearson (95 %)", "Brier (95 %)", "noise ceiling (95 %)"]
+    output.table(lines, head)
+
+
+def _print(found: Quality, what: str) -> None:
+    """Figures with 95 % intervals, and the reliability table."""
+    output.text(f"on {found.count:,} {what}:")
+    rows: list[list[str]] = [
+        ["Pearson", _figure(found.pearson)],
+        ["Spearman", _figure(found.spearman)],
+        ["Brier (the mean alone: " + output.number(found.brier_of_mean, ".4f") + ")", _figure(found.brier)],
+        ["noise ceiling of Pearson", _figure(found.ceiling)],
+    ]
+    output.table(rows, ["figure", "value (95 % interval)"])
+    if found.ceiling.value is None:
+        output.text("  no ceiling: it needs two rollouts a prompt or more, and how many they were")
+    bins: list[list[Any]] = [
+        [f"{b.low:.1f} to {b.high:.1f}", f"{b.count:,}", f"{b.predicted:.3f}", f"{b.observed:.3f}"]
+        for b in found.reliability
+    ]
+    output.table(bins, ["predicted", "prompts", "mean predicted", "mean observed"])

@@ -1,0 +1,217 @@
+"""The ways to predict, behind one face: takes references, yields a function of a set's rows.
+
+`adapter` is the paper's, trained; `whitened` and `attention` (on embeddings as they are) train nothing;
+`group-mean` is the baseline that they must beat. Knows nothing of what is done with a prediction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from gaincurate.difficulty.embeddings import Matrix, maker, matrix, of_ids
+from gaincurate.difficulty.predictor import DifficultyPredictor, probability
+from gaincurate.difficulty.store import Adapter
+from gaincurate.difficulty.whitened import SAMPLE, Space, fit_training_free, whitening
+from gaincurate.errors import InputError
+from gaincurate.schedule.noise import Floats
+from gaincurate.schema import EMBEDDING, ID
+from gaincurate.scored_set import ScoredSet
+
+Method = Literal["adapter", "whitened", "attention", "group-mean"]
+FEWEST = 3
+"""References."""
+
+
+class Predictor(Protocol):
+    """Fitted on references."""
+
+    columns: list[str]
+    """What it reads of a row."""
+    facts: dict[str, Any]
+    """How it was made, for the record."""
+
+    def rows(self, table: pa.Table) -> Floats:
+        """Failure rates of a table's rows, in [0, 1]."""
+
+    def leave_one_out(self) -> Floats:
+        """Those of the references, each from the others."""
+
+
+class ByAdapter:
+    """The trained predictor.
+
+    Args:
+        adapter: fitted.
+        scored: the set; its embeddings must be of the model that the adapter was fitted on.
+        ids: the references.
+        failure: their observed failure rates.
+
+    Raises:
+        InputError: embeddings of another model.
+    """
+
+    def __init__(self, adapter: Adapter, scored: ScoredSet, ids: Sequence[str], failure: Floats) -> None:
+        found = maker(scored)
+        if found["width"] is not None and found != adapter.embedding:
+            raise InputError(
+                f"the adapter was fitted on embeddings of {_named(adapter.embedding)}, and {scored.folder} "
+                f"has those of {_named(found)}; score with that model, or fit again."
+            )
+        self.columns = [ID, EMBEDDING]
+        self.facts = {"adapter": adapter.digest, "shape": asdict(adapter.predictor.shape)}
+        self._folder, self._predictor = scored.folder, adapter.predictor
+        self._failure = torch.from_numpy(failure).float()
+        self._embeddings = torch.from_numpy(of_ids([scored], ids))
+        with torch.inference_mode():
+            self._references = self._predictor.encode_references(self._embeddings)
+
+    def rows(self, table: pa.Table) -> Floats:
+        """See `Predictor`."""
+        return by_references(self._predictor, matrix(table, self._folder), self._references, self._failure)
+
+    @torch.inference_mode()
+    def leave_one_out(self) -> Floats:
+        """See `Predictor`."""
+        others = ~torch.eye(len(self._failure), dtype=torch.bool)
+        queries = self._predictor.encode(self._embeddings)
+        logits = self._predictor.mix(queries, self._references, self._failure, others)
+        return probability(logits).double().numpy()
+
+
+_BLOCK = 2048  # queries at once, whatever the size of a shard
+
+
+@torch.inference_mode()
+def by_references(
+    predictor: DifficultyPredictor, queries: Matrix, references: torch.Tensor, failure: torch.Tensor
+) -> Floats:
+    """Failure rates of `queries` `[rows, width]` from adapted `references` `[K, hidden]`, in blocks."""
+    parts = [
+        probability(predictor.mix(predictor.encode(block), references, failure)).double().numpy()
+        for block in torch.from_numpy(queries).split(_BLOCK)
+    ]
+    return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def _named(embedding: dict[str, Any]) -> str:
+    return f"{embedding['model']} ({embedding['width']} wide, weights {str(embedding['weights'])[:8]})"
+
+
+class WithoutTraining:
+    """Attention on whitened embeddings, or on embeddings as they are.
+
+    Args:
+        scored: the set; the whitening is of up to 1,024 of its rows, evenly spaced.
+        ids: the references.
+        failure: their observed failure rates.
+        whitened: or as they are.
+    """
+
+    def __init__(self, scored: ScoredSet, ids: Sequence[str], failure: Floats, *, whitened: bool) -> None:
+        self.columns = [ID, EMBEDDING]
+        self._folder = scored.folder
+        references = of_ids([scored], ids)
+        space = Space()
+        if whitened:
+            rows = np.unique(np.linspace(0, len(scored) - 1, min(len(scored), SAMPLE)).astype(np.int64))
+            space = whitening(matrix(scored.take(rows), scored.folder))
+        self._fitted = fit_training_free(space, references, failure)
+        width = None if space.directions is None else space.directions.shape[1]
+        self.facts = {
+            "directions": width,
+            "temperature": self._fitted.temperature,
+            "w": self._fitted.w,
+            "b": self._fitted.b,
+        }
+
+    def rows(self, table: pa.Table) -> Floats:
+        """See `Predictor`."""
+        whole = matrix(table, self._folder)
+        parts = [self._fitted(whole[start : start + _BLOCK]) for start in range(0, len(whole), _BLOCK)]
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+    def leave_one_out(self) -> Floats:
+        """See `Predictor`."""
+        return self._fitted.leave_one_out()
+
+
+class ByGroup:
+    """The mean of the references in a row's group; of all of them where the group has none.
+
+    Args:
+        scored: the set.
+        ids: the references.
+        failure: their observed failure rates.
+        column: names the group.
+
+    Raises:
+        InputError: no such column.
+    """
+
+    def __init__(self, scored: ScoredSet, ids: Sequence[str], failure: Floats, column: str) -> None:
+        scored.column(column)
+        self.columns, self._column = [ID, column], column
+        self._groups, self._failure = _groups(scored.rows(ids), column), failure
+        self._sums: dict[Any, tuple[float, int]] = {}
+        for group, rate in zip(self._groups, failure.tolist(), strict=True):
+            before = self._sums.get(group, (0.0, 0))
+            self._sums[group] = (before[0] + rate, before[1] + 1)
+        self.facts = {"group_column": column, "groups": len(self._sums)}
+
+    def rows(self, table: pa.Table) -> Floats:
+        """See `Predictor`."""
+        overall = float(self._failure.mean())
+        means = {group: total / count for group, (total, count) in self._sums.items()}
+        return np.array([means.get(group, overall) for group in _groups(table, self._column)], float)
+
+    def leave_one_out(self) -> Floats:
+        """See `Predictor`."""
+        found, count = [], len(self._failure)
+        for group, rate in zip(self._groups, self._failure.tolist(), strict=True):
+            total, size = self._sums[group]
+            others = (self._failure.sum() - rate) / (count - 1)
+            found.append((total - rate) / (size - 1) if size > 1 else others)
+        rates: Floats = np.clip(np.array(found, float), 0.0, 1.0)  # rounding may leave [0, 1]
+        return rates
+
+
+def _groups(table: pa.Table, column: str) -> list[str]:
+    return [str(value) for value in table.column(column).to_pylist()]
+
+
+def make(
+    method: Method,
+    scored: ScoredSet,
+    ids: Sequence[str],
+    failure: Floats,
+    *,
+    adapter: Adapter | None = None,
+    group_column: str | None = None,
+) -> Predictor:
+    """The predictor of that name, fitted on these references.
+
+    Raises:
+        InputError: fewer than three references, or what the method needs is not there.
+    """
+    if len(ids) < FEWEST:
+        raise InputError(
+            f"{len(ids)} observed prompts are too few to predict from; {FEWEST} at least, and 128 to 256 to "
+            "mean something."
+        )
+    if method == "group-mean":
+        if group_column is None:
+            raise InputError("--method group-mean needs --group-column, the column that names a row's group.")
+        return ByGroup(scored, ids, failure, group_column)
+    if method == "adapter":
+        if adapter is None:
+            raise InputError(
+                "--method adapter needs --adapter, a folder that `gaincurate difficulty fit` wrote."
+            )
+        return ByAdapter(adapter, scored, ids, failure)
+    return WithoutTraining(scored, ids, failure, whitened=method == "whitened")

@@ -1,0 +1,139 @@
+"""The DOTS predictor (arXiv 2506.05316): takes embeddings, yields failure rates d in (0, 1).
+
+A prompt's d is an attention-weighted mean of what was observed on K reference prompts, calibrated by their
+mean and spread. Only the adapter on top of frozen embeddings is trained. d is the failure rate, never the
+pass rate. Knows nothing of files, ids or training.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+CLIP = 1e-4
+"""A mean of references is kept this far from 0 and 1 before its logit is taken."""
+_EDGE = 1e-6  # what is handed out stays inside (0, 1), also where a sigmoid rounds to its end
+_MOST_DIVISOR, _LEAST_DIVISOR = 10.0, 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the module looks like. The defaults are the paper's; the other values of the last three are what
+    the authors' released code does instead.
+
+    `width`: of an embedding. `hidden`, `dropout`: of the adapter's three layers. `calibration_hidden`: of the
+    calibration's one. `towers`: two gives references an adapter of their own. `scale`: whether the
+    calibration multiplies the logit by w or divides it by w kept in [0.01, 10]. `spread`: whether the
+    standard deviation of the references divides by K or K - 1.
+    """
+
+    width: int
+    hidden: int = 896
+    dropout: float = 0.1
+    calibration_hidden: int = 10
+    towers: Literal["one", "two"] = "one"
+    scale: Literal["multiply", "divide"] = "multiply"
+    spread: Literal["population", "sample"] = "population"
+
+
+class DifficultyPredictor(nn.Module):
+    """Adapter, attention over references, calibration.
+
+    Args:
+        shape: see there.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.adapter = _adapter(shape)
+        self.reference_adapter = _adapter(shape) if shape.towers == "two" else None
+        self.calibration = nn.Sequential(
+            nn.Linear(2, shape.calibration_hidden), nn.ReLU(), nn.Linear(shape.calibration_hidden, 2)
+        )
+
+    def forward(
+        self, queries: Tensor, references: Tensor, failures: Tensor, seen: Tensor | None = None
+    ) -> Tensor:
+        """Logits of d, `[queries]`.
+
+        Args:
+            queries: embeddings, `[queries, width]`.
+            references: embeddings, `[K, width]`.
+            failures: the references' observed failure rates, `[K]`.
+            seen: `[queries, K]`, which references each query may use; None: all.
+        """
+        return self.mix(self.encode(queries), self.encode_references(references), failures, seen)
+
+    def encode(self, embeddings: Tensor) -> Tensor:
+        """Adapted queries, `[rows, hidden]`."""
+        found: Tensor = self.adapter(embeddings)
+        return found
+
+    def encode_references(self, embeddings: Tensor) -> Tensor:
+        """Adapted references, `[rows, hidden]`."""
+        found: Tensor = (self.reference_adapter or self.adapter)(embeddings)
+        return found
+
+    def mix(
+        self, queries: Tensor, references: Tensor, failures: Tensor, seen: Tensor | None = None
+    ) -> Tensor:
+        """`forward` from adapted embeddings on."""
+        weighted = attend(queries, references, failures, seen)
+        known = torch.ones_like(failures, dtype=torch.bool)[None] if seen is None else seen
+        return self.calibrate(weighted, *moments(failures, known, self.shape.spread))
+
+    def calibrate(self, weighted: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
+        """The logit of d, w * logit(weighted) + b, `[queries]`; w and b come from mean and spread."""
+        raw = self.calibration(torch.stack(torch.broadcast_tensors(mean, spread), -1))
+        w, b = functional.softplus(raw[..., 0]), torch.tanh(raw[..., 1])
+        if self.shape.scale == "divide":
+            w = 1 / w.clamp(_LEAST_DIVISOR, _MOST_DIVISOR)
+        return w * torch.logit(weighted, CLIP) + b
+
+
+def attend(queries: Tensor, references: Tensor, failures: Tensor, seen: Tensor | None = None) -> Tensor:
+    """Mean of `failures` under softmax(q . r / sqrt(h)), `[queries]`; h is the width of q and r."""
+    scores = queries @ references.T / math.sqrt(queries.shape[-1])
+    if seen is not None:
+        scores = scores.masked_fill(~seen, -torch.inf)
+    return torch.softmax(scores, -1) @ failures
+
+
+def moments(failures: Tensor, seen: Tensor, spread: str = "population") -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the references that each query may use, `[queries]` or `[1]` each."""
+    count = seen.sum(-1)
+    mean = (failures * seen).sum(-1) / count
+    squares = ((failures - mean[:, None]).square() * seen).sum(-1)
+    variance = squares / (count if spread == "population" else (count - 1).clamp(min=1))
+    # The root has no gradient at zero and none is asked for: failures are data.
+    return mean, variance.sqrt()
+
+
+def probability(logits: Tensor) -> Tensor:
+    """Failure rates from their logits, inside (0, 1)."""
+    return torch.sigmoid(logits).clamp(_EDGE, 1 - _EDGE)
+
+
+def loss(logits: Tensor, failures: Tensor) -> Tensor:
+    """Binary cross-entropy with soft targets: the mean of -(d log p + (1 - d) log(1 - p))."""
+    return functional.binary_cross_entropy_with_logits(logits, failures)
+
+
+def _adapter(shape: Shape) -> nn.Sequential:
+    """Three linear layers, GELU and dropout behind the first two, a layer norm at the end."""
+    return nn.Sequential(
+        nn.Linear(shape.width, shape.hidden),
+        nn.GELU(),
+        nn.Dropout(shape.dropout),
+        nn.Linear(shape.hidden, shape.hidden),
+        nn.GELU(),
+        nn.Dropout(shape.dropout),
+        nn.Linear(shape.hidden, shape.hidden),
+        nn.LayerNorm(shape.hidden),
+    )

@@ -1,0 +1,176 @@
+"""Every form in which observations come, and what is wrong with others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import runs
+from gaincurate.difficulty.pass_rates import PassRates, pooled, read_pass_rates
+from gaincurate.errors import InputError, OutcomeError
+from gaincurate.schedule.lines import Rules
+
+
+def tallies(rates: PassRates) -> dict[str, tuple[float, float]]:
+    return {
+        gc_id: (won, lost)
+        for gc_id, won, lost in zip(rates.ids, rates.wins.tolist(), rates.losses.tolist(), strict=True)
+    }
+
+
+def lines(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def arrow(path: Path, table: pa.Table) -> Path:
+    with pa.ipc.new_file(str(path), table.schema) as writer:
+        writer.write_table(table)
+    return path
+
+
+ROLLOUTS = {"gc_id": ["b", "a", "a", "b", "c", "a"], "reward": [1.0, 0.0, 1.0, None, None, 0.0]}
+EXPECTED = {"a": (1.0, 2.0), "b": (1.0, 0.0)}
+
+
+def test_rollouts_are_counted_by_id_in_any_format(tmp_path: Path) -> None:
+    table = pa.table(ROLLOUTS)
+    pq.write_table(table, tmp_path / "r.parquet")
+    arrow(tmp_path / "r.arrow", table)
+    lines(tmp_path / "r.jsonl", table.to_pylist())
+    folder = tmp_path / "folder/shards"
+    folder.mkdir(parents=True)
+    arrow(folder / "1.arrow", table.slice(0, 2))
+    arrow(folder / "2.arrow", table.slice(2).append_column("finish", pa.array(["stop"] * 4)))
+    for name in ("r.parquet", "r.arrow", "r.jsonl", "folder"):
+        (found,) = read_pass_rates(tmp_path / name)
+        assert tallies(found) == EXPECTED
+        assert found.ids == sorted(found.ids)
+        assert found.failure.tolist() == [pytest.approx(2 / 3), 0.0]
+        assert (found.counted, found.round) == (True, None)
+
+
+def test_a_line_with_a_long_completion_is_read(tmp_path: Path) -> None:
+    rows = [{"gc_id": "a", "completion": "x" * 3_000_000, "reward": 1.0}, {"gc_id": "a", "reward": 0.0}]
+    assert tallies(read_pass_rates(lines(tmp_path / "r.jsonl", rows))[0]) == {"a": (1.0, 1.0)}
+
+
+def test_rewards_are_shares_of_their_range_and_booleans_are_rewards(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"gc_id": ["a", "a", "b"], "reward": [2.0, 1.0, 0.0]}), tmp_path / "r.parquet")
+    (found,) = read_pass_rates(tmp_path / "r.parquet", Rules(0.0, 2.0))
+    assert tallies(found) == {"a": (1.5, 0.5), "b": (0.0, 1.0)}
+    pq.write_table(pa.table({"gc_id": ["a", "a"], "reward": [True, False]}), tmp_path / "b.parquet")
+    assert tallies(read_pass_rates(tmp_path / "b.parquet")[0]) == {"a": (1.0, 1.0)}
+
+
+def test_rates_with_and_without_their_number_of_rollouts(tmp_path: Path) -> None:
+    rates = {"gc_id": ["a", "b"], "pass_rate": [0.25, 1.0]}
+    pq.write_table(pa.table({**rates, "samples": [8, 4]}), tmp_path / "with.parquet")
+    (found,) = read_pass_rates(tmp_path / "with.parquet")
+    assert (tallies(found), found.counted) == ({"a": (2.0, 6.0), "b": (4.0, 0.0)}, True)
+    assert found.failure.tolist() == [0.75, 0.0]
+    pq.write_table(pa.table(rates), tmp_path / "without.parquet")
+    (found,) = read_pass_rates(tmp_path / "without.parquet")
+    assert (tallies(found), found.counted) == ({"a": (0.25, 0.75), "b": (1.0, 0.0)}, False)
+    pq.write_table(pa.table({"gc_id": ["a"], "wins": [3], "losses": [5]}), tmp_path / "wins.parquet")
+    assert tallies(read_pass_rates(tmp_path / "wins.parquet")[0]) == {"a": (3.0, 5.0)}
+
+
+def test_a_column_model_tells_policies_apart(tmp_path: Path) -> None:
+    table = pa.table({"gc_id": ["a", "a", "b"], "reward": [1, 0, 1], "model": ["y", "x", "y"]})
+    pq.write_table(table, tmp_path / "r.parquet")
+    found = read_pass_rates(tmp_path / "r.parquet")
+    assert {one.name: tallies(one) for one in found} == {
+        "x": {"a": (0.0, 1.0)},
+        "y": {"a": (1.0, 0.0), "b": (1.0, 0.0)},
+    }
+
+
+def test_a_trainers_outcomes_are_read_as_a_run_reads_them_each_round_a_policy(tmp_path: Path) -> None:
+    row = {"gc_id": "a", "round": 1, "step": 1}
+    path = lines(
+        tmp_path / "outcomes.jsonl",
+        [
+            {**row, "reward": 1, "sample": 0},
+            {**row, "reward": 1, "sample": 0},  # said again
+            {**row, "reward": 1, "sample": 1, "step": 2},  # taken back below
+            {"resume_from_step": 1},
+            {**row, "reward": 0, "sample": 1, "step": 2},
+            {**row, "reward": 0, "sample": 2, "correct": True},
+            {**row, "reward": None, "sample": 3},
+            {"gc_id": "b", "round": 0, "reward": 0, "sample": 0},  # late
+        ],
+    )
+    path.write_text(path.read_text() + '{"gc_id": "a", "round": 1, "rew')
+    found = read_pass_rates(path)
+    assert [(one.round, tallies(one)) for one in found] == [(0, {"b": (0.0, 1.0)}), (1, {"a": (2.0, 1.0)})]
+    assert found[1].name == "outcomes.jsonl, round 1"
+
+
+def test_a_run_gives_its_rounds_with_its_own_range_of_rewards(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, reward_high=2.0)
+    runs.report(run, lambda gc_id, sample: 2 * (sample % 2), samples=4)
+    (found,) = read_pass_rates(run.folder)
+    assert found.ids == sorted(run.ids(0))
+    assert set(found.failure.tolist()) == {0.5}
+    assert set((found.wins + found.losses).tolist()) == {4.0}
+    assert found.source is not None
+    assert found.source["file"] == "run"
+
+
+def test_files_about_one_policy_add_up(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"gc_id": ["a", "b"], "reward": [1, 0]}), tmp_path / "1.parquet")
+    pq.write_table(pa.table({"gc_id": ["a"], "reward": [0]}), tmp_path / "2.parquet")
+    parts = [read_pass_rates(tmp_path / name)[0] for name in ("1.parquet", "2.parquet")]
+    assert tallies(pooled(parts)) == {"a": (1.0, 1.0), "b": (0.0, 1.0)}
+    pq.write_table(pa.table({"gc_id": ["a"], "pass_rate": [0.5]}), tmp_path / "3.parquet")
+    with pytest.raises(InputError, match="'a' has two rates, and of how many rollouts is not said"):
+        pooled([*parts, read_pass_rates(tmp_path / "3.parquet")[0]])
+
+
+BAD: list[tuple[dict[str, list[Any]], type[InputError], str]] = [
+    (
+        {"gc_id": ["a"], "score": [1]},
+        InputError,
+        r"has the columns gc_id, score; needed are gc_id and one of",
+    ),
+    ({"id": ["a"], "reward": [1]}, InputError, r"has the columns id, reward; needed are"),
+    ({"gc_id": ["a"], "reward": [2.0]}, OutcomeError, r"reward of 'a' is 2, outside 0 to 1\."),
+    ({"gc_id": ["a"], "pass_rate": [-0.5]}, OutcomeError, r"pass_rate of 'a' is -0\.5, outside 0 to 1\."),
+    ({"gc_id": ["a"], "wins": [-1], "losses": [2]}, OutcomeError, r"wins of 'a' is -1, outside 0 to inf\."),
+    ({"gc_id": [None], "reward": [1]}, InputError, r"a row has no gc_id\."),
+    ({"gc_id": ["a"], "reward": ["1"]}, InputError, r"the column reward has type string, not numbers\."),
+    ({"gc_id": ["a", "a"], "pass_rate": [1, 0]}, InputError, r"'a' stands there twice"),
+    ({"gc_id": ["a"], "reward": [None]}, InputError, r"has no rollout that could be judged\."),
+]
+
+
+@pytest.mark.parametrize(("columns", "kind", "sentence"), BAD, ids=[case[2][:30] for case in BAD])
+def test_what_cannot_be_used_is_named(
+    tmp_path: Path, columns: dict[str, list[Any]], kind: type[InputError], sentence: str
+) -> None:
+    pq.write_table(pa.table(columns), tmp_path / "r.parquet")
+    with pytest.raises(kind, match=sentence):
+        read_pass_rates(tmp_path / "r.parquet")
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text("gc_id,reward\n")
+    (tmp_path / "r.parquet").write_text("no parquet")
+    (tmp_path / "empty").mkdir()
+    for name, sentence in (
+        ("r.csv", r"expected \.jsonl, \.parquet or \.arrow"),
+        ("r.parquet", r"cannot be read: "),
+        ("empty", r"has no \.arrow or \.parquet file and is no run\."),
+        ("none", r"does not exist\."),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            read_pass_rates(tmp_path / name)
+    path = lines(tmp_path / "o.jsonl", [{"gc_id": "a", "round": 0, "reward": 3}])
+    with pytest.raises(OutcomeError, match=r"o\.jsonl, line 1: reward 3 of 'a' is outside 0 to 1"):
+        read_pass_rates(path)

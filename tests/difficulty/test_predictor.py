@@ -1,0 +1,201 @@
+"""The module against a second implementation in plain float64 numpy, and its gradients against differences."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gaincurate.difficulty.predictor import (
+    CLIP,
+    DifficultyPredictor,
+    Shape,
+    attend,
+    loss,
+    moments,
+    probability,
+)
+
+Floats = npt.NDArray[np.float64]
+SHAPES = [
+    Shape(5, hidden=7),
+    Shape(5, hidden=7, towers="two"),
+    Shape(5, hidden=7, scale="divide"),
+    Shape(5, hidden=7, spread="sample"),
+]
+
+
+def made(shape: Shape, seed: int = 0) -> DifficultyPredictor:
+    torch.manual_seed(seed)
+    return DifficultyPredictor(shape).double().eval()
+
+
+def data(queries: int = 4, references: int = 6, seed: int = 0) -> tuple[Floats, Floats, Floats]:
+    random = np.random.default_rng(seed)
+    return (
+        random.normal(size=(queries, 5)),
+        random.normal(size=(references, 5)),
+        random.integers(0, 9, references) / 8,
+    )
+
+
+def tensors(*arrays: Floats) -> list[torch.Tensor]:
+    return [torch.from_numpy(array) for array in arrays]
+
+
+def gelu(x: float) -> float:
+    return x * 0.5 * (1 + math.erf(x / math.sqrt(2)))
+
+
+def plain_adapter(weights: dict[str, Any], name: str, z: Floats) -> Floats:
+    """Row by row, no dropout; a layer norm at the end."""
+    rows = []
+    for row in z:
+        for layer in (0, 3, 6):
+            row = weights[f"{name}.{layer}.weight"] @ row + weights[f"{name}.{layer}.bias"]
+            if layer < 6:
+                row = np.array([gelu(x) for x in row])
+        row = (row - row.mean()) / np.sqrt(((row - row.mean()) ** 2).mean() + 1e-5)
+        rows.append(row * weights[f"{name}.7.weight"] + weights[f"{name}.7.bias"])
+    return np.array(rows)
+
+
+def plain(predictor: DifficultyPredictor, queries: Floats, references: Floats, d: Floats) -> Floats:
+    """The paper's formulas, one prompt at a time."""
+    shape = predictor.shape
+    weights = {name: value.numpy() for name, value in predictor.state_dict().items()}
+    q = plain_adapter(weights, "adapter", queries)
+    r = plain_adapter(weights, "adapter" if shape.towers == "one" else "reference_adapter", references)
+    k = len(d)
+    mean = sum(d) / k
+    spread = math.sqrt(sum((x - mean) ** 2 for x in d) / (k if shape.spread == "population" else k - 1))
+    inner = np.maximum(weights["calibration.0.weight"] @ [mean, spread] + weights["calibration.0.bias"], 0)
+    raw = weights["calibration.2.weight"] @ inner + weights["calibration.2.bias"]
+    w, b = math.log(1 + math.exp(raw[0])), math.tanh(raw[1])
+    if shape.scale == "divide":
+        w = 1 / min(max(w, 0.01), 10)
+    found = []
+    for row in q:
+        e = [math.exp(sum(row * other) / math.sqrt(len(row))) for other in r]
+        mixed = sum(a * x for a, x in zip(e, d, strict=True)) / sum(e)
+        mixed = min(max(mixed, CLIP), 1 - CLIP)
+        found.append(1 / (1 + math.exp(-(w * math.log(mixed / (1 - mixed)) + b))))
+    return np.array(found)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{s.towers}-{s.scale}-{s.spread}")
+@pytest.mark.parametrize("seed", range(3))
+def test_predictions_equal_a_plain_implementation(shape: Shape, seed: int) -> None:
+    predictor, (q, r, d) = made(shape, seed), data(seed=seed)
+    with torch.no_grad():
+        found = probability(predictor(*tensors(q, r, d))).numpy()
+    np.testing.assert_allclose(found, plain(predictor, q, r, d), atol=1e-6)
+
+
+def test_the_options_of_the_released_code_differ_from_the_paper() -> None:
+    q, r, d = tensors(*data())
+    with torch.no_grad():
+        found = [made(shape)(q, r, d).tolist() for shape in SHAPES]
+    assert len({tuple(row) for row in found}) == len(SHAPES)
+
+
+def test_a_reference_left_out_by_mask_is_as_if_it_were_not_there() -> None:
+    predictor, (q, r, d) = made(SHAPES[0]), tensors(*data())
+    seen = torch.ones(4, 6, dtype=torch.bool)
+    seen[:, 2] = False
+    others = [0, 1, 3, 4, 5]
+    with torch.no_grad():
+        masked = predictor(q, r, d, seen)
+        without = predictor(q, r[others], d[others])
+    torch.testing.assert_close(masked, without, rtol=0, atol=1e-12)
+    d[2] = 1 - d[2]
+    with torch.no_grad():
+        torch.testing.assert_close(predictor(q, r, d, seen), masked, rtol=0, atol=0)
+
+
+def test_attention_equals_a_loop_and_scales_by_the_root_of_the_width() -> None:
+    q, r, d = data()
+    expected = []
+    for row in q:
+        e = [math.exp(float(row @ other) / math.sqrt(5)) for other in r]
+        expected.append(sum(a * x for a, x in zip(e, d, strict=True)) / sum(e))
+    np.testing.assert_allclose(attend(*tensors(q, r, d)).numpy(), expected, atol=1e-12)
+
+
+def test_loss_equals_cross_entropy_with_soft_targets() -> None:
+    random = np.random.default_rng(0)
+    logits, d = random.normal(size=9) * 3, random.integers(0, 9, 9) / 8
+    p = 1 / (1 + np.exp(-logits))
+    expected = -np.mean([x * math.log(y) + (1 - x) * math.log(1 - y) for x, y in zip(d, p, strict=True)])
+    assert loss(*tensors(logits, d)).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_spread_is_the_populations() -> None:
+    d = torch.tensor([0.0, 1.0, 0.5, 0.25], dtype=torch.float64)
+    mean, spread = moments(d, torch.ones(1, 4, dtype=torch.bool))
+    assert mean.item() == d.mean().item()
+    assert spread.item() == pytest.approx(np.std(d.numpy()), abs=1e-12)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{s.towers}-{s.scale}-{s.spread}")
+def test_gradients_equal_differences(shape: Shape) -> None:
+    predictor, (q, r, d) = made(shape), tensors(*data())
+    target = torch.tensor([0.0, 0.25, 0.625, 1.0], dtype=torch.float64)
+    loss(predictor(q, r, d), target).backward()
+    random = np.random.default_rng(0)
+    for name, parameter in predictor.named_parameters():
+        assert parameter.grad is not None
+        flat, gradient = parameter.data.view(-1), parameter.grad.view(-1)
+        for place in random.integers(0, len(flat), 4).tolist():
+            kept, ends = flat[place].item(), []
+            for step in (1e-6, -1e-6):
+                flat[place] = kept + step
+                with torch.no_grad():
+                    ends.append(loss(predictor(q, r, d), target).item())
+            flat[place] = kept
+            expected = (ends[0] - ends[1]) / 2e-6
+            assert gradient[place].item() == pytest.approx(expected, abs=1e-7), name
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.sampled_from([0.0, 0.125, 0.5, 1.0]), min_size=1, max_size=8),
+    st.integers(0, 100),
+    st.floats(0.01, 100),
+)
+def test_predictions_stay_inside_0_and_1_and_are_the_same_in_any_order(
+    rates: list[float], seed: int, size: float
+) -> None:
+    predictor = made(SHAPES[0], seed).float()
+    q, r, _ = data(3, len(rates), seed)
+    queries, references = (torch.from_numpy(size * x).float() for x in (q, r))
+    d = torch.tensor(rates)
+    with torch.no_grad():
+        found = probability(predictor(queries, references, d))
+        other = probability(predictor(queries, references.flip(0), d.flip(0)))
+    assert ((found > 0) & (found < 1)).all()
+    torch.testing.assert_close(found, other, rtol=0, atol=1e-4)
+
+
+def test_dropout_is_of_training_alone() -> None:
+    predictor, (q, r, d) = made(SHAPES[0]), tensors(*data())
+    with torch.no_grad():
+        assert predictor(q, r, d).equal(predictor(q, r, d))
+        predictor.train()
+        assert not predictor(q, r, d).equal(predictor(q, r, d))
+
+
+def test_the_papers_adapter_is_the_default() -> None:
+    predictor = DifficultyPredictor(Shape(1536))
+    kinds = [type(layer).__name__ for layer in predictor.adapter]
+    assert kinds == ["Linear", "GELU", "Dropout", "Linear", "GELU", "Dropout", "Linear", "LayerNorm"]
+    widths = [tuple(p.shape) for name, p in predictor.adapter.named_parameters() if p.dim() == 2]
+    assert widths == [(896, 1536), (896, 896), (896, 896)]
+    assert predictor.reference_adapter is None
+    assert [layer.p for layer in predictor.adapter if isinstance(layer, torch.nn.Dropout)] == [0.1, 0.1]

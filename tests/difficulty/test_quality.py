@@ -1,0 +1,98 @@
+"""Figures against other implementations and against draws from a known truth."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gaincurate.difficulty.quality import brier, interval, noise_ceiling, pearson, quality, reliability
+from gaincurate.schedule.noise import uniforms
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10_000), st.integers(3, 40))
+def test_pearson_equals_numpys(seed: int, rows: int) -> None:
+    a, b = np.random.default_rng(seed).normal(size=(2, rows))
+    assert pearson(a, b) == pytest.approx(np.corrcoef(a, b)[0, 1], abs=1e-12)
+    assert pearson(a, -3 * a + 1) == pytest.approx(-1, abs=1e-12)
+
+
+def test_what_is_not_defined_is_none() -> None:
+    two, three = np.array([0.0, 1.0]), np.array([0.0, 0.5, 1.0])
+    assert pearson(two, two) is None
+    assert pearson(three, np.ones(3)) is None
+    assert brier(two[:0], two[:0]) is None
+    assert noise_ceiling(np.ones(5), np.zeros(5)) is None  # one rollout each
+    assert noise_ceiling(np.full(5, 8.0), np.zeros(5)) is None  # all equal
+    assert interval(pearson, three, np.ones(3)) is None
+
+
+@pytest.mark.parametrize("rollouts", [2, 4, 8, 32])
+def test_the_ceiling_is_what_the_truth_itself_reaches(rollouts: int) -> None:
+    random = np.random.default_rng(0)
+    truth = random.beta(0.8, 1.2, 40_000)
+    losses = random.binomial(rollouts, truth).astype(float)
+    reached = pearson(truth, losses / rollouts)
+    ceiling = noise_ceiling(rollouts - losses, losses)
+    assert ceiling == pytest.approx(reached, abs=0.01)
+    # And what theory says of this truth.
+    mean = 0.8 / 2.0
+    variance = mean * (1 - mean) / 3.0
+    noise = (mean * (1 - mean) - variance) / rollouts
+    assert ceiling == pytest.approx(math.sqrt(variance / (variance + noise)), abs=0.01)
+
+
+def test_the_ceiling_takes_prompts_with_several_numbers_of_rollouts_and_leaves_single_ones_out() -> None:
+    random = np.random.default_rng(1)
+    truth, counts = random.random(20_000), random.choice([1, 4, 16], 20_000)
+    losses = random.binomial(counts, truth).astype(float)
+    more = counts > 1
+    reached = pearson(truth[more], (losses / counts)[more])
+    assert noise_ceiling(counts - losses, losses) == pytest.approx(reached, abs=0.01)
+
+
+def test_pure_noise_has_a_ceiling_near_zero() -> None:
+    losses = np.random.default_rng(0).binomial(8, 0.5, 20_000).astype(float)
+    assert (noise_ceiling(8 - losses, losses) or 0) < 0.15
+
+
+def test_reliability_counts_everyone_once() -> None:
+    predicted, observed = np.array([0.0, 0.19, 0.2, 0.5, 1.0]), np.array([0.0, 0.5, 0.25, 1.0, 0.75])
+    found = [(b.low, b.count, b.predicted, b.observed) for b in reliability(predicted, observed)]
+    assert found == [
+        (0.0, 2, pytest.approx(0.095), 0.25),
+        (0.2, 1, pytest.approx(0.2), 0.25),
+        (0.4, 1, 0.5, 1.0),
+        (0.8, 1, 1.0, 0.75),
+    ]
+
+
+def test_an_interval_is_of_rows_drawn_by_philox() -> None:
+    values = np.random.default_rng(0).normal(size=50)
+    means = []
+    for draw in range(1000):
+        rows = np.floor(uniforms(3, draw, 7, 0, 50) * 50).astype(int)
+        assert 0 <= rows.min() <= rows.max() < 50
+        means.append(values[rows].mean())
+    found = interval(lambda v: float(v.mean()), values, seed=3)
+    assert found == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=1e-12)
+    assert found is not None
+    half = 1.96 * values.std() / math.sqrt(50)
+    assert found[1] - found[0] == pytest.approx(2 * half, rel=0.15)
+
+
+def test_all_figures_are_of_the_failure_rate() -> None:
+    random = np.random.default_rng(0)
+    truth = random.beta(0.5, 1.5, 200)  # a quarter fails: d and 1 - d differ
+    losses = random.binomial(8, truth).astype(float)
+    right, wrong = (quality(rate, 8 - losses, losses) for rate in (truth, 1 - truth))
+    assert right.pearson.value == pytest.approx(right.ceiling.value, abs=0.03)
+    assert wrong.pearson.value == pytest.approx(-(right.pearson.value or 0))
+    assert (right.brier.value or 1) < right.brier_of_mean < (wrong.brier.value or 0)
+    assert right.pearson.interval is not None
+    assert right.pearson.interval[0] < (right.pearson.value or 0) < right.pearson.interval[1]
+    assert quality(truth, 8 - losses, losses, counted=False).ceiling.value is None

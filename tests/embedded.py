@@ -1,0 +1,58 @@
+"""Scored sets with embeddings, made by hand, and files of what policies did on them."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import sets
+from gaincurate.files import write_atomic, write_json
+from gaincurate.schema import FORMAT, SCORE_FIELDS, embedding_field
+from gaincurate.shards import IDENTITY, encode_shard, shard_name, write_manifest
+
+
+def names(rows: int) -> list[str]:
+    return [f"id{i:05d}" for i in range(rows)]
+
+
+def make_set(folder: Path, embeddings: npt.NDArray[Any], *, shards: int = 3, weights: str = "w" * 32) -> Path:
+    """A finished set; `question` names a row's group, one of five."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows, width = embeddings.shape
+    identity = copy.deepcopy(sets.IDENTITY_OF_SETS)
+    identity["model"]["weights"] = weights
+    schema = pa.schema([pa.field("question", pa.string()), *SCORE_FIELDS, embedding_field(width)])
+    write_json(folder / IDENTITY, identity)
+    whole = [sets.scored_row(name, f"group {i % 5}") for i, name in enumerate(names(rows))]
+    size = -(-rows // shards)
+    for index in range(shards):
+        here = slice(index * size, (index + 1) * size)
+        table = pa.Table.from_pylist(whole[here], schema=pa.schema(list(schema)[:-1]))
+        flat = pa.array(embeddings[here].astype(np.float16).reshape(-1))
+        table = table.append_column(schema[-1], pa.FixedSizeListArray.from_arrays(flat, width))
+        info = {"format": FORMAT, "identity": identity, "shard": index, "rows": len(table)}
+        facts = {"rejected": [], "truncated": 0, "without_prefix": 0, "zero_vectors": 0}
+        facts |= {"norm_was_fused": False, "prefill": "packed"}
+        write_atomic(folder / shard_name(index), encode_shard(table, info | facts))
+    write_manifest(folder, identity, shards)
+    return folder
+
+
+def write_rates(path: Path, rows: npt.ArrayLike, losses: npt.NDArray[Any], rollouts: int = 8) -> Path:
+    """Wins and losses of these rows of such a set."""
+    chosen = np.asarray(rows)
+    table = pa.table(
+        {
+            "gc_id": [f"id{i:05d}" for i in chosen],
+            "wins": rollouts - losses[chosen],
+            "losses": losses[chosen],
+        }
+    )
+    pq.write_table(table, path)
+    return path
