@@ -16,6 +16,8 @@ LAYERS = [
     "gaincurate.__main__",
     "gaincurate.cli.app",
     "gaincurate.cli.bench",
+    "gaincurate.cli.difficulty",
+    "gaincurate.cli.rollout_progress",
     "gaincurate.cli.schedule",
     "gaincurate.cli.rounds",
     "gaincurate.cli.score",
@@ -29,6 +31,20 @@ LAYERS = [
     "gaincurate.trainers.trl_shape",
     "gaincurate.trainers.trl_together",
     "gaincurate.trainers.base",
+    "gaincurate.difficulty.rollout",
+    "gaincurate.difficulty.shard_work",
+    "gaincurate.difficulty.generate_server",
+    "gaincurate.difficulty.generate_local",
+    "gaincurate.difficulty.gold",
+    "gaincurate.difficulty.rollout_set",
+    "gaincurate.difficulty.engine",
+    "gaincurate.difficulty.prompts",
+    "gaincurate.difficulty.verify",
+    "gaincurate.difficulty.verify_worker",
+    "gaincurate.difficulty.journal",
+    "gaincurate.difficulty.interval",
+    "gaincurate.difficulty.watch",
+    "gaincurate.difficulty.config",
     "gaincurate.schedule.api",
     "gaincurate.schedule.story",
     "gaincurate.schedule.driver",
@@ -96,7 +112,13 @@ LAYERS = [
     "gaincurate_kernels.reference",
     "gaincurate_kernels.values",
 ]
-PACKAGES = {"gaincurate.cli", "gaincurate.schedule", "gaincurate.scoring", "gaincurate.trainers"}
+PACKAGES = {
+    "gaincurate.cli",
+    "gaincurate.difficulty",
+    "gaincurate.schedule",
+    "gaincurate.scoring",
+    "gaincurate.trainers",
+}
 SOURCES = sorted([*(ROOT / "gaincurate").rglob("*.py"), *(ROOT / "kernels/gaincurate_kernels").rglob("*.py")])
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import gaincurate
-from gaincurate.cli import bench, schedule
+from gaincurate.cli import bench, difficulty, schedule
 from gaincurate.cli.doctor import doctor
 from gaincurate.cli.score import score
 from gaincurate.cli.show import show
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.command()(score)
 app.command()(show)
 app.add_typer(schedule.app, name="schedule")
+app.add_typer(difficulty.app, name="difficulty")
 app.command()(doctor)
 app.add_typer(bench.app, name="bench")
 
