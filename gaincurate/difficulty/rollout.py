@@ -206,8 +206,8 @@ class _Run:
             raise InputError(
                 f"{len(broken):,} of {sum(map(len, self.pieces)):,} rows are broken: their own answer does "
                 f"not get a reward of 1, such as {gc_id}: {reason}. All are listed in {out / BROKEN}. Mend "
-                "them, see whether --answer-column, --verifier and --gold-as are right, or leave them out with "
-                "--on-error skip.",
+                "them, see whether --answer-column, --verifier and --gold-as are right, or leave them out "
+                "with --on-error skip.",
                 ids=list(broken),
             )
         return broken
