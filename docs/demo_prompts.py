@@ -42,7 +42,7 @@ def main(out: Path) -> None:
                     "answer": str(item["answer"]),
                     "source": task,
                     "difficulty": difficulty,
-                    # What reasoning-gym's own check of some tasks needs; as text, because each has other keys.
+                    # What the check of some tasks needs; as text, because each has other keys.
                     "metadata": json.dumps(item["metadata"], default=str),
                 }
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -47,3 +47,8 @@ def half(completion: str, row: dict[str, Any]) -> float:
     return 0.5
 
 
+def parity(completion: str, row: dict[str, Any]) -> float:
+    """1 for the row's answer and for texts of an even length; what begins with `a` is not judged."""
+    if completion.startswith("a"):
+        raise ValueError("a text with a")
+    return float(completion == row["answer"] or len(completion) % 2 == 0)

@@ -5,7 +5,7 @@ Knows no engine.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Protocol
@@ -70,7 +70,7 @@ class Engine(Protocol):
 
     def generate(
         self, requests: Sequence[Request], done: frozenset[Key]
-    ) -> Iterator[list[Completion | Refused]]:
+    ) -> Generator[list[Completion | Refused]]:
         """Completions of all requests but those in `done`, in parts, as they get finished.
 
         Whatever was yielded is final. All requests of a wave are given, also those that are done: what an

@@ -7,7 +7,7 @@ change the draw. They do change the logits, by rounding. Knows nothing of reward
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -97,7 +97,7 @@ class LocalEngine:
 
     def generate(
         self, requests: Sequence[Request], done: frozenset[Key]
-    ) -> Iterator[list[Completion | Refused]]:
+    ) -> Generator[list[Completion | Refused]]:
         """See `Engine`. A batch of which anything is missing is made whole again."""
         ready, refused = self._prepare(requests)
         if refused:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
@@ -23,6 +23,8 @@ from gaincurate.errors import InputError, ServerError
 
 API_KEY = "OPENAI_API_KEY"
 LOGPROBS = "as the server gives them; many give those before temperature and top-p"
+OWN = {"messages", "model", "seed", "n", "stream", "temperature", "top_p", "max_tokens"}
+"""Keys of a request's body that are not the user's."""
 _BUSY = {408, 409, 425, 429}
 _OF_THE_PROMPT = {400, 413, 422}
 _LONGEST_WAIT = 30.0
@@ -52,6 +54,9 @@ class ServerEngine:
 
     def __init__(self, config: RolloutConfig, template_kwargs: dict[str, Any]) -> None:
         assert config.server is not None
+        own = OWN & config.server_body.keys()
+        if own:
+            raise InputError(f"--server-body sets {min(own)!r}, which is set for each request; leave it out.")
         self._config, self._next = config, 0.0
         self._url = base_url(config.server)
         key = os.environ.get(API_KEY)
@@ -63,10 +68,6 @@ class ServerEngine:
                 max_connections=config.concurrency, max_keepalive_connections=config.concurrency
             ),
         )
-        own = {"messages", "model", "seed", "n", "stream", "temperature", "top_p", "max_tokens"}
-        if own & config.server_body.keys():
-            name = min(own & config.server_body.keys())
-            raise InputError(f"--server-body sets {name!r}, which is set for each request; leave it out.")
         self._body: dict[str, Any] = {"chat_template_kwargs": template_kwargs} if template_kwargs else {}
         if config.logprobs:
             self._body["logprobs"] = True
@@ -85,7 +86,7 @@ class ServerEngine:
 
     def generate(
         self, requests: Sequence[Request], done: frozenset[Key]
-    ) -> Iterator[list[Completion | Refused]]:
+    ) -> Generator[list[Completion | Refused]]:
         """See `Engine`. What had arrived when a request failed for good is yielded before the error."""
         wanted = iter([request for request in requests if request.key not in done])
         running: set[asyncio.Task[Completion | Refused]] = set()

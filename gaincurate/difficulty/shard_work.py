@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -112,13 +113,14 @@ class ShardWork:
         for request in requests:
             if request.key in self._done:
                 self._judge(self._done[request.key])
-        for part in self._engine.generate(requests, frozenset(self._done)):
-            self._keep(part)
-            fresh = [found for found in part if isinstance(found, Completion)]
-            summary.generated += len(fresh)
-            summary.tokens += sum(found.tokens or 0 for found in fresh)
-            watch.advance(len(fresh), sum(found.tokens or 0 for found in fresh))
-            self._take_verdicts(wait=False)
+        with closing(self._engine.generate(requests, frozenset(self._done))) as arriving:
+            for part in arriving:
+                self._keep(part)
+                tokens = [found.tokens or 0 for found in part if isinstance(found, Completion)]
+                summary.generated += len(tokens)
+                summary.tokens += sum(tokens)
+                watch.advance(len(tokens), sum(tokens))
+                self._take_verdicts(wait=False)
         self._take_verdicts(wait=True)
 
     def _keep(self, part: Arrived) -> None:
