@@ -14,8 +14,12 @@ import sys
 import time
 from pathlib import Path
 
+import pandas  # noqa: F401 (this and the others like it: what a run imports late is paid once)
+import torch._dynamo  # noqa: F401
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: F401
+
 from command import tree
-from gaincurate.difficulty import generate_local  # noqa: F401 (paid once)
+from gaincurate.difficulty import generate_local  # noqa: F401
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.rollout import roll_out
 
@@ -57,7 +61,7 @@ def main(scored: Path, model: str, folder: Path, kills: int) -> dict[str, object
     leftovers: list[int] = []
     while done < kills:
         shutil.rmtree(out, ignore_errors=True)
-        for _ in range(3):  # a set is killed up to three times before it may finish
+        for _ in range(2):  # a set is killed up to twice before it may finish
             process = start(out)
             process.join(chance.uniform(0.1 * duration, duration))
             process.kill()

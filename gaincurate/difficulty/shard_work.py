@@ -60,7 +60,11 @@ class ShardWork:
         self._waiting: deque[tuple[Key, Future[Verdict]]] = deque()
         self.refused: dict[str, str] = {}
         """Prompts that the engine does not take, and why."""
-        self._read()
+        try:
+            self._read()
+        except BaseException:
+            self.close()
+            raise
 
     def _read(self) -> None:
         for entry in self._arrivals.entries():

@@ -86,12 +86,12 @@ def test_killed_at_random_instants_and_run_again_the_bytes_are_those_of_an_unint
     score(str(rows_file), str(tiny_model), tmp_path / "scored", threads=1)
     command = [sys.executable, str(TESTS / "kill_rollouts.py"), str(tmp_path / "scored"), str(tiny_model)]
     done = subprocess.run(
-        [*command, str(tmp_path), "9"], capture_output=True, text=True, check=True, cwd=TESTS
+        [*command, str(tmp_path), "6"], capture_output=True, text=True, check=True, cwd=TESTS
     )
     found = json.loads(done.stdout)
     assert found["finished"]
     assert found["files"] == ["identity.json", "manifest.json"] + [f"shard-0000{k}.arrow" for k in range(3)]
-    assert found["kills"] >= 9
+    assert found["kills"] >= 6
     assert max(found["journals_at_kill"]) > 0, "no kill came while a shard was being made"
     assert found["differing"] == []
     reference = RolloutSet(tmp_path / "reference")
@@ -200,7 +200,9 @@ def test_broken_gold_answers_are_found_before_anything_is_generated(
 def test_a_verifier_that_gives_its_own_gold_half_a_point_makes_every_row_broken(
     tmp_path: Path, engine: FakeEngine
 ) -> None:
-    with pytest.raises(InputError, match="^10 of 10 rows are broken.* such as id0: the verifier gives the gold"):
+    with pytest.raises(
+        InputError, match="^10 of 10 rows are broken.* such as id0: the verifier gives the gold"
+    ):
         roll_out(config(tmp_path, verifier="bad_verifiers:half"))
     with pytest.raises(InputError, match="^10 of 10 rows are broken"):
         roll_out(config(tmp_path, gold_as="the answer is {answer}"))
