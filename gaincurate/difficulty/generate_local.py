@@ -239,18 +239,18 @@ class Sampler(transformers.LogitsProcessor):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Scores `[rows, vocabulary]` with 0 at the drawn token and minus infinity elsewhere."""
-        logprobs = torch.log_softmax(scores.double() / self._temperature, -1)
+        chances = torch.softmax(scores.double() / self._temperature, -1)
         if self._top_p < 1:
-            ordered, places = logprobs.sort(stable=True, dim=-1, descending=True)
-            before = ordered.exp().cumsum(-1) - ordered.exp()
-            ordered = ordered.masked_fill(before >= self._top_p, -torch.inf)
-            logprobs = torch.log_softmax(torch.empty_like(ordered).scatter_(-1, places, ordered), -1)
-        mass = logprobs.exp().cumsum(-1)
+            ordered, places = chances.sort(stable=True, dim=-1, descending=True)
+            ordered[ordered.cumsum(-1) - ordered >= self._top_p] = 0
+            chances = torch.zeros_like(chances).scatter_(-1, places, ordered)
+            chances /= chances.sum(-1, keepdim=True)
+        mass = chances.cumsum(-1)
         whole = mass[:, -1:].contiguous()
         drawn = torch.searchsorted(mass, self._noise[:, len(self.logprobs), None] * whole, right=True)
         # Rounding must not carry the draw behind the last token that has any mass.
         drawn = torch.minimum(drawn, torch.searchsorted(mass, whole)).clamp_max(mass.shape[-1] - 1)
-        self.logprobs.append(logprobs.gather(-1, drawn)[:, 0])
+        self.logprobs.append(chances.gather(-1, drawn)[:, 0].log())
         return torch.full_like(scores, -torch.inf).scatter_(-1, drawn, 0.0)
 
 

@@ -365,3 +365,31 @@ def test_texts_that_no_file_can_hold(content: str | None, text: str) -> None:
     body = {"choices": [{"message": {"content": content}}]}
     found = _read(Request("a", 0, []), body)
     assert (found.text, found.tokens, found.logprobs, found.finish_reason) == (text, None, None, None)
+
+
+def test_ctrl_c_exits_with_130_and_says_how_to_go_on(tmp_path: Path) -> None:
+    reached, held = threading.Event(), threading.Event()
+
+    def before(key: Key) -> None:
+        if sum(server.attempts.values()) > 10:
+            reached.set()
+            held.wait()
+
+    with ChatServer(before=before) as server:
+        asked = config(tmp_path, server)
+        command = ["difficulty", "rollout", asked.scored, "--out", asked.out, "--server", server.url]
+        command += ["--verifier", "exact", "--samples", "4", "--concurrency", "2", "--verify-workers", "1"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gaincurate", *map(str, command)], stderr=subprocess.PIPE, text=True
+        )
+        assert reached.wait(300)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate()
+        held.set()
+        assert process.returncode == 130
+        assert said.startswith(
+            "interrupted. Run the same command again to go on: gaincurate difficulty rollout"
+        )
+        assert "Traceback" not in said
+        roll_out(asked)
+    assert told(tmp_path / "out") == expected()
