@@ -7,8 +7,10 @@ import sys
 import threading
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import httpx2
 import pytest
 
 import sets
@@ -20,7 +22,7 @@ from gaincurate.difficulty.rollout_set import RolloutSet, pass_rates
 from gaincurate.errors import InputError, RowError, ServerError
 
 pytest.importorskip("tenacity")
-from gaincurate.difficulty.generate_server import ServerEngine, base_url
+from gaincurate.difficulty.generate_server import ServerEngine, _read, _retry_after, base_url
 
 FAULTS = ["429", "500", "drop", "half", "broken", "other", "date", "503", "408"]
 
@@ -360,8 +362,6 @@ def test_template_variables_of_the_scored_set_go_to_the_server_and_into_the_iden
     [(None, ""), ("half \ud83d of a pair", "half \ufffd of a pair"), ("\U0001f600", "\U0001f600")],
 )
 def test_texts_that_no_file_can_hold(content: str | None, text: str) -> None:
-    from gaincurate.difficulty.generate_server import _read
-
     body = {"choices": [{"message": {"content": content}}]}
     found = _read(Request("a", 0, []), body)
     assert (found.text, found.tokens, found.logprobs, found.finish_reason) == (text, None, None, None)
@@ -393,3 +393,42 @@ def test_ctrl_c_exits_with_130_and_says_how_to_go_on(tmp_path: Path) -> None:
         assert "Traceback" not in said
         roll_out(asked)
     assert told(tmp_path / "out") == expected()
+
+
+def test_the_rate_spaces_requests_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    clock = "gaincurate.difficulty.generate_server.time"
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    with ChatServer() as server:
+        engine = ServerEngine(config(tmp_path, server, rate=4.0, concurrency=1, served_model="m"), {})
+        monkeypatch.setattr(clock, SimpleNamespace(monotonic=lambda: 100.0))  # it stands still
+        monkeypatch.setattr("gaincurate.difficulty.generate_server.asyncio.sleep", sleep)
+        for _ in range(4):
+            engine._runner.run(engine._turn())
+        monkeypatch.setattr(clock, SimpleNamespace(monotonic=lambda: 200.0))
+        engine._runner.run(engine._turn())
+        engine.close()
+    assert waits == [0.0, 0.25, 0.5, 0.75, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("0", 0.0),
+        ("7", 7.0),
+        ("999999", 3600.0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        ("Thu, 01 Jan 2026 00:00:30 GMT", 30.0),
+        ("soon", None),
+        ("-3", None),
+        ("nan", None),
+    ],
+)
+def test_retry_after(monkeypatch: pytest.MonkeyPatch, value: str, seconds: float | None) -> None:
+    clock = SimpleNamespace(time=lambda: 1767225600.0)  # the first second of 2026, UTC
+    monkeypatch.setattr("gaincurate.difficulty.generate_server.time", clock)
+    assert _retry_after(httpx2.Response(429, headers={"Retry-After": value})) == seconds
+    assert _retry_after(httpx2.Response(429)) is None

@@ -389,3 +389,35 @@ def test_prompts_are_those_of_the_scored_set_with_its_additions(tmp_path: Path) 
     assert [message["content"] for message in prompt.messages] == ["Be brief.", "a", "question 3"]
     assert (prompt.gc_id, prompt.answer, prompt.tokens) == ("id3", ANSWER, 5)
     assert prompt.row == {"question": "question 3", "answer": ANSWER, "gc_id": "id3"}
+
+
+def test_overwrite_deletes_nothing_before_the_gold_answers_are_found_good(
+    tmp_path: Path, engine: FakeEngine
+) -> None:
+    roll_out(config(tmp_path))
+    before = tree(tmp_path / "out")
+    with pytest.raises(InputError, match="10 of 10 rows are broken"):
+        roll_out(config(tmp_path, verifier="bad_verifiers:half", overwrite=True))
+    after = tree(tmp_path / "out")
+    assert after.pop("broken.jsonl")
+    assert after == before
+
+
+def test_a_damaged_identity_is_refused_and_overwritten_when_asked(tmp_path: Path, engine: FakeEngine) -> None:
+    roll_out(config(tmp_path))
+    before = tree(tmp_path / "out")
+    (tmp_path / "out/identity.json").write_text("{")
+    with pytest.raises(OutputError, match="is damaged, so what made the rollouts there is not known"):
+        roll_out(config(tmp_path))
+    roll_out(config(tmp_path, overwrite=True))
+    assert tree(tmp_path / "out") == before
+
+
+def test_overwrite_again_after_an_interruption_goes_on(tmp_path: Path, engine: FakeEngine) -> None:
+    roll_out(config(tmp_path))
+    engine.texts = {"id6": [ANSWER, "!kill"]}
+    with pytest.raises(KeyboardInterrupt):
+        roll_out(config(tmp_path, seed=1, overwrite=True))
+    engine.texts, engine.asked = {}, []
+    roll_out(config(tmp_path, seed=1, overwrite=True))
+    assert 0 < len(engine.asked) < 20

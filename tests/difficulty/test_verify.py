@@ -172,7 +172,6 @@ def test_math() -> None:
         (r"\boxed{9}", "{{{", None),
         (r"\boxed{9}", "", None),
     ]
-    # 10 threads of the caller: math-verify's own limits of time would fail off the main thread.
     found = rewards(VerifierConfig("math", workers=2), [Job(text, gold, {}) for text, gold, _ in cases])
     assert [reward for reward, _ in found] == [reward for *_, reward in cases]
     assert found[-2][1] == "the gold answer cannot be parsed: '{{{'"
