@@ -12,6 +12,9 @@ from typing import Any
 
 def check(completion: str, row: dict[str, Any]) -> Any:
     """1 for the row's answer, 0 for other texts; `!...` misbehaves."""
+    if completion in ("!spin", "!sleep"):
+        print("begun")
+        sys.stdout.flush()
     if completion == "!spin":
         while True:
             pass

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +85,39 @@ def test_closing_ends_every_process_also_one_that_hangs() -> None:
         hanging = pool.submit(Job("!sleep", "7", ROW))
     assert process.returncode == -signal.SIGKILL
     assert hanging.result().reward is None
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs Linux")
+@pytest.mark.parametrize("misdeed", ["!spin", "!sleep", ""])
+def test_no_process_outlives_a_command_that_is_killed(misdeed: str) -> None:
+    program = """if True:
+        import sys
+        from gaincurate.difficulty.verify import VerifierConfig, VerifierPool
+        from gaincurate.difficulty.verify_worker import Job
+        pool = VerifierPool(VerifierConfig("bad_verifiers:check", seconds=0.5, memory=512)).__enter__()
+        print(pool._all[0]._process.pid, flush=True)
+        if sys.argv[1]:
+            pool.submit(Job(sys.argv[1], "7", {"answer": "7"}))
+        sys.stdin.read()
+    """
+    command = subprocess.Popen(
+        [sys.executable, "-c", program, misdeed],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert command.stdout is not None
+    assert command.stderr is not None
+    process = os.pidfd_open(int(command.stdout.readline()))
+    if misdeed:
+        assert command.stderr.readline() == b"begun\n"  # it is at it
+    command.kill()
+    ended = select.poll()
+    ended.register(process, select.POLLIN)
+    assert ended.poll(60_000)
+    os.close(process)
+    command.communicate()
 
 
 @pytest.mark.parametrize(
