@@ -42,6 +42,8 @@ def main(out: Path) -> None:
                     "answer": str(item["answer"]),
                     "source": task,
                     "difficulty": difficulty,
+                    # What the check of some tasks needs; as text, because each has other keys.
+                    "metadata": json.dumps(item["metadata"], default=str),
                 }
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 

@@ -8,6 +8,7 @@
     │   ├── OutputError                    an output folder that holds something else
     │   └── OutcomeError                   what a trainer reported
     ├── TrainerError               exit 1  the trainer's command failed
+    ├── ServerError                exit 1  a server that generates failed
     ├── StorageError               exit 1  the file system said no
     └── LockedError                exit 1  another process writes the same set or run
 
@@ -64,6 +65,10 @@ class OutcomeError(InputError):
 
 class TrainerError(GaincurateError):
     """The trainer's command failed, hung or left nothing; its round can be run again."""
+
+
+class ServerError(GaincurateError):
+    """A server that generates does not answer, or not as it should; what had arrived is kept."""
 
 
 class StorageError(GaincurateError):

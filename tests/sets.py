@@ -32,16 +32,19 @@ def scored_row(gc_id: str, question: str = "why?", angle: float = 0.5, tokens: i
     }
 
 
-def make_set(folder: Path, shards: Sequence[Sequence[dict[str, Any]]]) -> Path:
-    """A finished set with one shard per list of rows."""
+def make_set(folder: Path, shards: Sequence[Sequence[dict[str, Any]]], *, answer: str | None = None) -> Path:
+    """A finished set with one shard per list of rows, with a column of answers where it is named."""
     folder.mkdir(parents=True, exist_ok=True)
-    schema = pa.schema([pa.field("question", pa.string()), *SCORE_FIELDS])
-    write_json(folder / IDENTITY, IDENTITY_OF_SETS)
+    columns = ["question", *([answer] if answer else [])]
+    schema = pa.schema([*(pa.field(name, pa.string()) for name in columns), *SCORE_FIELDS])
+    source = {**IDENTITY_OF_SETS["source"], "answer_column": answer}
+    identity = {**IDENTITY_OF_SETS, "source": source} if answer else IDENTITY_OF_SETS
+    write_json(folder / IDENTITY, identity)
     for index, rows in enumerate(shards):
         table = pa.Table.from_pylist(list(rows), schema=schema)
-        info = {"format": FORMAT, "identity": IDENTITY_OF_SETS, "shard": index, "rows": len(rows)}
+        info = {"format": FORMAT, "identity": identity, "shard": index, "rows": len(rows)}
         facts = {"rejected": [], "truncated": 0, "without_prefix": 0, "zero_vectors": 0}
         facts |= {"norm_was_fused": False, "prefill": "packed"}
         write_atomic(folder / shard_name(index), encode_shard(table, info | facts))
-    write_manifest(folder, IDENTITY_OF_SETS, len(shards))
+    write_manifest(folder, identity, len(shards))
     return folder

@@ -1,1 +1,1 @@
-"""How hard each prompt is for the present policy: measured on some prompts by rollouts, predicted for all."""
+"""How hard each prompt is for a model: rollouts, their verification, pass rates (DOTS, arXiv 2506.05316)."""

@@ -1,7 +1,7 @@
 """Finding and loading a model: takes what the user calls M, yields its files, tokenizer and weights.
 
 Safetensors and gguf only, unless pickled weights or a repository's own code are asked for by flag. The
-language-model head is never loaded. Knows nothing of prompts.
+language-model head is loaded only where it is asked for. Knows nothing of prompts.
 """
 
 from __future__ import annotations
@@ -223,11 +223,8 @@ def tokenizer_fingerprint(tokenizer: Any, files: ModelFiles) -> dict[str, Any]:
     if getattr(tokenizer, "is_fast", False):
         whole = digest_bytes(tokenizer.backend_tokenizer.to_str().encode())
     else:
-        paths = sorted(
-            path
-            for path in files.folder.iterdir()
-            if path.suffix in {".json", ".txt", ".model", ".tiktoken", ".py"}
-        )
+        kinds = {".json", ".txt", ".model", ".tiktoken", ".py"}
+        paths = sorted(path for path in files.folder.iterdir() if path.suffix in kinds)
         whole = digest_json([[path.name, digest_file(path)] for path in paths])
     template = getattr(tokenizer, "chat_template", None)
     return {"hash": whole, "chat_template": digest_json(template) if template else None}
@@ -267,8 +264,10 @@ def _gguf_pretokenizer(path: Path) -> str:
         return data[place + 8 : place + 8 + min(length, 64)].decode("utf-8", "replace")
 
 
-def load_model(files: ModelFiles, config: Any, *, device: str, dtype: str) -> Any:
-    """The model without its head, in evaluation mode on `device`.
+def load_model(
+    files: ModelFiles, config: Any, *, device: str, dtype: str, auto: Any = transformers.AutoModel
+) -> Any:
+    """The model in evaluation mode on `device`; `auto`, one of transformers' classes, says with which head.
 
     Raises:
         ModelError: the weights cannot be read, or some that the model needs are not among them.
@@ -279,7 +278,7 @@ def load_model(files: ModelFiles, config: Any, *, device: str, dtype: str) -> An
     model, found = _load(
         "weights",
         files,
-        lambda: transformers.AutoModel.from_pretrained(
+        lambda: auto.from_pretrained(
             str(files.folder),
             config=config,
             dtype=getattr(torch, dtype),

@@ -1,0 +1,92 @@
+"""What generates completions, seen from outside: the types that the composer and the engines share.
+
+Knows no engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from gaincurate.scoring.columns import Message
+
+Key = tuple[str, int]
+"""A prompt's id and the number of the sample, from 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One completion that is wanted; `messages` are those that the model sees."""
+
+    gc_id: str
+    sample: int
+    messages: list[Message]
+
+    @property
+    def key(self) -> Key:
+        """Which completion it is."""
+        return self.gc_id, self.sample
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Completion:
+    """One completion. `tokens` and `prompt_tokens` are counts; None where the engine does not tell.
+
+    `logprobs` is `[tokens]`, float32, natural logarithms; `token_ids` is `[tokens]`, int32.
+    """
+
+    gc_id: str
+    sample: int
+    text: str
+    finish_reason: str | None
+    tokens: int | None
+    prompt_tokens: int | None
+    logprobs: npt.NDArray[np.float32] | None = None
+    token_ids: npt.NDArray[np.int32] | None = None
+
+    @property
+    def key(self) -> Key:
+        """Which completion it is."""
+        return self.gc_id, self.sample
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A prompt that the engine cannot take, and why."""
+
+    gc_id: str
+    reason: str
+
+
+class Engine(Protocol):
+    """Generates; `identity` is all of it that can change a completion."""
+
+    identity: dict[str, Any]
+
+    def generate(
+        self, requests: Sequence[Request], done: frozenset[Key]
+    ) -> Generator[list[Completion | Refused]]:
+        """Completions of all requests but those in `done`, in parts, as they get finished.
+
+        Whatever was yielded is final. All requests of a wave are given, also those that are done: what an
+        engine makes of the rest may depend on how they are put together, not on when a run was killed.
+        """
+
+    def close(self) -> None:
+        """Free what it holds."""
+
+
+def stream_of(gc_id: str) -> int:
+    """A number of 64 bits for a prompt, the same whatever stands around it."""
+    return int.from_bytes(blake2b(gc_id.encode(), digest_size=8).digest(), "little")
+
+
+def request_seed(seed: int, gc_id: str, sample: int) -> int:
+    """A seed of 31 bits for one completion, which every server takes."""
+    text = f"{seed}\n{sample}\n{gc_id}".encode()
+    return int.from_bytes(blake2b(text, digest_size=4).digest(), "little") >> 1

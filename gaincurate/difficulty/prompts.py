@@ -1,0 +1,106 @@
+"""Which prompts get rollouts: takes a scored set, yields references drawn by a seed, messages and answers.
+
+Knows nothing of engines or verifiers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from gaincurate.errors import InputError, OutputError
+from gaincurate.schedule.noise import permutation
+from gaincurate.schema import ID, PREFIX
+from gaincurate.scored_set import ScoredSet
+from gaincurate.scoring.columns import (
+    Message,
+    PromptProblem,
+    column_values,
+    find_columns,
+    to_messages,
+    with_additions,
+)
+
+Ints = npt.NDArray[np.int64]
+_STREAM = 1 << 32  # apart from the streams of rounds and samples
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One row: the messages that the model sees, its gold answer, and its source columns with `gc_id`."""
+
+    gc_id: str
+    messages: list[Message]
+    answer: Any
+    row: dict[str, Any]
+    tokens: int
+    """Of the whole rendered prompt, under the model that scored it."""
+
+
+def draw_references(count: int, references: int, seed: int, round_: int = 0) -> Ints:
+    """`references` distinct of 0 to `count` - 1, in drawn order: the same for one seed and round, anywhere.
+
+    Raises:
+        InputError: more than there are.
+    """
+    if references > count:
+        raise InputError(f"--reference {references}: the set has {count:,} prompts; ask for at most that.")
+    return permutation(seed, round_, _STREAM, count)[:references]
+
+
+def answer_column(scored: ScoredSet, asked: str | None, *, needed: bool) -> str | None:
+    """The column with the gold answers: the one asked for, else the one that the set was scored with.
+
+    Raises:
+        InputError: there is none and one is needed, or no column of that name.
+    """
+    schema = pa.schema([field for field in scored.schema if not field.name.startswith(PREFIX)])
+    column = asked or scored.identity["source"].get("answer_column")
+    if column is None:
+        if not needed:
+            return None
+        raise InputError(
+            f"{scored.folder} was scored without an answer column; name the one with the gold answers with "
+            f"--answer-column. The columns are: {', '.join(schema.names)}."
+        )
+    prompt = scored.identity["source"]["prompt_column"]
+    return find_columns(schema, prompt=prompt, answer=column).answer
+
+
+def read_prompts(scored: ScoredSet, places: Ints | range, answer: str | None) -> list[Prompt]:
+    """The rows at these places of the set, as prompts.
+
+    Raises:
+        OutputError: a row's prompt cannot be read, so the set is not what its identity says.
+    """
+    table = scored.take(np.asarray(places, np.int64))
+    source, said = scored.identity["source"], scored.identity.get("segmentation", {})
+    ids = table.column(ID).to_pylist()
+    prompts = column_values(table, source["prompt_column"])
+    answers = column_values(table, answer) if answer is not None else [None] * len(ids)
+    kept = [name for name in table.column_names if not name.startswith(PREFIX) or name == ID]
+    rows = table.select(kept).to_pylist()
+    tokens = table.column("gc_prompt_tokens").to_pylist()
+    found = []
+    for gc_id, value, gold, row, count in zip(ids, prompts, answers, rows, tokens, strict=True):
+        try:
+            messages = with_additions(
+                to_messages(value, source["prompt_column"]),
+                said.get("system"),
+                said.get("shots", []),
+                override=said.get("system_override", False),
+            )
+        except PromptProblem as error:
+            raise OutputError(f"row {gc_id} of {scored.folder}: {error}.") from error
+        found.append(Prompt(gc_id, messages, gold, row, count))
+    return found
+
+
+def parts(places: Ints | range, size: int) -> Sequence[Ints | range]:
+    """The places cut into pieces of `size`."""
+    return [places[begin : begin + size] for begin in range(0, len(places), size)]

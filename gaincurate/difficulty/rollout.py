@@ -1,0 +1,244 @@
+"""The composer: takes a RolloutConfig, yields a finished rollout set and a summary of how it went.
+
+verify the gold answers -> per shard: generate, verify, more samples where the interval is wide -> write.
+Prints nothing; whoever wants to see a run passes a `Watch`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import gaincurate
+from gaincurate.difficulty import interval
+from gaincurate.difficulty.config import RolloutConfig
+from gaincurate.difficulty.engine import Engine
+from gaincurate.difficulty.gold import Broken, broken_lines, check_gold, remember, remembered
+from gaincurate.difficulty.prompts import Ints, answer_column, draw_references, parts, read_prompts
+from gaincurate.difficulty.rollout_set import (
+    BROKEN,
+    FORMAT,
+    KIND,
+    RolloutSet,
+    present,
+    read_identity,
+    refuse_other,
+    remove_rollouts,
+    write_manifest,
+    write_shard,
+)
+from gaincurate.difficulty.shard_work import ShardWork
+from gaincurate.difficulty.verify import VerifierConfig, VerifierPool
+from gaincurate.difficulty.watch import RolloutSummary, Watch
+from gaincurate.errors import InputError
+from gaincurate.files import append_line, remove_temporaries, write_atomic, write_json
+from gaincurate.locks import Split, work_folder, writing
+from gaincurate.scored_set import ScoredSet
+from gaincurate.shards import EXECUTION, IDENTITY, MANIFEST, Json
+
+
+def roll_out(config: RolloutConfig, watch: Watch | None = None) -> RolloutSummary:
+    """Roll out a scored set's prompts, or go on where an earlier run of the same options stopped.
+
+    Raises:
+        InputError: an option, the set, a row, the model, the verifier or the output folder is not right.
+        ServerError: the server failed too often; what had arrived is kept.
+        StorageError: the file system refused.
+        LockedError: another process writes the same set.
+    """
+    config.check()
+    begin, out = time.perf_counter(), config.out
+    verifier = VerifierConfig(
+        config.verifier, config.verify_seconds, config.verify_memory, config.verify_workers, config.gold_as
+    )
+    read_identity(out, damaged=config.overwrite)  # refuse what is not ours before anything is spent
+    scored = ScoredSet(config.scored)
+    answer = answer_column(scored, config.answer_column, needed=not verifier.own)
+    places: Ints | range = range(len(scored))
+    if config.reference is not None:
+        places = draw_references(len(scored), config.reference, config.seed)
+    summary, fresh = RolloutSummary(out), not out.exists()
+    with writing(out, Split()), _nothing_left_of_a_false_start(out, fresh), VerifierPool(verifier) as pool:
+        engine = _engine(config, scored)
+        try:
+            identity = _identity(config, scored, answer, engine, pool)
+            pieces = parts(places, config.shard_prompts)
+            run = _Run(config, scored, answer, engine, pool, identity, pieces, watch or Watch(), summary)
+            run.everything(verifier)
+        finally:
+            engine.close()
+        summary.elapsed = time.perf_counter() - begin
+        append_line(out / EXECUTION, _execution(config, summary))
+    return summary
+
+
+@contextmanager
+def _nothing_left_of_a_false_start(out: Path, fresh: bool) -> Iterator[None]:
+    """Beside a finished set no journals and locks stay; where nothing was begun, no folder of ours."""
+    try:
+        yield
+    finally:
+        if (out / MANIFEST).exists():
+            shutil.rmtree(work_folder(out), ignore_errors=True)
+        elif fresh and not (out / IDENTITY).exists() and not (out / BROKEN).exists():
+            shutil.rmtree(work_folder(out), ignore_errors=True)
+            with suppress(OSError):  # not empty, so not ours alone
+                out.rmdir()
+
+
+def _engine(config: RolloutConfig, scored: ScoredSet) -> Engine:
+    # Each engine needs packages of its own, so it is imported when it is wanted.
+    variables = scored.identity.get("segmentation", {}).get("template_kwargs", {})
+    if config.server is not None:
+        from gaincurate.difficulty.generate_server import ServerEngine
+
+        return ServerEngine(config, variables)
+    from gaincurate.difficulty.generate_local import LocalEngine
+
+    return LocalEngine(config, variables)
+
+
+def _identity(
+    config: RolloutConfig, scored: ScoredSet, answer: str | None, engine: Engine, pool: VerifierPool
+) -> Json:
+    """All that can change a value of the set; plain JSON values."""
+    adaptive = {"samples_start": config.samples_start, "interval": config.interval, "rule": interval.RULE}
+    found = {
+        "format": FORMAT,
+        "kind": KIND,
+        "source": {
+            "manifest": scored.manifest_hash,
+            "rows": len(scored),
+            "reference": config.reference,
+            "answer_column": answer,
+        },
+        "engine": engine.identity,
+        "sampling": {
+            "samples": config.samples,
+            "adaptive": adaptive if config.interval is not None else None,
+            "temperature": config.temperature,
+            "top_p": config.top_p,
+            "max_tokens": config.max_tokens,
+            "seed": config.seed,
+        },
+        "verifier": {
+            "name": config.verifier,
+            **pool.about,
+            "seconds": config.verify_seconds,
+            "memory": config.verify_memory,
+            "gold_as": config.gold_as,
+        },
+        "shard_prompts": config.shard_prompts,
+        "versions": {"gaincurate": gaincurate.__version__},
+    }
+    same: Json = json.loads(json.dumps(found))
+    return same
+
+
+def _execution(config: RolloutConfig, summary: RolloutSummary) -> Json:
+    names = ("scored", "model", "server", "device", "concurrency", "rate", "on_error", "verify_workers")
+    options = {name: value for name in names if (value := getattr(config, name)) is not None}
+    facts = {"generated": summary.generated, "tokens": summary.tokens, "seconds": round(summary.elapsed, 3)}
+    return {**options, "scored": str(config.scored), "ended": time.time(), **facts}
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One run with all its parts at hand; it holds the folder's lock."""
+
+    config: RolloutConfig
+    scored: ScoredSet
+    answer: str | None
+    engine: Engine
+    pool: VerifierPool
+    identity: Json
+    pieces: Sequence[Ints | range]
+    watch: Watch
+    summary: RolloutSummary
+
+    def everything(self, verifier: VerifierConfig) -> None:
+        """From the gold answers to the manifest."""
+        config, out, identity, count = self.config, self.config.out, self.identity, len(self.pieces)
+        remove_temporaries(out)
+        begun = read_identity(out, damaged=config.overwrite)
+        if config.overwrite and ((out / MANIFEST).exists() or begun != identity):
+            begun = None  # the same command again, after an interruption, goes on
+        refuse_other(out, begun or identity, identity)
+        found = present(out, identity, count) if begun else set()
+        broken = self._gold(verifier) if len(found) < count else {}
+        if begun is None:
+            # What is wrong with the rows is found before anything is deleted.
+            remove_rollouts(out)
+            write_json(out / IDENTITY, identity)
+        if len(found) < count:
+            (out / MANIFEST).unlink(missing_ok=True)  # a finished set that lost a shard
+        self.watch.start(sum(map(len, self.pieces)), sum(len(self.pieces[k]) for k in found))
+        for index in range(count):
+            if index not in found:
+                self._shard(index, broken)
+        if not (out / MANIFEST).exists():
+            write_manifest(out, identity, count)
+        self._describe()
+
+    def _gold(self, verifier: VerifierConfig) -> Broken:
+        """The rows whose gold answer fails, found once and listed in a file."""
+        config, out = self.config, self.config.out
+        if self.answer is None:
+            return {}
+        path = work_folder(out) / "gold.json"
+        of = {key: self.identity[key] for key in ("source", "verifier")} | {"seed": config.seed}
+        broken = remembered(path, of)
+        if broken is None:
+            broken = check_gold(self.scored, self.pieces, self.answer, verifier, self.pool, self.watch)
+            remember(path, of, broken)
+        if not broken:
+            (out / BROKEN).unlink(missing_ok=True)
+            return {}
+        write_atomic(out / BROKEN, broken_lines(broken))
+        if config.on_error == "stop":
+            gc_id, reason = next(iter(broken.items()))
+            raise InputError(
+                f"{len(broken):,} of {sum(map(len, self.pieces)):,} rows are broken: their own answer does "
+                f"not get a reward of 1, such as {gc_id}: {reason}. All are listed in {out / BROKEN}. Mend "
+                "them, see whether --answer-column, --verifier and --gold-as are right, or leave them out "
+                "with --on-error skip.",
+                ids=list(broken),
+            )
+        return broken
+
+    def _shard(self, index: int, broken: Broken) -> None:
+        """Roll out one shard's prompts and write it; its journals are then spent."""
+        out, folder = self.config.out, work_folder(self.config.out)
+        prompts = read_prompts(self.scored, self.pieces[index], self.answer)
+        rejected = [{"gc_id": p.gc_id, "reason": broken[p.gc_id]} for p in prompts if p.gc_id in broken]
+        usable = [prompt for prompt in prompts if prompt.gc_id not in broken]
+        work = ShardWork(self.config, self.engine, self.pool, usable, folder, index)
+        try:
+            judged = work.run(self.watch, self.summary)
+        finally:
+            work.close()
+        self.summary.other_lengths += work.other_lengths()
+        rejected += [{"gc_id": gc_id, "reason": reason} for gc_id, reason in work.refused.items()]
+        write_shard(out, index, self.identity, judged, rejected)
+        for path in folder.glob(f"*-{index:05d}.jsonl"):
+            path.unlink()
+        self.watch.shard(index, len(self.pieces), len(prompts))
+
+    def _describe(self) -> None:
+        """Fill in the summary from the finished set."""
+        found = RolloutSet(self.config.out)
+        for name in ("prompts", "rollouts", "unjudged", "rejected"):
+            setattr(self.summary, name, found.manifest[name])
+        total, count, reasons = 0.0, 0, Counter[str]()
+        for table in found.tables(["reward", "reason"]):
+            rewards = table.column("reward").drop_null().to_pylist()
+            total, count = total + sum(rewards), count + len(rewards)
+            reasons.update(table.column("reason").drop_null().to_pylist())
+        self.summary.pass_rate = total / count if count else None
+        self.summary.reasons = dict(reasons.most_common(5))

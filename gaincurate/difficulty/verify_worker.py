@@ -1,0 +1,248 @@
+"""The process that judges completions: takes jobs on its standard input, yields one line of JSON for each.
+
+It holds one verifier for its life, under a limit of memory, and each job runs under a limit of time that the
+kernel enforces. What a verifier prints goes to standard error. Light on purpose: it imports the verifier's
+own library and nothing heavy of ours.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+import logging
+import math
+import os
+import pickle
+import re
+import resource
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, BinaryIO
+
+Check = Callable[[str, Any, dict[str, Any]], Any]
+NAMES = ("math", "reasoning-gym", "exact")
+WALL = 3
+"""A job may take so many times its limit of processor time by the clock, waiting included."""
+_REASON = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One completion, the row's gold answer, and the row as Python values."""
+
+    completion: str
+    answer: Any
+    row: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a process is told first: the verifier, seconds of processor time a job, MiB of memory."""
+
+    verifier: str
+    seconds: float
+    memory: int
+
+
+class GoldProblem(Exception):
+    """The row's own answer, or what is needed beside it, cannot be used; the text says why."""
+
+
+def main() -> None:
+    """Serve jobs until the input ends."""
+    jobs, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)  # a verifier that prints must not speak in our place
+    setup: Setup = pickle.load(jobs)
+    limit = setup.memory << 20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        check, about = load(setup.verifier)
+    except BaseException as error:  # a user's module can end in any way
+        _say(replies, {"failed": _short(error)})
+        return
+    _say(replies, {"about": about})
+    while True:
+        try:
+            job = pickle.load(jobs)
+        except EOFError:
+            return
+        _say(replies, _judge(check, job, setup))
+
+
+def _say(replies: BinaryIO, value: dict[str, Any]) -> None:
+    # Short enough to go through a pipe in one piece.
+    replies.write((json.dumps(value) + "\n").encode())
+
+
+def _short(error: BaseException) -> str:
+    said = " ".join(str(error).split())
+    return f"{type(error).__name__}: {said}"[:_REASON] if said else type(error).__name__
+
+
+def _judge(check: Check, job: Job, setup: Setup) -> dict[str, Any]:
+    """Run one job under the limit of time; past it the kernel ends this process."""
+    for kind in (signal.SIGPROF, signal.SIGALRM):
+        signal.signal(kind, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_PROF, setup.seconds)
+    signal.setitimer(signal.ITIMER_REAL, WALL * setup.seconds)
+    try:
+        return _number(check(job.completion, job.answer, job.row))
+    except GoldProblem as problem:
+        return {"reason": str(problem)[:_REASON]}
+    except MemoryError:
+        return {"reason": f"the verifier needed more than {setup.memory:,} MiB of memory", "spent": True}
+    except BaseException as error:  # the verifier's own, SystemExit included
+        return {"reason": f"the verifier raised {_short(error)}"}
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _number(value: Any) -> dict[str, Any]:
+    if hasattr(value, "item"):  # a NumPy or torch scalar
+        value = value.item()
+    if not isinstance(value, bool | int | float):
+        return {"reason": f"the verifier returned {value!r:.60}, which is no number"}
+    found = float(value)
+    if not (math.isfinite(found) and 0 <= found <= 1):
+        return {"reason": f"the verifier returned {found}, which is not from 0 to 1"}
+    return {"reward": found}
+
+
+def load(verifier: str) -> tuple[Check, dict[str, Any]]:
+    """The check behind a name, and what can change its values (versions, a hash of the code).
+
+    Raises:
+        ImportError: the library or module is not there.
+        AttributeError: the module has no such function.
+    """
+    if verifier == "exact":
+        return _exact, {"rule": "stripped-text/1"}
+    if verifier == "math":
+        return _load_math()
+    if verifier == "reasoning-gym":
+        return _load_reasoning_gym()
+    module, _, name = verifier.partition(":")
+    found = importlib.import_module(module)
+    function = getattr(found, name)
+    path = getattr(found, "__file__", None)
+    code = blake2b(Path(path).read_bytes(), digest_size=16).hexdigest() if path else None
+    return (lambda completion, _, row: function(completion, row)), {"code": code}
+
+
+def gold_text(answer: Any) -> str:
+    """The gold answer as text.
+
+    Raises:
+        GoldProblem: it is null, empty, or neither text nor number.
+    """
+    if isinstance(answer, bool | int | float):
+        return str(answer)
+    if not isinstance(answer, str):
+        raise GoldProblem(
+            "the gold answer is null"
+            if answer is None
+            else f"the gold answer is neither text nor number: {answer!r:.60}"
+        )
+    if not answer.strip():
+        raise GoldProblem("the gold answer is empty")
+    return answer
+
+
+def said_answer(completion: str) -> str:
+    """What stands in the last <answer> element, else the whole completion; stripped."""
+    found = re.findall(r"<answer>(.*?)</answer>", completion, re.DOTALL)
+    return str(found[-1] if found else completion).strip()
+
+
+def _exact(completion: str, answer: Any, row: dict[str, Any]) -> bool:
+    return said_answer(completion) == gold_text(answer).strip()
+
+
+def math_gold(answer: Any) -> str:
+    """A gold answer as math-verify reads it: behind `####` (GSM8K), and as LaTeX where nothing marks it."""
+    text = gold_text(answer).rpartition("####")[2].strip()
+    marked = any(mark in text for mark in ("$", r"\boxed", r"\(", r"\["))
+    return text if marked else rf"\boxed{{{text}}}"
+
+
+def _load_math() -> tuple[Check, dict[str, Any]]:
+    import math_verify
+    import sympy
+
+    # It warns that its own limits of time are off: ours are around the process.
+    logging.getLogger("math_verify").setLevel(logging.ERROR)
+
+    def parsed(text: str) -> list[Any]:
+        found: list[Any] = math_verify.parse(text, parsing_timeout=None, raise_on_error=True)
+        return found
+
+    def check(completion: str, answer: Any, row: dict[str, Any]) -> bool:
+        gold = parsed(math_gold(answer))
+        if all(isinstance(form, str) for form in gold):
+            raise GoldProblem(f"the gold answer cannot be parsed: {gold_text(answer)!r:.60}")
+        broken: Exception | None = None
+        # Pair by pair, so that a comparison that fails is seen and does not count as a wrong answer.
+        for one in gold:
+            for other in parsed(completion):
+                try:
+                    if math_verify.verify(one, other, timeout_seconds=None, raise_on_error=True):
+                        return True
+                except Exception as error:  # sympy raises many kinds
+                    broken = broken or error
+        if broken:
+            raise broken
+        return False
+
+    versions = {"math-verify": importlib.metadata.version("math-verify"), "sympy": sympy.__version__}
+    return check, {"rule": "math/1", **versions}
+
+
+def _load_reasoning_gym() -> tuple[Check, dict[str, Any]]:
+    import reasoning_gym
+
+    scorers: dict[str, Callable[[str, dict[str, Any]], float]] = {}
+
+    def check(completion: str, answer: Any, row: dict[str, Any]) -> float:
+        metadata = _metadata(row)
+        task = metadata.get("source_dataset") or row.get("source_dataset") or row.get("source")
+        if not isinstance(task, str):
+            raise GoldProblem(
+                "which reasoning-gym task it is cannot be told: there is no metadata.source_dataset and no "
+                "column source_dataset or source"
+            )
+        if task not in scorers:
+            try:
+                scorers[task] = reasoning_gym.get_score_answer_fn(task)
+            except ValueError as error:
+                raise GoldProblem(f"reasoning-gym has no task {task!r:.60}") from error
+        entry = {"question": row.get("question"), "answer": gold_text(answer), "metadata": metadata}
+        try:
+            return scorers[task](said_answer(completion), entry)
+        except KeyError as error:
+            raise GoldProblem(
+                f"the check of task {task!r} needs {error} in the column metadata, which has not got it"
+            ) from error
+
+    return check, {"rule": "reasoning-gym/1", "reasoning-gym": importlib.metadata.version("reasoning-gym")}
+
+
+def _metadata(row: dict[str, Any]) -> dict[str, Any]:
+    """The column `metadata`: a JSON text, or a struct, in which Arrow's nulls stand for absent keys."""
+    value = row.get("metadata")
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise GoldProblem(f"the column metadata is a text but no JSON ({error})") from error
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise GoldProblem(f"the column metadata is no object: {value!r:.60}")
+    return {key: inner for key, inner in value.items() if inner is not None}

@@ -1,0 +1,57 @@
+"""Verifiers that misbehave, each in a way of its own, when the completion asks for it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+
+def check(completion: str, row: dict[str, Any]) -> Any:
+    """1 for the row's answer, 0 for other texts; `!...` misbehaves."""
+    if completion in ("!spin", "!sleep"):
+        print("begun")
+        sys.stdout.flush()
+    if completion == "!spin":
+        while True:
+            pass
+    if completion == "!sleep":
+        time.sleep(1e6)
+    if completion == "!stubborn":  # it takes the kernel's limits away
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        time.sleep(1e6)
+    if completion == "!memory":
+        return len(bytearray(1 << 40))
+    if completion == "!segfault":
+        ctypes.string_at(0)
+    if completion == "!exit":
+        os._exit(0)
+    if completion == "!sysexit":
+        sys.exit(3)
+    if completion == "!raise":
+        raise KeyError("no such thing")
+    if completion == "!text":
+        return "yes"
+    if completion == "!nan":
+        return float("nan")
+    if completion == "!two":
+        return 2
+    if completion == "!print":
+        print('{"reward": 0.25}', flush=True)
+        os.write(1, b'{"reward": 0.25}\n')
+    return completion in (row["answer"], "!print")
+
+
+def half(completion: str, row: dict[str, Any]) -> float:
+    """Half a point for anything."""
+    return 0.5
+
+
+def parity(completion: str, row: dict[str, Any]) -> float:
+    """1 for the row's answer and for texts of an even length; what begins with `a` is not judged."""
+    if completion.startswith("a"):
+        raise ValueError("a text with a")
+    return float(completion == row["answer"] or len(completion) % 2 == 0)

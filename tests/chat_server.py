@@ -1,0 +1,150 @@
+"""A small OpenAI-compatible server on this machine that can misbehave; also a program, to be killed.
+
+Usage: chat_server.py PORT (0 for any). Prints its port, then one line for each completion that it gave.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Key = tuple[str, int]
+"""The last message's text and the seed: which completion is asked for."""
+Fault = Callable[[Key, int], str | None]
+
+
+def answer_of(question: str) -> str:
+    """What `tiny.questions` has as the answer."""
+    return str(3 * int(question.rstrip("?").split()[-1]))
+
+
+def completion(body: dict[str, Any]) -> dict[str, Any]:
+    """Right for even seeds; the same for the same request."""
+    question, seed = body["messages"][-1]["content"], body["seed"]
+    text = answer_of(question) if seed % 2 == 0 else f"wrong {seed}"
+    choice: dict[str, Any] = {"index": 0, "finish_reason": "stop"}
+    choice["message"] = {"role": "assistant", "content": text}
+    if body.get("logprobs"):
+        choice["logprobs"] = {"content": [{"token": "a", "logprob": -0.5}, {"token": "b", "logprob": -0.25}]}
+    if body.get("return_token_ids"):
+        choice["token_ids"] = [5, 6]
+    return {"choices": [choice], "usage": {"prompt_tokens": 9, "completion_tokens": 2}}
+
+
+class ChatServer(ThreadingHTTPServer):
+    """Answers on a thread of its own while it is used as a context.
+
+    Args:
+        fault: which fault the n-th attempt (from 1) of a completion meets: `drop`, `half`, `broken`, `other`,
+            `date` or a status; None for none.
+        port: 0 for any.
+        before: called before each completion is given.
+    """
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(
+        self,
+        fault: Fault = lambda key, attempt: None,
+        *,
+        port: int = 0,
+        models: tuple[str, ...] = ("tiny",),
+        before: Callable[[Key], None] = lambda key: None,
+    ) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.fault, self.models, self.before = fault, models, before
+        self.lock = threading.Lock()
+        self.attempts: Counter[Key] = Counter()
+        self.given: list[Key] = []
+        self.bodies: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def __enter__(self) -> ChatServer:
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.01,))
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self._thread.join()
+        self.server_close()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hung up is no news."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: ChatServer
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Silence."""
+
+    def do_GET(self) -> None:
+        if self.path == "/v1/models":
+            self._send(200, json.dumps({"data": [{"id": name} for name in self.server.models]}))
+        else:
+            self._send(404, json.dumps({"error": {"message": "no such path"}}))
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        server = self.server
+        if self.path != "/v1/chat/completions":
+            self._send(404, json.dumps({"error": {"message": "no such path"}}))
+            return
+        key = (body["messages"][-1]["content"], body["seed"])
+        with server.lock:
+            server.attempts[key] += 1
+            attempt = server.attempts[key]
+            server.bodies.append(body)
+            server.headers.append(dict(self.headers))
+        server.before(key)
+        fault, text = server.fault(key, attempt), json.dumps(completion(body))
+        if fault is None:
+            with server.lock:
+                server.given.append(key)
+            self._send(200, text)
+            if __name__ == "__main__":
+                sys.stdout.write(json.dumps(key) + "\n")
+                sys.stdout.flush()
+        elif fault == "drop":
+            self.close_connection = True
+        elif fault == "half":
+            self._send(200, text[: len(text) // 2], length=len(text))
+            self.close_connection = True
+        elif fault == "broken":
+            self._send(200, text[: len(text) // 2])
+        elif fault == "other":
+            self._send(200, json.dumps({"choices": []}))
+        elif fault == "date":
+            self._send(429, "{}", retry="Wed, 21 Oct 2015 07:28:00 GMT")
+        else:
+            self._send(int(fault), json.dumps({"error": {"message": f"fault {fault}"}}), retry="0")
+
+    def _send(self, status: int, text: str, *, length: int | None = None, retry: str | None = None) -> None:
+        data = text.encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(length or len(data)))
+        if retry is not None:
+            self.send_header("Retry-After", retry)
+        self.end_headers()
+        self.wfile.write(data)
+
+
+if __name__ == "__main__":
+    with ChatServer(port=int(sys.argv[1])) as running:
+        sys.stdout.write(f"{running.server_address[1]}\n")
+        sys.stdout.flush()
+        sys.stdin.read()

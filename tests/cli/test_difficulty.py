@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import sets
+import tiny
+from command import run
+from gaincurate.difficulty.rollout_set import RolloutSet, pass_rates
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    folder = tmp_path_factory.mktemp("difficulty")
+    data = tiny.write_jsonl(folder / "rows.jsonl", tiny.questions(8))
+    done = run("score", data, "--model", tiny_model, "--out", folder / "scored", "--threads", 1)
+    assert done.exit_code == 0
+    return folder / "scored"
+
+
+def test_rollouts_of_a_scored_set_by_a_model_of_this_machine(
+    tmp_path: Path, tiny_model: Path, scored: Path
+) -> None:
+    out = tmp_path / "rollouts"
+    command = ["difficulty", "rollout", scored, "--out", out, "--model", tiny_model, "--verifier", "exact"]
+    command += ["--samples", 3, "--reference", 4, "--max-tokens", 5, "--threads", 1, "--verify-workers", 1]
+    done = run(*command)
+    assert done.exit_code == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first.startswith("generated 12 completions, ")
+    assert second == f"{out} is complete: 12 rollouts of 4 prompts, mean reward 0.000, 0 prompts rejected"
+    assert "shard 1 of 1: 4 of 4 prompts" in done.stderr
+    again = run(*command, "--json")
+    assert again.exit_code == 0
+    found = json.loads(again.stdout)
+    assert (found["generated"], found["rollouts"], found["pass_rate"], found["other_lengths"]) == (
+        0,
+        12,
+        0.0,
+        0,
+    )
+    assert "4 of 4 prompts are in finished shards and are kept" in again.stderr
+    assert pass_rates(out).column("samples").to_pylist() == [3] * 4
+    engine = RolloutSet(out).manifest["identity"]["engine"]
+    scored_with = json.loads((scored / "manifest.json").read_text())["identity"]
+    assert engine["model"] == scored_with["model"]
+    assert engine["tokenizer"] == scored_with["tokenizer"]
+    # The prompt that a completion was made from is, token for token in number, the one that was scored.
+    lengths = {
+        row["gc_id"]: row["prompt_tokens"] for table in RolloutSet(out).tables() for row in table.to_pylist()
+    }
+    for gc_id, length in lengths.items():
+        from gaincurate.scored_set import open_scores
+
+        assert open_scores(scored).row(gc_id)["gc_prompt_tokens"] == length
+    other = run(*command, "--seed", 3)
+    assert other.exit_code == 2
+    assert "sampling.seed was 0 and is now 3" in other.stderr
+
+
+def test_verify_lists_rows_whose_own_answer_fails(tmp_path: Path) -> None:
+    rows = [{**sets.scored_row(f"id{i}"), "answer": None if i == 2 else "7"} for i in range(4)]
+    folder = sets.make_set(tmp_path / "scored", [rows], answer="answer")
+    done = run("difficulty", "verify", folder, "--verifier", "exact", "--broken", tmp_path / "b.jsonl")
+    assert done.exit_code == 2
+    assert done.stdout.splitlines() == [
+        f"{folder}: 1 of 4 gold answers ('answer') are broken",
+        "  id2: the gold answer is null",
+    ]
+    (line,) = (tmp_path / "b.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"gc_id": "id2", "reason": "the gold answer is null"}
+    good = run("difficulty", "verify", folder, "--verifier", "exact", "--answer-column", "question", "--json")
+    assert good.exit_code == 0
+    assert json.loads(good.stdout) == {"rows": 4, "answer_column": "question", "broken": {}}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "error: give either --model, to generate here, or --server, to have it done there."),
+        (
+            ["--model", "m", "--server-body", "[1]"],
+            "error: --server-body '[1]': expected a JSON object, such",
+        ),
+        (["--model", "m", "--temperature", "0"], "error: --temperature 0.0: it should be greater than 0."),
+        (["--model", "m", "--verifier", "no"], "error: --verifier no: there are math, reasoning-gym, exact"),
+        (["--model", "no/such/model"], "error: --model no/such/model does not exist."),
+    ],
+)
+def test_bad_options_are_one_sentence(tmp_path: Path, scored: Path, options: list[str], said: str) -> None:
+    out = tmp_path / "out"
+    done = run("difficulty", "rollout", scored, "--out", out, "--verifier", "exact", *options)
+    assert done.exit_code == 2
+    assert done.stderr.startswith(said)
+    assert done.stderr.count("\n") == 1
+    assert not out.exists()

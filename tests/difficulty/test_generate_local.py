@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import tiny
+from gaincurate.difficulty.config import RolloutConfig
+from gaincurate.difficulty.engine import Completion, Refused, Request, stream_of
+from gaincurate.difficulty.generate_local import LocalEngine, Ready, Sampler, batches
+from gaincurate.schedule.noise import uniforms
+
+
+def config(model: Path, **options: Any) -> RolloutConfig:
+    given: dict[str, Any] = {"scored": Path("s"), "out": Path("o"), "verifier": "exact", "model": str(model)}
+    return RolloutConfig(**{**given, "max_tokens": 12, "device": "cpu", "threads": 1, **options})
+
+
+def requests(prompts: int = 5, samples: int = 3) -> list[Request]:
+    rows = tiny.questions(prompts)
+    return [
+        Request(f"id{i}", sample, [{"role": "user", "content": row["question"]}])
+        for i, row in enumerate(rows)
+        for sample in range(samples)
+    ]
+
+
+def completions(engine: LocalEngine, wanted: list[Request], done: Any = ()) -> dict[Any, Completion]:
+    parts = list(engine.generate(wanted, frozenset(done)))
+    found = [item for part in parts for item in part if isinstance(item, Completion)]
+    assert len({item.key for item in found}) == len(found)
+    return {item.key: item for item in found}
+
+
+def raw_logits(model: Path, prompt: str, tokens: Any) -> Any:
+    """Logits in front of each token of a completion, from one plain forward over the whole text."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(model))
+    whole = transformers.AutoModelForCausalLM.from_pretrained(str(model), dtype=torch.float32)
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+    )
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    with torch.inference_mode():
+        logits = whole(torch.tensor([ids + tokens.tolist()])).logits[0, len(ids) - 1 : -1]
+    return logits.double().numpy(), len(ids)
+
+
+def distribution(logits: Any, temperature: float, top_p: float) -> Any:
+    """Plain: softmax, then the smallest set of most probable tokens that reaches the mass, renormalised."""
+    scaled = logits / temperature
+    p = np.exp(scaled - scaled.max())
+    p /= p.sum()
+    order = np.argsort(-p, kind="stable")
+    kept, mass = [], 0.0
+    for token in order:
+        kept.append(token)
+        mass += p[token]
+        if mass >= top_p:
+            break
+    q = np.zeros_like(p)
+    q[kept] = p[kept] / p[kept].sum()
+    return q
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.6, 1.0), (1.3, 0.8)])
+def test_tokens_and_logprobs_are_those_of_a_plain_forward_and_an_inverted_distribution(
+    tiny_model: Path, temperature: float, top_p: float
+) -> None:
+    engine = LocalEngine(config(tiny_model, temperature=temperature, top_p=top_p, seed=3), {})
+    wanted = requests()
+    found = completions(engine, wanted)
+    assert list(found) != []
+    for request in wanted:
+        done = found[request.key]
+        assert done.token_ids is not None
+        assert done.logprobs is not None
+        assert done.tokens == len(done.token_ids) == len(done.logprobs)
+        logits, prompt_tokens = raw_logits(tiny_model, request.messages[0]["content"], done.token_ids)
+        assert done.prompt_tokens == prompt_tokens
+        noise = uniforms(3, stream_of(request.gc_id), request.sample, 0, 12)
+        for place, token in enumerate(done.token_ids.tolist()):
+            q = distribution(logits[place], temperature, top_p)
+            assert q[token] > 0
+            assert done.logprobs[place] == pytest.approx(np.log(q[token]), abs=2e-4)
+            below = q[:token].sum()
+            assert below - 1e-5 <= noise[place] <= below + q[token] + 1e-5
+
+
+def test_a_completion_ends_with_its_end_token_or_at_the_limit(tiny_model: Path) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(tiny_model))
+    wanted = requests(4, 8)
+    found = completions(LocalEngine(config(tiny_model, max_tokens=60), {}), wanted)
+    assert {done.finish_reason for done in found.values()} == {"stop", "length"}
+    for done in found.values():
+        assert done.token_ids is not None
+        ids = done.token_ids.tolist()
+        ends = [place for place, token in enumerate(ids) if token == tokenizer.eos_token_id]
+        assert ends == ([len(ids) - 1] if done.finish_reason == "stop" else [])
+        assert done.finish_reason == "stop" or done.tokens == 60
+        assert done.text == tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def test_neighbours_and_order_do_not_change_what_is_drawn(tiny_model: Path) -> None:
+    wanted = requests()
+    alone = completions(LocalEngine(config(tiny_model, batch_tokens=1), {}), wanted)
+    together = completions(LocalEngine(config(tiny_model, batch_tokens=100_000), {}), wanted[::-1])
+    assert alone.keys() == together.keys() == {request.key for request in wanted}
+    assert {k: d.text for k, d in alone.items()} == {k: d.text for k, d in together.items()}
+    other = completions(LocalEngine(config(tiny_model, seed=1), {}), wanted)
+    assert all(other[key].text != alone[key].text for key in alone)
+    assert len({done.text for done in alone.values()}) == len(alone)
+
+
+def test_what_is_done_is_not_made_again_and_the_rest_is_the_same_bit_for_bit(tiny_model: Path) -> None:
+    wanted = requests()
+    engine = LocalEngine(config(tiny_model, batch_tokens=300), {})
+    whole = completions(engine, wanted)
+    done = [request.key for request in wanted[::2]]
+    rest = completions(engine, wanted, done)
+    assert rest.keys() == whole.keys() - set(done)
+    for key, item in rest.items():
+        first, second = item.logprobs, whole[key].logprobs
+        assert first is not None
+        assert second is not None
+        assert np.array_equal(first, second)
+    assert completions(engine, wanted, whole) == {}
+
+
+def test_frequencies_are_those_of_the_distribution() -> None:
+    logits = torch.tensor([2.0, 0.5, -1.0, 0.0, -30.0])
+    count, p = 20_000, torch.softmax(logits.double(), 0).numpy()
+    noise = torch.from_numpy(uniforms(5, 0, 0, 0, count))[:, None]
+    sampler = Sampler(noise, 1.0, 1.0)
+    drawn = sampler(torch.zeros(count, 1), logits.expand(count, 5)).argmax(-1).numpy()
+    seen = np.bincount(drawn, minlength=5)
+    expected = p * count
+    # Chi-square over the four tokens that come, 3 degrees of freedom: above 16.3 once in a thousand.
+    assert ((seen - expected)[:4] ** 2 / expected[:4]).sum() < 16.3
+    assert seen[4] == 0
+
+
+def test_the_ends_of_the_noise_draw_tokens_that_have_a_chance() -> None:
+    logits = torch.tensor([[-torch.inf, 1.0, 1.0, -torch.inf]] * 2)
+    noise = torch.tensor([[2.0**-53], [1 - 2.0**-53]], dtype=torch.float64)
+    for top_p in (1.0, 0.999):
+        sampler = Sampler(noise, 1.0, top_p)
+        assert sampler(torch.zeros(2, 1), logits).argmax(-1).tolist() == [1, 2]
+        assert sampler.logprobs[0].exp().tolist() == pytest.approx([0.5, 0.5])
+
+
+def test_batches_keep_to_the_budget_and_hold_everything_once() -> None:
+    random = np.random.default_rng(0)
+    ready = [
+        Ready(Request(f"{i}", 0, []), np.zeros(length, np.int32))
+        for i, length in enumerate(random.integers(1, 90, 57).tolist())
+    ]
+    found = list(batches(ready, 10, 200))
+    assert sorted(item.request.gc_id for batch in found for item in batch) == sorted(
+        item.request.gc_id for item in ready
+    )
+    for batch in found:
+        assert len(batch) * (max(len(item.token_ids) for item in batch) + 10) <= 200 or len(batch) == 1
+    assert [[i.request.key for i in b] for b in batches(ready[::-1], 10, 200)] == [
+        [i.request.key for i in b] for b in found
+    ]
+
+
+def test_prompts_that_the_model_cannot_take_are_refused_with_the_reason(tiny_model: Path) -> None:
+    wanted = [*requests(1, 1), Request("empty", 0, [{"role": "user", "content": " "}])]
+    (first, *_) = LocalEngine(config(tiny_model), {}).generate(wanted, frozenset())
+    assert first == [Refused("empty", "the question is empty")]
+    (only,) = LocalEngine(config(tiny_model, max_tokens=500), {}).generate(requests(1, 1), frozenset())
+    assert isinstance(only[0], Refused)
+    assert only[0].reason.endswith("and 500 more (--max-tokens) are past the model's 512")
+
+
+def test_the_models_own_sampling_defaults_change_nothing(tmp_path: Path) -> None:
+    plain = tiny.save_model(tmp_path / "plain")
+    wanted = requests(2, 2)
+    before = completions(LocalEngine(config(plain), {}), wanted)
+    defaults = transformers.GenerationConfig(
+        do_sample=True, top_k=1, temperature=0.1, repetition_penalty=5.0, eos_token_id=2
+    )
+    defaults.save_pretrained(str(plain))
+    after = completions(LocalEngine(config(plain), {}), wanted)
+    assert {k: d.text for k, d in after.items()} == {k: d.text for k, d in before.items()}

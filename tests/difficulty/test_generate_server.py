@@ -1,0 +1,434 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx2
+import pytest
+
+import sets
+from chat_server import ChatServer, Key, answer_of
+from gaincurate.difficulty.config import RolloutConfig
+from gaincurate.difficulty.engine import Refused, Request, request_seed
+from gaincurate.difficulty.rollout import roll_out
+from gaincurate.difficulty.rollout_set import RolloutSet, pass_rates
+from gaincurate.errors import InputError, RowError, ServerError
+
+pytest.importorskip("tenacity")
+from gaincurate.difficulty.generate_server import ServerEngine, _read, _retry_after, base_url
+
+FAULTS = ["429", "500", "drop", "half", "broken", "other", "date", "503", "408"]
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+def question(i: int) -> str:
+    return f"three times {i}?"
+
+
+def scored(folder: Path, rows: int = 12) -> Path:
+    """A finished set with an answer column."""
+    made = sets.scored_row("x")
+    shard = [
+        {
+            **made,
+            "gc_id": f"id{i}",
+            "question": question(i),
+            "gc_prompt_tokens": 9,
+            "answer": answer_of(question(i)),
+        }
+        for i in range(rows)
+    ]
+    return sets.make_set(folder, [shard], answer="answer")
+
+
+def config(folder: Path, server: ChatServer | str, **options: Any) -> RolloutConfig:
+    if not (folder / "scored").exists():
+        scored(folder / "scored")
+    url = server if isinstance(server, str) else server.url
+    given: dict[str, Any] = {"scored": folder / "scored", "out": folder / "out", "verifier": "exact"}
+    given |= {"server": url, "samples": 4, "backoff": 0.0, "verify_workers": 1, "concurrency": 4}
+    return RolloutConfig(**given | options)
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    return [row for table in RolloutSet(out).tables() for row in table.to_pylist()]
+
+
+def expected(rows: int = 12, samples: int = 4, seed: int = 0) -> list[tuple[str, int, str, float]]:
+    found = []
+    for i in range(rows):
+        for sample in range(samples):
+            drawn = request_seed(seed, f"id{i}", sample)
+            text = answer_of(question(i)) if drawn % 2 == 0 else f"wrong {drawn}"
+            found.append((f"id{i}", sample, text, float(drawn % 2 == 0)))
+    return found
+
+
+def told(out: Path) -> list[tuple[str, int, str, float]]:
+    return [(r["gc_id"], r["sample"], r["completion"], r["reward"]) for r in rows_of(out)]
+
+
+def test_what_a_server_gives_becomes_a_rollout_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "the-secret")
+    options = {"temperature": 0.7, "top_p": 0.9, "max_tokens": 33, "server_body": {"return_token_ids": True}}
+    with ChatServer() as server:
+        summary = roll_out(config(tmp_path, server, **options))
+    assert told(tmp_path / "out") == expected()
+    assert (summary.prompts, summary.rollouts, summary.generated, summary.tokens) == (12, 48, 48, 96)
+    assert (summary.unjudged, summary.rejected, summary.other_lengths) == (0, 0, 0)
+    first = rows_of(tmp_path / "out")[0]
+    assert first["logprobs"] == [-0.5, -0.25]
+    assert (first["token_ids"], first["tokens"], first["prompt_tokens"]) == ([5, 6], 2, 9)
+    assert (first["finish_reason"], first["reason"]) == ("stop", None)
+    assert len({(b["messages"][-1]["content"], b["seed"]) for b in server.bodies}) == 48
+    for body in server.bodies:
+        assert body["model"] == "tiny"
+        assert (body["temperature"], body["top_p"], body["max_tokens"]) == (0.7, 0.9, 33)
+        assert body["messages"] == [{"role": "user", "content": body["messages"][-1]["content"]}]
+    assert {head["Authorization"] for head in server.headers} == {"Bearer the-secret"}
+    for path in (tmp_path / "out").iterdir():
+        assert b"the-secret" not in path.read_bytes()
+    rates = {row["gc_id"]: row for row in pass_rates(tmp_path / "out").to_pylist()}
+    wins = Counter(gc_id for gc_id, _, _, reward in expected() if reward)
+    assert {gc_id: (r["wins"], r["losses"], r["samples"]) for gc_id, r in rates.items()} == {
+        f"id{i}": (wins[f"id{i}"], 4 - wins[f"id{i}"], 4) for i in range(12)
+    }
+
+
+def test_every_fault_is_met_and_nothing_is_lost_or_there_twice(tmp_path: Path) -> None:
+    met = Counter[str]()
+
+    def fault(key: Key, attempt: int) -> str | None:
+        # Each completion meets two faults, and all kinds are met.
+        kind = FAULTS[(key[1] + attempt) % len(FAULTS)] if attempt <= 2 else None
+        met[str(kind)] += 1
+        return kind
+
+    with ChatServer(fault) as server:
+        roll_out(config(tmp_path, server))
+    assert set(met) == {*FAULTS, "None"}
+    assert told(tmp_path / "out") == expected()
+    assert set(server.attempts.values()) == {3}
+    assert Counter(server.given).most_common(1)[0][1] == 1
+
+
+def test_requests_run_beside_each_other_and_no_more_than_asked(tmp_path: Path) -> None:
+    together = threading.Barrier(4)  # none is answered until four are there
+    running = most = 0
+    lock = threading.Lock()
+
+    def before(key: Key) -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        together.wait()
+        with lock:
+            running -= 1
+
+    with ChatServer(before=before) as server:
+        roll_out(config(tmp_path, server, concurrency=4))
+    assert told(tmp_path / "out") == expected()
+    assert most == 4
+
+
+def test_a_server_that_stays_broken_ends_the_run_and_what_arrived_is_not_asked_for_again(
+    tmp_path: Path,
+) -> None:
+    with ChatServer() as server:
+        asked = config(tmp_path, server, retries=2, concurrency=1)
+        seen = 0
+
+        def broken(key: Key, attempt: int) -> str | None:
+            nonlocal seen
+            seen += attempt == 1
+            return "500" if seen > 20 else None
+
+        server.fault = broken
+        with pytest.raises(ServerError) as caught:
+            roll_out(asked)
+        place = expected()[20]
+        assert str(caught.value) == (
+            f"the server at {server.url}/v1 failed 3 times for prompt {place[0]}, sample {place[1]}, the last "
+            "time because it answered 500 (fault 500). What had arrived is kept; see to the server and run the "
+            "same command again."
+        )
+        before = list(server.given)
+        assert len(before) == 20
+        server.fault = lambda key, attempt: None
+        assert not (tmp_path / "out/manifest.json").exists()
+        assert roll_out(asked).generated == 28
+    assert told(tmp_path / "out") == expected()
+    assert len(server.given) == len(set(server.given)) == 48
+
+
+def test_a_server_that_is_killed_and_started_again_in_the_middle(tmp_path: Path) -> None:
+    program = [sys.executable, str(Path(__file__).parent.parent / "chat_server.py")]
+    given: list[str] = []
+
+    def begin(port: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*program, port], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        )
+
+    first = begin("0")
+    assert first.stdout is not None
+    port = first.stdout.readline().strip()
+    second: list[subprocess.Popen[str]] = []
+
+    def kill_after_ten() -> None:
+        assert first.stdout is not None
+        for line in first.stdout:
+            given.append(line)
+            if len(given) == 10:
+                first.kill()
+                second.append(begin(port))
+                break
+
+    watcher = threading.Thread(target=kill_after_ten)
+    watcher.start()
+    try:
+        roll_out(config(tmp_path, f"http://127.0.0.1:{port}", backoff=0.02, retries=10_000))
+    finally:
+        watcher.join()
+        for process in (first, *second):
+            process.kill()
+            process.communicate()
+    assert first.returncode == -signal.SIGKILL
+    assert told(tmp_path / "out") == expected()
+
+
+def test_the_command_killed_by_sigkill_goes_on_without_asking_twice(tmp_path: Path) -> None:
+    reached, held = threading.Event(), threading.Event()
+    arrived: list[Key] = []
+
+    def before(key: Key) -> None:
+        with server.lock:
+            arrived.append(key)
+            late = len(arrived) > 18
+        if late:
+            reached.set()
+            held.wait()
+
+    with ChatServer(before=before) as server:
+        asked = config(tmp_path, server)
+        command = ["difficulty", "rollout", asked.scored, "--out", asked.out, "--server", server.url]
+        command += ["--verifier", "exact", "--samples", "4", "--concurrency", "4", "--verify-workers", "1"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gaincurate", *map(str, command)],
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        assert reached.wait(300)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        held.set()
+        (journal,) = (tmp_path / "out/.work").glob("completions-*.jsonl")
+        kept = [json.loads(line) for line in journal.read_text().splitlines()]
+        seeds = {request_seed(0, entry["gc_id"], entry["sample"]) for entry in kept}
+        assert len(kept) >= 10
+        server.bodies.clear()
+        roll_out(asked)
+        assert not seeds & {body["seed"] for body in server.bodies}
+    assert told(tmp_path / "out") == expected()
+
+
+def test_a_refused_prompt_stops_or_is_left_out(tmp_path: Path) -> None:
+    def fault(key: Key, attempt: int) -> str | None:
+        return "400" if key[0] == question(5) else None
+
+    with ChatServer(fault) as server:
+        with pytest.raises(RowError) as caught:
+            roll_out(config(tmp_path, server))
+        assert str(caught.value) == (
+            "prompt id5 cannot be rolled out: the server refused it: fault 400. What had arrived is kept; mend "
+            "it, or add --on-error skip to leave such rows out."
+        )
+        summary = roll_out(config(tmp_path, server, on_error="skip"))
+        asked = sum(server.attempts.values())
+        roll_out(config(tmp_path, server, on_error="skip"))
+    assert asked == sum(server.attempts.values())
+    assert (summary.prompts, summary.rejected) == (11, 1)
+    assert told(tmp_path / "out") == [row for row in expected() if row[0] != "id5"]
+    (line,) = (tmp_path / "out/rejected.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"gc_id": "id5", "reason": "the server refused it: fault 400"}
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        ("401", "answered 401: fault 401. Is the key in OPENAI_API_KEY right?"),
+        ("404", "answered 404: fault 404."),
+        ("418", "answered 418: fault 418."),
+    ],
+)
+def test_what_no_repetition_mends_stops_at_once(tmp_path: Path, status: str, said: str) -> None:
+    with ChatServer(lambda key, attempt: status) as server, pytest.raises(InputError) as caught:
+        roll_out(config(tmp_path, server, concurrency=1, on_error="skip"))
+    assert str(caught.value) == f"the server at {server.url}/v1/chat/completions {said}"
+    assert sum(server.attempts.values()) == 1
+
+
+def test_the_model_is_the_servers_only_one_or_has_to_be_named(tmp_path: Path) -> None:
+    with ChatServer(models=("b", "a")) as server:
+        with pytest.raises(InputError) as caught:
+            roll_out(config(tmp_path, server))
+        assert str(caught.value) == (
+            f"--server {server.url}/v1 has 2 models; name one with --served-model: a, b."
+        )
+        assert not (tmp_path / "out").exists()
+        roll_out(config(tmp_path, server, served_model="b"))
+    assert {body["model"] for body in server.bodies} == {"b"}
+
+
+def test_a_server_that_is_not_there(tmp_path: Path) -> None:
+    with ChatServer() as server:
+        gone = server.url
+    with pytest.raises(ServerError) as caught:
+        roll_out(config(tmp_path, gone, retries=1))
+    assert str(caught.value).startswith(
+        f"the server at {gone}/v1 failed 2 times for its models, the last time because of ConnectError"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("http://h:8000", "http://h:8000/v1"),
+        ("http://h:8000/", "http://h:8000/v1"),
+        ("https://h/v1/", "https://h/v1"),
+        ("https://h/some/v2", "https://h/some/v2"),
+    ],
+)
+def test_urls(url: str, found: str) -> None:
+    assert base_url(url) == found
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("localhost:8000", "--server localhost:8000: expected a URL such as http://localhost:8000/v1."),
+        ("ftp://h/v1", "--server ftp://h/v1: expected a URL such as http://localhost:8000/v1."),
+        (
+            "http://me:secret@h/v1",
+            "--server: leave secrets out of the URL; a key is read from OPENAI_API_KEY.",
+        ),
+    ],
+)
+def test_urls_that_cannot_be_used(url: str, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        base_url(url)
+    assert str(caught.value) == said
+
+
+def test_a_conversation_that_ends_with_the_assistant_is_refused_without_a_request(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": question(1)}, {"role": "assistant", "content": "It is"}]
+    with ChatServer() as server:
+        engine = ServerEngine(config(tmp_path, server), {})
+        ((found,),) = list(engine.generate([Request("a", 0, messages)], frozenset()))
+        engine.close()
+    assert isinstance(found, Refused)
+    assert "assistant" in found.reason
+    assert not server.bodies
+
+
+def test_template_variables_of_the_scored_set_go_to_the_server_and_into_the_identity(tmp_path: Path) -> None:
+    with ChatServer() as server:
+        engine = ServerEngine(config(tmp_path, server, logprobs=False), {"enable_thinking": False})
+        list(engine.generate([Request("a", 0, [{"role": "user", "content": question(1)}])], frozenset()))
+        engine.close()
+        with pytest.raises(InputError, match="--server-body sets 'temperature', which is set"):
+            ServerEngine(config(tmp_path, server, server_body={"temperature": 0}), {})
+    assert server.bodies[0]["chat_template_kwargs"] == {"enable_thinking": False}
+    assert "logprobs" not in server.bodies[0]
+    assert engine.identity["body"] == {"chat_template_kwargs": {"enable_thinking": False}}
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [(None, ""), ("half \ud83d of a pair", "half \ufffd of a pair"), ("\U0001f600", "\U0001f600")],
+)
+def test_texts_that_no_file_can_hold(content: str | None, text: str) -> None:
+    body = {"choices": [{"message": {"content": content}}]}
+    found = _read(Request("a", 0, []), body)
+    assert (found.text, found.tokens, found.logprobs, found.finish_reason) == (text, None, None, None)
+
+
+def test_ctrl_c_exits_with_130_and_says_how_to_go_on(tmp_path: Path) -> None:
+    reached, held = threading.Event(), threading.Event()
+
+    def before(key: Key) -> None:
+        if sum(server.attempts.values()) > 10:
+            reached.set()
+            held.wait()
+
+    with ChatServer(before=before) as server:
+        asked = config(tmp_path, server)
+        command = ["difficulty", "rollout", asked.scored, "--out", asked.out, "--server", server.url]
+        command += ["--verifier", "exact", "--samples", "4", "--concurrency", "2", "--verify-workers", "1"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gaincurate", *map(str, command)], stderr=subprocess.PIPE, text=True
+        )
+        assert reached.wait(300)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate()
+        held.set()
+        assert process.returncode == 130
+        assert said.startswith(
+            "interrupted. Run the same command again to go on: gaincurate difficulty rollout"
+        )
+        assert "Traceback" not in said
+        roll_out(asked)
+    assert told(tmp_path / "out") == expected()
+
+
+def test_the_rate_spaces_requests_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    clock = "gaincurate.difficulty.generate_server.time"
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    with ChatServer() as server:
+        engine = ServerEngine(config(tmp_path, server, rate=4.0, concurrency=1, served_model="m"), {})
+        monkeypatch.setattr(clock, SimpleNamespace(monotonic=lambda: 100.0))  # it stands still
+        monkeypatch.setattr("gaincurate.difficulty.generate_server.asyncio.sleep", sleep)
+        for _ in range(4):
+            engine._runner.run(engine._turn())
+        monkeypatch.setattr(clock, SimpleNamespace(monotonic=lambda: 200.0))
+        engine._runner.run(engine._turn())
+        engine.close()
+    assert waits == [0.0, 0.25, 0.5, 0.75, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("0", 0.0),
+        ("7", 7.0),
+        ("999999", 3600.0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        ("Thu, 01 Jan 2026 00:00:30 GMT", 30.0),
+        ("soon", None),
+        ("-3", None),
+        ("nan", None),
+    ],
+)
+def test_retry_after(monkeypatch: pytest.MonkeyPatch, value: str, seconds: float | None) -> None:
+    clock = SimpleNamespace(time=lambda: 1767225600.0)  # the first second of 2026, UTC
+    monkeypatch.setattr("gaincurate.difficulty.generate_server.time", clock)
+    assert _retry_after(httpx2.Response(429, headers={"Retry-After": value})) == seconds
+    assert _retry_after(httpx2.Response(429)) is None

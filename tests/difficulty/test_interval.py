@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gaincurate.difficulty.interval import beta_cdf, pass_rate_interval, width
+
+
+def integrated(x: float, a: float, b: float) -> float:
+    """The distribution function of Beta(a, b) by Simpson's rule in float64, for a and b of at least 1/2.
+
+    With x = sin(t)^2 the density is 2 sin(t)^(2a-1) cos(t)^(2b-1), which has no pole.
+    """
+
+    def area(upper: float) -> float:
+        t, step = np.linspace(0.0, upper, 20_001, retstep=True)
+        with np.errstate(divide="ignore"):
+            logs = (2 * a - 1) * np.log(np.sin(t)) if a != 0.5 else np.zeros_like(t)
+            logs = logs + ((2 * b - 1) * np.log(np.abs(np.cos(t))) if b != 0.5 else 0.0)
+        y = 2 * np.exp(logs)
+        return float(step / 3 * (y[0] + y[-1] + 4 * y[1:-1:2].sum() + 2 * y[2:-1:2].sum()))
+
+    return area(math.asin(math.sqrt(x))) / area(math.pi / 2)
+
+
+@pytest.mark.parametrize("a", [0.5, 1.0, 2.5, 8.5, 40.5])
+@pytest.mark.parametrize("b", [0.5, 3.5, 9.0])
+def test_the_distribution_function_is_that_of_numerical_integration(a: float, b: float) -> None:
+    for x in (0.001, 0.1, 0.4, 0.5, 0.77, 0.99):
+        assert beta_cdf(x, a, b) == pytest.approx(integrated(x, a, b), abs=1e-9)
+
+
+def test_known_values() -> None:
+    assert beta_cdf(0.3, 1, 1) == pytest.approx(0.3, abs=1e-15)  # uniform
+    assert beta_cdf(0.3, 3, 1) == pytest.approx(0.3**3, abs=1e-15)
+    assert beta_cdf(0.25, 0.5, 0.5) == pytest.approx(1 / 3, abs=1e-14)  # arcsine law: 2/pi asin(1/2)
+    assert (beta_cdf(0.0, 2, 3), beta_cdf(1.0, 2, 3)) == (0.0, 1.0)
+
+
+@settings(deadline=None, max_examples=60)
+@given(wins=st.integers(0, 64), losses=st.integers(0, 64))
+def test_each_tail_holds_a_fortieth_and_failures_mirror_passes(wins: int, losses: int) -> None:
+    low, high = pass_rate_interval(wins, losses)
+    assert 0 < low < high < 1
+    assert integrated(low, wins + 0.5, losses + 0.5) == pytest.approx(0.025, abs=1e-7)
+    assert integrated(high, wins + 0.5, losses + 0.5) == pytest.approx(0.975, abs=1e-7)
+    mirrored = pass_rate_interval(losses, wins)
+    assert (1 - mirrored[1], 1 - mirrored[0]) == pytest.approx((low, high), abs=1e-12)
+
+
+def test_more_samples_of_one_rate_make_it_narrower() -> None:
+    for share in (0.0, 0.25, 0.5, 1.0):
+        widths = [width(share * n, (1 - share) * n) for n in (0, 4, 8, 16, 64)]
+        assert widths == sorted(widths, reverse=True)
+        assert widths[-1] < widths[0] / 3
+
+
+@pytest.mark.parametrize(("wins", "losses"), [(-1, 2), (1, -0.5), (math.nan, 1), (1, math.inf)])
+def test_counts_that_are_none_are_refused(wins: float, losses: float) -> None:
+    with pytest.raises(ValueError, match="wins and"):
+        pass_rate_interval(wins, losses)

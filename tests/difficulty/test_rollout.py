@@ -1,0 +1,423 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import sets
+from command import tree
+from gaincurate.difficulty import rollout
+from gaincurate.difficulty.config import RolloutConfig, make_config
+from gaincurate.difficulty.engine import Completion, Key, Refused, Request
+from gaincurate.difficulty.interval import width
+from gaincurate.difficulty.prompts import draw_references
+from gaincurate.difficulty.rollout import roll_out
+from gaincurate.difficulty.rollout_set import RolloutSet, pass_rates
+from gaincurate.errors import InputError, LockedError, OutputError, RowError
+from gaincurate.locks import Split, writing
+from gaincurate.scored_set import ScoredSet
+from gaincurate.scoring.pipeline import score
+
+TESTS = Path(__file__).parent.parent
+ANSWER = "7"
+
+
+class FakeEngine:
+    """Answers from a table of texts by prompt; counts what it is asked for."""
+
+    identity: dict[str, Any] = {"kind": "fake", "model": "m"}  # noqa: RUF012
+
+    def __init__(self, texts: dict[str, list[str]] | None = None) -> None:
+        self.texts = texts or {}
+        self.asked: list[Key] = []
+        self.waves = 0
+
+    def generate(
+        self, requests: Sequence[Request], done: frozenset[Key]
+    ) -> Generator[list[Completion | Refused]]:
+        self.waves += 1
+        for request in requests:
+            if request.key not in done:
+                self.asked.append(request.key)
+                text = self.texts.get(request.gc_id, [ANSWER] * 64)[request.sample]
+                if text == "!kill":
+                    raise KeyboardInterrupt
+                yield [Completion(request.gc_id, request.sample, text, "stop", 3, 5)]
+
+    def close(self) -> None:
+        pass
+
+
+def make_scored(folder: Path, rows: int = 10, answers: dict[int, str | None] | None = None) -> Path:
+    made = [
+        {**sets.scored_row(f"id{i}", f"question {i}"), "answer": (answers or {}).get(i, ANSWER)}
+        for i in range(rows)
+    ]
+    return sets.make_set(folder, [made[: rows // 2], made[rows // 2 :]], answer="answer")
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
+    made = FakeEngine()
+    monkeypatch.setattr(rollout, "_engine", lambda config, scored: made)
+    return made
+
+
+def config(folder: Path, **options: Any) -> RolloutConfig:
+    if not (folder / "scored").exists():
+        make_scored(folder / "scored")
+    given: dict[str, Any] = {"scored": folder / "scored", "out": folder / "out", "verifier": "exact"}
+    return make_config(**{**given, "model": "m", "samples": 2, "verify_workers": 1, **options})
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    return [row for table in RolloutSet(out).tables() for row in table.to_pylist()]
+
+
+def test_killed_at_random_instants_and_run_again_the_bytes_are_those_of_an_uninterrupted_run(
+    tmp_path: Path, tiny_model: Path, rows_file: Path
+) -> None:
+    score(str(rows_file), str(tiny_model), tmp_path / "scored", threads=1)
+    command = [sys.executable, str(TESTS / "kill_rollouts.py"), str(tmp_path / "scored"), str(tiny_model)]
+    done = subprocess.run(
+        [*command, str(tmp_path), "6"], capture_output=True, text=True, check=True, cwd=TESTS
+    )
+    found = json.loads(done.stdout)
+    assert found["finished"]
+    assert found["files"] == ["identity.json", "manifest.json"] + [f"shard-0000{k}.arrow" for k in range(3)]
+    assert found["kills"] >= 6
+    assert max(found["journals_at_kill"]) > 0, "no kill came while a shard was being made"
+    assert found["differing"] == []
+    reference = RolloutSet(tmp_path / "reference")
+    rewards = {row["reward"] for row in rows_of(tmp_path / "reference")}
+    assert {0.0, 1.0} <= rewards
+    counts = {row["samples"] for row in pass_rates(tmp_path / "reference").to_pylist()}
+    assert len(counts) > 1, "adaptive sampling gave every prompt the same number"
+    assert reference.manifest["prompts"] == 14
+
+
+def test_references_are_drawn_by_the_seed_alone(tmp_path: Path, engine: FakeEngine) -> None:
+    roll_out(config(tmp_path, reference=4, seed=7))
+    drawn = [row["gc_id"] for row in rows_of(tmp_path / "out")][::2]
+    assert drawn == [f"id{place}" for place in draw_references(10, 4, 7)]
+    assert len(set(drawn)) == 4
+    # Frozen: another machine or version must draw the same.
+    assert draw_references(1000, 5, 0).tolist() == [366, 642, 44, 662, 528]
+    assert draw_references(1000, 5, 0).tolist() == draw_references(1000, 900, 0)[:5].tolist()
+    assert draw_references(1000, 5, 1).tolist() != draw_references(1000, 5, 0).tolist()
+    assert draw_references(1000, 5, 0, round_=1).tolist() != draw_references(1000, 5, 0).tolist()
+    seen = np.bincount(np.concatenate([draw_references(20, 5, seed) for seed in range(2000)]), minlength=20)
+    # 500 expected each, standard deviation 19.
+    assert abs(seen - 500).max() < 5 * 19.4
+
+
+def test_adaptive_sampling_stops_where_the_interval_is_narrow(tmp_path: Path, engine: FakeEngine) -> None:
+    right, wrong = ANSWER, "no"
+    engine.texts = {
+        "id0": [right] * 16,
+        "id1": [wrong] * 16,
+        "id2": [right, wrong] * 8,
+        "id3": [right, wrong, right, right] + [right] * 12,
+        "id4": ["!raise"] * 16,  # never judged
+    }
+    summary = roll_out(
+        config(
+            tmp_path,
+            samples=16,
+            samples_start=4,
+            interval=0.4,
+            verifier="bad_verifiers:check",
+            on_error="skip",
+        )
+    )
+    found = {row["gc_id"]: row for row in pass_rates(tmp_path / "out").to_pylist()}
+    asked = {gc_id: sum(key[0] == gc_id for key in engine.asked) for gc_id in found}
+    for gc_id, row in found.items():
+        texts = engine.texts.get(gc_id, [right] * 16)
+        expected = 4
+        while expected < 16:
+            judged = [text for text in texts[:expected] if text != "!raise"]
+            if width(judged.count(right), len(judged) - judged.count(right)) <= 0.4:
+                break
+            expected += 4
+        assert asked[gc_id] == expected
+        assert row["wins"] + row["losses"] == row["samples"]
+    assert asked["id0"] < asked["id3"] <= asked["id2"] == asked["id4"] == 16
+    assert found["id4"] == {"gc_id": "id4", "wins": 0.0, "losses": 0.0, "samples": 0}
+    assert summary.unjudged == 16
+    assert summary.reasons == {"the verifier raised KeyError: 'no such thing'": 16}
+
+
+def test_an_unjudged_completion_stops_the_run_by_its_id_and_nothing_is_generated_again(
+    tmp_path: Path, engine: FakeEngine
+) -> None:
+    engine.texts = {"id3": [ANSWER, "!exit"]}
+    with pytest.raises(RowError) as caught:
+        roll_out(config(tmp_path, verifier="bad_verifiers:check"))
+    assert str(caught.value) == (
+        "sample 1 of prompt id3 was not judged: the verifier's process ended without an answer (exit code 0). "
+        "All completions are kept; add --on-error skip to give such ones no reward, and count them."
+    )
+    assert caught.value.data["gc_id"] == "id3"
+    summary = roll_out(config(tmp_path, verifier="bad_verifiers:check", on_error="skip"))
+    assert len(engine.asked) == len(set(engine.asked)) == 20
+    (row,) = [row for row in rows_of(tmp_path / "out") if row["reward"] is None]
+    assert (row["gc_id"], row["sample"]) == ("id3", 1)
+    assert row["reason"] == "the verifier's process ended without an answer (exit code 0)"
+    assert summary.unjudged == 1
+    assert summary.pass_rate == 1.0
+
+
+def test_broken_gold_answers_are_found_before_anything_is_generated(
+    tmp_path: Path, engine: FakeEngine
+) -> None:
+    make_scored(tmp_path / "scored", answers={2: None, 8: " "})
+    with pytest.raises(InputError) as caught:
+        roll_out(config(tmp_path))
+    assert str(caught.value) == (
+        "2 of 10 rows are broken: their own answer does not get a reward of 1, such as id2: the gold answer is "
+        f"null. All are listed in {tmp_path}/out/broken.jsonl. Mend them, see whether --answer-column, "
+        "--verifier and --gold-as are right, or leave them out with --on-error skip."
+    )
+    lines = [json.loads(line) for line in (tmp_path / "out/broken.jsonl").read_text().splitlines()]
+    assert lines == [
+        {"gc_id": "id2", "reason": "the gold answer is null"},
+        {"gc_id": "id8", "reason": "the gold answer is empty"},
+    ]
+    assert engine.asked == []
+    summary = roll_out(config(tmp_path, on_error="skip"))
+    assert (summary.prompts, summary.rejected, summary.rollouts) == (8, 2, 16)
+    left = [json.loads(line) for line in (tmp_path / "out/rejected.jsonl").read_text().splitlines()]
+    assert left == lines
+
+
+def test_a_verifier_that_gives_its_own_gold_half_a_point_makes_every_row_broken(
+    tmp_path: Path, engine: FakeEngine
+) -> None:
+    with pytest.raises(
+        InputError, match="^10 of 10 rows are broken.* such as id0: the verifier gives the gold"
+    ):
+        roll_out(config(tmp_path, verifier="bad_verifiers:half"))
+    with pytest.raises(InputError, match="^10 of 10 rows are broken"):
+        roll_out(config(tmp_path, gold_as="the answer is {answer}"))
+    assert engine.asked == []
+
+
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, engine: FakeEngine) -> None:
+    engine.texts = {"id6": [ANSWER, "!kill"]}
+    with pytest.raises(KeyboardInterrupt):
+        roll_out(config(tmp_path, shard_prompts=4))
+    engine.texts = {}
+    before = list(engine.asked[:-1])
+    summary = roll_out(config(tmp_path, shard_prompts=4))
+    assert sorted(engine.asked[len(before) + 1 :] + before) == sorted(set(engine.asked))
+    assert summary.generated == 20 - len(before)
+    names = ["execution.jsonl", "identity.json", "manifest.json"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == names + [
+        f"shard-0000{k}.arrow" for k in range(3)
+    ]
+
+
+def test_a_finished_set_is_left_as_it_is(tmp_path: Path, engine: FakeEngine) -> None:
+    roll_out(config(tmp_path))
+    before = tree(tmp_path / "out")
+    assert roll_out(config(tmp_path)).generated == 0
+    assert tree(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize(
+    ("options", "key", "was", "now"),
+    [
+        ({"samples": 3}, "sampling.samples", 2, 3),
+        ({"temperature": 0.5}, "sampling.temperature", 1.0, 0.5),
+        ({"top_p": 0.5}, "sampling.top_p", 1.0, 0.5),
+        ({"max_tokens": 5}, "sampling.max_tokens", 1024, 5),
+        ({"seed": 5}, "sampling.seed", 0, 5),
+        ({"reference": 5}, "source.reference", None, 5),
+        ({"verify_seconds": 5.0}, "verifier.seconds", 10.0, 5.0),
+        ({"gold_as": "{answer}"}, "verifier.gold_as", None, "{answer}"),
+    ],
+)
+def test_another_identity_is_refused_by_the_keys_that_differ(
+    tmp_path: Path, engine: FakeEngine, options: dict[str, Any], key: str, was: Any, now: Any
+) -> None:
+    roll_out(config(tmp_path))
+    before = tree(tmp_path / "out")
+    with pytest.raises(OutputError) as caught:
+        roll_out(config(tmp_path, **options))
+    assert caught.value.data["keys"] == [key]
+    assert str(caught.value) == (
+        f"{tmp_path}/out holds rollouts of another run: {key} was {was!r} and is now {now!r}. Give another "
+        "--out, repeat the first run's options, or start over with --overwrite."
+    )
+    assert tree(tmp_path / "out") == before
+    roll_out(config(tmp_path, **options, overwrite=True))
+    assert json.loads((tmp_path / "out/identity.json").read_text()) != json.loads(before["identity.json"])
+
+
+def test_another_scored_set_model_or_verifier_is_refused(tmp_path: Path, engine: FakeEngine) -> None:
+    roll_out(config(tmp_path))
+    other = make_scored(tmp_path / "other", rows=8)
+    with pytest.raises(OutputError) as caught:
+        roll_out(config(tmp_path, scored=other))
+    assert caught.value.data["keys"] == ["source.manifest", "source.rows"]
+    engine.identity = {"kind": "fake", "model": "other"}
+    with pytest.raises(OutputError, match="engine.model was 'm' and is now 'other'"):
+        roll_out(config(tmp_path))
+    engine.identity = FakeEngine.identity
+    with pytest.raises(OutputError, match="verifier.name was 'exact' and is now 'bad_verifiers:check'"):
+        roll_out(config(tmp_path, verifier="bad_verifiers:check"))
+
+
+def test_a_damaged_shard_is_named_and_made_again(tmp_path: Path, engine: FakeEngine) -> None:
+    roll_out(config(tmp_path, shard_prompts=4))
+    before = tree(tmp_path / "out")
+    shard = tmp_path / "out/shard-00001.arrow"
+    data = bytearray(before["shard-00001.arrow"])
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(OutputError, match="shard-00001.arrow is missing or damaged"):
+        pass_rates(tmp_path / "out")
+    with pytest.raises(OutputError, match="shard-00001.arrow is damaged"):
+        roll_out(config(tmp_path, shard_prompts=4))
+    shard.unlink()
+    engine.asked.clear()
+    roll_out(config(tmp_path, shard_prompts=4))
+    assert {key[0] for key in engine.asked} == {"id4", "id5", "id6", "id7"}
+    assert tree(tmp_path / "out") == before
+
+
+def test_a_damaged_line_of_a_journal_is_refused_by_its_number(tmp_path: Path, engine: FakeEngine) -> None:
+    engine.texts = {"id6": [ANSWER, "!kill"]}
+    with pytest.raises(KeyboardInterrupt):
+        roll_out(config(tmp_path))
+    journal = tmp_path / "out/.work/completions-00000.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines[:3], b"{broken\n", *lines[4:]]) + b'{"gc_id": "id9", "sam')
+    engine.texts = {}
+    with pytest.raises(OutputError) as caught:
+        roll_out(config(tmp_path))
+    assert str(caught.value) == (
+        f"{journal}, line 4 is damaged. Delete that line and run the same command again: only what it held is "
+        "made anew."
+    )
+    journal.write_bytes(b"".join([*lines[:3], *lines[4:]]) + b'{"gc_id": "id9", "sam')
+    roll_out(config(tmp_path))
+    keys = [(row["gc_id"], row["sample"]) for row in rows_of(tmp_path / "out")]
+    assert keys == [(f"id{i}", sample) for i in range(10) for sample in range(2)]
+
+
+def test_two_writers_of_one_set(tmp_path: Path, engine: FakeEngine) -> None:
+    with writing(tmp_path / "out", Split()), pytest.raises(LockedError):
+        roll_out(config(tmp_path))
+    assert engine.asked == []
+
+
+def test_folders_that_hold_something_else_are_left_alone(tmp_path: Path, engine: FakeEngine) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/thesis.tex").write_text("dear reader")
+    with pytest.raises(OutputError) as caught:
+        roll_out(config(tmp_path, overwrite=True))
+    assert str(caught.value) == (
+        f"--out {tmp_path}/out already holds 'thesis.tex' and is no rollout set; give a new or empty folder."
+    )
+    scored = make_scored(tmp_path / "another")
+    before = tree(scored)
+    with pytest.raises(OutputError, match="is no rollout set"):
+        roll_out(config(tmp_path, out=scored, overwrite=True))
+    assert tree(scored) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"model": None}, "give either --model, to generate here, or --server, to have it done there."),
+        (
+            {"server": "http://h"},
+            "give either --model, to generate here, or --server, to have it done there.",
+        ),
+        ({"served_model": "x"}, "--served-model x goes with --server."),
+        (
+            {"interval": 0.3},
+            "--samples-start and --interval go together: the first samples, and how wide the interval may stay.",
+        ),
+        (
+            {"interval": 0.3, "samples_start": 4},
+            "--samples-start 4 is more than --samples 2, the most that a prompt gets.",
+        ),
+        ({"temperature": 0.0}, "--temperature 0.0: it should be greater than 0."),
+        ({"top_p": 1.5}, "--top-p 1.5: it should be less than or equal to 1."),
+        ({"reference": 11}, "--reference 11: the set has 10 prompts; ask for at most that."),
+        ({"verifier": "sum"}, None),
+        ({"answer_column": "gold"}, None),
+    ],
+)
+def test_options_that_cannot_be(
+    tmp_path: Path, engine: FakeEngine, options: dict[str, Any], said: str | None
+) -> None:
+    with pytest.raises(InputError) as caught:
+        roll_out(config(tmp_path, **options))
+    assert said is None or str(caught.value) == said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_set_without_an_answer_column(tmp_path: Path, engine: FakeEngine) -> None:
+    sets.make_set(tmp_path / "scored", [[sets.scored_row("id0")]])
+    with pytest.raises(InputError) as caught:
+        roll_out(config(tmp_path))
+    assert str(caught.value) == (
+        f"{tmp_path}/scored was scored without an answer column; name the one with the gold answers with "
+        "--answer-column. The columns are: question."
+    )
+    roll_out(config(tmp_path, verifier="bad_verifiers:half"))  # an own function may need none
+    assert [row["reward"] for row in rows_of(tmp_path / "out")] == [0.5, 0.5]
+
+
+def test_prompts_are_those_of_the_scored_set_with_its_additions(tmp_path: Path) -> None:
+    from gaincurate.difficulty.prompts import read_prompts
+
+    scored = ScoredSet(make_scored(tmp_path / "scored"))
+    added = {"system": "Be brief.", "shots": [{"role": "user", "content": "a"}]}
+    scored.manifest["identity"]["segmentation"] = added
+    (prompt,) = read_prompts(scored, range(3, 4), "answer")
+    assert [message["content"] for message in prompt.messages] == ["Be brief.", "a", "question 3"]
+    assert (prompt.gc_id, prompt.answer, prompt.tokens) == ("id3", ANSWER, 5)
+    assert prompt.row == {"question": "question 3", "answer": ANSWER, "gc_id": "id3"}
+
+
+def test_overwrite_deletes_nothing_before_the_gold_answers_are_found_good(
+    tmp_path: Path, engine: FakeEngine
+) -> None:
+    roll_out(config(tmp_path))
+    before = tree(tmp_path / "out")
+    with pytest.raises(InputError, match="10 of 10 rows are broken"):
+        roll_out(config(tmp_path, verifier="bad_verifiers:half", overwrite=True))
+    after = tree(tmp_path / "out")
+    assert after.pop("broken.jsonl")
+    assert after == before
+
+
+def test_a_damaged_identity_is_refused_and_overwritten_when_asked(tmp_path: Path, engine: FakeEngine) -> None:
+    roll_out(config(tmp_path))
+    before = tree(tmp_path / "out")
+    (tmp_path / "out/identity.json").write_text("{")
+    with pytest.raises(OutputError, match="is damaged, so what made the rollouts there is not known"):
+        roll_out(config(tmp_path))
+    roll_out(config(tmp_path, overwrite=True))
+    assert tree(tmp_path / "out") == before
+
+
+def test_overwrite_again_after_an_interruption_goes_on(tmp_path: Path, engine: FakeEngine) -> None:
+    roll_out(config(tmp_path))
+    engine.texts = {"id6": [ANSWER, "!kill"]}
+    with pytest.raises(KeyboardInterrupt):
+        roll_out(config(tmp_path, seed=1, overwrite=True))
+    engine.texts, engine.asked = {}, []
+    roll_out(config(tmp_path, seed=1, overwrite=True))
+    assert 0 < len(engine.asked) < 20

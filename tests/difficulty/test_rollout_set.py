@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import runs
+from gaincurate.difficulty.engine import Completion
+from gaincurate.difficulty.journal import Journal
+from gaincurate.difficulty.rollout_set import (
+    KIND,
+    SCHEMA,
+    RolloutSet,
+    outcome_lines,
+    pass_rates,
+    write_manifest,
+    write_shard,
+)
+from gaincurate.difficulty.shard_work import decoded, encoded
+from gaincurate.errors import InputError, OutputError
+from gaincurate.files import write_json
+from gaincurate.schedule.lines import Rules
+from gaincurate.schedule.outcomes import read_outcomes
+from gaincurate.shards import IDENTITY
+
+Rewards = dict[str, list[float | None]]
+
+
+def make(folder: Path, shards: list[Rewards], rejected: list[dict[str, Any]] | None = None) -> Path:
+    folder.mkdir(parents=True)
+    identity = {"format": 1, "kind": KIND}
+    write_json(folder / IDENTITY, identity)
+    for index, prompts in enumerate(shards):
+        judged = [
+            (
+                Completion(gc_id, k, f"text {k}", "stop", k + 1, 5),
+                reward,
+                None if reward is not None else "why",
+            )
+            for gc_id, rewards in prompts.items()
+            for k, reward in enumerate(rewards)
+        ]
+        write_shard(folder, index, identity, judged, rejected if rejected and index == 0 else [])
+    write_manifest(folder, identity, len(shards))
+    return folder
+
+
+def test_pass_rates_by_hand(tmp_path: Path) -> None:
+    made = make(tmp_path / "set", [{"b": [1.0, 0.0, 0.5], "a": [None, 1.0]}, {"c": [None]}, {}])
+    assert pass_rates(made).to_pylist() == [
+        {"gc_id": "b", "wins": 1.5, "losses": 1.5, "samples": 3},
+        {"gc_id": "a", "wins": 1.0, "losses": 0.0, "samples": 1},
+        {"gc_id": "c", "wins": 0.0, "losses": 0.0, "samples": 0},
+    ]
+    assert pass_rates(made, success=0.5).column("wins").to_pylist() == [2.0, 1.0, 0.0]
+    assert pass_rates(made, success=1.0).column("wins").to_pylist() == [1.0, 1.0, 0.0]
+    assert RolloutSet(made).manifest["unjudged"] == 2
+    for success in (0.0, 1.5):
+        with pytest.raises(InputError, match="expected a reward above 0 and up to 1"):
+            pass_rates(made, success=success)
+    assert pass_rates(make(tmp_path / "empty", [])).num_rows == 0
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    shards=st.lists(
+        st.lists(st.lists(st.none() | st.floats(0, 1), min_size=1, max_size=5), max_size=4), max_size=3
+    ),
+    success=st.none() | st.floats(0.01, 1),
+)
+def test_pass_rates_are_sums_of_what_was_judged(
+    tmp_path_factory: pytest.TempPathFactory, shards: list[list[list[float | None]]], success: float | None
+) -> None:
+    named = [{f"{s}-{p}": list(r) for p, r in enumerate(prompts)} for s, prompts in enumerate(shards)]
+    found = pass_rates(make(tmp_path_factory.mktemp("sets") / "set", named), success=success)
+    rows = {row["gc_id"]: row for row in found.to_pylist()}
+    assert list(rows) == [gc_id for prompts in named for gc_id in prompts]
+    for prompts in named:
+        for gc_id, rewards in prompts.items():
+            judged = [r if success is None else float(r >= success) for r in rewards if r is not None]
+            assert rows[gc_id]["samples"] == len(judged)
+            assert rows[gc_id]["wins"] == pytest.approx(sum(judged), abs=1e-12)
+            assert rows[gc_id]["wins"] + rows[gc_id]["losses"] == pytest.approx(len(judged), abs=1e-12)
+
+
+def test_the_lines_of_a_rollout_set_are_taken_by_a_schedule(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path)
+    ids = run.ids(0)
+    made = make(tmp_path / "rollouts", [{gc_id: [1.0, 0.0, None] for gc_id in ids}])
+    runs.write(run, 0, list(outcome_lines(made, 0)))
+    taken = read_outcomes(run.outcomes(0), 0, ids, lambda round_: ids, Rules())
+    assert {gc_id: tally.successes for gc_id, tally in taken.tallies.items()} == {
+        gc_id: [1.0, 0.0] for gc_id in ids
+    }
+    assert taken.unjudged == len(ids)
+    assert taken.tokens == 6 * len(ids)
+    assert taken.repeated == 0
+
+
+def test_the_columns_are_flat_and_typed() -> None:
+    assert {field.name: str(field.type) for field in SCHEMA} == {
+        "gc_id": "string",
+        "sample": "int32",
+        "completion": "string",
+        "reward": "double",
+        "reason": "string",
+        "tokens": "int32",
+        "prompt_tokens": "int32",
+        "finish_reason": "string",
+        "logprobs": "list<item: float>",
+        "token_ids": "list<item: int32>",
+    }
+
+
+def test_folders_that_are_no_rollout_set(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="is no rollout set: it has no manifest.json"):
+        RolloutSet(tmp_path / "nowhere")
+    (tmp_path / IDENTITY).write_text("{}")
+    with pytest.raises(OutputError, match="is not finished: it has no manifest.json"):
+        RolloutSet(tmp_path)
+    for text, said in [
+        ("{", "is damaged"),
+        ("[]", "is damaged"),
+        ('{"format": 1}', "is no rollout set of format"),
+    ]:
+        (tmp_path / "manifest.json").write_text(text)
+        with pytest.raises(OutputError, match=said):
+            RolloutSet(tmp_path)
+
+
+def test_rejected_rows_are_counted_and_listed(tmp_path: Path) -> None:
+    lines = [{"gc_id": "x", "reason": "bad ünïcode"}]
+    made = make(tmp_path / "set", [{"a": [1.0]}, {"b": [0.0]}], lines)
+    assert RolloutSet(made).manifest["rejected"] == 1
+    assert [json.loads(line) for line in (made / "rejected.jsonl").read_text().splitlines()] == lines
+
+
+@settings(deadline=None, max_examples=50)
+@given(data=st.data())
+def test_a_journal_cut_anywhere_keeps_its_whole_lines(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.mktemp("journal") / "j.jsonl"
+    values = data.draw(st.lists(st.dictionaries(st.text(max_size=3), st.text(max_size=30)), max_size=6))
+    journal = Journal(path)
+    journal.append(values)
+    journal.close()
+    whole = path.read_bytes()
+    cut = data.draw(st.integers(0, len(whole)))
+    path.write_bytes(whole[:cut])
+    again = Journal(path)
+    kept = list(again.entries())
+    assert kept == values[: whole[:cut].count(b"\n")]
+    again.append([{"more": "ü\n"}])
+    assert list(again.entries()) == [*kept, {"more": "ü\n"}]
+    again.close()
+
+
+def test_a_journal_with_a_long_piece_at_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    path.write_bytes(b'{"a": 1}\n' + b"x" * 200_000)
+    journal = Journal(path)
+    assert list(journal.entries()) == [{"a": 1}]
+    journal.close()
+    assert path.read_bytes() == b'{"a": 1}\n'
+
+
+def test_a_completion_survives_the_journal_bit_for_bit() -> None:
+    logprobs = -np.random.default_rng(0).exponential(size=50).astype(np.float32)
+    done = Completion("a", 3, "text ü", None, None, 7, logprobs, np.arange(50, dtype=np.int32))
+    back = decoded(json.loads(json.dumps(encoded(done))))
+    assert (back.key, back.text, back.finish_reason, back.tokens, back.prompt_tokens) == (
+        ("a", 3), "text ü", None, None, 7,
+    )  # fmt: skip
+    assert back.logprobs is not None
+    assert back.token_ids is not None
+    assert back.logprobs.tobytes() == logprobs.tobytes()
+    assert back.token_ids.dtype == np.int32
+    bare = decoded(json.loads(json.dumps(encoded(Completion("a", 0, "", "stop", 0, 1)))))
+    assert bare.logprobs is None
+    assert bare.token_ids is None

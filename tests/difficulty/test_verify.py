@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gaincurate.difficulty.verify import VerifierConfig, VerifierPool, gold_completion
+from gaincurate.difficulty.verify_worker import GoldProblem, Job, gold_text, math_gold, said_answer
+from gaincurate.errors import InputError
+
+ROW = {"answer": "7"}
+BAD = "bad_verifiers:check"
+MISDEEDS = {
+    "!spin": "used more than 0.5 s of processor time and was ended",
+    "!sleep": "took longer than 1.5 s and was ended",
+    "!memory": "the verifier needed more than 512 MiB of memory",
+    "!segfault": "crashed (SIGSEGV)",
+    "!exit": "ended without an answer (exit code 0)",
+    "!sysexit": "the verifier raised SystemExit: 3",
+    "!raise": "the verifier raised KeyError: 'no such thing'",
+    "!text": "the verifier returned 'yes', which is no number",
+    "!nan": "the verifier returned nan, which is not from 0 to 1",
+    "!two": "the verifier returned 2.0, which is not from 0 to 1",
+}
+
+
+def bad(workers: int = 1) -> VerifierConfig:
+    return VerifierConfig(BAD, seconds=0.5, memory=512, workers=workers)
+
+
+def rewards(config: VerifierConfig, jobs: list[Job]) -> list[tuple[float | None, str | None]]:
+    with VerifierPool(config) as pool:
+        return [(v.reward, v.reason) for v in pool.judge_all(jobs)]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_whatever_a_verifier_does_the_others_are_judged_in_order(workers: int) -> None:
+    texts = [text for misdeed in MISDEEDS for text in ("7", misdeed, "8")]
+    found = rewards(bad(workers), [Job(text, "7", ROW) for text in texts])
+    assert len(found) == len(texts)
+    for text, (reward, reason) in zip(texts, found, strict=True):
+        if text in MISDEEDS:
+            assert reward is None
+            assert reason is not None
+            assert MISDEEDS[text] in reason
+        else:
+            assert (reward, reason) == (float(text == "7"), None)
+
+
+def test_what_a_verifier_prints_is_not_taken_for_its_answer() -> None:
+    assert rewards(bad(), [Job("!print", "7", ROW), Job("8", "7", ROW)]) == [(1.0, None), (0.0, None)]
+
+
+@settings(deadline=None, max_examples=5, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    texts=st.lists(st.sampled_from(["7", "8", "", "!raise", "!exit", "!nan"]), max_size=12),
+    workers=st.integers(2, 4),
+)
+def test_results_do_not_depend_on_the_number_of_workers(texts: list[str], workers: int) -> None:
+    jobs = [Job(text, "7", ROW) for text in texts]
+    assert rewards(bad(workers), jobs) == rewards(bad(), jobs)
+
+
+def test_a_process_that_died_while_idle_costs_nothing() -> None:
+    with VerifierPool(bad()) as pool:
+        process = pool._all[0]._process
+        assert process is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert pool.submit(Job("7", "7", ROW)).result().reward == 1.0
+
+
+def test_closing_ends_every_process_also_one_that_hangs() -> None:
+    with VerifierPool(VerifierConfig(BAD, seconds=600, memory=512)) as pool:
+        process = pool._all[0]._process
+        assert process is not None
+        hanging = pool.submit(Job("!sleep", "7", ROW))
+    assert process.returncode == -signal.SIGKILL
+    assert hanging.result().reward is None
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs Linux")
+@pytest.mark.parametrize("misdeed", ["!spin", "!sleep", ""])
+def test_no_process_outlives_a_command_that_is_killed(misdeed: str) -> None:
+    program = """if True:
+        import sys
+        from gaincurate.difficulty.verify import VerifierConfig, VerifierPool
+        from gaincurate.difficulty.verify_worker import Job
+        pool = VerifierPool(VerifierConfig("bad_verifiers:check", seconds=0.5, memory=512)).__enter__()
+        print(pool._all[0]._process.pid, flush=True)
+        if sys.argv[1]:
+            pool.submit(Job(sys.argv[1], "7", {"answer": "7"}))
+        sys.stdin.read()
+    """
+    command = subprocess.Popen(
+        [sys.executable, "-c", program, misdeed],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert command.stdout is not None
+    assert command.stderr is not None
+    process = os.pidfd_open(int(command.stdout.readline()))
+    if misdeed:
+        assert command.stderr.readline() == b"begun\n"  # it is at it
+    command.kill()
+    ended = select.poll()
+    ended.register(process, select.POLLIN)
+    assert ended.poll(60_000)
+    os.close(process)
+    command.communicate()
+
+
+@pytest.mark.parametrize(
+    ("verifier", "said"),
+    [
+        ("maths", "--verifier maths: there are math, reasoning-gym, exact, or module:function for your own."),
+        ("a b:c", "--verifier a b:c: there are math, reasoning-gym, exact, or module:function for your own."),
+    ],
+)
+def test_a_verifier_that_is_none_is_refused(verifier: str, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        VerifierConfig(verifier)
+    assert str(caught.value) == said
+
+
+def test_a_module_or_function_that_is_not_there_is_an_error_at_once(tmp_path: Path) -> None:
+    for verifier, said in [
+        ("no_such_module:f", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("bad_verifiers:nothing", "AttributeError: module 'bad_verifiers' has no attribute 'nothing'"),
+    ]:
+        with pytest.raises(InputError) as caught, VerifierPool(VerifierConfig(verifier)):
+            pass
+        assert str(caught.value).startswith(f"--verifier {verifier} cannot be loaded: {said}")
+
+
+def test_the_code_of_an_own_verifier_is_part_of_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = []
+    for value in ("0.5", "0.25"):
+        Path("mine.py").write_text(f"def f(completion, row):\n    return {value}\n")
+        with VerifierPool(VerifierConfig("mine:f")) as pool:
+            found.append((pool.about["code"], pool.submit(Job("x", None, {})).result().reward))
+    assert found[0][0] != found[1][0]
+    assert [reward for _, reward in found] == [0.5, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer", "reward"),
+    [
+        ("7", "7", 1.0),
+        (" 7\n", "7", 1.0),
+        ("so <answer>6</answer>, no, <answer> 7 </answer>", "7", 1.0),
+        ("it is 7", "7", 0.0),
+        ("7", 7, 1.0),
+        ("7", 7.0, 0.0),
+    ],
+)
+def test_exact(completion: str, answer: Any, reward: float) -> None:
+    assert rewards(VerifierConfig("exact"), [Job(completion, answer, {})]) == [(reward, None)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (None, "the gold answer is null"),
+        ("  ", "the gold answer is empty"),
+        (["7"], "the gold answer is neither text nor number: ['7']"),
+    ],
+)
+def test_gold_answers_that_are_none(answer: Any, said: str) -> None:
+    with pytest.raises(GoldProblem, match="^the gold answer"):
+        gold_text(answer)
+    assert rewards(VerifierConfig("exact"), [Job("7", answer, {})]) == [(None, said)]
+
+
+def test_how_gold_answers_are_written_to_be_verified() -> None:
+    assert gold_completion(VerifierConfig("exact"), "7") == "<answer>7</answer>"
+    assert gold_completion(VerifierConfig("m:f"), 7) == "7"
+    assert gold_completion(VerifierConfig("m:f", gold_as="A: {answer}!"), "{x}") == "A: {x}!"
+    assert math_gold("so 5 + 4 = 9\n#### 9") == r"\boxed{9}"
+    assert math_gold(r"$\frac12$") == r"$\frac12$"
+    assert said_answer("a <answer>\n b c </answer> d") == "b c"
+    with pytest.raises(InputError, match="--gold-as 'A' has no {answer} in it"):
+        VerifierConfig("exact", gold_as="A")
+
+
+def test_math() -> None:
+    pytest.importorskip("math_verify")
+    cases: list[tuple[str, Any, float | None]] = [
+        (r"so it is \boxed{\frac{1}{2}}", "0.5", 1.0),
+        ("The answer is 1/2.", r"\frac{1}{2}", 1.0),
+        (r"\boxed{x+x^2}", "x^2+x", 1.0),
+        (r"\boxed{8}", "so 5 + 4 = 9\n#### 9", 0.0),
+        ("I do not know", "9", 0.0),
+        ("", 9, 0.0),
+        (r"\boxed{9}", "{{{", None),
+        (r"\boxed{9}", "", None),
+    ]
+    found = rewards(VerifierConfig("math", workers=2), [Job(text, gold, {}) for text, gold, _ in cases])
+    assert [reward for reward, _ in found] == [reward for *_, reward in cases]
+    assert found[-2][1] == "the gold answer cannot be parsed: '{{{'"
+
+
+def test_math_that_does_not_end_is_no_zero() -> None:
+    pytest.importorskip("math_verify")
+    config = VerifierConfig("math", seconds=1)
+    (found,) = rewards(config, [Job(r"\boxed{9^{9^{9^{9}}}}", "9^{9^{9^{8}}}", {})])
+    assert found[0] is None
+    assert found[1] is not None
+
+
+def test_reasoning_gym() -> None:
+    gym = pytest.importorskip("reasoning_gym")
+    item = gym.create_dataset("countdown", size=1, seed=1)[0]
+    gold, metadata = item["answer"], item["metadata"]
+    row = {"question": item["question"], "metadata": metadata}
+    plain = gym.create_dataset("chain_sum", size=1, seed=0)[0]["answer"]
+    jobs = [
+        Job(f"<answer>{gold}</answer>", gold, row),
+        Job(f"hm <answer>({gold})</answer>", gold, row),  # another text of the same value
+        Job("<answer>1 + 1</answer>", gold, row),
+        Job(plain, plain, {"source": "chain_sum"}),
+        Job("4", "4", {"source": "calendar_arithmetic"}),
+        Job(gold, gold, {}),
+        Job(gold, gold, {"source": "no_such_task"}),
+        Job(gold, gold, {"metadata": "{"}),
+    ]
+    found = rewards(VerifierConfig("reasoning-gym"), jobs)
+    assert [reward for reward, _ in found[:2]] == [1.0, 1.0]
+    assert found[2][0] is not None
+    assert found[2][0] < 1
+    assert found[3] == (1.0, None)
+    assert [reward for reward, _ in found[4:]] == [None] * 4
+    reasons = [reason or "" for _, reason in found[4:]]
+    said = "the check of task 'calendar_arithmetic' needs 'task' in the column metadata, which has not got it"
+    assert reasons[0] == said
+    assert "which reasoning-gym task it is cannot be told" in reasons[1]
+    assert reasons[2] == "reasoning-gym has no task 'no_such_task'"
+    assert "the column metadata is a text but no JSON" in reasons[3]
