@@ -25,7 +25,6 @@ LAYERS = [
     "gaincurate.cli.export",
     "gaincurate.cli.score",
     "gaincurate.cli.show",
-    "gaincurate.cli.difficulty",
     "gaincurate.cli.difficulty_fit",
     "gaincurate.cli.doctor",
     "gaincurate.cli.progress",
