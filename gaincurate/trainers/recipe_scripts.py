@@ -9,8 +9,15 @@ TRL = """\
 steps=8      # optimizer steps a round: the budget / prompts a generation * steps a generation
 mkdir -p "$output/rows"
 cp "$data" "$output/rows/train.parquet"
-# The last round's trainer state, if this is not the first round.
-last=$(ls -d "$checkpoint"/checkpoint-* 2>/dev/null | sort -V | tail -n 1 || true)
+# The last round's trainer state: in the checkpoint (`schedule run --trainer trl`), or below the final model.
+last=$checkpoint
+if [ ! -f "$last/trainer_state.json" ]; then
+    last=$(ls -d "$checkpoint"/checkpoint-* 2>/dev/null | sort -V | tail -n 1 || true)
+fi
+if [ "$round" != 0 ] && [ -z "$last" ]; then
+    echo "no trainer state in $checkpoint: the optimizer would begin anew" >&2
+    exit 1
+fi
 
 trl grpo \\
     --model_name_or_path "$checkpoint" ${last:+--resume_from_checkpoint "$last"} \\
@@ -33,7 +40,7 @@ trl grpo \\
 
 VERL = """\
 batch=64     # prompts a step: `schedule start --align-to 64`
-gaincurate export "$run" --trainer verl --data-source mine --out "$output/data.parquet"
+gaincurate export "$run" --round "$round" --trainer verl --data-source mine --out "$output/data.parquet"
 
 python3 -m verl.trainer.main_ppo \\
     algorithm.adv_estimator=grpo \\
@@ -61,7 +68,7 @@ python3 -m verl.trainer.main_ppo \\
 
 OPENRLHF = """\
 batch=64     # prompts a step: `schedule start --align-to 64`
-gaincurate export "$run" --trainer openrlhf --out "$output/data.jsonl"
+gaincurate export "$run" --round "$round" --trainer openrlhf --out "$output/data.jsonl"
 
 python3 -m openrlhf.cli.train_ppo_ray \\
     --actor.model_name_or_path "$checkpoint" \\
@@ -88,7 +95,7 @@ python3 -m openrlhf.cli.train_ppo_ray \\
 
 NEMO_RL = """\
 batch=64     # prompts a step: `schedule start --align-to 64`
-gaincurate export "$run" --trainer nemo-rl --out "$output/data.jsonl"
+gaincurate export "$run" --round "$round" --trainer nemo-rl --out "$output/data.jsonl"
 # It prints settings; with a system message, data.default.system_prompt_file is one of them.
 
 uv run examples/run_grpo.py --config examples/configs/grpo_math_1B.yaml \\
@@ -117,7 +124,7 @@ cp -n "$output"/step_*/policy/tokenizer/* "$output/hf/"
 
 SKYRL = """\
 batch=64     # prompts a step: `schedule start --align-to 64`
-gaincurate export "$run" --trainer skyrl --env-class mine --out "$output/data.parquet"
+gaincurate export "$run" --round "$round" --trainer skyrl --env-class mine --out "$output/data.parquet"
 
 # An entry point as examples/train/multiply/main_multiply.py: it registers your environment.
 uv run --isolated --extra fsdp -m main_gaincurate \\
@@ -145,7 +152,7 @@ uv run --isolated --extra fsdp -m main_gaincurate \\
 SLIME = """\
 batch=64     # prompts a step: `schedule start --align-to 64`
 base=/models/base_torch_dist   # the KL reference, as Megatron weights
-gaincurate export "$run" --trainer slime --out "$output/data.jsonl"
+gaincurate export "$run" --round "$round" --trainer slime --out "$output/data.jsonl"
 . scripts/models/qwen3-4B.sh   # MODEL_ARGS
 
 python3 train.py \\
@@ -190,7 +197,7 @@ uv run rl @ rl.toml \\
 AREAL = """\
 batch=64     # prompts a step: `schedule start --align-to 64`
 base=/models/base              # the KL reference
-gaincurate export "$run" --trainer areal --out "$output/data.parquet"
+gaincurate export "$run" --round "$round" --trainer areal --out "$output/data.parquet"
 
 # A script as examples/math/gsm8k_rl.py that loads the Parquet file of train_dataset.path.
 python3 train_rl.py --config grpo.yaml \\

@@ -53,7 +53,7 @@ class Recipe:
         head += [
             'rm -rf "${output:?}"/*   # of an attempt that was killed: a round begins from its beginning'
         ]
-        head += ["run=run      # the run's folder"] if '"$run"' in self.body else []
+        head += ["run=${data%/rounds/*}   # the run's folder"] if '"$run"' in self.body else []
         return "\n".join(head) + "\n" + self.body
 
     def as_json(self) -> dict[str, Any]:

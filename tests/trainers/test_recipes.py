@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -110,3 +111,48 @@ def test_the_command_prints_a_script_and_says_how_to_start_it() -> None:
 def test_a_trainer_without_a_recipe_gets_a_sentence(trainer: str, sentence: str) -> None:
     done = run("schedule", "recipe", trainer)
     assert (done.exit_code, done.stderr) == (2, sentence)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "round_", "resumed"),
+    [
+        ("base", 0, None),
+        ("output", 1, "output/checkpoint-12"),  # the final model, as any folder with whole weights is found
+        ("output/checkpoint-12", 1, "output/checkpoint-12"),  # as `schedule run --trainer trl` finds it
+    ],
+)
+def test_trls_recipe_goes_on_from_the_last_rounds_state(
+    tmp_path: Path, checkpoint: str, round_: int, resumed: str | None
+) -> None:
+    done = trl_round(tmp_path, checkpoint, round_)
+    assert done.returncode == 0, done.stderr
+    given = (tmp_path / "given").read_text().splitlines()
+    assert given[given.index("--model_name_or_path") + 1] == str(tmp_path / checkpoint)
+    assert given[given.index("--max_steps") + 1] == str(8 * (round_ + 1))
+    found = given[given.index("--resume_from_checkpoint") + 1] if resumed else None
+    assert found == (str(tmp_path / resumed) if resumed else None)
+    assert ("--resume_from_checkpoint" in given) == (resumed is not None)
+
+
+def test_trls_recipe_does_not_begin_anew_in_silence(tmp_path: Path) -> None:
+    done = trl_round(tmp_path, "base", 1)
+    assert done.returncode == 1
+    assert done.stderr == f"no trainer state in {tmp_path / 'base'}: the optimizer would begin anew\n"
+    assert not (tmp_path / "given").exists()
+
+
+def trl_round(folder: Path, checkpoint: str, round_: int) -> subprocess.CompletedProcess[str]:
+    """The recipe with a stand-in for `trl` that notes what it is given."""
+    for name in ("base", "output/checkpoint-4", "output/checkpoint-12", "now"):
+        (folder / name).mkdir(parents=True)
+    for name in ("checkpoint-4", "checkpoint-12"):
+        (folder / "output" / name / "trainer_state.json").write_text("{}")
+    stand_in = folder / "trl"
+    stand_in.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {folder / "given"}\n')
+    stand_in.chmod(0o755)
+    (folder / "data.parquet").write_text("")
+    (folder / "round.sh").write_text(RECIPES["trl"].script)
+    places = [folder / "data.parquet", round_, folder / checkpoint, folder / "outcomes.jsonl", folder / "now"]
+    command = ["bash", str(folder / "round.sh"), *map(str, places)]
+    environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+    return subprocess.run(command, env=environment, text=True, capture_output=True)
