@@ -69,7 +69,8 @@ def export(
         found = write(source, trainer, out, options, pick, overwrite=overwrite)
         for line in [*found.notes, *found.launch.hints]:
             output.note(line)
-        output.note(f"{out}: {found.rows:,} rows for {trainer} {found.view.facts.read}")
+        of = f", round {found.facts['round']} of {source}" if found.facts.get("round") is not None else ""
+        output.note(f"{out}: {found.rows:,} rows for {trainer} {found.view.facts.read}{of}")
         if as_json:
             launch = found.launch
             told = {"file": str(out), "rows": found.rows, "columns": found.view.schema.names}

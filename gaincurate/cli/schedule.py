@@ -18,7 +18,9 @@ from gaincurate.cli.schedule_options import (
     model_of_set,
     pair,
     paths_of,
+    pointing_at_logs,
     take_logged,
+    tell_of_the_last,
 )
 from gaincurate.errors import InputError
 
@@ -206,11 +208,13 @@ def next_(
 
         opened = Run(run)
         with trainer_lock(run), working_on(run):  # a trainer that follows the run plans its rounds itself
-            take_logged(opened, outcomes or [], format_, reward_column)
+            taken = take_logged(opened, outcomes or [], format_, reward_column)
             finder = finder_of(opened, trainer, output.note)
             found = chosen(finder, opened, checkpoint, wait)
-            folder = advance(opened, found, output.note, finder.held)
+            with pointing_at_logs(opened, taken):
+                folder = advance(opened, found, output.note, finder.held)
         round_ = opened.state["round"]
+        tell_of_the_last(opened, output.note)
         if as_json:
             done = folder is None
             output.as_json({"finished": done, "round": round_, **({} if done else paths_of(opened, round_))})

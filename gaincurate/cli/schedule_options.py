@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,8 +117,8 @@ def chosen(finder: Finder, run: Run, checkpoint: Path | None, wait: float | None
     return finder.chosen(run, checkpoint, wait) if isinstance(finder, TrainerFinder) else str(checkpoint)
 
 
-def take_logged(run: Run, paths: Sequence[Path], format_: str | None, reward_column: str | None) -> None:
-    """Take the outcomes that a trainer logged, where `schedule next` was given some.
+def take_logged(run: Run, paths: Sequence[Path], format_: str | None, reward_column: str | None) -> bool:
+    """Take the outcomes that a trainer logged, where `schedule next` was given some; whether it was.
 
     Raises:
         InputError: an option that goes with paths and there are none.
@@ -127,9 +128,43 @@ def take_logged(run: Run, paths: Sequence[Path], format_: str | None, reward_col
         for option, value in (("--from", format_), ("--reward-column", reward_column)):
             if value is not None:
                 raise InputError(f"{option} {value} goes with --outcomes PATH.")
-        return
+        return False
     if run.state.get("finished"):
-        return  # which is said by the command itself
+        return False  # which is said by the command itself
     from gaincurate.trainers.logs import take_logs
 
     take_logs(run, paths, format_, reward_column, output.note)
+    return True
+
+
+@contextmanager
+def pointing_at_logs(run: Run, taken: bool) -> Iterator[None]:
+    """Say behind a refusal where the outcomes of logs are that it is about."""
+    from gaincurate.errors import OutcomeError
+
+    try:
+        yield
+    except OutcomeError as error:
+        if not taken:
+            raise
+        path = run.outcomes(run.state["round"])
+        raise OutcomeError(
+            f"{error} What was in the logs is in {path}: give the rest of them to the same command, or "
+            "delete that file to take another training's.",
+            **error.data,
+        ) from error
+
+
+def tell_of_the_last(run: Run, note: Callable[[str], None]) -> None:
+    """What came of the round whose outcomes were taken."""
+    state = run.state
+    if state.get("finished"):
+        seen, mu = state["inputs"], None
+    else:
+        plan = run.plan(state["round"])
+        seen, mu = plan["inputs"], plan["mu"]
+    if seen:
+        now = "" if mu is None else f", mu now {mu:.1f}"
+        note(
+            f"round {seen['round']}: accuracy {seen['accuracy']:.3f} over {seen['rollouts']:,} rollouts{now}"
+        )

@@ -73,6 +73,7 @@ def drive(
     wanted = remembered(run, command)
     with stoppable(), working_on(run.folder), trainer_lock(run.folder) as lock:
         if command:
+            _tell_of_a_new_command(run, wanted, again, view)
             write_json(run.folder / _COMMAND, wanted)
         if again and run.state.get("finished"):
             raise InputError(f"{run.folder} is finished: there is no round to train --again.")
@@ -89,6 +90,16 @@ def drive(
                 take_outcomes(run, round_)
             advance(run, _checkpoint_after(run, round_, wanted, view, finder), view.note, finder.held)
             view.round_done(round_, float(read_json(done)["seconds"]))
+
+
+def _tell_of_a_new_command(run: Run, command: list[str], again: bool, view: View) -> None:
+    path, round_ = run.folder / _COMMAND, run.state["round"]
+    trained = (run.round_folder(round_) / _TRAINED).exists()
+    if trained and not again and path.exists() and remembered(run, []) != command:
+        view.note(
+            f"round {round_} was trained with the last command already; this one is for the next, or with "
+            "--again for this one too"
+        )
 
 
 def remembered(run: Run, command: Sequence[str]) -> list[str]:

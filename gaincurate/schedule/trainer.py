@@ -52,8 +52,9 @@ def trainer_lock(folder: Path, name: str = "trainer.lock") -> Iterator[int]:
     while (descriptor := acquire(path, fcntl.LOCK_EX | fcntl.LOCK_NB)) is None:
         if time.monotonic() > end:
             raise LockedError(
-                f"what an earlier run of {folder} started is still at work (`fuser {path}` names its "
-                "keeper); wait until it has ended, or end it, then run this again.",
+                f"a trainer is still at work on {folder}: another one's, or what an earlier one left "
+                f"(`fuser {path}` names the process). Wait until it has ended, or end it, then run this "
+                "again.",
                 path=str(path),
             )
         time.sleep(_LOOK)

@@ -23,7 +23,7 @@ from gaincurate.schedule.lines import success_of
 from gaincurate.schedule.observed import Note, rules_of, silent
 from gaincurate.schedule.rescore import AS_IT_IS, Held, due
 from gaincurate.schedule.rounds import advance
-from gaincurate.schedule.run import Run, working_on
+from gaincurate.schedule.run import RUN, Run, working_on
 from gaincurate.schedule.trainer import trainer_lock
 from gaincurate.schema import ID
 from gaincurate.shards import Json
@@ -247,7 +247,8 @@ class Live(AbstractContextManager["Live"]):
             undone = return_to(self.run, saved, where)
         if undone:
             self.note(
-                f"went back to round {saved['round']} with {where}; later rounds ({undone}) are in undone/"
+                f"warning: went back to round {saved['round']} with {where}; what was trained behind it "
+                f"({undone} rounds) is in {self.run.folder / 'undone'}"
             )
         self._forget()
         self.position = int(saved.get("position", 0))
@@ -271,10 +272,13 @@ class Live(AbstractContextManager["Live"]):
         Raises:
             OutputError: the run has gone on to later rounds.
         """
+        config = self.run.config
         if self.round or self.finished:
             raise OutputError(
                 f"{self.run.folder} stands at round {self.round} and the trainer begins at step 0: resume "
-                "from its last checkpoint, or start a new run.",
+                f"from its last checkpoint. Without one only a new run can begin: gaincurate schedule start "
+                f"{config.scored} --run NEW --strategy {config.strategy} --budget {config.budget} --rounds "
+                f"{config.rounds}, with the other options as in {self.run.folder / RUN}.",
                 round=self.round,
             )
         with working_on(self.run.folder):

@@ -21,7 +21,7 @@ import transformers
 from accelerate.utils import gather_object
 from datasets import Dataset
 
-from gaincurate.errors import GaincurateError, InputError, OutputError
+from gaincurate.errors import GaincurateError, InputError, OutcomeError, OutputError
 from gaincurate.schedule.observed import silent
 from gaincurate.shards import Json
 from gaincurate.trainers.base import Live
@@ -32,7 +32,7 @@ from gaincurate.trainers.registry import followed
 from gaincurate.trainers.trl_outcomes import Tap
 from gaincurate.trainers.trl_resume import checkpoint_folder, checkpoints, newest, place_in
 from gaincurate.trainers.trl_rows import RoundSampler, dataset, places_of
-from gaincurate.trainers.trl_shape import Shape, check, shape_of
+from gaincurate.trainers.trl_shape import Shape, check, late_first_save, shape_of
 from gaincurate.trainers.trl_together import together
 
 __all__ = ["Follower", "FollowsRun", "attach", "dataset"]
@@ -113,13 +113,17 @@ class Follower(transformers.TrainerCallback):
             sampler = RoundSampler(self._places, live.budget, shape)
             trainer._get_train_sampler = lambda dataset=None: sampler
         trainer.add_callback(self)
+        if shape.rank == 0 and (why := late_first_save(trainer.args, self._steps)) is not None:
+            _log.warning(why)
 
     def _told_what_to_resume(self, resume_from_checkpoint: Any = None, *args: Any, **options: Any) -> Any:
         """`trainer.train`; True stands for the newest checkpoint that is whole and of this history."""
         if resume_from_checkpoint is True:
             found = together(self._newest, self._accelerator)
             if found is None:
-                _log.info("no checkpoint to resume from in %s: begins anew", self._trainer.args.output_dir)
+                _log.warning("no checkpoint to resume from in %s: begins anew", self._trainer.args.output_dir)
+            else:
+                _log.info("resumes from %s", found)
             resume_from_checkpoint = found
         self._resumed = resume_from_checkpoint or None
         return self._train(resume_from_checkpoint, *args, **options)
@@ -169,7 +173,18 @@ class Follower(transformers.TrainerCallback):
         if lines is None:
             return
         gathered = [{"round": self.round, **line} for line in gather_object(lines)]
-        together(lambda: self.live.report(gathered), self._accelerator)
+        together(lambda: self._report(gathered), self._accelerator)
+
+    def _report(self, lines: list[Json]) -> None:
+        try:
+            self.live.report(lines)
+        except OutcomeError as error:
+            more = (
+                " Or let attach(..., outcome=NAME) take one reward function alone."
+                if self._tap.several
+                else ""
+            )
+            raise OutcomeError(f"{error}{more}", **error.data) from error
 
     def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Save the place; at a round's end score anew where due and plan the next."""

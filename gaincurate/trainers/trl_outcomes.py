@@ -108,6 +108,11 @@ class Tap:
 
         return heard
 
+    @property
+    def several(self) -> bool:
+        """Whether a reward is the sum of several functions'."""
+        return len(self._summed) > 1
+
     def forget(self) -> None:
         """Drop what was heard in a step that did not end."""
         for heard in self._calls.values():

@@ -131,6 +131,8 @@ def _unfinished(path: Path, step: int, shape: Shape) -> str | None:
         return f"{state.name} is missing or not finished"
     if found != step:
         return f"{state.name} is of step {found}"
+    if not any((path / name).exists() for name in ("rng_state.pth", "rng_state_0.pth")):
+        return "rng_state.pth is missing"
     if (path / "rng_state_0.pth").exists():  # each process writes its own, and none waits for the others
         for rank in range(shape.processes):
             if not (path / f"rng_state_{rank}.pth").exists():

@@ -122,12 +122,26 @@ def check(trainer: Any, shape: Shape, config: ScheduleConfig, late: bool) -> Non
             )
 
 
+def late_first_save(args: Any, steps: int) -> str | None:
+    """What to say where nothing is saved in the first round of so many steps; None where something is."""
+    strategy = str(getattr(args.save_strategy, "value", args.save_strategy))
+    if strategy == "no" or (strategy == "steps" and args.save_steps > steps):
+        first = "save_strategy is 'no'" if strategy == "no" else f"save_steps={args.save_steps:g}"
+        return (
+            f"{first} and a round has {steps:,} steps: a training that is killed before its first checkpoint "
+            "can only begin a new run, once round 0 is over"
+        )
+    return None
+
+
 def _check_budget(shape: Shape, config: ScheduleConfig) -> None:
     if config.budget % shape.prompts:
         raise InputError(
             f"the run's budget of {config.budget:,} prompts is no multiple of the {shape.prompts:,} that the "
             "trainer generates for at a time (generation_batch_size / num_generations), so the tail of every "
-            f"round would be dropped. Start the run with --align-to {shape.prompts}, or change the batch.",
+            f"round would be dropped. Start the run with --align-to {shape.prompts} --budget "
+            f"{-(-config.budget // shape.prompts) * shape.prompts}, or give a batch whose prompts divide "
+            f"{config.budget:,}.",
             budget=config.budget,
             align_to=shape.prompts,
         )

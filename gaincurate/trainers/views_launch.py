@@ -91,7 +91,11 @@ def _verl(path: Path, view: View) -> Launch:
         "data.filter_overlong_prompts=False",
         "data.train_max_samples=-1",
     ]
-    hints = [f"a reward function gets the id as extra_info['{ID}']"]
+    hints = [
+        "a reward function of yours (reward.custom_reward_function.path=reward.py) gets the id as "
+        f"extra_info['{ID}']; verl's own know the data_source of its examples alone",
+        "also set data.val_files, and a data.train_batch_size that divides the rows: the rest is dropped",
+    ]
     if view.parts.id_in_answer:
         hints.append(
             "ground_truth is JSON with the id and the answer, which verl's own functions cannot read"

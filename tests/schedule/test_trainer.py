@@ -136,6 +136,6 @@ def test_a_trainer_that_still_lives_keeps_a_second_one_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainer, "_FREED", 0.0)
-    sentence = "what an earlier run of .* started is still at work"
+    sentence = "a trainer is still at work on .*: another one's, or what an earlier one left"
     with trainer_lock(tmp_path), pytest.raises(LockedError, match=sentence):
         trainer_lock(tmp_path).__enter__()

@@ -144,7 +144,7 @@ def test_trls_defaults_but_for_what_must_be_set_are_fine() -> None:
             False,
             "the run's budget of 18 prompts is no multiple of the 4 that the trainer generates for at a time "
             "(generation_batch_size / num_generations), so the tail of every round would be dropped. Start the run "
-            "with --align-to 4, or change the batch.",
+            "with --align-to 4 --budget 20, or give a batch whose prompts divide 18.",
         ),
         (
             lambda: trainer(gradient_accumulation_steps=3, steps_per_generation=2),
