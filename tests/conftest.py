@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before anything imports Hugging Face's libraries: tests must not reach for the network.
@@ -23,6 +24,15 @@ os.environ["TRITON_INTERPRET"] = "0" if torch.cuda.is_available() else "1"
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny random Llama and its tokenizer; do not write into it."""
     return tiny.save_model(tmp_path_factory.mktemp("model") / "tiny-llama")
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_they_were() -> Iterator[None]:
+    """A number of threads is a part of what a set is; what one test sets must not reach the next."""
+    before = torch.get_num_threads()
+    yield
+    if torch.get_num_threads() != before:
+        torch.set_num_threads(before)
 
 
 @pytest.fixture
