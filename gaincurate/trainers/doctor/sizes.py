@@ -47,9 +47,16 @@ def tail(
         f"{settings.told(key)}: {step} prompts a step, but a round has {about.budget}: the last {left} of "
         "each round are never trained, and report nothing",
         {key: fits * one},
-        f"or a run whose budget is a multiple: `gaincurate schedule start --align-to {step}`",
+        aligned(about.budget, step),
         source,
     )
+
+
+def aligned(budget: int, step: int) -> str:
+    """How a run is started whose rounds end with a step, with the nearest budget that does."""
+    below = budget // step * step
+    nearest = below if below and budget - below <= below + step - budget else below + step
+    return f"or start the run with `gaincurate schedule start --align-to {step} --budget {nearest}`"
 
 
 def epochs(settings: Settings, about: About, key: str, *, source: str = "") -> Found:

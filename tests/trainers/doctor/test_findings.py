@@ -308,7 +308,7 @@ def test_a_run_without_the_last_prompts_is_told_in_numbers() -> None:
         "trained, and report nothing"
     )
     assert finding.mend == {"data.train_batch_size": 25}
-    assert "--align-to 32" in finding.advice
+    assert finding.advice == "or start the run with `gaincurate schedule start --align-to 32 --budget 96`"
 
 
 def test_long_prompts_are_named() -> None:
@@ -334,9 +334,30 @@ def test_a_tail_is_found_exactly_where_rows_are_left(budget: int, batch: int) ->
     found = [one for one in report.findings if one.name == "tail"]
     assert bool(found) == (budget % batch != 0)
     if found:
+        nearest = min((n for n in range(batch, 8193, batch)), key=lambda n: abs(n - budget))
+        assert found[0].advice.endswith(f"--align-to {batch} --budget {nearest}`")
         size = found[0].mend["train_dataset.batch_size"]
         assert budget % size == 0
         assert size <= batch
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    budget=st.integers(1, 512), batch=st.integers(1, 512), group=st.integers(1, 16), many=st.integers(1, 4)
+)
+def test_the_budget_that_openrlhf_is_advised_has_no_tail(
+    budget: int, batch: int, group: int, many: int
+) -> None:
+    sizes = {
+        "train.batch_size": batch,
+        "rollout.n_samples_per_prompt": group,
+        "rollout.batch_size": batch * many,
+    }
+    about = About("segment", budget=budget, rounds=1)
+    for finding in look("openrlhf", about, **sizes).findings:
+        if finding.name == "tail":
+            advised = int(finding.advice.rsplit("--budget ", 1)[1].rstrip("`"))
+            assert "tail" not in names(look("openrlhf", replace(about, budget=advised), **sizes))
 
 
 @settings(max_examples=200, deadline=None)
