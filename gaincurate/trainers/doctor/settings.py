@@ -101,6 +101,13 @@ class Settings:
             value = scalar(value)
         return None if isinstance(value, bool) or not isinstance(value, int | float) else value
 
+    def known(self, key: str) -> Any:
+        """A key's value, or None where it is only known when it runs."""
+        try:
+            return self[key]
+        except NotKnown:
+            return None
+
     def is_given(self, key: str) -> bool:
         """Whether the file says anything of a key."""
         return normal(key) in self.given

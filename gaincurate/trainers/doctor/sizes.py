@@ -21,6 +21,8 @@ def tail(
     *,
     per_step: Number | None = None,
     factor: Number | None = None,
+    mini: str = "",
+    unless: str = "",
     source: str = "",
 ) -> Found:
     """A round that is no multiple of the trainer's prompts a step loses its last prompts.
@@ -31,6 +33,8 @@ def tail(
         key: the setting that the prompts a step follow from.
         per_step: prompts a step, where they are not the key's value.
         factor: the key's value for one prompt a step, where it is not 1.
+        mini: the setting with a mini-batch's prompts, which the trainer refuses above a step's.
+        unless: the setting that makes it take them.
         source: where the trainer does it.
     """
     each = per_step(settings) if per_step else settings.number(key)
@@ -41,12 +45,16 @@ def tail(
     if not left:
         return None
     fits = max(size for size in range(1, min(step, about.budget) + 1) if about.budget % size == 0)
+    mend = {key: fits * one}
+    least = settings.known(mini) if mini and not settings.known(unless) else None
+    if isinstance(least, int | float) and least > fits:
+        mend[mini] = fits
     return Finding(
         "tail",
         "wrong",
         f"{settings.told(key)}: {step} prompts a step, but a round has {about.budget}: the last {left} of "
         "each round are never trained, and report nothing",
-        {key: fits * one},
+        mend,
         aligned(about.budget, step),
         source,
     )

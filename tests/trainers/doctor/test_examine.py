@@ -58,7 +58,8 @@ def test_a_run_is_compared_with_the_settings(tmp_path: Path, launch: Path) -> No
     assert set(found) == {"tail", "too-long"}
     longest = max(opened.scored.column("gc_prompt_tokens").to_pylist())
     assert found["too-long"].mend == {"data.max_prompt_length": longest}
-    assert found["tail"].mend == {"data.train_batch_size": 6}
+    mini = "actor_rollout_ref.actor.ppo_mini_batch_size"
+    assert found["tail"].mend == {"data.train_batch_size": 6, mini: 6}
     assert report.notes == [
         "token counts: not compared, because the model the-model is no folder on this machine"
     ]

@@ -17,6 +17,7 @@ from gaincurate.trainers.doctor.read import Read
 from gaincurate.trainers.doctor.settings import normal
 
 FACTS = Path(__file__).parent.parent / "defaults"
+MINI, DYNAMIC = "actor_rollout_ref.actor.ppo_mini_batch_size", "actor_rollout_ref.actor.use_dynamic_bsz"
 IDS = ["long-a", "long-b"]
 
 # What stays when everything that can be mended is: no setting reaches it.
@@ -307,8 +308,26 @@ def test_a_run_without_the_last_prompts_is_told_in_numbers() -> None:
         "data.train_batch_size is 32: 32 prompts a step, but a round has 100: the last 4 of each round are never "
         "trained, and report nothing"
     )
-    assert finding.mend == {"data.train_batch_size": 25}
+    assert finding.mend == {"data.train_batch_size": 25, MINI: 25}
     assert finding.advice == "or start the run with `gaincurate schedule start --align-to 32 --budget 96`"
+
+
+@pytest.mark.parametrize(
+    ("changes", "mini"),
+    [
+        ({}, 48),
+        ({MINI: 64}, 48),
+        ({MINI: 16}, None),
+        ({MINI: 48}, None),
+        ({MINI: "$MINI"}, None),
+        ({DYNAMIC: True}, None),
+    ],
+)
+def test_verl_begins_with_the_mended_sizes(changes: dict[str, Any], mini: int | None) -> None:
+    """Its own check: without dynamic batches, a step has at least the prompts of a mini-batch."""
+    report = look("verl", replace(RUN, budget=48), **{"data.train_batch_size": 64}, **changes)
+    finding = next(one for one in report.findings if one.name == "tail")
+    assert finding.mend == {"data.train_batch_size": 48} | ({MINI: mini} if mini else {})
 
 
 def test_long_prompts_are_named() -> None:
