@@ -36,11 +36,9 @@ def when(
 
 def reads(settings: Settings, about: About, key: str, *, also: str = "", source: str = "") -> Found:
     """In segment mode the training set is the round's own file."""
-    value = settings[key]
-    first = value[0] if isinstance(value, list) and value else value
-    if not about.segment or Settings.follows(first, ("data", "output", "round")):
+    if not about.segment or Settings.follows(settings.place(key), ("data", "output", "round")):
         return None
-    wanted: Any = ["{data}"] if isinstance(value, list) else "{data}"
+    wanted: Any = ["{data}"] if isinstance(settings.known(key), list) else "{data}"
     return Finding(
         "data",
         "wrong",
@@ -148,8 +146,10 @@ def moving_reference(settings: Settings, about: About, key: str, off: Any, mend:
 
 def follows_run(settings: Settings, about: About, key: str, *, source: str = "") -> Found:
     """In live mode the adapter is told of the run by a setting; a file there is no run."""
+    if not about.live:
+        return None
     value = settings[key]
-    if not about.live or (value and not str(value).endswith((".parquet", ".jsonl", ".json", ".arrow"))):
+    if value and not str(value).endswith((".parquet", ".jsonl", ".json", ".arrow")):
         return None
     return Finding(
         "no-run",

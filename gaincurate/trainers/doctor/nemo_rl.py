@@ -51,8 +51,9 @@ def _batch(settings: Settings) -> float | None:
 
 def data(settings: Settings, about: About) -> Found:
     """In segment mode the training set is the round's own file."""
-    path = settings["data.train.data_path"]
-    if not about.segment or Settings.follows(path, ("data", "output", "round")):
+    if not about.segment or Settings.follows(
+        settings.place("data.train.data_path"), ("data", "output", "round")
+    ):
         return None
     return Finding(
         "data",

@@ -301,6 +301,51 @@ def test_what_only_the_shell_knows_is_not_judged_and_the_rest_is() -> None:
     ]
 
 
+DATA = {
+    "trl": "dataset_name",
+    "verl": "data.train_files",
+    "openrlhf": "data.prompt_dataset",
+    "nemo-rl": "data.train.data_path",
+    "skyrl": "data.train_data",
+    "slime": "prompt_data",
+    "trinity": "buffer.explorer_input.tasksets.0.path",
+    "areal": "train_dataset.path",
+}
+
+
+@pytest.mark.parametrize("trainer", DATA)
+@pytest.mark.parametrize(
+    "fixed", ["$HOME/data/gsm8k/train.parquet", "${DATA_DIR}/a", "${oc.env:HOME}/a", "$ROWS"]
+)
+def test_a_variable_in_a_path_does_not_hide_that_it_is_the_same_in_every_round(
+    trainer: str, fixed: str
+) -> None:
+    report = look(trainer, SEGMENT, **{DATA[trainer]: fixed})
+    finding = next(one for one in report.findings if one.name == "data")
+    assert f"{DATA[trainer]} is {fixed}" in finding.title
+    assert not [note for note in report.notes if fixed in note]
+    assert "data" not in names(look(trainer, LIVE, **{DATA[trainer]: fixed}))
+
+
+@pytest.mark.parametrize("trainer", DATA)
+@pytest.mark.parametrize(
+    "given", ["$data", "${DATA}/a", "$GAINCURATE_DATA_X", "$1", "${1}/a", "$(ls x)", "$@"]
+)
+def test_a_path_that_a_round_may_fill_in_is_not_judged(trainer: str, given: str) -> None:
+    report = look(trainer, SEGMENT, **{DATA[trainer]: given})
+    assert "data" not in names(report)
+    assert [note for note in report.notes if f"is {given}, which is not known before it runs" in note]
+
+
+@pytest.mark.parametrize(
+    "given", ["{data}", "${oc.env:GAINCURATE_DATA}", "$X/{round}.parquet", "{output}/$N"]
+)
+def test_a_path_that_a_round_fills_in_is_right(given: str) -> None:
+    report = look("verl", SEGMENT, **{"data.train_files": given})
+    assert "data" not in names(report)
+    assert not [note for note in report.notes if "not known before" in note]
+
+
 def test_a_run_without_the_last_prompts_is_told_in_numbers() -> None:
     report = look("verl", replace(RUN, budget=100), **{"data.train_batch_size": 32})
     finding = next(one for one in report.findings if one.name == "tail")
