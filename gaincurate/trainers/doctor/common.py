@@ -49,6 +49,23 @@ def reads(settings: Settings, about: About, key: str, *, also: str = "", source:
     )
 
 
+def begins(settings: Settings, about: About, key: str, source: str = "") -> Found:
+    """In segment mode a round begins with what the last one left."""
+    if not about.segment or not settings.is_given(key):
+        return None
+    value = settings.place(key)
+    if not value or Settings.follows(value, ("checkpoint", "output", "round")):
+        return None
+    return Finding(
+        "base-model",
+        "wrong",
+        f"{settings.told(key)}: each round begins from that model, so nothing that was trained is kept",
+        {key: "{checkpoint}"},
+        "{checkpoint} is the run's model in the first round, then what the last round left",
+        source,
+    )
+
+
 def output(settings: Settings, about: About, key: str, what: str, below: str = "", source: str = "") -> Found:
     """In segment mode what a round leaves must lie in the round's own folder."""
     value = settings[key]

@@ -138,6 +138,7 @@ TRAINER = Trainer(
             what="the loader reads the file in its own order, whatever the schedule plans",
             source="nemo_rl/data/dataloader.py",
         ),
+        partial(common.begins, key="policy.model_name", source="nemo_rl/models"),
         resumes,
         divided,
         when(

@@ -112,6 +112,7 @@ TRAINER = Trainer(
     defaults=DEFAULTS,
     rules=(
         partial(common.reads, key="data.prompt_dataset", source=_TRAINER),
+        partial(common.begins, key="actor.model_name_or_path", source="openrlhf/cli/train_ppo_ray.py"),
         when(
             "resume",
             "wrong",

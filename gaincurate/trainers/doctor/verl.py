@@ -193,6 +193,7 @@ TRAINER = Trainer(
             what="the adapter never hears of a reward",
             source=_BASE,
         ),
+        partial(common.begins, key="actor_rollout_ref.model.path", source="verl/workers/config"),
         resumes,
         passes,
         partial(sizes.steps, key="trainer.total_training_steps", per_step=_batch, source=_BASE),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from gaincurate.trainers.doctor.examine import DOCTORED, Report, judge, written
 from gaincurate.trainers.doctor.findings import SEVERITIES, About
+from gaincurate.trainers.doctor.launch import read_launch
 from gaincurate.trainers.doctor.read import Read
 from gaincurate.trainers.doctor.settings import normal
 
@@ -107,6 +108,17 @@ MORE: list[tuple[str, str, About, dict[str, Any]]] = [
     ("trl", "callbacks", LIVE, {"restore_callback_states_from_checkpoint": True}),
     ("trl", "reference", SEGMENT, {"beta": 0.04}),
     ("trl", "adapter", SEGMENT, {"use_peft": True}),
+    ("trl", "base-model", SEGMENT, {"model_name_or_path": "Qwen/Qwen3-8B"}),
+    ("verl", "base-model", SEGMENT, {"actor_rollout_ref.model.path": "Qwen/Qwen3-8B"}),
+    ("openrlhf", "base-model", SEGMENT, {"actor.model_name_or_path": "Qwen/Qwen3-8B"}),
+    ("nemo-rl", "base-model", SEGMENT, {"policy.model_name": "Qwen/Qwen3-8B"}),
+    ("skyrl", "base-model", SEGMENT, {"trainer.policy.model.path": "Qwen/Qwen3-8B"}),
+    ("slime", "base-model", SEGMENT, {"hf_checkpoint": "Qwen/Qwen3-8B"}),
+    ("slime", "base-model", SEGMENT, {"hf_checkpoint": "{checkpoint}", "ref_load": "/models/base"}),
+    ("slime", "base-model", SEGMENT, {"load": "/models/base"}),
+    ("prime-rl", "base-model", SEGMENT, {"model.name": "Qwen/Qwen3-8B"}),
+    ("trinity", "base-model", SEGMENT, {"model.model_path": "Qwen/Qwen3-8B"}),
+    ("areal", "base-model", SEGMENT, {"actor.path": "Qwen/Qwen3-8B"}),
     ("verl", "tail", RUN, {}),
     ("verl", "too-long", RUN, {}),
     ("verl", "too-long", RUN, {"data.filter_overlong_prompts": True}),
@@ -346,6 +358,57 @@ def test_a_path_that_a_round_fills_in_is_right(given: str) -> None:
     assert not [note for note in report.notes if "not known before" in note]
 
 
+MODEL = {trainer: next(iter(changes)) for trainer, name, _, changes in MORE if name == "base-model"} | {
+    "slime": "load"
+}
+
+
+@pytest.mark.parametrize("trainer", DOCTORED)
+@pytest.mark.parametrize("model", ["Qwen/Qwen3-8B", "$MODEL_ROOT/base", "${oc.env:HF_HOME}/base"])
+def test_a_fixed_model_is_where_each_round_begins(trainer: str, model: str) -> None:
+    finding = next(
+        one for one in look(trainer, SEGMENT, **{MODEL[trainer]: model}).findings if one.name == "base-model"
+    )
+    assert finding.severity == "wrong"
+    assert f"{MODEL[trainer]} is {model}: each round begins from that model" in finding.title
+    assert finding.mend[MODEL[trainer]] == "{checkpoint}"
+    for about in (LIVE, EXPORT):
+        assert "base-model" not in names(look(trainer, about, **{MODEL[trainer]: model}))
+
+
+@pytest.mark.parametrize("trainer", DOCTORED)
+@pytest.mark.parametrize(
+    "model",
+    [
+        "{checkpoint}",
+        "{checkpoint}/hf",
+        "${oc.env:GAINCURATE_CHECKPOINT}",
+        "{output}/merged",
+        "$checkpoint",
+        "$3",
+    ],
+)
+def test_a_model_from_the_last_round_is_right(trainer: str, model: str) -> None:
+    assert "base-model" not in names(look(trainer, SEGMENT, **{MODEL[trainer]: model}))
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("checkpoint=$3\ntrl grpo --model_name_or_path $checkpoint", False),
+        ("model=${3:-Qwen/Qwen3-8B}\ntrl grpo --model_name_or_path $model", False),
+        ("trl grpo --model_name_or_path $GAINCURATE_CHECKPOINT", False),
+        ("gaincurate schedule run run -- trl grpo --model_name_or_path {checkpoint}", False),
+        ("model=Qwen/Qwen3-8B\ntrl grpo --model_name_or_path $model", True),
+        ("trl grpo --model_name_or_path Qwen/a --resume_from_checkpoint {checkpoint}", False),
+        ("trl grpo --model_name_or_path Qwen/a --resume_from_checkpoint old/checkpoint-8", True),
+    ],
+)
+def test_the_model_of_a_launch_line(line: str, found: bool) -> None:
+    report = judge(DOCTORED["trl"], Read(given=read_launch(line, DOCTORED["trl"].launches).given), SEGMENT)
+    assert ("base-model" in names(report)) == found
+
+
 def test_a_run_without_the_last_prompts_is_told_in_numbers() -> None:
     report = look("verl", replace(RUN, budget=100), **{"data.train_batch_size": 32})
     finding = next(one for one in report.findings if one.name == "tail")
@@ -494,6 +557,7 @@ ROWS = {
     "drops the tail of a round": "tail",
     "drops or cuts long prompts": "too-long filter",
     "trains a round several times, or not to its end": "epochs max-steps rollouts resumed-length length",
+    "begins every round from the same model": "base-model",
     "puts an old place onto a new file": "resume skip",
     "does not carry `gc_id`, or nobody reports": "columns label metadata outcomes log-without-id feedback",
     "reads something else than was scored": "template prompt-file",
