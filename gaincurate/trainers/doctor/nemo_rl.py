@@ -132,6 +132,15 @@ TRAINER = Trainer(
     rules=(
         data,
         partial(
+            common.view,
+            key="data.train.data_path",
+            needs=("input", "output"),
+            export="--trainer nemo-rl",
+            form="jsonl",
+            renamed="data.train.input_key",
+            source=_RESPONSES,
+        ),
+        partial(
             common.unplugged,
             key="data.custom_dataloader",
             mend=LIVE["nemo-rl"],

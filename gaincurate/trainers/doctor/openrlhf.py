@@ -111,7 +111,14 @@ TRAINER = Trainer(
     style="switches",
     defaults=DEFAULTS,
     rules=(
-        partial(common.reads, key="data.prompt_dataset", source=_TRAINER),
+        *common.rows(
+            "data.prompt_dataset",
+            ("label",),
+            "--trainer openrlhf",
+            "jsonl",
+            renamed="data.label_key",
+            source=_TRAINER,
+        ),
         partial(common.begins, key="actor.model_name_or_path", source="openrlhf/cli/train_ppo_ray.py"),
         when(
             "resume",

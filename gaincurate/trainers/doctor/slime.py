@@ -175,7 +175,7 @@ TRAINER = Trainer(
     style="dashes",
     defaults=DEFAULTS,
     rules=(
-        partial(common.reads, key="prompt_data", source=_SOURCE),
+        *common.rows("prompt_data", ("metadata",), "--trainer slime", "jsonl", source=_SOURCE),
         partial(common.follows_run, key="prompt_data", source="gaincurate.trainers.slime"),
         partial(
             common.unplugged,

@@ -19,6 +19,7 @@ _SAVED = "actor_rollout_ref.actor.checkpoint.save_contents"
 _REWARD = "reward.custom_reward_function.path"
 _TAP = "trainer.v1.sampler.custom_sampler.path"
 _CALLBACK = "trainer.checkpoint_callback_class"
+_EXPORT = "--trainer verl --data-source NAME"
 _ALWAYS = 1_000_000  # steps: no round is as long, and the last step is saved whatever the period
 
 DEFAULTS: dict[str, Any] = {
@@ -170,7 +171,9 @@ TRAINER = Trainer(
     style="hydra",
     defaults=DEFAULTS,
     rules=(
-        partial(common.reads, key="data.train_files", source=_DATASET),
+        *common.rows(
+            "data.train_files", ("data_source", "reward_model", "extra_info"), _EXPORT, source=_DATASET
+        ),
         partial(
             common.unplugged,
             key="data.custom_cls.path",

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 import runs
@@ -45,6 +46,14 @@ def test_numbers_of_a_run(tmp_path: Path) -> None:
     assert set(about.longer_than(40)) == {one for one, length in lengths.items() if length > 40}
 
 
+def test_columns_of_the_newest_round(tmp_path: Path) -> None:
+    opened = runs.begin(tmp_path, budget=12, rounds=3)
+    data = opened.data(int(opened.state["round"]))
+    assert facts_of(opened.folder, "segment").columns == frozenset(pq.read_table(data).column_names)
+    data.unlink()
+    assert facts_of(opened.folder, "segment").columns is None
+
+
 def test_bare_prompts_are_not_compared(tmp_path: Path) -> None:
     about = facts_of(runs.begin(tmp_path, bare=True).folder, "segment")
     assert about.longest is None
@@ -55,12 +64,16 @@ def test_a_run_is_compared_with_the_settings(tmp_path: Path, launch: Path) -> No
     opened = runs.begin(tmp_path, budget=12)
     report = examine("verl", [str(launch)], "segment", opened.folder)
     found = {finding.name: finding for finding in report.findings}
-    assert set(found) == {"tail", "too-long"}
+    assert set(found) == {"tail", "too-long", "view"}
+    assert found["view"].title.endswith(
+        "have no data_source, reward_model, extra_info, which the trainer reads"
+    )
+    assert f"gaincurate export {opened.folder.resolve()} --trainer verl" in found["view"].advice
     longest = max(opened.scored.column("gc_prompt_tokens").to_pylist())
     assert found["too-long"].mend == {"data.max_prompt_length": longest}
     mini = "actor_rollout_ref.actor.ppo_mini_batch_size"
     assert found["tail"].mend == {"data.train_batch_size": 6, mini: 6}
-    assert report.notes == [
+    assert report.notes[-1:] == [
         "token counts: not compared, because the model the-model is no folder on this machine"
     ]
 

@@ -59,6 +59,7 @@ def mended(trainer: str, about: About, config: dict[str, Any]) -> Report:
 SEGMENT, LIVE, EXPORT = About("segment"), About("live"), About("export")
 RUN = About("segment", budget=96, rounds=10, longest=700, longer_than=lambda limit: IDS)
 LIVE_RUN = replace(RUN, mode="live")
+ROWS_OF_A_RUN = replace(RUN, columns=frozenset({"prompt", "answer", "gc_id"}))
 
 IN_THE_DEFAULTS = {
     "trl": "skip epochs output shuffle learning-rate",
@@ -119,6 +120,13 @@ MORE: list[tuple[str, str, About, dict[str, Any]]] = [
     ("prime-rl", "base-model", SEGMENT, {"model.name": "Qwen/Qwen3-8B"}),
     ("trinity", "base-model", SEGMENT, {"model.model_path": "Qwen/Qwen3-8B"}),
     ("areal", "base-model", SEGMENT, {"actor.path": "Qwen/Qwen3-8B"}),
+    ("verl", "view", ROWS_OF_A_RUN, {"data.train_files": "{data}"}),
+    ("verl", "view", ROWS_OF_A_RUN, {"data.train_files": ["{data}"]}),
+    ("verl", "data", ROWS_OF_A_RUN, {}),
+    ("openrlhf", "view", ROWS_OF_A_RUN, {"data.prompt_dataset": "{data}"}),
+    ("nemo-rl", "view", ROWS_OF_A_RUN, {"data.train.data_path": "{data}"}),
+    ("slime", "view", ROWS_OF_A_RUN, {"prompt_data": "{data}"}),
+    ("areal", "view", ROWS_OF_A_RUN, {"train_dataset.path": "{data}"}),
     ("verl", "tail", RUN, {}),
     ("verl", "too-long", RUN, {}),
     ("verl", "too-long", RUN, {"data.filter_overlong_prompts": True}),
@@ -261,10 +269,12 @@ def test_a_finding_is_there_and_its_mend_takes_it_away(
     [
         (trainer, about)
         for trainer in DOCTORED
-        for about in (SEGMENT, LIVE, EXPORT, RUN, LIVE_RUN)
+        for about in (SEGMENT, LIVE, EXPORT, RUN, LIVE_RUN, ROWS_OF_A_RUN)
         if DOCTORED[trainer].live or not about.live
     ],
-    ids=lambda value: value if isinstance(value, str) else f"{value.mode}-{value.budget}",
+    ids=lambda value: (
+        value if isinstance(value, str) else f"{value.mode}-{value.budget}-{bool(value.columns)}"
+    ),
 )
 def test_the_mended_default_configuration_is_clean(trainer: str, about: About) -> None:
     report = mended(trainer, about, default_config(trainer))
@@ -407,6 +417,27 @@ def test_a_model_from_the_last_round_is_right(trainer: str, model: str) -> None:
 def test_the_model_of_a_launch_line(line: str, found: bool) -> None:
     report = judge(DOCTORED["trl"], Read(given=read_launch(line, DOCTORED["trl"].launches).given), SEGMENT)
     assert ("base-model" in names(report)) == found
+
+
+def test_verl_reads_the_rounds_own_file_where_it_has_what_verl_reads() -> None:
+    enough = frozenset({"prompt", "gc_id"}) | {"data_source", "reward_model", "extra_info"}
+    assert not {"view", "data"} & set(
+        names(look("verl", replace(ROWS_OF_A_RUN, columns=enough), **{"data.train_files": "{data}"}))
+    )
+    other = {"data.label_key": "answer"}
+    for changes in ({}, {"data.train_files": "{data}"}):
+        about = replace(ROWS_OF_A_RUN, columns=enough - {"extra_info"}, folder="/my runs/a")
+        finding = next(one for one in look("verl", about, **changes).findings if one.name in ("view", "data"))
+        assert finding.mend == {"data.train_files": "{output}/data.parquet"}
+        assert finding.advice == (
+            "at the head of the round's script: `gaincurate export '/my runs/a' --trainer verl --data-source NAME "
+            "--out {output}/data.parquet --overwrite`"
+        )
+        if changes:
+            assert "view" not in names(look("openrlhf", about, **{"data.prompt_dataset": "{data}"} | other))
+            assert finding.title == (
+                "data.train_files is {data}: the rounds of this run have no extra_info, which the trainer reads"
+            )
 
 
 def test_a_run_without_the_last_prompts_is_told_in_numbers() -> None:
@@ -561,6 +592,7 @@ ROWS = {
     "puts an old place onto a new file": "resume skip",
     "does not carry `gc_id`, or nobody reports": "columns label metadata outcomes log-without-id feedback",
     "reads something else than was scored": "template prompt-file",
+    "reads columns that a round's file has not": "view",
     "chooses ahead of the rewards": "workers async ahead",
     "leaves no checkpoint, or not where it is looked for": "no-checkpoint weights output",
     "an adapter alone as a checkpoint": "adapter",
