@@ -110,7 +110,7 @@ def rows(
 ) -> tuple[Rule, Rule]:
     """The two rules on a training set with the trainer's columns: is it the round's, and does it have them.
 
-    Where the round's own file would not do, the first one's mend is the exported file at once.
+    Where the round's own file would not do, or nobody knows, the first one's mend is the exported file.
     """
     look = partial(view, key=key, needs=needs, export=export, form=form, renamed=renamed, source=source)
 
@@ -118,8 +118,12 @@ def rows(
         found = reads(settings, about, key, source=source)
         if found is None:
             return None
-        then = look(Settings({**settings.given, key: found.mend[key]}, settings.defaults), about)
-        return found if then is None else replace(found, mend=then.mend, advice=then.advice)
+        own = Settings({**settings.given, key: found.mend[key]}, settings.defaults)
+        then = look(own, about if about.columns is not None else replace(about, columns=frozenset()))
+        if then is None:
+            return found
+        known = "" if about.columns else f"; {{data}} itself will do where it has {', '.join(needs)}"
+        return replace(found, mend=then.mend, advice=then.advice + known)
 
     return fixed, look
 

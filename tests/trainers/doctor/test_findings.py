@@ -440,6 +440,16 @@ def test_verl_reads_the_rounds_own_file_where_it_has_what_verl_reads() -> None:
             )
 
 
+def test_without_a_run_the_exported_file_is_proposed() -> None:
+    finding = next(one for one in look("verl", SEGMENT).findings if one.name == "data")
+    assert finding.mend == {"data.train_files": "{output}/data.parquet"}
+    assert finding.advice == (
+        "at the head of the round's script: `gaincurate export run --trainer verl --data-source NAME "
+        "--out {output}/data.parquet --overwrite`; {data} itself will do where it has data_source, reward_model, "
+        "extra_info"
+    )
+
+
 def test_a_run_without_the_last_prompts_is_told_in_numbers() -> None:
     report = look("verl", replace(RUN, budget=100), **{"data.train_batch_size": 32})
     finding = next(one for one in report.findings if one.name == "tail")
