@@ -106,7 +106,8 @@ TRAINER = Trainer(
     style="hydra",
     defaults=DEFAULTS,
     rules=(
-        partial(common.reads, key="train_dataset.path", source="areal/dataset"),
+        *common.rows("train_dataset.path", ("messages",), "--trainer areal", source="areal/dataset"),
+        partial(common.begins, key="actor.path", source=_ARGS),
         resumes,
         partial(sizes.tail, key="train_dataset.batch_size", source=f"{_LOADER}: drop_last"),
         partial(

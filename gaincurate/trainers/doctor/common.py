@@ -5,7 +5,10 @@ Knows how a schedule uses a trainer; knows no trainer.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from gaincurate.trainers.doctor.findings import About, Finding, Found, Mode, Rule, Severity
@@ -34,19 +37,110 @@ def when(
     return rule
 
 
-def reads(settings: Settings, about: About, key: str, *, also: str = "", source: str = "") -> Found:
+def reads(settings: Settings, about: About, key: str, *, source: str = "") -> Found:
     """In segment mode the training set is the round's own file."""
-    value = settings[key]
-    first = value[0] if isinstance(value, list) and value else value
-    if not about.segment or Settings.follows(first, ("data", "output", "round")):
+    if not about.segment or Settings.follows(settings.place(key), ("data", "output", "round")):
         return None
-    wanted: Any = ["{data}"] if isinstance(value, list) else "{data}"
+    wanted: Any = ["{data}"] if isinstance(settings.known(key), list) else "{data}"
     return Finding(
         "data",
         "wrong",
         f"{settings.told(key)}: every round would train on the same rows, whatever was planned",
         {key: wanted},
-        also or "a file written for this trainer below {output} will do as well",
+        "a file written for this trainer below {output} will do as well",
+        source,
+    )
+
+
+def view(
+    settings: Settings,
+    about: About,
+    key: str,
+    needs: tuple[str, ...],
+    export: str,
+    form: str = "parquet",
+    renamed: str = "",
+    source: str = "",
+) -> Found:
+    """The round's file has the source's columns; a trainer that reads others needs an exported one.
+
+    Args:
+        settings: of the trainer.
+        about: the columns of the newest round's file.
+        key: the setting of the training set.
+        needs: columns that the trainer reads.
+        export: the options of `gaincurate export` that write them.
+        form: of the exported file.
+        renamed: the setting that makes it read another column; then nothing is said.
+        source: where the trainer does it.
+    """
+    if not about.segment or about.columns is None or not Settings.follows(settings.place(key), ("data",)):
+        return None
+    if renamed and settings.known(renamed) not in (None, *needs):
+        return None
+    if not (missing := [name for name in needs if name not in about.columns]):
+        return None
+    several = isinstance(settings.known(key), list)
+    path = f"{{output}}/data.{form}"
+    return Finding(
+        "view",
+        "wrong",
+        f"{settings.told(key)}: the rounds of this run have no {', '.join(missing)}, which the trainer reads",
+        {key: [path] if several else path},
+        exported(about, export, form),
+        source,
+    )
+
+
+def exported(about: About, export: str, form: str = "parquet") -> str:
+    """The line of a round's script that writes the trainer's own view of the round."""
+    run = shlex.quote(about.folder)
+    command = f"gaincurate export {run} {export} --out {{output}}/data.{form} --overwrite"
+    return f"at the head of the round's script: `{command}`"
+
+
+def rows(
+    key: str,
+    needs: tuple[str, ...],
+    export: str,
+    form: str = "parquet",
+    *,
+    renamed: str = "",
+    source: str,
+) -> tuple[Rule, Rule]:
+    """The two rules on a training set with the trainer's columns: is it the round's, and does it have them.
+
+    Where the round's own file would not do, or nobody knows, the first one's mend is the exported file.
+    """
+    look = partial(view, key=key, needs=needs, export=export, form=form, renamed=renamed, source=source)
+
+    def fixed(settings: Settings, about: About) -> Found:
+        found = reads(settings, about, key, source=source)
+        if found is None:
+            return None
+        own = Settings({**settings.given, key: found.mend[key]}, settings.defaults)
+        then = look(own, about if about.columns is not None else replace(about, columns=frozenset()))
+        if then is None:
+            return found
+        known = "" if about.columns else f"; {{data}} itself will do where it has {', '.join(needs)}"
+        return replace(found, mend=then.mend, advice=then.advice + known)
+
+    return fixed, look
+
+
+def begins(settings: Settings, about: About, key: str, source: str = "") -> Found:
+    """In segment mode a round begins with what the last one left."""
+    if not about.segment or not settings.is_given(key):
+        return None
+    value = settings.place(key)
+    if not value or Settings.follows(value, ("checkpoint", "output", "round")):
+        return None
+    return Finding(
+        "base-model",
+        "wrong",
+        f"{settings.told(key)}: each round begins from that model, so nothing that was trained is kept",
+        {key: "{checkpoint}"},
+        "{checkpoint} is the run's model in the first round, then what the last round left",
         source,
     )
 
@@ -148,8 +242,10 @@ def moving_reference(settings: Settings, about: About, key: str, off: Any, mend:
 
 def follows_run(settings: Settings, about: About, key: str, *, source: str = "") -> Found:
     """In live mode the adapter is told of the run by a setting; a file there is no run."""
+    if not about.live:
+        return None
     value = settings[key]
-    if not about.live or (value and not str(value).endswith((".parquet", ".jsonl", ".json", ".arrow"))):
+    if value and not str(value).endswith((".parquet", ".jsonl", ".json", ".arrow")):
         return None
     return Finding(
         "no-run",

@@ -20,6 +20,7 @@ _NAME = re.compile(rf"\{{({'|'.join(NAMES)})\}}")
 _MODULES = (trl, verl, openrlhf, nemo_rl, skyrl, slime, prime_rl, trinity, areal)
 DOCTORED: dict[str, Trainer] = {module.TRAINER.name: module.TRAINER for module in _MODULES}
 """The trainers whose settings are known."""
+_CLOSE = 0.7  # of the words that differ
 _FILLED_IN = (
     "{data}, {round}, {checkpoint} and {output} are what `gaincurate schedule run` fills in, in its command"
 )
@@ -122,11 +123,62 @@ def judge(trainer: Trainer, read: Read, about: About) -> Report:
         except NotKnown as unknown:
             if str(unknown) not in notes:
                 notes.append(str(unknown))
+    if unread := misspelt(trainer, settings):
+        notes.insert(0, unread)
     if not any(key in settings.defaults for key in settings.given):
         notes.insert(0, "none of the settings that the rules read is set: all of this is about the defaults")
     if any(Settings.follows(value) for finding in findings for value in finding.mend.values()):
         notes.append(_FILLED_IN)
     return Report(trainer.name, trainer.version, about.mode, worst_first(findings), notes, read.launched)
+
+
+def misspelt(trainer: Trainer, settings: Settings) -> str | None:
+    """Settings that no rule reads and that look like one that a rule does and that is not set; as a note.
+
+    A trainer has many more settings than the rules read, so only a close one is named, and none that differs
+    by another word (`eval_steps` is not meant to be `save_steps`).
+    """
+    free = [key for key in settings.defaults if not settings.is_given(key)]
+    meant = {key: _meant(key, free) for key in settings.given if key not in settings.defaults}
+    named = [
+        f"{_option(trainer, key)} (did you mean {_option(trainer, near)}?)"
+        for key, near in meant.items()
+        if near
+    ]
+    if not named:
+        return None
+    return f"not settings of {trainer.name} {trainer.version} that are read here: {', '.join(named)}"
+
+
+def _meant(key: str, known: Iterable[str]) -> str | None:
+    """The known key that an unknown one stands for, if one is close."""
+    head, _, last = key.rpartition(".")
+    for one in known:
+        if one.endswith(f".{key}") or one.replace(".", "_") == key:
+            return one
+    parts: dict[str, str] = {}
+    for one in known:
+        before, _, end = one.rpartition(".")
+        if (not head or before == head) and _one_word(last, end):
+            parts.setdefault(end, one)
+    close = difflib.get_close_matches(last, parts, n=1, cutoff=0.8)
+    return parts[close[0]] if close else None
+
+
+def _one_word(left: str, right: str) -> bool:
+    """Whether what differs could be one word: `data` and `dataset`, but not `micro` and `mini`."""
+    ours, theirs = left.split("_"), right.split("_")
+    for end in (0, -1):
+        while ours and theirs and ours[end] == theirs[end]:
+            del ours[end], theirs[end]
+    return difflib.SequenceMatcher(None, "_".join(ours), "_".join(theirs)).ratio() >= _CLOSE
+
+
+def _option(trainer: Trainer, key: str) -> str:
+    """A key as the trainer's launch line names it."""
+    if trainer.style == "hydra":
+        return key
+    return "--" + (key.replace("_", "-") if trainer.style == "dashes" else key)
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:
@@ -152,7 +204,7 @@ def _written(trainer: Trainer, key: str, value: Any, launched: bool) -> str:
         return f"{key}{equals}{shown(value)}"
     if trainer.style == "hydra":
         return f"{key}={shown(value)}"
-    flag = "--" + (key.replace("_", "-") if trainer.style == "dashes" else key)
+    flag = _option(trainer, key)
     if value is None or (value is False and trainer.style != "values"):
         return f"without {flag}"
     if value is True and trainer.style != "values":

@@ -64,6 +64,8 @@ class About:
     """Tokens of the longest rendered prompt in the set."""
     longer_than: Callable[[float], list[str]] | None = None
     """The ids of the prompts with more tokens than a limit."""
+    columns: frozenset[str] | None = None
+    """Columns of the newest round's file."""
     folder: str = "run"
     """The run's folder, as the trainer would be told of it."""
 

@@ -22,7 +22,7 @@ _ENDS = {";", ";;", "&", "&&", "|", "||", "then", "do", "else", "fi", "done", "(
 _ASSIGNS = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 _PAIR = re.compile(r"[+~]{0,2}([A-Za-z_][\w./@:-]*)=(.*)", re.DOTALL)
 _USED = re.compile(r"\$(?:(\w+)|\{(\w+)(?:\[[@*]\])?(?::?-([^}]*))?\})")
-_POSITION = re.compile(r"\$\{?\d\}?")
+_POSITION = re.compile(r"\$(?:\d|\{\d[^}]*\})")
 _OPEN, _CLOSE, _DOLLAR = "\x01", "\x02", "\x03"
 _SHELLS = {"sh", "bash", "dash", "zsh"}
 _FILES = ("config", "config_file")
@@ -167,6 +167,8 @@ def _expanded(token: str, known: dict[str, list[str]]) -> list[str]:
         return known[name]
 
     def value(found: re.Match[str]) -> str:
+        if (found[2] or "").isdigit():
+            return f"${{{found[2]}}}"  # the driver gives it, whatever else it would be
         one = known.get(found[1] or found[2])
         if one is None:
             return found[0] if found[3] is None else found[3]

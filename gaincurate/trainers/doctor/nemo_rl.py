@@ -51,8 +51,9 @@ def _batch(settings: Settings) -> float | None:
 
 def data(settings: Settings, about: About) -> Found:
     """In segment mode the training set is the round's own file."""
-    path = settings["data.train.data_path"]
-    if not about.segment or Settings.follows(path, ("data", "output", "round")):
+    if not about.segment or Settings.follows(
+        settings.place("data.train.data_path"), ("data", "output", "round")
+    ):
         return None
     return Finding(
         "data",
@@ -131,12 +132,22 @@ TRAINER = Trainer(
     rules=(
         data,
         partial(
+            common.view,
+            key="data.train.data_path",
+            needs=("input", "output"),
+            export="--trainer nemo-rl",
+            form="jsonl",
+            renamed="data.train.input_key",
+            source=_RESPONSES,
+        ),
+        partial(
             common.unplugged,
             key="data.custom_dataloader",
             mend=LIVE["nemo-rl"],
             what="the loader reads the file in its own order, whatever the schedule plans",
             source="nemo_rl/data/dataloader.py",
         ),
+        partial(common.begins, key="policy.model_name", source="nemo_rl/models"),
         resumes,
         divided,
         when(

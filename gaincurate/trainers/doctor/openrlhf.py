@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -71,13 +72,14 @@ def tail(settings: Settings, about: About) -> Found:
         return None
     samples = about.budget * each
     fits = max(size for size in range(1, min(batch, samples) + 1) if samples % size == 0)
+    step = batch // math.gcd(batch, each)  # prompts that fill whole training batches
     return Finding(
         "tail",
         "wrong",
         f"{settings.told('train.batch_size')}: the last {left} of a round's {samples} samples fill no "
         "training batch and are dropped",
         {"train.batch_size": fits, "rollout.batch_size": about.budget},
-        "or a budget that is a multiple of rollout.batch_size",
+        "" if taken % step else sizes.aligned(about.budget, step),
         "openrlhf/trainer/ray/ppo_actor.py: DataLoader(..., drop_last=True)",
     )
 
@@ -109,7 +111,15 @@ TRAINER = Trainer(
     style="switches",
     defaults=DEFAULTS,
     rules=(
-        partial(common.reads, key="data.prompt_dataset", source=_TRAINER),
+        *common.rows(
+            "data.prompt_dataset",
+            ("label",),
+            "--trainer openrlhf",
+            "jsonl",
+            renamed="data.label_key",
+            source=_TRAINER,
+        ),
+        partial(common.begins, key="actor.model_name_or_path", source="openrlhf/cli/train_ppo_ray.py"),
         when(
             "resume",
             "wrong",

@@ -188,6 +188,7 @@ TRAINER = Trainer(
         samplers,
         gates,
         partial(common.follows_run, key=f"{_SOURCE}.env.taskset.run", source="gaincurate.trainers.prime_rl"),
+        partial(common.begins, key="model.name", source="prime_rl/configs/rl.py"),
         resumes,
         tokens,
         partial(sizes.tail, key="orchestrator.batch_size", per_step=_prompts, factor=_group, source=_CONFIG),

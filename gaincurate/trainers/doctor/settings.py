@@ -14,6 +14,9 @@ from gaincurate.schedule.driver import NAMES
 
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 _ENVIRONMENT = re.compile(r"\$\{oc\.env:GAINCURATE_([A-Z]+)\}")
+_PERHAPS = re.compile(
+    rf"\$\(|`|\$\{{?(?:oc\.env:)?(?:[\d@*]|GAINCURATE_|(?:{'|'.join(NAMES)})(?!\w))", re.IGNORECASE
+)
 _SUMS = re.compile(r"\$\(\([^$]*\)\)")
 
 
@@ -101,13 +104,34 @@ class Settings:
             value = scalar(value)
         return None if isinstance(value, bool) or not isinstance(value, int | float) else value
 
+    def place(self, key: str) -> Any:
+        """A path, or the first of several; variables that no round fills in are as good as any fixed text.
+
+        Raises:
+            NotKnown: it may change with the round: a place of the script, or a variable named as what the
+                driver fills in.
+        """
+        value = self._resolved(normal(key), depth=8)
+        value = value[0] if isinstance(value, list) and value else value
+        if isinstance(value, str) and _PERHAPS.search(value) and not self.follows(value):
+            raise NotKnown(key, value)
+        return value
+
+    def known(self, key: str) -> Any:
+        """A key's value, or None where it is only known when it runs."""
+        try:
+            return self[key]
+        except NotKnown:
+            return None
+
     def is_given(self, key: str) -> bool:
         """Whether the file says anything of a key."""
         return normal(key) in self.given
 
     def told(self, key: str) -> str:
         """A key and its value for a reader, and whether it is the default."""
-        return f"{key} is {shown(self[key])}" + ("" if self.is_given(key) else " by default")
+        value = self._resolved(normal(key), depth=8)
+        return f"{key} is {shown(value)}" + ("" if self.is_given(key) else " by default")
 
     def below(self, prefix: str) -> Iterator[str]:
         """The given keys under a prefix."""

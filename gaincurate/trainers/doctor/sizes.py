@@ -21,6 +21,8 @@ def tail(
     *,
     per_step: Number | None = None,
     factor: Number | None = None,
+    mini: str = "",
+    unless: str = "",
     source: str = "",
 ) -> Found:
     """A round that is no multiple of the trainer's prompts a step loses its last prompts.
@@ -31,6 +33,8 @@ def tail(
         key: the setting that the prompts a step follow from.
         per_step: prompts a step, where they are not the key's value.
         factor: the key's value for one prompt a step, where it is not 1.
+        mini: the setting with a mini-batch's prompts, which the trainer refuses above a step's.
+        unless: the setting that makes it take them.
         source: where the trainer does it.
     """
     each = per_step(settings) if per_step else settings.number(key)
@@ -41,15 +45,26 @@ def tail(
     if not left:
         return None
     fits = max(size for size in range(1, min(step, about.budget) + 1) if about.budget % size == 0)
+    mend = {key: fits * one}
+    least = settings.known(mini) if mini and not settings.known(unless) else None
+    if isinstance(least, int | float) and least > fits:
+        mend[mini] = fits
     return Finding(
         "tail",
         "wrong",
         f"{settings.told(key)}: {step} prompts a step, but a round has {about.budget}: the last {left} of "
         "each round are never trained, and report nothing",
-        {key: fits * one},
-        f"or a run whose budget is a multiple: `gaincurate schedule start --align-to {step}`",
+        mend,
+        aligned(about.budget, step),
         source,
     )
+
+
+def aligned(budget: int, step: int) -> str:
+    """How a run is started whose rounds end with a step, with the nearest budget that does."""
+    below = budget // step * step
+    nearest = below if below and budget - below <= below + step - budget else below + step
+    return f"or start the run with `gaincurate schedule start --align-to {step} --budget {nearest}`"
 
 
 def epochs(settings: Settings, about: About, key: str, *, source: str = "") -> Found:

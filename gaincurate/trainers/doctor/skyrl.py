@@ -78,6 +78,7 @@ TRAINER = Trainer(
     defaults=DEFAULTS,
     rules=(
         partial(common.reads, key="data.train_data", source=_DATASET),
+        partial(common.begins, key="trainer.policy.model.path", source="skyrl/train/config/config.py"),
         resumes,
         partial(sizes.tail, key="trainer.train_batch_size", source=f"{_LOADER}: drop_last=True"),
         partial(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -92,6 +93,18 @@ def resumes(settings: Settings, about: About) -> Found:
     )
 
 
+def begins(settings: Settings, about: About) -> Found:
+    """Training begins with --load, and without it with --ref-load or --hf-checkpoint."""
+    key = "load" if settings.place("load") else "hf_checkpoint"
+    found = common.begins(settings, about, key, _ARGUMENTS)
+    if found is None and key == "hf_checkpoint":
+        found = common.begins(settings, about, "ref_load", _ARGUMENTS)
+    if found is None:
+        return None
+    both = ("load", "hf_checkpoint") if settings.is_given("hf_checkpoint") else ("load",)
+    return replace(found, mend=dict.fromkeys(both, "{checkpoint}"))
+
+
 def over_sampling(settings: Settings, about: About) -> Found:
     """More prompts are begun than a step trains."""
     over, size = settings.number("over_sampling_batch_size"), settings.number("rollout_batch_size")
@@ -162,7 +175,7 @@ TRAINER = Trainer(
     style="dashes",
     defaults=DEFAULTS,
     rules=(
-        partial(common.reads, key="prompt_data", source=_SOURCE),
+        *common.rows("prompt_data", ("metadata",), "--trainer slime", "jsonl", source=_SOURCE),
         partial(common.follows_run, key="prompt_data", source="gaincurate.trainers.slime"),
         partial(
             common.unplugged,
@@ -179,6 +192,7 @@ TRAINER = Trainer(
             source=_ARGUMENTS,
         ),
         resumes,
+        begins,
         hides,
         passes,
         partial(sizes.steps, key="num_rollout", per_step=_batch, source=_SOURCE),

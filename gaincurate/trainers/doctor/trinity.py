@@ -172,6 +172,7 @@ TRAINER = Trainer(
         data,
         order,
         run,
+        partial(common.begins, key="model.model_path", source="trinity/common/config.py"),
         resumes,
         partial(sizes.tail, key="buffer.batch_size", source=f"{_READER}: drop_last=True"),
         lengths,

@@ -167,6 +167,13 @@ def length(settings: Settings, about: About) -> Found:
     return sizes.length(settings, about, "max_steps", each, source=_TRAINER) if each else None
 
 
+def begins(settings: Settings, about: About) -> Found:
+    """The weights of a checkpoint that is resumed from come over the model's."""
+    if not about.segment or Settings.follows(settings["resume_from_checkpoint"], ("checkpoint",)):
+        return None
+    return common.begins(settings, about, "model_name_or_path", "trl/trainer/model_config.py")
+
+
 def twice(settings: Settings, about: About) -> Found:
     """One of the two follows from the other."""
     keys = ("generation_batch_size", "steps_per_generation")
@@ -196,6 +203,7 @@ TRAINER = Trainer(
     defaults=DEFAULTS,
     rules=(
         rows,
+        begins,
         when(
             "columns",
             "wrong",

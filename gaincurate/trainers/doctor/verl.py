@@ -14,10 +14,12 @@ from gaincurate.trainers.doctor.settings import Settings
 
 _DATASET = "verl/utils/dataset/rl_dataset.py"
 _BASE = "verl/trainer/ppo/v1/trainer_base.py"
+_MINI, _DYNAMIC = (f"actor_rollout_ref.actor.{name}" for name in ("ppo_mini_batch_size", "use_dynamic_bsz"))
 _SAVED = "actor_rollout_ref.actor.checkpoint.save_contents"
 _REWARD = "reward.custom_reward_function.path"
 _TAP = "trainer.v1.sampler.custom_sampler.path"
 _CALLBACK = "trainer.checkpoint_callback_class"
+_EXPORT = "--trainer verl --data-source NAME"
 _ALWAYS = 1_000_000  # steps: no round is as long, and the last step is saved whatever the period
 
 DEFAULTS: dict[str, Any] = {
@@ -48,6 +50,8 @@ DEFAULTS: dict[str, Any] = {
     "algorithm.filter_groups.enable": False,
     "algorithm.use_kl_in_reward": False,
     "actor_rollout_ref.actor.use_kl_loss": False,
+    _MINI: 256,
+    _DYNAMIC: False,
     _SAVED: ["model", "optimizer", "extra"],
     "actor_rollout_ref.actor.optim.lr_scheduler_type": "constant",
     "actor_rollout_ref.model.lora_rank": 0,
@@ -167,7 +171,9 @@ TRAINER = Trainer(
     style="hydra",
     defaults=DEFAULTS,
     rules=(
-        partial(common.reads, key="data.train_files", source=_DATASET),
+        *common.rows(
+            "data.train_files", ("data_source", "reward_model", "extra_info"), _EXPORT, source=_DATASET
+        ),
         partial(
             common.unplugged,
             key="data.custom_cls.path",
@@ -190,10 +196,17 @@ TRAINER = Trainer(
             what="the adapter never hears of a reward",
             source=_BASE,
         ),
+        partial(common.begins, key="actor_rollout_ref.model.path", source="verl/workers/config"),
         resumes,
         passes,
         partial(sizes.steps, key="trainer.total_training_steps", per_step=_batch, source=_BASE),
-        partial(sizes.tail, key="data.train_batch_size", source=f"{_BASE}: drop_last=True"),
+        partial(
+            sizes.tail,
+            key="data.train_batch_size",
+            mini=_MINI,
+            unless=_DYNAMIC,
+            source=f"{_BASE}: drop_last=True",
+        ),
         lengths,
         filters,
         when(

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 import runs
@@ -11,8 +12,9 @@ import sets
 import tiny
 from command import run
 from gaincurate.errors import InputError
-from gaincurate.trainers.doctor.examine import examine
+from gaincurate.trainers.doctor.examine import DOCTORED, examine, misspelt
 from gaincurate.trainers.doctor.facts import facts_of
+from gaincurate.trainers.doctor.settings import Settings
 from gaincurate.trainers.doctor.tokens import compare_tokens
 
 LAUNCH = """
@@ -45,6 +47,14 @@ def test_numbers_of_a_run(tmp_path: Path) -> None:
     assert set(about.longer_than(40)) == {one for one, length in lengths.items() if length > 40}
 
 
+def test_columns_of_the_newest_round(tmp_path: Path) -> None:
+    opened = runs.begin(tmp_path, budget=12, rounds=3)
+    data = opened.data(int(opened.state["round"]))
+    assert facts_of(opened.folder, "segment").columns == frozenset(pq.read_table(data).column_names)
+    data.unlink()
+    assert facts_of(opened.folder, "segment").columns is None
+
+
 def test_bare_prompts_are_not_compared(tmp_path: Path) -> None:
     about = facts_of(runs.begin(tmp_path, bare=True).folder, "segment")
     assert about.longest is None
@@ -55,11 +65,16 @@ def test_a_run_is_compared_with_the_settings(tmp_path: Path, launch: Path) -> No
     opened = runs.begin(tmp_path, budget=12)
     report = examine("verl", [str(launch)], "segment", opened.folder)
     found = {finding.name: finding for finding in report.findings}
-    assert set(found) == {"tail", "too-long"}
+    assert set(found) == {"tail", "too-long", "view"}
+    assert found["view"].title.endswith(
+        "have no data_source, reward_model, extra_info, which the trainer reads"
+    )
+    assert f"gaincurate export {opened.folder.resolve()} --trainer verl" in found["view"].advice
     longest = max(opened.scored.column("gc_prompt_tokens").to_pylist())
     assert found["too-long"].mend == {"data.max_prompt_length": longest}
-    assert found["tail"].mend == {"data.train_batch_size": 6}
-    assert report.notes == [
+    mini = "actor_rollout_ref.actor.ppo_mini_batch_size"
+    assert found["tail"].mend == {"data.train_batch_size": 6, mini: 6}
+    assert report.notes[-1:] == [
         "token counts: not compared, because the model the-model is no folder on this machine"
     ]
 
@@ -121,6 +136,55 @@ def test_settings_of_nothing_that_is_known_are_said_to_be_defaults(tmp_path: Pat
     path.write_text("learning: 3\n")
     notes = examine("verl", [str(path)]).notes
     assert notes[0] == "none of the settings that the rules read is set: all of this is about the defaults"
+
+
+@pytest.mark.parametrize(
+    ("trainer", "line", "note"),
+    [
+        (
+            "openrlhf",
+            "train_ppo_ray --prompt_data a --rollout_batch_size 8",
+            "not settings of openrlhf 0.11.2 that are read here: --prompt_data (did you mean --data.prompt_dataset?), "
+            "--rollout_batch_size (did you mean --rollout.batch_size?)",
+        ),
+        (
+            "verl",
+            "main_ppo data.trian_files=a custom_reward_function.path=b",
+            "not settings of verl 0.9.1 that are read here: data.trian_files (did you mean data.train_files?), "
+            "custom_reward_function.path (did you mean reward.custom_reward_function.path?)",
+        ),
+        (
+            "slime",
+            "train.py --rollout-batchsize 8",
+            "not settings of slime 624b824a (2026-08-21) that are read here: --rollout-batchsize (did you mean "
+            "--rollout-batch-size?)",
+        ),
+        ("trl", "trl grpo --dataloader_in_order true", None),
+        ("verl", "main_ppo data.gen_batch_size=8 data.filter_overlong_prompts_workers=2", None),
+        ("verl", "main_ppo data.val_batch_size=8 actor_rollout_ref.actor.ppo_micro_batch_size=2", None),
+        (
+            "verl",
+            "main_ppo critic.optim.lr_scheduler_type=cosine data.trian_files=a data.train_files=b",
+            None,
+        ),
+        ("trl", "trl grpo --per_device_eval_batch_size 8 --eval_strategy no --num_generations_eval 8", None),
+        ("slime", "train.py --eval-prompt-data a b --eval-interval 20 --eval-label-key c", None),
+    ],
+)
+def test_a_setting_that_looks_like_another_one_is_named(
+    tmp_path: Path, trainer: str, line: str, note: str | None
+) -> None:
+    path = tmp_path / "a.sh"
+    path.write_text(line)
+    notes = examine(trainer, [str(path)]).notes
+    assert [one for one in notes if one.startswith("not settings")] == ([note] if note else [])
+
+
+@pytest.mark.parametrize("trainer", DOCTORED)
+def test_no_setting_that_the_trainer_has_is_called_misspelt(trainer: str) -> None:
+    facts = json.loads((Path(__file__).parent.parent / f"defaults/{trainer}.json").read_text())
+    for key in [*facts["also"], *facts["defaults"]]:
+        assert misspelt(DOCTORED[trainer], Settings({key: 1}, DOCTORED[trainer].defaults)) is None
 
 
 def set_with_counts(folder: Path, tokenizer: Any, off_by: int = 0) -> Path:

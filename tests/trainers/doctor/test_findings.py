@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 
 from gaincurate.trainers.doctor.examine import DOCTORED, Report, judge, written
 from gaincurate.trainers.doctor.findings import SEVERITIES, About
+from gaincurate.trainers.doctor.launch import read_launch
 from gaincurate.trainers.doctor.read import Read
 from gaincurate.trainers.doctor.settings import normal
 
 FACTS = Path(__file__).parent.parent / "defaults"
+MINI, DYNAMIC = "actor_rollout_ref.actor.ppo_mini_batch_size", "actor_rollout_ref.actor.use_dynamic_bsz"
 IDS = ["long-a", "long-b"]
 
 # What stays when everything that can be mended is: no setting reaches it.
@@ -57,6 +59,7 @@ def mended(trainer: str, about: About, config: dict[str, Any]) -> Report:
 SEGMENT, LIVE, EXPORT = About("segment"), About("live"), About("export")
 RUN = About("segment", budget=96, rounds=10, longest=700, longer_than=lambda limit: IDS)
 LIVE_RUN = replace(RUN, mode="live")
+ROWS_OF_A_RUN = replace(RUN, columns=frozenset({"prompt", "answer", "gc_id"}))
 
 IN_THE_DEFAULTS = {
     "trl": "skip epochs output shuffle learning-rate",
@@ -106,6 +109,24 @@ MORE: list[tuple[str, str, About, dict[str, Any]]] = [
     ("trl", "callbacks", LIVE, {"restore_callback_states_from_checkpoint": True}),
     ("trl", "reference", SEGMENT, {"beta": 0.04}),
     ("trl", "adapter", SEGMENT, {"use_peft": True}),
+    ("trl", "base-model", SEGMENT, {"model_name_or_path": "Qwen/Qwen3-8B"}),
+    ("verl", "base-model", SEGMENT, {"actor_rollout_ref.model.path": "Qwen/Qwen3-8B"}),
+    ("openrlhf", "base-model", SEGMENT, {"actor.model_name_or_path": "Qwen/Qwen3-8B"}),
+    ("nemo-rl", "base-model", SEGMENT, {"policy.model_name": "Qwen/Qwen3-8B"}),
+    ("skyrl", "base-model", SEGMENT, {"trainer.policy.model.path": "Qwen/Qwen3-8B"}),
+    ("slime", "base-model", SEGMENT, {"hf_checkpoint": "Qwen/Qwen3-8B"}),
+    ("slime", "base-model", SEGMENT, {"hf_checkpoint": "{checkpoint}", "ref_load": "/models/base"}),
+    ("slime", "base-model", SEGMENT, {"load": "/models/base"}),
+    ("prime-rl", "base-model", SEGMENT, {"model.name": "Qwen/Qwen3-8B"}),
+    ("trinity", "base-model", SEGMENT, {"model.model_path": "Qwen/Qwen3-8B"}),
+    ("areal", "base-model", SEGMENT, {"actor.path": "Qwen/Qwen3-8B"}),
+    ("verl", "view", ROWS_OF_A_RUN, {"data.train_files": "{data}"}),
+    ("verl", "view", ROWS_OF_A_RUN, {"data.train_files": ["{data}"]}),
+    ("verl", "data", ROWS_OF_A_RUN, {}),
+    ("openrlhf", "view", ROWS_OF_A_RUN, {"data.prompt_dataset": "{data}"}),
+    ("nemo-rl", "view", ROWS_OF_A_RUN, {"data.train.data_path": "{data}"}),
+    ("slime", "view", ROWS_OF_A_RUN, {"prompt_data": "{data}"}),
+    ("areal", "view", ROWS_OF_A_RUN, {"train_dataset.path": "{data}"}),
     ("verl", "tail", RUN, {}),
     ("verl", "too-long", RUN, {}),
     ("verl", "too-long", RUN, {"data.filter_overlong_prompts": True}),
@@ -248,10 +269,12 @@ def test_a_finding_is_there_and_its_mend_takes_it_away(
     [
         (trainer, about)
         for trainer in DOCTORED
-        for about in (SEGMENT, LIVE, EXPORT, RUN, LIVE_RUN)
+        for about in (SEGMENT, LIVE, EXPORT, RUN, LIVE_RUN, ROWS_OF_A_RUN)
         if DOCTORED[trainer].live or not about.live
     ],
-    ids=lambda value: value if isinstance(value, str) else f"{value.mode}-{value.budget}",
+    ids=lambda value: (
+        value if isinstance(value, str) else f"{value.mode}-{value.budget}-{bool(value.columns)}"
+    ),
 )
 def test_the_mended_default_configuration_is_clean(trainer: str, about: About) -> None:
     report = mended(trainer, about, default_config(trainer))
@@ -300,6 +323,133 @@ def test_what_only_the_shell_knows_is_not_judged_and_the_rest_is() -> None:
     ]
 
 
+DATA = {
+    "trl": "dataset_name",
+    "verl": "data.train_files",
+    "openrlhf": "data.prompt_dataset",
+    "nemo-rl": "data.train.data_path",
+    "skyrl": "data.train_data",
+    "slime": "prompt_data",
+    "trinity": "buffer.explorer_input.tasksets.0.path",
+    "areal": "train_dataset.path",
+}
+
+
+@pytest.mark.parametrize("trainer", DATA)
+@pytest.mark.parametrize(
+    "fixed", ["$HOME/data/gsm8k/train.parquet", "${DATA_DIR}/a", "${oc.env:HOME}/a", "$ROWS"]
+)
+def test_a_variable_in_a_path_does_not_hide_that_it_is_the_same_in_every_round(
+    trainer: str, fixed: str
+) -> None:
+    report = look(trainer, SEGMENT, **{DATA[trainer]: fixed})
+    finding = next(one for one in report.findings if one.name == "data")
+    assert f"{DATA[trainer]} is {fixed}" in finding.title
+    assert not [note for note in report.notes if fixed in note]
+    assert "data" not in names(look(trainer, LIVE, **{DATA[trainer]: fixed}))
+
+
+@pytest.mark.parametrize("trainer", DATA)
+@pytest.mark.parametrize(
+    "given", ["$data", "${DATA}/a", "$GAINCURATE_DATA_X", "$1", "${1}/a", "$(ls x)", "$@"]
+)
+def test_a_path_that_a_round_may_fill_in_is_not_judged(trainer: str, given: str) -> None:
+    report = look(trainer, SEGMENT, **{DATA[trainer]: given})
+    assert "data" not in names(report)
+    assert [note for note in report.notes if f"is {given}, which is not known before it runs" in note]
+
+
+@pytest.mark.parametrize(
+    "given", ["{data}", "${oc.env:GAINCURATE_DATA}", "$X/{round}.parquet", "{output}/$N"]
+)
+def test_a_path_that_a_round_fills_in_is_right(given: str) -> None:
+    report = look("verl", SEGMENT, **{"data.train_files": given})
+    assert "data" not in names(report)
+    assert not [note for note in report.notes if "not known before" in note]
+
+
+MODEL = {trainer: next(iter(changes)) for trainer, name, _, changes in MORE if name == "base-model"} | {
+    "slime": "load"
+}
+
+
+@pytest.mark.parametrize("trainer", DOCTORED)
+@pytest.mark.parametrize("model", ["Qwen/Qwen3-8B", "$MODEL_ROOT/base", "${oc.env:HF_HOME}/base"])
+def test_a_fixed_model_is_where_each_round_begins(trainer: str, model: str) -> None:
+    finding = next(
+        one for one in look(trainer, SEGMENT, **{MODEL[trainer]: model}).findings if one.name == "base-model"
+    )
+    assert finding.severity == "wrong"
+    assert f"{MODEL[trainer]} is {model}: each round begins from that model" in finding.title
+    assert finding.mend[MODEL[trainer]] == "{checkpoint}"
+    for about in (LIVE, EXPORT):
+        assert "base-model" not in names(look(trainer, about, **{MODEL[trainer]: model}))
+
+
+@pytest.mark.parametrize("trainer", DOCTORED)
+@pytest.mark.parametrize(
+    "model",
+    [
+        "{checkpoint}",
+        "{checkpoint}/hf",
+        "${oc.env:GAINCURATE_CHECKPOINT}",
+        "{output}/merged",
+        "$checkpoint",
+        "$3",
+    ],
+)
+def test_a_model_from_the_last_round_is_right(trainer: str, model: str) -> None:
+    assert "base-model" not in names(look(trainer, SEGMENT, **{MODEL[trainer]: model}))
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("checkpoint=$3\ntrl grpo --model_name_or_path $checkpoint", False),
+        ("model=${3:-Qwen/Qwen3-8B}\ntrl grpo --model_name_or_path $model", False),
+        ("trl grpo --model_name_or_path $GAINCURATE_CHECKPOINT", False),
+        ("gaincurate schedule run run -- trl grpo --model_name_or_path {checkpoint}", False),
+        ("model=Qwen/Qwen3-8B\ntrl grpo --model_name_or_path $model", True),
+        ("trl grpo --model_name_or_path Qwen/a --resume_from_checkpoint {checkpoint}", False),
+        ("trl grpo --model_name_or_path Qwen/a --resume_from_checkpoint old/checkpoint-8", True),
+    ],
+)
+def test_the_model_of_a_launch_line(line: str, found: bool) -> None:
+    report = judge(DOCTORED["trl"], Read(given=read_launch(line, DOCTORED["trl"].launches).given), SEGMENT)
+    assert ("base-model" in names(report)) == found
+
+
+def test_verl_reads_the_rounds_own_file_where_it_has_what_verl_reads() -> None:
+    enough = frozenset({"prompt", "gc_id"}) | {"data_source", "reward_model", "extra_info"}
+    assert not {"view", "data"} & set(
+        names(look("verl", replace(ROWS_OF_A_RUN, columns=enough), **{"data.train_files": "{data}"}))
+    )
+    other = {"data.label_key": "answer"}
+    for changes in ({}, {"data.train_files": "{data}"}):
+        about = replace(ROWS_OF_A_RUN, columns=enough - {"extra_info"}, folder="/my runs/a")
+        finding = next(one for one in look("verl", about, **changes).findings if one.name in ("view", "data"))
+        assert finding.mend == {"data.train_files": "{output}/data.parquet"}
+        assert finding.advice == (
+            "at the head of the round's script: `gaincurate export '/my runs/a' --trainer verl --data-source NAME "
+            "--out {output}/data.parquet --overwrite`"
+        )
+        if changes:
+            assert "view" not in names(look("openrlhf", about, **{"data.prompt_dataset": "{data}"} | other))
+            assert finding.title == (
+                "data.train_files is {data}: the rounds of this run have no extra_info, which the trainer reads"
+            )
+
+
+def test_without_a_run_the_exported_file_is_proposed() -> None:
+    finding = next(one for one in look("verl", SEGMENT).findings if one.name == "data")
+    assert finding.mend == {"data.train_files": "{output}/data.parquet"}
+    assert finding.advice == (
+        "at the head of the round's script: `gaincurate export run --trainer verl --data-source NAME "
+        "--out {output}/data.parquet --overwrite`; {data} itself will do where it has data_source, reward_model, "
+        "extra_info"
+    )
+
+
 def test_a_run_without_the_last_prompts_is_told_in_numbers() -> None:
     report = look("verl", replace(RUN, budget=100), **{"data.train_batch_size": 32})
     finding = next(one for one in report.findings if one.name == "tail")
@@ -307,8 +457,26 @@ def test_a_run_without_the_last_prompts_is_told_in_numbers() -> None:
         "data.train_batch_size is 32: 32 prompts a step, but a round has 100: the last 4 of each round are never "
         "trained, and report nothing"
     )
-    assert finding.mend == {"data.train_batch_size": 25}
-    assert "--align-to 32" in finding.advice
+    assert finding.mend == {"data.train_batch_size": 25, MINI: 25}
+    assert finding.advice == "or start the run with `gaincurate schedule start --align-to 32 --budget 96`"
+
+
+@pytest.mark.parametrize(
+    ("changes", "mini"),
+    [
+        ({}, 48),
+        ({MINI: 64}, 48),
+        ({MINI: 16}, None),
+        ({MINI: 48}, None),
+        ({MINI: "$MINI"}, None),
+        ({DYNAMIC: True}, None),
+    ],
+)
+def test_verl_begins_with_the_mended_sizes(changes: dict[str, Any], mini: int | None) -> None:
+    """Its own check: without dynamic batches, a step has at least the prompts of a mini-batch."""
+    report = look("verl", replace(RUN, budget=48), **{"data.train_batch_size": 64}, **changes)
+    finding = next(one for one in report.findings if one.name == "tail")
+    assert finding.mend == {"data.train_batch_size": 48} | ({MINI: mini} if mini else {})
 
 
 def test_long_prompts_are_named() -> None:
@@ -334,9 +502,30 @@ def test_a_tail_is_found_exactly_where_rows_are_left(budget: int, batch: int) ->
     found = [one for one in report.findings if one.name == "tail"]
     assert bool(found) == (budget % batch != 0)
     if found:
+        nearest = min((n for n in range(batch, 8193, batch)), key=lambda n: abs(n - budget))
+        assert found[0].advice.endswith(f"--align-to {batch} --budget {nearest}`")
         size = found[0].mend["train_dataset.batch_size"]
         assert budget % size == 0
         assert size <= batch
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    budget=st.integers(1, 512), batch=st.integers(1, 512), group=st.integers(1, 16), many=st.integers(1, 4)
+)
+def test_the_budget_that_openrlhf_is_advised_has_no_tail(
+    budget: int, batch: int, group: int, many: int
+) -> None:
+    sizes = {
+        "train.batch_size": batch,
+        "rollout.n_samples_per_prompt": group,
+        "rollout.batch_size": batch * many,
+    }
+    about = About("segment", budget=budget, rounds=1)
+    for finding in look("openrlhf", about, **sizes).findings:
+        if finding.name == "tail":
+            advised = int(finding.advice.rsplit("--budget ", 1)[1].rstrip("`"))
+            assert "tail" not in names(look("openrlhf", replace(about, budget=advised), **sizes))
 
 
 @settings(max_examples=200, deadline=None)
@@ -409,9 +598,11 @@ ROWS = {
     "drops the tail of a round": "tail",
     "drops or cuts long prompts": "too-long filter",
     "trains a round several times, or not to its end": "epochs max-steps rollouts resumed-length length",
+    "begins every round from the same model": "base-model",
     "puts an old place onto a new file": "resume skip",
     "does not carry `gc_id`, or nobody reports": "columns label metadata outcomes log-without-id feedback",
     "reads something else than was scored": "template prompt-file",
+    "reads columns that a round's file has not": "view",
     "chooses ahead of the rewards": "workers async ahead",
     "leaves no checkpoint, or not where it is looked for": "no-checkpoint weights output",
     "an adapter alone as a checkpoint": "adapter",

@@ -85,6 +85,14 @@ trl grpo --dataset_name "$data" --output_dir "$output/x" --max_steps $((4 * (rou
     }
 
 
+@pytest.mark.parametrize("written", ["$3", "${3}", "${3:-Qwen/Qwen3-8B}", "${3:?the checkpoint}"])
+def test_a_place_of_a_rounds_script_is_what_the_driver_gives(written: str) -> None:
+    script = f'checkpoint="{written}"; model="{written}"\ntrl grpo --a "$checkpoint/x" --b "$model"'
+    found = settings_of(script, "trl")
+    assert found["a"] == "{checkpoint}/x"
+    assert str(found["b"]).startswith(("$3", "${3"))
+
+
 def test_only_the_trainers_own_command_is_read_where_there_is_one() -> None:
     script = "vllm serve --port 8000 --dtype bfloat16 &\npython -m openrlhf.cli.train_ppo_ray --train.seed 3"
     assert settings_of(script, "train_ppo_ray") == {"train.seed": 3}
