@@ -19,6 +19,8 @@ import tiny
 # kernel is first imported.
 os.environ["TRITON_INTERPRET"] = "0" if torch.cuda.is_available() else "1"
 
+_THREADS = torch.get_num_threads()
+
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -26,13 +28,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.save_model(tmp_path_factory.mktemp("model") / "tiny-llama")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _threads_as_they_were() -> Iterator[None]:
-    """A number of threads is a part of what a set is; what one test sets must not reach the next."""
-    before = torch.get_num_threads()
+    """A number of threads is a part of what a set is; what one file's tests set must not reach the next."""
+    torch.set_num_threads(_THREADS)
     yield
-    if torch.get_num_threads() != before:
-        torch.set_num_threads(before)
+    torch.set_num_threads(_THREADS)
 
 
 @pytest.fixture
