@@ -17,6 +17,7 @@ SELECTOR_METRIC = "selector_metric"
 
 
 class BaseSelector:
+    # Abstract in Trinity too: a selector that lacks one of these fails here as it would there.
     def __init__(self, data_source: Any, config: Any) -> None:
         self.data_source = data_source
         self.config = config

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from gaincurate.cli import output
 from gaincurate.cli.difficulty_fit import fit, predict
 from gaincurate.cli.rollout_progress import RolloutView
+from gaincurate.cli.score import json_object, need_scoring_packages
 from gaincurate.errors import InputError
 
 if TYPE_CHECKING:
@@ -148,7 +148,8 @@ def rollout(
             max_tokens=max_tokens, on_error=on_error, shard_prompts=shard_prompts, overwrite=overwrite,
             device=device, dtype=dtype, threads=threads, batch_tokens=batch_tokens, allow_pickle=allow_pickle,
             trust_remote_code=trust_remote_code, concurrency=concurrency, rate=rate, retries=retries,
-            timeout=timeout, logprobs=not no_logprobs, server_body=_object(server_body),
+            timeout=timeout, logprobs=not no_logprobs,
+            server_body=json_object(server_body, "--server-body", '{"top_k": 20}'),
         )  # fmt: skip
         with RolloutView() as view:
             summary = roll_out(config, view)
@@ -205,25 +206,11 @@ def verify(
 def _need_packages(server: bool) -> None:
     """Say what is missing before anything heavy is imported."""
     if not server:
-        from gaincurate.cli.score import need_scoring_packages
-
         need_scoring_packages()
         return
     missing = [name for name in ("httpx2", "tenacity") if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(f"--server needs {' and '.join(missing)}: `pip install 'gaincurate[difficulty]'`.")
-
-
-def _object(value: str | None) -> dict[str, Any]:
-    if value is None:
-        return {}
-    try:
-        found = json.loads(value)
-    except json.JSONDecodeError:
-        found = None
-    if not isinstance(found, dict):
-        raise InputError(f'--server-body {value!r}: expected a JSON object, such as {{"top_k": 20}}.')
-    return found
 
 
 def _print(summary: RolloutSummary) -> None:

@@ -135,7 +135,7 @@ def score(
             system=_system(system),
             system_override=system_override,
             shots=_shots(shots),
-            template_kwargs=_object(template_kwargs),
+            template_kwargs=json_object(template_kwargs, "--template-kwargs", '{"enable_thinking": false}'),
             split=split,
             limit=limit,
             layer=layer,
@@ -209,7 +209,12 @@ def _shots(path: Path | None) -> list[dict[str, Any]]:
     return check_shots(value, str(path))
 
 
-def _object(value: str | None) -> dict[str, Any]:
+def json_object(value: str | None, option: str, example: str) -> dict[str, Any]:
+    """What an option that takes a JSON object was given; empty where it was not.
+
+    Raises:
+        InputError: it is none.
+    """
     if value is None:
         return {}
     try:
@@ -217,9 +222,7 @@ def _object(value: str | None) -> dict[str, Any]:
     except json.JSONDecodeError:
         found = None
     if not isinstance(found, dict):
-        raise InputError(
-            f'--template-kwargs {value!r}: expected a JSON object, such as {{"enable_thinking": false}}.'
-        )
+        raise InputError(f"{option} {value!r}: expected a JSON object, such as {example}.")
     return found
 
 

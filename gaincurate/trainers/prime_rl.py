@@ -89,7 +89,7 @@ class RunTaskset:
             row: the source columns, `gc_id` and `prompt`.
             carried: fields for `RunData`: `idx`, `gc_id`, `gc_round`, `gc_attempt` and `gc_run`.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # what a task is, its environment says: a subclass has this
 
     def load(self) -> Iterator[Any]:
         """Tasks in the order of the plans; raises as `open_run` and `next_round`."""
