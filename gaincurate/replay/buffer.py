@@ -92,6 +92,11 @@ class ReplayBuffer:
         return self._version
 
     @property
+    def last_plan(self) -> Plan:
+        """Of the step last planned; nothing to generate before the first."""
+        return Plan(self._plan.fresh_groups, list(self._plan.replayed))
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the groups in it and of those of the last plan that have left."""
         held = {id(group): group.nbytes for group in (*self._groups, *self._plan.replayed)}
@@ -114,7 +119,7 @@ class ReplayBuffer:
         """
         version = step if policy_version is None else policy_version
         if (step, version) == (self._step, self._version):
-            return Plan(self._plan.fresh_groups, list(self._plan.replayed))
+            return self.last_plan
         self._refuse_back(step, version)
         aged = self._drop_old(version)
         sizes, held = self.config, len(self._groups)
@@ -134,7 +139,7 @@ class ReplayBuffer:
         )
         self._step, self._version, self._seen = step, version, set()
         self._plan = Plan(sizes.batch_groups - len(replayed), replayed)
-        return Plan(self._plan.fresh_groups, list(replayed))
+        return self.last_plan
 
     def _refuse_back(self, step: int, version: int) -> None:
         if step <= self._step:
