@@ -100,6 +100,6 @@ def _why_empty(buffer: ReplayBuffer, judged: int) -> str:
         )
     return (
         f"of {judged + counts.too_old:,} groups {counts.kept:,} were kept, and "
-        f"{counts.too_old + counts.aged:,} grew older than max_age {buffer.config.max_age}. Set max_age higher, "
-        "or let the policy version rise by one a step."
+        f"{counts.too_old + counts.aged:,} grew older than max_age {buffer.config.max_age}. Set max_age "
+        "higher, or let the policy version rise by one a step."
     )
