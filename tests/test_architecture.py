@@ -92,6 +92,7 @@ LAYERS = [
     "gaincurate.replay.segments",
     "gaincurate.replay.state",
     "gaincurate.replay.buffer",
+    "gaincurate.replay.counts",
     "gaincurate.replay.config",
     "gaincurate.replay.rows",
     "gaincurate.replay.group",
