@@ -278,8 +278,8 @@ def test_reading_a_set_and_the_kernels_load_no_more_than_they_need() -> None:
     assert not loaded("import gaincurate_kernels") & {"gaincurate", "triton", "transformers"}
 
 
-def test_scheduling_needs_no_torch() -> None:
-    names = [name for name in LAYERS if name.startswith("gaincurate.schedule")]
+def test_scheduling_and_replay_need_no_torch() -> None:
+    names = [name for name in LAYERS if name.startswith(("gaincurate.schedule", "gaincurate.replay"))]
     found = loaded("import " + ", ".join([*names, "gaincurate.cli.rounds"]))
     assert not found & {"torch", "transformers", "datasets", "triton"}
 
