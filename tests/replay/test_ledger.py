@@ -86,6 +86,7 @@ def test_a_write_that_was_cut_off_at_any_byte_is_found_and_cut(tmp_path: Path) -
         assert steps(tmp_path) == left  # a reader leaves the piece out
         with Ledger(tmp_path) as ledger:
             assert ledger.cut == size - [0, *ends][kept]
+            assert path.stat().st_size == ends[max(kept, 1) - 1]
             append(ledger, 7)
         assert steps(tmp_path) == [*left, 7]
 
