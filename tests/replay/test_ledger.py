@@ -205,6 +205,21 @@ def no_file_above(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, was)
 
 
+def test_the_disk_has_it_before_it_is_acknowledged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, synced, real = tmp_path / segments.name(0), list[int](), os.fsync
+
+    def fsync(descriptor: int) -> None:
+        real(descriptor)
+        if os.fstat(descriptor).st_ino == path.stat().st_ino:
+            synced.append(path.stat().st_size)
+
+    with Ledger(tmp_path) as ledger:
+        monkeypatch.setattr(os, "fsync", fsync)
+        for step in range(3):
+            append(ledger, step)
+            assert synced[step:] == [path.stat().st_size]
+
+
 def test_a_full_disk_loses_nothing_and_the_ledger_goes_on(tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger:
         append(ledger, 0)
