@@ -153,7 +153,7 @@ def test_a_folder_without_a_ledger_is_refused(tmp_path: Path) -> None:
 def test_sizes_that_cannot_be_are_refused(tmp_path: Path, given: dict[str, int]) -> None:
     (name,) = given
     with pytest.raises(InputError, match=f"^{name} is 0; it is 1 or more.$"):
-        Ledger(tmp_path, **given)  # type: ignore[arg-type]
+        Ledger(tmp_path, **given)
 
 
 def test_a_second_writer_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
