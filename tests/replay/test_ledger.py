@@ -132,6 +132,21 @@ def test_damage_that_no_killed_writer_did_is_refused(tmp_path: Path) -> None:
             act()
 
 
+def test_what_was_acknowledged_is_never_cut_for_damage_in_front_of_it(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        path = tmp_path / segments.name(0)
+        begin = path.stat().st_size
+        append(ledger, 0, 2)
+        append(ledger, 2)
+    whole = path.read_bytes()
+    for place in (0, 4, 8, 20, 60):  # the first batch's mark, length and header
+        path.write_bytes(whole[: begin + place] + bytes(4) + whole[begin + place + 4 :])
+        for act in (lambda: list(read(tmp_path)), lambda: Ledger(tmp_path)):
+            with pytest.raises(OutputError, match="is damaged"):
+                act()
+        assert path.stat().st_size == len(whole)
+
+
 def test_another_format_is_refused(tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger:
         append(ledger, 0)
