@@ -130,6 +130,7 @@ LAYERS = [
     "gaincurate.schedule.uniform",
     "gaincurate.schedule.gaussian",
     "gaincurate.schedule.variance",
+    "gaincurate.schedule.dots",
     "gaincurate.schedule.base",
     "gaincurate.schedule.noise",
     "gaincurate.schedule.config",
