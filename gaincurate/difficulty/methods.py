@@ -83,7 +83,7 @@ class ByAdapter:
                 f"has those of {_named(found)}; score with that model, or fit again."
             )
         self.columns = [ID, EMBEDDING]
-        self.facts = {"adapter": adapter.digest, "shape": asdict(adapter.predictor.shape)}
+        self.facts: dict[str, Any] = {"adapter": adapter.digest, "shape": asdict(adapter.predictor.shape)}
         self._folder, self._predictor = scored.folder, adapter.predictor
         self._failure = torch.from_numpy(failure).float()
         self._embeddings = torch.from_numpy(of_ids([scored], ids))

@@ -1,7 +1,7 @@
 """What predictions are worth: takes predictions and what was observed, yields figures with intervals.
 
-What is predicted is a prompt's failure rate, or its p (1 - p), of which k (G - k) / (G (G - 1)) is an estimate
-without bias from k successes in G rollouts.
+What is predicted is a prompt's failure rate, or its p (1 - p), of which k (G - k) / (G (G - 1)) is an
+estimate without bias from k successes in G rollouts.
 
 Knows nothing of how a prediction was made.
 """
@@ -158,8 +158,8 @@ def variance_ceiling(wins: Floats, losses: Floats) -> float | None:
     """As `noise_ceiling` for p (1 - p) as it is observed by `pass_variance`.
 
     k (k - 1) (G - k) (G - k - 1) / (G (G - 1) (G - 2) (G - 3)) estimates the square of p (1 - p) without
-    bias, so what it lacks of the observed value's own square is the noise. None where fewer than three prompts
-    have four rollouts, where rewards are neither 0 nor 1, or where all values are equal.
+    bias, so what it lacks of the observed value's own square is the noise. None where fewer than three
+    prompts have four rollouts, where rewards are neither 0 nor 1, or where all values are equal.
     """
     count = wins + losses
     usable = count >= 4

@@ -88,11 +88,13 @@ class Schedule:
         number = self.round
         append_lines(self._run.outcomes(number), ({"round": number, **line} for line in outcomes))
 
-    def next(self, checkpoint: str | Path | None = None) -> bool:
+    def next(self, checkpoint: str | Path | None = None, references: str | Path | None = None) -> bool:
         """Take the newest round's outcomes and plan the next round.
 
         Args:
-            checkpoint: what the round's training left; needed where a re-scoring is due.
+            checkpoint: what the round's training left; needed where a re-scoring is due, or where references
+                are rolled out with it.
+            references: what the next round's references did, for strategy `dots`: outcomes, or a rollout set.
 
         Returns:
             Whether there is a next round.
@@ -102,7 +104,9 @@ class Schedule:
             LockedError: another process is at work on the run.
         """
         with working_on(self.folder):
-            return advance(self._run, None if checkpoint is None else str(checkpoint)) is not None
+            found = None if references is None else Path(references)
+            left = None if checkpoint is None else str(checkpoint)
+            return advance(self._run, left, references=found) is not None
 
     def status(self) -> Json:
         """What `gaincurate schedule status --json` prints."""

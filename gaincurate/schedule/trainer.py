@@ -163,6 +163,12 @@ def _end(ours: socket.socket, keeper: subprocess.Popen[bytes]) -> None:
         keeper.wait()
 
 
+def said_last(log: Path) -> str:
+    """The last line of a log of one of our own commands, without its frame and full stop."""
+    lines = [line.strip("│╭╮╰╯─ \t") for line in log.read_text(errors="replace").splitlines()]
+    return [line.rstrip(".") for line in lines if line][-1]
+
+
 def _last_line(log: Path) -> str:
     """The end of a log, for an error's own end."""
     with log.open("rb") as file:
