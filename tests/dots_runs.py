@@ -16,7 +16,6 @@ import runs
 from command import run as gaincurate
 from gaincurate.errors import TrainerError
 from gaincurate.schedule import foresight
-from gaincurate.schedule.references import folder_of
 from gaincurate.schedule.run import Run
 
 ROWS, SAMPLES = 60, 4
@@ -50,13 +49,13 @@ def lines(ids: Sequence[str], round_: int, **more: Any) -> list[dict[str, Any]]:
 
 def asked_of(run: Run, round_: int) -> list[str]:
     """The references that a round asked for."""
-    found: list[str] = json.loads((folder_of(run, round_) / "references.json").read_text())["ids"]
+    found: list[str] = json.loads((run.references_folder(round_) / "references.json").read_text())["ids"]
     return found
 
 
 def answer(run: Run, round_: int, ids: Sequence[str] | None = None) -> Path:
     """Write what a round's references did where the run looks for it."""
-    path = folder_of(run, round_) / "references.jsonl"
+    path = run.references_folder(round_) / "references.jsonl"
     wanted = asked_of(run, round_) if ids is None else ids
     path.write_text("".join(json.dumps(line) + "\n" for line in lines(wanted, round_, tokens=7)))
     return path

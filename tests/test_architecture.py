@@ -23,6 +23,7 @@ LAYERS = [
     "gaincurate.cli.schedule_options",
     "gaincurate.cli.recipe",
     "gaincurate.cli.rounds",
+    "gaincurate.cli.dots_status",
     "gaincurate.cli.export",
     "gaincurate.cli.score",
     "gaincurate.cli.show",

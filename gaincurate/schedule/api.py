@@ -55,7 +55,7 @@ class Schedule:
 
     @property
     def round(self) -> int:
-        """The newest round, from 0."""
+        """The newest round, from 0; -1 where the first waits for its references."""
         return int(self._run.state["round"])
 
     @property
@@ -66,16 +66,16 @@ class Schedule:
     @property
     def ids(self) -> list[str]:
         """The ids of the newest round's prompts, `[budget]`, in its order."""
-        return self._run.ids(self.round)
+        return self._run.ids(self._run.newest())
 
     @property
     def plan(self) -> Json:
         """The newest round's plan."""
-        return self._run.plan(self.round)
+        return self._run.plan(self._run.newest())
 
     def data(self) -> pa.Table:
         """The newest round's training rows, `[budget]`."""
-        return pq.read_table(self._run.data(self.round))
+        return pq.read_table(self._run.data(self._run.newest()))
 
     def report(self, outcomes: Iterable[Mapping[str, Any]]) -> None:
         """Append outcomes of the newest round: `gc_id`, `reward`, and what else a line may have.
@@ -85,7 +85,7 @@ class Schedule:
         Raises:
             StorageError: the file system refused.
         """
-        number = self.round
+        number = self._run.newest()
         append_lines(self._run.outcomes(number), ({"round": number, **line} for line in outcomes))
 
     def next(self, checkpoint: str | Path | None = None, references: str | Path | None = None) -> bool:

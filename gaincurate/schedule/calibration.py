@@ -19,7 +19,7 @@ from gaincurate.schedule.dots import Dots
 from gaincurate.schedule.noise import Floats
 from gaincurate.schedule.observed import rules_of
 from gaincurate.schedule.outcomes import Tally, read_outcomes
-from gaincurate.schedule.references import DATA, GIVEN, folder_of
+from gaincurate.schedule.references import DATA, GIVEN
 from gaincurate.schedule.run import PLAN, Run
 from gaincurate.shards import Json
 
@@ -136,7 +136,7 @@ def _cost(rounds: Sequence[Json]) -> Json:
 
 def _waiting(run: Run, newest: int) -> Json | None:
     """The references that the next round needs, where it was asked for them."""
-    folder = folder_of(run, newest + 1)
+    folder = run.references_folder(newest + 1)
     if newest >= 0 and (not (folder / DATA).exists() or (run.round_folder(newest + 1) / PLAN).exists()):
         return None
     return {

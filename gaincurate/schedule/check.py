@@ -28,7 +28,7 @@ from gaincurate.schema import EMBEDDING
 from gaincurate.scored_set import ScoredSet
 
 _EXAMPLE = '\'{"verifier": "math", "samples": 8}\''
-_OURS = {"scored", "out", "model", "reference", "seed", "overwrite", "backoff"}
+NOT_IN_ROLLOUT = {"scored", "out", "model", "reference", "seed", "overwrite", "backoff"}
 _SERVER, _LOCAL = ("httpx2", "tenacity"), ("torch", "transformers")
 
 
@@ -179,7 +179,7 @@ def _check_rollout(
     config: ScheduleConfig, scored: ScoredSet, options: DotsOptions, given: dict[str, Any]
 ) -> None:
     """See that `gaincurate difficulty rollout` will take the options."""
-    known = [name for name in RolloutConfig.model_fields if name not in _OURS]
+    known = [name for name in RolloutConfig.model_fields if name not in NOT_IN_ROLLOUT]
     unknown = [name for name in given if name not in known]
     if unknown:
         raise InputError(f"--rollout has no option {unknown[0]!r}; it takes: {', '.join(known)}.")

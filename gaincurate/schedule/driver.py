@@ -16,10 +16,10 @@ from pathlib import Path
 
 from gaincurate.errors import InputError, OutcomeError, TrainerError, storage_error
 from gaincurate.files import append_line, write_json
+from gaincurate.schedule.back import forget_references
 from gaincurate.schedule.checkpoints import Finder
 from gaincurate.schedule.foresight import observes_with_checkpoint
 from gaincurate.schedule.observed import take_outcomes
-from gaincurate.schedule.references import forget
 from gaincurate.schedule.rescore import due
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run, read_json, working_on
@@ -88,7 +88,7 @@ def drive(
             _ = run.scored  # before hours are spent: that it is still there
             if again:
                 _set_aside(run, round_)
-                forget(run, round_ + 1)
+                forget_references(run, round_ + 1)
                 again = False
             if not done.exists():
                 _train(run, round_, wanted, lock, timeout, view, finder)

@@ -18,6 +18,7 @@ import numpy as np
 
 from gaincurate.errors import GaincurateError, InputError, OutputError, TrainerError
 from gaincurate.files import digest_file, reading, write_json
+from gaincurate.schedule import base
 from gaincurate.schedule.calibration import carried
 from gaincurate.schedule.checkpoints import weights_of, why_incomplete
 from gaincurate.schedule.config import ScheduleConfig
@@ -41,6 +42,22 @@ class Foresight:
     values: Floats
     references: Ints
     told: Json
+
+
+def see_live(run: Run) -> None:
+    """See that a trainer can follow a run in one long process.
+
+    Raises:
+        InputError: its references are observed in a way that such a trainer has no part in.
+    """
+    own = run.config.options.get("rollout")
+    if issubclass(base.load(run.config.strategy), Dots) and (own is None or "server" not in own):
+        raise InputError(
+            f"{run.folder} has references that are observed between rounds, and a trainer that follows it "
+            f"live "
+            'cannot: that takes a server of the newest policy ("server" in --rollout of `schedule start`). '
+            "Start a run so, or train in segments with `gaincurate schedule run`."
+        )
 
 
 def observes_with_checkpoint(config: ScheduleConfig) -> bool:
@@ -89,39 +106,50 @@ def foresee(
 
 def _roll_out(run: Run, asked: Asked, own: Json, checkpoint: str | None, note: Note, held: Held) -> None:
     """Have the references rolled out, unless the set of this very policy is there."""
-    outcomes = run.outcomes(asked.round - 1)
-    before = digest_file(outcomes) if asked.round > 0 and outcomes.exists() else None
-    if "server" in own:
-        made: Json = {"server": own["server"], "behind": before}
-        _rolled_out(run, asked, made, ["--server", own["server"]], own, note)
-        return
-    if checkpoint is None:
+    if checkpoint is None and "server" not in own:
         raise InputError(
             f"the references of round {asked.round} are rolled out with a checkpoint (--rollout) and there "
             f"is "
             "none: give --checkpoint to `schedule next`, or let the trainer write one below {output}."
         )
-    if asked.round == 0:  # a name, a file or a folder, which the command knows how to find
-        made = {"checkpoint": checkpoint, "weights": None, "behind": None}
-        _rolled_out(run, asked, made, ["--model", checkpoint], own, note)
-        return
-    with held(run, checkpoint) as folder:
-        if Path(folder).is_dir() and (why := why_incomplete(Path(folder))) is not None:
-            raise InputError(
-                f"the checkpoint of round {asked.round - 1} cannot be used: {why}.", path=checkpoint
-            )
-        weights = weights_of(folder) if Path(folder).is_dir() else None
-        made = {"checkpoint": folder, "weights": weights, "behind": before}
-        _rolled_out(run, asked, made, ["--model", folder], own, note)
-
-
-def _rolled_out(run: Run, asked: Asked, made: Json, engine: Sequence[str], own: Json, note: Note) -> None:
-    path = asked.folder / _MADE
-    if asked.rollouts.exists() and not (path.exists() and read_json(path) == made):
-        shutil.rmtree(asked.rollouts)  # of a policy that this round was trained past since
+    path, made = asked.folder / _MADE, _policy(run, asked, own, checkpoint)
+    known = read_json(path) if path.exists() else None
+    # A trainer may delete a checkpoint that was rolled out with.
+    same = known == made or (
+        known is not None and made["weights"] is None and {**known, "weights": None} == made
+    )
+    if asked.rollouts.exists() and not same:
+        shutil.rmtree(asked.rollouts)  # of a policy that was trained past since
     if (asked.rollouts / MANIFEST).exists():
         return
-    write_json(path, made)
+    if not same:
+        write_json(path, made)
+    if "server" in own:
+        _generate(run, asked, ["--server", own["server"]], own, note)
+    elif asked.round == 0:  # a name, a file or a folder, which the command knows how to find
+        _generate(run, asked, ["--model", str(checkpoint)], own, note)
+    else:
+        with held(run, str(checkpoint)) as folder:
+            if (why := why_incomplete(Path(folder))) is not None:
+                raise InputError(
+                    f"the checkpoint of round {asked.round - 1} cannot be used: {why}.", path=checkpoint
+                )
+            _generate(run, asked, ["--model", folder], own, note)
+
+
+def _policy(run: Run, asked: Asked, own: Json, checkpoint: str | None) -> Json:
+    """What tells the policy from a later one under the same name."""
+    behind = run.outcomes(asked.round - 1)
+    there = asked.round > 0 and checkpoint is not None and Path(checkpoint).is_dir()
+    return {
+        "server": own.get("server"),
+        "checkpoint": None if "server" in own else checkpoint,
+        "weights": weights_of(str(checkpoint)) if there and "server" not in own else None,
+        "behind": digest_file(behind) if asked.round > 0 and behind.exists() else None,
+    }
+
+
+def _generate(run: Run, asked: Asked, engine: Sequence[str], own: Json, note: Note) -> None:
     note(f"round {asked.round}: rolling out {len(asked.ids):,} references with {engine[1]}")
     command = ["rollout", str(run.scored.folder.resolve()), "--out", str(asked.rollouts), *engine]
     command += ["--reference", str(len(asked.ids)), "--seed", str(asked.seed), *options_of(own)]

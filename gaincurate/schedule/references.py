@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import shlex
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +27,12 @@ from gaincurate.schedule.lines import Rules
 from gaincurate.schedule.noise import Ints
 from gaincurate.schedule.observed import rules_of
 from gaincurate.schedule.rows import training_rows, write_rows
-from gaincurate.schedule.run import Run, read_json, round_name
+from gaincurate.schedule.run import Run, read_json
 from gaincurate.schema import ID
 from gaincurate.shards import MANIFEST, Json
 
 IDS, DATA, GIVEN = "references.json", "references.parquet", "references.jsonl"
 ROLLOUTS, OBSERVED = "rollouts", "observed.parquet"
-FOLDER = "difficulty"
 _SHOWN = 3
 
 
@@ -70,14 +68,9 @@ class Seen:
     rollouts: Path | None
 
 
-def folder_of(run: Run, round_: int) -> Path:
-    """Where all about a round's references lies."""
-    return run.folder / FOLDER / round_name(round_)
-
-
 def ask(run: Run, selector: Dots, round_: int) -> Asked:
     """Write which prompts a round's references are, and their rows as a round's."""
-    folder, rows = folder_of(run, round_), selector.references(round_)
+    folder, rows = run.references_folder(round_), selector.references(round_)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -107,7 +100,8 @@ def needed(run: Run, asked: Asked) -> OutcomeError:
         f"schedule "
         f"next {name}`; or `gaincurate schedule next {name} --reference-outcomes PATH` takes a file of "
         f"outcomes "
-        f"or a rollout set (`gaincurate difficulty rollout {shlex.quote(str(run.scored.folder.resolve()))} --reference "
+        f"or a rollout set (`gaincurate difficulty rollout {shlex.quote(str(run.scored.folder.resolve()))} "
+        f"--reference "
         f"{len(asked.ids)} --seed {asked.seed} --out PATH ...` makes one).",
         round=round_,
         references=str(asked.folder / DATA),
@@ -118,7 +112,7 @@ def needed(run: Run, asked: Asked) -> OutcomeError:
 
 def needed_for(run: Run) -> OutcomeError:
     """The sentence for the references of round 0, of a run that was just opened."""
-    folder = folder_of(run, 0)
+    folder = run.references_folder(0)
     told = read_json(folder / IDS)
     return needed(run, Asked(0, folder, np.zeros(0, np.int64), told["ids"], told["seed"]))
 
@@ -226,22 +220,3 @@ def _tokens(path: Path, ids: set[str]) -> int | None:
         return None
     counts = [row["tokens"] for row in rows if isinstance(row.get("tokens"), int)]
     return sum(counts) if counts else None
-
-
-def forget(run: Run, round_: int) -> None:
-    """Set aside what a round's references did: the policy that they were of is trained anew.
-
-    Raises:
-        StorageError: the file system refused.
-    """
-    source, number = folder_of(run, round_), 1
-    if not source.exists():
-        return
-    goal = run.folder / "undone"
-    try:
-        goal.mkdir(exist_ok=True)
-        while (kept := goal / f"{FOLDER}-{source.name}-{number}").exists():
-            number += 1
-        shutil.move(source, kept)
-    except OSError as error:
-        raise storage_error(goal, error) from error

@@ -158,6 +158,12 @@ def advance(
         raise InputError(f"{run.folder} is finished: all of its {config.rounds} rounds are done.")
     round_ = state["round"]
     if round_ < 0:
+        if checkpoint is not None:
+            raise InputError(
+                f"--checkpoint {checkpoint}: no round of {run.folder} was trained yet; its first references "
+                f"are "
+                "observed with the model that training begins with (--model of `schedule start`)."
+            )
         selector = selector_of(run, state)
         told = _foresight(run, selector, 0, state["checkpoint"], note, held, references)
         _write_round(run, selector, 0, {name: state[name] for name in (*_KEPT, "taken")}, {}, told)

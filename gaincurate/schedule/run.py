@@ -123,19 +123,28 @@ class Run:
         """A round's own folder."""
         return self.folder / "rounds" / round_name(round_)
 
+    def references_folder(self, round_: int) -> Path:
+        """Where all lies that a strategy learns from references before it draws a round."""
+        return self.folder / "difficulty" / round_name(round_)
+
     def plan(self, round_: int) -> Json:
-        """A round's plan.
+        """A round's plan."""
+        return read_json(self.round_folder(round_) / PLAN)
+
+    def newest(self) -> int:
+        """The newest round.
 
         Raises:
-            InputError: the run has no round yet.
+            InputError: there is none yet.
         """
+        round_ = int(self.state["round"])
         if round_ < 0:
             raise InputError(
                 f"{self.folder} has no round yet: its strategy first has to know what references do. "
                 f"`gaincurate schedule next {shlex.quote(str(self.folder))}` plans round 0, or says what it "
                 "needs for it."
             )
-        return read_json(self.round_folder(round_) / PLAN)
+        return round_
 
     def ids(self, round_: int) -> list[str]:
         """The ids of a round's prompts, as planned."""

@@ -18,7 +18,6 @@ from command import run as gaincurate
 from gaincurate.errors import GaincurateError, InputError, OutcomeError
 from gaincurate.schedule import foresight
 from gaincurate.schedule.noise import uniforms
-from gaincurate.schedule.references import folder_of
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
 from gaincurate.scored_set import ScoredSet
@@ -44,7 +43,7 @@ def step(run: Run) -> dict[str, Any]:
 def test_a_run_waits_for_its_references_and_draws_by_them(tmp_path: Path) -> None:
     run = dots_runs.begin(tmp_path, target_difficulty=0.25, temperature=0.05)
     assert run.state["round"] == -1
-    folder = folder_of(run, 0)
+    folder = run.references_folder(0)
     shown, ids = pq.read_table(folder / "references.parquet"), dots_runs.asked_of(run, 0)
     assert shown.column("gc_id").to_pylist() == ids
     assert shown.column_names == ["question", "gc_id", "prompt"]
@@ -91,7 +90,7 @@ def test_references_are_drawn_anew_and_never_trained_on_in_their_round(tmp_path:
     assert len(seen) == 4
     runs.write(run, 3, dots_runs.lines(run.ids(3), 3, round=3))
     assert advance(run) is None  # the last round needs no references
-    assert not folder_of(run, 4).exists()
+    assert not run.references_folder(4).exists()
     assert run.state["inputs"]["calibration"]["count"] == 8
 
 
@@ -101,7 +100,7 @@ def test_observed_rates_override_predictions_and_stay_in_the_runs_folder(tmp_pat
     assert plan["references"]["predictor"]["method"] == "whitened"
     import pyarrow as pa
 
-    table = pa.ipc.open_file(str(folder_of(run, 0) / "predicted/gc_variance.arrow")).read_all()
+    table = pa.ipc.open_file(str(run.references_folder(0) / "predicted/gc_variance.arrow")).read_all()
     found = dict(zip(table.column("gc_id").to_pylist(), table.column("value").to_pylist(), strict=True))
     for gc_id in plan["references"]["ids"]:
         k = sum(dots_runs.reward(gc_id, 0, sample) for sample in range(4))
@@ -319,7 +318,7 @@ def test_a_round_that_is_trained_anew_forgets_what_the_next_ones_references_did(
     assert result.exit_code == 2
     assert "error: round 1 waits for the outcomes of its 15 reference prompts" in result.stderr
     assert (run.folder / "undone/difficulty-00001-1/references.jsonl").exists()
-    assert not (folder_of(run, 1) / "references.jsonl").exists()
+    assert not (run.references_folder(1) / "references.jsonl").exists()
 
 
 def test_programs_have_it_too(tmp_path: Path) -> None:
