@@ -18,7 +18,7 @@ from pydantic import Field, field_validator, model_validator
 from gaincurate.errors import InputError
 from gaincurate.schedule import base
 from gaincurate.schedule.base import Json, Observed, Pool
-from gaincurate.schedule.noise import REFERENCES, Floats, Ints, draw_within, keys_of, permutation
+from gaincurate.schedule.noise import REFERENCES, Floats, Ints, between, draw_within, keys_of
 
 Method = Literal["adapter", "group-mean", "whitened"]
 _SEEDS = 3  # stream of random numbers
@@ -132,8 +132,8 @@ class Dots:
         They are those of `gaincurate difficulty rollout --reference K --seed` with `seed_of`.
         """
         pool = self._pool
-        order = permutation(seed_of(pool.seed, round_), 0, REFERENCES, pool.rows)
-        return order[: self.options.references]
+        keys = keys_of(seed_of(pool.seed, round_), 0, REFERENCES, pool.rows)
+        return between(keys, 0, self.options.references)
 
     def inform(self, values: Floats, references: Ints) -> None:
         """Take what is predicted for the next draw.
