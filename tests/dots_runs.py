@@ -57,7 +57,8 @@ def answer(run: Run, round_: int, ids: Sequence[str] | None = None) -> Path:
     """Write what a round's references did where the run looks for it."""
     path = run.references_folder(round_) / "references.jsonl"
     wanted = asked_of(run, round_) if ids is None else ids
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines(wanted, round_, tokens=7)))
+    told = lines(wanted, round_, round=round_, tokens=7)
+    path.write_text("".join(json.dumps(line) + "\n" for line in told))
     return path
 
 

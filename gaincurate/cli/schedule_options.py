@@ -62,6 +62,21 @@ def budget_for(strategy: str, budget: int | None, given: Mapping[str, Any]) -> i
     return budget
 
 
+def see_references(strategy: str, path: Path) -> None:
+    """See that outcomes of references are of use, before a run is opened.
+
+    Raises:
+        InputError: the strategy has no references, or there is nothing at the path.
+    """
+    from gaincurate.schedule.base import load
+    from gaincurate.schedule.dots import Dots
+
+    if not issubclass(load(strategy), Dots):
+        raise InputError(f"--reference-outcomes {path}: strategy {strategy} observes no references.")
+    if not path.exists():
+        raise InputError(f"--reference-outcomes {path} does not exist.")
+
+
 def tell_of_references(run: Run, as_json: bool) -> None:
     """What a run that has no round yet waits for."""
     from gaincurate.schedule.references import needed_for

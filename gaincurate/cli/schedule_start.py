@@ -16,6 +16,7 @@ from gaincurate.cli.schedule_options import (
     model_of_set,
     pair,
     paths_of,
+    see_references,
     tell_of_references,
 )
 from gaincurate.cli.score import json_object
@@ -162,6 +163,8 @@ def start(
             "rollout": None if rollout is None else json_object(rollout, "--rollout", ROLLOUT),
         }  # fmt: skip
         given = given_options(named, step_range=step_range, options=options or [])
+        if reference_outcomes is not None:
+            see_references(strategy, reference_outcomes)
         low, high = pair(reward_range, "--reward-range")
         try:
             more = shlex.split(scoring)

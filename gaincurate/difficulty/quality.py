@@ -56,7 +56,7 @@ class Quality:
     pearson: Figure
     spearman: Figure
     brier: Figure
-    brier_of_mean: float
+    brier_of_mean: float | None
     ceiling: Figure
     reliability: list[Bin]
 
@@ -99,7 +99,7 @@ def quality(
         figure(pearson, predicted, observed),
         figure(spearman, predicted, observed),
         figure(brier, predicted, observed),
-        float(np.mean((observed - observed.mean()) ** 2)) if len(observed) else math.nan,
+        float(np.mean((observed - observed.mean()) ** 2)) if len(observed) else None,
         figure(ceiling, wins, losses) if counted else Figure(None, None),
         reliability(predicted, observed, width=0.2 if target == "difficulty" else 0.05),
     )

@@ -137,6 +137,8 @@ def _check_dots(config: ScheduleConfig, scored: ScoredSet, options: DotsOptions)
             f"and {scored.folder} has {rows:,}: references are not drawn in their own round. Take fewer "
             f"references."
         )
+    if importlib.util.find_spec("torch") is None:
+        raise InputError("strategy dots predicts with torch: `pip install 'gaincurate[score]'`.")
     if options.group_column is not None:
         scored.column(options.group_column)
     elif EMBEDDING not in scored.schema.names:

@@ -231,8 +231,10 @@ def _call(run: Run, asked: Asked, command: Sequence[str], what: str, kept: str) 
             whole = [sys.executable, "-m", "gaincurate", "difficulty", *command]
             return train(whole, environment={}, log=log, lock=lock)
     except TrainerError as error:
+        code = error.data.get("code")
+        said = f"it was ended by signal {-code}" if isinstance(code, int) and code < 0 else said_last(log)
         raise GaincurateError(
-            f"{what} for round {asked.round} failed: {said_last(log)} (log: {log}). {kept}; run the same "
+            f"{what} for round {asked.round} failed: {said} (log: {log}). {kept}; run the same "
             "command again to go on.",
             log=str(log),
         ) from error

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gaincurate.difficulty.pass_rates import PassRates, read_pass_rates
@@ -92,17 +93,15 @@ def needed(run: Run, asked: Asked) -> OutcomeError:
         "the model that training begins with" if round_ == 0 else f"the policy as round {round_ - 1} left it"
     )
     more = f" and {len(asked.ids) - _SHOWN:,} more" if len(asked.ids) > _SHOWN else ""
+    scored = shlex.quote(str(run.scored.folder.resolve()))
     return OutcomeError(
         f"round {round_} waits for the outcomes of its {len(asked.ids):,} reference prompts under {policy}: "
         f"{', '.join(asked.ids[:_SHOWN])}{more}. The prompts are in {asked.folder / DATA}; write a line for "
         f"each "
-        f'rollout, {{"gc_id": ..., "reward": ..., "sample": ...}}, to {asked.given}, then `gaincurate '
-        f"schedule "
-        f"next {name}`; or `gaincurate schedule next {name} --reference-outcomes PATH` takes a file of "
-        f"outcomes "
-        f"or a rollout set (`gaincurate difficulty rollout {shlex.quote(str(run.scored.folder.resolve()))} "
-        f"--reference "
-        f"{len(asked.ids)} --seed {asked.seed} --out PATH ...` makes one).",
+        f'rollout, {{"gc_id": ..., "reward": ..., "round": {round_}, "sample": ...}}, to {asked.given}, then '
+        f"`gaincurate schedule next {name}`; or `gaincurate schedule next {name} --reference-outcomes PATH` "
+        "takes a file of outcomes or a rollout set (`gaincurate difficulty rollout "
+        f"{scored} --reference {len(asked.ids)} --seed {asked.seed} --out PATH ...` makes one).",
         round=round_,
         references=str(asked.folder / DATA),
         outcomes=str(asked.given),
@@ -132,7 +131,7 @@ def read(run: Run, asked: Asked, path: Path, *, ours: bool = False) -> Seen:
     """
     rollouts = path if path.is_dir() and _is_rollout_set(path) else None
     rules = rules_of(run.config)
-    found = _of_round(read_pass_rates(path, Rules() if rollouts else rules), asked.round, path)
+    found = _of_round(_rates(path, Rules() if rollouts else rules), asked.round, path)
     places = {gc_id: place for place, gc_id in enumerate(found.ids)}
     kept = [gc_id for gc_id in asked.ids if gc_id in places]
     absent = [gc_id for gc_id in asked.ids if gc_id not in places]
@@ -148,7 +147,15 @@ def read(run: Run, asked: Asked, path: Path, *, ours: bool = False) -> Seen:
     rows = np.array([places[gc_id] for gc_id in kept], np.int64)
     rates = PassRates(found.name, kept, found.wins[rows], found.losses[rows], found.counted)
     _write(asked.folder / OBSERVED, rates)
-    return Seen(rates, {**_counts(run, rates, rollouts, path), "left_out": len(absent)}, rollouts)
+    return Seen(rates, {**_counts(run, asked.ids, rates, rollouts, path), "left_out": len(absent)}, rollouts)
+
+
+def _rates(path: Path, rules: Rules) -> list[PassRates]:
+    try:
+        return read_pass_rates(path, rules)
+    except InputError as error:
+        said = str(error).replace("--outcomes", "--reference-outcomes")
+        raise type(error)(said, **error.data) from error
 
 
 def _is_rollout_set(path: Path) -> bool:
@@ -182,7 +189,7 @@ def _write(path: Path, rates: PassRates) -> None:
     write_rows(path, pa.table(columns))
 
 
-def _counts(run: Run, rates: PassRates, rollouts: Path | None, path: Path) -> Json:
+def _counts(run: Run, ids: list[str], rates: PassRates, rollouts: Path | None, path: Path) -> Json:
     """How many rollouts and tokens, and of which policy, as far as it is known."""
     if rollouts is None:
         own = path.is_relative_to(run.folder)
@@ -191,13 +198,17 @@ def _counts(run: Run, rates: PassRates, rollouts: Path | None, path: Path) -> Js
         hash_ = digest_file(path) if path.is_file() else None
         name = str(path.relative_to(run.folder)) if own else path.name
         return {**told, "policy": None, "outcomes": {"file": name, "hash": hash_}}
-    manifest = RolloutSet(rollouts).manifest
+    found, asked = RolloutSet(rollouts), pa.array(ids, pa.string())
+    sums = {"rollouts": 0, "completion_tokens": 0, "unjudged": 0}
+    for table in found.tables([ID, "reward", "tokens"]):  # of a whole set, say
+        rows = table.filter(pc.is_in(table.column(ID), value_set=asked))
+        sums["rollouts"] += len(rows)
+        sums["completion_tokens"] += pc.sum(rows.column("tokens")).as_py() or 0
+        sums["unjudged"] += rows.column("reward").null_count
     return {
-        "rollouts": manifest["rollouts"],
-        "completion_tokens": manifest["tokens"],
-        "unjudged": manifest["unjudged"],
-        "policy": manifest["identity"]["engine"]["model"],
-        "outcomes": {"file": place_of(run, rollouts), "hash": digest_json(manifest["shards"])},
+        **sums,
+        "policy": found.manifest["identity"]["engine"]["model"],
+        "outcomes": {"file": place_of(run, rollouts), "hash": digest_json(found.manifest["shards"])},
     }
 
 

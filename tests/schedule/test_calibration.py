@@ -92,7 +92,7 @@ def test_a_status_counts_references_and_says_how_good_predictions_were(tmp_path:
         assert drawn["brier"] == pytest.approx(np.mean((x - y) ** 2))
         assert drawn["pearson"] == pytest.approx(np.corrcoef(x, y)[0, 1])
         ranks = [np.array([np.mean(np.flatnonzero(np.sort(v) == one)) for one in v]) for v in (x, y)]
-        assert drawn["spearman"] == pytest.approx(np.corrcoef(*ranks)[0, 1])
+        assert drawn["spearman"] == pytest.approx(np.corrcoef(ranks[0], ranks[1])[0, 1])
         assert drawn["carried"] == pytest.approx(np.mean(y * (1 - y) * 4 / 3))
         noise = np.mean(y * (1 - y) / 3) / np.var(y, ddof=1)
         assert drawn["ceiling"] == pytest.approx(np.sqrt(max(0, 1 - noise)))
@@ -222,6 +222,12 @@ def test_options_of_dots_on_the_command_line(tmp_path: Path) -> None:
     )
     assert said("--strategy", "uniform", "--budget", 8, "--references", 5) == (
         "error: strategy uniform has no option 'references'; it has: none.\n"
+    )
+    assert said("--strategy", "uniform", "--budget", 8, "--reference-outcomes", "x.jsonl") == (
+        "error: --reference-outcomes x.jsonl: strategy uniform observes no references.\n"
+    )
+    assert said("--strategy", "dots", "--budget", 8, "--reference-outcomes", "x.jsonl") == (
+        "error: --reference-outcomes x.jsonl does not exist.\n"
     )
     assert said("--strategy", "dots", "--budget", 8, "--rollout", "[1]") == (
         'error: --rollout \'[1]\': expected a JSON object, such as {"verifier": "math", "samples": 8}.\n'

@@ -235,6 +235,7 @@ def test_by_hand_with_a_rollout_set_and_with_next(
     )
     assert result.exit_code == 0, result.stderr
     assert "round 0 of 2 is planned: 6 of 30 prompts" in result.stdout
+    assert Run(tmp_path / "second").plan(0)["references"]["rollouts"] == 32  # not those of the other prompts
 
 
 def test_a_server_serves_driven_and_live_trainers(
