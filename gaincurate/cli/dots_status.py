@@ -8,8 +8,7 @@ from gaincurate.cli import output
 
 _RANGE = (
     "  drawn prompts were all predicted near the target, so a correlation over them says little of the "
-    "predictor;"
-    " references are a random sample"
+    "predictor; references are a random sample"
 )
 
 
@@ -40,8 +39,7 @@ def print_difficulty(found: dict[str, Any], trainer: list[dict[str, Any]]) -> No
     else:
         output.text(
             f"  round {waiting['round']} waits for outcomes of its references: prompts in "
-            f"{waiting['prompts']}, "
-            f"outcomes to {waiting['outcomes']}"
+            f"{waiting['prompts']}, outcomes to {waiting['outcomes']}"
         )
 
 

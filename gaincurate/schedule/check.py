@@ -133,9 +133,8 @@ def _check_dots(config: ScheduleConfig, scored: ScoredSet, options: DotsOptions)
     if options.references + budget > rows:
         raise InputError(
             f"--references {options.references:,} and {budget:,} prompts to draw are "
-            f"{options.references + budget:,}, "
-            f"and {scored.folder} has {rows:,}: references are not drawn in their own round. Take fewer "
-            f"references."
+            f"{options.references + budget:,}, and {scored.folder} has {rows:,}: references are not drawn "
+            "in their own round. Take fewer references."
         )
     if importlib.util.find_spec("torch") is None:
         raise InputError("strategy dots predicts with torch: `pip install 'gaincurate[score]'`.")
@@ -144,8 +143,7 @@ def _check_dots(config: ScheduleConfig, scored: ScoredSet, options: DotsOptions)
     elif EMBEDDING not in scored.schema.names:
         raise InputError(
             f"{scored.folder} has no {EMBEDDING}, from which strategy dots predicts: score it with "
-            f"`--signals "
-            "angle,embedding`, or predict by a group's mean with --group-column."
+            "`--signals angle,embedding`, or predict by a group's mean with --group-column."
         )
     if options.adapter is not None:
         _check_adapter(Path(options.adapter), scored)
@@ -159,7 +157,7 @@ def _check_adapter(folder: Path, scored: ScoredSet) -> None:
     if not path.exists():
         raise InputError(
             f"--adapter {folder} is no fitted predictor: it has no config.json. `gaincurate difficulty fit` "
-            f"makes one."
+            "makes one."
         )
     with reading(path):
         text = path.read_bytes()
@@ -172,8 +170,8 @@ def _check_adapter(folder: Path, scored: ScoredSet) -> None:
     if embedding != maker(scored):
         raise InputError(
             f"--adapter {folder} was fitted on embeddings of {embedding.get('model')}, and {scored.folder} "
-            f"has those "
-            f"of {maker(scored)['model']} or of other weights; score with that model, or fit again."
+            f"has those of {maker(scored)['model']} or of other weights; score with that model, or fit "
+            "again."
         )
 
 

@@ -286,11 +286,10 @@ def _checkpoint_after(
     asked = due(run.config, round_) or observes_with_checkpoint(run.config)
     if went_on or asked or any("{checkpoint}" in part for part in command):
         raise TrainerError(
-            f"round {round_}: its trainer ended well but left no complete checkpoint below {output} ({why}), "
-            "which the next round, the re-scoring or the rollouts of references begin with. Let it save one "
-            "there (config.json and "
-            f"safetensors), then `gaincurate schedule run {shlex.quote(str(run.folder))} --again` trains "
-            "this round anew."
+            f"round {round_}: its trainer ended well but left no complete checkpoint below {output} "
+            f"({why}), which the next round, the re-scoring or the rollouts of references begin with. Let "
+            "it save one there (config.json and safetensors), then `gaincurate schedule run "
+            f"{shlex.quote(str(run.folder))} --again` trains this round anew."
         )
     if round_ == 0:
         view.note(f"round 0 left no checkpoint below {output}; round 1 begins with the same model again")

@@ -54,7 +54,7 @@ def see_live(run: Run) -> None:
     if issubclass(base.load(run.config.strategy), Dots) and (own is None or "server" not in own):
         raise InputError(
             f"{run.folder} has references that are observed between rounds, and a trainer that follows it "
-            f"live "
+            "live "
             'cannot: that takes a server of the newest policy ("server" in --rollout of `schedule start`). '
             "Start a run so, or train in segments with `gaincurate schedule run`."
         )
@@ -109,8 +109,7 @@ def _roll_out(run: Run, asked: Asked, own: Json, checkpoint: str | None, note: N
     if checkpoint is None and "server" not in own:
         raise InputError(
             f"the references of round {asked.round} are rolled out with a checkpoint (--rollout) and there "
-            f"is "
-            "none: give --checkpoint to `schedule next`, or let the trainer write one below {output}."
+            "is none: give --checkpoint to `schedule next`, or let the trainer write one below {output}."
         )
     path, made = asked.folder / _MADE, _policy(run, asked, own, checkpoint)
     known = read_json(path) if path.exists() else None
@@ -183,7 +182,7 @@ def _predicted(run: Run, options: DotsOptions, asked: Asked, note: Note) -> tupl
         write_json(made_by, wanted)
         note(
             f"round {asked.round}: predicting {run.facts['rows']:,} prompts from {len(asked.ids):,} "
-            f"references"
+            "references"
         )
         command = ["predict", str(run.scored.folder.resolve()), "--outcomes", str(asked.folder / OBSERVED)]
         command += ["--out", str(out), *wanted["options"]]

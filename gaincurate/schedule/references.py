@@ -97,7 +97,7 @@ def needed(run: Run, asked: Asked) -> OutcomeError:
     return OutcomeError(
         f"round {round_} waits for the outcomes of its {len(asked.ids):,} reference prompts under {policy}: "
         f"{', '.join(asked.ids[:_SHOWN])}{more}. The prompts are in {asked.folder / DATA}; write a line for "
-        f"each "
+        "each "
         f'rollout, {{"gc_id": ..., "reward": ..., "round": {round_}, "sample": ...}}, to {asked.given}, then '
         f"`gaincurate schedule next {name}`; or `gaincurate schedule next {name} --reference-outcomes PATH` "
         "takes a file of outcomes or a rollout set (`gaincurate difficulty rollout "

@@ -203,8 +203,7 @@ def _score(run: Run, round_: int, checkpoint: str, out: Path, rows: Ints | None)
     except TrainerError as error:
         raise GaincurateError(
             f"scoring the checkpoint of round {round_} failed: {said_last(log)} (log: {log}). What was "
-            f"scored is "
-            "kept; run the same command again to go on.",
+            "scored is kept; run the same command again to go on.",
             log=str(log),
         ) from error
 
