@@ -169,10 +169,14 @@ def _check_adapter(folder: Path, scored: ScoredSet) -> None:
         ) from error
     if embedding != maker(scored):
         raise InputError(
-            f"--adapter {folder} was fitted on embeddings of {embedding.get('model')}, and {scored.folder} "
-            f"has those of {maker(scored)['model']} or of other weights; score with that model, or fit "
-            "again."
+            f"--adapter {folder} was fitted on embeddings of {_named(embedding)}, and {scored.folder} has "
+            f"those of {_named(maker(scored))}; score with that model, or fit again."
         )
+
+
+def _named(embedding: dict[str, Any]) -> str:
+    weights = str(embedding.get("weights"))[:8]
+    return f"{embedding.get('model')} ({embedding.get('width')} wide, weights {weights})"
 
 
 def _check_rollout(

@@ -115,6 +115,26 @@ def test_three_rounds_driven_with_rollouts_of_each_rounds_checkpoint(
     assert not (scored / "columns").exists()
 
 
+def test_a_known_trainers_checkpoint_is_held_while_it_generates(
+    tmp_path: Path, scored: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = dots_runs.in_process(monkeypatch)
+    run = start(tmp_path / "run", scored)
+    advance(run)
+    runs.report(run)
+    output = tmp_path / "output"
+    shutil.copytree(model, output / "checkpoint-4")
+    (output / "checkpoint-4/trainer_state.json").write_text(json.dumps({"global_step": 4}))
+    result = gaincurate("schedule", "next", run.folder, "--trainer", "trl", "--checkpoint", output)
+    assert result.exit_code == 0, result.stderr
+    used = commands[2][commands[2].index("--model") + 1]
+    assert used == str(run.folder / "held/00000/checkpoint-4")
+    assert not Path(used).exists()  # of no use any more
+    told = run.plan(1)["references"]
+    assert told["checkpoint"] == str(output / "checkpoint-4")
+    assert told["policy"]["weights"] == run.plan(0)["references"]["policy"]["weights"]
+
+
 def test_killed_at_any_file_by_the_driver_the_plans_are_the_same(
     tmp_path: Path, scored: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import dots_runs
 import gaincurate as package
 import runs
 from command import run as gaincurate
+from gaincurate.difficulty.predictor import DifficultyPredictor, Shape
+from gaincurate.difficulty.store import save_adapter
 from gaincurate.errors import GaincurateError, InputError, OutcomeError
 from gaincurate.schedule import foresight
 from gaincurate.schedule.noise import uniforms
@@ -98,8 +102,6 @@ def test_observed_rates_override_predictions_and_stay_in_the_runs_folder(tmp_pat
     run = dots_runs.begin(tmp_path, group_column=None, target="variance")
     plan = step(run)
     assert plan["references"]["predictor"]["method"] == "whitened"
-    import pyarrow as pa
-
     table = pa.ipc.open_file(str(run.references_folder(0) / "predicted/gc_variance.arrow")).read_all()
     found = dict(zip(table.column("gc_id").to_pylist(), table.column("value").to_pylist(), strict=True))
     for gc_id in plan["references"]["ids"]:
@@ -109,6 +111,27 @@ def test_observed_rates_override_predictions_and_stay_in_the_runs_folder(tmp_pat
     best = sorted((found[i] for i in found if i not in plan["references"]["ids"]), reverse=True)[:8]
     assert np.mean(plan["predicted"]) == pytest.approx(np.mean(best), abs=0.005)
     assert not (tmp_path / "set/columns").exists()
+
+
+def test_a_fitted_predictor_is_used_where_it_goes_with_the_set(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = DifficultyPredictor(Shape(width=8, hidden=16)).eval()
+    embedding = {"model": "some-model", "weights": "w" * 32, "width": 8}
+    adapter = save_adapter(tmp_path / "adapter", module, embedding, {})
+    run = dots_runs.begin(tmp_path, group_column=None, adapter=str(tmp_path / "adapter"))
+    told = step(run)["references"]["predictor"]
+    assert (told["method"], told["adapter"]) == ("adapter", adapter.digest)
+    assert run.facts["params"]["adapter"] == str(tmp_path / "adapter")
+    save_adapter(tmp_path / "other", module, {**embedding, "weights": "v" * 32}, {})
+    with pytest.raises(InputError) as caught:
+        dots_runs.begin(tmp_path / "2", group_column=None, adapter=str(tmp_path / "other"))
+    assert str(caught.value) == (
+        f"--adapter {tmp_path / 'other'} was fitted on embeddings of some-model (8 wide, weights vvvvvvvv), and "
+        f"{tmp_path / '2/set'} has those of some-model (8 wide, weights wwwwwwww); score with that model, or fit again."
+    )
+    (tmp_path / "other/config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"is damaged: its config.json cannot be read; fit it again\."):
+        dots_runs.begin(tmp_path / "2", group_column=None, adapter=str(tmp_path / "other"))
 
 
 def test_references_near_the_target_are_named_with_their_rollouts(tmp_path: Path) -> None:
