@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gaincurate.errors import InputError, OutputError
+from gaincurate.errors import InputError, OutputError, storage_error
 from gaincurate.files import digest_bytes, digest_file, reading, write_atomic, write_json
 from gaincurate.schema import ID
 from gaincurate.shards import COLUMNS, MANIFEST, Json, open_table, read_manifest
@@ -165,7 +165,9 @@ class ScoredSet:
         found: dict[str, Any] = self.rows([gc_id]).to_pylist()[0]
         return found
 
-    def add_column(self, name: str, ids: Sequence[str], values: pa.Array, how: Json) -> None:
+    def add_column(
+        self, name: str, ids: Sequence[str], values: pa.Array, how: Json, *, folder: Path | None = None
+    ) -> None:
         """Write a computed column beside the finished shards (contract 1b); other ids get null.
 
         Args:
@@ -173,6 +175,7 @@ class ScoredSet:
             ids: the rows that have a value, each once.
             values: one value per id.
             how: what made it, kept beside it with the hash of this set's manifest.
+            folder: where its two files go. Default: beside the shards, where every reader finds it.
 
         Raises:
             InputError: a name that is taken or ill-formed, a repeated or unknown id.
@@ -190,8 +193,11 @@ class ScoredSet:
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)
-        folder = self.folder / COLUMNS
-        folder.mkdir(exist_ok=True)
+        folder = folder or self.folder / COLUMNS
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise storage_error(folder, error) from error
         data = sink.getvalue().to_pybytes()
         write_atomic(folder / f"{name}.arrow", data)
         # The description goes last: a column without one is not read, one of an older value is refused.

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gaincurate.difficulty.quality import Figure, Quality
     from gaincurate.schedule.lines import Rules
 
+_WHAT = {"difficulty": "the failure rate", "variance": "p (1 - p)"}
 _OUTCOMES = (
     "Observed pass rates: a run, an outcomes.jsonl, or .parquet/.arrow/.jsonl with gc_id and reward, wins "
     "and losses, or pass_rate; may be repeated"
@@ -102,7 +103,15 @@ def predict(
     reward_range: Annotated[
         str | None, typer.Option(metavar="LO,HI", help="Of rewards. Default: 0,1, or a run's own.")
     ] = None,
+    target: Annotated[
+        Literal["difficulty", "variance"],
+        typer.Option(help="The failure rate, gc_difficulty, or p (1 - p) of the pass rate, gc_variance."),
+    ] = "difficulty",
     seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Write the column into this folder, not beside the set."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Predict every prompt's failure rate and write it beside the set as gc_difficulty.
@@ -118,7 +127,7 @@ def predict(
             )
         if group_column is not None and method != "group-mean":
             raise InputError(f"--group-column {group_column} goes with --method group-mean.")
-        from gaincurate.difficulty.predict import COLUMN, write
+        from gaincurate.difficulty.predict import COLUMNS, write
         from gaincurate.difficulty.predict import predict as compute
         from gaincurate.difficulty.store import load_adapter
         from gaincurate.scored_set import open_scores
@@ -132,16 +141,17 @@ def predict(
             group_column=group_column,
             references=references,
             seed=seed,
+            target=target,
         )
-        write(opened, found)
+        write(opened, found, out)
         if as_json:
             qualities = {"on_references": found.on_references, "on_others": found.on_others}
             shown = {name: None if one is None else asdict(one) for name, one in qualities.items()}
             output.as_json({"rows": len(found.ids), "observed": found.observed, **shown, "how": found.how})
             return
         output.text(
-            f"{scored}: {COLUMN} written, the failure rate of {len(found.ids):,} rows; {found.observed:,} as "
-            f"observed ({rates.name}), the others predicted by {method or 'adapter'}"
+            f"{out or scored}: {COLUMNS[target]} written, {_WHAT[target]} of {len(found.ids):,} rows; "
+            f"{found.observed:,} as observed ({rates.name}), the others predicted by {method or 'adapter'}"
         )
         _print(found.on_references, "references, each from the others")
         if found.on_others is not None:
@@ -227,7 +237,7 @@ def _print(found: Quality, what: str) -> None:
     if found.ceiling.value is None:
         output.text("  no ceiling: it needs two rollouts a prompt or more, and how many they were")
     bins: list[list[Any]] = [
-        [f"{b.low:.1f} to {b.high:.1f}", f"{b.count:,}", f"{b.predicted:.3f}", f"{b.observed:.3f}"]
+        [f"{b.low:.4g} to {b.high:.4g}", f"{b.count:,}", f"{b.predicted:.3f}", f"{b.observed:.3f}"]
         for b in found.reliability
     ]
     output.table(bins, ["predicted", "prompts", "mean predicted", "mean observed"])

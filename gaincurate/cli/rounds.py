@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from gaincurate.cli import output
+from gaincurate.cli.dots_status import print_difficulty
 from gaincurate.schedule.driver import View
 from gaincurate.schedule.run import Run
 from gaincurate.schedule.story import status
@@ -77,8 +78,12 @@ class RoundsView(View):
 
 def print_status(found: dict[str, Any]) -> None:
     """What `story.status` tells."""
-    newest = found["rounds"][-1]["round"]
-    where = "finished" if found["finished"] else f"round {newest} waits for outcomes"
+    if not found["rounds"]:
+        where = "no round yet"
+    elif found["finished"]:
+        where = "finished"
+    else:
+        where = f"round {found['rounds'][-1]['round']} waits for outcomes"
     by = f" by {found['by']}" if found["by"] else ""
     output.text(
         f"{found['run']}: {found['strategy']}{by}, {found['budget']:,} of {found['rows']:,} prompts a round, "
@@ -120,6 +125,8 @@ def print_status(found: dict[str, Any]) -> None:
         )
         if waiting["problem"]:
             output.text(f"  {waiting['problem']}")
+    if found["difficulty"] is not None:
+        print_difficulty(found["difficulty"], found["rounds"])
 
 
 def print_forecast(found: dict[str, Any]) -> None:

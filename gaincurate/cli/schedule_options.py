@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,20 +19,16 @@ if TYPE_CHECKING:
     from gaincurate.schedule.run import Run
 
 
-def given_options(
-    *,
-    sigma: str | None,
-    alpha: float | None,
-    beta: float | None,
-    step_range: str | None,
-    options: list[str],
-) -> dict[str, Any]:
-    """The strategy's own options, those with a name here and those by --set.
+ROLLOUT = '{"verifier": "math", "samples": 8}'
+"""An example of what --rollout takes."""
+
+
+def given_options(named: Mapping[str, Any], *, step_range: str | None, options: list[str]) -> dict[str, Any]:
+    """The strategy's own options, those with an option of their name (None: not given) and those by --set.
 
     Raises:
         InputError: one is not as it should be.
     """
-    named = {"sigma": sigma, "alpha": alpha, "beta": beta}
     given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
     if step_range is not None:
         given["step_low"], given["step_high"] = pair(step_range, "--step-range")
@@ -44,6 +41,59 @@ def given_options(
         except ValueError:
             given[name] = value
     return given
+
+
+def budget_for(strategy: str, budget: int | None, given: Mapping[str, Any]) -> int:
+    """Distinct prompts in a round; of dots those of the steps that one draw is for.
+
+    Raises:
+        InputError: it is not known, or not what the strategy's options make of it.
+    """
+    from gaincurate.schedule.base import check_options, load
+    from gaincurate.schedule.dots import Dots, DotsOptions, budget_of
+
+    if strategy.partition(":")[1] or strategy == "dots":
+        kind = load(strategy)
+        options = check_options(strategy, kind, given) if issubclass(kind, Dots) else None
+        if isinstance(options, DotsOptions):
+            return budget_of(options, budget)
+    if budget is None:
+        raise InputError(f"strategy {strategy} needs --budget N, the distinct prompts of a round.")
+    return budget
+
+
+def see_references(strategy: str, path: Path) -> None:
+    """See that outcomes of references are of use, before a run is opened.
+
+    Raises:
+        InputError: the strategy has no references, or there is nothing at the path.
+    """
+    from gaincurate.schedule.base import load
+    from gaincurate.schedule.dots import Dots
+
+    if not issubclass(load(strategy), Dots):
+        raise InputError(f"--reference-outcomes {path}: strategy {strategy} observes no references.")
+    if not path.exists():
+        raise InputError(f"--reference-outcomes {path} does not exist.")
+
+
+def tell_of_references(run: Run, as_json: bool) -> None:
+    """What a run that has no round yet waits for."""
+    from gaincurate.schedule.references import needed_for
+    from gaincurate.schedule.story import status
+
+    waiting = status(run)["difficulty"]["waiting"]
+    if as_json:
+        output.as_json({"run": str(run.folder), "round": None, "references": waiting})
+        return
+    name = shlex.quote(str(run.folder))
+    output.text(f"{run.folder}: opened; round 0 is planned when its references are observed")
+    if waiting["rolls_out"]:
+        output.text(
+            f"  next: gaincurate schedule run {name} -- CMD ... rolls them out, or schedule next {name}"
+        )
+    else:
+        output.text(f"  {needed_for(run)}")
 
 
 def pair(text: str, option: str) -> tuple[float, float]:
@@ -131,6 +181,11 @@ def take_logged(run: Run, paths: Sequence[Path], format_: str | None, reward_col
         return False
     if run.state.get("finished"):
         return False  # which is said by the command itself
+    if run.state["round"] < 0:
+        raise InputError(
+            f"--outcomes {paths[0]}: {run.folder} has no round yet that it could be of; --reference-outcomes "
+            "takes what references did."
+        )
     from gaincurate.trainers.logs import take_logs
 
     take_logs(run, paths, format_, reward_column, output.note)
@@ -158,6 +213,8 @@ def pointing_at_logs(run: Run, taken: bool) -> Iterator[None]:
 def tell_of_the_last(run: Run, note: Callable[[str], None]) -> None:
     """What came of the round whose outcomes were taken."""
     state = run.state
+    if state["round"] < 0:
+        return
     if state.get("finished"):
         seen, mu = state["inputs"], None
     else:

@@ -1,5 +1,7 @@
 """The ways to predict, behind one face: takes references, yields a function of a set's rows.
 
+What is predicted is the failure rate, or p (1 - p): the same attention and groups over what was observed.
+
 `adapter` is the paper's, trained; `whitened` and `attention` (on embeddings as they are) train nothing;
 `group-mean` is the baseline that they must beat. Knows nothing of what is done with a prediction.
 """
@@ -15,9 +17,17 @@ import pyarrow as pa
 import torch
 
 from gaincurate.difficulty.embeddings import Matrix, maker, matrix, of_ids
-from gaincurate.difficulty.predictor import DifficultyPredictor, probability
+from gaincurate.difficulty.predictor import DifficultyPredictor, attend, probability
+from gaincurate.difficulty.quality import Target
 from gaincurate.difficulty.store import Adapter
-from gaincurate.difficulty.whitened import SAMPLE, Space, fit_training_free, whitening
+from gaincurate.difficulty.whitened import (
+    SAMPLE,
+    Space,
+    calibrated,
+    fit_calibration,
+    fit_training_free,
+    whitening,
+)
 from gaincurate.errors import InputError
 from gaincurate.schedule.noise import Floats
 from gaincurate.schema import EMBEDDING, ID
@@ -51,12 +61,21 @@ class ByAdapter:
         scored: the set; its embeddings must be of the model that the adapter was fitted on.
         ids: the references.
         failure: their observed failure rates.
+        target: with `variance`, `failure` is their p (1 - p). The attention is the trained one; its
+            calibration is for failure rates, so another is fitted on references predicted from the others.
 
     Raises:
         InputError: embeddings of another model.
     """
 
-    def __init__(self, adapter: Adapter, scored: ScoredSet, ids: Sequence[str], failure: Floats) -> None:
+    def __init__(
+        self,
+        adapter: Adapter,
+        scored: ScoredSet,
+        ids: Sequence[str],
+        failure: Floats,
+        target: Target = "difficulty",
+    ) -> None:
         found = maker(scored)
         if found["width"] is not None and found != adapter.embedding:
             raise InputError(
@@ -64,24 +83,46 @@ class ByAdapter:
                 f"has those of {_named(found)}; score with that model, or fit again."
             )
         self.columns = [ID, EMBEDDING]
-        self.facts = {"adapter": adapter.digest, "shape": asdict(adapter.predictor.shape)}
+        self.facts: dict[str, Any] = {"adapter": adapter.digest, "shape": asdict(adapter.predictor.shape)}
         self._folder, self._predictor = scored.folder, adapter.predictor
         self._failure = torch.from_numpy(failure).float()
         self._embeddings = torch.from_numpy(of_ids([scored], ids))
         with torch.inference_mode():
             self._references = self._predictor.encode_references(self._embeddings)
+        self._calibration: tuple[float, float] | None = None
+        if target == "variance":
+            w, b = self._calibration = fit_calibration(self._attended_alone(), failure)
+            self.facts |= {"w": w, "b": b}
 
     def rows(self, table: pa.Table) -> Floats:
         """See `Predictor`."""
-        return by_references(self._predictor, matrix(table, self._folder), self._references, self._failure)
+        queries = matrix(table, self._folder)
+        if self._calibration is None:
+            return by_references(self._predictor, queries, self._references, self._failure)
+        parts = [self._attended(block) for block in torch.from_numpy(queries).split(_BLOCK)]
+        return calibrated(np.concatenate(parts) if parts else np.zeros(0), *self._calibration)
 
     @torch.inference_mode()
     def leave_one_out(self) -> Floats:
         """See `Predictor`."""
-        others = ~torch.eye(len(self._failure), dtype=torch.bool)
+        if self._calibration is not None:
+            return calibrated(self._attended_alone(), *self._calibration)
         queries = self._predictor.encode(self._embeddings)
-        logits = self._predictor.mix(queries, self._references, self._failure, others)
+        logits = self._predictor.mix(queries, self._references, self._failure, self._others())
         return probability(logits).double().numpy()
+
+    def _others(self) -> torch.Tensor:
+        return ~torch.eye(len(self._failure), dtype=torch.bool)
+
+    def _attended_alone(self) -> Floats:
+        """Of each reference the mean over the others."""
+        return self._attended(self._embeddings, self._others())
+
+    @torch.inference_mode()
+    def _attended(self, embeddings: torch.Tensor, seen: torch.Tensor | None = None) -> Floats:
+        """The references' mean under the trained attention, before any calibration."""
+        queries = self._predictor.encode(embeddings)
+        return attend(queries, self._references, self._failure, seen).double().numpy()
 
 
 _BLOCK = 2048  # queries at once, whatever the size of a shard
@@ -193,8 +234,11 @@ def make(
     *,
     adapter: Adapter | None = None,
     group_column: str | None = None,
+    target: Target = "difficulty",
 ) -> Predictor:
     """The predictor of that name, fitted on these references.
+
+    With `target` `variance`, `failure` is the references' p (1 - p), and so is what the rows get.
 
     Raises:
         InputError: fewer than three references, or what the method needs is not there.
@@ -213,5 +257,5 @@ def make(
             raise InputError(
                 "--method adapter needs --adapter, a folder that `gaincurate difficulty fit` wrote."
             )
-        return ByAdapter(adapter, scored, ids, failure)
+        return ByAdapter(adapter, scored, ids, failure, target)
     return WithoutTraining(scored, ids, failure, whitened=method == "whitened")

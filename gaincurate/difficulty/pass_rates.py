@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.json as pj
 import pyarrow.parquet as pq
 
+from gaincurate.difficulty.quality import Target, pass_variance
 from gaincurate.errors import InputError, OutcomeError
 from gaincurate.files import digest_files, reading
 from gaincurate.schedule.lines import Key, Line, Rules, newest_attempts, read_lines
@@ -59,6 +60,29 @@ class PassRates:
         """The failure rate d in [0, 1] of each prompt, `[prompts]`: 0 where every rollout succeeded."""
         rates: Floats = self.losses / (self.wins + self.losses)
         return rates
+
+    def observed(self, target: Target) -> Floats:
+        """Of each prompt what is aimed at, `[prompts]`: its failure rate, or p (1 - p) without bias.
+
+        Raises:
+            InputError: p (1 - p) is asked for and how many rollouts stand behind a rate is not known.
+        """
+        if target == "difficulty":
+            return self.failure
+        if not self.counted:
+            raise InputError(
+                f"{self.name}: p (1 - p) cannot be told from rates of unknown numbers of rollouts; give the "
+                "file a column samples, or wins and losses."
+            )
+        return pass_variance(self.wins, self.losses)
+
+    def with_rollouts(self, fewest: int) -> PassRates:
+        """The prompts that have so many rollouts."""
+        kept = np.flatnonzero(self.wins + self.losses >= fewest)
+        if not self.counted or len(kept) == len(self.ids):
+            return self
+        ids = [self.ids[i] for i in kept.tolist()]
+        return replace(self, ids=ids, wins=self.wins[kept], losses=self.losses[kept])
 
 
 def read_pass_rates(path: Path, rules: Rules | None = None) -> list[PassRates]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from gaincurate.errors import InputError, OutputError
-from gaincurate.schedule.noise import permutation
+from gaincurate.schedule.noise import REFERENCES, permutation
 from gaincurate.schema import ID, PREFIX
 from gaincurate.scored_set import ScoredSet
 from gaincurate.scoring.columns import (
@@ -27,7 +27,6 @@ from gaincurate.scoring.columns import (
 )
 
 Ints = npt.NDArray[np.int64]
-_STREAM = 1 << 32  # apart from the streams of rounds and samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,7 @@ def draw_references(count: int, references: int, seed: int, round_: int = 0) -> 
     """
     if references > count:
         raise InputError(f"--reference {references}: the set has {count:,} prompts; ask for at most that.")
-    return permutation(seed, round_, _STREAM, count)[:references]
+    return permutation(seed, round_, REFERENCES, count)[:references]
 
 
 def answer_column(scored: ScoredSet, asked: str | None, *, needed: bool) -> str | None:

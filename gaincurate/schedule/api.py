@@ -55,7 +55,7 @@ class Schedule:
 
     @property
     def round(self) -> int:
-        """The newest round, from 0."""
+        """The newest round, from 0; -1 where the first waits for its references."""
         return int(self._run.state["round"])
 
     @property
@@ -66,16 +66,16 @@ class Schedule:
     @property
     def ids(self) -> list[str]:
         """The ids of the newest round's prompts, `[budget]`, in its order."""
-        return self._run.ids(self.round)
+        return self._run.ids(self._run.newest())
 
     @property
     def plan(self) -> Json:
         """The newest round's plan."""
-        return self._run.plan(self.round)
+        return self._run.plan(self._run.newest())
 
     def data(self) -> pa.Table:
         """The newest round's training rows, `[budget]`."""
-        return pq.read_table(self._run.data(self.round))
+        return pq.read_table(self._run.data(self._run.newest()))
 
     def report(self, outcomes: Iterable[Mapping[str, Any]]) -> None:
         """Append outcomes of the newest round: `gc_id`, `reward`, and what else a line may have.
@@ -85,14 +85,16 @@ class Schedule:
         Raises:
             StorageError: the file system refused.
         """
-        number = self.round
+        number = self._run.newest()
         append_lines(self._run.outcomes(number), ({"round": number, **line} for line in outcomes))
 
-    def next(self, checkpoint: str | Path | None = None) -> bool:
+    def next(self, checkpoint: str | Path | None = None, references: str | Path | None = None) -> bool:
         """Take the newest round's outcomes and plan the next round.
 
         Args:
-            checkpoint: what the round's training left; needed where a re-scoring is due.
+            checkpoint: what the round's training left; needed where a re-scoring is due, or where references
+                are rolled out with it.
+            references: what the next round's references did, for strategy `dots`: outcomes, or a rollout set.
 
         Returns:
             Whether there is a next round.
@@ -102,7 +104,9 @@ class Schedule:
             LockedError: another process is at work on the run.
         """
         with working_on(self.folder):
-            return advance(self._run, None if checkpoint is None else str(checkpoint)) is not None
+            found = None if references is None else Path(references)
+            left = None if checkpoint is None else str(checkpoint)
+            return advance(self._run, left, references=found) is not None
 
     def status(self) -> Json:
         """What `gaincurate schedule status --json` prints."""

@@ -123,10 +123,12 @@ def return_to(run: Run, saved: Json, where: str) -> int:
     """
     check_place(run, saved, where)
     round_, newest = int(saved["round"]), int(run.state["round"])
+    forget_references(run, newest + 1)
     run.orders.find(saved["state"]["order"])  # before anything is undone: that it is still there
     for undone in range(newest, round_, -1):
         # Named first, moved then: between the two the run still stands at the round that is to go.
         write_json(run.folder / STATE, saved["state"] if undone == round_ + 1 else run.state_of(undone - 1))
+        forget_references(run, undone)
         _set_aside(run, undone)
     run.forget_ids()
     write_json(run.round_folder(round_) / STATE, saved["state"])
@@ -139,12 +141,15 @@ def return_to(run: Run, saved: Json, where: str) -> int:
 
 
 def take_back(run: Run, round_: int, step: int) -> None:
-    """Take back a round's outcomes behind a step; a killed trainer's half line goes too.
+    """Take back a round's outcomes behind a step, and what references did since.
+
+    A killed trainer's half line goes too.
 
     Raises:
         StorageError: the file system refused.
     """
     path = run.outcomes(round_)
+    forget_references(run, round_ + 1)
     try:
         data = path.read_bytes() if path.exists() else b""
         if not data:
@@ -154,6 +159,25 @@ def take_back(run: Run, round_: int, step: int) -> None:
     except OSError as error:
         raise storage_error(path, error) from error
     append_line(path, {"resume_from_step": step})
+
+
+def forget_references(run: Run, round_: int) -> None:
+    """Set aside what a round's references did, since the policy that they were of is trained anew.
+
+    Raises:
+        StorageError: the file system refused.
+    """
+    source, number = run.references_folder(round_), 1
+    folder = run.folder / "undone"
+    if not source.exists():
+        return
+    try:
+        folder.mkdir(exist_ok=True)
+        while (goal := folder / f"difficulty-{source.name}-{number}").exists():
+            number += 1
+        source.rename(goal)
+    except OSError as error:
+        raise storage_error(folder, error) from error
 
 
 def _set_aside(run: Run, round_: int) -> None:

@@ -28,6 +28,7 @@ STRATEGIES = {
     "length": "gaincurate.schedule.gaussian:Length",
     "gain-rl": "gaincurate.schedule.gaussian:GainRL",
     "variance": "gaincurate.schedule.variance:Variance",
+    "dots": "gaincurate.schedule.dots:Dots",
 }
 
 
@@ -150,8 +151,9 @@ def check_options(strategy: str, kind: type[Selector], given: Mapping[str, Any])
         known = ", ".join(kind.Options.model_fields) or "none"
         if first["type"] == "extra_forbidden":
             raise InputError(f"strategy {strategy} has no option {name!r}; it has: {known}.") from error
+        what = f"{name} = {first['input']!r}: " if name else ""
         raise InputError(
-            f"strategy {strategy}: {name} = {first['input']!r}: {first['msg'].removeprefix('Value error, ')}."
+            f"strategy {strategy}: {what}{first['msg'].removeprefix('Value error, ')}."
         ) from error
 
 

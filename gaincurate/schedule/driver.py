@@ -16,7 +16,9 @@ from pathlib import Path
 
 from gaincurate.errors import InputError, OutcomeError, TrainerError, storage_error
 from gaincurate.files import append_line, write_json
+from gaincurate.schedule.back import forget_references
 from gaincurate.schedule.checkpoints import Finder
+from gaincurate.schedule.foresight import observes_with_checkpoint
 from gaincurate.schedule.observed import take_outcomes
 from gaincurate.schedule.rescore import due
 from gaincurate.schedule.rounds import advance
@@ -79,10 +81,14 @@ def drive(
             raise InputError(f"{run.folder} is finished: there is no round to train --again.")
         while not (state := run.state).get("finished"):
             round_ = state["round"]
+            if round_ < 0:
+                advance(run, None, view.note, finder.held)
+                continue
             done = run.round_folder(round_) / _TRAINED
             _ = run.scored  # before hours are spent: that it is still there
             if again:
                 _set_aside(run, round_)
+                forget_references(run, round_ + 1)
                 again = False
             if not done.exists():
                 _train(run, round_, wanted, lock, timeout, view, finder)
@@ -277,12 +283,13 @@ def _checkpoint_after(
     if round_ + 1 == run.config.rounds:
         return None
     went_on = run.state["checkpoint"] != run.config.model
-    if went_on or due(run.config, round_) or any("{checkpoint}" in part for part in command):
+    asked = due(run.config, round_) or observes_with_checkpoint(run.config)
+    if went_on or asked or any("{checkpoint}" in part for part in command):
         raise TrainerError(
-            f"round {round_}: its trainer ended well but left no complete checkpoint below {output} ({why}), "
-            "which the next round or the re-scoring begins with. Let it save one there (config.json and "
-            f"safetensors), then `gaincurate schedule run {shlex.quote(str(run.folder))} --again` trains "
-            "this round anew."
+            f"round {round_}: its trainer ended well but left no complete checkpoint below {output} "
+            f"({why}), which the next round, the re-scoring or the rollouts of references begin with. Let "
+            "it save one there (config.json and safetensors), then `gaincurate schedule run "
+            f"{shlex.quote(str(run.folder))} --again` trains this round anew."
         )
     if round_ == 0:
         view.note(f"round 0 left no checkpoint below {output}; round 1 begins with the same model again")

@@ -16,6 +16,8 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Keys = npt.NDArray[np.uint64]
 
+REFERENCES = 1 << 32
+"""The stream that reference prompts are drawn from, apart from those of rounds and samples."""
 _BLOCK = 1 << 19  # items at once: a few arrays of 4 MB, whatever the size of the set
 
 

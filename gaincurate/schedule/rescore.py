@@ -28,7 +28,7 @@ from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.noise import Floats, Ints, permutation
 from gaincurate.schedule.order import Order, build, permute
 from gaincurate.schedule.run import Run, read_json, round_name
-from gaincurate.schedule.trainer import train, trainer_lock
+from gaincurate.schedule.trainer import said_last, train, trainer_lock
 from gaincurate.schema import ID, PREFIX, SCORE_FIELDS
 from gaincurate.scored_set import ScoredSet
 from gaincurate.shards import MANIFEST, Json
@@ -201,11 +201,9 @@ def _score(run: Run, round_: int, checkpoint: str, out: Path, rows: Ints | None)
         with trainer_lock(run.folder, "scoring.lock") as lock:
             return train(command, environment={}, log=log, lock=lock)
     except TrainerError as error:
-        lines = [line.strip("│╭╮╰╯─ \t") for line in log.read_text(errors="replace").splitlines()]
-        said = [line.rstrip(".") for line in lines if line]
         raise GaincurateError(
-            f"scoring the checkpoint of round {round_} failed: {said[-1]} (log: {log}). What was scored is "
-            "kept; run the same command again to go on.",
+            f"scoring the checkpoint of round {round_} failed: {said_last(log)} (log: {log}). What was "
+            "scored is kept; run the same command again to go on.",
             log=str(log),
         ) from error
 

@@ -1,7 +1,7 @@
 """The composer: takes a scored set and what came back, yields the next round.
 
-observe -> re-score where due -> move -> draw -> write. A round's plan depends on the scored set, the seed and
-the outcomes alone. Knows nothing of how a round is trained.
+observe -> re-score where due -> move -> predict where the strategy asks -> draw -> write. A round's plan
+depends on the scored set, the seed and the outcomes alone. Knows nothing of how a round is trained.
 """
 
 from __future__ import annotations
@@ -19,12 +19,17 @@ import pyarrow.compute as pc
 from gaincurate.errors import InputError
 from gaincurate.files import remove_temporaries, write_json
 from gaincurate.schedule import base
+from gaincurate.schedule.calibration import calibration_of
+from gaincurate.schedule.check import check_draw, check_options_of_a_run
 from gaincurate.schedule.config import ScheduleConfig
+from gaincurate.schedule.dots import Dots
+from gaincurate.schedule.foresight import Foresight, foresee
 from gaincurate.schedule.noise import Ints
 from gaincurate.schedule.observed import Note, concentration_of, late_outcomes, silent, take_outcomes
 from gaincurate.schedule.order import Order, build
 from gaincurate.schedule.orders import ORDER
-from gaincurate.schedule.rescore import ANGLES, AS_IT_IS, Held, Rescored, due, rescore
+from gaincurate.schedule.references import ask
+from gaincurate.schedule.rescore import AS_IT_IS, Held, Rescored, due, rescore
 from gaincurate.schedule.rows import training_rows, write_rows
 from gaincurate.schedule.run import BASE, FORMAT, RUN, Run, making
 from gaincurate.schema import ID
@@ -45,11 +50,12 @@ def start(config: ScheduleConfig, note: Note = silent) -> Run:
     scored = ScoredSet(config.scored)
     kind = base.load(config.strategy)
     options = base.check_options(config.strategy, kind, config.options)
+    given = options.model_dump(mode="json", include=set(config.options))  # paths are whole from here on
     by = config.by or kind.by
     ascending = config.ascending
     if ascending is None:
         ascending = kind.ascending if by == kind.by else False
-    _check(config, scored, kind, by)
+    check_options_of_a_run(config, scored, kind, by, options)
     with making(config.run) as folder:
         scored.verify()
         missing = build(folder / ORDER, scored, by, ascending=ascending)
@@ -60,6 +66,7 @@ def start(config: ScheduleConfig, note: Note = silent) -> Run:
             "format": FORMAT,
             "config": {
                 **config.model_dump(mode="json"),
+                "options": given,
                 "by": by,
                 "ascending": ascending,
                 "model": config.model or model_of(config.scored),
@@ -85,7 +92,12 @@ def start(config: ScheduleConfig, note: Note = silent) -> Run:
             "checkpoint": run.config.model,
         }
         selector = selector_of(run)
-        _write_round(run, selector, 0, state, {})
+        if isinstance(selector, Dots):  # round 0 needs what references did
+            kept = {"format": FORMAT, "round": -1, **state, "rows": [], "selector": selector.state()}
+            run.commit({**kept, "inputs": {}, "finished": False}, None)
+            ask(run, selector, 0)
+        else:
+            _write_round(run, selector, 0, state, {})
         sigma = selector.metrics().get("sigma")
         if sigma is not None and not 1 <= sigma <= len(scored) / 2:
             kind_of = "nearly even over the set" if sigma > 1 else "a few ranks wide"
@@ -106,57 +118,6 @@ def model_of(scored: Path) -> str | None:
     return str(Path(name).resolve()) if name is not None and Path(name).exists() else name
 
 
-def _check(config: ScheduleConfig, scored: ScoredSet, kind: type[base.Selector], by: str | None) -> None:
-    rows, align = len(scored), config.align_to
-    if config.budget > rows:
-        raise InputError(
-            f"--budget {config.budget:,} is over the {rows:,} rows of {config.scored}; a round's prompts are "
-            "distinct."
-        )
-    if config.budget % align:
-        near = [
-            n for n in (config.budget // align * align, -(-config.budget // align) * align) if 0 < n <= rows
-        ]
-        raise InputError(
-            f"--budget {config.budget:,} is no multiple of --align-to {align:,}; the nearest are "
-            f"{' and '.join(f'{n:,}' for n in near) or 'none that the set has rows for'}."
-        )
-    if not config.reward_low < config.reward_high or not math.isfinite(
-        config.reward_high - config.reward_low
-    ):
-        raise InputError(
-            f"--reward-range {config.reward_low:g},{config.reward_high:g}: the first must be "
-            "less than the second."
-        )
-    if config.ascending is not None and by is None:
-        raise InputError(
-            f"--ascending and --descending are for an order, and strategy {config.strategy} has none."
-        )
-    model = config.model
-    if (
-        model is not None
-        and model.startswith(("/", "./", "../", "~"))
-        and not Path(model).expanduser().exists()
-    ):
-        raise InputError(f"--model {model}: there is no such folder.")
-    if config.by is not None and kind.ordering == "none":
-        raise InputError(f"--by {config.by}: strategy {config.strategy} has no order; leave --by out.")
-    what = config.rescore.what
-    if what in ("window", "full") and not (kind.ordering == "any" and by in ANGLES):
-        if kind.ordering != "any":
-            why = f"strategy {config.strategy} has no order that may change"
-        else:
-            why = f"strategy {config.strategy} goes by {by}, which no checkpoint changes"
-        raise InputError(
-            f"--rescore {what} needs an order by a score of the model ({', '.join(ANGLES)}), and {why}. Use "
-            "--rescore round or off."
-        )
-    if what == "window" and not hasattr(kind, "reach"):
-        raise InputError(
-            f"--rescore window: strategy {config.strategy} does not say which ranks it can reach; use full."
-        )
-
-
 def selector_of(run: Run, state: Json | None = None) -> base.Selector:
     """A run's selector at its start, or as a state left it."""
     config, low_high = run.config, run.facts["angles"]
@@ -168,15 +129,22 @@ def selector_of(run: Run, state: Json | None = None) -> base.Selector:
 
 
 def advance(
-    run: Run, checkpoint: str | None = None, note: Note = silent, held: Held = AS_IT_IS
+    run: Run,
+    checkpoint: str | None = None,
+    note: Note = silent,
+    held: Held = AS_IT_IS,
+    references: Path | None = None,
 ) -> Path | None:
     """Take the newest round's outcomes and write the next one; call it while holding `working_on`.
+
+    Of a run that has no round yet, because its strategy first has to know what references do, write round 0.
 
     Args:
         run: the run.
         checkpoint: what the round's training left; needed where a re-scoring is due.
         note: told what a person should know.
-        held: makes of the checkpoint the folder that is scored.
+        held: makes of the checkpoint the folder that is scored, or that references are rolled out with.
+        references: their outcomes for the next round, where a person has them in a file.
 
     Returns:
         The next round's folder; None where that was the last round.
@@ -189,6 +157,17 @@ def advance(
     if state.get("finished"):
         raise InputError(f"{run.folder} is finished: all of its {config.rounds} rounds are done.")
     round_ = state["round"]
+    if round_ < 0:
+        if checkpoint is not None:
+            raise InputError(
+                f"--checkpoint {checkpoint}: no round of {run.folder} was trained yet; its first references "
+                f"are "
+                "observed with the model that training begins with (--model of `schedule start`)."
+            )
+        selector = selector_of(run, state)
+        told = _foresight(run, selector, 0, state["checkpoint"], note, held, references)
+        _write_round(run, selector, 0, {name: state[name] for name in (*_KEPT, "taken")}, {}, told)
+        return run.round_folder(0)
     run.orders.settle(state["order"])
     found = take_outcomes(run, round_, note)
     late, taken = late_outcomes(run, state, found)
@@ -228,22 +207,54 @@ def advance(
         "completion_tokens": found.tokens,
         "rescored": fresh.scores,
         "drift": fresh.drift,
+        **calibration_of(run.plan(round_), tallies),
     }
+    told = None
+    if round_ + 1 < config.rounds:
+        told = _foresight(run, selector, round_ + 1, checkpoint, note, held, references)
     # Not in the plan, which a trainer that was killed and run again must not change.
     run.log(what="outcomes", round=round_, repeated=found.repeated, void=found.void)
     if round_ + 1 < config.rounds:
-        _write_round(run, selector, round_ + 1, state, inputs)
+        _write_round(run, selector, round_ + 1, state, inputs, told)
         return run.round_folder(round_ + 1)
     last = {"format": FORMAT, "round": round_, **state, "selector": selector.state()}
     run.commit({**last, "inputs": inputs, "metrics": selector.metrics(), "finished": True}, None)
     return None
 
 
-def _write_round(run: Run, selector: base.Selector, round_: int, state: Json, inputs: Json) -> None:
+def _foresight(
+    run: Run,
+    selector: base.Selector,
+    round_: int,
+    checkpoint: str | None,
+    note: Note,
+    held: Held,
+    references: Path | None,
+) -> Foresight | None:
+    """What a strategy that goes by predictions knows before a draw."""
+    if isinstance(selector, Dots):
+        return foresee(run, selector, round_, checkpoint, note, held, references)
+    if references is not None:
+        raise InputError(
+            f"--reference-outcomes {references}: strategy {run.config.strategy} observes no references."
+        )
+    return None
+
+
+def _write_round(
+    run: Run,
+    selector: base.Selector,
+    round_: int,
+    state: Json,
+    inputs: Json,
+    told: Foresight | None = None,
+) -> None:
     """Draw a round and write its rows, its state and, at last, its plan."""
     config, order = run.config, run.orders.find(state["order"])
+    if told is not None and isinstance(selector, Dots):
+        selector.inform(told.values, told.references)
     ranks = np.asarray(selector.draw(round_), np.int64)
-    _check_draw(config, ranks, len(order))
+    check_draw(config, ranks, len(order))
     if config.order == "rank":
         ranks = np.sort(ranks)
     rows = order.rows[ranks]
@@ -266,21 +277,10 @@ def _write_round(run: Run, selector: base.Selector, round_: int, state: Json, in
         "inputs": inputs,
         "forecast": _forecast(table, ranks),
     }
+    if told is not None:
+        plan |= {"predicted": told.values[rows].tolist(), "references": told.told}
     kept = {"format": FORMAT, "round": round_, **state, "rows": rows.tolist()}
     run.commit({**kept, "selector": selector.state(), "finished": False}, plan)
-
-
-def _check_draw(config: ScheduleConfig, ranks: Ints, count: int) -> None:
-    """A user's own strategy may be wrong; a round that is must not be written."""
-    wrong = None
-    if ranks.shape != (config.budget,):
-        wrong = f"drew {ranks.shape} ranks for a budget of {config.budget}"
-    elif len(np.unique(ranks)) < len(ranks):
-        wrong = "drew a rank twice"
-    elif ranks.min() < 0 or ranks.max() >= count:
-        wrong = f"drew a rank outside 0 to {count - 1}"
-    if wrong:
-        raise InputError(f"strategy {config.strategy} {wrong}.")
 
 
 def _forecast(table: pa.Table, ranks: Ints) -> Json:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from gaincurate.errors import LockedError, OutputError
+from gaincurate.errors import InputError, LockedError, OutputError
 from gaincurate.files import append_line, reading, remove_temporaries, write_json
 from gaincurate.locks import acquire
 from gaincurate.schedule.config import ScheduleConfig
@@ -122,9 +123,28 @@ class Run:
         """A round's own folder."""
         return self.folder / "rounds" / round_name(round_)
 
+    def references_folder(self, round_: int) -> Path:
+        """Where all lies that a strategy learns from references before it draws a round."""
+        return self.folder / "difficulty" / round_name(round_)
+
     def plan(self, round_: int) -> Json:
         """A round's plan."""
         return read_json(self.round_folder(round_) / PLAN)
+
+    def newest(self) -> int:
+        """The newest round.
+
+        Raises:
+            InputError: there is none yet.
+        """
+        round_ = int(self.state["round"])
+        if round_ < 0:
+            raise InputError(
+                f"{self.folder} has no round yet: its strategy first has to know what references do. "
+                f"`gaincurate schedule next {shlex.quote(str(self.folder))}` plans round 0, or says what it "
+                "needs for it."
+            )
+        return round_
 
     def ids(self, round_: int) -> list[str]:
         """The ids of a round's prompts, as planned."""

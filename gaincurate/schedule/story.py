@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gaincurate.errors import OutcomeError
+from gaincurate.schedule.calibration import difficulty_status
 from gaincurate.schedule.checkpoints import Finder
 from gaincurate.schedule.driver import checkpoint_before, names_of
 from gaincurate.schedule.observed import rules_of
@@ -34,10 +35,13 @@ def status(run: Run) -> Json:
     finished, newest = bool(state.get("finished")), int(state["round"])
     seconds = _seconds(run)
     rounds: list[Json] = []
+    calibrations: dict[int, Json] = {}
     for round_ in range(newest + 1):
         plan = run.plan(round_)
         last = finished and round_ == newest
         seen = state["inputs"] if last else run.plan(round_ + 1)["inputs"] if round_ < newest else {}
+        if "calibration" in seen:
+            calibrations[round_] = seen["calibration"]
         rounds.append(
             {
                 "round": round_,
@@ -64,8 +68,9 @@ def status(run: Run) -> Json:
         "training_seconds": sum(v for (what, _), v in seconds.items() if what == "training"),
         "scoring_seconds": sum(v for (what, _), v in seconds.items() if what == "scoring"),
         "late": sum(entry["late"] or 0 for entry in rounds),
-        "waiting": None if finished else _waiting(run, newest),
+        "waiting": None if finished or newest < 0 else _waiting(run, newest),
         "metrics": state.get("metrics"),
+        "difficulty": difficulty_status(run, newest, finished, seconds, calibrations),
     }
 
 
@@ -87,7 +92,7 @@ _SEEN = (
 def _seconds(run: Run) -> dict[tuple[str, int], float]:
     found: dict[tuple[str, int], float] = {}
     for entry in run.executions():
-        if entry["what"] in ("training", "scoring"):
+        if entry["what"] in ("training", "scoring", "rollout", "predict"):
             key = (entry["what"], entry["round"])
             found[key] = found.get(key, 0.0) + entry["seconds"]
     return found
@@ -122,7 +127,7 @@ def forecast(run: Run, command: list[str], finder: Finder | None = None) -> Json
     """
     state, config = run.state, run.config
     scored, newest = run.scored, int(state["round"])
-    left = [] if state.get("finished") else list(range(newest, config.rounds))
+    left = [] if state.get("finished") else list(range(max(newest, 0), config.rounds))
     selector, order = selector_of(run, state), run.orders.find(state["order"])
     mean_tokens = _mean_tokens(run, selector, order) if left else 0.0
     rounds: list[Json] = []

@@ -163,6 +163,14 @@ def _end(ours: socket.socket, keeper: subprocess.Popen[bytes]) -> None:
         keeper.wait()
 
 
+def said_last(log: Path) -> str:
+    """The last line of a log of one of our own commands, without its frame and full stop."""
+    text = log.read_text(errors="replace")
+    lines = [line.strip("│╭╮╰╯─ \t") for line in text[text.rfind("\n$ ") + 1 :].splitlines()]
+    said = [line.rstrip(".") for line in lines if line and not line.startswith("$ ")]
+    return said[-1] if said else "it said nothing"
+
+
 def _last_line(log: Path) -> str:
     """The end of a log, for an error's own end."""
     with log.open("rb") as file:

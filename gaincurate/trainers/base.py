@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from gaincurate.errors import InputError, OutputError
 from gaincurate.files import append_lines, reading, write_json
 from gaincurate.schedule.back import return_to, saved_place, take_back
+from gaincurate.schedule.foresight import see_live
 from gaincurate.schedule.lines import success_of
 from gaincurate.schedule.observed import Note, rules_of, silent
 from gaincurate.schedule.rescore import AS_IT_IS, Held, due
@@ -45,10 +46,12 @@ class Live(AbstractContextManager["Live"]):
 
     Raises:
         OutputError: no run is there.
+        InputError: it cannot be followed live.
     """
 
     def __init__(self, run: str | Path, note: Note = silent) -> None:
         self.run = Run(run)
+        see_live(self.run)
         self.note = note
         self.position = 0
         self.checkpoint: str | None = None
@@ -76,6 +79,8 @@ class Live(AbstractContextManager["Live"]):
         if self._lock is None:
             self._lock = self._held.enter_context(trainer_lock(self.run.folder))
         self._forget()
+        if self.round < 0:
+            self.turn()
         self._since = time.monotonic()
 
     def close(self) -> None:
@@ -210,9 +215,9 @@ class Live(AbstractContextManager["Live"]):
             if self.rescoring_due:
                 self.run.orders.keep()
             there = advance(self.run, self.checkpoint, self.note, self.held) is not None
-            self.run.log(what="training", round=before, seconds=seconds, ended_well=True, live=True)
-        self._state = None
-        self.position, self._since = 0, time.monotonic()
+            if before >= 0:
+                self.run.log(what="training", round=before, seconds=seconds, ended_well=True, live=True)
+        self._state, self.position, self._since = None, 0, time.monotonic()
         return there
 
     def save(self, step: int, **more: Any) -> Json:
@@ -290,8 +295,6 @@ class Live(AbstractContextManager["Live"]):
         """Numbers of the newest round for a trainer's own logs: mu, sigma, and what the last round gave."""
         plan = self.run.plan(self.round)
         found: dict[str, Any] = {"round": plan["round"], **plan["metrics"]}
-        found |= {name: plan["inputs"].get(name) for name in _LOGGED}
+        names = ("accuracy", "effective", "concentration", "drift")
+        found |= {name: plan["inputs"].get(name) for name in names}
         return {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
-
-
-_LOGGED = ("accuracy", "effective", "concentration", "drift")

@@ -145,7 +145,7 @@ def _opened(source: Path, pick: Pick) -> Iterator[tuple[ScoredSet, Ints | None, 
                 f"--by and --ascending are for a scored set; {source} is a run, whose plan orders."
             )
         run = Run(source)
-        newest = int(run.state["round"])
+        newest = run.newest()
         round_ = newest if pick.round is None else pick.round
         if not 0 <= round_ <= newest:
             raise InputError(f"--round {round_} is not planned in {source}; the newest is {newest}.")

@@ -16,6 +16,7 @@ from pathlib import Path
 from gaincurate.errors import GaincurateError, InputError, TrainerError, storage_error
 from gaincurate.files import write_json
 from gaincurate.schedule.checkpoints import Finder
+from gaincurate.schedule.foresight import observes_with_checkpoint
 from gaincurate.schedule.rescore import due
 from gaincurate.schedule.run import Run, read_json, round_name
 from gaincurate.schedule.trainer import train, trainer_lock
@@ -75,7 +76,7 @@ class TrainerFinder(Finder):
         return None if found.usable else found.why
 
     def chosen(self, run: Run, root: Path, seconds: float | None = None) -> str:
-        """The checkpoint of a round that was trained by hand; held already where a re-scoring is due.
+        """The checkpoint of a round that was trained by hand; held already where something is done with it.
 
         Args:
             run: the run.
@@ -88,7 +89,7 @@ class TrainerFinder(Finder):
             ModelError: it is an adapter that cannot be merged.
         """
         round_ = run.state["round"]
-        again = due(run.config, round_)
+        again = due(run.config, round_) or observes_with_checkpoint(run.config)
         root = root.resolve()
         for folder in _holds(run) if again else ():
             before = source(folder)

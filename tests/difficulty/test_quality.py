@@ -92,6 +92,7 @@ def test_all_figures_are_of_the_failure_rate() -> None:
     right, wrong = (quality(rate, 8 - losses, losses) for rate in (truth, 1 - truth))
     assert right.pearson.value == pytest.approx(right.ceiling.value, abs=0.03)
     assert wrong.pearson.value == pytest.approx(-(right.pearson.value or 0))
+    assert right.brier_of_mean is not None
     assert (right.brier.value or 1) < right.brier_of_mean < (wrong.brier.value or 0)
     assert right.pearson.interval is not None
     assert right.pearson.interval[0] < (right.pearson.value or 0) < right.pearson.interval[1]

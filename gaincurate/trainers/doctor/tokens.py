@@ -46,7 +46,7 @@ def compare_tokens(folder: Path, rows: int = _ROWS) -> tuple[Finding | None, str
             None,
             f"token counts: not compared, because {model} has no tokenizer ({' '.join(str(error).split())})",
         )
-    round_ = int(run.state["round"])
+    round_ = run.newest()
     table = pq.read_table(run.data(round_), columns=["gc_id", "prompt"]).slice(0, rows)
     ids = table.column("gc_id").to_pylist()
     rows_of = run.scored.rows(ids)

@@ -1,0 +1,147 @@
+"""What predictions were worth and what they cost: takes a run of DOTS, yields plain values for its status.
+
+Drawn prompts were all predicted near the target, so on them a correlation says little whatever the predictor
+is worth; references are a random sample. Knows nothing of how it is shown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+import numpy as np
+
+from gaincurate.difficulty.quality import Quality, pass_variance, quality
+from gaincurate.errors import OutcomeError
+from gaincurate.schedule import base
+from gaincurate.schedule.dots import Dots
+from gaincurate.schedule.noise import Floats
+from gaincurate.schedule.observed import rules_of
+from gaincurate.schedule.outcomes import Tally, read_outcomes
+from gaincurate.schedule.references import DATA, GIVEN
+from gaincurate.schedule.run import PLAN, Run
+from gaincurate.shards import Json
+
+Seconds = Mapping[tuple[str, int], float]
+_OF_REFERENCES = ("observed", "left_out", "rollouts", "completion_tokens", "unjudged", "policy", "carried")
+
+
+def calibration_of(plan: Json, tallies: Sequence[Tally]) -> Json:
+    """For the next plan's inputs: figures of a round's predictions, without intervals.
+
+    Args:
+        plan: the round's.
+        tallies: what came back, in the order of its prompts.
+
+    Returns:
+        `calibration`, or nothing for a round without predictions.
+    """
+    if "predicted" not in plan:
+        return {}
+    predicted, wins, losses = _judged(plan, tallies)
+    found = quality(predicted, wins, losses, target=plan["params"]["target"], intervals=False)
+    return {
+        "calibration": {
+            "count": found.count,
+            "pearson": found.pearson.value,
+            "spearman": found.spearman.value,
+            "brier": found.brier.value,
+            "ceiling": found.ceiling.value,
+            "carried": carried(wins, losses),
+        }
+    }
+
+
+def carried(wins: Floats, losses: Floats) -> float | None:
+    """The mean p (1 - p) of prompts as it was observed; None where none has two rollouts."""
+    found = pass_variance(wins, losses)
+    found = found[np.isfinite(found)]
+    return float(found.mean()) if len(found) else None
+
+
+def _judged(plan: Json, tallies: Sequence[Tally]) -> tuple[Floats, Floats, Floats]:
+    """Predictions, wins and losses of the prompts of which something could be judged."""
+    wins = np.array([math.fsum(tally.successes) for tally in tallies])
+    counts = np.array([float(len(tally.successes)) for tally in tallies])
+    here = counts > 0
+    return np.array(plan["predicted"])[here], wins[here], (counts - wins)[here]
+
+
+def difficulty_status(
+    run: Run, newest: int, finished: bool, seconds: Seconds, calibrations: Mapping[int, Json]
+) -> Json | None:
+    """References and their cost, round by round, and how well predictions did.
+
+    Args:
+        run: the run.
+        newest: its newest round, -1 for none.
+        finished: whether it is finished.
+        seconds: by what they went into and round.
+        calibrations: of rounds whose outcomes were taken, by round.
+
+    Returns:
+        None where the strategy goes by no predictions. `rounds`, each with its references, their cost, and
+        the quality on references (`on_references`, with intervals) and on drawn prompts (`on_drawn`);
+        `newest`, the last of the latter with intervals and its reliability table; `cost`; `waiting`, what
+        references are needed.
+    """
+    params = run.facts["params"]
+    if not issubclass(base.load(run.config.strategy), Dots):
+        return None
+    rounds: list[Json] = []
+    for round_ in range(newest + 1):
+        told = run.plan(round_)["references"]
+        rounds.append(
+            {
+                "round": round_,
+                "references": len(told["ids"]),
+                **{name: told[name] for name in _OF_REFERENCES},
+                "checkpoint": told["checkpoint"],
+                "reusable": len(told["reusable"]["ids"]) if "reusable" in told else None,
+                "rollout_seconds": seconds.get(("rollout", round_)),
+                "predict_seconds": seconds.get(("predict", round_)),
+                "on_references": told["quality"],
+                "on_drawn": calibrations.get(round_),
+            }
+        )
+    last = newest if finished else newest - 1
+    return {
+        "target": params["target"],
+        "target_difficulty": None if params["target"] == "variance" else params["target_difficulty"],
+        "predictor": run.plan(newest)["references"]["predictor"]["method"] if rounds else None,
+        "rounds": rounds,
+        "newest": _newest(run, last) if last >= 0 else None,
+        "cost": _cost(rounds),
+        "waiting": None if finished else _waiting(run, newest),
+    }
+
+
+def _newest(run: Run, round_: int) -> Json | None:
+    """The last round's predictions against what came back, with intervals."""
+    plan = run.plan(round_)
+    try:
+        found = read_outcomes(run.outcomes(round_), round_, run.ids(round_), run.ids, rules_of(run.config))
+    except OutcomeError:  # changed since they were taken
+        return None
+    predicted, wins, losses = _judged(plan, list(found.tallies.values()))
+    told: Quality = quality(predicted, wins, losses, target=plan["params"]["target"], seed=run.config.seed)
+    return {"round": round_, **asdict(told)}
+
+
+def _cost(rounds: Sequence[Json]) -> Json:
+    names = ("rollouts", "completion_tokens", "rollout_seconds", "predict_seconds")
+    return {name: sum(one[name] or 0 for one in rounds) for name in names}
+
+
+def _waiting(run: Run, newest: int) -> Json | None:
+    """The references that the next round needs, where it was asked for them."""
+    folder = run.references_folder(newest + 1)
+    if newest >= 0 and (not (folder / DATA).exists() or (run.round_folder(newest + 1) / PLAN).exists()):
+        return None
+    return {
+        "round": newest + 1,
+        "prompts": str(folder / DATA),
+        "outcomes": str(folder / GIVEN),
+        "rolls_out": run.facts["params"]["rollout"] is not None,
+    }

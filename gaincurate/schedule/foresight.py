@@ -1,0 +1,271 @@
+"""What DOTS knows before a draw: takes a run and its newest checkpoint, yields a prediction for every prompt.
+
+ask for references -> have them rolled out, or read what was given -> have the rest predicted. Rollouts and
+predictions are commands of `gaincurate difficulty` in processes of their own, so nothing here loads a model;
+killed work goes on where it was. Knows nothing of the draw.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gaincurate.errors import GaincurateError, InputError, OutputError, TrainerError
+from gaincurate.files import digest_file, reading, write_json
+from gaincurate.schedule import base
+from gaincurate.schedule.calibration import carried
+from gaincurate.schedule.checkpoints import weights_of, why_incomplete
+from gaincurate.schedule.config import ScheduleConfig
+from gaincurate.schedule.dots import Dots, DotsOptions
+from gaincurate.schedule.noise import Floats, Ints
+from gaincurate.schedule.observed import Note
+from gaincurate.schedule.references import OBSERVED, Asked, Seen, ask, needed, place_of, read
+from gaincurate.schedule.rescore import Held
+from gaincurate.schedule.run import Run, read_json
+from gaincurate.schedule.trainer import said_last, train, trainer_lock
+from gaincurate.shards import MANIFEST, Json, open_table
+
+_MADE, _PREDICTED = "rollouts.json", "predicted"
+_FLAGS = {"allow_pickle": "--allow-pickle", "trust_remote_code": "--trust-remote-code"}
+
+
+@dataclass(frozen=True, slots=True)
+class Foresight:
+    """`values` `[rows]` predicted for every row, the rows that are `references`, and what the plan tells."""
+
+    values: Floats
+    references: Ints
+    told: Json
+
+
+def see_live(run: Run) -> None:
+    """See that a trainer can follow a run in one long process.
+
+    Raises:
+        InputError: its references are observed in a way that such a trainer has no part in.
+    """
+    own = run.config.options.get("rollout")
+    if issubclass(base.load(run.config.strategy), Dots) and (own is None or "server" not in own):
+        raise InputError(
+            f"{run.folder} has references that are observed between rounds, and a trainer that follows it "
+            "live "
+            'cannot: that takes a server of the newest policy ("server" in --rollout of `schedule start`). '
+            "Start a run so, or train in segments with `gaincurate schedule run`."
+        )
+
+
+def observes_with_checkpoint(config: ScheduleConfig) -> bool:
+    """Whether a run's references are rolled out with its newest checkpoint."""
+    own = config.options.get("rollout")
+    return own is not None and "server" not in own
+
+
+def foresee(
+    run: Run,
+    selector: Dots,
+    round_: int,
+    checkpoint: str | None,
+    note: Note,
+    held: Held,
+    given: Path | None = None,
+) -> Foresight:
+    """Predict every prompt for a round that is to be drawn.
+
+    Args:
+        run: the run.
+        selector: its strategy.
+        round_: the round.
+        checkpoint: the newest policy; the run's model before round 0.
+        note: told what a person should know.
+        held: makes of the checkpoint the folder that generates.
+        given: the references' outcomes, where a person gave a path.
+
+    Raises:
+        OutcomeError: there are none and the run cannot make them, or they cannot be used.
+        InputError: no checkpoint to roll out with, or one that is not complete.
+        GaincurateError: rollouts or prediction failed; what was done is kept.
+    """
+    asked = ask(run, selector, round_)
+    own = selector.options.rollout
+    if given is not None or asked.given.exists():
+        seen = read(run, asked, given or asked.given)
+    elif own is not None:
+        _roll_out(run, asked, own, checkpoint, note, held)
+        seen = read(run, asked, asked.rollouts, ours=True)
+    else:
+        raise needed(run, asked)
+    values, how = _predicted(run, selector.options, asked, note)
+    return Foresight(values, asked.rows, _told(run, selector.options, asked, seen, how, checkpoint))
+
+
+def _roll_out(run: Run, asked: Asked, own: Json, checkpoint: str | None, note: Note, held: Held) -> None:
+    """Have the references rolled out, unless the set of this very policy is there."""
+    if checkpoint is None and "server" not in own:
+        raise InputError(
+            f"the references of round {asked.round} are rolled out with a checkpoint (--rollout) and there "
+            "is none: give --checkpoint to `schedule next`, or let the trainer write one below {output}."
+        )
+    path, made = asked.folder / _MADE, _policy(run, asked, own, checkpoint)
+    known = read_json(path) if path.exists() else None
+    # A trainer may delete a checkpoint that was rolled out with.
+    same = known == made or (
+        known is not None and made["weights"] is None and {**known, "weights": None} == made
+    )
+    if asked.rollouts.exists() and not same:
+        shutil.rmtree(asked.rollouts)  # of a policy that was trained past since
+    if (asked.rollouts / MANIFEST).exists():
+        return
+    if not same:
+        write_json(path, made)
+    if "server" in own:
+        _generate(run, asked, ["--server", own["server"]], own, note)
+    elif asked.round == 0:  # a name, a file or a folder, which the command knows how to find
+        _generate(run, asked, ["--model", str(checkpoint)], own, note)
+    else:
+        with held(run, str(checkpoint)) as folder:
+            if (why := why_incomplete(Path(folder))) is not None:
+                raise InputError(
+                    f"the checkpoint of round {asked.round - 1} cannot be used: {why}.", path=checkpoint
+                )
+            _generate(run, asked, ["--model", folder], own, note)
+
+
+def _policy(run: Run, asked: Asked, own: Json, checkpoint: str | None) -> Json:
+    """What tells the policy from a later one under the same name."""
+    behind = run.outcomes(asked.round - 1)
+    there = asked.round > 0 and checkpoint is not None and Path(checkpoint).is_dir()
+    return {
+        "server": own.get("server"),
+        "checkpoint": None if "server" in own else checkpoint,
+        "weights": weights_of(str(checkpoint)) if there and "server" not in own else None,
+        "behind": digest_file(behind) if asked.round > 0 and behind.exists() else None,
+    }
+
+
+def _generate(run: Run, asked: Asked, engine: Sequence[str], own: Json, note: Note) -> None:
+    note(f"round {asked.round}: rolling out {len(asked.ids):,} references with {engine[1]}")
+    command = ["rollout", str(run.scored.folder.resolve()), "--out", str(asked.rollouts), *engine]
+    command += ["--reference", str(len(asked.ids)), "--seed", str(asked.seed), *options_of(own)]
+    seconds = _call(run, asked, command, "rolling out", "What had arrived is kept")
+    run.log(what="rollout", round=asked.round, seconds=seconds, policy=engine[1])
+
+
+def options_of(own: Json) -> list[str]:
+    """The options of `gaincurate difficulty rollout` that a run's `rollout` names."""
+    found: list[str] = []
+    for name, value in own.items():
+        if name == "server":
+            continue
+        if name in _FLAGS:
+            found += [_FLAGS[name]] if value else []
+        elif name == "logprobs":
+            found += [] if value else ["--no-logprobs"]
+        elif value is not None:
+            text = json.dumps(value) if isinstance(value, dict) else str(value)
+            found.append(f"--{name.replace('_', '-')}={text}")
+    return found
+
+
+def _predicted(run: Run, options: DotsOptions, asked: Asked, note: Note) -> tuple[Floats, Json]:
+    """Every row's prediction, made now unless it is there, and how it was made."""
+    out, column = asked.folder / _PREDICTED, f"gc_{options.target}"
+    made_by, wanted = asked.folder / f"{_PREDICTED}.json", _wanted(run, options, asked)
+    whole = (out / f"{column}.json").exists() and made_by.exists() and read_json(made_by) == wanted
+    if not whole:
+        shutil.rmtree(out, ignore_errors=True)
+        write_json(made_by, wanted)
+        note(
+            f"round {asked.round}: predicting {run.facts['rows']:,} prompts from {len(asked.ids):,} "
+            "references"
+        )
+        command = ["predict", str(run.scored.folder.resolve()), "--outcomes", str(asked.folder / OBSERVED)]
+        command += ["--out", str(out), *wanted["options"]]
+        seconds = _call(run, asked, command, "predicting", "The rollouts are kept")
+        run.log(what="predict", round=asked.round, seconds=seconds)
+    return _column(run, out, column)
+
+
+def _wanted(run: Run, options: DotsOptions, asked: Asked) -> Json:
+    """All that a prediction depends on."""
+    how = ["--references", str(len(asked.ids)), "--seed", str(asked.seed), "--target", options.target]
+    adapter = None
+    if options.adapter is not None:
+        how += ["--adapter", options.adapter]
+        with reading(Path(options.adapter)):
+            adapter = digest_file(Path(options.adapter) / "config.json")
+    elif options.group_column is not None:
+        how += ["--method", "group-mean", "--group-column", options.group_column]
+    else:
+        how += ["--method", options.method]
+    observed = digest_file(asked.folder / OBSERVED)
+    return {"options": how, "observed": observed, "adapter": adapter, "set": run.scored.manifest_hash}
+
+
+def _column(run: Run, out: Path, column: str) -> tuple[Floats, Json]:
+    """The values that `difficulty predict` wrote, in the order of the set's rows."""
+    path, said = out / f"{column}.arrow", read_json(out / f"{column}.json")
+    with reading(path):
+        whole = path.exists() and digest_file(path) == said["hash"]
+    if not whole:
+        raise OutputError(
+            f"{path} is missing or damaged; delete {out} and run the same command again.", path=str(path)
+        )
+    found = open_table(path).column("value").to_numpy().astype(np.float64)
+    if len(found) != run.facts["rows"] or not np.isfinite(found).all():
+        raise OutputError(f"{path} does not have a number for each of the {run.facts['rows']:,} prompts.")
+    return found, said["how"]
+
+
+def _call(run: Run, asked: Asked, command: Sequence[str], what: str, kept: str) -> float:
+    """Run a command of `gaincurate difficulty` to its end; the seconds that it took."""
+    log = asked.folder / f"{command[0]}.log"
+    try:
+        with trainer_lock(run.folder, "difficulty.lock") as lock:
+            whole = [sys.executable, "-m", "gaincurate", "difficulty", *command]
+            return train(whole, environment={}, log=log, lock=lock)
+    except TrainerError as error:
+        code = error.data.get("code")
+        said = f"it was ended by signal {-code}" if isinstance(code, int) and code < 0 else said_last(log)
+        raise GaincurateError(
+            f"{what} for round {asked.round} failed: {said} (log: {log}). {kept}; run the same "
+            "command again to go on.",
+            log=str(log),
+        ) from error
+
+
+def _told(
+    run: Run, options: DotsOptions, asked: Asked, seen: Seen, how: Json, checkpoint: str | None
+) -> Json:
+    """What the plan says of a round's references and of the predictor; nothing that a second run changes."""
+    apart = ("on_references", "on_others", "outcomes", "policy")
+    rates = seen.rates
+    told: Json = {
+        "ids": asked.ids,
+        "observed": len(rates.ids),
+        **seen.told,
+        "carried": carried(rates.wins, rates.losses) if rates.counted else None,
+        "checkpoint": _named(run, checkpoint),
+        "predictor": {name: value for name, value in how.items() if name not in apart},
+        "quality": how["on_references"],
+    }
+    if options.reuse_references is not None:
+        near = np.abs(rates.failure - options.target_difficulty) <= options.reuse_references
+        told["reusable"] = {
+            "ids": [rates.ids[i] for i in np.flatnonzero(near).tolist()],
+            "failure": rates.failure[near].tolist(),
+            "rollouts": None if seen.rollouts is None else place_of(run, seen.rollouts),
+        }
+    return told
+
+
+def _named(run: Run, checkpoint: str | None) -> str | None:
+    """A checkpoint as a plan names it; a model that is no path by its name."""
+    if checkpoint is None or not Path(checkpoint).exists():
+        return checkpoint
+    return place_of(run, Path(checkpoint))

@@ -1,0 +1,233 @@
+"""The references of a DOTS round: takes a run and a round, yields which prompts they are and what came back.
+
+Their prompts are written for whoever rolls them out; outcomes are read from a rollout set or from what a
+person gave, checked, and written in one form. Runs nothing itself.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from gaincurate.difficulty.pass_rates import PassRates, read_pass_rates
+from gaincurate.difficulty.rollout_set import KIND, RolloutSet
+from gaincurate.errors import InputError, OutcomeError, storage_error
+from gaincurate.files import digest_file, digest_json, reading, remove_temporaries, write_json
+from gaincurate.schedule.dots import Dots, seed_of
+from gaincurate.schedule.lines import Rules
+from gaincurate.schedule.noise import Ints
+from gaincurate.schedule.observed import rules_of
+from gaincurate.schedule.rows import training_rows, write_rows
+from gaincurate.schedule.run import Run, read_json
+from gaincurate.schema import ID
+from gaincurate.shards import MANIFEST, Json
+
+IDS, DATA, GIVEN = "references.json", "references.parquet", "references.jsonl"
+ROLLOUTS, OBSERVED = "rollouts", "observed.parquet"
+_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A round's references: `rows` of the set, their `ids`, the folder that all about them lies in, and the
+    seed with which `gaincurate difficulty rollout` draws the same ones.
+    """
+
+    round: int
+    folder: Path
+    rows: Ints
+    ids: list[str]
+    seed: int
+
+    @property
+    def rollouts(self) -> Path:
+        """Where their rollout set goes."""
+        return self.folder / ROLLOUTS
+
+    @property
+    def given(self) -> Path:
+        """Where a person puts their outcomes."""
+        return self.folder / GIVEN
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What came back. `told` is for the plan: numbers, and where it came from; `rollouts` the rollout set."""
+
+    rates: PassRates
+    told: Json
+    rollouts: Path | None
+
+
+def ask(run: Run, selector: Dots, round_: int) -> Asked:
+    """Write which prompts a round's references are, and their rows as a round's."""
+    folder, rows = run.references_folder(round_), selector.references(round_)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(folder, error) from error
+    remove_temporaries(folder)
+    table, config = run.scored.take(rows), run.config
+    asked = Asked(round_, folder, rows, table.column(ID).to_pylist(), seed_of(config.seed, round_))
+    if not (folder / IDS).exists():
+        shown = training_rows(table, run.scored.identity, bare=config.bare, with_scores=config.with_scores)
+        write_rows(folder / DATA, shown)
+        write_json(folder / IDS, {"round": round_, "seed": asked.seed, "ids": asked.ids})
+    return asked
+
+
+def needed(run: Run, asked: Asked) -> OutcomeError:
+    """The sentence for outcomes that are not there."""
+    name, round_ = shlex.quote(str(run.folder)), asked.round
+    policy = (
+        "the model that training begins with" if round_ == 0 else f"the policy as round {round_ - 1} left it"
+    )
+    more = f" and {len(asked.ids) - _SHOWN:,} more" if len(asked.ids) > _SHOWN else ""
+    scored = shlex.quote(str(run.scored.folder.resolve()))
+    return OutcomeError(
+        f"round {round_} waits for the outcomes of its {len(asked.ids):,} reference prompts under {policy}: "
+        f"{', '.join(asked.ids[:_SHOWN])}{more}. The prompts are in {asked.folder / DATA}; write a line for "
+        "each "
+        f'rollout, {{"gc_id": ..., "reward": ..., "round": {round_}, "sample": ...}}, to {asked.given}, then '
+        f"`gaincurate schedule next {name}`; or `gaincurate schedule next {name} --reference-outcomes PATH` "
+        "takes a file of outcomes or a rollout set (`gaincurate difficulty rollout "
+        f"{scored} --reference {len(asked.ids)} --seed {asked.seed} --out PATH ...` makes one).",
+        round=round_,
+        references=str(asked.folder / DATA),
+        outcomes=str(asked.given),
+        ids=asked.ids,
+    )
+
+
+def needed_for(run: Run) -> OutcomeError:
+    """The sentence for the references of round 0, of a run that was just opened."""
+    folder = run.references_folder(0)
+    told = read_json(folder / IDS)
+    return needed(run, Asked(0, folder, np.zeros(0, np.int64), told["ids"], told["seed"]))
+
+
+def read(run: Run, asked: Asked, path: Path, *, ours: bool = False) -> Seen:
+    """What the references' rollouts came to, in `observed.parquet` too.
+
+    Args:
+        run: the run.
+        asked: its references.
+        path: a rollout set, or outcomes.
+        ours: the run made the set itself, and what it could not use was left out by its own options.
+
+    Raises:
+        InputError: it cannot be read, or is of another round.
+        OutcomeError: a reward that is no number in the range, or too few of the references.
+    """
+    rollouts = path if path.is_dir() and _is_rollout_set(path) else None
+    rules = rules_of(run.config)
+    found = _of_round(_rates(path, Rules() if rollouts else rules), asked.round, path)
+    places = {gc_id: place for place, gc_id in enumerate(found.ids)}
+    kept = [gc_id for gc_id in asked.ids if gc_id in places]
+    absent = [gc_id for gc_id in asked.ids if gc_id not in places]
+    if not ours and len(kept) < math.ceil(rules.coverage * len(asked.ids) - 1e-9):
+        more = f" and {len(absent) - _SHOWN:,} more" if len(absent) > _SHOWN else ""
+        raise OutcomeError(
+            f"{path} has judged outcomes for {len(kept):,} of the {len(asked.ids):,} references of round "
+            f"{asked.round} and {rules.coverage:.0%} of them are needed (--min-coverage); it lacks "
+            f"{', '.join(absent[:_SHOWN])}{more}.",
+            path=str(path),
+            ids=absent,
+        )
+    rows = np.array([places[gc_id] for gc_id in kept], np.int64)
+    rates = PassRates(found.name, kept, found.wins[rows], found.losses[rows], found.counted)
+    _write(asked.folder / OBSERVED, rates)
+    return Seen(rates, {**_counts(run, asked.ids, rates, rollouts, path), "left_out": len(absent)}, rollouts)
+
+
+def _rates(path: Path, rules: Rules) -> list[PassRates]:
+    try:
+        return read_pass_rates(path, rules)
+    except InputError as error:
+        said = str(error).replace("--outcomes", "--reference-outcomes")
+        raise type(error)(said, **error.data) from error
+
+
+def _is_rollout_set(path: Path) -> bool:
+    with reading(path / MANIFEST):
+        text = (path / MANIFEST).read_bytes() if (path / MANIFEST).exists() else b"{}"
+    try:
+        return bool(json.loads(text).get("kind") == KIND)
+    except (ValueError, AttributeError):
+        return False
+
+
+def _of_round(found: Sequence[PassRates], round_: int, path: Path) -> PassRates:
+    """Of several policies in a file the one that these outcomes are of."""
+    own = [one for one in found if one.round == round_]
+    if own or len(found) == 1:
+        return own[0] if own else found[0]
+    names = ", ".join(one.name for one in found[:_SHOWN])
+    raise InputError(
+        f"--reference-outcomes {path} has {len(found)} policies "
+        f"({names}{', ...' if len(found) > _SHOWN else ''}) "
+        f"and none is named round {round_}; give a file with the newest policy's rollouts alone.",
+        path=str(path),
+    )
+
+
+def _write(path: Path, rates: PassRates) -> None:
+    columns: dict[str, Any] = {ID: pa.array(rates.ids, pa.string())}
+    columns |= (
+        {"wins": rates.wins, "losses": rates.losses} if rates.counted else {"pass_rate": 1 - rates.failure}
+    )
+    write_rows(path, pa.table(columns))
+
+
+def _counts(run: Run, ids: list[str], rates: PassRates, rollouts: Path | None, path: Path) -> Json:
+    """How many rollouts and tokens, and of which policy, as far as it is known."""
+    if rollouts is None:
+        own = path.is_relative_to(run.folder)
+        count = round(float((rates.wins + rates.losses).sum())) if rates.counted else None
+        told = {"rollouts": count, "completion_tokens": _tokens(path, set(rates.ids)), "unjudged": None}
+        hash_ = digest_file(path) if path.is_file() else None
+        name = str(path.relative_to(run.folder)) if own else path.name
+        return {**told, "policy": None, "outcomes": {"file": name, "hash": hash_}}
+    found, asked = RolloutSet(rollouts), pa.array(ids, pa.string())
+    sums = {"rollouts": 0, "completion_tokens": 0, "unjudged": 0}
+    for table in found.tables([ID, "reward", "tokens"]):  # of a whole set, say
+        rows = table.filter(pc.is_in(table.column(ID), value_set=asked))
+        sums["rollouts"] += len(rows)
+        sums["completion_tokens"] += pc.sum(rows.column("tokens")).as_py() or 0
+        sums["unjudged"] += rows.column("reward").null_count
+    return {
+        **sums,
+        "policy": found.manifest["identity"]["engine"]["model"],
+        "outcomes": {"file": place_of(run, rollouts), "hash": digest_json(found.manifest["shards"])},
+    }
+
+
+def place_of(run: Run, path: Path) -> str:
+    """A path as a plan names it: in the run's folder by its place there, else whole."""
+    inside = path.absolute().is_relative_to(run.folder.absolute())
+    return str(path.absolute().relative_to(run.folder.absolute()) if inside else path.absolute())
+
+
+def _tokens(path: Path, ids: set[str]) -> int | None:
+    """The sum of `tokens` in outcome lines or in a table; None where they have none."""
+    if path.suffix == ".jsonl":
+        lines = [
+            json.loads(line) for line in path.read_bytes().rpartition(b"\n")[0].splitlines() if line.strip()
+        ]
+        rows = [line for line in lines if isinstance(line, dict) and line.get(ID) in ids]
+    elif path.suffix == ".parquet" and "tokens" in pq.read_schema(path).names:
+        rows = pq.read_table(path, columns=[ID, "tokens"]).to_pylist()
+    else:
+        return None
+    counts = [row["tokens"] for row in rows if isinstance(row.get("tokens"), int)]
+    return sum(counts) if counts else None

@@ -1,0 +1,184 @@
+"""Predicting p (1 - p) itself: what is observed of it, every predictor, and what the detour over d gets wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import embedded
+import gaincurate
+from command import run
+from gaincurate.difficulty.methods import make
+from gaincurate.difficulty.pass_rates import read_pass_rates
+from gaincurate.difficulty.predict import predict
+from gaincurate.difficulty.predictor import DifficultyPredictor, Shape
+from gaincurate.difficulty.quality import pass_variance, pearson, quality, variance_ceiling
+from gaincurate.difficulty.store import load_adapter, save_adapter
+from gaincurate.difficulty.whitened import calibrated, fit_calibration
+from gaincurate.schedule.noise import Floats
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("rollouts", [2, 3, 8])
+def test_what_is_observed_of_the_variance_has_no_bias(rollouts: int) -> None:
+    for p in (0.0, 0.1, 0.5, 0.8):
+        wins = np.arange(rollouts + 1.0)
+        chance = np.array([math.comb(rollouts, int(k)) * p**k * (1 - p) ** (rollouts - k) for k in wins])
+        assert chance @ pass_variance(wins, rollouts - wins) == pytest.approx(p * (1 - p), abs=1e-15)
+    assert np.isnan(pass_variance(np.ones(1), np.zeros(1))).all()
+
+
+@pytest.mark.parametrize("rollouts", [4, 8, 32])
+def test_its_ceiling_is_what_the_truth_itself_reaches(rollouts: int) -> None:
+    random = np.random.default_rng(0)
+    truth = random.beta(0.7, 0.7, 60_000)
+    losses = random.binomial(rollouts, truth).astype(float)
+    reached = pearson(truth * (1 - truth), pass_variance(rollouts - losses, losses))
+    assert variance_ceiling(rollouts - losses, losses) == pytest.approx(reached, abs=0.015)
+
+
+def test_without_four_whole_rollouts_it_has_none() -> None:
+    assert variance_ceiling(np.array([1.0, 2, 3]), np.array([2.0, 1, 0])) is None
+    assert variance_ceiling(np.array([1.5, 2, 3]), np.array([6.5, 6, 5])) is None
+    assert variance_ceiling(np.full(5, 2.0), np.full(5, 6.0)) is None
+
+
+def test_quality_leaves_single_rollouts_out() -> None:
+    wins, losses = np.array([4.0, 0, 2, 1, 1]), np.array([4.0, 8, 6, 0, 7])
+    predicted = np.array([0.24, 0.01, 0.2, 0.9, 0.1])
+    found = quality(predicted, wins, losses, target="variance", intervals=False)
+    observed = np.array([16, 0, 12, 7]) / 56
+    assert found.count == 4
+    assert found.brier.value == pytest.approx(np.mean((predicted[[0, 1, 2, 4]] - observed) ** 2))
+    assert found.pearson.value == pytest.approx(np.corrcoef(predicted[[0, 1, 2, 4]], observed)[0, 1])
+    assert found.pearson.interval is None
+    assert [round(b.low, 2) for b in found.reliability] == [0.0, 0.1, 0.2]
+
+
+def two_kinds(folder: Path) -> tuple[Path, Path, Floats]:
+    """A kind of prompts that fails always or never, and one that fails half the time."""
+    random, kind = np.random.default_rng(0), np.arange(120) % 2
+    embeddings = (
+        np.where(kind[:, None] == 0, 1.0, -1.0) * np.eye(8)[0] * 4 + random.normal(size=(120, 8)) * 0.3
+    )
+    truth = np.where(kind == 0, np.arange(120) // 2 % 2, 0.5)
+    losses = random.binomial(8, truth).astype(float)
+    scored = embedded.make_set(folder / "set", embeddings)
+    return scored, embedded.write_rates(folder / "observed.parquet", range(80), losses), losses
+
+
+def test_bimodal_tasks_look_mid_difficulty_and_have_no_variance(tmp_path: Path) -> None:
+    scored, observed, _ = two_kinds(tmp_path)
+    for target in ("difficulty", "variance"):
+        result = run(
+            "difficulty",
+            "predict",
+            scored,
+            "--outcomes",
+            observed,
+            "--method",
+            "whitened",
+            "--target",
+            target,
+        )
+        assert result.exit_code == 0, result.stderr
+    opened = gaincurate.open_scores(scored)
+    d, v = (opened.column(f"gc_{name}").to_numpy()[80:] for name in ("difficulty", "variance"))
+    assert np.abs(d[::2] - 0.5).mean() < 0.1  # the bimodal kind, which teaches nothing
+    assert v[::2].mean() < 0.05 < 0.2 < v[1::2].mean()
+    how = opened.computed_columns()["gc_variance"]["how"]
+    assert how["meaning"].startswith("p (1 - p)")
+    assert "gc_variance written, p (1 - p) of 120 rows; 80 as observed" in result.stdout
+
+
+def test_observed_values_are_kept_and_group_means_are_of_the_variances(tmp_path: Path) -> None:
+    scored, observed, losses = two_kinds(tmp_path)
+    opened, (rates,) = gaincurate.open_scores(scored), read_pass_rates(observed)
+    found = predict(opened, rates, "group-mean", group_column="question", target="variance")
+    v = losses * (8 - losses) / 56
+    np.testing.assert_allclose(found.values[:80], v[:80])
+    for i in range(80, 90):
+        assert found.values[i] == pytest.approx(v[:80][np.arange(80) % 5 == i % 5].mean())
+
+
+def test_an_adapters_attention_is_calibrated_anew_for_the_variance(tmp_path: Path) -> None:
+    scored, observed, losses = two_kinds(tmp_path)
+    torch.manual_seed(0)
+    module = DifficultyPredictor(Shape(width=8, hidden=16)).eval()
+    embedding = {"model": "some-model", "weights": "w" * 32, "width": 8}
+    save_adapter(tmp_path / "a", module, embedding, {})
+    opened, (rates,) = gaincurate.open_scores(scored), read_pass_rates(observed)
+    names, v = embedded.names(80), (losses * (8 - losses) / 56)[:80]
+    fitted = make("adapter", opened, names, v, adapter=load_adapter(tmp_path / "a"), target="variance")
+    z = torch.tensor(opened.column("gc_embedding").to_pylist())
+    with torch.inference_mode():
+        coded = module.encode(z).double()
+    scores = (coded @ coded[:80].T / 4).numpy()
+
+    def mean(rows: Floats, seen: Floats) -> Floats:
+        weights = np.exp(rows - rows.max(1, keepdims=True)) * seen
+        found: Floats = weights @ v / weights.sum(1)
+        return found
+
+    alone = mean(scores[:80], 1 - np.eye(80))
+    w, b = fit_calibration(alone, v)
+    np.testing.assert_allclose(fitted.leave_one_out(), calibrated(alone, w, b), atol=1e-5)
+    expected = calibrated(mean(scores, np.ones((120, 80))), w, b)
+    np.testing.assert_allclose(
+        np.concatenate([fitted.rows(table) for table in opened.tables()]), expected, atol=1e-5
+    )
+    assert predict(opened, rates, "adapter", adapter=load_adapter(tmp_path / "a"), target="variance").how[
+        "w"
+    ] == pytest.approx(w, abs=1e-4)
+
+
+def test_a_folder_of_ones_own_leaves_the_set_as_it_was(tmp_path: Path) -> None:
+    scored, observed, losses = two_kinds(tmp_path)
+    asked = ("difficulty", "predict", scored, "--outcomes", observed, "--method", "whitened")
+    assert run(*asked, "--out", tmp_path / "own", "--target", "variance").exit_code == 0
+    assert not (scored / "columns").exists()
+    how = json.loads((tmp_path / "own/gc_variance.json").read_text())["how"]
+    assert (how["on_references"]["count"], how["on_others"]) == (80, None)
+    with pa.OSFile(str(tmp_path / "own/gc_variance.arrow")) as file:
+        table = pa.ipc.open_file(file).read_all()
+    assert table.column("gc_id").to_pylist() == embedded.names(120)
+    np.testing.assert_allclose(
+        table.column("value").to_numpy()[:80], (losses * (8 - losses) / 56)[:80], atol=1e-7
+    )
+
+
+def test_rates_of_unknown_numbers_of_rollouts_tell_nothing_of_it(tmp_path: Path) -> None:
+    scored, _, losses = two_kinds(tmp_path)
+    pq.write_table(
+        pa.table({"gc_id": embedded.names(80), "pass_rate": 1 - losses[:80] / 8}), tmp_path / "r.parquet"
+    )
+    result = run(
+        "difficulty", "predict", scored, "--outcomes", tmp_path / "r.parquet", "--method", "whitened",
+        "--target", "variance",
+    )  # fmt: skip
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "error: r.parquet: p (1 - p) cannot be told from rates of unknown numbers of rollouts; give the file a "
+        "column samples, or wins and losses.\n"
+    )
+    singles = embedded.write_rates(tmp_path / "s.parquet", range(5), np.array([1.0, 0, 1, 0, 1]), rollouts=1)
+    result = run(
+        "difficulty", "predict", scored, "--outcomes", singles, "--method", "whitened", "--target", "variance"
+    )
+    assert result.exit_code == 2
+    assert "error: 0 observed prompts are too few to predict from" in result.stderr

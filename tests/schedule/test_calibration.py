@@ -1,0 +1,240 @@
+"""What a status says of predictions, against figures computed another way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import dots_runs
+import runs
+from command import run as gaincurate
+from gaincurate.errors import InputError, OutcomeError
+from gaincurate.schedule.back import return_to, saved_place
+from gaincurate.schedule.rounds import advance
+from gaincurate.schedule.run import Run
+
+
+@pytest.fixture(autouse=True)
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    return dots_runs.in_process(monkeypatch)
+
+
+def step(run: Run) -> None:
+    """The newest round's outcomes and the next one's references."""
+    round_ = int(run.state["round"])
+    if round_ >= 0:
+        runs.write(run, round_, dots_runs.lines(run.ids(round_), round_, round=round_, tokens=5))
+    if round_ + 1 < run.config.rounds:
+        with pytest.raises(OutcomeError):
+            advance(run)
+        dots_runs.answer(run, round_ + 1)
+    advance(Run(run.folder))
+
+
+def told(run: Run) -> dict[str, Any]:
+    found = json.loads(gaincurate("schedule", "status", run.folder, "--json").stdout)
+    assert isinstance(found, dict)
+    return found
+
+
+def failures(ids: list[str], round_: int) -> Any:
+    return np.array([1 - np.mean([dots_runs.reward(i, round_, k) for k in range(4)]) for i in ids])
+
+
+def test_a_status_counts_references_and_says_how_good_predictions_were(tmp_path: Path) -> None:
+    run = dots_runs.begin(tmp_path, temperature=0.2, rounds=2, budget=20, reuse_references=0.25)
+    for _ in range(3):
+        step(run)
+    status = told(run)
+    assert status["finished"]
+    found = status["difficulty"]
+    assert (found["target"], found["target_difficulty"], found["predictor"]) == (
+        "difficulty",
+        0.5,
+        "group-mean",
+    )
+    assert found["cost"] == {
+        "rollouts": 120,
+        "completion_tokens": 2 * 15 * 4 * 7,
+        "rollout_seconds": 0,
+        "predict_seconds": 0.5,
+    }
+    assert found["waiting"] is None
+    for round_, row in enumerate(found["rounds"]):
+        ids = run.plan(round_)["references"]["ids"]
+        d = failures(ids, round_)
+        assert (row["references"], row["observed"], row["rollouts"], row["policy"]) == (15, 15, 60, None)
+        assert row["reusable"] == (np.abs(d - 0.5) <= 0.25).sum()
+        assert row["carried"] == pytest.approx(np.mean(d * (1 - d) * 4 / 3))
+        assert row["predict_seconds"] == 0.25
+        # Leave one out: the mean of the others of the group, else of all others.
+        groups = np.array([int(i[2:]) % 5 for i in ids])
+        alone = []
+        for i in range(15):
+            others = np.arange(15) != i
+            same = others & (groups == groups[i])
+            alone.append(d[same].mean() if same.any() else d[others].mean())
+        quality = row["on_references"]
+        assert quality["brier"]["value"] == pytest.approx(np.mean((np.array(alone) - d) ** 2))
+        assert quality["pearson"]["value"] == pytest.approx(np.corrcoef(alone, d)[0, 1])
+        low, high = quality["pearson"]["interval"]
+        assert low < quality["pearson"]["value"] < high
+        assert quality["ceiling"]["value"] is None or 0 <= quality["ceiling"]["value"] <= 1
+        # Drawn prompts: what the plan says of them against what came back.
+        plan = run.plan(round_)
+        y, x = failures(plan["ids"], round_), np.array(plan["predicted"])
+        drawn = row["on_drawn"]
+        assert drawn["count"] == 20
+        assert drawn["brier"] == pytest.approx(np.mean((x - y) ** 2))
+        assert drawn["pearson"] == pytest.approx(np.corrcoef(x, y)[0, 1])
+        ranks = [np.array([np.mean(np.flatnonzero(np.sort(v) == one)) for one in v]) for v in (x, y)]
+        assert drawn["spearman"] == pytest.approx(np.corrcoef(ranks[0], ranks[1])[0, 1])
+        assert drawn["carried"] == pytest.approx(np.mean(y * (1 - y) * 4 / 3))
+        noise = np.mean(y * (1 - y) / 3) / np.var(y, ddof=1)
+        assert drawn["ceiling"] == pytest.approx(np.sqrt(max(0, 1 - noise)))
+    newest = found["newest"]
+    assert newest["round"] == 1
+    assert newest["brier"]["value"] == found["rounds"][1]["on_drawn"]["brier"]
+    low, high = newest["brier"]["interval"]
+    assert low < newest["brier"]["value"] < high
+    assert sum(part["count"] for part in newest["reliability"]) == 20
+    for part in newest["reliability"]:
+        here = (x >= part["low"]) & (x < part["high"])
+        assert part["count"] == here.sum()
+        assert part["observed"] == pytest.approx(y[here].mean())
+    shown = gaincurate("schedule", "status", run.folder).stdout
+    assert "aims at a failure rate of 0.5, predicted by group-mean" in shown
+    assert (
+        "references: 120 rollouts (the trainer's: 160), 840 completion tokens (the trainer's: 800), 0.0 s of "
+        "rollouts, 0.5 s of prediction" in shown
+    )
+    assert "round 1: failure rate of references, each predicted from the others (15 prompts):" in shown
+    assert "round 1: failure rate of drawn prompts (20 prompts):" in shown
+    assert "drawn prompts were all predicted near the target, so a correlation over them says little" in shown
+
+
+def test_of_the_variance_the_observed_values_are_without_bias(tmp_path: Path) -> None:
+    run = dots_runs.begin(tmp_path, target="variance", temperature=0.1, rounds=1, budget=20)
+    step(run)
+    step(run)
+    found = told(run)["difficulty"]
+    assert (found["target"], found["target_difficulty"]) == ("variance", None)
+    plan = run.plan(0)
+    y = failures(plan["ids"], 0)
+    v, x = y * (1 - y) * 4 / 3, np.array(plan["predicted"])
+    assert found["rounds"][0]["on_drawn"]["brier"] == pytest.approx(np.mean((x - v) ** 2))
+    assert found["newest"]["brier_of_mean"] == pytest.approx(np.var(v))
+    shown = gaincurate("schedule", "status", run.folder).stdout
+    assert "aims at the largest p (1 - p), predicted by group-mean" in shown
+    assert "round 0: p (1 - p) of drawn prompts (20 prompts):" in shown
+
+
+def test_a_run_without_a_round_and_one_that_waits_again(tmp_path: Path) -> None:
+    run = dots_runs.begin(tmp_path)
+    found = told(run)
+    assert (found["rounds"], found["waiting"]) == ([], None)
+    assert found["difficulty"]["waiting"]["round"] == 0
+    shown = gaincurate("schedule", "status", run.folder).stdout
+    assert "8 of 60 prompts a round, 3 rounds; no round yet" in shown
+    folder = run.references_folder(0)
+    assert (
+        f"round 0 waits for outcomes of its references: prompts in {folder / 'references.parquet'}, outcomes to "
+        f"{folder / 'references.jsonl'}" in shown
+    )
+    forecast = json.loads(gaincurate("schedule", "run", run.folder, "--dry-run", "--json").stdout)
+    assert [(row["round"], row["known"]) for row in forecast["rounds"]] == [
+        (0, False),
+        (1, False),
+        (2, False),
+    ]
+    assert gaincurate("schedule", "run", run.folder, "--dry-run").exit_code == 0
+    step(run)
+    assert told(run)["difficulty"]["waiting"] is None
+    runs.write(run, 0, dots_runs.lines(run.ids(0), 0, round=0))
+    assert gaincurate("schedule", "next", run.folder).exit_code == 2
+    assert told(run)["difficulty"]["waiting"]["round"] == 1
+
+
+def test_commands_about_a_rounds_data_say_that_there_is_none(tmp_path: Path) -> None:
+    run = dots_runs.begin(tmp_path)
+    for command in (
+        ("export", run.folder, "--trainer", "trl", "--out", tmp_path / "out.parquet"),
+        ("doctor", "--run", run.folder),
+    ):
+        result = gaincurate(*command)
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    result = gaincurate("export", run.folder, "--trainer", "trl", "--out", tmp_path / "out.parquet")
+    assert result.exit_code == 2
+    assert (
+        f"error: {run.folder} has no round yet: its strategy first has to know what references do."
+        in result.stderr
+    )
+    log = tmp_path / "log.jsonl"
+    log.write_text("{}\n")
+    result = gaincurate("schedule", "next", run.folder, "--outcomes", log)
+    assert result.stderr.startswith(
+        f"error: --outcomes {log}: {run.folder} has no round yet that it could be of"
+    )
+    with pytest.raises(InputError) as caught:
+        advance(run, "somewhere")
+    assert str(caught.value).startswith(f"--checkpoint somewhere: no round of {run.folder} was trained yet")
+
+
+def test_going_back_sets_aside_what_references_did_since(tmp_path: Path) -> None:
+    run = dots_runs.begin(tmp_path)
+    step(run)
+    place = saved_place(run, 3)
+    step(run)
+    first = run.plan(1)
+    runs.write(run, 1, dots_runs.lines(run.ids(1), 1, round=1))
+    with pytest.raises(OutcomeError):
+        advance(run)
+    dots_runs.answer(run, 2)
+    assert return_to(run, place, "the checkpoint") == 1
+    assert sorted(path.name for path in (run.folder / "difficulty").iterdir()) == ["00000"]
+    assert (run.folder / "undone/difficulty-00001-1/references.jsonl").exists()
+    assert (run.folder / "undone/difficulty-00002-1/references.jsonl").exists()
+    run.outcomes(0).unlink()
+    step(run)
+    assert run.plan(1)["references"]["ids"] == first["references"]["ids"]
+    assert runs.plans(run)[1] == json.dumps(first, indent=2, ensure_ascii=False).encode() + b"\n"
+
+
+def test_options_of_dots_on_the_command_line(tmp_path: Path) -> None:
+    dots_runs.begin(tmp_path)
+    asked = ("schedule", "start", tmp_path / "set", "--run", tmp_path / "x", "--rounds", 2)
+
+    def said(*more: object) -> str:
+        result = gaincurate(*asked, *more)
+        assert result.exit_code == 2
+        assert not (tmp_path / "x").exists()
+        return result.stderr
+
+    assert said("--strategy", "uniform") == (
+        "error: strategy uniform needs --budget N, the distinct prompts of a round.\n"
+    )
+    assert said("--strategy", "dots", "--budget", 8, "--step-prompts", 3) == (
+        "error: --budget 8 is not --refresh-every 2 times --step-prompts 3, which is 6; leave --budget out.\n"
+    )
+    assert said("--strategy", "uniform", "--budget", 8, "--references", 5) == (
+        "error: strategy uniform has no option 'references'; it has: none.\n"
+    )
+    assert said("--strategy", "uniform", "--budget", 8, "--reference-outcomes", "x.jsonl") == (
+        "error: --reference-outcomes x.jsonl: strategy uniform observes no references.\n"
+    )
+    assert said("--strategy", "dots", "--budget", 8, "--reference-outcomes", "x.jsonl") == (
+        "error: --reference-outcomes x.jsonl does not exist.\n"
+    )
+    assert said("--strategy", "dots", "--budget", 8, "--rollout", "[1]") == (
+        'error: --rollout \'[1]\': expected a JSON object, such as {"verifier": "math", "samples": 8}.\n'
+    )
+    assert "strategy dots: --target-difficulty goes with --target difficulty" in said(
+        "--strategy", "dots", "--budget", 8, "--target", "variance", "--target-difficulty", 0.3
+    )
+    assert "strategy dots: temperature = 0.0: Input should be greater than 0." in said(
+        "--strategy", "dots", "--budget", 8, "--temperature", 0
+    )

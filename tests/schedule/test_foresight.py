@@ -1,0 +1,369 @@
+"""From references to a round: by hand, by the run's own rollouts, killed anywhere."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import dots_runs
+import gaincurate as package
+import runs
+from command import run as gaincurate
+from gaincurate.difficulty.predictor import DifficultyPredictor, Shape
+from gaincurate.difficulty.store import save_adapter
+from gaincurate.errors import GaincurateError, InputError, OutcomeError
+from gaincurate.schedule import foresight
+from gaincurate.schedule.noise import uniforms
+from gaincurate.schedule.rounds import advance
+from gaincurate.schedule.run import Run
+from gaincurate.scored_set import ScoredSet
+
+
+@pytest.fixture(autouse=True)
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    return dots_runs.in_process(monkeypatch)
+
+
+def step(run: Run) -> dict[str, Any]:
+    """Everything by hand: outcomes of the round, then of the next one's references."""
+    round_ = int(run.state["round"])
+    if round_ >= 0:
+        runs.write(run, round_, dots_runs.lines(run.ids(round_), round_, round=round_))
+        with pytest.raises(OutcomeError, match=f"round {round_ + 1} waits for the outcomes of its 15"):
+            advance(Run(run.folder))
+    dots_runs.answer(run, round_ + 1)
+    advance(Run(run.folder))
+    return run.plan(round_ + 1)
+
+
+def test_a_run_waits_for_its_references_and_draws_by_them(tmp_path: Path) -> None:
+    run = dots_runs.begin(tmp_path, target_difficulty=0.25, temperature=0.05)
+    assert run.state["round"] == -1
+    folder = run.references_folder(0)
+    shown, ids = pq.read_table(folder / "references.parquet"), dots_runs.asked_of(run, 0)
+    assert shown.column("gc_id").to_pylist() == ids
+    assert shown.column_names == ["question", "gc_id", "prompt"]
+    with pytest.raises(OutcomeError) as caught:
+        advance(run)
+    assert str(caught.value) == (
+        "round 0 waits for the outcomes of its 15 reference prompts under the model that training begins with: "
+        f"{', '.join(ids[:3])} and 12 more. The prompts are in {folder / 'references.parquet'}; write a line for "
+        f'each rollout, {{"gc_id": ..., "reward": ..., "round": 0, "sample": ...}}, to {folder / "references.jsonl"}, then '
+        f"`gaincurate schedule next {run.folder}`; or `gaincurate schedule next {run.folder} "
+        "--reference-outcomes PATH` takes a file of outcomes or a rollout set (`gaincurate difficulty rollout "
+        f"{tmp_path / 'set'} --reference 15 --seed {json.loads((folder / 'references.json').read_text())['seed']} "
+        "--out PATH ...` makes one)."
+    )
+    assert caught.value.data["ids"] == ids
+    plan = step(run)
+    # The draw, done again from what was observed.
+    failure = {i: 1 - np.mean([dots_runs.reward(i, 0, k) for k in range(4)]) for i in ids}
+    groups = {g: np.mean([d for i, d in failure.items() if int(i[2:]) % 5 == g]) for g in range(5)}
+    d = np.array([groups[row % 5] for row in range(60)]).astype(np.float32).astype(float)
+    keys = -np.abs(d - 0.25) / 0.05 - np.log(-np.log(uniforms(0, 0, 0, 0, 60)))
+    keys[[int(i[2:]) for i in ids]] = -np.inf
+    assert plan["ids"] == [f"id{row:05d}" for row in np.argsort(-keys)[:8]]
+    assert plan["predicted"] == [d[int(i[2:])] for i in plan["ids"]]
+    told = plan["references"]
+    assert told["ids"] == ids
+    assert (told["observed"], told["rollouts"], told["completion_tokens"]) == (15, 60, 420)
+    assert told["predictor"]["method"] == "group-mean"
+    assert told["outcomes"]["file"] == "difficulty/00000/references.jsonl"
+    assert told["checkpoint"] == "the-model"
+    assert told["quality"]["count"] == 15
+    assert not (tmp_path / "set/columns").exists()
+
+
+def test_references_are_drawn_anew_and_never_trained_on_in_their_round(tmp_path: Path) -> None:
+    run = dots_runs.begin(tmp_path, rounds=4)
+    seen = set()
+    for round_ in range(4):
+        plan = step(run)
+        assert not set(plan["ids"]) & set(plan["references"]["ids"])
+        seen.add(tuple(plan["references"]["ids"]))
+        assert plan["inputs"] == {} or plan["inputs"]["calibration"]["count"] == 8
+        assert run.state["round"] == round_
+    assert len(seen) == 4
+    runs.write(run, 3, dots_runs.lines(run.ids(3), 3, round=3))
+    assert advance(run) is None  # the last round needs no references
+    assert not run.references_folder(4).exists()
+    assert run.state["inputs"]["calibration"]["count"] == 8
+
+
+def test_observed_rates_override_predictions_and_stay_in_the_runs_folder(tmp_path: Path) -> None:
+    run = dots_runs.begin(tmp_path, group_column=None, target="variance")
+    plan = step(run)
+    assert plan["references"]["predictor"]["method"] == "whitened"
+    table = pa.ipc.open_file(str(run.references_folder(0) / "predicted/gc_variance.arrow")).read_all()
+    found = dict(zip(table.column("gc_id").to_pylist(), table.column("value").to_pylist(), strict=True))
+    for gc_id in plan["references"]["ids"]:
+        k = sum(dots_runs.reward(gc_id, 0, sample) for sample in range(4))
+        assert found[gc_id] == pytest.approx(k * (4 - k) / 12, abs=1e-7)
+    assert plan["predicted"] == [found[i] for i in plan["ids"]]
+    best = sorted((found[i] for i in found if i not in plan["references"]["ids"]), reverse=True)[:8]
+    assert np.mean(plan["predicted"]) == pytest.approx(np.mean(best), abs=0.005)
+    assert not (tmp_path / "set/columns").exists()
+
+
+def test_a_fitted_predictor_is_used_where_it_goes_with_the_set(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = DifficultyPredictor(Shape(width=8, hidden=16)).eval()
+    embedding = {"model": "some-model", "weights": "w" * 32, "width": 8}
+    adapter = save_adapter(tmp_path / "adapter", module, embedding, {})
+    run = dots_runs.begin(tmp_path, group_column=None, adapter=str(tmp_path / "adapter"))
+    told = step(run)["references"]["predictor"]
+    assert (told["method"], told["adapter"]) == ("adapter", adapter.digest)
+    assert run.facts["params"]["adapter"] == str(tmp_path / "adapter")
+    save_adapter(tmp_path / "other", module, {**embedding, "weights": "v" * 32}, {})
+    with pytest.raises(InputError) as caught:
+        dots_runs.begin(tmp_path / "2", group_column=None, adapter=str(tmp_path / "other"))
+    assert str(caught.value) == (
+        f"--adapter {tmp_path / 'other'} was fitted on embeddings of some-model (8 wide, weights vvvvvvvv), and "
+        f"{tmp_path / '2/set'} has those of some-model (8 wide, weights wwwwwwww); score with that model, or fit again."
+    )
+    (tmp_path / "other/config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"is damaged: its config.json cannot be read; fit it again\."):
+        dots_runs.begin(tmp_path / "2", group_column=None, adapter=str(tmp_path / "other"))
+
+
+def test_references_near_the_target_are_named_with_their_rollouts(tmp_path: Path) -> None:
+    run = dots_runs.begin(tmp_path, reuse_references=0.25)
+    told = step(run)["references"]["reusable"]
+    failure = {
+        i: 1 - np.mean([dots_runs.reward(i, 0, k) for k in range(4)]) for i in dots_runs.asked_of(run, 0)
+    }
+    assert told["ids"] == [i for i, d in failure.items() if abs(d - 0.5) <= 0.25]
+    assert told["failure"] == [failure[i] for i in told["ids"]]
+    assert 0 < len(told["ids"]) < 15
+    assert told["rollouts"] is None  # lines of outcomes have no completions
+
+
+def test_killed_at_any_write_the_same_command_comes_to_the_same_plans(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"rounds": 2, "reuse_references": 0.3}
+    reference = dots_runs.begin(tmp_path / "reference", **options)
+    step(reference)
+    step(reference)
+    run = dots_runs.begin(tmp_path / "killed", **options)
+    dots_runs.answer(run, 0)
+    for round_ in range(2):
+        number, kills = 1, 0
+        before = tmp_path / f"before-{round_}"
+        shutil.copytree(run.folder, before)
+
+        def work() -> None:
+            advance(Run(run.folder))
+
+        attempt = dots_runs.killed_at_each_write(monkeypatch, work, after=round_ == 0)
+        while attempt(number):
+            kills += 1
+            if kills % 2:  # on some go on from the killed folder, from others begin again
+                if Run(run.folder).state["round"] < round_:
+                    advance(Run(run.folder))
+                assert runs.plans(run) == runs.plans(reference)[: round_ + 1]
+            shutil.rmtree(run.folder)
+            shutil.copytree(before, run.folder)
+            number += 1
+        assert kills >= 8
+        assert runs.plans(run) == runs.plans(reference)[: round_ + 1]
+        if round_ == 0:
+            runs.write(run, 0, dots_runs.lines(run.ids(0), 0, round=0))
+            with pytest.raises(OutcomeError):
+                advance(Run(run.folder))
+            dots_runs.answer(run, 1)
+
+
+def test_a_prediction_that_is_there_is_not_made_twice(
+    tmp_path: Path, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = dots_runs.begin(tmp_path)
+    dots_runs.answer(run, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "commit", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            advance(Run(run.folder))
+    advance(Run(run.folder))
+    assert len(commands) == 1
+    # Other outcomes make another one.
+    other = dots_runs.begin(tmp_path / "other")
+    dots_runs.answer(other, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "commit", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            advance(Run(other.folder))
+    path = dots_runs.answer(other, 0)
+    path.write_text(path.read_text().replace('"reward": 0', '"reward": 1'))
+    advance(Run(other.folder))
+    assert len(commands) == 3
+    assert set(other.plan(0)["predicted"]) == {0.0}
+
+
+def _killed(*arguments: object, **options: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_outcomes_that_cannot_be_used_are_told(tmp_path: Path) -> None:
+    run = dots_runs.begin(tmp_path)
+    ids = dots_runs.asked_of(run, 0)
+    path = dots_runs.answer(run, 0, ids[:12])
+    with pytest.raises(OutcomeError) as caught:
+        advance(run)
+    assert str(caught.value) == (
+        f"{path} has judged outcomes for 12 of the 15 references of round 0 and 100% of them are needed "
+        f"(--min-coverage); it lacks {', '.join(ids[12:])}."
+    )
+    path.write_text(json.dumps({"gc_id": ids[0], "reward": 3}) + "\n")
+    with pytest.raises(OutcomeError, match=r"reward of .* is 3, outside 0 to 1"):
+        advance(run)
+    path.write_text("{broken\n")
+    with pytest.raises(InputError, match="cannot be read"):
+        advance(run)
+    path.unlink()
+    lines = dots_runs.lines(ids, 0, round=3) + dots_runs.lines(ids, 0, round=4)
+    (tmp_path / "o.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(
+        InputError, match=r"has 2 policies \(.*\) and none is named round 0; give a file with"
+    ):
+        advance(run, references=tmp_path / "o.jsonl")
+    with pytest.raises(InputError) as absent:
+        advance(run, references=tmp_path / "nothing.jsonl")
+    assert str(absent.value) == f"--reference-outcomes {tmp_path / 'nothing.jsonl'} does not exist."
+    plain = runs.begin(tmp_path / "plain")
+    runs.report(plain)
+    with pytest.raises(InputError) as other:
+        advance(plain, references=path)
+    assert str(other.value) == f"--reference-outcomes {path}: strategy gain-rl observes no references."
+
+
+def test_fewer_references_than_asked_for_are_enough_where_the_run_says_so(tmp_path: Path) -> None:
+    scored = dots_runs.begin(tmp_path / "first").config.scored
+    run = runs.begin(
+        tmp_path, scored=scored, strategy="dots", options=dots_runs.OPTIONS, min_coverage=0.8, budget=8
+    )
+    dots_runs.answer(run, 0, dots_runs.asked_of(run, 0)[:12])
+    advance(run)
+    told = run.plan(0)["references"]
+    assert (told["observed"], told["left_out"], len(told["ids"])) == (12, 3, 15)
+    assert not set(run.ids(0)) & set(told["ids"])
+
+
+def test_a_failed_prediction_is_told_with_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = dots_runs.begin(tmp_path, group_column=None)
+    path = dots_runs.answer(run, 0)
+    path.write_text(path.read_text())
+    monkeypatch.setattr(foresight, "_wanted", _with_bad_option)
+    with pytest.raises(
+        GaincurateError, match=r"predicting for round 0 failed: .* \(log: .*predict\.log\)\. The"
+    ):
+        advance(run)
+
+
+def _with_bad_option(*arguments: object) -> dict[str, Any]:
+    return {"options": ["--method", "nonsense"]}
+
+
+CHECKED: list[tuple[dict[str, Any], str]] = [
+    (
+        {"references": 53},
+        "--references 53 and 8 prompts to draw are 61, and SET has 60: references are not drawn in their own "
+        "round. Take fewer references.",
+    ),
+    ({"group_column": "kind"}, "SET has no column 'kind'; it has question, "),
+    (
+        {"group_column": None, "adapter": "nowhere"},
+        "--adapter HERE/nowhere is no fitted predictor: it has no config.json. `gaincurate difficulty fit` makes "
+        "one.",
+    ),
+    ({"rollout": {}}, '--rollout needs a verifier: \'{"verifier": "math", "samples": 8}\'.'),
+    (
+        {"rollout": {"verifier": "exact", "model": "x"}},
+        "--rollout has no option 'model'; it takes: server, served_model, samples, ",
+    ),
+    ({"rollout": {"verifier": "exakt"}}, "--verifier exakt: there are math, "),
+    (
+        {"rollout": {"verifier": "exact"}},
+        "SET was scored without an answer column; name the one with the gold answers with --answer-column.",
+    ),
+    ({"rollout": {"verifier": "m:f", "samples": 0}}, "--samples 0: it should be greater than or equal to 1."),
+    (
+        {"rollout": {"verifier": "m:f", "samples": 1}, "target": "variance"},
+        "--target variance needs two samples of a reference or more; --rollout has 1.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "sentence"), CHECKED)
+def test_what_will_not_work_is_said_at_the_start(
+    tmp_path: Path, options: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        dots_runs.begin(tmp_path, **options)
+    expected = sentence.replace("SET", str(tmp_path / "set")).replace("HERE", str(Path.cwd()))
+    assert str(caught.value).startswith(expected)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_set_without_embeddings_and_a_model_that_is_not_known(tmp_path: Path) -> None:
+    plain = runs.some_set(tmp_path / "plain")
+    with pytest.raises(InputError) as caught:
+        runs.begin(tmp_path, scored=plain, strategy="dots", options={"references": 9})
+    assert str(caught.value) == (
+        f"{plain} has no gc_embedding, from which strategy dots predicts: score it with `--signals "
+        "angle,embedding`, or predict by a group's mean with --group-column."
+    )
+    options = {"references": 9, "group_column": "question", "rollout": {"verifier": "m:f"}}
+    with pytest.raises(InputError) as other:
+        runs.begin(tmp_path, scored=plain, strategy="dots", options=options, model=None)
+    assert str(other.value) == (
+        f"--rollout generates with the model that training begins with, and which one scored {plain} is not known; "
+        "give --model, or a server in --rollout."
+    )
+
+
+def test_a_round_that_is_trained_anew_forgets_what_the_next_ones_references_did(tmp_path: Path) -> None:
+    run = dots_runs.begin(tmp_path)
+    step(run)
+    runs.write(run, 0, dots_runs.lines(run.ids(0), 0, round=0))
+    with pytest.raises(OutcomeError):
+        advance(run)
+    dots_runs.answer(run, 1)
+    trainer = [*runs.COMMAND[:2], "{data}", "{round}", "x", "{outcomes}", "{output}"]
+    result = gaincurate("schedule", "run", run.folder, "--again", "--", *trainer)
+    assert result.exit_code == 2
+    assert "error: round 1 waits for the outcomes of its 15 reference prompts" in result.stderr
+    assert (run.folder / "undone/difficulty-00001-1/references.jsonl").exists()
+    assert not (run.references_folder(1) / "references.jsonl").exists()
+
+
+def test_programs_have_it_too(tmp_path: Path) -> None:
+    dots_runs.begin(tmp_path / "made")
+    schedule = package.Schedule.start(
+        tmp_path / "made/set",
+        tmp_path / "run",
+        strategy="dots",
+        budget=8,
+        rounds=2,
+        options=dots_runs.OPTIONS,
+    )
+    assert schedule.round == -1
+    with pytest.raises(
+        InputError, match="has no round yet: its strategy first has to know what references do"
+    ):
+        _ = schedule.ids
+    waiting = schedule.status()["difficulty"]["waiting"]
+    assert waiting["round"] == 0
+    ids = pq.read_table(waiting["prompts"]).column("gc_id").to_pylist()
+    path = tmp_path / "o.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in dots_runs.lines(ids, 0)))
+    assert schedule.next(references=path)
+    assert len(schedule.ids) == 8
+    assert len(ScoredSet(tmp_path / "made/set").rows(schedule.ids)) == 8
