@@ -54,7 +54,7 @@ class ScoreConfig(BaseModel):
     signals: tuple[Signal, ...] = ("angle",)
     """What is written: `angle` always; `nll` adds `gc_nll`, `entropy` adds `gc_entropy` and
     `gc_last_entropy`, `embedding` adds `gc_embedding`; with each of them the forward runs to its end."""
-    logits_memory: int = Field(default=256, ge=1)
+    logits_memory: int = Field(default=512, ge=1)
     """MiB that logits, and what is made of them, may take at a time; for `nll` and `entropy`."""
     inter_weight: float = Field(default=1.0, ge=-MAX_WEIGHT, le=MAX_WEIGHT)
     """Weight of the inter term in `gc_angle`."""

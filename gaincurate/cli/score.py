@@ -76,7 +76,7 @@ def score(
     ] = "angle",
     logits_memory: Annotated[
         int, typer.Option(min=1, help="MiB that logits may take at a time, for nll and entropy.")
-    ] = 256,
+    ] = 512,
     inter_weight: Annotated[float, typer.Option(help="Weight of the inter term in gc_angle.")] = 1.0,
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],

@@ -17,8 +17,9 @@ from gaincurate.errors import InputError, ModelError
 from gaincurate.scoring.prefill import Prefill
 from gaincurate.scoring.segment import Segmented
 
-ENTRY_BYTES = 8
-"""What an entry of the logits may take at a time: itself and what is made of it, each in float32."""
+ENTRY_BYTES = 12
+"""What an entry of the logits may take at a time: itself, a copy that a soft cap makes of it, and room for
+what is made of a part of them, each as a float32."""
 _MIB = 2**20
 _TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3, torch.float64: 1e-5}
 _TRIAL_COPIES = 4  # of the logits that a trial holds
@@ -139,8 +140,13 @@ def _answering(module: nn.Module, result: Any) -> Iterator[None]:
 
 
 def _gap(found: Tensor, expected: Tensor) -> float:
-    """The largest difference of a token's logits, as a share of their length."""
+    """The largest difference of a token's logits, as a share of their length.
+
+    Both may have the same that is not finite: a row's fault, and not of how it is run.
+    """
     if found.shape != expected.shape:
         return float("inf")
-    wanted = expected.float()
-    return float(((found.float() - wanted).norm(dim=-1) / wanted.norm(dim=-1).clamp(min=1e-30)).max())
+    got, wanted = found.float(), expected.float()
+    alike = (got == wanted) | (got.isnan() & wanted.isnan())
+    length = wanted.nan_to_num(0.0, 0.0, 0.0).norm(dim=-1).clamp(min=1e-30)
+    return float((torch.where(alike, 0.0, got - wanted).norm(dim=-1) / length).max())

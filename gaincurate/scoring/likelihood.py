@@ -17,6 +17,9 @@ from gaincurate.scoring.head import Head
 from gaincurate.scoring.pack import PackedStates
 from gaincurate.scoring.segment import Segmented
 
+_PARTS = 8
+_LEAST = -1e30
+
 
 @dataclass(frozen=True, slots=True)
 class Likelihood:
@@ -117,19 +120,26 @@ def _read(
 
 
 def _measured(logits: Tensor, tokens: Tensor, entropy: bool) -> Tensor:
-    """NLL of `tokens` and entropy, `[2, positions]` float64; `logits` `[positions, vocabulary]` are lost.
+    """NLL of `tokens` and entropy, `[2, positions]` float64; `logits` `[positions, vocabulary]` are lost."""
+    size = -(-len(logits) // _PARTS)  # what is made of logits is smaller than they are
+    parts = zip(logits.split(size), tokens.split(size), strict=True)
+    return torch.cat([_measured_part(some, own, entropy) for some, own in parts], 1)
+
+
+def _measured_part(logits: Tensor, tokens: Tensor, entropy: bool) -> Tensor:
+    """The same of a part.
 
     With z the logits less their largest and S the sum of e^z, NLL is log S - z[token] and the entropy
     log S - (sum of z e^z) / S. Every z is 0 or less, so neither can come out below 0.
     """
     shifted = logits.float()
-    del logits
     shifted -= shifted.amax(-1, keepdim=True)
     chosen = shifted.gather(-1, tokens[:, None])[:, 0].double()
     if not entropy:
         loss = shifted.exp_().sum(-1).double().log() - chosen
         return torch.stack([loss, torch.zeros_like(loss)])
     # An entry of minus infinity has no share in the entropy, and 0 times infinity is no number.
-    weights = shifted.clamp_(min=-1e30).exp()
+    weights = shifted.clamp_(min=_LEAST).exp()
     total = weights.sum(-1).double()
-    return torch.stack([total.log() - chosen, total.log() - weights.mul_(shifted).sum(-1).double() / total])
+    mean = weights.mul_(shifted).sum(-1).double() / total
+    return torch.stack([total.log() - chosen, total.log() - mean])
