@@ -24,7 +24,7 @@ from gaincurate.schedule.noise import Ints
 from gaincurate.schedule.observed import Note, concentration_of, late_outcomes, silent, take_outcomes
 from gaincurate.schedule.order import Order, build
 from gaincurate.schedule.orders import ORDER
-from gaincurate.schedule.rescore import ANGLES, AS_IT_IS, Held, Rescored, due, rescore
+from gaincurate.schedule.rescore import AS_IT_IS, OF_MODEL, Held, Rescored, due, rescore
 from gaincurate.schedule.rows import training_rows, write_rows
 from gaincurate.schedule.run import BASE, FORMAT, RUN, Run, making
 from gaincurate.schema import ID
@@ -142,14 +142,14 @@ def _check(config: ScheduleConfig, scored: ScoredSet, kind: type[base.Selector],
     if config.by is not None and kind.ordering == "none":
         raise InputError(f"--by {config.by}: strategy {config.strategy} has no order; leave --by out.")
     what = config.rescore.what
-    if what in ("window", "full") and not (kind.ordering == "any" and by in ANGLES):
+    if what in ("window", "full") and not (kind.ordering == "any" and by in OF_MODEL):
         if kind.ordering != "any":
             why = f"strategy {config.strategy} has no order that may change"
         else:
             why = f"strategy {config.strategy} goes by {by}, which no checkpoint changes"
         raise InputError(
-            f"--rescore {what} needs an order by a score of the model ({', '.join(ANGLES)}), and {why}. Use "
-            "--rescore round or off."
+            f"--rescore {what} needs an order by a score of the model ({', '.join(OF_MODEL)}), and {why}. "
+            "Use --rescore round or off."
         )
     if what == "window" and not hasattr(kind, "reach"):
         raise InputError(

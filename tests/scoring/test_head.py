@@ -27,7 +27,7 @@ def rows(count: int = 2) -> list[Segmented]:
     return [Segmented(random.integers(3, 500, 30).astype(np.int32), 5, 27) for _ in range(count)]
 
 
-@given(st.integers(3, 10_000), st.integers(1, 300_000))
+@given(st.integers(4, 10_000), st.integers(1, 300_000))
 def test_a_chunk_is_the_largest_that_fits(memory: int, vocabulary: int) -> None:
     found = chunk_rows(memory, vocabulary) * vocabulary * ENTRY_BYTES
     assert found <= memory * 2**20 < found + vocabulary * ENTRY_BYTES
