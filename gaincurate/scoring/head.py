@@ -40,7 +40,11 @@ class Head:
     def __init__(self, whole: nn.Module, memory: int) -> None:
         self._whole: Any = whole
         self._device = next(whole.parameters()).device
-        self._decoder, self._result, logits = self._probe()
+        self.decoder: nn.Module = self._whole.base_model
+        """The model without its head."""
+        if self.decoder is whole:
+            raise self._refused("it has no decoder of its own")
+        self._answerer, self._result, logits = self._probe()
         self.rows = chunk_rows(memory, logits.shape[-1])
         """The most tokens in a chunk."""
 
@@ -49,7 +53,7 @@ class Head:
         """`[tokens, vocabulary]` for final states `[tokens, width]`; the caller may overwrite them."""
         result = type(self._result)(**{**self._result, "last_hidden_state": states[None]})
         ids = torch.zeros(1, len(states), dtype=torch.long, device=self._device)
-        with _answering(self._decoder, result):
+        with _answering(self._answerer, result):
             found: Tensor = self._whole(input_ids=ids, use_cache=False).logits
         return found[0]
 
@@ -82,7 +86,9 @@ class Head:
 
     @torch.inference_mode()
     def _probe(self) -> tuple[nn.Module, Any, Tensor]:
-        """The module whose result the head is given, such a result, and logits of two tokens."""
+        """The module whose result the head is given (for OPT not the decoder itself), one such result, and the
+        logits of two tokens.
+        """
         answers: list[tuple[nn.Module, Any]] = []
 
         def note(module: nn.Module, _: Any, result: Any) -> None:

@@ -53,7 +53,7 @@ def score_shards(plan: Plan, shards: Iterable[int], watch: Watch, summary: Summa
         )
         head = Head(whole, config.logits_memory) if config.needs_head else None
         prefill = Prefill(
-            whole if head is None else whole.base_model,
+            whole if head is None else head.decoder,
             layer=config.layer,
             site=config.site,
             final=len(config.signals) > 1,
