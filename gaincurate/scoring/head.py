@@ -40,7 +40,7 @@ class Head:
     def __init__(self, whole: nn.Module, memory: int) -> None:
         self._whole: Any = whole
         self._device = next(whole.parameters()).device
-        self.decoder: nn.Module = self._whole.base_model
+        self.decoder: Any = self._whole.base_model
         """The model without its head."""
         if self.decoder is whole:
             raise self._refused("it has no decoder of its own")
@@ -86,8 +86,8 @@ class Head:
 
     @torch.inference_mode()
     def _probe(self) -> tuple[nn.Module, Any, Tensor]:
-        """The module whose result the head is given (for OPT not the decoder itself), one such result, and the
-        logits of two tokens.
+        """The module whose result the head is given (not always the decoder itself), one such result, and
+        the logits of two tokens.
         """
         answers: list[tuple[nn.Module, Any]] = []
 

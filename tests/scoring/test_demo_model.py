@@ -157,7 +157,8 @@ def test_nll_and_entropy_of_real_prompts_equal_a_plain_float64_forward(prompts: 
     head.try_on(prefill, few)
     packed = PackedPrefill(prefill)
     packed.try_on(few)
-    assert len(shared := shared_prefixes(few)) == 1
+    shared = shared_prefixes(few)
+    assert len(shared) == 1
     for one, values in zip(
         question_likelihoods(packed(few, shared), few, head, nll=True, entropy=True), expected, strict=True
     ):
