@@ -14,8 +14,8 @@ from gaincurate.errors import InputError
 from gaincurate.locks import Split
 
 MAX_WEIGHT = 1e30  # times a cosine, still a float32
-Signal = Literal["angle", "embedding"]
-SIGNALS: tuple[Signal, ...] = ("angle", "embedding")
+Signal = Literal["angle", "nll", "entropy", "embedding"]
+SIGNALS: tuple[Signal, ...] = ("angle", "nll", "entropy", "embedding")
 
 
 class ScoreConfig(BaseModel):
@@ -52,7 +52,10 @@ class ScoreConfig(BaseModel):
     site: Literal["mlp_input", "final_norm"] = "mlp_input"
     """The scored tensor."""
     signals: tuple[Signal, ...] = ("angle",)
-    """What is written: `angle` always; `embedding` adds `gc_embedding`, and the forward runs to its end."""
+    """What is written: `angle` always; `nll` adds `gc_nll`, `entropy` adds `gc_entropy` and
+    `gc_last_entropy`, `embedding` adds `gc_embedding`; with each of them the forward runs to its end."""
+    logits_memory: int = Field(default=512, ge=1)
+    """MiB that logits, and what is made of them, may take at a time; for `nll` and `entropy`."""
     inter_weight: float = Field(default=1.0, ge=-MAX_WEIGHT, le=MAX_WEIGHT)
     """Weight of the inter term in `gc_angle`."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -89,6 +92,11 @@ class ScoreConfig(BaseModel):
     def _in_one_order(cls, value: object) -> tuple[Signal, ...]:
         return check_signals([value] if isinstance(value, str) else value)
 
+    @property
+    def needs_head(self) -> bool:
+        """Whether a signal is made of logits."""
+        return "nll" in self.signals or "entropy" in self.signals
+
 
 def check_signals(value: object) -> tuple[Signal, ...]:
     """The signals in the order of `SIGNALS`, whatever order they were given in.
@@ -99,7 +107,10 @@ def check_signals(value: object) -> tuple[Signal, ...]:
     given = [str(name) for name in value] if isinstance(value, (list, tuple)) else [str(value)]
     for name in given:
         if name not in SIGNALS:
-            raise InputError(f"--signals: there is no signal {name!r}; there are {' and '.join(SIGNALS)}.")
+            listed = f"{', '.join(SIGNALS[:-1])} and {SIGNALS[-1]}"
+            raise InputError(f"--signals: there is no signal {name!r}; there are {listed}.")
     if SIGNALS[0] not in given:
-        raise InputError(f"--signals {','.join(given)}: angle is always computed; write angle,embedding.")
+        raise InputError(
+            f"--signals {','.join(given)}: angle is always computed; write angle,{','.join(given)}."
+        )
     return tuple(name for name in SIGNALS if name in given)

@@ -6,6 +6,7 @@ Knows nothing of files, models or tokens. `FORMAT` goes up when a reader of the 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ FORMAT = 1
 ID = "gc_id"
 PREFIX = "gc_"
 EMBEDDING = "gc_embedding"
+LIKELIHOODS = ("gc_nll", "gc_entropy", "gc_last_entropy")
 
 SCORE_FIELDS = (
     pa.field(ID, pa.string()),
@@ -35,8 +37,9 @@ class Score:
     """One row's scores, by the names of the columns without `gc_`; None becomes null.
 
     `prompt_tokens` counts the whole rendered prompt, `prefix_tokens` what stands before the question,
-    `question_tokens` the question. The angles are cosines, so without a unit. `embedding`, where it was asked
-    for, is the mean final state over the question, `[width]`.
+    `question_tokens` the question. The angles are cosines, so without a unit. The others are there where
+    they were asked for: `nll` and the entropies in nats (`Likelihood` says where each is read), `embedding`
+    the mean final state over the question, `[width]`.
     """
 
     prompt_tokens: int
@@ -46,6 +49,9 @@ class Score:
     angle_intra: float
     angle_inter: float | None
     angle_intra_offdiag: float | None
+    nll: float | None = None
+    entropy: float | None = None
+    last_entropy: float | None = None
     embedding: npt.NDArray[np.float16] | None = None
 
 
@@ -54,15 +60,25 @@ def embedding_field(width: int) -> pa.Field:
     return pa.field(EMBEDDING, pa.list_(pa.float16(), width))
 
 
+def signal_fields(signals: Sequence[str], width: int | None = None) -> list[pa.Field]:
+    """The columns that a run's signals add behind `SCORE_FIELDS`; `width` is an embedding's."""
+    names = [LIKELIHOODS[0]] if "nll" in signals else []
+    if "entropy" in signals:
+        names += LIKELIHOODS[1:]
+    found = [pa.field(name, pa.float32()) for name in names]
+    if "embedding" in signals:
+        assert width is not None
+        found.append(embedding_field(width))
+    return found
+
+
 def source_fields(schema: pa.Schema) -> list[pa.Field]:
     """The source columns that a scored set keeps: all but those that it writes itself (`gc_*`)."""
     return [field for field in schema if not field.name.startswith(PREFIX)]
 
 
-def scored_schema(source: pa.Schema, width: int | None = None) -> pa.Schema:
-    """Source columns first, untouched, then the score columns; schema metadata kept true.
-
-    With `width` the embedding's column is the last.
+def scored_schema(source: pa.Schema, more: Sequence[pa.Field] = ()) -> pa.Schema:
+    """Source columns first, untouched, then the score columns, then `more`; schema metadata kept true.
 
     The source's `huggingface` entry lists its features, and `datasets` believes it over the schema
     itself, so the score columns are added to it.
@@ -77,48 +93,47 @@ def scored_schema(source: pa.Schema, width: int | None = None) -> pa.Schema:
             del metadata[b"huggingface"]
         else:
             kept = {k: v for k, v in features.items() if not k.startswith(PREFIX)}
-            added: dict[str, dict[str, Any]] = {
-                f.name: {"dtype": str(f.type), "_type": "Value"} for f in SCORE_FIELDS
-            }
-            for name in added:
-                if added[name]["dtype"] == "float":
-                    added[name]["dtype"] = "float32"
-            if width is not None:
-                value = {"dtype": "float16", "_type": "Value"}
-                added[EMBEDDING] = {"feature": value, "length": width, "_type": "Sequence"}
+            added = {field.name: _feature(field.type) for field in (*SCORE_FIELDS, *more)}
             # A fingerprint of the unscored rows would let a cache answer for the scored ones.
             entry = {"info": {"features": kept | added}}
             metadata[b"huggingface"] = json.dumps(entry).encode()
-    more = [] if width is None else [embedding_field(width)]
     return pa.schema([*source_fields(source), *SCORE_FIELDS, *more], metadata=metadata or None)
 
 
-def score_arrays(ids: list[str], scores: list[Score], width: int | None = None) -> list[pa.Array]:
-    """The score columns of a shard, in the order of `SCORE_FIELDS`; with `width` the embeddings behind."""
+def _feature(kind: pa.DataType) -> dict[str, Any]:
+    """A score column's type as `datasets` writes it."""
+    if pa.types.is_fixed_size_list(kind):
+        return {"feature": _feature(kind.value_type), "length": kind.list_size, "_type": "Sequence"}
+    names = {"float": "float32", "halffloat": "float16"}
+    return {"dtype": names.get(str(kind), str(kind)), "_type": "Value"}
+
+
+def score_arrays(ids: list[str], scores: list[Score], more: Sequence[pa.Field] = ()) -> list[pa.Array]:
+    """The score columns of a shard, in the order of `SCORE_FIELDS` and, behind them, of `more`."""
     columns: list[pa.Array] = [pa.array(ids, pa.string())]
-    for field in SCORE_FIELDS[1:]:
+    for field in (*SCORE_FIELDS[1:], *more):
         values = [getattr(score, field.name.removeprefix(PREFIX)) for score in scores]
-        columns.append(pa.array(values, field.type))
-    if width is not None:
-        values = [score.embedding for score in scores if score.embedding is not None]
-        flat = np.concatenate(values) if values else np.zeros(0, np.float16)
-        columns.append(pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float16()), width))
+        if pa.types.is_fixed_size_list(field.type):
+            flat = np.concatenate(values) if values else np.zeros(0, np.float16)
+            columns.append(pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float16()), type=field.type))
+        else:
+            columns.append(pa.array(values, field.type))
     return columns
 
 
 def scored_table(
-    source: pa.Table, ids: list[str], scores: dict[int, Score], width: int | None = None
+    source: pa.Table, ids: list[str], scores: dict[int, Score], more: Sequence[pa.Field] = ()
 ) -> pa.Table:
     """The rows that have a score, by their place in `source`, with the score columns behind them.
 
-    With `width` every score has an embedding of that many numbers.
+    `more` are the columns of further signals (`signal_fields`), which every score then has.
 
     Every column is copied into fresh buffers, so a shard's bytes do not depend on how its rows were sliced.
     """
     rows, places = source.unify_dictionaries().combine_chunks(), pa.array(list(scores), pa.int64())
     columns = [_taken(rows.column(field.name), places) for field in source_fields(source.schema)]
-    columns += score_arrays([ids[place] for place in scores], list(scores.values()), width)
-    return pa.table(columns, schema=scored_schema(source.schema, width)).combine_chunks()
+    columns += score_arrays([ids[place] for place in scores], list(scores.values()), more)
+    return pa.table(columns, schema=scored_schema(source.schema, more)).combine_chunks()
 
 
 def _taken(column: pa.ChunkedArray, places: pa.Array) -> pa.ChunkedArray:

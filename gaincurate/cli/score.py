@@ -15,8 +15,8 @@ import typer
 
 from gaincurate.cli import output
 from gaincurate.cli.progress import ProgressView
+from gaincurate.cli.score_summary import print_summary
 from gaincurate.errors import InputError
-from gaincurate.scoring.watch import Summary
 
 if TYPE_CHECKING:
     from gaincurate.locks import Split
@@ -70,9 +70,13 @@ def score(
         str,
         typer.Option(
             metavar="LIST",
-            help="angle, or angle,embedding: gc_embedding too, the mean final state over the question.",
+            help="angle, and what else is wanted: angle,nll,entropy,embedding. Each of the other three makes "
+            "the forward run to its end; nll and entropy need the output head too.",
         ),
     ] = "angle",
+    logits_memory: Annotated[
+        int, typer.Option(min=1, help="MiB that logits may take at a time, for nll and entropy.")
+    ] = 512,
     inter_weight: Annotated[float, typer.Option(help="Weight of the inter term in gc_angle.")] = 1.0,
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
@@ -141,6 +145,7 @@ def score(
             layer=layer,
             site=site,
             signals=check_signals(signals.split(",")),
+            logits_memory=logits_memory,
             inter_weight=_weight(inter_weight),
             dtype=dtype,
             device=device,
@@ -164,7 +169,7 @@ def score(
         if as_json:
             output.as_json({**asdict(summary), "out": str(summary.out)})
         else:
-            _print_summary(summary)
+            print_summary(summary)
 
 
 def need_scoring_packages() -> None:
@@ -249,41 +254,3 @@ def _part(value: str) -> Split:
     if not found or not 1 <= int(found[1]) <= int(found[2]):
         raise InputError(f"--shard {value}: expected I/N with I from 1 to N, such as 1/4.")
     return Split(int(found[1]), int(found[2]))
-
-
-def _print_summary(summary: Summary) -> None:
-    if summary.scored:
-        model = summary.seconds.get("prefill", 0.0) + summary.seconds.get("angle", 0.0)
-        output.text(
-            f"scored {summary.scored:,} rows, {summary.tokens:,} tokens in {summary.elapsed:.1f} s "
-            f"({summary.scored / model:,.1f} rows/s, {summary.tokens / model:,.0f} tokens/s in the model)"
-        )
-        parts = sorted(summary.seconds.items(), key=lambda item: -item[1])
-        output.text("  time: " + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in parts))
-        if summary.outside is not None:
-            output.text(
-                f"  after loading, {summary.outside:.1%} of the time was outside model and angle code "
-                "(reading, segmenting and writing go on beside it)"
-            )
-    if not summary.complete:
-        output.text(f"{summary.out} is not complete yet: other --shard runs have shards left to write")
-        return
-    new = summary.scored or summary.seconds.get("segmenting")
-    state = "complete" if new else "already complete, nothing was left to score"
-    facts = [f"{summary.rows:,} rows", f"{summary.rejected:,} rejected"]
-    if summary.truncated:
-        facts.append(f"{summary.truncated:,} truncated")
-    output.text(f"{summary.out} is {state}: {', '.join(facts)}")
-    if not summary.rows:
-        output.note("warning: no row could be scored")
-    if summary.rejected:
-        output.text(f"  the rejected rows and why: {summary.out / 'rejected.jsonl'}")
-    if summary.rows_without_prefix:
-        output.text(
-            f"  {summary.rows_without_prefix:,} rows have no token before the question: gc_angle is "
-            "their intra term alone"
-        )
-    if summary.zero_vectors:
-        output.text(f"  {output.zero_vector_sentence(summary.zero_vectors)}")
-    output.text(f"  {output.length_sentence(summary.spearman_length)}")
-    output.text(f"  next: gaincurate show {shlex.quote(str(summary.out))}")

@@ -42,10 +42,10 @@ def describe(scored: ScoredSet, rows: int) -> dict[str, Any]:
 
     from gaincurate.stats import spearman
 
-    manifest = scored.manifest
+    manifest, columns = scored.manifest, _columns(scored)
     kept = {key: value for key, value in manifest.items() if key not in ("identity", "shards")}
     distribution: dict[str, list[float] | None] = {}
-    for name in _COLUMNS:
+    for name in columns:
         values = scored.column(name).drop_null().to_numpy()
         distribution[name] = [float(v) for v in np.quantile(values, _QUANTILES)] if len(values) else None
     angle = scored.column("gc_angle").to_numpy()
@@ -67,6 +67,12 @@ def describe(scored: ScoredSet, rows: int) -> dict[str, Any]:
     }
 
 
+def _columns(scored: ScoredSet) -> list[str]:
+    from gaincurate.schema import LIKELIHOODS
+
+    return [*_COLUMNS, *(name for name in LIKELIHOODS if name in scored.schema.names)]
+
+
 def _rows(scored: ScoredSet, ids: list[str]) -> list[dict[str, Any]]:
     from gaincurate.scoring.columns import PromptProblem, column_values, to_messages
 
@@ -74,7 +80,7 @@ def _rows(scored: ScoredSet, ids: list[str]) -> list[dict[str, Any]]:
     column = scored.identity["source"]["prompt_column"]
     found = []
     for row, value in zip(
-        table.select(["gc_id", *_COLUMNS]).to_pylist(), column_values(table, column), strict=True
+        table.select(["gc_id", *_columns(scored)]).to_pylist(), column_values(table, column), strict=True
     ):
         try:
             users = [m["content"] for m in to_messages(value, column) if m["role"] == "user"]

@@ -23,7 +23,7 @@ from gaincurate.schedule import base
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.dots import DotsOptions, budget_of
 from gaincurate.schedule.noise import Ints
-from gaincurate.schedule.rescore import ANGLES
+from gaincurate.schedule.rescore import OF_MODEL
 from gaincurate.schema import EMBEDDING
 from gaincurate.scored_set import ScoredSet
 
@@ -113,14 +113,14 @@ def _check_order(config: ScheduleConfig, kind: type[base.Selector], by: str | No
     if config.by is not None and kind.ordering == "none":
         raise InputError(f"--by {config.by}: strategy {config.strategy} has no order; leave --by out.")
     what = config.rescore.what
-    if what in ("window", "full") and not (kind.ordering == "any" and by in ANGLES):
+    if what in ("window", "full") and not (kind.ordering == "any" and by in OF_MODEL):
         if kind.ordering != "any":
             why = f"strategy {config.strategy} has no order that may change"
         else:
             why = f"strategy {config.strategy} goes by {by}, which no checkpoint changes"
         raise InputError(
-            f"--rescore {what} needs an order by a score of the model ({', '.join(ANGLES)}), and {why}. Use "
-            "--rescore round or off."
+            f"--rescore {what} needs an order by a score of the model ({', '.join(OF_MODEL)}), and {why}. "
+            "Use --rescore round or off."
         )
     if what == "window" and not hasattr(kind, "reach"):
         raise InputError(

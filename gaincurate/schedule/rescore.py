@@ -29,12 +29,13 @@ from gaincurate.schedule.noise import Floats, Ints, permutation
 from gaincurate.schedule.order import Order, build, permute
 from gaincurate.schedule.run import Run, read_json, round_name
 from gaincurate.schedule.trainer import said_last, train, trainer_lock
-from gaincurate.schema import ID, PREFIX, SCORE_FIELDS
+from gaincurate.schema import ID, LIKELIHOODS, PREFIX, SCORE_FIELDS
 from gaincurate.scored_set import ScoredSet
 from gaincurate.shards import MANIFEST, Json
 from gaincurate.stats import spearman
 
-ANGLES = tuple(field.name for field in SCORE_FIELDS if field.name.startswith("gc_angle"))
+OF_MODEL = (*(field.name for field in SCORE_FIELDS if field.name.startswith("gc_angle")), *LIKELIHOODS)
+"""The columns to order by that a checkpoint changes."""
 _COUNTS = ("gc_prompt_tokens", "gc_prefix_tokens", "gc_question_tokens")
 _PROBE_STREAM = 2
 Held = Callable[[Run, str], AbstractContextManager[str]]
@@ -194,7 +195,8 @@ def _score(run: Run, round_: int, checkpoint: str, out: Path, rows: Ints | None)
         with write_stream(Path(data)) as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table)
     command = [sys.executable, "-m", "gaincurate", "score", data, "--model", checkpoint, "--out", str(out)]
-    command += [*options_of(base.identity, work), *run.config.rescore.options]
+    command += [*options_of(base.identity, work), *signals_for(run.config.by, base.identity)]
+    command += run.config.rescore.options
     log = run.round_folder(round_) / "scoring.log"
     out.parent.mkdir(exist_ok=True)
     try:
@@ -238,6 +240,16 @@ def options_of(identity: Json, work: Path) -> list[str]:
     if identity.get("layer") is not None:
         found += ["--layer", str(identity["layer"])]
     return [*found, "--dtype", identity["dtype"]]
+
+
+def signals_for(by: str | None, identity: Json) -> list[str]:
+    """The options of `gaincurate score` that make a set have the column `by`; `identity` is of the first."""
+    if by not in LIKELIHOODS:
+        return []
+    found = ["--signals", "angle,nll" if by == LIKELIHOODS[0] else "angle,entropy"]
+    if "logits_memory" in identity:
+        found += ["--logits-memory", str(identity["logits_memory"])]
+    return found
 
 
 def _same_prompts(run: Run, found: ScoredSet, rows: Ints | None) -> None:

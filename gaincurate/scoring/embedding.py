@@ -19,7 +19,11 @@ def embeddings(final: Tensor, questions: Tensor) -> list[Embedding | None]:
 
     The mean is taken in float32 and stored in float16, so one beyond 65,504 counts as not finite.
     """
-    means = torch.stack([final[begin:end].float().mean(0) for begin, end in questions.tolist()])
     with np.errstate(over="ignore"):
-        found = means.cpu().numpy().astype(np.float16)
+        found = means(final, questions).cpu().numpy().astype(np.float16)
     return [row if np.isfinite(row).all() else None for row in found]
+
+
+def means(final: Tensor, questions: Tensor) -> Tensor:
+    """The same before they are stored: `[prompts, width]` in float32."""
+    return torch.stack([final[begin:end].float().mean(0) for begin, end in questions.tolist()])

@@ -195,6 +195,8 @@ def make_identity(
         "fused_norm": FUSED_NORM,
         "prefill": PREFILL,
         "signals": list(config.signals),
+        # How many positions the head takes at a time, which changes last bits.
+        **({"logits_memory": config.logits_memory} if config.needs_head else {}),
         "inter_weight": config.inter_weight,
         "dtype": machine.dtype,
         "device": machine.kind,

@@ -18,11 +18,13 @@ from gaincurate_kernels import RMSNorm, UnitSums
 class SharedPrefix:
     """The hidden states `[tokens, hidden]` of a prefix that many prompts have in common.
 
-    They are summed once, by whoever scores the first of those prompts, and then let go.
+    They are summed once, by whoever scores the first of those prompts, and then let go. `last` is its last
+    token's state behind the last norm, `[width]`, where those were asked for.
     """
 
-    def __init__(self, hidden: Tensor) -> None:
+    def __init__(self, hidden: Tensor, last: Tensor | None = None) -> None:
         self.tokens = len(hidden)
+        self.last = last
         self._hidden: Tensor | None = hidden
         self._sums: UnitSums | None = None
 
@@ -42,7 +44,8 @@ class PackedStates:
     `hidden` is `[tokens, hidden]` in the model's dtype. Prompt b's question has the rows `questions[b]`,
     `[prompts, 2]`, its prefix the rows `prefixes[b]`, which are none where `shared[b]` stands for it. Both
     are int64 on the CPU. With `norm`, the states are its input, and its output is what is scored. `final` are
-    the same tokens behind the last norm, `[tokens, width]`, where they were asked for.
+    the same tokens behind the last norm, `[tokens, width]`, where they were asked for. `stops`, `[prompts]`
+    int64 on the CPU, are the rows behind each prompt's last computed token where tails were computed too.
     """
 
     hidden: Tensor
@@ -51,6 +54,12 @@ class PackedStates:
     shared: tuple[SharedPrefix | None, ...]
     norm: RMSNorm | None = None
     final: Tensor | None = None
+    stops: Tensor | None = None
+
+    @property
+    def ends(self) -> Tensor:
+        """`[prompts]`: the row behind each prompt's last computed token."""
+        return self.questions[:, 1] if self.stops is None else self.stops
 
     @classmethod
     def of_whole_prompts(
@@ -59,24 +68,31 @@ class PackedStates:
         prompts: Sequence[Segmented],
         norm: RMSNorm | None = None,
         final: Tensor | None = None,
+        *,
+        tails: bool = False,
     ) -> PackedStates:
-        """Where every prompt's prefix and question stand one behind the other."""
-        ends = torch.tensor([prompt.end for prompt in prompts]).cumsum(0)
-        starts = ends - torch.tensor([prompt.end for prompt in prompts])
+        """Where every prompt's prefix and question, and with `tails` its tail, stand one behind the other."""
+        lengths = torch.tensor([len(p.token_ids) if tails else p.end for p in prompts])
+        stops = lengths.cumsum(0)
+        starts = stops - lengths
         middles = starts + torch.tensor([prompt.prefix for prompt in prompts])
+        ends = starts + torch.tensor([prompt.end for prompt in prompts])
         questions, prefixes = torch.stack([middles, ends], 1), torch.stack([starts, middles], 1)
-        return cls(hidden, questions, prefixes, (None,) * len(prompts), norm, final)
+        nothing_shared = (None,) * len(prompts)
+        return cls(hidden, questions, prefixes, nothing_shared, norm, final, stops if tails else None)
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Prompts that were run together: their `places` in what was asked for, and the tokens computed for
-    them, a shared prefix counted where it was run.
+    them, a shared prefix counted where it was run. `behind_site` is how many seconds the forward went on
+    behind the scored tensor.
     """
 
     places: list[int]
     states: PackedStates
     tokens: int
+    behind_site: float = 0.0
 
 
 def padded_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:

@@ -58,15 +58,19 @@ class PackedPrefill:
         config: Any = self._model.config
         self._before = config._attn_implementation
 
+    def stop(self, prompt: Segmented) -> int:
+        """How many of a prompt's tokens are computed."""
+        return self._prefill.stop(prompt)
+
     def run(self, prompts: Sequence[Segmented], budget: int) -> Iterator[Batch]:
         """Everything in order, in batches of at most `budget` tokens; what two have in common is run once."""
         shared = shared_prefixes(prompts)
-        own = [p.question_tokens if prefix_of(p) in shared else p.end for p in prompts]
+        own = [self.stop(p) - (p.prefix if prefix_of(p) in shared else 0) for p in prompts]
         for places in packed_batches(own, budget):
-            before = self._prefix_tokens
+            before, begun = self._prefix_tokens, self._prefill.behind_site
             states = self([prompts[place] for place in places], shared)
             tokens = len(states.hidden) + self._prefix_tokens - before
-            yield Batch(places, states, tokens)
+            yield Batch(places, states, tokens, self._prefill.behind_site - begun)
 
     def try_on(self, prompts: Sequence[Segmented]) -> None:
         """Compare with the model's own forward, with the prefixes shared and not.
@@ -99,7 +103,7 @@ class PackedPrefill:
     def __call__(
         self, prompts: Sequence[Segmented], shared: Iterable[bytes] = (), *, check: bool = False
     ) -> PackedStates:
-        """Hidden states of a batch; tails are not computed.
+        """Hidden states of a batch.
 
         Args:
             prompts: the batch.
@@ -111,16 +115,18 @@ class PackedPrefill:
         ids, positions, borders = [], [], [0]
         for prompt, before in zip(prompts, kept, strict=True):
             begin = 0 if before is None else prompt.prefix
-            ids.append(torch.from_numpy(prompt.token_ids[begin : prompt.end]))
-            positions.append(torch.arange(begin, prompt.end))
-            borders.append(borders[-1] + prompt.end - begin)
+            stop = self.stop(prompt)
+            ids.append(torch.from_numpy(prompt.token_ids[begin:stop]))
+            positions.append(torch.arange(begin, stop))
+            borders.append(borders[-1] + stop - begin)
         packing = Packing(borders, [None if before is None else before.attended for before in kept])
         hidden, final = self._run(torch.cat(ids), torch.cat(positions), packing)
         if check:
             _check_layers(self._prefill.config, packing, self._prefill.depth)
-        starts, ends = torch.tensor(borders[:-1]), torch.tensor(borders[1:])
+        starts, stops = torch.tensor(borders[:-1]), torch.tensor(borders[1:])
         own = [0 if before else prompt.prefix for prompt, before in zip(prompts, kept, strict=True)]
         middles = starts + torch.tensor(own)
+        ends = middles + torch.tensor([prompt.question_tokens for prompt in prompts])
         return PackedStates(
             hidden,
             torch.stack([middles, ends], 1),
@@ -128,6 +134,7 @@ class PackedPrefill:
             tuple(None if before is None else before.states for before in kept),
             self._prefill.norm,
             final,
+            stops if self._prefill.tails else None,
         )
 
     def _run(self, ids: Tensor, positions: Tensor, packing: Packing) -> tuple[Tensor, Tensor | None]:
@@ -142,26 +149,38 @@ class PackedPrefill:
             keep: dict[nn.Module, KeysAndValues] = {}
             packing = Packing([0, prompt.prefix], [None], keep)
             ids = torch.from_numpy(prompt.token_ids[: prompt.prefix])
-            hidden, _ = self._run(ids, torch.arange(prompt.prefix), packing)
+            hidden, final = self._run(ids, torch.arange(prompt.prefix), packing)
             self._prefix_tokens += prompt.prefix
-            self._kept[name] = _Kept(keep, SharedPrefix(hidden))
+            # A copy: the others' memory is free again.
+            last = None if final is None else final[-1].clone()
+            self._kept[name] = _Kept(keep, SharedPrefix(hidden, last))
             while len(self._kept) > 1 and sum(k.states.tokens for k in self._kept.values()) > _KEPT_TOKENS:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(name)
         return self._kept[name]
 
     def _compare(self, plain: Sequence[PackedStates], found: PackedStates) -> None:
-        self._compare_states([states.hidden.float() for states in plain], found, found.hidden)
+        self._compare_states([states.hidden for states in plain], found, found.hidden)
         if found.final is not None:
-            finals = [states.final.float() for states in plain if states.final is not None]
-            self._compare_states(finals, found, found.final)
+            finals = [states.final for states in plain if states.final is not None]
+            # The last state of a prefix that was run apart counts too: the next token is predicted there.
+            lasts = [None if prefix is None else prefix.last for prefix in found.shared]
+            self._compare_states(finals, found, found.final, lasts)
 
-    def _compare_states(self, plain: Sequence[Tensor], found: PackedStates, states: Tensor) -> None:
+    def _compare_states(
+        self,
+        plain: Sequence[Tensor],
+        found: PackedStates,
+        states: Tensor,
+        lasts: Sequence[Tensor | None] | None = None,
+    ) -> None:
         most = _TOLERANCES[states.dtype]
-        begins, ends = found.prefixes[:, 0].tolist(), found.questions[:, 1].tolist()
-        for expected, begin, end in zip(plain, begins, ends, strict=True):
-            got = states[begin:end].float()  # the question alone where the prefix is shared
-            wanted = expected[len(expected) - len(got) :]
+        begins, stops = found.prefixes[:, 0].tolist(), found.ends.tolist()
+        for place, (expected, begin, stop) in enumerate(zip(plain, begins, stops, strict=True)):
+            got = states[begin:stop]  # without the prefix where it is shared
+            last = lasts[place] if lasts else None
+            got = (got if last is None else torch.cat([last[None], got])).float()
+            wanted = expected[len(expected) - len(got) :].float()
             gaps = (got - wanted).norm(dim=-1) / wanted.norm(dim=-1).clamp(min=1e-30)
             off = float(gaps.mean())
             if not (off <= most and float(gaps.max()) <= 10 * most):

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from gaincurate.config import ScoreConfig
 from gaincurate.errors import InputError
 from gaincurate.scoring.columns import Columns, find_columns
+from gaincurate.scoring.head import chunk_rows
 from gaincurate.scoring.identity import (
     Machine,
     choose_backend,
@@ -93,6 +94,11 @@ def make_plan(config: ScoreConfig, watch: Watch, summary: Summary) -> Plan:
         if doubt := gguf_doubt(files):
             watch.note(doubt)
         max_length = _max_length(config, model_config)
+        vocabulary = model_config.get_text_config(decoder=True).vocab_size
+        if config.needs_head:
+            chunk_rows(
+                config.logits_memory, vocabulary
+            )  # refuses too little memory before weights are loaded
         backend = choose_backend(config, machine, model_config)
         segmenter = Segmenter(
             tokenizer,
@@ -102,7 +108,8 @@ def make_plan(config: ScoreConfig, watch: Watch, summary: Summary) -> Plan:
             template_kwargs=config.template_kwargs,
             max_length=max_length,
             truncate=config.on_overlong == "truncate",
-            vocab_size=model_config.get_text_config(decoder=True).vocab_size,
+            vocab_size=vocabulary,
+            tails="entropy" in config.signals,
         )
         identity = make_identity(
             config,

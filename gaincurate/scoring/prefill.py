@@ -1,6 +1,6 @@
 """One forward up to the scored tensor, in padded batches: takes segmented prompts, yields their states.
 
-Where an embedding is wanted too it goes on to the norm behind the last layer, and no further.
+Where final states are wanted too it goes on to the norm behind the last layer, and no further.
 
 The place to stop is found by running two tokens and watching what each layer calls, so any decoder
 works whose layers keep attention and feed-forward apart. Knows nothing of scores.
@@ -8,7 +8,8 @@ works whose layers keep attention and feed-forward apart. Knows nothing of score
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
@@ -37,7 +38,8 @@ class Prefill:
         site: `mlp_input`, the input of that layer's feed-forward block (GAIN-RL's tensor: the output of
             the norm after attention), or `final_norm`, the output of the norm behind the last layer.
         fuse_norm: stop in front of that norm where it is an RMS norm, and hand its weight on.
-        embedding: go on behind the site and also yield what the norm behind the last layer makes.
+        final: go on behind the site and also yield what the norm behind the last layer makes.
+        tails: compute each prompt's tail too; else a prompt ends with its question.
 
     Raises:
         ModelError: the structure is not understood, or the model is not causal.
@@ -52,9 +54,11 @@ class Prefill:
         layer: int = -1,
         site: Site = "mlp_input",
         fuse_norm: bool = True,
-        embedding: bool = False,
+        final: bool = False,
+        tails: bool = False,
     ) -> None:
         self.model = model
+        self.tails = tails
         self.device = next(model.parameters()).device
         config: Any = model.config
         self.config = config.get_text_config(decoder=True)
@@ -72,46 +76,65 @@ class Prefill:
             self._stop_at, self.norm = found.module, found.norm
         self.width: int | None = None
         """Of a final state, where those are yielded; else None."""
-        if embedding:
+        self.behind_site = 0.0
+        """Seconds so far that forwards went on behind the scored tensor."""
+        if final:
             self.depth = self.config.num_hidden_layers
             self.width = self._final_width()
         self._check_causal()
 
+    def stop(self, prompt: Segmented) -> int:
+        """How many of a prompt's tokens are computed."""
+        return len(prompt.token_ids) if self.tails else prompt.end
+
     def run(self, prompts: Sequence[Segmented], budget: int) -> Iterator[Batch]:
         """Everything in batches of at most `budget` tokens, padding included."""
-        for places in padded_batches([prompt.end for prompt in prompts], budget):
+        for places in padded_batches([self.stop(prompt) for prompt in prompts], budget):
             chosen = [prompts[place] for place in places]
-            yield Batch(places, self(chosen), sum(prompt.end for prompt in chosen))
+            begun, states = self.behind_site, self(chosen)
+            yield Batch(places, states, len(states.hidden), self.behind_site - begun)
 
     @torch.inference_mode()
     def __call__(self, prompts: Sequence[Segmented]) -> PackedStates:
-        """Hidden states of prefixes and questions; tails are not computed.
+        """Hidden states of prefixes and questions, and of tails where those are computed.
 
         Prompts are padded on the right. In a causal model nothing before a pad sees it, so no mask is
         needed and a row's values do not depend on its neighbours beyond rounding.
         """
-        lengths = torch.tensor([prompt.end for prompt in prompts])
+        lengths = torch.tensor([self.stop(prompt) for prompt in prompts])
         longest = int(lengths.max())
         ids = torch.zeros(len(prompts), longest, dtype=torch.long)
         for row, prompt in enumerate(prompts):
-            ids[row, : prompt.end] = torch.from_numpy(prompt.token_ids[: prompt.end])
+            stop = self.stop(prompt)
+            ids[row, :stop] = torch.from_numpy(prompt.token_ids[:stop])
             # Not the padding token: some models warn of it where there is no mask.
-            ids[row, prompt.end :] = int(prompt.token_ids[prompt.end - 1])
+            ids[row, stop:] = int(prompt.token_ids[stop - 1])
         kept = (torch.arange(longest) < lengths[:, None]).reshape(-1).nonzero()[:, 0].to(self.device)
         states, final = self.both(ids.to(self.device))
         packed = states.flatten(0, 1).index_select(0, kept)
         last = None if final is None else final.flatten(0, 1).index_select(0, kept)
-        return PackedStates.of_whole_prompts(packed, prompts, self.norm, last)
+        return PackedStates.of_whole_prompts(packed, prompts, self.norm, last, tails=self.tails)
 
     def both(self, ids: Tensor, **options: Any) -> tuple[Tensor, Tensor | None]:
         """States at the site as `states` gives them, and those behind the last norm where they are wanted."""
         if self.width is None:
             return self.states(ids, **options), None
         with ExitStack() as stack:
+            passed: list[float] = []
             # A copy: a layer may add to its states in place.
-            at_site = self._stop_at and stack.enter_context(_captured(self._stop_at, go_on=True))
+            at_site = self._stop_at and stack.enter_context(
+                _captured(self._stop_at, go_on=lambda: passed.append(self._now()))
+            )
             final: Tensor = self.model(input_ids=ids, use_cache=False, **options).last_hidden_state
+        if at_site:
+            self.behind_site += self._now() - passed[0]
         return (at_site[0].reshape(*ids.shape, -1) if at_site else final), final
+
+    def _now(self) -> float:
+        """The time when all that the device was asked for is done."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
 
     def states(self, ids: Tensor, **options: Any) -> Tensor:
         """`[rows, tokens, hidden]` at the site, or before its norm, for `ids` `[rows, tokens]`.
@@ -169,15 +192,16 @@ def resolve_layer(layer: int, depth: int) -> int:
 
 
 @contextmanager
-def _captured(block: nn.Module, *, go_on: bool = False) -> Iterator[list[Tensor]]:
-    """What a block is given; it ends the forward, or goes on with a copy kept."""
+def _captured(block: nn.Module, *, go_on: Callable[[], None] | None = None) -> Iterator[list[Tensor]]:
+    """What a block is given; it ends the forward, or calls `go_on` and goes on with a copy kept."""
     found: list[Tensor] = []
 
     def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         found.append(_first_tensor(args, kwargs))
-        if not go_on:
+        if go_on is None:
             raise _SiteReached
         found[-1] = found[-1].clone()
+        go_on()
 
     handle = block.register_forward_pre_hook(stop, with_kwargs=True)
     try:

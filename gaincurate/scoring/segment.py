@@ -62,6 +62,7 @@ class Segmenter:
         max_length: the longest whole prompt in tokens; None for no limit.
         truncate: cut the question's end to `max_length` instead of refusing the row.
         vocab_size: how many tokens the model has embeddings for; None for no check.
+        tails: the model is given tails too.
 
     Raises:
         ModelError: the chat template is missing or refuses the system message or the examples.
@@ -78,6 +79,7 @@ class Segmenter:
         max_length: int | None = None,
         truncate: bool = False,
         vocab_size: int | None = None,
+        tails: bool = False,
     ) -> None:
         self._tokenizer = tokenizer
         self._system = system
@@ -86,7 +88,7 @@ class Segmenter:
         self._kwargs = dict(template_kwargs or {})
         self._max_length = max_length
         self._truncate = truncate
-        self._vocab_size = vocab_size
+        self._vocab_size, self._tails = vocab_size, tails
         self._has_template = bool(getattr(tokenizer, "chat_template", None))
         self._frames: dict[str, tuple[str, str] | None] = {}
         if not self._has_template and (system is not None or self._shots):
@@ -232,7 +234,8 @@ class Segmenter:
         if not len(places):
             raise _Refused("no token stands for the question")
         prefix, end = int(places[0]), int(places[-1]) + 1
-        unknown = ids[:end][ids[:end] >= (self._vocab_size or np.iinfo(np.int32).max)]
+        read = ids if self._tails else ids[:end]
+        unknown = read[read >= (self._vocab_size or np.iinfo(np.int32).max)]
         if len(unknown):
             raise _Refused(
                 f"token {unknown[0]} is outside the model's vocabulary of {self._vocab_size}: the tokenizer "

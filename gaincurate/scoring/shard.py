@@ -5,8 +5,8 @@ Knows nothing of files. Rows are known by their place in the shard.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -14,15 +14,15 @@ import torch
 
 from gaincurate.errors import GaincurateError, RowError
 from gaincurate.schema import Score
-from gaincurate.scoring.angle import angle_scores
 from gaincurate.scoring.attention import UnsupportedAttention
 from gaincurate.scoring.columns import PromptProblem, column_values, to_messages
-from gaincurate.scoring.embedding import embeddings
-from gaincurate.scoring.pack import Batch, PackedStates
+from gaincurate.scoring.head import Head
+from gaincurate.scoring.pack import Batch
 from gaincurate.scoring.packed import PackedPrefill
 from gaincurate.scoring.plan import Plan
 from gaincurate.scoring.prefill import Prefill
 from gaincurate.scoring.segment import Segmented, Unusable
+from gaincurate.scoring.signals import Signals
 from gaincurate.scoring.watch import Summary, Watch
 from gaincurate_kernels import RMSNorm
 
@@ -35,18 +35,30 @@ class Forward(Protocol):
     name: str
     norm: RMSNorm | None
 
+    def stop(self, prompt: Segmented) -> int:
+        """How many of a prompt's tokens are computed."""
+
     def run(self, prompts: Sequence[Segmented], budget: int) -> Iterator[Batch]:
         """Every prompt's states, in batches of at most `budget` tokens."""
 
 
-def without_padding(prefill: Prefill, prompts: Sequence[Segmented], watch: Watch) -> Forward:
+def without_padding(
+    prefill: Prefill, prompts: Sequence[Segmented], watch: Watch, head: Head | None = None
+) -> Forward:
     """The packed forward if it gives what the model's own does on two of these prompts, else the padded one.
 
-    The longest two of at most 256 tokens, or the shortest two: a trial, not a run.
+    The longest two of at most 256 tokens, or the shortest two: a trial, not a run. The head is tried on them
+    too.
+
+    Raises:
+        ModelError: the head does not give the model's own logits.
+        GaincurateError: the device's memory is too small for this.
     """
     by_length = sorted(prompts, key=lambda prompt: prompt.end)
     tried = [prompt for prompt in by_length if prompt.end <= _TRIAL_TOKENS][-2:] or by_length[:2]
     try:
+        if head is not None:
+            head.try_on(prefill, tried)  # before the model's attention is exchanged
         packed = PackedPrefill(prefill)
         packed.try_on(tried)
     except UnsupportedAttention as reason:
@@ -104,28 +116,30 @@ class Shard:
         return prompts
 
     def score(
-        self, prompts: dict[int, Segmented], forward: Forward
+        self, prompts: dict[int, Segmented], forward: Forward, signals: Signals
     ) -> tuple[dict[int, Score], dict[str, Any]]:
         """Scores by place, in order, and what the shard's metadata say of its rows.
 
         Where the device runs out of memory the shard is begun again with half the tokens in a batch.
 
         Raises:
-            RowError: a row's states are not finite, and the run is not to skip it.
+            RowError: a row's states, or what is made of them, are not finite, and the run is not to skip it.
             GaincurateError: a prompt alone is too much for the device.
         """
         budget = self._plan.machine.batch_tokens
         unusable = dict(self._rejected)
         while True:
             try:
-                scores, zero_vectors = self._score(prompts, forward, budget)
+                scores, zero_vectors = self._score(prompts, forward, signals, budget)
                 break
             except torch.OutOfMemoryError as error:
-                longest = max(prompt.end for prompt in prompts.values())
+                longest = max(forward.stop(prompt) for prompt in prompts.values())
                 if budget <= longest:
+                    other = ", give a smaller --logits-memory" if self._plan.config.needs_head else ""
                     raise GaincurateError(
                         f"the device ran out of memory on a prompt of {longest:,} tokens alone. Skip such "
-                        f"rows with --max-length {longest - 1} --on-overlong skip, or use a larger device."
+                        f"rows with --max-length {longest - 1} --on-overlong skip{other}, or use a larger "
+                        "device."
                     ) from error
                 budget //= 2
                 self._rejected = dict(unusable)
@@ -152,7 +166,7 @@ class Shard:
         return scores, facts
 
     def _score(
-        self, prompts: dict[int, Segmented], forward: Forward, budget: int
+        self, prompts: dict[int, Segmented], forward: Forward, signals: Signals, budget: int
     ) -> tuple[dict[int, Score], int]:
         places = sorted(prompts)
         chosen = [prompts[place] for place in places]
@@ -161,21 +175,13 @@ class Shard:
         batches = forward.run(chosen, budget)
         try:
             while True:
-                with self._summary.timed("prefill"):
-                    batch = next(batches, None)
+                batch = self._next(batches, chosen, forward)
                 if batch is None:
                     return dict(sorted(scores.items())), zero_vectors
-                with self._summary.timed("angle"):
-                    found = angle_scores(
-                        batch.states,
-                        [chosen[i] for i in batch.places],
-                        inter_weight=self._plan.config.inter_weight,
-                        backend=self._plan.backend,
-                    )
-                    whole = _with_embeddings(found.scores, batch.states)
-                for i, score, zeros in zip(batch.places, whole, found.zero_vectors, strict=True):
-                    if score is None:
-                        self._refuse(places[i], "its hidden states are not finite")
+                found = signals(batch.states, [chosen[i] for i in batch.places])
+                for i, (score, zeros) in zip(batch.places, found, strict=True):
+                    if isinstance(score, str):
+                        self._refuse(places[i], score)
                     else:
                         scores[places[i]] = score
                         zero_vectors += zeros
@@ -184,6 +190,19 @@ class Shard:
         except torch.OutOfMemoryError:
             self._count(-done, -tokens)
             raise
+
+    def _next(self, batches: Iterator[Batch], prompts: Sequence[Segmented], forward: Forward) -> Batch | None:
+        """The next batch; its time is counted to what it was spent for."""
+        begin = time.perf_counter()
+        with self._summary.timed("prefill"):
+            batch = next(batches, None)
+        if batch is not None:
+            own = [prompts[i] for i in batch.places]
+            tails = sum(forward.stop(prompt) - prompt.end for prompt in own) / batch.tokens
+            spent = time.perf_counter() - begin - batch.behind_site
+            self._summary.move(batch.behind_site, "prefill", "behind_site")
+            self._summary.move(spent * tails, "prefill", "tails")
+        return batch
 
     def _count(self, rows: int, tokens: int) -> None:
         self._summary.scored += rows
@@ -206,13 +225,3 @@ class Shard:
             gc_id=gc_id,
             reason=reason,
         )
-
-
-def _with_embeddings(scores: Sequence[Score | None], states: PackedStates) -> Sequence[Score | None]:
-    """The scores with their embeddings where those were computed; None where one is not finite."""
-    if states.final is None:
-        return scores
-    return [
-        None if score is None or mean is None else replace(score, embedding=mean)
-        for score, mean in zip(scores, embeddings(states.final, states.questions), strict=True)
-    ]

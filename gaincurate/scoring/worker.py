@@ -12,11 +12,13 @@ from functools import partial
 
 import pyarrow as pa
 import torch
+import transformers
 
 from gaincurate.files import write_atomic
 from gaincurate.locks import work_folder
-from gaincurate.schema import FORMAT, Score, scored_table
+from gaincurate.schema import FORMAT, Score, scored_table, signal_fields
 from gaincurate.scoring.ahead import Behind, ahead
+from gaincurate.scoring.head import Head
 from gaincurate.scoring.ids import Ids
 from gaincurate.scoring.model import load_model
 from gaincurate.scoring.plan import Plan
@@ -24,6 +26,7 @@ from gaincurate.scoring.prefill import Prefill
 from gaincurate.scoring.read import Cursor
 from gaincurate.scoring.segment import Segmented
 from gaincurate.scoring.shard import Forward, Shard, without_padding
+from gaincurate.scoring.signals import Signals
 from gaincurate.scoring.watch import Summary, Watch
 from gaincurate.shards import Json, encode_shard, shard_name
 
@@ -41,12 +44,23 @@ def score_shards(plan: Plan, shards: Iterable[int], watch: Watch, summary: Summa
     with summary.timed("loading"):
         if plan.machine.threads:
             torch.set_num_threads(plan.machine.threads)
-        model = load_model(
-            plan.files, plan.model_config, device=plan.machine.devices[0], dtype=plan.machine.dtype
+        whole = load_model(
+            plan.files,
+            plan.model_config,
+            device=plan.machine.devices[0],
+            dtype=plan.machine.dtype,
+            auto=transformers.AutoModelForCausalLM if config.needs_head else transformers.AutoModel,
         )
+        head = Head(whole, config.logits_memory) if config.needs_head else None
         prefill = Prefill(
-            model, layer=config.layer, site=config.site, embedding="embedding" in config.signals
+            whole if head is None else head.decoder,
+            layer=config.layer,
+            site=config.site,
+            final=len(config.signals) > 1,
+            tails="entropy" in config.signals,
         )
+    signals = Signals(config, plan.backend, head, summary)
+    more = signal_fields(config.signals, prefill.width)
     cursor, ids = Cursor(plan.source), Ids(work_folder(out) / "ids.bin", plan.columns)
 
     def prepare(index: int) -> _Prepared:
@@ -62,7 +76,7 @@ def score_shards(plan: Plan, shards: Iterable[int], watch: Watch, summary: Summa
         with summary.timed("writing"):
             info = {"format": FORMAT, "identity": plan.identity, "shard": ready.index, **facts}
             info |= {"first_row": start, "source_rows": stop - start}
-            scored = scored_table(ready.table, ready.names, scores, prefill.width)
+            scored = scored_table(ready.table, ready.names, scores, more)
             write_atomic(out / shard_name(ready.index), encode_shard(scored, info))
         watch.shard(ready.index, plan.shards)
 
@@ -71,8 +85,8 @@ def score_shards(plan: Plan, shards: Iterable[int], watch: Watch, summary: Summa
         for ready in _waited_for(ahead(prepare, shards), summary):
             if forward is None and ready.prompts:
                 with summary.timed("loading"):
-                    forward = without_padding(prefill, list(ready.prompts.values()), watch)
-            scores, facts = ready.shard.score(ready.prompts, forward or prefill)
+                    forward = without_padding(prefill, list(ready.prompts.values()), watch, head)
+            scores, facts = ready.shard.score(ready.prompts, forward or prefill, signals)
             with summary.timed("waiting"):
                 behind.run(partial(write, ready, scores, facts))
 

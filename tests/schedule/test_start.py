@@ -123,7 +123,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "window": (
         {"strategy": "uniform", "rescore": {"what": "window"}},
         "--rescore window needs an order by a score of the model (gc_angle, gc_angle_intra, gc_angle_inter, "
-        "gc_angle_intra_offdiag), and strategy uniform has no order that may change.",
+        "gc_angle_intra_offdiag, gc_nll, gc_entropy, gc_last_entropy), and strategy uniform has no order that may change.",
     ),
     "length": ({"strategy": "length", "rescore": {"what": "window"}}, "goes by gc_question_tokens, which no"),
     "file-order": (FIXED, "strategy file-order has no order that may change."),

@@ -83,7 +83,7 @@ def test_embeddings_equal_a_plain_forwards_final_states_and_angles_stay_the_same
     expected = plain(kind, rows)
     for site, layer in CASES:
         alone = Prefill(whole.base_model, site=site, layer=layer)
-        both = Prefill(whole.base_model, site=site, layer=layer, embedding=True)
+        both = Prefill(whole.base_model, site=site, layer=layer, final=True)
         states = both(rows)
         assert alone(rows).final is None
         assert states.final is not None
@@ -98,7 +98,7 @@ def test_packed_embeddings_do_too_with_prefixes_shared_and_not(kind: Architectur
     for site, layer in CASES:
         # A model for each: its attention is exchanged.
         model = tiny.model(kind.config()).base_model
-        packed = PackedPrefill(Prefill(model, site=site, layer=layer, fuse_norm=fuse, embedding=True))
+        packed = PackedPrefill(Prefill(model, site=site, layer=layer, fuse_norm=fuse, final=True))
         packed.try_on(rows[:2])
         for shared in (shared_prefixes(rows), set[bytes]()):
             states = packed(rows, shared)
@@ -109,7 +109,7 @@ def test_packed_embeddings_do_too_with_prefixes_shared_and_not(kind: Architectur
 def test_a_packed_final_state_that_differs_from_the_models_own_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    prefill = Prefill(tiny.model(ARCHITECTURES[0].config()).base_model, embedding=True)
+    prefill = Prefill(tiny.model(ARCHITECTURES[0].config()).base_model, final=True)
     whole = Prefill.both
 
     def off(self: Prefill, ids: torch.Tensor, **options: Any) -> Any:
@@ -251,8 +251,9 @@ def test_features_of_a_source_name_the_column_with_its_type(tmp_path: Path, tiny
 @pytest.mark.parametrize(
     ("value", "sentence"),
     [
-        ("nll", "--signals: there is no signal 'nll'; there are angle and embedding."),
-        ("", "--signals: there is no signal ''; there are angle and embedding."),
+        ("loss", "--signals: there is no signal 'loss'; there are angle, nll, entropy and embedding."),
+        ("", "--signals: there is no signal ''; there are angle, nll, entropy and embedding."),
+        ("nll,entropy", "--signals nll,entropy: angle is always computed; write angle,nll,entropy."),
         ("embedding", "--signals embedding: angle is always computed; write angle,embedding."),
     ],
 )
@@ -265,5 +266,5 @@ def test_other_signals_are_refused(tmp_path: Path, value: str, sentence: str) ->
 def test_the_functions_option_is_checked_and_ordered_alike() -> None:
     made = ScoreConfig(data="d", model="m", out=Path("o"), signals=("embedding", "angle"))
     assert made.signals == ("angle", "embedding")
-    with pytest.raises(InputError, match="no signal 'entropy'"):
-        ScoreConfig(data="d", model="m", out=Path("o"), signals=("angle", "entropy"))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="no signal 'loss'"):
+        ScoreConfig(data="d", model="m", out=Path("o"), signals=("angle", "loss"))  # type: ignore[arg-type]

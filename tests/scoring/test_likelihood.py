@@ -1,0 +1,220 @@
+"""NLL and entropy from the scoring pass against a plain forward of the whole model, on every architecture."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import likelihoods as oracle
+import tiny
+from architectures import ARCHITECTURES, Architecture
+from gaincurate.scoring.angle import angle_scores
+from gaincurate.scoring.attention import UnsupportedAttention
+from gaincurate.scoring.embedding import means
+from gaincurate.scoring.head import Head
+from gaincurate.scoring.likelihood import Likelihood, _measured, likelihoods
+from gaincurate.scoring.pack import PackedStates
+from gaincurate.scoring.packed import PackedPrefill, shared_prefixes
+from gaincurate.scoring.prefill import Prefill, Site
+from gaincurate.scoring.segment import Segmented
+
+# Heads that do more than multiply; each of these changes the logits by much.
+HEADS = [
+    replace(
+        next(a for a in ARCHITECTURES if a.kind == "gemma2"),
+        options={"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 8, "final_logit_softcapping": 2.0},
+        label="gemma2_capped",
+    ),
+    Architecture("granite", options={"logits_scaling": 5.0}),
+    Architecture("cohere", "input_layernorm", options={"logit_scale": 0.3}),
+    Architecture("llama", options={"tie_word_embeddings": True}, label="llama_tied"),
+    Architecture("mixtral", options={"num_local_experts": 4, "output_router_logits": True}, label="mixtral_routers"),
+]  # fmt: skip
+ALL = [*ARCHITECTURES, *HEADS]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def prompts() -> list[Segmented]:
+    """Three share a prefix of 11 tokens; one has no prefix, one no tail, one is a single token without either."""
+    random = np.random.default_rng(0)
+    common, found = random.integers(3, 500, 11), []
+    for prefix, question, tail in [(0, 7, 3), (11, 1, 3), (4, 23, 0), (11, 12, 3), (1, 40, 3), (0, 1, 0), (11, 9, 5)]:  # fmt: skip
+        tokens = random.integers(3, 500, prefix + question + tail)
+        tokens[:prefix] = common[:prefix]
+        found.append(Segmented(tokens.astype(np.int32), prefix, prefix + question))
+    return found
+
+
+def measured(states: PackedStates, rows: Sequence[Segmented], head: Head) -> list[oracle.Values]:
+    found = likelihoods(states, rows, head, nll=True, entropy=True)
+    assert None not in found
+    return [(one.nll, one.entropy, one.last_entropy or 0.0) for one in found if one is not None]
+
+
+def gap(a: Sequence[oracle.Values], b: Sequence[oracle.Values]) -> float:
+    assert [[value is None for value in row] for row in a] == [[value is None for value in row] for row in b]
+    return max(abs((x or 0) - (y or 0)) for one, two in zip(a, b, strict=True) for x, y in zip(one, two, strict=True))  # fmt: skip
+
+
+def build(kind: Architecture, **options: Any) -> tuple[Any, Head, Prefill]:
+    whole = tiny.model(kind.config())
+    return whole, Head(whole, 64), Prefill(whole.base_model, final=True, **options)
+
+
+@pytest.mark.parametrize("kind", ALL, ids=lambda a: a.name)
+def test_nll_and_entropy_equal_a_plain_float64_forwards(kind: Architecture) -> None:
+    rows, whole = prompts(), tiny.model(kind.config())
+    expected = oracle.plain(whole, rows)
+    head = Head(whole, 64)
+    # The oracle tells prompts apart, and the one without a predicted token has no mean.
+    assert expected[5][:2] == (None, None)
+    assert gap(expected[:1], expected[3:4]) > 1e-2
+    sites: list[tuple[Site, int]] = [("mlp_input", -1), ("mlp_input", 0), ("final_norm", -1)]
+    for site, layer in sites:
+        prefill = Prefill(whole.base_model, site=site, layer=layer, final=True, tails=True)
+        head.try_on(prefill, rows[:2])
+        states = prefill(rows)
+        found = measured(states, rows, head)
+        assert gap(found, expected) < 1e-4
+        alone = [measured(prefill([row]), [row], head)[0] for row in rows]
+        assert gap(found, alone) < 1e-4
+        plain = Prefill(whole.base_model, site=site, layer=layer)
+        for with_tails, without in zip(
+            angle_scores(states, rows).scores, angle_scores(plain(rows), rows).scores, strict=True
+        ):
+            assert with_tails is not None
+            assert without is not None
+            assert with_tails.angle == pytest.approx(without.angle, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ALL, ids=lambda a: a.name)
+def test_packed_ones_do_too_with_prefixes_shared_and_not(kind: Architecture) -> None:
+    rows = prompts()
+    whole, head, prefill = build(kind, tails=True)
+    expected = oracle.plain(whole, rows)
+    packed = PackedPrefill(prefill)
+    try:
+        packed.try_on(rows[:4])
+    except UnsupportedAttention:
+        assert kind.name == "falcon"
+        return
+    for shared in (shared_prefixes(rows), set[bytes]()):
+        found = measured(packed(rows, shared), rows, head)
+        assert gap(found, expected) < 1e-4
+        alone = [measured(packed([row], shared), [row], head)[0] for row in rows]
+        assert gap(found, alone) < 1e-4
+    # In batches, where some have their prefix from a batch before.
+    batched = [Likelihood(None, None, None)] * len(rows)
+    for batch in packed.run(rows, 20):
+        own = [rows[place] for place in batch.places]
+        for place, one in zip(batch.places, likelihoods(batch.states, own, head, nll=True, entropy=True), strict=True):  # fmt: skip
+            assert one is not None
+            batched[place] = one
+    assert gap([(one.nll, one.entropy, one.last_entropy or 0) for one in batched], expected) < 1e-4
+
+
+@pytest.mark.parametrize("kind", ALL, ids=lambda a: a.name)
+def test_an_embedding_before_it_is_stored_is_the_mean_of_float64_states(kind: Architecture) -> None:
+    rows = prompts()
+    whole, _, prefill = build(kind)
+    states = prefill(rows)
+    assert states.final is not None
+    found = means(states.final, states.questions).numpy()
+    experts = any("expert" in name for name, _ in whole.named_modules())
+    exact, seen = whole if experts else copy.deepcopy(whole).double(), list[torch.Tensor]()
+    exact.base_model.get_submodule(kind.final).register_forward_hook(lambda _m, _a, out: seen.append(out))
+    for row, own in zip(rows, found, strict=True):
+        with torch.no_grad():
+            exact(input_ids=torch.from_numpy(row.token_ids).long()[None])
+        expected = seen[-1][0, row.prefix : row.end].mean(0).numpy()
+        assert np.linalg.norm(own - expected) < 1e-4 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize(("nll", "entropy"), [(True, False), (False, True)])
+def test_one_signal_alone_is_the_same_and_the_other_absent(nll: bool, entropy: bool) -> None:
+    rows = prompts()
+    _, head, prefill = build(ARCHITECTURES[0], tails=entropy)
+    whole = likelihoods(
+        Prefill(prefill.model, final=True, tails=True)(rows), rows, head, nll=True, entropy=True
+    )
+    for one, both in zip(
+        likelihoods(prefill(rows), rows, head, nll=nll, entropy=entropy), whole, strict=True
+    ):
+        assert one is not None
+        assert both is not None
+        if nll:
+            assert one.nll == (None if both.nll is None else pytest.approx(both.nll, abs=1e-5))
+            assert (one.entropy, one.last_entropy) == (None, None)
+        else:
+            assert one.entropy == (None if both.entropy is None else pytest.approx(both.entropy, abs=1e-5))
+            assert one.last_entropy == pytest.approx(both.last_entropy, abs=1e-5)
+            assert one.nll is None
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 60))
+def test_values_do_not_depend_on_how_many_positions_the_head_takes_at_a_time(rows_at_once: int) -> None:
+    torch.set_num_threads(1)
+    rows, (model, head, prefill) = prompts(), build(ARCHITECTURES[0], tails=True)
+    packed = PackedPrefill(prefill)
+    packed.try_on(rows[:2])
+    states = packed(rows, shared_prefixes(rows))
+    whole, sizes = measured(states, rows, head), list[int]()
+    head.rows = rows_at_once
+    model.lm_head.register_forward_hook(lambda _m, _a, out: sizes.append(out.shape[1]))
+    assert gap(measured(states, rows, head), whole) < 1e-5
+    predicted = sum(row.end - max(row.prefix, 1) for row in rows)
+    assert sum(sizes) == predicted + len(rows)  # each position that is read, once
+    assert max(sizes) <= rows_at_once
+
+
+def test_what_is_not_finite_is_none_and_its_neighbours_are_as_they_were() -> None:
+    rows = prompts()
+    _, head, prefill = build(ARCHITECTURES[0], tails=True)
+    states = prefill(rows)
+    assert states.final is not None
+    good = measured(states, rows, head)
+    final = states.final.clone()
+    final[int(states.questions[3, 0])] = torch.nan
+    found = likelihoods(replace(states, final=final), rows, head, nll=True, entropy=True)
+    assert [one is None for one in found] == [False, False, False, True, False, False, False]
+    assert [(one.nll, one.entropy, one.last_entropy) for one in found if one] == good[:3] + good[4:]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_sums_over_a_large_vocabulary_are_those_of_float64(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = (torch.randn(5, 151_936, generator=generator) * torch.tensor([[0.0], [1], [4], [12], [1]])).to(
+        dtype
+    )
+    logits[4, 7] = 60  # nearly certain
+    tokens = torch.tensor([3, 0, 150_000, 5, 7])
+    share = torch.log_softmax(logits.double(), -1)
+    loss, entropy = _measured(logits.clone(), tokens, entropy=True)
+    assert torch.allclose(loss, -share.gather(-1, tokens[:, None])[:, 0], rtol=0, atol=1e-5)
+    assert torch.allclose(entropy, -(share.exp() * share).sum(-1), rtol=0, atol=1e-5)
+    assert float(loss.min()) >= 0
+    assert float(entropy.min()) >= 0
+
+
+def test_tokens_that_a_model_can_never_say_have_no_share_in_an_entropy() -> None:
+    logits = torch.tensor([[0.0, 0.0, -torch.inf, -torch.inf]])
+    loss, entropy = _measured(logits.clone(), torch.tensor([0]), entropy=True)
+    assert [float(loss), float(entropy)] == pytest.approx([np.log(2)] * 2)
+    loss, _ = _measured(logits.clone(), torch.tensor([2]), entropy=False)
+    assert float(loss) == np.inf

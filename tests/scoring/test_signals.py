@@ -1,0 +1,263 @@
+"""NLL and entropy in a scored set: through the command line, with workers, resumed, refused, and read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import transformers
+
+import gaincurate
+import likelihoods as oracle
+import tiny
+from architectures import ARCHITECTURES
+from command import run, tree
+from gaincurate.schema import EMBEDDING, LIKELIHOODS
+from gaincurate.scoring.segment import Segmented
+
+ALL = ("--signals", "angle,nll,entropy,embedding")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def score(data: Path, model: Path, out: Path, *more: object) -> Any:
+    return run("score", data, "-m", model, "-o", out, "--shard-rows", "16", *more)
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty rows with every signal; do not write into it."""
+    folder = tmp_path_factory.mktemp("whole")
+    data = tiny.write_jsonl(folder / "rows.jsonl", tiny.questions(40))
+    result = score(data, tiny_model, folder / "set", *ALL)
+    assert result.exit_code == 0, result.stderr
+    return folder / "set"
+
+
+@pytest.mark.parametrize("more", [(), ("--site", "final_norm"), ("--layer", "0", "--batch-tokens", "40")])
+def test_the_stored_values_are_a_plain_forwards_of_the_rendered_prompt(
+    tmp_path: Path, tiny_model: Path, rows_file: Path, more: tuple[str, ...]
+) -> None:
+    assert score(rows_file, tiny_model, tmp_path / "out", *ALL, *more).exit_code == 0
+    scored = gaincurate.open_scores(tmp_path / "out")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(tiny_model)
+    for row in scored.take([3, 17, 30, 39]).to_pylist():
+        message = [{"role": "user", "content": row["question"]}]
+        ids = tokenizer.apply_chat_template(message, add_generation_prompt=True)["input_ids"]
+        end = row["gc_prefix_tokens"] + row["gc_question_tokens"]
+        prompt = Segmented(np.array(ids, np.int32), row["gc_prefix_tokens"], end)
+        assert end < len(ids) == row["gc_prompt_tokens"]
+        assert [row[name] for name in LIKELIHOODS] == pytest.approx(
+            oracle.plain(model, [prompt])[0], abs=1e-4
+        )
+
+
+def test_each_signal_brings_its_columns_and_changes_no_other(
+    tmp_path: Path, tiny_model: Path, rows_file: Path, whole: Path
+) -> None:
+    every = gaincurate.open_scores(whole)
+    assert every.schema.names[-4:] == [*LIKELIHOODS, EMBEDDING]
+    assert [every.schema.field(name).type for name in LIKELIHOODS] == [pa.float32()] * 3
+    for signals, names in [
+        ("angle", []),
+        ("angle,nll", ["gc_nll"]),
+        ("entropy,angle", list(LIKELIHOODS[1:])),
+    ]:
+        assert score(rows_file, tiny_model, tmp_path / signals, "--signals", signals).exit_code == 0
+        found = gaincurate.open_scores(tmp_path / signals)
+        assert [n for n in found.schema.names if n in (*LIKELIHOODS, EMBEDDING)] == names
+        for name in found.schema.names:
+            if pa.types.is_floating(found.schema.field(name).type):
+                np.testing.assert_allclose(found.column(name), every.column(name), rtol=0, atol=1e-5)
+            else:
+                assert found.column(name).equals(every.column(name))
+
+
+def test_the_angle_and_the_embedding_never_load_the_head(
+    tmp_path: Path, tiny_model: Path, rows_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*args: object, **kwargs: object) -> None:
+        raise AssertionError("the head was loaded")
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", never)
+    assert score(rows_file, tiny_model, tmp_path / "out", "--signals", "angle,embedding").exit_code == 0
+    assert "the head was loaded" in score(rows_file, tiny_model, tmp_path / "other", *ALL).stderr
+
+
+def test_bytes_do_not_depend_on_workers_parts_or_interruptions(
+    tmp_path: Path, tiny_model: Path, whole: Path
+) -> None:
+    data, options = whole.parent / "rows.jsonl", (*ALL, "--threads", "1")
+    for name, more in (("one", ()), ("workers", ("--workers", "2"))):
+        assert score(data, tiny_model, tmp_path / name, *options, *more).exit_code == 0
+    good = tree(tmp_path / "one")
+    assert tree(tmp_path / "workers") == good
+    for part in ("2/2", "1/2"):
+        assert score(data, tiny_model, tmp_path / "parts", *options, "--shard", part).exit_code == 0
+    assert tree(tmp_path / "parts") == good
+    (tmp_path / "one/manifest.json").unlink()
+    (tmp_path / "one/shard-00001.arrow").unlink()
+    other = score(data, tiny_model, tmp_path / "one", *options, "--logits-memory", "8")
+    assert other.exit_code == 2
+    assert "logits_memory was 512 and is now 8." in other.stderr
+    assert score(data, tiny_model, tmp_path / "one", *options).exit_code == 0
+    assert tree(tmp_path / "one") == good
+
+
+def test_the_memory_for_logits_is_no_part_of_a_set_that_has_none(tmp_path: Path, tiny_model: Path, rows_file: Path) -> None:  # fmt: skip
+    assert score(rows_file, tiny_model, tmp_path / "out", "--signals", "angle,embedding").exit_code == 0
+    assert "logits_memory" not in gaincurate.open_scores(tmp_path / "out").identity
+    again = score(
+        rows_file, tiny_model, tmp_path / "out", "--signals", "angle,embedding", "--logits-memory", "8"
+    )
+    assert "already complete" in again.stdout
+
+
+def test_what_the_signals_cost_is_told_and_logged_but_no_part_of_the_set(
+    tmp_path: Path, tiny_model: Path, rows_file: Path
+) -> None:
+    result = score(rows_file, tiny_model, tmp_path / "out", *ALL)
+    (line,) = [line for line in result.stdout.splitlines() if "cost of the signals" in line]
+    for name in (
+        "angle",
+        "head (NLL and entropy)",
+        "embedding",
+        "layers and norm behind the scored tensor",
+        "tails",
+    ):
+        assert f" {name} " in line
+    seconds = json.loads((tmp_path / "out/execution.jsonl").read_text())["seconds"]
+    assert min(seconds[name] for name in ("prefill", "tails", "behind_site", "head", "embedding")) >= 0
+    assert "seconds" not in (tmp_path / "out/manifest.json").read_text()
+    found = json.loads(score(rows_file, tiny_model, tmp_path / "other", *ALL, "--json").stdout)
+    assert found["seconds"].keys() >= {"prefill", "tails", "behind_site", "angle", "head", "embedding"}
+    alone = score(rows_file, tiny_model, tmp_path / "alone")
+    assert "cost of the signals" not in alone.stdout
+
+
+def test_a_model_in_padded_batches_and_one_with_a_soft_cap(tmp_path: Path, rows_file: Path) -> None:
+    for name, way in (("falcon", "padded"), ("gemma2", "packed")):
+        kind = next(a for a in ARCHITECTURES if a.name == name)
+        model = tiny.save_model(tmp_path / name, kind.config())
+        result = score(rows_file, model, tmp_path / f"{name}-set", *ALL)
+        assert result.exit_code == 0, result.stderr
+        found = gaincurate.open_scores(tmp_path / f"{name}-set")
+        assert found.manifest["prefill"] == way
+        assert all(found.column(column).null_count == 0 for column in LIKELIHOODS)
+
+
+def test_a_question_that_is_the_sequences_first_token_has_no_nll(tmp_path: Path) -> None:
+    model = tiny.save_model(tmp_path / "model", template=None)
+    data = tiny.write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "a"}, {"prompt": "many apples"}])
+    assert score(data, model, tmp_path / "out", *ALL).exit_code == 0
+    found = gaincurate.open_scores(tmp_path / "out")
+    assert found.column("gc_question_tokens")[0].as_py() == 1
+    assert found.column("gc_nll").is_null().to_pylist() == [True, False]
+    assert found.column("gc_entropy").is_null().to_pylist() == [True, False]
+    assert found.column("gc_last_entropy").null_count == 0
+    assert run("show", tmp_path / "out").exit_code == 0
+
+
+def test_values_that_are_not_finite_follow_on_error(tmp_path: Path, rows_file: Path) -> None:
+    made = tiny.model(transformers.LlamaConfig(**tiny.COMMON))
+    with torch.no_grad():
+        made.lm_head.weight[7] = torch.inf  # every state's logits, but no state
+    made.save_pretrained(tmp_path / "model")
+    tiny.tokenizer().save_pretrained(tmp_path / "model")
+    result = score(rows_file, tmp_path / "model", tmp_path / "out", "--signals", "angle,nll")
+    assert result.exit_code == 2
+    assert (
+        "cannot be scored: its NLL or entropy is not finite. Mend the row, or add --on-error skip"
+        in result.stderr
+    )
+    assert score(rows_file, tmp_path / "model", tmp_path / "angle").exit_code == 0
+    skipped = score(
+        rows_file, tmp_path / "model", tmp_path / "out", "--signals", "angle,nll", "--on-error", "skip"
+    )
+    assert skipped.exit_code == 0
+    reasons = [
+        json.loads(line)["reason"] for line in (tmp_path / "out/rejected.jsonl").read_text().splitlines()
+    ]
+    assert reasons == ["its NLL or entropy is not finite"] * 40
+    assert gaincurate.open_scores(tmp_path / "out").schema.field("gc_nll").type == pa.float32()
+
+
+def test_too_little_memory_is_refused_before_weights_are_read(tmp_path: Path, tiny_model: Path, rows_file: Path) -> None:  # fmt: skip
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in tiny_model.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    config = json.loads((folder / "config.json").read_text()) | {"vocab_size": 128_256}
+    (folder / "config.json").write_text(json.dumps(config))
+    result = score(rows_file, folder, tmp_path / "out", *ALL, "--logits-memory", "1")
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (
+        2,
+        "error: --logits-memory 1: one token's logits over 128,256 entries take 2 MiB; give --logits-memory 2 or more.",
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tail_outside_the_vocabulary_is_refused_only_where_tails_are_read(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    template = "{% for m in messages %}{{ m['content'] }}{% endfor %}<|end|>"
+    tiny.model(transformers.LlamaConfig(**{**tiny.COMMON, "vocab_size": 339})).save_pretrained(folder)
+    tokenizer = tiny.tokenizer(template)
+    assert len(tokenizer) == 339
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|end|>"]})
+    tokenizer.save_pretrained(folder)
+    data = tiny.write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "many apples"}])
+    assert score(data, folder, tmp_path / "nll", "--signals", "angle,nll").exit_code == 0
+    result = score(data, folder, tmp_path / "entropy", "--signals", "angle,entropy")
+    assert result.exit_code == 2
+    assert "token 339 is outside the model's vocabulary of 339" in result.stderr
+
+
+def test_show_tells_how_the_new_columns_are_spread(whole: Path) -> None:
+    shown = run("show", whole)
+    assert shown.exit_code == 0
+    found = json.loads(run("show", whole, "--json").stdout)
+    nll = np.sort(gaincurate.open_scores(whole).column("gc_nll").to_numpy())
+    assert [found["distribution"]["gc_nll"][i] for i in (0, -1)] == pytest.approx([nll[0], nll[-1]])
+    for name in LIKELIHOODS:
+        assert f"  {name} " in shown.stdout
+        assert name in found["top"][0]
+
+
+def test_a_run_goes_by_nll_and_hands_the_columns_on(tmp_path: Path, whole: Path) -> None:
+    started = run(
+        "schedule", "start", whole, "--run", tmp_path / "run", "--strategy", "gain-rl", "--by", "gc_nll", "--budget", "4",
+        "--rounds", "1", "--with-scores",
+    )  # fmt: skip
+    assert started.exit_code == 0, started.stderr
+    (path,) = (tmp_path / "run").glob("rounds/*/data.parquet")
+    drawn = pq.read_table(path)
+    nll = gaincurate.open_scores(whole).column("gc_nll").to_numpy()
+    assert set(LIKELIHOODS) <= set(drawn.column_names)
+    assert set(drawn.column("gc_nll").to_pylist()) <= set(nll.tolist())
+    result = run("export", whole, "--trainer", "trl", "--with-scores", "--out", tmp_path / "rows.parquet")
+    assert result.exit_code == 0, result.stderr
+    assert pq.read_table(tmp_path / "rows.parquet").schema.field("gc_entropy").type == pa.float32()
+
+
+def test_features_of_a_source_name_the_columns_with_their_types(tmp_path: Path, tiny_model: Path) -> None:
+    datasets.Dataset.from_list(tiny.questions(5)).save_to_disk(tmp_path / "source")
+    assert score(tmp_path / "source", tiny_model, tmp_path / "out", *ALL).exit_code == 0
+    schema = pa.ipc.open_file(str(tmp_path / "out/shard-00000.arrow")).schema
+    features = datasets.Features.from_arrow_schema(schema)
+    assert features.arrow_schema.field("gc_last_entropy").type == pa.float32()
+    assert features.arrow_schema.field(EMBEDDING).type == schema.field(EMBEDDING).type
