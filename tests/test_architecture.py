@@ -25,6 +25,7 @@ LAYERS = [
     "gaincurate.cli.export",
     "gaincurate.cli.score",
     "gaincurate.cli.show",
+    "gaincurate.cli.derive",
     "gaincurate.cli.difficulty_fit",
     "gaincurate.cli.doctor",
     "gaincurate.cli.progress",
@@ -87,6 +88,8 @@ LAYERS = [
     "gaincurate.trainers.views",
     "gaincurate.trainers.views_parts",
     "gaincurate.trainers.names",
+    "gaincurate.derive.column",
+    "gaincurate.derive.length_free",
     "gaincurate.difficulty.predict",
     "gaincurate.difficulty.methods",
     "gaincurate.difficulty.fitting",
@@ -186,6 +189,7 @@ PACKAGES = {
     "gaincurate.trainers",
     "gaincurate.trainers.doctor",
     "gaincurate.difficulty",
+    "gaincurate.derive",
 }
 SOURCES = sorted([*(ROOT / "gaincurate").rglob("*.py"), *(ROOT / "kernels/gaincurate_kernels").rglob("*.py")])
 

@@ -8,6 +8,7 @@ import typer
 
 import gaincurate
 from gaincurate.cli import bench, difficulty, schedule
+from gaincurate.cli.derive import derive
 from gaincurate.cli.doctor import doctor
 from gaincurate.cli.export import export
 from gaincurate.cli.score import score
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 app.command()(score)
 app.command()(show)
+app.command()(derive)
 app.add_typer(schedule.app, name="schedule")
 app.command()(export)
 app.add_typer(difficulty.app, name="difficulty")
