@@ -11,6 +11,7 @@ from gaincurate.cli import bench, difficulty, schedule
 from gaincurate.cli.derive import derive
 from gaincurate.cli.doctor import doctor
 from gaincurate.cli.export import export
+from gaincurate.cli.hygiene import hygiene
 from gaincurate.cli.score import score
 from gaincurate.cli.show import show
 
@@ -24,6 +25,7 @@ app = typer.Typer(
 app.command()(score)
 app.command()(show)
 app.command()(derive)
+app.command()(hygiene)
 app.add_typer(schedule.app, name="schedule")
 app.command()(export)
 app.add_typer(difficulty.app, name="difficulty")
