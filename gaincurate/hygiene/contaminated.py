@@ -7,6 +7,7 @@ evaluation sets and not with the rows. Knows nothing of scores.
 from __future__ import annotations
 
 from collections import defaultdict
+from difflib import SequenceMatcher
 
 from gaincurate.hygiene.evaluation import EvalIndex, name_of
 from gaincurate.hygiene.findings import Found, Hit
@@ -63,19 +64,13 @@ def _match(
     best = min(shares, key=lambda number: (-shares[number], number))
     if shares[best] < overlap:
         return None
-    own = [start for start in starts if index.gram(row, start) in grams[best]]
-    return best, shares[best], _longest(row, own, index.ngram)
+    return best, shares[best], _longest(row, index.items[best].text.split(" "))
 
 
-def _longest(row: list[str], starts: list[int], ngram: int) -> str:
-    """The longest run of words covered by n-grams that begin one word after the other."""
-    best, begin = (0, 0), starts[0]
-    for here, after in zip(starts, [*starts[1:], -1], strict=True):
-        if after != here + 1:
-            best = max(best, (here - begin + ngram, -begin))
-            begin = after
-    length, start = best[0], -best[1]
-    return " ".join(row[start : start + length])
+def _longest(row: list[str], question: list[str]) -> str:
+    """The longest run of words that both have."""
+    match = SequenceMatcher(None, row, question, autojunk=False).find_longest_match()
+    return " ".join(row[match.a : match.a + match.size])
 
 
 def _hit(place: int, index: EvalIndex, number: int, share: float, text: str) -> Hit:

@@ -19,6 +19,7 @@ from gaincurate.scoring.read import open_source
 
 COMMON = 3
 """An n-gram of so many different questions is a phrase and not a question."""
+_TEMPLATE = 20  # rows that end alike, or half of a small file, have an instruction there
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +50,18 @@ class EvalIndex:
             raise InputError(f"--ngram {ngram}: at least two words.")
         self.ngram = ngram
         read: dict[tuple[str, ...], tuple[str, int]] = {}
-        for file, row, question in _questions(files, column):
-            read.setdefault(tuple(question), (file, row))
+        wholes: dict[str, tuple[str, ...]] = {}
+        for file, row, question, bare in _questions(files, column):
+            read.setdefault(bare, (file, row))
+            wholes.setdefault(" ".join(question), bare)
         common = _common(read, ngram)
         self.items = [
             Item(file, row, " ".join(question), frozenset(_grams(question, ngram)) - common)
             for question, (file, row) in read.items()
         ]
-        self.whole = {item.text: number for number, item in enumerate(self.items)}
+        numbers = {bare: number for number, bare in enumerate(read)}
+        self.whole = {text: numbers[bare] for text, bare in wholes.items()}
+        self.whole |= {item.text: number for number, item in enumerate(self.items)}
         by_gram: dict[str, list[int]] = defaultdict(list)
         for number, item in enumerate(self.items):
             for gram in item.grams:
@@ -98,14 +103,16 @@ def _common(questions: dict[tuple[str, ...], tuple[str, int]], ngram: int) -> se
     return {gram for gram, count in counts.items() if count >= COMMON}
 
 
-def _questions(files: Sequence[str], column: str | None) -> Iterator[tuple[str, int, list[str]]]:
-    """File, row from 0 and words of each question, without the file's own template."""
+def _questions(
+    files: Sequence[str], column: str | None
+) -> Iterator[tuple[str, int, list[str], tuple[str, ...]]]:
+    """File, row from 0, words of each question, and those without the file's template."""
     for file in files:
         found = [words(text) for text in _texts(file, column)]
-        template = Template(found, COMMON)
+        template = Template(found, max(COMMON, min(_TEMPLATE, len(found) / 2)))
         for row, question in enumerate(found):
             if question:
-                yield file, row, template.strip(question)
+                yield file, row, question, tuple(template.strip(question))
 
 
 def _texts(file: str, column: str | None) -> Iterator[str]:
