@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -103,6 +105,15 @@ def test_ranks_are_spread_evenly_within_each_bin() -> None:
         assert np.allclose(np.sort(found[bin_of == k]), (np.arange(size) + 0.5) / size)
     assert abs(spearman(found, length) or 0) < 0.1
     assert (spearman(found, own) or 0) > 0.9
+
+
+def test_without_its_library_the_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.interpolate", None)
+    with pytest.raises(InputError) as caught:
+        residual(np.array([1.0, 2.0]), np.array([3.0, 2.0]))
+    assert str(caught.value) == (
+        "a residual needs scipy: `pip install 'gaincurate[derive]'`. rank-in-bin does not."
+    )
 
 
 def test_what_cannot_be_asked() -> None:

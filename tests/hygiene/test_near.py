@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
 
@@ -174,6 +175,15 @@ def test_jaccard_of_short_texts() -> None:
     assert jaccard(shingles(["a"]), shingles(["a"])) == 1
     assert jaccard(shingles(["a", "b"]), shingles(["a", "c"])) == 0
     assert jaccard(shingles(list("abcd")), shingles(list("abce"))) == 1 / 3
+
+
+def test_without_its_library_the_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rensa", None)
+    with pytest.raises(InputError) as caught:
+        Sketches(0.8)
+    assert str(caught.value) == (
+        "near duplicates need rensa: `pip install 'gaincurate[hygiene]'`, or leave them out."
+    )
 
 
 def test_a_threshold_that_cannot_be() -> None:
