@@ -96,6 +96,7 @@ LAYERS = [
     "gaincurate.hygiene.evaluation",
     "gaincurate.hygiene.near",
     "gaincurate.hygiene.sketch",
+    "gaincurate.hygiene.gold",
     "gaincurate.hygiene.duplicates",
     "gaincurate.hygiene.rows",
     "gaincurate.hygiene.text",

@@ -68,8 +68,8 @@ def export(
         str | None,
         typer.Option(
             metavar="LIST",
-            help="Leave out what `gaincurate hygiene` finds: of overlong,broken-gold,contaminated,duplicates,"
-            "near-duplicates.",
+            help="Leave out what `gaincurate hygiene` finds: of overlong,broken-gold,conflicting-gold,"
+            "contaminated,duplicates,near-duplicates.",
         ),
     ] = None,
     dropped: Annotated[

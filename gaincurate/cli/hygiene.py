@@ -35,8 +35,8 @@ def hygiene(
         str | None,
         typer.Option(
             metavar="LIST",
-            help="Of overlong,broken-gold,contaminated,duplicates,near-duplicates. Default: all that the "
-            "options below allow.",
+            help="Of overlong,broken-gold,conflicting-gold,contaminated,duplicates,near-duplicates. Default: "
+            "all that the options below allow.",
         ),
     ] = None,
     near: Near = 0.8,

@@ -22,7 +22,8 @@ MaxTokens = Annotated[
     int | None, typer.Option("--max-prompt-tokens", metavar="N", min=1, help="Overlong: the trainer's limit.")
 ]
 Verifier = Annotated[
-    str | None, typer.Option(help="Broken gold: math, reasoning-gym, exact or module:function.")
+    str | None,
+    typer.Option(help="Broken and conflicting gold: math, reasoning-gym, exact or module:function."),
 ]
 GoldAs = Annotated[
     str | None,

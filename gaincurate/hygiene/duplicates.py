@@ -30,8 +30,8 @@ def duplicates(scored: ScoredSet, alive: Mask, answer: str | None) -> Found:
         alive: `[rows]`, which rows to look at.
         answer: the column with the gold answers, where there is one.
     """
-    places, records = _records(scored, alive, answer)
-    first = _first_of_each(records)
+    places, records = records_of(scored, alive, answer)
+    first = first_of_each(records)
     again = np.flatnonzero(first != np.arange(len(first)))
     same = records["exact"][again] == records["exact"][first[again]]
     conflict = records["answer"][again] != records["answer"][first[again]]
@@ -46,9 +46,10 @@ def duplicates(scored: ScoredSet, alive: Mask, answer: str | None) -> Found:
     return Found("duplicates", hits, _note(first, again, same, conflict, answer))
 
 
-def _records(
+def records_of(
     scored: ScoredSet, alive: Mask, answer: str | None
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.void]]:
+    """Places, and for each a hash of what it asks, of its exact messages and of its answer."""
     places = np.flatnonzero(alive)
     records = np.zeros(len(places), _RECORD)
     row = 0
@@ -71,7 +72,7 @@ def _digest(value: object, size: int) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=size).digest()
 
 
-def _first_of_each(records: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:
+def first_of_each(records: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:
     """`[rows]`: the first row with an equal key."""
     order = np.lexsort((records["low"], records["high"]))  # stable: file order among equals
     keys = records[order]

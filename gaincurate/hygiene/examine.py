@@ -10,18 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from gaincurate.difficulty.gold import check_gold
-from gaincurate.difficulty.prompts import answer_column, parts
-from gaincurate.difficulty.verify import VerifierPool
-from gaincurate.difficulty.watch import Watch
+from gaincurate.difficulty.prompts import answer_column
 from gaincurate.errors import InputError
 from gaincurate.hygiene.contaminated import contaminated
 from gaincurate.hygiene.duplicates import duplicates
 from gaincurate.hygiene.evaluation import EvalIndex
 from gaincurate.hygiene.findings import CHECKS, Finding, Found, Hit, Json
+from gaincurate.hygiene.gold import broken_gold, conflicting_gold
 from gaincurate.hygiene.near import near_duplicates
 from gaincurate.hygiene.options import HygieneOptions
 from gaincurate.hygiene.rows import Mask, ids, read
@@ -31,7 +27,6 @@ from gaincurate.scored_set import ScoredSet
 
 Tell = Callable[[str], None]
 _TEXT = 300  # characters of a prompt in an example
-_GOLD_ROWS = 1024  # in memory at once while answers are verified
 
 
 def examine(
@@ -137,7 +132,7 @@ def leave_out(scored: ScoredSet, options: HygieneOptions, *, tell: Tell | None =
 def lines(scored: ScoredSet, found: Sequence[Found]) -> Iterator[Json]:
     """{"gc_id", "row", "check", "reason", ...} for each hit, by row; more keys are the check's own facts.
 
-    `with` is the id of the row that stays in its stead, where there is one.
+    `with` is the id of the row that it collides with, where there is one.
     """
     hits = sorted(
         ((hit.place, CHECKS.index(one.check), one.check, hit) for one in found for hit in one.hits),
@@ -167,17 +162,18 @@ def _overlong(scored: ScoredSet, alive: Mask, options: HygieneOptions) -> Found:
 
 
 def _broken_gold(scored: ScoredSet, alive: Mask, options: HygieneOptions) -> Found:
-    config = options.verifier
-    assert config is not None
+    assert options.verifier is not None
+    return broken_gold(scored, alive, _answer(scored, options), options.verifier)
+
+
+def _conflicting_gold(scored: ScoredSet, alive: Mask, options: HygieneOptions) -> Found:
+    return conflicting_gold(scored, alive, _answer(scored, options), options.verifier)
+
+
+def _answer(scored: ScoredSet, options: HygieneOptions) -> str:
     answer = answer_column(scored, options.answer_column, needed=True)
     assert answer is not None
-    with VerifierPool(config) as pool:
-        pieces = parts(np.flatnonzero(alive), _GOLD_ROWS)
-        broken = check_gold(scored, pieces, answer, config, pool, Watch())
-    places = pc.index_in(pa.array(list(broken), pa.string()), value_set=scored.column(ID).combine_chunks())
-    hits = [Hit(place, reason) for place, reason in zip(places.to_pylist(), broken.values(), strict=True)]
-    hits.sort(key=lambda hit: hit.place)
-    return Found("broken-gold", hits, f"verifier {config.verifier}, answers from {answer!r}")
+    return answer
 
 
 def _contaminated(scored: ScoredSet, alive: Mask, options: HygieneOptions) -> Found:
@@ -197,6 +193,7 @@ def _near(scored: ScoredSet, alive: Mask, options: HygieneOptions) -> Found:
 _CHECKS: dict[str, Callable[[ScoredSet, Mask, HygieneOptions], Any]] = {
     "overlong": _overlong,
     "broken-gold": _broken_gold,
+    "conflicting-gold": _conflicting_gold,
     "contaminated": _contaminated,
     "duplicates": _duplicates,
     "near-duplicates": _near,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Json = dict[str, Any]
-CHECKS = ("overlong", "broken-gold", "contaminated", "duplicates", "near-duplicates")
+CHECKS = ("overlong", "broken-gold", "conflicting-gold", "contaminated", "duplicates", "near-duplicates")
 """All checks, in the order in which they take rows out: what is wrong with a row alone comes first."""
 
 
@@ -14,7 +14,7 @@ CHECKS = ("overlong", "broken-gold", "contaminated", "duplicates", "near-duplica
 class Hit:
     """One row that a check found.
 
-    `place` is the row's in the set and `other` that of the row which stays in its stead, where there is one.
+    `place` is the row's in the set and `other` that of the row which it collides with, where there is one.
     `reason` says why in words, `facts` the same for programs.
     """
 

@@ -15,6 +15,9 @@ _NEEDS = {
     "broken-gold": ("verifier", "--verifier", "NAME"),
     "contaminated": ("evals", "--eval", "FILE"),
 }
+_ALSO = {
+    "--verifier": "conflicting-gold"
+}  # which goes without, too: then answers are compared as they are written
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,8 @@ class HygieneOptions:
             given, wanted = bool(getattr(self, name)), check in (self.checks or ())
             if wanted and not given:
                 raise InputError(f"{check} needs {option} {value}.")
-            if given and not wanted and self.checks is not None:
+            used = wanted or self.checks is None or _ALSO.get(option) in self.checks
+            if given and not used:
                 raise InputError(f"{option} is for the check {check}: name that too, or leave {option} out.")
         if not 0 <= self.overlap <= 1:
             raise InputError(f"--overlap {self.overlap:g}: a part from 0 to 1 is expected.")
@@ -57,4 +61,5 @@ class HygieneOptions:
         """The checks to make, in their order."""
         if self.checks is not None:
             return [check for check in CHECKS if check in self.checks]
-        return [check for check in CHECKS if check not in _NEEDS or getattr(self, _NEEDS[check][0])]
+        needs = {**_NEEDS, "conflicting-gold": _NEEDS["broken-gold"]}  # else notation alone would count
+        return [check for check in CHECKS if check not in needs or getattr(self, needs[check][0])]

@@ -13,7 +13,7 @@ from command import run as gaincurate
 from command import tree
 
 LONG = "a farmer has seventeen sheep and all but nine of them run away how many are left to him now"
-ALL = "overlong,broken-gold,contaminated,duplicates,near-duplicates"
+ALL = "overlong,broken-gold,conflicting-gold,contaminated,duplicates,near-duplicates"
 
 
 def some_set(folder: Path) -> tuple[Path, list[str | Path | int]]:
@@ -43,8 +43,11 @@ def test_the_command_lists_what_it_finds_and_changes_nothing(tmp_path: Path) -> 
     assert result.exit_code == 0, result.output
     told = result.stdout.splitlines()
     assert told[0] == f"{scored}: 7 rows"
-    assert [line.split() for line in told[2:7]] == [[check, "1", "14.29%"] for check in ALL.split(",")]
-    assert f"export DIR --drop {ALL}" in told[-1]
+    assert [line.split() for line in told[2:8]] == [
+        [check, *(["0", "0.00%"] if check == "conflicting-gold" else ["1", "14.29%"])]
+        for check in ALL.split(",")
+    ]
+    assert f"export DIR --drop {ALL.replace('conflicting-gold,', '')}" in told[-1]
     lines = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
     assert [line["gc_id"] for line in lines] == ["again", "near", "long", "leaked", "broken"]
     assert tree(scored) == before
@@ -60,7 +63,7 @@ def test_json_has_the_findings_as_plain_values(tmp_path: Path) -> None:
     scored, options = some_set(tmp_path)
     told = json.loads(gaincurate("hygiene", scored, *options, "--json", "--examples", 1).stdout)
     assert told["rows"] == 7
-    assert [set(one) for one in told["findings"]] == [{"check", "rows", "share", "examples", "note"}] * 5
+    assert [set(one) for one in told["findings"]] == [{"check", "rows", "share", "examples", "note"}] * 6
     assert {key for one in told["findings"] for row in one["examples"] for key in row} == {
         "gc_id",
         "text",
@@ -80,12 +83,12 @@ def test_an_export_leaves_out_what_is_named_and_lists_it(tmp_path: Path) -> None
         ["fine", "again", "near", "long", "leaked", "broken", "other"]
     )
     assert (
-        f"{tmp_path}/train.dropped.jsonl: 5 rows dropped (overlong 1, broken-gold 1, contaminated 1, duplicates 1, "
+        f"{tmp_path}/train.dropped.jsonl: 5 rows dropped (overlong 1, broken-gold 1, conflicting-gold 0, contaminated 1, duplicates 1, "
         "near-duplicates 1)"
     ) in result.stderr
     told = json.loads(result.stdout)
     assert told["rows"] == 2
-    assert told["dropped"] == dict.fromkeys(ALL.split(","), 1)
+    assert told["dropped"] == dict.fromkeys(ALL.split(","), 1) | {"conflicting-gold": 0}
     assert told["made"]["drop"]["max_prompt_tokens"] == 40
     plain = tmp_path / "plain.parquet"
     assert gaincurate("export", scored, "--trainer", "trl", "--out", plain).exit_code == 0

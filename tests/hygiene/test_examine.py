@@ -29,9 +29,11 @@ def one_of_each(folder: Path) -> tuple[ScoredSet, HygieneOptions]:
         sets.scored_row("long", "so many tokens", tokens=50),
         sets.scored_row("leaked", "What is 2+2?"),
         sets.scored_row("broken", "which one?"),
+        sets.scored_row("one", "how tall?"),
+        sets.scored_row("two", "How tall?"),
     ]
     for row in rows:
-        row["answer"] = None if row["gc_id"] == "broken" else "4"
+        row["answer"] = {"broken": None, "two": "5"}.get(row["gc_id"], "4")
     (folder / "eval.jsonl").write_text(json.dumps({"question": "what is 2 + 2"}) + "\n")
     scored = ScoredSet(sets.make_set(folder / "set", [rows[:4], rows[4:]], answer="answer"))
     options = HygieneOptions(max_prompt_tokens=40, verifier=EXACT, evals=(str(folder / "eval.jsonl"),))
@@ -43,10 +45,24 @@ def test_every_check_finds_its_row_and_says_why(tmp_path: Path) -> None:
     asked: list[str] = []
     told = examine(scored, options, tell=asked.append)
     assert [one.check for one in told] == asked == list(CHECKS)
-    assert [(one.rows, one.share) for one in told] == [(1, 1 / 6)] * 5
+    assert [(one.rows, one.share) for one in told] == [
+        *[(1, 1 / 8)] * 2, (2, 2 / 8), (1, 1 / 8), (2, 2 / 8), (1, 1 / 8)
+    ]  # fmt: skip
     assert [asdict(one)["examples"] for one in told] == [
         [{"gc_id": "long", "text": "so many tokens", "with": "52 prompt tokens, more than 40"}],
         [{"gc_id": "broken", "text": "which one?", "with": "the gold answer is null"}],
+        [
+            {
+                "gc_id": "one",
+                "text": "how tall?",
+                "with": "two (the same question, answers '4' and '5'): How tall?",
+            },
+            {
+                "gc_id": "two",
+                "text": "How tall?",
+                "with": "one (the same question, answers '5' and '4'): how tall?",
+            },
+        ],
         [
             {
                 "gc_id": "leaked",
@@ -59,7 +75,12 @@ def test_every_check_finds_its_row_and_says_why(tmp_path: Path) -> None:
                 "gc_id": "again",
                 "text": LONG.upper(),
                 "with": f"fine (the same messages but for white space, case or Unicode form): {LONG}",
-            }
+            },
+            {
+                "gc_id": "two",
+                "text": "How tall?",
+                "with": "one (the same messages but for white space, case or Unicode form, another answer): how tall?",
+            },
         ],
         [
             {
@@ -83,10 +104,10 @@ def test_only_what_was_asked_for_and_what_it_needs(tmp_path: Path) -> None:
 def test_dropping_leaves_one_of_each_kind_and_each_row_once(tmp_path: Path) -> None:
     scored, options = one_of_each(tmp_path)
     left_out = leave_out(scored, options)
-    assert left_out.kept.tolist() == [True, False, False, False, False, False]
-    assert left_out.counts == dict.fromkeys(CHECKS, 1)
+    assert left_out.kept.tolist() == [True, *[False] * 7]
+    assert left_out.counts == dict.fromkeys(CHECKS, 1) | {"conflicting-gold": 2}
     listed = list(left_out.lines(scored))
-    assert [line["gc_id"] for line in listed] == ["again", "near", "long", "leaked", "broken"]
+    assert [line["gc_id"] for line in listed] == ["again", "near", "long", "leaked", "broken", "one", "two"]
     assert listed[0] == {
         "gc_id": "again", "row": 1, "check": "duplicates", "with": "fine", "exact": False, "same_answer": True,
         "reason": "the same messages but for white space, case or Unicode form",
@@ -94,7 +115,7 @@ def test_dropping_leaves_one_of_each_kind_and_each_row_once(tmp_path: Path) -> N
     assert (listed[1]["with"], listed[1]["jaccard"]) == ("fine", 0.9474)
     assert listed[3]["eval_row"] == 0
     path = tmp_path / "new/found.jsonl"
-    assert write_lines(path, listed) == 5
+    assert write_lines(path, listed) == 7
     assert [json.loads(line) for line in path.read_text().splitlines()] == listed
 
 
