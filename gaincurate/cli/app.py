@@ -8,8 +8,10 @@ import typer
 
 import gaincurate
 from gaincurate.cli import bench, difficulty, schedule
+from gaincurate.cli.derive import derive
 from gaincurate.cli.doctor import doctor
 from gaincurate.cli.export import export
+from gaincurate.cli.hygiene import hygiene
 from gaincurate.cli.score import score
 from gaincurate.cli.show import show
 
@@ -22,6 +24,8 @@ app = typer.Typer(
 )
 app.command()(score)
 app.command()(show)
+app.command()(derive)
+app.command()(hygiene)
 app.add_typer(schedule.app, name="schedule")
 app.command()(export)
 app.add_typer(difficulty.app, name="difficulty")

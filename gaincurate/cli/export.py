@@ -10,6 +10,19 @@ from typing import Annotated
 import typer
 
 from gaincurate.cli import output
+from gaincurate.cli.hygiene_options import (
+    AnyNumbers,
+    EvalColumn,
+    Evals,
+    GoldAs,
+    MaxTokens,
+    Near,
+    Ngram,
+    Overlap,
+    Verifier,
+    hygiene_options,
+)
+from gaincurate.errors import InputError
 
 
 def export(
@@ -51,6 +64,26 @@ def export(
         ),
     ] = None,
     env_class: Annotated[str | None, typer.Option(help="skyrl: the environment of every row.")] = None,
+    drop: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Leave out what `gaincurate hygiene` finds: of overlong,broken-gold,conflicting-gold,"
+            "contaminated,duplicates,near-duplicates.",
+        ),
+    ] = None,
+    dropped: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Lists them. Default: F with .dropped.jsonl.")
+    ] = None,
+    near: Near = 0.8,
+    any_numbers: AnyNumbers = False,
+    max_prompt_tokens: MaxTokens = None,
+    verifier: Verifier = None,
+    gold_as: GoldAs = None,
+    evals: Evals = None,
+    eval_column: EvalColumn = None,
+    ngram: Ngram = 13,
+    overlap: Overlap = 0.0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -60,22 +93,50 @@ def export(
     """
     again = f"Run the same command again: {shlex.join(['gaincurate', *sys.argv[1:]])}"
     with output.reporting(again):
-        from gaincurate.trainers.export import Pick
+        from gaincurate.trainers.export import Drop, Pick
         from gaincurate.trainers.export import export as write
         from gaincurate.trainers.views_parts import ViewOptions
 
         options = ViewOptions(bare, with_scores, answer_column, id_in_answer, data_source, env_class)
         pick = Pick(by, ascending, round_, limit)
-        found = write(source, trainer, out, options, pick, overwrite=overwrite)
+        asked = hygiene_options(
+            drop or "",
+            near=near,
+            any_numbers=any_numbers,
+            max_prompt_tokens=max_prompt_tokens,
+            verifier=verifier,
+            gold_as=gold_as,
+            answer_column=answer_column,
+            evals=evals,
+            eval_column=eval_column,
+            ngram=ngram,
+            overlap=overlap,
+        )
+        _check_drop(drop, dropped, asked.chosen())
+        left_out = None if drop is None else Drop(asked, dropped)
+        found = write(source, trainer, out, options, pick, drop=left_out, overwrite=overwrite)
         for line in [*found.notes, *found.launch.hints]:
             output.note(line)
         of = f", round {found.facts['round']} of {source}" if found.facts.get("round") is not None else ""
         output.note(f"{out}: {found.rows:,} rows for {trainer} {found.view.facts.read}{of}")
+        if found.dropped_file is not None:
+            each = ", ".join(f"{check} {count:,}" for check, count in found.dropped.items())
+            output.note(f"{found.dropped_file}: {sum(found.dropped.values()):,} rows dropped ({each})")
         if as_json:
             launch = found.launch
             told = {"file": str(out), "rows": found.rows, "columns": found.view.schema.names}
             told |= {"form": launch.form, "settings": launch.settings, "hints": launch.hints}
+            if found.dropped_file is not None:
+                told |= {"dropped": found.dropped, "dropped_file": str(found.dropped_file)}
             output.as_json({**told, "notes": found.notes, "made": found.facts})
         else:
             for line in found.launch.text.split("\n"):
                 output.text(line)
+
+
+def _check_drop(drop: str | None, dropped: Path | None, checks: list[str]) -> None:
+    """An option that would do nothing is refused."""
+    if drop is not None and not checks:
+        raise InputError("--drop names no check; name one, such as duplicates.")
+    if drop is None and dropped is not None:
+        raise InputError(f"--dropped {dropped} goes with --drop LIST.")

@@ -10,7 +10,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +20,9 @@ import pyarrow.parquet as pq
 
 from gaincurate.errors import InputError, OutputError, storage_error
 from gaincurate.files import write_atomic, write_stream
+from gaincurate.hygiene.examine import LeftOut, leave_out
+from gaincurate.hygiene.lines import write_lines
+from gaincurate.hygiene.options import HygieneOptions
 from gaincurate.schedule.noise import Ints
 from gaincurate.schedule.order import Order, build
 from gaincurate.schedule.run import RUN, Run
@@ -47,18 +50,38 @@ class Pick:
 
 
 @dataclass(frozen=True, slots=True)
+class Drop:
+    """Which rows to leave out, and the file that lists them (None: beside the trainer's file)."""
+
+    options: HygieneOptions
+    file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written: the view, how many rows, what the file says of itself, and how to start on it."""
+    """What was written: the view, how many rows, what the file says of itself, and how to start on it.
+
+    `dropped` counts the rows that each check left out, and `dropped_file` lists them.
+    """
 
     view: View
     rows: int
     facts: dict[str, Any]
     launch: Launch
     notes: list[str]
+    dropped: dict[str, int] = field(default_factory=dict)
+    dropped_file: Path | None = None
 
 
 def export(
-    source: Path, trainer: str, out: Path, options: ViewOptions, pick: Pick, *, overwrite: bool = False
+    source: Path,
+    trainer: str,
+    out: Path,
+    options: ViewOptions,
+    pick: Pick,
+    *,
+    drop: Drop | None = None,
+    overwrite: bool = False,
 ) -> Exported:
     """Write the view of a scored set, or of a run's round, that a trainer reads.
 
@@ -68,6 +91,7 @@ def export(
         out: the file to write; its suffix says which format.
         options: what goes into the columns.
         pick: which rows.
+        drop: rows of a scored set to leave out, before `limit` counts.
         overwrite: replace what is there.
 
     Raises:
@@ -76,8 +100,16 @@ def export(
         OutputError: the source is no finished set and no run, or the file is there already.
         StorageError: the file system refused.
     """
-    _check_file(trainer, out, overwrite)
+    listed = None if drop is None else drop.file or _beside(trainer, out)
+    _check_file(trainer, out, listed, overwrite)
+    if drop is not None and (source / RUN).exists():
+        raise InputError(f"--drop is for a scored set; {source} is a run, whose plan says which rows.")
     with _opened(source, pick) as (scored, rows, facts):
+        left_out = None
+        if drop is not None:
+            left_out = leave_out(scored, drop.options)
+            rows = _without(rows, left_out)
+            facts = {**facts, "drop": asdict(drop.options), "dropped": left_out.counts}
         bare = options.bare or bool(facts.get("bare"))
         options = ViewOptions(**{**asdict(options), "bare": bare})
         identity = scored.identity
@@ -99,6 +131,8 @@ def export(
                 shown = view.table(table, count)
                 count += shown.num_rows
                 write(shown)
+            if left_out is not None and listed is not None:
+                write_lines(listed, left_out.lines(scored))
         if view.parts.system is not None and trainer == "nemo-rl":
             write_atomic(system_file(out), view.parts.system.encode())
     if view.open_ended:
@@ -106,10 +140,22 @@ def export(
             f"warning: {view.open_ended:,} prompts end with words of the assistant; scoring went on from "
             f"there, and {trainer} renders them as a finished turn"
         )
-    return Exported(view, count, facts, launch(out, view), notes)
+    counts = {} if left_out is None else left_out.counts
+    return Exported(view, count, facts, launch(out, view), notes, counts, listed)
 
 
-def _check_file(trainer: str, out: Path, overwrite: bool) -> None:
+def _beside(trainer: str, out: Path) -> Path:
+    """Where the dropped rows are listed: not in a folder whose every file is read."""
+    beside = out.parent if trainer == "trinity" else out
+    return beside.with_name(f"{beside.stem if beside == out else beside.name}.dropped.jsonl")
+
+
+def _without(rows: Ints | None, left_out: LeftOut) -> Ints:
+    kept: Ints = np.flatnonzero(left_out.kept) if rows is None else rows[left_out.kept[rows]]
+    return kept
+
+
+def _check_file(trainer: str, out: Path, listed: Path | None, overwrite: bool) -> None:
     suffixes = find_trainer(trainer).suffixes
     if out.suffix not in suffixes:
         raise InputError(
@@ -120,7 +166,9 @@ def _check_file(trainer: str, out: Path, overwrite: bool) -> None:
         raise InputError(f"--out {out}: OpenRLHF cuts names at ',' and '@'; give one without.")
     if out.is_dir():
         raise OutputError(f"--out {out} is a folder; give the name of a file.", path=str(out))
-    others = [out] + ([system_file(out)] if trainer == "nemo-rl" else [])
+    others = [out] + ([system_file(out)] if trainer == "nemo-rl" else []) + ([listed] if listed else [])
+    if listed == out:
+        raise InputError(f"--dropped {listed} is the file that the trainer reads; give another.")
     for path in others:
         if path.exists() and not overwrite:
             raise OutputError(

@@ -1,0 +1,56 @@
+"""`gaincurate derive`: variants of a score that length does not explain, as columns to order by."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from gaincurate.cli import output
+
+
+def derive(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A finished scored set.")],
+    signal: Annotated[str, typer.Option(metavar="COLUMN", help="The number column to free of length.")],
+    length_free: Annotated[
+        Literal["residual", "rank-in-bin"],
+        typer.Option(
+            help="residual: less its usual value at that length, a spline on log length (needs scipy). "
+            "rank-in-bin: its rank among rows of about the same length."
+        ),
+    ],
+    length: Annotated[
+        str, typer.Option(metavar="COLUMN", help="The column with lengths.")
+    ] = "gc_question_tokens",
+    bins: Annotated[
+        int, typer.Option(min=1, help="For rank-in-bin: length bins of about equally many rows.")
+    ] = 20,
+    name: Annotated[
+        str | None, typer.Option(help="Of the new column. Default: COLUMN_residual or COLUMN_rank_in_bin.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a column of that name that was made otherwise.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Write a length-free variant of a score beside the set, for `--by`.
+
+    Example: gaincurate derive scored --signal gc_angle --length-free residual
+    """
+    with output.reporting():
+        from gaincurate.derive.column import derive as make
+        from gaincurate.scored_set import open_scores
+
+        found = make(
+            open_scores(folder), signal, length_free, length=length, bins=bins, name=name, overwrite=overwrite
+        )
+        if as_json:
+            output.as_json(asdict(found))
+            return
+        done = "is there already, made in this way" if found.kept else "written"
+        output.text(f"{folder}: {found.name} {done}, {found.values:,} of {found.rows:,} rows have a value")
+        before, after = (output.number(rho, "+.3f") for rho in (found.before, found.after))
+        output.text(f"  Spearman with {length}: {signal} {before}, {found.name} {after}")
+        output.text(f"  next: --by {found.name}, with `gaincurate schedule start` or `gaincurate export`")

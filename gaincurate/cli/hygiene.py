@@ -1,0 +1,115 @@
+"""`gaincurate hygiene`: what is wrong with the rows of a set."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gaincurate.cli import output
+from gaincurate.cli.hygiene_options import (
+    AnyNumbers,
+    EvalColumn,
+    Evals,
+    GoldAs,
+    MaxTokens,
+    Near,
+    Ngram,
+    Overlap,
+    Verifier,
+    hygiene_options,
+)
+from gaincurate.errors import OutputError
+
+if TYPE_CHECKING:
+    from gaincurate.hygiene.findings import Finding
+
+_WIDTH = 100
+
+
+def hygiene(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A finished scored set.")],
+    checks: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Of overlong,broken-gold,conflicting-gold,contaminated,duplicates,near-duplicates. Default: "
+            "all that the options below allow.",
+        ),
+    ] = None,
+    near: Near = 0.8,
+    any_numbers: AnyNumbers = False,
+    max_prompt_tokens: MaxTokens = None,
+    verifier: Verifier = None,
+    gold_as: GoldAs = None,
+    answer_column: Annotated[
+        str | None, typer.Option(help="Column with the gold answer. Default: the scoring run's.")
+    ] = None,
+    evals: Evals = None,
+    eval_column: EvalColumn = None,
+    ngram: Ngram = 13,
+    overlap: Overlap = 0.0,
+    examples: Annotated[int, typer.Option(min=0, help="Rows to show of each check.")] = 3,
+    list_to: Annotated[
+        Path | None, typer.Option("--list", metavar="FILE", help="Write every row found, as lines of JSON.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the --list file.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Find duplicates, overlong prompts, broken answers and evaluation questions in a set; change nothing.
+
+    Example: gaincurate hygiene scored --eval gsm8k_test.parquet --max-prompt-tokens 1024
+
+    `gaincurate export --drop LIST` leaves what it finds out of a trainer's file.
+    """
+    with output.reporting():
+        from gaincurate.hygiene.examine import finding, lines, search
+        from gaincurate.hygiene.lines import write_lines
+        from gaincurate.scored_set import open_scores
+
+        options = hygiene_options(
+            checks,
+            near=near,
+            any_numbers=any_numbers,
+            max_prompt_tokens=max_prompt_tokens,
+            verifier=verifier,
+            gold_as=gold_as,
+            answer_column=answer_column,
+            evals=evals,
+            eval_column=eval_column,
+            ngram=ngram,
+            overlap=overlap,
+        )
+        if list_to is not None and list_to.exists() and not overwrite:
+            raise OutputError(f"--list {list_to} is there already; give another, or --overwrite.")
+        scored = open_scores(folder)
+        found = search(scored, options, tell=lambda check: output.note(f"looking for {check}"))
+        if list_to is not None:
+            count = write_lines(list_to, lines(scored, found))
+            output.note(f"{list_to}: {count:,} lines")
+        told = [finding(scored, one, examples) for one in found]
+        if as_json:
+            output.as_json({"rows": len(scored), "findings": [asdict(one) for one in told]})
+        else:
+            _print(folder, len(scored), told)
+
+
+def _print(folder: Path, rows: int, found: list[Finding]) -> None:
+    output.text(f"{folder}: {rows:,} rows")
+    output.table(
+        [[one.check, f"{one.rows:,}", f"{one.share:.2%}"] for one in found], ["check", "rows", "share"]
+    )
+    for one in found:
+        if not one.rows and not one.note:
+            continue
+        output.text()
+        output.text(f"{one.check}: {one.note}" if one.note else one.check)
+        for example in one.examples:
+            output.text(f"  {example['gc_id']}  {output.plain(example['text'])[:_WIDTH]}")
+            output.text(f"    {output.plain(example['with'])[:_WIDTH]}")
+    if any(one.rows for one in found):
+        output.text()
+        names = ",".join(one.check for one in found if one.rows)
+        output.text(f"  next: `gaincurate export DIR --drop {names}` leaves them out, with the same options")

@@ -1,0 +1,86 @@
+"""The options of `hygiene` and of `export --drop`: takes what was typed, yields checked options."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gaincurate.errors import InputError
+
+if TYPE_CHECKING:
+    from gaincurate.hygiene.options import HygieneOptions
+
+Near = Annotated[
+    float, typer.Option(min=0.3, max=1, help="Near duplicates: the least Jaccard index of token triples.")
+]
+AnyNumbers = Annotated[
+    bool,
+    typer.Option("--near-any-numbers", help="Near duplicates: also where the two have other numbers."),
+]
+MaxTokens = Annotated[
+    int | None, typer.Option("--max-prompt-tokens", metavar="N", min=1, help="Overlong: the trainer's limit.")
+]
+Verifier = Annotated[
+    str | None,
+    typer.Option(help="Broken and conflicting gold: math, reasoning-gym, exact or module:function."),
+]
+GoldAs = Annotated[
+    str | None,
+    typer.Option(metavar="TEXT", help="Broken gold: how the answer is written, with {answer} in it."),
+]
+Evals = Annotated[
+    list[str] | None,
+    typer.Option("--eval", metavar="FILE", help="Contaminated: an evaluation set; may be repeated."),
+]
+EvalColumn = Annotated[
+    str | None, typer.Option(help="Contaminated: the column with the question. Default: as `score` finds it.")
+]
+Ngram = Annotated[int, typer.Option(min=2, metavar="N", help="Contaminated: words in an n-gram.")]
+Overlap = Annotated[
+    float,
+    typer.Option(
+        min=0, max=1, help="Contaminated: the least part of a question's n-grams. 0: one is enough."
+    ),
+]
+
+
+def hygiene_options(
+    checks: str | None,
+    *,
+    near: float,
+    any_numbers: bool,
+    max_prompt_tokens: int | None,
+    verifier: str | None,
+    gold_as: str | None,
+    answer_column: str | None,
+    evals: list[str] | None,
+    eval_column: str | None,
+    ngram: int,
+    overlap: float,
+) -> HygieneOptions:
+    """The options as one value; `checks` are names with commas between them.
+
+    Raises:
+        InputError: an unknown check, one without what it needs, or an option without what it goes with.
+    """
+    from gaincurate.difficulty.verify import VerifierConfig
+    from gaincurate.hygiene.near import Likeness
+    from gaincurate.hygiene.options import HygieneOptions
+
+    if gold_as is not None and verifier is None:
+        raise InputError(f"--gold-as {gold_as!r} goes with --verifier NAME.")
+    if eval_column is not None and not evals:
+        raise InputError(f"--eval-column {eval_column} goes with --eval FILE.")
+    named = None if checks is None else tuple(name.strip() for name in checks.split(",") if name.strip())
+    return HygieneOptions(
+        named,
+        Likeness(near, any_numbers),
+        max_prompt_tokens,
+        VerifierConfig(verifier, gold_as=gold_as) if verifier is not None else None,
+        answer_column,
+        tuple(evals or ()),
+        eval_column,
+        ngram,
+        overlap,
+    )

@@ -1,0 +1,1 @@
+"""Columns that are computed from the columns of a finished set."""

@@ -1,0 +1,1 @@
+"""What is wrong with the rows of a set: duplicates, length, broken answers, questions of evaluation sets."""

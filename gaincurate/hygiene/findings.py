@@ -1,0 +1,48 @@
+"""What was found: takes nothing, holds hits (one row each) and findings (what a report shows)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+Json = dict[str, Any]
+CHECKS = ("overlong", "broken-gold", "conflicting-gold", "contaminated", "duplicates", "near-duplicates")
+"""All checks, in the order in which they take rows out: what is wrong with a row alone comes first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One row that a check found.
+
+    `place` is the row's in the set and `other` that of the row which it collides with, where there is one.
+    `reason` says why in words, `facts` the same for programs.
+    """
+
+    place: int
+    reason: str
+    other: int | None = None
+    facts: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one check found, in the order of the set, and what to know of it."""
+
+    check: str
+    hits: list[Hit]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check for a report: plain values.
+
+    `rows` is how many rows it found and `share` their part of the set. `examples` are a few rows, each
+    {"gc_id", "text", "with"}: the prompt's beginning, and what it collides with or why it was found.
+    """
+
+    check: str
+    rows: int
+    share: float
+    examples: list[Json]
+    note: str

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gaincurate.hygiene.duplicates import duplicates
+from gaincurate.hygiene.findings import Found
+from gaincurate.hygiene.options import HygieneOptions
+from gaincurate.scored_set import ScoredSet
+from questions import asking, left
+
+# Few texts, several of them the same but for case, white space or composition.
+TEXTS = st.sampled_from(
+    ["What is 1?", "what  is 1?", "what is 1 ?", "caf\u00e9?", "cafe\u0301?", "2\u00b3", "23"]
+)
+
+
+def found(scored: ScoredSet) -> Found:
+    return duplicates(scored, np.ones(len(scored), bool), "answer")
+
+
+def groups(texts: list[str], hits: Found) -> set[frozenset[str]]:
+    """The groups as sets of texts, a text's copies numbered."""
+    heads = {hit.place: hit.other for hit in hits.hits}
+    members: dict[int, list[int]] = {}
+    for place in range(len(texts)):
+        members.setdefault(heads.get(place) or 0 if place in heads else place, []).append(place)
+    return {frozenset((texts[place], texts.count(texts[place])) for place in own) for own in members.values()}  # type: ignore[misc]
+
+
+def same(one: str, other: str) -> bool:
+    """An oracle that knows the texts above."""
+    classes = [
+        {"What is 1?", "what  is 1?"},
+        {"what is 1 ?"},
+        {"caf\u00e9?", "cafe\u0301?"},
+        {"2\u00b3"},
+        {"23"},
+    ]
+    return any({one, other} <= kind for kind in classes)
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=12))
+@settings(max_examples=40, deadline=None)
+def test_each_row_is_found_with_the_first_that_asks_the_same(texts: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        hits = found(asking(Path(folder) / "set", texts)).hits
+        expected = {}
+        for place, text in enumerate(texts):
+            first = next(k for k, other in enumerate(texts) if same(text, other))
+            if first != place:
+                expected[place] = first
+        assert {hit.place: hit.other for hit in hits} == expected
+        for hit in hits:
+            assert hit.other is not None
+            assert hit.facts["exact"] == (texts[hit.place] == texts[hit.other])
+
+
+@given(st.lists(TEXTS, min_size=2, max_size=10), st.randoms(use_true_random=False))
+@settings(max_examples=25, deadline=None)
+def test_groups_do_not_depend_on_the_order_of_rows_and_dropping_twice_is_dropping_once(
+    texts: list[str], random: object
+) -> None:
+    shuffled = list(texts)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    with tempfile.TemporaryDirectory() as folder:
+        there = Path(folder)
+        one, other = asking(there / "one", texts), asking(there / "other", shuffled)
+        assert groups(texts, found(one)) == groups(shuffled, found(other))
+        options = HygieneOptions(("duplicates",))
+        once = left(there / "once", one, options)
+        assert not found(once).hits
+        assert len(once) == len(one) - len(found(one).hits)
+
+
+def test_roles_and_earlier_turns_tell_prompts_apart(tmp_path: Path) -> None:
+    def chat(*turns: tuple[str, str]) -> list[dict[str, str]]:
+        return [{"role": role, "content": content} for role, content in turns]
+
+    scored = asking(
+        tmp_path / "set",
+        [
+            chat(("user", "Hi")),
+            chat(("system", "Hi"), ("user", "Hi")),
+            chat(("user", "Hi"), ("assistant", "Hi"), ("user", "Hi")),
+            chat(("user", "HI ")),
+        ],
+    )
+    assert [(hit.place, hit.other) for hit in found(scored).hits] == [(3, 0)]
+
+
+def test_answers_that_differ_are_told(tmp_path: Path) -> None:
+    scored = asking(tmp_path / "set", ["a?", "a?", "A?", "b?", "b?"], ["1", "2", "1", "3", "3"])
+    told = found(scored)
+    assert [(hit.reason, hit.facts) for hit in told.hits] == [
+        ("the same messages, another answer", {"exact": True, "same_answer": False}),
+        (
+            "the same messages but for white space, case or Unicode form",
+            {"exact": False, "same_answer": True},
+        ),
+        ("the same messages", {"exact": True, "same_answer": True}),
+    ]
+    assert told.note == (
+        "2 groups, the largest of 3 rows; the very same text in 2 rows, but for white space, case or Unicode "
+        "form in 1; 1 groups have answers that are not written alike: see which one is right"
+    )

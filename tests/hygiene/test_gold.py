@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gaincurate.difficulty.verify import VerifierConfig
+from gaincurate.errors import InputError
+from gaincurate.hygiene.findings import Found
+from gaincurate.hygiene.gold import broken_gold, conflicting_gold
+from gaincurate.hygiene.options import HygieneOptions
+from gaincurate.scored_set import ScoredSet
+from questions import asking
+
+
+def conflicts(scored: ScoredSet, verifier: str | None = None, alive: list[bool] | None = None) -> Found:
+    mask = np.ones(len(scored), bool) if alive is None else np.array(alive)
+    return conflicting_gold(scored, mask, "answer", VerifierConfig(verifier) if verifier else None)
+
+
+def test_every_row_of_a_group_whose_answers_differ_is_found(tmp_path: Path) -> None:
+    questions = ["a?", "b?", "A?", "b?", "c?", "a?", "d?", "d?"]
+    scored = asking(tmp_path / "set", questions, ["1", "2", "1", "2", "3", "9", "4", "5"])
+    found = conflicts(scored)
+    assert [(hit.place, hit.other) for hit in found.hits] == [(0, 5), (2, 5), (5, 0), (6, 7), (7, 6)]
+    assert found.hits[1].facts == {"answer": "1", "other_answer": "9"}
+    assert found.note == "2 questions; answers from 'answer', compared as they are written"
+    assert not conflicts(scored, alive=[True, True, True, True, True, False, True, False]).hits
+
+
+def test_a_verifier_says_whether_two_answers_are_one(tmp_path: Path) -> None:
+    scored = asking(
+        tmp_path / "set", ["half?", "half?", "half?", "third?", "third?"], ["1/2", "0.5", "1/2", "1/3", "3"]
+    )
+    assert [hit.place for hit in conflicts(scored).hits] == [0, 1, 2, 3, 4]
+    judged = conflicts(scored, "math")
+    assert [(hit.place, hit.other) for hit in judged.hits] == [(3, 4), (4, 3)]
+    assert judged.note == "1 questions; answers from 'answer', judged by math"
+
+
+def test_broken_answers_are_named_with_the_reason_in_the_order_of_the_set(tmp_path: Path) -> None:
+    scored = asking(tmp_path / "set", ["a?", "b?", "c?"], ["1", "", "2"])
+    found = broken_gold(scored, np.array([True, True, False]), "answer", VerifierConfig("exact"))
+    assert [(hit.place, hit.reason) for hit in found.hits] == [(1, "the gold answer is empty")]
+
+
+def test_conflicts_are_looked_for_by_default_only_where_a_verifier_can_judge() -> None:
+    assert "conflicting-gold" not in HygieneOptions().chosen()
+    assert "conflicting-gold" in HygieneOptions(verifier=VerifierConfig("exact")).chosen()
+    both = HygieneOptions(("conflicting-gold",), verifier=VerifierConfig("exact"))
+    assert both.chosen() == ["conflicting-gold"]
+    with pytest.raises(InputError, match="--verifier is for the check broken-gold: name that too, or leave"):
+        HygieneOptions(("duplicates",), verifier=VerifierConfig("exact"))
