@@ -87,6 +87,9 @@ LAYERS = [
     "gaincurate.trainers.views",
     "gaincurate.trainers.views_parts",
     "gaincurate.trainers.names",
+    "gaincurate.report.document",
+    "gaincurate.report.sections",
+    "gaincurate.report.figures",
     "gaincurate.difficulty.predict",
     "gaincurate.difficulty.methods",
     "gaincurate.difficulty.fitting",
@@ -186,6 +189,7 @@ PACKAGES = {
     "gaincurate.trainers",
     "gaincurate.trainers.doctor",
     "gaincurate.difficulty",
+    "gaincurate.report",
 }
 SOURCES = sorted([*(ROOT / "gaincurate").rglob("*.py"), *(ROOT / "kernels/gaincurate_kernels").rglob("*.py")])
 
