@@ -55,8 +55,8 @@ def next_steps(document: Document) -> list[Step]:
 
 def _trial(document: Document, verdict: Verdict) -> Step:
     text = (
-        f"Train by {verdict.signal}, and beside it by question length and at random, at equal generated tokens. "
-        "That a signal goes with pass rates does not show yet that training by it is faster."
+        f"Train by {verdict.signal}, and beside it by question length and at random, at equal generated "
+        "tokens. That a signal goes with pass rates does not show yet that training by it is faster."
     )
     return Step(text, _start(document, "gain-rl", "--by", verdict.signal, *_direction(document, verdict)))
 

@@ -1,8 +1,8 @@
 """Charts to pictures that stand in the page: takes an Altair chart and a sentence, yields one inline SVG.
 
-The drawing is made here, when the report is written, and not by a script in the reader's browser: the page carries no
-plotting code (0.9 MB for vega, 4.8 MB for plotly), prints, and shows where scripts are forbidden. Colours are CSS
-variables, so one picture serves light and dark. Knows nothing of what is drawn.
+The drawing is made here, when the report is written, and not by a script in the reader's browser: the page
+needs no plotting code (0.9 MB for vega, 4.8 MB for plotly), prints, and shows where scripts are forbidden.
+Colours are CSS variables, so one picture serves light and dark. Knows nothing of what is drawn.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 # The CSS variables of style.css, by what they stand for.
 INK, MUTED, RULE = "var(--ink)", "var(--muted)", "var(--rule)"
-MARK, PLUS, MINUS = "var(--mark)", "var(--plus)", "var(--minus)"
+MARK, PLUS, MINUS, PAPER = "var(--mark)", "var(--plus)", "var(--minus)", "var(--paper)"
 
 _AXIS = {
     "domainColor": RULE,
@@ -63,7 +63,7 @@ def draw(chart: alt.TopLevelMixin, sentence: str) -> Markup:
 
     Args:
         chart: its texts must be free of control characters (`words.shown`), which XML has no place for.
-        sentence: what the picture shows, for those who do not see it. A table with the numbers stands beside it.
+        sentence: what the picture shows, for those who do not see it; a table with the numbers stands beside.
     """
     spec = {**chart.to_dict(), "config": _CONFIG}
     drawn = ElementTree.fromstring(vl_convert.vegalite_to_svg(spec))
@@ -81,7 +81,7 @@ def draw(chart: alt.TopLevelMixin, sentence: str) -> Markup:
 
 
 def _tidy(element: ElementTree.Element) -> None:
-    """To a screen reader the picture is one thing with one sentence; a mark's own words are shown to a pointer."""
+    """To a screen reader the picture is one thing with one sentence; a mark's words are for a pointer."""
     element.tag = element.tag.removeprefix(_SVG)
     spoken = element.attrib.get("aria-label") if element.tag != "g" else None
     for name in list(element.attrib):

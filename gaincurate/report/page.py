@@ -1,7 +1,8 @@
 """The report as one HTML file: takes the document, yields the page's text.
 
-The page asks for nothing: styles and pictures are in it, there is no script, and its own policy forbids both scripts and
-requests, so that a prompt which slipped through as markup could still do nothing. The same document gives the same page.
+The page asks for nothing: styles and pictures are in it, there is no script, and its own policy forbids both
+scripts and requests, so that a prompt which slipped through as markup could still do nothing. The same
+document gives the same page.
 """
 
 from __future__ import annotations

@@ -92,7 +92,10 @@ def _distribution(figure: Distribution) -> Markup:
     if not figure.quantiles:
         return NOTHING
     low, median, high = (number(figure.quantiles[i]) for i in (3, 4, 5))
-    sentence = f"Histogram of {figure.column}: {count(figure.rows)} rows, median {median}, middle half from {low} to {high}."
+    sentence = (
+        f"Histogram of {figure.column}: {count(figure.rows)} rows, median {median}, middle half from {low} "
+        f"to {high}."
+    )
     return charts.histogram(figure, sentence)
 
 
@@ -102,7 +105,7 @@ def _scatter(figure: Scatter) -> Markup:
     bands = [band.median for band in figure.bands if band.median is not None]
     sentence = f"{figure.signal} against question tokens: rank correlation {spoken(figure.correlation)}."
     if len(bands) > 1:
-        sentence += f" The median goes from {number(bands[0])} at short questions to {number(bands[-1])} at long ones."
+        sentence += f" The median of short questions is {number(bands[0])}, of long ones {number(bands[-1])}."
     return charts.density(figure, sentence)
 
 
@@ -137,7 +140,9 @@ def _relations(target: str, relations: list[Relation], length: str) -> Markup:
 def _lifts(target: str, lifts: list[Lift]) -> Markup:
     rows = [(f"{lift.column}, {lift.end}", lift.ratio) for lift in lifts]
     said = "; ".join(f"{name} {number(ratio.value)}" for name, ratio in rows)
-    sentence = f"Mean {target} of the prompts at each end, divided by that of all prompts: {said}. 1 is no better than random."
+    sentence = (
+        f"Mean {target} of the prompts at each end, divided by that of all: {said}. Random picks have 1."
+    )
     return charts.intervals([("", rows)], sentence, middle=1.0, title="times the mean of all prompts")
 
 
@@ -161,8 +166,8 @@ def _calibration(figure: Calibration) -> Markup:
     if not figure.bins:
         return NOTHING
     sentence = (
-        f"Predicted failure rates ({figure.column}) against observed ones ({figure.outcome}) in {len(figure.bins)} bins; "
-        f"mean squared difference {number(figure.brier.value)}."
+        f"Predicted failure rates ({figure.column}) against observed ones ({figure.outcome}) in "
+        f"{len(figure.bins)} bins; mean squared difference {number(figure.brier.value)}."
     )
     return run_charts.reliability(figure, sentence)
 
@@ -178,7 +183,10 @@ def _against(other: Against) -> Markup:
 
 def _rounds(run: RunStory) -> dict[str, Markup]:
     drawn = {
-        **{"accuracy": run_charts.shares(run), "mu": run_charts.aim(run), "drift": run_charts.drift(run)},
-        **{"cost": run_charts.cost(run), "tokens": run_charts.tokens(run)},
+        "accuracy": run_charts.shares(run),
+        "mu": run_charts.aim(run),
+        "drift": run_charts.drift(run),
+        "cost": run_charts.cost(run),
+        "tokens": run_charts.tokens(run),
     }
     return {name: picture for name, picture in drawn.items() if picture}

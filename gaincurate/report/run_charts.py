@@ -1,4 +1,4 @@
-"""Charts of a run, round by round, and of predictions against outcomes: takes figures, yields inline SVG pictures.
+"""Charts of a run and of predictions against outcomes: takes figures, yields inline SVG pictures.
 
 Knows nothing of the page around a picture.
 """
@@ -70,12 +70,14 @@ def tokens(run: RunStory) -> Markup:
 
 
 def reliability(figure: Calibration, sentence: str) -> Markup:
-    """Observed over predicted failure rates; on the thin line both are equal. A larger dot stands for more prompts."""
+    """Observed over predicted failure rates; equal on the dashed line; larger dots are more prompts."""
     most = max(b.count for b in figure.bins)
     rows = [
         {
-            **{"predicted": b.predicted, "observed": b.observed, "size": 20 + 220 * b.count / most},
-            "words": f"predicted {share(b.predicted)}, observed {share(b.observed)}, {count(b.count)} prompts",
+            "predicted": b.predicted,
+            "observed": b.observed,
+            "size": 20 + 220 * b.count / most,
+            "words": f"predicted {share(b.predicted)}, was {share(b.observed)}, {count(b.count)} prompts",
         }
         for b in figure.bins
     ]
@@ -139,7 +141,10 @@ def _bars(run: RunStory, series: Sequence[Series], *, title: str, said: Say) -> 
 def _rows(run: RunStory, series: Sequence[Series], said: Say) -> list[charts.Row]:
     return [
         {
-            **{"round": r.round, "value": value, "series": name, "place": place},
+            "round": r.round,
+            "value": value,
+            "series": name,
+            "place": place,
             "words": f"round {r.round}: {name} {said(value)}",
         }
         for place, (name, _, of) in enumerate(series)

@@ -16,8 +16,8 @@ MINUS = "\N{MINUS SIGN}"
 NONE = "\N{EN DASH}"
 """What stands where there is no number."""
 
-# Control characters but tab and line feed, what turns the direction of text round, separators that end a line,
-# lone surrogates and the byte order mark: none has a shape, some change how their neighbours look.
+# Control characters but tab and line feed, what turns the direction of text round, separators that end a
+# line, lone surrogates and the byte order mark: none has a shape, some change how their neighbours look.
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufffe\uffff]"
 )
@@ -25,7 +25,7 @@ _PAIRS = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 
 
 def shown(text: str) -> str:
-    """A data set's text with every character that has no shape of its own as its escape, `\\u202e`."""
+    """A data set's text, with each character that has no shape written out: a backslash and `u202e`."""
     if _UNSEEN.search(text) is None:
         return text
     whole = _PAIRS.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), text)
@@ -44,7 +44,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def places(values: Sequence[float], digits: int = 3) -> int:
-    """Places behind the point that give the widest step between `values` (or the one value) `digits` digits."""
+    """Places behind the point that give the spread of `values` (or the one value) `digits` digits."""
     spread = max(values) - min(values) if values else 0
     size = spread or max(map(abs, values), default=0)
     return max(0, digits - 1 - math.floor(math.log10(size))) if size else 0
@@ -63,7 +63,7 @@ def count(value: int | None) -> str:
 
 
 def signed(value: float | None, places: int = 2) -> str:
-    """A correlation: `+0.12`, `\N{MINUS SIGN}0.30`."""
+    """A correlation, `+0.12`, with a true minus sign."""
     if value is None:
         return NONE
     rounded = f"{value:+.{places}f}"
@@ -84,14 +84,14 @@ def share(value: float | None) -> str:
 
 
 def interval(estimate: Estimate, places: int = 2) -> str:
-    """An estimate's interval: `\N{MINUS SIGN}0.30 to \N{MINUS SIGN}0.14`; empty where there is none."""
+    """An estimate's interval, `+0.14 to +0.30`; empty where there is none."""
     if estimate.low is None or estimate.high is None:
         return ""
     return f"{signed(estimate.low, places)} to {signed(estimate.high, places)}"
 
 
 def spoken(estimate: Estimate) -> str:
-    """An estimate in a sentence: `\N{MINUS SIGN}0.22 (95 % interval \N{MINUS SIGN}0.30 to \N{MINUS SIGN}0.14)`."""
+    """An estimate in a sentence, `+0.22 (95 % interval +0.14 to +0.30)`."""
     if estimate.value is None:
         return "not defined"
     between = interval(estimate)
