@@ -77,7 +77,7 @@ def _profile(signal: str) -> LengthProfile:
         LengthBin(8, 30, 120, [0.3, 0.4, 0.5], [_estimate(-0.05, 120)] * 3),
         LengthBin(31, 125, 120, [0.2, 0.3, 0.4], [_estimate(-0.01, 120)] * 3),
     ]
-    return LengthProfile(signal, ["level", "rollouts", "rollouts p(1-p)"], bins)
+    return LengthProfile(signal, ["level", "rollouts", "rollouts p(1-p)"], 0.71, bins)
 
 
 def _verdict(signal: str, *, by_length: bool) -> Verdict:
@@ -92,6 +92,7 @@ def _verdict(signal: str, *, by_length: bool) -> Verdict:
         "no-more-than-length",
         sentence,
         banner,
+        None,
         _estimate(-0.86 if by_length else -0.3),
         "rollouts p(1-p)",
         decisive,

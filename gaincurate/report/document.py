@@ -103,6 +103,7 @@ class Verdict:
         sentence: the same for people, starting with the signal's name: what it tells, and whether to
             sort by it.
         banner: one sentence where length explains the signal (|correlation| > 0.8), else None.
+        sort_first: "highest" or "lowest" where sorting by it is worth a trial: which end to train on first.
         length: correlation with question length.
         target: the target that decided, or None without any.
         estimate: the correlation that decided, at the level `level` rather than 95 %; None without a target.
@@ -114,6 +115,7 @@ class Verdict:
     verdict: Kind
     sentence: str
     banner: str | None
+    sort_first: str | None
     length: Estimate
     target: str | None
     estimate: Estimate | None
