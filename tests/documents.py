@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gaincurate.report.document import FORMAT, About, Column, Document, Verdict
 from gaincurate.report.figures import (
+    ENDS,
     Band,
     Calibration,
     Cell,
@@ -157,7 +158,7 @@ def example() -> Document:
         lifts=[
             Lift(name, "rollouts p(1-p)", end, 0.1, Estimate(0.76, 0.61, 0.93, 24))
             for name in (*signals, "gc_question_tokens")
-            for end in ("highest", "lowest")
+            for end in ENDS
         ],
         outcomes=[
             Outcome(

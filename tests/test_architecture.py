@@ -25,6 +25,7 @@ LAYERS = [
     "gaincurate.cli.export",
     "gaincurate.cli.score",
     "gaincurate.cli.show",
+    "gaincurate.cli.report",
     "gaincurate.cli.difficulty_fit",
     "gaincurate.cli.doctor",
     "gaincurate.cli.progress",

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 """The levels of `Distribution.quantiles`."""
+ENDS = ("highest", "middle", "lowest")
+"""Where of a column a batch may be picked, see `Lift`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,11 +177,11 @@ class LengthProfile:
 
 @dataclass(frozen=True, slots=True)
 class Lift:
-    """What a batch picked by one end of a column carries, against a random one.
+    """What a batch picked by a column carries, against a random one.
 
-    `ratio` is the mean of p (1 - p) over the `share` of prompts with the highest (`end` "highest") or lowest
-    (`end` "lowest") values, divided by the mean over all: 1 is no better than random. `column` may be
-    question length, the control. `target` names the column of p (1 - p). Equal values share a border evenly.
+    `ratio` is the mean of p (1 - p) over the `share` of prompts with the highest, lowest or middle values (`end`,
+    see `ENDS`), divided by the mean over all: 1 is no better than random. `column` may be question length, the
+    control. `target` names the column of p (1 - p). Equal values share a border evenly.
     """
 
     column: str

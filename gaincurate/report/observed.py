@@ -159,7 +159,7 @@ def _one(scored: ScoredSet, table: Table, ids: pa.Array, rates: Rates) -> Observ
     variance = unbiased_variance(wins, losses) if rates.counted else np.full(table.rows, np.nan)
     if not np.isnan(variance).all():
         learnability = _free(table, f"p(1-p) ({rates.name})")
-        meaning = "p (1 - p), 0 to 0.25: highest where one rollout in two is right; what GRPO learns from"
+        meaning = "p (1 - p), unbiased: highest where one rollout in two is right; what GRPO learns from"
         table.add(Column(learnability, "learnability", meaning, made), variance)
     notes += _notes(rates, wins[at], losses[at])
     outcome = Outcome(

@@ -1,9 +1,9 @@
 """Rank correlations with intervals, over all rows or inside strata: takes columns, yields estimates.
 
-Ranks are taken inside each stratum, ties at their mean, as fractions of the stratum's rows, and centred there.
-A pooled correlation is Pearson's over these of all strata, so a stratum weighs by its rows (and not at all
-where a column is constant in it). With one stratum it is Spearman's. Every figure is a function of such moments;
-a row's influence on them includes that it moves the others' ranks. Time is that of sorting each column once and
+Ranks are taken inside each stratum, ties at their mean, as fractions of its rows, and centred there. A pooled
+correlation is Pearson's over these of all strata, so a stratum weighs by its rows (and not at all where a
+column is constant in it). With one stratum it is Spearman's. Every figure is a function of such moments; a
+row's influence on them includes that it moves the others' ranks. Time is that of sorting each column once and
 of a few passes for each pair. Knows nothing of prompts.
 """
 

@@ -93,12 +93,12 @@ def _advice(evidence: Evidence, decision: Decision) -> str:
     if decision.sort is not None:
         control = "" if length is None else f" (by length: {_times(length)})"
         return (
-            f"The tenth with the {decision.sort.end} values carries {_times(decision.sort)} the p (1 - p) "
+            f"Its {decision.sort.end} tenth carries {_times(decision.sort)} the p (1 - p) "
             f"of a random tenth{control}: sorting by it, {decision.sort.end} first, is worth a trial."
         )
     if best_end(evidence.lifts, evidence.signal) is not None:
         return "But length picks prompts to learn from at least as well: sort by length, if at all."
-    return "But neither end of it carries more p (1 - p) than a random batch: do not sort by it."
+    return "But neither its ends nor its middle carry more p (1 - p) than a random batch: do not sort by it."
 
 
 def _little(evidence: Evidence, decision: Decision, group: str | None) -> str:
@@ -149,7 +149,7 @@ def _instead(evidence: Evidence) -> str:
     length = best_end(evidence.lifts, LENGTH)
     if length is None:
         return "Do not sort by it; length picks no better batches than chance either."
-    order = "longest" if length.end == "highest" else "shortest"
+    order = {"highest": "longest", "lowest": "shortest"}.get(length.end, "middle")
     return (
         f"Length does it without a model: the {order} tenth carries {_times(length)} the p (1 - p) of a "
         "random tenth."
@@ -160,7 +160,7 @@ def _nothing(evidence: Evidence, decision: Decision, group: str | None) -> str:
     assert decision.judged is not None
     relation = decision.judged.relation
     return (
-        f"{evidence.signal} does not go with {relation.target} (rank correlation "
+        f"{evidence.signal} hardly goes with {relation.target} (rank correlation "
         f"{_shown(relation.overall)}): sorting by it is no better than shuffling."
     )
 
@@ -206,7 +206,7 @@ def headline(decided: Sequence[tuple[Evidence, Decision]], roles: frozenset[str]
     few = [evidence.signal for evidence, decision in decided if decision.kind == "not-enough-rows"]
     if more:
         end = (
-            "yet no end of it picks better batches than chance and length do: do not sort by it"
+            "yet picks no better batches than chance and length do: do not sort by it"
             if "learnability" in roles
             else "which says nothing yet of what to train on first"
         )

@@ -146,13 +146,13 @@ def _reach(found: Estimate) -> float:
 
 
 def best_end(lifts: Sequence[Lift], column: str) -> Lift | None:
-    """The end of a column that surely carries more p (1 - p) than a random batch, if one does."""
+    """Which part of a column surely carries more p (1 - p) than a random batch, if one does."""
     sure = [one for one in lifts if one.column == column and one.ratio.low is not None and one.ratio.low > 1]
     return max(sure, key=lambda one: one.ratio.value or 0.0, default=None)
 
 
 def sort_by(evidence: Evidence) -> Lift | None:
-    """The end worth training on first: surely better than chance, and better than either end of length."""
+    """What is worth training on first: surely better than chance, and better than length can pick."""
     best = best_end(evidence.lifts, evidence.signal)
     if best is None:
         return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from gaincurate.difficulty.quality import brier, pearson, reliability
-from gaincurate.report.figures import Calibration, Estimate, Lift, ReliabilityBin
+from gaincurate.report.figures import ENDS, Calibration, Estimate, Lift, ReliabilityBin
 from gaincurate.report.intervals import estimate, mean
 from gaincurate.report.observed import Observed
 from gaincurate.report.ranked import Ranked, Strata, correlate
@@ -20,17 +20,24 @@ _NEAR = 0.25  # of the share: how far around the border its own mean is taken
 
 
 def lifts(table: Table) -> list[Lift]:
-    """Both ends of each signal and of length, for each column of p (1 - p)."""
+    """The ends and the middle of each signal and of length, for each column of p (1 - p)."""
     found = []
     for target in table.names("learnability"):
         outcome = table.values[target]
         for column in [*table.names("signal"), LENGTH]:
             values = table.values[column]
             known = ~(np.isnan(values) | np.isnan(outcome))
-            for end, sign in (("highest", 1.0), ("lowest", -1.0)):
-                ratio = lift(sign * values[known], outcome[known])
+            for end in ENDS:
+                ratio = lift(_towards(values[known], end), outcome[known])
                 found.append(Lift(column, target, end, SHARE, ratio))
     return found
+
+
+def _towards(values: Floats, end: str) -> Floats:
+    """Values that are highest where `end` is."""
+    if end == "middle" and len(values):
+        return -np.abs(Ranked(values, Strata.one(len(values))).scores)
+    return -values if end == "lowest" else values
 
 
 def lift(values: Floats, outcome: Floats, share: float = SHARE) -> Estimate:
