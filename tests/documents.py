@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gaincurate.report.document import FORMAT, About, Column, Document, Verdict
 from gaincurate.report.figures import (
+    ENDS,
     Band,
     Calibration,
     Cell,
@@ -77,7 +78,7 @@ def _profile(signal: str) -> LengthProfile:
         LengthBin(8, 30, 120, [0.3, 0.4, 0.5], [_estimate(-0.05, 120)] * 3),
         LengthBin(31, 125, 120, [0.2, 0.3, 0.4], [_estimate(-0.01, 120)] * 3),
     ]
-    return LengthProfile(signal, ["level", "rollouts", "rollouts p(1-p)"], bins)
+    return LengthProfile(signal, ["level", "rollouts", "rollouts p(1-p)"], 0.71, bins)
 
 
 def _verdict(signal: str, *, by_length: bool) -> Verdict:
@@ -92,6 +93,7 @@ def _verdict(signal: str, *, by_length: bool) -> Verdict:
         "no-more-than-length",
         sentence,
         banner,
+        None,
         _estimate(-0.86 if by_length else -0.3),
         "rollouts p(1-p)",
         decisive,
@@ -156,7 +158,7 @@ def example() -> Document:
         lifts=[
             Lift(name, "rollouts p(1-p)", end, 0.1, Estimate(0.76, 0.61, 0.93, 24))
             for name in (*signals, "gc_question_tokens")
-            for end in ("highest", "lowest")
+            for end in ENDS
         ],
         outcomes=[
             Outcome(

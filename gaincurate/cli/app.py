@@ -10,6 +10,7 @@ import gaincurate
 from gaincurate.cli import bench, difficulty, schedule
 from gaincurate.cli.doctor import doctor
 from gaincurate.cli.export import export
+from gaincurate.cli.report import report
 from gaincurate.cli.score import score
 from gaincurate.cli.show import show
 
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 app.command()(score)
 app.command()(show)
+app.command()(report)
 app.add_typer(schedule.app, name="schedule")
 app.command()(export)
 app.add_typer(difficulty.app, name="difficulty")

@@ -103,6 +103,8 @@ class Verdict:
         sentence: the same for people, starting with the signal's name: what it tells, and whether to
             sort by it.
         banner: one sentence where length explains the signal (|correlation| > 0.8), else None.
+        sort_first: where sorting by it is worth a trial, what to train on first: "highest", "lowest" or
+            "middle".
         length: correlation with question length.
         target: the target that decided, or None without any.
         estimate: the correlation that decided, at the level `level` rather than 95 %; None without a target.
@@ -114,6 +116,7 @@ class Verdict:
     verdict: Kind
     sentence: str
     banner: str | None
+    sort_first: str | None
     length: Estimate
     target: str | None
     estimate: Estimate | None
@@ -138,7 +141,7 @@ class Document:
         group_shares: each column against the groups; empty without a group column.
         relations: each signal with each target (difficulty, pass-rate and learnability columns).
         profiles: each signal in bins of like length.
-        lifts: both ends of each signal, and of length, for each learnability column.
+        lifts: the ends and the middle of each signal, and of length, for each learnability column.
         outcomes: observed pass rates.
         calibrations: predicted failure rates against observed ones.
         against: other sets of the same prompts.

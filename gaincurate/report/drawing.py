@@ -15,6 +15,8 @@ import altair as alt
 import vl_convert
 from markupsafe import Markup
 
+from gaincurate.report.words import shown
+
 # The CSS variables of style.css, by what they stand for.
 INK, MUTED, RULE = "var(--ink)", "var(--muted)", "var(--rule)"
 MARK, PLUS, MINUS, PAPER = "var(--mark)", "var(--plus)", "var(--minus)", "var(--paper)"
@@ -62,7 +64,7 @@ def draw(chart: alt.TopLevelMixin, sentence: str) -> Markup:
     """One `<svg>` element, as wide as its place allows.
 
     Args:
-        chart: its texts must be free of control characters (`words.shown`), which XML has no place for.
+        chart: its texts must be free of control characters (`words.short`), which XML has no place for.
         sentence: what the picture shows, for those who do not see it; a table with the numbers stands beside.
     """
     spec = {**chart.to_dict(), "config": _CONFIG}
@@ -73,7 +75,7 @@ def draw(chart: alt.TopLevelMixin, sentence: str) -> Markup:
             child for child in element if child.get("display") == "none" or child.get("d") == "M0,0h0v0h0Z"
         ]:
             element.remove(child)
-    shape = {"class": "plot", "role": "img", "aria-label": sentence, "viewBox": drawn.attrib["viewBox"]}
+    shape = {"class": "plot", "role": "img", "aria-label": shown(sentence), "viewBox": drawn.attrib["viewBox"]}
     shape["style"] = f"max-width:{round(float(drawn.attrib['width']))}px"
     drawn.attrib.clear()
     drawn.attrib.update(shape)

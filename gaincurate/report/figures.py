@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 """The levels of `Distribution.quantiles`."""
+ENDS = ("highest", "middle", "lowest")
+"""Where of a column a batch may be picked, see `Lift`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,20 +163,25 @@ class LengthBin:
 
 @dataclass(frozen=True, slots=True)
 class LengthProfile:
-    """A signal in bins of like length, shortest first."""
+    """A signal in bins of like length, shortest first.
+
+    `explained` is the share of the signal's rank variance between the bins (eta squared), 0 to 1: what length
+    says of it in whatever form; None for a constant one.
+    """
 
     signal: str
     targets: list[str]
+    explained: float | None
     bins: list[LengthBin]
 
 
 @dataclass(frozen=True, slots=True)
 class Lift:
-    """What a batch picked by one end of a column carries, against a random one.
+    """What a batch picked by a column carries, against a random one.
 
-    `ratio` is the mean of p (1 - p) over the `share` of prompts with the highest (`end` "highest") or lowest
-    (`end` "lowest") values, divided by the mean over all: 1 is no better than random. `column` may be
-    question length, the control. `target` names the column of p (1 - p). Equal values share a border evenly.
+    `ratio` is the mean of p (1 - p) over the `share` of prompts with the highest, lowest or middle values (`end`,
+    see `ENDS`), divided by the mean over all: 1 is no better than random. `column` may be question length, the
+    control. `target` names the column of p (1 - p). Equal values share a border evenly.
     """
 
     column: str

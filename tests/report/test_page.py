@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -138,7 +139,7 @@ def test_every_link_goes_somewhere_and_every_id_is_one(read: Reader) -> None:
 def test_headings_go_down_one_step_at_a_time(read: Reader) -> None:
     levels = [int(tag[1]) for tag, _ in read.elements if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1
-    assert all(after <= before + 1 for before, after in zip(levels[:-1], levels[1:], strict=True))
+    assert all(after <= before + 1 for before, after in pairwise(levels))
 
 
 def test_tables_have_captions_and_their_heads_a_scope(read: Reader) -> None:
