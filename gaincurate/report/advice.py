@@ -1,4 +1,4 @@
-"""What a reader of the verdicts should do: takes a document, yields one word a signal and the next steps.
+"""What a reader of the verdicts should do: takes a document, yields an answer a signal and the next steps.
 
 Adds no figure of its own; what a verdict means is settled where it is made.
 """
@@ -14,7 +14,7 @@ from gaincurate.report.document import Document, Kind, Verdict
 Tone = Literal["yes", "some", "no", "unknown"]
 
 ANSWERS: dict[Kind, tuple[str, Tone]] = {
-    "tells-more": ("Worth a trial", "yes"),
+    "tells-more": ("No", "no"),
     "tells-little-more": ("Hardly", "some"),
     "no-more-than-length": ("No: length does it", "no"),
     "no-more-than-groups": ("No: groups do it", "no"),
@@ -25,7 +25,7 @@ ANSWERS: dict[Kind, tuple[str, Tone]] = {
     "no-outcomes-to-judge": ("Not known yet", "unknown"),
     "not-enough-rows": ("Too few rows to say", "unknown"),
 }
-"""The answer to "Sort by it?", and how it is coloured."""
+"""The answer to "Sort by it?" where nothing speaks for a trial, and how it is coloured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +36,26 @@ class Step:
     command: str | None
 
 
+def answer(document: Document, verdict: Verdict) -> tuple[str, Tone]:
+    """Whether to sort by a signal, in a word or two."""
+    if verdict.sort_first is not None:
+        return "Worth a trial", "yes"
+    if verdict.verdict == "tells-more" and not document.lifts:
+        return (
+            "Not known yet",
+            "unknown",
+        )  # it tells something of a level; what that is worth only outcomes say
+    return ANSWERS[verdict.verdict]
+
+
 def next_steps(document: Document) -> list[Step]:
     """What to do after the first screen, the most useful first."""
     steps = [Step(document.unknown, None)] if document.unknown else []
-    better = [
-        v for kind in ("tells-more", "tells-little-more") for v in document.verdicts if v.verdict == kind
-    ]
-    if better:
-        return [*steps, _trial(document, better[0])]
+    best = _best(document)
+    if best is not None:
+        return [*steps, _trial(document, best)]
     if document.unknown is None and document.verdicts:
-        text = "Draw prompts at random, which is hard to beat and costs nothing"
+        text = "Draw prompts at random, which costs nothing"
         text += (
             "; pass rates themselves choose better than any of these signals:" if document.outcomes else ":"
         )
@@ -53,34 +63,26 @@ def next_steps(document: Document) -> list[Step]:
     return steps
 
 
+def _best(document: Document) -> Verdict | None:
+    """Of the signals worth a trial, the one whose end carries most."""
+    ratios = {(lift.column, lift.end): lift.ratio.value or 0.0 for lift in document.lifts}
+    worth = [verdict for verdict in document.verdicts if verdict.sort_first is not None]
+    return max(worth, key=lambda v: ratios.get((v.signal, v.sort_first or ""), 0.0), default=None)
+
+
 def _trial(document: Document, verdict: Verdict) -> Step:
     text = (
-        f"Train by {verdict.signal}, and beside it by question length and at random, at equal generated "
-        "tokens. That a signal goes with pass rates does not show yet that training by it is faster."
+        f"Train by {verdict.signal}, {verdict.sort_first} first, and beside it by question length and at "
+        "random, at equal generated tokens. That a signal goes with pass rates does not show yet that training "
+        "by it is faster."
     )
-    return Step(text, _start(document, "gain-rl", "--by", verdict.signal, *_direction(document, verdict)))
-
-
-def _direction(document: Document, verdict: Verdict) -> list[str]:
-    """Prompts worth training on first: high values of the signal, unless they go with a low p (1 - p)."""
-    roles = {column.name: column.role for column in document.columns}
-    learnable = verdict.target is not None and roles.get(verdict.target) == "learnability"
-    value = verdict.estimate.value if verdict.estimate is not None else None
-    return ["--ascending"] if learnable and value is not None and value < 0 else []
+    if verdict.sort_first == "middle":  # no strategy begins in the middle of a column
+        return Step(text, None)
+    direction = ["--ascending"] if verdict.sort_first == "lowest" else []
+    return Step(text, _start(document, "gain-rl", "--by", verdict.signal, *direction))
 
 
 def _start(document: Document, strategy: str, *options: str) -> str:
-    where = document.about
-    budget = str(min(1024, where.rows))
-    command = [
-        "gaincurate",
-        "schedule",
-        "start",
-        where.folder,
-        "--run",
-        "run",
-        "--strategy",
-        strategy,
-        *options,
-    ]
+    folder, budget = document.about.folder, str(min(1024, document.about.rows))
+    command = ["gaincurate", "schedule", "start", folder, "--run", "run", "--strategy", strategy, *options]
     return shlex.join([*command, "--budget", budget, "--rounds", "200"])

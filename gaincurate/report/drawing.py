@@ -75,7 +75,8 @@ def draw(chart: alt.TopLevelMixin, sentence: str) -> Markup:
             child for child in element if child.get("display") == "none" or child.get("d") == "M0,0h0v0h0Z"
         ]:
             element.remove(child)
-    shape = {"class": "plot", "role": "img", "aria-label": shown(sentence), "viewBox": drawn.attrib["viewBox"]}
+    shape = {"class": "plot", "role": "img", "aria-label": shown(sentence)}
+    shape["viewBox"] = drawn.attrib["viewBox"]
     shape["style"] = f"max-width:{round(float(drawn.attrib['width']))}px"
     drawn.attrib.clear()
     drawn.attrib.update(shape)

@@ -10,10 +10,11 @@ from __future__ import annotations
 from functools import cache
 
 import jinja2
+from markupsafe import Markup, escape
 
 import gaincurate
 from gaincurate.report import words
-from gaincurate.report.advice import ANSWERS, next_steps
+from gaincurate.report.advice import answer, next_steps
 from gaincurate.report.document import Document
 from gaincurate.report.figures import QUANTILES
 from gaincurate.report.pictures import by_target, controls, pictures
@@ -39,6 +40,15 @@ def to_html(document: Document) -> str:
     )
 
 
+def prose(text: str) -> Markup:
+    """A sentence of ours, which may hold texts of data: true minus signs, what is in backticks as code."""
+    parts = words.shown(text).split("`")
+    if len(parts) % 2 == 0:  # a lone backtick is a backtick
+        return escape("`".join(parts))
+    code = Markup("<code>{}</code>")
+    return Markup("").join(code.format(p) if i % 2 else escape(words.typeset(p)) for i, p in enumerate(parts))
+
+
 @cache
 def _environment() -> jinja2.Environment:
     found = jinja2.Environment(
@@ -60,6 +70,7 @@ def _environment() -> jinja2.Environment:
         controls=controls,
         row=words.row,
         plain=words.plain,
+        prose=prose,
     )
-    found.globals.update(answers=ANSWERS, levels=QUANTILES)
+    found.globals.update(answer=answer, levels=QUANTILES)
     return found

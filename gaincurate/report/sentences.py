@@ -6,6 +6,7 @@ Knows no rule by which a verdict is reached.
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 
 from gaincurate.report.figures import Estimate, Lift
@@ -226,10 +227,11 @@ def unknown(roles: frozenset[str], folder: str) -> str | None:
         if roles & {"difficulty"}
         else ""
     )
+    where = shlex.quote(folder)
     return (
         f"What the scores are worth for training cannot be said without pass rates.{level} A few hundred "
-        f"prompts are enough to begin with: gaincurate difficulty rollout {folder} --out rollouts --model "
-        f"MODEL --verifier math --reference 512, then gaincurate report {folder} --rollouts rollouts."
+        f"prompts are enough to begin with: `gaincurate difficulty rollout {where} --out rollouts --model "
+        f"MODEL --verifier math --reference 512`, then `gaincurate report {where} --rollouts rollouts`."
     )
 
 

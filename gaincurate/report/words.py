@@ -57,6 +57,11 @@ def fixed(value: float, places: int) -> str:
     return f"{value:,.{places}f}".replace("-", MINUS)
 
 
+def typeset(text: str) -> str:
+    """A sentence with true minus signs before its numbers."""
+    return re.sub(r"(?<![\w.,-])-(?=\d)", MINUS, text)
+
+
 def count(value: int | None) -> str:
     """A count with thousands grouped."""
     return NONE if value is None else f"{value:,}".replace("-", MINUS)

@@ -102,7 +102,12 @@ def bare() -> Document:
             name: []
             for name in ("group_shares", "relations", "profiles", "lifts", "outcomes", "calibrations")
         },
-        against=[], ends=[], hygiene=None, run=None, notes=[], methods={},
+        against=[],
+        ends=[],
+        hygiene=None,
+        run=None,
+        notes=[],
+        methods={},
         duplicates=replace(base.duplicates, repeated=0, share=0.0, examples=[]),
     )
 
