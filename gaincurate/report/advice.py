@@ -73,8 +73,8 @@ def _best(document: Document) -> Verdict | None:
 def _trial(document: Document, verdict: Verdict) -> Step:
     text = (
         f"Train by {verdict.signal}, {verdict.sort_first} first, and beside it by question length and at "
-        "random, at equal generated tokens. That a signal goes with pass rates does not show yet that training "
-        "by it is faster."
+        "random, at equal generated tokens. That a signal goes with pass rates does not show yet that "
+        "training by it is faster."
     )
     if verdict.sort_first == "middle":  # no strategy begins in the middle of a column
         return Step(text, None)
