@@ -1,15 +1,17 @@
-"""`gaincurate report`: what the scores of a set are worth, in the terminal or as JSON."""
+"""`gaincurate report`: what the scores of a set are worth, in the terminal, as a page or as JSON."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gaincurate.cli import output
+from gaincurate.errors import InputError, OutputError
 
 if TYPE_CHECKING:
     from gaincurate.report.document import Document
@@ -42,6 +44,10 @@ def report(
         list[str] | None,
         typer.Option(help="A column of the source to take for a level of difficulty; may be repeated."),
     ] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write all of it as one HTML file, which works offline."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Say what each score of a set is worth: more than prompt length, or not.
@@ -49,9 +55,11 @@ def report(
     Without pass rates (--rollouts, --run) or a level of difficulty it can say what a score follows, not what it
     is worth for training.
 
-    Example: gaincurate report scored --rollouts rollouts
+    Example: gaincurate report scored --rollouts rollouts -o report.html
     """
     with output.reporting():
+        if page is not None:
+            _need_a_place_for_the_page(page)
         from gaincurate.report.build import report as build
         from gaincurate.report.document import to_json
 
@@ -63,10 +71,26 @@ def report(
             group_column=group_column,
             columns=columns or [],
         )
+        if page is not None:
+            from gaincurate.files import write_atomic
+            from gaincurate.report.page import to_html
+
+            write_atomic(page, to_html(found).encode())
+            output.note(f"{page}: written; open it in a browser.")
         if as_json:
             output.as_json(to_json(found))
         else:
             _print(found)
+
+
+def _need_a_place_for_the_page(page: Path) -> None:
+    """Say what is missing before minutes of work are lost to it."""
+    missing = [name for name in ("altair", "jinja2", "vl_convert") if find_spec(name) is None]
+    if missing:
+        raise InputError(f"--output needs {' and '.join(missing)}: `pip install 'gaincurate[report]'`.")
+    if page.is_dir() or not page.parent.is_dir():
+        what = "is a folder" if page.is_dir() else f"lies in {page.parent}, which is no folder"
+        raise OutputError(f"--output {page} {what}: name a file, such as report.html.", path=str(page))
 
 
 def _print(found: Document) -> None:

@@ -98,10 +98,12 @@ def bare() -> Document:
         distributions=[empty],
         scatters=[Scatter("gc_angle", [], [], [], 0, [], nothing)],
         matrix=[replace(cell, correlation=nothing) for cell in base.matrix],
-        **{
-            name: []
-            for name in ("group_shares", "relations", "profiles", "lifts", "outcomes", "calibrations")
-        },
+        group_shares=[],
+        relations=[],
+        profiles=[],
+        lifts=[],
+        outcomes=[],
+        calibrations=[],
         against=[],
         ends=[],
         hygiene=None,
