@@ -75,9 +75,11 @@ def draw(chart: alt.TopLevelMixin, sentence: str) -> Markup:
             child for child in element if child.get("display") == "none" or child.get("d") == "M0,0h0v0h0Z"
         ]:
             element.remove(child)
+    for part in drawn:
+        part.attrib["aria-hidden"] = "true"  # else the numbers on the axes are read out one by one
     shape = {"class": "plot", "role": "img", "aria-label": shown(sentence)}
     shape["viewBox"] = drawn.attrib["viewBox"]
-    shape["style"] = f"max-width:{round(float(drawn.attrib['width']))}px"
+    shape["style"] = f"--own:{round(float(drawn.attrib['width']))}px"
     drawn.attrib.clear()
     drawn.attrib.update(shape)
     return Markup(ElementTree.tostring(drawn, encoding="unicode"))

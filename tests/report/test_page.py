@@ -17,7 +17,8 @@ import pytest
 import documents
 from gaincurate.report.document import Document
 from gaincurate.report.figures import Distribution, Estimate, Histogram, Scatter
-from gaincurate.report.page import to_html
+from gaincurate.report.page import prose, to_html
+from gaincurate.report.words import typeset
 
 VOID = {"meta", "link", "input", "br"}
 # Markup, ends of elements and comments, quotes, a template's own marks, lines that end, text turned round, no shape.
@@ -166,9 +167,22 @@ def test_the_first_screen_says_what_the_document_says(read: Reader) -> None:
     document = documents.example()
     first = read.text.split("Parts of this page")[0]
     for said in (document.headline, *(v.sentence for v in document.verdicts), "What to do next"):
-        assert said in first
+        assert typeset(said) in first
     assert document.verdicts[0].banner is not None
-    assert first.count(document.verdicts[0].banner) == 1
+    assert first.count(typeset(document.verdicts[0].banner)) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ("from -0.3 (-0.4 to +0.1): 2-3 rows", "from −0.3 (−0.4 to +0.1): 2-3 rows"),
+        ("run `a -1 <b>` or <c>", "run <code>a -1 &lt;b&gt;</code> or &lt;c&gt;"),
+        ("one ` only -1", "one ` only -1"),
+        ("\u202e `\x00`", "\\u202e <code>\\u0000</code>"),
+    ],
+)
+def test_sentences_are_set_with_minus_signs_and_code(text: str, seen: str) -> None:
+    assert prose(text) == seen
 
 
 def test_the_numbers_of_the_document_are_in_the_page(read: Reader) -> None:
