@@ -165,8 +165,8 @@ def _nothing(evidence: Evidence, decision: Decision, group: str | None) -> str:
     if best is None:
         return f"{start}: sorting by it is no better than shuffling."
     return (
-        f"{start}, though its {best.end} tenth carries {_times(best)} the p (1 - p) of a random tenth: look at "
-        "the figures before sorting by it."
+        f"{start}, though its {best.end} tenth carries {_times(best)} the p (1 - p) of a random tenth: look "
+        "at the figures before sorting by it."
     )
 
 
