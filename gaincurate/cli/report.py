@@ -52,8 +52,8 @@ def report(
 ) -> None:
     """Say what each score of a set is worth: more than prompt length, or not.
 
-    Without pass rates (--rollouts, --run) or a level of difficulty it can say what a score follows, not what it
-    is worth for training.
+    Without pass rates (--rollouts, --run) or a level of difficulty it can say what a score follows, not what
+    it is worth for training.
 
     Example: gaincurate report scored --rollouts rollouts -o report.html
     """

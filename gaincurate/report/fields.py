@@ -25,6 +25,7 @@ _WORDS = {
     )
     for word in ([words] if words.startswith("very") else words.split())
 }
+_INFINITE = 1e100  # sums of squares of larger numbers would be
 _MOST_TEXTS = 1000  # of a scale in words or of levels
 _PARSED = 0.95  # of the rows, at least, for a column of texts to be one of levels
 
@@ -66,12 +67,12 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def numbers(column: pa.ChunkedArray) -> tuple[Floats, int]:
-    """A column of numbers as `[rows]`, null and infinite as NaN; and how many were infinite."""
+    """A column of numbers as `[rows]`, NaN for null and infinite (beyond 1e100); how many were infinite."""
     if pt.is_boolean(column.type):
         column = column.cast(pa.int8())
     parts = [_floats(chunk) for chunk in column.chunks]
     found = np.concatenate(parts) if parts else np.zeros(0)
-    infinite = np.isinf(found)
+    infinite = np.abs(found) > _INFINITE
     found[infinite] = np.nan
     return found, int(infinite.sum())
 

@@ -179,9 +179,9 @@ class LengthProfile:
 class Lift:
     """What a batch picked by a column carries, against a random one.
 
-    `ratio` is the mean of p (1 - p) over the `share` of prompts with the highest, lowest or middle values (`end`,
-    see `ENDS`), divided by the mean over all: 1 is no better than random. `column` may be question length, the
-    control. `target` names the column of p (1 - p). Equal values share a border evenly.
+    `ratio` is the mean of p (1 - p) over the `share` of prompts with the highest, lowest or middle values
+    (`end`, see `ENDS`), divided by the mean over all: 1 is no better than random. `column` may be question
+    length, the control. `target` names the column of p (1 - p). Equal values share a border evenly.
     """
 
     column: str

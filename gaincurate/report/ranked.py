@@ -139,7 +139,7 @@ def correlate(first: Ranked, second: Ranked) -> Correlation | None:
     product = _product(first, second)
     covariances = strata.means(product) / 3
     covariance = float(np.mean(product)) / 3
-    value = max(-1.0, min(1.0, covariance / scale))
+    value = _bounded(covariance / scale)
     influence = _centred(product, covariances, covariance, strata)
     influence /= scale
     influence -= value * (first.influence + second.influence)
@@ -159,6 +159,11 @@ def _centred(parts: Floats, moments: Floats, pooled: float, strata: Strata) -> F
     return parts - (strata.spread(2 * moments) + pooled)
 
 
+def _bounded(value: float) -> float:
+    """A correlation without what rounding adds at its ends."""
+    return math.copysign(1.0, value) if abs(value) > 1 - 1e-12 else value
+
+
 def partial(xy: Correlation | None, xz: Correlation | None, yz: Correlation | None) -> Correlation | None:
     """The correlation of x and y given z, of their ranks.
 
@@ -176,7 +181,7 @@ def partial(xy: Correlation | None, xz: Correlation | None, yz: Correlation | No
         + (value * xz.value / left_x - yz.value / scale) * xz.influence
         + (value * yz.value / left_y - xz.value / scale) * yz.influence
     )
-    return Correlation(max(-1.0, min(1.0, value)), influence, xy.strata + 1)
+    return Correlation(_bounded(value), influence, xy.strata + 1)
 
 
 def inside_each(first: Ranked, second: Ranked) -> list[Estimate]:
@@ -195,7 +200,7 @@ def inside_each(first: Ranked, second: Ranked) -> list[Estimate]:
         )
     errors = np.sqrt(strata.means(influence**2) / np.maximum(strata.sizes - 2, 1))
     return [
-        _one(min(1.0, max(-1.0, float(values[k]))) if defined[k] else None, float(errors[k]), int(rows))
+        _one(_bounded(float(values[k])) if defined[k] else None, float(errors[k]), int(rows))
         for k, rows in enumerate(strata.sizes)
     ]
 

@@ -159,10 +159,15 @@ def _instead(evidence: Evidence) -> str:
 
 def _nothing(evidence: Evidence, decision: Decision, group: str | None) -> str:
     assert decision.judged is not None
-    relation = decision.judged.relation
+    relation, best = decision.judged.relation, best_end(evidence.lifts, evidence.signal)
+    start = (
+        f"{evidence.signal} hardly goes with {relation.target} (rank correlation {_shown(relation.overall)})"
+    )
+    if best is None:
+        return f"{start}: sorting by it is no better than shuffling."
     return (
-        f"{evidence.signal} hardly goes with {relation.target} (rank correlation "
-        f"{_shown(relation.overall)}): sorting by it is no better than shuffling."
+        f"{start}, though its {best.end} tenth carries {_times(best)} the p (1 - p) of a random tenth: look "
+        "at the figures before sorting by it."
     )
 
 

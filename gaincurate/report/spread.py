@@ -46,6 +46,8 @@ def _own_bins(known: Floats) -> Floats | None:
     if len(values) == 1:
         return np.array([values[0] - 0.5, values[0] + 0.5])
     step = float(np.diff(values).min())
+    if values[-1] - values[0] > BINS * step:
+        return None
     places = (values - values[0]) / step
     count = round(float(places[-1])) + 1
     if count > BINS or not np.allclose(places, np.round(places), atol=1e-6):

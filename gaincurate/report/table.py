@@ -90,8 +90,10 @@ def read_table(scored: ScoredSet, *, group_column: str | None = None, columns: S
         columns: more columns to take for levels.
 
     Raises:
-        InputError: a named column is not there, or is not what it is named for.
+        InputError: the set has no rows; a named column is not there, or is not what it is named for.
     """
+    if not len(scored):
+        raise InputError(f"{scored.folder} has no rows: there is nothing to report on.")
     table = Table(len(scored))
     _add_signals(scored, table)
     values, _ = fields.numbers(scored.column(LENGTH))
