@@ -6,6 +6,7 @@ is an opacity and not a scale of colours: it reads the same in light and dark. K
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -20,11 +21,14 @@ from gaincurate.report.words import count, interval, number, short, signed
 Row = dict[str, Any]
 Panel = tuple[str, Sequence[tuple[str, Estimate]]]
 """A panel's name, and its rows from above: (name of the row, estimate)."""
+SHORT = "format(datum.value, '~s')"
+"""An axis of counts: 0, 500, 1k, 1.5k."""
 
 
 def chart(rows: list[Row]) -> alt.Chart:
     """A chart of rows that are in it, not beside it."""
-    return alt.Chart(alt.InlineData(values=rows))
+    # As a text, which Altair neither checks value by value nor copies with every step.
+    return alt.Chart(alt.InlineData(values=json.dumps(rows), format=alt.JsonDataFormat(type="json")))
 
 
 def histogram(figure: Distribution, sentence: str) -> Markup:
@@ -38,7 +42,7 @@ def histogram(figure: Distribution, sentence: str) -> Markup:
     bars = bars.encode(
         x=alt.X("low:Q", bin="binned", title=None, axis=axis, scale=scale),
         x2="high:Q",
-        y=alt.Y("rows:Q", title="rows", axis=alt.Axis(tickCount=3, format="~s")),
+        y=alt.Y("rows:Q", title="rows", axis=alt.Axis(tickCount=3, labelExpr=SHORT)),
         description="words:N",
     )
     median = figure.quantiles[len(figure.quantiles) // 2]
@@ -54,7 +58,7 @@ def density(figure: Scatter, sentence: str) -> Markup:
     y_scale = alt.Scale(zero=False, nice=False, domain=[figure.y_edges[0], figure.y_edges[-1]])
     tiles = chart(_tiles(figure)).mark_rect(aria=False, color=MARK)
     tiles = tiles.encode(
-        x=alt.X("x0:Q", title="question tokens", scale=x_scale, axis=alt.Axis(grid=False, format="~s")),
+        x=alt.X("x0:Q", title="question tokens", scale=x_scale, axis=alt.Axis(grid=False, labelExpr=SHORT)),
         x2="x1:Q",
         y=alt.Y("y0:Q", title=short(figure.signal), scale=y_scale, axis=axis),
         y2="y1:Q",
@@ -148,7 +152,10 @@ def intervals(panels: Sequence[Panel], sentence: str, *, middle: float = 0.0, ti
     for index, (panel, estimates) in enumerate(panels):
         y = alt.Y("row:N", scale=alt.Scale(domain=order), title=None, axis=None if index else axis)
         layers = _estimates(panel, estimates, middle, y, scale, title if index == 0 else None)
-        size = {"width": 150 if len(panels) > 1 else 360, "height": 24 * len(order)}
+        size = {
+            "width": 150 if len(panels) > 1 else 360,
+            "height": (24 if len(order) <= 12 else 17) * len(order),
+        }
         drawn.append(layers.properties(title=alt.TitleParams(panel), **size))
     return draw(alt.hconcat(*drawn, spacing=18), sentence)
 

@@ -31,6 +31,8 @@ def to_html(document: Document) -> str:
         .get_template("page.html.j2")
         .render(
             document=document,
+            # What is worth a trial comes first; the rest stays in the set's order.
+            verdicts=sorted(document.verdicts, key=lambda verdict: verdict.sort_first is None),
             pictures=pictures(document),
             steps=next_steps(document),
             relations=by_target(document.relations),

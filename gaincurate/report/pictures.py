@@ -14,6 +14,7 @@ from markupsafe import Markup
 from gaincurate.report import charts, run_charts
 from gaincurate.report.document import Document
 from gaincurate.report.figures import (
+    ENDS,
     Calibration,
     Distribution,
     Estimate,
@@ -138,12 +139,12 @@ def _relations(target: str, relations: list[Relation], length: str) -> Markup:
 
 
 def _lifts(target: str, lifts: list[Lift]) -> Markup:
-    rows = [(f"{lift.column}, {lift.end}", lift.ratio) for lift in lifts]
-    said = "; ".join(f"{name} {number(ratio.value)}" for name, ratio in rows)
+    panels = [(end, [(x.column, x.ratio) for x in lifts if x.end == end]) for end in ENDS]
+    said = "; ".join(f"{x.column}, {x.end} {number(x.ratio.value)}" for x in lifts)
     sentence = (
         f"Mean {target} of the prompts at each end, divided by that of all: {said}. Random picks have 1."
     )
-    return charts.intervals([("", rows)], sentence, middle=1.0, title="times the mean of all prompts")
+    return charts.intervals(panels, sentence, middle=1.0, title="times the mean of all prompts")
 
 
 def _profile(figure: LengthProfile) -> Markup:

@@ -128,7 +128,7 @@ def _bars(run: RunStory, series: Sequence[Series], *, title: str, said: Say) -> 
         .mark_bar(size=max(1, min(24, 300 // len(run.rounds))))
         .encode(
             x=_round_axis(run),
-            y=alt.Y("value:Q", title=title, stack=True, axis=alt.Axis(tickCount=4, format="~s")),
+            y=alt.Y("value:Q", title=title, stack=True, axis=alt.Axis(tickCount=4, labelExpr=charts.SHORT)),
             color=_colour(series),
             # The first series lies at the bottom.
             order=alt.Order("place:Q"),

@@ -54,7 +54,8 @@ def fixed(value: float, places: int) -> str:
     """A number with that many places; a power of ten where it would be all noughts or very long."""
     if places > 7 or abs(value) >= 10**9:
         return f"{value:.2e}".replace("-", MINUS)
-    return f"{value:,.{places}f}".replace("-", MINUS)
+    text = f"{value:,.{places}f}"
+    return text.lstrip("-") if float(text.replace(",", "")) == 0 else text.replace("-", MINUS)
 
 
 def typeset(text: str) -> str:

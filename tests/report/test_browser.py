@@ -135,7 +135,7 @@ def test_the_page_forbids_what_it_does_not_do(browser: Chromium, page: Path, tmp
 def test_the_first_screen_has_the_answer_and_what_to_do(browser: Chromium, page: Path) -> None:
     browser.open(page, width=1280, height=800)
     ends = browser.run(
-        "['.headline', '.answers tr:last-child', '.next'].map(s => document.querySelector(s).getBoundingClientRect().bottom)"
+        "['.headline', '.next', '.answers tr:last-child'].map(s => document.querySelector(s).getBoundingClientRect().bottom)"
     )
     assert all(0 < end <= 800 for end in ends)
     assert ends == sorted(ends)
