@@ -13,6 +13,9 @@ from scipy import stats
 
 import runs
 from column_sets import column_set, ids
+from gaincurate.difficulty import rollout_set
+from gaincurate.difficulty.engine import Completion
+from gaincurate.difficulty.pass_rates import read_pass_rates
 from gaincurate.difficulty.predict import COLUMN
 from gaincurate.errors import InputError, OutputError
 from gaincurate.report.build import report
@@ -108,7 +111,29 @@ def test_an_outcome_says_what_it_rests_on(tmp_path: Path) -> None:
     assert found.mean == pytest.approx((1 + 0 + 0.5 + 1) / 4)
     assert (found.always, found.never) == (0.5, 0.25)
     assert found.mean_variance.value == pytest.approx((0 + 0 + 0.5 * 0.5 * 4 / 3) / 3)
-    assert found.notes == ["1 prompts with one rollout have no p (1 - p)."]
+    assert found.notes[0] == "Prompts with one rollout, which have no p (1 - p): 1."
+    assert found.notes[1].startswith("Prompts have different numbers of rollouts.")
+
+
+def test_a_rollout_set_is_read_and_an_unfinished_one_is_not(tmp_path: Path) -> None:
+    folder, _ = world(tmp_path)
+    out = tmp_path / "rollouts"
+    out.mkdir()
+    identity = {"kind": rollout_set.KIND, "format": rollout_set.FORMAT}
+    (out / "identity.json").write_text(json.dumps(identity))
+    rewards: dict[str, list[float | None]]
+    rewards = {"id00001": [1.0, 0.0], "id00002": [1.0, None], "id00003": [None, None]}
+    judged: list[rollout_set.Judged] = [
+        (Completion(gc_id, sample, "text"), reward, None)
+        for gc_id, some in rewards.items()
+        for sample, reward in enumerate(some)
+    ]
+    rollout_set.write_shard(out, 0, identity, judged, [])
+    with pytest.raises(OutputError, match="is not finished"):
+        report(folder, rollouts=[out])
+    rollout_set.write_manifest(out, identity, 1)
+    (found,) = report(folder, rollouts=[out]).outcomes
+    assert (found.name, found.prompts, found.rollouts) == ("pass rate (rollouts)", 2, 3)
 
 
 def test_rates_of_unknown_numbers_of_rollouts_have_no_variance(tmp_path: Path) -> None:
@@ -152,8 +177,6 @@ def test_a_column_is_not_judged_by_the_pass_rates_that_made_it(tmp_path: Path) -
         rates_file(tmp_path / "own.parquet", rate),
         rates_file(tmp_path / "new.parquet", rate, seed=2),
     )
-    from gaincurate.difficulty.pass_rates import read_pass_rates
-
     (made_of,) = read_pass_rates(own)
     scored = ScoredSet(folder)
     how = {"made_by": "a test", "outcomes": made_of.source}
