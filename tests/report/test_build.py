@@ -124,7 +124,7 @@ def test_a_rollout_set_is_read_and_an_unfinished_one_is_not(tmp_path: Path) -> N
     rewards: dict[str, list[float | None]]
     rewards = {"id00001": [1.0, 0.0], "id00002": [1.0, None], "id00003": [None, None]}
     judged: list[rollout_set.Judged] = [
-        (Completion(gc_id, sample, "text"), reward, None)
+        (Completion(gc_id, sample, "text", "stop", 1, 1), reward, None)
         for gc_id, some in rewards.items()
         for sample, reward in enumerate(some)
     ]
