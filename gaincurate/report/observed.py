@@ -196,7 +196,12 @@ def _notes(rates: Rates, wins: Floats, losses: Floats) -> list[str]:
     if (count < 2).all():
         found.append("One rollout a prompt says nothing of p (1 - p), nor of its own noise.")
     elif (count < 2).any():
-        found.append(f"{int((count < 2).sum()):,} prompts with one rollout have no p (1 - p).")
+        found.append(f"Prompts with one rollout, which have no p (1 - p): {int((count < 2).sum()):,}.")
+    if np.ptp(count) > 0 and rates.source == "rollouts":
+        found.append(
+            "Prompts have different numbers of rollouts. If sampling went on until a rate was clear, "
+            "p (1 - p) is a little too low."
+        )
     if (wins != np.round(wins)).any():
         found.append(
             "Some rewards lie between right and wrong: p (1 - p) is then an upper bound of their variance, "
