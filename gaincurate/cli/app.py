@@ -12,6 +12,7 @@ from gaincurate.cli.derive import derive
 from gaincurate.cli.doctor import doctor
 from gaincurate.cli.export import export
 from gaincurate.cli.hygiene import hygiene
+from gaincurate.cli.report import report
 from gaincurate.cli.score import score
 from gaincurate.cli.show import show
 
@@ -26,6 +27,7 @@ app.command()(score)
 app.command()(show)
 app.command()(derive)
 app.command()(hygiene)
+app.command()(report)
 app.add_typer(schedule.app, name="schedule")
 app.command()(export)
 app.add_typer(difficulty.app, name="difficulty")

@@ -1,0 +1,100 @@
+"""Charts to pictures that stand in the page: takes an Altair chart and a sentence, yields one inline SVG.
+
+The drawing is made here, when the report is written, and not by a script in the reader's browser: the page
+needs no plotting code (0.9 MB for vega, 4.8 MB for plotly), prints, and shows where scripts are forbidden.
+Colours are CSS variables, so one picture serves light and dark. Knows nothing of what is drawn.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from xml.etree import ElementTree
+
+import altair as alt
+import vl_convert
+from markupsafe import Markup
+
+from gaincurate.report.words import shown
+
+# The CSS variables of style.css, by what they stand for.
+INK, MUTED, RULE = "var(--ink)", "var(--muted)", "var(--rule)"
+MARK, PLUS, MINUS, PAPER = "var(--mark)", "var(--plus)", "var(--minus)", "var(--paper)"
+
+_AXIS = {
+    "domainColor": RULE,
+    "gridColor": RULE,
+    "tickColor": RULE,
+    "labelColor": MUTED,
+    "titleColor": INK,
+    "labelFontSize": 11,
+    "titleFontSize": 12,
+    "titleFontWeight": "normal",
+    "tickSize": 4,
+    "titlePadding": 8,
+}
+_CONFIG: dict[str, Any] = {
+    # This font travels with vl-convert, so that text is measured alike on every machine; where the picture is
+    # shown, the page's own font takes its place.
+    "font": "Liberation Sans",
+    "background": "transparent",
+    "view": {"stroke": None},
+    "axis": _AXIS,
+    "header": {"labelColor": INK, "titleColor": INK, "labelFontSize": 12},
+    "legend": {"labelColor": INK, "titleColor": INK, "labelFontSize": 11, "titleFontSize": 12},
+    "text": {"color": INK, "fontSize": 11},
+    "title": {"color": INK, "fontSize": 12, "fontWeight": "normal"},
+}
+_SVG = "{http://www.w3.org/2000/svg}"
+_PLACES = {"d", "transform", "x", "y", "x1", "x2", "y1", "y2", "width", "height", "stroke-width"}
+_NOISE = {
+    "role",
+    "aria-roledescription",
+    "aria-hidden",
+    "aria-label",
+    "pointer-events",
+    "font-family",
+    "class",
+}
+_DEFAULTS = {("opacity", "1"), ("stroke-width", "1"), ("x2", "0"), ("y2", "0"), ("font-weight", "normal")}
+_DIGITS = re.compile(r"(\.\d\d)\d+")
+
+
+def draw(chart: alt.TopLevelMixin, sentence: str) -> Markup:
+    """One `<svg>` element, as wide as its place allows.
+
+    Args:
+        chart: its texts must be free of control characters (`words.short`), which XML has no place for.
+        sentence: what the picture shows, for those who do not see it; a table with the numbers stands beside.
+    """
+    spec = {**chart.to_dict(), "config": _CONFIG}
+    drawn = ElementTree.fromstring(vl_convert.vegalite_to_svg(spec))
+    for element in drawn.iter():
+        _tidy(element)
+        for child in [
+            child for child in element if child.get("display") == "none" or child.get("d") == "M0,0h0v0h0Z"
+        ]:
+            element.remove(child)
+    for part in drawn:
+        part.attrib["aria-hidden"] = "true"  # else the numbers on the axes are read out one by one
+    shape = {"class": "plot", "role": "img", "aria-label": shown(sentence)}
+    shape["viewBox"] = drawn.attrib["viewBox"]
+    shape["style"] = f"--own:{round(float(drawn.attrib['width']))}px"
+    drawn.attrib.clear()
+    drawn.attrib.update(shape)
+    return Markup(ElementTree.tostring(drawn, encoding="unicode"))
+
+
+def _tidy(element: ElementTree.Element) -> None:
+    """To a screen reader the picture is one thing with one sentence; a mark's words are for a pointer."""
+    element.tag = element.tag.removeprefix(_SVG)
+    spoken = element.attrib.get("aria-label") if element.tag != "g" else None
+    for name in list(element.attrib):
+        if name in _NOISE or (name, element.attrib[name]) in _DEFAULTS:
+            del element.attrib[name]
+        elif name in _PLACES:
+            element.attrib[name] = _DIGITS.sub(r"\1", element.attrib[name])
+    if spoken:
+        title = ElementTree.Element("title")
+        title.text = spoken
+        element.insert(0, title)

@@ -1,0 +1,239 @@
+"""Observed pass rates in a report: takes rollouts and a run, yields columns of a table and facts.
+
+Pass rates are joined by id. p (1 - p) of a prompt is estimated without bias from its G rollouts, as
+G / (G - 1) times that of the observed rate. Knows nothing of signals.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gaincurate.difficulty import rollout_set
+from gaincurate.difficulty.pass_rates import PassRates, pooled, read_pass_rates
+from gaincurate.difficulty.quality import noise_ceiling
+from gaincurate.errors import InputError
+from gaincurate.files import digest_files
+from gaincurate.report.document import Column
+from gaincurate.report.figures import Estimate, Outcome
+from gaincurate.report.intervals import estimate, mean
+from gaincurate.report.table import Table
+from gaincurate.schedule.run import Run
+from gaincurate.schema import ID
+from gaincurate.scored_set import ScoredSet
+from gaincurate.shards import IDENTITY, MANIFEST
+from gaincurate.stats import Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """One policy's wins and losses by id; see `PassRates`. `hashes` name the files they came from."""
+
+    name: str
+    source: str
+    path: str
+    ids: pa.Array
+    wins: Floats
+    losses: Floats
+    counted: bool
+    hashes: frozenset[str]
+    notes: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """An outcome, its wins and losses at the rows of the set, `[rows]` (NaN where none), and its files."""
+
+    outcome: Outcome
+    wins: Floats
+    losses: Floats
+    hashes: frozenset[str]
+
+
+def read_rollouts(path: Path) -> list[Rates]:
+    """Every policy in a rollout set, or in whatever `difficulty predict --outcomes` takes.
+
+    Raises:
+        InputError: nothing there, or it cannot be read as pass rates.
+    """
+    if not path.exists():
+        raise InputError(f"--rollouts {path} does not exist.", path=str(path))
+    if _is_rollout_set(path):
+        table = rollout_set.pass_rates(path)
+        table = table.filter(pc.greater(table.column("samples"), 0))
+        if not len(table):
+            raise InputError(f"--rollouts {path} has no rollout that could be judged.", path=str(path))
+        wins, losses = table.column("wins").to_numpy(), table.column("losses").to_numpy()
+        ids = table.column(ID).combine_chunks()
+        digest = digest_files(sorted(path.rglob("*.arrow")))
+        return [Rates(path.name, "rollouts", str(path), ids, wins, losses, True, frozenset([digest]), [])]
+    found = read_pass_rates(path)
+    if any(rates.round is not None for rates in found):
+        return [_of_rounds(found, path, "rollouts", [])]
+    names = [path.name if len(found) == 1 else f"{path.name}, {rates.name}" for rates in found]
+    return [_of(rates, name, path, "rollouts", []) for name, rates in zip(names, found, strict=True)]
+
+
+def _is_rollout_set(path: Path) -> bool:
+    """Whether a folder is one, finished or not."""
+    for name in (MANIFEST, IDENTITY):
+        try:
+            facts = json.loads((path / name).read_bytes())
+        except (OSError, ValueError):
+            continue
+        if isinstance(facts, dict) and facts.get("kind") == rollout_set.KIND:
+            return True
+    return False
+
+
+def read_run(run: Run) -> Rates | None:
+    """A run's outcomes, all rounds together; None where it has none yet."""
+    rounds = range(int(run.state["round"]) + 1)
+    if not any(run.outcomes(round_).exists() and run.outcomes(round_).stat().st_size for round_ in rounds):
+        return None
+    drawn = f"The prompts were drawn by {run.config.strategy}: what holds among them need not hold elsewhere."
+    return _of_rounds(read_pass_rates(run.folder), run.folder, "run", [drawn])
+
+
+def _of_rounds(found: Sequence[PassRates], path: Path, source: str, notes: list[str]) -> Rates:
+    rounds = [rates.round for rates in found if rates.round is not None]
+    changed = f"Rounds {min(rounds)} to {max(rounds)} together: the policy changed while it was observed."
+    more = [changed] if len(found) > 1 else []
+    return _of(pooled(found), path.name, path, source, [*more, *notes])
+
+
+def _of(rates: PassRates, name: str, path: Path, source: str, notes: list[str]) -> Rates:
+    ids = pa.array(rates.ids, pa.string())
+    hashes = frozenset(hashes_in(rates.source))
+    return Rates(name, source, str(path), ids, rates.wins, rates.losses, rates.counted, hashes, notes)
+
+
+def hashes_in(facts: Any) -> Iterator[str]:
+    """Every `hash` in nested facts about sources."""
+    if isinstance(facts, dict):
+        for key, value in facts.items():
+            if key == "hash" and isinstance(value, str):
+                yield value
+            else:
+                yield from hashes_in(value)
+    elif isinstance(facts, list):
+        for value in facts:
+            yield from hashes_in(value)
+
+
+def observe(scored: ScoredSet, table: Table, found: Sequence[Rates]) -> list[Observed]:
+    """Put observed pass rates into the table, a column for each policy and one for its p (1 - p).
+
+    Raises:
+        InputError: none of a policy's prompts is in the set.
+    """
+    ids = scored.column(ID).combine_chunks() if found else None
+    return [_one(scored, table, ids, rates) for rates in found]
+
+
+def _one(scored: ScoredSet, table: Table, ids: pa.Array, rates: Rates) -> Observed:
+    places = pc.index_in(rates.ids.cast(ids.type), value_set=ids)
+    known = places.is_valid().to_numpy(zero_copy_only=False)
+    if not known.any():
+        raise InputError(
+            f"{rates.path}: none of its {len(rates.ids):,} prompts is in {scored.folder}; is it of another "
+            "set? They are joined by gc_id.",
+            path=rates.path,
+        )
+    at = places.drop_null().to_numpy()
+    wins, losses = np.full(table.rows, np.nan), np.full(table.rows, np.nan)
+    wins[at], losses[at] = rates.wins[known], rates.losses[known]
+    name = _free(table, f"pass rate ({rates.name})")
+    made = f"{'rollouts' if rates.source == 'rollouts' else 'a run'}: {rates.path}"
+    count = wins + losses
+    table.add(Column(name, "pass-rate", "share of rollouts that were right, 0 to 1", made), wins / count)
+    notes, learnability = list(rates.notes), None
+    variance = unbiased_variance(wins, losses) if rates.counted else np.full(table.rows, np.nan)
+    if not np.isnan(variance).all():
+        learnability = _free(table, f"p(1-p) ({rates.name})")
+        meaning = "p (1 - p), unbiased: highest where one rollout in two is right; what GRPO learns from"
+        table.add(Column(learnability, "learnability", meaning, made), variance)
+    notes += _notes(rates, wins[at], losses[at])
+    outcome = Outcome(
+        name=name,
+        learnability=learnability,
+        source=rates.source,
+        path=rates.path,
+        prompts=len(at),
+        unknown=int((~known).sum()),
+        rollouts=round(float(count[at].sum())) if rates.counted else None,
+        mean=float(np.mean(wins[at] / count[at])),
+        always=float(np.mean(losses[at] == 0)),
+        never=float(np.mean(wins[at] == 0)),
+        ceiling=ceiling(wins[at], losses[at]) if rates.counted else Estimate(None, None, None, len(at)),
+        mean_variance=mean(variance[~np.isnan(variance)]),
+        notes=notes,
+    )
+    return Observed(outcome, wins, losses, rates.hashes)
+
+
+def _free(table: Table, name: str) -> str:
+    """The name, with a number behind it where the table has it already."""
+    found, number = name, 1
+    while found in table.values:
+        number += 1
+        found = f"{name} {number}"
+    return found
+
+
+def _notes(rates: Rates, wins: Floats, losses: Floats) -> list[str]:
+    if not rates.counted:
+        return ["How many rollouts stand behind a rate is not known, so p (1 - p) and the ceiling are not."]
+    found, count = [], wins + losses
+    if (count < 2).all():
+        found.append("One rollout a prompt says nothing of p (1 - p), nor of its own noise.")
+    elif (count < 2).any():
+        found.append(f"Prompts with one rollout, which have no p (1 - p): {int((count < 2).sum()):,}.")
+    if np.ptp(count) > 0 and rates.source == "rollouts":
+        found.append(
+            "Prompts have different numbers of rollouts. If sampling went on until a rate was clear, "
+            "p (1 - p) is a little too low."
+        )
+    if (wins != np.round(wins)).any():
+        found.append(
+            "Some rewards lie between right and wrong: p (1 - p) is then an upper bound of their variance, "
+            "and the ceiling too low."
+        )
+    return found
+
+
+def unbiased_variance(wins: Floats, losses: Floats) -> Floats:
+    """Of each prompt p (1 - p), from its rollouts, without bias; NaN for fewer than two."""
+    count = wins + losses
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found: Floats = wins * losses / count / (count - 1)
+    found[~(count >= 2)] = np.nan
+    return found
+
+
+def ceiling(wins: Floats, losses: Floats) -> Estimate:
+    """The noise ceiling of the observed rates, see `quality.noise_ceiling`, with its interval."""
+    count = wins + losses
+    usable = count >= 2
+    value = noise_ceiling(wins, losses)
+    if value is None:
+        return Estimate(None, None, None, int(usable.sum()))
+    rate = (wins / count)[usable]
+    noise = rate * (1 - rate) / (count[usable] - 1)
+    spread = (rate - rate.mean()) ** 2
+    whole = float(spread.mean())
+    share = 1 - float(noise.mean()) / whole
+    influence = -(noise - noise.mean()) / whole + float(noise.mean()) / whole**2 * (spread - whole)
+    found = estimate(share, influence)
+    low, high = (
+        None if end is None else math.sqrt(min(1.0, max(0.0, end))) for end in (found.low, found.high)
+    )
+    return Estimate(value, low, high, len(rate))

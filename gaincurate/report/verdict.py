@@ -1,0 +1,164 @@
+"""What follows from the figures for one signal: takes estimates, yields a verdict. All rules stand here.
+
+A signal tells more than length and groups only if two intervals exclude 0 on the same side: that of its
+correlation with a target given length (inside groups, where there are any), and that inside bins of like
+length. Both are at the level at which all looks together are right 95 % of the time. Knows nothing of words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gaincurate.report.document import Kind
+from gaincurate.report.figures import Estimate, GroupShare, Lift
+from gaincurate.report.relations import Judged
+
+EXPLAINED = 0.8
+"""A rank correlation with length beyond which length explains a signal."""
+MATTERS = 0.1
+"""A smaller correlation is next to nothing, however sure."""
+_NARROW = 0.25  # an interval around 0 that reaches further cannot say that there is nothing
+_LEAST = 30  # rows
+
+_BEST_FIRST: tuple[Kind, ...] = (
+    "tells-more",
+    "tells-little-more",
+    "tells-length-only",
+    "no-more-than-length",
+    "no-more-than-groups",
+    "no-more-than-length-and-groups",
+    "tells-nothing",
+    "not-enough-rows",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that is known of one signal.
+
+    Attributes:
+        signal: its name.
+        rows: that have it; `constant` if they have one value.
+        length: its correlation with length.
+        explained: its rank variance between bins of like length, 0 to 1.
+        share: that between groups.
+        judged: its relations with targets.
+        lifts: of it and of length.
+    """
+
+    signal: str
+    rows: int
+    constant: bool
+    length: Estimate
+    explained: float | None
+    share: GroupShare | None
+    judged: Sequence[Judged]
+    lifts: Sequence[Lift]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A verdict, the relation that decided (None without targets), and the end to train on first, if any."""
+
+    kind: Kind
+    judged: Judged | None
+    sort: Lift | None
+
+
+def decide(evidence: Evidence) -> Decision:
+    """The verdict on a signal: that of the target of which it tells most."""
+    if evidence.constant or evidence.rows < _LEAST:
+        return Decision("not-enough-rows", None, None)
+    if not evidence.judged:
+        return Decision(_alone(evidence), None, None)
+    found = [(kind_of(judged), judged) for judged in evidence.judged]
+    kind, judged = min(found, key=lambda one: (_BEST_FIRST.index(one[0]), -_weight(*one)))
+    return Decision(kind, judged, sort_by(evidence) if kind == "tells-more" else None)
+
+
+def _weight(kind: Kind, judged: Judged) -> float:
+    """By which of several targets with one verdict the best is picked."""
+    decisive = judged.beyond if kind in ("tells-more", "tells-little-more") else judged.relation.overall
+    return abs(decisive.value or 0.0)
+
+
+def _alone(evidence: Evidence) -> Kind:
+    """Without targets only what a signal is can be said."""
+    if by_length(evidence):
+        return "tells-length-only"
+    share = evidence.share
+    if share is not None and (share.eta_squared or 0.0) > max(EXPLAINED**2, 2 * (share.by_chance or 0.0)):
+        return "tells-groups-only"
+    return "no-outcomes-to-judge"
+
+
+def by_length(evidence: Evidence) -> bool:
+    """Whether length explains the signal, in one direction or in whatever form."""
+    return abs(evidence.length.value or 0.0) > EXPLAINED or (evidence.explained or 0.0) > EXPLAINED**2
+
+
+def kind_of(judged: Judged) -> Kind:
+    """The verdict on one relation."""
+    relation, beyond, in_bins = judged.relation, judged.beyond, judged.in_bins
+    if relation.overall.rows < _LEAST or relation.overall.low is None:
+        return "not-enough-rows"
+    if beyond.value is None:
+        return "tells-length-only"  # length leaves nothing of it
+    side = sign(beyond)
+    if side and side == sign(in_bins):
+        return "tells-more" if abs(beyond.value) >= MATTERS else "tells-little-more"
+    if _reach(beyond) > _NARROW and not side:
+        return "not-enough-rows"
+    if not _notable(relation.overall):
+        return "tells-nothing"
+    length = not (_notable(relation.given_length) and _notable(relation.within_length_bins))
+    groups = relation.within_groups is not None and not _notable(relation.within_groups)
+    if length or groups:
+        return (
+            "no-more-than-length-and-groups"
+            if length and groups
+            else "no-more-than-length"
+            if length
+            else "no-more-than-groups"
+        )
+    both = relation.given_length_within_groups
+    sure = both is not None and not _notable(both)
+    return "no-more-than-length-and-groups" if sure else "not-enough-rows"
+
+
+def sign(found: Estimate) -> int:
+    """On which side of 0 an interval lies; 0 where it holds 0 or there is none."""
+    if found.low is None or found.high is None:
+        return 0
+    return 1 if found.low > 0 else -1 if found.high < 0 else 0
+
+
+def _notable(found: Estimate) -> bool:
+    return sign(found) != 0 and abs(found.value or 0.0) >= MATTERS
+
+
+def _reach(found: Estimate) -> float:
+    """How far an interval goes from 0."""
+    if found.low is None or found.high is None:
+        return 1.0
+    return max(abs(found.low), abs(found.high))
+
+
+def best_end(lifts: Sequence[Lift], column: str) -> Lift | None:
+    """Which part of a column surely carries more p (1 - p) than a random batch, if one does."""
+    sure = [one for one in lifts if one.column == column and one.ratio.low is not None and one.ratio.low > 1]
+    return max(sure, key=lambda one: one.ratio.value or 0.0, default=None)
+
+
+def sort_by(evidence: Evidence) -> Lift | None:
+    """What is worth training on first: surely better than chance, and better than length can pick."""
+    best = best_end(evidence.lifts, evidence.signal)
+    if best is None:
+        return None
+    length = [
+        one.ratio.value or 0.0
+        for one in evidence.lifts
+        if one.column != evidence.signal and one.target == best.target
+    ]
+    return best if (best.ratio.value or 0.0) > max(length, default=0.0) else None

@@ -1,0 +1,167 @@
+"""A real headless Chromium for tests, spoken to through a pipe (the DevTools protocol), without a driver.
+
+It has no network: whatever a page asks for is refused and noted. `PATH` says which Chromium; without one, tests
+that ask for `browser` are skipped.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import select
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "headless_shell")
+_FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage"),
+    *("--force-device-scale-factor=1", "--hide-scrollbars", "--force-color-profile=srgb"),
+    # Every name resolves to nothing, so that a request that slips through fails as well as being noted.
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+]
+_PATIENCE = 60.0
+
+
+def found() -> str | None:
+    """The Chromium on this machine."""
+    return next((path for name in NAMES if (path := shutil.which(name))), None)
+
+
+class Chromium:
+    """One browser with one page.
+
+    Attributes:
+        problems: what the console said that is an error or a warning, and uncaught exceptions.
+        requests: every address that a page asked for, the page itself left out.
+    """
+
+    def __init__(self, program: str, profile: Path) -> None:
+        self.problems: list[str] = []
+        self.requests: list[str] = []
+        to_browser, self._write = os.pipe()
+        self._read, from_browser = os.pipe()
+        # Chromium reads commands from descriptor 3 and answers at 4.
+        command = f'exec "$0" "$@" 3<&{to_browser} 4>&{from_browser}'
+        flags = [*_FLAGS, f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank"]
+        self._process = subprocess.Popen(
+            ["bash", "-c", command, program, *flags],
+            pass_fds=(to_browser, from_browser),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(to_browser)
+        os.close(from_browser)
+        self._buffer, self._number, self._session = b"", 0, ""
+        self._seen: set[str] = set()
+        self._attach()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.terminate()
+        self._process.wait(_PATIENCE)
+        os.close(self._write)
+        os.close(self._read)
+
+    def open(self, page: Path, *, width: int = 1280, height: int = 800, **media: str) -> None:
+        """Load a file; `media`: prefers_color_scheme="dark", prefers_reduced_motion="reduce"."""
+        self.problems.clear()
+        self.requests.clear()
+        self.show(**media)
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self.ask("Emulation.setDeviceMetricsOverride", **size)
+        self._seen.discard("Page.loadEventFired")
+        self.ask("Page.navigate", url=page.as_uri())
+        self._until("Page.loadEventFired")
+        self.requests[:] = [address for address in self.requests if address != page.as_uri()]
+
+    def show(self, medium: str = "", **media: str) -> None:
+        """Set what the reader prefers, and `medium` "print" or the screen."""
+        features = [{"name": name.replace("_", "-"), "value": value} for name, value in media.items()]
+        self.ask("Emulation.setEmulatedMedia", media=medium, features=features)
+
+    def run(self, script: str) -> Any:
+        """The value of a JavaScript expression in the page, a promise's too."""
+        answer = self.ask("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
+
+    def press(self, key: str, code: int = 0, text: str = "", modifiers: int = 0) -> None:
+        """Press and release a key; `code` is its virtual key code (9 Tab, 13 Enter, 32 space)."""
+        what = {"key": key, "code": key, "windowsVirtualKeyCode": code, "modifiers": modifiers}
+        self.ask("Input.dispatchKeyEvent", type="keyDown", text=text, **what)
+        self.ask("Input.dispatchKeyEvent", type="keyUp", **what)
+
+    def picture(self, path: Path, *, whole: bool = False) -> None:
+        """Write what is seen as PNG, or the whole page."""
+        answer = self.ask("Page.captureScreenshot", captureBeyondViewport=whole, **self._clip(whole))
+        path.write_bytes(base64.b64decode(answer["data"]))
+
+    def printed(self, path: Path) -> None:
+        """Write the page as PDF, as it would be printed on A4."""
+        answer = self.ask("Page.printToPDF", paperWidth=8.27, paperHeight=11.69, preferCSSPageSize=True)
+        path.write_bytes(base64.b64decode(answer["data"]))
+
+    def ask(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """Send one DevTools command and wait for its answer."""
+        self._number += 1
+        message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._write, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._next()
+            if answer.get("id") == self._number:
+                assert "error" not in answer, answer["error"]
+                return dict(answer["result"])
+            self._note(answer)
+
+    def _clip(self, whole: bool) -> dict[str, Any]:
+        if not whole:
+            return {}
+        size = self.ask("Page.getLayoutMetrics")["cssContentSize"]
+        return {"clip": {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}}
+
+    def _attach(self) -> None:
+        pages = [t for t in self.ask("Target.getTargets")["targetInfos"] if t["type"] == "page"]
+        target = (
+            pages[0]["targetId"] if pages else self.ask("Target.createTarget", url="about:blank")["targetId"]
+        )
+        self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.ask(f"{domain}.enable")
+
+    def _until(self, event: str) -> None:
+        while event not in self._seen:
+            self._note(self._next())
+
+    def _next(self) -> dict[str, Any]:
+        end = time.monotonic() + _PATIENCE
+        while b"\0" not in self._buffer:
+            ready = select.select([self._read], [], [], max(0.0, end - time.monotonic()))[0]
+            piece = os.read(self._read, 1 << 20) if ready else b""
+            assert piece, "Chromium ended" if ready else f"Chromium said nothing for {_PATIENCE:.0f} seconds"
+            self._buffer += piece
+        line, self._buffer = self._buffer.split(b"\0", 1)
+        return dict(json.loads(line))
+
+    def _note(self, event: dict[str, Any]) -> None:
+        method, what = event.get("method", ""), event.get("params", {})
+        self._seen.add(method)
+        if method == "Runtime.exceptionThrown":
+            self.problems.append(json.dumps(what["exceptionDetails"]))
+        elif method == "Runtime.consoleAPICalled" and what["type"] in ("error", "warning", "assert"):
+            self.problems.append(json.dumps(what["args"]))
+        elif method == "Log.entryAdded" and what["entry"]["level"] in ("error", "warning"):
+            self.problems.append(what["entry"]["text"])
+        elif method == "Network.requestWillBeSent":
+            self.requests.append(what["request"]["url"])

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import runs
+from column_sets import column_set, ids
+from command import run
+from gaincurate.report.build import report
+from gaincurate.report.document import from_json, to_json
+
+SCRIPT = "<script>alert(1)</script> \x1b[31mred"
+
+
+@pytest.fixture
+def scored(tmp_path: Path) -> Path:
+    """Length and nothing else, under two names; a source whose name would steer a terminal."""
+    random = np.random.default_rng(0)
+    length = random.integers(5, 300, 400)
+    source = {"task": pa.array([SCRIPT, "plain"] * 200)}
+    scores = {"gc_angle": -np.log(length) + 0.01 * random.normal(size=400), "gc_nll": random.normal(size=400)}
+    return column_set(tmp_path / "scored", length, scores, source, questions=[SCRIPT] * 3 + ["q"] * 397)
+
+
+@pytest.fixture
+def rates(tmp_path: Path) -> Path:
+    wins = np.random.default_rng(1).integers(0, 9, 400)
+    path = tmp_path / "rates.parquet"
+    pq.write_table(pa.table({"gc_id": ids(400), "wins": wins, "losses": 8 - wins}), path)
+    return path
+
+
+def test_the_first_screen_says_whether_to_sort(scored: Path) -> None:
+    done = run("report", scored)
+    assert done.exit_code == 0, done.output
+    first = " ".join(done.stdout.split())
+    assert first.startswith(f"{scored}: 400 rows, some-model, float32 on cpu; ")
+    assert "gc_angle is close to question length. Whether sorting by any of 2 signals helps" in first
+    assert f"gaincurate difficulty rollout {scored} --out rollouts" in first
+    assert "WARNING: gc_angle is close to question length: rank correlation -1.00" in first
+    assert "[tells-length-only] gc_angle follows question length" in first
+    assert "[no-outcomes-to-judge] gc_nll is not question length" in first
+    assert "exact duplicates: 398 of 400 prompts repeat an earlier one (99.5%)" in first
+    assert "\x1b" not in done.output
+    assert all(len(line) <= 100 for line in done.stdout.splitlines()[:16])
+
+
+def test_json_is_the_document(scored: Path, rates: Path) -> None:
+    done = run("report", scored, "--rollouts", rates, "--against", scored, "--json")
+    assert done.exit_code == 0
+    assert done.stderr == ""
+    found = json.loads(done.stdout)
+    assert from_json(found) == report(scored, rollouts=[rates], against=[scored])
+    assert found == to_json(report(scored, rollouts=[rates], against=[scored]))
+
+
+def test_everything_that_was_given_is_shown(scored: Path, rates: Path, tmp_path: Path) -> None:
+    begun = runs.begin(tmp_path, scored=scored, strategy="uniform")
+    runs.report(begun)
+    arguments = ["--rollouts", rates, "--run", begun.folder, "--against", scored, "--group-column", "task"]
+    done = run("report", scored, *arguments)
+    assert done.exit_code == 0, done.output
+    lines = " ".join(done.stdout.split())
+    assert "rank correlation with pass rate (rates.parquet)" in lines
+    assert "rank correlation with p(1-p) (run)" in lines
+    assert "pass rate (rates.parquet): 400 prompts, 3,200 rollouts, mean 0." in lines
+    assert f"{begun.folder}: uniform, 1 of 3 rounds, 8 prompts each" in lines
+    assert f"against {scored}: 400 rows in both, 0 only here, 0 only there" in lines
+    assert "gc_angle +1.00 ±0.00 100%" in lines
+    assert "groups: task (named by --group-column)" in lines
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--rollouts", "nowhere"], "error: --rollouts nowhere does not exist."),
+        (["--group-column", "size"], "has no such column; it has question, task."),
+        (["--columns", "task"], "error: --columns task: it holds string, and no numbers can be read in it."),
+        (["--run", "nowhere"], "error: nowhere is no run: it has no run.json."),
+        (["--against", "nowhere"], "error: nowhere is no scored set: it has no manifest.json."),
+    ],
+)
+def test_bad_input_is_a_sentence(scored: Path, arguments: list[str], sentence: str) -> None:
+    done = run("report", scored, *arguments)
+    assert done.exit_code == 2
+    assert sentence in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_folder_that_is_no_set_is_refused(tmp_path: Path) -> None:
+    done = run("report", tmp_path)
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"error: {tmp_path} is no scored set: it has no manifest.json.")

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from column_sets import column_set
+from command import run
+
+
+@pytest.fixture
+def scored(tmp_path: Path) -> Path:
+    random = np.random.default_rng(0)
+    lengths = random.integers(5, 90, 60)
+    questions = [f"question {row}? </script><script>alert({row})</script>" for row in range(60)]
+    return column_set(tmp_path / "scored", lengths, {"gc_angle": 1 / lengths}, questions=questions)
+
+
+def test_the_page_is_written_whole_and_the_summary_printed(scored: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    done = run("report", scored, "-o", page)
+    assert done.exit_code == 0, done.output
+    assert f"{page}: written; open it in a browser." in done.stderr
+    assert "gc_angle" in done.stdout
+    text = page.read_text()
+    assert text.endswith("</html>")
+    assert "<script" not in text
+    assert "&lt;/script&gt;&lt;script&gt;alert(" in text
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_json_and_the_page_in_one_go(scored: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    done = run("report", scored, "--output", page, "--json")
+    found = json.loads(done.stdout)
+    assert found["headline"] in page.read_text()
+
+
+def test_without_the_extra_it_says_what_to_install_before_it_works(
+    scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = importlib.util.find_spec
+
+    def find(name: str, package: str | None = None) -> ModuleSpec | None:
+        return None if name in ("altair", "vl_convert") else there(name, package)
+
+    monkeypatch.setattr("gaincurate.cli.report.find_spec", find)
+    done = run("report", scored / "not there", "-o", tmp_path / "report.html")
+    assert done.exit_code == 2
+    sentence = "error: --output needs altair and vl_convert: `pip install 'gaincurate[report]'`.\n"
+    assert done.stderr == sentence
+    assert run("report", scored).exit_code == 0
+
+
+def test_a_place_where_no_page_can_lie_is_refused_before_the_work(scored: Path, tmp_path: Path) -> None:
+    done = run("report", scored, "-o", tmp_path)
+    assert done.exit_code == 2
+    assert done.stderr == f"error: --output {tmp_path} is a folder: name a file, such as report.html.\n"
+    missing = tmp_path / "no" / "report.html"
+    done = run("report", scored, "-o", missing)
+    assert done.exit_code == 2
+    said = f"error: --output {missing} lies in {missing.parent}, which is no folder: name a file"
+    assert done.stderr.startswith(said)

@@ -1,0 +1,58 @@
+"""Scored sets made of whole columns: what a report is about, without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+import sets
+from gaincurate.files import write_atomic, write_json
+from gaincurate.schema import FORMAT, SCORE_FIELDS
+from gaincurate.shards import IDENTITY, encode_shard, shard_name, write_manifest
+
+_SCORES = [field.name for field in SCORE_FIELDS[4:]]
+
+
+def ids(rows: int) -> list[str]:
+    """The rows' ids."""
+    return [f"id{row:05d}" for row in range(rows)]
+
+
+def column_set(
+    folder: Path,
+    lengths: Sequence[int] | np.ndarray,
+    scores: Mapping[str, Any],
+    source: Mapping[str, Any] | None = None,
+    *,
+    questions: Any = None,
+    shards: int = 2,
+    identity: Mapping[str, Any] | None = None,
+    names: Sequence[str] | None = None,
+) -> Path:
+    """A finished set: `scores` by column (those of contract 1 that are not there are null), `source` beside."""
+    rows = len(lengths)
+    texts = [f"question {row}?" for row in range(rows)] if questions is None else questions
+    columns: dict[str, Any] = {"question": pa.array(texts), **(source or {})}
+    columns["gc_id"] = pa.array(ids(rows) if names is None else names, pa.string())
+    counts = pa.array(np.asarray(lengths), pa.int32())
+    columns |= {"gc_prompt_tokens": counts, "gc_prefix_tokens": counts, "gc_question_tokens": counts}
+    for name in [*_SCORES, *(name for name in scores if name not in _SCORES)]:
+        values = scores.get(name, pa.nulls(rows, pa.float32()))
+        columns[name] = pa.array(values, pa.float32()) if isinstance(values, np.ndarray) else values
+    table = pa.table(columns)
+    facts = {**sets.IDENTITY_OF_SETS, **(identity or {})}
+    folder.mkdir(parents=True)
+    write_json(folder / IDENTITY, facts)
+    size = max(1, -(-rows // shards))
+    parts = [table.slice(start, size) for start in range(0, rows, size)] or [table]
+    for index, part in enumerate(parts):
+        info = {"format": FORMAT, "identity": facts, "shard": index, "rows": len(part), "rejected": []}
+        info |= {"truncated": 0, "without_prefix": 0, "zero_vectors": 0, "norm_was_fused": False}
+        whole = pa.Table.from_pylist(part.to_pylist(), schema=table.schema)
+        write_atomic(folder / shard_name(index), encode_shard(whole, info | {"prefill": "packed"}))
+    write_manifest(folder, facts, len(parts))
+    return folder

@@ -1,0 +1,206 @@
+"""The page in a real Chromium: drawn, quiet, alone, readable, and used by keyboard, in light, dark and print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import documents
+from chromium import Chromium, found
+from gaincurate.report.page import to_html
+
+PROGRAM = found()
+pytestmark = pytest.mark.skipif(
+    PROGRAM is None, reason="no Chromium in PATH: `apt-get install chromium`, as .ci/run does"
+)
+
+# Every plot: how wide and high it is drawn, how many marks it has, and whether their colours are resolved.
+PLOTS = """[...document.querySelectorAll('svg.plot')].map(svg => {
+  const marks = [...svg.querySelectorAll('path, line, rect')].map(m => [m.getBoundingClientRect(), getComputedStyle(m)])
+    .filter(([box, style]) => (box.width > 0.5 || box.height > 0.5)
+      && ((style.fill !== 'none' && style.fill.startsWith('rgb')) || style.stroke.startsWith('rgb')));
+  const box = svg.getBoundingClientRect();
+  return [svg.getAttribute('aria-label'), box.width, box.height, marks.length, svg.querySelectorAll('text').length];
+})"""
+
+# Every text whose contrast with what lies behind it is too low, by WCAG's formula; 4.5 is AA for any size. Tiles of
+# the heat map are looked at with the number on them.
+FAINT = r"""(() => {
+  const rgba = c => { const n = c.match(/[\d.]+/g).map(Number); return n.length < 4 ? [...n, 1] : n; };
+  const over = (a, b) => [0, 1, 2].map(i => a[i] * a[3] + b[i] * (1 - a[3]));
+  const light = c => { const [r, g, b] = c.slice(0, 3).map(v => { v /= 255;
+    return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; }); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+  const contrast = (a, b) => { const [x, y] = [light(a), light(b)].sort((p, q) => q - p);
+    return (x + 0.05) / (y + 0.05); };
+  const behind = e => { for (; e; e = e.parentElement) { const c = rgba(getComputedStyle(e).backgroundColor);
+    if (c[3] === 1) return c; } return [255, 255, 255, 1]; };
+  const bad = [];
+  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walk.nextNode()) {
+    const e = walk.currentNode.parentElement;
+    if (!walk.currentNode.data.trim() || ['STYLE', 'title'].includes(e.tagName)) continue;
+    const style = getComputedStyle(e);
+    const ink = rgba(e.tagName === 'text' ? style.fill : style.color);
+    const ratio = contrast(over(ink, behind(e)), behind(e));
+    if (ratio < 4.5) bad.push([walk.currentNode.data.slice(0, 40), ratio]);
+  }
+  for (const tile of document.querySelectorAll('svg [fill-opacity]')) {
+    const label = tile.closest('svg').getAttribute('aria-label');
+    if (!label.startsWith('Rank correlations of')) continue;
+    const style = getComputedStyle(tile), fill = rgba(style.fill);
+    const paper = over([...fill.slice(0, 3), Number(style.fillOpacity)], behind(tile));
+    const ratio = contrast(rgba(getComputedStyle(document.body).color), paper);
+    if (ratio < 4.5) bad.push([tile.textContent, ratio]);
+  }
+  return bad;
+})()"""
+ALL_SHOWN = "document.querySelectorAll('section.part').forEach(s => s.style.contentVisibility = 'visible')"
+BACKGROUND = "getComputedStyle(document.body).backgroundColor"
+LIGHT, DARK = "rgb(253, 253, 251)", "rgb(20, 23, 26)"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+    assert PROGRAM is not None
+    with Chromium(PROGRAM, tmp_path_factory.mktemp("profile")) as chromium:
+        yield chromium
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_bytes(to_html(documents.example()).encode())
+    return path
+
+
+def focused(browser: Chromium) -> Any:
+    return browser.run("document.activeElement.id || document.activeElement.textContent.trim().slice(0, 40)")
+
+
+def test_the_browser_of_these_tests_sees_what_goes_wrong(browser: Chromium, tmp_path: Path) -> None:
+    path = tmp_path / "bad.html"
+    path.write_text(
+        "<!doctype html><link rel=icon href='data:,'><p style='color: #999'>faint</p><img src='http://a.example/b'>"
+        "<script>console.error('oops')</script><script>throw Error('thrown')</script>"
+    )
+    browser.open(path)
+    assert browser.requests == ["http://a.example/b"]
+    assert any("oops" in problem for problem in browser.problems)
+    assert any("thrown" in problem for problem in browser.problems)
+    assert [text for text, _ in browser.run(FAINT)] == ["faint"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_plot_is_drawn_and_nothing_is_asked_for_or_complained_of(
+    browser: Chromium, page: Path, scheme: str
+) -> None:
+    browser.open(page, prefers_color_scheme=scheme)
+    browser.run(ALL_SHOWN)
+    plots = browser.run(PLOTS)
+    assert len(plots) == 22
+    for label, width, height, marks, texts in plots:
+        assert width > 200, label
+        assert height > 60, label
+        assert marks >= 3, label
+        assert texts >= 3, label
+    assert browser.run(BACKGROUND) == (LIGHT if scheme == "light" else DARK)
+    assert browser.run(FAINT) == []
+    assert browser.problems == []
+    assert browser.requests == []
+
+
+def test_prompts_are_text_and_do_nothing(browser: Chromium, page: Path) -> None:
+    browser.open(page)
+    assert (
+        browser.run("document.scripts.length + document.querySelectorAll('section img, section b').length")
+        == 0
+    )
+    cells = browser.run("[...document.querySelectorAll('td.text')].map(cell => cell.textContent)")
+    assert documents.SCRIPT in cells
+
+
+def test_the_page_forbids_what_it_does_not_do(browser: Chromium, page: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.html"
+    bad = b"<script>document.title = 'ran'</script><img src='http://a.example/b'></main>"
+    broken.write_bytes(page.read_bytes().replace(b"</main>", bad))
+    browser.open(broken)
+    assert browser.run("document.title") != "ran"
+    assert len(browser.problems) == 2
+    assert all("Content Security Policy" in problem for problem in browser.problems)
+
+
+def test_the_first_screen_has_the_answer_and_what_to_do(browser: Chromium, page: Path) -> None:
+    browser.open(page, width=1280, height=800)
+    ends = browser.run(
+        "['.headline', '.next', '.answers tr:last-child'].map(s => document.querySelector(s).getBoundingClientRect().bottom)"
+    )
+    assert all(0 < end <= 800 for end in ends)
+    assert ends == sorted(ends)
+
+
+def test_a_narrow_screen_scrolls_in_one_direction_only(browser: Chromium, page: Path) -> None:
+    browser.open(page, width=400, height=800)
+    browser.run(ALL_SHOWN)
+    browser.run("document.querySelectorAll('details').forEach(d => d.open = true)")
+    assert browser.run("document.documentElement.scrollWidth") <= 400
+
+
+def test_the_page_is_used_by_keyboard(browser: Chromium, page: Path) -> None:
+    browser.open(page, prefers_color_scheme="light")
+    browser.press("Tab", 9)
+    assert focused(browser) == "Skip to the answer"
+    assert browser.run("document.activeElement.getBoundingClientRect().left") >= 0
+    assert browser.run("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    browser.press("Tab", 9)
+    assert focused(browser) == "auto"
+    browser.press("ArrowRight", 39)
+    browser.press("ArrowRight", 39)
+    assert focused(browser) == "dark"
+    assert browser.run(BACKGROUND) == DARK
+    browser.press("ArrowLeft", 37)
+    assert browser.run(BACKGROUND) == LIGHT
+    browser.run("document.querySelector('details:not([open]) > summary').focus()")
+    browser.press("Enter", 13, "\r")
+    assert browser.run("document.activeElement.parentElement.open") is True
+
+
+def test_a_reader_of_the_screen_is_told_what_everything_is(browser: Chromium, page: Path) -> None:
+    browser.open(page)
+    browser.run("document.querySelectorAll('details').forEach(d => d.open = true)")
+    browser.run(ALL_SHOWN)
+    nodes = [n for n in browser.ask("Accessibility.getFullAXTree")["nodes"] if not n.get("ignored")]
+    roles = [node["role"]["value"] for node in nodes]
+    assert (roles.count("main"), roles.count("banner"), roles.count("navigation")) == (1, 1, 1)
+    named = {"image", "table", "region", "navigation", "link", "radio", "heading"}
+    nameless = [n["role"]["value"] for n in nodes if n["role"]["value"] in named and not n["name"]["value"]]
+    assert nameless == []
+    assert roles.count("image") == 22
+    # What is inside a picture is the picture's own business.
+    pictures = {n["nodeId"] for n in nodes if n["role"]["value"] == "image"}
+    assert not [n for n in nodes if n.get("parentId") in pictures]
+
+
+def test_print_is_light_and_has_what_is_worth_paper(browser: Chromium, page: Path, tmp_path: Path) -> None:
+    browser.open(page, prefers_color_scheme="dark")
+    browser.run("document.getElementById('dark').checked = true")
+    browser.show("print", prefers_color_scheme="dark")
+    assert browser.run(BACKGROUND) == "rgb(255, 255, 255)"
+    assert browser.run("getComputedStyle(document.querySelector('nav')).display") == "none"
+    assert all(width > 100 and marks >= 3 for _, width, _, marks, _ in browser.run(PLOTS))
+    heights = browser.run("[...document.querySelectorAll('td.text')].slice(0, 6).map(c => c.offsetHeight)")
+    assert len(heights) == 6
+    assert min(heights) > 0
+    browser.printed(tmp_path / "report.pdf")
+    assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.parametrize(("wish", "behaviour"), [("reduce", "auto"), ("no-preference", "smooth")])
+def test_nothing_moves_for_who_does_not_want_it(
+    browser: Chromium, page: Path, wish: str, behaviour: str
+) -> None:
+    browser.open(page, prefers_reduced_motion=wish)
+    assert browser.run("getComputedStyle(document.documentElement).scrollBehavior") == behaviour
+    assert browser.run("document.getAnimations().length") == 0

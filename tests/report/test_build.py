@@ -1,0 +1,295 @@
+"""The whole document: pass rates and runs beside the set, other sets, and the same bytes every time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from scipy import stats
+
+import runs
+from column_sets import column_set, ids
+from gaincurate.difficulty import rollout_set
+from gaincurate.difficulty.engine import Completion
+from gaincurate.difficulty.pass_rates import read_pass_rates
+from gaincurate.difficulty.predict import COLUMN
+from gaincurate.errors import InputError, OutputError
+from gaincurate.report.build import report
+from gaincurate.report.document import Document, from_json, to_text
+from gaincurate.report.figures import Relation
+from gaincurate.schedule.rounds import advance
+from gaincurate.scored_set import ScoredSet
+
+ROWS = 150
+
+
+def world(folder: Path, rows: int = ROWS, seed: int = 0) -> tuple[Path, np.ndarray]:
+    """A set of two signals, one with gaps, in three groups with levels; and each prompt's true rate."""
+    random = np.random.default_rng(seed)
+    length = random.integers(5, 120, rows)
+    rate = random.random(rows)
+    gaps = np.where(random.random(rows) < 0.2, np.nan, random.normal(size=rows))
+    scores = {"gc_angle": rate + random.normal(size=rows), "gc_angle_inter": pa.array(gaps, from_pandas=True)}
+    scores["gc_angle_inter"] = scores["gc_angle_inter"].cast(pa.float32())
+    source = {
+        "task": pa.array([f"t{k}" for k in random.integers(0, 3, rows)]),
+        "level": pa.array([f"Level {k}" for k in np.round(5 * rate).astype(int)]),
+    }
+    return column_set(folder / "set", length, scores, source), rate
+
+
+def rates_file(path: Path, rate: np.ndarray, samples: int = 8, seed: int = 1) -> Path:
+    wins = np.random.default_rng(seed).binomial(samples, rate)
+    pq.write_table(pa.table({"gc_id": ids(len(rate)), "wins": wins, "losses": samples - wins}), path)
+    return path
+
+
+def relation(document: Document, signal: str, target: str) -> Relation:
+    return next(r for r in document.relations if (r.signal, r.target) == (signal, target))
+
+
+def test_every_correlation_of_the_matrix_is_scipys_over_the_rows_that_have_both(tmp_path: Path) -> None:
+    folder, rate = world(tmp_path)
+    document = report(folder, rollouts=[rates_file(tmp_path / "r.parquet", rate[:90])])
+    table = pa.concat_tables(ScoredSet(folder).tables())
+    rates = pq.read_table(tmp_path / "r.parquet")
+    share = np.full(ROWS, np.nan)
+    share[:90] = rates.column("wins").to_numpy() / 8
+    columns = {
+        "gc_angle": table.column("gc_angle").to_numpy(),
+        "gc_angle_inter": table.column("gc_angle_inter").to_numpy(zero_copy_only=False),
+        "gc_question_tokens": table.column("gc_question_tokens").to_numpy(),
+        "level": np.array([int(text[-1]) for text in table.column("level").to_pylist()]),
+        "pass rate (r.parquet)": share,
+        "p(1-p) (r.parquet)": share * (1 - share) * 8 / 7,
+    }
+    assert [column.name for column in document.columns] == list(columns)
+    assert len(document.matrix) == 15
+    for cell in document.matrix:
+        a, b = columns[cell.first], columns[cell.second]
+        both = ~(np.isnan(a) | np.isnan(b))
+        expected = stats.spearmanr(a[both], b[both]).statistic
+        assert cell.correlation.value == pytest.approx(expected, abs=1e-9)
+        assert cell.correlation.rows == both.sum()
+
+
+def test_relations_rest_on_the_same_rows_and_name_their_groups(tmp_path: Path) -> None:
+    folder, rate = world(tmp_path)
+    document = report(folder, rollouts=[rates_file(tmp_path / "r.parquet", rate)])
+    found = relation(document, "gc_angle_inter", "p(1-p) (r.parquet)")
+    assert found.within_groups is not None
+    assert found.overall.rows == found.given_length.rows == found.within_groups.rows < ROWS
+    assert sum(one.correlation.rows for one in found.groups) == found.overall.rows
+    assert sorted(one.group for one in found.groups) == ["t0", "t1", "t2"]
+    assert document.about.group_column == "task"
+    assert sum(document.about.group_sizes.values()) == ROWS
+    profile = next(p for p in document.profiles if p.signal == "gc_angle_inter")
+    assert sum(one.rows for one in profile.bins) == found.overall.rows
+    assert profile.bins[0].low < profile.bins[-1].high
+    lengths = [(one.low, one.high) for one in profile.bins]
+    assert lengths == sorted(lengths)
+
+
+def test_an_outcome_says_what_it_rests_on(tmp_path: Path) -> None:
+    folder, _ = world(tmp_path)
+    lines = [
+        {"gc_id": "id00000", "wins": 4, "losses": 0},
+        {"gc_id": "id00001", "wins": 0, "losses": 4},
+        {"gc_id": "id00002", "wins": 2, "losses": 2},
+        {"gc_id": "id00003", "wins": 1, "losses": 0},
+        {"gc_id": "elsewhere", "wins": 1, "losses": 1},
+    ]
+    path = tmp_path / "o.parquet"
+    pq.write_table(pa.Table.from_pylist(lines), path)
+    (found,) = report(folder, rollouts=[path]).outcomes
+    assert (found.name, found.learnability) == ("pass rate (o.parquet)", "p(1-p) (o.parquet)")
+    assert (found.prompts, found.unknown, found.rollouts) == (4, 1, 13)
+    assert found.mean == pytest.approx((1 + 0 + 0.5 + 1) / 4)
+    assert (found.always, found.never) == (0.5, 0.25)
+    assert found.mean_variance.value == pytest.approx((0 + 0 + 0.5 * 0.5 * 4 / 3) / 3)
+    assert found.notes[0] == "Prompts with one rollout, which have no p (1 - p): 1."
+    assert found.notes[1].startswith("Prompts have different numbers of rollouts.")
+
+
+def test_a_rollout_set_is_read_and_an_unfinished_one_is_not(tmp_path: Path) -> None:
+    folder, _ = world(tmp_path)
+    out = tmp_path / "rollouts"
+    out.mkdir()
+    identity = {"kind": rollout_set.KIND, "format": rollout_set.FORMAT}
+    (out / "identity.json").write_text(json.dumps(identity))
+    rewards: dict[str, list[float | None]]
+    rewards = {"id00001": [1.0, 0.0], "id00002": [1.0, None], "id00003": [None, None]}
+    judged: list[rollout_set.Judged] = [
+        (Completion(gc_id, sample, "text", "stop", 1, 1), reward, None)
+        for gc_id, some in rewards.items()
+        for sample, reward in enumerate(some)
+    ]
+    rollout_set.write_shard(out, 0, identity, judged, [])
+    with pytest.raises(OutputError, match="is not finished"):
+        report(folder, rollouts=[out])
+    rollout_set.write_manifest(out, identity, 1)
+    (found,) = report(folder, rollouts=[out]).outcomes
+    assert (found.name, found.prompts, found.rollouts) == ("pass rate (rollouts)", 2, 3)
+
+
+def test_rates_of_unknown_numbers_of_rollouts_have_no_variance(tmp_path: Path) -> None:
+    folder, rate = world(tmp_path)
+    pq.write_table(pa.table({"gc_id": ids(ROWS), "pass_rate": rate}), tmp_path / "p.parquet")
+    document = report(folder, rollouts=[tmp_path / "p.parquet"])
+    (found,) = document.outcomes
+    assert (found.learnability, found.rollouts, found.ceiling.value) == (None, None, None)
+    assert document.lifts == []
+    assert found.notes == [
+        "How many rollouts stand behind a rate is not known, so p (1 - p) and the ceiling are not."
+    ]
+
+
+def test_two_files_of_one_name_are_two_outcomes(tmp_path: Path) -> None:
+    folder, rate = world(tmp_path)
+    paths = []
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        paths.append(rates_file(tmp_path / name / "r.parquet", rate))
+    names = [outcome.name for outcome in report(folder, rollouts=paths).outcomes]
+    assert names == ["pass rate (r.parquet)", "pass rate (r.parquet) 2"]
+
+
+def test_pass_rates_of_another_set_are_refused(tmp_path: Path) -> None:
+    folder, _ = world(tmp_path)
+    path = tmp_path / "r.parquet"
+    pq.write_table(pa.table({"gc_id": ["x", "y"], "wins": [1, 2], "losses": [1, 0]}), path)
+    with pytest.raises(InputError) as refused:
+        report(folder, rollouts=[path])
+    assert str(refused.value) == (
+        f"{path}: none of its 2 prompts is in {folder}; is it of another set? They are joined by gc_id."
+    )
+    with pytest.raises(InputError, match="--rollouts nowhere does not exist"):
+        report(folder, rollouts=["nowhere"])
+
+
+def test_a_column_is_not_judged_by_the_pass_rates_that_made_it(tmp_path: Path) -> None:
+    folder, rate = world(tmp_path)
+    own, fresh = (
+        rates_file(tmp_path / "own.parquet", rate),
+        rates_file(tmp_path / "new.parquet", rate, seed=2),
+    )
+    (made_of,) = read_pass_rates(own)
+    scored = ScoredSet(folder)
+    how = {"made_by": "a test", "outcomes": made_of.source}
+    scored.add_column(COLUMN, made_of.ids, pa.array(made_of.failure, pa.float32()), how)
+    document = report(folder, rollouts=[own, fresh])
+    judged = {r.target for r in document.relations if r.signal == COLUMN}
+    assert judged == {"level", "pass rate (new.parquet)", "p(1-p) (new.parquet)"}
+    assert f"{COLUMN} was made from pass rate (own.parquet) and is not judged by it." in document.notes
+    (calibration,) = document.calibrations
+    assert calibration.outcome == "pass rate (new.parquet)"
+    observed = 1 - pq.read_table(fresh).column("wins").to_numpy() / 8
+    assert calibration.brier.value == pytest.approx(np.mean((made_of.failure - observed) ** 2), abs=1e-6)
+
+
+def test_a_run_brings_its_rounds_and_its_outcomes(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, rounds=3)
+    empty = report(tmp_path / "set", run=run.folder)
+    assert empty.outcomes == []
+    assert f"{run.folder} has no outcomes yet." in empty.notes
+    assert empty.unknown is not None
+    for _ in range(2):
+        runs.report(run)
+        advance(run)
+    document = report(tmp_path / "set", run=run.folder)
+    assert document.run is not None
+    assert (document.run.strategy, document.run.planned_rounds, document.run.finished) == (
+        "gain-rl",
+        3,
+        False,
+    )
+    first, second, third = document.run.rounds
+    assert (first.accuracy, first.effective, first.rollouts) == (0.5, 1.0, 16)
+    assert second.mu is not None
+    assert (third.accuracy, third.rollouts) == (None, None)
+    (outcome,) = document.outcomes
+    distinct = len({*run.ids(0), *run.ids(1)})
+    assert (outcome.source, outcome.prompts, outcome.rollouts, outcome.mean) == ("run", distinct, 32, 0.5)
+    assert outcome.notes[0] == "Rounds 0 to 1 together: the policy changed while it was observed."
+    assert "drawn by gain-rl" in outcome.notes[1]
+
+
+def test_a_run_over_another_set_is_said(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path / "one")
+    runs.report(run)
+    other = runs.some_set(tmp_path / "other", seed=5)
+    notes = report(other, run=run.folder).notes
+    assert any(f"{run.folder} goes by another scored set than {other}" in note for note in notes)
+
+
+def test_two_sets_of_the_same_prompts(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    length, angle = random.integers(5, 90, 200), random.normal(size=200)
+    here = column_set(tmp_path / "a", length, {"gc_angle": angle})
+    noisy = angle + 0.3 * random.normal(size=200)
+    order = random.permutation(200)[:190]
+    there = column_set(
+        tmp_path / "b",
+        length[order],
+        {"gc_angle": noisy[order]},
+        identity={"dtype": "bfloat16"},
+        names=[*np.array(ids(200))[order][:-1], "new"],
+    )
+    (found,) = report(here, against=[there]).against
+    assert (found.shared, found.only_here, found.only_there) == (189, 11, 1)
+    assert [(d.key, d.here, d.there) for d in found.differences] == [("dtype", "float32", "bfloat16")]
+    (stability,) = found.signals
+    kept = np.sort(order[:-1])
+    a, b = angle[kept].astype(np.float32), noisy[kept].astype(np.float32)
+    assert stability.correlation.value == pytest.approx(stats.spearmanr(a, b).statistic)
+    tops = set(np.argsort(-a)[:19].tolist()) & set(np.argsort(-b)[:19].tolist())
+    assert stability.top_shared == len(tops) / 19
+    itself = report(here, against=[here]).against[0].signals[0]
+    assert (itself.correlation.value, itself.top_shared) == (1.0, 1.0)
+
+
+def test_a_set_of_other_prompts_is_refused(tmp_path: Path) -> None:
+    here, _ = world(tmp_path / "a")
+    there = column_set(tmp_path / "b", np.arange(5), {"gc_angle": np.arange(5.0)}, names=list("vwxyz"))
+    with pytest.raises(InputError, match=f"--against {there}: it shares no gc_id with {here}"):
+        report(here, against=[there])
+    with pytest.raises(OutputError, match="is no scored set"):
+        report(here, against=[tmp_path])
+
+
+def test_the_same_inputs_give_the_same_bytes_and_json_that_reads_back(tmp_path: Path) -> None:
+    folder, rate = world(tmp_path)
+    path = rates_file(tmp_path / "r.parquet", rate)
+    first, second = (report(folder, rollouts=[path], against=[folder]) for _ in range(2))
+    assert to_text(first) == to_text(second)
+    assert from_json(json.loads(to_text(first))) == first
+
+
+def test_order_of_rows_and_shards_changes_no_correlation(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    length, angle, level = random.integers(5, 90, 200), random.normal(size=200), random.integers(1, 6, 200)
+    order = random.permutation(200)
+    documents = []
+    for name, rows, shards in (("a", np.arange(200), 1), ("b", order, 7)):
+        source = {"level": pa.array(level[rows])}
+        folder = column_set(tmp_path / name, length[rows], {"gc_angle": angle[rows]}, source, shards=shards)
+        documents.append(report(folder))
+    (one,), (other,) = (document.relations for document in documents)
+    for name in ("overall", "given_length", "within_length_bins"):
+        a, b = getattr(one, name), getattr(other, name)
+        assert (a.value, a.low, a.high) == pytest.approx((b.value, b.low, b.high), abs=1e-12)
+    assert documents[0].verdicts[0].verdict == documents[1].verdicts[0].verdict
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 9, 10, 31])
+def test_any_number_of_rows_makes_a_document(tmp_path: Path, rows: int) -> None:
+    folder, rate = world(tmp_path, rows, seed=rows)
+    document = report(folder, rollouts=[rates_file(tmp_path / "r.parquet", rate)])
+    assert from_json(json.loads(to_text(document))) == document
+    assert document.about.rows == rows
+    if rows < 30:
+        assert {verdict.verdict for verdict in document.verdicts} == {"not-enough-rows"}

@@ -1,0 +1,147 @@
+"""What a set's columns are taken for, and what is said of those that are not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from column_sets import column_set
+from gaincurate.errors import InputError
+from gaincurate.report import fields
+from gaincurate.report.table import Table, read_table
+from gaincurate.scored_set import ScoredSet
+
+LENGTHS = np.arange(3, 15)
+SCORES = {"gc_angle": np.linspace(0, 1, 12)}
+
+
+def read(folder: Path, source: dict[str, Any], **options: Any) -> Table:
+    return read_table(ScoredSet(column_set(folder / "set", LENGTHS, SCORES, source)), **options)
+
+
+def texts(*values: str | None) -> pa.Array:
+    return pa.array([values[row % len(values)] for row in range(12)])
+
+
+def test_signals_are_all_scores_and_computed_columns_but_counts_and_embeddings(tmp_path: Path) -> None:
+    embedding = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(24, np.float16)), 2)
+    folder = column_set(tmp_path / "set", LENGTHS, {**SCORES, "gc_embedding": embedding})
+    scored = ScoredSet(folder)
+    scored.add_column("gc_new", ["id00003"], pa.array([1.5]), {"made_by": "me", "meaning": "a test"})
+    table = read_table(scored)
+    assert table.names("signal") == ["gc_angle", "gc_new"]
+    assert table.names("length") == ["gc_question_tokens"]
+    assert np.isnan(table.values["gc_new"]).sum() == 11
+    new = table.columns[1]
+    assert (new.meaning, new.made) == ("a test", "me")
+    assert "gc_angle_intra has no value in any row and was left out." in table.notes
+
+
+@pytest.mark.parametrize(
+    ("column", "expected", "how"),
+    [
+        (texts("Level 1", "Level 5", "Level 3"), [1, 5, 3], "read from the number in its texts"),
+        (texts("easy", "Hard", "very-hard"), [2, 4, 5], "read from its words, from easy to hard"),
+        (texts("0.5", "-2", None), [0.5, -2, np.nan], "read from the number in its texts"),
+        (pa.array([1, 2, None] * 4), [1, 2, np.nan], "as it stands in the source"),
+        (pa.array([True, False, None] * 4), [1, 0, np.nan], "as it stands in the source"),
+        (pa.array(["A 7", "B 8", "C 9"] * 4).dictionary_encode(), [7, 8, 9], "read from the number"),
+    ],
+)
+def test_a_level_is_found_by_name_and_read(
+    tmp_path: Path, column: pa.Array, expected: list[float], how: str
+) -> None:
+    table = read(tmp_path, {"problem_level": column})
+    assert table.names("difficulty") == ["problem_level"]
+    assert table.values["problem_level"].tolist() == pytest.approx(expected * 4, nan_ok=True)
+    assert table.columns[-1].meaning.startswith(how)
+    assert "problem_level was taken for a level by its name." in table.notes
+
+
+def test_a_level_may_stand_in_a_struct(tmp_path: Path) -> None:
+    inner = pa.array([{"level": k % 3, "other": "x"} for k in range(12)])
+    assert read(tmp_path, {"extra_info": inner}).names("difficulty") == ["extra_info.level"]
+
+
+def test_what_no_number_can_be_read_in_is_said(tmp_path: Path) -> None:
+    source = {"difficulty": texts("about 3 of 5", "a lot"), "seed": pa.array(range(12)), "words": texts("a")}
+    table = read(tmp_path, source)
+    assert table.names("difficulty") == []
+    assert "difficulty is named like a level, but no numbers can be read in it." in table.notes
+    assert "Not looked at: seed; --columns takes them in." in table.notes
+
+
+def test_one_text_in_twenty_may_be_unreadable() -> None:
+    known = ["Level 1", "Level 2"] * 20
+    assert fields.levels(pa.chunked_array([[*known, "Level ?"]])) is not None
+    assert fields.levels(pa.chunked_array([[*known, *["?"] * 5]])) is None
+    found = fields.levels(pa.chunked_array([[*known, "Level ?", None]]))
+    assert found is not None
+    assert found.unread == ["Level ?"]
+
+
+def test_columns_can_be_named(tmp_path: Path) -> None:
+    source = {"seed": pa.array(range(12)), "text": texts("one", "two")}
+    assert read(tmp_path, source, columns=["seed"]).names("difficulty") == ["seed"]
+    with pytest.raises(InputError) as missing:
+        read(tmp_path / "a", source, columns=["size"])
+    assert str(missing.value) == (
+        f"--columns size: {tmp_path}/a/set has no such column; it has question, seed, text."
+    )
+    with pytest.raises(InputError, match="--columns text: it holds string, and no numbers can be read in it"):
+        read(tmp_path / "b", source, columns=["text"])
+
+
+def test_infinite_values_count_as_missing(tmp_path: Path) -> None:
+    values = np.array([1.0, np.inf, -np.inf, np.nan, *range(8)])
+    table = read(tmp_path, {"level": pa.array(values)})
+    assert np.isnan(table.values["level"]).sum() == 3
+    assert "level is infinite in 2 rows, which count as missing." in table.notes
+
+
+def test_groups_are_found_by_name_largest_first(tmp_path: Path) -> None:
+    source = {"topic": texts("b", "a", "a"), "source": texts("only one")}
+    table = read(tmp_path, source)
+    assert table.groups is not None
+    assert (table.groups.column, table.groups.names) == ("topic", ["a", "b"])
+    assert table.groups.codes.tolist() == [1, 0, 0] * 4
+    assert table.group_how == "found by its name; --group-column names another"
+
+
+def test_rows_without_a_group_are_one(tmp_path: Path) -> None:
+    table = read(tmp_path, {"kind": texts("x", None, "x")}, group_column="kind")
+    assert table.groups is not None
+    assert table.groups.names == ["x", "(none)"]
+    assert table.group_how == "named by --group-column"
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("size", "has no such column; it has question, level, same."),
+        ("same", "it has one group only; name another column."),
+        ("level", "it holds double, not names."),
+    ],
+)
+def test_a_group_column_that_cannot_be_one_is_refused(tmp_path: Path, name: str, sentence: str) -> None:
+    source = {"level": pa.array(np.linspace(0, 1, 12)), "same": texts("x")}
+    with pytest.raises(InputError) as refused:
+        read(tmp_path, source, group_column=name)
+    assert str(refused.value).startswith(f"--group-column {name}: ")
+    assert str(refused.value).endswith(sentence)
+
+
+def test_without_a_likely_column_there_are_no_groups(tmp_path: Path) -> None:
+    table = read(tmp_path, {"task": texts("x")})
+    assert table.groups is None
+    assert "--group-column names one" in table.group_how
+
+
+def test_a_set_without_rows_has_nothing_to_report(tmp_path: Path) -> None:
+    folder = column_set(tmp_path / "set", LENGTHS[:0], {})
+    with pytest.raises(InputError, match="has no rows: there is nothing to report on"):
+        read_table(ScoredSet(folder))

@@ -1,0 +1,179 @@
+"""Signals planted to be length, a group, nothing or something: the report must call each what it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from column_sets import column_set, ids
+from gaincurate.report.build import report
+from gaincurate.report.document import Document, Verdict
+
+ROWS = 1200
+
+
+class World:
+    """Prompts whose pass rate hangs on length, group and something that only a good signal sees."""
+
+    def __init__(self, seed: int = 0, rows: int = ROWS) -> None:
+        self.random = np.random.default_rng(seed)
+        self.rows = rows
+        self.length = np.round(np.exp(self.random.normal(4, 0.6, rows))).astype(int) + 3
+        self.group = self.random.integers(0, 4, rows)
+        self.hidden = self.random.normal(size=rows)
+        logit = 1.2 * (4 - np.log(self.length)) + 0.9 * (self.group - 1.5) + 0.9 * self.hidden
+        self.rate = 1 / (1 + np.exp(-logit))
+
+    def noise(self) -> np.ndarray:
+        return self.random.normal(size=self.rows)
+
+    def signals(self) -> dict[str, np.ndarray]:
+        """Each named after what it is."""
+        log = np.log(self.length)
+        return {
+            "gc_angle": -log + 0.1 * self.noise(),
+            "gc_same": 1 / self.length,
+            "gc_partly_length": -log + 0.6 * self.noise(),
+            "gc_bent_length": np.abs(log - np.median(log)) + 0.02 * self.noise(),
+            "gc_task": self.group + 0.3 * self.noise(),
+            "gc_good": self.hidden + 0.5 * self.noise() - 0.5 * log,
+            "gc_nothing": self.noise(),
+            "gc_flat": np.ones(self.rows),
+        }
+
+    def report(
+        self, folder: Path, *, outcomes: bool, level: bool = False, observed: int = ROWS
+    ) -> dict[str, Verdict]:
+        source = {"task": pa.array([f"task {g}" for g in self.group])}
+        if level:
+            source["level"] = pa.array(np.round(5 - 4 * self.rate).astype(int))
+        column_set(folder / "set", self.length, self.signals(), source)
+        rollouts = []
+        if outcomes:
+            wins = self.random.binomial(8, self.rate)[:observed]
+            table = pa.table({"gc_id": ids(self.rows)[:observed], "wins": wins, "losses": 8 - wins})
+            pq.write_table(table, folder / "rates.parquet")
+            rollouts = [folder / "rates.parquet"]
+        self.document: Document = report(folder / "set", rollouts=rollouts)
+        return {verdict.signal: verdict for verdict in self.document.verdicts}
+
+
+def kinds(found: dict[str, Verdict]) -> dict[str, str]:
+    return {name: verdict.verdict for name, verdict in found.items()}
+
+
+def test_with_pass_rates_each_signal_is_called_what_it_is(tmp_path: Path) -> None:
+    world = World()
+    found = world.report(tmp_path, outcomes=True)
+    assert kinds(found) == {
+        "gc_angle": "no-more-than-length",
+        "gc_same": "tells-length-only",
+        "gc_partly_length": "no-more-than-length",
+        "gc_bent_length": "no-more-than-length",
+        "gc_task": "no-more-than-groups",
+        "gc_good": "tells-more",
+        "gc_nothing": "tells-nothing",
+        "gc_flat": "not-enough-rows",
+    }
+    assert world.document.unknown is None
+    assert found["gc_good"].sentence.startswith(
+        "gc_good tells more about pass rate (rates.parquet) than question length or task does: rank "
+    )
+    assert found["gc_good"].banner is None
+    assert found["gc_angle"].sentence.startswith(
+        "gc_angle tells no more about pass rate (rates.parquet) than question length does: rank correlation +"
+    )
+    assert "inside each. Choose among them by name, not by it." in found["gc_task"].sentence
+    assert found["gc_flat"].sentence == (
+        "gc_flat has the same value in every row: there is nothing to sort by."
+    )
+
+
+def test_without_anything_to_judge_by_it_says_so_and_how_to_find_out(tmp_path: Path) -> None:
+    world = World()
+    found = world.report(tmp_path, outcomes=False)
+    assert kinds(found) == {
+        "gc_angle": "tells-length-only",
+        "gc_same": "tells-length-only",
+        "gc_partly_length": "no-outcomes-to-judge",
+        "gc_bent_length": "tells-length-only",
+        "gc_task": "tells-groups-only",
+        "gc_good": "no-outcomes-to-judge",
+        "gc_nothing": "no-outcomes-to-judge",
+        "gc_flat": "not-enough-rows",
+    }
+    assert world.document.headline == (
+        "gc_angle, gc_same and gc_bent_length are close to question length. Whether sorting by any of 8 signals "
+        "helps training is not known: there is nothing to judge it by."
+    )
+    assert world.document.unknown is not None
+    assert "gaincurate difficulty rollout" in world.document.unknown
+    assert "--rollouts" in world.document.unknown
+    assert "16" not in found["gc_good"].sentence
+    assert "whether to sort by it is not known" in found["gc_good"].sentence
+
+
+def test_a_banner_stands_where_length_explains_a_signal_in_whatever_form(tmp_path: Path) -> None:
+    found = World().report(tmp_path, outcomes=False)
+    banners = {name for name, verdict in found.items() if verdict.banner is not None}
+    assert banners == {"gc_angle", "gc_same", "gc_bent_length"}
+    assert found["gc_angle"].banner is not None
+    assert found["gc_angle"].banner.startswith("gc_angle is close to question length: rank correlation -0.9")
+    assert found["gc_angle"].banner.endswith("shorter questions score higher.")
+    assert found["gc_bent_length"].banner is not None
+    assert "though not in one direction" in found["gc_bent_length"].banner
+
+
+def test_a_level_judges_too_but_leaves_the_worth_unknown(tmp_path: Path) -> None:
+    world = World()
+    found = world.report(tmp_path, outcomes=False, level=True)
+    assert found["gc_good"].verdict == "tells-more"
+    assert found["gc_good"].target == "level"
+    assert found["gc_good"].sentence.endswith(
+        "What sorting by it is worth for training is not known without pass rates."
+    )
+    assert found["gc_angle"].verdict == "no-more-than-length"
+    assert world.document.unknown is not None
+    assert "A level says what someone found hard" in world.document.unknown
+
+
+def test_few_rollouts_are_too_few_to_say(tmp_path: Path) -> None:
+    found = World().report(tmp_path, outcomes=True, observed=40)
+    assert found["gc_partly_length"].verdict == "not-enough-rows"
+    assert "40 prompts with " in found["gc_partly_length"].sentence
+    assert " would do)." in found["gc_partly_length"].sentence
+    assert World().report(tmp_path / "fewer", outcomes=True, observed=20)["gc_good"].verdict == (
+        "not-enough-rows"
+    )
+
+
+def test_what_picks_better_batches_than_chance_and_length_is_worth_a_trial(tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    length = random.integers(10, 200, ROWS)
+    hard = random.random(ROWS)
+    wins = random.binomial(8, 0.5 * (1 - hard))  # the easiest are right every second time
+    column_set(tmp_path / "set", length, {"gc_angle": hard + 0.05 * random.normal(size=ROWS)})
+    pq.write_table(pa.table({"gc_id": ids(ROWS), "wins": wins, "losses": 8 - wins}), tmp_path / "r.parquet")
+    document = report(tmp_path / "set", rollouts=[tmp_path / "r.parquet"])
+    (verdict,) = document.verdicts
+    assert (verdict.verdict, verdict.sort_first) == ("tells-more", "lowest")
+    assert document.headline.startswith("Worth a trial: sort by gc_angle, lowest first; ")
+    best = next(lift for lift in document.lifts if (lift.column, lift.end) == ("gc_angle", "lowest"))
+    assert best.ratio.value is not None
+    assert best.ratio.value > 1.3
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_says_nothing_is_not_found_to_tell_more_by_looking_often(tmp_path: Path, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    length = random.integers(10, 200, 1000)
+    noise = {f"gc_noise_{k}": random.normal(size=1000) for k in range(24)}
+    column_set(tmp_path / "set", length, noise, {"level": pa.array(random.integers(1, 6, 1000))})
+    document = report(tmp_path / "set")
+    assert {verdict.verdict for verdict in document.verdicts} == {"tells-nothing"}
+    assert document.verdicts[0].looks == 24
+    assert document.headline == "None of 24 signals tells more than question length: do not sort by them."
