@@ -21,7 +21,7 @@ from gaincurate.cli.hygiene_options import (
     Verifier,
     hygiene_options,
 )
-from gaincurate.errors import OutputError
+from gaincurate.errors import InputError, OutputError
 
 if TYPE_CHECKING:
     from gaincurate.hygiene.findings import Finding
@@ -82,6 +82,8 @@ def hygiene(
             ngram=ngram,
             overlap=overlap,
         )
+        if not options.chosen():
+            raise InputError("--checks names no check; name one, such as duplicates.")
         if list_to is not None and list_to.exists() and not overwrite:
             raise OutputError(f"--list {list_to} is there already; give another, or --overwrite.")
         scored = open_scores(folder)

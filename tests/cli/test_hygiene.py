@@ -59,6 +59,15 @@ def test_the_command_lists_what_it_finds_and_changes_nothing(tmp_path: Path) -> 
     )
 
 
+def test_no_check_at_all_is_refused(tmp_path: Path) -> None:
+    scored, _ = some_set(tmp_path)
+    result = gaincurate("hygiene", scored, "--checks", " ,")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "error: --checks names no check; name one, such as duplicates.\n",
+    )
+
+
 def test_json_has_the_findings_as_plain_values(tmp_path: Path) -> None:
     scored, options = some_set(tmp_path)
     told = json.loads(gaincurate("hygiene", scored, *options, "--json", "--examples", 1).stdout)
