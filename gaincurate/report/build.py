@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gaincurate.difficulty.predict import COLUMN as PREDICTED
+from gaincurate.difficulty.predict import COLUMNS
 from gaincurate.report import sentences
 from gaincurate.report.against import compare
 from gaincurate.report.document import FORMAT, About, Document, Verdict
@@ -30,6 +30,7 @@ from gaincurate.report.worth import calibration, lifts
 from gaincurate.schedule.run import Run
 from gaincurate.scored_set import ScoredSet
 
+PREDICTED = COLUMNS["difficulty"]
 _GROUPS_SHOWN = 20
 _OUTCOMES = ("pass-rate", "learnability")
 

@@ -16,7 +16,7 @@ from column_sets import column_set, ids
 from gaincurate.difficulty import rollout_set
 from gaincurate.difficulty.engine import Completion
 from gaincurate.difficulty.pass_rates import read_pass_rates
-from gaincurate.difficulty.predict import COLUMN
+from gaincurate.difficulty.predict import COLUMNS
 from gaincurate.errors import InputError, OutputError
 from gaincurate.report.build import report
 from gaincurate.report.document import Document, from_json, to_text
@@ -25,6 +25,7 @@ from gaincurate.schedule.rounds import advance
 from gaincurate.scored_set import ScoredSet
 
 ROWS = 150
+COLUMN = COLUMNS["difficulty"]
 
 
 def world(folder: Path, rows: int = ROWS, seed: int = 0) -> tuple[Path, np.ndarray]:
