@@ -68,6 +68,7 @@ def _relation(signal: str, target: str) -> Relation:
         _estimate(-0.03),
         _estimate(-0.1),
         _estimate(-0.02),
+        _estimate(-0.01),
         _estimate(0.39),
         [*groups, few],
     )

@@ -25,7 +25,7 @@ from gaincurate.report.sections import Check
 from gaincurate.report.spread import distribution, scatter
 from gaincurate.report.story import tell
 from gaincurate.report.table import LENGTH, Table, read_table
-from gaincurate.report.verdict import Decision, Evidence, decide
+from gaincurate.report.verdict import Decision, Evidence, decide, weaker
 from gaincurate.report.worth import calibration, lifts
 from gaincurate.schedule.run import Run
 from gaincurate.scored_set import ScoredSet
@@ -167,7 +167,7 @@ def _verdict(evidence: Evidence, decision: Decision, relations: Relations, group
         sort_first=None if decision.sort is None else decision.sort.end,
         length=evidence.length,
         target=None if judged is None else judged.relation.target,
-        estimate=None if judged is None else judged.beyond,
+        estimate=None if judged is None else weaker(judged.beyond, judged.in_bins),
         level=relations.level,
         looks=relations.looks,
     )

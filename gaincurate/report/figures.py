@@ -127,9 +127,11 @@ class Relation:
         target: column name.
         overall: over all rows that have both.
         given_length: partial correlation given question length.
-        within_length_bins: pooled inside bins of like length (no assumption on the form of the relation).
+        within_length_bins: pooled inside bins of like length (nothing assumed of how length acts).
         within_groups: pooled inside groups; None without a group column.
         given_length_within_groups: partial correlation given length, of ranks inside groups; None without a
+            group column.
+        within_length_bins_and_groups: pooled inside bins of like length inside each group; None without a
             group column.
         length: question length against the same target, over the same rows: the control.
         groups: inside each of the largest groups, largest first.
@@ -142,6 +144,7 @@ class Relation:
     within_length_bins: Estimate
     within_groups: Estimate | None
     given_length_within_groups: Estimate | None
+    within_length_bins_and_groups: Estimate | None
     length: Estimate
     groups: list[GroupCorrelation]
 

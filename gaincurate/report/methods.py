@@ -25,10 +25,13 @@ METHODS = {
         "is constant adds nothing."
     ),
     "given_length_within_groups": (
-        "Partial correlation given length, all three ranked inside groups. With the one inside length bins "
-        "it decides whether a signal tells more: both intervals must exclude 0 on the same side, at a "
-        "level at which all looks (signals times targets) together are right 95 % of the time (Bonferroni)."
+        "Partial correlation given length, all three ranked inside groups. With the next one it decides "
+        "whether a signal tells more: both intervals must exclude 0 on the same side, at a level at which "
+        "all looks (signals times targets) together are right 95 % of the time (Bonferroni). Without groups "
+        "given_length and within_length_bins decide."
     ),
+    "within_length_bins_and_groups": "Ranks inside bins of like length of each group, correlated over all "
+    "of them.",
     "eta_squared": (
         "Correlation ratio of the ranks: the share of their variance that lies between groups. A random "
         "column has (groups - 1) / (rows - 1) on average."

@@ -55,19 +55,27 @@ class Strata:
         return values[self.codes] if len(self) > 1 else np.broadcast_to(values, len(self.codes))
 
 
+def by_value(values: Floats) -> Ints:
+    """The rows by value, equal ones in their order."""
+    return np.argsort(values, kind="stable").astype(np.int32)
+
+
 class Ranked:
     """One column's ranks inside strata.
 
     Args:
         values: `[rows]`, finite.
         strata: of the same rows.
+        order: the rows by value, where that is known already.
     """
 
-    def __init__(self, values: Floats, strata: Strata) -> None:
+    def __init__(self, values: Floats, strata: Strata, order: Ints | None = None) -> None:
         self.strata = strata
-        order = np.argsort(values, kind="stable")
+        order = by_value(values) if order is None else order
         if len(strata) > 1:
-            order = order[np.argsort(strata.codes[order], kind="stable")]
+            # Sorting short integers is a pass over their digits.
+            small = strata.codes.astype(np.uint16 if len(strata) < 1 << 16 else np.int32)
+            order = order[np.argsort(small[order], kind="stable")]
         inside, codes = values[order], strata.codes[order]
         new = np.ones(len(values), bool)
         new[1:] = (inside[1:] != inside[:-1]) | (codes[1:] != codes[:-1])
@@ -75,7 +83,7 @@ class Ranked:
         self._ends = np.append(np.flatnonzero(new), len(values))
         tie = np.empty(len(values), np.int32)
         tie[order] = np.cumsum(new, dtype=np.int32) - 1
-        self._order, self._tie = order.astype(np.int32), tie
+        self._order, self._tie = order, tie
         begins = np.concatenate([[0], np.cumsum(strata.sizes)[:-1]])
         middle = (self._ends[:-1] + self._ends[1:]) / 2
         at = codes[self._ends[:-1]]

@@ -22,8 +22,8 @@ from gaincurate.report.figures import (
     Relation,
 )
 from gaincurate.report.intervals import LEVEL
-from gaincurate.report.ranked import Correlation, between, inside_each
-from gaincurate.report.samples import Codes, Pair, Rows, Sample, by_rows, length_bins
+from gaincurate.report.ranked import Correlation, Ints, between, inside_each
+from gaincurate.report.samples import Codes, Pair, Rows, Sample, by_rows, length_bins, length_bins_inside
 from gaincurate.report.table import LENGTH, Table
 
 TARGETS = ("difficulty", "pass-rate", "learnability")
@@ -36,7 +36,7 @@ class Judged:
     """A relation, and what decides on it at the level of all looks together.
 
     `beyond` is the correlation given length, inside groups where there are any; `in_bins` the one inside bins
-    of like length.
+    of like length, of each group where there are any.
     """
 
     relation: Relation
@@ -95,7 +95,7 @@ class _Work:
         self._explained: dict[str, float | None] = {}
         self._given: dict[Pair, tuple[Estimate, Estimate]] = {}
         self._length: dict[Pair, Estimate] = {}
-        self._in_bins: dict[Pair, tuple[Estimate, Estimate]] = {}
+        self._in_bins: dict[Pair, list[tuple[Estimate, Estimate]]] = {}
         self._each_bin: dict[Pair, list[Estimate]] = {}
         self._in_groups: dict[Pair, tuple[Estimate, Estimate, Estimate, list[GroupCorrelation]]] = {}
 
@@ -127,28 +127,43 @@ class _Work:
 
     def inside(self, rows: Rows | None, pairs: list[Pair]) -> None:
         """Inside bins of like length, then inside groups; one at a time, for the memory of their ranks."""
-        each = Sample(self._table, rows, self._bins, LENGTH)
+        orders: dict[str, Ints] = {}
+        lengths = self._table.values[LENGTH] if rows is None else self._table.values[LENGTH][rows]
+        each = Sample(self._table, rows, self._bins, LENGTH, orders)
         for first, second in pairs:
             self._each_bin[first, second] = self._by_bin(each, first, second)
-        pooled = each
         if each.count < _ENOUGH:
-            own = np.zeros(self._table.rows, np.int64)
-            place = slice(None) if rows is None else rows
-            own[place] = length_bins(self._table.values[LENGTH][place])
-            pooled = Sample(self._table, rows, own, LENGTH)
-        for first, second in pairs:
-            self._in_bins[first, second] = self._both(pooled.pair(first, second), pooled)
-        del each, pooled
+            each = Sample(self._table, rows, self._spread(length_bins(lengths), rows), LENGTH, orders)
+        self._pool(each, pairs)
+        del each
         if self._table.groups is None:
             return
-        groups = Sample(self._table, rows, self._table.groups.codes, LENGTH)
+        groups = Sample(self._table, rows, self._table.groups.codes, LENGTH, orders)
+        self._inside_groups(groups, pairs)
+        codes = self._spread(length_bins_inside(lengths, groups.strata), rows)
+        del groups
+        self._pool(Sample(self._table, rows, codes, LENGTH, orders), pairs)
+
+    def _spread(self, codes: Codes, rows: Rows | None) -> Codes:
+        """Strata of some rows as strata of all, of which only these will be looked at."""
+        if rows is None:
+            return codes
+        found = np.zeros(self._table.rows, np.int64)
+        found[rows] = codes
+        return found
+
+    def _pool(self, sample: Sample, pairs: list[Pair]) -> None:
+        """Correlations inside the sample's strata; the last ones pooled for a pair have every control."""
+        for first, second in pairs:
+            found = self._both(sample.pair(first, second), sample)
+            self._in_bins.setdefault((first, second), []).append(found)
+
+    def _inside_groups(self, groups: Sample, pairs: list[Pair]) -> None:
+        assert self._table.groups is not None
+        names = [] if groups.names is None else [self._table.groups.names[k] for k in groups.names]
         for first, second in pairs:
             found = inside_each(groups.ranked(first), groups.ranked(second))[:_MOST_GROUPS]
-            names = [] if groups.names is None else groups.names.tolist()
-            named = [
-                GroupCorrelation(self._table.groups.names[k], one)
-                for k, one in zip(names, found, strict=False)
-            ]
+            named = [GroupCorrelation(*one) for one in zip(names, found, strict=False)]
             plain = _estimate(groups.pair(first, second), groups)
             given, judged = self._both(groups.partial(first, second), groups)
             self._in_groups[first, second] = (plain, given, judged, named)
@@ -164,13 +179,23 @@ class _Work:
         """One relation with all of its controls."""
         signal, target = pair
         given, beyond = self._given[pair]
-        in_bins, in_bins_judged = self._in_bins[pair]
+        pooled = self._in_bins[pair]
         within, both, groups = None, None, list[GroupCorrelation]()
         if pair in self._in_groups:
             within, both, beyond, groups = self._in_groups[pair]
-        length = self._length[pair]
-        relation = Relation(signal, target, self.cells[pair], given, in_bins, within, both, length, groups)
-        return Judged(relation, beyond, in_bins_judged)
+        relation = Relation(
+            signal=signal,
+            target=target,
+            overall=self.cells[pair],
+            given_length=given,
+            within_length_bins=pooled[0][0],
+            within_groups=within,
+            given_length_within_groups=both,
+            within_length_bins_and_groups=pooled[1][0] if len(pooled) > 1 else None,
+            length=self._length[pair],
+            groups=groups,
+        )
+        return Judged(relation, beyond, pooled[-1][1])
 
     def profile(self, signal: str, targets: list[str]) -> LengthProfile:
         """A signal in the bins of all rows."""

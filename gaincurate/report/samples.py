@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from gaincurate.report.ranked import Correlation, Ranked, Strata, correlate, partial
+from gaincurate.report.ranked import Correlation, Ints, Ranked, Strata, by_value, correlate, partial
 from gaincurate.report.table import Table
 from gaincurate.stats import Floats
 
@@ -31,10 +31,19 @@ class Sample:
         rows: which rows, `[rows]`; None for all.
         codes: each row's stratum, over all rows of the table; None for a single one.
         control: pairs with this column are kept, for partial correlations.
+        orders: the columns' orders by value, kept from one sample of the same rows to the next.
     """
 
-    def __init__(self, table: Table, rows: Rows | None, codes: Codes | None, control: str) -> None:
+    def __init__(
+        self,
+        table: Table,
+        rows: Rows | None,
+        codes: Codes | None,
+        control: str,
+        orders: dict[str, Ints] | None = None,
+    ) -> None:
         self._table, self._rows, self._control = table, rows, control
+        self._orders = {} if orders is None else orders
         self.count = table.rows if rows is None else int(rows.sum())
         self.names, dense = _dense(codes if codes is None or rows is None else codes[rows])
         self.strata = Strata.one(self.count) if dense is None else Strata(dense)
@@ -49,7 +58,10 @@ class Sample:
     def ranked(self, name: str) -> Ranked:
         """A column's ranks inside the strata."""
         if name not in self._ranked:
-            self._ranked[name] = Ranked(self.values(name), self.strata)
+            values = self.values(name)
+            if name not in self._orders:
+                self._orders[name] = by_value(values)
+            self._ranked[name] = Ranked(values, self.strata, self._orders[name])
         return self._ranked[name]
 
     def pair(self, first: str, second: str) -> Correlation | None:
@@ -112,3 +124,15 @@ def length_bins(lengths: Floats, most: int = _MOST_BINS) -> Codes:
     codes = np.searchsorted(edges, lengths, side="left")
     _, dense = _dense(codes)
     return codes if dense is None else dense
+
+
+def length_bins_inside(lengths: Floats, groups: Strata) -> Codes:
+    """Each row's bin of like length among the rows of its group, no two groups in one, `[rows]`."""
+    order = np.argsort(groups.codes, kind="stable")
+    ends = np.cumsum(groups.sizes)
+    found, before = np.empty(len(lengths), np.int64), 0
+    for size, end in zip(groups.sizes.tolist(), ends.tolist(), strict=True):
+        here = order[end - size : end]
+        found[here] = before + length_bins(lengths[here])
+        before = int(found[here].max()) + 1
+    return found

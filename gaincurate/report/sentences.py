@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from gaincurate.report.figures import Estimate, Lift
 from gaincurate.report.table import LENGTH
-from gaincurate.report.verdict import MATTERS, Decision, Evidence, best_end, by_length
+from gaincurate.report.verdict import MATTERS, Decision, Evidence, best_end, by_length, left, weaker
 
 
 def banner(evidence: Evidence) -> str | None:
@@ -80,10 +80,10 @@ def _alone(evidence: Evidence, decision: Decision, group: str | None) -> str:
 def _more(evidence: Evidence, decision: Decision, group: str | None) -> str:
     assert decision.judged is not None
     relation = decision.judged.relation
-    both = relation.given_length_within_groups or relation.given_length
     return (
-        f"{evidence.signal} tells more about {relation.target} than question length{_or(group)} does: "
-        f"rank correlation {_shown(both)} at equal length{_inside(group)}. {_advice(evidence, decision)}"
+        f"{evidence.signal} tells more about {relation.target} than question length{_or(group)} does: rank "
+        f"correlation {_shown(left(relation))} at equal length{_inside(group)}. "
+        f"{_advice(evidence, decision)}"
     )
 
 
@@ -99,16 +99,16 @@ def _advice(evidence: Evidence, decision: Decision) -> str:
         )
     if best_end(evidence.lifts, evidence.signal) is not None:
         return "But length picks prompts to learn from at least as well: sort by length, if at all."
-    return "But neither its ends nor its middle carry more p (1 - p) than a random batch: do not sort by it."
+    where = "But neither its ends nor its middle carry notably more p (1 - p) than a random batch"
+    return f"{where}: do not sort by it."
 
 
 def _little(evidence: Evidence, decision: Decision, group: str | None) -> str:
     assert decision.judged is not None
     relation = decision.judged.relation
-    both = relation.given_length_within_groups or relation.given_length
     return (
         f"{evidence.signal} adds next to nothing about {relation.target} to question length{_and(group)}: "
-        f"rank correlation {_shown(both)} at equal length{_inside(group)}. {_instead(evidence)}"
+        f"rank correlation {_shown(left(relation))} at equal length{_inside(group)}. {_instead(evidence)}"
     )
 
 
@@ -125,21 +125,19 @@ def _no_more(evidence: Evidence, decision: Decision, group: str | None) -> str:
     start = f"{evidence.signal} tells no more about {relation.target} than "
     overall = _shown(relation.overall)
     if decision.kind == "no-more-than-length":
-        left = relation.given_length_within_groups or relation.given_length
-        left = relation.within_length_bins if abs(left.value or 0.0) >= MATTERS else left
         return (
-            f"{start}question length does: rank correlation {overall} over all rows, {_shown(left)} at equal "
-            f"length. {_instead(evidence)}"
+            f"{start}question length does: rank correlation {overall} over all rows, "
+            f"{_shown(weaker(relation.given_length, relation.within_length_bins))} at equal length. "
+            f"{_instead(evidence)}"
         )
     if decision.kind == "no-more-than-groups" and relation.within_groups is not None:
         return (
             f"{start}which {group} a row is from: rank correlation {overall} over all rows, "
             f"{_shown(relation.within_groups)} inside each. Choose among them by name, not by it."
         )
-    both = relation.given_length_within_groups or relation.given_length
     return (
-        f"{start}question length and {group} do: rank correlation {overall} over all rows, {_shown(both)} at "
-        f"equal length inside each {group}. {_instead(evidence)}"
+        f"{start}question length and {group} do: rank correlation {overall} over all rows, "
+        f"{_shown(left(relation))} at equal length inside each {group}. {_instead(evidence)}"
     )
 
 
@@ -173,7 +171,8 @@ def _nothing(evidence: Evidence, decision: Decision, group: str | None) -> str:
 
 def _few(evidence: Evidence, decision: Decision, group: str | None) -> str:
     assert decision.judged is not None
-    relation, beyond = decision.judged.relation, decision.judged.beyond
+    relation = decision.judged.relation
+    beyond = weaker(decision.judged.beyond, decision.judged.in_bins)
     rows = relation.overall.rows
     more = ""
     if beyond.low is not None and beyond.high is not None:

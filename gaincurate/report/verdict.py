@@ -1,8 +1,8 @@
 """What follows from the figures for one signal: takes estimates, yields a verdict. All rules stand here.
 
 A signal tells more than length and groups only if two intervals exclude 0 on the same side: that of its
-correlation with a target given length (inside groups, where there are any), and that inside bins of like
-length. Both are at the level at which all looks together are right 95 % of the time. Knows nothing of words.
+correlation with a target given length, and that inside bins of like length, both inside groups where there
+are any, and at the level at which all looks together are right 95 % of the time. Knows nothing of words.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gaincurate.report.document import Kind
-from gaincurate.report.figures import Estimate, GroupShare, Lift
+from gaincurate.report.figures import Estimate, GroupShare, Lift, Relation
 from gaincurate.report.relations import Judged
 
 EXPLAINED = 0.8
 """A rank correlation with length beyond which length explains a signal."""
 MATTERS = 0.1
 """A smaller correlation is next to nothing, however sure."""
+_WORTH = 1.1  # times what a random batch carries: less is not worth sorting for
 _NARROW = 0.25  # an interval around 0 that reaches further cannot say that there is nothing
 _LEAST = 30  # rows
 
@@ -79,7 +80,8 @@ def decide(evidence: Evidence) -> Decision:
 
 def _weight(kind: Kind, judged: Judged) -> float:
     """By which of several targets with one verdict the best is picked."""
-    decisive = judged.beyond if kind in ("tells-more", "tells-little-more") else judged.relation.overall
+    told = kind in ("tells-more", "tells-little-more")
+    decisive = weaker(judged.beyond, judged.in_bins) if told else judged.relation.overall
     return abs(decisive.value or 0.0)
 
 
@@ -107,7 +109,7 @@ def kind_of(judged: Judged) -> Kind:
         return "tells-length-only"  # length leaves nothing of it
     side = sign(beyond)
     if side and side == sign(in_bins):
-        return "tells-more" if abs(beyond.value) >= MATTERS else "tells-little-more"
+        return "tells-more" if abs(weaker(beyond, in_bins).value or 0.0) >= MATTERS else "tells-little-more"
     if _reach(beyond) > _NARROW and not side:
         return "not-enough-rows"
     if not _notable(relation.overall):
@@ -125,6 +127,19 @@ def kind_of(judged: Judged) -> Kind:
     both = relation.given_length_within_groups
     sure = both is not None and not _notable(both)
     return "no-more-than-length-and-groups" if sure else "not-enough-rows"
+
+
+def weaker(first: Estimate, second: Estimate) -> Estimate:
+    """The correlation that lies nearer to 0."""
+    return second if abs(second.value or 0.0) < abs(first.value or 0.0) else first
+
+
+def left(relation: Relation) -> Estimate:
+    """What is left of a relation after all controls, at 95 %: the weaker of the two that decide."""
+    return weaker(
+        relation.given_length_within_groups or relation.given_length,
+        relation.within_length_bins_and_groups or relation.within_length_bins,
+    )
 
 
 def sign(found: Estimate) -> int:
@@ -146,9 +161,10 @@ def _reach(found: Estimate) -> float:
 
 
 def best_end(lifts: Sequence[Lift], column: str) -> Lift | None:
-    """Which part of a column surely carries more p (1 - p) than a random batch, if one does."""
-    sure = [one for one in lifts if one.column == column and one.ratio.low is not None and one.ratio.low > 1]
-    return max(sure, key=lambda one: one.ratio.value or 0.0, default=None)
+    """Which part of a column carries notably more p (1 - p) than a random batch, if one surely does."""
+    own = [one for one in lifts if one.column == column and one.ratio.low is not None and one.ratio.low > 1]
+    best = max(own, key=lambda one: one.ratio.value or 0.0, default=None)
+    return best if best is not None and (best.ratio.value or 0.0) >= _WORTH else None
 
 
 def sort_by(evidence: Evidence) -> Lift | None:

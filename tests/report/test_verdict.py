@@ -93,6 +93,25 @@ def test_with_pass_rates_each_signal_is_called_what_it_is(tmp_path: Path) -> Non
     )
 
 
+def test_a_signal_that_is_length_in_another_form_in_each_group_tells_no_more(tmp_path: Path) -> None:
+    random = np.random.default_rng(7)
+    length, group = random.integers(10, 200, 3000), random.integers(0, 3, 3000)
+    # In each group both are highest at another length, and nothing else is in the signal.
+    bent = -np.abs(np.log(length) - np.array([3.2, 4.2, 5.2])[group])
+    wins = random.binomial(8, 1 / (1 + np.exp(-(2 * bent + 1 + group))))
+    signal = bent + group + 0.1 * random.normal(size=3000)
+    column_set(tmp_path / "set", length, {"gc_angle": signal}, {"task": pa.array(group.astype(str))})
+    pq.write_table(pa.table({"gc_id": ids(3000), "wins": wins, "losses": 8 - wins}), tmp_path / "r.parquet")
+    document = report(tmp_path / "set", rollouts=[tmp_path / "r.parquet"])
+    (verdict,) = document.verdicts
+    rate = next(r for r in document.relations if r.target == "pass rate (r.parquet)")
+    assert rate.given_length_within_groups is not None
+    assert rate.within_length_bins_and_groups is not None
+    assert (rate.given_length_within_groups.low or 0) > 0.3  # a straight line does not take it away
+    assert abs(rate.within_length_bins_and_groups.value or 1) < 0.1
+    assert verdict.verdict in ("no-more-than-length", "no-more-than-length-and-groups", "tells-little-more")
+
+
 def test_without_anything_to_judge_by_it_says_so_and_how_to_find_out(tmp_path: Path) -> None:
     world = World()
     found = world.report(tmp_path, outcomes=False)
