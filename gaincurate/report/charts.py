@@ -70,8 +70,9 @@ def density(figure: Scatter, sentence: str) -> Markup:
 def _tiles(figure: Scatter) -> list[Row]:
     most = max((n for column in figure.counts for n in column), default=0)
     return [
-        # By the square root: a bin with a hundredth of the fullest bin's rows must still be seen.
-        {"x0": x0, "x1": x1, "y0": y0, "y1": y1, "strength": 0.06 + 0.84 * (n / most) ** 0.5}
+        # By the square root: a bin with a hundredth of the fullest bin's rows must still be seen. In steps:
+        # all tiles of one strength become one shape.
+        {"x0": x0, "x1": x1, "y0": y0, "y1": y1, "strength": 0.06 + 0.07 * round(12 * (n / most) ** 0.5)}
         for (x0, x1), column in zip(pairwise(figure.x_edges), figure.counts, strict=True)
         for (y0, y1), n in zip(pairwise(figure.y_edges), column, strict=True)
         if n

@@ -71,10 +71,7 @@ def draw(chart: alt.TopLevelMixin, sentence: str) -> Markup:
     drawn = ElementTree.fromstring(vl_convert.vegalite_to_svg(spec))
     for element in drawn.iter():
         _tidy(element)
-        for child in [
-            child for child in element if child.get("display") == "none" or child.get("d") == "M0,0h0v0h0Z"
-        ]:
-            element.remove(child)
+        _join(element)
     for part in drawn:
         part.attrib["aria-hidden"] = "true"  # else the numbers on the axes are read out one by one
     shape = {"class": "plot", "role": "img", "aria-label": shown(sentence)}
@@ -98,3 +95,17 @@ def _tidy(element: ElementTree.Element) -> None:
         title = ElementTree.Element("title")
         title.text = spoken
         element.insert(0, title)
+
+
+def _join(element: ElementTree.Element) -> None:
+    """Leave out what is not drawn, and make one shape of tiles that differ in their place alone."""
+    shapes: dict[tuple[tuple[str, str], ...], ElementTree.Element] = {}
+    for child in list(element):
+        if child.get("display") == "none" or child.get("d") == "M0,0h0v0h0Z":
+            element.remove(child)
+        elif child.get("fill-opacity") is not None and not child.get("aria-label"):
+            look = tuple((name, value) for name, value in sorted(child.attrib.items()) if name != "d")
+            first = shapes.setdefault(look, child)
+            if first is not child:
+                first.attrib["d"] += child.attrib["d"]
+                element.remove(child)
