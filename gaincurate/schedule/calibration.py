@@ -14,8 +14,7 @@ import numpy as np
 
 from gaincurate.difficulty.quality import Quality, pass_variance, quality
 from gaincurate.errors import OutcomeError
-from gaincurate.schedule import base
-from gaincurate.schedule.dots import Dots
+from gaincurate.schedule.dots import has_references
 from gaincurate.schedule.noise import Floats
 from gaincurate.schedule.observed import rules_of
 from gaincurate.schedule.outcomes import Tally, read_outcomes
@@ -87,7 +86,7 @@ def difficulty_status(
         references are needed.
     """
     params = run.facts["params"]
-    if not issubclass(base.load(run.config.strategy), Dots):
+    if not has_references(params):
         return None
     rounds: list[Json] = []
     for round_ in range(newest + 1):

@@ -101,6 +101,14 @@ def budget_of(options: DotsOptions, budget: int | None) -> int:
     return steps * size
 
 
+def has_references(params: Json) -> bool:
+    """Whether a run is of this strategy or a child of it, by its parameters.
+
+    A strategy of one's own may not be importable where a run is only looked at.
+    """
+    return params.keys() >= DotsOptions.model_fields.keys()
+
+
 def seed_of(seed: int, round_: int) -> int:
     """A round's own seed, below 2^63, of its references and of their rollouts."""
     return int(keys_of(seed, round_, _SEEDS, 1)[0])

@@ -18,11 +18,10 @@ import numpy as np
 
 from gaincurate.errors import GaincurateError, InputError, OutputError, TrainerError
 from gaincurate.files import digest_file, reading, write_json
-from gaincurate.schedule import base
 from gaincurate.schedule.calibration import carried
 from gaincurate.schedule.checkpoints import weights_of, why_incomplete
 from gaincurate.schedule.config import ScheduleConfig
-from gaincurate.schedule.dots import Dots, DotsOptions
+from gaincurate.schedule.dots import Dots, DotsOptions, has_references
 from gaincurate.schedule.noise import Floats, Ints
 from gaincurate.schedule.observed import Note
 from gaincurate.schedule.references import OBSERVED, Asked, Seen, ask, needed, place_of, read
@@ -51,7 +50,7 @@ def see_live(run: Run) -> None:
         InputError: its references are observed in a way that such a trainer has no part in.
     """
     own = run.config.options.get("rollout")
-    if issubclass(base.load(run.config.strategy), Dots) and (own is None or "server" not in own):
+    if has_references(run.facts["params"]) and (own is None or "server" not in own):
         raise InputError(
             f"{run.folder} has references that are observed between rounds, and a trainer that follows it "
             "live "
