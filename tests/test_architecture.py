@@ -102,7 +102,7 @@ LAYERS = [
     "gaincurate.difficulty.generate_server",
     "gaincurate.difficulty.generate_local",
     "gaincurate.difficulty.decode",
-    "gaincurate.difficulty.prefill",
+    "gaincurate.difficulty.shared_prefill",
     "gaincurate.difficulty.sampler",
     "gaincurate.difficulty.gold",
     "gaincurate.difficulty.rollout_set",

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 import transformers
 
-from gaincurate.difficulty.prefill import SharedPrefill
 from gaincurate.difficulty.sampler import Sampler
+from gaincurate.difficulty.shared_prefill import SharedPrefill
 
 PIECE = 8
 """Tokens after which rows that have ended leave."""

@@ -21,9 +21,9 @@ from gaincurate.config import ScoreConfig
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.decode import PIECE, Prompts, decode
 from gaincurate.difficulty.engine import Completion, Key, Refused, Request, stream_of
-from gaincurate.difficulty.prefill import RULE as PREFILL
-from gaincurate.difficulty.prefill import SharedPrefill
 from gaincurate.difficulty.sampler import LOGPROBS, RULE
+from gaincurate.difficulty.shared_prefill import RULE as PREFILL
+from gaincurate.difficulty.shared_prefill import SharedPrefill
 from gaincurate.errors import InputError, ModelError
 from gaincurate.schedule.noise import uniforms
 from gaincurate.scoring.identity import LIBRARIES, model_max_length, resolve_machine

@@ -43,7 +43,7 @@ class Sampler(transformers.LogitsProcessor):
 
 
 def nucleus(chances: torch.Tensor, top_p: float) -> torch.Tensor:
-    """`chances` `[rows, vocabulary]`, 0 outside the smallest set of most probable tokens that reaches `top_p`.
+    """`chances` `[rows, vocabulary]`, 0 outside the fewest most probable tokens that reach `top_p`.
 
     Of equally probable tokens the first come first. The vocabulary is sorted only where it must be: that
     would take longer than all else about a draw.

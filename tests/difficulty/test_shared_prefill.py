@@ -14,7 +14,7 @@ from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.decode import PIECE
 from gaincurate.difficulty.engine import Completion, Request
 from gaincurate.difficulty.generate_local import LocalEngine
-from gaincurate.difficulty.prefill import SharedPrefill, common_prefix
+from gaincurate.difficulty.shared_prefill import SharedPrefill, common_prefix
 from gaincurate.scoring.columns import Message
 
 SHARED: list[Message] = [
