@@ -1,16 +1,18 @@
 """The measurement in docs/difficulty.md: makes prompts, scores them, rolls them out twice, prints the tables.
 
-Usage: python docs/difficulty_real/measure.py FOLDER [SPLITS [SPLITS_OF_TRAINED]]. Needs
-`gaincurate[score,difficulty,demo]`. What is in the folder already is used, so it goes on where it stopped.
+Usage: python docs/difficulty_real/measure.py FOLDER. Needs `gaincurate[score,difficulty,demo]`. What is in
+the folder already is used, so it goes on where it stopped.
 """
 
 from __future__ import annotations
 
+import argparse
 import copy
 import shlex
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import mixture
@@ -18,7 +20,7 @@ import numpy as np
 import torch
 import transformers
 from figures import batch_table, correlation_table, made, splits, task_table
-from predictors import CHEAP, TRAINED, Floats, World
+from predictors import CHEAP, Floats, World, adapter
 
 from gaincurate.difficulty.embeddings import matrix
 from gaincurate.difficulty.prompts import read_prompts
@@ -31,6 +33,7 @@ from gaincurate.scoring.model import find_model, load_config, load_model, load_t
 from gaincurate.scoring.segment import Segmented, Segmenter
 
 MODEL, REFERENCES, ROLLOUTS = "demo", 256, 8
+THREADS = 1  # another number rounds otherwise, so a few completions would be others
 SAMPLING = "--temperature 0.6 --top-p 0.95 --max-tokens 12 --batch-tokens 20000"
 
 
@@ -47,13 +50,14 @@ def collect(folder: Path, per_task: int) -> None:
     if not (folder / "prompts.jsonl").exists():
         mixture.main(folder, per_task)
     command(
-        f"score prompts.jsonl --model {MODEL} --out scored --shots shots.json --signals angle,embedding",
+        f"score prompts.jsonl --model {MODEL} --out scored --shots shots.json --signals angle,embedding "
+        f"--threads {THREADS}",
         folder,
     )
     for seed, name in enumerate(("first", "fresh")):
         command(
             f"difficulty rollout scored --out {name} --model {MODEL} --verifier reasoning-gym "
-            f"--samples {ROLLOUTS} --seed {seed} {SAMPLING}",
+            f"--samples {ROLLOUTS} --seed {seed} {SAMPLING} --threads {THREADS}",
             folder,
         )
 
@@ -114,7 +118,7 @@ def world(folder: Path) -> World:
     return World(task, embeddings, signals, first, fresh, ROLLOUTS)
 
 
-def report(folder: Path, count: int, trained: int) -> None:
+def report(folder: Path, count: int, trained: int, epochs: int) -> None:
     """Print the tables."""
     whole = world(folder)
     print("\n".join(task_table(whole)))
@@ -124,7 +128,8 @@ def report(folder: Path, count: int, trained: int) -> None:
     begin = time.perf_counter()
     failure, spread = made(whole, CHEAP, given)
     middle = time.perf_counter()
-    failure_trained, spread_trained = made(whole, TRAINED, given[:trained])
+    by_training = {f"adapter, {epochs} epochs": partial(adapter, epochs=epochs)} if trained else {}
+    failure_trained, spread_trained = made(whole, by_training, given[:trained])
     ended = time.perf_counter()
     print(f"{count} splits: {middle - begin:.0f} s; {trained} with training: {ended - middle:.0f} s")
     everything = {name: [values] * count for name, values in whole.signals.items()}
@@ -134,6 +139,13 @@ def report(folder: Path, count: int, trained: int) -> None:
 
 
 if __name__ == "__main__":
-    place = Path(sys.argv[1]).resolve()
-    collect(place, mixture.PROMPTS_PER_TASK)
-    report(place, *(int(sys.argv[i]) if len(sys.argv) > i else default for i, default in ((2, 200), (3, 20))))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--splits", type=int, default=200, help="random sets of references")
+    parser.add_argument("--trained", type=int, default=10, help="splits on which the adapter is trained")
+    parser.add_argument("--epochs", type=int, default=20, help="of that training")
+    options = parser.parse_args()
+    collect(options.folder.resolve(), mixture.PROMPTS_PER_TASK)
+    report(options.folder.resolve(), options.splits, options.trained, options.epochs)

@@ -91,15 +91,9 @@ def adapter(world: World, references: Ints, observed: Floats, epochs: int = Reci
     return by_references(made, world.embeddings, coded, torch.from_numpy(observed).float())
 
 
-def adapter_longer(world: World, references: Ints, observed: Floats) -> Floats:
-    """With five times the epochs."""
-    return adapter(world, references, observed, 5 * Recipe().epochs)
-
-
 CHEAP: dict[str, Predict] = {
     "task mean": task_mean,
     "ridge": ridge,
     "whitened": whitened,
     "raw attention": attention,
 }
-TRAINED: dict[str, Predict] = {"adapter": adapter, "adapter, 100 epochs": adapter_longer}
