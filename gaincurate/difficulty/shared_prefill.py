@@ -83,7 +83,7 @@ def _run(model: Any, ids: torch.Tensor, mask: torch.Tensor, cache: Any) -> Any:
     made = model.generate(
         ids, attention_mask=mask, max_new_tokens=1, return_dict_in_generate=True, use_cache=True, **given
     )
-    found = getattr(made, "past_key_values", None)
+    found: Any = getattr(made, "past_key_values", None)
     layers = getattr(found, "layers", [])
     plain = bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
     return found if plain and found.get_seq_length() == ids.shape[1] else None
