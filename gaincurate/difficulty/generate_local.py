@@ -19,7 +19,11 @@ import transformers
 
 from gaincurate.config import ScoreConfig
 from gaincurate.difficulty.config import RolloutConfig
+from gaincurate.difficulty.decode import PIECE, Prompts, decode
 from gaincurate.difficulty.engine import Completion, Key, Refused, Request, stream_of
+from gaincurate.difficulty.sampler import LOGPROBS, RULE
+from gaincurate.difficulty.shared_prefill import RULE as PREFILL
+from gaincurate.difficulty.shared_prefill import SharedPrefill
 from gaincurate.errors import InputError, ModelError
 from gaincurate.schedule.noise import uniforms
 from gaincurate.scoring.identity import LIBRARIES, model_max_length, resolve_machine
@@ -32,8 +36,6 @@ from gaincurate.scoring.model import (
 )
 from gaincurate.scoring.segment import Segmenter, Unusable
 
-RULE = "inverse-cdf/1"
-LOGPROBS = "of the distribution sampled from: after temperature and top-p"
 _CPU_BATCH_TOKENS = 8192
 
 
@@ -84,6 +86,8 @@ class LocalEngine:
         self.identity: dict[str, Any] = {
             "kind": "transformers",
             "sampler": RULE,
+            "prefill": PREFILL,
+            "piece": PIECE,
             "logprobs": LOGPROBS,
             "model": files.fingerprint(),
             "tokenizer": tokenizer_fingerprint(self._tokenizer, files),
@@ -102,9 +106,10 @@ class LocalEngine:
         ready, refused = self._prepare(requests)
         if refused:
             yield list(refused)
+        prefill = SharedPrefill(list({item.request.gc_id: item.token_ids for item in ready}.values()))
         for batch in batches(ready, self._config.max_tokens, self._batch_tokens):
             if any(item.request.key not in done for item in batch):
-                yield [found for found in self._batch(batch) if found.key not in done]
+                yield [found for found in self._batch(batch, prefill) if found.key not in done]
 
     def close(self) -> None:
         """Let go of the weights."""
@@ -144,19 +149,14 @@ class LocalEngine:
             )
         return self._model
 
-    def _batch(self, batch: list[Ready]) -> list[Completion]:
+    def _batch(self, batch: list[Ready], prefill: SharedPrefill) -> list[Completion]:
         model = self._load()
         ends = end_tokens(model, self._tokenizer)
         pad = self._tokenizer.pad_token_id
         pad = pad if pad is not None else ends[0] if ends else 0
-        device, longest = self._machine.devices[0], max(len(item.token_ids) for item in batch)
-        ids = torch.full((len(batch), longest), pad)
-        mask = torch.zeros_like(ids)
-        for row, item in enumerate(batch):
-            ids[row, longest - len(item.token_ids) :] = torch.from_numpy(item.token_ids.astype(np.int64))
-            mask[row, longest - len(item.token_ids) :] = 1
+        device = self._machine.devices[0]
+        prompts = padded(batch, pad, device)
         noise = torch.from_numpy(np.stack([self._uniforms(item.request) for item in batch])).to(device)
-        sampler = Sampler(noise, self._config.temperature, self._config.top_p)
         # The model's own defaults (top-k, penalties) would change the distribution that is written down.
         model.generation_config = transformers.GenerationConfig(
             max_new_tokens=self._config.max_tokens,
@@ -166,10 +166,14 @@ class LocalEngine:
         )
         try:
             with torch.inference_mode():
-                whole = model.generate(
-                    ids.to(device),
-                    attention_mask=mask.to(device),
-                    logits_processor=transformers.LogitsProcessorList([sampler]),
+                tokens, logprobs = decode(
+                    model,
+                    prompts,
+                    prefill,
+                    noise,
+                    temperature=self._config.temperature,
+                    top_p=self._config.top_p,
+                    ends=ends,
                 )
         except torch.OutOfMemoryError as error:
             raise InputError(
@@ -177,9 +181,8 @@ class LocalEngine:
                 f"{self._batch_tokens}). Give a smaller --batch-tokens and start over with --overwrite: what "
                 "is in a batch changes completions."
             ) from error
-        tokens = whole[:, longest:].cpu().numpy()
-        logprobs = torch.stack(sampler.logprobs, 1).float().cpu().numpy()
-        return [self._completion(item, tokens[row], logprobs[row], ends) for row, item in enumerate(batch)]
+        drawn, chances = tokens.cpu().numpy(), logprobs.float().cpu().numpy()
+        return [self._completion(item, drawn[row], chances[row], ends) for row, item in enumerate(batch)]
 
     def _completion(
         self, item: Ready, tokens: npt.NDArray[np.int64], logprobs: npt.NDArray[np.float32], ends: list[int]
@@ -223,35 +226,18 @@ def batches(ready: Sequence[Ready], max_tokens: int, budget: int) -> Iterator[li
         yield batch
 
 
-class Sampler(transformers.LogitsProcessor):
-    """Draws a token for each row and leaves the others no chance, so that a greedy search takes it.
-
-    Args:
-        noise: `[rows, max tokens]`, float64, uniform inside (0, 1).
-        temperature: the logits are divided by it.
-        top_p: the smallest set of most probable tokens that reaches this mass is drawn from.
-    """
-
-    def __init__(self, noise: torch.Tensor, temperature: float, top_p: float) -> None:
-        self._noise, self._temperature, self._top_p = noise, temperature, top_p
-        self.logprobs: list[torch.Tensor] = []
-        """For each step, of the drawn tokens: `[rows]`, float64."""
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Scores `[rows, vocabulary]` with 0 at the drawn token and minus infinity elsewhere."""
-        chances = torch.softmax(scores.double() / self._temperature, -1)
-        if self._top_p < 1:
-            ordered, places = chances.sort(stable=True, dim=-1, descending=True)
-            ordered[ordered.cumsum(-1) - ordered >= self._top_p] = 0
-            chances = torch.zeros_like(chances).scatter_(-1, places, ordered)
-            chances /= chances.sum(-1, keepdim=True)
-        mass = chances.cumsum(-1)
-        whole = mass[:, -1:].contiguous()
-        drawn = torch.searchsorted(mass, self._noise[:, len(self.logprobs), None] * whole, right=True)
-        # Rounding must not carry the draw behind the last token that has any mass.
-        drawn = torch.minimum(drawn, torch.searchsorted(mass, whole)).clamp_max(mass.shape[-1] - 1)
-        self.logprobs.append(chances.gather(-1, drawn)[:, 0].log())
-        return torch.full_like(scores, -torch.inf).scatter_(-1, drawn, 0.0)
+def padded(batch: Sequence[Ready], pad: int, device: str) -> Prompts:
+    """A batch's prompts, each once, padded on the left."""
+    texts = {item.request.gc_id: item.token_ids for item in batch}
+    longest = max(map(len, texts.values()))
+    ids = torch.full((len(texts), longest), pad)
+    mask = torch.zeros_like(ids)
+    for row, text in enumerate(texts.values()):
+        ids[row, longest - len(text) :] = torch.from_numpy(text.astype(np.int64))
+        mask[row, longest - len(text) :] = 1
+    places = {gc_id: row for row, gc_id in enumerate(texts)}
+    rows = torch.tensor([places[item.request.gc_id] for item in batch])
+    return Prompts(ids.to(device), mask.to(device), rows.to(device))
 
 
 def end_tokens(model: Any, tokenizer: Any) -> list[int]:

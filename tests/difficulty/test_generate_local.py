@@ -11,7 +11,8 @@ import transformers
 import tiny
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.engine import Completion, Refused, Request, stream_of
-from gaincurate.difficulty.generate_local import LocalEngine, Ready, Sampler, batches
+from gaincurate.difficulty.generate_local import LocalEngine, Ready, batches
+from gaincurate.difficulty.sampler import Sampler
 from gaincurate.schedule.noise import uniforms
 
 
