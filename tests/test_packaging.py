@@ -36,6 +36,9 @@ def test_the_wheel_has_both_packages_and_nothing_that_shadows_another_project(wh
     assert {"gaincurate/py.typed", "gaincurate_kernels/py.typed"} <= set(names)
     modules = {str(p.relative_to(ROOT)) for p in (ROOT / "gaincurate").rglob("*.py")}
     assert modules <= set(names)
+    templates = {str(p.relative_to(ROOT)) for p in (ROOT / "gaincurate/report/templates").iterdir()}
+    assert templates
+    assert templates <= set(names)
 
 
 def test_the_wheel_has_the_licence_and_the_entry_point(wheel: Path) -> None:

@@ -154,7 +154,7 @@ def intervals(panels: Sequence[Panel], sentence: str, *, middle: float = 0.0, ti
         y = alt.Y("row:N", scale=alt.Scale(domain=order), title=None, axis=None if index else axis)
         layers = _estimates(panel, estimates, middle, y, scale, title if index == 0 else None)
         size = {
-            "width": 150 if len(panels) > 1 else 360,
+            "width": 360 if len(panels) == 1 else 150 if len(panels) < 5 else 125,
             "height": (24 if len(order) <= 12 else 17) * len(order),
         }
         drawn.append(layers.properties(title=alt.TitleParams(panel), **size))

@@ -32,6 +32,7 @@ CONTROLS = (
     ("within_length_bins", "within like length"),
     ("within_groups", "within groups"),
     ("given_length_within_groups", "given length, within groups"),
+    ("within_length_bins_and_groups", "within both"),
 )
 """The fields of `Relation` that are shown, with the names that a reader sees."""
 
