@@ -43,11 +43,11 @@ def variance(wins: Ints, rollouts: int) -> Floats:
 
 
 def centred(values: Floats, task: Tasks) -> Floats:
-    """Less the mean of the task."""
+    """Less the mean of the task; what is only rounding is 0."""
     found = values.astype(float)
     for name in np.unique(task):
         found[task == name] -= found[task == name].mean()
-    return found
+    return np.where(np.abs(found) < 1e-9, 0.0, found)
 
 
 def task_ranks(values: Floats, task: Tasks) -> Floats:
@@ -61,13 +61,12 @@ def task_ranks(values: Floats, task: Tasks) -> Floats:
 
 def correlations(predicted: Floats, observed: Floats, task: Tasks) -> Floats:
     """Pearson and Spearman overall, then within task; NaN where one is not defined."""
-    near = np.where(np.abs(of := centred(predicted, task)) < 1e-9, 0.0, of)
-    ordered = centred(task_ranks(predicted, task), task), centred(task_ranks(observed, task), task)
+    ordered = task_ranks(predicted, task), task_ranks(observed, task)
     found = [
         pearson(predicted, observed),
         spearman(predicted, observed),
-        pearson(near, centred(observed, task)),
-        pearson(*ordered),
+        pearson(centred(predicted, task), centred(observed, task)),
+        pearson(centred(ordered[0], task), centred(ordered[1], task)),
     ]
     return np.array([np.nan if value is None else value for value in found])
 
