@@ -35,6 +35,7 @@ LAYERS = [
     "gaincurate.trainers.trl_outcomes",
     "gaincurate.trainers.trl_shape",
     "gaincurate.trainers.trl_together",
+    "gaincurate.trainers.replay_loss",
     "gaincurate.trainers.trinity",
     "gaincurate.trainers.slime",
     "gaincurate.trainers.slime_samples",
