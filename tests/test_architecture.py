@@ -88,6 +88,11 @@ LAYERS = [
     "gaincurate.trainers.views",
     "gaincurate.trainers.views_parts",
     "gaincurate.trainers.names",
+    "gaincurate.replay.state",
+    "gaincurate.replay.buffer",
+    "gaincurate.replay.config",
+    "gaincurate.replay.rows",
+    "gaincurate.replay.group",
     "gaincurate.difficulty.predict",
     "gaincurate.difficulty.methods",
     "gaincurate.difficulty.fitting",
@@ -187,6 +192,7 @@ PACKAGES = {
     "gaincurate.trainers",
     "gaincurate.trainers.doctor",
     "gaincurate.difficulty",
+    "gaincurate.replay",
 }
 SOURCES = sorted([*(ROOT / "gaincurate").rglob("*.py"), *(ROOT / "kernels/gaincurate_kernels").rglob("*.py")])
 

@@ -1,0 +1,286 @@
+"""The replay buffer: takes fresh rollout groups, says what the next step generates and what it replays.
+
+A step of a trainer is `plan`, then generation of what it asks for, then `insert` of that, then the update on
+both. What is replayed is drawn before the step's own groups come in, so it is never a current rollout. Groups
+whose rollouts are all right or all wrong never come in. The oldest leave first. Knows nothing of losses,
+tensors or trainers.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
+
+from gaincurate.errors import OutcomeError, OutputError
+from gaincurate.replay.config import ReplayConfig
+from gaincurate.replay.group import Key, RolloutGroup
+from gaincurate.replay.rows import decode, encode
+from gaincurate.schedule.noise import between, keys_of
+
+FORMAT = 1
+_STREAM = 0x5250  # of the seed's noise; no strategy uses it
+
+
+class Plan(NamedTuple):
+    """What a step trains on: `fresh_groups` to generate, and groups to replay, `[0]` or `[B - fresh]`."""
+
+    fresh_groups: int
+    replayed: list[RolloutGroup]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What happened since the buffer was made; every inserted group is kept, uninformative or too old.
+
+    `evicted` groups left because newer ones came, `aged` ones because of `max_age`. `repeated` were there
+    already and changed nothing. `steps` were planned, `replay_steps` of them with replay. Since the last step
+    that replayed, `waiting` were planned, and the buffer was found empty by the last `empty` plans.
+    Tokens are completion tokens.
+    """
+
+    kept: int = 0
+    uninformative: int = 0
+    too_old: int = 0
+    evicted: int = 0
+    aged: int = 0
+    repeated: int = 0
+    steps: int = 0
+    replay_steps: int = 0
+    waiting: int = 0
+    empty: int = 0
+    tokens_generated: int = 0
+    tokens_trained: int = 0
+
+
+class ReplayBuffer:
+    """At most `capacity` informative groups, first in first out.
+
+    One process holds it. Its memory is that of the groups in it and of those of the last plan:
+    `(C + B - fresh) (G (9 L + 24) + 4 P)` bytes for completions of L and prompts of P tokens, and about 3 kB
+    a group for objects.
+
+    Args:
+        config: the sizes.
+    """
+
+    def __init__(self, config: ReplayConfig) -> None:
+        self.config = config
+        self.counts = Counts()
+        self._groups: deque[RolloutGroup] = deque()
+        self._step = self._version = -1
+        self._plan = Plan(0, [])
+        self._seen: set[Key] = set()
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    @property
+    def groups(self) -> tuple[RolloutGroup, ...]:
+        """What is in it, the oldest first."""
+        return tuple(self._groups)
+
+    @property
+    def step(self) -> int:
+        """The step last planned; -1 before the first."""
+        return self._step
+
+    @property
+    def policy_version(self) -> int:
+        """That of the step last planned; -1 before the first."""
+        return self._version
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the groups in it and of those of the last plan that have left."""
+        held = {id(group): group.nbytes for group in (*self._groups, *self._plan.replayed)}
+        return sum(held.values())
+
+    def plan(self, step: int, policy_version: int | None = None) -> Plan:
+        """What a step generates and replays; call it before generation.
+
+        Replays `B - fresh` groups, drawn uniformly without replacement, where the buffer has so many; else
+        the whole batch is fresh. The draw depends on the seed, the step and what is in the buffer. Asking for
+        the same step again gives the same plan, also behind its `insert`.
+
+        Args:
+            step: rising from call to call.
+            policy_version: of the weights that will generate; None where each step has new weights, so that
+                it is the step.
+
+        Raises:
+            OutcomeError: the step or the version lies before the last one.
+        """
+        version = step if policy_version is None else policy_version
+        if (step, version) == (self._step, self._version):
+            return Plan(self._plan.fresh_groups, list(self._plan.replayed))
+        self._refuse_back(step, version)
+        aged = self._drop_old(version)
+        sizes, held = self.config, len(self._groups)
+        replayed: list[RolloutGroup] = []
+        if held >= sizes.replayed_groups:
+            keys = keys_of(sizes.seed, step, _STREAM, held)
+            replayed = [self._groups[place] for place in between(keys, 0, sizes.replayed_groups)]
+        was = self.counts
+        self.counts = replace(
+            was,
+            aged=was.aged + aged,
+            steps=was.steps + 1,
+            replay_steps=was.replay_steps + bool(replayed),
+            waiting=0 if replayed else was.waiting + 1,
+            empty=0 if held else was.empty + 1,
+            tokens_trained=was.tokens_trained + sum(group.tokens for group in replayed),
+        )
+        self._step, self._version, self._seen = step, version, set()
+        self._plan = Plan(sizes.batch_groups - len(replayed), replayed)
+        return Plan(self._plan.fresh_groups, list(replayed))
+
+    def _refuse_back(self, step: int, version: int) -> None:
+        if step <= self._step:
+            raise OutcomeError(
+                f"step {step} is asked for and the buffer is at step {self._step}: it goes forward only. "
+                "Where the trainer went back to a checkpoint, load the buffer's state from there too.",
+                step=step,
+            )
+        if step < 0 or version < self._version:
+            raise OutcomeError(
+                f"step {step} has policy version {version} and step {self._step} had {self._version}; "
+                "versions rise, from 0.",
+                step=step,
+            )
+
+    def _drop_old(self, version: int) -> int:
+        before = len(self._groups)
+        self._groups = deque(group for group in self._groups if not self._too_old(group, version))
+        return before - len(self._groups)
+
+    def _too_old(self, group: RolloutGroup, version: int) -> bool:
+        limit = self.config.max_age
+        return limit is not None and version - group.policy_version > limit
+
+    def insert(self, groups: Iterable[RolloutGroup]) -> int:
+        """Take in the step's fresh groups, all at once or in parts; the oldest leave where there is no place.
+
+        A group that came before (same id, version and step) changes nothing, whatever is in it, and is
+        counted: a step that is done again after a restart, or groups that every process hands in, are
+        stored once.
+
+        Args:
+            groups: of the step last planned.
+
+        Returns:
+            How many were kept.
+
+        Raises:
+            OutcomeError: a group of another step or size, of weights not planned, or more groups than
+                planned; nothing was taken.
+        """
+        arrived = list(groups)
+        new = self._new(arrived)
+        was, limit = self.counts, self.config.capacity
+        young = [group for group in new if not self._too_old(group, self._version)]
+        kept = [group for group in young if group.informative]
+        self._seen |= {group.key for group in new}
+        evicted = max(0, len(self._groups) + len(kept) - limit)
+        self._groups.extend(kept)
+        for _ in range(evicted):
+            self._groups.popleft()
+        tokens = sum(group.tokens for group in new)
+        self.counts = replace(
+            was,
+            kept=was.kept + len(kept),
+            uninformative=was.uninformative + len(young) - len(kept),
+            too_old=was.too_old + len(new) - len(young),
+            evicted=was.evicted + evicted,
+            repeated=was.repeated + len(arrived) - len(new),
+            tokens_generated=was.tokens_generated + tokens,
+            tokens_trained=was.tokens_trained + tokens,
+        )
+        return len(kept)
+
+    def _new(self, arrived: Sequence[RolloutGroup]) -> list[RolloutGroup]:
+        """Those that did not come before, all checked."""
+        found: dict[Key, RolloutGroup] = {}
+        for group in arrived:
+            self._refuse_wrong(group)
+            if group.key not in self._seen:
+                found.setdefault(group.key, group)
+        come, planned = len(self._seen) + len(found), self._plan.fresh_groups
+        if come > planned:
+            raise OutcomeError(
+                f"step {self._step} has {come} fresh groups and {planned} were planned: with the replayed "
+                f"ones its batch would be more than {self.config.batch_groups}. Generate what `plan` says.",
+                step=self._step,
+            )
+        return list(found.values())
+
+    def _refuse_wrong(self, group: RolloutGroup) -> None:
+        about = f"the group of prompt {group.gc_id!r}"
+        if group.step != self._step:
+            raise OutcomeError(
+                f"{about} is of step {group.step} and the step last planned is {self._step}; call `plan` "
+                "before generation and `insert` behind it, step by step.",
+                gc_id=group.gc_id,
+            )
+        if group.size != self.config.group_size:
+            raise OutcomeError(
+                f"{about} has {group.size} rollouts, not {self.config.group_size}: a group is stored whole "
+                "or not at all. Where processes share a group, gather it first.",
+                gc_id=group.gc_id,
+            )
+        if group.policy_version > self._version:
+            raise OutcomeError(
+                f"{about} is of policy version {group.policy_version} and step {self._step} was planned with "
+                f"{self._version}.",
+                gc_id=group.gc_id,
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it, to be saved with the trainer's checkpoint: plain values, and `groups` as bytes.
+
+        The bytes are an Arrow stream: what is in the buffer, then what was replayed and has left since.
+        """
+        held = list(self._groups)
+        places = {id(group): place for place, group in enumerate(held)}
+        for group in self._plan.replayed:
+            if id(group) not in places:
+                places[id(group)] = len(held)
+                held.append(group)
+        return {
+            "format": FORMAT,
+            "config": asdict(self.config),
+            "counts": asdict(self.counts),
+            "step": self._step,
+            "policy_version": self._version,
+            "fresh_groups": self._plan.fresh_groups,
+            "replayed": [places[id(group)] for group in self._plan.replayed],
+            "seen": sorted(map(list, self._seen)),
+            "held": len(self._groups),
+            "groups": encode(held),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Become what a buffer was at its `state_dict`: contents, order, counts and the place in the noise.
+
+        Raises:
+            OutputError: it is no state, damaged, or of a buffer of other sizes; nothing was changed.
+        """
+        if not isinstance(state, Mapping) or state.get("format") != FORMAT:
+            raise OutputError(
+                "this is no state of a replay buffer of this version: go back to a checkpoint of it."
+            )
+        own = asdict(self.config)
+        if differing := [name for name, value in own.items() if state["config"].get(name) != value]:
+            name = differing[0]
+            raise OutputError(
+                f"the checkpoint's replay buffer has {name} {state['config'].get(name)} and this one "
+                f"{own[name]}: set it to what it was, or begin with an empty buffer.",
+                keys=differing,
+            )
+        held = decode(state["groups"], "the replay buffer's state")
+        self._plan = Plan(state["fresh_groups"], [held[place] for place in state["replayed"]])
+        self._groups = deque(held[: state["held"]])
+        self._seen = {(gc_id, version, step) for gc_id, version, step in state["seen"]}
+        self._step, self._version = state["step"], state["policy_version"]
+        self.counts = Counts(**state["counts"])

@@ -1,0 +1,75 @@
+"""The sizes of a replay buffer: takes options, yields checked ones and how a batch is divided.
+
+Knows nothing of groups.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from gaincurate.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayConfig:
+    """The paper's names beside each.
+
+    Args:
+        batch_groups: B, groups that a step trains on, fresh and replayed together.
+        group_size: G, rollouts in each group.
+        capacity: C, groups in the buffer at most.
+        fresh_share: delta, the share of B that is generated on a step that replays.
+        max_age: policy versions after which a group is neither kept nor drawn; None for no limit.
+        seed: of the draws, 0 to 2^64 - 1.
+
+    Raises:
+        InputError: a value that cannot be, or sizes under which nothing would ever be replayed.
+    """
+
+    batch_groups: int
+    group_size: int
+    capacity: int
+    fresh_share: float = 0.5
+    max_age: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch_groups", 2), ("group_size", 2), ("capacity", 1)):
+            _at_least(name, getattr(self, name), least)
+        _at_least("seed", self.seed, 0)
+        if self.seed >= 2**64:
+            raise InputError(f"seed is {self.seed}; it is below 2^64.")
+        if self.max_age is not None:
+            _at_least("max_age", self.max_age, 1)
+        if not 0 < self.fresh_share < 1:
+            raise InputError(
+                f"fresh_share is {self.fresh_share}; it is above 0 and below 1. To train without replay, use "
+                "no buffer."
+            )
+        if not 1 <= self.fresh_groups < self.batch_groups:
+            raise InputError(
+                f"fresh_share {self.fresh_share} of {self.batch_groups} groups is {self.fresh_groups} fresh "
+                f"and {self.replayed_groups} replayed; a step that replays has at least one of each. Take "
+                "another fresh_share or a larger batch."
+            )
+        if self.capacity < self.replayed_groups:
+            raise InputError(
+                f"capacity {self.capacity} is less than the {self.replayed_groups} groups that a step would "
+                f"replay, so nothing ever would be; set it to {self.replayed_groups} or more."
+            )
+
+    @property
+    def fresh_groups(self) -> int:
+        """Groups to generate on a step that replays: delta B to the nearest whole number, a half up."""
+        return math.floor(self.fresh_share * self.batch_groups + 0.5)
+
+    @property
+    def replayed_groups(self) -> int:
+        """Groups to replay on a step that replays: what is left of B."""
+        return self.batch_groups - self.fresh_groups
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise InputError(f"{name} is {value!r}; it is a whole number from {least}.")
