@@ -22,9 +22,11 @@ def tokenizer() -> Any:
     raw = Tokenizer(models.WordLevel({text: place for place, text in enumerate(CHARACTERS)}, "<pad>"))
     raw.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     raw.decoder = decoders.Fuse()
-    return transformers.PreTrainedTokenizerFast(
+    fast = transformers.PreTrainedTokenizerFast(
         tokenizer_object=raw, eos_token="<eos>", pad_token="<pad>", padding_side="left"
     )
+    fast.chat_template = "{{ messages[0]['content'] }}"
+    return fast
 
 
 def sums(largest: int = LARGEST) -> list[dict[str, Any]]:
@@ -42,9 +44,10 @@ def dataset(largest: int = LARGEST) -> Any:
     return datasets.Dataset.from_list(sums(largest))
 
 
-def right(completions: list[str], answer: list[str], **columns: Any) -> list[float]:
-    """The reward: whether the completion is the sum, and nothing else."""
-    return [float(text == wanted) for text, wanted in zip(completions, answer, strict=True)]
+def right(completions: list[Any], answer: list[str], **columns: Any) -> list[float]:
+    """The reward: whether the completion, a text or a chat's message, is the sum and nothing else."""
+    texts = [given if isinstance(given, str) else given[0]["content"] for given in completions]
+    return [float(text == wanted) for text, wanted in zip(texts, answer, strict=True)]
 
 
 def save_model(folder: Path, steps: int, seed: int = 0, largest: int = LARGEST) -> Path:

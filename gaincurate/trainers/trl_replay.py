@@ -254,7 +254,6 @@ class Replays:
 
     def _load_optimizer_and_scheduler(self: Any, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
-        self.buffer = ReplayBuffer(self._sizes)
         if checkpoint is not None:
             self._restore(Path(checkpoint))
 
@@ -275,7 +274,8 @@ class Replays:
                 )
 
     def train(self: Any, *args: Any, **options: Any) -> Any:
-        """TRL's; says at the end if nothing was ever replayed."""
+        """TRL's, with an empty buffer or a checkpoint's; says at the end if nothing was ever replayed."""
+        self.buffer = ReplayBuffer(self._sizes)
         found = super().train(*args, **options)  # type: ignore[misc]
         self._notes.end(self.buffer)
         return found

@@ -1,0 +1,170 @@
+"""Whether replay costs anything: the same training of sums with and without it, at equal updates, as a table.
+
+Usage: replay_trial.py OUTPUT [seeds]. Three seeds of 60 updates take a few minutes on one CPU core. Writes
+OUTPUT/trial.json and prints the table of docs/replay-trl.md.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+import transformers
+import trl
+
+import arithmetic
+import trl_run
+from gaincurate.replay.group import RolloutGroup
+from gaincurate.trainers.trl_replay import Replay, ReplayGRPOTrainer
+
+STEPS, PROMPTS, ROLLOUTS, SHOWN = 60, 16, 8, 300
+ARMS: dict[str, Replay | None] = {
+    "without": None,
+    "delta .5, clip one": Replay(capacity=32),
+    "delta .5, clip old": Replay(capacity=32, clip="old"),
+    "delta .5, clip one, max_age 8": Replay(capacity=32, max_age=8),
+}
+
+
+class Weights(transformers.TrainerCallback):
+    """Keeps the weights of every policy version."""
+
+    def __init__(self) -> None:
+        self.kept: dict[int, dict[str, torch.Tensor]] = {}
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        model = more["model"]
+        self.kept[state.global_step] = {name: value.clone() for name, value in model.state_dict().items()}
+
+
+class Draws(ReplayGRPOTrainer):
+    """Keeps every group that was replayed, and on which step."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.drawn: list[tuple[int, RolloutGroup]] = []
+
+    def _plan(self) -> Any:
+        plan = super()._plan()
+        self.drawn += [(plan_step(self), group) for group in plan.replayed]
+        return plan
+
+
+def plan_step(trainer: Any) -> int:
+    """Updates that were made before."""
+    return int(trainer.state.global_step)
+
+
+@torch.no_grad()
+def logprobs(model: Any, group: RolloutGroup, temperature: float = 1.0) -> list[torch.Tensor]:
+    """Of a group's completions, one rollout at a time, without padding, from the logits."""
+    found = []
+    for completion in group.completion_ids:
+        ids = torch.tensor([[*group.prompt_ids.tolist(), *completion.tolist()]])
+        logits = model(input_ids=ids).logits[0].double() / temperature
+        start = len(group.prompt_ids)
+        whole = logits[start - 1 : -1].log_softmax(-1)
+        found.append(whole.gather(-1, ids[0, start:, None])[:, 0])
+    return found
+
+
+def farthest(trainer: Any, weights: dict[int, dict[str, torch.Tensor]], model: Path) -> tuple[float, float]:
+    """How far stored log-probs are from those of the stored version's weights, and of the newest ones'."""
+    fresh = transformers.AutoModelForCausalLM.from_pretrained(model).eval()
+    stored = newest = 0.0
+    for step, group in trainer.drawn:
+        for version in (group.policy_version, step):
+            fresh.load_state_dict(weights[version])
+            for given, there in zip(group.logprobs, logprobs(fresh, group), strict=True):
+                distance = (torch.tensor(given).double() - there).abs().max().item()
+                if version == group.policy_version:
+                    stored = max(stored, distance)
+                else:
+                    newest = max(newest, distance)
+    return stored, newest
+
+
+def train(model: Path, output: Path, seed: int, replay: Replay | None) -> dict[str, Any]:
+    """One training of `STEPS` updates."""
+    generated: list[int] = []
+
+    def reward(completions: list[str], completion_ids: list[list[int]], **columns: Any) -> list[float]:
+        generated.append(sum(map(len, completion_ids)))
+        return arithmetic.right(completions, **columns)
+
+    config = trl_run.config(
+        output,
+        max_steps=STEPS,
+        seed=seed,
+        per_device_train_batch_size=PROMPTS * ROLLOUTS,
+        num_generations=ROLLOUTS,
+        loss_type="grpo",
+        scale_rewards="none",
+        learning_rate=3e-4,
+        shuffle_dataset=True,
+        save_strategy="no",
+        logging_strategy="no",
+    )
+    given: dict[str, Any] = {"model": str(model), "reward_funcs": reward, "args": config}
+    given["train_dataset"] = arithmetic.dataset()
+    weights = Weights()
+    trainer: Any = trl.GRPOTrainer(**given) if replay is None else Draws(**given, replay=replay)
+    trainer.add_callback(weights)
+    began = time.monotonic()
+    trainer.train()
+    found = {"seconds": time.monotonic() - began, "generated": generated}
+    if replay is not None:
+        found["replayed"] = sorted({step for step, _ in trainer.drawn})
+        found["ages"] = [step - group.policy_version for step, group in trainer.drawn]
+        found["distance"], found["distance_newest"] = farthest(trainer, weights.kept, model)
+    torch.manual_seed(seed)
+    found["end"] = arithmetic.pass_rate(trainer.model.eval(), samples=8)
+    return found
+
+
+def main() -> None:
+    """Train all and print."""
+    logging.disable(logging.WARNING)
+    transformers.utils.logging.disable_progress_bar()
+    output = Path(sys.argv[1])
+    seeds = range(int(sys.argv[2]) if len(sys.argv) > 2 else 3)
+    output.mkdir(parents=True, exist_ok=True)
+    model = arithmetic.save_model(output / "model", SHOWN)
+    before = arithmetic.pass_rate(transformers.AutoModelForCausalLM.from_pretrained(model).eval(), samples=8)
+    results: dict[str, list[dict[str, Any]]] = {}
+    for seed in seeds:
+        for name, replay in ARMS.items():
+            results.setdefault(name, []).append(train(model, output / "out", seed, replay))
+            (output / "trial.json").write_text(json.dumps({"before": before, "arms": results}))
+    print(f"pass rate before: {before:.3f}")
+    print("| training | right at the end, by seed | mean | sd | rollouts generated | tokens | seconds |")
+    print("|---|---|---|---|---|---|---|")
+    for name, runs in results.items():
+        ends = [run["end"] for run in runs]
+        tokens = mean(sum(run["generated"]) for run in runs)
+        rollouts = STEPS * ROLLOUTS * (PROMPTS if ARMS[name] is None else PROMPTS // 2)
+        seconds = mean(run["seconds"] for run in runs)
+        each = ", ".join(f"{end:.3f}" for end in ends)
+        spread = stdev(ends) if len(ends) > 1 else 0.0
+        print(
+            f"| {name} | {each} | {mean(ends):.3f} | {spread:.3f} | {rollouts} | {tokens:,.0f} | {seconds:.1f} |"
+        )
+    for name, runs in results.items():
+        if ARMS[name] is not None:
+            first = [run["replayed"][0] for run in runs]
+            print(
+                f"{name}: replays from step {first}, steps {[len(run['replayed']) for run in runs]}, mean age "
+                f"{mean(age for run in runs for age in run['ages']):.1f}, stored log-probs off by "
+                f"{max(run['distance'] for run in runs):.1e} (newest weights: "
+                f"{max(run['distance_newest'] for run in runs):.1f})"
+            )
+
+
+if __name__ == "__main__":
+    main()
