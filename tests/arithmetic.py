@@ -13,7 +13,12 @@ import torch
 import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-LARGEST = 24
+import sets
+from gaincurate.schedule.config import ScheduleConfig
+from gaincurate.schedule.rounds import start
+from gaincurate.schedule.run import Run
+
+LARGEST = 14
 CHARACTERS = ["<pad>", "<eos>", *"0123456789+="]
 
 
@@ -86,8 +91,8 @@ def save_model(folder: Path, steps: int, seed: int = 0, largest: int = LARGEST) 
 def pass_rate(model: Any, samples: int = 4, largest: int = LARGEST) -> float:
     """The share of sampled answers that are right, over all sums."""
     tokens, rows, found = tokenizer(), sums(largest), 0.0
-    for start in range(0, len(rows), 128):
-        some = [row for row in rows[start : start + 128] for _ in range(samples)]
+    for first in range(0, len(rows), 128):
+        some = [row for row in rows[first : first + 128] for _ in range(samples)]
         batch = tokens(
             [row["prompt"] for row in some], return_tensors="pt", padding=True, return_token_type_ids=False
         )
@@ -95,3 +100,24 @@ def pass_rate(model: Any, samples: int = 4, largest: int = LARGEST) -> float:
         texts = tokens.batch_decode(made[:, batch["input_ids"].size(1) :], skip_special_tokens=True)
         found += sum(right(texts, [row["answer"] for row in some]))
     return found / len(rows) / samples
+
+
+def begin(folder: Path, *, name: str = "run", budget: int = 8, rounds: int = 3, largest: int = 9) -> Run:
+    """A run over the sums with `budget` prompts a round."""
+    rows = [
+        sets.scored_row(row["gc_id"], row["prompt"], float(place % 7), 4) | {"answer": row["answer"]}
+        for place, row in enumerate(sums(largest))
+    ]
+    if not (folder / "set").exists():
+        sets.make_set(folder / "set", [rows], answer="answer")
+    return start(
+        ScheduleConfig(
+            scored=folder / "set",
+            run=folder / name,
+            strategy="gain-rl",
+            budget=budget,
+            rounds=rounds,
+            model="m",
+            options={"sigma": "0.3N"},
+        )
+    )

@@ -1,7 +1,7 @@
 """A TRL trainer that replays sums, as a program: one process of it, told by its environment which.
 
-Usage: replay_run.py MODEL OUTPUT [key=value ...]. Keys: kill (the step after which it kills itself), run (the
-folder of a run to follow), late, any field of Replay, and any field of GRPOConfig. Writes what each generation
+Usage: replay_run.py MODEL RUN OUTPUT [key=value ...]; RUN may be no folder. Keys: kill (the step after which it
+kills itself), late, any field of Replay, and any field of GRPOConfig. Writes what each generation
 brought to OUTPUT/told-RANK.json, with the trainer's log.
 """
 
@@ -146,12 +146,12 @@ def audit(lines: Sequence[Line], *, batch: int, fresh: int, group: int, capacity
 
 def main() -> None:
     """Train."""
-    model, output = sys.argv[1], Path(sys.argv[2])
+    model, run, output = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     options: dict[str, Any] = {}
-    for given in sys.argv[3:]:
+    for given in sys.argv[4:]:
         key, _, value = given.partition("=")
         options[key] = json.loads(value)
-    kill, run, late = (options.pop(name, None) for name in ("kill", "run", "late"))
+    kill, late = options.pop("kill", None), options.pop("late", False)
     replay = {one.name: options.pop(one.name) for one in fields(Replay) if one.name in options}
     output.mkdir(exist_ok=True)
     trainer = Told(
@@ -160,12 +160,13 @@ def main() -> None:
         train_dataset=arithmetic.dataset(LARGEST),
         replay=Replay(**replay),
     )
-    if run is not None:
-        attach(trainer, run, late=bool(late))
+    follows = run.exists()
+    if follows:
+        attach(trainer, run, late=late)
     if kill is not None:
         trainer.add_callback(trl_run.Killer(kill))
     there = any(output.glob("checkpoint-*"))
-    trainer.train(resume_from_checkpoint=True if there or run is not None else None)
+    trainer.train(resume_from_checkpoint=True if there or follows else None)
     told = {"lines": [line.plain() for line in trainer.lines], "log": trainer.state.log_history}
     (output / f"told-{os.environ.get('RANK', '0')}.json").write_text(json.dumps(told))
 

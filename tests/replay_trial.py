@@ -23,12 +23,12 @@ import trl_run
 from gaincurate.replay.group import RolloutGroup
 from gaincurate.trainers.trl_replay import Replay, ReplayGRPOTrainer
 
-STEPS, PROMPTS, ROLLOUTS, SHOWN = 60, 16, 8, 300
-ARMS: dict[str, Replay | None] = {
-    "without": None,
-    "delta .5, clip one": Replay(capacity=32),
-    "delta .5, clip old": Replay(capacity=32, clip="old"),
-    "delta .5, clip one, max_age 8": Replay(capacity=32, max_age=8),
+STEPS, PROMPTS, ROLLOUTS, SHOWN = 60, 32, 8, 200
+ARMS: dict[str, tuple[int, Replay | None]] = {
+    "32 prompts, no replay": (PROMPTS, None),
+    "16 prompts, no replay": (PROMPTS // 2, None),
+    "16 and 16 replayed, clip one": (PROMPTS, Replay(capacity=PROMPTS)),
+    "16 and 16 replayed, clip old": (PROMPTS, Replay(capacity=PROMPTS, clip="old")),
 }
 
 
@@ -90,19 +90,19 @@ def farthest(trainer: Any, weights: dict[int, dict[str, torch.Tensor]], model: P
     return stored, newest
 
 
-def train(model: Path, output: Path, seed: int, replay: Replay | None) -> dict[str, Any]:
-    """One training of `STEPS` updates."""
-    generated: list[int] = []
+def train(model: Path, output: Path, seed: int, prompts: int, replay: Replay | None) -> dict[str, Any]:
+    """One training of `STEPS` updates on so many prompts each."""
+    generated: list[tuple[int, int]] = []
 
     def reward(completions: list[str], completion_ids: list[list[int]], **columns: Any) -> list[float]:
-        generated.append(sum(map(len, completion_ids)))
+        generated.append((len(completions), sum(map(len, completion_ids))))
         return arithmetic.right(completions, **columns)
 
     config = trl_run.config(
         output,
         max_steps=STEPS,
         seed=seed,
-        per_device_train_batch_size=PROMPTS * ROLLOUTS,
+        per_device_train_batch_size=prompts * ROLLOUTS,
         num_generations=ROLLOUTS,
         loss_type="grpo",
         scale_rewards="none",
@@ -139,30 +139,38 @@ def main() -> None:
     before = arithmetic.pass_rate(transformers.AutoModelForCausalLM.from_pretrained(model).eval(), samples=8)
     results: dict[str, list[dict[str, Any]]] = {}
     for seed in seeds:
-        for name, replay in ARMS.items():
-            results.setdefault(name, []).append(train(model, output / "out", seed, replay))
+        for name, arm in ARMS.items():
+            results.setdefault(name, []).append(train(model, output / "out", seed, *arm))
             (output / "trial.json").write_text(json.dumps({"before": before, "arms": results}))
-    print(f"pass rate before: {before:.3f}")
-    print("| training | right at the end, by seed | mean | sd | rollouts generated | tokens | seconds |")
+    tell(before, results)
+
+
+def tell(before: float, results: dict[str, list[dict[str, Any]]]) -> None:
+    """Print the tables."""
+    print(f"right before: {before:.3f}\n")
+    print("| a step | right after, by seed | mean | sd | rollouts generated | tokens a rollout | seconds |")
     print("|---|---|---|---|---|---|---|")
     for name, runs in results.items():
         ends = [run["end"] for run in runs]
-        tokens = mean(sum(run["generated"]) for run in runs)
-        rollouts = STEPS * ROLLOUTS * (PROMPTS if ARMS[name] is None else PROMPTS // 2)
-        seconds = mean(run["seconds"] for run in runs)
+        counts = [
+            sum(column) for column in zip(*(pair for run in runs for pair in run["generated"]), strict=True)
+        ]
         each = ", ".join(f"{end:.3f}" for end in ends)
         spread = stdev(ends) if len(ends) > 1 else 0.0
         print(
-            f"| {name} | {each} | {mean(ends):.3f} | {spread:.3f} | {rollouts} | {tokens:,.0f} | {seconds:.1f} |"
+            f"| {name} | {each} | {mean(ends):.3f} | {spread:.3f} | {counts[0] // len(runs):,} | "
+            f"{counts[1] / counts[0]:.2f} | {mean(run['seconds'] for run in runs):.0f} |"
         )
+    print()
     for name, runs in results.items():
-        if ARMS[name] is not None:
-            first = [run["replayed"][0] for run in runs]
+        if "replayed" in runs[0]:
+            steps = [len(run["replayed"]) for run in runs]
+            fresh = {run["generated"][step][0] for run in runs for step in run["replayed"]}
+            ages = mean(age for run in runs for age in run["ages"])
+            stored, newest = (max(run[key] for run in runs) for key in ("distance", "distance_newest"))
             print(
-                f"{name}: replays from step {first}, steps {[len(run['replayed']) for run in runs]}, mean age "
-                f"{mean(age for run in runs for age in run['ages']):.1f}, stored log-probs off by "
-                f"{max(run['distance'] for run in runs):.1e} (newest weights: "
-                f"{max(run['distance_newest'] for run in runs):.1f})"
+                f"{name}: {steps} of {STEPS} steps replay, with {fresh} rollouts generated on each; mean age "
+                f"{ages:.1f}; stored log-probs off by {stored:.1e} at most, and by {newest:.1f} with newer weights"
             )
 
 

@@ -25,12 +25,8 @@ import transformers  # noqa: E402
 import arithmetic  # noqa: E402
 import replay_run  # noqa: E402
 import replay_trial  # noqa: E402
-import sets  # noqa: E402
 from gaincurate.replay.buffer import ReplayBuffer  # noqa: E402
 from gaincurate.replay.group import RolloutGroup  # noqa: E402
-from gaincurate.schedule.config import ScheduleConfig  # noqa: E402
-from gaincurate.schedule.rounds import start  # noqa: E402
-from gaincurate.schedule.run import Run  # noqa: E402
 from gaincurate.trainers.replay_loss import replay_loss  # noqa: E402
 from gaincurate.trainers.trl import FollowsRun, attach  # noqa: E402
 from gaincurate.trainers.trl_replay import Replay, ReplayGRPOTrainer, Replays  # noqa: E402
@@ -59,11 +55,13 @@ def make(
     model: Path, output: Path, *, replay: Replay | None = None, kind: Any = replay_run.Told, **options: Any
 ) -> Any:
     """A trainer of sums; `Told` keeps what it did."""
-    more = {name: options.pop(name) for name in ("reward", "reward_funcs", "eval_dataset") if name in options}
+    more: dict[str, Any] = {
+        name: options.pop(name) for name in ("reward", "reward_funcs", "eval_dataset") if name in options
+    }
     return kind(
         model=str(model),
         args=replay_run.config(output, **({"max_steps": 8} | options)),
-        train_dataset=more.pop("rows", None) or arithmetic.dataset(replay_run.LARGEST),
+        train_dataset=arithmetic.dataset(replay_run.LARGEST),
         replay=replay or Replay(capacity=CAPACITY),
         **more,
     )
@@ -79,7 +77,7 @@ def test_each_step_is_algorithm_1(model: Path, tmp_path: Path) -> None:
     assert len({key[0] for line in trainer.lines for key in line.replayed}) > 5
 
 
-SABOTAGES = {
+SABOTAGES: dict[str, Any] = {
     "stores only group 0": lambda found: found[:1],
     "stores nothing, so never replays": lambda found: [],
     "stores the last group twice as often": lambda found: [*found[:-1], found[0]],
@@ -215,7 +213,9 @@ def test_trls_loss_of_a_mixed_batch_is_the_formula(
     trainer.train()
     assert replay_run.audit(trainer.lines, **SIZES, lag=4) >= 1
     stored = {
-        (tuple(group.prompt_ids.tolist()), tuple(group.completion_ids[place].tolist())): group.advantages[place]
+        (tuple(group.prompt_ids.tolist()), tuple(group.completion_ids[place].tolist())): group.advantages[
+            place
+        ]
         for line in trainer.lines
         for group in line.groups
         for place in range(GROUP)
@@ -229,7 +229,10 @@ def test_trls_loss_of_a_mixed_batch_is_the_formula(
             fresh = inputs["replayed"].logical_not()
             assert torch.equal(old[fresh], behaviour[fresh])
             kept = [stored.get(key) for key in keys(inputs)]
-            plain = [value if there else row[0] for value, there, row in zip(kept, inputs["replayed"], advantages.tolist(), strict=True)]
+            plain = [
+                value if there else row[0]
+                for value, there, row in zip(kept, inputs["replayed"], advantages.tolist(), strict=True)
+            ]
             advantages = torch.tensor(plain, dtype=torch.float64)
         else:
             old = None
@@ -302,7 +305,7 @@ def test_the_log_says_what_is_replayed(model: Path, tmp_path: Path) -> None:
             continue
         ages = [line.step - version for _, version, _ in line.replayed]
         assert (entry["replay/age_mean"], entry["replay/age_max"]) == (sum(ages) / len(ages), max(ages))
-        again = {gc_id for gc_id in line.fresh} & {key[0] for key in line.replayed}
+        again = set(line.fresh) & {key[0] for key in line.replayed}
         assert entry["replay/overlap"] == sum(key[0] in again for key in line.replayed) / len(ages)
         counted = inputs["completion_mask"].bool() & inputs["replayed"][:, None]
         ratios = [math.exp(value) for value in (logps - inputs["behaviour_logps"])[counted].tolist()]
@@ -366,7 +369,9 @@ def test_a_buffer_that_fills_too_slowly_says_so(
     model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def rare(completions: list[str], gc_id: list[str], **columns: Any) -> list[float]:
-        return [float(i % GROUP == 0 and gc_id[i] == gc_id[0] and gc_id[0] == "0+0") for i in range(len(gc_id))]
+        return [
+            float(i % GROUP == 0 and gc_id[i] == gc_id[0] and gc_id[0] == "0+0") for i in range(len(gc_id))
+        ]
 
     trainer = make(model, tmp_path, reward=rare, max_steps=10)
     trainer.train()
@@ -450,27 +455,6 @@ def test_a_second_training_begins_with_an_empty_buffer(model: Path, tmp_path: Pa
 # A run that is followed, checkpoints.
 
 
-def begin(folder: Path, *, budget: int = 8, rounds: int = 3) -> Run:
-    """A run over the sums with `budget` prompts a round."""
-    rows = [
-        sets.scored_row(row["gc_id"], row["prompt"], float(place % 7), 4)
-        | {"answer": row["answer"]}
-        for place, row in enumerate(arithmetic.sums(replay_run.LARGEST))
-    ]
-    sets.make_set(folder / "set", [rows], answer="answer")
-    return start(
-        ScheduleConfig(
-            scored=folder / "set",
-            run=folder / "run",
-            strategy="gain-rl",
-            budget=budget,
-            rounds=rounds,
-            model="m",
-            options={"sigma": "0.3N"},
-        )
-    )
-
-
 class Follows(FollowsRun, Replays, trl.GRPOTrainer):  # type: ignore[misc, name-defined]
     """What a user writes to have both."""
 
@@ -478,7 +462,7 @@ class Follows(FollowsRun, Replays, trl.GRPOTrainer):  # type: ignore[misc, name-
 @pytest.mark.parametrize("late", [False, True], ids=["sampler", "late"])
 def test_every_prompt_of_a_followed_run_is_generated_for(model: Path, tmp_path: Path, late: bool) -> None:
     """The budget counts fresh prompts; replayed ones are no outcomes."""
-    run = begin(tmp_path)
+    run = arithmetic.begin(tmp_path)
     seen: list[str] = []
 
     def reward(completions: list[str], gc_id: list[str], answer: list[str], **columns: Any) -> list[float]:
@@ -502,7 +486,7 @@ def test_every_prompt_of_a_followed_run_is_generated_for(model: Path, tmp_path: 
 
 
 def test_a_budget_is_counted_in_fresh_prompts(model: Path, tmp_path: Path) -> None:
-    run = begin(tmp_path, budget=6)
+    run = arithmetic.begin(tmp_path, budget=6)
     trainer = make(model, tmp_path / "out", num_train_epochs=3, max_steps=-1)
     with pytest.raises(
         InputError, match=r"^the run's budget of 6 prompts is no multiple of the 4 that the trainer generates"
@@ -532,7 +516,8 @@ def test_a_resumed_training_is_one_that_was_never_ended(model: Path, tmp_path: P
     again.train(resume_from_checkpoint=True)
     assert again.lines == whole.lines[4:]
     losses = [
-        [entry["loss"] for entry in trainer.state.log_history if "loss" in entry] for trainer in (whole, again)
+        [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        for trainer in (whole, again)
     ]
     assert losses[0] == losses[1]
     assert again.buffer.counts == whole.buffer.counts
