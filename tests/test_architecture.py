@@ -46,6 +46,9 @@ LAYERS = [
     "gaincurate.trainers.nemo_rl",
     "gaincurate.trainers.nemo_rl_outcomes",
     "gaincurate.trainers.prime_rl",
+    "gaincurate.trainers.verl_replay",
+    "gaincurate.trainers.verl_replay_rows",
+    "gaincurate.trainers.verl_replay_settings",
     "gaincurate.trainers.verl",
     "gaincurate.trainers.verl_sampler",
     "gaincurate.trainers.verl_run",
@@ -92,8 +95,12 @@ LAYERS = [
     "gaincurate.trainers.views",
     "gaincurate.trainers.views_parts",
     "gaincurate.trainers.names",
+    "gaincurate.replay.metrics",
+    "gaincurate.replay.ledger",
+    "gaincurate.replay.segments",
     "gaincurate.replay.state",
     "gaincurate.replay.buffer",
+    "gaincurate.replay.counts",
     "gaincurate.replay.config",
     "gaincurate.replay.rows",
     "gaincurate.replay.group",
@@ -279,8 +286,8 @@ def test_reading_a_set_and_the_kernels_load_no_more_than_they_need() -> None:
     assert not loaded("import gaincurate_kernels") & {"gaincurate", "triton", "transformers"}
 
 
-def test_scheduling_needs_no_torch() -> None:
-    names = [name for name in LAYERS if name.startswith("gaincurate.schedule")]
+def test_scheduling_and_replay_need_no_torch() -> None:
+    names = [name for name in LAYERS if name.startswith(("gaincurate.schedule", "gaincurate.replay"))]
     found = loaded("import " + ", ".join([*names, "gaincurate.cli.rounds"]))
     assert not found & {"torch", "transformers", "datasets", "triton"}
 

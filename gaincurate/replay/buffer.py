@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 from gaincurate.errors import OutcomeError, OutputError
 from gaincurate.replay.config import ReplayConfig
+from gaincurate.replay.counts import Counts
 from gaincurate.replay.group import Key, RolloutGroup
 from gaincurate.replay.rows import decode, encode
 from gaincurate.schedule.noise import between, keys_of
@@ -28,30 +29,6 @@ class Plan(NamedTuple):
 
     fresh_groups: int
     replayed: list[RolloutGroup]
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """What happened since the buffer was made; every inserted group is kept, uninformative or too old.
-
-    `evicted` groups left because newer ones came, `aged` ones because of `max_age`. `repeated` were there
-    already and changed nothing. `steps` were planned, `replay_steps` of them with replay. Since the last step
-    that replayed, `waiting` were planned, and the buffer was found empty by the last `empty` plans.
-    Tokens are completion tokens.
-    """
-
-    kept: int = 0
-    uninformative: int = 0
-    too_old: int = 0
-    evicted: int = 0
-    aged: int = 0
-    repeated: int = 0
-    steps: int = 0
-    replay_steps: int = 0
-    waiting: int = 0
-    empty: int = 0
-    tokens_generated: int = 0
-    tokens_trained: int = 0
 
 
 class ReplayBuffer:
@@ -92,6 +69,11 @@ class ReplayBuffer:
         return self._version
 
     @property
+    def last_plan(self) -> Plan:
+        """Of the step last planned; nothing to generate before the first."""
+        return Plan(self._plan.fresh_groups, list(self._plan.replayed))
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the groups in it and of those of the last plan that have left."""
         held = {id(group): group.nbytes for group in (*self._groups, *self._plan.replayed)}
@@ -113,8 +95,8 @@ class ReplayBuffer:
             OutcomeError: the step or the version lies before the last one.
         """
         version = step if policy_version is None else policy_version
-        if (step, version) == (self._step, self._version):
-            return Plan(self._plan.fresh_groups, list(self._plan.replayed))
+        if (step, version) == (self._step, self._version) and step >= 0:
+            return self.last_plan
         self._refuse_back(step, version)
         aged = self._drop_old(version)
         sizes, held = self.config, len(self._groups)
@@ -134,7 +116,7 @@ class ReplayBuffer:
         )
         self._step, self._version, self._seen = step, version, set()
         self._plan = Plan(sizes.batch_groups - len(replayed), replayed)
-        return Plan(self._plan.fresh_groups, list(replayed))
+        return self.last_plan
 
     def _refuse_back(self, step: int, version: int) -> None:
         if step <= self._step:
@@ -271,16 +253,23 @@ class ReplayBuffer:
                 "this is no state of a replay buffer of this version: go back to a checkpoint of it."
             )
         own = asdict(self.config)
-        if differing := [name for name, value in own.items() if state["config"].get(name) != value]:
+        theirs = state.get("config", {})
+        if differing := [name for name, value in own.items() if theirs.get(name) != value]:
             name = differing[0]
             raise OutputError(
-                f"the checkpoint's replay buffer has {name} {state['config'].get(name)} and this one "
+                f"the checkpoint's replay buffer has {name} {theirs.get(name)} and this one "
                 f"{own[name]}: set it to what it was, or begin with an empty buffer.",
                 keys=differing,
             )
-        held = decode(state["groups"], "the replay buffer's state")
-        self._plan = Plan(state["fresh_groups"], [held[place] for place in state["replayed"]])
-        self._groups = deque(held[: state["held"]])
-        self._seen = {(gc_id, version, step) for gc_id, version, step in state["seen"]}
-        self._step, self._version = state["step"], state["policy_version"]
-        self.counts = Counts(**state["counts"])
+        try:
+            groups = decode(state["groups"], "the replay buffer's state")
+            plan = Plan(state["fresh_groups"], [groups[place] for place in state["replayed"]])
+            seen = {(gc_id, version, step) for gc_id, version, step in state["seen"]}
+            held, counts = groups[: state["held"]], Counts(**state["counts"])
+            step, version = state["step"], state["policy_version"]
+        except (LookupError, TypeError, ValueError) as error:
+            raise OutputError(
+                "the replay buffer's state is damaged: go back to the checkpoint before it."
+            ) from error
+        self._groups, self._plan, self._seen, self.counts = deque(held), plan, seen, counts
+        self._step, self._version = step, version

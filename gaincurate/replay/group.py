@@ -191,7 +191,7 @@ def _tokens(values: Any, name: str, where: str) -> Tokens:
 
 def _mask(values: Any, name: str, where: str) -> Mask:
     array = _flat(values, name, where)
-    if array.size and not np.isin(array, (0, 1)).all():
+    if array.dtype != np.bool_ and array.size and not ((array == 0) | (array == 1)).all():
         raise OutcomeError(f"{where}: {name} has other values than 0 and 1.")
     return _kept(array, np.bool_)
 
@@ -215,8 +215,9 @@ def _logprobs(values: Any, name: str, where: str) -> Floats32:
     array = _flat(values, name, where)
     if array.size and array.dtype.kind != "f":
         raise OutcomeError(f"{where}: {name} has {array.dtype} in it, not log-probs.")
-    with np.errstate(over="ignore"):  # what is too small for the type is caught as an infinity
-        array = array.astype(np.float32)
+    if array.dtype != np.float32:
+        with np.errstate(over="ignore"):  # what is too small for the type is caught as an infinity
+            array = array.astype(np.float32)
     if not np.isfinite(array).all():
         place = int(np.flatnonzero(~np.isfinite(array))[0])
         raise OutcomeError(

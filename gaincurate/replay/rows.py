@@ -41,13 +41,20 @@ SCHEMA = pa.schema(
 )
 
 
-_ROWS = 64  # of a batch: Arrow counts the tokens of one in 32 bits
+_TOKENS = 1 << 30  # of a batch: Arrow counts them in 31 bits
 
 
 def batches_of(groups: Sequence[RolloutGroup]) -> Iterator[pa.RecordBatch]:
-    """The groups in order, in batches of few enough rows."""
-    for start in range(0, len(groups), _ROWS):
-        yield batch_of(groups[start : start + _ROWS])
+    """The groups in order: one batch, more where there are too many tokens for one."""
+    begin = tokens = 0
+    for place, group in enumerate(groups):
+        own = group.tokens + len(group.prompt_ids)
+        if place > begin and tokens + own > _TOKENS:
+            yield batch_of(groups[begin:place])
+            begin, tokens = place, 0
+        tokens += own
+    if begin < len(groups):
+        yield batch_of(groups[begin:])
 
 
 def batch_of(groups: Sequence[RolloutGroup]) -> pa.RecordBatch:

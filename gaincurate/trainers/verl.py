@@ -180,7 +180,7 @@ class RunCheckpoint(CheckpointCallback):  # type: ignore[misc]
         if run is None:
             raise no_run(config.data.get("train_files"))
         check(partial(OmegaConf.select, config), Run(run))
-        self.training = begin(run, int(config.data.train_batch_size), _resumed(config.trainer))
+        self.training = begin(run, int(config.data.train_batch_size), resumed(config.trainer))
 
     def on_save(
         self, trainer: Any, global_step: int, checkpoint_dir: str, async_save: bool = False, **kwargs: Any
@@ -189,7 +189,7 @@ class RunCheckpoint(CheckpointCallback):  # type: ignore[misc]
         self.training.saved(global_step, checkpoint_dir, whole=not async_save)
 
 
-def _resumed(trainer: DictConfig) -> str | None:
+def resumed(trainer: DictConfig) -> str | None:
     """The checkpoint that verl will resume from, as `PPOTrainer._load_checkpoint` finds it (0.9.1)."""
     if trainer.resume_mode == "resume_path":
         return os.path.abspath(str(trainer.resume_from_path))

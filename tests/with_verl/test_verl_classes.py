@@ -26,7 +26,7 @@ import verl_made as made
 from gaincurate.errors import InputError, OutputError
 from gaincurate.schedule.run import Run
 from gaincurate.trainers import verl_run
-from gaincurate.trainers.verl import RunCheckpoint, RunDataset, RunReplayBuffer, _resumed, overrides
+from gaincurate.trainers.verl import RunCheckpoint, RunDataset, RunReplayBuffer, overrides, resumed
 from verl_trainer import settings
 
 
@@ -250,14 +250,14 @@ def test_a_resume_without_data_pt_is_refused(run: Run) -> None:
 
 
 def test_what_verl_resumes_from_is_what_it_finds(run: Run, tmp_path: Path) -> None:
-    assert _resumed(config_of(run).trainer) is None
+    assert resumed(config_of(run).trainer) is None
     folder = tmp_path / "checkpoints/global_step_5"
     folder.mkdir(parents=True)
     (tmp_path / "checkpoints/latest_checkpointed_iteration.txt").write_text("5")
-    assert _resumed(config_of(run).trainer) == str(folder)
-    assert _resumed(config_of(run, "trainer.resume_mode=disable").trainer) is None
+    assert resumed(config_of(run).trainer) == str(folder)
+    assert resumed(config_of(run, "trainer.resume_mode=disable").trainer) is None
     by_path = ["trainer.resume_mode=resume_path", "trainer.resume_from_path=some/global_step_3"]
-    assert _resumed(config_of(run, *by_path).trainer) == str(Path("some/global_step_3").absolute())
+    assert resumed(config_of(run, *by_path).trainer) == str(Path("some/global_step_3").absolute())
 
 
 def test_a_row_that_verl_would_drop_is_refused_by_its_id(run: Run) -> None:

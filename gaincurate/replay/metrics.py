@@ -1,0 +1,105 @@
+"""What replay does to a training, in numbers and one sentence: takes plans, groups and ratios, yields both.
+
+Names are those that a trainer logs, under `replay/`. Knows nothing of tensors or of where they are logged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy as np
+import numpy.typing as npt
+
+from gaincurate.replay.buffer import ReplayBuffer
+from gaincurate.replay.group import RolloutGroup
+
+_WAIT = 10
+
+
+def step_metrics(buffer: ReplayBuffer, fresh: Sequence[RolloutGroup]) -> dict[str, float]:
+    """A step's numbers, behind its `insert`; counts and tokens are sums since the start.
+
+    Args:
+        buffer: whose last plan is the step.
+        fresh: the groups that the step generated.
+
+    Returns:
+        `share`, of the batch's groups those replayed; `age_mean` and `age_max` in policy versions and
+        `overlap`, of the replayed groups those whose prompt is also among the fresh ones, 0 where nothing was
+        replayed; `groups` and `bytes` in the buffer; `tokens_saved`, of the tokens trained those not
+        generated; and `Counts`.
+    """
+    replayed = buffer.last_plan.replayed
+    ages = np.array([buffer.policy_version - group.policy_version for group in replayed])
+    prompts = {group.gc_id for group in fresh}
+    batch, counts = len(fresh) + len(replayed), buffer.counts
+    trained = counts.tokens_trained
+    found = {
+        "share": len(replayed) / batch if batch else 0.0,
+        "age_mean": float(ages.mean()) if replayed else 0.0,
+        "age_max": float(ages.max()) if replayed else 0.0,
+        "overlap": sum(g.gc_id in prompts for g in replayed) / len(replayed) if replayed else 0.0,
+        "groups": float(len(buffer)),
+        "bytes": float(buffer.nbytes),
+        "tokens_saved": 1 - counts.tokens_generated / trained if trained else 0.0,
+        **{name: float(value) for name, value in asdict(counts).items()},
+    }
+    return {f"replay/{name}": value for name, value in found.items()}
+
+
+def ratio_metrics(ratios: npt.ArrayLike) -> dict[str, float]:
+    """How far the policy is from the one that generated what is replayed.
+
+    Args:
+        ratios: pi / pi_behaviour of the replayed tokens that the loss counts, of any shape; none give zeros.
+
+    Returns:
+        `ratio_mean` and `ratio_max`; `ratio_ess`, the effective sample size (sum r)^2 / sum r^2 as a share of
+        the tokens: 1 where all ratios are equal, 1/n where one outweighs all.
+    """
+    array = np.asarray(ratios, np.float64).ravel()
+    top = float(array.max()) if array.size else 0.0
+    mean = float(array.mean()) if array.size else 0.0
+    # By the largest first, so that neither square overflows nor vanishes; an infinite one outweighs all.
+    share = 1 / array.size if array.size and np.isinf(top) else 0.0
+    if array.size and 0 < top < np.inf:
+        scaled = array / top
+        share = float(scaled.sum() ** 2 / (scaled @ scaled) / array.size)
+    return {"replay/ratio_mean": mean, "replay/ratio_max": top, "replay/ratio_ess": share}
+
+
+def warning(buffer: ReplayBuffer, steps: int = _WAIT) -> str | None:
+    """A sentence where replay does nothing: the buffer found empty, or too small, by so many plans in a row.
+
+    None where all is well, and in the steps between: it comes again after as many steps more.
+    """
+    counts, need = buffer.counts, buffer.config.replayed_groups
+    if counts.waiting == 0 or counts.waiting % steps:
+        return None
+    judged = counts.kept + counts.uninformative
+    if counts.empty >= steps:
+        why = _why_empty(buffer, judged)
+        return f"The replay buffer was empty at each of the last {counts.empty} steps: {why}"
+    return (
+        f"Nothing was replayed in the last {counts.waiting} steps: the buffer holds {len(buffer)} groups and "
+        f"a step replays {need}. Of {judged:,} groups {counts.kept:,} had rollouts that differ, "
+        f"{counts.evicted:,} left for newer ones and {counts.aged:,} for their age. Train on prompts of "
+        "middling difficulty, or set fresh_share or max_age higher."
+    )
+
+
+def _why_empty(buffer: ReplayBuffer, judged: int) -> str:
+    counts = buffer.counts
+    if judged == 0 and counts.too_old == 0:
+        return "no group was ever inserted. Is `insert` called behind each generation?"
+    if counts.kept == 0 and counts.too_old == 0:
+        return (
+            f"in all {judged:,} groups the rollouts were equally correct. Train on prompts of middling "
+            "difficulty, or see that `correct` is what the verifier says."
+        )
+    return (
+        f"of {judged + counts.too_old:,} groups {counts.kept:,} were kept, and "
+        f"{counts.too_old + counts.aged:,} grew older than max_age {buffer.config.max_age}. Set max_age "
+        "higher, or let the policy version rise by one a step."
+    )

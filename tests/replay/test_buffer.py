@@ -1,0 +1,343 @@
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from gaincurate.errors import InputError, OutcomeError, OutputError
+from gaincurate.replay.buffer import ReplayBuffer
+from gaincurate.replay.config import ReplayConfig
+from gaincurate.replay.group import RolloutGroup
+from rollouts import buffer, digests, group
+
+
+def names(groups: Any) -> list[str]:
+    return [one.gc_id for one in groups]
+
+
+def filled(count: int = 10, **other: Any) -> ReplayBuffer:
+    """At step 0, with `count` groups of batch 8 or more."""
+    made = buffer(**{"batch": max(8, count), "capacity": 1000, **other})
+    made.plan(0)
+    made.insert(group(f"p{n}") for n in range(count))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("batch", "share", "fresh"),
+    [(512, 0.5, 256), (8, 0.25, 2), (100, 0.07, 7), (10, 0.7, 7), (7, 0.5, 4), (9, 0.5, 5), (3, 0.4, 1)],
+)
+def test_fresh_and_replayed_make_the_batch(batch: int, share: float, fresh: int) -> None:
+    sizes = ReplayConfig(batch, 8, batch, share)
+    assert (sizes.fresh_groups, sizes.replayed_groups) == (fresh, batch - fresh)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"batch": 1}, "batch_groups is 1; it is a whole number from 2."),
+        ({"batch": 8.0}, "batch_groups is 8.0; it is a whole number from 2."),
+        ({"size": 1}, "group_size is 1; it is a whole number from 2."),
+        ({"capacity": True}, "capacity is True; it is a whole number from 1."),
+        ({"max_age": 0}, "max_age is 0; it is a whole number from 1."),
+        ({"seed": -1}, "seed is -1; it is a whole number from 0."),
+        ({"seed": 2**64}, "seed is 18446744073709551616; it is below 2^64."),
+        (
+            {"fresh_share": 1.0},
+            "fresh_share is 1.0; it is above 0 and below 1. To train without replay, use no buffer.",
+        ),
+        (
+            {"fresh_share": float("nan")},
+            "fresh_share is nan; it is above 0 and below 1. To train without replay, use no buffer.",
+        ),
+        (
+            {"fresh_share": 0.99},
+            "fresh_share 0.99 of 8 groups is 8 fresh and 0 replayed; a step that replays has at least one of each. Take another fresh_share or a larger batch.",
+        ),
+        (
+            {"fresh_share": 0.01},
+            "fresh_share 0.01 of 8 groups is 0 fresh and 8 replayed; a step that replays has at least one of each. Take another fresh_share or a larger batch.",
+        ),
+        (
+            {"capacity": 3},
+            "capacity 3 is less than the 4 groups that a step would replay, so nothing ever would be; set it to 4 or more.",
+        ),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused(given: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError) as caught:
+        buffer(**given)
+    assert str(caught.value) == sentence
+
+
+# --- Nothing degenerates: each of these fails where a buffer stores one group of a batch, never replays, replays
+# --- what was just generated, or mixes groups.
+
+
+def test_every_group_whose_rollouts_differ_is_stored() -> None:
+    one = buffer()
+    one.plan(0)
+    right = [0, 1, 2, 4, 3, 0, 1, 4]
+    kept = one.insert(group(f"p{n}", right=k) for n, k in enumerate(right))
+    assert kept == 4
+    assert names(one.groups) == ["p1", "p2", "p4", "p6"]
+
+
+def test_a_buffer_that_has_enough_replays_and_one_that_has_not_does_not() -> None:
+    short = filled(3)
+    assert short.plan(1) == (8, [])
+    enough = filled(4)
+    fresh, replayed = enough.plan(1)
+    assert (fresh, len(replayed)) == (4, 4)
+    assert sorted(names(replayed)) == ["p0", "p1", "p2", "p3"]
+
+
+def test_what_is_replayed_was_there_before_the_step() -> None:
+    one = filled(8)
+    for step in range(1, 30):
+        plan = one.plan(step)
+        one.insert(group(f"p{n}", step) for n in range(plan.fresh_groups))
+        assert len(plan.replayed) == 4
+        assert all(drawn.step < step for drawn in plan.replayed)
+        assert all(
+            drawn.step < step for drawn in one.plan(step).replayed
+        )  # also when asked behind the insert
+
+
+def test_what_is_replayed_is_what_was_inserted_to_the_bit() -> None:
+    one = buffer(capacity=20)
+    inserted: dict[Any, str] = {}
+    drawn = 0
+    for step in range(40):
+        plan = one.plan(step)
+        for back in plan.replayed:
+            assert inserted[back.key] == back.digest() == group(back.gc_id, back.step).digest()
+            drawn += 1
+        fresh = [group(f"p{n}", step) for n in range(plan.fresh_groups)]
+        inserted |= {made.key: made.digest() for made in fresh}
+        one.insert(fresh)
+    assert drawn == 39 * 4
+
+
+def test_draws_are_uniform_and_without_replacement() -> None:
+    """Over 4,000 steps each of 16 groups is drawn 1,000 times; 5 standard deviations are 137."""
+    seen, pairs = Counter[str](), Counter[tuple[str, ...]]()
+    one = buffer(capacity=16)
+    for step, first in ((0, 0), (1, 8)):
+        one.plan(step)
+        one.insert(group(f"p{n}", step) for n in range(first, first + 8 - 4 * step))
+    one.plan(2)
+    one.insert(group(f"p{n}", 2) for n in range(12, 16))
+    assert len(one) == 16
+    for step in range(3, 4003):
+        drawn = names(one.plan(step).replayed)
+        assert len(set(drawn)) == 4
+        seen.update(drawn)
+        pairs[tuple(sorted(drawn)[:2])] += 1
+    assert len(seen) == 16
+    assert max(abs(count - 1000) for count in seen.values()) < 137
+    assert len(pairs) > 80  # not always the same company
+
+
+def test_the_same_seed_draws_the_same_and_another_does_not() -> None:
+    a, b, c = filled(20), filled(20), filled(20, seed=1)
+    plans = [[digests(one.plan(step).replayed) for step in range(1, 9)] for one in (a, b, c)]
+    assert plans[0] == plans[1] != plans[2]
+
+
+def test_draws_are_the_ones_of_every_machine() -> None:
+    one = filled(20, seed=3)
+    assert [names(one.plan(step).replayed)[:4] for step in (1, 2)] == [
+        ["p5", "p14", "p2", "p15"],
+        ["p3", "p14", "p2", "p6"],
+    ]
+
+
+# --- First in, first out.
+
+
+def test_the_oldest_leave_and_the_first_batch_is_bounded_too() -> None:
+    one = buffer(capacity=5)
+    one.plan(0)
+    one.insert(group(f"p{n}") for n in range(8))
+    assert names(one.groups) == ["p3", "p4", "p5", "p6", "p7"]
+    one.plan(1)
+    one.insert([group("q", 1), group("r", 1)])
+    assert names(one.groups) == ["p5", "p6", "p7", "q", "r"]
+    assert one.counts.evicted == 5
+
+
+def test_a_batch_may_come_in_parts() -> None:
+    whole, parts = buffer(capacity=5), buffer(capacity=5)
+    made = [group(f"p{n}", right=n % 4) for n in range(8)]
+    for one in (whole, parts):
+        one.plan(0)
+    whole.insert(made)
+    for single in made:
+        parts.insert([single])
+        assert len(parts) <= 5
+    assert digests(whole.groups) == digests(parts.groups)
+    assert whole.counts == parts.counts
+
+
+def test_the_same_prompt_of_another_step_is_another_group() -> None:
+    one = filled(1)
+    one.plan(1)
+    one.insert([group("p0", 1, right=2)])
+    assert [(back.step, back.correct.sum()) for back in one.groups] == [(0, 1), (1, 2)]
+
+
+def test_a_group_that_comes_again_changes_nothing() -> None:
+    one = buffer()
+    one.plan(0)
+    once = [group("a"), group("b", right=0), group("a", right=2), group("c")]
+    assert one.insert(once) == 2
+    assert one.insert([*once, group("b", right=2)]) == 0
+    assert [(back.gc_id, back.correct.sum()) for back in one.groups] == [("a", 1), ("c", 1)]
+    assert (one.counts.kept, one.counts.uninformative, one.counts.repeated) == (2, 1, 6)
+    assert one.counts.tokens_generated == sum(made.tokens for made in (once[0], once[1], once[3]))
+
+
+# --- Age.
+
+
+def test_a_group_that_is_too_old_is_neither_drawn_nor_kept() -> None:
+    one = filled(8, max_age=2)
+    assert len(one.plan(1).replayed) == len(one.plan(2, 2).replayed) == 4
+    assert one.plan(3) == (8, [])
+    assert (len(one), one.counts.aged) == (0, 8)
+
+
+def test_a_group_that_comes_in_too_old_is_not_kept() -> None:
+    one = buffer(max_age=2)
+    one.plan(5, 10)
+    assert one.insert([group("a", 5, version=7), group("b", 5, version=8), group("c", 5, 0, version=7)]) == 1
+    assert names(one.groups) == ["b"]
+    assert (one.counts.too_old, one.counts.kept, one.counts.uninformative) == (2, 1, 0)
+
+
+def test_without_a_limit_of_age_nothing_leaves_for_it() -> None:
+    one = filled(8)
+    assert len(one.plan(10**9).replayed) == 4
+
+
+# --- What a trainer may not do.
+
+
+def refused(one: ReplayBuffer, made: list[RolloutGroup]) -> str:
+    before = (digests(one.groups), one.counts, one.state_dict())
+    with pytest.raises(OutcomeError) as caught:
+        one.insert(made)
+    assert (digests(one.groups), one.counts, one.state_dict()) == before
+    return str(caught.value)
+
+
+def test_groups_that_do_not_fit_the_step_are_refused_and_nothing_is_taken() -> None:
+    one = filled(8)
+    one.plan(4)
+    good = group("good", 4)
+    assert refused(one, [good, group("x", 3)]) == (
+        "the group of prompt 'x' is of step 3 and the step last planned is 4; call `plan` before generation and "
+        "`insert` behind it, step by step."
+    )
+    assert refused(one, [good, group("x", 4, size=2)]) == (
+        "the group of prompt 'x' has 2 rollouts, not 4: a group is stored whole or not at all. Where processes "
+        "share a group, gather it first."
+    )
+    assert refused(one, [good, group("x", 4, version=5)]) == (
+        "the group of prompt 'x' is of policy version 5 and step 4 was planned with 4."
+    )
+    assert refused(one, [good, *(group(f"x{n}", 4) for n in range(4))]) == (
+        "step 4 has 5 fresh groups and 4 were planned: with the replayed ones its batch would be more than 8. "
+        "Generate what `plan` says."
+    )
+
+
+def test_an_insert_without_a_plan_is_refused() -> None:
+    assert "the step last planned is -1" in refused(buffer(), [group("a")])
+
+
+def test_a_plan_goes_forward_only() -> None:
+    one = filled(8)
+    one.plan(7, 3)
+    with pytest.raises(OutcomeError) as caught:
+        one.plan(6)
+    assert str(caught.value) == (
+        "step 6 is asked for and the buffer is at step 7: it goes forward only. Where the trainer went back to a "
+        "checkpoint, load the buffer's state from there too."
+    )
+    with pytest.raises(OutcomeError) as caught:
+        one.plan(8, 2)
+    assert str(caught.value) == ("step 8 has policy version 2 and step 7 had 3; versions rise, from 0.")
+    with pytest.raises(OutcomeError, match="step -1 is asked for"):
+        buffer().plan(-1)
+    assert one.plan(8, 3).fresh_groups == 4  # several steps may share a version
+
+
+def test_what_a_caller_does_to_a_plan_does_not_reach_the_buffer() -> None:
+    one = filled(8)
+    one.plan(1).replayed.clear()
+    assert len(one.plan(1).replayed) == len(one.last_plan.replayed) == 4
+
+
+# --- What is counted.
+
+
+def test_tokens_generated_fall_with_replay_and_tokens_trained_do_not() -> None:
+    one = filled(8)
+    first = one.counts
+    plan = one.plan(1)
+    fresh = [group(f"q{n}", 1) for n in range(4)]
+    one.insert(fresh)
+    generated = one.counts.tokens_generated - first.tokens_generated
+    trained = one.counts.tokens_trained - first.tokens_trained
+    assert first.tokens_generated == first.tokens_trained > 0
+    assert generated == sum(made.tokens for made in fresh)
+    assert trained == generated + sum(back.tokens for back in plan.replayed)
+
+
+def test_bytes_are_those_of_the_arrays_and_replayed_groups_that_left_count() -> None:
+    one = filled(8, capacity=8)
+    assert one.nbytes == sum(back.nbytes for back in one.groups)
+    plan = one.plan(1)
+    one.insert(group(f"q{n}", 1) for n in range(4))
+    gone = [back for back in plan.replayed if back.gc_id not in names(one.groups)]
+    assert gone  # the first four left
+    assert one.nbytes == sum(back.nbytes for back in [*one.groups, *gone])
+    one.plan(2)
+    assert len({back.key for back in [*one.groups, *one.last_plan.replayed]}) == 8
+
+
+# --- State.
+
+
+def test_a_state_of_other_sizes_is_refused() -> None:
+    with pytest.raises(OutputError) as caught:
+        buffer(capacity=11).load_state(filled(8, capacity=10).state_dict())
+    assert str(caught.value) == (
+        "the checkpoint's replay buffer has capacity 10 and this one 11: set it to what it was, or begin with an "
+        "empty buffer."
+    )
+
+
+@pytest.mark.parametrize("state", [None, {}, {"format": 0}, []])
+def test_what_is_no_state_is_refused(state: Any) -> None:
+    with pytest.raises(OutputError, match="this is no state of a replay buffer of this version"):
+        buffer().load_state(state)
+
+
+def test_a_damaged_state_changes_nothing() -> None:
+    state = filled(8, capacity=10).state_dict()
+    one = filled(5, capacity=10)
+    before = one.state_dict()
+    for broken in (
+        {**state, "groups": state["groups"][:-200]},
+        {**state, "groups": b""},
+        {**state, "replayed": [99]},
+        {**state, "counts": {"x": 1}},
+        {key: value for key, value in state.items() if key != "seen"},
+    ):
+        with pytest.raises(OutputError):
+            one.load_state(broken)
+        assert one.state_dict() == before

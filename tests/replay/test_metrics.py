@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gaincurate.replay.buffer import ReplayBuffer
+from gaincurate.replay.group import RolloutGroup
+from gaincurate.replay.metrics import ratio_metrics, step_metrics, warning
+from rollouts import buffer, group
+
+
+def test_a_steps_numbers_are_those_counted_by_hand() -> None:
+    one = buffer(batch=4, capacity=4)
+    one.plan(0, 0)
+    first = [group(name, 0, version=0) for name in "abcd"]
+    one.insert(first)
+    plan = one.plan(1, 3)
+    fresh = [group("a", 1, version=3), group("x", 1, 0, version=3)]
+    one.insert(fresh)
+    found = step_metrics(one, fresh)
+    again = sum(back.gc_id == "a" for back in plan.replayed)
+    generated = sum(made.tokens for made in [*first, *fresh])
+    trained = generated + sum(back.tokens for back in plan.replayed)
+    assert found == {
+        "replay/share": 0.5,
+        "replay/age_mean": 3.0,
+        "replay/age_max": 3.0,
+        "replay/overlap": again / 2,
+        "replay/groups": 4.0,
+        "replay/bytes": float(one.nbytes),
+        "replay/tokens_saved": 1 - generated / trained,
+        "replay/kept": 5.0,
+        "replay/uninformative": 1.0,
+        "replay/too_old": 0.0,
+        "replay/evicted": 1.0,
+        "replay/aged": 0.0,
+        "replay/repeated": 0.0,
+        "replay/steps": 2.0,
+        "replay/replay_steps": 1.0,
+        "replay/waiting": 0.0,
+        "replay/empty": 0.0,
+        "replay/tokens_generated": float(generated),
+        "replay/tokens_trained": float(trained),
+    }
+
+
+def test_ages_are_of_what_is_replayed() -> None:
+    one = buffer(batch=4, capacity=4, fresh_share=0.25)
+    one.plan(0, 0)
+    one.insert([group("a", 0, version=0)])
+    one.plan(1, 10)
+    one.insert([group("b", 1, version=10), group("c", 1, version=9)])
+    plan = one.plan(2, 12)
+    assert sorted(back.gc_id for back in plan.replayed) == ["a", "b", "c"]
+    found = step_metrics(one, [group("z", 2, version=12)])
+    assert found["replay/age_mean"] == pytest.approx((12 + 2 + 3) / 3)
+    assert (found["replay/age_max"], found["replay/share"], found["replay/overlap"]) == (12, 0.75, 0)
+
+
+def test_overlap_is_all_where_every_replayed_prompt_is_fresh_again() -> None:
+    one = buffer(batch=4, capacity=2)
+    one.plan(0)
+    one.insert([group("a"), group("b")])
+    one.plan(1)
+    fresh = [group("a", 1), group("b", 1)]
+    assert step_metrics(one, fresh)["replay/overlap"] == 1
+
+
+def test_a_step_without_replay_or_without_groups_has_zeros() -> None:
+    one = buffer()
+    found = step_metrics(one, [])
+    assert found["replay/share"] == found["replay/tokens_saved"] == found["replay/age_max"] == 0
+    one.plan(0)
+    fresh = [group("a")]
+    one.insert(fresh)
+    assert step_metrics(one, fresh)["replay/share"] == 0
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(1e-200, 1e200), min_size=1, max_size=30))
+def test_ratio_numbers_are_those_of_the_formula(ratios: list[float]) -> None:
+    found = ratio_metrics(np.array(ratios).reshape(1, -1))
+    total = math.fsum(ratio / max(ratios) for ratio in ratios)
+    squares = math.fsum((ratio / max(ratios)) ** 2 for ratio in ratios)
+    assert found["replay/ratio_ess"] == pytest.approx(total**2 / squares / len(ratios), rel=1e-9)
+    assert found["replay/ratio_mean"] == pytest.approx(math.fsum(ratios) / len(ratios), rel=1e-9)
+    assert found["replay/ratio_max"] == max(ratios)
+    assert 1 / len(ratios) * (1 - 1e-9) <= found["replay/ratio_ess"] <= 1 + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("ratios", "ess"),
+    [([1.0] * 5, 1.0), ([3.0, 0, 0, 0], 0.25), ([], 0.0), ([0.0, 0.0], 0.0), ([1.0, math.inf], 0.5)],
+)
+def test_the_effective_sample_size_at_its_ends(ratios: list[float], ess: float) -> None:
+    assert ratio_metrics(ratios)["replay/ratio_ess"] == ess
+
+
+def run(one: ReplayBuffer, steps: int, right: int | None, **about: Any) -> list[str | None]:
+    said = []
+    for step in range(one.step + 1, one.step + 1 + steps):
+        plan = one.plan(step)
+        if right is not None:
+            made: list[RolloutGroup] = [
+                group(f"p{n}", step, right, version=max(0, step - about.get("late", 0)))
+                for n in range(about.get("count", plan.fresh_groups))
+            ]
+            one.insert(made)
+        said.append(warning(one, 5))
+    return said
+
+
+def test_a_buffer_that_stays_empty_says_so_and_why() -> None:
+    assert run(buffer(), 5, None) == [
+        None,
+        None,
+        None,
+        None,
+        "The replay buffer was empty at each of the last 5 steps: no group was ever inserted. Is `insert` called behind each generation?",
+    ]
+    assert run(buffer(), 10, 4)[4::5] == [
+        "The replay buffer was empty at each of the last 5 steps: in all 40 groups the rollouts were equally correct. Train on prompts of middling difficulty, or see that `correct` is what the verifier says.",
+        "The replay buffer was empty at each of the last 10 steps: in all 80 groups the rollouts were equally correct. Train on prompts of middling difficulty, or see that `correct` is what the verifier says.",
+    ]
+    late = buffer(max_age=2)
+    late.plan(9)
+    assert run(late, 9, 1, late=3)[3] == (
+        "The replay buffer was empty at each of the last 5 steps: of 32 groups 0 were kept, and 32 grew older than max_age 2. Set max_age higher, or let the policy version rise by one a step."
+    )
+
+
+def test_a_buffer_that_holds_too_little_says_so() -> None:
+    one = buffer(max_age=1)
+    assert run(one, 5, 1, count=1)[4] == (
+        "Nothing was replayed in the last 5 steps: the buffer holds 2 groups and a step replays 4. Of 5 groups 5 had rollouts that differ, 0 left for newer ones and 3 for their age. Train on prompts of middling difficulty, or set fresh_share or max_age higher."
+    )
+
+
+def test_a_buffer_that_replays_says_nothing() -> None:
+    one = buffer()
+    assert run(one, 30, 1) == [None] * 30
+    assert one.counts.replay_steps == 29
+    # It is heard again when replay stops, by then counted from the last step that replayed.
+    one = buffer(max_age=1)
+    assert run(one, 10, 1)[-1] is None
+    assert [place for place, said in enumerate(run(one, 12, 0)) if said] == [5, 10]

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gaincurate.errors import InputError, OutcomeError
+from gaincurate.trainers.verl_replay_rows import Row, Sampling, groups_of, rows_of
+
+SAMPLING = Sampling(2, 0.6)
+
+
+def row(uid: str = "u", place: int = 0, reward: float = 1.0, index: int = 0, **other: Any) -> Row:
+    tokens = torch.tensor([3, 4, 5 + place])
+    mask = torch.tensor([1, 0, 1])
+    fields = {
+        "uid": uid,
+        "prompts": torch.tensor([1, 2]),
+        "responses": tokens,
+        "input_ids": torch.tensor([1, 2, *tokens.tolist()]),
+        "position_ids": torch.arange(5),
+        "response_mask": mask,
+        "loss_mask": mask,
+        "rm_scores": torch.tensor([0.0, 0.0, reward]),
+        "rollout_log_probs": torch.tensor([-0.25, 0.0, -1.5 - place]),
+        "extra_info": {"index": 4, "gc_id": "p4"},
+        "raw_prompt": [{"role": "user", "content": "?"}],
+        "multi_modal_inputs": {},
+        "routed_experts": torch.arange(6, dtype=torch.int16).reshape(3, 2),
+        "num_turns": np.int64(2),
+        "old_log_probs": torch.zeros(3),
+        "advantages": torch.ones(3),
+        **other,
+    }
+    tag = {"min_global_steps": 6, "max_global_steps": 6, "status": "success", "global_steps": 7}
+    return Row(f"{uid}_{place}_{index}", tag, {k: v for k, v in fields.items() if v is not None})
+
+
+def test_a_group_has_what_the_rows_have() -> None:
+    (found,) = groups_of([row(place=1, reward=0.0), row()], 7, SAMPLING)
+    assert (found.gc_id, found.step, found.policy_version, found.size) == ("p4", 7, 7, 2)
+    assert found.prompt_ids.tolist() == [1, 2]
+    assert [one.tolist() for one in found.completion_ids] == [[3, 4, 5], [3, 4, 6]]  # by place
+    assert [one.tolist() for one in found.mask] == [[True, False, True]] * 2
+    assert [one.tolist() for one in found.logprobs] == [[-0.25, 0.0, -1.5], [-0.25, 0.0, -2.5]]
+    assert (found.rewards.tolist(), found.advantages.tolist()) == ([1.0, 0.0], [0.5, -0.5])
+    assert (found.temperature, found.logprobs_of) == (0.6, "sampled")
+
+
+def test_rows_come_back_without_what_a_step_computes() -> None:
+    given = [row(), row(place=1, reward=0.0)]
+    (group,) = groups_of(given, 7, SAMPLING)
+    back = rows_of(group, "replay9-0", 9)
+    assert [one.key for one in back] == ["replay9-0_0_0", "replay9-0_1_0"]
+    for was, now in zip(given, back, strict=True):
+        assert set(now.fields) == set(was.fields) - {"old_log_probs", "advantages"}
+        for name, value in now.fields.items():
+            if isinstance(value, torch.Tensor):
+                assert value.dtype == was.fields[name].dtype
+                assert torch.equal(value, was.fields[name])
+            elif name != "uid":
+                assert value == was.fields[name]
+        assert now.fields["uid"] == "replay9-0"
+        assert now.tag == {
+            "status": "success",
+            "prompt_len": 2,
+            "response_len": 3,
+            "seq_len": 5,
+            "global_steps": 9,
+            "min_global_steps": 6,  # the versions that generated it
+            "max_global_steps": 6,
+        }
+
+
+def test_a_prompt_some_of_whose_rollouts_failed_is_left_out() -> None:
+    given = [row("a"), row("b"), row("b", 1, 0.0)]
+    assert [one.size for one in groups_of(given, 7, SAMPLING)] == [2]
+    assert groups_of([], 7, SAMPLING) == []
+
+
+def test_without_an_id_the_prompts_tokens_name_it() -> None:
+    names = [
+        groups_of(
+            [row(place=n, extra_info=extra, prompts=torch.tensor([1, k])) for n in (0, 1)], 7, SAMPLING
+        )[0].gc_id
+        for extra, k in ((None, 2), ({"index": 3}, 2), (None, 3))
+    ]
+    assert names[0] == names[1] != names[2]
+
+
+def test_rewards_are_correct_by_their_range() -> None:
+    given = [row(reward=-1.0), row(place=1, reward=1.0)]
+    (found,) = groups_of(given, 7, Sampling(2, low=-1.0, high=1.0))
+    assert found.correct.tolist() == [0.0, 1.0]
+    with pytest.raises(OutcomeError) as caught:
+        groups_of(given, 7, SAMPLING)
+    assert str(caught.value) == (
+        "u_0_0 has rewards from -1 to 1, outside 0 to 1: set +trainer.v1.sampler.sampler_kwargs.reward_range=[LO,HI]."
+    )
+
+
+def test_a_rollout_of_several_trajectories_is_refused() -> None:
+    with pytest.raises(InputError) as caught:
+        groups_of([row(), row(index=1), row(place=1)], 7, SAMPLING)
+    assert str(caught.value) == (
+        "rollout u_0 is of several trajectories; replay keeps one a rollout. Train agents that branch or compress without replay."
+    )
+
+
+@pytest.mark.parametrize("name", ["rollout_log_probs", "rm_scores"])
+def test_rows_without_what_replay_needs_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match=f"^u_0_0 has no {name}: set "):
+        groups_of([row(**{name: None}), row(place=1, **{name: None})], 7, SAMPLING)

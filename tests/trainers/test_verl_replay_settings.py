@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import runs
+from gaincurate.errors import InputError
+from gaincurate.replay.config import ReplayConfig
+from gaincurate.trainers.verl_replay_settings import check, problems, replay_overrides, sizes_of
+
+GOOD: dict[str, Any] = {
+    "trainer.v1.sampler.custom_sampler.path": "pkg://gaincurate.trainers.verl_replay",
+    "trainer.v1.sampler.sampler_kwargs": {
+        "batch_groups": 8,
+        "group_size": 4,
+        "capacity": 16,
+        "fresh_share": 0.25,
+        "temperature": 0.6,
+    },
+    "trainer.v1.trainer_mode": "sync",
+    "data.train_files": "train.parquet",
+    "data.train_batch_size": 2,
+    "actor_rollout_ref.rollout.n": 4,
+    "actor_rollout_ref.rollout.calculate_log_probs": True,
+    "actor_rollout_ref.rollout.temperature": 0.6,
+    "actor_rollout_ref.rollout.top_p": 1,
+    "actor_rollout_ref.rollout.top_k": -1,
+    "actor_rollout_ref.rollout.logprobs_mode": "processed_logprobs",
+    "actor_rollout_ref.actor.ppo_mini_batch_size": 2,
+    "algorithm.rollout_correction.bypass_mode": True,
+}
+
+
+def said(**other: Any) -> list[str]:
+    settings = GOOD | {name.replace("__", "."): value for name, value in other.items()}
+    return list(problems(settings.get))
+
+
+def test_good_settings_are_good() -> None:
+    assert said() == []
+    check(GOOD.get)
+    released = {
+        "algorithm__rollout_correction__bypass_mode": False,
+        "algorithm__rollout_correction__rollout_is": "token",
+    }
+    assert said(**released) == []
+    assert said(data__gen_batch_size=1) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        (
+            "trainer.v1.sampler.custom_sampler.path",
+            None,
+            "trainer.v1.sampler.custom_sampler is not set, so nothing would be replayed: set trainer.v1.sampler.custom_sampler.path=pkg://gaincurate.trainers.verl_replay trainer.v1.sampler.custom_sampler.name=GroupReplayBuffer.",
+        ),
+        (
+            "trainer.v1.trainer_mode",
+            "colocate_async",
+            "trainer.v1.trainer_mode=colocate_async generates ahead of what is replayed: set trainer.v1.trainer_mode=sync.",
+        ),
+        (
+            "algorithm.filter_groups.enable",
+            True,
+            "algorithm.filter_groups.enable=True is left to a custom sampler by verl, and this one does not: set algorithm.filter_groups.enable=False.",
+        ),
+        (
+            "trainer.v1.sync.parameter_sync_step",
+            2,
+            "trainer.v1.sync.parameter_sync_step takes a step's prompts apart: set trainer.v1.sync.parameter_sync_step=1.",
+        ),
+        (
+            "reward.reward_model.enable",
+            True,
+            "reward.reward_model without a resource pool of its own rewards rollouts after they were sampled, too late to be kept: set reward.reward_model.enable_resource_pool=True.",
+        ),
+        (
+            "data.gen_batch_size",
+            3,
+            "prompts are read 3 at a time (data.gen_batch_size, else data.train_batch_size), which divides not both 2 and 8: set data.gen_batch_size=1.",
+        ),
+        (
+            "actor_rollout_ref.rollout.n",
+            8,
+            "actor_rollout_ref.rollout.n is 8 and a group in the buffer has 4 rollouts: set actor_rollout_ref.rollout.n=4.",
+        ),
+        (
+            "actor_rollout_ref.actor.ppo_mini_batch_size",
+            3,
+            "actor_rollout_ref.actor.ppo_mini_batch_size is 3, and verl would pad the batch of 8 groups to a multiple of it: set it to a divisor of 8.",
+        ),
+        (
+            "actor_rollout_ref.rollout.calculate_log_probs",
+            False,
+            "no log-probs of the policy that generates would be kept: set actor_rollout_ref.rollout.calculate_log_probs=True.",
+        ),
+        (
+            "algorithm.rollout_correction.bypass_mode",
+            None,
+            "replayed rollouts would be weighed as if the present policy had generated them: set algorithm.rollout_correction.bypass_mode=True (clip centred on 1, as in the paper), or algorithm.rollout_correction.rollout_is=token with a high algorithm.rollout_correction.rollout_is_threshold (centred on pi_old / pi_behaviour, as in the released code).",
+        ),
+        (
+            "actor_rollout_ref.rollout.top_p",
+            0.95,
+            "actor_rollout_ref.rollout.top_p=0.95 and top_k=-1 change the distribution that is sampled from, which the engine's log-probs follow and the actor's do not, so their ratio is no ratio of policies: set actor_rollout_ref.rollout.top_p=1 and actor_rollout_ref.rollout.top_k=-1.",
+        ),
+        (
+            "actor_rollout_ref.rollout.logprobs_mode",
+            "raw_logprobs",
+            "actor_rollout_ref.rollout.logprobs_mode=raw_logprobs leaves the temperature 0.6 out of the engine's log-probs, and the actor's have it: set actor_rollout_ref.rollout.logprobs_mode=processed_logprobs.",
+        ),
+    ],
+)
+def test_a_setting_under_which_replay_is_not_what_it_says(name: str, value: Any, sentence: str) -> None:
+    assert list(problems((GOOD | {name: value}).get)) == [sentence]
+
+
+def test_a_batch_that_is_not_the_fresh_share_is_refused() -> None:
+    assert said(data__train_batch_size=8)[0] == (
+        "data.train_batch_size is 8 and a step that replays generates 2 of 8 groups: set data.train_batch_size=2."
+    )
+
+
+def test_a_run_is_refused(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path)
+    (found,) = said(data__train_files=str(run.folder))
+    assert found.startswith("data.train_files is a run, which hands out as many prompts each step")
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    wrong = GOOD | {"trainer.v1.trainer_mode": "x", "actor_rollout_ref.rollout.calculate_log_probs": False}
+    with pytest.raises(InputError) as caught:
+        check(wrong.get)
+    assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize("name", ["batch_groups", "group_size", "capacity"])
+def test_a_size_that_is_missing_is_named(name: str) -> None:
+    given = {k: v for k, v in GOOD["trainer.v1.sampler.sampler_kwargs"].items() if k != name}
+    with pytest.raises(InputError) as caught:
+        sizes_of(given)
+    assert str(caught.value) == (
+        f"trainer.v1.sampler.sampler_kwargs.{name} is not set: replay needs it (+trainer.v1.sampler.sampler_kwargs.{name}=N)."
+    )
+
+
+def test_the_overrides_give_the_sizes_back() -> None:
+    sizes = ReplayConfig(512, 8, 256, 0.5, max_age=4, seed=7)
+    found = dict(one.split("=", 1) for one in replay_overrides(sizes))
+    begin = "+trainer.v1.sampler.sampler_kwargs."
+    own = {name.removeprefix(begin): value for name, value in found.items() if name.startswith(begin)}
+    assert own.pop("temperature") == "${actor_rollout_ref.rollout.temperature}"
+    assert sizes_of({name: float(v) if "." in v else int(v) for name, v in own.items()}) == sizes
+    assert found["data.train_batch_size"] == "256"
+    assert found["actor_rollout_ref.rollout.n"] == "8"
+    assert not any("max_age" in one for one in replay_overrides(ReplayConfig(8, 2, 8)))
