@@ -79,7 +79,7 @@ class Told(ReplayGRPOTrainer):
         before = [list(group.key) for group in self.buffer.groups]
         output = super()._generate_and_score_completions(inputs)
         if self.model.training:
-            plan = self.buffer.plan(self.buffer.step, self.buffer.policy_version)
+            plan = self.buffer.last_plan
             rewards, tokens = self._got[-1]
             self.lines.append(
                 Line(

@@ -74,14 +74,16 @@ def logprobs(model: Any, group: RolloutGroup, temperature: float = 1.0) -> list[
     return found
 
 
-def farthest(trainer: Any, weights: dict[int, dict[str, torch.Tensor]], model: Path) -> tuple[float, float]:
+def farthest(
+    trainer: Any, weights: dict[int, dict[str, torch.Tensor]], model: Path, temperature: float = 1.0
+) -> tuple[float, float]:
     """How far stored log-probs are from those of the stored version's weights, and of the newest ones'."""
     fresh = transformers.AutoModelForCausalLM.from_pretrained(model).eval()
     stored = newest = 0.0
     for step, group in trainer.drawn:
         for version in (group.policy_version, step):
             fresh.load_state_dict(weights[version])
-            for given, there in zip(group.logprobs, logprobs(fresh, group), strict=True):
+            for given, there in zip(group.logprobs, logprobs(fresh, group, temperature), strict=True):
                 distance = (torch.tensor(given).double() - there).abs().max().item()
                 if version == group.policy_version:
                     stored = max(stored, distance)

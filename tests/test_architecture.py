@@ -32,6 +32,7 @@ LAYERS = [
     "gaincurate.trainers.trl",
     "gaincurate.trainers.trl_replay",
     "gaincurate.trainers.trl_replay_notes",
+    "gaincurate.trainers.trl_replay_logps",
     "gaincurate.trainers.trl_replay_rows",
     "gaincurate.trainers.trl_replay_shape",
     "gaincurate.trainers.trl_resume",

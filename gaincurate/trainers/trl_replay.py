@@ -12,22 +12,23 @@ and run with TRL 1.16.0. Knows nothing of rounds.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 from trl import GRPOTrainer
-from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import RepeatSampler
 
 from gaincurate.errors import InputError, OutputError
 from gaincurate.replay import state
 from gaincurate.replay.buffer import Plan, ReplayBuffer
 from gaincurate.replay.group import RolloutGroup
+from gaincurate.replay.ledger import Ledger
 from gaincurate.trainers.replay_loss import anchored_advantages
 from gaincurate.trainers.shared import reward_of
+from gaincurate.trainers.trl_replay_logps import old_logps, refuse_padding, tensors
 from gaincurate.trainers.trl_replay_notes import Notes
 from gaincurate.trainers.trl_replay_rows import (
     Array,
@@ -35,7 +36,6 @@ from gaincurate.trainers.trl_replay_rows import (
     Scores,
     groups_of,
     matrix,
-    padded,
     ragged,
     rows_of,
     rows_of_groups,
@@ -44,8 +44,6 @@ from gaincurate.trainers.trl_replay_rows import (
 from gaincurate.trainers.trl_replay_shape import Replay, check_replay, config_of
 
 __all__ = ["Replay", "ReplayGRPOTrainer", "Replays"]
-
-_SHIFT, _MOVED = 16, 0.05  # padding added to see whether log-probs move, and by how much they may on average
 
 
 class Replays:
@@ -72,7 +70,8 @@ class Replays:
         check_replay(trainer, replay, self._sizes)
         self.prompts_a_generation = self._sizes.fresh_groups
         self.buffer = ReplayBuffer(self._sizes)
-        self._notes = Notes(trainer, self._sizes)
+        self._notes = Notes(trainer)
+        self._ledger: Ledger | None = None
         self._heard: tuple[Scores, list[Any]] | None = None
         self._logps: torch.Tensor | None = None
         self._padding_is_harmless = False
@@ -108,13 +107,22 @@ class Replays:
         scores, completions = self._heard
         fresh = rows_of(inputs, completions, output)
         replayed = self._own_share(rows_of_groups(plan.replayed))
-        old = self._old_logps(fresh, replayed, output)
+        known, around_old = output.get("old_per_token_logps"), self._replay.clip == "old"
+        old = old_logps(self, fresh, replayed, known, of_all=around_old)
+        if not self._padding_is_harmless:
+            refuse_padding(self, fresh[0])
+            self._padding_is_harmless = True
         sampled = output.get("sampling_per_token_logps")
         fresh = with_logprobs(fresh, ragged(sampled, fresh) if self.use_vllm else old[: len(fresh)])
-        groups = self._groups(fresh, scores)
-        self.buffer.insert([group for group in groups if group is not None])
-        self._notes.generation(self.buffer, plan, groups)
+        self._store(self._groups(fresh, scores))
         return self._batch([*fresh, *replayed], old)
+
+    def _store(self: Any, groups: list[RolloutGroup | None]) -> None:
+        judged = [group for group in groups if group is not None]
+        self.buffer.insert(judged)
+        if self._ledger is not None:
+            self._ledger.append(judged)
+        self._notes.generation(self.buffer, judged, len(groups) - len(judged))
 
     def _plan(self: Any) -> Plan:
         """The step's plan, which every process makes for itself, and the same."""
@@ -164,64 +172,11 @@ class Replays:
             logprobs_of="sampled" if self.use_vllm else "tempered",
         )
 
-    # Log-probs: of the policy before this step's updates, by TRL's own forward at the sampling temperature.
-
-    def _old_logps(self: Any, fresh: list[Row], replayed: list[Row], output: dict[str, Any]) -> list[Array]:
-        """Log-probs under the current weights of the fresh rows, and with the clip on `old` of all."""
-        around_old = self._replay.clip == "old"
-        known: list[Array] = []
-        if "old_per_token_logps" in output:  # TRL makes them where a generation feeds several steps
-            known = ragged(output["old_per_token_logps"], fresh)
-        elif not self.use_vllm or around_old:
-            known = self._forward(fresh)
-        if not self._padding_is_harmless:
-            self._refuse_padding(fresh[:1])
-        return known + (self._forward(replayed) if around_old and replayed else [])
-
-    def _forward(self: Any, rows: list[Row], shift: int = 0) -> list[Array]:
-        made = self._padded(rows)
-        ids = torch.cat([made["prompt_ids"], made["completion_ids"]], dim=1)
-        mask = torch.cat([made["prompt_mask"], made["completion_mask"]], dim=1)
-        if shift:
-            pad = torch.full_like(ids[:, :1], self._tokenizer.pad_token_id).expand(-1, shift)
-            ids, mask = torch.cat([pad, ids], dim=1), torch.cat([torch.zeros_like(pad), mask], dim=1)
-        with (
-            torch.no_grad(),
-            disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs),
-        ):
-            logps, _, _ = self._get_per_token_logps_and_entropies(
-                self.model,
-                ids,
-                mask,
-                made["completion_ids"].size(1),
-                batch_size=self.args.per_device_train_batch_size,
-            )
-        return ragged(logps, rows)
-
-    def _refuse_padding(self: Any, rows: list[Row]) -> None:
-        """A stored rollout meets other prompts, so other padding; its log-probs must not depend on that."""
-        (plain,), (moved,) = self._forward(rows), self._forward(rows, _SHIFT)
-        counted = rows[0].mask
-        if counted.any() and (change := float(abs(plain - moved)[counted].mean())) > _MOVED:
-            raise InputError(
-                f"the model's log-probs move by {change:.2g} with {_SHIFT} tokens of padding in front, so a "
-                "rollout replayed among other prompts has other ratios: take a model with relative positions."
-            )
-        self._padding_is_harmless = True
-
     # What is trained on.
-
-    def _padded(self: Any, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
-        return padded(
-            rows,
-            pad=self._tokenizer.pad_token_id,
-            multiple=self.pad_to_multiple_of,
-            device=self.accelerator.device,
-        )
 
     def _batch(self: Any, rows: list[Row], old: list[Array]) -> dict[str, torch.Tensor]:
         """TRL's generation batch: fresh rows, then replayed ones, to be shuffled and split by TRL."""
-        found: dict[str, torch.Tensor] = self._padded(rows)
+        found = tensors(self, rows)
         behaviour, mask = found["behaviour_logps"], found["tool_mask"]
         found["old_per_token_logps"] = behaviour
         if self._replay.clip == "old":
@@ -260,9 +215,11 @@ class Replays:
     def _restore(self: Any, checkpoint: Path) -> None:
         path = checkpoint / state.NAME
         if not path.exists():
+            if self._replay.begin_empty:
+                return
             raise OutputError(
                 f"{checkpoint} has no {state.NAME}: it was saved by a trainer that did not replay. Resume "
-                "from one that has it, or begin a new training with its weights as the model."
+                "from one that has it, or let it begin empty: Replay(..., begin_empty=True)."
             )
         state.load(self.buffer, path)
         for group in self.buffer.groups:
@@ -276,9 +233,17 @@ class Replays:
     def train(self: Any, *args: Any, **options: Any) -> Any:
         """TRL's, with an empty buffer or a checkpoint's; says at the end if nothing was ever replayed."""
         self.buffer = ReplayBuffer(self._sizes)
-        found = super().train(*args, **options)  # type: ignore[misc]
+        with self._open_ledger() as self._ledger:
+            found = super().train(*args, **options)  # type: ignore[misc]
+        self._ledger = None
         self._notes.end(self.buffer)
         return found
+
+    def _open_ledger(self: Any) -> Any:
+        """The ledger on the one process that writes it; None on the others."""
+        if self._replay.ledger is None or not self.accelerator.is_main_process:
+            return nullcontext()
+        return Ledger(self._replay.ledger, keep_versions=self._replay.ledger_versions)
 
 
 class ReplayGRPOTrainer(Replays, GRPOTrainer):  # type: ignore[misc]

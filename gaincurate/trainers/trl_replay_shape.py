@@ -6,6 +6,7 @@ Read in TRL 1.16.0. Knows nothing of rollouts.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args
 
 from gaincurate.errors import InputError
@@ -29,6 +30,9 @@ class Replay:
         correct: the name of the reward function that tells right from wrong, 0 to 1, for rewards that are
             shaped; the weighted sum of all, if not given.
         seed: of the draws; the trainer's own, if not given.
+        begin_empty: resume also from a checkpoint of a trainer that did not replay.
+        ledger: a folder where all that is generated is kept too; see `gaincurate.replay.ledger`.
+        ledger_versions: updates after which it is dropped there; None keeps all.
     """
 
     capacity: int
@@ -37,6 +41,9 @@ class Replay:
     clip: Clip = "one"
     correct: str | None = None
     seed: int | None = None
+    begin_empty: bool = False
+    ledger: str | Path | None = None
+    ledger_versions: int | None = None
 
 
 def config_of(trainer: Any, replay: Replay) -> ReplayConfig:
