@@ -63,15 +63,15 @@ def plan_step(trainer: Any) -> int:
 
 @torch.no_grad()
 def logprobs(model: Any, group: RolloutGroup, temperature: float = 1.0) -> list[torch.Tensor]:
-    """Of a group's completions, one rollout at a time, without padding, from the logits."""
-    found = []
-    for completion in group.completion_ids:
-        ids = torch.tensor([[*group.prompt_ids.tolist(), *completion.tolist()]])
-        logits = model(input_ids=ids).logits[0].double() / temperature
-        start = len(group.prompt_ids)
-        whole = logits[start - 1 : -1].log_softmax(-1)
-        found.append(whole.gather(-1, ids[0, start:, None])[:, 0])
-    return found
+    """Of a group's completions, from the logits in float64; padded behind the last token alone."""
+    start, longest = len(group.prompt_ids), max(map(len, group.completion_ids))
+    whole = torch.zeros(group.size, start + longest, dtype=torch.long)
+    for row, completion in zip(whole, group.completion_ids, strict=True):
+        row[:start] = torch.tensor(group.prompt_ids)
+        row[start : start + len(completion)] = torch.tensor(completion)
+    logits = model(input_ids=whole).logits[:, start - 1 : -1].double() / temperature
+    found = logits.log_softmax(-1).gather(-1, whole[:, start:, None])[..., 0]
+    return [row[: len(ids)] for row, ids in zip(found, group.completion_ids, strict=True)]
 
 
 def farthest(

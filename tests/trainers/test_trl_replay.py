@@ -423,6 +423,48 @@ def test_a_completion_that_was_cut_off_counts_nowhere(model: Path, tmp_path: Pat
     assert whole > 5
 
 
+class Engine(trl.GRPOTrainer):  # type: ignore[misc, name-defined]
+    """Stands in for vLLM: it samples, and says with which log-probs; one token it could not score."""
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
+        self.use_vllm = False
+        output = super()._generate_and_score_completions(inputs)
+        self.use_vllm, self.vllm_importance_sampling_correction = True, False
+        shape = output["completion_ids"].shape
+        output["sampling_per_token_logps"] = -0.5 - torch.arange(shape.numel()).view(shape) / 1024
+        output["sampling_per_token_logps"][0, 1] = math.nan
+        return output
+
+
+class TrainsWithEngine(Replays, Engine):
+    """Replay around it."""
+
+
+@pytest.mark.parametrize("clip", ["one", "old"])
+def test_an_engines_own_log_probs_are_the_behaviour_policys(model: Path, tmp_path: Path, clip: Any) -> None:
+    """Not run with vLLM itself."""
+    trainer = make(
+        model,
+        tmp_path,
+        kind=TrainsWithEngine,
+        replay=Replay(capacity=32, clip=clip),
+        reward_funcs=arithmetic.right,
+        max_steps=3,
+    )
+    trainer.train()
+    assert trainer.buffer.counts.replay_steps >= 1
+    for group in trainer.buffer.groups:
+        assert group.logprobs_of == "sampled"
+        for logprobs, mask in zip(group.logprobs, group.mask, strict=True):
+            given = logprobs[mask]
+            assert (given <= -0.5).all()
+            assert ((given + 0.5) * 1024 % 1 == 0).all()
+            assert (logprobs[~mask] == 0).all()
+    unscored = [(~mask).sum() for group in trainer.buffer.groups for mask in group.mask]
+    assert 0 <= sum(unscored) <= 3  # one a generation, where its group was kept
+    assert all(math.isfinite(e["loss"]) for e in trainer.state.log_history if "loss" in e)
+
+
 def test_an_evaluation_changes_nothing(model: Path, tmp_path: Path) -> None:
     found = []
     for options in (
