@@ -34,7 +34,8 @@ class Plan(NamedTuple):
 class ReplayBuffer:
     """At most `capacity` informative groups, first in first out.
 
-    One process holds it. Its memory is that of the groups in it and of those of the last plan:
+    One process holds it, or each process one with the same seed that gets the same groups. Its memory is
+    that of the groups in it and of those of the last plan:
     `(C + B - fresh) (G (9 L + 24) + 4 P)` bytes for completions of L and prompts of P tokens, and about 3 kB
     a group for objects.
 

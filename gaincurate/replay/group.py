@@ -85,6 +85,7 @@ class RolloutGroup:
         put = object.__setattr__
         put(self, "policy_version", _whole(self.policy_version, "policy_version", where))
         put(self, "step", _whole(self.step, "step", where))
+        put(self, "extra", _json(self.extra, where))
         put(self, "prompt_ids", _tokens(self.prompt_ids, "prompt_ids", where))
         put(self, "completion_ids", _each(self.completion_ids, "completion_ids", where, _tokens))
         put(self, "mask", _each(self.mask, "mask", where, _mask))
@@ -127,7 +128,7 @@ class RolloutGroup:
         """BLAKE2b-128 of all that the group holds, lower-case hex; equal groups have equal ones."""
         state = hashlib.blake2b(digest_size=16)
         lengths = [len(ids) for ids in self.completion_ids]
-        about = [*self.key, self.temperature, self.top_p, self.logprobs_of, lengths, dict(self.extra)]
+        about = [*self.key, self.temperature, self.top_p, self.logprobs_of, lengths, self.extra]
         state.update(json.dumps(about, sort_keys=True, ensure_ascii=False).encode())
         numbers = (self.rewards, self.correct, self.advantages)
         for arrays in ((self.prompt_ids,), numbers, self.completion_ids, self.mask, self.logprobs):
@@ -153,10 +154,15 @@ def _settings(group: RolloutGroup, where: str) -> None:
     if group.logprobs_of not in get_args(Convention):
         known = ", ".join(get_args(Convention))
         raise OutcomeError(f"{where}: logprobs_of is {group.logprobs_of!r}; it is one of {known}.")
+
+
+def _json(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A copy of one's own, as it comes back from a file."""
     try:
-        json.dumps(dict(group.extra), allow_nan=False)
+        found: dict[str, Any] = json.loads(json.dumps(dict(values), allow_nan=False, sort_keys=True))
     except (TypeError, ValueError) as error:
         raise OutcomeError(f"{where}: extra is no JSON: {error}.") from error
+    return found
 
 
 def _each(values: Sequence[Any], name: str, where: str, one: Any) -> tuple[Any, ...]:

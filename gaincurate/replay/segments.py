@@ -19,6 +19,8 @@ from gaincurate.files import reading
 from gaincurate.replay.group import RolloutGroup
 from gaincurate.replay.rows import SCHEMA, check_schema, groups_of
 
+_MARK = b"\xff\xff\xff\xff"  # what an Arrow message begins with, at a multiple of 8 bytes
+
 
 @dataclass(frozen=True, slots=True)
 class Extent:
@@ -106,6 +108,25 @@ def _intact(batch: pa.RecordBatch, path: Path, *, last: bool) -> bool:
     return True
 
 
+def _another_behind(path: Path, start: int) -> bool:
+    """Whether a whole batch stands behind what cannot be read, so that it is no unfinished write."""
+    data = path.read_bytes()[start:]
+    whole, place = pa.py_buffer(data), data.find(_MARK, 8)
+    while place >= 0:
+        length = int.from_bytes(data[place + 4 : place + 8], "little")
+        if place % 8 == 0 and 0 < length <= len(data) - place:
+            try:
+                message = pa.ipc.read_message(whole.slice(place))
+                batch = pa.ipc.read_record_batch(message, SCHEMA)
+                batch.validate(full=True)
+            except (EOFError, OSError, ValueError, pa.ArrowException):
+                pass
+            else:
+                return True
+        place = data.find(_MARK, place + 8 - place % 8)
+    return False
+
+
 def _batches(path: Path, *, growing: bool) -> Iterator[tuple[pa.RecordBatch | None, int]]:
     """First None for the schema, then the batches, each with the place behind it.
 
@@ -123,7 +144,7 @@ def _batches(path: Path, *, growing: bool) -> Iterator[tuple[pa.RecordBatch | No
                     batch = pa.ipc.read_record_batch(message, SCHEMA)
                     batch.validate(full=True)
             except (EOFError, OSError, ValueError, pa.ArrowException) as error:
-                if growing:
+                if growing and not _another_behind(path, start):
                     return
                 raise OutputError(
                     f"{path} is damaged at byte {start}: take that file away to read the others.",

@@ -121,10 +121,13 @@ def test_a_group_knows_its_size_its_tokens_and_its_bytes() -> None:
 
 def test_nothing_of_a_group_changes_when_what_it_was_made_of_does() -> None:
     logprobs = [np.array([-0.5], np.float32), np.array([-1.0, -2.0], np.float32)]
-    one = small(logprobs=logprobs)
+    extra: dict[str, Any] = {"list": [3], "pair": (1, 2)}
+    one = small(logprobs=logprobs, extra=extra)
     before = one.digest()
     logprobs[1][:] = -9
+    extra["list"].append(4)
     assert one.digest() == before
+    assert one.extra == {"list": [3], "pair": [1, 2]}  # as it comes back from a file
     with pytest.raises(ValueError, match="read-only"):
         one.logprobs[0][0] = -9
     with pytest.raises(AttributeError):

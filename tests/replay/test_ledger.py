@@ -132,6 +132,21 @@ def test_damage_that_no_killed_writer_did_is_refused(tmp_path: Path) -> None:
             act()
 
 
+def test_what_was_acknowledged_is_never_cut_for_damage_in_front_of_it(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        path = tmp_path / segments.name(0)
+        begin = path.stat().st_size
+        append(ledger, 0, 2)
+        append(ledger, 2)
+    whole = path.read_bytes()
+    for place in (0, 4, 8, 20, 60):  # the first batch's mark, length and header
+        path.write_bytes(whole[: begin + place] + bytes(4) + whole[begin + place + 4 :])
+        for act in (lambda: list(read(tmp_path)), lambda: Ledger(tmp_path)):
+            with pytest.raises(OutputError, match="is damaged"):
+                act()
+        assert path.stat().st_size == len(whole)
+
+
 def test_another_format_is_refused(tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger:
         append(ledger, 0)
@@ -153,7 +168,7 @@ def test_a_folder_without_a_ledger_is_refused(tmp_path: Path) -> None:
 def test_sizes_that_cannot_be_are_refused(tmp_path: Path, given: dict[str, int]) -> None:
     (name,) = given
     with pytest.raises(InputError, match=f"^{name} is 0; it is 1 or more.$"):
-        Ledger(tmp_path, **given)  # type: ignore[arg-type]
+        Ledger(tmp_path, **given)
 
 
 def test_a_second_writer_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
@@ -203,6 +218,21 @@ def no_file_above(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, was)
+
+
+def test_the_disk_has_it_before_it_is_acknowledged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, synced, real = tmp_path / segments.name(0), list[int](), os.fsync
+
+    def fsync(descriptor: int) -> None:
+        real(descriptor)
+        if os.fstat(descriptor).st_ino == path.stat().st_ino:
+            synced.append(path.stat().st_size)
+
+    with Ledger(tmp_path) as ledger:
+        monkeypatch.setattr(os, "fsync", fsync)
+        for step in range(3):
+            append(ledger, step)
+            assert synced[step:] == [path.stat().st_size]
 
 
 def test_a_full_disk_loses_nothing_and_the_ledger_goes_on(tmp_path: Path) -> None:

@@ -111,5 +111,6 @@ def test_a_rollout_of_several_trajectories_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["rollout_log_probs", "rm_scores"])
 def test_rows_without_what_replay_needs_are_refused(name: str) -> None:
+    none: dict[str, Any] = {name: None}
     with pytest.raises(InputError, match=f"^u_0_0 has no {name}: set "):
-        groups_of([row(**{name: None}), row(place=1, **{name: None})], 7, SAMPLING)
+        groups_of([row(**none), row(place=1, **none)], 7, SAMPLING)
