@@ -12,7 +12,9 @@ PROGRAM = Path(__file__).with_name("trl_run.py")
 ROOT = PROGRAM.parent.parent
 
 
-def launch(model: Path, run: Path, output: Path, *options: str, processes: int = 2) -> int:
+def launch(
+    model: Path, run: Path, output: Path, *options: str, processes: int = 2, program: Path = PROGRAM
+) -> int:
     """Run it to its end, or to its kill; the first exit code that is not 0."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -26,7 +28,7 @@ def launch(model: Path, run: Path, output: Path, *options: str, processes: int =
             environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank)}
             environment |= {"WORLD_SIZE": str(processes), "LOCAL_RANK": str(rank)}
         with (output / f"log-{rank}.txt").open("ab") as log:
-            command = [sys.executable, str(PROGRAM), str(model), str(run), str(output), *options]
+            command = [sys.executable, str(program), str(model), str(run), str(output), *options]
             started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
     codes = [process.wait(timeout=300) for process in started]
     return next((code for code in codes if code), 0)

@@ -62,11 +62,17 @@ class Shape:
         return bool(step * self.accumulation % self.repeats)
 
 
+def prompts_a_generation(trainer: Any) -> int:
+    """Distinct prompts that a trainer generates for at a time; one that replays says itself how many."""
+    whole: int = trainer.args.generation_batch_size // trainer.num_generations
+    return getattr(trainer, "prompts_a_generation", whole)
+
+
 def shape_of(trainer: Any) -> Shape:
     """The shape of a `trl.GRPOTrainer`."""
     args = trainer.args
     return Shape(
-        prompts=args.generation_batch_size // trainer.num_generations,
+        prompts=prompts_a_generation(trainer),
         group=trainer.num_generations,
         repeats=args.steps_per_generation * trainer.num_iterations,
         accumulation=args.gradient_accumulation_steps,

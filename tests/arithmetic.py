@@ -1,0 +1,123 @@
+"""Sums that a tiny model can learn: a tokenizer by character, a model that was shown some answers, a reward."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import datasets
+import torch
+import transformers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+import sets
+from gaincurate.schedule.config import ScheduleConfig
+from gaincurate.schedule.rounds import start
+from gaincurate.schedule.run import Run
+
+LARGEST = 14
+CHARACTERS = ["<pad>", "<eos>", *"0123456789+="]
+
+
+def tokenizer() -> Any:
+    """One token a character."""
+    raw = Tokenizer(models.WordLevel({text: place for place, text in enumerate(CHARACTERS)}, "<pad>"))
+    raw.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    raw.decoder = decoders.Fuse()
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=raw, eos_token="<eos>", pad_token="<pad>", padding_side="left"
+    )
+    fast.chat_template = "{{ messages[0]['content'] }}"
+    return fast
+
+
+def sums(largest: int = LARGEST) -> list[dict[str, Any]]:
+    """Every sum of two numbers from 0, in an order that mixes easy and hard ones."""
+    rows = [
+        {"prompt": f"{a}+{b}=", "answer": str(a + b), "gc_id": f"{a}+{b}"}
+        for a in range(largest + 1)
+        for b in range(largest + 1)
+    ]
+    return [rows[place * 389 % len(rows)] for place in range(len(rows))]
+
+
+def dataset(largest: int = LARGEST) -> Any:
+    """The sums as a trainer reads them."""
+    return datasets.Dataset.from_list(sums(largest))
+
+
+def right(completions: list[Any], answer: list[str], **columns: Any) -> list[float]:
+    """The reward: whether the completion, a text or a chat's message, is the sum and nothing else."""
+    texts = [given if isinstance(given, str) else given[0]["content"] for given in completions]
+    return [float(text == wanted) for text, wanted in zip(texts, answer, strict=True)]
+
+
+def save_model(folder: Path, steps: int, seed: int = 0, largest: int = LARGEST) -> Path:
+    """A model that saw so many batches of right answers, as a trainer leaves it."""
+    torch.manual_seed(seed)
+    tokens = tokenizer()
+    config = transformers.LlamaConfig(
+        vocab_size=len(CHARACTERS),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=None,
+        tie_word_embeddings=False,
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    texts = [row["prompt"] + row["answer"] + "<eos>" for row in sums(largest)]
+    for _ in range(steps):
+        chosen = [texts[place] for place in torch.randint(len(texts), (64,)).tolist()]
+        batch = tokens(chosen, return_tensors="pt", padding=True, return_token_type_ids=False)
+        labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+        model(**batch, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(folder)
+    tokens.save_pretrained(folder)
+    return folder
+
+
+@torch.no_grad()
+def pass_rate(model: Any, samples: int = 4, largest: int = LARGEST) -> float:
+    """The share of sampled answers that are right, over all sums."""
+    tokens, rows, found = tokenizer(), sums(largest), 0.0
+    for first in range(0, len(rows), 128):
+        some = [row for row in rows[first : first + 128] for _ in range(samples)]
+        batch = tokens(
+            [row["prompt"] for row in some], return_tensors="pt", padding=True, return_token_type_ids=False
+        )
+        made = model.generate(**batch, max_new_tokens=4, do_sample=True, top_k=0)
+        texts = tokens.batch_decode(made[:, batch["input_ids"].size(1) :], skip_special_tokens=True)
+        found += sum(right(texts, [row["answer"] for row in some]))
+    return found / len(rows) / samples
+
+
+def begin(folder: Path, *, name: str = "run", budget: int = 8, rounds: int = 3, largest: int = 9) -> Run:
+    """A run over the sums with `budget` prompts a round."""
+    rows = [
+        sets.scored_row(row["gc_id"], row["prompt"], float(place % 7), 4) | {"answer": row["answer"]}
+        for place, row in enumerate(sums(largest))
+    ]
+    if not (folder / "set").exists():
+        sets.make_set(folder / "set", [rows], answer="answer")
+    return start(
+        ScheduleConfig(
+            scored=folder / "set",
+            run=folder / name,
+            strategy="gain-rl",
+            budget=budget,
+            rounds=rounds,
+            model="m",
+            options={"sigma": "0.3N"},
+        )
+    )

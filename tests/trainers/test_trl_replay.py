@@ -1,0 +1,651 @@
+"""Real GRPO runs of a tiny model that replays, in this process; killed and on two: test_trl_replay_pair.py."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gaincurate.errors import InputError, OutcomeError, OutputError
+from gaincurate.replay import state
+from gaincurate.trainers.registry import forget
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+trl = pytest.importorskip("trl")
+
+import torch  # noqa: E402
+import transformers  # noqa: E402
+
+import arithmetic  # noqa: E402
+import replay_run  # noqa: E402
+import replay_trial  # noqa: E402
+from gaincurate.replay.buffer import ReplayBuffer  # noqa: E402
+from gaincurate.replay.group import RolloutGroup  # noqa: E402
+from gaincurate.replay.ledger import read  # noqa: E402
+from gaincurate.trainers.replay_loss import replay_loss  # noqa: E402
+from gaincurate.trainers.trl import FollowsRun, attach  # noqa: E402
+from gaincurate.trainers.trl_replay import Replay, ReplayGRPOTrainer, Replays  # noqa: E402
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
+]
+BATCH, FRESH, GROUP, CAPACITY = 8, 4, 4, 12
+SIZES = {"batch": BATCH, "fresh": FRESH, "group": GROUP, "capacity": CAPACITY}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """It has seen half of what it needs: of four answers some are right."""
+    return arithmetic.save_model(tmp_path_factory.mktemp("sums") / "model", 120, largest=replay_run.LARGEST)
+
+
+@pytest.fixture(scope="module")
+def done(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A training of twelve updates that several tests look at, with the weights of each version."""
+    trainer = make(model, tmp_path_factory.mktemp("done"), max_steps=12)
+    trainer.weights = replay_trial.Weights()
+    trainer.add_callback(trainer.weights)
+    trainer.train()
+    return trainer
+
+
+@pytest.fixture(autouse=True)
+def _no_run_stays_open() -> Iterator[None]:
+    yield
+    forget()
+
+
+def make(
+    model: Path, output: Path, *, replay: Replay | None = None, kind: Any = replay_run.Told, **options: Any
+) -> Any:
+    """A trainer of sums; `Told` keeps what it did."""
+    more: dict[str, Any] = {
+        name: options.pop(name) for name in ("reward", "reward_funcs", "eval_dataset") if name in options
+    }
+    return kind(
+        model=str(model),
+        args=replay_run.config(output, **({"max_steps": 8} | options)),
+        train_dataset=arithmetic.dataset(replay_run.LARGEST),
+        replay=replay or Replay(capacity=CAPACITY),
+        **more,
+    )
+
+
+def test_each_step_is_algorithm_1(done: Any) -> None:
+    replays = replay_run.audit(done.lines, **SIZES)
+    assert 8 <= replays < 12  # it has to fill first
+    assert len(done.buffer) == CAPACITY
+    assert done.buffer.counts.evicted > 0
+    assert len({key[0] for line in done.lines for key in line.replayed}) > 5
+
+
+SABOTAGES: dict[str, Any] = {
+    "stores only group 0": lambda found: found[:1],
+    "stores nothing, so never replays": lambda found: [],
+    "stores the last group twice as often": lambda found: [*found[:-1], found[0]],
+}
+
+
+@pytest.mark.parametrize("what", SABOTAGES)
+def test_the_audit_sees_a_buffer_that_stores_wrongly(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    real = ReplayBuffer.insert
+
+    def insert(buffer: ReplayBuffer, groups: list[RolloutGroup]) -> int:
+        return real(buffer, SABOTAGES[what](list(groups)))
+
+    monkeypatch.setattr(ReplayBuffer, "insert", insert)
+    trainer = make(model, tmp_path, max_steps=6)
+    trainer.train()
+    with pytest.raises(AssertionError):
+        replay_run.audit(trainer.lines, **SIZES)
+
+
+def test_the_audit_sees_a_buffer_that_replays_current_rollouts(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Wrong(replay_run.Told):
+        """Draws behind the insert, from the newest."""
+
+        def _groups(self, *args: Any) -> Any:
+            groups = super()._groups(*args)
+            if self.buffer.last_plan.replayed:
+                self.buffer._plan.replayed[:] = [group for group in groups if group]
+            return groups
+
+    trainer = make(model, tmp_path, kind=Wrong)
+    trainer.train()
+    with pytest.raises(AssertionError):
+        replay_run.audit(trainer.lines, **SIZES)
+
+
+def rows_by_content(inputs: dict[str, Any]) -> Counter[tuple[Any, ...]]:
+    """The rollouts of a micro-batch without padding, however they were shuffled."""
+    found: Counter[tuple[Any, ...]] = Counter()
+    for place in range(len(inputs["prompt_ids"])):
+        prompt = inputs["prompt_ids"][place][inputs["prompt_mask"][place].bool()].tolist()
+        counted = inputs["completion_mask"][place].bool()
+        tokens = inputs["completion_ids"][place][counted].tolist()
+        logps = inputs["behaviour_logps"][place][counted].tolist()
+        advantage = inputs["advantages"][place].item()
+        found[tuple(prompt), tuple(tokens), tuple(logps), advantage, bool(inputs["replayed"][place])] += 1
+    return found
+
+
+def test_what_the_loss_is_given_is_the_stored_groups_whole(done: Any) -> None:
+    """Every rollout of every drawn group, its tokens, log-probs and advantage, and its own fresh ones beside."""
+    assert len(done.losses) == len(done.lines)
+    seen = 0
+    for line, (inputs, _, _) in zip(done.lines, done.losses, strict=True):
+        expected: Counter[tuple[Any, ...]] = Counter()
+        for group in line.groups:
+            for place in range(GROUP):
+                row = (group.prompt_ids, group.completion_ids[place], group.logprobs[place])
+                advantage = torch.tensor(group.advantages[place], dtype=torch.float32).item()
+                expected[(*[tuple(values.tolist()) for values in row], advantage, True)] += 1
+        found = Counter({row: count for row, count in rows_by_content(inputs).items() if row[-1]})
+        assert found == expected
+        seen += len(line.groups)
+    assert seen >= 3 * (BATCH - FRESH)
+
+
+def test_stored_groups_are_what_was_rewarded(done: Any) -> None:
+    """Tokens that decode to the answer whose reward is there; advantages r - mean, all rollouts of one prompt."""
+    tokens = arithmetic.tokenizer()
+    for group in [group for line in done.lines for group in line.groups]:
+        prompt = tokens.decode(group.prompt_ids.tolist())
+        assert prompt == f"{group.gc_id}="
+        first, second = group.gc_id.split("+")
+        answers = [tokens.decode(ids.tolist(), skip_special_tokens=True) for ids in group.completion_ids]
+        right = [float(answer == str(int(first) + int(second))) for answer in answers]
+        assert group.rewards.tolist() == group.correct.tolist() == right
+        mean = sum(right) / GROUP
+        assert group.advantages.tolist() == pytest.approx([value - mean for value in right], abs=1e-6)
+        assert 0 < mean < 1
+        assert (group.temperature, group.top_p, group.logprobs_of) == (1.0, 1.0, "tempered")
+
+
+def off(trainer: Any, model: Path, temperature: float) -> tuple[float, float]:
+    """How far stored log-probs are from those of the stored version's weights, and of the newest ones'."""
+    trainer.drawn = [(line.step, group) for line in trainer.lines for group in line.groups]
+    assert len(trainer.drawn) >= 3 * (BATCH - FRESH)
+    return replay_trial.farthest(trainer, trainer.weights.kept, model, temperature)
+
+
+def test_stored_log_probs_are_those_of_the_stored_version(done: Any, model: Path) -> None:
+    """Recomputed from the logits of the weights of that time, one rollout at a time; with others they are not."""
+    stored, newest = off(done, model, 1.0)
+    assert stored < 1e-4
+    assert newest > 1e-2
+
+
+def test_stored_log_probs_are_under_the_temperature_that_was_sampled_with(
+    model: Path, tmp_path: Path
+) -> None:
+    trainer = make(model, tmp_path, temperature=0.7)
+    trainer.weights = replay_trial.Weights()
+    trainer.add_callback(trainer.weights)
+    trainer.train()
+    assert off(trainer, model, 0.7)[0] < 1e-4
+    assert off(trainer, model, 1.0)[0] > 1e-2
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dapo"])
+@pytest.mark.parametrize("clip", ["one", "old"])
+def test_trls_loss_of_a_mixed_batch_is_the_formula(
+    model: Path, tmp_path: Path, clip: Any, loss_type: str
+) -> None:
+    """Two micro-batches a generation and two passes, so that pi, pi_old and pi_behaviour are three policies."""
+    trainer = make(
+        model,
+        tmp_path,
+        replay=Replay(capacity=CAPACITY, clip=clip),
+        loss_type=loss_type,
+        per_device_train_batch_size=16,
+        steps_per_generation=2,
+        num_iterations=2,
+        max_steps=16,
+    )
+    trainer.train()
+    assert replay_run.audit(trainer.lines, **SIZES, lag=4) >= 1
+    stored = {
+        (tuple(group.prompt_ids.tolist()), tuple(group.completion_ids[place].tolist())): group.advantages[
+            place
+        ]
+        for line in trainer.lines
+        for group in line.groups
+        for place in range(GROUP)
+    }
+    mixed = 0
+    for number, (inputs, logps, loss) in enumerate(trainer.losses):
+        behaviour, mask = inputs["behaviour_logps"].double(), inputs["tool_mask"]
+        advantages = inputs["advantages"].double()
+        if clip == "old":  # given by token there; what a rollout's own is, its group knows
+            old = inputs["old_per_token_logps"].double()
+            fresh = inputs["replayed"].logical_not()
+            assert torch.equal(old[fresh], behaviour[fresh])
+            kept = [stored.get(key) for key in keys(inputs)]
+            plain = [
+                value if there else row[0]
+                for value, there, row in zip(kept, inputs["replayed"], advantages.tolist(), strict=True)
+            ]
+            advantages = torch.tensor(plain, dtype=torch.float64)
+        else:
+            old = None
+            assert torch.equal(inputs["old_per_token_logps"], inputs["behaviour_logps"])
+        mean: Any = "sequence" if loss_type == "grpo" else "token"
+        expected = replay_loss(
+            logps.double(), behaviour, advantages, mask, clip=clip, old_logps=old, mean=mean
+        )
+        if loss_type == "dapo":  # over the tokens of the whole generation, for two steps
+            expected = expected * mask.sum() / (inputs["num_items_in_batch"] / 2)
+        assert loss == pytest.approx(expected.item(), rel=1e-4, abs=1e-6)
+        mixed += bool(inputs["replayed"].any()) and number % 4 > 0
+    assert mixed >= 3
+
+
+def keys(inputs: dict[str, Any]) -> list[tuple[Any, ...]]:
+    return [
+        (
+            tuple(inputs["prompt_ids"][place][inputs["prompt_mask"][place].bool()].tolist()),
+            tuple(inputs["completion_ids"][place][inputs["completion_mask"][place].bool()].tolist()),
+        )
+        for place in range(len(inputs["prompt_ids"]))
+    ]
+
+
+def test_the_first_step_is_that_of_a_trainer_that_does_not_replay(model: Path, tmp_path: Path) -> None:
+    """Nothing is stored yet, so with the same seed the loss and the gradient are TRL's own on as many prompts."""
+    ours = make(model, tmp_path, max_steps=1)
+    ours.train()
+    theirs = trl.GRPOTrainer(
+        model=str(model),
+        reward_funcs=arithmetic.right,
+        args=replay_run.config(tmp_path, max_steps=1, per_device_train_batch_size=FRESH * GROUP),
+        train_dataset=arithmetic.dataset(replay_run.LARGEST),
+    )
+    theirs.train()
+    logs = [trainer.state.log_history[0] for trainer in (ours, theirs)]
+    assert logs[0]["reward"] == logs[1]["reward"]
+    assert logs[0]["loss"] == pytest.approx(logs[1]["loss"], abs=1e-6)
+    assert logs[0]["grad_norm"] == pytest.approx(logs[1]["grad_norm"], rel=1e-4)
+
+
+def test_generation_costs_the_fresh_share(done: Any) -> None:
+    """Tokens as the reward function sees them, against a full batch at the same mean length; TRL counts too."""
+    on = [line for line in done.lines if line.replayed]
+    tokens, rollouts = sum(line.tokens for line in on), sum(len(line.rewards) for line in on)
+    assert len(on) >= 3
+    assert rollouts == len(on) * FRESH * GROUP
+    full = len(on) * BATCH * GROUP * (tokens / rollouts)
+    assert tokens == pytest.approx(full * FRESH / BATCH, rel=0.05)
+    generated = replayed = 0
+    for line, entry in zip(done.lines, done.state.log_history, strict=False):
+        generated += line.tokens
+        replayed += sum(group.tokens for group in line.groups)
+        assert entry["replay/tokens_generated"] == generated
+        assert entry["replay/tokens_trained"] == generated + replayed
+        assert entry["completions/mean_length"] * len(line.rewards) == pytest.approx(line.tokens)
+
+
+def test_the_log_says_what_is_replayed(done: Any) -> None:
+    logs = [entry for entry in done.state.log_history if "loss" in entry]
+    for line, entry, (inputs, logps, _) in zip(done.lines, logs, done.losses, strict=True):
+        assert entry["replay/share"] == len(line.replayed) / (FRESH + len(line.replayed))
+        assert entry["replay/groups"] == len(line.buffer)
+        if not line.replayed:
+            assert "replay/age_mean" not in entry
+            assert "replay/ratio_ess" not in entry
+            continue
+        ages = [line.step - version for _, version, _ in line.replayed]
+        assert (entry["replay/age_mean"], entry["replay/age_max"]) == (sum(ages) / len(ages), max(ages))
+        again = set(line.fresh) & {key[0] for key in line.replayed}
+        assert entry["replay/overlap"] == sum(key[0] in again for key in line.replayed) / len(ages)
+        counted = inputs["completion_mask"].bool() & inputs["replayed"][:, None]
+        ratios = [math.exp(value) for value in (logps - inputs["behaviour_logps"])[counted].tolist()]
+        assert entry["replay/ratio_mean"] == pytest.approx(sum(ratios) / len(ratios), rel=1e-5)
+        assert entry["replay/ratio_max"] == pytest.approx(max(ratios), rel=1e-5)
+        ess = sum(ratios) ** 2 / sum(ratio**2 for ratio in ratios) / len(ratios)
+        assert entry["replay/ratio_ess"] == pytest.approx(ess, rel=1e-5)
+        assert 0 < ess <= 1
+
+
+def test_accumulated_and_repeated_steps_keep_their_sizes(model: Path, tmp_path: Path) -> None:
+    """Four micro-batches a generation, two of them an update, each used twice."""
+    trainer = make(
+        model,
+        tmp_path,
+        per_device_train_batch_size=8,
+        steps_per_generation=4,
+        gradient_accumulation_steps=2,
+        num_iterations=2,
+        max_steps=24,
+    )
+    trainer.train()
+    assert replay_run.audit(trainer.lines, **SIZES, lag=4) >= 2
+    for number, line in enumerate(trainer.lines):
+        parts = [inputs for inputs, _, _ in trainer.losses[8 * number : 8 * number + 8]]
+        assert {len(part["prompt_ids"]) for part in parts} == {line.rows // 4}
+        whole = [sum((rows_by_content(part) for part in half), Counter()) for half in (parts[:4], parts[4:])]
+        assert whole[0] == whole[1]
+        assert sum(whole[0].values()) == line.rows
+
+
+def test_old_groups_are_left_out_by_their_age(model: Path, tmp_path: Path) -> None:
+    trainer = make(model, tmp_path, replay=Replay(capacity=CAPACITY, max_age=2), max_steps=12)
+    trainer.train()
+    ages = [line.step - version for line in trainer.lines for _, version, _ in line.replayed]
+    assert max(ages) == 2
+    assert trainer.buffer.counts.aged > 0
+
+
+@pytest.mark.parametrize("always", [0.0, 1.0], ids=["too hard", "too easy"])
+def test_a_run_whose_buffer_stays_empty_says_so(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, always: float
+) -> None:
+    trainer = make(
+        model, tmp_path, reward=lambda completions, **columns: [always] * len(completions), max_steps=10
+    )
+    trainer.train()
+    why = (
+        "The replay buffer was empty at each of the last 10 steps: in all 40 groups the rollouts were equally "
+        "correct. Train on prompts of middling difficulty, or see that `correct` is what the verifier says."
+    )
+    said = [record.getMessage() for record in caplog.records if record.name == "gaincurate"]
+    assert said == [why, f"nothing was replayed in this training. {why}"]
+    assert all(entry.get("replay/share", 0) == 0 for entry in trainer.state.log_history)
+
+
+def test_a_buffer_that_fills_too_slowly_says_so(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def rare(completions: list[str], gc_id: list[str], **columns: Any) -> list[float]:
+        return [
+            float(i % GROUP == 0 and gc_id[i] == gc_id[0] and gc_id[0] == "0+0") for i in range(len(gc_id))
+        ]
+
+    trainer = make(model, tmp_path, reward=rare, max_steps=10)
+    trainer.train()
+    assert caplog.messages[-1].startswith(
+        "nothing was replayed in this training. Nothing was replayed in the last 10 steps: the buffer holds 1 "
+        "groups and a step replays 4. Of 40 groups 1 had rollouts that differ, "
+    )
+
+
+def test_shaped_rewards_need_the_function_that_tells_right_from_wrong(model: Path, tmp_path: Path) -> None:
+    def shaped(completions: list[str], **columns: Any) -> list[float]:
+        return [2.0 + len(text) for text in completions]
+
+    options: dict[str, Any] = {"kind": ReplayGRPOTrainer, "reward_funcs": [shaped, arithmetic.right]}
+    with pytest.raises(
+        OutcomeError,
+        match=r"^a reward of '\d\+\d' is [\d.]+, and whether a group is worth keeping is seen from raw",
+    ):
+        make(model, tmp_path, **options).train()
+    trainer = make(model, tmp_path, replay=Replay(capacity=CAPACITY, correct="right"), **options)
+    trainer.train()
+    assert trainer.buffer.counts.replay_steps > 0
+    for group in trainer.buffer.groups:
+        assert set(group.correct.tolist()) == {0.0, 1.0}
+        assert group.rewards.min() >= 2
+
+
+def test_a_rollout_that_nobody_could_judge_keeps_its_group_out(model: Path, tmp_path: Path) -> None:
+    def unsure(completions: list[str], answer: list[str], **columns: Any) -> list[Any]:
+        found: list[Any] = arithmetic.right(completions, answer)
+        return [None, *found[1:]]
+
+    trainer = make(model, tmp_path, reward=unsure, max_steps=3)
+    trainer.train()
+    assert [entry["replay/unjudged"] for entry in trainer.state.log_history[:3]] == [1.0] * 3
+    assert not {line.fresh[0] for line in trainer.lines} & {group.gc_id for group in trainer.buffer.groups}
+
+
+def test_a_completion_that_was_cut_off_counts_nowhere(model: Path, tmp_path: Path) -> None:
+    trainer = make(model, tmp_path, mask_truncated_completions=True, max_completion_length=2)
+    trainer.train()
+    cut = whole = 0
+    for inputs, _, loss in trainer.losses:
+        assert math.isfinite(loss)
+        for ids, counted in zip(inputs["completion_ids"], inputs["tool_mask"], strict=True):
+            ends = arithmetic.CHARACTERS.index("<eos>") in ids.tolist()
+            assert bool(counted.any()) == ends
+            cut, whole = cut + (not ends), whole + ends
+    assert cut > 5
+    assert whole > 5
+
+
+class Engine(trl.GRPOTrainer):  # type: ignore[misc, name-defined]
+    """Stands in for vLLM: it samples, and says with which log-probs; one token it could not score."""
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
+        self.use_vllm = False
+        output = super()._generate_and_score_completions(inputs)
+        self.use_vllm, self.vllm_importance_sampling_correction = True, False
+        shape = output["completion_ids"].shape
+        output["sampling_per_token_logps"] = -0.5 - torch.arange(shape.numel()).view(shape) / 1024
+        output["sampling_per_token_logps"][0, 1] = math.nan
+        return output
+
+
+class TrainsWithEngine(Replays, Engine):
+    """Replay around it."""
+
+
+@pytest.mark.parametrize("clip", ["one", "old"])
+def test_an_engines_own_log_probs_are_the_behaviour_policys(model: Path, tmp_path: Path, clip: Any) -> None:
+    """Not run with vLLM itself."""
+    trainer = make(
+        model,
+        tmp_path,
+        kind=TrainsWithEngine,
+        replay=Replay(capacity=32, clip=clip),
+        reward_funcs=arithmetic.right,
+        max_steps=3,
+    )
+    trainer.train()
+    assert trainer.buffer.counts.replay_steps >= 1
+    for group in trainer.buffer.groups:
+        assert group.logprobs_of == "sampled"
+        for logprobs, mask in zip(group.logprobs, group.mask, strict=True):
+            given = logprobs[mask]
+            assert (given <= -0.5).all()
+            assert ((given + 0.5) * 1024 % 1 == 0).all()
+            assert (logprobs[~mask] == 0).all()
+    unscored = [(~mask).sum() for group in trainer.buffer.groups for mask in group.mask]
+    assert 0 <= sum(unscored) <= 3  # one a generation, where its group was kept
+    assert all(math.isfinite(e["loss"]) for e in trainer.state.log_history if "loss" in e)
+
+
+def test_an_evaluation_changes_nothing(model: Path, tmp_path: Path) -> None:
+    found = []
+    for options in (
+        {},
+        {
+            "eval_dataset": arithmetic.dataset(1),
+            "eval_strategy": "steps",
+            "eval_steps": 2,
+            "per_device_eval_batch_size": 4,
+            "num_generations_eval": 2,
+        },
+    ):
+        trainer = make(model, tmp_path, max_steps=4, **options)
+        trainer.train()
+        found.append(trainer.lines[:2])
+        assert len(trainer.lines) == 4
+    assert found[0] == found[1]  # after that its random numbers are others
+    assert trainer.state.log_history[-2]["eval_reward"] >= 0
+
+
+def test_all_that_was_generated_is_in_the_ledger(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "ledger"
+    trainer = make(model, tmp_path, replay=Replay(capacity=CAPACITY, ledger=folder), max_steps=4)
+    trainer.train()
+    kept = list(read(folder))
+    assert [group.gc_id for group in kept] == [i for line in trainer.lines for i in line.fresh[::GROUP]]
+    stored = [group.digest() for group in kept if group.informative]
+    assert stored[-len(trainer.buffer) :] == [group.digest() for group in trainer.buffer.groups]
+
+
+def test_a_model_whose_log_probs_follow_the_padding_is_refused(model: Path, tmp_path: Path) -> None:
+    """GPT-2 counts positions from the padding's beginning."""
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64}
+    config = transformers.GPT2Config(
+        vocab_size=len(arithmetic.CHARACTERS), bos_token_id=None, eos_token_id=1, pad_token_id=0, **sizes
+    )
+    made = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        made.transformer.wpe.weight.normal_(0, 1)
+        made.lm_head.weight.normal_(0, 1)
+    made.save_pretrained(tmp_path / "gpt2")
+    arithmetic.tokenizer().save_pretrained(tmp_path / "gpt2")
+    with pytest.raises(
+        InputError, match=r"^the model's log-probs move by [\d.]+ with 16 tokens of padding in front, so a"
+    ):
+        make(tmp_path / "gpt2", tmp_path).train()
+
+
+def test_a_second_training_begins_with_an_empty_buffer(model: Path, tmp_path: Path) -> None:
+    trainer = make(model, tmp_path, max_steps=4)
+    trainer.train()
+    trainer.train()
+    assert trainer.lines[4].before == []
+
+
+# A run that is followed, checkpoints.
+
+
+class Follows(FollowsRun, Replays, trl.GRPOTrainer):  # type: ignore[misc, name-defined]
+    """What a user writes to have both."""
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["sampler", "late"])
+def test_every_prompt_of_a_followed_run_is_generated_for(model: Path, tmp_path: Path, late: bool) -> None:
+    """The budget counts fresh prompts; replayed ones are no outcomes."""
+    run = arithmetic.begin(tmp_path)
+    seen: list[str] = []
+
+    def reward(completions: list[str], gc_id: list[str], answer: list[str], **columns: Any) -> list[float]:
+        seen.extend(gc_id)
+        return arithmetic.right(completions, answer)
+
+    trainer = Follows(
+        run=run.folder,
+        late=late,
+        model=str(model),
+        reward_funcs=reward,
+        args=replay_run.config(tmp_path / "out", **({"max_steps": 6} if late else {"num_train_epochs": 3})),
+        replay=Replay(capacity=CAPACITY),
+    )
+    trainer.train()
+    assert seen == [gc_id for round_ in range(3) for gc_id in run.ids(round_) for _ in range(GROUP)]
+    assert run.state["finished"]
+    assert trainer.buffer.counts.replay_steps > 0
+    for round_ in range(3):
+        assert len(run.outcomes(round_).read_text().splitlines()) == 8 * GROUP
+
+
+def test_a_budget_is_counted_in_fresh_prompts(model: Path, tmp_path: Path) -> None:
+    run = arithmetic.begin(tmp_path, budget=6)
+    trainer = make(model, tmp_path / "out", num_train_epochs=3, max_steps=-1)
+    with pytest.raises(
+        InputError, match=r"^the run's budget of 6 prompts is no multiple of the 4 that the trainer generates"
+    ):
+        attach(trainer, run.folder)
+
+
+class Ends(Exception):
+    """A kill that the test survives."""
+
+
+class Ender(transformers.TrainerCallback):
+    def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        if state.global_step == 5:
+            raise Ends
+
+
+def test_a_resumed_training_is_one_that_was_never_ended(model: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2, "max_steps": 8}
+    whole = make(model, tmp_path / "whole", **options)
+    whole.train()
+    cut = make(model, tmp_path / "cut", **options)
+    cut.add_callback(Ender())
+    with pytest.raises(Ends):
+        cut.train()
+    again = make(model, tmp_path / "cut", **options)
+    again.train(resume_from_checkpoint=True)
+    assert again.lines == whole.lines[4:]
+    losses = [
+        [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        for trainer in (whole, again)
+    ]
+    assert losses[0] == losses[1]
+    assert again.buffer.counts == whole.buffer.counts
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused(model: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"save_strategy": "steps", "save_steps": 4, "max_steps": 4}
+    make(model, tmp_path, **options).train()
+    checkpoint = tmp_path / "checkpoint-4"
+    options["max_steps"] = 8
+
+    def resumed(**more: Any) -> None:
+        make(model, tmp_path, **(options | more)).train(resume_from_checkpoint=str(checkpoint))
+
+    with pytest.raises(
+        OutputError, match=r"^the checkpoint's replay buffer has capacity 12 and this one 13: set it to what"
+    ):
+        resumed(replay=Replay(capacity=13))
+    with pytest.raises(
+        InputError,
+        match=r"checkpoint-4 has rollouts that were sampled with temperature 1 and top_p 1, and the trainer "
+        r"samples with 0\.5 and 1: put the settings back\.$",
+    ):
+        resumed(temperature=0.5)
+    path = checkpoint / state.NAME
+    data = path.read_bytes()
+    path.write_bytes(data[:-50])
+    with pytest.raises(OutputError, match="is damaged: it is cut short"):
+        resumed()
+    path.unlink()
+    with pytest.raises(
+        OutputError,
+        match=r"checkpoint-4 has no gaincurate_replay\.bin: it was saved by a trainer that did not replay",
+    ):
+        resumed()
+    trainer = make(model, tmp_path, **options, replay=Replay(capacity=CAPACITY, begin_empty=True))
+    trainer.train(resume_from_checkpoint=str(checkpoint))
+    assert [(line.step, bool(line.before)) for line in trainer.lines[:2]] == [(4, False), (5, True)]
+
+
+def test_trl_still_has_what_is_built_on() -> None:
+    """Private names of TRL 1.16.0 and transformers 5.23; where this fails, read the adapter again."""
+    trainer = trl.GRPOTrainer
+    for name, expected in {
+        "_generate_and_score_completions": ["self", "inputs"],
+        "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
+        "_get_train_sampler": ["self", "dataset"],
+        "_compute_loss": ["self", "model", "inputs"],
+        "_save_checkpoint": ["self", "model", "trial"],
+        "_load_optimizer_and_scheduler": ["self", "checkpoint"],
+    }.items():
+        assert list(inspect.signature(getattr(trainer, name)).parameters) == expected
+    made = inspect.signature(trainer._get_per_token_logps_and_entropies).parameters
+    assert list(made)[:6] == ["self", "model", "input_ids", "attention_mask", "logits_to_keep", "batch_size"]
+    prepare = inspect.getsource(trainer._prepare_inputs)
+    assert "split_tensor_dict(generation_batch, self.args.steps_per_generation)" in prepare
+    loss = inspect.getsource(trainer._compute_loss)
+    assert 'completion_mask * inputs["tool_mask"]' in loss
+    assert 'inputs.get("old_per_token_logps")' in loss
+    assert "return rewards_per_func" in inspect.getsource(trainer._calculate_rewards)
+    loader = inspect.getsource(trainer.get_train_dataloader)
+    assert "batch_size=self._train_batch_size * self.args.steps_per_generation" in loader

@@ -1,0 +1,170 @@
+"""What replay makes of a TRL trainer's batch, and every setting that would break it."""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gaincurate.errors import InputError
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+pytest.importorskip("torch")
+
+from gaincurate.trainers.trl_replay_shape import Replay, check_replay, config_of
+from gaincurate.trainers.trl_shape import shape_of
+
+
+def trainer(*, processes: int = 1, **changed: Any) -> Any:
+    """The settings that are looked at, as TRL 1.16.0 has them by default, but for a loss that is allowed."""
+    args = {
+        "generation_batch_size": 64,
+        "per_device_train_batch_size": 16,
+        "steps_per_generation": 4,
+        "gradient_accumulation_steps": 4,
+        "seed": 42,
+        "save_strategy": "steps",
+        "save_steps": 500,
+        "save_only_model": False,
+        "accelerator_config": SimpleNamespace(split_batches=False, dispatch_batches=None),
+    }
+    own = {
+        "num_generations": 8,
+        "num_iterations": 1,
+        "loss_type": "dapo",
+        "importance_sampling_level": "token",
+        "top_entropy_quantile": 1.0,
+        "off_policy_mask_threshold": None,
+        "beta": 0.0,
+        "use_vllm": False,
+        "vllm_importance_sampling_correction": True,
+        "tools": [],
+        "environment_factories": None,
+        "rollout_func": None,
+        "_is_vlm": False,
+        "reward_func_names": ["right", "short"],
+        "train_dataset": [],
+    }
+    for name, value in changed.items():
+        assert name in args or name in own
+        (args if name in args else own)[name] = value
+    accelerator = SimpleNamespace(num_processes=processes, process_index=0)
+    return SimpleNamespace(args=SimpleNamespace(**args), accelerator=accelerator, **own)
+
+
+def check(replay: Replay | None = None, **changed: Any) -> None:
+    made, chosen = trainer(**changed), replay or Replay(capacity=8)
+    check_replay(made, chosen, config_of(made, chosen))
+
+
+def test_sizes_come_from_the_trainer() -> None:
+    config = config_of(trainer(), Replay(capacity=16, fresh_share=0.25, max_age=3))
+    assert (config.batch_groups, config.group_size, config.capacity) == (8, 8, 16)
+    assert (config.fresh_groups, config.replayed_groups, config.max_age, config.seed) == (2, 6, 3, 42)
+    assert config_of(trainer(), Replay(capacity=16, seed=7)).seed == 7
+
+
+def test_what_is_harmless_is_let_through() -> None:
+    for loss_type in ("grpo", "bnpo", "dr_grpo", "dapo"):
+        check(loss_type=loss_type)
+    check(use_vllm=True, vllm_importance_sampling_correction=False)
+    check(Replay(capacity=8, clip="old", correct="right"))
+    check(processes=2, per_device_train_batch_size=8)
+    check(save_strategy="no", save_only_model=True)
+    check(save_steps=3, num_iterations=3)
+    check(save_strategy="epoch")
+
+
+def test_a_followed_run_is_dealt_in_fresh_prompts() -> None:
+    made = trainer(processes=2)
+    assert shape_of(made).prompts == 8
+    made.prompts_a_generation = 4
+    assert (shape_of(made).prompts, shape_of(made).local) == (4, 16)
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        (
+            {"loss_type": "cispo"},
+            "loss_type='cispo' clips no ratio by token; take one of grpo, bnpo, dr_grpo, ",
+        ),
+        ({"loss_type": "vespo"}, "loss_type='vespo' clips no ratio by token; "),
+        (
+            {"importance_sampling_level": "sequence"},
+            "importance_sampling_level='sequence' has no ratio for each token; set it to 'token'.",
+        ),
+        (
+            {"top_entropy_quantile": 0.2},
+            "top_entropy_quantile=0.2 would choose tokens by one threshold over fresh and replayed ones; set it "
+            "to 1.",
+        ),
+        (
+            {"off_policy_mask_threshold": 0.5},
+            "off_policy_mask_threshold=0.5 drops what is off-policy, which is what is replayed; use "
+            "Replay(max_age=...) instead.",
+        ),
+        (
+            {"beta": 0.04},
+            "beta=0.04 needs a reference policy's log-probs of replayed rollouts, which are not ",
+        ),
+        (
+            {"use_vllm": True},
+            "vllm_importance_sampling_correction=True would correct twice: replay's ratios are against what vLLM "
+            "sampled with; set it to False.",
+        ),
+        ({"tools": [print]}, "tools: replay stores text that the trainer itself generated, and no more."),
+        ({"environment_factories": {}}, "environment_factory: replay stores text that the trainer itself "),
+        ({"rollout_func": print}, "rollout_func: replay stores text"),
+        ({"_is_vlm": True}, "a model with images: replay stores text"),
+        (
+            {"train_dataset": iter(())},
+            "train_dataset is a tuple_iterator, which TRL deals out in whole batches; replay needs fewer "
+            "prompts a step: give a map-style dataset.",
+        ),
+        (
+            {"accelerator_config": SimpleNamespace(split_batches=True)},
+            "accelerator_config split_batches=True deals rows to processes in another way than GRPO groups ",
+        ),
+        (
+            {"save_only_model": True},
+            "save_only_model=True saves no optimizer, so no resume goes on where it was;",
+        ),
+        (
+            {"save_steps": 1, "num_iterations": 2},
+            "save_steps=1 saves inside a generation's window of 8 micro-batches: a resumed trainer would "
+            "generate anew in the middle of it, and replay other groups. Save after whole generations.",
+        ),
+        ({"save_strategy": "best"}, "save_strategy='best' saves inside a generation's window of 4 micro-"),
+    ],
+)
+def test_a_setting_that_would_break_replay_is_refused_by_name(changed: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError) as refused:
+        check(**changed)
+    assert str(refused.value).startswith(sentence)
+
+
+def test_choices_and_sizes_that_cannot_be_are_refused() -> None:
+    with pytest.raises(InputError, match=r"^clip='two' is not there; it is one of one, old\.$"):
+        check(Replay(capacity=8, clip="two"))  # type: ignore[arg-type]
+    with pytest.raises(
+        InputError, match=r"^the reward function 'long' is not there; the trainer has right, short\.$"
+    ):
+        check(Replay(capacity=8, correct="long"))
+    with pytest.raises(InputError, match="^the reward function 'right' is there more than once; the trainer"):
+        check(Replay(capacity=8, correct="right"), reward_func_names=["right", "right"])
+    with pytest.raises(InputError, match="^capacity 3 is less than the 4 groups that a step would replay"):
+        check(Replay(capacity=3))
+    with pytest.raises(
+        InputError,
+        match=r"^fresh_share 0\.375 of 8 prompts is 3, whose 24 rollouts do not divide by 32, 4 processes with 8 "
+        r"micro-batches each\. Take a larger per_device_train_batch_size, now 2, with fewer",
+    ):
+        check(
+            Replay(capacity=8, fresh_share=0.375),
+            processes=4,
+            per_device_train_batch_size=2,
+            steps_per_generation=8,
+        )
