@@ -234,6 +234,13 @@ def test_outcomes_that_cannot_be_used_are_told(tmp_path: Path) -> None:
         InputError, match=r"has 2 policies \(.*\) and none is named round 0; give a file with"
     ):
         advance(run, references=tmp_path / "o.jsonl")
+    (tmp_path / "o.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[: len(lines) // 2]))
+    with pytest.raises(InputError) as older:
+        advance(run, references=tmp_path / "o.jsonl")
+    assert str(older.value) == (
+        f"--reference-outcomes {tmp_path / 'o.jsonl'} is of round 3, and round 0 is to be drawn: an older policy "
+        'says nothing of it. Give what its references did, with "round": 0.'
+    )
     with pytest.raises(InputError) as absent:
         advance(run, references=tmp_path / "nothing.jsonl")
     assert str(absent.value) == f"--reference-outcomes {tmp_path / 'nothing.jsonl'} does not exist."
@@ -242,6 +249,17 @@ def test_outcomes_that_cannot_be_used_are_told(tmp_path: Path) -> None:
     with pytest.raises(InputError) as other:
         advance(plain, references=path)
     assert str(other.value) == f"--reference-outcomes {path}: strategy gain-rl observes no references."
+
+
+def test_a_last_line_without_an_end_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dots_runs.in_process(monkeypatch)
+    run = dots_runs.begin(tmp_path)
+    path = dots_runs.answer(run, 0)
+    path.write_text(path.read_text().rstrip())
+    said: list[str] = []
+    advance(run, note=said.append)
+    assert f"warning: the last line of {path} has no end and was left out" in said
+    assert run.plan(0)["references"]["rollouts"] == 15 * dots_runs.SAMPLES - 1
 
 
 def test_fewer_references_than_asked_for_are_enough_where_the_run_says_so(tmp_path: Path) -> None:
