@@ -177,8 +177,8 @@ def _of_round(found: Sequence[PassRates], round_: int, path: Path) -> PassRates:
         return own[0] if own else found[0]
     if len(found) == 1:
         raise InputError(
-            f"--reference-outcomes {path} is of round {found[0].round}, and round {round_} is to be drawn: an "
-            f'older policy says nothing of it. Give what its references did, with "round": {round_}.',
+            f"--reference-outcomes {path} is of round {found[0].round}, and round {round_} is to be "
+            f'drawn: an older policy says nothing of it. Give what its references did, with "round": {round_}.',
             path=str(path),
         )
     names = ", ".join(one.name for one in found[:_SHOWN])
