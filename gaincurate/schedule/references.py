@@ -178,7 +178,8 @@ def _of_round(found: Sequence[PassRates], round_: int, path: Path) -> PassRates:
     if len(found) == 1:
         raise InputError(
             f"--reference-outcomes {path} is of round {found[0].round}, and round {round_} is to be "
-            f'drawn: an older policy says nothing of it. Give what its references did, with "round": {round_}.',
+            "drawn: an older policy says nothing of it. Give what its references did, with "
+            f'"round": {round_}.',
             path=str(path),
         )
     names = ", ".join(one.name for one in found[:_SHOWN])
