@@ -251,6 +251,26 @@ def test_outcomes_that_cannot_be_used_are_told(tmp_path: Path) -> None:
     assert str(other.value) == f"--reference-outcomes {path}: strategy gain-rl observes no references."
 
 
+def test_references_that_are_waited_for_are_no_fault_of_the_logs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dots_runs.in_process(monkeypatch)
+    run = dots_runs.begin(tmp_path)
+    dots_runs.answer(run, 0)
+    advance(run)
+    log = tmp_path / "log.jsonl"
+    lines = dots_runs.lines(run.ids(0), 0, round=0)
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    next_ = ["schedule", "next", str(run.folder), "--outcomes", str(log)]
+    result = gaincurate(*next_)
+    assert result.exit_code == 2
+    assert "round 1 waits for the outcomes of its 15 reference prompts" in result.stderr
+    assert "logs" not in result.stderr.partition("error: ")[2]
+    dots_runs.answer(run, 1)
+    assert gaincurate(*next_).exit_code == 0
+    assert run.plan(1)["inputs"]["rollouts"] == len(lines)
+
+
 def test_a_last_line_without_an_end_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dots_runs.in_process(monkeypatch)
     run = dots_runs.begin(tmp_path)
