@@ -93,7 +93,7 @@ def foresee(
     asked = ask(run, selector, round_)
     own = selector.options.rollout
     if given is not None or asked.given.exists():
-        seen = read(run, asked, given or asked.given)
+        seen = read(run, asked, given or asked.given, note=note)
     elif own is not None:
         _roll_out(run, asked, own, checkpoint, note, held)
         seen = read(run, asked, asked.rollouts, ours=True)

@@ -26,7 +26,7 @@ from gaincurate.files import digest_file, digest_json, reading, remove_temporari
 from gaincurate.schedule.dots import Dots, seed_of
 from gaincurate.schedule.lines import Rules
 from gaincurate.schedule.noise import Ints
-from gaincurate.schedule.observed import rules_of
+from gaincurate.schedule.observed import Note, rules_of, silent
 from gaincurate.schedule.rows import training_rows, write_rows
 from gaincurate.schedule.run import Run, read_json
 from gaincurate.schema import ID
@@ -116,7 +116,7 @@ def needed_for(run: Run) -> OutcomeError:
     return needed(run, Asked(0, folder, np.zeros(0, np.int64), told["ids"], told["seed"]))
 
 
-def read(run: Run, asked: Asked, path: Path, *, ours: bool = False) -> Seen:
+def read(run: Run, asked: Asked, path: Path, *, ours: bool = False, note: Note = silent) -> Seen:
     """What the references' rollouts came to, in `observed.parquet` too.
 
     Args:
@@ -124,6 +124,7 @@ def read(run: Run, asked: Asked, path: Path, *, ours: bool = False) -> Seen:
         asked: its references.
         path: a rollout set, or outcomes.
         ours: the run made the set itself, and what it could not use was left out by its own options.
+        note: told what a person should know.
 
     Raises:
         InputError: it cannot be read, or is of another round.
@@ -132,6 +133,8 @@ def read(run: Run, asked: Asked, path: Path, *, ours: bool = False) -> Seen:
     rollouts = path if path.is_dir() and _is_rollout_set(path) else None
     rules = rules_of(run.config)
     found = _of_round(_rates(path, Rules() if rollouts else rules), asked.round, path)
+    if found.round is not None and path.is_file() and not path.read_bytes().endswith(b"\n"):
+        note(f"warning: the last line of {path} has no end and was left out")
     places = {gc_id: place for place, gc_id in enumerate(found.ids)}
     kept = [gc_id for gc_id in asked.ids if gc_id in places]
     absent = [gc_id for gc_id in asked.ids if gc_id not in places]
@@ -170,8 +173,15 @@ def _is_rollout_set(path: Path) -> bool:
 def _of_round(found: Sequence[PassRates], round_: int, path: Path) -> PassRates:
     """Of several policies in a file the one that these outcomes are of."""
     own = [one for one in found if one.round == round_]
-    if own or len(found) == 1:
+    if own or (len(found) == 1 and found[0].round is None):
         return own[0] if own else found[0]
+    if len(found) == 1:
+        raise InputError(
+            f"--reference-outcomes {path} is of round {found[0].round}, and round {round_} is to be "
+            "drawn: an older policy says nothing of it. Give what its references did, with "
+            f'"round": {round_}.',
+            path=str(path),
+        )
     names = ", ".join(one.name for one in found[:_SHOWN])
     raise InputError(
         f"--reference-outcomes {path} has {len(found)} policies "

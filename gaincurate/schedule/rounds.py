@@ -212,6 +212,8 @@ def advance(
     told = None
     if round_ + 1 < config.rounds:
         told = _foresight(run, selector, round_ + 1, checkpoint, note, held, references)
+    elif references is not None:
+        note(f"warning: {references} was not read: round {round_} is the last, and no other needs references")
     # Not in the plan, which a trainer that was killed and run again must not change.
     run.log(what="outcomes", round=round_, repeated=found.repeated, void=found.void)
     if round_ + 1 < config.rounds:

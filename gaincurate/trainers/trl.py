@@ -78,9 +78,17 @@ def attach(
             "place; use `gaincurate.trainers.trl.dataset(run)`, or late=True with a map-style dataset."
         )
     check(trainer, shape, live.run.config, late)
+    together(lambda: _plan_the_first(live), trainer.accelerator)
     if not late:
         places_of(trainer.train_dataset, live.ids)  # now rather than in the first epoch
     return Follower(trainer, live, shape, late=late, outcome=outcome, correct=correct)
+
+
+def _plan_the_first(live: Live) -> None:
+    """Of a run that waits for its first references: its rows are needed before training begins."""
+    if live.round < 0:
+        live.open()
+        live.close()
 
 
 class Follower(transformers.TrainerCallback):

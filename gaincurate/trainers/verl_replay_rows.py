@@ -31,7 +31,7 @@ _REBUILT = (
 )
 _STEP = ("uid", "old_log_probs", "ref_log_prob", "entropy", "advantages", "returns", "rollout_is_weights")
 _TAGS = ("min_global_steps", "max_global_steps")
-_TENSOR = "tensor of"
+_TENSOR, _COUNTED = "tensor of", "tensor counted to"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +126,8 @@ def _kept(fields: Fields) -> Fields:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
+        if value.dtype == torch.int64 and value.ndim == 1 and torch.equal(value, torch.arange(len(value))):
+            return {_COUNTED: len(value)}  # positions, of which each token's would be an object
         return {_TENSOR: str(value.dtype).removeprefix("torch."), "values": value.tolist()}
     if isinstance(value, Mapping):
         return {str(name): _plain(one) for name, one in value.items()}
@@ -137,6 +139,8 @@ def _plain(value: Any) -> Any:
 
 
 def _back(value: Any) -> Any:
+    if isinstance(value, dict) and _COUNTED in value:
+        return torch.arange(value[_COUNTED])
     if isinstance(value, dict) and _TENSOR in value:
         return torch.tensor(value["values"], dtype=getattr(torch, value[_TENSOR]))
     if isinstance(value, dict):

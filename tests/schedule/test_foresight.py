@@ -93,7 +93,11 @@ def test_references_are_drawn_anew_and_never_trained_on_in_their_round(tmp_path:
         assert run.state["round"] == round_
     assert len(seen) == 4
     runs.write(run, 3, dots_runs.lines(run.ids(3), 3, round=3))
-    assert advance(run) is None  # the last round needs no references
+    said: list[str] = []  # the last round needs no references
+    assert advance(run, note=said.append, references=tmp_path / "more.jsonl") is None
+    assert said == [
+        f"warning: {tmp_path / 'more.jsonl'} was not read: round 3 is the last, and no other needs references"
+    ]
     assert not run.references_folder(4).exists()
     assert run.state["inputs"]["calibration"]["count"] == 8
 
@@ -234,6 +238,13 @@ def test_outcomes_that_cannot_be_used_are_told(tmp_path: Path) -> None:
         InputError, match=r"has 2 policies \(.*\) and none is named round 0; give a file with"
     ):
         advance(run, references=tmp_path / "o.jsonl")
+    (tmp_path / "o.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[: len(lines) // 2]))
+    with pytest.raises(InputError) as older:
+        advance(run, references=tmp_path / "o.jsonl")
+    assert str(older.value) == (
+        f"--reference-outcomes {tmp_path / 'o.jsonl'} is of round 3, and round 0 is to be drawn: an older policy "
+        'says nothing of it. Give what its references did, with "round": 0.'
+    )
     with pytest.raises(InputError) as absent:
         advance(run, references=tmp_path / "nothing.jsonl")
     assert str(absent.value) == f"--reference-outcomes {tmp_path / 'nothing.jsonl'} does not exist."
@@ -242,6 +253,37 @@ def test_outcomes_that_cannot_be_used_are_told(tmp_path: Path) -> None:
     with pytest.raises(InputError) as other:
         advance(plain, references=path)
     assert str(other.value) == f"--reference-outcomes {path}: strategy gain-rl observes no references."
+
+
+def test_references_that_are_waited_for_are_no_fault_of_the_logs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dots_runs.in_process(monkeypatch)
+    run = dots_runs.begin(tmp_path)
+    dots_runs.answer(run, 0)
+    advance(run)
+    log = tmp_path / "log.jsonl"
+    lines = dots_runs.lines(run.ids(0), 0, round=0)
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    next_ = ["schedule", "next", str(run.folder), "--outcomes", str(log)]
+    result = gaincurate(*next_)
+    assert result.exit_code == 2
+    assert "round 1 waits for the outcomes of its 15 reference prompts" in result.stderr
+    assert "logs" not in result.stderr.partition("error: ")[2]
+    dots_runs.answer(run, 1)
+    assert gaincurate(*next_).exit_code == 0
+    assert run.plan(1)["inputs"]["rollouts"] == len(lines)
+
+
+def test_a_last_line_without_an_end_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dots_runs.in_process(monkeypatch)
+    run = dots_runs.begin(tmp_path)
+    path = dots_runs.answer(run, 0)
+    path.write_text(path.read_text().rstrip())
+    said: list[str] = []
+    advance(run, note=said.append)
+    assert f"warning: the last line of {path} has no end and was left out" in said
+    assert run.plan(0)["references"]["rollouts"] == 15 * dots_runs.SAMPLES - 1
 
 
 def test_fewer_references_than_asked_for_are_enough_where_the_run_says_so(tmp_path: Path) -> None:

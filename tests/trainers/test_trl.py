@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+import dots_runs
 import gaincurate
 import runs
 import tiny
@@ -138,6 +139,25 @@ def test_a_run_is_followed_to_its_end(tmp_path: Path, model: Path) -> None:
     assert [entry["gaincurate/round"] for entry in logged] == [0, 0, 1, 1, 2, 2]
     assert logged[-1]["gaincurate/mu"] == pytest.approx(run.plan(2)["mu"])
     assert [entry["round"] for entry in run.executions() if entry["what"] == "training"] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_run_that_waits_for_its_first_references_is_planned_when_it_is_attached(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    dots_runs.in_process(monkeypatch)
+    server = {"verifier": "exact", "answer_column": "question", "server": "http://127.0.0.1:9/v1"}
+    scored = dots_runs.begin(tmp_path / "other").config.scored
+    options = {**dots_runs.OPTIONS, "rollout": server}
+    run = runs.begin(tmp_path, scored=scored, strategy="dots", options=options, rounds=1, align_to=4)
+    dots_runs.answer(run, 0)  # so the server is not asked
+    assert run.state["round"] == -1
+    trainer, seen = make(model, run, late=late, **({"max_steps": 2} if late else {"num_train_epochs": 1}))
+    assert run.state["round"] == 0
+    assert not seen
+    trainer.train()
+    assert seen == planned(run)
+    assert run.state["finished"]
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["sampler", "late"])

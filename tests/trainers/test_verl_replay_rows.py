@@ -74,6 +74,23 @@ def test_rows_come_back_without_what_a_step_computes() -> None:
         }
 
 
+def test_positions_take_no_room_a_token_and_others_are_kept() -> None:
+    def kept(positions: torch.Tensor) -> tuple[int, torch.Tensor]:
+        (group,) = groups_of([row(place=n, position_ids=positions) for n in (0, 1)], 7, SAMPLING)
+        (first, _) = rows_of(group, "replay9-0", 9)
+        return len(str(group.extra)), first.fields["position_ids"]
+
+    short, _ = kept(torch.arange(9))
+    long, back = kept(torch.arange(90_000))
+    assert long - short == 2 * 4  # a number's digits in each row
+    assert torch.equal(back, torch.arange(90_000))
+    assert back.dtype == torch.int64
+    for other in (torch.tensor([0, 0, 1, 2, 3]), torch.arange(5).expand(4, 5), torch.arange(5.0)):
+        found = kept(other)[1]
+        assert torch.equal(found, other)
+        assert found.dtype == other.dtype
+
+
 def test_a_prompt_some_of_whose_rollouts_failed_is_left_out() -> None:
     given = [row("a"), row("b"), row("b", 1, 0.0)]
     assert [one.size for one in groups_of(given, 7, SAMPLING)] == [2]
