@@ -91,7 +91,6 @@ def by_group(relations: Iterable[Relation]) -> list[tuple[str, int, list[Estimat
     found: list[dict[str, Estimate]] = [
         {one.group: one.correlation for one in relation.groups} for relation in relations
     ]
-    names = max(found, key=len, default={})
     names = dict.fromkeys(name for groups in sorted(found, key=len, reverse=True) for name in groups)
     missing = Estimate(None, None, None, 0)
     each = [(name, [groups.get(name, missing) for groups in found]) for name in names]
