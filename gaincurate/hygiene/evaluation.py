@@ -6,7 +6,7 @@ Knows nothing of training rows.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from gaincurate.scoring.columns import PromptProblem, column_values, find_column
 from gaincurate.scoring.read import open_source
 
 COMMON = 3
-"""An n-gram of so many different questions is a phrase and not a question."""
+"""An n-gram of so many different questions of one file is a phrase and not a question."""
 _TEMPLATE = 20  # rows that end alike, or half of a small file, have an instruction there
 
 
@@ -51,10 +51,13 @@ class EvalIndex:
         self.ngram = ngram
         read: dict[tuple[str, ...], tuple[str, int]] = {}
         wholes: dict[str, tuple[str, ...]] = {}
+        own: dict[str, set[tuple[str, ...]]] = defaultdict(set)
         for file, row, question, bare in _questions(files, column):
             read.setdefault(bare, (file, row))
             wholes.setdefault(" ".join(question), bare)
-        common = _common(read, ngram)
+            own[file].add(bare)
+        # File by file: what three files have, each with a word changed, is a question and no phrase.
+        common = set[str]().union(*(_common(questions, ngram) for questions in own.values()))
         self.items = [
             Item(file, row, " ".join(question), frozenset(_grams(question, ngram)) - common)
             for question, (file, row) in read.items()
@@ -91,8 +94,8 @@ def _grams(question: Sequence[str], ngram: int) -> Iterator[str]:
         yield " ".join(question[start : start + ngram])
 
 
-def _common(questions: dict[tuple[str, ...], tuple[str, int]], ngram: int) -> set[str]:
-    """N-grams of several different questions."""
+def _common(questions: Iterable[tuple[str, ...]], ngram: int) -> set[str]:
+    """N-grams of several different questions of one file."""
     once: set[str] = set()
     counts: dict[str, int] = {}
     for question in questions:

@@ -29,6 +29,7 @@ from gaincurate.report.verdict import Decision, Evidence, decide, weaker
 from gaincurate.report.worth import calibration, lifts
 from gaincurate.schedule.run import Run
 from gaincurate.scored_set import ScoredSet
+from gaincurate.shards import Json
 
 PREDICTED = COLUMNS["difficulty"]
 _GROUPS_SHOWN = 20
@@ -120,13 +121,30 @@ def _made_of(scored: ScoredSet, table: Table, observed: Sequence[Observed]) -> f
     found = set[Pair]()
     computed = scored.computed_columns()
     for name in table.names("signal"):
-        hashes = set(hashes_in(computed.get(name, {}).get("how")))
+        hashes, files = _sources_behind(name, computed)
         for one in observed:
-            if hashes & one.hashes:
+            same = bool(hashes & one.hashes)
+            if same or Path(one.outcome.path).name in files:  # a run goes on, rollouts are added
                 targets = [one.outcome.name, one.outcome.learnability]
                 found |= {(name, target) for target in targets if target is not None}
-                table.notes.append(f"{name} was made from {one.outcome.name} and is not judged by it.")
+                state = "" if same else "another state of "
+                table.notes.append(f"{name} was made from {state}{one.outcome.name} and is not judged by it.")
     return frozenset(found)
+
+
+def _sources_behind(name: str, computed: dict[str, Json]) -> tuple[set[str], set[str]]:
+    """Hashes and names of the files that a column was made from, also by way of other computed columns."""
+    left, seen = [name], set[str]()
+    hashes, files = set[str](), set[str]()
+    while left:
+        one = left.pop()
+        how = computed.get(one, {}).get("how")
+        if one not in seen and isinstance(how, dict):
+            seen.add(one)
+            hashes |= set(hashes_in(how))
+            files |= set(hashes_in(how.get("outcomes"), "file"))
+            left += how.get("of") or {}
+    return hashes, files
 
 
 def _evidence(table: Table, relations: Relations, batches: Sequence[Lift]) -> list[Evidence]:

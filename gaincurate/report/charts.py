@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from gaincurate.report.drawing import INK, MARK, MINUS, MUTED, PAPER, PLUS, draw
 from gaincurate.report.figures import Cell, Distribution, Estimate, LengthProfile, Scatter
-from gaincurate.report.words import count, interval, number, short, signed
+from gaincurate.report.words import count, interval, labels, number, short, signed
 
 Row = dict[str, Any]
 Panel = tuple[str, Sequence[tuple[str, Estimate]]]
@@ -93,7 +93,7 @@ def _bands(figure: Scatter) -> list[alt.Chart]:
 
 def heat_map(columns: Sequence[str], cells: Sequence[Cell], sentence: str) -> Markup:
     """The matrix of correlations: colour says the sign, its strength the size; the number stands in it."""
-    names = [short(name, 24) for name in columns]
+    names = labels(columns, 24)
     known = {frozenset((cell.first, cell.second)): cell.correlation for cell in cells}
     pairs = [(i, j) for i in range(len(columns)) for j in range(i)]
     rows = [_tile(names[i], names[j], known.get(frozenset((columns[i], columns[j])))) for i, j in pairs]
@@ -126,8 +126,8 @@ def by_length(figure: LengthProfile, sentence: str) -> Markup:
     """Correlations with each target inside bins of like length, short questions first, with intervals."""
     names = [f"{count(b.low)} to {count(b.high)}" for b in figure.bins]
     panels = [
-        (short(target, 24), [(name, b.targets[k]) for name, b in zip(names, figure.bins, strict=True)])
-        for k, target in enumerate(figure.targets)
+        (title, [(name, b.targets[k]) for name, b in zip(names, figure.bins, strict=True)])
+        for k, title in enumerate(labels(figure.targets, 24))
     ]
     return intervals(panels, sentence, title="rank correlation")
 
@@ -147,12 +147,15 @@ def intervals(panels: Sequence[Panel], sentence: str, *, middle: float = 0.0, ti
     ]
     pad = 0.06 * ((max(ends) - min(ends)) or 1)
     scale = alt.Scale(domain=[min(ends) - pad, max(ends) + pad], nice=False, zero=False)
-    order = [short(name, 32) for name, _ in panels[0][1]]
+    rows = [name for name, _ in panels[0][1]]
+    order = labels(rows, 32)
+    own = dict(zip(rows, order, strict=True))
     axis = alt.Axis(ticks=False, domain=False, labelLimit=240, labelColor=INK)
     drawn = []
     for index, (panel, estimates) in enumerate(panels):
         y = alt.Y("row:N", scale=alt.Scale(domain=order), title=None, axis=None if index else axis)
-        layers = _estimates(panel, estimates, middle, y, scale, title if index == 0 else None)
+        labelled = [(own[name], estimate) for name, estimate in estimates]
+        layers = _estimates(panel, labelled, middle, y, scale, title if index == 0 else None)
         size = {
             "width": 360 if len(panels) == 1 else 150 if len(panels) < 5 else 125,
             "height": (24 if len(order) <= 12 else 17) * len(order),
@@ -173,8 +176,8 @@ def _estimates(
     for name, e in estimates:
         if e.value is not None:
             said = number(e.value) if middle else signed(e.value)
-            words = ", ".join(filter(None, (short(name), panel)))
-            row: Row = {"row": short(name, 32), "value": e.value, "low": e.low, "high": e.high}
+            words = ", ".join(filter(None, (name, panel)))
+            row: Row = {"row": name, "value": e.value, "low": e.low, "high": e.high}
             rows.append(row | {"words": f"{words}: {said}"})
     x: Row = {"scale": scale, "title": title, "axis": alt.Axis(tickCount=4)}
     nothing = chart([{"middle": middle}]).mark_rule(aria=False, color=MUTED, strokeDash=[3, 2])

@@ -6,7 +6,7 @@ A dot goes into a struct (`extra_info.level`). Knows no column's name and no sta
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ import pyarrow.types as pt
 from gaincurate.scored_set import ScoredSet
 from gaincurate.stats import Floats
 
-_NUMBER = re.compile(r"(?<![\d.])-?\d+(?:\.\d+)?")
+_NUMBER = re.compile(r"(?<![\d.])(?:(?<!\w)-)?\d+(?:\.\d+)?")  # the dash of "level-3" is no minus
 _WORDS = {
     word: float(place)
     for place, words in enumerate(
@@ -46,12 +46,24 @@ def _inside(name: str, kind: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
 
 def read(scored: ScoredSet, name: str) -> pa.ChunkedArray:
     """A column of the whole set by dotted name; it must be there."""
-    if name in scored.schema.names:
-        return scored.column(name)
-    head, *path = name.split(".")
+    head, *path = _path(scored.schema, name)
     found = scored.column(head)
+    if not path:
+        return found
     chunks = [pc.struct_field(chunk, path) for chunk in found.chunks]
     return pa.chunked_array(chunks, None if chunks else pa.null())
+
+
+def _path(fields: Iterable[pa.Field], name: str) -> list[str]:
+    """The columns and fields, one inside the other, of a dotted name; their own names may have dots too."""
+    for field in fields:
+        if field.name == name:
+            return [name]
+        if pt.is_struct(field.type) and name.startswith(f"{field.name}."):
+            inside = _path(field.type, name.removeprefix(f"{field.name}."))
+            if inside:
+                return [field.name, *inside]
+    return []
 
 
 def is_number(kind: pa.DataType) -> bool:
@@ -79,7 +91,8 @@ def numbers(column: pa.ChunkedArray) -> tuple[Floats, int]:
 
 def _floats(chunk: pa.Array) -> Floats:
     # Halves have no cast of their own in older versions; numpy has.
-    plain = chunk if pt.is_floating(chunk.type) else chunk.cast(pa.float64())
+    # Integers beyond 2^53 are rounded, which is no reason to refuse them.
+    plain = chunk if pt.is_floating(chunk.type) else chunk.cast(pa.float64(), safe=False)
     found: Floats = plain.to_numpy(zero_copy_only=False).astype(np.float64)
     return found
 

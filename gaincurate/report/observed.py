@@ -116,17 +116,17 @@ def _of(rates: PassRates, name: str, path: Path, source: str, notes: list[str]) 
     return Rates(name, source, str(path), ids, rates.wins, rates.losses, rates.counted, hashes, notes)
 
 
-def hashes_in(facts: Any) -> Iterator[str]:
-    """Every `hash` in nested facts about sources."""
+def hashes_in(facts: Any, key: str = "hash") -> Iterator[str]:
+    """Every `hash` (or another key) in nested facts about sources."""
     if isinstance(facts, dict):
-        for key, value in facts.items():
-            if key == "hash" and isinstance(value, str):
+        for name, value in facts.items():
+            if name == key and isinstance(value, str):
                 yield value
             else:
-                yield from hashes_in(value)
+                yield from hashes_in(value, key)
     elif isinstance(facts, list):
         for value in facts:
-            yield from hashes_in(value)
+            yield from hashes_in(value, key)
 
 
 def observe(scored: ScoredSet, table: Table, found: Sequence[Rates]) -> list[Observed]:

@@ -17,7 +17,7 @@ from gaincurate.report import words
 from gaincurate.report.advice import answer, next_steps
 from gaincurate.report.document import Document
 from gaincurate.report.figures import QUANTILES
-from gaincurate.report.pictures import by_target, controls, pictures
+from gaincurate.report.pictures import by_group, by_target, controls, pictures
 
 
 def to_html(document: Document) -> str:
@@ -70,6 +70,7 @@ def _environment() -> jinja2.Environment:
         interval=words.interval,
         seconds=words.seconds,
         controls=controls,
+        groups=by_group,
         row=words.row,
         plain=words.plain,
         prose=prose,

@@ -84,6 +84,20 @@ def by_target(figures: Iterable[T]) -> dict[str, list[T]]:
     return found
 
 
+def by_group(relations: Iterable[Relation]) -> list[tuple[str, int, list[Estimate]]]:
+    """Groups in their order, each with the most rows that a relation has there and every relation's estimate.
+
+    Relations are of different rows, so one may lack a group that another has.
+    """
+    found: list[dict[str, Estimate]] = [
+        {one.group: one.correlation for one in relation.groups} for relation in relations
+    ]
+    names = dict.fromkeys(name for groups in sorted(found, key=len, reverse=True) for name in groups)
+    missing = Estimate(None, None, None, 0)
+    each = [(name, [groups.get(name, missing) for groups in found]) for name in names]
+    return [(name, max(one.rows for one in own), own) for name, own in each]
+
+
 def controls(relation: Relation) -> list[tuple[str, Estimate]]:
     """What is shown of a relation, with the reader's name for each; those without groups leave two out."""
     found = [(name, cast("Estimate | None", getattr(relation, field))) for field, name in CONTROLS]

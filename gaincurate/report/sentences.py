@@ -13,6 +13,8 @@ from gaincurate.report.figures import Estimate, Lift
 from gaincurate.report.table import LENGTH
 from gaincurate.report.verdict import MATTERS, Decision, Evidence, best_end, by_length, left, weaker
 
+_NOT_ITSELF = "there is nothing to judge it by but the pass rates that it was made from"
+
 
 def banner(evidence: Evidence) -> str | None:
     """Where length explains a signal."""
@@ -218,8 +220,12 @@ def headline(decided: Sequence[tuple[Evidence, Decision]], roles: frozenset[str]
         return f"{_listed(more)} {_tell(more)} more than question length, {end}."
     if len(few) == len(names):
         return f"Too few rows to say whether sorting by {_any(names)} helps: do not rely on it."
-    them = "it" if len(names) == 1 else "them"
-    return f"{_none(names)} tells more than question length: do not sort by {them}."
+    judged = [evidence.signal for evidence, decision in decided if decision.judged is not None]
+    if not judged:
+        return f"Whether sorting by {_any(names)} helps training is not known: {_NOT_ITSELF}."
+    if len(names) == 1:
+        return f"{names[0]} tells no more than question length does: do not sort by it."
+    return f"None of {len(names)} signals tells more than question length: do not sort by them."
 
 
 def unknown(roles: frozenset[str], folder: str) -> str | None:
@@ -278,7 +284,3 @@ def _tell(names: Sequence[str]) -> str:
 
 def _any(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"any of {len(names)} signals"
-
-
-def _none(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"None of {len(names)} signals"

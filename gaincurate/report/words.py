@@ -38,6 +38,21 @@ def short(text: str, most: int = 48) -> str:
     return line if len(line) <= most else line[: most - 1].rstrip() + "…"
 
 
+def labels(names: Sequence[str], most: int) -> list[str]:
+    """Short labels, of which no two are alike, for a picture whose marks stand by their labels."""
+    found: list[str] = []
+    for name in names:
+        line, label, again = short(name, len(name)), short(name, most), 1
+        if sum(short(other, most) == label for other in names) > 1 and len(line) > most:
+            # What tells long names apart stands at their ends more often than not.
+            label = f"{line[: most // 3]}…{line[most // 3 - most + 1 :]}"
+        while label in found:
+            again += 1
+            label = f"{short(name, most - 4)} {again}"
+        found.append(label)
+    return found
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """`digits` significant digits, thousands grouped, a true minus sign."""
     return NONE if value is None else fixed(value, places([value], digits))

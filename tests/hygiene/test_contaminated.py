@@ -112,6 +112,14 @@ def test_a_phrase_of_several_questions_is_no_question(tmp_path: Path) -> None:
     assert [hit.place for hit in alone.hits] == [1], "as a whole, where the phrase is most of the file"
 
 
+def test_a_question_that_several_files_have_in_other_words_is_no_phrase(tmp_path: Path) -> None:
+    questions = [LONG.replace("now", word) for word in ("today", "then", "later", "again")]
+    files = [evals(tmp_path / f"{k}.jsonl", [question]) for k, question in enumerate(questions)]
+    scored = asking(tmp_path / "set", [LONG + " please", "why?"])
+    told = contaminated(scored, np.ones(2, bool), EvalIndex(files, None, 13), 0.0)
+    assert [hit.place for hit in told.hits] == [0]
+
+
 def test_instructions_around_the_questions_do_not_match_each_other(tmp_path: Path) -> None:
     ask = "Let's think step by step and output the final answer within \\boxed{} as a single number."
     names = [f"{a}{b}" for a in "abcdefgh" for b in "pqrst"]

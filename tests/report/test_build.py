@@ -13,6 +13,7 @@ from scipy import stats
 
 import runs
 from column_sets import column_set, ids
+from gaincurate.derive.column import derive
 from gaincurate.difficulty import rollout_set
 from gaincurate.difficulty.engine import Completion
 from gaincurate.difficulty.pass_rates import read_pass_rates
@@ -190,6 +191,45 @@ def test_a_column_is_not_judged_by_the_pass_rates_that_made_it(tmp_path: Path) -
     assert calibration.outcome == "pass rate (new.parquet)"
     observed = 1 - pq.read_table(fresh).column("wins").to_numpy() / 8
     assert calibration.brier.value == pytest.approx(np.mean((made_of.failure - observed) ** 2), abs=1e-6)
+
+
+def test_nor_is_a_column_made_from_that_column(tmp_path: Path) -> None:
+    folder, rate = world(tmp_path)
+    own = rates_file(tmp_path / "own.parquet", rate)
+    (made_of,) = read_pass_rates(own)
+    how = {"made_by": "a test", "outcomes": made_of.source}
+    ScoredSet(folder).add_column(COLUMN, made_of.ids, pa.array(made_of.failure, pa.float32()), how)
+    first = derive(ScoredSet(folder), COLUMN, "rank-in-bin").name
+    second = derive(ScoredSet(folder), first, "rank-in-bin").name
+    document = report(folder, rollouts=[own])
+    assert {r.target for r in document.relations if r.signal in (first, second)} == {"level"}
+    for name in (first, second):
+        assert f"{name} was made from pass rate (own.parquet) and is not judged by it." in document.notes
+
+
+def test_nor_by_a_later_state_of_the_same_file(tmp_path: Path) -> None:
+    folder, rate = world(tmp_path)
+    own = rates_file(tmp_path / "own.parquet", rate[:100])
+    (made_of,) = read_pass_rates(own)
+    how = {"made_by": "a test", "outcomes": made_of.source}
+    ScoredSet(folder).add_column(COLUMN, made_of.ids, pa.array(made_of.failure, pa.float32()), how)
+    document = report(folder, rollouts=[rates_file(own, rate)])
+    assert {r.target for r in document.relations if r.signal == COLUMN} == {"level"}
+    said = f"{COLUMN} was made from another state of pass rate (own.parquet) and is not judged by it."
+    assert said in document.notes
+    assert document.calibrations == []
+
+
+def test_signals_that_only_the_same_rates_could_judge_are_not_said_to_tell_nothing(tmp_path: Path) -> None:
+    folder = column_set(tmp_path / "set", np.arange(5, 105), {})
+    own = rates_file(tmp_path / "own.parquet", np.linspace(0, 1, 100))
+    (made_of,) = read_pass_rates(own)
+    how = {"made_by": "a test", "outcomes": made_of.source}
+    ScoredSet(folder).add_column(COLUMN, made_of.ids, pa.array(made_of.failure, pa.float32()), how)
+    assert report(folder, rollouts=[own]).headline == (
+        f"Whether sorting by {COLUMN} helps training is not known: there is nothing to judge it by but the "
+        "pass rates that it was made from."
+    )
 
 
 def test_a_run_brings_its_rounds_and_its_outcomes(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import documents
 from gaincurate.report.document import Document
 from gaincurate.report.figures import Distribution, Estimate, Histogram, Scatter
 from gaincurate.report.page import prose, to_html
+from gaincurate.report.pictures import by_group
 from gaincurate.report.words import typeset
 
 VOID = {"meta", "link", "input", "br"}
@@ -191,6 +192,24 @@ def test_the_numbers_of_the_document_are_in_the_page(read: Reader) -> None:
     assert "−0.34 to −0.10" in read.text
     for prompt in documents.example().ends[0].top:
         assert prompt.text in read.text
+
+
+def test_a_group_that_one_signal_lacks_stays_in_its_row() -> None:
+    document = documents.example()
+    first, *others = [r for r in document.relations if r.target == document.relations[0].target]
+    assert others
+    assert len(first.groups) > 1
+    fewer = [replace(r, groups=[g for g in r.groups if g.group != first.groups[0].group]) for r in others]
+    for relations in ([first, *fewer], [*fewer, first]):
+        found = by_group(relations)
+        assert [name for name, *_ in found] == [g.group for g in first.groups]
+        for (name, most, estimates), own in zip(found, first.groups, strict=True):
+            assert most == own.correlation.rows
+            for relation, estimate in zip(relations, estimates, strict=True):
+                known = [g.correlation for g in relation.groups if g.group == name]
+                assert estimate == (known[0] if known else Estimate(None, None, None, 0))
+        page = Reader(to_html(replace(document, relations=relations)))
+        assert "Inside each of the largest groups" in page.text
 
 
 def test_texts_of_data_are_shown_as_text_wherever_they_stand() -> None:

@@ -47,6 +47,8 @@ def test_signals_are_all_scores_and_computed_columns_but_counts_and_embeddings(t
         (texts("Level 1", "Level 5", "Level 3"), [1, 5, 3], "read from the number in its texts"),
         (texts("easy", "Hard", "very-hard"), [2, 4, 5], "read from its words, from easy to hard"),
         (texts("0.5", "-2", None), [0.5, -2, np.nan], "read from the number in its texts"),
+        (texts("level-1", "grade_5", "(-3)"), [1, 5, -3], "read from the number in its texts"),
+        (pa.array([2**62, 1, None] * 4), [2.0**62, 1, np.nan], "as it stands in the source"),
         (pa.array([1, 2, None] * 4), [1, 2, np.nan], "as it stands in the source"),
         (pa.array([True, False, None] * 4), [1, 0, np.nan], "as it stands in the source"),
         (pa.array(["A 7", "B 8", "C 9"] * 4).dictionary_encode(), [7, 8, 9], "read from the number"),
@@ -145,3 +147,15 @@ def test_a_set_without_rows_has_nothing_to_report(tmp_path: Path) -> None:
     folder = column_set(tmp_path / "set", LENGTHS[:0], {})
     with pytest.raises(InputError, match="has no rows: there is nothing to report on"):
         read_table(ScoredSet(folder))
+
+
+def test_names_with_dots_of_their_own_are_found(tmp_path: Path) -> None:
+    inner = pa.array([{"a.level": row, "b": {"c.grade": 2 * row}} for row in range(12)])
+    source = {"extra": inner, "x.y": pa.array([{"level": 3 * row} for row in range(12)])}
+    table = read(tmp_path, source)
+    found = {name: table.values[name].tolist() for name in table.names("difficulty")}
+    assert found == {
+        "extra.a.level": list(range(12)),
+        "extra.b.c.grade": list(range(0, 24, 2)),
+        "x.y.level": list(range(0, 36, 3)),
+    }

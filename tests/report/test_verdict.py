@@ -196,3 +196,17 @@ def test_what_says_nothing_is_not_found_to_tell_more_by_looking_often(tmp_path: 
     assert {verdict.verdict for verdict in document.verdicts} == {"tells-nothing"}
     assert document.verdicts[0].looks == 24
     assert document.headline == "None of 24 signals tells more than question length: do not sort by them."
+
+
+def test_the_headline_on_one_signal_that_tells_nothing_does_not_say_the_reverse(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    level = pa.array(random.integers(1, 6, 1000))
+    column_set(
+        tmp_path / "set",
+        random.integers(10, 200, 1000),
+        {"gc_angle": random.normal(size=1000)},
+        {"level": level},
+    )
+    document = report(tmp_path / "set")
+    assert [verdict.verdict for verdict in document.verdicts] == ["tells-nothing"]
+    assert document.headline == "gc_angle tells no more than question length does: do not sort by it."

@@ -41,6 +41,18 @@ def test_a_short_text_is_one_line_and_no_longer_than_asked(text: str, most: int)
     assert "\n" not in seen
 
 
+@given(st.lists(st.text("ab_ \u202e", max_size=12), unique=True, max_size=8), st.integers(8, 20))
+def test_labels_are_short_and_no_two_are_alike(names: list[str], most: int) -> None:
+    found = words.labels(names, most)
+    assert len(set(found)) == len(names)
+    assert all(len(label) <= most for label in found)
+
+
+def test_long_names_that_begin_alike_are_told_apart_by_their_ends() -> None:
+    names = ["gc_angle", "gc_angle_intra_offdiag_residual", "gc_angle_intra_offdiag_rank_in_bin"]
+    assert words.labels(names, 24) == ["gc_angle", "gc_angle…ffdiag_residual", "gc_angle…iag_rank_in_bin"]
+
+
 @pytest.mark.parametrize(
     ("value", "seen"),
     [
