@@ -260,6 +260,12 @@ def read_manifest(folder: Path) -> Json:
             "written anew from the shards, and no row is scored again.",
             path=str(path),
         ) from error
+    if manifest.get("kind") is not None:  # other sets say what they are
+        raise OutputError(
+            f"{folder} is no scored set: it holds {manifest['kind']}. Give the folder that `gaincurate "
+            "score` wrote.",
+            path=str(folder),
+        )
     if found != FORMAT:
         raise OutputError(
             f"{folder} has format {found}, this version reads {FORMAT}; use the gaincurate version "

@@ -188,6 +188,16 @@ def test_a_set_of_no_rows_can_be_read(tmp_path: Path) -> None:
     assert scored.rows([]).schema == scored.schema
 
 
+def test_a_rollout_set_is_not_taken_for_a_scored_one(folder: Path) -> None:
+    manifest = folder / "manifest.json"
+    manifest.write_text(json.dumps({"format": 1, "kind": "rollouts", "prompts": 3, "shards": []}))
+    with pytest.raises(OutputError) as error:
+        open_scores(folder)
+    assert str(error.value) == (
+        f"{folder} is no scored set: it holds rollouts. Give the folder that `gaincurate score` wrote."
+    )
+
+
 def test_what_is_no_finished_set_says_so(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"is no scored set: it has no manifest\.json"):
         open_scores(tmp_path)

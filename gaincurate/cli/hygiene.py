@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -110,8 +111,11 @@ def _print(folder: Path, rows: int, found: list[Finding]) -> None:
         output.text(f"{one.check}: {one.note}" if one.note else one.check)
         for example in one.examples:
             output.text(f"  {example['gc_id']}  {output.plain(example['text'])[:_WIDTH]}")
-            output.text(f"    {output.plain(example['with'])[:_WIDTH]}")
+            output.text(f"    {output.plain(example['with'])[: 2 * _WIDTH]}")
     if any(one.rows for one in found):
         output.text()
         names = ",".join(one.check for one in found if one.rows)
-        output.text(f"  next: `gaincurate export DIR --drop {names}` leaves them out, with the same options")
+        output.text(
+            "  next: look at the rows (`--list FILE` writes all of them); then, with the same options,"
+        )
+        output.text(f"  `gaincurate export {shlex.quote(str(folder))} --drop {names}` leaves them out")

@@ -162,6 +162,8 @@ class _Process:
             said = answer["failed"] if answer else f"its process {self._end(_LOADING)}"
             extra = _EXTRAS.get(config.verifier)
             hint = f" `pip install 'gaincurate[{extra}]'` brings it." if extra and "NotFound" in said else ""
+            if not extra and "NotFound" in said:
+                hint = " A module is looked for in the working folder and among what is installed."
             raise InputError(f"--verifier {config.verifier} cannot be loaded: {said}.{hint}")
         about: dict[str, Any] = answer["about"]
         return about

@@ -40,7 +40,7 @@ def contaminated(scored: ScoredSet, alive: Mask, index: EvalIndex, overlap: floa
                 hits.append(_hit(place, index, number, share, text))
     half = sum(hit.facts["share"] >= 0.5 for hit in hits)
     note = (
-        f"{half:,} rows have half of a question's {index.ngram}-grams or more; {len(matched):,} of "
+        f"in {half:,} of these rows half of a question's {index.ngram}-grams or more; {len(matched):,} of "
         f"{len(index.items):,} evaluation questions are in the set; {index.only_whole:,} have no "
         f"{index.ngram}-gram of their own and were compared as a whole"
     )

@@ -159,6 +159,8 @@ def _note(hits: list[Hit], other_numbers: int, answer: str | None) -> str:
         if answer is not None:
             differ = sum(not hit.facts["same_answer"] for hit in hits)
             notes.append(f"{differ:,} rows have an answer that is written otherwise")
+            if 2 * differ > len(hits):
+                notes.append("most are problems of their own: look at them before you drop them")
     if other_numbers:
         notes.append(
             f"{other_numbers:,} rows as similar have other numbers, and count as problems of their own"

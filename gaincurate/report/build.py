@@ -83,7 +83,7 @@ def report(
         format=FORMAT,
         about=_about(scored, table),
         headline=sentences.headline(decided, roles),
-        unknown=sentences.unknown(roles, str(folder)),
+        unknown=sentences.unknown(roles, str(folder), len(scored)),
         verdicts=[_verdict(evidence, decision, relations, group) for evidence, decision in decided],
         columns=table.columns,
         distributions=[distribution(name, values) for name, values in table.values.items()],

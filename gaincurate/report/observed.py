@@ -75,7 +75,10 @@ def read_rollouts(path: Path) -> list[Rates]:
         ids = table.column(ID).combine_chunks()
         digest = digest_files(sorted(path.rglob("*.arrow")))
         return [Rates(path.name, "rollouts", str(path), ids, wins, losses, True, frozenset([digest]), [])]
-    found = read_pass_rates(path)
+    try:
+        found = read_pass_rates(path)
+    except InputError as error:  # which names the option of another command
+        raise type(error)(str(error).replace("--outcomes", "--rollouts"), **error.data) from error
     if any(rates.round is not None for rates in found):
         return [_of_rounds(found, path, "rollouts", [])]
     names = [path.name if len(found) == 1 else f"{path.name}, {rates.name}" for rates in found]

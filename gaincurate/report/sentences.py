@@ -228,7 +228,7 @@ def headline(decided: Sequence[tuple[Evidence, Decision]], roles: frozenset[str]
     return f"None of {len(names)} signals tells more than question length: do not sort by them."
 
 
-def unknown(roles: frozenset[str], folder: str) -> str | None:
+def unknown(roles: frozenset[str], folder: str, rows: int) -> str | None:
     """What cannot be said without pass rates, and how to find it out."""
     if roles & {"pass-rate", "learnability"}:
         return None
@@ -241,7 +241,8 @@ def unknown(roles: frozenset[str], folder: str) -> str | None:
     return (
         f"What the scores are worth for training cannot be said without pass rates.{level} A few hundred "
         f"prompts are enough to begin with: `gaincurate difficulty rollout {where} --out rollouts --model "
-        f"MODEL --verifier math --reference 512`, then `gaincurate report {where} --rollouts rollouts`."
+        f"MODEL --verifier math --reference {min(512, rows)}`, then `gaincurate report {where} --rollouts "
+        "rollouts`."
     )
 
 

@@ -47,7 +47,8 @@ def test_the_command_lists_what_it_finds_and_changes_nothing(tmp_path: Path) -> 
         [check, *(["0", "0.00%"] if check == "conflicting-gold" else ["1", "14.29%"])]
         for check in ALL.split(",")
     ]
-    assert f"export DIR --drop {ALL.replace('conflicting-gold,', '')}" in told[-1]
+    drop = f"gaincurate export {scored} --drop {ALL.replace('conflicting-gold,', '')}"
+    assert told[-1] == f"  `{drop}` leaves them out"
     lines = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
     assert [line["gc_id"] for line in lines] == ["again", "near", "long", "leaked", "broken"]
     assert tree(scored) == before

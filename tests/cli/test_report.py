@@ -79,6 +79,7 @@ def test_everything_that_was_given_is_shown(scored: Path, rates: Path, tmp_path:
     ("arguments", "sentence"),
     [
         (["--rollouts", "nowhere"], "error: --rollouts nowhere does not exist."),
+        (["--rollouts", __file__], f"error: --rollouts {__file__}: expected .jsonl, .parquet or .arrow"),
         (["--group-column", "size"], "has no such column; it has question, task."),
         (["--columns", "task"], "error: --columns task: it holds string, and no numbers can be read in it."),
         (["--run", "nowhere"], "error: nowhere is no run: it has no run.json."),

@@ -87,7 +87,7 @@ def test_twelve_words_in_a_row_are_too_few_and_thirteen_are_enough(tmp_path: Pat
     assert [hit.place for hit in told.hits] == [1]
     assert told.hits[0].facts["shared"] == " ".join(words[:13])
     assert told.note == (
-        "0 rows have half of a question's 13-grams or more; 1 of 1 evaluation questions are in the set; 0 have no 13-gram of their own and were compared as a whole"
+        "in 0 of these rows half of a question's 13-grams or more; 1 of 1 evaluation questions are in the set; 0 have no 13-gram of their own and were compared as a whole"
     )
 
 

@@ -122,6 +122,14 @@ def test_groups_that_stand_apart_are_the_same_in_any_order(tmp_path: Path) -> No
     assert groups(random.permutation(18).tolist(), "other") == expected
 
 
+def test_doubles_with_other_answers_are_to_be_looked_at_first(tmp_path: Path) -> None:
+    ask = "Spell this long and winding word backward for the two patient readers who wait for it today: {}"
+    rows = [ask.format(word) for word in ("splat", "canroyer")]
+    warned = "most are problems of their own: look at them before you drop them"
+    assert warned in found(asking(tmp_path / "other", rows, ["talps", "reyornac"]), Likeness(0.8)).note
+    assert warned not in found(asking(tmp_path / "same", rows, ["x", "x"]), Likeness(0.8)).note
+
+
 def test_other_numbers_are_another_problem_unless_told_otherwise(tmp_path: Path) -> None:
     ask = (
         "Tom has {} red apples and gives {} of them to his very best friend; how many are left for him today?"
