@@ -25,7 +25,6 @@ from gaincurate.report.sections import (
     Against,
     Check,
     Difference,
-    Duplicates,
     Ends,
     Example,
     Prompt,
@@ -201,8 +200,10 @@ def example() -> Document:
             )
         ],
         ends=[Ends(name, prompts, prompts, prompts) for name in signals],
-        duplicates=Duplicates(240, 236, 4, 4 / 240, 3, [Example("id7", SCRIPT, "id3")]),
-        hygiene=[Check("near-duplicates", 9, 9 / 240, [Example("id9", SCRIPT, "id4")], "13-grams <hashed>.")],
+        hygiene=[
+            Check("duplicates", 4, 4 / 240, [Example("id7", SCRIPT, "id3 (the same messages)")], "2 groups"),
+            Check("near-duplicates", 9, 9 / 240, [Example("id9", SCRIPT, "id4")], "triples <hashed>"),
+        ],
         run=RunStory("run", "gain-rl", "gc_angle", {"beta": 0.5}, 64, 3, False, rounds, 183.6, 4.2),
         notes=["The columns answer, <i>extra</i> are no numbers and were left out."],
         methods={"correlations": "Spearman's, ties at their mean rank, rows that have both."},

@@ -35,38 +35,25 @@ class Ends:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A row that a check found: its text (shortened), and what it matches (an id, a file), if anything."""
+    """A row that a check found: its text (shortened), and what it collides with or why it was found."""
 
     gc_id: str
     text: str
-    match: str | None
+    match: str
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One hygiene check: `rows` found, `share` of all rows (0 to 1), some examples, and how it was done."""
+    """One hygiene check: `rows` found, `share` of all rows (0 to 1), some examples, and what to know of it.
+
+    Checks are named as in `gaincurate hygiene`, which lists every row.
+    """
 
     check: str
     rows: int
     share: float
     examples: list[Example]
     note: str
-
-
-@dataclass(frozen=True, slots=True)
-class Duplicates:
-    """Exactly equal prompts.
-
-    `distinct` prompts stand in `rows` rows; `repeated` rows are copies of an earlier one, `share` of all;
-    `most` rows hold the most frequent prompt. `examples` name the first copy in `match`.
-    """
-
-    rows: int
-    distinct: int
-    repeated: int
-    share: float
-    most: int
-    examples: list[Example]
 
 
 @dataclass(frozen=True, slots=True)

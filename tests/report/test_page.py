@@ -107,11 +107,10 @@ def bare() -> Document:
         calibrations=[],
         against=[],
         ends=[],
-        hygiene=None,
+        hygiene=[replace(base.hygiene[0], rows=0, share=0.0, examples=[], note="")],
         run=None,
         notes=[],
         methods={},
-        duplicates=replace(base.duplicates, repeated=0, share=0.0, examples=[]),
     )
 
 
@@ -215,7 +214,7 @@ def test_a_set_of_which_little_is_known_has_a_page_of_what_there_is() -> None:
     assert not ids & {"relations", "lifts", "profiles", "outcomes", "calibration", "stability", "run"}
     assert "Too few rows to say" in found.text
     assert "Sample rollouts to know more." in found.text
-    assert "No prompt stands in two rows word for word." in found.text
+    assert "Nothing was found." in found.text
     assert found.all("svg") == []
 
 
