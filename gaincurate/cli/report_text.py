@@ -11,6 +11,7 @@ from gaincurate.cli import output
 if TYPE_CHECKING:
     from gaincurate.report.document import Document
     from gaincurate.report.figures import Estimate, Lift, Relation
+    from gaincurate.report.sections import Predictions
 
 _WIDTH = 100
 
@@ -181,6 +182,36 @@ def _run(found: Document) -> None:
     ]
     head = ["round", "mu", "accuracy", "effective", "drift", "rollouts", "tokens", "training s", "scoring s"]
     output.table(lines, head)
+    if run.predictions is not None:
+        _predictions(run.predictions)
+
+
+def _predictions(told: Predictions) -> None:
+    aim = "the largest p (1 - p)"
+    if told.target_difficulty is not None:
+        aim = f"a failure rate of {told.target_difficulty:g}"
+    _head(
+        f"aims at {aim}, predicted by {told.predictor or 'nothing yet'}; references took "
+        f"{output.number(told.rollouts, ',')} rollouts, {output.number(told.completion_tokens, ',')} "
+        f"completion tokens, {output.number(told.rollout_seconds, ',.1f')} s of rollouts, "
+        f"{output.number(told.predict_seconds, ',.1f')} s of prediction"
+    )
+    for one in told.found:
+        _say(
+            f"round {one.round}, {one.of} ({one.rows:,} prompts): Pearson {_shown(one.pearson)}, noise "
+            f"ceiling {_shown(one.ceiling, '')}, Spearman {_shown(one.spearman)}, Brier {_shown(one.brier, '')} (of "
+            f"the mean alone {output.number(one.brier_of_mean, '.2f')})",
+            "  ",
+        )
+        output.table(
+            [
+                [f"{b.low:.4g} to {b.high:.4g}", f"{b.count:,}", f"{b.predicted:.3f}", f"{b.observed:.3f}"]
+                for b in one.bins
+            ],
+            ["predicted", "prompts", "mean", "observed"],
+        )
+    if told.warning:
+        _say(told.warning, "  ")
 
 
 def _hygiene(found: Document) -> None:
