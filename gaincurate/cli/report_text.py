@@ -199,8 +199,8 @@ def _predictions(told: Predictions) -> None:
     for one in told.found:
         _say(
             f"round {one.round}, {one.of} ({one.rows:,} prompts): Pearson {_shown(one.pearson)}, noise "
-            f"ceiling {_shown(one.ceiling, '')}, Spearman {_shown(one.spearman)}, Brier {_shown(one.brier, '')} (of "
-            f"the mean alone {output.number(one.brier_of_mean, '.2f')})",
+            f"ceiling {_shown(one.ceiling, '')}, Spearman {_shown(one.spearman)}, Brier "
+            f"{_shown(one.brier, '')} (of the mean alone {output.number(one.brier_of_mean, '.2f')})",
             "  ",
         )
         output.table(

@@ -97,6 +97,14 @@ def test_bad_input_is_a_sentence(scored: Path, arguments: list[str], sentence: s
     assert done.stdout == ""
 
 
+def test_pass_rates_that_cannot_be_used_name_the_option_that_was_typed(scored: Path, tmp_path: Path) -> None:
+    path = tmp_path / "r.parquet"
+    pq.write_table(pa.table({"gc_id": ["id00000"], "reward": [2.0]}), path)
+    done = run("report", scored, "--rollouts", path)
+    assert done.exit_code == 2
+    assert done.stderr == f"error: --rollouts {path}: reward of 'id00000' is 2, outside 0 to 1.\n"
+
+
 def test_a_folder_that_is_no_set_is_refused(tmp_path: Path) -> None:
     done = run("report", tmp_path)
     assert done.exit_code == 2

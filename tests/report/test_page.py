@@ -157,7 +157,8 @@ def test_tables_have_captions_and_their_heads_a_scope(read: Reader) -> None:
 
 def test_every_picture_has_a_sentence(read: Reader) -> None:
     pictures = read.all("svg")
-    # 6 histograms, 2 clouds, 1 matrix, 3 targets, 1 batch, 2 profiles, 1 calibration, 1 other set, 5 of the run.
+    # 6 histograms, 2 clouds, 1 matrix, 3 targets, 1 batch, 2 profiles, 1 calibration, 1 other set, 5 of the run,
+    # 2 of its predictions.
     assert len(pictures) == 24
     assert all(a["role"] == "img" and len(a["aria-label"] or "") > 30 for a in pictures)
 
