@@ -25,9 +25,10 @@ from gaincurate.report.sections import (
     Against,
     Check,
     Difference,
-    Duplicates,
     Ends,
     Example,
+    Foresight,
+    Predictions,
     Prompt,
     Round,
     RunStory,
@@ -100,6 +101,16 @@ def _verdict(signal: str, *, by_length: bool) -> Verdict:
         decisive,
         0.992,
         6,
+    )
+
+
+def _predictions() -> Predictions:
+    bins = [ReliabilityBin(0.2, 0.4, 60, 0.31, 0.36), ReliabilityBin(0.4, 0.6, 180, 0.5, 0.55)]
+    brier, ceiling = Estimate(0.09, 0.07, 0.11, 240), Estimate(0.88, 0.81, 0.93, 240)
+    figures = (_estimate(0.4), _estimate(0.38), brier, 0.12, ceiling, bins)
+    found = [Foresight(2, "references", 240, *figures), Foresight(1, "drawn prompts", 240, *figures)]
+    return Predictions(
+        "difficulty", 0.5, "whitened", found, "Drawn prompts are <all> alike.", 960, 7000, 3.0, 0.4
     )
 
 
@@ -201,9 +212,13 @@ def example() -> Document:
             )
         ],
         ends=[Ends(name, prompts, prompts, prompts) for name in signals],
-        duplicates=Duplicates(240, 236, 4, 4 / 240, 3, [Example("id7", SCRIPT, "id3")]),
-        hygiene=[Check("near-duplicates", 9, 9 / 240, [Example("id9", SCRIPT, "id4")], "13-grams <hashed>.")],
-        run=RunStory("run", "gain-rl", "gc_angle", {"beta": 0.5}, 64, 3, False, rounds, 183.6, 4.2),
+        hygiene=[
+            Check("duplicates", 4, 4 / 240, [Example("id7", SCRIPT, "id3 (the same messages)")], "2 groups"),
+            Check("near-duplicates", 9, 9 / 240, [Example("id9", SCRIPT, "id4")], "triples <hashed>"),
+        ],
+        run=RunStory(
+            "run", "gain-rl", "gc_angle", {"beta": 0.5}, 64, 3, False, rounds, 183.6, 4.2, _predictions()
+        ),
         notes=["The columns answer, <i>extra</i> are no numbers and were left out."],
         methods={"correlations": "Spearman's, ties at their mean rank, rows that have both."},
     )

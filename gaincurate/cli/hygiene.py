@@ -11,6 +11,7 @@ import typer
 
 from gaincurate.cli import output
 from gaincurate.cli.hygiene_options import (
+    AnswerColumn,
     AnyNumbers,
     EvalColumn,
     Evals,
@@ -45,9 +46,7 @@ def hygiene(
     max_prompt_tokens: MaxTokens = None,
     verifier: Verifier = None,
     gold_as: GoldAs = None,
-    answer_column: Annotated[
-        str | None, typer.Option(help="Column with the gold answer. Default: the scoring run's.")
-    ] = None,
+    answer_column: AnswerColumn = None,
     evals: Evals = None,
     eval_column: EvalColumn = None,
     ngram: Ngram = 13,

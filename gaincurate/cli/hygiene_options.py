@@ -1,7 +1,8 @@
-"""The options of `hygiene` and of `export --drop`: takes what was typed, yields checked options."""
+"""The options of `hygiene`, of `export --drop` and of `report`: takes what was typed, yields checked ones."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,6 +29,9 @@ Verifier = Annotated[
 GoldAs = Annotated[
     str | None,
     typer.Option(metavar="TEXT", help="Broken gold: how the answer is written, with {answer} in it."),
+]
+AnswerColumn = Annotated[
+    str | None, typer.Option(help="Column with the gold answer. Default: the scoring run's.")
 ]
 Evals = Annotated[
     list[str] | None,
@@ -84,3 +88,38 @@ def hygiene_options(
         ngram,
         overlap,
     )
+
+
+def report_checks(
+    *,
+    max_prompt_tokens: int | None,
+    verifier: str | None,
+    gold_as: str | None,
+    answer_column: str | None,
+    evals: list[str] | None,
+    eval_column: str | None,
+    near_duplicates: bool,
+) -> HygieneOptions:
+    """What a report looks for: all that its options allow, near duplicates only if asked for.
+
+    Raises:
+        InputError: an option without what it goes with, or no library for near duplicates.
+    """
+    from gaincurate.hygiene.options import HygieneOptions
+
+    plain = HygieneOptions()
+    found = hygiene_options(
+        None,
+        near=plain.near.threshold,
+        any_numbers=plain.near.any_numbers,
+        max_prompt_tokens=max_prompt_tokens,
+        verifier=verifier,
+        gold_as=gold_as,
+        answer_column=answer_column,
+        evals=evals,
+        eval_column=eval_column,
+        ngram=plain.ngram,
+        overlap=plain.overlap,
+    )
+    wanted = tuple(check for check in found.chosen() if near_duplicates or check != "near-duplicates")
+    return replace(found, checks=wanted)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from gaincurate.cli import output
+from gaincurate.cli.hygiene_options import (
+    AnswerColumn,
+    EvalColumn,
+    Evals,
+    GoldAs,
+    MaxTokens,
+    Verifier,
+    report_checks,
+)
+from gaincurate.cli.report_text import print_report
 from gaincurate.errors import InputError, OutputError
-
-if TYPE_CHECKING:
-    from gaincurate.report.document import Document
-    from gaincurate.report.figures import Estimate, Lift, Relation
-
-_WIDTH = 100
 
 
 def report(
@@ -44,6 +46,15 @@ def report(
         list[str] | None,
         typer.Option(help="A column of the source to take for a level of difficulty; may be repeated."),
     ] = None,
+    evals: Evals = None,
+    eval_column: EvalColumn = None,
+    max_prompt_tokens: MaxTokens = None,
+    verifier: Verifier = None,
+    gold_as: GoldAs = None,
+    answer_column: AnswerColumn = None,
+    near_duplicates: Annotated[
+        bool, typer.Option("--near-duplicates", help="Look for near duplicates too, which takes longer.")
+    ] = False,
     page: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Write all of it as one HTML file, which works offline."),
@@ -53,7 +64,8 @@ def report(
     """Say what each score of a set is worth: more than prompt length, or not.
 
     Without pass rates (--rollouts, --run) or a level of difficulty it can say what a score follows, not what
-    it is worth for training.
+    it is worth for training. Rows that stand there twice are counted; further checks of the rows are made
+    where their options are given, see `gaincurate hygiene`.
 
     Example: gaincurate report scored --rollouts rollouts -o report.html
     """
@@ -63,6 +75,15 @@ def report(
         from gaincurate.report.build import report as build
         from gaincurate.report.document import to_json
 
+        checks = report_checks(
+            max_prompt_tokens=max_prompt_tokens,
+            verifier=verifier,
+            gold_as=gold_as,
+            answer_column=answer_column,
+            evals=evals,
+            eval_column=eval_column,
+            near_duplicates=near_duplicates,
+        )
         found = build(
             folder,
             run=run,
@@ -70,6 +91,7 @@ def report(
             against=against or [],
             group_column=group_column,
             columns=columns or [],
+            hygiene=checks,
         )
         if page is not None:
             from gaincurate.files import write_atomic
@@ -80,7 +102,7 @@ def report(
         if as_json:
             output.as_json(to_json(found))
         else:
-            _print(found)
+            print_report(found)
 
 
 def _need_a_place_for_the_page(page: Path) -> None:
@@ -91,188 +113,3 @@ def _need_a_place_for_the_page(page: Path) -> None:
     if page.is_dir() or not page.parent.is_dir():
         what = "is a folder" if page.is_dir() else f"lies in {page.parent}, which is no folder"
         raise OutputError(f"--output {page} {what}: name a file, such as report.html.", path=str(page))
-
-
-def _print(found: Document) -> None:
-    about = found.about
-    _say(
-        f"{about.folder}: {about.rows:,} rows, {about.model}, {about.dtype} on {about.device}; length is "
-        f"{about.length_column}; groups: {about.group_column or 'none'} ({about.group_how})"
-    )
-    output.text()
-    _say(found.headline)
-    if found.unknown is not None:
-        _say(found.unknown)
-    for verdict in found.verdicts:
-        if verdict.banner is not None:
-            _say(f"WARNING: {verdict.banner}")
-    output.text()
-    for verdict in found.verdicts:
-        _say(f"[{verdict.verdict}] {verdict.sentence}", "  ")
-    _signals(found)
-    for target in dict.fromkeys(relation.target for relation in found.relations):
-        _target(found, target)
-    _outcomes(found)
-    _against(found)
-    _run(found)
-    _rows(found)
-
-
-def _say(line: str, indent: str = "") -> None:
-    """A sentence, over several lines where it is long."""
-    plain = output.plain(line)
-    for part in textwrap.wrap(plain, _WIDTH, subsequent_indent=indent, break_on_hyphens=False):
-        output.text(part)
-
-
-def _head(line: str) -> None:
-    output.text()
-    _say(line)
-
-
-def _signals(found: Document) -> None:
-    _head("spread, and rank correlation with question length (with half of its 95 % interval)")
-    length = {verdict.signal: verdict.length for verdict in found.verdicts}
-    shares = {share.column: share for share in found.group_shares}
-    explained = {profile.signal: profile.explained for profile in found.profiles}
-    group = [] if found.about.group_column is None else [f"explained by {found.about.group_column}"]
-    lines = []
-    for one in found.distributions:
-        quantiles = [f"{one.quantiles[place]:.4g}" for place in (2, 4, 6)] if one.quantiles else ["-"] * 3
-        cells = [one.column, f"{one.rows:,}", *quantiles]
-        cells += [_shown(length.get(one.column)), output.number(explained.get(one.column), ".0%")]
-        if group:
-            share = shares.get(one.column)
-            cells.append(output.number(None if share is None else share.eta_squared, ".0%"))
-        lines.append(cells)
-    output.table(lines, ["column", "rows", "5%", "50%", "95%", "length", "explained by it", *group])
-
-
-def _target(found: Document, target: str) -> None:
-    from gaincurate.report.figures import ENDS
-
-    relations = [relation for relation in found.relations if relation.target == target]
-    _head(f"rank correlation with {target} (with half of its 95 % interval)")
-    grouped = found.about.group_column is not None
-    head = ["column", "overall", "given length", "in length bins"]
-    head += ["in groups", "both"] if grouped else []
-    lifts = {(lift.column, lift.end): lift for lift in found.lifts if lift.target == target}
-    head += [f"{end} tenth" for end in ENDS] if lifts else []
-    lines = [_relation(relation, lifts, grouped=grouped) for relation in relations]
-    length = found.about.length_column
-    if relations:
-        blank = ["-"] * (4 if grouped else 2)
-        lines.append([length, _shown(relations[0].length), *blank, *_ends(lifts, length)])
-    output.table(lines, head)
-    if lifts:
-        _say("tenths: their mean p (1 - p) over that of a random tenth")
-
-
-def _relation(relation: Relation, lifts: dict[tuple[str, str], Lift], *, grouped: bool) -> list[str]:
-    cells = [relation.overall, relation.given_length, relation.within_length_bins]
-    groups = [relation.within_groups, relation.given_length_within_groups] if grouped else []
-    return [relation.signal, *map(_shown, [*cells, *groups]), *_ends(lifts, relation.signal)]
-
-
-def _ends(lifts: dict[tuple[str, str], Lift], column: str) -> list[str]:
-    from gaincurate.report.figures import ENDS
-
-    if not lifts:
-        return []
-    found = [lifts.get((column, end)) for end in ENDS]
-    return [_shown(None if lift is None else lift.ratio, "") for lift in found]
-
-
-def _shown(found: Estimate | None, sign: str = "+") -> str:
-    if found is None or found.value is None:
-        return "-"
-    text = format(found.value, f"{sign}.2f")
-    if found.low is None or found.high is None:
-        return text
-    return f"{text} ±{(found.high - found.low) / 2:.2f}"
-
-
-def _outcomes(found: Document) -> None:
-    for one in found.outcomes:
-        _head(
-            f"{one.name}: {one.prompts:,} prompts"
-            + ("" if one.rollouts is None else f", {one.rollouts:,} rollouts")
-            + f", mean {one.mean:.3f}; all right {one.always:.0%}, none right {one.never:.0%}; mean "
-            f"p (1 - p) {_shown(one.mean_variance, '')}; highest correlation that a prediction could show "
-            f"{_shown(one.ceiling, '')}"
-        )
-        if one.unknown:
-            _say(f"  {one.unknown:,} of its prompts are not in this set.")
-        for note in one.notes:
-            _say(f"  {note}")
-    for calibration in found.calibrations:
-        _head(
-            f"{calibration.column} against {calibration.outcome}: Pearson {_shown(calibration.pearson)}, "
-            f"Spearman {_shown(calibration.spearman)}, Brier {_shown(calibration.brier, '')} (of the mean "
-            f"alone {calibration.brier_of_mean:.2f})"
-        )
-        lines = [
-            [f"{b.low:.1f} to {b.high:.1f}", f"{b.count:,}", f"{b.predicted:.2f}", f"{b.observed:.2f}"]
-            for b in calibration.bins
-        ]
-        output.table(lines, ["predicted", "prompts", "mean", "observed"])
-
-
-def _against(found: Document) -> None:
-    for other in found.against:
-        differ = ", ".join(f"{d.key} {d.here} here and {d.there} there" for d in other.differences[:4])
-        _head(
-            f"against {other.folder}: {other.shared:,} rows in both, {other.only_here:,} only here, "
-            f"{other.only_there:,} only there" + (f"; {differ}" if differ else "")
-        )
-        lines = [
-            [one.signal, _shown(one.correlation), output.number(one.top_shared, ".0%")]
-            for one in other.signals
-        ]
-        output.table(lines, ["signal", "rank correlation", "highest tenth shared"])
-
-
-def _run(found: Document) -> None:
-    run = found.run
-    if run is None:
-        return
-    _head(
-        f"{run.folder}: {run.strategy}{'' if run.by is None else f' by {run.by}'}, {len(run.rounds)} of "
-        f"{run.planned_rounds} rounds, {run.budget:,} prompts each; {run.training_seconds:,.0f} s of "
-        f"training, {run.scoring_seconds:,.0f} s of scoring"
-    )
-    lines = [
-        [
-            str(one.round),
-            output.number(one.mu, ",.0f"),
-            output.number(one.accuracy, ".3f"),
-            output.number(one.effective, ".0%"),
-            output.number(one.drift, "+.3f"),
-            output.number(one.rollouts, ","),
-            output.number(one.completion_tokens, ","),
-            output.number(one.training_seconds, ",.0f"),
-            output.number(one.scoring_seconds, ",.0f"),
-        ]
-        for one in run.rounds
-    ]
-    head = ["round", "mu", "accuracy", "effective", "drift", "rollouts", "tokens", "training s", "scoring s"]
-    output.table(lines, head)
-
-
-def _rows(found: Document) -> None:
-    copies = found.duplicates
-    if copies.rows:
-        _head(
-            f"exact duplicates: {copies.repeated:,} of {copies.rows:,} prompts repeat an earlier one "
-            f"({copies.share:.1%}); the most frequent stands {copies.most:,} times"
-        )
-    for check in found.hygiene or []:
-        _say(f"{check.check}: {check.rows:,} rows ({check.share:.1%}). {check.note}")
-    _notes(found.notes)
-
-
-def _notes(notes: Sequence[str]) -> None:
-    if notes:
-        output.text()
-    for note in notes:
-        _say(f"note: {note}", "  ")

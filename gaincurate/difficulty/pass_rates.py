@@ -85,18 +85,28 @@ class PassRates:
         return replace(self, ids=ids, wins=self.wins[kept], losses=self.losses[kept])
 
 
-def read_pass_rates(path: Path, rules: Rules | None = None) -> list[PassRates]:
+def read_pass_rates(path: Path, rules: Rules | None = None, *, option: str = "--outcomes") -> list[PassRates]:
     """Every policy in a file or folder, in order of rounds or names.
 
     Args:
         path: see the module.
         rules: the range of rewards. Default: a run's own, else 0 to 1.
+        option: what the user typed before the path, for the sentences of errors.
 
     Raises:
         InputError: nothing there, other columns, a value that is no rate, or no prompt that was judged.
         OutcomeError: an outcome line that cannot be used, with its number.
         StorageError: it cannot be read.
     """
+    try:
+        return _read(path, rules)
+    except InputError as error:
+        said = str(error)  # its first word: a path may hold it too
+        said = option + said.removeprefix("--outcomes") if said.startswith("--outcomes") else said
+        raise type(error)(said, **error.data) from error
+
+
+def _read(path: Path, rules: Rules | None) -> list[PassRates]:
     if not path.exists():
         raise InputError(f"--outcomes {path} does not exist.", path=str(path))
     own = rules or Rules()

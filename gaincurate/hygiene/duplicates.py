@@ -19,6 +19,7 @@ from gaincurate.hygiene.text import normal
 from gaincurate.scored_set import ScoredSet
 from gaincurate.scoring.columns import Message, column_values
 
+_encode = json.JSONEncoder(sort_keys=True, default=str).encode
 _RECORD = np.dtype([("high", "u8"), ("low", "u8"), ("exact", "u8"), ("answer", "u8")])
 
 
@@ -51,14 +52,12 @@ def records_of(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.void]]:
     """Places, and for each a hash of what it asks, of its exact messages and of its answer."""
     places = np.flatnonzero(alive)
-    records = np.zeros(len(places), _RECORD)
-    row = 0
+    found = bytearray()
     for _, table in batches(scored, alive):
         answers = column_values(table, answer) if answer else [None] * table.num_rows
         for messages, gold in zip(read(scored, table), answers, strict=True):
-            records[row] = np.frombuffer(_record(messages, gold), _RECORD)[0]
-            row += 1
-    return places, records
+            found += _record(messages, gold)
+    return places, np.frombuffer(found, _RECORD)
 
 
 def _record(messages: Sequence[Message], gold: object) -> bytes:
@@ -68,8 +67,7 @@ def _record(messages: Sequence[Message], gold: object) -> bytes:
 
 
 def _digest(value: object, size: int) -> bytes:
-    text = json.dumps(value, sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=size).digest()
+    return hashlib.blake2b(_encode(value).encode(), digest_size=size).digest()
 
 
 def first_of_each(records: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:

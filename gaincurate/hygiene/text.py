@@ -23,6 +23,8 @@ _SHARE = 0.1  # of the rows have an end that is a template
 
 def normal(text: str) -> str:
     """Composed characters, no upper case, one space for any white space."""
+    if text.isascii():  # the same, without a look at every character
+        return " ".join(text.lower().split())
     folded = unicodedata.normalize("NFD", text).casefold()
     return " ".join(unicodedata.normalize("NFC", folded).split())
 

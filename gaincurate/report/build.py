@@ -5,23 +5,24 @@ The only composer. The same inputs give the same document. Prints nothing and wr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gaincurate.difficulty.predict import COLUMNS
+from gaincurate.hygiene.options import HygieneOptions
 from gaincurate.report import sentences
 from gaincurate.report.against import compare
+from gaincurate.report.checks import DUPLICATES, checks
 from gaincurate.report.document import FORMAT, About, Document, Verdict
 from gaincurate.report.figures import Calibration, Lift
 from gaincurate.report.methods import METHODS
 from gaincurate.report.observed import Observed, hashes_in, observe, read_rollouts, read_run
-from gaincurate.report.prompts import duplicates, ends
+from gaincurate.report.prompts import ends
 from gaincurate.report.relations import TARGETS, Relations, relate
 from gaincurate.report.samples import Pair
-from gaincurate.report.sections import Check
 from gaincurate.report.spread import distribution, scatter
 from gaincurate.report.story import tell
 from gaincurate.report.table import LENGTH, Table, read_table
@@ -44,7 +45,7 @@ def report(
     against: Sequence[str | Path] = (),
     group_column: str | None = None,
     columns: Sequence[str] = (),
-    hygiene: Callable[[ScoredSet], list[Check]] | None = None,
+    hygiene: HygieneOptions = DUPLICATES,
 ) -> Document:
     """What the scores of a set are worth.
 
@@ -55,10 +56,11 @@ def report(
         against: other scored sets of the same prompts.
         group_column: the column of groups; found by name where it is not given.
         columns: more columns to take for levels.
-        hygiene: further checks.
+        hygiene: what to look for in the rows; default: duplicates.
 
     Raises:
         InputError: a column is not there, or what was given cannot be used with this set.
+        SourceError: an evaluation set cannot be read.
         OutputError: no finished set or run, or a damaged file.
         StorageError: a file cannot be read.
     """
@@ -71,6 +73,7 @@ def report(
         found += [] if outcomes is None else [outcomes]
         _note_run(scored, table, opened, empty=outcomes is None)
     observed = observe(scored, table, found)
+    checked = checks(scored, hygiene)
     same = _made_of(scored, table, observed)
     relations = relate(table, same)
     batches = lifts(table)
@@ -99,8 +102,7 @@ def report(
         calibrations=_calibrations(table, observed, same),
         against=[compare(scored, table, Path(path)) for path in against],
         ends=[ends(scored, table, name) for name in signals],
-        duplicates=duplicates(scored),
-        hygiene=None if hygiene is None else hygiene(scored),
+        hygiene=checked,
         run=None if opened is None else tell(opened),
         notes=table.notes,
         methods=METHODS,

@@ -24,7 +24,7 @@ from gaincurate.report.figures import (
     Relation,
     Scatter,
 )
-from gaincurate.report.sections import Against, Check, Duplicates, Ends, RunStory
+from gaincurate.report.sections import Against, Check, Ends, RunStory
 from gaincurate.shards import Json
 
 FORMAT = 1
@@ -146,8 +146,7 @@ class Document:
         calibrations: predicted failure rates against observed ones.
         against: other sets of the same prompts.
         ends: prompts at the top, middle and bottom of each signal.
-        duplicates: exactly equal prompts.
-        hygiene: further checks; None where none was asked for.
+        hygiene: what is wrong with the rows: duplicates, and what else was looked for.
         run: a run over the set; None where none was given.
         notes: all that was left out, sampled or found by name, sentence by sentence.
         methods: how each kind of figure was made, by name of the field.
@@ -170,8 +169,7 @@ class Document:
     calibrations: list[Calibration]
     against: list[Against]
     ends: list[Ends]
-    duplicates: Duplicates
-    hygiene: list[Check] | None
+    hygiene: list[Check]
     run: RunStory | None
     notes: list[str]
     methods: dict[str, str]

@@ -54,7 +54,11 @@ METHODS = {
         "Correlation ratio of the signal's ranks over bins of like length: what length says of it, in "
         "whatever form."
     ),
-    "duplicates": "Rows whose whole prompt has the same 64-bit hash.",
+    "hygiene": (
+        "Duplicates are rows with the messages of an earlier row, but for white space, upper case and how "
+        "Unicode composes characters; answers do not count. `gaincurate hygiene` has every check's rows and "
+        "finer options."
+    ),
     "top_shared": "Of the tenth with the highest values in one set, the share that is in the other's too.",
 }
 """By the name of a field or a figure."""

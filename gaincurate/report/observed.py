@@ -75,10 +75,7 @@ def read_rollouts(path: Path) -> list[Rates]:
         ids = table.column(ID).combine_chunks()
         digest = digest_files(sorted(path.rglob("*.arrow")))
         return [Rates(path.name, "rollouts", str(path), ids, wins, losses, True, frozenset([digest]), [])]
-    try:
-        found = read_pass_rates(path)
-    except InputError as error:  # which names the option of another command
-        raise type(error)(str(error).replace("--outcomes", "--rollouts"), **error.data) from error
+    found = read_pass_rates(path, option="--rollouts")
     if any(rates.round is not None for rates in found):
         return [_of_rounds(found, path, "rollouts", [])]
     names = [path.name if len(found) == 1 else f"{path.name}, {rates.name}" for rates in found]
@@ -103,7 +100,7 @@ def read_run(run: Run) -> Rates | None:
     if not any(run.outcomes(round_).exists() and run.outcomes(round_).stat().st_size for round_ in rounds):
         return None
     drawn = f"The prompts were drawn by {run.config.strategy}: what holds among them need not hold elsewhere."
-    return _of_rounds(read_pass_rates(run.folder), run.folder, "run", [drawn])
+    return _of_rounds(read_pass_rates(run.folder, option="--run"), run.folder, "run", [drawn])
 
 
 def _of_rounds(found: Sequence[PassRates], path: Path, source: str, notes: list[str]) -> Rates:

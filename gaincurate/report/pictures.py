@@ -23,7 +23,7 @@ from gaincurate.report.figures import (
     Relation,
     Scatter,
 )
-from gaincurate.report.sections import Against, RunStory
+from gaincurate.report.sections import Against, Foresight, Predictions, RunStory
 from gaincurate.report.words import count, number, signed, spoken
 
 CONTROLS = (
@@ -56,11 +56,13 @@ class Pictures:
     calibrations: list[Markup]
     against: list[Markup]
     rounds: dict[str, Markup]
+    foresight: list[Markup]
 
 
 def pictures(document: Document) -> Pictures:
     """Draw all of them."""
     about = document.about
+    told = document.run.predictions if document.run else None
     return Pictures(
         distributions=[_distribution(figure) for figure in document.distributions],
         scatters=[_scatter(figure) for figure in document.scatters],
@@ -73,6 +75,7 @@ def pictures(document: Document) -> Pictures:
         calibrations=[_calibration(figure) for figure in document.calibrations],
         against=[_against(other) for other in document.against],
         rounds=_rounds(document.run) if document.run else {},
+        foresight=[_foresight(told, one) for one in told.found] if told else [],
     )
 
 
@@ -185,7 +188,18 @@ def _calibration(figure: Calibration) -> Markup:
         f"Predicted failure rates ({figure.column}) against observed ones ({figure.outcome}) in "
         f"{len(figure.bins)} bins; mean squared difference {number(figure.brier.value)}."
     )
-    return run_charts.reliability(figure, sentence)
+    return run_charts.reliability(figure.bins, sentence)
+
+
+def _foresight(predictions: Predictions, found: Foresight) -> Markup:
+    if not found.bins:
+        return NOTHING
+    what, end = ("failure rate", 1.0) if predictions.target == "difficulty" else ("p (1 - p)", 0.25)
+    sentence = (
+        f"Predicted {what} against the observed one in round {found.round}, {found.of}: "
+        f"{len(found.bins)} bins, mean squared difference {number(found.brier.value)}."
+    )
+    return run_charts.reliability(found.bins, sentence, what, end)
 
 
 def _against(other: Against) -> Markup:

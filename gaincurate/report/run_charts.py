@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from gaincurate.report import charts
 from gaincurate.report.drawing import MARK, MINUS, MUTED, draw
-from gaincurate.report.figures import Calibration
+from gaincurate.report.figures import ReliabilityBin
 from gaincurate.report.sections import Round, RunStory
 from gaincurate.report.words import count, number, seconds, share
 
@@ -69,9 +69,11 @@ def tokens(run: RunStory) -> Markup:
     return _bars(run, parts, title="tokens", said=number)
 
 
-def reliability(figure: Calibration, sentence: str) -> Markup:
-    """Observed over predicted failure rates; equal on the dashed line; larger dots are more prompts."""
-    most = max(b.count for b in figure.bins)
+def reliability(
+    bins: Sequence[ReliabilityBin], sentence: str, what: str = "failure rate", end: float = 1.0
+) -> Markup:
+    """Observed over predicted values from 0 to `end`; the same on the dashed line."""
+    most = max(b.count for b in bins)
     rows = [
         {
             "predicted": b.predicted,
@@ -79,12 +81,13 @@ def reliability(figure: Calibration, sentence: str) -> Markup:
             "size": 20 + 220 * b.count / most,
             "words": f"predicted {share(b.predicted)}, was {share(b.observed)}, {count(b.count)} prompts",
         }
-        for b in figure.bins
+        for b in bins
     ]
-    scale = alt.Scale(domain=[0, 1], nice=False)
-    x = alt.X("predicted:Q", title="predicted failure rate", scale=scale, axis=alt.Axis(tickCount=5))
-    y = alt.Y("observed:Q", title="observed failure rate", scale=scale, axis=alt.Axis(tickCount=5))
-    even = charts.chart([{"predicted": 0, "observed": 0}, {"predicted": 1, "observed": 1}])
+    end = max(end, *(b.observed for b in bins))
+    scale = alt.Scale(domain=[0, end], nice=False)
+    x = alt.X("predicted:Q", title=f"predicted {what}", scale=scale, axis=alt.Axis(tickCount=5))
+    y = alt.Y("observed:Q", title=f"observed {what}", scale=scale, axis=alt.Axis(tickCount=5))
+    even = charts.chart([{"predicted": 0, "observed": 0}, {"predicted": end, "observed": end}])
     dots = charts.chart(rows)
     layers = [
         even.mark_line(aria=False, color=MUTED, strokeDash=[3, 3], strokeWidth=1).encode(x=x, y=y),

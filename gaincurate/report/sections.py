@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gaincurate.report.figures import Estimate
+from gaincurate.report.figures import Estimate, ReliabilityBin
 from gaincurate.shards import Json
 
 
@@ -35,38 +35,25 @@ class Ends:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A row that a check found: its text (shortened), and what it matches (an id, a file), if anything."""
+    """A row that a check found: its text (shortened), and what it collides with or why it was found."""
 
     gc_id: str
     text: str
-    match: str | None
+    match: str
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One hygiene check: `rows` found, `share` of all rows (0 to 1), some examples, and how it was done."""
+    """One hygiene check: `rows` found, `share` of all rows (0 to 1), some examples, and what to know of it.
+
+    Checks are named as in `gaincurate hygiene`, which lists every row.
+    """
 
     check: str
     rows: int
     share: float
     examples: list[Example]
     note: str
-
-
-@dataclass(frozen=True, slots=True)
-class Duplicates:
-    """Exactly equal prompts.
-
-    `distinct` prompts stand in `rows` rows; `repeated` rows are copies of an earlier one, `share` of all;
-    `most` rows hold the most frequent prompt. `examples` name the first copy in `match`.
-    """
-
-    rows: int
-    distinct: int
-    repeated: int
-    share: float
-    most: int
-    examples: list[Example]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +124,49 @@ class Round:
 
 
 @dataclass(frozen=True, slots=True)
+class Foresight:
+    """What a round's predictions were worth, on its references or on the prompts that were drawn by them.
+
+    `rows` prompts were observed. `pearson` is to be read against `ceiling`, what the truth itself would have
+    with so few rollouts; `brier` is the mean squared difference, `brier_of_mean` that of the best constant.
+    """
+
+    round: int
+    of: str
+    rows: int
+    pearson: Estimate
+    spearman: Estimate
+    brier: Estimate
+    brier_of_mean: float | None
+    ceiling: Estimate
+    bins: list[ReliabilityBin]
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """Predicted difficulty in a run: what is predicted and how, how well, and what its references cost.
+
+    `target` is "difficulty" (the failure rate; `target_difficulty` is aimed at) or "variance" (p (1 - p)).
+    `warning` says what a correlation over drawn prompts does not show; None without one.
+    """
+
+    target: str
+    target_difficulty: float | None
+    predictor: str | None
+    found: list[Foresight]
+    warning: str | None
+    rollouts: int | None
+    completion_tokens: int | None
+    rollout_seconds: float | None
+    predict_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class RunStory:
-    """A run: its facts, every round so far and the sums of wall seconds."""
+    """A run: its facts, every round so far and the sums of wall seconds.
+
+    `predictions` is None where the strategy goes by none.
+    """
 
     folder: str
     strategy: str
@@ -150,3 +178,4 @@ class RunStory:
     rounds: list[Round]
     training_seconds: float
     scoring_seconds: float
+    predictions: Predictions | None

@@ -132,7 +132,11 @@ def read(run: Run, asked: Asked, path: Path, *, ours: bool = False, note: Note =
     """
     rollouts = path if path.is_dir() and _is_rollout_set(path) else None
     rules = rules_of(run.config)
-    found = _of_round(_rates(path, Rules() if rollouts else rules), asked.round, path)
+    found = _of_round(
+        read_pass_rates(path, Rules() if rollouts else rules, option="--reference-outcomes"),
+        asked.round,
+        path,
+    )
     if found.round is not None and path.is_file() and not path.read_bytes().endswith(b"\n"):
         note(f"warning: the last line of {path} has no end and was left out")
     places = {gc_id: place for place, gc_id in enumerate(found.ids)}
@@ -151,14 +155,6 @@ def read(run: Run, asked: Asked, path: Path, *, ours: bool = False, note: Note =
     rates = PassRates(found.name, kept, found.wins[rows], found.losses[rows], found.counted)
     _write(asked.folder / OBSERVED, rates)
     return Seen(rates, {**_counts(run, asked.ids, rates, rollouts, path), "left_out": len(absent)}, rollouts)
-
-
-def _rates(path: Path, rules: Rules) -> list[PassRates]:
-    try:
-        return read_pass_rates(path, rules)
-    except InputError as error:
-        said = str(error).replace("--outcomes", "--reference-outcomes")
-        raise type(error)(said, **error.data) from error
 
 
 def _is_rollout_set(path: Path) -> bool:

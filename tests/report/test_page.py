@@ -108,11 +108,10 @@ def bare() -> Document:
         calibrations=[],
         against=[],
         ends=[],
-        hygiene=None,
+        hygiene=[replace(base.hygiene[0], rows=0, share=0.0, examples=[], note="")],
         run=None,
         notes=[],
         methods={},
-        duplicates=replace(base.duplicates, repeated=0, share=0.0, examples=[]),
     )
 
 
@@ -159,8 +158,9 @@ def test_tables_have_captions_and_their_heads_a_scope(read: Reader) -> None:
 
 def test_every_picture_has_a_sentence(read: Reader) -> None:
     pictures = read.all("svg")
-    # 6 histograms, 2 clouds, 1 matrix, 3 targets, 1 batch, 2 profiles, 1 calibration, 1 other set, 5 of the run.
-    assert len(pictures) == 22
+    # 6 histograms, 2 clouds, 1 matrix, 3 targets, 1 batch, 2 profiles, 1 calibration, 1 other set, 5 of the run,
+    # 2 of its predictions.
+    assert len(pictures) == 24
     assert all(a["role"] == "img" and len(a["aria-label"] or "") > 30 for a in pictures)
 
 
@@ -234,7 +234,7 @@ def test_a_set_of_which_little_is_known_has_a_page_of_what_there_is() -> None:
     assert not ids & {"relations", "lifts", "profiles", "outcomes", "calibration", "stability", "run"}
     assert "Too few rows to say" in found.text
     assert "Sample rollouts to know more." in found.text
-    assert "No prompt stands in two rows word for word." in found.text
+    assert "Nothing was found." in found.text
     assert found.all("svg") == []
 
 

@@ -1,19 +1,16 @@
-"""Prompts in a report: the right rows, their texts as they are, and copies counted."""
+"""Prompts in a report: the right rows, and their texts as they are."""
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from column_sets import column_set
-from gaincurate.report.prompts import LONGEST, duplicates, ends
+from gaincurate.report.prompts import LONGEST, ends
 from gaincurate.report.table import read_table
 from gaincurate.scored_set import ScoredSet
 
@@ -66,26 +63,8 @@ def chat(*contents: str) -> list[dict[str, str]]:
     return [{"role": roles[k % 4], "content": text} for k, text in enumerate(contents)]
 
 
-def test_of_a_chat_the_last_user_message_is_shown_and_all_messages_are_compared(tmp_path: Path) -> None:
+def test_of_a_chat_the_last_user_message_is_shown(tmp_path: Path) -> None:
     kind = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
     rows = [chat("s", "q"), chat("other", "q"), chat("s", "q"), chat("s", "q", "a", "again")]
     scored = a_set(tmp_path, pa.array(rows, kind))
     assert [p.text for p in ends(scored, read_table(scored), "gc_angle").top] == ["again", "q", "q", "q"]
-    found = duplicates(scored)
-    assert (found.rows, found.distinct, found.repeated, found.most) == (4, 3, 1, 2)
-    (example,) = found.examples
-    assert (example.gc_id, example.match, example.text) == ("id00002", "id00000", "q")
-
-
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.sampled_from(["a", "a ", "b", "ab", "", "\u00e9", "e\u0301"]), min_size=1, max_size=12))
-def test_copies_are_counted_exactly(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
-    found = duplicates(a_set(tmp_path_factory.mktemp("d"), texts))
-    counts = Counter(texts)
-    assert (found.rows, found.distinct, found.most) == (len(texts), len(counts), max(counts.values()))
-    assert found.repeated == len(texts) - len(counts)
-    assert found.share == found.repeated / len(texts)
-    assert len(found.examples) == min(5, found.repeated)
-    for example in found.examples:
-        first = texts.index(texts[int(example.gc_id.removeprefix("id"))])
-        assert example.match == f"id{first:05d}"

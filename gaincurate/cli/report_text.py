@@ -1,0 +1,244 @@
+"""What a report shows in the terminal: takes the document, prints it. Knows nothing of files or options."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from gaincurate.cli import output
+
+if TYPE_CHECKING:
+    from gaincurate.report.document import Document
+    from gaincurate.report.figures import Estimate, Lift, Relation
+    from gaincurate.report.sections import Predictions
+
+_WIDTH = 100
+
+
+def print_report(found: Document) -> None:
+    """The first screen says whether to sort by anything; all else follows."""
+    about = found.about
+    _say(
+        f"{about.folder}: {about.rows:,} rows, {about.model}, {about.dtype} on {about.device}; length is "
+        f"{about.length_column}; groups: {about.group_column or 'none'} ({about.group_how})"
+    )
+    output.text()
+    _say(found.headline)
+    if found.unknown is not None:
+        _say(found.unknown)
+    for verdict in found.verdicts:
+        if verdict.banner is not None:
+            _say(f"WARNING: {verdict.banner}")
+    output.text()
+    for verdict in found.verdicts:
+        _say(f"[{verdict.verdict}] {verdict.sentence}", "  ")
+    _signals(found)
+    for target in dict.fromkeys(relation.target for relation in found.relations):
+        _target(found, target)
+    _outcomes(found)
+    _against(found)
+    _run(found)
+    _hygiene(found)
+    _notes(found.notes)
+
+
+def _say(line: str, indent: str = "") -> None:
+    """A sentence, over several lines where it is long."""
+    plain = output.plain(line)
+    for part in textwrap.wrap(plain, _WIDTH, subsequent_indent=indent, break_on_hyphens=False):
+        output.text(part)
+
+
+def _head(line: str) -> None:
+    output.text()
+    _say(line)
+
+
+def _signals(found: Document) -> None:
+    _head("spread, and rank correlation with question length (with half of its 95 % interval)")
+    length = {verdict.signal: verdict.length for verdict in found.verdicts}
+    shares = {share.column: share for share in found.group_shares}
+    explained = {profile.signal: profile.explained for profile in found.profiles}
+    group = [] if found.about.group_column is None else [f"explained by {found.about.group_column}"]
+    lines = []
+    for one in found.distributions:
+        quantiles = [f"{one.quantiles[place]:.4g}" for place in (2, 4, 6)] if one.quantiles else ["-"] * 3
+        cells = [one.column, f"{one.rows:,}", *quantiles]
+        cells += [_shown(length.get(one.column)), output.number(explained.get(one.column), ".0%")]
+        if group:
+            share = shares.get(one.column)
+            cells.append(output.number(None if share is None else share.eta_squared, ".0%"))
+        lines.append(cells)
+    output.table(lines, ["column", "rows", "5%", "50%", "95%", "length", "explained by it", *group])
+
+
+def _target(found: Document, target: str) -> None:
+    from gaincurate.report.figures import ENDS
+
+    relations = [relation for relation in found.relations if relation.target == target]
+    _head(f"rank correlation with {target} (with half of its 95 % interval)")
+    grouped = found.about.group_column is not None
+    head = ["column", "overall", "given length", "in length bins"]
+    head += ["in groups", "both"] if grouped else []
+    lifts = {(lift.column, lift.end): lift for lift in found.lifts if lift.target == target}
+    head += [f"{end} tenth" for end in ENDS] if lifts else []
+    lines = [_relation(relation, lifts, grouped=grouped) for relation in relations]
+    length = found.about.length_column
+    if relations:
+        blank = ["-"] * (4 if grouped else 2)
+        lines.append([length, _shown(relations[0].length), *blank, *_ends(lifts, length)])
+    output.table(lines, head)
+    if lifts:
+        _say("tenths: their mean p (1 - p) over that of a random tenth")
+
+
+def _relation(relation: Relation, lifts: dict[tuple[str, str], Lift], *, grouped: bool) -> list[str]:
+    cells = [relation.overall, relation.given_length, relation.within_length_bins]
+    groups = [relation.within_groups, relation.given_length_within_groups] if grouped else []
+    return [relation.signal, *map(_shown, [*cells, *groups]), *_ends(lifts, relation.signal)]
+
+
+def _ends(lifts: dict[tuple[str, str], Lift], column: str) -> list[str]:
+    from gaincurate.report.figures import ENDS
+
+    if not lifts:
+        return []
+    found = [lifts.get((column, end)) for end in ENDS]
+    return [_shown(None if lift is None else lift.ratio, "") for lift in found]
+
+
+def _shown(found: Estimate | None, sign: str = "+") -> str:
+    if found is None or found.value is None:
+        return "-"
+    text = format(found.value, f"{sign}.2f")
+    if found.low is None or found.high is None:
+        return text
+    return f"{text} ±{(found.high - found.low) / 2:.2f}"
+
+
+def _outcomes(found: Document) -> None:
+    for one in found.outcomes:
+        _head(
+            f"{one.name}: {one.prompts:,} prompts"
+            + ("" if one.rollouts is None else f", {one.rollouts:,} rollouts")
+            + f", mean {one.mean:.3f}; all right {one.always:.0%}, none right {one.never:.0%}; mean "
+            f"p (1 - p) {_shown(one.mean_variance, '')}; highest correlation that a prediction could show "
+            f"{_shown(one.ceiling, '')}"
+        )
+        if one.unknown:
+            _say(f"  {one.unknown:,} of its prompts are not in this set.")
+        for note in one.notes:
+            _say(f"  {note}")
+    for calibration in found.calibrations:
+        _head(
+            f"{calibration.column} against {calibration.outcome}: Pearson {_shown(calibration.pearson)}, "
+            f"Spearman {_shown(calibration.spearman)}, Brier {_shown(calibration.brier, '')} (of the mean "
+            f"alone {calibration.brier_of_mean:.2f})"
+        )
+        lines = [
+            [f"{b.low:.1f} to {b.high:.1f}", f"{b.count:,}", f"{b.predicted:.2f}", f"{b.observed:.2f}"]
+            for b in calibration.bins
+        ]
+        output.table(lines, ["predicted", "prompts", "mean", "observed"])
+
+
+def _against(found: Document) -> None:
+    for other in found.against:
+        differ = ", ".join(f"{d.key} {d.here} here and {d.there} there" for d in other.differences[:4])
+        _head(
+            f"against {other.folder}: {other.shared:,} rows in both, {other.only_here:,} only here, "
+            f"{other.only_there:,} only there" + (f"; {differ}" if differ else "")
+        )
+        lines = [
+            [one.signal, _shown(one.correlation), output.number(one.top_shared, ".0%")]
+            for one in other.signals
+        ]
+        output.table(lines, ["signal", "rank correlation", "highest tenth shared"])
+
+
+def _run(found: Document) -> None:
+    run = found.run
+    if run is None:
+        return
+    _head(
+        f"{run.folder}: {run.strategy}{'' if run.by is None else f' by {run.by}'}, {len(run.rounds)} of "
+        f"{run.planned_rounds} rounds, {run.budget:,} prompts each; {run.training_seconds:,.0f} s of "
+        f"training, {run.scoring_seconds:,.0f} s of scoring"
+    )
+    lines = [
+        [
+            str(one.round),
+            output.number(one.mu, ",.0f"),
+            output.number(one.accuracy, ".3f"),
+            output.number(one.effective, ".0%"),
+            output.number(one.drift, "+.3f"),
+            output.number(one.rollouts, ","),
+            output.number(one.completion_tokens, ","),
+            output.number(one.training_seconds, ",.0f"),
+            output.number(one.scoring_seconds, ",.0f"),
+        ]
+        for one in run.rounds
+    ]
+    head = ["round", "mu", "accuracy", "effective", "drift", "rollouts", "tokens", "training s", "scoring s"]
+    output.table(lines, head)
+    if run.predictions is not None:
+        _predictions(run.predictions)
+
+
+def _predictions(told: Predictions) -> None:
+    aim = "the largest p (1 - p)"
+    if told.target_difficulty is not None:
+        aim = f"a failure rate of {told.target_difficulty:g}"
+    _head(
+        f"aims at {aim}, predicted by {told.predictor or 'nothing yet'}; references took "
+        f"{output.number(told.rollouts, ',')} rollouts, {output.number(told.completion_tokens, ',')} "
+        f"completion tokens, {output.number(told.rollout_seconds, ',.1f')} s of rollouts, "
+        f"{output.number(told.predict_seconds, ',.1f')} s of prediction"
+    )
+    for one in told.found:
+        _say(
+            f"round {one.round}, {one.of} ({one.rows:,} prompts): Pearson {_shown(one.pearson)}, noise "
+            f"ceiling {_shown(one.ceiling, '')}, Spearman {_shown(one.spearman)}, Brier "
+            f"{_shown(one.brier, '')} (of the mean alone {output.number(one.brier_of_mean, '.2f')})",
+            "  ",
+        )
+        output.table(
+            [
+                [f"{b.low:.4g} to {b.high:.4g}", f"{b.count:,}", f"{b.predicted:.3f}", f"{b.observed:.3f}"]
+                for b in one.bins
+            ],
+            ["predicted", "prompts", "mean", "observed"],
+        )
+    if told.warning:
+        _say(told.warning, "  ")
+
+
+def _hygiene(found: Document) -> None:
+    _head("hygiene: rows with something wrong")
+    output.table(
+        [[one.check, f"{one.rows:,}", f"{one.share:.2%}"] for one in found.hygiene],
+        ["check", "rows", "share"],
+    )
+    for check in found.hygiene:
+        if check.note:
+            _say(f"{check.check}: {check.note}", "  ")
+        for example in check.examples:
+            output.text(f"  {output.plain(example.gc_id)}  {output.plain(example.text)[:_WIDTH]}")
+            output.text(f"    {output.plain(example.match)[:_WIDTH]}")
+        if 0 < len(check.examples) < check.rows:
+            output.text(f"  and {check.rows - len(check.examples):,} more")
+    dirty = ",".join(check.check for check in found.hygiene if check.rows)
+    if dirty:
+        _say(
+            "next, with the same options: `gaincurate hygiene DIR --list FILE` lists every row, `gaincurate "
+            f"export DIR --drop {dirty}` leaves them out",
+            "  ",
+        )
+
+
+def _notes(notes: Sequence[str]) -> None:
+    if notes:
+        output.text()
+    for note in notes:
+        _say(f"note: {note}", "  ")
