@@ -21,6 +21,8 @@ from gaincurate.cli.hygiene_options import (
 from gaincurate.cli.report_text import print_report
 from gaincurate.errors import InputError, OutputError
 
+_MARK, _HEAD = b'<meta name="generator" content="gaincurate ', 2048  # what a page of ours has, and where
+
 
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A finished scored set.")],
@@ -32,6 +34,15 @@ def report(
         typer.Option(
             help="Observed pass rates: a rollout set, a run, an outcomes.jsonl, or .parquet/.arrow/.jsonl "
             "with gc_id and reward, wins and losses, or pass_rate; may be repeated."
+        ),
+    ] = None,
+    success: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Of rollout sets: a rollout is right from this reward on. Default: a reward is so much of a "
+            "success.",
         ),
     ] = None,
     against: Annotated[
@@ -88,6 +99,7 @@ def report(
             folder,
             run=run,
             rollouts=rollouts or [],
+            success=success,
             against=against or [],
             group_column=group_column,
             columns=columns or [],
@@ -113,3 +125,13 @@ def _need_a_place_for_the_page(page: Path) -> None:
     if page.is_dir() or not page.parent.is_dir():
         what = "is a folder" if page.is_dir() else f"lies in {page.parent}, which is no folder"
         raise OutputError(f"--output {page} {what}: name a file, such as report.html.", path=str(page))
+    if page.exists() and _MARK not in page.read_bytes()[:_HEAD]:
+        raise OutputError(
+            f"--output {page} is there and is no report: it would be lost. Name another file, such as "
+            "report.html.",
+            path=str(page),
+        )
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise OutputError(
+            f"--output {page}: the page is HTML; name a file that ends in .html.", path=str(page)
+        )

@@ -21,7 +21,7 @@ ANSWERS: dict[Kind, tuple[str, Tone]] = {
     "no-more-than-length-and-groups": ("No: length and groups do it", "no"),
     "tells-nothing": ("No", "no"),
     "tells-length-only": ("No: it is length", "no"),
-    "tells-groups-only": ("No: it is the group", "no"),
+    "tells-groups-only": ("Not known: it is the group", "unknown"),
     "no-outcomes-to-judge": ("Not known yet", "unknown"),
     "not-enough-rows": ("Too few rows to say", "unknown"),
 }

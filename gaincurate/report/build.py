@@ -42,6 +42,7 @@ def report(
     *,
     run: str | Path | None = None,
     rollouts: Sequence[str | Path] = (),
+    success: float | None = None,
     against: Sequence[str | Path] = (),
     group_column: str | None = None,
     columns: Sequence[str] = (),
@@ -53,6 +54,7 @@ def report(
         folder: the scored set.
         run: a run over it: its rounds, and its outcomes as pass rates.
         rollouts: rollout sets or files of pass rates, see `read_rollouts`.
+        success: from which reward on a rollout of a rollout set is right.
         against: other scored sets of the same prompts.
         group_column: the column of groups; found by name where it is not given.
         columns: more columns to take for levels.
@@ -67,7 +69,7 @@ def report(
     scored = ScoredSet(folder)
     opened = None if run is None else Run(run)
     table = read_table(scored, group_column=group_column, columns=columns)
-    found = [rates for path in rollouts for rates in read_rollouts(Path(path))]
+    found = [rates for path in rollouts for rates in read_rollouts(Path(path), success)]
     if opened is not None:
         outcomes = read_run(opened)
         found += [] if outcomes is None else [outcomes]

@@ -58,8 +58,12 @@ class Observed:
     hashes: frozenset[str]
 
 
-def read_rollouts(path: Path) -> list[Rates]:
+def read_rollouts(path: Path, success: float | None = None) -> list[Rates]:
     """Every policy in a rollout set, or in whatever `difficulty predict --outcomes` takes.
+
+    Args:
+        path: its place.
+        success: a rollout is right from this reward on, else wrong; None: a reward is so much of a success.
 
     Raises:
         InputError: nothing there, or it cannot be read as pass rates.
@@ -67,7 +71,7 @@ def read_rollouts(path: Path) -> list[Rates]:
     if not path.exists():
         raise InputError(f"--rollouts {path} does not exist.", path=str(path))
     if _is_rollout_set(path):
-        table = rollout_set.pass_rates(path)
+        table = rollout_set.pass_rates(path, success=success)
         table = table.filter(pc.greater(table.column("samples"), 0))
         if not len(table):
             raise InputError(f"--rollouts {path} has no rollout that could be judged.", path=str(path))
@@ -75,6 +79,12 @@ def read_rollouts(path: Path) -> list[Rates]:
         ids = table.column(ID).combine_chunks()
         digest = digest_files(sorted(path.rglob("*.arrow")))
         return [Rates(path.name, "rollouts", str(path), ids, wins, losses, True, frozenset([digest]), [])]
+    if success is not None:
+        raise InputError(
+            f"--success {success:g} is for rollout sets, which have every reward, and {path} is none; give right "
+            "and wrong rollouts as 1 and 0 there, and leave --success out.",
+            path=str(path),
+        )
     found = read_pass_rates(path, option="--rollouts")
     if any(rates.round is not None for rates in found):
         return [_of_rounds(found, path, "rollouts", [])]
@@ -204,7 +214,8 @@ def _notes(rates: Rates, wins: Floats, losses: Floats) -> list[str]:
         )
     if (wins != np.round(wins)).any():
         found.append(
-            "Some rewards lie between right and wrong: p (1 - p) is then an upper bound of their variance, "
+            "Some rewards lie between right and wrong (--success 1 counts whole ones alone): p (1 - p) is then an "
+            "upper bound of their variance, "
             "and the ceiling too low."
         )
     return found

@@ -220,9 +220,12 @@ def _one(value: float | None, error: float, rows: int) -> Estimate:
 
 
 def between(column: Ranked, groups: Strata) -> float | None:
-    """Eta squared of the ranks of a column over all rows: the share of their variance between `groups`."""
+    """Eta squared of the ranks of a column over all rows: the share of their variance between `groups`.
+
+    None for a constant column, for fewer than three rows, and where all are in one group.
+    """
     total = float(column.variances[0])
-    if total <= 0 or len(column.scores) < 3:
+    if total <= 0 or len(column.scores) < 3 or len(groups) < 2:
         return None
     means = groups.means(column.scores)
     return float((groups.sizes / len(column.scores)) @ means**2) / total

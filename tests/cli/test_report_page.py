@@ -56,6 +56,24 @@ def test_without_the_extra_it_says_what_to_install_before_it_works(
     assert run("report", scored).exit_code == 0
 
 
+def test_a_file_that_is_no_report_is_not_written_over_and_a_report_is(scored: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("{}\n")
+    done = run("report", scored, "-o", prompts)
+    assert done.exit_code == 2
+    assert done.stderr == (
+        f"error: --output {prompts} is there and is no report: it would be lost. Name another file, such as "
+        "report.html.\n"
+    )
+    assert prompts.read_text() == "{}\n"
+    done = run("report", scored, "-o", tmp_path / "page.pdf")
+    assert done.stderr == (
+        f"error: --output {tmp_path / 'page.pdf'}: the page is HTML; name a file that ends in .html.\n"
+    )
+    page = tmp_path / "report.html"
+    assert [run("report", scored, "-o", page).exit_code for _ in range(2)] == [0, 0]
+
+
 def test_a_place_where_no_page_can_lie_is_refused_before_the_work(scored: Path, tmp_path: Path) -> None:
     done = run("report", scored, "-o", tmp_path)
     assert done.exit_code == 2

@@ -117,25 +117,43 @@ def test_an_outcome_says_what_it_rests_on(tmp_path: Path) -> None:
     assert found.notes[1].startswith("Prompts have different numbers of rollouts.")
 
 
-def test_a_rollout_set_is_read_and_an_unfinished_one_is_not(tmp_path: Path) -> None:
-    folder, _ = world(tmp_path)
-    out = tmp_path / "rollouts"
+def rollouts_of(out: Path, rewards: dict[str, list[float | None]], *, finished: bool = True) -> Path:
     out.mkdir()
     identity = {"kind": rollout_set.KIND, "format": rollout_set.FORMAT}
     (out / "identity.json").write_text(json.dumps(identity))
-    rewards: dict[str, list[float | None]]
-    rewards = {"id00001": [1.0, 0.0], "id00002": [1.0, None], "id00003": [None, None]}
     judged: list[rollout_set.Judged] = [
         (Completion(gc_id, sample, "text", "stop", 1, 1), reward, None)
         for gc_id, some in rewards.items()
         for sample, reward in enumerate(some)
     ]
     rollout_set.write_shard(out, 0, identity, judged, [])
+    if finished:
+        rollout_set.write_manifest(out, identity, 1)
+    return out
+
+
+def test_a_rollout_set_is_read_and_an_unfinished_one_is_not(tmp_path: Path) -> None:
+    folder, _ = world(tmp_path)
+    rewards: dict[str, list[float | None]]
+    rewards = {"id00001": [1.0, 0.0], "id00002": [1.0, None], "id00003": [None, None]}
     with pytest.raises(OutputError, match="is not finished"):
-        report(folder, rollouts=[out])
-    rollout_set.write_manifest(out, identity, 1)
-    (found,) = report(folder, rollouts=[out]).outcomes
+        report(folder, rollouts=[rollouts_of(tmp_path / "unfinished", rewards, finished=False)])
+    (found,) = report(folder, rollouts=[rollouts_of(tmp_path / "rollouts", rewards)]).outcomes
     assert (found.name, found.prompts, found.rollouts) == ("pass rate (rollouts)", 2, 3)
+
+
+def test_rewards_between_are_right_or_wrong_where_it_is_said_from_which_on(tmp_path: Path) -> None:
+    folder, _ = world(tmp_path)
+    out = rollouts_of(tmp_path / "rollouts", {"id00001": [1.0, 0.01], "id00002": [0.5, 0.01]})
+    means = [report(folder, rollouts=[out], success=s).outcomes[0].mean for s in (None, 1.0, 0.5)]
+    assert means == pytest.approx([(1.01 + 0.51) / 4, 0.25, 0.5])
+    table = rates_file(tmp_path / "r.parquet", np.full(ROWS, 0.5))
+    with pytest.raises(InputError) as refused:
+        report(folder, rollouts=[table], success=1.0)
+    assert str(refused.value) == (
+        f"--success 1 is for rollout sets, which have every reward, and {table} is none; give right and wrong "
+        "rollouts as 1 and 0 there, and leave --success out."
+    )
 
 
 def test_rates_of_unknown_numbers_of_rollouts_have_no_variance(tmp_path: Path) -> None:
