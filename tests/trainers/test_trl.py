@@ -152,7 +152,8 @@ def test_a_run_that_waits_for_its_first_references_is_planned_when_it_is_attache
     run = runs.begin(tmp_path, scored=scored, strategy="dots", options=options, rounds=1, align_to=4)
     dots_runs.answer(run, 0)  # so the server is not asked
     assert run.state["round"] == -1
-    trainer, seen = make(model, run, late=late, **({"max_steps": 2} if late else {"num_train_epochs": 1}))
+    length: dict[str, Any] = {"max_steps": 2} if late else {"num_train_epochs": 1}
+    trainer, seen = make(model, run, late=late, **length)
     assert run.state["round"] == 0
     assert not seen
     trainer.train()
