@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 from gaincurate.report.document import Kind
 from gaincurate.report.figures import Estimate, GroupShare, Lift, Relation
+from gaincurate.report.intervals import LEVEL
 from gaincurate.report.relations import Judged
 
 EXPLAINED = 0.8
@@ -162,9 +164,20 @@ def _reach(found: Estimate) -> float:
 
 def best_end(lifts: Sequence[Lift], column: str) -> Lift | None:
     """Which part of a column carries notably more p (1 - p) than a random batch, if one surely does."""
-    own = [one for one in lifts if one.column == column and one.ratio.low is not None and one.ratio.low > 1]
-    best = max(own, key=lambda one: one.ratio.value or 0.0, default=None)
+    own = [one for one in lifts if one.column == column]
+    sure = [one for one in own if _low(one, len(own)) > 1]
+    best = max(sure, key=lambda one: one.ratio.value or 0.0, default=None)
     return best if best is not None and (best.ratio.value or 0.0) >= _WORTH else None
+
+
+def _low(found: Lift, looks: int) -> float:
+    """The lower bound of a lift at the level at which that many of them are right 95 % of the time."""
+    value, low = found.ratio.value, found.ratio.low
+    if not value or not low:
+        return 0.0
+    normal = NormalDist()
+    wider = normal.inv_cdf(1 - (1 - LEVEL) / 2 / looks) / normal.inv_cdf(0.5 + LEVEL / 2)
+    return value * float((low / value) ** wider)
 
 
 def sort_by(evidence: Evidence) -> Lift | None:

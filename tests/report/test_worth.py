@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from gaincurate.difficulty.quality import noise_ceiling, quality
-from gaincurate.report.figures import Estimate, Outcome
+from gaincurate.report.figures import ENDS, Estimate, Lift, Outcome
 from gaincurate.report.observed import Observed, ceiling, unbiased_variance
-from gaincurate.report.worth import calibration, lift
+from gaincurate.report.verdict import best_end
+from gaincurate.report.worth import _towards, calibration, lift
 
 
 def covered(found: list[Estimate], truth: float) -> bool:
@@ -130,3 +131,13 @@ def test_a_calibration_is_over_rows_that_have_both() -> None:
     assert found.brier.rows == 2
     assert found.brier_of_mean == 0.25
     assert calibration("p", np.full(4, nan), rates) is None
+
+
+def test_noise_seldom_has_an_end_that_surely_carries_more() -> None:
+    random, found = np.random.default_rng(0), 0
+    for _ in range(300):
+        wins = random.binomial(8, random.random(256))
+        outcome, values = wins * (8 - wins) / 56, random.normal(size=256)
+        ends = [Lift("s", "t", end, 0.1, lift(_towards(values, end), outcome)) for end in ENDS]
+        found += best_end(ends, "s") is not None
+    assert found <= 24  # at one look each it is 40
