@@ -182,6 +182,7 @@ LAYERS = [
     "gaincurate.schedule.references",
     "gaincurate.difficulty.embeddings",
     "gaincurate.difficulty.pass_rates",
+    "gaincurate.difficulty.rate_tables",
     "gaincurate.difficulty.quality",
     "gaincurate.difficulty.rollout_set",
     "gaincurate.difficulty.engine",

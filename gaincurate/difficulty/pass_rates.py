@@ -8,7 +8,6 @@ Reads a run's or a trainer's outcomes, where each round is a policy of its own, 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,26 +15,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.json as pj
-import pyarrow.parquet as pq
 
 from gaincurate.difficulty.quality import Target, pass_variance
-from gaincurate.errors import InputError, OutcomeError
+from gaincurate.difficulty.rate_tables import of_table, read_table
+from gaincurate.errors import InputError
 from gaincurate.files import digest_files, reading
 from gaincurate.schedule.lines import Key, Line, Rules, newest_attempts, read_lines
 from gaincurate.schedule.noise import Floats
 from gaincurate.schedule.run import RUN, Run
 from gaincurate.schema import ID
-from gaincurate.shards import open_table
 
 Tallies = dict[str, tuple[float, float]]
 """Wins and losses by id."""
-_LONGEST_LINE = 1 << 26
-_WANTED = (
-    "gc_id and one of: reward (a row for each rollout), wins and losses, pass_rate (and samples, of how many "
-    "rollouts)"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +111,15 @@ def _read(path: Path, rules: Rules | None) -> list[PassRates]:
         paths = sorted([*path.rglob("*.arrow"), *path.rglob("*.parquet")])
         if not paths:
             raise InputError(f"--outcomes {path} has no .arrow or .parquet file and is no run.")
-        tables = [_table(file) for file in paths]
-        found = _of_table(pa.concat_tables(tables, promote_options="default"), path, own)
+        tables = [read_table(file) for file in paths]
+        table = pa.concat_tables(tables, promote_options="default")
+        found = [PassRates(*one) for one in of_table(table, path, own)]
     else:
         paths = [path]
         if path.suffix == ".jsonl" and _has_rounds(path):
             found = _of_lines(_lines(path, own), path)
         else:
-            found = _of_table(_table(path), path, own)
+            found = [PassRates(*one) for one in of_table(read_table(path), path, own)]
     if not found:
         raise InputError(f"--outcomes {path} has no rollout that could be judged.", path=str(path))
     source = {"file": path.name, "hash": digest_files(paths), "reward_range": [own.low, own.high]}
@@ -209,93 +201,3 @@ def _of_lines(lines: Iterable[Line], path: Path) -> list[PassRates]:
 def _add(tallies: Tallies, gc_id: str, success: float, weight: float = 1.0) -> None:
     wins, losses = tallies.get(gc_id, (0.0, 0.0))
     tallies[gc_id] = (wins + success * weight, losses + (1 - success) * weight)
-
-
-def _table(path: Path) -> pa.Table:
-    readers = {".parquet": pq.read_table, ".arrow": open_table, ".jsonl": _json_table}
-    if path.suffix not in readers:
-        raise InputError(
-            f"--outcomes {path}: expected .jsonl, .parquet or .arrow, a folder of them, or a run.",
-            path=str(path),
-        )
-    try:
-        with reading(path):
-            return readers[path.suffix](path)
-    except pa.ArrowException as error:
-        raise InputError(f"--outcomes {path} cannot be read: {' '.join(str(error).split())}.") from error
-
-
-def _json_table(path: Path) -> pa.Table:
-    # A line must fit into a block; completions can be long.
-    return pj.read_json(path, pj.ReadOptions(block_size=_LONGEST_LINE))
-
-
-def _of_table(table: pa.Table, path: Path, rules: Rules) -> list[PassRates]:
-    names = set(table.column_names)
-    if ID not in names or not (names >= {"wins", "losses"} or names & {"pass_rate", "reward"}):
-        raise InputError(
-            f"--outcomes {path} has the columns {', '.join(table.column_names)}; needed are {_WANTED}.",
-            path=str(path),
-        )
-    if "model" not in names:
-        return [found] if (found := _one(table, path.name, path, rules)).ids else []
-    made = []
-    for model in sorted(set(table.column("model").cast(pa.string()).drop_null().to_pylist())):
-        rows = table.filter(pc.equal(table.column("model").cast(pa.string()), model))
-        made.append(_one(rows, model, path, rules))
-    return [found for found in made if found.ids]
-
-
-def _one(table: pa.Table, name: str, path: Path, rules: Rules) -> PassRates:
-    """One policy's rows."""
-    ids = table.column(ID).cast(pa.string()).to_pylist()
-    names, tallies = set(table.column_names), Tallies()
-    if names >= {"wins", "losses"}:
-        wins, losses = _numbers(table, "wins"), _numbers(table, "losses")
-        for gc_id, won, lost in zip(ids, wins, losses, strict=True):
-            _check(gc_id, "wins", won, path, high=math.inf)
-            _check(gc_id, "losses", lost, path, high=math.inf)
-            if won + lost > 0:
-                _add(tallies, gc_id, won / (won + lost), won + lost)
-        return _made(name, tallies)
-    column = "reward" if "reward" in names else "pass_rate"
-    low, high = (rules.low, rules.high) if column == "reward" else (0.0, 1.0)
-    counted = column == "reward" or "samples" in names
-    weights = _numbers(table, "samples") if column != "reward" and counted else [1.0] * len(ids)
-    for gc_id, value, weight in zip(ids, _numbers(table, column), weights, strict=True):
-        if math.isnan(value) or weight == 0:
-            continue  # could not be judged
-        _check(gc_id, column, value, path, low, high)
-        _check(gc_id, "samples", weight, path, high=math.inf)
-        if not counted and gc_id in tallies:
-            raise InputError(
-                f"--outcomes {path}: {gc_id!r} stands there twice, and it has no column samples."
-            )
-        _add(tallies, gc_id, (value - low) / (high - low), weight)
-    return _made(name, tallies, counted)
-
-
-def _numbers(table: pa.Table, name: str) -> list[float]:
-    """A column as numbers; null becomes NaN."""
-    column = table.column(name)
-    if not (
-        pa.types.is_integer(column.type)
-        or pa.types.is_floating(column.type)
-        or pa.types.is_boolean(column.type)
-        or pa.types.is_null(column.type)
-    ):
-        raise InputError(f"--outcomes: the column {name} has type {column.type}, not numbers.")
-    if pa.types.is_boolean(column.type):
-        column = column.cast(pa.int8())
-    return [math.nan if value is None else float(value) for value in column.to_pylist()]
-
-
-def _check(
-    gc_id: str | None, name: str, value: float, path: Path, low: float = 0.0, high: float = 1.0
-) -> None:
-    if gc_id is None:
-        raise InputError(f"--outcomes {path}: a row has no gc_id.")
-    if not (low <= value <= high and math.isfinite(value)):
-        raise OutcomeError(
-            f"--outcomes {path}: {name} of {gc_id!r} is {value:g}, outside {low:g} to {high:g}.", gc_id=gc_id
-        )
