@@ -81,8 +81,8 @@ def read_rollouts(path: Path, success: float | None = None) -> list[Rates]:
         return [Rates(path.name, "rollouts", str(path), ids, wins, losses, True, frozenset([digest]), [])]
     if success is not None:
         raise InputError(
-            f"--success {success:g} is for rollout sets, which have every reward, and {path} is none; give right "
-            "and wrong rollouts as 1 and 0 there, and leave --success out.",
+            f"--success {success:g} is for rollout sets, which have every reward, and {path} is none; give "
+            "right and wrong rollouts as 1 and 0 there, and leave --success out.",
             path=str(path),
         )
     found = read_pass_rates(path, option="--rollouts")
@@ -214,9 +214,8 @@ def _notes(rates: Rates, wins: Floats, losses: Floats) -> list[str]:
         )
     if (wins != np.round(wins)).any():
         found.append(
-            "Some rewards lie between right and wrong (--success 1 counts whole ones alone): p (1 - p) is then an "
-            "upper bound of their variance, "
-            "and the ceiling too low."
+            "Some rewards lie between right and wrong (--success 1 counts whole ones alone): p (1 - p) is then "
+            "an upper bound of their variance, and the ceiling too low."
         )
     return found
 

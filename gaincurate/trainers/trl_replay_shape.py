@@ -127,6 +127,26 @@ def _check_loss(trainer: Any) -> None:
     for setting, (there, why) in wrong.items():
         if there:
             raise InputError(f"{setting} {why}.")
+    if trainer.use_vllm:
+        _check_sampling(trainer)
+
+
+def _check_sampling(trainer: Any) -> None:
+    """VLLM gives the log-probs of what it drew from, and a trainer's are of the whole vocabulary."""
+    usual: dict[str, tuple[Any, ...]] = {
+        "top_p": (None, 1),
+        "top_k": (None, 0, -1),
+        "min_p": (None, 0),
+        "repetition_penalty": (None, 1),
+    }
+    given = {name: getattr(trainer, name) for name in usual}
+    given |= {k: v for k, v in (trainer.args.generation_kwargs or {}).items() if k in usual}
+    for name, value in given.items():
+        if value not in usual[name]:
+            raise InputError(
+                f"{name}={value:g} with vLLM: its log-probs are of what is left after that, and the trainer's "
+                "of the whole vocabulary, so a ratio of the two is none of two policies; leave it out."
+            )
 
 
 def _check_rollouts(trainer: Any) -> None:

@@ -29,6 +29,7 @@ def trainer(*, processes: int = 1, **changed: Any) -> Any:
         "save_steps": 500,
         "save_only_model": False,
         "accelerator_config": SimpleNamespace(split_batches=False, dispatch_batches=None),
+        "generation_kwargs": None,
     }
     own = {
         "num_generations": 8,
@@ -39,6 +40,10 @@ def trainer(*, processes: int = 1, **changed: Any) -> Any:
         "off_policy_mask_threshold": None,
         "beta": 0.0,
         "use_vllm": False,
+        "top_p": 1.0,
+        "top_k": 0,
+        "min_p": None,
+        "repetition_penalty": 1.0,
         "vllm_importance_sampling_correction": True,
         "tools": [],
         "environment_factories": None,
@@ -70,6 +75,7 @@ def test_what_is_harmless_is_let_through() -> None:
     for loss_type in ("grpo", "bnpo", "dr_grpo", "dapo"):
         check(loss_type=loss_type)
     check(use_vllm=True, vllm_importance_sampling_correction=False)
+    check(top_p=0.95)  # transformers generates, and the log-probs are the trainer's own
     check(Replay(capacity=8, clip="old", correct="right"))
     check(processes=2, per_device_train_batch_size=8)
     check(save_strategy="no", save_only_model=True)
@@ -114,6 +120,19 @@ def test_a_followed_run_is_dealt_in_fresh_prompts() -> None:
             {"use_vllm": True},
             "vllm_importance_sampling_correction=True would correct twice: replay's ratios are against what vLLM "
             "sampled with; set it to False.",
+        ),
+        (
+            {"use_vllm": True, "vllm_importance_sampling_correction": False, "top_p": 0.95},
+            "top_p=0.95 with vLLM: its log-probs are of what is left after that, and the trainer's of the whole "
+            "vocabulary, so a ratio of the two is none of two policies; leave it out.",
+        ),
+        (
+            {
+                "use_vllm": True,
+                "vllm_importance_sampling_correction": False,
+                "generation_kwargs": {"top_k": 50, "seed": 1},
+            },
+            "top_k=50 with vLLM: its log-probs",
         ),
         ({"tools": [print]}, "tools: replay stores text that the trainer itself generated, and no more."),
         ({"environment_factories": {}}, "environment_factory: replay stores text that the trainer itself "),
