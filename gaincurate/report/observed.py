@@ -214,8 +214,8 @@ def _notes(rates: Rates, wins: Floats, losses: Floats) -> list[str]:
         )
     if (wins != np.round(wins)).any():
         found.append(
-            "Some rewards lie between right and wrong (--success 1 counts whole ones alone): p (1 - p) is then "
-            "an upper bound of their variance, and the ceiling too low."
+            "Some rewards lie between right and wrong (--success 1 counts whole ones alone): p (1 - p) is "
+            "then an upper bound of their variance, and the ceiling too low."
         )
     return found
 
