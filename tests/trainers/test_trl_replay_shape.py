@@ -123,7 +123,7 @@ def test_a_followed_run_is_dealt_in_fresh_prompts() -> None:
         ),
         (
             {"use_vllm": True, "vllm_importance_sampling_correction": False, "top_p": 0.95},
-            "top_p=0.95 with vLLM: its log-probs are of what is left after that, and the trainer's of the whole "
+            "top_p=0.95 with vLLM: its log-probs are of what is left after that, the trainer's of the whole "
             "vocabulary, so a ratio of the two is none of two policies; leave it out.",
         ),
         (
