@@ -144,8 +144,8 @@ def _check_sampling(trainer: Any) -> None:
     for name, value in given.items():
         if value not in usual[name]:
             raise InputError(
-                f"{name}={value:g} with vLLM: its log-probs are of what is left after that, the trainer's of the "
-                "whole vocabulary, so a ratio of the two is none of two policies; leave it out."
+                f"{name}={value:g} with vLLM: its log-probs are of what is left after that, the trainer's of "
+                "the whole vocabulary, so a ratio of the two is none of two policies; leave it out."
             )
 
 
