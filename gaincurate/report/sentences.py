@@ -83,8 +83,8 @@ def _more(evidence: Evidence, decision: Decision, group: str | None) -> str:
     assert decision.judged is not None
     relation = decision.judged.relation
     return (
-        f"{evidence.signal} tells more about {relation.target} than question length{_or(group)} does: rank "
-        f"correlation {_shown(left(relation))} at equal length{_inside(group)}. "
+        f"{evidence.signal} tells something about {relation.target} that question length{_or(group)} does "
+        f"not: rank correlation {_shown(left(relation))} at equal length{_inside(group)}. "
         f"{_advice(evidence, decision)}"
     )
 
@@ -217,15 +217,15 @@ def headline(decided: Sequence[tuple[Evidence, Decision]], roles: frozenset[str]
             if "learnability" in roles
             else "which says nothing yet of what to train on first"
         )
-        return f"{_listed(more)} {_tell(more)} more than question length, {end}."
+        return f"{_listed(more)} {_tell(more)} something that question length does not, {end}."
     if len(few) == len(names):
         return f"Too few rows to say whether sorting by {_any(names)} helps: do not rely on it."
     judged = [evidence.signal for evidence, decision in decided if decision.judged is not None]
     if not judged:
         return f"Whether sorting by {_any(names)} helps training is not known: {_NOT_ITSELF}."
     if len(names) == 1:
-        return f"{names[0]} tells no more than question length does: do not sort by it."
-    return f"None of {len(names)} signals tells more than question length: do not sort by them."
+        return f"{names[0]} tells nothing that question length does not: do not sort by it."
+    return f"None of {len(names)} signals tells anything that question length does not: do not sort by them."
 
 
 def unknown(roles: frozenset[str], folder: str, rows: int) -> str | None:

@@ -81,7 +81,7 @@ def test_with_pass_rates_each_signal_is_called_what_it_is(tmp_path: Path) -> Non
     }
     assert world.document.unknown is None
     assert found["gc_good"].sentence.startswith(
-        "gc_good tells more about pass rate (rates.parquet) than question length or task does: rank "
+        "gc_good tells something about pass rate (rates.parquet) that question length or task does not: rank "
     )
     assert found["gc_good"].banner is None
     assert found["gc_angle"].sentence.startswith(
@@ -195,7 +195,10 @@ def test_what_says_nothing_is_not_found_to_tell_more_by_looking_often(tmp_path: 
     document = report(tmp_path / "set")
     assert {verdict.verdict for verdict in document.verdicts} == {"tells-nothing"}
     assert document.verdicts[0].looks == 24
-    assert document.headline == "None of 24 signals tells more than question length: do not sort by them."
+    assert (
+        document.headline
+        == "None of 24 signals tells anything that question length does not: do not sort by them."
+    )
 
 
 def test_the_headline_on_one_signal_that_tells_nothing_does_not_say_the_reverse(tmp_path: Path) -> None:
@@ -209,4 +212,4 @@ def test_the_headline_on_one_signal_that_tells_nothing_does_not_say_the_reverse(
     )
     document = report(tmp_path / "set")
     assert [verdict.verdict for verdict in document.verdicts] == ["tells-nothing"]
-    assert document.headline == "gc_angle tells no more than question length does: do not sort by it."
+    assert document.headline == "gc_angle tells nothing that question length does not: do not sort by it."
