@@ -28,3 +28,15 @@ def spearman(first: npt.ArrayLike, second: npt.ArrayLike) -> float | None:
     if len(a) < 3 or scale == 0.0:
         return None
     return float(a @ b) / scale
+
+
+def even_bins(values: npt.ArrayLike, bins: int) -> npt.NDArray[np.int64]:
+    """`[rows]`: which of `bins` bins of about equally many rows, lowest first; equal values are in one bin.
+
+    A bin may be empty, where a value has more rows than a bin's share.
+    """
+    array = np.asarray(values)
+    _, inverse, counts = np.unique(array, return_inverse=True, return_counts=True)
+    middle = np.cumsum(counts) - counts / 2
+    found: npt.NDArray[np.int64] = (middle * bins // max(len(array), 1)).astype(np.int64)[inverse]
+    return found

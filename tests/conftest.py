@@ -37,6 +37,15 @@ def _threads_as_they_were() -> Iterator[None]:
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Torch computes on one thread: the same bits on any machine, and no waiting for other processes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def rows_file(tmp_path: Path) -> Path:
     """Forty rows as .jsonl."""
     return tiny.write_jsonl(tmp_path / "rows.jsonl", tiny.questions(40))

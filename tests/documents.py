@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gaincurate.difficulty.quality import Bin
 from gaincurate.report.document import FORMAT, About, Column, Document, Verdict
 from gaincurate.report.figures import (
     ENDS,
@@ -18,7 +19,6 @@ from gaincurate.report.figures import (
     Lift,
     Outcome,
     Relation,
-    ReliabilityBin,
     Scatter,
 )
 from gaincurate.report.sections import (
@@ -105,7 +105,7 @@ def _verdict(signal: str, *, by_length: bool) -> Verdict:
 
 
 def _predictions() -> Predictions:
-    bins = [ReliabilityBin(0.2, 0.4, 60, 0.31, 0.36), ReliabilityBin(0.4, 0.6, 180, 0.5, 0.55)]
+    bins = [Bin(0.2, 0.4, 60, 0.31, 0.36), Bin(0.4, 0.6, 180, 0.5, 0.55)]
     brier, ceiling = Estimate(0.09, 0.07, 0.11, 240), Estimate(0.88, 0.81, 0.93, 240)
     figures = (_estimate(0.4), _estimate(0.38), brier, 0.12, ceiling, bins)
     found = [Foresight(2, "references", 240, *figures), Foresight(1, "drawn prompts", 240, *figures)]
@@ -197,7 +197,7 @@ def example() -> Document:
                 _estimate(0.5),
                 Estimate(0.13, 0.11, 0.15, 240),
                 0.17,
-                [ReliabilityBin(0.0, 0.2, 40, 0.14, 0.2), ReliabilityBin(0.6, 0.8, 200, 0.7, 0.66)],
+                [Bin(0.0, 0.2, 40, 0.14, 0.2), Bin(0.6, 0.8, 200, 0.7, 0.66)],
             )
         ],
         against=[

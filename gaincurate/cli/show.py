@@ -74,21 +74,13 @@ def _columns(scored: ScoredSet) -> list[str]:
 
 
 def _rows(scored: ScoredSet, ids: list[str]) -> list[dict[str, Any]]:
-    from gaincurate.scoring.columns import PromptProblem, column_values, to_messages
+    from gaincurate.scoring.columns import column_values, questions
 
     table = scored.rows(ids)
     column = scored.identity["source"]["prompt_column"]
-    found = []
-    for row, value in zip(
-        table.select(["gc_id", *_columns(scored)]).to_pylist(), column_values(table, column), strict=True
-    ):
-        try:
-            users = [m["content"] for m in to_messages(value, column) if m["role"] == "user"]
-            question = users[-1].strip()
-        except (PromptProblem, IndexError):
-            question = ""
-        found.append({**row, "question": question})
-    return found
+    rows = table.select(["gc_id", *_columns(scored)]).to_pylist()
+    asked = questions(column_values(table, column), column)
+    return [{**row, "question": question} for row, question in zip(rows, asked, strict=True)]
 
 
 def _print(folder: Path, found: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gaincurate.errors import InputError
-from gaincurate.stats import Floats, ranks
+from gaincurate.stats import Floats, even_bins, ranks
 
 Ints = npt.NDArray[np.int64]
 KNOTS = 5
@@ -67,20 +67,6 @@ def _spline(x: Floats, means: Floats, counts: Ints) -> Floats:
     return fitted
 
 
-def length_bins(length: Floats, bins: int) -> Ints:
-    """`[rows]`: which of `bins` bins of about equally many rows, shortest first; one length is in one bin.
-
-    Raises:
-        InputError: fewer than one bin.
-    """
-    if bins < 1:
-        raise InputError(f"--bins {bins}: at least one.")
-    _, inverse, counts = np.unique(length, return_inverse=True, return_counts=True)
-    middle = np.cumsum(counts) - counts / 2
-    found: Ints = (middle * bins // max(len(length), 1)).astype(np.int64)[inverse]
-    return found
-
-
 def rank_in_bin(signal: Floats, length: Floats, bins: int) -> Floats:
     """Where a signal stands among the rows of its length bin: in (0, 1), evenly spread within each bin.
 
@@ -95,8 +81,10 @@ def rank_in_bin(signal: Floats, length: Floats, bins: int) -> Floats:
     Raises:
         InputError: fewer than one bin.
     """
+    if bins < 1:
+        raise InputError(f"--bins {bins}: at least one.")
     there = np.isfinite(signal) & np.isfinite(length)
-    values, bin_of = signal[there], length_bins(length[there], bins)
+    values, bin_of = signal[there], even_bins(length[there], bins)
     placed = np.empty(len(values))
     order = np.argsort(bin_of, kind="stable")
     begins = np.flatnonzero(np.diff(bin_of[order], prepend=-1))

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from gaincurate.errors import OutputError
+from gaincurate.schedule.rows import prompts_of
 from gaincurate.schema import ID
 from gaincurate.scored_set import ScoredSet
-from gaincurate.scoring.columns import Message, PromptProblem, column_values, to_messages
+from gaincurate.scoring.columns import Message
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -50,15 +50,7 @@ def read(scored: ScoredSet, table: pa.Table) -> list[list[Message]]:
     Raises:
         OutputError: a row has none, so the set is not what its identity says.
     """
-    column = scored.identity["source"]["prompt_column"]
-    found = []
-    for place, value in enumerate(column_values(table, column)):
-        try:
-            found.append(to_messages(value, column))
-        except PromptProblem as error:
-            gc_id = table.column(ID)[place].as_py()
-            raise OutputError(f"row {gc_id} of {scored.folder}: {error}.") from error
-    return found
+    return prompts_of(table, scored.identity, bare=True)
 
 
 def sample(scored: ScoredSet, alive: Mask) -> list[list[Message]]:

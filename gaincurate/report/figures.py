@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gaincurate.difficulty.quality import Bin
+
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 """The levels of `Distribution.quantiles`."""
 ENDS = ("highest", "middle", "lowest")
@@ -229,17 +231,6 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class ReliabilityBin:
-    """Predictions from `low` to `high`: `count` prompts, their mean prediction and observed rate."""
-
-    low: float
-    high: float
-    count: int
-    predicted: float
-    observed: float
-
-
-@dataclass(frozen=True, slots=True)
 class Calibration:
     """A column of predicted failure rates (0 to 1) against observed ones.
 
@@ -253,4 +244,4 @@ class Calibration:
     spearman: Estimate
     brier: Estimate
     brier_of_mean: float
-    bins: list[ReliabilityBin]
+    bins: list[Bin]

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from gaincurate.difficulty import rollout_set
 from gaincurate.difficulty.pass_rates import PassRates, pooled, read_pass_rates
-from gaincurate.difficulty.quality import noise_ceiling
+from gaincurate.difficulty.quality import noise_ceiling, pass_variance
 from gaincurate.errors import InputError
 from gaincurate.files import digest_files
 from gaincurate.report.document import Column
@@ -166,7 +166,7 @@ def _one(scored: ScoredSet, table: Table, ids: pa.Array, rates: Rates) -> Observ
     count = wins + losses
     table.add(Column(name, "pass-rate", "share of rollouts that were right, 0 to 1", made), wins / count)
     notes, learnability = list(rates.notes), None
-    variance = unbiased_variance(wins, losses) if rates.counted else np.full(table.rows, np.nan)
+    variance = pass_variance(wins, losses) if rates.counted else np.full(table.rows, np.nan)
     if not np.isnan(variance).all():
         learnability = _free(table, f"p(1-p) ({rates.name})")
         meaning = "p (1 - p), unbiased: highest where one rollout in two is right; what GRPO learns from"
@@ -217,15 +217,6 @@ def _notes(rates: Rates, wins: Floats, losses: Floats) -> list[str]:
             "Some rewards lie between right and wrong (--success 1 counts whole ones alone): p (1 - p) is "
             "then an upper bound of their variance, and the ceiling too low."
         )
-    return found
-
-
-def unbiased_variance(wins: Floats, losses: Floats) -> Floats:
-    """Of each prompt p (1 - p), from its rollouts, without bias; NaN for fewer than two."""
-    count = wins + losses
-    with np.errstate(divide="ignore", invalid="ignore"):
-        found: Floats = wins * losses / count / (count - 1)
-    found[~(count >= 2)] = np.nan
     return found
 
 

@@ -15,7 +15,7 @@ from gaincurate.report.sections import Ends, Prompt
 from gaincurate.report.table import LENGTH, Groups, Table
 from gaincurate.schema import ID
 from gaincurate.scored_set import ScoredSet
-from gaincurate.scoring.columns import PromptProblem, column_values, to_messages
+from gaincurate.scoring.columns import column_values, questions
 from gaincurate.stats import Floats
 
 SHOWN = 5
@@ -51,7 +51,9 @@ def _prompts(scored: ScoredSet, places: Places, values: Floats, groups: Groups |
     found = []
     rows = _rows(scored, places)
     lengths = rows.column(LENGTH).to_pylist()
-    for place, (gc_id, text), tokens in zip(places.tolist(), _questions(scored, rows), lengths, strict=True):
+    ids, column = rows.column(ID).to_pylist(), _prompt_column(scored)
+    texts = questions(column_values(rows, column), column)
+    for place, gc_id, text, tokens in zip(places.tolist(), ids, texts, lengths, strict=True):
         group = None if groups is None else groups.names[groups.codes[place]]
         shown, cut = shorten(text)
         found.append(Prompt(gc_id, float(values[place]), tokens, group, shown, cut))
@@ -67,18 +69,6 @@ def _rows(scored: ScoredSet, places: Places) -> pa.Table:
 
 def _prompt_column(scored: ScoredSet) -> str:
     return str(scored.identity["source"]["prompt_column"])
-
-
-def _questions(scored: ScoredSet, rows: pa.Table) -> list[tuple[str, str]]:
-    """Each row's id and the text of its last user message."""
-    column, found = _prompt_column(scored), []
-    for gc_id, value in zip(rows.column(ID).to_pylist(), column_values(rows, column), strict=True):
-        try:
-            users = [m["content"] for m in to_messages(value, column) if m["role"] == "user"]
-            found.append((gc_id, (users[-1] or "").strip()))
-        except (PromptProblem, IndexError):
-            found.append((gc_id, ""))
-    return found
 
 
 def shorten(text: str, longest: int = LONGEST) -> tuple[str, bool]:

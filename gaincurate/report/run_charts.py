@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 import altair as alt
 from markupsafe import Markup
 
+from gaincurate.difficulty.quality import Bin
 from gaincurate.report import charts
 from gaincurate.report.drawing import MARK, MINUS, MUTED, draw
-from gaincurate.report.figures import ReliabilityBin
 from gaincurate.report.sections import Round, RunStory
 from gaincurate.report.words import count, number, seconds, share
 
@@ -69,9 +69,7 @@ def tokens(run: RunStory) -> Markup:
     return _bars(run, parts, title="tokens", said=number)
 
 
-def reliability(
-    bins: Sequence[ReliabilityBin], sentence: str, what: str = "failure rate", end: float = 1.0
-) -> Markup:
+def reliability(bins: Sequence[Bin], sentence: str, what: str = "failure rate", end: float = 1.0) -> Markup:
     """Observed over predicted values from 0 to `end`; the same on the dashed line."""
     most = max(b.count for b in bins)
     rows = [

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from gaincurate.report.ranked import Correlation, Ints, Ranked, Strata, by_value, correlate, partial
 from gaincurate.report.table import Table
-from gaincurate.stats import Floats
+from gaincurate.stats import Floats, even_bins
 
 Rows = npt.NDArray[np.bool_]
 Codes = npt.NDArray[np.integer]
@@ -120,8 +120,7 @@ def length_bins(lengths: Floats, most: int = _MOST_BINS) -> Codes:
     count = max(1, min(most, len(lengths) // _BIN_ROWS))
     if not len(lengths) or count == 1:
         return np.zeros(len(lengths), np.int64)
-    edges = np.unique(np.quantile(lengths, np.arange(1, count) / count, method="inverted_cdf"))
-    codes = np.searchsorted(edges, lengths, side="left")
+    codes = even_bins(lengths, count)
     _, dense = _dense(codes)
     return codes if dense is None else dense
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gaincurate.report.figures import Estimate, ReliabilityBin
+from gaincurate.difficulty.quality import Bin
+from gaincurate.report.figures import Estimate
 from gaincurate.shards import Json
 
 
@@ -139,7 +140,7 @@ class Foresight:
     brier: Estimate
     brier_of_mean: float | None
     ceiling: Estimate
-    bins: list[ReliabilityBin]
+    bins: list[Bin]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gaincurate.report.figures import Estimate, ReliabilityBin
+from gaincurate.difficulty.quality import Bin
+from gaincurate.report.figures import Estimate
 from gaincurate.report.sections import Foresight, Predictions, Round, RunStory
 from gaincurate.schedule.run import Run
 from gaincurate.schedule.story import status
@@ -66,8 +67,7 @@ def _predictions(told: Json | None) -> Predictions | None:
 def _foresight(told: Json, round_: int, of: str) -> Foresight:
     rows = int(told["count"])
     bins = [
-        ReliabilityBin(**{name: one[name] for name in ReliabilityBin.__dataclass_fields__})
-        for one in told.get("reliability") or []
+        Bin(**{name: one[name] for name in Bin.__dataclass_fields__}) for one in told.get("reliability") or []
     ]
     figures = {name: _estimate(told.get(name), rows) for name in ("pearson", "spearman", "brier", "ceiling")}
     return Foresight(

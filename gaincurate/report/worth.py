@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from gaincurate.difficulty.quality import brier, pearson, reliability
-from gaincurate.report.figures import ENDS, Calibration, Estimate, Lift, ReliabilityBin
+from gaincurate.report.figures import ENDS, Calibration, Estimate, Lift
 from gaincurate.report.intervals import estimate, mean
 from gaincurate.report.observed import Observed
 from gaincurate.report.ranked import Ranked, Strata, correlate
@@ -93,7 +93,7 @@ def calibration(column: str, predicted: Floats, observed: Observed) -> Calibrati
         Estimate(None, None, None, len(y)) if ranks is None else ranks.estimate(),
         Estimate(brier(p, y), error.low, error.high, len(y)),
         float(np.mean((y - y.mean()) ** 2)),
-        [ReliabilityBin(b.low, b.high, b.count, b.predicted, b.observed) for b in reliability(p, y)],
+        reliability(p, y),
     )
 
 

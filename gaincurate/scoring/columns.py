@@ -178,6 +178,23 @@ def to_messages(value: Any, column: str) -> list[Message]:
     return messages
 
 
+def questions(values: Sequence[Any], column: str) -> list[str]:
+    """What each prompt asks: its last user message without white space around it, empty where there is none.
+
+    Args:
+        values: as `column_values` gives them.
+        column: where they are from.
+    """
+    found = []
+    for value in values:
+        try:
+            users = [m["content"] for m in to_messages(value, column) if m["role"] == "user"]
+        except PromptProblem:
+            users = []
+        found.append((users[-1] or "").strip() if users else "")
+    return found
+
+
 def with_additions(
     messages: list[Message], system: str | None, shots: Sequence[Message], *, override: bool = False
 ) -> list[Message]:

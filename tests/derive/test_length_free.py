@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gaincurate.derive.length_free import KNOTS, length_bins, rank_in_bin, residual
+from gaincurate.derive.length_free import KNOTS, rank_in_bin, residual
 from gaincurate.errors import InputError
-from gaincurate.stats import Floats, spearman
+from gaincurate.stats import Floats, even_bins, spearman
 
 NAN = float("nan")
 
@@ -75,7 +75,7 @@ def test_every_value_stays_where_it_is_and_none_appears(rows: list[tuple[float, 
 @settings(max_examples=100, deadline=None)
 def test_ranks_equal_those_counted_one_by_one(rows: list[tuple[int, int]], bins: int) -> None:
     signal, length = np.array([a for a, _ in rows], float), np.array([b for _, b in rows], float)
-    bin_of = length_bins(length, bins)
+    bin_of = even_bins(length, bins)
     expected = []
     for value, own in zip(signal, bin_of, strict=True):
         others = [v for v, b in zip(signal, bin_of, strict=True) if b == own]
@@ -87,7 +87,7 @@ def test_ranks_equal_those_counted_one_by_one(rows: list[tuple[int, int]], bins:
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=80), st.integers(1, 9))
 @settings(max_examples=100, deadline=None)
 def test_bins_go_with_length_and_never_part_equal_lengths(lengths: list[int], bins: int) -> None:
-    found = length_bins(np.array(lengths, float), bins)
+    found = even_bins(np.array(lengths, float), bins)
     assert found.min() >= 0
     assert found.max() < bins
     of = dict(zip(lengths, found.tolist(), strict=True))
@@ -97,7 +97,7 @@ def test_bins_go_with_length_and_never_part_equal_lengths(lengths: list[int], bi
 
 def test_ranks_are_spread_evenly_within_each_bin() -> None:
     signal, length, own = planted()
-    found, bin_of = rank_in_bin(signal, length, 10), length_bins(length, 10)
+    found, bin_of = rank_in_bin(signal, length, 10), even_bins(length, 10)
     sizes = np.bincount(bin_of)
     assert len(sizes) == 10
     assert sizes.min() > 200
@@ -121,4 +121,4 @@ def test_what_cannot_be_asked() -> None:
         residual(np.array([1.0, 2.0]), np.array([0.0, 2.0]))
     assert str(caught.value) == "a length of 0 has no logarithm; take --length-free rank-in-bin."
     with pytest.raises(InputError, match="--bins 0: at least one."):
-        length_bins(np.ones(3), 0)
+        rank_in_bin(np.ones(3), np.ones(3), 0)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -30,13 +28,7 @@ from gaincurate.difficulty.whitened import Space, fit_training_free, whitening
 from gaincurate.errors import InputError
 from synthetic import World, world
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def policy(rows: list[int], name: str = "p", seed: int = 0) -> Policy:

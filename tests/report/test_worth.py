@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from gaincurate.difficulty.quality import noise_ceiling, quality
+from gaincurate.difficulty.quality import noise_ceiling, pass_variance, quality
 from gaincurate.report.figures import ENDS, Estimate, Lift, Outcome
-from gaincurate.report.observed import Observed, ceiling, unbiased_variance
+from gaincurate.report.observed import Observed, ceiling
 from gaincurate.report.verdict import best_end
 from gaincurate.report.worth import _towards, calibration, lift
 
@@ -56,7 +56,7 @@ def test_the_intervals_of_lifts_cover(rows: int, step: float) -> None:
         wins = random.binomial(8, 1 / (1 + np.exp(hard))).astype(float)
         signal = hard + 0.5 * random.normal(size=count)
         signal = np.round(signal / step) * step if step else signal
-        return lift(signal, unbiased_variance(wins, 8 - wins))
+        return lift(signal, pass_variance(wins, 8 - wins))
 
     random = np.random.default_rng(rows)
     truth = draw(random, 1_000_000).value
@@ -77,11 +77,11 @@ def test_a_lift_of_nothing_is_none() -> None:
 def test_the_variance_of_a_prompt_is_without_bias(rollouts: int, rate: float) -> None:
     wins = np.arange(rollouts + 1.0)
     chance = stats.binom.pmf(wins, rollouts, rate)
-    assert chance @ unbiased_variance(wins, rollouts - wins) == pytest.approx(rate * (1 - rate))
+    assert chance @ pass_variance(wins, rollouts - wins) == pytest.approx(rate * (1 - rate))
 
 
 def test_one_rollout_has_no_variance() -> None:
-    found = unbiased_variance(np.array([1.0, 0.0, 1.0, np.nan]), np.array([0.0, 1.0, 1.0, np.nan]))
+    found = pass_variance(np.array([1.0, 0.0, 1.0, np.nan]), np.array([0.0, 1.0, 1.0, np.nan]))
     assert found.tolist()[2] == 0.5
     assert np.isnan(found[[0, 1, 3]]).all()
 
