@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -146,11 +145,7 @@ def audit(lines: Sequence[Line], *, batch: int, fresh: int, group: int, capacity
 
 def main() -> None:
     """Train."""
-    model, run, output = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-    options: dict[str, Any] = {}
-    for given in sys.argv[4:]:
-        key, _, value = given.partition("=")
-        options[key] = json.loads(value)
+    model, run, output, options = trl_run.arguments()
     kill, late = options.pop("kill", None), options.pop("late", False)
     replay = {one.name: options.pop(one.name) for one in fields(Replay) if one.name in options}
     output.mkdir(exist_ok=True)

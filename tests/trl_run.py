@@ -58,13 +58,18 @@ def reward(completions: list[Any], gc_id: list[str], **columns: Any) -> list[flo
     return [float(len(completion[0]["content"]) % 2 == 0) for completion in completions]
 
 
-def main() -> None:
-    """Train."""
-    model, run, output = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+def arguments() -> tuple[str, Path, Path, dict[str, Any]]:
+    """MODEL, RUN, OUTPUT and the keys of a program's command line."""
     options: dict[str, Any] = {}
     for given in sys.argv[4:]:
         key, _, value = given.partition("=")
         options[key] = json.loads(value)
+    return sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), options
+
+
+def main() -> None:
+    """Train."""
+    model, run, output, options = arguments()
     kill, late = options.pop("kill", None), options.pop("late", False)
     trained = output / f"trained-{os.environ.get('RANK', '0')}.jsonl"
     output.mkdir(exist_ok=True)

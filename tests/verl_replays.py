@@ -11,21 +11,16 @@ for each step that passed), and the update. Each step's rows, as the update woul
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any
 
-import ray
 import torch
 import transfer_queue as tq
-from omegaconf import OmegaConf
-from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
-import tiny
-from verl_trainer import Idle, Workers, settings
+import verl_trainer
+from verl_trainer import Workers, ready
 
 FIELDS = [
     "uid",
@@ -126,18 +121,10 @@ class Actor(Workers):
         return batch
 
 
-class Trainer(PPOTrainerSync):  # type: ignore[misc]
-    """verl's trainer on a machine without a GPU."""
+class Trainer(verl_trainer.Trainer):
+    """The same with rows as an update would get them."""
 
-    work: Path
-
-    def _setup(self) -> None:
-        self.tokenizer, self.processor = tiny.tokenizer(), None
-        self._init_dataloader()
-        self._init_dump_executor()
-        contents = list(self.config.actor_rollout_ref.actor.checkpoint.save_contents)
-        self.actor_rollout_wg, self.checkpoint_manager = Actor(self.work, contents), Idle()
-        self._load_checkpoint()
+    workers = Actor
 
     def _step_once(self, metrics: dict[str, Any], timing_raw: dict[str, float], size: int) -> Any:
         self.actor_rollout_wg.step = self.global_steps
@@ -165,15 +152,6 @@ class Trainer(PPOTrainerSync):  # type: ignore[misc]
     def _bypasses(self) -> bool:
         return bool(self.config.algorithm.rollout_correction.bypass_mode)
 
-    def on_step_end(self) -> None:
-        """Be killed, where that is asked for."""
-        if os.environ.get("KILL_AT") == str(self.global_steps):
-            os.kill(os.getpid(), signal.SIGKILL)
-        super().on_step_end()
-
-    def _compute_metrics(self, *args: Any, **kwargs: Any) -> None:
-        """Needs times of what did not run."""
-
 
 def plain(value: Any) -> Any:
     """Something of JSON."""
@@ -183,18 +161,10 @@ def plain(value: Any) -> Any:
 def main() -> None:
     """Train."""
     work = Path(sys.argv[1])
-    config = settings(sys.argv[2:])
-    OmegaConf.resolve(config)
-    ray.init(num_cpus=4, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
-    tq.init(OmegaConf.create({"backend": {"SimpleStorage": {"num_data_storage_units": 1}}}))
-    Trainer.work = work
-    trainer = Trainer(config)
-    trainer.init()
-    trainer.fit(Rollouts(config.actor_rollout_ref.rollout.n))
-    left = {name: sorted(keys) for name, keys in (tq.kv_list() or {}).items() if keys}
-    (work / "left").write_text(json.dumps(left))
-    tq.close()
-    ray.shutdown()
+    with ready(Trainer, work, sys.argv[2:]) as trainer:
+        trainer.fit(Rollouts(trainer.config.actor_rollout_ref.rollout.n))
+        left = {name: sorted(keys) for name, keys in (tq.kv_list() or {}).items() if keys}
+        (work / "left").write_text(json.dumps(left))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -114,13 +116,15 @@ class Trainer(PPOTrainerSync):  # type: ignore[misc]
     """verl's trainer on a machine without a GPU."""
 
     work: Path
+    workers: type[Workers] = Workers
+    actor_rollout_wg: Any
 
     def _setup(self) -> None:
         self.tokenizer, self.processor = tiny.tokenizer(), None
         self._init_dataloader()
         self._init_dump_executor()
         contents = list(self.config.actor_rollout_ref.actor.checkpoint.save_contents)
-        self.actor_rollout_wg, self.checkpoint_manager = Workers(self.work, contents), Idle()
+        self.actor_rollout_wg, self.checkpoint_manager = self.workers(self.work, contents), Idle()
         self._load_checkpoint()
 
     def _step_once(self, metrics: dict[str, Any], timing_raw: dict[str, float], size: int) -> Any:
@@ -141,23 +145,30 @@ class Trainer(PPOTrainerSync):  # type: ignore[misc]
         super().on_step_end()
 
     def _compute_metrics(self, *args: Any, **kwargs: Any) -> None:
-        """Needs log probabilities, which nothing computed."""
+        """Needs what nothing computed: log probabilities, times."""
+
+
+@contextmanager
+def ready(kind: type[Trainer], work: Path, overrides: list[str]) -> Iterator[Any]:
+    """A trainer that can `fit`, under Ray and with a TransferQueue."""
+    config = settings(overrides)
+    OmegaConf.resolve(config)
+    ray.init(num_cpus=4, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
+    tq.init(OmegaConf.create({"backend": {"SimpleStorage": {"num_data_storage_units": 1}}}))
+    kind.work = work
+    trainer = kind(config)
+    trainer.init()
+    yield trainer
+    tq.close()
+    ray.shutdown()
 
 
 def main() -> None:
     """Train."""
     work = Path(sys.argv[1])
-    config = settings(sys.argv[2:])
-    OmegaConf.resolve(config)
-    ray.init(num_cpus=4, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
-    tq.init(OmegaConf.create({"backend": {"SimpleStorage": {"num_data_storage_units": 1}}}))
-    Trainer.work = work
-    trainer = Trainer(config)
-    trainer.init()
     failing = set((work / "failing").read_text().split()) if (work / "failing").exists() else set()
-    trainer.fit(Rollouts(failing))
-    tq.close()
-    ray.shutdown()
+    with ready(Trainer, work, sys.argv[2:]) as trainer:
+        trainer.fit(Rollouts(failing))
 
 
 if __name__ == "__main__":
