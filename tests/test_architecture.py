@@ -16,6 +16,7 @@ LAYERS = [
     "gaincurate.__main__",
     "gaincurate.cli.app",
     "gaincurate.cli.bench",
+    "gaincurate.cli.compare",
     "gaincurate.cli.difficulty",
     "gaincurate.cli.rollout_progress",
     "gaincurate.cli.schedule",
@@ -194,6 +195,7 @@ PACKAGES = {
     "gaincurate.trainers",
     "gaincurate.trainers.doctor",
     "gaincurate.difficulty",
+    "gaincurate.compare",
 }
 SOURCES = sorted([*(ROOT / "gaincurate").rglob("*.py"), *(ROOT / "kernels/gaincurate_kernels").rglob("*.py")])
 

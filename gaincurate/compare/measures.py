@@ -5,7 +5,6 @@ Knows nothing of how it is shown.
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 from typing import Any
 
@@ -118,10 +117,11 @@ def _tokens(verdict: Verdict, reached: Reached) -> str:
     if reached.share is None or reached.interval is None:
         return f"It does not reach {verdict.baseline}'s final accuracy within the budget."
     low, high = reached.interval
-    upper = "never" if math.isinf(high) else f"{100 * high:.0f} %"
+    upper = "never" if high is None else f"{100 * high:.0f} %"
+    lower = "never" if low is None else f"{100 * low:.0f} %"
     return (
         f"It reaches {verdict.baseline}'s final accuracy with {100 * reached.share:.0f} % of the tokens "
-        f"({100 * low:.0f} % to {upper})."
+        f"({lower} to {upper})."
     )
 
 

@@ -37,14 +37,14 @@ class Difference:
 class Reached:
     """Tokens until an arm's curve reaches the baseline's final accuracy.
 
-    `tokens` and `share` (of the budget) are None where it is not reached. `interval` is of the share, with
-    infinity for draws that do not reach it; `missed` is how many of the draws do not.
+    `tokens` and `share` (of the budget) are None where it is not reached. `interval` is of the share, an end
+    None where it is not reached there; `missed` is the part of the draws that do not reach it.
     """
 
     arm: str
     tokens: float | None
     share: float | None
-    interval: tuple[float, float] | None
+    interval: tuple[float | None, float | None] | None
     missed: float
 
 
@@ -139,9 +139,13 @@ def _reached(arm: str, tokens: Floats, found: Resampled, place: int, base: int) 
         arm,
         when,
         None if when is None else when / budget,
-        (float(low), float(high)),
+        (_reachable(low), _reachable(high)),
         float(np.mean(np.isinf(shares))),
     )
+
+
+def _reachable(share: float) -> float | None:
+    return float(share) if np.isfinite(share) else None
 
 
 def first_reach(tokens: Floats, curve: Floats, target: float) -> float | None:
