@@ -16,6 +16,7 @@ LAYERS = [
     "gaincurate.__main__",
     "gaincurate.cli.app",
     "gaincurate.cli.bench",
+    "gaincurate.cli.compare",
     "gaincurate.cli.difficulty",
     "gaincurate.cli.rollout_progress",
     "gaincurate.cli.schedule",
@@ -37,6 +38,14 @@ LAYERS = [
     "gaincurate.cli.score_summary",
     "gaincurate.cli.progress",
     "gaincurate.cli.output",
+    "gaincurate.compare.measures",
+    "gaincurate.compare.harness",
+    "gaincurate.compare.job",
+    "gaincurate.compare.config",
+    "gaincurate.compare.verdict",
+    "gaincurate.compare.resample",
+    "gaincurate.trainers.trl_arm",
+    "gaincurate.trainers.arm",
     "gaincurate.trainers.trl",
     "gaincurate.trainers.trl_replay",
     "gaincurate.trainers.trl_replay_notes",
@@ -269,6 +278,7 @@ PACKAGES = {
     "gaincurate.derive",
     "gaincurate.hygiene",
     "gaincurate.report",
+    "gaincurate.compare",
 }
 SOURCES = sorted([*(ROOT / "gaincurate").rglob("*.py"), *(ROOT / "kernels/gaincurate_kernels").rglob("*.py")])
 

@@ -8,6 +8,7 @@ import typer
 
 import gaincurate
 from gaincurate.cli import bench, difficulty, schedule
+from gaincurate.cli.compare import compare
 from gaincurate.cli.derive import derive
 from gaincurate.cli.doctor import doctor
 from gaincurate.cli.export import export
@@ -32,6 +33,7 @@ app.add_typer(schedule.app, name="schedule")
 app.command()(export)
 app.add_typer(difficulty.app, name="difficulty")
 app.command()(doctor)
+app.command()(compare)
 app.add_typer(bench.app, name="bench")
 
 

@@ -32,7 +32,7 @@ def pass_rate_interval(wins: float, losses: float) -> tuple[float, float]:
     tail = (1 - MASS) / 2
     a, b = wins + PRIOR, losses + PRIOR
     # The upper bound is one minus the lower one of the failure rate: near 1 it keeps its digits that way.
-    return _quantile(tail, a, b), 1 - _quantile(tail, b, a)
+    return beta_quantile(tail, a, b), 1 - beta_quantile(tail, b, a)
 
 
 def width(wins: float, losses: float) -> float:
@@ -41,7 +41,7 @@ def width(wins: float, losses: float) -> float:
     return high - low
 
 
-def _quantile(share: float, a: float, b: float) -> float:
+def beta_quantile(share: float, a: float, b: float) -> float:
     """Where the distribution function of Beta(a, b) reaches `share`, by bisection."""
     low, high = 0.0, 1.0
     while True:

@@ -1,0 +1,183 @@
+"""A comparison as frozen, checked values: takes a TOML file, yields arms, seeds, a budget and what all share.
+
+Knows nothing of how an arm is trained. Unknown names are refused.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from gaincurate.errors import InputError
+from gaincurate.files import digest_json, reading
+
+CONTROLS = ("uniform", "length")
+"""Strategies that every comparison has: what costs nothing, and what length alone gives."""
+_OURS = {
+    "output_dir",
+    "num_train_epochs",
+    "max_steps",
+    "save_strategy",
+    "save_steps",
+    "save_total_limit",
+    "num_generations",
+    "shuffle_dataset",
+    "seed",
+    "resume_from_checkpoint",
+    "temperature",
+    "max_completion_length",
+}
+
+
+class Frozen(BaseModel):
+    """What cannot be changed, and refuses names that it does not have."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Arm(Frozen):
+    """One way to choose prompts."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    """Its name in tables and of its folder."""
+    strategy: str
+    """As in `gaincurate schedule start --strategy`."""
+    by: str | None = None
+    """The column of its order."""
+    ascending: bool | None = None
+    """Low values first."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """The strategy's own options."""
+
+
+class Evaluation(Frozen):
+    """How a checkpoint is judged on the held-out prompts."""
+
+    samples: int = Field(default=4, ge=1)
+    """Completions of each prompt; pass@k for every k up to it."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Of the sampling."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Nucleus of the sampling."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """The same for all arms, seeds and marks."""
+    batch_tokens: int | None = Field(default=None, ge=1)
+    """As in `gaincurate difficulty rollout`."""
+
+
+class Comparison(Frozen):
+    """What `gaincurate compare` trains and judges."""
+
+    scored: Path
+    """The scored set to train on."""
+    heldout: Path
+    """Another scored set, to be judged on: no prompt of it may be in `scored`."""
+    model: str | None = None
+    """Where every arm begins. Default: the model that scored the set."""
+    verifier: str
+    """As in `gaincurate difficulty rollout`; the reward, and the judge of the held-out prompts."""
+    answer_column: str | None = None
+    """With the gold answers. Default: the one that the set was scored with."""
+    success: float = Field(default=1.0, gt=0, le=1)
+    """A completion is right from this reward on."""
+    budget_tokens: int = Field(ge=1)
+    """Generated tokens of each arm and seed, all costs included."""
+    prefill_weight: float = Field(default=1.0, ge=0)
+    """What a token of a scoring pass is charged as, in generated tokens."""
+    marks: int = Field(default=4, ge=1)
+    """Evaluations, evenly over the budget, besides the one at the start."""
+    seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
+    """Of the schedule, the sampling and the trainer."""
+    step_prompts: int = Field(default=8, ge=1)
+    """Prompts that are generated for at a time."""
+    round_steps: int = Field(default=2, ge=1)
+    """Steps in a round of the schedule."""
+    group: int = Field(default=8, ge=2)
+    """Rollouts of a prompt."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Of the training's rollouts."""
+    max_tokens: int = Field(default=64, ge=1)
+    """Of a completion, in training and evaluation."""
+    train: dict[str, Any] = Field(default_factory=dict)
+    """More fields of TRL's GRPOConfig, the same for all arms."""
+    evaluation: Evaluation = Evaluation()
+    """How checkpoints are judged."""
+    arms: list[Arm] = Field(min_length=1)
+    """What is compared; `uniform` and `length` are added where they are not there."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        names = [arm.name for arm in self.arms]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two arms have the name {twice[0]!r}")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds {self.seeds} has one twice")
+        if taken := sorted(_OURS & self.train.keys()):
+            raise ValueError(f"[train] {taken[0]} is set by the comparison itself; leave it out")
+        return self
+
+    @property
+    def budget(self) -> int:
+        """Prompts in a round."""
+        return self.step_prompts * self.round_steps
+
+    @property
+    def mark_tokens(self) -> list[int]:
+        """Generated tokens at which checkpoints are judged, rising, the last one the budget."""
+        return [self.budget_tokens * k // self.marks for k in range(1, self.marks + 1)]
+
+    @property
+    def digest(self) -> str:
+        """Of all that can change a number."""
+        return digest_json(self.model_dump(mode="json"))
+
+
+def read_comparison(path: Path) -> Comparison:
+    """The comparison that a TOML file asks for; folders in it are relative to the file.
+
+    Raises:
+        InputError: it is no TOML, has a name that there is not, or a value that cannot be.
+        StorageError: it cannot be read.
+    """
+    with reading(path):
+        text = path.read_bytes()
+    try:
+        given = tomllib.loads(text.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no TOML: {error}.", path=str(path)) from error
+    for name in ("scored", "heldout"):
+        if isinstance(given.get(name), str):
+            given[name] = str((path.parent / given[name]).resolve())
+    model = given.get("model")
+    if isinstance(model, str) and (path.parent / model).exists():
+        given["model"] = str((path.parent / model).resolve())
+    return checked_comparison(given, str(path))
+
+
+def checked_comparison(given: dict[str, Any], where: str = "the comparison") -> Comparison:
+    """A comparison of plain values, with the controls added in front.
+
+    Raises:
+        InputError: a name that there is not, or a value that cannot be.
+    """
+    given = dict(given)
+    arms = given.get("arms")
+    if isinstance(arms, list) and all(isinstance(arm, dict) for arm in arms):
+        there = {arm.get("name") for arm in arms}
+        given["arms"] = [{"name": n, "strategy": n} for n in CONTROLS if n not in there] + arms
+    try:
+        return Comparison(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, first["loc"])))
+        said = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "missing":
+            raise InputError(f"{where}: {name} is not there.") from error
+        if first["type"] == "extra_forbidden":
+            raise InputError(f"{where}: there is no setting {name}.") from error
+        what = f"{name} = {first['input']!r}: " if name else ""
+        raise InputError(f"{where}: {what}{said}.") from error

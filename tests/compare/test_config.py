@@ -1,0 +1,81 @@
+"""What a comparison's file may say, and the sentence for what it may not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gaincurate.compare.config import checked_comparison, read_comparison
+from gaincurate.errors import InputError
+
+LEAST: dict[str, Any] = {
+    "scored": "scored",
+    "heldout": "heldout",
+    "verifier": "exact",
+    "budget_tokens": 1000,
+    "arms": [{"name": "high", "strategy": "gain-rl"}],
+}
+
+
+def test_the_controls_are_always_there_and_can_be_set() -> None:
+    assert [arm.name for arm in checked_comparison(LEAST).arms] == ["uniform", "length", "high"]
+    own = {"name": "length", "strategy": "length", "ascending": False}
+    found = checked_comparison(LEAST | {"arms": [own]})
+    assert [(arm.name, arm.ascending) for arm in found.arms] == [("uniform", None), ("length", False)]
+
+
+def test_marks_divide_the_budget() -> None:
+    assert checked_comparison(LEAST | {"marks": 3}).mark_tokens == [333, 666, 1000]
+
+
+def test_a_file_names_folders_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    path = tmp_path / "c.toml"
+    path.write_text(
+        'scored = "a"\nheldout = "../b"\nmodel = "model"\nverifier = "exact"\nbudget_tokens = 10\n'
+        '[train]\nlearning_rate = 1e-3\n[[arms]]\nname = "x"\nstrategy = "uniform"\n'
+    )
+    found = read_comparison(path)
+    assert found.scored == tmp_path / "a"
+    assert found.heldout == tmp_path.parent / "b"
+    assert found.model == str(tmp_path / "model")
+    assert found.train == {"learning_rate": 1e-3}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"budget_tokens": 0}, "c: budget_tokens = 0: Input should be greater than or equal to 1."),
+        ({"budgets": 3}, "c: there is no setting budgets."),
+        ({"seeds": [1, 1]}, "c: seeds [1, 1] has one twice."),
+        (
+            {"arms": [{"name": "a", "strategy": "uniform"}, {"name": "a", "strategy": "length"}]},
+            "c: two arms have the name 'a'.",
+        ),
+        ({"arms": [{"name": "a"}]}, "c: arms[2].strategy is not there."),
+        (
+            {"arms": [{"name": "A b", "strategy": "uniform"}]},
+            "c: arms[2].name = 'A b': String should match pattern '^[a-z0-9][a-z0-9._-]*$'.",
+        ),
+        ({"train": {"seed": 3}}, "c: [train] seed is set by the comparison itself; leave it out."),
+    ],
+)
+def test_what_is_wrong_is_said(change: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError) as error:
+        checked_comparison(LEAST | change, "c")
+    assert str(error.value) == sentence
+
+
+def test_what_is_missing_is_said() -> None:
+    with pytest.raises(InputError) as error:
+        checked_comparison({k: v for k, v in LEAST.items() if k != "verifier"}, "c")
+    assert str(error.value) == "c: verifier is not there."
+
+
+def test_a_file_that_is_no_toml(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text("scored = ")
+    with pytest.raises(InputError, match="c.toml is no TOML: Invalid value"):
+        read_comparison(path)
