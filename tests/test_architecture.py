@@ -40,6 +40,7 @@ LAYERS = [
     "gaincurate.cli.output",
     "gaincurate.compare.measures",
     "gaincurate.compare.harness",
+    "gaincurate.compare.tables",
     "gaincurate.compare.job",
     "gaincurate.compare.config",
     "gaincurate.compare.verdict",
