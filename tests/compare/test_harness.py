@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import tiny
 from gaincurate.compare.config import Comparison, checked_comparison
-from gaincurate.compare.harness import JOBS, View, compare
-from gaincurate.compare.measures import document
+from gaincurate.compare.harness import RESULTS, compare
+from gaincurate.compare.tables import read_tables
 from gaincurate.config import ScoreConfig
 from gaincurate.scoring.pipeline import score_dataset
 
@@ -52,13 +51,17 @@ def test_it_all(sets_of: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(Path(__file__).parent.parent)
     arms = [{"name": "high-angle", "strategy": "gain-rl", "options": {"sigma": "0.2N"}}]
     asked_for = asked(sets_of, arms=arms, prefill_weight=0.01)
-    found = compare(asked_for, tmp_path / "out", View())
-    assert found.arms == ["uniform", "length", "high-angle"]
-    assert found.accuracy.shape == (3, 3, 2, 8)
-    assert (found.tokens[:, 1] >= 60).all()
-    assert (found.tokens[:, 2] >= 120).all()
-    out = document(found)
-    json.dumps(out, allow_nan=False)
-    assert len(out["sentences"]) == 2
-    assert len(list((tmp_path / "out" / JOBS).glob("*/*/marks/1/*.safetensors"))) == 6
-    np.testing.assert_array_equal(found.right, compare(asked_for, tmp_path / "out").right)
+    compare(asked_for, tmp_path / "out", workers=2)
+    found = read_tables(tmp_path / "out" / RESULTS)
+    assert found.evaluations.column("arm").unique().to_pylist() == ["uniform", "length", "high-angle"]
+    assert len(found.evaluations) == 3 * 2 * 3 * 8
+    for row in found.marks.to_pylist():
+        assert row["tokens"] >= row["asked"]
+        parts = [row[name] for name in ("scoring", "rescoring", "references", "training")]
+        assert row["tokens"] == sum(parts)
+    steps = found.steps.to_pylist()
+    for (arm, seed), rows in itertools.groupby(steps, lambda row: (row["arm"], row["seed"])):
+        told = list(rows)
+        assert [row["step"] for row in told] == list(range(1, len(told) + 1))
+        counted = itertools.accumulate(row["prompt_tokens"] + row["completion_tokens"] for row in told)
+        assert list(counted) == [row["trainer_tokens"] for row in told], (arm, seed)
