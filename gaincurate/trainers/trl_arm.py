@@ -34,18 +34,17 @@ from gaincurate.trainers.arm import COST, MARKS, PROGRESS, ROLLOUTS, RUN, TASK, 
 
 def main(folder: Path) -> None:
     """Train one arm to its last mark, then judge all marks."""
-    begun = time.monotonic()
     task = Task.model_validate_json((folder / TASK).read_bytes())
     remove_temporaries(folder)
     last = len(task.mark_tokens) - 1
     if not (folder / MARKS / str(last) / COST).exists():
-        train(folder, task, begun)
+        train(folder, task)
     for k in range(last + 1):
         judge(folder, task, k)
     shutil.rmtree(folder / TRAINER, ignore_errors=True)  # its checkpoints: nothing will resume from them
 
 
-def train(folder: Path, task: Task, begun: float) -> None:
+def train(folder: Path, task: Task) -> None:
     """Train to the last mark, or go on where an earlier process stopped."""
     # Here, because judging needs no trainer.
     import trl
@@ -68,6 +67,7 @@ def train(folder: Path, task: Task, begun: float) -> None:
         if task.replay is not None:
             build, given["replay"] = ReplayGRPOTrainer, Replay(**task.replay)
         trainer = build(**given, train_dataset=dataset(run.folder))
+        begun = time.monotonic()  # from here on strategies differ: the first references may be rolled out now
         attach(trainer, run.folder)
         trainer.add_callback(Marks(folder, run, task, begun))
         trainer.train(resume_from_checkpoint=True)

@@ -33,7 +33,7 @@ class Marks(transformers.TrainerCallback):
         folder: the arm's.
         run: its run.
         task: with the marks.
-        begun: when this process began with the arm, by `time.monotonic`.
+        begun: since when its seconds are counted, by `time.monotonic`.
     """
 
     def __init__(self, folder: Path, run: Run, task: Task, begun: float) -> None:
