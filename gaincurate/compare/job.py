@@ -19,7 +19,7 @@ from gaincurate.compare.config import Arm, Comparison
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.rollout_set import RolloutSet, pass_rates
 from gaincurate.errors import TrainerError
-from gaincurate.files import write_json
+from gaincurate.files import digest_json, write_json
 from gaincurate.schedule import base
 from gaincurate.schedule.config import ScheduleConfig, checked
 from gaincurate.schedule.dots import DotsOptions
@@ -42,12 +42,14 @@ class ArmJob:
     Args:
         comparison: with the settings that all share.
         arm: what is different.
-        seed: of the schedule and the trainer.
+        seed: one of the comparison's.
         folder: its own.
     """
 
     def __init__(self, comparison: Comparison, arm: Arm, seed: int, folder: Path) -> None:
         self.comparison, self.arm, self.seed, self.folder = comparison, arm, seed, folder
+        # Of schedule and trainer: no two arms share random numbers, so one strategy under two names is two.
+        self.number = int(digest_json([arm.name, seed])[:7], 16)
 
     @property
     def done(self) -> bool:
@@ -85,7 +87,7 @@ class ArmJob:
             strategy=arm.strategy,
             budget=prompts * steps,
             rounds=-(-comparison.budget_tokens // fewest) + 1,
-            seed=self.seed,
+            seed=self.number,
             by=arm.by,
             ascending=arm.ascending,
             options=self._options(steps),
@@ -141,7 +143,7 @@ class ArmJob:
                 "save_strategy": "steps",
                 "save_steps": comparison.steps_of(self.arm),
                 "save_total_limit": 2,
-                "seed": self.seed,
+                "seed": self.number,
             },
             replay=None if replay is None else {"capacity": prompts, **replay.model_dump(exclude_none=True)},
             evaluation=evaluation(comparison),
