@@ -5,95 +5,87 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from gaincurate.cli import output
+from gaincurate.cli.report import missing_for_pages, need_a_place_for_the_page
 
-if TYPE_CHECKING:
-    from gaincurate.compare.harness import View
+PAGE, DOCUMENT = "report.html", "results.json"
 
 
 def compare(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A .toml file; see docs/compare.md.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the comparison.")],
+    workers: Annotated[
+        int, typer.Option(min=1, help="How many arms are trained at a time, each by a process of its own.")
+    ] = 1,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            metavar="FILE",
+            help="Write the page there. Default: DIR/report.html, where the extra `report` is installed.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all measures as JSON.")] = False,
 ) -> None:
     """Train a model under several strategies at equal generated tokens, and say whether they differ.
 
-    Run the same command again after an interruption: what was trained and judged is kept.
+    CONFIG names a scored set to train on, another one to judge on, a verifier, a budget and the arms;
+    `uniform` and `length` are always among them. Each arm is trained with each seed by TRL's GRPO, pays for
+    its own scoring and reference rollouts, and is judged at the same numbers of generated tokens.
+
+    Run the same command again after an interruption: what was trained and judged is kept. On a finished
+    comparison it only shows it again.
 
     Example: gaincurate compare compare.toml -o compared
     """
     again = f"Run the same command again: {shlex.join(['gaincurate', *sys.argv[1:]])}"
     with output.reporting(again):
-        from gaincurate.compare.config import read_comparison
-        from gaincurate.compare.harness import compare as run
-        from gaincurate.compare.measures import document
-        from gaincurate.files import write_json
-        from gaincurate.schedule.trainer import stoppable
-
-        with stoppable():
-            found = document(run(read_comparison(config), out, _view()))
-        write_json(out / "results.json", found)
+        if page is not None:
+            need_a_place_for_the_page(page, "--html")
+        _train(config, out, workers)
+        found = _document(out)
+        _write_page(found, page, out)
         if as_json:
             output.as_json(found)
         else:
-            _print(found)
-        output.note(f"all measures: {out / 'results.json'}")
+            from gaincurate.cli.compare_text import print_comparison
+
+            print_comparison(found)
 
 
-def _view() -> View:
-    from gaincurate.compare.harness import View
+def _train(config: Path, out: Path, workers: int) -> None:
+    from gaincurate.cli.compare_progress import CompareView
+    from gaincurate.compare import harness
+    from gaincurate.compare.config import read_comparison
+    from gaincurate.schedule.trainer import stoppable
 
-    class Lines(View):
-        """A line for each job, with the time left by those before."""
-
-        def __init__(self) -> None:
-            self._seconds: list[float] = []
-
-        def note(self, text: str) -> None:
-            output.note(text)
-
-        def job(self, place: int, count: int, arm: str, seed: int, what: str) -> None:
-            output.note(f"{place + 1} of {count}: {arm}, seed {seed}: {what}")
-
-        def job_done(self, place: int, count: int, seconds: float) -> None:
-            if not seconds:
-                return
-            self._seconds.append(seconds)
-            left = (count - place - 1) * sum(self._seconds) / len(self._seconds)
-            if left:
-                output.note(f"  {seconds:,.0f} s; about {left / 60:,.0f} minutes left")
-
-    return Lines()
+    comparison = read_comparison(config)
+    with stoppable(), CompareView() as view:
+        harness.compare(comparison, out, view, workers=workers)
 
 
-def _print(found: dict[str, Any]) -> None:
-    from gaincurate.compare.measures import rows
+def _document(out: Path) -> dict[str, Any]:
+    from gaincurate.compare.measures import document
+    from gaincurate.compare.results import read_results
+    from gaincurate.files import write_json
 
-    verdict = found["verdict"]
-    output.text(
-        f"{verdict['prompts']:,} held-out prompts, {verdict['seeds']} seeds, "
-        f"{found['marks'][-1]:,.0f} generated tokens an arm and seed"
-    )
-    lines = []
-    for row in rows(found):
-        joint = row["joint"]
-        lines.append(
-            [
-                row["arm"],
-                f"{row['accuracy']:.3f}",
-                output.number(row["difference"], "+.3f"),
-                "-" if joint is None else f"{joint[0]:+.3f} to {joint[1]:+.3f}",
-                row["answer"],
-                "not reached" if row["tokens"] is None else f"{row['tokens']:.2f}",
-                output.number(row["effective"], ".2f"),
-                f"{row['seconds']:,.0f}",
-            ]
-        )
-    head = ["arm", "accuracy", "difference", "joint 95 %", "verdict", "tokens to reach", "0<p<1", "seconds"]
-    output.table(lines, head)
-    for line in found["sentences"]:
-        output.text(line)
+    found = document(read_results(out))
+    write_json(out / DOCUMENT, found)
+    output.note(f"{out / DOCUMENT}: all measures")
+    return found
+
+
+def _write_page(found: dict[str, Any], asked: Path | None, out: Path) -> None:
+    if asked is None and (missing := missing_for_pages()):
+        output.note(f"no page: it needs {' and '.join(missing)}, `pip install 'gaincurate[report]'`")
+        return
+    from gaincurate.compare.page import to_html
+    from gaincurate.files import write_atomic
+
+    path = asked or out / PAGE
+    write_atomic(path, to_html(found).encode())
+    output.note(f"{path}: written; open it in a browser.")

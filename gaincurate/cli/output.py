@@ -9,6 +9,7 @@ import io
 import json
 import os
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
@@ -16,6 +17,9 @@ from typing import Any, TextIO
 import typer
 
 from gaincurate.errors import GaincurateError, StorageError, reason_of
+
+WIDTH = 100
+"""Columns of a sentence."""
 
 
 def text(line: str = "") -> None:
@@ -72,6 +76,12 @@ def table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> None:
         cells = [line[0].ljust(widths[0])]
         cells += [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
         text("  " + "  ".join(cells).rstrip())
+
+
+def say(line: str, indent: str = "") -> None:
+    """A sentence to stdout, over several lines where it is long."""
+    for part in textwrap.wrap(plain(line), WIDTH, subsequent_indent=indent, break_on_hyphens=False):
+        text(part)
 
 
 def number(value: float | None, form: str) -> str:

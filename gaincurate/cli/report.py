@@ -82,7 +82,7 @@ def report(
     """
     with output.reporting():
         if page is not None:
-            _need_a_place_for_the_page(page)
+            need_a_place_for_the_page(page, "--output")
         from gaincurate.report.build import report as build
         from gaincurate.report.document import to_json
 
@@ -117,21 +117,34 @@ def report(
             print_report(found)
 
 
-def _need_a_place_for_the_page(page: Path) -> None:
-    """Say what is missing before minutes of work are lost to it."""
-    missing = [name for name in ("altair", "jinja2", "vl_convert") if find_spec(name) is None]
-    if missing:
-        raise InputError(f"--output needs {' and '.join(missing)}: `pip install 'gaincurate[report]'`.")
+def need_a_place_for_the_page(page: Path, option: str) -> None:
+    """Say what is missing before minutes of work are lost to it.
+
+    Args:
+        page: the file to be written.
+        option: that named it.
+
+    Raises:
+        InputError: a library for pages is not installed.
+        OutputError: no page of ours can lie there.
+    """
+    if missing := missing_for_pages():
+        raise InputError(f"{option} needs {' and '.join(missing)}: `pip install 'gaincurate[report]'`.")
     if page.is_dir() or not page.parent.is_dir():
         what = "is a folder" if page.is_dir() else f"lies in {page.parent}, which is no folder"
-        raise OutputError(f"--output {page} {what}: name a file, such as report.html.", path=str(page))
+        raise OutputError(f"{option} {page} {what}: name a file, such as report.html.", path=str(page))
     if page.exists() and _MARK not in page.read_bytes()[:_HEAD]:
         raise OutputError(
-            f"--output {page} is there and is no report: it would be lost. Name another file, such as "
+            f"{option} {page} is there and is no report: it would be lost. Name another file, such as "
             "report.html.",
             path=str(page),
         )
     if page.suffix.lower() not in (".html", ".htm"):
         raise OutputError(
-            f"--output {page}: the page is HTML; name a file that ends in .html.", path=str(page)
+            f"{option} {page}: the page is HTML; name a file that ends in .html.", path=str(page)
         )
+
+
+def missing_for_pages() -> list[str]:
+    """Libraries that a page needs and that are not installed."""
+    return [name for name in ("altair", "jinja2", "vl_convert") if find_spec(name) is None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,26 +12,24 @@ if TYPE_CHECKING:
     from gaincurate.report.figures import Estimate, Lift, Relation
     from gaincurate.report.sections import Predictions
 
-_WIDTH = 100
-
 
 def print_report(found: Document) -> None:
     """The first screen says whether to sort by anything; all else follows."""
     about = found.about
-    _say(
+    output.say(
         f"{about.folder}: {about.rows:,} rows, {about.model}, {about.dtype} on {about.device}; length is "
         f"{about.length_column}; groups: {about.group_column or 'none'} ({about.group_how})"
     )
     output.text()
-    _say(found.headline)
+    output.say(found.headline)
     if found.unknown is not None:
-        _say(found.unknown)
+        output.say(found.unknown)
     for verdict in found.verdicts:
         if verdict.banner is not None:
-            _say(f"WARNING: {verdict.banner}")
+            output.say(f"WARNING: {verdict.banner}")
     output.text()
     for verdict in found.verdicts:
-        _say(f"[{verdict.verdict}] {verdict.sentence}", "  ")
+        output.say(f"[{verdict.verdict}] {verdict.sentence}", "  ")
     _signals(found)
     for target in dict.fromkeys(relation.target for relation in found.relations):
         _target(found, target)
@@ -43,16 +40,9 @@ def print_report(found: Document) -> None:
     _notes(found.notes)
 
 
-def _say(line: str, indent: str = "") -> None:
-    """A sentence, over several lines where it is long."""
-    plain = output.plain(line)
-    for part in textwrap.wrap(plain, _WIDTH, subsequent_indent=indent, break_on_hyphens=False):
-        output.text(part)
-
-
 def _head(line: str) -> None:
     output.text()
-    _say(line)
+    output.say(line)
 
 
 def _signals(found: Document) -> None:
@@ -90,7 +80,7 @@ def _target(found: Document, target: str) -> None:
         lines.append([length, _shown(relations[0].length), *blank, *_ends(lifts, length)])
     output.table(lines, head)
     if lifts:
-        _say("tenths: their mean p (1 - p) over that of a random tenth")
+        output.say("tenths: their mean p (1 - p) over that of a random tenth")
 
 
 def _relation(relation: Relation, lifts: dict[tuple[str, str], Lift], *, grouped: bool) -> list[str]:
@@ -127,9 +117,9 @@ def _outcomes(found: Document) -> None:
             f"{_shown(one.ceiling, '')}"
         )
         if one.unknown:
-            _say(f"  {one.unknown:,} of its prompts are not in this set.")
+            output.say(f"  {one.unknown:,} of its prompts are not in this set.")
         for note in one.notes:
-            _say(f"  {note}")
+            output.say(f"  {note}")
     for calibration in found.calibrations:
         _head(
             f"{calibration.column} against {calibration.outcome}: Pearson {_shown(calibration.pearson)}, "
@@ -197,7 +187,7 @@ def _predictions(told: Predictions) -> None:
         f"{output.number(told.predict_seconds, ',.1f')} s of prediction"
     )
     for one in told.found:
-        _say(
+        output.say(
             f"round {one.round}, {one.of} ({one.rows:,} prompts): Pearson {_shown(one.pearson)}, noise "
             f"ceiling {_shown(one.ceiling, '')}, Spearman {_shown(one.spearman)}, Brier "
             f"{_shown(one.brier, '')} (of the mean alone {output.number(one.brier_of_mean, '.2f')})",
@@ -211,7 +201,7 @@ def _predictions(told: Predictions) -> None:
             ["predicted", "prompts", "mean", "observed"],
         )
     if told.warning:
-        _say(told.warning, "  ")
+        output.say(told.warning, "  ")
 
 
 def _hygiene(found: Document) -> None:
@@ -222,15 +212,15 @@ def _hygiene(found: Document) -> None:
     )
     for check in found.hygiene:
         if check.note:
-            _say(f"{check.check}: {check.note}", "  ")
+            output.say(f"{check.check}: {check.note}", "  ")
         for example in check.examples:
-            output.text(f"  {output.plain(example.gc_id)}  {output.plain(example.text)[:_WIDTH]}")
-            output.text(f"    {output.plain(example.match)[:_WIDTH]}")
+            output.text(f"  {output.plain(example.gc_id)}  {output.plain(example.text)[: output.WIDTH]}")
+            output.text(f"    {output.plain(example.match)[: output.WIDTH]}")
         if 0 < len(check.examples) < check.rows:
             output.text(f"  and {check.rows - len(check.examples):,} more")
     dirty = ",".join(check.check for check in found.hygiene if check.rows)
     if dirty:
-        _say(
+        output.say(
             "next, with the same options: `gaincurate hygiene DIR --list FILE` lists every row, `gaincurate "
             f"export DIR --drop {dirty}` leaves them out",
             "  ",
@@ -241,4 +231,4 @@ def _notes(notes: Sequence[str]) -> None:
     if notes:
         output.text()
     for note in notes:
-        _say(f"note: {note}", "  ")
+        output.say(f"note: {note}", "  ")

@@ -1,86 +1,162 @@
-"""What a comparison says: takes its results, yields one document of plain values and a sentence for each arm.
+"""What a comparison says: takes its results, yields one document of plain values.
 
-Knows nothing of how it is shown.
+The document is all that is shown of a comparison, in the terminal, as JSON and on a page; the same results
+give the same document. Knows nothing of how it is shown.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from gaincurate.compare.harness import Results
-from gaincurate.compare.resample import Floats
-from gaincurate.compare.verdict import Difference, Reached, Verdict, judge
+from gaincurate.compare.resample import Floats, Resampled, resample
+from gaincurate.compare.results import Results
+from gaincurate.compare.sentences import about_arm, about_length, headline, notes
+from gaincurate.compare.training import over_time, with_angle
+from gaincurate.compare.verdict import Difference, Reached, bands, differences, reached
 from gaincurate.shards import Json
-from gaincurate.stats import spearman
 
-BASELINE = "uniform"
+BASELINE, SECOND = "uniform", "length"
+FORMAT = 1
 
 
 def document(results: Results) -> Json:
-    """All measures; the same results give the same document.
+    """All measures.
 
     Returns:
-        `sentences`, `verdict` (see `compare.verdict`), `curves` by arm (mean over seeds at each mark), `arms`
-        with what each cost and gave, and `setting`.
+        `setting`; `headline`, `against_length` and `notes`, sentences; `arms`, a list with what each one cost
+        and gave and a `sentence`. Shares and accuracies are from 0 to 1, intervals `[low, high]` or None.
     """
-    tokens = marks_of(results)
-    verdict = judge(results.arms, tokens, results.accuracy, BASELINE)
-    reached = {found.arm: found for found in verdict.reached}
+    comparison, arms = results.comparison, results.arms
+    found = resample(results.accuracy)
+    spent = {name: results.costs[name].mean(axis=2) for name in ("tokens", "seconds")}
+    budget = float(comparison["budget_tokens"])
+    compared = {
+        "difference": _by_arm(differences(arms, found, BASELINE)),
+        "against_length": _by_arm(differences(arms, found, SECOND, without=[BASELINE])),
+        "reached": _by_arm(reached(arms, spent["tokens"], budget, found, BASELINE)),
+        "reached_seconds": _by_arm(reached(arms, spent["seconds"], budget, found, BASELINE)),
+    }
+    made = [_arm(results, place, found, compared) for place in range(len(arms))]
+    whole: Json = {
+        "format": FORMAT,
+        "setting": setting(results),
+        "learned": learned(found, arms.index(BASELINE)),
+        "apart": [arms[place] for place in found.apart],
+        "arms": made,
+    }
+    for arm in made:
+        arm["sentence"] = about_arm(whole, arm)
+    said = {
+        "headline": headline(whole),
+        "against_length": about_length(whole),
+        "notes": notes(whole, results.left_out),
+    }
+    return whole | said
+
+
+def setting(results: Results) -> Json:
+    """What was compared, and on what."""
     comparison = results.comparison
     return {
-        "setting": {
-            "comparison": comparison.model_dump(mode="json"),
-            "seeds": results.seeds,
-            "heldout_prompts": len(results.prompts),
-            "samples": comparison.evaluation.samples,
-        },
-        "sentences": [sentence(verdict, found, reached[found.arm]) for found in verdict.differences],
-        "verdict": asdict(verdict),
-        "marks": tokens.tolist(),
-        "curves": {arm: results.accuracy[k].mean(axis=(1, 2)).tolist() for k, arm in enumerate(results.arms)},
-        "arms": {arm: _arm(results, k) for k, arm in enumerate(results.arms)},
+        "comparison": comparison,
+        "model": results.facts.get("model"),
+        "sets": results.facts.get("sets"),
+        "baseline": BASELINE,
+        "second": SECOND,
+        "seeds": results.seeds,
+        "seeds_count": len(results.seeds),
+        "prompts": len(results.prompts),
+        "samples": int(comparison["evaluation"]["samples"]),
+        "budget_tokens": int(comparison["budget_tokens"]),
     }
 
 
-def marks_of(results: Results) -> Floats:
-    """Generated tokens at the marks, `[1 + marks]`: 0, then those that were asked for."""
-    return np.array([0, *results.comparison.mark_tokens], np.float64)
+def learned(found: Resampled, base: int) -> Json:
+    """What training alone gave: the baseline's final accuracy less that of the start."""
+    value = float(found.curves[base, -1] - found.curves[base, 0])
+    if not found.seeds_known:
+        return {"value": value, "interval": None}
+    half = np.quantile(abs(found.draws[:, base, -1] - found.draws[:, base, 0] - value), 0.95)
+    return {"value": value, "interval": [value - float(half), value + float(half)]}
 
 
-def _arm(results: Results, place: int) -> Json:
+def _by_arm(rows: list[Any]) -> dict[str, Any]:
+    return {row.arm: row for row in rows}
+
+
+def _arm(results: Results, place: int, found: Resampled, compared: dict[str, dict[str, Any]]) -> Json:
+    name = results.arms[place]
+    edges = bands(found)
+    final = None if edges is None else edges[:, place, -1].tolist()
+    own = results.comparison["arms"][place]
     right, samples = results.right[place, -1], results.samples[place, -1]
-    logs = [entry for seed in results.seeds for entry in results.logs[results.arms[place], seed]]
+    trained = [results.steps[name, seed] for seed in results.seeds]
     return {
+        "arm": name,
+        "settings": {key: value for key, value in own.items() if key != "name" and value not in (None, {})},
+        "accuracy": {"value": float(found.curves[place, -1]), "interval": final},
+        "difference": _difference(compared["difference"].get(name)),
+        "against_length": _difference(compared["against_length"].get(name)),
+        "reached": _reached(compared["reached"][name]),
+        "reached_seconds": _reached(compared["reached_seconds"][name], of_budget=False),
         "accuracy_by_seed": results.accuracy[place, -1].mean(axis=1).tolist(),
         "pass_at": {
             str(k): float(np.mean(pass_at(right, samples, k))) for k in range(1, int(samples.min()) + 1)
         },
-        "response_tokens": results.lengths[place].mean(axis=1).tolist(),
-        "tokens_at_marks": results.tokens[place].mean(axis=1).tolist(),
-        "steps": results.steps[place, -1].tolist(),
-        "training_seconds": results.seconds[results.arms[place]],
-        "effective_share": _mean(
-            [1 - e["frac_reward_zero_std"] for e in logs if "frac_reward_zero_std" in e]
-        ),
-        "gradient_norm": _mean([e["grad_norm"] for e in logs if "grad_norm" in e]),
-        "gradient_norm_with_angle": _with_angle(logs),
+        "curve": _curve(results, place, found, edges),
+        "cost": _cost(results, place),
+        "gradient": with_angle(trained),
+        "training": over_time(trained, float(results.comparison["budget_tokens"])),
     }
 
 
-def _mean(values: list[float]) -> float | None:
-    return float(np.mean(values)) if values else None
+def _difference(found: Difference | None) -> Json | None:
+    if found is None:
+        return None
+    return {
+        "value": found.value,
+        "interval": None if found.interval is None else list(found.interval),
+        "joint": None if found.joint is None else list(found.joint),
+        "detectable": found.detectable,
+        "answer": found.answer,
+    }
 
 
-def _with_angle(logs: list[Json]) -> float | None:
-    """Spearman of the gradient's norm with the mean angle of the round before it, over logged steps."""
-    pairs = [(e["grad_norm"], e[_ANGLE]) for e in logs if "grad_norm" in e and _ANGLE in e]
-    return spearman(*map(list, zip(*pairs, strict=True))) if pairs else None
+def _reached(found: Reached, *, of_budget: bool = True) -> Json:
+    told: Json = {
+        "spent": found.spent,
+        "ratio": found.ratio,
+        "ratio_interval": None if found.ratio_interval is None else list(found.ratio_interval),
+        "missed": found.missed,
+    }
+    if of_budget:
+        told["share"] = found.share
+        told["share_interval"] = None if found.share_interval is None else list(found.share_interval)
+    return told
 
 
-_ANGLE = "gaincurate/concentration"
+def _curve(results: Results, place: int, found: Resampled, edges: Floats | None) -> list[Json]:
+    """A row for each mark, the start first; means over seeds."""
+    means = {name: results.costs[name][place].mean(axis=1) for name in ("asked", "tokens", "seconds", "step")}
+    completions, written = results.samples[place].sum(axis=(1, 2)), results.written[place].sum(axis=(1, 2))
+    return [
+        {
+            "mark": mark,
+            **{name: float(values[mark]) for name, values in means.items()},
+            "accuracy": float(found.curves[place, mark]),
+            "interval": None if edges is None else edges[:, place, mark].tolist(),
+            "response_tokens": float(written[mark] / completions[mark]),
+        }
+        for mark in range(found.curves.shape[1])
+    ]
+
+
+def _cost(results: Results, place: int) -> Json:
+    """What an arm spent until its last mark, mean over seeds."""
+    names = ("scoring", "rescoring", "references", "training", "tokens", "seconds", "step")
+    return {name: float(results.costs[name][place, -1].mean()) for name in names}
 
 
 def pass_at(right: Floats, samples: Floats, k: int) -> Floats:
@@ -92,55 +168,3 @@ def pass_at(right: Floats, samples: Floats, k: int) -> Floats:
     for i in range(k):
         missed *= np.clip(samples - right - i, 0, None) / (samples - i)
     return 1 - missed
-
-
-def sentence(verdict: Verdict, found: Difference, reached: Reached) -> str:
-    """What a newcomer should know of an arm."""
-    points = f"{100 * found.value:+.1f} points of held-out accuracy against {verdict.baseline}"
-    if found.joint is None:
-        return (
-            f"{found.arm}: cannot say. {points} with one seed, and nothing tells a strategy's effect from a "
-            "seed's; give at least three."
-        )
-    low, high = found.joint
-    span = f"({100 * low:+.1f} to {100 * high:+.1f})"
-    if found.answer == "no difference seen":
-        least = 100 * max(abs(low), abs(high))
-        return (
-            f"{found.arm}: no difference seen. {points} {span}: with {verdict.seeds} seeds and "
-            f"{verdict.prompts:,} prompts an effect of up to {least:.1f} points could hide here."
-        )
-    return f"{found.arm}: {found.answer}. {points} {span}. {_tokens(verdict, reached)}"
-
-
-def _tokens(verdict: Verdict, reached: Reached) -> str:
-    if reached.share is None or reached.interval is None:
-        return f"It does not reach {verdict.baseline}'s final accuracy within the budget."
-    low, high = reached.interval
-    upper = "never" if high is None else f"{100 * high:.0f} %"
-    lower = "never" if low is None else f"{100 * low:.0f} %"
-    return (
-        f"It reaches {verdict.baseline}'s final accuracy with {100 * reached.share:.0f} % of the tokens "
-        f"({lower} to {upper})."
-    )
-
-
-def rows(found: Json) -> list[dict[str, Any]]:
-    """The table that is shown: an arm a row, best first."""
-    verdict = found["verdict"]
-    reached = {entry["arm"]: entry for entry in verdict["reached"]}
-    answers = {entry["arm"]: entry for entry in verdict["differences"]}
-    made = [
-        {
-            "arm": arm,
-            "accuracy": verdict["final"][arm][0],
-            "difference": answers[arm]["value"] if arm in answers else None,
-            "joint": answers[arm]["joint"] if arm in answers else None,
-            "answer": answers[arm]["answer"] if arm in answers else "the baseline",
-            "tokens": reached[arm]["share"],
-            "effective": found["arms"][arm]["effective_share"],
-            "seconds": found["arms"][arm]["training_seconds"],
-        }
-        for arm in verdict["final"]
-    ]
-    return sorted(made, key=lambda row: -row["accuracy"])

@@ -1,7 +1,8 @@
-"""Whether arms differ: takes accuracy curves at token marks, yields differences with intervals and a verdict.
+"""Whether arms differ: takes resampled accuracy curves, yields differences with intervals and an answer.
 
-Every arm is compared with one baseline. Intervals are 95 % for all comparisons together: the largest of the
-standardised differences over the arms sets their width. Knows nothing of how an arm was trained.
+Every arm is compared with one baseline. The answer goes by intervals that hold at 95 % for all comparisons of
+a family together: the largest of the differences, each in units of its own interval, sets their width. Knows
+nothing of how an arm was trained.
 """
 
 from __future__ import annotations
@@ -12,148 +13,161 @@ from typing import Literal
 
 import numpy as np
 
-from gaincurate.compare.resample import Floats, Resampled, resample
+from gaincurate.compare.resample import Floats, Resampled
 
 Answer = Literal["better", "worse", "no difference seen", "cannot say"]
-_MASS = 0.95
+Interval = tuple[float, float]
+MASS = 0.95
+_POWER = 0.8416212335729143 / 1.959963984540054  # the normal quantile at 0.8 over that at 0.975
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
     """An arm's final accuracy less the baseline's.
 
-    `interval` is for this arm alone, `joint` for all comparisons together; the verdict goes by `joint`. Both
-    are None with one seed, where nothing tells an arm's effect from a seed's.
+    `interval` is for this arm alone, `joint` for all comparisons together; the answer goes by `joint`.
+    `detectable` is the effect that would be seen in about 8 of 10 such comparisons. All three are None with
+    one seed, where nothing tells an arm's effect from a seed's.
     """
 
     arm: str
     value: float
-    interval: tuple[float, float] | None
-    joint: tuple[float, float] | None
+    interval: Interval | None
+    joint: Interval | None
+    detectable: float | None
     answer: Answer
 
 
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """Tokens until an arm's curve reaches the baseline's final accuracy.
+    """What an arm spent until its curve reached the baseline's final accuracy.
 
-    `tokens` and `share` (of the budget) are None where it is not reached. `interval` is of the share, an end
-    None where it is not reached there; `missed` is the part of the draws that do not reach it.
+    `spent` is None where it is not reached; `share` is that of the budget, `ratio` that of what the baseline
+    itself had spent when it first was there. An end of an interval is None where it is not reached there;
+    `missed` is the part of the draws in which it is not. Intervals are None with one seed.
     """
 
     arm: str
-    tokens: float | None
+    spent: float | None
     share: float | None
-    interval: tuple[float | None, float | None] | None
-    missed: float
+    ratio: float | None
+    share_interval: tuple[float | None, float | None] | None
+    ratio_interval: tuple[float | None, float | None] | None
+    missed: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """All comparisons with `baseline`; `target` is its final accuracy."""
-
-    baseline: str
-    target: float
-    seeds: int
-    prompts: int
-    final: dict[str, tuple[float, tuple[float, float] | None]]
-    differences: list[Difference]
-    reached: list[Reached]
+def bands(found: Resampled) -> Floats | None:
+    """The ends of each curve's own 95 % intervals, `[2, arms, marks]`; None with one seed."""
+    if not found.seeds_known:
+        return None
+    half = _half(found.draws - found.curves)
+    return np.clip(np.stack([found.curves - half, found.curves + half]), 0, 1)
 
 
-def judge(
-    arms: Sequence[str], tokens: Floats, accuracy: Floats, baseline: str = "uniform", *, seed: int = 0
-) -> Verdict:
-    """Compare every arm with the baseline.
+def differences(
+    arms: Sequence[str], found: Resampled, baseline: str, without: Sequence[str] = ()
+) -> list[Difference]:
+    """Compare every arm with the baseline at the last mark; one family.
 
     Args:
         arms: their names, `[arms]`.
-        tokens: generated tokens at each mark, `[marks]`, rising, from 0.
-        accuracy: mean correctness on held-out prompts, `[arms, marks, seeds, prompts]`, in [0, 1].
+        found: their curves.
         baseline: one of the names.
-        seed: of the resampling.
-
-    Raises:
-        ValueError: the shapes do not fit, or there is no such arm.
+        without: names that are left out.
     """
-    if accuracy.shape[:2] != (len(arms), len(tokens)):
-        raise ValueError(f"{accuracy.shape} for {len(arms)} arms and {len(tokens)} marks")
     base = list(arms).index(baseline)
-    found = resample(accuracy, seed=seed)
-    others = [place for place in range(len(arms)) if place != base]
-    return Verdict(
-        baseline,
-        float(found.curves[base, -1]),
-        accuracy.shape[2],
-        accuracy.shape[3],
-        {arm: (float(found.curves[k, -1]), _final(found, k)) for k, arm in enumerate(arms)},
-        _differences(arms, found, base, others),
-        [_reached(arms[k], tokens, found, k, base) for k in range(len(arms))],
-    )
-
-
-def _final(found: Resampled, place: int) -> tuple[float, float] | None:
-    if not found.seeds_known:
-        return None
-    return _interval(float(found.curves[place, -1]), found.draws[:, place, -1], found.widening)
-
-
-def _interval(value: float, draws: Floats, widening: float) -> tuple[float, float]:
-    low, high = np.quantile(draws, [(1 - _MASS) / 2, (1 + _MASS) / 2])
-    return float(value + (low - value) * widening), float(value + (high - value) * widening)
-
-
-def _differences(arms: Sequence[str], found: Resampled, base: int, others: Sequence[int]) -> list[Difference]:
+    others = [place for place, arm in enumerate(arms) if place != base and arm not in without]
     values = found.curves[others, -1] - found.curves[base, -1]
     if not found.seeds_known:
-        return [
-            Difference(arms[k], float(value), None, None, "cannot say")
-            for k, value in zip(others, values, strict=True)
-        ]
-    draws = found.draws[:, others, -1] - found.draws[:, [base], -1]
-    spread = draws.std(axis=0)
-    scaled = np.divide(abs(draws - values), spread, out=np.zeros_like(draws), where=spread > 0)
-    critical = float(np.quantile(scaled.max(axis=1), _MASS)) if others else 0.0
-    rows = []
-    for column, k in enumerate(others):
-        value, width = float(values[column]), critical * float(spread[column]) * found.widening
-        joint = (value - width, value + width)
-        answer: Answer = "better" if joint[0] > 0 else "worse" if joint[1] < 0 else "no difference seen"
-        alone = _interval(value, draws[:, column], found.widening)
-        rows.append(Difference(arms[k], value, alone, joint, answer))
-    return rows
-
-
-def _reached(arm: str, tokens: Floats, found: Resampled, place: int, base: int) -> Reached:
-    budget = float(tokens[-1])
-    when = first_reach(tokens, found.curves[place], float(found.curves[base, -1]))
-    if not found.seeds_known:
-        return Reached(arm, when, None if when is None else when / budget, None, 0.0 if when else 1.0)
-    draws = [
-        first_reach(tokens, curve, target)
-        for curve, target in zip(found.draws[:, place], found.draws[:, base, -1], strict=True)
+        rows = zip(others, values, strict=True)
+        return [Difference(arms[k], float(value), None, None, None, "cannot say") for k, value in rows]
+    draws = found.draws[:, others, -1] - found.draws[:, [base], -1] - values
+    alone = _half(draws)
+    scaled = np.divide(abs(draws), alone, out=np.zeros_like(draws), where=alone > 0)
+    critical = max(1.0, float(np.quantile(scaled.max(axis=1), MASS))) if others else 1.0
+    return [
+        _difference(arms[k], float(value), float(half), critical)
+        for k, value, half in zip(others, values, alone, strict=True)
     ]
-    shares = np.array([np.inf if draw is None else draw / budget for draw in draws])
-    low, high = np.quantile(shares, [(1 - _MASS) / 2, (1 + _MASS) / 2], method="nearest")
-    return Reached(
+
+
+def _half(draws: Floats) -> Floats:
+    """Half the width of 95 % intervals of draws around 0."""
+    found: Floats = np.quantile(abs(draws), MASS, axis=0)
+    return found
+
+
+def _difference(arm: str, value: float, half: float, critical: float) -> Difference:
+    low, high = value - critical * half, value + critical * half
+    answer: Answer = "better" if low > 0 else "worse" if high < 0 else "no difference seen"
+    return Difference(
         arm,
-        when,
-        None if when is None else when / budget,
-        (_reachable(low), _reachable(high)),
-        float(np.mean(np.isinf(shares))),
+        value,
+        (max(-1.0, value - half), min(1.0, value + half)),
+        (max(-1.0, low), min(1.0, high)),
+        (critical + _POWER) * half,
+        answer,
     )
 
 
-def _reachable(share: float) -> float | None:
-    return float(share) if np.isfinite(share) else None
+def reached(
+    arms: Sequence[str], spent: Floats, budget: float, found: Resampled, baseline: str
+) -> list[Reached]:
+    """What every arm spent to reach the baseline's final accuracy.
+
+    Args:
+        arms: their names, `[arms]`.
+        spent: at each mark, `[arms, marks]`, not falling: tokens, or seconds.
+        budget: what `share` is a share of.
+        found: their curves.
+        baseline: one of the names.
+    """
+    base = list(arms).index(baseline)
+    own = _walks(spent[base], found, base, base)
+    return [_reached(arm, _walks(spent[k], found, k, base), own, budget) for k, arm in enumerate(arms)]
 
 
-def first_reach(tokens: Floats, curve: Floats, target: float) -> float | None:
-    """Tokens at which a curve first is at `target`, in a straight line between marks; None if it never is."""
+def _walks(spent: Floats, found: Resampled, place: int, base: int) -> Floats:
+    """When the target is reached as measured, and in each draw; `[1 + draws]`, infinite where it is not."""
+    draws = found.draws if found.seeds_known else found.draws[:0]
+    curves = np.concatenate([found.curves[None, place], draws[:, place]])
+    targets = np.append(found.curves[base, -1], draws[:, base, -1])
+    return np.array([first_reach(spent, c, t) for c, t in zip(curves, targets, strict=True)], np.float64)
+
+
+def _reached(arm: str, walks: Floats, own: Floats, budget: float) -> Reached:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shares, ratios = walks / budget, walks / own
+    draws = len(walks) > 1
+    return Reached(
+        arm,
+        _finite(walks[0]),
+        _finite(shares[0]),
+        _finite(ratios[0]),
+        _ends(shares[1:]) if draws else None,
+        _ends(ratios[1:]) if draws else None,
+        float(np.mean(np.isinf(walks[1:]))) if draws else None,
+    )
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _ends(draws: Floats) -> tuple[float | None, float | None]:
+    known = draws[~np.isnan(draws)]  # nought over nought: where the model at the start is at the target
+    if not len(known):
+        return None, None
+    low, high = np.quantile(known, [(1 - MASS) / 2, (1 + MASS) / 2], method="nearest")
+    return _finite(low), _finite(high)
+
+
+def first_reach(spent: Floats, curve: Floats, target: float) -> float:
+    """Where a curve first is at `target`, in a straight line between marks; infinite if it never is."""
     if curve[0] >= target:
-        return float(tokens[0])
+        return float(spent[0])
     for k in range(1, len(curve)):
         if curve[k] >= target:
             share = (target - curve[k - 1]) / (curve[k] - curve[k - 1])
-            return float(tokens[k - 1] + share * (tokens[k] - tokens[k - 1]))
-    return None
+            return float(spent[k - 1] + share * (spent[k] - spent[k - 1]))
+    return float("inf")

@@ -27,7 +27,7 @@ def to_html(document: Document) -> str:
         document: its texts come from data; each is escaped, and characters without a shape are written out.
     """
     return (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(
             document=document,
@@ -52,9 +52,11 @@ def prose(text: str) -> Markup:
 
 
 @cache
-def _environment() -> jinja2.Environment:
+def environment(*packages: str) -> jinja2.Environment:
+    """What fills in templates, those of other packages first."""
+    loaders = [jinja2.PackageLoader(name) for name in (*packages, "gaincurate.report")]
     found = jinja2.Environment(
-        loader=jinja2.PackageLoader("gaincurate.report"),
+        loader=jinja2.ChoiceLoader(loaders),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

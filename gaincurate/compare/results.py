@@ -1,0 +1,155 @@
+"""What a comparison measured, as arrays: takes its folder, reads `comparison.json` and the three tables.
+
+Knows no statistics, and nothing of how an arm was trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gaincurate.compare.resample import Floats
+from gaincurate.compare.tables import Tables, read_tables
+from gaincurate.errors import OutputError
+from gaincurate.schedule.run import read_json
+from gaincurate.shards import Json
+
+FACTS, RESULTS = "comparison.json", "results"
+COSTS = ("asked", "tokens", "scoring", "rescoring", "references", "training", "step", "seconds")
+PER_STEP = (
+    *("step", "tokens", "seconds", "rollouts", "completion_tokens", "prompt_tokens", "prompts"),
+    *("effective", "reward", "angle", "grad_norm", "replayed"),
+)
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """All that was measured, in the order of the names; the first mark is the model at the start.
+
+    `right`, `samples` and `written` (tokens of all completions) are `[arms, 1 + marks, seeds, prompts]`;
+    `costs` has `[arms, 1 + marks, seeds]` for each name in `COSTS`, 0 at the start; `steps` has, by (arm,
+    seed), `[steps]` for each name in `PER_STEP`, NaN where there is no value. `left_out` counts held-out
+    prompts that were taken out because some model had no completion of them that could be judged.
+    """
+
+    facts: Json
+    arms: list[str]
+    seeds: list[int]
+    prompts: list[str]
+    left_out: int
+    right: Floats
+    samples: Floats
+    written: Floats
+    costs: Mapping[str, Floats]
+    steps: Mapping[tuple[str, int], Mapping[str, Floats]]
+
+    @property
+    def comparison(self) -> Json:
+        """The settings."""
+        found: Json = self.facts["comparison"]
+        return found
+
+    @property
+    def accuracy(self) -> Floats:
+        """The share of right answers, `[arms, 1 + marks, seeds, prompts]`."""
+        found: Floats = self.right / self.samples
+        return found
+
+
+def read_results(out: Path) -> Results:
+    """Read a finished comparison.
+
+    Raises:
+        OutputError: it is not finished, or its tables are not those of its settings.
+        StorageError: it cannot be read.
+    """
+    if not (out / FACTS).exists():
+        raise OutputError(f"{out} has no {FACTS}: it is no comparison.", path=str(out))
+    return results_of(read_json(out / FACTS), read_tables(out / RESULTS), out)
+
+
+def results_of(facts: Json, tables: Tables, where: Path) -> Results:
+    """The same of what was read.
+
+    Args:
+        facts: as in `comparison.json`.
+        tables: as `compare.tables` reads them.
+        where: for what is said when they do not fit.
+
+    Raises:
+        OutputError: the tables are not those of the settings.
+    """
+    comparison = facts["comparison"]
+    arms, seeds = [str(arm["name"]) for arm in comparison["arms"]], [int(s) for s in comparison["seeds"]]
+    marks = int(comparison["marks"])
+    shape = (len(arms), marks + 1, len(seeds))
+    prompts = sorted(pc.unique(tables.evaluations.column("gc_id")).to_pylist())
+    places = _places(tables.evaluations, arms, seeds, where)
+    places += (_index(tables.evaluations, "gc_id", pa.array(prompts, pa.string())),)
+    right, samples, written = (
+        _filled(tables.evaluations, name, places, (*shape, len(prompts)), where)
+        for name in ("right", "samples", "tokens")
+    )
+    judged = np.asarray((samples > 0).all(axis=(0, 1, 2)))
+    if not judged.any():
+        raise OutputError(
+            f"{where}: of no held-out prompt every model has a completion that could be judged."
+        )
+    at = _places(tables.marks, arms, seeds, where)
+    later = (at[0], at[1] - 1, at[2])
+    costs = {name: _filled(tables.marks, name, later, (shape[0], marks, shape[2]), where) for name in COSTS}
+    return Results(
+        facts,
+        arms,
+        seeds,
+        [prompt for prompt, kept in zip(prompts, judged, strict=True) if kept],
+        int((~judged).sum()),
+        right[..., judged],
+        samples[..., judged],
+        written[..., judged],
+        {name: np.concatenate([np.zeros_like(v[:, :1]), v], axis=1) for name, v in costs.items()},
+        {(arm, seed): _steps(tables.steps, arm, seed) for arm in arms for seed in seeds},
+    )
+
+
+def _places(table: pa.Table, arms: list[str], seeds: list[int], where: Path) -> tuple[Ints, ...]:
+    """Of each row: its arm, its mark, its seed."""
+    arm, seed = _index(table, "arm", pa.array(arms)), _index(table, "seed", pa.array(seeds, pa.int64()))
+    if (arm < 0).any() or (seed < 0).any():
+        raise OutputError(f"{where}: its results have an arm or a seed that {FACTS} does not have.")
+    return arm, table.column("mark").to_numpy().astype(np.int64), seed
+
+
+def _index(table: pa.Table, name: str, values: pa.Array) -> Ints:
+    found = pc.fill_null(pc.index_in(table.column(name), value_set=values), -1)
+    return np.asarray(found.to_numpy(), np.int64)
+
+
+def _filled(
+    table: pa.Table, name: str, places: tuple[Ints, ...], shape: tuple[int, ...], where: Path
+) -> Floats:
+    """A column as an array; each cell must be there once."""
+    counts = np.zeros(shape, np.int64)
+    inside = all(((place >= 0) & (place < size)).all() for place, size in zip(places, shape, strict=True))
+    if inside:
+        np.add.at(counts, places, 1)
+    if not inside or (counts != 1).any():
+        raise OutputError(
+            f"{where}: its results do not have each arm, seed, mark and prompt of {FACTS} once. Delete "
+            f"{where / RESULTS} and run the same command again."
+        )
+    found = np.empty(shape)
+    found[places] = table.column(name).to_numpy()
+    return found
+
+
+def _steps(table: pa.Table, arm: str, seed: int) -> dict[str, Floats]:
+    rows = table.filter(pc.and_(pc.equal(table.column("arm"), arm), pc.equal(table.column("seed"), seed)))
+    return {name: rows.column(name).cast(pa.float64()).to_numpy(zero_copy_only=False) for name in PER_STEP}

@@ -1,0 +1,115 @@
+"""`gaincurate compare` with the training left out: what it says, shows, writes and refuses."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import compare_results
+from command import run
+from gaincurate.cli.compare_progress import CompareView
+
+CONFIG = 'scored = "s"\nheldout = "h"\nverifier = "exact"\nbudget_tokens = 10\n[[arms]]\nname = "a"\nstrategy = "gain-rl"\n'
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "c.toml"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Stands for the training: leaves a folder of results, and tells what it was called with."""
+    calls: list[dict[str, Any]] = []
+
+    def compare(comparison: Any, out: Path, view: CompareView, workers: int = 1) -> None:
+        calls.append({"arms": [arm.name for arm in comparison.arms], "workers": workers})
+        if not (out / "comparison.json").exists():
+            view.note("judging the model at the start")
+            view.job(0, 2, "uniform", 3, "training")
+            view.progress(0.5, 150.0)
+            view.job_done(0, 2, 140.0)
+            compare_results.example(out, prompts=30)
+            view.progress(1.0, 0.0)
+            view.job_done(1, 2, 0.0)
+
+    monkeypatch.setattr("gaincurate.compare.harness.compare", compare)
+    return calls
+
+
+def test_it_trains_says_and_writes(config: Path, trained: list[dict[str, Any]], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = run("compare", config, "-o", out, "--workers", "2")
+    assert done.exit_code == 0, done.output
+    assert trained == [{"arms": ["uniform", "length", "a"], "workers": 2}]
+    assert done.stderr.splitlines()[:3] == [
+        "judging the model at the start",
+        "1 of 2: uniform, seed 3: training",
+        "1 of 2: done in 2 min 20 s; 50% of all, about 2 min 30 s left",
+    ]
+    assert f"{out / 'report.html'}: written; open it in a browser." in done.stderr
+    assert "good: better than uniform." in done.stdout
+    assert "  bad      " in done.stdout
+    found = json.loads((out / "results.json").read_text())
+    assert found["headline"] in " ".join(done.stdout.split())
+    assert found["headline"] in (out / "report.html").read_text()
+
+
+def test_a_finished_comparison_is_shown_again_with_the_same_bytes(
+    config: Path, trained: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    first = run("compare", config, "-o", tmp_path / "out", "--json")
+    page = (tmp_path / "out/report.html").read_bytes()
+    again = run("compare", config, "-o", tmp_path / "out", "--json", "--html", tmp_path / "other.html")
+    assert json.loads(again.stdout) == json.loads(first.stdout)
+    assert again.stdout == first.stdout
+    assert (tmp_path / "other.html").read_bytes() == page
+    assert len(trained) == 2
+
+
+def _without(*names: str) -> Any:
+    there = importlib.util.find_spec
+
+    def find(name: str, package: str | None = None) -> ModuleSpec | None:
+        return None if name in names else there(name, package)
+
+    return find
+
+
+def test_without_the_extra_there_is_no_page_and_all_else(
+    config: Path, trained: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gaincurate.cli.report.find_spec", _without("altair", "jinja2"))
+    done = run("compare", config, "-o", tmp_path / "out")
+    assert done.exit_code == 0
+    assert "no page: it needs altair and jinja2, `pip install 'gaincurate[report]'`\n" in done.stderr
+    assert not (tmp_path / "out/report.html").exists()
+    asked = run("compare", config, "-o", tmp_path / "out", "--html", tmp_path / "a.html")
+    assert asked.exit_code == 2
+    assert asked.stderr == "error: --html needs altair and jinja2: `pip install 'gaincurate[report]'`.\n"
+    assert len(trained) == 1
+
+
+def test_a_page_that_cannot_be_is_refused_before_the_training(
+    config: Path, trained: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    done = run("compare", config, "-o", tmp_path / "out", "--html", tmp_path)
+    assert done.exit_code == 2
+    assert done.stderr == f"error: --html {tmp_path} is a folder: name a file, such as report.html.\n"
+    assert trained == []
+
+
+def test_a_wrong_file_is_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text("nothing = 1\n")
+    done = run("compare", path, "-o", tmp_path / "out")
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"error: {path}: ")
+    assert len(done.stderr.splitlines()) == 1

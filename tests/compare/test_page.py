@@ -1,0 +1,180 @@
+"""The page of a comparison as a document: well formed, alone, whole; and in a real Chromium."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections import Counter
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import compare_results
+from chromium import Chromium, found
+from gaincurate.compare.measures import document
+from gaincurate.compare.page import points, span, to_html
+from gaincurate.compare.results import read_results
+from gaincurate.report.words import typeset
+
+PROGRAM = found()
+VOID = {"meta", "link", "input"}
+NINE = {
+    "uniform": 0.0,
+    "length": -0.1,
+    "angle": 0.05,
+    "reversed": -0.8,
+    "nll": 0.1,
+    "variance": 1.0,
+    "dots": 0.5,
+    "dots-variance": 0.55,
+    "replay": 0.3,
+}
+HOSTILE = "<script>alert(1)</script>\"'&{{ 7 * 7 }}\u202e"
+
+
+class Reader(HTMLParser):
+    """Every element with its attributes, and all text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    out = tmp_path_factory.mktemp("compared") / "out"
+    return document(read_results(compare_results.example(out, NINE)))
+
+
+@pytest.fixture(scope="module")
+def html(told: dict[str, Any]) -> str:
+    return to_html(told)
+
+
+@pytest.fixture(scope="module")
+def read(html: str) -> Reader:
+    return Reader(html)
+
+
+def test_the_page_is_one_well_formed_document_that_asks_for_nothing(read: Reader, html: str) -> None:
+    assert read.open == []
+    tags = Counter(tag for tag, _ in read.elements)
+    assert not tags.keys() & {"script", "iframe", "object", "embed", "img", "form", "base"}
+    assert (tags["html"], tags["main"], tags["h1"]) == (1, 1, 1)
+    assert tags["caption"] == tags["table"]
+    assert all("scope" in a for a in read.all("th"))
+    policy = next(a["content"] for a in read.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None
+    assert policy.startswith("default-src 'none';")
+    assert "http://" not in html
+    assert "https://" not in html
+    ids = [a["id"] for _, a in read.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    assert {a["href"] for a in read.all("a")} <= {f"#{name}" for name in ids}
+    assert len(html) < 400_000
+
+
+def test_every_picture_has_a_sentence(read: Reader) -> None:
+    pictures = read.all("svg")
+    assert len(pictures) == 7
+    assert all(a["role"] == "img" and len(a["aria-label"] or "") > 60 for a in pictures)
+
+
+def test_the_page_says_what_the_document_says(read: Reader, told: dict[str, Any]) -> None:
+    first = read.text.split("At the end")[0]
+    assert typeset(told["headline"]) in first
+    assert typeset(told["against_length"]) in first
+    for arm in told["arms"]:
+        assert typeset(arm["sentence"].split(". ", 1)[1]) in first
+        assert points(arm["difference"]["value"]) in read.text if arm["difference"] else True
+        assert f"{arm['cost']['tokens']:,.0f}" in read.text
+    assert "What this does not show" in read.text
+
+
+def test_a_number_of_the_table_is_that_of_the_document(html: str, told: dict[str, Any]) -> None:
+    arm = told["arms"][5]
+    row = re.search(rf'<tr><th scope="row">{arm["arm"]}</th>(.*?)</tr>', html[html.index('id="final"') :])
+    assert row is not None
+    assert f"{points(arm['difference']['value'])} <small>{span(arm['difference']['joint'])}</small>" in row[1]
+
+
+def test_names_from_outside_are_text(told: dict[str, Any]) -> None:
+    bad = copy.deepcopy(told)
+    bad["setting"]["model"] = HOSTILE
+    bad["setting"]["comparison"]["scored"] = HOSTILE
+    bad["arms"][2]["settings"]["by"] = HOSTILE
+    page = Reader(to_html(bad))
+    assert page.open == []
+    assert not page.all("script")
+    assert "<script>alert(1)</script>\"'&{{ 7 * 7 }}\\u202e" in page.text
+
+
+def test_one_seed_and_no_steps_have_a_page(tmp_path: Path) -> None:
+    out = compare_results.example(tmp_path / "out", {"uniform": 0, "length": 0}, seeds=1, prompts=10)
+    found = document(read_results(out))
+    for arm in found["arms"]:
+        for part in arm["training"]["parts"]:
+            part.update(effective=None, reward=None)
+    page = Reader(to_html(found))
+    assert page.open == []
+    assert "With one seed nothing can be said" in page.text
+    assert len(page.all("svg")) == 5
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+    if PROGRAM is None:
+        pytest.skip("no Chromium in PATH: `apt-get install chromium`, as .ci/run does")
+    with Chromium(PROGRAM, tmp_path_factory.mktemp("profile")) as chromium:
+        yield chromium
+
+
+SHOWN = "document.querySelectorAll('section.part').forEach(s => s.style.contentVisibility = 'visible')"
+MARKS = """[...document.querySelectorAll('svg.plot')].map(svg => [svg.getBoundingClientRect().width,
+  [...svg.querySelectorAll('path')].filter(m => getComputedStyle(m).stroke.startsWith('rgb')
+    || getComputedStyle(m).fill.startsWith('rgb')).length])"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_is_drawn_and_quiet(browser: Chromium, html: str, tmp_path: Path, scheme: str) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(html)
+    browser.open(path, prefers_color_scheme=scheme)
+    browser.run(SHOWN)
+    plots = browser.run(MARKS)
+    assert len(plots) == 7
+    assert all(width > 200 and marks >= 9 for width, marks in plots)
+    assert (browser.problems, browser.requests) == ([], [])
+
+
+def test_a_narrow_screen_scrolls_in_one_direction_only(browser: Chromium, html: str, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(html)
+    browser.open(path, width=400, height=800)
+    browser.run(SHOWN)
+    browser.run("document.querySelectorAll('details').forEach(d => d.open = true)")
+    assert browser.run("document.documentElement.scrollWidth") <= 400

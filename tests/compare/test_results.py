@@ -1,0 +1,94 @@
+"""Results read back as arrays, and what is said of folders that are not whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import compare_results
+from gaincurate.compare.results import FACTS, RESULTS, read_results
+from gaincurate.compare.tables import write_tables
+from gaincurate.errors import OutputError
+
+ARMS = ["uniform", "length", "a"]
+
+
+def test_arrays_have_what_the_rows_say(tmp_path: Path) -> None:
+    asked = compare_results.comparison(ARMS, seeds=2, marks=2)
+    rates = compare_results.world([0.0] * 3, seeds=2, prompts=5, spread=0.1, samples=4, draw=1)
+    found = read_results(
+        compare_results.write(tmp_path / "out", asked, compare_results.rows_of(asked, rates))
+    )
+    np.testing.assert_array_equal(found.accuracy, rates)
+    assert (found.arms, found.seeds, len(found.prompts), found.left_out) == (ARMS, [0, 1], 5, 0)
+    assert found.costs["tokens"].tolist()[2] == [[0, 0], [5007, 5014], [10007, 10014]]
+    assert found.costs["scoring"][2, 1:].tolist() == [[800, 800], [800, 800]]
+    assert found.written[2, 1, 0].tolist() == [52] * 5
+    assert found.steps["a", 1]["step"].tolist() == list(range(1, 21))
+    assert found.comparison["budget_tokens"] == 10_000
+
+
+def test_rows_may_stand_in_any_order(tmp_path: Path) -> None:
+    asked = compare_results.comparison(ARMS, seeds=2, marks=2)
+    rates = compare_results.world([0.0] * 3, seeds=2, prompts=5, spread=0.1, samples=4, draw=1)
+    rows = compare_results.rows_of(asked, rates)
+    for name in ("evaluations", "marks"):
+        rows[name] = [rows[name][place] for place in np.random.default_rng(0).permutation(len(rows[name]))]
+    found = read_results(compare_results.write(tmp_path / "out", asked, rows))
+    np.testing.assert_array_equal(found.accuracy, rates)
+
+
+def test_a_prompt_that_could_not_be_judged_is_left_out_everywhere(tmp_path: Path) -> None:
+    asked = compare_results.comparison(ARMS, seeds=2, marks=2)
+    rates = compare_results.world([0.0] * 3, seeds=2, prompts=5, spread=0.1, samples=4, draw=1)
+    rows = compare_results.rows_of(asked, rates)
+    rows["evaluations"][13] |= {"samples": 0, "right": 0}
+    gone = rows["evaluations"][13]["gc_id"]
+    found = read_results(compare_results.write(tmp_path / "out", asked, rows))
+    assert (len(found.prompts), found.left_out) == (4, 1)
+    assert gone not in found.prompts
+    kept = [place for place in range(5) if f"id-{place:04d}" != gone]
+    np.testing.assert_array_equal(found.accuracy, rates[..., kept])
+
+
+@pytest.mark.parametrize("name", ["evaluations", "marks"])
+@pytest.mark.parametrize("change", ["missing", "twice", "mark"])
+def test_tables_that_are_not_whole_are_refused(tmp_path: Path, name: str, change: str) -> None:
+    out = compare_results.example(tmp_path / "out", seeds=2, prompts=3)
+    asked = compare_results.comparison(list(compare_results.EFFECTS), 2)
+    rates = compare_results.world([0.0] * 4, seeds=2, prompts=3, spread=0.1, samples=4, draw=1, marks=4)
+    rows = compare_results.rows_of(asked, rates)
+    if change == "missing":
+        rows[name].pop(3)
+    elif change == "twice":
+        rows[name].append(rows[name][3])
+    else:
+        rows[name][3]["mark"] = 9
+    write_tables(out / RESULTS, rows)
+    with pytest.raises(OutputError) as error:
+        read_results(out)
+    assert str(error.value) == (
+        f"{out}: its results do not have each arm, seed, mark and prompt of {FACTS} once. Delete "
+        f"{out / RESULTS} and run the same command again."
+    )
+
+
+def test_what_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="has no comparison.json: it is no comparison"):
+        read_results(tmp_path)
+    out = compare_results.example(tmp_path / "out", seeds=2, prompts=3)
+    (out / RESULTS / "marks.arrow").unlink()
+    with pytest.raises(OutputError, match=r"has no marks.arrow: the comparison is not finished"):
+        read_results(out)
+
+
+def test_an_arm_that_the_settings_do_not_have_is_refused(tmp_path: Path) -> None:
+    asked = compare_results.comparison(ARMS, seeds=2, marks=2)
+    rates = compare_results.world([0.0] * 3, seeds=2, prompts=5, spread=0.1, samples=4, draw=1)
+    rows = compare_results.rows_of(asked, rates)
+    rows["marks"][0]["arm"] = "other"
+    out = compare_results.write(tmp_path / "out", asked, rows)
+    with pytest.raises(OutputError, match=r"an arm or a seed that comparison.json does not have"):
+        read_results(out)

@@ -1,0 +1,153 @@
+"""Results of comparisons that were never run: a simulated world whose truth is known, as the harness leaves them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gaincurate.compare.config import Comparison, checked_comparison
+from gaincurate.compare.results import FACTS, RESULTS
+from gaincurate.compare.tables import write_tables
+from gaincurate.files import write_json
+
+Floats = npt.NDArray[np.float64]
+Rows = dict[str, list[dict[str, Any]]]
+
+
+def world(
+    effects: list[float],
+    *,
+    seeds: int,
+    prompts: int,
+    spread: float | list[float],
+    samples: int,
+    draw: int,
+    marks: int = 2,
+    taste: float = 0.0,
+) -> Floats:
+    """Accuracies `[arms, 1 + marks, seeds, prompts]`: prompts of all difficulties, seeds that differ by `spread`
+    (of each arm), arms that take to some prompts more than to others by `taste`; all in logits.
+    """
+    chance = np.random.default_rng(draw)
+    level = chance.normal(0, 1.5, prompts)
+    spreads = np.broadcast_to(np.asarray(spread, np.float64), len(effects))
+    shift = np.array(effects)[:, None] + chance.normal(0, 1, (len(effects), seeds)) * spreads[:, None]
+    own = chance.normal(0, taste, (len(effects), prompts))
+    rates = np.empty((len(effects), 1 + marks, seeds, prompts))
+    start = chance.binomial(samples, 1 / (1 + np.exp(-level))) / samples
+    for mark in range(1 + marks):
+        p = 1 / (1 + np.exp(-(level + mark / marks * (0.6 + shift[:, :, None] + own[:, None, :]))))
+        rates[:, mark] = chance.binomial(samples, p) / samples if mark else start
+    return rates
+
+
+EFFECTS = {"uniform": 0.0, "length": 0.0, "good": 1.0, "bad": -1.0}
+
+
+def comparison(
+    arms: list[str], seeds: int = 3, marks: int = 4, samples: int = 4, budget: int = 10_000
+) -> Comparison:
+    """Settings for arms of these names."""
+    made: list[dict[str, Any]] = [
+        {"name": arm, "strategy": arm if arm in ("uniform", "length") else "gain-rl"} for arm in arms
+    ]
+    return checked_comparison(
+        {
+            "scored": "sets/scored",
+            "heldout": "sets/heldout",
+            "model": "models/tiny",
+            "verifier": "exact",
+            "budget_tokens": budget,
+            "marks": marks,
+            "seeds": list(range(seeds)),
+            "evaluation": {"samples": samples},
+            "arms": made,
+        }
+    )
+
+
+def rows_of(asked: Comparison, rates: Floats, draw: int = 0) -> Rows:
+    """Rows of the three tables for accuracies `[arms, 1 + marks, seeds, prompts]`; arms past the second pay for
+    scoring, each mark is overshot by some tokens, gradients follow the angle.
+    """
+    chance = np.random.default_rng(draw)
+    samples = asked.evaluation.samples
+    rows: Rows = {"evaluations": [], "marks": [], "steps": []}
+    for a, arm in enumerate(asked.arms):
+        for s, seed in enumerate(asked.seeds):
+            key = {"arm": arm.name, "seed": seed}
+            for mark in range(rates.shape[1]):
+                rows["evaluations"] += [
+                    {
+                        **key,
+                        "mark": mark,
+                        "gc_id": f"id-{q:04d}",
+                        "right": round(float(rates[a, mark, s, q]) * samples),
+                        "samples": samples,
+                        "tokens": samples * (10 + a + mark),
+                    }
+                    for q in range(rates.shape[3])
+                ]
+            charged = 800 if a > 1 else 0
+            for mark, tokens in enumerate(asked.mark_tokens, 1):
+                parts = {"scoring": charged, "rescoring": 0, "references": 100 * mark if a == 3 else 0}
+                over = 7 * (s + 1)
+                parts["training"] = tokens + over - sum(parts.values())
+                rows["marks"].append(
+                    {
+                        **key,
+                        "mark": mark,
+                        "asked": tokens,
+                        "tokens": tokens + over,
+                        **parts,
+                        "step": 10 * mark,
+                        "seconds": (20.0 + a) * mark,
+                    }
+                )
+            steps = 10 * asked.marks
+            for step in range(1, steps + 1):
+                angle = float(chance.uniform(0.2, 0.6))
+                rows["steps"].append(
+                    {
+                        **key,
+                        "step": step,
+                        "tokens": charged + (asked.budget_tokens - charged) * step // steps,
+                        "seconds": step * 2.0,
+                        "rollouts": 64,
+                        "completion_tokens": 640,
+                        "trainer_tokens": 1280 * step,
+                        "prompt_tokens": 640,
+                        "prompts": 8,
+                        "effective": 0.25 + 0.05 * a,
+                        "reward": 0.2 + 0.5 * step / steps,
+                        "angle": angle,
+                        "grad_norm": angle + float(chance.normal(0, 0.05)),
+                        "replayed": 32 if a == 3 else 0,
+                    }
+                )
+    return rows
+
+
+def write(out: Path, asked: Comparison, rows: Rows) -> Path:
+    """A folder as the harness leaves it."""
+    out.mkdir(parents=True, exist_ok=True)
+    facts = {
+        "format": 1,
+        "comparison": asked.model_dump(mode="json"),
+        "model": asked.model,
+        "sets": {"scored": "1" * 64, "heldout": "2" * 64},
+    }
+    write_json(out / FACTS, facts)
+    write_tables(out / RESULTS, rows)
+    return out
+
+
+def example(out: Path, effects: dict[str, float] = EFFECTS, seeds: int = 3, **world_changes: Any) -> Path:
+    """A finished comparison of arms with these effects."""
+    asked = comparison(list(effects), seeds)
+    given: dict[str, Any] = {"prompts": 100, "spread": 0.1, "samples": 4, "draw": 7, "marks": 4}
+    rates = world(list(effects.values()), seeds=seeds, **(given | world_changes))
+    return write(out, asked, rows_of(asked, rates))
