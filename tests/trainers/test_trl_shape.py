@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gaincurate.errors import InputError
 from gaincurate.schedule.config import RescoreConfig, ScheduleConfig
-from gaincurate.trainers.trl_shape import Shape, check, shape_of
+from gaincurate.trainers.trl_shape import Shape, check, see_checkpoint, shape_of
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 trl = pytest.importorskip("trl")
@@ -304,3 +304,21 @@ def test_checkpoints_without_whole_weights_cannot_be_scored_with() -> None:
         checked(made, config("window"))
     made.accelerator.state.deepspeed_plugin.zero3_save_16bit_model = True
     checked(made, config("window"))
+
+
+@pytest.mark.parametrize("what", ["rollout", "rescore"])
+def test_a_round_whose_next_one_takes_a_checkpoint_has_one_of_its_own_end(what: str) -> None:
+    """By brute force over rounds and steps; four steps a round, of three rounds."""
+    shape = Shape(prompts=4, group=2, repeats=1, accumulation=1)
+    run = config("window", 2) if what == "rescore" else config(options={"rollout": {"verifier": "math"}})
+    takes = {1: 8} if what == "rescore" else {0: 4, 1: 8}  # and none before the last round's end
+    refused = set()
+    for round_ in range(3):
+        for saved in range(4 * round_ + 5):
+            try:
+                see_checkpoint(run, shape, round_, saved)
+            except InputError as error:
+                assert f"round {round_} ended at step {takes[round_]}, and " in str(error)
+                assert ("no checkpoint was saved" in str(error)) == (saved == 0)
+                refused.add((round_, saved))
+    assert refused == {(round_, saved) for round_, end in takes.items() for saved in range(end)}
