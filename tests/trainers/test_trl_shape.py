@@ -312,13 +312,14 @@ def test_a_round_whose_next_one_takes_a_checkpoint_has_one_of_its_own_end(what: 
     shape = Shape(prompts=4, group=2, repeats=1, accumulation=1)
     run = config("window", 2) if what == "rescore" else config(options={"rollout": {"verifier": "math"}})
     takes = {1: 8} if what == "rescore" else {0: 4, 1: 8}  # and none before the last round's end
-    refused = set()
+    refused = {}
     for round_ in range(3):
         for saved in range(4 * round_ + 5):
             try:
                 see_checkpoint(run, shape, round_, saved)
             except InputError as error:
-                assert f"round {round_} ended at step {takes[round_]}, and " in str(error)
-                assert ("no checkpoint was saved" in str(error)) == (saved == 0)
-                refused.add((round_, saved))
-    assert refused == {(round_, saved) for round_, end in takes.items() for saved in range(end)}
+                refused[round_, saved] = str(error)
+    assert refused.keys() == {(round_, saved) for round_, end in takes.items() for saved in range(end)}
+    for (round_, saved), said in refused.items():
+        last = f"the newest checkpoint is of step {saved}" if saved else "no checkpoint was saved"
+        assert said.startswith(f"round {round_} ended at step {takes[round_]}, and {last}: --r")
