@@ -1,10 +1,176 @@
-"""A verifier and sets for comparisons of a tiny model."""
+"""A world whose truth is known, for comparisons: ten kinds of prompts, each right with a chance of its own.
+
+A prompt is a digit k and noise; the answer depends on k alone. The model at the start was shown the right
+answer of kind k in a share `CHANCES[k]` of its examples, else another, so it gives that one about that often:
+some kinds always, some between, and some never, whose answer is no digit. What is learned on some prompts of
+a kind holds for all of them.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import random
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import transformers
+
+import arithmetic
+import tiny
+from gaincurate.config import ScoreConfig
+from gaincurate.schedule import base
+from gaincurate.schedule.noise import Ints, permutation
+from gaincurate.scoring.pipeline import score_dataset
+
+CHANCES = (0.0, 0.0, 0.0, 0.0, 0.15, 0.25, 0.35, 1.0, 1.0, 1.0)
+ANSWERS = ["++"] * 4 + list("592653")
 
 
 def even(completion: str, row: dict[str, Any]) -> float:
     """Whether a completion has an even number of characters: about half of them, whatever the model."""
     return float(len(completion) % 2 == 0)
+
+
+class Best:
+    """Draws evenly from the first `rows` ranks: from what is highest in the column that it is told."""
+
+    class Options(base.Options):
+        """How many ranks."""
+
+        rows: int
+
+    by: ClassVar[str | None] = "truth"
+    ascending: ClassVar[bool] = False
+    ordering: ClassVar[base.Ordering] = "any"
+    foresees: ClassVar[bool] = True
+
+    def __init__(self, pool: base.Pool, options: base.Options) -> None:
+        assert isinstance(options, self.Options)
+        self._pool, self._rows = pool, options.rows
+
+    def draw(self, round_: int) -> Ints:
+        """See `Selector`."""
+        return permutation(self._pool.seed, round_, 1, self._rows)[: self._pool.budget]
+
+    def observe(self, observed: base.Observed) -> None:
+        """See `Selector`."""
+
+    def state(self) -> dict[str, Any]:
+        """See `Selector`."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """See `Selector`."""
+
+    def metrics(self) -> dict[str, float]:
+        """See `Selector`."""
+        return {}
+
+
+def prompts(seed: int, each: int) -> list[dict[str, Any]]:
+    """So many prompts of each kind."""
+    chance, rows = random.Random(seed), []
+    for kind, p in enumerate(CHANCES):
+        for place in range(each):
+            noise = f"{chance.randrange(1000):03d}"
+            rows.append(
+                {
+                    "id": f"{seed}-{kind}-{place}",
+                    "question": f"{kind}+{noise}=",
+                    "answer": ANSWERS[kind],
+                    "truth": p * (1 - p),
+                    "hopeless": float(p == 0),
+                }
+            )
+    return rows
+
+
+def save_model(folder: Path, steps: int = 200) -> Path:
+    """The model at the start."""
+    torch.manual_seed(0)
+    chance, tokens = random.Random(0), arithmetic.tokenizer()
+    config = transformers.LlamaConfig(
+        vocab_size=len(arithmetic.CHARACTERS),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=32,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=None,
+        tie_word_embeddings=False,
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for step in range(steps):
+        texts = [row["question"] + _answer(row, chance) + "<eos>" for row in prompts(1000 + step, 13)]
+        batch = tokens(texts, return_tensors="pt", padding=True, return_token_type_ids=False)
+        labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+        labels[:, :6] = -100  # of the answers alone
+        model(**batch, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(folder)
+    tokens.save_pretrained(folder)
+    return folder
+
+
+def _answer(row: dict[str, Any], chance: random.Random) -> str:
+    kind = int(row["question"][0])
+    return ANSWERS[kind] if chance.random() < CHANCES[kind] else str(chance.randrange(10))
+
+
+def make(folder: Path) -> Path:
+    """Model, scored set and held-out scored set, in `folder`."""
+    model = save_model(folder / "model")
+    for name, seed, each in (("scored", 1, 24), ("heldout", 2, 12)):
+        data = tiny.write_jsonl(folder / f"{name}.jsonl", prompts(seed, each))
+        score_dataset(
+            ScoreConfig(
+                data=str(data),
+                model=str(model),
+                out=folder / name,
+                threads=1,
+                id_column="id",
+                answer_column="answer",
+            )
+        )
+    return folder
+
+
+def settings(folder: Path, **changes: Any) -> dict[str, Any]:
+    """Of a comparison in this world."""
+    given: dict[str, Any] = {
+        "scored": str(folder / "scored"),
+        "heldout": str(folder / "heldout"),
+        "verifier": "exact",
+        "budget_tokens": 16 * 8 * 2 * 24,
+        "prefill_weight": 0.0,
+        "marks": 3,
+        "seeds": [0, 1, 2],
+        "step_prompts": 16,
+        "round_steps": 4,
+        "group": 8,
+        "max_tokens": 2,
+        "threads": 1,
+        "train": {
+            "learning_rate": 2e-3,
+            "use_cpu": True,
+            "bf16": False,
+            "loss_type": "grpo",
+            "scale_rewards": "none",
+        },
+        "evaluation": {"samples": 4},
+        "arms": [
+            {"name": "told", "strategy": "compare_world:Best", "options": {"rows": 72}},
+            {
+                "name": "hopeless",
+                "strategy": "compare_world:Best",
+                "by": "hopeless",
+                "options": {"rows": 96},
+            },
+        ],
+    }
+    return given | changes

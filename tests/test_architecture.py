@@ -53,6 +53,8 @@ LAYERS = [
     "gaincurate.compare.verdict",
     "gaincurate.compare.resample",
     "gaincurate.trainers.trl_arm",
+    "gaincurate.trainers.trl_arm_marks",
+    "gaincurate.trainers.arm_costs",
     "gaincurate.trainers.arm",
     "gaincurate.trainers.trl",
     "gaincurate.trainers.trl_replay",

@@ -5,15 +5,17 @@ Knows nothing of how an arm is trained. Unknown names are refused.
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gaincurate.errors import InputError
-from gaincurate.files import digest_json, reading
+from gaincurate.files import reading
+from gaincurate.schema import PREFIX
 
 CONTROLS = ("uniform", "length")
 """Strategies that every comparison has: what costs nothing, and what length alone gives."""
@@ -30,13 +32,31 @@ _OURS = {
     "resume_from_checkpoint",
     "temperature",
     "max_completion_length",
+    "logging_strategy",
+    "logging_steps",
 }
+_FREE = {"uniform", "file-order", "length", "variance"}
+"""Strategies that need no scoring pass of the model, as long as they go by no score."""
+_COUNTS = {"gc_prompt_tokens", "gc_question_tokens", "gc_prefix_tokens"}
 
 
 class Frozen(BaseModel):
     """What cannot be changed, and refuses names that it does not have."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ReplayArm(Frozen):
+    """Rollout replay; see `gaincurate.trainers.trl_replay.Replay`."""
+
+    capacity: int | None = Field(default=None, ge=1)
+    """Prompts in the buffer. Default: `step_prompts`."""
+    fresh_share: float = Field(default=0.5, gt=0, lt=1)
+    """Of a step's prompts, those that are generated for."""
+    max_age: int | None = Field(default=None, ge=1)
+    """Updates after which a group is not replayed."""
+    clip: Literal["one", "old"] = "one"
+    """What ratios are clipped around."""
 
 
 class Arm(Frozen):
@@ -52,6 +72,20 @@ class Arm(Frozen):
     """Low values first."""
     options: dict[str, Any] = Field(default_factory=dict)
     """The strategy's own options."""
+    rescore: dict[str, Any] = Field(default_factory=dict)
+    """As in `gaincurate schedule start --rescore`: `what`, `every`, `probe`, `drift`."""
+    replay: ReplayArm | None = None
+    """Train on earlier rollouts too."""
+    round_steps: int | None = Field(default=None, ge=1)
+    """Steps in a round, where this arm's differ."""
+    spent_before: int = Field(default=0, ge=0)
+    """Tokens that its order cost beforehand besides the scoring pass: rollouts behind a column, say."""
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether its order is made of what the model gave for each prompt, which costs a scoring pass."""
+        scored = self.by is not None and self.by.startswith(PREFIX) and self.by not in _COUNTS
+        return scored or self.strategy not in _FREE
 
 
 class Evaluation(Frozen):
@@ -88,6 +122,8 @@ class Comparison(Frozen):
     """Generated tokens of each arm and seed, all costs included."""
     prefill_weight: float = Field(default=1.0, ge=0)
     """What a token of a scoring pass is charged as, in generated tokens."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads of a training. Default: torch's. Numbers depend on it, on a CPU."""
     marks: int = Field(default=4, ge=1)
     """Evaluations, evenly over the budget, besides the one at the start."""
     seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
@@ -120,20 +156,20 @@ class Comparison(Frozen):
             raise ValueError(f"[train] {taken[0]} is set by the comparison itself; leave it out")
         return self
 
-    @property
-    def budget(self) -> int:
-        """Prompts in a round."""
-        return self.step_prompts * self.round_steps
+    def fresh_prompts(self, arm: Arm) -> int:
+        """Prompts that a step of an arm generates for."""
+        if arm.replay is None:
+            return self.step_prompts
+        return math.floor(arm.replay.fresh_share * self.step_prompts + 0.5)
+
+    def steps_of(self, arm: Arm) -> int:
+        """Steps in a round of an arm."""
+        return arm.round_steps or self.round_steps
 
     @property
     def mark_tokens(self) -> list[int]:
         """Generated tokens at which checkpoints are judged, rising, the last one the budget."""
         return [self.budget_tokens * k // self.marks for k in range(1, self.marks + 1)]
-
-    @property
-    def digest(self) -> str:
-        """Of all that can change a number."""
-        return digest_json(self.model_dump(mode="json"))
 
 
 def read_comparison(path: Path) -> Comparison:

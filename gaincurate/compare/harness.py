@@ -1,22 +1,22 @@
-"""The composer: takes a comparison and a folder, trains and judges every arm with every seed, yields results.
+"""A comparison from its settings to its tables: takes a config and a folder, trains and judges what is left.
 
-Jobs are taken seed by seed, so that a comparison that is stopped early has whole seeds. What was done is on
-disk before the next thing begins. Prints nothing; whoever wants to see it passes a `View`.
+Several arms may be at work at once, each in processes of its own. Knows no statistics.
 """
 
 from __future__ import annotations
 
+import os
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
-
 from gaincurate.compare.config import Comparison
-from gaincurate.compare.job import ArmJob, Judged, evaluation, judged, model_at_start
-from gaincurate.compare.resample import Floats
+from gaincurate.compare.job import ArmJob, evaluation, model_at_start
+from gaincurate.compare.tables import EVALUATIONS, MARKS, STEPS, write_tables
+from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.rollout import roll_out
 from gaincurate.errors import InputError, OutputError, storage_error
 from gaincurate.files import write_json
@@ -25,56 +25,37 @@ from gaincurate.schedule.rounds import model_of
 from gaincurate.schedule.run import read_json
 from gaincurate.schema import ID
 from gaincurate.scored_set import ScoredSet
-from gaincurate.shards import Json, differing_keys
+from gaincurate.shards import MANIFEST, Json, differing_keys
 
-FACTS, START, JOBS = "comparison.json", "start", "jobs"
+FACTS, START, JOBS, RESULTS = "comparison.json", "start", "jobs", "results"
 FORMAT = 1
+_LOOK = 0.2  # seconds between two looks at what is done
 
 
 class View:
-    """Hears how a comparison goes; every method may be left as it is."""
+    """Hears how a comparison goes; every method may be left as it is. Called from one thread."""
 
     def note(self, text: str) -> None:
         """Something that a person should know."""
 
     def job(self, place: int, count: int, arm: str, seed: int, what: str) -> None:
-        """A job is about to begin."""
+        """A job is about to begin; `place` from 0."""
 
-    def working(self, seconds: float) -> None:
-        """It is at work."""
+    def progress(self, done: float, seconds_left: float | None) -> None:
+        """How much of all work is done, 0 to 1, and how long the rest will take, where that is known."""
 
     def job_done(self, place: int, count: int, seconds: float) -> None:
-        """It is done; `seconds` is what it took, 0 if it was done before."""
+        """It is done."""
 
 
-@dataclass(frozen=True, slots=True)
-class Results:
-    """All that was measured; arms, marks, seeds and prompts are in the order of the names.
+def compare(comparison: Comparison, out: Path, view: View | None = None, workers: int = 1) -> None:
+    """Train and judge what is left of a comparison, and write its tables.
 
-    `right` and `samples` are `[arms, 1 + marks, seeds, prompts]`, the first mark being the start;
-    `tokens`, `steps`, `lengths` are `[arms, 1 + marks, seeds]`; `logs` has TRL's entries by (arm, seed).
-    """
-
-    comparison: Comparison
-    arms: list[str]
-    seeds: list[int]
-    prompts: list[str]
-    right: Floats
-    samples: Floats
-    tokens: Floats
-    steps: Floats
-    lengths: Floats
-    seconds: dict[str, float]
-    logs: dict[tuple[str, int], list[Json]] = field(default_factory=dict)
-
-    @property
-    def accuracy(self) -> Floats:
-        """The share of right answers, `[arms, 1 + marks, seeds, prompts]`."""
-        return self.right / self.samples
-
-
-def compare(comparison: Comparison, out: Path, view: View | None = None) -> Results:
-    """Train and judge what is left of a comparison.
+    Args:
+        comparison: the settings.
+        out: its folder.
+        view: hears how it goes.
+        workers: arms that are trained at a time. What is measured does not depend on it, but for the seconds.
 
     Raises:
         InputError: a set, an arm or a setting is not right.
@@ -84,7 +65,8 @@ def compare(comparison: Comparison, out: Path, view: View | None = None) -> Resu
     """
     view = view or View()
     check(comparison)
-    with writing(out, Split()), _stating(comparison, out):
+    with writing(out, Split()):
+        _state(comparison, out)
         jobs = [
             ArmJob(comparison, arm, seed, out / JOBS / arm.name / f"seed-{seed}")
             for seed in comparison.seeds
@@ -93,26 +75,75 @@ def compare(comparison: Comparison, out: Path, view: View | None = None) -> Resu
         for job in jobs:  # what is wrong with an arm is said before any is trained
             job.prepare()
         start = out / START
-        if not (start / "manifest.json").exists():
+        if not (start / MANIFEST).exists():
             view.note("judging the model at the start")
-        roll_out(evaluation(comparison, model_at_start(comparison), start))
-        for place, job in enumerate(jobs):
-            _do(job, place, len(jobs), view)
-        return collect(comparison, out, jobs)
+            roll_out(RolloutConfig(**evaluation(comparison), model=model_at_start(comparison), out=start))
+        _work(jobs, view, workers)
+        collect(comparison, out, jobs, view)
 
 
-def _do(job: ArmJob, place: int, count: int, view: View) -> None:
-    begin, worked = time.monotonic(), False
-    if not job.trained:
-        view.job(place, count, job.arm.name, job.seed, "training")
-        job.train(view.working)
-        worked = True
-    if not job.judged:
-        view.job(place, count, job.arm.name, job.seed, "judging")
-        for k in range(len(job.comparison.mark_tokens)):
-            job.judge(k)
-        worked = True
-    view.job_done(place, count, time.monotonic() - begin if worked else 0.0)
+def _work(jobs: Sequence[ArmJob], view: View, workers: int) -> None:
+    """Have all jobs done, so many at a time; an error ends those at work, what they saved is kept."""
+    left = [place for place, job in enumerate(jobs) if not job.done]
+    begun, stop = time.monotonic(), threading.Event()
+    shares = [1.0 if place not in left else job.share for place, job in enumerate(jobs)]
+    at_first = sum(shares)
+
+    def watch(seconds: float) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+
+    at_work: dict[Future[float], tuple[int, int]] = {}
+    free = list(range(workers))
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            try:
+                while left or at_work:
+                    while left and free:
+                        place, slot = left.pop(0), free.pop(0)
+                        job = jobs[place]
+                        view.job(place, len(jobs), job.arm.name, job.seed, "training")
+                        future = pool.submit(job.work, environment(job.comparison, slot, workers), watch)
+                        at_work[future] = (place, slot)
+                    done, _ = wait(at_work, _LOOK, FIRST_COMPLETED)
+                    for place, _ in at_work.values():
+                        shares[place] = jobs[place].share
+                    for future in done:
+                        place, slot = at_work.pop(future)
+                        free.append(slot)
+                        view.job_done(place, len(jobs), future.result())
+                        shares[place] = 1.0
+                    view.progress(sum(shares) / len(jobs), _left(shares, at_first, time.monotonic() - begun))
+            except BaseException:
+                stop.set()
+                raise
+    finally:
+        for future in at_work:  # their own words are of this one's making
+            with suppress(BaseException):
+                future.result()
+
+
+def _left(shares: Sequence[float], at_first: float, seconds: float) -> float | None:
+    done = sum(shares) - at_first
+    return None if done <= 0 else seconds / done * (len(shares) - sum(shares))
+
+
+def environment(comparison: Comparison, slot: int, workers: int) -> dict[str, str]:
+    """What a job's process is told of the machine: its threads, and of several GPUs its own."""
+    found = {}
+    if comparison.threads is not None:
+        found = {"OMP_NUM_THREADS": str(comparison.threads), "MKL_NUM_THREADS": str(comparison.threads)}
+    if workers > 1 and (count := _gpus()) > 1:
+        shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+        names = shown.split(",") if shown else [str(place) for place in range(count)]
+        found["CUDA_VISIBLE_DEVICES"] = names[slot % len(names)]
+    return found
+
+
+def _gpus() -> int:
+    import torch
+
+    return int(torch.cuda.device_count())
 
 
 def check(comparison: Comparison) -> None:
@@ -135,11 +166,10 @@ def check(comparison: Comparison) -> None:
         )
 
 
-@contextmanager
-def _stating(comparison: Comparison, out: Path) -> Iterator[None]:
+def _state(comparison: Comparison, out: Path) -> None:
     """Say in the folder what it holds; another comparison there is refused."""
     path = out / FACTS
-    facts = {
+    facts: Json = {
         "format": FORMAT,
         "comparison": comparison.model_dump(mode="json"),
         "sets": {
@@ -149,68 +179,46 @@ def _stating(comparison: Comparison, out: Path) -> Iterator[None]:
         "model": model_at_start(comparison),
     }
     if path.exists():
-        before = read_json(path)
-        keys = [name for name, _, _ in differing_keys(before, facts)]
+        keys = [name for name, _, _ in differing_keys(read_json(path), facts)]
         if keys:
             raise OutputError(
                 f"{out} holds another comparison: {', '.join(keys)} differ. Give another folder with -o, or "
                 "put the settings back.",
                 keys=keys,
             )
+        return
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise storage_error(out, error) from error
-    if not path.exists():
-        write_json(path, facts)
-    yield
+    write_json(path, facts)
 
 
-def collect(comparison: Comparison, out: Path, jobs: list[ArmJob]) -> Results:
-    """Everything that is on disk, as arrays.
+def collect(comparison: Comparison, out: Path, jobs: Sequence[ArmJob], view: View) -> None:
+    """Write everything that is on disk into tables.
+
+    A held-out prompt of which some model has no judged completion is left out for all.
 
     Raises:
-        InputError: a model was judged on other prompts than the one at the start.
+        InputError: no prompt is left.
     """
-    arms, seeds = [arm.name for arm in comparison.arms], list(comparison.seeds)
-    marks = len(comparison.mark_tokens)
-    first = judged(out / START, comparison.success)
-    shape = (len(arms), marks + 1, len(seeds))
-    right, samples = np.zeros((*shape, len(first.ids))), np.zeros((*shape, len(first.ids)))
-    tokens, steps, lengths = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-    logs: dict[tuple[str, int], list[Json]] = {}
-    for job in jobs:
-        a, s = arms.index(job.arm.name), seeds.index(job.seed)
-        _put(first, first, right, samples, lengths, (a, 0, s))
-        for k in range(marks):
-            _put(first, job.result(k), right, samples, lengths, (a, k + 1, s))
-            cost = job.cost(k)
-            tokens[a, k + 1, s], steps[a, k + 1, s] = cost["tokens"], cost["step"]
-            logs[job.arm.name, job.seed] = cost["logs"]
-    return Results(
-        comparison, arms, seeds, first.ids, right, samples, tokens, steps, lengths, seconds_of(jobs), logs
-    )
+    rows: dict[str, list[Json]] = {EVALUATIONS: [], MARKS: [], STEPS: []}
+    for job in sorted(jobs, key=lambda job: comparison.arms.index(job.arm)):
+        rows[EVALUATIONS] += [*job.judged(out / START, 0), *job.evaluation_rows()]
+        rows[MARKS] += job.mark_rows()
+        rows[STEPS] += job.step_rows()
+    kept, lost = _judged_by_all(rows[EVALUATIONS], len(jobs) * (len(comparison.mark_tokens) + 1))
+    if not kept:
+        raise InputError("no held-out prompt has a judged completion of every model; see the verifier.")
+    if lost:
+        view.note(f"warning: {lost:,} held-out prompts could not be judged for every model and are left out")
+    rows[EVALUATIONS] = [row for row in rows[EVALUATIONS] if row[ID] in kept]
+    write_tables(out / RESULTS, rows)
 
 
-def _put(
-    first: Judged,
-    found: Judged,
-    right: Floats,
-    samples: Floats,
-    lengths: Floats,
-    place: tuple[int, int, int],
-) -> None:
-    if found.ids != first.ids:
-        raise InputError(
-            "a model was judged on other held-out prompts than the one at the start; delete its folder "
-            "`rollouts` and run the same command again."
-        )
-    right[place], samples[place], lengths[place] = found.right, found.samples, found.length
-
-
-def seconds_of(jobs: list[ArmJob]) -> dict[str, float]:
-    """Seconds of training of each arm over its seeds, attempts that failed left out."""
-    found: dict[str, float] = {}
-    for job in jobs:
-        found[job.arm.name] = found.get(job.arm.name, 0.0) + job.training_seconds()
-    return found
+def _judged_by_all(rows: Iterable[Json], models: int) -> tuple[set[str], int]:
+    counts: dict[str, int] = {}
+    for row in rows:
+        counts[row[ID]] = counts.get(row[ID], 0) + 1
+    kept = {gc_id for gc_id, count in counts.items() if count == models}
+    return kept, len(counts) - len(kept)

@@ -1,52 +1,39 @@
 """One arm with one seed: takes a comparison and a folder, leaves a trained and judged arm, and reads it.
 
 Every step leaves files that say that it was done, so a killed comparison goes on where it was: the run, the
-trainer's marks, a rollout set for each mark. The trainer is a process of its own. Knows no statistics.
+trainer's marks, a rollout set for each mark. Training and judging is a process of its own. Knows no
+statistics.
 """
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from gaincurate.compare.config import Arm, Comparison
-from gaincurate.compare.resample import Floats
 from gaincurate.difficulty.config import RolloutConfig
-from gaincurate.difficulty.rollout import roll_out
 from gaincurate.difficulty.rollout_set import RolloutSet, pass_rates
-from gaincurate.files import append_line, reading, write_json
+from gaincurate.errors import TrainerError
+from gaincurate.files import digest_json, write_json
 from gaincurate.schedule import base
-from gaincurate.schedule.config import checked
+from gaincurate.schedule.config import ScheduleConfig, checked
+from gaincurate.schedule.dots import DotsOptions
 from gaincurate.schedule.rounds import model_of, start
 from gaincurate.schedule.run import RUN as RUN_FACTS
 from gaincurate.schedule.run import read_json
 from gaincurate.schedule.trainer import train, trainer_lock
-from gaincurate.schema import ID, PREFIX
+from gaincurate.schema import ID
 from gaincurate.scored_set import ScoredSet
-from gaincurate.shards import EXECUTION, MANIFEST, Json
-from gaincurate.trainers.arm import COST, MARKS, RUN, TASK, Task
+from gaincurate.shards import MANIFEST, Json
+from gaincurate.trainers.arm import COST, MARKS, PROGRESS, ROLLOUTS, RUN, STEP, TASK, Task
 
-ROLLOUTS, LOG = "rollouts", "trainer.log"
+LOG = "trainer.log"
 _MODULE = "gaincurate.trainers.trl_arm"
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A model on the held-out prompts, those of `ids` `[prompts]`: right answers and answers of each, and
-    the mean number of tokens of a completion.
-    """
-
-    ids: list[str]
-    right: Floats
-    samples: Floats
-    length: float
 
 
 class ArmJob:
@@ -55,23 +42,26 @@ class ArmJob:
     Args:
         comparison: with the settings that all share.
         arm: what is different.
-        seed: of the schedule and the trainer.
+        seed: one of the comparison's.
         folder: its own.
     """
 
     def __init__(self, comparison: Comparison, arm: Arm, seed: int, folder: Path) -> None:
         self.comparison, self.arm, self.seed, self.folder = comparison, arm, seed, folder
+        # Of schedule and trainer: no two arms share random numbers, so one strategy under two names is two.
+        self.number = int(digest_json([arm.name, seed])[:7], 16)
 
     @property
-    def trained(self) -> bool:
-        """Whether the last mark was reached."""
-        return self._mark(len(self.comparison.mark_tokens) - 1).joinpath(COST).exists()
-
-    @property
-    def judged(self) -> bool:
-        """Whether all marks were."""
+    def done(self) -> bool:
+        """Whether all marks were reached and judged."""
         marks = range(len(self.comparison.mark_tokens))
         return all((self._mark(k) / ROLLOUTS / MANIFEST).exists() for k in marks)
+
+    @property
+    def share(self) -> float:
+        """How much of it is done, 0 to 1."""
+        path = self.folder / PROGRESS
+        return float(read_json(path)["share"]) if path.exists() else 0.0
 
     def _mark(self, k: int) -> Path:
         return self.folder / MARKS / str(k)
@@ -82,105 +72,163 @@ class ArmJob:
         Raises:
             InputError: the strategy cannot do with the set or an option.
         """
-        comparison, arm = self.comparison, self.arm
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / RUN / RUN_FACTS).exists():
-            fewest = comparison.budget * comparison.group  # tokens of a round whose completions have one each
-            start(
-                checked(
-                    scored=comparison.scored,
-                    run=self.folder / RUN,
-                    strategy=arm.strategy,
-                    budget=comparison.budget,
-                    rounds=-(-comparison.budget_tokens // fewest) + 1,
-                    seed=self.seed,
-                    by=arm.by,
-                    ascending=arm.ascending,
-                    options=arm.options,
-                    align_to=comparison.step_prompts,
-                    model=model_at_start(comparison),
-                )
-            )
-        write_json(self.folder / TASK, self._task().model_dump())
+            start(self._schedule())
+        write_json(self.folder / TASK, self._task().model_dump(mode="json"))
+
+    def _schedule(self) -> ScheduleConfig:
+        comparison, arm = self.comparison, self.arm
+        prompts, steps = comparison.fresh_prompts(arm), comparison.steps_of(arm)
+        fewest = prompts * steps * comparison.group  # tokens of a round whose completions have one each
+        return checked(
+            scored=comparison.scored,
+            run=self.folder / RUN,
+            strategy=arm.strategy,
+            budget=prompts * steps,
+            rounds=-(-comparison.budget_tokens // fewest) + 1,
+            seed=self.number,
+            by=arm.by,
+            ascending=arm.ascending,
+            options=self._options(steps),
+            align_to=prompts,
+            model=model_at_start(comparison),
+            rescore=arm.rescore,
+        )
+
+    def _options(self, steps: int) -> dict[str, Any]:
+        """The strategy's own, and of one that observes references how it does that, where it is not said."""
+        comparison, given = self.comparison, dict(self.arm.options)
+        if not issubclass(base.load(self.arm.strategy).Options, DotsOptions):
+            return given
+        rollout = {
+            "verifier": comparison.verifier,
+            "samples": comparison.group,
+            "temperature": comparison.temperature,
+            "max_tokens": comparison.max_tokens,
+            "verify_workers": 1,
+            "on_error": "skip",
+        }
+        if comparison.answer_column is not None:
+            rollout["answer_column"] = comparison.answer_column
+        if comparison.threads is not None:
+            rollout["threads"] = comparison.threads
+        return {"refresh_every": steps, **given, "rollout": rollout | given.get("rollout", {})}
 
     def _task(self) -> Task:
-        comparison = self.comparison
+        comparison, replay = self.comparison, self.arm.replay
+        prompts = comparison.step_prompts
         return Task(
             model=model_at_start(comparison),
             verifier=comparison.verifier,
             answer_column=comparison.answer_column,
             success=comparison.success,
-            charged=self.charged(),
+            scoring=self.scoring(),
+            prefill_weight=comparison.prefill_weight,
             mark_tokens=comparison.mark_tokens,
             trainer={
-                "per_device_train_batch_size": comparison.step_prompts * comparison.group,
+                "per_device_train_batch_size": prompts * comparison.group,
                 "gradient_accumulation_steps": 1,
                 "learning_rate": 1e-6,
                 "lr_scheduler_type": "constant",
                 "report_to": "none",
-                "logging_steps": 1,
                 "disable_tqdm": True,
                 **comparison.train,
                 "num_generations": comparison.group,
                 "max_completion_length": comparison.max_tokens,
                 "temperature": comparison.temperature,
                 "shuffle_dataset": False,
+                "logging_strategy": "steps",
+                "logging_steps": 1,
                 "save_strategy": "steps",
-                "save_steps": comparison.round_steps,
+                "save_steps": comparison.steps_of(self.arm),
                 "save_total_limit": 2,
-                "seed": self.seed,
+                "seed": self.number,
             },
+            replay=None if replay is None else {"capacity": prompts, **replay.model_dump(exclude_none=True)},
+            evaluation=evaluation(comparison),
         )
 
-    def charged(self) -> int:
-        """Tokens of the scoring pass, if the arm's order is made of it; length and chance need none."""
-        kind = base.load(self.arm.strategy)
-        by = self.arm.by or kind.by
-        if by is None or not by.startswith(PREFIX) or by in _COUNTS:
-            return 0
+    def scoring(self) -> int:
+        """Tokens charged before the training: the scoring pass, if the order is made of it, and more."""
+        if not self.arm.needs_scores:
+            return self.arm.spent_before
         tokens = int(pc.sum(ScoredSet(self.comparison.scored).column("gc_prompt_tokens")).as_py())
-        return round(tokens * self.comparison.prefill_weight)
+        return round(tokens * self.comparison.prefill_weight) + self.arm.spent_before
 
-    def train(self, watch: Callable[[float], None] = lambda seconds: None) -> None:
-        """Run the trainer to the last mark.
+    def work(self, environment: Mapping[str, str], watch: Callable[[float], None]) -> float:
+        """Train to the last mark and judge all of them; the seconds that it took.
+
+        Args:
+            environment: of its process, besides this one's.
+            watch: called now and then with the seconds so far; what it raises ends the process.
 
         Raises:
             TrainerError: it failed; what it saved is kept.
         """
         command = [sys.executable, "-m", _MODULE, str(self.folder)]
-        with trainer_lock(self.folder) as lock:
-            taken = train(command, environment={}, log=self.folder / LOG, lock=lock, watch=watch)
-        append_line(self.folder / EXECUTION, {"what": "training", "seconds": taken})
-
-    def training_seconds(self) -> float:
-        """What the attempts that ended well took."""
-        path = self.folder / EXECUTION
-        with reading(path):
-            lines = path.read_text().splitlines() if path.exists() else []
-        return float(sum(json.loads(line)["seconds"] for line in lines))
-
-    def judge(self, k: int) -> None:
-        """Roll out the held-out prompts with the model of a mark.
-
-        Raises:
-            InputError: as `roll_out`.
-        """
-        mark = self._mark(k)
-        roll_out(evaluation(self.comparison, str(mark), mark / ROLLOUTS))
-        if k < len(self.comparison.mark_tokens) - 1:  # the last one's weights stay
-            for path in mark.glob("*.safetensors"):
-                path.unlink()
+        try:
+            with trainer_lock(self.folder) as lock:
+                return train(command, environment=environment, log=self.folder / LOG, lock=lock, watch=watch)
+        except TrainerError as error:
+            raise TrainerError(f"{self.arm.name}, seed {self.seed}: {error}", **error.data) from error
 
     def cost(self, k: int) -> Json:
-        """What the trainer wrote at a mark: `tokens`, `step`, `rounds`, `logs`."""
+        """What the trainer wrote at a mark: tokens by what they were spent on, `step`, `seconds`, `steps`."""
         return read_json(self._mark(k) / COST)
 
-    def result(self, k: int) -> Judged:
-        """How the model of a mark did."""
-        return judged(self._mark(k) / ROLLOUTS, self.comparison.success)
+    def mark_rows(self) -> list[Json]:
+        """Rows of `marks.arrow`."""
+        names = ("tokens", "scoring", "rescoring", "references", "training", "step", "seconds")
+        found = []
+        for k, asked in enumerate(self.comparison.mark_tokens):
+            cost = self.cost(k)
+            found.append({**self._key, "mark": k + 1, "asked": asked, **{n: cost[n] for n in names}})
+        return found
 
+    def step_rows(self) -> list[Json]:
+        """Rows of `steps.arrow`."""
+        found = []
+        for entry in self.cost(len(self.comparison.mark_tokens) - 1)["steps"]:
+            told, share = entry[STEP], entry.get("replay/share", 0.0)
+            found.append(
+                {
+                    **self._key,
+                    **told,
+                    "step": entry["step"],
+                    "trainer_tokens": int(entry["num_tokens"]),
+                    "grad_norm": entry.get("grad_norm"),
+                    "replayed": round(told["rollouts"] * share / (1 - share)),
+                }
+            )
+        return found
 
-_COUNTS = ("gc_prompt_tokens", "gc_question_tokens", "gc_prefix_tokens")
+    def evaluation_rows(self) -> list[Json]:
+        """Rows of `evaluations.arrow`, without the start."""
+        marks = range(len(self.comparison.mark_tokens))
+        return [row for k in marks for row in self.judged(self._mark(k) / ROLLOUTS, k + 1)]
+
+    def judged(self, rollouts: Path, mark: int) -> list[Json]:
+        """How a model did on each held-out prompt that could be judged, by id."""
+        rates = pass_rates(rollouts, success=self.comparison.success)
+        table = pa.concat_tables(RolloutSet(rollouts).tables([ID, "tokens"]))
+        sums = table.group_by(ID).aggregate([("tokens", "sum")])
+        tokens = dict(zip(sums.column(ID).to_pylist(), sums.column("tokens_sum").to_pylist(), strict=True))
+        return [
+            {
+                **self._key,
+                "mark": mark,
+                ID: row[ID],
+                "right": round(row["wins"]),
+                "samples": row["samples"],
+                "tokens": tokens[row[ID]],
+            }
+            for row in rates.sort_by(ID).to_pylist()
+        ]
+
+    @property
+    def _key(self) -> Json:
+        return {"arm": self.arm.name, "seed": self.seed}
 
 
 def model_at_start(comparison: Comparison) -> str:
@@ -190,13 +238,12 @@ def model_at_start(comparison: Comparison) -> str:
     return found
 
 
-def evaluation(comparison: Comparison, model: str, out: Path) -> RolloutConfig:
-    """Rollouts of all held-out prompts, with the same random numbers for every model."""
+def evaluation(comparison: Comparison) -> Json:
+    """The options of the held-out rollouts but model and folder: the same random numbers for every model."""
     asked = comparison.evaluation
-    return RolloutConfig(
-        scored=comparison.heldout,
-        out=out,
-        model=model,
+    given = RolloutConfig(
+        scored=comparison.heldout.resolve(),
+        out=Path(),
         verifier=comparison.verifier,
         answer_column=comparison.answer_column,
         samples=asked.samples,
@@ -205,17 +252,8 @@ def evaluation(comparison: Comparison, model: str, out: Path) -> RolloutConfig:
         seed=asked.seed,
         max_tokens=comparison.max_tokens,
         batch_tokens=asked.batch_tokens,
+        threads=comparison.threads,
+        verify_workers=1,
         on_error="skip",
     )
-
-
-def judged(rollouts: Path, success: float) -> Judged:
-    """The right answers in a rollout set, by prompt; what could not be judged is left out."""
-    rates = pass_rates(rollouts, success=success).sort_by(ID)
-    lengths = pa.concat_tables(RolloutSet(rollouts).tables(["tokens"])).column("tokens")
-    return Judged(
-        rates.column(ID).to_pylist(),
-        rates.column("wins").to_numpy(),
-        rates.column("samples").to_numpy().astype(np.float64),
-        pc.mean(lengths).as_py() or 0.0,
-    )
+    return given.model_dump(mode="json", exclude={"model", "out"})

@@ -1,8 +1,8 @@
 """What a comparison measured, as three Arrow files: takes rows, yields them again, checked.
 
-`evaluations.arrow` has a row for each arm, seed, mark and held-out prompt; `marks.arrow` one for each arm, seed
-and mark, with what it cost; `steps.arrow` one for each step of each training. Every figure that a comparison
-shows is made of these and `comparison.json` alone. Knows nothing of statistics.
+`evaluations.arrow` has a row for each arm, seed, mark and held-out prompt; `marks.arrow` one for each arm,
+seed and mark, with what it cost; `steps.arrow` one for each step of each training. Every figure that a
+comparison shows is made of these and `comparison.json` alone. Knows nothing of statistics.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from gaincurate.errors import OutputError, storage_error
 from gaincurate.files import append_line, digest_bytes, digest_file, digest_json, reading, write_json
-from gaincurate.schedule.run import PLAN, STATE, Run
+from gaincurate.schedule.run import GIVEN, MADE, PLAN, STATE, Run, read_json
 from gaincurate.shards import Json
 
 FORMAT = 1
@@ -164,12 +164,14 @@ def take_back(run: Run, round_: int, step: int) -> None:
 def forget_references(run: Run, round_: int) -> None:
     """Set aside what a round's references did, since the policy that they were of is trained anew.
 
+    Rollouts of a checkpoint whose weights are known stay where they are: whoever would use them compares.
+
     Raises:
         StorageError: the file system refused.
     """
     source, number = run.references_folder(round_), 1
     folder = run.folder / "undone"
-    if not source.exists():
+    if not source.exists() or _of_known_weights(source):
         return
     try:
         folder.mkdir(exist_ok=True)
@@ -178,6 +180,12 @@ def forget_references(run: Run, round_: int) -> None:
         source.rename(goal)
     except OSError as error:
         raise storage_error(folder, error) from error
+
+
+def _of_known_weights(references: Path) -> bool:
+    made = references / MADE
+    given = (references / GIVEN).exists()
+    return not given and made.exists() and read_json(made).get("weights") is not None
 
 
 def _set_aside(run: Run, round_: int) -> None:

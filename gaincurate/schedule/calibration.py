@@ -18,8 +18,8 @@ from gaincurate.schedule.dots import has_references
 from gaincurate.schedule.noise import Floats
 from gaincurate.schedule.observed import rules_of
 from gaincurate.schedule.outcomes import Tally, read_outcomes
-from gaincurate.schedule.references import DATA, GIVEN
-from gaincurate.schedule.run import PLAN, Run
+from gaincurate.schedule.references import DATA
+from gaincurate.schedule.run import GIVEN, PLAN, Run
 from gaincurate.shards import Json
 
 Seconds = Mapping[tuple[str, int], float]

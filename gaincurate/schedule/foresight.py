@@ -26,11 +26,11 @@ from gaincurate.schedule.noise import Floats, Ints
 from gaincurate.schedule.observed import Note
 from gaincurate.schedule.references import OBSERVED, Asked, Seen, ask, needed, place_of, read
 from gaincurate.schedule.rescore import Held
-from gaincurate.schedule.run import Run, read_json
+from gaincurate.schedule.run import MADE, Run, read_json
 from gaincurate.schedule.trainer import said_last, train, trainer_lock
 from gaincurate.shards import MANIFEST, Json, open_table
 
-_MADE, _PREDICTED = "rollouts.json", "predicted"
+_PREDICTED = "predicted"
 _FLAGS = {"allow_pickle": "--allow-pickle", "trust_remote_code": "--trust-remote-code"}
 
 
@@ -43,20 +43,31 @@ class Foresight:
     told: Json
 
 
-def see_live(run: Run) -> None:
+def see_live(run: Run, checkpoints: bool) -> None:
     """See that a trainer can follow a run in one long process.
+
+    Args:
+        run: the run.
+        checkpoints: at every round's end there is one of the trainer's, of the policy as it is then.
 
     Raises:
         InputError: its references are observed in a way that such a trainer has no part in.
     """
     own = run.config.options.get("rollout")
-    if has_references(run.facts["params"]) and (own is None or "server" not in own):
+    if not has_references(run.facts["params"]) or (own is not None and (checkpoints or "server" in own)):
+        return
+    if checkpoints:
         raise InputError(
-            f"{run.folder} has references that are observed between rounds, and a trainer that follows it "
-            "live "
-            'cannot: that takes a server of the newest policy ("server" in --rollout of `schedule start`). '
-            "Start a run so, or train in segments with `gaincurate schedule run`."
+            f"{run.folder} waits for what its references did before every round, and a trainer that follows "
+            "it live waits for nobody: start a run with --rollout, which rolls them out itself, or train in "
+            "segments with `gaincurate schedule run`."
         )
+    raise InputError(
+        f"{run.folder} has references that are observed between rounds, and with a trainer that follows it "
+        'live that takes a server of the newest policy ("server" in --rollout of `schedule start`). Start a '
+        "run so; or, as --rollout without one takes a checkpoint at each round's end, train with "
+        "`gaincurate.trainers.trl.attach` or in segments with `gaincurate schedule run`."
+    )
 
 
 def observes_with_checkpoint(config: ScheduleConfig) -> bool:
@@ -110,12 +121,9 @@ def _roll_out(run: Run, asked: Asked, own: Json, checkpoint: str | None, note: N
             f"the references of round {asked.round} are rolled out with a checkpoint (--rollout) and there "
             "is none: give --checkpoint to `schedule next`, or let the trainer write one below {output}."
         )
-    path, made = asked.folder / _MADE, _policy(run, asked, own, checkpoint)
+    path, made = asked.folder / MADE, _policy(run, asked, own, checkpoint)
     known = read_json(path) if path.exists() else None
-    # A trainer may delete a checkpoint that was rolled out with.
-    same = known == made or (
-        known is not None and made["weights"] is None and {**known, "weights": None} == made
-    )
+    same = known is not None and _same(known, made)
     if asked.rollouts.exists() and not same:
         shutil.rmtree(asked.rollouts)  # of a policy that was trained past since
     if (asked.rollouts / MANIFEST).exists():
@@ -145,6 +153,13 @@ def _policy(run: Run, asked: Asked, own: Json, checkpoint: str | None) -> Json:
         "weights": weights_of(str(checkpoint)) if there and "server" not in own else None,
         "behind": digest_file(behind) if asked.round > 0 and behind.exists() else None,
     }
+
+
+def _same(known: Json, made: Json) -> bool:
+    """Whether rollouts that are there are of the policy that is wanted."""
+    if made["weights"] is not None:  # they tell: what lies behind may have been taken back and told again
+        return {**known, "behind": None} == {**made, "behind": None}
+    return {**known, "weights": None} == made  # a trainer may delete a checkpoint that was rolled out with
 
 
 def _generate(run: Run, asked: Asked, engine: Sequence[str], own: Json, note: Note) -> None:

@@ -28,11 +28,11 @@ from gaincurate.schedule.lines import Rules
 from gaincurate.schedule.noise import Ints
 from gaincurate.schedule.observed import Note, rules_of, silent
 from gaincurate.schedule.rows import training_rows, write_rows
-from gaincurate.schedule.run import Run, read_json
+from gaincurate.schedule.run import GIVEN, Run, read_json
 from gaincurate.schema import ID
 from gaincurate.shards import MANIFEST, Json
 
-IDS, DATA, GIVEN = "references.json", "references.parquet", "references.jsonl"
+IDS, DATA = "references.json", "references.parquet"
 ROLLOUTS, OBSERVED = "rollouts", "observed.parquet"
 _SHOWN = 3
 

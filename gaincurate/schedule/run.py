@@ -30,6 +30,8 @@ BASE = "base"
 """The name of the scored set that a run began with, among the sets that orders and plans name."""
 RUN = "run.json"
 STATE, PLAN = "state.json", "plan.json"
+GIVEN, MADE = "references.jsonl", "rollouts.json"
+"""In a folder of references: what a person says they did, and which policy the run rolled out."""
 _LOCK = "lock"
 _LARGE = 1 << 20  # bytes of a state; those of older rounds keep their rows alone
 

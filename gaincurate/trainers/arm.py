@@ -9,11 +9,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-TASK = "arm.json"
-RUN = "run"
-TRAINER = "trainer"
-MARKS = "marks"
-COST = "cost.json"
+TASK, PROGRESS, COST = "arm.json", "progress.json", "cost.json"
+STEP = "gaincurate/step"
+"""The key of a trainer's log entry under which what a step cost is kept."""
+RUN, TRAINER, MARKS, ROLLOUTS = "run", "trainer", "marks", "rollouts"
 
 
 class Task(BaseModel):
@@ -29,9 +28,15 @@ class Task(BaseModel):
     """With the gold answers."""
     success: float
     """A completion is right, reward 1, from this value of the verifier on; else its reward is 0."""
-    charged: int
+    scoring: int
     """Tokens that are spent before the first rollout: the scoring pass, where the arm's order needs one."""
+    prefill_weight: float
+    """What a token of a scoring pass during the training is charged as."""
     mark_tokens: list[int]
     """Rising; the last one ends the training."""
     trainer: dict[str, Any]
     """Fields of TRL's GRPOConfig."""
+    replay: dict[str, Any] | None
+    """Fields of `gaincurate.trainers.trl_replay.Replay`; None trains without."""
+    evaluation: dict[str, Any]
+    """Fields of `RolloutConfig` for the held-out prompts, all but `model` and `out`."""

@@ -43,15 +43,16 @@ class Live(AbstractContextManager["Live"]):
     Args:
         run: the run's folder.
         note: told what a person should know.
+        checkpoints: at every round's end `checkpoint` is of that moment, so references may be rolled out.
 
     Raises:
         OutputError: no run is there.
         InputError: it cannot be followed live.
     """
 
-    def __init__(self, run: str | Path, note: Note = silent) -> None:
+    def __init__(self, run: str | Path, note: Note = silent, *, checkpoints: bool = False) -> None:
         self.run = Run(run)
-        see_live(self.run)
+        see_live(self.run, checkpoints)
         self.note = note
         self.position = 0
         self.checkpoint: str | None = None
@@ -111,8 +112,7 @@ class Live(AbstractContextManager["Live"]):
 
     def _forget(self) -> None:
         """Read anew what may have changed."""
-        self._state, self._rows = None, (-1, [])
-        self._sets.clear()
+        self._state, self._rows, self._sets = None, (-1, []), {}
         self.run.forget_ids()
 
     @property

@@ -15,7 +15,7 @@ from gaincurate.trainers.base import Live
 _FOLLOWED: dict[Path, tuple[tuple[int, int], Live]] = {}
 
 
-def followed(run: str | Path, note: Note = silent) -> Live:
+def followed(run: str | Path, note: Note = silent, *, checkpoints: bool = False) -> Live:
     """The one `Live` of a run in this process, for parts of a trainer that cannot hand it to each other."""
     path = Path(run).resolve()
     birth = _birth(path)
@@ -24,7 +24,7 @@ def followed(run: str | Path, note: Note = silent) -> Live:
         return known[1]
     if known is not None:  # another run was started in its place
         known[1].close()
-    _FOLLOWED[path] = (birth, Live(path, note))
+    _FOLLOWED[path] = (birth, Live(path, note, checkpoints=checkpoints))
     return _FOLLOWED[path][1]
 
 

@@ -32,7 +32,7 @@ from gaincurate.trainers.registry import followed
 from gaincurate.trainers.trl_outcomes import Tap
 from gaincurate.trainers.trl_resume import checkpoint_folder, checkpoints, newest, place_in
 from gaincurate.trainers.trl_rows import RoundSampler, dataset, places_of
-from gaincurate.trainers.trl_shape import Shape, check, late_first_save, shape_of
+from gaincurate.trainers.trl_shape import Shape, check, late_first_save, see_checkpoint, shape_of
 from gaincurate.trainers.trl_together import together
 
 __all__ = ["Follower", "FollowsRun", "attach", "dataset"]
@@ -68,7 +68,7 @@ def attach(
         OutputError: no run is there.
     """
     shape = shape_of(trainer)
-    live = followed(run, _note if shape.rank == 0 else silent)
+    live = followed(run, _note if shape.rank == 0 else silent, checkpoints=True)
     live.held = TrainerFinder(layout_of("trl"), live.note).held
     if any(isinstance(callback, Follower) for callback in trainer.callback_handler.callbacks):
         raise InputError(f"this trainer follows a run already, and cannot follow {run} too.")
@@ -111,6 +111,7 @@ class Follower(transformers.TrainerCallback):
         self._ids: list[str] = live.ids
         self._metrics: dict[str, float] = live.metrics()
         self._resumed: str | None = None
+        self._saved = 0  # the step of the newest checkpoint
         self._tap = Tap(trainer, shape, outcome, correct, lambda: self._metrics)
         self._train = trainer.train
         trainer.train = self._told_what_to_resume
@@ -155,6 +156,7 @@ class Follower(transformers.TrainerCallback):
         live.open()
         if step == 0:
             live.begin_anew()
+            self._saved = 0
         else:
             self._resume(step)
         return self._news()
@@ -168,7 +170,7 @@ class Follower(transformers.TrainerCallback):
             raise type(error)(f"cannot resume from {path}: {error}", **error.data) from error
         live.restore(saved, str(path))
         live.position = self.shape.taken(step - int(saved["round"]) * self._steps)
-        live.checkpoint = str(path.resolve())
+        live.checkpoint, self._saved = str(path.resolve()), step
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Plan the round that begins, if no checkpoint came between."""
@@ -205,7 +207,7 @@ class Follower(transformers.TrainerCallback):
         checkpoint = checkpoint_folder(output, step)
         position = self.shape.taken(step - self.live.round * self._steps)
         self.live.save_beside(checkpoint, step, position=position, batch=self.shape.batch)
-        self.live.checkpoint = str(checkpoint.resolve())
+        self.live.checkpoint, self._saved = str(checkpoint.resolve()), step
         self._forget_orders(output)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
@@ -219,6 +221,7 @@ class Follower(transformers.TrainerCallback):
 
     def _turn(self) -> None:
         def turn() -> Json:
+            see_checkpoint(self.live.run.config, self.shape, self.live.round, self._saved)
             self.live.turn()
             return self._news()
 
@@ -243,6 +246,8 @@ class Follower(transformers.TrainerCallback):
 
         def take() -> Json:
             turned = self.live.position >= self.live.budget
+            if turned:
+                see_checkpoint(self.live.run.config, self.shape, self.live.round, self._saved)
             rows = self.live.take(self.shape.prompts)
             return {"rows": rows, "news": self._news() if turned else None}
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from gaincurate.errors import InputError
 from gaincurate.schedule.config import ScheduleConfig
+from gaincurate.schedule.foresight import observes_with_checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +119,9 @@ def check(trainer: Any, shape: Shape, config: ScheduleConfig, late: bool) -> Non
             "ignore_data_skip=True: a trainer that resumes inside a round would begin the round again; set "
             "it to False."
         )
-    if config.rescore.what != "off":
-        _check_weights(trainer, config.rescore.what)
+    who, every = _needs_checkpoints(config)
+    if every:
+        _check_weights(trainer, who)
     for name in ("split_batches", "dispatch_batches"):
         if getattr(args.accelerator_config, name, None):
             raise InputError(
@@ -196,8 +198,16 @@ def _check_epoch(rows: int, shape: Shape) -> None:
         )
 
 
-def _check_weights(trainer: Any, what: str) -> None:
-    """Refuse checkpoints that have no whole weights to score with."""
+def _needs_checkpoints(config: ScheduleConfig) -> tuple[str, int]:
+    """What takes a checkpoint at the end of every so many rounds; of 0 where nothing does."""
+    if observes_with_checkpoint(config):
+        return "--rollout without a server", 1
+    what = config.rescore.what
+    return f"--rescore {what}", 0 if what == "off" else config.rescore.every
+
+
+def _check_weights(trainer: Any, who: str) -> None:
+    """Refuse checkpoints that have no whole weights to score or to generate with."""
     state, mend = trainer.accelerator.state, None
     if getattr(trainer, "is_fsdp_enabled", False):
         kind = str(getattr(state.fsdp_plugin, "state_dict_type", ""))
@@ -208,11 +218,11 @@ def _check_weights(trainer: Any, what: str) -> None:
         if plugin.zero_stage == 3 and not plugin.zero3_save_16bit_model:
             mend = "ZeRO-3 saves shards; set stage3_gather_16bit_weights_on_model_save=true"
     if mend is not None:
-        raise InputError(f"--rescore {what} needs whole weights in every checkpoint: {mend}.")
+        raise InputError(f"{who} needs whole weights in every checkpoint: {mend}.")
 
 
 def _check_saving(args: Any, shape: Shape, config: ScheduleConfig, late: bool) -> None:
-    steps, rescore = shape.steps(config.budget), config.rescore
+    steps, (who, rounds) = shape.steps(config.budget), _needs_checkpoints(config)
     strategy, every = str(getattr(args.save_strategy, "value", args.save_strategy)), args.save_steps
     if strategy == "best":
         raise InputError(
@@ -228,14 +238,41 @@ def _check_saving(args: Any, shape: Shape, config: ScheduleConfig, late: bool) -
                 "resumed trainer would generate anew in the middle of it. Set save_steps to a multiple of "
                 f"{shape.window}."
             )
-    if rescore.what == "off":
+    if not rounds:
         return
     at_ends = strategy == "epoch" and not late
     if strategy == "steps":
-        at_ends = steps * rescore.every % every == 0
+        at_ends = steps * rounds % every == 0
     if not at_ends:
+        often = "round" if rounds == 1 else f"{rounds} rounds"
         raise InputError(
-            f"--rescore {rescore.what} needs a checkpoint at the end of every {rescore.every} rounds of "
-            f"{steps:,} steps, and save_strategy={strategy!r}, save_steps={every:g} leave none there. Set "
-            f"save_strategy='steps' and save_steps={steps * rescore.every} or a divisor of it."
+            f"{who} needs a checkpoint at the end of every {often} of {steps:,} steps, and "
+            f"save_strategy={strategy!r}, save_steps={every:g} leave none there. Set save_strategy='steps' "
+            f"and save_steps={steps * rounds} or a divisor of it."
         )
+
+
+def see_checkpoint(config: ScheduleConfig, shape: Shape, round_: int, saved: int) -> None:
+    """Refuse to make the next round with the checkpoint of an older policy.
+
+    Args:
+        config: of the run.
+        shape: of its trainer.
+        round_: the round that is over.
+        saved: the step of the newest checkpoint; 0 where there is none.
+
+    Raises:
+        InputError: the next round is made with a checkpoint, and none was saved at this one's end.
+    """
+    who, every = _needs_checkpoints(config)
+    steps = shape.steps(config.budget)
+    end = (round_ + 1) * steps
+    if saved == end or not every or (round_ + 1) % every or round_ + 1 == config.rounds:
+        return
+    last = f"the newest checkpoint is of step {saved:,}" if saved else "no checkpoint was saved"
+    raise InputError(
+        f"round {round_} ended at step {end:,}, and {last}: {who} takes the policy as it is now, not an "
+        "older one. Did a callback keep the trainer from saving, or were its settings changed behind "
+        f"attach()? Let it save there (save_strategy='steps', save_steps={steps * every} or a divisor of it) "
+        "and resume from its last checkpoint."
+    )

@@ -1,22 +1,33 @@
-"""Comparisons with real training runs of a tiny model, in processes of their own."""
+"""Comparisons with real training runs of a tiny model, in processes of their own, also killed."""
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pyarrow as pa
 import pytest
 
 import tiny
 from gaincurate.compare.config import Comparison, checked_comparison
-from gaincurate.compare.harness import JOBS, View, compare
-from gaincurate.compare.measures import document
+from gaincurate.compare.harness import JOBS, RESULTS, View, compare, environment
+from gaincurate.compare.tables import Tables, read_tables
 from gaincurate.config import ScoreConfig
+from gaincurate.errors import InputError, OutputError, TrainerError
+from gaincurate.schedule.run import Run
 from gaincurate.scoring.pipeline import score_dataset
+from gaincurate.shards import Json
 
 pytest.importorskip("trl")
+
+ROOT = Path(__file__).parent.parent
+DOTS = {"name": "dots", "strategy": "dots", "options": {"references": 4}, "replay": {"fresh_share": 0.5}}
 
 
 @pytest.fixture(scope="module")
@@ -25,40 +36,223 @@ def sets_of(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     rows = tiny.questions(30)
     for name, part in (("scored", rows[:22]), ("heldout", rows[22:])):
         data = tiny.write_jsonl(folder / f"{name}.jsonl", part)
-        score_dataset(ScoreConfig(data=str(data), model=str(tiny_model), out=folder / name, threads=1))
+        signals = ["angle", "embedding"]
+        out = folder / name
+        score_dataset(ScoreConfig(data=str(data), model=str(tiny_model), out=out, threads=1, signals=signals))
     return folder
 
 
-def asked(folder: Path, **changes: Any) -> Comparison:
+def settings(folder: Path, **changes: Any) -> dict[str, Any]:
     given: dict[str, Any] = {
-        "scored": folder / "scored",
-        "heldout": folder / "heldout",
+        "scored": str(folder / "scored"),
+        "heldout": str(folder / "heldout"),
         "verifier": "compare_world:even",
-        "budget_tokens": 120,
+        "budget_tokens": 150,
+        "prefill_weight": 0.01,
         "marks": 2,
-        "seeds": [0, 1],
-        "step_prompts": 2,
+        "seeds": [0],
+        "step_prompts": 4,
         "round_steps": 2,
         "group": 2,
         "max_tokens": 4,
-        "train": {"learning_rate": 1e-3, "use_cpu": True, "bf16": False},
+        "threads": 1,
+        "train": {
+            "learning_rate": 1e-3,
+            "use_cpu": True,
+            "bf16": False,
+            "loss_type": "grpo",
+            "scale_rewards": "none",
+        },
         "evaluation": {"samples": 2},
-        "arms": [],
+        "arms": [DOTS],
     }
-    return checked_comparison(given | changes)
+    return given | changes
 
 
-def test_it_all(sets_of: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(Path(__file__).parent.parent)
-    arms = [{"name": "high-angle", "strategy": "gain-rl", "options": {"sigma": "0.2N"}}]
-    asked_for = asked(sets_of, arms=arms, prefill_weight=0.01)
-    found = compare(asked_for, tmp_path / "out", View())
-    assert found.arms == ["uniform", "length", "high-angle"]
-    assert found.accuracy.shape == (3, 3, 2, 8)
-    assert (found.tokens[:, 1] >= 60).all()
-    assert (found.tokens[:, 2] >= 120).all()
-    out = document(found)
-    json.dumps(out, allow_nan=False)
-    assert len(out["sentences"]) == 2
-    assert len(list((tmp_path / "out" / JOBS).glob("*/*/marks/1/*.safetensors"))) == 6
-    np.testing.assert_array_equal(found.right, compare(asked_for, tmp_path / "out").right)
+def asked(folder: Path, **changes: Any) -> Comparison:
+    return checked_comparison(settings(folder, **changes))
+
+
+@pytest.fixture(scope="module")
+def compared(sets_of: Path) -> Path:
+    """A comparison that nothing came between."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        compare(asked(sets_of), sets_of / "out", workers=2)
+    return sets_of / "out"
+
+
+def by_job(table: pa.Table) -> list[tuple[tuple[str, int], list[Json]]]:
+    rows = table.to_pylist()
+    return [
+        (key, list(found)) for key, found in itertools.groupby(rows, lambda row: (row["arm"], row["seed"]))
+    ]
+
+
+def test_every_arm_is_trained_and_judged(compared: Path) -> None:
+    found = read_tables(compared / RESULTS)
+    assert found.evaluations.column("arm").unique().to_pylist() == ["uniform", "length", "dots"]
+    assert len(found.evaluations) == 3 * 3 * 8
+    assert set(found.evaluations.column("samples").to_pylist()) == {2}
+    starts = [[r["right"] for r in rows if r["mark"] == 0] for _, rows in by_job(found.evaluations)]
+    assert starts[0] == starts[1] == starts[2]
+
+
+def test_tokens_add_up_to_the_trainers_own_counter(compared: Path) -> None:
+    found = read_tables(compared / RESULTS)
+    for key, steps in by_job(found.steps):
+        assert [row["step"] for row in steps] == list(range(1, len(steps) + 1))
+        counted = itertools.accumulate(row["prompt_tokens"] + row["completion_tokens"] for row in steps)
+        assert list(counted) == [row["trainer_tokens"] for row in steps], key
+    trained = {key: sum(row["completion_tokens"] for row in steps) for key, steps in by_job(found.steps)}
+    for key, marks in by_job(found.marks):
+        for row in marks:
+            parts = sum(row[name] for name in ("scoring", "rescoring", "references", "training"))
+            assert row["tokens"] == parts >= row["asked"]
+        assert marks[-1]["training"] == trained[key]
+
+
+def test_each_arm_pays_for_what_it_used(compared: Path, sets_of: Path) -> None:
+    last = {key[0]: rows[-1] for key, rows in by_job(read_tables(compared / RESULTS).marks)}
+    assert [last[arm]["scoring"] + last[arm]["references"] for arm in ("uniform", "length")] == [0, 0]
+    run = Run(compared / JOBS / "dots" / "seed-0" / "run")
+    tokens = run.scored.column("gc_prompt_tokens").to_pylist()
+    assert last["dots"]["scoring"] == round(sum(tokens) * 0.01)
+    newest = run.newest()
+    told = [run.plan(round_)["references"]["completion_tokens"] for round_ in range(newest + 1)]
+    # Those of a round that was planned behind the last mark are of no use to it.
+    assert last["dots"]["references"] in (sum(told), sum(told[:-1]))
+    assert last["dots"]["references"] >= 4 * 2 * 4
+
+
+def test_an_arm_replays(compared: Path) -> None:
+    steps = dict(by_job(read_tables(compared / RESULTS).steps))
+    assert {row["rollouts"] for row in steps["dots", 0]} == {4}
+    assert {row["rollouts"] for row in steps["uniform", 0]} == {8}
+    assert {row["replayed"] for row in steps["dots", 0]} <= {0, 4}
+    assert any(row["replayed"] for row in steps["dots", 0])
+    assert not any(row["replayed"] for row in steps["uniform", 0])
+
+
+def test_again_does_nothing(compared: Path, sets_of: Path) -> None:
+    begun = list[str]()
+
+    class Heard(View):
+        def job(self, place: int, count: int, arm: str, seed: int, what: str) -> None:
+            begun.append(arm)
+
+    before = read_tables(compared / RESULTS)
+    compare(asked(sets_of), compared, Heard())
+    assert begun == []
+    assert same(before, read_tables(compared / RESULTS), seconds=True)
+
+
+def same(first: Tables, second: Tables, *, seconds: bool = False) -> bool:
+    """Whether all numbers are, but for the clock's."""
+
+    def plain(table: pa.Table) -> pa.Table:
+        return table if seconds or "seconds" not in table.column_names else table.drop(["seconds"])
+
+    pairs = (
+        (first.evaluations, second.evaluations),
+        (first.marks, second.marks),
+        (first.steps, second.steps),
+    )
+    return all(plain(one).equals(other if seconds else plain(other)) for one, other in pairs)
+
+
+def test_killed_at_any_place_it_ends_with_the_same_numbers(
+    compared: Path, sets_of: Path, tmp_path: Path
+) -> None:
+    """Killed when a checkpoint, a mark, a judgement, references and a plan had just appeared."""
+    config, out = tmp_path / "c.toml", tmp_path / "out"
+    config.write_text(toml(settings(sets_of)))
+    jobs = out / JOBS
+    for place in (
+        jobs / "uniform/seed-0/trainer/checkpoint-2",
+        jobs / "uniform/seed-0/marks/0/cost.json",
+        jobs / "uniform/seed-0/marks/1/rollouts",
+        jobs / "dots/seed-0/run/difficulty/00001/references.json",
+        jobs / "dots/seed-0/run/rounds/00001/plan.json",
+    ):
+        kill_when_there(place, ["compare", str(config), "-o", str(out), "--workers", "2"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        compare(asked(sets_of), out)
+    assert same(read_tables(compared / RESULTS), read_tables(out / RESULTS))
+
+
+def kill_when_there(place: Path, command: list[str]) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gaincurate", *command],
+        cwd=ROOT,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while not place.exists():
+        try:
+            process.wait(0.02)
+        except subprocess.TimeoutExpired:
+            continue
+        break
+    assert place.exists()
+    if process.poll() is None:  # it may have been there before
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def toml(given: dict[str, Any]) -> str:
+    """Plain values, tables inside and a list of tables."""
+    arms = given["arms"]
+    lines = [f"{name} = {json.dumps(value)}" for name, value in given.items() if not isinstance(value, dict)]
+    lines = [line for line in lines if not line.startswith("arms")]
+    for name, value in given.items():
+        if isinstance(value, dict):
+            lines += [f"[{name}]", *(f"{key} = {json.dumps(inner)}" for key, inner in value.items())]
+    for arm in arms:
+        lines += ["[[arms]]", *(f"{k} = {json.dumps(v)}" for k, v in arm.items() if not isinstance(v, dict))]
+        for name, value in arm.items():
+            if isinstance(value, dict):
+                lines += [f"[arms.{name}]", *(f"{key} = {json.dumps(inner)}" for key, inner in value.items())]
+    return "\n".join(lines)
+
+
+def test_a_folder_of_another_comparison_is_refused(compared: Path, sets_of: Path) -> None:
+    with pytest.raises(OutputError) as error:
+        compare(asked(sets_of, seeds=[5], group=4), compared)
+    assert str(error.value) == (
+        f"{compared} holds another comparison: comparison.group, comparison.seeds differ. Give another folder "
+        "with -o, or put the settings back."
+    )
+
+
+def test_prompts_in_both_sets_are_refused(sets_of: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as error:
+        compare(asked(sets_of, heldout=str(sets_of / "scored")), tmp_path / "out")
+    assert str(error.value).startswith(
+        f"22 of the 22 prompts of {sets_of / 'scored'} are in {sets_of / 'scored'} too, such as "
+    )
+
+
+def test_a_trainer_that_fails_is_named(
+    sets_of: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(TrainerError) as error:
+        compare(asked(sets_of, train={"beta": "no number"}, arms=[]), tmp_path / "out")
+    log = tmp_path / "out" / JOBS / "uniform" / "seed-0" / "trainer.log"
+    assert str(error.value).startswith(
+        f"uniform, seed 0: the trainer failed with exit code 1; its log is {log} and ends: "
+    )
+
+
+def test_what_a_process_is_told_of_the_machine(sets_of: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = asked(sets_of)
+    told = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    monkeypatch.setattr("gaincurate.compare.harness._gpus", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert environment(one, 0, 1) == told
+    assert environment(one, 1, 2) == told | {"CUDA_VISIBLE_DEVICES": "1"}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    assert [environment(one, slot, 3)["CUDA_VISIBLE_DEVICES"] for slot in range(3)] == ["4", "7", "4"]

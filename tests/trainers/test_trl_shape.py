@@ -228,14 +228,14 @@ def test_trls_defaults_but_for_what_must_be_set_are_fine() -> None:
             lambda: trainer(save_strategy="no"),
             config("full"),
             False,
-            "--rescore full needs a checkpoint at the end of every 1 rounds of 4 steps, and save_strategy='no', "
+            "--rescore full needs a checkpoint at the end of every round of 4 steps, and save_strategy='no', "
             "save_steps=2 leave none there. Set save_strategy='steps' and save_steps=4 or a divisor of it.",
         ),
         (
             lambda: trainer(save_strategy="epoch", max_steps=12),
             config("full"),
             True,
-            "--rescore full needs a checkpoint at the end of every 1 rounds of 4 steps, and save_strategy='epoch', "
+            "--rescore full needs a checkpoint at the end of every round of 4 steps, and save_strategy='epoch', "
             "save_steps=2 leave none there. Set save_strategy='steps' and save_steps=4 or a divisor of it.",
         ),
         (

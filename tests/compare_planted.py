@@ -1,0 +1,76 @@
+"""Comparisons whose answer is known, with real trainings: are an arm that cannot learn and one that is told
+what to learn found out, and one strategy under two names not?
+
+Usage: compare_planted.py FOLDER [repetitions [workers]]. Prints one JSON object. Trainings are forked from a
+process that has imported the trainer, which would cost more than the trainings.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import compare_world
+from gaincurate.compare.config import checked_comparison
+from gaincurate.compare.harness import compare
+from gaincurate.compare.job import ArmJob
+from gaincurate.trainers import trl_arm
+
+
+def _forked(job: ArmJob, environment: Mapping[str, str], watch: Callable[[float], None]) -> float:
+    begun = time.monotonic()
+    context = multiprocessing.get_context("fork")
+
+    def child() -> None:
+        import torch
+
+        torch.set_num_threads(1)
+        log = os.open(job.folder / "trainer.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        trl_arm.main(job.folder)
+
+    process = context.Process(target=child)
+    process.start()
+    process.join()
+    assert process.exitcode == 0, job.folder
+    return time.monotonic() - begun
+
+
+def answers(folder: Path, out: str, workers: int, **changes: Any) -> dict[str, Any]:
+    """The verdict on each arm."""
+    from gaincurate.compare.results import read_results
+
+    from gaincurate.compare.measures import document
+
+    compare(checked_comparison(compare_world.settings(folder, **changes)), folder / out, workers=workers)
+    found = document(read_results(folder / out))
+    return {each["arm"]: each for each in found["verdict"]["differences"]}
+
+
+def main(folder: Path, repetitions: int, workers: int) -> dict[str, Any]:
+    """Planted arms once, the same strategy twice so often."""
+    import trl  # noqa: F401 - before the first fork
+
+    ArmJob.work = _forked  # type: ignore[method-assign]
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "heldout").exists():
+        compare_world.make(folder)
+    planted = answers(folder, "planted", workers)
+    twins = []
+    for repetition in range(repetitions):
+        seeds = [3 * repetition + k for k in range(3)]
+        arms = [{"name": "twin", "strategy": "uniform"}]
+        twins.append(answers(folder, f"twins-{repetition}", workers, seeds=seeds, arms=arms)["twin"])
+    return {"planted": planted, "twins": twins}
+
+
+if __name__ == "__main__":
+    numbers = [int(given) for given in sys.argv[2:]]
+    print(json.dumps(main(Path(sys.argv[1]), *[*numbers, *[10, 2][len(numbers) :]])))
