@@ -12,9 +12,11 @@ import multiprocessing
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import compare_world
 from gaincurate.compare.config import checked_comparison
@@ -28,13 +30,15 @@ def _forked(job: ArmJob, environment: Mapping[str, str], watch: Callable[[float]
     context = multiprocessing.get_context("fork")
 
     def child() -> None:
-        import torch
-
-        torch.set_num_threads(1)
         log = os.open(job.folder / "trainer.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        trl_arm.main(job.folder)
+        try:
+            trl_arm.main(job.folder)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)  # without the end of the parent's libraries
 
     process = context.Process(target=child)
     process.start()
@@ -45,9 +49,8 @@ def _forked(job: ArmJob, environment: Mapping[str, str], watch: Callable[[float]
 
 def answers(folder: Path, out: str, workers: int, **changes: Any) -> dict[str, Any]:
     """The verdict on each arm."""
-    from gaincurate.compare.results import read_results
-
     from gaincurate.compare.measures import document
+    from gaincurate.compare.results import read_results
 
     compare(checked_comparison(compare_world.settings(folder, **changes)), folder / out, workers=workers)
     found = document(read_results(folder / out))
@@ -56,9 +59,15 @@ def answers(folder: Path, out: str, workers: int, **changes: Any) -> dict[str, A
 
 def main(folder: Path, repetitions: int, workers: int) -> dict[str, Any]:
     """Planted arms once, the same strategy twice so often."""
+    import torch
     import trl  # noqa: F401 - before the first fork
 
-    ArmJob.work = _forked  # type: ignore[method-assign]
+    torch.set_num_threads(1)  # more would not outlive a fork
+    with mock.patch.object(ArmJob, "work", _forked):
+        return _all(folder, repetitions, workers)
+
+
+def _all(folder: Path, repetitions: int, workers: int) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "heldout").exists():
         compare_world.make(folder)

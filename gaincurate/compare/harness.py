@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
 from pathlib import Path
 
 from gaincurate.compare.config import Comparison
@@ -95,32 +94,27 @@ def _work(jobs: Sequence[ArmJob], view: View, workers: int) -> None:
 
     at_work: dict[Future[float], tuple[int, int]] = {}
     free = list(range(workers))
-    try:
-        with ThreadPoolExecutor(workers) as pool:
-            try:
-                while left or at_work:
-                    while left and free:
-                        place, slot = left.pop(0), free.pop(0)
-                        job = jobs[place]
-                        view.job(place, len(jobs), job.arm.name, job.seed, "training")
-                        future = pool.submit(job.work, environment(job.comparison, slot, workers), watch)
-                        at_work[future] = (place, slot)
-                    done, _ = wait(at_work, _LOOK, FIRST_COMPLETED)
-                    for place, _ in at_work.values():
-                        shares[place] = jobs[place].share
-                    for future in done:
-                        place, slot = at_work.pop(future)
-                        free.append(slot)
-                        view.job_done(place, len(jobs), future.result())
-                        shares[place] = 1.0
-                    view.progress(sum(shares) / len(jobs), _left(shares, at_first, time.monotonic() - begun))
-            except BaseException:
-                stop.set()
-                raise
-    finally:
-        for future in at_work:  # their own words are of this one's making
-            with suppress(BaseException):
-                future.result()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            while left or at_work:
+                while left and free:
+                    place, slot = left.pop(0), free.pop(0)
+                    job = jobs[place]
+                    view.job(place, len(jobs), job.arm.name, job.seed, "training")
+                    told = environment(job.comparison, slot, workers)
+                    at_work[pool.submit(job.work, told, watch)] = (place, slot)
+                done, _ = wait(at_work, _LOOK, FIRST_COMPLETED)
+                for place, _ in at_work.values():
+                    shares[place] = jobs[place].share
+                for future in done:
+                    place, slot = at_work.pop(future)
+                    free.append(slot)
+                    view.job_done(place, len(jobs), future.result())
+                    shares[place] = 1.0
+                view.progress(sum(shares) / len(jobs), _left(shares, at_first, time.monotonic() - begun))
+        except BaseException:
+            stop.set()  # and the pool waits until all are ended
+            raise
 
 
 def _left(shares: Sequence[float], at_first: float, seconds: float) -> float | None:

@@ -36,9 +36,12 @@ def sets_of(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     rows = tiny.questions(30)
     for name, part in (("scored", rows[:22]), ("heldout", rows[22:])):
         data = tiny.write_jsonl(folder / f"{name}.jsonl", part)
-        signals = ["angle", "embedding"]
         out = folder / name
-        score_dataset(ScoreConfig(data=str(data), model=str(tiny_model), out=out, threads=1, signals=signals))
+        score_dataset(
+            ScoreConfig(
+                data=str(data), model=str(tiny_model), out=out, threads=1, signals=("angle", "embedding")
+            )
+        )
     return folder
 
 
