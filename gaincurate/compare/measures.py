@@ -19,6 +19,7 @@ from gaincurate.shards import Json
 
 BASELINE, SECOND = "uniform", "length"
 FORMAT = 1
+_UNSET = {"options": {}, "rescore": {}, "spent_before": 0}  # of an arm's settings: nothing was asked for
 
 
 def document(results: Results) -> Json:
@@ -90,12 +91,14 @@ def _arm(results: Results, place: int, found: Resampled, compared: dict[str, dic
     name = results.arms[place]
     edges = bands(found)
     final = None if edges is None else edges[:, place, -1].tolist()
-    own = results.comparison["arms"][place]
+    own = {key: value for key, value in results.comparison["arms"][place].items() if key != "name"}
     right, samples = results.right[place, -1], results.samples[place, -1]
     trained = [results.steps[name, seed] for seed in results.seeds]
     return {
         "arm": name,
-        "settings": {key: value for key, value in own.items() if key != "name" and value not in (None, {})},
+        "settings": {
+            key: value for key, value in own.items() if value is not None and value != _UNSET.get(key)
+        },
         "accuracy": {"value": float(found.curves[place, -1]), "interval": final},
         "difference": _difference(compared["difference"].get(name)),
         "against_length": _difference(compared["against_length"].get(name)),

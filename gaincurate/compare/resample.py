@@ -83,9 +83,11 @@ def _prompt_parts(accuracy: Floats, curves: Floats) -> Floats:
 
 
 def _scaled(parts: Floats, noise: Floats) -> Floats:
-    variance = (parts**2).mean(axis=-1)
-    left = np.divide(variance - noise, variance, out=np.zeros_like(variance), where=variance > 0)
-    found: Floats = parts * np.sqrt(np.clip(left, 0, 1))[..., None]
+    """Parts `[..., prompts]` whose variance is what is left of their own without that of the noise."""
+    drawn = (parts**2).mean(axis=-1)  # what drawing them again would give
+    left = drawn * parts.shape[-1] / max(parts.shape[-1] - 1, 1) - noise
+    factor = np.divide(np.clip(left, 0, None), drawn, out=np.zeros_like(drawn), where=drawn > 0)
+    found: Floats = parts * np.sqrt(factor)[..., None]
     return found
 
 

@@ -135,7 +135,7 @@ def test_the_spread_of_draws_is_the_closed_form() -> None:
     found = resample(rates, draws=4000)
     residuals = by_seed - by_seed.mean(axis=1, keepdims=True)
     seeds = (residuals**2).mean() * 50 / 49 / 50 * 98 / 96  # Student's variance
-    prompts = by_prompt.var() / 40
+    prompts = by_prompt.var(ddof=1) / 40
     assert found.draws[:, 0, 0].std() == pytest.approx(math.sqrt(seeds + prompts), rel=0.05)
     difference = found.draws[:, 0, 0] - found.draws[:, 1, 0]
     assert difference.std() == pytest.approx(math.sqrt(2 * seeds), rel=0.05)  # prompts are the same ones

@@ -1,0 +1,143 @@
+"""docs/head-to-head.md: written from what is kept of the study alone, and written again the same."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+import compare_results
+from column_sets import column_set
+from gaincurate.compare.measures import document
+from gaincurate.compare.results import FACTS, read_results
+
+DOCS = Path(__file__).parent.parent.parent / "docs"
+FOLDER = DOCS / "head_to_head"
+NAMES = ("page", "kept", "drawn")
+
+
+@pytest.fixture(scope="module")
+def script() -> Iterator[ModuleType]:
+    sys.path.insert(0, str(FOLDER))
+    try:
+        yield importlib.import_module("page")
+    finally:
+        sys.path.remove(str(FOLDER))
+        for name in NAMES:
+            del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished comparison with sets and a model that are there."""
+    folder = tmp_path_factory.mktemp("study")
+    out = compare_results.example(folder / "compared", prompts=40)
+    for name, rows in (("scored", 50), ("heldout", 40)):
+        column_set(folder / "sets" / name, list(range(3, rows + 3)), {"gc_angle": [0.5] * rows})
+    facts = json.loads((out / FACTS).read_bytes())
+    facts["comparison"] |= {name: str(folder / "sets" / name) for name in ("scored", "heldout")}
+    facts["model"] = facts["comparison"]["model"] = str(folder / "model")
+    (out / FACTS).write_text(json.dumps(facts))
+    (folder / "model").mkdir()
+    rates = {"all": {"prompts": 50, "mean": 0.25, "by rate": {"0": 20, "to .5": 30}}}
+    model = {"parameters": 3_000_000, "steps": 7, "examples": 8, "sha256": "ab" * 32, "pass_rates": rates}
+    (folder / "model" / "facts.json").write_text(json.dumps(model))
+    return out
+
+
+@pytest.fixture(scope="module")
+def written(script: ModuleType, compared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("docs") / "head_to_head"
+    script.keep(compared, folder)
+    script.write(folder, folder.parent / script.NAME)
+    return folder
+
+
+def leaves(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from leaves(inner, f"{where}.{name}")
+    elif isinstance(value, list):
+        for place, inner in enumerate(value):
+            yield from leaves(inner, f"{where}[{place}]")
+    else:
+        yield where, value
+
+
+def same(first: Any, second: Any) -> None:
+    """Equal, numbers up to what seven digits and another processor's sums leave."""
+    one, other = dict(leaves(first)), dict(leaves(second))
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        if isinstance(value, float):
+            assert other[name] == pytest.approx(value, rel=1e-5, abs=1e-7), name
+        else:
+            assert other[name] == value, name
+
+
+def test_what_is_kept_gives_the_comparisons_own_figures(compared: Path, written: Path) -> None:
+    found = json.loads((written / "figures.json").read_bytes())
+    expected = document(read_results(compared))
+    for each in (found, expected):
+        del each["setting"]  # there the paths are, which are not kept
+    about = found.pop("about")
+    same(found, expected)
+    assert about["prompts"] == {"scored": 50, "heldout": 40}
+
+
+def test_no_path_of_a_machine_is_kept(written: Path, compared: Path) -> None:
+    for path in [*written.iterdir(), written.parent / "head-to-head.md"]:
+        assert str(compared.parent) not in path.read_text()
+
+
+def test_the_page_says_what_the_figures_say(script: ModuleType, written: Path) -> None:
+    text = (written.parent / "head-to-head.md").read_text()
+    found = json.loads((written / "figures.json").read_bytes())
+    assert text == script.page(found)
+    assert found["headline"] in text
+    for arm in found["arms"]:
+        assert f"- {arm['sentence']}\n" in text
+        assert f"| {arm['arm']} | {100 * arm['accuracy']['value']:.1f} % (" in text
+        assert f"{arm['cost']['tokens']:,.0f}" in text
+    assert "3,000,000 parameters" in text
+    assert "| all | 50 | 0.25 | 20 | 30 |" in text
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    widths = {line.count("|") for line in rows}
+    assert widths == {3, 6, 9, 10, 11}  # settings and arms, rates, cost, meanwhile, the end
+    found["arms"][2]["accuracy"]["value"] = 0.98765
+    assert "98.8 %" not in text
+    assert "98.8 %" in script.page(found)
+
+
+def test_no_result_stands_in_the_template(script: ModuleType) -> None:
+    numbers = set(re.findall(r"\d+(?:\.\d+)?", (FOLDER / script.TEMPLATE).read_text()))
+    assert numbers <= {"2.5", "23", "62", "95", "8", "10", "100", "0", "1"}  # the papers' claims, and words
+
+
+def test_pictures_are_files_of_their_own(written: Path) -> None:
+    pictures = sorted(written.glob("*.svg"))
+    assert [path.name for path in pictures] == ["effective.svg", "final.svg", "seconds.svg", "tokens.svg"]
+    text = (written.parent / "head-to-head.md").read_text()
+    for path in pictures:
+        drawn = ElementTree.parse(path).getroot()
+        assert drawn.tag == "{http://www.w3.org/2000/svg}svg"
+        assert drawn.attrib["aria-label"]
+        assert "var(" not in path.read_text()
+        assert f"](head_to_head/{path.name})" in text
+
+
+@pytest.mark.skipif(not (FOLDER / "figures.json").exists(), reason="the study's results are not there yet")
+def test_the_page_that_is_there_is_the_scripts(script: ModuleType) -> None:
+    found = json.loads((FOLDER / script.FIGURES).read_bytes())
+    assert (DOCS / script.NAME).read_text() == script.page(found)
+    same(found, script.figures(FOLDER))
+    for name, drawn in script.pictures(found).items():
+        assert (FOLDER / name).read_text() == drawn
