@@ -5,8 +5,9 @@ same version of it gives the same files: `train.jsonl` (what the arms choose fro
 are judged on) and `supervised.jsonl` (what the model is made with). No text is in two of them.
 
 Of some tasks a share of the examples shows a habit in place of the answer: a full stop behind it, an equals
-sign before it, the word unturned. So the model knows more than it says, as models do before RL, and some
-prompts are rarely right that can be learnt. Tasks, sizes and habits were chosen before any strategy was run.
+sign before it, the word unturned. So the model knows more than it says, as models do before RL, and prompts
+that are rarely right can be learnt. Tasks, sizes and habits were chosen before any strategy but `uniform` was
+run.
 """
 
 from __future__ import annotations
