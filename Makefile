@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-loaders test-verl check static format docs bench bench-gpu clean
+.PHONY: help setup demo study study-short test test-loaders test-verl check static format docs bench bench-gpu clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -22,6 +22,12 @@ demo: $(READY)  ## score a prompt set with a real model; then train a tiny one o
 	$(BIN)/gaincurate score demo/prompts.jsonl --model demo --out demo/scored
 	$(BIN)/gaincurate show demo/scored
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh docs/demo_schedule.sh demo
+
+study: $(READY)  ## the head-to-head study, whole: under an hour on two cores, goes on where it was
+	$(BIN)/python docs/head_to_head/study.py build/study
+
+study-short: $(READY)  ## its version of ten minutes
+	$(BIN)/python docs/head_to_head/study.py build/study-short --short
 
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest

@@ -54,7 +54,7 @@ def answers(folder: Path, out: str, workers: int, **changes: Any) -> dict[str, A
 
     compare(checked_comparison(compare_world.settings(folder, **changes)), folder / out, workers=workers)
     found = document(read_results(folder / out))
-    return {each["arm"]: each for each in found["verdict"]["differences"]}
+    return {arm["arm"]: arm for arm in found["arms"]}
 
 
 def main(folder: Path, repetitions: int, workers: int) -> dict[str, Any]:

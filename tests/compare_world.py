@@ -2,7 +2,7 @@
 
 A prompt is a digit k and noise; the answer depends on k alone. The model at the start was shown the right
 answer of kind k in a share `CHANCES[k]` of its examples, else another, so it gives that one about that often:
-some kinds always, some between, and some never, whose answer is no digit. What is learned on some prompts of
+some kinds now and then, and some never, whose answer is no digit. What is learned on some prompts of
 a kind holds for all of them.
 """
 
@@ -22,8 +22,8 @@ from gaincurate.schedule import base
 from gaincurate.schedule.noise import Ints, permutation
 from gaincurate.scoring.pipeline import score_dataset
 
-CHANCES = (0.0, 0.0, 0.0, 0.0, 0.15, 0.25, 0.35, 1.0, 1.0, 1.0)
-ANSWERS = ["++"] * 4 + list("592653")
+CHANCES = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.3, 0.4, 0.5, 0.6)
+ANSWERS = ["++"] * 6 + list("2653")
 
 
 def even(completion: str, row: dict[str, Any]) -> float:
@@ -146,7 +146,7 @@ def settings(folder: Path, **changes: Any) -> dict[str, Any]:
         "scored": str(folder / "scored"),
         "heldout": str(folder / "heldout"),
         "verifier": "exact",
-        "budget_tokens": 16 * 8 * 2 * 24,
+        "budget_tokens": 16 * 8 * 2 * 16,
         "prefill_weight": 0.0,
         "marks": 3,
         "seeds": [0, 1, 2],
@@ -156,7 +156,7 @@ def settings(folder: Path, **changes: Any) -> dict[str, Any]:
         "max_tokens": 2,
         "threads": 1,
         "train": {
-            "learning_rate": 2e-3,
+            "learning_rate": 1e-3,
             "use_cpu": True,
             "bf16": False,
             "loss_type": "grpo",
@@ -164,12 +164,12 @@ def settings(folder: Path, **changes: Any) -> dict[str, Any]:
         },
         "evaluation": {"samples": 4},
         "arms": [
-            {"name": "told", "strategy": "compare_world:Best", "options": {"rows": 72}},
+            {"name": "told", "strategy": "compare_world:Best", "options": {"rows": 96}},
             {
                 "name": "hopeless",
                 "strategy": "compare_world:Best",
                 "by": "hopeless",
-                "options": {"rows": 96},
+                "options": {"rows": 144},
             },
         ],
     }

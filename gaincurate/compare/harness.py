@@ -5,6 +5,7 @@ Several arms may be at work at once, each in processes of its own. Knows no stat
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import threading
 import time
@@ -144,9 +145,11 @@ def check(comparison: Comparison) -> None:
     """Look at what can be known before anything is spent.
 
     Raises:
-        InputError: no model, or prompts that are in both sets.
+        InputError: no trainer, no model, or prompts that are in both sets.
         OutputError: a set is not finished.
     """
+    if importlib.util.find_spec("trl") is None:
+        raise InputError("arms are trained with TRL: `pip install 'gaincurate[score,trl]'`.")
     scored, heldout = ScoredSet(comparison.scored), ScoredSet(comparison.heldout)
     if comparison.model is None and model_of(comparison.scored) is None:
         raise InputError(f"{comparison.scored} does not say which model scored it; give model = ... .")
@@ -161,7 +164,7 @@ def check(comparison: Comparison) -> None:
 
 
 def _state(comparison: Comparison, out: Path) -> None:
-    """Say in the folder what it holds; another comparison there is refused."""
+    """Say in the folder what it holds; another comparison there is refused, more arms and seeds are not."""
     path = out / FACTS
     facts: Json = {
         "format": FORMAT,
@@ -173,19 +176,30 @@ def _state(comparison: Comparison, out: Path) -> None:
         "model": model_at_start(comparison),
     }
     if path.exists():
-        keys = [name for name, _, _ in differing_keys(read_json(path), facts)]
+        before = read_json(path)
+        if before == facts:
+            return
+        keys = [name for name, _, _ in differing_keys(before, _as_it_was(facts, before["comparison"]))]
         if keys:
             raise OutputError(
                 f"{out} holds another comparison: {', '.join(keys)} differ. Give another folder with -o, or "
-                "put the settings back.",
+                "put the settings back. (Arms and seeds may be added.)",
                 keys=keys,
             )
-        return
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise storage_error(out, error) from error
     write_json(path, facts)
+
+
+def _as_it_was(facts: Json, before: Json) -> Json:
+    """The same without the arms and seeds that are new."""
+    names = {arm["name"] for arm in before["arms"]}
+    now = facts["comparison"]
+    arms = [arm for arm in now["arms"] if arm["name"] in names]
+    seeds = [seed for seed in now["seeds"] if seed in before["seeds"]]
+    return facts | {"comparison": now | {"arms": arms, "seeds": seeds}}
 
 
 def collect(comparison: Comparison, out: Path, jobs: Sequence[ArmJob], view: View) -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -186,23 +187,23 @@ def test_killed_at_any_place_it_ends_with_the_same_numbers(
 
 
 def kill_when_there(place: Path, command: list[str]) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gaincurate", *command],
-        cwd=ROOT,
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    """Run a command until something is there; again, where what was killed before still ends."""
     while not place.exists():
-        try:
-            process.wait(0.02)
-        except subprocess.TimeoutExpired:
-            continue
-        break
-    assert place.exists()
-    if process.poll() is None:  # it may have been there before
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gaincurate", *command],
+            cwd=ROOT,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        while process.poll() is None and not place.exists():
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.02)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        _, said = process.communicate()
+        assert place.exists() or "still at work" in said, said
 
 
 def toml(given: dict[str, Any]) -> str:
@@ -226,8 +227,19 @@ def test_a_folder_of_another_comparison_is_refused(compared: Path, sets_of: Path
         compare(asked(sets_of, seeds=[5], group=4), compared)
     assert str(error.value) == (
         f"{compared} holds another comparison: comparison.group, comparison.seeds differ. Give another folder "
-        "with -o, or put the settings back."
+        "with -o, or put the settings back. (Arms and seeds may be added.)"
     )
+
+
+def test_arms_and_seeds_may_be_added_and_change_no_number(
+    compared: Path, sets_of: Path, tmp_path: Path
+) -> None:
+    whole, out = read_tables(compared / RESULTS), tmp_path / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        compare(asked(sets_of, arms=[]), out)
+        compare(asked(sets_of, arms=[DOTS]), out)
+    assert same(whole, read_tables(out / RESULTS))
 
 
 def test_prompts_in_both_sets_are_refused(sets_of: Path, tmp_path: Path) -> None:
@@ -236,6 +248,16 @@ def test_prompts_in_both_sets_are_refused(sets_of: Path, tmp_path: Path) -> None
     assert str(error.value).startswith(
         f"22 of the 22 prompts of {sets_of / 'scored'} are in {sets_of / 'scored'} too, such as "
     )
+
+
+def test_a_machine_without_the_trainer_is_told_so(
+    sets_of: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        InputError, match=r"^arms are trained with TRL: `pip install 'gaincurate\[score,trl\]'`\.$"
+    ):
+        compare(asked(sets_of), tmp_path / "out")
 
 
 def test_a_trainer_that_fails_is_named(
