@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import embedded
 import runs
@@ -69,7 +70,8 @@ def in_process(patch: pytest.MonkeyPatch) -> list[list[str]]:
     def call(command: list[str], log: Path, **options: Any) -> float:
         commands.append(command)
         assert command[1:4] == ["-m", "gaincurate", "difficulty"]
-        result = gaincurate(*command[3:])
+        with torch.random.fork_rng():  # a trainer in this process draws on as if they ran elsewhere
+            result = gaincurate(*command[3:])
         with log.open("a") as file:
             file.write(result.output)
         if result.exit_code == 130:

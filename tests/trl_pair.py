@@ -23,7 +23,8 @@ def launch(
     started = []
     for rank in range(processes):
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-        environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
+        paths = [ROOT, ROOT / "kernels", PROGRAM.parent]  # the last for verifiers in processes of their own
+        environment["PYTHONPATH"] = os.pathsep.join(map(str, paths))
         if processes > 1:
             environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank)}
             environment |= {"WORLD_SIZE": str(processes), "LOCAL_RANK": str(rank)}

@@ -1,7 +1,7 @@
 """A TRL trainer that follows a run, as a program: one process of it, told by its environment which.
 
-Usage: trl_run.py MODEL RUN OUTPUT [key=value ...]. Keys: kill (the step after which it kills itself), late, and
-any field of GRPOConfig. Writes what each process trained on, in order, to OUTPUT/trained-RANK.jsonl.
+Usage: trl_run.py MODEL RUN OUTPUT [key=value ...]. Keys: kill (the step after which it kills itself),
+kill_rolling_out (the round whose references it does not live to see), late, and any field of GRPOConfig. Writes what each process trained on, in order, to OUTPUT/trained-RANK.jsonl.
 """
 
 from __future__ import annotations
@@ -12,10 +12,13 @@ import signal
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import transformers
 import trl
 
+from gaincurate.schedule import foresight
+from gaincurate.schedule.trainer import train
 from gaincurate.trainers.trl import attach, dataset
 
 
@@ -28,6 +31,24 @@ class Killer(transformers.TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         if state.global_step == self.step:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_rolling_out(round_: int) -> None:
+    """End the process when a round's references are being rolled out, at the latest when they are."""
+    out = f"/difficulty/{round_:05d}/rollouts"
+
+    def watched(command: list[str], **options: Any) -> float:
+        folder = next((Path(part) for part in command if part.endswith(out)), None)
+
+        def watch(seconds: float) -> None:
+            if folder is not None and folder.exists():
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        seconds = train(command, **options, watch=watch)
+        watch(seconds)
+        return seconds
+
+    mock.patch.object(foresight, "train", watched).start()
 
 
 def config(output: Path, **options: Any) -> trl.GRPOConfig:
@@ -71,6 +92,8 @@ def main() -> None:
     """Train."""
     model, run, output, options = arguments()
     kill, late = options.pop("kill", None), options.pop("late", False)
+    if (round_ := options.pop("kill_rolling_out", None)) is not None:
+        kill_rolling_out(round_)
     trained = output / f"trained-{os.environ.get('RANK', '0')}.jsonl"
     output.mkdir(exist_ok=True)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gaincurate.errors import InputError
 from gaincurate.schedule.config import RescoreConfig, ScheduleConfig
-from gaincurate.trainers.trl_shape import Shape, check, shape_of
+from gaincurate.trainers.trl_shape import Shape, check, see_checkpoint, shape_of
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 trl = pytest.importorskip("trl")
@@ -119,6 +119,8 @@ def test_trls_defaults_but_for_what_must_be_set_are_fine() -> None:
     checked(trainer(save_only_model=True, save_strategy="no"), config())
     checked(trainer(save_strategy="epoch"), config("window"))
     checked(trainer(save_steps=4), config("window", 2))
+    checked(trainer(save_strategy="epoch"), config(options={"rollout": {"verifier": "math"}}))
+    checked(trainer(save_strategy="no"), config(options={"rollout": {"verifier": "math", "server": "u"}}))
     checked(trainer(max_steps=12, save_steps=4, ignore_data_skip=True), config("round"), late=True)
 
 
@@ -239,6 +241,22 @@ def test_trls_defaults_but_for_what_must_be_set_are_fine() -> None:
             "save_steps=2 leave none there. Set save_strategy='steps' and save_steps=4 or a divisor of it.",
         ),
         (
+            lambda: trainer(save_steps=8),
+            config(options={"rollout": {"verifier": "math"}}),
+            False,
+            "--rollout without a server needs a checkpoint at the end of every round of 4 steps, and "
+            "save_strategy='steps', save_steps=8 leave none there. Set save_strategy='steps' and save_steps=4 or a "
+            "divisor of it.",
+        ),
+        (
+            lambda: trainer(save_strategy="epoch", max_steps=12),
+            config("window", 2, options={"rollout": {"verifier": "math"}}),
+            True,
+            "--rollout without a server needs a checkpoint at the end of every round of 4 steps, and "
+            "save_strategy='epoch', save_steps=2 leave none there. Set save_strategy='steps' and save_steps=4 or a "
+            "divisor of it.",
+        ),
+        (
             lambda: trainer(ignore_data_skip=True),
             config(),
             False,
@@ -273,6 +291,10 @@ def test_checkpoints_without_whole_weights_cannot_be_scored_with() -> None:
         r"fsdp_config state_dict_type=FULL_STATE_DICT\.$",
     ):
         checked(made, config("window"))
+    with pytest.raises(
+        InputError, match="^--rollout without a server needs whole weights in every checkpoint"
+    ):
+        checked(made, config(options={"rollout": {"verifier": "math"}}))
     made = trainer()
     made.is_deepspeed_enabled = True
     made.accelerator.state.deepspeed_plugin = SimpleNamespace(zero_stage=3, zero3_save_16bit_model=False)
@@ -282,3 +304,22 @@ def test_checkpoints_without_whole_weights_cannot_be_scored_with() -> None:
         checked(made, config("window"))
     made.accelerator.state.deepspeed_plugin.zero3_save_16bit_model = True
     checked(made, config("window"))
+
+
+@pytest.mark.parametrize("what", ["rollout", "rescore"])
+def test_a_round_whose_next_one_takes_a_checkpoint_has_one_of_its_own_end(what: str) -> None:
+    """By brute force over rounds and steps; four steps a round, of three rounds."""
+    shape = Shape(prompts=4, group=2, repeats=1, accumulation=1)
+    run = config("window", 2) if what == "rescore" else config(options={"rollout": {"verifier": "math"}})
+    takes = {1: 8} if what == "rescore" else {0: 4, 1: 8}  # and none before the last round's end
+    refused = {}
+    for round_ in range(3):
+        for saved in range(4 * round_ + 5):
+            try:
+                see_checkpoint(run, shape, round_, saved)
+            except InputError as error:
+                refused[round_, saved] = str(error)
+    assert refused.keys() == {(round_, saved) for round_, end in takes.items() for saved in range(end)}
+    for (round_, saved), said in refused.items():
+        last = f"the newest checkpoint is of step {saved}" if saved else "no checkpoint was saved"
+        assert said.startswith(f"round {round_} ended at step {takes[round_]}, and {last}: --r")

@@ -1,0 +1,288 @@
+"""Live TRL runs whose references are rolled out with the trainer's own checkpoints, ended and killed anywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import dots_runs
+import runs
+import tiny
+import trl_pair
+from command import run as gaincurate
+from gaincurate.errors import InputError
+from gaincurate.schedule import foresight
+from gaincurate.schedule.run import Run
+from gaincurate.trainers.base import Live
+from gaincurate.trainers.registry import forget
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+trl = pytest.importorskip("trl")
+
+import transformers  # noqa: E402
+
+import trl_run  # noqa: E402
+from gaincurate.trainers.trl import attach, dataset  # noqa: E402
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
+    pytest.mark.usefixtures("one_thread"),
+]
+
+ROUNDS, STEPS = 3, 2  # two steps a round: four prompts each, two rollouts of each prompt
+ROLLOUT: dict[str, Any] = {
+    "verifier": "bad_verifiers:parity", "samples": 2, "max_tokens": 4, "on_error": "skip", "threads": 1,
+    "verify_workers": 1, "device": "cpu",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model, and a set scored with it."""
+    folder = tmp_path_factory.mktemp("base")
+    tiny.save_model(folder / "model")
+    rows = tiny.write_jsonl(folder / "rows.jsonl", tiny.questions(30))
+    result = gaincurate(
+        "score", rows, "-m", folder / "model", "-o", folder / "set", "--signals", "angle,embedding",
+        "--answer-column", "answer", "--threads", 1,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _no_run_stays_open() -> Iterator[None]:
+    yield
+    forget()
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Rollouts and predictions run in this process, to save their imports."""
+    return dots_runs.in_process(monkeypatch)
+
+
+def begin(folder: Path, base: Path, rounds: int = ROUNDS) -> Run:
+    given = {"references": 8, "rollout": ROLLOUT}
+    return runs.begin(
+        folder, scored=base / "set", strategy="dots", options=given, rounds=rounds, align_to=4,
+        model=str(base / "model"),
+    )  # fmt: skip
+
+
+def make(base: Path, run: Run, *, late: bool = False, **options: Any) -> Any:
+    given: dict[str, Any] = {"max_steps": run.config.rounds * STEPS, "save_steps": STEPS, **options}
+    made = trl.GRPOTrainer(
+        model=str(base / "model"),
+        reward_funcs=trl_run.reward,
+        args=trl_run.config(run.folder.parent / "out", **given),
+        train_dataset=dataset(run.folder),
+    )
+    attach(made, run.folder, late=late)
+    return made
+
+
+def models_of(commands: list[list[str]]) -> list[str]:
+    """What references were rolled out with, in order."""
+    return [command[command.index("--model") + 1] for command in commands if command[4] == "rollout"]
+
+
+def plans(run: Run) -> list[Any]:
+    """All plans, with checkpoints by their names alone: two trainings lie in two folders."""
+    found = [run.plan(round_) for round_ in range(run.config.rounds)]
+    for plan in found:
+        plan["references"]["checkpoint"] = Path(plan["references"]["checkpoint"]).name
+    return found
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["sampler", "late"])
+def test_each_rounds_references_are_rolled_out_with_the_checkpoint_of_that_moment(
+    tmp_path: Path, base: Path, commands: list[list[str]], late: bool
+) -> None:
+    run = begin(tmp_path, base)
+    assert run.state["round"] == -1
+    made = make(base, run, late=late, save_steps=1)
+    assert (run.state["round"], models_of(commands)) == (0, [str(base / "model")])
+    made.train()
+    assert run.state["finished"]
+    assert [command[4] for command in commands] == ["rollout", "predict"] * ROUNDS
+    ends = [f"checkpoint-{STEPS * round_}" for round_ in range(1, ROUNDS)]
+    held = [str(run.folder / f"held/{round_:05d}/{name}") for round_, name in enumerate(ends)]
+    assert models_of(commands)[1:] == held
+    assert not list((run.folder / "held").glob("*"))
+    for round_, name in enumerate(ends, 1):
+        plan, checkpoint = run.plan(round_), tmp_path / "out" / name
+        assert plan["references"]["checkpoint"] == str(checkpoint)
+        command = [checkpoint if part == held[round_ - 1] else part for part in commands[2 * round_]]
+        command[command.index("--out") + 1] = tmp_path / name
+        assert gaincurate(*command[3:]).exit_code == 0
+        ours, theirs = (
+            json.loads((folder / "manifest.json").read_text())
+            for folder in (tmp_path / name, run.references_folder(round_) / "rollouts")
+        )
+        assert ours["shards"] == theirs["shards"]
+        assert ours["identity"]["engine"]["model"]["weights"] == plan["references"]["policy"]["weights"]
+    weights = {run.plan(round_)["references"]["policy"]["weights"] for round_ in range(ROUNDS)}
+    assert len(weights) == ROUNDS
+    told = json.loads(gaincurate("schedule", "status", run.folder, "--json").stdout)["difficulty"]
+    assert told["cost"]["rollouts"] == ROUNDS * 8 * 2
+    for round_ in range(ROUNDS):
+        lines = [json.loads(line) for line in run.outcomes(round_).read_text().splitlines()]
+        failed = [1 - (lines[k]["reward"] + lines[k + 1]["reward"]) / 2 for k in range(0, len(lines), 2)]
+        off = [(p - d) ** 2 for p, d in zip(run.plan(round_)["predicted"], failed, strict=True)]
+        assert told["rounds"][round_]["on_drawn"]["brier"] == pytest.approx(sum(off) / len(off))
+        assert told["rounds"][round_]["on_references"]["brier"] is not None
+
+
+class Ends(Exception):
+    """A kill that the test survives."""
+
+
+def ends_at(patch: pytest.MonkeyPatch, place: str) -> None:
+    """Have what makes round 1 end at a place."""
+    turn: Callable[..., bool] = Live.turn
+    train: Callable[..., float] = vars(foresight)["train"]
+
+    def turned(live: Live, *arguments: Any) -> bool:
+        planned = live.round == 0
+        if planned and place == "before the turn":
+            raise Ends
+        there = turn(live, *arguments)
+        if planned and place == "behind the plan":
+            raise Ends
+        return there
+
+    def called(command: list[str], *arguments: Any, **options: Any) -> float:
+        first = "difficulty/00001/" in " ".join(command)
+        if first and place == f"before {command[4]}":
+            raise Ends
+        return train(command, *arguments, **options)
+
+    patch.setattr(Live, "turn", turned)
+    patch.setattr(foresight, "train", called)
+
+
+class Ender(transformers.TrainerCallback):
+    """Ends round 1 behind its first step, of which no checkpoint is saved."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        if state.global_step == STEPS + 1:
+            raise Ends
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["sampler", "late"])
+def test_ended_anywhere_the_plans_are_the_same_and_nothing_is_rolled_out_twice(
+    tmp_path: Path, base: Path, commands: list[list[str]], late: bool
+) -> None:
+    whole = begin(tmp_path / "whole", base)
+    make(base, whole, late=late).train()
+    for place in ("before the turn", "before rollout", "before predict", "behind the plan", "in round 1"):
+        forget()
+        commands.clear()
+        run = begin(tmp_path / place.replace(" ", "-"), base)
+        made = make(base, run, late=late)
+        made.add_callback(Ender())
+        with pytest.MonkeyPatch.context() as patch:
+            ends_at(patch, place)
+            with pytest.raises(Ends):
+                made.train()
+        forget()
+        make(base, run, late=late).train(resume_from_checkpoint=True)
+        assert plans(run) == plans(whole), place
+        assert run.state["finished"]
+        assert [command[4] for command in commands] == ["rollout", "predict"] * ROUNDS, place
+        undone = run.folder / "undone"
+        gone = sorted(path.name for path in undone.iterdir()) if undone.exists() else []
+        assert gone == (["00001-1"] if place in ("behind the plan", "in round 1") else [])
+
+
+def test_going_back_behind_a_checkpoint_its_references_are_rolled_out_anew(
+    tmp_path: Path, base: Path, commands: list[list[str]]
+) -> None:
+    run = begin(tmp_path, base)
+    make(base, run, save_steps=1).train()
+    before = plans(run)
+    forget()
+    commands.clear()
+    make(base, run, save_steps=1).train(resume_from_checkpoint=str(tmp_path / "out/checkpoint-1"))
+    assert [command[4] for command in commands] == [
+        "rollout",
+        "rollout",
+    ]  # which gave the same to predict from
+    assert plans(run) == before
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["sampler", "late"])
+def test_a_round_that_ends_without_a_checkpoint_is_not_followed_by_one_of_an_older_policy(
+    tmp_path: Path, base: Path, commands: list[list[str]], late: bool
+) -> None:
+    class Skips(transformers.TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+            control.should_save &= state.global_step not in skipped
+
+    skipped = [2 * STEPS]
+    run = begin(tmp_path, base)
+    made = make(base, run, late=late, save_steps=1)
+    made.add_callback(Skips())
+    sentence = (
+        "round {} ended at step {}, and {}: --rollout without a server takes the policy as it is now, not an "
+        "older one. Did a callback keep the trainer from saving, or were its settings changed behind attach()? "
+        "Let it save there (save_strategy='steps', save_steps=2 or a divisor of it) and resume from its last "
+        "checkpoint."
+    )
+    with pytest.raises(InputError) as caught:
+        made.train()
+    assert str(caught.value) == sentence.format(1, 4, "the newest checkpoint is of step 3")
+    assert len(models_of(commands)) == 2
+    forget()
+    make(base, run, late=late, save_steps=1).train(resume_from_checkpoint=True)
+    assert run.state["finished"]
+    skipped[:] = [1, 2]
+    other = begin(tmp_path / "other", base)
+    made = make(base, other, late=late, save_steps=1)
+    made.add_callback(Skips())
+    with pytest.raises(InputError) as caught:
+        made.train()
+    assert str(caught.value) == sentence.format(0, 2, "no checkpoint was saved")
+
+
+def test_settings_without_a_checkpoint_at_each_rounds_end_are_refused_before_anything_is_rolled_out(
+    tmp_path: Path, base: Path, commands: list[list[str]]
+) -> None:
+    run = begin(tmp_path, base)
+    for options, said in (
+        ({"save_steps": 4}, "save_strategy='steps', save_steps=4"),
+        ({"save_strategy": "no"}, "save_strategy='no', save_steps=2"),
+    ):
+        with pytest.raises(InputError) as caught:
+            make(base, run, **options)
+        assert str(caught.value) == (
+            "--rollout without a server needs a checkpoint at the end of every round of 2 steps, and "
+            f"{said} leave none there. Set save_strategy='steps' and save_steps=2 or a divisor of it."
+        )
+    assert not commands
+
+
+def test_killed_while_references_are_rolled_out_by_a_process_of_their_own(
+    tmp_path: Path, base: Path, commands: list[list[str]]
+) -> None:
+    whole, run = begin(tmp_path / "whole", base, 2), begin(tmp_path / "cut", base, 2)
+    make(base, whole).train()
+    options = [f"max_steps={2 * STEPS}", f"save_steps={STEPS}"]
+    output = tmp_path / "cut/out"
+
+    def launch(*more: str) -> int:
+        return trl_pair.launch(base / "model", run.folder, output, *options, *more, processes=1)
+
+    assert launch("kill_rolling_out=1") == -9
+    assert run.state["round"] == 0
+    assert (run.references_folder(1) / "rollouts").exists()
+    assert launch() == 0, (output / "log-0.txt").read_text()[-2000:]
+    assert plans(run) == plans(whole)
+    assert run.state["finished"]
