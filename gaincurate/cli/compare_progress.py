@@ -54,7 +54,7 @@ class CompareView(View):
     def progress(self, done: float, seconds_left: float | None) -> None:
         """See `View`."""
         self._done = done
-        self._left = "" if seconds_left is None else f"about {duration(seconds_left)} left"
+        self._left = "" if seconds_left is None else f"about {_roughly(seconds_left)} left"
         if self._task is not None:
             self._bar.update(self._task, completed=done, left=self._left)
 
@@ -63,3 +63,10 @@ class CompareView(View):
         if self._task is None and seconds:
             said = f"{place + 1} of {count}: done in {duration(seconds)}; {self._done:.0%} of all"
             output.note(f"{said}, {self._left}" if self._left and self._done < 1 else said)
+
+
+def _roughly(seconds: float) -> str:
+    """An estimate is not known to the second."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 3600 else duration(seconds)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from gaincurate.shards import Json
 
+_MUCH = 0.25  # of a budget: spent before the training, it decides more than the strategy does
+
 
 def headline(found: Json) -> str:
     """One sentence over all arms."""
@@ -126,6 +128,14 @@ def notes(found: Json, left_out: int) -> list[str]:
             f"of 100 since the start, {100 * low:+.1f} to {100 * high:+.1f}): where nothing is learned, no "
             "strategy can be told from another. A larger budget or learning rate may show more."
         )
+    for arm in found["arms"]:
+        share = arm["cost"]["scoring"] / setting["budget_tokens"]
+        if share >= _MUCH:
+            made.append(
+                f"{arm['arm']} had spent {100 * share:.0f} % of the budget on scores before its first step: "
+                "its verdict is about that price too. A larger budget, or a `prefill_weight` that was "
+                "measured, may show another."
+            )
     for arm in found["apart"]:
         made.append(
             f"The seeds of {arm} differ far more than those of the other arms, so its intervals are made of "

@@ -52,7 +52,7 @@ def test_it_trains_says_and_writes(config: Path, trained: list[dict[str, Any]], 
     assert done.stderr.splitlines()[:3] == [
         "judging the model at the start",
         "1 of 2: uniform, seed 3: training",
-        "1 of 2: done in 2 min 20 s; 50% of all, about 2 min 30 s left",
+        "1 of 2: done in 2 min 20 s; 50% of all, about 2 min left",
     ]
     assert f"{out / 'report.html'}: written; open it in a browser." in done.stderr
     assert "good: better than uniform." in done.stdout

@@ -17,7 +17,13 @@ from gaincurate.compare.measures import document, pass_at
 from gaincurate.compare.results import read_results
 from gaincurate.compare.sentences import about_arm, about_length, headline, notes
 
-SETTING = {"baseline": "uniform", "second": "length", "seeds_count": 3, "prompts": 1200}
+SETTING = {
+    "baseline": "uniform",
+    "second": "length",
+    "seeds_count": 3,
+    "prompts": 1200,
+    "budget_tokens": 1000,
+}
 LEARNED = {"value": 0.1, "interval": [0.05, 0.15]}
 
 
@@ -41,6 +47,7 @@ def arm(name: str, value: float, joint: list[float] | None, answer: str, **reach
         "against_length": difference,
         "reached": at | reached,
         "accuracy": {"value": 0.5},
+        "cost": {"scoring": 100},
     }
 
 
@@ -50,6 +57,7 @@ BASE = {
     "against_length": None,
     "accuracy": {"value": 0.5},
     "reached": {},
+    "cost": {"scoring": 0},
 }
 BETTER = arm("dots", 0.031, [0.012, 0.05], "better", spent=62.0, share=0.62, share_interval=[0.5, None])
 WORSE = arm("length", -0.02, [-0.035, -0.005], "worse")
@@ -142,11 +150,14 @@ def test_a_sentence_against_length() -> None:
 
 def test_notes_say_what_makes_a_comparison_weak() -> None:
     assert notes(of(), 0) == []
-    nothing = of(learned={"value": 0.01, "interval": [-0.02, 0.04]}, apart=("dots",))
+    dear = BETTER | {"cost": {"scoring": 400}}
+    nothing = of(dear, learned={"value": 0.01, "interval": [-0.02, 0.04]}, apart=("dots",))
     assert notes(nothing, 3) == [
         "It is not clear that uniform learned anything (+1.0 right answers of 100 since the start, -2.0 to "
         "+4.0): where nothing is learned, no strategy can be told from another. A larger budget or learning rate "
         "may show more.",
+        "dots had spent 40 % of the budget on scores before its first step: its verdict is about that price too. A "
+        "larger budget, or a `prefill_weight` that was measured, may show another.",
         "The seeds of dots differ far more than those of the other arms, so its intervals are made of its own 3 "
         "seeds alone and are wide.",
         "3 held-out prompts are left out: of one model at least no completion could be judged.",

@@ -6,9 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections import Counter
 from dataclasses import replace
-from html.parser import HTMLParser
 from itertools import pairwise
 from typing import Any
 
@@ -20,44 +18,11 @@ from gaincurate.report.figures import Distribution, Estimate, Histogram, Scatter
 from gaincurate.report.page import prose, to_html
 from gaincurate.report.pictures import by_group
 from gaincurate.report.words import typeset
+from html_reader import Reader
 
-VOID = {"meta", "link", "input", "br"}
 # Markup, ends of elements and comments, quotes, a template's own marks, lines that end, text turned round, no shape.
 HOSTILE = "<script>alert(1)</script></script><!--]]>\"'&amp;<img src=x onerror=alert(2)>{{ 7 * 7 }}\u2028\u202e\x00\x1b\ud800"
 HOSTILE += "\u202c" + "x" * 300
-
-
-class Reader(HTMLParser):
-    """Every element with its attributes, whether it is nested well, and all text."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.text = ""
-        self.feed(page)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert len(attrs) == len(dict(attrs)), (tag, attrs)
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    def tags(self) -> Counter[str]:
-        return Counter(tag for tag, _ in self.elements)
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.elements if name == tag]
 
 
 @pytest.fixture(scope="module")
