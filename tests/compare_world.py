@@ -156,7 +156,7 @@ def settings(folder: Path, **changes: Any) -> dict[str, Any]:
         "max_tokens": 2,
         "threads": 1,
         "train": {
-            "learning_rate": 1e-3,
+            "learning_rate": 4e-4,
             "use_cpu": True,
             "bf16": False,
             "loss_type": "grpo",
