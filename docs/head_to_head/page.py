@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 NAME, FIGURES, TEMPLATE = "head-to-head.md", "figures.json", "template.md"
 Json = dict[str, Any]
 
-COMMAND = "bash docs/head_to_head/study.sh FOLDER"
+COMMAND = "make study && .venv/bin/python docs/head_to_head/page.py build/study/compared"
 
 
 def figures(folder: Path) -> Json:
