@@ -2,13 +2,14 @@
 
 A prompt is a digit k and noise; the answer depends on k alone. The model at the start was shown the right
 answer of kind k in a share `CHANCES[k]` of its examples, else another, so it gives that one about that often:
-some kinds now and then, and some never, whose answer is no digit. What is learned on some prompts of
-a kind holds for all of them.
+of eight kinds never, as their answer is no digit, of two now and then. What is learned on some prompts of a
+kind holds for all of them. Few prompts to train on are of those two, and all that it is judged on.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,8 +23,9 @@ from gaincurate.schedule import base
 from gaincurate.schedule.noise import Ints, permutation
 from gaincurate.scoring.pipeline import score_dataset
 
-CHANCES = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.3, 0.4, 0.5, 0.6)
-ANSWERS = ["++"] * 6 + list("2653")
+CHANCES = (*[0.0] * 8, 0.2, 0.3)
+ANSWERS = ["++"] * 8 + list("53")
+TRAINED, HELD_OUT = [48] * 8 + [10] * 2, [0] * 8 + [60] * 2
 
 
 def even(completion: str, row: dict[str, Any]) -> float:
@@ -67,11 +69,11 @@ class Best:
         return {}
 
 
-def prompts(seed: int, each: int) -> list[dict[str, Any]]:
+def prompts(seed: int, counts: Sequence[int]) -> list[dict[str, Any]]:
     """So many prompts of each kind."""
     chance, rows = random.Random(seed), []
     for kind, p in enumerate(CHANCES):
-        for place in range(each):
+        for place in range(counts[kind]):
             noise = f"{chance.randrange(1000):03d}"
             rows.append(
                 {
@@ -105,7 +107,7 @@ def save_model(folder: Path, steps: int = 200) -> Path:
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for step in range(steps):
-        texts = [row["question"] + _answer(row, chance) + "<eos>" for row in prompts(1000 + step, 13)]
+        texts = [row["question"] + _answer(row, chance) + "<eos>" for row in prompts(1000 + step, [13] * 10)]
         batch = tokens(texts, return_tensors="pt", padding=True, return_token_type_ids=False)
         labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
         labels[:, :6] = -100  # of the answers alone
@@ -125,8 +127,8 @@ def _answer(row: dict[str, Any], chance: random.Random) -> str:
 def make(folder: Path) -> Path:
     """Model, scored set and held-out scored set, in `folder`."""
     model = save_model(folder / "model")
-    for name, seed, each in (("scored", 1, 24), ("heldout", 2, 12)):
-        data = tiny.write_jsonl(folder / f"{name}.jsonl", prompts(seed, each))
+    for name, seed, counts in (("scored", 1, TRAINED), ("heldout", 2, HELD_OUT)):
+        data = tiny.write_jsonl(folder / f"{name}.jsonl", prompts(seed, counts))
         score_dataset(
             ScoreConfig(
                 data=str(data),
@@ -156,7 +158,7 @@ def settings(folder: Path, **changes: Any) -> dict[str, Any]:
         "max_tokens": 2,
         "threads": 1,
         "train": {
-            "learning_rate": 4e-4,
+            "learning_rate": 1e-3,
             "use_cpu": True,
             "bf16": False,
             "loss_type": "grpo",
@@ -164,12 +166,12 @@ def settings(folder: Path, **changes: Any) -> dict[str, Any]:
         },
         "evaluation": {"samples": 4},
         "arms": [
-            {"name": "told", "strategy": "compare_world:Best", "options": {"rows": 96}},
+            {"name": "told", "strategy": "compare_world:Best", "options": {"rows": 20}},
             {
                 "name": "hopeless",
                 "strategy": "compare_world:Best",
                 "by": "hopeless",
-                "options": {"rows": 144},
+                "options": {"rows": 384},
             },
         ],
     }

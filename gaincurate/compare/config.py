@@ -34,7 +34,12 @@ _OURS = {
     "max_completion_length",
     "logging_strategy",
     "logging_steps",
+    "per_device_train_batch_size",
+    "generation_batch_size",
+    "steps_per_generation",
+    "num_iterations",
 }
+_SCHEDULES = ("constant", "constant_with_warmup")
 _FREE = {"uniform", "file-order", "length", "variance"}
 """Strategies that need no scoring pass of the model, as long as they go by no score."""
 _COUNTS = {"gc_prompt_tokens", "gc_question_tokens", "gc_prefix_tokens"}
@@ -154,7 +159,23 @@ class Comparison(Frozen):
             raise ValueError(f"seeds {self.seeds} has one twice")
         if taken := sorted(_OURS & self.train.keys()):
             raise ValueError(f"[train] {taken[0]} is set by the comparison itself; leave it out")
+        if (schedule := self.train.get("lr_scheduler_type", "constant")) not in _SCHEDULES:
+            raise ValueError(
+                f"[train] lr_scheduler_type {schedule!r} needs to know the last step, and a budget of tokens "
+                f"has none; it is one of {', '.join(_SCHEDULES)}"
+            )
+        rollouts, parts = self.step_prompts * self.group, self.micro_batches
+        if rollouts % parts:
+            raise ValueError(
+                f"[train] gradient_accumulation_steps {parts} does not divide the {rollouts} rollouts of a "
+                "step (step_prompts times group)"
+            )
         return self
+
+    @property
+    def micro_batches(self) -> int:
+        """Forward and backward passes of a step."""
+        return int(self.train.get("gradient_accumulation_steps", 1))
 
     def fresh_prompts(self, arm: Arm) -> int:
         """Prompts that a step of an arm generates for."""

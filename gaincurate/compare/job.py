@@ -127,8 +127,7 @@ class ArmJob:
             prefill_weight=comparison.prefill_weight,
             mark_tokens=comparison.mark_tokens,
             trainer={
-                "per_device_train_batch_size": prompts * comparison.group,
-                "gradient_accumulation_steps": 1,
+                "per_device_train_batch_size": prompts * comparison.group // comparison.micro_batches,
                 "learning_rate": 1e-6,
                 "lr_scheduler_type": "constant",
                 "report_to": "none",

@@ -60,6 +60,16 @@ def test_a_file_names_folders_beside_it(tmp_path: Path) -> None:
             "c: arms[2].name = 'A b': String should match pattern '^[a-z0-9][a-z0-9._-]*$'.",
         ),
         ({"train": {"seed": 3}}, "c: [train] seed is set by the comparison itself; leave it out."),
+        (
+            {"train": {"lr_scheduler_type": "linear"}},
+            "c: [train] lr_scheduler_type 'linear' needs to know the last step, and a budget of tokens has "
+            "none; it is one of constant, constant_with_warmup.",
+        ),
+        (
+            {"train": {"gradient_accumulation_steps": 3}},
+            "c: [train] gradient_accumulation_steps 3 does not divide the 64 rollouts of a step (step_prompts "
+            "times group).",
+        ),
     ],
 )
 def test_what_is_wrong_is_said(change: dict[str, Any], sentence: str) -> None:
