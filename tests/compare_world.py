@@ -25,7 +25,7 @@ from gaincurate.scoring.pipeline import score_dataset
 
 CHANCES = (*[0.0] * 8, 0.2, 0.3)
 ANSWERS = ["++"] * 8 + list("53")
-TRAINED, HELD_OUT = [48] * 8 + [10] * 2, [0] * 8 + [60] * 2
+TRAINED, HELD_OUT = [150] * 8 + [32] * 2, [0] * 8 + [60] * 2
 
 
 def even(completion: str, row: dict[str, Any]) -> float:
@@ -166,12 +166,12 @@ def settings(folder: Path, **changes: Any) -> dict[str, Any]:
         },
         "evaluation": {"samples": 4},
         "arms": [
-            {"name": "told", "strategy": "compare_world:Best", "options": {"rows": 20}},
+            {"name": "told", "strategy": "compare_world:Best", "options": {"rows": 64}},
             {
                 "name": "hopeless",
                 "strategy": "compare_world:Best",
                 "by": "hopeless",
-                "options": {"rows": 384},
+                "options": {"rows": 1200},
             },
         ],
     }

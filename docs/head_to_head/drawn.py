@@ -21,7 +21,7 @@ def pictures(found: dict[str, Any]) -> dict[str, str]:
         "tokens": charts.curves(found, "tokens"),
         "seconds": charts.curves(found, "seconds"),
         "final": charts.final(found),
-        "effective": charts.over_training(found, "effective", "share of effective prompts"),
+        "effective": charts.over_training(found, "effective", "effective prompts"),
     }
     return {f"{name}.svg": as_file(str(drawn)) for name, drawn in made.items() if drawn}
 

@@ -25,8 +25,6 @@ HERE = Path(__file__).parent
 NAME, FIGURES, TEMPLATE = "head-to-head.md", "figures.json", "template.md"
 Json = dict[str, Any]
 
-COMMAND = "make study && .venv/bin/python docs/head_to_head/page.py build/study/compared"
-
 
 def figures(folder: Path) -> Json:
     """Every figure of the page, by name."""
@@ -58,7 +56,6 @@ def page(found: Json) -> str:
             baseline=baseline,
             meanwhile=_meanwhile(found),
             cost=_cost(found),
-            command=COMMAND,
         )
     )
 

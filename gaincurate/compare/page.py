@@ -57,7 +57,7 @@ def _pictures(found: Json) -> dict[str, Any]:
         "tokens": charts.curves(found, "tokens"),
         "seconds": charts.curves(found, "seconds"),
         "final": charts.final(found),
-        "effective": charts.over_training(found, "effective", "share of effective prompts"),
+        "effective": charts.over_training(found, "effective", "effective prompts"),
         "reward": charts.over_training(found, "reward", "mean reward"),
         "costs": charts.costs(found),
         "times": charts.times(found),
