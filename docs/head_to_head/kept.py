@@ -16,8 +16,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from gaincurate.compare.results import FACTS, RESULTS, Results, results_of
-from gaincurate.compare.tables import EVALUATIONS, MARKS, SCHEMAS, STEPS, Tables, read_tables
+from gaincurate.compare.results import Results, results_of
+from gaincurate.compare.tables import EVALUATIONS, FACTS, MARKS, RESULTS, SCHEMAS, STEPS, Tables, read_tables
 from gaincurate.files import write_atomic
 from gaincurate.scored_set import ScoredSet
 

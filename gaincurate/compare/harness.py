@@ -9,13 +9,13 @@ import importlib.util
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from gaincurate.compare.config import Comparison
 from gaincurate.compare.job import ArmJob, evaluation, model_at_start
-from gaincurate.compare.tables import EVALUATIONS, MARKS, STEPS, write_tables
+from gaincurate.compare.tables import EVALUATIONS, FACTS, MARKS, RESULTS, STEPS, write_tables
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.rollout import roll_out
 from gaincurate.errors import InputError, OutputError, storage_error
@@ -27,7 +27,7 @@ from gaincurate.schema import ID
 from gaincurate.scored_set import ScoredSet
 from gaincurate.shards import MANIFEST, Json, differing_keys
 
-FACTS, START, JOBS, RESULTS = "comparison.json", "start", "jobs", "results"
+START, JOBS = "start", "jobs"
 FORMAT = 1
 _LOOK = 0.2  # seconds between two looks at what is done
 
@@ -79,7 +79,7 @@ def compare(comparison: Comparison, out: Path, view: View | None = None, workers
             view.note("judging the model at the start")
             roll_out(RolloutConfig(**evaluation(comparison), model=model_at_start(comparison), out=start))
         _work(jobs, view, workers)
-        collect(comparison, out, jobs, view)
+        collect(comparison, out, jobs)
 
 
 def _work(jobs: Sequence[ArmJob], view: View, workers: int) -> None:
@@ -202,31 +202,12 @@ def _as_it_was(facts: Json, before: Json) -> Json:
     return facts | {"comparison": now | {"arms": arms, "seeds": seeds}}
 
 
-def collect(comparison: Comparison, out: Path, jobs: Sequence[ArmJob], view: View) -> None:
-    """Write everything that is on disk into tables.
-
-    A held-out prompt of which some model has no judged completion is left out for all.
-
-    Raises:
-        InputError: no prompt is left.
-    """
+def collect(comparison: Comparison, out: Path, jobs: Sequence[ArmJob]) -> None:
+    """Write everything that is on disk into tables."""
+    prompts = ScoredSet(comparison.heldout).column(ID).to_pylist()
     rows: dict[str, list[Json]] = {EVALUATIONS: [], MARKS: [], STEPS: []}
     for job in sorted(jobs, key=lambda job: comparison.arms.index(job.arm)):
-        rows[EVALUATIONS] += [*job.judged(out / START, 0), *job.evaluation_rows()]
+        rows[EVALUATIONS] += [*job.judged(out / START, 0, prompts), *job.evaluation_rows(prompts)]
         rows[MARKS] += job.mark_rows()
         rows[STEPS] += job.step_rows()
-    kept, lost = _judged_by_all(rows[EVALUATIONS], len(jobs) * (len(comparison.mark_tokens) + 1))
-    if not kept:
-        raise InputError("no held-out prompt has a judged completion of every model; see the verifier.")
-    if lost:
-        view.note(f"warning: {lost:,} held-out prompts could not be judged for every model and are left out")
-    rows[EVALUATIONS] = [row for row in rows[EVALUATIONS] if row[ID] in kept]
     write_tables(out / RESULTS, rows)
-
-
-def _judged_by_all(rows: Iterable[Json], models: int) -> tuple[set[str], int]:
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[row[ID]] = counts.get(row[ID], 0) + 1
-    kept = {gc_id for gc_id, count in counts.items() if count == models}
-    return kept, len(counts) - len(kept)

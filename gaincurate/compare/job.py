@@ -8,7 +8,7 @@ statistics.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -202,27 +202,28 @@ class ArmJob:
             )
         return found
 
-    def evaluation_rows(self) -> list[Json]:
-        """Rows of `evaluations.arrow`, without the start."""
+    def evaluation_rows(self, prompts: Sequence[str]) -> list[Json]:
+        """Rows of `evaluations.arrow` for these held-out prompts, without the start."""
         marks = range(len(self.comparison.mark_tokens))
-        return [row for k in marks for row in self.judged(self._mark(k) / ROLLOUTS, k + 1)]
+        return [row for k in marks for row in self.judged(self._mark(k) / ROLLOUTS, k + 1, prompts)]
 
-    def judged(self, rollouts: Path, mark: int) -> list[Json]:
-        """How a model did on each held-out prompt that could be judged, by id."""
-        rates = pass_rates(rollouts, success=self.comparison.success)
+    def judged(self, rollouts: Path, mark: int, prompts: Sequence[str]) -> list[Json]:
+        """How a model did on each held-out prompt; 0 samples where none could be judged."""
         table = pa.concat_tables(RolloutSet(rollouts).tables([ID, "tokens"]))
         sums = table.group_by(ID).aggregate([("tokens", "sum")])
         tokens = dict(zip(sums.column(ID).to_pylist(), sums.column("tokens_sum").to_pylist(), strict=True))
+        rates = pass_rates(rollouts, success=self.comparison.success).to_pylist()
+        found = {row[ID]: (round(row["wins"]), row["samples"]) for row in rates}
+        names = ("right", "samples")
         return [
             {
                 **self._key,
                 "mark": mark,
-                ID: row[ID],
-                "right": round(row["wins"]),
-                "samples": row["samples"],
-                "tokens": tokens[row[ID]],
+                ID: gc_id,
+                **dict(zip(names, found.get(gc_id, (0, 0)), strict=True)),
+                "tokens": tokens.get(gc_id, 0),
             }
-            for row in rates.sort_by(ID).to_pylist()
+            for gc_id in sorted(prompts)
         ]
 
     @property

@@ -15,12 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gaincurate.compare.resample import Floats
-from gaincurate.compare.tables import Tables, read_tables
+from gaincurate.compare.tables import FACTS, RESULTS, Tables, read_tables
 from gaincurate.errors import OutputError
 from gaincurate.schedule.run import read_json
 from gaincurate.shards import Json
 
-FACTS, RESULTS = "comparison.json", "results"
 COSTS = ("asked", "tokens", "scoring", "rescoring", "references", "training", "step", "seconds")
 PER_STEP = (
     *("step", "tokens", "seconds", "rollouts", "completion_tokens", "prompt_tokens", "prompts"),

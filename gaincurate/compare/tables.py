@@ -18,6 +18,8 @@ from gaincurate.errors import OutputError
 from gaincurate.files import reading, write_stream
 from gaincurate.shards import open_table
 
+FACTS, RESULTS = "comparison.json", "results"
+"""Beside each other in a comparison's folder: what was asked for, and the folder of the tables."""
 EVALUATIONS, MARKS, STEPS = "evaluations", "marks", "steps"
 _KEY = [("arm", pa.string()), ("seed", pa.int64())]
 SCHEMAS: Mapping[str, pa.Schema] = {

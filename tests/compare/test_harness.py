@@ -17,8 +17,8 @@ import pytest
 
 import tiny
 from gaincurate.compare.config import Comparison, checked_comparison
-from gaincurate.compare.harness import JOBS, RESULTS, View, compare, environment
-from gaincurate.compare.tables import Tables, read_tables
+from gaincurate.compare.harness import JOBS, View, compare, environment
+from gaincurate.compare.tables import RESULTS, Tables, read_tables
 from gaincurate.config import ScoreConfig
 from gaincurate.errors import InputError, OutputError, TrainerError
 from gaincurate.schedule.run import Run
