@@ -17,8 +17,11 @@ from gaincurate.errors import InputError
 from gaincurate.files import reading
 from gaincurate.schema import PREFIX
 
-CONTROLS = ("uniform", "length")
-"""Strategies that every comparison has: what costs nothing, and what length alone gives."""
+CONTROLS: dict[str, dict[str, Any]] = {
+    "uniform": {"strategy": "uniform"},
+    "length": {"strategy": "length", "options": {"sigma": "0.13N"}},  # the paper's width, for its set's size
+}
+"""Arms that every comparison has: what costs nothing, and what length alone gives."""
 _OURS = {
     "output_dir",
     "num_train_epochs",
@@ -38,6 +41,16 @@ _OURS = {
     "generation_batch_size",
     "steps_per_generation",
     "num_iterations",
+    "warmup_ratio",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "generation_kwargs",
+    "eval_strategy",
+    "save_only_model",
+    "load_best_model_at_end",
+    "push_to_hub",
 }
 _SCHEDULES = ("constant", "constant_with_warmup")
 _FREE = {"uniform", "file-order", "length", "variance"}
@@ -90,6 +103,8 @@ class Arm(Frozen):
     def needs_scores(self) -> bool:
         """Whether its order is made of what the model gave for each prompt, which costs a scoring pass."""
         scored = self.by is not None and self.by.startswith(PREFIX) and self.by not in _COUNTS
+        if ":" in self.strategy:  # a strategy of the user's own, whose order may be of anything
+            return scored or self.by is None
         return scored or self.strategy not in _FREE
 
 
@@ -164,6 +179,12 @@ class Comparison(Frozen):
                 f"[train] lr_scheduler_type {schedule!r} needs to know the last step, and a budget of tokens "
                 f"has none; it is one of {', '.join(_SCHEDULES)}"
             )
+        if not isinstance(steps := self.train.get("warmup_steps", 0), int):
+            raise ValueError(f"[train] warmup_steps {steps!r} is a share of all steps; give a whole number")
+        if self.marks > self.budget_tokens:
+            raise ValueError(f"{self.marks} marks in a budget of {self.budget_tokens} tokens")
+        for arm in self.arms:
+            self._check_arm(arm)
         rollouts, parts = self.step_prompts * self.group, self.micro_batches
         if rollouts % parts:
             raise ValueError(
@@ -171,6 +192,26 @@ class Comparison(Frozen):
                 "step (step_prompts times group)"
             )
         return self
+
+    def _check_arm(self, arm: Arm) -> None:
+        if arm.name in CONTROLS and (arm.strategy != arm.name or arm.replay is not None):
+            raise ValueError(
+                f"the arm {arm.name!r} is what others are compared with: strategy {arm.name!r}, without "
+                "replay; give this one another name"
+            )
+        if arm.replay is None:
+            return
+        fresh, size = self.fresh_prompts(arm), self.step_prompts
+        if not 0 < fresh < size:
+            raise ValueError(
+                f"the arm {arm.name!r}: fresh_share {arm.replay.fresh_share:g} of {size} prompts is {fresh}, "
+                "and a step that replays has at least one of each"
+            )
+        if (capacity := arm.replay.capacity or size) < size - fresh:
+            raise ValueError(
+                f"the arm {arm.name!r}: capacity {capacity} is less than the {size - fresh} prompts that a "
+                "step replays"
+            )
 
     @property
     def micro_batches(self) -> int:
@@ -225,7 +266,7 @@ def checked_comparison(given: dict[str, Any], where: str = "the comparison") -> 
     arms = given.get("arms")
     if isinstance(arms, list) and all(isinstance(arm, dict) for arm in arms):
         there = {arm.get("name") for arm in arms}
-        given["arms"] = [{"name": n, "strategy": n} for n in CONTROLS if n not in there] + arms
+        given["arms"] = [{"name": n, **told} for n, told in CONTROLS.items() if n not in there] + arms
     try:
         return Comparison(**given)
     except ValidationError as error:

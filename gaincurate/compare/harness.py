@@ -18,9 +18,9 @@ from gaincurate.compare.job import ArmJob, evaluation, model_at_start
 from gaincurate.compare.tables import EVALUATIONS, FACTS, MARKS, RESULTS, STEPS, write_tables
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.rollout import roll_out
-from gaincurate.errors import InputError, OutputError, storage_error
+from gaincurate.errors import InputError, OutputError, TrainerError
 from gaincurate.files import write_json
-from gaincurate.locks import Split, writing
+from gaincurate.locks import WORK, Split, writing
 from gaincurate.schedule.rounds import model_of
 from gaincurate.schedule.run import read_json
 from gaincurate.schema import ID
@@ -74,6 +74,8 @@ def compare(comparison: Comparison, out: Path, view: View | None = None, workers
         ]
         for job in jobs:  # what is wrong with an arm is said before any is trained
             job.prepare()
+        if not all(job.done for job in jobs):
+            check_trainer(comparison)
         start = out / START
         if not (start / MANIFEST).exists():
             view.note("judging the model at the start")
@@ -83,11 +85,15 @@ def compare(comparison: Comparison, out: Path, view: View | None = None, workers
 
 
 def _work(jobs: Sequence[ArmJob], view: View, workers: int) -> None:
-    """Have all jobs done, so many at a time; an error ends those at work, what they saved is kept."""
+    """Have all jobs done, so many at a time.
+
+    Raises:
+        TrainerError: a job failed; the others were tried before it is said.
+    """
     left = [place for place, job in enumerate(jobs) if not job.done]
     begun, stop = time.monotonic(), threading.Event()
     shares = [1.0 if place not in left else job.share for place, job in enumerate(jobs)]
-    at_first = sum(shares)
+    at_first, failed = sum(shares), list[TrainerError]()
 
     def watch(seconds: float) -> None:
         if stop.is_set():
@@ -110,12 +116,23 @@ def _work(jobs: Sequence[ArmJob], view: View, workers: int) -> None:
                 for future in done:
                     place, slot = at_work.pop(future)
                     free.append(slot)
-                    view.job_done(place, len(jobs), future.result())
                     shares[place] = 1.0
+                    try:
+                        view.job_done(place, len(jobs), future.result())
+                    except TrainerError as error:
+                        failed.append(error)
+                        view.note(f"warning: {error}")
                 view.progress(sum(shares) / len(jobs), _left(shares, at_first, time.monotonic() - begun))
         except BaseException:
             stop.set()  # and the pool waits until all are ended
             raise
+    if failed:
+        more = f" {len(failed)} of {len(jobs)} trainings failed." if len(failed) > 1 else ""
+        raise TrainerError(
+            f"{failed[0]}{more} The others are kept; the same command tries again, and a file without an "
+            "arm leaves it out.",
+            **failed[0].data,
+        )
 
 
 def _left(shares: Sequence[float], at_first: float, seconds: float) -> float | None:
@@ -163,9 +180,28 @@ def check(comparison: Comparison) -> None:
         )
 
 
+def check_trainer(comparison: Comparison) -> None:
+    """See that TRL knows what it is to be given, before the first training finds out.
+
+    Raises:
+        InputError: a setting that it does not have.
+    """
+    import trl
+
+    if unknown := sorted(comparison.train.keys() - trl.GRPOConfig.__dataclass_fields__.keys()):
+        raise InputError(f"[train] {unknown[0]}: TRL {trl.__version__}'s GRPOConfig has no such field.")
+
+
 def _state(comparison: Comparison, out: Path) -> None:
-    """Say in the folder what it holds; another comparison there is refused, more arms and seeds are not."""
+    """Say in the folder what it holds; another comparison there is refused.
+
+    Arms and seeds may come and go. `begun` has every arm that ever was, so a name stands for one thing.
+    """
     path = out / FACTS
+    before = read_json(path) if path.exists() else None
+    if before is None and (others := sorted(p.name for p in out.iterdir() if p.name != WORK)):
+        raise OutputError(f"{out} holds {others[0]!r} and no comparison; give a new or empty folder with -o.")
+    arms = {arm.name: arm.model_dump(mode="json") for arm in comparison.arms}
     facts: Json = {
         "format": FORMAT,
         "comparison": comparison.model_dump(mode="json"),
@@ -174,32 +210,29 @@ def _state(comparison: Comparison, out: Path) -> None:
             "heldout": ScoredSet(comparison.heldout).manifest_hash,
         },
         "model": model_at_start(comparison),
+        "begun": {**(before or {}).get("begun", {}), **arms},
     }
-    if path.exists():
-        before = read_json(path)
-        if before == facts:
-            return
-        keys = [name for name, _, _ in differing_keys(before, _as_it_was(facts, before["comparison"]))]
-        if keys:
-            raise OutputError(
-                f"{out} holds another comparison: {', '.join(keys)} differ. Give another folder with -o, or "
-                "put the settings back. (Arms and seeds may be added.)",
-                keys=keys,
-            )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(out, error) from error
+    if before == facts:
+        return
+    if before is not None and (keys := _differing(before, facts)):
+        raise OutputError(
+            f"{out} holds another comparison: {', '.join(keys)} differ. Give another folder with -o, or "
+            "put the settings back. (Arms and seeds may be added and left out.)",
+            keys=keys,
+        )
     write_json(path, facts)
 
 
-def _as_it_was(facts: Json, before: Json) -> Json:
-    """The same without the arms and seeds that are new."""
-    names = {arm["name"] for arm in before["arms"]}
-    now = facts["comparison"]
-    arms = [arm for arm in now["arms"] if arm["name"] in names]
-    seeds = [seed for seed in now["seeds"] if seed in before["seeds"]]
-    return facts | {"comparison": now | {"arms": arms, "seeds": seeds}}
+def _differing(before: Json, facts: Json) -> list[str]:
+    """What of a comparison changed that may not; a set is known by its manifest, wherever it lies."""
+    free = {"arms", "seeds", "scored", "heldout"}
+
+    def bound(told: Json) -> Json:
+        comparison = {name: value for name, value in told["comparison"].items() if name not in free}
+        arms = {name: arm for name, arm in told["begun"].items() if name in before["begun"]}
+        return {"comparison": comparison, "sets": told["sets"], "format": told["format"], "arms": arms}
+
+    return [name for name, _, _ in differing_keys(bound(before), bound(facts))]
 
 
 def collect(comparison: Comparison, out: Path, jobs: Sequence[ArmJob]) -> None:

@@ -113,7 +113,8 @@ class ArmJob:
             rollout["answer_column"] = comparison.answer_column
         if comparison.threads is not None:
             rollout["threads"] = comparison.threads
-        return {"refresh_every": steps, **given, "rollout": rollout | given.get("rollout", {})}
+        told = {"refresh_every": steps, "success": comparison.success}
+        return {**told, **given, "rollout": rollout | given.get("rollout", {})}
 
     def _task(self) -> Task:
         comparison, replay = self.comparison, self.arm.replay

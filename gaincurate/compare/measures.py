@@ -106,7 +106,8 @@ def _arm(results: Results, place: int, found: Resampled, compared: dict[str, dic
         "reached_seconds": _reached(compared["reached_seconds"][name], of_budget=False),
         "accuracy_by_seed": results.accuracy[place, -1].mean(axis=1).tolist(),
         "pass_at": {
-            str(k): float(np.mean(pass_at(right, samples, k))) for k in range(1, int(samples.min()) + 1)
+            str(k): float(np.mean(pass_at(right, samples, k)))
+            for k in range(1, int(results.samples[:, -1].min()) + 1)
         },
         "curve": _curve(results, place, found, edges),
         "cost": _cost(results, place),

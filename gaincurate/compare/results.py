@@ -33,9 +33,9 @@ class Results:
     """All that was measured, in the order of the names; the first mark is the model at the start.
 
     `right`, `samples` and `written` (tokens of all completions) are `[arms, 1 + marks, seeds, prompts]`;
-    `costs` has `[arms, 1 + marks, seeds]` for each name in `COSTS`, 0 at the start; `steps` has, by (arm,
-    seed), `[steps]` for each name in `PER_STEP`, NaN where there is no value. `left_out` counts held-out
-    prompts that were taken out because some model had no completion of them that could be judged.
+    `costs` has `[arms, 1 + marks, seeds]` for each name in `COSTS`, at the start scoring alone; `steps` has,
+    by (arm, seed), `[steps]` for each name in `PER_STEP`, NaN where there is no value. `left_out` counts
+    held-out prompts that were taken out because some model had no completion of them that could be judged.
     """
 
     facts: Json
@@ -113,9 +113,16 @@ def results_of(facts: Json, tables: Tables, where: Path) -> Results:
         right[..., judged],
         samples[..., judged],
         written[..., judged],
-        {name: np.concatenate([np.zeros_like(v[:, :1]), v], axis=1) for name, v in costs.items()},
+        {name: np.concatenate([_at_start(name, costs), v], axis=1) for name, v in costs.items()},
         {(arm, seed): _steps(tables.steps, arm, seed) for arm in arms for seed in seeds},
     )
+
+
+def _at_start(name: str, costs: Mapping[str, Floats]) -> Floats:
+    """What an arm has spent before its first step: the scoring pass behind its order."""
+    if name in ("tokens", "scoring"):
+        return costs["scoring"][:, :1]
+    return np.zeros_like(costs[name][:, :1])
 
 
 def _places(table: pa.Table, arms: list[str], seeds: list[int], where: Path) -> tuple[Ints, ...]:

@@ -60,7 +60,9 @@ def about_arm(found: Json, arm: Json) -> str:
             f"{setting['prompts']:,} held-out prompts up to {max(high, 0):.1f} more or {max(-low, 0):.1f} "
             "fewer could hide here."
         )
-    return f"{name}: {difference['answer']} than {baseline}. {points} {span}. {_reach(found, arm)}".rstrip()
+    late = difference["answer"] == "worse" and arm["reached"]["spent"] is not None  # touched by noise
+    reach = "" if late else _reach(found, arm)
+    return f"{name}: {difference['answer']} than {baseline}. {points} {span}. {reach}".rstrip()
 
 
 def _learned(found: Json) -> str:

@@ -47,6 +47,8 @@ class DotsOptions(base.Options):
     """Predict by the mean of the references of a prompt's group instead: the baseline."""
     reuse_references: float | None = Field(default=None, ge=0, le=1)
     """Name references within so much of the target in the plan, for a trainer that takes their rollouts."""
+    success: float | None = Field(default=None, gt=0, le=1)
+    """Count a reference's rollout in a rollout set as right from this reward on. Default: as its reward."""
     rollout: dict[str, Any] | None = None
     """Options of `gaincurate difficulty rollout`, with which the run observes references itself."""
 

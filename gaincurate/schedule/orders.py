@@ -49,7 +49,7 @@ class Orders:
                 self.next.unlink()
         kept = self._kept(digest)
         if kept.exists() and Order(self.current).digest != digest:
-            _same_file(kept, self.next)
+            same_file(kept, self.next)
             self.next.replace(self.current)
 
     def keep(self) -> None:
@@ -58,7 +58,7 @@ class Orders:
         if not kept.exists():
             kept.parent.mkdir(exist_ok=True)
             beside = kept.with_suffix(".tmp")
-            _same_file(self.current, beside)
+            same_file(self.current, beside)
             beside.replace(kept)
 
     def forget_all_but(self, digests: set[str]) -> None:
@@ -71,7 +71,7 @@ class Orders:
         return self._folder / f"{digest}.arrow"
 
 
-def _same_file(source: Path, goal: Path) -> None:
+def same_file(source: Path, goal: Path) -> None:
     """A second name for a file, or a copy where the file system has no such names."""
     goal.unlink(missing_ok=True)
     try:

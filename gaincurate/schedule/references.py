@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gaincurate.difficulty.pass_rates import PassRates, read_pass_rates
-from gaincurate.difficulty.rollout_set import KIND, RolloutSet
+from gaincurate.difficulty.rollout_set import KIND, RolloutSet, pass_rates
 from gaincurate.errors import InputError, OutcomeError, storage_error
 from gaincurate.files import digest_file, digest_json, reading, remove_temporaries, write_json
 from gaincurate.schedule.dots import Dots, seed_of
@@ -139,6 +139,8 @@ def read(run: Run, asked: Asked, path: Path, *, ours: bool = False, note: Note =
     )
     if found.round is not None and path.is_file() and not path.read_bytes().endswith(b"\n"):
         note(f"warning: the last line of {path} has no end and was left out")
+    if rollouts is not None and run.facts["params"]["success"] is not None:
+        found = _cut(found, rollouts, float(run.facts["params"]["success"]))
     places = {gc_id: place for place, gc_id in enumerate(found.ids)}
     kept = [gc_id for gc_id in asked.ids if gc_id in places]
     absent = [gc_id for gc_id in asked.ids if gc_id not in places]
@@ -155,6 +157,14 @@ def read(run: Run, asked: Asked, path: Path, *, ours: bool = False, note: Note =
     rates = PassRates(found.name, kept, found.wins[rows], found.losses[rows], found.counted)
     _write(asked.folder / OBSERVED, rates)
     return Seen(rates, {**_counts(run, asked.ids, rates, rollouts, path), "left_out": len(absent)}, rollouts)
+
+
+def _cut(found: PassRates, rollouts: Path, success: float) -> PassRates:
+    """The same with rewards that are right or wrong."""
+    table = pass_rates(rollouts, success=success)
+    table = table.filter(pc.greater(table.column("samples"), 0)).sort_by(ID)
+    wins, losses = (table.column(name).to_numpy() for name in ("wins", "losses"))
+    return PassRates(found.name, table.column(ID).to_pylist(), wins, losses, True, found.round, found.source)
 
 
 def _is_rollout_set(path: Path) -> bool:

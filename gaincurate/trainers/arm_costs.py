@@ -35,7 +35,7 @@ class Step:
     prompt_tokens: int
     effective: float
     reward: float | None
-    angle: float
+    angle: float | None
 
 
 class Costs:
@@ -107,7 +107,7 @@ class Costs:
             prompt_tokens=sum(self._prompts[gc_id][1] for gc_id, _ in found),
             effective=sum(len(set(each)) > 1 for each in rewards.values()) / max(len(ids), 1),
             reward=math.fsum(judged) / len(judged) if judged else None,
-            angle=math.fsum(angles) / max(len(angles), 1),
+            angle=math.fsum(angles) / len(angles) if angles else None,
         )
 
     @cached_property

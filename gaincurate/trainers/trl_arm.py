@@ -29,6 +29,7 @@ from gaincurate.files import remove_temporaries, write_json
 from gaincurate.schedule.run import Run
 from gaincurate.schema import ID
 from gaincurate.scored_set import ScoredSet
+from gaincurate.shards import MANIFEST
 from gaincurate.trainers.arm import COST, MARKS, PROGRESS, ROLLOUTS, RUN, TASK, TRAINER, Task
 
 
@@ -96,7 +97,8 @@ def verified(scored: ScoredSet, task: Task, pool: VerifierPool) -> Callable[...,
 def judge(folder: Path, task: Task, k: int) -> None:
     """Roll out the held-out prompts with the model of a mark."""
     mark = folder / MARKS / str(k)
-    roll_out(RolloutConfig(**task.evaluation, model=str(mark), out=mark / ROLLOUTS))
+    if not (mark / ROLLOUTS / MANIFEST).exists():  # behind that the weights may be gone
+        roll_out(RolloutConfig(**task.evaluation, model=str(mark), out=mark / ROLLOUTS))
     last = len(task.mark_tokens) - 1
     write_json(folder / PROGRESS, {"share": 0.9 + 0.1 * (k + 1) / (last + 1)})
     if k < last:  # the last one's weights stay

@@ -6,7 +6,6 @@ counts on from there. Read with transformers 5.23. Knows nothing of rewards.
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import transformers
 
 from gaincurate.files import write_json
+from gaincurate.schedule.orders import same_file
 from gaincurate.schedule.run import Run
 from gaincurate.shards import Json
 from gaincurate.trainers.arm import COST, MARKS, PROGRESS, STEP, Task
@@ -105,7 +105,7 @@ class Marks(transformers.TrainerCallback):
             target.mkdir(parents=True)
             for path in checkpoint.iterdir():
                 if path.suffix in _KEPT:
-                    os.link(path, target / path.name)
+                    same_file(path, target / path.name)
             logs = [entry for entry in state.log_history if STEP in entry]
             seconds = logs[-1][STEP]["seconds"]
             write_json(target / COST, {**spent, "step": state.global_step, "seconds": seconds, "steps": logs})

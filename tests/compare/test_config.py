@@ -47,6 +47,25 @@ def test_a_file_names_folders_beside_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
+        ({"marks": 2000}, "c: 2000 marks in a budget of 1000 tokens."),
+        (
+            {"train": {"warmup_steps": 0.1}},
+            "c: [train] warmup_steps 0.1 is a share of all steps; give a whole number.",
+        ),
+        (
+            {"arms": [{"name": "uniform", "strategy": "gain-rl"}]},
+            "c: the arm 'uniform' is what others are compared with: strategy 'uniform', without replay; give "
+            "this one another name.",
+        ),
+        (
+            {"arms": [{"name": "r", "strategy": "uniform", "replay": {"fresh_share": 0.05}}]},
+            "c: the arm 'r': fresh_share 0.05 of 8 prompts is 0, and a step that replays has at least one of "
+            "each.",
+        ),
+        (
+            {"arms": [{"name": "r", "strategy": "uniform", "replay": {"capacity": 2}}]},
+            "c: the arm 'r': capacity 2 is less than the 4 prompts that a step replays.",
+        ),
         ({"budget_tokens": 0}, "c: budget_tokens = 0: Input should be greater than or equal to 1."),
         ({"budgets": 3}, "c: there is no setting budgets."),
         ({"seeds": [1, 1]}, "c: seeds [1, 1] has one twice."),

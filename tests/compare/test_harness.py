@@ -24,6 +24,7 @@ from gaincurate.errors import InputError, OutputError, TrainerError
 from gaincurate.schedule.run import Run
 from gaincurate.scoring.pipeline import score_dataset
 from gaincurate.shards import Json
+from gaincurate.trainers import trl_arm
 
 pytest.importorskip("trl")
 
@@ -122,11 +123,10 @@ def test_each_arm_pays_for_what_it_used(compared: Path, sets_of: Path) -> None:
     run = Run(compared / JOBS / "dots" / "seed-0" / "run")
     tokens = run.scored.column("gc_prompt_tokens").to_pylist()
     assert last["dots"]["scoring"] == round(sum(tokens) * 0.01)
-    newest = run.newest()
-    told = [run.plan(round_)["references"]["completion_tokens"] for round_ in range(newest + 1)]
-    # Those of a round that was planned behind the last mark are of no use to it.
-    assert last["dots"]["references"] in (sum(told), sum(told[:-1]))
-    assert last["dots"]["references"] >= 4 * 2 * 4
+    cost = json.loads((compared / JOBS / "dots" / "seed-0" / "marks" / "1" / "cost.json").read_bytes())
+    trained = cost["steps"][-1]["gaincurate/step"]["round"]  # one planned behind the last mark is of no use
+    told = [run.plan(round_)["references"]["completion_tokens"] for round_ in range(trained + 1)]
+    assert last["dots"]["references"] == sum(told) >= 4 * 2 * 4
 
 
 def test_an_arm_replays(compared: Path) -> None:
@@ -226,8 +226,8 @@ def test_a_folder_of_another_comparison_is_refused(compared: Path, sets_of: Path
     with pytest.raises(OutputError) as error:
         compare(asked(sets_of, seeds=[5], group=4), compared)
     assert str(error.value) == (
-        f"{compared} holds another comparison: comparison.group, comparison.seeds differ. Give another folder "
-        "with -o, or put the settings back. (Arms and seeds may be added.)"
+        f"{compared} holds another comparison: comparison.group differ. Give another folder "
+        "with -o, or put the settings back. (Arms and seeds may be added and left out.)"
     )
 
 
@@ -240,6 +240,40 @@ def test_arms_and_seeds_may_be_added_and_change_no_number(
         compare(asked(sets_of, arms=[]), out)
         compare(asked(sets_of, arms=[DOTS]), out)
     assert same(whole, read_tables(out / RESULTS))
+    compare(asked(sets_of, arms=[]), out)
+    assert read_tables(out / RESULTS).marks.column("arm").unique().to_pylist() == ["uniform", "length"]
+    other = {**DOTS, "options": {"references": 5}}
+    with pytest.raises(
+        OutputError, match=r"holds another comparison: arms\.dots\.options\.references differ\."
+    ):
+        compare(asked(sets_of, arms=[other]), out)
+
+
+def test_a_folder_with_something_else_is_refused(sets_of: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError) as error:
+        compare(asked(sets_of), tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path} holds 'notes.txt' and no comparison; give a new or empty folder with -o."
+    )
+
+
+def test_a_name_that_the_trainer_does_not_have(sets_of: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"^\[train\] learning_rat: TRL .*'s GRPOConfig has no such field\.$"
+    ):
+        compare(asked(sets_of, train={"learning_rat": 1e-3}), tmp_path / "out")
+
+
+def test_judging_goes_on_where_weights_are_gone(compared: Path) -> None:
+    job = compared / JOBS / "uniform" / "seed-0"
+    assert not list((job / "marks" / "0").glob("*.safetensors"))
+    before = (job / "marks" / "1" / "rollouts" / "manifest.json").read_bytes()
+    (job / "marks" / "1" / "rollouts" / "manifest.json").unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        trl_arm.main(job)
+    assert (job / "marks" / "1" / "rollouts" / "manifest.json").read_bytes() == before
 
 
 def test_prompts_in_both_sets_are_refused(sets_of: Path, tmp_path: Path) -> None:

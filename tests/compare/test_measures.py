@@ -186,7 +186,7 @@ def test_the_document_of_a_planted_world(tmp_path: Path) -> None:
         "seconds": 88,
         "step": 40,
     }
-    assert [mark["tokens"] for mark in good["curve"]] == [0, 2514, 5014, 7514, 10014]
+    assert [mark["tokens"] for mark in good["curve"]] == [800, 2514, 5014, 7514, 10014]
     assert [mark["response_tokens"] for mark in good["curve"]] == [12, 13, 14, 15, 16]
     assert 0 < good["reached"]["share"] < 0.7
     assert good["training"]["effective"] == pytest.approx(0.35)

@@ -23,7 +23,7 @@ def test_arrays_have_what_the_rows_say(tmp_path: Path) -> None:
     )
     np.testing.assert_array_equal(found.accuracy, rates)
     assert (found.arms, found.seeds, len(found.prompts), found.left_out) == (ARMS, [0, 1], 5, 0)
-    assert found.costs["tokens"].tolist()[2] == [[0, 0], [5007, 5014], [10007, 10014]]
+    assert found.costs["tokens"].tolist()[2] == [[800, 800], [5007, 5014], [10007, 10014]]
     assert found.costs["scoring"][2, 1:].tolist() == [[800, 800], [800, 800]]
     assert found.written[2, 1, 0].tolist() == [52] * 5
     assert found.steps["a", 1]["step"].tolist() == list(range(1, 21))
