@@ -17,7 +17,15 @@ PAGE, DOCUMENT = "report.html", "results.json"
 
 def compare(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A .toml file; see docs/compare.md.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the comparison.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="Folder of the comparison. Default: beside CONFIG, with its name without .toml.",
+        ),
+    ] = None,
     workers: Annotated[
         int, typer.Option(min=1, help="How many arms are trained at a time, each by a process of its own.")
     ] = 1,
@@ -44,6 +52,7 @@ def compare(
     """
     again = f"Run the same command again: {shlex.join(['gaincurate', *sys.argv[1:]])}"
     with output.reporting(again):
+        out = out or config.parent / (config.stem if config.suffix else f"{config.name}-compared")
         if page is not None:
             need_a_place_for_the_page(page, "--html")
         _train(config, out, workers)

@@ -113,3 +113,9 @@ def test_a_wrong_file_is_a_sentence(tmp_path: Path) -> None:
     assert done.exit_code == 2
     assert done.stderr.startswith(f"error: {path}: ")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_its_folder_lies_beside_its_file(config: Path, trained: list[dict[str, Any]]) -> None:
+    done = run("compare", config)
+    assert done.exit_code == 0, done.output
+    assert (config.parent / "c" / "report.html").exists()
