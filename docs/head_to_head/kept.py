@@ -12,6 +12,7 @@ import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import fmean, pvariance
 from typing import Any
 
 import pyarrow as pa
@@ -24,6 +25,7 @@ from gaincurate.scored_set import ScoredSet
 SETTING = "setting.json"
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _KEY = ("arm", "seed", "mark")
+_SCORES = ("gc_angle", "gc_nll", "gc_question_tokens")
 Row = dict[str, Any]
 
 
@@ -58,10 +60,53 @@ def _setting(compared: Path) -> Row:
         "prompts": {name: len(found) for name, found in sets.items()},
         "prompt_tokens": sum(sets["scored"].column("gc_prompt_tokens").to_pylist()),
         "model": json.loads(made.read_bytes()) if made.exists() else {},
+        "scores": _by_task(sets["scored"]),
+        "between_tasks": _between_tasks(sets["scored"]),
+        "mu": _last_mu(compared),
     }
     for name in ("scored", "heldout", "model"):
         comparison[name] = comparison[name] and Path(comparison[name]).name
     return {"facts": {**facts, "model": model.name}, "about": about}
+
+
+def _tasks(scored: ScoredSet) -> dict[str, dict[str, list[float]]]:
+    """Scores of each task and level; empty where the set does not have both."""
+    if not {"source", "level", *_SCORES} <= set(scored.schema.names):
+        return {}
+    columns = [scored.column(name).to_pylist() for name in ("source", "level", *_SCORES)]
+    found: dict[str, dict[str, list[float]]] = {}
+    for source, level, *values in zip(*columns, strict=True):
+        each = found.setdefault(f"{source} {level}", {name: [] for name in _SCORES})
+        for name, value in zip(_SCORES, values, strict=True):
+            each[name].append(float(value))
+    return found
+
+
+def _by_task(scored: ScoredSet) -> dict[str, dict[str, float]]:
+    return {
+        task: {name: fmean(values) for name, values in each.items()} for task, each in _tasks(scored).items()
+    }
+
+
+def _between_tasks(scored: ScoredSet) -> dict[str, float]:
+    """Of each score the share of its variance that lies between tasks."""
+    tasks = _tasks(scored).values()
+    found = {}
+    for name in _SCORES if tasks else ():
+        everything = [value for each in tasks for value in each[name]]
+        inside = fmean(pvariance(each[name]) for each in tasks for _ in each[name])
+        found[name] = 1 - inside / pvariance(everything)
+    return found
+
+
+def _last_mu(compared: Path) -> dict[str, float]:
+    """Where the mean of the ranks ended, of the arms that have one, mean over seeds."""
+    found: dict[str, list[float]] = {}
+    for job in sorted((compared / "jobs").glob("*/seed-*")):
+        plans = sorted((job / "run" / "rounds").glob("*/plan.json"))
+        if plans and (mu := json.loads(plans[-1].read_bytes())["mu"]) is not None:
+            found.setdefault(job.parent.name, []).append(mu)
+    return {arm: fmean(values) for arm, values in found.items()}
 
 
 def _evaluations(rows: list[Row]) -> Iterable[Row]:

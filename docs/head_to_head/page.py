@@ -24,6 +24,8 @@ from gaincurate.files import write_atomic
 HERE = Path(__file__).parent
 NAME, FIGURES, TEMPLATE = "head-to-head.md", "figures.json", "template.md"
 Json = dict[str, Any]
+_WORDS = {"gc_angle": "the angle", "gc_nll": "the NLL", "gc_question_tokens": "the length"}
+_SCORES = {"gc_angle": 2, "gc_nll": 1, "gc_question_tokens": 1}  # and their digits
 
 
 def figures(folder: Path) -> Json:
@@ -51,7 +53,8 @@ def page(found: Json) -> str:
                 f"| {name} | `{_plain(value)}` |" for name, value in _settings(setting).items()
             ),
             arms="\n".join(f"| {arm['arm']} | {_own(arm)} |" for arm in found["arms"]),
-            rates=_rates(found["about"]["model"]),
+            rates=_rates(found["about"]),
+            order=_order(found["about"]),
             final=_final(found),
             baseline=baseline,
             meanwhile=_meanwhile(found),
@@ -96,16 +99,34 @@ def _plain(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _rates(model: Json) -> str:
-    if not model.get("pass_rates"):
+def _rates(about: Json) -> str:
+    rows, scores = about["model"].get("pass_rates"), about["scores"]
+    if not rows:
         return "(not measured)"
-    rows = model["pass_rates"]
     edges = list(next(iter(rows.values()))["by rate"])
-    head = ["task", "prompts", "right", *edges]
-    lines = [
-        [name, row["prompts"], f"{row['mean']:.2f}", *row["by rate"].values()] for name, row in rows.items()
-    ]
+    head = ["task", "prompts", "right", *edges, *(("angle", "NLL", "tokens") if scores else ())]
+    lines = []
+    for name, row in rows.items():
+        told = scores.get(name)
+        means = [f"{told[key]:.{digits}f}" if told else "" for key, digits in _SCORES.items()]
+        means = means if scores else []
+        lines.append([name, row["prompts"], f"{row['mean']:.2f}", *row["by rate"].values(), *means])
     return _table(head, lines)
+
+
+def _order(about: Json) -> str:
+    """What the orders are made of."""
+    if not about["between_tasks"]:
+        return ""
+    shares = [f"{100 * about['between_tasks'][name]:.0f} % of {word}" for name, word in _WORDS.items()]
+    ends = [f"{arm} {mu:.0f}" for arm, mu in about["mu"].items()]
+    return (
+        f"**What an order means here.** {', '.join(shares)} is a difference between these rows "
+        "(share of the variance), so an order by one of them is mostly an order of tasks, and which tasks "
+        "are learnt quickly decides what it gains. In another mixture the same score may put other tasks "
+        f"first. The mean of the ranks that are drawn from ended, of {about['prompts']['scored']:,}, at "
+        f"{', '.join(ends)} (mean over seeds): these arms see the first part of their order, and tails."
+    )
 
 
 def _final(found: Json) -> str:
