@@ -23,7 +23,7 @@ demo: $(READY)  ## score a prompt set with a real model; then train a tiny one o
 	$(BIN)/gaincurate show demo/scored
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh docs/demo_schedule.sh demo
 
-study: $(READY)  ## the head-to-head study, whole: under an hour on two cores, goes on where it was
+study: $(READY)  ## the head-to-head study, whole: an hour or so on two cores, goes on where it was
 	$(BIN)/python docs/head_to_head/study.py build/study
 
 study-short: $(READY)  ## its version of ten minutes
