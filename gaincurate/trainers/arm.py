@@ -10,6 +10,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 TASK, PROGRESS, COST = "arm.json", "progress.json", "cost.json"
+TRAINED = 0.9
+"""The share of an arm's work that is training; the rest is judging."""
 STEP = "gaincurate/step"
 """The key of a trainer's log entry under which what a step cost is kept."""
 RUN, TRAINER, MARKS, ROLLOUTS = "run", "trainer", "marks", "rollouts"

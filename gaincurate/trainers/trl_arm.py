@@ -30,7 +30,7 @@ from gaincurate.schedule.run import Run
 from gaincurate.schema import ID
 from gaincurate.scored_set import ScoredSet
 from gaincurate.shards import MANIFEST
-from gaincurate.trainers.arm import COST, MARKS, PROGRESS, ROLLOUTS, RUN, TASK, TRAINER, Task
+from gaincurate.trainers.arm import COST, MARKS, PROGRESS, ROLLOUTS, RUN, TASK, TRAINED, TRAINER, Task
 
 
 def main(folder: Path) -> None:
@@ -100,7 +100,7 @@ def judge(folder: Path, task: Task, k: int) -> None:
     if not (mark / ROLLOUTS / MANIFEST).exists():  # behind that the weights may be gone
         roll_out(RolloutConfig(**task.evaluation, model=str(mark), out=mark / ROLLOUTS))
     last = len(task.mark_tokens) - 1
-    write_json(folder / PROGRESS, {"share": 0.9 + 0.1 * (k + 1) / (last + 1)})
+    write_json(folder / PROGRESS, {"share": TRAINED + (1 - TRAINED) * (k + 1) / (last + 1)})
     if k < last:  # the last one's weights stay
         for path in mark.glob("*.safetensors"):
             path.unlink()

@@ -17,11 +17,10 @@ from gaincurate.files import write_json
 from gaincurate.schedule.orders import same_file
 from gaincurate.schedule.run import Run
 from gaincurate.shards import Json
-from gaincurate.trainers.arm import COST, MARKS, PROGRESS, STEP, Task
+from gaincurate.trainers.arm import COST, MARKS, PROGRESS, STEP, TRAINED, Task
 from gaincurate.trainers.arm_costs import Costs, Step
 
 _KEPT = (".json", ".safetensors", ".txt", ".jinja", ".model")
-_TRAINED = 0.9  # of an arm's work; the rest is judging
 
 
 class Marks(transformers.TrainerCallback):
@@ -86,7 +85,7 @@ class Marks(transformers.TrainerCallback):
         facts = {name: getattr(step, name) for name in Step.__slots__}
         state.log_history[-1][STEP] = {**facts, **self.spent(), "round": self._round, "seconds": seconds}
         done = min(self.spent()["tokens"] / self._task.mark_tokens[-1], 1.0)
-        write_json(self._folder / PROGRESS, {"share": _TRAINED * done})
+        write_json(self._folder / PROGRESS, {"share": TRAINED * done})
 
     def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Keep the weights of a checkpoint that passed a mark, whatever is rotated away later."""
