@@ -166,6 +166,7 @@ def _score(
 
     from gaincurate.config import ScoreConfig
     from gaincurate.scoring import rates
+    from gaincurate.scoring.allocator import keep_freed_memory
     from gaincurate.scoring.crew import Crew
     from gaincurate.scoring.identity import resolve_machine
     from gaincurate.scoring.model import find_model, load_config, load_model
@@ -174,6 +175,8 @@ def _score(
     machine = resolve_machine(ScoreConfig(data="", model=model, out=Path(), **options))
     if machine.threads:
         torch.set_num_threads(machine.threads)
+    if machine.type == "cpu":
+        keep_freed_memory()
     if workers is not None and machine.type != "cpu":
         raise InputError("--workers is for a CPU; each GPU has one worker.")
     files = find_model(model)
@@ -228,11 +231,12 @@ def _print_rates(found: dict[str, Any]) -> None:
                 f"{row['tokens_per_second']:,.0f}",
                 f"{row['times_one_by_one']:.2f}",
                 share(row["share_of_gemm"]),
+                share(row["share_of_fastest"]),
                 share(row["share_in_angle"]),
             ]
             for row in rows
         ],
-        ["", "rows/s", "tokens/s", "times as fast", "of GEMM speed", "in angle code"],
+        ["", "rows/s", "tokens/s", "times as fast", "of GEMM speed", "of the fastest", "in angle code"],
     )
     ours, speeds = rows[-1], {row["method"]: row["rows_per_second"] for row in rows}
     said = (

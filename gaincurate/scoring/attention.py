@@ -175,11 +175,13 @@ def _sequence(
             folded[None], key[None], value[None], attn_mask=mask, scale=call.scale
         )[0]
     else:
-        scores = torch.bmm(folded * call.scale, key.transpose(1, 2))
-        if call.softcap is not None:
-            scores = torch.tanh(scores / call.softcap) * call.softcap
+        if call.softcap is None:
+            scores = torch.baddbmm(mask, folded, key.transpose(1, 2), alpha=call.scale)
+        else:
+            scores = torch.bmm(folded * call.scale, key.transpose(1, 2))
+            scores = (torch.tanh(scores / call.softcap) * call.softcap).add_(mask)
         # Half precision in and out; inside, softmax counts in float32.
-        mixed = torch.bmm(torch.softmax(scores.add_(mask), -1), value)
+        mixed = torch.bmm(torch.softmax(scores, -1), value)
     return mixed.reshape(heads, tokens, -1)
 
 

@@ -15,6 +15,7 @@ import torch
 
 from gaincurate.errors import GaincurateError
 from gaincurate.scoring import rates
+from gaincurate.scoring.allocator import keep_freed_memory
 from gaincurate.scoring.attention import UnsupportedAttention
 from gaincurate.scoring.model import find_model, load_config, load_model
 from gaincurate.scoring.packed import PackedPrefill
@@ -63,9 +64,10 @@ class Crew:
         rows, tokens, angle = (sum(column) for column in zip(*found, strict=True))
         return rows, tokens, angle / len(found)
 
-    def gemm_speed(self) -> float:
+    def gemm_speeds(self) -> rates.Speeds:
         """Operations in a second of the model's matrix products, all processes at it at once."""
-        return float(sum(self._ask("gemm")))
+        plain, fastest = (sum(column) for column in zip(*self._ask("gemm"), strict=True))
+        return plain, fastest
 
     def _ask(self, what: str) -> list[Any]:
         for _, pipe in self._members:
@@ -97,6 +99,7 @@ class Crew:
 
 def _work(pipe: Any, model: str, dtype: str, threads: int, prompts: list[Segmented], budget: int) -> None:
     torch.set_num_threads(threads)
+    keep_freed_memory()
     try:
         files = find_model(model)
         loaded = load_model(files, load_config(files), device="cpu", dtype=dtype)
@@ -117,7 +120,7 @@ def _work(pipe: Any, model: str, dtype: str, threads: int, prompts: list[Segment
         except EOFError:  # the parent is gone
             return
         pipe.send(
-            rates.gemm_speed(loaded, budget)
+            rates.gemm_speeds(loaded, budget)
             if what == "gemm"
             else rates.run_batches(forward, prompts, budget)
         )

@@ -28,9 +28,10 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "pyarrow")
 FUSED_NORM = "rms"
 """The rule that decides whether the norm in front of the scored tensor is fused into the angle code:
 wherever it is an RMS norm. Of the model alone; each shard says what came of it."""
-PREFILL = "packed/1"
+PREFILL = "packed/2"
 """The rule that lays prompts out in batches: one row without padding, prefixes that two prompts of a shard
-share computed once, wherever that gives what the model's own forward does; each shard says what it was."""
+share computed once, on a CPU products of weights laid out once, wherever that gives what the model's own
+forward does; each shard says what it was."""
 _CPU_BATCH_TOKENS = 1024
 
 

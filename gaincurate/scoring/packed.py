@@ -18,6 +18,7 @@ from gaincurate.scoring import attention
 from gaincurate.scoring.attention import KeysAndValues, Packing, UnsupportedAttention
 from gaincurate.scoring.pack import Batch, PackedStates, SharedPrefix, packed_batches
 from gaincurate.scoring.prefill import Prefill
+from gaincurate.scoring.products import LaidOut
 from gaincurate.scoring.segment import Segmented
 
 _KEPT_TOKENS = 16384  # of shared prefixes whose keys and values are kept
@@ -39,7 +40,8 @@ class PackedPrefill:
     """Runs prompts as one row each batch.
 
     Args:
-        prefill: the padded forward, which knows where to stop; its model's attention is exchanged.
+        prefill: the padded forward, which knows where to stop; its model's attention is exchanged, and on a
+            CPU its linear layers.
 
     Raises:
         UnsupportedAttention: the architecture is known not to work; the text says why.
@@ -57,6 +59,7 @@ class PackedPrefill:
         attention.register()
         config: Any = self._model.config
         self._before = config._attn_implementation
+        self._products: LaidOut | None = None
 
     def stop(self, prompt: Segmented) -> int:
         """How many of a prompt's tokens are computed."""
@@ -73,31 +76,61 @@ class PackedPrefill:
             yield Batch(places, states, tokens, self._prefill.behind_site - begun)
 
     def try_on(self, prompts: Sequence[Segmented]) -> None:
-        """Compare with the model's own forward, with the prefixes shared and not.
+        """Compare with the model's own forward, with the prefixes shared and not; then it is `take`n.
 
         Args:
             prompts: a few real ones.
 
         Raises:
             UnsupportedAttention: the states differ by more than rounding, or the model cannot be run like
-                this at all. Its attention is then as it was before.
+                this at all. It is then as it was before.
         """
         plain = [self._prefill([prompt]) for prompt in prompts]
         try:
-            self._model.set_attn_implementation(attention.NAME)
-            if self._model.config._attn_implementation != attention.NAME:
-                raise UnsupportedAttention("it does not let its attention be exchanged")
-            for shared in (set(), {prefix_of(prompt) for prompt in prompts}):
-                found = self(prompts, shared, check=True)
-                self._compare(plain, found)
+            self.take()
+            self._try(prompts, plain)
+            products = LaidOut(self._prefill.model)
+            if products:
+                self._try_products(products, prompts, plain)
         except (UnsupportedAttention, TypeError, ValueError, RuntimeError) as error:
-            self._model.set_attn_implementation(self._before)
+            self.give_back()
             if isinstance(error, (UnsupportedAttention, torch.OutOfMemoryError)):
                 raise
             # Whatever a foreign architecture stumbles over: it runs as its authors wrote it.
             raise UnsupportedAttention(f"{type(error).__name__}: {error}") from error
+
+    def take(self) -> None:
+        """Exchange the model's attention, and its linear layers if `try_on` found that they may be."""
+        self._model.set_attn_implementation(attention.NAME)
+        if self._model.config._attn_implementation != attention.NAME:
+            raise UnsupportedAttention("it does not let its attention be exchanged")
+        if self._products is not None:
+            self._products.take()
+
+    def give_back(self) -> None:
+        """The model as its authors wrote it."""
+        self._model.set_attn_implementation(self._before)
+        if self._products is not None:
+            self._products.give_back()
+
+    def _try(self, prompts: Sequence[Segmented], plain: Sequence[PackedStates]) -> None:
+        try:
+            for shared in (set(), {prefix_of(prompt) for prompt in prompts}):
+                self._compare(plain, self(prompts, shared, check=True))
         finally:
             self._kept.clear()
+
+    def _try_products(
+        self, products: LaidOut, prompts: Sequence[Segmented], plain: Sequence[PackedStates]
+    ) -> None:
+        """Keep them if the states stay what they were; a model that reads its weights elsewhere does not."""
+        try:
+            products.take()
+            self._try(prompts, plain)
+        except (UnsupportedAttention, TypeError, ValueError, RuntimeError):
+            products.give_back()
+        else:
+            self._products = products
 
     @torch.inference_mode()
     def __call__(

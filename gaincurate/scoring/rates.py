@@ -2,11 +2,13 @@
 
 Beside the packed forward stand the padded one and the way of the released script (one prompt at a time
 through the whole model, the output head and a matrix of all cosines), written anew; and the speed of the
-matrix products alone. Passes alternate, and medians are of paired passes. Knows nothing of files.
+matrix products alone. Passes alternate, each with the products beside it, and medians are of what was paired.
+Knows nothing of files.
 """
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 from collections import Counter
@@ -22,20 +24,26 @@ from gaincurate.scoring.angle import angle_scores
 from gaincurate.scoring.attention import UnsupportedAttention
 from gaincurate.scoring.packed import PackedPrefill
 from gaincurate.scoring.prefill import Prefill
+from gaincurate.scoring.products import LaidOut
 from gaincurate.scoring.segment import Segmented
 
 ONE_BY_ONE = "one prompt at a time"
 IN_FLOAT32 = "one prompt at a time, float32"
+_WHOLE = (ONE_BY_ONE, IN_FLOAT32)  # whose products are not counted
+_PACKED = "packed"
 _TAIL = 5
 
 Counts = tuple[int, int, float]
 """Rows, computed tokens, seconds in the angle code."""
+Speeds = tuple[float, float]
+"""Operations in a second of a model's matrix products: by `torch.nn.functional.linear`, and by the faster of
+that and of weights laid out once (`products`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
     """One way: median rows and computed tokens in a second, the times as fast as one prompt at a time (in
-    the same dtype, in one process with all threads), the share of the device's matrix-product speed (None
+    the same dtype, in one process with all threads), the shares of the device's matrix-product speeds (None
     where its products were not counted), the share of the time in the angle code.
     """
 
@@ -44,6 +52,9 @@ class Rate:
     tokens_per_second: float
     times_one_by_one: float
     share_of_gemm: float | None
+    """Of `torch.nn.functional.linear` at the model's shapes."""
+    share_of_fastest: float | None
+    """Of the fastest product known here."""
     share_in_angle: float | None
 
 
@@ -67,7 +78,7 @@ class Together(Protocol):
     def run(self) -> Counts:
         """One pass over all prompts."""
 
-    def gemm_speed(self) -> float:
+    def gemm_speeds(self) -> Speeds:
         """Of all of them at once."""
 
 
@@ -92,55 +103,81 @@ def measure(
         float32: the same model in float32, as the released script runs it; timed too.
         together: processes that run the same prompts; timed too, while this one waits.
     """
-    # The packed forward exchanges the model's attention, so each way switches to its own before it runs.
-    config: Any = model.config
-    plain = config._attn_implementation
     prefill = Prefill(model)
     few = [prompts[i] for i in np.linspace(0, len(prompts) - 1, min(one_by_one, len(prompts))).astype(int)]
     ways: dict[str, Callable[[], Counts]] = {ONE_BY_ONE: lambda: _one_by_one(model, few)}
     if float32 is not None:
         ways[IN_FLOAT32] = lambda: _one_by_one(float32, few)
     ways["padded batches"] = lambda: run_batches(prefill, prompts, budget)
-    names = {}  # of the attention, where it is not the model's own
-    try:
-        packed = PackedPrefill(prefill)
-        packed.try_on(prompts[:2])
-        ways["packed"] = lambda: run_batches(packed, prompts, budget)
-        names["packed"] = config._attn_implementation
-    except UnsupportedAttention:
-        pass  # the table then has no such line
+    per_token = _gemm_flops(prefill, prompts[0])
+    packed: PackedPrefill | None = None
+    with contextlib.suppress(UnsupportedAttention):  # the table then has no such line
+        packed = _tried(prefill, prompts[:2])
+        ways[_PACKED] = lambda: run_batches(packed, prompts, budget)
     if together is not None:
         ways[together.name] = together.run
-    exchange: Any = model
-    seconds: dict[str, list[tuple[float, int, int, float]]] = {name: [] for name in ways}
+    gemm = dict.fromkeys(ways, lambda: gemm_speeds(model, budget))
+    if together is not None:
+        gemm[together.name] = together.gemm_speeds
+    passed: dict[str, list[_Pass]] = {name: [] for name in ways}
     for index in range(passes + 1):
         for name, way in ways.items():
-            exchange.set_attn_implementation(names.get(name, plain))
+            before = None if name in _WHOLE else gemm[name]()
+            if name == _PACKED and packed is not None:
+                packed.take()
             begin = time.perf_counter()
             rows, tokens, angle = way()
             _wait(model)
+            seconds = time.perf_counter() - begin
+            if name == _PACKED and packed is not None:
+                packed.give_back()
+            after = before and gemm[name]()
             if index:  # the first pass warms up
-                seconds[name].append((time.perf_counter() - begin, rows, tokens, angle))
-    exchange.set_attn_implementation(plain)  # as it was found
-    per_token = _gemm_flops(prefill, prompts[0])
-    peaks = dict.fromkeys(ways, gemm_speed(model, budget))
-    if together is not None:
-        peaks[together.name] = together.gemm_speed()
-    return [_rate(name, seconds, per_token / peaks[name]) for name in ways]
+                passed[name].append(_Pass(seconds, rows, tokens, angle, before, after))
+    return [_rate(name, passed, per_token) for name in ways]
 
 
-def _rate(name: str, all_seconds: dict[str, list[tuple[float, int, int, float]]], gemm: float) -> Rate:
-    own, slow = all_seconds[name], all_seconds[ONE_BY_ONE]
-    whole = name in (ONE_BY_ONE, IN_FLOAT32)
-    ratios = [(b[0] / b[1]) / (a[0] / a[1]) for a, b in zip(own, slow, strict=True)]
-    tokens = statistics.median(n / taken for taken, _, n, _ in own)
+def _tried(prefill: Prefill, prompts: Sequence[Segmented]) -> PackedPrefill:
+    packed = PackedPrefill(prefill)
+    packed.try_on(prompts)
+    packed.give_back()
+    return packed
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """One pass of one way, and how fast the products were before and after it."""
+
+    seconds: float
+    rows: int
+    tokens: int
+    angle: float
+    before: Speeds | None
+    after: Speeds | None
+
+    def share(self, which: int, per_token: float) -> float | None:
+        """Of the products' speed, the mean of before and after: other work on the machine slows both."""
+        if self.before is None or self.after is None:
+            return None
+        return self.tokens * per_token / self.seconds / ((self.before[which] + self.after[which]) / 2)
+
+
+def _rate(name: str, passed: dict[str, list[_Pass]], per_token: float) -> Rate:
+    own, slow = passed[name], passed[ONE_BY_ONE]
+    ratios = [(b.seconds / b.rows) / (a.seconds / a.rows) for a, b in zip(own, slow, strict=True)]
+
+    def share(which: int) -> float | None:
+        found = [value for one in own if (value := one.share(which, per_token)) is not None]
+        return statistics.median(found) if found else None
+
     return Rate(
         name,
-        statistics.median(rows / taken for taken, rows, _, _ in own),
-        tokens,
+        statistics.median(one.rows / one.seconds for one in own),
+        statistics.median(one.tokens / one.seconds for one in own),
         statistics.median(ratios),
-        None if whole else tokens * gemm,
-        None if whole else statistics.median(angle / taken for taken, _, _, angle in own),
+        share(0),
+        share(1),
+        None if name in _WHOLE else statistics.median(one.angle / one.seconds for one in own),
     )
 
 
@@ -180,28 +217,39 @@ def _wait(model: nn.Module) -> None:
 
 
 @torch.inference_mode()
-def gemm_speed(model: nn.Module, rows: int, repeats: int = 9) -> float:
-    """Floating-point operations in a second of the model's own matrix products, so many rows at a time.
+def gemm_speeds(model: nn.Module, rows: int, repeats: int = 3) -> Speeds:
+    """How fast the model's own matrix products are, so many rows at a time.
 
     Each product alone, in a loop: what a forward that did nothing else would reach.
     """
     shapes = Counter(tuple(m.weight.shape) for m in model.modules() if isinstance(m, nn.Linear))
     some = next(model.parameters())
-    operations = taken = 0.0
+    operations, taken = 0.0, [0.0, 0.0]
     for (out, into), count in shapes.items():
         states = torch.randn(rows, into, dtype=some.dtype, device=some.device)
-        weight = torch.randn(out, into, dtype=some.dtype, device=some.device)
-        times = []
-        for index in range(repeats + 2):
-            begin = time.perf_counter()
-            for _ in range(4):
-                torch.nn.functional.linear(states, weight)
-            _wait(model)
-            if index >= 2:
-                times.append((time.perf_counter() - begin) / 4)
+        layer = nn.Linear(into, out, bias=False, dtype=some.dtype, device=some.device)
+        plain = _seconds(lambda: layer(states), repeats)  # noqa: B023 (called at once)
+        laid_out = LaidOut(layer)
+        laid_out.take()
+        other = _seconds(lambda: layer(states), repeats) if laid_out else plain  # noqa: B023
         operations += count * 2 * rows * out * into
-        taken += count * statistics.median(times)
-    return operations / taken
+        taken[0] += count * plain
+        taken[1] += count * min(plain, other)
+    return operations / taken[0], operations / taken[1]
+
+
+def _seconds(call: Callable[[], Tensor], repeats: int) -> float:
+    """The median of calls in fours; the first two fours warm up."""
+    times = []
+    for index in range(repeats + 2):
+        begin = time.perf_counter()
+        for _ in range(4):
+            call()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        if index >= 2:
+            times.append((time.perf_counter() - begin) / 4)
+    return statistics.median(times)
 
 
 def _gemm_flops(prefill: Prefill, prompt: Segmented) -> float:

@@ -24,6 +24,7 @@ from gaincurate.scoring.worker import score_shards
 from gaincurate.shards import Json, refuse_other
 
 _PATIENCE = 0.5  # seconds between looks at whether every worker lives
+_ENDING = 10.0  # seconds for a worker that is done to end by itself
 
 
 def score_everywhere(plan: Plan, shards: Sequence[int], watch: Watch, summary: Summary) -> None:
@@ -56,6 +57,8 @@ def score_everywhere(plan: Plan, shards: Sequence[int], watch: Watch, summary: S
         workers.append(worker)
     try:
         _listen(workers, events, watch, summary)
+        for worker in workers:  # what is ended at its end leaves a lock behind, and Python warns of it
+            worker.join(_ENDING)
     finally:
         for worker in workers:
             worker.terminate()

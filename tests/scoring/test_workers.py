@@ -43,6 +43,18 @@ def test_two_workers_write_the_same_bytes_as_one_and_the_sum_is_told(
     assert "already complete, nothing was left to score" in again.stdout
 
 
+def test_a_worker_that_is_done_ends_by_itself(
+    tmp_path: Path, tiny_model: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what it had registered is left behind, and Python warns of that."""
+    lived = []
+    monkeypatch.setattr(
+        "multiprocessing.context.SpawnProcess.terminate", lambda worker: lived.append(worker.is_alive())
+    )
+    assert run(*command(data, tiny_model, tmp_path / "out", "--workers", "2")).exit_code == 0
+    assert lived == [False, False]
+
+
 def test_what_a_worker_refuses_is_said_as_one_process_says_it(tmp_path: Path, tiny_model: Path) -> None:
     rows = tiny.questions(60)
     rows[50]["question"] = " "

@@ -1,0 +1,74 @@
+"""A model's matrix products on a CPU: takes a model, lays its weights out once for who multiplies them.
+
+`torch.nn.functional.linear` lays a weight out anew in every call, and multiplies float32 through a library
+that is slow on some processors. oneDNN, which torch carries too, keeps a layout of its own and multiplies
+from that. The numbers are the same but for the order of additions, and the weights come back as they were.
+Knows nothing of prompts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_ROWS = 1024  # that a layout is chosen for; any other number of rows runs from it too
+
+
+class LaidOut:
+    """The linear layers of a model, exchanged for ones that multiply from oneDNN's layout.
+
+    Weights that another module uses too are left alone, and so is whatever is not just an `nn.Linear`. There
+    are none where it was never measured: on another device, in another dtype than float32 and bfloat16, on a
+    processor without AVX.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        uses = Counter(id(weight) for module in model.modules() for weight in module._parameters.values())
+        plain = [module for module in model.modules() if type(module) is nn.Linear]
+        self._layers: list[Any] = [m for m in plain if uses[id(m.weight)] == 1 and _can(m.weight)]
+
+    def __len__(self) -> int:
+        """How many layers are exchanged, or can be."""
+        return len(self._layers)
+
+    def take(self) -> None:
+        """Lay all weights out, one after the other, so that only one of them is there twice."""
+        for layer in self._layers:
+            if not layer.weight.is_mkldnn:
+                weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), _ROWS)
+                layer.weight = nn.Parameter(weight, requires_grad=False)
+                layer.__class__ = _Linear
+
+    def give_back(self) -> None:
+        """The layers as they were, with the same bits."""
+        for layer in self._layers:
+            if layer.weight.is_mkldnn:
+                layer.weight = nn.Parameter(layer.weight.detach().to_dense(), requires_grad=False)
+                layer.__class__ = nn.Linear
+
+
+class _Linear(nn.Linear):
+    """A linear layer whose weight is in oneDNN's layout; for inference."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        found: Tensor = torch.ops.mkldnn._linear_pointwise(input, self.weight, self.bias, "none", [], "")
+        return found
+
+
+def _can(weight: Tensor) -> bool:
+    """Whether this weight can be laid out here. torch compiles its own graphs to these two operators."""
+    operators: Any = torch.ops.mkldnn
+    if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.bfloat16):
+        return False
+    if not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
+        return False
+    if not all(hasattr(operators, name) for name in ("_linear_pointwise", "_reorder_linear_weight")):
+        return False
+    try:
+        operators._reorder_linear_weight(torch.zeros(1, 1, dtype=weight.dtype), _ROWS)
+    except RuntimeError:  # a dtype that this processor does not multiply
+        return False
+    return True

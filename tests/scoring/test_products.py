@@ -1,0 +1,179 @@
+"""Weights laid out once: the same numbers, the same weights afterwards, and nothing touched that must not be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import tiny
+from gaincurate.scoring import products
+from gaincurate.scoring.angle import angle_scores
+from gaincurate.scoring.packed import PackedPrefill
+from gaincurate.scoring.prefill import Prefill
+from gaincurate.scoring.products import LaidOut
+from gaincurate.scoring.rates import made_up_prompts
+
+needs_avx = pytest.mark.skipif(
+    not torch.backends.cpu.get_cpu_capability().startswith("AVX"), reason="an x86 with AVX"
+)
+
+
+def linear(into: int, out: int, *, bias: bool, dtype: Any = torch.float32, seed: int = 0) -> nn.Linear:
+    generator = torch.Generator().manual_seed(seed)
+    layer = nn.Linear(into, out, bias=bias, dtype=dtype)
+    for parameter in layer.parameters():
+        parameter.data.copy_(torch.randn(parameter.shape, generator=generator))
+    return layer.requires_grad_(False)
+
+
+@needs_avx
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 70),
+    st.integers(1, 70),
+    st.lists(st.integers(1, 9), min_size=0, max_size=2),
+    st.booleans(),
+    st.sampled_from(["contiguous", "strided", "expanded"]),
+)
+def test_a_product_is_that_of_float64_and_comes_again_with_the_same_bits(
+    into: int, out: int, shape: list[int], bias: bool, layout: str
+) -> None:
+    layer = linear(into, out, bias=bias)
+    states = torch.randn(*shape, 2 * into)
+    states = states[..., ::2] if layout == "strided" else states[..., :into]
+    if layout == "expanded":
+        states = states[..., :1].expand(*shape, into)
+    expected = states.double() @ layer.weight.double().T + (layer.bias.double() if bias else 0)
+    laid_out = LaidOut(layer)
+    assert len(laid_out) == 1
+    laid_out.take()
+    with torch.inference_mode():
+        found = layer(states)
+        assert found.shape == expected.shape
+        assert torch.allclose(found.double(), expected, rtol=1e-5, atol=1e-5)
+        assert torch.equal(layer(states.clone()), found)
+
+
+@needs_avx
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 33), (48, 32), (130, 257)])
+def test_weights_come_back_with_their_bits(shape: tuple[int, int], dtype: Any) -> None:
+    layer = linear(shape[1], shape[0], bias=True, dtype=dtype)
+    before, states = layer.weight.detach().clone(), torch.randn(3, shape[1]).to(dtype)
+    expected = layer(states)
+    laid_out = LaidOut(layer)
+    for _ in range(2):  # asked twice is as good as once
+        laid_out.take()
+        laid_out.take()
+        laid_out.give_back()
+        laid_out.give_back()
+    assert type(layer) is nn.Linear
+    assert torch.equal(layer.weight, before)
+    assert torch.equal(layer(states), expected)
+
+
+class Other(nn.Linear):
+    """Not just a linear layer."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) * 2
+
+
+class Tied(nn.Module):
+    """An embedding and a linear layer with one weight, two other kinds of linear layer, and a plain one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(6, 4)
+        self.tied = nn.Linear(4, 6, bias=False)
+        self.tied.weight = self.embedding.weight
+        self.other = Other(4, 4)
+        self.in_float64 = nn.Linear(4, 4).double()
+        self.plain = nn.Linear(4, 4)
+
+
+@needs_avx
+def test_only_a_plain_linear_layer_with_a_weight_of_its_own_is_exchanged() -> None:
+    model = Tied()
+    laid_out = LaidOut(model)
+    laid_out.take()
+    kinds = {name: type(module) for name, module in model.named_children()}
+    exchanged = kinds.pop("plain")
+    assert exchanged is not nn.Linear
+    assert kinds == {"embedding": nn.Embedding, "tied": nn.Linear, "other": Other, "in_float64": nn.Linear}
+    assert model.tied.weight is model.embedding.weight
+
+
+@pytest.mark.parametrize("reason", ["processor", "operators", "dtype"])
+def test_where_it_cannot_be_nothing_is_exchanged(reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Missing:
+        pass
+
+    class Refuses:
+        _linear_pointwise = None
+
+        def _reorder_linear_weight(self, weight: Tensor, rows: int) -> Tensor:
+            raise RuntimeError("bf16 path needs the cpu support avx512bw")
+
+    if reason == "processor":
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    else:
+        monkeypatch.setattr(torch.ops, "mkldnn", Missing() if reason == "operators" else Refuses())
+    layer = linear(4, 4, bias=True)
+    laid_out = LaidOut(layer)
+    assert len(laid_out) == 0
+    laid_out.take()
+    assert type(layer) is nn.Linear
+
+
+def scores(forward: Any, rows: Any) -> list[float]:
+    return [s.angle_intra for b in forward.run(rows, 256) for s in angle_scores(b.states, rows).scores if s]
+
+
+@needs_avx
+def test_the_packed_forward_takes_them_and_gives_them_back() -> None:
+    model = tiny.model(transformers.LlamaConfig(**tiny.COMMON)).base_model
+    rows = made_up_prompts(3, prefix=7, vocab_size=512)
+    prefill = Prefill(model)
+    expected = [scores(prefill, [row])[0] for row in rows]
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    packed = PackedPrefill(prefill)
+    packed.try_on(rows[:2])
+    exchanged = [m for m in model.modules() if isinstance(m, nn.Linear) and type(m) is not nn.Linear]
+    assert len(exchanged) == 3 * 7
+    found = [scores(packed, [row])[0] for row in rows]
+    assert found == pytest.approx(expected, abs=1e-5)
+    packed.give_back()
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    assert [scores(prefill, [row])[0] for row in rows] == expected
+    packed.take()
+    assert [scores(packed, [row])[0] for row in rows] == found
+
+
+@needs_avx
+@pytest.mark.parametrize("wrong", ["raises", "differs"])
+def test_a_model_that_does_not_bear_them_runs_packed_without(
+    wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one that reads the weight of a layer itself."""
+
+    def broken(self: Any, states: Tensor) -> Tensor:
+        if wrong == "raises":
+            raise RuntimeError("could not create a primitive")
+        return nn.functional.linear(states, self.weight.to_dense()) * 1.01
+
+    monkeypatch.setattr(products._Linear, "forward", broken)
+    model = tiny.model(transformers.LlamaConfig(**tiny.COMMON)).base_model
+    rows = made_up_prompts(3, prefix=7, vocab_size=512)
+    prefill = Prefill(model)
+    expected = [scores(prefill, [row])[0] for row in rows]
+    packed = PackedPrefill(prefill)
+    packed.try_on(rows[:2])
+    assert not any(isinstance(module, products._Linear) for module in model.modules())
+    assert [scores(packed, [row])[0] for row in rows] == pytest.approx(expected, abs=1e-5)
