@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -56,17 +57,35 @@ def right(completions: list[Any], answer: list[str], **columns: Any) -> list[flo
 
 
 def save_model(folder: Path, steps: int, seed: int = 0, largest: int = LARGEST) -> Path:
-    """A model that saw so many batches of right answers, as a trainer leaves it."""
+    """A model that saw so many batches of right answers."""
+    texts = [row["prompt"] + row["answer"] for row in sums(largest)]
+    batches = ([texts[place] for place in torch.randint(len(texts), (64,)).tolist()] for _ in range(steps))
+    return save_taught(folder, batches, seed=seed, width=64, heads=4, positions=64)
+
+
+def save_taught(
+    folder: Path,
+    batches: Iterable[list[str]],
+    *,
+    seed: int,
+    width: int,
+    heads: int,
+    positions: int,
+    given: int = 0,
+) -> Path:
+    """A model of two layers that saw these texts, as a trainer leaves it; nothing is learned of a text's
+    first `given` characters.
+    """
     torch.manual_seed(seed)
     tokens = tokenizer()
     config = transformers.LlamaConfig(
         vocab_size=len(CHARACTERS),
-        hidden_size=64,
-        intermediate_size=128,
+        hidden_size=width,
+        intermediate_size=2 * width,
         num_hidden_layers=2,
-        num_attention_heads=4,
+        num_attention_heads=heads,
         num_key_value_heads=2,
-        max_position_embeddings=64,
+        max_position_embeddings=positions,
         pad_token_id=0,
         eos_token_id=1,
         bos_token_id=None,
@@ -74,11 +93,11 @@ def save_model(folder: Path, steps: int, seed: int = 0, largest: int = LARGEST) 
     )
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    texts = [row["prompt"] + row["answer"] + "<eos>" for row in sums(largest)]
-    for _ in range(steps):
-        chosen = [texts[place] for place in torch.randint(len(texts), (64,)).tolist()]
-        batch = tokens(chosen, return_tensors="pt", padding=True, return_token_type_ids=False)
+    for texts in batches:
+        ended = [text + "<eos>" for text in texts]
+        batch = tokens(ended, return_tensors="pt", padding=True, return_token_type_ids=False)
         labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+        labels[:, :given] = -100
         model(**batch, labels=labels).loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -13,9 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-import transformers
-
 import arithmetic
 import tiny
 from gaincurate.config import ScoreConfig
@@ -89,34 +86,12 @@ def prompts(seed: int, counts: Sequence[int]) -> list[dict[str, Any]]:
 
 def save_model(folder: Path, steps: int = 200) -> Path:
     """The model at the start."""
-    torch.manual_seed(0)
-    chance, tokens = random.Random(0), arithmetic.tokenizer()
-    config = transformers.LlamaConfig(
-        vocab_size=len(arithmetic.CHARACTERS),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=32,
-        pad_token_id=0,
-        eos_token_id=1,
-        bos_token_id=None,
-        tie_word_embeddings=False,
+    chance = random.Random(0)
+    batches = (
+        [row["question"] + _answer(row, chance) for row in prompts(1000 + step, [13] * 10)]
+        for step in range(steps)
     )
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for step in range(steps):
-        texts = [row["question"] + _answer(row, chance) + "<eos>" for row in prompts(1000 + step, [13] * 10)]
-        batch = tokens(texts, return_tensors="pt", padding=True, return_token_type_ids=False)
-        labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
-        labels[:, :6] = -100  # of the answers alone
-        model(**batch, labels=labels).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    model.save_pretrained(folder)
-    tokens.save_pretrained(folder)
-    return folder
+    return arithmetic.save_taught(folder, batches, seed=0, width=32, heads=2, positions=32, given=6)
 
 
 def _answer(row: dict[str, Any], chance: random.Random) -> str:
@@ -142,6 +117,10 @@ def make(folder: Path) -> Path:
     return folder
 
 
+# Of every tiny comparison: plain GRPO on the CPU.
+TRAIN = {"learning_rate": 1e-3, "use_cpu": True, "bf16": False, "loss_type": "grpo", "scale_rewards": "none"}
+
+
 def settings(folder: Path, **changes: Any) -> dict[str, Any]:
     """Of a comparison in this world."""
     given: dict[str, Any] = {
@@ -157,13 +136,7 @@ def settings(folder: Path, **changes: Any) -> dict[str, Any]:
         "group": 8,
         "max_tokens": 2,
         "threads": 1,
-        "train": {
-            "learning_rate": 1e-3,
-            "use_cpu": True,
-            "bf16": False,
-            "loss_type": "grpo",
-            "scale_rewards": "none",
-        },
+        "train": TRAIN,
         "evaluation": {"samples": 4},
         "arms": [
             {"name": "told", "strategy": "compare_world:Best", "options": {"rows": 64}},

@@ -17,22 +17,21 @@ SELECTOR_METRIC = "selector_metric"
 
 
 class BaseSelector:
-    # Abstract in Trinity too: a selector that lacks one of these fails here as it would there.
     def __init__(self, data_source: Any, config: Any) -> None:
         self.data_source = data_source
         self.config = config
 
     def get_indices(self, batch_size: int, return_extra_info: bool = False) -> list[int]:
-        raise NotImplementedError
+        raise NotImplementedError  # abstract in Trinity too
 
     def feedback(self, indices: list[int], values: list[float]) -> None:
-        raise NotImplementedError
+        raise NotImplementedError  # abstract in Trinity too
 
     def state_dict(self) -> dict[str, Any]:
-        raise NotImplementedError
+        raise NotImplementedError  # abstract in Trinity too
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        raise NotImplementedError
+        raise NotImplementedError  # abstract in Trinity too
 
 
 @dataclass

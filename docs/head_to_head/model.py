@@ -22,6 +22,8 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from gaincurate.files import write_json
+
 PAD, END, SYSTEM, USER, ASSISTANT = SPECIAL = [
     "<|pad|>",
     "<|end|>",
@@ -251,7 +253,7 @@ def main(prompts: Path, folder: Path, steps: int) -> None:
         "pass_rates": histograms(asked, rates(model, tokenizer, asked, SAMPLES)),
         "seconds": round(time.perf_counter() - begin, 1),
     }
-    (folder / FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    write_json(folder / FACTS, facts)
     for name, value in facts["pass_rates"].items():
         print(f"{name:26} {value['mean']:.2f}  {value['by rate']}")
     print({name: value for name, value in facts.items() if name != "pass_rates"})

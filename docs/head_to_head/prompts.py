@@ -20,6 +20,8 @@ from typing import NamedTuple
 
 import reasoning_gym
 
+from gaincurate.files import write_atomic
+
 HELDOUT_SHARE = 0.2
 """Of a task's prompts."""
 PIECE = 4096
@@ -108,7 +110,8 @@ def main(folder: Path) -> None:
         parts["train"] += rows[judged : task.prompts]
         parts["supervised"] += shown(task, seed, rows[task.prompts :])
     for name, rows in parts.items():
-        (folder / FILES[name]).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        # Whole or not there: the study goes on from what it finds.
+        write_atomic(folder / FILES[name], "".join(json.dumps(row) + "\n" for row in rows).encode())
         print(f"{FILES[name]}: {len(rows):,} prompts")
 
 

@@ -66,7 +66,7 @@ def compare(comparison: Comparison, out: Path, view: View | None = None, workers
     view = view or View()
     check(comparison)
     with writing(out, Split()):
-        _state(comparison, out)
+        facts = _state(comparison, out)
         jobs = [
             ArmJob(comparison, arm, seed, out / JOBS / arm.name / f"seed-{seed}")
             for seed in comparison.seeds
@@ -74,6 +74,7 @@ def compare(comparison: Comparison, out: Path, view: View | None = None, workers
         ]
         for job in jobs:  # what is wrong with an arm is said before any is trained
             job.prepare()
+        write_json(out / FACTS, facts)
         if not all(job.done for job in jobs):
             check_trainer(comparison)
         start = out / START
@@ -192,16 +193,19 @@ def check_trainer(comparison: Comparison) -> None:
         raise InputError(f"[train] {unknown[0]}: TRL {trl.__version__}'s GRPOConfig has no such field.")
 
 
-def _state(comparison: Comparison, out: Path) -> None:
-    """Say in the folder what it holds; another comparison there is refused.
+def _state(comparison: Comparison, out: Path) -> Json:
+    """Say in the folder what it holds, and return what it will say when all arms are prepared; another
+    comparison there is refused.
 
-    Arms and seeds may come and go. `begun` has every arm that ever was, so a name stands for one thing.
+    Arms and seeds may come and go. `begun` has every arm that was ever prepared, so a name stands for one
+    thing; one that was refused may come again under its name, mended.
     """
     path = out / FACTS
     before = read_json(path) if path.exists() else None
     if before is None and (others := sorted(p.name for p in out.iterdir() if p.name != WORK)):
         raise OutputError(f"{out} holds {others[0]!r} and no comparison; give a new or empty folder with -o.")
     arms = {arm.name: arm.model_dump(mode="json") for arm in comparison.arms}
+    begun = (before or {}).get("begun", {})
     facts: Json = {
         "format": FORMAT,
         "comparison": comparison.model_dump(mode="json"),
@@ -210,17 +214,17 @@ def _state(comparison: Comparison, out: Path) -> None:
             "heldout": ScoredSet(comparison.heldout).manifest_hash,
         },
         "model": model_at_start(comparison),
-        "begun": {**(before or {}).get("begun", {}), **arms},
+        "begun": {**begun, **arms},
     }
-    if before == facts:
-        return
     if before is not None and (keys := _differing(before, facts)):
         raise OutputError(
             f"{out} holds another comparison: {', '.join(keys)} differ. Give another folder with -o, or "
             "put the settings back. (Arms and seeds may be added and left out.)",
             keys=keys,
         )
-    write_json(path, facts)
+    if before is None:
+        write_json(path, facts | {"begun": {}})
+    return facts
 
 
 def _differing(before: Json, facts: Json) -> list[str]:

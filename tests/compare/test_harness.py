@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +12,11 @@ import pyarrow as pa
 import pytest
 
 import tiny
+from compare_command import kill_when_there, toml
+from compare_world import TRAIN
 from gaincurate.compare.config import Comparison, checked_comparison
 from gaincurate.compare.harness import JOBS, View, compare, environment
-from gaincurate.compare.tables import RESULTS, Tables, read_tables
+from gaincurate.compare.tables import FACTS, RESULTS, Tables, read_tables
 from gaincurate.config import ScoreConfig
 from gaincurate.errors import InputError, OutputError, TrainerError
 from gaincurate.schedule.run import Run
@@ -62,13 +59,7 @@ def settings(folder: Path, **changes: Any) -> dict[str, Any]:
         "group": 2,
         "max_tokens": 4,
         "threads": 1,
-        "train": {
-            "learning_rate": 1e-3,
-            "use_cpu": True,
-            "bf16": False,
-            "loss_type": "grpo",
-            "scale_rewards": "none",
-        },
+        "train": TRAIN,
         "evaluation": {"samples": 2},
         "arms": [DOTS],
     }
@@ -187,42 +178,6 @@ def test_killed_at_any_place_it_ends_with_the_same_numbers(
     assert same(read_tables(compared / RESULTS), read_tables(out / RESULTS))
 
 
-def kill_when_there(place: Path, command: list[str]) -> None:
-    """Run a command until something is there; again, where what was killed before still ends."""
-    while not place.exists():
-        process = subprocess.Popen(
-            [sys.executable, "-m", "gaincurate", *command],
-            cwd=ROOT,
-            start_new_session=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        while process.poll() is None and not place.exists():
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(0.02)
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        _, said = process.communicate()
-        assert place.exists() or "still at work" in said, said
-
-
-def toml(given: dict[str, Any]) -> str:
-    """Plain values, tables inside and a list of tables."""
-    arms = given["arms"]
-    lines = [f"{name} = {json.dumps(value)}" for name, value in given.items() if not isinstance(value, dict)]
-    lines = [line for line in lines if not line.startswith("arms")]
-    for name, value in given.items():
-        if isinstance(value, dict):
-            lines += [f"[{name}]", *(f"{key} = {json.dumps(inner)}" for key, inner in value.items())]
-    for arm in arms:
-        lines += ["[[arms]]", *(f"{k} = {json.dumps(v)}" for k, v in arm.items() if not isinstance(v, dict))]
-        for name, value in arm.items():
-            if isinstance(value, dict):
-                lines += [f"[arms.{name}]", *(f"{key} = {json.dumps(inner)}" for key, inner in value.items())]
-    return "\n".join(lines)
-
-
 def test_a_folder_of_another_comparison_is_refused(compared: Path, sets_of: Path) -> None:
     with pytest.raises(OutputError) as error:
         compare(asked(sets_of, seeds=[5], group=4), compared)
@@ -244,6 +199,25 @@ def test_arms_may_be_left_out_and_come_back(compared: Path, sets_of: Path, tmp_p
         compare(asked(sets_of, arms=[other]), out)
     compare(asked(sets_of), out)
     assert same(whole, read_tables(out / RESULTS), seconds=True)
+
+
+def test_an_arm_that_was_refused_may_come_again_mended(
+    sets_of: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, arm = tmp_path / "out", {"name": "mine", "strategy": "unifrom"}
+    with pytest.raises(InputError, match=r"unifrom"):
+        compare(asked(sets_of, arms=[arm]), out)
+    assert json.loads((out / FACTS).read_bytes())["begun"] == {}
+    trained = list[str]()
+    monkeypatch.setattr("gaincurate.compare.harness.roll_out", lambda config: None)
+    monkeypatch.setattr(
+        "gaincurate.compare.harness._work",
+        lambda jobs, view, workers: trained.extend(job.arm.name for job in jobs),
+    )
+    monkeypatch.setattr("gaincurate.compare.harness.collect", lambda comparison, out, jobs: None)
+    compare(asked(sets_of, arms=[{**arm, "strategy": "file-order"}]), out)
+    assert trained == ["uniform", "length", "mine"]
+    assert sorted(json.loads((out / FACTS).read_bytes())["begun"]) == ["length", "mine", "uniform"]
 
 
 def test_a_folder_with_something_else_is_refused(sets_of: Path, tmp_path: Path) -> None:

@@ -1,0 +1,50 @@
+"""Comparisons as a person begins them: a file of settings, and a command that is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent
+
+
+def toml(given: dict[str, Any]) -> str:
+    """Plain values, tables inside and a list of tables."""
+    arms = given["arms"]
+    lines = [f"{name} = {json.dumps(value)}" for name, value in given.items() if not isinstance(value, dict)]
+    lines = [line for line in lines if not line.startswith("arms")]
+    for name, value in given.items():
+        if isinstance(value, dict):
+            lines += [f"[{name}]", *(f"{key} = {json.dumps(inner)}" for key, inner in value.items())]
+    for arm in arms:
+        lines += ["[[arms]]", *(f"{k} = {json.dumps(v)}" for k, v in arm.items() if not isinstance(v, dict))]
+        for name, value in arm.items():
+            if isinstance(value, dict):
+                lines += [f"[arms.{name}]", *(f"{key} = {json.dumps(inner)}" for key, inner in value.items())]
+    return "\n".join(lines)
+
+
+def kill_when_there(place: Path, command: list[str]) -> None:
+    """Run a command until something is there; again, where what was killed before still ends."""
+    while not place.exists():
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gaincurate", *command],
+            cwd=ROOT,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        while process.poll() is None and not place.exists():
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.02)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        _, said = process.communicate()
+        assert place.exists() or "still at work" in said, said
