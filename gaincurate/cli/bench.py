@@ -166,7 +166,7 @@ def _score(
 
     from gaincurate.config import ScoreConfig
     from gaincurate.scoring import rates
-    from gaincurate.scoring.allocator import keep_freed_memory
+    from gaincurate.scoring.allocator import settle_memory
     from gaincurate.scoring.crew import Crew
     from gaincurate.scoring.identity import resolve_machine
     from gaincurate.scoring.model import find_model, load_config, load_model
@@ -176,7 +176,7 @@ def _score(
     if machine.threads:
         torch.set_num_threads(machine.threads)
     if machine.type == "cpu":
-        keep_freed_memory()
+        settle_memory()
     if workers is not None and machine.type != "cpu":
         raise InputError("--workers is for a CPU; each GPU has one worker.")
     files = find_model(model)

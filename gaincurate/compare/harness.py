@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import threading
 import time
 from collections.abc import Sequence
@@ -66,13 +67,17 @@ def compare(comparison: Comparison, out: Path, view: View | None = None, workers
     view = view or View()
     check(comparison)
     with writing(out, Split()):
-        facts = _state(comparison, out)
+        facts, known = _state(comparison, out)
         jobs = [
             ArmJob(comparison, arm, seed, out / JOBS / arm.name / f"seed-{seed}")
             for seed in comparison.seeds
             for arm in comparison.arms
         ]
         for job in jobs:  # what is wrong with an arm is said before any is trained
+            if (
+                job.arm.name not in known
+            ):  # prepared for an arm that was not stated in the end: nothing is trained
+                shutil.rmtree(job.folder, ignore_errors=True)
             job.prepare()
         write_json(out / FACTS, facts)
         if not all(job.done for job in jobs):
@@ -193,9 +198,9 @@ def check_trainer(comparison: Comparison) -> None:
         raise InputError(f"[train] {unknown[0]}: TRL {trl.__version__}'s GRPOConfig has no such field.")
 
 
-def _state(comparison: Comparison, out: Path) -> Json:
-    """Say in the folder what it holds, and return what it will say when all arms are prepared; another
-    comparison there is refused.
+def _state(comparison: Comparison, out: Path) -> tuple[Json, set[str]]:
+    """Say in the folder what it holds; return what it will say when all arms are prepared, and the names of
+    the arms that were prepared before. Another comparison there is refused.
 
     Arms and seeds may come and go. `begun` has every arm that was ever prepared, so a name stands for one
     thing; one that was refused may come again under its name, mended.
@@ -224,7 +229,7 @@ def _state(comparison: Comparison, out: Path) -> Json:
         )
     if before is None:
         write_json(path, facts | {"begun": {}})
-    return facts
+    return facts, set(begun)
 
 
 def _differing(before: Json, facts: Json) -> list[str]:

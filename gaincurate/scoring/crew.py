@@ -15,7 +15,7 @@ import torch
 
 from gaincurate.errors import GaincurateError
 from gaincurate.scoring import rates
-from gaincurate.scoring.allocator import keep_freed_memory
+from gaincurate.scoring.allocator import settle_memory
 from gaincurate.scoring.attention import UnsupportedAttention
 from gaincurate.scoring.model import find_model, load_config, load_model
 from gaincurate.scoring.packed import PackedPrefill
@@ -99,7 +99,7 @@ class Crew:
 
 def _work(pipe: Any, model: str, dtype: str, threads: int, prompts: list[Segmented], budget: int) -> None:
     torch.set_num_threads(threads)
-    keep_freed_memory()
+    settle_memory()
     try:
         files = find_model(model)
         loaded = load_model(files, load_config(files), device="cpu", dtype=dtype)

@@ -26,6 +26,9 @@ _KEPT_TOKENS = 16384  # of shared prefixes whose keys and values are kept
 # SmolLM2-135M: 6e-7 in float32, 1.4e-2 in bfloat16, whose largest was 5e-2.
 _TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
 _LAYERS = {"full_attention", "sliding_attention"}
+_KNOWN = (UnsupportedAttention, torch.OutOfMemoryError)
+# What a foreign architecture may stumble over.
+_FOREIGN = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, AssertionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +50,8 @@ class PackedPrefill:
         UnsupportedAttention: the architecture is known not to work; the text says why.
     """
 
-    name = "packed"
-
     def __init__(self, prefill: Prefill) -> None:
+        self.name = "packed"
         self.norm = prefill.norm
         self._prefill = prefill
         self._model: Any = prefill.model
@@ -92,9 +94,9 @@ class PackedPrefill:
             products = LaidOut(self._prefill.model)
             if products:
                 self._try_products(products, prompts, plain)
-        except (UnsupportedAttention, TypeError, ValueError, RuntimeError) as error:
+        except BaseException as error:
             self.give_back()
-            if isinstance(error, (UnsupportedAttention, torch.OutOfMemoryError)):
+            if isinstance(error, _KNOWN) or not isinstance(error, _FOREIGN):
                 raise
             # Whatever a foreign architecture stumbles over: it runs as its authors wrote it.
             raise UnsupportedAttention(f"{type(error).__name__}: {error}") from error
@@ -127,8 +129,11 @@ class PackedPrefill:
         try:
             products.take()
             self._try(prompts, plain)
-        except (UnsupportedAttention, TypeError, ValueError, RuntimeError):
+        except BaseException as error:
             products.give_back()
+            if not isinstance(error, (UnsupportedAttention, *_FOREIGN)):
+                raise
+            self.name = "packed, plain products"
         else:
             self._products = products
 

@@ -18,7 +18,7 @@ _ROWS = 1024  # that a layout is chosen for; any other number of rows runs from 
 
 
 class LaidOut:
-    """The linear layers of a model, exchanged for ones that multiply from oneDNN's layout.
+    """The linear layers of a model, exchanged for ones that multiply from oneDNN's layout; for inference.
 
     Weights that another module uses too are left alone, and so is whatever is not just an `nn.Linear`. There
     are none where it was never measured: on another device, in another dtype than float32 and bfloat16, on a
@@ -27,7 +27,8 @@ class LaidOut:
 
     def __init__(self, model: nn.Module) -> None:
         uses = Counter(id(weight) for module in model.modules() for weight in module._parameters.values())
-        plain = [module for module in model.modules() if type(module) is nn.Linear]
+        # A forward of a layer's own, as hooks set it, reads the weight as it was.
+        plain = [m for m in model.modules() if type(m) is nn.Linear and "forward" not in vars(m)]
         self._layers: list[Any] = [m for m in plain if uses[id(m.weight)] == 1 and _can(m.weight)]
 
     def __len__(self) -> int:
@@ -43,7 +44,7 @@ class LaidOut:
                 layer.__class__ = _Linear
 
     def give_back(self) -> None:
-        """The layers as they were, with the same bits."""
+        """The layers as they were, with the same bits, in parameters that are not trained."""
         for layer in self._layers:
             if layer.weight.is_mkldnn:
                 layer.weight = nn.Parameter(layer.weight.detach().to_dense(), requires_grad=False)
@@ -61,7 +62,11 @@ class _Linear(nn.Linear):
 def _can(weight: Tensor) -> bool:
     """Whether this weight can be laid out here. torch compiles its own graphs to these two operators."""
     operators: Any = torch.ops.mkldnn
-    if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.bfloat16):
+    if (
+        not weight.numel()
+        or weight.device.type != "cpu"
+        or weight.dtype not in (torch.float32, torch.bfloat16)
+    ):
         return False
     if not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
         return False

@@ -125,12 +125,14 @@ def measure(
             before = None if name in _WHOLE else gemm[name]()
             if name == _PACKED and packed is not None:
                 packed.take()
-            begin = time.perf_counter()
-            rows, tokens, angle = way()
-            _wait(model)
-            seconds = time.perf_counter() - begin
-            if name == _PACKED and packed is not None:
-                packed.give_back()
+            try:
+                begin = time.perf_counter()
+                rows, tokens, angle = way()
+                _wait(model)
+                seconds = time.perf_counter() - begin
+            finally:
+                if name == _PACKED and packed is not None:
+                    packed.give_back()
             after = before and gemm[name]()
             if index:  # the first pass warms up
                 passed[name].append(_Pass(seconds, rows, tokens, angle, before, after))

@@ -18,7 +18,7 @@ from gaincurate.files import write_atomic
 from gaincurate.locks import work_folder
 from gaincurate.schema import FORMAT, Score, scored_table, signal_fields
 from gaincurate.scoring.ahead import Behind, ahead
-from gaincurate.scoring.allocator import keep_freed_memory
+from gaincurate.scoring.allocator import settle_memory
 from gaincurate.scoring.head import Head
 from gaincurate.scoring.ids import Ids
 from gaincurate.scoring.model import load_model
@@ -46,7 +46,7 @@ def score_shards(plan: Plan, shards: Iterable[int], watch: Watch, summary: Summa
         if plan.machine.threads:
             torch.set_num_threads(plan.machine.threads)
         if plan.machine.type == "cpu":
-            keep_freed_memory()
+            settle_memory()
         whole = load_model(
             plan.files,
             plan.model_config,

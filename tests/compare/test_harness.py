@@ -204,9 +204,12 @@ def test_arms_may_be_left_out_and_come_back(compared: Path, sets_of: Path, tmp_p
 def test_an_arm_that_was_refused_may_come_again_mended(
     sets_of: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And one that was prepared beside it is not taken for what later has its name."""
     out, arm = tmp_path / "out", {"name": "mine", "strategy": "unifrom"}
+    other = {"name": "other", "strategy": "uniform"}
     with pytest.raises(InputError, match=r"unifrom"):
-        compare(asked(sets_of, arms=[arm]), out)
+        compare(asked(sets_of, arms=[other, arm]), out)
+    assert Run(out / JOBS / "other" / "seed-0" / "run").config.strategy == "uniform"
     assert json.loads((out / FACTS).read_bytes())["begun"] == {}
     trained = list[str]()
     monkeypatch.setattr("gaincurate.compare.harness.roll_out", lambda config: None)
@@ -215,9 +218,12 @@ def test_an_arm_that_was_refused_may_come_again_mended(
         lambda jobs, view, workers: trained.extend(job.arm.name for job in jobs),
     )
     monkeypatch.setattr("gaincurate.compare.harness.collect", lambda comparison, out, jobs: None)
-    compare(asked(sets_of, arms=[{**arm, "strategy": "file-order"}]), out)
-    assert trained == ["uniform", "length", "mine"]
-    assert sorted(json.loads((out / FACTS).read_bytes())["begun"]) == ["length", "mine", "uniform"]
+    mended = [{**other, "strategy": "length"}, {**arm, "strategy": "file-order"}]
+    compare(asked(sets_of, arms=mended), out)
+    assert trained == ["uniform", "length", "other", "mine"]
+    assert sorted(json.loads((out / FACTS).read_bytes())["begun"]) == ["length", "mine", "other", "uniform"]
+    for name, strategy in (("other", "length"), ("mine", "file-order")):
+        assert Run(out / JOBS / name / "seed-0" / "run").config.strategy == strategy
 
 
 def test_a_folder_with_something_else_is_refused(sets_of: Path, tmp_path: Path) -> None:

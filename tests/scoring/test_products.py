@@ -37,7 +37,7 @@ def linear(into: int, out: int, *, bias: bool, dtype: Any = torch.float32, seed:
 @given(
     st.integers(1, 70),
     st.integers(1, 70),
-    st.lists(st.integers(1, 9), min_size=0, max_size=2),
+    st.lists(st.integers(0, 9), min_size=0, max_size=2),
     st.booleans(),
     st.sampled_from(["contiguous", "strided", "expanded"]),
 )
@@ -157,15 +157,15 @@ def test_the_packed_forward_takes_them_and_gives_them_back() -> None:
 
 
 @needs_avx
-@pytest.mark.parametrize("wrong", ["raises", "differs"])
+@pytest.mark.parametrize("wrong", [RuntimeError, AttributeError, KeyError, AssertionError, "differs"])
 def test_a_model_that_does_not_bear_them_runs_packed_without(
-    wrong: str, monkeypatch: pytest.MonkeyPatch
+    wrong: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such as one that reads the weight of a layer itself."""
 
     def broken(self: Any, states: Tensor) -> Tensor:
-        if wrong == "raises":
-            raise RuntimeError("could not create a primitive")
+        if wrong != "differs":
+            raise wrong("could not create a primitive")
         return nn.functional.linear(states, self.weight.to_dense()) * 1.01
 
     monkeypatch.setattr(products._Linear, "forward", broken)
@@ -175,5 +175,36 @@ def test_a_model_that_does_not_bear_them_runs_packed_without(
     expected = [scores(prefill, [row])[0] for row in rows]
     packed = PackedPrefill(prefill)
     packed.try_on(rows[:2])
+    assert packed.name == "packed, plain products"
     assert not any(isinstance(module, products._Linear) for module in model.modules())
     assert [scores(packed, [row])[0] for row in rows] == pytest.approx(expected, abs=1e-5)
+
+
+@needs_avx
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_a_trial_that_is_broken_off_leaves_the_model_as_it_was(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Any, states: Tensor) -> Tensor:
+        raise error
+
+    monkeypatch.setattr(products._Linear, "forward", broken)
+    model = tiny.model(transformers.LlamaConfig(**tiny.COMMON)).base_model
+    before = model.config._attn_implementation
+    packed = PackedPrefill(Prefill(model))
+    with pytest.raises(error):
+        packed.try_on(made_up_prompts(2, prefix=7, vocab_size=512))
+    assert model.config._attn_implementation == before
+    assert not any(isinstance(module, products._Linear) for module in model.modules())
+
+
+@needs_avx
+def test_layers_that_cannot_be_exchanged_leave_the_others_be() -> None:
+    """One without entries, and one whose forward was set on it."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    model[0].weight = nn.Parameter(torch.empty(0, 4))
+    vars(model[1])["forward"] = model[1].forward
+    laid_out = LaidOut(model)
+    assert len(laid_out) == 1
+    laid_out.take()
+    assert [type(layer) is nn.Linear for layer in model] == [True, True, False]
