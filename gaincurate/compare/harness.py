@@ -74,9 +74,8 @@ def compare(comparison: Comparison, out: Path, view: View | None = None, workers
             for arm in comparison.arms
         ]
         for job in jobs:  # what is wrong with an arm is said before any is trained
-            if (
-                job.arm.name not in known
-            ):  # prepared for an arm that was not stated in the end: nothing is trained
+            # Prepared once, and never stated: nothing was trained, and the name may stand for another now.
+            if job.arm.name not in known:
                 shutil.rmtree(job.folder, ignore_errors=True)
             job.prepare()
         write_json(out / FACTS, facts)
