@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import subprocess
 import sys
@@ -133,8 +134,9 @@ def _row_warps(code: str) -> int | None:
     if read is None:
         return None
     layout = _found(rf"{read[1]} = .*?warpsPerCTA = \[([\d, ]+)\]", code)
-    groups, _, columns = map(int, layout.split(","))
-    return groups * columns
+    warps = [int(count) for count in layout.split(",")]
+    del warps[launch.ROWS_AXIS]
+    return math.prod(warps)
 
 
 def _found(pattern: str, text: str) -> str:

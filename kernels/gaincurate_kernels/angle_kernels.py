@@ -27,29 +27,29 @@ def _exact_scale(b_max):
 
 
 @triton.jit
-def _scaled_squares(b_x, most):
+def _scaled_squares(b_x, most, ROWS: tl.constexpr):
     """A power of two for each row, or `most` if that is less, and the row's squares when multiplied by it."""
-    # [1, BT, 1]
-    b_max = tl.max(tl.max(tl.abs(b_x), axis=0, keep_dims=True), axis=2, keep_dims=True)
+    # [1, BT, 1], or [BT, 1, 1] where ROWS is 0
+    b_max = tl.max(tl.max(tl.abs(b_x), axis=1 - ROWS, keep_dims=True), axis=2, keep_dims=True)
     b_scale = tl.minimum(_exact_scale(b_max), most)
     b_x = b_x * b_scale
-    return b_scale, tl.sum(tl.sum(b_x * b_x, axis=0, keep_dims=True), axis=2, keep_dims=True)
+    return b_scale, tl.sum(tl.sum(b_x * b_x, axis=1 - ROWS, keep_dims=True), axis=2, keep_dims=True)
 
 
 @triton.jit
-def _inverse_norm(b_x):
+def _inverse_norm(b_x, ROWS: tl.constexpr):
     """1 / |x| of each row; 0 for a zero vector, NaN for one that is not finite."""
-    b_scale, b_square = _scaled_squares(b_x, 3.0e38)
+    b_scale, b_square = _scaled_squares(b_x, 3.0e38, ROWS)
     b_by = tl.minimum(b_scale * tl.div_rn(1.0, tl.sqrt_rn(b_square)), 3.0e38)
     b_by = tl.where(b_square < float("inf"), b_by, float("nan"))
     return tl.where(b_square == 0.0, 0.0, b_by)
 
 
 @triton.jit
-def _inverse_rms(b_x, D: tl.constexpr, eps):
+def _inverse_rms(b_x, D: tl.constexpr, eps, ROWS: tl.constexpr):
     """1 / sqrt(mean(x^2) + eps) of each row, the factor of an RMS norm."""
     # Below 2^-40 eps alone counts, and its own scaling must not overflow.
-    b_scale, b_square = _scaled_squares(b_x, 1.0e12)
+    b_scale, b_square = _scaled_squares(b_x, 1.0e12, ROWS)
     b_mean = b_square / D + (eps * b_scale) * b_scale
     return tl.where(b_mean == 0.0, 0.0, tl.div_rn(b_scale, tl.sqrt_rn(b_mean)))
 
@@ -71,6 +71,7 @@ def unit_sums_kernel(
     BK: tl.constexpr,
     BT: tl.constexpr,
     BW: tl.constexpr,
+    ROWS: tl.constexpr,
     FUSED: tl.constexpr,
     OFFSET: tl.constexpr,
     MEANS: tl.constexpr,
@@ -79,56 +80,60 @@ def unit_sums_kernel(
 ):
     """Sum the unit vectors of one chunk of a segment; a row of hidden states lies in registers as [BK, BW].
 
-    BK stands outermost so that warps spread over the columns of a group and over rows, and a thread holds the
-    same columns of every group: short rows are then reduced inside one warp.
+    A tile is [BK, BT, BW] where ROWS is 1, [BT, BK, BW] where it is 0: whichever lets this version of Triton
+    spread warps over rows first, so that a thread holds the same columns of every group and short rows are
+    reduced inside one warp.
     """
     i_c = tl.program_id(0).to(tl.int64)
     bos = tl.load(chunks + 4 * i_c)
     n = tl.load(chunks + 4 * i_c + 1).to(tl.int32)
     i_row = tl.load(chunks + 4 * i_c + 2)
 
-    # [BK, 1, BW]
-    o_d = (tl.arange(0, BK) * BW)[:, None, None] + tl.arange(0, BW)[None, None, :]
+    if ROWS == 1:
+        o_d = (tl.arange(0, BK) * BW)[:, None, None] + tl.arange(0, BW)[None, None, :]
+        o_t = tl.arange(0, BT)[None, :, None]
+    else:
+        o_d = (tl.arange(0, BK) * BW)[None, :, None] + tl.arange(0, BW)[None, None, :]
+        o_t = tl.arange(0, BT)[:, None, None]
     m_d = o_d < D
-    o_t = tl.arange(0, BT)[None, :, None]
-    b_sum = tl.zeros([BK, BT, BW], dtype=tl.float32)
-    b_zeros = tl.zeros([1, BT, 1], dtype=tl.int32)
+    o_tile = tl.zeros_like(o_d + o_t)
+    b_sum = o_tile.to(tl.float32)
+    b_zeros = tl.zeros_like(o_t)
     if FUSED and not RELOAD:
         # As wide as a tile of states, or its layout would spread each row over all warps.
-        o_w = o_d + tl.zeros([BK, BT, BW], dtype=tl.int32)
+        o_w = o_d + o_tile
         p_w = tl.multiple_of(w + o_w, [1, 1, WVEC * w.dtype.element_ty.primitive_bitwidth // 8])
         b_w = tl.load(p_w, mask=m_d, other=0.0).to(tl.float32) + OFFSET
     if MEANS:
-        b_mean = tl.zeros([BK, BT, BW], dtype=tl.float32)
+        b_mean = o_tile.to(tl.float32)
 
     for i_t in tl.range(0, n, BT, num_stages=STAGES):
         m_t = i_t + o_t < n
         o_x = (bos + i_t + o_t).to(tl.int64) * (stride.to(tl.int64) * VEC) + o_d
         p_x = tl.multiple_of(x + o_x, [1, 1, VEC * x.dtype.element_ty.primitive_bitwidth // 8])
-        # [BK, BT, BW]
         b_x = tl.load(p_x, mask=m_t & m_d, other=0.0).to(tl.float32)
         if FUSED:
             if MEANS:
-                b_rms = _inverse_rms(b_x, D, eps)
+                b_rms = _inverse_rms(b_x, D, eps, ROWS)
             if RELOAD:
                 # Two sums and the weight are too much for the registers: it is read again for every tile.
                 p_w = w + i_t * w_step + o_d
                 p_w = tl.multiple_of(p_w, [1, 1, WVEC * w.dtype.element_ty.primitive_bitwidth // 8])
                 b_w = tl.load(p_w, mask=m_d, other=0.0).to(tl.float32) + OFFSET
             b_x *= b_w
-        b_norm = _inverse_norm(b_x)
+        b_norm = _inverse_norm(b_x, ROWS)
         b_sum += b_x * b_norm
         if MEANS:
             b_mean += b_x * b_rms if FUSED else b_x
         b_zeros += (m_t & (b_norm == 0.0)).to(tl.int32)
 
     o_out = i_row * D + o_d
-    b_sum = tl.sum(b_sum, axis=1, keep_dims=True)
+    b_sum = tl.sum(b_sum, axis=ROWS, keep_dims=True)
     tl.store(sums + o_out, b_sum, mask=m_d)
     tl.store(zeros + i_row, tl.sum(b_zeros))
     if MEANS:
         b_divisor = tl.load(chunks + 4 * i_c + 3).to(tl.float32)
-        b_mean = tl.sum(b_mean, axis=1, keep_dims=True) / b_divisor
+        b_mean = tl.sum(b_mean, axis=ROWS, keep_dims=True) / b_divisor
         tl.store(means + o_out, b_mean, mask=m_d)
 
 

@@ -53,6 +53,10 @@ _DOT_COLUMNS, _JOIN_COLUMNS, _JOINED_CHUNKS = 1024, 256, 16
 SMALL = {"num_warps": 4, "enable_fp_fusion": True}
 _ROW_REGISTERS = 128  # of a thread: leaves room for two programs of 8 warps on a multiprocessor
 
+# Which axis of a tile holds rows: the one that Triton spreads warps over first. Until 3.6 that is the first,
+# from 3.7 on the one before the last.
+ROWS_AXIS = 0 if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7) else 1
+
 
 def blocks_for(hidden: int) -> tuple[int, Blocks]:
     """The padded hidden size and its blocks."""
@@ -89,6 +93,7 @@ def compilation(
         "BK": groups,
         "BT": blocks.rows,
         "BW": width,
+        "ROWS": ROWS_AXIS,
         "FUSED": norm_itemsize > 0,
         "OFFSET": offset,
         "MEANS": means,

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gaincurate_kernels import RMSNorm, angle_concentration
+from gaincurate_kernels import RMSNorm, angle_concentration, launch
 from gaincurate_kernels.launch import CHUNK
 from gaincurate_kernels.reference import quadratic
 from triton_sums import DEVICE, DTYPES, INTERPRETED, assert_right, states, triton_sums, weights
@@ -38,6 +38,20 @@ def test_a_fused_norm_gives_the_directions_and_means_of_its_output(
     rows, bounds = states(8, hidden, dtype), [(0, 3), (3, 3), (3, 8)]
     rows[5] *= 1e-3  # where eps counts
     norm = RMSNorm(weights(hidden, dtype), offset, eps=1e-5)
+    assert_right(triton_sums(rows, bounds, norm=norm), rows, bounds, norm)
+    assert_right(triton_sums(rows, bounds, norm=norm, means=True), rows, bounds, norm)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("hidden", [64, 100, 896, 3584, 8192])
+def test_whichever_axis_of_a_tile_holds_rows_the_sums_are_right(
+    hidden: int, axis: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "ROWS_AXIS", axis)  # by Triton's version, of which there is one here
+    rows, bounds = states(41, hidden, torch.bfloat16), [(0, 3), (3, 3), (3, 41)]
+    rows[20] = 0
+    norm = RMSNorm(weights(hidden), offset=1.0, eps=1e-5)
+    assert_right(triton_sums(rows, bounds, means=True), rows, bounds)
     assert_right(triton_sums(rows, bounds, norm=norm), rows, bounds, norm)
     assert_right(triton_sums(rows, bounds, norm=norm, means=True), rows, bounds, norm)
 
