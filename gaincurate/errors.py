@@ -71,8 +71,18 @@ class ServerError(GaincurateError):
     """A server that generates does not answer, or not as it should; what had arrived is kept."""
 
 
+_AGAIN = "Put that right and run the same command again."
+
+
 class StorageError(GaincurateError):
     """The file system refused; what was finished before is intact."""
+
+    def going_on(self, kept: str) -> None:
+        """Say what is kept, for work that goes on from there; `kept` is a clause: "Shards are kept"."""
+        text = str(self)
+        if text.endswith(_AGAIN):
+            begin = text.removesuffix(_AGAIN)
+            self.args = (f"{begin}{kept}; put that right and run the same command again to go on.",)
 
 
 class LockedError(GaincurateError):
@@ -101,17 +111,12 @@ def reason_of(error: OSError) -> str:
 def storage_error(path: Path, error: OSError) -> StorageError:
     """The sentence for a failed write to `path`; nothing half-written is ever given its final name."""
     return StorageError(
-        f"cannot write {path}: {reason_of(error)}. Finished shards are kept; put that right and run the "
-        "same command again to go on.",
-        path=str(path),
-        errno=error.errno,
+        f"cannot write {path}: {reason_of(error)}. {_AGAIN}", path=str(path), errno=error.errno
     )
 
 
 def read_error(path: Path, error: OSError) -> StorageError:
     """The sentence for a file or folder that the file system does not give."""
     return StorageError(
-        f"cannot read {path}: {reason_of(error)}. Put that right and run the same command again.",
-        path=str(path),
-        errno=error.errno,
+        f"cannot read {path}: {reason_of(error)}. {_AGAIN}", path=str(path), errno=error.errno
     )

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from gaincurate.errors import LockedError, storage_error
+from gaincurate.errors import LockedError, StorageError, storage_error
 
 WORK = ".work"
 
@@ -78,12 +78,29 @@ def _free(descriptor: int) -> None:
 
 
 @contextmanager
-def writing(out: Path, split: Split) -> Iterator[None]:
+def writing(out: Path, split: Split, kept: str = "Finished shards are kept") -> Iterator[None]:
     """Hold the right to write the shards of `split` in `out`.
+
+    Args:
+        out: the folder.
+        split: which shards.
+        kept: what a failure of the file system leaves, as its sentence then says.
 
     Raises:
         LockedError: another process writes them, or the folder is being written under another N.
+        StorageError: the file system refused, to lock or while the lock was held.
     """
+    with _held(out, split):
+        # Here and nowhere deeper: what writes a file does not know whether the same command goes on from it.
+        try:
+            yield
+        except StorageError as error:
+            error.going_on(kept)
+            raise
+
+
+@contextmanager
+def _held(out: Path, split: Split) -> Iterator[None]:
     work = work_folder(out)
     if split.count == 1:
         whole = acquire(work / "lock", fcntl.LOCK_EX | fcntl.LOCK_NB)

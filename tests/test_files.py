@@ -80,8 +80,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_says_why(
     with pytest.raises(StorageError) as caught:
         write_atomic(path, b"new")
     assert str(caught.value) == (
-        f"cannot write {path}: {reason}. Finished shards are kept; put that right and run the same command "
-        "again to go on."
+        f"cannot write {path}: {reason}. Put that right and run the same command again."
     )
     assert caught.value.exit_code == 1
     assert caught.value.data == {"path": str(path), "errno": number}

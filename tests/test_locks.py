@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from gaincurate.errors import LockedError
+from gaincurate.errors import LockedError, StorageError
+from gaincurate.files import write_atomic
 from gaincurate.locks import Split, one_at_a_time, work_folder, writing
 
 
@@ -77,3 +78,39 @@ def test_the_short_lock_is_free_again(tmp_path: Path) -> None:
     for _ in range(2):
         with one_at_a_time(tmp_path):
             assert (work_folder(tmp_path) / "lock-folder").exists()
+
+
+def test_only_who_holds_shards_says_that_they_are_kept(tmp_path: Path) -> None:
+    gone = tmp_path / "gone/x"
+    why = f"cannot write {gone}: no such file or directory."
+    with pytest.raises(StorageError) as plain:
+        write_atomic(gone, b"")
+    assert str(plain.value) == f"{why} Put that right and run the same command again."
+    for split in (Split(), Split(1, 2)):
+        with pytest.raises(StorageError) as held, writing(tmp_path / "set", split):
+            write_atomic(gone, b"")
+        assert str(held.value) == (
+            f"{why} Finished shards are kept; put that right and run the same command again to go on."
+        )
+        assert held.value.data == plain.value.data
+    # One lock in another: the inner one knows what it holds.
+    with (
+        pytest.raises(StorageError) as inner,
+        writing(tmp_path / "all", Split(), "What was done is kept"),
+        writing(tmp_path / "set", Split()),
+    ):
+        write_atomic(gone, b"")
+    assert str(inner.value) == str(held.value)
+    with pytest.raises(StorageError) as outer, writing(tmp_path / "all", Split(), "What was done is kept"):
+        write_atomic(gone, b"")
+    assert str(outer.value).startswith(f"{why} What was done is kept; put that right")
+
+
+def test_a_lock_that_cannot_be_made_says_nothing_of_shards(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError) as caught, writing(tmp_path / "file", Split()):
+        pass
+    assert str(caught.value) == (
+        f"cannot write {tmp_path}/file/.work/lock: a part of the path is a file, not a folder. Put that right "
+        "and run the same command again."
+    )

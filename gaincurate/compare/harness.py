@@ -66,7 +66,7 @@ def compare(comparison: Comparison, out: Path, view: View | None = None, workers
     """
     view = view or View()
     check(comparison)
-    with writing(out, Split()):
+    with writing(out, Split(), "What was done is kept"):
         facts, known = _state(comparison, out)
         jobs = [
             ArmJob(comparison, arm, seed, out / JOBS / arm.name / f"seed-{seed}")

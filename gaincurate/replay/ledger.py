@@ -57,7 +57,7 @@ class Ledger:
         self._file: int | None = None
         self._index = self._end = 0
         with ExitStack() as stack:
-            stack.enter_context(writing(self.folder, Split()))
+            stack.enter_context(writing(self.folder, Split(), "What was appended is kept"))
             self._open()
             self._held = stack.pop_all()
 

@@ -127,6 +127,8 @@ def _one_by_one(call: _Call) -> Tensor:
     query, key, value, packing, window = call.query, call.key, call.value, call.packing, call.window
     heads, tokens = query.shape[:2]
     out = query.new_empty(tokens, heads, value.shape[-1])
+    # On a GPU float32 has no kernel for grouped queries that does not hold all scores at once.
+    flash = query.device.type == "cpu" or query.dtype != torch.float32
     for index, prefix in enumerate(packing.prefixes):
         begin, end = packing.borders[index], packing.borders[index + 1]
         keys, values = key[:, begin:end], value[:, begin:end]
@@ -134,7 +136,7 @@ def _one_by_one(call: _Call) -> Tensor:
             before = prefix[call.module]
             keys, values = torch.cat([before[0], keys], 1), torch.cat([before[1], values], 1)
         past = keys.shape[1] - (end - begin)
-        if past == 0 and window is None and call.softcap is None and end - begin > _LONG:
+        if past == 0 and window is None and call.softcap is None and end - begin > _LONG and flash:
             found = torch.nn.functional.scaled_dot_product_attention(
                 query[None, :, begin:end],
                 keys[None],
@@ -246,7 +248,7 @@ def _varlen(call: _Call) -> Tensor:
     else:
         groups = query.shape[0] // key.shape[0]
         keys, values = keys.repeat_interleave(groups, 1), values.repeat_interleave(groups, 1)
-    if "num_splits" in known:
+    if "num_splits" in known and torch.version.hip is None:  # which ROCm refuses
         options["num_splits"] = 1  # else the longest sequence of a batch would choose the order of additions
     found = varlen_attn(
         query.transpose(0, 1).contiguous(),

@@ -6,6 +6,7 @@ The library is imported when one of the two is read, never before.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ from gaincurate.scoring.parts import BATCH_ROWS, Reader
 
 if TYPE_CHECKING:
     import datasets
+
+_PATIENCE = 10.0  # seconds for the Hub to answer, as its library waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +83,54 @@ def saved_to_disk(path: Path, split: str | None) -> tuple[tuple[Reader, ...], st
     return (_dataset_reader(dataset),), fingerprint
 
 
+def _hub_answers(name: str) -> bool:
+    """Whether the Hub can be reached, found out with one request that is not repeated."""
+    import datasets
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        HfApi(endpoint=datasets.config.HF_ENDPOINT).dataset_info(name, timeout=_PATIENCE)
+    except (HfHubHTTPError, ValueError):  # it said no, or will: `datasets` says why
+        return True
+    except Exception:  # of the HTTP library, and which one that is changes with huggingface_hub
+        return False
+    return True
+
+
+@contextmanager
+def _offline_if_unreachable(name: str) -> Iterator[None]:
+    """For a name that is more likely a mistyped file: no half minute of tries where there is no network."""
+    import datasets
+
+    before = datasets.config.HF_HUB_OFFLINE
+    # An `owner/name` is meant for the Hub: a network that fails for a moment is worth all tries.
+    if "/" not in name and not before and not _hub_answers(name):
+        datasets.config.HF_HUB_OFFLINE = True  # what was loaded earlier is still found in the cache
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE = before
+
+
 def from_hub(data: str, split: str | None) -> tuple[tuple[Reader, ...], str]:
     """A data set on the Hub, `owner/name[:config][@revision]`, and its fingerprint."""
     name, _, revision = data.partition("@")
     name, _, config = name.partition(":")
     datasets = _import_datasets(data)
     try:
-        found = datasets.load_dataset(name, config or None, revision=revision or None)
+        with _offline_if_unreachable(name):
+            found = datasets.load_dataset(name, config or None, revision=revision or None)
+    except ConnectionError as error:
+        why = " (HF_HUB_OFFLINE is set)" if datasets.config.HF_HUB_OFFLINE else ""
+        raise SourceError(
+            f"there is no file or folder {data} here, and the Hugging Face Hub, where it could be a data "
+            f"set, cannot be reached{why}; check the name, or the network.",
+            data=data,
+        ) from error
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        # Every way in which `datasets` says that a set is absent, private, gated, offline, damaged, made
-        # by a script or has several configurations is one of these; its own sentence names the cause.
+        # Every way in which `datasets` says that a set is absent, private, gated, damaged, made by a script
+        # or has several configurations is one of these; its own sentence names the cause.
         raise SourceError(
             f"{data} is no file or folder here, and as a data set on the Hub it cannot be loaded: "
             f"{' '.join(str(error).split())[:300]}",

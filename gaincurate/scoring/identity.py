@@ -28,7 +28,7 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "pyarrow")
 FUSED_NORM = "rms"
 """The rule that decides whether the norm in front of the scored tensor is fused into the angle code:
 wherever it is an RMS norm. Of the model alone; each shard says what came of it."""
-PREFILL = "packed/2"
+PREFILL = "packed/3"
 """The rule that lays prompts out in batches: one row without padding, prefixes that two prompts of a shard
 share computed once, on a CPU products of weights laid out once, wherever that gives what the model's own
 forward does; each shard says what it was."""
@@ -57,7 +57,7 @@ def resolve_machine(config: ScoreConfig) -> Machine:
     """Settle everything that is `auto`.
 
     Raises:
-        InputError: a device that is not here, or a dtype that it does not do.
+        InputError: a device that is not here, a dtype that it does not do, or more threads than CPUs.
     """
     device = config.device
     if device == "auto":
@@ -87,6 +87,7 @@ def resolve_machine(config: ScoreConfig) -> Machine:
     devices = _devices(config, device)
     threads = None
     if kind == "cpu":
+        _refuse_too_many_threads(config.threads)
         threads = config.threads or max(1, torch.get_num_threads() // len(devices))
     return Machine(devices, name, dtype, threads, config.batch_tokens or _batch_tokens(device))
 
@@ -106,6 +107,18 @@ def _devices(config: ScoreConfig, device: str) -> tuple[str, ...]:
             "worker."
         )
     return tuple(alike[: config.workers])
+
+
+def _refuse_too_many_threads(threads: int | None) -> None:
+    """OpenMP gives up, or crashes, at a number that no machine has, long after the options were read."""
+    cpus = os.cpu_count() or 1
+    # A worker is told its share of torch's default, which OMP_NUM_THREADS may set to more than there are.
+    most = max(cpus, torch.get_num_threads())
+    if threads is not None and threads > most:
+        raise InputError(
+            f"--threads {threads}: this machine has {cpus} CPU{'s' * (cpus != 1)}; give at most {most}, or "
+            "leave --threads out to take torch's number."
+        )
 
 
 def _batch_tokens(device: str) -> int:

@@ -275,6 +275,7 @@ def load_model(
     transformers.utils.logging.disable_progress_bar()
     # What is left of its report after this, weights that are missing, is an error below.
     transformers.utils.logging.set_verbosity_error()
+    capped = getattr(config.get_text_config(decoder=True), "attn_logit_softcapping", None)
     model, found = _load(
         "weights",
         files,
@@ -284,6 +285,8 @@ def load_model(
             dtype=getattr(torch, dtype),
             use_safetensors=None if files.gguf else files.weights[0].suffix == ".safetensors",
             output_loading_info=True,
+            # Some versions of transformers choose a kernel that has no soft cap, without a word.
+            **({"attn_implementation": "eager"} if capped else {}),
             **files.arguments,
         ),
     )

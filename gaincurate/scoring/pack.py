@@ -5,7 +5,7 @@ Knows nothing of models or of how a state is scored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -93,6 +93,16 @@ class Batch:
     states: PackedStates
     tokens: int
     behind_site: float = 0.0
+
+
+def apart(
+    batches: Callable[[Sequence[int]], list[list[int]]], lengths: Sequence[int], kinds: Sequence[bool]
+) -> Iterator[list[int]]:
+    """What `batches` makes of the lengths of one kind and then of the other, as places in the whole."""
+    for kind in (False, True):
+        own = [place for place, found in enumerate(kinds) if found == kind]
+        for batch in batches([lengths[place] for place in own]):
+            yield [own[index] for index in batch]
 
 
 def padded_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:

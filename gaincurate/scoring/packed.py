@@ -6,9 +6,11 @@ model can be run like this is tried on real prompts against its own plain forwar
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 
 from gaincurate.scoring import attention
 from gaincurate.scoring.attention import KeysAndValues, Packing, UnsupportedAttention
-from gaincurate.scoring.pack import Batch, PackedStates, SharedPrefix, packed_batches
+from gaincurate.scoring.pack import Batch, PackedStates, SharedPrefix, apart, packed_batches
 from gaincurate.scoring.prefill import Prefill
 from gaincurate.scoring.products import LaidOut
 from gaincurate.scoring.segment import Segmented
@@ -69,9 +71,10 @@ class PackedPrefill:
 
     def run(self, prompts: Sequence[Segmented], budget: int) -> Iterator[Batch]:
         """Everything in order, in batches of at most `budget` tokens; what two have in common is run once."""
-        shared = shared_prefixes(prompts)
-        own = [self.stop(p) - (p.prefix if prefix_of(p) in shared else 0) for p in prompts]
-        for places in packed_batches(own, budget):
+        long = [self._prefill.is_long(prompt) for prompt in prompts]
+        shared = shared_prefixes(p for p, is_long in zip(prompts, long, strict=True) if not is_long)
+        own = [self.stop(p) - (p.prefix if self._shares(p, shared) else 0) for p in prompts]
+        for places in apart(partial(packed_batches, budget=budget), own, long):
             before, begun = self._prefix_tokens, self._prefill.behind_site
             states = self([prompts[place] for place in places], shared)
             tokens = len(states.hidden) + self._prefix_tokens - before
@@ -88,6 +91,11 @@ class PackedPrefill:
                 this at all. It is then as it was before.
         """
         plain = [self._prefill([prompt]) for prompt in prompts]
+        if not any(states.hidden.isfinite().all() for states in plain):
+            raise UnsupportedAttention(
+                "its own hidden states are not finite; do its weights hold NaN, or numbers too large for "
+                f"{str(plain[0].hidden.dtype).removeprefix('torch.')}?"
+            )
         try:
             self.take()
             self._try(prompts, plain)
@@ -114,6 +122,15 @@ class PackedPrefill:
         self._model.set_attn_implementation(self._before)
         if self._products is not None:
             self._products.give_back()
+
+    @contextlib.contextmanager
+    def taken(self) -> Iterator[None]:
+        """`take`n within, given back behind it."""
+        self.take()
+        try:
+            yield
+        finally:
+            self.give_back()
 
     def _try(self, prompts: Sequence[Segmented], plain: Sequence[PackedStates]) -> None:
         try:
@@ -149,7 +166,7 @@ class PackedPrefill:
             check: also see that every layer's attention came by.
         """
         wanted = set(shared)
-        kept = [self._run_prefix(p) if p.prefix and prefix_of(p) in wanted else None for p in prompts]
+        kept = [self._run_prefix(p) if self._shares(p, wanted) else None for p in prompts]
         ids, positions, borders = [], [], [0]
         for prompt, before in zip(prompts, kept, strict=True):
             begin = 0 if before is None else prompt.prefix
@@ -174,6 +191,10 @@ class PackedPrefill:
             final,
             stops if self._prefill.tails else None,
         )
+
+    def _shares(self, prompt: Segmented, shared: Set[bytes]) -> bool:
+        """Whether its prefix is run apart; a long prompt's is turned as the rest of it."""
+        return bool(prompt.prefix) and prefix_of(prompt) in shared and not self._prefill.is_long(prompt)
 
     def _run(self, ids: Tensor, positions: Tensor, packing: Packing) -> tuple[Tensor, Tensor | None]:
         device = self._prefill.device

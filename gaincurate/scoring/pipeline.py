@@ -24,9 +24,11 @@ from gaincurate.scoring.plan import Plan, make_plan
 from gaincurate.scoring.watch import Summary, Watch
 from gaincurate.scoring.workers import score_everywhere
 from gaincurate.shards import (
+    COLUMNS,
     EXECUTION,
     IDENTITY,
     MANIFEST,
+    REJECTED,
     Json,
     present_shards,
     read_identity,
@@ -98,12 +100,13 @@ def _begin(plan: Plan, summary: Summary) -> set[int]:
         begun = None if plan.config.overwrite else read_identity(out)
         if plan.config.overwrite and _same_run_unfinished(out, plan.identity):
             begun = plan.identity  # the same command again, after an interruption: go on
+        elif begun is not None and begun != plan.identity and _nothing_scored(plan.config, begun):
+            begun = None  # the first row was refused, say: other options are no other set's yet
         if begun is None:
             # The ids come first: what is wrong with the source is found before anything is deleted.
             fresh = ids.with_name("ids-new.bin")
             write_ids(fresh, plan.source.batches(), plan.columns)
-            if plan.config.overwrite:
-                remove_set(out)
+            remove_set(out)  # or what a beginning left: its ids must not meet the next identity
             write_json(out / IDENTITY, plan.identity)
             fresh.replace(ids)  # behind the identity: a kill never leaves an old one with new ids
             return set()
@@ -124,6 +127,15 @@ def _same_run_unfinished(out: Path, identity: Json) -> bool:
         return read_identity(out) == identity
     except OutputError:  # damaged: what --overwrite is for
         return False
+
+
+def _nothing_scored(config: ScoreConfig, begun: Json) -> bool:
+    """Whether a scoring run was begun in the folder, wrote no shard, and nobody can be at work on it."""
+    # A plain run holds the folder alone; other parts of a --shard run may have no shard yet either.
+    if config.split_run.count > 1 or begun.get("kind") is not None:  # other sets say what they are
+        return False
+    kept = (MANIFEST, REJECTED, COLUMNS, "shard-*.arrow")  # what a finished set was, whatever is left of it
+    return not any(found for name in kept for found in config.out.glob(name))
 
 
 def _finish(plan: Plan, summary: Summary) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from gaincurate.errors import ModelError
 from gaincurate.scoring.norms import norm_before
-from gaincurate.scoring.pack import Batch, PackedStates, padded_batches
+from gaincurate.scoring.pack import Batch, PackedStates, apart, padded_batches
 from gaincurate.scoring.segment import Segmented
 from gaincurate_kernels import RMSNorm
 
@@ -67,6 +68,7 @@ class Prefill:
         """The norm that was left to whoever takes the states, or None."""
         self.depth: int = self.config.num_hidden_layers
         """How many layers' attention runs."""
+        self._turn = _turn(self.config)
         if site == "mlp_input":
             number = resolve_layer(layer, self.depth)
             self._stop_at = _feed_forward(model, number, self._run_probe)
@@ -87,9 +89,17 @@ class Prefill:
         """How many of a prompt's tokens are computed."""
         return len(prompt.token_ids) if self.tails else prompt.end
 
+    def is_long(self, prompt: Segmented) -> bool:
+        """Whether the model turns all of this prompt's positions by the factors that it has for long ones.
+
+        It decides for a whole call (LongRoPE), so such a prompt never runs beside others.
+        """
+        return self._turn is not None and self.stop(prompt) > self._turn
+
     def run(self, prompts: Sequence[Segmented], budget: int) -> Iterator[Batch]:
         """Everything in batches of at most `budget` tokens, padding included."""
-        for places in padded_batches([self.stop(prompt) for prompt in prompts], budget):
+        lengths, long = [self.stop(prompt) for prompt in prompts], [self.is_long(p) for p in prompts]
+        for places in apart(partial(padded_batches, budget=budget), lengths, long):
             chosen = [prompts[place] for place in places]
             begun, states = self.behind_site, self(chosen)
             yield Batch(places, states, len(states.hidden), self.behind_site - begun)
@@ -99,7 +109,7 @@ class Prefill:
         """Hidden states of prefixes and questions, and of tails where those are computed.
 
         Prompts are padded on the right. In a causal model nothing before a pad sees it, so no mask is
-        needed and a row's values do not depend on its neighbours beyond rounding.
+        needed and a row's values do not depend on its neighbours beyond rounding, where all or none are long.
         """
         lengths = torch.tensor([self.stop(prompt) for prompt in prompts])
         longest = int(lengths.max())
@@ -178,6 +188,14 @@ class Prefill:
                     f"{self.config.model_type} is not causal: a token changes the states before it. A "
                     "score is defined for decoder-only language models."
                 )
+
+
+def _turn(config: Any) -> int | None:
+    """The tokens up to which LongRoPE has its short factors, or None: every position is turned in one way."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]  # one for each kind of layer
+    turns = [k["original_max_position_embeddings"] for k in kinds if k.get("rope_type") == "longrope"]
+    return min(turns, default=None)
 
 
 def resolve_layer(layer: int, depth: int) -> int:

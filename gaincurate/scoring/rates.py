@@ -29,8 +29,6 @@ from gaincurate.scoring.segment import Segmented
 
 ONE_BY_ONE = "one prompt at a time"
 IN_FLOAT32 = "one prompt at a time, float32"
-_WHOLE = (ONE_BY_ONE, IN_FLOAT32)  # whose products are not counted
-_PACKED = "packed"
 _TAIL = 5
 
 Counts = tuple[int, int, float]
@@ -56,6 +54,8 @@ class Rate:
     share_of_fastest: float | None
     """Of the fastest product known here."""
     share_in_angle: float | None
+    peak_gib: float | None
+    """Of a GPU's memory, weights included; the most that a pass took."""
 
 
 def made_up_prompts(count: int, *, prefix: int, vocab_size: int, seed: int = 0) -> list[Segmented]:
@@ -105,45 +105,52 @@ def measure(
     """
     prefill = Prefill(model)
     few = [prompts[i] for i in np.linspace(0, len(prompts) - 1, min(one_by_one, len(prompts))).astype(int)]
-    ways: dict[str, Callable[[], Counts]] = {ONE_BY_ONE: lambda: _one_by_one(model, few)}
+
+    def products() -> Speeds:
+        return gemm_speeds(model, budget)
+
+    ways = {ONE_BY_ONE: _Way(lambda: _one_by_one(model, few))}
     if float32 is not None:
-        ways[IN_FLOAT32] = lambda: _one_by_one(float32, few)
-    ways["padded batches"] = lambda: run_batches(prefill, prompts, budget)
+        ways[IN_FLOAT32] = _Way(lambda: _one_by_one(float32, few))
+    ways["padded batches"] = _Way(lambda: run_batches(prefill, prompts, budget), products)
     per_token = _gemm_flops(prefill, prompts[0])
-    packed: PackedPrefill | None = None
     with contextlib.suppress(UnsupportedAttention):  # the table then has no such line
-        packed = _tried(prefill, prompts[:2])
-        ways[_PACKED] = lambda: run_batches(packed, prompts, budget)
+        packed = PackedPrefill(prefill)
+        packed.try_on(prompts[:2])
+        packed.give_back()
+        ways[packed.name] = _Way(lambda: run_batches(packed, prompts, budget), products, packed.taken)
     if together is not None:
-        ways[together.name] = together.run
-    gemm = dict.fromkeys(ways, lambda: gemm_speeds(model, budget))
-    if together is not None:
-        gemm[together.name] = together.gemm_speeds
+        ways[together.name] = _Way(together.run, together.gemm_speeds)
     passed: dict[str, list[_Pass]] = {name: [] for name in ways}
+    device = next(model.parameters()).device
     for index in range(passes + 1):
         for name, way in ways.items():
-            before = None if name in _WHOLE else gemm[name]()
-            if name == _PACKED and packed is not None:
-                packed.take()
-            try:
-                begin = time.perf_counter()
-                rows, tokens, angle = way()
-                _wait(model)
-                seconds = time.perf_counter() - begin
-            finally:
-                if name == _PACKED and packed is not None:
-                    packed.give_back()
-            after = before and gemm[name]()
+            one = _run(way, device)
             if index:  # the first pass warms up
-                passed[name].append(_Pass(seconds, rows, tokens, angle, before, after))
+                passed[name].append(one)
     return [_rate(name, passed, per_token) for name in ways]
 
 
-def _tried(prefill: Prefill, prompts: Sequence[Segmented]) -> PackedPrefill:
-    packed = PackedPrefill(prefill)
-    packed.try_on(prompts)
-    packed.give_back()
-    return packed
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """What is timed, the products that run beside it (None: not counted), and what holds around it."""
+
+    run: Callable[[], Counts]
+    products: Callable[[], Speeds] | None = None
+    around: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+
+
+def _run(way: _Way, device: torch.device) -> _Pass:
+    before = way.products and way.products()
+    with way.around():
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        begin = time.perf_counter()
+        rows, tokens, angle = way.run()
+        _wait(device)
+        seconds = time.perf_counter() - begin
+        peak = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
+    return _Pass(seconds, rows, tokens, angle, before, way.products and way.products(), peak)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +163,7 @@ class _Pass:
     angle: float
     before: Speeds | None
     after: Speeds | None
+    peak: float | None
 
     def share(self, which: int, per_token: float) -> float | None:
         """Of the products' speed, the mean of before and after: other work on the machine slows both."""
@@ -179,7 +187,8 @@ def _rate(name: str, passed: dict[str, list[_Pass]], per_token: float) -> Rate:
         statistics.median(ratios),
         share(0),
         share(1),
-        None if name in _WHOLE else statistics.median(one.angle / one.seconds for one in own),
+        None if own[0].before is None else statistics.median(one.angle / one.seconds for one in own),
+        max((one.peak for one in own if one.peak is not None), default=None),
     )
 
 
@@ -187,6 +196,7 @@ def run_batches(forward: Prefill | PackedPrefill, prompts: Sequence[Segmented], 
     """One pass in batches, with the angle scores of each."""
     tokens, angle = 0, 0.0
     for batch in forward.run(prompts, budget):
+        _wait(batch.states.hidden.device)
         begin = time.perf_counter()
         angle_scores(batch.states, [prompts[place] for place in batch.places])
         angle += time.perf_counter() - begin
@@ -212,8 +222,7 @@ def _one_by_one(model: nn.Module, prompts: Sequence[Segmented]) -> Counts:
     return len(prompts), tokens, 0.0
 
 
-def _wait(model: nn.Module) -> None:
-    device = next(model.parameters()).device
+def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -230,25 +239,24 @@ def gemm_speeds(model: nn.Module, rows: int, repeats: int = 3) -> Speeds:
     for (out, into), count in shapes.items():
         states = torch.randn(rows, into, dtype=some.dtype, device=some.device)
         layer = nn.Linear(into, out, bias=False, dtype=some.dtype, device=some.device)
-        plain = _seconds(lambda: layer(states), repeats)  # noqa: B023 (called at once)
+        plain = _seconds(layer, states, repeats)
         laid_out = LaidOut(layer)
         laid_out.take()
-        other = _seconds(lambda: layer(states), repeats) if laid_out else plain  # noqa: B023
+        other = _seconds(layer, states, repeats) if laid_out else plain
         operations += count * 2 * rows * out * into
         taken[0] += count * plain
         taken[1] += count * min(plain, other)
     return operations / taken[0], operations / taken[1]
 
 
-def _seconds(call: Callable[[], Tensor], repeats: int) -> float:
-    """The median of calls in fours; the first two fours warm up."""
+def _seconds(layer: nn.Module, states: Tensor, repeats: int) -> float:
+    """One call's, the median of calls in fours; the first two fours warm up."""
     times = []
     for index in range(repeats + 2):
         begin = time.perf_counter()
         for _ in range(4):
-            call()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+            layer(states)
+        _wait(states.device)
         if index >= 2:
             times.append((time.perf_counter() - begin) / 4)
     return statistics.median(times)

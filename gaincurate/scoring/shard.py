@@ -55,7 +55,8 @@ def without_padding(
         GaincurateError: the device's memory is too small for this.
     """
     by_length = sorted(prompts, key=lambda prompt: prompt.end)
-    tried = [prompt for prompt in by_length if prompt.end <= _TRIAL_TOKENS][-2:] or by_length[:2]
+    short = [prompt for prompt in by_length if prompt.end <= _TRIAL_TOKENS]
+    tried = short[-2:] if len(short) > 1 else by_length[:2]
     try:
         if head is not None:
             head.try_on(prefill, tried)  # before the model's attention is exchanged
@@ -196,6 +197,9 @@ class Shard:
         begin = time.perf_counter()
         with self._summary.timed("prefill"):
             batch = next(batches, None)
+            if batch is not None and batch.states.hidden.is_cuda:
+                # Else the angle code would be the first to wait, and be charged for the forward.
+                torch.cuda.synchronize(batch.states.hidden.device)
         if batch is not None:
             own = [prompts[i] for i in batch.places]
             tails = sum(forward.stop(prompt) - prompt.end for prompt in own) / batch.tokens

@@ -149,8 +149,7 @@ def scoring(device: str, rehearse: bool) -> list[dict[str, Any]]:
         budget = 65536 if not rehearse else 256
         prompts = rates.made_up_prompts(count, prefix=115, vocab_size=config.vocab_size)
         found = rates.measure(model, prompts, budget=budget, passes=1, one_by_one=50)
-        peak = torch.cuda.max_memory_allocated() / 2**30 if not rehearse else 0.0
-        rows += [{"model": name, **asdict(rate), "peak_gib": round(peak, 2)} for rate in found]
+        rows += [{"model": name, **asdict(rate)} for rate in found]
         print_rows(rows[-len(found) :])
         del model
     return rows

@@ -57,6 +57,22 @@ def test_a_folder_gives_the_model_without_its_head_in_evaluation_mode(tiny_model
     assert not hasattr(made, "lm_head")
 
 
+def test_attention_with_a_soft_cap_keeps_it_whatever_the_librarys_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {**tiny.COMMON, "head_dim": 8, "query_pre_attn_scalar": 8}
+    made = tiny.model(transformers.Gemma2Config(**sizes, attn_logit_softcapping=0.5)).base_model
+    made.save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    made.set_attn_implementation("eager")
+    # What transformers 5.17 says of it; its kernel leaves the cap out.
+    monkeypatch.setattr(transformers.Gemma2PreTrainedModel, "_supports_sdpa", True)
+    ids = torch.arange(3, 40)[None]
+    with torch.inference_mode():
+        expected, found = (each(input_ids=ids)[0] for each in (made, load(find_model(str(tmp_path)))))
+    assert torch.equal(expected, found)
+
+
 def test_the_fingerprint_changes_with_config_and_weights_and_not_with_the_place(
     folder: Path, tmp_path: Path
 ) -> None:

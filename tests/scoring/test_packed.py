@@ -77,6 +77,45 @@ def test_scores_equal_the_padded_forwards_with_prefixes_shared_and_not(kind: Any
     assert gap(expected, alone) < 1e-5
 
 
+@pytest.mark.parametrize("packs", [True, False])
+@pytest.mark.parametrize("budget", [4096, 60])
+def test_prompts_that_longrope_turns_otherwise_run_apart_from_the_others(packs: bool, budget: int) -> None:
+    rope = {
+        "rope_type": "longrope",
+        "original_max_position_embeddings": 30,
+        "rope_theta": 1e4,
+        "factor": 17.0,
+    }
+    rope |= {"short_factor": [1.0] * 4, "long_factor": [1.0, 4.0, 7.0, 10.0]}
+    sizes = {**tiny.COMMON, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = transformers.Phi3Config(
+        **{**sizes, "original_max_position_embeddings": 30, "rope_parameters": rope, "pad_token_id": 0}
+    )
+    prefill, rows = Prefill(tiny.model(config).base_model), prompts()
+    assert [prefill.is_long(row) for row in rows] == [False, False, False, False, True, True]
+    alone = [scores(prefill([row]), [row])[0] for row in rows]
+    assert gap(alone, scores(prefill(rows), rows)) > 1e-4  # it matters to the others beside a long one
+    forward = PackedPrefill(prefill) if packs else prefill
+    if isinstance(forward, PackedPrefill):
+        forward.try_on(rows[:2])
+    found: dict[int, tuple[float, float | None]] = {}
+    for batch in forward.run(rows, budget):
+        own = [rows[place] for place in batch.places]
+        found |= dict(zip(batch.places, scores(batch.states, own), strict=True))
+    assert gap(alone, [found[place] for place in range(len(rows))]) < 1e-5
+
+
+def test_a_model_whose_states_are_not_finite_is_told_so() -> None:
+    prefill, rows = made(ARCHITECTURES[0]), prompts()
+    weight = next(prefill.model.parameters())
+    weight.data.fill_(torch.nan)
+    with pytest.raises(UnsupportedAttention) as error:
+        PackedPrefill(prefill).try_on(rows[:2])
+    assert str(error.value) == (
+        "its own hidden states are not finite; do its weights hold NaN, or numbers too large for float32?"
+    )
+
+
 @pytest.mark.parametrize("layer", [0, 1])
 def test_an_inner_layer_is_reached_and_nothing_behind_it(layer: int) -> None:
     prefill = made(ARCHITECTURES[0], layer=layer)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +18,10 @@ from command import run, tree
 from gaincurate.errors import GaincurateError
 from gaincurate.scoring.pack import Batch
 from gaincurate.scoring.packed import PackedPrefill
+from gaincurate.scoring.prefill import Prefill
+from gaincurate.scoring.segment import Segmented
+from gaincurate.scoring.shard import without_padding
+from gaincurate.scoring.watch import Watch
 
 
 def angles(folder: Path) -> list[float]:
@@ -40,6 +45,20 @@ def running_out(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
         monkeypatch.setattr(PackedPrefill, "run", run_until)
 
     return limit
+
+
+@pytest.mark.parametrize(
+    ("lengths", "tried"),
+    [([400, 200, 300], [200, 300]), ([90, 20, 300, 70], [70, 90]), ([400, 300, 500], [300, 400]), ([9], [9])],
+)
+def test_two_prompts_are_tried_wherever_there_are_two(
+    lengths: list[int], tried: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[int]] = []
+    monkeypatch.setattr(PackedPrefill, "try_on", lambda _, rows: seen.append([row.end for row in rows]))
+    rows = [Segmented(np.zeros(length + 3, np.int32), 0, length) for length in lengths]
+    without_padding(Prefill(tiny.model(ARCHITECTURES[0].config()).base_model), rows, Watch())
+    assert seen == [tried]
 
 
 def test_a_shard_that_runs_out_of_memory_starts_over_with_half_and_says_so(

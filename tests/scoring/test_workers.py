@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -115,6 +116,22 @@ def test_threads_are_shared_among_the_workers_of_a_cpu(monkeypatch: pytest.Monke
     assert (machine(device="cpu").threads, machine(device="cpu", workers=3).threads) == (8, 2)
     assert machine(device="cpu", workers=16).threads == 1
     assert machine(device="cpu", workers=3, threads=5).threads == 5
+
+
+@pytest.mark.parametrize(("cpus", "had", "most"), [(6, "6 CPUs", 6), (1, "1 CPU", 2), (None, "1 CPU", 2)])
+def test_more_threads_than_cpus_are_refused(
+    cpus: int | None, had: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cpus)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # as OMP_NUM_THREADS may say
+    # Of each worker: what all have together may be more, as it is with more workers than CPUs.
+    assert machine(device="cpu", workers=3, threads=most).threads == most
+    with pytest.raises(InputError) as caught:
+        machine(device="cpu", threads=most + 1)
+    assert str(caught.value) == (
+        f"--threads {most + 1}: this machine has {had}; give at most {most}, or leave --threads out to take "
+        "torch's number."
+    )
 
 
 def test_all_gpus_of_the_first_ones_kind_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
