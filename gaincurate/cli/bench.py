@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +14,7 @@ import typer
 
 import gaincurate
 from gaincurate.cli import output
-from gaincurate.errors import GaincurateError, InputError, storage_error
+from gaincurate.errors import GaincurateError, InputError, StorageError, reason_of
 
 app = typer.Typer(no_args_is_help=True, help="Measure this machine: against its limits and the naive way.")
 
@@ -44,11 +44,13 @@ def kernel(
         if (tokens is None) != (hidden is None):
             raise InputError("--tokens and --hidden go together: both, or neither for this device's default.")
         shapes = [(tokens, hidden)] if tokens is not None and hidden is not None else None
-        found = _kernel(shapes, sample, dtype, device)
+        found = _kernel(shapes, sample, dtype, device, csv_file)
         _give(found, csv_file, as_json, _print)
 
 
-def _kernel(shapes: list[tuple[int, int]] | None, sample: int, dtype: str, device: str) -> dict[str, Any]:
+def _kernel(
+    shapes: list[tuple[int, int]] | None, sample: int, dtype: str, device: str, csv_file: Path | None
+) -> dict[str, Any]:
     from gaincurate.cli.score import need_scoring_packages
 
     need_scoring_packages()
@@ -64,6 +66,7 @@ def _kernel(shapes: list[tuple[int, int]] | None, sample: int, dtype: str, devic
     for count, _ in chosen:
         if count % sample:
             raise InputError(f"--tokens {count} is no multiple of --sample {sample}.")
+    _make_sure_of(csv_file)
     copy = bench.copy_bandwidth(machine.devices[0])
     rows = []
     for count, width in chosen:
@@ -88,12 +91,14 @@ def _kernel(shapes: list[tuple[int, int]] | None, sample: int, dtype: str, devic
 def _give(
     found: dict[str, Any], csv_file: Path | None, as_json: bool, show: Callable[[dict[str, Any]], None]
 ) -> None:
-    if csv_file is not None:
-        _write_csv(csv_file, found)
-    if as_json:
-        output.as_json(found)
-    else:
-        show(found)
+    try:
+        if as_json:
+            output.as_json(found)
+        else:
+            show(found)
+    finally:  # whatever one place did not take, the other gets
+        if csv_file is not None:
+            _write_csv(csv_file, found)
 
 
 def _print(found: dict[str, Any]) -> None:
@@ -150,14 +155,21 @@ def score(
     """
     with output.reporting():
         found = _score(
-            model, rows, prefix, passes, one_by_one, workers, dtype=dtype, device=device, threads=threads,
-            batch_tokens=batch_tokens,
+            model, rows, prefix, passes, one_by_one, workers, csv_file, dtype=dtype, device=device,
+            threads=threads, batch_tokens=batch_tokens,
         )  # fmt: skip
         _give(found, csv_file, as_json, _print_rates)
 
 
 def _score(
-    model: str, rows: int, prefix: int, passes: int, one_by_one: int, workers: int | None, **options: Any
+    model: str,
+    rows: int,
+    prefix: int,
+    passes: int,
+    one_by_one: int,
+    workers: int | None,
+    csv_file: Path | None,
+    **options: Any,
 ) -> dict[str, Any]:
     from gaincurate.cli.score import need_scoring_packages
 
@@ -181,6 +193,7 @@ def _score(
         raise InputError("--workers is for a CPU; each GPU has one worker.")
     files = find_model(model)
     config = load_config(files)
+    _make_sure_of(csv_file)
 
     def load(dtype: str) -> Any:
         return load_model(files, config, device=machine.devices[0], dtype=dtype)
@@ -252,13 +265,34 @@ def _print_rates(found: dict[str, Any]) -> None:
     output.text(f"{said}.")
 
 
+def _make_sure_of(path: Path | None) -> None:
+    """Find out before minutes of measuring whether the figures can be written; makes the folder."""
+    if path is None:
+        return
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = not path.exists()
+        path.open("ab").close()
+        if fresh:  # a benchmark that fails leaves no empty file
+            path.unlink()
+
+
 def _write_csv(path: Path, found: dict[str, Any]) -> None:
     facts = {key: value for key, value in found.items() if key != "measurements"}
     rows = [{**facts, **row} for row in found["measurements"]]
+    with _writing(path), path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
     try:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        yield
     except OSError as error:
-        raise storage_error(path, error) from error
+        raise StorageError(
+            f"cannot write --csv {path}: {reason_of(error)}. Put that right or give another file.",
+            path=str(path),
+            errno=error.errno,
+        ) from error

@@ -25,8 +25,9 @@ def derive(
         str, typer.Option(metavar="COLUMN", help="The column with lengths.")
     ] = "gc_question_tokens",
     bins: Annotated[
-        int, typer.Option(min=1, help="For rank-in-bin: length bins of about equally many rows.")
-    ] = 20,
+        int | None,
+        typer.Option(min=1, help="For rank-in-bin: length bins of about equally many rows. Default: 20."),
+    ] = None,
     name: Annotated[
         str | None, typer.Option(help="Of the new column. Default: COLUMN_residual or COLUMN_rank_in_bin.")
     ] = None,

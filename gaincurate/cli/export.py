@@ -75,15 +75,15 @@ def export(
     dropped: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Lists them. Default: F with .dropped.jsonl.")
     ] = None,
-    near: Near = 0.8,
+    near: Near = None,
     any_numbers: AnyNumbers = False,
     max_prompt_tokens: MaxTokens = None,
     verifier: Verifier = None,
     gold_as: GoldAs = None,
     evals: Evals = None,
     eval_column: EvalColumn = None,
-    ngram: Ngram = 13,
-    overlap: Overlap = 0.0,
+    ngram: Ngram = None,
+    overlap: Overlap = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

@@ -41,7 +41,7 @@ def hygiene(
             "all that the options below allow.",
         ),
     ] = None,
-    near: Near = 0.8,
+    near: Near = None,
     any_numbers: AnyNumbers = False,
     max_prompt_tokens: MaxTokens = None,
     verifier: Verifier = None,
@@ -49,8 +49,8 @@ def hygiene(
     answer_column: AnswerColumn = None,
     evals: Evals = None,
     eval_column: EvalColumn = None,
-    ngram: Ngram = 13,
-    overlap: Overlap = 0.0,
+    ngram: Ngram = None,
+    overlap: Overlap = None,
     examples: Annotated[int, typer.Option(min=0, help="Rows to show of each check.")] = 3,
     list_to: Annotated[
         Path | None, typer.Option("--list", metavar="FILE", help="Write every row found, as lines of JSON.")

@@ -12,8 +12,12 @@ from gaincurate.errors import InputError
 if TYPE_CHECKING:
     from gaincurate.hygiene.options import HygieneOptions
 
+# None where an option is not given, so that one that would do nothing can be refused.
 Near = Annotated[
-    float, typer.Option(min=0.3, max=1, help="Near duplicates: the least Jaccard index of token triples.")
+    float | None,
+    typer.Option(
+        min=0.3, max=1, help="Near duplicates: the least Jaccard index of token triples. Default: 0.8."
+    ),
 ]
 AnyNumbers = Annotated[
     bool,
@@ -40,11 +44,13 @@ Evals = Annotated[
 EvalColumn = Annotated[
     str | None, typer.Option(help="Contaminated: the column with the question. Default: as `score` finds it.")
 ]
-Ngram = Annotated[int, typer.Option(min=2, metavar="N", help="Contaminated: words in an n-gram.")]
+Ngram = Annotated[
+    int | None, typer.Option(min=2, metavar="N", help="Contaminated: words in an n-gram. Default: 13.")
+]
 Overlap = Annotated[
-    float,
+    float | None,
     typer.Option(
-        min=0, max=1, help="Contaminated: the least part of a question's n-grams. 0: one is enough."
+        min=0, max=1, help="Contaminated: the least part of a question's n-grams. Default: 0, one is enough."
     ),
 ]
 
@@ -52,42 +58,47 @@ Overlap = Annotated[
 def hygiene_options(
     checks: str | None,
     *,
-    near: float,
-    any_numbers: bool,
+    near: float | None = None,
+    any_numbers: bool = False,
     max_prompt_tokens: int | None,
     verifier: str | None,
     gold_as: str | None,
     answer_column: str | None,
     evals: list[str] | None,
     eval_column: str | None,
-    ngram: int,
-    overlap: float,
+    ngram: int | None = None,
+    overlap: float | None = None,
 ) -> HygieneOptions:
-    """The options as one value; `checks` are names with commas between them.
+    """The options as one value; `checks` are names with commas between them, None is an option not given.
 
     Raises:
         InputError: an unknown check, one without what it needs, or an option without what it goes with.
     """
     from gaincurate.difficulty.verify import VerifierConfig
-    from gaincurate.hygiene.near import Likeness
-    from gaincurate.hygiene.options import HygieneOptions
+    from gaincurate.hygiene.near import THRESHOLD, Likeness
+    from gaincurate.hygiene.options import NGRAM, HygieneOptions
 
     if gold_as is not None and verifier is None:
         raise InputError(f"--gold-as {gold_as!r} goes with --verifier NAME.")
-    if eval_column is not None and not evals:
-        raise InputError(f"--eval-column {eval_column} goes with --eval FILE.")
+    for option, value in (("eval-column", eval_column), ("ngram", ngram), ("overlap", overlap)):
+        if value is not None and not evals:
+            raise InputError(f"--{option} {value} goes with --eval FILE.")
     named = None if checks is None else tuple(name.strip() for name in checks.split(",") if name.strip())
-    return HygieneOptions(
+    found = HygieneOptions(
         named,
-        Likeness(near, any_numbers),
+        Likeness(THRESHOLD if near is None else near, any_numbers),
         max_prompt_tokens,
         VerifierConfig(verifier, gold_as=gold_as) if verifier is not None else None,
         answer_column,
         tuple(evals or ()),
         eval_column,
-        ngram,
-        overlap,
+        NGRAM if ngram is None else ngram,
+        overlap or 0.0,
     )
+    given = "--near" if near is not None else "--near-any-numbers" if any_numbers else None
+    if given is not None and "near-duplicates" not in found.chosen():
+        raise InputError(f"{given} is for the check near-duplicates: name that too, or leave {given} out.")
+    return found
 
 
 def report_checks(
@@ -105,21 +116,14 @@ def report_checks(
     Raises:
         InputError: an option without what it goes with, or no library for near duplicates.
     """
-    from gaincurate.hygiene.options import HygieneOptions
-
-    plain = HygieneOptions()
     found = hygiene_options(
         None,
-        near=plain.near.threshold,
-        any_numbers=plain.near.any_numbers,
         max_prompt_tokens=max_prompt_tokens,
         verifier=verifier,
         gold_as=gold_as,
         answer_column=answer_column,
         evals=evals,
         eval_column=eval_column,
-        ngram=plain.ngram,
-        overlap=plain.overlap,
     )
     wanted = tuple(check for check in found.chosen() if near_duplicates or check != "near-duplicates")
     return replace(found, checks=wanted)

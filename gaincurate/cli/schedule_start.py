@@ -16,11 +16,12 @@ from gaincurate.cli.schedule_options import (
     model_of_set,
     pair,
     paths_of,
+    scoring_options,
     see_references,
+    tell_of_machine,
     tell_of_references,
 )
 from gaincurate.cli.score import json_object
-from gaincurate.errors import InputError
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -166,10 +167,7 @@ def start(
         if reference_outcomes is not None:
             see_references(strategy, reference_outcomes)
         low, high = pair(reward_range, "--reward-range")
-        try:
-            more = shlex.split(scoring)
-        except ValueError as error:
-            raise InputError(f"--scoring {scoring}: {str(error).lower()}.") from error
+        more, seen = scoring_options(scoring)
         again = RescoreConfig(what=rescore, every=rescore_every, probe=probe, drift=drift, options=more)
         config = checked(
             scored=scored,
@@ -192,6 +190,8 @@ def start(
             rescore=again,
         )
         opened = open_run(config, output.note)
+        if more:
+            tell_of_machine(opened, seen)
         if reference_outcomes is not None:
             with working_on(run):
                 advance(opened, note=output.note, references=reference_outcomes)

@@ -270,12 +270,25 @@ def checked_comparison(given: dict[str, Any], where: str = "the comparison") -> 
     try:
         return Comparison(**given)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, first["loc"])))
-        said = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "missing":
-            raise InputError(f"{where}: {name} is not there.") from error
-        if first["type"] == "extra_forbidden":
-            raise InputError(f"{where}: there is no setting {name}.") from error
-        what = f"{name} = {first['input']!r}: " if name else ""
+        found = error.errors()
+        unknown = [_name(one["loc"]) for one in found if one["type"] == "extra_forbidden"]
+        missing = [_line(_name(one["loc"])) for one in found if one["type"] == "missing"]
+        # Both together: a name that there is not is often a needed one, misspelt.
+        wrong = [f"there is no setting {', '.join(unknown)}"] if unknown else []
+        if missing:
+            keys, verb = ("key", "is") if len(missing) == 1 else ("keys", "are")
+            wrong.append(f"the {keys} {', '.join(missing)} {verb} missing; docs/compare.md has all settings")
+        if wrong:
+            raise InputError(f"{where}: {', and '.join(wrong)}.") from error
+        name, said = _name(found[0]["loc"]), found[0]["msg"].removeprefix("Value error, ")
+        what = f"{name} = {found[0]['input']!r}: " if name else ""
         raise InputError(f"{where}: {what}{said}.") from error
+
+
+def _name(place: tuple[int | str, ...]) -> str:
+    return re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, place)))
+
+
+def _line(name: str) -> str:
+    """How a needed setting stands in the file."""
+    return {"arms": "[[arms]]", "budget_tokens": "budget_tokens = N"}.get(name, f'{name} = "..."')

@@ -23,6 +23,7 @@ from gaincurate.stats import Floats, spearman
 
 Way = Literal["residual", "rank-in-bin"]
 LENGTH = "gc_question_tokens"
+BINS = 20
 _SUFFIX = {"residual": "residual", "rank-in-bin": "rank_in_bin"}
 
 
@@ -48,7 +49,7 @@ def derive(
     way: Way,
     *,
     length: str = LENGTH,
-    bins: int = 20,
+    bins: int | None = None,
     name: str | None = None,
     overwrite: bool = False,
 ) -> Derived:
@@ -59,14 +60,18 @@ def derive(
         signal: a number column.
         way: see `length_free`.
         length: the column with lengths.
-        bins: for `rank-in-bin`.
+        bins: for `rank-in-bin`; default 20.
         name: of the new column; default `<signal>_residual` or `<signal>_rank_in_bin`.
         overwrite: replace a column of that name that was made otherwise.
 
     Raises:
-        InputError: no such column, one without numbers, no values, or a name that cannot be taken.
+        InputError: no such column, one without numbers, no values, a name that cannot be taken, or bins for
+            the other way.
         OutputError: a column of that name is there, made otherwise.
     """
+    if bins is not None and way != "rank-in-bin":
+        raise InputError(f"--bins {bins} goes with --length-free rank-in-bin.")
+    bins = BINS if bins is None else bins
     name = name or f"{signal if signal.startswith('gc_') else 'gc_' + signal}_{_SUFFIX[way]}"
     if name in (signal, length):
         raise InputError(f"--name {name} is the column that it would be made from; give another.")

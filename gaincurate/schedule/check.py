@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,11 @@ def _check_order(config: ScheduleConfig, kind: type[base.Selector], by: str | No
     if config.by is not None and kind.ordering == "none":
         raise InputError(f"--by {config.by}: strategy {config.strategy} has no order; leave --by out.")
     what = config.rescore.what
+    if what == "off" and config.rescore.options:
+        raise InputError(
+            f"--scoring {shlex.join(config.rescore.options)!r}: --rescore off scores nothing anew; leave "
+            "--scoring out, or give --rescore round, window or full."
+        )
     if what in ("window", "full") and not (kind.ordering == "any" and by in OF_MODEL):
         if kind.ordering != "any":
             why = f"strategy {config.strategy} has no order that may change"

@@ -26,7 +26,7 @@ from gaincurate.hygiene.options import HygieneOptions
 from gaincurate.schedule.noise import Ints
 from gaincurate.schedule.order import Order, build
 from gaincurate.schedule.run import RUN, Run
-from gaincurate.schema import ID
+from gaincurate.schema import ID, PREFIX
 from gaincurate.scored_set import ScoredSet
 from gaincurate.shards import IDENTITY, MANIFEST
 from gaincurate.trainers.names import find_trainer
@@ -135,6 +135,8 @@ def export(
                 write_lines(listed, left_out.lines(scored))
         if view.parts.system is not None and trainer == "nemo-rl":
             write_atomic(system_file(out), view.parts.system.encode())
+    if view.without_answer:
+        notes.append(_without_answer(scored, view, count))
     if view.open_ended:
         notes.append(
             f"warning: {view.open_ended:,} prompts end with words of the assistant; scoring went on from "
@@ -142,6 +144,22 @@ def export(
         )
     counts = {} if left_out is None else left_out.counts
     return Exported(view, count, facts, launch(out, view), notes, counts, listed)
+
+
+def _without_answer(scored: ScoredSet, view: View, count: int) -> str:
+    """A warning and no refusal: a reward function of the user's own may need no answer."""
+    answer = view.parts.answer
+    if answer is not None:
+        return (
+            f"warning: {view.without_answer:,} of {count:,} rows have no answer in column {answer!r}, and a "
+            "reward function that compares with one cannot judge them"
+        )
+    columns = ", ".join(name for name in scored.schema.names if not name.startswith(PREFIX))
+    return (
+        f"warning: {scored.folder} was scored without an answer column, so none of the {count:,} rows has an "
+        "answer, and a reward function that compares with one cannot judge them; name the one with the gold "
+        f"answers with --answer-column. The columns are: {columns}"
+    )
 
 
 def _beside(trainer: str, out: Path) -> Path:
@@ -166,13 +184,15 @@ def _check_file(trainer: str, out: Path, listed: Path | None, overwrite: bool) -
         raise InputError(f"--out {out}: OpenRLHF cuts names at ',' and '@'; give one without.")
     if out.is_dir():
         raise OutputError(f"--out {out} is a folder; give the name of a file.", path=str(out))
-    others = [out] + ([system_file(out)] if trainer == "nemo-rl" else []) + ([listed] if listed else [])
     if listed == out:
         raise InputError(f"--dropped {listed} is the file that the trainer reads; give another.")
-    for path in others:
+    others = [(out, "--out")] + ([(system_file(out), "--out")] if trainer == "nemo-rl" else [])
+    others += [(listed, "--dropped")] if listed else []
+    for path, option in others:
         if path.exists() and not overwrite:
             raise OutputError(
-                f"{path} is there already; give another --out, or --overwrite to replace it.", path=str(path)
+                f"{path} is there already; give another {option}, or --overwrite to replace it.",
+                path=str(path),
             )
     if trainer == "trinity" and out.parent.is_dir():
         beside = sorted(p.name for p in out.parent.iterdir() if p != out and not p.name.startswith("."))

@@ -140,6 +140,11 @@ class View:
         """What a person should know: which columns got another name."""
         self.open_ended = 0
         """Prompts so far that end with the assistant's words."""
+        self.without_answer = 0
+        """Rows so far whose answer is null where the trainer finds one."""
+        # Where there is no column, --id-in-answer asks for the id alone: nothing is missing.
+        null_unasked = self.parts.writes_answers and options.id_in_answer is not True
+        self._counts_answers = answer is not None or null_unasked
         self._kept = self._source_columns(schema)
         fields = [pa.field(name, one.type) for name, one in self.own.items()]
         fields += [pa.field(name, schema.field(old).type) for name, old in self._kept.items()]
@@ -160,6 +165,8 @@ class View:
         answers = column_values(rows, answer) if answer else [None] * rows.num_rows
         batch = Rows(rows, prompts_of(rows, self._identity, bare=self.options.bare), answers, first)
         self.open_ended += sum(messages[-1]["role"] == "assistant" for messages in batch.messages)
+        if self._counts_answers:
+            self.without_answer += sum(one is None for one in answers)
         columns = [_array(one, batch) for one in self.own.values()]
         columns += [rows.column(old) for old in self._kept.values()]
         return pa.table(columns, schema=self.schema)

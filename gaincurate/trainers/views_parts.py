@@ -68,7 +68,7 @@ class Parts:
 
     `chat` is the type of a message list. `answer` names the answer's column, None where there is none; a dot
     goes into a struct. `system` is the system message of prompts that are given as one text, known once rows
-    were read.
+    were read. `writes_answers` says whether a column with answers was asked for.
     """
 
     trainer: str
@@ -78,6 +78,7 @@ class Parts:
     chat: pa.DataType
     id_in_answer: bool
     system: str | None = None
+    writes_answers: bool = field(default=False, init=False)
     _begun: bool = field(default=False, init=False)
 
     def messages(self) -> Own:
@@ -110,12 +111,14 @@ class Parts:
 
     def answer_text(self) -> Own:
         """The answer as text: a text as it is, anything else as JSON; with the id in it if asked for."""
+        self.writes_answers = True
         if self.id_in_answer:
             return self._answer_with_id()
         return Own(pa.string(), lambda rows: [_text(a) for a in rows.answers], self.answer)
 
     def answer_as_it_is(self) -> Own:
         """The answer in its own type; as text with the id in it if asked for."""
+        self.writes_answers = True
         if self.id_in_answer:
             return self._answer_with_id()
         kind = pa.string() if self.answer is None else column_type(self.schema, self.answer)

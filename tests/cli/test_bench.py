@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from command import run
+from gaincurate.scoring import rates
 from gaincurate_kernels import bench, segment_unit_sums
 
 SMALL = ("--tokens", "512", "--hidden", "64", "--sample", "128", "--device", "cpu")
@@ -77,7 +78,74 @@ def test_what_cannot_be_timed_is_refused(options: tuple[str, ...], sentence: str
     assert result.stderr == f"error: {sentence}\n"
 
 
-def test_figures_that_cannot_be_written_are_an_error(tmp_path: Path) -> None:
-    result = run("bench", "kernel", *SMALL, "--csv", tmp_path / "no" / "kernel.csv")
+def test_bench_score_refuses_threads_that_no_machine_has() -> None:
+    result = run("bench", "score", "--device", "cpu", "--threads", 999_999)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: --threads 999999: this machine has ")
+
+
+def test_where_the_figures_go_is_made(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "kernel.csv"
+    assert run("bench", "kernel", *SMALL, "--csv", path).exit_code == 0
+    assert path.read_text().startswith("date,gaincurate,")
+
+
+@pytest.mark.parametrize("what", [("kernel", *SMALL), ("score", "--device", "cpu")], ids=lambda what: what[0])
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("file/x.csv", "file exists"),
+        ("file/deep/x.csv", "a part of the path is a file, not a folder"),
+        ("folder", "is a directory"),
+    ],
+)
+def test_figures_that_could_not_be_written_are_not_measured(
+    name: str, reason: str, what: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(*_: Any, **__: Any) -> Any:
+        raise AssertionError("measured")
+
+    monkeypatch.setattr(bench, "measure", measure)
+    monkeypatch.setattr(bench, "copy_bandwidth", measure)
+    monkeypatch.setattr(rates, "measure", measure)
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    result = run("bench", *what, "--csv", tmp_path / name)
     assert result.exit_code == 1
-    assert "no such file or directory" in result.stderr
+    assert result.stdout == ""
+    assert result.stderr == (
+        f"error: cannot write --csv {tmp_path / name}: {reason}. Put that right or give another file.\n"
+    )
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_nothing_is_left_or_lost_where_a_benchmark_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(*_: Any, **__: Any) -> Any:
+        raise bench.WrongResult("off")
+
+    monkeypatch.setattr(bench, "measure", measure)
+    (tmp_path / "old.csv").write_text("earlier figures")
+    for name in ("old.csv", "new.csv"):
+        assert run("bench", "kernel", *SMALL, "--csv", tmp_path / name).exit_code == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["old.csv"]
+    assert (tmp_path / "old.csv").read_text() == "earlier figures"
+
+
+@pytest.mark.parametrize(("options", "first"), [((), "date "), (("--json",), "{")])
+def test_figures_are_printed_before_a_file_that_fails_after_all(
+    options: tuple[str, ...], first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = bench.measure
+
+    def measure(*given: Any, **more: Any) -> Any:
+        (tmp_path / "x.csv").mkdir()
+        return real(*given, **more)
+
+    monkeypatch.setattr(bench, "measure", measure)
+    result = run("bench", "kernel", *SMALL, *options, "--csv", tmp_path / "x.csv")
+    assert result.exit_code == 1
+    assert result.stdout.startswith(first)
+    assert "gaincurate" in result.stdout
+    assert result.stderr.startswith(f"error: cannot write --csv {tmp_path / 'x.csv'}: is a directory. ")

@@ -69,6 +69,41 @@ def test_no_check_at_all_is_refused(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--checks", "duplicates", "--ngram", "5"], "--ngram 5 goes with --eval FILE."),
+        (["--overlap", "0.5"], "--overlap 0.5 goes with --eval FILE."),
+        (
+            ["--checks", "duplicates", "--ngram", "5", "--eval", "e.jsonl"],
+            "--eval is for the check contaminated: name that too, or leave --eval out.",
+        ),
+        (
+            ["--checks", "duplicates", "--near", "0.9"],
+            "--near is for the check near-duplicates: name that too, or leave --near out.",
+        ),
+        (
+            ["--checks", "duplicates", "--near-any-numbers"],
+            "--near-any-numbers is for the check near-duplicates: name that too, or leave "
+            "--near-any-numbers out.",
+        ),
+    ],
+)
+def test_an_option_of_a_check_that_is_not_made_is_refused(
+    tmp_path: Path, options: list[str], sentence: str
+) -> None:
+    result = gaincurate("hygiene", some_set(tmp_path)[0], *options)
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", f"error: {sentence}\n")
+
+
+def test_options_of_checks_that_are_made_are_taken(tmp_path: Path) -> None:
+    scored, _ = some_set(tmp_path)
+    both = ["--eval", tmp_path / "eval.jsonl", "--ngram", 2, "--overlap", 1, "--near", 0.9]
+    for options in (both, [*both, "--checks", "near-duplicates,contaminated", "--near-any-numbers"]):
+        result = gaincurate("hygiene", scored, *options)
+        assert result.exit_code == 0, result.output
+
+
 def test_json_has_the_findings_as_plain_values(tmp_path: Path) -> None:
     scored, options = some_set(tmp_path)
     told = json.loads(gaincurate("hygiene", scored, *options, "--json", "--examples", 1).stdout)
@@ -140,6 +175,17 @@ def test_trinity_reads_a_whole_folder_so_the_list_goes_beside_it(tmp_path: Path)
         (["--gold-as", "{answer}"], "--gold-as '{answer}' goes with --verifier NAME."),
         (["--eval-column", "q"], "--eval-column q goes with --eval FILE."),
         (["--drop", "contaminated", "--eval", "e.jsonl"], "--eval e.jsonl: e.jsonl does not exist."),
+        (
+            ["--near", "0.8"],
+            "--near is for the check near-duplicates: name that too, or leave --near out.",
+        ),
+        (
+            ["--drop", "duplicates", "--near-any-numbers"],
+            "--near-any-numbers is for the check near-duplicates: name that too, or leave "
+            "--near-any-numbers out.",
+        ),
+        (["--ngram", "13"], "--ngram 13 goes with --eval FILE."),
+        (["--drop", "duplicates", "--overlap", "0"], "--overlap 0.0 goes with --eval FILE."),
     ],
 )
 def test_options_that_do_not_go_together(
@@ -164,8 +210,12 @@ def test_files_and_runs_that_are_refused(tmp_path: Path) -> None:
     (tmp_path / "t.dropped.jsonl").write_text("mine\n")
     there = gaincurate(*export, tmp_path / "set")
     assert there.exit_code == 2
-    assert there.stderr.startswith(f"error: {tmp_path}/t.dropped.jsonl is there already")
+    assert there.stderr == (
+        f"error: {tmp_path}/t.dropped.jsonl is there already; give another --dropped, or --overwrite to "
+        "replace it.\n"
+    )
     assert (tmp_path / "t.dropped.jsonl").read_text() == "mine\n"
+    assert not (tmp_path / "t.parquet").exists()
     same = gaincurate(*export, tmp_path / "set", "--dropped", tmp_path / "t.parquet")
     assert (
         same.stderr

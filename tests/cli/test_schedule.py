@@ -50,6 +50,86 @@ def test_start_next_and_status_as_a_user_meets_them(tmp_path: Path) -> None:
     assert "; finished" in gaincurate("schedule", "status", run.folder).stdout
 
 
+TAKES = (
+    "it takes --device, --dtype, --backend, --workers, --threads, --batch-tokens, --logits-memory, "
+    "--shard-rows, --allow-pickle, --trust-remote-code."
+)
+
+
+@pytest.mark.parametrize(
+    ("scoring", "sentence"),
+    [
+        ("--foo", f"no such option: --foo; {TAKES}"),
+        ("--help", f"no such option: --help; {TAKES}"),
+        ("--device", f"option '--device' requires an argument; {TAKES}"),
+        *(
+            (
+                f"{option} x",
+                f"{option} is settled by re-scoring itself, which goes by the first scoring; {TAKES}",
+            )
+            for option in ("--model", "--out", "--signals", "--system", "--id-column")
+        ),
+        (
+            "--threads 2 --limit 3",
+            f"--limit is settled by re-scoring itself, which goes by the first scoring; {TAKES}",
+        ),
+        ("--device gpu", "--device gpu: expected auto, cpu, cuda or cuda:N."),
+        ("--batch-tokens 0", "--batch-tokens 0: expected auto or a number from 1."),
+        ("--device 'cuda", "no closing quotation."),
+    ],
+)
+def test_options_that_re_scoring_cannot_take_are_refused_at_the_start(
+    tmp_path: Path, scoring: str, sentence: str
+) -> None:
+    result = start(tmp_path, "--rescore", "round", "--scoring", scoring)
+    assert result.exit_code == 2
+    assert result.stderr == f"error: --scoring {scoring!r}: {sentence}\n"
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("scoring", ["--threads x", "--workers 0", "--dtype int8"])
+def test_a_value_that_scoring_does_not_take_is_refused_at_the_start(tmp_path: Path, scoring: str) -> None:
+    result = start(tmp_path, "--rescore", "round", "--scoring", scoring)
+    option = scoring.split()[0]
+    assert result.exit_code == 2
+    # the rest is typer's own
+    assert result.stderr.startswith(f"error: --scoring {scoring!r}: invalid value for '{option}': ")
+    assert not (tmp_path / "run").exists()
+
+
+def test_more_data_is_refused_at_the_start(tmp_path: Path) -> None:
+    result = start(tmp_path, "--rescore", "round", "--scoring", "other.jsonl")
+    assert result.exit_code == 2
+    # typer's releases differ between the two
+    assert result.stderr.startswith("error: --scoring 'other.jsonl': got unexpected extra argument")
+    assert result.stderr.endswith(f" (other.jsonl); {TAKES}\n")
+
+
+def test_a_device_that_is_not_here_is_told_as_the_run_may_be_for_another_machine(tmp_path: Path) -> None:
+    result = start(tmp_path, "--rescore", "round", "--scoring", "--device cuda:99")
+    assert result.exit_code == 0
+    first, *_ = result.stderr.splitlines()
+    assert first.startswith(
+        "warning: re-scoring on this machine would fail: --device cuda:99: this machine has "
+    )
+    assert first.endswith(" A run keeps its --scoring: to drive it here, start another.")
+    assert Run(tmp_path / "run").config.rescore.options == ["--device", "cuda:99"]
+
+
+def test_options_that_re_scoring_takes_are_kept_and_nothing_is_said(tmp_path: Path) -> None:
+    result = start(
+        tmp_path, "--rescore", "round", "--scoring", "--device cpu --threads 1 --trust-remote-code"
+    )
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert Run(tmp_path / "run").config.rescore.options == [
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+        "--trust-remote-code",
+    ]
+
+
 def test_run_drives_a_trainer_and_says_how_each_round_went(tmp_path: Path) -> None:
     start(tmp_path, "--rescore", "off")
     command = [*runs.COMMAND[:2], "{data}", "{round}", "x", "{outcomes}", "{output}"]

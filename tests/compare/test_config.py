@@ -73,7 +73,10 @@ def test_a_file_names_folders_beside_it(tmp_path: Path) -> None:
             {"arms": [{"name": "a", "strategy": "uniform"}, {"name": "a", "strategy": "length"}]},
             "c: two arms have the name 'a'.",
         ),
-        ({"arms": [{"name": "a"}]}, "c: arms[2].strategy is not there."),
+        (
+            {"arms": [{"name": "a"}]},
+            'c: the key arms[2].strategy = "..." is missing; docs/compare.md has all settings.',
+        ),
         (
             {"arms": [{"name": "A b", "strategy": "uniform"}]},
             "c: arms[2].name = 'A b': String should match pattern '^[a-z0-9][a-z0-9._-]*$'.",
@@ -97,10 +100,32 @@ def test_what_is_wrong_is_said(change: dict[str, Any], sentence: str) -> None:
     assert str(error.value) == sentence
 
 
-def test_what_is_missing_is_said() -> None:
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (
+            "",
+            'the keys scored = "...", heldout = "...", verifier = "...", budget_tokens = N, [[arms]] are missing; '
+            "docs/compare.md has all settings.",
+        ),
+        (
+            'scored = "a"\nheldout = "b"\nbudget_tokens = 10\n[[arms]]\nname = "x"\nstrategy = "uniform"\n',
+            'the key verifier = "..." is missing; docs/compare.md has all settings.',
+        ),
+        (
+            'score = "a"\nheldout = "b"\nverifier = "exact"\nbudget_tokens = 0\n'
+            '[[arms]]\nname = "x"\nstrategy = "uniform"\nrounds = 3\n',
+            "there is no setting arms[2].rounds, score, and "
+            'the key scored = "..." is missing; docs/compare.md has all settings.',
+        ),
+    ],
+)
+def test_what_is_missing_is_said_as_it_stands_in_the_file(tmp_path: Path, text: str, sentence: str) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(text)
     with pytest.raises(InputError) as error:
-        checked_comparison({k: v for k, v in LEAST.items() if k != "verifier"}, "c")
-    assert str(error.value) == "c: verifier is not there."
+        read_comparison(path)
+    assert str(error.value) == f"{path}: {sentence}"
 
 
 def test_a_file_that_is_no_toml(tmp_path: Path) -> None:

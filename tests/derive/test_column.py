@@ -78,7 +78,7 @@ def test_rows_without_a_value_stay_without(tmp_path: Path) -> None:
     ]
     folder = sets.make_set(tmp_path / "set", [rows[:5], rows[5:]])
     for way in ("residual", "rank-in-bin"):
-        done = derive(ScoredSet(folder), "gc_angle_inter", way, bins=2)
+        done = derive(ScoredSet(folder), "gc_angle_inter", way, bins=2 if way == "rank-in-bin" else None)
         assert [v is None for v in values(folder, done.name)] == [bool(k % 3) for k in range(12)]
         assert done.values == 4
 
@@ -108,6 +108,20 @@ def test_the_command_says_what_it_took_away_and_that_it_is_there(tmp_path: Path)
     assert abs(told["after"]) <= 1
     again = run("derive", folder, "--signal", "gc_angle", "--length-free", "rank-in-bin")
     assert "gc_angle_rank_in_bin is there already, made in this way" in again.stdout
+
+
+def test_bins_are_for_ranks_alone(tmp_path: Path) -> None:
+    folder = runs.some_set(tmp_path / "set")
+    result = run("derive", folder, "--signal", "gc_angle", "--length-free", "residual", "--bins", "20")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "error: --bins 20 goes with --length-free rank-in-bin.\n",
+    )
+    assert not (folder / "columns").exists()
+    ranked = run("derive", folder, "--signal", "gc_angle", "--length-free", "rank-in-bin")
+    named = run("derive", folder, "--signal", "gc_angle", "--length-free", "rank-in-bin", "--bins", "20")
+    assert (ranked.exit_code, named.exit_code) == (0, 0)
+    assert "is there already, made in this way" in named.stdout, "20 is the default"
 
 
 def test_columns_that_cannot_be_taken(tmp_path: Path) -> None:

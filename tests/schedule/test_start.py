@@ -137,6 +137,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"options": {"beta": 2}},
         "strategy gain-rl: beta = 2: Input should be less than or equal to 1.",
     ),
+    "scoring": (
+        {"rescore": {"what": "off", "options": ["--device", "cuda:1"]}},
+        "--scoring '--device cuda:1': --rescore off scores nothing anew; leave --scoring out, or give "
+        "--rescore round, window or full.",
+    ),
     "class-name": ({"strategy": ":Thing"}, "--strategy :Thing: there are uniform,"),
     "module-name": ({"strategy": ".x:Thing"}, "--strategy .x:Thing: there are uniform,"),
     "full": (

@@ -114,13 +114,41 @@ def test_without_an_answer_a_trainer_gets_the_id_or_the_set_is_refused(tmp_path:
             write(tmp_path, trainer, rows, answer=None)
         assert not (tmp_path / "out").exists()
     else:
-        write(tmp_path, trainer, rows, answer=None)
+        found = write(tmp_path, trainer, rows, answer=None)
+        warning = (
+            f"warning: {tmp_path}/set was scored without an answer column, so none of the 6 rows has an answer, "
+            "and a reward function that compares with one cannot judge them; name the one with the gold answers "
+            "with --answer-column. The columns are: question"
+        )
+        # The others leave the column away.
+        assert found.notes == ([warning] if trainer in ("verl", "openrlhf") else [])
         out(tmp_path, trainer).unlink()
-    write(tmp_path, trainer, id_in_answer=True)
+    assert write(tmp_path, trainer, id_in_answer=True).notes == [], "the id alone was asked for"
     row = rows_of(out(tmp_path, trainer))[1]
     text = row.get("answer") or row.get("label") or row.get("output") or row.get("ground_truth")
     text = text or (row.get("reward_model") or row["reward_spec"])["ground_truth"]
     assert json.loads(text) == {"gc_id": "id0001", "answer": None}
+
+
+def test_plain_answers_of_a_set_without_any(tmp_path: Path) -> None:
+    rows = [{"question": row["question"]} for row in exports.sums()]
+    found = write(tmp_path / "o", "openrlhf", rows, answer=None, id_in_answer=False)
+    assert "label" not in found.view.own
+    assert found.notes == []
+    found = write(tmp_path / "v", "verl", rows, answer=None, id_in_answer=False)
+    (note,) = found.notes  # verl has to have the field
+    assert "none of the 6 rows has an answer" in note
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_rows_whose_answer_is_null_are_told(tmp_path: Path, trainer: str) -> None:
+    rows = [{**row, "answer": None if k in (1, 4) else row["answer"]} for k, row in enumerate(exports.sums())]
+    found = write(tmp_path / "all", trainer, rows)
+    assert found.notes == [
+        "warning: 2 of 6 rows have no answer in column 'answer', and a reward function that compares with one "
+        "cannot judge them"
+    ]
+    assert write(tmp_path / "one", trainer, rows, limit=1).notes == [], "only rows that are written count"
 
 
 def test_structs_of_the_source_keep_what_they_have(tmp_path: Path) -> None:
