@@ -190,6 +190,7 @@ LAYERS = [
     "gaincurate.difficulty.gold",
     "gaincurate.difficulty.journal",
     "gaincurate.difficulty.interval",
+    "gaincurate.difficulty.ctrl_c",
     "gaincurate.difficulty.watch",
     "gaincurate.schedule.api",
     "gaincurate.schedule.story",

@@ -18,6 +18,7 @@ import numpy as np
 import tenacity
 
 from gaincurate.difficulty.config import RolloutConfig
+from gaincurate.difficulty.ctrl_c import Pressed, cancel, ctrl_c_noted, first_done
 from gaincurate.difficulty.engine import Completion, Key, Refused, Request, request_seed
 from gaincurate.errors import InputError, ServerError
 
@@ -73,7 +74,8 @@ class ServerEngine:
             self._body["logprobs"] = True
         self._body |= config.server_body
         try:
-            self._model = config.served_model or self._runner.run(self._only_model())
+            with ctrl_c_noted() as pressed:
+                self._model = config.served_model or self._runner.run(self._only_model(pressed))
         except BaseException:
             self.close()
             raise
@@ -90,36 +92,36 @@ class ServerEngine:
         """See `Engine`. What had arrived when a request failed for good is yielded before the error."""
         wanted = iter([request for request in requests if request.key not in done])
         running: set[asyncio.Task[Completion | Refused]] = set()
-        try:
-            while True:
-                # Short work of the caller between two steps of the loop only lets sockets fill up.
-                finished = self._runner.run(self._step(running, wanted))
-                running -= finished
-                good = [task.result() for task in finished if task.exception() is None]
-                if good:
-                    yield good
-                for task in finished:
-                    if error := task.exception():
-                        raise error
-                if not finished:
-                    return
-        finally:
-            self._runner.run(_cancel(running))
+        with ctrl_c_noted() as pressed:
+            try:
+                while True:
+                    # Short work of the caller between two steps of the loop only lets sockets fill up.
+                    finished = self._runner.run(self._step(running, wanted, pressed))
+                    running -= finished
+                    good = [task.result() for task in finished if task.exception() is None]
+                    if good:
+                        yield good
+                    for task in finished:
+                        if error := task.exception():
+                            raise error
+                    if not finished:
+                        return
+            finally:
+                self._runner.run(cancel(running))
 
     def close(self) -> None:
         """Close the connections."""
-        self._runner.run(self._client.aclose())
-        self._runner.close()
+        with ctrl_c_noted():
+            self._runner.run(self._client.aclose())
+            self._runner.close()
 
     async def _step(
-        self, running: set[asyncio.Task[Completion | Refused]], wanted: Iterator[Request]
+        self, running: set[asyncio.Task[Completion | Refused]], wanted: Iterator[Request], pressed: Pressed
     ) -> set[asyncio.Task[Completion | Refused]]:
-        """Fill up with requests and wait until at least one is finished; none is when there are no more."""
+        """Fill up with requests and wait for one. What is finished: nothing after the last, or Ctrl-C."""
         while len(running) < self._config.concurrency and (request := next(wanted, None)) is not None:
             running.add(asyncio.ensure_future(self._complete(request)))
-        if not running:
-            return set()
-        return (await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED))[0]
+        return await first_done(running, pressed)
 
     async def _complete(self, request: Request) -> Completion | Refused:
         """One completion, however many attempts it takes."""
@@ -146,8 +148,8 @@ class ServerEngine:
 
         return await self._again_and_again(attempt, f"for prompt {request.gc_id}, sample {request.sample}")
 
-    async def _only_model(self) -> str:
-        """The server's model where it has one."""
+    async def _only_model(self, pressed: Pressed) -> str:
+        """The server's model where it has one; empty after Ctrl-C."""
 
         async def attempt() -> list[str]:
             found = _json(await self._send("GET", "/models", None))
@@ -156,7 +158,11 @@ class ServerEngine:
             except (LookupError, TypeError) as error:
                 raise _Again("it sent something else than a list of models") from error
 
-        names = await self._again_and_again(attempt, "for its models")
+        asked = asyncio.ensure_future(self._again_and_again(attempt, "for its models"))
+        if not await first_done({asked}, pressed):
+            await cancel({asked})
+            return ""
+        names = asked.result()
         if len(names) != 1:
             raise InputError(
                 f"--server {self._url} has {len(names)} models; name one with --served-model"
@@ -212,12 +218,6 @@ class ServerEngine:
             begin = max(now, self._next)
             self._next = begin + 1 / self._config.rate
             await asyncio.sleep(begin - now)
-
-
-async def _cancel(tasks: set[asyncio.Task[Any]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def base_url(server: str) -> str:

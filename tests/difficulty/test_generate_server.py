@@ -382,10 +382,13 @@ def test_ctrl_c_exits_with_130_and_says_how_to_go_on(tmp_path: Path) -> None:
         process = subprocess.Popen(
             [sys.executable, "-m", "gaincurate", *map(str, command)], stderr=subprocess.PIPE, text=True
         )
-        assert reached.wait(300)
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate()
-        held.set()
+        try:
+            assert reached.wait(300)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate()
+        finally:
+            held.set()
+            process.kill()
         assert process.returncode == 130
         assert said.startswith(
             "interrupted. Run the same command again to go on: gaincurate difficulty rollout"
@@ -393,6 +396,26 @@ def test_ctrl_c_exits_with_130_and_says_how_to_go_on(tmp_path: Path) -> None:
         assert "Traceback" not in said
         roll_out(asked)
     assert told(tmp_path / "out") == expected()
+
+
+def test_ctrl_c_counts_also_just_before_the_loop_falls_asleep(tmp_path: Path) -> None:
+    """Then Python has noted the signal and nothing wakes the loop: as where another thread takes the signal."""
+    held = threading.Event()
+
+    def before(key: Key) -> None:
+        if sum(server.attempts.values()) == 2:
+            signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        held.wait()
+
+    with ChatServer(before=before) as server:
+        engine = ServerEngine(config(tmp_path, server, concurrency=2, served_model="m"), {})
+        try:
+            asked = [Request(str(k), 0, [{"role": "user", "content": str(k)}]) for k in range(4)]
+            with pytest.raises(KeyboardInterrupt):
+                list(engine.generate(asked, frozenset()))
+        finally:
+            held.set()
+            engine.close()
 
 
 def test_the_rate_spaces_requests_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

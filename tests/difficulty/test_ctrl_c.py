@@ -1,0 +1,150 @@
+"""Every signal here is sent by this process to itself, so where it arrives is known."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+import pytest
+
+from gaincurate.difficulty.ctrl_c import Pressed, cancel, ctrl_c_noted, first_done
+
+
+def noted(work: Callable[[Pressed], None]) -> None:
+    with ctrl_c_noted() as pressed:
+        work(pressed)
+
+
+def press() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def test_it_is_noted_inside_and_raised_on_leaving() -> None:
+    seen: list[bool] = []
+
+    def twice(pressed: Pressed) -> None:
+        for _ in range(2):
+            seen.append(bool(pressed))
+            press()
+        seen.append(bool(pressed))
+
+    with pytest.raises(KeyboardInterrupt):
+        noted(twice)
+    assert seen == [False, True, True]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_nothing_is_raised_where_nothing_was_pressed() -> None:
+    with ctrl_c_noted() as pressed:
+        pass
+    assert not pressed
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_third_time_it_is_raised_at_once() -> None:
+    reached = []
+
+    def insist(pressed: Pressed) -> None:
+        for time in range(4):
+            reached.append(time)
+            press()
+
+    with pytest.raises(KeyboardInterrupt):
+        noted(insist)
+    assert reached == [0, 1, 2]
+
+
+def test_it_comes_before_another_error() -> None:
+    def fail(pressed: Pressed) -> None:
+        press()
+        raise ValueError("other")
+
+    with pytest.raises(KeyboardInterrupt) as raised:
+        noted(fail)
+    assert isinstance(raised.value.__context__, ValueError)
+
+
+def test_another_error_stays_where_nothing_was_pressed() -> None:
+    with pytest.raises(ValueError, match="other"), ctrl_c_noted():
+        raise ValueError("other")
+
+
+def test_a_handler_of_somebody_else_stays() -> None:
+    heard = []
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
+
+    before = signal.signal(signal.SIGINT, hear)
+    try:
+        with ctrl_c_noted() as pressed:
+            press()
+        assert signal.getsignal(signal.SIGINT) is hear
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert heard == [signal.SIGINT]
+    assert not pressed
+
+
+def test_in_another_thread_nothing_is_changed() -> None:
+    handlers = []
+
+    def look() -> None:
+        with ctrl_c_noted():
+            handlers.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert handlers == [signal.default_int_handler]
+
+
+def test_the_first_that_is_done_and_after_ctrl_c_none() -> None:
+    async def work() -> None:
+        pressed, never = Pressed(), asyncio.Event()
+        fast, slow = asyncio.ensure_future(asyncio.sleep(0)), asyncio.ensure_future(never.wait())
+        assert await first_done({fast, slow}, pressed) == {fast}
+        assert await first_done(set[asyncio.Task[None]](), pressed) == set()
+        pressed.times = 1
+        assert await first_done({slow}, pressed) == set()
+        assert not slow.done()
+        await cancel({fast, slow})
+        assert slow.cancelled()
+
+    asyncio.run(work())
+
+
+def test_a_task_that_fails_while_it_is_cancelled_is_no_error() -> None:
+    async def stubborn() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise RuntimeError("on the way out")
+
+    async def work() -> None:
+        task = asyncio.ensure_future(stubborn())
+        await asyncio.sleep(0)
+        await cancel({task})
+        assert isinstance(task.exception(), RuntimeError)
+
+    asyncio.run(work())
+
+
+def test_a_loop_stays_whole_whenever_it_is_pressed() -> None:
+    """A KeyboardInterrupt inside the loop's own code would leave it stopped, and the next run would fail."""
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+
+        def wait(pressed: Pressed) -> None:
+            waiting = loop.create_task(asyncio.Event().wait())
+            loop.call_soon(press)
+            assert runner.run(first_done({waiting}, pressed)) == set()
+            runner.run(cancel({waiting}))
+
+        for _ in range(20):
+            with pytest.raises(KeyboardInterrupt):
+                noted(wait)
+            assert runner.run(asyncio.sleep(0, "whole")) == "whole"
