@@ -12,12 +12,20 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 import tiny
 
 # Triton's kernels run on a GPU where there is one, else in Triton's interpreter; the variable counts when a
 # kernel is first imported.
 os.environ["TRITON_INTERPRET"] = "0" if torch.cuda.is_available() else "1"
+
+# How long an example takes is the machine's affair. In CI the examples are the same each time, so that whatever
+# fails there fails again; elsewhere they are new.
+settings.register_profile(
+    "here", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize="CI" in os.environ
+)
+settings.load_profile("here")
 
 _THREADS = torch.get_num_threads()
 

@@ -379,16 +379,16 @@ def test_ctrl_c_exits_with_130_and_says_how_to_go_on(tmp_path: Path) -> None:
         asked = config(tmp_path, server)
         command = ["difficulty", "rollout", asked.scored, "--out", asked.out, "--server", server.url]
         command += ["--verifier", "exact", "--samples", "4", "--concurrency", "2", "--verify-workers", "1"]
-        process = subprocess.Popen(
+        with subprocess.Popen(
             [sys.executable, "-m", "gaincurate", *map(str, command)], stderr=subprocess.PIPE, text=True
-        )
-        try:
-            assert reached.wait(300)
-            process.send_signal(signal.SIGINT)
-            _, said = process.communicate()
-        finally:
-            held.set()
-            process.kill()
+        ) as process:
+            try:
+                assert reached.wait(300)
+                process.send_signal(signal.SIGINT)
+                _, said = process.communicate()
+            finally:
+                held.set()
+                process.kill()
         assert process.returncode == 130
         assert said.startswith(
             "interrupted. Run the same command again to go on: gaincurate difficulty rollout"

@@ -163,7 +163,7 @@ def test_gradients_equal_differences(shape: Shape) -> None:
             assert gradient[place].item() == pytest.approx(expected, abs=1e-7), name
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.sampled_from([0.0, 0.125, 0.5, 1.0]), min_size=1, max_size=8),
     st.integers(0, 100),

@@ -13,7 +13,7 @@ from gaincurate.difficulty.quality import brier, interval, noise_ceiling, pearso
 from gaincurate.schedule.noise import uniforms
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 10_000), st.integers(3, 40))
 def test_pearson_equals_numpys(seed: int, rows: int) -> None:
     a, b = np.random.default_rng(seed).normal(size=(2, rows))

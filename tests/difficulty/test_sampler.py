@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -21,7 +21,6 @@ def plain(chances: NDArray[np.float64], top_p: float) -> NDArray[np.float64]:
     return kept
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.lists(st.integers(0, 8), min_size=7, max_size=7).filter(any), min_size=1, max_size=4),
     st.sampled_from([0.05, 0.3, 0.5, 0.8, 0.95, 0.999]),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gaincurate.difficulty.verify import VerifierConfig, VerifierPool, gold_completion
@@ -59,7 +59,7 @@ def test_what_a_verifier_prints_is_not_taken_for_its_answer() -> None:
     assert rewards(bad(), [Job("!print", "7", ROW), Job("8", "7", ROW)]) == [(1.0, None), (0.0, None)]
 
 
-@settings(deadline=None, max_examples=5, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=5)
 @given(
     texts=st.lists(st.sampled_from(["7", "8", "", "!raise", "!exit", "!nan"]), max_size=12),
     workers=st.integers(2, 4),

@@ -72,7 +72,7 @@ def penalised(weighted: np.ndarray, d: np.ndarray, w: float, b: float) -> float:
     return lost + 0.5 * ((w - 1) ** 2 + b**2)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.floats(-3, 3), st.floats(-2, 2))
 def test_no_other_calibration_is_better(seed: int, slope: float, level: float) -> None:
     random = np.random.default_rng(seed)

@@ -39,7 +39,7 @@ TEXT = st.lists(st.sampled_from(["a", "b", "c", "d"]), min_size=1, max_size=9).m
 
 
 @given(st.lists(TEXT, min_size=1, max_size=8), st.lists(TEXT, min_size=1, max_size=2), st.integers(2, 4))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_row_is_found_when_it_shares_an_n_gram_or_is_the_question(
     rows: list[str], questions: list[str], ngram: int
 ) -> None:

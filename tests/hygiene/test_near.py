@@ -86,7 +86,7 @@ def test_what_is_found_is_what_comparing_all_pairs_finds(
 
 
 @given(st.lists(st.text("ab1 ", min_size=1, max_size=30).filter(str.strip), min_size=1, max_size=12))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_none_is_found_that_is_not_similar_and_dropping_twice_is_dropping_once(texts: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         scored = asking(Path(folder) / "set", texts)

@@ -80,7 +80,7 @@ def test_equal_vectors_give_one(tokens: int) -> None:
 SHAPES = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), min_size=1, max_size=4)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(shapes=SHAPES, hidden=st.sampled_from([64, 72, 100]), seed=st.integers(0, 99))
 def test_concentrations_equal_the_full_cosine_matrix(
     shapes: list[tuple[int, int]], hidden: int, seed: int

@@ -50,7 +50,7 @@ def loops(hidden: Tensor, question: int) -> tuple[float, float, float]:
     return intra, inter, pairs / (n * (n - 1)) if n > 1 else math.nan
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     prefix=st.integers(0, 9), question=st.integers(1, 12), width=st.integers(1, 9), seed=st.integers(0, 999)
 )

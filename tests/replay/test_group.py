@@ -208,7 +208,7 @@ def groups(draw: st.DrawFn) -> RolloutGroup:
     )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(groups(), max_size=4))
 def test_rows_give_back_the_groups_to_the_bit(made: list[RolloutGroup]) -> None:
     back = decode(encode(made), "here")

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.replay.buffer import ReplayBuffer
@@ -81,7 +81,6 @@ def test_a_step_without_replay_or_without_groups_has_zeros() -> None:
     assert step_metrics(one, fresh)["replay/share"] == 0
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(1e-200, 1e200), min_size=1, max_size=30))
 def test_ratio_numbers_are_those_of_the_formula(ratios: list[float]) -> None:
     found = ratio_metrics(np.array(ratios).reshape(1, -1))

@@ -14,7 +14,7 @@ from gaincurate.report.checks import LISTED, SHOWN, checks
 from questions import asking
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.sampled_from(["a", "A ", "b", "ab", "caf\u00e9", "cafe\u0301"]), min_size=1, max_size=12))
 def test_copies_are_counted_and_shown_with_the_first_of_their_kind(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str]

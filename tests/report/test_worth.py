@@ -25,7 +25,7 @@ def covered(found: list[Estimate], truth: float) -> bool:
     return bool(low <= held <= high)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.tuples(st.integers(0, 4), st.integers(1, 9)), min_size=10, max_size=40),
     st.sampled_from([0.1, 0.25, 0.5]),

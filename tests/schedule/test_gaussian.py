@@ -88,7 +88,7 @@ def test_the_released_codes_variant_never_goes_back() -> None:
     assert capped.mu == 1000
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(1, 40),
     st.data(),

@@ -15,7 +15,7 @@ from gaincurate.schedule.order import Order, build, permute
 from gaincurate.scored_set import ScoredSet
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.sampled_from([0.1, 0.2, 0.25, 0.5]), min_size=1, max_size=12), st.booleans())
 def test_an_order_is_sorted_by_value_and_equal_ones_by_id(
     tmp_path_factory: pytest.TempPathFactory, angles: list[float], ascending: bool

@@ -31,7 +31,7 @@ def packed(prompts: list[Segmented], seed: int = 0, width: int = 16) -> PackedSt
 SHAPES = st.lists(st.tuples(st.integers(0, 12), st.integers(1, 15)), min_size=1, max_size=6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SHAPES, st.floats(-3, 3), st.integers(0, 99))
 def test_each_prompt_gets_the_score_of_its_own_full_cosine_matrix(
     shapes: list[tuple[int, int]], weight: float, seed: int

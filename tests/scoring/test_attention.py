@@ -88,7 +88,7 @@ def packed(
 CASES = st.lists(st.tuples(st.integers(1, 9), st.integers(0, 7)), min_size=1, max_size=4)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     cases=CASES,
     window=st.one_of(st.none(), st.integers(1, 6)),

@@ -161,7 +161,7 @@ def test_one_signal_alone_is_the_same_and_the_other_absent(nll: bool, entropy: b
             assert one.nll is None
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 60))
 def test_values_do_not_depend_on_how_many_positions_the_head_takes_at_a_time(rows_at_once: int) -> None:
     torch.set_num_threads(1)

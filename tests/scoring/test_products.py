@@ -33,7 +33,7 @@ def linear(into: int, out: int, *, bias: bool, dtype: Any = torch.float32, seed:
 
 
 @needs_avx
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(1, 70),
     st.integers(1, 70),

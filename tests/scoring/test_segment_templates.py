@@ -155,7 +155,7 @@ def test_an_answer_begun_after_the_question_is_tail_and_stays_open(case: Case) -
 
 @pytest.mark.parametrize("kind", ["byte-level", "no-words", "bpe", "unigram"])
 @pytest.mark.parametrize("case", [*CASES, QUOTED], ids=lambda case: case.name)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(content=TEXTS)
 def test_any_content_is_found_where_the_template_puts_it(case: Case, kind: str, content: str) -> None:
     made = tokenizer(kind, case.template)
@@ -164,7 +164,7 @@ def test_any_content_is_found_where_the_template_puts_it(case: Case, kind: str, 
     check(made, case, messages, found)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(content=st.text("aeoAnn u\u0301\u0302\u0308\u0327éñ\n", min_size=1).filter(lambda t: bool(t.strip())))
 def test_a_tokenizer_that_composes_characters_keeps_the_spans(content: str) -> None:
     if "nfc" not in _TOKENIZERS:

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import exports
@@ -423,7 +423,6 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x0
 )
 
 
-@settings(deadline=None)
 @given(
     rows=st.lists(st.tuples(TEXTS, st.none() | TEXTS), min_size=1, max_size=6),
     trainer=st.sampled_from(["verl", "openrlhf", "slime", "skyrl"]),

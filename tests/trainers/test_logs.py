@@ -307,7 +307,7 @@ def test_paths_and_options_that_mean_nothing_are_refused(run: Run, tmp_path: Pat
     )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     rewards=st.lists(
         st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=3), min_size=5, max_size=5

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.errors import InputError
@@ -95,7 +95,6 @@ def loss_of(made: dict[str, Any], **options: Any) -> Any:
 
 
 @given(st.integers(0, 10**6), st.sampled_from(OPTIONS), st.floats(0.05, 0.5), st.floats(0.05, 0.9))
-@settings(deadline=None)
 def test_the_loss_is_the_formula(seed: int, names: tuple[str, str], low: float, high: float) -> None:
     clip, mean = names
     made = batch(seed)
@@ -125,7 +124,6 @@ def test_the_gradient_is_that_of_the_formula(clip: str, mean: str) -> None:
 
 
 @given(st.integers(0, 10**6), st.sampled_from(["sequence", "token"]))
-@settings(deadline=None)
 def test_on_fresh_rollouts_both_clips_are_grpo_gradient_included(seed: int, mean: str) -> None:
     made = batch(seed, fresh=5)
     found = []
@@ -172,7 +170,6 @@ def test_the_two_clips_differ_where_the_policy_moved_since_a_rollout_was_stored(
 
 @pytest.mark.parametrize("mean", ["sequence", "token"])
 @given(seed=st.integers(0, 10**6))
-@settings(deadline=None)
 def test_anchored_advantages_make_a_trainers_loss_the_one_with_the_clip_on_old(seed: int, mean: Any) -> None:
     made = tensors(batch(seed, fresh=2))
     weights = anchored_advantages(made["advantages"], made["old"], made["behaviour"], made["mask"])

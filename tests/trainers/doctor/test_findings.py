@@ -494,7 +494,7 @@ def test_trl_says_so_where_no_size_fits() -> None:
     assert "--align-to 2" in finding.advice
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(budget=st.integers(1, 4096), batch=st.integers(1, 2048))
 def test_a_tail_is_found_exactly_where_rows_are_left(budget: int, batch: int) -> None:
     about = About("segment", budget=budget, rounds=1)
@@ -509,7 +509,7 @@ def test_a_tail_is_found_exactly_where_rows_are_left(budget: int, batch: int) ->
         assert size <= batch
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     budget=st.integers(1, 512), batch=st.integers(1, 512), group=st.integers(1, 16), many=st.integers(1, 4)
 )
@@ -528,7 +528,7 @@ def test_the_budget_that_openrlhf_is_advised_has_no_tail(
             assert "tail" not in names(look("openrlhf", replace(about, budget=advised), **sizes))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     budget=st.integers(1, 512),
     group=st.integers(2, 16),
