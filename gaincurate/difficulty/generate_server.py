@@ -17,9 +17,10 @@ import httpx2
 import numpy as np
 import tenacity
 
+from gaincurate.ctrl_c import Pressed, ctrl_c_noted
 from gaincurate.difficulty.config import RolloutConfig
-from gaincurate.difficulty.ctrl_c import Pressed, cancel, ctrl_c_noted, first_done
 from gaincurate.difficulty.engine import Completion, Key, Refused, Request, request_seed
+from gaincurate.difficulty.tasks import cancel, first_done
 from gaincurate.errors import InputError, ServerError
 
 API_KEY = "OPENAI_API_KEY"

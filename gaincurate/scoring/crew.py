@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from gaincurate.errors import GaincurateError
-from gaincurate.scoring import rates
+from gaincurate.scoring import processes, rates
 from gaincurate.scoring.allocator import settle_memory
 from gaincurate.scoring.attention import UnsupportedAttention
 from gaincurate.scoring.model import find_model, load_config, load_model
@@ -45,18 +45,25 @@ class Crew:
     ) -> None:
         self.name = f"packed, {workers} workers of {threads} thread{'s' * (threads != 1)}"
         context = multiprocessing.get_context("spawn")
-        self._members: list[tuple[Any, Any]] = []
-        for index in range(workers):
-            ours, theirs = context.Pipe()
-            share = list(prompts[index::workers])
-            process = context.Process(
-                target=_work, args=(theirs, model, dtype, threads, share, budget), daemon=True
+        pipes = [context.Pipe() for _ in range(workers)]
+        self._pipes = [ours for ours, _ in pipes]
+        self._workers = [
+            context.Process(
+                target=_work,
+                args=(theirs, model, dtype, threads, list(prompts[index::workers]), budget),
+                daemon=True,
             )
-            process.start()
-            theirs.close()
-            self._members.append((process, ours))
-        for _, pipe in self._members:
-            self._answer(pipe)
+            for index, (_, theirs) in enumerate(pipes)
+        ]
+        try:
+            processes.start(self._workers)
+            for _, theirs in pipes:
+                theirs.close()
+            for pipe in self._pipes:
+                self._answer(pipe)
+        except BaseException:
+            self._end(0.0)
+            raise
 
     def run(self) -> tuple[int, int, float]:
         """One pass over all prompts: rows, computed tokens, seconds in the angle code (a worker's mean)."""
@@ -70,9 +77,9 @@ class Crew:
         return plain, fastest
 
     def _ask(self, what: str) -> list[Any]:
-        for _, pipe in self._members:
+        for pipe in self._pipes:
             pipe.send(what)
-        return [self._answer(pipe) for _, pipe in self._members]
+        return [self._answer(pipe) for pipe in self._pipes]
 
     def _answer(self, pipe: Any) -> Any:
         try:
@@ -89,12 +96,15 @@ class Crew:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for _, pipe in self._members:
-            pipe.close()  # which a worker that waits takes as its end
-        for process, _ in self._members:
-            process.join(_PATIENCE)
-            process.terminate()
-            process.join()
+        self._end(_PATIENCE if error is None else 0.0)
+
+    def _end(self, seconds: float) -> None:
+        if seconds:
+            for pipe in self._pipes:
+                pipe.close()  # which a worker that waits takes as its end
+        processes.end(self._workers, seconds)
+        for pipe in self._pipes:
+            pipe.close()
 
 
 def _work(pipe: Any, model: str, dtype: str, threads: int, prompts: list[Segmented], budget: int) -> None:

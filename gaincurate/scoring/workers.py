@@ -9,15 +9,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
-import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from multiprocessing.process import BaseProcess
+from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from gaincurate.config import ScoreConfig
 from gaincurate.errors import GaincurateError
+from gaincurate.scoring import processes
 from gaincurate.scoring.plan import Plan, make_plan
 from gaincurate.scoring.watch import Summary, Watch
 from gaincurate.scoring.worker import score_shards
@@ -42,31 +42,27 @@ def score_everywhere(plan: Plan, shards: Sequence[int], watch: Watch, summary: S
     events: Any = context.Queue()
     for item in [*shards, *(None for _ in devices)]:
         tasks.put(item)
-    workers = []
-    for device in devices:
-        config = plan.config.model_copy(
-            update={"device": device, "threads": plan.machine.threads, "workers": 1, "overwrite": False}
-        )
-        worker = context.Process(
+    options = {"threads": plan.machine.threads, "workers": 1, "overwrite": False}
+    configs = [plan.config.model_copy(update={**options, "device": device}) for device in devices]
+    workers = [
+        context.Process(
             target=_work,
             args=(config, plan.identity, tasks, events, time.time()),
-            name=f"gaincurate {device}",
+            name=f"gaincurate {config.device}",
             daemon=True,
         )
-        worker.start()
-        workers.append(worker)
+        for config in configs
+    ]
+    patience = 0.0
     try:
+        processes.start(workers)
         _listen(workers, events, watch, summary)
-        for worker in workers:  # what is ended at its end leaves a lock behind, and Python warns of it
-            worker.join(_ENDING)
+        patience = _ENDING  # what is ended at its end leaves a lock behind, and Python warns of it
     finally:
-        for worker in workers:
-            worker.terminate()
-        for worker in workers:
-            worker.join()
+        processes.end(workers, patience)
 
 
-def _listen(workers: Sequence[BaseProcess], events: Any, watch: Watch, summary: Summary) -> None:
+def _listen(workers: Sequence[SpawnProcess], events: Any, watch: Watch, summary: Summary) -> None:
     """Pass on what the workers say until all are done."""
     running, heard = len(workers), set()
     while running:
@@ -117,7 +113,6 @@ class _Reports(Watch):
 
 def _work(config: ScoreConfig, identity: Json, tasks: Any, events: Any, begun: float) -> None:
     """A worker process, asked for at the time `begun`."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
     summary = Summary(config.out)
     try:

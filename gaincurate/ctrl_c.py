@@ -1,23 +1,19 @@
-"""Ctrl-C for code that runs an event loop: it is noted, and raised where the code can take it.
+"""Ctrl-C for code that it must not hit anywhere: it is noted, and raised where the code can take it.
 
-Python raises KeyboardInterrupt between any two instructions of the main thread: inside a loop that leaves it
-broken, inside a finalizer it is lost, and before a loop falls asleep it does not wake it. Knows no loop.
+Python raises KeyboardInterrupt between any two instructions of the main thread: inside an event loop that
+leaves it broken, inside a finalizer it is lost, and before a loop falls asleep it does not wake it.
 """
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, TypeVar
 
-_LOOK = 0.2  # seconds until it is seen, at most
 _INSISTING = 3
-_T = TypeVar("_T")
 
 
 @dataclass(slots=True)
@@ -57,18 +53,3 @@ def ctrl_c_noted() -> Iterator[Pressed]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if pressed:
             raise KeyboardInterrupt
-
-
-async def first_done(tasks: set[asyncio.Task[_T]], pressed: Pressed) -> set[asyncio.Task[_T]]:
-    """Those that are done, at least one; none where there is no task or Ctrl-C was pressed."""
-    done: set[asyncio.Task[_T]] = set()
-    while tasks and not done and not pressed:
-        done, _ = await asyncio.wait(tasks, timeout=_LOOK, return_when=asyncio.FIRST_COMPLETED)
-    return done
-
-
-async def cancel(tasks: set[asyncio.Task[Any]]) -> None:
-    """Cancel and wait until they have ended, however they do."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

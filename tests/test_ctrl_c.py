@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import threading
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from types import FrameType
 
 import pytest
 
-from gaincurate.difficulty.ctrl_c import Pressed, cancel, ctrl_c_noted, first_done
+from gaincurate.ctrl_c import Pressed, ctrl_c_noted
 
 
 def noted(work: Callable[[Pressed], None]) -> None:
@@ -100,51 +99,3 @@ def test_in_another_thread_nothing_is_changed() -> None:
     thread.start()
     thread.join()
     assert handlers == [signal.default_int_handler]
-
-
-def test_the_first_that_is_done_and_after_ctrl_c_none() -> None:
-    async def work() -> None:
-        pressed, never = Pressed(), asyncio.Event()
-        fast, slow = asyncio.ensure_future(asyncio.sleep(0)), asyncio.ensure_future(never.wait())
-        assert await first_done({fast, slow}, pressed) == {fast}
-        assert await first_done(set[asyncio.Task[None]](), pressed) == set()
-        pressed.times = 1
-        assert await first_done({slow}, pressed) == set()
-        assert not slow.done()
-        await cancel({fast, slow})
-        assert slow.cancelled()
-
-    asyncio.run(work())
-
-
-def test_a_task_that_fails_while_it_is_cancelled_is_no_error() -> None:
-    async def stubborn() -> None:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            raise RuntimeError("on the way out")
-
-    async def work() -> None:
-        task = asyncio.ensure_future(stubborn())
-        await asyncio.sleep(0)
-        await cancel({task})
-        assert isinstance(task.exception(), RuntimeError)
-
-    asyncio.run(work())
-
-
-def test_a_loop_stays_whole_whenever_it_is_pressed() -> None:
-    """A KeyboardInterrupt inside the loop's own code would leave it stopped, and the next run would fail."""
-    with asyncio.Runner() as runner:
-        loop = runner.get_loop()
-
-        def wait(pressed: Pressed) -> None:
-            waiting = loop.create_task(asyncio.Event().wait())
-            loop.call_soon(press)
-            assert runner.run(first_done({waiting}, pressed)) == set()
-            runner.run(cancel({waiting}))
-
-        for _ in range(20):
-            with pytest.raises(KeyboardInterrupt):
-                noted(wait)
-            assert runner.run(asyncio.sleep(0, "whole")) == "whole"
