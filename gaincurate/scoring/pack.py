@@ -44,22 +44,17 @@ class PackedStates:
     `hidden` is `[tokens, hidden]` in the model's dtype. Prompt b's question has the rows `questions[b]`,
     `[prompts, 2]`, its prefix the rows `prefixes[b]`, which are none where `shared[b]` stands for it. Both
     are int64 on the CPU. With `norm`, the states are its input, and its output is what is scored. `final` are
-    the same tokens behind the last norm, `[tokens, width]`, where they were asked for. `stops`, `[prompts]`
-    int64 on the CPU, are the rows behind each prompt's last computed token where tails were computed too.
+    the same tokens behind the last norm, `[tokens, width]`, where they were asked for. `ends`, `[prompts]`
+    int64 on the CPU, are the rows behind each prompt's last computed token, which may be one of its tail.
     """
 
     hidden: Tensor
     questions: Tensor
     prefixes: Tensor
     shared: tuple[SharedPrefix | None, ...]
+    ends: Tensor
     norm: RMSNorm | None = None
     final: Tensor | None = None
-    stops: Tensor | None = None
-
-    @property
-    def ends(self) -> Tensor:
-        """`[prompts]`: the row behind each prompt's last computed token."""
-        return self.questions[:, 1] if self.stops is None else self.stops
 
     @classmethod
     def of_whole_prompts(
@@ -68,18 +63,16 @@ class PackedStates:
         prompts: Sequence[Segmented],
         norm: RMSNorm | None = None,
         final: Tensor | None = None,
-        *,
-        tails: bool = False,
+        lengths: Tensor | None = None,
     ) -> PackedStates:
-        """Where every prompt's prefix and question, and with `tails` its tail, stand one behind the other."""
-        lengths = torch.tensor([len(p.token_ids) if tails else p.end for p in prompts])
-        stops = lengths.cumsum(0)
-        starts = stops - lengths
+        """Where the prompts stand one behind the other: so many tokens of each, else prefix and question."""
+        upto = torch.tensor([prompt.end for prompt in prompts])
+        lengths = upto if lengths is None else lengths
+        ends = lengths.cumsum(0)
+        starts = ends - lengths
         middles = starts + torch.tensor([prompt.prefix for prompt in prompts])
-        ends = starts + torch.tensor([prompt.end for prompt in prompts])
-        questions, prefixes = torch.stack([middles, ends], 1), torch.stack([starts, middles], 1)
-        nothing_shared = (None,) * len(prompts)
-        return cls(hidden, questions, prefixes, nothing_shared, norm, final, stops if tails else None)
+        questions, prefixes = torch.stack([middles, starts + upto], 1), torch.stack([starts, middles], 1)
+        return cls(hidden, questions, prefixes, (None,) * len(prompts), ends, norm, final)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +92,16 @@ def apart(
     batches: Callable[[Sequence[int]], list[list[int]]], lengths: Sequence[int], kinds: Sequence[bool]
 ) -> Iterator[list[int]]:
     """What `batches` makes of the lengths of one kind and then of the other, as places in the whole."""
-    for kind in (False, True):
-        own = [place for place, found in enumerate(kinds) if found == kind]
+    for own in by_kind(kinds):
         for batch in batches([lengths[place] for place in own]):
             yield [own[index] for index in batch]
+
+
+def by_kind(kinds: Sequence[bool]) -> Iterator[list[int]]:
+    """The places of one kind, then those of the other; a kind that there is not is left out."""
+    for kind in (False, True):
+        if own := [place for place, found in enumerate(kinds) if found == kind]:
+            yield own
 
 
 def padded_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from gaincurate.scoring import attention
 from gaincurate.scoring.attention import KeysAndValues, Packing, UnsupportedAttention
-from gaincurate.scoring.pack import Batch, PackedStates, SharedPrefix, apart, packed_batches
+from gaincurate.scoring.pack import Batch, PackedStates, SharedPrefix, apart, by_kind, packed_batches
 from gaincurate.scoring.prefill import Prefill
 from gaincurate.scoring.products import LaidOut
 from gaincurate.scoring.segment import Segmented
@@ -135,7 +135,9 @@ class PackedPrefill:
     def _try(self, prompts: Sequence[Segmented], plain: Sequence[PackedStates]) -> None:
         try:
             for shared in (set(), {prefix_of(prompt) for prompt in prompts}):
-                self._compare(plain, self(prompts, shared, check=True))
+                for places in by_kind([self._prefill.is_long(prompt) for prompt in prompts]):
+                    own = [prompts[place] for place in places]
+                    self._compare([plain[place] for place in places], self(own, shared, check=True))
         finally:
             self._kept.clear()
 
@@ -178,18 +180,18 @@ class PackedPrefill:
         hidden, final = self._run(torch.cat(ids), torch.cat(positions), packing)
         if check:
             _check_layers(self._prefill.config, packing, self._prefill.depth)
-        starts, stops = torch.tensor(borders[:-1]), torch.tensor(borders[1:])
+        starts, ends = torch.tensor(borders[:-1]), torch.tensor(borders[1:])
         own = [0 if before else prompt.prefix for prompt, before in zip(prompts, kept, strict=True)]
         middles = starts + torch.tensor(own)
-        ends = middles + torch.tensor([prompt.question_tokens for prompt in prompts])
+        behind = middles + torch.tensor([prompt.question_tokens for prompt in prompts])
         return PackedStates(
             hidden,
-            torch.stack([middles, ends], 1),
+            torch.stack([middles, behind], 1),
             torch.stack([starts, middles], 1),
             tuple(None if before is None else before.states for before in kept),
+            ends,
             self._prefill.norm,
             final,
-            stops if self._prefill.tails else None,
         )
 
     def _shares(self, prompt: Segmented, shared: Set[bytes]) -> bool:

@@ -87,14 +87,16 @@ class Prefill:
 
     def stop(self, prompt: Segmented) -> int:
         """How many of a prompt's tokens are computed."""
-        return len(prompt.token_ids) if self.tails else prompt.end
+        # A prompt that is long by its tail alone must be seen by the model to be so.
+        long_by_its_tail = self.is_long(prompt) and prompt.end <= (self._turn or 0)
+        return len(prompt.token_ids) if self.tails or long_by_its_tail else prompt.end
 
     def is_long(self, prompt: Segmented) -> bool:
         """Whether the model turns all of this prompt's positions by the factors that it has for long ones.
 
         It decides for a whole call (LongRoPE), so such a prompt never runs beside others.
         """
-        return self._turn is not None and self.stop(prompt) > self._turn
+        return self._turn is not None and len(prompt.token_ids) > self._turn
 
     def run(self, prompts: Sequence[Segmented], budget: int) -> Iterator[Batch]:
         """Everything in batches of at most `budget` tokens, padding included."""
@@ -123,7 +125,7 @@ class Prefill:
         states, final = self.both(ids.to(self.device))
         packed = states.flatten(0, 1).index_select(0, kept)
         last = None if final is None else final.flatten(0, 1).index_select(0, kept)
-        return PackedStates.of_whole_prompts(packed, prompts, self.norm, last, tails=self.tails)
+        return PackedStates.of_whole_prompts(packed, prompts, self.norm, last, lengths)
 
     def both(self, ids: Tensor, **options: Any) -> tuple[Tensor, Tensor | None]:
         """States at the site as `states` gives them, and those behind the last norm where they are wanted."""

@@ -128,6 +128,7 @@ def test_a_shared_prefix_counts_for_each_prompt_and_is_summed_once() -> None:
         torch.tensor(bounds),
         torch.tensor([(4, 4), (7, 7), (16, 16), (22, 24)]),
         (prefix, None, prefix, None),
+        torch.tensor(bounds)[:, 1],
     )
     expected = angle_scores(whole, prompts)
     assert angle_scores(states, prompts) == expected

@@ -10,6 +10,7 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 import tiny
 from architectures import ARCHITECTURES
@@ -18,7 +19,7 @@ from gaincurate.scoring.angle import angle_scores
 from gaincurate.scoring.attention import UnsupportedAttention
 from gaincurate.scoring.pack import PackedStates
 from gaincurate.scoring.packed import PackedPrefill, prefix_of, shared_prefixes
-from gaincurate.scoring.prefill import Prefill, Site
+from gaincurate.scoring.prefill import Prefill, Site, _turn
 from gaincurate.scoring.segment import Segmented
 
 OWN_WAY = {"falcon"}  # their attention cannot be exchanged
@@ -77,32 +78,53 @@ def test_scores_equal_the_padded_forwards_with_prefixes_shared_and_not(kind: Any
     assert gap(expected, alone) < 1e-5
 
 
-@pytest.mark.parametrize("packs", [True, False])
-@pytest.mark.parametrize("budget", [4096, 60])
-def test_prompts_that_longrope_turns_otherwise_run_apart_from_the_others(packs: bool, budget: int) -> None:
+def with_longrope(turn: int) -> nn.Module:
+    """A model that turns up to so many tokens in another way than more."""
     rope = {
         "rope_type": "longrope",
-        "original_max_position_embeddings": 30,
+        "original_max_position_embeddings": turn,
         "rope_theta": 1e4,
         "factor": 17.0,
     }
     rope |= {"short_factor": [1.0] * 4, "long_factor": [1.0, 4.0, 7.0, 10.0]}
     sizes = {**tiny.COMMON, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
     config = transformers.Phi3Config(
-        **{**sizes, "original_max_position_embeddings": 30, "rope_parameters": rope, "pad_token_id": 0}
+        **{**sizes, "original_max_position_embeddings": turn, "rope_parameters": rope, "pad_token_id": 0}
     )
-    prefill, rows = Prefill(tiny.model(config).base_model), prompts()
-    assert [prefill.is_long(row) for row in rows] == [False, False, False, False, True, True]
-    alone = [scores(prefill([row]), [row])[0] for row in rows]
-    assert gap(alone, scores(prefill(rows), rows)) > 1e-4  # it matters to the others beside a long one
+    model: nn.Module = tiny.model(config).base_model
+    return model
+
+
+@pytest.mark.parametrize("packs", [True, False])
+@pytest.mark.parametrize("budget", [4096, 60])
+@pytest.mark.parametrize(("turn", "long"), [(30, [4, 5]), (28, [2, 4, 5]), (27, [2, 4, 5])])
+def test_prompts_that_longrope_turns_otherwise_run_apart_from_the_others(
+    packs: bool, budget: int, turn: int, long: list[int]
+) -> None:
+    """Prompt 2 ends at 27 and has 30 tokens with its tail: what counts is the prompt as the model gets it."""
+    model, rows = with_longrope(turn), prompts()
+    prefill, whole = Prefill(model), Prefill(model, tails=True)
+    assert [place for place, row in enumerate(rows) if prefill.is_long(row)] == long
+    alone = [scores(whole([row]), [row])[0] for row in rows]
+    assert gap(alone, scores(whole(rows), rows)) > 1e-4  # it matters to the others beside a long one
     forward = PackedPrefill(prefill) if packs else prefill
     if isinstance(forward, PackedPrefill):
-        forward.try_on(rows[:2])
+        forward.try_on([rows[0], rows[4]])  # of both kinds
     found: dict[int, tuple[float, float | None]] = {}
     for batch in forward.run(rows, budget):
         own = [rows[place] for place in batch.places]
         found |= dict(zip(batch.places, scores(batch.states, own), strict=True))
     assert gap(alone, [found[place] for place in range(len(rows))]) < 1e-5
+
+
+def test_where_layers_of_one_kind_alone_have_longrope_its_turn_counts() -> None:
+    model = with_longrope(30)
+    config: Any = model.config
+    rope = config.rope_parameters
+    config.rope_parameters = {"full_attention": rope, "sliding_attention": {"rope_type": "default"}}
+    assert _turn(config) == 30
+    config.rope_parameters = {"sliding_attention": {"rope_type": "default"}}
+    assert _turn(config) is None
 
 
 def test_a_model_whose_states_are_not_finite_is_told_so() -> None:
