@@ -71,18 +71,17 @@ class ServerError(GaincurateError):
     """A server that generates does not answer, or not as it should; what had arrived is kept."""
 
 
-_AGAIN = "Put that right and run the same command again."
-
-
 class StorageError(GaincurateError):
     """The file system refused; what was finished before is intact."""
 
+    refused: str | None = None
+    """The sentence without its advice, where a file could not be written or read: nothing was taken away."""
+
     def going_on(self, kept: str) -> None:
         """Say what is kept, for work that goes on from there; `kept` is a clause: "Shards are kept"."""
-        text = str(self)
-        if text.endswith(_AGAIN):
-            begin = text.removesuffix(_AGAIN)
-            self.args = (f"{begin}{kept}; put that right and run the same command again to go on.",)
+        if self.refused is not None:
+            self.args = (f"{self.refused} {kept}; put that right and run the same command again to go on.",)
+            self.refused = None  # said once, by who knows best
 
 
 class LockedError(GaincurateError):
@@ -110,13 +109,18 @@ def reason_of(error: OSError) -> str:
 
 def storage_error(path: Path, error: OSError) -> StorageError:
     """The sentence for a failed write to `path`; nothing half-written is ever given its final name."""
-    return StorageError(
-        f"cannot write {path}: {reason_of(error)}. {_AGAIN}", path=str(path), errno=error.errno
-    )
+    return _refused("write", path, error)
 
 
 def read_error(path: Path, error: OSError) -> StorageError:
     """The sentence for a file or folder that the file system does not give."""
-    return StorageError(
-        f"cannot read {path}: {reason_of(error)}. {_AGAIN}", path=str(path), errno=error.errno
+    return _refused("read", path, error)
+
+
+def _refused(what: str, path: Path, error: OSError) -> StorageError:
+    said = f"cannot {what} {path}: {reason_of(error)}."
+    found = StorageError(
+        f"{said} Put that right and run the same command again.", path=str(path), errno=error.errno
     )
+    found.refused = said
+    return found

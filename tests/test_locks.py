@@ -8,6 +8,7 @@ import pytest
 from gaincurate.errors import LockedError, StorageError
 from gaincurate.files import write_atomic
 from gaincurate.locks import Split, one_at_a_time, work_folder, writing
+from gaincurate.shards import remove_set
 
 
 def test_a_second_plain_writer_is_refused(tmp_path: Path) -> None:
@@ -104,6 +105,17 @@ def test_only_who_holds_shards_says_that_they_are_kept(tmp_path: Path) -> None:
     with pytest.raises(StorageError) as outer, writing(tmp_path / "all", Split(), "What was done is kept"):
         write_atomic(gone, b"")
     assert str(outer.value).startswith(f"{why} What was done is kept; put that right")
+
+
+def test_nothing_is_said_to_be_kept_where_a_deletion_failed(tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    (out / "shard-00002x.arrow").mkdir(parents=True)
+    with pytest.raises(StorageError) as caught, writing(out, Split()):
+        remove_set(out)
+    assert str(caught.value) == (
+        f"cannot delete {out / 'shard-00002x.arrow'}: is a directory. Put that right and run the same command "
+        "again."
+    )
 
 
 def test_a_lock_that_cannot_be_made_says_nothing_of_shards(tmp_path: Path) -> None:

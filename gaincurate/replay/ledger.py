@@ -21,6 +21,7 @@ from gaincurate.replay.group import RolloutGroup
 from gaincurate.replay.rows import batches_of
 
 _SEGMENT = 64 << 20
+_KEPT = "What was appended before is kept"
 
 
 class Ledger:
@@ -57,7 +58,7 @@ class Ledger:
         self._file: int | None = None
         self._index = self._end = 0
         with ExitStack() as stack:
-            stack.enter_context(writing(self.folder, Split(), "What was appended is kept"))
+            stack.enter_context(writing(self.folder, Split(), _KEPT))
             self._open()
             self._held = stack.pop_all()
 
@@ -130,8 +131,14 @@ class Ledger:
         Raises:
             StorageError: the file system refused; none of the groups are kept.
         """
-        if not groups:
-            return
+        try:
+            if groups:
+                self._append(groups)
+        except StorageError as error:
+            error.going_on(_KEPT)
+            raise
+
+    def _append(self, groups: Sequence[RolloutGroup]) -> None:
         versions = [group.policy_version for group in groups]
         if self._full():
             self._begin(self._index + 1, 0)
