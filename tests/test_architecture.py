@@ -248,6 +248,7 @@ LAYERS = [
     "gaincurate.scoring.prefill",
     "gaincurate.scoring.norms",
     "gaincurate.scoring.model",
+    "gaincurate.scoring.broken",
     "gaincurate.scoring.pack",
     "gaincurate.scoring.segment",
     "gaincurate.scoring.offsets",
