@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 import gaincurate
 import tiny
 from command import run
 from gaincurate.cli.output import length_sentence, plain
+
+SHORT = "all 3 were rejected, 2 of them like this: the prompt has 61 tokens and the limit is 16"
 
 
 @pytest.fixture
@@ -67,12 +71,67 @@ def test_doctor_fails_where_a_check_fails(monkeypatch: pytest.MonkeyPatch) -> No
     assert "FAIL cpu" in result.stdout
 
 
-def test_every_row_rejected_is_a_warning(tmp_path: Path, tiny_model: Path) -> None:
-    data = tiny.write_jsonl(tmp_path / "a.jsonl", [{"prompt": " "}, {"prompt": ""}])
+@pytest.mark.parametrize(
+    ("questions", "said"),
+    [
+        ([" ", "one two three four five six seven", "one two three four five six seven eight nine"], SHORT),
+        ([" ", ""], "all 2 were rejected, each like this: the prompt is empty"),
+        ([" "], "the only one was rejected: the prompt is empty"),
+    ],
+    ids=["commonest", "one reason", "one row"],
+)
+def test_every_row_rejected_is_no_success_also_the_second_time(
+    tmp_path: Path, tiny_model: Path, questions: list[str], said: str
+) -> None:
+    data = tiny.write_jsonl(tmp_path / "a.jsonl", [{"prompt": text} for text in questions])
+    out = tmp_path / "out"
+    command = ("score", data, "-m", tiny_model, "-o", out, "--on-error", "skip", "--on-overlong", "skip")
+    sentence = (
+        f"error: no row was scored: {said}. {out}/rejected.jsonl has the reason of every row. Change the "
+        "rows, the model or the options, and start over in a new --out or with --overwrite."
+    )
+    for state in ("complete", "already complete, nothing was left to score"):
+        result = run(*command, "--max-length", "16")
+        assert result.exit_code == 2
+        assert result.stdout == f"{out} is {state}: 0 rows, {len(questions)} rejected\n"
+        assert result.stderr.splitlines()[-1] == sentence
+        assert len((out / "rejected.jsonl").read_text().splitlines()) == len(questions)
+    told = run(*command, "--max-length", "16", "--json")
+    assert (told.exit_code, json.loads(told.stdout)["rows"]) == (2, 0)
+    assert told.stderr.splitlines()[-1] == sentence
+    tiny.write_jsonl(data, [{"prompt": "one"}])
+    mended = run(*command, "--max-length", "50", "--overwrite")
+    assert (mended.exit_code, "is complete: 1 row" in mended.stdout) == (0, True)
+
+
+def test_a_model_with_nan_in_its_weights_is_no_success(tmp_path: Path, tiny_model: Path) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    weights = load_file(model / "model.safetensors")
+    weights["model.embed_tokens.weight"].fill_(float("nan"))
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
+    data, out = tiny.write_jsonl(tmp_path / "a.jsonl", tiny.questions(3)), tmp_path / "out"
+    result = run("score", data, "-m", model, "-o", out, "--on-error", "skip")
+    assert result.exit_code == 2
+    assert "all 3 were rejected, each like this: its hidden states are not finite." in result.stderr
+
+
+def test_some_rows_rejected_is_a_success(tmp_path: Path, tiny_model: Path) -> None:
+    data = tiny.write_jsonl(tmp_path / "a.jsonl", [{"prompt": " "}, {"prompt": "one"}])
     result = run("score", data, "-m", tiny_model, "-o", tmp_path / "out", "--on-error", "skip")
     assert result.exit_code == 0
-    assert "warning: no row could be scored" in result.stderr
-    assert "nothing was left" not in result.stdout
+    assert "error" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [("a.jsonl", "", "is empty"), ("a.json", "[]", "holds no rows"), ("a.csv", "prompt\n", "holds no rows")],
+)
+def test_a_source_without_rows_is_refused(
+    tmp_path: Path, tiny_model: Path, name: str, text: str, said: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    result = run("score", tmp_path / name, "-m", tiny_model, "-o", tmp_path / "out", "--on-error", "skip")
+    assert (result.exit_code, result.stderr) == (2, f"error: {tmp_path / name} {said}.\n")
 
 
 def test_a_debugger_gets_the_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
