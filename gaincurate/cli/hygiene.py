@@ -65,6 +65,8 @@ def hygiene(
     `gaincurate export --drop LIST` leaves what it finds out of a trainer's file.
     """
     with output.reporting():
+        if overwrite and list_to is None:
+            raise InputError("--overwrite goes with --list FILE.")
         from gaincurate.hygiene.examine import finding, lines, search
         from gaincurate.hygiene.lines import write_lines
         from gaincurate.scored_set import open_scores
