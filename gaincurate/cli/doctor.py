@@ -162,8 +162,9 @@ def examine() -> dict[str, Any]:
         hint = f"{' and '.join(missing)} missing: `pip install 'gaincurate[score]'`"
         found["checks"] = [{"device": "cpu", "check": "scoring packages", "ok": False, "detail": hint}]
     else:
-        from gaincurate_kernels import selftest
+        from gaincurate_kernels import selftest, triton_version
 
+        found["packages"]["triton"] = triton_version()
         found["devices"] = selftest.devices()
         for device in found["devices"]:
             for backend in selftest.backends(device["device"]):
