@@ -138,7 +138,9 @@ def _print_report(report: Report) -> None:
         output.text(f"note: {note}")
     broken = sum(finding.breaks for finding in report.findings)
     if broken:
-        output.note(f"error: {broken} of {len(report.findings)} findings would break the schedule.")
+        output.note(
+            f"error: {broken} of {output.counted(len(report.findings), 'finding')} would break the schedule."
+        )
 
 
 def examine() -> dict[str, Any]:

@@ -28,7 +28,8 @@ def print_summary(summary: Summary) -> None:
     if summary.scored and summary.rows != 0:  # rows that all were rejected have no rate worth a line
         model = summary.in_model
         output.text(
-            f"scored {summary.scored:,} rows, {summary.tokens:,} tokens in {summary.elapsed:.1f} s "
+            f"scored {output.counted(summary.scored, 'row')}, {output.counted(summary.tokens, 'token')} in "
+            f"{summary.elapsed:.1f} s "
             f"({summary.scored / model:,.1f} rows/s, {summary.tokens / model:,.0f} tokens/s in the model)"
         )
         parts = sorted(summary.seconds.items(), key=lambda item: -item[1])
@@ -45,7 +46,7 @@ def print_summary(summary: Summary) -> None:
         return
     new = summary.scored or summary.seconds.get("segmenting")
     state = "complete" if new else "already complete, nothing was left to score"
-    facts = [f"{summary.rows:,} rows", f"{summary.rejected:,} rejected"]
+    facts = [output.counted(summary.rows or 0, "row"), f"{summary.rejected:,} rejected"]
     if summary.truncated:
         facts.append(f"{summary.truncated:,} truncated")
     output.text(f"{summary.out} is {state}: {', '.join(facts)}")
@@ -54,9 +55,10 @@ def print_summary(summary: Summary) -> None:
     if summary.rejected:
         output.text(f"  the rejected rows and why: {summary.out / _REJECTED}")
     if summary.rows_without_prefix:
+        verb, whose = ("has", "its") if summary.rows_without_prefix == 1 else ("have", "their")
         output.text(
-            f"  {summary.rows_without_prefix:,} rows have no token before the question: gc_angle is "
-            "their intra term alone"
+            f"  {output.counted(summary.rows_without_prefix, 'row')} {verb} no token before the question: "
+            f"gc_angle is {whose} intra term alone"
         )
     if summary.zero_vectors:
         output.text(f"  {output.zero_vector_sentence(summary.zero_vectors)}")

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 import gaincurate
 import tiny
 from command import run
-from gaincurate.cli.output import length_sentence, plain
+from gaincurate.cli.output import counted, length_sentence, plain, zero_vector_sentence
 
 SHORT = "all 3 were rejected, 2 of them like this: the prompt has 61 tokens and the limit is 16"
 
@@ -101,7 +101,7 @@ def test_every_row_rejected_is_no_success_also_the_second_time(
     assert told.stderr.splitlines()[-1] == sentence
     tiny.write_jsonl(data, [{"prompt": "one"}])
     mended = run(*command, "--max-length", "50", "--overwrite")
-    assert (mended.exit_code, "is complete: 1 row" in mended.stdout) == (0, True)
+    assert (mended.exit_code, f"{out} is complete: 1 row, 0 rejected\n" in mended.stdout) == (0, True)
 
 
 def test_a_model_with_nan_in_its_weights_is_no_success(tmp_path: Path, tiny_model: Path) -> None:
@@ -152,6 +152,41 @@ def test_length_is_put_into_plain_words() -> None:
     assert "a little of the order" in length_sentence(-0.3)
     assert "next to nothing" in length_sentence(0.05)
     assert "too few or equal rows" in length_sentence(None)
+
+
+def test_a_number_of_things_is_one_thing_or_several() -> None:
+    assert [counted(n, "row") for n in (0, 1, 2, 1000)] == ["0 rows", "1 row", "2 rows", "1,000 rows"]
+    assert [counted(n, "policy", "policies") for n in (1, 2)] == ["1 policy", "2 policies"]
+    assert zero_vector_sentence(1) == (
+        "1 scored token has a zero vector as hidden state: it counts as a token and adds nothing."
+    )
+    assert zero_vector_sentence(1000).startswith(
+        "1,000 scored tokens have a zero vector as hidden state: they"
+    )
+
+
+def test_one_row_is_said_as_one_row(tmp_path: Path) -> None:
+    model = tiny.save_model(tmp_path / "model", template="{{ messages[0].content }}")
+    data, out = tiny.write_jsonl(tmp_path / "a.jsonl", tiny.questions(1)), tmp_path / "out"
+    result = run("score", data, "-m", model, "-o", out)
+    assert result.stderr.startswith(f"{data}: 1 row; prompt from column 'question'")
+    assert "shard 1 of 1: 1 of 1 row, " in result.stderr
+    told = result.stdout.splitlines()
+    assert told[0].startswith("scored 1 row, ")
+    assert f"{out} is complete: 1 row, 0 rejected" in told
+    assert "  1 row has no token before the question: gc_angle is its intra term alone" in told
+    assert run("show", out).stdout.startswith(f"{out}: 1 row in 1 shard, 0 rejected, 0 truncated\n")
+    assert run("hygiene", out, "--checks", "duplicates").stdout.startswith(f"{out}: 1 row\n")
+
+
+def test_one_row_that_was_kept_is_said_as_one(tmp_path: Path, tiny_model: Path) -> None:
+    data, out = tiny.write_jsonl(tmp_path / "a.jsonl", tiny.questions(2)), tmp_path / "out"
+    command = ("score", data, "-m", tiny_model, "-o", out, "--shard-rows", "1")
+    assert run(*command).exit_code == 0
+    (out / "shard-00001.arrow").unlink()
+    result = run(*command)
+    assert "1 of 2 rows was scored before and is kept\n" in result.stderr
+    assert f"{out} is complete: 2 rows, 0 rejected\n" in result.stdout
 
 
 def test_a_prompt_is_one_harmless_line() -> None:
