@@ -249,6 +249,7 @@ LAYERS = [
     "gaincurate.scoring.processes",
     "gaincurate.scoring.norms",
     "gaincurate.scoring.model",
+    "gaincurate.scoring.broken",
     "gaincurate.scoring.pack",
     "gaincurate.scoring.segment",
     "gaincurate.scoring.offsets",

@@ -362,7 +362,10 @@ def model_cases(folder: Path) -> dict[str, tuple[Path, str]]:
             lora,
             "model folder {M} has no config.json. It holds a LoRA adapter: merge that into its base model first.",
         ),
-        "not gguf": (not_gguf, "{M} is no gguf file: it does not begin with GGUF."),
+        "not gguf": (
+            not_gguf,
+            "{M} is no gguf file: it does not begin with GGUF. Copy or download it again.",
+        ),
         "other file": (
             other_file,
             "--model {M} is a file but no .gguf; give the folder with config.json and the weights.",

@@ -17,9 +17,11 @@ def print_comparison(found: Json) -> None:
         output.say(f"NOTE: {note}")
     output.text()
     output.say(
-        f"{setting['budget_tokens']:,} generated tokens for each of {len(found['arms'])} arms and "
-        f"{setting['seeds_count']} seeds; {setting['prompts']:,} held-out prompts, {setting['samples']} "
-        f"answers each; {found['arms'][0]['curve'][0]['accuracy']:.3f} of them right at the start"
+        f"{output.counted(setting['budget_tokens'], 'generated token')} for each of "
+        f"{output.counted(len(found['arms']), 'arm')} and {output.counted(setting['seeds_count'], 'seed')}; "
+        f"{output.counted(setting['prompts'], 'held-out prompt')}, "
+        f"{output.counted(setting['samples'], 'answer')} each; "
+        f"{found['arms'][0]['curve'][0]['accuracy']:.3f} of them right at the start"
     )
     _verdicts(found)
     output.text()

@@ -51,7 +51,8 @@ def derive(
             output.as_json(asdict(found))
             return
         done = "is there already, made in this way" if found.kept else "written"
-        output.text(f"{folder}: {found.name} {done}, {found.values:,} of {found.rows:,} rows have a value")
+        of, verb = output.counted(found.rows, "row"), "has" if found.values == 1 else "have"
+        output.text(f"{folder}: {found.name} {done}, {found.values:,} of {of} {verb} a value")
         before, after = (output.number(rho, "+.3f") for rho in (found.before, found.after))
         output.text(f"  Spearman with {length}: {signal} {before}, {found.name} {after}")
         output.text(f"  next: --by {found.name}, with `gaincurate schedule start` or `gaincurate export`")

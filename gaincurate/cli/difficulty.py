@@ -196,7 +196,8 @@ def verify(
         if as_json:
             output.as_json({"rows": len(rows), "answer_column": answer, "broken": found})
         else:
-            output.text(f"{scored}: {len(found):,} of {len(rows):,} gold answers ({answer!r}) are broken")
+            of, verb = output.counted(len(rows), "gold answer"), "is" if len(found) == 1 else "are"
+            output.text(f"{scored}: {len(found):,} of {of} ({answer!r}) {verb} broken")
             for gc_id, reason in list(found.items())[:10]:
                 output.text(f"  {gc_id}: {reason}")
         if found:
@@ -216,23 +217,27 @@ def _need_packages(server: bool) -> None:
 def _print(summary: RolloutSummary) -> None:
     if summary.generated:
         output.text(
-            f"generated {summary.generated:,} completions, {summary.tokens:,} tokens in "
+            f"generated {output.counted(summary.generated, 'completion')}, "
+            f"{output.counted(summary.tokens, 'token')} in "
             f"{summary.elapsed:.1f} s"
         )
     output.text(
-        f"{summary.out} is complete: {summary.rollouts:,} rollouts of {summary.prompts:,} prompts, mean "
-        f"reward {output.number(summary.pass_rate, '.3f')}, {summary.rejected:,} prompts rejected"
+        f"{summary.out} is complete: {output.counted(summary.rollouts, 'rollout')} of "
+        f"{output.counted(summary.prompts, 'prompt')}, mean reward "
+        f"{output.number(summary.pass_rate, '.3f')}, {output.counted(summary.rejected, 'prompt')} rejected"
     )
     if summary.rejected:
         output.text(f"  the rejected prompts and why: {summary.out / 'rejected.jsonl'}")
     if summary.unjudged:
-        output.text(f"  {summary.unjudged:,} rollouts were not judged and have no reward:")
+        verbs = "was not judged and has" if summary.unjudged == 1 else "were not judged and have"
+        output.text(f"  {output.counted(summary.unjudged, 'rollout')} {verbs} no reward:")
         for reason, count in summary.reasons.items():
-            output.text(f"    {count:,} times: {reason}")
+            output.text(f"    {output.counted(count, 'time')}: {reason}")
     if summary.other_lengths:
+        prompts, one = output.counted(summary.other_lengths, "prompt"), summary.other_lengths == 1
         output.note(
-            f"warning: {summary.other_lengths:,} prompts have another number of tokens than when they were "
-            "scored: the chat template or the tokenizer is not the same"
+            f"warning: {prompts} {'has' if one else 'have'} another number of tokens than when "
+            f"{'it was' if one else 'they were'} scored: the chat template or the tokenizer is not the same"
         )
     if not summary.rollouts:
         output.note("warning: there is no rollout in the set")

@@ -74,9 +74,10 @@ def fit(
             output.as_json({**asdict(report), "out": str(out)})
             return
         output.text(
-            f"{out}: fitted on {report.instances:,} failure rates of {len(rates)} policies, "
-            f"{report.prompts:,} prompts, cross-entropy {report.losses[0]:.4f} in the first epoch and "
-            f"{report.losses[-1]:.4f} in the last"
+            f"{out}: fitted on {output.counted(report.instances, 'failure rate')} of "
+            f"{output.counted(len(rates), 'policy', 'policies')}, "
+            f"{output.counted(report.prompts, 'prompt')}, cross-entropy {report.losses[0]:.4f} in the first "
+            f"epoch and {report.losses[-1]:.4f} in the last"
         )
         _policies(report)
         output.text(
@@ -150,7 +151,8 @@ def predict(
             output.as_json({"rows": len(found.ids), "observed": found.observed, **shown, "how": found.how})
             return
         output.text(
-            f"{out or scored}: {COLUMNS[target]} written, {_WHAT[target]} of {len(found.ids):,} rows; "
+            f"{out or scored}: {COLUMNS[target]} written, {_WHAT[target]} of "
+            f"{output.counted(len(found.ids), 'row')}; "
             f"{found.observed:,} as observed ({rates.name}), the others predicted by {method or 'adapter'}"
         )
         _print(found.on_references, "references, each from the others")

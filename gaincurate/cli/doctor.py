@@ -138,7 +138,9 @@ def _print_report(report: Report) -> None:
         output.text(f"note: {note}")
     broken = sum(finding.breaks for finding in report.findings)
     if broken:
-        output.note(f"error: {broken} of {len(report.findings)} findings would break the schedule.")
+        output.note(
+            f"error: {broken} of {output.counted(len(report.findings), 'finding')} would break the schedule."
+        )
 
 
 def examine() -> dict[str, Any]:
@@ -162,8 +164,9 @@ def examine() -> dict[str, Any]:
         hint = f"{' and '.join(missing)} missing: `pip install 'gaincurate[score]'`"
         found["checks"] = [{"device": "cpu", "check": "scoring packages", "ok": False, "detail": hint}]
     else:
-        from gaincurate_kernels import selftest
+        from gaincurate_kernels import selftest, triton_version
 
+        found["packages"]["triton"] = triton_version()
         found["devices"] = selftest.devices()
         for device in found["devices"]:
             for backend in selftest.backends(device["device"]):

@@ -52,8 +52,8 @@ def _cost(found: dict[str, Any], trainer: list[dict[str, Any]]) -> None:
         aim = f"a failure rate of {found['target_difficulty']:g}"
     output.text(f"  aims at {aim}, predicted by {found['predictor']}")
     output.text(
-        f"  references: {cost['rollouts']:,} rollouts (the trainer's: {rollouts:,}), "
-        f"{cost['completion_tokens']:,} completion tokens (the trainer's: {tokens:,}), "
+        f"  references: {output.counted(cost['rollouts'], 'rollout')} (the trainer's: {rollouts:,}), "
+        f"{output.counted(cost['completion_tokens'], 'completion token')} (the trainer's: {tokens:,}), "
         f"{cost['rollout_seconds']:,.1f} s of rollouts, {cost['predict_seconds']:,.1f} s of prediction"
     )
 
@@ -93,7 +93,7 @@ def _figure(figure: dict[str, Any]) -> str:
 
 
 def _quality(found: dict[str, Any], what: str) -> None:
-    output.text(f"  {what} ({found['count']:,} prompts):")
+    output.text(f"  {what} ({output.counted(found['count'], 'prompt')}):")
     names = {"pearson": "Pearson", "spearman": "Spearman", "brier": "Brier", "ceiling": "noise ceiling"}
     output.text("    " + "  ".join(f"{name} {_figure(found[key])}" for key, name in names.items()))
     output.table(

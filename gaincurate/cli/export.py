@@ -118,10 +118,11 @@ def export(
         for line in [*found.notes, *found.launch.hints]:
             output.note(line)
         of = f", round {found.facts['round']} of {source}" if found.facts.get("round") is not None else ""
-        output.note(f"{out}: {found.rows:,} rows for {trainer} {found.view.facts.read}{of}")
+        output.note(f"{out}: {output.counted(found.rows, 'row')} for {trainer} {found.view.facts.read}{of}")
         if found.dropped_file is not None:
             each = ", ".join(f"{check} {count:,}" for check, count in found.dropped.items())
-            output.note(f"{found.dropped_file}: {sum(found.dropped.values()):,} rows dropped ({each})")
+            rows = output.counted(sum(found.dropped.values()), "row")
+            output.note(f"{found.dropped_file}: {rows} dropped ({each})")
         if as_json:
             launch = found.launch
             told = {"file": str(out), "rows": found.rows, "columns": found.view.schema.names}

@@ -65,6 +65,8 @@ def hygiene(
     `gaincurate export --drop LIST` leaves what it finds out of a trainer's file.
     """
     with output.reporting():
+        if overwrite and list_to is None:
+            raise InputError("--overwrite goes with --list FILE.")
         from gaincurate.hygiene.examine import finding, lines, search
         from gaincurate.hygiene.lines import write_lines
         from gaincurate.scored_set import open_scores
@@ -90,7 +92,7 @@ def hygiene(
         found = search(scored, options, tell=lambda check: output.note(f"looking for {check}"))
         if list_to is not None:
             count = write_lines(list_to, lines(scored, found))
-            output.note(f"{list_to}: {count:,} lines")
+            output.note(f"{list_to}: {output.counted(count, 'line')}")
         told = [finding(scored, one, examples) for one in found]
         if as_json:
             output.as_json({"rows": len(scored), "findings": [asdict(one) for one in told]})
@@ -99,7 +101,7 @@ def hygiene(
 
 
 def _print(folder: Path, rows: int, found: list[Finding]) -> None:
-    output.text(f"{folder}: {rows:,} rows")
+    output.text(f"{folder}: {output.counted(rows, 'row')}")
     output.table(
         [[one.check, f"{one.rows:,}", f"{one.share:.2%}"] for one in found], ["check", "rows", "share"]
     )

@@ -89,6 +89,11 @@ def number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """A number of things: `1 row`, `2,000 rows`."""
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
+
+
 def plain(value: str) -> str:
     """A data set's text made safe for a terminal: one line, no control characters."""
     return "".join(c if c.isprintable() else " " for c in " ".join(value.split()))
@@ -120,6 +125,8 @@ def reporting(resume: str = "") -> Iterator[None]:
 
 def zero_vector_sentence(count: int) -> str:
     """What hidden states without a direction mean for a set."""
+    if count == 1:
+        return "1 scored token has a zero vector as hidden state: it counts as a token and adds nothing."
     return (
         f"{count:,} scored tokens have a zero vector as hidden state: they count as tokens and add nothing."
     )

@@ -47,7 +47,9 @@ class ProgressView(Watch):
     def start(self, rows: int, done: int) -> None:
         """See `Watch`."""
         if done:
-            output.note(f"{done:,} of {rows:,} rows were scored before and are kept")
+            verbs = ("was", "is") if done == 1 else ("were", "are")
+            of = output.counted(rows, "row")
+            output.note(f"{done:,} of {of} {verbs[0]} scored before and {verbs[1]} kept")
         self._begin, self._total, self._done = time.perf_counter(), rows, done
         if self._task is not None:
             self._bar.start()
@@ -65,8 +67,8 @@ class ProgressView(Watch):
         """See `Watch`."""
         if self._task is None:
             output.note(
-                f"shard {index + 1} of {count}: {self._done + self._rows:,} of {self._total:,} rows, "
-                f"{self._rate()}"
+                f"shard {index + 1} of {count}: {self._done + self._rows:,} of "
+                f"{output.counted(self._total, 'row')}, {self._rate()}"
             )
 
     def _rate(self) -> str:

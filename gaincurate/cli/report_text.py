@@ -17,8 +17,9 @@ def print_report(found: Document) -> None:
     """The first screen says whether to sort by anything; all else follows."""
     about = found.about
     output.say(
-        f"{about.folder}: {about.rows:,} rows, {about.model}, {about.dtype} on {about.device}; length is "
-        f"{about.length_column}; groups: {about.group_column or 'none'} ({about.group_how})"
+        f"{about.folder}: {output.counted(about.rows, 'row')}, {about.model}, {about.dtype} on "
+        f"{about.device}; length is {about.length_column}; groups: {about.group_column or 'none'} "
+        f"({about.group_how})"
     )
     output.text()
     output.say(found.headline)
@@ -110,14 +111,15 @@ def _shown(found: Estimate | None, sign: str = "+") -> str:
 def _outcomes(found: Document) -> None:
     for one in found.outcomes:
         _head(
-            f"{one.name}: {one.prompts:,} prompts"
-            + ("" if one.rollouts is None else f", {one.rollouts:,} rollouts")
+            f"{one.name}: {output.counted(one.prompts, 'prompt')}"
+            + ("" if one.rollouts is None else f", {output.counted(one.rollouts, 'rollout')}")
             + f", mean {one.mean:.3f}; all right {one.always:.0%}, none right {one.never:.0%}; mean "
             f"p (1 - p) {_shown(one.mean_variance, '')}; highest correlation that a prediction could show "
             f"{_shown(one.ceiling, '')}"
         )
         if one.unknown:
-            output.say(f"  {one.unknown:,} of its prompts are not in this set.")
+            verb = "is" if one.unknown == 1 else "are"
+            output.say(f"  {one.unknown:,} of its prompts {verb} not in this set.")
         for note in one.notes:
             output.say(f"  {note}")
     for calibration in found.calibrations:
@@ -137,8 +139,9 @@ def _against(found: Document) -> None:
     for other in found.against:
         differ = ", ".join(f"{d.key} {d.here} here and {d.there} there" for d in other.differences[:4])
         _head(
-            f"against {other.folder}: {other.shared:,} rows in both, {other.only_here:,} only here, "
-            f"{other.only_there:,} only there" + (f"; {differ}" if differ else "")
+            f"against {other.folder}: {output.counted(other.shared, 'row')} in both, "
+            f"{other.only_here:,} only here, {other.only_there:,} only there"
+            + (f"; {differ}" if differ else "")
         )
         lines = [
             [one.signal, _shown(one.correlation), output.number(one.top_shared, ".0%")]
@@ -153,8 +156,8 @@ def _run(found: Document) -> None:
         return
     _head(
         f"{run.folder}: {run.strategy}{'' if run.by is None else f' by {run.by}'}, {len(run.rounds)} of "
-        f"{run.planned_rounds} rounds, {run.budget:,} prompts each; {run.training_seconds:,.0f} s of "
-        f"training, {run.scoring_seconds:,.0f} s of scoring"
+        f"{output.counted(run.planned_rounds, 'round')}, {output.counted(run.budget, 'prompt')} each; "
+        f"{run.training_seconds:,.0f} s of training, {run.scoring_seconds:,.0f} s of scoring"
     )
     lines = [
         [
@@ -188,9 +191,10 @@ def _predictions(told: Predictions) -> None:
     )
     for one in told.found:
         output.say(
-            f"round {one.round}, {one.of} ({one.rows:,} prompts): Pearson {_shown(one.pearson)}, noise "
-            f"ceiling {_shown(one.ceiling, '')}, Spearman {_shown(one.spearman)}, Brier "
-            f"{_shown(one.brier, '')} (of the mean alone {output.number(one.brier_of_mean, '.2f')})",
+            f"round {one.round}, {one.of} ({output.counted(one.rows, 'prompt')}): "
+            f"Pearson {_shown(one.pearson)}, noise ceiling {_shown(one.ceiling, '')}, "
+            f"Spearman {_shown(one.spearman)}, Brier {_shown(one.brier, '')} (of the mean alone "
+            f"{output.number(one.brier_of_mean, '.2f')})",
             "  ",
         )
         output.table(

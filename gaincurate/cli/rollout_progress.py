@@ -49,7 +49,9 @@ class RolloutView(Watch):
     def start(self, prompts: int, done: int) -> None:
         """See `Watch`."""
         if done:
-            output.note(f"{done:,} of {prompts:,} prompts are in finished shards and are kept")
+            verb = "is" if done == 1 else "are"
+            of = output.counted(prompts, "prompt")
+            output.note(f"{done:,} of {of} {verb} in finished shards and {verb} kept")
         self._begin, self._total, self._prompts = time.perf_counter(), prompts, done
         if self._task is not None:
             self._bar.update(self._task, description="rolling out", completed=done, total=prompts)
@@ -68,9 +70,10 @@ class RolloutView(Watch):
             self._bar.update(self._task, completed=self._prompts)
         else:
             output.note(
-                f"shard {index + 1} of {count}: {self._prompts:,} of {self._total:,} prompts, {self._rate()}"
+                f"shard {index + 1} of {count}: {self._prompts:,} of "
+                f"{output.counted(self._total, 'prompt')}, {self._rate()}"
             )
 
     def _rate(self) -> str:
         seconds = max(time.perf_counter() - self._begin, 1e-9)
-        return f"{self._completions:,} completions, {self._tokens / seconds:,.0f} tokens/s"
+        return f"{output.counted(self._completions, 'completion')}, {self._tokens / seconds:,.0f} tokens/s"

@@ -71,7 +71,8 @@ class RoundsView(View):
         scoring = "" if not row["scoring_seconds"] else f"  scoring {row['scoring_seconds']:,.1f} s"
         output.note(
             f"round {round_}: {mu}accuracy {row['accuracy']:.3f}  0<p<1 {row['effective']:.2f}  "
-            f"{row['rollouts']:,} rollouts  {row['prompt_tokens']:,} prompt tokens  training {seconds:,.1f} s"
+            f"{output.counted(row['rollouts'], 'rollout')}  "
+            f"{output.counted(row['prompt_tokens'], 'prompt token')}  training {seconds:,.1f} s"
             f"{scoring}{drift}"
         )
 
@@ -86,8 +87,9 @@ def print_status(found: dict[str, Any]) -> None:
         where = f"round {found['rounds'][-1]['round']} waits for outcomes"
     by = f" by {found['by']}" if found["by"] else ""
     output.text(
-        f"{found['run']}: {found['strategy']}{by}, {found['budget']:,} of {found['rows']:,} prompts a round, "
-        f"{found['planned_rounds']} rounds; {where}"
+        f"{found['run']}: {found['strategy']}{by}, {found['budget']:,} of "
+        f"{output.counted(found['rows'], 'prompt')} a round, "
+        f"{output.counted(found['planned_rounds'], 'round')}; {where}"
     )
     output.table(
         [
@@ -117,11 +119,12 @@ def print_status(found: dict[str, Any]) -> None:
             f"({found['scoring_seconds'] / whole:.0%})"
         )
     if found["late"]:
-        output.text(f"  outcomes that came after their round: of {found['late']:,} prompts")
+        output.text(f"  outcomes that came after their round: of {output.counted(found['late'], 'prompt')}")
     waiting = found["waiting"]
     if waiting is not None:
         output.text(
-            f"  round {waiting['round']}: outcomes for {waiting['prompts']:,} of {waiting['of']:,} prompts"
+            f"  round {waiting['round']}: outcomes for {waiting['prompts']:,} of "
+            f"{output.counted(waiting['of'], 'prompt')}"
         )
         if waiting["problem"]:
             output.text(f"  {waiting['problem']}")

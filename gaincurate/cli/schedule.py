@@ -100,7 +100,7 @@ def next_(
             done = folder is None
             output.as_json({"finished": done, "round": round_, **({} if done else paths_of(opened, round_))})
         elif folder is None:
-            output.note(f"{run} is finished: all of its {opened.config.rounds} rounds are done")
+            output.note(f"{run} is finished, after {output.counted(opened.config.rounds, 'round')}")
         else:
             output.text(str(folder))
 

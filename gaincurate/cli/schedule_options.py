@@ -295,6 +295,5 @@ def tell_of_the_last(run: Run, note: Callable[[str], None]) -> None:
         seen, mu = plan["inputs"], plan["mu"]
     if seen:
         now = "" if mu is None else f", mu now {mu:.1f}"
-        note(
-            f"round {seen['round']}: accuracy {seen['accuracy']:.3f} over {seen['rollouts']:,} rollouts{now}"
-        )
+        over = output.counted(seen["rollouts"], "rollout")
+        note(f"round {seen['round']}: accuracy {seen['accuracy']:.3f} over {over}{now}")

@@ -203,8 +203,9 @@ def start(
             return
         plan = opened.plan(0)
         output.text(
-            f"{run}: round 0 of {rounds} is planned: {config.budget:,} of {opened.facts['rows']:,} prompts, "
-            f"{plan['forecast']['prompt_tokens']:,} prompt tokens"
+            f"{run}: round 0 of {rounds} is planned: {config.budget:,} of "
+            f"{output.counted(opened.facts['rows'], 'prompt')}, "
+            f"{output.counted(plan['forecast']['prompt_tokens'], 'prompt token')}"
         )
         output.text(f"  data: {opened.data(0)}")
         output.text(f"  outcomes go to: {opened.outcomes(0)}")

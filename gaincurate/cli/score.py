@@ -15,7 +15,7 @@ import typer
 
 from gaincurate.cli import output
 from gaincurate.cli.progress import ProgressView
-from gaincurate.cli.score_summary import print_summary
+from gaincurate.cli.score_summary import need_a_row, print_summary
 from gaincurate.errors import InputError
 
 if TYPE_CHECKING:
@@ -120,7 +120,8 @@ def score(
 ) -> None:
     """Score a prompt set and write it as Arrow shards with score columns.
 
-    Run the same command again after an interruption: finished shards are kept.
+    Run the same command again after an interruption: finished shards are kept. Exits with 2 and the commonest
+    reason if every row was rejected.
 
     Example: gaincurate score gsm8k.parquet --model demo --out scored
     """
@@ -170,6 +171,7 @@ def score(
             output.as_json({**asdict(summary), "out": str(summary.out)})
         else:
             print_summary(summary)
+        need_a_row(summary)
 
 
 def need_scoring_packages() -> None:

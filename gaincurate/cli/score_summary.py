@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shlex
+from pathlib import Path
 
 from gaincurate.cli import output
+from gaincurate.errors import InputError
+from gaincurate.files import reading
 from gaincurate.scoring.watch import Summary
+
+_REJECTED = "rejected.jsonl"
 
 _MORE = {
     "head": "head (NLL and entropy)",
@@ -18,10 +25,11 @@ _MORE = {
 
 def print_summary(summary: Summary) -> None:
     """Print it."""
-    if summary.scored:
+    if summary.scored and summary.rows != 0:  # rows that all were rejected have no rate worth a line
         model = summary.in_model
         output.text(
-            f"scored {summary.scored:,} rows, {summary.tokens:,} tokens in {summary.elapsed:.1f} s "
+            f"scored {output.counted(summary.scored, 'row')}, {output.counted(summary.tokens, 'token')} in "
+            f"{summary.elapsed:.1f} s "
             f"({summary.scored / model:,.1f} rows/s, {summary.tokens / model:,.0f} tokens/s in the model)"
         )
         parts = sorted(summary.seconds.items(), key=lambda item: -item[1])
@@ -38,23 +46,59 @@ def print_summary(summary: Summary) -> None:
         return
     new = summary.scored or summary.seconds.get("segmenting")
     state = "complete" if new else "already complete, nothing was left to score"
-    facts = [f"{summary.rows:,} rows", f"{summary.rejected:,} rejected"]
+    facts = [output.counted(summary.rows or 0, "row"), f"{summary.rejected:,} rejected"]
     if summary.truncated:
         facts.append(f"{summary.truncated:,} truncated")
     output.text(f"{summary.out} is {state}: {', '.join(facts)}")
-    if not summary.rows:
-        output.note("warning: no row could be scored")
+    if not summary.rows:  # what else there is to say is `need_a_row`'s
+        return
     if summary.rejected:
-        output.text(f"  the rejected rows and why: {summary.out / 'rejected.jsonl'}")
+        output.text(f"  the rejected rows and why: {summary.out / _REJECTED}")
     if summary.rows_without_prefix:
+        verb, whose = ("has", "its") if summary.rows_without_prefix == 1 else ("have", "their")
         output.text(
-            f"  {summary.rows_without_prefix:,} rows have no token before the question: gc_angle is "
-            "their intra term alone"
+            f"  {output.counted(summary.rows_without_prefix, 'row')} {verb} no token before the question: "
+            f"gc_angle is {whose} intra term alone"
         )
     if summary.zero_vectors:
         output.text(f"  {output.zero_vector_sentence(summary.zero_vectors)}")
     output.text(f"  {output.length_sentence(summary.spearman_length)}")
     output.text(f"  next: gaincurate show {shlex.quote(str(summary.out))}")
+
+
+def need_a_row(summary: Summary) -> None:
+    """Refuse to call a finished set without a row a success, however often the command is run again.
+
+    Raises:
+        InputError: every row was rejected; says the commonest reason.
+        StorageError: the list of them cannot be read.
+    """
+    if summary.rows != 0 or not summary.rejected:
+        return
+    path = summary.out / _REJECTED
+    count, reason = _commonest(path)
+    which = "each" if count == summary.rejected else f"{count:,} of them"
+    how = f"all {summary.rejected:,} were rejected, {which} like this"
+    if summary.rejected == 1:
+        how = "the only one was rejected"
+    raise InputError(
+        f"no row was scored: {how}: {reason.rstrip('.')}. {path} has the reason of every row. Change the "
+        "rows, the model or the options, and start over in a new --out or with --overwrite.",
+        path=str(path),
+        reason=reason,
+    )
+
+
+def _commonest(path: Path) -> tuple[int, str]:
+    """How many rows were rejected for the commonest reason, numbers in it apart, and the first one's."""
+    found: dict[str, tuple[int, str]] = {}
+    with reading(path), path.open(encoding="utf-8") as file:
+        for line in file:
+            reason = json.loads(line)["reason"]
+            kind = re.sub(r"\d+", "0", reason)
+            count, first = found.get(kind, (0, reason))
+            found[kind] = count + 1, first
+    return max(found.values(), key=lambda one: one[0])
 
 
 def _costs(summary: Summary) -> str:

@@ -86,7 +86,7 @@ def _rows(scored: ScoredSet, ids: list[str]) -> list[dict[str, Any]]:
 def _print(folder: Path, found: dict[str, Any]) -> None:
     identity = found["identity"]
     output.text(
-        f"{folder}: {found['rows']:,} rows in {found['shards']} shard{'s' * (found['shards'] != 1)}, "
+        f"{folder}: {output.counted(found['rows'], 'row')} in {output.counted(found['shards'], 'shard')}, "
         f"{found['rejected']:,} rejected, {found['truncated']:,} truncated"
     )
     layer = "" if identity["layer"] is None else f" of layer {identity['layer']}"

@@ -262,17 +262,17 @@ def checked_comparison(given: dict[str, Any], where: str = "the comparison") -> 
     Raises:
         InputError: a name that there is not, or a value that cannot be.
     """
-    given = dict(given)
-    arms = given.get("arms")
+    given, added, arms = dict(given), 0, given.get("arms")
     if isinstance(arms, list) and all(isinstance(arm, dict) for arm in arms):
         there = {arm.get("name") for arm in arms}
-        given["arms"] = [{"name": n, **told} for n, told in CONTROLS.items() if n not in there] + arms
+        controls = [{"name": name, **told} for name, told in CONTROLS.items() if name not in there]
+        given["arms"], added = controls + arms, len(controls)
     try:
         return Comparison(**given)
     except ValidationError as error:
-        found = error.errors()
-        unknown = [_name(one["loc"]) for one in found if one["type"] == "extra_forbidden"]
-        missing = [_line(_name(one["loc"])) for one in found if one["type"] == "missing"]
+        found = [(one, *_place(one["loc"], given.get("arms"), added)) for one in error.errors()]
+        unknown = [f"{key}{arm}" for one, key, arm in found if one["type"] == "extra_forbidden"]
+        missing = [f"{_line(key)}{arm}" for one, key, arm in found if one["type"] == "missing"]
         # Both together: a name that there is not is often a needed one, misspelt.
         wrong = [f"there is no setting {', '.join(unknown)}"] if unknown else []
         if missing:
@@ -280,13 +280,19 @@ def checked_comparison(given: dict[str, Any], where: str = "the comparison") -> 
             wrong.append(f"the {keys} {', '.join(missing)} {verb} missing; docs/compare.md has all settings")
         if wrong:
             raise InputError(f"{where}: {', and '.join(wrong)}.") from error
-        name, said = _name(found[0]["loc"]), found[0]["msg"].removeprefix("Value error, ")
-        what = f"{name} = {found[0]['input']!r}: " if name else ""
-        raise InputError(f"{where}: {what}{said}.") from error
+        one, key, arm = found[0]
+        what = f"{key} = {one['input']!r}{arm}: " if key else ""
+        raise InputError(f"{where}: {what}{one['msg'].removeprefix('Value error, ')}.") from error
 
 
-def _name(place: tuple[int | str, ...]) -> str:
-    return re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, place)))
+def _place(place: tuple[int | str, ...], arms: Any, added: int) -> tuple[str, str]:
+    """A setting's name and the arm that it is of: by name, or by its place among those that were given."""
+    arm = ""
+    if len(place) > 2 and place[0] == "arms":
+        name = arms[place[1]].get("name")
+        arm = f" in the arm {name!r}" if isinstance(name, str) else f" in arm {int(place[1]) - added + 1}"
+        place = place[2:]
+    return re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, place))), arm
 
 
 def _line(name: str) -> str:

@@ -22,7 +22,7 @@ from gaincurate.scoring.model import ModelFiles, tokenizer_fingerprint
 from gaincurate.scoring.prefill import resolve_layer
 from gaincurate.scoring.read import Source
 from gaincurate.scoring.segment import RULE, Segmenter
-from gaincurate_kernels import resolve_backend
+from gaincurate_kernels import resolve_backend, triton_version
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "pyarrow")
 FUSED_NORM = "rms"
@@ -179,9 +179,10 @@ def make_identity(
         )
     # A local build tag (2.13.0+cpu) says where a wheel came from; the device kind says what matters.
     libraries = (*LIBRARIES, "gguf") if files.gguf else LIBRARIES
+    found = {name: importlib.metadata.version(name) for name in libraries}
     if backend == "triton":
-        libraries = (*libraries, "triton")  # its compiler decides in which order sums are taken
-    versions = {name: importlib.metadata.version(name).partition("+")[0] for name in libraries}
+        found["triton"] = str(triton_version())  # its compiler decides in which order sums are taken
+    versions = {name: version.partition("+")[0] for name, version in found.items()}
     return {
         "format": FORMAT,
         "source": {

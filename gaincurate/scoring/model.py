@@ -21,6 +21,7 @@ import transformers
 
 from gaincurate.errors import ModelError
 from gaincurate.files import digest_bytes, digest_file, digest_files, digest_json
+from gaincurate.scoring.broken import need_gguf, why_broken
 
 DEMO = "demo"
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
@@ -57,13 +58,8 @@ class ModelFiles:
     @property
     def arguments(self) -> dict[str, Any]:
         """What transformers' `from_pretrained` needs to find these files and nothing else."""
-        found: dict[str, Any] = {
-            "local_files_only": True,
-            "trust_remote_code": self.trust_remote_code,
-        }
-        if self.gguf:
-            found["gguf_file"] = self.gguf
-        return found
+        found: dict[str, Any] = {"local_files_only": True, "trust_remote_code": self.trust_remote_code}
+        return {**found, "gguf_file": self.gguf} if self.gguf else found
 
 
 def find_model(model: str, *, allow_pickle: bool = False, trust_remote_code: bool = False) -> ModelFiles:
@@ -105,9 +101,7 @@ def _gguf(path: Path, name: str) -> ModelFiles:
             raise ModelError(
                 f"reading {path.name} needs the package {package}: `pip install 'gaincurate[score]'`."
             )
-    with path.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            raise ModelError(f"{path} is no gguf file: it does not begin with GGUF.")
+    need_gguf(path)
     return ModelFiles(name, path.parent, (path,), gguf=path.name)
 
 
@@ -166,7 +160,7 @@ def _from_hub(name: str, revision: str | None, allow_pickle: bool, trust: bool) 
 
 
 def _load(what: str, files: ModelFiles, load: Callable[[], Any]) -> Any:
-    """Run one of transformers' loaders; what it says of bad files becomes our sentence."""
+    """Run one of transformers' loaders; a broken file becomes our sentence, anything else is what it says."""
     # Reading a gguf shows a progress bar that no switch of transformers turns off.
     quiet = contextlib.redirect_stderr(io.StringIO()) if files.gguf else contextlib.nullcontext()
     with warnings.catch_warnings(), quiet:
@@ -178,8 +172,10 @@ def _load(what: str, files: ModelFiles, load: Callable[[], Any]) -> Any:
             hint = ""
             if "trust_remote_code" in text:
                 hint = " Pass --trust-remote-code only if you trust the repository."
-            said = text[:300].rstrip(".") or type(error).__name__
-            raise ModelError(f"cannot load the {what} of {files.name}: {said}.{hint}") from error
+            said = f"{text[:300].rstrip('.') or type(error).__name__}.{hint}"
+            hub = f"{files.name} --revision {files.revision}" if files.revision else None
+            said = why_broken(what, files.folder, files.weights, hub) or said
+            raise ModelError(f"cannot load the {what} of {files.name}: {said}") from error
 
 
 def load_config(files: ModelFiles) -> Any:

@@ -82,7 +82,7 @@ def make_plan(config: ScoreConfig, watch: Watch, summary: Summary) -> Plan:
         raise InputError(
             f"--overwrite would delete the source: {config.data} is in {config.out}. Give another --out."
         )
-    watch.note(f"{source.name}: {source.rows:,} rows; {columns.note}")
+    watch.note(f"{source.name}: {source.rows:,} row{'s' * (source.rows != 1)}; {columns.note}")
     with summary.timed("loading"):
         files = find_model(
             config.model,

@@ -5,6 +5,7 @@ from gaincurate_kernels.angle import (
     angle_concentration,
     resolve_backend,
     segment_unit_sums,
+    triton_version,
 )
 from gaincurate_kernels.values import Concentration, RMSNorm, UnitSums
 
@@ -16,4 +17,5 @@ __all__ = [
     "angle_concentration",
     "resolve_backend",
     "segment_unit_sums",
+    "triton_version",
 ]

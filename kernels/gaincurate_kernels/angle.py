@@ -5,6 +5,7 @@ They check their arguments and hand them to PyTorch or to Triton. Know nothing o
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 from typing import Literal
@@ -53,6 +54,23 @@ def resolve_backend(
     if backend == "triton":
         raise ValueError(f"backend triton: {obstacle}")
     return "torch"
+
+
+def triton_version() -> str | None:
+    """Triton's version, whatever the distribution that brings it is called; None where there is no Triton.
+
+    Triton is imported only where no distribution says that it brings it.
+    """
+    try:
+        return importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        if importlib.util.find_spec("triton") is None:
+            return None
+    for name in importlib.metadata.packages_distributions().get("triton", []):
+        return importlib.metadata.version(name)  # ROCm's is pytorch-triton-rocm
+    import triton
+
+    return str(triton.__version__)
 
 
 def segment_unit_sums(

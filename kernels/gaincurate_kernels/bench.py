@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gaincurate_kernels.angle import angle_concentration, resolve_backend, segment_unit_sums
+from gaincurate_kernels.angle import angle_concentration, resolve_backend, segment_unit_sums, triton_version
 from gaincurate_kernels.reference import quadratic
 
 TOLERANCE = 2e-6
@@ -61,17 +61,11 @@ class WrongResult(Exception):
 
 def machine(device: str) -> dict[str, str]:
     """What figures are worth nothing without: device and versions."""
-    import importlib.metadata
-
     kind = torch.device(device).type
     name = (
         torch.cuda.get_device_name(device) if kind == "cuda" else platform.processor() or platform.machine()
     )
-    found = {"device": name, "torch": torch.__version__}
-    try:
-        found["triton"] = importlib.metadata.version("triton")
-    except importlib.metadata.PackageNotFoundError:
-        found["triton"] = "none"
+    found = {"device": name, "torch": torch.__version__, "triton": triton_version() or "none"}
     return found | ({"threads": str(torch.get_num_threads())} if kind == "cpu" else {})
 
 

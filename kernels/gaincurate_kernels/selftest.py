@@ -5,14 +5,13 @@ Each backend that can run there is held against the definition in float64 on the
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import math
 from dataclasses import dataclass
 
 import torch
 
-from gaincurate_kernels.angle import Backend, angle_concentration, segment_unit_sums
+from gaincurate_kernels.angle import Backend, angle_concentration, segment_unit_sums, triton_version
 from gaincurate_kernels.reference import quadratic
 from gaincurate_kernels.values import RMSNorm
 
@@ -50,7 +49,7 @@ def backends(device: str) -> list[Backend]:
 
 def run(device: str, backend: Backend = "torch") -> list[Check]:
     """Check random vectors in each dtype, with and without a fused norm, and equal vectors."""
-    name = backend if backend != "triton" else f"triton {importlib.metadata.version('triton')}"
+    name = backend if backend != "triton" else f"triton {triton_version()}"
     generator = torch.Generator().manual_seed(0)
     total = sum(prefix + question for prefix, question in _LENGTHS)
     exact = torch.randn(total, _HIDDEN, generator=generator) + 0.3

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 import gaincurate
 import tiny
 from command import run
-from gaincurate.cli.output import length_sentence, plain
+from gaincurate.cli.output import counted, length_sentence, plain, zero_vector_sentence
+
+SHORT = "all 3 were rejected, 2 of them like this: the prompt has 61 tokens and the limit is 16"
 
 
 @pytest.fixture
@@ -67,12 +71,67 @@ def test_doctor_fails_where_a_check_fails(monkeypatch: pytest.MonkeyPatch) -> No
     assert "FAIL cpu" in result.stdout
 
 
-def test_every_row_rejected_is_a_warning(tmp_path: Path, tiny_model: Path) -> None:
-    data = tiny.write_jsonl(tmp_path / "a.jsonl", [{"prompt": " "}, {"prompt": ""}])
+@pytest.mark.parametrize(
+    ("questions", "said"),
+    [
+        ([" ", "one two three four five six seven", "one two three four five six seven eight nine"], SHORT),
+        ([" ", ""], "all 2 were rejected, each like this: the prompt is empty"),
+        ([" "], "the only one was rejected: the prompt is empty"),
+    ],
+    ids=["commonest", "one reason", "one row"],
+)
+def test_every_row_rejected_is_no_success_also_the_second_time(
+    tmp_path: Path, tiny_model: Path, questions: list[str], said: str
+) -> None:
+    data = tiny.write_jsonl(tmp_path / "a.jsonl", [{"prompt": text} for text in questions])
+    out = tmp_path / "out"
+    command = ("score", data, "-m", tiny_model, "-o", out, "--on-error", "skip", "--on-overlong", "skip")
+    sentence = (
+        f"error: no row was scored: {said}. {out}/rejected.jsonl has the reason of every row. Change the "
+        "rows, the model or the options, and start over in a new --out or with --overwrite."
+    )
+    for state in ("complete", "already complete, nothing was left to score"):
+        result = run(*command, "--max-length", "16")
+        assert result.exit_code == 2
+        assert result.stdout == f"{out} is {state}: 0 rows, {len(questions)} rejected\n"
+        assert result.stderr.splitlines()[-1] == sentence
+        assert len((out / "rejected.jsonl").read_text().splitlines()) == len(questions)
+    told = run(*command, "--max-length", "16", "--json")
+    assert (told.exit_code, json.loads(told.stdout)["rows"]) == (2, 0)
+    assert told.stderr.splitlines()[-1] == sentence
+    tiny.write_jsonl(data, [{"prompt": "one"}])
+    mended = run(*command, "--max-length", "50", "--overwrite")
+    assert (mended.exit_code, f"{out} is complete: 1 row, 0 rejected\n" in mended.stdout) == (0, True)
+
+
+def test_a_model_with_nan_in_its_weights_is_no_success(tmp_path: Path, tiny_model: Path) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    weights = load_file(model / "model.safetensors")
+    weights["model.embed_tokens.weight"].fill_(float("nan"))
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
+    data, out = tiny.write_jsonl(tmp_path / "a.jsonl", tiny.questions(3)), tmp_path / "out"
+    result = run("score", data, "-m", model, "-o", out, "--on-error", "skip")
+    assert result.exit_code == 2
+    assert "all 3 were rejected, each like this: its hidden states are not finite." in result.stderr
+
+
+def test_some_rows_rejected_is_a_success(tmp_path: Path, tiny_model: Path) -> None:
+    data = tiny.write_jsonl(tmp_path / "a.jsonl", [{"prompt": " "}, {"prompt": "one"}])
     result = run("score", data, "-m", tiny_model, "-o", tmp_path / "out", "--on-error", "skip")
     assert result.exit_code == 0
-    assert "warning: no row could be scored" in result.stderr
-    assert "nothing was left" not in result.stdout
+    assert "error" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [("a.jsonl", "", "is empty"), ("a.json", "[]", "holds no rows"), ("a.csv", "prompt\n", "holds no rows")],
+)
+def test_a_source_without_rows_is_refused(
+    tmp_path: Path, tiny_model: Path, name: str, text: str, said: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    result = run("score", tmp_path / name, "-m", tiny_model, "-o", tmp_path / "out", "--on-error", "skip")
+    assert (result.exit_code, result.stderr) == (2, f"error: {tmp_path / name} {said}.\n")
 
 
 def test_a_debugger_gets_the_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,6 +152,41 @@ def test_length_is_put_into_plain_words() -> None:
     assert "a little of the order" in length_sentence(-0.3)
     assert "next to nothing" in length_sentence(0.05)
     assert "too few or equal rows" in length_sentence(None)
+
+
+def test_a_number_of_things_is_one_thing_or_several() -> None:
+    assert [counted(n, "row") for n in (0, 1, 2, 1000)] == ["0 rows", "1 row", "2 rows", "1,000 rows"]
+    assert [counted(n, "policy", "policies") for n in (1, 2)] == ["1 policy", "2 policies"]
+    assert zero_vector_sentence(1) == (
+        "1 scored token has a zero vector as hidden state: it counts as a token and adds nothing."
+    )
+    assert zero_vector_sentence(1000).startswith(
+        "1,000 scored tokens have a zero vector as hidden state: they"
+    )
+
+
+def test_one_row_is_said_as_one_row(tmp_path: Path) -> None:
+    model = tiny.save_model(tmp_path / "model", template="{{ messages[0].content }}")
+    data, out = tiny.write_jsonl(tmp_path / "a.jsonl", tiny.questions(1)), tmp_path / "out"
+    result = run("score", data, "-m", model, "-o", out)
+    assert result.stderr.startswith(f"{data}: 1 row; prompt from column 'question'")
+    assert "shard 1 of 1: 1 of 1 row, " in result.stderr
+    told = result.stdout.splitlines()
+    assert told[0].startswith("scored 1 row, ")
+    assert f"{out} is complete: 1 row, 0 rejected" in told
+    assert "  1 row has no token before the question: gc_angle is its intra term alone" in told
+    assert run("show", out).stdout.startswith(f"{out}: 1 row in 1 shard, 0 rejected, 0 truncated\n")
+    assert run("hygiene", out, "--checks", "duplicates").stdout.startswith(f"{out}: 1 row\n")
+
+
+def test_one_row_that_was_kept_is_said_as_one(tmp_path: Path, tiny_model: Path) -> None:
+    data, out = tiny.write_jsonl(tmp_path / "a.jsonl", tiny.questions(2)), tmp_path / "out"
+    command = ("score", data, "-m", tiny_model, "-o", out, "--shard-rows", "1")
+    assert run(*command).exit_code == 0
+    (out / "shard-00001.arrow").unlink()
+    result = run(*command)
+    assert "1 of 2 rows was scored before and is kept\n" in result.stderr
+    assert f"{out} is complete: 2 rows, 0 rejected\n" in result.stdout
 
 
 def test_a_prompt_is_one_harmless_line() -> None:

@@ -66,7 +66,7 @@ def test_verify_lists_rows_whose_own_answer_fails(tmp_path: Path) -> None:
     done = run("difficulty", "verify", folder, "--verifier", "exact", "--broken", tmp_path / "b.jsonl")
     assert done.exit_code == 2
     assert done.stdout.splitlines() == [
-        f"{folder}: 1 of 4 gold answers ('answer') are broken",
+        f"{folder}: 1 of 4 gold answers ('answer') is broken",
         "  id2: the gold answer is null",
     ]
     (line,) = (tmp_path / "b.jsonl").read_text().splitlines()

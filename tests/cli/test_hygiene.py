@@ -58,6 +58,12 @@ def test_the_command_lists_what_it_finds_and_changes_nothing(tmp_path: Path) -> 
         again.stderr
         == f"error: --list {tmp_path}/found.jsonl is there already; give another, or --overwrite.\n"
     )
+    replaced = gaincurate("hygiene", scored, "--list", tmp_path / "found.jsonl", "--overwrite")
+    assert replaced.exit_code == 0
+    assert [json.loads(line)["gc_id"] for line in (tmp_path / "found.jsonl").read_text().splitlines()] == [
+        "again",
+        "near",
+    ]
 
 
 def test_no_check_at_all_is_refused(tmp_path: Path) -> None:
@@ -74,6 +80,7 @@ def test_no_check_at_all_is_refused(tmp_path: Path) -> None:
     [
         (["--checks", "duplicates", "--ngram", "5"], "--ngram 5 goes with --eval FILE."),
         (["--overlap", "0.5"], "--overlap 0.5 goes with --eval FILE."),
+        (["--overwrite"], "--overwrite goes with --list FILE."),
         (
             ["--checks", "duplicates", "--ngram", "5", "--eval", "e.jsonl"],
             "--eval is for the check contaminated: name that too, or leave --eval out.",
@@ -89,7 +96,7 @@ def test_no_check_at_all_is_refused(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_an_option_of_a_check_that_is_not_made_is_refused(
+def test_an_option_without_what_it_goes_with_is_refused(
     tmp_path: Path, options: list[str], sentence: str
 ) -> None:
     result = gaincurate("hygiene", some_set(tmp_path)[0], *options)

@@ -75,11 +75,33 @@ def test_a_file_names_folders_beside_it(tmp_path: Path) -> None:
         ),
         (
             {"arms": [{"name": "a"}]},
-            'c: the key arms[2].strategy = "..." is missing; docs/compare.md has all settings.',
+            "c: the key strategy = \"...\" in the arm 'a' is missing; docs/compare.md has all settings.",
+        ),
+        (
+            {"arms": [*LEAST["arms"], {"strategy": "uniform"}]},
+            'c: the key name = "..." in arm 2 is missing; docs/compare.md has all settings.',
+        ),
+        (
+            {"arms": [{"name": "uniform", "strategy": "uniform"}, {"name": 3, "strategy": "uniform"}]},
+            "c: name = 3 in arm 2: Input should be a valid string.",
+        ),
+        (
+            {"arms": [{"name": "r", "strategy": "uniform", "replay": {"fresh_share": 2}}]},
+            "c: replay.fresh_share = 2 in the arm 'r': Input should be less than 1.",
+        ),
+        (
+            {"arms": [{"name": "r", "strategy": "uniform", "round_steps": 0}, *LEAST["arms"]]},
+            "c: round_steps = 0 in the arm 'r': Input should be greater than or equal to 1.",
+        ),
+        ({"arms": [3]}, "c: arms[0] = 3: Input should be a valid dictionary or instance of Arm."),
+        ({"arms": 3}, "c: arms = 3: Input should be a valid list."),
+        (
+            {"seeds": [1, -0.5]},
+            "c: seeds[1] = -0.5: Input should be a valid integer, got a number with a fractional part.",
         ),
         (
             {"arms": [{"name": "A b", "strategy": "uniform"}]},
-            "c: arms[2].name = 'A b': String should match pattern '^[a-z0-9][a-z0-9._-]*$'.",
+            "c: name = 'A b' in the arm 'A b': String should match pattern '^[a-z0-9][a-z0-9._-]*$'.",
         ),
         ({"train": {"seed": 3}}, "c: [train] seed is set by the comparison itself; leave it out."),
         (
@@ -115,7 +137,7 @@ def test_what_is_wrong_is_said(change: dict[str, Any], sentence: str) -> None:
         (
             'score = "a"\nheldout = "b"\nverifier = "exact"\nbudget_tokens = 0\n'
             '[[arms]]\nname = "x"\nstrategy = "uniform"\nrounds = 3\n',
-            "there is no setting arms[2].rounds, score, and "
+            "there is no setting rounds in the arm 'x', score, and "
             'the key scored = "..." is missing; docs/compare.md has all settings.',
         ),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import json
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,23 @@ def test_a_run_is_not_continued_with_another_backend(
     result = run(*command, "--backend", "triton")
     assert result.exit_code == 2
     assert "holds scores of another run: backend was 'torch' and is now 'triton'; " in result.stderr
+
+
+def test_a_triton_by_another_name_is_in_the_identity_without_its_build(
+    tmp_path: Path, tiny_model: Path, rows_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, brought = importlib.metadata.version, {"triton": ["pytorch-triton-rocm"]}
+
+    def version(name: str) -> str:
+        if name == "triton":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "3.5.1+rocm7" if name == "pytorch-triton-rocm" else real(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setattr(importlib.metadata, "packages_distributions", lambda: brought)
+    gaincurate.score(str(rows_file), str(tiny_model), tmp_path / "out", backend="triton", limit=2)
+    assert gaincurate.open_scores(tmp_path / "out").identity["versions"]["triton"] == "3.5.1"
+    assert json.loads(run("doctor", "--json").stdout)["packages"]["triton"] == "3.5.1+rocm7"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="Triton runs here")

