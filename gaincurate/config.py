@@ -5,6 +5,7 @@ Knows nothing of the command line. Unknown names are refused.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from gaincurate.errors import InputError
 from gaincurate.locks import Split
 
+DEVICES = re.compile(r"auto|cpu|cuda(:[0-9]+)?")
 MAX_WEIGHT = 1e30  # times a cosine, still a float32
 Signal = Literal["angle", "nll", "entropy", "embedding"]
 SIGNALS: tuple[Signal, ...] = ("angle", "nll", "entropy", "embedding")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,10 @@ import tiny
 # Triton's kernels run on a GPU where there is one, else in Triton's interpreter; the variable counts when a
 # kernel is first imported.
 os.environ["TRITON_INTERPRET"] = "0" if torch.cuda.is_available() else "1"
+
+# Where this was begun with Ctrl-C ignored (`pytest &` in a script), it must count again: tests press it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes is the machine's affair. In CI the examples are the same each time, so that whatever
 # fails there fails again; elsewhere they are new.

@@ -24,6 +24,7 @@ LAYERS = [
     "gaincurate.cli.schedule",
     "gaincurate.cli.schedule_start",
     "gaincurate.cli.schedule_options",
+    "gaincurate.cli.rescoring",
     "gaincurate.cli.recipe",
     "gaincurate.cli.rounds",
     "gaincurate.cli.dots_status",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import datetime
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -191,9 +192,9 @@ def _score(
         settle_memory()
     if workers is not None and machine.type != "cpu":
         raise InputError("--workers is for a CPU; each GPU has one worker.")
+    _make_sure_of(csv_file)
     files = find_model(model)
     config = load_config(files)
-    _make_sure_of(csv_file)
 
     def load(dtype: str) -> Any:
         return load_model(files, config, device=machine.devices[0], dtype=dtype)
@@ -271,7 +272,7 @@ def _make_sure_of(path: Path | None) -> None:
         return
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = not path.exists()
+        fresh = not os.path.lexists(path)
         path.open("ab").close()
         if fresh:  # a benchmark that fails leaves no empty file
             path.unlink()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,10 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from gaincurate.cli import output
-from gaincurate.cli.score import score
 from gaincurate.errors import GaincurateError, InputError
 
 if TYPE_CHECKING:
@@ -25,14 +21,6 @@ if TYPE_CHECKING:
 
 ROLLOUT = '{"verifier": "math", "samples": 8}'
 """An example of what --rollout takes."""
-_SCORING = (
-    "device", "dtype", "backend", "workers", "threads", "batch_tokens", "logits_memory", "shard_rows",
-    "allow_pickle", "trust_remote_code",
-)  # fmt: skip
-"""Options of `gaincurate score` that --scoring takes: of the machine, and what it may run. The others say
-which prompts are scored, how they are read and where the set goes, which re-scoring settles itself."""
-# typer has no public name for it: what its own click, or before 0.26 the installed one, calls UsageError.
-_UsageError: Any = typer.BadParameter.__bases__[0]
 
 
 def given_options(named: Mapping[str, Any], *, step_range: str | None, options: list[str]) -> dict[str, Any]:
@@ -53,67 +41,6 @@ def given_options(named: Mapping[str, Any], *, step_range: str | None, options: 
         except ValueError:
             given[name] = value
     return given
-
-
-def scoring_options(text: str) -> tuple[list[str], dict[str, Any]]:
-    """The words of --scoring and what `gaincurate score` will read in them, seen now: a run keeps them.
-
-    Raises:
-        InputError: an option that there is not, one that re-scoring settles itself, or a bad value.
-    """
-    asked = f"--scoring {text!r}"
-    takes = ", ".join("--" + name.replace("_", "-") for name in _SCORING)
-    command_line = typer.Typer(add_completion=False)
-    command_line.command(add_help_option=False)(score)
-    command: Any = typer.main.get_command(command_line)
-    try:
-        words = shlex.split(text)
-    except ValueError as error:
-        raise InputError(f"{asked}: {str(error).lower()}.") from error
-    try:
-        _, _, given = command.make_parser(typer.Context(command)).parse_args(list(words))
-        found = command.make_context("score", ["DATA", "--model", "M", "--out", "OUT", *words]).params
-    except typer.BadParameter as error:
-        raise InputError(f"{asked}: {_as_clause(error.format_message())}.") from error
-    except _UsageError as error:
-        raise InputError(f"{asked}: {_as_clause(error.message)}; it takes {takes}.") from error
-    for option in given:
-        if option.param_type_name == "option" and option.name not in _SCORING:
-            raise InputError(
-                f"{asked}: {option.opts[0]} is settled by re-scoring itself, which goes by the first "
-                f"scoring; it takes {takes}."
-            )
-    device, tokens = found["device"], found["batch_tokens"]
-    kind, _, number = device.partition(":")
-    if device != "auto" and (kind not in ("cpu", "cuda") or (number and not number.isdecimal())):
-        raise InputError(f"{asked}: --device {device}: expected auto, cpu, cuda or cuda:N.")
-    if tokens != "auto" and not (tokens.isdecimal() and int(tokens) >= 1):
-        raise InputError(f"{asked}: --batch-tokens {tokens}: expected auto or a number from 1.")
-    return words, found
-
-
-def _as_clause(message: str) -> str:
-    return message[:1].lower() + message[1:].removesuffix(".")
-
-
-def tell_of_machine(run: Run, scoring: Mapping[str, Any]) -> None:
-    """Warn where this machine cannot score anew as asked; another one may be meant to, so it is no error."""
-    if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")):
-        return
-    from gaincurate.config import ScoreConfig
-    from gaincurate.scoring.identity import resolve_machine
-
-    dtype = scoring["dtype"] if scoring["dtype"] != "auto" else run.scored.identity.get("dtype", "auto")
-    config = ScoreConfig(
-        data="", model="", out=run.folder, device=scoring["device"], dtype=dtype, workers=scoring["workers"]
-    )
-    try:
-        resolve_machine(config)
-    except InputError as error:
-        output.note(
-            f"warning: re-scoring on this machine would fail: {error} A run keeps its --scoring: to drive it "
-            "here, start another."
-        )
 
 
 def budget_for(strategy: str, budget: int | None, given: Mapping[str, Any]) -> int:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from gaincurate.cli import output
+from gaincurate.cli.rescoring import scoring_options, tell_of_machine
 from gaincurate.cli.schedule_options import (
     ROLLOUT,
     budget_for,
@@ -16,9 +17,7 @@ from gaincurate.cli.schedule_options import (
     model_of_set,
     pair,
     paths_of,
-    scoring_options,
     see_references,
-    tell_of_machine,
     tell_of_references,
 )
 from gaincurate.cli.score import json_object

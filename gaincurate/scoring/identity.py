@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 
 import gaincurate
-from gaincurate.config import ScoreConfig
+from gaincurate.config import DEVICES, ScoreConfig
 from gaincurate.errors import InputError
 from gaincurate.schema import FORMAT
 from gaincurate.scoring.columns import Columns
@@ -33,6 +33,7 @@ PREFILL = "packed/3"
 share computed once, on a CPU products of weights laid out once, wherever that gives what the model's own
 forward does; each shard says what it was."""
 _CPU_BATCH_TOKENS = 1024
+_MANY_THREADS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +58,13 @@ def resolve_machine(config: ScoreConfig) -> Machine:
     """Settle everything that is `auto`.
 
     Raises:
-        InputError: a device that is not here, a dtype that it does not do, or more threads than CPUs.
+        InputError: a device that is not here, a dtype that it does not do, or far more threads than CPUs.
     """
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = device.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
+    if not DEVICES.fullmatch(device):
         raise InputError(f"--device {config.device}: expected auto, cpu, cuda or cuda:N.")
     if kind == "cuda":
         count = torch.cuda.device_count()
@@ -112,8 +113,8 @@ def _devices(config: ScoreConfig, device: str) -> tuple[str, ...]:
 def _refuse_too_many_threads(threads: int | None) -> None:
     """OpenMP gives up, or crashes, at a number that no machine has, long after the options were read."""
     cpus = os.cpu_count() or 1
-    # A worker is told its share of torch's default, which OMP_NUM_THREADS may set to more than there are.
-    most = max(cpus, torch.get_num_threads())
+    # More than there are is slow and may be meant: to go on with a set that a larger machine began.
+    most = max(_MANY_THREADS, 4 * cpus)
     if threads is not None and threads > most:
         raise InputError(
             f"--threads {threads}: this machine has {cpus} CPU{'s' * (cpus != 1)}; give at most {most}, or "

@@ -151,7 +151,7 @@ def _without_answer(scored: ScoredSet, view: View, count: int) -> str:
     answer = view.parts.answer
     if answer is not None:
         return (
-            f"warning: {view.without_answer:,} of {count:,} rows have no answer in column {answer!r}, and a "
+            f"warning: column {answer!r} has no answer in {view.without_answer:,} of {count:,} rows, and a "
             "reward function that compares with one cannot judge them"
         )
     columns = ", ".join(name for name in scored.schema.names if not name.startswith(PREFIX))

@@ -73,7 +73,10 @@ TAKES = (
             "--threads 2 --limit 3",
             f"--limit is settled by re-scoring itself, which goes by the first scoring; {TAKES}",
         ),
-        ("--device gpu", "--device gpu: expected auto, cpu, cuda or cuda:N."),
+        *(
+            (f"--device {device}", f"--device {device}: expected auto, cpu, cuda or cuda:N.")
+            for device in ("gpu", "cpu:0", "cuda:")
+        ),
         ("--batch-tokens 0", "--batch-tokens 0: expected auto or a number from 1."),
         ("--device 'cuda", "no closing quotation."),
     ],
@@ -105,15 +108,25 @@ def test_more_data_is_refused_at_the_start(tmp_path: Path) -> None:
     assert result.stderr.endswith(f" (other.jsonl); {TAKES}\n")
 
 
-def test_a_device_that_is_not_here_is_told_as_the_run_may_be_for_another_machine(tmp_path: Path) -> None:
-    result = start(tmp_path, "--rescore", "round", "--scoring", "--device cuda:99")
+@pytest.mark.parametrize(
+    ("scoring", "why"),
+    [
+        ("--device cuda:99", "--device cuda:99: this machine has "),
+        ("--device cpu --threads 999999", "--threads 999999: this machine has "),
+        ("--device cpu --dtype float16", "--dtype float16 is for GPUs; "),
+        ("--device cpu --backend triton", "--backend triton: "),
+    ],
+)
+def test_what_is_not_here_is_told_as_the_run_may_be_for_another_machine(
+    tmp_path: Path, scoring: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)  # which lets Triton run on a CPU
+    result = start(tmp_path, "--rescore", "round", "--scoring", scoring)
     assert result.exit_code == 0
     first, *_ = result.stderr.splitlines()
-    assert first.startswith(
-        "warning: re-scoring on this machine would fail: --device cuda:99: this machine has "
-    )
+    assert first.startswith(f"warning: re-scoring on this machine would fail: {why}")
     assert first.endswith(" A run keeps its --scoring: to drive it here, start another.")
-    assert Run(tmp_path / "run").config.rescore.options == ["--device", "cuda:99"]
+    assert Run(tmp_path / "run").config.rescore.options == scoring.split()
 
 
 def test_options_that_re_scoring_takes_are_kept_and_nothing_is_said(tmp_path: Path) -> None:

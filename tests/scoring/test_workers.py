@@ -110,6 +110,13 @@ def machine(**options: Any) -> Any:
     return resolve_machine(ScoreConfig(data="", model="", out=Path(), **options))
 
 
+@pytest.mark.parametrize("device", ["cpu:0", "cuda:", "cuda:x", "gpu", "", "cuda:\u0663"])
+def test_a_device_of_no_kind_that_there_is(device: str) -> None:
+    with pytest.raises(InputError) as caught:
+        machine(device=device)
+    assert str(caught.value) == f"--device {device}: expected auto, cpu, cuda or cuda:N."
+
+
 def test_threads_are_shared_among_the_workers_of_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     assert machine(device="cpu").devices == ("cpu",)
@@ -118,12 +125,13 @@ def test_threads_are_shared_among_the_workers_of_a_cpu(monkeypatch: pytest.Monke
     assert machine(device="cpu", workers=3, threads=5).threads == 5
 
 
-@pytest.mark.parametrize(("cpus", "had", "most"), [(6, "6 CPUs", 6), (1, "1 CPU", 2), (None, "1 CPU", 2)])
-def test_more_threads_than_cpus_are_refused(
+@pytest.mark.parametrize(
+    ("cpus", "had", "most"), [(96, "96 CPUs", 384), (6, "6 CPUs", 64), (1, "1 CPU", 64), (None, "1 CPU", 64)]
+)
+def test_far_more_threads_than_cpus_are_refused(
     cpus: int | None, had: str, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: cpus)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # as OMP_NUM_THREADS may say
     # Of each worker: what all have together may be more, as it is with more workers than CPUs.
     assert machine(device="cpu", workers=3, threads=most).threads == most
     with pytest.raises(InputError) as caught:

@@ -145,7 +145,7 @@ def test_rows_whose_answer_is_null_are_told(tmp_path: Path, trainer: str) -> Non
     rows = [{**row, "answer": None if k in (1, 4) else row["answer"]} for k, row in enumerate(exports.sums())]
     found = write(tmp_path / "all", trainer, rows)
     assert found.notes == [
-        "warning: 2 of 6 rows have no answer in column 'answer', and a reward function that compares with one "
+        "warning: column 'answer' has no answer in 2 of 6 rows, and a reward function that compares with one "
         "cannot judge them"
     ]
     assert write(tmp_path / "one", trainer, rows, limit=1).notes == [], "only rows that are written count"
