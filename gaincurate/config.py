@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from gaincurate.errors import InputError
 from gaincurate.locks import Split
 
-DEVICES = re.compile(r"auto|cpu|cuda(:[0-9]+)?")
+DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]+)?")
+"""What `--device` takes."""
 MAX_WEIGHT = 1e30  # times a cosine, still a float32
 Signal = Literal["angle", "nll", "entropy", "embedding"]
 SIGNALS: tuple[Signal, ...] = ("angle", "nll", "entropy", "embedding")

@@ -7,7 +7,7 @@ from typing import Any
 import hypothesis.strategies as st
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 
 from command import tree
 from gaincurate.errors import OutputError
@@ -64,7 +64,7 @@ def test_the_sources_own_metadata_stays_beside_ours(tmp_path: Path) -> None:
     assert read_info(path)["rows"] == 2
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@settings(max_examples=300)
 @given(place=st.integers(0), flip=st.integers(1, 255))
 def test_any_changed_byte_is_noticed(tmp_path: Path, place: int, flip: int) -> None:
     path = write_shard(tmp_path)
@@ -77,7 +77,6 @@ def test_any_changed_byte_is_noticed(tmp_path: Path, place: int, flip: int) -> N
         read_info(path)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cut=st.integers(0))
 def test_any_cut_is_noticed(tmp_path: Path, cut: int) -> None:
     path = write_shard(tmp_path)

@@ -274,7 +274,7 @@ def _make_sure_of(path: Path | None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = not os.path.lexists(path)
         path.open("ab").close()
-        if fresh:  # a benchmark that fails leaves no empty file
+        if fresh:  # a benchmark that fails leaves no empty file; a link to none stays a link
             path.unlink()
 
 

@@ -11,7 +11,7 @@ import typer
 
 from gaincurate.cli import output
 from gaincurate.cli.score import score
-from gaincurate.config import DEVICES
+from gaincurate.config import DEVICE
 from gaincurate.errors import InputError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def scoring_options(text: str) -> tuple[list[str], dict[str, Any]]:
                 f"scoring; it takes {takes}."
             )
     device, tokens = found["device"], found["batch_tokens"]
-    if not DEVICES.fullmatch(device):
+    if not DEVICE.fullmatch(device):
         raise InputError(f"{asked}: --device {device}: expected auto, cpu, cuda or cuda:N.")
     if tokens != "auto" and not (tokens.isdecimal() and int(tokens) >= 1):
         raise InputError(f"{asked}: --batch-tokens {tokens}: expected auto or a number from 1.")

@@ -11,8 +11,7 @@ from gaincurate.cli import output
 from gaincurate.errors import InputError
 from gaincurate.files import reading
 from gaincurate.scoring.watch import Summary
-
-_REJECTED = "rejected.jsonl"
+from gaincurate.shards import REJECTED
 
 _MORE = {
     "head": "head (NLL and entropy)",
@@ -53,7 +52,7 @@ def print_summary(summary: Summary) -> None:
     if not summary.rows:  # what else there is to say is `need_a_row`'s
         return
     if summary.rejected:
-        output.text(f"  the rejected rows and why: {summary.out / _REJECTED}")
+        output.text(f"  the rejected rows and why: {summary.out / REJECTED}")
     if summary.rows_without_prefix:
         verb, whose = ("has", "its") if summary.rows_without_prefix == 1 else ("have", "their")
         output.text(
@@ -75,15 +74,15 @@ def need_a_row(summary: Summary) -> None:
     """
     if summary.rows != 0 or not summary.rejected:
         return
-    path = summary.out / _REJECTED
+    path = summary.out / REJECTED
     count, reason = _commonest(path)
+    how = "the only one was" if summary.rejected == 1 else f"all {summary.rejected:,} were"
     which = "each" if count == summary.rejected else f"{count:,} of them"
-    how = f"all {summary.rejected:,} were rejected, {which} like this"
-    if summary.rejected == 1:
-        how = "the only one was rejected"
+    like = f", {which} like this" if summary.rejected > 1 and count else ""
+    why = f"{like}: {reason.rstrip('.')}. {path} has the reason of every row" if count else ""
     raise InputError(
-        f"no row was scored: {how}: {reason.rstrip('.')}. {path} has the reason of every row. Change the "
-        "rows, the model or the options, and start over in a new --out or with --overwrite.",
+        f"no row was scored: {how} rejected{why}. Change the rows, the model or the options, and start over "
+        "in a new --out or with --overwrite.",
         path=str(path),
         reason=reason,
     )
@@ -94,11 +93,14 @@ def _commonest(path: Path) -> tuple[int, str]:
     found: dict[str, tuple[int, str]] = {}
     with reading(path), path.open(encoding="utf-8") as file:
         for line in file:
-            reason = json.loads(line)["reason"]
+            try:
+                reason = str(json.loads(line)["reason"])
+            except (ValueError, LookupError, TypeError):
+                continue  # somebody else wrote into it
             kind = re.sub(r"\d+", "0", reason)
             count, first = found.get(kind, (0, reason))
             found[kind] = count + 1, first
-    return max(found.values(), key=lambda one: one[0])
+    return max(found.values(), key=lambda one: one[0], default=(0, ""))
 
 
 def _costs(summary: Summary) -> str:

@@ -264,7 +264,7 @@ def checked_comparison(given: dict[str, Any], where: str = "the comparison") -> 
     """
     given, added, arms = dict(given), 0, given.get("arms")
     if isinstance(arms, list) and all(isinstance(arm, dict) for arm in arms):
-        there = {arm.get("name") for arm in arms}
+        there = [arm.get("name") for arm in arms]
         controls = [{"name": name, **told} for name, told in CONTROLS.items() if name not in there]
         given["arms"], added = controls + arms, len(controls)
     try:

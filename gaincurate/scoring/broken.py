@@ -17,7 +17,9 @@ from gaincurate.files import reading
 
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _POINTER = b"version https://git-lfs.github.com/spec/"
-_TOKENIZER = ("*token*", "vocab.*", "*.model", "*.tiktoken")
+_TOKENIZER = ("*token*", "vocab.*", "*.model", "*.tiktoken", "tekken.json")
+_READ = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+"""What every tokenizer is read from, where it is there."""
 _CUT = "it is cut short or damaged"
 _AGAIN = "Copy or download it again"
 _Fault = tuple[str, str]
@@ -46,7 +48,7 @@ def why_broken(what: str, folder: Path, weights: Sequence[Path], hub: str | None
                 f"{folder} has no tokenizer. Copy tokenizer.json and tokenizer_config.json there from the "
                 "model that this one was made of."
             )
-        paths = sorted(folder.glob("*token*.json"))
+        paths = [folder / name for name in _READ if (folder / name).exists()]
     else:
         # A whole file is taken whatever an index beside it says.
         paths = [*weights, *([] if (folder / _WHOLE).exists() else folder.glob(_INDEX))]
@@ -90,7 +92,7 @@ def _fault(path: Path) -> _Fault | None:
     if path.suffix == ".gguf":
         return None if _reads(_gguf, path) else _unread("gguf file", "gguf")
     if path.suffix == ".safetensors":
-        return None if _reads(_safetensors, path) else (f"is no safetensors file: {_CUT}", _AGAIN)
+        return None if _reads(_safetensors, path) else _unread("safetensors file", "safetensors")
     if path.suffix != ".json":  # pickled weights, which run code when they are read
         return None
     if not _reads(_json, path):

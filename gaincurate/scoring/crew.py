@@ -6,6 +6,7 @@ share of the prompts, and all of them begin a pass together. Knows nothing of fi
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 from collections.abc import Sequence
 from types import TracebackType
@@ -78,13 +79,14 @@ class Crew:
 
     def _ask(self, what: str) -> list[Any]:
         for pipe in self._pipes:
-            pipe.send(what)
+            with contextlib.suppress(BrokenPipeError):  # it died, which its answer tells
+                pipe.send(what)
         return [self._answer(pipe) for pipe in self._pipes]
 
     def _answer(self, pipe: Any) -> Any:
         try:
             found = pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             raise GaincurateError("a worker died (out of memory, perhaps); use fewer --workers.") from None
         if isinstance(found, GaincurateError):
             raise found

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 
 import gaincurate
-from gaincurate.config import DEVICES, ScoreConfig
+from gaincurate.config import DEVICE, ScoreConfig
 from gaincurate.errors import InputError
 from gaincurate.schema import FORMAT
 from gaincurate.scoring.columns import Columns
@@ -64,7 +64,7 @@ def resolve_machine(config: ScoreConfig) -> Machine:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = device.partition(":")
-    if not DEVICES.fullmatch(device):
+    if not DEVICE.fullmatch(device):
         raise InputError(f"--device {config.device}: expected auto, cpu, cuda or cuda:N.")
     if kind == "cuda":
         count = torch.cuda.device_count()

@@ -202,10 +202,11 @@ class Shard:
                 torch.cuda.synchronize(batch.states.hidden.device)
         if batch is not None:
             own = [prompts[i] for i in batch.places]
-            tails = sum(forward.stop(prompt) - prompt.end for prompt in own) / batch.tokens
             spent = time.perf_counter() - begin - batch.behind_site
             self._summary.move(batch.behind_site, "prefill", "behind_site")
-            self._summary.move(spent * tails, "prefill", "tails")
+            if "entropy" in self._plan.config.signals:
+                tails = sum(forward.stop(prompt) - prompt.end for prompt in own) / batch.tokens
+                self._summary.move(spent * tails, "prefill", "tails")
         return batch
 
     def _count(self, rows: int, tokens: int) -> None:

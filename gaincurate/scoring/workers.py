@@ -40,6 +40,7 @@ def score_everywhere(plan: Plan, shards: Sequence[int], watch: Watch, summary: S
     context = multiprocessing.get_context("spawn")
     tasks: Any = context.Queue()
     events: Any = context.Queue()
+    tasks.cancel_join_thread()  # else, after an error, this process would wait for ever for them to be taken
     for item in [*shards, *(None for _ in devices)]:
         tasks.put(item)
     options = {"threads": plan.machine.threads, "workers": 1, "overwrite": False}

@@ -99,6 +99,15 @@ def test_every_row_rejected_is_no_success_also_the_second_time(
     told = run(*command, "--max-length", "16", "--json")
     assert (told.exit_code, json.loads(told.stdout)["rows"]) == (2, 0)
     assert told.stderr.splitlines()[-1] == sentence
+    for left in ("", "{", "[1]\n3\n"):  # somebody else's doing
+        (out / "rejected.jsonl").write_text(left)
+        damaged = run(*command, "--max-length", "16")
+        assert damaged.exit_code == 2
+        how = "the only one was" if len(questions) == 1 else f"all {len(questions)} were"
+        assert damaged.stderr.splitlines()[-1] == (
+            f"error: no row was scored: {how} rejected. Change the rows, the model or the options, and start "
+            "over in a new --out or with --overwrite."
+        )
     tiny.write_jsonl(data, [{"prompt": "one"}])
     mended = run(*command, "--max-length", "50", "--overwrite")
     assert (mended.exit_code, f"{out} is complete: 1 row, 0 rejected\n" in mended.stdout) == (0, True)

@@ -82,6 +82,10 @@ def test_a_file_names_folders_beside_it(tmp_path: Path) -> None:
             'c: the key name = "..." in arm 2 is missing; docs/compare.md has all settings.',
         ),
         (
+            {"arms": [{"name": ["a"], "strategy": "uniform"}]},
+            "c: name = ['a'] in arm 1: Input should be a valid string.",
+        ),
+        (
             {"arms": [{"name": "uniform", "strategy": "uniform"}, {"name": 3, "strategy": "uniform"}]},
             "c: name = 3 in arm 2: Input should be a valid string.",
         ),

@@ -23,6 +23,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 5\n
 AGAIN = "Copy or download it again."
 CUT = f"it is cut short or damaged. {AGAIN}"
 OTHER = f"can read: it is cut short, damaged or of another version. {AGAIN}"
+SAFETENSORS = f"is no safetensors file that safetensors {importlib.metadata.version('safetensors')} {OTHER}"
 GGUF = f"is no gguf file that gguf {importlib.metadata.version('gguf')} {OTHER}"
 TOKENIZER = f"is no tokenizer that tokenizers {importlib.metadata.version('tokenizers')} {OTHER}"
 
@@ -65,9 +66,9 @@ def change(path: Path, how: bytes | int | Callable[[bytes], bytes]) -> Path:
     ("how", "said"),
     [
         (b"", f"is empty. {AGAIN}"),
-        *((keep, f"is no safetensors file: {CUT}") for keep in (5, 200, -100)),
-        (b"\x00" * 500, f"is no safetensors file: {CUT}"),
-        (bytes(range(256)) * 4, f"is no safetensors file: {CUT}"),
+        *((keep, SAFETENSORS) for keep in (5, 200, -100)),
+        (b"\x00" * 500, SAFETENSORS),
+        (bytes(range(256)) * 4, SAFETENSORS),
         (POINTER, "is a pointer of Git LFS and not the file itself. Run `git lfs pull` in its folder."),
     ],
 )
@@ -98,7 +99,7 @@ def test_a_broken_index_of_weights(many: Path, how: bytes | int, said: str) -> N
 def test_an_index_that_names_what_is_not_there_and_a_part_that_is_broken(many: Path) -> None:
     second = many / "model-00002-of-00005.safetensors"
     change(second, -1)
-    assert refusal(many) == f"cannot load the weights of {many.name}: {second} is no safetensors file: {CUT}"
+    assert refusal(many) == f"cannot load the weights of {many.name}: {second} {SAFETENSORS}"
     second.unlink()
     assert refusal(many) == (
         f"cannot load the weights of {many.name}: {many / INDEX} names {second.name}, which is not in its "
@@ -134,6 +135,20 @@ def test_broken_json(folder: Path, name: str, how: bytes | int, said: str) -> No
 def test_json_that_is_no_tokenizer(folder: Path) -> None:
     path = change(folder / "tokenizer.json", b'{"version": "1.0"}')
     assert refusal(folder) == f"cannot load the tokenizer of model: {path} {TOKENIZER}"
+
+
+def test_a_file_that_no_tokenizer_is_read_from_is_not_blamed(folder: Path) -> None:
+    (folder / "tokenized_sample.json").write_text("[1, 2]")
+    for path in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / path).unlink()
+    assert why_broken("tokenizer", folder, [folder / "model.safetensors"], None) is None
+
+
+def test_mistrals_own_tokenizer_is_one(folder: Path) -> None:
+    for path in folder.glob("*token*"):
+        path.unlink()
+    (folder / "tekken.json").write_text("{}")
+    assert why_broken("tokenizer", folder, [folder / "model.safetensors"], None) is None
 
 
 def test_a_folder_without_a_tokenizer(folder: Path) -> None:
@@ -201,5 +216,5 @@ def test_the_command_ends_as_with_any_model_that_cannot_be_used(folder: Path, ro
     result = run("score", rows_file, "-m", folder, "-o", folder.parent / "out")
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.splitlines()[1:] == [
-        f"error: cannot load the weights of model: {path} is no safetensors file: {CUT}"
+        f"error: cannot load the weights of model: {path} {SAFETENSORS}"
     ]

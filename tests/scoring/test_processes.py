@@ -23,6 +23,7 @@ def test_a_worker_does_not_hear_ctrl_c_from_its_first_instruction_on() -> None:
         ours, theirs = context.Pipe()
         process = context.Process(target=answer, args=(theirs,))
         processes.start([process])
+        theirs.close()  # one that dies is seen at once
         try:
             assert process.pid is not None
             os.kill(process.pid, signal.SIGINT)  # Python has hardly begun there
@@ -36,7 +37,6 @@ def test_a_worker_does_not_hear_ctrl_c_from_its_first_instruction_on() -> None:
             process.terminate()
             process.join()
             ours.close()
-            theirs.close()
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, set())
 
 
@@ -49,7 +49,7 @@ class Beginner:
 
     def start(self) -> None:
         if self.first:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)  # to this thread, where it waits until it may come
         self.pid = 1
 
 

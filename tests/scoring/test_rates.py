@@ -115,6 +115,17 @@ def test_bench_score_times_several_workers_and_the_script_in_float32(tiny_model:
     assert "times as many as that in float32" in run(*options).stdout
 
 
+def test_a_worker_that_dies_between_two_passes_is_told(tiny_model: Path) -> None:
+    prompts = made_up_prompts(4, prefix=3, vocab_size=512)
+    with Crew(str(tiny_model), "float32", 2, 1, prompts, 256) as crew:
+        assert crew.run()[0] == 4
+        process = crew._workers[1]
+        process.kill()
+        process.join()
+        with pytest.raises(GaincurateError, match=r"a worker died \(out of memory, perhaps\); use fewer"):
+            crew.run()
+
+
 def test_workers_whose_model_cannot_be_packed_say_so(tmp_path: Path) -> None:
     falcon = next(a for a in ARCHITECTURES if a.name == "falcon")
     tiny.model(falcon.config()).save_pretrained(tmp_path)

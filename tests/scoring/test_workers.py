@@ -69,6 +69,19 @@ def test_what_a_worker_refuses_is_said_as_one_process_says_it(tmp_path: Path, ti
     assert "row 50 (from 0, id " in said[0]
 
 
+def test_more_shards_than_a_pipe_holds_are_not_waited_for_after_an_error(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    rows = [{"prompt": " "}] + [{"prompt": f"{number} plus one"} for number in range(15_000)]
+    data = tiny.write_jsonl(tmp_path / "rows.jsonl", rows)
+    arguments = command(data, tiny_model, tmp_path / "out", "--workers", "2", "--shard-rows", "1")
+    done = subprocess.run(
+        [sys.executable, "-m", "gaincurate", *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: row 0 (from 0, id ")
+
+
 def test_a_killed_parent_takes_its_workers_along_and_the_next_run_goes_on(
     tmp_path: Path, tiny_model: Path, data: Path
 ) -> None:

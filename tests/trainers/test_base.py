@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import runs
@@ -92,7 +92,7 @@ def test_a_line_without_a_round_is_of_the_newest_that_has_its_prompt(tmp_path: P
     assert run.plan(2)["inputs"]["accuracy"] == 1.0
 
 
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12)
 @given(saved_at=st.integers(0, 8), trained_to=st.integers(0, 8))
 def test_resumed_anywhere_the_plans_are_those_of_a_run_that_never_stopped(
     tmp_path_factory: pytest.TempPathFactory, saved_at: int, trained_to: int

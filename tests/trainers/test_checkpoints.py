@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
@@ -70,7 +70,7 @@ def test_no_prefix_of_the_writing_order_is_called_complete(tmp_path: Path, train
         shutil.rmtree(tmp_path / "whole")
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25)
 @given(st.data())
 def test_an_older_one_is_taken_while_a_newer_one_is_written(tmp_path: Path, data: st.DataObject) -> None:
     trainer = data.draw(st.sampled_from(TRAINERS))

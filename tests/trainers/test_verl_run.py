@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dots_runs
@@ -57,7 +57,7 @@ def checkpoint(training: Training, folder: Path) -> Any:
     return state
 
 
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12)
 @given(saved_at=st.integers(1, 8), trained_to=st.integers(0, 8))
 def test_resumed_anywhere_each_planned_prompt_is_trained_once_in_the_history_that_survives(
     tmp_path_factory: pytest.TempPathFactory, saved_at: int, trained_to: int
