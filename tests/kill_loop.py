@@ -6,6 +6,10 @@ import json
 import sys
 from pathlib import Path
 
+import pandas  # noqa: F401 (this and the others like it: what a run imports late is paid once)
+import torch._dynamo  # noqa: F401
+from transformers import AutoModel, LlamaModel, PreTrainedTokenizerFast  # noqa: F401
+
 from gaincurate.config import ScoreConfig
 from gaincurate.scoring.pipeline import score_dataset
 from kills import kill_at_random

@@ -1,4 +1,4 @@
-"""Kills driven runs at random instants; a program of its own, because it forks.
+"""Kills driven runs, as kills.py does folders; a program of its own, because it forks.
 
 Usage: kill_runs.py FOLDER STRATEGY KILLS. Each driver is a forked child, so imports are paid once. Prints one
 JSON object.
@@ -18,6 +18,7 @@ from typing import Any
 import runs
 from gaincurate.schedule.driver import drive
 from gaincurate.schedule.run import Run
+from kills import until_more
 
 COMMAND = [sys.executable, "-I", "-S", str(Path(__file__).with_name("mini_trainer.py"))]
 COMMAND += ["{data}", "{round}", "{outcomes}"]
@@ -65,9 +66,12 @@ def main(folder: Path, strategy: str, kills: int) -> dict[str, object]:
     while done < kills:
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(folder / "fresh", out)
-        for _ in range(3):
+        for at_random in (True, False, True):
             process = begin(out)
-            process.join(chance.uniform(0, duration))
+            if at_random:
+                process.join(chance.uniform(0, duration))
+            else:
+                until_more(process, lambda: int(Run(out).state["round"]))
             process.kill()
             process.join()
             done += process.exitcode == -9

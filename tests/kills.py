@@ -1,4 +1,6 @@
-"""Kills what writes a folder at random instants and compares the finished folder with an uninterrupted one's.
+"""Kills what writes a folder and compares the finished folder with an uninterrupted one's.
+
+Half of the kills come at random instants, half when there is more to go on with, however slow the machine is.
 
 For programs of their own, because it forks: imports are paid once, in a parent that has never computed.
 """
@@ -14,6 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from command import tree
+
+
+def until_more(process: multiprocessing.process.BaseProcess, left: Callable[[], int]) -> None:
+    """Wait until `left` grows, or the process ends."""
+    least = left()
+    while process.is_alive() and (now := left()) <= least:
+        least = now
+        process.join(0.001)
 
 
 def kill_at_random(
@@ -32,7 +42,7 @@ def kill_at_random(
         config: the configuration for a folder.
         folder: where `reference` and `out` are made.
         kills: how many, at least.
-        left: what to count of a folder right behind a kill; the counts are under `left`.
+        left: what to count of a folder that grows; the counts right behind each kill are under `left`.
         earliest: before this share of an uninterrupted run's duration there is no kill.
     """
     context = multiprocessing.get_context("fork")
@@ -52,9 +62,12 @@ def kill_at_random(
     done, differing, counts = 0, list[str](), list[int]()
     while done < kills:
         shutil.rmtree(out, ignore_errors=True)
-        for _ in range(2):  # a set is killed up to twice before it may finish
+        for at_random in (True, False):  # a set is killed up to twice before it may finish
             process = start(out)
-            process.join(chance.uniform(earliest * duration, duration))
+            if at_random:
+                process.join(chance.uniform(earliest * duration, duration))
+            else:
+                until_more(process, lambda: left(out))
             process.kill()
             process.join()
             done += process.exitcode == -9
