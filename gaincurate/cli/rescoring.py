@@ -11,7 +11,6 @@ import typer
 
 from gaincurate.cli import output
 from gaincurate.cli.score import score
-from gaincurate.config import DEVICE
 from gaincurate.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,6 +34,8 @@ def scoring_options(text: str) -> tuple[list[str], dict[str, Any]]:
     Raises:
         InputError: an option that there is not, one that re-scoring settles itself, or a bad value.
     """
+    from gaincurate.config import DEVICE
+
     asked = f"--scoring {text!r}"
     takes = ", ".join("--" + name.replace("_", "-") for name in _SCORING)
     command_line = typer.Typer(add_completion=False)

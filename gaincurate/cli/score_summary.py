@@ -11,7 +11,6 @@ from gaincurate.cli import output
 from gaincurate.errors import InputError
 from gaincurate.files import reading
 from gaincurate.scoring.watch import Summary
-from gaincurate.shards import REJECTED
 
 _MORE = {
     "head": "head (NLL and entropy)",
@@ -24,6 +23,8 @@ _MORE = {
 
 def print_summary(summary: Summary) -> None:
     """Print it."""
+    from gaincurate.shards import REJECTED
+
     if summary.scored and summary.rows != 0:  # rows that all were rejected have no rate worth a line
         model = summary.in_model
         output.text(
@@ -74,6 +75,8 @@ def need_a_row(summary: Summary) -> None:
     """
     if summary.rows != 0 or not summary.rejected:
         return
+    from gaincurate.shards import REJECTED
+
     path = summary.out / REJECTED
     count, reason = _commonest(path)
     how = "the only one was" if summary.rejected == 1 else f"all {summary.rejected:,} were"
