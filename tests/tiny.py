@@ -68,6 +68,21 @@ def model(config: Any, seed: int = 0) -> Any:
     return made.eval()
 
 
+def longrope(turn: int) -> transformers.Phi3Config:
+    """Of a model that turns up to so many tokens in another way than more."""
+    rope = {
+        "rope_type": "longrope",
+        "original_max_position_embeddings": turn,
+        "rope_theta": 1e4,
+        "factor": 17.0,
+    }
+    rope |= {"short_factor": [1.0] * 4, "long_factor": [1.0, 4.0, 7.0, 10.0]}
+    sizes = {**COMMON, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
+    return transformers.Phi3Config(
+        **{**sizes, "original_max_position_embeddings": turn, "rope_parameters": rope, "pad_token_id": 0}
+    )
+
+
 def save_model(folder: Path, config: Any | None = None, template: str | None = CHATML) -> Path:
     """A model folder as a trainer leaves it: config, safetensors, tokenizer."""
     made = model(config or transformers.LlamaConfig(**COMMON))

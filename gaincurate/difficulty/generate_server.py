@@ -181,8 +181,10 @@ class ServerEngine:
         try:
             found: _T = await retrying(attempt)
         except _Again as error:
+            tries = self._config.retries + 1
+            often, last = ("once", "") if tries == 1 else (f"{tries} times", "the last time ")
             raise ServerError(
-                f"the server at {self._url} failed {self._config.retries + 1} times {what}, the last time "
+                f"the server at {self._url} failed {often} {what}, {last}"
                 f"because {error}. What had arrived is kept; see to the server and run the same command "
                 "again.",
                 url=self._url,

@@ -79,19 +79,7 @@ def test_scores_equal_the_padded_forwards_with_prefixes_shared_and_not(kind: Any
 
 
 def with_longrope(turn: int) -> nn.Module:
-    """A model that turns up to so many tokens in another way than more."""
-    rope = {
-        "rope_type": "longrope",
-        "original_max_position_embeddings": turn,
-        "rope_theta": 1e4,
-        "factor": 17.0,
-    }
-    rope |= {"short_factor": [1.0] * 4, "long_factor": [1.0, 4.0, 7.0, 10.0]}
-    sizes = {**tiny.COMMON, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
-    config = transformers.Phi3Config(
-        **{**sizes, "original_max_position_embeddings": turn, "rope_parameters": rope, "pad_token_id": 0}
-    )
-    model: nn.Module = tiny.model(config).base_model
+    model: nn.Module = tiny.model(tiny.longrope(turn)).base_model
     return model
 
 

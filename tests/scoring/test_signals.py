@@ -255,3 +255,18 @@ def test_features_of_a_source_name_the_columns_with_their_types(tmp_path: Path, 
     features = datasets.Features.from_arrow_schema(schema)
     assert features.arrow_schema.field("gc_last_entropy").type == pa.float32()
     assert features.arrow_schema.field(EMBEDDING).type == schema.field(EMBEDDING).type
+
+
+def test_a_tail_that_longrope_wants_is_not_charged_to_entropy(tmp_path: Path) -> None:
+    """One prompt that is long by its tail alone: the tail is computed for the angle."""
+    data = str(tiny.write_jsonl(tmp_path / "one.jsonl", tiny.questions(1)))
+    long = tiny.save_model(tmp_path / "long", tiny.longrope(2))
+    (row,) = next(
+        gaincurate.open_scores(gaincurate.score(data, str(long), tmp_path / "a").out).tables()
+    ).to_pylist()
+    end = row["gc_prefix_tokens"] + row["gc_question_tokens"]
+    assert row["gc_prompt_tokens"] > end
+    by_tail = tiny.save_model(tmp_path / "by-tail", tiny.longrope(end))
+    found = gaincurate.score(data, str(by_tail), tmp_path / "b")
+    assert found.tokens == row["gc_prompt_tokens"]
+    assert not found.seconds.get("tails")
