@@ -176,6 +176,7 @@ LAYERS = [
     "gaincurate.hygiene.lines",
     "gaincurate.difficulty.predict",
     "gaincurate.difficulty.methods",
+    "gaincurate.difficulty.by_adapter",
     "gaincurate.difficulty.fitting",
     "gaincurate.difficulty.fit",
     "gaincurate.difficulty.store",
