@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gaincurate.cli import output
-from gaincurate.errors import GaincurateError, InputError
+from gaincurate.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,22 +107,6 @@ def pair(text: str, option: str) -> tuple[float, float]:
     except ValueError as error:
         raise InputError(f"{option} {text}: expected two numbers, LO,HI.") from error
     return low, high
-
-
-def model_of_set(scored: Path) -> str | None:
-    """The model that scored a set, as files where it can be found here."""
-    from gaincurate.schedule.rounds import model_of
-
-    name = model_of(scored)
-    if name is None or Path(name).exists():
-        return name
-    try:
-        from gaincurate.scoring.model import find_model
-
-        files = find_model(name)
-    except (ImportError, GaincurateError):  # not on this machine: the trainer gets the name
-        return name
-    return str(files.weights[0] if files.gguf else files.folder)
 
 
 def paths_of(run: Run, round_: int) -> dict[str, str]:

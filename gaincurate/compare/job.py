@@ -23,7 +23,8 @@ from gaincurate.files import digest_json, write_json
 from gaincurate.schedule import base
 from gaincurate.schedule.config import ScheduleConfig, checked
 from gaincurate.schedule.dots import DotsOptions
-from gaincurate.schedule.rounds import model_of, start
+from gaincurate.schedule.first_model import recorded_model
+from gaincurate.schedule.rounds import start
 from gaincurate.schedule.run import RUN as RUN_FACTS
 from gaincurate.schedule.run import read_json
 from gaincurate.schedule.trainer import train, trainer_lock
@@ -234,7 +235,7 @@ class ArmJob:
 
 def model_at_start(comparison: Comparison) -> str:
     """The model that every arm begins with."""
-    found = comparison.model or model_of(comparison.scored)
+    found = comparison.model or recorded_model(comparison.scored)
     assert found is not None  # checked before any arm
     return found
 

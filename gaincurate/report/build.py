@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from gaincurate.difficulty.predict import COLUMNS
+from gaincurate.difficulty.prompts import fitting_verifier
 from gaincurate.hygiene.options import HygieneOptions
 from gaincurate.report import sentences
 from gaincurate.report.against import compare
@@ -28,6 +29,7 @@ from gaincurate.report.story import tell
 from gaincurate.report.table import LENGTH, Table, read_table
 from gaincurate.report.verdict import Decision, Evidence, decide, weaker
 from gaincurate.report.worth import calibration, lifts
+from gaincurate.schedule.first_model import recorded_model
 from gaincurate.schedule.run import Run
 from gaincurate.scored_set import ScoredSet
 from gaincurate.shards import Json
@@ -88,7 +90,13 @@ def report(
         format=FORMAT,
         about=_about(scored, table),
         headline=sentences.headline(decided, roles),
-        unknown=sentences.unknown(roles, str(folder), len(scored)),
+        unknown=sentences.unknown(
+            roles,
+            str(folder),
+            len(scored),
+            model=recorded_model(scored.folder) or str(scored.identity["model"]["name"]),
+            verifier=hygiene.verifier.verifier if hygiene.verifier else fitting_verifier(scored),
+        ),
         verdicts=[_verdict(evidence, decision, relations, group) for evidence, decision in decided],
         columns=table.columns,
         distributions=[distribution(name, values) for name, values in table.values.items()],
