@@ -18,7 +18,7 @@ import runs
 from adapters import Table, adapter, exported, parameters, reward_of
 from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.schedule.run import Run
-from gaincurate.trainers.nemo_rl_outcomes import report
+from gaincurate.trainers.nemo_rl.live import report
 
 NAME = "gaincurate.trainers.nemo_rl.next_batch"
 # torchdata 0.11's loader calls it; torch 2.13 minds.

@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 import dots_runs
 import runs
 from gaincurate.errors import InputError, OutputError
-from gaincurate.trainers import verl_run
-from gaincurate.trainers.place import PLACE
-from gaincurate.trainers.shared import reward_of
-from gaincurate.trainers.verl_run import Training, begin, current, verl_row
+from gaincurate.trainers.session import PLACE, reward_of
+from gaincurate.trainers.verl import live as verl_run
+from gaincurate.trainers.verl.live import Training, begin, current, verl_row
 
 BATCH = 4
 
@@ -166,7 +165,9 @@ def test_the_weights_of_the_rounds_last_checkpoint_are_scored(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     given: list[str | None] = []
-    monkeypatch.setattr("gaincurate.trainers.base.advance", lambda run, path, note, held: given.append(path))
+    monkeypatch.setattr(
+        "gaincurate.trainers.session.advance", lambda run, path, note, held: given.append(path)
+    )
     run = runs.begin(tmp_path, rescore={"what": "round"})
     training = Training(run.folder, BATCH)
     train(training, 1)
