@@ -1,6 +1,6 @@
-"""What a process that trains one arm of a comparison is told, and where it leaves what; imports no trainer.
+"""What one arm of a comparison is started with, and what it has spent.
 
-Knows nothing of other arms.
+Scoring, re-scoring and references are charged to the arm that needs them, so arms are compared at equal cost.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Token marks of an arm that TRL trains: a callback that counts, keeps weights at the marks, and ends.
+"""One arm with one seed: TRL's GRPO under one strategy, stopped at marks of generated tokens.
 
-What a step cost goes into the trainer's own log, which is in every checkpoint, so a training that resumes
-counts on from there. Read with transformers 5.23. Knows nothing of rewards.
+It is a process of its own, so that an arm cannot change another one's random state.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What a trainer's checkpoint is: takes a folder, yields a model, an adapter, or why it is neither yet.
+"""What a trainer's checkpoint is, and finding or waiting for the newest complete one.
 
-Reads names, small JSON files and safetensors headers, by the trainer's layout. Does not wait or convert.
+Names, small JSON files and safetensors headers tell, by the trainer's layout. Weights are never read.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""What the trainers' views are made of: takes a set's schema and options, yields columns by kind.
+"""What the trainers' views are made of: columns by kind, each with its type before the first row is read.
 
-Every column has its type before the first row is read, so that all batches of a file agree. Knows nothing of
-trainers' names for them, or of files.
+Types come first so that all batches of a file agree, also where the first thousand answers are null.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The view that each trainer reads: takes rows of a scored set, yields a table with that trainer's columns.
+"""The exact file that a trainer reads, of a scored set or of a run's round.
 
-Names and nesting are the trainer's, the id stands where the trainer carries it back, and what the source has
-besides goes along untouched. A source column whose name the trainer needs or reserves is renamed, which is
-said. Knows nothing of files and of the order of rows.
+Names and nesting are the trainer's, the id stands where the trainer carries it back, and what the source
+has besides goes along untouched. A source column whose name the trainer needs or reserves is renamed, which
+is said.
 """
 
 from __future__ import annotations

@@ -25,14 +25,14 @@ import tiny
 import verl_made as made
 from gaincurate.errors import InputError, OutputError
 from gaincurate.schedule.run import Run
-from gaincurate.trainers.verl import live
+from gaincurate.trainers.verl import run as verl_run
 from gaincurate.trainers.verl.live import RunCheckpoint, RunDataset, RunReplayBuffer, overrides, resumed
 from verl_trainer import settings
 
 
 @pytest.fixture(autouse=True)
 def nothing_begun(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "_current", None)
+    monkeypatch.setattr(verl_run, "_current", None)
 
 
 @pytest.fixture

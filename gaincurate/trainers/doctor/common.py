@@ -1,6 +1,6 @@
-"""Rules that several trainers share: takes settings by the trainer's own keys, yields findings.
+"""Rules that several trainers share, written over the trainer's own keys, and sizes of batches and rounds.
 
-Knows how a schedule uses a trainer; knows no trainer.
+A rule takes settings and what is known of a run, and says one finding or nothing.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Launch lines: takes shell text, yields the settings that it gives a trainer and the files that it names.
+"""Settings as a trainer would get them: from YAML, TOML or JSON files and from launch lines, later ones
+over earlier.
 
-Reads what launch scripts are made of: lines that go on with a backslash, comments, variables and arrays of
-the same script, sums, `sh -c`, and `gaincurate schedule run RUN -- CMD`. `data=$1` in a round's script is
-`{data}`. It runs nothing; what only a shell knows stays as it is written.
+A launch line is read as a shell would split it, without running anything.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Rewards of a NeMo-RL environment: takes what its `step` got and gave, yields lines of the run's outcomes.
+"""NeMo-RL follows a run through its custom data loader.
 
-May be called in any process; which run it is stands in the metadata. Knows nothing of rounds.
+NeMo-RL tells nobody a prompt's reward, so an environment of the user's own hands its returns to `report`.
 """
 
 from __future__ import annotations

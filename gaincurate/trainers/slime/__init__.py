@@ -6,6 +6,7 @@ not installed.
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,7 +21,5 @@ _PUBLIC = (
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
-        from gaincurate.trainers.slime import live
-
-        return getattr(live, name)
+        return getattr(importlib.import_module(f"{__name__}.live"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,5 +1,7 @@
-"""slime's samples: takes a row, yields its group as slime's own `Dataset` makes it; takes a generated group,
-yields its outcomes. Knows nothing of which prompts are handed out.
+"""slime follows a run through its own data source class, so its rollout and training loops stay as they are.
+
+A round's rows become slime's own samples through its own `Dataset`, so templates and tokens are what slime
+would have made of the file. Outcomes are reported where a rollout ends.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from gaincurate.shards import Json
 from gaincurate.trainers.session import ROUND, check_batch, next_round, not_installed, open_run
 
 try:
+    from slime.rollout.data_source import DataSource
     from slime.utils.data import Dataset
     from slime.utils.processing_utils import load_processor, load_tokenizer
 except ImportError as error:
@@ -80,11 +83,6 @@ def outcomes(args: Any, group: list[Any], step: int) -> list[Json]:
         lines.append({**head, "reward": reward, "tokens": sample.response_length})
     return lines
 
-
-try:
-    from slime.rollout.data_source import DataSource
-except ImportError as error:
-    raise not_installed("slime", "624b824a8 (2026-08-21)", error) from error
 
 _AHEAD = (
     "slime reports where a rollout ends. Without dynamic sampling filters, and with an "

@@ -6,6 +6,7 @@ not installed.
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,7 +17,5 @@ _PUBLIC = ("RunSelector",)
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
-        from gaincurate.trainers.trinity import live
-
-        return getattr(live, name)
+        return getattr(importlib.import_module(f"{__name__}.live"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

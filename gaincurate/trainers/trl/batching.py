@@ -1,6 +1,7 @@
-"""How a TRL trainer walks through a round: takes its settings, yields counts, or says what would break it.
+"""How TRL walks through a round: the shape of its batches, and why a live run refuses one.
 
-Read in TRL 1.16.0. Knows nothing of outcomes.
+The adapter sees the trainer after TRL resolved its settings, so these checks read the trainer and not the
+settings.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Work that one process does and all wait for: takes a function, yields its result on every process.
+"""TRL follows a run: `attach` makes a trainer walk through the rounds, with its outcomes as what chooses
+the next.
 
-Planning a round can take as long as scoring a set does. The others hear from the first process every few
-seconds, so no collective runs into its time limit, and what it raises is raised on all. Knows nothing of
-what the work is.
+Planning a round may take as long as scoring a set does. So one process plans and the others hear from it
+every few seconds, which keeps collectives inside their time limit, and what it raises is raised on all.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""What a TRL trainer's log says of replay: takes a buffer and ratios, puts metrics among TRL's, and warns.
+"""TRL's GRPO with rollout replay: a share of each batch is generated, the rest comes from the buffer.
 
-Read in TRL 1.16.0. Knows nothing of how rollouts come and go.
+The trainer class overrides where TRL generates and where it takes losses, nothing else. TRL's own log lines
+gain what replay did to the step.
 """
 
 from __future__ import annotations

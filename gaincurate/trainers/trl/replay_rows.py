@@ -1,7 +1,7 @@
-"""Rollouts between a TRL trainer and a replay buffer: takes padded tensors, yields groups, and back again.
+"""TRL's tensors of rollouts to whole groups and back.
 
-Each process has a slice of the rollouts and a group may lie in two slices, so groups are made of what all
-processes put together. Read in TRL 1.16.0. Knows nothing of buffers.
+Log probabilities of replayed rollouts are computed again under the policy of now, in chunks that are as
+large as the trainer's own, because the loss needs the ratio to the policy that generated them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""TRL's batch arithmetic: takes settings, yields prompts, steps and windows of one generation; TRL 1.16.0."""
+"""What TRL's settings must be for a run, by TRL's own names, and its batch arithmetic (TRL 1.16.0).
+
+A step's prompts follow from five settings, so the arithmetic stands here once, beside the rules that need it.
+"""
 
 from __future__ import annotations
 

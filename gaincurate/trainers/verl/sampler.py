@@ -24,7 +24,8 @@ try:
     from verl.experimental.dataset.sampler import AbstractCurriculumSampler
 except ModuleNotFoundError as error:
     raise InputError(
-        f"there is no {error.name}: {__name__} is for verl 0.5 to 0.7.1. From verl 0.9.1 on use "
+        f"there is no {error.name}: gaincurate.trainers.verl_sampler is for verl 0.5 to 0.7.1. From "
+        "verl 0.9.1 on use "
         "gaincurate.trainers.verl; with 0.8 and 0.9.0, let `gaincurate schedule run` start verl each round."
     ) from error
 

@@ -1,0 +1,186 @@
+"""verl's trajectories as rollout groups: takes rows of TransferQueue, yields groups, and rows again.
+
+What the present step computes (old log-probs, advantages) is never kept, so verl computes it anew. Needs
+torch, and knows nothing of TransferQueue or of verl's classes.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from gaincurate.errors import InputError, OutcomeError
+from gaincurate.files import digest_json
+from gaincurate.replay.group import RolloutGroup
+from gaincurate.schema import ID
+
+Fields = dict[str, Any]
+_REBUILT = (
+    "prompts",
+    "responses",
+    "input_ids",
+    "response_mask",
+    "loss_mask",
+    "rm_scores",
+    "rollout_log_probs",
+)
+_STEP = ("uid", "old_log_probs", "ref_log_prob", "entropy", "advantages", "returns", "rollout_is_weights")
+_TAGS = ("min_global_steps", "max_global_steps")
+_TENSOR, _COUNTED = "tensor of", "tensor counted to"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A trajectory: its key `{uid}_{session}_{index}`, its tag, and its fields by name."""
+
+    key: str
+    tag: Mapping[str, Any]
+    fields: Fields
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How rollouts are made and judged; `low` and `high` are the range of rewards."""
+
+    size: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    low: float = 0.0
+    high: float = 1.0
+
+
+def groups_of(rows: Sequence[Row], step: int, sampling: Sampling) -> list[RolloutGroup]:
+    """The whole groups among a step's trajectories, in the order of their first row.
+
+    A prompt some of whose rollouts failed is left out.
+
+    Raises:
+        InputError: a rollout of several trajectories, or rows without log-probs or rewards.
+        OutcomeError: a reward outside its range, or other values that cannot be.
+    """
+    by_prompt: dict[str, dict[int, Row]] = defaultdict(dict)
+    for row in rows:
+        uid, session, index = row.key.split("_")
+        if index != "0":
+            raise InputError(
+                f"rollout {uid}_{session} is of several trajectories; replay keeps one a rollout. Train "
+                "agents that branch or compress without replay."
+            )
+        by_prompt[uid][int(session)] = row
+    whole = [found for found in by_prompt.values() if len(found) == sampling.size]
+    return [_group([found[session] for session in sorted(found)], step, sampling) for found in whole]
+
+
+def _group(rows: list[Row], step: int, sampling: Sampling) -> RolloutGroup:
+    for name in ("rollout_log_probs", "rm_scores"):
+        if any(name not in row.fields for row in rows):
+            raise InputError(
+                f"{rows[0].key} has no {name}: set actor_rollout_ref.rollout.calculate_log_probs=True, and "
+                "let the rewards be there when rollouts are sampled."
+            )
+    first = rows[0].fields
+    rewards = np.array([float(row.fields["rm_scores"].sum()) for row in rows])
+    prompt = first["prompts"].numpy()
+    extra = first.get("extra_info") or {}
+    known = extra.get(ID)
+    return RolloutGroup(
+        gc_id=str(known) if known is not None else digest_json(prompt.tolist()),
+        prompt_ids=prompt,
+        completion_ids=tuple(row.fields["responses"].numpy() for row in rows),
+        mask=tuple(row.fields["response_mask"].numpy() for row in rows),
+        logprobs=tuple(row.fields["rollout_log_probs"].float().numpy() for row in rows),
+        rewards=rewards,
+        correct=_correct(rewards, sampling, rows[0].key),
+        advantages=rewards - rewards.mean(),
+        policy_version=step,
+        step=step,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        extra={"fields": [_kept(row.fields) for row in rows], "tags": [_tags(row.tag) for row in rows]},
+    )
+
+
+def _correct(rewards: np.ndarray[Any, Any], sampling: Sampling, key: str) -> np.ndarray[Any, Any]:
+    if rewards.min() < sampling.low or rewards.max() > sampling.high:
+        raise OutcomeError(
+            f"{key} has rewards from {rewards.min():g} to {rewards.max():g}, outside {sampling.low:g} to "
+            f"{sampling.high:g}: set +trainer.v1.sampler.sampler_kwargs.reward_range=[LO,HI]."
+        )
+    found: np.ndarray[Any, Any] = (rewards - sampling.low) / (sampling.high - sampling.low)
+    return found
+
+
+def _tags(tag: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tag.get(name) for name in _TAGS}
+
+
+def _kept(fields: Fields) -> Fields:
+    """What a row has that a group has no place for, in JSON."""
+    return {name: _plain(value) for name, value in fields.items() if name not in (*_REBUILT, *_STEP)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        if value.dtype == torch.int64 and value.ndim == 1 and torch.equal(value, torch.arange(len(value))):
+            return {_COUNTED: len(value)}  # positions, of which each token's would be an object
+        return {_TENSOR: str(value.dtype).removeprefix("torch."), "values": value.tolist()}
+    if isinstance(value, Mapping):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    return value
+
+
+def _back(value: Any) -> Any:
+    if isinstance(value, dict) and _COUNTED in value:
+        return torch.arange(value[_COUNTED])
+    if isinstance(value, dict) and _TENSOR in value:
+        return torch.tensor(value["values"], dtype=getattr(torch, value[_TENSOR]))
+    if isinstance(value, dict):
+        return {name: _back(one) for name, one in value.items()}
+    return [_back(one) for one in value] if isinstance(value, list) else value
+
+
+def rows_of(group: RolloutGroup, uid: str, step: int) -> list[Row]:
+    """A group's rows as if they were of this step, but for log-probs and the versions that generated them.
+
+    Args:
+        group: that `groups_of` made.
+        uid: without an underscore; verl compares rollouts of one uid with each other.
+        step: verl's.
+    """
+    found = []
+    prompt = torch.tensor(group.prompt_ids, dtype=torch.int64)
+    for place in range(group.size):
+        response = torch.tensor(group.completion_ids[place], dtype=torch.int64)
+        mask = torch.tensor(group.mask[place], dtype=torch.int64)
+        scores = torch.zeros(len(response))
+        scores[-1] = float(group.rewards[place])
+        fields = {name: _back(value) for name, value in group.extra["fields"][place].items()}
+        fields |= {
+            "uid": uid,
+            "prompts": prompt,
+            "responses": response,
+            "input_ids": torch.cat([prompt, response]),
+            "response_mask": mask,
+            "loss_mask": mask,
+            "rm_scores": scores,
+            "rollout_log_probs": torch.tensor(group.logprobs[place]),
+        }
+        tag = {
+            "status": "success",
+            "prompt_len": len(prompt),
+            "response_len": len(response),
+            "seq_len": len(prompt) + len(response),
+            "global_steps": step,
+            **group.extra["tags"][place],
+        }
+        found.append(Row(f"{uid}_{place}_0", tag, fields))
+    return found
