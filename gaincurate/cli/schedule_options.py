@@ -125,8 +125,8 @@ def finder_of(run: Run, trainer: str | None, note: Callable[[str], None], *, kee
         InputError: there is no such trainer.
     """
     from gaincurate.schedule.checkpoints import Finder
-    from gaincurate.trainers.finder import TrainerFinder, remembered_trainer
-    from gaincurate.trainers.layouts import layout_of
+    from gaincurate.trainers.profile import layout_of
+    from gaincurate.trainers.snapshot import TrainerFinder, remembered_trainer
 
     found = remembered_trainer(run, trainer, keep=keep)
     return Finder() if found is None else TrainerFinder(layout_of(found), note)
@@ -139,7 +139,7 @@ def chosen(finder: Finder, run: Run, checkpoint: Path | None, wait: float | None
         InputError: --wait without what it waits for.
         GaincurateError: a known trainer's checkpoint cannot be used.
     """
-    from gaincurate.trainers.finder import TrainerFinder
+    from gaincurate.trainers.snapshot import TrainerFinder
 
     known = isinstance(finder, TrainerFinder)
     if wait is not None and (checkpoint is None or not known):

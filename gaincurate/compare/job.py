@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gaincurate.compare.arm import COST, MARKS, PROGRESS, ROLLOUTS, RUN, STEP, TASK, Task
 from gaincurate.compare.config import Arm, Comparison
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.rollout_set import RolloutSet, pass_rates
@@ -31,10 +32,9 @@ from gaincurate.schedule.trainer import train, trainer_lock
 from gaincurate.schema import ID
 from gaincurate.scored_set import ScoredSet
 from gaincurate.shards import MANIFEST, Json
-from gaincurate.trainers.arm import COST, MARKS, PROGRESS, ROLLOUTS, RUN, STEP, TASK, Task
 
 LOG = "trainer.log"
-_MODULE = "gaincurate.trainers.trl_arm"
+_MODULE = "gaincurate.compare.trl_arm"
 
 
 class ArmJob:
