@@ -14,16 +14,15 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from gaincurate.errors import InputError, OutputError
-from gaincurate.files import append_lines, reading, write_json
+from gaincurate.files import append_lines, write_json
 from gaincurate.schedule.back import return_to, saved_place, take_back
 from gaincurate.schedule.foresight import see_live
 from gaincurate.schedule.lines import success_of
 from gaincurate.schedule.observed import Note, rules_of, silent
 from gaincurate.schedule.rescore import AS_IT_IS, Held, due
 from gaincurate.schedule.rounds import advance
+from gaincurate.schedule.rows import read_rows
 from gaincurate.schedule.run import RUN, Run, working_on
 from gaincurate.schedule.trainer import trainer_lock
 from gaincurate.schema import ID
@@ -134,9 +133,7 @@ class Live(AbstractContextManager["Live"]):
         """The newest round's training rows, `[budget]`, in its order, each with `gc_round`."""
         round_ = self.round
         if self._rows[0] != round_:
-            path = self.run.data(round_)
-            with reading(path):
-                found = pq.read_table(path).to_pylist()
+            found = read_rows(self.run.data(round_)).to_pylist()
             self._rows = (round_, [{**row, ROUND: round_} for row in found])
         return self._rows[1]
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from gaincurate.core.arrow import Refuse, parquet_head, read_parquet
 from gaincurate.errors import OutcomeError
 from gaincurate.files import reading
 
@@ -68,7 +68,7 @@ def format_of(path: Path) -> str:
         StorageError: it cannot be read.
     """
     if path.suffix == ".parquet":
-        if set(_parquet(path).schema_arrow.names) >= _TRL:
+        if set(parquet_head(path, _no_parquet(path))[0].names) >= _TRL:
             return "trl"
     else:
         first = next(objects(path), (0, {}))[1]
@@ -114,8 +114,7 @@ def read_trl(path: Path, begin: int, reward_column: str | None) -> Iterator[Entr
     Raises:
         OutcomeError: it is not clear which column is the reward.
     """
-    with reading(path):
-        table = _parquet(path).read()
+    table = read_parquet(path, _no_parquet(path))
     if missing := _TRL - set(table.column_names):
         raise OutcomeError(f"{path} has no column {min(missing)!r}, so TRL did not write it.", path=str(path))
     rewards = table.column(_reward_column(path, table, reward_column)).to_pylist()
@@ -135,8 +134,7 @@ def read_trl(path: Path, begin: int, reward_column: str | None) -> Iterator[Entr
 
 def trl_rows(path: Path) -> list[str]:
     """A completions table's rows as texts that can be compared, without the step."""
-    with reading(path):
-        table = _parquet(path).read()
+    table = read_parquet(path, _no_parquet(path))
     rows: list[dict[str, Any]] = table.drop_columns(["step"]).to_pylist()
     return [json.dumps(row, sort_keys=True, default=str) for row in rows]
 
@@ -215,12 +213,10 @@ READERS: dict[str, Callable[[Path, int, str | None], Iterator[Entry]]] = {
 }
 
 
-def _parquet(path: Path) -> pq.ParquetFile:
-    try:
-        with reading(path):
-            return pq.ParquetFile(path, memory_map=True)
-    except pa.ArrowException as error:
-        raise OutcomeError(f"{path} is no whole Parquet file; is it still being written?") from error
+def _no_parquet(path: Path) -> Refuse:
+    return lambda why: OutcomeError(
+        f"{path} is no whole Parquet file; is it still being written? (Arrow says: {why}.)", path=str(path)
+    )
 
 
 def _reward_column(path: Path, table: pa.Table, asked: str | None) -> str:

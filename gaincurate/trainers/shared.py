@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.json as pj
-import pyarrow.parquet as pq
 
+from gaincurate.core.arrow import read_parquet, refusing, validate
 from gaincurate.errors import InputError, OutcomeError
-from gaincurate.files import reading
 from gaincurate.schema import ID
 from gaincurate.trainers.base import Live
 
@@ -84,8 +83,16 @@ def ids_in(dataset: Any, file: str | None, where: str) -> list[str]:
         raise InputError(
             f"{where}: the rows there have no {ID}, so the file they came from is needed ({file})."
         )
-    with reading(Path(file)):
-        table = pq.read_table(file) if file.endswith(".parquet") else pj.read_json(file)
+
+    def refuse(why: str) -> InputError:
+        return InputError(f"{where}: {file} cannot be read: {why}. Give the file again as it was exported.")
+
+    if file.endswith(".parquet"):
+        table = read_parquet(Path(file), refuse)
+    else:
+        with refusing(Path(file), refuse):
+            table = pj.read_json(file)
+        table = validate(table, Path(file), refuse)
     if len(table) != len(dataset) or ID not in table.column_names:
         raise InputError(
             f"{where}: {file} has {len(table):,} rows with {', '.join(table.column_names)}, and "

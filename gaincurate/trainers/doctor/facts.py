@@ -8,10 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
+from gaincurate.core.arrow import parquet_head
+from gaincurate.errors import GaincurateError
 from gaincurate.schedule.run import Run
+from gaincurate.shards import broken
 from gaincurate.trainers.doctor.findings import About, Mode
 
 
@@ -42,6 +43,6 @@ def facts_of(folder: Path, mode: Mode) -> About:
 def _columns(data: Path) -> frozenset[str] | None:
     """What a round's file has; None where there is none that can be read."""
     try:
-        return frozenset(pq.read_schema(data).names)
-    except (OSError, pa.ArrowInvalid):
+        return frozenset(parquet_head(data, broken(data))[0].names)
+    except GaincurateError:
         return None

@@ -8,8 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
+from gaincurate.schedule.rows import read_rows
 from gaincurate.schedule.run import Run
 from gaincurate.trainers.doctor.findings import Finding
 
@@ -47,7 +46,7 @@ def compare_tokens(folder: Path, rows: int = _ROWS) -> tuple[Finding | None, str
             f"token counts: not compared, because {model} has no tokenizer ({' '.join(str(error).split())})",
         )
     round_ = run.newest()
-    table = pq.read_table(run.data(round_), columns=["gc_id", "prompt"]).slice(0, rows)
+    table = read_rows(run.data(round_), ["gc_id", "prompt"]).slice(0, rows)
     ids = table.column("gc_id").to_pylist()
     rows_of = run.scored.rows(ids)
     counts = rows_of.column("gc_prompt_tokens").to_pylist()
