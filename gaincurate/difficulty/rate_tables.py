@@ -6,6 +6,7 @@ Whole columns at a time. Knows nothing of runs or of outcome lines.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,7 +46,11 @@ def read_table(path: Path) -> pa.Table:
         InputError: another kind of file, or a damaged one.
         StorageError: it cannot be read.
     """
-    readers = {".parquet": read_parquet, ".arrow": open_table, ".jsonl": _json_table}
+    readers: dict[str, Callable[[Path, Refuse], pa.Table]] = {
+        ".parquet": read_parquet,
+        ".arrow": open_table,
+        ".jsonl": _json_table,
+    }
     if path.suffix not in readers:
         raise InputError(
             f"--outcomes {path}: expected .jsonl, .parquet or .arrow, a folder of them, or a run.",
