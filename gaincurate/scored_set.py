@@ -23,6 +23,7 @@ from gaincurate.schema import ID, NEVER_NULL, PREFIX, expected_fields
 from gaincurate.shards import COLUMNS, MANIFEST, Json, broken, open_table, read_manifest, without_info
 
 _BROKEN = "`gaincurate score` did not write it so: get the set again from where it came, or score again."
+_FEW = 64  # rows of a shard for each that is taken, from which on validating rows one by one is faster
 _AGAIN = "delete that column's .arrow and .json file, and make it again if you need it."
 
 
@@ -110,7 +111,7 @@ class ScoredSet:
         found = self._find(ids)
         if not found:
             return self.schema.empty_table()
-        parts = [self._shard(index).take(places) for index, places, _ in found]
+        parts = [self._take(index, places) for index, places, _ in found]
         order = np.concatenate([hits for _, _, hits in found])
         return pa.concat_tables(parts).take(pa.array(np.argsort(order, kind="stable")))
 
@@ -136,7 +137,7 @@ class ScoredSet:
         parts = []
         for shard, begin, end in zip(distinct.tolist(), begins, [*begins[1:], len(order)], strict=True):
             before = ends[shard - 1] if shard else 0
-            parts.append(self._shard(shard).take(pa.array(sorted_places[begin:end] - before)))
+            parts.append(self._take(shard, pa.array(sorted_places[begin:end] - before)))
         return pa.concat_tables(parts).take(pa.array(np.argsort(order, kind="stable")))
 
     def _find(self, ids: Sequence[str]) -> list[tuple[int, pa.Array, npt.NDArray[np.uint64]]]:
@@ -230,6 +231,24 @@ class ScoredSet:
         table = self._joined(index)
         self._validate(index, columns)
         return table
+
+    def _take(self, index: int, places: pa.Array) -> pa.Table:
+        """Rows of a shard. Of a few, only the values that they hold are validated, not whole columns."""
+        file = self._file(index)
+        names: list[str] | None = None
+        if len(places) * _FEW < len(file):
+            path = self.folder / self.manifest["shards"][index]["file"]
+            refuse = broken(path, _BROKEN)
+            # A slice of nested or coded values still has all their children, so these go column by column.
+            names = [
+                f.name for f in file.schema if pa.types.is_nested(f.type) or pa.types.is_dictionary(f.type)
+            ]
+            flat = file.drop_columns([*names, *self._validated.get(index, ())])
+            for place in places.to_pylist():
+                validate(flat.slice(place, 1), path, refuse)
+            scores = [name for name in flat.column_names if name.startswith(PREFIX)]
+            check_values(flat.take(places), refuse, never_null=NEVER_NULL, finite=scores)
+        return self._shard(index, names).take(places)
 
     def _joined(self, index: int) -> pa.Table:
         if index not in self._tables:

@@ -224,6 +224,32 @@ def test_a_scored_set_with_broken_offsets_is_refused_where_they_would_be_used(
     assert open_scores(folder, verify=verify).column("gc_id").to_pylist() == ["-", "i-", "id-"]
 
 
+@pytest.mark.parametrize("verify", [True, False])
+def test_few_rows_of_many_are_validated_alone(tmp_path: Path, verify: bool) -> None:
+    count = 200
+    folder = make_set(
+        tmp_path / "set", [[scored_row(f"id{k:03d}", f"question {k:03d}") for k in range(count)]]
+    )
+    offsets = np.arange(count + 1, dtype=np.int32) * len("question 000")
+    wrong = offsets.copy()
+    wrong[100] = offsets[-1] + 100
+
+    def change(data: bytes) -> bytes:
+        assert data.count(offsets.tobytes()) == 1
+        return data.replace(offsets.tobytes(), wrong.tobytes())
+
+    rewrite(folder / "shard-00000.arrow", change)
+    for row in (99, 100):  # which end and begin there
+        with pytest.raises(OutputError, match=r"shard-00000\.arrow is broken"):
+            open_scores(folder, verify=verify).take([row])
+        with pytest.raises(OutputError, match=r"shard-00000\.arrow is broken"):
+            open_scores(folder, verify=verify).rows([f"id{row:03d}"])
+    whole = open_scores(folder, verify=verify).take([101, 98])
+    assert whole.column("question").to_pylist() == ["question 101", "question 098"]
+    with pytest.raises(OutputError, match="is broken"):
+        open_scores(folder, verify=verify).take(np.arange(101, 200))
+
+
 def shard_with(folder: Path, change: Callable[[pa.Table], pa.Table]) -> Path:
     """A set whose only shard holds another table than the manifest and its maker say."""
     made = make_set(folder, [[scored_row("a"), scored_row("b")]])
