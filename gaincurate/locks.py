@@ -16,6 +16,7 @@ from pathlib import Path
 from gaincurate.errors import LockedError, StorageError, storage_error
 
 WORK = ".work"
+_TRIES = 100  # to make a lock file in a folder that others remove
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +49,18 @@ def acquire(path: Path, kind: int) -> int | None:
     Raises:
         StorageError: the file system refused, or has no locks.
     """
+    lost = 0
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except FileNotFoundError:
-            continue  # the folder was removed between the two calls, by a writer that finished
+        except FileNotFoundError as error:
+            # A writer that finished may have removed the folder between the two calls. That it does so every
+            # time is not to be believed: this is a place where nothing can be made, such as /proc.
+            lost += 1
+            if lost == _TRIES:
+                raise storage_error(path, error) from error
+            continue
         except OSError as error:
             raise storage_error(path, error) from error
         try:

@@ -32,6 +32,22 @@ SCORE_FIELDS = (
 )
 
 
+NEVER_NULL = (ID, "gc_prompt_tokens", "gc_prefix_tokens", "gc_question_tokens")
+"""Score columns that have a value in every row."""
+
+
+def expected_fields(schema: pa.Schema) -> list[pa.Field]:
+    """What a scored set's schema must have: all `SCORE_FIELDS`, and the further signals that it names.
+
+    An embedding may have any width.
+    """
+    fields = [*SCORE_FIELDS, *(pa.field(name, pa.float32()) for name in LIKELIHOODS if name in schema.names)]
+    if EMBEDDING in schema.names:
+        kind = schema.field(EMBEDDING).type
+        fields.append(embedding_field(kind.list_size if pa.types.is_fixed_size_list(kind) else 1))
+    return fields
+
+
 @dataclass(frozen=True, slots=True)
 class Score:
     """One row's scores, by the names of the columns without `gc_`; None becomes null.

@@ -16,11 +16,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gaincurate.core.arrow import Refuse, check_fields, check_values, open_ipc, validate
 from gaincurate.errors import InputError, OutputError, storage_error
 from gaincurate.files import digest_bytes, digest_file, reading, write_atomic, write_json
-from gaincurate.schema import ID
-from gaincurate.shards import COLUMNS, MANIFEST, Json, open_table, read_manifest
+from gaincurate.schema import ID, NEVER_NULL, PREFIX, expected_fields
+from gaincurate.shards import COLUMNS, MANIFEST, Json, broken, open_table, read_manifest, without_info
 
+_BROKEN = "`gaincurate score` did not write it so: get the set again from where it came, or score again."
+_FEW = 64  # rows of a shard for each that is taken, from which on validating rows one by one is faster
 _AGAIN = "delete that column's .arrow and .json file, and make it again if you need it."
 
 
@@ -39,6 +42,8 @@ class ScoredSet:
         self.folder = Path(folder)
         self.manifest: Json = read_manifest(self.folder)
         self._verify = verify
+        self._files: dict[int, pa.Table] = {}
+        self._validated: dict[int, set[str]] = {}
         self._tables: dict[int, pa.Table] = {}
         self._computed: dict[str, pa.ChunkedArray] | None = None
         for entry in self.manifest["shards"]:
@@ -61,7 +66,7 @@ class ScoredSet:
     @property
     def schema(self) -> pa.Schema:
         """Source columns, score columns, then computed columns."""
-        return self._shard(0).schema
+        return self._joined(0).schema
 
     @property
     def manifest_hash(self) -> str:
@@ -80,7 +85,7 @@ class ScoredSet:
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """One memory-mapped table per shard, in source order."""
         for index in range(len(self.manifest["shards"])):
-            table = self._shard(index)
+            table = self._shard(index, columns)
             yield table if columns is None else table.select(list(columns))
 
     def column(self, name: str) -> pa.ChunkedArray:
@@ -94,7 +99,7 @@ class ScoredSet:
                 f"{self.folder} has no column {name!r}; it has {', '.join(self.schema.names)}.",
                 column=name,
             )
-        chunks = [table.column(name) for table in self.tables()]
+        chunks = [table.column(name) for table in self.tables([name])]
         return pa.chunked_array([c for column in chunks for c in column.chunks], chunks[0].type)
 
     def rows(self, ids: Sequence[str]) -> pa.Table:
@@ -106,7 +111,7 @@ class ScoredSet:
         found = self._find(ids)
         if not found:
             return self.schema.empty_table()
-        parts = [self._shard(index).take(places) for index, places, _ in found]
+        parts = [self._take(index, places) for index, places, _ in found]
         order = np.concatenate([hits for _, _, hits in found])
         return pa.concat_tables(parts).take(pa.array(np.argsort(order, kind="stable")))
 
@@ -132,7 +137,7 @@ class ScoredSet:
         parts = []
         for shard, begin, end in zip(distinct.tolist(), begins, [*begins[1:], len(order)], strict=True):
             before = ends[shard - 1] if shard else 0
-            parts.append(self._shard(shard).take(pa.array(sorted_places[begin:end] - before)))
+            parts.append(self._take(shard, pa.array(sorted_places[begin:end] - before)))
         return pa.concat_tables(parts).take(pa.array(np.argsort(order, kind="stable")))
 
     def _find(self, ids: Sequence[str]) -> list[tuple[int, pa.Array, npt.NDArray[np.uint64]]]:
@@ -142,7 +147,7 @@ class ScoredSet:
         for index in range(len(self.manifest["shards"])):
             if not missing.any():
                 break  # later shards stay unopened
-            places = pc.index_in(wanted, value_set=_whole(self._shard(index), ID))
+            places = pc.index_in(wanted, value_set=_whole(self._shard(index, [ID]), ID))
             hits = pc.indices_nonzero(pc.is_valid(places))
             if len(hits):
                 found.append((index, places.take(hits), hits.to_numpy()))
@@ -184,7 +189,7 @@ class ScoredSet:
             raise InputError(
                 f"computed column {name!r}: the name must be gc_ and letters, digits or underscores."
             )
-        if name in open_table(self.folder / self.manifest["shards"][0]["file"]).schema.names:
+        if name in self._file(0).schema.names:
             raise InputError(f"column {name!r} is part of the shards, which are immutable.")
         if len(ids) != len(values) or len(set(ids)) != len(ids):
             raise InputError(f"computed column {name!r} needs one value for each id, each id once.")
@@ -221,13 +226,70 @@ class ScoredSet:
                 raise OutputError(f"{path} is damaged; {_AGAIN}", path=str(path)) from error
         return found
 
-    def _shard(self, index: int) -> pa.Table:
+    def _shard(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """A shard with its computed columns; of its own columns these, or all, are validated."""
+        table = self._joined(index)
+        self._validate(index, columns)
+        return table
+
+    def _take(self, index: int, places: pa.Array) -> pa.Table:
+        """Rows of a shard. Of a few, only the values that they hold are validated, not whole columns."""
+        file = self._file(index)
+        names: list[str] | None = None
+        if len(places) * _FEW < len(file):
+            path = self.folder / self.manifest["shards"][index]["file"]
+            refuse = broken(path, _BROKEN)
+            # A slice of nested or coded values still has all their children, so these go column by column.
+            names = [
+                f.name for f in file.schema if pa.types.is_nested(f.type) or pa.types.is_dictionary(f.type)
+            ]
+            flat = file.drop_columns([*names, *self._validated.get(index, ())])
+            for place in places.to_pylist():
+                validate(flat.slice(place, 1), path, refuse)
+            scores = [name for name in flat.column_names if name.startswith(PREFIX)]
+            check_values(flat.take(places), refuse, never_null=NEVER_NULL, finite=scores)
+        return self._shard(index, names).take(places)
+
+    def _joined(self, index: int) -> pa.Table:
         if index not in self._tables:
+            self._tables[index] = self._join(self._file(index), index)
+        return self._tables[index]
+
+    def _file(self, index: int) -> pa.Table:
+        """A shard's own columns, mapped and not yet validated; the hash and the schema are checked."""
+        if index not in self._files:
             entry = self.manifest["shards"][index]
+            path = self.folder / entry["file"]
             if self._verify:
                 self._check(entry)
-            self._tables[index] = self._join(open_table(self.folder / entry["file"]), index)
-        return self._tables[index]
+            refuse = broken(path, _BROKEN)
+            table = without_info(open_ipc(path, refuse))
+            check_fields(table.schema, expected_fields(table.schema), refuse)
+            if len(table) != entry["rows"]:
+                raise refuse(f"it has {len(table):,} rows, and the manifest says {entry['rows']:,}")
+            if index and not table.schema.equals(self._file(0).schema):
+                raise refuse(f"its columns are not those of {self.manifest['shards'][0]['file']}")
+            self._files[index] = table
+        return self._files[index]
+
+    def _validate(self, index: int, columns: Sequence[str] | None) -> None:
+        """Validate columns of a shard, each when it is first used.
+
+        The scheduler opens a set of many gigabytes for two columns of it, so the others are left alone.
+        """
+        file, validated = self._file(index), self._validated.setdefault(index, set())
+        names = [
+            name
+            for name in file.column_names
+            if name not in validated and (columns is None or name in columns)
+        ]
+        if names:
+            path = self.folder / self.manifest["shards"][index]["file"]
+            refuse = broken(path, _BROKEN)
+            table = validate(file.select(names), path, refuse)
+            scores = [name for name in names if name.startswith(PREFIX)]
+            check_values(table, refuse, never_null=NEVER_NULL, finite=scores)
+            validated.update(names)
 
     def _join(self, table: pa.Table, index: int) -> pa.Table:
         computed = self._computed_values()
@@ -242,8 +304,10 @@ class ScoredSet:
             self._computed = {}
             described = self.computed_columns()
             if described:
-                paths = [self.folder / entry["file"] for entry in self.manifest["shards"]]
-                ids = pa.chunked_array([_whole(open_table(path), ID) for path in paths], pa.string())
+                shards = range(len(self.manifest["shards"]))
+                for index in shards:
+                    self._validate(index, [ID])
+                ids = pa.chunked_array([_whole(self._file(index), ID) for index in shards], pa.string())
             for name, how in described.items():
                 column = self._read_computed(name, how)
                 places = pc.index_in(ids, value_set=_whole(column, ID))
@@ -258,7 +322,7 @@ class ScoredSet:
             )
         if not path.exists() or digest_file(path) != description["hash"]:
             raise OutputError(f"{path} is missing or damaged; {_AGAIN}", path=str(path))
-        return open_table(path)
+        return read_computed(path, broken(path, _AGAIN.capitalize()))
 
     def _check(self, entry: Json) -> None:
         path = self.folder / entry["file"]
@@ -271,6 +335,20 @@ class ScoredSet:
             "delete it and run the same `gaincurate score` command again.",
             path=str(path),
         )
+
+
+def read_computed(path: Path, refuse: Refuse) -> pa.Table:
+    """A computed column's file (contract 1b): `gc_id`, never null, and `value`, of any type. NaN is no value.
+
+    Raises:
+        GaincurateError: from `refuse`: it is broken or holds something else.
+    """
+    table = open_table(path, refuse)
+    if table.column_names != [ID, "value"]:
+        raise refuse(f"it has the columns {', '.join(table.column_names)} instead of {ID} and value")
+    check_fields(table.schema, [pa.field(ID, pa.string())], refuse)
+    check_values(table, refuse, never_null=[ID])
+    return table
 
 
 def _whole(table: pa.Table, name: str) -> pa.Array:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from gaincurate.core.arrow import Refuse, ipc_schema, read_ipc
 from gaincurate.errors import OutputError, StorageError, reason_of
 from gaincurate.files import digest_bytes, digest_file, reading, write_atomic, write_json
 from gaincurate.locks import WORK, work_folder
@@ -71,12 +72,12 @@ def read_info(path: Path) -> Json:
     """
     with reading(path):
         data = path.read_bytes()
+    schema = ipc_schema(data, path, lambda why: _damaged(path, f"it is cut short or no shard ({why})"))
     try:
-        schema = pa.ipc.open_file(data).schema
         info: Json = json.loads((schema.metadata or {})[_KEY])
         content = info["content"].encode()
-    except (ValueError, LookupError, TypeError, AttributeError, pa.ArrowException, OSError) as error:
-        raise _damaged(path, "it is cut short or no shard") from error  # Arrow says it in many ways
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise _damaged(path, "it is cut short or no shard") from error
     if digest_bytes(data.replace(content, _NO_HASH.encode())) != info["content"]:
         raise _damaged(path, "its bytes do not match the hash in it")
     return info
@@ -90,9 +91,30 @@ def _damaged(path: Path, reason: str) -> OutputError:
     )
 
 
-def open_table(path: Path) -> pa.Table:
-    """A shard's rows, memory-mapped, without our metadata in the schema."""
-    table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+def open_table(path: Path, refuse: Refuse | None = None) -> pa.Table:
+    """The rows of a shard, or of another file of ours, memory-mapped and validated.
+
+    Args:
+        path: an Arrow IPC file.
+        refuse: makes the exception for a broken file. Default: an OutputError.
+
+    Returns:
+        The table, without our metadata in the schema.
+
+    Raises:
+        OutputError: it is broken.
+        StorageError: it cannot be read.
+    """
+    return without_info(read_ipc(path, refuse or broken(path)))
+
+
+def broken(path: Path, advice: str = "Get it again from where it came, or make it again.") -> Refuse:
+    """Makes the sentence for a file of ours whose content cannot be what we wrote."""
+    return lambda why: OutputError(f"{path} is broken: {why}. {advice}", path=str(path))
+
+
+def without_info(table: pa.Table) -> pa.Table:
+    """The same table without our metadata in the schema."""
     metadata = {k: v for k, v in (table.schema.metadata or {}).items() if k != _KEY}
     return table.replace_schema_metadata(metadata or None)
 

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+STATUS = 200
+"""Of an answer without a fault."""
 Key = tuple[str, int]
 """The last message's text and the seed: which completion is asked for."""
 Fault = Callable[[Key, int], str | None]
@@ -114,7 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is None:
             with server.lock:
                 server.given.append(key)
-            self._send(200, text)
+            self._send(STATUS, text)
             if __name__ == "__main__":
                 sys.stdout.write(json.dumps(key) + "\n")
                 sys.stdout.flush()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from gaincurate.errors import LockedError, StorageError
 from gaincurate.files import write_atomic
-from gaincurate.locks import Split, one_at_a_time, work_folder, writing
+from gaincurate.locks import Split, acquire, one_at_a_time, work_folder, writing
 from gaincurate.shards import remove_set
 
 
@@ -126,3 +127,15 @@ def test_a_lock_that_cannot_be_made_says_nothing_of_shards(tmp_path: Path) -> No
         f"cannot write {tmp_path}/file/.work/lock: a part of the path is a file, not a folder. Put that right "
         "and run the same command again."
     )
+
+
+@pytest.mark.timeout(20)  # it went on for ever
+@pytest.mark.parametrize("folder", ["/proc/nothing/here", "/proc/self"])
+def test_a_folder_that_cannot_be_made_is_refused_in_a_sentence(folder: str) -> None:
+    if not Path("/proc/self").exists():
+        pytest.skip("no /proc here")
+    said = f"cannot write {folder}/.work/lock: no such file or directory"
+    with pytest.raises(StorageError, match=said), writing(Path(folder), Split()):
+        pass
+    with pytest.raises(StorageError, match=f"cannot write {folder}/lock"):
+        acquire(Path(folder) / "lock", fcntl.LOCK_EX)

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Any, TypeVar
 
 import httpx2
@@ -31,6 +32,7 @@ _BUSY = {408, 409, 425, 429}
 _OF_THE_PROMPT = {400, 413, 422}
 _LONGEST_WAIT = 30.0
 _LONGEST_ASKED = 3600.0
+_SHORTEST_SECRET = 8
 _T = TypeVar("_T")
 
 
@@ -61,7 +63,12 @@ class ServerEngine:
             raise InputError(f"--server-body sets {min(own)!r}, which is set for each request; leave it out.")
         self._config, self._next = config, 0.0
         self._url = base_url(config.server)
-        key = os.environ.get(API_KEY)
+        key = os.environ.get(API_KEY, "")
+        if not (key.isascii() and key.isprintable() and " " not in key):
+            raise InputError(
+                f"{API_KEY} has white space in it, or what no HTTP header can hold; set it again."
+            )
+        self._clean = partial(clean, key=key)
         self._runner = asyncio.Runner()
         self._client = httpx2.AsyncClient(
             headers={"Authorization": f"Bearer {key}"} if key else {},
@@ -144,8 +151,8 @@ class ServerEngine:
         async def attempt() -> Completion | Refused:
             response = await self._send("POST", "/chat/completions", body)
             if response.status_code in _OF_THE_PROMPT:
-                return Refused(request.gc_id, f"the server refused it: {_said(response)}")
-            return _read(request, _json(response))
+                return Refused(request.gc_id, f"the server refused it: {self._said(response)}")
+            return _read(request, _json(response), self._clean)
 
         return await self._again_and_again(attempt, f"for prompt {request.gc_id}, sample {request.sample}")
 
@@ -155,7 +162,7 @@ class ServerEngine:
         async def attempt() -> list[str]:
             found = _json(await self._send("GET", "/models", None))
             try:
-                return [str(entry["id"]) for entry in found["data"]]
+                return [self._clean(str(entry["id"])) for entry in found["data"]]
             except (LookupError, TypeError) as error:
                 raise _Again("it sent something else than a list of models") from error
 
@@ -202,17 +209,29 @@ class ServerEngine:
         try:
             response = await self._client.request(method, self._url + path, json=body)
         except httpx2.TransportError as error:
-            said = " ".join(str(error).split())
+            said = self._clean(" ".join(str(error).split()))
             raise _Again(f"of {type(error).__name__}" + (f" ({said})" if said else "")) from error
         except httpx2.DecodingError as error:
             raise _Again("its answer could not be decoded") from error
         status = response.status_code
         if status in _BUSY or status >= 500:
-            raise _Again(f"it answered {status} ({_said(response)})", _retry_after(response))
+            raise _Again(f"it answered {status} ({self._said(response)})", _retry_after(response))
         if status in _OF_THE_PROMPT or response.is_success:
             return response
         hint = f" Is the key in {API_KEY} right?" if status in (401, 403) else ""
-        raise InputError(f"the server at {self._url}{path} answered {status}: {_said(response)}.{hint}")
+        said = self._said(response)
+        raise InputError(f"the server at {self._url}{path} answered {status}: {said}.{hint}")
+
+    def _said(self, response: httpx2.Response) -> str:
+        """What an error answer says, in one line."""
+        try:
+            found = response.json()
+            found = found.get("error", found)
+            text = str(found.get("message", found) if isinstance(found, dict) else found)
+        except (ValueError, AttributeError, RecursionError):
+            text = response.text
+        # The key goes first: of a line cut in its middle, half of it would stay.
+        return " ".join(self._clean(text).split())[:300].rstrip(".") or self._clean(response.reason_phrase)
 
     async def _turn(self) -> None:
         """Wait until the rate allows one more request."""
@@ -243,19 +262,18 @@ def base_url(server: str) -> str:
 def _json(response: httpx2.Response) -> Any:
     try:
         return response.json()
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _Again("it sent broken JSON") from error
 
 
-def _said(response: httpx2.Response) -> str:
-    """What an error answer says, in one line."""
-    try:
-        found = response.json()
-        found = found.get("error", found)
-        text = str(found.get("message", found) if isinstance(found, dict) else found)
-    except (ValueError, AttributeError):
-        text = response.text
-    return " ".join(text.split())[:300].rstrip(".") or response.reason_phrase
+def clean(text: str, key: str = "") -> str:
+    """What a server says, fit to be printed and kept: without the key, and as text that a file can hold.
+
+    A key of less than 8 characters is left: it is a placeholder such as `EMPTY`, perhaps a word of an answer.
+    """
+    # Half of a surrogate pair becomes the replacement character.
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text.replace(key, f"[{API_KEY}]") if len(key) >= _SHORTEST_SECRET else text
 
 
 def _retry_after(response: httpx2.Response) -> float | None:
@@ -270,27 +288,47 @@ def _retry_after(response: httpx2.Response) -> float | None:
     return min(max(0.0, seconds), _LONGEST_ASKED)
 
 
-def _read(request: Request, body: Any) -> Completion:
-    """A chat completion as the API has it."""
+def _read(request: Request, body: Any, clean: Callable[[str], str] = clean) -> Completion:
+    """A chat completion as the API has it. Whatever is kept of it has the type and range of its column.
+
+    A line in the journal is final, so a number that no shard can hold would spoil the folder for good.
+    """
     try:
         choice, usage = body["choices"][0], body.get("usage") or {}
         text, listed = choice["message"]["content"], (choice.get("logprobs") or {}).get("content")
         ids, reason = choice.get("token_ids"), choice.get("finish_reason")
-        return Completion(
-            request.gc_id,
-            request.sample,
-            # Null where a server keeps the thinking apart and the tokens ended in it. Half of a surrogate
-            # pair, which no file can hold, becomes the replacement character.
-            (text or "").encode("utf-16", "surrogatepass").decode("utf-16", "replace"),
-            None if reason is None else str(reason),
-            _count(usage.get("completion_tokens")),
-            _count(usage.get("prompt_tokens")),
-            None if listed is None else np.array([token["logprob"] for token in listed], np.float32),
-            None if ids is None else np.array(ids, np.int32),
-        )
-    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        logprobs = None if listed is None else [token["logprob"] for token in listed]
+        counts = usage.get("completion_tokens"), usage.get("prompt_tokens")
+    except (LookupError, TypeError, AttributeError) as error:
         raise _Again("it sent something else than a chat completion") from error
+    _expect(text is None or isinstance(text, str), "a completion that is no text")
+    _expect(reason is None or isinstance(reason, str), "a finish_reason that is no text")
+    for count in counts:
+        _expect(count is None or _is_count(count), "a count of tokens that is no whole number of 31 bits")
+    _expect(logprobs is None or all(map(_is_logprob, logprobs)), "a logprob that is no finite number")
+    whole = ids is None or (isinstance(ids, list) and all(map(_is_count, ids)))
+    _expect(whole, "token ids that are no whole numbers of 31 bits")
+    return Completion(
+        request.gc_id,
+        request.sample,
+        clean(text or ""),  # null where a server keeps the thinking apart and the tokens ended in it
+        None if reason is None else clean(reason),
+        *counts,
+        None if logprobs is None else np.array(logprobs, np.float32),
+        None if ids is None else np.array(ids, np.int32),
+    )
 
 
-def _count(value: Any) -> int | None:
-    return None if value is None else int(value)
+def _expect(fits: bool, instead: str) -> None:
+    if not fits:
+        raise _Again(f"it sent {instead}")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 31
+
+
+def _is_logprob(value: Any) -> bool:
+    """Whether it is a number that float32 holds."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and abs(value) <= float(np.finfo(np.float32).max)  # which NaN is not, either

@@ -6,6 +6,7 @@ Whole columns at a time. Knows nothing of runs or of outcome lines.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,10 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pj
-import pyarrow.parquet as pq
 
+from gaincurate.core.arrow import Refuse, read_parquet, refusing, validate
 from gaincurate.errors import InputError, OutcomeError
-from gaincurate.files import reading
 from gaincurate.schedule.lines import Rules
 from gaincurate.schedule.noise import Floats
 from gaincurate.schema import ID
@@ -46,22 +46,28 @@ def read_table(path: Path) -> pa.Table:
         InputError: another kind of file, or a damaged one.
         StorageError: it cannot be read.
     """
-    readers = {".parquet": pq.read_table, ".arrow": open_table, ".jsonl": _json_table}
+    readers: dict[str, Callable[[Path, Refuse], pa.Table]] = {
+        ".parquet": read_parquet,
+        ".arrow": open_table,
+        ".jsonl": _json_table,
+    }
     if path.suffix not in readers:
         raise InputError(
             f"--outcomes {path}: expected .jsonl, .parquet or .arrow, a folder of them, or a run.",
             path=str(path),
         )
-    try:
-        with reading(path):
-            return readers[path.suffix](path)
-    except pa.ArrowException as error:
-        raise InputError(f"--outcomes {path} cannot be read: {' '.join(str(error).split())}.") from error
+
+    def refuse(why: str) -> InputError:
+        return InputError(f"--outcomes {path} cannot be read: {why}.", path=str(path))
+
+    return readers[path.suffix](path, refuse)
 
 
-def _json_table(path: Path) -> pa.Table:
-    # A line must fit into a block; completions can be long.
-    return pj.read_json(path, pj.ReadOptions(block_size=_LONGEST_LINE))
+def _json_table(path: Path, refuse: Refuse) -> pa.Table:
+    with refusing(path, refuse):
+        # A line must fit into a block; completions can be long.
+        table = pj.read_json(path, pj.ReadOptions(block_size=_LONGEST_LINE))
+    return validate(table, path, refuse)
 
 
 def of_table(table: pa.Table, path: Path, rules: Rules) -> list[Summed]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from gaincurate.core.arrow import check_fields, check_values
 from gaincurate.difficulty.engine import Completion
 from gaincurate.errors import InputError, OutputError, StorageError, reason_of
 from gaincurate.files import digest_file, reading, write_atomic, write_json
@@ -25,6 +26,7 @@ from gaincurate.shards import (
     MANIFEST,
     REJECTED,
     Json,
+    broken,
     differing_keys,
     encode_shard,
     open_table,
@@ -243,7 +245,7 @@ class RolloutSet:
         """One memory-mapped table per shard.
 
         Raises:
-            OutputError: a file is missing or does not match the manifest.
+            OutputError: a file is missing, broken or does not match the manifest.
         """
         for entry in self.manifest["shards"]:
             path = self.folder / entry["file"]
@@ -253,7 +255,10 @@ class RolloutSet:
                     "rollout` command again: only its prompts get new rollouts.",
                     path=str(path),
                 )
-            table = open_table(path)
+            refuse = broken(path)
+            table = open_table(path, refuse)
+            check_fields(table.schema, SCHEMA, refuse)
+            check_values(table, refuse, never_null=[ID, "sample", "completion"], finite=["reward"])
             yield table if columns is None else table.select(list(columns))
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from gaincurate.core.arrow import read_stream
 from gaincurate.errors import OutcomeError, OutputError
 from gaincurate.replay.group import RolloutGroup
 
@@ -145,13 +147,11 @@ def decode(data: bytes, where: str) -> list[RolloutGroup]:
     Raises:
         OutputError: the bytes are damaged, or of another format.
     """
-    try:
-        table = pa.ipc.open_stream(data).read_all()
-        check_schema(table.schema, where)
-        batches = table.to_batches()
-    except (pa.ArrowException, OSError) as error:
-        raise OutputError(f"{where} holds no rollout groups: {error}.") from error
-    return [group for batch in batches for group in groups_of(batch, where)]
+    table = read_stream(
+        data, Path(where), lambda why: OutputError(f"{where} holds no rollout groups: {why}.")
+    )
+    check_schema(table.schema, where)
+    return [group for batch in table.to_batches() for group in groups_of(batch, where)]
 
 
 def check_schema(schema: pa.Schema, where: str) -> None:

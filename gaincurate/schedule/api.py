@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from gaincurate.files import append_lines
 from gaincurate.schedule import story
 from gaincurate.schedule.config import checked
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.rounds import start as open_run
+from gaincurate.schedule.rows import read_rows
 from gaincurate.schedule.run import Run, working_on
 from gaincurate.shards import Json
 
@@ -75,7 +75,7 @@ class Schedule:
 
     def data(self) -> pa.Table:
         """The newest round's training rows, `[budget]`."""
-        return pq.read_table(self._run.data(self._run.newest()))
+        return read_rows(self._run.data(self._run.newest()))
 
     def report(self, outcomes: Iterable[Mapping[str, Any]]) -> None:
         """Append outcomes of the newest round: `gc_id`, `reward`, and what else a line may have.

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
+from gaincurate.core.arrow import check_fields
 from gaincurate.errors import GaincurateError, InputError, OutputError, TrainerError
 from gaincurate.files import digest_file, reading, write_json
 from gaincurate.schedule.calibration import carried
@@ -28,7 +30,8 @@ from gaincurate.schedule.references import OBSERVED, Asked, Seen, ask, needed, p
 from gaincurate.schedule.rescore import Held
 from gaincurate.schedule.run import MADE, Run, read_json
 from gaincurate.schedule.trainer import said_last, train, trainer_lock
-from gaincurate.shards import MANIFEST, Json, open_table
+from gaincurate.scored_set import read_computed
+from gaincurate.shards import MANIFEST, Json, broken
 
 _PREDICTED = "predicted"
 _FLAGS = {"allow_pickle": "--allow-pickle", "trust_remote_code": "--trust-remote-code"}
@@ -230,7 +233,10 @@ def _column(run: Run, out: Path, column: str) -> tuple[Floats, Json]:
         raise OutputError(
             f"{path} is missing or damaged; delete {out} and run the same command again.", path=str(path)
         )
-    found = open_table(path).column("value").to_numpy().astype(np.float64)
+    refuse = broken(path, f"Delete {out} and run the same command again.")
+    table = read_computed(path, refuse)
+    check_fields(table.schema, [pa.field("value", pa.float32())], refuse)
+    found = table.column("value").to_numpy().astype(np.float64)
     if len(found) != run.facts["rows"] or not np.isfinite(found).all():
         raise OutputError(f"{path} does not have a number for each of the {run.facts['rows']:,} prompts.")
     return found, said["how"]

@@ -16,13 +16,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
+from gaincurate.core.arrow import check_fields, check_values, read_ipc
 from gaincurate.errors import InputError, OutputError
-from gaincurate.files import digest_bytes, reading, write_stream
+from gaincurate.files import digest_bytes, write_stream
 from gaincurate.schedule.noise import Floats, Ints
 from gaincurate.schema import ID
 from gaincurate.scored_set import ScoredSet
 
 _DIGEST = b"gaincurate.order"
+_SCHEMA = pa.schema([("row", pa.int64()), ("value", pa.float64())])
 
 
 class Order:
@@ -37,24 +39,33 @@ class Order:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+        def refuse(why: str) -> OutputError:
+            return _damaged(path, f": {why}")
+
+        table = read_ipc(path, refuse)
+        check_fields(table.schema, _SCHEMA, refuse)
+        check_values(table, refuse, never_null=_SCHEMA.names)
         try:
-            with reading(path):
-                table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
             self.digest = table.schema.metadata[_DIGEST].decode()
-            self.rows: Ints = _one(table.column("row"))
-            """`[N]`: the row at each rank."""
-            self.values: Floats = _one(table.column("value"))
-            """`[N]`: what the order goes by; NaN where the set has none."""
-        except (pa.ArrowException, KeyError, TypeError) as error:
-            raise OutputError(f"{path} is damaged; restore it, or start the run anew.") from error
+        except (KeyError, TypeError, UnicodeDecodeError) as error:
+            raise _damaged(path) from error
+        self.rows: Ints = _numbers(table.column("row"))
+        """`[N]`: the row at each rank."""
+        self.values: Floats = _numbers(table.column("value"))
+        """`[N]`: what the order goes by; NaN where the set has none."""
 
     def __len__(self) -> int:
         return len(self.rows)
 
 
-def _one(column: pa.ChunkedArray) -> Any:
-    chunk = column.chunk(0) if column.num_chunks else pa.array([], column.type)
-    return chunk.to_numpy(zero_copy_only=False)
+def _damaged(path: Path, why: str = "") -> OutputError:
+    return OutputError(f"{path} is damaged{why}; restore it, or start the run anew.", path=str(path))
+
+
+def _numbers(column: pa.ChunkedArray) -> Any:
+    # Our own file has one chunk, which stays mapped.
+    return column.chunk(0).to_numpy() if column.num_chunks == 1 else column.to_numpy()
 
 
 def build(path: Path, scored: ScoredSet, by: str | None, *, ascending: bool) -> int:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from gaincurate.core.arrow import parquet_head, read_parquet
 from gaincurate.difficulty.pass_rates import PassRates, read_pass_rates
 from gaincurate.difficulty.rollout_set import KIND, RolloutSet, pass_rates
 from gaincurate.errors import InputError, OutcomeError, storage_error
@@ -30,7 +30,7 @@ from gaincurate.schedule.observed import Note, rules_of, silent
 from gaincurate.schedule.rows import training_rows, write_rows
 from gaincurate.schedule.run import GIVEN, Run, read_json
 from gaincurate.schema import ID
-from gaincurate.shards import MANIFEST, Json
+from gaincurate.shards import MANIFEST, Json, broken
 
 IDS, DATA = "references.json", "references.parquet"
 ROLLOUTS, OBSERVED = "rollouts", "observed.parquet"
@@ -241,8 +241,8 @@ def _tokens(path: Path, ids: set[str]) -> int | None:
             json.loads(line) for line in path.read_bytes().rpartition(b"\n")[0].splitlines() if line.strip()
         ]
         rows = [line for line in lines if isinstance(line, dict) and line.get(ID) in ids]
-    elif path.suffix == ".parquet" and "tokens" in pq.read_schema(path).names:
-        rows = pq.read_table(path, columns=[ID, "tokens"]).to_pylist()
+    elif path.suffix == ".parquet" and "tokens" in parquet_head(path, broken(path))[0].names:
+        rows = read_parquet(path, broken(path), [ID, "tokens"]).to_pylist()
     else:
         return None
     counts = [row["tokens"] for row in rows if isinstance(row.get("tokens"), int)]

@@ -6,16 +6,18 @@ that name which is not the prompt is kept as `source_prompt`. Knows nothing of r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gaincurate.core.arrow import read_parquet
 from gaincurate.errors import OutputError
 from gaincurate.files import write_stream
 from gaincurate.schema import ID, PREFIX
 from gaincurate.scoring.columns import Message, PromptProblem, column_values, to_messages, with_additions
-from gaincurate.shards import Json
+from gaincurate.shards import Json, broken
 
 PROMPT = "prompt"
 
@@ -58,6 +60,16 @@ def prompts_of(rows: pa.Table, identity: Json, *, bare: bool) -> list[list[Messa
         except PromptProblem as error:
             raise OutputError(f"row {rows.column(ID)[place]} of the scored set: {error}.") from error
     return prompts
+
+
+def read_rows(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows that `write_rows` wrote.
+
+    Raises:
+        OutputError: the file is broken, or lacks one of `columns`.
+        StorageError: it cannot be read.
+    """
+    return read_parquet(path, broken(path, "Restore it from a copy."), columns)
 
 
 def write_rows(path: Path, table: pa.Table) -> None:

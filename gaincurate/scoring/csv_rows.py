@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
+from gaincurate.core.arrow import one_line
 from gaincurate.errors import SourceError
-from gaincurate.scoring.parts import conformed, dropped, one_line, opened
+from gaincurate.scoring.parts import conformed, dropped, opened
 
 _CSV_BLOCK = 1 << 23
 # A number that a double holds as it is written: no leading zero, at most 15 digits before the point.

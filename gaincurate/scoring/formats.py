@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from gaincurate.core.arrow import ipc_batches, parquet_batches, parquet_head, validate
 from gaincurate.errors import SourceError
 from gaincurate.scoring.csv_rows import CsvReader
 from gaincurate.scoring.json_rows import Place, Row, json_rows
@@ -23,10 +23,9 @@ from gaincurate.scoring.parts import (
     UNFIT,
     Reader,
     conformed,
-    dropped,
     no_cast,
     opened,
-    reading,
+    unreadable_as,
 )
 
 
@@ -41,21 +40,13 @@ class ParquetReader:
     @classmethod
     def open(cls, path: Path) -> ParquetReader:
         """Read the footer only."""
-        with reading(path, "Parquet"), pq.ParquetFile(path) as file:
-            return cls(path, file.schema_arrow, file.metadata.num_rows)
+        return cls(path, *parquet_head(path, unreadable_as(path, "Parquet")))
 
     def batches(self, schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
         """See `Reader`."""
-        with reading(self.path, "Parquet"), pq.ParquetFile(self.path) as file:
-            groups = list(range(file.metadata.num_row_groups))
-            while groups and skip >= (size := file.metadata.row_group(groups[0]).num_rows):
-                skip -= size
-                groups.pop(0)
-            # One at a time: a batch across two groups cannot hold a dictionary inside a struct or list.
-            for group in groups:
-                for batch in file.iter_batches(BATCH_ROWS, row_groups=[group]):
-                    yield from conformed(self.path, dropped(batch, skip), schema)
-                    skip = max(0, skip - batch.num_rows)
+        refuse = unreadable_as(self.path, "Parquet")
+        for batch in parquet_batches(self.path, refuse, rows=BATCH_ROWS, skip=skip):
+            yield from conformed(self.path, batch, schema)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,27 +60,16 @@ class ArrowReader:
     @classmethod
     def open(cls, path: Path) -> ArrowReader:
         """Read the schema and count the rows."""
-        with reading(path, "Arrow"):
-            schema, batches = _arrow_batches(path)
-            return cls(path, schema, sum(batch.num_rows for batch in batches))
+        schema, batches = ipc_batches(path, unreadable_as(path, "Arrow"))
+        return cls(path, schema, sum(batch.num_rows for batch in batches))
 
     def batches(self, schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
         """See `Reader`."""
-        with reading(self.path, "Arrow"):
-            for batch in _arrow_batches(self.path)[1]:
-                yield from conformed(self.path, dropped(batch, skip), schema)
-                skip = max(0, skip - batch.num_rows)
-
-
-def _arrow_batches(path: Path) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    mapped = pa.memory_map(str(path))
-    try:
-        file = pa.ipc.open_file(mapped)
-    except pa.ArrowInvalid:
-        mapped.seek(0)
-        stream = pa.ipc.open_stream(mapped)
-        return stream.schema, iter(stream)
-    return file.schema, (file.get_batch(i) for i in range(file.num_record_batches))
+        refuse = unreadable_as(self.path, "Arrow")
+        for batch in ipc_batches(self.path, refuse)[1]:
+            if skip < batch.num_rows:
+                yield from conformed(self.path, validate(batch, self.path, refuse).slice(skip), schema)
+            skip = max(0, skip - batch.num_rows)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from gaincurate.core.arrow import ipc_batches, validate
 from gaincurate.errors import SourceError
 from gaincurate.files import digest_files, digest_json
-from gaincurate.scoring.parts import BATCH_ROWS, Reader
+from gaincurate.scoring.parts import BATCH_ROWS, Reader, unreadable_as
 
 if TYPE_CHECKING:
     import datasets
@@ -39,6 +40,11 @@ class _DatasetReader:
 
 
 def _dataset_reader(dataset: datasets.Dataset) -> _DatasetReader:
+    # The library maps these files and believes them.
+    for path in sorted({Path(entry["filename"]) for entry in dataset.cache_files}):
+        refuse = unreadable_as(path, "Arrow")
+        for batch in ipc_batches(path, refuse)[1]:
+            validate(batch, path, refuse)
     return _DatasetReader(dataset, dataset.features.arrow_schema, len(dataset))
 
 

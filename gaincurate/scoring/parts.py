@@ -15,6 +15,7 @@ from typing import IO, Protocol, cast
 
 import pyarrow as pa
 
+from gaincurate.core.arrow import Refuse, one_line
 from gaincurate.errors import SourceError, StorageError
 
 BATCH_ROWS = 1024
@@ -37,28 +38,12 @@ class Reader(Protocol):
         """The rows from number `skip` on, cast to `schema` (of which this part may lack columns)."""
 
 
-class reading:
-    """Turns what Arrow says of a broken file into our sentence; a bug of ours passes through."""
-
-    def __init__(self, path: Path, kind: str) -> None:
-        self.path, self.kind = path, kind
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError) and error.errno:  # without a number it is Arrow's own
-            raise unreadable(self.path, error) from error
-        if isinstance(error, (pa.ArrowInvalid, OSError)):
-            raise SourceError(
-                f"{self.path} is no readable {self.kind} file: {one_line(error)}. Is it complete, and "
-                "is its name's ending right?",
-                path=str(self.path),
-            ) from error
-
-
-def one_line(error: BaseException) -> str:
-    """An error's text, fit for the middle of a sentence."""
-    return " ".join(str(error).split()).rstrip(".")[:300]
+def unreadable_as(path: Path, kind: str) -> Refuse:
+    """Makes the sentence for a file that is no whole file of its kind."""
+    return lambda why: SourceError(
+        f"{path} is no readable {kind} file: {why}. Is it complete, and is its name's ending right?",
+        path=str(path),
+    )
 
 
 def dropped(batch: pa.RecordBatch, skip: int) -> pa.RecordBatch:

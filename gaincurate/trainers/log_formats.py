@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from gaincurate.core.arrow import Refuse, parquet_head, read_parquet
 from gaincurate.errors import OutcomeError
 from gaincurate.files import reading
 from gaincurate.trainers.profile import LogFormat, profiles
@@ -61,7 +59,7 @@ def format_of(path: Path) -> str:
         StorageError: it cannot be read.
     """
     if path.suffix == ".parquet":
-        columns = set(open_parquet(path).schema_arrow.names)
+        columns = set(parquet_head(path, no_parquet(path))[0].names)
         for name, log in logs().items():
             if log.table and columns >= log.keys:
                 return name
@@ -105,24 +103,16 @@ def objects(path: Path, begin: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def table_rows(path: Path) -> list[str]:
     """A completions table's rows as texts that can be compared, without the step."""
-    with reading(path):
-        table = open_parquet(path).read()
+    table = read_parquet(path, no_parquet(path))
     rows: list[dict[str, Any]] = table.drop_columns(["step"]).to_pylist()
     return [json.dumps(row, sort_keys=True, default=str) for row in rows]
 
 
-def open_parquet(path: Path) -> pq.ParquetFile:
-    """A log that is a Parquet file.
-
-    Raises:
-        OutcomeError: it is not whole.
-        StorageError: it cannot be read.
-    """
-    try:
-        with reading(path):
-            return pq.ParquetFile(path, memory_map=True)
-    except pa.ArrowException as error:
-        raise OutcomeError(f"{path} is no whole Parquet file; is it still being written?") from error
+def no_parquet(path: Path) -> Refuse:
+    """How a broken table of a trainer's log is refused."""
+    return lambda why: OutcomeError(
+        f"{path} is no whole Parquet file; is it still being written? (Arrow says: {why}.)", path=str(path)
+    )
 
 
 def reward_number(value: Any) -> float | None:

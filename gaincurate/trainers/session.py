@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.json as pj
-import pyarrow.parquet as pq
 
+from gaincurate.core.arrow import read_parquet, refusing, validate
 from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.files import append_lines, reading, write_json
 from gaincurate.schedule.back import return_to, saved_place, take_back
@@ -26,6 +26,7 @@ from gaincurate.schedule.lines import success_of
 from gaincurate.schedule.observed import Note, rules_of, silent
 from gaincurate.schedule.rescore import AS_IT_IS, Held, due
 from gaincurate.schedule.rounds import advance
+from gaincurate.schedule.rows import read_rows
 from gaincurate.schedule.run import RUN, Run, read_json, working_on
 from gaincurate.schedule.trainer import trainer_lock
 from gaincurate.schema import ID
@@ -155,9 +156,7 @@ class Live(AbstractContextManager["Live"]):
         """The newest round's training rows, `[budget]`, in its order, each with `gc_round`."""
         round_ = self.round
         if self._rows[0] != round_:
-            path = self.run.data(round_)
-            with reading(path):
-                found = pq.read_table(path).to_pylist()
+            found = read_rows(self.run.data(round_)).to_pylist()
             self._rows = (round_, [{**row, ROUND: round_} for row in found])
         return self._rows[1]
 
@@ -417,8 +416,16 @@ def ids_in(dataset: Any, file: str | None, where: str) -> list[str]:
         raise InputError(
             f"{where}: the rows there have no {ID}, so the file they came from is needed ({file})."
         )
-    with reading(Path(file)):
-        table = pq.read_table(file) if file.endswith(".parquet") else pj.read_json(file)
+
+    def refuse(why: str) -> InputError:
+        return InputError(f"{where}: {file} cannot be read: {why}. Give the file again as it was exported.")
+
+    if file.endswith(".parquet"):
+        table = read_parquet(Path(file), refuse)
+    else:
+        with refusing(Path(file), refuse):
+            table = pj.read_json(file)
+        table = validate(table, Path(file), refuse)
     if len(table) != len(dataset) or ID not in table.column_names:
         raise InputError(
             f"{where}: {file} has {len(table):,} rows with {', '.join(table.column_names)}, and "

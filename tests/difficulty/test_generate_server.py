@@ -12,17 +12,21 @@ from typing import Any
 
 import httpx2
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+import chat_server
 import sets
 from chat_server import ChatServer, Key, answer_of
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.engine import Refused, Request, request_seed
 from gaincurate.difficulty.rollout import roll_out
-from gaincurate.difficulty.rollout_set import RolloutSet, pass_rates
+from gaincurate.difficulty.rollout_set import RolloutSet, pass_rates, rollout_table
+from gaincurate.difficulty.shard_work import decoded, encoded
 from gaincurate.errors import InputError, RowError, ServerError
 
 pytest.importorskip("tenacity")
-from gaincurate.difficulty.generate_server import ServerEngine, _read, _retry_after, base_url
+from gaincurate.difficulty.generate_server import ServerEngine, _Again, _read, _retry_after, base_url, clean
 
 FAULTS = ["429", "500", "drop", "half", "broken", "other", "date", "503", "408"]
 
@@ -460,3 +464,141 @@ def test_retry_after(monkeypatch: pytest.MonkeyPatch, value: str, seconds: float
     monkeypatch.setattr("gaincurate.difficulty.generate_server.time", clock)
     assert _retry_after(httpx2.Response(429, headers={"Retry-After": value})) == seconds
     assert _retry_after(httpx2.Response(429)) is None
+
+
+def answer(**change: Any) -> dict[str, Any]:
+    """A chat completion with other values, by place: `tokens`, `prompt_tokens`, `logprobs`, `ids`, ..."""
+    choice = {
+        "message": {"content": change.get("content", "yes")},
+        "finish_reason": change.get("reason", "stop"),
+        "logprobs": {"content": [{"logprob": value} for value in change.get("logprobs", [-0.5])]},
+        "token_ids": change.get("ids", [5]),
+    }
+    usage = {"completion_tokens": change.get("tokens", 1), "prompt_tokens": change.get("prompt_tokens", 1)}
+    return {"choices": [choice], "usage": usage}
+
+
+BAD_ANSWERS: list[tuple[dict[str, Any], str]] = [
+    *(
+        ({name: value}, "a count of tokens that is no whole number of 31 bits")
+        for name in ("tokens", "prompt_tokens")
+        for value in (10**30, 2**31, -1, 1.5, "3", True, [1], float("nan"))
+    ),
+    *(
+        ({"logprobs": [-0.5, value]}, "a logprob that is no finite number")
+        for value in (float("nan"), float("-inf"), 1e39, 10**400, "-0.5", None, [-0.5], True)
+    ),
+    *(
+        ({"ids": value}, "token ids that are no whole numbers of 31 bits")
+        for value in ([2**31], [-1], [1.5], ["5"], [[5]], [True], "55", {"5": 5})
+    ),
+    ({"content": ["yes"]}, "a completion that is no text"),
+    ({"reason": 3}, "a finish_reason that is no text"),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), BAD_ANSWERS)
+def test_what_no_shard_can_hold_is_asked_for_again(change: dict[str, Any], said: str) -> None:
+    assert _read(Request("a", 0, []), answer()).key == ("a", 0)
+    with pytest.raises(_Again, match=said):
+        _read(Request("a", 0, []), answer(**change))
+
+
+@given(st.from_type(int) | st.floats() | st.text() | st.none() | st.lists(st.integers()), st.sampled_from(
+    ["tokens", "prompt_tokens", "ids", "content", "reason"]
+))  # fmt: skip
+def test_every_answer_that_is_taken_can_be_journaled_and_put_into_a_shard(value: Any, name: str) -> None:
+    try:
+        done = _read(Request("a", 0, []), answer(**{name: value}))
+    except _Again:
+        return
+    again = decoded(json.loads(json.dumps(encoded(done), ensure_ascii=False).encode()))
+    assert rollout_table([(again, 1.0, None)]).num_rows == 1
+
+
+def test_a_count_of_tokens_beyond_all_bounds_does_not_spoil_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = chat_server.completion
+
+    def absurd(body: dict[str, Any]) -> dict[str, Any]:
+        return honest(body) | {"usage": {"prompt_tokens": 9, "completion_tokens": 10**30}}
+
+    with ChatServer() as server:
+        monkeypatch.setattr(chat_server, "completion", absurd)
+        with pytest.raises(ServerError, match="because it sent a count of tokens that is no whole number"):
+            roll_out(config(tmp_path, server, retries=1))
+        monkeypatch.setattr(chat_server, "completion", honest)
+        roll_out(config(tmp_path, server))
+    assert told(tmp_path / "out") == expected()
+
+
+SECRET = "sk-0123456789abcdef"
+
+
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+def test_a_refusal_that_quotes_the_key_does_not_write_it_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_error: str
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    # The key lies where a line of 300 characters is cut.
+    reply = {"error": {"message": "x" * 284 + f" \ud83d {SECRET}"}}
+
+    def refuse(body: dict[str, Any]) -> dict[str, Any]:
+        return reply
+
+    monkeypatch.setattr(chat_server, "completion", refuse)
+    monkeypatch.setattr(chat_server, "STATUS", 400)
+    printed = ""
+    with ChatServer() as server:
+        try:
+            roll_out(config(tmp_path, server, on_error=on_error))
+        except RowError as error:
+            printed = str(error)
+        except InputError as error:  # nothing is left of the set
+            printed = str(error)
+    kept = [path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert SECRET[:8] not in printed
+    assert kept
+    assert not any(SECRET[:8].encode() in data for data in kept)
+
+
+@pytest.mark.parametrize("status", [401, 500])
+def test_an_error_that_quotes_the_key_does_not_print_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    monkeypatch.setattr(chat_server, "completion", lambda body: {"error": f"no such key: {SECRET}"})
+    monkeypatch.setattr(chat_server, "STATUS", status)
+    with ChatServer() as server, pytest.raises((InputError, ServerError)) as caught:
+        roll_out(config(tmp_path, server, retries=0))
+    assert SECRET not in str(caught.value)
+    assert "no such key: [OPENAI_API_KEY]" in str(caught.value)
+
+
+def test_a_completion_or_a_model_that_quotes_the_key_does_not_keep_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    monkeypatch.setattr(chat_server, "completion", lambda body: answer(content=f"<{SECRET}>", reason=SECRET))
+    with ChatServer(models=(f"tiny-{SECRET}",)) as server:
+        roll_out(config(tmp_path, server))
+    row = rows_of(tmp_path / "out")[0]
+    assert (row["completion"], row["finish_reason"]) == ("<[OPENAI_API_KEY]>", "[OPENAI_API_KEY]")
+    kept = [path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert not any(SECRET.encode() in data for data in kept)
+
+
+def test_a_placeholder_for_a_key_is_left_in_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert clean("EMPTY is the set", "EMPTY") == "EMPTY is the set"
+    assert clean("nothing", "") == "nothing"
+
+
+@pytest.mark.parametrize("key", ["two words!", "line\nbreak", "clé-secrète"])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(InputError, match="OPENAI_API_KEY has white space in it") as caught:
+        roll_out(config(tmp_path, "http://127.0.0.1:1"))
+    assert key not in str(caught.value)

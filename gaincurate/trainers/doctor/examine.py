@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from gaincurate.errors import InputError
+from gaincurate.core.arrow import parquet_head
+from gaincurate.errors import GaincurateError, InputError
 from gaincurate.schedule.driver import NAMES
+from gaincurate.schedule.rows import read_rows
 from gaincurate.schedule.run import Run
+from gaincurate.shards import broken
 from gaincurate.trainers.doctor.findings import SEVERITIES, About, Finding, Mode, TrainerRules
 from gaincurate.trainers.doctor.read import Read, read_settings
 from gaincurate.trainers.doctor.settings import NotKnown, Settings, shown
@@ -54,8 +55,8 @@ def facts_of(folder: Path, mode: Mode) -> About:
 def _columns(data: Path) -> frozenset[str] | None:
     """What a round's file has; None where there is none that can be read."""
     try:
-        return frozenset(pq.read_schema(data).names)
-    except (OSError, pa.ArrowInvalid):
+        return frozenset(parquet_head(data, broken(data))[0].names)
+    except GaincurateError:
         return None
 
 
@@ -93,7 +94,7 @@ def compare_tokens(folder: Path, rows: int = _ROWS) -> tuple[Finding | None, str
             f"token counts: not compared, because {model} has no tokenizer ({' '.join(str(error).split())})",
         )
     round_ = run.newest()
-    table = pq.read_table(run.data(round_), columns=["gc_id", "prompt"]).slice(0, rows)
+    table = read_rows(run.data(round_), ["gc_id", "prompt"]).slice(0, rows)
     ids = table.column("gc_id").to_pylist()
     rows_of = run.scored.rows(ids)
     counts = rows_of.column("gc_prompt_tokens").to_pylist()

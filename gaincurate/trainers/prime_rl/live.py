@@ -12,9 +12,7 @@ from contextlib import closing
 from itertools import count
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from gaincurate.files import reading
+from gaincurate.schedule.rows import read_rows
 from gaincurate.schema import ID
 from gaincurate.shards import Json
 from gaincurate.trainers.session import ROUND, Live, followed, next_round, not_installed, open_run
@@ -109,6 +107,4 @@ class RunTaskset:
 
 
 def _rows(live: Live, round_: int) -> list[Json]:
-    path = live.run.data(round_)
-    with reading(path):
-        return list(pq.read_table(path).to_pylist())
+    return list(read_rows(live.run.data(round_)).to_pylist())

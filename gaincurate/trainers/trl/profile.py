@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from gaincurate.core.arrow import read_parquet
 from gaincurate.errors import OutcomeError
-from gaincurate.files import reading
 from gaincurate.schema import ID
 from gaincurate.trainers.columns import Parts, ViewOptions
-from gaincurate.trainers.log_formats import Entry, open_parquet, reward_number
+from gaincurate.trainers.log_formats import Entry, no_parquet, reward_number
 from gaincurate.trainers.markers import json_or_none
 from gaincurate.trainers.profile import (
     Columns,
@@ -104,8 +104,7 @@ def _read_log(path: Path, begin: int, reward_column: str | None) -> Iterator[Ent
     Raises:
         OutcomeError: it is not clear which column is the reward.
     """
-    with reading(path):
-        table = open_parquet(path).read()
+    table = read_parquet(path, no_parquet(path))
     if missing := _LOG_COLUMNS - set(table.column_names):
         raise OutcomeError(f"{path} has no column {min(missing)!r}, so TRL did not write it.", path=str(path))
     rewards = table.column(_reward_column(path, table, reward_column)).to_pylist()

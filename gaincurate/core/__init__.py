@@ -1,0 +1,1 @@
+"""What every other package stands on: the border for foreign files."""

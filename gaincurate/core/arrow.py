@@ -1,0 +1,272 @@
+"""The border for Arrow and Parquet files: whatever is read from one is validated before anything uses it.
+
+Arrow believes the offsets in a file. One that points outside its buffer ends the process, or copies memory
+that is not the file's into what is written next. A hash in the file does not help, because whoever made the
+file made the hash. So values are validated in full, which costs about a third of a second per GB. A caller
+that needs two columns of many validates those two (`open_ipc`, then `validate`).
+
+Every function takes `refuse`, which turns a reason into the caller's own exception. Only the caller can say
+what a file is for and what to do about it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gaincurate.errors import GaincurateError, read_error
+
+Refuse = Callable[[str], GaincurateError]
+_LONGEST_REASON = 300
+_Data = TypeVar("_Data", pa.Table, pa.RecordBatch)
+
+
+@contextmanager
+def refusing(path: Path, refuse: Refuse) -> Iterator[None]:
+    """Turn what Arrow says of a broken file into the caller's sentence.
+
+    Raises:
+        StorageError: the file system does not give the file.
+        GaincurateError: what `refuse` makes, for everything else that is wrong with it.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno:  # without a number it is Arrow's own
+            raise read_error(path, error) from error
+        raise refuse(one_line(error)) from error
+    except (pa.ArrowException, UnicodeDecodeError) as error:  # a column's name may be no UTF-8
+        raise refuse(one_line(error)) from error
+
+
+def one_line(error: BaseException) -> str:
+    """An error's text, fit for the middle of a sentence."""
+    return " ".join(str(error).split()).rstrip(".")[:_LONGEST_REASON]
+
+
+def open_ipc(path: Path, refuse: Refuse) -> pa.Table:
+    """A file in the IPC file format, memory-mapped. Its columns are NOT yet validated: see `validate`.
+
+    Raises:
+        StorageError: it cannot be read.
+        GaincurateError: from `refuse`: it is no such file, or its schema cannot be used.
+    """
+    with refusing(path, refuse):
+        table = pa.ipc.open_file(_mapped(path)).read_all()
+        _check_names(table.schema)
+    return table
+
+
+def read_ipc(path: Path, refuse: Refuse) -> pa.Table:
+    """A file in the IPC file format, memory-mapped and validated in full.
+
+    Raises:
+        StorageError: it cannot be read.
+        GaincurateError: from `refuse`: it is broken.
+    """
+    return validate(open_ipc(path, refuse), path, refuse)
+
+
+def ipc_schema(data: bytes, path: Path, refuse: Refuse) -> pa.Schema:
+    """The schema of the bytes of a file in the IPC file format.
+
+    Raises:
+        GaincurateError: from `refuse`: it is broken.
+    """
+    with refusing(path, refuse):
+        return pa.ipc.open_file(data).schema
+
+
+def read_stream(data: bytes, path: Path, refuse: Refuse) -> pa.Table:
+    """The table that bytes in the IPC stream format hold, validated in full.
+
+    Raises:
+        GaincurateError: from `refuse`: they are broken.
+    """
+    with refusing(path, refuse):
+        table = pa.ipc.open_stream(data).read_all()
+        _check_names(table.schema)
+    return validate(table, path, refuse)
+
+
+def ipc_batches(path: Path, refuse: Refuse) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    """The record batches of an IPC file or stream (`datasets` caches are streams), memory-mapped.
+
+    A batch is NOT validated until `validate` has seen it: who only counts rows need not pay for it.
+
+    Raises:
+        StorageError: it cannot be read.
+        GaincurateError: from `refuse`: it is broken. While the batches are read, too.
+    """
+    with refusing(path, refuse):
+        mapped = _mapped(path)
+        try:
+            file = pa.ipc.open_file(mapped)
+        except pa.ArrowInvalid:
+            mapped.seek(0)
+            stream = pa.ipc.open_stream(mapped)
+            schema, batches = stream.schema, iter(stream)
+        else:
+            schema, batches = file.schema, (file.get_batch(i) for i in range(file.num_record_batches))
+        _check_names(schema)
+    return schema, _read(batches, path, refuse)
+
+
+def _read(batches: Iterator[pa.RecordBatch], path: Path, refuse: Refuse) -> Iterator[pa.RecordBatch]:
+    with refusing(path, refuse):
+        yield from batches
+
+
+def _mapped(path: Path) -> pa.MemoryMappedFile:
+    _check_regular(path)
+    return pa.memory_map(str(path))
+
+
+def _check_regular(path: Path) -> None:
+    """A pipe would wait for ever, and a device may have no end."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise pa.ArrowInvalid("it is no regular file")
+
+
+def parquet_head(path: Path, refuse: Refuse) -> tuple[pa.Schema, int]:
+    """The schema and the number of rows of a Parquet file, from its footer.
+
+    Raises:
+        StorageError: it cannot be read.
+        GaincurateError: from `refuse`: it is broken.
+    """
+    with refusing(path, refuse), _parquet(path) as file:
+        schema, rows = file.schema_arrow, file.metadata.num_rows
+        _check_names(schema)
+        if rows < 0:
+            raise refuse(f"it says that it has {rows} rows")
+    return schema, rows
+
+
+def parquet_batches(path: Path, refuse: Refuse, *, rows: int, skip: int = 0) -> Iterator[pa.RecordBatch]:
+    """The rows from number `skip` on, in validated batches of up to `rows`. Earlier row groups are not read.
+
+    Raises:
+        StorageError: it cannot be read.
+        GaincurateError: from `refuse`: it is broken.
+    """
+    with refusing(path, refuse), _parquet(path) as file:
+        groups = list(range(file.metadata.num_row_groups))
+        while groups and skip >= (size := file.metadata.row_group(groups[0]).num_rows):
+            skip -= size
+            groups.pop(0)
+        # One group at a time: a batch across two cannot hold a dictionary inside a struct or list.
+        for group in groups:
+            for batch in file.iter_batches(rows, row_groups=[group]):
+                yield validate(batch, path, refuse).slice(min(skip, batch.num_rows))
+                skip = max(0, skip - batch.num_rows)
+
+
+def read_parquet(path: Path, refuse: Refuse, columns: Sequence[str] | None = None) -> pa.Table:
+    """A Parquet file as a table, validated in full.
+
+    Raises:
+        StorageError: it cannot be read.
+        GaincurateError: from `refuse`: it is broken, or lacks one of `columns`.
+    """
+    with refusing(path, refuse), _parquet(path) as file:
+        _check_names(file.schema_arrow)
+        if missing := set(columns or ()) - set(file.schema_arrow.names):
+            raise refuse(f"it has no column {min(missing)!r}")
+        table = file.read(columns)
+    return validate(table, path, refuse)
+
+
+def _parquet(path: Path) -> pq.ParquetFile:
+    _check_regular(path)
+    return pq.ParquetFile(path)
+
+
+def validate(data: _Data, path: Path, refuse: Refuse) -> _Data:
+    """The same data, after every value in it was seen to lie inside its buffers and every text to be UTF-8.
+
+    Raises:
+        GaincurateError: from `refuse`.
+    """
+    with refusing(path, refuse):
+        data.validate(full=True)
+    return data
+
+
+def _check_names(schema: pa.Schema) -> None:
+    """See that the names of columns and of their fields can be read, and that no struct has one twice."""
+    for field in schema:
+        _ = field.name
+        _check_nested(field.type)
+
+
+def _check_nested(kind: pa.DataType) -> None:
+    if pa.types.is_dictionary(kind):
+        _check_nested(kind.value_type)
+        return
+    fields = [kind.field(place) for place in range(kind.num_fields)]
+    names = [field.name for field in fields]  # read as UTF-8 here, where `refusing` sees it
+    if len(set(names)) < len(names):
+        raise pa.ArrowInvalid(f"a struct in it has two fields of one name ({', '.join(names)})")
+    for field in fields:
+        _check_nested(field.type)
+
+
+def check_fields(schema: pa.Schema, fields: Iterable[pa.Field], refuse: Refuse) -> None:
+    """See that a schema has these columns, by name and type, and no name twice.
+
+    Raises:
+        GaincurateError: from `refuse`, with the column's name.
+    """
+    names = schema.names
+    if len(set(names)) < len(names):
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise refuse(f"it has two columns named {repeated!r}")
+    for field in fields:
+        if field.name not in names:
+            raise refuse(f"it has no column {field.name!r}")
+        kind = schema.field(field.name).type
+        if kind != field.type:
+            raise refuse(f"its column {field.name!r} holds {kind} instead of {field.type}")
+
+
+def check_values(
+    table: pa.Table, refuse: Refuse, *, never_null: Collection[str] = (), finite: Collection[str] = ()
+) -> None:
+    """See that columns hold no value that they may not hold.
+
+    Args:
+        table: validated.
+        refuse: makes the exception.
+        never_null: columns that have a value in each row.
+        finite: columns of numbers, or of vectors, without NaN and infinity.
+
+    Raises:
+        GaincurateError: from `refuse`, with the column's name.
+    """
+    for name in table.column_names:
+        column = table.column(name)
+        if name in never_null and column.null_count:
+            raise refuse(f"its column {name!r} holds null")
+        if name in finite and not all(_is_finite(chunk) for chunk in column.chunks):
+            raise refuse(f"its column {name!r} holds NaN or infinity")
+
+
+def _is_finite(values: pa.Array) -> bool:
+    if pa.types.is_fixed_size_list(values.type):
+        values = values.flatten()
+    if not pa.types.is_floating(values.type):
+        return True
+    numbers = values.drop_null().to_numpy(zero_copy_only=False)
+    if numbers.dtype != np.float16 or not len(numbers):
+        return bool(np.isfinite(numbers).all())
+    # NumPy is slow with halves. Their bits order like the numbers: those of infinity and NaN are the highest.
+    return bool(numbers.view(np.int16).max() < 0x7C00 and numbers.view(np.uint16).max() < 0xFC00)

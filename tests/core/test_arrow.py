@@ -1,0 +1,396 @@
+from __future__ import annotations
+
+import ast
+import json
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gaincurate.core import arrow
+from gaincurate.difficulty.engine import Completion
+from gaincurate.difficulty.rollout_set import KIND, RolloutSet, write_manifest, write_shard
+from gaincurate.errors import GaincurateError, InputError, OutputError, SourceError
+from gaincurate.files import digest_file, write_json
+from gaincurate.schedule.order import Order, build
+from gaincurate.scored_set import open_scores
+from gaincurate.scoring.read import Cursor, open_source
+from gaincurate.shards import IDENTITY, MANIFEST, encode_shard
+from sets import make_set, scored_row
+
+TEXTS = ["alpha", "be", "gamma"]
+OFFSETS = struct.pack("<4i", 0, 5, 7, 12)
+# Each keeps a reader that believes it inside the file's own mapping, so it is wrong without ending the process.
+HOSTILE = {
+    "beyond its buffer": (0, 5, 7, 60),
+    "falling": (0, 5, 3, 12),
+    "negative": (-4, 5, 7, 12),
+    "beginning behind its end": (0, 40, 41, 42),
+}
+
+
+class RefusedError(InputError):
+    """Only these tests raise it."""
+
+
+def refuse(why: str) -> RefusedError:
+    return RefusedError(why)
+
+
+def broken_offsets(data: bytes, offsets: tuple[int, ...]) -> bytes:
+    """Arrow bytes that hold `TEXTS` once, with other offsets into them."""
+    assert data.count(OFFSETS) == 1
+    return data.replace(OFFSETS, struct.pack("<4i", *offsets))
+
+
+def ipc(table: pa.Table, *, stream: bool = False) -> bytes:
+    sink = pa.BufferOutputStream()
+    make = pa.ipc.new_stream if stream else pa.ipc.new_file
+    with make(sink, table.schema) as writer:
+        writer.write_table(table)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def read_all(path: Path) -> pa.Table:
+    """Every reader of the bytes of one file, as its first bytes say."""
+    data = path.read_bytes()
+    if data[:4] == b"PAR1":
+        schema, _ = arrow.parquet_head(path, refuse)
+        return pa.Table.from_batches(list(arrow.parquet_batches(path, refuse, rows=2)), schema)
+    if data[:6] == b"ARROW1":
+        return arrow.read_ipc(path, refuse)
+    schema, batches = arrow.ipc_batches(path, refuse)
+    mapped = pa.Table.from_batches([arrow.validate(batch, path, refuse) for batch in batches], schema)
+    assert mapped.equals(arrow.read_stream(data, path, refuse)) or "nan" in str(mapped.to_pylist())
+    return mapped
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["file", "stream"])
+@pytest.mark.parametrize("offsets", HOSTILE.values(), ids=HOSTILE)
+def test_offsets_outside_their_buffer_are_refused(
+    tmp_path: Path, offsets: tuple[int, ...], stream: bool
+) -> None:
+    path = tmp_path / "x.arrow"
+    data = ipc(pa.table({"text": TEXTS}), stream=stream)
+    path.write_bytes(data)
+    assert read_all(path).to_pydict() == {"text": TEXTS}
+    path.write_bytes(broken_offsets(data, offsets))
+    with pytest.raises(RefusedError):
+        read_all(path)
+
+
+def not_utf8() -> pa.Array:
+    buffers = [None, pa.py_buffer(struct.pack("<2i", 0, 2)), pa.py_buffer(b"\xff\xfe")]
+    return pa.Array.from_buffers(pa.string(), 1, buffers)
+
+
+def test_text_that_is_no_utf8_is_refused_in_every_format(tmp_path: Path) -> None:
+    table, path = pa.table({"text": not_utf8()}), tmp_path / "x"
+    pq.write_table(table, tmp_path / "x.parquet")
+    for data in (ipc(table), ipc(table, stream=True), (tmp_path / "x.parquet").read_bytes()):
+        path.write_bytes(data)
+        with pytest.raises(RefusedError, match="UTF8"):
+            read_all(path)
+
+
+def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        for read in (arrow.read_ipc, arrow.read_parquet, arrow.ipc_batches, arrow.parquet_head):
+            with pytest.raises(RefusedError, match="no regular file"):
+                read(path, refuse)
+
+
+MIXED = pa.table(
+    {
+        "text": ["abc", "défg", None, "x" * 50],
+        "list": pa.array([[1, 2], [], None, [3]]),
+        "chat": pa.array([[{"role": "user", "content": "hi"}], [], None, [{"role": "a", "content": None}]]),
+        "number": np.array([1, 2, 3, 4], np.float32),
+        "coded": pa.array(["a", "b", "a", None]).dictionary_encode(),
+        "flag": [True, None, False, True],
+    }
+)
+_SINK = pa.BufferOutputStream()
+pq.write_table(MIXED, _SINK)
+WHOLE = {"file": ipc(MIXED), "stream": ipc(MIXED, stream=True), "parquet": _SINK.getvalue().to_pybytes()}
+
+
+@settings(max_examples=400)
+@given(
+    kind=st.sampled_from(sorted(WHOLE)),
+    place=st.integers(0, 1 << 20),
+    written=st.sampled_from([-1, 0, 1, 5, 1000, 2**20, 2**31 - 1, -(2**31), 2**62]),
+    width=st.sampled_from([1, 4, 8]),
+)
+def test_any_damage_is_refused_or_does_no_harm(
+    tmp_path: Path, kind: str, place: int, written: int, width: int
+) -> None:
+    data, path = bytearray(WHOLE[kind]), tmp_path / "x"
+    place %= len(data) - width
+    data[place : place + width] = (written & (256**width - 1)).to_bytes(width, "little")
+    path.write_bytes(data)
+    try:
+        table = read_all(path)
+    except GaincurateError:
+        return
+    if table.num_rows < 1000:
+        table.to_pylist()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_numbers_that_are_not_finite_are_refused_and_null_is_not(kind: Any, value: float) -> None:
+    good = pa.array(np.array([0.0, -65504.0, 65504.0, -0.0], kind))
+    plain = pa.table({"x": pa.concat_arrays([good, pa.nulls(1, good.type)])})
+    arrow.check_values(plain, refuse, finite=["x"])
+    vectors = pa.table({"x": pa.FixedSizeListArray.from_arrays(good, 2)})
+    arrow.check_values(vectors, refuse, finite=["x"])
+    bad = pa.concat_arrays([good[:3], pa.array(np.array([value], kind))])
+    for table in (pa.table({"x": bad}), pa.table({"x": pa.FixedSizeListArray.from_arrays(bad, 2)})):
+        with pytest.raises(RefusedError, match="'x' holds NaN or infinity"):
+            arrow.check_values(table, refuse, finite=["x"])
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["file", "stream"])
+@pytest.mark.parametrize("offsets", HOSTILE.values(), ids=HOSTILE)
+def test_a_data_file_cannot_bring_foreign_bytes_into_a_set(
+    tmp_path: Path, offsets: tuple[int, ...], stream: bool
+) -> None:
+    path = tmp_path / "data.arrow"
+    path.write_bytes(broken_offsets(ipc(pa.table({"prompt": TEXTS}), stream=stream), offsets))
+    with pytest.raises(SourceError, match=r"data\.arrow is no readable Arrow file"):
+        Cursor(open_source(str(path))).read(0, 3)
+
+
+def test_a_parquet_file_with_broken_text_is_named(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"prompt": not_utf8()}), tmp_path / "data.parquet")
+    with pytest.raises(SourceError, match=r"data\.parquet is no readable Parquet file: .*UTF8"):
+        Cursor(open_source(str(tmp_path / "data.parquet"))).read(0, 1)
+
+
+@pytest.mark.parametrize("offsets", HOSTILE.values(), ids=HOSTILE)
+def test_a_folder_of_save_to_disk_cannot_bring_foreign_bytes_into_a_set(
+    tmp_path: Path, offsets: tuple[int, ...]
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_dict({"prompt": TEXTS}).save_to_disk(tmp_path / "saved")
+    path = tmp_path / "saved/data-00000-of-00001.arrow"
+    path.write_bytes(broken_offsets(path.read_bytes(), offsets))
+    with pytest.raises(SourceError, match="is no readable Arrow file"):
+        Cursor(open_source(str(tmp_path / "saved"))).read(0, 3)
+
+
+def rewrite(path: Path, change: Callable[[bytes], bytes]) -> None:
+    """Change a file of a set, and its hash and size in the manifest, as who made both could."""
+    path.write_bytes(change(path.read_bytes()))
+    manifest = json.loads((path.parent / MANIFEST).read_bytes())
+    for entry in manifest["shards"]:
+        if entry["file"] == path.name:
+            entry |= {"hash": digest_file(path), "bytes": path.stat().st_size}
+    write_json(path.parent / MANIFEST, manifest)
+
+
+def texts_set(folder: Path) -> Path:
+    return make_set(folder, [[scored_row("ids!"[:k] + "-", text) for k, text in enumerate(TEXTS)]])
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("offsets", HOSTILE.values(), ids=HOSTILE)
+def test_a_scored_set_with_broken_offsets_is_refused_where_they_would_be_used(
+    tmp_path: Path, offsets: tuple[int, ...], verify: bool
+) -> None:
+    folder = texts_set(tmp_path / "set")
+    rewrite(folder / "shard-00000.arrow", lambda data: broken_offsets(data, offsets))
+    uses: list[Callable[[Any], Any]] = [
+        lambda scored: scored.take([0]),
+        lambda scored: scored.rows(["-"]),
+        lambda scored: scored.column("question"),
+        lambda scored: list(scored.tables()),
+    ]
+    for use in uses:
+        with pytest.raises(OutputError, match=r"shard-00000\.arrow is broken: .*score again"):
+            use(open_scores(folder, verify=verify))
+    # A column that is whole can be used alone: who needs the scores does not pay for the texts.
+    assert open_scores(folder, verify=verify).column("gc_id").to_pylist() == ["-", "i-", "id-"]
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_few_rows_of_many_are_validated_alone(tmp_path: Path, verify: bool) -> None:
+    count = 200
+    folder = make_set(
+        tmp_path / "set", [[scored_row(f"id{k:03d}", f"question {k:03d}") for k in range(count)]]
+    )
+    offsets = np.arange(count + 1, dtype=np.int32) * len("question 000")
+    wrong = offsets.copy()
+    wrong[100] = offsets[-1] + 100
+
+    def change(data: bytes) -> bytes:
+        assert data.count(offsets.tobytes()) == 1
+        return data.replace(offsets.tobytes(), wrong.tobytes())
+
+    rewrite(folder / "shard-00000.arrow", change)
+    for row in (99, 100):  # which end and begin there
+        with pytest.raises(OutputError, match=r"shard-00000\.arrow is broken"):
+            open_scores(folder, verify=verify).take([row])
+        with pytest.raises(OutputError, match=r"shard-00000\.arrow is broken"):
+            open_scores(folder, verify=verify).rows([f"id{row:03d}"])
+    whole = open_scores(folder, verify=verify).take([101, 98])
+    assert whole.column("question").to_pylist() == ["question 101", "question 098"]
+    with pytest.raises(OutputError, match="is broken"):
+        open_scores(folder, verify=verify).take(np.arange(101, 200))
+
+
+def shard_with(folder: Path, change: Callable[[pa.Table], pa.Table]) -> Path:
+    """A set whose only shard holds another table than the manifest and its maker say."""
+    made = make_set(folder, [[scored_row("a"), scored_row("b")]])
+    path = made / "shard-00000.arrow"
+    table = pa.ipc.open_file(path.read_bytes()).read_all()
+    rewrite(path, lambda _: encode_shard(change(table.replace_schema_metadata(None)), {}))
+    return made
+
+
+def replaced(name: str, values: Any, kind: pa.DataType | None = None) -> Callable[[pa.Table], pa.Table]:
+    def change(table: pa.Table) -> pa.Table:
+        place = table.column_names.index(name)
+        return table.set_column(place, name, pa.array(values, kind or table.column(name).type))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (replaced("gc_angle", [0.5, float("nan")]), "'gc_angle' holds NaN or infinity"),
+        (replaced("gc_angle_inter", [float("inf"), None]), "'gc_angle_inter' holds NaN or infinity"),
+        (replaced("gc_id", ["a", None]), "'gc_id' holds null"),
+        (replaced("gc_question_tokens", [None, 3]), "'gc_question_tokens' holds null"),
+        (replaced("gc_angle", ["x", "y"], pa.string()), "'gc_angle' holds string instead of float"),
+        (replaced("gc_id", [1, 2], pa.int64()), "'gc_id' holds int64 instead of string"),
+        (lambda table: table.drop_columns(["gc_angle_intra"]), "no column 'gc_angle_intra'"),
+        (lambda table: table.slice(0, 1), "has 1 rows, and the manifest says 2"),
+        (
+            lambda table: table.append_column("gc_nll", pa.array([0.5, float("nan")], pa.float32())),
+            "'gc_nll' holds NaN or infinity",
+        ),
+        (lambda table: table.append_column("question", table.column("question")), "two columns named"),
+    ],
+)
+def test_a_scored_set_that_is_not_what_the_contract_says_is_refused(
+    tmp_path: Path, change: Callable[[pa.Table], pa.Table], said: str
+) -> None:
+    folder = shard_with(tmp_path / "set", change)
+    with pytest.raises(OutputError, match=said):
+        list(open_scores(folder).tables())
+
+
+def test_scores_may_be_null_and_a_sources_own_numbers_anything(tmp_path: Path) -> None:
+    def change(table: pa.Table) -> pa.Table:
+        own = table.add_column(0, "weight", pa.array([float("nan"), None]))
+        return replaced("gc_angle", [None, 0.5])(own)
+
+    folder = shard_with(tmp_path / "set", change)
+    assert open_scores(folder).column("gc_angle").to_pylist() == [None, 0.5]
+    assert len(open_scores(folder).take([0, 1])) == 2
+
+
+def test_shards_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
+    folder = make_set(tmp_path / "set", [[scored_row("a")], [scored_row("b")]])
+    table = pa.ipc.open_file((folder / "shard-00001.arrow").read_bytes()).read_all()
+    rewrite(folder / "shard-00001.arrow", lambda _: encode_shard(table.drop_columns(["question"]), {}))
+    with pytest.raises(OutputError, match=r"shard-00001\.arrow is broken: its columns are not those of"):
+        open_scores(folder).column("gc_id")
+
+
+def test_a_computed_column_with_broken_offsets_is_refused(tmp_path: Path) -> None:
+    folder = make_set(tmp_path / "set", [[scored_row(f"id{k}") for k in range(3)]])
+    open_scores(folder).add_column("gc_note", ["id0", "id1", "id2"], pa.array(TEXTS), {})
+    path = folder / "columns/gc_note.arrow"
+    path.write_bytes(broken_offsets(path.read_bytes(), HOSTILE["beyond its buffer"]))
+    described = path.with_suffix(".json")
+    write_json(described, {**json.loads(described.read_bytes()), "hash": digest_file(path)})
+    with pytest.raises(OutputError, match=r"gc_note\.arrow is broken: .*Delete that column's"):
+        open_scores(folder).column("gc_note")
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"gc_id": ["id0"], "other": [1]}, "the columns gc_id, other instead of gc_id and value"),
+        ({"gc_id": [0], "value": [1]}, "'gc_id' holds int64 instead of string"),
+        ({"gc_id": ["id0", None], "value": [1, 2]}, "'gc_id' holds null"),
+    ],
+)
+def test_a_computed_column_of_other_columns_is_refused(
+    tmp_path: Path, columns: dict[str, Any], said: str
+) -> None:
+    folder = make_set(tmp_path / "set", [[scored_row("id0")]])
+    open_scores(folder).add_column("gc_note", ["id0"], pa.array([1]), {})
+    path = folder / "columns/gc_note.arrow"
+    path.write_bytes(ipc(pa.table(columns)))
+    described = path.with_suffix(".json")
+    write_json(described, {**json.loads(described.read_bytes()), "hash": digest_file(path)})
+    with pytest.raises(OutputError, match=said):
+        open_scores(folder).column("gc_id")
+
+
+def rollouts(folder: Path, reward: float | None = 1.0) -> Path:
+    folder.mkdir(parents=True)
+    identity = {"format": 1, "kind": KIND}
+    write_json(folder / IDENTITY, identity)
+    judged = [(Completion("a", k, text, "stop", 2, 5), reward, None) for k, text in enumerate(TEXTS)]
+    write_shard(folder, 0, identity, judged, [])
+    write_manifest(folder, identity, 1)
+    return folder
+
+
+def test_a_rollout_set_is_checked_as_a_scored_set_is(tmp_path: Path) -> None:
+    folder = rollouts(tmp_path / "offsets")
+    rewrite(folder / "shard-00000.arrow", lambda data: broken_offsets(data, HOSTILE["beyond its buffer"]))
+    with pytest.raises(OutputError, match=r"shard-00000\.arrow is broken"):
+        list(RolloutSet(folder).tables())
+    with pytest.raises(OutputError, match="'reward' holds NaN or infinity"):
+        list(RolloutSet(rollouts(tmp_path / "nan", float("nan"))).tables())
+    folder = rollouts(tmp_path / "columns")
+    rewrite(folder / "shard-00000.arrow", lambda _: encode_shard(pa.table({"gc_id": ["a"]}), {}))
+    with pytest.raises(OutputError, match="no column 'sample'"):
+        list(RolloutSet(folder).tables())
+    assert [len(table) for table in RolloutSet(rollouts(tmp_path / "null", None)).tables()] == [3]
+
+
+def test_an_order_with_other_columns_or_nulls_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "order.arrow"
+    build(path, open_scores(texts_set(tmp_path / "set")), "gc_angle", ascending=True)
+    metadata = pa.ipc.open_file(path.read_bytes()).schema.metadata
+    for rows in (pa.array([0, None, 2]), pa.array(["0", "1", "2"])):
+        table = pa.table({"row": rows, "value": [0.1, 0.2, 0.3]}).replace_schema_metadata(metadata)
+        path.write_bytes(ipc(table))
+        with pytest.raises(OutputError, match=r"order\.arrow is damaged: its column 'row' holds"):
+            Order(path)
+
+
+# `replay/segments.py` reads messages of a file that still grows, and validates each.
+_READERS = {
+    *(f"{module}.{name}" for module in ("pa.ipc", "pyarrow.ipc") for name in ("open_file", "open_stream")),
+    *(
+        f"pq.{name}"
+        for name in ("read_table", "read_schema", "read_metadata", "ParquetFile", "ParquetDataset")
+    ),
+    "pa.memory_map",
+}
+
+
+def test_no_other_module_opens_arrow_or_parquet_files() -> None:
+    root = Path(arrow.__file__).parents[1]
+    for path in root.rglob("*.py"):
+        calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        assert path == Path(arrow.__file__) or not {ast.unparse(call) for call in calls} & _READERS, path
