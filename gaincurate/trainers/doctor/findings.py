@@ -35,8 +35,8 @@ class Finding:
     severity: Severity
     title: str
     """What would happen, with the setting's value in it."""
-    mend: Mapping[str, Any] = field(default_factory=dict)
-    """The settings that mend it, exactly; None takes a setting away. Empty: none does."""
+    fix: Mapping[str, Any] = field(default_factory=dict)
+    """The settings that fix it, exactly; None takes a setting away. Empty: none does."""
     advice: str = ""
     """What else can be done."""
     source: str = ""
@@ -49,7 +49,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class About:
+class Context:
     """What a rule may know beside the settings.
 
     The numbers are None without a run.
@@ -81,7 +81,7 @@ class About:
 
 
 Found = Finding | None
-Rule = Callable[[Settings, About], Found | Iterator[Finding]]
+Rule = Callable[[Settings, Context], Found | Iterator[Finding]]
 
 
 @dataclass(frozen=True)

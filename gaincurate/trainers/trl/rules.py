@@ -11,7 +11,7 @@ from typing import Any
 
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import when
-from gaincurate.trainers.doctor.findings import About, Finding, Found, TrainerRules
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 
 
@@ -45,13 +45,13 @@ def window_of(settings: Settings) -> int:
     return max(1, int(steps // (settings.number("gradient_accumulation_steps") or 1)))
 
 
-def steps_of(settings: Settings, about: About) -> int | None:
+def steps_of(settings: Settings, context: Context) -> int | None:
     """Optimizer steps of one round."""
-    if about.budget is None or not prompts(settings):
+    if context.budget is None or not prompts(settings):
         return None
     micro = micro_batch(settings)
     each = per_generation(settings) / micro * (settings.number("num_iterations") or 1)
-    whole = about.budget // prompts(settings)
+    whole = context.budget // prompts(settings)
     return math.ceil(whole * each / (settings.number("gradient_accumulation_steps") or 1))
 
 
@@ -87,9 +87,9 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def order(settings: Settings, about: About) -> Found:
+def order(settings: Settings, context: Context) -> Found:
     """Rows are shuffled unless that is said; the live adapter brings its own order and refuses."""
-    if about.live and settings["shuffle_dataset"]:
+    if context.live and settings["shuffle_dataset"]:
         return Finding(
             "shuffle",
             "stops",
@@ -98,22 +98,22 @@ def order(settings: Settings, about: About) -> Found:
             {"shuffle_dataset": False},
             source=_CONFIG,
         )
-    return common.shuffle(settings, about, "shuffle_dataset", source=_CONFIG)
+    return common.shuffle(settings, context, "shuffle_dataset", source=_CONFIG)
 
 
-def tail(settings: Settings, about: About) -> Found:
+def tail(settings: Settings, context: Context) -> Found:
     """A generation takes whole groups of several prompts; what is left of a round is dropped."""
     micro = micro_batch(settings)
     group = settings.number("num_generations") or 1
     key = "generation_batch_size" if settings["steps_per_generation"] is None else "steps_per_generation"
     source = "trl/trainer/utils.py, RepeatSampler"
-    found = common.tail(settings, about, key, per_step=prompts, source=source)
-    if found is None or about.budget is None:
+    found = common.tail(settings, context, key, per_step=prompts, source=source)
+    if found is None or context.budget is None:
         return None
     fits = [
         size
         for size in range(1, prompts(settings) + 1)
-        if about.budget % size == 0 and size * group % micro == 0
+        if context.budget % size == 0 and size * group % micro == 0
     ]
     value = int(max(fits) * group / (1 if key == "generation_batch_size" else micro)) if fits else None
     return Finding(
@@ -121,10 +121,16 @@ def tail(settings: Settings, about: About) -> Found:
     )
 
 
-def window(settings: Settings, about: About) -> Found:
+def window(settings: Settings, context: Context) -> Found:
     """A checkpoint inside a generation's window makes a resumed run generate it again, out of phase."""
     every, steps = settings.number("save_steps"), window_of(settings)
-    if about.segment or settings["save_strategy"] != "steps" or not every or every < 1 or every % steps == 0:
+    if (
+        context.segment
+        or settings["save_strategy"] != "steps"
+        or not every
+        or every < 1
+        or every % steps == 0
+    ):
         return None
     return Finding(
         "window",
@@ -136,10 +142,10 @@ def window(settings: Settings, about: About) -> Found:
     )
 
 
-def skip(settings: Settings, about: About) -> Found:
+def skip(settings: Settings, context: Context) -> Found:
     """Resuming skips as many batches as were trained, of whatever data set is there now."""
     on = bool(settings["ignore_data_skip"])
-    if about.segment and not on:
+    if context.segment and not on:
         return Finding(
             "skip",
             "wrong",
@@ -148,7 +154,7 @@ def skip(settings: Settings, about: About) -> Found:
             {"ignore_data_skip": True},
             source=f"{_TRAINER}, skip_first_batches",
         )
-    if about.live and on:
+    if context.live and on:
         return Finding(
             "skip",
             "wrong",
@@ -160,7 +166,7 @@ def skip(settings: Settings, about: About) -> Found:
     return None
 
 
-def logs(settings: Settings, about: About) -> Found:
+def logs(settings: Settings, context: Context) -> Found:
     """The completions' file keeps the last generation only, so each must be logged."""
     every, steps = settings.number("logging_steps"), window_of(settings)
     if not settings["log_completions"] or not every or every <= steps:
@@ -176,21 +182,21 @@ def logs(settings: Settings, about: About) -> Found:
     )
 
 
-def passes(settings: Settings, about: About) -> Found:
+def passes(settings: Settings, context: Context) -> Found:
     """Without max_steps, how often the rows are gone through."""
     most = settings["max_steps"]
     if Settings.follows(most) or (isinstance(most, int | float) and most > 0):
         return None
-    return common.epochs(settings, about, "num_train_epochs", source=_TRAINER)
+    return common.epochs(settings, context, "num_train_epochs", source=_TRAINER)
 
 
-def resumed(settings: Settings, about: About) -> Found:
+def resumed(settings: Settings, context: Context) -> Found:
     """The step counter comes back with a checkpoint, so the bound must grow with the rounds."""
-    if not about.segment or Settings.follows(settings["max_steps"], ("round",)):
+    if not context.segment or Settings.follows(settings["max_steps"], ("round",)):
         return None
     if not settings["resume_from_checkpoint"]:
         return None
-    each = steps_of(settings, about) or "STEPS"
+    each = steps_of(settings, context) or "STEPS"
     return Finding(
         "resumed-length",
         "wrong",
@@ -202,22 +208,22 @@ def resumed(settings: Settings, about: About) -> Found:
     )
 
 
-def length(settings: Settings, about: About) -> Found:
+def length(settings: Settings, context: Context) -> Found:
     """A bound on the steps, in a process that begins at 0."""
-    if about.segment and settings["resume_from_checkpoint"]:
+    if context.segment and settings["resume_from_checkpoint"]:
         return None
-    each = steps_of(settings, about)
-    return common.length(settings, about, "max_steps", each, source=_TRAINER) if each else None
+    each = steps_of(settings, context)
+    return common.length(settings, context, "max_steps", each, source=_TRAINER) if each else None
 
 
-def begins(settings: Settings, about: About) -> Found:
+def begins(settings: Settings, context: Context) -> Found:
     """The weights of a checkpoint that is resumed from come over the model's."""
-    if not about.segment or Settings.follows(settings["resume_from_checkpoint"], ("checkpoint",)):
+    if not context.segment or Settings.follows(settings["resume_from_checkpoint"], ("checkpoint",)):
         return None
-    return common.begins(settings, about, "model_name_or_path", "trl/trainer/model_config.py")
+    return common.begins(settings, context, "model_name_or_path", "trl/trainer/model_config.py")
 
 
-def twice(settings: Settings, about: About) -> Found:
+def twice(settings: Settings, context: Context) -> Found:
     """One of the two follows from the other."""
     keys = ("generation_batch_size", "steps_per_generation")
     if any(settings[key] is None for key in keys):
@@ -226,16 +232,16 @@ def twice(settings: Settings, about: About) -> Found:
     return Finding("batch-twice", "stops", title, {keys[0]: None}, source=f"{_CONFIG}, __post_init__")
 
 
-def rows(settings: Settings, about: About) -> Found:
+def rows(settings: Settings, context: Context) -> Found:
     """`trl grpo` names its data set; a script of one's own is asked nothing."""
     if not settings.is_given("dataset_name"):
         return None
-    found = common.reads(settings, about, "dataset_name", source="trl/scripts/grpo.py")
+    found = common.reads(settings, context, "dataset_name", source="trl/scripts/grpo.py")
     if found is None:
         return None
     advice = "with the round's file linked into that folder: `ln -s {data} {output}/rows/train.parquet`"
-    mend = {"dataset_name": "{output}/rows"}
-    return Finding(found.name, found.severity, found.title, mend, advice, found.source)
+    fix = {"dataset_name": "{output}/rows"}
+    return Finding(found.name, found.severity, found.title, fix, advice, found.source)
 
 
 RULES = TrainerRules(
@@ -326,7 +332,7 @@ RULES = TrainerRules(
             source=f"{_TRAINER}, _load_callback_state",
             modes=("live",),
         ),
-        partial(common.moving_reference, key="beta", off=0.0, mend=0.0, source=_CONFIG),
+        partial(common.moving_reference, key="beta", off=0.0, fix=0.0, source=_CONFIG),
         partial(common.adapter_only, key="use_peft", off=False, source="trl/trainer/model_config.py"),
     ),
     live=True,

@@ -8,7 +8,7 @@ from typing import Any
 
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import when
-from gaincurate.trainers.doctor.findings import About, Finding, Found, TrainerRules
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 
 LIVE: dict[str, Any] = {
@@ -70,19 +70,19 @@ def _batch(settings: Settings) -> float | None:
     return settings.number("data.train_batch_size")
 
 
-def lengths(settings: Settings, about: About) -> Found:
+def lengths(settings: Settings, context: Context) -> Found:
     """Long prompts are dropped, cut, or stop the training."""
     happens = "are cut, so they are not what was scored"
     if settings["data.filter_overlong_prompts"]:
         happens = "are dropped in silence, so they never report"
     elif settings["data.truncation"] == "error":
         happens = "the training stops at the first one"
-    return common.too_long(settings, about, "data.max_prompt_length", happens, source=_DATASET)
+    return common.too_long(settings, context, "data.max_prompt_length", happens, source=_DATASET)
 
 
-def filters(settings: Settings, about: About) -> Found:
+def filters(settings: Settings, context: Context) -> Found:
     """Without a run nobody knows which prompts would be dropped."""
-    if about.longest is not None or not settings["data.filter_overlong_prompts"]:
+    if context.longest is not None or not settings["data.filter_overlong_prompts"]:
         return None
     return Finding(
         "filter",
@@ -95,10 +95,10 @@ def filters(settings: Settings, about: About) -> Found:
     )
 
 
-def resumes(settings: Settings, about: About) -> Found:
+def resumes(settings: Settings, context: Context) -> Found:
     """The loader's offset, the step counter and the data set's state come back with a checkpoint."""
     mode, key = settings["trainer.resume_mode"], "trainer.default_local_dir"
-    if not about.segment or mode == "disable":
+    if not context.segment or mode == "disable":
         return None
     if mode == "auto" and Settings.follows(settings[key], ("output", "round")):
         return None
@@ -113,17 +113,17 @@ def resumes(settings: Settings, about: About) -> Found:
     )
 
 
-def passes(settings: Settings, about: About) -> Found:
+def passes(settings: Settings, context: Context) -> Found:
     """Without a number of steps, how often the rows are gone through."""
     if settings["trainer.total_training_steps"] is not None:
         return None
-    return common.epochs(settings, about, "trainer.total_epochs", source=_BASE)
+    return common.epochs(settings, context, "trainer.total_epochs", source=_BASE)
 
 
-def weights(settings: Settings, about: About) -> Found:
+def weights(settings: Settings, context: Context) -> Found:
     """What a round leaves is what scoring and the next one begin with."""
     saved = settings[_SAVED] or []
-    if not about.segment or "hf_model" in saved:
+    if not context.segment or "hf_model" in saved:
         return None
     return Finding(
         "weights",
@@ -135,10 +135,10 @@ def weights(settings: Settings, about: About) -> Found:
     )
 
 
-def log_alone(settings: Settings, about: About) -> Found:
+def log_alone(settings: Settings, context: Context) -> Found:
     """The trainer's log of its rollouts has no id."""
     logs = settings["trainer.rollout_data_dir"]
-    if about.mode == "export" or not logs or settings[_REWARD] or settings[_TAP]:
+    if context.mode == "export" or not logs or settings[_REWARD] or settings[_TAP]:
         return None
     return Finding(
         "log-without-id",
@@ -151,7 +151,7 @@ def log_alone(settings: Settings, about: About) -> Found:
     )
 
 
-def gone(settings: Settings, about: About) -> Iterator[Finding]:
+def gone(settings: Settings, context: Context) -> Iterator[Finding]:
     """What once chose the rows."""
     for key in ("data.sampler.class_path", "data.datagen.path"):
         if settings[key]:
@@ -185,7 +185,7 @@ RULES = TrainerRules(
         partial(
             common.unplugged,
             key="data.custom_cls.path",
-            mend=_plugged("data.custom_cls.path"),
+            fix=_plugged("data.custom_cls.path"),
             what="the rows are the file's, whatever the schedule plans",
             source=_DATASET,
         ),
@@ -193,14 +193,14 @@ RULES = TrainerRules(
         partial(
             common.unplugged,
             key=_CALLBACK,
-            mend={_CALLBACK: LIVE[_CALLBACK]},
+            fix={_CALLBACK: LIVE[_CALLBACK]},
             what="the adapter sees no settings and no checkpoint, and refuses to begin",
             source="verl/trainer/ppo/checkpoint_callback.py",
         ),
         partial(
             common.unplugged,
             key=_TAP,
-            mend=_plugged(_TAP),
+            fix=_plugged(_TAP),
             what="the adapter never hears of a reward",
             source=_BASE,
         ),
@@ -263,7 +263,7 @@ RULES = TrainerRules(
         partial(
             common.reports,
             keys=(_REWARD, "trainer.rollout_data_dir", _TAP),
-            mend={_REWARD: "reward.py"},
+            fix={_REWARD: "reward.py"},
             advice="a function compute_score that appends a line to {outcomes} for extra_info['gc_id']",
             source="verl/trainer/config/reward/reward.yaml",
         ),
@@ -293,7 +293,7 @@ RULES = TrainerRules(
             modes=("segment",),
         ),
         *(
-            partial(common.moving_reference, key=key, off=False, mend=False, source="verl/workers/config")
+            partial(common.moving_reference, key=key, off=False, fix=False, source="verl/workers/config")
             for key in ("algorithm.use_kl_in_reward", "actor_rollout_ref.actor.use_kl_loss")
         ),
     ),
