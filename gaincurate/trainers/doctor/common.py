@@ -161,14 +161,36 @@ def output(
     )
 
 
-def shuffle(settings: Settings, context: Context, key: str, *, source: str = "", off: Any = False) -> Found:
-    """The order of a round is part of the plan; which prompts it has survives a shuffle."""
+def shuffle(
+    settings: Settings,
+    context: Context,
+    key: str,
+    *,
+    source: str = "",
+    off: Any = False,
+    refused: bool = False,
+) -> Found:
+    """The order of a round is part of the plan; which prompts it has survives a shuffle.
+
+    Args:
+        settings: of the trainer.
+        context: the mode.
+        key: the setting that shuffles.
+        source: where the trainer does it.
+        off: its value that does not.
+        refused: the live adapter cannot bring its own order, and refuses to begin.
+    """
     if settings[key] in (off, None):
         return None
-    kept = "which prompts a round has survives that, their order does not"
-    kept = "the set's order is lost" if context.mode == "export" else kept
+    if context.live and refused:
+        title = (
+            f"{settings.told(key)}: the adapter refuses to begin, because the order would not be the plan's"
+        )
+        return Finding("shuffle", "stops", title, {key: off}, source=source)
+    lost = "which prompts a round has survives that, their order does not"
+    lost = "the set's order is lost" if context.mode == "export" else lost
     return Finding(
-        "shuffle", "order", f"{settings.told(key)}: rows are shuffled; {kept}", {key: off}, "", source
+        "shuffle", "order", f"{settings.told(key)}: rows are shuffled; {lost}", {key: off}, "", source
     )
 
 
@@ -382,9 +404,15 @@ def length(
     wanted = each_round * ((context.rounds or 1) if context.live else 1)
     if most == wanted or (more_is_fine and most > wanted):
         return None
+    what: str = "a round"
+    severity: Severity = "wrong"
     why = "some rows are never trained" if most < wanted else "rows are trained again"
-    title = f"{settings.told(key)}, but {'the run' if context.live else 'a round'} has {wanted} steps: {why}"
-    return Finding("max-steps", "wrong", title, {key: wanted}, source=source)
+    if context.live and most < wanted:  # a part of the run, which a resume can go on with
+        what, severity, why = "the run", "cost", "the training ends before its last round"
+    elif context.live:
+        what, why = "the run", "there are no rows for the rest"
+    title = f"{settings.told(key)}, but {what} has {wanted} steps: {why}"
+    return Finding("max-steps", severity, title, {key: wanted}, source=source)
 
 
 def too_long(

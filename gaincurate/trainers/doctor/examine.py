@@ -22,9 +22,17 @@ from gaincurate.schedule.driver import NAMES
 from gaincurate.schedule.rows import read_rows
 from gaincurate.schedule.run import Run
 from gaincurate.shards import broken
-from gaincurate.trainers.doctor.findings import SEVERITIES, Context, Finding, Mode, TrainerRules
+from gaincurate.trainers.doctor.findings import (
+    SEVERITIES,
+    Context,
+    Finding,
+    Mode,
+    TrainerRules,
+    ask,
+    context_of,
+)
 from gaincurate.trainers.doctor.read import Read, read_settings
-from gaincurate.trainers.doctor.settings import NotKnown, Settings, shown
+from gaincurate.trainers.doctor.settings import Settings, shown
 from gaincurate.trainers.profile import rules_module, with_rules
 
 
@@ -37,19 +45,21 @@ def facts_of(folder: Path, mode: Mode) -> Context:
         InputError: it is no run.
         OutputError: its scored set is not what it was.
     """
-    run = Run(folder)
-    config = run.config
-    name = str(run.folder.resolve())
-    columns = _columns(run.data(int(run.state["round"])))
-    if config.bare:
-        return Context(mode, config.budget, config.rounds, columns=columns, folder=name)
-    lengths = run.scored.column("gc_prompt_tokens").combine_chunks().to_numpy(zero_copy_only=False)
+    return run_context(Run(folder), mode)
 
-    def longer_than(limit: float) -> list[str]:
-        rows = np.flatnonzero(lengths > limit)
-        return [str(one) for one in run.scored.column("gc_id").take(rows).to_pylist()]
 
-    return Context(mode, config.budget, config.rounds, int(lengths.max()), longer_than, columns, name)
+def run_context(run: Run, mode: Mode, **more: Any) -> Context:
+    """The same of an open run; `more` are other fields of the context."""
+    more |= {"columns": _columns(run.data(int(run.state["round"]))), "folder": str(run.folder.resolve())}
+    if not run.config.bare:
+        lengths = run.scored.column("gc_prompt_tokens").combine_chunks().to_numpy(zero_copy_only=False)
+
+        def longer_than(limit: float) -> list[str]:
+            rows = np.flatnonzero(lengths > limit)
+            return [str(gc_id) for gc_id in run.scored.column("gc_id").take(rows).to_pylist()]
+
+        more |= {"longest": int(lengths.max()), "longer_than": longer_than}
+    return context_of(run.config, mode, **more)
 
 
 def _columns(data: Path) -> frozenset[str] | None:
@@ -219,18 +229,8 @@ def examine(name: str, sources: Sequence[str], mode: Mode = "segment", run: Path
 def judge(trainer: TrainerRules, read: Read, context: Context) -> Report:
     """Ask every rule of a trainer."""
     settings = Settings(read.given, trainer.defaults)
-    findings: list[Finding] = []
-    notes = list(read.notes)
-    for rule in trainer.rules:
-        try:
-            found = rule(settings, context)
-            if isinstance(found, Finding):
-                findings.append(found)
-            elif found is not None:
-                findings.extend(found)
-        except NotKnown as unknown:
-            if str(unknown) not in notes:
-                notes.append(str(unknown))
+    findings, unknown = ask(trainer.rules, settings, context)
+    notes = list(dict.fromkeys([*read.notes, *unknown]))
     if unread := misspelt(trainer, settings):
         notes.insert(0, unread)
     if not any(key in settings.defaults for key in settings.given):

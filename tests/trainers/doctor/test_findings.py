@@ -59,6 +59,7 @@ def with_fixes(trainer: str, context: Context, config: dict[str, Any]) -> Report
 SEGMENT, LIVE, EXPORT = Context("segment"), Context("live"), Context("export")
 RUN = Context("segment", budget=96, rounds=10, longest=700, longer_than=lambda limit: IDS)
 LIVE_RUN = replace(RUN, mode="live")
+READING_RUN = replace(LIVE_RUN, read_every=2, reader="--rescore full")
 ROWS_OF_A_RUN = replace(RUN, columns=frozenset({"prompt", "answer", "gc_id"}))
 
 IN_THE_DEFAULTS = {
@@ -90,11 +91,15 @@ MORE: list[tuple[str, str, Context, dict[str, Any]]] = [
     ("trl", "columns", LIVE, {"remove_unused_columns": True}),
     ("trl", "shuffle", LIVE, {}),
     ("trl", "shuffle", EXPORT, {}),
-    ("trl", "workers", LIVE, {"dataloader_num_workers": 2}),
     ("trl", "tail", RUN, {"steps_per_generation": 7}),
     ("trl", "tail", RUN, {"generation_batch_size": 56}),
     ("trl", "window", LIVE, {"steps_per_generation": 3}),
     ("trl", "window", EXPORT, {"num_iterations": 3}),
+    ("trl", "window", LIVE, {"save_steps": 0.1}),
+    ("trl", "window-end", LIVE, {"num_iterations": 3, "max_steps": 500}),
+    ("trl", "uneven-steps", LIVE_RUN, {"steps_per_generation": 1, "gradient_accumulation_steps": 5}),
+    ("trl", "checkpoint", READING_RUN, {}),
+    ("trl", "dealing", SEGMENT, {"accelerator_config.split_batches": True}),
     ("trl", "skip", LIVE, {"ignore_data_skip": True}),
     ("trl", "logs", SEGMENT, {"log_completions": True}),
     ("trl", "epochs", LIVE_RUN, {}),
@@ -104,9 +109,9 @@ MORE: list[tuple[str, str, Context, dict[str, Any]]] = [
     ("trl", "max-steps", LIVE_RUN, {"max_steps": 40}),
     ("trl", "no-checkpoint", SEGMENT, {"save_strategy": "no"}),
     ("trl", "optimizer", SEGMENT, {"save_only_model": True}),
+    ("trl", "optimizer", LIVE, {"save_only_model": True}),
     ("trl", "batch-finder", SEGMENT, {"auto_find_batch_size": True}),
     ("trl", "batch-twice", SEGMENT, {"generation_batch_size": 16, "steps_per_generation": 2}),
-    ("trl", "callbacks", LIVE, {"restore_callback_states_from_checkpoint": True}),
     ("trl", "reference", SEGMENT, {"beta": 0.04}),
     ("trl", "adapter", SEGMENT, {"use_peft": True}),
     ("trl", "base-model", SEGMENT, {"model_name_or_path": "Qwen/Qwen3-8B"}),
@@ -269,7 +274,7 @@ def test_a_finding_is_there_and_its_mend_takes_it_away(
     [
         (trainer, context)
         for trainer in with_rules()
-        for context in (SEGMENT, LIVE, EXPORT, RUN, LIVE_RUN, ROWS_OF_A_RUN)
+        for context in (SEGMENT, LIVE, EXPORT, RUN, LIVE_RUN, READING_RUN, ROWS_OF_A_RUN)
         if trainer_named(trainer).live or not context.live
     ],
     ids=lambda value: (
