@@ -316,7 +316,9 @@ def test_all_that_is_wrong_is_refused_at_once_and_the_doctor_said_so_before() ->
         "num_train_epochs",
         "train_dataset",
     ]
-    assert sorted(caught.value.data["findings"]) == sorted([*said_before(made, config("window")), "dataset"])
+    refused_now = caught.value.data["findings"]
+    assert isinstance(refused_now, list)
+    assert sorted(refused_now) == sorted([*said_before(made, config("window")), "dataset"])
     checked(trainer(dataloader_num_workers=2), config())
     assert not said_before(trainer(dataloader_num_workers=2), config())
 

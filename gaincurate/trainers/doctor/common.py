@@ -286,7 +286,7 @@ def unplugged(
     settings: Settings, context: Context, key: str, fix: dict[str, Any], what: str, source: str
 ) -> Found:
     """In live mode the trainer asks our adapter, or follows no schedule at all."""
-    if not context.live or "gaincurate" in str(settings[key]):
+    if not context.live or "gaincurate" in str(settings[key]) or (context.running and settings[key]):
         return None
     return Finding("adapter-missing", "wrong", f"{settings.told(key)}: {what}", fix, source=source)
 

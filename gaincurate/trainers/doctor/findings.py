@@ -78,6 +78,8 @@ class Context:
     """In live mode, the rounds from one checkpoint that the run needs to the next; 0 where it needs none."""
     reader: str = ""
     """The option of the run that needs them."""
+    running: bool = False
+    """Our adapter asks at run time, so a class of another name that is plugged in inherits from ours."""
     late: bool = False
     """In live mode, rows are chosen when they are generated for, whatever the trainer's loader brings."""
 

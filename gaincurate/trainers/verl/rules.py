@@ -1,4 +1,8 @@
-"""What of verl's settings meets a schedule: verl 0.9.1, `ppo_trainer.yaml` and its parts."""
+"""What verl's settings must be for a run, by verl's dotted names (0.9.1, `ppo_trainer.yaml` and its parts).
+
+The doctor asks these rules of a file. The live adapter asks them of verl's resolved configuration, and replay
+asks the few that hold without a run too.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from typing import Any
 
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import when
-from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 
 LIVE: dict[str, Any] = {
@@ -24,6 +28,10 @@ _DATASET = "verl/utils/dataset/rl_dataset.py"
 _BASE = "verl/trainer/ppo/v1/trainer_base.py"
 _MINI, _DYNAMIC = (f"actor_rollout_ref.actor.{name}" for name in ("ppo_mini_batch_size", "use_dynamic_bsz"))
 _SAVED = "actor_rollout_ref.actor.checkpoint.save_contents"
+_ASYNC_SAVE = "actor_rollout_ref.actor.checkpoint.async_save"
+_SAVING = "verl/utils/checkpoint/fsdp_checkpoint_manager.py"
+_SAMPLERS = "verl/trainer/ppo/utils.py, create_rl_sampler"
+_BUFFER = "verl/trainer/ppo/v1/replay_buffer.py"
 _REWARD = "reward.custom_reward_function.path"
 _TAP = "trainer.v1.sampler.custom_sampler.path"
 _CALLBACK = "trainer.checkpoint_callback_class"
@@ -81,8 +89,8 @@ def lengths(settings: Settings, context: Context) -> Found:
 
 
 def filters(settings: Settings, context: Context) -> Found:
-    """Without a run nobody knows which prompts would be dropped."""
-    if context.longest is not None or not settings["data.filter_overlong_prompts"]:
+    """Without a run nobody knows which prompts would be dropped. A live data set refuses to lose one."""
+    if context.live or context.longest is not None or not settings["data.filter_overlong_prompts"]:
         return None
     return Finding(
         "filter",
@@ -114,8 +122,8 @@ def resumes(settings: Settings, context: Context) -> Found:
 
 
 def passes(settings: Settings, context: Context) -> Found:
-    """Without a number of steps, how often the rows are gone through."""
-    if settings["trainer.total_training_steps"] is not None:
+    """How often the rows are gone through; in segment mode a number of steps may bound it."""
+    if context.segment and settings["trainer.total_training_steps"] is not None:
         return None
     return common.epochs(settings, context, "trainer.total_epochs", source=_BASE)
 
@@ -123,16 +131,55 @@ def passes(settings: Settings, context: Context) -> Found:
 def weights(settings: Settings, context: Context) -> Found:
     """What a round leaves is what scoring and the next one begin with."""
     saved = settings[_SAVED] or []
-    if not context.segment or "hf_model" in saved:
+    if "hf_model" in saved or not (context.segment or context.read_every):
         return None
+    if context.live:
+        title = f"{settings.told(_SAVED)}: no Hugging Face weights, which {context.reader} needs"
+        return Finding("weights", "stops", title, {_SAVED: [*saved, "hf_model"]}, source=_SAVING)
     return Finding(
         "weights",
         "stops",
         f"{settings.told(_SAVED)}: no Hugging Face weights, which scoring and the next round begin with",
         {_SAVED: [*saved, "hf_model"]},
         "or `python -m verl.model_merger merge` as the last step of the round's command",
-        "verl/utils/checkpoint/fsdp_checkpoint_manager.py",
+        _SAVING,
     )
+
+
+def whole_weights(settings: Settings, context: Context) -> Found:
+    """A checkpoint that is still written when it is due cannot be scored with."""
+    if not context.read_every or not settings[_ASYNC_SAVE]:
+        return None
+    title = f"{settings.told(_ASYNC_SAVE)}: checkpoints are not whole yet when {context.reader} needs them"
+    return Finding("async-save", "stops", title, {_ASYNC_SAVE: False}, source=_SAVING)
+
+
+def checkpoints(settings: Settings, context: Context) -> Found:
+    """A re-scoring needs the checkpoint of its round's end."""
+    batch, every = _batch(settings), settings.number("trainer.save_freq") or 0
+    if not context.read_every or context.budget is None or not batch or context.budget % batch:
+        return None  # the rule on the tail speaks of what is left
+    apart = int(context.budget // batch) * context.read_every
+    if every > 0 and apart % every == 0:
+        return None
+    return Finding(
+        "checkpoint",
+        "stops",
+        f"{settings.told('trainer.save_freq')}: {context.reader} needs a checkpoint every {apart} steps, and "
+        "none is saved there",
+        {"trainer.save_freq": apart},
+        f"or a divisor of {apart}",
+        f"{_BASE}, fit",
+    )
+
+
+def reward_pool(settings: Settings, context: Context) -> Found:
+    """The adapter takes rewards where a step's rollouts are sampled."""
+    key = "reward.reward_model.enable_resource_pool"
+    if not context.live or not settings["reward.reward_model.enable"] or settings[key]:
+        return None
+    title = f"{settings.told(key)}: the reward model rewards rollouts after the adapter takes them"
+    return Finding("late-rewards", "wrong", title, {key: True}, source=_BASE)
 
 
 def log_alone(settings: Settings, context: Context) -> Found:
@@ -162,7 +209,7 @@ def gone(settings: Settings, context: Context) -> Iterator[Finding]:
                 "says",
                 {key: None},
                 "live mode plugs in at data.custom_cls; or stay with verl <= 0.7.1",
-                "verl/trainer/ppo/utils.py, create_rl_sampler",
+                _SAMPLERS,
             )
 
 
@@ -170,7 +217,52 @@ def _plugged(key: str) -> dict[str, Any]:
     return {name: LIVE[name] for name in (key, key.removesuffix("path") + "name")}
 
 
-_FILTER = "groups without variance are thrown away and further prompts drawn, so steps and rows do not agree"
+_REPLACED = "groups are replaced by further prompts, so steps and rows do not agree"
+
+# Rules that others ask for by name: the sampler of an older verl, and replay.
+
+tail = partial(
+    common.tail, key="data.train_batch_size", mini=_MINI, unless=_DYNAMIC, source=f"{_BASE}: drop_last=True"
+)
+workers = partial(common.workers, key="data.dataloader_num_workers", source=_BASE)
+groups: tuple[Rule, ...] = (
+    partial(
+        common.drops,
+        name="filter-groups",
+        key="algorithm.filter_groups.enable",
+        off=False,
+        happens=_REPLACED,
+        source=_BUFFER,
+    ),
+    partial(
+        common.drops,
+        name="refill",
+        key="trainer.v1.sampler.sync_refill_failed_groups",
+        off=False,
+        happens=_REPLACED,
+        source=_BUFFER,
+    ),
+)
+synchronous = when(
+    "async",
+    "stale",
+    "trainer.v1.trainer_mode",
+    lambda value: value != "sync",
+    "prompts are fetched ahead, before the rollouts of the last step are in",
+    {"trainer.v1.trainer_mode": "sync"},
+    source=f"{_BASE}, prepare_step",
+    modes=("live",),
+)
+whole_batches = when(
+    "split-steps",
+    "wrong",
+    "trainer.v1.sync.parameter_sync_step",
+    lambda value: isinstance(value, int) and value > 1,
+    "a step's prompts are taken apart, and the adapter takes rollouts one step at a time",
+    {"trainer.v1.sync.parameter_sync_step": 1},
+    source=f"{_BASE}, prepare_step",
+    modes=("live",),
+)
 
 RULES = TrainerRules(
     name="verl",
@@ -208,13 +300,7 @@ RULES = TrainerRules(
         resumes,
         passes,
         partial(common.steps, key="trainer.total_training_steps", per_step=_batch, source=_BASE),
-        partial(
-            common.tail,
-            key="data.train_batch_size",
-            mini=_MINI,
-            unless=_DYNAMIC,
-            source=f"{_BASE}: drop_last=True",
-        ),
+        tail,
         lengths,
         filters,
         when(
@@ -226,27 +312,12 @@ RULES = TrainerRules(
             {"data.train_max_samples": -1},
             source=_DATASET,
         ),
-        partial(
-            common.drops,
-            name="filter-groups",
-            key="algorithm.filter_groups.enable",
-            off=False,
-            happens=_FILTER,
-            source="verl/trainer/ppo/v1/replay_buffer.py",
-        ),
+        *groups,
         gone,
-        partial(common.workers, key="data.dataloader_num_workers", source=_BASE),
-        when(
-            "async",
-            "stale",
-            "trainer.v1.trainer_mode",
-            lambda value: value != "sync",
-            "prompts are fetched ahead of the rewards that should choose them",
-            {"trainer.v1.trainer_mode": "sync"},
-            advice="or count on plans that lag by the warm-up batches",
-            source=f"{_BASE}, prepare_step",
-            modes=("live",),
-        ),
+        workers,
+        synchronous,
+        whole_batches,
+        reward_pool,
         when(
             "no-checkpoint",
             "stops",
@@ -259,6 +330,8 @@ RULES = TrainerRules(
             modes=("segment",),
         ),
         weights,
+        whole_weights,
+        checkpoints,
         partial(common.output, key="trainer.default_local_dir", what="the checkpoint", source=_BASE),
         partial(
             common.reports,
@@ -280,7 +353,12 @@ RULES = TrainerRules(
         partial(
             common.adapter_only, key="actor_rollout_ref.model.lora_rank", off=0, source="verl/workers/config"
         ),
-        partial(common.shuffle, key="data.shuffle", source="verl/trainer/ppo/utils.py, create_rl_sampler"),
+        partial(
+            common.shuffle,
+            key="data.shuffle",
+            source=_SAMPLERS,
+            refused=True,
+        ),
         log_alone,
         when(
             "validation",
