@@ -162,6 +162,12 @@ def test_the_older_verl_gets_a_sampler(tmp_path: Path) -> None:
             "rest. Set trainer.total_training_steps=6.",
         ),
         (
+            {"data__max_prompt_length": 80},
+            "data.max_prompt_length is 80: OVER prompts of the set are longer (FIRST and so on), and are cut from the "
+            "left, so they are not what was scored. Set data.max_prompt_length=MOST. The longest has MOST tokens; or "
+            "leave them out: `gaincurate score --max-length`.",
+        ),
+        (
             {"data__filter_overlong_prompts": True, "data__max_prompt_length": 80},
             "data.max_prompt_length is 80: OVER prompts of the set are longer (FIRST and so on), and are dropped in "
             "silence, so they never report. Set data.max_prompt_length=MOST. The longest has MOST tokens; or leave "

@@ -25,6 +25,7 @@ LIVE: dict[str, Any] = {
 """The settings by which the trainer finds the live adapter."""
 
 _DATASET = "verl/utils/dataset/rl_dataset.py"
+_AGENT = "verl/experimental/agent_loop/agent_loop.py, _cap_text_prompt_length"
 _BASE = "verl/trainer/ppo/v1/trainer_base.py"
 _MINI, _DYNAMIC = (f"actor_rollout_ref.actor.{name}" for name in ("ppo_mini_batch_size", "use_dynamic_bsz"))
 _SAVED = "actor_rollout_ref.actor.checkpoint.save_contents"
@@ -44,7 +45,6 @@ DEFAULTS: dict[str, Any] = {
     "data.train_batch_size": 1024,
     "data.max_prompt_length": 512,
     "data.filter_overlong_prompts": False,
-    "data.truncation": "error",
     "data.shuffle": True,
     "data.dataloader_num_workers": 8,
     "data.custom_cls.path": None,
@@ -79,13 +79,11 @@ def _batch(settings: Settings) -> float | None:
 
 
 def lengths(settings: Settings, context: Context) -> Found:
-    """Long prompts are dropped, cut, or stop the training."""
-    happens = "are cut, so they are not what was scored"
+    """Long prompts are dropped or cut; `data.truncation` is read and not used (0.9.1)."""
+    happens, source = "are cut from the left, so they are not what was scored", _AGENT
     if settings["data.filter_overlong_prompts"]:
-        happens = "are dropped in silence, so they never report"
-    elif settings["data.truncation"] == "error":
-        happens = "the training stops at the first one"
-    return common.too_long(settings, context, "data.max_prompt_length", happens, source=_DATASET)
+        happens, source = "are dropped in silence, so they never report", _DATASET
+    return common.too_long(settings, context, "data.max_prompt_length", happens, source=source)
 
 
 def filters(settings: Settings, context: Context) -> Found:
