@@ -95,6 +95,8 @@ def trainer(*, iterations: int = 1, processes: int = 1, rows: int = 16, **option
     return SimpleNamespace(
         given=given | options | {"num_iterations": iterations},
         args=args,
+        reward_func_names=["right"],
+        reward_funcs=[lambda completions, **columns: [1.0 for _ in completions]],
         num_generations=args.num_generations,
         num_iterations=iterations,
         shuffle_dataset=args.shuffle_dataset,
@@ -306,8 +308,9 @@ def test_all_that_is_wrong_is_refused_at_once_and_the_doctor_said_so_before() ->
     )
     made.train_dataset = made.train_dataset.to_iterable_dataset()
     with pytest.raises(InputError) as caught:
-        checked(made, config("window"))
+        check(made, shape_of(made), config("window"), False, outcome="length")
     lines = str(caught.value).splitlines()
+    assert lines.pop() == "the reward function 'length' is not there; the trainer has right."
     assert [line.split(" is ")[0] for line in lines] == [
         "shuffle_dataset",
         "save_steps",
@@ -318,7 +321,7 @@ def test_all_that_is_wrong_is_refused_at_once_and_the_doctor_said_so_before() ->
     ]
     refused_now = caught.value.data["findings"]
     assert isinstance(refused_now, list)
-    assert sorted(refused_now) == sorted([*said_before(made, config("window")), "dataset"])
+    assert sorted(refused_now) == sorted([*said_before(made, config("window")), "dataset", "outcome"])
     checked(trainer(dataloader_num_workers=2), config())
     assert not said_before(trainer(dataloader_num_workers=2), config())
 

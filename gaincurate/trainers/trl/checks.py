@@ -7,7 +7,7 @@ dataset, and how FSDP and DeepSpeed write checkpoints.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from datasets import Dataset
@@ -19,7 +19,14 @@ from gaincurate.trainers.trl.batching import Shape, resolved
 from gaincurate.trainers.trl.rules import RULES
 
 
-def check(trainer: Any, shape: Shape, config: ScheduleConfig, late: bool) -> None:
+def check(
+    trainer: Any,
+    shape: Shape,
+    config: ScheduleConfig,
+    late: bool,
+    outcome: str | Sequence[str] | None = None,
+    correct: str | None = None,
+) -> None:
     """Refuse what would train on other prompts than the plan's, or lose the place.
 
     Args:
@@ -27,6 +34,8 @@ def check(trainer: Any, shape: Shape, config: ScheduleConfig, late: bool) -> Non
         shape: its shape.
         config: of the run.
         late: rows are chosen when they are generated for.
+        outcome: names of the reward functions that are reported; None for all.
+        correct: the name of the one that says whether an answer is right.
 
     Raises:
         InputError: a sentence for each setting, with what fixes it.
@@ -35,7 +44,38 @@ def check(trainer: Any, shape: Shape, config: ScheduleConfig, late: bool) -> Non
     findings, _ = ask(RULES.rules, resolved(trainer), context)
     findings += _dataset(trainer.train_dataset, shape, late)
     findings += _weights(trainer, context)
+    findings += unheard(trainer, outcome, correct)
     refuse(findings, repr)
+
+
+def unheard(trainer: Any, outcome: str | Sequence[str] | None, correct: str | None) -> Iterator[Finding]:
+    """Reward functions that are named and cannot be listened to; arguments as of `check`."""
+    names = list(trainer.reward_func_names)
+    outcome = [outcome] if isinstance(outcome, str) else outcome
+    summed = names if outcome is None else list(outcome)
+    if not summed:
+        yield Finding(
+            "outcome", "stops", "outcome=[] names no reward function", advice="leave it out for all of them"
+        )
+    for name in sorted({*summed, *([correct] if correct else [])}):
+        if names.count(name) != 1:
+            yield reward_missing(names, name)
+            continue
+        function = trainer.reward_funcs[names.index(name)]
+        if not callable(function) or hasattr(function, "parameters"):
+            yield Finding(
+                "outcome",
+                "stops",
+                f"{name!r} is a reward model, whose rewards cannot be heard",
+                advice="name Python reward functions in outcome=, or call the model in one",
+            )
+
+
+def reward_missing(names: Sequence[str], name: str) -> Finding:
+    """A reward function that is not there once."""
+    why = "is there more than once" if name in names else "is not there"
+    title = f"the reward function {name!r} {why}; the trainer has {', '.join(names)}"
+    return Finding("outcome", "stops", title)
 
 
 def _dataset(rows: Any, shape: Shape, late: bool) -> Iterator[Finding]:

@@ -124,7 +124,7 @@ def attach(
     live.held = TrainerFinder(layout_of("trl"), live.note).held
     if any(isinstance(callback, Follower) for callback in trainer.callback_handler.callbacks):
         raise InputError(f"this trainer follows a run already, and cannot follow {run} too.")
-    check(trainer, shape, live.run.config, late)
+    check(trainer, shape, live.run.config, late, outcome, correct)
     together(lambda: _plan_the_first(live), trainer.accelerator)
     if not late:
         places_of(trainer.train_dataset, live.ids)  # now rather than in the first epoch

@@ -14,6 +14,7 @@ from gaincurate.replay.config import ReplayConfig
 from gaincurate.trainers.doctor.findings import Context, Finding, ask, refuse
 from gaincurate.trainers.replay_loss import Clip
 from gaincurate.trainers.trl.batching import resolved
+from gaincurate.trainers.trl.checks import reward_missing
 from gaincurate.trainers.trl.rules import dealing, optimizer, saves_anywhere, window
 
 LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo")  # those that clip a ratio by token
@@ -86,8 +87,7 @@ def _choices(trainer: Any, replay: Replay) -> Iterator[Finding]:
         yield _finding(f"clip={replay.clip!r} is not there; it is one of {', '.join(get_args(Clip))}")
     names = list(trainer.reward_func_names)
     if replay.correct is not None and names.count(replay.correct) != 1:
-        why = "is there more than once" if replay.correct in names else "is not there"
-        yield _finding(f"the reward function {replay.correct!r} {why}; the trainer has {', '.join(names)}")
+        yield reward_missing(names, replay.correct)
 
 
 def _sizes(trainer: Any, config: ReplayConfig) -> Iterator[Finding]:
