@@ -18,16 +18,16 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 demo: $(READY)  ## score a prompt set with a real model; then train a tiny one over three scheduled rounds
-	$(BIN)/python docs/demo_prompts.py demo/prompts.jsonl
+	$(BIN)/python docs/examples/demo_prompts.py demo/prompts.jsonl
 	$(BIN)/gaincurate score demo/prompts.jsonl --model demo --out demo/scored
 	$(BIN)/gaincurate show demo/scored
-	PATH="$(CURDIR)/$(BIN):$$PATH" sh docs/demo_schedule.sh demo
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh docs/examples/demo_schedule.sh demo
 
 study: $(READY)  ## the head-to-head study, whole: an hour or so on two cores, goes on where it was
-	$(BIN)/python docs/head_to_head/study.py build/study
+	$(BIN)/python docs/studies/head_to_head/study.py build/study
 
 study-short: $(READY)  ## its version of ten minutes
-	$(BIN)/python docs/head_to_head/study.py build/study-short --short
+	$(BIN)/python docs/studies/head_to_head/study.py build/study-short --short
 
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest

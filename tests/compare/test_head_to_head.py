@@ -23,7 +23,7 @@ from gaincurate.compare.results import read_results
 from gaincurate.compare.tables import FACTS, RESULTS, read_tables
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
-FOLDER = DOCS / "head_to_head"
+FOLDER = DOCS / "studies/head_to_head"
 NAMES = ("page", "kept", "drawn")
 
 
@@ -65,9 +65,9 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def written(script: ModuleType, compared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("docs") / "head_to_head"
+    folder = tmp_path_factory.mktemp("docs") / "studies/head_to_head"
     script.keep(compared, folder)
-    script.write(folder, folder.parent / script.NAME)
+    script.write(folder, folder.parent.parent / script.NAME)
     return folder
 
 
@@ -137,12 +137,12 @@ def test_an_interval_over_tasks_of_equal_size_is_that_of_their_mean(script: Modu
 
 
 def test_no_path_of_a_machine_is_kept(written: Path, compared: Path) -> None:
-    for path in [*written.iterdir(), written.parent / "head-to-head.md"]:
+    for path in [*written.iterdir(), written.parent.parent / "head-to-head.md"]:
         assert str(compared.parent) not in path.read_text()
 
 
 def test_the_page_says_what_the_figures_say(script: ModuleType, written: Path) -> None:
-    text = (written.parent / "head-to-head.md").read_text()
+    text = (written.parent.parent / "head-to-head.md").read_text()
     found = json.loads((written / "figures.json").read_bytes())
     assert text == script.page(found)
     assert found["headline"] in text
@@ -171,13 +171,13 @@ def test_no_result_stands_in_the_template(script: ModuleType) -> None:
 def test_pictures_are_files_of_their_own(written: Path) -> None:
     pictures = sorted(written.glob("*.svg"))
     assert [path.name for path in pictures] == ["effective.svg", "final.svg", "seconds.svg", "tokens.svg"]
-    text = (written.parent / "head-to-head.md").read_text()
+    text = (written.parent.parent / "head-to-head.md").read_text()
     for path in pictures:
         drawn = ElementTree.parse(path).getroot()
         assert drawn.tag == "{http://www.w3.org/2000/svg}svg"
         assert drawn.attrib["aria-label"]
         assert "var(" not in path.read_text()
-        assert f"](head_to_head/{path.name})" in text
+        assert f"](studies/head_to_head/{path.name})" in text
 
 
 @pytest.mark.skipif(not (FOLDER / "figures.json").exists(), reason="the study's results are not there yet")

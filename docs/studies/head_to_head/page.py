@@ -1,8 +1,9 @@
 """Writes docs/head-to-head.md: takes what is kept of the study, yields the page, pictures and figures.
 
-Usage: python docs/head_to_head/page.py [COMPARED]. COMPARED is a finished comparison, the study's: what is
+Usage: python docs/studies/head_to_head/page.py [COMPARED].
+COMPARED is a finished comparison, the study's: what is
 kept of it is written beside this file first. Without it, the page is written again from what is kept. No
-figure of a result stands here or in template.md: all come from `figures.json`, which
+figure of a result stands here or in template.txt: all come from `figures.json`, which
 `gaincurate.compare.measures` makes.
 """
 
@@ -25,7 +26,7 @@ from gaincurate.compare.sentences import reached_at
 from gaincurate.files import write_atomic
 
 HERE = Path(__file__).parent
-NAME, FIGURES, TEMPLATE = "head-to-head.md", "figures.json", "template.md"
+NAME, FIGURES, TEMPLATE = "head-to-head.md", "figures.json", "template.txt"
 Json = dict[str, Any]
 _WORDS = {"gc_angle": "the angle", "gc_nll": "the NLL", "gc_question_tokens": "the length"}
 _SCORES = {"gc_angle": 2, "gc_nll": 1, "gc_question_tokens": 1}  # and their digits
@@ -112,8 +113,8 @@ def _setup(found: Json) -> str:
         made = (
             f" The model has {model['parameters']:,} parameters and was trained from scratch for "
             f"{model['steps']:,} supervised steps on {model['examples']:,} examples of the same tasks "
-            "([`model.py`](head_to_head/model.py), [`prompts.py`](head_to_head/prompts.py); sha256 of its "
-            f"weights `{model['sha256'][:16]}...`)."
+            "([`model.py`](studies/head_to_head/model.py), [`prompts.py`](studies/head_to_head/prompts.py); "
+            f"sha256 of its weights `{model['sha256'][:16]}...`)."
         )
     arms, marks = len(found["arms"]), len(found["arms"][0]["curve"])
     return (
@@ -339,4 +340,4 @@ def write(folder: Path, path: Path) -> None:
 if __name__ == "__main__":
     if len(sys.argv) > 1:
         keep(Path(sys.argv[1]), HERE)
-    write(HERE, HERE.parent / NAME)
+    write(HERE, HERE.parent.parent / NAME)
