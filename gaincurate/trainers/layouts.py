@@ -1,6 +1,6 @@
 """Where each trainer's checkpoints lie: one table, of folders, markers, Hugging Face weights and converters.
 
-Facts of the versions that it names; what marks a checkpoint complete is in `markers`. docs/checkpoints.md has
+Facts of the versions that it names; what marks a checkpoint complete is in `markers`. docs/schedule.md has
 the table for readers. Touches no file.
 """
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from gaincurate.trainers.layouts import LAYOUTS, Layout
 
-PAGE = Path(__file__).parents[2] / "docs/checkpoints.md"
+PAGE = Path(__file__).parents[2] / "docs/schedule.md"
 
 
 def code(values: tuple[str, ...]) -> str:
