@@ -47,8 +47,13 @@ def test_every_page_is_in_the_sites_navigation_once_and_every_entry_is_a_page() 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_anchors_in_links_are_headings(page: Path) -> None:
     for target, anchor in re.findall(r"\]\(([^)#\s:]*\.md)?#([^)\s]+)\)", page.read_text()):
-        text = re.sub(r"```.*?```", "", (page.parent / target if target else page).read_text(), flags=re.DOTALL)
-        heads = [re.sub(r"[^\w\s-]", "", head).strip().lower() for head in re.findall(r"^#+ (.*)$", text, re.MULTILINE)]
+        text = re.sub(
+            r"```.*?```", "", (page.parent / target if target else page).read_text(), flags=re.DOTALL
+        )
+        heads = [
+            re.sub(r"[^\w\s-]", "", head).strip().lower()
+            for head in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+        ]
         assert anchor in {re.sub(r"\s", "-", head) for head in heads}
 
 
