@@ -93,7 +93,7 @@ def doctor(
 
     With --trainer: lists, worst first, what in the settings would shuffle, drop, repeat or cut the rows of a
     schedule, take up another round's place, or leave no checkpoint or outcomes, each with the setting that
-    mends it. Exits with 1 if rows or outcomes would be wrong or the run would stop, with 0 if at most the
+    fixes it. Exits with 1 if rows or outcomes would be wrong or the run would stop, with 0 if at most the
     order and costs remain.
 
     Example: gaincurate doctor --for score

@@ -126,7 +126,7 @@ def run(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Drive a trainer through the rounds: run it, take its outcomes, score anew where due, plan the next.
+    """Drive a trainer through the rounds: run it, take its outcomes, score again where due, plan the next.
 
     It reads {data}, a Parquet file with `prompt` (chat messages), `gc_id` and the source columns; appends a
     line of JSON for each rollout to {outcomes}: {"gc_id": ..., "reward": ..., "round": {round}}; begins with

@@ -129,7 +129,7 @@ def start(
     rescore: Annotated[
         Literal["off", "round", "window", "full"],
         typer.Option(
-            help="At checkpoints, score anew: nothing, the round's prompts, those that mu can reach, all."
+            help="At checkpoints, score again: nothing, the round's prompts, those that mu can reach, all."
         ),
     ] = "off",
     rescore_every: Annotated[int, typer.Option(min=1, help="After so many rounds each.")] = 1,
@@ -140,7 +140,7 @@ def start(
         float, typer.Option(min=-1.0, max=1.0, help="The rest is left at this rank correlation or above.")
     ] = 0.98,
     scoring: Annotated[
-        str, typer.Option(help="More options for scoring anew, in one text ('--device cuda:1').")
+        str, typer.Option(help="More options for scoring again, in one text ('--device cuda:1').")
     ] = "",
     as_json: AsJson = False,
 ) -> None:

@@ -1,8 +1,9 @@
 """Writes docs/head-to-head.md: takes what is kept of the study, yields the page, pictures and figures.
 
-Usage: python docs/head_to_head/page.py [COMPARED]. COMPARED is a finished comparison, the study's: what is
+Usage: python docs/studies/head_to_head/page.py [COMPARED].
+COMPARED is a finished comparison, the study's: what is
 kept of it is written beside this file first. Without it, the page is written again from what is kept. No
-figure of a result stands here or in template.md: all come from `figures.json`, which
+figure of a result stands here or in template.txt: all come from `figures.json`, which
 `gaincurate.compare.measures` makes.
 """
 
@@ -14,15 +15,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import scipy.stats
 from drawn import pictures
 from kept import keep, kept
 
-from gaincurate.compare.measures import document
+from gaincurate.compare.measures import BASELINE, document
+from gaincurate.compare.results import Results
 from gaincurate.compare.sentences import reached_at
 from gaincurate.files import write_atomic
 
 HERE = Path(__file__).parent
-NAME, FIGURES, TEMPLATE = "head-to-head.md", "figures.json", "template.md"
+NAME, FIGURES, TEMPLATE = "head-to-head.md", "figures.json", "template.txt"
 Json = dict[str, Any]
 _WORDS = {"gc_angle": "the angle", "gc_nll": "the NLL", "gc_question_tokens": "the length"}
 _SCORES = {"gc_angle": 2, "gc_nll": 1, "gc_question_tokens": 1}  # and their digits
@@ -31,7 +35,42 @@ _SCORES = {"gc_angle": 2, "gc_nll": 1, "gc_question_tokens": 1}  # and their dig
 def figures(folder: Path) -> Json:
     """Every figure of the page, by name."""
     results, about = kept(folder)
-    return {**document(results), "about": about}
+    return {**document(results), "about": about | {"by_task": by_task(results, about["heldout_tasks"])}}
+
+
+def by_task(results: Results, tasks: list[str]) -> Json:
+    """Where the differences at the end come from, in right answers of 100 over all held-out prompts.
+
+    Each task's part is its sum over prompts, so the parts of all tasks add up to the whole. `over_tasks` is a
+    95 % interval of the whole as tasks vary: the standard error of a ratio of sums over tasks, with
+    Student's t. It resamples no seeds, so it is for other tasks like these and this number of seeds.
+    """
+    if not tasks:
+        return {}
+    tasks = [tasks[int(place)] for place in results.prompts]
+    names = sorted(set(tasks))
+    member = np.array([[task == name for task in tasks] for name in names])
+    base = results.arms.index(BASELINE)
+    accuracy = 100 * results.accuracy.mean(axis=2)  # [arms, marks, prompts]
+    learned = accuracy[base, -1] - accuracy[base, 0]
+    found: Json = {
+        "prompts": dict(zip(names, member.sum(axis=1).tolist(), strict=True)),
+        "learned": dict(zip(names, (member @ learned / len(tasks)).tolist(), strict=True)),
+        "arms": {},
+    }
+    for place, arm in enumerate(results.arms):
+        if place == base:
+            continue
+        parts = member @ (accuracy[place, -1] - accuracy[base, -1])
+        whole, sizes = parts.sum() / len(tasks), member.sum(axis=1)
+        error = np.sqrt(len(names) / (len(names) - 1) * ((parts - whole * sizes) ** 2).sum()) / len(tasks)
+        half = scipy.stats.t.ppf(0.975, len(names) - 1) * error
+        found["arms"][arm] = {
+            "tasks": dict(zip(names, (parts / len(tasks)).tolist(), strict=True)),
+            "value": float(whole),
+            "over_tasks": [float(whole - half), float(whole + half)],
+        }
+    return found
 
 
 def page(found: Json) -> str:
@@ -56,7 +95,10 @@ def page(found: Json) -> str:
             rates=_rates(found["about"]),
             order=_order(found["about"]),
             final=_final(found),
+            by_task=_by_task(found),
+            by_task_words=_by_task_words(found),
             baseline=baseline,
+            **_references(found),
             meanwhile=_meanwhile(found),
             cost=_cost(found),
         )
@@ -71,8 +113,8 @@ def _setup(found: Json) -> str:
         made = (
             f" The model has {model['parameters']:,} parameters and was trained from scratch for "
             f"{model['steps']:,} supervised steps on {model['examples']:,} examples of the same tasks "
-            "([`model.py`](head_to_head/model.py), [`prompts.py`](head_to_head/prompts.py); sha256 of its "
-            f"weights `{model['sha256'][:16]}...`)."
+            "([`model.py`](studies/head_to_head/model.py), [`prompts.py`](studies/head_to_head/prompts.py); "
+            f"sha256 of its weights `{model['sha256'][:16]}...`)."
         )
     arms, marks = len(found["arms"]), len(found["arms"][0]["curve"])
     return (
@@ -81,6 +123,19 @@ def _setup(found: Json) -> str:
         f"tokens: what a scoring pass reads) and are judged on {setting['prompts']:,} others, "
         f"{setting['samples']} answers each, at {marks} marks, the start included."
     )
+
+
+def _references(found: Json) -> Json:
+    """What the arms with references paid for them; blanks where no arm has any."""
+    arms = [arm for arm in found["arms"] if arm["cost"]["references"]]
+    shares = [100 * arm["cost"]["references"] / arm["cost"]["tokens"] for arm in arms]
+    options = arms[0]["settings"].get("options", {}) if arms else {}
+    return {
+        "references": options.get("references", "(no)"),
+        "reference_rollouts": options.get("rollout", {}).get("samples", "(no)"),
+        "reference_share": f"{min(shares):.0f} to {max(shares):.0f} %" if shares else "nothing",
+        "step_prompts": found["setting"]["comparison"]["step_prompts"],
+    }
 
 
 def _settings(setting: Json) -> Json:
@@ -162,6 +217,61 @@ def _final(found: Json) -> str:
     return _table(head, lines)
 
 
+HABITS = ("chain_sum 1", "count_bits 1", "letter_counting 2", "simple_equations 1", "spell_backward 2")
+"""The rows of prompts.py whose examples showed one."""
+
+
+def _by_task_words(found: Json) -> str:
+    """What the differences at the end are made of."""
+    cut, base = found["about"]["by_task"], found["setting"]["baseline"]
+    if not cut:
+        return ""
+    arms = cut["arms"]
+    worse = [arm["arm"] for arm in found["arms"] if (arm["difference"] or {}).get("answer") == "worse"]
+    lost = {task: sum(arms[arm]["tasks"][task] for arm in worse) for task in cut["prompts"]}
+    two = sorted(lost, key=lambda task: lost[task])[:2]
+    left = sum(count for task, count in cut["prompts"].items() if task not in two) / sum(
+        cut["prompts"].values()
+    )
+    without = {
+        name: sum(part for task, part in arm["tasks"].items() if task not in two) / left
+        for name, arm in arms.items()
+    }
+    sure = [name for name, arm in arms.items() if arm["over_tasks"][0] > 0 or arm["over_tasks"][1] < 0]
+    gained = sum(part for task, part in cut["learned"].items() if task in HABITS)
+    rest = ", ".join(f"{name} {_part(value)}" for name, value in without.items())
+    learned = _part(sum(cut["learned"].values()))
+    return (
+        f"Of {base}'s {learned} since the start, {_part(gained)} are the five rows with a planted habit. "
+        f"Two rows, `{two[0]}` and `{two[1]}`, make most of what the worse arms are behind by. Over "
+        f"the prompts of the other rows the differences are: {rest}. With an interval over tasks, "
+        f"{'these have' if sure else 'no arm has'} one without 0{': ' + ', '.join(sure) if sure else ''}."
+    )
+
+
+def _by_task(found: Json) -> str:
+    """The differences at the end, cut by task."""
+    cut, base = found["about"]["by_task"], found["setting"]["baseline"]
+    if not cut:
+        return "(the held-out set does not say which task a prompt is of)"
+    arms = cut["arms"]
+    head = ["task", "held-out prompts", f"{base} since the start", *arms]
+    lines: list[list[Any]] = [
+        [task, count, _part(cut["learned"][task]), *(_part(arm["tasks"][task]) for arm in arms.values())]
+        for task, count in cut["prompts"].items()
+    ]
+    whole = [sum(cut["prompts"].values()), _part(sum(cut["learned"].values()))]
+    lines.append(["all", *whole, *(_part(arm["value"]) for arm in arms.values())])
+    spans = [" to ".join(map(_part, arm["over_tasks"])) for arm in arms.values()]
+    lines.append(["interval over tasks", "", "", *spans])
+    return _table(head, lines)
+
+
+def _part(value: float) -> str:
+    """Signed, one digit, and 0 without a sign."""
+    return "0.0" if abs(value) < 0.05 else f"{value:+.1f}"
+
+
 def _share(estimate: Json) -> str:
     said = f"{100 * estimate['value']:.1f} %"
     if estimate["interval"] is None:
@@ -230,4 +340,4 @@ def write(folder: Path, path: Path) -> None:
 if __name__ == "__main__":
     if len(sys.argv) > 1:
         keep(Path(sys.argv[1]), HERE)
-    write(HERE, HERE.parent / NAME)
+    write(HERE, HERE.parent.parent / NAME)

@@ -1,6 +1,7 @@
 """Makes the model of the study in docs/head-to-head.md: a small decoder that solves some prompts sometimes.
 
-Usage: python docs/head_to_head/model.py PROMPTS FOLDER [STEPS]. Needs torch 2.9 or newer, which has Muon.
+Usage: python docs/studies/head_to_head/model.py PROMPTS FOLDER [STEPS].
+Needs torch 2.9 or newer, which has Muon.
 PROMPTS is what prompts.py wrote. The tokenizer is trained on those texts, the weights from scratch on the
 supervised examples, with one thread and fixed seeds: the same machine and libraries give the same weights.
 `facts.json` comes last, so a folder with it is whole and is left alone.

@@ -1,6 +1,6 @@
 """Writes the prompts and the examples of the measurement in docs/difficulty.md.
 
-Usage: python docs/difficulty_real/mixture.py FOLDER [PROMPTS_PER_TASK]. Needs reasoning-gym
+Usage: python docs/studies/difficulty_real/mixture.py FOLDER [PROMPTS_PER_TASK]. Needs reasoning-gym
 (`pip install 'gaincurate[demo]'`). The same version of it gives the same files.
 
 Tasks and sizes were chosen before any predictor was looked at, so that SmolLM2-135M-Instruct's pass rates

@@ -61,6 +61,7 @@ def _setting(compared: Path) -> Row:
         "prompt_tokens": sum(sets["scored"].column("gc_prompt_tokens").to_pylist()),
         "model": json.loads(made.read_bytes()) if made.exists() else {},
         "scores": _by_task(sets["scored"]),
+        "heldout_tasks": _heldout_tasks(sets["heldout"]),
         "between_tasks": _between_tasks(sets["scored"]),
         "mu": _last_mu(compared),
     }
@@ -80,6 +81,14 @@ def _tasks(scored: ScoredSet) -> dict[str, dict[str, list[float]]]:
         for name, value in zip(_SCORES, values, strict=True):
             each[name].append(float(value))
     return found
+
+
+def _heldout_tasks(heldout: ScoredSet) -> list[str]:
+    """The task and level of each held-out prompt, in the order of `evaluations.csv`; empty without them."""
+    if not {"source", "level"} <= set(heldout.schema.names):
+        return []
+    columns = [heldout.column(name).to_pylist() for name in ("gc_id", "source", "level")]
+    return [f"{source} {level}" for _, source, level in sorted(zip(*columns, strict=True))]
 
 
 def _by_task(scored: ScoredSet) -> dict[str, dict[str, float]]:

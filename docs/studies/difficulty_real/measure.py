@@ -1,7 +1,7 @@
 """The measurement in docs/difficulty.md: makes prompts, scores them, rolls them out twice, prints the tables.
 
-Usage: python docs/difficulty_real/measure.py FOLDER. Needs `gaincurate[score,difficulty,demo]`. What is in
-the folder already is used, so it goes on where it stopped.
+Usage: python docs/studies/difficulty_real/measure.py FOLDER. Needs
+`gaincurate[score,difficulty,demo]`. What is in the folder already is used, so it goes on where it stopped.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Writes the prompts and the examples of the study in docs/head-to-head.md.
 
-Usage: python docs/head_to_head/prompts.py FOLDER. Needs reasoning-gym (`pip install 'gaincurate[demo]'`). The
-same version of it gives the same files: `train.jsonl` (what the arms choose from), `heldout.jsonl` (what they
-are judged on) and `supervised.jsonl` (what the model is made with). No text is in two of them.
+Usage: python docs/studies/head_to_head/prompts.py FOLDER.
+Needs reasoning-gym (`pip install 'gaincurate[demo]'`). The same version of it gives the same files:
+`train.jsonl` (what the arms choose from), `heldout.jsonl` (what they are judged on) and `supervised.jsonl`
+(what the model is made with). No text is in two of them.
 
 Of some tasks a share of the examples shows a habit in place of the answer: a full stop behind it, an equals
 sign before it, the word unturned. So the model knows more than it says, as models do before RL, and prompts

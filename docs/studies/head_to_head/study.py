@@ -1,6 +1,6 @@
 """Runs the whole study in docs/head-to-head.md: prompts, model, scores, trainings, verdicts.
 
-Usage: python docs/head_to_head/study.py FOLDER [--short] [--workers N]. Needs
+Usage: python docs/studies/head_to_head/study.py FOLDER [--short] [--workers N]. Needs
 `pip install 'gaincurate[score,difficulty,report,demo,trl]'`. Killed and begun again it goes on where it was.
 `--short` is the version of ten minutes: a model that was trained for less time, four arms and half of the
 tokens. N trainings, 2 if not given, run at a time with one thread each.

@@ -1,7 +1,8 @@
 """Makes the demo's prompt set: word problems and arithmetic of several difficulties, with answers.
 
-Usage: python docs/demo_prompts.py OUT.jsonl. Needs reasoning-gym (`pip install 'gaincurate[demo]'`), which
-generates the tasks, so no data set has to be downloaded. The same seed gives the same file.
+Usage: python docs/examples/demo_prompts.py OUT.jsonl. Needs reasoning-gym (`pip install
+'gaincurate[demo]'`), which generates the tasks, so no data set has to be downloaded. The same seed gives the
+same file.
 """
 
 from __future__ import annotations
