@@ -22,7 +22,7 @@ from gaincurate.errors import TrainerError
 from gaincurate.files import digest_json, write_json
 from gaincurate.schedule import base
 from gaincurate.schedule.config import ScheduleConfig, checked
-from gaincurate.schedule.dots import DotsOptions
+from gaincurate.schedule.dots_options import DotsOptions
 from gaincurate.schedule.rounds import model_of, start
 from gaincurate.schedule.run import RUN as RUN_FACTS
 from gaincurate.schedule.run import read_json

@@ -2,7 +2,6 @@
 
 One long trainer process instead of one command a round. What it does is in the run's files, so other
 processes of the trainer may report too, and a checkpoint needs no more than the place that `save` gives.
-Knows nothing of any trainer.
 """
 
 from __future__ import annotations
@@ -19,10 +18,11 @@ import pyarrow.parquet as pq
 from gaincurate.errors import InputError, OutputError
 from gaincurate.files import append_lines, reading, write_json
 from gaincurate.schedule.back import return_to, saved_place, take_back
+from gaincurate.schedule.checkpoints import AS_IT_IS, Held
 from gaincurate.schedule.foresight import see_live
 from gaincurate.schedule.lines import success_of
 from gaincurate.schedule.observed import Note, rules_of, silent
-from gaincurate.schedule.rescore import AS_IT_IS, Held, due
+from gaincurate.schedule.rescore import due
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import RUN, Run, working_on
 from gaincurate.schedule.trainer import trainer_lock
