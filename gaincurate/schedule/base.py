@@ -37,7 +37,7 @@ STRATEGIES = {
 
 
 _PARTS = ("Options", "by", "ascending", "ordering", "foresees", "draw", "observe", "metrics")
-"""What a class has that is no child of `Selector`, beside `state_dict` and `load_state_dict`."""
+"""What a class must have that is no subclass of `Selector`, beside `state_dict` and `load_state_dict`."""
 _OLD_NAMES = {"state_dict": "state", "load_state_dict": "restore"}
 """Strategies that users wrote before these methods were renamed still run."""
 
@@ -83,7 +83,15 @@ class Pool:
         Args:
             log_weights: `[rows]`, by rank, finite, up to a constant.
             round_: the round.
+
+        Raises:
+            InputError: they are not.
         """
+        if log_weights.shape != (self.rows,) or not np.isfinite(log_weights).all():
+            raise InputError(
+                f"the strategy draws with log weights of shape {log_weights.shape}; Pool.draw needs "
+                f"{self.rows:,} finite ones."
+            )
         return draw(
             self.rows, self.budget, lambda start, stop: log_weights[start:stop], seed=self.seed, round_=round_
         )
@@ -111,7 +119,7 @@ class Observed:
 
 
 class Selector(ABC):
-    """One strategy in one run. A strategy of one's own is a child of this class with `draw`.
+    """One strategy in one run. A strategy of one's own is a subclass with `draw`.
 
     Before each round a selector is made again, with `Class(pool, options)` and `load_state_dict`. It hears of
     the round before (`observe`), can look at the set and at the newest policy (`prepare`), draws, and its
@@ -136,7 +144,7 @@ class Selector(ABC):
         self.pool, self.options = pool, options
 
     def __init_subclass__(cls, **given: Any) -> None:
-        """Let a child have the old names of methods, and call its parent's by them."""
+        """Let a subclass have the old names of methods, and call those of its base by them."""
         super().__init_subclass__(**given)
         for name, old in _OLD_NAMES.items():
             if old in vars(cls) and name not in vars(cls):
@@ -213,9 +221,9 @@ def load(strategy: str) -> type[Selector]:
         kind: Any = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise InputError(f"--strategy {strategy}: it cannot be imported ({error}).") from error
-    child = isinstance(kind, type) and issubclass(kind, Selector)
+    is_selector = isinstance(kind, type) and issubclass(kind, Selector)
     names = set(dir(kind)) if isinstance(kind, type) else set[str]()
-    if child:
+    if is_selector:
         absent = sorted(kind.__abstractmethods__)
     else:
         absent = [part for part in _PARTS if part not in names]
@@ -225,12 +233,12 @@ def load(strategy: str) -> type[Selector]:
             f"--strategy {strategy}: {name} has no {', '.join(absent)}; see "
             "gaincurate.schedule.base.Selector."
         )
-    made: type[Selector] = kind if child else _with_hooks(kind, names)
+    made: type[Selector] = kind if is_selector else _with_hooks(kind, names)
     return made
 
 
 def _with_hooks(kind: Any, names: set[str]) -> type[Selector]:
-    """A child of a class that is none of `Selector`, and of `Selector`, which has the hooks that it lacks."""
+    """A subclass of a class and of `Selector`, from which it has the hooks that the class lacks."""
     renamed = {part: getattr(kind, old) for part, old in _OLD_NAMES.items() if part not in names}
     made: type[Selector] = type(kind.__name__, (kind, Selector), {**renamed, "__module__": kind.__module__})
     return made

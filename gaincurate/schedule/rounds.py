@@ -83,7 +83,7 @@ def start(config: ScheduleConfig, note: Note = silent) -> Run:
             "angles": [angles["min"].as_py(), angles["max"].as_py()],
         }
         write_json(folder / RUN, facts)
-        run = Run(folder)
+        run = Run(folder, scored)
         state = {
             "order": Order(folder / ORDER).digest,
             "ordered_by": BASE,
