@@ -183,7 +183,8 @@ class Selector(ABC):
     def plan_facts(self, rows: Ints) -> Json:
         """More for that plan, as JSON values under names that it does not have.
 
-        `predicted`, a failure rate per prompt, is compared with what comes back (`calibration`).
+        `predicted`, a failure rate per prompt, is compared with what comes back. `references` is what `dots`
+        says of its own and no other strategy may use.
 
         Args:
             rows: `[budget]`, of the prompts, in the plan's order.
@@ -201,6 +202,10 @@ class Selector(ABC):
     def mu_path(self, rounds: int, accuracy: float, concentration: float) -> list[float] | None:
         """Mu in each of so many rounds, this one first, if all had these values; None where there is none."""
         return None
+
+
+for _name, _old in _OLD_NAMES.items():
+    setattr(Selector, _old, getattr(Selector, _name))
 
 
 def load(strategy: str) -> type[Selector]:

@@ -68,16 +68,23 @@ def check_draw(config: ScheduleConfig, ranks: Ints, count: int) -> None:
         raise InputError(f"strategy {config.strategy} {wrong}.")
 
 
-def check_plan_facts(config: ScheduleConfig, plan: Json, facts: Json) -> None:
-    """See that what a strategy adds to a plan takes the place of nothing.
+def check_plan_facts(config: ScheduleConfig, selector: base.Selector, plan: Json, facts: Json) -> None:
+    """See that what a strategy adds to a plan takes the place of nothing and can be read later.
 
     Raises:
-        InputError: it does.
+        InputError: it is not so.
     """
-    if taken := sorted(plan.keys() & facts.keys()):
+    taken = plan.keys() if selector.observes_references else plan.keys() | {"references"}
+    if both := sorted(taken & facts.keys()):
         raise InputError(
-            f"strategy {config.strategy}: plan_facts gives {taken[0]!r}, which every plan has already; take "
+            f"strategy {config.strategy}: plan_facts gives {both[0]!r}, which plans have already; take "
             "another name."
+        )
+    predicted = facts.get("predicted", [0.0] * config.budget)
+    if len(predicted) != config.budget or not np.isfinite(np.array(predicted, float)).all():
+        raise InputError(
+            f"strategy {config.strategy}: plan_facts gives {len(predicted):,} values as 'predicted'; it needs "
+            f"a finite failure rate for each of the {config.budget:,} prompts."
         )
 
 

@@ -201,8 +201,8 @@ def _before_round_0(run: Run, state: Json, checkpoint: str | None) -> _Learned:
     """A run that was opened and has no round yet."""
     if checkpoint is not None:
         raise InputError(
-            f"--checkpoint {checkpoint}: no round of {run.folder} was trained yet; its first references "
-            "are observed with the model that training begins with (--model of `schedule start`)."
+            f"--checkpoint {checkpoint}: no round of {run.folder} was trained yet; round 0 is prepared with "
+            "the model that training begins with (--model of `schedule start`)."
         )
     kept = {name: state[name] for name in (*_KEPT, "taken")}
     return _Learned(selector_of(run, state), kept, {}, {})
@@ -283,7 +283,7 @@ def _write_round(run: Run, selector: base.Selector, round_: int, state: Json, in
         "forecast": _forecast(table, ranks),
     }
     more = selector.plan_facts(rows)
-    check_plan_facts(config, plan, more)
+    check_plan_facts(config, selector, plan, more)
     kept = {"format": FORMAT, "round": round_, **state, "rows": rows.tolist()}
     run.commit({**kept, "selector": selector.state_dict(), "finished": False}, plan | more)
 

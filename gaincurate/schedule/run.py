@@ -143,7 +143,8 @@ class Run:
         round_ = int(self.state["round"])
         if round_ < 0:
             raise InputError(
-                f"{self.folder} has no round yet: its strategy first has to know what references do. "
+                f"{self.folder} has no round yet: its strategy waits for something first (dots for what "
+                "references do). "
                 f"`gaincurate schedule next {shlex.quote(str(self.folder))}` plans round 0, or says what it "
                 "needs for it."
             )

@@ -119,6 +119,13 @@ class Slowed(GainRL):
         self.rounds = state["rounds"]
 
 
+class Kept(First):
+    """A subclass of what has no state, with the old names."""
+
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), "kept": 1}  # type: ignore[misc]
+
+
 class Waiting(First):
     """Needs a file before it draws."""
 
@@ -138,8 +145,10 @@ class Predicting(First):
     class Options(base.Options):
         name: str = "predicted"
 
+        values: int = 8
+
     def plan_facts(self, rows: Any) -> dict[str, Any]:
-        return {self.options.name: (rows / ROWS).tolist()}
+        return {self.options.name: (rows / ROWS).tolist()[: self.options.values]}
 
 
 class Particular(First):
@@ -265,6 +274,7 @@ def test_classes_with_the_old_names_of_methods_run_as_before(tmp_path: Path) -> 
     runs.report(run)
     advance(run)
     assert run.plan(2)["mu"] > 0
+    assert begin(tmp_path / "c", "Kept").state["selector"] == {"kept": 1}
 
 
 def test_a_run_waits_until_its_strategy_is_ready(tmp_path: Path) -> None:
@@ -307,8 +317,13 @@ def test_what_a_strategy_says_of_a_round_is_in_its_plan_and_predictions_are_judg
     seen = run.plan(1)["inputs"]["calibration"]
     failed = (np.arange(8) >= 4).astype(float)
     assert seen["brier"] == pytest.approx(np.mean((np.arange(8) / ROWS - failed) ** 2))
-    with pytest.raises(InputError, match="plan_facts gives 'ids', which every plan has already"):
-        begin(tmp_path / "b", "Predicting", options={"name": "ids"})
+    for options, sentence in (
+        ({"name": "ids"}, "plan_facts gives 'ids', which plans have already"),
+        ({"name": "references"}, "plan_facts gives 'references', which plans have already"),
+        ({"values": 3}, "gives 3 values as 'predicted'; it needs a finite failure rate for each of the 8"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            begin(tmp_path / "b", "Predicting", options=options)
     assert not (tmp_path / "b/run").exists()
 
 
