@@ -83,7 +83,7 @@ def check_plan_facts(config: ScheduleConfig, selector: base.Selector, plan: Json
     predicted = facts.get("predicted", [0.0] * config.budget)
     if len(predicted) != config.budget or not np.isfinite(np.array(predicted, float)).all():
         raise InputError(
-            f"strategy {config.strategy}: plan_facts gives {len(predicted):,} values as 'predicted'; it needs "
+            f"strategy {config.strategy}: plan_facts gives {len(predicted):,} values as 'predicted'; needed is "
             f"a finite failure rate for each of the {config.budget:,} prompts."
         )
 

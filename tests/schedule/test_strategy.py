@@ -320,7 +320,7 @@ def test_what_a_strategy_says_of_a_round_is_in_its_plan_and_predictions_are_judg
     for options, sentence in (
         ({"name": "ids"}, "plan_facts gives 'ids', which plans have already"),
         ({"name": "references"}, "plan_facts gives 'references', which plans have already"),
-        ({"values": 3}, "gives 3 values as 'predicted'; it needs a finite failure rate for each of the 8"),
+        ({"values": 3}, "gives 3 values as 'predicted'; needed is a finite failure rate for each of the 8"),
     ):
         with pytest.raises(InputError, match=sentence):
             begin(tmp_path / "b", "Predicting", options=options)
