@@ -54,11 +54,11 @@ class Best:
     def observe(self, observed: base.Observed) -> None:
         """See `Selector`."""
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """See `Selector`."""
         return {}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Selector`."""
 
     def metrics(self) -> dict[str, float]:

@@ -186,9 +186,9 @@ def _rules(value: str | None) -> Rules | None:
 
 
 def _read(path: Path, reward_range: str | None) -> list[PassRates]:
-    from gaincurate.difficulty.pass_rates import read_pass_rates
+    from gaincurate.schedule.observed import pass_rates_of
 
-    return read_pass_rates(path, _rules(reward_range))
+    return pass_rates_of(path, _rules(reward_range))
 
 
 def _one_policy(paths: Sequence[Path], reward_range: str | None) -> PassRates:

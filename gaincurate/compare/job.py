@@ -23,7 +23,7 @@ from gaincurate.errors import TrainerError
 from gaincurate.files import digest_json, write_json
 from gaincurate.schedule import base
 from gaincurate.schedule.config import ScheduleConfig, checked
-from gaincurate.schedule.dots import DotsOptions
+from gaincurate.schedule.dots_options import DotsOptions
 from gaincurate.schedule.first_model import recorded_model
 from gaincurate.schedule.rounds import start
 from gaincurate.schedule.run import RUN as RUN_FACTS

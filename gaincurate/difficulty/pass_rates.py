@@ -22,7 +22,6 @@ from gaincurate.errors import InputError
 from gaincurate.files import digest_files, reading
 from gaincurate.schedule.lines import Key, Line, Rules, newest_attempts, read_lines
 from gaincurate.schedule.noise import Floats
-from gaincurate.schedule.run import RUN, Run
 from gaincurate.schema import ID
 
 Tallies = dict[str, tuple[float, float]]
@@ -76,13 +75,20 @@ class PassRates:
         return replace(self, ids=ids, wins=self.wins[kept], losses=self.losses[kept])
 
 
-def read_pass_rates(path: Path, rules: Rules | None = None, *, option: str = "--outcomes") -> list[PassRates]:
+def read_pass_rates(
+    path: Path,
+    rules: Rules | None = None,
+    *,
+    option: str = "--outcomes",
+    files: Sequence[Path] | None = None,
+) -> list[PassRates]:
     """Every policy in a file or folder, in order of rounds or names.
 
     Args:
         path: see the module.
-        rules: the range of rewards. Default: a run's own, else 0 to 1.
+        rules: the range of rewards. Default: 0 to 1.
         option: what the user typed before the path, for the sentences of errors.
+        files: outcomes round by round, of a run whose folder `path` is.
 
     Raises:
         InputError: nothing there, other columns, a value that is no rate, or no prompt that was judged.
@@ -90,39 +96,36 @@ def read_pass_rates(path: Path, rules: Rules | None = None, *, option: str = "--
         StorageError: it cannot be read.
     """
     try:
-        return _read(path, rules)
+        return _read(path, rules or Rules(), files)
     except InputError as error:
         said = str(error)  # its first word: a path may hold it too
         said = option + said.removeprefix("--outcomes") if said.startswith("--outcomes") else said
         raise type(error)(said, **error.data) from error
 
 
-def _read(path: Path, rules: Rules | None) -> list[PassRates]:
+def _read(path: Path, rules: Rules, files: Sequence[Path] | None) -> list[PassRates]:
     if not path.exists():
         raise InputError(f"--outcomes {path} does not exist.", path=str(path))
-    own = rules or Rules()
-    if path.is_dir() and (path / RUN).exists():
-        run = Run(path)
-        own = rules or Rules(run.config.reward_low, run.config.reward_high)
-        paths = [run.outcomes(round_) for round_ in range(int(run.state["round"]) + 1)]
-        paths = [file for file in paths if file.exists()]
-        found = _of_lines([line for file in paths for line in _lines(file, own)], path)
+    paths: Sequence[Path]
+    if files is not None:
+        paths = files
+        found = _of_lines([line for file in paths for line in _lines(file, rules)], path)
     elif path.is_dir():
         paths = sorted([*path.rglob("*.arrow"), *path.rglob("*.parquet")])
         if not paths:
             raise InputError(f"--outcomes {path} has no .arrow or .parquet file and is no run.")
         tables = [read_table(file) for file in paths]
         table = pa.concat_tables(tables, promote_options="default")
-        found = [PassRates(*one) for one in of_table(table, path, own)]
+        found = [PassRates(*one) for one in of_table(table, path, rules)]
     else:
         paths = [path]
         if path.suffix == ".jsonl" and _has_rounds(path):
-            found = _of_lines(_lines(path, own), path)
+            found = _of_lines(_lines(path, rules), path)
         else:
-            found = [PassRates(*one) for one in of_table(read_table(path), path, own)]
+            found = [PassRates(*one) for one in of_table(read_table(path), path, rules)]
     if not found:
         raise InputError(f"--outcomes {path} has no rollout that could be judged.", path=str(path))
-    source = {"file": path.name, "hash": digest_files(paths), "reward_range": [own.low, own.high]}
+    source = {"file": path.name, "hash": digest_files(paths), "reward_range": [rules.low, rules.high]}
     return [replace(rates, source=source) for rates in found]
 
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gaincurate.difficulty import rollout_set
-from gaincurate.difficulty.pass_rates import PassRates, pooled, read_pass_rates
+from gaincurate.difficulty.pass_rates import PassRates, pooled
 from gaincurate.difficulty.quality import noise_ceiling, pass_variance
 from gaincurate.errors import InputError
 from gaincurate.files import digest_files
@@ -26,6 +26,7 @@ from gaincurate.report.document import Column
 from gaincurate.report.figures import Estimate, Outcome
 from gaincurate.report.intervals import estimate, mean
 from gaincurate.report.table import Table
+from gaincurate.schedule.observed import pass_rates_of
 from gaincurate.schedule.run import Run
 from gaincurate.schema import ID
 from gaincurate.scored_set import ScoredSet
@@ -85,7 +86,7 @@ def read_rollouts(path: Path, success: float | None = None) -> list[Rates]:
             "right and wrong rollouts as 1 and 0 there, and leave --success out.",
             path=str(path),
         )
-    found = read_pass_rates(path, option="--rollouts")
+    found = pass_rates_of(path, option="--rollouts")
     if any(rates.round is not None for rates in found):
         return [_of_rounds(found, path, "rollouts", [])]
     names = [path.name if len(found) == 1 else f"{path.name}, {rates.name}" for rates in found]
@@ -110,7 +111,7 @@ def read_run(run: Run) -> Rates | None:
     if not any(run.outcomes(round_).exists() and run.outcomes(round_).stat().st_size for round_ in rounds):
         return None
     drawn = f"The prompts were drawn by {run.config.strategy}: what holds among them need not hold elsewhere."
-    return _of_rounds(read_pass_rates(run.folder, option="--run"), run.folder, "run", [drawn])
+    return _of_rounds(pass_rates_of(run.folder, option="--run"), run.folder, "run", [drawn])
 
 
 def _of_rounds(found: Sequence[PassRates], path: Path, source: str, notes: list[str]) -> Rates:

@@ -1,36 +1,23 @@
-"""Whether options go with a set and with each other: takes a run's options, yields a sentence or nothing.
+"""Whether a run's options go with its scored set and with each other, before hours are spent.
 
-Everything that can be known before hours are spent. Writes nothing.
+What only one strategy asks for is checked by its own `Options.check_run`.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import math
 import shlex
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from gaincurate.difficulty.config import RolloutConfig, make_config
-from gaincurate.difficulty.embeddings import maker
-from gaincurate.difficulty.prompts import answer_column
-from gaincurate.difficulty.verify import VerifierConfig
 from gaincurate.errors import InputError
-from gaincurate.files import reading
 from gaincurate.schedule import base
 from gaincurate.schedule.config import ScheduleConfig
-from gaincurate.schedule.dots import DotsOptions, budget_of
 from gaincurate.schedule.noise import Ints
 from gaincurate.schedule.rescore import OF_MODEL
-from gaincurate.schema import EMBEDDING
 from gaincurate.scored_set import ScoredSet
-
-_EXAMPLE = '\'{"verifier": "math", "samples": 8}\''
-NOT_IN_ROLLOUT = {"scored", "out", "model", "reference", "seed", "overwrite", "backoff"}
-_SERVER, _LOCAL = ("httpx2", "tenacity"), ("torch", "transformers")
+from gaincurate.shards import Json
 
 
 def check_options_of_a_run(
@@ -61,8 +48,7 @@ def check_options_of_a_run(
         and not Path(model).expanduser().exists()
     ):
         raise InputError(f"--model {model}: there is no such folder.")
-    if isinstance(options, DotsOptions):
-        _check_dots(config, scored, options)
+    options.check_run(config, scored)
 
 
 def check_draw(config: ScheduleConfig, ranks: Ints, count: int) -> None:
@@ -80,6 +66,27 @@ def check_draw(config: ScheduleConfig, ranks: Ints, count: int) -> None:
         wrong = f"drew a rank outside 0 to {count - 1}"
     if wrong:
         raise InputError(f"strategy {config.strategy} {wrong}.")
+
+
+def check_plan_facts(config: ScheduleConfig, selector: base.Selector, plan: Json, facts: Json) -> None:
+    """See that what a strategy adds to a plan takes the place of nothing and can be read later.
+
+    Raises:
+        InputError: it is not so.
+    """
+    taken = plan.keys() if selector.observes_references else plan.keys() | {"references"}
+    if both := sorted(taken & facts.keys()):
+        raise InputError(
+            f"strategy {config.strategy}: plan_facts gives {both[0]!r}, which plans have already; take "
+            "another name."
+        )
+    predicted = facts.get("predicted", [0.0] * config.budget)
+    if len(predicted) != config.budget or not np.isfinite(np.array(predicted, float)).all():
+        raise InputError(
+            f"strategy {config.strategy}: plan_facts gives {len(predicted):,} values as 'predicted'; "
+            "needed is "
+            f"a finite failure rate for each of the {config.budget:,} prompts."
+        )
 
 
 def _check_sizes(config: ScheduleConfig, scored: ScoredSet) -> None:
@@ -128,89 +135,7 @@ def _check_order(config: ScheduleConfig, kind: type[base.Selector], by: str | No
             f"--rescore {what} needs an order by a score of the model ({', '.join(OF_MODEL)}), and {why}. "
             "Use --rescore round or off."
         )
-    if what == "window" and not hasattr(kind, "reach"):
+    if what == "window" and kind.reach is base.Selector.reach:
         raise InputError(
             f"--rescore window: strategy {config.strategy} does not say which ranks it can reach; use full."
         )
-
-
-def _check_dots(config: ScheduleConfig, scored: ScoredSet, options: DotsOptions) -> None:
-    budget, rows = budget_of(options, config.budget), len(scored)
-    if options.references + budget > rows:
-        raise InputError(
-            f"--references {options.references:,} and {budget:,} prompts to draw are "
-            f"{options.references + budget:,}, and {scored.folder} has {rows:,}: references are not drawn "
-            "in their own round. Take fewer references."
-        )
-    if importlib.util.find_spec("torch") is None:
-        raise InputError("strategy dots predicts with torch: `pip install 'gaincurate[score]'`.")
-    if options.group_column is not None:
-        scored.column(options.group_column)
-    elif EMBEDDING not in scored.schema.names:
-        raise InputError(
-            f"{scored.folder} has no {EMBEDDING}, from which strategy dots predicts: score it with "
-            "`--signals angle,embedding`, or predict by a group's mean with --group-column."
-        )
-    if options.adapter is not None:
-        _check_adapter(Path(options.adapter), scored)
-    if options.rollout is not None:
-        _check_rollout(config, scored, options, options.rollout)
-
-
-def _check_adapter(folder: Path, scored: ScoredSet) -> None:
-    """See that it is one and is for these embeddings; its weights are checked when they are used."""
-    path = folder / "config.json"
-    if not path.exists():
-        raise InputError(
-            f"--adapter {folder} is no fitted predictor: it has no config.json. `gaincurate difficulty fit` "
-            "makes one."
-        )
-    with reading(path):
-        text = path.read_bytes()
-    try:
-        embedding: dict[str, Any] = json.loads(text)["embedding"]
-    except (ValueError, LookupError, TypeError) as error:
-        raise InputError(
-            f"--adapter {folder} is damaged: its config.json cannot be read; fit it again."
-        ) from error
-    if embedding != maker(scored):
-        raise InputError(
-            f"--adapter {folder} was fitted on embeddings of {_named(embedding)}, and {scored.folder} has "
-            f"those of {_named(maker(scored))}; score with that model, or fit again."
-        )
-
-
-def _named(embedding: dict[str, Any]) -> str:
-    weights = str(embedding.get("weights"))[:8]
-    return f"{embedding.get('model')} ({embedding.get('width')} wide, weights {weights})"
-
-
-def _check_rollout(
-    config: ScheduleConfig, scored: ScoredSet, options: DotsOptions, given: dict[str, Any]
-) -> None:
-    """See that `gaincurate difficulty rollout` will take the options."""
-    known = [name for name in RolloutConfig.model_fields if name not in NOT_IN_ROLLOUT]
-    unknown = [name for name in given if name not in known]
-    if unknown:
-        raise InputError(f"--rollout has no option {unknown[0]!r}; it takes: {', '.join(known)}.")
-    if "verifier" not in given:
-        raise InputError(f"--rollout needs a verifier: {_EXAMPLE}.")
-    model = None if "server" in given else config.model or ""
-    made = make_config(
-        scored=config.scored, out=config.run, model=model, reference=options.references, **given
-    )
-    if model == "":
-        raise InputError(
-            f"--rollout generates with the model that training begins with, and which one scored "
-            f"{scored.folder} is not known; give --model, or a server in --rollout."
-        )
-    verifier = VerifierConfig(made.verifier, gold_as=made.gold_as)
-    answer_column(scored, made.answer_column, needed=not verifier.own)
-    wanted = [*(_SERVER if made.server else _LOCAL), *(["math_verify"] if made.verifier == "math" else [])]
-    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
-    if missing:
-        raise InputError(
-            f"--rollout needs {' and '.join(missing)}: `pip install 'gaincurate[score,difficulty]'`."
-        )
-    if options.target == "variance" and made.samples < 2:
-        raise InputError("--target variance needs two samples of a reference or more; --rollout has 1.")

@@ -66,7 +66,7 @@ class GaussianOptions(base.Options):
         return value
 
 
-class GainRL:
+class GainRL(base.Selector):
     """GAIN-RL: highest angle concentration first.
 
     Args:
@@ -78,10 +78,9 @@ class GainRL:
     by: ClassVar[str | None] = "gc_angle"
     ascending: ClassVar[bool] = False
     ordering: ClassVar[base.Ordering] = "any"
-    foresees: ClassVar[bool] = False
 
     def __init__(self, pool: Pool, options: GaussianOptions) -> None:
-        self._pool, self._options = pool, options
+        super().__init__(pool, options)
         share = options.sigma.endswith("N")
         self.sigma = float(options.sigma.removesuffix("N")) * (pool.rows if share else 1)
         self.mu = 0.0
@@ -89,7 +88,7 @@ class GainRL:
 
     def draw(self, round_: int) -> Ints:
         """`[budget]` distinct ranks in drawn order."""
-        pool = self._pool
+        pool = self.pool
         return draw(pool.rows, pool.budget, self.log_weights, seed=pool.seed, round_=round_)
 
     def log_weights(self, start: int, stop: int) -> Floats:
@@ -100,7 +99,7 @@ class GainRL:
 
     def step(self, accuracy: float, concentration: float) -> float:
         """Mu's next step in ranks, before it is kept within the list."""
-        options = self._options
+        options = self.options
         step = self._scale * math.tanh(options.alpha * (accuracy - options.beta))
         step += self._scale * math.tanh(options.alpha * concentration)
         if options.step_low is not None:
@@ -111,28 +110,31 @@ class GainRL:
 
     def observe(self, observed: Observed) -> None:
         """Move mu."""
-        self.move(observed.accuracy, observed.concentration)
+        self.mu = self._within(self.mu + self.step(observed.accuracy, observed.concentration))
 
-    def move(self, accuracy: float, concentration: float) -> None:
-        """Mu's next step, within the list."""
-        self.mu = self._kept(self.mu + self.step(accuracy, concentration))
+    def mu_path(self, rounds: int, accuracy: float, concentration: float) -> list[float]:
+        """See `Selector`."""
+        step, path = self.step(accuracy, concentration), [self.mu]
+        while len(path) < rounds:
+            path.append(self._within(path[-1] + step))
+        return path
 
-    def _kept(self, mu: float) -> float:
-        return min(max(mu, 0.0), self._pool.rows - 1.0)
+    def _within(self, mu: float) -> float:
+        return min(max(mu, 0.0), self.pool.rows - 1.0)
 
     def reach(self, rounds: int) -> tuple[int, int]:
         """First and last rank that so many rounds may draw from, tails past 3 sigma left out."""
-        low, high = self._pool.angles
+        low, high = self.pool.angles
         down, up = min(self.step(0.0, low), 0.0), max(self.step(1.0, high), 0.0)
-        first = self._kept(self.mu + rounds * down) - 3 * self.sigma
-        last = self._kept(self.mu + rounds * up) + 3 * self.sigma
-        return max(0, math.floor(first)), min(self._pool.rows - 1, math.ceil(last))
+        first = self._within(self.mu + rounds * down) - 3 * self.sigma
+        last = self._within(self.mu + rounds * up) + 3 * self.sigma
+        return max(0, math.floor(first)), min(self.pool.rows - 1, math.ceil(last))
 
-    def state(self) -> Json:
+    def state_dict(self) -> Json:
         """See `Selector`."""
         return {"mu": self.mu}
 
-    def restore(self, state: Json) -> None:
+    def load_state_dict(self, state: Json) -> None:
         """See `Selector`."""
         self.mu = float(state["mu"])
 

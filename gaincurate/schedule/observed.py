@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gaincurate.difficulty.pass_rates import PassRates, read_pass_rates
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.lines import Key, Line, Rules
 from gaincurate.schedule.noise import Floats, Ints
 from gaincurate.schedule.outcomes import Outcomes, Tally, check_coverage, read_outcomes, split_lines
-from gaincurate.schedule.run import BASE, Run
+from gaincurate.schedule.run import BASE, RUN, Run
 from gaincurate.schema import ID
 from gaincurate.scored_set import ScoredSet
 from gaincurate.shards import Json
@@ -52,6 +54,26 @@ def take_outcomes(run: Run, round_: int, note: Note = silent) -> Outcomes:
 def rules_of(config: ScheduleConfig) -> Rules:
     """How a run reads outcomes."""
     return Rules(config.reward_low, config.reward_high, config.min_coverage)
+
+
+def pass_rates_of(path: Path, rules: Rules | None = None, *, option: str = "--outcomes") -> list[PassRates]:
+    """Every policy in a file or folder, as `read_pass_rates`, or in a run, where each round is one.
+
+    Args:
+        path: a file, a folder of tables, or a run's folder.
+        rules: the range of rewards. Default: the run's, else 0 to 1.
+        option: what the user typed before the path, for the sentences of errors.
+
+    Raises:
+        InputError: see `read_pass_rates`.
+        OutputError: the run is damaged.
+    """
+    if not (path / RUN).exists():
+        return read_pass_rates(path, rules, option=option)
+    run = Run(path)
+    files = [run.outcomes(round_) for round_ in range(int(run.state["round"]) + 1)]
+    rules = rules or Rules(run.config.reward_low, run.config.reward_high)
+    return read_pass_rates(path, rules, option=option, files=[file for file in files if file.exists()])
 
 
 def late_outcomes(run: Run, state: Json, found: Outcomes) -> tuple[tuple[Ints, Floats, Floats], Json]:

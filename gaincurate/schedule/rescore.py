@@ -12,10 +12,8 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +21,8 @@ import pyarrow.compute as pc
 
 from gaincurate.errors import GaincurateError, InputError, OutputError, TrainerError
 from gaincurate.files import write_atomic, write_json, write_stream
-from gaincurate.schedule.checkpoints import Finder, weights_of, why_incomplete
+from gaincurate.schedule.base import Selector
+from gaincurate.schedule.checkpoints import AS_IT_IS, Held, weights_of, why_incomplete
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.noise import Floats, Ints, permutation
 from gaincurate.schedule.order import Order, build, permute
@@ -38,9 +37,6 @@ OF_MODEL = (*(field.name for field in SCORE_FIELDS if field.name.startswith("gc_
 """The columns to order by that a checkpoint changes."""
 _COUNTS = ("gc_prompt_tokens", "gc_prefix_tokens", "gc_question_tokens")
 _PROBE_STREAM = 2
-Held = Callable[[Run, str], AbstractContextManager[str]]
-"""Takes a run and a checkpoint, yields the folder to score in its place."""
-AS_IT_IS: Held = Finder().held
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +68,7 @@ def due(config: ScheduleConfig, round_: int) -> bool:
 def rescore(
     run: Run,
     state: Json,
-    selector: Any,
+    selector: Selector,
     checkpoint: str | None,
     note: Callable[[str], None],
     held: Held = AS_IT_IS,
@@ -102,7 +98,9 @@ def rescore(
         return _rescore(run, state, selector, folder, note)
 
 
-def _rescore(run: Run, state: Json, selector: Any, checkpoint: str, note: Callable[[str], None]) -> Rescored:
+def _rescore(
+    run: Run, state: Json, selector: Selector, checkpoint: str, note: Callable[[str], None]
+) -> Rescored:
     config, round_ = run.config.rescore, int(state["round"])
     if (why := why_incomplete(Path(checkpoint))) is not None:
         raise InputError(f"the checkpoint of round {round_} cannot be used: {why}.", path=checkpoint)
@@ -127,8 +125,9 @@ def _rescore(run: Run, state: Json, selector: Any, checkpoint: str, note: Callab
     if config.what == "full":
         build(run.orders.next, _scored(run, round_, checkpoint, name, None, note), by, ascending=ascending)
     else:
-        first, last = selector.reach(config.every)
-        ranks = np.arange(first, last + 1)
+        reach = selector.reach(config.every)
+        assert reach is not None  # or `schedule start` refused
+        ranks = np.arange(reach[0], reach[1] + 1)
         rows = np.union1d(order.rows[ranks], np.asarray(state["rows"], np.int64))
         found = _scored(run, round_, checkpoint, name, rows, note)
         ids = run.scored.take(order.rows[ranks]).column(ID)

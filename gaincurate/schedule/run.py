@@ -46,12 +46,13 @@ class Run:
 
     Args:
         folder: the run's folder.
+        scored: its scored set, where that is open already.
 
     Raises:
         OutputError: no run, one of another format, a damaged file, or its scored set is gone or another.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, scored: ScoredSet | None = None) -> None:
         self.folder = Path(folder)
         path = self.folder / RUN
         with reading(path):
@@ -72,7 +73,7 @@ class Run:
         except (ValidationError, KeyError, TypeError) as error:
             raise OutputError(f"{path} is damaged; restore it from a copy.", path=str(path)) from error
         self.orders = Orders(self.folder)
-        self._scored: ScoredSet | None = None
+        self._scored = scored
         self._ids: dict[int, list[str]] = {}
 
     @property
@@ -142,7 +143,8 @@ class Run:
         round_ = int(self.state["round"])
         if round_ < 0:
             raise InputError(
-                f"{self.folder} has no round yet: its strategy first has to know what references do. "
+                f"{self.folder} has no round yet: its strategy waits for something first (dots for what "
+                "references do). "
                 f"`gaincurate schedule next {shlex.quote(str(self.folder))}` plans round 0, or says what it "
                 "needs for it."
             )

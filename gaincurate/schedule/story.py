@@ -5,13 +5,13 @@ Knows nothing of how it is shown.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gaincurate.errors import OutcomeError
+from gaincurate.schedule.base import Selector
 from gaincurate.schedule.calibration import difficulty_status
 from gaincurate.schedule.checkpoints import Finder
+from gaincurate.schedule.context import Context
 from gaincurate.schedule.driver import checkpoint_before, names_of
 from gaincurate.schedule.observed import rules_of
 from gaincurate.schedule.order import Order
@@ -139,6 +139,7 @@ def forecast(run: Run, command: list[str], finder: Finder | None = None) -> Json
             names = names_of(run, round_, checkpoint_before(run, round_, command, finder))
             entry["command"] = fill(command, names)
         elif selector.foresees:
+            selector.prepare(Context(run, round_, state["order"], state["checkpoint"]))
             ranks = np.asarray(selector.draw(round_))
             table = scored.take(order.rows[ranks])
             tokens = int(table.column("gc_prompt_tokens").to_numpy().sum())
@@ -146,32 +147,26 @@ def forecast(run: Run, command: list[str], finder: Finder | None = None) -> Json
         else:
             entry |= {"known": False, "prompt_tokens": round(mean_tokens * config.budget)}
         rounds.append(entry)
-    return {"rounds": rounds, "mu": _paths(run, state, left)}
+    return {"rounds": rounds, "mu": _paths(run, selector_of(run, state), state, left) if left else None}
 
 
-def _mean_tokens(run: Run, selector: Any, order: Order) -> float:
+def _mean_tokens(run: Run, selector: Selector, order: Order) -> float:
     """Of a prompt as the strategy would draw it now; of any prompt where it does not say."""
     tokens = run.scored.column("gc_prompt_tokens").to_numpy()
-    if not hasattr(selector, "log_weights"):
+    log_weights = selector.log_weights(0, len(order))
+    if log_weights is None:
         return float(tokens.mean())
-    weights = np.exp(selector.log_weights(0, len(order)))
-    return float(np.average(tokens[order.rows], weights=weights))
+    return float(np.average(tokens[order.rows], weights=np.exp(log_weights)))
 
 
-def _paths(run: Run, state: Json, left: list[int]) -> Json | None:
+def _paths(run: Run, selector: Selector, state: Json, left: list[int]) -> Json | None:
     """Mu at each round, by the accuracy that all rounds might have."""
-    if not left or not hasattr(selector_of(run, state), "step"):
+    if selector.mu_path(1, 0.0, 0.0) is None:
         return None
     concentration = state["inputs"].get("concentration") if state.get("inputs") else None
     if concentration is None:
         concentration = run.plan(left[0])["forecast"]["mean_angle"]
     target = run.facts["params"].get("beta", 0.5)
-    found: Json = {"concentration": concentration, "rounds": left}
-    for name, accuracy in (("all wrong", 0.0), ("on target", target), ("all right", 1.0)):
-        selector: Any = selector_of(run, state)
-        path = [selector.mu]
-        for _ in left[1:]:
-            selector.move(accuracy, concentration)
-            path.append(selector.mu)
-        found[name] = path
-    return found
+    accuracies = {"all wrong": 0.0, "on target": target, "all right": 1.0}
+    paths = {name: selector.mu_path(len(left), value, concentration) for name, value in accuracies.items()}
+    return {"concentration": concentration, "rounds": left, **paths}

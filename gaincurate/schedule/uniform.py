@@ -11,13 +11,13 @@ from typing import ClassVar
 import numpy as np
 
 from gaincurate.schedule import base
-from gaincurate.schedule.base import Json, Observed, Pool
+from gaincurate.schedule.base import Json, Pool
 from gaincurate.schedule.noise import Ints, Keys, between, keys_of
 
 _AT_THE_END = np.uint64(1 << 63)
 
 
-class Uniform:
+class Uniform(base.Selector):
     """Passes over the set, each in a random order of its own.
 
     Args:
@@ -25,21 +25,17 @@ class Uniform:
         options: none.
     """
 
-    Options: ClassVar[type[base.Options]] = base.Options
-    by: ClassVar[str | None] = None
-    ascending: ClassVar[bool] = True
-    ordering: ClassVar[base.Ordering] = "none"
     foresees: ClassVar[bool] = True
 
     def __init__(self, pool: Pool, options: base.Options) -> None:
-        self._pool = pool
+        super().__init__(pool, options)
         self._pass = self._cursor = 0
         self._last: list[int] = []
         """What the round that began this pass had taken from the one before: it comes last here."""
 
     def draw(self, round_: int) -> Ints:
         """`[budget]` distinct ranks."""
-        size, rows = self._pool.budget, self._pool.rows
+        size, rows = self.pool.budget, self.pool.rows
         found = self._part(self._cursor, min(self._cursor + size, rows))
         self._cursor += len(found)
         if len(found) < size:
@@ -55,22 +51,19 @@ class Uniform:
         return between(keys, start, stop)
 
     def _keys(self) -> Keys:
-        return keys_of(self._pool.seed, self._pass, 1, self._pool.rows)
+        return keys_of(self.pool.seed, self._pass, 1, self.pool.rows)
 
-    def observe(self, observed: Observed) -> None:
-        """Nothing that comes back changes what is drawn."""
-
-    def state(self) -> Json:
+    def state_dict(self) -> Json:
         """See `Selector`."""
         return {"pass": self._pass, "cursor": self._cursor, "last": self._last}
 
-    def restore(self, state: Json) -> None:
+    def load_state_dict(self, state: Json) -> None:
         """See `Selector`."""
         self._pass, self._cursor, self._last = state["pass"], state["cursor"], list(state["last"])
 
     def metrics(self) -> dict[str, float]:
         """See `Selector`."""
-        return {"pass": self._pass + self._cursor / self._pool.rows}
+        return {"pass": self._pass + self._cursor / self.pool.rows}
 
 
 class FileOrder(Uniform):
@@ -79,4 +72,4 @@ class FileOrder(Uniform):
     ordering: ClassVar[base.Ordering] = "fixed"
 
     def _keys(self) -> Keys:
-        return np.arange(self._pool.rows, dtype=np.uint64)
+        return np.arange(self.pool.rows, dtype=np.uint64)

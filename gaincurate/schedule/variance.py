@@ -45,7 +45,7 @@ class VarianceOptions(base.Options):
         return self
 
 
-class Variance:
+class Variance(base.Selector):
     """Expected p (1 - p) from outcomes.
 
     Args:
@@ -54,20 +54,16 @@ class Variance:
     """
 
     Options: ClassVar[type[base.Options]] = VarianceOptions
-    by: ClassVar[str | None] = None
-    ascending: ClassVar[bool] = True
-    ordering: ClassVar[base.Ordering] = "none"
-    foresees: ClassVar[bool] = False
 
     def __init__(self, pool: Pool, options: VarianceOptions) -> None:
-        self._pool, self._options = pool, options
+        super().__init__(pool, options)
         self._rows = np.zeros(0, np.int64)
         """Rows with outcomes, sorted; beside them their wins and losses, faded to the last round."""
         self._wins, self._losses = np.zeros(0), np.zeros(0)
 
     def draw(self, round_: int) -> Ints:
         """`[budget]` distinct ranks, best keys first."""
-        pool, options = self._pool, self._options
+        pool, options = self.pool, self.options
         kinds, weights = self._seen_kinds(), self._log_weight(self._wins, self._losses)
         plain = float(self._log_weight(np.zeros(1), np.zeros(1))[0])
 
@@ -102,12 +98,12 @@ class Variance:
         return by_key[np.isin(by_key, chosen)][:size]
 
     def _log_weight(self, wins: Floats, losses: Floats) -> Floats:
-        a, b = self._options.prior + wins, self._options.prior + losses
-        found: Floats = self._options.power * np.log(a * b / ((a + b) * (a + b + 1)))
+        a, b = self.options.prior + wins, self.options.prior + losses
+        found: Floats = self.options.power * np.log(a * b / ((a + b) * (a + b + 1)))
         return found
 
     def _seen_kinds(self) -> npt.NDArray[np.int8]:
-        prior = self._options.prior
+        prior = self.options.prior
         mean = (prior + self._wins) / (2 * prior + self._wins + self._losses)
         found = np.full(len(mean), _MIDDLE, np.int8)
         found[mean >= 0.9] = _EASY
@@ -116,8 +112,8 @@ class Variance:
 
     def observe(self, observed: Observed) -> None:
         """Fade what is known by a round, then add what came back."""
-        self._wins *= self._options.memory
-        self._losses *= self._options.memory
+        self._wins *= self.options.memory
+        self._losses *= self.options.memory
         for rows, wins, losses in ((observed.rows, observed.wins, observed.losses), observed.late):
             judged = wins + losses > 0
             self._add(rows[judged], wins[judged], losses[judged])
@@ -131,7 +127,7 @@ class Variance:
         self._wins, self._losses = sums
         self._rows = every
 
-    def state(self) -> Json:
+    def state_dict(self) -> Json:
         """See `Selector`."""
         return {
             "rows": self._rows.tolist(),
@@ -139,7 +135,7 @@ class Variance:
             "losses": self._losses.tolist(),
         }
 
-    def restore(self, state: Json) -> None:
+    def load_state_dict(self, state: Json) -> None:
         """See `Selector`."""
         self._rows = np.asarray(state["rows"], np.int64)
         self._wins, self._losses = np.asarray(state["wins"], float), np.asarray(state["losses"], float)

@@ -21,10 +21,11 @@ from gaincurate.core.arrow import read_parquet, refusing, validate
 from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.files import append_lines, reading, write_json
 from gaincurate.schedule.back import return_to, saved_place, take_back
+from gaincurate.schedule.checkpoints import AS_IT_IS, Held
 from gaincurate.schedule.foresight import see_live
 from gaincurate.schedule.lines import success_of
 from gaincurate.schedule.observed import Note, rules_of, silent
-from gaincurate.schedule.rescore import AS_IT_IS, Held, due
+from gaincurate.schedule.rescore import due
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.rows import read_rows
 from gaincurate.schedule.run import RUN, Run, read_json, working_on

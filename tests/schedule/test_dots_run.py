@@ -360,7 +360,7 @@ def test_options_become_those_of_the_command() -> None:
     )  # fmt: skip
     assert known.returncode == 0
     from gaincurate.difficulty.config import RolloutConfig
-    from gaincurate.schedule.check import NOT_IN_ROLLOUT
+    from gaincurate.schedule.dots_options import NOT_IN_ROLLOUT
 
     for name in set(RolloutConfig.model_fields) - NOT_IN_ROLLOUT:
         option = "no-logprobs" if name == "logprobs" else name.replace("_", "-")

@@ -398,7 +398,8 @@ def test_programs_have_it_too(tmp_path: Path) -> None:
     )
     assert schedule.round == -1
     with pytest.raises(
-        InputError, match="has no round yet: its strategy first has to know what references do"
+        InputError,
+        match="has no round yet: its strategy waits for something first .dots for what references do",
     ):
         _ = schedule.ids
     waiting = schedule.status()["difficulty"]["waiting"]
