@@ -113,7 +113,7 @@ def test_differences_by_task_are_sums_over_the_answers_themselves(compared: Path
 
     def right(arm: str, task: str, mark: int) -> float:
         chosen = (r for r in rows if (r["arm"], r["mark"], tasks[r["gc_id"]]) == (arm, mark, task))
-        return sum(100 * row["right"] / row["samples"] for row in chosen) / seeds / len(ids)
+        return float(sum(100 * row["right"] / row["samples"] for row in chosen)) / seeds / len(ids)
 
     assert sorted(found["prompts"]) == sorted(set(tasks.values()))
     assert sum(found["prompts"].values()) == len(ids)

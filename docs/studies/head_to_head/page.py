@@ -97,6 +97,7 @@ def page(found: Json) -> str:
             final=_final(found),
             by_task=_by_task(found),
             by_task_words=_by_task_words(found),
+            over_tasks=_over_tasks(found),
             baseline=baseline,
             **_references(found),
             meanwhile=_meanwhile(found),
@@ -221,6 +222,19 @@ HABITS = ("chain_sum 1", "count_bits 1", "letter_counting 2", "simple_equations 
 """The rows of prompts.py whose examples showed one."""
 
 
+def _over_tasks(found: Json) -> str:
+    """What is left of the verdicts where tasks, and not prompts, could have been others."""
+    arms = found["about"]["by_task"].get("arms")
+    if not arms:
+        return ""
+    sure = [name for name, arm in arms.items() if arm["over_tasks"][0] > 0 or arm["over_tasks"][1] < 0]
+    where = f"the intervals of {', '.join(sure)} have no 0 in them" if sure else "every interval has 0 in it"
+    return (
+        f"That is about more prompts of the same tasks. Over other tasks like these, {where} "
+        "([by task](#the-end-by-task))."
+    )
+
+
 def _by_task_words(found: Json) -> str:
     """What the differences at the end are made of."""
     cut, base = found["about"]["by_task"], found["setting"]["baseline"]
@@ -237,15 +251,13 @@ def _by_task_words(found: Json) -> str:
         name: sum(part for task, part in arm["tasks"].items() if task not in two) / left
         for name, arm in arms.items()
     }
-    sure = [name for name, arm in arms.items() if arm["over_tasks"][0] > 0 or arm["over_tasks"][1] < 0]
     gained = sum(part for task, part in cut["learned"].items() if task in HABITS)
     rest = ", ".join(f"{name} {_part(value)}" for name, value in without.items())
     learned = _part(sum(cut["learned"].values()))
     return (
         f"Of {base}'s {learned} since the start, {_part(gained)} are the five rows with a planted habit. "
         f"Two rows, `{two[0]}` and `{two[1]}`, make most of what the worse arms are behind by. Over "
-        f"the prompts of the other rows the differences are: {rest}. With an interval over tasks, "
-        f"{'these have' if sure else 'no arm has'} one without 0{': ' + ', '.join(sure) if sure else ''}."
+        f"the prompts of the other rows the differences are: {rest}."
     )
 
 
