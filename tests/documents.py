@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from gaincurate.difficulty.quality import Bin
 from gaincurate.report.document import FORMAT, About, Column, Document, Verdict
 from gaincurate.report.figures import (
     ENDS,
@@ -10,7 +9,6 @@ from gaincurate.report.figures import (
     Calibration,
     Cell,
     Distribution,
-    Estimate,
     GroupCorrelation,
     GroupShare,
     Histogram,
@@ -34,6 +32,7 @@ from gaincurate.report.sections import (
     RunStory,
     Stability,
 )
+from gaincurate.stats import Bin, Estimate
 
 SCRIPT = "<script>alert('a prompt is data')</script> What is 2 < 3 & 4 > 1?\nSecond line."
 NAMES = ("gc_angle", "gc_angle_intra", "gc_question_tokens", "level", "rollouts", "rollouts p(1-p)")

@@ -9,8 +9,9 @@ from gaincurate.cli import output
 
 if TYPE_CHECKING:
     from gaincurate.report.document import Document
-    from gaincurate.report.figures import Estimate, Lift, Relation
+    from gaincurate.report.figures import Lift, Relation
     from gaincurate.report.sections import Predictions
+    from gaincurate.stats import Estimate
 
 
 def print_report(found: Document) -> None:

@@ -9,11 +9,10 @@ from __future__ import annotations
 import altair as alt
 from markupsafe import Markup
 
-from gaincurate.report.charts import SHORT, Row, chart, intervals
-from gaincurate.report.drawing import MARK, MINUS, MUTED, draw
-from gaincurate.report.figures import Estimate
+from gaincurate.report.drawing import MARK, MINUS, MUTED, SHORT, Row, chart, draw, intervals
 from gaincurate.report.words import count, labels, seconds, signed
 from gaincurate.shards import Json
+from gaincurate.stats import Estimate
 
 NOTHING = Markup("")
 Points = list[tuple[float, float, float | None, float | None]]

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from gaincurate.compare.resample import Floats, Resampled, resample
+from gaincurate.compare.resample import Resampled, resample
 from gaincurate.compare.results import Results
 from gaincurate.compare.sentences import about_arm, about_length, headline, notes
 from gaincurate.compare.training import over_time, with_angle
 from gaincurate.compare.verdict import Difference, Reached, bands, differences, reached
 from gaincurate.shards import Json
+from gaincurate.stats import Floats
 
 BASELINE, SECOND = "uniform", "length"
 FORMAT = 1

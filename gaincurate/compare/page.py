@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import gaincurate
 from gaincurate.compare import charts
 from gaincurate.compare.sentences import reached_at
 from gaincurate.report import words
-from gaincurate.report.page import environment
+from gaincurate.report.html import environment
 from gaincurate.shards import Json
 
 _TONES = {"better": "yes", "worse": "no"}
@@ -37,7 +36,6 @@ def to_html(found: Json) -> str:
             tone=lambda arm: _TONES.get((arm["difference"] or {}).get("answer", ""), "unknown"),
             points=points,
             span=span,
-            version=gaincurate.__version__,
         )
     )
 

@@ -11,12 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from gaincurate.difficulty.interval import beta_quantile
 from gaincurate.schedule.noise import uniforms
+from gaincurate.stats import Floats
 
-Floats = npt.NDArray[np.float64]
 _PROMPTS, _SEEDS, _SPREAD = 11, 12, 13  # streams of random numbers
 _APART = 0.05  # how rarely an arm like the others is taken for one whose seeds differ more
 

@@ -14,11 +14,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gaincurate.compare.resample import Floats
 from gaincurate.compare.tables import FACTS, RESULTS, Tables, read_tables
 from gaincurate.errors import OutputError
 from gaincurate.schedule.run import read_json
 from gaincurate.shards import Json
+from gaincurate.stats import Floats
 
 COSTS = ("asked", "tokens", "scoring", "rescoring", "references", "training", "step", "seconds")
 PER_STEP = (

@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from gaincurate.compare.resample import Floats
 from gaincurate.shards import Json
-from gaincurate.stats import ranks, spearman
+from gaincurate.stats import Floats, spearman, spearman_given
 
 Steps = Mapping[str, Floats]
 PARTS = 10
@@ -86,17 +85,3 @@ def _correlations(steps: Steps) -> tuple[float, float | None] | None:
     if overall is None:
         return None
     return overall, spearman_given(norm, angle, step)
-
-
-def spearman_given(first: Floats, second: Floats, known: Floats) -> float | None:
-    """Correlation of the ranks of two columns after a third's ranks have been taken out of both."""
-    time = ranks(known)
-    time = time - time.mean()
-    left = []
-    for values in (ranks(first), ranks(second)):
-        centred = values - values.mean()
-        left.append(centred - time * (centred @ time) / (time @ time))
-    a, b = left
-    scale = float(np.sqrt((a @ a) * (b @ b)))
-    small = 1e-9 * len(time) ** 3  # what rounding leaves of a column that is the third one
-    return float(a @ b) / scale if scale > small else None

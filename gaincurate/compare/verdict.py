@@ -13,7 +13,8 @@ from typing import Literal
 
 import numpy as np
 
-from gaincurate.compare.resample import Floats, Resampled
+from gaincurate.compare.resample import Resampled
+from gaincurate.stats import Floats
 
 Answer = Literal["better", "worse", "no difference seen", "cannot say"]
 Interval = tuple[float, float]

@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 
 from gaincurate.errors import InputError
 from gaincurate.report import fields
-from gaincurate.report.figures import Estimate
 from gaincurate.report.ranked import Ranked, Strata, correlate
 from gaincurate.report.sections import Against, Difference, Stability
 from gaincurate.report.table import Table
@@ -21,13 +20,13 @@ from gaincurate.report.worth import SHARE
 from gaincurate.schema import ID
 from gaincurate.scored_set import ScoredSet
 from gaincurate.shards import differing_keys
-from gaincurate.stats import Floats
+from gaincurate.stats import Estimate, Floats
 
-_MOST = 20
-_LONGEST = 60
+_MOST_DIFFERENCES = 20
+_LONGEST_SETTING = 60
 
 
-def compare(scored: ScoredSet, table: Table, folder: Path) -> Against:
+def compare_sets(scored: ScoredSet, table: Table, folder: Path) -> Against:
     """The signals of `table` in the set at `folder`.
 
     Raises:
@@ -45,7 +44,7 @@ def compare(scored: ScoredSet, table: Table, folder: Path) -> Against:
     if not signals:
         raise InputError(f"--against {folder}: it has none of {', '.join(table.names('signal'))}.")
     differences = [
-        Difference(key, _text(was), _text(now))
+        Difference(key, _setting(was), _setting(now))
         for key, was, now in differing_keys(scored.identity, other.identity)
     ]
     return Against(
@@ -54,18 +53,18 @@ def compare(scored: ScoredSet, table: Table, folder: Path) -> Against:
         len(there),
         len(scored) - len(there),
         len(other) - len(there),
-        differences[:_MOST],
+        differences[:_MOST_DIFFERENCES],
         [_stability(name, table.values[name][here], _values(other, name)[there]) for name in signals],
     )
 
 
 def _values(scored: ScoredSet, name: str) -> Floats:
-    return fields.numbers(fields.read(scored, name))[0]
+    return fields.numbers(fields.read_column(scored, name))[0]
 
 
-def _text(value: object) -> str:
+def _setting(value: object) -> str:
     text = "-" if value is None else str(value)
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+    return text if len(text) <= _LONGEST_SETTING else text[: _LONGEST_SETTING - 3] + "..."
 
 
 def _stability(name: str, first: Floats, second: Floats) -> Stability:

@@ -14,17 +14,17 @@ import numpy as np
 from gaincurate.difficulty.predict import COLUMNS
 from gaincurate.hygiene.options import HygieneOptions
 from gaincurate.report import sentences
-from gaincurate.report.against import compare
-from gaincurate.report.checks import DUPLICATES, checks
+from gaincurate.report.against import compare_sets
+from gaincurate.report.checks import DUPLICATES, hygiene_checks
 from gaincurate.report.document import FORMAT, About, Document, Verdict
 from gaincurate.report.figures import Calibration, Lift
 from gaincurate.report.methods import METHODS
 from gaincurate.report.observed import Observed, hashes_in, observe, read_rollouts, read_run
-from gaincurate.report.prompts import ends
+from gaincurate.report.prompts import extremes
 from gaincurate.report.relations import TARGETS, Relations, relate
 from gaincurate.report.samples import Pair
 from gaincurate.report.spread import distribution, scatter
-from gaincurate.report.story import tell
+from gaincurate.report.story import run_story
 from gaincurate.report.table import LENGTH, Table, read_table
 from gaincurate.report.verdict import Decision, Evidence, decide, weaker
 from gaincurate.report.worth import calibration, lifts
@@ -75,7 +75,7 @@ def report(
         found += [] if outcomes is None else [outcomes]
         _note_run(scored, table, opened, empty=outcomes is None)
     observed = observe(scored, table, found)
-    checked = checks(scored, hygiene)
+    checked = hygiene_checks(scored, hygiene)
     same = _made_of(scored, table, observed)
     relations = relate(table, same)
     batches = lifts(table)
@@ -102,10 +102,10 @@ def report(
         lifts=batches,
         outcomes=[one.outcome for one in observed],
         calibrations=_calibrations(table, observed, same),
-        against=[compare(scored, table, Path(path)) for path in against],
-        ends=[ends(scored, table, name) for name in signals],
+        against=[compare_sets(scored, table, Path(path)) for path in against],
+        ends=[extremes(scored, table, name) for name in signals],
         hygiene=checked,
-        run=None if opened is None else tell(opened),
+        run=None if opened is None else run_story(opened),
         notes=table.notes,
         methods=METHODS,
     )

@@ -6,29 +6,16 @@ is an opacity and not a scale of colours: it reads the same in light and dark. K
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import altair as alt
 from markupsafe import Markup
 
-from gaincurate.report.drawing import INK, MARK, MINUS, MUTED, PAPER, PLUS, draw
-from gaincurate.report.figures import Cell, Distribution, Estimate, LengthProfile, Scatter
+from gaincurate.report.drawing import INK, MARK, MINUS, PAPER, PLUS, SHORT, Row, chart, draw, intervals
+from gaincurate.report.figures import Cell, Distribution, LengthProfile, Scatter
 from gaincurate.report.words import count, interval, labels, number, short, signed
-
-Row = dict[str, Any]
-Panel = tuple[str, Sequence[tuple[str, Estimate]]]
-"""A panel's name, and its rows from above: (name of the row, estimate)."""
-SHORT = "format(datum.value, '~s')"
-"""An axis of counts: 0, 500, 1k, 1.5k."""
-
-
-def chart(rows: list[Row]) -> alt.Chart:
-    """A chart of rows that are in it, not beside it."""
-    # As a text, which Altair neither checks value by value nor copies with every step.
-    return alt.Chart(alt.InlineData(values=json.dumps(rows), format=alt.JsonDataFormat(type="json")))
+from gaincurate.stats import Estimate
 
 
 def histogram(figure: Distribution, sentence: str) -> Markup:
@@ -130,63 +117,3 @@ def by_length(figure: LengthProfile, sentence: str) -> Markup:
         for k, title in enumerate(labels(figure.targets, 24))
     ]
     return intervals(panels, sentence, title="rank correlation")
-
-
-def intervals(panels: Sequence[Panel], sentence: str, *, middle: float = 0.0, title: str) -> Markup:
-    """Estimates with their intervals as dots and lines, one panel beside the other, the same rows in each.
-
-    Args:
-        panels: the first one has every row.
-        sentence: what the picture shows.
-        middle: where "nothing" is: 0 for correlations, 1 for ratios.
-        title: of the axis.
-    """
-    ends = [
-        middle,
-        *(end for _, rows in panels for _, e in rows for end in (e.value, e.low, e.high) if end is not None),
-    ]
-    pad = 0.06 * ((max(ends) - min(ends)) or 1)
-    scale = alt.Scale(domain=[min(ends) - pad, max(ends) + pad], nice=False, zero=False)
-    rows = [name for name, _ in panels[0][1]]
-    order = labels(rows, 32)
-    own = dict(zip(rows, order, strict=True))
-    axis = alt.Axis(ticks=False, domain=False, labelLimit=240, labelColor=INK)
-    drawn = []
-    for index, (panel, estimates) in enumerate(panels):
-        y = alt.Y("row:N", scale=alt.Scale(domain=order), title=None, axis=None if index else axis)
-        labelled = [(own[name], estimate) for name, estimate in estimates]
-        layers = _estimates(panel, labelled, middle, y, scale, title if index == 0 else None)
-        size = {
-            "width": 360 if len(panels) == 1 else 150 if len(panels) < 5 else 125,
-            "height": (24 if len(order) <= 12 else 17) * len(order),
-        }
-        drawn.append(layers.properties(title=alt.TitleParams(panel), **size))
-    return draw(alt.hconcat(*drawn, spacing=18), sentence)
-
-
-def _estimates(
-    panel: str,
-    estimates: Sequence[tuple[str, Estimate]],
-    middle: float,
-    y: alt.Y,
-    scale: alt.Scale,
-    title: str | None,
-) -> alt.LayerChart:
-    rows = []
-    for name, e in estimates:
-        if e.value is not None:
-            said = number(e.value) if middle else signed(e.value)
-            words = ", ".join(filter(None, (name, panel)))
-            row: Row = {"row": name, "value": e.value, "low": e.low, "high": e.high}
-            rows.append(row | {"words": f"{words}: {said}"})
-    x: Row = {"scale": scale, "title": title, "axis": alt.Axis(tickCount=4)}
-    nothing = chart([{"middle": middle}]).mark_rule(aria=False, color=MUTED, strokeDash=[3, 2])
-    line = chart(rows).mark_rule(aria=False, color=MARK, strokeWidth=2)
-    dot = chart(rows).mark_circle(color=MARK, size=46, opacity=1)
-    found = alt.layer(
-        nothing.encode(x=alt.X("middle:Q", **x)),
-        line.encode(x=alt.X("low:Q", **x), x2="high:Q", y=y),
-        dot.encode(x=alt.X("value:Q", **x), y=y, description="words:N"),
-    )
-    assert isinstance(found, alt.LayerChart)
-    return found

@@ -11,19 +11,19 @@ from gaincurate.hygiene.options import HygieneOptions
 from gaincurate.report.sections import Check, Example
 from gaincurate.scored_set import ScoredSet
 
-SHOWN, LISTED = 5, 20
+EXAMPLES, LISTED = 5, 20
 """Rows that are shown of a check, and of broken gold answers, which somebody has to mend one by one."""
 DUPLICATES = HygieneOptions(("duplicates",))
 
 
-def checks(scored: ScoredSet, options: HygieneOptions = DUPLICATES) -> list[Check]:
+def hygiene_checks(scored: ScoredSet, options: HygieneOptions = DUPLICATES) -> list[Check]:
     """What every check found, in their order.
 
     Raises:
         InputError, SourceError: see `examine`.
     """
     return [
-        _check(finding(scored, one, LISTED if one.check == "broken-gold" else SHOWN))
+        _check(finding(scored, one, LISTED if one.check == "broken-gold" else EXAMPLES))
         for one in search(scored, options)
     ]
 

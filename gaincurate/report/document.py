@@ -16,7 +16,6 @@ from gaincurate.report.figures import (
     Calibration,
     Cell,
     Distribution,
-    Estimate,
     GroupShare,
     LengthProfile,
     Lift,
@@ -26,6 +25,7 @@ from gaincurate.report.figures import (
 )
 from gaincurate.report.sections import Against, Check, Ends, RunStory
 from gaincurate.shards import Json
+from gaincurate.stats import Estimate
 
 FORMAT = 1
 

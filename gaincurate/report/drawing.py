@@ -7,7 +7,9 @@ Colours are CSS variables, so one picture serves light and dark. Knows nothing o
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Sequence
 from typing import Any
 from xml.etree import ElementTree
 
@@ -15,7 +17,8 @@ import altair as alt
 import vl_convert
 from markupsafe import Markup
 
-from gaincurate.report.words import shown
+from gaincurate.report.words import labels, number, shown, signed
+from gaincurate.stats import Estimate
 
 # The CSS variables of style.css, by what they stand for.
 INK, MUTED, RULE = "var(--ink)", "var(--muted)", "var(--rule)"
@@ -109,3 +112,78 @@ def _join(element: ElementTree.Element) -> None:
             if first is not child:
                 first.attrib["d"] += child.attrib["d"]
                 element.remove(child)
+
+
+Row = dict[str, Any]
+
+Panel = tuple[str, Sequence[tuple[str, Estimate]]]
+"""A panel's name, and its rows from above: (name of the row, estimate)."""
+
+SHORT = "format(datum.value, '~s')"
+"""An axis of counts: 0, 500, 1k, 1.5k."""
+
+
+def chart(rows: list[Row]) -> alt.Chart:
+    """A chart of rows that are in it, not beside it."""
+    # As a text, which Altair neither checks value by value nor copies with every step.
+    return alt.Chart(alt.InlineData(values=json.dumps(rows), format=alt.JsonDataFormat(type="json")))
+
+
+def intervals(panels: Sequence[Panel], sentence: str, *, middle: float = 0.0, title: str) -> Markup:
+    """Estimates with their intervals as dots and lines, one panel beside the other, the same rows in each.
+
+    Args:
+        panels: the first one has every row.
+        sentence: what the picture shows.
+        middle: where "nothing" is: 0 for correlations, 1 for ratios.
+        title: of the axis.
+    """
+    ends = [
+        middle,
+        *(end for _, rows in panels for _, e in rows for end in (e.value, e.low, e.high) if end is not None),
+    ]
+    pad = 0.06 * ((max(ends) - min(ends)) or 1)
+    scale = alt.Scale(domain=[min(ends) - pad, max(ends) + pad], nice=False, zero=False)
+    rows = [name for name, _ in panels[0][1]]
+    order = labels(rows, 32)
+    own = dict(zip(rows, order, strict=True))
+    axis = alt.Axis(ticks=False, domain=False, labelLimit=240, labelColor=INK)
+    drawn = []
+    for index, (panel, estimates) in enumerate(panels):
+        y = alt.Y("row:N", scale=alt.Scale(domain=order), title=None, axis=None if index else axis)
+        labelled = [(own[name], estimate) for name, estimate in estimates]
+        layers = _estimates(panel, labelled, middle, y, scale, title if index == 0 else None)
+        size = {
+            "width": 360 if len(panels) == 1 else 150 if len(panels) < 5 else 125,
+            "height": (24 if len(order) <= 12 else 17) * len(order),
+        }
+        drawn.append(layers.properties(title=alt.TitleParams(panel), **size))
+    return draw(alt.hconcat(*drawn, spacing=18), sentence)
+
+
+def _estimates(
+    panel: str,
+    estimates: Sequence[tuple[str, Estimate]],
+    middle: float,
+    y: alt.Y,
+    scale: alt.Scale,
+    title: str | None,
+) -> alt.LayerChart:
+    rows = []
+    for name, e in estimates:
+        if e.value is not None:
+            said = number(e.value) if middle else signed(e.value)
+            words = ", ".join(filter(None, (name, panel)))
+            row: Row = {"row": name, "value": e.value, "low": e.low, "high": e.high}
+            rows.append(row | {"words": f"{words}: {said}"})
+    x: Row = {"scale": scale, "title": title, "axis": alt.Axis(tickCount=4)}
+    nothing = chart([{"middle": middle}]).mark_rule(aria=False, color=MUTED, strokeDash=[3, 2])
+    line = chart(rows).mark_rule(aria=False, color=MARK, strokeWidth=2)
+    dot = chart(rows).mark_circle(color=MARK, size=46, opacity=1)
+    found = alt.layer(
+        nothing.encode(x=alt.X("middle:Q", **x)),
+        line.encode(x=alt.X("low:Q", **x), x2="high:Q", y=y),
+        dot.encode(x=alt.X("value:Q", **x), y=y, description="words:N"),
+    )
+    assert isinstance(found, alt.LayerChart)
+    return found

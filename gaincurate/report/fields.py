@@ -44,7 +44,7 @@ def _inside(name: str, kind: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
         yield name, kind
 
 
-def read(scored: ScoredSet, name: str) -> pa.ChunkedArray:
+def read_column(scored: ScoredSet, name: str) -> pa.ChunkedArray:
     """A column of the whole set by dotted name; it must be there."""
     head, *path = _path(scored.schema, name)
     found = scored.column(head)

@@ -8,26 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gaincurate.difficulty.quality import Bin
+from gaincurate.stats import Bin, Estimate
 
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 """The levels of `Distribution.quantiles`."""
 ENDS = ("highest", "middle", "lowest")
 """Where of a column a batch may be picked, see `Lift`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A statistic with its 95 % interval over prompts.
-
-    `value` is None where the statistic is not defined (a constant column, fewer than three rows); `low` and
-    `high` are None where no interval can be given (fewer than ten rows). `rows` is how many rows it rests on.
-    """
-
-    value: float | None
-    low: float | None
-    high: float | None
-    rows: int
 
 
 @dataclass(frozen=True, slots=True)

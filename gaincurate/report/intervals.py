@@ -13,8 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from gaincurate.report.figures import Estimate
-from gaincurate.stats import Floats
+from gaincurate.stats import Estimate, Floats
 
 LEVEL = 0.95
 LEAST = 10

@@ -13,18 +13,11 @@ from markupsafe import Markup
 
 from gaincurate.report import charts, run_charts
 from gaincurate.report.document import Document
-from gaincurate.report.figures import (
-    ENDS,
-    Calibration,
-    Distribution,
-    Estimate,
-    LengthProfile,
-    Lift,
-    Relation,
-    Scatter,
-)
+from gaincurate.report.drawing import intervals
+from gaincurate.report.figures import ENDS, Calibration, Distribution, LengthProfile, Lift, Relation, Scatter
 from gaincurate.report.sections import Against, Foresight, Predictions, RunStory
 from gaincurate.report.words import count, number, signed, spoken
+from gaincurate.stats import Estimate
 
 CONTROLS = (
     ("overall", "overall"),
@@ -153,7 +146,7 @@ def _relations(target: str, relations: list[Relation], length: str) -> Markup:
         for signal, found in rows
     ]
     sentence = f"Rank correlations with {target}, with 95 % intervals: {'; '.join(said)}."
-    return charts.intervals(panels, sentence, title="rank correlation")
+    return intervals(panels, sentence, title="rank correlation")
 
 
 def _lifts(target: str, lifts: list[Lift]) -> Markup:
@@ -162,7 +155,7 @@ def _lifts(target: str, lifts: list[Lift]) -> Markup:
     sentence = (
         f"Mean {target} of the prompts at each end, divided by that of all: {said}. Random picks have 1."
     )
-    return charts.intervals(panels, sentence, middle=1.0, title="times the mean of all prompts")
+    return intervals(panels, sentence, middle=1.0, title="times the mean of all prompts")
 
 
 def _profile(figure: LengthProfile) -> Markup:
@@ -208,7 +201,7 @@ def _against(other: Against) -> Markup:
         return NOTHING
     said = "; ".join(f"{name} {signed(estimate.value, 3)}" for name, estimate in rows)
     sentence = f"Rank correlation of each signal with itself in {other.folder}: {said}."
-    return charts.intervals([("", rows)], sentence, middle=1.0, title="rank correlation between the two sets")
+    return intervals([("", rows)], sentence, middle=1.0, title="rank correlation between the two sets")
 
 
 def _rounds(run: RunStory) -> dict[str, Markup]:

@@ -25,7 +25,7 @@ LONGEST = 400
 Places = npt.NDArray[np.int64]
 
 
-def ends(scored: ScoredSet, table: Table, signal: str, count: int = SHOWN) -> Ends:
+def extremes(scored: ScoredSet, table: Table, signal: str, count: int = SHOWN) -> Ends:
     """The `count` rows with the highest values, around the median, and with the lowest; ties in source order.
 
     Where there are too few rows for all three, the middle and then the bottom have fewer.

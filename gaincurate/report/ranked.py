@@ -16,9 +16,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from gaincurate.report.figures import Estimate
 from gaincurate.report.intervals import LEVEL, bounds, estimate
-from gaincurate.stats import Floats
+from gaincurate.stats import Estimate, Floats
 
 Ints = npt.NDArray[np.int32]
 _NOTHING_LEFT = 1e-9  # of a rank variance, of which a control takes the rest: what remains is rounding

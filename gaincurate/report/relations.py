@@ -12,19 +12,12 @@ from itertools import combinations
 
 import numpy as np
 
-from gaincurate.report.figures import (
-    Cell,
-    Estimate,
-    GroupCorrelation,
-    GroupShare,
-    LengthBin,
-    LengthProfile,
-    Relation,
-)
+from gaincurate.report.figures import Cell, GroupCorrelation, GroupShare, LengthBin, LengthProfile, Relation
 from gaincurate.report.intervals import LEVEL
 from gaincurate.report.ranked import Correlation, Ints, between, inside_each
 from gaincurate.report.samples import Codes, Pair, Rows, Sample, by_rows, length_bins, length_bins_inside
 from gaincurate.report.table import LENGTH, Table
+from gaincurate.stats import Estimate
 
 TARGETS = ("difficulty", "pass-rate", "learnability")
 _MOST_GROUPS = 20

@@ -10,11 +10,10 @@ from collections.abc import Callable, Sequence
 import altair as alt
 from markupsafe import Markup
 
-from gaincurate.difficulty.quality import Bin
-from gaincurate.report import charts
-from gaincurate.report.drawing import MARK, MINUS, MUTED, draw
+from gaincurate.report.drawing import MARK, MINUS, MUTED, SHORT, Row, chart, draw
 from gaincurate.report.sections import Round, RunStory
 from gaincurate.report.words import count, number, seconds, share
+from gaincurate.stats import Bin
 
 NOTHING = Markup("")
 Series = tuple[str, str, Callable[[Round], float | None]]
@@ -85,8 +84,8 @@ def reliability(bins: Sequence[Bin], sentence: str, what: str = "failure rate", 
     scale = alt.Scale(domain=[0, end], nice=False)
     x = alt.X("predicted:Q", title=f"predicted {what}", scale=scale, axis=alt.Axis(tickCount=5))
     y = alt.Y("observed:Q", title=f"observed {what}", scale=scale, axis=alt.Axis(tickCount=5))
-    even = charts.chart([{"predicted": 0, "observed": 0}, {"predicted": end, "observed": end}])
-    dots = charts.chart(rows)
+    even = chart([{"predicted": 0, "observed": 0}, {"predicted": end, "observed": end}])
+    dots = chart(rows)
     layers = [
         even.mark_line(aria=False, color=MUTED, strokeDash=[3, 3], strokeWidth=1).encode(x=x, y=y),
         dots.mark_line(aria=False, color=MARK, strokeWidth=1.5).encode(x=x, y=y),
@@ -109,7 +108,7 @@ def _lines(
     if not rows:
         return NOTHING
     scale = alt.Scale(domain=list(domain), nice=False) if domain else alt.Scale(zero=False)
-    base = charts.chart(rows).encode(
+    base = chart(rows).encode(
         x=_round_axis(run),
         y=alt.Y("value:Q", title=title, scale=scale, axis=alt.Axis(tickCount=4)),
         color=_colour(series),
@@ -125,11 +124,11 @@ def _bars(run: RunStory, series: Sequence[Series], *, title: str, said: Say) -> 
         return NOTHING
     # A bar for each round: wide with few rounds, a hairline with hundreds.
     bars = (
-        charts.chart(rows)
+        chart(rows)
         .mark_bar(size=max(1, min(24, 300 // len(run.rounds))))
         .encode(
             x=_round_axis(run),
-            y=alt.Y("value:Q", title=title, stack=True, axis=alt.Axis(tickCount=4, labelExpr=charts.SHORT)),
+            y=alt.Y("value:Q", title=title, stack=True, axis=alt.Axis(tickCount=4, labelExpr=SHORT)),
             color=_colour(series),
             # The first series lies at the bottom.
             order=alt.Order("place:Q"),
@@ -139,7 +138,7 @@ def _bars(run: RunStory, series: Sequence[Series], *, title: str, said: Say) -> 
     return draw(bars.properties(width=400, height=150), _sentence(run, series, said))
 
 
-def _rows(run: RunStory, series: Sequence[Series], said: Say) -> list[charts.Row]:
+def _rows(run: RunStory, series: Sequence[Series], said: Say) -> list[Row]:
     return [
         {
             "round": r.round,

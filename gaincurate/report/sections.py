@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gaincurate.difficulty.quality import Bin
-from gaincurate.report.figures import Estimate
 from gaincurate.shards import Json
+from gaincurate.stats import Bin, Estimate
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from gaincurate.report.figures import QUANTILES, Band, Distribution, Estimate, Histogram, Scatter
-from gaincurate.stats import Floats
+from gaincurate.report.figures import QUANTILES, Band, Distribution, Histogram, Scatter
+from gaincurate.stats import Estimate, Floats
 
 BINS = 40
 SCATTER_BINS = 32

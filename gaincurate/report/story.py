@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from gaincurate.difficulty.quality import Bin
-from gaincurate.report.figures import Estimate
 from gaincurate.report.sections import Foresight, Predictions, Round, RunStory
 from gaincurate.schedule.run import Run
 from gaincurate.schedule.story import status
 from gaincurate.shards import Json
+from gaincurate.stats import Bin, Estimate
 
 REFERENCES, DRAWN = "references, each predicted from the others", "drawn prompts"
 _RANGE = (
@@ -18,7 +17,7 @@ _RANGE = (
 )
 
 
-def tell(run: Run) -> RunStory:
+def run_story(run: Run) -> RunStory:
     """Where a run stands, round by round."""
     found = status(run)
     return RunStory(

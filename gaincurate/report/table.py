@@ -116,7 +116,7 @@ def _add_signals(scored: ScoredSet, table: Table) -> None:
 
 
 def _add_numbers(scored: ScoredSet, table: Table, column: Column) -> None:
-    values, infinite = fields.numbers(fields.read(scored, column.name))
+    values, infinite = fields.numbers(fields.read_column(scored, column.name))
     if infinite:
         table.notes.append(f"{column.name} is infinite in {infinite:,} rows, which count as missing.")
     table.add(column, values)
@@ -156,7 +156,7 @@ def _add_level(scored: ScoredSet, table: Table, name: str, kind: pa.DataType) ->
         return True
     if not fields.is_text(kind):
         return False
-    found = fields.levels(fields.read(scored, name))
+    found = fields.levels(fields.read_column(scored, name))
     if found is None:
         return False
     if found.unread:
@@ -215,7 +215,7 @@ def _named_groups(scored: ScoredSet, there: dict[str, pa.DataType], name: str) -
 
 
 def _groups(scored: ScoredSet, name: str) -> Groups | None:
-    names, codes = fields.coded(fields.read(scored, name), _MOST_GROUPS)
+    names, codes = fields.coded(fields.read_column(scored, name), _MOST_GROUPS)
     if names is None or codes is None:
         return None
     if (codes < 0).any():

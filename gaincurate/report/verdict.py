@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 from gaincurate.report.document import Kind
-from gaincurate.report.figures import Estimate, GroupShare, Lift, Relation
+from gaincurate.report.figures import GroupShare, Lift, Relation
 from gaincurate.report.intervals import LEVEL
 from gaincurate.report.relations import Judged
+from gaincurate.stats import Estimate
 
 EXPLAINED = 0.8
 """A rank correlation with length beyond which length explains a signal."""

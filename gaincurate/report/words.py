@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from gaincurate.report.figures import Estimate
+from gaincurate.stats import Estimate
 
 MINUS = "\N{MINUS SIGN}"
 NONE = "\N{EN DASH}"

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from gaincurate.difficulty.quality import brier, pearson, reliability
-from gaincurate.report.figures import ENDS, Calibration, Estimate, Lift
+from gaincurate.report.figures import ENDS, Calibration, Lift
 from gaincurate.report.intervals import estimate, mean
 from gaincurate.report.observed import Observed
 from gaincurate.report.ranked import Ranked, Strata, correlate
 from gaincurate.report.table import LENGTH, Table
-from gaincurate.stats import Floats
+from gaincurate.stats import Estimate, Floats, brier, pearson, reliability
 
 SHARE = 0.1
 _NEAR = 0.25  # of the share: how far around the border its own mean is taken

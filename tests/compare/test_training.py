@@ -7,7 +7,8 @@ import pytest
 from scipy import stats
 
 from gaincurate.compare.results import PER_STEP
-from gaincurate.compare.training import Steps, over_time, spearman_given, with_angle
+from gaincurate.compare.training import Steps, over_time, with_angle
+from gaincurate.stats import spearman_given
 
 
 def steps_of(count: int, **columns: object) -> Steps:

@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from gaincurate.report.figures import Estimate
 from gaincurate.report.ranked import Ranked, Strata, between, correlate, inside_each, partial
-from gaincurate.stats import Floats
+from gaincurate.stats import Estimate, Floats
 
 Draw = Callable[[np.random.Generator], tuple[Floats, Floats, Floats]]
 

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gaincurate.report.figures import QUANTILES, Estimate
+from gaincurate.report.figures import QUANTILES
 from gaincurate.report.spread import BINS, SCATTER_BINS, distribution, scatter
+from gaincurate.stats import Estimate
 
 NONE = Estimate(None, None, None, 0)
 values = st.lists(

@@ -11,7 +11,7 @@ import dots_runs
 import runs
 from command import run as gaincurate
 from gaincurate.errors import OutcomeError
-from gaincurate.report.story import DRAWN, REFERENCES, tell
+from gaincurate.report.story import DRAWN, REFERENCES, run_story
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
 
@@ -65,13 +65,13 @@ def test_a_report_shows_what_a_runs_predictions_were_worth(
 
 def test_a_run_without_predictions_has_none(tmp_path: Path) -> None:
     begun = runs.begin(tmp_path, strategy="uniform")
-    assert tell(begun).predictions is None
+    assert run_story(begun).predictions is None
 
 
 def test_a_run_that_waits_for_its_first_references_says_so_much(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dots_runs.in_process(monkeypatch)
-    told = tell(dots_runs.begin(tmp_path)).predictions
+    told = run_story(dots_runs.begin(tmp_path)).predictions
     assert told is not None
     assert (told.found, told.warning, told.predictor, told.rollouts) == ([], None, None, 0)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.report import words
-from gaincurate.report.figures import Estimate
+from gaincurate.stats import Estimate
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from gaincurate.difficulty.quality import noise_ceiling, pass_variance, quality
-from gaincurate.report.figures import ENDS, Estimate, Lift, Outcome
+from gaincurate.report.figures import ENDS, Lift, Outcome
 from gaincurate.report.observed import Observed, ceiling
 from gaincurate.report.verdict import best_end
 from gaincurate.report.worth import _towards, calibration, lift
+from gaincurate.stats import Estimate
 
 
 def covered(found: list[Estimate], truth: float) -> bool:
