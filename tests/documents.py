@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from gaincurate.report.document import FORMAT, About, Column, Document, Verdict
-from gaincurate.report.figures import (
+from gaincurate.report.document import (
     ENDS,
+    FORMAT,
+    About,
+    Against,
     Band,
     Calibration,
     Cell,
+    Check,
+    Column,
+    Difference,
     Distribution,
+    Document,
+    Ends,
+    Example,
+    Foresight,
     GroupCorrelation,
     GroupShare,
     Histogram,
@@ -16,21 +25,14 @@ from gaincurate.report.figures import (
     LengthProfile,
     Lift,
     Outcome,
-    Relation,
-    Scatter,
-)
-from gaincurate.report.sections import (
-    Against,
-    Check,
-    Difference,
-    Ends,
-    Example,
-    Foresight,
     Predictions,
     Prompt,
+    Relation,
     Round,
     RunStory,
+    Scatter,
     Stability,
+    Verdict,
 )
 from gaincurate.stats import Bin, Estimate
 

@@ -3,7 +3,7 @@
 Usage: python docs/head_to_head/page.py [COMPARED]. COMPARED is a finished comparison, the study's: what is
 kept of it is written beside this file first. Without it, the page is written again from what is kept. No
 figure of a result stands here or in template.md: all come from `figures.json`, which
-`gaincurate.compare.measures` makes.
+`gaincurate.compare.document` makes.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 from drawn import pictures
 from kept import keep, kept
 
-from gaincurate.compare.measures import document
-from gaincurate.compare.sentences import reached_at
+from gaincurate.compare.document import document
+from gaincurate.compare.verdict_text import reached_at
 from gaincurate.files import write_atomic
 
 HERE = Path(__file__).parent

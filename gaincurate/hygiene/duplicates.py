@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gaincurate.hygiene.findings import Found, Hit
-from gaincurate.hygiene.rows import Mask, batches, read
-from gaincurate.hygiene.text import normal
+from gaincurate.hygiene.rows import Mask, batches, normal, read
 from gaincurate.scored_set import ScoredSet
 from gaincurate.scoring.columns import Message, column_values
 

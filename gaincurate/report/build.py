@@ -13,21 +13,15 @@ import numpy as np
 
 from gaincurate.difficulty.predict import COLUMNS
 from gaincurate.hygiene.options import HygieneOptions
-from gaincurate.report import sentences
-from gaincurate.report.against import compare_sets
-from gaincurate.report.checks import DUPLICATES, hygiene_checks
-from gaincurate.report.document import FORMAT, About, Document, Verdict
-from gaincurate.report.figures import Calibration, Lift
-from gaincurate.report.methods import METHODS
+from gaincurate.report import verdict_text
+from gaincurate.report.distributions import distribution, scatter
+from gaincurate.report.document import FORMAT, About, Calibration, Document, Lift, Verdict
+from gaincurate.report.lift import calibration, lifts
 from gaincurate.report.observed import Observed, hashes_in, observe, read_rollouts, read_run
-from gaincurate.report.prompts import extremes
-from gaincurate.report.relations import TARGETS, Relations, relate
-from gaincurate.report.samples import Pair
-from gaincurate.report.spread import distribution, scatter
-from gaincurate.report.story import run_story
+from gaincurate.report.relations import TARGETS, Pair, Relations, relate
+from gaincurate.report.sections import DUPLICATES, compare_sets, extremes, hygiene_checks, run_story
 from gaincurate.report.table import LENGTH, Table, read_table
 from gaincurate.report.verdict import Decision, Evidence, decide, weaker
-from gaincurate.report.worth import calibration, lifts
 from gaincurate.schedule.run import Run
 from gaincurate.scored_set import ScoredSet
 from gaincurate.shards import Json
@@ -87,8 +81,8 @@ def report(
     return Document(
         format=FORMAT,
         about=_about(scored, table),
-        headline=sentences.headline(decided, roles),
-        unknown=sentences.unknown(roles, str(folder), len(scored)),
+        headline=verdict_text.headline(decided, roles),
+        unknown=verdict_text.unknown(roles, str(folder), len(scored)),
         verdicts=[_verdict(evidence, decision, relations, group) for evidence, decision in decided],
         columns=table.columns,
         distributions=[distribution(name, values) for name, values in table.values.items()],
@@ -185,8 +179,8 @@ def _verdict(evidence: Evidence, decision: Decision, relations: Relations, group
     return Verdict(
         signal=evidence.signal,
         verdict=decision.kind,
-        sentence=sentences.sentence(evidence, decision, group),
-        banner=sentences.banner(evidence),
+        sentence=verdict_text.sentence(evidence, decision, group),
+        banner=verdict_text.banner(evidence),
         sort_first=None if decision.sort is None else decision.sort.end,
         length=evidence.length,
         target=None if judged is None else judged.relation.target,
@@ -244,3 +238,65 @@ def _flat(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
             text = "-" if value is None else str(value)
             found.append((prefix + key, text if len(text) <= 200 else text[:197] + "..."))
     return found
+
+
+METHODS = {
+    "correlation": (
+        "Spearman's rank correlation over the rows that have both columns, ties at their mean rank."
+    ),
+    "interval": (
+        "95 % over prompts, by the infinitesimal jackknife, which is what the bootstrap over prompts tends "
+        "to: each row's influence on the figure, that on the others' ranks included; for correlations on "
+        "Fisher's scale, for ratios on the logarithm's. Intervals hold one at a time."
+    ),
+    "given_length": (
+        "Partial correlation of the ranks given the ranks of question length: what is left if length acts on "
+        "both in one direction."
+    ),
+    "within_length_bins": (
+        "Ranks inside bins of about equally many prompts of like length (20, fewer for fewer than 1,000 "
+        "rows), as fractions of the bin's rows, correlated over all bins together: a bin weighs by its "
+        "rows. Nothing is assumed of how length acts."
+    ),
+    "within_groups": (
+        "The same inside groups (each source or task): a group weighs by its rows, and one in which a column "
+        "is constant adds nothing."
+    ),
+    "given_length_within_groups": (
+        "Partial correlation given length, all three ranked inside groups. With the next one it decides "
+        "whether a signal tells more: both intervals must exclude 0 on the same side, at a level at which "
+        "all looks (signals times targets) together are right 95 % of the time (Bonferroni). Without groups "
+        "given_length and within_length_bins decide."
+    ),
+    "within_length_bins_and_groups": "Ranks inside bins of like length of each group, correlated over all "
+    "of them.",
+    "eta_squared": (
+        "Correlation ratio of the ranks: the share of their variance that lies between groups. A random "
+        "column has (groups - 1) / (rows - 1) on average."
+    ),
+    "lift": (
+        "Mean p (1 - p) of the tenth of the prompts at one end, over the mean of all: 1 is a random batch. "
+        "Rows at the border count in part. A column that was made of the same rollouts is not judged by "
+        "them."
+    ),
+    "p(1-p)": (
+        "G / (G - 1) times y (1 - y) for G rollouts of which the share y was right: without bias for "
+        "rollouts that are right or wrong."
+    ),
+    "ceiling": (
+        "The square root of the share of the observed rates' variance that is not sampling noise: the "
+        "highest Pearson correlation that a perfect prediction could show. Rank correlations have a "
+        "similar limit."
+    ),
+    "explained": (
+        "Correlation ratio of the signal's ranks over bins of like length: what length says of it, in "
+        "whatever form."
+    ),
+    "hygiene": (
+        "Duplicates are rows with the messages of an earlier row, but for white space, upper case and how "
+        "Unicode composes characters; answers do not count. `gaincurate hygiene` has every check's rows and "
+        "finer options."
+    ),
+    "top_shared": "Of the tenth with the highest values in one set, the share that is in the other's too.",
+}
+"""By the name of a field or a figure."""

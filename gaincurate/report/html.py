@@ -13,16 +13,18 @@ import jinja2
 from markupsafe import Markup, escape
 
 import gaincurate
-from gaincurate.report import words
+from gaincurate.report import formatting
 
 
 def prose(text: str) -> Markup:
     """A sentence of ours, which may hold texts of data: true minus signs, and backticks as code."""
-    parts = words.shown(text).split("`")
+    parts = formatting.shown(text).split("`")
     if len(parts) % 2 == 0:  # a lone backtick is a backtick
         return escape("`".join(parts))
     code = Markup("<code>{}</code>")
-    return Markup("").join(code.format(p) if i % 2 else escape(words.typeset(p)) for i, p in enumerate(parts))
+    return Markup("").join(
+        code.format(p) if i % 2 else escape(formatting.typeset(p)) for i, p in enumerate(parts)
+    )
 
 
 def environment(package: str, **filters: Callable[..., Any]) -> jinja2.Environment:
@@ -40,17 +42,17 @@ def environment(package: str, **filters: Callable[..., Any]) -> jinja2.Environme
         trim_blocks=True,
         lstrip_blocks=True,
         # What stands in the page as it is goes through this, so that no template can forget it.
-        finalize=lambda value: words.shown(value) if type(value) is str else value,
+        finalize=lambda value: formatting.shown(value) if type(value) is str else value,
     )
     templates.filters.update(
-        count=words.count,
-        number=words.number,
-        signed=words.signed,
-        share=words.share,
-        interval=words.interval,
-        seconds=words.seconds,
-        row=words.row,
-        plain=words.plain,
+        count=formatting.count,
+        number=formatting.number,
+        signed=formatting.signed,
+        share=formatting.share,
+        interval=formatting.interval,
+        seconds=formatting.seconds,
+        row=formatting.row,
+        plain=formatting.plain,
         prose=prose,
         **filters,
     )

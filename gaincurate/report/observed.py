@@ -22,15 +22,13 @@ from gaincurate.difficulty.pass_rates import PassRates, pooled, read_pass_rates
 from gaincurate.difficulty.quality import noise_ceiling, pass_variance
 from gaincurate.errors import InputError
 from gaincurate.files import digest_files
-from gaincurate.report.document import Column
-from gaincurate.report.figures import Outcome
-from gaincurate.report.intervals import estimate, mean
+from gaincurate.report.document import Column, Outcome
 from gaincurate.report.table import Table
 from gaincurate.schedule.run import Run
 from gaincurate.schema import ID
 from gaincurate.scored_set import ScoredSet
 from gaincurate.shards import IDENTITY, MANIFEST
-from gaincurate.stats import Estimate, Floats
+from gaincurate.stats import Estimate, Floats, estimate, mean
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,4 @@
-"""The report as one HTML file: takes the document, yields the page's text.
-
-The page asks for nothing: styles and pictures are in it, there is no script, and its own policy forbids both
-scripts and requests, so that a prompt which slipped through as markup could still do nothing. The same
-document gives the same page.
-"""
+"""The report as one HTML file. The same document gives the same page."""
 
 from __future__ import annotations
 
@@ -12,10 +7,9 @@ from functools import cache
 import jinja2
 
 from gaincurate.report.advice import answer, next_steps
-from gaincurate.report.document import Document
-from gaincurate.report.figures import QUANTILES
+from gaincurate.report.document import QUANTILES, Document
+from gaincurate.report.figures import by_group, by_target, controls, pictures
 from gaincurate.report.html import environment
-from gaincurate.report.pictures import by_group, by_target, controls, pictures
 
 
 def to_html(document: Document) -> str:

@@ -11,11 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from gaincurate.report.document import Kind
-from gaincurate.report.figures import GroupShare, Lift, Relation
-from gaincurate.report.intervals import LEVEL
+from gaincurate.report.document import GroupShare, Kind, Lift, Relation
 from gaincurate.report.relations import Judged
-from gaincurate.stats import Estimate
+from gaincurate.stats import LEVEL, Estimate
 
 EXPLAINED = 0.8
 """A rank correlation with length beyond which length explains a signal."""

@@ -16,9 +16,8 @@ import pytest
 
 import compare_results
 from column_sets import column_set
-from gaincurate.compare.measures import document
-from gaincurate.compare.results import read_results
-from gaincurate.compare.tables import FACTS
+from gaincurate.compare.document import document
+from gaincurate.compare.results import FACTS, read_results
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 FOLDER = DOCS / "head_to_head"

@@ -8,8 +8,7 @@ import pytest
 
 import documents
 from gaincurate.report.advice import ANSWERS, answer, next_steps
-from gaincurate.report.document import Document, Kind
-from gaincurate.report.figures import Lift
+from gaincurate.report.document import Document, Kind, Lift
 from gaincurate.stats import Estimate
 
 

@@ -13,12 +13,11 @@ from typing import Any
 import pytest
 
 import documents
-from gaincurate.report.document import Document
-from gaincurate.report.figures import Distribution, Histogram, Scatter
+from gaincurate.report.document import Distribution, Document, Histogram, Scatter
+from gaincurate.report.figures import by_group
+from gaincurate.report.formatting import typeset
 from gaincurate.report.html import prose
 from gaincurate.report.page import to_html
-from gaincurate.report.pictures import by_group
-from gaincurate.report.words import typeset
 from gaincurate.stats import Estimate
 from html_reader import Reader
 
