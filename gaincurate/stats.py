@@ -36,8 +36,8 @@ def ranks(values: npt.ArrayLike) -> Floats:
     _, inverse, counts = np.unique(array, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     means: Floats = last - (counts + 1) / 2
-    found: Floats = means[inverse]
-    return found
+    by_row: Floats = means[inverse]
+    return by_row
 
 
 def spearman(first: npt.ArrayLike, second: npt.ArrayLike) -> float | None:
@@ -60,8 +60,8 @@ def even_bins(values: npt.ArrayLike, bins: int) -> npt.NDArray[np.int64]:
     array = np.asarray(values)
     _, inverse, counts = np.unique(array, return_inverse=True, return_counts=True)
     middle = np.cumsum(counts) - counts / 2
-    found: npt.NDArray[np.int64] = (middle * bins // max(len(array), 1)).astype(np.int64)[inverse]
-    return found
+    by_row: npt.NDArray[np.int64] = (middle * bins // max(len(array), 1)).astype(np.int64)[inverse]
+    return by_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +121,9 @@ def reliability(predicted: Floats, observed: Floats, width: float = 0.2) -> list
     ]
 
 
-def spearman_given(first: Floats, second: Floats, known: Floats) -> float | None:
+def spearman_given(first: Floats, second: Floats, control: Floats) -> float | None:
     """Correlation of the ranks of two columns after a third's ranks have been taken out of both."""
-    time = ranks(known)
+    time = ranks(control)
     time = time - time.mean()
     left = []
     for values in (ranks(first), ranks(second)):
@@ -220,8 +220,8 @@ class Strata:
         """Each stratum's mean, `[strata]`."""
         if len(self) == 1:
             return np.array([values.mean()])
-        found: Floats = np.bincount(self.codes, values, len(self)) / self.sizes
-        return found
+        by_stratum: Floats = np.bincount(self.codes, values, len(self)) / self.sizes
+        return by_stratum
 
     def spread(self, values: Floats) -> Floats:
         """Each stratum's value to each of its rows, `[rows]`."""
@@ -275,10 +275,10 @@ class Ranked:
     @cached_property
     def own(self) -> Floats:
         """Each row's part in a stratum's variance: its square, and what it does to the others' ranks."""
-        found = self.moved(self)
-        found *= 2
-        found += self.scores**2
-        return found
+        parts = self.moved(self)
+        parts *= 2
+        parts += self.scores**2
+        return parts
 
     @cached_property
     def influence(self) -> Floats:
@@ -293,10 +293,10 @@ class Ranked:
         ties = -(sums[self._ends[:-1]] + sums[self._ends[1:]]) / 2
         if len(self.strata) == 1:
             ties /= len(self._tie)
-        found: Floats = ties[self._tie]
+        added: Floats = ties[self._tie]
         if len(self.strata) > 1:
-            found /= self.strata.sizes[self.strata.codes]
-        return found
+            added /= self.strata.sizes[self.strata.codes]
+        return added
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,10 +329,10 @@ def correlate(first: Ranked, second: Ranked) -> Correlation | None:
 
 def _product(first: Ranked, second: Ranked) -> Floats:
     """Each row's part in the covariance; a stratum's mean of it is three times its covariance."""
-    found = first.moved(second)
-    found += second.moved(first)
-    found += first.scores * second.scores
-    return found
+    products = first.moved(second)
+    products += second.moved(first)
+    products += first.scores * second.scores
+    return products
 
 
 def _centred(parts: Floats, moments: Floats, pooled: float, strata: Strata) -> Floats:

@@ -112,8 +112,8 @@ class ArmJob:
             rollout["answer_column"] = comparison.answer_column
         if comparison.threads is not None:
             rollout["threads"] = comparison.threads
-        told = {"refresh_every": steps, "success": comparison.success}
-        return {**told, **given, "rollout": rollout | given.get("rollout", {})}
+        defaults = {"refresh_every": steps, "success": comparison.success}
+        return {**defaults, **given, "rollout": rollout | given.get("rollout", {})}
 
     def _task(self) -> Task:
         comparison, replay = self.comparison, self.arm.replay
@@ -179,28 +179,28 @@ class ArmJob:
     def mark_rows(self) -> list[Json]:
         """Rows of `marks.arrow`."""
         names = ("tokens", "scoring", "rescoring", "references", "training", "step", "seconds")
-        found = []
+        rows = []
         for k, asked in enumerate(self.comparison.mark_tokens):
             cost = self.cost(k)
-            found.append({**self._key, "mark": k + 1, "asked": asked, **{n: cost[n] for n in names}})
-        return found
+            rows.append({**self._key, "mark": k + 1, "asked": asked, **{n: cost[n] for n in names}})
+        return rows
 
     def step_rows(self) -> list[Json]:
         """Rows of `steps.arrow`."""
-        found = []
+        rows = []
         for entry in self.cost(len(self.comparison.mark_tokens) - 1)["steps"]:
-            told, share = entry[STEP], entry.get("replay/share", 0.0)
-            found.append(
+            measured, share = entry[STEP], entry.get("replay/share", 0.0)
+            rows.append(
                 {
                     **self._key,
-                    **told,
+                    **measured,
                     "step": entry["step"],
                     "trainer_tokens": int(entry["num_tokens"]),
                     "grad_norm": entry.get("grad_norm"),
-                    "replayed": round(told["rollouts"] * share / (1 - share)),
+                    "replayed": round(measured["rollouts"] * share / (1 - share)),
                 }
             )
-        return found
+        return rows
 
     def evaluation_rows(self, prompts: Sequence[str]) -> list[Json]:
         """Rows of `evaluations.arrow` for these held-out prompts, without the start."""
@@ -213,14 +213,14 @@ class ArmJob:
         sums = table.group_by(ID).aggregate([("tokens", "sum")])
         tokens = dict(zip(sums.column(ID).to_pylist(), sums.column("tokens_sum").to_pylist(), strict=True))
         rates = pass_rates(rollouts, success=self.comparison.success).to_pylist()
-        found = {row[ID]: (round(row["wins"]), row["samples"]) for row in rates}
+        counts = {row[ID]: (round(row["wins"]), row["samples"]) for row in rates}
         names = ("right", "samples")
         return [
             {
                 **self._key,
                 "mark": mark,
                 ID: gc_id,
-                **dict(zip(names, found.get(gc_id, (0, 0)), strict=True)),
+                **dict(zip(names, counts.get(gc_id, (0, 0)), strict=True)),
                 "tokens": tokens.get(gc_id, 0),
             }
             for gc_id in sorted(prompts)
@@ -233,9 +233,9 @@ class ArmJob:
 
 def model_at_start(comparison: Comparison) -> str:
     """The model that every arm begins with."""
-    found = comparison.model or model_of(comparison.scored)
-    assert found is not None  # checked before any arm
-    return found
+    model = comparison.model or model_of(comparison.scored)
+    assert model is not None  # checked before any arm
+    return model
 
 
 def evaluation(comparison: Comparison) -> Json:

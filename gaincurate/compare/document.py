@@ -34,31 +34,31 @@ def document(results: Results) -> Json:
         and gave and a `sentence`. Shares and accuracies are from 0 to 1, intervals `[low, high]` or None.
     """
     comparison, arms = results.comparison, results.arms
-    found = resample(results.accuracy)
+    resampled = resample(results.accuracy)
     spent = {name: results.costs[name].mean(axis=2) for name in ("tokens", "seconds")}
     budget = float(comparison["budget_tokens"])
     compared = {
-        "difference": _by_arm(differences(arms, found, BASELINE)),
-        "against_length": _by_arm(differences(arms, found, SECOND, without=[BASELINE])),
-        "reached": _by_arm(reached(arms, spent["tokens"], budget, found, BASELINE)),
-        "reached_seconds": _by_arm(reached(arms, spent["seconds"], budget, found, BASELINE)),
+        "difference": _by_arm(differences(arms, resampled, BASELINE)),
+        "against_length": _by_arm(differences(arms, resampled, SECOND, without=[BASELINE])),
+        "reached": _by_arm(reached(arms, spent["tokens"], budget, resampled, BASELINE)),
+        "reached_seconds": _by_arm(reached(arms, spent["seconds"], budget, resampled, BASELINE)),
     }
-    made = [_arm(results, place, found, compared) for place in range(len(arms))]
+    made = [_arm(results, place, resampled, compared) for place in range(len(arms))]
     whole: Json = {
         "format": FORMAT,
         "setting": setting(results),
-        "learned": learned(found, arms.index(BASELINE)),
-        "apart": [arms[place] for place in found.apart],
+        "learned": learned(resampled, arms.index(BASELINE)),
+        "apart": [arms[place] for place in resampled.apart],
         "arms": made,
     }
     for arm in made:
         arm["sentence"] = about_arm(whole, arm)
-    said = {
+    sentences = {
         "headline": headline(whole),
         "against_length": about_length(whole),
         "notes": notes(whole, results.left_out),
     }
-    return whole | said
+    return whole | sentences
 
 
 def setting(results: Results) -> Json:
@@ -78,12 +78,12 @@ def setting(results: Results) -> Json:
     }
 
 
-def learned(found: Resampled, base: int) -> Json:
+def learned(resampled: Resampled, base: int) -> Json:
     """What training alone gave: the baseline's final accuracy less that of the start."""
-    value = float(found.curves[base, -1] - found.curves[base, 0])
-    if not found.seeds_known:
+    value = float(resampled.curves[base, -1] - resampled.curves[base, 0])
+    if not resampled.seeds_known:
         return {"value": value, "interval": None}
-    half = np.quantile(abs(found.draws[:, base, -1] - found.draws[:, base, 0] - value), 0.95)
+    half = np.quantile(abs(resampled.draws[:, base, -1] - resampled.draws[:, base, 0] - value), 0.95)
     return {"value": value, "interval": [value - float(half), value + float(half)]}
 
 
@@ -91,19 +91,19 @@ def _by_arm(rows: list[Any]) -> dict[str, Any]:
     return {row.arm: row for row in rows}
 
 
-def _arm(results: Results, place: int, found: Resampled, compared: dict[str, dict[str, Any]]) -> Json:
+def _arm(results: Results, place: int, resampled: Resampled, compared: dict[str, dict[str, Any]]) -> Json:
     name = results.arms[place]
-    edges = bands(found)
+    edges = bands(resampled)
     final = None if edges is None else edges[:, place, -1].tolist()
-    own = {key: value for key, value in results.comparison["arms"][place].items() if key != "name"}
+    settings = {key: value for key, value in results.comparison["arms"][place].items() if key != "name"}
     right, samples = results.right[place, -1], results.samples[place, -1]
     trained = [results.steps[name, seed] for seed in results.seeds]
     return {
         "arm": name,
         "settings": {
-            key: value for key, value in own.items() if value is not None and value != _UNSET.get(key)
+            key: value for key, value in settings.items() if value is not None and value != _UNSET.get(key)
         },
-        "accuracy": {"value": float(found.curves[place, -1]), "interval": final},
+        "accuracy": {"value": float(resampled.curves[place, -1]), "interval": final},
         "difference": _difference(compared["difference"].get(name)),
         "against_length": _difference(compared["against_length"].get(name)),
         "reached": _reached(compared["reached"][name]),
@@ -113,39 +113,41 @@ def _arm(results: Results, place: int, found: Resampled, compared: dict[str, dic
             str(k): float(np.mean(pass_at(right, samples, k)))
             for k in range(1, int(results.samples[:, -1].min()) + 1)
         },
-        "curve": _curve(results, place, found, edges),
+        "curve": _curve(results, place, resampled, edges),
         "cost": _cost(results, place),
         "gradient": with_angle(trained),
         "training": over_time(trained, float(results.comparison["budget_tokens"])),
     }
 
 
-def _difference(found: Difference | None) -> Json | None:
-    if found is None:
+def _difference(difference: Difference | None) -> Json | None:
+    if difference is None:
         return None
     return {
-        "value": found.value,
-        "interval": None if found.interval is None else list(found.interval),
-        "joint": None if found.joint is None else list(found.joint),
-        "detectable": found.detectable,
-        "answer": found.answer,
+        "value": difference.value,
+        "interval": None if difference.interval is None else list(difference.interval),
+        "joint": None if difference.joint is None else list(difference.joint),
+        "detectable": difference.detectable,
+        "answer": difference.answer,
     }
 
 
-def _reached(found: Reached, *, of_budget: bool = True) -> Json:
-    told: Json = {
-        "spent": found.spent,
-        "ratio": found.ratio,
-        "ratio_interval": None if found.ratio_interval is None else list(found.ratio_interval),
-        "missed": found.missed,
+def _reached(reached_at: Reached, *, of_budget: bool = True) -> Json:
+    values: Json = {
+        "spent": reached_at.spent,
+        "ratio": reached_at.ratio,
+        "ratio_interval": None if reached_at.ratio_interval is None else list(reached_at.ratio_interval),
+        "missed": reached_at.missed,
     }
     if of_budget:
-        told["share"] = found.share
-        told["share_interval"] = None if found.share_interval is None else list(found.share_interval)
-    return told
+        values["share"] = reached_at.share
+        values["share_interval"] = (
+            None if reached_at.share_interval is None else list(reached_at.share_interval)
+        )
+    return values
 
 
-def _curve(results: Results, place: int, found: Resampled, edges: Floats | None) -> list[Json]:
+def _curve(results: Results, place: int, resampled: Resampled, edges: Floats | None) -> list[Json]:
     """A row for each mark, the start first; means over seeds."""
     means = {name: results.costs[name][place].mean(axis=1) for name in ("asked", "tokens", "seconds", "step")}
     completions, written = results.samples[place].sum(axis=(1, 2)), results.written[place].sum(axis=(1, 2))
@@ -153,11 +155,11 @@ def _curve(results: Results, place: int, found: Resampled, edges: Floats | None)
         {
             "mark": mark,
             **{name: float(values[mark]) for name, values in means.items()},
-            "accuracy": float(found.curves[place, mark]),
+            "accuracy": float(resampled.curves[place, mark]),
             "interval": None if edges is None else edges[:, place, mark].tolist(),
             "response_tokens": float(written[mark] / completions[mark]),
         }
-        for mark in range(found.curves.shape[1])
+        for mark in range(resampled.curves.shape[1])
     ]
 
 
@@ -216,8 +218,8 @@ def _means(steps: Steps) -> Json:
 
 
 def _mean(values: Floats, weights: Floats) -> float | None:
-    known = np.isfinite(values) & (weights > 0)
-    return float(np.average(values[known], weights=weights[known])) if known.any() else None
+    usable = np.isfinite(values) & (weights > 0)
+    return float(np.average(values[usable], weights=weights[usable])) if usable.any() else None
 
 
 def with_angle(trained: Sequence[Steps]) -> Json:
@@ -227,21 +229,21 @@ def with_angle(trained: Sequence[Steps]) -> Json:
     both have in common with time: an arm that goes from high to low angles while its gradients shrink for
     other reasons has a correlation of its own making. None where there are too few steps or no angles.
     """
-    found = [pair for steps in trained if (pair := _correlations(steps)) is not None]
-    if not found:
+    by_seed = [pair for steps in trained if (pair := _correlations(steps)) is not None]
+    if not by_seed:
         return {"spearman": None, "given_step": None, "seeds": 0}
-    given = [pair[1] for pair in found if pair[1] is not None]
+    given = [pair[1] for pair in by_seed if pair[1] is not None]
     return {
-        "spearman": float(np.mean([pair[0] for pair in found])),
+        "spearman": float(np.mean([pair[0] for pair in by_seed])),
         "given_step": float(np.mean(given)) if given else None,
-        "seeds": len(found),
+        "seeds": len(by_seed),
     }
 
 
 def _correlations(steps: Steps) -> tuple[float, float | None] | None:
-    known = np.isfinite(steps["grad_norm"]) & np.isfinite(steps["angle"])
-    norm, angle, step = (steps[name][known] for name in ("grad_norm", "angle", "step"))
-    overall = spearman(norm, angle) if known.sum() >= _FEWEST else None
+    usable = np.isfinite(steps["grad_norm"]) & np.isfinite(steps["angle"])
+    norm, angle, step = (steps[name][usable] for name in ("grad_norm", "angle", "step"))
+    overall = spearman(norm, angle) if usable.sum() >= _FEWEST else None
     if overall is None:
         return None
     return overall, spearman_given(norm, angle, step)

@@ -103,14 +103,14 @@ class Results:
     @property
     def comparison(self) -> Json:
         """The settings."""
-        found: Json = self.facts["comparison"]
-        return found
+        settings: Json = self.facts["comparison"]
+        return settings
 
     @property
     def accuracy(self) -> Floats:
         """The share of right answers, `[arms, 1 + marks, seeds, prompts]`."""
-        found: Floats = self.right / self.samples
-        return found
+        shares: Floats = self.right / self.samples
+        return shares
 
 
 def read_results(out: Path) -> Results:
@@ -159,7 +159,7 @@ def results_of(facts: Json, tables: Tables, where: Path) -> Results:
         facts,
         arms,
         seeds,
-        [prompt for prompt, kept in zip(prompts, judged, strict=True) if kept],
+        [prompt for prompt, is_judged in zip(prompts, judged, strict=True) if is_judged],
         int((~judged).sum()),
         right[..., judged],
         samples[..., judged],
@@ -185,8 +185,8 @@ def _places(table: pa.Table, arms: list[str], seeds: list[int], where: Path) -> 
 
 
 def _index(table: pa.Table, name: str, values: pa.Array) -> Ints:
-    found = pc.fill_null(pc.index_in(table.column(name), value_set=values), -1)
-    return np.asarray(found.to_numpy(), np.int64)
+    places = pc.fill_null(pc.index_in(table.column(name), value_set=values), -1)
+    return np.asarray(places.to_numpy(), np.int64)
 
 
 def _filled(
@@ -202,9 +202,9 @@ def _filled(
             f"{where}: its results do not have each arm, seed, mark and prompt of {FACTS} once. Delete "
             f"{where / RESULTS} and run the same command again."
         )
-    found = np.empty(shape)
-    found[places] = table.column(name).to_numpy()
-    return found
+    filled = np.empty(shape)
+    filled[places] = table.column(name).to_numpy()
+    return filled
 
 
 def _steps(table: pa.Table, arm: str, seed: int) -> dict[str, Floats]:
@@ -241,13 +241,13 @@ def read_tables(folder: Path) -> Tables:
     Raises:
         OutputError: one is not there or has other columns.
     """
-    found = {}
+    tables = {}
     for name, schema in SCHEMAS.items():
         path = folder / f"{name}.arrow"
         if not path.exists():
             raise OutputError(f"{folder} has no {path.name}: the comparison is not finished.", path=str(path))
         with reading(path):
-            found[name] = open_table(path)
-        if found[name].schema != schema:
+            tables[name] = open_table(path)
+        if tables[name].schema != schema:
             raise OutputError(f"{path} has other columns than a comparison's.", path=str(path))
-    return Tables(**found)
+    return Tables(**tables)

@@ -64,32 +64,32 @@ class Reached:
     missed: float | None
 
 
-def bands(found: Resampled) -> Floats | None:
+def bands(resampled: Resampled) -> Floats | None:
     """The ends of each curve's own 95 % intervals, `[2, arms, marks]`; None with one seed."""
-    if not found.seeds_known:
+    if not resampled.seeds_known:
         return None
-    half = _half(found.draws - found.curves)
-    return np.clip(np.stack([found.curves - half, found.curves + half]), 0, 1)
+    half = _half(resampled.draws - resampled.curves)
+    return np.clip(np.stack([resampled.curves - half, resampled.curves + half]), 0, 1)
 
 
 def differences(
-    arms: Sequence[str], found: Resampled, baseline: str, without: Sequence[str] = ()
+    arms: Sequence[str], resampled: Resampled, baseline: str, without: Sequence[str] = ()
 ) -> list[Difference]:
     """Compare every arm with the baseline at the last mark; one family.
 
     Args:
         arms: their names, `[arms]`.
-        found: their curves.
+        resampled: their curves.
         baseline: one of the names.
         without: names that are left out.
     """
     base = list(arms).index(baseline)
     others = [place for place, arm in enumerate(arms) if place != base and arm not in without]
-    values = found.curves[others, -1] - found.curves[base, -1]
-    if not found.seeds_known:
+    values = resampled.curves[others, -1] - resampled.curves[base, -1]
+    if not resampled.seeds_known:
         rows = zip(others, values, strict=True)
         return [Difference(arms[k], float(value), None, None, None, "cannot say") for k, value in rows]
-    draws = found.draws[:, others, -1] - found.draws[:, [base], -1] - values
+    draws = resampled.draws[:, others, -1] - resampled.draws[:, [base], -1] - values
     alone = _half(draws)
     scaled = np.divide(abs(draws), alone, out=np.zeros_like(draws), where=alone > 0)
     critical = max(1.0, float(np.quantile(scaled.max(axis=1), MASS))) if others else 1.0
@@ -101,8 +101,8 @@ def differences(
 
 def _half(draws: Floats) -> Floats:
     """Half the width of 95 % intervals of draws around 0."""
-    found: Floats = np.quantile(abs(draws), MASS, axis=0)
-    return found
+    half: Floats = np.quantile(abs(draws), MASS, axis=0)
+    return half
 
 
 def _difference(arm: str, value: float, half: float, critical: float) -> Difference:
@@ -119,7 +119,7 @@ def _difference(arm: str, value: float, half: float, critical: float) -> Differe
 
 
 def reached(
-    arms: Sequence[str], spent: Floats, budget: float, found: Resampled, baseline: str
+    arms: Sequence[str], spent: Floats, budget: float, resampled: Resampled, baseline: str
 ) -> list[Reached]:
     """What every arm spent to reach the baseline's final accuracy.
 
@@ -127,25 +127,28 @@ def reached(
         arms: their names, `[arms]`.
         spent: at each mark, `[arms, marks]`, not falling: tokens, or seconds.
         budget: what `share` is a share of.
-        found: their curves.
+        resampled: their curves.
         baseline: one of the names.
     """
     base = list(arms).index(baseline)
-    own = _walks(spent[base], found, base, base)
-    return [_reached(arm, _walks(spent[k], found, k, base), own, budget) for k, arm in enumerate(arms)]
+    baseline_walks = _walks(spent[base], resampled, base, base)
+    return [
+        _reached(arm, _walks(spent[k], resampled, k, base), baseline_walks, budget)
+        for k, arm in enumerate(arms)
+    ]
 
 
-def _walks(spent: Floats, found: Resampled, place: int, base: int) -> Floats:
+def _walks(spent: Floats, resampled: Resampled, place: int, base: int) -> Floats:
     """When the target is reached as measured, and in each draw; `[1 + draws]`, infinite where it is not."""
-    draws = found.draws if found.seeds_known else found.draws[:0]
-    curves = np.concatenate([found.curves[None, place], draws[:, place]])
-    targets = np.append(found.curves[base, -1], draws[:, base, -1])
+    draws = resampled.draws if resampled.seeds_known else resampled.draws[:0]
+    curves = np.concatenate([resampled.curves[None, place], draws[:, place]])
+    targets = np.append(resampled.curves[base, -1], draws[:, base, -1])
     return np.array([first_reach(spent, c, t) for c, t in zip(curves, targets, strict=True)], np.float64)
 
 
-def _reached(arm: str, walks: Floats, own: Floats, budget: float) -> Reached:
+def _reached(arm: str, walks: Floats, baseline_walks: Floats, budget: float) -> Reached:
     with np.errstate(invalid="ignore", divide="ignore"):
-        shares, ratios = walks / budget, walks / own
+        shares, ratios = walks / budget, walks / baseline_walks
     draws = len(walks) > 1
     return Reached(
         arm,
@@ -163,10 +166,10 @@ def _finite(value: float) -> float | None:
 
 
 def _ends(draws: Floats) -> tuple[float | None, float | None]:
-    known = draws[~np.isnan(draws)]  # nought over nought: where the model at the start is at the target
-    if not len(known):
+    defined = draws[~np.isnan(draws)]  # nought over nought: where the model at the start is at the target
+    if not len(defined):
         return None, None
-    low, high = np.quantile(known, [(1 - MASS) / 2, (1 + MASS) / 2], method="nearest")
+    low, high = np.quantile(defined, [(1 - MASS) / 2, (1 + MASS) / 2], method="nearest")
     return _finite(low), _finite(high)
 
 
@@ -210,15 +213,15 @@ def resample(accuracy: Floats, *, draws: int = 2000, seed: int = 0) -> Resampled
     for draw in range(draws):
         chosen = (uniforms(seed, draw, _PROMPTS, 0, prompts) * prompts).astype(np.int64)
         weights[draw] = np.bincount(chosen, minlength=prompts) / prompts
-    found = curves + np.einsum("amq,dq->dam", parts, weights, optimize=True)
+    drawn = curves + np.einsum("amq,dq->dam", parts, weights, optimize=True)
     if seeds == 1:
-        return Resampled(curves, found, False, [])
+        return Resampled(curves, drawn, False, [])
     apart = unlike(accuracy[:, -1].mean(axis=2).var(axis=1), seeds)
     residuals = (accuracy.mean(axis=3) - curves[:, :, None]) * np.sqrt(seeds / (seeds - 1))
     together = [arm for arm in range(arms) if arm not in apart]
     for pool in [together, *([arm] for arm in apart)]:
-        found[:, pool] += _seed_parts(residuals[pool], draws, seed, pool[0])
-    return Resampled(curves, found, True, apart)
+        drawn[:, pool] += _seed_parts(residuals[pool], draws, seed, pool[0])
+    return Resampled(curves, drawn, True, apart)
 
 
 def _prompt_parts(accuracy: Floats, curves: Floats) -> Floats:
@@ -230,7 +233,7 @@ def _prompt_parts(accuracy: Floats, curves: Floats) -> Floats:
     arms, _, seeds, prompts = accuracy.shape
     by_prompt: Floats = accuracy.mean(axis=2) - curves[:, :, None]
     shared = by_prompt.mean(axis=0)
-    own = by_prompt - shared
+    per_arm = by_prompt - shared
     if seeds == 1:
         return by_prompt
     rest = accuracy - accuracy.mean(axis=3, keepdims=True) - by_prompt[:, :, None, :]
@@ -239,7 +242,7 @@ def _prompt_parts(accuracy: Floats, curves: Floats) -> Floats:
     )  # of an arm's prompt means
     in_shared = noise.mean(axis=0) / arms
     in_own = (1 - 2 / arms) * noise + noise.mean(axis=0) / arms
-    return _scaled(shared, in_shared) + _scaled(own, in_own)
+    return _scaled(shared, in_shared) + _scaled(per_arm, in_own)
 
 
 def _scaled(parts: Floats, noise: Floats) -> Floats:
@@ -247,8 +250,8 @@ def _scaled(parts: Floats, noise: Floats) -> Floats:
     drawn = (parts**2).mean(axis=-1)  # what drawing them again would give
     left = drawn * parts.shape[-1] / max(parts.shape[-1] - 1, 1) - noise
     factor = np.divide(np.clip(left, 0, None), drawn, out=np.zeros_like(drawn), where=drawn > 0)
-    found: Floats = parts * np.sqrt(factor)[..., None]
-    return found
+    scaled: Floats = parts * np.sqrt(factor)[..., None]
+    return scaled
 
 
 def _seed_parts(residuals: Floats, draws: int, seed: int, stream: int) -> Floats:
@@ -259,12 +262,12 @@ def _seed_parts(residuals: Floats, draws: int, seed: int, stream: int) -> Floats
     """
     arms, marks, seeds = residuals.shape
     pool = residuals.transpose(0, 2, 1).reshape(arms * seeds, marks)
-    freedom, found = arms * (seeds - 1), np.empty((draws, arms, marks))
+    freedom, parts = arms * (seeds - 1), np.empty((draws, arms, marks))
     for draw in range(draws):
         chosen = uniforms(seed, draw, _SEEDS + 16 * stream, 0, arms * seeds) * (arms * seeds)
         means = pool[chosen.astype(np.int64)].reshape(arms, seeds, marks).mean(axis=1)
-        found[draw] = means * student(freedom, uniforms(seed, draw, _SPREAD + 16 * stream, 0, freedom + 2))
-    return found
+        parts[draw] = means * student(freedom, uniforms(seed, draw, _SPREAD + 16 * stream, 0, freedom + 2))
+    return parts
 
 
 def student(freedom: int, numbers: Floats) -> float:
@@ -288,7 +291,7 @@ def unlike(variances: Floats, seeds: int) -> list[int]:
         variances: between the seeds of each arm, `[arms]`.
         seeds: of each arm.
     """
-    left, found = list(range(len(variances))), []
+    left, apart = list(range(len(variances))), []
     while len(left) > 2:
         most = max(left, key=lambda arm: float(variances[arm]))
         whole = float(variances[left].sum())
@@ -297,5 +300,5 @@ def unlike(variances: Floats, seeds: int) -> list[int]:
         if whole == 0 or variances[most] / whole <= border:
             break
         left.remove(most)
-        found.append(most)
-    return sorted(found)
+        apart.append(most)
+    return sorted(apart)

@@ -10,45 +10,47 @@ from gaincurate.shards import Json
 _MUCH = 0.25  # of a budget: spent before the training, it decides more than the strategy does
 
 
-def headline(found: Json) -> str:
+def headline(document: Json) -> str:
     """One sentence over all arms."""
-    setting = found["setting"]
-    baseline, answers = setting["baseline"], _answers(found)
+    setting = document["setting"]
+    baseline, answers = setting["baseline"], _answers(document)
     if "cannot say" in answers.values():
         return (
             "With one seed nothing can be said: what a strategy does cannot be told from what a seed does. "
             "Give at least three."
         )
-    better, worse = (_listed([a for a, said in answers.items() if said == s]) for s in ("better", "worse"))
+    better, worse = (
+        _listed([a for a, answer in answers.items() if answer == s]) for s in ("better", "worse")
+    )
     count = f"{len(answers)} other {_plural(len(answers), 'strategy', 'strategies')}"
     if not better and not worse:
         return (
             f"No difference seen: at equal cost none of {count} ended better or worse than {baseline}, as "
-            f"far as this comparison can see. {_most(found):.1f} more or fewer right answers of 100 would "
+            f"far as this comparison can see. {_most(document):.1f} more or fewer right answers of 100 would "
             "have been seen in 8 of 10 such comparisons."
         )
     parts = [f"better than {baseline}: {better}"] if better else [f"none better than {baseline}"]
     parts += [f"worse: {worse}"] if worse else ["none worse"]
-    left = sum(said == "no difference seen" for said in answers.values())
+    left = sum(answer == "no difference seen" for answer in answers.values())
     parts += [f"no difference seen: {left}"] if left else []
     return f"At equal cost, of {count}, {'; '.join(parts)}."
 
 
-def _answers(found: Json) -> dict[str, str]:
-    return {arm["arm"]: arm["difference"]["answer"] for arm in found["arms"] if arm["difference"]}
+def _answers(document: Json) -> dict[str, str]:
+    return {arm["arm"]: arm["difference"]["answer"] for arm in document["arms"] if arm["difference"]}
 
 
-def _most(found: Json) -> float:
-    return 100 * max(float(arm["difference"]["detectable"]) for arm in found["arms"] if arm["difference"])
+def _most(document: Json) -> float:
+    return 100 * max(float(arm["difference"]["detectable"]) for arm in document["arms"] if arm["difference"])
 
 
-def about_arm(found: Json, arm: Json) -> str:
+def about_arm(document: Json, arm: Json) -> str:
     """One arm against the baseline."""
-    setting, difference = found["setting"], arm["difference"]
+    setting, difference = document["setting"], arm["difference"]
     baseline, name = setting["baseline"], arm["arm"]
     right = f"{100 * arm['accuracy']['value']:.1f} of 100 held-out answers were right at the end"
     if difference is None:
-        return f"{name}: what the others are measured against. {right}{_learned(found)}."
+        return f"{name}: what the others are measured against. {right}{_learned(document)}."
     points = f"{100 * difference['value']:+.1f} right answers of 100 against {baseline}"
     if difference["joint"] is None:
         return f"{name}: cannot say. {points}, with one seed: it may be the seed's doing."
@@ -61,44 +63,44 @@ def about_arm(found: Json, arm: Json) -> str:
             "fewer could hide here."
         )
     late = difference["answer"] == "worse" and arm["reached"]["spent"] is not None  # touched by noise
-    reach = "" if late else _reach(found, arm)
+    reach = "" if late else _reach(document, arm)
     return f"{name}: {difference['answer']} than {baseline}. {points} {span}. {reach}".rstrip()
 
 
-def _learned(found: Json) -> str:
+def _learned(document: Json) -> str:
     """Of the baseline: what it learned."""
-    return f", {100 * found['learned']['value']:+.1f} since the start"
+    return f", {100 * document['learned']['value']:+.1f} since the start"
 
 
-def _reach(found: Json, arm: Json) -> str:
-    reached, baseline = arm["reached"], found["setting"]["baseline"]
-    if found["learned"]["value"] <= 0:
+def _reach(document: Json, arm: Json) -> str:
+    reached, baseline = arm["reached"], document["setting"]["baseline"]
+    if document["learned"]["value"] <= 0:
         return ""  # a target that the model at the start meets says nothing
     if reached["spent"] is None:
         return f"It did not reach {baseline}'s final accuracy within the budget."
-    return f"It was at {baseline}'s final accuracy after {reached_at(found, arm)} of the budget."
+    return f"It was at {baseline}'s final accuracy after {reached_at(document, arm)} of the budget."
 
 
-def reached_at(found: Json, arm: Json) -> str:
+def reached_at(document: Json, arm: Json) -> str:
     """The share of the budget after which an arm was at the baseline's final accuracy, with its interval."""
     reached = arm["reached"]
-    if found["learned"]["value"] <= 0:
+    if document["learned"]["value"] <= 0:
         return "\N{EN DASH}"
     if reached["spent"] is None:
         return "not reached"
     ends = reached["share_interval"]
-    said = f"{100 * reached['share']:.0f} %"
-    return said if ends is None else f"{said} ({' to '.join(_share(end) for end in ends)})"
+    shown = f"{100 * reached['share']:.0f} %"
+    return shown if ends is None else f"{shown} ({' to '.join(_share(end) for end in ends)})"
 
 
 def _share(end: float | None) -> str:
     return "never" if end is None else f"{100 * end:.0f} %"
 
 
-def about_length(found: Json) -> str | None:
+def about_length(document: Json) -> str | None:
     """The other arms against sorting by length, which needs no model; None where nothing is compared."""
-    second, baseline = found["setting"]["second"], found["setting"]["baseline"]
-    rows = [(arm["arm"], arm["against_length"]) for arm in found["arms"] if arm["against_length"]]
+    second, baseline = document["setting"]["second"], document["setting"]["baseline"]
+    rows = [(arm["arm"], arm["against_length"]) for arm in document["arms"] if arm["against_length"]]
     if not rows or any(row["joint"] is None for _, row in rows):
         return None
     parts = []
@@ -119,9 +121,9 @@ def _points(row: Json) -> str:
     return f"{100 * row['value']:+.1f}, {100 * low:+.1f} to {100 * high:+.1f}"
 
 
-def notes(found: Json, left_out: int) -> list[str]:
+def notes(document: Json, left_out: int) -> list[str]:
     """What a reader should know before believing it."""
-    setting, learned, made = found["setting"], found["learned"], []
+    setting, learned, made = document["setting"], document["learned"], []
     baseline = setting["baseline"]
     if learned["interval"] is not None and learned["interval"][0] <= 0:
         low, high = learned["interval"]
@@ -130,7 +132,7 @@ def notes(found: Json, left_out: int) -> list[str]:
             f"of 100 since the start, {100 * low:+.1f} to {100 * high:+.1f}): where nothing is learned, no "
             "strategy can be told from another. A larger budget or learning rate may show more."
         )
-    for arm in found["arms"]:
+    for arm in document["arms"]:
         share = arm["cost"]["scoring"] / setting["budget_tokens"]
         if share >= _MUCH:
             made.append(
@@ -138,7 +140,7 @@ def notes(found: Json, left_out: int) -> list[str]:
                 "its verdict is about that price too. A larger budget, or a `prefill_weight` that was "
                 "measured, may show another."
             )
-    for arm in found["apart"]:
+    for arm in document["apart"]:
         made.append(
             f"The seeds of {arm} differ far more than those of the other arms, so its intervals are made of "
             f"its own {setting['seeds_count']} seeds alone and are wide."
@@ -157,5 +159,5 @@ def _listed(names: list[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
-def _plural(count: int, one: str, many: str) -> str:
-    return one if count == 1 else many
+def _plural(count: int, singular: str, plural: str) -> str:
+    return singular if count == 1 else plural

@@ -46,15 +46,15 @@ def search(
         InputError: an option that does not go with the set, or a library that is not installed.
         SourceError: an evaluation set that cannot be read.
     """
-    alive, found = np.ones(len(scored), bool), []
+    alive, by_check = np.ones(len(scored), bool), []
     for check in options.chosen():
         if tell is not None:
             tell(check)
-        one = _CHECKS[check](scored, alive.copy(), options)
-        found.append(one)
+        found_rows = _CHECKS[check](scored, alive.copy(), options)
+        by_check.append(found_rows)
         if dropping or check == "duplicates":
-            alive[[hit.place for hit in one.hits]] = False
-    return found
+            alive[[hit.place for hit in found_rows.hits]] = False
+    return by_check
 
 
 def finding(scored: ScoredSet, found: Found, examples: int) -> Finding:
@@ -93,7 +93,7 @@ class LeftOut:
     @property
     def counts(self) -> dict[str, int]:
         """Rows that each check took out."""
-        return {one.check: len(one.hits) for one in self.found}
+        return {check.check: len(check.hits) for check in self.found}
 
     def lines(self, scored: ScoredSet) -> Iterator[Json]:
         """One line for each row that is gone, in the order of the set; see `lines`."""
@@ -106,14 +106,14 @@ def leave_out(scored: ScoredSet, options: HygieneOptions, *, tell: Tell | None =
     Raises:
         InputError, SourceError: see `search`; or no row would stay.
     """
-    found = search(scored, options, dropping=True, tell=tell)
-    kept = np.ones(len(scored), bool)
-    for one in found:
-        kept[[hit.place for hit in one.hits]] = False
-    if len(scored) and not kept.any():
-        told = ", ".join(f"{one.check} {len(one.hits):,}" for one in found)
-        raise InputError(f"every row of {scored.folder} would be dropped ({told}); nothing is written.")
-    return LeftOut(kept, found)
+    by_check = search(scored, options, dropping=True, tell=tell)
+    stays = np.ones(len(scored), bool)
+    for check in by_check:
+        stays[[hit.place for hit in check.hits]] = False
+    if len(scored) and not stays.any():
+        counts = ", ".join(f"{check.check} {len(check.hits):,}" for check in by_check)
+        raise InputError(f"every row of {scored.folder} would be dropped ({counts}); nothing is written.")
+    return LeftOut(stays, by_check)
 
 
 def lines(scored: ScoredSet, found: Sequence[Found]) -> Iterator[Json]:

@@ -41,9 +41,9 @@ def contaminated(scored: ScoredSet, alive: Mask, index: EvalIndex, overlap: floa
     for places, batch in prompts(scored, alive):
         for place, messages in zip(places.tolist(), batch, strict=True):
             row = words(asked(messages))
-            found = _match(row, template.strip(row), index, overlap)
-            if found is not None:
-                number, share, text = found
+            match = _match(row, template.strip(row), index, overlap)
+            if match is not None:
+                number, share, text = match
                 matched.add(number)
                 hits.append(_hit(place, index, number, share, text))
     half = sum(hit.facts["share"] >= 0.5 for hit in hits)
@@ -70,7 +70,7 @@ def _match(
         gram = index.gram(row, start)
         for number in index.by_gram[gram]:
             grams[number].add(gram)
-    shares = {number: len(found) / len(index.items[number].grams) for number, found in grams.items()}
+    shares = {number: len(shared) / len(index.items[number].grams) for number, shared in grams.items()}
     best = min(shares, key=lambda number: (-shares[number], number))
     if shares[best] < overlap:
         return None
@@ -125,13 +125,13 @@ class EvalIndex:
         self.ngram = ngram
         read: dict[tuple[str, ...], tuple[str, int]] = {}
         wholes: dict[str, tuple[str, ...]] = {}
-        own: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+        by_file: dict[str, set[tuple[str, ...]]] = defaultdict(set)
         for file, row, question, bare in _questions(files, column):
             read.setdefault(bare, (file, row))
             wholes.setdefault(" ".join(question), bare)
-            own[file].add(bare)
+            by_file[file].add(bare)
         # File by file: what three files have, each with a word changed, is a question and no phrase.
-        common = set[str]().union(*(_common(questions, ngram) for questions in own.values()))
+        common = set[str]().union(*(_common(questions, ngram) for questions in by_file.values()))
         self.items = [
             Item(file, row, " ".join(question), frozenset(_grams(question, ngram)) - common)
             for question, (file, row) in read.items()
@@ -185,9 +185,9 @@ def _questions(
 ) -> Iterator[tuple[str, int, list[str], tuple[str, ...]]]:
     """File, row from 0, words of each question, and those without the file's template."""
     for file in files:
-        found = [words(text) for text in _texts(file, column)]
-        template = Template(found, max(COMMON, min(_TEMPLATE, len(found) / 2)))
-        for row, question in enumerate(found):
+        questions = [words(text) for text in _texts(file, column)]
+        template = Template(questions, max(COMMON, min(_TEMPLATE, len(questions) / 2)))
+        for row, question in enumerate(questions):
             if question:
                 yield file, row, question, tuple(template.strip(question))
 

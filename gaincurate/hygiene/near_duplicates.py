@@ -112,12 +112,12 @@ class _Search:
     def compare(self, rows: list[_Row]) -> list[Hit]:
         """The near duplicates among the next rows."""
         sets = [shingles(row.tokens) for row in rows]
-        found = zip(rows, sets, self._sketches.of(sets), strict=True)
-        hits = [self._one(row, own, sketch) for row, own, sketch in found]
+        sketched = zip(rows, sets, self._sketches.of(sets), strict=True)
+        hits = [self._one(row, triples, sketch) for row, triples, sketch in sketched]
         return [hit for hit in hits if hit is not None]
 
-    def _one(self, row: _Row, own: set[str], sketch: Any) -> Hit | None:
-        alike = [(jaccard(own, self._shingles(number)), -number) for number in self._index.query(sketch)]
+    def _one(self, row: _Row, triples: set[str], sketch: Any) -> Hit | None:
+        alike = [(jaccard(triples, self._shingles(number)), -number) for number in self._index.query(sketch)]
         alike = [pair for pair in alike if pair[0] >= self._likeness.threshold]
         for index, negative in sorted(
             alike, reverse=True
@@ -192,8 +192,8 @@ def jaccard(first: set[str], second: set[str]) -> float:
 def bands(threshold: float) -> int:
     """The fewest bands of equal size with which a pair at the threshold is found `RECALL` of the time."""
     sizes = [size for size in range(_HASHES, 0, -1) if _HASHES % size == 0]
-    found = (s for s in sizes if 1 - (1 - threshold**s) ** (_HASHES // s) >= RECALL)
-    return _HASHES // next(found, 1)
+    sizes_that_do = (s for s in sizes if 1 - (1 - threshold**s) ** (_HASHES // s) >= RECALL)
+    return _HASHES // next(sizes_that_do, 1)
 
 
 class Sketches:
@@ -220,8 +220,8 @@ class Sketches:
 
     def of(self, sets: Iterable[set[str]]) -> list[RMinHash]:
         """One sketch for each set of shingles."""
-        found: list[RMinHash] = self._rensa.RMinHash.from_token_sets(sets, _HASHES, _SEED)
-        return found
+        sketches: list[RMinHash] = self._rensa.RMinHash.from_token_sets(sets, _HASHES, _SEED)
+        return sketches
 
     def index(self) -> RMinHashLSH:
         """An empty index: of the sketches in it, those that share a band with one that is asked for."""
@@ -231,18 +231,18 @@ class Sketches:
         """`[sets, bands]`: equal where two sets share a band."""
         matrix = self._rensa.RMinHash.digest_matrix_from_token_sets(sets, _HASHES, _SEED)
         values = np.array(matrix.to_rows(), np.uint64).reshape(-1, self.bands, _HASHES // self.bands)
-        found = np.zeros(values.shape[:2], np.uint64)
+        keys = np.zeros(values.shape[:2], np.uint64)
         for k in range(values.shape[2]):
-            found = (found + values[:, :, k]) * _ODD
-            found ^= found >> np.uint64(29)
-        return found
+            keys = (keys + values[:, :, k]) * _ODD
+            keys ^= keys >> np.uint64(29)
+        return keys
 
 
 def shared(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
     """`[rows]`: which rows share a band with any other; `keys` is `[rows, bands]`."""
-    found = np.zeros(len(keys), bool)
+    has_double = np.zeros(len(keys), bool)
     for band in keys.T:
         order = np.argsort(band)
         equal = band[order[1:]] == band[order[:-1]]
-        found[order[1:][equal]] = found[order[:-1][equal]] = True
-    return found
+        has_double[order[1:][equal]] = has_double[order[:-1][equal]] = True
+    return has_double

@@ -49,11 +49,11 @@ def batches(scored: ScoredSet, alive: Mask) -> Iterator[tuple[Ints, pa.Table]]:
     for shard in scored.tables():
         for offset in range(0, shard.num_rows, BATCH):
             table = shard.slice(offset, BATCH)
-            kept = np.flatnonzero(alive[begin : begin + table.num_rows])
-            if len(kept) == table.num_rows:
-                yield begin + kept, table
-            elif len(kept):
-                yield begin + kept, table.take(pa.array(kept))
+            chosen = np.flatnonzero(alive[begin : begin + table.num_rows])
+            if len(chosen) == table.num_rows:
+                yield begin + chosen, table
+            elif len(chosen):
+                yield begin + chosen, table.take(pa.array(chosen))
             begin += table.num_rows
 
 
@@ -76,8 +76,8 @@ def sample(scored: ScoredSet, alive: Mask) -> list[list[Message]]:
 def ids(scored: ScoredSet, places: Sequence[int]) -> list[str]:
     """The ids of rows."""
     column = scored.column(ID).combine_chunks()
-    found: list[str] = column.take(pa.array(places, pa.int64())).to_pylist()
-    return found
+    values: list[str] = column.take(pa.array(places, pa.int64())).to_pylist()
+    return values
 
 
 def normal(text: str) -> str:
@@ -128,16 +128,18 @@ class Template:
 
 def _common(rows: Sequence[Sequence[str]], least: float) -> set[tuple[str, ...]]:
     """Every beginning that enough rows have."""
-    found: set[tuple[str, ...]] = set()
+    common: set[tuple[str, ...]] = set()
     for depth in range(1, _LONGEST + 1):
         # A beginning is common only if the shorter one is.
-        rows = [row for row in rows if len(row) >= depth and (depth == 1 or tuple(row[: depth - 1]) in found)]
+        rows = [
+            row for row in rows if len(row) >= depth and (depth == 1 or tuple(row[: depth - 1]) in common)
+        ]
         counts = Counter(tuple(row[:depth]) for row in rows)
         fresh = {begin for begin, count in counts.items() if count >= least}
         if not fresh:
             break
-        found |= fresh
-    return found
+        common |= fresh
+    return common
 
 
 def _depth(row: Sequence[str], common: set[tuple[str, ...]]) -> int:

@@ -1,6 +1,7 @@
-"""A report, put together: takes a scored set and what is known of its prompts, yields the document.
+"""The report, put together from a scored set and what is known of its prompts.
 
-The only composer. The same inputs give the same document. Prints nothing and writes nothing.
+All other modules compute one part each, and this one alone composes them. The same inputs give the same
+document.
 """
 
 from __future__ import annotations
@@ -63,12 +64,12 @@ def report(
     scored = ScoredSet(folder)
     opened = None if run is None else Run(run)
     table = read_table(scored, group_column=group_column, columns=columns)
-    found = [rates for path in rollouts for rates in read_rollouts(Path(path), success)]
+    by_policy = [rates for path in rollouts for rates in read_rollouts(Path(path), success)]
     if opened is not None:
         outcomes = read_run(opened)
-        found += [] if outcomes is None else [outcomes]
+        by_policy += [] if outcomes is None else [outcomes]
         _note_run(scored, table, opened, empty=outcomes is None)
-    observed = observe(scored, table, found)
+    observed = observe(scored, table, by_policy)
     checked = hygiene_checks(scored, hygiene)
     same = _made_of(scored, table, observed)
     relations = relate(table, same)
@@ -94,7 +95,7 @@ def report(
         relations=[judged.relation for judged in relations.judged],
         profiles=relations.profiles,
         lifts=batches,
-        outcomes=[one.outcome for one in observed],
+        outcomes=[outcome.outcome for outcome in observed],
         calibrations=_calibrations(table, observed, same),
         against=[compare_sets(scored, table, Path(path)) for path in against],
         ends=[extremes(scored, table, name) for name in signals],
@@ -116,18 +117,20 @@ def _note_run(scored: ScoredSet, table: Table, run: Run, *, empty: bool) -> None
 
 def _made_of(scored: ScoredSet, table: Table, observed: Sequence[Observed]) -> frozenset[Pair]:
     """Computed columns and the pass rates that they were made from: neither is evidence for the other."""
-    found = set[Pair]()
+    pairs = set[Pair]()
     computed = scored.computed_columns()
     for name in table.names("signal"):
         hashes, files = _sources_behind(name, computed)
-        for one in observed:
-            same = bool(hashes & one.hashes)
-            if same or Path(one.outcome.path).name in files:  # a run goes on, rollouts are added
-                targets = [one.outcome.name, one.outcome.learnability]
-                found |= {(name, target) for target in targets if target is not None}
+        for outcome in observed:
+            same = bool(hashes & outcome.hashes)
+            if same or Path(outcome.outcome.path).name in files:  # a run goes on, rollouts are added
+                targets = [outcome.outcome.name, outcome.outcome.learnability]
+                pairs |= {(name, target) for target in targets if target is not None}
                 state = "" if same else "another state of "
-                table.notes.append(f"{name} was made from {state}{one.outcome.name} and is not judged by it.")
-    return frozenset(found)
+                table.notes.append(
+                    f"{name} was made from {state}{outcome.outcome.name} and is not judged by it."
+                )
+    return frozenset(pairs)
 
 
 def _sources_behind(name: str, computed: dict[str, Json]) -> tuple[set[str], set[str]]:
@@ -135,10 +138,10 @@ def _sources_behind(name: str, computed: dict[str, Json]) -> tuple[set[str], set
     left, seen = [name], set[str]()
     hashes, files = set[str](), set[str]()
     while left:
-        one = left.pop()
-        how = computed.get(one, {}).get("how")
-        if one not in seen and isinstance(how, dict):
-            seen.add(one)
+        column = left.pop()
+        how = computed.get(column, {}).get("how")
+        if column not in seen and isinstance(how, dict):
+            seen.add(column)
             hashes |= set(hashes_in(how))
             files |= set(hashes_in(how.get("outcomes"), "file"))
             left += how.get("of") or {}
@@ -151,27 +154,29 @@ def _evidence(table: Table, relations: Relations, batches: Sequence[Lift]) -> li
     shares = {share.column: share for share in relations.shares}
     explained = {profile.signal: profile.explained for profile in relations.profiles}
     cells = {cell.first: cell.correlation for cell in relations.matrix if cell.second == LENGTH}
-    found = []
+    evidence = []
     for name in table.names("signal"):
         values = table.values[name]
-        known = values[~np.isnan(values)]
+        present = values[~np.isnan(values)]
         judged = [
-            one for one in relations.judged if one.relation.signal == name and one.relation.target in targets
+            item
+            for item in relations.judged
+            if item.relation.signal == name and item.relation.target in targets
         ]
-        own = {one.relation.target for one in judged}
-        found.append(
+        judged_targets = {item.relation.target for item in judged}
+        evidence.append(
             Evidence(
                 name,
-                len(known),
-                bool((known == known[0]).all()),
+                len(present),
+                bool((present == present[0]).all()),
                 cells[name],
                 explained.get(name),
                 shares.get(name),
                 judged,
-                [one for one in batches if one.column in (name, LENGTH) and one.target in own],
+                [item for item in batches if item.column in (name, LENGTH) and item.target in judged_targets],
             )
         )
-    return found
+    return evidence
 
 
 def _verdict(evidence: Evidence, decision: Decision, relations: Relations, group: str | None) -> Verdict:
@@ -195,11 +200,11 @@ def _calibrations(table: Table, observed: Sequence[Observed], same: frozenset[Pa
     if PREDICTED not in table.names("signal"):
         return []
     made = [
-        calibration(PREDICTED, table.values[PREDICTED], one)
-        for one in observed
-        if (PREDICTED, one.outcome.name) not in same
+        calibration(PREDICTED, table.values[PREDICTED], outcome)
+        for outcome in observed
+        if (PREDICTED, outcome.outcome.name) not in same
     ]
-    return [one for one in made if one is not None]
+    return [outcome for outcome in made if outcome is not None]
 
 
 def _about(scored: ScoredSet, table: Table) -> About:
@@ -230,14 +235,14 @@ def _about(scored: ScoredSet, table: Table) -> About:
 
 def _flat(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Nested facts by dotted name, as short texts."""
-    found = []
+    facts_by_name = []
     for key, value in facts.items():
         if isinstance(value, dict):
-            found += _flat(value, f"{prefix}{key}.")
+            facts_by_name += _flat(value, f"{prefix}{key}.")
         else:
             text = "-" if value is None else str(value)
-            found.append((prefix + key, text if len(text) <= 200 else text[:197] + "..."))
-    return found
+            facts_by_name.append((prefix + key, text if len(text) <= 200 else text[:197] + "..."))
+    return facts_by_name
 
 
 METHODS = {

@@ -20,30 +20,36 @@ _LEAST = 10  # rows of a band
 
 def distribution(column: str, values: Floats) -> Distribution:
     """One column's, `[rows]`, NaN where it has no value."""
-    known = np.sort(values[~np.isnan(values)])
-    missing = len(values) - len(known)
-    if not len(known):
+    present = np.sort(values[~np.isnan(values)])
+    missing = len(values) - len(present)
+    if not len(present):
         return Distribution(column, 0, missing, 0, None, [], Histogram([], [], 0, 0))
-    distinct = int(np.count_nonzero(np.diff(known))) + 1
-    quantiles = np.quantile(known, QUANTILES).tolist()
+    distinct = int(np.count_nonzero(np.diff(present))) + 1
+    quantiles = np.quantile(present, QUANTILES).tolist()
     return Distribution(
-        column, len(known), missing, distinct, float(known.mean()), quantiles, histogram(known, distinct)
+        column,
+        len(present),
+        missing,
+        distinct,
+        float(present.mean()),
+        quantiles,
+        histogram(present, distinct),
     )
 
 
-def histogram(known: Floats, distinct: int) -> Histogram:
+def histogram(present: Floats, distinct: int) -> Histogram:
     """Of sorted values: a bin for each of few evenly spaced ones, else equal bins over the middle."""
-    edges = _own_bins(known) if distinct <= BINS else None
+    edges = _own_bins(present) if distinct <= BINS else None
     if edges is None:
-        edges = np.linspace(*_middle(known), BINS + 1)
-    counts, _ = np.histogram(known, edges)
-    below, above = int(np.searchsorted(known, edges[0])), int((known > edges[-1]).sum())
+        edges = np.linspace(*_middle(present), BINS + 1)
+    counts, _ = np.histogram(present, edges)
+    below, above = int(np.searchsorted(present, edges[0])), int((present > edges[-1]).sum())
     return Histogram(edges.tolist(), counts.tolist(), below, above)
 
 
-def _own_bins(known: Floats) -> Floats | None:
+def _own_bins(present: Floats) -> Floats | None:
     """Edges halfway between values that are a step apart, such as levels; None for others."""
-    values = np.unique(known)
+    values = np.unique(present)
     if len(values) == 1:
         return np.array([values[0] - 0.5, values[0] + 0.5])
     step = float(np.diff(values).min())
@@ -53,14 +59,14 @@ def _own_bins(known: Floats) -> Floats | None:
     count = round(float(places[-1])) + 1
     if count > BINS or not np.allclose(places, np.round(places), atol=1e-6):
         return None
-    found: Floats = values[0] + step * (np.arange(count + 1) - 0.5)
-    return found
+    edges: Floats = values[0] + step * (np.arange(count + 1) - 0.5)
+    return edges
 
 
-def _middle(known: Floats) -> tuple[float, float]:
+def _middle(present: Floats) -> tuple[float, float]:
     """Where bins begin and end: at the ends, unless a few rows lie far out."""
-    low, high = np.quantile(known, [_TAIL, 1 - _TAIL])
-    first, last = float(known[0]), float(known[-1])
+    low, high = np.quantile(present, [_TAIL, 1 - _TAIL])
+    first, last = float(present[0]), float(present[-1])
     if last - first <= _FAR * (high - low) or high <= low:
         low, high = first, last
     if high <= low:
@@ -70,8 +76,8 @@ def _middle(known: Floats) -> tuple[float, float]:
 
 def scatter(signal: str, values: Floats, lengths: Floats, correlation: Estimate) -> Scatter:
     """A signal against length, both `[rows]`; rows without a value are left out."""
-    known = ~np.isnan(values)
-    y, x = values[known], lengths[known]
+    present = ~np.isnan(values)
+    y, x = values[present], lengths[present]
     if not len(y):
         return Scatter(signal, [], [], [], 0, [], correlation)
     x_edges, y_edges = _log_edges(x), np.linspace(*_middle(np.sort(y)), SCATTER_BINS + 1)

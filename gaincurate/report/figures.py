@@ -115,10 +115,10 @@ def pictures(document: Document) -> Pictures:
 
 def by_target(figures: Iterable[T]) -> dict[str, list[T]]:
     """Figures of one target together, in the document's order."""
-    found: dict[str, list[T]] = {}
+    by_name: dict[str, list[T]] = {}
     for figure in figures:
-        found.setdefault(figure.target, []).append(figure)
-    return found
+        by_name.setdefault(figure.target, []).append(figure)
+    return by_name
 
 
 def by_group(relations: Iterable[Relation]) -> list[tuple[str, int, list[Estimate]]]:
@@ -126,19 +126,19 @@ def by_group(relations: Iterable[Relation]) -> list[tuple[str, int, list[Estimat
 
     Relations are of different rows, so one may lack a group that another has.
     """
-    found: list[dict[str, Estimate]] = [
-        {one.group: one.correlation for one in relation.groups} for relation in relations
+    by_relation: list[dict[str, Estimate]] = [
+        {estimate.group: estimate.correlation for estimate in relation.groups} for relation in relations
     ]
-    names = dict.fromkeys(name for groups in sorted(found, key=len, reverse=True) for name in groups)
+    names = dict.fromkeys(name for groups in sorted(by_relation, key=len, reverse=True) for name in groups)
     missing = Estimate(None, None, None, 0)
-    each = [(name, [groups.get(name, missing) for groups in found]) for name in names]
-    return [(name, max(one.rows for one in own), own) for name, own in each]
+    each = [(name, [groups.get(name, missing) for groups in by_relation]) for name in names]
+    return [(name, max(estimate.rows for estimate in estimates), estimates) for name, estimates in each]
 
 
 def controls(relation: Relation) -> list[tuple[str, Estimate]]:
     """What is shown of a relation, with the reader's name for each; those without groups leave two out."""
-    found = [(name, cast("Estimate | None", getattr(relation, field))) for field, name in CONTROLS]
-    return [(name, estimate) for name, estimate in found if estimate is not None]
+    shown = [(name, cast("Estimate | None", getattr(relation, field))) for field, name in CONTROLS]
+    return [(name, estimate) for name, estimate in shown if estimate is not None]
 
 
 def _distribution(figure: Distribution) -> Markup:
@@ -205,10 +205,10 @@ def _tiles(figure: Scatter) -> list[Row]:
 def _bands(figure: Scatter) -> list[alt.Chart]:
     """The median and the quartiles of the signal, length bin by length bin."""
     bins = zip(pairwise(figure.x_edges), figure.bands, strict=True)
-    known = [((low * high) ** 0.5, band) for (low, high), band in bins if band.median is not None]
+    medians = [((low * high) ** 0.5, band) for (low, high), band in bins if band.median is not None]
     lines = []
     for name, dash, width in (("low", [4, 3], 1.2), ("median", [1, 0], 2.0), ("high", [4, 3], 1.2)):
-        line = chart([{"x0": x, "y0": getattr(band, name)} for x, band in known])
+        line = chart([{"x0": x, "y0": getattr(band, name)} for x, band in medians])
         line = line.mark_line(aria=False, color=INK, strokeDash=dash, strokeWidth=width)
         lines.append(line.encode(x="x0:Q", y="y0:Q"))
     return lines
@@ -216,10 +216,10 @@ def _bands(figure: Scatter) -> list[alt.Chart]:
 
 def _matrix(document: Document) -> Markup:
     names = [column.name for column in document.columns]
-    known = [cell for cell in document.matrix if cell.correlation.value is not None]
-    if len(names) < 2 or not known:
+    defined = [cell for cell in document.matrix if cell.correlation.value is not None]
+    if len(names) < 2 or not defined:
         return NOTHING
-    strongest = max(known, key=lambda cell: abs(cell.correlation.value or 0))
+    strongest = max(defined, key=lambda cell: abs(cell.correlation.value or 0))
     sentence = (
         f"Rank correlations of {len(names)} columns with each other. The strongest: {strongest.first} and "
         f"{strongest.second}, {signed(strongest.correlation.value)}."
@@ -230,9 +230,11 @@ def _matrix(document: Document) -> Markup:
 def _heat_map(columns: Sequence[str], cells: Sequence[Cell], sentence: str) -> Markup:
     """The matrix of correlations: colour says the sign, its strength the size; the number stands in it."""
     names = labels(columns, 24)
-    known = {frozenset((cell.first, cell.second)): cell.correlation for cell in cells}
+    correlations = {frozenset((cell.first, cell.second)): cell.correlation for cell in cells}
     pairs = [(i, j) for i in range(len(columns)) for j in range(i)]
-    rows = [_tile(names[i], names[j], known.get(frozenset((columns[i], columns[j])))) for i, j in pairs]
+    rows = [
+        _tile(names[i], names[j], correlations.get(frozenset((columns[i], columns[j])))) for i, j in pairs
+    ]
     plain: Row = {"title": None, "sort": None}
     axis: Row = {"ticks": False, "domain": False, "grid": False, "labelLimit": 180}
     base = chart(rows).encode(
@@ -261,23 +263,24 @@ def _tile(down: str, across: str, estimate: Estimate | None) -> Row:
 def _relations(target: str, relations: list[Relation], length: str) -> Markup:
     rows = [(relation.signal, controls(relation)) for relation in relations]
     panels = [
-        (name, [(signal, found[i][1]) for signal, found in rows]) for i, (name, _) in enumerate(rows[0][1])
+        (name, [(signal, estimates[i][1]) for signal, estimates in rows])
+        for i, (name, _) in enumerate(rows[0][1])
     ]
     # The control stands below the signals; it is what the other panels hold fast.
     panels[0][1].append((length, relations[0].length))
-    said = [
-        f"{signal} {signed(found[0][1].value)} overall, {signed(found[1][1].value)} given length"
-        for signal, found in rows
+    parts = [
+        f"{signal} {signed(estimates[0][1].value)} overall, {signed(estimates[1][1].value)} given length"
+        for signal, estimates in rows
     ]
-    sentence = f"Rank correlations with {target}, with 95 % intervals: {'; '.join(said)}."
+    sentence = f"Rank correlations with {target}, with 95 % intervals: {'; '.join(parts)}."
     return intervals(panels, sentence, title="rank correlation")
 
 
 def _lifts(target: str, lifts: list[Lift]) -> Markup:
     panels = [(end, [(x.column, x.ratio) for x in lifts if x.end == end]) for end in ENDS]
-    said = "; ".join(f"{x.column}, {x.end} {number(x.ratio.value)}" for x in lifts)
+    parts = "; ".join(f"{x.column}, {x.end} {number(x.ratio.value)}" for x in lifts)
     sentence = (
-        f"Mean {target} of the prompts at each end, divided by that of all: {said}. Random picks have 1."
+        f"Mean {target} of the prompts at each end, divided by that of all: {parts}. Random picks have 1."
     )
     return intervals(panels, sentence, middle=1.0, title="times the mean of all prompts")
 
@@ -287,14 +290,14 @@ def _profile(figure: LengthProfile) -> Markup:
     bins = [b for b in figure.bins if any(target.value is not None for target in b.targets)]
     if not bins or not figure.targets:
         return NOTHING
-    said = []
+    parts = []
     for k, target in enumerate(figure.targets):
         values = [b.targets[k].value for b in bins]
-        known = [value for value in values if value is not None]
-        if known:
-            said.append(f"with {target} from {signed(min(known))} to {signed(max(known))}")
+        defined = [value for value in values if value is not None]
+        if defined:
+            parts.append(f"with {target} from {signed(min(defined))} to {signed(max(defined))}")
     sentence = (
-        f"Rank correlation of {figure.signal} inside {len(bins)} bins of like length: {'; '.join(said)}."
+        f"Rank correlation of {figure.signal} inside {len(bins)} bins of like length: {'; '.join(parts)}."
     )
     names = [f"{count(b.low)} to {count(b.high)}" for b in figure.bins]
     panels = [
@@ -314,15 +317,15 @@ def _calibration(figure: Calibration) -> Markup:
     return _reliability(figure.bins, sentence)
 
 
-def _foresight(predictions: Predictions, found: Foresight) -> Markup:
-    if not found.bins:
+def _foresight(predictions: Predictions, foresight: Foresight) -> Markup:
+    if not foresight.bins:
         return NOTHING
     what, end = ("failure rate", 1.0) if predictions.target == "difficulty" else ("p (1 - p)", 0.25)
     sentence = (
-        f"Predicted {what} against the observed one in round {found.round}, {found.of}: "
-        f"{len(found.bins)} bins, mean squared difference {number(found.brier.value)}."
+        f"Predicted {what} against the observed one in round {foresight.round}, {foresight.of}: "
+        f"{len(foresight.bins)} bins, mean squared difference {number(foresight.brier.value)}."
     )
-    return _reliability(found.bins, sentence, what, end)
+    return _reliability(foresight.bins, sentence, what, end)
 
 
 def _reliability(bins: Sequence[Bin], sentence: str, what: str = "failure rate", end: float = 1.0) -> Markup:
@@ -357,8 +360,8 @@ def _against(other: Against) -> Markup:
     rows = [(stability.signal, stability.correlation) for stability in other.signals]
     if not any(estimate.value is not None for _, estimate in rows):
         return NOTHING
-    said = "; ".join(f"{name} {signed(estimate.value, 3)}" for name, estimate in rows)
-    sentence = f"Rank correlation of each signal with itself in {other.folder}: {said}."
+    parts = "; ".join(f"{name} {signed(estimate.value, 3)}" for name, estimate in rows)
+    sentence = f"Rank correlation of each signal with itself in {other.folder}: {parts}."
     return intervals([("", rows)], sentence, middle=1.0, title="rank correlation between the two sets")
 
 
@@ -391,15 +394,15 @@ def _aim(run: RunStory) -> Markup:
 
 def _drift(run: RunStory) -> Markup:
     """Rank correlation of a probe's new scores with the old ones."""
-    found = [r.drift for r in run.rounds if r.drift is not None]
-    if not found:
+    drifts = [r.drift for r in run.rounds if r.drift is not None]
+    if not drifts:
         return NOTHING
     return _lines(
         run,
         [("drift", MARK, lambda r: r.drift)],
         title="rank correlation",
         said=number,
-        domain=(min(0.9, *found), 1.0),
+        domain=(min(0.9, *drifts), 1.0),
     )
 
 
@@ -494,8 +497,8 @@ def _colour(series: Sequence[Series]) -> alt.Color:
 def _sentence(run: RunStory, series: Sequence[Series], said: Say) -> str:
     parts = []
     for name, _, of in series:
-        known = [(r.round, value) for r in run.rounds if (value := of(r)) is not None]
-        if known:
-            (first, start), (last, end) = known[0], known[-1]
+        points = [(r.round, value) for r in run.rounds if (value := of(r)) is not None]
+        if points:
+            (first, start), (last, end) = points[0], points[-1]
             parts.append(f"{name} {said(start)} in round {first} and {said(end)} in round {last}")
     return f"Round by round: {'; '.join(parts)}."

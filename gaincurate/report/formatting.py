@@ -41,17 +41,17 @@ def short(text: str, most: int = 48) -> str:
 
 def labels(names: Sequence[str], most: int) -> list[str]:
     """Short labels, of which no two are alike, for a picture whose marks stand by their labels."""
-    found: list[str] = []
+    unique: list[str] = []
     for name in names:
         line, label, again = short(name, len(name)), short(name, most), 1
         if sum(short(other, most) == label for other in names) > 1 and len(line) > most:
             # What tells long names apart stands at their ends more often than not.
             label = f"{line[: most // 3]}…{line[most // 3 - most + 1 :]}"
-        while label in found:
+        while label in unique:
             again += 1
             label = f"{short(name, most - 4)} {again}"
-        found.append(label)
-    return found
+        unique.append(label)
+    return unique
 
 
 def number(value: float | None, digits: int = 3) -> str:

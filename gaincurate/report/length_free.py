@@ -81,17 +81,17 @@ def derive(
     if name in (signal, length):
         raise InputError(f"--name {name} is the column that it would be made from; give another.")
     how = _how(scored, signal, way, length, bins)
-    kept = _is_there(scored, name, how, overwrite=overwrite)
+    is_there = _is_there(scored, name, how, overwrite=overwrite)
     values, lengths = _numbers(scored, signal, "--signal"), _numbers(scored, length, "--length")
     if not (np.isfinite(values) & np.isfinite(lengths)).any():
         raise InputError(f"--signal {signal}: no row of {scored.folder} has a value there.", column=signal)
-    found = residual(values, lengths) if way == "residual" else rank_in_bin(values, lengths, bins)
-    there = np.isfinite(found)
-    if not kept:
+    computed = residual(values, lengths) if way == "residual" else rank_in_bin(values, lengths, bins)
+    there = np.isfinite(computed)
+    if not is_there:
         ids = scored.column(ID).filter(pa.array(there)).to_pylist()
-        scored.add_column(name, ids, pa.array(found[there], pa.float32()), how)
-    before, after = (spearman(column[there], lengths[there]) for column in (values, found))
-    return Derived(name, len(found), int(there.sum()), kept, before, after, how)
+        scored.add_column(name, ids, pa.array(computed[there], pa.float32()), how)
+    before, after = (spearman(column[there], lengths[there]) for column in (values, computed))
+    return Derived(name, len(computed), int(there.sum()), is_there, before, after, how)
 
 
 def _how(scored: ScoredSet, signal: str, way: Way, length: str, bins: int) -> Json:
@@ -110,21 +110,23 @@ def _how(scored: ScoredSet, signal: str, way: Way, length: str, bins: int) -> Js
     }
     # A column that is itself computed can be replaced: the hash says of which values this one was made.
     parents = {
-        one: known["hash"] for one, known in scored.computed_columns().items() if one in (signal, length)
+        column: facts["hash"]
+        for column, facts in scored.computed_columns().items()
+        if column in (signal, length)
     }
     return {**how, "of": parents} if parents else how
 
 
 def _is_there(scored: ScoredSet, name: str, how: Json, *, overwrite: bool) -> bool:
     """Whether the column is there already, made in the same way (by whichever version)."""
-    known = scored.computed_columns().get(name)
-    if known is None:
+    facts = scored.computed_columns().get(name)
+    if facts is None:
         return False
-    same = {k: v for k, v in (known.get("how") or {}).items() if k != "made_by"}
+    same = {k: v for k, v in (facts.get("how") or {}).items() if k != "made_by"}
     if same == {k: v for k, v in how.items() if k != "made_by"}:
         return True
     if not overwrite:
-        made = (known.get("how") or {}).get("meaning", "something else")
+        made = (facts.get("how") or {}).get("meaning", "something else")
         raise OutputError(
             f"{scored.folder} has a column {name} already, made otherwise ({made}); give another --name, or "
             "--overwrite to replace it.",
@@ -169,13 +171,13 @@ def residual(signal: Floats, length: Floats) -> Floats:
         raise InputError(
             f"a length of {length[there].min():g} has no logarithm; take --length-free rank-in-bin."
         )
-    found = np.full(len(signal), np.nan)
+    left = np.full(len(signal), np.nan)
     if there.any():
         distinct, inverse = np.unique(length[there], return_inverse=True)
         counts = np.bincount(inverse)
         means = np.bincount(inverse, signal[there]) / counts
-        found[there] = signal[there] - _spline(np.log(distinct), means, counts)[inverse]
-    return found
+        left[there] = signal[there] - _spline(np.log(distinct), means, counts)[inverse]
+    return left
 
 
 def _spline(x: Floats, means: Floats, counts: Ints) -> Floats:
@@ -220,6 +222,6 @@ def rank_in_bin(signal: Floats, length: Floats, bins: int) -> Floats:
     begins = np.flatnonzero(np.diff(bin_of[order], prepend=-1))
     for rows in np.split(order, begins[1:]) if len(order) else []:
         placed[rows] = (ranks(values[rows]) + 0.5) / len(rows)
-    found = np.full(len(signal), np.nan)
-    found[there] = placed
-    return found
+    whole = np.full(len(signal), np.nan)
+    whole[there] = placed
+    return whole

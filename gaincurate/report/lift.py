@@ -29,16 +29,16 @@ _NEAR = 0.25  # of the share: how far around the border its own mean is taken
 
 def lifts(table: Table) -> list[Lift]:
     """The ends and the middle of each signal and of length, for each column of p (1 - p)."""
-    found = []
+    measured = []
     for target in table.names("learnability"):
         outcome = table.values[target]
         for column in [*table.names("signal"), LENGTH]:
             values = table.values[column]
-            known = ~(np.isnan(values) | np.isnan(outcome))
+            both = ~(np.isnan(values) | np.isnan(outcome))
             for end in ENDS:
-                ratio = lift(_towards(values[known], end), outcome[known])
-                found.append(Lift(column, target, end, SHARE, ratio))
-    return found
+                ratio = lift(_towards(values[both], end), outcome[both])
+                measured.append(Lift(column, target, end, SHARE, ratio))
+    return measured
 
 
 def _towards(values: Floats, end: str) -> Floats:
@@ -69,10 +69,10 @@ def lift(values: Floats, outcome: Floats, share: float = SHARE) -> Estimate:
     above = (weights * (outcome - at_border) - np.mean(weights * (outcome - at_border))) / part
     ratio = top / overall
     influence = above / overall - ratio * (outcome - overall) / overall
-    found = estimate(ratio, influence, scale="log", spent=2)
+    interval = estimate(ratio, influence, scale="log", spent=2)
     if picked < 10:
         return Estimate(ratio, None, None, picked)
-    return Estimate(found.value, found.low, found.high, picked)
+    return Estimate(interval.value, interval.low, interval.high, picked)
 
 
 def _near(values: Floats, outcome: Floats, picked: int) -> float:
@@ -86,12 +86,12 @@ def _near(values: Floats, outcome: Floats, picked: int) -> float:
 def calibration(column: str, predicted: Floats, observed: Observed) -> Calibration | None:
     """A column of predicted failure rates against one policy's; None where no prompt has both."""
     rate = observed.losses / (observed.wins + observed.losses)
-    known = ~(np.isnan(predicted) | np.isnan(rate))
-    p, y = np.clip(predicted[known], 0.0, 1.0), rate[known]
+    both = ~(np.isnan(predicted) | np.isnan(rate))
+    p, y = np.clip(predicted[both], 0.0, 1.0), rate[both]
     if not len(y):
         return None
-    one = Strata.one(len(y))
-    ranks = correlate(Ranked(p, one), Ranked(y, one))
+    stratum = Strata.one(len(y))
+    ranks = correlate(Ranked(p, stratum), Ranked(y, stratum))
     square = (p - y) ** 2
     error = mean(square)
     return Calibration(

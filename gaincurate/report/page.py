@@ -1,4 +1,7 @@
-"""The report as one HTML file. The same document gives the same page."""
+"""The report as one HTML file: the document, its pictures and the advice, filled into the templates.
+
+The same document gives the same page.
+"""
 
 from __future__ import annotations
 

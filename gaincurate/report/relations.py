@@ -115,8 +115,8 @@ class _Work:
         """Over all rows that have both."""
         sample = Sample(self._table, rows, None, LENGTH)
         for first, second in pairs:
-            found = sample.pair(first, second)
-            self.cells[first, second] = _estimate(found, sample)
+            correlation = sample.pair(first, second)
+            self.cells[first, second] = _estimate(correlation, sample)
             # A table's signals come before its length, and that before its targets.
             if (first, second) in self._pairs:
                 self._given[first, second] = self._both(sample.partial(first, second), sample)
@@ -124,9 +124,9 @@ class _Work:
             if LENGTH in (first, second):
                 self.share(sample, second if first == LENGTH else first, rows)
 
-    def _both(self, found: Correlation | None, sample: Sample) -> tuple[Estimate, Estimate]:
+    def _both(self, correlation: Correlation | None, sample: Sample) -> tuple[Estimate, Estimate]:
         """At 95 %, and at the level of all looks together."""
-        return _estimate(found, sample), _estimate(found, sample, self._level)
+        return _estimate(correlation, sample), _estimate(correlation, sample, self._level)
 
     def share(self, sample: Sample, name: str, rows: Rows | None) -> None:
         """How much of a column's order is its length bin, and how much its group."""
@@ -160,32 +160,32 @@ class _Work:
         """Strata of some rows as strata of all, of which only these will be looked at."""
         if rows is None:
             return codes
-        found = np.zeros(self._table.rows, np.int64)
-        found[rows] = codes
-        return found
+        whole = np.zeros(self._table.rows, np.int64)
+        whole[rows] = codes
+        return whole
 
     def _pool(self, sample: Sample, pairs: list[Pair]) -> None:
         """Correlations inside the sample's strata; the last ones pooled for a pair have every control."""
         for first, second in pairs:
-            found = self._both(sample.pair(first, second), sample)
-            self._in_bins.setdefault((first, second), []).append(found)
+            pooled = self._both(sample.pair(first, second), sample)
+            self._in_bins.setdefault((first, second), []).append(pooled)
 
     def _inside_groups(self, groups: Sample, pairs: list[Pair]) -> None:
         assert self._table.groups is not None
         names = [] if groups.names is None else [self._table.groups.names[k] for k in groups.names]
         for first, second in pairs:
-            found = inside_each(groups.ranked(first), groups.ranked(second))[:_MOST_GROUPS]
-            named = [GroupCorrelation(*one) for one in zip(names, found, strict=False)]
+            inside = inside_each(groups.ranked(first), groups.ranked(second))[:_MOST_GROUPS]
+            named = [GroupCorrelation(*pair) for pair in zip(names, inside, strict=False)]
             plain = _estimate(groups.pair(first, second), groups)
             given, judged = self._both(groups.partial(first, second), groups)
             self._in_groups[first, second] = (plain, given, judged, named)
 
     def _by_bin(self, sample: Sample, first: str, second: str) -> list[Estimate]:
-        found = [Estimate(None, None, None, 0)] * self._bin_count
+        by_bin = [Estimate(None, None, None, 0)] * self._bin_count
         inside = inside_each(sample.ranked(first), sample.ranked(second))
-        for k, one in zip([] if sample.names is None else sample.names.tolist(), inside, strict=False):
-            found[k] = one
-        return found
+        for k, estimate in zip([] if sample.names is None else sample.names.tolist(), inside, strict=False):
+            by_bin[k] = estimate
+        return by_bin
 
     def judged(self, pair: Pair) -> Judged:
         """One relation with all of its controls."""
@@ -216,16 +216,18 @@ class _Work:
         bins = []
         for k in range(self._bin_count):
             here = self._bins == k
-            known = values[here][~np.isnan(values[here])]
-            quartiles = np.quantile(known, [0.25, 0.5, 0.75]).tolist() if len(known) else []
+            present = values[here][~np.isnan(values[here])]
+            quartiles = np.quantile(present, [0.25, 0.5, 0.75]).tolist() if len(present) else []
             ends = int(lengths[here].min()), int(lengths[here].max())
             each = [self._each_bin[signal, target][k] for target in judged]
-            bins.append(LengthBin(*ends, len(known), quartiles, each))
+            bins.append(LengthBin(*ends, len(present), quartiles, each))
         return LengthProfile(signal, judged, self._explained.get(signal), bins)
 
 
-def _estimate(found: Correlation | None, sample: Sample, level: float = LEVEL) -> Estimate:
-    return Estimate(None, None, None, sample.count) if found is None else found.estimate(level=level)
+def _estimate(correlation: Correlation | None, sample: Sample, level: float = LEVEL) -> Estimate:
+    return (
+        Estimate(None, None, None, sample.count) if correlation is None else correlation.estimate(level=level)
+    )
 
 
 class Sample:
@@ -274,10 +276,10 @@ class Sample:
         key = (first, second)
         if key in self._pairs:
             return self._pairs[key]
-        found = correlate(self.ranked(first), self.ranked(second))
+        correlation = correlate(self.ranked(first), self.ranked(second))
         if self._control in key:
-            self._pairs[key] = found
-        return found
+            self._pairs[key] = correlation
+        return correlation
 
     def partial(self, first: str, second: str) -> Correlation | None:
         """Their correlation given the control."""
@@ -296,7 +298,7 @@ def _dense(codes: Codes | None) -> tuple[Codes | None, Codes | None]:
 def by_rows(table: Table, pairs: Iterable[Pair]) -> list[tuple[Rows | None, list[Pair]]]:
     """Pairs of columns by the rows that have both, None for all rows; in order of the first pair of each."""
     masks: dict[str, tuple[Rows | None, bytes]] = {}
-    found: dict[bytes, tuple[Rows | None, list[Pair]]] = {}
+    by_key: dict[bytes, tuple[Rows | None, list[Pair]]] = {}
     joint: dict[tuple[bytes, bytes], tuple[Rows | None, bytes]] = {}
     for first, second in pairs:
         for name in (first, second):
@@ -304,11 +306,11 @@ def by_rows(table: Table, pairs: Iterable[Pair]) -> list[tuple[Rows | None, list
                 masks[name] = _keyed(~np.isnan(table.values[name]))
         (a, a_key), (b, b_key) = masks[first], masks[second]
         if (a_key, b_key) not in joint:
-            one = a if b is None or a_key == b_key else b if a is None else a & b
-            joint[a_key, b_key] = (None, b"") if one is None else _keyed(one)
+            both = a if b is None or a_key == b_key else b if a is None else a & b
+            joint[a_key, b_key] = (None, b"") if both is None else _keyed(both)
         rows, key = joint[a_key, b_key]
-        found.setdefault(key, (rows, []))[1].append((first, second))
-    return list(found.values())
+        by_key.setdefault(key, (rows, []))[1].append((first, second))
+    return list(by_key.values())
 
 
 def _keyed(rows: Rows) -> tuple[Rows | None, bytes]:
@@ -334,9 +336,9 @@ def length_bins_inside(lengths: Floats, groups: Strata) -> Codes:
     """Each row's bin of like length among the rows of its group, no two groups in one, `[rows]`."""
     order = np.argsort(groups.codes, kind="stable")
     ends = np.cumsum(groups.sizes)
-    found, before = np.empty(len(lengths), np.int64), 0
+    codes, before = np.empty(len(lengths), np.int64), 0
     for size, end in zip(groups.sizes.tolist(), ends.tolist(), strict=True):
         here = order[end - size : end]
-        found[here] = before + length_bins(lengths[here])
-        before = int(found[here].max()) + 1
-    return found
+        codes[here] = before + length_bins(lengths[here])
+        before = int(codes[here].max()) + 1
+    return codes

@@ -72,8 +72,8 @@ def compare_sets(scored: ScoredSet, table: Table, folder: Path) -> Against:
     there = places.drop_null().to_numpy()
     if not len(there):
         raise InputError(f"--against {folder}: it shares no gc_id with {scored.folder}.", path=str(folder))
-    known = [name for name, kind in fields(other.schema) if is_number(kind)]
-    signals = [name for name in table.names("signal") if name in known]
+    there_too = [name for name, kind in fields(other.schema) if is_number(kind)]
+    signals = [name for name in table.names("signal") if name in there_too]
     if not signals:
         raise InputError(f"--against {folder}: it has none of {', '.join(table.names('signal'))}.")
     differences = [
@@ -101,15 +101,19 @@ def _setting(value: object) -> str:
 
 
 def _stability(name: str, first: Floats, second: Floats) -> Stability:
-    known = ~(np.isnan(first) | np.isnan(second))
-    a, b = first[known], second[known]
-    one = Strata.one(len(a))
-    found = correlate(Ranked(a, one), Ranked(b, one)) if len(a) else None
+    both = ~(np.isnan(first) | np.isnan(second))
+    a, b = first[both], second[both]
+    stratum = Strata.one(len(a))
+    correlation_of_ranks = correlate(Ranked(a, stratum), Ranked(b, stratum)) if len(a) else None
     size = round(len(a) * SHARE)
     shared = None
-    if size and found is not None:
+    if size and correlation_of_ranks is not None:
         shared = len(np.intersect1d(_top(a, size), _top(b, size))) / size
-    correlation = Estimate(None, None, None, len(a)) if found is None else found.estimate()
+    correlation = (
+        Estimate(None, None, None, len(a))
+        if correlation_of_ranks is None
+        else correlation_of_ranks.estimate()
+    )
     return Stability(name, correlation, shared, SHARE)
 
 
@@ -124,24 +128,24 @@ def extremes(scored: ScoredSet, table: Table, signal: str, count: int = SHOWN) -
     Where there are too few rows for all three, the middle and then the bottom have fewer.
     """
     values = table.values[signal]
-    known = int((~np.isnan(values)).sum())
-    top = min(count, known)
-    bottom = min(count, known - top)
-    middle = min(count, known - top - bottom)
-    first = max(top, (known - middle) // 2)
-    picked = _places(values, known, [(0, top), (first, first + middle), (known - bottom, known)])
-    found = [_prompts(scored, places, values, table.groups) for places in picked]
-    return Ends(signal, *found)
+    present = int((~np.isnan(values)).sum())
+    top = min(count, present)
+    bottom = min(count, present - top)
+    middle = min(count, present - top - bottom)
+    first = max(top, (present - middle) // 2)
+    picked = _places(values, present, [(0, top), (first, first + middle), (present - bottom, present)])
+    prompts = [_prompts(scored, places, values, table.groups) for places in picked]
+    return Ends(signal, *prompts)
 
 
-def _places(values: Floats, known: int, spans: Sequence[tuple[int, int]]) -> list[Places]:
+def _places(values: Floats, present: int, spans: Sequence[tuple[int, int]]) -> list[Places]:
     """Rows at these places of the order by falling value; NaN last."""
-    order = np.argsort(-values, kind="stable")[:known]
+    order = np.argsort(-values, kind="stable")[:present]
     return [order[start:stop] for start, stop in spans]
 
 
 def _prompts(scored: ScoredSet, places: Places, values: Floats, groups: Groups | None) -> list[Prompt]:
-    found = []
+    prompts = []
     rows = _rows(scored, places)
     lengths = rows.column(LENGTH).to_pylist()
     ids, column = rows.column(ID).to_pylist(), _prompt_column(scored)
@@ -149,8 +153,8 @@ def _prompts(scored: ScoredSet, places: Places, values: Floats, groups: Groups |
     for place, gc_id, text, tokens in zip(places.tolist(), ids, texts, lengths, strict=True):
         group = None if groups is None else groups.names[groups.codes[place]]
         shown, cut = shorten(text)
-        found.append(Prompt(gc_id, float(values[place]), tokens, group, shown, cut))
-    return found
+        prompts.append(Prompt(gc_id, float(values[place]), tokens, group, shown, cut))
+    return prompts
 
 
 def _rows(scored: ScoredSet, places: Places) -> pa.Table:
@@ -176,31 +180,31 @@ def hygiene_checks(scored: ScoredSet, options: HygieneOptions = DUPLICATES) -> l
         InputError, SourceError: see `hygiene.checks.search`.
     """
     return [
-        _check(finding(scored, one, LISTED if one.check == "broken-gold" else EXAMPLES))
-        for one in search(scored, options)
+        _check(finding(scored, found_by_check, LISTED if found_by_check.check == "broken-gold" else EXAMPLES))
+        for found_by_check in search(scored, options)
     ]
 
 
-def _check(found: Finding) -> Check:
-    examples = [Example(one["gc_id"], one["text"], one["with"]) for one in found.examples]
-    return Check(found.check, found.rows, found.share, examples, found.note)
+def _check(summary: Finding) -> Check:
+    examples = [Example(example["gc_id"], example["text"], example["with"]) for example in summary.examples]
+    return Check(summary.check, summary.rows, summary.share, examples, summary.note)
 
 
 def run_story(run: Run) -> RunStory:
     """Where a run stands, round by round."""
-    found = status(run)
+    facts = status(run)
     return RunStory(
-        folder=found["run"],
-        strategy=found["strategy"],
-        by=found["by"],
-        params=found["params"],
-        budget=found["budget"],
-        planned_rounds=found["planned_rounds"],
-        finished=found["finished"],
-        rounds=[_round(entry) for entry in found["rounds"]],
-        training_seconds=float(found["training_seconds"]),
-        scoring_seconds=float(found["scoring_seconds"]),
-        predictions=_predictions(found.get("difficulty")),
+        folder=facts["run"],
+        strategy=facts["strategy"],
+        by=facts["by"],
+        params=facts["params"],
+        budget=facts["budget"],
+        planned_rounds=facts["planned_rounds"],
+        finished=facts["finished"],
+        rounds=[_round(entry) for entry in facts["rounds"]],
+        training_seconds=float(facts["training_seconds"]),
+        scoring_seconds=float(facts["scoring_seconds"]),
+        predictions=_predictions(facts.get("difficulty")),
     )
 
 
@@ -209,21 +213,21 @@ def _round(entry: Json) -> Round:
     return Round(**values)
 
 
-def _predictions(told: Json | None) -> Predictions | None:
+def _predictions(facts: Json | None) -> Predictions | None:
     """Of a run's status; what an older run did not write down is None."""
-    if not told:
+    if not facts:
         return None
-    rounds, drawn, cost = told.get("rounds") or [], told.get("newest"), told.get("cost") or {}
-    found = []
+    rounds, drawn, cost = facts.get("rounds") or [], facts.get("newest"), facts.get("cost") or {}
+    foresights = []
     if rounds and rounds[-1].get("on_references"):
-        found.append(_foresight(rounds[-1]["on_references"], int(rounds[-1]["round"]), REFERENCES))
+        foresights.append(_foresight(rounds[-1]["on_references"], int(rounds[-1]["round"]), REFERENCES))
     if drawn:
-        found.append(_foresight(drawn, int(drawn["round"]), DRAWN))
+        foresights.append(_foresight(drawn, int(drawn["round"]), DRAWN))
     return Predictions(
-        target=told["target"],
-        target_difficulty=told.get("target_difficulty"),
-        predictor=told.get("predictor"),
-        found=found,
+        target=facts["target"],
+        target_difficulty=facts.get("target_difficulty"),
+        predictor=facts.get("predictor"),
+        found=foresights,
         warning=_RANGE if drawn else None,
         rollouts=cost.get("rollouts"),
         completion_tokens=cost.get("completion_tokens"),
@@ -232,17 +236,18 @@ def _predictions(told: Json | None) -> Predictions | None:
     )
 
 
-def _foresight(told: Json, round_: int, of: str) -> Foresight:
-    rows = int(told["count"])
+def _foresight(facts: Json, round_: int, of: str) -> Foresight:
+    rows = int(facts["count"])
     bins = [
-        Bin(**{name: one[name] for name in Bin.__dataclass_fields__}) for one in told.get("reliability") or []
+        Bin(**{name: entry[name] for name in Bin.__dataclass_fields__})
+        for entry in facts.get("reliability") or []
     ]
-    figures = {name: _estimate(told.get(name), rows) for name in ("pearson", "spearman", "brier", "ceiling")}
+    figures = {name: _estimate(facts.get(name), rows) for name in ("pearson", "spearman", "brier", "ceiling")}
     return Foresight(
-        round=round_, of=of, rows=rows, brier_of_mean=told.get("brier_of_mean"), bins=bins, **figures
+        round=round_, of=of, rows=rows, brier_of_mean=facts.get("brier_of_mean"), bins=bins, **figures
     )
 
 
-def _estimate(told: Json | None, rows: int) -> Estimate:
-    low, high = (told or {}).get("interval") or (None, None)
-    return Estimate((told or {}).get("value"), low, high, rows)
+def _estimate(facts: Json | None, rows: int) -> Estimate:
+    low, high = (facts or {}).get("interval") or (None, None)
+    return Estimate((facts or {}).get("value"), low, high, rows)

@@ -144,12 +144,12 @@ def intervals(panels: Sequence[Panel], sentence: str, *, middle: float = 0.0, ti
     scale = alt.Scale(domain=[min(ends) - pad, max(ends) + pad], nice=False, zero=False)
     rows = [name for name, _ in panels[0][1]]
     order = labels(rows, 32)
-    own = dict(zip(rows, order, strict=True))
+    label_of = dict(zip(rows, order, strict=True))
     axis = alt.Axis(ticks=False, domain=False, labelLimit=240, labelColor=INK)
     drawn = []
     for index, (panel, estimates) in enumerate(panels):
         y = alt.Y("row:N", scale=alt.Scale(domain=order), title=None, axis=None if index else axis)
-        labelled = [(own[name], estimate) for name, estimate in estimates]
+        labelled = [(label_of[name], estimate) for name, estimate in estimates]
         layers = _estimates(panel, labelled, middle, y, scale, title if index == 0 else None)
         size = {
             "width": 360 if len(panels) == 1 else 150 if len(panels) < 5 else 125,
@@ -170,18 +170,18 @@ def _estimates(
     rows = []
     for name, e in estimates:
         if e.value is not None:
-            said = number(e.value) if middle else signed(e.value)
+            shown = number(e.value) if middle else signed(e.value)
             words = ", ".join(filter(None, (name, panel)))
             row: Row = {"row": name, "value": e.value, "low": e.low, "high": e.high}
-            rows.append(row | {"words": f"{words}: {said}"})
+            rows.append(row | {"words": f"{words}: {shown}"})
     x: Row = {"scale": scale, "title": title, "axis": alt.Axis(tickCount=4)}
     nothing = chart([{"middle": middle}]).mark_rule(aria=False, color=MUTED, strokeDash=[3, 2])
     line = chart(rows).mark_rule(aria=False, color=MARK, strokeWidth=2)
     dot = chart(rows).mark_circle(color=MARK, size=46, opacity=1)
-    found = alt.layer(
+    layers = alt.layer(
         nothing.encode(x=alt.X("middle:Q", **x)),
         line.encode(x=alt.X("low:Q", **x), x2="high:Q", y=y),
         dot.encode(x=alt.X("value:Q", **x), y=y, description="words:N"),
     )
-    assert isinstance(found, alt.LayerChart)
-    return found
+    assert isinstance(layers, alt.LayerChart)
+    return layers

@@ -169,12 +169,12 @@ def _add_level(scored: ScoredSet, table: Table, name: str, kind: pa.DataType) ->
         return True
     if not is_text(kind):
         return False
-    found = levels(read_column(scored, name))
-    if found is None:
+    read = levels(read_column(scored, name))
+    if read is None:
         return False
-    if found.unread:
-        table.notes.append(f"{name}: {_listed(found.unread)} is no level; its rows count as missing.")
-    table.add(Column(name, "difficulty", f"read from {found.how}", "source"), found.values)
+    if read.unread:
+        table.notes.append(f"{name}: {_listed(read.unread)} is no level; its rows count as missing.")
+    table.add(Column(name, "difficulty", f"read from {read.how}", "source"), read.values)
     return True
 
 
@@ -195,10 +195,10 @@ def _add_groups(scored: ScoredSet, table: Table, named: str | None) -> None:
     for place, name in enumerate(likely):
         if not _can_group(there[name]):
             continue
-        found = _groups(scored, name)
-        if found is not None and 2 <= len(found.names) <= max(2, len(scored) // 3):
+        groups = _groups(scored, name)
+        if groups is not None and 2 <= len(groups.names) <= max(2, len(scored) // 3):
             others = [n for n in likely[place + 1 :] if _can_group(there[n])]
-            table.groups = found
+            table.groups = groups
             table.group_how = "found by its name; --group-column names another" + (
                 f" ({_listed(others)})" if others else ""
             )
@@ -220,11 +220,11 @@ def _named_groups(scored: ScoredSet, there: dict[str, pa.DataType], name: str) -
         )
     if not _can_group(there[name]):
         raise InputError(f"--group-column {name}: it holds {there[name]}, not names.", column=name)
-    found = _groups(scored, name)
-    if found is None or len(found.names) < 2:
-        many = f"more than {_MOST_GROUPS:,} groups" if found is None else "one group only"
+    groups = _groups(scored, name)
+    if groups is None or len(groups.names) < 2:
+        many = f"more than {_MOST_GROUPS:,} groups" if groups is None else "one group only"
         raise InputError(f"--group-column {name}: it has {many}; name another column.", column=name)
-    return found
+    return groups
 
 
 def _groups(scored: ScoredSet, name: str) -> Groups | None:
@@ -258,10 +258,10 @@ def _inside(name: str, kind: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
 def read_column(scored: ScoredSet, name: str) -> pa.ChunkedArray:
     """A column of the whole set by dotted name; it must be there."""
     head, *path = _path(scored.schema, name)
-    found = scored.column(head)
+    column = scored.column(head)
     if not path:
-        return found
-    chunks = [pc.struct_field(chunk, path) for chunk in found.chunks]
+        return column
+    chunks = [pc.struct_field(chunk, path) for chunk in column.chunks]
     return pa.chunked_array(chunks, None if chunks else pa.null())
 
 
@@ -294,18 +294,18 @@ def numbers(column: pa.ChunkedArray) -> tuple[Floats, int]:
     if pt.is_boolean(column.type):
         column = column.cast(pa.int8())
     parts = [_floats(chunk) for chunk in column.chunks]
-    found = np.concatenate(parts) if parts else np.zeros(0)
-    infinite = np.abs(found) > _INFINITE
-    found[infinite] = np.nan
-    return found, int(infinite.sum())
+    values = np.concatenate(parts) if parts else np.zeros(0)
+    infinite = np.abs(values) > _INFINITE
+    values[infinite] = np.nan
+    return values, int(infinite.sum())
 
 
 def _floats(chunk: pa.Array) -> Floats:
     # Halves have no cast of their own in older versions; numpy has.
     # Integers beyond 2^53 are rounded, which is no reason to refuse them.
     plain = chunk if pt.is_floating(chunk.type) else chunk.cast(pa.float64(), safe=False)
-    found: Floats = plain.to_numpy(zero_copy_only=False).astype(np.float64)
-    return found
+    values: Floats = plain.to_numpy(zero_copy_only=False).astype(np.float64)
+    return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,20 +326,20 @@ def levels(column: pa.ChunkedArray) -> Levels | None:
     texts, codes = coded(column)
     if texts is None or codes is None:
         return None
-    for how, one in (("the number in its texts", _number_in), ("its words, from easy to hard", _word)):
-        found = [one(text) for text in texts]
-        table = np.array([*(np.nan if value is None else value for value in found), np.nan])
+    for how, number_of in (("the number in its texts", _number_in), ("its words, from easy to hard", _word)):
+        read = [number_of(text) for text in texts]
+        table = np.array([*(np.nan if value is None else value for value in read), np.nan])
         values: Floats = table[codes]
-        known = int((codes >= 0).sum())
-        if known and np.count_nonzero(np.isfinite(values)) >= _PARSED * known:
-            unread = [text for text, value in zip(texts, found, strict=True) if value is None]
+        present = int((codes >= 0).sum())
+        if present and np.count_nonzero(np.isfinite(values)) >= _PARSED * present:
+            unread = [text for text, value in zip(texts, read, strict=True) if value is None]
             return Levels(values, how, unread)
     return None
 
 
 def _number_in(text: str) -> float | None:
-    found = _NUMBER.findall(text)
-    return float(found[0]) if len(found) == 1 else None
+    numbers = _NUMBER.findall(text)
+    return float(numbers[0]) if len(numbers) == 1 else None
 
 
 def _word(text: str) -> float | None:

@@ -201,8 +201,8 @@ def headline(decided: Sequence[tuple[Evidence, Decision]], roles: frozenset[str]
         what = f"Whether sorting by {_any(names)} helps training is not known"
         return f"{lead}{what}: there is nothing to judge it by."
     best = max(
-        (one for one in decided if one[1].sort is not None),
-        key=lambda one: one[1].sort.ratio.value or 0.0 if one[1].sort else 0.0,
+        (pair for pair in decided if pair[1].sort is not None),
+        key=lambda pair: pair[1].sort.ratio.value or 0.0 if pair[1].sort else 0.0,
         default=None,
     )
     if best is not None and best[1].sort is not None:
@@ -248,16 +248,16 @@ def unknown(roles: frozenset[str], folder: str, rows: int) -> str | None:
     )
 
 
-def _shown(found: Estimate) -> str:
-    if found.value is None:
+def _shown(estimate: Estimate) -> str:
+    if estimate.value is None:
         return "not defined"
-    if found.low is None or found.high is None:
-        return f"{found.value:+.2f}"
-    return f"{found.value:+.2f} ({found.low:+.2f} to {found.high:+.2f})"
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:+.2f}"
+    return f"{estimate.value:+.2f} ({estimate.low:+.2f} to {estimate.high:+.2f})"
 
 
-def _times(found: Lift) -> str:
-    ratio = found.ratio
+def _times(lift: Lift) -> str:
+    ratio = lift.ratio
     return f"{ratio.value or 0.0:.2f} times ({ratio.low or 0.0:.2f} to {ratio.high or 0.0:.2f})"
 
 
