@@ -263,3 +263,9 @@ def test_without_angles_or_with_few_steps_nothing_is_said() -> None:
     assert with_angle([steps_of(9, angle=np.arange(9), grad_norm=np.arange(9))]) == none
     line = np.arange(20.0)
     assert spearman_given(line, -line, line) is None
+
+
+def test_scripts_of_earlier_versions_find_the_document() -> None:
+    from gaincurate.compare import measures
+
+    assert measures.document is document
