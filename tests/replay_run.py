@@ -20,8 +20,8 @@ import trl
 import arithmetic
 import trl_run
 from gaincurate.replay.group import RolloutGroup
-from gaincurate.trainers.trl import attach
-from gaincurate.trainers.trl_replay import Replay, ReplayGRPOTrainer
+from gaincurate.trainers.trl.live import attach
+from gaincurate.trainers.trl.replay import Replay, ReplayGRPOTrainer
 
 LARGEST = 9  # a hundred sums
 

@@ -21,7 +21,7 @@ import trl
 import arithmetic
 import trl_run
 from gaincurate.replay.group import RolloutGroup
-from gaincurate.trainers.trl_replay import Replay, ReplayGRPOTrainer
+from gaincurate.trainers.trl.replay import Replay, ReplayGRPOTrainer
 
 STEPS, PROMPTS, ROLLOUTS, SHOWN = 60, 32, 8, 200
 ARMS: dict[str, tuple[int, Replay | None]] = {

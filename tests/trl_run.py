@@ -19,7 +19,7 @@ import trl
 
 from gaincurate.schedule import foresight
 from gaincurate.schedule.trainer import train
-from gaincurate.trainers.trl import attach, dataset
+from gaincurate.trainers.trl.live import attach, dataset
 
 
 class Killer(transformers.TrainerCallback):

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from gaincurate.difficulty.by_adapter import by_references
 from gaincurate.difficulty.fit import Policy, Recipe, fit
-from gaincurate.difficulty.methods import by_references
 from gaincurate.difficulty.predictor import Shape
 from gaincurate.difficulty.whitened import SAMPLE, Space, fit_training_free, whitening
 

@@ -59,7 +59,7 @@ def fit(
     Example: gaincurate difficulty fit scored --outcomes a.parquet --outcomes b.parquet --out adapter
     """
     with output.reporting():
-        _need_torch()
+        _need_torch("difficulty fit")
         from gaincurate.difficulty.fit import Recipe
         from gaincurate.difficulty.fitting import fit_on
 
@@ -120,7 +120,6 @@ def predict(
     Example: gaincurate difficulty predict scored --outcomes RUN/rounds/00003/outcomes.jsonl --adapter adapter
     """
     with output.reporting():
-        _need_torch()
         if (adapter is None) == (method is None):
             raise InputError(
                 "give one of --adapter, a predictor that `gaincurate difficulty fit` wrote, and --method "
@@ -130,15 +129,20 @@ def predict(
             raise InputError(f"--group-column {group_column} goes with --method group-mean.")
         from gaincurate.difficulty.predict import COLUMNS, write
         from gaincurate.difficulty.predict import predict as compute
-        from gaincurate.difficulty.store import load_adapter
         from gaincurate.scored_set import open_scores
 
+        fitted = None
+        if adapter is not None:
+            _need_torch("--adapter")
+            from gaincurate.difficulty.store import load_adapter
+
+            fitted = load_adapter(adapter)
         rates, opened = _one_policy(outcomes, reward_range), open_scores(scored)
         found = compute(
             opened,
             rates,
             method or "adapter",
-            adapter=None if adapter is None else load_adapter(adapter),
+            adapter=fitted,
             group_column=group_column,
             references=references,
             seed=seed,
@@ -160,9 +164,9 @@ def predict(
             _print(found.on_others, "observed prompts that are no references")
 
 
-def _need_torch() -> None:
+def _need_torch(what: str) -> None:
     if importlib.util.find_spec("torch") is None:
-        raise InputError("difficulty needs torch: `pip install 'gaincurate[score]'`.")
+        raise InputError(f"{what} needs torch: `pip install 'gaincurate[score]'`.")
 
 
 def _told(epoch: int, epochs: int, loss: float) -> None:

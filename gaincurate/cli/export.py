@@ -93,9 +93,9 @@ def export(
     """
     again = f"Run the same command again: {shlex.join(['gaincurate', *sys.argv[1:]])}"
     with output.reporting(again):
+        from gaincurate.trainers.columns import ViewOptions
         from gaincurate.trainers.export import Drop, Pick
         from gaincurate.trainers.export import export as write
-        from gaincurate.trainers.views_parts import ViewOptions
 
         options = ViewOptions(bare, with_scores, answer_column, id_in_answer, data_source, env_class)
         pick = Pick(by, ascending, round_, limit)
@@ -118,7 +118,9 @@ def export(
         for line in [*found.notes, *found.launch.hints]:
             output.note(line)
         of = f", round {found.facts['round']} of {source}" if found.facts.get("round") is not None else ""
-        output.note(f"{out}: {output.counted(found.rows, 'row')} for {trainer} {found.view.facts.read}{of}")
+        output.note(
+            f"{out}: {output.counted(found.rows, 'row')} for {trainer} {found.view.profile.version}{of}"
+        )
         if found.dropped_file is not None:
             each = ", ".join(f"{check} {count:,}" for check, count in found.dropped.items())
             rows = output.counted(sum(found.dropped.values()), "row")

@@ -95,12 +95,13 @@ def hygiene(
             output.note(f"{list_to}: {output.counted(count, 'line')}")
         told = [finding(scored, one, examples) for one in found]
         if as_json:
-            output.as_json({"rows": len(scored), "findings": [asdict(one) for one in told]})
+            findings = [asdict(one) for one in told]
+            output.as_json({"rows": len(scored), "findings": findings, "skipped": options.skipped()})
         else:
-            _print(folder, len(scored), told)
+            _print(folder, len(scored), told, options.skipped())
 
 
-def _print(folder: Path, rows: int, found: list[Finding]) -> None:
+def _print(folder: Path, rows: int, found: list[Finding], skipped: dict[str, str]) -> None:
     output.text(f"{folder}: {output.counted(rows, 'row')}")
     output.table(
         [[one.check, f"{one.rows:,}", f"{one.share:.2%}"] for one in found], ["check", "rows", "share"]
@@ -113,6 +114,10 @@ def _print(folder: Path, rows: int, found: list[Finding]) -> None:
         for example in one.examples:
             output.text(f"  {example['gc_id']}  {output.plain(example['text'])[:_WIDTH]}")
             output.text(f"    {output.plain(example['with'])[: 2 * _WIDTH]}")
+    if skipped:
+        output.text()
+    for check, why in skipped.items():
+        output.text(f"{check}: skipped, {why}")
     if any(one.rows for one in found):
         output.text()
         names = ",".join(one.check for one in found if one.rows)

@@ -96,6 +96,8 @@ def hygiene_options(
         overlap or 0.0,
     )
     given = "--near" if near is not None else "--near-any-numbers" if any_numbers else None
+    if given is not None and "near-duplicates" in found.skipped():
+        raise InputError(f"{given} needs rensa: `pip install 'gaincurate[hygiene]'`.")
     if given is not None and "near-duplicates" not in found.chosen():
         raise InputError(f"{given} is for the check near-duplicates: name that too, or leave {given} out.")
     return found
@@ -125,5 +127,5 @@ def report_checks(
         evals=evals,
         eval_column=eval_column,
     )
-    wanted = tuple(check for check in found.chosen() if near_duplicates or check != "near-duplicates")
-    return replace(found, checks=wanted)
+    wanted = tuple(check for check in found.chosen() if check != "near-duplicates")
+    return replace(found, checks=(*wanted, "near-duplicates") if near_duplicates else wanted)

@@ -25,7 +25,7 @@ def recipe(
     Example: gaincurate schedule recipe verl > round.sh
     """
     with output.reporting():
-        from gaincurate.trainers.recipes import COMMAND, recipe_of
+        from gaincurate.trainers.profile import COMMAND, recipe_of
 
         found = recipe_of(trainer)
         if as_json:

@@ -182,10 +182,15 @@ def _predictions(told: Predictions) -> None:
     aim = "the largest p (1 - p)"
     if told.target_difficulty is not None:
         aim = f"a failure rate of {told.target_difficulty:g}"
+    tokens = (
+        ""
+        if told.completion_tokens is None
+        else f", {output.counted(told.completion_tokens, 'completion token')}"
+    )
     _head(
         f"aims at {aim}, predicted by {told.predictor or 'nothing yet'}; references took "
-        f"{output.number(told.rollouts, ',')} rollouts, {output.number(told.completion_tokens, ',')} "
-        f"completion tokens, {output.number(told.rollout_seconds, ',.1f')} s of rollouts, "
+        f"{output.number(told.rollouts, ',')} rollouts{tokens}, "
+        f"{output.number(told.rollout_seconds, ',.1f')} s of rollouts, "
         f"{output.number(told.predict_seconds, ',.1f')} s of prediction"
     )
     for one in told.found:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gaincurate.cli import output
-from gaincurate.errors import GaincurateError, InputError
+from gaincurate.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,22 +109,6 @@ def pair(text: str, option: str) -> tuple[float, float]:
     return low, high
 
 
-def model_of_set(scored: Path) -> str | None:
-    """The model that scored a set, as files where it can be found here."""
-    from gaincurate.schedule.rounds import model_of
-
-    name = model_of(scored)
-    if name is None or Path(name).exists():
-        return name
-    try:
-        from gaincurate.scoring.model import find_model
-
-        files = find_model(name)
-    except (ImportError, GaincurateError):  # not on this machine: the trainer gets the name
-        return name
-    return str(files.weights[0] if files.gguf else files.folder)
-
-
 def paths_of(run: Run, round_: int) -> dict[str, str]:
     """Where a round's files are, for programs."""
     return {
@@ -141,8 +125,8 @@ def finder_of(run: Run, trainer: str | None, note: Callable[[str], None], *, kee
         InputError: there is no such trainer.
     """
     from gaincurate.schedule.checkpoints import Finder
-    from gaincurate.trainers.finder import TrainerFinder, remembered_trainer
-    from gaincurate.trainers.layouts import layout_of
+    from gaincurate.trainers.profile import layout_of
+    from gaincurate.trainers.snapshot import TrainerFinder, remembered_trainer
 
     found = remembered_trainer(run, trainer, keep=keep)
     return Finder() if found is None else TrainerFinder(layout_of(found), note)
@@ -155,7 +139,7 @@ def chosen(finder: Finder, run: Run, checkpoint: Path | None, wait: float | None
         InputError: --wait without what it waits for.
         GaincurateError: a known trainer's checkpoint cannot be used.
     """
-    from gaincurate.trainers.finder import TrainerFinder
+    from gaincurate.trainers.snapshot import TrainerFinder
 
     known = isinstance(finder, TrainerFinder)
     if wait is not None and (checkpoint is None or not known):

@@ -14,7 +14,6 @@ from gaincurate.cli.schedule_options import (
     ROLLOUT,
     budget_for,
     given_options,
-    model_of_set,
     pair,
     paths_of,
     see_references,
@@ -185,7 +184,7 @@ def start(
             min_coverage=min_coverage,
             bare=bare,
             with_scores=with_scores,
-            model=model or model_of_set(scored),
+            model=model,
             rescore=again,
         )
         opened = open_run(config, output.note)

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gaincurate.compare.arm import COST, MARKS, PROGRESS, ROLLOUTS, RUN, STEP, TASK, Task
 from gaincurate.compare.config import Arm, Comparison
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.rollout_set import RolloutSet, pass_rates
@@ -22,17 +23,17 @@ from gaincurate.files import digest_json, write_json
 from gaincurate.schedule import base
 from gaincurate.schedule.config import ScheduleConfig, checked
 from gaincurate.schedule.dots import DotsOptions
-from gaincurate.schedule.rounds import model_of, start
+from gaincurate.schedule.first_model import recorded_model
+from gaincurate.schedule.rounds import start
 from gaincurate.schedule.run import RUN as RUN_FACTS
 from gaincurate.schedule.run import read_json
 from gaincurate.schedule.trainer import train, trainer_lock
 from gaincurate.schema import ID
 from gaincurate.scored_set import ScoredSet
 from gaincurate.shards import MANIFEST, Json
-from gaincurate.trainers.arm import COST, MARKS, PROGRESS, ROLLOUTS, RUN, STEP, TASK, Task
 
 LOG = "trainer.log"
-_MODULE = "gaincurate.trainers.trl_arm"
+_MODULE = "gaincurate.compare.trl_arm"
 
 
 class ArmJob:
@@ -233,7 +234,7 @@ class ArmJob:
 
 def model_at_start(comparison: Comparison) -> str:
     """The model that every arm begins with."""
-    model = comparison.model or model_of(comparison.scored)
+    model = comparison.model or recorded_model(comparison.scored)
     assert model is not None  # checked before any arm
     return model
 

@@ -23,7 +23,7 @@ from gaincurate.difficulty.rollout import roll_out
 from gaincurate.errors import InputError, OutputError, TrainerError
 from gaincurate.files import write_json
 from gaincurate.locks import WORK, Split, writing
-from gaincurate.schedule.rounds import model_of
+from gaincurate.schedule.first_model import recorded_model
 from gaincurate.schedule.run import read_json
 from gaincurate.schema import ID
 from gaincurate.scored_set import ScoredSet
@@ -174,7 +174,7 @@ def check(comparison: Comparison) -> None:
     if importlib.util.find_spec("trl") is None:
         raise InputError("arms are trained with TRL: `pip install 'gaincurate[score,trl]'`.")
     scored, heldout = ScoredSet(comparison.scored), ScoredSet(comparison.heldout)
-    if comparison.model is None and model_of(comparison.scored) is None:
+    if comparison.model is None and recorded_model(comparison.scored) is None:
         raise InputError(f"{comparison.scored} does not say which model scored it; give model = ... .")
     shared = set(heldout.column(ID).to_pylist()) & set(scored.column(ID).to_pylist())
     if shared:

@@ -19,6 +19,7 @@ from gaincurate.schema import EMBEDDING, ID
 from gaincurate.scored_set import ScoredSet
 
 Matrix = npt.NDArray[np.float32]
+BLOCK = 2048  # rows that a method predicts at once, whatever the size of a shard
 
 
 def matrix(table: pa.Table, folder: Path) -> Matrix:

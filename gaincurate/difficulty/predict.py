@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -17,12 +18,14 @@ import gaincurate
 from gaincurate.difficulty.methods import Method, Predictor, make
 from gaincurate.difficulty.pass_rates import PassRates
 from gaincurate.difficulty.quality import Quality, Target, quality
-from gaincurate.difficulty.store import Adapter
 from gaincurate.errors import InputError
 from gaincurate.schedule.noise import Floats, Ints, permutation
 from gaincurate.schema import ID
 from gaincurate.scored_set import ScoredSet
 from gaincurate.shards import Json
+
+if TYPE_CHECKING:
+    from gaincurate.difficulty.store import Adapter
 
 COLUMNS: dict[Target, str] = {"difficulty": "gc_difficulty", "variance": "gc_variance"}
 _MEANING: dict[Target, str] = {

@@ -5,7 +5,9 @@ Knows nothing of engines or verifiers.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,3 +105,16 @@ def read_prompts(scored: ScoredSet, places: Ints | range, answer: str | None) ->
 def parts(places: Ints | range, size: int) -> Sequence[Ints | range]:
     """The places cut into pieces of `size`."""
     return [places[begin : begin + size] for begin in range(0, len(places), size)]
+
+
+def fitting_verifier(scored: ScoredSet) -> str | None:
+    """The verifier that a set's rows were made for, by the first of them; None where there are no answers."""
+    if scored.identity["source"].get("answer_column") is None or not len(scored):
+        return None
+    row = scored.take([0]).to_pylist()[0]
+    metadata = row.get("metadata")
+    if isinstance(metadata, str):
+        with suppress(ValueError):
+            metadata = json.loads(metadata)
+    named = metadata.get("source_dataset") if isinstance(metadata, dict) else None
+    return "math" if named is None and row.get("source_dataset") is None else "reasoning-gym"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 
 from gaincurate.difficulty.verify import VerifierConfig
 from gaincurate.errors import InputError
@@ -10,6 +11,8 @@ from gaincurate.hygiene.findings import CHECKS
 from gaincurate.hygiene.near_duplicates import Likeness
 
 NGRAM = 13
+_LIBRARY = "rensa"
+_INSTALL = "`pip install 'gaincurate[hygiene]'`"
 _NEEDS = {
     "overlong": ("max_prompt_tokens", "--max-prompt-tokens", "N, the trainer's limit"),
     "broken-gold": ("verifier", "--verifier", "NAME"),
@@ -54,6 +57,8 @@ class HygieneOptions:
             used = wanted or self.checks is None or _ALSO.get(option) in self.checks
             if given and not used:
                 raise InputError(f"{option} is for the check {check}: name that too, or leave {option} out.")
+        if "near-duplicates" in (self.checks or ()) and find_spec(_LIBRARY) is None:
+            raise InputError(f"near duplicates need {_LIBRARY}: {_INSTALL}, or leave them out.")
         if not 0 <= self.overlap <= 1:
             raise InputError(f"--overlap {self.overlap:g}: a part from 0 to 1 is expected.")
 
@@ -61,5 +66,13 @@ class HygieneOptions:
         """The checks to make, in their order."""
         if self.checks is not None:
             return [check for check in CHECKS if check in self.checks]
+        skipped = self.skipped()
         needs = {**_NEEDS, "conflicting-gold": _NEEDS["broken-gold"]}  # else notation alone would count
-        return [check for check in CHECKS if check not in needs or getattr(self, needs[check][0])]
+        allowed = [check for check in CHECKS if check not in needs or getattr(self, needs[check][0])]
+        return [check for check in allowed if check not in skipped]
+
+    def skipped(self) -> dict[str, str]:
+        """The checks that nobody named and that cannot be made here, each with the reason."""
+        if self.checks is None and find_spec(_LIBRARY) is None:
+            return {"near-duplicates": f"{_LIBRARY} is not installed: {_INSTALL}"}
+        return {}

@@ -11,6 +11,7 @@ from typing import Literal
 
 from gaincurate.report.document import Document, Kind, Verdict
 
+_FEW = 2000  # rows; of fewer gain-rl's default width of 1,000 ranks is nearly all
 Tone = Literal["yes", "some", "no", "unknown"]
 
 ANSWERS: dict[Kind, tuple[str, Tone]] = {
@@ -55,11 +56,14 @@ def next_steps(document: Document) -> list[Step]:
     if best is not None:
         return [*steps, _trial(document, best)]
     if document.unknown is None and document.verdicts:
-        text = "Draw prompts at random, which costs nothing"
-        text += (
-            "; pass rates themselves choose better than any of these signals:" if document.outcomes else ":"
-        )
-        return [*steps, Step(text, _start(document, "variance" if document.outcomes else "uniform"))]
+        if document.outcomes:
+            text = (
+                "Choose by the pass rates themselves, which tell more than any of these signals: each round "
+                "takes the prompts that the model now solves about half of the time."
+            )
+            return [*steps, Step(text, _start(document, "variance"))]
+        text = "Draw prompts at random, which costs nothing:"
+        return [*steps, Step(text, _start(document, "uniform"))]
     return steps
 
 
@@ -78,11 +82,15 @@ def _trial(document: Document, verdict: Verdict) -> Step:
     )
     if verdict.sort_first == "middle":  # no strategy begins in the middle of a column
         return Step(text, None)
-    direction = ["--ascending"] if verdict.sort_first == "lowest" else []
-    return Step(text, _start(document, "gain-rl", "--by", verdict.signal, *direction))
+    options = ["--ascending"] if verdict.sort_first == "lowest" else []
+    if document.about.rows < _FEW:
+        options += ["--sigma", "0.1N"]
+    return Step(text, _start(document, "gain-rl", "--by", verdict.signal, *options))
 
 
 def _start(document: Document, strategy: str, *options: str) -> str:
-    folder, budget = document.about.folder, str(min(1024, document.about.rows))
-    command = ["gaincurate", "schedule", "start", folder, "--run", "run", "--strategy", strategy, *options]
-    return shlex.join([*command, "--budget", budget, "--rounds", "200"])
+    folder, run = document.about.folder, "run" if document.run is None else f"{document.run.folder}-next"
+    # A round of all prompts would leave a strategy nothing to choose.
+    budget = min(1024, max(1, document.about.rows // 4))
+    command = ["gaincurate", "schedule", "start", folder, "--run", run, "--strategy", strategy, *options]
+    return shlex.join([*command, "--budget", str(budget), "--rounds", "200"])

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from gaincurate.difficulty.predict import COLUMNS
+from gaincurate.difficulty.prompts import fitting_verifier
 from gaincurate.hygiene.options import HygieneOptions
 from gaincurate.report import verdict_text
 from gaincurate.report.distributions import distribution, scatter
@@ -23,6 +24,7 @@ from gaincurate.report.relations import TARGETS, Pair, Relations, relate
 from gaincurate.report.sections import DUPLICATES, compare_sets, extremes, hygiene_checks, run_story
 from gaincurate.report.table import LENGTH, Table, read_table
 from gaincurate.report.verdict import Decision, Evidence, decide, weaker
+from gaincurate.schedule.first_model import recorded_model
 from gaincurate.schedule.run import Run
 from gaincurate.scored_set import ScoredSet
 from gaincurate.shards import Json
@@ -83,7 +85,13 @@ def report(
         format=FORMAT,
         about=_about(scored, table),
         headline=verdict_text.headline(decided, roles),
-        unknown=verdict_text.unknown(roles, str(folder), len(scored)),
+        unknown=verdict_text.unknown(
+            roles,
+            str(folder),
+            len(scored),
+            model=recorded_model(scored.folder) or str(scored.identity["model"]["name"]),
+            verifier=hygiene.verifier.verifier if hygiene.verifier else fitting_verifier(scored),
+        ),
         verdicts=[_verdict(evidence, decision, relations, group) for evidence, decision in decided],
         columns=table.columns,
         distributions=[distribution(name, values) for name, values in table.values.items()],

@@ -210,6 +210,7 @@ def run_story(run: Run) -> RunStory:
 
 def _round(entry: Json) -> Round:
     values: dict[str, Any] = {name: entry.get(name) for name in Round.__dataclass_fields__}
+    values["completion_tokens"] = values["completion_tokens"] or None  # 0: no line of outcomes had tokens
     return Round(**values)
 
 
@@ -230,7 +231,7 @@ def _predictions(facts: Json | None) -> Predictions | None:
         found=foresights,
         warning=_RANGE if drawn else None,
         rollouts=cost.get("rollouts"),
-        completion_tokens=cost.get("completion_tokens"),
+        completion_tokens=cost.get("completion_tokens") or None,
         rollout_seconds=cost.get("rollout_seconds"),
         predict_seconds=cost.get("predict_seconds"),
     )

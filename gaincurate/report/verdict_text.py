@@ -230,8 +230,11 @@ def headline(decided: Sequence[tuple[Evidence, Decision]], roles: frozenset[str]
     return f"None of {len(names)} signals tells anything that question length does not: do not sort by them."
 
 
-def unknown(roles: frozenset[str], folder: str, rows: int) -> str | None:
-    """What cannot be said without pass rates, and how to find it out."""
+def unknown(roles: frozenset[str], folder: str, rows: int, *, model: str, verifier: str | None) -> str | None:
+    """What cannot be said without pass rates, and how to find it out.
+
+    `model` is the set's own, `verifier` the one that fits its answers; None where it has none.
+    """
     if roles & {"pass-rate", "learnability"}:
         return None
     level = (
@@ -239,12 +242,20 @@ def unknown(roles: frozenset[str], folder: str, rows: int) -> str | None:
         if roles & {"difficulty"}
         else ""
     )
-    where = shlex.quote(folder)
+    text = f"What the scores are worth for training cannot be said without pass rates.{level} "
+    if verifier is None:
+        return (
+            f"{text}The set has no column of answers that a verifier could judge by: `gaincurate difficulty "
+            "rollout` takes one with --answer-column, or a verifier of your own, --verifier module:function."
+        )
+    command = ["gaincurate", "difficulty", "rollout", folder, "--out", "rollouts", "--model", model]
+    command += ["--verifier", verifier, "--reference", str(max(1, min(512, rows)))]
+    again = ["gaincurate", "report", folder, "--rollouts", "rollouts"]
+    if verifier == "reasoning-gym":  # which gives a little for wrong answers too
+        again += ["--success", "1"]
     return (
-        f"What the scores are worth for training cannot be said without pass rates.{level} A few hundred "
-        f"prompts are enough to begin with: `gaincurate difficulty rollout {where} --out rollouts --model "
-        f"MODEL --verifier math --reference {min(512, rows)}`, then `gaincurate report {where} --rollouts "
-        "rollouts`."
+        f"{text}A few hundred prompts are enough to begin with: `{shlex.join(command)}`, then "
+        f"`{shlex.join(again)}`."
     )
 
 

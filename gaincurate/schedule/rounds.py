@@ -6,10 +6,8 @@ depends on the scored set, the seed and the outcomes alone. Knows nothing of how
 
 from __future__ import annotations
 
-import json
 import math
 import os
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +21,7 @@ from gaincurate.schedule.calibration import calibration_of
 from gaincurate.schedule.check import check_draw, check_options_of_a_run
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.dots import Dots
+from gaincurate.schedule.first_model import first_model
 from gaincurate.schedule.foresight import Foresight, foresee
 from gaincurate.schedule.noise import Ints
 from gaincurate.schedule.observed import Note, concentration_of, late_outcomes, silent, take_outcomes
@@ -34,7 +33,7 @@ from gaincurate.schedule.rows import training_rows, write_rows
 from gaincurate.schedule.run import BASE, FORMAT, RUN, Run, making
 from gaincurate.schema import ID
 from gaincurate.scored_set import ScoredSet
-from gaincurate.shards import EXECUTION, Json
+from gaincurate.shards import Json
 
 _KEPT = ("order", "ordered_by", "scores", "probe", "checkpoint")
 
@@ -56,6 +55,7 @@ def start(config: ScheduleConfig, note: Note = silent) -> Run:
     if ascending is None:
         ascending = kind.ascending if by == kind.by else False
     check_options_of_a_run(config, scored, kind, by, options)
+    model = config.model or first_model(scored, note)
     with making(config.run) as folder:
         scored.verify()
         missing = build(folder / ORDER, scored, by, ascending=ascending)
@@ -69,7 +69,7 @@ def start(config: ScheduleConfig, note: Note = silent) -> Run:
                 "options": given,
                 "by": by,
                 "ascending": ascending,
-                "model": config.model or model_of(config.scored),
+                "model": model,
             },
             "params": options.model_dump(mode="json"),
             "scores": {
@@ -106,16 +106,6 @@ def start(config: ScheduleConfig, note: Note = silent) -> Run:
                 "is a tenth of the set"
             )
     return Run(config.run)
-
-
-def model_of(scored: Path) -> str | None:
-    """The model that scored a set, by the name that it was given; a folder here by its whole path."""
-    path = scored / EXECUTION
-    name = None
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
-        with suppress(ValueError, KeyError, TypeError):
-            name = str(json.loads(line)["model"])
-    return str(Path(name).resolve()) if name is not None and Path(name).exists() else name
 
 
 def selector_of(run: Run, state: Json | None = None) -> base.Selector:

@@ -19,6 +19,7 @@ from gaincurate.errors import InputError
 from gaincurate.schema import FORMAT
 from gaincurate.scoring.columns import Columns
 from gaincurate.scoring.model import ModelFiles, tokenizer_fingerprint
+from gaincurate.scoring.model_files import place_of
 from gaincurate.scoring.prefill import resolve_layer
 from gaincurate.scoring.read import Source
 from gaincurate.scoring.segment import RULE, Segmenter
@@ -230,6 +231,7 @@ def execution_record(config: ScoreConfig, machine: Machine) -> dict[str, Any]:
         "pid": os.getpid(),
         "data": config.data,
         "model": config.model,
+        "place": place_of(config.model),
         "devices": machine.devices,
         "shard": str(config.split_run),
         "on_error": config.on_error,

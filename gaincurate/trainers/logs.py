@@ -1,28 +1,214 @@
-"""A round's outcomes from what a trainer logs anyway: takes files, appends lines to `outcomes.jsonl`.
+"""Outcomes from what a trainer logs of its rollouts, for runs in which nobody reports them.
 
-The same files given again change nothing: a rollout is known by its step and its sample, and beside the
-outcomes stands which files were taken, so that no later round takes them for its own. What cannot be joined
-is counted and told. Knows nothing of the keys of each log.
+Rows of a log are joined to the round's prompts by the id where the log has it, and by the prompt's text
+where not.
 """
 
 from __future__ import annotations
 
+import glob
 import itertools
 import json
+import os
+import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gaincurate.errors import OutcomeError
-from gaincurate.files import append_lines, digest_bytes, reading, write_json
+from gaincurate.files import append_lines, digest_bytes, digest_file, reading, write_json
 from gaincurate.schedule.lines import Rules, read_lines
 from gaincurate.schedule.observed import Note, rules_of, silent
-from gaincurate.schedule.run import Run
-from gaincurate.trainers.logs_files import TAKEN, LogFile, find_files, is_cut, taken
-from gaincurate.trainers.logs_formats import LINES, READERS, Entry, objects, trl_rows
-from gaincurate.trainers.logs_join import Joiner, Unknown
+from gaincurate.schedule.rows import prompts_of
+from gaincurate.schedule.run import Run, read_json
+from gaincurate.scoring.columns import Message, column_values
+from gaincurate.trainers.log_formats import LINES, Entry, format_of, logs, objects, patterns, table_rows
+
+TAKEN = "logs.json"
+"""Beside a round's outcomes: the files that were taken for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogFile:
+    """A file that was taken: its place, size in bytes, hash and kind, and how many rows and lines it gave."""
+
+    path: str
+    bytes: int
+    hash: str
+    format: str
+    rows: int = 0
+    lines: int = 0
+
+    @classmethod
+    def of(cls, path: Path, kind: str) -> LogFile:
+        """A file as it is now."""
+        with reading(path):
+            return cls(str(path.resolve()), path.stat().st_size, digest_file(path), kind)
+
+    def begins(self, path: Path) -> bool:
+        """Whether a file is this one with more lines behind."""
+        if self.path != str(path.resolve()) or path.suffix == ".parquet":
+            return False
+        with reading(path), path.open("rb") as file:
+            return digest_bytes(file.read(self.bytes)) == self.hash
+
+
+def is_cut(path: Path) -> bool:
+    """Whether a file with lines ends within one."""
+    with reading(path), path.open("rb") as file:
+        if not file.seek(0, os.SEEK_END):
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
+
+
+def taken(run: Run, round_: int) -> list[LogFile]:
+    """The files that were taken for a round."""
+    path = run.round_folder(round_) / TAKEN
+    if not path.exists():
+        return []
+    return [LogFile(**entry) for entry in read_json(path)["files"]]
+
+
+def find_files(path: Path, format_: str | None) -> list[tuple[Path, str]]:
+    """The logs that a path names, in the order of their numbers, each with its kind.
+
+    Args:
+        path: a file, a folder (logs are looked for in it by name) or a glob.
+        format_: a key of `patterns()`; None to see it in the files.
+
+    Raises:
+        OutcomeError: there are none, none that is known, or logs of several trainers.
+        StorageError: one cannot be read.
+    """
+    if format_ is not None and format_ not in patterns():
+        raise OutcomeError(f"--from {format_}: logs can be those of {', '.join(patterns())}.")
+    ones = [path] if path.exists() else [Path(name) for name in glob.glob(str(path), recursive=True)]
+    found = {file for one in ones for file in (_below(one, format_) if one.is_dir() else [one])}
+    if not found:
+        kinds = ", ".join(patterns().values()) if format_ is None else patterns()[format_]
+        raise OutcomeError(f"--outcomes {path}: there is no such file, and none like {kinds} below it.")
+    return [(file, format_ or format_of(file)) for file in sorted(found, key=_natural)]
+
+
+def _below(folder: Path, format_: str | None) -> list[Path]:
+    """The logs in a folder, of one kind."""
+    if format_ is not None:
+        return sorted(folder.rglob(patterns()[format_]))
+    kinds = {kind: sorted(folder.rglob(pattern)) for kind, pattern in patterns().items()}
+    there = [kind for kind, files in kinds.items() if files]
+    if len(there) > 1:
+        raise OutcomeError(
+            f"--outcomes {folder} holds logs of {' and '.join(there)}; say which with --from, or name files.",
+            path=str(folder),
+        )
+    return kinds[there[0]] if there else []
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Numbers in a path by their size: 2.jsonl before 10.jsonl."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path))]
+
+
+class Unknown(Exception):
+    """Why an entry belongs to no prompt of the round."""
+
+
+class Joiner:
+    """Finds the prompts of one round.
+
+    Args:
+        run: the run.
+        round_: the round.
+    """
+
+    def __init__(self, run: Run, round_: int) -> None:
+        self._run, self.round = run, round_
+        self.ids = frozenset(run.ids(round_))
+        self._prompts: list[tuple[str, list[str], Any]] = []
+        self._by_messages: dict[str, list[int]] = {}
+        self._texts: dict[str, list[int]] = {}
+
+    def find(self, entry: Entry) -> str:
+        """The id of the prompt that an entry is of.
+
+        Raises:
+            Unknown: there is none, or several could be.
+        """
+        if entry.gc_id is not None:
+            if entry.gc_id not in self.ids:
+                raise Unknown(f"the id is not among the prompts of round {self.round}")
+            return entry.gc_id
+        if entry.name in self.ids:
+            return entry.name
+        if not self._prompts:
+            self._load()
+        if entry.messages:
+            places = self._by_messages.get(_key(entry.messages), [])
+        else:
+            places = next((found for text in entry.texts if (found := self._in_text(text))), [])
+        if len(places) > 1:
+            same = [place for place in places if _same(self._prompts[place][2], entry.answer)]
+            places = same or places
+        if not places:
+            raise Unknown(f"the prompt is none of round {self.round}")
+        if len(places) > 1:
+            raise Unknown("several prompts of the round have this text, and there is no id")
+        return self._prompts[places[0]][0]
+
+    def _load(self) -> None:
+        run, round_ = self._run, self.round
+        identity = run.scored.identity
+        table = run.scored.take(run.rows(round_))
+        prompts = prompts_of(table, identity, bare=run.config.bare)
+        answer = identity["source"].get("answer_column")
+        answers = column_values(table, answer) if answer else [None] * len(prompts)
+        for place, (gc_id, messages) in enumerate(zip(run.ids(round_), prompts, strict=True)):
+            contents = [_squeezed(m["content"]) for m in messages if m["content"]]
+            self._prompts.append((gc_id, contents, answers[place]))
+            self._by_messages.setdefault(_key(messages), []).append(place)
+
+    def _in_text(self, text: str) -> list[int]:
+        """The prompts whose messages stand in a text in their order; of these, those with the most words.
+
+        A question that is a part of another stands in that one's text too, so the longest is the one.
+        """
+        if text not in self._texts:
+            squeezed = _squeezed(text)
+            sizes = {
+                place: sum(map(len, contents))
+                for place, (_, contents, _) in enumerate(self._prompts)
+                if _stand_in(contents, squeezed)
+            }
+            most = max(sizes.values(), default=0)
+            self._texts[text] = [place for place, size in sizes.items() if size == most]
+        return self._texts[text]
+
+
+def _stand_in(contents: Sequence[str], text: str) -> bool:
+    place = 0
+    for content in contents:
+        place = text.find(content, place)
+        if place < 0:
+            return False
+        place += len(content)
+    return bool(contents)
+
+
+def _squeezed(text: str) -> str:
+    """Without white space: templates trim, and tokenizers do not always give it back as it was."""
+    return "".join(text.split())
+
+
+def _key(messages: Sequence[Message]) -> str:
+    return json.dumps([[message.get("role"), message.get("content")] for message in messages])
+
+
+def _same(answer: Any, logged: Any) -> bool:
+    return logged is not None and (answer == logged or json.dumps(answer, default=str) == logged)
+
 
 Line = dict[str, Any]
 _LOST = (
@@ -43,7 +229,7 @@ def take_logs(
     Args:
         run: the run.
         paths: files, folders or globs.
-        format_: one of `FORMATS`; None to see it in the files.
+        format_: a key of `patterns()`; None to see it in the files.
         reward_column: which number is the reward, where a log has several.
         note: told what a person should know, and what could not be joined.
 
@@ -91,7 +277,7 @@ class _Taking:
         self._problems: dict[str, list[str]] = {}
         self._passed: Counter[int] = Counter()
         self._window: list[str] = []
-        self._trl_steps: list[int] = []
+        self._table_steps: list[int] = []
 
     def take(self, path: Path, kind: str) -> int:
         """Read one file; how many of its rows belong to the round."""
@@ -99,7 +285,8 @@ class _Taking:
         rows, fresh, joined = self._rows, len(self._fresh), self._joined
         earlier = next((r for r, file in self._earlier if file.hash == now.hash), None)
         begin = max((f.bytes for _, f in self._earlier if f.bytes < now.bytes and f.begins(path)), default=0)
-        overlap = self._overlap(path) if kind == "trl" else 0
+        table = kind != LINES and logs()[kind].table
+        overlap = self._overlap(path) if table else 0
         if earlier is not None:
             self._passed[earlier] += 1
             return 0
@@ -110,11 +297,11 @@ class _Taking:
         else:
             old = self.files.get(now.path)
             anew = old is not None and old.hash != now.hash and not old.begins(path)
-            entries = list(READERS[kind](path, begin, self._reward))
-            self._trl_steps += [e.step for e in entries[:1] if kind == "trl" and e.step is not None]
+            entries = list(logs()[kind].read(path, begin, self._reward))
+            self._table_steps += [e.step for e in entries[:1] if table and e.step is not None]
             self._again += overlap
             self._joined += overlap
-            self._take_entries(entries[overlap:], anew and kind != "trl")
+            self._take_entries(entries[overlap:], anew and not table)
         self.files[now.path] = replace(now, rows=self._rows - rows, lines=len(self._fresh) - fresh)
         return self._joined - joined
 
@@ -124,7 +311,7 @@ class _Taking:
         TRL writes its last generation at every logging step, so while one is trained on for several steps
         the same rows stand in several files.
         """
-        rows, before = trl_rows(path), self._window
+        rows, before = table_rows(path), self._window
         self._window = rows
         for n in range(min(len(rows), len(before)), 0, -1):
             if before[-n] == rows[0] and before[-n:] == rows[:n]:
@@ -149,7 +336,7 @@ class _Taking:
             line |= {"step": entry.step} if entry.step is not None else {}
             line |= {"tokens": entry.tokens} if entry.tokens is not None else {}
             self._all.append(line)
-            key = _key(line)
+            key = _log_key(line)
             another = key in self._rewards and self._rewards[key] != entry.reward
             if entry.step is not None and (anew or another):
                 self._redone = entry.step if self._redone is None else min(self._redone, entry.step)
@@ -175,19 +362,19 @@ class _Taking:
             self._joined += 1
             line = {**line, "sample": line.get("sample", f"{mark}:{number}")}
             self._all.append(line)
-            seen[_key(line)] += 1
+            seen[_log_key(line)] += 1
             place = len(self._fresh)
-            if self._add(line, seen[_key(line)]):
+            if self._add(line, seen[_log_key(line)]):
                 self._fresh[place:place] = steering
             steering = []
 
     def _add(self, line: Line, time: int) -> bool:
         """Take a line unless it is known, for the given time in its file; whether it was new."""
-        if time <= self._known[_key(line)]:
+        if time <= self._known[_log_key(line)]:
             self._again += 1
             return False
-        self._known[_key(line)] += 1
-        self._rewards[_key(line)] = line["reward"]
+        self._known[_log_key(line)] += 1
+        self._rewards[_log_key(line)] = line["reward"]
         self._fresh.append(line)
         return True
 
@@ -240,8 +427,8 @@ class _Taking:
             note(f"warning: {len(rows):,} rows are left out: {text}; the first is {rows[0]}")
         there = {json.loads(key)[0] for key in self._known if json.loads(key)[1] == self._round}
         absent = len(self._join.ids - there)
-        if absent and self._trl_steps:
-            gap = max((b - a for a, b in itertools.pairwise(sorted(self._trl_steps))), default=0)
+        if absent and self._table_steps:
+            gap = max((b - a for a, b in itertools.pairwise(sorted(self._table_steps))), default=0)
             seen = f" (the files are {gap} steps apart)" if gap > 1 else ""
             note(f"warning: {absent:,} prompts of the round have no outcome. {_LOST}{seen}")
 
@@ -250,7 +437,7 @@ def _files(count: int) -> str:
     return f"{count:,} file{'s were' if count > 1 else ' was'}"
 
 
-def _key(line: Line) -> str:
+def _log_key(line: Line) -> str:
     """What makes two lines the same, attempts apart."""
     return json.dumps([line["gc_id"], line["round"], line.get("step"), line.get("sample")], sort_keys=True)
 
@@ -271,6 +458,6 @@ def _keys(run: Run, round_: int, rules: Rules) -> tuple[Counter[str], dict[str, 
     read_lines(whole, path, round_, frozenset(run.ids(round_)), run.ids, rules)
     for _, line in objects(path):
         if "gc_id" in line:
-            known[_key(line)] += 1
-            rewards[_key(line)] = line["reward"]
+            known[_log_key(line)] += 1
+            rewards[_log_key(line)] = line["reward"]
     return known, rewards

@@ -9,7 +9,7 @@ import pytest
 
 import exports
 from command import run as gaincurate
-from gaincurate.trainers.names import TRAINERS
+from gaincurate.trainers.profile import TRAINERS
 
 SETTINGS = {
     "trl": [

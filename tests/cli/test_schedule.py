@@ -12,7 +12,7 @@ import pytest
 import runs
 from command import run as gaincurate
 from gaincurate.schedule.run import Run
-from gaincurate.trainers.base import Live
+from gaincurate.trainers.session import Live
 
 
 def start(folder: Path, *more: object) -> Any:

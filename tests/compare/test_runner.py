@@ -14,6 +14,7 @@ import pytest
 import tiny
 from compare_command import kill_when_there, toml
 from compare_world import TRAIN
+from gaincurate.compare import trl_arm
 from gaincurate.compare.config import Comparison, checked_comparison
 from gaincurate.compare.results import FACTS, RESULTS, Tables, read_tables
 from gaincurate.compare.runner import JOBS, View, compare, environment
@@ -22,7 +23,6 @@ from gaincurate.errors import InputError, OutputError, TrainerError
 from gaincurate.schedule.run import Run
 from gaincurate.scoring.pipeline import score_dataset
 from gaincurate.shards import Json
-from gaincurate.trainers import trl_arm
 
 pytest.importorskip("trl")
 

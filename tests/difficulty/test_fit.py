@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gaincurate.difficulty.by_adapter import by_references
 from gaincurate.difficulty.fit import (
     Part,
     Policy,
@@ -21,7 +22,6 @@ from gaincurate.difficulty.fit import (
     split,
     without,
 )
-from gaincurate.difficulty.methods import by_references
 from gaincurate.difficulty.predictor import DifficultyPredictor, Shape, loss
 from gaincurate.difficulty.quality import noise_ceiling
 from gaincurate.difficulty.whitened import Space, fit_training_free, whitening

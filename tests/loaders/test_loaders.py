@@ -14,9 +14,9 @@ import pytest
 
 import exports
 import tiny
+from gaincurate.trainers.columns import ViewOptions
 from gaincurate.trainers.export import Exported, Pick, export
 from gaincurate.trainers.logs import take_logs
-from gaincurate.trainers.views_parts import ViewOptions
 
 # What the trainers' packages warn of is not ours to mend.
 pytestmark = pytest.mark.filterwarnings("ignore")

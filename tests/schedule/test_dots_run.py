@@ -23,7 +23,7 @@ from gaincurate.schedule import foresight
 from gaincurate.schedule.driver import drive
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
-from gaincurate.trainers.base import Live
+from gaincurate.trainers.session import Live
 
 ROLLOUT: dict[str, Any] = {
     "verifier": "bad_verifiers:parity", "samples": 3, "max_tokens": 5, "on_error": "skip", "threads": 1,

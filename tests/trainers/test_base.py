@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 
 import runs
 from gaincurate.errors import InputError, LockedError, OutcomeError, OutputError
-from gaincurate.trainers.base import Live
-from gaincurate.trainers.place import PLACE
-from gaincurate.trainers.registry import followed
+from gaincurate.trainers.session import PLACE, Live, followed
 
 
 def outcomes(rows: list[dict[str, Any]], step: int, samples: int = 2) -> list[dict[str, Any]]:

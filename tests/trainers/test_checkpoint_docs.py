@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gaincurate.trainers.layouts import LAYOUTS, Layout
+from gaincurate.trainers.profile import Layout, layouts
 
 PAGE = Path(__file__).parents[2] / "docs/checkpoints.md"
 
@@ -34,8 +34,8 @@ def converting(layout: Layout) -> list[str]:
 def test_the_tables_in_the_docs_are_the_modules() -> None:
     lines = PAGE.read_text().splitlines()
     for head, rows in (
-        ("| trainer | read |", [row(layout) for layout in LAYOUTS.values()]),
-        ("| trainer | weights |", [line for layout in LAYOUTS.values() for line in converting(layout)]),
+        ("| trainer | read |", [row(layout) for layout in layouts().values()]),
+        ("| trainer | weights |", [line for layout in layouts().values() for line in converting(layout)]),
     ):
         start = next(place for place, line in enumerate(lines) if line.startswith(head))
         assert lines[start + 2 : start + 2 + len(rows)] == rows

@@ -13,11 +13,10 @@ from safetensors.numpy import save_file
 import tiny
 import trainer_folders as folders
 from gaincurate.errors import InputError
-from gaincurate.trainers.checkpoints import look, owner
-from gaincurate.trainers.layouts import LAYOUTS, layout_of
-from gaincurate.trainers.watch import find
+from gaincurate.trainers.checkpoints import find, look, owner
+from gaincurate.trainers.profile import layout_of, layouts
 
-TRAINERS = sorted(LAYOUTS)
+TRAINERS = sorted(layouts())
 # Where the weights of step 7 lie, by each trainer's own names.
 WHERE = {
     "trl": "checkpoint-7",
@@ -33,7 +32,7 @@ WHERE = {
 
 
 def test_every_trainer_of_the_table_has_a_writing_order_here() -> None:
-    assert set(folders.ORDERS) == set(LAYOUTS) == set(WHERE)
+    assert set(folders.ORDERS) == set(layouts()) == set(WHERE)
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)

@@ -21,9 +21,9 @@ from gaincurate.schedule.rounds import advance, start
 from gaincurate.schedule.run import Run
 from gaincurate.scored_set import ScoredSet
 from gaincurate.trainers import export as module
+from gaincurate.trainers.columns import ViewOptions
 from gaincurate.trainers.export import Exported, Pick, export
-from gaincurate.trainers.names import FACTS, TRAINERS
-from gaincurate.trainers.views_parts import ViewOptions
+from gaincurate.trainers.profile import TRAINERS, profiles
 
 ADDED = {"system": exports.SYSTEM, "shots": exports.SHOTS}
 ONE_TURN = {"system": exports.SYSTEM}
@@ -50,7 +50,7 @@ def write(folder: Path, trainer: str, rows: Any = None, suffix: str = "", **opti
 
 
 def out(folder: Path, trainer: str, suffix: str = "") -> Path:
-    return folder / "out" / f"train{suffix or FACTS[trainer].suffixes[0]}"
+    return folder / "out" / f"train{suffix or profiles()[trainer].suffixes[0]}"
 
 
 FULL = exports.full("What is 3 plus 3?")
@@ -89,7 +89,7 @@ VIEWS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("trainer", TRAINERS)
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
 def test_a_row_is_what_the_trainer_reads(tmp_path: Path, trainer: str, suffix: str) -> None:
-    if suffix not in FACTS[trainer].suffixes:
+    if suffix not in profiles()[trainer].suffixes:
         with pytest.raises(InputError, match=r"for roll the file's name must end in \.jsonl; that says"):
             write(tmp_path, trainer, suffix=suffix)
         return
@@ -107,7 +107,7 @@ def test_a_row_is_what_the_trainer_reads(tmp_path: Path, trainer: str, suffix: s
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_without_an_answer_a_trainer_gets_the_id_or_the_set_is_refused(tmp_path: Path, trainer: str) -> None:
     rows = [{"question": row["question"]} for row in exports.sums()]
-    if FACTS[trainer].answer_needed:
+    if profiles()[trainer].answer_needed:
         with pytest.raises(
             InputError, match=f"{trainer} cannot read rows without an answer.*of question; or"
         ):
@@ -201,15 +201,15 @@ def test_source_columns_keep_values_and_types(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_columns_whose_names_a_trainer_needs_are_renamed_and_told(tmp_path: Path, trainer: str) -> None:
-    taken = sorted({*FACTS[trainer].reserved, "prompt", "label", "metadata", "id"})
+    taken = sorted({*profiles()[trainer].reserved, "prompt", "label", "metadata", "id"})
     rows = [{**row, **dict.fromkeys(taken, "theirs")} for row in exports.sums()]
     found = write(tmp_path, trainer, rows)
     row = rows_of(out(tmp_path, trainer))[0]
     told = {note.split("'")[1]: note.split("'")[3] for note in found.notes}
     for name in taken:
         assert row[told.get(name, name)] == "theirs"
-        assert (name in told) == (name in FACTS[trainer].reserved or name in found.view.own)
-    assert FACTS[trainer].reserved & set(row) <= set(found.view.own)
+        assert (name in told) == (name in profiles()[trainer].reserved or name in found.view.own)
+    assert profiles()[trainer].reserved & set(row) <= set(found.view.own)
 
 
 def test_two_columns_for_one_name_are_refused(tmp_path: Path) -> None:
@@ -349,7 +349,7 @@ def test_the_system_message_goes_where_the_trainer_has_it(tmp_path: Path) -> Non
     found = write(tmp_path / "t", "trinity")
     line = next(line for line in found.launch.settings if "format" in line)
     assert json.loads(line.partition(":")[2])["system_prompt"] == exports.SYSTEM
-    with pytest.raises(OutputError, match="holds 'train.parquet', and Trinity reads the folder of a file"):
+    with pytest.raises(OutputError, match="holds 'train.parquet', and trinity reads the folder of a file"):
         write(tmp_path / "t", "trinity", suffix=".jsonl")
 
 
@@ -414,7 +414,7 @@ def test_what_is_no_set_and_no_run_is_refused(tmp_path: Path) -> None:
         export(tmp_path / "set", "trl", tmp_path / "x.parquet", ViewOptions(), Pick())
     with pytest.raises(InputError, match=r"must end in \.parquet or \.jsonl"):
         export(tmp_path / "set", "verl", tmp_path / "x.arrow", ViewOptions(), Pick())
-    with pytest.raises(InputError, match="OpenRLHF cuts names at ',' and '@'"):
+    with pytest.raises(InputError, match="openrlhf cuts names at ',' and '@'"):
         export(tmp_path / "set", "openrlhf", tmp_path / "a,b.parquet", ViewOptions(), Pick())
 
 

@@ -25,10 +25,9 @@ from gaincurate.schedule.driver import drive
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
 from gaincurate.scored_set import ScoredSet
-from gaincurate.trainers import finder as finding
-from gaincurate.trainers.finder import TrainerFinder
-from gaincurate.trainers.hold import hold
-from gaincurate.trainers.layouts import layout_of
+from gaincurate.trainers import snapshot as finding
+from gaincurate.trainers.profile import layout_of
+from gaincurate.trainers.snapshot import TrainerFinder, hold
 
 TRL = layout_of("trl")
 Strike = Callable[[list[str]], None]
@@ -314,7 +313,7 @@ def test_an_adapter_is_merged_once_and_scored(
     pytest.importorskip("peft")
     from safetensors.torch import save_file
 
-    from gaincurate.trainers.merge import main
+    from gaincurate.trainers.lora import main
 
     tensors = {}
     for layer in range(3):

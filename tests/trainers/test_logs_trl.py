@@ -19,9 +19,9 @@ from gaincurate.errors import OutcomeError
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.rounds import start
 from gaincurate.schedule.run import Run
+from gaincurate.trainers.columns import ViewOptions
 from gaincurate.trainers.export import Pick, export
 from gaincurate.trainers.logs import take_logs
-from gaincurate.trainers.views_parts import ViewOptions
 
 Seen = list[tuple[str, float]]
 

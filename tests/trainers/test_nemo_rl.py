@@ -18,7 +18,7 @@ import runs
 from adapters import Table, adapter, exported, parameters, reward_of
 from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.schedule.run import Run
-from gaincurate.trainers.nemo_rl_outcomes import report
+from gaincurate.trainers.nemo_rl.live import report
 
 NAME = "gaincurate.trainers.nemo_rl.next_batch"
 # torchdata 0.11's loader calls it; torch 2.13 minds.
@@ -56,7 +56,7 @@ class Nemo:
                 self.monkeypatch.delenv(name, raising=False)
             else:
                 self.monkeypatch.setenv(name, str(value))
-        (nemo_rl,) = adapter(self.monkeypatch, ["nemo_rl"], self.fakes)
+        (nemo_rl,) = adapter(self.monkeypatch, ["nemo_rl.live"], self.fakes)
         dataset = fake_nemo_rl.AllTaskProcessedDataset(table)
         loader = self.loader(dataset, batch_size=4, collate_fn=self.collate)
         steps = sorted(checkpoints.glob("step_*"), key=lambda path: int(path.name[5:])) if checkpoints else []
@@ -237,7 +237,7 @@ def test_a_batch_in_two_rounds_is_refused(nemo: Nemo, tmp_path: Path) -> None:
 
 def test_without_nemo_rl_the_adapter_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nemo_rl.data.collate_fn", None)
-    (nemo_rl,) = adapter(monkeypatch, ["nemo_rl"], {})
+    (nemo_rl,) = adapter(monkeypatch, ["nemo_rl.live"], {})
     with pytest.raises(
         InputError, match=r"^this adapter is for NeMo-RL 7ea279abf \(2026-08-22\) and works inside"
     ):
@@ -245,7 +245,7 @@ def test_without_nemo_rl_the_adapter_says_what_to_install(monkeypatch: pytest.Mo
 
 
 def test_the_function_has_the_signature_of_the_example(monkeypatch: pytest.MonkeyPatch) -> None:
-    (nemo_rl,) = adapter(monkeypatch, ["nemo_rl"], fake_nemo_rl.modules())
+    (nemo_rl,) = adapter(monkeypatch, ["nemo_rl.live"], fake_nemo_rl.modules())
     expected = parameters(fake_nemo_rl.example_custom_dataloader)
     assert expected == ["data_iterators", "dataloaders", "**kwargs"]
     assert parameters(nemo_rl.next_batch) == [*expected[:2], "**records"]
@@ -291,7 +291,7 @@ def test_nemo_rls_own_data_set_is_read_by_place_or_by_id(
 
     data = ResponseDataset(data_path=str(path))
     assert ("gc_id" in data.dataset.column_names) is keeps_id
-    (nemo_rl,) = adapter(monkeypatch, ["nemo_rl"], {})
+    (nemo_rl,) = adapter(monkeypatch, ["nemo_rl.live"], {})
     loader = Nemo("real", monkeypatch).loader(
         datasets.AllTaskProcessedDataset(data.dataset, None, None, processor), batch_size=4
     )

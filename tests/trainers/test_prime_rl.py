@@ -44,7 +44,9 @@ class Prime:
             self.sampler = pytest.importorskip(SAMPLER, reason="prime-rl is not installed").StandardSampler
         else:
             self.sampler = fake_verifiers.StandardSampler
-        (module,) = adapter(monkeypatch, ["prime_rl"], {} if kind == "real" else fake_verifiers.modules())
+        (module,) = adapter(
+            monkeypatch, ["prime_rl.live"], {} if kind == "real" else fake_verifiers.modules()
+        )
         vf: Any = importlib.import_module("verifiers.v1")
 
         class Data(module.RunData):  # type: ignore[misc,name-defined]
@@ -233,11 +235,11 @@ def test_without_verifiers_the_adapter_says_what_to_install(monkeypatch: pytest.
     with pytest.raises(
         InputError, match=r"^this adapter is for verifiers a60a606ec \(2026-08-21\) and works insi"
     ):
-        adapter(monkeypatch, ["prime_rl"], {})
+        adapter(monkeypatch, ["prime_rl.live"], {})
 
 
 def test_the_mixins_have_the_signatures_of_their_bases(monkeypatch: pytest.MonkeyPatch) -> None:
-    (module,) = adapter(monkeypatch, ["prime_rl"], fake_verifiers.modules())
+    (module,) = adapter(monkeypatch, ["prime_rl.live"], fake_verifiers.modules())
     assert parameters(module.RunTask.score) == parameters(fake_verifiers.Task.score)
     assert parameters(module.RunTaskset.load) == parameters(fake_verifiers.Taskset.load)
     assert isinstance(module.RunTask.key, property)

@@ -13,28 +13,28 @@ import pytest
 import runs
 from command import run
 from gaincurate.schedule.driver import NAMES
-from gaincurate.trainers.doctor.examine import DOCTORED, examine
-from gaincurate.trainers.doctor.launch import read_launch
-from gaincurate.trainers.recipes import COMMAND, RECIPES
+from gaincurate.trainers.doctor.examine import examine, trainer_named
+from gaincurate.trainers.doctor.read import read_launch
+from gaincurate.trainers.profile import COMMAND, recipes
 
 FACTS = Path(__file__).parent / "defaults"
 PAGE = Path(__file__).parent.parent.parent / "docs/segment-mode.md"
 
 
-@pytest.mark.parametrize("trainer", RECIPES)
+@pytest.mark.parametrize("trainer", recipes())
 def test_every_setting_is_one_of_the_version_that_was_read(trainer: str) -> None:
     facts = json.loads((FACTS / f"{trainer}.json").read_text())
     known = {key.replace("-", "_") for key in [*facts["defaults"], *facts["also"]]}
-    named = set(read_launch(RECIPES[trainer].script, DOCTORED[trainer].launches).given)
-    assert RECIPES[trainer].version == facts["version"]
+    named = set(read_launch(recipes()[trainer].script, trainer_named(trainer).launches).given)
+    assert recipes()[trainer].version == facts["version"]
     assert len(named) >= 7
     assert {key for key in named if trainer != "skyrl" or "." in key} <= known
 
 
-@pytest.mark.parametrize("trainer", RECIPES)
+@pytest.mark.parametrize("trainer", recipes())
 def test_every_name_is_one_that_the_driver_fills_in(trainer: str) -> None:
     assert re.findall(r"\{(\w+)\}", COMMAND) == list(NAMES)
-    script = RECIPES[trainer].script
+    script = recipes()[trainer].script
     taken = re.search(r"^(data=\$1 .*)$", script, re.MULTILINE)
     assert taken
     assert [part.split("=") for part in taken[1].split()] == [
@@ -46,51 +46,51 @@ def test_every_name_is_one_that_the_driver_fills_in(trainer: str) -> None:
     assert environment <= set(NAMES)
 
 
-@pytest.mark.parametrize("trainer", RECIPES)
+@pytest.mark.parametrize("trainer", recipes())
 def test_the_doctor_finds_nothing_that_would_break_it(trainer: str, tmp_path: Path) -> None:
     path = tmp_path / "round.sh"
-    path.write_text(RECIPES[trainer].script)
+    path.write_text(recipes()[trainer].script)
     report = examine(trainer, [str(path)])
     assert report.ok
     assert {finding.name for finding in report.findings} <= {"shuffle", "log-without-id"}
     assert not [note for note in report.notes if "not known before it runs" in note]
 
 
-@pytest.mark.parametrize("trainer", RECIPES)
+@pytest.mark.parametrize("trainer", recipes())
 def test_the_doctor_agrees_about_the_sizes_of_a_run_that_fits(trainer: str, tmp_path: Path) -> None:
     budget = 8 if trainer == "trl" else 64
     opened = runs.begin(tmp_path, rows=80, budget=budget, rounds=2)
     path = tmp_path / "round.sh"
-    path.write_text(RECIPES[trainer].script)
+    path.write_text(recipes()[trainer].script)
     assert examine(trainer, [str(path)], "segment", opened.folder).ok
 
 
-@pytest.mark.parametrize("trainer", RECIPES)
+@pytest.mark.parametrize("trainer", recipes())
 def test_a_shell_takes_it(trainer: str) -> None:
-    done = subprocess.run(["bash", "-n"], input=RECIPES[trainer].script, text=True, capture_output=True)
+    done = subprocess.run(["bash", "-n"], input=recipes()[trainer].script, text=True, capture_output=True)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("trainer", RECIPES)
+@pytest.mark.parametrize("trainer", recipes())
 def test_the_page_has_the_recipe_and_its_row(trainer: str) -> None:
     page = PAGE.read_text()
-    recipe = RECIPES[trainer]
+    recipe = recipes()[trainer]
     assert f"```bash\n{recipe.script}```" in page
     assert f"| {trainer} | {recipe.optimizer} | {recipe.rate} | {recipe.reference} |" in page
 
 
 def test_only_what_was_run_is_said_to_have_been() -> None:
-    assert [name for name, recipe in RECIPES.items() if recipe.ran] == ["trl"]
-    assert "# One round of verl 0.9.1; read, not run." in RECIPES["verl"].script
+    assert [name for name, recipe in recipes().items() if recipe.ran] == ["trl"]
+    assert "# One round of verl 0.9.1; read, not run." in recipes()["verl"].script
 
 
 def test_the_command_prints_a_script_and_says_how_to_start_it() -> None:
     done = run("schedule", "recipe", "verl")
     assert done.exit_code == 0
-    assert done.stdout == RECIPES["verl"].script
+    assert done.stdout == recipes()["verl"].script
     assert done.stderr == f"saved as round.sh: {COMMAND}\n"
     found = json.loads(run("schedule", "recipe", "verl", "--json").stdout)
-    assert (found["command"], found["script"]) == (COMMAND, RECIPES["verl"].script)
+    assert (found["command"], found["script"]) == (COMMAND, recipes()["verl"].script)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def trl_round(folder: Path, checkpoint: str, round_: int) -> subprocess.Complete
     stand_in.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {folder / "given"}\n')
     stand_in.chmod(0o755)
     (folder / "data.parquet").write_text("")
-    (folder / "round.sh").write_text(RECIPES["trl"].script)
+    (folder / "round.sh").write_text(recipes()["trl"].script)
     places = [folder / "data.parquet", round_, folder / checkpoint, folder / "outcomes.jsonl", folder / "now"]
     command = ["bash", str(folder / "round.sh"), *map(str, places)]
     environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}

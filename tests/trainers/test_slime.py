@@ -15,18 +15,18 @@ from adapters import adapter, parameters, reward_of
 from gaincurate.errors import InputError, LockedError, OutcomeError, OutputError
 from gaincurate.schedule.run import Run
 
-NAMES = ["slime_samples", "slime"]
+NAMES = ["slime.live"]
 
 
 @pytest.fixture(params=["fake", "real"])
 def slime(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The adapter."""
     if request.param == "fake":
-        return adapter(monkeypatch, NAMES, fake_slime.modules())[1]
+        return adapter(monkeypatch, NAMES, fake_slime.modules())[0]
     pytest.importorskip("slime.rollout.data_source", reason="slime is not installed")
-    samples, found = adapter(monkeypatch, NAMES, {})
-    monkeypatch.setattr(samples, "load_tokenizer", fake_slime.load_tokenizer)  # there is no model here
-    monkeypatch.setattr(samples, "load_processor", fake_slime.load_processor)
+    (found,) = adapter(monkeypatch, NAMES, {})
+    monkeypatch.setattr(found, "load_tokenizer", fake_slime.load_tokenizer)  # there is no model here
+    monkeypatch.setattr(found, "load_processor", fake_slime.load_processor)
     return found
 
 
@@ -236,12 +236,12 @@ def test_without_slime_the_adapter_says_what_to_install(monkeypatch: pytest.Monk
     with pytest.raises(
         InputError, match=r"^this adapter is for slime 624b824a8 \(2026-08-21\) and works inside"
     ):
-        adapter(monkeypatch, ["slime_samples"], {})
+        adapter(monkeypatch, NAMES, {})
 
 
 @pytest.mark.parametrize("name", ["get_samples", "add_samples", "save", "load", "__len__"])
 def test_the_source_has_the_signatures_of_its_base(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    _, slime = adapter(monkeypatch, NAMES, fake_slime.modules())
+    (slime,) = adapter(monkeypatch, NAMES, fake_slime.modules())
     expected = parameters(getattr(fake_slime.DataSource, name))
     assert parameters(getattr(slime.RunDataSource, name)) == expected
     assert parameters(slime.RunDataSource) == ["args"]

@@ -54,7 +54,7 @@ class Explorer:
 def maker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """Makes the task scheduler of a run, given what the explorer had saved."""
     if request.param == "fake":
-        (trinity,) = adapter(monkeypatch, ["trinity"], fake_trinity.modules())
+        (trinity,) = adapter(monkeypatch, ["trinity.live"], fake_trinity.modules())
 
         def fake(run: Run | None, saved: dict[str, Any], columns: Any = None) -> Any:
             table = Table(columns or exported(run or Run(tmp_path / "run")))
@@ -67,7 +67,7 @@ def maker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_p
     from trinity.buffer.task_scheduler import get_taskset_scheduler
     from trinity.common.config import Config, DataSelectorConfig, TasksetConfig
 
-    adapter(monkeypatch, ["trinity"], {})
+    adapter(monkeypatch, ["trinity.live"], {})
     monkeypatch.delitem(SELECTORS.modules, "gaincurate.trainers.trinity.RunSelector", raising=False)
 
     def real(run: Run | None, saved: dict[str, Any], columns: Any = None) -> Any:
@@ -242,12 +242,12 @@ def test_without_trinity_the_adapter_says_what_to_install(monkeypatch: pytest.Mo
     with pytest.raises(
         InputError, match=r"^this adapter is for Trinity-RFT 0.6 and works inside it alone, and"
     ):
-        adapter(monkeypatch, ["trinity"], {})
+        adapter(monkeypatch, ["trinity.live"], {})
 
 
 @pytest.mark.parametrize("name", ["__init__", "get_indices", "feedback", "state_dict", "load_state_dict"])
 def test_the_selector_has_the_signatures_of_its_base(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    (trinity,) = adapter(monkeypatch, ["trinity"], fake_trinity.modules())
+    (trinity,) = adapter(monkeypatch, ["trinity.live"], fake_trinity.modules())
     expected = parameters(getattr(fake_trinity.BaseSelector, name))
     assert parameters(getattr(trinity.RunSelector, name)) == expected
 
@@ -264,7 +264,7 @@ def test_what_trinitys_own_operator_calculates_is_taken(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     operators = pytest.importorskip("trinity.buffer.operators.mappers.pass_rate_calculator")
-    (trinity,) = adapter(monkeypatch, ["trinity"], {})
+    (trinity,) = adapter(monkeypatch, ["trinity.live"], {})
     run = runs.begin(tmp_path)
     chosen = (trinity.RunSelector, str(run.folder))
     tasks = fake_trinity.TasksetScheduler({}, chosen, Table(exported(run)), 4)

@@ -23,9 +23,7 @@ from gaincurate.cli.app import app
 from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.schedule.run import Run
 from gaincurate.scored_set import ScoredSet
-from gaincurate.trainers.base import Live
-from gaincurate.trainers.place import PLACE
-from gaincurate.trainers.registry import forget
+from gaincurate.trainers.session import PLACE, Live, forget
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 trl = pytest.importorskip("trl")
@@ -35,9 +33,9 @@ import torch  # noqa: E402
 import transformers  # noqa: E402
 
 import trl_run  # noqa: E402
-from gaincurate.trainers.trl import Follower, FollowsRun, attach, dataset  # noqa: E402
-from gaincurate.trainers.trl_rows import RoundSampler, places_of  # noqa: E402
-from gaincurate.trainers.trl_shape import Shape  # noqa: E402
+from gaincurate.trainers.trl.batching import Shape  # noqa: E402
+from gaincurate.trainers.trl.live import Follower, FollowsRun, attach, dataset  # noqa: E402
+from gaincurate.trainers.trl.rows import RoundSampler, places_of  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),

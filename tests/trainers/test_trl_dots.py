@@ -18,8 +18,7 @@ from command import run as gaincurate
 from gaincurate.errors import InputError
 from gaincurate.schedule import foresight
 from gaincurate.schedule.run import Run
-from gaincurate.trainers.base import Live
-from gaincurate.trainers.registry import forget
+from gaincurate.trainers.session import Live, forget
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 trl = pytest.importorskip("trl")
@@ -27,7 +26,7 @@ trl = pytest.importorskip("trl")
 import transformers  # noqa: E402
 
 import trl_run  # noqa: E402
-from gaincurate.trainers.trl import attach, dataset  # noqa: E402
+from gaincurate.trainers.trl.live import attach, dataset  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from gaincurate.errors import InputError
-from gaincurate.trainers.trl_outcomes import Tap
-from gaincurate.trainers.trl_shape import Shape
+from gaincurate.trainers.trl.batching import Shape
+from gaincurate.trainers.trl.rows import Tap
 
 SHAPE = Shape(prompts=3, group=4, repeats=1, accumulation=1)
 

@@ -14,7 +14,7 @@ import pytest
 
 from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.replay import state
-from gaincurate.trainers.registry import forget
+from gaincurate.trainers.session import forget
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 trl = pytest.importorskip("trl")
@@ -29,8 +29,8 @@ from gaincurate.replay.buffer import ReplayBuffer  # noqa: E402
 from gaincurate.replay.group import RolloutGroup  # noqa: E402
 from gaincurate.replay.ledger import read  # noqa: E402
 from gaincurate.trainers.replay_loss import replay_loss  # noqa: E402
-from gaincurate.trainers.trl import FollowsRun, attach  # noqa: E402
-from gaincurate.trainers.trl_replay import Replay, ReplayGRPOTrainer, Replays  # noqa: E402
+from gaincurate.trainers.trl.live import FollowsRun, attach  # noqa: E402
+from gaincurate.trainers.trl.replay import Replay, ReplayGRPOTrainer, Replays  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),

@@ -16,7 +16,7 @@ from gaincurate.errors import OutcomeError
 os.environ["HF_HUB_OFFLINE"] = "1"
 torch = pytest.importorskip("torch")
 
-from gaincurate.trainers.trl_replay_rows import (  # noqa: E402
+from gaincurate.trainers.trl.replay_rows import (  # noqa: E402
     Row,
     Scores,
     groups_of,

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from gaincurate.errors import InputError
 from gaincurate.schedule.config import RescoreConfig, ScheduleConfig
-from gaincurate.trainers.trl_shape import Shape, check, see_checkpoint, shape_of
+from gaincurate.trainers.trl.batching import Shape, check, see_checkpoint, shape_of
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 trl = pytest.importorskip("trl")
 
 from trl.trainer.utils import RepeatSampler  # noqa: E402
 
-from gaincurate.trainers.trl_rows import RoundSampler  # noqa: E402
+from gaincurate.trainers.trl.rows import RoundSampler  # noqa: E402
 
 # TRL 1.16 sets an option by the name that transformers 5.23 has given up.
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")

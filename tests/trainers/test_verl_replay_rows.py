@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gaincurate.errors import InputError, OutcomeError
-from gaincurate.trainers.verl_replay_rows import Row, Sampling, groups_of, rows_of
+from gaincurate.trainers.verl.replay_rows import Row, Sampling, groups_of, rows_of
 
 SAMPLING = Sampling(2, 0.6)
 

@@ -8,7 +8,7 @@ import pytest
 import runs
 from gaincurate.errors import InputError
 from gaincurate.replay.config import ReplayConfig
-from gaincurate.trainers.verl_replay_settings import check, problems, replay_overrides, sizes_of
+from gaincurate.trainers.verl.replay_settings import check, problems, replay_overrides, sizes_of
 
 GOOD: dict[str, Any] = {
     "trainer.v1.sampler.custom_sampler.path": "pkg://gaincurate.trainers.verl_replay",

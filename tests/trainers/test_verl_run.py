@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 import dots_runs
 import runs
 from gaincurate.errors import InputError, OutputError
-from gaincurate.trainers import verl_run
-from gaincurate.trainers.place import PLACE
-from gaincurate.trainers.shared import reward_of
-from gaincurate.trainers.verl_run import Training, begin, current, verl_row
+from gaincurate.trainers.session import PLACE, reward_of
+from gaincurate.trainers.verl import run as verl_run
+from gaincurate.trainers.verl.run import Training, begin, current, verl_row
 
 BATCH = 4
 
@@ -166,7 +165,9 @@ def test_the_weights_of_the_rounds_last_checkpoint_are_scored(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     given: list[str | None] = []
-    monkeypatch.setattr("gaincurate.trainers.base.advance", lambda run, path, note, held: given.append(path))
+    monkeypatch.setattr(
+        "gaincurate.trainers.session.advance", lambda run, path, note, held: given.append(path)
+    )
     run = runs.begin(tmp_path, rescore={"what": "round"})
     training = Training(run.folder, BATCH)
     train(training, 1)
@@ -274,8 +275,8 @@ def test_nothing_follows_a_run_without_the_callback(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "other"),
     [
-        ("gaincurate.trainers.verl", "For verl 0.5 to 0.7.1 use gaincurate.trainers.verl_sampler"),
-        ("gaincurate.trainers.verl_sampler", "From verl 0.9.1 on use gaincurate.trainers.verl"),
+        ("gaincurate.trainers.verl.live", "For verl 0.5 to 0.7.1 use gaincurate.trainers.verl_sampler"),
+        ("gaincurate.trainers.verl.sampler", "From verl 0.9.1 on use gaincurate.trainers.verl"),
     ],
 )
 def test_without_the_right_verl_a_sentence_says_so(
@@ -283,7 +284,8 @@ def test_without_the_right_verl_a_sentence_says_so(
 ) -> None:
     monkeypatch.setitem(sys.modules, "verl", None)
     monkeypatch.delitem(sys.modules, name, raising=False)
-    with pytest.raises(InputError, match=rf"^there is no [\w.]+: {name} is for verl") as caught:
+    public = name.removesuffix(".live").replace("verl.sampler", "verl_sampler")
+    with pytest.raises(InputError, match=rf"^there is no [\w.]+: {public} is for verl") as caught:
         __import__(name)
     assert other in str(caught.value)
 

@@ -10,7 +10,7 @@ import pytest
 import runs
 from gaincurate.errors import InputError
 from gaincurate.schedule.run import Run
-from gaincurate.trainers.verl_settings import (
+from gaincurate.trainers.verl.settings import (
     check,
     check_sampler,
     overrides,

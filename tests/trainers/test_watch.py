@@ -13,12 +13,11 @@ from hypothesis import strategies as st
 import trainer_folders as folders
 from gaincurate.errors import InputError, StorageError, TrainerError
 from gaincurate.schedule.checkpoints import why_incomplete
-from gaincurate.trainers import hold as holding
-from gaincurate.trainers import watch
-from gaincurate.trainers.checkpoints import Checkpoint
-from gaincurate.trainers.hold import changed, hold, see_unchanged, source
-from gaincurate.trainers.layouts import layout_of
-from gaincurate.trainers.watch import find, wait
+from gaincurate.trainers import checkpoints
+from gaincurate.trainers import snapshot as holding
+from gaincurate.trainers.checkpoints import Checkpoint, find, wait
+from gaincurate.trainers.profile import layout_of
+from gaincurate.trainers.snapshot import changed, hold, see_unchanged, source
 
 TRL = layout_of("trl")
 
@@ -140,7 +139,7 @@ def test_a_folder_that_cannot_be_read_is_a_sentence(tmp_path: Path, monkeypatch:
     def refused(path: Path, step: int, layout: object) -> Checkpoint:
         raise PermissionError(errno.EACCES, "no")
 
-    monkeypatch.setattr(watch, "look", refused)
+    monkeypatch.setattr(checkpoints, "look", refused)
     with pytest.raises(StorageError, match="checkpoint-10: permission is denied"):
         find(tmp_path, TRL)
 

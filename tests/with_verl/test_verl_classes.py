@@ -25,8 +25,8 @@ import tiny
 import verl_made as made
 from gaincurate.errors import InputError, OutputError
 from gaincurate.schedule.run import Run
-from gaincurate.trainers import verl_run
-from gaincurate.trainers.verl import RunCheckpoint, RunDataset, RunReplayBuffer, overrides, resumed
+from gaincurate.trainers.verl import run as verl_run
+from gaincurate.trainers.verl.live import RunCheckpoint, RunDataset, RunReplayBuffer, overrides, resumed
 from verl_trainer import settings
 
 

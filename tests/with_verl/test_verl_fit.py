@@ -22,7 +22,7 @@ import verl_made as made
 from command import run as gaincurate
 from gaincurate.schedule.run import Run
 from gaincurate.scored_set import ScoredSet
-from gaincurate.trainers.verl_settings import overrides
+from gaincurate.trainers.verl.settings import overrides
 from verl_trainer import reward
 
 TRAINER = Path(__file__).parent.parent / "verl_trainer.py"

@@ -23,9 +23,9 @@ from gaincurate.errors import InputError, OutputError
 from gaincurate.replay.config import ReplayConfig
 from gaincurate.replay.ledger import read
 from gaincurate.replay.state import NAME
-from gaincurate.trainers import verl_replay
-from gaincurate.trainers.verl_replay import GroupReplayBuffer, ReplayCheckpoint
-from gaincurate.trainers.verl_replay_settings import replay_overrides
+from gaincurate.trainers.verl import replay
+from gaincurate.trainers.verl.replay import GroupReplayBuffer, ReplayCheckpoint
+from gaincurate.trainers.verl.replay_settings import replay_overrides
 from verl_replays import rewards
 from verl_trainer import settings
 
@@ -235,7 +235,7 @@ def test_verl_weighs_replayed_tokens_by_pi_old_over_pi_behaviour(tmp_path: Path)
 
 @pytest.fixture
 def nothing_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verl_replay, "_resumed", None)
+    monkeypatch.setattr(replay, "_resumed", None)
 
 
 def buffer_of(config: Any) -> GroupReplayBuffer:

@@ -24,8 +24,8 @@ import tiny
 import verl_made as made
 from gaincurate.errors import InputError, OutputError
 from gaincurate.schedule.run import Run
-from gaincurate.trainers.verl_sampler import RunSampler
-from gaincurate.trainers.verl_settings import sampler_overrides
+from gaincurate.trainers.verl.sampler import RunSampler
+from gaincurate.trainers.verl.settings import sampler_overrides
 
 ROLLOUTS = 2
 

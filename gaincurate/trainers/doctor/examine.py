@@ -1,4 +1,9 @@
-"""The doctor itself: takes a trainer's name, its settings and a run, yields what goes wrong, worst first."""
+"""The doctor itself: reads a trainer's settings, asks that trainer's rules, and says what goes wrong, worst
+first.
+
+Rules see settings by the trainer's own keys and never run its code, so a trainer that is not installed can
+be examined.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +14,110 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from gaincurate.errors import InputError
 from gaincurate.schedule.driver import NAMES
-from gaincurate.trainers.doctor import areal, nemo_rl, openrlhf, prime_rl, skyrl, slime, trinity, trl, verl
-from gaincurate.trainers.doctor.findings import SEVERITIES, About, Finding, Mode, Trainer
+from gaincurate.schedule.run import Run
+from gaincurate.trainers.doctor.findings import SEVERITIES, About, Finding, Mode, TrainerRules
 from gaincurate.trainers.doctor.read import Read, read_settings
 from gaincurate.trainers.doctor.settings import NotKnown, Settings, shown
+from gaincurate.trainers.profile import rules_module, with_rules
+
+
+def facts_of(folder: Path, mode: Mode) -> About:
+    """What is known of a run.
+
+    Without prompt lengths where `--bare` makes the trainer's prompts shorter than the scored ones.
+
+    Raises:
+        InputError: it is no run.
+        OutputError: its scored set is not what it was.
+    """
+    run = Run(folder)
+    config = run.config
+    name = str(run.folder.resolve())
+    columns = _columns(run.data(int(run.state["round"])))
+    if config.bare:
+        return About(mode, config.budget, config.rounds, columns=columns, folder=name)
+    lengths = run.scored.column("gc_prompt_tokens").combine_chunks().to_numpy(zero_copy_only=False)
+
+    def longer_than(limit: float) -> list[str]:
+        rows = np.flatnonzero(lengths > limit)
+        return [str(one) for one in run.scored.column("gc_id").take(rows).to_pylist()]
+
+    return About(mode, config.budget, config.rounds, int(lengths.max()), longer_than, columns, name)
+
+
+def _columns(data: Path) -> frozenset[str] | None:
+    """What a round's file has; None where there is none that can be read."""
+    try:
+        return frozenset(pq.read_schema(data).names)
+    except (OSError, pa.ArrowInvalid):
+        return None
+
+
+_ROWS = 16
+
+
+def compare_tokens(folder: Path, rows: int = _ROWS) -> tuple[Finding | None, str]:
+    """Render the newest round's first prompts by the model's chat template, and count.
+
+    Args:
+        folder: of the run.
+        rows: how many prompts.
+
+    Returns:
+        What is wrong, and a line that says what was compared or why nothing was.
+    """
+    run = Run(folder)
+    model = run.config.model
+    if run.config.bare:
+        return None, "token counts: not compared, because --bare leaves out a part of what was scored"
+    if model is None or not Path(model).is_dir():
+        return (
+            None,
+            f"token counts: not compared, because the model {model or ''} is no folder on this machine",
+        )
+    try:
+        from transformers import AutoTokenizer
+    except ImportError:
+        return None, "token counts: not compared, because transformers is not installed"
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        return (
+            None,
+            f"token counts: not compared, because {model} has no tokenizer ({' '.join(str(error).split())})",
+        )
+    round_ = run.newest()
+    table = pq.read_table(run.data(round_), columns=["gc_id", "prompt"]).slice(0, rows)
+    ids = table.column("gc_id").to_pylist()
+    rows_of = run.scored.rows(ids)
+    counts = rows_of.column("gc_prompt_tokens").to_pylist()
+    scored = dict(zip(rows_of.column("gc_id").to_pylist(), counts, strict=True))
+    for one, messages in zip(ids, table.column("prompt").to_pylist(), strict=True):
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        count = len(tokenizer(text, add_special_tokens=False)["input_ids"])
+        if count != scored[one]:
+            return (
+                Finding(
+                    "tokens",
+                    "wrong",
+                    f"the prompt of {one} is {count} tokens by the chat template of {model}, but was scored "
+                    f"as {scored[one]}: the trainer would read something else than was scored",
+                    {},
+                    "score the set again with this model's tokenizer, or train with the one that scored it",
+                    "gc_prompt_tokens of the scored set",
+                ),
+                f"token counts: {one} differs",
+            )
+    return None, f"token counts: {len(ids)} prompts of round {round_} are as long as they were when scored"
+
 
 _NAME = re.compile(rf"\{{({'|'.join(NAMES)})\}}")
-_MODULES = (trl, verl, openrlhf, nemo_rl, skyrl, slime, prime_rl, trinity, areal)
-DOCTORED: dict[str, Trainer] = {module.TRAINER.name: module.TRAINER for module in _MODULES}
-"""The trainers whose settings are known."""
 _CLOSE = 0.7  # of the words that differ
 _FILLED_IN = (
     "{data}, {round}, {checkpoint} and {output} are what `gaincurate schedule run` fills in, in its command"
@@ -44,7 +142,7 @@ class Report:
 
     def lines(self, finding: Finding) -> list[str]:
         """The settings that mend a finding, as the trainer's launch line or file has them."""
-        return written(DOCTORED[self.trainer], finding.mend, self.launched)
+        return written(trainer_named(self.trainer), finding.mend, self.launched)
 
     def as_json(self) -> dict[str, Any]:
         """Everything as plain values."""
@@ -59,17 +157,19 @@ class Report:
         }
 
 
-def trainer_named(name: str) -> Trainer:
+def trainer_named(name: str) -> TrainerRules:
     """A trainer that the doctor knows.
 
     Raises:
         InputError: there is none of that name.
     """
-    if name in DOCTORED:
-        return DOCTORED[name]
-    close = difflib.get_close_matches(name, DOCTORED, n=1, cutoff=0.6)
+    names = with_rules()
+    if name in names:
+        rules: TrainerRules = rules_module(name).RULES
+        return rules
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     meant = f" Did you mean {close[0]}?" if close else ""
-    raise InputError(f"--trainer {name}: its settings are not known; {', '.join(DOCTORED)} are.{meant}")
+    raise InputError(f"--trainer {name}: its settings are not known; {', '.join(names)} are.{meant}")
 
 
 def examine(name: str, sources: Sequence[str], mode: Mode = "segment", run: Path | None = None) -> Report:
@@ -93,14 +193,14 @@ def examine(name: str, sources: Sequence[str], mode: Mode = "segment", run: Path
     read = read_settings(sources, trainer.launches)
     about = About(mode)
     if run is not None:
-        from gaincurate.trainers.doctor.facts import facts_of
+        from gaincurate.trainers.doctor.examine import facts_of
 
         about = facts_of(run, mode)
     report = judge(trainer, read, about)
     if run is None:
         report.notes.append("sizes, lengths and tokens are not compared: --run RUN does that")
         return report
-    from gaincurate.trainers.doctor.tokens import compare_tokens
+    from gaincurate.trainers.doctor.examine import compare_tokens
 
     finding, note = compare_tokens(run)
     report.notes.append(note)
@@ -108,7 +208,7 @@ def examine(name: str, sources: Sequence[str], mode: Mode = "segment", run: Path
     return Report(report.trainer, report.version, mode, found, report.notes, report.launched)
 
 
-def judge(trainer: Trainer, read: Read, about: About) -> Report:
+def judge(trainer: TrainerRules, read: Read, about: About) -> Report:
     """Ask every rule of a trainer."""
     settings = Settings(read.given, trainer.defaults)
     findings: list[Finding] = []
@@ -132,7 +232,7 @@ def judge(trainer: Trainer, read: Read, about: About) -> Report:
     return Report(trainer.name, trainer.version, about.mode, worst_first(findings), notes, read.launched)
 
 
-def misspelt(trainer: Trainer, settings: Settings) -> str | None:
+def misspelt(trainer: TrainerRules, settings: Settings) -> str | None:
     """Settings that no rule reads and that look like one that a rule does and that is not set; as a note.
 
     A trainer has many more settings than the rules read, so only a close one is named, and none that differs
@@ -174,7 +274,7 @@ def _one_word(left: str, right: str) -> bool:
     return difflib.SequenceMatcher(None, "_".join(ours), "_".join(theirs)).ratio() >= _CLOSE
 
 
-def _option(trainer: Trainer, key: str) -> str:
+def _option(trainer: TrainerRules, key: str) -> str:
     """A key as the trainer's launch line names it."""
     if trainer.style == "hydra":
         return key
@@ -187,19 +287,19 @@ def worst_first(findings: Iterable[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda finding: ranks[finding.severity])
 
 
-def written(trainer: Trainer, mend: Mapping[str, Any], launched: bool) -> list[str]:
+def written(trainer: TrainerRules, mend: Mapping[str, Any], launched: bool) -> list[str]:
     """Settings as a launch line of the trainer, or a file, has them."""
     return [_written(trainer, key, value, launched) for key, value in mend.items()]
 
 
-def _written(trainer: Trainer, key: str, value: Any, launched: bool) -> str:
+def _written(trainer: TrainerRules, key: str, value: Any, launched: bool) -> str:
     if not launched and Settings.follows(value) and not trainer.resolves:
         return f"on the command line: {_written(trainer, key, value, launched=True)}"
     if not launched and Settings.follows(value):
         value = _NAME.sub(lambda found: f"${{oc.env:GAINCURATE_{found[1].upper()}}}", shown(value))
     if not launched:
-        equals = " = " if trainer.name == "prime-rl" else ": "
-        if trainer.name == "prime-rl" and value is None:
+        equals = " = " if trainer.toml else ": "
+        if trainer.toml and value is None:
             return f"without {key}"
         return f"{key}{equals}{shown(value)}"
     if trainer.style == "hydra":

@@ -85,11 +85,11 @@ Rule = Callable[[Settings, About], Found | Iterator[Finding]]
 
 
 @dataclass(frozen=True)
-class Trainer:
-    """What the doctor knows of one trainer.
+class TrainerRules:
+    """How one trainer is set, and what may be wrong with its settings: the `RULES` of its folder.
 
     Args:
-        name: as in `gaincurate.trainers.names`.
+        name: as in `gaincurate.trainers.profile`.
         version: what was read.
         launches: what a launch line of it has in it.
         style: how its launch line writes a setting: `hydra` key=value; `values` --key value, also true and
@@ -98,6 +98,7 @@ class Trainer:
         rules: what may be found.
         live: whether it can be steered in one long process.
         resolves: whether its files may have `${oc.env:NAME}` in them.
+        toml: whether its files are TOML, which cannot hold null.
     """
 
     name: str
@@ -108,3 +109,4 @@ class Trainer:
     rules: tuple[Rule, ...]
     live: bool = False
     resolves: bool = False
+    toml: bool = False

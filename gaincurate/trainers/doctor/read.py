@@ -1,22 +1,260 @@
-"""Configuration files: takes a path or `-`, yields a trainer's settings by dotted key.
+"""Settings as a trainer would get them: from YAML, TOML or JSON files and from launch lines, later ones
+over earlier.
 
-YAML, JSON and TOML by their names, anything else by what it looks like: a mapping, or a launch line. Files
-that a launch line names are read too where they are there. Knows no trainer's settings.
+A launch line is read as a shell would split it, without running anything.
 """
 
 from __future__ import annotations
 
+import ast
 import json
+import operator
+import re
+import shlex
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gaincurate.errors import InputError, reason_of
-from gaincurate.trainers.doctor.launch import read_launch
-from gaincurate.trainers.doctor.settings import flat
+from gaincurate.schedule.driver import NAMES
+from gaincurate.trainers.doctor.settings import flat, normal, scalar
+
+_ENDS = {";", ";;", "&", "&&", "|", "||", "then", "do", "else", "fi", "done", "(", ")", "{", "}"}
+_ASSIGNS = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
+_PAIR = re.compile(r"[+~]{0,2}([A-Za-z_][\w./@:-]*)=(.*)", re.DOTALL)
+_USED = re.compile(r"\$(?:(\w+)|\{(\w+)(?:\[[@*]\])?(?::?-([^}]*))?\})")
+_POSITION = re.compile(r"\$(?:\d|\{\d[^}]*\})")
+_OPEN, _CLOSE, _DOLLAR = "\x01", "\x02", "\x03"
+_SHELLS = {"sh", "bash", "dash", "zsh"}
+_FILES = ("config", "config_file")
+_OPERATORS = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.floordiv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+}
+
+
+@dataclass
+class Launched:
+    """What a launch line says."""
+
+    given: dict[str, Any] = field(default_factory=dict)
+    """Settings by key."""
+    files: list[str] = field(default_factory=list)
+    """Configuration files that it names."""
+    words: list[str] = field(default_factory=list)
+    """All words of the commands that were read."""
+
+
+def read_launch(text: str, markers: Sequence[str]) -> Launched:
+    """The settings in shell text.
+
+    Args:
+        text: a line or a script.
+        markers: what the trainer's own commands have in them; without any, every command is read.
+
+    Raises:
+        ValueError: a quote that nothing ends.
+    """
+    commands = [_behind_dashes(words) for words in _commands(text, {})]
+    commands = [words for words in commands if words and words[0].rsplit("/", 1)[-1] != "gaincurate"]
+    own = [words for words in commands if any(_calls(word, mark) for word in words for mark in markers)]
+    found = Launched()
+    for words in own or commands:
+        found.words += words
+        _take(words, found)
+    return found
+
+
+def _calls(word: str, mark: str) -> bool:
+    """Whether a word names a program, or a module or script where the mark looks like one."""
+    return word.rsplit("/", 1)[-1] == mark or (("." in mark or "_" in mark) and mark in word)
+
+
+def _behind_dashes(words: list[str]) -> list[str]:
+    """What follows the last bare `--`: the command that another command starts."""
+    for index in range(len(words) - 1, -1, -1):
+        if words[index] == "--":
+            return words[index + 1 :]
+    return words
+
+
+def _take(words: Sequence[str], found: Launched) -> None:
+    index = 0
+    while index < len(words):
+        word = words[index]
+        index += 1
+        if word.startswith("@") and not word[1:].startswith("["):
+            if word == "@" and index < len(words):
+                word, index = "@" + words[index], index + 1
+            found.files.append(word[1:])
+        elif word.startswith("--") and len(word) > 2:
+            key, equals, value = word[2:].partition("=")
+            values = [value] if equals else []
+            while not equals and index < len(words) and _is_value(words[index]):
+                values.append(words[index])
+                index += 1
+            _flag(normal(key), values, found)
+        elif (pair := _PAIR.fullmatch(word)) and not word.startswith("-"):
+            found.given[normal(pair[1])] = None if word.startswith("~") else scalar(pair[2])
+        elif word.startswith("~"):
+            found.given[normal(word[1:])] = None
+
+
+def _is_value(word: str) -> bool:
+    return not (word.startswith(("--", "@", "+", "~")) or _PAIR.fullmatch(word))
+
+
+def _flag(key: str, values: Sequence[str], found: Launched) -> None:
+    if key in _FILES and values:
+        found.files.append(values[0])
+    elif not values:
+        negated = key.startswith("no_")
+        found.given[key.removeprefix("no_") if negated else key] = not negated
+    else:
+        read = [scalar(value) for value in values]
+        found.given[key] = read[0] if len(read) == 1 else read
+
+
+def _commands(text: str, variables: dict[str, list[str]]) -> Iterator[list[str]]:
+    """The commands of a script as words, with its own variables filled in."""
+    known = {f"GAINCURATE_{name.upper()}": [f"{{{name}}}"] for name in NAMES} | variables
+    words: list[str] = []
+    tokens = _tokens(text)
+    index = 0
+    while index < len(tokens):
+        token = tokens[index]
+        index += 1
+        if token.endswith("=") and index < len(tokens) and tokens[index] == "(" and _ASSIGNS.fullmatch(token):
+            end = tokens.index(")", index) if ")" in tokens[index:] else len(tokens)
+            inside = [part for part in tokens[index + 1 : end] if part != ";"]
+            known[token[:-1]] = [found for part in inside for found in _expanded(part, known)]
+            index = end + 1
+        elif token in _ENDS:
+            yield from _command(words, known)
+            words = []
+        else:
+            words += _expanded(token, known)
+    yield from _command(words, known)
+
+
+def _command(words: list[str], known: dict[str, list[str]]) -> Iterator[list[str]]:
+    """One command: assignments are kept, a shell's script is read in turn."""
+    while words and words[0] in ("export", "exec", "set", "time", "if", "while"):
+        words = words[1:]
+    assigned = []
+    while words and (found := _ASSIGNS.fullmatch(words[0])):
+        value = f"{{{found[1]}}}" if found[1] in NAMES and _POSITION.fullmatch(found[2]) else found[2]
+        assigned.append((found[1], value))
+        words = words[1:]
+    if not words:
+        known.update({name: [value] for name, value in assigned})
+    for index, word in enumerate(words[:-1]):
+        if word in ("-c", "-ec", "-lc") and any(one.rsplit("/", 1)[-1] in _SHELLS for one in words[:index]):
+            yield from _commands(words[index + 1], known)
+            return
+    if words or assigned:
+        yield [*words] if words else [f"{name}={value}" for name, value in assigned]
+
+
+def _expanded(token: str, known: dict[str, list[str]]) -> list[str]:
+    """A word with the variables that the script itself sets; an array alone gives several."""
+    whole = _USED.fullmatch(token)
+    name = whole and (whole[1] or whole[2])
+    if name and name in known:
+        return known[name]
+
+    def value(found: re.Match[str]) -> str:
+        if (found[2] or "").isdigit():
+            return f"${{{found[2]}}}"  # the driver gives it, whatever else it would be
+        one = known.get(found[1] or found[2])
+        if one is None:
+            return found[0] if found[3] is None else found[3]
+        return " ".join(one)
+
+    token = _USED.sub(value, token).replace(_OPEN, "(").replace(_CLOSE, ")").replace(_DOLLAR, "$")
+    return [_sums(token, lambda inside: _sum(inside, known))]
+
+
+def _sum(text: str, known: dict[str, list[str]]) -> str:
+    """A shell's sum where all of it is known, else the sum itself with what is known in it."""
+    filled = re.sub(
+        r"(?<![{\w])([A-Za-z_]\w*)(?![}\w])", lambda found: known.get(found[1], [found[1]])[0], text
+    )
+    try:
+        return str(_value(ast.parse(filled.strip(), mode="eval").body))
+    except (SyntaxError, ValueError, ZeroDivisionError):
+        return f"$(({filled}))"
+
+
+def _value(node: ast.expr) -> int:
+    if isinstance(node, ast.Constant) and isinstance(node.value, int):
+        return node.value
+    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+        return int(_OPERATORS[type(node.op)](_value(node.left), _value(node.right)))
+    raise ValueError("not a sum of numbers")
+
+
+def _tokens(text: str) -> list[str]:
+    lexer = shlex.shlex(_one_line(_sums(text, _hidden)), posix=True, punctuation_chars="();|&")
+    lexer.whitespace_split = True
+    lexer.commenters = ""
+    return list(lexer)
+
+
+def _sums(text: str, change: Callable[[str], str]) -> str:
+    """Text with each `$((...))` changed; brackets in it may nest."""
+    found, end = [], 0
+    while (begin := text.find("$((", end)) >= 0:
+        depth, close = 0, begin + 1
+        while close < len(text):
+            depth += {"(": 1, ")": -1}.get(text[close], 0)
+            close += 1
+            if depth == 0:
+                break
+        if depth:
+            break
+        found += [text[end:begin], change(text[begin + 3 : close - 2])]
+        end = close
+    return "".join([*found, text[end:]])
+
+
+def _hidden(inside: str) -> str:
+    """A sum as one word that has no brackets."""
+    inside = re.sub(r"\s+", "", inside).replace("(", _OPEN).replace(")", _CLOSE).replace("$", "")
+    return f"{_DOLLAR}{_OPEN}{_OPEN}{inside}{_CLOSE}{_CLOSE}"
+
+
+def _one_line(text: str) -> str:
+    """Newlines as `;`, but for those in quotes and those behind a backslash; without comments."""
+    found, quote, index = [], "", 0
+    while index < len(text):
+        character = text[index]
+        if character == "\\" and quote != "'" and index + 1 < len(text):
+            following = text[index + 1]
+            found.append("" if following == "\n" else character + following)
+            index += 2
+            continue
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"":
+            quote = character
+        elif character == "#" and (index == 0 or text[index - 1].isspace()):
+            while index < len(text) and text[index] != "\n":
+                index += 1
+            continue
+        elif character == "\n":
+            character = " ; "
+        found.append(character)
+        index += 1
+    return "".join(found)
+
 
 _KINDS = {".yaml": "yaml", ".yml": "yaml", ".json": "json", ".toml": "toml"}
 _NAMES = {"yaml": "YAML", "json": "JSON", "toml": "TOML"}

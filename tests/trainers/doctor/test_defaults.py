@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from gaincurate.trainers.doctor.examine import DOCTORED
-from gaincurate.trainers.names import TRAINERS
+from gaincurate.trainers.doctor.examine import trainer_named
+from gaincurate.trainers.profile import TRAINERS, with_rules
 
 FACTS = Path(__file__).parent.parent / "defaults"
 
@@ -19,21 +19,21 @@ def facts(trainer: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("trainer", DOCTORED)
+@pytest.mark.parametrize("trainer", with_rules())
 def test_the_defaults_are_the_facts(trainer: str) -> None:
-    assert facts(trainer)["version"] == DOCTORED[trainer].version
-    assert facts(trainer)["defaults"] == json.loads(json.dumps(dict(DOCTORED[trainer].defaults)))
+    assert facts(trainer)["version"] == trainer_named(trainer).version
+    assert facts(trainer)["defaults"] == json.loads(json.dumps(dict(trainer_named(trainer).defaults)))
 
 
 def test_every_trainer_has_a_name_that_is_known() -> None:
-    assert set(DOCTORED) <= set(TRAINERS)
-    assert {path.stem for path in FACTS.glob("*.json")} == set(DOCTORED)
+    assert set(with_rules()) <= set(TRAINERS)
+    assert {path.stem for path in FACTS.glob("*.json")} == set(with_rules())
 
 
 def test_trl_really_has_these_defaults(tmp_path: Path) -> None:
     trl = pytest.importorskip("trl")
-    if trl.__version__ != DOCTORED["trl"].version:
-        pytest.skip(f"trl {trl.__version__} is here, {DOCTORED['trl'].version} was read")
+    if trl.__version__ != trainer_named("trl").version:
+        pytest.skip(f"trl {trl.__version__} is here, {trainer_named('trl').version} was read")
     known = {**trl.GRPOConfig.__dataclass_fields__, **trl.ModelConfig.__dataclass_fields__}
     wanted = dict(facts("trl")["defaults"])
     for key, value in wanted.items():

@@ -12,10 +12,9 @@ import sets
 import tiny
 from command import run
 from gaincurate.errors import InputError
-from gaincurate.trainers.doctor.examine import DOCTORED, examine, misspelt
-from gaincurate.trainers.doctor.facts import facts_of
+from gaincurate.trainers.doctor.examine import compare_tokens, examine, facts_of, misspelt, trainer_named
 from gaincurate.trainers.doctor.settings import Settings
-from gaincurate.trainers.doctor.tokens import compare_tokens
+from gaincurate.trainers.profile import with_rules
 
 LAUNCH = """
 python -m verl.trainer.main_ppo data.train_files={data} data.train_batch_size=8 data.max_prompt_length=80 \\
@@ -180,11 +179,11 @@ def test_a_setting_that_looks_like_another_one_is_named(
     assert [one for one in notes if one.startswith("not settings")] == ([note] if note else [])
 
 
-@pytest.mark.parametrize("trainer", DOCTORED)
+@pytest.mark.parametrize("trainer", with_rules())
 def test_no_setting_that_the_trainer_has_is_called_misspelt(trainer: str) -> None:
     facts = json.loads((Path(__file__).parent.parent / f"defaults/{trainer}.json").read_text())
     for key in [*facts["also"], *facts["defaults"]]:
-        assert misspelt(DOCTORED[trainer], Settings({key: 1}, DOCTORED[trainer].defaults)) is None
+        assert misspelt(trainer_named(trainer), Settings({key: 1}, trainer_named(trainer).defaults)) is None
 
 
 def set_with_counts(folder: Path, tokenizer: Any, off_by: int = 0) -> Path:

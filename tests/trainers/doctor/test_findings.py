@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gaincurate.trainers.doctor.examine import DOCTORED, Report, judge, written
+from gaincurate.trainers.doctor.examine import Report, judge, trainer_named, written
 from gaincurate.trainers.doctor.findings import SEVERITIES, About
-from gaincurate.trainers.doctor.launch import read_launch
-from gaincurate.trainers.doctor.read import Read
+from gaincurate.trainers.doctor.read import Read, read_launch
 from gaincurate.trainers.doctor.settings import normal
+from gaincurate.trainers.profile import with_rules
 
 FACTS = Path(__file__).parent.parent / "defaults"
 MINI, DYNAMIC = "actor_rollout_ref.actor.ppo_mini_batch_size", "actor_rollout_ref.actor.use_dynamic_bsz"
@@ -37,7 +37,7 @@ def default_config(trainer: str) -> dict[str, Any]:
 
 def look(trainer: str, about: About, **changes: Any) -> Report:
     config = default_config(trainer) | {normal(key): value for key, value in changes.items()}
-    return judge(DOCTORED[trainer], Read(given=config), about)
+    return judge(trainer_named(trainer), Read(given=config), about)
 
 
 def names(report: Report) -> list[str]:
@@ -47,7 +47,7 @@ def names(report: Report) -> list[str]:
 def mended(trainer: str, about: About, config: dict[str, Any]) -> Report:
     """Apply every finding's mend, until there is nothing left to apply."""
     for _ in range(4):
-        report = judge(DOCTORED[trainer], Read(given=config), about)
+        report = judge(trainer_named(trainer), Read(given=config), about)
         mends = [finding.mend for finding in report.findings if finding.mend]
         if not mends:
             return report
@@ -74,7 +74,7 @@ IN_THE_DEFAULTS = {
 }
 
 
-@pytest.mark.parametrize("trainer", DOCTORED)
+@pytest.mark.parametrize("trainer", with_rules())
 def test_the_default_configuration_in_segment_mode(trainer: str) -> None:
     found = names(look(trainer, SEGMENT))
     if trainer == "prime-rl":
@@ -258,7 +258,7 @@ def test_a_finding_is_there_and_its_mend_takes_it_away(
     once = config | {normal(key): value for key, value in finding.mend.items()}
     left = [
         one
-        for one in judge(DOCTORED[trainer], Read(given=once), about).findings
+        for one in judge(trainer_named(trainer), Read(given=once), about).findings
         if one.title == finding.title
     ]
     assert not left
@@ -268,9 +268,9 @@ def test_a_finding_is_there_and_its_mend_takes_it_away(
     ("trainer", "about"),
     [
         (trainer, about)
-        for trainer in DOCTORED
+        for trainer in with_rules()
         for about in (SEGMENT, LIVE, EXPORT, RUN, LIVE_RUN, ROWS_OF_A_RUN)
-        if DOCTORED[trainer].live or not about.live
+        if trainer_named(trainer).live or not about.live
     ],
     ids=lambda value: (
         value if isinstance(value, str) else f"{value.mode}-{value.budget}-{bool(value.columns)}"
@@ -282,7 +282,7 @@ def test_the_mended_default_configuration_is_clean(trainer: str, about: About) -
     assert report.ok
 
 
-@pytest.mark.parametrize("trainer", DOCTORED)
+@pytest.mark.parametrize("trainer", with_rules())
 def test_all_its_findings_at_once_can_be_mended(trainer: str) -> None:
     config = default_config(trainer)
     for one, _, about, changes in MORE:
@@ -297,7 +297,7 @@ def test_there_are_many_findings_and_each_says_all_that_it_should() -> None:
     seen |= {(trainer, name) for trainer, name, _, _ in MORE}
     assert len(seen) >= 100
     assert len({name for _, name in seen}) >= 25
-    for trainer in DOCTORED:
+    for trainer in with_rules():
         for about in (SEGMENT, RUN, EXPORT):
             for finding in look(trainer, about).findings:
                 assert finding.source
@@ -315,7 +315,7 @@ def test_the_worst_comes_first() -> None:
 
 def test_what_only_the_shell_knows_is_not_judged_and_the_rest_is() -> None:
     config = {"trainer.save_freq": "$FREQ", "data.shuffle": "${SHUFFLE}"}
-    report = judge(DOCTORED["verl"], Read(given=config), SEGMENT)
+    report = judge(trainer_named("verl"), Read(given=config), SEGMENT)
     assert not {"no-checkpoint", "shuffle"} & set(names(report))
     assert {"weights", "resume"} <= set(names(report))
     assert [note for note in report.notes if "$FREQ" in note] == [
@@ -373,7 +373,7 @@ MODEL = {trainer: next(iter(changes)) for trainer, name, _, changes in MORE if n
 }
 
 
-@pytest.mark.parametrize("trainer", DOCTORED)
+@pytest.mark.parametrize("trainer", with_rules())
 @pytest.mark.parametrize("model", ["Qwen/Qwen3-8B", "$MODEL_ROOT/base", "${oc.env:HF_HOME}/base"])
 def test_a_fixed_model_is_where_each_round_begins(trainer: str, model: str) -> None:
     finding = next(
@@ -386,7 +386,7 @@ def test_a_fixed_model_is_where_each_round_begins(trainer: str, model: str) -> N
         assert "base-model" not in names(look(trainer, about, **{MODEL[trainer]: model}))
 
 
-@pytest.mark.parametrize("trainer", DOCTORED)
+@pytest.mark.parametrize("trainer", with_rules())
 @pytest.mark.parametrize(
     "model",
     [
@@ -415,7 +415,9 @@ def test_a_model_from_the_last_round_is_right(trainer: str, model: str) -> None:
     ],
 )
 def test_the_model_of_a_launch_line(line: str, found: bool) -> None:
-    report = judge(DOCTORED["trl"], Read(given=read_launch(line, DOCTORED["trl"].launches).given), SEGMENT)
+    report = judge(
+        trainer_named("trl"), Read(given=read_launch(line, trainer_named("trl").launches).given), SEGMENT
+    )
     assert ("base-model" in names(report)) == found
 
 
@@ -586,7 +588,7 @@ def test_trl_steps_are_what_its_sampler_yields(
 def test_a_mend_is_written_as_the_trainer_takes_it(
     trainer: str, launched: bool, mend: dict[str, Any], lines: list[str]
 ) -> None:
-    assert written(DOCTORED[trainer], mend, launched) == lines
+    assert written(trainer_named(trainer), mend, launched) == lines
 
 
 ROWS = {
@@ -617,11 +619,11 @@ def test_the_table_in_the_docs_is_true() -> None:
     seen |= {(trainer, name) for trainer, name, _, _ in MORE}
     for row, found in ROWS.items():
         cells = []
-        for trainer in DOCTORED:
+        for trainer in with_rules():
             there = any((trainer, name) in seen for name in found.split())
             always = row == "shuffles" and trainer in ("openrlhf", "skyrl")
             cells.append("" if not there else "always" if always else "x")
         line = " | ".join([f"| {row}", *cells]) + " |"
         assert line.replace("|  |", "| |").replace("|  |", "| |") in page
-    versions = " | ".join(trainer.version.split()[0] for trainer in DOCTORED.values())
+    versions = " | ".join(trainer.version.split()[0] for trainer in map(trainer_named, with_rules()))
     assert f"| version read | {versions} |" in page

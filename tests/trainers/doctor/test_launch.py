@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gaincurate.trainers.doctor.launch import read_launch
+from gaincurate.trainers.doctor.read import read_launch
 
 
 def settings_of(text: str, *markers: str) -> dict[str, Any]:

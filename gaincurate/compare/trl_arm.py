@@ -1,0 +1,214 @@
+"""One arm with one seed: TRL's GRPO under one strategy, stopped at marks of generated tokens.
+
+It is a process of its own, so that an arm cannot change another one's random state.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import transformers
+
+from gaincurate.compare.arm import (
+    COST,
+    MARKS,
+    PROGRESS,
+    ROLLOUTS,
+    RUN,
+    STEP,
+    TASK,
+    TRAINED,
+    TRAINER,
+    Costs,
+    Step,
+    Task,
+)
+from gaincurate.difficulty.config import RolloutConfig
+from gaincurate.difficulty.prompts import Prompt, answer_column, read_prompts
+from gaincurate.difficulty.rollout import roll_out
+from gaincurate.difficulty.verify import VerifierConfig, VerifierPool
+from gaincurate.difficulty.verify_worker import Job
+from gaincurate.errors import GaincurateError
+from gaincurate.files import remove_temporaries, write_json
+from gaincurate.schedule.orders import same_file
+from gaincurate.schedule.run import Run
+from gaincurate.schema import ID
+from gaincurate.scored_set import ScoredSet
+from gaincurate.shards import MANIFEST, Json
+
+_KEPT = (".json", ".safetensors", ".txt", ".jinja", ".model")
+
+
+class Marks(transformers.TrainerCallback):
+    """Counts generated tokens, has a checkpoint saved at each mark, and ends the training at the last one.
+
+    Add it behind the one that follows the run, which reports a step's outcomes before they are counted here.
+
+    Args:
+        folder: the arm's.
+        run: its run.
+        task: with the marks.
+        begun: since when its seconds are counted, by `time.monotonic`.
+    """
+
+    def __init__(self, folder: Path, run: Run, task: Task, begun: float) -> None:
+        self._folder, self._run, self._task = folder, run, task
+        self._costs = Costs(run, task.prefill_weight)
+        self._begun, self._before = begun, 0.0
+        self._trained = 0
+        self._round = 0
+        self._last: Step | None = None
+
+    def spent(self) -> Json:
+        """Tokens up to now, in all and by what they were spent on."""
+        parts = {
+            "scoring": self._task.scoring,
+            "rescoring": self._costs.rescoring(self._round),
+            "references": self._costs.references(self._round),
+            "training": self._trained,
+        }
+        return {"tokens": sum(parts.values()), **parts}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """Count on from the checkpoint; mark where a kill came between the two, and end what was over."""
+        self._costs.forget()
+        told = [entry[STEP] for entry in state.log_history if STEP in entry]
+        self._trained = told[-1]["training"] if told else 0
+        self._before = told[-1]["seconds"] if told else 0.0
+        self._round = told[-1]["round"] if told else 0
+        if state.global_step:
+            self._mark(Path(args.output_dir) / f"checkpoint-{state.global_step}", state)
+        if self.spent()["tokens"] >= self._task.mark_tokens[-1]:
+            control.should_training_stop = True
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """Count the step, and have a checkpoint saved where it passed a mark."""
+        self._round = int(self._run.state["round"])
+        self._last = self._costs.step(self._round, state.global_step)
+        self._trained += self._last.completion_tokens
+        spent, marks = self.spent()["tokens"], self._task.mark_tokens
+        if any(spent >= mark and not self._marked(k) for k, mark in enumerate(marks)):
+            control.should_save = True
+        if spent >= marks[-1]:
+            control.should_training_stop = True
+
+    def on_log(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """Put what the step cost beside what the trainer says of it."""
+        if self._last is None:  # the summary at the end
+            return
+        step, self._last = self._last, None
+        seconds = self._before + time.monotonic() - self._begun
+        facts = {name: getattr(step, name) for name in Step.__slots__}
+        state.log_history[-1][STEP] = {**facts, **self.spent(), "round": self._round, "seconds": seconds}
+        done = min(self.spent()["tokens"] / self._task.mark_tokens[-1], 1.0)
+        write_json(self._folder / PROGRESS, {"share": TRAINED * done})
+
+    def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """Keep the weights of a checkpoint that passed a mark, whatever is rotated away later."""
+        self._mark(Path(args.output_dir) / f"checkpoint-{state.global_step}", state)
+
+    def _marked(self, mark: int) -> bool:
+        return (self._folder / MARKS / str(mark) / COST).exists()
+
+    def _mark(self, checkpoint: Path, state: Any) -> None:
+        spent = self.spent()
+        for k, tokens in enumerate(self._task.mark_tokens):
+            if spent["tokens"] < tokens or self._marked(k):
+                continue
+            target = self._folder / MARKS / str(k)
+            shutil.rmtree(target, ignore_errors=True)
+            target.mkdir(parents=True)
+            for path in checkpoint.iterdir():
+                if path.suffix in _KEPT:
+                    same_file(path, target / path.name)
+            logs = [entry for entry in state.log_history if STEP in entry]
+            seconds = logs[-1][STEP]["seconds"]
+            write_json(target / COST, {**spent, "step": state.global_step, "seconds": seconds, "steps": logs})
+
+
+def main(folder: Path) -> None:
+    """Train one arm to its last mark, then judge all marks."""
+    task = Task.model_validate_json((folder / TASK).read_bytes())
+    remove_temporaries(folder)
+    last = len(task.mark_tokens) - 1
+    if not (folder / MARKS / str(last) / COST).exists():
+        train(folder, task)
+    for k in range(last + 1):
+        judge(folder, task, k)
+    shutil.rmtree(folder / TRAINER, ignore_errors=True)  # its checkpoints: nothing will resume from them
+
+
+def train(folder: Path, task: Task) -> None:
+    """Train to the last mark, or go on where an earlier process stopped."""
+    # Here, because judging needs no trainer.
+    import trl
+
+    from gaincurate.compare.trl_arm import Marks
+    from gaincurate.trainers.trl.live import attach, dataset
+    from gaincurate.trainers.trl.replay import Replay, ReplayGRPOTrainer
+
+    run = Run(folder / RUN)
+    with ExitStack() as held:
+        pool = held.enter_context(VerifierPool(VerifierConfig(task.verifier, workers=1)))
+        given: dict[str, Any] = {
+            "model": task.model,
+            "reward_funcs": verified(run.scored, task, pool),
+            "args": trl.GRPOConfig(
+                output_dir=str(folder / TRAINER), num_train_epochs=run.config.rounds, **task.trainer
+            ),
+        }
+        build: Any = trl.GRPOTrainer
+        if task.replay is not None:
+            build, given["replay"] = ReplayGRPOTrainer, Replay(**task.replay)
+        trainer = build(**given, train_dataset=dataset(run.folder))
+        begun = time.monotonic()  # from here on strategies differ: the first references may be rolled out now
+        attach(trainer, run.folder)
+        trainer.add_callback(Marks(folder, run, task, begun))
+        trainer.train(resume_from_checkpoint=True)
+
+
+def verified(scored: ScoredSet, task: Task, pool: VerifierPool) -> Callable[..., list[float | None]]:
+    """A reward function that asks the verifier; None where it could not judge."""
+    column = answer_column(scored, task.answer_column, needed=":" not in task.verifier)
+    ids = pc.cast(scored.column(ID), pa.string()).combine_chunks()
+    known: dict[str, Prompt] = {}
+
+    def reward(completions: Sequence[Any], gc_id: Sequence[str], **columns: Any) -> list[float | None]:
+        if unknown := sorted(set(gc_id) - known.keys()):
+            places = pc.index_in(pa.array(unknown, pa.string()), value_set=ids).to_numpy()
+            known.update(zip(unknown, read_prompts(scored, places, column), strict=True))
+        jobs = [
+            Job(completion[-1]["content"], known[one].answer, known[one].row)
+            for completion, one in zip(completions, gc_id, strict=True)
+        ]
+        found = pool.judge_all(jobs)
+        return [None if v.reward is None else float(v.reward >= task.success) for v in found]
+
+    return reward
+
+
+def judge(folder: Path, task: Task, k: int) -> None:
+    """Roll out the held-out prompts with the model of a mark."""
+    mark = folder / MARKS / str(k)
+    if not (mark / ROLLOUTS / MANIFEST).exists():  # behind that the weights may be gone
+        roll_out(RolloutConfig(**task.evaluation, model=str(mark), out=mark / ROLLOUTS))
+    last = len(task.mark_tokens) - 1
+    write_json(folder / PROGRESS, {"share": TRAINED + (1 - TRAINED) * (k + 1) / (last + 1)})
+    if k < last:  # the last one's weights stay
+        for path in mark.glob("*.safetensors"):
+            path.unlink()
+
+
+if __name__ == "__main__":
+    try:
+        main(Path(sys.argv[1]))
+    except GaincurateError as error:
+        sys.exit(f"error: {error}")

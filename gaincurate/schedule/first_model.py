@@ -1,0 +1,97 @@
+"""The model that a run begins with: the one that scored its set, wherever the run is started.
+
+The scoring run's log names its place. A place may hold another model by now, so the hash of the weights is
+compared with the one in the set's identity: by hundreds of rounds a wrong model costs more than reading it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from gaincurate.errors import GaincurateError, InputError, ModelError
+from gaincurate.scored_set import ScoredSet
+from gaincurate.scoring.model_files import ModelFiles, hub_model, locate_model, place_of
+from gaincurate.shards import EXECUTION, Json
+
+
+def recorded_model(folder: Path) -> str | None:
+    """The model that scored a set: the alias, a whole path, or a Hub id. None where nothing says so."""
+    place = _place(folder)
+    return None if place is None else str(place["name"])
+
+
+def first_model(scored: ScoredSet, note: Callable[[str], None]) -> str | None:
+    """The files of the model that scored a set: its folder, or its .gguf file.
+
+    Args:
+        scored: the set.
+        note: told where the model is not on this machine, so that its name has to do.
+
+    Returns:
+        A path, the model's name where it is not on this machine, or None where nothing says which it was.
+
+    Raises:
+        InputError: its folder or file is gone.
+        ModelError: what is in its place has other weights.
+    """
+    place = _place(scored.folder)
+    if place is None:
+        return None
+    kind, name = place["kind"], place["name"]
+    if kind == "local" and not Path(name).exists():
+        raise InputError(
+            f"the model that scored {scored.folder} was {name}, and nothing is there now. Give --model with "
+            "where it is, or put it back.",
+            path=name,
+        )
+    wanted = scored.identity["model"]
+    try:
+        files = _find(kind, name, wanted.get("revision"))
+    except (ImportError, GaincurateError) as error:
+        if kind == "local":
+            raise ModelError(
+                f"{name} is not the model that scored {scored.folder}: {error} Give that model with --model.",
+                path=name,
+            ) from error
+        note(
+            f"warning: {name}, the model that scored {scored.folder}, is not found on this machine: {error} "
+            "{checkpoint} is that name in round 0. --model gives another."
+        )
+        return str(name)
+    weights = wanted.get("weights")
+    if weights is not None and all(weights != hash_ for hash_ in _hashes(files)):
+        raise ModelError(
+            f"{name} is not the model that scored {scored.folder}: its weights have another hash than "
+            "those in the set's identity. Give that model with --model, or score again with this one.",
+            path=name,
+        )
+    return str(files.weights[0] if files.gguf else files.folder)
+
+
+def _place(folder: Path) -> Json | None:
+    """The newest entry of the scoring run's log: `kind` and `name`, as `place_of` gives them."""
+    path, place = folder / EXECUTION, None
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+        with suppress(ValueError, KeyError, TypeError):
+            entry = json.loads(line)
+            # Older sets have only what was typed: `demo` is the alias, a relative path is of this folder.
+            place = entry.get("place") or place_of(str(entry["model"]))
+    return place
+
+
+def _find(kind: str, name: str, revision: str | None) -> ModelFiles:
+    """The files. Finding runs nothing of them, so pickled weights are of no danger here."""
+    if kind == "hub":
+        pinned = name if revision is None else f"{name.partition('@')[0]}@{revision}"
+        return hub_model(pinned, allow_pickle=True)
+    return locate_model(name, allow_pickle=True)  # the alias or a whole path, so no folder here is in its way
+
+
+def _hashes(files: ModelFiles) -> Iterator[str]:
+    """What the set's identity may have; a repository's own code is a part of it where it was trusted."""
+    yield files.fingerprint()["weights"]
+    yield replace(files, trust_remote_code=True).fingerprint()["weights"]

@@ -1,0 +1,269 @@
+"""What the trainers' views are made of: columns by kind, each with its type before the first row is read.
+
+Types come first so that all batches of a file agree, also where the first thousand answers are null.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from gaincurate.errors import InputError
+from gaincurate.schedule.rows import prompts_of
+from gaincurate.schema import ID
+from gaincurate.scored_set import ScoredSet
+from gaincurate.scoring.columns import Message
+from gaincurate.shards import Json
+
+_PLAIN = pa.struct([("role", pa.string()), ("content", pa.string())])
+
+
+@dataclass(frozen=True, slots=True)
+class ViewOptions:
+    """The options of `gaincurate export`, under the same names; `id_in_answer` None is the trainer's way."""
+
+    bare: bool = False
+    with_scores: bool = False
+    answer_column: str | None = None
+    id_in_answer: bool | None = None
+    data_source: str | None = None
+    env_class: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Some rows of a set: its table, their whole chat messages, their answers, and how many came before."""
+
+    table: pa.Table
+    messages: list[list[Message]]
+    answers: list[Any]
+    first: int
+
+    @property
+    def ids(self) -> list[str]:
+        """Their ids."""
+        found: list[str] = self.table.column(ID).to_pylist()
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """A column that a view writes: its type, its values for some rows, and the source column that it stands
+    for, which then is not written beside it.
+    """
+
+    type: pa.DataType
+    values: Callable[[Rows], Any]
+    stands_for: str | None = None
+
+
+@dataclass(slots=True)
+class Parts:
+    """Columns by kind, for one set and its options.
+
+    `chat` is the type of a message list. `answer` names the answer's column, None where there is none; a dot
+    goes into a struct. `system` is the system message of prompts that are given as one text, known once rows
+    were read. `writes_answers` says whether a column with answers was asked for.
+    """
+
+    trainer: str
+    schema: pa.Schema
+    prompt: str
+    answer: str | None
+    chat: pa.DataType
+    id_in_answer: bool
+    system: str | None = None
+    writes_answers: bool = field(default=False, init=False)
+    _begun: bool = field(default=False, init=False)
+
+    def messages(self) -> Own:
+        """Whole chat messages, a list of {role, content}."""
+        return Own(self.chat, lambda rows: rows.messages, self.prompt)
+
+    def messages_json(self) -> Own:
+        """The same as the text of a JSON list."""
+        return Own(pa.string(), lambda rows: [_json(messages) for messages in rows.messages], self.prompt)
+
+    def after_system(self) -> Own:
+        """The messages behind a system message, for trainers that want that one apart."""
+        return Own(self.chat, lambda rows: [_split(m)[1] for m in rows.messages], self.prompt)
+
+    def system_text(self) -> Own:
+        """The system message; null where there is none."""
+        return Own(pa.string(), lambda rows: [_split(m)[0] for m in rows.messages])
+
+    def question(self) -> Own:
+        """The one user message as text; its system message, the same for all rows, goes to `system`."""
+        return Own(pa.string(), self._questions, self.prompt)
+
+    def ids(self) -> Own:
+        """The ids."""
+        return Own(pa.string(), lambda rows: rows.ids)
+
+    def places(self) -> Own:
+        """0, 1, ... over the whole file."""
+        return Own(pa.int64(), lambda rows: range(rows.first, rows.first + len(rows.messages)))
+
+    def answer_text(self) -> Own:
+        """The answer as text: a text as it is, anything else as JSON; with the id in it if asked for."""
+        self.writes_answers = True
+        if self.id_in_answer:
+            return self._answer_with_id()
+        return Own(pa.string(), lambda rows: [_text(a) for a in rows.answers], self.answer)
+
+    def answer_as_it_is(self) -> Own:
+        """The answer in its own type; as text with the id in it if asked for."""
+        self.writes_answers = True
+        if self.id_in_answer:
+            return self._answer_with_id()
+        kind = pa.string() if self.answer is None else column_type(self.schema, self.answer)
+        return Own(kind, lambda rows: rows.answers, self.answer)
+
+    @property
+    def has_answer(self) -> bool:
+        """Whether there is something to write as the answer."""
+        return self.answer is not None or self.id_in_answer
+
+    def same(self, text: str) -> Own:
+        """One text for every row."""
+        return Own(pa.string(), lambda rows: [text] * len(rows.messages))
+
+    def column(self, name: str) -> Own:
+        """A source column as it is."""
+        return Own(self.schema.field(name).type, lambda rows: rows.table.column(name), name)
+
+    def struct(self, name: str, own: Mapping[str, Own], defaults: Mapping[str, str] | None = None) -> Own:
+        """A struct with these fields, in the source's struct of that name where it has one.
+
+        A field of the source with the name of one of ours is kept as `source_<field>`, unless ours stands for
+        it; a default gives way to what the source has.
+        """
+        kind = self.schema.field(name).type if name in self.schema.names else None
+        before = list(kind) if kind is not None and pa.types.is_struct(kind) else []
+        told = {key for key, one in own.items() if one.stands_for == f"{name}.{key}" or key == ID}
+        renamed = {f.name: f"source_{f.name}" for f in before if f.name in own and f.name not in told}
+        types = {renamed.get(f.name, f.name): f.type for f in before}
+        types |= {key: types.get(key, pa.string()) for key in defaults or {}}
+        types |= {key: one.type for key, one in own.items()}
+
+        def values(rows: Rows) -> list[dict[str, Any]]:
+            olds = rows.table.column(name).to_pylist() if before else [None] * len(rows.messages)
+            columns = {key: one.values(rows) for key, one in own.items()}
+            found = []
+            for place, old in enumerate(olds):
+                entry = {renamed.get(key, key): value for key, value in (old or {}).items()}
+                entry |= {k: v for k, v in (defaults or {}).items() if entry.get(k) is None}
+                found.append(entry | {key: column[place] for key, column in columns.items()})
+            return found
+
+        return Own(pa.struct(list(types.items())), values, name if before else None)
+
+    def _answer_with_id(self) -> Own:
+        return Own(
+            pa.string(),
+            lambda rows: [
+                _json({ID: i, "answer": answer}) for i, answer in zip(rows.ids, rows.answers, strict=True)
+            ],
+            self.answer,
+        )
+
+    def _questions(self, rows: Rows) -> list[str | None]:
+        found = []
+        for gc_id, messages in zip(rows.ids, rows.messages, strict=True):
+            system, rest = _split(messages)
+            roles = [message["role"] for message in rest]
+            if roles != ["user"]:
+                raise InputError(
+                    f"{self.trainer} reads a prompt as one user message with a system message in its "
+                    f"settings, and the prompt of {gc_id!r} is {', '.join(roles) or 'empty'}. --bare leaves "
+                    "out the examples of the scoring run; rows with turns of their own cannot go this way.",
+                    gc_id=gc_id,
+                )
+            if self._begun and system != self.system:
+                raise InputError(
+                    f"{self.trainer} has one system message in its settings, and that of {gc_id!r} is not "
+                    "the one of the rows before it. Export these rows apart from each other.",
+                    gc_id=gc_id,
+                )
+            self.system, self._begun = system, True
+            found.append(rest[0]["content"])
+        return found
+
+
+def column_type(schema: pa.Schema, name: str) -> pa.DataType:
+    """The type of a column; a dot goes into a struct.
+
+    Raises:
+        InputError: no such column; lists those there are.
+    """
+    if name in schema.names:
+        return schema.field(name).type
+    head, _, rest = name.partition(".")
+    if rest and head in schema.names and pa.types.is_struct(schema.field(head).type):
+        return column_type(pa.schema(list(schema.field(head).type)), rest)
+    raise InputError(
+        f"there is no column {name!r} (--answer-column); the columns are: {', '.join(schema.names)}.",
+        column=name,
+    )
+
+
+def chat_type(scored: ScoredSet, identity: Json, *, bare: bool) -> pa.DataType:
+    """The type of a set's message lists: role, content, and every other key that a message has.
+
+    Only a column with messages as JSON text has to be read for that.
+    """
+    column = identity["source"]["prompt_column"]
+    kind = column_type(scored.schema, column)
+    segmentation = identity.get("segmentation", {})
+    shots = [] if bare else segmentation.get("shots") or []
+    types: Iterable[pa.DataType] = [_items([shots])]
+    if column.rsplit(".", 1)[-1] == "messages" and not _is_list(kind):
+        types = [*types, *(_items(prompts_of(t, identity, bare=True)) for t in scored.tables())]
+    elif _is_list(kind):
+        types = [*types, kind.value_type]
+    fields = {f.name: f.type for f in _PLAIN}
+    for found in types:
+        for one in found:
+            known = fields.get(one.name, one.type)
+            if one.name not in ("role", "content"):
+                fields[one.name] = _common(known, one.type, one.name)
+    return pa.list_(pa.struct(list(fields.items())))
+
+
+def _items(prompts: Sequence[Sequence[Message]]) -> pa.DataType:
+    kind = pa.array([message for prompt in prompts for message in prompt]).type
+    return kind if pa.types.is_struct(kind) else pa.struct([])
+
+
+def _common(one: pa.DataType, other: pa.DataType, key: str) -> pa.DataType:
+    try:
+        schemas = [pa.schema([(key, one)]), pa.schema([(key, other)])]
+        return pa.unify_schemas(schemas, promote_options="permissive").field(key).type
+    except pa.ArrowException as error:
+        raise InputError(
+            f"the key {key!r} of chat messages holds {one} in some rows and {other} in others; one file "
+            "cannot hold both."
+        ) from error
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _split(messages: list[Message]) -> tuple[str | None, list[Message]]:
+    """The system message's text, if the first one is that, and the others."""
+    if messages and messages[0]["role"] == "system":
+        return messages[0]["content"], messages[1:]
+    return None, messages
+
+
+def _text(answer: Any) -> str | None:
+    return answer if answer is None or isinstance(answer, str) else _json(answer)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)

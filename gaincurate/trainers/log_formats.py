@@ -1,0 +1,146 @@
+"""Entries of rollout logs, and which trainer's log a file is: its keys or columns tell, never its name.
+
+What each trainer logs stands in its profile; here is what their readers share.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gaincurate.errors import OutcomeError
+from gaincurate.files import reading
+from gaincurate.trainers.profile import LogFormat, profiles
+
+LINES = "lines"
+"""The lines of `outcomes.jsonl` themselves."""
+
+
+def logs() -> dict[str, LogFormat]:
+    """The logs that are read here, by trainer."""
+    return {name: profile.log for name, profile in profiles().items() if profile.log}
+
+
+def patterns() -> dict[str, str]:
+    """The names of each kind of log below a folder; the lines of `outcomes.jsonl` are one more kind."""
+    return {name: log.files for name, log in logs().items()} | {LINES: "outcomes*.jsonl"}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One rollout as a log has it; what the log lacks is None.
+
+    `where` is for sentences. `texts` are beginnings of the rendered rollout, one of which is the prompt;
+    `messages` are the prompt's chat messages. `name` may be the id, if somebody put it there. A reward of
+    None could not be judged. `tokens` counts the completion's.
+    """
+
+    where: str
+    reward: float | None
+    gc_id: str | None = None
+    step: int | None = None
+    sample: str | int | None = None
+    texts: tuple[str, ...] = ()
+    messages: list[dict[str, Any]] | None = None
+    answer: Any = None
+    name: str | None = None
+    tokens: int | None = None
+
+
+def format_of(path: Path) -> str:
+    """Which kind of log a file is.
+
+    Raises:
+        OutcomeError: none that is known.
+        StorageError: it cannot be read.
+    """
+    if path.suffix == ".parquet":
+        columns = set(open_parquet(path).schema_arrow.names)
+        for name, log in logs().items():
+            if log.table and columns >= log.keys:
+                return name
+    else:
+        first = next(objects(path), (0, {}))[1]
+        for name, log in logs().items():
+            if not log.table and first.keys() >= log.keys:
+                return name
+        if "reward" in first or "resume_from_step" in first or "attempt" in first:
+            return LINES
+    raise OutcomeError(
+        f"{path} is none of the logs that are known here: completions of TRL (.parquet), rollout_data_dir of "
+        "verl, traces.jsonl of prime-rl, train_data_step*.jsonl of NeMo-RL, or lines with gc_id, reward and "
+        "round.",
+        path=str(path),
+    )
+
+
+def objects(path: Path, begin: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a file with lines of JSON and their line numbers, from a byte on.
+
+    A last line without a line break is still being written: it is left out.
+
+    Raises:
+        OutcomeError: a line that is no JSON object.
+        StorageError: the file cannot be read.
+    """
+    with reading(path), path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            begin -= len(line)
+            if begin >= 0 or not line.endswith(b"\n") or not line.strip():
+                continue
+            try:
+                found = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise OutcomeError(f"{path}, line {number} is broken: it is no JSON.") from error
+            if not isinstance(found, dict):
+                raise OutcomeError(f"{path}, line {number} is no JSON object.")
+            yield number, found
+
+
+def table_rows(path: Path) -> list[str]:
+    """A completions table's rows as texts that can be compared, without the step."""
+    with reading(path):
+        table = open_parquet(path).read()
+    rows: list[dict[str, Any]] = table.drop_columns(["step"]).to_pylist()
+    return [json.dumps(row, sort_keys=True, default=str) for row in rows]
+
+
+def open_parquet(path: Path) -> pq.ParquetFile:
+    """A log that is a Parquet file.
+
+    Raises:
+        OutcomeError: it is not whole.
+        StorageError: it cannot be read.
+    """
+    try:
+        with reading(path):
+            return pq.ParquetFile(path, memory_map=True)
+    except pa.ArrowException as error:
+        raise OutcomeError(f"{path} is no whole Parquet file; is it still being written?") from error
+
+
+def reward_number(value: Any) -> float | None:
+    """A reward; TRL writes one that was not given as NaN."""
+    return None if value is None or value != value else value
+
+
+def single_item(value: Any) -> Any:
+    """What a list of one holds; anything else as it is."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
+def id_in_answer(answer: Any) -> str | None:
+    """The id that `export --id-in-answer` put into an answer."""
+    if isinstance(answer, str) and answer.startswith('{"gc_id"'):
+        try:
+            found = json.loads(answer).get("gc_id")
+        except (ValueError, RecursionError):
+            return None
+        return found if isinstance(found, str) else None
+    return None

@@ -1,0 +1,153 @@
+"""Merges a LoRA adapter into its base model: takes a checkpoint's folder, yields a model folder for scoring.
+
+A program of its own, `python -m gaincurate.trainers.merge`, so that who starts it needs no torch. peft
+merges, in float32: in bfloat16 much of a small adapter would be rounded away in the sum. Knows
+nothing of runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import shutil
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from gaincurate.errors import GaincurateError, ModelError
+from gaincurate.trainers.checkpoints import ADAPTER, tensor_names
+
+_WEIGHTS = "adapter_model.safetensors"
+_TIED = ("lm_head", "embed_tokens")
+
+
+def see_mergeable(adapter: Path) -> dict[str, Any]:
+    """An adapter's configuration, if it can be merged at all; loads nothing.
+
+    Raises:
+        ModelError: it is not LoRA, has no scale, or peft is not installed.
+    """
+    try:
+        config: dict[str, Any] = json.loads((adapter / ADAPTER).read_bytes())
+        kind = config["peft_type"]
+    except (ValueError, LookupError, TypeError, OSError) as error:
+        raise ModelError(f"{adapter / ADAPTER} is no adapter's configuration.") from error
+    if kind != "LORA":
+        raise ModelError(
+            f"{adapter} is an adapter of type {kind}, and only LoRA can be merged for scoring; let the "
+            "trainer save the merged model."
+        )
+    if not config.get("lora_alpha"):
+        raise ModelError(
+            f"{adapter / ADAPTER} has lora_alpha {config.get('lora_alpha')}, with which nothing would be "
+            "merged; put the alpha there that it was trained with."
+        )
+    if importlib.util.find_spec("peft") is None:
+        raise ModelError(
+            f"{adapter} is an adapter alone, and peft, which merges it for scoring, is not installed: "
+            "`pip install 'gaincurate[peft]'`, or let the trainer save the merged model."
+        )
+    return config
+
+
+def merge(adapter: Path, out: Path, base: str | None = None) -> None:
+    """Write the base model with the adapter in it, float32, with the tokenizer that is there.
+
+    Args:
+        adapter: folder with `adapter_config.json` and `adapter_model.safetensors`.
+        out: folder to write; it must not be there.
+        base: folder or Hub id of the base model. Default: the one that the adapter names.
+
+    Raises:
+        ModelError: it cannot be merged, or its base is not here or is another one.
+    """
+    config = see_mergeable(adapter)
+    folder = _base_folder(adapter, base or config.get("base_model_name_or_path"))
+    import peft
+    import torch
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True
+    )
+    wanted = set(tensor_names(adapter / _WEIGHTS))
+    if getattr(model.config, "tie_word_embeddings", False) and any(
+        part in name for name in wanted for part in _TIED
+    ):
+        raise ModelError(
+            f"{adapter} changes lm_head or embed_tokens, which {folder} has as one matrix: merged, it would "
+            "change both. Let the trainer save the merged model."
+        )
+    try:
+        with warnings.catch_warnings(action="ignore"):  # missing keys: they are an error here, below
+            tuned = peft.PeftModel.from_pretrained(model, str(adapter))
+        there = set(peft.get_peft_model_state_dict(tuned))
+    except (ValueError, RuntimeError, LookupError) as error:
+        raise ModelError(f"{adapter} does not fit the base model {folder}: {_first_line(error)}.") from error
+    if wanted != there:
+        name = min(wanted ^ there)
+        raise ModelError(f"{adapter} does not fit the base model {folder}: {name} is in only one of them.")
+    tuned.merge_and_unload(safe_merge=True).save_pretrained(out)
+    _tokenizer(adapter if (adapter / "tokenizer_config.json").is_file() else folder, out)
+
+
+def _base_folder(adapter: Path, name: str | None) -> Path:
+    """The base model's folder on this machine.
+
+    Raises:
+        ModelError: it is not here.
+    """
+    from gaincurate.scoring.model import find_model
+
+    by_hand = f"`python -m gaincurate.trainers.merge {adapter} --base FOLDER --out OUT` merges it by hand"
+    if not name:
+        raise ModelError(f"{adapter / ADAPTER} does not name its base model; {by_hand}.")
+    try:
+        files = find_model(name)
+    except GaincurateError as error:
+        raise ModelError(
+            f"{adapter} was trained on {name}, which is not here ({str(error).rstrip('.')}); put it "
+            f"there, or {by_hand}."
+        ) from error
+    if files.gguf:
+        raise ModelError(f"{adapter} was trained on {name}, a .gguf file, which peft cannot merge into.")
+    return files.folder
+
+
+def _tokenizer(folder: Path, out: Path) -> None:
+    for path in folder.iterdir():
+        small = path.suffix in {".json", ".jinja", ".txt", ".model"}
+        other = path.name.startswith(("adapter_", "model.", "trainer_state", ".")) or not path.is_file()
+        if small and not other and not (out / path.name).exists():
+            shutil.copyfile(path, out / path.name)
+    if (folder / "additional_chat_templates").is_dir():
+        shutil.copytree(folder / "additional_chat_templates", out / "additional_chat_templates")
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2])[:300].rstrip(".:") or type(error).__name__
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Merge as a program; a sentence and an exit code for what is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m gaincurate.trainers.merge")
+    parser.add_argument("adapter", type=Path, help="folder with the adapter")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the merged model")
+    parser.add_argument("--base", help="base model, a folder or a Hub id; default: the adapter's own")
+    given = parser.parse_args(arguments)
+    try:
+        if given.out.exists():
+            raise ModelError(f"--out {given.out} is there already; give a new folder.")
+        merge(given.adapter, given.out, given.base)
+    except GaincurateError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

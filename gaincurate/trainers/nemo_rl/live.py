@@ -1,0 +1,153 @@
+"""NeMo-RL follows a run through its custom data loader.
+
+NeMo-RL tells nobody a prompt's reward, so an environment of the user's own hands its returns to `report`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from gaincurate.errors import InputError, OutputError
+from gaincurate.schema import ID
+from gaincurate.shards import Json
+from gaincurate.trainers.session import (
+    ROUND,
+    Live,
+    followed,
+    ids_in,
+    next_round,
+    not_installed,
+    open_run,
+    place_of,
+    places_of,
+    reward_of,
+)
+
+RUN, STEP = "gc_run", "gc_step"
+"""The keys in `extra_env_info`, besides `gc_id` and `gc_round`."""
+
+
+def report(metadata: Sequence[Json | None], rewards: Any, terminateds: Any = None) -> None:
+    """Report from an environment's `step`; what has no id (validation) is let be.
+
+    Args:
+        metadata: as `step` got it, `[batch]`.
+        rewards: `[batch]`, a tensor or numbers.
+        terminateds: `[batch]`; only what ended is reported. Default: all.
+
+    Raises:
+        StorageError: the file system refused.
+    """
+    ended = [True] * len(metadata) if terminateds is None else [bool(one) for one in terminateds]
+    lines: dict[str, list[Json]] = {}
+    for info, reward, end in zip(metadata, rewards, ended, strict=True):
+        if info and ID in info and end:
+            line = {
+                ID: info[ID],
+                "reward": reward_of(float(reward)),
+                "round": info[ROUND],
+                "step": info[STEP],
+            }
+            lines.setdefault(info[RUN], []).append(line)
+    for run, found in lines.items():
+        followed(run).report(found)
+
+
+RUN_VARIABLE, CHECKPOINTS, DATA = "GAINCURATE_RUN", "GAINCURATE_CHECKPOINTS", "GAINCURATE_DATA"
+"""The run's folder, `checkpointing.checkpoint_dir`, and the file that `data.train.data_path` names."""
+PLACE = "gaincurate"
+"""The key in `train_dataloader_<task>.pt`."""
+_AHEAD = "The environment's step() has to call gaincurate.trainers.nemo_rl_outcomes.report."
+
+
+class RunBatches:
+    """Hands out a run's prompts; called as a custom dataloader.
+
+    Args:
+        run: the run's folder.
+        checkpoints: `checkpointing.checkpoint_dir`; the newest `step_N` in it is gone on from.
+        data: the exported file, where NeMo-RL's data set does not keep the column `gc_id`.
+    """
+
+    def __init__(self, run: str | None, checkpoints: str | None, data: str | None = None) -> None:
+        self.run, self.checkpoints, self.data = run, checkpoints, data
+        self.live: Live | None = None
+        self.step = 0
+        self.places: dict[str, tuple[str, int]] = {}
+
+    def __call__(
+        self, data_iterators: dict[str, Iterator[Any]], dataloaders: dict[str, Any], **records: Any
+    ) -> tuple[Any, dict[str, Iterator[Any]]]:
+        """The next batch, one `batch_size` of each dataloader, in the plan's order.
+
+        Raises:
+            InputError: a setting is missing, or a prompt is not in the data.
+            OutcomeError: the round's outcomes are not in.
+            StopIteration: the run is finished.
+        """
+        try:
+            from nemo_rl.data.collate_fn import rl_collate_fn
+        except ImportError as error:
+            raise not_installed("NeMo-RL", "7ea279abf (2026-08-22)", error) from error
+        live = self.live = self.live or self._begin(dataloaders)
+        if live.position >= live.budget and not live.finished:
+            next_round(live, _AHEAD)
+        rows = live.take(sum(loader.batch_size for loader in dataloaders.values()))
+        if not rows:
+            raise StopIteration
+        self.step += 1
+        return rl_collate_fn([self._item(row, dataloaders) for row in rows]), data_iterators
+
+    def _item(self, row: Json, dataloaders: Mapping[str, Any]) -> Any:
+        task, place = place_of(row, self.places, "data.train has")
+        item = dataloaders[task].dataset[place]
+        carried = {ID: row[ID], ROUND: row[ROUND], STEP: self.step, RUN: self.run}
+        return {**item, "extra_env_info": {**(item["extra_env_info"] or {}), **carried}}
+
+    def _begin(self, dataloaders: Mapping[str, Any]) -> Live:
+        if not self.checkpoints:
+            raise InputError(
+                f"set {CHECKPOINTS} to checkpointing.checkpoint_dir: a resume reads its place there."
+            )
+        for task, loader in dataloaders.items():
+            ids = ids_in(loader.dataset.dataset, self.data, f"NeMo-RL's data.train, and {DATA}")
+            self.places |= {gc_id: (task, place) for gc_id, place in places_of(ids).items()}
+        live = open_run(self.run, f"the environment variable {RUN_VARIABLE}", "NeMo-RL")
+        self.run = str(live.run.folder.resolve())  # environments may run elsewhere
+        for loader in dataloaders.values():
+            loader.state_dict = lambda own=loader.state_dict: {**own(), PLACE: live.save(self.step)}
+        steps = [path for path in Path(self.checkpoints).glob("step_*") if path.name[5:].isdigit()]
+        if not steps:
+            live.begin_anew()
+            return live
+        newest = max(steps, key=lambda path: int(path.name[5:]))
+        self._go_on(live, newest / f"train_dataloader_{next(iter(dataloaders))}.pt")
+        return live
+
+    def _go_on(self, live: Live, path: Path) -> None:
+        import torch
+
+        saved = torch.load(path) if path.exists() else {}
+        if PLACE not in saved:
+            raise OutputError(
+                f"{path} names no place in a run: the training that saved it did not follow one. Begin with "
+                "an empty checkpoint_dir, or with the dataloader that it had."
+            )
+        live.restore(saved[PLACE], str(path))
+        self.step = int(saved[PLACE]["step"])
+
+
+@cache
+def _of_environment() -> RunBatches:
+    return RunBatches(*(os.environ.get(name) for name in (RUN_VARIABLE, CHECKPOINTS, DATA)))
+
+
+def next_batch(
+    data_iterators: dict[str, Iterator[Any]], dataloaders: dict[str, Any], **records: Any
+) -> tuple[Any, dict[str, Iterator[Any]]]:
+    """For `data.custom_dataloader`; as `RunBatches`, with the environment variables' settings."""
+    return _of_environment()(data_iterators, dataloaders, **records)

@@ -1,0 +1,240 @@
+"""What of NeMo-RL's settings meets a schedule: commit 7ea279ab (2026-08-22).
+
+Defaults are those of `examples/configs/grpo_math_1B.yaml`, which it begins with where no other is named.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from gaincurate.trainers.doctor import common
+from gaincurate.trainers.doctor.common import when
+from gaincurate.trainers.doctor.findings import About, Finding, Found, TrainerRules
+from gaincurate.trainers.doctor.settings import Settings
+
+LIVE: dict[str, Any] = {
+    "data.use_multiple_dataloader": True,
+    "data.custom_dataloader": "gaincurate.trainers.nemo_rl.next_batch",
+}
+"""The settings by which the trainer finds the live adapter."""
+
+_GRPO = "nemo_rl/algorithms/grpo.py"
+_PROCESSORS = "nemo_rl/data/processors.py"
+_RESPONSES = "nemo_rl/data/datasets/response_datasets/response_dataset.py"
+
+DEFAULTS: dict[str, Any] = {
+    "data.shuffle": True,
+    "data.max_input_seq_length": "${policy.max_total_sequence_length}",
+    "data.use_multiple_dataloader": False,
+    "data.custom_dataloader": None,
+    "data.num_prompts_per_dataloader": None,
+    "data.train.dataset_name": "OpenMathInstruct-2",
+    "data.train.data_path": None,
+    "data.train.split_validation_size": 0.05,
+    "data.default.prompt_file": "examples/prompts/cot.txt",
+    "data.default.env_name": "math",
+    "grpo.num_prompts_per_step": 32,
+    "grpo.num_generations_per_prompt": 16,
+    "grpo.max_num_epochs": 1,
+    "grpo.max_num_steps": 1_000_000,
+    "grpo.use_dynamic_sampling": False,
+    "grpo.async_grpo.enabled": False,
+    "loss_fn.reference_policy_kl_penalty": 0.01,
+    "checkpointing.enabled": True,
+    "checkpointing.checkpoint_dir": "results/grpo",
+    "checkpointing.model_save_format": "safetensors",
+    "checkpointing.save_consolidated": False,
+    "policy.max_total_sequence_length": 512,
+    "policy.dtensor_cfg.lora_cfg.enabled": False,
+}
+
+
+def _batch(settings: Settings) -> float | None:
+    return settings.number("grpo.num_prompts_per_step")
+
+
+def data(settings: Settings, about: About) -> Found:
+    """In segment mode the training set is the round's own file."""
+    if not about.segment or Settings.follows(
+        settings.place("data.train.data_path"), ("data", "output", "round")
+    ):
+        return None
+    return Finding(
+        "data",
+        "wrong",
+        f"{settings.told('data.train.dataset_name')}, {settings.told('data.train.data_path')}: every round "
+        "would train on the same rows, whatever was planned",
+        {"data.train.dataset_name": "ResponseDataset", "data.train.data_path": "{output}/data.jsonl"},
+        "written by `gaincurate export --trainer nemo-rl` at the head of the round's command",
+        _RESPONSES,
+    )
+
+
+def resumes(settings: Settings, about: About) -> Found:
+    """The loader's offset comes back wherever the data set's name is the same."""
+    key = "checkpointing.checkpoint_dir"
+    if not about.segment or Settings.follows(settings[key], ("output", "round")):
+        return None
+    return Finding(
+        "resume",
+        "wrong",
+        f"{settings.told(key)}: the newest checkpoint there is taken up, and because the data set's name is "
+        "the same its loader's offset is put onto the new file",
+        {key: "{output}"},
+        "the next round begins with the weights: policy.model_name={checkpoint}",
+        "nemo_rl/data/utils.py, load_dataloader_state",
+    )
+
+
+def order(settings: Settings, about: About) -> Found:
+    """The live adapter asks the data set for rows, and the loader for none."""
+    return None if about.live else common.shuffle(settings, about, "data.shuffle", source=f"{_GRPO}, setup")
+
+
+def passes(settings: Settings, about: About) -> Found:
+    """The live adapter's rounds are steps."""
+    return None if about.live else common.epochs(settings, about, "grpo.max_num_epochs", source=_GRPO)
+
+
+def divided(settings: Settings, about: About) -> Found:
+    """With several loaders a step is made of their parts."""
+    each, whole = settings["data.num_prompts_per_dataloader"], settings["grpo.num_prompts_per_step"]
+    if not about.live or each == whole:
+        return None
+    return Finding(
+        "parts",
+        "stops",
+        f"{settings.told('data.num_prompts_per_dataloader')}, {settings.told('grpo.num_prompts_per_step')}: "
+        "the adapter hands out whole steps",
+        {"data.num_prompts_per_dataloader": whole},
+        source="nemo_rl/data/dataloader.py",
+    )
+
+
+def weights(settings: Settings, about: About) -> Found:
+    """What a round leaves is what scoring and the next one begin with."""
+    form, whole = "checkpointing.model_save_format", "checkpointing.save_consolidated"
+    if not about.segment or (settings[form] == "safetensors" and settings[whole]):
+        return None
+    return Finding(
+        "weights",
+        "stops",
+        f"{settings.told(form)}, {settings.told(whole)}: no whole Hugging Face checkpoint, which scoring and "
+        "the next round begin with",
+        {form: "safetensors", whole: True},
+        "or a converter of examples/converters as the last step of the round's command",
+        "nemo_rl/utils/checkpoint.py",
+    )
+
+
+RULES = TrainerRules(
+    name="nemo-rl",
+    version="7ea279ab (2026-08-22)",
+    launches=("run_grpo",),
+    style="hydra",
+    defaults=DEFAULTS,
+    rules=(
+        data,
+        partial(
+            common.view,
+            key="data.train.data_path",
+            needs=("input", "output"),
+            export="--trainer nemo-rl",
+            form="jsonl",
+            renamed="data.train.input_key",
+            source=_RESPONSES,
+        ),
+        partial(
+            common.unplugged,
+            key="data.custom_dataloader",
+            mend=LIVE,
+            what="the loader reads the file in its own order, whatever the schedule plans",
+            source="nemo_rl/data/dataloader.py",
+        ),
+        partial(common.begins, key="policy.model_name", source="nemo_rl/models"),
+        resumes,
+        divided,
+        when(
+            "split",
+            "wrong",
+            "data.train.split_validation_size",
+            bool,
+            "this share of a round's rows is taken away for validation, and never reports",
+            {"data.train.split_validation_size": 0},
+            source=_RESPONSES,
+        ),
+        when(
+            "prompt-file",
+            "wrong",
+            "data.default.prompt_file",
+            bool,
+            "the question is put into another text, which is not what was scored",
+            {"data.default.prompt_file": None},
+            source=f"{_PROCESSORS}, math_hf_data_processor",
+        ),
+        partial(common.tail, key="grpo.num_prompts_per_step", source=f"{_GRPO}, setup: drop_last=True"),
+        partial(
+            common.too_long,
+            key="data.max_input_seq_length",
+            happens="they are cut to a few tokens and left out of the loss",
+            below=lambda _: 1,
+            source=_PROCESSORS,
+        ),
+        passes,
+        partial(common.steps, key="grpo.max_num_steps", per_step=_batch, more_is_fine=True, source=_GRPO),
+        partial(
+            common.drops,
+            name="dynamic-sampling",
+            key="grpo.use_dynamic_sampling",
+            off=False,
+            happens="groups without variance are replaced by further prompts, so steps and rows do not agree",
+            source=_GRPO,
+        ),
+        when(
+            "no-checkpoint",
+            "stops",
+            "checkpointing.enabled",
+            lambda value: not value,
+            "a round leaves nothing that the next one could begin with",
+            {"checkpointing.enabled": True},
+            source=_GRPO,
+            modes=("segment",),
+        ),
+        weights,
+        when(
+            "async",
+            "stops",
+            "grpo.async_grpo.enabled",
+            bool,
+            "asynchronous GRPO takes no custom dataloader",
+            {"grpo.async_grpo.enabled": False},
+            source="examples/run_grpo.py",
+            modes=("live",),
+        ),
+        partial(
+            common.adapter_only, key="policy.dtensor_cfg.lora_cfg.enabled", off=False, source="nemo_rl/models"
+        ),
+        order,
+        when(
+            "log-without-id",
+            "cost",
+            "data.default.env_name",
+            lambda value: value == "math",
+            "nothing of yours sees the rewards; train_data_step*.jsonl has no id, so outcomes are joined by "
+            "the text of the prompt",
+            advice="an environment of your own whose step() appends a line to {outcomes} knows the row",
+            source=f"{_GRPO}, train_data_step",
+            modes=("segment", "live"),
+        ),
+        partial(
+            common.moving_reference,
+            key="loss_fn.reference_policy_kl_penalty",
+            off=0,
+            mend=0,
+            source=_GRPO,
+        ),
+    ),
+    live=True,
+    resolves=True,
+)

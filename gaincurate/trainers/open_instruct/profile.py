@@ -1,0 +1,38 @@
+"""What is known of open-instruct: the columns that it reads, its settings for them, its checkpoints, logs
+and recipe.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gaincurate.trainers.columns import Parts, ViewOptions
+from gaincurate.trainers.profile import SHUFFLES, Columns, Launch, Profile, words
+
+if TYPE_CHECKING:
+    from gaincurate.trainers.export import View
+
+
+def _columns(parts: Parts, options: ViewOptions) -> Columns:
+    return {"messages": parts.messages(), "ground_truth": parts.answer_text()}
+
+
+def _launch(path: Path, view: View) -> Launch:
+    flags = ["--dataset_mixer_list", str(path), "1.0", "--dataset_mixer_list_splits", "train"]
+    hint = "only the answer reaches its verifiers; --id-in-answer puts the id there, for one of your own"
+    return Launch("flags", flags, [SHUFFLES.format("open-instruct"), hint])
+
+
+PROFILE = Profile(
+    name="open-instruct",
+    version="e6c3044aa (2026-08-20)",
+    reserved=words(
+        "prompt index input_ids_prompt input_ids attention_mask labels tools env_config dataset_source"
+    ),
+    judge="dataset",
+    judge_needed=True,
+    answer_needed=True,
+    columns=_columns,
+    launch=_launch,
+)

@@ -1,0 +1,196 @@
+"""What of OpenRLHF's options meets a schedule: OpenRLHF 0.11.2, `openrlhf.cli.train_ppo_ray`."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+from gaincurate.trainers.doctor import common
+from gaincurate.trainers.doctor.common import when
+from gaincurate.trainers.doctor.findings import About, Finding, Found, TrainerRules
+from gaincurate.trainers.doctor.settings import Settings
+
+_TRAINER = "openrlhf/trainer/ppo_trainer.py"
+_DATASET = "openrlhf/datasets/prompts_dataset.py"
+_ALL = 100_000_000
+
+DEFAULTS: dict[str, Any] = {
+    "data.prompt_dataset": None,
+    "data.input_key": "input",
+    "data.label_key": None,
+    "data.input_template": None,
+    "data.apply_chat_template": False,
+    "data.max_samples": _ALL,
+    "data.max_len": 2048,
+    "rollout.max_new_tokens": None,
+    "rollout.batch_size": 1024,
+    "rollout.n_samples_per_prompt": 1,
+    "train.batch_size": 128,
+    "train.num_episodes": 1,
+    "train.agent_func_path": None,
+    "ckpt.load_enable": False,
+    "ckpt.output_dir": "./ckpt",
+    "ckpt.path": "./ckpt/checkpoints_ppo_ray",
+    "reward.remote_url": None,
+    "algo.kl.init_coef": 0.01,
+    "actor.lr_scheduler": "cosine_with_min_lr",
+    "actor.lr_warmup_ratio": 0.03,
+    "ds.lora.rank": 0,
+}
+
+
+def shuffled(settings: Settings, about: About) -> Found:
+    """No option reaches the sampler."""
+    return Finding(
+        "shuffle",
+        "order",
+        "rows are always shuffled, and no option changes it: which prompts a round has survives that, their "
+        "order does not",
+        source=f"{_TRAINER}, prepare_datasets: setup_dataloader(..., shuffle=True)",
+    )
+
+
+def subset(settings: Settings, about: About) -> Found:
+    """The file is read up to a number of rows."""
+    most = settings.number("data.max_samples")
+    if most is None or most >= (about.budget or _ALL):
+        return None
+    title = f"{settings.told('data.max_samples')}: rows behind it are left out"
+    return Finding("subset", "wrong", title, {"data.max_samples": _ALL}, source=_TRAINER)
+
+
+def tail(settings: Settings, about: About) -> Found:
+    """The last samples of a round that do not fill a training batch are dropped."""
+    each = int(settings.number("rollout.n_samples_per_prompt") or 1)
+    batch = int(settings.number("train.batch_size") or 0)
+    if about.mode == "export" or about.budget is None or not batch:
+        return None
+    taken = int(settings.number("rollout.batch_size") or about.budget)
+    left = (about.budget % taken or min(taken, about.budget)) * each % batch
+    if not left:
+        return None
+    samples = about.budget * each
+    fits = max(size for size in range(1, min(batch, samples) + 1) if samples % size == 0)
+    step = batch // math.gcd(batch, each)  # prompts that fill whole training batches
+    return Finding(
+        "tail",
+        "wrong",
+        f"{settings.told('train.batch_size')}: the last {left} of a round's {samples} samples fill no "
+        "training batch and are dropped",
+        {"train.batch_size": fits, "rollout.batch_size": about.budget},
+        "" if taken % step else common.aligned(about.budget, step),
+        "openrlhf/trainer/ray/ppo_actor.py: DataLoader(..., drop_last=True)",
+    )
+
+
+def _answer(settings: Settings) -> float | None:
+    """Tokens of the whole length that are kept for the answer."""
+    return settings.number("rollout.max_new_tokens") or 1
+
+
+def learning_rate(settings: Settings, about: About) -> Found:
+    """Warm-up and decay are over one process."""
+    key, warm = "actor.lr_scheduler", "actor.lr_warmup_ratio"
+    if not about.segment or settings[key] == "constant":
+        return None
+    return Finding(
+        "learning-rate",
+        "cost",
+        f"{settings.told(key)} with {settings.told(warm)}: warm-up and decay are over one process, so the "
+        "learning rate rises and falls in every round",
+        {key: "constant", warm: 0.0},
+        source=f"{_TRAINER}, prepare_datasets",
+    )
+
+
+RULES = TrainerRules(
+    name="openrlhf",
+    version="0.11.2",
+    launches=("openrlhf.cli.train_ppo_ray", "train_ppo_ray"),
+    style="switches",
+    defaults=DEFAULTS,
+    rules=(
+        *common.rows(
+            "data.prompt_dataset",
+            ("label",),
+            "--trainer openrlhf",
+            "jsonl",
+            renamed="data.label_key",
+            source=_TRAINER,
+        ),
+        partial(common.begins, key="actor.model_name_or_path", source="openrlhf/cli/train_ppo_ray.py"),
+        when(
+            "resume",
+            "wrong",
+            "ckpt.load_enable",
+            bool,
+            "the step counter and the loader's place in the last round's file come back over the new one",
+            {"ckpt.load_enable": False},
+            advice="the next round begins with the weights: --actor.model_name_or_path {checkpoint}",
+            source=f"{_TRAINER}, fit",
+            modes=("segment",),
+        ),
+        when(
+            "template",
+            "wrong",
+            "data.apply_chat_template",
+            lambda value: not value,
+            "the model would read the messages without its chat template, which is not what was scored",
+            {"data.apply_chat_template": True},
+            source=_DATASET,
+        ),
+        when(
+            "label",
+            "wrong",
+            "data.label_key",
+            lambda value: value is None,
+            "of a row only prompt, label and datasource are kept, and the reward function is given the label "
+            "alone: without it gc_id does not come back",
+            {"data.label_key": "label"},
+            advice="`gaincurate export --trainer openrlhf` writes gc_id and the answer into it as JSON",
+            source=_DATASET,
+        ),
+        subset,
+        tail,
+        partial(
+            common.too_long,
+            key="data.max_len",
+            happens="they are cut from the front, so they are not what was scored",
+            below=_answer,
+            source="openrlhf/utils/agent.py",
+        ),
+        partial(common.epochs, key="train.num_episodes", source=_TRAINER),
+        when(
+            "prompt-key",
+            "stops",
+            "data.input_key",
+            lambda value: value != "prompt",
+            "the chat messages are in `prompt`",
+            {"data.input_key": "prompt"},
+            source=_DATASET,
+        ),
+        partial(
+            common.reports,
+            keys=("reward.remote_url", "train.agent_func_path"),
+            mend={"reward.remote_url": "reward.py"},
+            advice="a function reward_func that appends a line to {outcomes} for the label's gc_id",
+            source="openrlhf/utils/agent.py",
+        ),
+        partial(
+            common.output, key="ckpt.output_dir", what="the model", source="openrlhf/trainer/ray/ppo_actor.py"
+        ),
+        partial(
+            common.adapter_only, key="ds.lora.rank", off=0, source="openrlhf/utils/deepspeed/deepspeed.py"
+        ),
+        shuffled,
+        learning_rate,
+        partial(
+            common.moving_reference,
+            key="algo.kl.init_coef",
+            off=0,
+            mend=0,
+            source="openrlhf/cli/train_ppo_ray.py",
+        ),
+    ),
+)

@@ -1,0 +1,114 @@
+"""prime-rl follows a run live: a verifiers taskset that never ends, yields the planned prompts as tasks.
+
+Parts for an environment package of one's own. prime-rl dispatches ahead of outcomes, and when it resumes it
+calls `next` once for each task that it had: that replays the plans on disk and plans nothing. Knows nothing
+of how a task is scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import count
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from gaincurate.files import reading
+from gaincurate.schema import ID
+from gaincurate.shards import Json
+from gaincurate.trainers.session import ROUND, Live, followed, next_round, not_installed, open_run
+
+try:
+    import verifiers.v1 as vf
+except ImportError as error:
+    raise not_installed("verifiers", "a60a606ec (2026-08-21)", error) from error
+
+_AHEAD = (
+    "prime-rl dispatches ahead and drops groups, so a round hardly ever comes back whole: about max_inflight "
+    "/ group_size of its prompts are on their way when the next one begins."
+)
+_ATTEMPT = "prime-rl began"
+
+
+class RunConfig(vf.TasksetConfig):  # type: ignore[misc]
+    """A taskset's config with `run`, the run's folder."""
+
+    run: str = ""
+
+
+class RunData(vf.TaskData):  # type: ignore[misc]
+    """A task's data with what its outcome is reported by; no scores, so they are no part of its identity."""
+
+    gc_id: str
+    gc_round: int
+    gc_attempt: int
+    """How often a training has begun; a later one takes the place of what an earlier one did again."""
+    gc_run: str
+    """The run's folder; empty where the outcome was taken before."""
+
+
+class RunTask:
+    """Mixin before `vf.Task`: its key is the prompt's id, and what it was scored with is reported."""
+
+    data: Any
+
+    @property
+    def key(self) -> str:
+        """The same prompt has the same key in every round."""
+        return str(self.data.gc_id)
+
+    async def score(self, trace: Any, runtime: Any = None) -> None:
+        """Score, then report; a task that cannot be scored is reported as one that could not be judged."""
+        reward = None
+        try:
+            await super().score(trace, runtime)  # type: ignore[misc]
+            reward = float(trace.reward)
+        finally:
+            data = self.data
+            if data.gc_run:
+                line = {ID: data.gc_id, "reward": reward, "round": data.gc_round, "step": data.idx}
+                followed(data.gc_run).report([{**line, "attempt": data.gc_attempt, "sample": trace.id}])
+
+
+class RunTaskset:
+    """Mixin before `vf.Taskset`: loads a run's prompts round after round, without end.
+
+    Behind the last round its prompts come again, unreported: prime-rl asks on until its last step is done.
+    """
+
+    INFINITE = True
+    config: Any
+
+    def task_of(self, row: Json, carried: Json) -> Any:
+        """A task of one row.
+
+        Args:
+            row: the source columns, `gc_id` and `prompt`.
+            carried: fields for `RunData`: `idx`, `gc_id`, `gc_round`, `gc_attempt` and `gc_run`.
+        """
+        raise NotImplementedError  # what a task is, its environment says: a subclass has this
+
+    def load(self) -> Iterator[Any]:
+        """Tasks in the order of the plans; raises as `open_run` and `next_round`."""
+        with closing(open_run(self.config.run, "the taskset's `run`", "prime-rl")) as live:
+            attempt = 1 + sum(entry["what"] == _ATTEMPT for entry in live.run.executions())
+            live.run.log(what=_ATTEMPT, attempt=attempt)
+            taken, ended, made, rows = live.round, live.finished, -1, list[Json]()
+            for place in count():
+                round_, position = divmod(place, live.budget)
+                if live.round < round_ < live.rounds:
+                    next_round(live, _AHEAD)
+                told = taken <= round_ < live.rounds and not ended
+                round_ = min(round_, live.rounds - 1)
+                if round_ != made:
+                    made, rows = round_, _rows(live, round_)
+                where = {ID: rows[position][ID], ROUND: round_, "gc_attempt": attempt}
+                where["gc_run"] = str(live.run.folder.resolve()) if told else ""
+                yield self.task_of(rows[position], {"idx": place, **where})
+
+
+def _rows(live: Live, round_: int) -> list[Json]:
+    path = live.run.data(round_)
+    with reading(path):
+        return list(pq.read_table(path).to_pylist())

@@ -1,0 +1,137 @@
+"""What is known of prime-rl: the columns that it reads, its settings for them, its checkpoints, logs and
+recipe.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gaincurate.trainers.columns import Parts, ViewOptions
+from gaincurate.trainers.log_formats import Entry, objects
+from gaincurate.trainers.profile import (
+    OPTIMIZER_LOST,
+    Columns,
+    Launch,
+    Layout,
+    LogFormat,
+    Profile,
+    Recipe,
+    Sharded,
+    load_line,
+    words,
+)
+
+if TYPE_CHECKING:
+    from gaincurate.trainers.export import View
+
+
+_SCRIPT = """\
+steps=4      # the budget * rollouts a prompt / samples a step
+samples=256  # samples a step: prompts a step * rollouts a prompt
+
+# rl.toml has the rest; its taskset reads $GAINCURATE_DATA, its reward appends to $GAINCURATE_OUTCOMES.
+uv run rl @ rl.toml \\
+    --model.name "$checkpoint" \\
+    --max-steps "$steps" \\
+    --orchestrator.batch-size "$samples" \\
+    --orchestrator.group-size 16 \\
+    --orchestrator.concurrency.max-inflight "$samples" \\
+    --weight-broadcast.type filesystem \\
+    --output-dir "$output"
+"""
+
+
+def _columns(parts: Parts, options: ViewOptions) -> Columns:
+    columns = {
+        "idx": parts.places(),
+        "name": parts.ids(),
+        "prompt": parts.after_system(),
+        "system_prompt": parts.system_text(),
+    }
+    return columns | ({"answer": parts.answer_as_it_is()} if parts.has_answer else {})
+
+
+def _launch(path: Path, view: View) -> Launch:
+    hints = [
+        "prime-rl reads no files: your verifiers taskset yields one task for each row, and docs/export.md "
+        "has one; the id comes back as the task's name",
+    ]
+    return Launch("python", [load_line(path)], hints)
+
+
+def _prime_rl(path: Path, step: int) -> str | None:
+    """prime-rl: a marker file is made when the broadcast is on disk."""
+    if (path / "trainer").is_dir() or any((path / name).is_file() for name in ("STABLE", ".finished")):
+        return None
+    return f"{path} is not finished: it has no STABLE"
+
+
+def _read_log(path: Path, begin: int, reward_column: str | None) -> Iterator[Entry]:
+    """The traces of agents that are trained, over all episodes; a trace that failed has no reward."""
+    found = re.search(r"step_(\d+)", str(path.parent))
+    for number, episode in objects(path, begin):
+        work = (episode.get("run") or {}).get("work") or {}
+        if work.get("type", "train") != "train":
+            continue
+        # One that failed before its first trace has none; its rollout could not be judged.
+        for trace in episode.get("traces") or [{"id": episode.get("id")}]:
+            if not (trace.get("agent") or {}).get("trainable", True):
+                continue
+            data = (trace.get("task") or episode.get("task") or {}).get("data") or {}
+            rewards = [one for one in (trace.get("rewards") or {}).values() if one is not None]
+            judged = trace.get("ok") and rewards
+            usages = [call.get("usage") or {} for call in trace.get("calls") or []]
+            prompt, system = data.get("prompt"), data.get("system_prompt")
+            messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+            if messages and system is not None:
+                messages = [{"role": "system", "content": system}, *messages]
+            yield Entry(
+                f"{path.name}, line {number}",
+                sum(one["score"] * one.get("weight", 1.0) for one in rewards) if judged else None,
+                data.get("gc_id"),
+                int(found[1]) if found else work.get("step"),
+                trace.get("id"),
+                messages=messages,
+                name=data.get("name"),
+                tokens=sum(usage.get("completion_tokens") or 0 for usage in usages) or None,
+            )
+
+
+PROFILE = Profile(
+    name="prime-rl",
+    version="559b44772 (2026-08-21) with verifiers 0.4.0",
+    reserved=words(
+        "description image workdir agent_user skills network_allow network_block artifacts "
+        "artifact_max_bytes timeout resources"
+    ),
+    scores_refused="prime-rl tells tasks apart by a hash of all their fields, so every new scoring "
+    "would make new tasks of them",
+    columns=_columns,
+    launch=_launch,
+    layout=Layout(
+        trainer="prime-rl",
+        version="git 559b4477 (2026-08-21)",
+        folders=("broadcasts/step_*", "step_*", "*/broadcasts/step_*", "checkpoints/step_*"),
+        step=r"step_(\d+)",
+        marker="`STABLE` is in `broadcasts/step_N` (later versions: `.finished`)",
+        unfinished=_prime_rl,
+        weights=(".",),
+        setting='weight_broadcast.type = "filesystem"',
+        adapters=(".",),
+        sharded=(Sharded("trainer/*", None, apart=True),),
+    ),
+    log=LogFormat(files="train/all/traces.jsonl", keys=frozenset({"task", "traces"}), read=_read_log),
+    recipe=Recipe(
+        trainer="prime-rl",
+        version="559b4477 (2026-08-21)",
+        body=_SCRIPT,
+        optimizer=f"{OPTIMIZER_LOST}; kept only by resuming, which brings the place among the last "
+        "round's tasks back",
+        rate="constant by default",
+        reference="none of its own: the loss compares with the policy that sampled",
+        outcomes="the environment's reward, which appends to $GAINCURATE_OUTCOMES",
+    ),
+)

@@ -1,0 +1,205 @@
+"""What of prime-rl's settings meets a schedule: commit 559b4477 (2026-08-21), one rl.toml."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from gaincurate.trainers.doctor import common
+from gaincurate.trainers.doctor.common import when
+from gaincurate.trainers.doctor.findings import About, Finding, Found, Rule, TrainerRules
+from gaincurate.trainers.doctor.settings import Settings
+
+_CONFIG = "prime_rl/configs/orchestrator.py"
+_SAMPLER = "orchestrator/curriculum/standard.py"
+_SOURCE = "orchestrator.train.source.0"
+
+DEFAULTS: dict[str, Any] = {
+    "max_steps": None,
+    "seq_len": None,
+    "output_dir": "outputs",
+    "weight_broadcast.type": "filesystem",
+    "ckpt.interval": None,
+    "orchestrator.batch_size": 128,
+    "orchestrator.token_batch_size": None,
+    "orchestrator.group_size": 1,
+    "orchestrator.seq_len": 2048,
+    "orchestrator.concurrency.max_inflight": 1024,
+    "orchestrator.max_off_policy_steps": 8,
+    f"{_SOURCE}.curriculum.sampler.type": "standard",
+    f"{_SOURCE}.env.taskset.run": None,
+    "orchestrator.monitors.file.path": "metrics.jsonl",
+}
+
+
+def _prompts(settings: Settings) -> float | None:
+    """Prompts that one step trains."""
+    size, group = settings.number("orchestrator.batch_size"), settings.number("orchestrator.group_size")
+    return size // group if size and group and settings["orchestrator.token_batch_size"] is None else None
+
+
+def _group(settings: Settings) -> float | None:
+    return settings.number("orchestrator.group_size")
+
+
+def samplers(settings: Settings, about: About) -> Iterator[Finding]:
+    """Who chooses the tasks."""
+    for key in sorted({f"{_SOURCE}.curriculum.sampler.type", *settings.below("orchestrator.train.source")}):
+        if key.endswith("curriculum.sampler.type") and settings[key] != "standard" and about.mode != "export":
+            yield Finding(
+                "sampler",
+                "wrong",
+                f"{settings.told(key)}: it chooses tasks by its own pools, some again and some never",
+                {key: "standard"},
+                source=_CONFIG,
+            )
+
+
+def gates(settings: Settings, about: About) -> Iterator[Finding]:
+    """Who refuses what was chosen."""
+    for key in sorted(settings.below("orchestrator.train.source")):
+        if ".curriculum.gates." in key and settings[key] is not None and about.mode != "export":
+            yield Finding(
+                "gate",
+                "wrong",
+                f"{settings.told(key)}: groups that it does not admit are replaced by further tasks, so "
+                "steps and rows do not agree",
+                {key: None},
+                source=_CONFIG,
+            )
+
+
+def tokens(settings: Settings, about: About) -> Found:
+    """Batches by tokens have no fixed number of prompts."""
+    key = "orchestrator.token_batch_size"
+    if about.mode == "export" or settings[key] is None:
+        return None
+    return Finding(
+        "token-batch",
+        "wrong",
+        f"{settings.told(key)}: a step takes as many prompts as fill it, so a round does not end with a step",
+        {key: None, "orchestrator.batch_size": 128},
+        source=_CONFIG,
+    )
+
+
+def lengths(settings: Settings, about: About) -> Found:
+    """Samples over the training length are cut."""
+    key = "seq_len" if settings["seq_len"] is not None else "orchestrator.seq_len"
+    return common.too_long(
+        settings, about, key, "they are cut, so they are not what was scored", source=_CONFIG
+    )
+
+
+def endless(settings: Settings, about: About) -> Found:
+    """The tasks are gone through again and again; only max_steps ends it."""
+    if not about.segment or settings["max_steps"] is not None:
+        return None
+    each = _prompts(settings)
+    wanted = int(about.budget // each) if about.budget and each and about.budget % each == 0 else None
+    return Finding(
+        "length",
+        "stops",
+        f"{settings.told('max_steps')}: the tasks are gone through again and again, and a round never ends",
+        {"max_steps": wanted or 1},
+        "" if wanted else "budget * group_size / batch_size steps; 1 is for a budget of one step",
+        _SAMPLER,
+    )
+
+
+def ahead(settings: Settings, about: About) -> Found:
+    """Episodes are begun as long as there is room for them."""
+    key, size = "orchestrator.concurrency.max_inflight", settings.number("orchestrator.batch_size")
+    most = settings.number(key)
+    if about.mode == "export" or not size or (most is not None and most <= size):
+        return None
+    return Finding(
+        "ahead",
+        "stale" if about.live else "cost",
+        f"{settings.told(key)}, but a step trains {size:g}: "
+        + (
+            "tasks are begun before the rewards that should choose them"
+            if about.live
+            else "behind a round's last prompts its first ones are begun again, for nothing"
+        ),
+        {key: int(size)},
+        source=_CONFIG,
+    )
+
+
+def resumes(settings: Settings, about: About) -> Iterator[Finding]:
+    """A checkpoint brings the place among the tasks back."""
+    if not about.segment:
+        return
+    for key in sorted(key for key in settings.given if key == "resume" or key.startswith("resume.")):
+        if settings.given[key] is not None:
+            yield Finding(
+                "resume",
+                "wrong",
+                f"{key} is set: the step counter and the place among the last round's tasks come back over "
+                "the new ones",
+                {key: None},
+                "the next round begins with the weights: model.name = {checkpoint}",
+                f"{_SAMPLER}, load_state_dict",
+            )
+
+
+def _broadcast(key: str) -> Rule:
+    return when(
+        "weights",
+        "stops",
+        key,
+        lambda value: value not in (None, "filesystem"),
+        "weights go from memory to memory, and no Hugging Face weights are left for scoring and the next "
+        "round",
+        {key: "filesystem"},
+        source="prime_rl/transports/weights/filesystem.py",
+        modes=("segment",),
+    )
+
+
+def outcomes(settings: Settings, about: About) -> Found:
+    """Episodes are written by the file monitor."""
+    keys = [
+        key
+        for key in settings.given
+        if key.endswith("monitors.file") and settings.given[key] in (False, None)
+    ]
+    if about.mode == "export" or not keys:
+        return None
+    return Finding(
+        "outcomes",
+        "stops",
+        f"{keys[0]} is off: no traces.jsonl is written, and no round has outcomes",
+        {keys[0]: {}},
+        "or let the environment's own reward append a line to {outcomes}",
+        "prime_rl/configs/monitors.py",
+    )
+
+
+RULES = TrainerRules(
+    name="prime-rl",
+    toml=True,
+    version="559b4477 (2026-08-21)",
+    launches=("rl",),
+    style="dashes",
+    defaults=DEFAULTS,
+    rules=(
+        samplers,
+        gates,
+        partial(common.follows_run, key=f"{_SOURCE}.env.taskset.run", source="gaincurate.trainers.prime_rl"),
+        partial(common.begins, key="model.name", source="prime_rl/configs/rl.py"),
+        resumes,
+        tokens,
+        partial(common.tail, key="orchestrator.batch_size", per_step=_prompts, factor=_group, source=_CONFIG),
+        lengths,
+        partial(common.steps, key="max_steps", per_step=_prompts, source=_SAMPLER),
+        ahead,
+        endless,
+        *map(_broadcast, ("weight_broadcast.type", "trainer.weight_broadcast.type")),
+        partial(common.output, key="output_dir", what="the checkpoint", source="prime_rl/configs/rl.py"),
+        outcomes,
+    ),
+    live=True,
+)

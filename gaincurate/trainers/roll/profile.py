@@ -1,0 +1,46 @@
+"""What is known of ROLL: the columns that it reads, its settings for them, its checkpoints, logs and
+recipe.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gaincurate.trainers.columns import Parts, ViewOptions
+from gaincurate.trainers.profile import SHUFFLES, Columns, Launch, Profile
+
+if TYPE_CHECKING:
+    from gaincurate.trainers.export import View
+
+
+def _columns(parts: Parts, options: ViewOptions) -> Columns:
+    return {"id": parts.ids(), "messages": parts.messages_json(), "ground_truth": parts.answer_text()}
+
+
+def _launch(path: Path, view: View) -> Launch:
+    lines = [
+        "actor_train:",
+        "  data_args:",
+        "    dataset_type: json",
+        f"    file_name: [{json.dumps(str(path), ensure_ascii=False)}]",
+        "    id: id",
+        "    messages: messages",
+        "    tag: tag",
+    ]
+    hints = [SHUFFLES.format("ROLL"), "rows longer than prompt_length are left out"]
+    return Launch("yaml", lines, [*hints, "tag picks the domain, and with it the reward (tag_included)"])
+
+
+PROFILE = Profile(
+    name="roll",
+    version="8eb27cc2 (2026-08-18)",
+    reserved=frozenset({"domain", "prompt", "input_ids", "attention_mask"}),
+    suffixes=(".jsonl",),
+    judge="tag",
+    judge_needed=True,
+    answer_needed=True,
+    columns=_columns,
+    launch=_launch,
+)

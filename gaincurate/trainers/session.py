@@ -1,0 +1,482 @@
+"""A run as a trainer follows it live: rows out, outcomes in, the next round planned between steps.
+
+One long trainer process follows the run instead of one command per round. All that it does is in the run's
+files, so other processes of the trainer may report too, and a checkpoint needs no more than the place that
+`save` gives.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import Any
+
+import pyarrow.json as pj
+import pyarrow.parquet as pq
+
+from gaincurate.errors import InputError, OutcomeError, OutputError
+from gaincurate.files import append_lines, reading, write_json
+from gaincurate.schedule.back import return_to, saved_place, take_back
+from gaincurate.schedule.foresight import see_live
+from gaincurate.schedule.lines import success_of
+from gaincurate.schedule.observed import Note, rules_of, silent
+from gaincurate.schedule.rescore import AS_IT_IS, Held, due
+from gaincurate.schedule.rounds import advance
+from gaincurate.schedule.run import RUN, Run, read_json, working_on
+from gaincurate.schedule.trainer import trainer_lock
+from gaincurate.schema import ID
+from gaincurate.shards import Json
+
+PLACE = "gaincurate_state.json"
+"""The file beside a checkpoint that says where the run was."""
+
+
+def place_beside(checkpoint: str | Path) -> Json:
+    """The place in a checkpoint's folder.
+
+    Raises:
+        OutputError: there is none, or a damaged one.
+    """
+    path = Path(checkpoint) / PLACE
+    if not path.exists():
+        raise OutputError(
+            f"{checkpoint} has no {PLACE}: it was not saved by a trainer that followed a run. Resume "
+            "from one that has it, or start anew with a new run.",
+            path=str(path),
+        )
+    return read_json(path)
+
+
+ROUND = "gc_round"
+"""The key under which a row carries its round, so that its outcomes can name it."""
+
+
+class Live(AbstractContextManager["Live"]):
+    """A run that one trainer follows; within a `with`, or between `open` and `close`, no other may.
+
+    `position` is how many prompts of the round were handed out by `take`. `checkpoint` is the newest one
+    that the trainer saved, for the re-scorings, and `held` makes of it what is scored.
+
+    Args:
+        run: the run's folder.
+        note: told what a person should know.
+        checkpoints: at every round's end `checkpoint` is of that moment, so references may be rolled out.
+
+    Raises:
+        OutputError: no run is there.
+        InputError: it cannot be followed live.
+    """
+
+    def __init__(self, run: str | Path, note: Note = silent, *, checkpoints: bool = False) -> None:
+        self.run = Run(run)
+        see_live(self.run, checkpoints)
+        self.note = note
+        self.position = 0
+        self.checkpoint: str | None = None
+        self.held: Held = AS_IT_IS
+        self._rows: tuple[int, list[Json]] = (-1, [])
+        self._sets: dict[int, frozenset[str]] = {}
+        self._state: Json | None = None
+        self._lock: int | None = None
+        self._held = ExitStack()
+        self._since = time.monotonic()
+
+    def __enter__(self) -> Live:
+        self.open()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def open(self) -> None:
+        """Keep other trainers out until `close`, or this process's end; once is enough.
+
+        Raises:
+            LockedError: another trainer is at work on the run.
+        """
+        if self._lock is None:
+            self._lock = self._held.enter_context(trainer_lock(self.run.folder))
+        self._forget()
+        if self.round < 0:
+            self.turn()
+        self._since = time.monotonic()
+
+    def close(self) -> None:
+        """Let others in again."""
+        if self._lock is not None:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)  # a loader's forked worker may have the lock's file too
+            self._lock = None
+        self._held.close()
+
+    @property
+    def budget(self) -> int:
+        """Prompts in a round."""
+        return self.run.config.budget
+
+    @property
+    def rounds(self) -> int:
+        """Rounds in the run."""
+        return self.run.config.rounds
+
+    @property
+    def state(self) -> Json:
+        """The newest state; read once as long as the run is held."""
+        if self._lock is None:
+            return self.run.state
+        if self._state is None:
+            self._state = self.run.state
+        return self._state
+
+    def _forget(self) -> None:
+        """Read anew what may have changed."""
+        self._state, self._rows, self._sets = None, (-1, []), {}
+        self.run.forget_ids()
+
+    @property
+    def round(self) -> int:
+        """The newest round, from 0."""
+        return int(self.state["round"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether all rounds are done."""
+        return bool(self.state.get("finished"))
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of the newest round's prompts, `[budget]`, in its order."""
+        return self.run.ids(self.round)
+
+    def rows(self) -> list[Json]:
+        """The newest round's training rows, `[budget]`, in its order, each with `gc_round`."""
+        round_ = self.round
+        if self._rows[0] != round_:
+            path = self.run.data(round_)
+            with reading(path):
+                found = pq.read_table(path).to_pylist()
+            self._rows = (round_, [{**row, ROUND: round_} for row in found])
+        return self._rows[1]
+
+    def take(self, count: int) -> list[Json]:
+        """The next prompts to train on; the next round begins when this one's are all handed out.
+
+        Args:
+            count: how many; a divisor of the budget, so that no batch lies in two rounds.
+
+        Returns:
+            `[count]` rows, empty where the run is finished.
+
+        Raises:
+            InputError: a batch would lie in two rounds.
+            OutcomeError: the round's outcomes are not all in, so the next one cannot be planned yet.
+        """
+        if self.finished:
+            return []
+        if self.budget % count:
+            raise InputError(
+                f"the trainer takes {count:,} prompts a step and a round of {self.run.folder} has "
+                f"{self.budget:,}, which is no multiple: a batch would lie in two rounds. Start the run with "
+                f"--align-to {count} and a --budget that is one."
+            )
+        if self.position >= self.budget and not self.turn():
+            return []
+        found = self.rows()[self.position : self.position + count]
+        self.position += count
+        return found
+
+    def report(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Append outcomes, one a rollout: `gc_id`, `reward`, and what else a line may have (contract 2).
+
+        Without `round` a line is of the newest round that has its prompt.
+
+        Raises:
+            OutcomeError: a reward is no number or outside the run's range; nothing is written.
+            StorageError: the file system refused.
+        """
+        newest, rules = self.round, rules_of(self.run.config)
+        found = [{"round": self._round_of(line.get(ID), newest), **line} for line in lines]
+        for line in found:  # now, not when a whole round was trained
+            success_of(line, "an outcome", rules)
+        append_lines(self.run.outcomes(newest), found)
+
+    def _round_of(self, gc_id: Any, newest: int) -> int:
+        for round_ in range(newest, -1, -1):
+            if round_ not in self._sets:
+                self._sets[round_] = frozenset(self.run.ids(round_))
+            if gc_id in self._sets[round_]:
+                return round_
+        return newest
+
+    @property
+    def rescoring_due(self) -> bool:
+        """Whether the next `turn` scores with a checkpoint."""
+        return due(self.run.config, self.round)
+
+    def turn(self, checkpoint: str | Path | None = None) -> bool:
+        """Take the round's outcomes, score anew where due, plan the next round.
+
+        Args:
+            checkpoint: what the round's training left; default: `self.checkpoint`.
+
+        Returns:
+            Whether there is a next round.
+
+        Raises:
+            OutcomeError: the outcomes cannot be used; nothing is changed.
+            LockedError: another process is at work on the run.
+        """
+        if checkpoint is not None:
+            self.checkpoint = str(Path(checkpoint).resolve())
+        before, seconds = self.round, time.monotonic() - self._since
+        with working_on(self.run.folder):
+            if self.rescoring_due:
+                self.run.orders.keep()
+            there = advance(self.run, self.checkpoint, self.note, self.held) is not None
+            if before >= 0:
+                self.run.log(what="training", round=before, seconds=seconds, ended_well=True, live=True)
+        self._state, self.position, self._since = None, 0, time.monotonic()
+        return there
+
+    def save(self, step: int, **more: Any) -> Json:
+        """The place to save beside a checkpoint; plain values.
+
+        Args:
+            step: the trainer's step.
+            **more: what the trainer's adapter wants to find there again; `position` as it was at that step.
+        """
+        return {**saved_place(self.run, step), "position": self.position, **more}
+
+    def save_beside(self, checkpoint: str | Path, step: int, **more: Any) -> None:
+        """Write the place into a checkpoint's folder, atomically.
+
+        Raises:
+            StorageError: the file system refused.
+        """
+        write_json(Path(checkpoint) / PLACE, self.save(step, **more))
+
+    def restore(self, saved: Json, where: str = "the checkpoint") -> None:
+        """Make the run what it was when `save` was called.
+
+        Args:
+            saved: from `save`.
+            where: what it was read from, for sentences.
+
+        Raises:
+            OutputError: it is another run's, or of a history that was undone.
+            LockedError: another process is at work on the run.
+        """
+        with working_on(self.run.folder):
+            undone = return_to(self.run, saved, where)
+        if undone:
+            self.note(
+                f"warning: went back to round {saved['round']} with {where}; what was trained behind it "
+                f"({undone} rounds) is in {self.run.folder / 'undone'}"
+            )
+        self._forget()
+        self.position = int(saved.get("position", 0))
+
+    def restore_from(self, checkpoint: str | Path) -> Json:
+        """`restore` from the place in a checkpoint's folder.
+
+        Returns:
+            The place.
+
+        Raises:
+            OutputError: the checkpoint has none, or one that does not fit.
+        """
+        saved = place_beside(checkpoint)
+        self.restore(saved, str(checkpoint))
+        return saved
+
+    def begin_anew(self) -> None:
+        """Take back what a trainer that saved nothing reported of round 0.
+
+        Raises:
+            OutputError: the run has gone on to later rounds.
+        """
+        config = self.run.config
+        if self.round or self.finished:
+            raise OutputError(
+                f"{self.run.folder} stands at round {self.round} and the trainer begins at step 0: resume "
+                f"from its last checkpoint. Without one only a new run can begin: gaincurate schedule start "
+                f"{config.scored} --run NEW --strategy {config.strategy} --budget {config.budget} --rounds "
+                f"{config.rounds}, with the other options as in {self.run.folder / RUN}.",
+                round=self.round,
+            )
+        with working_on(self.run.folder):
+            take_back(self.run, 0, -1)
+        self._forget()
+        self.position, self.checkpoint = 0, None
+
+    def metrics(self) -> dict[str, float]:
+        """Numbers of the newest round for a trainer's own logs: mu, sigma, and what the last round gave."""
+        plan = self.run.plan(self.round)
+        found: dict[str, Any] = {"round": plan["round"], **plan["metrics"]}
+        names = ("accuracy", "effective", "concentration", "drift")
+        found |= {name: plan["inputs"].get(name) for name in names}
+        return {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
+
+
+_FOLLOWED: dict[Path, tuple[tuple[int, int], Live]] = {}
+
+
+def followed(run: str | Path, note: Note = silent, *, checkpoints: bool = False) -> Live:
+    """The one `Live` of a run in this process, for parts of a trainer that cannot hand it to each other."""
+    path = Path(run).resolve()
+    birth = _birth(path)
+    known = _FOLLOWED.get(path)
+    if known is not None and known[0] == birth:
+        return known[1]
+    if known is not None:  # another run was started in its place
+        known[1].close()
+    _FOLLOWED[path] = (birth, Live(path, note, checkpoints=checkpoints))
+    return _FOLLOWED[path][1]
+
+
+def forget() -> None:
+    """Let all runs go, as the end of this process would."""
+    for _, live in _FOLLOWED.values():
+        live.close()
+    _FOLLOWED.clear()
+
+
+def _birth(run: Path) -> tuple[int, int]:
+    """What tells a run from another one in the same place, though it has the same settings."""
+    path = run / RUN
+    with reading(path):
+        found = path.stat() if path.exists() else None
+    return (found.st_ino, found.st_mtime_ns) if found else (0, 0)
+
+
+def not_installed(trainer: str, version: str, error: ImportError) -> InputError:
+    """For an adapter whose trainer cannot be imported."""
+    return InputError(
+        f"this adapter is for {trainer} {version} and works inside it alone, and it cannot be imported here "
+        f"({error}). Install {trainer} {version}, or use `gaincurate schedule run`, which needs no adapter."
+    )
+
+
+def open_run(run: Any, where: str, trainer: str) -> Live:
+    """The run that a trainer is to follow, with the others kept out.
+
+    Args:
+        run: the run's folder as it was given, None where it was not.
+        where: the setting that gives it.
+        trainer: for sentences.
+
+    Raises:
+        InputError: none was given, or the run scores anew at checkpoints.
+        OutputError: no run is there.
+        LockedError: another trainer is at work on it.
+    """
+    if not run:
+        raise InputError(f"which run to follow was not said: give its folder by {where}.")
+    live = Live(str(run))
+    if live.run.config.rescore.what != "off":
+        raise InputError(
+            f"{live.run.folder} scores anew at checkpoints (--rescore {live.run.config.rescore.what}), which "
+            f"is not done live with {trainer}. Start the run without --rescore, or train it in segments with "
+            "`gaincurate schedule run`."
+        )
+    live.open()
+    return live
+
+
+def check_batch(live: Live, count: int, option: str) -> None:
+    """See that no batch lies in two rounds.
+
+    Raises:
+        InputError: it would; the run is let go.
+    """
+    if live.budget % count:
+        live.close()
+        raise InputError(
+            f"{option} {count:,} does not divide the {live.budget:,} prompts of a round of "
+            f"{live.run.folder}: a batch would lie in two rounds. Give another number, or start another run."
+        )
+
+
+def ids_in(dataset: Any, file: str | None, where: str) -> list[str]:
+    """The ids of a trainer's rows: its own column, or where it dropped that, the file it read them from.
+
+    Args:
+        dataset: with `column_names`, a length and columns by name.
+        file: what it was read from, `.parquet` or `.jsonl`.
+        where: who has the rows, and which setting names the file; for sentences.
+
+    Raises:
+        InputError: neither has them, or the file has other rows.
+    """
+    if ID in dataset.column_names:
+        return list(dataset[ID])
+    if not file or not Path(file).exists():
+        raise InputError(
+            f"{where}: the rows there have no {ID}, so the file they came from is needed ({file})."
+        )
+    with reading(Path(file)):
+        table = pq.read_table(file) if file.endswith(".parquet") else pj.read_json(file)
+    if len(table) != len(dataset) or ID not in table.column_names:
+        raise InputError(
+            f"{where}: {file} has {len(table):,} rows with {', '.join(table.column_names)}, and "
+            f"{len(dataset):,} rows were read. It must be that very file, whole, with a column {ID}."
+        )
+    return list(table.column(ID).to_pylist())
+
+
+def places_of(ids: Iterable[Any]) -> dict[str, int]:
+    """Where each id stands."""
+    return {str(gc_id): place for place, gc_id in enumerate(ids)}
+
+
+def place_of(row: Mapping[str, Any], places: Mapping[str, Any], where: str) -> Any:
+    """Where a row of the run stands in what the trainer read.
+
+    Raises:
+        InputError: it is not there.
+    """
+    if row[ID] not in places:
+        raise InputError(
+            f"{row[ID]!r} of the run is not among the {len(places):,} rows that {where}: it was cut or "
+            "filtered, or written from another scored set. Write it anew with `gaincurate export`, and let "
+            "the trainer filter nothing.",
+            gc_id=row[ID],
+        )
+    return places[row[ID]]
+
+
+def next_round(live: Live, advice: str) -> bool:
+    """`turn`, and where outcomes are missing what would have helped.
+
+    Args:
+        live: the run.
+        advice: why they may be missing with this trainer, and what to set; whole sentences.
+
+    Returns:
+        Whether there is a next round.
+
+    Raises:
+        OutcomeError: the outcomes cannot be used; nothing is changed.
+    """
+    try:
+        return live.turn()
+    except OutcomeError as error:
+        absent: list[str] = error.data.get("ids", live.ids)  # type: ignore[assignment]
+        if "ids" not in error.data and live.run.outcomes(live.round).exists():
+            raise  # a line that is wrong, not one that is missing
+        share = math.floor((1 - len(absent) / live.budget) * 10_000) / 10_000
+        enough = (
+            f" A run that is started with --min-coverage {share:g} goes on here, and what comes later counts "
+            "as late."
+            if share > 0
+            else ""
+        )
+        raise OutcomeError(f"{error} {advice}{enough}", **error.data) from error
+
+
+def reward_of(kept: float) -> float:
+    """A reward as its function gave it, where a trainer keeps it in float32: there 1.1 is above 1.1."""
+    return float(f"{kept:.7g}")

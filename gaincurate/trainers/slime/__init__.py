@@ -1,0 +1,25 @@
+"""slime follows a run: the data source and the report that its flags name.
+
+The trainer itself is imported when one of these names is asked for, so its rules can be read where it is
+not installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gaincurate.trainers.slime.live import RunDataSource as RunDataSource
+    from gaincurate.trainers.slime.live import report as report
+
+_PUBLIC = (
+    "RunDataSource",
+    "report",
+)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(f"{__name__}.live"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

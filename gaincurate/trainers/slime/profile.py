@@ -1,0 +1,118 @@
+"""What is known of slime: the columns that it reads, its settings for them, its checkpoints, logs and
+recipe.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gaincurate.schema import ID
+from gaincurate.trainers.columns import Parts, ViewOptions
+from gaincurate.trainers.markers import TRACKER, tracker, unreadable
+from gaincurate.trainers.profile import (
+    CONSTANT_RATE,
+    OPTIMIZER_LOST,
+    Columns,
+    Launch,
+    Layout,
+    Profile,
+    Recipe,
+    Sharded,
+)
+
+if TYPE_CHECKING:
+    from gaincurate.trainers.export import View
+
+
+_SCRIPT = """\
+batch=64     # prompts a step: `schedule start --align-to 64`
+base=/models/base_torch_dist   # the KL reference, as Megatron weights
+gaincurate export "$run" --round "$round" --trainer slime --out "$output/data.jsonl"
+. scripts/models/qwen3-4B.sh   # MODEL_ARGS
+
+python3 train.py \\
+    "${MODEL_ARGS[@]}" \\
+    --hf-checkpoint "$checkpoint" \\
+    --load "$checkpoint" \\
+    --ref-load "$base" \\
+    --prompt-data "$output/data.jsonl" \\
+    --input-key prompt \\
+    --label-key label \\
+    --metadata-key metadata \\
+    --apply-chat-template \\
+    --custom-rm-path reward.reward \\
+    --num-epoch 1 \\
+    --rollout-batch-size "$batch" \\
+    --n-samples-per-prompt 8 \\
+    --rollout-max-response-len 2048 \\
+    --global-batch-size $((batch * 8)) \\
+    --advantage-estimator grpo \\
+    --lr 1e-6 \\
+    --lr-decay-style constant \\
+    --save "$output/megatron" \\
+    --save-interval 1000000 \\
+    --save-hf "$output/hf/{rollout_id}"
+"""
+
+
+def _columns(parts: Parts, options: ViewOptions) -> Columns:
+    columns = {"prompt": parts.messages()}
+    if parts.has_answer:
+        columns["label"] = parts.answer_as_it_is()
+    return columns | {"metadata": parts.struct("metadata", {ID: parts.ids()})}
+
+
+def _launch(path: Path, view: View) -> Launch:
+    flags = ["--prompt-data", str(path), "--input-key", "prompt"]
+    flags += ["--label-key", "label"] if "label" in view.own else []
+    flags += ["--metadata-key", "metadata", "--apply-chat-template"]
+    return Launch("flags", flags, ["leave --rollout-shuffle out", f"the id is in Sample.metadata['{ID}']"])
+
+
+def _indexed(path: Path, step: int) -> str | None:
+    """slime: `--save-hf` writes the index when all shards have their names; Megatron keeps a tracker."""
+    if any(path.glob("*.distcp")):
+        return tracker(TRACKER)(path, step)
+    if (path / "model.safetensors").is_file():  # one file needs no index; its header tells
+        return None
+    return unreadable(path / "model.safetensors.index.json")
+
+
+PROFILE = Profile(
+    name="slime",
+    version="624b824a8 (2026-08-21)",
+    reserved=frozenset({"tools"}),
+    columns=_columns,
+    launch=_launch,
+    layout=Layout(
+        trainer="slime",
+        version="git 624b824a (2026-08-21)",
+        folders=("*", "*/*"),
+        step=r"(?:.*\D)?(\d+)",
+        marker="`model.safetensors.index.json`, written last, and all files that it names",
+        unfinished=_indexed,
+        weights=(".", "hf"),
+        any_name=True,
+        setting="--save-hf PATH/{rollout_id}",
+        sharded=(
+            Sharded(
+                "*.distcp",
+                "python tools/convert_torch_dist_to_hf.py --input-dir {checkpoint} "
+                "--output-dir {checkpoint}/hf --origin-hf-dir HF_CHECKPOINT",
+                apart=True,
+            ),
+        ),
+    ),
+    recipe=Recipe(
+        trainer="slime",
+        version="624b824a (2026-08-21)",
+        body=_SCRIPT,
+        optimizer=f"{OPTIMIZER_LOST}; kept only with --load of Megatron weights, which brings the "
+        "last file's place back",
+        rate=CONSTANT_RATE,
+        reference="--ref-load: the same model in all rounds",
+        outcomes="the reward function reward.reward, which is given sample.metadata['gc_id'] and appends to "
+        "$GAINCURATE_OUTCOMES",
+    ),
+)

@@ -1,0 +1,264 @@
+"""What of slime's arguments meets a schedule: commit 624b824a (2026-08-21), `slime/utils/arguments.py`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from gaincurate.trainers.doctor import common
+from gaincurate.trainers.doctor.common import when
+from gaincurate.trainers.doctor.findings import About, Finding, Found, TrainerRules
+from gaincurate.trainers.doctor.settings import Settings
+
+LIVE: dict[str, Any] = {
+    "data_source_path": "gaincurate.trainers.slime.RunDataSource",
+    "rollout_all_samples_process_path": "gaincurate.trainers.slime.report",
+}
+"""The settings by which the trainer finds the live adapter."""
+
+_SOURCE = "slime/rollout/data_source.py"
+_ARGUMENTS = "slime/utils/arguments.py"
+_DATA = "slime/utils/data.py"
+_ROLLOUT = "slime/rollout/sglang_rollout.py"
+_TAP = "rollout_all_samples_process_path"
+_ALWAYS = 1_000_000  # rollouts: the last one is saved whatever the period
+
+DEFAULTS: dict[str, Any] = {
+    "prompt_data": None,
+    "input_key": "input",
+    "label_key": None,
+    "metadata_key": "metadata",
+    "apply_chat_template": False,
+    "rollout_shuffle": False,
+    "rollout_batch_size": None,
+    "rollout_max_prompt_len": None,
+    "over_sampling_batch_size": None,
+    "dynamic_sampling_filter_path": None,
+    "partial_rollout": False,
+    "num_rollout": None,
+    "num_epoch": None,
+    "start_rollout_id": None,
+    "data_source_path": "slime.rollout.data_source.RolloutDataSourceWithBuffer",
+    "custom_rm_path": None,
+    "rollout_all_samples_process_path": None,
+    "ref_load": None,
+    "load": None,
+    "save": None,
+    "save_interval": None,
+    "save_hf": None,
+    "kl_coef": 0.0,
+    "kl_loss_coef": 0.0,
+}
+
+
+def _batch(settings: Settings) -> float | None:
+    return settings.number("rollout_batch_size")
+
+
+def passes(settings: Settings, about: About) -> Found:
+    """Without a number of rollouts, how often the file is gone through."""
+    if settings["num_rollout"] is not None:
+        return None
+    if about.segment and settings["num_epoch"] is None:
+        title = "neither num_rollout nor num_epoch is set: slime does not begin"
+        return Finding("length", "stops", title, {"num_epoch": 1}, source=_ARGUMENTS)
+    return common.epochs(settings, about, "num_epoch", source=_ARGUMENTS)
+
+
+def hides(settings: Settings, about: About) -> Found:
+    """A number of rollouts says nothing of the file: behind its end it begins again."""
+    many, size = settings["num_rollout"], settings.number("rollout_batch_size")
+    if not about.segment or many is None or Settings.follows(many, ("round",)):
+        return None
+    if about.budget is not None and size and about.budget % size == 0:
+        return None  # it can be compared
+    return Finding(
+        "rollouts",
+        "wrong",
+        f"{settings.told('num_rollout')}: it hides the size of the file, and behind its end a round begins "
+        "again with its first rows",
+        {"num_rollout": None, "num_epoch": 1},
+        source=_SOURCE,
+    )
+
+
+def resumes(settings: Settings, about: About) -> Found:
+    """A Megatron checkpoint brings the rollout counter and the place in the file back."""
+    if not about.segment or settings["load"] is None or Settings.follows(settings["load"], ("checkpoint",)):
+        return None
+    return Finding(
+        "resume",
+        "wrong",
+        f"{settings.told('load')}: the rollout counter and the place in the file "
+        "(rollout/global_dataset_state_dict_*.pt) of the last round come back, and the training ends at once",
+        {"load": "{checkpoint}"},
+        "Hugging Face weights are loaded without either, and without the optimizer",
+        f"{_SOURCE}, load",
+    )
+
+
+def begins(settings: Settings, about: About) -> Found:
+    """Training begins with --load, and without it with --ref-load or --hf-checkpoint."""
+    key = "load" if settings.place("load") else "hf_checkpoint"
+    found = common.begins(settings, about, key, _ARGUMENTS)
+    if found is None and key == "hf_checkpoint":
+        found = common.begins(settings, about, "ref_load", _ARGUMENTS)
+    if found is None:
+        return None
+    both = ("load", "hf_checkpoint") if settings.is_given("hf_checkpoint") else ("load",)
+    return replace(found, mend=dict.fromkeys(both, "{checkpoint}"))
+
+
+def over_sampling(settings: Settings, about: About) -> Found:
+    """More prompts are begun than a step trains."""
+    over, size = settings.number("over_sampling_batch_size"), settings.number("rollout_batch_size")
+    if about.mode == "export" or over is None or over == size:
+        return None
+    return Finding(
+        "over-sampling",
+        "wrong",
+        f"{settings.told('over_sampling_batch_size')}, {settings.told('rollout_batch_size')}: more prompts "
+        "are taken from the file than a step trains, and those that come late are thrown away",
+        {"over_sampling_batch_size": None},
+        source=_ROLLOUT,
+    )
+
+
+def weights(settings: Settings, about: About) -> Found:
+    """What a round leaves is what scoring and the next one begin with."""
+    if not about.segment or settings["save_hf"] is not None:
+        return None
+    return Finding(
+        "weights",
+        "stops",
+        f"{settings.told('save_hf')}: no Hugging Face weights, which scoring and the next round begin with",
+        {"save_hf": "{output}/hf/{rollout_id}"},
+        source="slime/backends/megatron_utils/actor.py, save_model",
+    )
+
+
+def saved_there(settings: Settings, about: About) -> Found:
+    """Weights must lie in the round's own folder."""
+    if settings["save_hf"] is None:
+        return None  # the rule on weights speaks of it
+    return common.output(settings, about, "save_hf", "the checkpoint", "/hf/{rollout_id}")
+
+
+def period(settings: Settings, about: About) -> Found:
+    """Nothing is saved without a period and a folder."""
+    if not about.segment or (settings["save_interval"] is not None and settings["save"] is not None):
+        return None
+    return Finding(
+        "no-checkpoint",
+        "stops",
+        f"{settings.told('save_interval')}, {settings.told('save')}: nothing is saved, save_hf included",
+        {"save_interval": _ALWAYS, "save": "{output}/megatron"},
+        "the last rollout is saved whatever the period",
+        "train.py",
+    )
+
+
+def _partial_rollouts(settings: Settings, about: About) -> Found:
+    happens = "unfinished samples go back to a buffer that is gone when the round's process ends"
+    if about.live:
+        happens = "unfinished samples come back in later rounds than they were planned for"
+    return common.drops(settings, about, "partial-rollout", "partial_rollout", False, happens, _ROLLOUT)
+
+
+def _reference(settings: Settings, about: About, key: str) -> Found:
+    """With a KL term, the reference is --ref-load, or else the model that a process begins with."""
+    if settings["ref_load"] is not None and not Settings.follows(settings["ref_load"], ("checkpoint",)):
+        return None
+    return common.moving_reference(settings, about, key, 0.0, 0.0, _ARGUMENTS)
+
+
+RULES = TrainerRules(
+    name="slime",
+    version="624b824a (2026-08-21)",
+    launches=("train.py", "train_async.py"),
+    style="dashes",
+    defaults=DEFAULTS,
+    rules=(
+        *common.rows("prompt_data", ("metadata",), "--trainer slime", "jsonl", source=_SOURCE),
+        partial(common.follows_run, key="prompt_data", source="gaincurate.trainers.slime"),
+        partial(
+            common.unplugged,
+            key="data_source_path",
+            mend=LIVE,
+            what="rows come in the file's order, whatever the schedule plans",
+            source=_ARGUMENTS,
+        ),
+        partial(
+            common.unplugged,
+            key=_TAP,
+            mend={_TAP: LIVE[_TAP]},
+            what="the adapter never hears of a reward",
+            source=_ARGUMENTS,
+        ),
+        resumes,
+        begins,
+        hides,
+        passes,
+        partial(common.steps, key="num_rollout", per_step=_batch, source=_SOURCE),
+        partial(
+            common.tail, key="rollout_batch_size", source="slime/ray/rollout.py, get_num_rollout_per_epoch"
+        ),
+        partial(
+            common.too_long,
+            key="rollout_max_prompt_len",
+            happens="they are dropped when the file is read, so they never report",
+            source=_DATA,
+        ),
+        when(
+            "template",
+            "wrong",
+            "apply_chat_template",
+            lambda value: not value,
+            "the model would read the messages without its chat template, which is not what was scored",
+            {"apply_chat_template": True},
+            source=_DATA,
+        ),
+        when(
+            "metadata",
+            "wrong",
+            "metadata_key",
+            lambda value: value != "metadata",
+            "gc_id is carried in `metadata`, the one column that stays with a sample",
+            {"metadata_key": "metadata"},
+            source=_DATA,
+        ),
+        over_sampling,
+        partial(
+            common.drops,
+            name="dynamic-sampling",
+            key="dynamic_sampling_filter_path",
+            off=None,
+            happens="groups that it refuses are replaced by further prompts, so steps and rows do not agree",
+            source=_ROLLOUT,
+        ),
+        _partial_rollouts,
+        when(
+            "prompt-key",
+            "stops",
+            "input_key",
+            lambda value: value != "prompt",
+            "the chat messages are in `prompt`",
+            {"input_key": "prompt"},
+            source=_DATA,
+        ),
+        partial(
+            common.reports,
+            keys=("custom_rm_path", "rollout_all_samples_process_path"),
+            mend={"custom_rm_path": "reward.reward"},
+            advice="an async function that appends a line to {outcomes} for sample.metadata['gc_id']",
+            source=_ARGUMENTS,
+        ),
+        weights,
+        saved_there,
+        period,
+        partial(common.shuffle, key="rollout_shuffle", source=_SOURCE),
+        *(partial(_reference, key=key) for key in ("kl_coef", "kl_loss_coef")),
+    ),
+    live=True,
+)

@@ -1,0 +1,383 @@
+"""A checkpoint held still while it is scored: hard links or copies in the run, merged first if it is an
+adapter.
+
+Trainers delete old checkpoints while they run, so what is scored must be the run's own. The held folder
+stays, by round, until its scoring is done: a killed scoring goes on with it, though the trainer has deleted
+the checkpoint since.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gaincurate.errors import GaincurateError, InputError, TrainerError, storage_error
+from gaincurate.files import write_json
+from gaincurate.schedule.checkpoints import Finder, weight_names, whole, why_not_whole
+from gaincurate.schedule.foresight import observes_with_checkpoint
+from gaincurate.schedule.rescore import due
+from gaincurate.schedule.run import Run, read_json, round_name
+from gaincurate.schedule.trainer import train, trainer_lock
+from gaincurate.shards import Json
+from gaincurate.trainers.checkpoints import ADAPTER, Checkpoint, find, owner, wait
+from gaincurate.trainers.lora import see_mergeable
+from gaincurate.trainers.profile import Layout, layout_of
+
+RECORD = ".held.json"
+_SMALL = {".json", ".jinja", ".txt", ".model", ".tiktoken"}
+_OTHERS = {"trainer_state.json", "model.safetensors.index.json"}
+_TEMPLATES = "additional_chat_templates"
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+_NO_LINKS = {
+    errno.EXDEV,
+    errno.EPERM,
+    errno.EACCES,
+    errno.EMLINK,
+    errno.ENOSYS,
+    errno.EOPNOTSUPP,
+}
+
+
+def hold(
+    checkpoint: Checkpoint,
+    into: Path,
+    *,
+    model: Path | None = None,
+    note: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Link a checkpoint's files into a folder; nothing is done where it holds them already.
+
+    Across file systems they are copied.
+
+    Args:
+        checkpoint: one that can be scored.
+        into: the folder; what else it held is let go.
+        model: folder with the configuration and the tokenizer, for what the checkpoint has not.
+        note: told where files are copied.
+
+    Raises:
+        FileNotFoundError: it was deleted meanwhile.
+        InputError: the configuration is neither in the checkpoint nor in the model's folder.
+        TrainerError: it was written again meanwhile.
+        StorageError: the file system refused.
+    """
+    files = _files(checkpoint, model)
+    record: Json = {"checkpoint": str(checkpoint.folder), "step": checkpoint.step, "files": _stamps(files)}
+    if (into / RECORD).exists() and read_json(into / RECORD) == record and not changed(into):
+        return
+    making = into.with_name(f".{into.name}.making")
+    try:
+        for old in (making, into):
+            shutil.rmtree(old, ignore_errors=True)
+        making.mkdir(parents=True)
+        copied = sum(_link(source, making / name) for name, source in files.items())
+        _verify(checkpoint, making, files, record["files"])
+        write_json(making / RECORD, record)
+        making.replace(into)
+    except FileNotFoundError:
+        shutil.rmtree(making, ignore_errors=True)
+        raise
+    except OSError as error:
+        shutil.rmtree(making, ignore_errors=True)
+        raise storage_error(into, error) from error
+    if copied:
+        note(f"{checkpoint.path} was copied ({copied / 1e9:.1f} GB): {into} cannot have hard links to it")
+
+
+def changed(held: Path) -> list[str]:
+    """The names of held files that are no longer what was held."""
+    found = []
+    for name, stamp in read_json(held / RECORD)["files"].items():
+        try:
+            if _stamp(held / name) != stamp:
+                found.append(name)
+        except OSError:
+            found.append(name)
+    return found
+
+
+def source(held: Path) -> str | None:
+    """The checkpoint that a folder holds; None where it holds none."""
+    return str(read_json(held / RECORD)["checkpoint"]) if (held / RECORD).exists() else None
+
+
+def see_unchanged(held: Path) -> None:
+    """See that what was scored is what was held; let it go where it is not.
+
+    Raises:
+        TrainerError: the trainer wrote into its files meanwhile.
+    """
+    if names := changed(held):
+        checkpoint = source(held)
+        shutil.rmtree(held, ignore_errors=True)
+        raise TrainerError(
+            f"{checkpoint} was written again in place while it was scored ({names[0]}), so its scores are of "
+            "no one model. Let the trainer write each checkpoint to a folder of its own, and run this again."
+        )
+
+
+def _files(checkpoint: Checkpoint, model: Path | None) -> Json:
+    """Names and sources of what scoring needs."""
+    folder = checkpoint.folder
+    if checkpoint.state == "adapter":
+        names = [ADAPTER, "adapter_model.safetensors"]
+    else:
+        names = list(weight_names(folder) or [])
+        index = "model.safetensors.index.json"
+        names += [index] if (folder / index).is_file() else []
+    found = {name: folder / name for name in names} | _small(folder)
+    if checkpoint.tokenizer is not None:
+        found = _small(checkpoint.tokenizer) | found
+    if checkpoint.state == "adapter":
+        return found
+    if checkpoint.bare and (model is None or not (model / "config.json").is_file()):
+        raise InputError(
+            f"{folder} has weights without a config.json, and the model that the run began with "
+            f"({model or 'not known'}) is no folder to take it from; start the run with --model FOLDER."
+        )
+    if model is not None and model.is_dir():
+        small = _small(model)
+        if not any(name in found for name in _TOKENIZER):
+            found = {name: path for name, path in small.items() if name != "config.json"} | found
+        if checkpoint.bare:
+            found["config.json"] = model / "config.json"
+    return found
+
+
+def _small(folder: Path) -> Json:
+    """Configuration, tokenizer and templates of a folder."""
+    if not folder.is_dir():
+        return {}
+    paths = [path for path in folder.iterdir() if path.suffix in _SMALL and path.name not in _OTHERS]
+    if (folder / _TEMPLATES).is_dir():
+        paths += (folder / _TEMPLATES).glob("*.jinja")
+    return {str(path.relative_to(folder)): path for path in sorted(paths) if path.is_file()}
+
+
+def _link(path: Path, to: Path) -> int:
+    """Link a file, or copy it where there can be no link; the bytes that were copied."""
+    to.parent.mkdir(exist_ok=True)
+    try:
+        os.link(path.resolve(strict=True), to)
+        return 0
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+    shutil.copy2(path, to)
+    return to.stat().st_size
+
+
+def _verify(checkpoint: Checkpoint, held: Path, files: Json, stamps: Json) -> None:
+    """See that what is held is whole and what the trainer had.
+
+    Raises:
+        TrainerError: the trainer writes into it.
+    """
+    now = _stamps({name: held / name for name in files})
+    ours = whole(held / "adapter_model.safetensors") if checkpoint.state == "adapter" else None
+    why = None if ours else why_not_whole(held)
+    wrong = next((name for name in files if now[name] != stamps[name]), None)
+    if wrong or why or ours is False:
+        raise TrainerError(
+            f"{checkpoint.path} is written again in place while it is read ({wrong or why}); run this again "
+            "when the trainer is done with it."
+        )
+
+
+def _stamps(files: Json) -> Json:
+    return {name: _stamp(path) for name, path in files.items()}
+
+
+def _stamp(path: Path) -> list[int]:
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns]
+
+
+_TRAINER, _BASE = "trainer.json", ".base.json"
+_ADAPTER = "-adapter"  # ends the name of a held folder whose merged model takes the name without it
+_TRIES = 5  # checkpoints that may be deleted between finding and holding them
+Note = Callable[[str], None]
+
+
+def remembered_trainer(run: Run, trainer: str | None, *, keep: bool = True) -> str | None:
+    """The trainer to go by: the one given, which is kept if asked, or the last one; None where there is none.
+
+    Raises:
+        InputError: it is not known.
+    """
+    path = run.folder / _TRAINER
+    if trainer is not None:
+        found = layout_of(trainer).trainer
+        if keep:
+            write_json(path, {"trainer": found})
+        return found
+    return str(read_json(path)["trainer"]) if path.exists() else None
+
+
+class TrainerFinder(Finder):
+    """A `Finder` for one trainer's checkpoints.
+
+    Args:
+        layout: the trainer's.
+        note: told what a person should know.
+    """
+
+    def __init__(self, layout: Layout, note: Note = lambda text: None) -> None:
+        self._layout, self._note = layout, note
+
+    def newest(self, output: Path, since: float) -> Path | None:
+        """The newest complete checkpoint below a folder, put there at `since` or later."""
+        found = find(output, self._layout, since=since)
+        self._tell(found.passed if found.checkpoint else ())
+        return found.checkpoint.folder if found.checkpoint else None
+
+    def why_none(self, output: Path) -> str:
+        """Why there is none."""
+        return find(output, self._layout).why or "what is there was there before"
+
+    def why_incomplete(self, checkpoint: Path) -> str | None:
+        """Why the next round cannot begin with this checkpoint; None where it can."""
+        found = self._owner(checkpoint)
+        if found is None:
+            return super().why_incomplete(checkpoint)
+        return None if found.usable else found.why
+
+    def chosen(self, run: Run, root: Path, seconds: float | None = None) -> str:
+        """The checkpoint of a round that was trained by hand; held already where something is done with it.
+
+        Args:
+            run: the run.
+            root: the trainer's output root, or a checkpoint.
+            seconds: to wait until the newest one is complete. Default: the newest that is.
+
+        Raises:
+            TrainerError: there is none in time.
+            InputError: there is none.
+            ModelError: it is an adapter that cannot be merged.
+        """
+        round_ = run.state["round"]
+        again = due(run.config, round_) or observes_with_checkpoint(run.config)
+        root = root.resolve()
+        for folder in _holds(run) if again else ():
+            before = source(folder)
+            if before is not None and Path(before) != root and root in Path(before).parents:
+                self._note(f"round {round_}: goes on with {before}, which is held since the last time")
+                return before
+        for _ in range(_TRIES):
+            checkpoint = self._one(root, seconds)
+            try:
+                if again:
+                    self._hold(run, checkpoint)
+                return str(checkpoint.folder)
+            except FileNotFoundError:
+                self._note(f"{checkpoint.path} was deleted while it was looked at")
+        raise TrainerError(
+            f"the checkpoints below {root} are deleted faster than they can be held; let the trainer keep "
+            "more than one (save_total_limit and the like)."
+        )
+
+    @contextmanager
+    def held(self, run: Run, checkpoint: str) -> Iterator[str]:
+        """Within it, a folder that `gaincurate score` reads and that stays as it is; kept on an error."""
+        kept = next((folder for folder in _holds(run) if source(folder) == checkpoint), None)
+        if kept is None or Path(checkpoint).is_dir():
+            kept = self._held_now(run, checkpoint)
+        yield str(self._merged(run, kept) if kept.name.endswith(_ADAPTER) else kept)
+        see_unchanged(kept)
+        shutil.rmtree(kept.parent, ignore_errors=True)
+
+    def _held_now(self, run: Run, checkpoint: str) -> Path:
+        folder = Path(checkpoint)
+        try:
+            found = self._owner(folder) or Checkpoint(folder, -1, "model", folder)
+            if not found.usable:
+                raise InputError(f"the checkpoint {checkpoint} cannot be used: {found.why}.", path=checkpoint)
+            return self._hold(run, found)
+        except FileNotFoundError as error:
+            raise TrainerError(
+                f"{checkpoint} was deleted before it could be held; let the trainer keep the newest one."
+            ) from error
+
+    def _one(self, root: Path, seconds: float | None) -> Checkpoint:
+        if seconds is not None:
+            return wait(root, self._layout, seconds, told=self._note)
+        found = find(root, self._layout)
+        if found.checkpoint is None:
+            raise InputError(f"--checkpoint {root}: {found.why}.", path=str(root))
+        self._tell(found.passed)
+        return found.checkpoint
+
+    def _hold(self, run: Run, checkpoint: Checkpoint) -> Path:
+        """Hold a checkpoint for the newest round; where."""
+        place = _place(run)
+        into = place / checkpoint.path.name
+        keep = {into}
+        if checkpoint.state == "adapter":
+            see_mergeable(checkpoint.folder)
+            into = into.with_name(f"{into.name}{_ADAPTER}")
+            keep.add(into)
+        for other in (*place.parent.glob("*"), *place.glob("*")):
+            if other != place and other not in keep:  # of earlier rounds, of others, and what kills left
+                shutil.rmtree(other, ignore_errors=True)
+        whole = Path(run.config.model) if run.config.model else None
+        hold(checkpoint, into, model=whole, note=self._note)
+        if checkpoint.state == "adapter" and checkpoint.base is not None:
+            write_json(into / _BASE, {"base": str(checkpoint.base)})
+        return into
+
+    def _merged(self, run: Run, adapter: Path) -> Path:
+        """A held adapter's merged model, merged now unless that was done."""
+        model = adapter.with_name(adapter.name.removesuffix(_ADAPTER))
+        record = read_json(adapter / RECORD)
+        if (model / RECORD).exists() and read_json(model / RECORD).get("merged") == record:
+            return model
+        making = model.with_name(f".{model.name}.merging")
+        for old in (making, model):
+            shutil.rmtree(old, ignore_errors=True)
+        command = [sys.executable, "-m", "gaincurate.trainers.merge", str(adapter), "--out", str(making)]
+        if (adapter / _BASE).exists():
+            command += ["--base", str(read_json(adapter / _BASE)["base"])]
+        self._note(f"merging the adapter {record['checkpoint']} into its base model")
+        log = run.round_folder(run.state["round"]) / "merging.log"
+        try:
+            with trainer_lock(run.folder, "scoring.lock") as lock:
+                seconds = train(command, environment={"HF_HUB_OFFLINE": "1"}, log=log, lock=lock)
+        except TrainerError as error:
+            said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+            why = said[-1].removeprefix("error: ").rstrip(".")
+            raise GaincurateError(
+                f"the adapter could not be merged: {why} (log: {log}).", log=str(log)
+            ) from error
+        run.log(what="merging", round=run.state["round"], seconds=seconds, checkpoint=record["checkpoint"])
+        write_json(making / RECORD, {"checkpoint": record["checkpoint"], "files": {}, "merged": record})
+        try:
+            making.replace(model)
+        except OSError as error:
+            raise storage_error(model, error) from error
+        return model
+
+    def _owner(self, folder: Path) -> Checkpoint | None:
+        try:
+            return owner(folder, self._layout)
+        except OSError:
+            return None
+
+    def _tell(self, passed: tuple[Checkpoint, ...]) -> None:
+        for one in passed:
+            self._note(f"{one.path} is newer and was passed over: {one.why}")
+
+
+def _place(run: Run) -> Path:
+    """Where the newest round's checkpoint is held; its own name is below it, and so in the scores."""
+    return run.folder / "held" / round_name(run.state["round"])
+
+
+def _holds(run: Run) -> list[Path]:
+    """The folders there, adapters before what was merged from them."""
+    found = [path.parent for path in _place(run).glob(f"*/{RECORD}") if not path.parent.name.startswith(".")]
+    return sorted(found, key=lambda folder: (not folder.name.endswith(_ADAPTER), folder.name))

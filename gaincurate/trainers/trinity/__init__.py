@@ -1,0 +1,21 @@
+"""Trinity-RFT follows a run: the selector that its settings name.
+
+The trainer itself is imported when one of these names is asked for, so its rules can be read where it is
+not installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gaincurate.trainers.trinity.live import RunSelector as RunSelector
+
+_PUBLIC = ("RunSelector",)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(f"{__name__}.live"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

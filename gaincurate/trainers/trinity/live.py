@@ -1,0 +1,118 @@
+"""Trinity-RFT 0.6 follows a run live: its explorer asks for row indices, yields pass rates.
+
+Named in `data_selector.selector_type`. The explorer asks ahead and waits for outcomes where it syncs weights,
+so a round must end there, or without some of them. Knows nothing of a row but its `gc_id`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gaincurate.errors import OutcomeError, OutputError
+from gaincurate.schema import ID
+from gaincurate.shards import Json
+from gaincurate.trainers.session import next_round, not_installed, open_run, place_of, places_of, reward_of
+
+try:
+    from trinity.buffer.selector.selector import BaseSelector
+except ImportError as error:
+    raise not_installed("Trinity-RFT", "0.6", error) from error
+
+_AHEAD = (
+    "Trinity's explorer waits for outcomes where it syncs weights alone: let budget / buffer.batch_size be a "
+    "multiple of synchronizer.sync_interval, with sync_offset 0 and a sync_style other than fully_async."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What was handed out together: `ids` by row index, from `position` of the round on."""
+
+    step: int
+    round: int
+    position: int
+    ids: dict[int, str]
+
+
+class RunSelector(BaseSelector):  # type: ignore[misc]
+    """Selects what a run has planned; `kwargs.run` is the run's folder.
+
+    Args:
+        data_source: `dataset` is the task set, written by `gaincurate export --trainer trinity`.
+        config: the `data_selector` section.
+
+    Raises:
+        InputError: no run was named, it scores anew, or the task set has no ids.
+        LockedError: another trainer is at work on the run.
+    """
+
+    def __init__(self, data_source: Any, config: Any) -> None:
+        super().__init__(data_source, config)
+        self.live = open_run(config.kwargs.get("run"), "data_selector.kwargs: {run: FOLDER}", "Trinity-RFT")
+        if ID not in data_source.dataset.column_names:
+            raise OutputError(
+                f"the task set {data_source.name!r} has no column {ID}; write it with `gaincurate export "
+                "--trainer trinity` and name that file in its `path`."
+            )
+        self.places = places_of(data_source.dataset[ID])
+        self.step = 0
+        self.waiting: list[_Batch] = []  # handed out, outcomes not in, oldest first
+
+    def get_indices(self, batch_size: int, return_extra_info: bool = False) -> Any:
+        """Rows of the task set for the next batch, `[batch_size]`, in the plan's order.
+
+        Raises:
+            InputError: a batch would lie in two rounds, or a prompt is not in the task set.
+            OutcomeError: the round's outcomes are not in.
+            StopIteration: the run is finished, so there are no more tasks.
+        """
+        live = self.live
+        if live.position >= live.budget and not live.finished:
+            next_round(live, _AHEAD)
+        begin, rows = live.position, live.take(batch_size)
+        if not rows:
+            raise StopIteration
+        where = f"the task set {self.data_source.name!r} has"
+        ids = {place_of(row, self.places, where): row[ID] for row in rows}
+        self.step += 1
+        self.waiting.append(_Batch(self.step, live.round, begin, ids))
+        return (list(ids), {}) if return_extra_info else list(ids)
+
+    def feedback(self, indices: Sequence[int], values: Sequence[float]) -> None:
+        """Take a batch's mean rewards; one call is one batch, and batches end in order.
+
+        Raises:
+            OutcomeError: no open batch has them.
+        """
+        given = {int(index): reward_of(float(value)) for index, value in zip(indices, values, strict=True)}
+        if not given:
+            return
+        found = next((k for k, one in enumerate(self.waiting) if given.keys() <= one.ids.keys()), None)
+        if found is None:
+            raise OutcomeError(f"outcomes of rows {sorted(given)[:5]} came, which no open batch has.")
+        batch = self.waiting[found]
+        del self.waiting[: found + 1]  # those before it ended without any outcome
+        head = {"round": batch.round, "step": batch.step, "sample": 0}
+        self.live.report({ID: batch.ids[index], "reward": value, **head} for index, value in given.items())
+
+    def state_dict(self) -> Json:
+        """The place, for `explorer_meta.json`; what is waited for in this round is handed out again."""
+        again = next((one for one in self.waiting if one.round == self.live.round), None)
+        saved = self.live.save(self.step if again is None else again.step - 1)
+        return saved if again is None else {**saved, "position": again.position}
+
+    def load_state_dict(self, state_dict: Json) -> None:
+        """Go back to a place, or begin anew; OutputError where the state does not fit the run."""
+        self.waiting.clear()
+        if state_dict == {"current_index": 0}:  # a training that saved nothing
+            self.live.begin_anew()
+            return
+        if "run" not in state_dict:
+            raise OutputError(
+                "the explorer's saved state is another selector's: no run can be followed from there. Give "
+                "the training another `name`, or its old selector."
+            )
+        self.live.restore(state_dict, "the explorer's saved state")
+        self.step = int(state_dict["step"])

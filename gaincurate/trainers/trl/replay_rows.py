@@ -1,0 +1,308 @@
+"""TRL's tensors of rollouts to whole groups and back.
+
+Log probabilities of replayed rollouts are computed again under the policy of now, in chunks that are as
+large as the trainer's own, because the loss needs the ratio to the policy that generated them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from trl.models.utils import disable_gradient_checkpointing
+
+from gaincurate.errors import InputError, OutcomeError
+from gaincurate.files import digest_bytes
+from gaincurate.replay.group import Convention, RolloutGroup
+from gaincurate.schema import ID
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One rollout without padding. `logprobs` is of the behaviour policy, 0 where the mask is False."""
+
+    gc_id: str
+    prompt_ids: Array
+    completion_ids: Array
+    mask: Array
+    logprobs: Array
+    advantage: float
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What the reward functions gave for a generation on all processes, `[rollouts]`; NaN: not judged."""
+
+    rewards: list[float]
+    correct: list[float]
+
+
+def rows_of(
+    inputs: Sequence[Mapping[str, Any]], completions: Sequence[Sequence[int]], output: Mapping[str, Any]
+) -> list[Row]:
+    """The rollouts that this process generated, `[local]`, without log-probs yet.
+
+    Args:
+        inputs: the dataset's rows, one a rollout.
+        completions: token ids without padding.
+        output: of TRL's `_generate_and_score_completions`.
+    """
+    prompts, prompt_mask = output["prompt_ids"].cpu(), output["prompt_mask"].cpu().bool()
+    mask = output["completion_mask"].cpu().numpy().astype(bool)
+    advantages = output["advantages"].float().cpu().tolist()
+    found = []
+    for place, row in enumerate(inputs):
+        prompt = prompts[place][prompt_mask[place]].numpy().astype(np.int32)
+        ids = np.asarray(completions[place], np.int32)
+        gc_id = str(row[ID]) if ID in row else digest_bytes(prompt.tobytes())
+        none = np.zeros(len(ids), np.float32)
+        found.append(Row(gc_id, prompt, ids, mask[place, : len(ids)], none, advantages[place]))
+    return found
+
+
+def with_logprobs(rows: Sequence[Row], logprobs: Sequence[Array]) -> list[Row]:
+    """The rows with the behaviour policy's log-probs; a token that has none is left out of the loss."""
+    found = []
+    for row, given in zip(rows, logprobs, strict=True):
+        there = np.isfinite(given)
+        values = np.where(row.mask & there, given, 0).astype(np.float32)
+        found.append(replace(row, mask=row.mask & there, logprobs=values))
+    return found
+
+
+def ragged(padded: torch.Tensor, rows: Sequence[Row]) -> list[Array]:
+    """`[rows, tokens]` without the padding on the right, as float32."""
+    whole = padded.detach().float().cpu().numpy()
+    return [whole[place, : len(row.completion_ids)] for place, row in enumerate(rows)]
+
+
+def groups_of(
+    rows: Sequence[Row],
+    scores: Scores,
+    *,
+    size: int,
+    version: int,
+    step: int,
+    temperature: float,
+    top_p: float,
+    logprobs_of: Convention,
+) -> list[RolloutGroup | None]:
+    """The groups of a generation, from the rollouts of all processes in their order.
+
+    Args:
+        rows: `[groups * size]`.
+        scores: of the same rollouts.
+        size: rollouts in a group, G.
+        version: of the policy that generated.
+        step: of the buffer.
+        temperature: that was sampled with; top_p likewise.
+        top_p: that was sampled with.
+        logprobs_of: which distribution's log-probs the rows have.
+
+    Returns:
+        `[groups]`; None for a group with a rollout that no reward function could judge.
+
+    Raises:
+        OutcomeError: the rollouts of a group are not of one prompt, or a correctness is outside 0 to 1.
+    """
+    if len(rows) != len(scores.rewards) or len(rows) % size:
+        raise OutcomeError(
+            f"{len(rows)} rollouts came with {len(scores.rewards)} rewards, which do not make groups of "
+            f"{size}: has something put itself between the trainer and its reward functions?"
+        )
+    found: list[RolloutGroup | None] = []
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        rewards, correct = (given[start : start + size] for given in (scores.rewards, scores.correct))
+        if any(map(math.isnan, [*rewards, *correct])):
+            found.append(None)
+            continue
+        _refuse_mixed(part)
+        _refuse_shaped(part[0].gc_id, correct)
+        found.append(
+            RolloutGroup(
+                gc_id=part[0].gc_id,
+                prompt_ids=part[0].prompt_ids,
+                completion_ids=tuple(row.completion_ids for row in part),
+                mask=tuple(row.mask for row in part),
+                logprobs=tuple(row.logprobs for row in part),
+                rewards=np.asarray(rewards, np.float64),
+                correct=np.asarray(correct, np.float64),
+                advantages=np.asarray([row.advantage for row in part], np.float64),
+                policy_version=version,
+                step=step,
+                temperature=temperature,
+                top_p=top_p,
+                logprobs_of=logprobs_of,
+            )
+        )
+    return found
+
+
+def _refuse_mixed(part: Sequence[Row]) -> None:
+    first = part[0]
+    for row in part[1:]:
+        if row.gc_id != first.gc_id or not np.array_equal(row.prompt_ids, first.prompt_ids):
+            raise OutcomeError(
+                f"the {len(part)} rollouts of a group are of {first.gc_id!r} and of {row.gc_id!r}: the rows "
+                "come in another order than TRL's sampler gives them, so no advantage means anything.",
+                gc_id=first.gc_id,
+            )
+
+
+def _refuse_shaped(gc_id: str, correct: Sequence[float]) -> None:
+    for value in correct:
+        if not 0 <= value <= 1:
+            raise OutcomeError(
+                f"a reward of {gc_id!r} is {value:g}, and whether a group is worth keeping is seen from raw "
+                "correctness, 0 to 1: name the reward function that says it, Replay(..., correct=NAME).",
+                gc_id=gc_id,
+            )
+
+
+def rows_of_groups(groups: Sequence[RolloutGroup]) -> list[Row]:
+    """The stored rollouts, group by group."""
+    return [
+        Row(
+            group.gc_id,
+            group.prompt_ids,
+            group.completion_ids[place],
+            group.mask[place],
+            group.logprobs[place],
+            float(group.advantages[place]),
+            replayed=True,
+        )
+        for group in groups
+        for place in range(group.size)
+    ]
+
+
+def padded(rows: Sequence[Row], *, pad: int, multiple: int | None, device: Any) -> dict[str, torch.Tensor]:
+    """The rows as TRL batches them: prompts padded on the left, completions on the right.
+
+    Args:
+        rows: `[local]`.
+        pad: the padding token.
+        multiple: lengths are rounded up to one of it; None for not.
+        device: where the tensors go.
+
+    Returns:
+        `prompt_ids`, `prompt_mask`, `completion_ids`, `completion_mask`, `tool_mask` of int64 and
+        `behaviour_logps` of float32, `[local, length]` each; `advantages` of float32 and `replayed` of bool,
+        `[local]`. What is attended to is in `completion_mask`, what counts in the loss in TRL's `tool_mask`.
+    """
+    prompts = [row.prompt_ids for row in rows]
+    completions = [row.completion_ids for row in rows]
+    found = {
+        "prompt_ids": _matrix(prompts, pad, np.int64, multiple, left=True),
+        "prompt_mask": _matrix([np.ones(len(ids)) for ids in prompts], 0, np.int64, multiple, left=True),
+        "completion_ids": _matrix(completions, pad, np.int64, multiple),
+        "completion_mask": _matrix([np.ones(len(ids)) for ids in completions], 0, np.int64, multiple),
+        "tool_mask": _matrix([row.mask for row in rows], 0, np.int64, multiple),
+        "behaviour_logps": _matrix([row.logprobs for row in rows], 0, np.float32, multiple),
+        "advantages": torch.tensor([row.advantage for row in rows], dtype=torch.float32),
+        "replayed": torch.tensor([row.replayed for row in rows], dtype=torch.bool),
+    }
+    return {name: tensor.to(device) for name, tensor in found.items()}
+
+
+def matrix(arrays: Sequence[Array], *, multiple: int | None, device: Any) -> torch.Tensor:
+    """Values by token, `[local, length]`, padded with 0 on the right as completions are."""
+    return _matrix(arrays, 0, np.float32, multiple).to(device)
+
+
+def _matrix(
+    arrays: Sequence[Array], fill: int, kind: Any, multiple: int | None, *, left: bool = False
+) -> torch.Tensor:
+    width = max(map(len, arrays))
+    if multiple:
+        width = -(-width // multiple) * multiple
+    found = np.full((len(arrays), width), fill, kind)
+    for row, array in zip(found, arrays, strict=True):
+        if left:
+            row[width - len(array) :] = array
+        else:
+            row[: len(array)] = array
+    return torch.from_numpy(found)
+
+
+_SHIFT, _MOVED = 16, 0.05  # padding added to see whether log-probs move, and by how much they may on average
+
+
+def tensors(trainer: Any, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+    """The rows as the trainer batches them; see `padded`."""
+    return padded(
+        rows,
+        pad=trainer._tokenizer.pad_token_id,
+        multiple=trainer.pad_to_multiple_of,
+        device=trainer.accelerator.device,
+    )
+
+
+def forward(trainer: Any, rows: Sequence[Row], *, shift: int = 0) -> list[Array]:
+    """Log-probs of the rows' completions, `[rows]` arrays of float32, with `shift` more tokens of padding."""
+    made = tensors(trainer, rows)
+    ids = torch.cat([made["prompt_ids"], made["completion_ids"]], dim=1)
+    mask = torch.cat([made["prompt_mask"], made["completion_mask"]], dim=1)
+    if shift:
+        pad = torch.full_like(ids[:, :1], trainer._tokenizer.pad_token_id).expand(-1, shift)
+        ids, mask = torch.cat([pad, ids], dim=1), torch.cat([torch.zeros_like(pad), mask], dim=1)
+    model, options = trainer.model, trainer.args.gradient_checkpointing_kwargs
+    with torch.no_grad(), disable_gradient_checkpointing(model, options):
+        logps, _, _ = trainer._get_per_token_logps_and_entropies(
+            model,
+            ids,
+            mask,
+            made["completion_ids"].size(1),
+            batch_size=trainer.args.per_device_train_batch_size,
+        )
+    return ragged(logps, rows)
+
+
+def refuse_padding(trainer: Any, row: Row) -> None:
+    """See that a rollout has the same log-probs among other prompts, where it has other padding.
+
+    Raises:
+        InputError: the model's positions are counted from the padding's beginning.
+    """
+    (plain,), (moved,) = forward(trainer, [row]), forward(trainer, [row], shift=_SHIFT)
+    change = float(abs(plain - moved).mean()) if len(plain) else 0.0
+    if change > _MOVED:
+        raise InputError(
+            f"the model's log-probs move by {change:.2g} with {_SHIFT} tokens of padding in front, so a "
+            "rollout replayed among other prompts would have other ratios: take a model with relative "
+            "positions."
+        )
+
+
+def old_logps(
+    trainer: Any, fresh: Sequence[Row], replayed: Sequence[Row], known: torch.Tensor | None, *, of_all: bool
+) -> list[Array]:
+    """Log-probs under the weights before this step's updates.
+
+    Args:
+        trainer: a `trl.GRPOTrainer`.
+        fresh: rollouts of these weights, or of an engine that has them.
+        replayed: of older ones.
+        known: what TRL made of the fresh ones already, which it does where a generation feeds several steps.
+        of_all: whether they are needed of the replayed ones too.
+
+    Returns:
+        Of the fresh rows, then of the replayed ones if asked for; none of the fresh where an engine gave its
+        own and nobody asks.
+    """
+    if known is not None:
+        found = ragged(known, fresh)
+    elif trainer.use_vllm and not of_all:
+        found = []
+    else:
+        found = forward(trainer, fresh)
+    return found + (forward(trainer, replayed) if of_all and replayed else [])

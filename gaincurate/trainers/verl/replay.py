@@ -1,0 +1,163 @@
+"""Rollout replay for verl 0.9.1 (sync): its replay buffer, with what was generated in earlier steps.
+
+verl fetches and generates `data.train_batch_size` prompts a step, which is what a step that replays needs; on
+the others the rest is asked for. Replayed groups go back into TransferQueue under new uids, so that verl
+itself computes their old log-probs and advantages. Knows nothing of how verl trains.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import transfer_queue as tq
+from omegaconf import OmegaConf
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.checkpoint_callback import CheckpointCallback
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+from verl.utils.tensordict_utils import list_of_dict_to_tensordict
+
+from gaincurate.errors import InputError, OutputError
+from gaincurate.replay import buffer, metrics
+from gaincurate.replay.group import RolloutGroup
+from gaincurate.replay.ledger import Ledger
+from gaincurate.replay.state import NAME, load, save
+from gaincurate.trainers.verl.live import resumed
+from gaincurate.trainers.verl.replay_rows import Row, Sampling, groups_of, rows_of
+from gaincurate.trainers.verl.replay_settings import check, sizes_of
+
+_log = logging.getLogger(__name__)
+_resumed: Path | None = None
+
+
+class ReplayCheckpoint(CheckpointCallback):  # type: ignore[misc]
+    """Checks verl's settings, and saves the buffer with each checkpoint.
+
+    Args:
+        config: all of verl's settings.
+
+    Raises:
+        InputError: settings under which replay would not be what it says; all of them.
+    """
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        check(partial(OmegaConf.select, config))
+        global _resumed
+        found = resumed(config.trainer)
+        _resumed = Path(found) if found is not None else None
+
+    def on_save(
+        self, trainer: Any, global_step: int, checkpoint_dir: str, async_save: bool = False, **kwargs: Any
+    ) -> None:
+        """Write the buffer's state into the checkpoint's folder."""
+        save(trainer.replay_buffer.replay, Path(checkpoint_dir) / NAME)
+
+
+class GroupReplayBuffer(ReplayBuffer):  # type: ignore[misc]
+    """verl's synchronous replay buffer, which also replays.
+
+    Args:
+        sampler_kwargs: `ReplayConfig`'s values by name; `temperature` and `top_p` as verl samples with;
+            `reward_range`, [0, 1] unless given; `ledger`, a folder to keep all groups in, and
+            `ledger_versions`, for how many steps; `begin_empty`, to resume a checkpoint without a buffer.
+        **others: verl's.
+
+    Raises:
+        InputError: sizes that cannot be.
+        OutputError: the checkpoint that verl resumes from has no buffer, or one of other sizes.
+    """
+
+    def __init__(self, *, sampler_kwargs: Any, **others: Any) -> None:
+        super().__init__(sampler_kwargs=sampler_kwargs, **others)
+        own = dict(sampler_kwargs or {})
+        sizes = sizes_of(own)
+        self.replay = buffer.ReplayBuffer(sizes)
+        low, high = own.get("reward_range", (0.0, 1.0))
+        self.sampling = Sampling(
+            sizes.group_size, own.get("temperature", 1.0), own.get("top_p", 1.0), float(low), float(high)
+        )
+        if _resumed is not None:
+            self._restore(_resumed / NAME, bool(own.get("begin_empty")))
+        self.ledger = (
+            Ledger(own["ledger"], keep_versions=own.get("ledger_versions")) if own.get("ledger") else None
+        )
+
+    def _restore(self, path: Path, begin_empty: bool) -> None:
+        if path.exists():
+            load(self.replay, path)
+        elif not begin_empty:
+            raise OutputError(
+                f"verl resumes from {path.parent}, which has no {NAME}: it was saved without replay, or by a "
+                "training that was killed while it saved. Resume from a checkpoint that has one, or set "
+                "+trainer.v1.sampler.sampler_kwargs.begin_empty=True.",
+                path=str(path),
+            )
+
+    def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:
+        """As verl's, with the replayed groups behind the fresh ones; metrics have `replay/`."""
+        if partition_id == "val":
+            found: tuple[Any, dict[str, Any]] = super().sample(
+                global_steps=global_steps, partition_id=partition_id, batch_size=batch_size
+            )
+            return found
+        plan = self.replay.plan(global_steps)
+        if (missing := plan.fresh_groups - batch_size) > 0:
+            self.refill_fn(missing)
+        batch, numbers = super().sample(
+            global_steps=global_steps, partition_id=partition_id, batch_size=plan.fresh_groups
+        )
+        fresh = groups_of(rows_in(batch), global_steps, self.sampling)
+        self.replay.insert(fresh)
+        if self.ledger is not None:
+            self.ledger.append(fresh)
+        if (said := metrics.warning(self.replay)) is not None:
+            _log.warning(said)
+        numbers = {**numbers, **metrics.step_metrics(self.replay, fresh)}
+        return self._with(batch, plan.replayed, global_steps), numbers
+
+    def _with(self, batch: Any, replayed: Sequence[RolloutGroup], step: int) -> Any:
+        rows = [
+            row
+            for place, group in enumerate(replayed)
+            for row in rows_of(group, f"replay{step}-{place}", step)
+        ]
+        if not rows:
+            return batch
+        keys, tags = [row.key for row in rows], [dict(row.tag) for row in rows]
+        tq.kv_batch_put(
+            keys=keys,
+            partition_id=batch.partition_id,
+            fields=list_of_dict_to_tensordict([row.fields for row in rows]),
+            tags=tags,
+        )
+        return KVBatchMeta(
+            partition_id=batch.partition_id, keys=[*batch.keys, *keys], tags=[*batch.tags, *tags]
+        )
+
+
+def rows_in(batch: Any) -> list[Row]:
+    """A sampled batch's trajectories with all their fields.
+
+    Args:
+        batch: keys and tags of TransferQueue.
+
+    Raises:
+        InputError: the batch has no trajectory.
+    """
+    if not batch.keys:
+        raise InputError("the batch has no trajectory: all its rollouts failed.")
+    data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id)
+    columns = {name: list(data[name]) for name in data.keys()}  # noqa: SIM118 a TensorDict iterates over rows
+    return [
+        Row(key, tag, {name: _value(column[place]) for name, column in columns.items()})
+        for place, (key, tag) in enumerate(zip(batch.keys, batch.tags, strict=True))
+    ]
+
+
+def _value(value: Any) -> Any:
+    return value if isinstance(value, torch.Tensor) else getattr(value, "data", value)

@@ -1,0 +1,302 @@
+"""What of verl's settings meets a schedule: verl 0.9.1, `ppo_trainer.yaml` and its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from gaincurate.trainers.doctor import common
+from gaincurate.trainers.doctor.common import when
+from gaincurate.trainers.doctor.findings import About, Finding, Found, TrainerRules
+from gaincurate.trainers.doctor.settings import Settings
+
+LIVE: dict[str, Any] = {
+    "data.custom_cls.path": "pkg://gaincurate.trainers.verl",
+    "data.custom_cls.name": "RunDataset",
+    "trainer.v1.sampler.custom_sampler.path": "pkg://gaincurate.trainers.verl",
+    "trainer.v1.sampler.custom_sampler.name": "RunReplayBuffer",
+    "trainer.checkpoint_callback_class": "gaincurate.trainers.verl.RunCheckpoint",
+}
+"""The settings by which the trainer finds the live adapter."""
+
+_DATASET = "verl/utils/dataset/rl_dataset.py"
+_BASE = "verl/trainer/ppo/v1/trainer_base.py"
+_MINI, _DYNAMIC = (f"actor_rollout_ref.actor.{name}" for name in ("ppo_mini_batch_size", "use_dynamic_bsz"))
+_SAVED = "actor_rollout_ref.actor.checkpoint.save_contents"
+_REWARD = "reward.custom_reward_function.path"
+_TAP = "trainer.v1.sampler.custom_sampler.path"
+_CALLBACK = "trainer.checkpoint_callback_class"
+_EXPORT = "--trainer verl --data-source NAME"
+_ALWAYS = 1_000_000  # steps: no round is as long, and the last step is saved whatever the period
+
+DEFAULTS: dict[str, Any] = {
+    "data.train_files": "~/data/rlhf/gsm8k/train.parquet",
+    "data.train_max_samples": -1,
+    "data.train_batch_size": 1024,
+    "data.max_prompt_length": 512,
+    "data.filter_overlong_prompts": False,
+    "data.truncation": "error",
+    "data.shuffle": True,
+    "data.dataloader_num_workers": 8,
+    "data.custom_cls.path": None,
+    "data.return_raw_chat": True,
+    "trainer.total_epochs": 30,
+    "trainer.total_training_steps": None,
+    "trainer.save_freq": -1,
+    "trainer.resume_mode": "auto",
+    "trainer.default_local_dir": "checkpoints/${trainer.project_name}/${trainer.experiment_name}",
+    "trainer.project_name": "verl_examples",
+    "trainer.experiment_name": "gsm8k",
+    "trainer.rollout_data_dir": None,
+    "trainer.val_before_train": True,
+    "trainer.use_v1": True,
+    "trainer.v1.trainer_mode": "sync",
+    _TAP: None,
+    _CALLBACK: None,
+    _REWARD: None,
+    "algorithm.filter_groups.enable": False,
+    "algorithm.use_kl_in_reward": False,
+    "actor_rollout_ref.actor.use_kl_loss": False,
+    _MINI: 256,
+    _DYNAMIC: False,
+    _SAVED: ["model", "optimizer", "extra"],
+    "actor_rollout_ref.actor.optim.lr_scheduler_type": "constant",
+    "actor_rollout_ref.model.lora_rank": 0,
+}
+
+
+def _batch(settings: Settings) -> float | None:
+    return settings.number("data.train_batch_size")
+
+
+def lengths(settings: Settings, about: About) -> Found:
+    """Long prompts are dropped, cut, or stop the training."""
+    happens = "are cut, so they are not what was scored"
+    if settings["data.filter_overlong_prompts"]:
+        happens = "are dropped in silence, so they never report"
+    elif settings["data.truncation"] == "error":
+        happens = "the training stops at the first one"
+    return common.too_long(settings, about, "data.max_prompt_length", happens, source=_DATASET)
+
+
+def filters(settings: Settings, about: About) -> Found:
+    """Without a run nobody knows which prompts would be dropped."""
+    if about.longest is not None or not settings["data.filter_overlong_prompts"]:
+        return None
+    return Finding(
+        "filter",
+        "wrong",
+        f"{settings.told('data.filter_overlong_prompts')}: prompts over "
+        f"{settings.number('data.max_prompt_length') or 0:g} tokens are dropped in silence, so they never "
+        "report (--run tells which)",
+        {"data.filter_overlong_prompts": False},
+        source=_DATASET,
+    )
+
+
+def resumes(settings: Settings, about: About) -> Found:
+    """The loader's offset, the step counter and the data set's state come back with a checkpoint."""
+    mode, key = settings["trainer.resume_mode"], "trainer.default_local_dir"
+    if not about.segment or mode == "disable":
+        return None
+    if mode == "auto" and Settings.follows(settings[key], ("output", "round")):
+        return None
+    return Finding(
+        "resume",
+        "wrong",
+        f"{settings.told('trainer.resume_mode')}: the step counter and the loader's offset (data.pt) of the "
+        "last round come back over the new file, and the training ends at once",
+        {key: "{output}"} if mode == "auto" else {"trainer.resume_mode": "disable"},
+        "the next round begins with the weights: actor_rollout_ref.model.path={checkpoint}",
+        f"{_BASE}, _load_checkpoint",
+    )
+
+
+def passes(settings: Settings, about: About) -> Found:
+    """Without a number of steps, how often the rows are gone through."""
+    if settings["trainer.total_training_steps"] is not None:
+        return None
+    return common.epochs(settings, about, "trainer.total_epochs", source=_BASE)
+
+
+def weights(settings: Settings, about: About) -> Found:
+    """What a round leaves is what scoring and the next one begin with."""
+    saved = settings[_SAVED] or []
+    if not about.segment or "hf_model" in saved:
+        return None
+    return Finding(
+        "weights",
+        "stops",
+        f"{settings.told(_SAVED)}: no Hugging Face weights, which scoring and the next round begin with",
+        {_SAVED: [*saved, "hf_model"]},
+        "or `python -m verl.model_merger merge` as the last step of the round's command",
+        "verl/utils/checkpoint/fsdp_checkpoint_manager.py",
+    )
+
+
+def log_alone(settings: Settings, about: About) -> Found:
+    """The trainer's log of its rollouts has no id."""
+    logs = settings["trainer.rollout_data_dir"]
+    if about.mode == "export" or not logs or settings[_REWARD] or settings[_TAP]:
+        return None
+    return Finding(
+        "log-without-id",
+        "cost",
+        f"{settings.told('trainer.rollout_data_dir')}: its lines have no extra_info, so outcomes are joined "
+        "by the text of the prompt, and rows with equal prompts cannot be told apart",
+        {_REWARD: "reward.py"},
+        "a reward function is given extra_info, with gc_id in it",
+        f"{_BASE}, _log_rollout_data",
+    )
+
+
+def gone(settings: Settings, about: About) -> Iterator[Finding]:
+    """What once chose the rows."""
+    for key in ("data.sampler.class_path", "data.datagen.path"):
+        if settings[key]:
+            yield Finding(
+                "sampler-gone",
+                "wrong",
+                f"{settings.told(key)}: verl 0.8 and later no longer read it, so the order is not what it "
+                "says",
+                {key: None},
+                "live mode plugs in at data.custom_cls; or stay with verl <= 0.7.1",
+                "verl/trainer/ppo/utils.py, create_rl_sampler",
+            )
+
+
+def _plugged(key: str) -> dict[str, Any]:
+    return {name: LIVE[name] for name in (key, key.removesuffix("path") + "name")}
+
+
+_FILTER = "groups without variance are thrown away and further prompts drawn, so steps and rows do not agree"
+
+RULES = TrainerRules(
+    name="verl",
+    version="0.9.1",
+    launches=("verl.trainer.main_ppo", "main_ppo"),
+    style="hydra",
+    defaults=DEFAULTS,
+    rules=(
+        *common.rows(
+            "data.train_files", ("data_source", "reward_model", "extra_info"), _EXPORT, source=_DATASET
+        ),
+        partial(
+            common.unplugged,
+            key="data.custom_cls.path",
+            mend=_plugged("data.custom_cls.path"),
+            what="the rows are the file's, whatever the schedule plans",
+            source=_DATASET,
+        ),
+        partial(common.follows_run, key="data.train_files", source="gaincurate.trainers.verl"),
+        partial(
+            common.unplugged,
+            key=_CALLBACK,
+            mend={_CALLBACK: LIVE[_CALLBACK]},
+            what="the adapter sees no settings and no checkpoint, and refuses to begin",
+            source="verl/trainer/ppo/checkpoint_callback.py",
+        ),
+        partial(
+            common.unplugged,
+            key=_TAP,
+            mend=_plugged(_TAP),
+            what="the adapter never hears of a reward",
+            source=_BASE,
+        ),
+        partial(common.begins, key="actor_rollout_ref.model.path", source="verl/workers/config"),
+        resumes,
+        passes,
+        partial(common.steps, key="trainer.total_training_steps", per_step=_batch, source=_BASE),
+        partial(
+            common.tail,
+            key="data.train_batch_size",
+            mini=_MINI,
+            unless=_DYNAMIC,
+            source=f"{_BASE}: drop_last=True",
+        ),
+        lengths,
+        filters,
+        when(
+            "subset",
+            "wrong",
+            "data.train_max_samples",
+            lambda value: isinstance(value, int) and value > 0,
+            "rows are left out, at random where data.shuffle is on",
+            {"data.train_max_samples": -1},
+            source=_DATASET,
+        ),
+        partial(
+            common.drops,
+            name="filter-groups",
+            key="algorithm.filter_groups.enable",
+            off=False,
+            happens=_FILTER,
+            source="verl/trainer/ppo/v1/replay_buffer.py",
+        ),
+        gone,
+        partial(common.workers, key="data.dataloader_num_workers", source=_BASE),
+        when(
+            "async",
+            "stale",
+            "trainer.v1.trainer_mode",
+            lambda value: value != "sync",
+            "prompts are fetched ahead of the rewards that should choose them",
+            {"trainer.v1.trainer_mode": "sync"},
+            advice="or count on plans that lag by the warm-up batches",
+            source=f"{_BASE}, prepare_step",
+            modes=("live",),
+        ),
+        when(
+            "no-checkpoint",
+            "stops",
+            "trainer.save_freq",
+            lambda value: not isinstance(value, int) or value <= 0,
+            "nothing is saved, not even at the end",
+            {"trainer.save_freq": _ALWAYS},
+            advice="the last step is saved with any period above 0",
+            source=f"{_BASE}, fit",
+            modes=("segment",),
+        ),
+        weights,
+        partial(common.output, key="trainer.default_local_dir", what="the checkpoint", source=_BASE),
+        partial(
+            common.reports,
+            keys=(_REWARD, "trainer.rollout_data_dir", _TAP),
+            mend={_REWARD: "reward.py"},
+            advice="a function compute_score that appends a line to {outcomes} for extra_info['gc_id']",
+            source="verl/trainer/config/reward/reward.yaml",
+        ),
+        when(
+            "legacy",
+            "stops",
+            "trainer.use_v1",
+            lambda value: not value,
+            "the old trainer has no place for the adapter's outcome tap",
+            {"trainer.use_v1": True},
+            source="verl/trainer/main_ppo.py",
+            modes=("live",),
+        ),
+        partial(
+            common.adapter_only, key="actor_rollout_ref.model.lora_rank", off=0, source="verl/workers/config"
+        ),
+        partial(common.shuffle, key="data.shuffle", source="verl/trainer/ppo/utils.py, create_rl_sampler"),
+        log_alone,
+        when(
+            "validation",
+            "cost",
+            "trainer.val_before_train",
+            bool,
+            "a whole validation before every round",
+            {"trainer.val_before_train": False},
+            source=_BASE,
+            modes=("segment",),
+        ),
+        *(
+            partial(common.moving_reference, key=key, off=False, mend=False, source="verl/workers/config")
+            for key in ("algorithm.use_kl_in_reward", "actor_rollout_ref.actor.use_kl_loss")
+        ),
+    ),
+    live=True,
+    resolves=True,
+)

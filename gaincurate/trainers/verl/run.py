@@ -1,0 +1,221 @@
+"""One verl training by a run: takes positions and rewards, yields rows in verl's columns, and its own place.
+
+What verl's dataset, replay buffer and checkpoint callback have in common; they are built apart, all in the
+driver's process, and find each other here. Knows nothing of verl's classes and imports none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from gaincurate.errors import InputError, OutputError
+from gaincurate.schedule.back import check_place
+from gaincurate.schedule.checkpoints import why_incomplete
+from gaincurate.schedule.run import read_json
+from gaincurate.schema import ID
+from gaincurate.shards import Json
+from gaincurate.trainers.session import PLACE, ROUND, followed
+from gaincurate.trainers.verl.settings import WITH_WEIGHTS, no_callback
+
+_WEIGHTS = ("actor/huggingface", "actor/model/huggingface")
+"""Where a verl checkpoint has its Hugging Face files (0.9.1): with FSDP, with Megatron."""
+
+
+class Training:
+    """What verl trains by a run, from its start or from a checkpoint.
+
+    Args:
+        run: the run's folder.
+        batch: prompts a step (`data.train_batch_size`).
+        resumed: the checkpoint folder that verl will resume from; None for a start from nothing.
+
+    Raises:
+        OutputError: the run stands at a later round and verl begins at step 0, or the checkpoint is of
+            another run or history.
+        LockedError: another trainer is at work on the run.
+    """
+
+    def __init__(self, run: str | Path, batch: int, resumed: str | Path | None = None) -> None:
+        self.live = followed(run, print)
+        self.batch = batch
+        self._resumed = Path(resumed) if resumed is not None else None
+        self._ready = resumed is None
+        self.live.checkpoint = None
+        self.live.close()  # of an earlier training of this process
+        self.live.open()
+        if self._resumed is None:
+            self.live.begin_anew()
+            return
+        if (self._resumed / PLACE).exists():  # said now, before verl loads models; `restore` does it
+            check_place(self.live.run, read_json(self._resumed / PLACE), str(self._resumed))
+        self._note_weights(self._resumed)
+
+    @property
+    def step(self) -> int:
+        """The step of verl that the prompts handed out so far make."""
+        return (self.live.round * self.live.budget + self.live.position) // self.batch
+
+    @property
+    def steps(self) -> int:
+        """Steps in the whole run."""
+        return self.live.rounds * self.live.budget // self.batch
+
+    def hand_out(self, position: int) -> bool:
+        """Note that a position's row is taken; at position 0 behind a round's end the next round begins.
+
+        Returns:
+            Whether a round began.
+
+        Raises:
+            InputError: positions do not come in order, or there is no round left.
+            OutcomeError: the round's outcomes are not all in.
+        """
+        if not self._ready:
+            raise OutputError(
+                f"verl resumed from {self._resumed}, whose data.pt has no place of a run: it is gone, or was "
+                "saved without one. Resume from a checkpoint that has it, or start anew with a new run and "
+                "trainer.resume_mode=disable."
+            )
+        begins = position == 0 and self.live.position >= self.live.budget
+        if self.live.finished or (begins and not self.live.turn()):
+            raise InputError(
+                f"all {self.live.rounds} rounds of {self.live.run.folder} are done and verl asks for more: "
+                f"set trainer.total_epochs={self.live.rounds}."
+            )
+        if position != self.live.position:
+            raise InputError(
+                f"verl asks for prompt {position} of round {self.live.round} and {self.live.position} were "
+                "handed out: each goes out once, in order. Set data.shuffle=False and "
+                "data.dataloader_num_workers=0, and resume with the data.train_batch_size of the checkpoint."
+            )
+        self.live.position += 1
+        return begins
+
+    def rows(self, answer: str | None = None, source: str | None = None) -> list[Json]:
+        """The round's rows in verl's columns, `[budget]`; see `verl_row`."""
+        place = self.live.run.scored.identity["source"]
+        answer = answer or place.get("answer_column")
+        return [verl_row(row, index, answer, source) for index, row in enumerate(self.live.rows())]
+
+    def report(self, step: int, rollouts: Iterable[Mapping[str, Any]]) -> None:
+        """Append a step's outcomes; a prompt of the step without any could not be judged.
+
+        Args:
+            step: verl's.
+            rollouts: `gc_id`, `reward`, `sample` and more, one a rollout.
+
+        Raises:
+            InputError: it is not the step that the prompts handed out make.
+        """
+        if step != self.step:
+            raise InputError(
+                f"verl is at step {step} and the prompts that {self.live.run.folder} handed out make "
+                f"{self.step}: the checkpoint was saved with another data.train_batch_size than "
+                f"{self.batch}. Set it to what it was."
+            )
+        lines: list[Mapping[str, Any]] = list(rollouts)
+        seen = {line[ID] for line in lines}
+        last = self.live.ids[self.live.position - self.batch : self.live.position]
+        failed = [
+            {ID: gc_id, "round": self.live.round, "reward": None} for gc_id in last if gc_id not in seen
+        ]
+        self.live.report({**line, "step": step} for line in [*lines, *failed])
+
+    def state(self) -> Json:
+        """The place, for verl's data.pt."""
+        return self.live.save(self.step)
+
+    def restore(self, saved: Json) -> None:
+        """Make the run what it was at a place.
+
+        Raises:
+            OutputError: it is no place, or of another run or history.
+        """
+        self.live.restore(saved, f"{self._resumed or 'the checkpoint'}/data.pt")
+        self._ready = True
+
+    def saved(self, step: int, folder: str | Path, *, whole: bool = True) -> None:
+        """Note a checkpoint, and after the last step take the last round's outcomes.
+
+        Args:
+            step: verl's.
+            folder: the checkpoint's.
+            whole: whether all is written; if not, it is not for scoring.
+
+        Raises:
+            InputError: a re-scoring is due and it has no weights to score.
+        """
+        self.live.save_beside(folder, step)
+        why = self._note_weights(Path(folder)) if whole else "it is still being written"
+        if why is not None and self.live.rescoring_due and self.live.position >= self.live.budget:
+            raise InputError(
+                f"round {self.live.round} ends with a re-scoring and its checkpoint cannot be scored: {why}. "
+                f"Set {WITH_WEIGHTS} and resume from an earlier checkpoint."
+            )
+        if step >= self.steps:
+            self.live.turn()
+
+    def _note_weights(self, folder: Path) -> str | None:
+        whys = [why_incomplete(folder / name) for name in _WEIGHTS]
+        if None not in whys:
+            return whys[0]
+        self.live.checkpoint = str((folder / _WEIGHTS[whys.index(None)]).resolve())
+        return None
+
+
+def verl_row(row: Mapping[str, Any], index: int, answer: str | None, source: str | None) -> Json:
+    """A plan's row in the columns that verl reads: those it has, and what can be made of the others.
+
+    Args:
+        row: the row, with `gc_id` and `gc_round`.
+        index: its place in the round.
+        answer: the column of the right answer, for `reward_model.ground_truth`.
+        source: `data_source`, which picks verl's reward function.
+
+    Raises:
+        InputError: the row has no answer or no data source, and none was named.
+    """
+    made = {name: value for name, value in row.items() if name != ROUND}
+    own = {name: value for name, value in (row.get("extra_info") or {}).items() if value is not None}
+    made["extra_info"] = {"index": index, **own, ID: row[ID], ROUND: row[ROUND]}
+    if source is not None:
+        made["data_source"] = source
+    if made.get("data_source") is None:
+        raise InputError(
+            f"prompt {row[ID]} has no data_source, by which verl picks the reward function: set "
+            "+data.gaincurate.data_source=NAME, for example openai/gsm8k."
+        )
+    if made.get("reward_model") is None:
+        if answer is None or answer not in row:
+            raise InputError(
+                f"prompt {row[ID]} has no reward_model and {answer or 'no column'} for the right answer: set "
+                f"+data.gaincurate.answer_column to one of {', '.join(sorted(row))}."
+            )
+        made["reward_model"] = {"style": "rule", "ground_truth": row[answer]}
+    return made
+
+
+_current: Training | None = None
+
+
+def begin(run: Path, batch: int, resumed: str | None) -> Training:
+    """Start to train by a run, for the other parts of this process too (`current`)."""
+    global _current
+    _current = Training(run, batch, resumed)
+    return _current
+
+
+def current(run: Path | None = None) -> Training:
+    """What `begin` started.
+
+    Args:
+        run: the folder of the run that it must be of; None where the caller is not told.
+
+    Raises:
+        InputError: nothing was, or for another run.
+    """
+    if _current is None or run not in (None, _current.live.run.folder):
+        raise no_callback(run or Path("a run"))
+    return _current

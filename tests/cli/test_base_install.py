@@ -1,0 +1,169 @@
+"""Every command where torch, transformers, datasets and the other extras are not installed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import embedded
+import runs
+import sets
+from base_install import EXTRAS, HEAVY, run_without
+from gaincurate.cli import doctor
+
+ROOT = Path(__file__).parent.parent.parent
+Words = Sequence[object]
+
+
+def some_set(folder: Path) -> Path:
+    """Forty rows, of which the last ten ask what the first ten ask, and what one policy did with them."""
+    rows = [
+        sets.scored_row(f"id{i:02d}", f"question {i % 30}", i / 40, i % 7 + 3) | {"answer": f"of {i % 4}"}
+        for i in range(40)
+    ]
+    lines = [
+        {"gc_id": f"id{i:02d}", "reward": float(k < i % 4), "round": 0, "sample": k}
+        for i in range(40)
+        for k in range(4)
+    ]
+    (folder / "outcomes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "rows.jsonl").write_text('{"question": "1+1?", "answer": "2"}\n')
+    (folder / "trl.yaml").write_text("learning_rate: 1.0e-6\n")
+    return sets.make_set(folder / "set", [rows[:20], rows[20:]], answer="answer")
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What every command did, all in one process without the extras, by name."""
+    folder = tmp_path_factory.mktemp("base")
+    scored, outcomes, run = some_set(folder), folder / "outcomes.jsonl", folder / "run"
+    predict: Words = ("difficulty", "predict", scored, "--outcomes", outcomes)
+    rollout: Words = ("difficulty", "rollout", scored, "--out", folder / "rollouts", "--verifier", "exact")
+    start: Words = ("--budget", 8, "--rounds", 2, "--model", "some-model")
+    trainer = [word.replace("{checkpoint}", "none") for word in runs.COMMAND]  # trains no weights
+    commands: dict[str, Words] = {
+        "doctor": ("doctor", "--json"),
+        "doctor --for score": ("doctor", "--for", "score"),
+        "doctor --trainer": ("doctor", "--trainer", "trl", "--config", folder / "trl.yaml", "--json"),
+        "score": ("score", folder / "rows.jsonl", "--model", "demo", "--out", folder / "scored"),
+        "show": ("show", scored),
+        "show --json": ("show", scored, "--json"),
+        "derive": ("derive", scored, "--signal", "gc_angle", "--length-free", "rank-in-bin"),
+        "derive residual": ("derive", scored, "--signal", "gc_angle", "--length-free", "residual"),
+        "hygiene": ("hygiene", scored),
+        "hygiene --json": ("hygiene", scored, "--json"),
+        "hygiene near": ("hygiene", scored, "--checks", "duplicates,near-duplicates"),
+        "hygiene --near": ("hygiene", scored, "--near", "0.5"),
+        "report": ("report", scored),
+        "report --json": ("report", scored, "--rollouts", outcomes, "--json"),
+        "report page": ("report", scored, "-o", folder / "report.html"),
+        "report near": ("report", scored, "--near-duplicates"),
+        "export": ("export", scored, "--trainer", "trl", "--out", folder / "trl.parquet"),
+        "predict": (*predict, "--method", "group-mean", "--group-column", "answer"),
+        "predict whitened": (*predict, "--method", "whitened"),
+        "predict adapter": (*predict, "--adapter", folder / "adapter"),
+        "fit": ("difficulty", "fit", scored, "--outcomes", outcomes, "--out", folder / "adapter"),
+        "verify": ("difficulty", "verify", scored, "--verifier", "exact"),
+        "rollout --model": (*rollout, "--model", "demo"),
+        "rollout --server": (*rollout, "--server", "http://localhost:1"),
+        "start": ("schedule", "start", scored, "--run", run, "--strategy", "gain-rl", *start),
+        "run": ("schedule", "run", run, "--", *trainer),
+        "status": ("schedule", "status", run),
+        "next": ("schedule", "next", run),
+        "recipe": ("schedule", "recipe", "trl"),
+        "report --run": ("report", scored, "--run", run),
+        "bench": ("bench", "kernel"),
+    }
+    return dict(zip(commands, run_without(EXTRAS, list(commands.values())), strict=True))
+
+
+SCORING = "error: scoring needs torch and transformers: `pip install 'gaincurate[score]'`.\n"
+REFUSED = {
+    "next": "is finished: all of its 2 rounds are done",
+    "score": SCORING,
+    "rollout --model": SCORING,
+    "bench": SCORING,
+    "derive residual": "scipy",
+    "hygiene near": "near duplicates need rensa: `pip install 'gaincurate[hygiene]'`",
+    "hygiene --near": "--near needs rensa: `pip install 'gaincurate[hygiene]'`.",
+    "report near": "near duplicates need rensa: `pip install 'gaincurate[hygiene]'`",
+    "report page": "`pip install 'gaincurate[report]'`",
+    "predict whitened": "has no gc_embedding",
+    "predict adapter": "--adapter needs torch: `pip install 'gaincurate[score]'`.",
+    "fit": "difficulty fit needs torch: `pip install 'gaincurate[score]'`.",
+    "rollout --server": "`pip install 'gaincurate[difficulty]'`.",
+}
+"""What a command says that does not work here, or that has nothing left to do."""
+OTHER = {"doctor --for score": 1, "doctor --trainer": 1}
+
+
+def test_every_command_works_or_says_what_to_install(done: dict[str, dict[str, Any]]) -> None:
+    for name, result in done.items():
+        assert result["error"] is None, (name, result["error"])
+        wanted = 2 if name in REFUSED else OTHER.get(name, 0)
+        assert result["code"] == wanted, (name, result["stdout"], result["stderr"])
+        if name in REFUSED:
+            assert REFUSED[name] in result["stderr"], name
+            assert result["stderr"].count("\n") == 1, name
+
+
+def test_hygiene_prints_the_duplicates_and_what_it_skipped(done: dict[str, dict[str, Any]]) -> None:
+    told = done["hygiene"]["stdout"]
+    assert re.search(r"^\s*duplicates\s+10\s+25\.00%$", told, re.MULTILINE)
+    assert "near-duplicates: skipped, rensa is not installed: `pip install 'gaincurate[hygiene]'`" in told
+    found = json.loads(done["hygiene --json"]["stdout"])
+    assert [(one["check"], one["rows"]) for one in found["findings"]] == [("duplicates", 10)]
+    assert list(found["skipped"]) == ["near-duplicates"]
+
+
+def test_predictions_and_the_report_are_those_of_a_full_install(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    scored = embedded.make_set(tmp_path / "set", random.normal(size=(60, 8)))
+    rates = embedded.write_rates(tmp_path / "rates.parquet", range(0, 60, 2), random.integers(0, 9, 60))
+    predict: Words = ("difficulty", "predict", scored, "--outcomes", rates, "--json", "--method")
+    commands = [
+        (*predict, "whitened"),
+        (*predict, "group-mean", "--group-column", "question"),
+        ("report", scored, "--rollouts", rates, "--json"),
+    ]
+    without, full = run_without(HEAVY, commands), run_without((), commands)
+    assert [result["code"] for result in full] == [0, 0, 0]
+    assert without == full
+
+
+def test_a_page_needs_its_extra_and_no_torch(tmp_path: Path) -> None:
+    scored, page = some_set(tmp_path), tmp_path / "report.html"
+    result, doctor = run_without(HEAVY, [("report", scored, "-o", page), ("doctor", "--for", "report")])
+    assert (result["code"], doctor["code"]) == (0, 0), result
+    assert page.read_text().startswith("<!doctype html>")
+
+
+def test_doctor_lists_what_each_extra_lacks_and_fails_for_the_one_that_is_asked_for(
+    done: dict[str, dict[str, Any]],
+) -> None:
+    found = json.loads(done["doctor"]["stdout"])
+    assert found["ok"]
+    assert found["missing"]["report"] == ["altair", "jinja2", "vl-convert-python"]
+    assert found["packages"]["numpy"] == importlib.metadata.version("numpy")
+    told = done["doctor --for score"]
+    missing = "torch, transformers, tokenizers, datasets, accelerate, gguf"
+    assert f"FAIL for score: {missing} missing: `pip install 'gaincurate[score]'`" in told["stdout"]
+
+
+def test_doctor_knows_every_package_of_every_extra() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = {name: wants for name, wants in project["optional-dependencies"].items() if name != "dev"}
+    extras["base"] = project["dependencies"]
+    listed = {(name, part.partition(",")[0]) for name, _, part in doctor._PACKAGES}
+    for extra, wants in extras.items():
+        for want in wants:
+            name = re.split(r"[^\w-]", want)[0]
+            assert (name, extra) in listed or (extra == "demo" and name == "trl"), (name, extra)

@@ -1,0 +1,141 @@
+"""A run begins with the model that scored its set, whatever lies in the folder where it is started."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+
+import tiny
+from base_install import HEAVY, run_without
+from command import run as gaincurate
+from gaincurate import Schedule
+
+
+def scored_with(folder: Path, model: str) -> Path:
+    rows = tiny.write_jsonl(folder / "rows.jsonl", tiny.questions(12))
+    result = gaincurate("score", rows, "--model", model, "--out", folder / "set", "--threads", 1)
+    assert result.exit_code == 0, result.stderr
+    return folder / "set"
+
+
+def other_model(folder: Path) -> Path:
+    """As the tiny model, with other weights."""
+    config = transformers.LlamaConfig(**tiny.COMMON)
+    tiny.model(config, seed=1).save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return folder
+
+
+def start(scored: Path, run: Path, *more: object) -> Any:
+    options = ["--strategy", "uniform", "--budget", 4, "--rounds", 2]
+    return gaincurate("schedule", "start", scored, "--run", run, *options, *more)
+
+
+def checkpoint(run: Path) -> str:
+    found: str = json.loads((run / "run.json").read_text())["config"]["model"]
+    return found
+
+
+def as_older(scored: Path) -> Path:
+    """The set as versions wrote it that kept what was typed and nothing else."""
+    path = scored / "execution.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({k: v for k, v in e.items() if k != "place"}) + "\n" for e in lines))
+    return scored
+
+
+def test_a_relative_path_is_the_folder_of_that_time(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / "here/models/m")
+    monkeypatch.chdir(tmp_path / "here")
+    scored = scored_with(tmp_path, "models/m")
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    other_model(tmp_path / "there/models/m")  # another model by the same name
+    assert start(scored, tmp_path / "run").exit_code == 0
+    assert checkpoint(tmp_path / "run") == str(tmp_path / "here/models/m")
+
+
+@pytest.mark.demo
+def test_a_folder_called_demo_never_shadows_the_alias(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    scored = scored_with(tmp_path, "demo")
+    shutil.copytree(tiny_model, tmp_path / "demo")
+    for name, folder in {"new": scored, "old": as_older(scored)}.items():
+        result = start(folder, tmp_path / name)
+        assert result.exit_code == 0, result.stderr
+        assert Path(checkpoint(tmp_path / name)).suffix == ".gguf"
+        assert not Path(checkpoint(tmp_path / name)).is_relative_to(tmp_path)
+    Schedule.start(scored, tmp_path / "python", strategy="uniform", budget=4, rounds=2)
+    assert checkpoint(tmp_path / "python") == checkpoint(tmp_path / "new")
+
+
+def test_another_model_in_its_place_is_refused(tmp_path: Path, tiny_model: Path) -> None:
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    scored = scored_with(tmp_path, str(model))
+    shutil.rmtree(model)
+    gone = start(scored, tmp_path / "run")
+    assert gone.exit_code == 2
+    assert gone.stderr.startswith(f"error: the model that scored {scored} was {model}, and nothing is there")
+    other_model(model)
+    other = start(scored, tmp_path / "run")
+    assert other.exit_code == 2
+    assert other.stderr.startswith(f"error: {model} is not the model that scored {scored}: its weights have")
+    (model / "config.json").unlink()
+    assert "has no config.json" in start(scored, tmp_path / "run").stderr
+    assert not (tmp_path / "run").exists()
+    assert (
+        start(scored, tmp_path / "run", "--model", str(tiny_model)).exit_code == 0
+    )  # who names one is asked
+
+
+def test_an_older_set_starts_and_resumes(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / "here/m")
+    monkeypatch.chdir(tmp_path / "here")
+    scored = as_older(scored_with(tmp_path, "m"))
+    before = (scored / "shard-00000.arrow").read_bytes()
+    (scored / "manifest.json").unlink()
+    (scored / "shard-00000.arrow").unlink()
+    as_older(scored_with(tmp_path, "m"))
+    assert (scored / "shard-00000.arrow").read_bytes() == before
+    assert start(scored, tmp_path / "run").exit_code == 0
+    assert checkpoint(tmp_path / "run") == str(tmp_path / "here/m")
+    shutil.rmtree(tmp_path / "here/m")
+    other_model(tmp_path / "here/m")
+    assert "its weights have another hash" in start(scored, tmp_path / "other").stderr
+    monkeypatch.chdir(tmp_path)
+    away = start(scored, tmp_path / "away")
+    assert (away.exit_code, checkpoint(tmp_path / "away")) == (0, "m")
+    assert away.stderr.startswith(f"warning: m, the model that scored {scored}, is not found on this machine")
+
+
+def test_a_machine_without_torch_compares_too(tmp_path: Path, tiny_model: Path) -> None:
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    scored = scored_with(tmp_path, str(model))
+    options = ["--strategy", "uniform", "--budget", 4, "--rounds", 2]
+    (same,) = run_without(HEAVY, [("schedule", "start", scored, "--run", tmp_path / "run", *options)])
+    assert same["code"] == 0, same
+    assert checkpoint(tmp_path / "run") == str(model)
+    (model / "model.safetensors").write_bytes(b"another")
+    (other,) = run_without(HEAVY, [("schedule", "start", scored, "--run", tmp_path / "run2", *options)])
+    assert "its weights have another hash" in other["stderr"]
+
+
+def test_code_of_a_model_that_was_trusted_is_a_part_of_its_hash(tmp_path: Path, tiny_model: Path) -> None:
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    (model / "own.py").write_text("x = 1\n")
+    for name, trust in {"trusted": ["--trust-remote-code"], "plain": []}.items():
+        rows = tiny.write_jsonl(tmp_path / "rows.jsonl", tiny.questions(4))
+        out = tmp_path / name
+        assert gaincurate("score", rows, "--model", model, "--out", out, *trust).exit_code == 0
+        assert start(out, tmp_path / f"run-{name}").exit_code == 0
