@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gaincurate.compare.config import Comparison, checked_comparison
-from gaincurate.compare.tables import FACTS, RESULTS, write_tables
+from gaincurate.compare.results import FACTS, RESULTS, write_tables
 from gaincurate.files import write_json
 
 Floats = npt.NDArray[np.float64]

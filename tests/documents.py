@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from gaincurate.difficulty.quality import Bin
-from gaincurate.report.document import FORMAT, About, Column, Document, Verdict
-from gaincurate.report.figures import (
+from gaincurate.report.document import (
     ENDS,
+    FORMAT,
+    About,
+    Against,
     Band,
     Calibration,
     Cell,
+    Check,
+    Column,
+    Difference,
     Distribution,
-    Estimate,
+    Document,
+    Ends,
+    Example,
+    Foresight,
     GroupCorrelation,
     GroupShare,
     Histogram,
@@ -18,22 +25,16 @@ from gaincurate.report.figures import (
     LengthProfile,
     Lift,
     Outcome,
-    Relation,
-    Scatter,
-)
-from gaincurate.report.sections import (
-    Against,
-    Check,
-    Difference,
-    Ends,
-    Example,
-    Foresight,
     Predictions,
     Prompt,
+    Relation,
     Round,
     RunStory,
+    Scatter,
     Stability,
+    Verdict,
 )
+from gaincurate.stats import Bin, Estimate
 
 SCRIPT = "<script>alert('a prompt is data')</script> What is 2 < 3 & 4 > 1?\nSecond line."
 NAMES = ("gc_angle", "gc_angle_intra", "gc_question_tokens", "level", "rollouts", "rollouts p(1-p)")

@@ -11,8 +11,9 @@ import torch
 from gaincurate.difficulty.by_adapter import by_references
 from gaincurate.difficulty.fit import Policy, Recipe, fit
 from gaincurate.difficulty.predictor import Shape
-from gaincurate.difficulty.quality import noise_ceiling, pearson
+from gaincurate.difficulty.quality import noise_ceiling
 from gaincurate.difficulty.whitened import Space, fit_training_free, whitening
+from gaincurate.stats import pearson
 from synthetic import world
 
 TRAINED, REFERENCES = 6, 256

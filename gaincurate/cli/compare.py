@@ -68,17 +68,17 @@ def compare(
 
 def _train(config: Path, out: Path, workers: int) -> None:
     from gaincurate.cli.compare_progress import CompareView
-    from gaincurate.compare import harness
+    from gaincurate.compare import runner
     from gaincurate.compare.config import read_comparison
     from gaincurate.schedule.trainer import stoppable
 
     comparison = read_comparison(config)
     with stoppable(), CompareView() as view:
-        harness.compare(comparison, out, view, workers=workers)
+        runner.compare(comparison, out, view, workers=workers)
 
 
 def _document(out: Path) -> dict[str, Any]:
-    from gaincurate.compare.measures import document
+    from gaincurate.compare.document import document
     from gaincurate.compare.results import read_results
     from gaincurate.files import write_json
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import TracebackType
 
 from gaincurate.cli import output
-from gaincurate.compare.harness import View
-from gaincurate.report.words import seconds as duration
+from gaincurate.compare.runner import View
+from gaincurate.report.formatting import seconds as duration
 
 
 class CompareView(View):

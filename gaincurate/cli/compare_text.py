@@ -36,7 +36,7 @@ def print_comparison(found: Json) -> None:
 
 
 def _verdicts(found: Json) -> None:
-    from gaincurate.compare.sentences import reached_at
+    from gaincurate.compare.verdict_text import reached_at
 
     baseline, second = found["setting"]["baseline"], found["setting"]["second"]
     head = ["arm", "right", f"less {baseline}", "95 % together", "verdict", f"less {second}", "verdict"]

@@ -41,7 +41,7 @@ def derive(
     Example: gaincurate derive scored --signal gc_angle --length-free residual
     """
     with output.reporting():
-        from gaincurate.derive.column import derive as make
+        from gaincurate.report.length_free import derive as make
         from gaincurate.scored_set import open_scores
 
         found = make(

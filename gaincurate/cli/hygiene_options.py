@@ -75,7 +75,7 @@ def hygiene_options(
         InputError: an unknown check, one without what it needs, or an option without what it goes with.
     """
     from gaincurate.difficulty.verify import VerifierConfig
-    from gaincurate.hygiene.near import THRESHOLD, Likeness
+    from gaincurate.hygiene.near_duplicates import THRESHOLD, Likeness
     from gaincurate.hygiene.options import NGRAM, HygieneOptions
 
     if gold_as is not None and verifier is None:

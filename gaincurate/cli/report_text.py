@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 from gaincurate.cli import output
 
 if TYPE_CHECKING:
-    from gaincurate.report.document import Document
-    from gaincurate.report.figures import Estimate, Lift, Relation
-    from gaincurate.report.sections import Predictions
+    from gaincurate.report.document import Document, Lift, Predictions, Relation
+    from gaincurate.stats import Estimate
 
 
 def print_report(found: Document) -> None:
@@ -65,7 +64,7 @@ def _signals(found: Document) -> None:
 
 
 def _target(found: Document, target: str) -> None:
-    from gaincurate.report.figures import ENDS
+    from gaincurate.report.document import ENDS
 
     relations = [relation for relation in found.relations if relation.target == target]
     _head(f"rank correlation with {target} (with half of its 95 % interval)")
@@ -91,7 +90,7 @@ def _relation(relation: Relation, lifts: dict[tuple[str, str], Lift], *, grouped
 
 
 def _ends(lifts: dict[tuple[str, str], Lift], column: str) -> list[str]:
-    from gaincurate.report.figures import ENDS
+    from gaincurate.report.document import ENDS
 
     if not lifts:
         return []

@@ -1,6 +1,7 @@
-"""A comparison as frozen, checked values: takes a TOML file, yields arms, seeds, a budget and what all share.
+"""A comparison as frozen, checked values, read from a TOML file: arms, seeds, a budget and what all share.
 
-Knows nothing of how an arm is trained. Unknown names are refused.
+Unknown names are refused, because a misspelt setting would change nothing and look as if it did. The arms
+`uniform` and `length` are added where they are missing: a strategy that beats neither is of no use.
 """
 
 from __future__ import annotations

@@ -16,23 +16,12 @@ from typing import Literal
 import numpy as np
 
 from gaincurate.schedule.noise import Floats, uniforms
-from gaincurate.stats import spearman
+from gaincurate.stats import Bin, brier, pearson, reliability, spearman
 
 _RESAMPLES = 1000
 _STREAM = 7  # of random numbers that nothing else here uses
 Interval = tuple[float, float]
 Target = Literal["difficulty", "variance"]
-
-
-@dataclass(frozen=True, slots=True)
-class Bin:
-    """Predictions from `low` to `high`: how many, their mean and the mean of what was observed."""
-
-    low: float
-    high: float
-    count: int
-    predicted: float
-    observed: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,21 +108,6 @@ def pass_variance(wins: Floats, losses: Floats) -> Floats:
     return found
 
 
-def pearson(first: Floats, second: Floats) -> float | None:
-    """Pearson's correlation; None for fewer than three rows or a constant column."""
-    if len(first) != len(second):
-        raise ValueError(f"{len(first)} and {len(second)} rows")
-    if len(first) < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
-        return None
-    a, b = first - first.mean(), second - second.mean()
-    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
-
-
-def brier(predicted: Floats, observed: Floats) -> float | None:
-    """Mean squared difference; None without rows."""
-    return float(np.mean((predicted - observed) ** 2)) if len(observed) else None
-
-
 def noise_ceiling(wins: Floats, losses: Floats) -> float | None:
     """sqrt(1 - noise / variance): the Pearson correlation of the true rates with the observed ones.
 
@@ -173,23 +147,6 @@ def variance_ceiling(wins: Floats, losses: Floats) -> float | None:
     square = won * (won - 1) * lost * (lost - 1) / (n * (n - 1) * (n - 2) * (n - 3))
     noise = float(np.mean(observed**2 - square))
     return math.sqrt(min(1.0, max(0.0, 1 - noise / variance)))
-
-
-def reliability(predicted: Floats, observed: Floats, width: float = 0.2) -> list[Bin]:
-    """Parts of [0, 1] of equal width by what was predicted; those without a prediction are left out."""
-    bins = round(1 / width)
-    places = np.minimum((predicted * bins).astype(int), bins - 1)
-    return [
-        Bin(
-            place / bins,
-            (place + 1) / bins,
-            int(here.sum()),
-            float(predicted[here].mean()),
-            float(observed[here].mean()),
-        )
-        for place in range(bins)
-        if (here := places == place).any()
-    ]
 
 
 def interval(

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from gaincurate.difficulty.verify import VerifierConfig
 from gaincurate.errors import InputError
 from gaincurate.hygiene.findings import CHECKS
-from gaincurate.hygiene.near import Likeness
+from gaincurate.hygiene.near_duplicates import Likeness
 
 NGRAM = 13
 _LIBRARY = "rensa"

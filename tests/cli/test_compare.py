@@ -40,7 +40,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             view.progress(1.0, 0.0)
             view.job_done(1, 2, 0.0)
 
-    monkeypatch.setattr("gaincurate.compare.harness.compare", compare)
+    monkeypatch.setattr("gaincurate.compare.runner.compare", compare)
     return calls
 
 

@@ -18,9 +18,8 @@ import scipy.stats
 
 import compare_results
 from column_sets import column_set
-from gaincurate.compare.measures import document
-from gaincurate.compare.results import read_results
-from gaincurate.compare.tables import FACTS, RESULTS, read_tables
+from gaincurate.compare.document import document
+from gaincurate.compare.results import FACTS, RESULTS, read_results, read_tables
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 FOLDER = DOCS / "studies/head_to_head"

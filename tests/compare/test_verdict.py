@@ -11,8 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compare_results import world
-from gaincurate.compare.resample import resample, student, unlike
-from gaincurate.compare.verdict import Difference, bands, differences, first_reach, reached
+from gaincurate.compare.verdict import (
+    Difference,
+    bands,
+    differences,
+    first_reach,
+    reached,
+    resample,
+    student,
+    unlike,
+)
 
 Floats = npt.NDArray[np.float64]
 TOKENS = np.array([0.0, 50.0, 100.0])

@@ -23,9 +23,10 @@ from gaincurate.difficulty.fit import (
     without,
 )
 from gaincurate.difficulty.predictor import DifficultyPredictor, Shape, loss
-from gaincurate.difficulty.quality import noise_ceiling, pearson
+from gaincurate.difficulty.quality import noise_ceiling
 from gaincurate.difficulty.whitened import Space, fit_training_free, whitening
 from gaincurate.errors import InputError
+from gaincurate.stats import pearson
 from synthetic import World, world
 
 pytestmark = pytest.mark.usefixtures("one_thread")

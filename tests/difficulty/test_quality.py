@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gaincurate.difficulty.quality import brier, interval, noise_ceiling, pearson, quality, reliability
+from gaincurate.difficulty.quality import interval, noise_ceiling, quality
 from gaincurate.schedule.noise import uniforms
+from gaincurate.stats import brier, pearson, reliability
 
 
 @settings(max_examples=50)

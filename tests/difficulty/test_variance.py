@@ -19,10 +19,11 @@ from gaincurate.difficulty.methods import make
 from gaincurate.difficulty.pass_rates import read_pass_rates
 from gaincurate.difficulty.predict import predict
 from gaincurate.difficulty.predictor import DifficultyPredictor, Shape
-from gaincurate.difficulty.quality import pass_variance, pearson, quality, variance_ceiling
+from gaincurate.difficulty.quality import pass_variance, quality, variance_ceiling
 from gaincurate.difficulty.store import load_adapter, save_adapter
 from gaincurate.difficulty.whitened import calibrated, fit_calibration
 from gaincurate.schedule.noise import Floats
+from gaincurate.stats import pearson
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

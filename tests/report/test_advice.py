@@ -8,8 +8,8 @@ import pytest
 
 import documents
 from gaincurate.report.advice import ANSWERS, answer, next_steps
-from gaincurate.report.document import Document, Kind
-from gaincurate.report.figures import Estimate, Lift
+from gaincurate.report.document import Document, Kind, Lift
+from gaincurate.stats import Estimate
 
 
 def judged(*kinds: Kind, first: str | None = None, unknown: str | None = None) -> Document:

@@ -17,8 +17,7 @@ from gaincurate.difficulty import rollout_set
 from gaincurate.difficulty.engine import Completion
 from gaincurate.errors import InputError, OutputError
 from gaincurate.report.build import report
-from gaincurate.report.document import Document, from_json, to_text
-from gaincurate.report.figures import Relation
+from gaincurate.report.document import Document, Relation, from_json, to_text
 from gaincurate.schedule.rounds import advance
 from gaincurate.scored_set import ScoredSet
 

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from column_sets import column_set, ids
-from gaincurate.derive.column import derive
 from gaincurate.difficulty.pass_rates import read_pass_rates
 from gaincurate.difficulty.predict import COLUMNS
 from gaincurate.report.build import report
+from gaincurate.report.length_free import derive
 from gaincurate.scored_set import ScoredSet
 
 ROWS = 150

@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from predictors import Floats, Ints, Predict, World, task_mean
 
-from gaincurate.difficulty.quality import pearson
-from gaincurate.stats import ranks, spearman
+from gaincurate.stats import pearson, ranks, spearman
 
 Tasks = npt.NDArray[np.str_]
 BATCH = 64

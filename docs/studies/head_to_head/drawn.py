@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import gaincurate.report
-from gaincurate.compare import charts
+from gaincurate.compare import page
 
 _FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
 
@@ -18,10 +18,10 @@ _FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
 def pictures(found: dict[str, Any]) -> dict[str, str]:
     """SVG files by name; what there is nothing of is left out."""
     made = {
-        "tokens": charts.curves(found, "tokens"),
-        "seconds": charts.curves(found, "seconds"),
-        "final": charts.final(found),
-        "effective": charts.over_training(found, "effective", "effective prompts"),
+        "tokens": page.curves(found, "tokens"),
+        "seconds": page.curves(found, "seconds"),
+        "final": page.final(found),
+        "effective": page.over_training(found, "effective", "effective prompts"),
     }
     return {f"{name}.svg": as_file(str(drawn)) for name, drawn in made.items() if drawn}
 

@@ -17,8 +17,18 @@ from typing import Any
 
 import pyarrow as pa
 
-from gaincurate.compare.results import Results, results_of
-from gaincurate.compare.tables import EVALUATIONS, FACTS, MARKS, RESULTS, SCHEMAS, STEPS, Tables, read_tables
+from gaincurate.compare.results import (
+    EVALUATIONS,
+    FACTS,
+    MARKS,
+    RESULTS,
+    SCHEMAS,
+    STEPS,
+    Results,
+    Tables,
+    read_tables,
+    results_of,
+)
 from gaincurate.files import write_atomic
 from gaincurate.scored_set import ScoredSet
 

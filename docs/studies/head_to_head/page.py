@@ -4,7 +4,7 @@ Usage: python docs/studies/head_to_head/page.py [COMPARED].
 COMPARED is a finished comparison, the study's: what is
 kept of it is written beside this file first. Without it, the page is written again from what is kept. No
 figure of a result stands here or in template.txt: all come from `figures.json`, which
-`gaincurate.compare.measures` makes.
+`gaincurate.compare.document` makes.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import scipy.stats
 from drawn import pictures
 from kept import keep, kept
 
-from gaincurate.compare.measures import BASELINE, document
+from gaincurate.compare.document import BASELINE, document
 from gaincurate.compare.results import Results
-from gaincurate.compare.sentences import reached_at
+from gaincurate.compare.verdict_text import reached_at
 from gaincurate.files import write_atomic
 
 HERE = Path(__file__).parent
