@@ -10,7 +10,7 @@ from pathlib import Path
 from gaincurate.cli import output
 from gaincurate.errors import InputError
 from gaincurate.files import reading
-from gaincurate.scoring.watch import Summary
+from gaincurate.scoring.summary import Summary
 
 _MORE = {
     "head": "head (NLL and entropy)",

@@ -1,7 +1,7 @@
 """The composer: takes a RolloutConfig, yields a finished rollout set and a summary of how it went.
 
 verify the gold answers -> per shard: generate, verify, more samples where the interval is wide -> write.
-Prints nothing; whoever wants to see a run passes a `Watch`.
+Prints nothing; whoever wants to see a run passes a `Progress`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import gaincurate
+from gaincurate.core.progress import Progress
 from gaincurate.difficulty import interval
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.engine import Engine
@@ -33,9 +34,8 @@ from gaincurate.difficulty.rollout_set import (
     write_manifest,
     write_shard,
 )
-from gaincurate.difficulty.shard_work import ShardWork
+from gaincurate.difficulty.shard_work import RolloutSummary, ShardWork
 from gaincurate.difficulty.verify import VerifierConfig, VerifierPool
-from gaincurate.difficulty.watch import RolloutSummary, Watch
 from gaincurate.errors import InputError
 from gaincurate.files import append_line, remove_temporaries, write_atomic, write_json
 from gaincurate.locks import Split, work_folder, writing
@@ -43,7 +43,7 @@ from gaincurate.scored_set import ScoredSet
 from gaincurate.shards import EXECUTION, IDENTITY, MANIFEST, Json
 
 
-def roll_out(config: RolloutConfig, watch: Watch | None = None) -> RolloutSummary:
+def roll_out(config: RolloutConfig, progress: Progress | None = None) -> RolloutSummary:
     """Roll out a scored set's prompts, or go on where an earlier run of the same options stopped.
 
     Raises:
@@ -69,7 +69,9 @@ def roll_out(config: RolloutConfig, watch: Watch | None = None) -> RolloutSummar
         try:
             identity = _identity(config, scored, answer, engine, pool)
             pieces = parts(places, config.shard_prompts)
-            run = _Run(config, scored, answer, engine, pool, identity, pieces, watch or Watch(), summary)
+            run = _Run(
+                config, scored, answer, engine, pool, identity, pieces, progress or Progress(), summary
+            )
             run.everything(verifier)
         finally:
             engine.close()
@@ -159,7 +161,7 @@ class _Run:
     pool: VerifierPool
     identity: Json
     pieces: Sequence[Ints | range]
-    watch: Watch
+    progress: Progress
     summary: RolloutSummary
 
     def everything(self, verifier: VerifierConfig) -> None:
@@ -178,7 +180,8 @@ class _Run:
             write_json(out / IDENTITY, identity)
         if len(found) < count:
             (out / MANIFEST).unlink(missing_ok=True)  # a finished set that lost a shard
-        self.watch.start(sum(map(len, self.pieces)), sum(len(self.pieces[k]) for k in found))
+        done = sum(len(self.pieces[k]) for k in found)
+        self.progress.start(sum(map(len, self.pieces)), done, what="rolling out", unit="prompt")
         for index in range(count):
             if index not in found:
                 self._shard(index, broken)
@@ -195,7 +198,7 @@ class _Run:
         of = {key: self.identity[key] for key in ("source", "verifier")} | {"seed": config.seed}
         broken = remembered(path, of)
         if broken is None:
-            broken = check_gold(self.scored, self.pieces, self.answer, verifier, self.pool, self.watch)
+            broken = check_gold(self.scored, self.pieces, self.answer, verifier, self.pool, self.progress)
             remember(path, of, broken)
         if not broken:
             (out / BROKEN).unlink(missing_ok=True)
@@ -220,7 +223,7 @@ class _Run:
         usable = [prompt for prompt in prompts if prompt.gc_id not in broken]
         work = ShardWork(self.config, self.engine, self.pool, usable, folder, index)
         try:
-            judged = work.run(self.watch, self.summary)
+            judged = work.run(self.progress, self.summary)
         finally:
             work.close()
         self.summary.other_lengths += work.other_lengths()
@@ -228,7 +231,8 @@ class _Run:
         write_shard(out, index, self.identity, judged, rejected)
         for path in folder.glob(f"*-{index:05d}.jsonl"):
             path.unlink()
-        self.watch.shard(index, len(self.pieces), len(prompts))
+        self.progress.advance(len(prompts))
+        self.progress.part(f"shard {index + 1} of {len(self.pieces)}")
 
     def _describe(self) -> None:
         """Fill in the summary from the finished set."""

@@ -1,7 +1,7 @@
 """The composer: takes a ScoreConfig, yields a finished scored set and a summary of how it went.
 
 read -> segment -> batch -> prefill -> angle -> write, one shard at a time, in this process or in several.
-Prints nothing; whoever wants to see a run passes a `Watch`.
+Prints nothing; whoever wants to see a run passes a `Progress`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gaincurate.config import ScoreConfig
+from gaincurate.core.progress import Progress
 from gaincurate.errors import OutputError
 from gaincurate.files import append_line, remove_temporaries, write_json
 from gaincurate.locks import one_at_a_time, work_folder, writing
@@ -21,7 +22,7 @@ from gaincurate.scored_set import ScoredSet
 from gaincurate.scoring.identity import execution_record
 from gaincurate.scoring.ids import write_ids
 from gaincurate.scoring.plan import Plan, make_plan
-from gaincurate.scoring.watch import Summary, Watch
+from gaincurate.scoring.summary import Summary
 from gaincurate.scoring.workers import score_everywhere
 from gaincurate.shards import (
     COLUMNS,
@@ -49,7 +50,7 @@ def score(data: str, model: str, out: str | Path, **options: Any) -> Summary:
     return score_dataset(ScoreConfig(data=data, model=model, out=Path(out), **options))
 
 
-def score_dataset(config: ScoreConfig, watch: Watch | None = None) -> Summary:
+def score_dataset(config: ScoreConfig, progress: Progress | None = None) -> Summary:
     """Score a prompt set, or go on where an earlier run of the same options stopped.
 
     Raises:
@@ -57,18 +58,18 @@ def score_dataset(config: ScoreConfig, watch: Watch | None = None) -> Summary:
         StorageError: the file system refused a write.
         LockedError: another process writes the same shards.
     """
-    watch, summary, out = watch or Watch(), Summary(config.out), config.out
+    progress, summary, out = progress or Progress(), Summary(config.out), config.out
     begin = time.perf_counter()
     if not (config.overwrite and (out / IDENTITY).exists()):
         read_identity(out)  # refuse a folder that is not ours before anything is spent or touched
-    plan = make_plan(config, watch, summary)
+    plan = make_plan(config, progress, summary)
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     with writing(out, config.split_run), _nothing_left_of_a_false_start(out, made, config):
         present = _begin(plan, summary)
         mine = {k for k in range(plan.shards) if config.split_run.owns(k)}
         if mine - present:
-            watch.start(plan.rows_in(mine), plan.rows_in(mine & present))
-            score_everywhere(plan, sorted(mine - present), watch, summary)
+            progress.start(plan.rows_in(mine), plan.rows_in(mine & present), what="scoring")
+            score_everywhere(plan, sorted(mine - present), progress, summary)
         _finish(plan, summary)
         summary.elapsed = time.perf_counter() - begin
         _log(out, execution_record(config, plan.machine), summary)

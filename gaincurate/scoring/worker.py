@@ -14,6 +14,7 @@ import pyarrow as pa
 import torch
 import transformers
 
+from gaincurate.core.progress import Progress
 from gaincurate.files import write_atomic
 from gaincurate.locks import work_folder
 from gaincurate.schema import FORMAT, Score, scored_table, signal_fields
@@ -28,17 +29,17 @@ from gaincurate.scoring.read import Cursor
 from gaincurate.scoring.segment import Segmented
 from gaincurate.scoring.shard import Forward, Shard, without_padding
 from gaincurate.scoring.signals import Signals
-from gaincurate.scoring.watch import Summary, Watch
+from gaincurate.scoring.summary import Summary
 from gaincurate.shards import Json, encode_shard, shard_name
 
 
-def score_shards(plan: Plan, shards: Iterable[int], watch: Watch, summary: Summary) -> None:
+def score_shards(plan: Plan, shards: Iterable[int], progress: Progress, summary: Summary) -> None:
     """Load the model, score these shards and write them.
 
     Args:
         plan: the run, begun: its ids are written.
         shards: their numbers, ascending.
-        watch: hears of every batch and shard.
+        progress: hears of every batch and shard, the shards from a thread of their own.
         summary: counts and times are added here.
     """
     config, out = plan.config, plan.config.out
@@ -71,7 +72,7 @@ def score_shards(plan: Plan, shards: Iterable[int], watch: Watch, summary: Summa
         with summary.timed("reading"):
             table = cursor.read(start, stop)
             names = ids.of(start, table)
-        shard = Shard(plan, start, names, summary, watch)
+        shard = Shard(plan, start, names, summary, progress)
         return _Prepared(index, table, names, shard, shard.segment(table))
 
     def write(ready: _Prepared, scores: dict[int, Score], facts: Json) -> None:
@@ -81,14 +82,14 @@ def score_shards(plan: Plan, shards: Iterable[int], watch: Watch, summary: Summa
             info |= {"first_row": start, "source_rows": stop - start}
             scored = scored_table(ready.table, ready.names, scores, more)
             write_atomic(out / shard_name(ready.index), encode_shard(scored, info))
-        watch.shard(ready.index, plan.shards)
+        progress.part(f"shard {ready.index + 1} of {plan.shards}")
 
     forward: Forward | None = None
     with Behind() as behind:
         for ready in _waited_for(ahead(prepare, shards), summary):
             if forward is None and ready.prompts:
                 with summary.timed("loading"):
-                    forward = without_padding(prefill, list(ready.prompts.values()), watch, head)
+                    forward = without_padding(prefill, list(ready.prompts.values()), progress, head)
             scores, facts = ready.shard.score(ready.prompts, forward or prefill, signals)
             with summary.timed("waiting"):
                 behind.run(partial(write, ready, scores, facts))

@@ -15,9 +15,10 @@ import tiny
 from compare_command import kill_when_there, toml
 from compare_world import TRAIN
 from gaincurate.compare.config import Comparison, checked_comparison
-from gaincurate.compare.harness import JOBS, View, compare, environment
+from gaincurate.compare.harness import JOBS, compare, environment
 from gaincurate.compare.tables import FACTS, RESULTS, Tables, read_tables
 from gaincurate.config import ScoreConfig
+from gaincurate.core.progress import Progress
 from gaincurate.errors import InputError, OutputError, TrainerError
 from gaincurate.schedule.run import Run
 from gaincurate.scoring.pipeline import score_dataset
@@ -133,9 +134,9 @@ def test_an_arm_replays(compared: Path) -> None:
 def test_again_does_nothing(compared: Path, sets_of: Path) -> None:
     begun = list[str]()
 
-    class Heard(View):
-        def job(self, place: int, count: int, arm: str, seed: int, what: str) -> None:
-            begun.append(arm)
+    class Heard(Progress):
+        def note(self, text: str) -> None:
+            begun.append(text)
 
     before = read_tables(compared / RESULTS)
     compare(asked(sets_of), compared, Heard())
