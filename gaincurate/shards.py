@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from gaincurate.errors import OutputError, StorageError, reason_of
-from gaincurate.files import digest_bytes, digest_file, reading, write_atomic, write_json
+from gaincurate.files import digest_bytes, digest_file, reading, to_lines, write_atomic, write_json
 from gaincurate.locks import WORK, work_folder
 from gaincurate.schema import FORMAT
 
@@ -196,8 +196,7 @@ def write_manifest(out: Path, identity: Json, count: int) -> Json:
     for index in range(count):
         path = out / shard_name(index)
         info = read_info(path)
-        for entry in info["rejected"]:
-            lines.append(json.dumps(entry, ensure_ascii=False) + "\n")
+        lines += info["rejected"]
         shards.append(
             {
                 "file": path.name,
@@ -224,7 +223,7 @@ def write_manifest(out: Path, identity: Json, count: int) -> Json:
         "shards": shards,
     }
     if lines:
-        write_atomic(out / REJECTED, "".join(lines).encode())
+        write_atomic(out / REJECTED, to_lines(lines))
     write_json(out / MANIFEST, manifest)
     return manifest
 

@@ -14,7 +14,7 @@ from gaincurate.core.progress import Progress
 from gaincurate.difficulty.prompts import Ints, Prompt, read_prompts
 from gaincurate.difficulty.verify import VerifierConfig, VerifierPool, gold_completion
 from gaincurate.difficulty.verify_worker import GoldProblem, Job
-from gaincurate.files import digest_json, write_json
+from gaincurate.files import digest_json, to_lines, write_json
 from gaincurate.scored_set import ScoredSet
 from gaincurate.shards import Json
 
@@ -85,5 +85,4 @@ def remember(path: Path, what: Json, broken: Broken) -> None:
 
 def broken_lines(broken: Broken) -> bytes:
     """Lines of JSON, one for each row."""
-    lines = [{"gc_id": gc_id, "reason": reason} for gc_id, reason in broken.items()]
-    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+    return to_lines({"gc_id": gc_id, "reason": reason} for gc_id, reason in broken.items())

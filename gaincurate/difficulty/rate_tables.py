@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.json as pj
 import pyarrow.parquet as pq
 
+from gaincurate.core.outcomes import Rules
 from gaincurate.errors import InputError, OutcomeError
 from gaincurate.files import reading
-from gaincurate.schedule.lines import Rules
 from gaincurate.schedule.noise import Floats
 from gaincurate.schema import ID
 from gaincurate.shards import open_table

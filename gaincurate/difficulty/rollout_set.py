@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from gaincurate.difficulty.engine import Completion
 from gaincurate.errors import InputError, OutputError, StorageError, reason_of
-from gaincurate.files import digest_file, reading, write_atomic, write_json
+from gaincurate.files import digest_file, reading, to_lines, write_atomic, write_json
 from gaincurate.locks import WORK, work_folder
 from gaincurate.schema import ID
 from gaincurate.shards import (
@@ -112,12 +112,12 @@ def write_manifest(out: Path, identity: Json, count: int) -> Json:
     for index in range(count):
         path = out / shard_name(index)
         info = read_info(path)
-        lines += [json.dumps(entry, ensure_ascii=False) + "\n" for entry in info["rejected"]]
+        lines += info["rejected"]
         facts = {key: info[key] for key in _COUNTS}
         sums = {key: sums[key] + facts[key] for key in _COUNTS}
         shards.append({"file": path.name, **facts, "bytes": path.stat().st_size, "hash": digest_file(path)})
     if lines:
-        write_atomic(out / REJECTED, "".join(lines).encode())
+        write_atomic(out / REJECTED, to_lines(lines))
     head = {"format": FORMAT, "kind": KIND, **sums, "rejected": len(lines)}
     manifest = {**head, "identity": identity, "shards": shards}
     write_json(out / MANIFEST, manifest)

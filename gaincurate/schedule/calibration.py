@@ -12,12 +12,12 @@ from dataclasses import asdict
 
 import numpy as np
 
+from gaincurate.core.outcomes import Tally, read_outcomes
 from gaincurate.difficulty.quality import Quality, pass_variance, quality
 from gaincurate.errors import OutcomeError
 from gaincurate.schedule.dots import has_references
 from gaincurate.schedule.noise import Floats
 from gaincurate.schedule.observed import rules_of
-from gaincurate.schedule.outcomes import Tally, read_outcomes
 from gaincurate.schedule.references import DATA
 from gaincurate.schedule.run import GIVEN, PLAN, Run
 from gaincurate.shards import Json
@@ -120,7 +120,7 @@ def _newest(run: Run, round_: int) -> Json | None:
     """The last round's predictions against what came back, with intervals."""
     plan = run.plan(round_)
     try:
-        found = read_outcomes(run.outcomes(round_), round_, run.ids(round_), run.ids, rules_of(run.config))
+        found = read_outcomes(run.outcomes(round_), round_, run.ids, rules_of(run.config))
     except OutcomeError:  # changed since they were taken
         return None
     predicted, wins, losses = _judged(plan, list(found.tallies.values()))

@@ -19,12 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from gaincurate.core.outcomes import Rules
 from gaincurate.difficulty.pass_rates import PassRates, read_pass_rates
 from gaincurate.difficulty.rollout_set import KIND, RolloutSet, pass_rates
 from gaincurate.errors import InputError, OutcomeError, storage_error
-from gaincurate.files import digest_file, digest_json, reading, remove_temporaries, write_json
+from gaincurate.files import digest_file, digest_json, json_lines, reading, remove_temporaries, write_json
 from gaincurate.schedule.dots import Dots, seed_of
-from gaincurate.schedule.lines import Rules
 from gaincurate.schedule.noise import Ints
 from gaincurate.schedule.observed import Note, rules_of, silent
 from gaincurate.schedule.rows import training_rows, write_rows
@@ -237,10 +237,7 @@ def place_of(run: Run, path: Path) -> str:
 def _tokens(path: Path, ids: set[str]) -> int | None:
     """The sum of `tokens` in outcome lines or in a table; None where they have none."""
     if path.suffix == ".jsonl":
-        lines = [
-            json.loads(line) for line in path.read_bytes().rpartition(b"\n")[0].splitlines() if line.strip()
-        ]
-        rows = [line for line in lines if isinstance(line, dict) and line.get(ID) in ids]
+        rows = [entry for _, entry in json_lines(path) if entry is not None and entry.get(ID) in ids]
     elif path.suffix == ".parquet" and "tokens" in pq.read_schema(path).names:
         rows = pq.read_table(path, columns=[ID, "tokens"]).to_pylist()
     else:

@@ -6,10 +6,8 @@ depends on the scored set, the seed and the outcomes alone. Knows nothing of how
 
 from __future__ import annotations
 
-import json
 import math
 import os
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gaincurate.errors import InputError
-from gaincurate.files import remove_temporaries, write_json
+from gaincurate.files import json_lines, remove_temporaries, write_json
 from gaincurate.schedule import base
 from gaincurate.schedule.calibration import calibration_of
 from gaincurate.schedule.check import check_draw, check_options_of_a_run
@@ -112,9 +110,9 @@ def model_of(scored: Path) -> str | None:
     """The model that scored a set, by the name that it was given; a folder here by its whole path."""
     path = scored / EXECUTION
     name = None
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
-        with suppress(ValueError, KeyError, TypeError):
-            name = str(json.loads(line)["model"])
+    for _, entry in json_lines(path) if path.exists() else ():
+        if entry is not None and "model" in entry:
+            name = str(entry["model"])
     return str(Path(name).resolve()) if name is not None and Path(name).exists() else name
 
 

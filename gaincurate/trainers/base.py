@@ -16,11 +16,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from gaincurate.core.outcomes import success_of
 from gaincurate.errors import InputError, OutputError
 from gaincurate.files import append_lines, reading, write_json
 from gaincurate.schedule.back import return_to, saved_place, take_back
 from gaincurate.schedule.foresight import see_live
-from gaincurate.schedule.lines import success_of
 from gaincurate.schedule.observed import Note, rules_of, silent
 from gaincurate.schedule.rescore import AS_IT_IS, Held, due
 from gaincurate.schedule.rounds import advance

@@ -19,9 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gaincurate.errors import InputError, OutputError, storage_error
-from gaincurate.files import write_atomic, write_stream
+from gaincurate.files import write_atomic, write_lines, write_stream
 from gaincurate.hygiene.examine import LeftOut, leave_out
-from gaincurate.hygiene.lines import write_lines
 from gaincurate.hygiene.options import HygieneOptions
 from gaincurate.schedule.noise import Ints
 from gaincurate.schedule.order import Order, build

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gaincurate.errors import OutcomeError
-from gaincurate.files import reading
+from gaincurate.files import json_lines, reading
 
 LINES = "lines"
 """The lines of `outcomes.jsonl` themselves."""
@@ -86,26 +86,16 @@ def format_of(path: Path) -> str:
 
 
 def objects(path: Path, begin: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a file with lines of JSON and their line numbers, from a byte on.
-
-    A last line without a line break is still being written: it is left out.
+    """The objects of a file of JSON lines and their line numbers, from a byte on.
 
     Raises:
         OutcomeError: a line that is no JSON object.
         StorageError: the file cannot be read.
     """
-    with reading(path), path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            begin -= len(line)
-            if begin >= 0 or not line.endswith(b"\n") or not line.strip():
-                continue
-            try:
-                found = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise OutcomeError(f"{path}, line {number} is broken: it is no JSON.") from error
-            if not isinstance(found, dict):
-                raise OutcomeError(f"{path}, line {number} is no JSON object.")
-            yield number, found
+    for number, entry in json_lines(path, begin):
+        if entry is None:
+            raise OutcomeError(f"{path}, line {number} is broken: it is no JSON object.")
+        yield number, entry
 
 
 def read_trl(path: Path, begin: int, reward_column: str | None) -> Iterator[Entry]:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import runs
+from gaincurate.core.outcomes import Rules, read_outcomes
 from gaincurate.difficulty.engine import Completion
 from gaincurate.difficulty.journal import Journal
 from gaincurate.difficulty.rollout_set import (
@@ -24,8 +25,6 @@ from gaincurate.difficulty.rollout_set import (
 from gaincurate.difficulty.shard_work import decoded, encoded
 from gaincurate.errors import InputError, OutputError
 from gaincurate.files import write_json
-from gaincurate.schedule.lines import Rules
-from gaincurate.schedule.outcomes import read_outcomes
 from gaincurate.shards import IDENTITY
 
 Rewards = dict[str, list[float | None]]
@@ -93,7 +92,7 @@ def test_the_lines_of_a_rollout_set_are_taken_by_a_schedule(tmp_path: Path) -> N
     ids = run.ids(0)
     made = make(tmp_path / "rollouts", [{gc_id: [1.0, 0.0, None] for gc_id in ids}])
     runs.write(run, 0, list(outcome_lines(made, 0)))
-    taken = read_outcomes(run.outcomes(0), 0, ids, lambda round_: ids, Rules())
+    taken = read_outcomes(run.outcomes(0), 0, lambda round_: ids, Rules())
     assert {gc_id: tally.successes for gc_id, tally in taken.tallies.items()} == {
         gc_id: [1.0, 0.0] for gc_id in ids
     }
