@@ -28,7 +28,7 @@ from gaincurate.schedule.run import RUN, Run, working_on
 from gaincurate.schedule.trainer import trainer_lock
 from gaincurate.schema import ID
 from gaincurate.shards import Json
-from gaincurate.trainers.place import PLACE, place_beside
+from gaincurate.trainers.place import PLACE
 
 ROUND = "gc_round"
 """The key under which a row carries its round, so that its outcomes can name it."""
@@ -257,19 +257,6 @@ class Live(AbstractContextManager["Live"]):
             )
         self._forget()
         self.position = int(saved.get("position", 0))
-
-    def restore_from(self, checkpoint: str | Path) -> Json:
-        """`restore` from the place in a checkpoint's folder.
-
-        Returns:
-            The place.
-
-        Raises:
-            OutputError: the checkpoint has none, or one that does not fit.
-        """
-        saved = place_beside(checkpoint)
-        self.restore(saved, str(checkpoint))
-        return saved
 
     def begin_anew(self) -> None:
         """Take back what a trainer that saved nothing reported of round 0.

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import runs
 from gaincurate.errors import InputError, LockedError, OutcomeError, OutputError
 from gaincurate.trainers.base import Live
-from gaincurate.trainers.place import PLACE
+from gaincurate.trainers.place import PLACE, place_beside
 from gaincurate.trainers.registry import followed
 
 
@@ -107,18 +107,19 @@ def test_resumed_anywhere_the_plans_are_those_of_a_run_that_never_stopped(
         live.save_beside(folder, step=saved_at)
         train(live, 4, max(trained_to - saved_at, 0), first=saved_at + 1)
     with Live(run.folder) as live:
-        assert live.restore_from(folder)["step"] == saved_at
+        saved = place_beside(folder)
+        assert saved["step"] == saved_at
+        live.restore(saved, str(folder))
         rest = train(live, 4, 8 - saved_at, first=saved_at + 1)
     assert rest == history[4 * saved_at :]
     assert runs.plans(run) == runs.plans(whole)
 
 
 def test_a_checkpoint_without_a_place_is_refused(tmp_path: Path) -> None:
-    run = runs.begin(tmp_path)
     with pytest.raises(
         OutputError, match=f"has no {PLACE}: it was not saved by a trainer that followed a run"
     ):
-        Live(run.folder).restore_from(tmp_path)
+        place_beside(tmp_path)
 
 
 def test_a_start_from_nothing_takes_back_round_0_and_no_more(tmp_path: Path) -> None:
