@@ -260,7 +260,7 @@ LAYERS = [
     "gaincurate.scoring.ahead",
     "gaincurate.scoring.allocator",
     "gaincurate.scored_set",
-    "gaincurate.shards",
+    "gaincurate.core.artifact",
     "gaincurate.schema",
     "gaincurate.config",
     "gaincurate.locks",

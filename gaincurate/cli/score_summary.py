@@ -22,7 +22,7 @@ _MORE = {
 
 def print_summary(summary: Summary) -> None:
     """Print it."""
-    from gaincurate.shards import REJECTED
+    from gaincurate.core.artifact import REJECTED
 
     if summary.scored and summary.rows != 0:  # rows that all were rejected have no rate worth a line
         model = summary.in_model
@@ -74,7 +74,7 @@ def need_a_row(summary: Summary) -> None:
     """
     if summary.rows != 0 or not summary.rejected:
         return
-    from gaincurate.shards import REJECTED
+    from gaincurate.core.artifact import REJECTED
 
     path = summary.out / REJECTED
     count, reason = _commonest(path)

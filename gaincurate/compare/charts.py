@@ -9,11 +9,11 @@ from __future__ import annotations
 import altair as alt
 from markupsafe import Markup
 
+from gaincurate.core.artifact import Json
 from gaincurate.report.charts import SHORT, Row, chart, intervals
 from gaincurate.report.drawing import MARK, MINUS, MUTED, draw
 from gaincurate.report.figures import Estimate
 from gaincurate.report.words import count, labels, seconds, signed
-from gaincurate.shards import Json
 
 NOTHING = Markup("")
 Points = list[tuple[float, float, float | None, float | None]]

@@ -16,6 +16,7 @@ from pathlib import Path
 from gaincurate.compare.config import Comparison
 from gaincurate.compare.job import ArmJob, evaluation, model_at_start
 from gaincurate.compare.tables import EVALUATIONS, FACTS, MARKS, RESULTS, STEPS, write_tables
+from gaincurate.core.artifact import MANIFEST, Json, differing_keys
 from gaincurate.core.progress import Progress
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.rollout import roll_out
@@ -27,7 +28,6 @@ from gaincurate.schedule.rounds import model_of
 from gaincurate.schedule.run import read_json
 from gaincurate.schema import ID
 from gaincurate.scored_set import ScoredSet
-from gaincurate.shards import MANIFEST, Json, differing_keys
 
 START, JOBS = "start", "jobs"
 FORMAT = 1

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gaincurate.compare.config import Arm, Comparison
+from gaincurate.core.artifact import MANIFEST, Json
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.rollout_set import RolloutSet, pass_rates
 from gaincurate.errors import TrainerError
@@ -29,7 +30,6 @@ from gaincurate.schedule.run import read_json
 from gaincurate.schedule.trainer import train, trainer_lock
 from gaincurate.schema import ID
 from gaincurate.scored_set import ScoredSet
-from gaincurate.shards import MANIFEST, Json
 from gaincurate.trainers.arm import COST, MARKS, PROGRESS, ROLLOUTS, RUN, STEP, TASK, Task
 
 LOG = "trainer.log"

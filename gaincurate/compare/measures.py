@@ -15,7 +15,7 @@ from gaincurate.compare.results import Results
 from gaincurate.compare.sentences import about_arm, about_length, headline, notes
 from gaincurate.compare.training import over_time, with_angle
 from gaincurate.compare.verdict import Difference, Reached, bands, differences, reached
-from gaincurate.shards import Json
+from gaincurate.core.artifact import Json
 
 BASELINE, SECOND = "uniform", "length"
 FORMAT = 1

@@ -11,9 +11,9 @@ from typing import Any
 import gaincurate
 from gaincurate.compare import charts
 from gaincurate.compare.sentences import reached_at
+from gaincurate.core.artifact import Json
 from gaincurate.report import words
 from gaincurate.report.page import environment
-from gaincurate.shards import Json
 
 _TONES = {"better": "yes", "worse": "no"}
 

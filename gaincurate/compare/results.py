@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 
 from gaincurate.compare.resample import Floats
 from gaincurate.compare.tables import FACTS, RESULTS, Tables, read_tables
+from gaincurate.core.artifact import Json
 from gaincurate.errors import OutputError
 from gaincurate.schedule.run import read_json
-from gaincurate.shards import Json
 
 COSTS = ("asked", "tokens", "scoring", "rescoring", "references", "training", "step", "seconds")
 PER_STEP = (

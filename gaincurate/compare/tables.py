@@ -14,9 +14,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from gaincurate.core.artifact import open_table
 from gaincurate.errors import OutputError
 from gaincurate.files import reading, write_stream
-from gaincurate.shards import open_table
 
 FACTS, RESULTS = "comparison.json", "results"
 """Beside each other in a comparison's folder: what was asked for, and the folder of the tables."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from gaincurate.compare.resample import Floats
-from gaincurate.shards import Json
+from gaincurate.core.artifact import Json
 from gaincurate.stats import ranks, spearman
 
 Steps = Mapping[str, Floats]

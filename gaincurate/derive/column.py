@@ -14,11 +14,11 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 import gaincurate
+from gaincurate.core.artifact import Json
 from gaincurate.derive.length_free import KNOTS, rank_in_bin, residual
 from gaincurate.errors import InputError, OutputError
 from gaincurate.schema import ID
 from gaincurate.scored_set import ScoredSet
-from gaincurate.shards import Json
 from gaincurate.stats import Floats, spearman
 
 Way = Literal["residual", "rank-in-bin"]

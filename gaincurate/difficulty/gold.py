@@ -10,13 +10,13 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from gaincurate.core.artifact import Json
 from gaincurate.core.progress import Progress
 from gaincurate.difficulty.prompts import Ints, Prompt, read_prompts
 from gaincurate.difficulty.verify import VerifierConfig, VerifierPool, gold_completion
 from gaincurate.difficulty.verify_worker import GoldProblem, Job
 from gaincurate.files import digest_json, to_lines, write_json
 from gaincurate.scored_set import ScoredSet
-from gaincurate.shards import Json
 
 Broken = dict[str, str]
 """Ids of rows whose gold answer failed, and why; in the order of the prompts."""

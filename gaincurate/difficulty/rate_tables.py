@@ -15,12 +15,12 @@ import pyarrow.compute as pc
 import pyarrow.json as pj
 import pyarrow.parquet as pq
 
+from gaincurate.core.artifact import open_table
 from gaincurate.core.outcomes import Rules
 from gaincurate.errors import InputError, OutcomeError
 from gaincurate.files import reading
 from gaincurate.schedule.noise import Floats
 from gaincurate.schema import ID
-from gaincurate.shards import open_table
 
 _LONGEST_LINE = 1 << 26
 _WANTED = (

@@ -7,15 +7,13 @@ Prints nothing; whoever wants to see a run passes a `Progress`.
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import gaincurate
+from gaincurate.core.artifact import EXECUTION, Artifact, Json
 from gaincurate.core.progress import Progress
 from gaincurate.difficulty import interval
 from gaincurate.difficulty.config import RolloutConfig
@@ -26,21 +24,16 @@ from gaincurate.difficulty.rollout_set import (
     BROKEN,
     FORMAT,
     KIND,
+    ROLLOUTS,
     RolloutSet,
-    present,
-    read_identity,
-    refuse_other,
-    remove_rollouts,
-    write_manifest,
     write_shard,
 )
 from gaincurate.difficulty.shard_work import RolloutSummary, ShardWork
 from gaincurate.difficulty.verify import VerifierConfig, VerifierPool
 from gaincurate.errors import InputError
-from gaincurate.files import append_line, remove_temporaries, write_atomic, write_json
-from gaincurate.locks import Split, work_folder, writing
+from gaincurate.files import append_line, remove_temporaries, write_atomic
+from gaincurate.locks import work_folder
 from gaincurate.scored_set import ScoredSet
-from gaincurate.shards import EXECUTION, IDENTITY, MANIFEST, Json
 
 
 def roll_out(config: RolloutConfig, progress: Progress | None = None) -> RolloutSummary:
@@ -57,14 +50,15 @@ def roll_out(config: RolloutConfig, progress: Progress | None = None) -> Rollout
     verifier = VerifierConfig(
         config.verifier, config.verify_seconds, config.verify_memory, config.verify_workers, config.gold_as
     )
-    read_identity(out, damaged=config.overwrite)  # refuse what is not ours before anything is spent
+    artifact = Artifact(out, ROLLOUTS)
+    artifact.read_identity(damaged=config.overwrite)  # refuse what is not ours before anything is spent
     scored = ScoredSet(config.scored)
     answer = answer_column(scored, config.answer_column, needed=not verifier.own)
     places: Ints | range = range(len(scored))
     if config.reference is not None:
         places = draw_references(len(scored), config.reference, config.seed)
-    summary, fresh = RolloutSummary(out), not out.exists()
-    with writing(out, Split()), _nothing_left_of_a_false_start(out, fresh), VerifierPool(verifier) as pool:
+    summary = RolloutSummary(out)
+    with artifact.writing(), VerifierPool(verifier) as pool:
         engine = _engine(config, scored)
         try:
             identity = _identity(config, scored, answer, engine, pool)
@@ -78,20 +72,6 @@ def roll_out(config: RolloutConfig, progress: Progress | None = None) -> Rollout
         summary.elapsed = time.perf_counter() - begin
         append_line(out / EXECUTION, _execution(config, summary))
     return summary
-
-
-@contextmanager
-def _nothing_left_of_a_false_start(out: Path, fresh: bool) -> Iterator[None]:
-    """Beside a finished set no journals and locks stay; where nothing was begun, no folder of ours."""
-    try:
-        yield
-    finally:
-        if (out / MANIFEST).exists():
-            shutil.rmtree(work_folder(out), ignore_errors=True)
-        elif fresh and not (out / IDENTITY).exists() and not (out / BROKEN).exists():
-            shutil.rmtree(work_folder(out), ignore_errors=True)
-            with suppress(OSError):  # not empty, so not ours alone
-                out.rmdir()
 
 
 def _engine(config: RolloutConfig, scored: ScoredSet) -> Engine:
@@ -167,26 +147,27 @@ class _Run:
     def everything(self, verifier: VerifierConfig) -> None:
         """From the gold answers to the manifest."""
         config, out, identity, count = self.config, self.config.out, self.identity, len(self.pieces)
+        artifact = Artifact(out, ROLLOUTS)
         remove_temporaries(out)
-        begun = read_identity(out, damaged=config.overwrite)
-        if config.overwrite and ((out / MANIFEST).exists() or begun != identity):
+        begun = artifact.read_identity(damaged=config.overwrite)
+        if config.overwrite and (artifact.finished or begun != identity):
             begun = None  # the same command again, after an interruption, goes on
-        refuse_other(out, begun or identity, identity)
-        found = present(out, identity, count) if begun else set()
+        artifact.refuse_other(begun or identity, identity)
+        found = artifact.present(identity, count) if begun else set()
         broken = self._gold(verifier) if len(found) < count else {}
         if begun is None:
             # What is wrong with the rows is found before anything is deleted.
-            remove_rollouts(out)
-            write_json(out / IDENTITY, identity)
+            artifact.remove()
+            artifact.begin(identity)
         if len(found) < count:
-            (out / MANIFEST).unlink(missing_ok=True)  # a finished set that lost a shard
+            artifact.reopen()
         done = sum(len(self.pieces[k]) for k in found)
         self.progress.start(sum(map(len, self.pieces)), done, what="rolling out", unit="prompt")
         for index in range(count):
             if index not in found:
                 self._shard(index, broken)
-        if not (out / MANIFEST).exists():
-            write_manifest(out, identity, count)
+        if not artifact.finished:
+            artifact.finish(identity, count)
         self._describe()
 
     def _gold(self, verifier: VerifierConfig) -> Broken:

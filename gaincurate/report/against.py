@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
+from gaincurate.core.artifact import differing_keys
 from gaincurate.errors import InputError
 from gaincurate.report import fields
 from gaincurate.report.figures import Estimate
@@ -20,7 +21,6 @@ from gaincurate.report.table import Table
 from gaincurate.report.worth import SHARE
 from gaincurate.schema import ID
 from gaincurate.scored_set import ScoredSet
-from gaincurate.shards import differing_keys
 from gaincurate.stats import Floats
 
 _MOST = 20

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from gaincurate.core.artifact import Json
 from gaincurate.difficulty.predict import COLUMNS
 from gaincurate.hygiene.options import HygieneOptions
 from gaincurate.report import sentences
@@ -30,7 +31,6 @@ from gaincurate.report.verdict import Decision, Evidence, decide, weaker
 from gaincurate.report.worth import calibration, lifts
 from gaincurate.schedule.run import Run
 from gaincurate.scored_set import ScoredSet
-from gaincurate.shards import Json
 
 PREDICTED = COLUMNS["difficulty"]
 _GROUPS_SHOWN = 20

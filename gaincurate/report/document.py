@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
+from gaincurate.core.artifact import Json
 from gaincurate.report.figures import (
     Calibration,
     Cell,
@@ -25,7 +26,6 @@ from gaincurate.report.figures import (
     Scatter,
 )
 from gaincurate.report.sections import Against, Check, Ends, RunStory
-from gaincurate.shards import Json
 
 FORMAT = 1
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gaincurate.core.artifact import Json
 from gaincurate.difficulty.quality import Bin
 from gaincurate.report.figures import Estimate
-from gaincurate.shards import Json
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from gaincurate.core.artifact import Json
 from gaincurate.difficulty.quality import Bin
 from gaincurate.report.figures import Estimate
 from gaincurate.report.sections import Foresight, Predictions, Round, RunStory
 from gaincurate.schedule.run import Run
 from gaincurate.schedule.story import status
-from gaincurate.shards import Json
 
 REFERENCES, DRAWN = "references, each predicted from the others", "drawn prompts"
 _RANGE = (

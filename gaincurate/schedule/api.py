@@ -12,13 +12,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gaincurate.core.artifact import Json
 from gaincurate.files import append_lines
 from gaincurate.schedule import story
 from gaincurate.schedule.config import checked
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.rounds import start as open_run
 from gaincurate.schedule.run import Run, working_on
-from gaincurate.shards import Json
 
 
 class Schedule:

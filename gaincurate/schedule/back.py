@@ -11,11 +11,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from gaincurate.core.artifact import Json
 from gaincurate.core.outcomes import earliest_return
 from gaincurate.errors import OutputError, storage_error
 from gaincurate.files import append_line, digest_bytes, digest_file, digest_json, reading, write_json
 from gaincurate.schedule.run import GIVEN, MADE, PLAN, STATE, Run, read_json
-from gaincurate.shards import Json
 
 FORMAT = 1
 

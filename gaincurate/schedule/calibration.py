@@ -12,6 +12,7 @@ from dataclasses import asdict
 
 import numpy as np
 
+from gaincurate.core.artifact import Json
 from gaincurate.core.outcomes import Tally, read_outcomes
 from gaincurate.difficulty.quality import Quality, pass_variance, quality
 from gaincurate.errors import OutcomeError
@@ -20,7 +21,6 @@ from gaincurate.schedule.noise import Floats
 from gaincurate.schedule.observed import rules_of
 from gaincurate.schedule.references import DATA
 from gaincurate.schedule.run import GIVEN, PLAN, Run
-from gaincurate.shards import Json
 
 Seconds = Mapping[tuple[str, int], float]
 _OF_REFERENCES = ("observed", "left_out", "rollouts", "completion_tokens", "unjudged", "policy", "carried")

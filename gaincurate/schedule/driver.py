@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from gaincurate.core.artifact import Json
 from gaincurate.errors import InputError, OutcomeError, TrainerError, storage_error
 from gaincurate.files import append_line, write_json
 from gaincurate.schedule.back import forget_references
@@ -24,7 +25,6 @@ from gaincurate.schedule.rescore import due
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run, read_json, working_on
 from gaincurate.schedule.trainer import fill, stoppable, train, trainer_lock
-from gaincurate.shards import Json
 
 NAMES = ("data", "round", "checkpoint", "outcomes", "output")
 _TRAINED, _COMMAND = "trained.json", "command.json"

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gaincurate.core.artifact import MANIFEST, Json, open_table
 from gaincurate.errors import GaincurateError, InputError, OutputError, TrainerError
 from gaincurate.files import digest_file, reading, write_json
 from gaincurate.schedule.calibration import carried
@@ -28,7 +29,6 @@ from gaincurate.schedule.references import OBSERVED, Asked, Seen, ask, needed, p
 from gaincurate.schedule.rescore import Held
 from gaincurate.schedule.run import MADE, Run, read_json
 from gaincurate.schedule.trainer import said_last, train, trainer_lock
-from gaincurate.shards import MANIFEST, Json, open_table
 
 _PREDICTED = "predicted"
 _FLAGS = {"allow_pickle": "--allow-pickle", "trust_remote_code": "--trust-remote-code"}

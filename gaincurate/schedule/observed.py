@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gaincurate.core.artifact import Json
 from gaincurate.core.outcomes import (
     Key,
     Line,
@@ -27,7 +28,6 @@ from gaincurate.schedule.noise import Floats, Ints
 from gaincurate.schedule.run import BASE, Run
 from gaincurate.schema import ID
 from gaincurate.scored_set import ScoredSet
-from gaincurate.shards import Json
 
 Note = Callable[[str], None]
 _ENOUGH = 0.9

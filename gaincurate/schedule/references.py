@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from gaincurate.core.artifact import MANIFEST, Json
 from gaincurate.core.outcomes import Rules
 from gaincurate.difficulty.pass_rates import PassRates, read_pass_rates
 from gaincurate.difficulty.rollout_set import KIND, RolloutSet, pass_rates
@@ -30,7 +31,6 @@ from gaincurate.schedule.observed import Note, rules_of, silent
 from gaincurate.schedule.rows import training_rows, write_rows
 from gaincurate.schedule.run import GIVEN, Run, read_json
 from gaincurate.schema import ID
-from gaincurate.shards import MANIFEST, Json
 
 IDS, DATA = "references.json", "references.parquet"
 ROLLOUTS, OBSERVED = "rollouts", "observed.parquet"

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gaincurate.core.artifact import MANIFEST, Json
 from gaincurate.errors import GaincurateError, InputError, OutputError, TrainerError
 from gaincurate.files import write_atomic, write_json, write_stream
 from gaincurate.schedule.checkpoints import Finder, weights_of, why_incomplete
@@ -31,7 +32,6 @@ from gaincurate.schedule.run import Run, read_json, round_name
 from gaincurate.schedule.trainer import said_last, train, trainer_lock
 from gaincurate.schema import ID, LIKELIHOODS, PREFIX, SCORE_FIELDS
 from gaincurate.scored_set import ScoredSet
-from gaincurate.shards import MANIFEST, Json
 from gaincurate.stats import spearman
 
 OF_MODEL = (*(field.name for field in SCORE_FIELDS if field.name.startswith("gc_angle")), *LIKELIHOODS)

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gaincurate.core.artifact import EXECUTION, Json
 from gaincurate.errors import InputError
 from gaincurate.files import json_lines, remove_temporaries, write_json
 from gaincurate.schedule import base
@@ -32,7 +33,6 @@ from gaincurate.schedule.rows import training_rows, write_rows
 from gaincurate.schedule.run import BASE, FORMAT, RUN, Run, making
 from gaincurate.schema import ID
 from gaincurate.scored_set import ScoredSet
-from gaincurate.shards import EXECUTION, Json
 
 _KEPT = ("order", "ordered_by", "scores", "probe", "checkpoint")
 

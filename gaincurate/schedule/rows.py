@@ -11,11 +11,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gaincurate.core.artifact import Json
 from gaincurate.errors import OutputError
 from gaincurate.files import write_stream
 from gaincurate.schema import ID, PREFIX
 from gaincurate.scoring.columns import Message, PromptProblem, column_values, to_messages, with_additions
-from gaincurate.shards import Json
 
 PROMPT = "prompt"
 

@@ -17,13 +17,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from gaincurate.core.artifact import EXECUTION, Json
 from gaincurate.errors import InputError, LockedError, OutputError
 from gaincurate.files import append_line, json_lines, reading, remove_temporaries, write_json
 from gaincurate.locks import acquire
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.orders import Orders
 from gaincurate.scored_set import ScoredSet
-from gaincurate.shards import EXECUTION, Json
 
 FORMAT = 1
 BASE = "base"

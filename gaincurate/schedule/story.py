@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gaincurate.core.artifact import Json
 from gaincurate.core.outcomes import read_outcomes
 from gaincurate.errors import OutcomeError
 from gaincurate.schedule.calibration import difficulty_status
@@ -20,7 +21,6 @@ from gaincurate.schedule.rescore import due
 from gaincurate.schedule.rounds import selector_of
 from gaincurate.schedule.run import Run
 from gaincurate.schedule.trainer import fill
-from gaincurate.shards import Json
 
 
 def status(run: Run) -> Json:

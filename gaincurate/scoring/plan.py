@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gaincurate.config import ScoreConfig
+from gaincurate.core.artifact import Json, shard_count
 from gaincurate.core.progress import Progress
 from gaincurate.errors import InputError
 from gaincurate.scoring.columns import Columns, find_columns
@@ -25,7 +26,6 @@ from gaincurate.scoring.model import ModelFiles, find_model, gguf_doubt, load_co
 from gaincurate.scoring.read import Source, open_source
 from gaincurate.scoring.segment import Segmenter, check_shots
 from gaincurate.scoring.summary import Summary
-from gaincurate.shards import Json, shard_count
 
 
 @dataclass(frozen=True, slots=True)

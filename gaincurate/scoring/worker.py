@@ -14,10 +14,11 @@ import pyarrow as pa
 import torch
 import transformers
 
+from gaincurate.core.artifact import Artifact, Json
 from gaincurate.core.progress import Progress
-from gaincurate.files import write_atomic
 from gaincurate.locks import work_folder
-from gaincurate.schema import FORMAT, Score, scored_table, signal_fields
+from gaincurate.schema import Score, scored_table, signal_fields
+from gaincurate.scored_set import SCORES
 from gaincurate.scoring.ahead import Behind, ahead
 from gaincurate.scoring.allocator import settle_memory
 from gaincurate.scoring.head import Head
@@ -30,7 +31,6 @@ from gaincurate.scoring.segment import Segmented
 from gaincurate.scoring.shard import Forward, Shard, without_padding
 from gaincurate.scoring.signals import Signals
 from gaincurate.scoring.summary import Summary
-from gaincurate.shards import Json, encode_shard, shard_name
 
 
 def score_shards(plan: Plan, shards: Iterable[int], progress: Progress, summary: Summary) -> None:
@@ -78,10 +78,9 @@ def score_shards(plan: Plan, shards: Iterable[int], progress: Progress, summary:
     def write(ready: _Prepared, scores: dict[int, Score], facts: Json) -> None:
         start, stop = plan.bounds(ready.index)
         with summary.timed("writing"):
-            info = {"format": FORMAT, "identity": plan.identity, "shard": ready.index, **facts}
-            info |= {"first_row": start, "source_rows": stop - start}
+            facts = {**facts, "first_row": start, "source_rows": stop - start}
             scored = scored_table(ready.table, ready.names, scores, more)
-            write_atomic(out / shard_name(ready.index), encode_shard(scored, info))
+            Artifact(out, SCORES).write_part(ready.index, plan.identity, scored, facts)
         progress.part(f"shard {ready.index + 1} of {plan.shards}")
 
     forward: Forward | None = None

@@ -16,13 +16,14 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from gaincurate.config import ScoreConfig
+from gaincurate.core.artifact import Artifact, Json
 from gaincurate.core.progress import Progress
 from gaincurate.errors import GaincurateError
+from gaincurate.scored_set import SCORES
 from gaincurate.scoring import processes
 from gaincurate.scoring.plan import Plan, make_plan
 from gaincurate.scoring.summary import Summary
 from gaincurate.scoring.worker import score_shards
-from gaincurate.shards import Json, refuse_other
 
 _PATIENCE = 0.5  # seconds between looks at whether every worker lives
 _ENDING = 10.0  # seconds for a worker that is done to end by itself
@@ -119,7 +120,7 @@ def _work(config: ScoreConfig, identity: Json, tasks: Any, events: Any, begun: f
     summary = Summary(config.out)
     try:
         plan = make_plan(config, Progress(), summary)
-        refuse_other(config.out, identity, plan.identity)
+        Artifact(config.out, SCORES).refuse_other(identity, plan.identity)
         summary.seconds = {"loading": time.time() - begun}  # its start and imports too
         score_shards(plan, _taken(tasks), _Reports(events), summary)
     except GaincurateError as error:

@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gaincurate.core.artifact import MANIFEST
 from gaincurate.core.outcomes import read_file
 from gaincurate.schedule.observed import rules_of
 from gaincurate.schedule.run import Run
 from gaincurate.schema import ID
 from gaincurate.scored_set import ScoredSet
-from gaincurate.shards import MANIFEST
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from gaincurate.core.artifact import Json
 from gaincurate.core.outcomes import success_of
 from gaincurate.errors import InputError, OutputError
 from gaincurate.files import append_lines, reading, write_json
@@ -27,7 +28,6 @@ from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import RUN, Run, working_on
 from gaincurate.schedule.trainer import trainer_lock
 from gaincurate.schema import ID
-from gaincurate.shards import Json
 from gaincurate.trainers.place import PLACE
 
 ROUND = "gc_round"

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gaincurate.core.artifact import IDENTITY, MANIFEST
 from gaincurate.errors import InputError, OutputError, storage_error
 from gaincurate.files import write_atomic, write_lines, write_stream
 from gaincurate.hygiene.examine import LeftOut, leave_out
@@ -27,7 +28,6 @@ from gaincurate.schedule.order import Order, build
 from gaincurate.schedule.run import RUN, Run
 from gaincurate.schema import ID, PREFIX
 from gaincurate.scored_set import ScoredSet
-from gaincurate.shards import IDENTITY, MANIFEST
 from gaincurate.trainers.names import find_trainer
 from gaincurate.trainers.views import View
 from gaincurate.trainers.views_launch import Launch, launch, system_file

@@ -13,11 +13,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from gaincurate.core.artifact import Json
 from gaincurate.errors import InputError, TrainerError, storage_error
 from gaincurate.files import write_json
 from gaincurate.schedule.checkpoints import weight_names, whole, why_not_whole
 from gaincurate.schedule.run import read_json
-from gaincurate.shards import Json
 from gaincurate.trainers.checkpoints import ADAPTER, Checkpoint
 
 RECORD = ".held.json"

@@ -12,9 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from gaincurate.core.artifact import Json
 from gaincurate.errors import InputError, OutputError
 from gaincurate.schema import ID
-from gaincurate.shards import Json
 from gaincurate.trainers.base import ROUND, Live
 from gaincurate.trainers.nemo_rl_outcomes import RUN, STEP
 from gaincurate.trainers.shared import ids_in, next_round, not_installed, open_run, place_of, places_of

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from gaincurate.core.artifact import Json
 from gaincurate.schema import ID
-from gaincurate.shards import Json
 from gaincurate.trainers.base import ROUND
 from gaincurate.trainers.registry import followed
 from gaincurate.trainers.shared import reward_of

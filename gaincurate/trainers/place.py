@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gaincurate.core.artifact import Json
 from gaincurate.errors import OutputError
 from gaincurate.schedule.run import read_json
-from gaincurate.shards import Json
 
 PLACE = "gaincurate_state.json"
 """The file beside a checkpoint that says where the run was."""

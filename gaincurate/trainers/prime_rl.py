@@ -14,9 +14,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from gaincurate.core.artifact import Json
 from gaincurate.files import reading
 from gaincurate.schema import ID
-from gaincurate.shards import Json
 from gaincurate.trainers.base import ROUND, Live
 from gaincurate.trainers.registry import followed
 from gaincurate.trainers.shared import next_round, not_installed, open_run

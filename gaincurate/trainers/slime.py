@@ -10,11 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from gaincurate.core.artifact import Json
 from gaincurate.errors import InputError, OutputError
 from gaincurate.files import write_json
 from gaincurate.schedule.run import read_json
 from gaincurate.schema import ID
-from gaincurate.shards import Json
 from gaincurate.trainers.base import ROUND
 from gaincurate.trainers.shared import check_batch, next_round, not_installed, open_run
 from gaincurate.trainers.slime_samples import Samples, outcomes

@@ -7,10 +7,10 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from gaincurate.core.artifact import Json
 from gaincurate.errors import InputError
 from gaincurate.schedule.run import Run
 from gaincurate.schema import ID
-from gaincurate.shards import Json
 from gaincurate.trainers.base import ROUND
 from gaincurate.trainers.shared import not_installed
 

@@ -21,9 +21,9 @@ import transformers
 from accelerate.utils import gather_object
 from datasets import Dataset
 
+from gaincurate.core.artifact import Json
 from gaincurate.errors import GaincurateError, InputError, OutcomeError, OutputError
 from gaincurate.schedule.observed import silent
-from gaincurate.shards import Json
 from gaincurate.trainers.base import Live
 from gaincurate.trainers.finder import TrainerFinder
 from gaincurate.trainers.layouts import layout_of

@@ -19,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gaincurate.core.artifact import MANIFEST
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.prompts import Prompt, answer_column, read_prompts
 from gaincurate.difficulty.rollout import roll_out
@@ -29,7 +30,6 @@ from gaincurate.files import remove_temporaries, write_json
 from gaincurate.schedule.run import Run
 from gaincurate.schema import ID
 from gaincurate.scored_set import ScoredSet
-from gaincurate.shards import MANIFEST
 from gaincurate.trainers.arm import COST, MARKS, PROGRESS, ROLLOUTS, RUN, TASK, TRAINED, TRAINER, Task
 
 

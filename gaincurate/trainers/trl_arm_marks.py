@@ -13,10 +13,10 @@ from typing import Any
 
 import transformers
 
+from gaincurate.core.artifact import Json
 from gaincurate.files import write_json
 from gaincurate.schedule.orders import same_file
 from gaincurate.schedule.run import Run
-from gaincurate.shards import Json
 from gaincurate.trainers.arm import COST, MARKS, PROGRESS, STEP, TRAINED, Task
 from gaincurate.trainers.arm_costs import Costs, Step
 

@@ -13,9 +13,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from gaincurate.core.artifact import Json
 from gaincurate.errors import InputError
 from gaincurate.schema import ID
-from gaincurate.shards import Json
 from gaincurate.trainers.shared import reward_of
 from gaincurate.trainers.trl_shape import Shape
 

@@ -11,13 +11,13 @@ import logging
 import re
 from pathlib import Path
 
+from gaincurate.core.artifact import Json
 from gaincurate.core.outcomes import newest_attempts, read_file
 from gaincurate.errors import InputError, OutputError
 from gaincurate.schedule.back import check_place
 from gaincurate.schedule.checkpoints import why_incomplete
 from gaincurate.schedule.observed import rules_of
 from gaincurate.schedule.run import Run
-from gaincurate.shards import Json
 from gaincurate.trainers.base import Live
 from gaincurate.trainers.place import PLACE, place_beside
 from gaincurate.trainers.trl_shape import Shape

@@ -13,10 +13,10 @@ from typing import Any
 
 import datasets
 
+from gaincurate.core.artifact import Json
 from gaincurate.errors import InputError
 from gaincurate.schedule.run import Run
 from gaincurate.schema import ID
-from gaincurate.shards import Json
 from gaincurate.trainers.base import ROUND
 from gaincurate.trainers.shared import reward_of
 from gaincurate.trainers.verl_run import Training, begin, current

@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from gaincurate.core.artifact import Json
 from gaincurate.core.outcomes import read_outcomes
 from gaincurate.errors import InputError
 from gaincurate.schedule.observed import rules_of
 from gaincurate.schema import ID
-from gaincurate.shards import Json
 from gaincurate.trainers.registry import followed
 from gaincurate.trainers.shared import reward_of
 from gaincurate.trainers.verl_settings import check_sampler, no_sampler_run, run_in

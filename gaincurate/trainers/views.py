@@ -11,11 +11,11 @@ from collections.abc import Callable
 
 import pyarrow as pa
 
+from gaincurate.core.artifact import Json
 from gaincurate.errors import InputError
 from gaincurate.schedule.rows import prompts_of
 from gaincurate.schema import ID, PREFIX
 from gaincurate.scoring.columns import column_values
-from gaincurate.shards import Json
 from gaincurate.trainers.names import Trainer, find_trainer
 from gaincurate.trainers.views_parts import Own, Parts, Rows, ViewOptions, column_type
 

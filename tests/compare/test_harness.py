@@ -18,11 +18,11 @@ from gaincurate.compare.config import Comparison, checked_comparison
 from gaincurate.compare.harness import JOBS, compare, environment
 from gaincurate.compare.tables import FACTS, RESULTS, Tables, read_tables
 from gaincurate.config import ScoreConfig
+from gaincurate.core.artifact import Json
 from gaincurate.core.progress import Progress
 from gaincurate.errors import InputError, OutputError, TrainerError
 from gaincurate.schedule.run import Run
 from gaincurate.scoring.pipeline import score_dataset
-from gaincurate.shards import Json
 from gaincurate.trainers import trl_arm
 
 pytest.importorskip("trl")

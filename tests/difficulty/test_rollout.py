@@ -282,7 +282,7 @@ def test_a_damaged_shard_is_named_and_made_again(tmp_path: Path, engine: FakeEng
     data = bytearray(before["shard-00001.arrow"])
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
-    with pytest.raises(OutputError, match="shard-00001.arrow is missing or damaged"):
+    with pytest.raises(OutputError, match="shard-00001.arrow does not match the manifest"):
         pass_rates(tmp_path / "out")
     with pytest.raises(OutputError, match="shard-00001.arrow is damaged"):
         roll_out(config(tmp_path, shard_prompts=4))
