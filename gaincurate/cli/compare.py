@@ -70,7 +70,7 @@ def _train(config: Path, out: Path, workers: int) -> None:
     from gaincurate.cli.progress import ProgressView
     from gaincurate.compare import harness
     from gaincurate.compare.config import read_comparison
-    from gaincurate.schedule.trainer import stoppable
+    from gaincurate.core.process import stoppable
 
     comparison = read_comparison(config)
     with stoppable(), ProgressView() as view:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from gaincurate.compare.config import Arm, Comparison
 from gaincurate.core.artifact import MANIFEST, Json
+from gaincurate.core.process import command_lock, run_command
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.rollout_set import RolloutSet, pass_rates
 from gaincurate.errors import TrainerError
@@ -27,7 +28,6 @@ from gaincurate.schedule.dots import DotsOptions
 from gaincurate.schedule.rounds import model_of, start
 from gaincurate.schedule.run import RUN as RUN_FACTS
 from gaincurate.schedule.run import read_json
-from gaincurate.schedule.trainer import train, trainer_lock
 from gaincurate.schema import ID
 from gaincurate.scored_set import ScoredSet
 from gaincurate.trainers.arm import COST, MARKS, PROGRESS, ROLLOUTS, RUN, STEP, TASK, Task
@@ -168,8 +168,9 @@ class ArmJob:
         """
         command = [sys.executable, "-m", _MODULE, str(self.folder)]
         try:
-            with trainer_lock(self.folder) as lock:
-                return train(command, environment=environment, log=self.folder / LOG, lock=lock, watch=watch)
+            with command_lock(self.folder) as lock:
+                log = self.folder / LOG
+                return run_command(command, environment=environment, log=log, lock=lock, watch=watch)
         except TrainerError as error:
             raise TrainerError(f"{self.arm.name}, seed {self.seed}: {error}", **error.data) from error
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from gaincurate.core.artifact import MANIFEST, Json, open_table
+from gaincurate.core.process import command_lock, last_line, run_command
 from gaincurate.errors import GaincurateError, InputError, OutputError, TrainerError
 from gaincurate.files import digest_file, reading, write_json
 from gaincurate.schedule.calibration import carried
@@ -28,7 +29,6 @@ from gaincurate.schedule.observed import Note
 from gaincurate.schedule.references import OBSERVED, Asked, Seen, ask, needed, place_of, read
 from gaincurate.schedule.rescore import Held
 from gaincurate.schedule.run import MADE, Run, read_json
-from gaincurate.schedule.trainer import said_last, train, trainer_lock
 
 _PREDICTED = "predicted"
 _FLAGS = {"allow_pickle": "--allow-pickle", "trust_remote_code": "--trust-remote-code"}
@@ -240,15 +240,17 @@ def _call(run: Run, asked: Asked, command: Sequence[str], what: str, kept: str) 
     """Run a command of `gaincurate difficulty` to its end; the seconds that it took."""
     log = asked.folder / f"{command[0]}.log"
     try:
-        with trainer_lock(run.folder, "difficulty.lock") as lock:
+        with command_lock(run.folder, "difficulty.lock") as lock:
             whole = [sys.executable, "-m", "gaincurate", "difficulty", *command]
-            return train(whole, environment={}, log=log, lock=lock)
+            return run_command(whole, environment={}, log=log, lock=lock)
     except TrainerError as error:
         code = error.data.get("code")
-        said = f"it was ended by signal {-code}" if isinstance(code, int) and code < 0 else said_last(log)
+        why = last_line(log) or "it said nothing"
+        if isinstance(code, int) and code < 0:
+            why = f"it was ended by signal {-code}"
         raise GaincurateError(
-            f"{what} for round {asked.round} failed: {said} (log: {log}). {kept}; run the same "
-            "command again to go on.",
+            f"{what} for round {asked.round} failed: {why} (log: {log}). {kept}; run the same command again "
+            "to go on.",
             log=str(log),
         ) from error
 

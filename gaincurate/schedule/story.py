@@ -11,6 +11,7 @@ import numpy as np
 
 from gaincurate.core.artifact import Json
 from gaincurate.core.outcomes import read_outcomes
+from gaincurate.core.process import fill
 from gaincurate.errors import OutcomeError
 from gaincurate.schedule.calibration import difficulty_status
 from gaincurate.schedule.checkpoints import Finder
@@ -20,7 +21,6 @@ from gaincurate.schedule.order import Order
 from gaincurate.schedule.rescore import due
 from gaincurate.schedule.rounds import selector_of
 from gaincurate.schedule.run import Run
-from gaincurate.schedule.trainer import fill
 
 
 def status(run: Run) -> Json:

@@ -17,10 +17,10 @@ from typing import Any
 
 from gaincurate.config import ScoreConfig
 from gaincurate.core.artifact import Artifact, Json
+from gaincurate.core.process import end_workers, start_workers
 from gaincurate.core.progress import Progress
 from gaincurate.errors import GaincurateError
 from gaincurate.scored_set import SCORES
-from gaincurate.scoring import processes
 from gaincurate.scoring.plan import Plan, make_plan
 from gaincurate.scoring.summary import Summary
 from gaincurate.scoring.worker import score_shards
@@ -58,11 +58,11 @@ def score_everywhere(plan: Plan, shards: Sequence[int], progress: Progress, summ
     ]
     patience = 0.0
     try:
-        processes.start(workers)
+        start_workers(workers)
         _listen(workers, events, progress, summary)
         patience = _ENDING  # what is ended at its end leaves a lock behind, and Python warns of it
     finally:
-        processes.end(workers, patience)
+        end_workers(workers, patience)
 
 
 def _listen(workers: Sequence[SpawnProcess], events: Any, progress: Progress, summary: Summary) -> None:

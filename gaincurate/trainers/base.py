@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from gaincurate.core.artifact import Json
 from gaincurate.core.outcomes import success_of
+from gaincurate.core.process import command_lock
 from gaincurate.errors import InputError, OutputError
 from gaincurate.files import append_lines, reading, write_json
 from gaincurate.schedule.back import return_to, saved_place, take_back
@@ -26,7 +27,6 @@ from gaincurate.schedule.observed import Note, rules_of, silent
 from gaincurate.schedule.rescore import AS_IT_IS, Held, due
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import RUN, Run, working_on
-from gaincurate.schedule.trainer import trainer_lock
 from gaincurate.schema import ID
 from gaincurate.trainers.place import PLACE
 
@@ -78,7 +78,7 @@ class Live(AbstractContextManager["Live"]):
             LockedError: another trainer is at work on the run.
         """
         if self._lock is None:
-            self._lock = self._held.enter_context(trainer_lock(self.run.folder))
+            self._lock = self._held.enter_context(command_lock(self.run.folder))
         self._forget()
         if self.round < 0:
             self.turn()

@@ -305,7 +305,7 @@ def test_a_damaged_line_of_a_journal_is_refused_by_its_number(tmp_path: Path, en
         roll_out(config(tmp_path))
     assert str(caught.value) == (
         f"{journal}, line 4 is damaged. Delete that line and run the same command again: only what it held is "
-        "made anew."
+        "made again."
     )
     journal.write_bytes(b"".join([*lines[:3], *lines[4:]]) + b'{"gc_id": "id9", "sam')
     roll_out(config(tmp_path))

@@ -71,7 +71,7 @@ def test_a_batch_in_two_rounds_is_refused(tmp_path: Path) -> None:
 
 
 def test_two_trainers_of_one_run_are_one_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gaincurate.schedule.trainer._FREED", 0.0)
+    monkeypatch.setattr("gaincurate.core.process._FREED", 0.0)
     run = runs.begin(tmp_path)
     with Live(run.folder), pytest.raises(LockedError, match="still at work"):
         Live(run.folder).open()
