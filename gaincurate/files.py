@@ -1,11 +1,14 @@
-"""Atomic files and content hashes: takes bytes and paths, yields files that are whole or absent.
+"""Files that are whole or absent, content hashes, and lines of JSON.
 
-Knows nothing of shards, scores or Arrow.
+Every file that something else relies on is written beside its place, synced and renamed. Lines of JSON are
+the one kind that grows: a reader leaves out a last line without a line break, because its writer is still at
+it or was killed, and the next `append_lines` begins a new line.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -101,13 +104,36 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
+def to_lines(values: Iterable[object]) -> bytes:
+    """Lines of JSON, one per value."""
+    return "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values).encode()
+
+
+def write_lines(path: Path, values: Iterable[object]) -> int:
+    """Write lines of JSON, atomically, also more than fit into memory; returns how many.
+
+    Raises:
+        StorageError: the file system refused.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    count = 0
+    with write_stream(path) as file:
+        for value in values:
+            file.write(to_lines([value]))
+            count += 1
+    return count
+
+
 def append_line(path: Path, value: object) -> None:
     """Append one line of JSON; see `append_lines`."""
     append_lines(path, [value])
 
 
 def append_lines(path: Path, values: Iterable[object]) -> None:
-    """Append lines of JSON in one write, behind a line break where a killed writer left a piece.
+    """Append lines of JSON in one write, after a line break where a killed writer left a piece.
 
     Raises:
         StorageError: the file system refused.
@@ -119,9 +145,42 @@ def append_lines(path: Path, values: Iterable[object]) -> None:
                 file.seek(end - 1)
                 if file.read(1) != b"\n":
                     file.write(b"\n")
-            file.write("".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values).encode())
+            file.write(to_lines(values))
     except OSError as error:
         raise storage_error(path, error) from error
+
+
+def json_lines(source: Path | bytes, since: int = 0) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """The objects of a file of JSON lines, each with the number of its line, from 1.
+
+    An object is None where the line holds no JSON object: only the caller knows whether that is an error, and
+    what to say of it. Blank lines, and a last line without a line break, are left out.
+
+    Args:
+        source: a file, or the bytes of one.
+        since: bytes at the beginning to skip; a line that ends in them is not given.
+
+    Raises:
+        StorageError: the file cannot be read.
+    """
+    if isinstance(source, bytes):
+        yield from _objects(io.BytesIO(source), since)
+        return
+    with reading(source), source.open("rb") as file:
+        yield from _objects(file, since)
+
+
+def _objects(lines: Iterable[bytes], since: int) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    place = 0
+    for number, line in enumerate(lines, 1):
+        place += len(line)
+        if place <= since or not line.endswith(b"\n") or not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            value = None
+        yield number, value if isinstance(value, dict) else None
 
 
 def sync_folder(path: Path) -> None:

@@ -17,14 +17,52 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gaincurate.core.arrow import Refuse, check_fields, check_values, open_ipc, validate
+from gaincurate.core.artifact import MANIFEST, Artifact, Json, Kind, broken, open_table, without_info
 from gaincurate.errors import InputError, OutputError, storage_error
 from gaincurate.files import digest_bytes, digest_file, reading, write_atomic, write_json
-from gaincurate.schema import ID, NEVER_NULL, PREFIX, expected_fields
-from gaincurate.shards import COLUMNS, MANIFEST, Json, broken, open_table, read_manifest, without_info
+from gaincurate.schema import FORMAT, ID, NEVER_NULL, PREFIX, expected_fields
 
+COLUMNS = "columns"
+"""Computed columns, beside the shards."""
 _BROKEN = "`gaincurate score` did not write it so: get the set again from where it came, or score again."
 _FEW = 64  # rows of a shard for each that is taken, from which on validating rows one by one is faster
 _AGAIN = "delete that column's .arrow and .json file, and make it again if you need it."
+
+
+def _totals(parts: Sequence[Json], rejected: int) -> Json:
+    """The head of a scored set's manifest."""
+    sums = {
+        name: sum(part[name] for part in parts)
+        for name in ("rows", "truncated", "without_prefix", "zero_vectors")
+    }
+    return {
+        "rows": sums["rows"],
+        "rejected": rejected,
+        "truncated": sums["truncated"],
+        "rows_without_prefix": sums["without_prefix"],
+        "zero_vectors": sums["zero_vectors"],
+        "norm_was_fused": any(part["norm_was_fused"] for part in parts),
+        "prefill": "+".join(sorted({part["prefill"] for part in parts})),
+    }
+
+
+SCORES = Kind(
+    name="scored set",
+    holds="scores",
+    format=FORMAT,
+    command="gaincurate score",
+    example="DATA --model M",
+    totals=_totals,
+    part_facts=("rows",),
+    more_facts=("restarted_with_batch_tokens",),
+    own=(COLUMNS,),
+    work="ids.bin",
+    hints={
+        "segmentation.rendering": " (the chat template writes today's date, it seems: pin it, for Llama 3 "
+        'with --template-kwargs \'{"date_string": "26 Jul 2024"}\')'
+    },
+)
+"""What a scored set is, for `Artifact`."""
 
 
 class ScoredSet:
@@ -40,7 +78,8 @@ class ScoredSet:
 
     def __init__(self, folder: str | Path, *, verify: bool = True) -> None:
         self.folder = Path(folder)
-        self.manifest: Json = read_manifest(self.folder)
+        self._artifact = Artifact(self.folder, SCORES)
+        self.manifest: Json = self._artifact.read_manifest()
         self._verify = verify
         self._files: dict[int, pa.Table] = {}
         self._validated: dict[int, set[str]] = {}
@@ -51,7 +90,7 @@ class ScoredSet:
             with reading(path):
                 whole = path.exists() and path.stat().st_size == entry["bytes"]
             if not whole:
-                raise self._damaged(path)
+                raise self._artifact.mismatch(path)
 
     @property
     def identity(self) -> Json:
@@ -80,7 +119,7 @@ class ScoredSet:
             OutputError: a file does not match the manifest.
         """
         for entry in self.manifest["shards"]:
-            self._check(entry)
+            self._artifact.check(entry)
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """One memory-mapped table per shard, in source order."""
@@ -261,7 +300,7 @@ class ScoredSet:
             entry = self.manifest["shards"][index]
             path = self.folder / entry["file"]
             if self._verify:
-                self._check(entry)
+                self._artifact.check(entry)
             refuse = broken(path, _BROKEN)
             table = without_info(open_ipc(path, refuse))
             check_fields(table.schema, expected_fields(table.schema), refuse)
@@ -323,18 +362,6 @@ class ScoredSet:
         if not path.exists() or digest_file(path) != description["hash"]:
             raise OutputError(f"{path} is missing or damaged; {_AGAIN}", path=str(path))
         return read_computed(path, broken(path, _AGAIN.capitalize()))
-
-    def _check(self, entry: Json) -> None:
-        path = self.folder / entry["file"]
-        if digest_file(path) != entry["hash"]:
-            raise self._damaged(path)
-
-    def _damaged(self, path: Path) -> OutputError:
-        return OutputError(
-            f"{path} does not match the manifest: it is missing, cut short or changed. Restore it, or "
-            "delete it and run the same `gaincurate score` command again.",
-            path=str(path),
-        )
 
 
 def read_computed(path: Path, refuse: Refuse) -> pa.Table:

@@ -80,7 +80,7 @@ def in_process(patch: pytest.MonkeyPatch) -> list[list[str]]:
             raise TrainerError("failed")
         return 0.25
 
-    patch.setattr(foresight, "train", call)
+    patch.setattr(foresight, "run_command", call)
     return commands
 
 

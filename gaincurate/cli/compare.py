@@ -67,13 +67,13 @@ def compare(
 
 
 def _train(config: Path, out: Path, workers: int) -> None:
-    from gaincurate.cli.compare_progress import CompareView
+    from gaincurate.cli.progress import ProgressView
     from gaincurate.compare import runner
     from gaincurate.compare.config import read_comparison
-    from gaincurate.schedule.trainer import stoppable
+    from gaincurate.core.process import stoppable
 
     comparison = read_comparison(config)
-    with stoppable(), CompareView() as view:
+    with stoppable(), ProgressView() as view:
         runner.compare(comparison, out, view, workers=workers)
 
 

@@ -13,12 +13,12 @@ import typer
 
 from gaincurate.cli import output
 from gaincurate.cli.difficulty_fit import fit, predict
-from gaincurate.cli.rollout_progress import RolloutView
+from gaincurate.cli.progress import ProgressView
 from gaincurate.cli.score import json_object, need_scoring_packages
 from gaincurate.errors import InputError
 
 if TYPE_CHECKING:
-    from gaincurate.difficulty.watch import RolloutSummary
+    from gaincurate.difficulty.shard_work import RolloutSummary
 
 app = typer.Typer(
     no_args_is_help=True, help="How hard each prompt is: by rollouts, and predicted from a few."
@@ -151,7 +151,7 @@ def rollout(
             timeout=timeout, logprobs=not no_logprobs,
             server_body=json_object(server_body, "--server-body", '{"top_k": 20}'),
         )  # fmt: skip
-        with RolloutView() as view:
+        with ProgressView() as view:
             summary = roll_out(config, view)
         if as_json:
             output.as_json({**asdict(summary), "out": str(summary.out)})
@@ -189,7 +189,7 @@ def verify(
         rows = ScoredSet(scored)
         answer = find_answer(rows, answer_column, needed=True)
         assert answer is not None
-        with RolloutView() as view, VerifierPool(config) as pool:
+        with ProgressView() as view, VerifierPool(config) as pool:
             found = check_gold(rows, parts(range(len(rows)), 1024), answer, config, pool, view)
         if broken is not None:
             write_atomic(broken, broken_lines(found))

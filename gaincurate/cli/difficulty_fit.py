@@ -16,10 +16,10 @@ from gaincurate.cli import output
 from gaincurate.errors import InputError
 
 if TYPE_CHECKING:
+    from gaincurate.core.outcomes import Rules
     from gaincurate.difficulty.fitting import FitReport
     from gaincurate.difficulty.pass_rates import PassRates
     from gaincurate.difficulty.quality import Figure, Quality
-    from gaincurate.schedule.lines import Rules
 
 _WHAT = {"difficulty": "the failure rate", "variance": "p (1 - p)"}
 _OUTCOMES = (
@@ -174,7 +174,7 @@ def _told(epoch: int, epochs: int, loss: float) -> None:
 
 
 def _rules(value: str | None) -> Rules | None:
-    from gaincurate.schedule.lines import Rules
+    from gaincurate.core.outcomes import Rules
 
     if value is None:
         return None

@@ -67,8 +67,8 @@ def hygiene(
     with output.reporting():
         if overwrite and list_to is None:
             raise InputError("--overwrite goes with --list FILE.")
+        from gaincurate.files import write_lines
         from gaincurate.hygiene.checks import finding, lines, search
-        from gaincurate.hygiene.findings import write_lines
         from gaincurate.scored_set import open_scores
 
         options = hygiene_options(

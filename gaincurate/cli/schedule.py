@@ -83,12 +83,12 @@ def next_(
     """
     again = f"Run the same command again to go on: {shlex.join(['gaincurate', *sys.argv[1:]])}"
     with output.reporting(again):
+        from gaincurate.core.process import command_lock
         from gaincurate.schedule.rounds import advance
         from gaincurate.schedule.run import Run, working_on
-        from gaincurate.schedule.trainer import trainer_lock
 
         opened = Run(run)
-        with trainer_lock(run), working_on(run):  # a trainer that follows the run plans its rounds itself
+        with command_lock(run), working_on(run):  # a trainer that follows the run plans its rounds itself
             taken = take_logged(opened, outcomes or [], format_, reward_column)
             finder = finder_of(opened, trainer, output.note)
             found = chosen(finder, opened, checkpoint, wait)

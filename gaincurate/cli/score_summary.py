@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from pathlib import Path
 
 from gaincurate.cli import output
 from gaincurate.errors import InputError
-from gaincurate.files import reading
-from gaincurate.scoring.watch import Summary
+from gaincurate.files import json_lines
+from gaincurate.scoring.summary import Summary
 
 _MORE = {
     "head": "head (NLL and entropy)",
@@ -23,7 +22,7 @@ _MORE = {
 
 def print_summary(summary: Summary) -> None:
     """Print it."""
-    from gaincurate.shards import REJECTED
+    from gaincurate.core.artifact import REJECTED
 
     if summary.scored and summary.rows != 0:  # rows that all were rejected have no rate worth a line
         model = summary.in_model
@@ -75,7 +74,7 @@ def need_a_row(summary: Summary) -> None:
     """
     if summary.rows != 0 or not summary.rejected:
         return
-    from gaincurate.shards import REJECTED
+    from gaincurate.core.artifact import REJECTED
 
     path = summary.out / REJECTED
     count, reason = _commonest(path)
@@ -94,15 +93,13 @@ def need_a_row(summary: Summary) -> None:
 def _commonest(path: Path) -> tuple[int, str]:
     """How many rows were rejected for the commonest reason, numbers in it apart, and the first one's."""
     found: dict[str, tuple[int, str]] = {}
-    with reading(path), path.open(encoding="utf-8") as file:
-        for line in file:
-            try:
-                reason = str(json.loads(line)["reason"])
-            except (ValueError, LookupError, TypeError):
-                continue  # somebody else wrote into it
-            kind = re.sub(r"\d+", "0", reason)
-            count, first = found.get(kind, (0, reason))
-            found[kind] = count + 1, first
+    for _, entry in json_lines(path):
+        if entry is None or "reason" not in entry:
+            continue  # somebody else wrote into it
+        reason = str(entry["reason"])
+        kind = re.sub(r"\d+", "0", reason)
+        count, first = found.get(kind, (0, reason))
+        found[kind] = count + 1, first
     return max(found.values(), key=lambda one: one[0], default=(0, ""))
 
 

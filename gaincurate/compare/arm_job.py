@@ -16,6 +16,8 @@ import pyarrow.compute as pc
 
 from gaincurate.compare.arm import COST, MARKS, PROGRESS, ROLLOUTS, RUN, STEP, TASK, Task
 from gaincurate.compare.config import Arm, Comparison
+from gaincurate.core.artifact import MANIFEST, Json
+from gaincurate.core.process import command_lock, run_command
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.rollout_set import RolloutSet, pass_rates
 from gaincurate.errors import TrainerError
@@ -27,10 +29,8 @@ from gaincurate.schedule.first_model import recorded_model
 from gaincurate.schedule.rounds import start
 from gaincurate.schedule.run import RUN as RUN_FACTS
 from gaincurate.schedule.run import read_json
-from gaincurate.schedule.trainer import train, trainer_lock
 from gaincurate.schema import ID
 from gaincurate.scored_set import ScoredSet
-from gaincurate.shards import MANIFEST, Json
 
 LOG = "trainer.log"
 _MODULE = "gaincurate.compare.trl_arm"
@@ -168,8 +168,9 @@ class ArmJob:
         """
         command = [sys.executable, "-m", _MODULE, str(self.folder)]
         try:
-            with trainer_lock(self.folder) as lock:
-                return train(command, environment=environment, log=self.folder / LOG, lock=lock, watch=watch)
+            with command_lock(self.folder) as lock:
+                log = self.folder / LOG
+                return run_command(command, environment=environment, log=log, lock=lock, watch=watch)
         except TrainerError as error:
             raise TrainerError(f"{self.arm.name}, seed {self.seed}: {error}", **error.data) from error
 

@@ -14,7 +14,7 @@ import numpy as np
 from gaincurate.compare.results import Results
 from gaincurate.compare.verdict import Difference, Reached, Resampled, bands, differences, reached, resample
 from gaincurate.compare.verdict_text import about_arm, about_length, headline, notes
-from gaincurate.shards import Json
+from gaincurate.core.artifact import Json
 from gaincurate.stats import Floats, spearman, spearman_given
 
 BASELINE, SECOND = "uniform", "length"

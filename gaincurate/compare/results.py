@@ -17,10 +17,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gaincurate.core.artifact import Json, open_table
 from gaincurate.errors import OutputError
 from gaincurate.files import reading, write_stream
 from gaincurate.schedule.run import read_json
-from gaincurate.shards import Json, open_table
 from gaincurate.stats import Floats
 
 COSTS = ("asked", "tokens", "scoring", "rescoring", "references", "training", "step", "seconds")

@@ -10,7 +10,6 @@ import importlib.util
 import os
 import shutil
 import threading
-import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -18,45 +17,31 @@ from pathlib import Path
 from gaincurate.compare.arm_job import ArmJob, evaluation, model_at_start
 from gaincurate.compare.config import Comparison
 from gaincurate.compare.results import EVALUATIONS, FACTS, MARKS, RESULTS, STEPS, write_tables
+from gaincurate.core.artifact import MANIFEST, Json, differing_keys
+from gaincurate.core.progress import Progress
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.rollout import roll_out
 from gaincurate.errors import InputError, OutputError, TrainerError
 from gaincurate.files import write_json
 from gaincurate.locks import WORK, Split, writing
+from gaincurate.report.formatting import seconds as duration
 from gaincurate.schedule.first_model import recorded_model
 from gaincurate.schedule.run import read_json
 from gaincurate.schema import ID
 from gaincurate.scored_set import ScoredSet
-from gaincurate.shards import MANIFEST, Json, differing_keys
 
 START, JOBS = "start", "jobs"
 FORMAT = 1
 _LOOK = 0.2  # seconds between two looks at what is done
 
 
-class View:
-    """Hears how a comparison goes; every method may be left as it is. Called from one thread."""
-
-    def note(self, text: str) -> None:
-        """Something that a person should know."""
-
-    def job(self, place: int, count: int, arm: str, seed: int, what: str) -> None:
-        """A job is about to begin; `place` from 0."""
-
-    def progress(self, done: float, seconds_left: float | None) -> None:
-        """How much of all work is done, 0 to 1, and how long the rest will take, where that is known."""
-
-    def job_done(self, place: int, count: int, seconds: float) -> None:
-        """It is done."""
-
-
-def compare(comparison: Comparison, out: Path, view: View | None = None, workers: int = 1) -> None:
+def compare(comparison: Comparison, out: Path, progress: Progress | None = None, workers: int = 1) -> None:
     """Train and judge what is left of a comparison, and write its tables.
 
     Args:
         comparison: the settings.
         out: its folder.
-        view: hears how it goes.
+        progress: hears how it goes.
         workers: arms that are trained at a time. What is measured does not depend on it, but for the seconds.
 
     Raises:
@@ -65,7 +50,7 @@ def compare(comparison: Comparison, out: Path, view: View | None = None, workers
         TrainerError: a trainer failed; what was done is kept.
         LockedError: another process is at work on it.
     """
-    view = view or View()
+    progress = progress or Progress()
     check(comparison)
     with writing(out, Split(), "What was done is kept"):
         facts, known = _state(comparison, out)
@@ -84,22 +69,23 @@ def compare(comparison: Comparison, out: Path, view: View | None = None, workers
             check_trainer(comparison)
         start = out / START
         if not (start / MANIFEST).exists():
-            view.note("judging the model at the start")
+            progress.note("judging the model at the start")
             roll_out(RolloutConfig(**evaluation(comparison), model=model_at_start(comparison), out=start))
-        _work(jobs, view, workers)
+        _work(jobs, progress, workers)
         collect(comparison, out, jobs)
 
 
-def _work(jobs: Sequence[ArmJob], view: View, workers: int) -> None:
+def _work(jobs: Sequence[ArmJob], progress: Progress, workers: int) -> None:
     """Have all jobs done, so many at a time.
 
     Raises:
         TrainerError: a job failed; the others were tried before it is said.
     """
     left = [place for place, job in enumerate(jobs) if not job.done]
-    begun, stop = time.monotonic(), threading.Event()
+    stop = threading.Event()
     shares = [1.0 if place not in left else job.share for place, job in enumerate(jobs)]
-    at_first, failed = sum(shares), list[TrainerError]()
+    reported, failed = sum(shares), list[TrainerError]()
+    progress.start(len(jobs), reported, what="comparing", unit="training")
 
     def watch(seconds: float) -> None:
         if stop.is_set():
@@ -113,22 +99,24 @@ def _work(jobs: Sequence[ArmJob], view: View, workers: int) -> None:
                 while left and free:
                     place, slot = left.pop(0), free.pop(0)
                     job = jobs[place]
-                    view.job(place, len(jobs), job.arm.name, job.seed, "training")
+                    progress.note(f"{place + 1} of {len(jobs)}: {job.arm.name}, seed {job.seed}: training")
                     told = environment(job.comparison, slot, workers)
                     at_work[pool.submit(job.work, told, watch)] = (place, slot)
                 done, _ = wait(at_work, _LOOK, FIRST_COMPLETED)
-                for place, _ in at_work.values():
-                    shares[place] = jobs[place].share
+                for future, (place, _) in at_work.items():
+                    shares[place] = 1.0 if future in done else jobs[place].share
+                progress.advance(sum(shares) - reported)
+                reported = sum(shares)
                 for future in done:
                     place, slot = at_work.pop(future)
                     free.append(slot)
-                    shares[place] = 1.0
+                    job = jobs[place]
                     try:
-                        view.job_done(place, len(jobs), future.result())
+                        taken = duration(future.result())
+                        progress.part(f"{job.arm.name}, seed {job.seed}, done in {taken}")
                     except TrainerError as error:
                         failed.append(error)
-                        view.note(f"warning: {error}")
-                view.progress(sum(shares) / len(jobs), _left(shares, at_first, time.monotonic() - begun))
+                        progress.note(f"warning: {error}")
         except BaseException:
             stop.set()  # and the pool waits until all are ended
             raise
@@ -139,11 +127,6 @@ def _work(jobs: Sequence[ArmJob], view: View, workers: int) -> None:
             "arm leaves it out.",
             **failed[0].data,
         )
-
-
-def _left(shares: Sequence[float], at_first: float, seconds: float) -> float | None:
-    done = sum(shares) - at_first
-    return None if done <= 0 else seconds / done * (len(shares) - sum(shares))
 
 
 def environment(comparison: Comparison, slot: int, workers: int) -> dict[str, str]:

@@ -31,6 +31,7 @@ from gaincurate.compare.arm import (
     Step,
     Task,
 )
+from gaincurate.core.artifact import MANIFEST, Json
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.prompts import Prompt, answer_column, read_prompts
 from gaincurate.difficulty.rollout import roll_out
@@ -42,7 +43,6 @@ from gaincurate.schedule.orders import same_file
 from gaincurate.schedule.run import Run
 from gaincurate.schema import ID
 from gaincurate.scored_set import ScoredSet
-from gaincurate.shards import MANIFEST, Json
 
 _KEPT = (".json", ".safetensors", ".txt", ".jinja", ".model")
 

@@ -5,7 +5,7 @@ Accuracies are given as right answers of 100, because a difference of 0.02 says 
 
 from __future__ import annotations
 
-from gaincurate.shards import Json
+from gaincurate.core.artifact import Json
 
 _MUCH = 0.25  # of a budget: spent before the training, it decides more than the strategy does
 

@@ -18,7 +18,7 @@ import httpx2
 import numpy as np
 import tenacity
 
-from gaincurate.ctrl_c import Pressed, ctrl_c_noted
+from gaincurate.core.process import Pressed, ctrl_c_noted
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.engine import Completion, Key, Refused, Request, request_seed
 from gaincurate.difficulty.tasks import cancel, first_done

@@ -10,13 +10,13 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from gaincurate.core.artifact import Json
+from gaincurate.core.progress import Progress
 from gaincurate.difficulty.prompts import Ints, Prompt, read_prompts
 from gaincurate.difficulty.verify import VerifierConfig, VerifierPool, gold_completion
 from gaincurate.difficulty.verify_worker import GoldProblem, Job
-from gaincurate.difficulty.watch import Watch
-from gaincurate.files import digest_json, write_json
+from gaincurate.files import digest_json, to_lines, write_json
 from gaincurate.scored_set import ScoredSet
-from gaincurate.shards import Json
 
 Broken = dict[str, str]
 """Ids of rows whose gold answer failed, and why; in the order of the prompts."""
@@ -28,7 +28,7 @@ def check_gold(
     answer: str,
     config: VerifierConfig,
     pool: VerifierPool,
-    watch: Watch,
+    progress: Progress,
 ) -> Broken:
     """Verify each row's own answer.
 
@@ -38,10 +38,10 @@ def check_gold(
         answer: the column with the answers.
         config: of the verifier.
         pool: its processes.
-        watch: told how far it is.
+        progress: hears how far it is.
     """
     broken: Broken = {}
-    checked, count = 0, sum(map(len, pieces))
+    progress.start(sum(map(len, pieces)), what="verifying gold")
     for places in pieces:
         prompts = read_prompts(scored, places, answer)
         usable = dict(_jobs(prompts, config, broken))
@@ -50,8 +50,7 @@ def check_gold(
                 broken[gc_id] = verdict.reason or ""
             elif verdict.reward < 1:
                 broken[gc_id] = f"the verifier gives the gold answer itself {verdict.reward:g}, not 1"
-        checked += len(prompts)
-        watch.gold(checked, count)
+        progress.advance(len(prompts))
     return broken
 
 
@@ -86,5 +85,4 @@ def remember(path: Path, what: Json, broken: Broken) -> None:
 
 def broken_lines(broken: Broken) -> bytes:
     """Lines of JSON, one for each row."""
-    lines = [{"gc_id": gc_id, "reason": reason} for gc_id, reason in broken.items()]
-    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+    return to_lines({"gc_id": gc_id, "reason": reason} for gc_id, reason in broken.items())

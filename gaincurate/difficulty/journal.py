@@ -5,14 +5,13 @@ What `append` returned from is on the disk. Knows nothing of what the lines say.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from gaincurate.errors import OutputError, storage_error
-from gaincurate.files import reading, sync_folder
+from gaincurate.files import json_lines, sync_folder, to_lines
 
 
 class Journal:
@@ -56,20 +55,15 @@ class Journal:
             OutputError: a line that is no JSON object; says which.
             StorageError: it cannot be read.
         """
-        with reading(self.path), self.path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    value = json.loads(line)
-                except ValueError:
-                    value = None
-                if not isinstance(value, dict):
-                    raise OutputError(
-                        f"{self.path}, line {number} is damaged. Delete that line and run the same command "
-                        "again: only what it held is made anew.",
-                        path=str(self.path),
-                        line=number,
-                    )
-                yield value
+        for number, value in json_lines(self.path):
+            if value is None:
+                raise OutputError(
+                    f"{self.path}, line {number} is damaged. Delete that line and run the same command "
+                    "again: only what it held is made again.",
+                    path=str(self.path),
+                    line=number,
+                )
+            yield value
 
     def append(self, values: Iterable[dict[str, Any]]) -> None:
         """Add lines, in one write.
@@ -77,9 +71,8 @@ class Journal:
         Raises:
             StorageError: the file system refused; the file may then end with a piece of a line.
         """
-        data = "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values).encode()
         try:
-            self._file.write(data)
+            self._file.write(to_lines(values))
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:

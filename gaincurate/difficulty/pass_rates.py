@@ -7,7 +7,6 @@ Reads a run's or a trainer's outcomes, where each round is a policy of its own, 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,13 +15,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from gaincurate.core.outcomes import Line, Rules, has_rounds, read_any_round
 from gaincurate.difficulty.quality import Target, pass_variance
 from gaincurate.difficulty.rate_tables import of_table, read_table
 from gaincurate.errors import InputError
-from gaincurate.files import digest_files, reading
-from gaincurate.schedule.lines import Key, Line, Rules, newest_attempts, read_lines
+from gaincurate.files import digest_files
 from gaincurate.schedule.noise import Floats
-from gaincurate.schema import ID
 
 Tallies = dict[str, tuple[float, float]]
 """Wins and losses by id."""
@@ -109,7 +107,7 @@ def _read(path: Path, rules: Rules, files: Sequence[Path] | None) -> list[PassRa
     paths: Sequence[Path]
     if files is not None:
         paths = files
-        found = _of_lines([line for file in paths for line in _lines(file, rules)], path)
+        found = _of_lines([line for file in paths for line in read_any_round(file, rules)], path)
     elif path.is_dir():
         paths = sorted([*path.rglob("*.arrow"), *path.rglob("*.parquet")])
         if not paths:
@@ -119,8 +117,8 @@ def _read(path: Path, rules: Rules, files: Sequence[Path] | None) -> list[PassRa
         found = [PassRates(*one) for one in of_table(table, path, rules)]
     else:
         paths = [path]
-        if path.suffix == ".jsonl" and _has_rounds(path):
-            found = _of_lines(_lines(path, rules), path)
+        if path.suffix == ".jsonl" and has_rounds(path):
+            found = _of_lines(read_any_round(path, rules), path)
         else:
             found = [PassRates(*one) for one in of_table(read_table(path), path, rules)]
     if not found:
@@ -154,43 +152,6 @@ def _made(name: str, tallies: Tallies, counted: bool = True, round_: int | None 
     ids = sorted(gc_id for gc_id, (wins, losses) in tallies.items() if wins + losses > 0)
     table = np.array([tallies[gc_id] for gc_id in ids], float).reshape(-1, 2)
     return PassRates(name, ids, table[:, 0], table[:, 1], counted, round_)
-
-
-def _has_rounds(path: Path) -> bool:
-    """Whether a file is a trainer's outcomes: its first line with an id names a round, or one steers."""
-    with reading(path), path.open("rb") as file:
-        for text in file:
-            try:
-                entry = json.loads(text)
-            except ValueError:
-                return False
-            if isinstance(entry, dict) and ID in entry:
-                return "round" in entry
-            if isinstance(entry, dict) and ("attempt" in entry or "resume_from_step" in entry):
-                return True
-    return False
-
-
-def _lines(path: Path, rules: Rules) -> list[Line]:
-    """A file's lines that count, of whatever round, without what was taken back or said twice."""
-    with reading(path):
-        whole, _, _ = path.read_bytes().rpartition(b"\n")
-    ids, newest = set[str](), 0
-    for text in whole.split(b"\n"):
-        try:
-            entry = json.loads(text)
-            ids.add(entry[ID])
-            newest = max(newest, int(entry["round"]))
-        except (ValueError, LookupError, TypeError):
-            continue  # what is wrong with it is said below
-    # Every id passes: whether a prompt is in a scored set is asked later.
-    lines, _ = read_lines(whole, path, newest, frozenset(ids), lambda _: ids, rules)
-    found: list[Line] = []
-    for round_ in sorted({line.round for line in lines}):
-        kept, _ = newest_attempts([line for line in lines if line.round == round_])
-        known = set[Key]()
-        found += [line for line in kept if line.is_new(known)]
-    return found
 
 
 def _of_lines(lines: Iterable[Line], path: Path) -> list[PassRates]:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import gaincurate
+from gaincurate.core.artifact import Json
 from gaincurate.difficulty.methods import Method, Predictor, make
 from gaincurate.difficulty.pass_rates import PassRates
 from gaincurate.difficulty.quality import Quality, Target, quality
@@ -22,7 +23,6 @@ from gaincurate.errors import InputError
 from gaincurate.schedule.noise import Floats, Ints, permutation
 from gaincurate.schema import ID
 from gaincurate.scored_set import ScoredSet
-from gaincurate.shards import Json
 
 if TYPE_CHECKING:
     from gaincurate.difficulty.store import Adapter

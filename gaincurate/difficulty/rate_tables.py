@@ -16,11 +16,11 @@ import pyarrow.compute as pc
 import pyarrow.json as pj
 
 from gaincurate.core.arrow import Refuse, read_parquet, refusing, validate
+from gaincurate.core.artifact import open_table
+from gaincurate.core.outcomes import Rules
 from gaincurate.errors import InputError, OutcomeError
-from gaincurate.schedule.lines import Rules
 from gaincurate.schedule.noise import Floats
 from gaincurate.schema import ID
-from gaincurate.shards import open_table
 
 _LONGEST_LINE = 1 << 26
 _WANTED = (

@@ -11,11 +11,13 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gaincurate.core.progress import Progress
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.engine import Completion, Engine, Key, Refused, Request
 from gaincurate.difficulty.interval import width
@@ -24,10 +26,31 @@ from gaincurate.difficulty.prompts import Prompt
 from gaincurate.difficulty.rollout_set import Judged
 from gaincurate.difficulty.verify import Verdict, VerifierPool
 from gaincurate.difficulty.verify_worker import Job
-from gaincurate.difficulty.watch import RolloutSummary, Watch
 from gaincurate.errors import RowError
 
 Arrived = list[Completion | Refused]
+
+
+@dataclass(slots=True)
+class RolloutSummary:
+    """How a run went: `generated` completions, their `tokens` and `elapsed` seconds are of this process.
+
+    `other_lengths` counts its prompts that have another number of tokens than when they were scored. The rest
+    is of the finished set; `unjudged` rollouts have a reason in the place of a reward.
+    """
+
+    out: Path
+    generated: int = 0
+    tokens: int = 0
+    elapsed: float = 0.0
+    other_lengths: int = 0
+    prompts: int = 0
+    rollouts: int = 0
+    unjudged: int = 0
+    rejected: int = 0
+    pass_rate: float | None = None
+    reasons: dict[str, int] = field(default_factory=dict)
+    """Why rollouts were not judged, most frequent first: at most five."""
 
 
 class ShardWork:
@@ -81,7 +104,7 @@ class ShardWork:
         self._arrivals.close()
         self._judgements.close()
 
-    def run(self, watch: Watch, summary: RolloutSummary) -> list[Judged]:
+    def run(self, progress: Progress, summary: RolloutSummary) -> list[Judged]:
         """All rollouts of the prompts that were not refused, by prompt and sample.
 
         Raises:
@@ -101,7 +124,7 @@ class ShardWork:
                     for gc_id in wanted
                     for sample in range(counts[gc_id], goals[gc_id])
                 ],
-                watch,
+                progress,
                 summary,
             )
             counts |= goals
@@ -113,7 +136,7 @@ class ShardWork:
                 judged.append((self._done[gc_id, sample], verdict.reward, verdict.reason))
         return judged
 
-    def _wave(self, requests: list[Request], watch: Watch, summary: RolloutSummary) -> None:
+    def _wave(self, requests: list[Request], progress: Progress, summary: RolloutSummary) -> None:
         for request in requests:
             if request.key in self._done:
                 self._judge(self._done[request.key])
@@ -123,7 +146,7 @@ class ShardWork:
                 tokens = [found.tokens or 0 for found in part if isinstance(found, Completion)]
                 summary.generated += len(tokens)
                 summary.tokens += sum(tokens)
-                watch.advance(len(tokens), sum(tokens))
+                progress.advance(0, completions=len(tokens), tokens=sum(tokens))
                 self._take_verdicts(wait=False)
         self._take_verdicts(wait=True)
 

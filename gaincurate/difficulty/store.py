@@ -13,10 +13,10 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from gaincurate.core.artifact import Json
 from gaincurate.difficulty.predictor import DifficultyPredictor, Shape
 from gaincurate.errors import InputError, OutputError, storage_error
 from gaincurate.files import digest_bytes, reading, write_atomic, write_json
-from gaincurate.shards import Json
 
 WEIGHTS, CONFIG = "adapter.safetensors", "config.json"
 FORMAT = 1

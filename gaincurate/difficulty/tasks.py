@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, TypeVar
 
-from gaincurate.ctrl_c import Pressed
+from gaincurate.core.process import Pressed
 
 _LOOK = 0.2  # seconds until Ctrl-C is seen, at most: it does not wake a loop
 _T = TypeVar("_T")

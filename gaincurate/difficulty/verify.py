@@ -6,7 +6,6 @@ replaced, and its job has a reason instead of a reward. The threads here only wa
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pickle
@@ -23,6 +22,7 @@ from itertools import islice
 from types import TracebackType
 from typing import Any
 
+from gaincurate.core.process import kill_group
 from gaincurate.difficulty.verify_worker import NAMES, WALL, Job, Setup, gold_text, math_gold
 from gaincurate.errors import InputError
 
@@ -193,7 +193,7 @@ class _Process:
         """End the process from another thread than the one that waits for it; no successor begins."""
         self._closed = True
         if self._process is not None:
-            _kill_group(self._process)
+            kill_group(self._process)
 
     def drop(self) -> None:
         """End the process and free what it held."""
@@ -248,13 +248,8 @@ class _Process:
         return f"ended without an answer (exit code {code})"
 
 
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)  # with what it started itself
-
-
 def _free(process: subprocess.Popen[bytes]) -> None:
-    _kill_group(process)
+    kill_group(process)
     process.wait()
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:

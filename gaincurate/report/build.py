@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from gaincurate.core.artifact import Json
 from gaincurate.difficulty.predict import COLUMNS
 from gaincurate.difficulty.prompts import fitting_verifier
 from gaincurate.hygiene.options import HygieneOptions
@@ -27,7 +28,6 @@ from gaincurate.report.verdict import Decision, Evidence, decide, weaker
 from gaincurate.schedule.first_model import recorded_model
 from gaincurate.schedule.run import Run
 from gaincurate.scored_set import ScoredSet
-from gaincurate.shards import Json
 
 PREDICTED = COLUMNS["difficulty"]
 _GROUPS_SHOWN = 20

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from gaincurate.shards import Json
+from gaincurate.core.artifact import Json
 from gaincurate.stats import Bin, Estimate
 
 FORMAT = 1

@@ -17,11 +17,11 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 import gaincurate
+from gaincurate.core.artifact import Json
 from gaincurate.errors import InputError, OutputError
 from gaincurate.report.table import LENGTH
 from gaincurate.schema import ID
 from gaincurate.scored_set import ScoredSet
-from gaincurate.shards import Json
 from gaincurate.stats import Floats, even_bins, ranks, spearman
 
 Way = Literal["residual", "rank-in-bin"]

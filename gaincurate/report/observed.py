@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gaincurate.core.artifact import IDENTITY, MANIFEST
 from gaincurate.difficulty import rollout_set
 from gaincurate.difficulty.pass_rates import PassRates, pooled
 from gaincurate.difficulty.quality import noise_ceiling, pass_variance
@@ -28,7 +29,6 @@ from gaincurate.schedule.observed import pass_rates_of
 from gaincurate.schedule.run import Run
 from gaincurate.schema import ID
 from gaincurate.scored_set import ScoredSet
-from gaincurate.shards import IDENTITY, MANIFEST
 from gaincurate.stats import Estimate, Floats, estimate, mean
 
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gaincurate.core.artifact import Json, differing_keys
 from gaincurate.errors import InputError
 from gaincurate.hygiene.checks import finding, search
 from gaincurate.hygiene.findings import Finding
@@ -40,7 +41,6 @@ from gaincurate.schedule.story import status
 from gaincurate.schema import ID
 from gaincurate.scored_set import ScoredSet
 from gaincurate.scoring.columns import column_values, questions
-from gaincurate.shards import Json, differing_keys
 from gaincurate.stats import Bin, Estimate, Floats, Ranked, Strata, correlate
 
 _MOST_DIFFERENCES = 20

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from gaincurate.core.artifact import Json
 from gaincurate.files import append_lines
 from gaincurate.schedule import story
 from gaincurate.schedule.config import checked
@@ -18,7 +19,6 @@ from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.rounds import start as open_run
 from gaincurate.schedule.rows import read_rows
 from gaincurate.schedule.run import Run, working_on
-from gaincurate.shards import Json
 
 
 class Schedule:

@@ -8,18 +8,16 @@ nothing of trainers.
 
 from __future__ import annotations
 
-import json
 import os
-from contextlib import suppress
 from pathlib import Path
 
+from gaincurate.core.artifact import Json
+from gaincurate.core.outcomes import earliest_return
 from gaincurate.errors import OutputError, storage_error
 from gaincurate.files import append_line, digest_bytes, digest_file, digest_json, reading, write_json
 from gaincurate.schedule.run import GIVEN, MADE, PLAN, STATE, Run, read_json
-from gaincurate.shards import Json
 
 FORMAT = 1
-_STEERS = b'"resume_from_step"'
 
 
 def saved_place(run: Run, step: int) -> Json:
@@ -79,7 +77,7 @@ def check_place(run: Run, saved: Json, where: str) -> None:
         undone = f"round {round_} was planned anew since"
     elif digest_bytes(told[:size]) != saved["outcomes"]["hash"]:
         undone = f"round {round_} was trained anew since"
-    elif (step := _back_to(told[size:])) is not None and step < int(saved["step"]):
+    elif (step := earliest_return(told[size:])) is not None and step < int(saved["step"]):
         undone = f"training went back to step {step} since, before its step {saved['step']}"
     if undone is not None:
         raise OutputError(
@@ -94,16 +92,6 @@ def _told(run: Run, round_: int) -> bytes:
     with reading(path):
         data = path.read_bytes() if path.exists() else b""
     return data[: data.rfind(b"\n") + 1]
-
-
-def _back_to(lines: bytes) -> int | None:
-    """The earliest step that these lines went back to."""
-    steps = []
-    for line in lines.split(b"\n"):
-        if _STEERS in line:
-            with suppress(ValueError, LookupError, TypeError):  # what is wrong with a line is told elsewhere
-                steps.append(int(json.loads(line)["resume_from_step"]))
-    return min(steps, default=None)
 
 
 def return_to(run: Run, saved: Json, where: str) -> int:

@@ -12,14 +12,14 @@ from dataclasses import asdict
 
 import numpy as np
 
+from gaincurate.core.artifact import Json
+from gaincurate.core.outcomes import Tally, read_outcomes
 from gaincurate.difficulty.quality import Quality, Target, pass_variance, quality
 from gaincurate.errors import OutcomeError
 from gaincurate.schedule.noise import Floats
 from gaincurate.schedule.observed import rules_of
-from gaincurate.schedule.outcomes import Tally, read_outcomes
 from gaincurate.schedule.references import DATA, IDS
 from gaincurate.schedule.run import GIVEN, PLAN, Run
-from gaincurate.shards import Json
 
 Seconds = Mapping[tuple[str, int], float]
 _OF_REFERENCES = ("observed", "left_out", "rollouts", "completion_tokens", "unjudged", "policy", "carried")
@@ -128,7 +128,7 @@ def _newest(run: Run, round_: int) -> Json | None:
     """The last round's predictions against what came back, with intervals."""
     plan = run.plan(round_)
     try:
-        found = read_outcomes(run.outcomes(round_), round_, run.ids(round_), run.ids, rules_of(run.config))
+        found = read_outcomes(run.outcomes(round_), round_, run.ids, rules_of(run.config))
     except OutcomeError:  # changed since they were taken
         return None
     predicted, wins, losses = _judged(plan, list(found.tallies.values()))

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+from gaincurate.core.artifact import Json
 from gaincurate.errors import InputError
 from gaincurate.schedule import base
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.noise import Ints
 from gaincurate.schedule.rescore import OF_MODEL
 from gaincurate.scored_set import ScoredSet
-from gaincurate.shards import Json
 
 
 def check_options_of_a_run(

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from gaincurate.core.artifact import Json
+from gaincurate.core.process import command_lock, fill, run_command, stoppable
 from gaincurate.errors import InputError, OutcomeError, TrainerError, storage_error
 from gaincurate.files import append_line, write_json
 from gaincurate.schedule.back import forget_references
@@ -23,8 +25,6 @@ from gaincurate.schedule.observed import take_outcomes
 from gaincurate.schedule.rescore import due
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run, read_json, working_on
-from gaincurate.schedule.trainer import fill, stoppable, train, trainer_lock
-from gaincurate.shards import Json
 
 NAMES = ("data", "round", "checkpoint", "outcomes", "output")
 _TRAINED, _COMMAND = "trained.json", "command.json"
@@ -73,7 +73,7 @@ def drive(
     """
     view, finder = view or View(), finder or Finder()
     wanted = remembered(run, command)
-    with stoppable(), working_on(run.folder), trainer_lock(run.folder) as lock:
+    with stoppable(), working_on(run.folder), command_lock(run.folder) as lock:
         if command:
             _tell_of_a_new_command(run, wanted, again, view)
             write_json(run.folder / _COMMAND, wanted)
@@ -192,7 +192,7 @@ def _train(
     begun, ended_well = time.time(), False
     try:
         with _pointing_at(run, round_):
-            seconds = train(
+            seconds = run_command(
                 filled,
                 environment={**environment, "GAINCURATE_ATTEMPT": str(attempt)},
                 log=log,

@@ -17,6 +17,8 @@ import numpy as np
 import pyarrow as pa
 
 from gaincurate.core.arrow import check_fields
+from gaincurate.core.artifact import MANIFEST, Json, broken
+from gaincurate.core.process import command_lock, last_line, run_command
 from gaincurate.errors import GaincurateError, InputError, OutputError, TrainerError
 from gaincurate.files import digest_file, reading, write_json
 from gaincurate.schedule.base import load
@@ -29,9 +31,7 @@ from gaincurate.schedule.noise import Floats, Ints
 from gaincurate.schedule.observed import Note
 from gaincurate.schedule.references import OBSERVED, Asked, Seen, ask, needed, place_of, read
 from gaincurate.schedule.run import MADE, Run, read_json
-from gaincurate.schedule.trainer import said_last, train, trainer_lock
 from gaincurate.scored_set import read_computed
-from gaincurate.shards import MANIFEST, Json, broken
 
 _PREDICTED = "predicted"
 _FLAGS = {"allow_pickle": "--allow-pickle", "trust_remote_code": "--trust-remote-code"}
@@ -240,15 +240,17 @@ def _call(run: Run, asked: Asked, command: Sequence[str], what: str, kept: str) 
     """Run a command of `gaincurate difficulty` to its end; the seconds that it took."""
     log = asked.folder / f"{command[0]}.log"
     try:
-        with trainer_lock(run.folder, "difficulty.lock") as lock:
+        with command_lock(run.folder, "difficulty.lock") as lock:
             whole = [sys.executable, "-m", "gaincurate", "difficulty", *command]
-            return train(whole, environment={}, log=log, lock=lock)
+            return run_command(whole, environment={}, log=log, lock=lock)
     except TrainerError as error:
         code = error.data.get("code")
-        said = f"it was ended by signal {-code}" if isinstance(code, int) and code < 0 else said_last(log)
+        why = last_line(log) or "it said nothing"
+        if isinstance(code, int) and code < 0:
+            why = f"it was ended by signal {-code}"
         raise GaincurateError(
-            f"{what} for round {asked.round} failed: {said} (log: {log}). {kept}; run the same "
-            "command again to go on.",
+            f"{what} for round {asked.round} failed: {why} (log: {log}). {kept}; run the same command again "
+            "to go on.",
             log=str(log),
         ) from error
 

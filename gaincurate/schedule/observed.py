@@ -13,15 +13,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gaincurate.core.artifact import Json
+from gaincurate.core.outcomes import (
+    Key,
+    Line,
+    Outcomes,
+    Rules,
+    Tally,
+    check_coverage,
+    read_outcomes,
+    split_lines,
+)
 from gaincurate.difficulty.pass_rates import PassRates, read_pass_rates
 from gaincurate.schedule.config import ScheduleConfig
-from gaincurate.schedule.lines import Key, Line, Rules
 from gaincurate.schedule.noise import Floats, Ints
-from gaincurate.schedule.outcomes import Outcomes, Tally, check_coverage, read_outcomes, split_lines
 from gaincurate.schedule.run import BASE, RUN, Run
 from gaincurate.schema import ID
 from gaincurate.scored_set import ScoredSet
-from gaincurate.shards import Json
 
 Note = Callable[[str], None]
 _ENOUGH = 0.9
@@ -39,7 +47,7 @@ def take_outcomes(run: Run, round_: int, note: Note = silent) -> Outcomes:
     """
     config, path = run.config, run.outcomes(round_)
     rules = rules_of(config)
-    found = read_outcomes(path, round_, run.ids(round_), run.ids, rules)
+    found = read_outcomes(path, round_, run.ids, rules)
     if found.cut:
         note(f"warning: the last line of {path} is not finished and was left out")
     check_coverage(found, round_, path, rules)

@@ -19,17 +19,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gaincurate.core.arrow import parquet_head, read_parquet
+from gaincurate.core.artifact import MANIFEST, Json, broken
+from gaincurate.core.outcomes import Rules
 from gaincurate.difficulty.pass_rates import PassRates
 from gaincurate.difficulty.rollout_set import KIND, RolloutSet, pass_rates
 from gaincurate.errors import InputError, NotReadyError, OutcomeError, storage_error
-from gaincurate.files import digest_file, digest_json, reading, remove_temporaries, write_json
-from gaincurate.schedule.lines import Rules
+from gaincurate.files import digest_file, digest_json, json_lines, reading, remove_temporaries, write_json
 from gaincurate.schedule.noise import Ints, keys_of
 from gaincurate.schedule.observed import Note, pass_rates_of, rules_of, silent
 from gaincurate.schedule.rows import training_rows, write_rows
 from gaincurate.schedule.run import GIVEN, Run, read_json
 from gaincurate.schema import ID
-from gaincurate.shards import MANIFEST, Json, broken
 
 IDS, DATA = "references.json", "references.parquet"
 ROLLOUTS, OBSERVED = "rollouts", "observed.parquet"
@@ -242,10 +242,7 @@ def place_of(run: Run, path: Path) -> str:
 def _tokens(path: Path, ids: set[str]) -> int | None:
     """The sum of `tokens` in outcome lines or in a table; None where they have none."""
     if path.suffix == ".jsonl":
-        lines = [
-            json.loads(line) for line in path.read_bytes().rpartition(b"\n")[0].splitlines() if line.strip()
-        ]
-        rows = [line for line in lines if isinstance(line, dict) and line.get(ID) in ids]
+        rows = [entry for _, entry in json_lines(path) if entry is not None and entry.get(ID) in ids]
     elif path.suffix == ".parquet" and "tokens" in parquet_head(path, broken(path))[0].names:
         rows = read_parquet(path, broken(path), [ID, "tokens"]).to_pylist()
     else:

@@ -19,6 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gaincurate.core.artifact import MANIFEST, Json
+from gaincurate.core.process import command_lock, last_line, run_command
 from gaincurate.errors import GaincurateError, InputError, OutputError, TrainerError
 from gaincurate.files import write_atomic, write_json, write_stream
 from gaincurate.schedule.base import Selector
@@ -27,10 +29,8 @@ from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.noise import Floats, Ints, permutation
 from gaincurate.schedule.order import Order, build, permute
 from gaincurate.schedule.run import Run, read_json, round_name
-from gaincurate.schedule.trainer import said_last, train, trainer_lock
 from gaincurate.schema import ID, LIKELIHOODS, PREFIX, SCORE_FIELDS
 from gaincurate.scored_set import ScoredSet
-from gaincurate.shards import MANIFEST, Json
 from gaincurate.stats import spearman
 
 OF_MODEL = (*(field.name for field in SCORE_FIELDS if field.name.startswith("gc_angle")), *LIKELIHOODS)
@@ -199,12 +199,13 @@ def _score(run: Run, round_: int, checkpoint: str, out: Path, rows: Ints | None)
     log = run.round_folder(round_) / "scoring.log"
     out.parent.mkdir(exist_ok=True)
     try:
-        with trainer_lock(run.folder, "scoring.lock") as lock:
-            return train(command, environment={}, log=log, lock=lock)
+        with command_lock(run.folder, "scoring.lock") as lock:
+            return run_command(command, environment={}, log=log, lock=lock)
     except TrainerError as error:
+        why = last_line(log) or "it said nothing"
         raise GaincurateError(
-            f"scoring the checkpoint of round {round_} failed: {said_last(log)} (log: {log}). What was "
-            "scored is kept; run the same command again to go on.",
+            f"scoring the checkpoint of round {round_} failed: {why} (log: {log}). What was scored is kept; "
+            "run the same command again to go on.",
             log=str(log),
         ) from error
 

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gaincurate.core.artifact import Json
 from gaincurate.errors import InputError, NotReadyError
 from gaincurate.files import remove_temporaries, write_json
 from gaincurate.schedule import base
@@ -34,7 +35,6 @@ from gaincurate.schedule.rows import training_rows, write_rows
 from gaincurate.schedule.run import BASE, FORMAT, RUN, Run, making
 from gaincurate.schema import ID
 from gaincurate.scored_set import ScoredSet
-from gaincurate.shards import Json
 
 _KEPT = ("order", "ordered_by", "scores", "probe", "checkpoint")
 

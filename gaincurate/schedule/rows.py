@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gaincurate.core.arrow import read_parquet
+from gaincurate.core.artifact import Json, broken
 from gaincurate.errors import OutputError
 from gaincurate.files import write_stream
 from gaincurate.schema import ID, PREFIX
 from gaincurate.scoring.columns import Message, PromptProblem, column_values, to_messages, with_additions
-from gaincurate.shards import Json, broken
 
 PROMPT = "prompt"
 

@@ -17,13 +17,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from gaincurate.core.artifact import EXECUTION, Json
 from gaincurate.errors import InputError, LockedError, OutputError
-from gaincurate.files import append_line, reading, remove_temporaries, write_json
+from gaincurate.files import append_line, json_lines, reading, remove_temporaries, write_json
 from gaincurate.locks import acquire
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.orders import Orders
 from gaincurate.scored_set import ScoredSet
-from gaincurate.shards import EXECUTION, Json
 
 FORMAT = 1
 BASE = "base"
@@ -196,9 +196,8 @@ class Run:
     def executions(self) -> list[Json]:
         """What was logged; an unfinished last line is left out."""
         path = self.folder / EXECUTION
-        if not path.exists():
-            return []
-        return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+        lines = json_lines(path) if path.exists() else ()
+        return [entry for _, entry in lines if entry is not None]
 
 
 @contextmanager

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from gaincurate.core.artifact import Json
+from gaincurate.core.outcomes import read_outcomes
+from gaincurate.core.process import fill
 from gaincurate.errors import OutcomeError
 from gaincurate.schedule.base import Selector
 from gaincurate.schedule.calibration import difficulty_status
@@ -15,12 +18,9 @@ from gaincurate.schedule.context import Context
 from gaincurate.schedule.driver import checkpoint_before, names_of
 from gaincurate.schedule.observed import rules_of
 from gaincurate.schedule.order import Order
-from gaincurate.schedule.outcomes import read_outcomes
 from gaincurate.schedule.rescore import due
 from gaincurate.schedule.rounds import selector_of
 from gaincurate.schedule.run import Run
-from gaincurate.schedule.trainer import fill
-from gaincurate.shards import Json
 
 
 def status(run: Run) -> Json:
@@ -104,7 +104,7 @@ def _waiting(run: Run, round_: int) -> Json:
     told: Json = {"round": round_, "prompts": 0, "of": size, "accuracy": None, "problem": None}
     if path.exists():
         try:
-            found = read_outcomes(path, round_, run.ids(round_), run.ids, rules_of(run.config))
+            found = read_outcomes(path, round_, run.ids, rules_of(run.config))
         except OutcomeError as error:
             return told | {"problem": str(error)}
         told["prompts"] = sum(bool(t.successes or t.unjudged) for t in found.tallies.values())

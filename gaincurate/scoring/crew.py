@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
+from gaincurate.core.process import end_workers, start_workers
 from gaincurate.errors import GaincurateError
-from gaincurate.scoring import processes, rates
+from gaincurate.scoring import rates
 from gaincurate.scoring.allocator import settle_memory
 from gaincurate.scoring.attention import UnsupportedAttention
 from gaincurate.scoring.model import find_model, load_config, load_model
@@ -57,7 +58,7 @@ class Crew:
             for index, (_, theirs) in enumerate(pipes)
         ]
         try:
-            processes.start(self._workers)
+            start_workers(self._workers)
             for _, theirs in pipes:
                 theirs.close()
             for pipe in self._pipes:
@@ -104,7 +105,7 @@ class Crew:
         if seconds:
             for pipe in self._pipes:
                 pipe.close()  # which a worker that waits takes as its end
-        processes.end(self._workers, seconds)
+        end_workers(self._workers, seconds)
         for pipe in self._pipes:
             pipe.close()
 

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from gaincurate.core.artifact import MANIFEST, Artifact
 from gaincurate.errors import SourceError
 from gaincurate.files import digest_files
+from gaincurate.scored_set import SCORES
 from gaincurate.scoring.formats import open_file
 from gaincurate.scoring.from_datasets import from_hub, saved_to_disk
 from gaincurate.scoring.parts import Reader, unreadable
-from gaincurate.shards import MANIFEST, read_manifest
 
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet", ".arrow", ".csv", ".csv.gz")
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+)?(@[\w.-]+)?")
@@ -159,7 +160,7 @@ def _files(data: str, split: str | None) -> list[Path] | None:
 
 def _folder(folder: Path, split: str | None) -> list[Path]:
     if (folder / MANIFEST).exists():  # a scored set: score its rows again
-        return [folder / entry["file"] for entry in read_manifest(folder)["shards"]]
+        return [folder / entry["file"] for entry in Artifact(folder, SCORES).read_manifest()["shards"]]
     paths = sorted(p for p in folder.iterdir() if p.is_file() and p.name.endswith(SUFFIXES))
     if not paths:
         raise SourceError(

@@ -16,7 +16,7 @@ from gaincurate.scoring.head import Head
 from gaincurate.scoring.likelihood import likelihoods
 from gaincurate.scoring.pack import PackedStates
 from gaincurate.scoring.segment import Segmented
-from gaincurate.scoring.watch import Summary
+from gaincurate.scoring.summary import Summary
 from gaincurate_kernels import Backend
 
 Measured = tuple[Score | str, int]

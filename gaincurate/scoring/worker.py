@@ -14,9 +14,11 @@ import pyarrow as pa
 import torch
 import transformers
 
-from gaincurate.files import write_atomic
+from gaincurate.core.artifact import Artifact, Json
+from gaincurate.core.progress import Progress
 from gaincurate.locks import work_folder
-from gaincurate.schema import FORMAT, Score, scored_table, signal_fields
+from gaincurate.schema import Score, scored_table, signal_fields
+from gaincurate.scored_set import SCORES
 from gaincurate.scoring.ahead import Behind, ahead
 from gaincurate.scoring.allocator import settle_memory
 from gaincurate.scoring.head import Head
@@ -28,17 +30,16 @@ from gaincurate.scoring.read import Cursor
 from gaincurate.scoring.segment import Segmented
 from gaincurate.scoring.shard import Forward, Shard, without_padding
 from gaincurate.scoring.signals import Signals
-from gaincurate.scoring.watch import Summary, Watch
-from gaincurate.shards import Json, encode_shard, shard_name
+from gaincurate.scoring.summary import Summary
 
 
-def score_shards(plan: Plan, shards: Iterable[int], watch: Watch, summary: Summary) -> None:
+def score_shards(plan: Plan, shards: Iterable[int], progress: Progress, summary: Summary) -> None:
     """Load the model, score these shards and write them.
 
     Args:
         plan: the run, begun: its ids are written.
         shards: their numbers, ascending.
-        watch: hears of every batch and shard.
+        progress: hears of every batch and shard, the shards from a thread of their own.
         summary: counts and times are added here.
     """
     config, out = plan.config, plan.config.out
@@ -71,24 +72,23 @@ def score_shards(plan: Plan, shards: Iterable[int], watch: Watch, summary: Summa
         with summary.timed("reading"):
             table = cursor.read(start, stop)
             names = ids.of(start, table)
-        shard = Shard(plan, start, names, summary, watch)
+        shard = Shard(plan, start, names, summary, progress)
         return _Prepared(index, table, names, shard, shard.segment(table))
 
     def write(ready: _Prepared, scores: dict[int, Score], facts: Json) -> None:
         start, stop = plan.bounds(ready.index)
         with summary.timed("writing"):
-            info = {"format": FORMAT, "identity": plan.identity, "shard": ready.index, **facts}
-            info |= {"first_row": start, "source_rows": stop - start}
+            facts = {**facts, "first_row": start, "source_rows": stop - start}
             scored = scored_table(ready.table, ready.names, scores, more)
-            write_atomic(out / shard_name(ready.index), encode_shard(scored, info))
-        watch.shard(ready.index, plan.shards)
+            Artifact(out, SCORES).write_part(ready.index, plan.identity, scored, facts)
+        progress.part(f"shard {ready.index + 1} of {plan.shards}")
 
     forward: Forward | None = None
     with Behind() as behind:
         for ready in _waited_for(ahead(prepare, shards), summary):
             if forward is None and ready.prompts:
                 with summary.timed("loading"):
-                    forward = without_padding(prefill, list(ready.prompts.values()), watch, head)
+                    forward = without_padding(prefill, list(ready.prompts.values()), progress, head)
             scores, facts = ready.shard.score(ready.prompts, forward or prefill, signals)
             with summary.timed("waiting"):
                 behind.run(partial(write, ready, scores, facts))

@@ -16,18 +16,20 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from gaincurate.config import ScoreConfig
+from gaincurate.core.artifact import Artifact, Json
+from gaincurate.core.process import end_workers, start_workers
+from gaincurate.core.progress import Progress
 from gaincurate.errors import GaincurateError
-from gaincurate.scoring import processes
+from gaincurate.scored_set import SCORES
 from gaincurate.scoring.plan import Plan, make_plan
-from gaincurate.scoring.watch import Summary, Watch
+from gaincurate.scoring.summary import Summary
 from gaincurate.scoring.worker import score_shards
-from gaincurate.shards import Json, refuse_other
 
 _PATIENCE = 0.5  # seconds between looks at whether every worker lives
 _ENDING = 10.0  # seconds for a worker that is done to end by itself
 
 
-def score_everywhere(plan: Plan, shards: Sequence[int], watch: Watch, summary: Summary) -> None:
+def score_everywhere(plan: Plan, shards: Sequence[int], progress: Progress, summary: Summary) -> None:
     """Score these shards in this process, or in one for each device of the run where there are several.
 
     Raises:
@@ -35,7 +37,7 @@ def score_everywhere(plan: Plan, shards: Sequence[int], watch: Watch, summary: S
     """
     devices = plan.machine.devices[: len(shards)]
     if len(devices) == 1:
-        score_shards(plan, shards, watch, summary)
+        score_shards(plan, shards, progress, summary)
         return
     context = multiprocessing.get_context("spawn")
     tasks: Any = context.Queue()
@@ -56,14 +58,14 @@ def score_everywhere(plan: Plan, shards: Sequence[int], watch: Watch, summary: S
     ]
     patience = 0.0
     try:
-        processes.start(workers)
-        _listen(workers, events, watch, summary)
+        start_workers(workers)
+        _listen(workers, events, progress, summary)
         patience = _ENDING  # what is ended at its end leaves a lock behind, and Python warns of it
     finally:
-        processes.end(workers, patience)
+        end_workers(workers, patience)
 
 
-def _listen(workers: Sequence[SpawnProcess], events: Any, watch: Watch, summary: Summary) -> None:
+def _listen(workers: Sequence[SpawnProcess], events: Any, progress: Progress, summary: Summary) -> None:
     """Pass on what the workers say until all are done."""
     running, heard = len(workers), set()
     while running:
@@ -79,14 +81,14 @@ def _listen(workers: Sequence[SpawnProcess], events: Any, watch: Watch, summary:
             continue
         if kind == "note":
             if value not in heard:  # each worker says it
-                watch.note(value)
+                progress.note(value)
             heard.add(value)
         elif kind == "advance":
             summary.scored += value[0]
             summary.tokens += value[1]
-            watch.advance(*value)
-        elif kind == "shard":
-            watch.shard(*value)
+            progress.advance(value[0], tokens=value[1])
+        elif kind == "part":
+            progress.part(value)
         elif kind == "error":
             raise value
         else:
@@ -96,7 +98,7 @@ def _listen(workers: Sequence[SpawnProcess], events: Any, watch: Watch, summary:
                 summary.seconds[stage] = summary.seconds.get(stage, 0.0) + seconds / len(workers)
 
 
-class _Reports(Watch):
+class _Reports(Progress):
     """Sends everything to the parent."""
 
     def __init__(self, events: Any) -> None:
@@ -105,11 +107,11 @@ class _Reports(Watch):
     def note(self, text: str) -> None:
         self._events.put(("note", text))
 
-    def advance(self, rows: int, tokens: int) -> None:
-        self._events.put(("advance", (rows, tokens)))
+    def advance(self, n: float, **also: int) -> None:
+        self._events.put(("advance", (int(n), also["tokens"])))
 
-    def shard(self, index: int, count: int) -> None:
-        self._events.put(("shard", (index, count)))
+    def part(self, text: str) -> None:
+        self._events.put(("part", text))
 
 
 def _work(config: ScoreConfig, identity: Json, tasks: Any, events: Any, begun: float) -> None:
@@ -117,8 +119,8 @@ def _work(config: ScoreConfig, identity: Json, tasks: Any, events: Any, begun: f
     threading.Thread(target=_end_with_parent, daemon=True).start()
     summary = Summary(config.out)
     try:
-        plan = make_plan(config, Watch(), summary)
-        refuse_other(config.out, identity, plan.identity)
+        plan = make_plan(config, Progress(), summary)
+        Artifact(config.out, SCORES).refuse_other(identity, plan.identity)
         summary.seconds = {"loading": time.time() - begun}  # its start and imports too
         score_shards(plan, _taken(tasks), _Reports(events), summary)
     except GaincurateError as error:

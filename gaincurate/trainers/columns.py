@@ -12,12 +12,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from gaincurate.core.artifact import Json
 from gaincurate.errors import InputError
 from gaincurate.schedule.rows import prompts_of
 from gaincurate.schema import ID
 from gaincurate.scored_set import ScoredSet
 from gaincurate.scoring.columns import Message
-from gaincurate.shards import Json
 
 _PLAIN = pa.struct([("role", pa.string()), ("content", pa.string())])
 

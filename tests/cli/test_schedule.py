@@ -241,7 +241,7 @@ def test_the_strategys_own_options_reach_it(tmp_path: Path) -> None:
 def test_next_keeps_out_of_a_run_that_a_trainer_follows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gaincurate.schedule.trainer._FREED", 0.0)
+    monkeypatch.setattr("gaincurate.core.process._FREED", 0.0)
     run = runs.begin(tmp_path)
     runs.report(run)
     with Live(run.folder):

@@ -17,12 +17,13 @@ from compare_world import TRAIN
 from gaincurate.compare import trl_arm
 from gaincurate.compare.config import Comparison, checked_comparison
 from gaincurate.compare.results import FACTS, RESULTS, Tables, read_tables
-from gaincurate.compare.runner import JOBS, View, compare, environment
+from gaincurate.compare.runner import JOBS, compare, environment
 from gaincurate.config import ScoreConfig
+from gaincurate.core.artifact import Json
+from gaincurate.core.progress import Progress
 from gaincurate.errors import InputError, OutputError, TrainerError
 from gaincurate.schedule.run import Run
 from gaincurate.scoring.pipeline import score_dataset
-from gaincurate.shards import Json
 
 pytest.importorskip("trl")
 
@@ -133,9 +134,9 @@ def test_an_arm_replays(compared: Path) -> None:
 def test_again_does_nothing(compared: Path, sets_of: Path) -> None:
     begun = list[str]()
 
-    class Heard(View):
-        def job(self, place: int, count: int, arm: str, seed: int, what: str) -> None:
-            begun.append(arm)
+    class Heard(Progress):
+        def note(self, text: str) -> None:
+            begun.append(text)
 
     before = read_tables(compared / RESULTS)
     compare(asked(sets_of), compared, Heard())

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import runs
+from gaincurate.core.outcomes import Rules
 from gaincurate.difficulty.pass_rates import PassRates, pooled, read_pass_rates
 from gaincurate.errors import InputError, OutcomeError
-from gaincurate.schedule.lines import Rules
 from gaincurate.schedule.observed import pass_rates_of
 
 

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from gaincurate.ctrl_c import Pressed, ctrl_c_noted
+from gaincurate.core.process import Pressed, ctrl_c_noted
 from gaincurate.difficulty.tasks import cancel, first_done
 
 

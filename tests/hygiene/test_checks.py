@@ -9,8 +9,9 @@ import pytest
 import sets
 from gaincurate.difficulty.verify import VerifierConfig
 from gaincurate.errors import InputError
+from gaincurate.files import write_lines
 from gaincurate.hygiene.checks import finding, leave_out, lines, search
-from gaincurate.hygiene.findings import CHECKS, write_lines
+from gaincurate.hygiene.findings import CHECKS
 from gaincurate.hygiene.options import HygieneOptions
 from gaincurate.scored_set import ScoredSet
 from questions import asking, left

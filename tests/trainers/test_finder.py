@@ -81,7 +81,7 @@ def strikes(monkeypatch: pytest.MonkeyPatch) -> list[Strike]:
             raise TrainerError("failed")
         return 0.5
 
-    monkeypatch.setattr(rescore, "train", call)
+    monkeypatch.setattr(rescore, "run_command", call)
     return found
 
 
@@ -344,7 +344,7 @@ def test_an_adapter_is_merged_once_and_scored(
     def kill(command: list[str]) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(finding, "train", merging)
+    monkeypatch.setattr(finding, "run_command", merging)
     strikes.append(kill)
     finder = TrainerFinder(TRL)
     with pytest.raises(KeyboardInterrupt):
@@ -382,7 +382,7 @@ def test_an_adapter_that_cannot_be_merged_is_refused_with_a_sentence(
         raise TrainerError("failed")
 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
-    monkeypatch.setattr(finding, "train", failing)
+    monkeypatch.setattr(finding, "run_command", failing)
     chosen = finder.chosen(run, root)
     with pytest.raises(GaincurateError) as caught, finder.held(run, chosen):
         pass

@@ -425,7 +425,7 @@ def test_going_back_over_a_re_scoring_brings_back_the_order_that_was(
         scored.append(command[command.index("--out") + 1])
         return 0.1
 
-    monkeypatch.setattr("gaincurate.schedule.rescore.train", score)
+    monkeypatch.setattr("gaincurate.schedule.rescore.run_command", score)
     first = run.state["order"]
     trainer, _ = make(model, run, num_train_epochs=3)
     real, dying = Live.turn, iter([False, True])

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from gaincurate.core.arrow import parquet_head
+from gaincurate.core.artifact import broken
 from gaincurate.errors import GaincurateError, InputError
 from gaincurate.schedule.driver import NAMES
 from gaincurate.schedule.rows import read_rows
 from gaincurate.schedule.run import Run
-from gaincurate.shards import broken
 from gaincurate.trainers.doctor.findings import SEVERITIES, About, Finding, Mode, TrainerRules
 from gaincurate.trainers.doctor.read import Read, read_settings
 from gaincurate.trainers.doctor.settings import NotKnown, Settings, shown

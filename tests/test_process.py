@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from gaincurate.core import process
+from gaincurate.core.process import command_lock, fill, run_command
 from gaincurate.errors import LockedError, TrainerError
-from gaincurate.schedule import trainer
-from gaincurate.schedule.trainer import fill, train, trainer_lock
 
 
 def python(code: str) -> list[str]:
@@ -20,8 +20,10 @@ def python(code: str) -> list[str]:
 
 
 def go(tmp_path: Path, command: list[str], **options: Any) -> float:
-    with trainer_lock(tmp_path) as lock:
-        return train(command, environment={"GREETING": "hello"}, log=tmp_path / "log", lock=lock, **options)
+    with command_lock(tmp_path) as lock:
+        return run_command(
+            command, environment={"GREETING": "hello"}, log=tmp_path / "log", lock=lock, **options
+        )
 
 
 def alive(process: int) -> bool:
@@ -92,14 +94,14 @@ def an_hour_later_when(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def now() -> float:
         return time.monotonic() + (3600 if ready.exists() and ready.read_text() else 0)
 
-    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=now, sleep=time.sleep))
+    monkeypatch.setattr(process, "time", SimpleNamespace(monotonic=now, sleep=time.sleep))
 
 
 @pytest.mark.parametrize("then", ["time.sleep(600)", "sys.exit(0)", "sys.exit(3)"])
 def test_whatever_a_trainer_started_ends_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str
 ) -> None:
-    monkeypatch.setattr(trainer, "_GRACE", 0.3)
+    monkeypatch.setattr(process, "_GRACE", 0.3)
     an_hour_later_when(tmp_path / "worker", monkeypatch)
     try:
         go(tmp_path, launcher(tmp_path, then), timeout=600 if "sleep" in then else None)
@@ -108,7 +110,7 @@ def test_whatever_a_trainer_started_ends_with_it(
         expected = r"took longer than 600 s (--timeout) and was ended" if "sleep" in then else "exit code 3"
         assert expected in str(error)  # noqa: PT017
     assert not alive(int((tmp_path / "worker").read_text()))
-    with trainer_lock(tmp_path):
+    with command_lock(tmp_path):
         pass
 
 
@@ -130,14 +132,14 @@ def test_a_trainer_that_is_asked_to_end_may_save_first(
 def test_a_driver_that_dies_takes_the_workers_along(
     tmp_path: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "_FREED", 300.0)
+    monkeypatch.setattr(process, "_FREED", 300.0)
     code = (
         f"import sys; sys.path[:0] = {sys.path!r}\n"
         "from pathlib import Path\n"
-        "from gaincurate.schedule import trainer\n"
-        "trainer._GRACE = .3\n"
-        f"with trainer.stoppable(), trainer.trainer_lock(Path({str(tmp_path)!r})) as lock:\n"
-        f"    trainer.train({launcher(tmp_path, 'time.sleep(600)')!r}, environment={{}},\n"
+        "from gaincurate.core import process\n"
+        "process._GRACE = .3\n"
+        f"with process.stoppable(), process.command_lock(Path({str(tmp_path)!r})) as lock:\n"
+        f"    process.run_command({launcher(tmp_path, 'time.sleep(600)')!r}, environment={{}},\n"
         f"        log=Path({str(tmp_path / 'log')!r}), lock=lock)\n"
     )
     driver = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
@@ -146,14 +148,14 @@ def test_a_driver_that_dies_takes_the_workers_along(
         pass
     driver.send_signal(number)
     driver.wait()
-    with trainer_lock(tmp_path):  # waits until the keeper is done
+    with command_lock(tmp_path):  # waits until the keeper is done
         assert not alive(int(worker.read_text()))
 
 
 def test_a_trainer_that_still_lives_keeps_a_second_one_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "_FREED", 0.0)
+    monkeypatch.setattr(process, "_FREED", 0.0)
     sentence = "a trainer is still at work on .*: another one's, or what an earlier one left"
-    with trainer_lock(tmp_path), pytest.raises(LockedError, match=sentence):
-        trainer_lock(tmp_path).__enter__()
+    with command_lock(tmp_path), pytest.raises(LockedError, match=sentence):
+        command_lock(tmp_path).__enter__()

@@ -1,4 +1,4 @@
-"""How a run is seen from outside: takes events and times, yields a summary. Prints nothing."""
+"""How a scoring run went: what it counted and where its time was spent, by stage."""
 
 from __future__ import annotations
 
@@ -11,22 +11,6 @@ from pathlib import Path
 MODEL = ("prefill", "tails", "behind_site", "angle", "head", "embedding")
 """The stages of a run that are the model's and the signals' work. `behind_site` is the forward between the
 scored tensor and the last norm; `tails` is the prefill's time by their share of its tokens."""
-
-
-class Watch:
-    """What a caller may want to see of a run; each method does nothing until overridden."""
-
-    def note(self, text: str) -> None:
-        """A sentence worth reading once."""
-
-    def start(self, rows: int, done: int) -> None:
-        """The model is loaded; `done` of `rows` rows were scored by an earlier run."""
-
-    def advance(self, rows: int, tokens: int) -> None:
-        """A batch went through the model; `tokens` were computed, without padding."""
-
-    def shard(self, index: int, count: int) -> None:
-        """Shard `index` of `count` was written."""
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from gaincurate.scoring import processes
+from gaincurate.core.process import end_workers, start_workers
 
 
 def answer(pipe: Connection) -> None:
@@ -22,7 +22,7 @@ def test_a_worker_does_not_hear_ctrl_c_from_its_first_instruction_on() -> None:
     for _ in range(2):  # the first one may begin multiprocessing's own helper
         ours, theirs = context.Pipe()
         process = context.Process(target=answer, args=(theirs,))
-        processes.start([process])
+        start_workers([process])
         theirs.close()  # one that dies is seen at once
         try:
             assert process.pid is not None
@@ -56,7 +56,7 @@ class Beginner:
 def test_ctrl_c_while_they_start_is_raised_when_all_have_begun() -> None:
     workers = [Beginner(True), Beginner(False)]
     with pytest.raises(KeyboardInterrupt):
-        processes.start(cast("list[BaseProcess]", workers))
+        start_workers(cast("list[BaseProcess]", workers))
     assert [worker.pid for worker in workers] == [1, 1]
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, set())
 
@@ -65,9 +65,9 @@ def test_the_end_of_those_that_have_begun() -> None:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     begun, never = (context.Process(target=answer, args=(theirs,)) for _ in range(2))
-    processes.start([begun])
+    start_workers([begun])
     assert ours.recv() == "begun"
-    processes.end([begun, never])
+    end_workers([begun, never])
     assert begun.exitcode == -signal.SIGTERM
     assert never.pid is None
     ours.close()
