@@ -13,18 +13,20 @@ from gaincurate.cli.derive import derive
 from gaincurate.cli.doctor import doctor
 from gaincurate.cli.export import export
 from gaincurate.cli.hygiene import hygiene
+from gaincurate.cli.options import Command, Group
 from gaincurate.cli.report import report
 from gaincurate.cli.score import score
 from gaincurate.cli.show import show
 
 app = typer.Typer(
     name="gaincurate",
+    cls=Group,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(score)
+app.command(cls=Command)(score)
 app.command()(show)
 app.command()(derive)
 app.command()(hygiene)

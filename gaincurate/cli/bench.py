@@ -57,12 +57,11 @@ def _kernel(
     need_scoring_packages()
     import torch
 
-    from gaincurate.config import ScoreConfig
+    from gaincurate.config import MachineConfig
     from gaincurate.scoring.identity import resolve_machine
     from gaincurate_kernels import bench
 
-    wanted = ScoreConfig(data="", model="", out=Path(), device=device, dtype=dtype)  # type: ignore[arg-type]
-    machine = resolve_machine(wanted)
+    machine = resolve_machine(MachineConfig(device=device, dtype=dtype))  # type: ignore[arg-type]
     chosen = shapes or _SHAPES[machine.type]
     for count, _ in chosen:
         if count % sample:
@@ -177,7 +176,7 @@ def _score(
     need_scoring_packages()
     import torch
 
-    from gaincurate.config import ScoreConfig
+    from gaincurate.config import MachineConfig
     from gaincurate.scoring import rates
     from gaincurate.scoring.allocator import settle_memory
     from gaincurate.scoring.crew import Crew
@@ -185,7 +184,7 @@ def _score(
     from gaincurate.scoring.model import find_model, load_config, load_model
     from gaincurate_kernels import bench
 
-    machine = resolve_machine(ScoreConfig(data="", model=model, out=Path(), **options))
+    machine = resolve_machine(MachineConfig(**options))
     if machine.threads:
         torch.set_num_threads(machine.threads)
     if machine.type == "cpu":

@@ -14,8 +14,9 @@ import typer
 from gaincurate.cli import output
 from gaincurate.cli.difficulty_fit import fit, predict
 from gaincurate.cli.rollout_progress import RolloutView
-from gaincurate.cli.score import json_object, need_scoring_packages
+from gaincurate.cli.score import need_scoring_packages
 from gaincurate.errors import InputError
+from gaincurate.options import json_object
 
 if TYPE_CHECKING:
     from gaincurate.difficulty.watch import RolloutSummary
@@ -149,7 +150,7 @@ def rollout(
             device=device, dtype=dtype, threads=threads, batch_tokens=batch_tokens, allow_pickle=allow_pickle,
             trust_remote_code=trust_remote_code, concurrency=concurrency, rate=rate, retries=retries,
             timeout=timeout, logprobs=not no_logprobs,
-            server_body=json_object(server_body, "--server-body", '{"top_k": 20}'),
+            server_body=json_object(server_body or "{}", "--server-body", '{"top_k": 20}'),
         )  # fmt: skip
         with RolloutView() as view:
             summary = roll_out(config, view)

@@ -20,7 +20,7 @@ from gaincurate.cli.schedule_options import (
     see_references,
     tell_of_references,
 )
-from gaincurate.cli.score import json_object
+from gaincurate.options import json_object
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

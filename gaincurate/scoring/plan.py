@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gaincurate.config import ScoreConfig
+from gaincurate.config import ScoreConfig, check_shots
 from gaincurate.errors import InputError
 from gaincurate.scoring.columns import Columns, find_columns
 from gaincurate.scoring.head import chunk_rows
@@ -22,7 +22,7 @@ from gaincurate.scoring.identity import (
 )
 from gaincurate.scoring.model import ModelFiles, find_model, gguf_doubt, load_config, load_tokenizer
 from gaincurate.scoring.read import Source, open_source
-from gaincurate.scoring.segment import Segmenter, check_shots
+from gaincurate.scoring.segment import Segmenter
 from gaincurate.scoring.watch import Summary, Watch
 from gaincurate.shards import Json, shard_count
 

@@ -1,0 +1,130 @@
+"""Options from a file: every format, flags before the file before defaults, and what a file cannot say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from command import run
+
+OPTIONS: dict[str, Any] = {
+    "model": "demo",
+    "limit": 3,
+    "signals": ["angle", "nll"],
+    "template_kwargs": {"enable_thinking": False},
+    "system_override": True,
+    "shard": "2/3",
+    "batch-tokens": 512,
+}
+TOML = """
+model = "demo"
+limit = 3
+signals = ["angle", "nll"]
+system_override = true
+shard = "2/3"
+batch-tokens = 512
+template_kwargs = { enable_thinking = false }
+"""
+YAML = """
+model: demo
+limit: 3
+signals: [angle, nll]
+system_override: true
+shard: 2/3
+batch-tokens: 512
+template_kwargs: {enable_thinking: false}
+"""
+
+
+def printed(*arguments: object) -> dict[str, Any]:
+    result = run(*arguments, "--print-config")
+    assert result.exit_code == 0, result.stderr
+    values: dict[str, Any] = json.loads(result.stdout)
+    return values
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("c.toml", TOML), ("c.yaml", YAML), ("c.yml", YAML), ("c.json", json.dumps(OPTIONS))]
+)
+def test_a_file_in_any_format_says_what_flags_say(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    by_file = printed("score", "data.jsonl", "--out", "set", "--config", tmp_path / name)
+    flags = ["--model", "demo", "--limit", 3, "--signals", "angle,nll", "--system-override", "--shard", "2/3"]
+    flags += ["--batch-tokens", 512, "--template-kwargs", '{"enable_thinking": false}']
+    by_flags = printed("score", "data.jsonl", "--out", "set", *flags)
+    texts = {"signals": "angle,nll", "batch_tokens": "512"}
+    assert by_file | texts == by_flags | {"template_kwargs": {"enable_thinking": False}}
+    assert by_file["device"] == "auto"
+    assert by_file["data"] == "data.jsonl"
+
+
+def test_a_flag_wins_over_the_file_and_the_file_over_the_default(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text('data = "data.jsonl"\nmodel = "m"\nout = "set"\nlimit = 3\nlayer = 2\n')
+    values = printed("score", "--config", path, "--limit", 5)
+    assert (values["limit"], values["layer"], values["shard_rows"]) == (5, 2, 1024)
+
+
+def test_what_is_printed_is_read_again(tmp_path: Path) -> None:
+    flags = ["--model", "demo", "--out", tmp_path / "set", "--system", "@sys.txt", "--inter-weight", "0.5"]
+    (tmp_path / "sys.txt").write_text("Be brief.\n")
+    flags[5] = f"@{tmp_path / 'sys.txt'}"
+    values = printed("score", "data.jsonl", *flags)
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps(values))
+    assert printed("score", "--config", path) == values
+    path.rename(tmp_path / "c.yaml")  # JSON is YAML
+    assert printed("score", "--config", tmp_path / "c.yaml") == values
+
+
+def test_a_command_runs_by_a_file_alone(tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_text('{"prompt": "how many apples?"}\n')
+    path = tmp_path / "c.json"
+    values = {
+        "data": str(tmp_path / "data.jsonl"),
+        "model": str(tmp_path / "none"),
+        "out": str(tmp_path / "set"),
+    }
+    path.write_text(json.dumps(values))
+    result = run("score", "--config", path)
+    assert result.exit_code == 2
+    assert f"{tmp_path / 'none'}" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        (
+            "c.toml",
+            "batch_tokns = 3",
+            "{F}: there is no option 'batch_tokns'; near it there is batch_tokens. ",
+        ),
+        ("c.toml", "zzz = 3", "{F}: there is no option 'zzz'. "),
+        ("c.toml", "json = true", "{F}: there is no option 'json'"),
+        ("c.toml", "limit = 0", "{F}: limit = 0: input should be greater than or equal to 1."),
+        ("c.toml", "dtype = 'int8'", "{F}: dtype = 'int8': "),
+        ("c.toml", "limit = ", "--config {F} is no TOML: "),
+        ("c.json", "{", "--config {F} is no JSON: "),
+        ("c.yaml", "a: [", "--config {F} is no YAML: "),
+        ("c.yaml", "- a", "--config {F}: expected options as names with values."),
+        ("c.txt", "", "--config {F}: expected a file that ends in .toml, .yaml, .yml or .json."),
+        ("c.toml", "shard = '4/3'", "--shard 4/3: expected I/N with I from 1 to N, such as 1/4."),
+        ("c.toml", "signals = ['angel']", "--signals: there is no signal 'angel'; there are "),
+    ],
+)
+def test_what_a_file_cannot_say_is_refused(tmp_path: Path, name: str, text: str, sentence: str) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    result = run("score", "data.jsonl", "--model", "demo", "--out", tmp_path / "set", "--config", path)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: " + sentence.replace("{F}", str(path)))
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    result = run("score", "--config", tmp_path / "none.toml")
+    assert result.exit_code == 1
+    assert "none.toml" in result.stderr
