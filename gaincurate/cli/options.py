@@ -21,9 +21,9 @@ from typer.core import TyperCommand, TyperGroup
 
 from gaincurate.cli import output
 from gaincurate.errors import InputError
-from gaincurate.options import ADVANCED, MACHINE, READING, Option, checked, near
+from gaincurate.options import ADVANCED, PANELS, Option, checked, near
 
-_PANELS = (None, MACHINE, READING, ADVANCED)
+_PANELS = (None, *PANELS)
 _METAVARS = {bool: "", int: "N", float: "X", Path: "PATH", str: "TEXT"}
 _WIDE = 18  # columns that choices may take beside an option at a width of 80
 _MANY = 5  # a command with more options takes them from a file too
@@ -31,11 +31,12 @@ _OF_A_CALL = ("as_json",)  # says how one call prints, so it is no part of what 
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 
-def configured(path: str = "") -> Callable[[Callable[..., None]], Callable[[], None]]:
+def configured(path: str = "", *, whole: bool = True) -> Callable[[Callable[..., None]], Callable[[], None]]:
     """Make a function a command: its parameters marked with `Option` are the options.
 
     Args:
         path: `module:Class` of a config whose fields are options too. The function gets it as `config`.
+        whole: whether the options make the config. Else the function gets the fields that were given.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[[], None]:
@@ -43,7 +44,7 @@ def configured(path: str = "") -> Callable[[Callable[..., None]], Callable[[], N
             raise AssertionError("a command is built before it runs")
 
         command.__name__, command.__doc__ = function.__name__, function.__doc__
-        command.build = lambda: _build(function, path)  # type: ignore[attr-defined]
+        command.build = lambda: _build(function, path, whole)  # type: ignore[attr-defined]
         return command
 
     return decorate
@@ -87,7 +88,7 @@ class Command(_QuietHelp, TyperCommand):
         return parser
 
 
-def _build(function: Callable[..., None], path: str) -> tuple[Any, dict[str, str]]:
+def _build(function: Callable[..., None], path: str, whole: bool) -> tuple[Any, dict[str, str]]:
     """The Typer command of a function, and the old spellings of its options."""
     module, _, name = path.partition(":")
     model: Any = getattr(importlib.import_module(module), name) if path else None
@@ -97,7 +98,7 @@ def _build(function: Callable[..., None], path: str) -> tuple[Any, dict[str, str
     if sum(not marker.argument for marker in markers.values()) > _MANY:
         parameters += _config_parameters(markers)
     parameters.append(inspect.Parameter("ctx", _KEYWORD, annotation=typer.Context))
-    call: Any = _call(function, model, markers)
+    call: Any = _call(function, model, whole, markers)
     call.__signature__ = inspect.Signature(parameters)
     call.__annotations__ = {each.name: each.annotation for each in parameters}
     app = typer.Typer(add_completion=False)
@@ -108,17 +109,24 @@ def _build(function: Callable[..., None], path: str) -> tuple[Any, dict[str, str
 
 def _options(function: Callable[..., None], model: Any) -> Iterator[tuple[str, Option, Any, Any, Any, Any]]:
     """Name, marker, type, default, least and most value of each option of a command."""
-    for name, field in model.model_fields.items() if model else ():
-        for marker in (each for each in field.metadata if isinstance(each, Option)):
-            least = next((each.ge for each in field.metadata if hasattr(each, "ge")), None)
-            most = next((each.le for each in field.metadata if hasattr(each, "le")), None)
-            default = inspect.Parameter.empty if field.is_required() else field.get_default()
-            yield name, marker, field.annotation, default, least, most
+    yield from _fields(model) if model else ()
     names = {model.__name__: model} if model else {}
     hints = typing.get_type_hints(function, localns=names, include_extras=True)
     for name, parameter in inspect.signature(function).parameters.items():
         for marker in getattr(hints[name], "__metadata__", ()):
             yield name, marker, hints[name].__origin__, parameter.default, marker.min, None
+
+
+def _fields(model: Any, within: str = "") -> Iterator[tuple[str, Option, Any, Any, Any, Any]]:
+    """The marked fields of a config, and those of a config in it as `FIELD__FIELD`."""
+    for name, field in model.model_fields.items():
+        if hasattr(field.annotation, "model_fields"):
+            yield from _fields(field.annotation, f"{name}__")
+        for marker in (each for each in field.metadata if isinstance(each, Option)):
+            least = next((each.ge for each in field.metadata if hasattr(each, "ge")), None)
+            most = next((each.le for each in field.metadata if hasattr(each, "le")), None)
+            default = inspect.Parameter.empty if field.is_required() else field.get_default()
+            yield within + name, marker, field.annotation, default, least, most
 
 
 def _parameter(
@@ -157,22 +165,38 @@ def _metavar(marker: Option, kind: Any) -> tuple[str | None, str]:
     return marker.metavar or "NAME", f" One of {', '.join(choices)}."
 
 
-def _call(function: Callable[..., None], model: Any, markers: Mapping[str, Option]) -> Callable[..., None]:
+def _call(
+    function: Callable[..., None], model: Any, whole: bool, markers: Mapping[str, Option]
+) -> Callable[..., None]:
     """What Typer calls: it reads texts, checks the config and runs the function."""
+    fields = [name for name, *_ in _fields(model)] if model else []
 
     def call(ctx: Any, config_file: Path | None = None, print_config: bool = False, **values: Any) -> None:
         with output.reporting():
             read = {name: _read(markers[name], value) for name, value in values.items()}
             if model is not None:
-                given = [name for name in values if ctx.get_parameter_source(name).name != "DEFAULT"]
-                fields = {name: read.pop(name) for name in values if name in model.model_fields}
-                read["config"] = checked(model, {name: fields[name] for name in given if name in fields})
+                of_config = {name: read.pop(name) for name in fields}
+                given = {
+                    name: value
+                    for name, value in of_config.items()
+                    if ctx.get_parameter_source(name).name != "DEFAULT"
+                }
+                read["config"] = checked(model, _nested(given)) if whole else _nested(given)
             if print_config:
                 output.as_json(_printed(values, markers))
                 return
         function(**read)
 
     return call
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`FIELD__FIELD` as a mapping in a mapping."""
+    nested: dict[str, Any] = {}
+    for name, value in values.items():
+        outer, _, inner = name.rpartition("__")
+        (nested.setdefault(outer, {}) if outer else nested)[inner] = value
+    return nested
 
 
 def _read(marker: Option, value: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import runs
 from command import run
 
 OPTIONS: dict[str, Any] = {
@@ -128,3 +129,42 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     result = run("score", "--config", tmp_path / "none.toml")
     assert result.exit_code == 1
     assert "none.toml" in result.stderr
+
+
+def test_a_run_is_opened_by_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(
+        f"""
+        scored = "{runs.some_set(tmp_path / "set")}"
+        run = "{tmp_path / "run"}"
+        strategy = "gain-rl"
+        rounds = 2
+        budget = 8
+        sigma = 4
+        reward_range = [-1, 1]
+        without_system = true
+        set = ["scale=3"]
+        rescore_every = 2
+        """
+    )
+    result = run("schedule", "start", "--config", path, "--drift", "0.5")
+    assert result.exit_code == 0, result.stderr
+    config = json.loads((tmp_path / "run/run.json").read_text())["config"]
+    assert (config["reward_low"], config["bare"], config["rescore"]["every"]) == (-1, True, 2)
+    assert config["rescore"]["drift"] == 0.5
+    assert (config["options"]["sigma"], config["options"]["scale"]) == ("4", 3)
+
+
+@pytest.mark.parametrize(
+    ("command", "new", "old"),
+    [(["schedule", "start"], "--without-system", "--bare"), (["schedule", "run"], "--retry", "--again")],
+)
+def test_an_old_spelling_is_read_and_not_shown(
+    tmp_path: Path, command: list[str], new: str, old: str
+) -> None:
+    shown = run(*command, "--help").stdout
+    assert new in shown
+    assert old not in shown
+    by_old, by_new = (run(*command, tmp_path, option) for option in (old, new))
+    assert (by_old.exit_code, by_old.stderr) == (by_new.exit_code, by_new.stderr)
+    assert "no such option" not in by_old.stderr.lower()

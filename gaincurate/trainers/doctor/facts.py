@@ -18,7 +18,7 @@ from gaincurate.trainers.doctor.findings import About, Mode
 def facts_of(folder: Path, mode: Mode) -> About:
     """What is known of a run.
 
-    Without prompt lengths where `--bare` makes the trainer's prompts shorter than the scored ones.
+    Without prompt lengths where `--without-system` makes the trainer's prompts shorter than the scored ones.
 
     Raises:
         InputError: it is no run.

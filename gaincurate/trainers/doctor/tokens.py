@@ -29,7 +29,10 @@ def compare_tokens(folder: Path, rows: int = _ROWS) -> tuple[Finding | None, str
     run = Run(folder)
     model = run.config.model
     if run.config.bare:
-        return None, "token counts: not compared, because --bare leaves out a part of what was scored"
+        return (
+            None,
+            "token counts: not compared, because --without-system leaves out a part of what was scored",
+        )
     if model is None or not Path(model).is_dir():
         return (
             None,
