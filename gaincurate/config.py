@@ -74,8 +74,8 @@ def _split_run(value: str) -> Split:
     return Split(int(part[1]), int(part[2]))
 
 
-class MachineConfig(BaseModel):
-    """What a model runs on."""
+class DeviceConfig(BaseModel):
+    """What a model runs on, for commands with one process."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
@@ -84,19 +84,10 @@ class MachineConfig(BaseModel):
         Literal["auto", "float32", "bfloat16", "float16"],
         Option("Of the model. auto: float32 on a CPU, bfloat16 on a GPU that has it.", MACHINE),
     ] = "auto"
-    backend: Annotated[
-        Literal["auto", "triton", "torch"],
-        Option("Of the angle code. auto: the Triton kernel on a GPU, PyTorch on a CPU.", MACHINE),
-    ] = "auto"
-    workers: Annotated[
-        int | None,
-        Field(ge=1),
-        Option("Processes. Default: one on a CPU, one for each GPU of a kind.", MACHINE),
-    ] = None
     threads: Annotated[
         int | None,
         Field(ge=1),
-        Option("CPU threads of each. Default: torch's, shared among workers.", MACHINE),
+        Option("CPU threads of a process. Default: torch's, shared among processes.", MACHINE),
     ] = None
     batch_tokens: Annotated[
         int | None,
@@ -108,6 +99,20 @@ class MachineConfig(BaseModel):
             read=_batch_tokens,
             shown="auto",
         ),
+    ] = None
+
+
+class MachineConfig(DeviceConfig):
+    """What scoring runs on."""
+
+    backend: Annotated[
+        Literal["auto", "triton", "torch"],
+        Option("Of the angle code. auto: the Triton kernel on a GPU, PyTorch on a CPU.", MACHINE),
+    ] = "auto"
+    workers: Annotated[
+        int | None,
+        Field(ge=1),
+        Option("Processes. Default: one on a CPU, one for each GPU of a kind.", MACHINE),
     ] = None
 
 

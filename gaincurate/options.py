@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -48,6 +49,7 @@ class Option:
     """The default as the help shows it, where `read` makes it of a text."""
     min: float | None = None
     """The least value. A field of a config has `Field(ge=...)` instead."""
+    max: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,14 @@ class Refusal:
     value: Any
     what: str
     """Pydantic's own words, or those of the field's check."""
+
+    @property
+    def name(self) -> str:
+        """The field's, with dots and indexes where it is in another one."""
+        return re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, self.place)))
+
+    def __str__(self) -> str:
+        return f"{self.name} = {self.value!r}: {self.what}" if self.name else self.what
 
 
 def refusals(error: ValidationError) -> list[Refusal]:

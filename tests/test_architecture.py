@@ -173,6 +173,7 @@ LAYERS = [
     "gaincurate.hygiene.duplicates",
     "gaincurate.hygiene.rows",
     "gaincurate.hygiene.text",
+    "gaincurate.hygiene.config",
     "gaincurate.hygiene.findings",
     "gaincurate.hygiene.lines",
     "gaincurate.difficulty.predict",

@@ -27,15 +27,15 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(cls=Command)(score)
-app.command()(show)
-app.command()(derive)
-app.command()(hygiene)
-app.command()(report)
+app.command(cls=Command)(show)
+app.command(cls=Command)(derive)
+app.command(cls=Command)(hygiene)
+app.command(cls=Command)(report)
 app.add_typer(schedule.app, name="schedule")
-app.command()(export)
+app.command(cls=Command)(export)
 app.add_typer(difficulty.app, name="difficulty")
-app.command()(doctor)
-app.command()(compare)
+app.command(cls=Command)(doctor)
+app.command(cls=Command)(compare)
 app.add_typer(bench.app, name="bench")
 
 
@@ -48,7 +48,10 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option(
+            "--version", metavar="", callback=_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
     """Score RL prompt sets once, and know what the score is worth."""

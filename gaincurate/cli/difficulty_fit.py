@@ -10,10 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
-
 from gaincurate.cli import output
+from gaincurate.cli.options import configured
 from gaincurate.errors import InputError
+from gaincurate.options import ADVANCED, READING, Option
 
 if TYPE_CHECKING:
     from gaincurate.difficulty.fitting import FitReport
@@ -28,31 +28,36 @@ _OUTCOMES = (
 )
 
 
+_RewardRange = Annotated[
+    Any,
+    Option("Of rewards. Default: 0,1, or a run's own.", READING, metavar="LO,HI", read=str),
+]
+_Json = Annotated[bool, Option("Print everything as JSON.", names=("--json",))]
+
+
+@configured()
 def fit(
-    scored: Annotated[list[Path], typer.Argument(metavar="SCORED...", help="Scored sets with embeddings.")],
-    outcomes: Annotated[list[Path], typer.Option(help=f"{_OUTCOMES}. Each file and each round is a policy.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the fitted predictor.")],
-    references: Annotated[int, typer.Option(min=2, help="Reference prompts drawn for every batch.")] = 256,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over all observations.")] = 20,
-    batch: Annotated[int, typer.Option(min=1, help="Queries in a batch.")] = 256,
-    rate: Annotated[float, typer.Option("--learning-rate", help="Of Adam, at its highest.")] = 1e-3,
-    held_out: Annotated[
-        float, typer.Option(min=0, max=0.5, help="Share of prompts kept out, to report on.")
-    ] = 0.1,
+    scored: Annotated[list[Path], Option("Scored sets with embeddings.", metavar="SCORED...", argument=True)],
+    outcomes: Annotated[list[Path], Option(f"{_OUTCOMES}. Each file and each round is a policy.")],
+    out: Annotated[Path, Option("Folder for the fitted predictor.", names=("--out", "-o"))],
+    references: Annotated[int, Option("Reference prompts drawn for every batch.", min=2)] = 256,
+    epochs: Annotated[int, Option("Passes over all observations.", min=1)] = 20,
+    batch: Annotated[int, Option("Queries in a batch.", min=1)] = 256,
+    rate: Annotated[float, Option("Of Adam, at its highest.", names=("--learning-rate",))] = 1e-3,
+    held_out: Annotated[float, Option("Share of prompts kept out, to report on.", min=0, max=0.5)] = 0.1,
     towers: Annotated[
-        Literal["one", "two"], typer.Option(help="two: references have an adapter of their own.")
+        Literal["one", "two"], Option("two: references have an adapter of their own.", ADVANCED)
     ] = "one",
     scale: Annotated[
-        Literal["multiply", "divide"], typer.Option(help="The calibration's use of w on the logit.")
+        Literal["multiply", "divide"], Option("The calibration's use of w on the logit.", ADVANCED)
     ] = "multiply",
     spread: Annotated[
-        Literal["population", "sample"], typer.Option(help="Divide the references' variance by K or K - 1.")
+        Literal["population", "sample"],
+        Option("Divide the references' variance by K or K - 1.", ADVANCED),
     ] = "population",
-    reward_range: Annotated[
-        str | None, typer.Option(metavar="LO,HI", help="Of rewards. Default: 0,1, or a run's own.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    reward_range: _RewardRange = None,
+    seed: Annotated[int, Option("Of everything random.", min=0)] = 0,
+    as_json: _Json = False,
 ) -> None:
     """Fit the DOTS difficulty predictor on the pass rates of one or more policies.
 
@@ -85,35 +90,32 @@ def fit(
         )
 
 
+@configured()
 def predict(
-    scored: Annotated[Path, typer.Argument(metavar="SCORED", help="A finished scored set.")],
+    scored: Annotated[Path, Option("A finished scored set.", metavar="SCORED", argument=True)],
     outcomes: Annotated[
-        list[Path], typer.Option(help=f"{_OUTCOMES} for one policy. Of a run its newest round is taken.")
+        list[Path], Option(f"{_OUTCOMES} for one policy. Of a run its newest round is taken.")
     ],
-    adapter: Annotated[Path | None, typer.Option(help="A predictor that `difficulty fit` wrote.")] = None,
+    adapter: Annotated[Path | None, Option("A predictor that `difficulty fit` wrote.")] = None,
     method: Annotated[
         Literal["whitened", "attention", "group-mean"] | None,
-        typer.Option(
-            help="Without an adapter: attention on whitened embeddings or on raw ones, or the group's mean."
-        ),
+        Option("Without an adapter: attention on whitened embeddings or on raw ones, or the group's mean."),
     ] = None,
-    group_column: Annotated[str | None, typer.Option(help="The column that names a row's group.")] = None,
-    references: Annotated[
-        int, typer.Option(min=3, help="Observed prompts to predict from, drawn at random.")
-    ] = 256,
-    reward_range: Annotated[
-        str | None, typer.Option(metavar="LO,HI", help="Of rewards. Default: 0,1, or a run's own.")
+    group_column: Annotated[
+        str | None, Option("The column that names a row's group.", READING, metavar="NAME")
     ] = None,
+    references: Annotated[int, Option("Observed prompts to predict from, drawn at random.", min=3)] = 256,
+    reward_range: _RewardRange = None,
     target: Annotated[
         Literal["difficulty", "variance"],
-        typer.Option(help="The failure rate, gc_difficulty, or p (1 - p) of the pass rate, gc_variance."),
+        Option("The failure rate, gc_difficulty, or p (1 - p) of the pass rate, gc_variance."),
     ] = "difficulty",
-    seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
+    seed: Annotated[int, Option("Of the draw.", min=0)] = 0,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Write the column into this folder, not beside the set."),
+        Option("Write the column into this folder, not beside the set.", names=("--out", "-o")),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    as_json: _Json = False,
 ) -> None:
     """Predict every prompt's failure rate and write it beside the set as gc_difficulty.
 
@@ -169,25 +171,26 @@ def _told(epoch: int, epochs: int, loss: float) -> None:
     output.note(f"epoch {epoch} of {epochs}: cross-entropy {loss:.4f}")
 
 
-def _rules(value: str | None) -> Rules | None:
+def _rules(value: Any) -> Rules | None:
     from gaincurate.schedule.lines import Rules
 
     if value is None:
         return None
+    text = ",".join(map(str, value)) if isinstance(value, list) else value
     number = r"(-?\d+(?:\.\d+)?)"
-    found = re.fullmatch(rf"{number},{number}", value)
+    found = re.fullmatch(rf"{number},{number}", str(text))
     if not found or not float(found[1]) < float(found[2]):
-        raise InputError(f"--reward-range {value}: expected LO,HI with LO below HI, such as 0,1.")
+        raise InputError(f"--reward-range {text}: expected LO,HI with LO below HI, such as 0,1.")
     return Rules(float(found[1]), float(found[2]))
 
 
-def _read(path: Path, reward_range: str | None) -> list[PassRates]:
+def _read(path: Path, reward_range: Any) -> list[PassRates]:
     from gaincurate.difficulty.pass_rates import read_pass_rates
 
     return read_pass_rates(path, _rules(reward_range))
 
 
-def _one_policy(paths: Sequence[Path], reward_range: str | None) -> PassRates:
+def _one_policy(paths: Sequence[Path], reward_range: Any) -> PassRates:
     """The newest round of each file, together; a file of several models is refused."""
     from gaincurate.difficulty.pass_rates import pooled
 

@@ -17,7 +17,9 @@ import typer
 
 import gaincurate
 from gaincurate.cli import output
+from gaincurate.cli.options import configured
 from gaincurate.errors import InputError
+from gaincurate.options import Option
 
 if TYPE_CHECKING:
     from gaincurate.trainers.doctor.examine import Report
@@ -39,34 +41,35 @@ _PACKAGES = (
 )
 
 
+@configured()
 def doctor(
     trainer: Annotated[
         str | None,
-        typer.Option(
-            help="Check this trainer's settings instead: trl, verl, openrlhf, nemo-rl, skyrl, slime, "
-            "prime-rl, trinity or areal."
+        Option(
+            "Check this trainer's settings instead: trl, verl, openrlhf, nemo-rl, skyrl, slime, "
+            "prime-rl, trinity or areal.",
+            metavar="T",
         ),
     ] = None,
     config: Annotated[
         list[str] | None,
-        typer.Option(
-            "--config",
-            metavar="F",
-            help="Its YAML, JSON or TOML file, or a file with its launch line; - is standard input. "
+        Option(
+            "Its YAML, JSON or TOML file, or a file with its launch line; - is standard input. "
             "Repeatable: later ones win.",
+            metavar="F",
         ),
     ] = None,
     mode: Annotated[
         Literal["segment", "live", "export"] | None,
-        typer.Option(
-            help="One process of the trainer for each round (segment, the default), one long one with the "
+        Option(
+            "One process of the trainer for each round (segment, the default), one long one with the "
             "live adapter, or one exported file."
         ),
     ] = None,
     run: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Compare sizes, lengths and tokens with this run too.")
+        Path | None, Option("Compare sizes, lengths and tokens with this run too.", metavar="RUN")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    as_json: Annotated[bool, Option("Print everything as JSON.", names=("--json",))] = False,
 ) -> None:
     """Check versions, the device, and the angle code against its definition; or a trainer's settings.
 

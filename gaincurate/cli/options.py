@@ -114,7 +114,7 @@ def _options(function: Callable[..., None], model: Any) -> Iterator[tuple[str, O
     hints = typing.get_type_hints(function, localns=names, include_extras=True)
     for name, parameter in inspect.signature(function).parameters.items():
         for marker in getattr(hints[name], "__metadata__", ()):
-            yield name, marker, hints[name].__origin__, parameter.default, marker.min, None
+            yield name, marker, hints[name].__origin__, parameter.default, marker.min, marker.max
 
 
 def _fields(model: Any, within: str = "") -> Iterator[tuple[str, Option, Any, Any, Any, Any]]:
@@ -125,7 +125,11 @@ def _fields(model: Any, within: str = "") -> Iterator[tuple[str, Option, Any, An
         for marker in (each for each in field.metadata if isinstance(each, Option)):
             least = next((each.ge for each in field.metadata if hasattr(each, "ge")), None)
             most = next((each.le for each in field.metadata if hasattr(each, "le")), None)
-            default = inspect.Parameter.empty if field.is_required() else field.get_default()
+            default = (
+                inspect.Parameter.empty
+                if field.is_required()
+                else field.get_default(call_default_factory=True)
+            )
             yield within + name, marker, field.annotation, default, least, most
 
 
@@ -206,15 +210,13 @@ def _read(marker: Option, value: Any) -> Any:
 def _printed(values: Mapping[str, Any], markers: Mapping[str, Option]) -> dict[str, Any]:
     """Every option that has a value, as a `--config` file has it."""
     plain = {_key(name, markers[name]): value for name, value in values.items() if name not in _OF_A_CALL}
-    return {
-        key: str(value) if isinstance(value, Path) else [str(v) for v in value] if _many(value) else value
-        for key, value in sorted(plain.items())
-        if value is not None and not (_many(value) and not value)
-    }
+    return {key: _as_json(value) for key, value in sorted(plain.items()) if value not in (None, [], ())}
 
 
-def _many(value: Any) -> bool:
-    return isinstance(value, (list, tuple))
+def _as_json(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_as_json(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def _key(name: str, marker: Option) -> str:

@@ -34,7 +34,7 @@ from gaincurate.difficulty.rollout_set import (
     write_shard,
 )
 from gaincurate.difficulty.shard_work import ShardWork
-from gaincurate.difficulty.verify import VerifierConfig, VerifierPool
+from gaincurate.difficulty.verify import VerifierConfig, VerifierPool, verifier_of
 from gaincurate.difficulty.watch import RolloutSummary, Watch
 from gaincurate.errors import InputError
 from gaincurate.files import append_line, remove_temporaries, write_atomic, write_json
@@ -54,9 +54,7 @@ def roll_out(config: RolloutConfig, watch: Watch | None = None) -> RolloutSummar
     """
     config.check()
     begin, out = time.perf_counter(), config.out
-    verifier = VerifierConfig(
-        config.verifier, config.verify_seconds, config.verify_memory, config.verify_workers, config.gold_as
-    )
+    verifier = verifier_of(config)
     read_identity(out, damaged=config.overwrite)  # refuse what is not ours before anything is spent
     scored = ScoredSet(config.scored)
     answer = answer_column(scored, config.answer_column, needed=not verifier.own)

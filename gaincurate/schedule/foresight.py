@@ -7,7 +7,6 @@ killed work goes on where it was. Knows nothing of the draw.
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -31,7 +30,7 @@ from gaincurate.schedule.trainer import said_last, train, trainer_lock
 from gaincurate.shards import MANIFEST, Json, open_table
 
 _PREDICTED = "predicted"
-_FLAGS = {"allow_pickle": "--allow-pickle", "trust_remote_code": "--trust-remote-code"}
+_OPTIONS = "rollouts.options.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,16 +130,16 @@ def _roll_out(run: Run, asked: Asked, own: Json, checkpoint: str | None, note: N
     if not same:
         write_json(path, made)
     if "server" in own:
-        _generate(run, asked, ["--server", own["server"]], own, note)
+        _generate(run, asked, {"server": own["server"]}, own, note)
     elif asked.round == 0:  # a name, a file or a folder, which the command knows how to find
-        _generate(run, asked, ["--model", str(checkpoint)], own, note)
+        _generate(run, asked, {"model": str(checkpoint)}, own, note)
     else:
         with held(run, str(checkpoint)) as folder:
             if (why := why_incomplete(Path(folder))) is not None:
                 raise InputError(
                     f"the checkpoint of round {asked.round - 1} cannot be used: {why}.", path=checkpoint
                 )
-            _generate(run, asked, ["--model", folder], own, note)
+            _generate(run, asked, {"model": folder}, own, note)
 
 
 def _policy(run: Run, asked: Asked, own: Json, checkpoint: str | None) -> Json:
@@ -162,28 +161,15 @@ def _same(known: Json, made: Json) -> bool:
     return {**known, "weights": None} == made  # a trainer may delete a checkpoint that was rolled out with
 
 
-def _generate(run: Run, asked: Asked, engine: Sequence[str], own: Json, note: Note) -> None:
-    note(f"round {asked.round}: rolling out {len(asked.ids):,} references with {engine[1]}")
-    command = ["rollout", str(run.scored.folder.resolve()), "--out", str(asked.rollouts), *engine]
-    command += ["--reference", str(len(asked.ids)), "--seed", str(asked.seed), *options_of(own)]
+def _generate(run: Run, asked: Asked, engine: Json, own: Json, note: Note) -> None:
+    (policy,) = engine.values()
+    note(f"round {asked.round}: rolling out {len(asked.ids):,} references with {policy}")
+    config = asked.folder / _OPTIONS
+    options = {**own, **engine, "scored": str(run.scored.folder.resolve()), "out": str(asked.rollouts)}
+    write_json(config, {**options, "reference": len(asked.ids), "seed": asked.seed})
+    command = ["rollout", "--config", str(config)]
     seconds = _call(run, asked, command, "rolling out", "What had arrived is kept")
-    run.log(what="rollout", round=asked.round, seconds=seconds, policy=engine[1])
-
-
-def options_of(own: Json) -> list[str]:
-    """The options of `gaincurate difficulty rollout` that a run's `rollout` names."""
-    found: list[str] = []
-    for name, value in own.items():
-        if name == "server":
-            continue
-        if name in _FLAGS:
-            found += [_FLAGS[name]] if value else []
-        elif name == "logprobs":
-            found += [] if value else ["--no-logprobs"]
-        elif value is not None:
-            text = json.dumps(value) if isinstance(value, dict) else str(value)
-            found.append(f"--{name.replace('_', '-')}={text}")
-    return found
+    run.log(what="rollout", round=asked.round, seconds=seconds, policy=policy)
 
 
 def _predicted(run: Run, options: DotsOptions, asked: Asked, note: Note) -> tuple[Floats, Json]:

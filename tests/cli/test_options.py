@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 import runs
 from command import run
+from gaincurate.cli.app import app as gaincurate_app
 
 OPTIONS: dict[str, Any] = {
     "model": "demo",
@@ -168,3 +173,33 @@ def test_an_old_spelling_is_read_and_not_shown(
     by_old, by_new = (run(*command, tmp_path, option) for option in (old, new))
     assert (by_old.exit_code, by_old.stderr) == (by_new.exit_code, by_new.stderr)
     assert "no such option" not in by_old.stderr.lower()
+
+
+def commands(app: Any = None, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every command as its words."""
+    group: Any = app or typer.main.get_command(gaincurate_app)
+    context = typer.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        yield (*words, name)
+        if hasattr(command, "list_commands"):
+            yield from commands(command, (*words, name))
+
+
+@pytest.mark.parametrize("command", list(commands()), ids=" ".join)
+def test_help_at_80_columns_cuts_no_name_and_shows_no_types_of_python(command: tuple[str, ...]) -> None:
+    shown = CliRunner(env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"}).invoke(
+        gaincurate_app, [*command, "--help"]
+    )
+    assert shown.exit_code == 0
+    options = shown.stdout.partition("Options")[2]
+    assert "…" not in shown.stdout
+    assert not re.search(r"<bool>|range>|<str>|<int>|<float>|Undefined|<path>", options)
+    assert max(map(len, shown.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("command", list(commands()), ids=" ".join)
+def test_a_command_with_more_than_five_options_takes_a_file(command: tuple[str, ...]) -> None:
+    shown = run(*command, "--help").stdout
+    names = set(re.findall(r"^│ \*? *(--[a-z-]+)", shown, re.MULTILINE)) - {"--help", "--print-config"}
+    assert ("--print-config" in shown) == (len(names - {"--config"}) > 5)
