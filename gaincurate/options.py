@@ -7,7 +7,6 @@ which takes 80 ms, so that commands can mark their parameters and `gaincurate --
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -113,6 +112,8 @@ def _sentence(refusal: Refusal, model: type[BaseModel]) -> str:
 
 def near(name: str, names: Iterable[str]) -> str:
     """A clause with the names that a misspelt one may stand for, empty where none is near."""
+    import difflib
+
     close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.6)
     return f"; near it there is {' or '.join(close)}" if close else ""
 

@@ -5,8 +5,6 @@ With a trainer: would its settings break a schedule?
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import platform
 import textwrap
 from dataclasses import asdict
@@ -148,6 +146,8 @@ def _print_report(report: Report) -> None:
 
 def examine() -> dict[str, Any]:
     """Everything that `doctor` prints, as plain values."""
+    import importlib.metadata  # 15 ms, which the help need not wait for
+
     versions: dict[str, str | None] = {}
     for name, _ in _PACKAGES:
         try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-import tomllib
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -284,6 +283,8 @@ def _read_config(path: Path, ctx: Any, markers: Mapping[str, Option]) -> dict[st
 
 
 def _parsed(path: Path) -> dict[str, Any]:
+    import tomllib
+
     import yaml
 
     from gaincurate.files import reading

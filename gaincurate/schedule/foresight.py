@@ -130,16 +130,16 @@ def _roll_out(run: Run, asked: Asked, own: Json, checkpoint: str | None, note: N
     if not same:
         write_json(path, made)
     if "server" in own:
-        _generate(run, asked, {"server": own["server"]}, own, note)
+        _generate(run, asked, ["--server", own["server"]], own, note)
     elif asked.round == 0:  # a name, a file or a folder, which the command knows how to find
-        _generate(run, asked, {"model": str(checkpoint)}, own, note)
+        _generate(run, asked, ["--model", str(checkpoint)], own, note)
     else:
         with held(run, str(checkpoint)) as folder:
             if (why := why_incomplete(Path(folder))) is not None:
                 raise InputError(
                     f"the checkpoint of round {asked.round - 1} cannot be used: {why}.", path=checkpoint
                 )
-            _generate(run, asked, {"model": folder}, own, note)
+            _generate(run, asked, ["--model", folder], own, note)
 
 
 def _policy(run: Run, asked: Asked, own: Json, checkpoint: str | None) -> Json:
@@ -161,15 +161,14 @@ def _same(known: Json, made: Json) -> bool:
     return {**known, "weights": None} == made  # a trainer may delete a checkpoint that was rolled out with
 
 
-def _generate(run: Run, asked: Asked, engine: Json, own: Json, note: Note) -> None:
-    (policy,) = engine.values()
-    note(f"round {asked.round}: rolling out {len(asked.ids):,} references with {policy}")
+def _generate(run: Run, asked: Asked, engine: Sequence[str], own: Json, note: Note) -> None:
+    note(f"round {asked.round}: rolling out {len(asked.ids):,} references with {engine[1]}")
     config = asked.folder / _OPTIONS
-    options = {**own, **engine, "scored": str(run.scored.folder.resolve()), "out": str(asked.rollouts)}
-    write_json(config, {**options, "reference": len(asked.ids), "seed": asked.seed})
-    command = ["rollout", "--config", str(config)]
+    write_json(config, own)
+    command = ["rollout", str(run.scored.folder.resolve()), "--out", str(asked.rollouts), *engine]
+    command += ["--reference", str(len(asked.ids)), "--seed", str(asked.seed), "--config", str(config)]
     seconds = _call(run, asked, command, "rolling out", "What had arrived is kept")
-    run.log(what="rollout", round=asked.round, seconds=seconds, policy=policy)
+    run.log(what="rollout", round=asked.round, seconds=seconds, policy=engine[1])
 
 
 def _predicted(run: Run, options: DotsOptions, asked: Asked, note: Note) -> tuple[Floats, Json]:

@@ -194,10 +194,9 @@ def _score(run: Run, round_: int, checkpoint: str, out: Path, rows: Ints | None)
         with write_stream(Path(data)) as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table)
     config = work / f"{out.name}.options.json"
-    options = options_of(base.identity, work) | signals_for(run.config.by, base.identity)
-    write_json(config, {"data": data, "model": checkpoint, "out": str(out), **options})
-    command = [sys.executable, "-m", "gaincurate", "score", "--config", str(config)]
-    command += run.config.rescore.options  # flags win over the file
+    write_json(config, options_of(base.identity, work) | signals_for(run.config.by, base.identity))
+    command = [sys.executable, "-m", "gaincurate", "score", data, "--model", checkpoint, "--out", str(out)]
+    command += ["--config", str(config), *run.config.rescore.options]  # flags win over the file
     log = run.round_folder(round_) / "scoring.log"
     out.parent.mkdir(exist_ok=True)
     try:
