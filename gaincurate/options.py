@@ -101,13 +101,24 @@ def checked(model: type[Config], values: Mapping[str, Any]) -> Config:
 def _sentence(refusal: Refusal, model: type[BaseModel]) -> str:
     if not refusal.place:
         return f"{refusal.what}."
-    option = "--" + "-".join(map(str, refusal.place)).replace("_", "-")
+    option = _option(model, refusal.place)
     if refusal.kind == "unknown":
         return f"there is no option {refusal.place[-1]!r}{near(str(refusal.place[-1]), model.model_fields)}."
     if refusal.kind == "missing":
         return f"{option} is missing."
     what = refusal.what.removeprefix("Input ")
     return f"{option} {refusal.value}: {what if what == refusal.what else f'it {what}'}."
+
+
+def _option(model: Any, place: tuple[int | str, ...]) -> str:
+    """The spelling of the option that a field is, also of a field in a config in a field."""
+    fields = getattr(model, "model_fields", {})
+    if place[0] not in fields or (len(place) > 1 and hasattr(fields[place[0]].annotation, "model_fields")):
+        within = fields[place[0]].annotation if place[0] in fields else None
+        return _option(within, place[1:]) if within else "--" + str(place[0]).replace("_", "-")
+    names = (name for mark in fields[place[0]].metadata if isinstance(mark, Option) for name in mark.names)
+    long = next((name for name in names if name.startswith("--")), f"--{place[0]}".replace("_", "-"))
+    return long.partition("/")[0]
 
 
 def near(name: str, names: Iterable[str]) -> str:

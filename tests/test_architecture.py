@@ -41,6 +41,7 @@ LAYERS = [
     "gaincurate.cli.score_summary",
     "gaincurate.cli.progress",
     "gaincurate.cli.options",
+    "gaincurate.cli.config_file",
     "gaincurate.cli.output",
     "gaincurate.compare.page",
     "gaincurate.compare.charts",

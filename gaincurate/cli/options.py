@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from gaincurate.cli import output
+from gaincurate.cli.config_file import parsed
 from gaincurate.errors import InputError
 from gaincurate.options import ADVANCED, PANELS, Option, checked, near
 
@@ -261,7 +261,7 @@ def _read_config(path: Path, ctx: Any, markers: Mapping[str, Option]) -> dict[st
     names = {_key(name, marker): name for name, marker in markers.items()}
     params = {param.name: param for param in ctx.command.params}
     values: dict[str, Any] = {}
-    for key, value in _parsed(path).items():
+    for key, value in parsed(path).items():
         name = names.get(key.replace("-", "_"))
         if name is None or name in _OF_A_CALL:
             every = f"`{ctx.command_path} --help` shows every option"
@@ -279,27 +279,4 @@ def _read_config(path: Path, ctx: Any, markers: Mapping[str, Option]) -> dict[st
             what = error.message[:1].lower() + error.message[1:].rstrip(".")
             raise InputError(f"{path}: {key} = {value!r}: {what}.", path=str(path)) from error
         values[name] = value
-    return values
-
-
-def _parsed(path: Path) -> dict[str, Any]:
-    import tomllib
-
-    import yaml
-
-    from gaincurate.files import reading
-
-    kind = {".toml": "TOML", ".yaml": "YAML", ".yml": "YAML", ".json": "JSON"}.get(path.suffix.lower())
-    if kind is None:
-        raise InputError(f"--config {path}: expected a file that ends in .toml, .yaml, .yml or .json.")
-    with reading(path):
-        text = path.read_bytes()
-    parse: Callable[[str], Any] = {"TOML": tomllib.loads, "YAML": yaml.safe_load, "JSON": json.loads}[kind]
-    try:
-        values = parse(text.decode())
-    except (ValueError, yaml.YAMLError) as error:
-        first = " ".join(str(error).split())
-        raise InputError(f"--config {path} is no {kind}: {first}.", path=str(path)) from error
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise InputError(f"--config {path}: expected options as names with values.", path=str(path))
     return values

@@ -15,6 +15,9 @@ from typer.testing import CliRunner
 import runs
 from command import run
 from gaincurate.cli.app import app as gaincurate_app
+from gaincurate.errors import InputError
+from gaincurate.options import checked
+from gaincurate.schedule.config import ScheduleConfig
 
 OPTIONS: dict[str, Any] = {
     "model": "demo",
@@ -43,6 +46,9 @@ shard: 2/3
 batch-tokens: 512
 template_kwargs: {enable_thinking: false}
 """
+
+
+_RUN = {"scored": "set", "run": "run", "strategy": "uniform", "budget": 8, "rounds": 2}
 
 
 def printed(*arguments: object) -> dict[str, Any]:
@@ -117,6 +123,8 @@ def test_a_command_runs_by_a_file_alone(tmp_path: Path) -> None:
         ("c.yaml", "a: [", "--config {F} is no YAML: "),
         ("c.yaml", "- a", "--config {F}: expected options as names with values."),
         ("c.txt", "", "--config {F}: expected a file that ends in .toml, .yaml, .yml or .json."),
+        ("c.toml", "shard = 5", "--shard 5: it should be "),
+        ("c.toml", "shots = 5", "--shots 5: it should be a valid list."),
         ("c.toml", "shard = '4/3'", "--shard 4/3: expected I/N with I from 1 to N, such as 1/4."),
         ("c.toml", "signals = ['angel']", "--signals: there is no signal 'angel'; there are "),
     ],
@@ -158,6 +166,26 @@ def test_a_run_is_opened_by_a_file(tmp_path: Path) -> None:
     assert (config["reward_low"], config["bare"], config["rescore"]["every"]) == (-1, True, 2)
     assert config["rescore"]["drift"] == 0.5
     assert (config["options"]["sigma"], config["options"]["scale"]) == ("4", 3)
+
+
+def test_off_in_yaml_is_a_name_and_true_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("rescore: off\nby: no\nwith_scores: true\nrescore_every: 2\n")
+    values = printed(
+        "schedule", "start", "set", "--run", "r", "--strategy", "s", "--rounds", 1, "--config", path
+    )
+    assert (values["rescore"], values["by"], values["with_scores"]) == ("off", "no", True)
+
+
+def test_a_refusal_names_the_option_as_it_is_spelt(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^--rescore-every 0: it should be greater than or equal to 1\.$"):
+        checked(ScheduleConfig, {**_RUN, "rescore": {"every": 0}})
+    with pytest.raises(InputError, match=r"^--without-system 7: it should be a valid boolean"):
+        checked(ScheduleConfig, {**_RUN, "bare": 7})
+    with pytest.raises(InputError, match=r"^there is no option 'alignto'; near it there is align_to\.$"):
+        checked(ScheduleConfig, {**_RUN, "alignto": 7})
+    with pytest.raises(InputError, match=r"^--strategy is missing\.$"):
+        checked(ScheduleConfig, {name: value for name, value in _RUN.items() if name != "strategy"})
 
 
 @pytest.mark.parametrize(
