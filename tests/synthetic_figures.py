@@ -8,7 +8,8 @@ import time
 import numpy as np
 import torch
 
-from gaincurate.difficulty.fit import Policy, Recipe, fit
+from gaincurate.difficulty.config import Recipe
+from gaincurate.difficulty.fit import Policy, fit
 from gaincurate.difficulty.methods import by_references
 from gaincurate.difficulty.predictor import Shape
 from gaincurate.difficulty.quality import noise_ceiling, pearson

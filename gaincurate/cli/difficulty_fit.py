@@ -8,73 +8,40 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from gaincurate.cli import output
 from gaincurate.cli.options import configured
 from gaincurate.errors import InputError
-from gaincurate.options import ADVANCED, READING, Option
+from gaincurate.options import Option
 
 if TYPE_CHECKING:
+    from gaincurate.difficulty.config import FitConfig, PredictConfig
     from gaincurate.difficulty.fitting import FitReport
     from gaincurate.difficulty.pass_rates import PassRates
     from gaincurate.difficulty.quality import Figure, Quality
     from gaincurate.schedule.lines import Rules
 
 _WHAT = {"difficulty": "the failure rate", "variance": "p (1 - p)"}
-_OUTCOMES = (
-    "Observed pass rates: a run, an outcomes.jsonl, or .parquet/.arrow/.jsonl with gc_id and reward, wins "
-    "and losses, or pass_rate; may be repeated"
-)
 
 
-_RewardRange = Annotated[
-    Any,
-    Option("Of rewards. Default: 0,1, or a run's own.", READING, metavar="LO,HI", read=str),
-]
 _Json = Annotated[bool, Option("Print everything as JSON.", names=("--json",))]
 
 
-@configured()
-def fit(
-    scored: Annotated[list[Path], Option("Scored sets with embeddings.", metavar="SCORED...", argument=True)],
-    outcomes: Annotated[list[Path], Option(f"{_OUTCOMES}. Each file and each round is a policy.")],
-    out: Annotated[Path, Option("Folder for the fitted predictor.", names=("--out", "-o"))],
-    references: Annotated[int, Option("Reference prompts drawn for every batch.", min=2)] = 256,
-    epochs: Annotated[int, Option("Passes over all observations.", min=1)] = 20,
-    batch: Annotated[int, Option("Queries in a batch.", min=1)] = 256,
-    rate: Annotated[float, Option("Of Adam, at its highest.", names=("--learning-rate",))] = 1e-3,
-    held_out: Annotated[float, Option("Share of prompts kept out, to report on.", min=0, max=0.5)] = 0.1,
-    towers: Annotated[
-        Literal["one", "two"], Option("two: references have an adapter of their own.", ADVANCED)
-    ] = "one",
-    scale: Annotated[
-        Literal["multiply", "divide"], Option("The calibration's use of w on the logit.", ADVANCED)
-    ] = "multiply",
-    spread: Annotated[
-        Literal["population", "sample"],
-        Option("Divide the references' variance by K or K - 1.", ADVANCED),
-    ] = "population",
-    reward_range: _RewardRange = None,
-    seed: Annotated[int, Option("Of everything random.", min=0)] = 0,
-    as_json: _Json = False,
-) -> None:
+@configured("gaincurate.difficulty.config:FitConfig")
+def fit(config: FitConfig, as_json: _Json = False) -> None:
     """Fit the DOTS difficulty predictor on the pass rates of one or more policies.
 
     Example: gaincurate difficulty fit scored --outcomes a.parquet --outcomes b.parquet --out adapter
     """
     with output.reporting():
         _need_torch()
-        from gaincurate.difficulty.fit import Recipe
         from gaincurate.difficulty.fitting import fit_on
 
-        if not 0 < rate <= 1:
-            raise InputError(f"--learning-rate {rate}: expected a number above 0 and at most 1.")
-        rates = [one for path in outcomes for one in _read(path, reward_range)]
-        recipe = Recipe(references, epochs, batch, rate, held_out, seed)
-        report = fit_on(
-            scored, rates, out, recipe, {"towers": towers, "scale": scale, "spread": spread}, _told
-        )
+        rates = [policy for path in config.outcomes for policy in _read(path, config.reward_range)]
+        options = {"towers": config.towers, "scale": config.scale, "spread": config.spread}
+        out = config.out
+        report = fit_on(config.scored, rates, out, config.recipe, options, _told)
         if as_json:
             output.as_json({**asdict(report), "out": str(out)})
             return
@@ -90,39 +57,15 @@ def fit(
         )
 
 
-@configured()
-def predict(
-    scored: Annotated[Path, Option("A finished scored set.", metavar="SCORED", argument=True)],
-    outcomes: Annotated[
-        list[Path], Option(f"{_OUTCOMES} for one policy. Of a run its newest round is taken.")
-    ],
-    adapter: Annotated[Path | None, Option("A predictor that `difficulty fit` wrote.")] = None,
-    method: Annotated[
-        Literal["whitened", "attention", "group-mean"] | None,
-        Option("Without an adapter: attention on whitened embeddings or on raw ones, or the group's mean."),
-    ] = None,
-    group_column: Annotated[
-        str | None, Option("The column that names a row's group.", READING, metavar="NAME")
-    ] = None,
-    references: Annotated[int, Option("Observed prompts to predict from, drawn at random.", min=3)] = 256,
-    reward_range: _RewardRange = None,
-    target: Annotated[
-        Literal["difficulty", "variance"],
-        Option("The failure rate, gc_difficulty, or p (1 - p) of the pass rate, gc_variance."),
-    ] = "difficulty",
-    seed: Annotated[int, Option("Of the draw.", min=0)] = 0,
-    out: Annotated[
-        Path | None,
-        Option("Write the column into this folder, not beside the set.", names=("--out", "-o")),
-    ] = None,
-    as_json: _Json = False,
-) -> None:
+@configured("gaincurate.difficulty.config:PredictConfig")
+def predict(config: PredictConfig, as_json: _Json = False) -> None:
     """Predict every prompt's failure rate and write it beside the set as gc_difficulty.
 
     Example: gaincurate difficulty predict scored --outcomes RUN/rounds/00003/outcomes.jsonl --adapter adapter
     """
     with output.reporting():
         _need_torch()
+        adapter, method, group_column = config.adapter, config.method, config.group_column
         if (adapter is None) == (method is None):
             raise InputError(
                 "give one of --adapter, a predictor that `gaincurate difficulty fit` wrote, and --method "
@@ -135,25 +78,25 @@ def predict(
         from gaincurate.difficulty.store import load_adapter
         from gaincurate.scored_set import open_scores
 
-        rates, opened = _one_policy(outcomes, reward_range), open_scores(scored)
+        rates, opened = _one_policy(config.outcomes, config.reward_range), open_scores(config.scored)
         found = compute(
             opened,
             rates,
             method or "adapter",
             adapter=None if adapter is None else load_adapter(adapter),
             group_column=group_column,
-            references=references,
-            seed=seed,
-            target=target,
+            references=config.references,
+            seed=config.seed,
+            target=config.target,
         )
-        write(opened, found, out)
+        write(opened, found, config.out)
         if as_json:
             qualities = {"on_references": found.on_references, "on_others": found.on_others}
             shown = {name: None if one is None else asdict(one) for name, one in qualities.items()}
             output.as_json({"rows": len(found.ids), "observed": found.observed, **shown, "how": found.how})
             return
         output.text(
-            f"{out or scored}: {COLUMNS[target]} written, {_WHAT[target]} of "
+            f"{config.out or config.scored}: {COLUMNS[config.target]} written, {_WHAT[config.target]} of "
             f"{output.counted(len(found.ids), 'row')}; "
             f"{found.observed:,} as observed ({rates.name}), the others predicted by {method or 'adapter'}"
         )

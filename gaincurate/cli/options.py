@@ -145,7 +145,7 @@ def _parameter(
     if marker.argument:
         info: Any = typer.Argument(**shared)
     else:
-        names = marker.names or ("--" + name.replace("_", "-"),)
+        names = marker.names or ("--" + name.rpartition("__")[2].replace("_", "-"),)
         shown = not names[0].startswith(" /")  # a flag that only switches off says so itself
         info = typer.Option(*names, show_default=shown, rich_help_panel=marker.panel, **shared)
     return inspect.Parameter(name, _KEYWORD, default=default, annotation=Annotated[kind, info])
@@ -220,7 +220,8 @@ def _as_json(value: Any) -> Any:
 
 def _key(name: str, marker: Option) -> str:
     """An option's name in a file: its long spelling, with underscores."""
-    long = next((spelling for spelling in marker.names if spelling.startswith("--")), name)
+    own = name.rpartition("__")[2]
+    long = next((spelling for spelling in marker.names if spelling.startswith("--")), own)
     return long.partition("/")[0].strip("-").replace("-", "_")
 
 

@@ -1,7 +1,4 @@
-"""A comparison as frozen, checked values: takes a TOML file, yields arms, seeds, a budget and what all share.
-
-Knows nothing of how an arm is trained. Unknown names are refused.
-"""
+"""A comparison as frozen, checked values of a TOML file: arms, seeds, a budget and what all share."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""The options of rollouts and of verifying as frozen, checked values: fields, options, keywords."""
+"""The options of rollouts, verifying, fitting and predicting as frozen, checked values."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from gaincurate.config import DeviceConfig
 from gaincurate.errors import InputError
@@ -152,6 +152,90 @@ class RolloutConfig(DeviceConfig, VerifyingConfig):
                 f"--samples-start {self.samples_start} is more than --samples {self.samples}, the most that "
                 "a prompt gets."
             )
+
+
+OUTCOMES = (
+    "Observed pass rates: a run, an outcomes.jsonl, or .parquet/.arrow/.jsonl with gc_id and reward, wins "
+    "and losses, or pass_rate; may be repeated"
+)
+RewardRange = Annotated[
+    str | list[float] | None,
+    Option("Of rewards. Default: 0,1, or a run's own.", READING, metavar="LO,HI", read=str),
+]
+
+
+class Recipe(BaseModel):
+    """How to train. Adam, the rate rising over the first tenth of the steps, at most 100, then falling to 0
+    in a line; `references` are drawn again for every batch.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    references: Annotated[int, Field(ge=2), Option("Reference prompts drawn for every batch.")] = 256
+    epochs: Annotated[int, Field(ge=1), Option("Passes over all observations.")] = 20
+    batch: Annotated[int, Field(ge=1), Option("Queries in a batch.")] = 256
+    rate: Annotated[float, Option("Of Adam, at its highest.", names=("--learning-rate",))] = 1e-3
+    held_out: Annotated[float, Field(ge=0, le=0.5), Option("Share of prompts kept out, to report on.")] = 0.1
+    seed: Annotated[int, Field(ge=0), Option("Of everything random.")] = 0
+
+    @field_validator("rate")
+    @classmethod
+    def _in_range(cls, value: float) -> float:
+        if not 0 < value <= 1:
+            raise InputError(f"--learning-rate {value}: expected a number above 0 and at most 1.")
+        return value
+
+
+class FitConfig(BaseModel):
+    """What `gaincurate difficulty fit` does."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scored: Annotated[list[Path], Option("Scored sets with embeddings.", metavar="SCORED...", argument=True)]
+    outcomes: Annotated[list[Path], Option(f"{OUTCOMES}. Each file and each round is a policy.")]
+    out: Annotated[Path, Option("Folder for the fitted predictor.", names=("--out", "-o"))]
+    recipe: Recipe = Recipe()
+    towers: Annotated[
+        Literal["one", "two"], Option("two: references have an adapter of their own.", ADVANCED)
+    ] = "one"
+    scale: Annotated[
+        Literal["multiply", "divide"], Option("The calibration's use of w on the logit.", ADVANCED)
+    ] = "multiply"
+    spread: Annotated[
+        Literal["population", "sample"],
+        Option("Divide the references' variance by K or K - 1.", ADVANCED),
+    ] = "population"
+    reward_range: RewardRange = None
+
+
+class PredictConfig(BaseModel):
+    """What `gaincurate difficulty predict` does."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scored: Annotated[Path, Option("A finished scored set.", metavar="SCORED", argument=True)]
+    outcomes: Annotated[list[Path], Option(f"{OUTCOMES} for one policy. Of a run its newest round is taken.")]
+    adapter: Annotated[Path | None, Option("A predictor that `difficulty fit` wrote.")] = None
+    method: Annotated[
+        Literal["whitened", "attention", "group-mean"] | None,
+        Option("Without an adapter: attention on whitened embeddings or on raw ones, or the group's mean."),
+    ] = None
+    group_column: Annotated[
+        str | None, Option("The column that names a row's group.", READING, metavar="NAME")
+    ] = None
+    references: Annotated[int, Field(ge=3), Option("Observed prompts to predict from, drawn at random.")] = (
+        256
+    )
+    reward_range: RewardRange = None
+    target: Annotated[
+        Literal["difficulty", "variance"],
+        Option("The failure rate, gc_difficulty, or p (1 - p) of the pass rate, gc_variance."),
+    ] = "difficulty"
+    seed: Annotated[int, Field(ge=0), Option("Of the draw.")] = 0
+    out: Annotated[
+        Path | None,
+        Option("Write the column into this folder, not beside the set.", names=("--out", "-o")),
+    ] = None
 
 
 def make_config(**options: Any) -> RolloutConfig:

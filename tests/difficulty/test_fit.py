@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gaincurate.difficulty.config import Recipe
 from gaincurate.difficulty.fit import (
     Part,
     Policy,
-    Recipe,
     batch_loss,
     batches,
     batches_in_epoch,
