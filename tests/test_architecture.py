@@ -369,9 +369,14 @@ def loaded(code: str) -> set[str]:
         "import gaincurate",
         "from typer.testing import CliRunner\nfrom gaincurate.cli.app import app\n"
         "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
-        "assert CliRunner().invoke(app, ['score', '--help']).exit_code == 0",
+        "import sys\nassert 'pydantic' not in sys.modules",
+        "from typer.testing import CliRunner\nfrom gaincurate.cli.app import app\n"
+        "for command in ('score', 'export', 'hygiene', 'report', 'derive', 'show', 'doctor', 'compare', "
+        "'schedule start', 'schedule next', 'schedule run', 'difficulty rollout', 'difficulty verify', "
+        "'difficulty fit', 'difficulty predict', 'bench score', 'bench kernel'):\n"
+        "    assert CliRunner().invoke(app, [*command.split(), '--help']).exit_code == 0",
     ],
-    ids=["import", "help"],
+    ids=["import", "help", "helps"],
 )
 def test_importing_and_helping_load_nothing_heavy(code: str) -> None:
     assert not loaded(code) & {"torch", "transformers", "pyarrow", "numpy", "datasets", "triton"}

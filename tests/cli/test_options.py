@@ -190,7 +190,11 @@ def test_a_refusal_names_the_option_as_it_is_spelt(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("command", "new", "old"),
-    [(["schedule", "start"], "--without-system", "--bare"), (["schedule", "run"], "--retry", "--again")],
+    [
+        (["schedule", "start"], "--without-system", "--bare"),
+        (["export"], "--without-system", "--bare"),
+        (["schedule", "run"], "--retry", "--again"),
+    ],
 )
 def test_an_old_spelling_is_read_and_not_shown(
     tmp_path: Path, command: list[str], new: str, old: str
