@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from gaincurate.difficulty.by_adapter import by_references
-from gaincurate.difficulty.fit import Policy, Recipe, fit
+from gaincurate.difficulty.config import Recipe
+from gaincurate.difficulty.fit import Policy, fit
 from gaincurate.difficulty.predictor import Shape
 from gaincurate.difficulty.quality import noise_ceiling
 from gaincurate.difficulty.whitened import Space, fit_training_free, whitening

@@ -7,37 +7,37 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from gaincurate.cli import output
+from gaincurate.cli.options import configured
 from gaincurate.cli.report import missing_for_pages, need_a_place_for_the_page
+from gaincurate.options import Option
 
 PAGE, DOCUMENT = "report.html", "results.json"
 
 
+@configured()
 def compare(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A .toml file; see docs/compare.md.")],
+    config: Annotated[Path, Option("A .toml file; see docs/compare.md.", metavar="CONFIG", argument=True)],
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out",
-            "-o",
+        Option(
+            "Folder of the comparison. Default: beside CONFIG, with its name without .toml.",
+            names=("--out", "-o"),
             metavar="DIR",
-            help="Folder of the comparison. Default: beside CONFIG, with its name without .toml.",
         ),
     ] = None,
     workers: Annotated[
-        int, typer.Option(min=1, help="How many arms are trained at a time, each by a process of its own.")
+        int, Option("How many arms are trained at a time, each by a process of its own.", min=1)
     ] = 1,
     page: Annotated[
         Path | None,
-        typer.Option(
-            "--html",
+        Option(
+            "Write the page there. Default: DIR/report.html, where the extra `report` is installed.",
+            names=("--html",),
             metavar="FILE",
-            help="Write the page there. Default: DIR/report.html, where the extra `report` is installed.",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all measures as JSON.")] = False,
+    as_json: Annotated[bool, Option("Print all measures as JSON.", names=("--json",))] = False,
 ) -> None:
     """Train a model under several strategies at equal generated tokens, and say whether they differ.
 

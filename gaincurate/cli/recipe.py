@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from gaincurate.cli import output
+from gaincurate.cli.options import configured
+from gaincurate.options import Option
 
 
+@configured()
 def recipe(
     trainer: Annotated[
         str,
-        typer.Argument(
-            metavar="TRAINER", help="trl, verl, openrlhf, nemo-rl, skyrl, slime, prime-rl or areal."
+        Option(
+            "trl, verl, openrlhf, nemo-rl, skyrl, slime, prime-rl or areal.", metavar="TRAINER", argument=True
         ),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Annotated[bool, Option("Print JSON.", names=("--json",))] = False,
 ) -> None:
     """Print a script that trains one round with a trainer, to begin yours from.
 

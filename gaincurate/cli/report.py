@@ -4,73 +4,72 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
-
-import typer
+from typing import TYPE_CHECKING, Annotated
 
 from gaincurate.cli import output
-from gaincurate.cli.hygiene_options import (
-    AnswerColumn,
-    EvalColumn,
-    Evals,
-    GoldAs,
-    MaxTokens,
-    Verifier,
-    report_checks,
-)
+from gaincurate.cli.hygiene_options import report_checks
+from gaincurate.cli.options import configured
 from gaincurate.cli.report_text import print_report
 from gaincurate.errors import InputError, OutputError
+from gaincurate.options import CHECKS, READING, Option
+
+if TYPE_CHECKING:
+    from gaincurate.hygiene.config import RowChecks
 
 _MARK, _HEAD = b'<meta name="generator" content="gaincurate ', 2048  # what a page of ours has, and where
 
 
+@configured("gaincurate.hygiene.config:RowChecks")
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A finished scored set.")],
+    config: RowChecks,
+    folder: Annotated[Path, Option("A finished scored set.", metavar="DIR", argument=True)],
     run: Annotated[
-        Path | None, typer.Option(help="A run over the set: its rounds, and its outcomes as pass rates.")
+        Path | None, Option("A run over the set: its rounds, and its outcomes as pass rates.")
     ] = None,
     rollouts: Annotated[
         list[Path] | None,
-        typer.Option(
-            help="Observed pass rates: a rollout set, a run, an outcomes.jsonl, or .parquet/.arrow/.jsonl "
+        Option(
+            "Observed pass rates: a rollout set, a run, an outcomes.jsonl, or .parquet/.arrow/.jsonl "
             "with gc_id and reward, wins and losses, or pass_rate; may be repeated."
         ),
     ] = None,
     success: Annotated[
         float | None,
-        typer.Option(
+        Option(
+            "Of rollout sets: a rollout is right from this reward on. Default: a reward is so much of a "
+            "success.",
             min=0,
             max=1,
-            help="Of rollout sets: a rollout is right from this reward on. Default: a reward is so much of a "
-            "success.",
         ),
     ] = None,
     against: Annotated[
         list[Path] | None,
-        typer.Option(help="Another scored set of the same prompts (dtype, checkpoint); may be repeated."),
+        Option("Another scored set of the same prompts (dtype, checkpoint); may be repeated."),
     ] = None,
     group_column: Annotated[
         str | None,
-        typer.Option(help="The column of groups, such as the source or the task. Default: found by name."),
+        Option(
+            "The column of groups, such as the source or the task. Default: found by name.",
+            READING,
+            metavar="NAME",
+        ),
     ] = None,
     columns: Annotated[
         list[str] | None,
-        typer.Option(help="A column of the source to take for a level of difficulty; may be repeated."),
+        Option(
+            "A column of the source to take for a level of difficulty; may be repeated.",
+            READING,
+            metavar="NAME",
+        ),
     ] = None,
-    evals: Evals = None,
-    eval_column: EvalColumn = None,
-    max_prompt_tokens: MaxTokens = None,
-    verifier: Verifier = None,
-    gold_as: GoldAs = None,
-    answer_column: AnswerColumn = None,
     near_duplicates: Annotated[
-        bool, typer.Option("--near-duplicates", help="Look for near duplicates too, which takes longer.")
+        bool, Option("Look for near duplicates too, which takes longer.", CHECKS)
     ] = False,
     page: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Write all of it as one HTML file, which works offline."),
+        Option("Write all of it as one HTML file, which works offline.", names=("--output", "-o")),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    as_json: Annotated[bool, Option("Print everything as JSON.", names=("--json",))] = False,
 ) -> None:
     """Say what each score of a set is worth: more than prompt length, or not.
 
@@ -86,15 +85,7 @@ def report(
         from gaincurate.report.build import report as build
         from gaincurate.report.document import to_json
 
-        checks = report_checks(
-            max_prompt_tokens=max_prompt_tokens,
-            verifier=verifier,
-            gold_as=gold_as,
-            answer_column=answer_column,
-            evals=evals,
-            eval_column=eval_column,
-            near_duplicates=near_duplicates,
-        )
+        checks = report_checks(config, near_duplicates)
         found = build(
             folder,
             run=run,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from gaincurate.cli import output
+from gaincurate.cli.options import Command
 from gaincurate.cli.score import score
 from gaincurate.errors import InputError
 
@@ -39,7 +40,7 @@ def scoring_options(text: str) -> tuple[list[str], dict[str, Any]]:
     asked = f"--scoring {text!r}"
     takes = ", ".join("--" + name.replace("_", "-") for name in _SCORING)
     command_line = typer.Typer(add_completion=False)
-    command_line.command(add_help_option=False)(score)
+    command_line.command(cls=Command, add_help_option=False)(score)
     command: Any = typer.main.get_command(command_line)
     try:
         words = shlex.split(text)
@@ -47,23 +48,27 @@ def scoring_options(text: str) -> tuple[list[str], dict[str, Any]]:
         raise InputError(f"{asked}: {str(error).lower()}.") from error
     try:
         _, _, given = command.make_parser(typer.Context(command)).parse_args(list(words))
+        _refuse_others(asked, [option for option in given if option.param_type_name == "option"], takes)
         found = command.make_context("score", ["DATA", "--model", "M", "--out", "OUT", *words]).params
     except typer.BadParameter as error:
         raise InputError(f"{asked}: {_as_clause(error.format_message())}.") from error
     except _UsageError as error:
         raise InputError(f"{asked}: {_as_clause(error.message)}; it takes {takes}.") from error
-    for option in given:
-        if option.param_type_name == "option" and option.name not in _SCORING:
-            raise InputError(
-                f"{asked}: {option.opts[0]} is settled by re-scoring itself, which goes by the first "
-                f"scoring; it takes {takes}."
-            )
     device, tokens = found["device"], found["batch_tokens"]
     if not DEVICE.fullmatch(device):
         raise InputError(f"{asked}: --device {device}: expected auto, cpu, cuda or cuda:N.")
     if tokens != "auto" and not (tokens.isdecimal() and int(tokens) >= 1):
         raise InputError(f"{asked}: --batch-tokens {tokens}: expected auto or a number from 1.")
     return words, {option.name: found[option.name] for option in given if option.name in _SCORING}
+
+
+def _refuse_others(asked: str, options: list[Any], takes: str) -> None:
+    for option in options:
+        if option.name not in _SCORING:
+            raise InputError(
+                f"{asked}: {option.opts[0]} is settled by re-scoring itself, which goes by the first "
+                f"scoring; it takes {takes}."
+            )
 
 
 def _as_clause(message: str) -> str:
@@ -76,14 +81,14 @@ def tell_of_machine(run: Run, scoring: Mapping[str, Any]) -> None:
         return
     import torch
 
-    from gaincurate.config import ScoreConfig
+    from gaincurate.config import MachineConfig
     from gaincurate.scoring.identity import resolve_machine
     from gaincurate_kernels import resolve_backend
 
     asked = {"dtype": run.scored.identity.get("dtype", "auto"), **scoring}
     of_machine = {name: asked[name] for name in _OF_MACHINE if asked.get(name) is not None}
     try:
-        config = ScoreConfig(data="", model="", out=run.folder, **of_machine)
+        config = MachineConfig(**of_machine)
         machine = resolve_machine(config)
         try:
             # Of any hidden size: which one it is, the checkpoint will tell.

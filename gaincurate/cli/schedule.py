@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from gaincurate.cli import output
+from gaincurate.cli.options import Command, Group, configured
 from gaincurate.cli.recipe import recipe
 from gaincurate.cli.schedule_options import (
     chosen,
@@ -19,59 +20,55 @@ from gaincurate.cli.schedule_options import (
     take_logged,
     tell_of_the_last,
 )
-from gaincurate.cli.schedule_start import start
+from gaincurate.cli.schedule_start import AsJson, start
+from gaincurate.options import Option
 
-app = typer.Typer(no_args_is_help=True, help="Rounds of training data that follow the model.")
-app.command()(start)
-app.command()(recipe)
+app = typer.Typer(cls=Group, no_args_is_help=True, help="Rounds of training data that follow the model.")
+app.command(cls=Command)(start)
+app.command(cls=Command)(recipe)
 
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder.")]
+RunFolder = Annotated[Path, Option("The run's folder.", metavar="RUN", argument=True)]
 Trainer = Annotated[
     str | None,
-    typer.Option(
-        "--trainer",
-        metavar="T",
-        help="Whose checkpoints: trl, verl, openrlhf, nemo-rl, skyrl, slime, prime-rl, trinity, areal. "
+    Option(
+        "Whose checkpoints: trl, verl, openrlhf, nemo-rl, skyrl, slime, prime-rl, trinity, areal. "
         "Default: the last one given.",
+        metavar="T",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-@app.command(name="next")
+@app.command(name="next", cls=Command)
+@configured()
 def next_(
     run: RunFolder,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(
-            help="What the round's training left, where a re-scoring is due; with --trainer its output root."
-        ),
+        Option("What the round's training left, where a re-scoring is due; with --trainer its output root."),
     ] = None,
     trainer: Trainer = None,
     wait: Annotated[
-        float | None, typer.Option(min=0.0, help="Seconds to wait until the newest checkpoint is complete.")
+        float | None, Option("Seconds to wait until the newest checkpoint is complete.", min=0.0)
     ] = None,
     outcomes: Annotated[
         list[Path] | None,
-        typer.Option(
-            metavar="PATH",
-            help="Take outcomes from what the trainer logged: a file, a folder or a glob; repeatable.",
-        ),
+        Option("Take outcomes from what the trainer logged: a file, a folder or a glob; repeatable."),
     ] = None,
     format_: Annotated[
         str | None,
-        typer.Option(
-            "--from", help="Whose logs: trl, verl, prime-rl, nemo-rl or lines. Default: seen in them."
+        Option(
+            "Whose logs: trl, verl, prime-rl, nemo-rl or lines. Default: seen in them.",
+            names=("--from",),
+            metavar="T",
         ),
     ] = None,
     reward_column: Annotated[
-        str | None, typer.Option(help="Which number of a log is the reward, where there are several.")
+        str | None,
+        Option("Which number of a log is the reward, where there are several.", metavar="NAME"),
     ] = None,
     reference_outcomes: Annotated[
         Path | None,
-        typer.Option(
-            metavar="PATH", help="dots: what the next round's references did: outcomes, or a rollout set."
-        ),
+        Option("dots: what the next round's references did: outcomes, or a rollout set."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -105,25 +102,26 @@ def next_(
             output.text(str(folder))
 
 
-@app.command()
+@app.command(cls=Command)
+@configured()
 def run(
     run: RunFolder,
     command: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="-- CMD ...",
-            help="The trainer; {data} {round} {checkpoint} {outcomes} {output} are filled in. Default: the "
+        Option(
+            "The trainer; {data} {round} {checkpoint} {outcomes} {output} are filled in. Default: the "
             "last one.",
+            metavar="-- CMD ...",
+            argument=True,
         ),
     ] = None,
-    timeout: Annotated[float | None, typer.Option(min=1.0, help="Seconds for one round's training.")] = None,
+    timeout: Annotated[float | None, Option("Seconds for one round's training.", min=1.0)] = None,
     trainer: Trainer = None,
-    again: Annotated[
-        bool, typer.Option("--again", help="Train the newest round once more, though its trainer ended well.")
+    retry: Annotated[
+        bool,
+        Option("Train the newest round again, though its trainer ended well.", alias="--again"),
     ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the rounds that can be known and the forecast.")
-    ] = False,
+    dry_run: Annotated[bool, Option("Print the rounds that can be known and the forecast.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Drive a trainer through the rounds: run it, take its outcomes, score again where due, plan the next.
@@ -150,12 +148,13 @@ def run(
             return
         with RoundsView(opened) as view:
             finder = finder_of(opened, trainer, view.note)
-            drive(opened, command or [], timeout=timeout, again=again, view=view, finder=finder)
+            drive(opened, command or [], timeout=timeout, again=retry, view=view, finder=finder)
         found = status(opened)
         output.as_json(found) if as_json else print_status(found)
 
 
-@app.command(name="status")
+@app.command(name="status", cls=Command)
+@configured()
 def status_(run: RunFolder, as_json: AsJson = False) -> None:
     """Tell where a run stands: mu, accuracy, drift, cost, round by round.
 

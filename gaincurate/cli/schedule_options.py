@@ -23,7 +23,9 @@ ROLLOUT = '{"verifier": "math", "samples": 8}'
 """An example of what --rollout takes."""
 
 
-def given_options(named: Mapping[str, Any], *, step_range: str | None, options: list[str]) -> dict[str, Any]:
+def given_options(
+    named: Mapping[str, Any], *, step_range: str | Sequence[float] | None, options: list[str]
+) -> dict[str, Any]:
     """The strategy's own options, those with an option of their name (None: not given) and those by --set.
 
     Raises:
@@ -95,16 +97,16 @@ def tell_of_references(run: Run, as_json: bool) -> None:
         output.text(f"  {needed_for(run)}")
 
 
-def pair(text: str, option: str) -> tuple[float, float]:
-    """Two numbers with a comma between them.
+def pair(value: str | Sequence[float], option: str) -> tuple[float, float]:
+    """Two numbers with a comma between them, or a list of them from a file.
 
     Raises:
         InputError: they are not.
     """
     try:
-        low, high = map(float, text.split(","))
-    except ValueError as error:
-        raise InputError(f"{option} {text}: expected two numbers, LO,HI.") from error
+        low, high = map(float, value.split(",") if isinstance(value, str) else value)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{option} {value}: expected two numbers, LO,HI.") from error
     return low, high
 
 

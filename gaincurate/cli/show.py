@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from gaincurate.cli import output
+from gaincurate.cli.options import configured
+from gaincurate.options import Option
 
 if TYPE_CHECKING:
     from gaincurate.scored_set import ScoredSet
@@ -17,10 +17,11 @@ _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _BINS = 16
 
 
+@configured()
 def show(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A finished scored set.")],
-    rows: Annotated[int, typer.Option(min=0, help="Rows to show from each end.")] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    folder: Annotated[Path, Option("A finished scored set.", metavar="DIR", argument=True)],
+    rows: Annotated[int, Option("Rows to show from each end.", min=0)] = 5,
+    as_json: Annotated[bool, Option("Print everything as JSON.", names=("--json",))] = False,
 ) -> None:
     """Show a scored set: manifest, distribution, top and bottom rows.
 

@@ -22,8 +22,9 @@ from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.rollout_set import RolloutSet, pass_rates
 from gaincurate.errors import TrainerError
 from gaincurate.files import digest_json, write_json
+from gaincurate.options import checked
 from gaincurate.schedule import base
-from gaincurate.schedule.config import ScheduleConfig, checked
+from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.dots_options import DotsOptions
 from gaincurate.schedule.first_model import recorded_model
 from gaincurate.schedule.rounds import start
@@ -82,18 +83,21 @@ class ArmJob:
         prompts, steps = comparison.fresh_prompts(arm), comparison.steps_of(arm)
         fewest = prompts * steps * comparison.group  # tokens of a round whose completions have one each
         return checked(
-            scored=comparison.scored,
-            run=self.folder / RUN,
-            strategy=arm.strategy,
-            budget=prompts * steps,
-            rounds=-(-comparison.budget_tokens // fewest) + 1,
-            seed=self.number,
-            by=arm.by,
-            ascending=arm.ascending,
-            options=self._options(steps),
-            align_to=prompts,
-            model=model_at_start(comparison),
-            rescore=arm.rescore,
+            ScheduleConfig,
+            {
+                "scored": comparison.scored,
+                "run": self.folder / RUN,
+                "strategy": arm.strategy,
+                "budget": prompts * steps,
+                "rounds": -(-comparison.budget_tokens // fewest) + 1,
+                "seed": self.number,
+                "by": arm.by,
+                "ascending": arm.ascending,
+                "options": self._options(steps),
+                "align_to": prompts,
+                "model": model_at_start(comparison),
+                "rescore": arm.rescore,
+            },
         )
 
     def _options(self, steps: int) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gaincurate.difficulty.config import Recipe
 from gaincurate.difficulty.predictor import DifficultyPredictor, Shape, loss, probability
 from gaincurate.errors import InputError
 from gaincurate.schedule.noise import Floats, Ints, permutation
@@ -29,20 +30,6 @@ class Policy:
     name: str
     rows: Ints
     failure: Floats
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How to train. Adam, the rate rising over the first tenth of the steps, at most 100, then falling to 0
-    in a line; `references` are drawn anew for every batch.
-    """
-
-    references: int = 256
-    epochs: int = 20
-    batch: int = 256
-    rate: float = 1e-3
-    held_out: float = 0.1
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

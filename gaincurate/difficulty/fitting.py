@@ -6,7 +6,7 @@ Prints nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 import gaincurate
+from gaincurate.difficulty.config import Recipe
 from gaincurate.difficulty.embeddings import maker, of_ids
-from gaincurate.difficulty.fit import Fitted, Policy, Recipe, fit, held_out_predictions
+from gaincurate.difficulty.fit import Fitted, Policy, fit, held_out_predictions
 from gaincurate.difficulty.pass_rates import PassRates
 from gaincurate.difficulty.predictor import Shape
 from gaincurate.difficulty.quality import Quality, quality
@@ -77,7 +78,7 @@ def fit_on(
     fitted = fit(embeddings, policies, Shape(embeddings.shape[1], **options), recipe, watch)
     how = {
         "made_by": f"gaincurate {gaincurate.__version__} difficulty fit",
-        "recipe": asdict(recipe),
+        "recipe": recipe.model_dump(),
         "sets": [one.manifest_hash for one in sets],
         "policies": [{"name": one.name, "prompts": len(one.ids), "outcomes": one.source} for one in rates],
         "held_out": [ids[row] for row in fitted.held_out.tolist()],

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 import transformers
 
-from gaincurate.config import ScoreConfig
+from gaincurate.config import MachineConfig
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.decode import PIECE, Prompts, decode
 from gaincurate.difficulty.engine import Completion, Key, Refused, Request, stream_of
@@ -66,15 +66,7 @@ class LocalEngine:
             config.model, allow_pickle=config.allow_pickle, trust_remote_code=config.trust_remote_code
         )
         self._machine = resolve_machine(
-            ScoreConfig(
-                data="",
-                model=config.model,
-                out=config.out,
-                device=config.device,
-                dtype=config.dtype,
-                threads=config.threads,
-                workers=1,
-            )
+            MachineConfig(device=config.device, dtype=config.dtype, threads=config.threads, workers=1)
         )
         model_config = load_config(files)
         self._limit = model_max_length(model_config)

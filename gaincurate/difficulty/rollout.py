@@ -29,7 +29,7 @@ from gaincurate.difficulty.rollout_set import (
     write_shard,
 )
 from gaincurate.difficulty.shard_work import RolloutSummary, ShardWork
-from gaincurate.difficulty.verify import VerifierConfig, VerifierPool
+from gaincurate.difficulty.verify import VerifierConfig, VerifierPool, verifier_of
 from gaincurate.errors import InputError
 from gaincurate.files import append_line, remove_temporaries, write_atomic
 from gaincurate.locks import work_folder
@@ -47,9 +47,7 @@ def roll_out(config: RolloutConfig, progress: Progress | None = None) -> Rollout
     """
     config.check()
     begin, out = time.perf_counter(), config.out
-    verifier = VerifierConfig(
-        config.verifier, config.verify_seconds, config.verify_memory, config.verify_workers, config.gold_as
-    )
+    verifier = verifier_of(config)
     artifact = Artifact(out, ROLLOUTS)
     artifact.read_identity(damaged=config.overwrite)  # refuse what is not ours before anything is spent
     scored = ScoredSet(config.scored)

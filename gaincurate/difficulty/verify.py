@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Any
 
 from gaincurate.core.process import kill_group
+from gaincurate.difficulty.config import VerifyingConfig
 from gaincurate.difficulty.verify_worker import NAMES, WALL, Job, Setup, gold_text, math_gold
 from gaincurate.errors import InputError
 
@@ -71,6 +72,12 @@ class VerifierConfig:
     def own(self) -> bool:
         """Whether it is the user's function."""
         return self.verifier not in NAMES
+
+
+def verifier_of(config: VerifyingConfig) -> VerifierConfig:
+    """The verifier that a command's options name."""
+    limits = config.verify_seconds, config.verify_memory, config.verify_workers
+    return VerifierConfig(config.verifier, *limits, config.gold_as)
 
 
 class VerifierPool:

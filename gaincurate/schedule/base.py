@@ -18,6 +18,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gaincurate.errors import InputError
+from gaincurate.options import refusals
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.context import Context
 from gaincurate.schedule.noise import Floats, Ints, draw
@@ -258,15 +259,11 @@ def check_options(strategy: str, kind: type[Selector], given: Mapping[str, Any])
     try:
         return kind.Options(**given)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
-        known = ", ".join(kind.Options.model_fields) or "none"
-        if first["type"] == "extra_forbidden":
-            raise InputError(f"strategy {strategy} has no option {name!r}; it has: {known}.") from error
-        what = f"{name} = {first['input']!r}: " if name else ""
-        raise InputError(
-            f"strategy {strategy}: {what}{first['msg'].removeprefix('Value error, ')}."
-        ) from error
+        first = refusals(error)[0]
+        if first.kind == "unknown":
+            names = ", ".join(kind.Options.model_fields) or "none"
+            raise InputError(f"strategy {strategy} has no option {first.name!r}; it has: {names}.") from error
+        raise InputError(f"strategy {strategy}: {first}.") from error
 
 
 def build(strategy: str, pool: Pool, options: Mapping[str, Any]) -> Selector:

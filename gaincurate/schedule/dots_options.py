@@ -164,7 +164,8 @@ def _check_rollout(
     config: ScheduleConfig, scored: ScoredSet, options: DotsOptions, given: dict[str, Any]
 ) -> None:
     """See that `gaincurate difficulty rollout` will take the options."""
-    known = [name for name in RolloutConfig.model_fields if name not in NOT_IN_ROLLOUT]
+    fields = dict.fromkeys([*RolloutConfig.__annotations__, *RolloutConfig.model_fields])  # its own first
+    known = [name for name in fields if name not in NOT_IN_ROLLOUT]
     unknown = [name for name in given if name not in known]
     if unknown:
         raise InputError(f"--rollout has no option {unknown[0]!r}; it takes: {', '.join(known)}.")

@@ -6,7 +6,6 @@ loads a model, the device is free again for the trainer, and killed work goes on
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -34,7 +33,7 @@ from gaincurate.schedule.run import MADE, Run, read_json
 from gaincurate.scored_set import read_computed
 
 _PREDICTED = "predicted"
-_FLAGS = {"allow_pickle": "--allow-pickle", "trust_remote_code": "--trust-remote-code"}
+_OPTIONS = "rollouts.options.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,26 +160,12 @@ def _same(known: Json, made: Json) -> bool:
 
 def _generate(run: Run, asked: Asked, engine: Sequence[str], own: Json, note: Note) -> None:
     note(f"round {asked.round}: rolling out {len(asked.ids):,} references with {engine[1]}")
+    config = asked.folder / _OPTIONS
+    write_json(config, own)
     command = ["rollout", str(run.scored.folder.resolve()), "--out", str(asked.rollouts), *engine]
-    command += ["--reference", str(len(asked.ids)), "--seed", str(asked.seed), *options_of(own)]
+    command += ["--reference", str(len(asked.ids)), "--seed", str(asked.seed), "--config", str(config)]
     seconds = _call(run, asked, command, "rolling out", "What had arrived is kept")
     run.log(what="rollout", round=asked.round, seconds=seconds, policy=engine[1])
-
-
-def options_of(own: Json) -> list[str]:
-    """The options of `gaincurate difficulty rollout` that a run's `rollout` names."""
-    found: list[str] = []
-    for name, value in own.items():
-        if name == "server":
-            continue
-        if name in _FLAGS:
-            found += [_FLAGS[name]] if value else []
-        elif name == "logprobs":
-            found += [] if value else ["--no-logprobs"]
-        elif value is not None:
-            text = json.dumps(value) if isinstance(value, dict) else str(value)
-            found.append(f"--{name.replace('_', '-')}={text}")
-    return found
 
 
 def _predicted(run: Run, options: DotsOptions, asked: Asked, note: Note) -> tuple[Floats, Json]:

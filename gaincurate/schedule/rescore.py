@@ -8,7 +8,6 @@ ranks they can reach.
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Callable
@@ -193,9 +192,10 @@ def _score(run: Run, round_: int, checkpoint: str, out: Path, rows: Ints | None)
         table = source.select(kept).combine_chunks()
         with write_stream(Path(data)) as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table)
+    config = work / f"{out.name}.options.json"
+    write_json(config, options_of(base.identity, work) | signals_for(run.config.by, base.identity))
     command = [sys.executable, "-m", "gaincurate", "score", data, "--model", checkpoint, "--out", str(out)]
-    command += [*options_of(base.identity, work), *signals_for(run.config.by, base.identity)]
-    command += run.config.rescore.options
+    command += ["--config", str(config), *run.config.rescore.options]  # flags win over the file
     log = run.round_folder(round_) / "scoring.log"
     out.parent.mkdir(exist_ok=True)
     try:
@@ -210,46 +210,42 @@ def _score(run: Run, round_: int, checkpoint: str, out: Path, rows: Ints | None)
         ) from error
 
 
-def options_of(identity: Json, work: Path) -> list[str]:
+def options_of(identity: Json, work: Path) -> Json:
     """The options of `gaincurate score` that read prompts and states as a set's own run did.
 
     Args:
         identity: of that set.
-        work: a folder for the texts that options take from files.
+        work: a folder for a text that an option takes from a file.
     """
     source, segmentation = identity["source"], identity.get("segmentation", {})
-    found = ["--id-column", ID, "--prompt-column", source["prompt_column"]]
+    options: Json = {"id_column": ID, "prompt_column": source["prompt_column"]}
+    options |= {
+        name: segmentation[name]
+        for name in ("system_override", "shots", "template_kwargs", "max_length")
+        if segmentation.get(name)
+    }
     system = segmentation.get("system")
     if system is not None and system.startswith("@"):  # which would name a file
         write_atomic(work / "system.txt", f"{system}\n".encode())
-        found.append(f"--system=@{work / 'system.txt'}")
+        options["system"] = f"@{work / 'system.txt'}"
     elif system is not None:
-        found.append(f"--system={system}")
-    if segmentation.get("system_override"):
-        found.append("--system-override")
-    if segmentation.get("shots"):
-        write_atomic(work / "shots.json", json.dumps(segmentation["shots"]).encode())
-        found += ["--shots", str(work / "shots.json")]
-    if segmentation.get("template_kwargs"):
-        found += ["--template-kwargs", json.dumps(segmentation["template_kwargs"])]
-    if segmentation.get("max_length"):
-        found += ["--max-length", str(segmentation["max_length"])]
+        options["system"] = system
     if segmentation.get("overlong") == "truncate":
-        found += ["--on-overlong", "truncate"]
-    found += ["--site", identity["site"], "--inter-weight", repr(identity.get("inter_weight", 1.0))]
+        options["on_overlong"] = "truncate"
+    options |= {"site": identity["site"], "inter_weight": identity.get("inter_weight", 1.0)}
     if identity.get("layer") is not None:
-        found += ["--layer", str(identity["layer"])]
-    return [*found, "--dtype", identity["dtype"]]
+        options["layer"] = identity["layer"]
+    return {**options, "dtype": identity["dtype"]}
 
 
-def signals_for(by: str | None, identity: Json) -> list[str]:
+def signals_for(by: str | None, identity: Json) -> Json:
     """The options of `gaincurate score` that make a set have the column `by`; `identity` is of the first."""
     if by not in LIKELIHOODS:
-        return []
-    found = ["--signals", "angle,nll" if by == LIKELIHOODS[0] else "angle,entropy"]
+        return {}
+    options: Json = {"signals": ["angle", "nll" if by == LIKELIHOODS[0] else "entropy"]}
     if "logits_memory" in identity:
-        found += ["--logits-memory", str(identity["logits_memory"])]
-    return found
+        options["logits_memory"] = identity["logits_memory"]
+    return options
 
 
 def _same_prompts(run: Run, found: ScoredSet, rows: Ints | None) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gaincurate.config import ScoreConfig
+from gaincurate.config import ScoreConfig, check_shots
 from gaincurate.core.artifact import Json, shard_count
 from gaincurate.core.progress import Progress
 from gaincurate.errors import InputError
@@ -24,7 +24,7 @@ from gaincurate.scoring.identity import (
 )
 from gaincurate.scoring.model import ModelFiles, find_model, gguf_doubt, load_config, load_tokenizer
 from gaincurate.scoring.read import Source, open_source
-from gaincurate.scoring.segment import Segmenter, check_shots
+from gaincurate.scoring.segment import Segmenter
 from gaincurate.scoring.summary import Summary
 
 

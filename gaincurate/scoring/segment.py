@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gaincurate.errors import InputError, ModelError
+from gaincurate.errors import ModelError
 from gaincurate.files import digest_bytes
 from gaincurate.scoring.columns import Message, PromptProblem, with_additions
 from gaincurate.scoring.offsets import UndecodableError, decoded_offsets
@@ -275,23 +275,3 @@ def _inside(text: str, question: str, head: str, tail: str) -> tuple[int, int] |
 
 class _Refused(Exception):
     """One prompt cannot be segmented; the text is the reason."""
-
-
-def check_shots(value: Any, name: str) -> list[Message]:
-    """The examples of `--shots`: a JSON list of {role, content}, user and assistant in turn.
-
-    Raises:
-        InputError: anything else.
-    """
-    good = isinstance(value, list) and all(
-        isinstance(m, dict)
-        and isinstance(m.get("content"), str)
-        and m.get("role") == ("user", "assistant")[i % 2]
-        for i, m in enumerate(value)
-    )
-    if not good or len(value) % 2:
-        raise InputError(
-            f"--shots {name}: expected a JSON list of messages, user and assistant in turn: "
-            '[{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}].'
-        )
-    return [{"role": m["role"], "content": m["content"]} for m in value]

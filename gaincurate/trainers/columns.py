@@ -179,8 +179,9 @@ class Parts:
             if roles != ["user"]:
                 raise InputError(
                     f"{self.trainer} reads a prompt as one user message with a system message in its "
-                    f"settings, and the prompt of {gc_id!r} is {', '.join(roles) or 'empty'}. --bare leaves "
-                    "out the examples of the scoring run; rows with turns of their own cannot go this way.",
+                    f"settings, and the prompt of {gc_id!r} is {', '.join(roles) or 'empty'}. "
+                    "--without-system leaves out the examples of the scoring run; rows with turns of their "
+                    "own cannot go this way.",
                     gc_id=gc_id,
                 )
             if self._begun and system != self.system:

@@ -218,8 +218,8 @@ def test_a_dry_run_tells_what_can_be_known(tmp_path: Path, strategy: str) -> Non
         (["--set", "beta"], "--set beta: expected NAME=VALUE."),
         (["--set", "gamma=1"], "strategy gain-rl has no option 'gamma'"),
         (["--reward-range", "2,0"], "--reward-range 2,0: the first must be less than the second."),
-        (["--min-coverage", "0"], "--min-coverage 0.0: input should be greater than 0."),
-        (["--seed", str(2**64)], f"--seed {2**64}: input should be less than"),
+        (["--min-coverage", "0"], "--min-coverage 0.0: it should be greater than 0."),
+        (["--seed", str(2**64)], f"--seed {2**64}: it should be less than"),
         (["--budget", "61"], "--budget 61 is over the 60 rows"),
     ],
 )

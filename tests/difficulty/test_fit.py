@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gaincurate.difficulty.by_adapter import by_references
+from gaincurate.difficulty.config import Recipe
 from gaincurate.difficulty.fit import (
     Part,
     Policy,
-    Recipe,
     batch_loss,
     batches,
     batches_in_epoch,

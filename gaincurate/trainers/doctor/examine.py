@@ -31,7 +31,7 @@ from gaincurate.trainers.profile import rules_module, with_rules
 def facts_of(folder: Path, mode: Mode) -> About:
     """What is known of a run.
 
-    Without prompt lengths where `--bare` makes the trainer's prompts shorter than the scored ones.
+    Without prompt lengths where `--without-system` makes the trainer's prompts shorter than the scored ones.
 
     Raises:
         InputError: it is no run.
@@ -76,7 +76,10 @@ def compare_tokens(folder: Path, rows: int = _ROWS) -> tuple[Finding | None, str
     run = Run(folder)
     model = run.config.model
     if run.config.bare:
-        return None, "token counts: not compared, because --bare leaves out a part of what was scored"
+        return (
+            None,
+            "token counts: not compared, because --without-system leaves out a part of what was scored",
+        )
     if model is None or not Path(model).is_dir():
         return (
             None,
