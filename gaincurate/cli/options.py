@@ -94,7 +94,8 @@ def _build(function: Callable[..., None], path: str, whole: bool) -> tuple[Any, 
     options = sorted(_options(function, model), key=lambda option: _PANELS.index(option[1].panel))
     markers = {name: marker for name, marker, *_ in options}
     parameters = [_parameter(*option) for option in options]
-    if sum(not marker.argument for marker in markers.values()) > _MANY:
+    has_own = "config" in markers  # doctor: the trainer's settings
+    if not has_own and sum(not marker.argument for marker in markers.values()) > _MANY:
         parameters += _config_parameters(markers)
     parameters.append(inspect.Parameter("ctx", _KEYWORD, annotation=typer.Context))
     call: Any = _call(function, model, whole, markers)

@@ -131,6 +131,7 @@ def start(
             "rollout": rollout,
         }  # fmt: skip
         given = given_options(named, step_range=step_range, options=options or [])
+        run, strategy = config["run"], config["strategy"]
         if reference_outcomes is not None:
             see_references(strategy, reference_outcomes)
         more, seen = scoring_options(scoring)
