@@ -11,9 +11,9 @@ import pyarrow as pa
 
 import sets
 from gaincurate.core.artifact import IDENTITY, Artifact, encode_shard, shard_name
-from gaincurate.files import write_atomic, write_json
-from gaincurate.schema import FORMAT, SCORE_FIELDS
-from gaincurate.scored_set import SCORES
+from gaincurate.core.files import write_atomic, write_json
+from gaincurate.core.schema import FORMAT, SCORE_FIELDS
+from gaincurate.core.scored_set import SCORES
 
 _SCORES = [field.name for field in SCORE_FIELDS[4:]]
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from gaincurate.compare.config import Comparison, checked_comparison
 from gaincurate.compare.results import FACTS, RESULTS, write_tables
-from gaincurate.files import write_json
+from gaincurate.core.files import write_json
 
 Floats = npt.NDArray[np.float64]
 Rows = dict[str, list[dict[str, Any]]]

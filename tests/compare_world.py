@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 
 import arithmetic
 import tiny
-from gaincurate.config import ScoreConfig
+from gaincurate.core.rng import Ints, permutation
 from gaincurate.schedule import base
-from gaincurate.schedule.noise import Ints, permutation
+from gaincurate.scoring.config import ScoreConfig
 from gaincurate.scoring.pipeline import score_dataset
 
 CHANCES = (*[0.0] * 8, 0.2, 0.3)

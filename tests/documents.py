@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gaincurate.core.stats import Bin, Estimate
 from gaincurate.report.document import (
     ENDS,
     FORMAT,
@@ -34,7 +35,6 @@ from gaincurate.report.document import (
     Stability,
     Verdict,
 )
-from gaincurate.stats import Bin, Estimate
 
 SCRIPT = "<script>alert('a prompt is data')</script> What is 2 < 3 & 4 > 1?\nSecond line."
 NAMES = ("gc_angle", "gc_angle_intra", "gc_question_tokens", "level", "rollouts", "rollouts p(1-p)")

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 
 import sets
 from gaincurate.core.artifact import IDENTITY, Artifact, encode_shard, shard_name
-from gaincurate.files import write_atomic, write_json
-from gaincurate.schema import FORMAT, SCORE_FIELDS, embedding_field
-from gaincurate.scored_set import SCORES
+from gaincurate.core.files import write_atomic, write_json
+from gaincurate.core.schema import FORMAT, SCORE_FIELDS, embedding_field
+from gaincurate.core.scored_set import SCORES
 
 
 def names(rows: int) -> list[str]:

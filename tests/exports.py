@@ -9,12 +9,12 @@ import pyarrow as pa
 
 import sets
 from gaincurate.core.artifact import IDENTITY, Artifact, encode_shard, shard_name
-from gaincurate.files import write_atomic, write_json
+from gaincurate.core.files import write_atomic, write_json
+from gaincurate.core.schema import FORMAT, Score, scored_table
+from gaincurate.core.scored_set import SCORES
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.rounds import start
 from gaincurate.schedule.run import Run
-from gaincurate.schema import FORMAT, Score, scored_table
-from gaincurate.scored_set import SCORES
 
 SYSTEM = "Think first."
 SHOTS = [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}]

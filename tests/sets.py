@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 
 from gaincurate.core.artifact import IDENTITY, Artifact, encode_shard, shard_name
-from gaincurate.files import write_atomic, write_json
-from gaincurate.schema import FORMAT, SCORE_FIELDS
-from gaincurate.scored_set import SCORES
+from gaincurate.core.files import write_atomic, write_json
+from gaincurate.core.schema import FORMAT, SCORE_FIELDS
+from gaincurate.core.scored_set import SCORES
 
 IDENTITY_OF_SETS: dict[str, Any] = {
     "format": FORMAT,

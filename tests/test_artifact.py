@@ -20,9 +20,9 @@ from gaincurate.core.artifact import (
     shard_count,
     shard_name,
 )
+from gaincurate.core.files import digest_file
+from gaincurate.core.scored_set import SCORES
 from gaincurate.errors import OutputError
-from gaincurate.files import digest_file
-from gaincurate.scored_set import SCORES
 from sets import IDENTITY_OF_SETS, make_set, scored_row
 
 TABLE = pa.table({"gc_id": ["a", "b"], "x": pa.array([1.5, None])})

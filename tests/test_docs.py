@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gaincurate.schema import SCORE_FIELDS
+from gaincurate.core.schema import SCORE_FIELDS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [

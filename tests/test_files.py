@@ -11,8 +11,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from gaincurate.errors import StorageError
-from gaincurate.files import (
+from gaincurate.core.files import (
     append_lines,
     digest_bytes,
     digest_file,
@@ -24,6 +23,7 @@ from gaincurate.files import (
     write_json,
     write_lines,
 )
+from gaincurate.errors import StorageError
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.dictionaries(st.text(), inner)

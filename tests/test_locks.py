@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from gaincurate.core.artifact import Artifact
+from gaincurate.core.files import write_atomic
+from gaincurate.core.locks import Split, acquire, one_at_a_time, work_folder, writing
+from gaincurate.core.scored_set import SCORES
 from gaincurate.errors import LockedError, StorageError
-from gaincurate.files import write_atomic
-from gaincurate.locks import Split, acquire, one_at_a_time, work_folder, writing
-from gaincurate.scored_set import SCORES
 
 
 def test_a_second_plain_writer_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from gaincurate.stats import (
+from gaincurate.core.stats import (
     Estimate,
     Floats,
     Ranked,

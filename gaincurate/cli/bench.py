@@ -16,11 +16,11 @@ import typer
 import gaincurate
 from gaincurate.cli import output
 from gaincurate.cli.options import Command, Group, configured
+from gaincurate.core.options import MACHINE, Option
 from gaincurate.errors import GaincurateError, InputError, StorageError, reason_of
-from gaincurate.options import MACHINE, Option
 
 if TYPE_CHECKING:
-    from gaincurate.config import DeviceConfig
+    from gaincurate.scoring.config import DeviceConfig
 
 app = typer.Typer(
     cls=Group, no_args_is_help=True, help="Measure this machine: against its limits and the naive way."
@@ -68,7 +68,7 @@ def _kernel(
     need_scoring_packages()
     import torch
 
-    from gaincurate.config import MachineConfig
+    from gaincurate.scoring.config import MachineConfig
     from gaincurate.scoring.identity import resolve_machine
     from gaincurate_kernels import bench
 
@@ -138,7 +138,7 @@ def _print(found: dict[str, Any]) -> None:
 
 
 @app.command(cls=Command)
-@configured("gaincurate.config:DeviceConfig")
+@configured("gaincurate.scoring.config:DeviceConfig")
 def score(
     config: DeviceConfig,
     model: Annotated[
@@ -178,10 +178,9 @@ def _score(
     need_scoring_packages()
     import torch
 
-    from gaincurate.config import MachineConfig
-    from gaincurate.scoring import rates
-    from gaincurate.scoring.allocator import settle_memory
-    from gaincurate.scoring.crew import Crew
+    from gaincurate.scoring.bench import Crew, made_up_prompts, measure
+    from gaincurate.scoring.config import MachineConfig
+    from gaincurate.scoring.cpu import settle_memory
     from gaincurate.scoring.identity import resolve_machine
     from gaincurate.scoring.model import find_model, load_config, load_model
     from gaincurate_kernels import bench
@@ -201,14 +200,14 @@ def _score(
         return load_model(files, config, device=machine.devices[0], dtype=dtype)
 
     vocab_size = config.get_text_config(decoder=True).vocab_size
-    prompts = rates.made_up_prompts(rows, prefix=prefix, vocab_size=vocab_size)
+    prompts = made_up_prompts(rows, prefix=prefix, vocab_size=vocab_size)
     with contextlib.ExitStack() as stack:
         crew = None
         if workers is not None:
             each = max(1, torch.get_num_threads() // workers)
             crew = Crew(model, machine.dtype, workers, each, prompts, machine.batch_tokens)
             stack.enter_context(crew)
-        found = rates.measure(
+        found = measure(
             load(machine.dtype),
             prompts,
             budget=machine.batch_tokens,

@@ -29,7 +29,7 @@ def parsed(path: Path) -> dict[str, Any]:
 
     import yaml
 
-    from gaincurate.files import reading
+    from gaincurate.core.files import reading
 
     kind = _KINDS.get(path.suffix.lower())
     if kind is None:

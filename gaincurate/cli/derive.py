@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from gaincurate.cli import output
 from gaincurate.cli.options import configured
-from gaincurate.options import Option
+from gaincurate.core.options import Option
 
 
 @configured()
@@ -39,8 +39,8 @@ def derive(
     Example: gaincurate derive scored --signal gc_angle --length-free residual
     """
     with output.reporting():
+        from gaincurate.core.scored_set import open_scores
         from gaincurate.report.length_free import derive as make
-        from gaincurate.scored_set import open_scores
 
         found = make(
             open_scores(folder), signal, length_free, length=length, bins=bins, name=name, overwrite=overwrite

@@ -16,12 +16,12 @@ from gaincurate.cli.difficulty_fit import fit, predict
 from gaincurate.cli.options import Command, Group, configured
 from gaincurate.cli.progress import ProgressView
 from gaincurate.cli.score import need_scoring_packages
+from gaincurate.core.options import Option
 from gaincurate.errors import InputError
-from gaincurate.options import Option
 
 if TYPE_CHECKING:
     from gaincurate.difficulty.config import RolloutConfig, VerifyingConfig
-    from gaincurate.difficulty.shard_work import RolloutSummary
+    from gaincurate.difficulty.rollout_shard import RolloutSummary
 
 app = typer.Typer(
     cls=Group, no_args_is_help=True, help="How hard each prompt is: by rollouts, and predicted from a few."
@@ -66,12 +66,11 @@ def verify(
     Example: gaincurate difficulty verify scored --verifier math
     """
     with output.reporting():
-        from gaincurate.difficulty.gold import broken_lines, check_gold
+        from gaincurate.core.files import write_atomic
+        from gaincurate.core.scored_set import ScoredSet
         from gaincurate.difficulty.prompts import answer_column as find_answer
         from gaincurate.difficulty.prompts import parts
-        from gaincurate.difficulty.verify import VerifierPool, verifier_of
-        from gaincurate.files import write_atomic
-        from gaincurate.scored_set import ScoredSet
+        from gaincurate.difficulty.verifier import VerifierPool, broken_lines, check_gold, verifier_of
 
         scored, judge = config.scored, verifier_of(config)
         rows = ScoredSet(scored)

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from gaincurate.cli import output
 from gaincurate.cli.options import configured
+from gaincurate.core.options import Option
 from gaincurate.errors import InputError
-from gaincurate.options import Option
 
 if TYPE_CHECKING:
     from gaincurate.core.outcomes import Rules
     from gaincurate.difficulty.config import FitConfig, PredictConfig
-    from gaincurate.difficulty.fitting import FitReport
+    from gaincurate.difficulty.metrics import Figure, Quality
     from gaincurate.difficulty.pass_rates import PassRates
-    from gaincurate.difficulty.quality import Figure, Quality
+    from gaincurate.difficulty.train import FitReport
 
 _WHAT = {"difficulty": "the failure rate", "variance": "p (1 - p)"}
 
@@ -36,7 +36,7 @@ def fit(config: FitConfig, as_json: _Json = False) -> None:
     """
     with output.reporting():
         _need_torch("difficulty fit")
-        from gaincurate.difficulty.fitting import fit_on
+        from gaincurate.difficulty.train import fit_on
 
         rates = [policy for path in config.outcomes for policy in _read(path, config.reward_range)]
         options = {"towers": config.towers, "scale": config.scale, "spread": config.spread}
@@ -72,14 +72,14 @@ def predict(config: PredictConfig, as_json: _Json = False) -> None:
             )
         if group_column is not None and method != "group-mean":
             raise InputError(f"--group-column {group_column} goes with --method group-mean.")
+        from gaincurate.core.scored_set import open_scores
         from gaincurate.difficulty.predict import COLUMNS, write
         from gaincurate.difficulty.predict import predict as compute
-        from gaincurate.scored_set import open_scores
 
         fitted = None
         if adapter is not None:
             _need_torch("--adapter")
-            from gaincurate.difficulty.store import load_adapter
+            from gaincurate.difficulty.predictor import load_adapter
 
             fitted = load_adapter(adapter)
         rates, opened = _one_policy(config.outcomes, config.reward_range), open_scores(config.scored)
@@ -132,7 +132,7 @@ def _rules(value: Any) -> Rules | None:
 
 
 def _read(path: Path, reward_range: Any) -> list[PassRates]:
-    from gaincurate.schedule.observed import pass_rates_of
+    from gaincurate.schedule.observations import pass_rates_of
 
     return pass_rates_of(path, _rules(reward_range))
 

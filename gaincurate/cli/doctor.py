@@ -16,8 +16,8 @@ import typer
 import gaincurate
 from gaincurate.cli import output
 from gaincurate.cli.options import configured
+from gaincurate.core.options import Option
 from gaincurate.errors import InputError
-from gaincurate.options import Option
 
 if TYPE_CHECKING:
     from gaincurate.trainers.doctor.examine import Report

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 from gaincurate.cli import output
 from gaincurate.cli.hygiene_options import hygiene_options
 from gaincurate.cli.options import configured
+from gaincurate.core.options import ADVANCED, CHECKS, Option
 from gaincurate.errors import InputError
-from gaincurate.options import ADVANCED, CHECKS, Option
 
 if TYPE_CHECKING:
     from gaincurate.hygiene.config import HygieneConfig

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 from gaincurate.cli import output
 from gaincurate.cli.hygiene_options import hygiene_options
 from gaincurate.cli.options import configured
+from gaincurate.core.options import Option
 from gaincurate.errors import InputError, OutputError
-from gaincurate.options import Option
 
 if TYPE_CHECKING:
     from gaincurate.hygiene.config import HygieneConfig
@@ -48,9 +48,9 @@ def hygiene(
     with output.reporting():
         if overwrite and list_to is None:
             raise InputError("--overwrite goes with --list FILE.")
-        from gaincurate.files import write_lines
+        from gaincurate.core.files import write_lines
+        from gaincurate.core.scored_set import open_scores
         from gaincurate.hygiene.checks import finding, lines, search
-        from gaincurate.scored_set import open_scores
 
         options = hygiene_options(checks, config)
         if not options.chosen():

@@ -18,7 +18,7 @@ def hygiene_options(checks: str | None, config: HygieneConfig) -> HygieneOptions
     Raises:
         InputError: an unknown check, one without what it needs, or an option without what it goes with.
     """
-    from gaincurate.difficulty.verify import VerifierConfig
+    from gaincurate.difficulty.verifier import VerifierConfig
     from gaincurate.hygiene.near_duplicates import THRESHOLD, Likeness
     from gaincurate.hygiene.options import NGRAM, HygieneOptions
 

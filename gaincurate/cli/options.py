@@ -19,8 +19,8 @@ from typer.core import TyperCommand, TyperGroup
 
 from gaincurate.cli import output
 from gaincurate.cli.config_file import parsed
+from gaincurate.core.options import ADVANCED, PANELS, Option, checked, near
 from gaincurate.errors import InputError
-from gaincurate.options import ADVANCED, PANELS, Option, checked, near
 
 _PANELS = (None, *PANELS)
 _METAVARS = {bool: "", int: "N", float: "X", Path: "PATH", str: "TEXT"}

@@ -1,4 +1,4 @@
-"""`gaincurate schedule`: opens a run, plans its rounds, drives a trainer, tells where it stands."""
+"""`gaincurate schedule recipe`: one round of a trainer as a script for `gaincurate schedule run`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import typer
 
 from gaincurate.cli import output
 from gaincurate.cli.options import Command, Group, configured
-from gaincurate.cli.recipe import recipe
 from gaincurate.cli.schedule_options import (
     chosen,
     finder_of,
@@ -21,7 +20,36 @@ from gaincurate.cli.schedule_options import (
     tell_of_the_last,
 )
 from gaincurate.cli.schedule_start import AsJson, start
-from gaincurate.options import Option
+from gaincurate.core.options import Option
+
+
+@configured()
+def recipe(
+    trainer: Annotated[
+        str,
+        Option(
+            "trl, verl, openrlhf, nemo-rl, skyrl, slime, prime-rl or areal.", metavar="TRAINER", argument=True
+        ),
+    ],
+    as_json: Annotated[bool, Option("Print JSON.", names=("--json",))] = False,
+) -> None:
+    """Print a script that trains one round with a trainer, to begin yours from.
+
+    It says what becomes of the optimizer, the learning rate and the KL reference between rounds.
+
+    Example: gaincurate schedule recipe verl > round.sh
+    """
+    with output.reporting():
+        from gaincurate.trainers.profile import COMMAND, recipe_of
+
+        found = recipe_of(trainer)
+        if as_json:
+            output.as_json(found.as_json())
+            return
+        for line in found.script.splitlines():
+            output.text(line)
+        output.note(f"saved as round.sh: {COMMAND}")
+
 
 app = typer.Typer(cls=Group, no_args_is_help=True, help="Rounds of training data that follow the model.")
 app.command(cls=Command)(start)
@@ -139,7 +167,7 @@ def run(
         from gaincurate.cli.rounds import RoundsView, print_forecast, print_status
         from gaincurate.schedule.driver import drive
         from gaincurate.schedule.run import Run
-        from gaincurate.schedule.story import forecast, status
+        from gaincurate.schedule.status import forecast, status
 
         opened = Run(run)
         if dry_run:
@@ -163,7 +191,7 @@ def status_(run: RunFolder, as_json: AsJson = False) -> None:
     with output.reporting():
         from gaincurate.cli.rounds import print_status
         from gaincurate.schedule.run import Run
-        from gaincurate.schedule.story import status
+        from gaincurate.schedule.status import status
 
         found = status(Run(run))
         output.as_json(found) if as_json else print_status(found)

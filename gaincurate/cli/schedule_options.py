@@ -76,7 +76,7 @@ def see_references(strategy: str, path: Path) -> None:
 def tell_of_references(run: Run, as_json: bool) -> None:
     """What a run that has no round yet waits for."""
     from gaincurate.schedule.references import needed_for
-    from gaincurate.schedule.story import status
+    from gaincurate.schedule.status import status
 
     difficulty = status(run)["difficulty"]
     waiting = None if difficulty is None else difficulty["waiting"]

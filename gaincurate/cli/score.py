@@ -1,25 +1,133 @@
-"""`gaincurate score`: a view of the run that a ScoreConfig asks for."""
+"""What `gaincurate score` prints at its end: takes a summary, prints what was done and at what cost."""
 
 from __future__ import annotations
 
 import importlib.util
+import re
 import shlex
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from gaincurate.cli import output
 from gaincurate.cli.options import configured
 from gaincurate.cli.progress import ProgressView
-from gaincurate.cli.score_summary import need_a_row, print_summary
+from gaincurate.core.files import json_lines
+from gaincurate.core.options import Option
 from gaincurate.errors import InputError
-from gaincurate.options import Option
+from gaincurate.scoring.summary import Summary
 
 if TYPE_CHECKING:
-    from gaincurate.config import ScoreConfig
+    from gaincurate.scoring.config import ScoreConfig
 
 
-@configured("gaincurate.config:ScoreConfig")
+_MORE = {
+    "head": "head (NLL and entropy)",
+    "embedding": "embedding",
+    "behind_site": "layers and norm behind the scored tensor",
+    "tails": "tails (for gc_last_entropy)",
+}
+"""The stages that signals beside the angle bring, and what they are called."""
+
+
+def print_summary(summary: Summary) -> None:
+    """Print it."""
+    from gaincurate.core.artifact import REJECTED
+
+    if summary.scored and summary.rows != 0:  # rows that all were rejected have no rate worth a line
+        model = summary.in_model
+        output.text(
+            f"scored {output.counted(summary.scored, 'row')}, {output.counted(summary.tokens, 'token')} in "
+            f"{summary.elapsed:.1f} s "
+            f"({summary.scored / model:,.1f} rows/s, {summary.tokens / model:,.0f} tokens/s in the model)"
+        )
+        parts = sorted(summary.seconds.items(), key=lambda item: -item[1])
+        output.text("  time: " + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in parts))
+        if costs := _costs(summary):
+            output.text(f"  cost of the signals, of the time in the model: {costs}")
+        if summary.outside is not None:
+            output.text(
+                f"  after loading, {summary.outside:.1%} of the time was outside the model and the signals "
+                "(reading, segmenting and writing go on beside it)"
+            )
+    if not summary.complete:
+        output.text(f"{summary.out} is not complete yet: other --shard runs have shards left to write")
+        return
+    new = summary.scored or summary.seconds.get("segmenting")
+    state = "complete" if new else "already complete, nothing was left to score"
+    facts = [output.counted(summary.rows or 0, "row"), f"{summary.rejected:,} rejected"]
+    if summary.truncated:
+        facts.append(f"{summary.truncated:,} truncated")
+    output.text(f"{summary.out} is {state}: {', '.join(facts)}")
+    if not summary.rows:  # what else there is to say is `need_a_row`'s
+        return
+    if summary.rejected:
+        output.text(f"  the rejected rows and why: {summary.out / REJECTED}")
+    if summary.rows_without_prefix:
+        verb, whose = ("has", "its") if summary.rows_without_prefix == 1 else ("have", "their")
+        output.text(
+            f"  {output.counted(summary.rows_without_prefix, 'row')} {verb} no token before the question: "
+            f"gc_angle is {whose} intra term alone"
+        )
+    if summary.zero_vectors:
+        output.text(f"  {output.zero_vector_sentence(summary.zero_vectors)}")
+    output.text(f"  {output.length_sentence(summary.spearman_length)}")
+    output.text(f"  next: gaincurate show {shlex.quote(str(summary.out))}")
+
+
+def need_a_row(summary: Summary) -> None:
+    """Refuse to call a finished set without a row a success, however often the command is run again.
+
+    Raises:
+        InputError: every row was rejected; says the commonest reason.
+        StorageError: the list of them cannot be read.
+    """
+    if summary.rows != 0 or not summary.rejected:
+        return
+    from gaincurate.core.artifact import REJECTED
+
+    path = summary.out / REJECTED
+    count, reason = _commonest(path)
+    how = "the only one was" if summary.rejected == 1 else f"all {summary.rejected:,} were"
+    which = "each" if count == summary.rejected else f"{count:,} of them"
+    like = f", {which} like this" if summary.rejected > 1 and count else ""
+    why = f"{like}: {reason.rstrip('.')}. {path} has the reason of every row" if count else ""
+    raise InputError(
+        f"no row was scored: {how} rejected{why}. Change the rows, the model or the options, and start over "
+        "in a new --out or with --overwrite.",
+        path=str(path),
+        reason=reason,
+    )
+
+
+def _commonest(path: Path) -> tuple[int, str]:
+    """How many rows were rejected for the commonest reason, numbers in it apart, and the first one's."""
+    found: dict[str, tuple[int, str]] = {}
+    for _, entry in json_lines(path):
+        if entry is None or "reason" not in entry:
+            continue  # somebody else wrote into it
+        reason = str(entry["reason"])
+        kind = re.sub(r"\d+", "0", reason)
+        count, first = found.get(kind, (0, reason))
+        found[kind] = count + 1, first
+    return max(found.values(), key=lambda one: one[0], default=(0, ""))
+
+
+def _costs(summary: Summary) -> str:
+    """The share of each signal and of what the forward did for them; nothing for the angle alone."""
+    seconds = summary.seconds
+    if not any(seconds.get(stage) for stage in _MORE):
+        return ""
+    shares = [
+        f"{name} {seconds[stage] / summary.in_model:.1%}"
+        for stage, name in {"angle": "angle", **_MORE}.items()
+        if seconds.get(stage)
+    ]
+    return ", ".join(shares)
+
+
+@configured("gaincurate.scoring.config:ScoreConfig")
 def score(
     config: ScoreConfig,
     as_json: Annotated[bool, Option("Print the summary as JSON.", names=("--json",))] = False,

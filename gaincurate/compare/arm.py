@@ -17,10 +17,10 @@ from pydantic import BaseModel, ConfigDict
 
 from gaincurate.core.artifact import MANIFEST
 from gaincurate.core.outcomes import read_file
-from gaincurate.schedule.observed import rules_of
+from gaincurate.core.schema import ID
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.schedule.observations import rules_of
 from gaincurate.schedule.run import Run
-from gaincurate.schema import ID
-from gaincurate.scored_set import ScoredSet
 
 TASK, PROGRESS, COST = "arm.json", "progress.json", "cost.json"
 TRAINED = 0.9

@@ -17,21 +17,21 @@ import pyarrow.compute as pc
 from gaincurate.compare.arm import COST, MARKS, PROGRESS, ROLLOUTS, RUN, STEP, TASK, Task
 from gaincurate.compare.config import Arm, Comparison
 from gaincurate.core.artifact import MANIFEST, Json
+from gaincurate.core.files import digest_json, write_json
+from gaincurate.core.options import checked
 from gaincurate.core.process import command_lock, run_command
+from gaincurate.core.schema import ID
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.rollout_set import RolloutSet, pass_rates
 from gaincurate.errors import TrainerError
-from gaincurate.files import digest_json, write_json
-from gaincurate.options import checked
 from gaincurate.schedule import base
 from gaincurate.schedule.config import ScheduleConfig
-from gaincurate.schedule.dots_options import DotsOptions
 from gaincurate.schedule.first_model import recorded_model
 from gaincurate.schedule.rounds import start
 from gaincurate.schedule.run import RUN as RUN_FACTS
 from gaincurate.schedule.run import read_json
-from gaincurate.schema import ID
-from gaincurate.scored_set import ScoredSet
+from gaincurate.schedule.strategies.dots_options import DotsOptions
 
 LOG = "trainer.log"
 _MODULE = "gaincurate.compare.trl_arm"

@@ -14,10 +14,10 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from gaincurate.core.files import reading
+from gaincurate.core.options import Refusal, refusals
+from gaincurate.core.schema import PREFIX
 from gaincurate.errors import InputError
-from gaincurate.files import reading
-from gaincurate.options import Refusal, refusals
-from gaincurate.schema import PREFIX
 
 CONTROLS: dict[str, dict[str, Any]] = {
     "uniform": {"strategy": "uniform"},

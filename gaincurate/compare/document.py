@@ -15,7 +15,7 @@ from gaincurate.compare.results import Results
 from gaincurate.compare.verdict import Difference, Reached, Resampled, bands, differences, reached, resample
 from gaincurate.compare.verdict_text import about_arm, about_length, headline, notes
 from gaincurate.core.artifact import Json
-from gaincurate.stats import Floats, spearman, spearman_given
+from gaincurate.core.stats import Floats, spearman, spearman_given
 
 BASELINE, SECOND = "uniform", "length"
 FORMAT = 1

@@ -13,11 +13,11 @@ from markupsafe import Markup
 
 from gaincurate.compare.verdict_text import reached_at
 from gaincurate.core.artifact import Json
+from gaincurate.core.stats import Estimate
 from gaincurate.report import formatting
 from gaincurate.report.formatting import count, labels, seconds, signed
 from gaincurate.report.html import environment
 from gaincurate.report.svg import MARK, MINUS, MUTED, NOTHING, SHORT, Row, chart, draw, intervals
-from gaincurate.stats import Estimate
 
 _TONES = {"better": "yes", "worse": "no"}
 Points = list[tuple[float, float, float | None, float | None]]

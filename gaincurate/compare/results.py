@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gaincurate.core.artifact import Json, open_table
+from gaincurate.core.files import reading, write_stream
+from gaincurate.core.stats import Floats
 from gaincurate.errors import OutputError
-from gaincurate.files import reading, write_stream
 from gaincurate.schedule.run import read_json
-from gaincurate.stats import Floats
 
 COSTS = ("asked", "tokens", "scoring", "rescoring", "references", "training", "step", "seconds")
 PER_STEP = (

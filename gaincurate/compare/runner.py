@@ -18,17 +18,17 @@ from gaincurate.compare.arm_job import ArmJob, evaluation, model_at_start
 from gaincurate.compare.config import Comparison
 from gaincurate.compare.results import EVALUATIONS, FACTS, MARKS, RESULTS, STEPS, write_tables
 from gaincurate.core.artifact import MANIFEST, Json, differing_keys
+from gaincurate.core.files import write_json
+from gaincurate.core.locks import WORK, Split, writing
 from gaincurate.core.progress import Progress
+from gaincurate.core.schema import ID
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.rollout import roll_out
 from gaincurate.errors import InputError, OutputError, TrainerError
-from gaincurate.files import write_json
-from gaincurate.locks import WORK, Split, writing
 from gaincurate.report.formatting import seconds as duration
 from gaincurate.schedule.first_model import recorded_model
 from gaincurate.schedule.run import read_json
-from gaincurate.schema import ID
-from gaincurate.scored_set import ScoredSet
 
 START, JOBS = "start", "jobs"
 FORMAT = 1

@@ -17,9 +17,9 @@ from typing import Literal
 
 import numpy as np
 
-from gaincurate.difficulty.interval import beta_quantile
-from gaincurate.schedule.noise import uniforms
-from gaincurate.stats import Floats
+from gaincurate.core.rng import uniforms
+from gaincurate.core.stats import Floats
+from gaincurate.difficulty.metrics import beta_quantile
 
 Answer = Literal["better", "worse", "no difference seen", "cannot say"]
 Interval = tuple[float, float]

@@ -20,9 +20,9 @@ from typing import Any
 import pyarrow as pa
 
 from gaincurate.core.arrow import Refuse, ipc_schema, read_ipc
+from gaincurate.core.files import digest_bytes, digest_file, reading, to_lines, write_atomic, write_json
+from gaincurate.core.locks import WORK, Split, work_folder, writing
 from gaincurate.errors import OutputError, StorageError, reason_of
-from gaincurate.files import digest_bytes, digest_file, reading, to_lines, write_atomic, write_json
-from gaincurate.locks import WORK, Split, work_folder, writing
 
 MANIFEST = "manifest.json"
 IDENTITY = "identity.json"

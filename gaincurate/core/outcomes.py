@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gaincurate.core.files import json_lines, reading
 from gaincurate.errors import OutcomeError
-from gaincurate.files import json_lines, reading
 
 _SHOWN = 5
 

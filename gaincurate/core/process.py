@@ -24,8 +24,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
 
+from gaincurate.core.locks import acquire
 from gaincurate.errors import LockedError, TrainerError, storage_error
-from gaincurate.locks import acquire
 
 _KEEPER = Path(__file__).with_name("keeper.py")
 _GRACE = 10.0  # seconds between asking a command to end and ending it

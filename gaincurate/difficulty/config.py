@@ -7,9 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from gaincurate.config import DeviceConfig
-from gaincurate.errors import InputError
-from gaincurate.options import (
+from gaincurate.core.options import (
     ADVANCED,
     MACHINE,
     READING,
@@ -20,6 +18,8 @@ from gaincurate.options import (
     checked,
     json_object,
 )
+from gaincurate.errors import InputError
+from gaincurate.scoring.config import DeviceConfig
 
 
 def _server_body(value: str) -> dict[str, Any]:

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 
 import gaincurate
 from gaincurate.core.artifact import EXECUTION, Artifact, Json
+from gaincurate.core.files import append_line, remove_temporaries, write_atomic
+from gaincurate.core.locks import work_folder
 from gaincurate.core.progress import Progress
-from gaincurate.difficulty import interval
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.difficulty import metrics
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.engine import Engine
-from gaincurate.difficulty.gold import Broken, broken_lines, check_gold, remember, remembered
 from gaincurate.difficulty.prompts import Ints, answer_column, draw_references, parts, read_prompts
 from gaincurate.difficulty.rollout_set import (
     BROKEN,
@@ -28,12 +30,18 @@ from gaincurate.difficulty.rollout_set import (
     RolloutSet,
     write_shard,
 )
-from gaincurate.difficulty.shard_work import RolloutSummary, ShardWork
-from gaincurate.difficulty.verify import VerifierConfig, VerifierPool, verifier_of
+from gaincurate.difficulty.rollout_shard import RolloutSummary, ShardWork
+from gaincurate.difficulty.verifier import (
+    Broken,
+    VerifierConfig,
+    VerifierPool,
+    broken_lines,
+    check_gold,
+    remember,
+    remembered,
+    verifier_of,
+)
 from gaincurate.errors import InputError
-from gaincurate.files import append_line, remove_temporaries, write_atomic
-from gaincurate.locks import work_folder
-from gaincurate.scored_set import ScoredSet
 
 
 def roll_out(config: RolloutConfig, progress: Progress | None = None) -> RolloutSummary:
@@ -76,10 +84,10 @@ def _engine(config: RolloutConfig, scored: ScoredSet) -> Engine:
     # Each engine needs packages of its own, so it is imported when it is wanted.
     variables = scored.identity.get("segmentation", {}).get("template_kwargs", {})
     if config.server is not None:
-        from gaincurate.difficulty.generate_server import ServerEngine
+        from gaincurate.difficulty.server_engine import ServerEngine
 
         return ServerEngine(config, variables)
-    from gaincurate.difficulty.generate_local import LocalEngine
+    from gaincurate.difficulty.local_engine import LocalEngine
 
     return LocalEngine(config, variables)
 
@@ -88,7 +96,7 @@ def _identity(
     config: RolloutConfig, scored: ScoredSet, answer: str | None, engine: Engine, pool: VerifierPool
 ) -> Json:
     """All that can change a value of the set; plain JSON values."""
-    adaptive = {"samples_start": config.samples_start, "interval": config.interval, "rule": interval.RULE}
+    adaptive = {"samples_start": config.samples_start, "interval": config.interval, "rule": metrics.RULE}
     found = {
         "format": FORMAT,
         "kind": KIND,

@@ -15,9 +15,9 @@ import pyarrow as pa
 
 from gaincurate.core.arrow import check_fields, check_values
 from gaincurate.core.artifact import Artifact, Json, Kind, broken, open_table
+from gaincurate.core.schema import ID
 from gaincurate.difficulty.engine import Completion
 from gaincurate.errors import InputError
-from gaincurate.schema import ID
 
 FORMAT = 1
 KIND = "rollouts"

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from gaincurate.core.schema import ID
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.prompts import answer_column
 from gaincurate.errors import InputError
 from gaincurate.hygiene.contamination import EvalIndex, contaminated
@@ -21,8 +23,6 @@ from gaincurate.hygiene.gold import broken_gold, conflicting_gold
 from gaincurate.hygiene.near_duplicates import near_duplicates
 from gaincurate.hygiene.options import HygieneOptions
 from gaincurate.hygiene.rows import Mask, asked, ids, read
-from gaincurate.schema import ID
-from gaincurate.scored_set import ScoredSet
 
 Tell = Callable[[str], None]
 _TEXT = 300  # characters of a prompt in an example

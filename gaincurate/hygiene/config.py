@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gaincurate.options import CHECKS, Option
+from gaincurate.core.options import CHECKS, Option
 
 
 class RowChecks(BaseModel):

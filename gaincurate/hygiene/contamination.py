@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from gaincurate.core.prompts import PromptProblem, column_values, find_columns, to_messages
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError, SourceError
 from gaincurate.hygiene.findings import Found, Hit
 from gaincurate.hygiene.rows import Mask, Template, asked, prompts, sample, words
-from gaincurate.scored_set import ScoredSet
-from gaincurate.scoring.columns import PromptProblem, column_values, find_columns, to_messages
-from gaincurate.scoring.read import open_source
+from gaincurate.scoring.readers.source import open_source
 
 _SHOWN = 60  # words of a shared text
 COMMON = 3

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from gaincurate.core.prompts import Message, column_values
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.hygiene.findings import Found, Hit
 from gaincurate.hygiene.rows import Mask, batches, normal, read
-from gaincurate.scored_set import ScoredSet
-from gaincurate.scoring.columns import Message, column_values
 
 _encode = json.JSONEncoder(sort_keys=True, default=str).encode
 _RECORD = np.dtype([("high", "u8"), ("low", "u8"), ("exact", "u8"), ("answer", "u8")])

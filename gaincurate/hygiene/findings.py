@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gaincurate.core.files import write_stream
 from gaincurate.errors import storage_error
-from gaincurate.files import write_stream
 
 Json = dict[str, Any]
 CHECKS = ("overlong", "broken-gold", "conflicting-gold", "contaminated", "duplicates", "near-duplicates")

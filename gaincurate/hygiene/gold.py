@@ -10,15 +10,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gaincurate.core.progress import Progress
-from gaincurate.difficulty.gold import check_gold
+from gaincurate.core.schema import ID
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.prompts import Prompt, parts, read_prompts
-from gaincurate.difficulty.verify import VerifierConfig, VerifierPool, gold_completion
+from gaincurate.difficulty.verifier import VerifierConfig, VerifierPool, check_gold, gold_completion
 from gaincurate.difficulty.verify_worker import GoldProblem, Job
 from gaincurate.hygiene.duplicates import first_of_each, records_of
 from gaincurate.hygiene.findings import Found, Hit
 from gaincurate.hygiene.rows import Mask
-from gaincurate.schema import ID
-from gaincurate.scored_set import ScoredSet
 
 _ROWS = 1024  # in memory at once while answers are verified
 

@@ -18,11 +18,11 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from gaincurate.core.prompts import column_values
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
 from gaincurate.hygiene.findings import Found, Hit
 from gaincurate.hygiene.rows import Mask, Template, asked, batches, read, sample, tokens
-from gaincurate.scored_set import ScoredSet
-from gaincurate.scoring.columns import column_values
 
 if TYPE_CHECKING:
     from rensa import RMinHash, RMinHashLSH

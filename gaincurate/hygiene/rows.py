@@ -14,10 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from gaincurate.schedule.rows import prompts_of
-from gaincurate.schema import ID
-from gaincurate.scored_set import ScoredSet
-from gaincurate.scoring.columns import Message
+from gaincurate.core.prompts import Message, prompts_of
+from gaincurate.core.schema import ID
+from gaincurate.core.scored_set import ScoredSet
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]

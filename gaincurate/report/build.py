@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from gaincurate.core.artifact import Json
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.predict import COLUMNS
 from gaincurate.difficulty.prompts import fitting_verifier
 from gaincurate.hygiene.options import HygieneOptions
@@ -27,7 +28,6 @@ from gaincurate.report.table import LENGTH, Table, read_table
 from gaincurate.report.verdict import Decision, Evidence, decide, weaker
 from gaincurate.schedule.first_model import recorded_model
 from gaincurate.schedule.run import Run
-from gaincurate.scored_set import ScoredSet
 
 PREDICTED = COLUMNS["difficulty"]
 _GROUPS_SHOWN = 20

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from gaincurate.core.stats import Estimate, Floats
 from gaincurate.report.document import QUANTILES, Band, Distribution, Histogram, Scatter
-from gaincurate.stats import Estimate, Floats
 
 BINS = 40
 SCATTER_BINS = 32

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from gaincurate.core.artifact import Json
-from gaincurate.stats import Bin, Estimate
+from gaincurate.core.stats import Bin, Estimate
 
 FORMAT = 1
 

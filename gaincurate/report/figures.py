@@ -14,6 +14,7 @@ from typing import TypeVar, cast
 import altair as alt
 from markupsafe import Markup
 
+from gaincurate.core.stats import Bin, Estimate
 from gaincurate.report.document import (
     ENDS,
     QUANTILES,
@@ -56,7 +57,6 @@ from gaincurate.report.svg import (
     draw,
     intervals,
 )
-from gaincurate.stats import Bin, Estimate
 
 CONTROLS = (
     ("overall", "overall"),

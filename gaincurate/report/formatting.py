@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from gaincurate.stats import Estimate
+from gaincurate.core.stats import Estimate
 
 MINUS = "\N{MINUS SIGN}"
 NONE = "\N{EN DASH}"

@@ -18,11 +18,11 @@ import pyarrow.types as pt
 
 import gaincurate
 from gaincurate.core.artifact import Json
+from gaincurate.core.schema import ID
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.core.stats import Floats, even_bins, ranks, spearman
 from gaincurate.errors import InputError, OutputError
 from gaincurate.report.table import LENGTH
-from gaincurate.schema import ID
-from gaincurate.scored_set import ScoredSet
-from gaincurate.stats import Floats, even_bins, ranks, spearman
 
 Way = Literal["residual", "rank-in-bin"]
 BINS = 20

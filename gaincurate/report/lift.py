@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gaincurate.report.document import ENDS, Calibration, Lift
-from gaincurate.report.observed import Observed
-from gaincurate.report.table import LENGTH, Table
-from gaincurate.stats import (
+from gaincurate.core.stats import (
     Estimate,
     Floats,
     Ranked,
@@ -22,6 +19,9 @@ from gaincurate.stats import (
     pearson,
     reliability,
 )
+from gaincurate.report.document import ENDS, Calibration, Lift
+from gaincurate.report.observed import Observed
+from gaincurate.report.table import LENGTH, Table
 
 SHARE = 0.1
 _NEAR = 0.25  # of the share: how far around the border its own mean is taken

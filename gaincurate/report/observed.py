@@ -18,18 +18,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gaincurate.core.artifact import IDENTITY, MANIFEST
+from gaincurate.core.files import digest_files
+from gaincurate.core.schema import ID
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.core.stats import Estimate, Floats, estimate, mean
 from gaincurate.difficulty import rollout_set
+from gaincurate.difficulty.metrics import noise_ceiling, pass_variance
 from gaincurate.difficulty.pass_rates import PassRates, pooled
-from gaincurate.difficulty.quality import noise_ceiling, pass_variance
 from gaincurate.errors import InputError
-from gaincurate.files import digest_files
 from gaincurate.report.document import Column, Outcome
 from gaincurate.report.table import Table
-from gaincurate.schedule.observed import pass_rates_of
+from gaincurate.schedule.observations import pass_rates_of
 from gaincurate.schedule.run import Run
-from gaincurate.schema import ID
-from gaincurate.scored_set import ScoredSet
-from gaincurate.stats import Estimate, Floats, estimate, mean
 
 
 @dataclass(frozen=True, slots=True)

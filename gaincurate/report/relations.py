@@ -16,9 +16,7 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-from gaincurate.report.document import Cell, GroupCorrelation, GroupShare, LengthBin, LengthProfile, Relation
-from gaincurate.report.table import LENGTH, Table
-from gaincurate.stats import (
+from gaincurate.core.stats import (
     LEVEL,
     Correlation,
     Estimate,
@@ -33,6 +31,8 @@ from gaincurate.stats import (
     inside_each,
     partial,
 )
+from gaincurate.report.document import Cell, GroupCorrelation, GroupShare, LengthBin, LengthProfile, Relation
+from gaincurate.report.table import LENGTH, Table
 
 TARGETS = ("difficulty", "pass-rate", "learnability")
 _MOST_GROUPS = 20

@@ -17,6 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gaincurate.core.artifact import Json, differing_keys
+from gaincurate.core.prompts import column_values, questions
+from gaincurate.core.schema import ID
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.core.stats import Bin, Estimate, Floats, Ranked, Strata, correlate
 from gaincurate.errors import InputError
 from gaincurate.hygiene.checks import finding, search
 from gaincurate.hygiene.findings import Finding
@@ -37,11 +41,7 @@ from gaincurate.report.document import (
 from gaincurate.report.lift import SHARE
 from gaincurate.report.table import LENGTH, Groups, Table, fields, is_number, numbers, read_column
 from gaincurate.schedule.run import Run
-from gaincurate.schedule.story import status
-from gaincurate.schema import ID
-from gaincurate.scored_set import ScoredSet
-from gaincurate.scoring.columns import column_values, questions
-from gaincurate.stats import Bin, Estimate, Floats, Ranked, Strata, correlate
+from gaincurate.schedule.status import status
 
 _MOST_DIFFERENCES = 20
 _LONGEST_SETTING = 60

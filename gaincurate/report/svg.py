@@ -17,8 +17,8 @@ import altair as alt
 import vl_convert
 from markupsafe import Markup
 
+from gaincurate.core.stats import Estimate
 from gaincurate.report.formatting import labels, number, shown, signed
-from gaincurate.stats import Estimate
 
 # The CSS variables of style.css, by what they stand for.
 INK, MUTED, RULE = "var(--ink)", "var(--muted)", "var(--rule)"

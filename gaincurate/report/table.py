@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
+from gaincurate.core.schema import PREFIX
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.core.stats import Floats, Strata
 from gaincurate.errors import InputError
 from gaincurate.report.document import Column
-from gaincurate.schema import PREFIX
-from gaincurate.scored_set import ScoredSet
-from gaincurate.stats import Floats, Strata
 
 LENGTH = "gc_question_tokens"
 NO_GROUP = "(none)"

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
+from gaincurate.core.stats import LEVEL, Estimate
 from gaincurate.report.document import GroupShare, Kind, Lift, Relation
 from gaincurate.report.relations import Judged
-from gaincurate.stats import LEVEL, Estimate
 
 EXPLAINED = 0.8
 """A rank correlation with length beyond which length explains a signal."""

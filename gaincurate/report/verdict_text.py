@@ -10,10 +10,10 @@ import math
 import shlex
 from collections.abc import Sequence
 
+from gaincurate.core.stats import Estimate
 from gaincurate.report.document import Lift
 from gaincurate.report.table import LENGTH
 from gaincurate.report.verdict import MATTERS, Decision, Evidence, best_end, by_length, left, weaker
-from gaincurate.stats import Estimate
 
 _NOT_ITSELF = "there is nothing to judge it by but the pass rates that it was made from"
 

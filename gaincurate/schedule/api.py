@@ -12,13 +12,13 @@ from typing import Any
 import pyarrow as pa
 
 from gaincurate.core.artifact import Json
-from gaincurate.files import append_lines
-from gaincurate.options import checked
-from gaincurate.schedule import story
+from gaincurate.core.files import append_lines
+from gaincurate.core.options import checked
+from gaincurate.core.prompts import read_rows
+from gaincurate.schedule import status as story
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.rounds import start as open_run
-from gaincurate.schedule.rows import read_rows
 from gaincurate.schedule.run import Run, working_on
 
 

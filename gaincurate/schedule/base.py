@@ -17,23 +17,23 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from gaincurate.core.options import refusals
+from gaincurate.core.rng import Floats, Ints, draw
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
-from gaincurate.options import refusals
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.context import Context
-from gaincurate.schedule.noise import Floats, Ints, draw
-from gaincurate.scored_set import ScoredSet
 
 Json = dict[str, Any]
 Ordering = Literal["any", "fixed", "none"]
 
 STRATEGIES = {
-    "uniform": "gaincurate.schedule.uniform:Uniform",
-    "file-order": "gaincurate.schedule.uniform:FileOrder",
-    "length": "gaincurate.schedule.gaussian:Length",
-    "gain-rl": "gaincurate.schedule.gaussian:GainRL",
-    "variance": "gaincurate.schedule.variance:Variance",
-    "dots": "gaincurate.schedule.dots:Dots",
+    "uniform": "gaincurate.schedule.strategies.uniform:Uniform",
+    "file-order": "gaincurate.schedule.strategies.uniform:FileOrder",
+    "length": "gaincurate.schedule.strategies.gaussian:Length",
+    "gain-rl": "gaincurate.schedule.strategies.gaussian:GainRL",
+    "variance": "gaincurate.schedule.strategies.variance:Variance",
+    "dots": "gaincurate.schedule.strategies.dots:Dots",
 }
 
 

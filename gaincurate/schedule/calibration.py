@@ -14,10 +14,10 @@ import numpy as np
 
 from gaincurate.core.artifact import Json
 from gaincurate.core.outcomes import Tally, read_outcomes
-from gaincurate.difficulty.quality import Quality, Target, pass_variance, quality
+from gaincurate.core.rng import Floats
+from gaincurate.difficulty.metrics import Quality, Target, pass_variance, quality
 from gaincurate.errors import OutcomeError
-from gaincurate.schedule.noise import Floats
-from gaincurate.schedule.observed import rules_of
+from gaincurate.schedule.observations import rules_of
 from gaincurate.schedule.references import DATA, IDS
 from gaincurate.schedule.run import GIVEN, PLAN, Run
 

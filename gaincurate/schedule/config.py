@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gaincurate.options import ADVANCED, RESCORING, Option
+from gaincurate.core.options import ADVANCED, RESCORING, Option
 
 
 class RescoreConfig(BaseModel):

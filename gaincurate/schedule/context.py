@@ -13,14 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from gaincurate.core.rng import Ints
+from gaincurate.core.schema import EMBEDDING, ID
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.embeddings import matrix
 from gaincurate.errors import InputError
 from gaincurate.schedule.checkpoints import AS_IT_IS, Held
-from gaincurate.schedule.noise import Ints
-from gaincurate.schedule.observed import Note, silent
+from gaincurate.schedule.observations import Note, silent
 from gaincurate.schedule.run import Run
-from gaincurate.schema import EMBEDDING, ID
-from gaincurate.scored_set import ScoredSet
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,14 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gaincurate.core.artifact import Json
+from gaincurate.core.files import append_line, write_json
 from gaincurate.core.process import command_lock, fill, run_command, stoppable
 from gaincurate.errors import InputError, OutcomeError, TrainerError, storage_error
-from gaincurate.files import append_line, write_json
-from gaincurate.schedule.back import forget_references
 from gaincurate.schedule.checkpoints import Finder
 from gaincurate.schedule.foresight import observes_with_checkpoint
-from gaincurate.schedule.observed import take_outcomes
+from gaincurate.schedule.observations import take_outcomes
 from gaincurate.schedule.rescore import due
+from gaincurate.schedule.rollback import forget_references
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run, read_json, working_on
 

@@ -17,20 +17,20 @@ import pyarrow as pa
 
 from gaincurate.core.arrow import check_fields
 from gaincurate.core.artifact import MANIFEST, Json, broken
+from gaincurate.core.files import digest_file, reading, write_json
 from gaincurate.core.process import command_lock, last_line, run_command
+from gaincurate.core.rng import Floats, Ints
+from gaincurate.core.scored_set import read_computed
 from gaincurate.errors import GaincurateError, InputError, OutputError, TrainerError
-from gaincurate.files import digest_file, reading, write_json
 from gaincurate.schedule.base import load
 from gaincurate.schedule.calibration import carried
 from gaincurate.schedule.checkpoints import weights_of, why_incomplete
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.context import Context
-from gaincurate.schedule.dots_options import DotsOptions
-from gaincurate.schedule.noise import Floats, Ints
-from gaincurate.schedule.observed import Note
+from gaincurate.schedule.observations import Note
 from gaincurate.schedule.references import OBSERVED, Asked, Seen, ask, needed, place_of, read
 from gaincurate.schedule.run import MADE, Run, read_json
-from gaincurate.scored_set import read_computed
+from gaincurate.schedule.strategies.dots_options import DotsOptions
 
 _PREDICTED = "predicted"
 _OPTIONS = "rollouts.options.json"

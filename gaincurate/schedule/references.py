@@ -20,16 +20,23 @@ import pyarrow.compute as pc
 
 from gaincurate.core.arrow import parquet_head, read_parquet
 from gaincurate.core.artifact import MANIFEST, Json, broken
+from gaincurate.core.files import (
+    digest_file,
+    digest_json,
+    json_lines,
+    reading,
+    remove_temporaries,
+    write_json,
+)
 from gaincurate.core.outcomes import Rules
+from gaincurate.core.prompts import training_rows, write_rows
+from gaincurate.core.rng import Ints, keys_of
+from gaincurate.core.schema import ID
 from gaincurate.difficulty.pass_rates import PassRates
 from gaincurate.difficulty.rollout_set import KIND, RolloutSet, pass_rates
 from gaincurate.errors import InputError, NotReadyError, OutcomeError, storage_error
-from gaincurate.files import digest_file, digest_json, json_lines, reading, remove_temporaries, write_json
-from gaincurate.schedule.noise import Ints, keys_of
-from gaincurate.schedule.observed import Note, pass_rates_of, rules_of, silent
-from gaincurate.schedule.rows import training_rows, write_rows
+from gaincurate.schedule.observations import Note, pass_rates_of, rules_of, silent
 from gaincurate.schedule.run import GIVEN, Run, read_json
-from gaincurate.schema import ID
 
 IDS, DATA = "references.json", "references.parquet"
 ROLLOUTS, OBSERVED = "rollouts", "observed.parquet"

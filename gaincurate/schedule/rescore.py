@@ -19,18 +19,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gaincurate.core.artifact import MANIFEST, Json
+from gaincurate.core.files import write_atomic, write_json, write_stream
 from gaincurate.core.process import command_lock, last_line, run_command
+from gaincurate.core.rng import Floats, Ints, permutation
+from gaincurate.core.schema import ID, LIKELIHOODS, PREFIX, SCORE_FIELDS
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.core.stats import spearman
 from gaincurate.errors import GaincurateError, InputError, OutputError, TrainerError
-from gaincurate.files import write_atomic, write_json, write_stream
 from gaincurate.schedule.base import Selector
 from gaincurate.schedule.checkpoints import AS_IT_IS, Held, weights_of, why_incomplete
 from gaincurate.schedule.config import ScheduleConfig
-from gaincurate.schedule.noise import Floats, Ints, permutation
-from gaincurate.schedule.order import Order, build, permute
+from gaincurate.schedule.ordering import Order, build, permute
 from gaincurate.schedule.run import Run, read_json, round_name
-from gaincurate.schema import ID, LIKELIHOODS, PREFIX, SCORE_FIELDS
-from gaincurate.scored_set import ScoredSet
-from gaincurate.stats import spearman
 
 OF_MODEL = (*(field.name for field in SCORE_FIELDS if field.name.startswith("gc_angle")), *LIKELIHOODS)
 """The columns to order by that a checkpoint changes."""

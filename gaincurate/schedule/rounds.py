@@ -17,24 +17,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gaincurate.core.artifact import Json
+from gaincurate.core.files import remove_temporaries, write_json
+from gaincurate.core.prompts import training_rows, write_rows
+from gaincurate.core.rng import Ints
+from gaincurate.core.schema import ID
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError, NotReadyError
-from gaincurate.files import remove_temporaries, write_json
 from gaincurate.schedule import base
 from gaincurate.schedule.calibration import calibration_of
-from gaincurate.schedule.check import check_draw, check_options_of_a_run, check_plan_facts
 from gaincurate.schedule.checkpoints import AS_IT_IS, Held
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.context import Context
 from gaincurate.schedule.first_model import first_model
-from gaincurate.schedule.noise import Ints
-from gaincurate.schedule.observed import Note, concentration_of, late_outcomes, silent, take_outcomes
-from gaincurate.schedule.order import Order, build
-from gaincurate.schedule.orders import ORDER
+from gaincurate.schedule.observations import Note, concentration_of, late_outcomes, silent, take_outcomes
+from gaincurate.schedule.ordering import Order, build
 from gaincurate.schedule.rescore import Rescored, due, rescore
-from gaincurate.schedule.rows import training_rows, write_rows
-from gaincurate.schedule.run import BASE, FORMAT, RUN, Run, making
-from gaincurate.schema import ID
-from gaincurate.scored_set import ScoredSet
+from gaincurate.schedule.run import BASE, FORMAT, ORDER, RUN, Run, making
+from gaincurate.schedule.validate import check_draw, check_options_of_a_run, check_plan_facts
 
 _KEPT = ("order", "ordered_by", "scores", "probe", "checkpoint")
 

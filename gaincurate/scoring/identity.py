@@ -14,14 +14,14 @@ from typing import Any, Literal
 import torch
 
 import gaincurate
-from gaincurate.config import DEVICE, MachineConfig, ScoreConfig
+from gaincurate.core.prompts import Columns
+from gaincurate.core.schema import FORMAT
 from gaincurate.errors import InputError
-from gaincurate.schema import FORMAT
-from gaincurate.scoring.columns import Columns
+from gaincurate.scoring.config import DEVICE, MachineConfig, ScoreConfig
 from gaincurate.scoring.model import ModelFiles, tokenizer_fingerprint
 from gaincurate.scoring.model_files import place_of
 from gaincurate.scoring.prefill import resolve_layer
-from gaincurate.scoring.read import Source
+from gaincurate.scoring.readers.source import Source
 from gaincurate.scoring.segment import RULE, Segmenter
 from gaincurate_kernels import resolve_backend, triton_version
 

@@ -11,19 +11,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gaincurate.config import ScoreConfig
 from gaincurate.core.artifact import EXECUTION, MANIFEST, REJECTED, Artifact, Json
+from gaincurate.core.files import append_line, remove_temporaries
+from gaincurate.core.locks import one_at_a_time, work_folder
 from gaincurate.core.progress import Progress
+from gaincurate.core.scored_set import COLUMNS, SCORES, ScoredSet
+from gaincurate.core.stats import spearman
 from gaincurate.errors import OutputError
-from gaincurate.files import append_line, remove_temporaries
-from gaincurate.locks import one_at_a_time, work_folder
-from gaincurate.scored_set import COLUMNS, SCORES, ScoredSet
+from gaincurate.scoring.config import ScoreConfig
 from gaincurate.scoring.identity import execution_record
 from gaincurate.scoring.ids import write_ids
 from gaincurate.scoring.plan import Plan, make_plan
+from gaincurate.scoring.pool import score_everywhere
 from gaincurate.scoring.summary import Summary
-from gaincurate.scoring.workers import score_everywhere
-from gaincurate.stats import spearman
 
 
 def score(data: str, model: str, out: str | Path, **options: Any) -> Summary:

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gaincurate.config import ScoreConfig, check_shots
 from gaincurate.core.artifact import Json, shard_count
 from gaincurate.core.progress import Progress
+from gaincurate.core.prompts import Columns, find_columns
 from gaincurate.errors import InputError
-from gaincurate.scoring.columns import Columns, find_columns
-from gaincurate.scoring.head import chunk_rows
+from gaincurate.scoring.config import ScoreConfig, check_shots
 from gaincurate.scoring.identity import (
     Machine,
     choose_backend,
@@ -22,8 +21,9 @@ from gaincurate.scoring.identity import (
     model_max_length,
     resolve_machine,
 )
+from gaincurate.scoring.lm_head import chunk_rows
 from gaincurate.scoring.model import ModelFiles, find_model, gguf_doubt, load_config, load_tokenizer
-from gaincurate.scoring.read import Source, open_source
+from gaincurate.scoring.readers.source import Source, open_source
 from gaincurate.scoring.segment import Segmenter
 from gaincurate.scoring.summary import Summary
 

@@ -13,13 +13,13 @@ import pyarrow as pa
 import torch
 
 from gaincurate.core.progress import Progress
+from gaincurate.core.prompts import PromptProblem, column_values, to_messages
+from gaincurate.core.schema import Score
 from gaincurate.errors import GaincurateError, RowError
-from gaincurate.schema import Score
-from gaincurate.scoring.attention import UnsupportedAttention
-from gaincurate.scoring.columns import PromptProblem, column_values, to_messages
-from gaincurate.scoring.head import Head
-from gaincurate.scoring.pack import Batch
-from gaincurate.scoring.packed import PackedPrefill
+from gaincurate.scoring.batching import Batch
+from gaincurate.scoring.lm_head import Head
+from gaincurate.scoring.packed_attention import UnsupportedAttention
+from gaincurate.scoring.packed_prefill import PackedPrefill
 from gaincurate.scoring.plan import Plan
 from gaincurate.scoring.prefill import Prefill
 from gaincurate.scoring.segment import Segmented, Unusable

@@ -1,36 +1,93 @@
-"""What one process does: takes a plan and shard numbers, yields written shards.
+"""What one process does: its shards of the plan, with reading and writing beside the model.
 
-While the model is at one shard, the next is read and segmented and the last is written. Knows nothing of
-other processes.
+Reading and segmenting run in a thread ahead of the model and writing in one after it. A process that only
+computed would wait for both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from types import TracebackType
+from typing import TypeVar
 
 import pyarrow as pa
 import torch
 import transformers
 
 from gaincurate.core.artifact import Artifact, Json
+from gaincurate.core.locks import work_folder
 from gaincurate.core.progress import Progress
-from gaincurate.locks import work_folder
-from gaincurate.schema import Score, scored_table, signal_fields
-from gaincurate.scored_set import SCORES
-from gaincurate.scoring.ahead import Behind, ahead
-from gaincurate.scoring.allocator import settle_memory
-from gaincurate.scoring.head import Head
+from gaincurate.core.schema import Score, scored_table, signal_fields
+from gaincurate.core.scored_set import SCORES
+from gaincurate.scoring.cpu import settle_memory
 from gaincurate.scoring.ids import Ids
+from gaincurate.scoring.lm_head import Head
 from gaincurate.scoring.model import load_model
 from gaincurate.scoring.plan import Plan
 from gaincurate.scoring.prefill import Prefill
-from gaincurate.scoring.read import Cursor
+from gaincurate.scoring.readers.source import Cursor
 from gaincurate.scoring.segment import Segmented
 from gaincurate.scoring.shard import Forward, Shard, without_padding
 from gaincurate.scoring.signals import Signals
 from gaincurate.scoring.summary import Summary
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+def ahead(work: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
+    """`work` on each item in a thread; the next is begun when the one before is handed out.
+
+    At most one result waits, so memory does not grow with the number of items.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
+        waiting: Future[U] | None = None
+        try:
+            for item in items:
+                following = pool.submit(work, item)
+                if waiting is not None:
+                    yield waiting.result()
+                waiting = following
+            if waiting is not None:
+                yield waiting.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Behind:
+    """Runs one function at a time in a thread, while the caller goes on with something else.
+
+    Leaving the block waits for the last one; an error comes out of the next `run` or there.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="behind")
+        self._last: Future[None] | None = None
+
+    def __enter__(self) -> Behind:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._wait()
+        finally:
+            self._pool.shutdown(wait=True)
+
+    def run(self, work: Callable[[], None]) -> None:
+        """Begin `work` once what was begun before is done."""
+        self._wait()
+        self._last = self._pool.submit(work)
+
+    def _wait(self) -> None:
+        last, self._last = self._last, None
+        if last is not None:
+            last.result()
 
 
 def score_shards(plan: Plan, shards: Iterable[int], progress: Progress, summary: Summary) -> None:

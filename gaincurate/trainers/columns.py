@@ -13,11 +13,10 @@ from typing import Any
 import pyarrow as pa
 
 from gaincurate.core.artifact import Json
+from gaincurate.core.prompts import Message, prompts_of
+from gaincurate.core.schema import ID
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
-from gaincurate.schedule.rows import prompts_of
-from gaincurate.schema import ID
-from gaincurate.scored_set import ScoredSet
-from gaincurate.scoring.columns import Message
 
 _PLAIN = pa.struct([("role", pa.string()), ("content", pa.string())])
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from gaincurate.core.arrow import Refuse, parquet_head, read_parquet
+from gaincurate.core.files import json_lines
 from gaincurate.errors import OutcomeError
-from gaincurate.files import json_lines
 from gaincurate.trainers.profile import LogFormat, profiles
 
 LINES = "lines"

@@ -17,13 +17,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from gaincurate.core.files import append_lines, digest_bytes, digest_file, reading, write_json
 from gaincurate.core.outcomes import Rules, read_file
+from gaincurate.core.prompts import Message, column_values, prompts_of
 from gaincurate.errors import OutcomeError
-from gaincurate.files import append_lines, digest_bytes, digest_file, reading, write_json
-from gaincurate.schedule.observed import Note, rules_of, silent
-from gaincurate.schedule.rows import prompts_of
+from gaincurate.schedule.observations import Note, rules_of, silent
 from gaincurate.schedule.run import Run, read_json
-from gaincurate.scoring.columns import Message, column_values
 from gaincurate.trainers.log_formats import LINES, Entry, format_of, logs, objects, patterns, table_rows
 
 TAKEN = "logs.json"

@@ -19,19 +19,19 @@ import pyarrow.json as pj
 
 from gaincurate.core.arrow import read_parquet, refusing, validate
 from gaincurate.core.artifact import Json
+from gaincurate.core.files import append_lines, reading, write_json
 from gaincurate.core.outcomes import success_of
 from gaincurate.core.process import command_lock
+from gaincurate.core.prompts import read_rows
+from gaincurate.core.schema import ID
 from gaincurate.errors import InputError, OutcomeError, OutputError
-from gaincurate.files import append_lines, reading, write_json
-from gaincurate.schedule.back import return_to, saved_place, take_back
 from gaincurate.schedule.checkpoints import AS_IT_IS, Held
 from gaincurate.schedule.foresight import see_live
-from gaincurate.schedule.observed import Note, rules_of, silent
+from gaincurate.schedule.observations import Note, rules_of, silent
 from gaincurate.schedule.rescore import due
+from gaincurate.schedule.rollback import return_to, saved_place, take_back
 from gaincurate.schedule.rounds import advance
-from gaincurate.schedule.rows import read_rows
 from gaincurate.schedule.run import RUN, Run, read_json, working_on
-from gaincurate.schema import ID
 
 PLACE = "gaincurate_state.json"
 """The file beside a checkpoint that says where the run was."""

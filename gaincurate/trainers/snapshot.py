@@ -17,9 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gaincurate.core.artifact import Json
+from gaincurate.core.files import write_json
 from gaincurate.core.process import command_lock, last_line, run_command
 from gaincurate.errors import GaincurateError, InputError, TrainerError, storage_error
-from gaincurate.files import write_json
 from gaincurate.schedule.checkpoints import Finder, weight_names, whole, why_not_whole
 from gaincurate.schedule.foresight import observes_with_checkpoint
 from gaincurate.schedule.rescore import due

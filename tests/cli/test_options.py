@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 import runs
 from command import run
 from gaincurate.cli.app import app as gaincurate_app
+from gaincurate.core.options import checked
 from gaincurate.errors import InputError
-from gaincurate.options import checked
 from gaincurate.schedule.config import ScheduleConfig
 
 OPTIONS: dict[str, Any] = {

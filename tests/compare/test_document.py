@@ -17,7 +17,7 @@ import compare_results
 from gaincurate.compare.document import Steps, document, over_time, pass_at, with_angle
 from gaincurate.compare.results import PER_STEP, read_results
 from gaincurate.compare.verdict_text import about_arm, about_length, headline, notes
-from gaincurate.stats import spearman_given
+from gaincurate.core.stats import spearman_given
 
 SETTING = {
     "baseline": "uniform",

@@ -18,11 +18,11 @@ from gaincurate.compare import trl_arm
 from gaincurate.compare.config import Comparison, checked_comparison
 from gaincurate.compare.results import FACTS, RESULTS, Tables, read_tables
 from gaincurate.compare.runner import JOBS, compare, environment
-from gaincurate.config import ScoreConfig
 from gaincurate.core.artifact import Json
 from gaincurate.core.progress import Progress
 from gaincurate.errors import InputError, OutputError, TrainerError
 from gaincurate.schedule.run import Run
+from gaincurate.scoring.config import ScoreConfig
 from gaincurate.scoring.pipeline import score_dataset
 
 pytest.importorskip("trl")

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 
 from gaincurate.core import arrow
 from gaincurate.core.artifact import IDENTITY, MANIFEST, Artifact, encode_shard
+from gaincurate.core.files import digest_file, write_json
+from gaincurate.core.scored_set import open_scores
 from gaincurate.difficulty.engine import Completion
 from gaincurate.difficulty.rollout_set import KIND, ROLLOUTS, RolloutSet, write_shard
 from gaincurate.errors import GaincurateError, InputError, OutputError, SourceError
-from gaincurate.files import digest_file, write_json
-from gaincurate.schedule.order import Order, build
-from gaincurate.scored_set import open_scores
-from gaincurate.scoring.read import Cursor, open_source
+from gaincurate.schedule.ordering import Order, build
+from gaincurate.scoring.readers.source import Cursor, open_source
 from sets import make_set, scored_row
 
 TEXTS = ["alpha", "be", "gamma"]

@@ -8,9 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gaincurate.core.stats import pearson
 from gaincurate.difficulty.by_adapter import by_references
 from gaincurate.difficulty.config import Recipe
-from gaincurate.difficulty.fit import (
+from gaincurate.difficulty.metrics import noise_ceiling
+from gaincurate.difficulty.predictor import DifficultyPredictor, Shape, loss
+from gaincurate.difficulty.train import (
     Part,
     Policy,
     batch_loss,
@@ -22,11 +25,8 @@ from gaincurate.difficulty.fit import (
     split,
     without,
 )
-from gaincurate.difficulty.predictor import DifficultyPredictor, Shape, loss
-from gaincurate.difficulty.quality import noise_ceiling
-from gaincurate.difficulty.whitened import Space, fit_training_free, whitening
+from gaincurate.difficulty.training_free import Space, fit_training_free, whitening
 from gaincurate.errors import InputError
-from gaincurate.stats import pearson
 from synthetic import World, world
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -14,7 +14,7 @@ import runs
 from gaincurate.core.outcomes import Rules
 from gaincurate.difficulty.pass_rates import PassRates, pooled, read_pass_rates
 from gaincurate.errors import InputError, OutcomeError
-from gaincurate.schedule.observed import pass_rates_of
+from gaincurate.schedule.observations import pass_rates_of
 
 
 def tallies(rates: PassRates) -> dict[str, tuple[float, float]]:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gaincurate.difficulty.quality import interval, noise_ceiling, quality
-from gaincurate.schedule.noise import uniforms
-from gaincurate.stats import brier, pearson, reliability
+from gaincurate.core.rng import uniforms
+from gaincurate.core.stats import brier, pearson, reliability
+from gaincurate.difficulty.metrics import interval, noise_ceiling, quality
 
 
 @settings(max_examples=50)

@@ -12,16 +12,16 @@ import pytest
 
 import sets
 from command import tree
+from gaincurate.core.locks import Split, writing
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty import rollout
 from gaincurate.difficulty.config import RolloutConfig, make_config
 from gaincurate.difficulty.engine import Completion, Key, Refused, Request
-from gaincurate.difficulty.interval import width
+from gaincurate.difficulty.metrics import width
 from gaincurate.difficulty.prompts import draw_references
 from gaincurate.difficulty.rollout import roll_out
 from gaincurate.difficulty.rollout_set import RolloutSet, pass_rates
 from gaincurate.errors import InputError, LockedError, OutputError, RowError
-from gaincurate.locks import Split, writing
-from gaincurate.scored_set import ScoredSet
 from gaincurate.scoring.pipeline import score
 
 TESTS = Path(__file__).parent.parent

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 import runs
 from gaincurate.core.artifact import IDENTITY, Artifact
+from gaincurate.core.files import write_json
 from gaincurate.core.outcomes import Rules, read_outcomes
 from gaincurate.difficulty.engine import Completion
-from gaincurate.difficulty.journal import Journal
 from gaincurate.difficulty.rollout_set import (
     KIND,
     ROLLOUTS,
@@ -23,9 +23,8 @@ from gaincurate.difficulty.rollout_set import (
     pass_rates,
     write_shard,
 )
-from gaincurate.difficulty.shard_work import decoded, encoded
+from gaincurate.difficulty.rollout_shard import Journal, decoded, encoded
 from gaincurate.errors import InputError, OutputError
-from gaincurate.files import write_json
 
 Rewards = dict[str, list[float | None]]
 

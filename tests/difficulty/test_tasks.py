@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from gaincurate.core.process import Pressed, ctrl_c_noted
-from gaincurate.difficulty.tasks import cancel, first_done
+from gaincurate.difficulty.server_engine import cancel, first_done
 
 
 def test_the_first_that_is_done_and_after_ctrl_c_none() -> None:

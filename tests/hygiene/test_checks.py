@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 import sets
-from gaincurate.difficulty.verify import VerifierConfig
+from gaincurate.core.files import write_lines
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.difficulty.verifier import VerifierConfig
 from gaincurate.errors import InputError
-from gaincurate.files import write_lines
 from gaincurate.hygiene.checks import finding, leave_out, lines, search
 from gaincurate.hygiene.findings import CHECKS
 from gaincurate.hygiene.options import HygieneOptions
-from gaincurate.scored_set import ScoredSet
 from questions import asking, left
 
 LONG = "a farmer has seventeen sheep and all but nine of them run away how many are left to him now"

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError, SourceError
 from gaincurate.hygiene.contamination import COMMON, EvalIndex, contaminated
 from gaincurate.hygiene.findings import Found
 from gaincurate.hygiene.options import HygieneOptions
-from gaincurate.scored_set import ScoredSet
 from questions import asking, left
 
 LONG = "a farmer has seventeen sheep and all but nine of them run away how many are left to him now"

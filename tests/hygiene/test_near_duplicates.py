@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
 from gaincurate.hygiene.findings import Found
 from gaincurate.hygiene.near_duplicates import (
@@ -22,7 +23,6 @@ from gaincurate.hygiene.near_duplicates import (
     shingles,
 )
 from gaincurate.hygiene.options import HygieneOptions
-from gaincurate.scored_set import ScoredSet
 from questions import asking, left
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

@@ -14,13 +14,13 @@ from scipy import stats
 import runs
 from column_sets import column_set, ids
 from gaincurate.core.artifact import Artifact
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty import rollout_set
 from gaincurate.difficulty.engine import Completion
 from gaincurate.errors import InputError, OutputError
 from gaincurate.report.build import report
 from gaincurate.report.document import Document, Relation, from_json, to_text
 from gaincurate.schedule.rounds import advance
-from gaincurate.scored_set import ScoredSet
 
 ROWS = 150
 

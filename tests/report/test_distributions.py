@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gaincurate.core.stats import Estimate
 from gaincurate.report.distributions import BINS, SCATTER_BINS, distribution, scatter
 from gaincurate.report.document import QUANTILES
-from gaincurate.stats import Estimate
 
 NONE = Estimate(None, None, None, 0)
 values = st.lists(

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gaincurate.core.stats import Estimate
 from gaincurate.report import formatting
-from gaincurate.stats import Estimate
 
 
 @pytest.mark.parametrize(

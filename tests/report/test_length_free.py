@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 import runs
 import sets
 from command import run
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.core.stats import Floats, even_bins, spearman
 from gaincurate.errors import InputError, OutputError
 from gaincurate.report.length_free import KNOTS, derive, rank_in_bin, residual
-from gaincurate.schedule.order import Order
-from gaincurate.scored_set import ScoredSet
-from gaincurate.stats import Floats, even_bins, spearman
+from gaincurate.schedule.ordering import Order
 
 NAN = float("nan")
 

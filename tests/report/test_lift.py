@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from gaincurate.difficulty.quality import noise_ceiling, pass_variance, quality
+from gaincurate.core.stats import Estimate
+from gaincurate.difficulty.metrics import noise_ceiling, pass_variance, quality
 from gaincurate.report.document import ENDS, Lift, Outcome
 from gaincurate.report.lift import _towards, calibration, lift
 from gaincurate.report.observed import Observed, ceiling
 from gaincurate.report.verdict import best_end
-from gaincurate.stats import Estimate
 
 
 def covered(found: list[Estimate], truth: float) -> bool:

@@ -16,7 +16,8 @@ import dots_runs
 import runs
 from column_sets import column_set
 from command import run as gaincurate
-from gaincurate.difficulty.verify import VerifierConfig
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.difficulty.verifier import VerifierConfig
 from gaincurate.errors import OutcomeError
 from gaincurate.hygiene.options import HygieneOptions
 from gaincurate.report.sections import (
@@ -32,7 +33,6 @@ from gaincurate.report.sections import (
 from gaincurate.report.table import read_table
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
-from gaincurate.scored_set import ScoredSet
 from questions import asking
 
 

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 
 from column_sets import column_set
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
 from gaincurate.report.table import Table, levels, read_table
-from gaincurate.scored_set import ScoredSet
 
 LENGTHS = np.arange(3, 15)
 SCORES = {"gc_angle": np.linspace(0, 1, 12)}

@@ -13,7 +13,7 @@ import dots_runs
 import runs
 from command import run as gaincurate
 from gaincurate.errors import InputError, OutcomeError
-from gaincurate.schedule.back import return_to, saved_place
+from gaincurate.schedule.rollback import return_to, saved_place
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
 

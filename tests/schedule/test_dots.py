@@ -14,9 +14,9 @@ from gaincurate.difficulty.prompts import draw_references
 from gaincurate.errors import InputError
 from gaincurate.schedule import base
 from gaincurate.schedule.base import Pool
-from gaincurate.schedule.dots import Dots, log_weights
-from gaincurate.schedule.dots_options import DotsOptions
 from gaincurate.schedule.references import seed_of
+from gaincurate.schedule.strategies.dots import Dots, log_weights
+from gaincurate.schedule.strategies.dots_options import DotsOptions
 
 
 def drawn(

@@ -345,7 +345,7 @@ def test_the_real_commands_run_in_processes_of_their_own(
 
 def test_every_option_of_a_runs_rollouts_is_one_of_the_command() -> None:
     from gaincurate.difficulty.config import RolloutConfig
-    from gaincurate.schedule.dots_options import NOT_IN_ROLLOUT
+    from gaincurate.schedule.strategies.dots_options import NOT_IN_ROLLOUT
 
     shown = gaincurate("difficulty", "rollout", "--help").stdout
     for name in set(RolloutConfig.model_fields) - NOT_IN_ROLLOUT:

@@ -17,14 +17,13 @@ import dots_runs
 import gaincurate as package
 import runs
 from command import run as gaincurate
-from gaincurate.difficulty.predictor import DifficultyPredictor, Shape
-from gaincurate.difficulty.store import save_adapter
+from gaincurate.core.rng import uniforms
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.difficulty.predictor import DifficultyPredictor, Shape, save_adapter
 from gaincurate.errors import GaincurateError, InputError, OutcomeError
 from gaincurate.schedule import foresight
-from gaincurate.schedule.noise import uniforms
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
-from gaincurate.scored_set import ScoredSet
 
 
 @pytest.fixture(autouse=True)

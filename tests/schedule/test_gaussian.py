@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gaincurate.errors import InputError
 from gaincurate.schedule.base import Observed, Pool, build
-from gaincurate.schedule.gaussian import GainRL, GaussianOptions
+from gaincurate.schedule.strategies.gaussian import GainRL, GaussianOptions
 
 
 def selector(rows: int = 5000, budget: int = 1000, **options: Any) -> GainRL:

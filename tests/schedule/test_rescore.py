@@ -15,15 +15,15 @@ import transformers
 import runs
 import tiny
 from command import run as gaincurate
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.core.stats import spearman
 from gaincurate.errors import GaincurateError, InputError, OutputError, TrainerError
 from gaincurate.schedule import rescore
 from gaincurate.schedule.config import RescoreConfig
-from gaincurate.schedule.order import Order
+from gaincurate.schedule.ordering import Order
 from gaincurate.schedule.rescore import probe_rows
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
-from gaincurate.scored_set import ScoredSet
-from gaincurate.stats import spearman
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import runs
+from gaincurate.core.files import write_json
+from gaincurate.core.options import checked
 from gaincurate.errors import InputError, OutputError
-from gaincurate.files import write_json
-from gaincurate.options import checked
 from gaincurate.schedule import base
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.rounds import advance, start

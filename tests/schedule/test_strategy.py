@@ -15,15 +15,15 @@ import pytest
 import embedded
 import runs
 from command import run as gaincurate
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError, NotReadyError
 from gaincurate.schedule import base
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.context import Context
-from gaincurate.schedule.gaussian import GainRL
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
-from gaincurate.schedule.story import forecast, status
-from gaincurate.scored_set import ScoredSet
+from gaincurate.schedule.status import forecast, status
+from gaincurate.schedule.strategies.gaussian import GainRL
 
 PAGE = Path(__file__).parents[2] / "docs/schedule.md"
 ROWS = 60

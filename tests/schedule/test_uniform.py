@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gaincurate.schedule.base import Options, Pool
-from gaincurate.schedule.uniform import FileOrder, Uniform
+from gaincurate.schedule.strategies.uniform import FileOrder, Uniform
 
 
 @settings(max_examples=80)

@@ -8,7 +8,7 @@ import pytest
 
 from gaincurate.errors import InputError
 from gaincurate.schedule.base import Observed, Pool, build
-from gaincurate.schedule.variance import Variance, VarianceOptions
+from gaincurate.schedule.strategies.variance import Variance, VarianceOptions
 
 
 def selector(rows: int = 200, budget: int = 40, **options: Any) -> Variance:

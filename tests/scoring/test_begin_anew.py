@@ -11,8 +11,8 @@ import pytest
 import gaincurate
 import tiny
 from command import tree
+from gaincurate.core.locks import Split
 from gaincurate.errors import InputError, OutputError
-from gaincurate.locks import Split
 
 OTHER: dict[str, Any] = {"layer": 0, "limit": 30, "shard_rows": 4}
 

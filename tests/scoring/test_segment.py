@@ -7,8 +7,8 @@ import pytest
 
 import templates
 import tiny
-from gaincurate.config import check_shots
 from gaincurate.errors import InputError, ModelError
+from gaincurate.scoring.config import check_shots
 from gaincurate.scoring.segment import Segmented, Segmenter, Unusable
 from templates import CASES
 

@@ -17,8 +17,8 @@ from architectures import ARCHITECTURES
 from command import run, tree
 from gaincurate.core.progress import Progress
 from gaincurate.errors import GaincurateError
-from gaincurate.scoring.pack import Batch
-from gaincurate.scoring.packed import PackedPrefill
+from gaincurate.scoring.batching import Batch
+from gaincurate.scoring.packed_prefill import PackedPrefill
 from gaincurate.scoring.prefill import Prefill
 from gaincurate.scoring.segment import Segmented
 from gaincurate.scoring.shard import without_padding

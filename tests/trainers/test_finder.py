@@ -18,13 +18,13 @@ import runs
 import tiny
 import trainer_folders as folders
 from command import run as gaincurate
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import GaincurateError, InputError, ModelError, TrainerError
 from gaincurate.schedule import rescore
 from gaincurate.schedule.config import RescoreConfig
 from gaincurate.schedule.driver import drive
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
-from gaincurate.scored_set import ScoredSet
 from gaincurate.trainers import snapshot as finding
 from gaincurate.trainers.profile import layout_of
 from gaincurate.trainers.snapshot import TrainerFinder, hold

@@ -17,7 +17,7 @@ from command import run as gaincurate
 from gaincurate.core.outcomes import read_outcomes
 from gaincurate.errors import OutcomeError
 from gaincurate.schedule.config import ScheduleConfig
-from gaincurate.schedule.observed import rules_of, take_outcomes
+from gaincurate.schedule.observations import rules_of, take_outcomes
 from gaincurate.schedule.rounds import advance, start
 from gaincurate.schedule.run import Run
 from gaincurate.trainers.logs import take_logs

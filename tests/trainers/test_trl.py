@@ -20,9 +20,9 @@ import gaincurate
 import runs
 import tiny
 from gaincurate.cli.app import app
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.schedule.run import Run
-from gaincurate.scored_set import ScoredSet
 from gaincurate.trainers.session import PLACE, Live, forget
 
 os.environ["HF_HUB_OFFLINE"] = "1"

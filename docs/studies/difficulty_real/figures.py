@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from predictors import Floats, Ints, Predict, World, task_mean
 
-from gaincurate.stats import pearson, ranks, spearman
+from gaincurate.core.stats import pearson, ranks, spearman
 
 Tasks = npt.NDArray[np.str_]
 BATCH = 64

@@ -22,13 +22,13 @@ import transformers
 from figures import batch_table, correlation_table, made, splits, task_table
 from predictors import CHEAP, Floats, World, adapter
 
+from gaincurate.core.prompts import Message
+from gaincurate.core.schema import EMBEDDING, ID
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.difficulty.decoding import common_prefix
 from gaincurate.difficulty.embeddings import matrix
 from gaincurate.difficulty.prompts import read_prompts
 from gaincurate.difficulty.rollout_set import pass_rates
-from gaincurate.difficulty.shared_prefill import common_prefix
-from gaincurate.schema import EMBEDDING, ID
-from gaincurate.scored_set import ScoredSet
-from gaincurate.scoring.columns import Message
 from gaincurate.scoring.model import find_model, load_config, load_model, load_tokenizer
 from gaincurate.scoring.segment import Segmented, Segmenter
 

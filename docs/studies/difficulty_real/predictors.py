@@ -14,9 +14,9 @@ import numpy.typing as npt
 import torch
 
 from gaincurate.difficulty.by_adapter import by_references
-from gaincurate.difficulty.fit import Policy, Recipe, fit
 from gaincurate.difficulty.predictor import Shape
-from gaincurate.difficulty.whitened import SAMPLE, Space, fit_training_free, whitening
+from gaincurate.difficulty.train import Policy, Recipe, fit
+from gaincurate.difficulty.training_free import SAMPLE, Space, fit_training_free, whitening
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

@@ -29,8 +29,8 @@ from gaincurate.compare.results import (
     read_tables,
     results_of,
 )
-from gaincurate.files import write_atomic
-from gaincurate.scored_set import ScoredSet
+from gaincurate.core.files import write_atomic
+from gaincurate.core.scored_set import ScoredSet
 
 SETTING = "setting.json"
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"

@@ -23,7 +23,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from gaincurate.files import write_json
+from gaincurate.core.files import write_json
 
 PAD, END, SYSTEM, USER, ASSISTANT = SPECIAL = [
     "<|pad|>",

@@ -23,7 +23,7 @@ from kept import keep, kept
 from gaincurate.compare.document import BASELINE, document
 from gaincurate.compare.results import Results
 from gaincurate.compare.verdict_text import reached_at
-from gaincurate.files import write_atomic
+from gaincurate.core.files import write_atomic
 
 HERE = Path(__file__).parent
 NAME, FIGURES, TEMPLATE = "head-to-head.md", "figures.json", "template.txt"

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import reasoning_gym
 
-from gaincurate.files import write_atomic
+from gaincurate.core.files import write_atomic
 
 HELDOUT_SHARE = 0.2
 """Of a task's prompts."""

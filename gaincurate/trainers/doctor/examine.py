@@ -18,9 +18,9 @@ import numpy as np
 
 from gaincurate.core.arrow import parquet_head
 from gaincurate.core.artifact import broken
+from gaincurate.core.prompts import read_rows
 from gaincurate.errors import GaincurateError, InputError
 from gaincurate.schedule.driver import NAMES
-from gaincurate.schedule.rows import read_rows
 from gaincurate.schedule.run import Run
 from gaincurate.trainers.doctor.findings import SEVERITIES, About, Finding, Mode, TrainerRules
 from gaincurate.trainers.doctor.read import Read, read_settings

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from gaincurate.core.artifact import Json
+from gaincurate.core.schema import ID
 from gaincurate.errors import InputError, OutputError
-from gaincurate.schema import ID
 from gaincurate.trainers.session import (
     ROUND,
     Live,

@@ -14,9 +14,9 @@ from pathlib import Path
 from gaincurate.core.artifact import Json
 from gaincurate.core.outcomes import newest_attempts, read_file
 from gaincurate.errors import InputError, OutputError
-from gaincurate.schedule.back import check_place
 from gaincurate.schedule.checkpoints import why_incomplete
-from gaincurate.schedule.observed import rules_of
+from gaincurate.schedule.observations import rules_of
+from gaincurate.schedule.rollback import check_place
 from gaincurate.schedule.run import Run
 from gaincurate.trainers.session import PLACE, Live, place_beside
 from gaincurate.trainers.trl.batching import Shape

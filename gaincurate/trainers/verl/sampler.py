@@ -13,9 +13,9 @@ from typing import Any
 
 from gaincurate.core.artifact import Json
 from gaincurate.core.outcomes import read_outcomes
+from gaincurate.core.schema import ID
 from gaincurate.errors import InputError
-from gaincurate.schedule.observed import rules_of
-from gaincurate.schema import ID
+from gaincurate.schedule.observations import rules_of
 from gaincurate.trainers.session import followed, reward_of
 from gaincurate.trainers.verl.settings import check_sampler, no_sampler_run, run_in
 
