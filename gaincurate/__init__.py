@@ -11,16 +11,16 @@ __version__ = "0.1.0"
 __all__ = ["Schedule", "ScoreConfig", "ScoredSet", "open_scores", "score"]
 
 if TYPE_CHECKING:
-    from gaincurate.config import ScoreConfig
+    from gaincurate.core.scored_set import ScoredSet, open_scores
     from gaincurate.schedule.api import Schedule
-    from gaincurate.scored_set import ScoredSet, open_scores
+    from gaincurate.scoring.config import ScoreConfig
     from gaincurate.scoring.pipeline import score
 
 _HOMES = {
     "Schedule": "gaincurate.schedule.api",
-    "ScoreConfig": "gaincurate.config",
-    "ScoredSet": "gaincurate.scored_set",
-    "open_scores": "gaincurate.scored_set",
+    "ScoreConfig": "gaincurate.scoring.config",
+    "ScoredSet": "gaincurate.core.scored_set",
+    "open_scores": "gaincurate.core.scored_set",
     "score": "gaincurate.scoring.pipeline",
 }
 

@@ -7,6 +7,7 @@
     │   ├── ModelError                     a model, its tokenizer or its chat template
     │   ├── OutputError                    an output folder that holds something else
     │   └── OutcomeError                   what a trainer reported
+    │       └── NotReadyError              a strategy needs something that is not there yet
     ├── TrainerError               exit 1  the trainer's command failed
     ├── ServerError                exit 1  a server that generates failed
     ├── StorageError               exit 1  the file system said no
@@ -61,6 +62,10 @@ class OutputError(InputError):
 
 class OutcomeError(InputError):
     """What a trainer reported cannot be used as it is; nothing was taken from it."""
+
+
+class NotReadyError(OutcomeError):
+    """What a strategy needs before it draws a round is not there yet; the run stays as it is until then."""
 
 
 class TrainerError(GaincurateError):

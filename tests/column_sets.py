@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 import sets
-from gaincurate.files import write_atomic, write_json
-from gaincurate.schema import FORMAT, SCORE_FIELDS
-from gaincurate.shards import IDENTITY, encode_shard, shard_name, write_manifest
+from gaincurate.core.artifact import IDENTITY, Artifact, encode_shard, shard_name
+from gaincurate.core.files import write_atomic, write_json
+from gaincurate.core.schema import FORMAT, SCORE_FIELDS
+from gaincurate.core.scored_set import SCORES
 
 _SCORES = [field.name for field in SCORE_FIELDS[4:]]
 
@@ -54,5 +55,5 @@ def column_set(
         info |= {"truncated": 0, "without_prefix": 0, "zero_vectors": 0, "norm_was_fused": False}
         whole = pa.Table.from_pylist(part.to_pylist(), schema=table.schema)
         write_atomic(folder / shard_name(index), encode_shard(whole, info | {"prefill": "packed"}))
-    write_manifest(folder, facts, len(parts))
+    Artifact(folder, SCORES).finish(facts, len(parts))
     return folder

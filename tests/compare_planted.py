@@ -20,9 +20,9 @@ from unittest import mock
 
 import compare_world
 from gaincurate.compare import trl_arm
+from gaincurate.compare.arm_job import ArmJob
 from gaincurate.compare.config import checked_comparison
-from gaincurate.compare.harness import compare
-from gaincurate.compare.job import ArmJob
+from gaincurate.compare.runner import compare
 
 
 def _forked(job: ArmJob, environment: Mapping[str, str], watch: Callable[[float], None]) -> float:
@@ -49,7 +49,7 @@ def _forked(job: ArmJob, environment: Mapping[str, str], watch: Callable[[float]
 
 def answers(folder: Path, out: str, workers: int, **changes: Any) -> dict[str, Any]:
     """The verdict on each arm."""
-    from gaincurate.compare.measures import document
+    from gaincurate.compare.document import document
     from gaincurate.compare.results import read_results
 
     compare(checked_comparison(compare_world.settings(folder, **changes)), folder / out, workers=workers)

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gaincurate.compare.config import Comparison, checked_comparison
-from gaincurate.compare.tables import FACTS, RESULTS, write_tables
-from gaincurate.files import write_json
+from gaincurate.compare.results import FACTS, RESULTS, write_tables
+from gaincurate.core.files import write_json
 
 Floats = npt.NDArray[np.float64]
 Rows = dict[str, list[dict[str, Any]]]
@@ -26,19 +26,29 @@ def world(
     draw: int,
     marks: int = 2,
     taste: float = 0.0,
+    tasks: int = 1,
+    task_taste: float = 0.0,
+    seed_task: float = 0.0,
 ) -> Floats:
     """Accuracies `[arms, 1 + marks, seeds, prompts]`: prompts of all difficulties, seeds that differ by `spread`
     (of each arm), arms that take to some prompts more than to others by `taste`; all in logits.
+
+    Prompts belong to `tasks` in turn. An arm takes to some tasks more than to others by `task_taste`, the same
+    in every seed; each of its seeds does so again by `seed_task`.
     """
     chance = np.random.default_rng(draw)
     level = chance.normal(0, 1.5, prompts)
     spreads = np.broadcast_to(np.asarray(spread, np.float64), len(effects))
     shift = np.array(effects)[:, None] + chance.normal(0, 1, (len(effects), seeds)) * spreads[:, None]
     own = chance.normal(0, taste, (len(effects), prompts))
+    by_task = np.random.default_rng([draw, 1])  # draws of its own: the others stay as they are without tasks
+    task = np.arange(prompts) % tasks
+    own += by_task.normal(0, task_taste, (len(effects), tasks))[:, task]
+    wander = by_task.normal(0, seed_task, (len(effects), seeds, tasks))[:, :, task]
     rates = np.empty((len(effects), 1 + marks, seeds, prompts))
     start = chance.binomial(samples, 1 / (1 + np.exp(-level))) / samples
     for mark in range(1 + marks):
-        p = 1 / (1 + np.exp(-(level + mark / marks * (0.6 + shift[:, :, None] + own[:, None, :]))))
+        p = 1 / (1 + np.exp(-(level + mark / marks * (0.6 + shift[:, :, None] + own[:, None, :] + wander))))
         rates[:, mark] = chance.binomial(samples, p) / samples if mark else start
     return rates
 

@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 
 import arithmetic
 import tiny
-from gaincurate.config import ScoreConfig
+from gaincurate.core.rng import Ints, permutation
 from gaincurate.schedule import base
-from gaincurate.schedule.noise import Ints, permutation
+from gaincurate.scoring.config import ScoreConfig
 from gaincurate.scoring.pipeline import score_dataset
 
 CHANCES = (*[0.0] * 8, 0.2, 0.3)
@@ -54,11 +54,11 @@ class Best:
     def observe(self, observed: base.Observed) -> None:
         """See `Selector`."""
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """See `Selector`."""
         return {}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Selector`."""
 
     def metrics(self) -> dict[str, float]:

@@ -10,12 +10,10 @@ import numpy as np
 import torch
 
 import embedded
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.embeddings import of_ids
-from gaincurate.difficulty.methods import Method, make
-from gaincurate.difficulty.predict import _all_rows
-from gaincurate.difficulty.predictor import DifficultyPredictor, Shape
-from gaincurate.difficulty.store import Adapter
-from gaincurate.scored_set import ScoredSet
+from gaincurate.difficulty.predict import Method, _all_rows, make
+from gaincurate.difficulty.predictor import Adapter, DifficultyPredictor, Shape
 
 if __name__ == "__main__":
     folder, width = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1536

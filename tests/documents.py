@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from gaincurate.difficulty.quality import Bin
-from gaincurate.report.document import FORMAT, About, Column, Document, Verdict
-from gaincurate.report.figures import (
+from gaincurate.core.stats import Bin, Estimate
+from gaincurate.report.document import (
     ENDS,
+    FORMAT,
+    About,
+    Against,
     Band,
     Calibration,
     Cell,
+    Check,
+    Column,
+    Difference,
     Distribution,
-    Estimate,
+    Document,
+    Ends,
+    Example,
+    Foresight,
     GroupCorrelation,
     GroupShare,
     Histogram,
@@ -18,21 +26,14 @@ from gaincurate.report.figures import (
     LengthProfile,
     Lift,
     Outcome,
-    Relation,
-    Scatter,
-)
-from gaincurate.report.sections import (
-    Against,
-    Check,
-    Difference,
-    Ends,
-    Example,
-    Foresight,
     Predictions,
     Prompt,
+    Relation,
     Round,
     RunStory,
+    Scatter,
     Stability,
+    Verdict,
 )
 
 SCRIPT = "<script>alert('a prompt is data')</script> What is 2 < 3 & 4 > 1?\nSecond line."

@@ -80,7 +80,7 @@ def in_process(patch: pytest.MonkeyPatch) -> list[list[str]]:
             raise TrainerError("failed")
         return 0.25
 
-    patch.setattr(foresight, "train", call)
+    patch.setattr(foresight, "run_command", call)
     return commands
 
 
@@ -88,8 +88,8 @@ def killed_at_each_write(
     patch: pytest.MonkeyPatch, work: Callable[[], None], after: bool
 ) -> Callable[[int], bool]:
     """Gives what runs `work` and kills it before, or behind, its n-th written file; False where it was done."""
-    from gaincurate import files
-    from gaincurate.schedule import rows
+    from gaincurate.core import files
+    from gaincurate.core import prompts as rows
 
     whole = files.write_stream
 

@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import sets
-from gaincurate.files import write_atomic, write_json
-from gaincurate.schema import FORMAT, SCORE_FIELDS, embedding_field
-from gaincurate.shards import IDENTITY, encode_shard, shard_name, write_manifest
+from gaincurate.core.artifact import IDENTITY, Artifact, encode_shard, shard_name
+from gaincurate.core.files import write_atomic, write_json
+from gaincurate.core.schema import FORMAT, SCORE_FIELDS, embedding_field
+from gaincurate.core.scored_set import SCORES
 
 
 def names(rows: int) -> list[str]:
@@ -40,7 +41,7 @@ def make_set(folder: Path, embeddings: npt.NDArray[Any], *, shards: int = 3, wei
         facts = {"rejected": [], "truncated": 0, "without_prefix": 0, "zero_vectors": 0}
         facts |= {"norm_was_fused": False, "prefill": "packed"}
         write_atomic(folder / shard_name(index), encode_shard(table, info | facts))
-    write_manifest(folder, identity, shards)
+    Artifact(folder, SCORES).finish(identity, shards)
     return folder
 
 

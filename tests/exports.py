@@ -8,12 +8,13 @@ from typing import Any
 import pyarrow as pa
 
 import sets
-from gaincurate.files import write_atomic, write_json
+from gaincurate.core.artifact import IDENTITY, Artifact, encode_shard, shard_name
+from gaincurate.core.files import write_atomic, write_json
+from gaincurate.core.schema import FORMAT, Score, scored_table
+from gaincurate.core.scored_set import SCORES
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.rounds import start
 from gaincurate.schedule.run import Run
-from gaincurate.schema import FORMAT, Score, scored_table
-from gaincurate.shards import IDENTITY, encode_shard, shard_name, write_manifest
 
 SYSTEM = "Think first."
 SHOTS = [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}]
@@ -44,7 +45,7 @@ def make_set(
         info = {"format": FORMAT, "identity": identity, "shard": index, "rows": part.num_rows, "rejected": []}
         info |= {"truncated": 0, "without_prefix": 0, "zero_vectors": 0, "norm_was_fused": False}
         write_atomic(folder / shard_name(index), encode_shard(scored, info | {"prefill": "packed"}))
-    write_manifest(folder, identity, shards)
+    Artifact(folder, SCORES).finish(identity, shards)
     return folder
 
 

@@ -10,7 +10,7 @@ import pandas  # noqa: F401 (this and the others like it: what a run imports lat
 import torch._dynamo  # noqa: F401
 from transformers import AutoModel, LlamaModel, PreTrainedTokenizerFast  # noqa: F401
 
-from gaincurate.config import ScoreConfig
+from gaincurate.scoring.config import ScoreConfig
 from gaincurate.scoring.pipeline import score_dataset
 from kills import kill_at_random
 

@@ -10,7 +10,7 @@ import pandas  # noqa: F401 (this and the others like it: what a run imports lat
 import torch._dynamo  # noqa: F401
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: F401
 
-from gaincurate.difficulty import generate_local  # noqa: F401
+from gaincurate.difficulty import local_engine  # noqa: F401
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.rollout import roll_out
 from kills import kill_at_random

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import runs
-from gaincurate.schedule import trainer
+from gaincurate.core import process as child
 from gaincurate.schedule.driver import drive
 from gaincurate.schedule.run import Run
 from kills import until_more
@@ -48,7 +48,7 @@ def same(first: dict[str, bytes], second: dict[str, bytes]) -> list[str]:
 def main(folder: Path, strategy: str, kills: int) -> dict[str, object]:
     """Compare every killed and finished run with an uninterrupted one."""
     context = multiprocessing.get_context("fork")
-    trainer._FREED = 300.0  # however long a killed driver's trainer takes to end on a loaded machine
+    child._FREED = 300.0  # however long a killed driver's trainer takes to end on a loaded machine
     options: dict[str, Any] = {"strategy": strategy, "rounds": 5, "budget": 8}
     runs.begin(folder, run=folder / "reference", **options)
     shutil.copytree(folder / "reference", folder / "fresh")

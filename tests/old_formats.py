@@ -107,7 +107,7 @@ def start_options(name: str) -> list[str]:
     options = {
         "gain-rl": "--sigma 0.2N --align-to 2 --with-scores",
         "length": "--sigma 5 --order rank --bare",
-        "variance": "--set power=2 --min-coverage 0.5",
+        "variance": "--set power=40 --set memory=1 --set unseen=0.2 --min-coverage 0.5",
         "own": "--strategy old_strategy:Shortest --set first=3",
         "window": "--strategy gain-rl --sigma 0.1N --rescore window --probe 12 --drift 1 --scoring=--threads=1",
         "dots": "--strategy dots --references 9 --group-column level",

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import exports
-from gaincurate.hygiene.examine import leave_out
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.hygiene.checks import leave_out
 from gaincurate.hygiene.options import HygieneOptions
-from gaincurate.scored_set import ScoredSet
 
 Prompt = str | list[dict[str, str]]
 

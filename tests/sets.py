@@ -8,9 +8,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from gaincurate.files import write_atomic, write_json
-from gaincurate.schema import FORMAT, SCORE_FIELDS
-from gaincurate.shards import IDENTITY, encode_shard, shard_name, write_manifest
+from gaincurate.core.artifact import IDENTITY, Artifact, encode_shard, shard_name
+from gaincurate.core.files import write_atomic, write_json
+from gaincurate.core.schema import FORMAT, SCORE_FIELDS
+from gaincurate.core.scored_set import SCORES
 
 IDENTITY_OF_SETS: dict[str, Any] = {
     "format": FORMAT,
@@ -46,5 +47,5 @@ def make_set(folder: Path, shards: Sequence[Sequence[dict[str, Any]]], *, answer
         facts = {"rejected": [], "truncated": 0, "without_prefix": 0, "zero_vectors": 0}
         facts |= {"norm_was_fused": False, "prefill": "packed"}
         write_atomic(folder / shard_name(index), encode_shard(table, info | facts))
-    write_manifest(folder, identity, len(shards))
+    Artifact(folder, SCORES).finish(identity, len(shards))
     return folder

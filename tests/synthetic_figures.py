@@ -8,11 +8,13 @@ import time
 import numpy as np
 import torch
 
+from gaincurate.core.stats import pearson
 from gaincurate.difficulty.by_adapter import by_references
-from gaincurate.difficulty.fit import Policy, Recipe, fit
+from gaincurate.difficulty.config import Recipe
+from gaincurate.difficulty.metrics import noise_ceiling
 from gaincurate.difficulty.predictor import Shape
-from gaincurate.difficulty.quality import noise_ceiling, pearson
-from gaincurate.difficulty.whitened import Space, fit_training_free, whitening
+from gaincurate.difficulty.train import Policy, fit
+from gaincurate.difficulty.training_free import Space, fit_training_free, whitening
 from synthetic import world
 
 TRAINED, REFERENCES = 6, 256

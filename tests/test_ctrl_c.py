@@ -9,7 +9,7 @@ from types import FrameType
 
 import pytest
 
-from gaincurate.ctrl_c import Pressed, ctrl_c_noted
+from gaincurate.core.process import Pressed, ctrl_c_noted
 
 
 def noted(work: Callable[[Pressed], None]) -> None:

@@ -3,11 +3,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from gaincurate.schema import SCORE_FIELDS
+from gaincurate.core.schema import SCORE_FIELDS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -32,16 +34,27 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
     assert not broken
 
 
-def test_every_file_in_the_readme_tree_exists_and_none_is_missing() -> None:
-    text = (ROOT / "README.md").read_text()
-    tree = text[text.index("## The tree") :]
-    named = set(re.findall(r"\b(\w+\.py)\b", tree))
-    folders = (ROOT / "gaincurate", ROOT / "kernels/gaincurate_kernels")
-    files = [path for folder in folders for path in folder.rglob("*.py")]
-    actual = {path.name for path in files if path.parent.name != "cli"}
-    hidden = {"__init__.py", "__main__.py", "config.py", "errors.py", "stats.py"}
-    assert actual - hidden <= named
-    assert named - {"output.py"} <= actual
+def test_every_page_is_in_the_sites_navigation_once_and_every_entry_is_a_page() -> None:
+    def pages(entries: Any) -> list[str]:
+        if isinstance(entries, str):
+            return [entries]
+        return [page for each in entries for page in pages(each.values() if isinstance(each, dict) else each)]
+
+    site = tomllib.loads((ROOT / "docs/zensical.toml").read_text())["project"]
+    assert sorted(pages(site["nav"])) == sorted(path.name for path in ROOT.glob("docs/*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_anchors_in_links_are_headings(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#\s:]*\.md)?#([^)\s]+)\)", page.read_text()):
+        text = re.sub(
+            r"```.*?```", "", (page.parent / target if target else page).read_text(), flags=re.DOTALL
+        )
+        heads = [
+            re.sub(r"[^\w\s-]", "", head).strip().lower()
+            for head in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+        ]
+        assert anchor in {re.sub(r"\s", "-", head) for head in heads}
 
 
 def test_every_score_column_is_described_with_its_type() -> None:

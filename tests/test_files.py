@@ -11,16 +11,19 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from gaincurate.errors import StorageError
-from gaincurate.files import (
+from gaincurate.core.files import (
+    append_lines,
     digest_bytes,
     digest_file,
     digest_files,
     digest_json,
+    json_lines,
     remove_temporaries,
     write_atomic,
     write_json,
+    write_lines,
 )
+from gaincurate.errors import StorageError
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.dictionaries(st.text(), inner)
@@ -112,3 +115,27 @@ def test_only_what_killed_writers_left_is_removed(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"")
     remove_temporaries(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(kept)
+
+
+@given(st.lists(st.dictionaries(st.text(), JSON)))
+def test_lines_that_were_written_are_read_again(tmp_path_factory: Any, values: list[dict[str, Any]]) -> None:
+    path = tmp_path_factory.mktemp("lines") / "new" / "x.jsonl"
+    assert write_lines(path, values) == len(values)
+    assert list(json_lines(path)) == list(json_lines(path.read_bytes())) == list(enumerate(values, 1))
+
+
+def test_a_line_without_an_object_is_none_and_blank_or_unfinished_ones_are_left_out() -> None:
+    deep = b"[" * 100_000
+    data = b'{"a": 1}\n\n  \nno\n[1]\nnull\n\xff\n' + deep + b'\n{"b": "\xe2\x80\xa8"}\n{"c": 3}'
+    numbered = [(1, {"a": 1}), (4, None), (5, None), (6, None), (7, None), (8, None), (9, {"b": "\u2028"})]
+    assert list(json_lines(data)) == numbered
+    assert list(json_lines(data, 9)) == numbered[1:]  # the first line ends there
+    assert list(json_lines(data, 8)) == numbered
+
+
+def test_lines_are_appended_after_what_a_killed_writer_left(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    append_lines(path, [{"a": 1}])
+    path.write_bytes(path.read_bytes() + b'{"b": ')
+    append_lines(path, [{"c": 3}, {"d": 4}])
+    assert list(json_lines(path)) == [(1, {"a": 1}), (2, None), (3, {"c": 3}), (4, {"d": 4})]

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from gaincurate.core.artifact import Artifact
+from gaincurate.core.files import write_atomic
+from gaincurate.core.locks import Split, acquire, one_at_a_time, work_folder, writing
+from gaincurate.core.scored_set import SCORES
 from gaincurate.errors import LockedError, StorageError
-from gaincurate.files import write_atomic
-from gaincurate.locks import Split, acquire, one_at_a_time, work_folder, writing
-from gaincurate.shards import remove_set
 
 
 def test_a_second_plain_writer_is_refused(tmp_path: Path) -> None:
@@ -112,7 +113,7 @@ def test_nothing_is_said_to_be_kept_where_a_deletion_failed(tmp_path: Path) -> N
     out = tmp_path / "set"
     (out / "shard-00002x.arrow").mkdir(parents=True)
     with pytest.raises(StorageError) as caught, writing(out, Split()):
-        remove_set(out)
+        Artifact(out, SCORES).remove()
     assert str(caught.value) == (
         f"cannot delete {out / 'shard-00002x.arrow'}: is a directory. Put that right and run the same command "
         "again."

@@ -40,6 +40,7 @@ def missing(module: str, names: list[str]) -> list[str]:
     """Those of the names that the module does not have."""
     try:
         imported = importlib.import_module(module)
+        return [name for name in names if not hasattr(imported, name)]
     except (ModuleNotFoundError, InputError) as error:
         absent = (
             error.__cause__ if isinstance(error, InputError) else error
@@ -47,7 +48,6 @@ def missing(module: str, names: list[str]) -> list[str]:
         if not isinstance(absent, ImportError) or str(absent.name).partition(".")[0] in OURS:
             raise
         return [name for name in names if name not in defined(module)]
-    return [name for name in names if not hasattr(imported, name)]
 
 
 @pytest.mark.parametrize("module", NAMES["imports"])
@@ -71,7 +71,9 @@ def options_of(words: str) -> set[str]:
     command: Any = typer.main.get_command(app)
     for word in words.split():
         command = command.commands[word]
-    return {name for option in command.params for name in (*option.opts, *option.secondary_opts)} | {"--help"}
+    params = command.get_params(typer.Context(command))  # commands are built when they are asked
+    names = {name for option in params for name in (*option.opts, *option.secondary_opts)}
+    return names | {"--help", *getattr(command, "_aliases", {}).values()}
 
 
 @pytest.mark.parametrize("command", NAMES["options"], ids=lambda words: words or "gaincurate")

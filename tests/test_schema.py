@@ -7,7 +7,7 @@ import datasets
 import pyarrow as pa
 import pytest
 
-from gaincurate.schema import SCORE_FIELDS, Score, score_arrays, scored_schema, source_fields
+from gaincurate.core.schema import SCORE_FIELDS, Score, score_arrays, scored_schema, source_fields
 
 NAMES = [field.name for field in SCORE_FIELDS]
 RESERVED = {

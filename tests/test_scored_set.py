@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 
+from gaincurate.core.scored_set import ScoredSet, open_scores
 from gaincurate.errors import InputError, OutputError
-from gaincurate.scored_set import ScoredSet, open_scores
 from sets import make_set, scored_row
 
 ROWS = [scored_row(f"id-{i}", f"question {i}", angle=i / 100) for i in range(40)]

@@ -17,9 +17,9 @@ from unittest import mock
 import transformers
 import trl
 
+from gaincurate.core.process import run_command
 from gaincurate.schedule import foresight
-from gaincurate.schedule.trainer import train
-from gaincurate.trainers.trl.live import attach, dataset
+from gaincurate.trainers.trl import attach, dataset
 
 
 class Killer(transformers.TrainerCallback):
@@ -44,11 +44,11 @@ def kill_rolling_out(round_: int) -> None:
             if folder is not None and folder.exists():
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        seconds = train(command, **options, watch=watch)
+        seconds = run_command(command, **options, watch=watch)
         watch(seconds)
         return seconds
 
-    mock.patch.object(foresight, "train", watched).start()
+    mock.patch.object(foresight, "run_command", watched).start()
 
 
 def config(output: Path, **options: Any) -> trl.GRPOConfig:

@@ -13,27 +13,29 @@ from gaincurate.cli.derive import derive
 from gaincurate.cli.doctor import doctor
 from gaincurate.cli.export import export
 from gaincurate.cli.hygiene import hygiene
+from gaincurate.cli.options import Command, Group
 from gaincurate.cli.report import report
 from gaincurate.cli.score import score
 from gaincurate.cli.show import show
 
 app = typer.Typer(
     name="gaincurate",
+    cls=Group,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(score)
-app.command()(show)
-app.command()(derive)
-app.command()(hygiene)
-app.command()(report)
+app.command(cls=Command)(score)
+app.command(cls=Command)(show)
+app.command(cls=Command)(derive)
+app.command(cls=Command)(hygiene)
+app.command(cls=Command)(report)
 app.add_typer(schedule.app, name="schedule")
-app.command()(export)
+app.command(cls=Command)(export)
 app.add_typer(difficulty.app, name="difficulty")
-app.command()(doctor)
-app.command()(compare)
+app.command(cls=Command)(doctor)
+app.command(cls=Command)(compare)
 app.add_typer(bench.app, name="bench")
 
 
@@ -46,7 +48,10 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option(
+            "--version", metavar="", callback=_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
     """Score RL prompt sets once, and know what the score is worth."""

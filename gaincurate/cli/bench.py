@@ -9,33 +9,44 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 import gaincurate
 from gaincurate.cli import output
+from gaincurate.cli.options import Command, Group, configured
+from gaincurate.core.options import MACHINE, Option
 from gaincurate.errors import GaincurateError, InputError, StorageError, reason_of
 
-app = typer.Typer(no_args_is_help=True, help="Measure this machine: against its limits and the naive way.")
+if TYPE_CHECKING:
+    from gaincurate.scoring.config import DeviceConfig
+
+app = typer.Typer(
+    cls=Group, no_args_is_help=True, help="Measure this machine: against its limits and the naive way."
+)
 
 _SHAPES = {"cuda": [(65536, 3584), (262144, 896)], "cpu": [(8192, 896)]}
 
 
-@app.command()
+_Csv = Annotated[Path | None, Option("Also write the figures here.", names=("--csv",))]
+_Json = Annotated[bool, Option("Print the figures as JSON.", names=("--json",))]
+_Device = Annotated[str, Option("auto, cpu, cuda or cuda:N.", MACHINE, metavar="NAME")]
+
+
+@app.command(cls=Command)
+@configured()
 def kernel(
-    tokens: Annotated[int | None, typer.Option(min=64, help="Tokens in a call. Default: by device.")] = None,
-    hidden: Annotated[
-        int | None, typer.Option(min=1, max=16384, help="Hidden size. Default: by device.")
-    ] = None,
-    sample: Annotated[int, typer.Option(min=4, help="Tokens of one prompt.")] = 2048,
+    tokens: Annotated[int | None, Option("Tokens in a call. Default: by device.", min=64)] = None,
+    hidden: Annotated[int | None, Option("Hidden size. Default: by device.", min=1, max=16384)] = None,
+    sample: Annotated[int, Option("Tokens of one prompt.", min=4)] = 2048,
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
-        typer.Option(help="Of the states. auto: bfloat16 on a GPU, float32 on a CPU."),
+        Option("Of the states. auto: bfloat16 on a GPU, float32 on a CPU.", MACHINE),
     ] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    csv_file: Annotated[Path | None, typer.Option("--csv", help="Also write the figures here.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    device: _Device = "auto",
+    csv_file: _Csv = None,
+    as_json: _Json = False,
 ) -> None:
     """Time the angle code against PyTorch, torch.compile and the pairwise matrix, after checking it.
 
@@ -57,12 +68,11 @@ def _kernel(
     need_scoring_packages()
     import torch
 
-    from gaincurate.config import ScoreConfig
+    from gaincurate.scoring.config import MachineConfig
     from gaincurate.scoring.identity import resolve_machine
     from gaincurate_kernels import bench
 
-    wanted = ScoreConfig(data="", model="", out=Path(), device=device, dtype=dtype)  # type: ignore[arg-type]
-    machine = resolve_machine(wanted)
+    machine = resolve_machine(MachineConfig(device=device, dtype=dtype))  # type: ignore[arg-type]
     chosen = shapes or _SHAPES[machine.type]
     for count, _ in chosen:
         if count % sample:
@@ -127,42 +137,34 @@ def _print(found: dict[str, Any]) -> None:
         )
 
 
-@app.command()
+@app.command(cls=Command)
+@configured("gaincurate.scoring.config:DeviceConfig")
 def score(
+    config: DeviceConfig,
     model: Annotated[
-        str, typer.Option("--model", "-m", help="Hub id, folder, .gguf file, or 'demo'.")
+        str, Option("Hub id, folder, .gguf file, or 'demo'.", names=("--model", "-m"), metavar="NAME")
     ] = "demo",
-    rows: Annotated[int, typer.Option(min=2, help="Made-up prompts, as long as MATH's.")] = 120,
-    prefix: Annotated[int, typer.Option(min=0, help="Tokens of the prefix that they share.")] = 115,
-    passes: Annotated[int, typer.Option(min=1, help="How often each way runs.")] = 3,
-    one_by_one: Annotated[int, typer.Option(min=1, help="Prompts for the slowest way.")] = 20,
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Of the model.")
-    ] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: torch's.")] = None,
+    rows: Annotated[int, Option("Made-up prompts, as long as MATH's.", min=2)] = 120,
+    prefix: Annotated[int, Option("Tokens of the prefix that they share.", min=0)] = 115,
+    passes: Annotated[int, Option("How often each way runs.", min=1)] = 3,
+    one_by_one: Annotated[int, Option("Prompts for the slowest way.", min=1)] = 20,
     workers: Annotated[
-        int | None, typer.Option(min=2, help="Also time so many processes that share the CPU's threads.")
+        int | None, Option("Also time so many processes that share the CPU's threads.", MACHINE, min=2)
     ] = None,
-    batch_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Tokens in a batch. Default: by the device's memory.")
-    ] = None,
-    csv_file: Annotated[Path | None, typer.Option("--csv", help="Also write the figures here.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    csv_file: _Csv = None,
+    as_json: _Json = False,
 ) -> None:
     """Time scoring against padded batches, one prompt at a time, and the speed of matrix products.
 
     Example: gaincurate bench score --model demo
     """
     with output.reporting():
-        found = _score(
-            model, rows, prefix, passes, one_by_one, workers, csv_file, dtype=dtype, device=device,
-            threads=threads, batch_tokens=batch_tokens,
-        )  # fmt: skip
+        found = _score(config, model, rows, prefix, passes, one_by_one, workers, csv_file)
         _give(found, csv_file, as_json, _print_rates)
 
 
 def _score(
+    asked: DeviceConfig,
     model: str,
     rows: int,
     prefix: int,
@@ -170,22 +172,20 @@ def _score(
     one_by_one: int,
     workers: int | None,
     csv_file: Path | None,
-    **options: Any,
 ) -> dict[str, Any]:
     from gaincurate.cli.score import need_scoring_packages
 
     need_scoring_packages()
     import torch
 
-    from gaincurate.config import ScoreConfig
-    from gaincurate.scoring import rates
-    from gaincurate.scoring.allocator import settle_memory
-    from gaincurate.scoring.crew import Crew
+    from gaincurate.scoring.bench import Crew, made_up_prompts, measure
+    from gaincurate.scoring.config import MachineConfig
+    from gaincurate.scoring.cpu import settle_memory
     from gaincurate.scoring.identity import resolve_machine
     from gaincurate.scoring.model import find_model, load_config, load_model
     from gaincurate_kernels import bench
 
-    machine = resolve_machine(ScoreConfig(data="", model=model, out=Path(), **options))
+    machine = resolve_machine(MachineConfig(**dict(asked)))
     if machine.threads:
         torch.set_num_threads(machine.threads)
     if machine.type == "cpu":
@@ -200,14 +200,14 @@ def _score(
         return load_model(files, config, device=machine.devices[0], dtype=dtype)
 
     vocab_size = config.get_text_config(decoder=True).vocab_size
-    prompts = rates.made_up_prompts(rows, prefix=prefix, vocab_size=vocab_size)
+    prompts = made_up_prompts(rows, prefix=prefix, vocab_size=vocab_size)
     with contextlib.ExitStack() as stack:
         crew = None
         if workers is not None:
             each = max(1, torch.get_num_threads() // workers)
             crew = Crew(model, machine.dtype, workers, each, prompts, machine.batch_tokens)
             stack.enter_context(crew)
-        found = rates.measure(
+        found = measure(
             load(machine.dtype),
             prompts,
             budget=machine.batch_tokens,

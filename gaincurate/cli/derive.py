@@ -6,43 +6,41 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
-
 from gaincurate.cli import output
+from gaincurate.cli.options import configured
+from gaincurate.core.options import Option
 
 
+@configured()
 def derive(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A finished scored set.")],
-    signal: Annotated[str, typer.Option(metavar="COLUMN", help="The number column to free of length.")],
+    folder: Annotated[Path, Option("A finished scored set.", metavar="DIR", argument=True)],
+    signal: Annotated[str, Option("The number column to free of length.", metavar="COLUMN")],
     length_free: Annotated[
         Literal["residual", "rank-in-bin"],
-        typer.Option(
-            help="residual: less its usual value at that length, a spline on log length (needs scipy). "
+        Option(
+            "residual: less its usual value at that length, a spline on log length (needs scipy). "
             "rank-in-bin: its rank among rows of about the same length."
         ),
     ],
-    length: Annotated[
-        str, typer.Option(metavar="COLUMN", help="The column with lengths.")
-    ] = "gc_question_tokens",
+    length: Annotated[str, Option("The column with lengths.", metavar="COLUMN")] = "gc_question_tokens",
     bins: Annotated[
         int | None,
-        typer.Option(min=1, help="For rank-in-bin: length bins of about equally many rows. Default: 20."),
+        Option("For rank-in-bin: length bins of about equally many rows. Default: 20.", min=1),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="Of the new column. Default: COLUMN_residual or COLUMN_rank_in_bin.")
+        str | None,
+        Option("Of the new column. Default: COLUMN_residual or COLUMN_rank_in_bin.", metavar="NAME"),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a column of that name that was made otherwise.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    overwrite: Annotated[bool, Option("Replace a column of that name that was made otherwise.")] = False,
+    as_json: Annotated[bool, Option("Print JSON.", names=("--json",))] = False,
 ) -> None:
     """Write a length-free variant of a score beside the set, for `--by`.
 
     Example: gaincurate derive scored --signal gc_angle --length-free residual
     """
     with output.reporting():
-        from gaincurate.derive.column import derive as make
-        from gaincurate.scored_set import open_scores
+        from gaincurate.core.scored_set import open_scores
+        from gaincurate.report.length_free import derive as make
 
         found = make(
             open_scores(folder), signal, length_free, length=length, bins=bins, name=name, overwrite=overwrite

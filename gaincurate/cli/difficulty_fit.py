@@ -8,68 +8,40 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import typer
+from typing import TYPE_CHECKING, Annotated, Any
 
 from gaincurate.cli import output
+from gaincurate.cli.options import configured
+from gaincurate.core.options import Option
 from gaincurate.errors import InputError
 
 if TYPE_CHECKING:
-    from gaincurate.difficulty.fitting import FitReport
+    from gaincurate.core.outcomes import Rules
+    from gaincurate.difficulty.config import FitConfig, PredictConfig
+    from gaincurate.difficulty.metrics import Figure, Quality
     from gaincurate.difficulty.pass_rates import PassRates
-    from gaincurate.difficulty.quality import Figure, Quality
-    from gaincurate.schedule.lines import Rules
+    from gaincurate.difficulty.train import FitReport
 
 _WHAT = {"difficulty": "the failure rate", "variance": "p (1 - p)"}
-_OUTCOMES = (
-    "Observed pass rates: a run, an outcomes.jsonl, or .parquet/.arrow/.jsonl with gc_id and reward, wins "
-    "and losses, or pass_rate; may be repeated"
-)
 
 
-def fit(
-    scored: Annotated[list[Path], typer.Argument(metavar="SCORED...", help="Scored sets with embeddings.")],
-    outcomes: Annotated[list[Path], typer.Option(help=f"{_OUTCOMES}. Each file and each round is a policy.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the fitted predictor.")],
-    references: Annotated[int, typer.Option(min=2, help="Reference prompts drawn for every batch.")] = 256,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over all observations.")] = 20,
-    batch: Annotated[int, typer.Option(min=1, help="Queries in a batch.")] = 256,
-    rate: Annotated[float, typer.Option("--learning-rate", help="Of Adam, at its highest.")] = 1e-3,
-    held_out: Annotated[
-        float, typer.Option(min=0, max=0.5, help="Share of prompts kept out, to report on.")
-    ] = 0.1,
-    towers: Annotated[
-        Literal["one", "two"], typer.Option(help="two: references have an adapter of their own.")
-    ] = "one",
-    scale: Annotated[
-        Literal["multiply", "divide"], typer.Option(help="The calibration's use of w on the logit.")
-    ] = "multiply",
-    spread: Annotated[
-        Literal["population", "sample"], typer.Option(help="Divide the references' variance by K or K - 1.")
-    ] = "population",
-    reward_range: Annotated[
-        str | None, typer.Option(metavar="LO,HI", help="Of rewards. Default: 0,1, or a run's own.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
-) -> None:
+_Json = Annotated[bool, Option("Print everything as JSON.", names=("--json",))]
+
+
+@configured("gaincurate.difficulty.config:FitConfig")
+def fit(config: FitConfig, as_json: _Json = False) -> None:
     """Fit the DOTS difficulty predictor on the pass rates of one or more policies.
 
     Example: gaincurate difficulty fit scored --outcomes a.parquet --outcomes b.parquet --out adapter
     """
     with output.reporting():
         _need_torch("difficulty fit")
-        from gaincurate.difficulty.fit import Recipe
-        from gaincurate.difficulty.fitting import fit_on
+        from gaincurate.difficulty.train import fit_on
 
-        if not 0 < rate <= 1:
-            raise InputError(f"--learning-rate {rate}: expected a number above 0 and at most 1.")
-        rates = [one for path in outcomes for one in _read(path, reward_range)]
-        recipe = Recipe(references, epochs, batch, rate, held_out, seed)
-        report = fit_on(
-            scored, rates, out, recipe, {"towers": towers, "scale": scale, "spread": spread}, _told
-        )
+        rates = [policy for path in config.outcomes for policy in _read(path, config.reward_range)]
+        options = {"towers": config.towers, "scale": config.scale, "spread": config.spread}
+        out = config.out
+        report = fit_on(config.scored, rates, out, config.recipe, options, _told)
         if as_json:
             output.as_json({**asdict(report), "out": str(out)})
             return
@@ -85,41 +57,14 @@ def fit(
         )
 
 
-def predict(
-    scored: Annotated[Path, typer.Argument(metavar="SCORED", help="A finished scored set.")],
-    outcomes: Annotated[
-        list[Path], typer.Option(help=f"{_OUTCOMES} for one policy. Of a run its newest round is taken.")
-    ],
-    adapter: Annotated[Path | None, typer.Option(help="A predictor that `difficulty fit` wrote.")] = None,
-    method: Annotated[
-        Literal["whitened", "attention", "group-mean"] | None,
-        typer.Option(
-            help="Without an adapter: attention on whitened embeddings or on raw ones, or the group's mean."
-        ),
-    ] = None,
-    group_column: Annotated[str | None, typer.Option(help="The column that names a row's group.")] = None,
-    references: Annotated[
-        int, typer.Option(min=3, help="Observed prompts to predict from, drawn at random.")
-    ] = 256,
-    reward_range: Annotated[
-        str | None, typer.Option(metavar="LO,HI", help="Of rewards. Default: 0,1, or a run's own.")
-    ] = None,
-    target: Annotated[
-        Literal["difficulty", "variance"],
-        typer.Option(help="The failure rate, gc_difficulty, or p (1 - p) of the pass rate, gc_variance."),
-    ] = "difficulty",
-    seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="Write the column into this folder, not beside the set."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
-) -> None:
+@configured("gaincurate.difficulty.config:PredictConfig")
+def predict(config: PredictConfig, as_json: _Json = False) -> None:
     """Predict every prompt's failure rate and write it beside the set as gc_difficulty.
 
     Example: gaincurate difficulty predict scored --outcomes RUN/rounds/00003/outcomes.jsonl --adapter adapter
     """
     with output.reporting():
+        adapter, method, group_column = config.adapter, config.method, config.group_column
         if (adapter is None) == (method is None):
             raise InputError(
                 "give one of --adapter, a predictor that `gaincurate difficulty fit` wrote, and --method "
@@ -127,35 +72,35 @@ def predict(
             )
         if group_column is not None and method != "group-mean":
             raise InputError(f"--group-column {group_column} goes with --method group-mean.")
+        from gaincurate.core.scored_set import open_scores
         from gaincurate.difficulty.predict import COLUMNS, write
         from gaincurate.difficulty.predict import predict as compute
-        from gaincurate.scored_set import open_scores
 
         fitted = None
         if adapter is not None:
             _need_torch("--adapter")
-            from gaincurate.difficulty.store import load_adapter
+            from gaincurate.difficulty.predictor import load_adapter
 
             fitted = load_adapter(adapter)
-        rates, opened = _one_policy(outcomes, reward_range), open_scores(scored)
+        rates, opened = _one_policy(config.outcomes, config.reward_range), open_scores(config.scored)
         found = compute(
             opened,
             rates,
             method or "adapter",
             adapter=fitted,
             group_column=group_column,
-            references=references,
-            seed=seed,
-            target=target,
+            references=config.references,
+            seed=config.seed,
+            target=config.target,
         )
-        write(opened, found, out)
+        write(opened, found, config.out)
         if as_json:
             qualities = {"on_references": found.on_references, "on_others": found.on_others}
             shown = {name: None if one is None else asdict(one) for name, one in qualities.items()}
             output.as_json({"rows": len(found.ids), "observed": found.observed, **shown, "how": found.how})
             return
         output.text(
-            f"{out or scored}: {COLUMNS[target]} written, {_WHAT[target]} of "
+            f"{config.out or config.scored}: {COLUMNS[config.target]} written, {_WHAT[config.target]} of "
             f"{output.counted(len(found.ids), 'row')}; "
             f"{found.observed:,} as observed ({rates.name}), the others predicted by {method or 'adapter'}"
         )
@@ -173,25 +118,26 @@ def _told(epoch: int, epochs: int, loss: float) -> None:
     output.note(f"epoch {epoch} of {epochs}: cross-entropy {loss:.4f}")
 
 
-def _rules(value: str | None) -> Rules | None:
-    from gaincurate.schedule.lines import Rules
+def _rules(value: Any) -> Rules | None:
+    from gaincurate.core.outcomes import Rules
 
     if value is None:
         return None
+    text = ",".join(map(str, value)) if isinstance(value, list) else value
     number = r"(-?\d+(?:\.\d+)?)"
-    found = re.fullmatch(rf"{number},{number}", value)
+    found = re.fullmatch(rf"{number},{number}", str(text))
     if not found or not float(found[1]) < float(found[2]):
-        raise InputError(f"--reward-range {value}: expected LO,HI with LO below HI, such as 0,1.")
+        raise InputError(f"--reward-range {text}: expected LO,HI with LO below HI, such as 0,1.")
     return Rules(float(found[1]), float(found[2]))
 
 
-def _read(path: Path, reward_range: str | None) -> list[PassRates]:
-    from gaincurate.difficulty.pass_rates import read_pass_rates
+def _read(path: Path, reward_range: Any) -> list[PassRates]:
+    from gaincurate.schedule.observations import pass_rates_of
 
-    return read_pass_rates(path, _rules(reward_range))
+    return pass_rates_of(path, _rules(reward_range))
 
 
-def _one_policy(paths: Sequence[Path], reward_range: str | None) -> PassRates:
+def _one_policy(paths: Sequence[Path], reward_range: Any) -> PassRates:
     """The newest round of each file, together; a file of several models is refused."""
     from gaincurate.difficulty.pass_rates import pooled
 

@@ -5,8 +5,6 @@ With a trainer: would its settings break a schedule?
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import platform
 import textwrap
 from dataclasses import asdict
@@ -17,6 +15,8 @@ import typer
 
 import gaincurate
 from gaincurate.cli import output
+from gaincurate.cli.options import configured
+from gaincurate.core.options import Option
 from gaincurate.errors import InputError
 
 if TYPE_CHECKING:
@@ -53,38 +53,38 @@ _PACKAGES = (
 _Extra = Literal["score", "trl", "peft", "difficulty", "derive", "hygiene", "report", "demo"]
 
 
+@configured()
 def doctor(
     trainer: Annotated[
         str | None,
-        typer.Option(
-            help="Check this trainer's settings instead: trl, verl, openrlhf, nemo-rl, skyrl, slime, "
-            "prime-rl, trinity or areal."
+        Option(
+            "Check this trainer's settings instead: trl, verl, openrlhf, nemo-rl, skyrl, slime, "
+            "prime-rl, trinity or areal.",
+            metavar="T",
         ),
     ] = None,
     config: Annotated[
         list[str] | None,
-        typer.Option(
-            "--config",
-            metavar="F",
-            help="Its YAML, JSON or TOML file, or a file with its launch line; - is standard input. "
+        Option(
+            "Its YAML, JSON or TOML file, or a file with its launch line; - is standard input. "
             "Repeatable: later ones win.",
+            metavar="F",
         ),
     ] = None,
     mode: Annotated[
         Literal["segment", "live", "export"] | None,
-        typer.Option(
-            help="One process of the trainer for each round (segment, the default), one long one with the "
+        Option(
+            "One process of the trainer for each round (segment, the default), one long one with the "
             "live adapter, or one exported file."
         ),
     ] = None,
     run: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Compare sizes, lengths and tokens with this run too.")
+        Path | None, Option("Compare sizes, lengths and tokens with this run too.", metavar="RUN")
     ] = None,
     extra: Annotated[
-        _Extra | None,
-        typer.Option("--for", help="Exit with 1 where what this extra needs is not installed."),
+        _Extra | None, Option("Exit with 1 where what this extra needs is not installed.", names=("--for",))
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    as_json: Annotated[bool, Option("Print everything as JSON.", names=("--json",))] = False,
 ) -> None:
     """Check versions, the device, and the angle code against its definition; or a trainer's settings.
 
@@ -93,7 +93,7 @@ def doctor(
 
     With --trainer: lists, worst first, what in the settings would shuffle, drop, repeat or cut the rows of a
     schedule, take up another round's place, or leave no checkpoint or outcomes, each with the setting that
-    mends it. Exits with 1 if rows or outcomes would be wrong or the run would stop, with 0 if at most the
+    fixes it. Exits with 1 if rows or outcomes would be wrong or the run would stop, with 0 if at most the
     order and costs remain.
 
     Example: gaincurate doctor --for score
@@ -169,6 +169,9 @@ def _print_report(report: Report) -> None:
 
 
 def _version(distribution: str, module: str) -> str | None:
+    import importlib.metadata  # 15 ms, which the help need not wait for
+    import importlib.util
+
     if importlib.util.find_spec(module) is None:
         return None
     try:

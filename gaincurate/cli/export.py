@@ -5,87 +5,79 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
-
-import typer
+from typing import TYPE_CHECKING, Annotated
 
 from gaincurate.cli import output
-from gaincurate.cli.hygiene_options import (
-    AnyNumbers,
-    EvalColumn,
-    Evals,
-    GoldAs,
-    MaxTokens,
-    Near,
-    Ngram,
-    Overlap,
-    Verifier,
-    hygiene_options,
-)
+from gaincurate.cli.hygiene_options import hygiene_options
+from gaincurate.cli.options import configured
+from gaincurate.core.options import ADVANCED, CHECKS, Option
 from gaincurate.errors import InputError
 
+if TYPE_CHECKING:
+    from gaincurate.hygiene.config import HygieneConfig
 
+
+@configured("gaincurate.hygiene.config:HygieneConfig")
 def export(
-    source: Annotated[Path, typer.Argument(metavar="DIR|RUN", help="A finished scored set, or a run.")],
+    config: HygieneConfig,
+    source: Annotated[Path, Option("A finished scored set, or a run.", metavar="DIR|RUN", argument=True)],
     trainer: Annotated[
         str,
-        typer.Option(
-            help="trl, verl, openrlhf, nemo-rl, skyrl, slime, prime-rl, trinity, areal, roll, open-instruct."
+        Option(
+            "trl, verl, openrlhf, nemo-rl, skyrl, slime, prime-rl, trinity, areal, roll, open-instruct.",
+            metavar="T",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="F", help="The file: .parquet or .jsonl.")],
+    out: Annotated[Path, Option("The file: .parquet or .jsonl.", metavar="F")],
     by: Annotated[
-        str | None, typer.Option(help="Score column of the order, high first. Default: the set's order.")
+        str | None,
+        Option("Score column of the order, high first. Default: the set's order.", metavar="NAME"),
     ] = None,
-    ascending: Annotated[bool, typer.Option("--ascending", help="With --by: low values first.")] = False,
-    round_: Annotated[
-        int | None, typer.Option("--round", min=0, help="Of a run. Default: the newest.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Take the first rows only.")] = None,
+    ascending: Annotated[bool, Option("With --by: low values first.")] = False,
+    round_: Annotated[int | None, Option("Of a run. Default: the newest.", names=("--round",), min=0)] = None,
+    limit: Annotated[int | None, Option("Take the first rows only.", min=1)] = None,
     bare: Annotated[
-        bool, typer.Option("--bare", help="Leave the scoring run's system message and examples out.")
+        bool,
+        Option(
+            "Leave the scoring run's system message and examples out.",
+            names=("--without-system",),
+            alias="--bare",
+        ),
     ] = False,
-    with_scores: Annotated[bool, typer.Option("--with-scores", help="Put all gc_ columns in.")] = False,
-    answer_column: Annotated[
-        str | None, typer.Option(help="Column with the answer. Default: the scoring run's.")
-    ] = None,
+    with_scores: Annotated[bool, Option("Put all gc_ columns in.")] = False,
     id_in_answer: Annotated[
         bool | None,
-        typer.Option(
-            "--id-in-answer/--plain-answer",
-            help='The answer as JSON {"gc_id", "answer"}. Default: for openrlhf, where nothing else arrives.',
+        Option(
+            'The answer as JSON {"gc_id", "answer"}. Default: for openrlhf, where nothing else arrives.',
+            ADVANCED,
+            names=("--id-in-answer/--plain-answer",),
         ),
     ] = None,
     data_source: Annotated[
         str | None,
-        typer.Option(
-            help="What picks the reward function: verl's data_source, open-instruct's dataset, roll's tag "
-            "and so on. Default: the source's column of that name."
+        Option(
+            "What picks the reward function: verl's data_source, open-instruct's dataset, roll's tag "
+            "and so on. Default: the source's column of that name.",
+            metavar="NAME",
         ),
     ] = None,
-    env_class: Annotated[str | None, typer.Option(help="skyrl: the environment of every row.")] = None,
+    env_class: Annotated[
+        str | None, Option("skyrl: the environment of every row.", ADVANCED, metavar="NAME")
+    ] = None,
     drop: Annotated[
         str | None,
-        typer.Option(
+        Option(
+            "Leave out what `gaincurate hygiene` finds: of overlong, broken-gold, conflicting-gold, "
+            "contaminated, duplicates and near-duplicates, with commas between them.",
+            CHECKS,
             metavar="LIST",
-            help="Leave out what `gaincurate hygiene` finds: of overlong,broken-gold,conflicting-gold,"
-            "contaminated,duplicates,near-duplicates.",
         ),
     ] = None,
     dropped: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Lists them. Default: F with .dropped.jsonl.")
+        Path | None, Option("Lists them. Default: F with .dropped.jsonl.", CHECKS, metavar="FILE")
     ] = None,
-    near: Near = None,
-    any_numbers: AnyNumbers = False,
-    max_prompt_tokens: MaxTokens = None,
-    verifier: Verifier = None,
-    gold_as: GoldAs = None,
-    evals: Evals = None,
-    eval_column: EvalColumn = None,
-    ngram: Ngram = None,
-    overlap: Overlap = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    overwrite: Annotated[bool, Option("Replace the file.")] = False,
+    as_json: Annotated[bool, Option("Print JSON.", names=("--json",))] = False,
 ) -> None:
     """Write the exact view that a trainer reads, and print the settings that make it read it as it is.
 
@@ -97,21 +89,9 @@ def export(
         from gaincurate.trainers.export import Drop, Pick
         from gaincurate.trainers.export import export as write
 
-        options = ViewOptions(bare, with_scores, answer_column, id_in_answer, data_source, env_class)
+        options = ViewOptions(bare, with_scores, config.answer_column, id_in_answer, data_source, env_class)
         pick = Pick(by, ascending, round_, limit)
-        asked = hygiene_options(
-            drop or "",
-            near=near,
-            any_numbers=any_numbers,
-            max_prompt_tokens=max_prompt_tokens,
-            verifier=verifier,
-            gold_as=gold_as,
-            answer_column=answer_column,
-            evals=evals,
-            eval_column=eval_column,
-            ngram=ngram,
-            overlap=overlap,
-        )
+        asked = hygiene_options(drop or "", config)
         _check_drop(drop, dropped, asked.chosen())
         left_out = None if drop is None else Drop(asked, dropped)
         found = write(source, trainer, out, options, pick, drop=left_out, overwrite=overwrite)

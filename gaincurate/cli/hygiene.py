@@ -7,56 +7,37 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from gaincurate.cli import output
-from gaincurate.cli.hygiene_options import (
-    AnswerColumn,
-    AnyNumbers,
-    EvalColumn,
-    Evals,
-    GoldAs,
-    MaxTokens,
-    Near,
-    Ngram,
-    Overlap,
-    Verifier,
-    hygiene_options,
-)
+from gaincurate.cli.hygiene_options import hygiene_options
+from gaincurate.cli.options import configured
+from gaincurate.core.options import Option
 from gaincurate.errors import InputError, OutputError
 
 if TYPE_CHECKING:
+    from gaincurate.hygiene.config import HygieneConfig
     from gaincurate.hygiene.findings import Finding
 
 _WIDTH = 100
 
 
+@configured("gaincurate.hygiene.config:HygieneConfig")
 def hygiene(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A finished scored set.")],
+    config: HygieneConfig,
+    folder: Annotated[Path, Option("A finished scored set.", metavar="DIR", argument=True)],
     checks: Annotated[
         str | None,
-        typer.Option(
+        Option(
+            "Of overlong, broken-gold, conflicting-gold, contaminated, duplicates and near-duplicates, with "
+            "commas between them. Default: all that the options below allow.",
             metavar="LIST",
-            help="Of overlong,broken-gold,conflicting-gold,contaminated,duplicates,near-duplicates. Default: "
-            "all that the options below allow.",
         ),
     ] = None,
-    near: Near = None,
-    any_numbers: AnyNumbers = False,
-    max_prompt_tokens: MaxTokens = None,
-    verifier: Verifier = None,
-    gold_as: GoldAs = None,
-    answer_column: AnswerColumn = None,
-    evals: Evals = None,
-    eval_column: EvalColumn = None,
-    ngram: Ngram = None,
-    overlap: Overlap = None,
-    examples: Annotated[int, typer.Option(min=0, help="Rows to show of each check.")] = 3,
+    examples: Annotated[int, Option("Rows to show of each check.", min=0)] = 3,
     list_to: Annotated[
-        Path | None, typer.Option("--list", metavar="FILE", help="Write every row found, as lines of JSON.")
+        Path | None, Option("Write every row found, as lines of JSON.", names=("--list",), metavar="FILE")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the --list file.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    overwrite: Annotated[bool, Option("Replace the --list file.")] = False,
+    as_json: Annotated[bool, Option("Print JSON.", names=("--json",))] = False,
 ) -> None:
     """Find duplicates, overlong prompts, broken answers and evaluation questions in a set; change nothing.
 
@@ -67,23 +48,11 @@ def hygiene(
     with output.reporting():
         if overwrite and list_to is None:
             raise InputError("--overwrite goes with --list FILE.")
-        from gaincurate.hygiene.examine import finding, lines, search
-        from gaincurate.hygiene.lines import write_lines
-        from gaincurate.scored_set import open_scores
+        from gaincurate.core.files import write_lines
+        from gaincurate.core.scored_set import open_scores
+        from gaincurate.hygiene.checks import finding, lines, search
 
-        options = hygiene_options(
-            checks,
-            near=near,
-            any_numbers=any_numbers,
-            max_prompt_tokens=max_prompt_tokens,
-            verifier=verifier,
-            gold_as=gold_as,
-            answer_column=answer_column,
-            evals=evals,
-            eval_column=eval_column,
-            ngram=ngram,
-            overlap=overlap,
-        )
+        options = hygiene_options(checks, config)
         if not options.chosen():
             raise InputError("--checks names no check; name one, such as duplicates.")
         if list_to is not None and list_to.exists() and not overwrite:

@@ -1,4 +1,7 @@
-"""What a person sees while a run goes on; knows nothing of what is computed."""
+"""What a person sees of long work: a bar in a terminal, else a line per part. Both go to stderr.
+
+One view serves every command. A log file gets lines because a bar would fill it with control characters.
+"""
 
 from __future__ import annotations
 
@@ -6,30 +9,24 @@ import time
 from types import TracebackType
 
 from gaincurate.cli import output
-from gaincurate.scoring.watch import Watch
+from gaincurate.core.progress import Progress
 
 
-class ProgressView(Watch):
-    """A bar where a person watches, else a line per shard; both on stderr."""
+class ProgressView(Progress):
+    """Use it in a `with` statement: the bar is taken away at the end, also after an error."""
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as Bar
 
-        self._console = Console(stderr=True)
-        self._bar = Progress(
-            TextColumn("scoring"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("rows  {task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=self._console,
-            transient=True,
-        )
-        self._task = None if not self._console.is_terminal else self._bar.add_task("", rate="", start=False)
-        self._begin = 0.0
-        self._rows = self._done = self._tokens = 0
-        self._total = 0
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
+        self._bar = Bar(*columns, console=console, transient=True) if console.is_terminal else None
+        self._task = None if self._bar is None else self._bar.add_task("", text="")
+        self._unit, self._begin = "row", 0.0
+        self._total, self._before, self._done = 0, 0.0, 0.0
+        self._also: dict[str, int] = {}
 
     def __enter__(self) -> ProgressView:
         return self
@@ -37,40 +34,59 @@ class ProgressView(Watch):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._task is not None:
+        if self._bar is not None:
             self._bar.stop()
 
+    def start(self, total: int, done: float = 0, *, what: str = "", unit: str = "row") -> None:
+        """See `Progress`."""
+        if whole := int(done):
+            verbs = ("was", "is") if whole == 1 else ("were", "are")
+            output.note(
+                f"{whole:,} of {output.counted(total, unit)} {verbs[0]} done before and {verbs[1]} kept"
+            )
+        self._unit, self._begin = unit, time.perf_counter()
+        self._total, self._before, self._done, self._also = total, done, done, {}
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, description=what, total=total, completed=done, text="")
+            self._bar.start()
+
+    def advance(self, n: float, **also: int) -> None:
+        """See `Progress`."""
+        self._done += n
+        for name, count in also.items():
+            self._also[name] = self._also.get(name, 0) + count
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=self._done, text=self._text())
+
+    def part(self, text: str) -> None:
+        """See `Progress`."""
+        if self._bar is None:
+            output.note(f"{text}: {self._text()}")
+
     def note(self, text: str) -> None:
-        """See `Watch`."""
+        """See `Progress`."""
         output.note(text)
 
-    def start(self, rows: int, done: int) -> None:
-        """See `Watch`."""
-        if done:
-            verbs = ("was", "is") if done == 1 else ("were", "are")
-            of = output.counted(rows, "row")
-            output.note(f"{done:,} of {of} {verbs[0]} scored before and {verbs[1]} kept")
-        self._begin, self._total, self._done = time.perf_counter(), rows, done
-        if self._task is not None:
-            self._bar.start()
-            self._bar.start_task(self._task)
-            self._bar.update(self._task, total=rows - done)
-
-    def advance(self, rows: int, tokens: int) -> None:
-        """See `Watch`."""
-        self._rows += rows
-        self._tokens += tokens
-        if self._task is not None:
-            self._bar.update(self._task, advance=rows, rate=self._rate())
-
-    def shard(self, index: int, count: int) -> None:
-        """See `Watch`."""
-        if self._task is None:
-            output.note(
-                f"shard {index + 1} of {count}: {self._done + self._rows:,} of "
-                f"{output.counted(self._total, 'row')}, {self._rate()}"
-            )
-
-    def _rate(self) -> str:
+    def _text(self) -> str:
+        """How far the work is, how fast, and how long the rest will take where that is known."""
         seconds = max(time.perf_counter() - self._begin, 1e-9)
-        return f"{self._rows / seconds:,.1f} rows/s  {self._tokens / seconds:,.0f} tokens/s"
+        here = self._done - self._before
+        parts = [f"{int(self._done):,} of {output.counted(self._total, self._unit)}"]
+        if self._also:
+            rates = {f"{self._unit}s": here, **self._also}
+            parts.append("  ".join(f"{_rate(count / seconds)} {name}/s" for name, count in rates.items()))
+        if here > 0 and self._done < self._total:
+            parts.append(f"about {_duration(seconds / here * (self._total - self._done))} left")
+        return ", ".join(parts)
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def _duration(seconds: float) -> str:
+    """An estimate is not known to the second."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60:02d} min"

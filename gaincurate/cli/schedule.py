@@ -1,4 +1,4 @@
-"""`gaincurate schedule`: opens a run, plans its rounds, drives a trainer, tells where it stands."""
+"""`gaincurate schedule recipe`: one round of a trainer as a script for `gaincurate schedule run`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from gaincurate.cli import output
-from gaincurate.cli.recipe import recipe
+from gaincurate.cli.options import Command, Group, configured
 from gaincurate.cli.schedule_options import (
     chosen,
     finder_of,
@@ -19,59 +19,84 @@ from gaincurate.cli.schedule_options import (
     take_logged,
     tell_of_the_last,
 )
-from gaincurate.cli.schedule_start import start
+from gaincurate.cli.schedule_start import AsJson, start
+from gaincurate.core.options import Option
 
-app = typer.Typer(no_args_is_help=True, help="Rounds of training data that follow the model.")
-app.command()(start)
-app.command()(recipe)
 
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder.")]
+@configured()
+def recipe(
+    trainer: Annotated[
+        str,
+        Option(
+            "trl, verl, openrlhf, nemo-rl, skyrl, slime, prime-rl or areal.", metavar="TRAINER", argument=True
+        ),
+    ],
+    as_json: Annotated[bool, Option("Print JSON.", names=("--json",))] = False,
+) -> None:
+    """Print a script that trains one round with a trainer, to begin yours from.
+
+    It says what becomes of the optimizer, the learning rate and the KL reference between rounds.
+
+    Example: gaincurate schedule recipe verl > round.sh
+    """
+    with output.reporting():
+        from gaincurate.trainers.profile import COMMAND, recipe_of
+
+        found = recipe_of(trainer)
+        if as_json:
+            output.as_json(found.as_json())
+            return
+        for line in found.script.splitlines():
+            output.text(line)
+        output.note(f"saved as round.sh: {COMMAND}")
+
+
+app = typer.Typer(cls=Group, no_args_is_help=True, help="Rounds of training data that follow the model.")
+app.command(cls=Command)(start)
+app.command(cls=Command)(recipe)
+
+RunFolder = Annotated[Path, Option("The run's folder.", metavar="RUN", argument=True)]
 Trainer = Annotated[
     str | None,
-    typer.Option(
-        "--trainer",
-        metavar="T",
-        help="Whose checkpoints: trl, verl, openrlhf, nemo-rl, skyrl, slime, prime-rl, trinity, areal. "
+    Option(
+        "Whose checkpoints: trl, verl, openrlhf, nemo-rl, skyrl, slime, prime-rl, trinity, areal. "
         "Default: the last one given.",
+        metavar="T",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-@app.command(name="next")
+@app.command(name="next", cls=Command)
+@configured()
 def next_(
     run: RunFolder,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(
-            help="What the round's training left, where a re-scoring is due; with --trainer its output root."
-        ),
+        Option("What the round's training left, where a re-scoring is due; with --trainer its output root."),
     ] = None,
     trainer: Trainer = None,
     wait: Annotated[
-        float | None, typer.Option(min=0.0, help="Seconds to wait until the newest checkpoint is complete.")
+        float | None, Option("Seconds to wait until the newest checkpoint is complete.", min=0.0)
     ] = None,
     outcomes: Annotated[
         list[Path] | None,
-        typer.Option(
-            metavar="PATH",
-            help="Take outcomes from what the trainer logged: a file, a folder or a glob; repeatable.",
-        ),
+        Option("Take outcomes from what the trainer logged: a file, a folder or a glob; repeatable."),
     ] = None,
     format_: Annotated[
         str | None,
-        typer.Option(
-            "--from", help="Whose logs: trl, verl, prime-rl, nemo-rl or lines. Default: seen in them."
+        Option(
+            "Whose logs: trl, verl, prime-rl, nemo-rl or lines. Default: seen in them.",
+            names=("--from",),
+            metavar="T",
         ),
     ] = None,
     reward_column: Annotated[
-        str | None, typer.Option(help="Which number of a log is the reward, where there are several.")
+        str | None,
+        Option("Which number of a log is the reward, where there are several.", metavar="NAME"),
     ] = None,
     reference_outcomes: Annotated[
         Path | None,
-        typer.Option(
-            metavar="PATH", help="dots: what the next round's references did: outcomes, or a rollout set."
-        ),
+        Option("dots: what the next round's references did: outcomes, or a rollout set."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -83,12 +108,12 @@ def next_(
     """
     again = f"Run the same command again to go on: {shlex.join(['gaincurate', *sys.argv[1:]])}"
     with output.reporting(again):
+        from gaincurate.core.process import command_lock
         from gaincurate.schedule.rounds import advance
         from gaincurate.schedule.run import Run, working_on
-        from gaincurate.schedule.trainer import trainer_lock
 
         opened = Run(run)
-        with trainer_lock(run), working_on(run):  # a trainer that follows the run plans its rounds itself
+        with command_lock(run), working_on(run):  # a trainer that follows the run plans its rounds itself
             taken = take_logged(opened, outcomes or [], format_, reward_column)
             finder = finder_of(opened, trainer, output.note)
             found = chosen(finder, opened, checkpoint, wait)
@@ -105,28 +130,29 @@ def next_(
             output.text(str(folder))
 
 
-@app.command()
+@app.command(cls=Command)
+@configured()
 def run(
     run: RunFolder,
     command: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="-- CMD ...",
-            help="The trainer; {data} {round} {checkpoint} {outcomes} {output} are filled in. Default: the "
+        Option(
+            "The trainer; {data} {round} {checkpoint} {outcomes} {output} are filled in. Default: the "
             "last one.",
+            metavar="-- CMD ...",
+            argument=True,
         ),
     ] = None,
-    timeout: Annotated[float | None, typer.Option(min=1.0, help="Seconds for one round's training.")] = None,
+    timeout: Annotated[float | None, Option("Seconds for one round's training.", min=1.0)] = None,
     trainer: Trainer = None,
-    again: Annotated[
-        bool, typer.Option("--again", help="Train the newest round once more, though its trainer ended well.")
+    retry: Annotated[
+        bool,
+        Option("Train the newest round again, though its trainer ended well.", alias="--again"),
     ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the rounds that can be known and the forecast.")
-    ] = False,
+    dry_run: Annotated[bool, Option("Print the rounds that can be known and the forecast.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Drive a trainer through the rounds: run it, take its outcomes, score anew where due, plan the next.
+    """Drive a trainer through the rounds: run it, take its outcomes, score again where due, plan the next.
 
     It reads {data}, a Parquet file with `prompt` (chat messages), `gc_id` and the source columns; appends a
     line of JSON for each rollout to {outcomes}: {"gc_id": ..., "reward": ..., "round": {round}}; begins with
@@ -141,7 +167,7 @@ def run(
         from gaincurate.cli.rounds import RoundsView, print_forecast, print_status
         from gaincurate.schedule.driver import drive
         from gaincurate.schedule.run import Run
-        from gaincurate.schedule.story import forecast, status
+        from gaincurate.schedule.status import forecast, status
 
         opened = Run(run)
         if dry_run:
@@ -150,12 +176,13 @@ def run(
             return
         with RoundsView(opened) as view:
             finder = finder_of(opened, trainer, view.note)
-            drive(opened, command or [], timeout=timeout, again=again, view=view, finder=finder)
+            drive(opened, command or [], timeout=timeout, again=retry, view=view, finder=finder)
         found = status(opened)
         output.as_json(found) if as_json else print_status(found)
 
 
-@app.command(name="status")
+@app.command(name="status", cls=Command)
+@configured()
 def status_(run: RunFolder, as_json: AsJson = False) -> None:
     """Tell where a run stands: mu, accuracy, drift, cost, round by round.
 
@@ -164,7 +191,7 @@ def status_(run: RunFolder, as_json: AsJson = False) -> None:
     with output.reporting():
         from gaincurate.cli.rounds import print_status
         from gaincurate.schedule.run import Run
-        from gaincurate.schedule.story import status
+        from gaincurate.schedule.status import status
 
         found = status(Run(run))
         output.as_json(found) if as_json else print_status(found)

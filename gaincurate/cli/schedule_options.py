@@ -23,7 +23,9 @@ ROLLOUT = '{"verifier": "math", "samples": 8}'
 """An example of what --rollout takes."""
 
 
-def given_options(named: Mapping[str, Any], *, step_range: str | None, options: list[str]) -> dict[str, Any]:
+def given_options(
+    named: Mapping[str, Any], *, step_range: str | Sequence[float] | None, options: list[str]
+) -> dict[str, Any]:
     """The strategy's own options, those with an option of their name (None: not given) and those by --set.
 
     Raises:
@@ -50,16 +52,11 @@ def budget_for(strategy: str, budget: int | None, given: Mapping[str, Any]) -> i
         InputError: it is not known, or not what the strategy's options make of it.
     """
     from gaincurate.schedule.base import check_options, load
-    from gaincurate.schedule.dots import Dots, DotsOptions, budget_of
 
-    if strategy.partition(":")[1] or strategy == "dots":
-        kind = load(strategy)
-        options = check_options(strategy, kind, given) if issubclass(kind, Dots) else None
-        if isinstance(options, DotsOptions):
-            return budget_of(options, budget)
-    if budget is None:
+    size = check_options(strategy, load(strategy), given).round_size(budget)
+    if size is None:
         raise InputError(f"strategy {strategy} needs --budget N, the distinct prompts of a round.")
-    return budget
+    return size
 
 
 def see_references(strategy: str, path: Path) -> None:
@@ -69,9 +66,8 @@ def see_references(strategy: str, path: Path) -> None:
         InputError: the strategy has no references, or there is nothing at the path.
     """
     from gaincurate.schedule.base import load
-    from gaincurate.schedule.dots import Dots
 
-    if not issubclass(load(strategy), Dots):
+    if not load(strategy).observes_references:
         raise InputError(f"--reference-outcomes {path}: strategy {strategy} observes no references.")
     if not path.exists():
         raise InputError(f"--reference-outcomes {path} does not exist.")
@@ -80,13 +76,18 @@ def see_references(strategy: str, path: Path) -> None:
 def tell_of_references(run: Run, as_json: bool) -> None:
     """What a run that has no round yet waits for."""
     from gaincurate.schedule.references import needed_for
-    from gaincurate.schedule.story import status
+    from gaincurate.schedule.status import status
 
-    waiting = status(run)["difficulty"]["waiting"]
+    difficulty = status(run)["difficulty"]
+    waiting = None if difficulty is None else difficulty["waiting"]
     if as_json:
         output.as_json({"run": str(run.folder), "round": None, "references": waiting})
         return
     name = shlex.quote(str(run.folder))
+    if waiting is None:
+        output.text(f"{run.folder}: opened; its strategy waits for something before round 0")
+        output.text(f"  next: gaincurate schedule next {name} plans round 0, or says what it needs")
+        return
     output.text(f"{run.folder}: opened; round 0 is planned when its references are observed")
     if waiting["rolls_out"]:
         output.text(
@@ -96,16 +97,16 @@ def tell_of_references(run: Run, as_json: bool) -> None:
         output.text(f"  {needed_for(run)}")
 
 
-def pair(text: str, option: str) -> tuple[float, float]:
-    """Two numbers with a comma between them.
+def pair(value: str | Sequence[float], option: str) -> tuple[float, float]:
+    """Two numbers with a comma between them, or a list of them from a file.
 
     Raises:
         InputError: they are not.
     """
     try:
-        low, high = map(float, text.split(","))
-    except ValueError as error:
-        raise InputError(f"{option} {text}: expected two numbers, LO,HI.") from error
+        low, high = map(float, value.split(",") if isinstance(value, str) else value)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{option} {value}: expected two numbers, LO,HI.") from error
     return low, high
 
 

@@ -1,15 +1,17 @@
-"""`gaincurate schedule start`: its options, and what it says."""
+"""What the option --scoring of `gaincurate schedule` stands for; takes its text, scores nothing."""
 
 from __future__ import annotations
 
+import importlib.util
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from gaincurate.cli import output
-from gaincurate.cli.rescoring import scoring_options, tell_of_machine
+from gaincurate.cli.options import Command, configured
 from gaincurate.cli.schedule_options import (
     ROLLOUT,
     budget_for,
@@ -19,128 +21,191 @@ from gaincurate.cli.schedule_options import (
     see_references,
     tell_of_references,
 )
-from gaincurate.cli.score import json_object
+from gaincurate.cli.score import score
+from gaincurate.core.options import ADVANCED, DOTS, GAIN_RL, RESCORING, Option, checked, json_object
+from gaincurate.errors import InputError
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+if TYPE_CHECKING:
+    from gaincurate.schedule.run import Run
 
 
+_SCORING = (
+    "device", "dtype", "backend", "workers", "threads", "batch_tokens", "logits_memory", "shard_rows",
+    "allow_pickle", "trust_remote_code",
+)  # fmt: skip
+"""Options of `gaincurate score` that --scoring takes: of the machine, and what it may run. The others say
+which prompts are scored, how they are read and where the set goes, which re-scoring settles itself."""
+_OF_MACHINE = ("device", "dtype", "backend", "workers", "threads")
+# typer has no public name for it: what its own click, or before 0.26 the installed one, calls UsageError.
+_UsageError: Any = typer.BadParameter.__bases__[0]
+
+
+def scoring_options(text: str) -> tuple[list[str], dict[str, Any]]:
+    """The words of --scoring and the options that `gaincurate score` will read in them, seen now: a run
+    keeps them.
+
+    Raises:
+        InputError: an option that there is not, one that re-scoring settles itself, or a bad value.
+    """
+    from gaincurate.scoring.config import DEVICE
+
+    asked = f"--scoring {text!r}"
+    takes = ", ".join("--" + name.replace("_", "-") for name in _SCORING)
+    command_line = typer.Typer(add_completion=False)
+    command_line.command(cls=Command, add_help_option=False)(score)
+    command: Any = typer.main.get_command(command_line)
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise InputError(f"{asked}: {str(error).lower()}.") from error
+    try:
+        _, _, given = command.make_parser(typer.Context(command)).parse_args(list(words))
+        _refuse_others(asked, [option for option in given if option.param_type_name == "option"], takes)
+        found = command.make_context("score", ["DATA", "--model", "M", "--out", "OUT", *words]).params
+    except typer.BadParameter as error:
+        raise InputError(f"{asked}: {_as_clause(error.format_message())}.") from error
+    except _UsageError as error:
+        raise InputError(f"{asked}: {_as_clause(error.message)}; it takes {takes}.") from error
+    device, tokens = found["device"], found["batch_tokens"]
+    if not DEVICE.fullmatch(device):
+        raise InputError(f"{asked}: --device {device}: expected auto, cpu, cuda or cuda:N.")
+    if tokens != "auto" and not (tokens.isdecimal() and int(tokens) >= 1):
+        raise InputError(f"{asked}: --batch-tokens {tokens}: expected auto or a number from 1.")
+    return words, {option.name: found[option.name] for option in given if option.name in _SCORING}
+
+
+def _refuse_others(asked: str, options: list[Any], takes: str) -> None:
+    for option in options:
+        if option.name not in _SCORING:
+            raise InputError(
+                f"{asked}: {option.opts[0]} is settled by re-scoring itself, which goes by the first "
+                f"scoring; it takes {takes}."
+            )
+
+
+def _as_clause(message: str) -> str:
+    return message[:1].lower() + message[1:].removesuffix(".")
+
+
+def tell_of_machine(run: Run, scoring: Mapping[str, Any]) -> None:
+    """Warn where this machine cannot score anew as asked; another one may be meant to, so it is no error."""
+    if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")):
+        return
+    import torch
+
+    from gaincurate.scoring.config import MachineConfig
+    from gaincurate.scoring.identity import resolve_machine
+    from gaincurate_kernels import resolve_backend
+
+    asked = {"dtype": run.scored.identity.get("dtype", "auto"), **scoring}
+    of_machine = {name: asked[name] for name in _OF_MACHINE if asked.get(name) is not None}
+    try:
+        config = MachineConfig(**of_machine)
+        machine = resolve_machine(config)
+        try:
+            # Of any hidden size: which one it is, the checkpoint will tell.
+            resolve_backend(
+                config.backend, device=machine.type, hidden=1, dtype=getattr(torch, machine.dtype)
+            )
+        except ValueError as error:
+            raise InputError(f"--{error}.") from error
+    except InputError as error:
+        output.note(
+            f"warning: re-scoring on this machine would fail: {error} A run keeps its --scoring: to drive it "
+            "here, start another."
+        )
+
+
+AsJson = Annotated[bool, Option("Print JSON.", names=("--json",))]
+
+
+def _rollout(text: str) -> dict[str, Any]:
+    return json_object(text, "--rollout", ROLLOUT)
+
+
+@configured("gaincurate.schedule.config:ScheduleConfig", whole=False)
 def start(
-    scored: Annotated[Path, typer.Argument(metavar="DIR", help="A finished scored set.")],
-    run: Annotated[Path, typer.Option("--run", help="Folder for the run.")],
-    strategy: Annotated[
-        str,
-        typer.Option(
-            help="uniform, file-order, length, gain-rl, variance, dots, or module:Class for your own."
-        ),
-    ],
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds in the run.")],
+    config: dict[str, Any],
     budget: Annotated[
         int | None,
-        typer.Option(min=1, help="Distinct prompts in a round. dots: --refresh-every times --step-prompts."),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
-    by: Annotated[
-        str | None, typer.Option(help="Column of the order. Default: the strategy's own (gain-rl: gc_angle).")
-    ] = None,
-    ascending: Annotated[
-        bool | None,
-        typer.Option("--ascending/--descending", help="Low values first. Default: high ones, for --by."),
-    ] = None,
-    sigma: Annotated[
-        str | None, typer.Option(help="gain-rl, length: width in ranks, or of the set (0.1N). Default: 1000.")
-    ] = None,
-    alpha: Annotated[float | None, typer.Option(help="gain-rl: sensitivity. Default: 2.")] = None,
-    beta: Annotated[float | None, typer.Option(help="gain-rl: target accuracy. Default: 0.5.")] = None,
-    step_range: Annotated[
-        str | None,
-        typer.Option(metavar="LO,HI", help="gain-rl: clamp of mu's step; 0,1000 is the released code's."),
+        Option("Distinct prompts in a round. dots: --refresh-every times --step-prompts.", min=1),
     ] = None,
     options: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Another option of the strategy; repeatable."),
+        Option(
+            "Another option of the strategy; repeatable.",
+            names=("--set",),
+            metavar="NAME=VALUE",
+        ),
     ] = None,
-    step_prompts: Annotated[
-        int | None, typer.Option(min=1, help="dots: the trainer's prompts a step.")
+    sigma: Annotated[
+        str | None, Option("Width in ranks, or of the set (0.1N). Default: 1000.", GAIN_RL, metavar="N")
     ] = None,
+    alpha: Annotated[float | None, Option("gain-rl: sensitivity. Default: 2.", GAIN_RL)] = None,
+    beta: Annotated[float | None, Option("gain-rl: target accuracy. Default: 0.5.", GAIN_RL)] = None,
+    step_range: Annotated[
+        Any,
+        Option(
+            "gain-rl: clamp of mu's step; 0,1000 is the released code's.",
+            GAIN_RL,
+            metavar="LO,HI",
+            read=str,
+        ),
+    ] = None,
+    step_prompts: Annotated[int | None, Option("The trainer's prompts per step.", DOTS, min=1)] = None,
     refresh_every: Annotated[
-        int | None, typer.Option(min=1, help="dots: steps that one draw is for. Default: 2.")
+        int | None, Option("Steps that one draw is for. Default: 2.", DOTS, min=1)
     ] = None,
     target_difficulty: Annotated[
-        float | None, typer.Option(help="dots: the failure rate to aim at. Default: 0.5.")
+        float | None, Option("The failure rate to aim at. Default: 0.5.", DOTS)
     ] = None,
-    temperature: Annotated[
-        float | None, typer.Option(help="dots: how sharply to aim. Default: 0.001.")
-    ] = None,
+    temperature: Annotated[float | None, Option("How sharply to aim. Default: 0.001.", DOTS)] = None,
     target: Annotated[
         Literal["difficulty", "variance"] | None,
-        typer.Option(help="dots: aim at a failure rate, the default, or at the largest p (1 - p)."),
+        Option("Aim at a failure rate, the default, or at the largest p (1 - p).", DOTS),
     ] = None,
     references: Annotated[
-        int | None, typer.Option(min=3, help="dots: prompts observed before each draw. Default: 256.")
+        int | None, Option("Prompts observed before each draw. Default: 256.", DOTS, min=3)
     ] = None,
     reuse_references: Annotated[
         float | None,
-        typer.Option(
-            metavar="W", help="dots: name references within W of the target in the plan, to train on."
-        ),
+        Option("Name references within W of the target in the plan, to train on.", DOTS, metavar="W"),
     ] = None,
     adapter: Annotated[
-        Path | None,
-        typer.Option(help="dots: what `difficulty fit` wrote. Default: no training."),
+        Path | None, Option("What `difficulty fit` wrote. Default: no training.", DOTS)
     ] = None,
     group_column: Annotated[
-        str | None, typer.Option(help="dots: predict by the mean of this column's groups, the baseline.")
+        str | None,
+        Option("Predict by the mean of this column's groups, the baseline.", DOTS, metavar="NAME"),
     ] = None,
     rollout: Annotated[
-        str | None,
-        typer.Option(
-            metavar="JSON",
-            help="dots: observe references by `difficulty rollout` with these options "
+        dict[str, Any] | None,
+        Option(
+            "Observe references by `difficulty rollout` with these options "
             '(\'{"verifier": "math", "samples": 8}\'); with "server" by that, else with the newest '
             "checkpoint.",
+            DOTS,
+            metavar="JSON",
+            read=_rollout,
         ),
     ] = None,
     reference_outcomes: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", help="dots: what round 0's references did: outcomes, or a rollout set."),
+        Option("What round 0's references did: outcomes, or a rollout set.", DOTS),
     ] = None,
-    align_to: Annotated[
-        int, typer.Option(min=1, help="The trainer's prompts a batch, which the budget is a multiple of.")
-    ] = 1,
-    order: Annotated[
-        Literal["drawn", "rank"], typer.Option(help="Of the rows in a round: as drawn, or by rank.")
-    ] = "drawn",
     reward_range: Annotated[
-        str, typer.Option(metavar="LO,HI", help="Rewards of a failure and of a success.")
-    ] = "0,1",
-    min_coverage: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Share of a round's prompts that must have an outcome.")
-    ] = 1.0,
-    bare: Annotated[
-        bool, typer.Option("--bare", help="Leave the scoring run's system message and examples out.")
-    ] = False,
-    with_scores: Annotated[
-        bool, typer.Option("--with-scores", help="Put all gc_ columns into data.parquet.")
-    ] = False,
-    model: Annotated[
-        str | None,
-        typer.Option(help="{checkpoint} in round 0. Default: the model that scored the set."),
-    ] = None,
-    rescore: Annotated[
-        Literal["off", "round", "window", "full"],
-        typer.Option(
-            help="At checkpoints, score anew: nothing, the round's prompts, those that mu can reach, all."
+        Any,
+        Option(
+            "Rewards of a failure and of a success.",
+            ADVANCED,
+            metavar="LO,HI",
+            read=str,
+            shown="0,1",
         ),
-    ] = "off",
-    rescore_every: Annotated[int, typer.Option(min=1, help="After so many rounds each.")] = 1,
-    probe: Annotated[
-        int, typer.Option(min=0, help="Prompts scored first, to see whether the rest pays; 0 for none.")
-    ] = 512,
-    drift: Annotated[
-        float, typer.Option(min=-1.0, max=1.0, help="The rest is left at this rank correlation or above.")
-    ] = 0.98,
+    ] = "0,1",
     scoring: Annotated[
-        str, typer.Option(help="More options for scoring anew, in one text ('--device cuda:1').")
+        str,
+        Option("More options for scoring again, in one text ('--device cuda:1').", RESCORING),
     ] = "",
     as_json: AsJson = False,
 ) -> None:
@@ -149,7 +214,7 @@ def start(
     Example: gaincurate schedule start scored --run run --strategy gain-rl --budget 1024 --rounds 200
     """
     with output.reporting():
-        from gaincurate.schedule.config import RescoreConfig, checked
+        from gaincurate.schedule.config import ScheduleConfig
         from gaincurate.schedule.rounds import advance
         from gaincurate.schedule.rounds import start as open_run
         from gaincurate.schedule.run import working_on
@@ -159,35 +224,20 @@ def start(
             "refresh_every": refresh_every, "target_difficulty": target_difficulty,
             "temperature": temperature, "references": references, "reuse_references": reuse_references,
             "adapter": None if adapter is None else str(adapter), "group_column": group_column,
-            "rollout": None if rollout is None else json_object(rollout, "--rollout", ROLLOUT),
+            "rollout": rollout,
         }  # fmt: skip
         given = given_options(named, step_range=step_range, options=options or [])
+        run, strategy = config["run"], config["strategy"]
         if reference_outcomes is not None:
             see_references(strategy, reference_outcomes)
-        low, high = pair(reward_range, "--reward-range")
         more, seen = scoring_options(scoring)
-        again = RescoreConfig(what=rescore, every=rescore_every, probe=probe, drift=drift, options=more)
-        config = checked(
-            scored=scored,
-            run=run,
-            strategy=strategy,
-            budget=budget_for(strategy, budget, given),
-            rounds=rounds,
-            seed=seed,
-            by=by,
-            ascending=ascending,
-            options=given,
-            align_to=align_to,
-            order=order,
-            reward_low=low,
-            reward_high=high,
-            min_coverage=min_coverage,
-            bare=bare,
-            with_scores=with_scores,
-            model=model,
-            rescore=again,
-        )
-        opened = open_run(config, output.note)
+        settings = config | {
+            "budget": budget_for(strategy, budget, given),
+            "options": given,
+            "rescore": config.get("rescore", {}) | {"options": more},
+        }
+        settings["reward_low"], settings["reward_high"] = pair(reward_range, "--reward-range")
+        opened = open_run(checked(ScheduleConfig, settings), output.note)
         if more:
             tell_of_machine(opened, seen)
         if reference_outcomes is not None:
@@ -201,7 +251,7 @@ def start(
             return
         plan = opened.plan(0)
         output.text(
-            f"{run}: round 0 of {rounds} is planned: {config.budget:,} of "
+            f"{run}: round 0 of {opened.config.rounds} is planned: {opened.config.budget:,} of "
             f"{output.counted(opened.facts['rows'], 'prompt')}, "
             f"{output.counted(plan['forecast']['prompt_tokens'], 'prompt token')}"
         )

@@ -5,29 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from gaincurate.cli import output
+from gaincurate.cli.options import configured
+from gaincurate.core.options import Option
 
 if TYPE_CHECKING:
-    from gaincurate.scored_set import ScoredSet
+    from gaincurate.core.scored_set import ScoredSet
 
 _COLUMNS = ("gc_angle", "gc_angle_intra", "gc_angle_inter", "gc_angle_intra_offdiag", "gc_question_tokens")
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _BINS = 16
 
 
+@configured()
 def show(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A finished scored set.")],
-    rows: Annotated[int, typer.Option(min=0, help="Rows to show from each end.")] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    folder: Annotated[Path, Option("A finished scored set.", metavar="DIR", argument=True)],
+    rows: Annotated[int, Option("Rows to show from each end.", min=0)] = 5,
+    as_json: Annotated[bool, Option("Print everything as JSON.", names=("--json",))] = False,
 ) -> None:
     """Show a scored set: manifest, distribution, top and bottom rows.
 
     Example: gaincurate show scored
     """
     with output.reporting():
-        from gaincurate.scored_set import open_scores
+        from gaincurate.core.scored_set import open_scores
 
         found = describe(open_scores(folder), rows)
         if as_json:
@@ -40,7 +41,7 @@ def describe(scored: ScoredSet, rows: int) -> dict[str, Any]:
     """Everything that `show` prints, as plain values."""
     import numpy as np
 
-    from gaincurate.stats import spearman
+    from gaincurate.core.stats import spearman
 
     manifest, columns = scored.manifest, _columns(scored)
     kept = {key: value for key, value in manifest.items() if key not in ("identity", "shards")}
@@ -68,13 +69,13 @@ def describe(scored: ScoredSet, rows: int) -> dict[str, Any]:
 
 
 def _columns(scored: ScoredSet) -> list[str]:
-    from gaincurate.schema import LIKELIHOODS
+    from gaincurate.core.schema import LIKELIHOODS
 
     return [*_COLUMNS, *(name for name in LIKELIHOODS if name in scored.schema.names)]
 
 
 def _rows(scored: ScoredSet, ids: list[str]) -> list[dict[str, Any]]:
-    from gaincurate.scoring.columns import column_values, questions
+    from gaincurate.core.prompts import column_values, questions
 
     table = scored.rows(ids)
     column = scored.identity["source"]["prompt_column"]

@@ -5,9 +5,7 @@ Scoring, re-scoring and references are charged to the arm that needs them, so ar
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,11 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict
 
-from gaincurate.files import reading
+from gaincurate.core.artifact import MANIFEST
+from gaincurate.core.outcomes import read_file
+from gaincurate.core.schema import ID
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.schedule.observations import rules_of
 from gaincurate.schedule.run import Run
-from gaincurate.schema import ID
-from gaincurate.scored_set import ScoredSet
-from gaincurate.shards import MANIFEST, Json
 
 TASK, PROGRESS, COST = "arm.json", "progress.json", "cost.json"
 TRAINED = 0.9
@@ -116,31 +115,21 @@ class Costs:
         Raises:
             KeyError: a prompt that the scored set does not have.
         """
-        path = self._run.outcomes(round_)
-        with reading(path):
-            lines = path.read_bytes().splitlines() if path.exists() else []
-        found: dict[tuple[str, int], Json] = {}
-        for line in lines:
-            told = json.loads(line)
-            if "resume_from_step" in told and int(told["resume_from_step"]) < step:
-                found.clear()  # what was trained before a kill is trained again
-            elif told.get("step") == step:
-                found[told[ID], int(told["sample"])] = told
-        return self._step(found)
-
-    def _step(self, found: Mapping[tuple[str, int], Json]) -> Step:
+        run = self._run
+        lines = read_file(run.outcomes(round_), round_, run.ids, rules_of(run.config))
+        last = {(line.gc_id, line.sample): line for line in lines if line.step == step}
         rewards: dict[str, list[float]] = {}
-        for (gc_id, _), told in found.items():
-            if told["reward"] is not None:
-                rewards.setdefault(gc_id, []).append(float(told["reward"]))
-        ids = sorted({gc_id for gc_id, _ in found})
+        for line in last.values():
+            if line.reward is not None:
+                rewards.setdefault(line.gc_id, []).append(float(line.reward))
+        ids = sorted({line.gc_id for line in last.values()})
         angles = [self._prompts[gc_id][0] for gc_id in ids]
         judged = [reward for each in rewards.values() for reward in each]
         return Step(
-            rollouts=len(found),
+            rollouts=len(last),
             prompts=len(ids),
-            completion_tokens=sum(int(told["tokens"]) for told in found.values()),
-            prompt_tokens=sum(self._prompts[gc_id][1] for gc_id, _ in found),
+            completion_tokens=sum(line.tokens for line in last.values()),
+            prompt_tokens=sum(self._prompts[line.gc_id][1] for line in last.values()),
             effective=sum(len(set(each)) > 1 for each in rewards.values()) / max(len(ids), 1),
             reward=math.fsum(judged) / len(judged) if judged else None,
             angle=math.fsum(angles) / len(angles) if angles else None,

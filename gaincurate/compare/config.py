@@ -1,21 +1,23 @@
-"""A comparison as frozen, checked values: takes a TOML file, yields arms, seeds, a budget and what all share.
+"""A comparison as frozen, checked values, read from a TOML file: arms, seeds, a budget and what all share.
 
-Knows nothing of how an arm is trained. Unknown names are refused.
+Unknown names are refused, because a misspelt setting would change nothing and look as if it did. The arms
+`uniform` and `length` are added where they are missing: a strategy that beats neither is of no use.
 """
 
 from __future__ import annotations
 
 import math
-import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from gaincurate.core.files import reading
+from gaincurate.core.options import Refusal, refusals
+from gaincurate.core.schema import PREFIX
 from gaincurate.errors import InputError
-from gaincurate.files import reading
-from gaincurate.schema import PREFIX
 
 CONTROLS: dict[str, dict[str, Any]] = {
     "uniform": {"strategy": "uniform"},
@@ -270,9 +272,9 @@ def checked_comparison(given: dict[str, Any], where: str = "the comparison") -> 
     try:
         return Comparison(**given)
     except ValidationError as error:
-        found = [(one, *_place(one["loc"], given.get("arms"), added)) for one in error.errors()]
-        unknown = [f"{key}{arm}" for one, key, arm in found if one["type"] == "extra_forbidden"]
-        missing = [f"{_line(key)}{arm}" for one, key, arm in found if one["type"] == "missing"]
+        refused = [_of_arm(refusal, given.get("arms"), added) for refusal in refusals(error)]
+        unknown = [f"{refusal.name}{arm}" for refusal, arm in refused if refusal.kind == "unknown"]
+        missing = [f"{_line(refusal.name)}{arm}" for refusal, arm in refused if refusal.kind == "missing"]
         # Both together: a name that there is not is often a needed one, misspelt.
         wrong = [f"there is no setting {', '.join(unknown)}"] if unknown else []
         if missing:
@@ -280,19 +282,19 @@ def checked_comparison(given: dict[str, Any], where: str = "the comparison") -> 
             wrong.append(f"the {keys} {', '.join(missing)} {verb} missing; docs/compare.md has all settings")
         if wrong:
             raise InputError(f"{where}: {', and '.join(wrong)}.") from error
-        one, key, arm = found[0]
-        what = f"{key} = {one['input']!r}{arm}: " if key else ""
-        raise InputError(f"{where}: {what}{one['msg'].removeprefix('Value error, ')}.") from error
+        first, arm = refused[0]
+        what = f"{first.name} = {first.value!r}{arm}: " if first.name else ""
+        raise InputError(f"{where}: {what}{first.what}.") from error
 
 
-def _place(place: tuple[int | str, ...], arms: Any, added: int) -> tuple[str, str]:
-    """A setting's name and the arm that it is of: by name, or by its place among those that were given."""
-    arm = ""
+def _of_arm(refusal: Refusal, arms: Any, added: int) -> tuple[Refusal, str]:
+    """What is refused within an arm, and which arm that is: by name, or by its place among those given."""
+    arm, place = "", refusal.place
     if len(place) > 2 and place[0] == "arms":
         name = arms[place[1]].get("name")
         arm = f" in the arm {name!r}" if isinstance(name, str) else f" in arm {int(place[1]) - added + 1}"
         place = place[2:]
-    return re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, place))), arm
+    return replace(refusal, place=place), arm
 
 
 def _line(name: str) -> str:

@@ -1,24 +1,27 @@
-"""What a comparison measured, as arrays: takes its folder, reads `comparison.json` and the three tables.
+"""What a comparison measured: three Arrow files on disk, and the same as arrays.
 
-Knows no statistics, and nothing of how an arm was trained.
+`evaluations.arrow` has a row per arm, seed, mark and held-out prompt. `marks.arrow` has one per arm, seed
+and mark, with what it cost. `steps.arrow` has one per step of each training. Every figure that a comparison
+shows is made of these and `comparison.json` alone, so it can be shown again without training.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gaincurate.compare.resample import Floats
-from gaincurate.compare.tables import FACTS, RESULTS, Tables, read_tables
+from gaincurate.core.artifact import Json, open_table
+from gaincurate.core.files import reading, write_stream
+from gaincurate.core.stats import Floats
 from gaincurate.errors import OutputError
 from gaincurate.schedule.run import read_json
-from gaincurate.shards import Json
 
 COSTS = ("asked", "tokens", "scoring", "rescoring", "references", "training", "step", "seconds")
 PER_STEP = (
@@ -26,6 +29,54 @@ PER_STEP = (
     *("effective", "reward", "angle", "grad_norm", "replayed"),
 )
 Ints = npt.NDArray[np.int64]
+FACTS, RESULTS = "comparison.json", "results"
+"""Beside each other in a comparison's folder: what was asked for, and the folder of the tables."""
+EVALUATIONS, MARKS, STEPS = "evaluations", "marks", "steps"
+_KEY = [("arm", pa.string()), ("seed", pa.int64())]
+SCHEMAS: Mapping[str, pa.Schema] = {
+    EVALUATIONS: pa.schema(
+        [
+            *_KEY,
+            ("mark", pa.int32()),  # 0 is the model at the start
+            ("gc_id", pa.string()),
+            ("right", pa.int32()),  # completions that are right, of
+            ("samples", pa.int32()),  # those that could be judged
+            ("tokens", pa.int64()),  # of all of them together
+        ]
+    ),
+    MARKS: pa.schema(
+        [
+            *_KEY,
+            ("mark", pa.int32()),  # from 1
+            ("asked", pa.int64()),  # tokens at which it was to be
+            ("tokens", pa.int64()),  # spent when it was: the four below together
+            ("scoring", pa.int64()),
+            ("rescoring", pa.int64()),
+            ("references", pa.int64()),
+            ("training", pa.int64()),  # completion tokens of the trainer's own rollouts
+            ("step", pa.int64()),  # optimizer steps
+            ("seconds", pa.float64()),  # of the trainer and what it waited for; evaluation is left out
+        ]
+    ),
+    STEPS: pa.schema(
+        [
+            *_KEY,
+            ("step", pa.int64()),  # from 1
+            ("tokens", pa.int64()),  # spent when it ended, as in marks
+            ("seconds", pa.float64()),
+            ("rollouts", pa.int64()),  # generated
+            ("completion_tokens", pa.int64()),  # of them
+            ("trainer_tokens", pa.int64()),  # the trainer's own counter since its start, prompts too
+            ("prompt_tokens", pa.int64()),  # of these rollouts' prompts
+            ("prompts", pa.int64()),
+            ("effective", pa.float64()),  # share of prompts whose rollouts differ in reward
+            ("reward", pa.float64()),  # mean
+            ("angle", pa.float64()),  # mean gc_angle of the prompts, as first scored
+            ("grad_norm", pa.float64()),  # before clipping
+            ("replayed", pa.int64()),  # rollouts that were trained on and not generated
+        ]
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +103,14 @@ class Results:
     @property
     def comparison(self) -> Json:
         """The settings."""
-        found: Json = self.facts["comparison"]
-        return found
+        settings: Json = self.facts["comparison"]
+        return settings
 
     @property
     def accuracy(self) -> Floats:
         """The share of right answers, `[arms, 1 + marks, seeds, prompts]`."""
-        found: Floats = self.right / self.samples
-        return found
+        shares: Floats = self.right / self.samples
+        return shares
 
 
 def read_results(out: Path) -> Results:
@@ -108,7 +159,7 @@ def results_of(facts: Json, tables: Tables, where: Path) -> Results:
         facts,
         arms,
         seeds,
-        [prompt for prompt, kept in zip(prompts, judged, strict=True) if kept],
+        [prompt for prompt, is_judged in zip(prompts, judged, strict=True) if is_judged],
         int((~judged).sum()),
         right[..., judged],
         samples[..., judged],
@@ -134,8 +185,8 @@ def _places(table: pa.Table, arms: list[str], seeds: list[int], where: Path) -> 
 
 
 def _index(table: pa.Table, name: str, values: pa.Array) -> Ints:
-    found = pc.fill_null(pc.index_in(table.column(name), value_set=values), -1)
-    return np.asarray(found.to_numpy(), np.int64)
+    places = pc.fill_null(pc.index_in(table.column(name), value_set=values), -1)
+    return np.asarray(places.to_numpy(), np.int64)
 
 
 def _filled(
@@ -151,11 +202,52 @@ def _filled(
             f"{where}: its results do not have each arm, seed, mark and prompt of {FACTS} once. Delete "
             f"{where / RESULTS} and run the same command again."
         )
-    found = np.empty(shape)
-    found[places] = table.column(name).to_numpy()
-    return found
+    filled = np.empty(shape)
+    filled[places] = table.column(name).to_numpy()
+    return filled
 
 
 def _steps(table: pa.Table, arm: str, seed: int) -> dict[str, Floats]:
     rows = table.filter(pc.and_(pc.equal(table.column("arm"), arm), pc.equal(table.column("seed"), seed)))
     return {name: rows.column(name).cast(pa.float64()).to_numpy(zero_copy_only=False) for name in PER_STEP}
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """The three tables, in the order of arms, seeds, marks or steps, and prompts."""
+
+    evaluations: pa.Table
+    marks: pa.Table
+    steps: pa.Table
+
+
+def write_tables(folder: Path, rows: Mapping[str, Iterable[Mapping[str, Any]]]) -> Tables:
+    """Write all three.
+
+    Raises:
+        StorageError: the file system refused.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, schema in SCHEMAS.items():
+        table = pa.Table.from_pylist(list(rows[name]), schema)
+        with write_stream(folder / f"{name}.arrow") as file, pa.ipc.new_file(file, schema) as writer:
+            writer.write_table(table)
+    return read_tables(folder)
+
+
+def read_tables(folder: Path) -> Tables:
+    """Read all three.
+
+    Raises:
+        OutputError: one is not there or has other columns.
+    """
+    tables = {}
+    for name, schema in SCHEMAS.items():
+        path = folder / f"{name}.arrow"
+        if not path.exists():
+            raise OutputError(f"{folder} has no {path.name}: the comparison is not finished.", path=str(path))
+        with reading(path):
+            tables[name] = open_table(path)
+        if tables[name].schema != schema:
+            raise OutputError(f"{path} has other columns than a comparison's.", path=str(path))
+    return Tables(**tables)

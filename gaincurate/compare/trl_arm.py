@@ -31,18 +31,17 @@ from gaincurate.compare.arm import (
     Step,
     Task,
 )
+from gaincurate.core.artifact import MANIFEST, Json
+from gaincurate.core.files import remove_temporaries, write_json
+from gaincurate.core.schema import ID
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.prompts import Prompt, answer_column, read_prompts
 from gaincurate.difficulty.rollout import roll_out
-from gaincurate.difficulty.verify import VerifierConfig, VerifierPool
+from gaincurate.difficulty.verifier import VerifierConfig, VerifierPool
 from gaincurate.difficulty.verify_worker import Job
 from gaincurate.errors import GaincurateError
-from gaincurate.files import remove_temporaries, write_json
-from gaincurate.schedule.orders import same_file
-from gaincurate.schedule.run import Run
-from gaincurate.schema import ID
-from gaincurate.scored_set import ScoredSet
-from gaincurate.shards import MANIFEST, Json
+from gaincurate.schedule.run import Run, same_file
 
 _KEPT = (".json", ".safetensors", ".txt", ".jinja", ".model")
 

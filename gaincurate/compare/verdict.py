@@ -1,8 +1,12 @@
-"""Whether arms differ: takes resampled accuracy curves, yields differences with intervals and an answer.
+"""Whether arms differ: differences with intervals, from accuracy curves resampled over seeds and prompts.
 
-Every arm is compared with one baseline. The answer goes by intervals that hold at 95 % for all comparisons of
-a family together: the largest of the differences, each in units of its own interval, sets their width. Knows
-nothing of how an arm was trained.
+Every arm is compared with one baseline. The answer goes by intervals that hold at 95 % for all comparisons
+of a family together: the largest of the differences, each in units of its own interval, sets their width.
+
+Prompts are resampled together for all arms, seeds and marks, because all are judged on the same ones. Seeds
+are few, so their spread is that of all arms together, except for an arm whose seeds differ far more than
+the others'. The noise that one seed has on one prompt is counted once: it is part of the spread of the
+seeds, so it is taken out of that of the prompts.
 """
 
 from __future__ import annotations
@@ -13,12 +17,16 @@ from typing import Literal
 
 import numpy as np
 
-from gaincurate.compare.resample import Floats, Resampled
+from gaincurate.core.rng import uniforms
+from gaincurate.core.stats import Floats
+from gaincurate.difficulty.metrics import beta_quantile
 
 Answer = Literal["better", "worse", "no difference seen", "cannot say"]
 Interval = tuple[float, float]
 MASS = 0.95
 _POWER = 0.8416212335729143 / 1.959963984540054  # the normal quantile at 0.8 over that at 0.975
+_PROMPTS, _SEEDS, _SPREAD = 11, 12, 13  # streams of random numbers
+_APART = 0.05  # how rarely an arm like the others is taken for one whose seeds differ more
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,32 +64,32 @@ class Reached:
     missed: float | None
 
 
-def bands(found: Resampled) -> Floats | None:
+def bands(resampled: Resampled) -> Floats | None:
     """The ends of each curve's own 95 % intervals, `[2, arms, marks]`; None with one seed."""
-    if not found.seeds_known:
+    if not resampled.seeds_known:
         return None
-    half = _half(found.draws - found.curves)
-    return np.clip(np.stack([found.curves - half, found.curves + half]), 0, 1)
+    half = _half(resampled.draws - resampled.curves)
+    return np.clip(np.stack([resampled.curves - half, resampled.curves + half]), 0, 1)
 
 
 def differences(
-    arms: Sequence[str], found: Resampled, baseline: str, without: Sequence[str] = ()
+    arms: Sequence[str], resampled: Resampled, baseline: str, without: Sequence[str] = ()
 ) -> list[Difference]:
     """Compare every arm with the baseline at the last mark; one family.
 
     Args:
         arms: their names, `[arms]`.
-        found: their curves.
+        resampled: their curves.
         baseline: one of the names.
         without: names that are left out.
     """
     base = list(arms).index(baseline)
     others = [place for place, arm in enumerate(arms) if place != base and arm not in without]
-    values = found.curves[others, -1] - found.curves[base, -1]
-    if not found.seeds_known:
+    values = resampled.curves[others, -1] - resampled.curves[base, -1]
+    if not resampled.seeds_known:
         rows = zip(others, values, strict=True)
         return [Difference(arms[k], float(value), None, None, None, "cannot say") for k, value in rows]
-    draws = found.draws[:, others, -1] - found.draws[:, [base], -1] - values
+    draws = resampled.draws[:, others, -1] - resampled.draws[:, [base], -1] - values
     alone = _half(draws)
     scaled = np.divide(abs(draws), alone, out=np.zeros_like(draws), where=alone > 0)
     critical = max(1.0, float(np.quantile(scaled.max(axis=1), MASS))) if others else 1.0
@@ -93,8 +101,8 @@ def differences(
 
 def _half(draws: Floats) -> Floats:
     """Half the width of 95 % intervals of draws around 0."""
-    found: Floats = np.quantile(abs(draws), MASS, axis=0)
-    return found
+    half: Floats = np.quantile(abs(draws), MASS, axis=0)
+    return half
 
 
 def _difference(arm: str, value: float, half: float, critical: float) -> Difference:
@@ -111,7 +119,7 @@ def _difference(arm: str, value: float, half: float, critical: float) -> Differe
 
 
 def reached(
-    arms: Sequence[str], spent: Floats, budget: float, found: Resampled, baseline: str
+    arms: Sequence[str], spent: Floats, budget: float, resampled: Resampled, baseline: str
 ) -> list[Reached]:
     """What every arm spent to reach the baseline's final accuracy.
 
@@ -119,25 +127,28 @@ def reached(
         arms: their names, `[arms]`.
         spent: at each mark, `[arms, marks]`, not falling: tokens, or seconds.
         budget: what `share` is a share of.
-        found: their curves.
+        resampled: their curves.
         baseline: one of the names.
     """
     base = list(arms).index(baseline)
-    own = _walks(spent[base], found, base, base)
-    return [_reached(arm, _walks(spent[k], found, k, base), own, budget) for k, arm in enumerate(arms)]
+    baseline_walks = _walks(spent[base], resampled, base, base)
+    return [
+        _reached(arm, _walks(spent[k], resampled, k, base), baseline_walks, budget)
+        for k, arm in enumerate(arms)
+    ]
 
 
-def _walks(spent: Floats, found: Resampled, place: int, base: int) -> Floats:
+def _walks(spent: Floats, resampled: Resampled, place: int, base: int) -> Floats:
     """When the target is reached as measured, and in each draw; `[1 + draws]`, infinite where it is not."""
-    draws = found.draws if found.seeds_known else found.draws[:0]
-    curves = np.concatenate([found.curves[None, place], draws[:, place]])
-    targets = np.append(found.curves[base, -1], draws[:, base, -1])
+    draws = resampled.draws if resampled.seeds_known else resampled.draws[:0]
+    curves = np.concatenate([resampled.curves[None, place], draws[:, place]])
+    targets = np.append(resampled.curves[base, -1], draws[:, base, -1])
     return np.array([first_reach(spent, c, t) for c, t in zip(curves, targets, strict=True)], np.float64)
 
 
-def _reached(arm: str, walks: Floats, own: Floats, budget: float) -> Reached:
+def _reached(arm: str, walks: Floats, baseline_walks: Floats, budget: float) -> Reached:
     with np.errstate(invalid="ignore", divide="ignore"):
-        shares, ratios = walks / budget, walks / own
+        shares, ratios = walks / budget, walks / baseline_walks
     draws = len(walks) > 1
     return Reached(
         arm,
@@ -155,10 +166,10 @@ def _finite(value: float) -> float | None:
 
 
 def _ends(draws: Floats) -> tuple[float | None, float | None]:
-    known = draws[~np.isnan(draws)]  # nought over nought: where the model at the start is at the target
-    if not len(known):
+    defined = draws[~np.isnan(draws)]  # nought over nought: where the model at the start is at the target
+    if not len(defined):
         return None, None
-    low, high = np.quantile(known, [(1 - MASS) / 2, (1 + MASS) / 2], method="nearest")
+    low, high = np.quantile(defined, [(1 - MASS) / 2, (1 + MASS) / 2], method="nearest")
     return _finite(low), _finite(high)
 
 
@@ -171,3 +182,123 @@ def first_reach(spent: Floats, curve: Floats, target: float) -> float:
             share = (target - curve[k - 1]) / (curve[k] - curve[k - 1])
             return float(spent[k - 1] + share * (spent[k] - spent[k - 1]))
     return float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Resampled:
+    """Accuracy curves as measured, `curves` `[arms, marks]`, and `draws` `[draws, arms, marks]` of them.
+
+    `seeds_known` is False with one seed, where the draws hold the prompts' part alone. `apart` are the places
+    of arms whose seeds differ far more than the others': each has its own spread, the others have one.
+    """
+
+    curves: Floats
+    draws: Floats
+    seeds_known: bool
+    apart: list[int]
+
+
+def resample(accuracy: Floats, *, draws: int = 2000, seed: int = 0) -> Resampled:
+    """Resample seeds and prompts.
+
+    Args:
+        accuracy: mean correctness, `[arms, marks, seeds, prompts]`, in [0, 1].
+        draws: how many times.
+        seed: of the resampling; the same everywhere.
+    """
+    arms, _, seeds, prompts = accuracy.shape
+    curves = accuracy.mean(axis=(2, 3))
+    parts = _prompt_parts(accuracy, curves)
+    weights = np.empty((draws, prompts))
+    for draw in range(draws):
+        chosen = (uniforms(seed, draw, _PROMPTS, 0, prompts) * prompts).astype(np.int64)
+        weights[draw] = np.bincount(chosen, minlength=prompts) / prompts
+    drawn = curves + np.einsum("amq,dq->dam", parts, weights, optimize=True)
+    if seeds == 1:
+        return Resampled(curves, drawn, False, [])
+    apart = unlike(accuracy[:, -1].mean(axis=2).var(axis=1), seeds)
+    residuals = (accuracy.mean(axis=3) - curves[:, :, None]) * np.sqrt(seeds / (seeds - 1))
+    together = [arm for arm in range(arms) if arm not in apart]
+    for pool in [together, *([arm] for arm in apart)]:
+        drawn[:, pool] += _seed_parts(residuals[pool], draws, seed, pool[0])
+    return Resampled(curves, drawn, True, apart)
+
+
+def _prompt_parts(accuracy: Floats, curves: Floats) -> Floats:
+    """What each prompt adds to each curve, `[arms, marks, prompts]`, less what is noise of the seeds.
+
+    A prompt's own difficulty, which all arms share, and what an arm makes of it: each is scaled down to the
+    variance that it has without the noise.
+    """
+    arms, _, seeds, prompts = accuracy.shape
+    by_prompt: Floats = accuracy.mean(axis=2) - curves[:, :, None]
+    shared = by_prompt.mean(axis=0)
+    per_arm = by_prompt - shared
+    if seeds == 1:
+        return by_prompt
+    rest = accuracy - accuracy.mean(axis=3, keepdims=True) - by_prompt[:, :, None, :]
+    noise = (
+        (rest**2).sum(axis=(2, 3)) / ((seeds - 1) * max(prompts - 1, 1)) / seeds
+    )  # of an arm's prompt means
+    in_shared = noise.mean(axis=0) / arms
+    in_own = (1 - 2 / arms) * noise + noise.mean(axis=0) / arms
+    return _scaled(shared, in_shared) + _scaled(per_arm, in_own)
+
+
+def _scaled(parts: Floats, noise: Floats) -> Floats:
+    """Parts `[..., prompts]` whose variance is what is left of their own without that of the noise."""
+    drawn = (parts**2).mean(axis=-1)  # what drawing them again would give
+    left = drawn * parts.shape[-1] / max(parts.shape[-1] - 1, 1) - noise
+    factor = np.divide(np.clip(left, 0, None), drawn, out=np.zeros_like(drawn), where=drawn > 0)
+    scaled: Floats = parts * np.sqrt(factor)[..., None]
+    return scaled
+
+
+def _seed_parts(residuals: Floats, draws: int, seed: int, stream: int) -> Floats:
+    """Means of as many residuals as there are seeds, drawn from all arms of a pool, `[draws, arms, marks]`.
+
+    Whole curves at a time. A factor of each draw, which all arms of the pool share, makes them follow
+    Student's distribution: their spread is itself estimated, from arms times (seeds - 1) differences.
+    """
+    arms, marks, seeds = residuals.shape
+    pool = residuals.transpose(0, 2, 1).reshape(arms * seeds, marks)
+    freedom, parts = arms * (seeds - 1), np.empty((draws, arms, marks))
+    for draw in range(draws):
+        chosen = uniforms(seed, draw, _SEEDS + 16 * stream, 0, arms * seeds) * (arms * seeds)
+        means = pool[chosen.astype(np.int64)].reshape(arms, seeds, marks).mean(axis=1)
+        parts[draw] = means * student(freedom, uniforms(seed, draw, _SPREAD + 16 * stream, 0, freedom + 2))
+    return parts
+
+
+def student(freedom: int, numbers: Floats) -> float:
+    """What makes a normal number one of Student's distribution: sqrt(freedom / chi squared).
+
+    Args:
+        freedom: degrees of freedom, from 1.
+        numbers: uniform, freedom / 2 + 2 of them at least.
+    """
+    pairs = freedom // 2
+    chi_squared = -2 * np.log(numbers[:pairs]).sum()
+    if freedom % 2:
+        chi_squared += -2 * np.log(numbers[pairs]) * np.cos(2 * np.pi * numbers[pairs + 1]) ** 2
+    return float(np.sqrt(freedom / chi_squared))
+
+
+def unlike(variances: Floats, seeds: int) -> list[int]:
+    """Arms whose seeds differ far more than the others': Cochran's test, one arm after the other.
+
+    Args:
+        variances: between the seeds of each arm, `[arms]`.
+        seeds: of each arm.
+    """
+    left, apart = list(range(len(variances))), []
+    while len(left) > 2:
+        most = max(left, key=lambda arm: float(variances[arm]))
+        whole = float(variances[left].sum())
+        freedom = (seeds - 1) / 2
+        border = beta_quantile(1 - _APART / len(left), freedom, (len(left) - 1) * freedom)
+        if whole == 0 or variances[most] / whole <= border:
+            break
+        left.remove(most)
+        apart.append(most)
+    return sorted(apart)

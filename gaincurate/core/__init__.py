@@ -1,1 +1,1 @@
-"""What every other package stands on: the border for foreign files."""
+"""What every package stands on: errors, files, locks, artifacts, draws, processes."""

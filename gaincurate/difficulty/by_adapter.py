@@ -14,15 +14,14 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from gaincurate.core.rng import Floats
+from gaincurate.core.schema import EMBEDDING, ID
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.embeddings import BLOCK, Matrix, maker, matrix, of_ids
-from gaincurate.difficulty.predictor import DifficultyPredictor, attend, probability
-from gaincurate.difficulty.quality import Target
-from gaincurate.difficulty.store import Adapter
-from gaincurate.difficulty.whitened import calibrated, fit_calibration
+from gaincurate.difficulty.metrics import Target
+from gaincurate.difficulty.predictor import Adapter, DifficultyPredictor, attend, probability
+from gaincurate.difficulty.training_free import calibrated, fit_calibration
 from gaincurate.errors import InputError
-from gaincurate.schedule.noise import Floats
-from gaincurate.schema import EMBEDDING, ID
-from gaincurate.scored_set import ScoredSet
 
 
 class ByAdapter:

@@ -1,93 +1,136 @@
-"""The options of a rollout as frozen, checked values; takes keywords, yields a config.
-
-Knows nothing of the command line. Unknown names are refused.
-"""
+"""The options of rollouts, verifying, fitting and predicting as frozen, checked values."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from gaincurate.core.options import (
+    ADVANCED,
+    MACHINE,
+    READING,
+    SAMPLING,
+    SERVER,
+    VERIFYING,
+    Option,
+    checked,
+    json_object,
+)
 from gaincurate.errors import InputError
+from gaincurate.scoring.config import DeviceConfig
 
 
-class RolloutConfig(BaseModel):
-    """What `gaincurate difficulty rollout` does; the command's options under the same names."""
+def _server_body(value: str) -> dict[str, Any]:
+    return json_object(value, "--server-body", '{"top_k": 20}')
+
+
+class VerifyingConfig(BaseModel):
+    """What judges completions, and what one judgement may take."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    scored: Path
-    """The scored set."""
-    out: Path
-    """The rollout set's folder."""
-    model: str | None = None
-    """Generate here: Hub id, folder, .gguf file, or `demo`."""
-    server: str | None = None
-    """Generate there: the URL of an OpenAI-compatible server."""
-    served_model: str | None = None
-    """The server's name for the model. Default: the only one that it has."""
-    samples: int = Field(default=8, ge=1)
-    """Completions of each prompt, at most."""
-    samples_start: int | None = Field(default=None, ge=1)
-    """Adaptive: so many first, and again as long as the interval is wider than asked."""
-    interval: float | None = Field(default=None, gt=0, lt=1)
-    """Adaptive: the width of the pass rate's interval that is narrow enough."""
-    reference: int | None = Field(default=None, ge=1)
-    """So many prompts, drawn by the seed. Default: all."""
-    seed: int = Field(default=0, ge=0, lt=2**63)
-    """Of the draw of reference prompts and of the sampling."""
-    verifier: str
-    """`math`, `reasoning-gym`, `exact` or `module:function`."""
-    answer_column: str | None = None
-    """Column with the gold answer. Default: the scored set's."""
-    gold_as: str | None = None
-    """How a gold answer is written when it is verified itself, with `{answer}` in it."""
-    verify_workers: int = Field(default=2, ge=1)
-    """Processes that verify."""
-    verify_seconds: float = Field(default=10.0, gt=0)
-    """Processor time of one verification; three times that by the clock."""
-    verify_memory: int = Field(default=4096, ge=64)
-    """MiB of address space of each."""
-    temperature: float = Field(default=1.0, gt=0)
-    """Of the sampling."""
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    """Nucleus of the sampling."""
-    max_tokens: int = Field(default=1024, ge=1)
-    """Of a completion."""
-    on_error: Literal["stop", "skip"] = "stop"
-    """What to do with a row or completion that cannot be used or judged."""
-    shard_prompts: int = Field(default=1024, ge=1)
-    """Prompts in a shard, which is also what is held in memory."""
-    overwrite: bool = False
-    """Delete the rollout set in `out` first."""
-    device: str = "auto"
-    """With a model: cpu, cuda or cuda:N; auto: a GPU where there is one."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """With a model: auto is float32 on a CPU, bfloat16 on a GPU that has it, else float16."""
-    threads: int | None = Field(default=None, ge=1)
-    """With a model on a CPU. Default: torch's."""
-    batch_tokens: int | None = Field(default=None, ge=1)
-    """With a model: rows times (longest prompt + max tokens) of a batch. Default: by the memory."""
-    allow_pickle: bool = False
-    """With a model: accept pickled weights."""
-    trust_remote_code: bool = False
-    """With a model: run its repository's own code."""
-    concurrency: int = Field(default=16, ge=1)
-    """With a server: requests at a time."""
-    rate: float | None = Field(default=None, gt=0)
-    """With a server: requests begun in a second, at most."""
-    retries: int = Field(default=8, ge=0)
-    """With a server: times that a request is repeated."""
+    scored: Annotated[Path, Option("A finished scored set.", metavar="SCORED", argument=True)]
+    verifier: Annotated[
+        str,
+        Option("math, reasoning-gym, exact, or module:function (completion, row) -> 0 to 1.", metavar="NAME"),
+    ]
+    answer_column: Annotated[
+        str | None,
+        Option(
+            "Column with the gold answer. Default: the one that the set was scored with.",
+            READING,
+            metavar="NAME",
+        ),
+    ] = None
+    gold_as: Annotated[
+        str | None,
+        Option("How a gold answer is written when it is verified itself, with {answer} in it.", READING),
+    ] = None
+    verify_workers: Annotated[int, Field(ge=1), Option("Processes that verify.", VERIFYING)] = 2
+    verify_seconds: Annotated[
+        float,
+        Field(gt=0),
+        Option("Processor time of one verification; three times that by the clock.", VERIFYING),
+    ] = 10.0
+    verify_memory: Annotated[
+        int, Field(ge=64), Option("MiB of address space of a verifying process.", VERIFYING)
+    ] = 4096
+
+
+class RolloutConfig(DeviceConfig, VerifyingConfig):
+    """What `gaincurate difficulty rollout` does; the command's options under the same names."""
+
+    out: Annotated[Path, Option("Folder for the rollout set.", names=("--out", "-o"))]
+    model: Annotated[
+        str | None,
+        Option(
+            "Generate here: Hub id, folder, .gguf file, or 'demo'.", names=("--model", "-m"), metavar="NAME"
+        ),
+    ] = None
+    server: Annotated[
+        str | None,
+        Option(
+            "Generate there: URL of an OpenAI-compatible server; a key is read from OPENAI_API_KEY.",
+            metavar="URL",
+        ),
+    ] = None
+    served_model: Annotated[
+        str | None, Option("The server's name for the model. Default: its only one.", SERVER, metavar="NAME")
+    ] = None
+    samples: Annotated[int, Field(ge=1), Option("Completions of each prompt, at most.")] = 8
+    samples_start: Annotated[
+        int | None,
+        Field(ge=1),
+        Option("So many first, and again while the interval is too wide.", SAMPLING),
+    ] = None
+    interval: Annotated[
+        float | None,
+        Field(gt=0, lt=1),
+        Option("Width of a pass rate's 95 % interval that is narrow enough.", SAMPLING),
+    ] = None
+    reference: Annotated[
+        int | None, Field(ge=1), Option("So many prompts, drawn by the seed. Default: all.")
+    ] = None
+    seed: Annotated[
+        int, Field(ge=0, lt=2**63), Option("Of the reference prompts and of the sampling.", SAMPLING)
+    ] = 0
+    temperature: Annotated[float, Field(gt=0), Option("Of the sampling; above 0.", SAMPLING)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1), Option("Nucleus of the sampling; 1 for none.", SAMPLING)] = 1.0
+    max_tokens: Annotated[int, Field(ge=1), Option("Of a completion.", SAMPLING)] = 1024
+    on_error: Annotated[
+        Literal["stop", "skip"],
+        Option("What to do with a row that cannot be used or a completion that is not judged.", READING),
+    ] = "stop"
+    shard_prompts: Annotated[int, Field(ge=1), Option("Prompts per shard.", ADVANCED)] = 1024
+    """That many are held in memory too."""
+    overwrite: Annotated[bool, Option("Delete the rollout set in --out first.")] = False
+    batch_tokens: Annotated[
+        int | None,
+        Field(ge=1),
+        Option(
+            "Rows times (longest prompt + --max-tokens) of a batch. Default: by memory.",
+            MACHINE,
+        ),
+    ] = None
+    allow_pickle: Annotated[bool, Option("Accept pickled weights; they can run code.", ADVANCED)] = False
+    trust_remote_code: Annotated[bool, Option("Run a model repository's own code.", ADVANCED)] = False
+    concurrency: Annotated[int, Field(ge=1), Option("Requests at a time.", SERVER)] = 16
+    rate: Annotated[float | None, Field(gt=0), Option("Requests begun in a second, at most.", SERVER)] = None
+    retries: Annotated[int, Field(ge=0), Option("Times a request is repeated.", SERVER)] = 8
     backoff: float = Field(default=0.5, ge=0)
-    """With a server: seconds before the first repetition, doubled each time, up to 30."""
-    timeout: float = Field(default=600.0, gt=0)
-    """With a server: seconds without a byte until a request counts as failed."""
-    logprobs: bool = True
-    """With a server: ask for the log-probabilities of the tokens."""
-    server_body: dict[str, Any] = Field(default_factory=dict)
-    """With a server: more keys for each request's body."""
+    """Seconds before the first repetition, doubled each time, up to 30."""
+    timeout: Annotated[
+        float, Field(gt=0), Option("Seconds without a byte until a request has failed.", SERVER)
+    ] = 600.0
+    logprobs: Annotated[
+        bool, Option("Do not ask for log-probabilities.", SERVER, names=(" /--no-logprobs",))
+    ] = True
+    server_body: Annotated[
+        dict[str, Any],
+        Option("JSON object with more keys for each request.", SERVER, metavar="JSON", read=_server_body),
+    ] = Field(default_factory=dict)
 
     def check(self) -> None:
         """Check what no option shows alone.
@@ -111,18 +154,96 @@ class RolloutConfig(BaseModel):
             )
 
 
+OUTCOMES = (
+    "Observed pass rates: a run, an outcomes.jsonl, or .parquet/.arrow/.jsonl with gc_id and reward, wins "
+    "and losses, or pass_rate; may be repeated"
+)
+RewardRange = Annotated[
+    str | list[float] | None,
+    Option("Of rewards. Default: 0,1, or a run's own.", READING, metavar="LO,HI", read=str),
+]
+
+
+class Recipe(BaseModel):
+    """How to train. Adam, the rate rising over the first tenth of the steps, at most 100, then falling to 0
+    in a line; `references` are drawn again for every batch.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    references: Annotated[int, Field(ge=2), Option("Reference prompts drawn for every batch.")] = 256
+    epochs: Annotated[int, Field(ge=1), Option("Passes over all observations.")] = 20
+    batch: Annotated[int, Field(ge=1), Option("Queries in a batch.")] = 256
+    rate: Annotated[float, Option("Of Adam, at its highest.", names=("--learning-rate",))] = 1e-3
+    held_out: Annotated[float, Field(ge=0, le=0.5), Option("Share of prompts kept out, to report on.")] = 0.1
+    seed: Annotated[int, Field(ge=0), Option("Of everything random.")] = 0
+
+    @field_validator("rate")
+    @classmethod
+    def _in_range(cls, value: float) -> float:
+        if not 0 < value <= 1:
+            raise InputError(f"--learning-rate {value}: expected a number above 0 and at most 1.")
+        return value
+
+
+class FitConfig(BaseModel):
+    """What `gaincurate difficulty fit` does."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scored: Annotated[list[Path], Option("Scored sets with embeddings.", metavar="SCORED...", argument=True)]
+    outcomes: Annotated[list[Path], Option(f"{OUTCOMES}. Each file and each round is a policy.")]
+    out: Annotated[Path, Option("Folder for the fitted predictor.", names=("--out", "-o"))]
+    recipe: Recipe = Recipe()
+    towers: Annotated[
+        Literal["one", "two"], Option("two: references have an adapter of their own.", ADVANCED)
+    ] = "one"
+    scale: Annotated[
+        Literal["multiply", "divide"], Option("The calibration's use of w on the logit.", ADVANCED)
+    ] = "multiply"
+    spread: Annotated[
+        Literal["population", "sample"],
+        Option("Divide the references' variance by K or K - 1.", ADVANCED),
+    ] = "population"
+    reward_range: RewardRange = None
+
+
+class PredictConfig(BaseModel):
+    """What `gaincurate difficulty predict` does."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scored: Annotated[Path, Option("A finished scored set.", metavar="SCORED", argument=True)]
+    outcomes: Annotated[list[Path], Option(f"{OUTCOMES} for one policy. Of a run its newest round is taken.")]
+    adapter: Annotated[Path | None, Option("A predictor that `difficulty fit` wrote.")] = None
+    method: Annotated[
+        Literal["whitened", "attention", "group-mean"] | None,
+        Option("Without an adapter: attention on whitened embeddings or on raw ones, or the group's mean."),
+    ] = None
+    group_column: Annotated[
+        str | None, Option("The column that names a row's group.", READING, metavar="NAME")
+    ] = None
+    references: Annotated[int, Field(ge=3), Option("Observed prompts to predict from, drawn at random.")] = (
+        256
+    )
+    reward_range: RewardRange = None
+    target: Annotated[
+        Literal["difficulty", "variance"],
+        Option("The failure rate, gc_difficulty, or p (1 - p) of the pass rate, gc_variance."),
+    ] = "difficulty"
+    seed: Annotated[int, Field(ge=0), Option("Of the draw.")] = 0
+    out: Annotated[
+        Path | None,
+        Option("Write the column into this folder, not beside the set.", names=("--out", "-o")),
+    ] = None
+
+
 def make_config(**options: Any) -> RolloutConfig:
     """The options, checked.
 
     Raises:
-        InputError: a value that an option does not take.
+        InputError: a value that an option does not take, or options that contradict each other.
     """
-    try:
-        config = RolloutConfig(**options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = "-".join(str(first["loc"][0]).split("_")) if first["loc"] else "options"
-        said = first["msg"].removeprefix("Input ")
-        raise InputError(f"--{name} {first['input']!r}: it {said}.") from error
+    config = checked(RolloutConfig, options)
     config.check()
     return config

@@ -14,9 +14,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gaincurate.core.schema import EMBEDDING, ID
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
-from gaincurate.schema import EMBEDDING, ID
-from gaincurate.scored_set import ScoredSet
 
 Matrix = npt.NDArray[np.float32]
 BLOCK = 2048  # rows that a method predicts at once, whatever the size of a shard

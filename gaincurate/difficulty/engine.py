@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from gaincurate.scoring.columns import Message
+from gaincurate.core.prompts import Message
 
 Key = tuple[str, int]
 """A prompt's id and the number of the sample, from 0."""

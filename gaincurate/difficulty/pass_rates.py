@@ -1,29 +1,180 @@
-"""Observed pass rates: takes files of rollouts or of rates, yields wins and losses by id, policy by policy.
+"""What was observed of prompts: wins and losses by id, from tables, outcome lines or rollout sets.
 
-Reads a run's or a trainer's outcomes, where each round is a policy of its own, and tables (.parquet, .arrow,
-.jsonl, or a folder of the first two) with `gc_id` and `reward`, or `wins` and `losses`, or `pass_rate` and
-`samples`; a column `model` tells policies apart. Knows nothing of predictions.
+Policies and rounds stay apart, because a pass rate is of one policy.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json as pj
 
-from gaincurate.difficulty.quality import Target, pass_variance
-from gaincurate.difficulty.rate_tables import of_table, read_table
-from gaincurate.errors import InputError
-from gaincurate.files import digest_files, reading
-from gaincurate.schedule.lines import Key, Line, Rules, newest_attempts, read_lines
-from gaincurate.schedule.noise import Floats
-from gaincurate.schedule.run import RUN, Run
-from gaincurate.schema import ID
+from gaincurate.core.arrow import Refuse, read_parquet, refusing, validate
+from gaincurate.core.artifact import open_table
+from gaincurate.core.files import digest_files
+from gaincurate.core.outcomes import Line, Rules, has_rounds, read_any_round
+from gaincurate.core.rng import Floats
+from gaincurate.core.schema import ID
+from gaincurate.difficulty.metrics import Target, pass_variance
+from gaincurate.errors import InputError, OutcomeError
+
+_LONGEST_LINE = 1 << 26
+_WANTED = (
+    "gc_id and one of: reward (a row for each rollout), wins and losses, pass_rate (and samples, of how many "
+    "rollouts)"
+)
+
+
+class Summed(NamedTuple):
+    """One policy's wins and losses by id, ids sorted; see `PassRates`."""
+
+    name: str
+    ids: list[str]
+    wins: Floats
+    losses: Floats
+    counted: bool
+
+
+def read_table(path: Path) -> pa.Table:
+    """A file as a table.
+
+    Raises:
+        InputError: another kind of file, or a damaged one.
+        StorageError: it cannot be read.
+    """
+    readers: dict[str, Callable[[Path, Refuse], pa.Table]] = {
+        ".parquet": read_parquet,
+        ".arrow": open_table,
+        ".jsonl": _json_table,
+    }
+    if path.suffix not in readers:
+        raise InputError(
+            f"--outcomes {path}: expected .jsonl, .parquet or .arrow, a folder of them, or a run.",
+            path=str(path),
+        )
+
+    def refuse(why: str) -> InputError:
+        return InputError(f"--outcomes {path} cannot be read: {why}.", path=str(path))
+
+    return readers[path.suffix](path, refuse)
+
+
+def _json_table(path: Path, refuse: Refuse) -> pa.Table:
+    with refusing(path, refuse):
+        # A line must fit into a block; completions can be long.
+        table = pj.read_json(path, pj.ReadOptions(block_size=_LONGEST_LINE))
+    return validate(table, path, refuse)
+
+
+def of_table(table: pa.Table, path: Path, rules: Rules) -> list[Summed]:
+    """Every policy in a table that has a rollout which could be judged, by name.
+
+    Args:
+        table: its columns as in `pass_rates`.
+        path: where it was read, for the sentences of errors.
+        rules: the range of rewards.
+
+    Raises:
+        InputError: other columns, no id, or a prompt that stands there twice without numbers of rollouts.
+        OutcomeError: a value out of its range.
+    """
+    names = set(table.column_names)
+    if ID not in names or not (names >= {"wins", "losses"} or names & {"pass_rate", "reward"}):
+        raise InputError(
+            f"--outcomes {path} has the columns {', '.join(table.column_names)}; needed are {_WANTED}.",
+            path=str(path),
+        )
+    if "model" not in names:
+        return [found] if (found := _one(table, path.name, path, rules)).ids else []
+    made = []
+    for model in sorted(set(table.column("model").cast(pa.string()).drop_null().to_pylist())):
+        rows = table.filter(pc.equal(table.column("model").cast(pa.string()), model))
+        made.append(_one(rows, model, path, rules))
+    return [found for found in made if found.ids]
+
+
+def _one(table: pa.Table, name: str, path: Path, rules: Rules) -> Summed:
+    """One policy's rows."""
+    names = set(table.column_names)
+    ids = pa.concat_arrays([pa.array([], pa.string()), *table.column(ID).cast(pa.string()).chunks])
+    if names >= {"wins", "losses"}:
+        wins, losses = _numbers(table, "wins"), _numbers(table, "losses")
+        _check_rows(ids, {"wins": (wins, 0.0, math.inf), "losses": (losses, 0.0, math.inf)}, path)
+        weights = wins + losses
+        rows = np.flatnonzero(weights > 0)
+        return _summed(name, ids.take(rows), wins[rows] / weights[rows], weights[rows])
+    column = "reward" if "reward" in names else "pass_rate"
+    low, high = (rules.low, rules.high) if column == "reward" else (0.0, 1.0)
+    counted = column == "reward" or "samples" in names
+    values = _numbers(table, column)
+    weights = _numbers(table, "samples") if column != "reward" and counted else np.ones(len(values))
+    rows = np.flatnonzero(~np.isnan(values) & (weights != 0))  # the others could not be judged
+    ids, values, weights = ids.take(rows), values[rows], weights[rows]
+    asked = {column: (values, low, high), "samples": (weights, 0.0, math.inf)}
+    _check_rows(ids, asked, path, once=not counted)
+    return _summed(name, ids, (values - low) / (high - low), weights, counted)
+
+
+def _summed(name: str, ids: pa.Array, success: Floats, weights: Floats, counted: bool = True) -> Summed:
+    """Rows added up by id, in their order."""
+    coded = ids.dictionary_encode()
+    codes, count = coded.indices.to_numpy(), len(coded.dictionary)
+    wins = np.bincount(codes, success * weights, count)
+    losses = np.bincount(codes, (1 - success) * weights, count)
+    order = pc.array_sort_indices(coded.dictionary).to_numpy()
+    order = order[(wins + losses)[order] > 0]
+    return Summed(name, coded.dictionary.take(order).to_pylist(), wins[order], losses[order], counted)
+
+
+def _numbers(table: pa.Table, name: str) -> Floats:
+    """A column as numbers, `[rows]`; null becomes NaN."""
+    column, kind = table.column(name), table.column(name).type
+    if pa.types.is_boolean(kind):
+        column = column.cast(pa.int8())
+    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
+        raise InputError(f"--outcomes: the column {name} has type {kind}, not numbers.")
+    # Halves have no cast of their own in older versions; numpy has.
+    plain = column if pa.types.is_floating(kind) else column.cast(pa.float64(), safe=False)
+    found: Floats = plain.to_numpy().astype(np.float64)
+    return found
+
+
+def _check_rows(
+    ids: pa.Array, columns: dict[str, tuple[Floats, float, float]], path: Path, *, once: bool = False
+) -> None:
+    """Refuse the first row that has no id, a value out of its range, or (`once`) an earlier row's id."""
+    codes = ids.dictionary_encode().indices.fill_null(-1).to_numpy()
+    bad = codes < 0
+    for values, low, high in columns.values():
+        bad |= ~((values >= low) & (values <= high) & np.isfinite(values))
+    if once:  # codes rise in order of first appearance
+        bad[1:] |= codes[1:] <= np.maximum.accumulate(codes)[:-1]
+    if not bad.any():
+        return
+    row = int(bad.argmax())
+    gc_id = ids[row].as_py()
+    for name, (values, low, high) in columns.items():
+        _check(gc_id, name, float(values[row]), path, low, high)
+    raise InputError(f"--outcomes {path}: {gc_id!r} stands there twice, and it has no column samples.")
+
+
+def _check(
+    gc_id: str | None, name: str, value: float, path: Path, low: float = 0.0, high: float = 1.0
+) -> None:
+    if gc_id is None:
+        raise InputError(f"--outcomes {path}: a row has no gc_id.")
+    if not (low <= value <= high and math.isfinite(value)):
+        raise OutcomeError(
+            f"--outcomes {path}: {name} of {gc_id!r} is {value:g}, outside {low:g} to {high:g}.", gc_id=gc_id
+        )
+
 
 Tallies = dict[str, tuple[float, float]]
 """Wins and losses by id."""
@@ -76,13 +227,20 @@ class PassRates:
         return replace(self, ids=ids, wins=self.wins[kept], losses=self.losses[kept])
 
 
-def read_pass_rates(path: Path, rules: Rules | None = None, *, option: str = "--outcomes") -> list[PassRates]:
+def read_pass_rates(
+    path: Path,
+    rules: Rules | None = None,
+    *,
+    option: str = "--outcomes",
+    files: Sequence[Path] | None = None,
+) -> list[PassRates]:
     """Every policy in a file or folder, in order of rounds or names.
 
     Args:
         path: see the module.
-        rules: the range of rewards. Default: a run's own, else 0 to 1.
+        rules: the range of rewards. Default: 0 to 1.
         option: what the user typed before the path, for the sentences of errors.
+        files: outcomes round by round, of a run whose folder `path` is.
 
     Raises:
         InputError: nothing there, other columns, a value that is no rate, or no prompt that was judged.
@@ -90,39 +248,36 @@ def read_pass_rates(path: Path, rules: Rules | None = None, *, option: str = "--
         StorageError: it cannot be read.
     """
     try:
-        return _read(path, rules)
+        return _read(path, rules or Rules(), files)
     except InputError as error:
         said = str(error)  # its first word: a path may hold it too
         said = option + said.removeprefix("--outcomes") if said.startswith("--outcomes") else said
         raise type(error)(said, **error.data) from error
 
 
-def _read(path: Path, rules: Rules | None) -> list[PassRates]:
+def _read(path: Path, rules: Rules, files: Sequence[Path] | None) -> list[PassRates]:
     if not path.exists():
         raise InputError(f"--outcomes {path} does not exist.", path=str(path))
-    own = rules or Rules()
-    if path.is_dir() and (path / RUN).exists():
-        run = Run(path)
-        own = rules or Rules(run.config.reward_low, run.config.reward_high)
-        paths = [run.outcomes(round_) for round_ in range(int(run.state["round"]) + 1)]
-        paths = [file for file in paths if file.exists()]
-        found = _of_lines([line for file in paths for line in _lines(file, own)], path)
+    paths: Sequence[Path]
+    if files is not None:
+        paths = files
+        found = _of_lines([line for file in paths for line in read_any_round(file, rules)], path)
     elif path.is_dir():
         paths = sorted([*path.rglob("*.arrow"), *path.rglob("*.parquet")])
         if not paths:
             raise InputError(f"--outcomes {path} has no .arrow or .parquet file and is no run.")
         tables = [read_table(file) for file in paths]
         table = pa.concat_tables(tables, promote_options="default")
-        found = [PassRates(*one) for one in of_table(table, path, own)]
+        found = [PassRates(*one) for one in of_table(table, path, rules)]
     else:
         paths = [path]
-        if path.suffix == ".jsonl" and _has_rounds(path):
-            found = _of_lines(_lines(path, own), path)
+        if path.suffix == ".jsonl" and has_rounds(path):
+            found = _of_lines(read_any_round(path, rules), path)
         else:
-            found = [PassRates(*one) for one in of_table(read_table(path), path, own)]
+            found = [PassRates(*one) for one in of_table(read_table(path), path, rules)]
     if not found:
         raise InputError(f"--outcomes {path} has no rollout that could be judged.", path=str(path))
-    source = {"file": path.name, "hash": digest_files(paths), "reward_range": [own.low, own.high]}
+    source = {"file": path.name, "hash": digest_files(paths), "reward_range": [rules.low, rules.high]}
     return [replace(rates, source=source) for rates in found]
 
 
@@ -151,43 +306,6 @@ def _made(name: str, tallies: Tallies, counted: bool = True, round_: int | None 
     ids = sorted(gc_id for gc_id, (wins, losses) in tallies.items() if wins + losses > 0)
     table = np.array([tallies[gc_id] for gc_id in ids], float).reshape(-1, 2)
     return PassRates(name, ids, table[:, 0], table[:, 1], counted, round_)
-
-
-def _has_rounds(path: Path) -> bool:
-    """Whether a file is a trainer's outcomes: its first line with an id names a round, or one steers."""
-    with reading(path), path.open("rb") as file:
-        for text in file:
-            try:
-                entry = json.loads(text)
-            except ValueError:
-                return False
-            if isinstance(entry, dict) and ID in entry:
-                return "round" in entry
-            if isinstance(entry, dict) and ("attempt" in entry or "resume_from_step" in entry):
-                return True
-    return False
-
-
-def _lines(path: Path, rules: Rules) -> list[Line]:
-    """A file's lines that count, of whatever round, without what was taken back or said twice."""
-    with reading(path):
-        whole, _, _ = path.read_bytes().rpartition(b"\n")
-    ids, newest = set[str](), 0
-    for text in whole.split(b"\n"):
-        try:
-            entry = json.loads(text)
-            ids.add(entry[ID])
-            newest = max(newest, int(entry["round"]))
-        except (ValueError, LookupError, TypeError):
-            continue  # what is wrong with it is said below
-    # Every id passes: whether a prompt is in a scored set is asked later.
-    lines, _ = read_lines(whole, path, newest, frozenset(ids), lambda _: ids, rules)
-    found: list[Line] = []
-    for round_ in sorted({line.round for line in lines}):
-        kept, _ = newest_attempts([line for line in lines if line.round == round_])
-        known = set[Key]()
-        found += [line for line in kept if line.is_new(known)]
-    return found
 
 
 def _of_lines(lines: Iterable[Line], path: Path) -> list[PassRates]:

@@ -15,11 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from gaincurate.errors import InputError, OutputError
-from gaincurate.schedule.noise import REFERENCES, permutation
-from gaincurate.schema import ID, PREFIX
-from gaincurate.scored_set import ScoredSet
-from gaincurate.scoring.columns import (
+from gaincurate.core.prompts import (
     Message,
     PromptProblem,
     column_values,
@@ -27,6 +23,10 @@ from gaincurate.scoring.columns import (
     to_messages,
     with_additions,
 )
+from gaincurate.core.rng import REFERENCES, permutation
+from gaincurate.core.schema import ID, PREFIX
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.errors import InputError, OutputError
 
 Ints = npt.NDArray[np.int64]
 

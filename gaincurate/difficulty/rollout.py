@@ -1,49 +1,50 @@
 """The composer: takes a RolloutConfig, yields a finished rollout set and a summary of how it went.
 
 verify the gold answers -> per shard: generate, verify, more samples where the interval is wide -> write.
-Prints nothing; whoever wants to see a run passes a `Watch`.
+Prints nothing; whoever wants to see a run passes a `Progress`.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import gaincurate
-from gaincurate.difficulty import interval
+from gaincurate.core.artifact import EXECUTION, Artifact, Json
+from gaincurate.core.files import append_line, remove_temporaries, write_atomic
+from gaincurate.core.locks import work_folder
+from gaincurate.core.progress import Progress
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.difficulty import metrics
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.engine import Engine
-from gaincurate.difficulty.gold import Broken, broken_lines, check_gold, remember, remembered
 from gaincurate.difficulty.prompts import Ints, answer_column, draw_references, parts, read_prompts
 from gaincurate.difficulty.rollout_set import (
     BROKEN,
     FORMAT,
     KIND,
+    ROLLOUTS,
     RolloutSet,
-    present,
-    read_identity,
-    refuse_other,
-    remove_rollouts,
-    write_manifest,
     write_shard,
 )
-from gaincurate.difficulty.shard_work import ShardWork
-from gaincurate.difficulty.verify import VerifierConfig, VerifierPool
-from gaincurate.difficulty.watch import RolloutSummary, Watch
+from gaincurate.difficulty.rollout_shard import RolloutSummary, ShardWork
+from gaincurate.difficulty.verifier import (
+    Broken,
+    VerifierConfig,
+    VerifierPool,
+    broken_lines,
+    check_gold,
+    remember,
+    remembered,
+    verifier_of,
+)
 from gaincurate.errors import InputError
-from gaincurate.files import append_line, remove_temporaries, write_atomic, write_json
-from gaincurate.locks import Split, work_folder, writing
-from gaincurate.scored_set import ScoredSet
-from gaincurate.shards import EXECUTION, IDENTITY, MANIFEST, Json
 
 
-def roll_out(config: RolloutConfig, watch: Watch | None = None) -> RolloutSummary:
+def roll_out(config: RolloutConfig, progress: Progress | None = None) -> RolloutSummary:
     """Roll out a scored set's prompts, or go on where an earlier run of the same options stopped.
 
     Raises:
@@ -54,22 +55,23 @@ def roll_out(config: RolloutConfig, watch: Watch | None = None) -> RolloutSummar
     """
     config.check()
     begin, out = time.perf_counter(), config.out
-    verifier = VerifierConfig(
-        config.verifier, config.verify_seconds, config.verify_memory, config.verify_workers, config.gold_as
-    )
-    read_identity(out, damaged=config.overwrite)  # refuse what is not ours before anything is spent
+    verifier = verifier_of(config)
+    artifact = Artifact(out, ROLLOUTS)
+    artifact.read_identity(damaged=config.overwrite)  # refuse what is not ours before anything is spent
     scored = ScoredSet(config.scored)
     answer = answer_column(scored, config.answer_column, needed=not verifier.own)
     places: Ints | range = range(len(scored))
     if config.reference is not None:
         places = draw_references(len(scored), config.reference, config.seed)
-    summary, fresh = RolloutSummary(out), not out.exists()
-    with writing(out, Split()), _nothing_left_of_a_false_start(out, fresh), VerifierPool(verifier) as pool:
+    summary = RolloutSummary(out)
+    with artifact.writing(), VerifierPool(verifier) as pool:
         engine = _engine(config, scored)
         try:
             identity = _identity(config, scored, answer, engine, pool)
             pieces = parts(places, config.shard_prompts)
-            run = _Run(config, scored, answer, engine, pool, identity, pieces, watch or Watch(), summary)
+            run = _Run(
+                config, scored, answer, engine, pool, identity, pieces, progress or Progress(), summary
+            )
             run.everything(verifier)
         finally:
             engine.close()
@@ -78,28 +80,14 @@ def roll_out(config: RolloutConfig, watch: Watch | None = None) -> RolloutSummar
     return summary
 
 
-@contextmanager
-def _nothing_left_of_a_false_start(out: Path, fresh: bool) -> Iterator[None]:
-    """Beside a finished set no journals and locks stay; where nothing was begun, no folder of ours."""
-    try:
-        yield
-    finally:
-        if (out / MANIFEST).exists():
-            shutil.rmtree(work_folder(out), ignore_errors=True)
-        elif fresh and not (out / IDENTITY).exists() and not (out / BROKEN).exists():
-            shutil.rmtree(work_folder(out), ignore_errors=True)
-            with suppress(OSError):  # not empty, so not ours alone
-                out.rmdir()
-
-
 def _engine(config: RolloutConfig, scored: ScoredSet) -> Engine:
     # Each engine needs packages of its own, so it is imported when it is wanted.
     variables = scored.identity.get("segmentation", {}).get("template_kwargs", {})
     if config.server is not None:
-        from gaincurate.difficulty.generate_server import ServerEngine
+        from gaincurate.difficulty.server_engine import ServerEngine
 
         return ServerEngine(config, variables)
-    from gaincurate.difficulty.generate_local import LocalEngine
+    from gaincurate.difficulty.local_engine import LocalEngine
 
     return LocalEngine(config, variables)
 
@@ -108,7 +96,7 @@ def _identity(
     config: RolloutConfig, scored: ScoredSet, answer: str | None, engine: Engine, pool: VerifierPool
 ) -> Json:
     """All that can change a value of the set; plain JSON values."""
-    adaptive = {"samples_start": config.samples_start, "interval": config.interval, "rule": interval.RULE}
+    adaptive = {"samples_start": config.samples_start, "interval": config.interval, "rule": metrics.RULE}
     found = {
         "format": FORMAT,
         "kind": KIND,
@@ -159,31 +147,33 @@ class _Run:
     pool: VerifierPool
     identity: Json
     pieces: Sequence[Ints | range]
-    watch: Watch
+    progress: Progress
     summary: RolloutSummary
 
     def everything(self, verifier: VerifierConfig) -> None:
         """From the gold answers to the manifest."""
         config, out, identity, count = self.config, self.config.out, self.identity, len(self.pieces)
+        artifact = Artifact(out, ROLLOUTS)
         remove_temporaries(out)
-        begun = read_identity(out, damaged=config.overwrite)
-        if config.overwrite and ((out / MANIFEST).exists() or begun != identity):
+        begun = artifact.read_identity(damaged=config.overwrite)
+        if config.overwrite and (artifact.finished or begun != identity):
             begun = None  # the same command again, after an interruption, goes on
-        refuse_other(out, begun or identity, identity)
-        found = present(out, identity, count) if begun else set()
+        artifact.refuse_other(begun or identity, identity)
+        found = artifact.present(identity, count) if begun else set()
         broken = self._gold(verifier) if len(found) < count else {}
         if begun is None:
             # What is wrong with the rows is found before anything is deleted.
-            remove_rollouts(out)
-            write_json(out / IDENTITY, identity)
+            artifact.remove()
+            artifact.begin(identity)
         if len(found) < count:
-            (out / MANIFEST).unlink(missing_ok=True)  # a finished set that lost a shard
-        self.watch.start(sum(map(len, self.pieces)), sum(len(self.pieces[k]) for k in found))
+            artifact.reopen()
+        done = sum(len(self.pieces[k]) for k in found)
+        self.progress.start(sum(map(len, self.pieces)), done, what="rolling out", unit="prompt")
         for index in range(count):
             if index not in found:
                 self._shard(index, broken)
-        if not (out / MANIFEST).exists():
-            write_manifest(out, identity, count)
+        if not artifact.finished:
+            artifact.finish(identity, count)
         self._describe()
 
     def _gold(self, verifier: VerifierConfig) -> Broken:
@@ -195,7 +185,7 @@ class _Run:
         of = {key: self.identity[key] for key in ("source", "verifier")} | {"seed": config.seed}
         broken = remembered(path, of)
         if broken is None:
-            broken = check_gold(self.scored, self.pieces, self.answer, verifier, self.pool, self.watch)
+            broken = check_gold(self.scored, self.pieces, self.answer, verifier, self.pool, self.progress)
             remember(path, of, broken)
         if not broken:
             (out / BROKEN).unlink(missing_ok=True)
@@ -220,7 +210,7 @@ class _Run:
         usable = [prompt for prompt in prompts if prompt.gc_id not in broken]
         work = ShardWork(self.config, self.engine, self.pool, usable, folder, index)
         try:
-            judged = work.run(self.watch, self.summary)
+            judged = work.run(self.progress, self.summary)
         finally:
             work.close()
         self.summary.other_lengths += work.other_lengths()
@@ -228,7 +218,8 @@ class _Run:
         write_shard(out, index, self.identity, judged, rejected)
         for path in folder.glob(f"*-{index:05d}.jsonl"):
             path.unlink()
-        self.watch.shard(index, len(self.pieces), len(prompts))
+        self.progress.advance(len(prompts))
+        self.progress.part(f"shard {index + 1} of {len(self.pieces)}")
 
     def _describe(self) -> None:
         """Fill in the summary from the finished set."""

@@ -1,12 +1,11 @@
 """The rollout set: Arrow shards of completions and rewards, and what is read from them.
 
-A directory with the guarantees of a scored set: an identity written first, shards that carry it and a hash
-of their own, a manifest written last. Knows nothing of how a completion was made or judged.
+A folder with the guarantees of a scored set, see `Artifact`. Rollouts are rows and not lists per prompt, so
+that a prompt may have any number of them and a reader can take the columns it needs.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,24 +14,10 @@ import numpy as np
 import pyarrow as pa
 
 from gaincurate.core.arrow import check_fields, check_values
+from gaincurate.core.artifact import Artifact, Json, Kind, broken, open_table
+from gaincurate.core.schema import ID
 from gaincurate.difficulty.engine import Completion
-from gaincurate.errors import InputError, OutputError, StorageError, reason_of
-from gaincurate.files import digest_file, reading, write_atomic, write_json
-from gaincurate.locks import WORK, work_folder
-from gaincurate.schema import ID
-from gaincurate.shards import (
-    EXECUTION,
-    IDENTITY,
-    MANIFEST,
-    REJECTED,
-    Json,
-    broken,
-    differing_keys,
-    encode_shard,
-    open_table,
-    read_info,
-    shard_name,
-)
+from gaincurate.errors import InputError
 
 FORMAT = 1
 KIND = "rollouts"
@@ -76,139 +61,41 @@ def rollout_table(judged: Sequence[Judged]) -> pa.Table:
     return pa.table(arrays, schema=SCHEMA)
 
 
+def _totals(parts: Sequence[Json], rejected: int) -> Json:
+    """The head of a rollout set's manifest."""
+    return {
+        "kind": KIND,
+        **{name: sum(part[name] for part in parts) for name in _COUNTS},
+        "rejected": rejected,
+    }
+
+
+ROLLOUTS = Kind(
+    name="rollout set",
+    holds=KIND,
+    format=FORMAT,
+    command="gaincurate difficulty rollout",
+    example="SCORED --model M",
+    totals=_totals,
+    part_facts=_COUNTS,
+    before=(BROKEN,),
+    work="*.jsonl",
+)
+"""What a rollout set is, for `Artifact`."""
+
+
 def write_shard(
     out: Path, index: int, identity: Json, judged: Sequence[Judged], rejected: Sequence[Json]
 ) -> None:
     """Write one shard whole."""
-    info = {
-        "format": FORMAT,
-        "identity": identity,
-        "shard": index,
+    facts = {
         "prompts": len({item[0].gc_id for item in judged}),
         "rollouts": len(judged),
         "unjudged": sum(reward is None for _, reward, _ in judged),
         "tokens": sum(item[0].tokens or 0 for item in judged),
         "rejected": list(rejected),
     }
-    write_atomic(out / shard_name(index), encode_shard(rollout_table(judged), info))
-
-
-def present(out: Path, identity: Json, count: int) -> set[int]:
-    """The shards that are there, each checked against its hash and the identity.
-
-    Raises:
-        OutputError: one is damaged or of another run.
-    """
-    found = set()
-    for index in range(count):
-        path = out / shard_name(index)
-        if path.exists():
-            refuse_other(path, read_info(path)["identity"], identity)
-            found.add(index)
-    return found
-
-
-def write_manifest(out: Path, identity: Json, count: int) -> Json:
-    """Gather the shards' facts, write `rejected.jsonl`, then the manifest."""
-    shards, lines, sums = [], [], dict.fromkeys(_COUNTS, 0)
-    for index in range(count):
-        path = out / shard_name(index)
-        info = read_info(path)
-        lines += [json.dumps(entry, ensure_ascii=False) + "\n" for entry in info["rejected"]]
-        facts = {key: info[key] for key in _COUNTS}
-        sums = {key: sums[key] + facts[key] for key in _COUNTS}
-        shards.append({"file": path.name, **facts, "bytes": path.stat().st_size, "hash": digest_file(path)})
-    if lines:
-        write_atomic(out / REJECTED, "".join(lines).encode())
-    head = {"format": FORMAT, "kind": KIND, **sums, "rejected": len(lines)}
-    manifest = {**head, "identity": identity, "shards": shards}
-    write_json(out / MANIFEST, manifest)
-    return manifest
-
-
-def read_identity(out: Path, *, damaged: bool = False) -> Json | None:
-    """The identity that a folder was begun with, or None where none was.
-
-    Args:
-        out: the folder.
-        damaged: take a damaged identity for none.
-
-    Raises:
-        OutputError: the folder holds something else, or its identity is damaged.
-        StorageError: it cannot be read.
-    """
-    path = out / IDENTITY
-    with reading(path):
-        if out.exists() and not out.is_dir():
-            raise OutputError(f"--out {out} is no folder; give the name of a folder.", path=str(out))
-        if not path.exists():
-            ours = (WORK, BROKEN)
-            others = [p.name for p in out.iterdir()] if out.exists() else []
-            others = [name for name in others if name not in ours and not _temporary(name)]
-            if others:
-                raise OutputError(
-                    f"--out {out} already holds {min(others)!r} and is no rollout set; give a new or empty "
-                    "folder.",
-                    path=str(out),
-                )
-            return None
-        text = path.read_bytes()
-    try:
-        identity: Json = json.loads(text)
-        kind = identity.get("kind")
-    except (ValueError, AttributeError) as error:
-        if damaged:
-            return None
-        raise OutputError(
-            f"{path} is damaged, so what made the rollouts there is not known; start over with --overwrite.",
-            path=str(path),
-        ) from error
-    if kind != KIND:
-        raise OutputError(f"--out {out} is no rollout set; give a new or empty folder.", path=str(out))
-    return identity
-
-
-def _temporary(name: str) -> bool:
-    return name.startswith(".") and name.endswith(".tmp")
-
-
-def refuse_other(path: Path, old: Json, new: Json) -> None:
-    """Compare identities.
-
-    Raises:
-        OutputError: they differ; names the keys with both values.
-    """
-    changes = list(differing_keys(old, new))
-    if changes:
-        listed = "; ".join(f"{key} was {was!r} and is now {now!r}" for key, was, now in changes[:6])
-        more = f"; and {len(changes) - 6} more" if len(changes) > 6 else ""
-        raise OutputError(
-            f"{path} holds rollouts of another run: {listed}{more}. Give another --out, repeat the first "
-            "run's options, or start over with --overwrite.",
-            path=str(path),
-            keys=[key for key, _, _ in changes],
-        )
-
-
-def remove_rollouts(out: Path) -> None:
-    """Delete a rollout set's own files, but for its identity, and nothing else (`--overwrite`).
-
-    Raises:
-        StorageError: a file cannot be deleted.
-    """
-    # The manifest goes first: a kill in between leaves what looks like an unfinished set and is one.
-    names = (MANIFEST, REJECTED, EXECUTION)
-    try:
-        for path in [*(out / name for name in names), *sorted(out.glob("shard-*.arrow"))]:
-            path.unlink(missing_ok=True)
-        for path in work_folder(out).glob("*.jsonl"):
-            path.unlink(missing_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"cannot delete {error.filename}: {reason_of(error)}. Put that right and run the same command "
-            "again.",
-            path=str(error.filename),
-        ) from error
+    Artifact(out, ROLLOUTS).write_part(index, identity, rollout_table(judged), facts)
 
 
 class RolloutSet:
@@ -220,26 +107,8 @@ class RolloutSet:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        path = self.folder / MANIFEST
-        with reading(path):
-            text = path.read_bytes() if path.exists() else None
-        if text is None:
-            begun = (self.folder / IDENTITY).exists()
-            raise OutputError(
-                f"{folder} is not finished: it has no {MANIFEST}. Run the same `gaincurate difficulty "
-                "rollout` command again to go on."
-                if begun
-                else f"{folder} is no rollout set: it has no {MANIFEST}. `gaincurate difficulty rollout` "
-                "makes one.",
-                path=str(folder),
-            )
-        try:
-            self.manifest: Json = json.loads(text)
-            kind, form = self.manifest.get("kind"), self.manifest.get("format")
-        except (ValueError, AttributeError) as error:
-            raise OutputError(f"{path} is damaged; delete it and run the command again.") from error
-        if kind != KIND or form != FORMAT:
-            raise OutputError(f"{folder} is no rollout set of format {FORMAT}.", path=str(folder))
+        self._files = Artifact(self.folder, ROLLOUTS)
+        self.manifest: Json = self._files.read_manifest()
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """One memory-mapped table per shard.
@@ -248,13 +117,7 @@ class RolloutSet:
             OutputError: a file is missing, broken or does not match the manifest.
         """
         for entry in self.manifest["shards"]:
-            path = self.folder / entry["file"]
-            if not path.exists() or digest_file(path) != entry["hash"]:
-                raise OutputError(
-                    f"{path} is missing or damaged. Delete it and run the same `gaincurate difficulty "
-                    "rollout` command again: only its prompts get new rollouts.",
-                    path=str(path),
-                )
+            path = self._files.check(entry)
             refuse = broken(path)
             table = open_table(path, refuse)
             check_fields(table.schema, SCHEMA, refuse)

@@ -1,7 +1,7 @@
-"""Rows that ask the same: takes a scored set, yields each repeated row with the first of its kind.
+"""Rows that ask the same as an earlier row.
 
-The same means equal messages but for white space, upper case and how Unicode composes characters. Memory is
-32 bytes a row. Knows nothing of scores.
+The same means equal messages except for white space, upper case and how Unicode composes characters. Rows
+are compared by hash, so memory is 32 bytes per row.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from gaincurate.core.prompts import Message, column_values
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.hygiene.findings import Found, Hit
-from gaincurate.hygiene.rows import Mask, batches, read
-from gaincurate.hygiene.text import normal
-from gaincurate.scored_set import ScoredSet
-from gaincurate.scoring.columns import Message, column_values
+from gaincurate.hygiene.rows import Mask, batches, normal, read
 
 _encode = json.JSONEncoder(sort_keys=True, default=str).encode
 _RECORD = np.dtype([("high", "u8"), ("low", "u8"), ("exact", "u8"), ("answer", "u8")])

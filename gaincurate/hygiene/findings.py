@@ -1,9 +1,15 @@
-"""What was found: takes nothing, holds hits (one row each) and findings (what a report shows)."""
+"""What a check found: one hit per row, a summary for a report, and the hits as lines of JSON."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from gaincurate.core.files import write_stream
+from gaincurate.errors import storage_error
 
 Json = dict[str, Any]
 CHECKS = ("overlong", "broken-gold", "conflicting-gold", "contaminated", "duplicates", "near-duplicates")
@@ -46,3 +52,21 @@ class Finding:
     share: float
     examples: list[Json]
     note: str
+
+
+def write_lines(path: Path, values: Iterable[Any]) -> int:
+    """Write one line for each value; the file gets its name at the end.
+
+    Raises:
+        StorageError: the file system refused.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    count = 0
+    with write_stream(path) as file:
+        for value in values:
+            file.write(json.dumps(value, ensure_ascii=False).encode() + b"\n")
+            count += 1
+    return count

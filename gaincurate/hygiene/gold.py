@@ -9,16 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gaincurate.difficulty.gold import check_gold
+from gaincurate.core.progress import Progress
+from gaincurate.core.schema import ID
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.prompts import Prompt, parts, read_prompts
-from gaincurate.difficulty.verify import VerifierConfig, VerifierPool, gold_completion
+from gaincurate.difficulty.verifier import VerifierConfig, VerifierPool, check_gold, gold_completion
 from gaincurate.difficulty.verify_worker import GoldProblem, Job
-from gaincurate.difficulty.watch import Watch
 from gaincurate.hygiene.duplicates import first_of_each, records_of
 from gaincurate.hygiene.findings import Found, Hit
 from gaincurate.hygiene.rows import Mask
-from gaincurate.schema import ID
-from gaincurate.scored_set import ScoredSet
 
 _ROWS = 1024  # in memory at once while answers are verified
 
@@ -36,7 +35,7 @@ def broken_gold(scored: ScoredSet, alive: Mask, answer: str, config: VerifierCon
         InputError: the verifier cannot be loaded.
     """
     with VerifierPool(config) as pool:
-        broken = check_gold(scored, parts(np.flatnonzero(alive), _ROWS), answer, config, pool, Watch())
+        broken = check_gold(scored, parts(np.flatnonzero(alive), _ROWS), answer, config, pool, Progress())
     places = pc.index_in(pa.array(list(broken), pa.string()), value_set=scored.column(ID).combine_chunks())
     hits = [Hit(place, reason) for place, reason in zip(places.to_pylist(), broken.values(), strict=True)]
     hits.sort(key=lambda hit: hit.place)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 
-from gaincurate.difficulty.verify import VerifierConfig
+from gaincurate.difficulty.verifier import VerifierConfig
 from gaincurate.errors import InputError
 from gaincurate.hygiene.findings import CHECKS
-from gaincurate.hygiene.near import Likeness
+from gaincurate.hygiene.near_duplicates import Likeness
 
 NGRAM = 13
 _LIBRARY = "rensa"

@@ -1,24 +1,42 @@
-"""The replay buffer: takes fresh rollout groups, says what the next step generates and what it replays.
-
-A step of a trainer is `plan`, then generation of what it asks for, then `insert` of that, then the update on
-both. What is replayed is drawn before the step's own groups come in, so it is never a current rollout. Groups
-whose rollouts are all right or all wrong never come in. The oldest leave first. Knows nothing of losses,
-tensors or trainers.
-"""
+"""What a replay buffer has counted: plain numbers, from its first step on. Knows nothing of groups."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
+from gaincurate.core.rng import between, keys_of
 from gaincurate.errors import OutcomeError, OutputError
 from gaincurate.replay.config import ReplayConfig
-from gaincurate.replay.counts import Counts
 from gaincurate.replay.group import Key, RolloutGroup
 from gaincurate.replay.rows import decode, encode
-from gaincurate.schedule.noise import between, keys_of
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What happened since the buffer was made; every inserted group is kept, uninformative or too old.
+
+    `evicted` groups left because newer ones came, `aged` ones because of `max_age`. `repeated` were there
+    already and changed nothing. `steps` were planned, `replay_steps` of them with replay. Since the last step
+    that replayed, `waiting` were planned, and the buffer was found empty by the last `empty` plans.
+    Tokens are completion tokens.
+    """
+
+    kept: int = 0
+    uninformative: int = 0
+    too_old: int = 0
+    evicted: int = 0
+    aged: int = 0
+    repeated: int = 0
+    steps: int = 0
+    replay_steps: int = 0
+    waiting: int = 0
+    empty: int = 0
+    tokens_generated: int = 0
+    tokens_trained: int = 0
+
 
 FORMAT = 1
 _STREAM = 0x5250  # of the seed's noise; no strategy uses it

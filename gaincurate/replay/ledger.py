@@ -1,24 +1,164 @@
-"""The ledger of rollout groups: takes groups as they are made, yields them again, also to other processes.
+"""One file of a ledger: takes a path, yields its rollout groups and where the last whole batch ends.
 
-A folder of segments, each an Arrow IPC stream that only grows. What `append` returned from is on the disk; a
-piece of a batch that a killed writer left is cut off at the next opening. Segments whose groups are all too
-old are deleted whole. Knows nothing of buffers or trainers.
+An Arrow IPC stream without its end mark, so that it can grow: the schema, then record batches. Knows nothing
+of other files, of locks or of ages.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+import pyarrow as pa
+
+from gaincurate.core.files import reading, sync_folder
+from gaincurate.core.locks import Split, writing
 from gaincurate.errors import InputError, OutputError, StorageError, storage_error
-from gaincurate.files import sync_folder
-from gaincurate.locks import Split, writing
-from gaincurate.replay import segments
 from gaincurate.replay.group import RolloutGroup
-from gaincurate.replay.rows import batches_of
+from gaincurate.replay.rows import SCHEMA, batches_of, check_schema, groups_of
+
+_MARK = b"\xff\xff\xff\xff"  # what an Arrow message begins with, at a multiple of 8 bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """`end` is where the last whole batch ends, in bytes, 0 where not even the schema is whole; `size` is the
+    file's. `low` and `high` are the policy versions in it, None where it has no group.
+    """
+
+    end: int
+    size: int
+    low: int | None
+    high: int | None
+
+
+def segment_name(index: int) -> str:
+    """`segment-00000000.arrows`, ..."""
+    return f"segment-{index:08d}.arrows"
+
+
+def segment_indexes(folder: Path) -> list[int]:
+    """The segments in a folder, the oldest first."""
+    with reading(folder):
+        names = [path.name for path in folder.iterdir()] if folder.exists() else []
+    return sorted(int(hit[1]) for one in names if (hit := re.fullmatch(r"segment-(\d{8,})\.arrows", one)))
+
+
+def stream_head() -> bytes:
+    """What a segment begins with."""
+    data: bytes = SCHEMA.serialize().to_pybytes()
+    return data
+
+
+def segment_extent(path: Path, *, growing: bool) -> Extent:
+    """How far a segment is whole; every group of a growing one is checked.
+
+    Args:
+        path: the file.
+        growing: whether it is the newest, which a killed writer may have left with a piece of a batch.
+
+    Raises:
+        OutputError: it is damaged where no killed writer did it.
+        StorageError: it cannot be read.
+    """
+    end, versions, size = 0, set[int](), _size(path)
+    for batch, stop in _batches(path, growing=growing):
+        if growing and batch is not None and not _intact(batch, path, last=stop == size):
+            break
+        end = stop
+        if batch is not None:
+            versions |= set(batch.column("policy_version").to_pylist())
+    return Extent(end, size, min(versions, default=None), max(versions, default=None))
+
+
+def segment_groups(path: Path, *, growing: bool) -> Iterator[RolloutGroup]:
+    """The groups of a segment in order; those of a growing one up to the last whole batch.
+
+    Raises:
+        OutputError: it is damaged.
+        StorageError: it cannot be read.
+    """
+    size = _size(path)
+    for batch, stop in _batches(path, growing=growing):
+        if batch is None or (growing and not _intact(batch, path, last=stop == size)):
+            continue
+        yield from groups_of(batch, str(path))
+
+
+def _size(path: Path) -> int:
+    with reading(path):
+        return path.stat().st_size
+
+
+def _intact(batch: pa.RecordBatch, path: Path, *, last: bool) -> bool:
+    """Whether a batch is what was written; the last one may be a write that was cut off.
+
+    Raises:
+        OutputError: it is not, and it is not the last.
+    """
+    try:
+        for _ in groups_of(batch, str(path)):
+            pass
+    except OutputError:
+        if not last:
+            raise
+        return False
+    return True
+
+
+def _another_behind(path: Path, start: int) -> bool:
+    """Whether a whole batch stands behind what cannot be read, so that it is no unfinished write."""
+    data = path.read_bytes()[start:]
+    whole, place = pa.py_buffer(data), data.find(_MARK, 8)
+    while place >= 0:
+        length = int.from_bytes(data[place + 4 : place + 8], "little")
+        if place % 8 == 0 and 0 < length <= len(data) - place:
+            try:
+                message = pa.ipc.read_message(whole.slice(place))
+                batch = pa.ipc.read_record_batch(message, SCHEMA)
+                batch.validate(full=True)
+            except (EOFError, OSError, ValueError, pa.ArrowException):
+                pass
+            else:
+                return True
+        place = data.find(_MARK, place + 8 - place % 8)
+    return False
+
+
+def _batches(path: Path, *, growing: bool) -> Iterator[tuple[pa.RecordBatch | None, int]]:
+    """First None for the schema, then the batches, each with the place behind it.
+
+    Read, not mapped: a writer that cuts a mapped file would end the process that reads it.
+    """
+    with reading(path), closing(pa.OSFile(str(path))) as file:
+        size, start = file.size(), 0
+        while start < size:
+            try:
+                message = pa.ipc.read_message(file)
+                batch = None
+                if start == 0:
+                    schema = pa.ipc.read_schema(message)
+                else:
+                    batch = pa.ipc.read_record_batch(message, SCHEMA)
+                    batch.validate(full=True)
+            except (EOFError, OSError, ValueError, pa.ArrowException) as error:
+                if growing and not _another_behind(path, start):
+                    return
+                raise OutputError(
+                    f"{path} is damaged at byte {start}: take that file away to read the others.",
+                    path=str(path),
+                    byte=start,
+                ) from error
+            if start == 0:
+                check_schema(schema, str(path))
+            start = file.tell()
+            yield batch, start
+
 
 _SEGMENT = 64 << 20
 _KEPT = "What was appended before is kept"
@@ -78,13 +218,13 @@ class Ledger:
         self._held.close()
 
     def _open(self) -> None:
-        found = segments.indexes(self.folder) or [0]
+        found = segment_indexes(self.folder) or [0]
         for index in found:
-            path, last = self.folder / segments.name(index), index == found[-1]
+            path, last = self.folder / segment_name(index), index == found[-1]
             if not path.exists():
                 self._begin(index, 0)
             elif last or self._keep is not None:  # only what may be deleted has to be read
-                extent = segments.extent(path, growing=last)
+                extent = segment_extent(path, growing=last)
                 if extent.high is not None:
                     self._newest[index] = extent.high
                 if last:
@@ -93,7 +233,7 @@ class Ledger:
 
     def _begin(self, index: int, end: int) -> None:
         """Go on with a segment whose first `end` bytes are whole; a new one has none."""
-        path = self.folder / segments.name(index)
+        path = self.folder / segment_name(index)
         was = (self._file, self._index, self._end)
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -101,7 +241,7 @@ class Ledger:
             try:
                 os.ftruncate(self._file, end)
                 if end == 0:
-                    self._write(segments.beginning())
+                    self._write(stream_head())
                     sync_folder(self.folder)
             except BaseException:
                 os.close(self._file)
@@ -147,7 +287,7 @@ class Ledger:
         try:
             self._write(b"".join(batch.serialize().to_pybytes() for batch in batches_of(groups)))
         except OSError as error:
-            raise storage_error(self.folder / segments.name(self._index), error) from error
+            raise storage_error(self.folder / segment_name(self._index), error) from error
         self._low = min([*versions, *([] if self._low is None else [self._low])])
         self._newest[self._index] = max([*versions, self._newest.get(self._index, 0)])
 
@@ -164,7 +304,7 @@ class Ledger:
             return
         for index, version in list(self._newest.items()):
             if newest - version > self._keep and index != self._index:
-                path = self.folder / segments.name(index)
+                path = self.folder / segment_name(index)
                 try:
                     path.unlink(missing_ok=True)
                 except OSError as error:
@@ -183,13 +323,13 @@ def read(folder: str | Path) -> Iterator[RolloutGroup]:
         StorageError: it cannot be read.
     """
     place = Path(folder)
-    found = segments.indexes(place)
+    found = segment_indexes(place)
     if not found:
         raise OutputError(f"{place} holds no ledger of rollout groups.", path=str(place))
     for index in found:
-        path = place / segments.name(index)
+        path = place / segment_name(index)
         try:
-            yield from segments.groups(path, growing=index == found[-1])
+            yield from segment_groups(path, growing=index == found[-1])
         except StorageError:
             if path.exists():
                 raise

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from gaincurate.core.files import digest_bytes, reading, write_stream
 from gaincurate.errors import OutputError
-from gaincurate.files import digest_bytes, reading, write_stream
 from gaincurate.replay.buffer import ReplayBuffer
 
 NAME = "gaincurate_replay.bin"

@@ -1,1 +1,1 @@
-"""What a score is worth: takes a scored set and what is known of it, yields one document of numbers."""
+"""What the scores of a set are worth, as one document of numbers, a page and a column without length."""

@@ -1,6 +1,6 @@
-"""What a reader of the verdicts should do: takes a document, yields an answer a signal and the next steps.
+"""What a reader of the verdicts should do: an answer per signal, and the next steps with their commands.
 
-Adds no figure of its own; what a verdict means is settled where it is made.
+It adds no figure of its own. What a verdict means is settled where it is made, in `verdict`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""A report, put together: takes a scored set and what is known of its prompts, yields the document.
+"""The report, put together from a scored set and what is known of its prompts.
 
-The only composer. The same inputs give the same document. Prints nothing and writes nothing.
+All other modules compute one part each, and this one alone composes them. The same inputs give the same
+document.
 """
 
 from __future__ import annotations
@@ -11,28 +12,22 @@ from typing import Any
 
 import numpy as np
 
+from gaincurate.core.artifact import Json
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.predict import COLUMNS
 from gaincurate.difficulty.prompts import fitting_verifier
 from gaincurate.hygiene.options import HygieneOptions
-from gaincurate.report import sentences
-from gaincurate.report.against import compare
-from gaincurate.report.checks import DUPLICATES, checks
-from gaincurate.report.document import FORMAT, About, Document, Verdict
-from gaincurate.report.figures import Calibration, Lift
-from gaincurate.report.methods import METHODS
+from gaincurate.report import verdict_text
+from gaincurate.report.distributions import distribution, scatter
+from gaincurate.report.document import FORMAT, About, Calibration, Document, Lift, Verdict
+from gaincurate.report.lift import calibration, lifts
 from gaincurate.report.observed import Observed, hashes_in, observe, read_rollouts, read_run
-from gaincurate.report.prompts import ends
-from gaincurate.report.relations import TARGETS, Relations, relate
-from gaincurate.report.samples import Pair
-from gaincurate.report.spread import distribution, scatter
-from gaincurate.report.story import tell
+from gaincurate.report.relations import TARGETS, Pair, Relations, relate
+from gaincurate.report.sections import DUPLICATES, compare_sets, extremes, hygiene_checks, run_story
 from gaincurate.report.table import LENGTH, Table, read_table
 from gaincurate.report.verdict import Decision, Evidence, decide, weaker
-from gaincurate.report.worth import calibration, lifts
 from gaincurate.schedule.first_model import recorded_model
 from gaincurate.schedule.run import Run
-from gaincurate.scored_set import ScoredSet
-from gaincurate.shards import Json
 
 PREDICTED = COLUMNS["difficulty"]
 _GROUPS_SHOWN = 20
@@ -71,13 +66,13 @@ def report(
     scored = ScoredSet(folder)
     opened = None if run is None else Run(run)
     table = read_table(scored, group_column=group_column, columns=columns)
-    found = [rates for path in rollouts for rates in read_rollouts(Path(path), success)]
+    by_policy = [rates for path in rollouts for rates in read_rollouts(Path(path), success)]
     if opened is not None:
         outcomes = read_run(opened)
-        found += [] if outcomes is None else [outcomes]
+        by_policy += [] if outcomes is None else [outcomes]
         _note_run(scored, table, opened, empty=outcomes is None)
-    observed = observe(scored, table, found)
-    checked = checks(scored, hygiene)
+    observed = observe(scored, table, by_policy)
+    checked = hygiene_checks(scored, hygiene)
     same = _made_of(scored, table, observed)
     relations = relate(table, same)
     batches = lifts(table)
@@ -89,8 +84,8 @@ def report(
     return Document(
         format=FORMAT,
         about=_about(scored, table),
-        headline=sentences.headline(decided, roles),
-        unknown=sentences.unknown(
+        headline=verdict_text.headline(decided, roles),
+        unknown=verdict_text.unknown(
             roles,
             str(folder),
             len(scored),
@@ -108,12 +103,12 @@ def report(
         relations=[judged.relation for judged in relations.judged],
         profiles=relations.profiles,
         lifts=batches,
-        outcomes=[one.outcome for one in observed],
+        outcomes=[outcome.outcome for outcome in observed],
         calibrations=_calibrations(table, observed, same),
-        against=[compare(scored, table, Path(path)) for path in against],
-        ends=[ends(scored, table, name) for name in signals],
+        against=[compare_sets(scored, table, Path(path)) for path in against],
+        ends=[extremes(scored, table, name) for name in signals],
         hygiene=checked,
-        run=None if opened is None else tell(opened),
+        run=None if opened is None else run_story(opened),
         notes=table.notes,
         methods=METHODS,
     )
@@ -130,18 +125,20 @@ def _note_run(scored: ScoredSet, table: Table, run: Run, *, empty: bool) -> None
 
 def _made_of(scored: ScoredSet, table: Table, observed: Sequence[Observed]) -> frozenset[Pair]:
     """Computed columns and the pass rates that they were made from: neither is evidence for the other."""
-    found = set[Pair]()
+    pairs = set[Pair]()
     computed = scored.computed_columns()
     for name in table.names("signal"):
         hashes, files = _sources_behind(name, computed)
-        for one in observed:
-            same = bool(hashes & one.hashes)
-            if same or Path(one.outcome.path).name in files:  # a run goes on, rollouts are added
-                targets = [one.outcome.name, one.outcome.learnability]
-                found |= {(name, target) for target in targets if target is not None}
+        for outcome in observed:
+            same = bool(hashes & outcome.hashes)
+            if same or Path(outcome.outcome.path).name in files:  # a run goes on, rollouts are added
+                targets = [outcome.outcome.name, outcome.outcome.learnability]
+                pairs |= {(name, target) for target in targets if target is not None}
                 state = "" if same else "another state of "
-                table.notes.append(f"{name} was made from {state}{one.outcome.name} and is not judged by it.")
-    return frozenset(found)
+                table.notes.append(
+                    f"{name} was made from {state}{outcome.outcome.name} and is not judged by it."
+                )
+    return frozenset(pairs)
 
 
 def _sources_behind(name: str, computed: dict[str, Json]) -> tuple[set[str], set[str]]:
@@ -149,10 +146,10 @@ def _sources_behind(name: str, computed: dict[str, Json]) -> tuple[set[str], set
     left, seen = [name], set[str]()
     hashes, files = set[str](), set[str]()
     while left:
-        one = left.pop()
-        how = computed.get(one, {}).get("how")
-        if one not in seen and isinstance(how, dict):
-            seen.add(one)
+        column = left.pop()
+        how = computed.get(column, {}).get("how")
+        if column not in seen and isinstance(how, dict):
+            seen.add(column)
             hashes |= set(hashes_in(how))
             files |= set(hashes_in(how.get("outcomes"), "file"))
             left += how.get("of") or {}
@@ -165,27 +162,29 @@ def _evidence(table: Table, relations: Relations, batches: Sequence[Lift]) -> li
     shares = {share.column: share for share in relations.shares}
     explained = {profile.signal: profile.explained for profile in relations.profiles}
     cells = {cell.first: cell.correlation for cell in relations.matrix if cell.second == LENGTH}
-    found = []
+    evidence = []
     for name in table.names("signal"):
         values = table.values[name]
-        known = values[~np.isnan(values)]
+        present = values[~np.isnan(values)]
         judged = [
-            one for one in relations.judged if one.relation.signal == name and one.relation.target in targets
+            item
+            for item in relations.judged
+            if item.relation.signal == name and item.relation.target in targets
         ]
-        own = {one.relation.target for one in judged}
-        found.append(
+        judged_targets = {item.relation.target for item in judged}
+        evidence.append(
             Evidence(
                 name,
-                len(known),
-                bool((known == known[0]).all()),
+                len(present),
+                bool((present == present[0]).all()),
                 cells[name],
                 explained.get(name),
                 shares.get(name),
                 judged,
-                [one for one in batches if one.column in (name, LENGTH) and one.target in own],
+                [item for item in batches if item.column in (name, LENGTH) and item.target in judged_targets],
             )
         )
-    return found
+    return evidence
 
 
 def _verdict(evidence: Evidence, decision: Decision, relations: Relations, group: str | None) -> Verdict:
@@ -193,8 +192,8 @@ def _verdict(evidence: Evidence, decision: Decision, relations: Relations, group
     return Verdict(
         signal=evidence.signal,
         verdict=decision.kind,
-        sentence=sentences.sentence(evidence, decision, group),
-        banner=sentences.banner(evidence),
+        sentence=verdict_text.sentence(evidence, decision, group),
+        banner=verdict_text.banner(evidence),
         sort_first=None if decision.sort is None else decision.sort.end,
         length=evidence.length,
         target=None if judged is None else judged.relation.target,
@@ -209,11 +208,11 @@ def _calibrations(table: Table, observed: Sequence[Observed], same: frozenset[Pa
     if PREDICTED not in table.names("signal"):
         return []
     made = [
-        calibration(PREDICTED, table.values[PREDICTED], one)
-        for one in observed
-        if (PREDICTED, one.outcome.name) not in same
+        calibration(PREDICTED, table.values[PREDICTED], outcome)
+        for outcome in observed
+        if (PREDICTED, outcome.outcome.name) not in same
     ]
-    return [one for one in made if one is not None]
+    return [outcome for outcome in made if outcome is not None]
 
 
 def _about(scored: ScoredSet, table: Table) -> About:
@@ -244,11 +243,73 @@ def _about(scored: ScoredSet, table: Table) -> About:
 
 def _flat(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Nested facts by dotted name, as short texts."""
-    found = []
+    facts_by_name = []
     for key, value in facts.items():
         if isinstance(value, dict):
-            found += _flat(value, f"{prefix}{key}.")
+            facts_by_name += _flat(value, f"{prefix}{key}.")
         else:
             text = "-" if value is None else str(value)
-            found.append((prefix + key, text if len(text) <= 200 else text[:197] + "..."))
-    return found
+            facts_by_name.append((prefix + key, text if len(text) <= 200 else text[:197] + "..."))
+    return facts_by_name
+
+
+METHODS = {
+    "correlation": (
+        "Spearman's rank correlation over the rows that have both columns, ties at their mean rank."
+    ),
+    "interval": (
+        "95 % over prompts, by the infinitesimal jackknife, which is what the bootstrap over prompts tends "
+        "to: each row's influence on the figure, that on the others' ranks included; for correlations on "
+        "Fisher's scale, for ratios on the logarithm's. Intervals hold one at a time."
+    ),
+    "given_length": (
+        "Partial correlation of the ranks given the ranks of question length: what is left if length acts on "
+        "both in one direction."
+    ),
+    "within_length_bins": (
+        "Ranks inside bins of about equally many prompts of like length (20, fewer for fewer than 1,000 "
+        "rows), as fractions of the bin's rows, correlated over all bins together: a bin weighs by its "
+        "rows. Nothing is assumed of how length acts."
+    ),
+    "within_groups": (
+        "The same inside groups (each source or task): a group weighs by its rows, and one in which a column "
+        "is constant adds nothing."
+    ),
+    "given_length_within_groups": (
+        "Partial correlation given length, all three ranked inside groups. With the next one it decides "
+        "whether a signal tells more: both intervals must exclude 0 on the same side, at a level at which "
+        "all looks (signals times targets) together are right 95 % of the time (Bonferroni). Without groups "
+        "given_length and within_length_bins decide."
+    ),
+    "within_length_bins_and_groups": "Ranks inside bins of like length of each group, correlated over all "
+    "of them.",
+    "eta_squared": (
+        "Correlation ratio of the ranks: the share of their variance that lies between groups. A random "
+        "column has (groups - 1) / (rows - 1) on average."
+    ),
+    "lift": (
+        "Mean p (1 - p) of the tenth of the prompts at one end, over the mean of all: 1 is a random batch. "
+        "Rows at the border count in part. A column that was made of the same rollouts is not judged by "
+        "them."
+    ),
+    "p(1-p)": (
+        "G / (G - 1) times y (1 - y) for G rollouts of which the share y was right: without bias for "
+        "rollouts that are right or wrong."
+    ),
+    "ceiling": (
+        "The square root of the share of the observed rates' variance that is not sampling noise: the "
+        "highest Pearson correlation that a perfect prediction could show. Rank correlations have a "
+        "similar limit."
+    ),
+    "explained": (
+        "Correlation ratio of the signal's ranks over bins of like length: what length says of it, in "
+        "whatever form."
+    ),
+    "hygiene": (
+        "Duplicates are rows with the messages of an earlier row, but for white space, upper case and how "
+        "Unicode composes characters; answers do not count. `gaincurate hygiene` has every check's rows and "
+        "finer options."
+    ),
+    "top_shared": "Of the tenth with the highest values in one set, the share that is in the other's too.",
+}
+"""By the name of a field or a figure."""

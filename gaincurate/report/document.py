@@ -1,7 +1,9 @@
-"""The report as one value: what is in it, field by field, and its JSON. Plain dataclasses, no statistics.
+"""The report as one value: every number and text that a page or a terminal shows, field by field.
 
-`Document` is all that a page or a terminal needs; the same inputs give the same document. Its size does not
-depend on the number of rows. Texts in it come from data and are not to be trusted as markup.
+All of it stands in one file because it is the schema of `gaincurate report --json`, which readers of that
+JSON look up here. Correlations are Spearman's unless a field says otherwise. A *column* is named as in the
+scored set, or as in `Document.columns`. No field grows with the number of rows, and the same inputs give
+the same document. Texts come from data and are not to be trusted as markup.
 """
 
 from __future__ import annotations
@@ -12,20 +14,8 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from gaincurate.report.figures import (
-    Calibration,
-    Cell,
-    Distribution,
-    Estimate,
-    GroupShare,
-    LengthProfile,
-    Lift,
-    Outcome,
-    Relation,
-    Scatter,
-)
-from gaincurate.report.sections import Against, Check, Ends, RunStory
-from gaincurate.shards import Json
+from gaincurate.core.artifact import Json
+from gaincurate.core.stats import Bin, Estimate
 
 FORMAT = 1
 
@@ -42,6 +32,10 @@ Kind = Literal[
     "no-outcomes-to-judge",
     "not-enough-rows",
 ]
+QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
+"""The levels of `Distribution.quantiles`."""
+ENDS = ("highest", "middle", "lowest")
+"""Where of a column a batch may be picked, see `Lift`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,3 +186,390 @@ def from_json(value: Any) -> Document:
         ValueError: it is no such document.
     """
     return TypeAdapter(Document).validate_python(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """`counts[i]` rows lie in `edges[i]` to `edges[i + 1]`, in the column's unit; the last bin has both ends.
+
+    `below` and `above` count the rows outside all bins: the bins span the middle of a column with far tails.
+    """
+
+    edges: list[float]
+    counts: list[int]
+    below: int
+    above: int
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """How one column is spread.
+
+    `rows` have a value, `missing` have none. `quantiles` are at the levels `QUANTILES`, in the column's unit,
+    and empty without rows; `mean` is then None.
+    """
+
+    column: str
+    rows: int
+    missing: int
+    distinct: int
+    mean: float | None
+    quantiles: list[float]
+    histogram: Histogram
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """A column's quartiles among rows of like length; None for fewer than ten rows."""
+
+    rows: int
+    low: float | None
+    median: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Scatter:
+    """A signal (y) against question length (x), as counts.
+
+    `counts[i][j]` rows lie in x bin i, `x_edges[i]` to `x_edges[i + 1]` tokens, and y bin j, `y_edges[j]` to
+    `y_edges[j + 1]`. x bins are even on a log axis. `outside` rows lie beyond the edges. `bands[i]` are y's
+    quartiles in x bin i. `correlation` is over all rows.
+    """
+
+    signal: str
+    x_edges: list[float]
+    y_edges: list[float]
+    counts: list[list[int]]
+    outside: int
+    bands: list[Band]
+    correlation: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One pair of columns of the correlation matrix; each unordered pair once, `first` before `second`."""
+
+    first: str
+    second: str
+    correlation: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class GroupShare:
+    """How much of a column's order is which group a row is from.
+
+    `eta_squared` is the correlation ratio of the column's ranks: the share of their variance between groups,
+    0 to 1; None for a constant column. `by_chance` is what a random column would have on average.
+    """
+
+    column: str
+    groups: int
+    rows: int
+    eta_squared: float | None
+    by_chance: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class GroupCorrelation:
+    """A correlation inside one group (a source, a task)."""
+
+    group: str
+    correlation: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """One signal against one target (a level, a pass rate): what is left of it, control by control.
+
+    Attributes:
+        signal: column name.
+        target: column name.
+        overall: over all rows that have both.
+        given_length: partial correlation given question length.
+        within_length_bins: pooled inside bins of like length (nothing assumed of how length acts).
+        within_groups: pooled inside groups; None without a group column.
+        given_length_within_groups: partial correlation given length, of ranks inside groups; None without a
+            group column.
+        within_length_bins_and_groups: pooled inside bins of like length inside each group; None without a
+            group column.
+        length: question length against the same target, over the same rows: the control.
+        groups: inside each of the largest groups, largest first.
+    """
+
+    signal: str
+    target: str
+    overall: Estimate
+    given_length: Estimate
+    within_length_bins: Estimate
+    within_groups: Estimate | None
+    given_length_within_groups: Estimate | None
+    within_length_bins_and_groups: Estimate | None
+    length: Estimate
+    groups: list[GroupCorrelation]
+
+
+@dataclass(frozen=True, slots=True)
+class LengthBin:
+    """Rows of `low` to `high` question tokens, both included.
+
+    `quartiles` are the signal's 0.25, 0.5 and 0.75 quantiles, empty without rows; `targets[k]` its
+    correlation inside the bin with `LengthProfile.targets[k]`.
+    """
+
+    low: int
+    high: int
+    rows: int
+    quartiles: list[float]
+    targets: list[Estimate]
+
+
+@dataclass(frozen=True, slots=True)
+class LengthProfile:
+    """A signal in bins of like length, shortest first.
+
+    `explained` is the share of the signal's rank variance between the bins (eta squared), 0 to 1: what length
+    says of it in whatever form; None for a constant one.
+    """
+
+    signal: str
+    targets: list[str]
+    explained: float | None
+    bins: list[LengthBin]
+
+
+@dataclass(frozen=True, slots=True)
+class Lift:
+    """What a batch picked by a column carries, against a random one.
+
+    `ratio` is the mean of p (1 - p) over the `share` of prompts with the highest, lowest or middle values
+    (`end`, see `ENDS`), divided by the mean over all: 1 is no better than random. `column` may be question
+    length, the control. `target` names the column of p (1 - p). Equal values share a border evenly.
+    """
+
+    column: str
+    target: str
+    end: str
+    share: float
+    ratio: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Observed pass rates of one policy.
+
+    Attributes:
+        name: also the name of the column of pass rates; `learnability` names that of p (1 - p), None where
+            fewer than two rollouts stand behind each rate, or it is not known how many.
+        source: "rollouts" or "run".
+        path: where it was read.
+        prompts: with a judged rollout and in this set; `unknown` ids are not in it and left out.
+        rollouts: judged ones of these prompts; None where only rates are known.
+        mean: mean pass rate, 0 to 1.
+        always, never: share of prompts with all, with no rollouts right; GRPO learns nothing from either.
+        ceiling: the highest Pearson correlation that a perfect prediction of pass rates could show, given the
+            noise of so few rollouts; value None where it cannot be had.
+        mean_variance: mean of p (1 - p), unbiased, 0 to 0.25; value None without `learnability`.
+        notes: what to know before believing it.
+    """
+
+    name: str
+    learnability: str | None
+    source: str
+    path: str
+    prompts: int
+    unknown: int
+    rollouts: int | None
+    mean: float
+    always: float
+    never: float
+    ceiling: Estimate
+    mean_variance: Estimate
+    notes: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A column of predicted failure rates (0 to 1) against observed ones.
+
+    `pearson` is to be read against the outcome's ceiling; `brier` is the mean squared difference, and
+    `brier_of_mean` what predicting the observed mean for every prompt has.
+    """
+
+    column: str
+    outcome: str
+    pearson: Estimate
+    spearman: Estimate
+    brier: Estimate
+    brier_of_mean: float
+    bins: list[Bin]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One row: its signal's `value`, question length in tokens, and question, shortened if `cut`."""
+
+    gc_id: str
+    value: float
+    question_tokens: int
+    group: str | None
+    text: str
+    cut: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """Prompts at the top (highest values first), around the median, and at the bottom (lowest last)."""
+
+    signal: str
+    top: list[Prompt]
+    middle: list[Prompt]
+    bottom: list[Prompt]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A row that a check found: its text (shortened), and what it collides with or why it was found."""
+
+    gc_id: str
+    text: str
+    match: str
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One hygiene check: `rows` found, `share` of all rows (0 to 1), some examples, and what to know of it.
+
+    Checks are named as in `gaincurate hygiene`, which lists every row.
+    """
+
+    check: str
+    rows: int
+    share: float
+    examples: list[Example]
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stability:
+    """One signal in two sets: correlation over shared rows, share of the highest tenth that both have.
+
+    `top_by_chance` is what two random orders share.
+    """
+
+    signal: str
+    correlation: Estimate
+    top_shared: float | None
+    top_by_chance: float
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A setting in which two sets differ: dotted key and both values as text."""
+
+    key: str
+    here: str
+    there: str
+
+
+@dataclass(frozen=True, slots=True)
+class Against:
+    """Another scored set of the same prompts, joined by id."""
+
+    folder: str
+    manifest: str
+    shared: int
+    only_here: int
+    only_there: int
+    differences: list[Difference]
+    signals: list[Stability]
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One round of a run; None where it is not known (yet).
+
+    Attributes:
+        round: from 0.
+        mu: where the strategy aimed, as a rank.
+        accuracy: mean over prompts of their mean outcome, 0 to 1.
+        effective: share of prompts with both right and wrong rollouts, 0 to 1.
+        drift: rank correlation of a probe's new scores with the old ones.
+        rescored: the name of the set that was scored after it, or None.
+        prompts, rollouts, unjudged, late: counts.
+        prompt_tokens, completion_tokens: counts.
+        training_seconds, scoring_seconds: wall time.
+    """
+
+    round: int
+    mu: float | None
+    accuracy: float | None
+    effective: float | None
+    drift: float | None
+    rescored: str | None
+    prompts: int | None
+    rollouts: int | None
+    unjudged: int | None
+    late: int | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    training_seconds: float | None
+    scoring_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Foresight:
+    """What a round's predictions were worth, on its references or on the prompts that were drawn by them.
+
+    `rows` prompts were observed. `pearson` is to be read against `ceiling`, what the truth itself would have
+    with so few rollouts; `brier` is the mean squared difference, `brier_of_mean` that of the best constant.
+    """
+
+    round: int
+    of: str
+    rows: int
+    pearson: Estimate
+    spearman: Estimate
+    brier: Estimate
+    brier_of_mean: float | None
+    ceiling: Estimate
+    bins: list[Bin]
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """Predicted difficulty in a run: what is predicted and how, how well, and what its references cost.
+
+    `target` is "difficulty" (the failure rate; `target_difficulty` is aimed at) or "variance" (p (1 - p)).
+    `warning` says what a correlation over drawn prompts does not show; None without one.
+    """
+
+    target: str
+    target_difficulty: float | None
+    predictor: str | None
+    found: list[Foresight]
+    warning: str | None
+    rollouts: int | None
+    completion_tokens: int | None
+    rollout_seconds: float | None
+    predict_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunStory:
+    """A run: its facts, every round so far and the sums of wall seconds.
+
+    `predictions` is None where the strategy goes by none.
+    """
+
+    folder: str
+    strategy: str
+    by: str | None
+    params: Json
+    budget: int
+    planned_rounds: int
+    finished: bool
+    rounds: list[Round]
+    training_seconds: float
+    scoring_seconds: float
+    predictions: Predictions | None

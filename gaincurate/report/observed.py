@@ -1,7 +1,7 @@
-"""Observed pass rates in a report: takes rollouts and a run, yields columns of a table and facts.
+"""Observed pass rates in a report: rollouts and the outcomes of a run, joined to the set by id.
 
-Pass rates are joined by id. p (1 - p) of a prompt is estimated without bias from its G rollouts, as
-G / (G - 1) times that of the observed rate. Knows nothing of signals.
+p (1 - p) of a prompt is estimated without bias from its G rollouts, as G / (G - 1) times that of the
+observed rate, because the plain value is too low by a tenth with ten rollouts.
 """
 
 from __future__ import annotations
@@ -17,20 +17,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gaincurate.core.artifact import IDENTITY, MANIFEST
+from gaincurate.core.files import digest_files
+from gaincurate.core.schema import ID
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.core.stats import Estimate, Floats, estimate, mean
 from gaincurate.difficulty import rollout_set
-from gaincurate.difficulty.pass_rates import PassRates, pooled, read_pass_rates
-from gaincurate.difficulty.quality import noise_ceiling, pass_variance
+from gaincurate.difficulty.metrics import noise_ceiling, pass_variance
+from gaincurate.difficulty.pass_rates import PassRates, pooled
 from gaincurate.errors import InputError
-from gaincurate.files import digest_files
-from gaincurate.report.document import Column
-from gaincurate.report.figures import Estimate, Outcome
-from gaincurate.report.intervals import estimate, mean
+from gaincurate.report.document import Column, Outcome
 from gaincurate.report.table import Table
+from gaincurate.schedule.observations import pass_rates_of
 from gaincurate.schedule.run import Run
-from gaincurate.schema import ID
-from gaincurate.scored_set import ScoredSet
-from gaincurate.shards import IDENTITY, MANIFEST
-from gaincurate.stats import Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +84,11 @@ def read_rollouts(path: Path, success: float | None = None) -> list[Rates]:
             "right and wrong rollouts as 1 and 0 there, and leave --success out.",
             path=str(path),
         )
-    found = read_pass_rates(path, option="--rollouts")
-    if any(rates.round is not None for rates in found):
-        return [_of_rounds(found, path, "rollouts", [])]
-    names = [path.name if len(found) == 1 else f"{path.name}, {rates.name}" for rates in found]
-    return [_of(rates, name, path, "rollouts", []) for name, rates in zip(names, found, strict=True)]
+    by_policy = pass_rates_of(path, option="--rollouts")
+    if any(rates.round is not None for rates in by_policy):
+        return [_of_rounds(by_policy, path, "rollouts", [])]
+    names = [path.name if len(by_policy) == 1 else f"{path.name}, {rates.name}" for rates in by_policy]
+    return [_of(rates, name, path, "rollouts", []) for name, rates in zip(names, by_policy, strict=True)]
 
 
 def _is_rollout_set(path: Path) -> bool:
@@ -110,14 +109,14 @@ def read_run(run: Run) -> Rates | None:
     if not any(run.outcomes(round_).exists() and run.outcomes(round_).stat().st_size for round_ in rounds):
         return None
     drawn = f"The prompts were drawn by {run.config.strategy}: what holds among them need not hold elsewhere."
-    return _of_rounds(read_pass_rates(run.folder, option="--run"), run.folder, "run", [drawn])
+    return _of_rounds(pass_rates_of(run.folder, option="--run"), run.folder, "run", [drawn])
 
 
-def _of_rounds(found: Sequence[PassRates], path: Path, source: str, notes: list[str]) -> Rates:
-    rounds = [rates.round for rates in found if rates.round is not None]
+def _of_rounds(by_round: Sequence[PassRates], path: Path, source: str, notes: list[str]) -> Rates:
+    rounds = [rates.round for rates in by_round if rates.round is not None]
     changed = f"Rounds {min(rounds)} to {max(rounds)} together: the policy changed while it was observed."
-    more = [changed] if len(found) > 1 else []
-    return _of(pooled(found), path.name, path, source, [*more, *notes])
+    more = [changed] if len(by_round) > 1 else []
+    return _of(pooled(by_round), path.name, path, source, [*more, *notes])
 
 
 def _of(rates: PassRates, name: str, path: Path, source: str, notes: list[str]) -> Rates:
@@ -139,20 +138,20 @@ def hashes_in(facts: Any, key: str = "hash") -> Iterator[str]:
             yield from hashes_in(value, key)
 
 
-def observe(scored: ScoredSet, table: Table, found: Sequence[Rates]) -> list[Observed]:
+def observe(scored: ScoredSet, table: Table, rates_of_policies: Sequence[Rates]) -> list[Observed]:
     """Put observed pass rates into the table, a column for each policy and one for its p (1 - p).
 
     Raises:
         InputError: none of a policy's prompts is in the set.
     """
-    ids = scored.column(ID).combine_chunks() if found else None
-    return [_one(scored, table, ids, rates) for rates in found]
+    ids = scored.column(ID).combine_chunks() if rates_of_policies else None
+    return [_one(scored, table, ids, rates) for rates in rates_of_policies]
 
 
 def _one(scored: ScoredSet, table: Table, ids: pa.Array, rates: Rates) -> Observed:
     places = pc.index_in(rates.ids.cast(ids.type), value_set=ids)
-    known = places.is_valid().to_numpy(zero_copy_only=False)
-    if not known.any():
+    in_set = places.is_valid().to_numpy(zero_copy_only=False)
+    if not in_set.any():
         raise InputError(
             f"{rates.path}: none of its {len(rates.ids):,} prompts is in {scored.folder}; is it of another "
             "set? They are joined by gc_id.",
@@ -160,7 +159,7 @@ def _one(scored: ScoredSet, table: Table, ids: pa.Array, rates: Rates) -> Observ
         )
     at = places.drop_null().to_numpy()
     wins, losses = np.full(table.rows, np.nan), np.full(table.rows, np.nan)
-    wins[at], losses[at] = rates.wins[known], rates.losses[known]
+    wins[at], losses[at] = rates.wins[in_set], rates.losses[in_set]
     name = _free(table, f"pass rate ({rates.name})")
     made = f"{'rollouts' if rates.source == 'rollouts' else 'a run'}: {rates.path}"
     count = wins + losses
@@ -178,7 +177,7 @@ def _one(scored: ScoredSet, table: Table, ids: pa.Array, rates: Rates) -> Observ
         source=rates.source,
         path=rates.path,
         prompts=len(at),
-        unknown=int((~known).sum()),
+        unknown=int((~in_set).sum()),
         rollouts=round(float(count[at].sum())) if rates.counted else None,
         mean=float(np.mean(wins[at] / count[at])),
         always=float(np.mean(losses[at] == 0)),
@@ -192,32 +191,32 @@ def _one(scored: ScoredSet, table: Table, ids: pa.Array, rates: Rates) -> Observ
 
 def _free(table: Table, name: str) -> str:
     """The name, with a number behind it where the table has it already."""
-    found, number = name, 1
-    while found in table.values:
+    free, number = name, 1
+    while free in table.values:
         number += 1
-        found = f"{name} {number}"
-    return found
+        free = f"{name} {number}"
+    return free
 
 
 def _notes(rates: Rates, wins: Floats, losses: Floats) -> list[str]:
     if not rates.counted:
         return ["How many rollouts stand behind a rate is not known, so p (1 - p) and the ceiling are not."]
-    found, count = [], wins + losses
+    notes, count = [], wins + losses
     if (count < 2).all():
-        found.append("One rollout a prompt says nothing of p (1 - p), nor of its own noise.")
+        notes.append("One rollout a prompt says nothing of p (1 - p), nor of its own noise.")
     elif (count < 2).any():
-        found.append(f"Prompts with one rollout, which have no p (1 - p): {int((count < 2).sum()):,}.")
+        notes.append(f"Prompts with one rollout, which have no p (1 - p): {int((count < 2).sum()):,}.")
     if np.ptp(count) > 0 and rates.source == "rollouts":
-        found.append(
+        notes.append(
             "Prompts have different numbers of rollouts. If sampling went on until a rate was clear, "
             "p (1 - p) is a little too low."
         )
     if (wins != np.round(wins)).any():
-        found.append(
+        notes.append(
             "Some rewards lie between right and wrong (--success 1 counts whole ones alone): p (1 - p) is "
             "then an upper bound of their variance, and the ceiling too low."
         )
-    return found
+    return notes
 
 
 def ceiling(wins: Floats, losses: Floats) -> Estimate:
@@ -233,8 +232,8 @@ def ceiling(wins: Floats, losses: Floats) -> Estimate:
     whole = float(spread.mean())
     share = 1 - float(noise.mean()) / whole
     influence = -(noise - noise.mean()) / whole + float(noise.mean()) / whole**2 * (spread - whole)
-    found = estimate(share, influence)
+    interval = estimate(share, influence)
     low, high = (
-        None if end is None else math.sqrt(min(1.0, max(0.0, end))) for end in (found.low, found.high)
+        None if end is None else math.sqrt(min(1.0, max(0.0, end))) for end in (interval.low, interval.high)
     )
     return Estimate(value, low, high, len(rate))

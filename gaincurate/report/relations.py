@@ -1,34 +1,46 @@
-"""How columns go together: takes a table, yields the matrix and each signal against each target.
+"""How columns go together: the matrix of correlations, and each signal against each target.
 
-Three controls: the partial correlation given length; correlations inside bins of like length, which assume
-nothing of the relation's form; and correlations inside groups. Knows nothing of what follows from them.
+A relation has three controls: the partial correlation given length, correlations inside bins of like
+length, which assume nothing of the relation's form, and correlations inside groups. Two columns are
+compared over the rows that have both, so pairs are put together by which rows those are, and each column is
+sorted once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import hashlib
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+import numpy.typing as npt
 
-from gaincurate.report.figures import (
-    Cell,
+from gaincurate.core.stats import (
+    LEVEL,
+    Correlation,
     Estimate,
-    GroupCorrelation,
-    GroupShare,
-    LengthBin,
-    LengthProfile,
-    Relation,
+    Floats,
+    Ints,
+    Ranked,
+    Strata,
+    between,
+    by_value,
+    correlate,
+    even_bins,
+    inside_each,
+    partial,
 )
-from gaincurate.report.intervals import LEVEL
-from gaincurate.report.ranked import Correlation, Ints, between, inside_each
-from gaincurate.report.samples import Codes, Pair, Rows, Sample, by_rows, length_bins, length_bins_inside
+from gaincurate.report.document import Cell, GroupCorrelation, GroupShare, LengthBin, LengthProfile, Relation
 from gaincurate.report.table import LENGTH, Table
 
 TARGETS = ("difficulty", "pass-rate", "learnability")
 _MOST_GROUPS = 20
 _ENOUGH = 1000  # rows of a relation, from which on the bins of all rows serve it
+Rows = npt.NDArray[np.bool_]
+Codes = npt.NDArray[np.integer]
+Pair = tuple[str, str]
+_MOST_BINS, _BIN_ROWS = 20, 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +115,8 @@ class _Work:
         """Over all rows that have both."""
         sample = Sample(self._table, rows, None, LENGTH)
         for first, second in pairs:
-            found = sample.pair(first, second)
-            self.cells[first, second] = _estimate(found, sample)
+            correlation = sample.pair(first, second)
+            self.cells[first, second] = _estimate(correlation, sample)
             # A table's signals come before its length, and that before its targets.
             if (first, second) in self._pairs:
                 self._given[first, second] = self._both(sample.partial(first, second), sample)
@@ -112,9 +124,9 @@ class _Work:
             if LENGTH in (first, second):
                 self.share(sample, second if first == LENGTH else first, rows)
 
-    def _both(self, found: Correlation | None, sample: Sample) -> tuple[Estimate, Estimate]:
+    def _both(self, correlation: Correlation | None, sample: Sample) -> tuple[Estimate, Estimate]:
         """At 95 %, and at the level of all looks together."""
-        return _estimate(found, sample), _estimate(found, sample, self._level)
+        return _estimate(correlation, sample), _estimate(correlation, sample, self._level)
 
     def share(self, sample: Sample, name: str, rows: Rows | None) -> None:
         """How much of a column's order is its length bin, and how much its group."""
@@ -148,32 +160,32 @@ class _Work:
         """Strata of some rows as strata of all, of which only these will be looked at."""
         if rows is None:
             return codes
-        found = np.zeros(self._table.rows, np.int64)
-        found[rows] = codes
-        return found
+        whole = np.zeros(self._table.rows, np.int64)
+        whole[rows] = codes
+        return whole
 
     def _pool(self, sample: Sample, pairs: list[Pair]) -> None:
         """Correlations inside the sample's strata; the last ones pooled for a pair have every control."""
         for first, second in pairs:
-            found = self._both(sample.pair(first, second), sample)
-            self._in_bins.setdefault((first, second), []).append(found)
+            pooled = self._both(sample.pair(first, second), sample)
+            self._in_bins.setdefault((first, second), []).append(pooled)
 
     def _inside_groups(self, groups: Sample, pairs: list[Pair]) -> None:
         assert self._table.groups is not None
         names = [] if groups.names is None else [self._table.groups.names[k] for k in groups.names]
         for first, second in pairs:
-            found = inside_each(groups.ranked(first), groups.ranked(second))[:_MOST_GROUPS]
-            named = [GroupCorrelation(*one) for one in zip(names, found, strict=False)]
+            inside = inside_each(groups.ranked(first), groups.ranked(second))[:_MOST_GROUPS]
+            named = [GroupCorrelation(*pair) for pair in zip(names, inside, strict=False)]
             plain = _estimate(groups.pair(first, second), groups)
             given, judged = self._both(groups.partial(first, second), groups)
             self._in_groups[first, second] = (plain, given, judged, named)
 
     def _by_bin(self, sample: Sample, first: str, second: str) -> list[Estimate]:
-        found = [Estimate(None, None, None, 0)] * self._bin_count
+        by_bin = [Estimate(None, None, None, 0)] * self._bin_count
         inside = inside_each(sample.ranked(first), sample.ranked(second))
-        for k, one in zip([] if sample.names is None else sample.names.tolist(), inside, strict=False):
-            found[k] = one
-        return found
+        for k, estimate in zip([] if sample.names is None else sample.names.tolist(), inside, strict=False):
+            by_bin[k] = estimate
+        return by_bin
 
     def judged(self, pair: Pair) -> Judged:
         """One relation with all of its controls."""
@@ -204,13 +216,129 @@ class _Work:
         bins = []
         for k in range(self._bin_count):
             here = self._bins == k
-            known = values[here][~np.isnan(values[here])]
-            quartiles = np.quantile(known, [0.25, 0.5, 0.75]).tolist() if len(known) else []
+            present = values[here][~np.isnan(values[here])]
+            quartiles = np.quantile(present, [0.25, 0.5, 0.75]).tolist() if len(present) else []
             ends = int(lengths[here].min()), int(lengths[here].max())
             each = [self._each_bin[signal, target][k] for target in judged]
-            bins.append(LengthBin(*ends, len(known), quartiles, each))
+            bins.append(LengthBin(*ends, len(present), quartiles, each))
         return LengthProfile(signal, judged, self._explained.get(signal), bins)
 
 
-def _estimate(found: Correlation | None, sample: Sample, level: float = LEVEL) -> Estimate:
-    return Estimate(None, None, None, sample.count) if found is None else found.estimate(level=level)
+def _estimate(correlation: Correlation | None, sample: Sample, level: float = LEVEL) -> Estimate:
+    return (
+        Estimate(None, None, None, sample.count) if correlation is None else correlation.estimate(level=level)
+    )
+
+
+class Sample:
+    """Some rows of a table in strata, with their columns' ranks.
+
+    Args:
+        table: the columns.
+        rows: which rows, `[rows]`; None for all.
+        codes: each row's stratum, over all rows of the table; None for a single one.
+        control: pairs with this column are kept, for partial correlations.
+        orders: the columns' orders by value, kept from one sample of the same rows to the next.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        rows: Rows | None,
+        codes: Codes | None,
+        control: str,
+        orders: dict[str, Ints] | None = None,
+    ) -> None:
+        self._table, self._rows, self._control = table, rows, control
+        self._orders = {} if orders is None else orders
+        self.count = table.rows if rows is None else int(rows.sum())
+        self.names, dense = _dense(codes if codes is None or rows is None else codes[rows])
+        self.strata = Strata.one(self.count) if dense is None else Strata(dense)
+        self._ranked: dict[str, Ranked] = {}
+        self._pairs: dict[Pair, Correlation | None] = {}
+
+    def values(self, name: str) -> Floats:
+        """A column over these rows."""
+        whole = self._table.values[name]
+        return whole if self._rows is None else whole[self._rows]
+
+    def ranked(self, name: str) -> Ranked:
+        """A column's ranks inside the strata."""
+        if name not in self._ranked:
+            values = self.values(name)
+            if name not in self._orders:
+                self._orders[name] = by_value(values)
+            self._ranked[name] = Ranked(values, self.strata, self._orders[name])
+        return self._ranked[name]
+
+    def pair(self, first: str, second: str) -> Correlation | None:
+        """Their correlation, pooled over the strata."""
+        key = (first, second)
+        if key in self._pairs:
+            return self._pairs[key]
+        correlation = correlate(self.ranked(first), self.ranked(second))
+        if self._control in key:
+            self._pairs[key] = correlation
+        return correlation
+
+    def partial(self, first: str, second: str) -> Correlation | None:
+        """Their correlation given the control."""
+        control = self._control
+        return partial(self.pair(first, second), self.pair(first, control), self.pair(second, control))
+
+
+def _dense(codes: Codes | None) -> tuple[Codes | None, Codes | None]:
+    """The strata that have rows, and each row's place among them."""
+    if codes is None or not len(codes):
+        return None, None
+    present = np.bincount(codes) > 0
+    return np.flatnonzero(present), (np.cumsum(present) - 1)[codes]
+
+
+def by_rows(table: Table, pairs: Iterable[Pair]) -> list[tuple[Rows | None, list[Pair]]]:
+    """Pairs of columns by the rows that have both, None for all rows; in order of the first pair of each."""
+    masks: dict[str, tuple[Rows | None, bytes]] = {}
+    by_key: dict[bytes, tuple[Rows | None, list[Pair]]] = {}
+    joint: dict[tuple[bytes, bytes], tuple[Rows | None, bytes]] = {}
+    for first, second in pairs:
+        for name in (first, second):
+            if name not in masks:
+                masks[name] = _keyed(~np.isnan(table.values[name]))
+        (a, a_key), (b, b_key) = masks[first], masks[second]
+        if (a_key, b_key) not in joint:
+            both = a if b is None or a_key == b_key else b if a is None else a & b
+            joint[a_key, b_key] = (None, b"") if both is None else _keyed(both)
+        rows, key = joint[a_key, b_key]
+        by_key.setdefault(key, (rows, []))[1].append((first, second))
+    return list(by_key.values())
+
+
+def _keyed(rows: Rows) -> tuple[Rows | None, bytes]:
+    if rows.all():
+        return None, b""
+    return rows, hashlib.blake2b(np.packbits(rows).tobytes(), digest_size=16).digest()
+
+
+def length_bins(lengths: Floats, most: int = _MOST_BINS) -> Codes:
+    """Each row's bin of like length, shortest first, `[rows]`: about equal counts of 50 rows at least.
+
+    Rows of one length stay together.
+    """
+    count = max(1, min(most, len(lengths) // _BIN_ROWS))
+    if not len(lengths) or count == 1:
+        return np.zeros(len(lengths), np.int64)
+    codes = even_bins(lengths, count)
+    _, dense = _dense(codes)
+    return codes if dense is None else dense
+
+
+def length_bins_inside(lengths: Floats, groups: Strata) -> Codes:
+    """Each row's bin of like length among the rows of its group, no two groups in one, `[rows]`."""
+    order = np.argsort(groups.codes, kind="stable")
+    ends = np.cumsum(groups.sizes)
+    codes, before = np.empty(len(lengths), np.int64), 0
+    for size, end in zip(groups.sizes.tolist(), ends.tolist(), strict=True):
+        here = order[end - size : end]
+        codes[here] = before + length_bins(lengths[here])
+        before = int(codes[here].max()) + 1
+    return codes

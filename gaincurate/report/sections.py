@@ -1,182 +1,254 @@
-"""The report's parts about rows, other sets and a run: plain values only, of a size that rows do not change.
+"""The parts of a report beside the statistics of one set.
 
-Texts come from data and are not to be trusted as markup. Knows nothing of how anything was computed.
+Another scored set of the same prompts (`compare_sets`), prompts at the extremes of a signal (`extremes`),
+what is wrong with the rows (`hygiene_checks`) and the rounds of a run (`run_story`). Each has a fixed size:
+a report shows a few rows, and `gaincurate hygiene` or the run's own files have all of them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-from gaincurate.difficulty.quality import Bin
-from gaincurate.report.figures import Estimate
-from gaincurate.shards import Json
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gaincurate.core.artifact import Json, differing_keys
+from gaincurate.core.prompts import column_values, questions
+from gaincurate.core.schema import ID
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.core.stats import Bin, Estimate, Floats, Ranked, Strata, correlate
+from gaincurate.errors import InputError
+from gaincurate.hygiene.checks import finding, search
+from gaincurate.hygiene.findings import Finding
+from gaincurate.hygiene.options import HygieneOptions
+from gaincurate.report.document import (
+    Against,
+    Check,
+    Difference,
+    Ends,
+    Example,
+    Foresight,
+    Predictions,
+    Prompt,
+    Round,
+    RunStory,
+    Stability,
+)
+from gaincurate.report.lift import SHARE
+from gaincurate.report.table import LENGTH, Groups, Table, fields, is_number, numbers, read_column
+from gaincurate.schedule.run import Run
+from gaincurate.schedule.status import status
+
+_MOST_DIFFERENCES = 20
+_LONGEST_SETTING = 60
+SHOWN = 5
+LONGEST = 400
+"""Characters of a question that are kept."""
+Places = npt.NDArray[np.int64]
+EXAMPLES, LISTED = 5, 20
+"""Rows that are shown of a check, and of broken gold answers, which somebody has to fix one by one."""
+DUPLICATES = HygieneOptions(("duplicates",))
+REFERENCES, DRAWN = "references, each predicted from the others", "drawn prompts"
+_RANGE = (
+    "Drawn prompts were all predicted near the target, so a correlation over them says little of the "
+    "predictor; references are a random sample."
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """One row: its signal's `value`, question length in tokens, and question, shortened if `cut`."""
+def compare_sets(scored: ScoredSet, table: Table, folder: Path) -> Against:
+    """The signals of `table` in the set at `folder`.
 
-    gc_id: str
-    value: float
-    question_tokens: int
-    group: str | None
-    text: str
-    cut: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Ends:
-    """Prompts at the top (highest values first), around the median, and at the bottom (lowest last)."""
-
-    signal: str
-    top: list[Prompt]
-    middle: list[Prompt]
-    bottom: list[Prompt]
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A row that a check found: its text (shortened), and what it collides with or why it was found."""
-
-    gc_id: str
-    text: str
-    match: str
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One hygiene check: `rows` found, `share` of all rows (0 to 1), some examples, and what to know of it.
-
-    Checks are named as in `gaincurate hygiene`, which lists every row.
+    Raises:
+        InputError: the sets share no row, or no signal.
+        OutputError: `folder` is no finished set.
     """
+    other = ScoredSet(folder)
+    places = pc.index_in(scored.column(ID), value_set=other.column(ID).combine_chunks())
+    here = places.is_valid().to_numpy()
+    there = places.drop_null().to_numpy()
+    if not len(there):
+        raise InputError(f"--against {folder}: it shares no gc_id with {scored.folder}.", path=str(folder))
+    there_too = [name for name, kind in fields(other.schema) if is_number(kind)]
+    signals = [name for name in table.names("signal") if name in there_too]
+    if not signals:
+        raise InputError(f"--against {folder}: it has none of {', '.join(table.names('signal'))}.")
+    differences = [
+        Difference(key, _setting(was), _setting(now))
+        for key, was, now in differing_keys(scored.identity, other.identity)
+    ]
+    return Against(
+        str(folder),
+        other.manifest_hash,
+        len(there),
+        len(scored) - len(there),
+        len(other) - len(there),
+        differences[:_MOST_DIFFERENCES],
+        [_stability(name, table.values[name][here], _values(other, name)[there]) for name in signals],
+    )
 
-    check: str
-    rows: int
-    share: float
-    examples: list[Example]
-    note: str
+
+def _values(scored: ScoredSet, name: str) -> Floats:
+    return numbers(read_column(scored, name))[0]
 
 
-@dataclass(frozen=True, slots=True)
-class Stability:
-    """One signal in two sets: correlation over shared rows, share of the highest tenth that both have.
+def _setting(value: object) -> str:
+    text = "-" if value is None else str(value)
+    return text if len(text) <= _LONGEST_SETTING else text[: _LONGEST_SETTING - 3] + "..."
 
-    `top_by_chance` is what two random orders share.
+
+def _stability(name: str, first: Floats, second: Floats) -> Stability:
+    both = ~(np.isnan(first) | np.isnan(second))
+    a, b = first[both], second[both]
+    stratum = Strata.one(len(a))
+    correlation_of_ranks = correlate(Ranked(a, stratum), Ranked(b, stratum)) if len(a) else None
+    size = round(len(a) * SHARE)
+    shared = None
+    if size and correlation_of_ranks is not None:
+        shared = len(np.intersect1d(_top(a, size), _top(b, size))) / size
+    correlation = (
+        Estimate(None, None, None, len(a))
+        if correlation_of_ranks is None
+        else correlation_of_ranks.estimate()
+    )
+    return Stability(name, correlation, shared, SHARE)
+
+
+def _top(values: Floats, size: int) -> npt.NDArray[np.int64]:
+    """Rows with the highest values; of equal ones the first."""
+    return np.argsort(-values, kind="stable")[:size]
+
+
+def extremes(scored: ScoredSet, table: Table, signal: str, count: int = SHOWN) -> Ends:
+    """The `count` rows with the highest values, around the median, and with the lowest; ties in source order.
+
+    Where there are too few rows for all three, the middle and then the bottom have fewer.
     """
-
-    signal: str
-    correlation: Estimate
-    top_shared: float | None
-    top_by_chance: float
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """A setting in which two sets differ: dotted key and both values as text."""
-
-    key: str
-    here: str
-    there: str
+    values = table.values[signal]
+    present = int((~np.isnan(values)).sum())
+    top = min(count, present)
+    bottom = min(count, present - top)
+    middle = min(count, present - top - bottom)
+    first = max(top, (present - middle) // 2)
+    picked = _places(values, present, [(0, top), (first, first + middle), (present - bottom, present)])
+    prompts = [_prompts(scored, places, values, table.groups) for places in picked]
+    return Ends(signal, *prompts)
 
 
-@dataclass(frozen=True, slots=True)
-class Against:
-    """Another scored set of the same prompts, joined by id."""
-
-    folder: str
-    manifest: str
-    shared: int
-    only_here: int
-    only_there: int
-    differences: list[Difference]
-    signals: list[Stability]
+def _places(values: Floats, present: int, spans: Sequence[tuple[int, int]]) -> list[Places]:
+    """Rows at these places of the order by falling value; NaN last."""
+    order = np.argsort(-values, kind="stable")[:present]
+    return [order[start:stop] for start, stop in spans]
 
 
-@dataclass(frozen=True, slots=True)
-class Round:
-    """One round of a run; None where it is not known (yet).
+def _prompts(scored: ScoredSet, places: Places, values: Floats, groups: Groups | None) -> list[Prompt]:
+    prompts = []
+    rows = _rows(scored, places)
+    lengths = rows.column(LENGTH).to_pylist()
+    ids, column = rows.column(ID).to_pylist(), _prompt_column(scored)
+    texts = questions(column_values(rows, column), column)
+    for place, gc_id, text, tokens in zip(places.tolist(), ids, texts, lengths, strict=True):
+        group = None if groups is None else groups.names[groups.codes[place]]
+        shown, cut = shorten(text)
+        prompts.append(Prompt(gc_id, float(values[place]), tokens, group, shown, cut))
+    return prompts
 
-    Attributes:
-        round: from 0.
-        mu: where the strategy aimed, as a rank.
-        accuracy: mean over prompts of their mean outcome, 0 to 1.
-        effective: share of prompts with both right and wrong rollouts, 0 to 1.
-        drift: rank correlation of a probe's new scores with the old ones.
-        rescored: the name of the set that was scored after it, or None.
-        prompts, rollouts, unjudged, late: counts.
-        prompt_tokens, completion_tokens: counts.
-        training_seconds, scoring_seconds: wall time.
+
+def _rows(scored: ScoredSet, places: Places) -> pa.Table:
+    """These rows' ids, lengths and prompts."""
+    head = _prompt_column(scored)
+    head = head if head in scored.schema.names else head.partition(".")[0]
+    return scored.take(places).select(list(dict.fromkeys([ID, LENGTH, head])))
+
+
+def _prompt_column(scored: ScoredSet) -> str:
+    return str(scored.identity["source"]["prompt_column"])
+
+
+def shorten(text: str, longest: int = LONGEST) -> tuple[str, bool]:
+    """The first `longest` characters, and whether there were more."""
+    return (text[:longest], True) if len(text) > longest else (text, False)
+
+
+def hygiene_checks(scored: ScoredSet, options: HygieneOptions = DUPLICATES) -> list[Check]:
+    """What every check found, in their order.
+
+    Raises:
+        InputError, SourceError: see `hygiene.checks.search`.
     """
-
-    round: int
-    mu: float | None
-    accuracy: float | None
-    effective: float | None
-    drift: float | None
-    rescored: str | None
-    prompts: int | None
-    rollouts: int | None
-    unjudged: int | None
-    late: int | None
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    training_seconds: float | None
-    scoring_seconds: float | None
+    return [
+        _check(finding(scored, found_by_check, LISTED if found_by_check.check == "broken-gold" else EXAMPLES))
+        for found_by_check in search(scored, options)
+    ]
 
 
-@dataclass(frozen=True, slots=True)
-class Foresight:
-    """What a round's predictions were worth, on its references or on the prompts that were drawn by them.
-
-    `rows` prompts were observed. `pearson` is to be read against `ceiling`, what the truth itself would have
-    with so few rollouts; `brier` is the mean squared difference, `brier_of_mean` that of the best constant.
-    """
-
-    round: int
-    of: str
-    rows: int
-    pearson: Estimate
-    spearman: Estimate
-    brier: Estimate
-    brier_of_mean: float | None
-    ceiling: Estimate
-    bins: list[Bin]
+def _check(summary: Finding) -> Check:
+    examples = [Example(example["gc_id"], example["text"], example["with"]) for example in summary.examples]
+    return Check(summary.check, summary.rows, summary.share, examples, summary.note)
 
 
-@dataclass(frozen=True, slots=True)
-class Predictions:
-    """Predicted difficulty in a run: what is predicted and how, how well, and what its references cost.
+def run_story(run: Run) -> RunStory:
+    """Where a run stands, round by round."""
+    facts = status(run)
+    return RunStory(
+        folder=facts["run"],
+        strategy=facts["strategy"],
+        by=facts["by"],
+        params=facts["params"],
+        budget=facts["budget"],
+        planned_rounds=facts["planned_rounds"],
+        finished=facts["finished"],
+        rounds=[_round(entry) for entry in facts["rounds"]],
+        training_seconds=float(facts["training_seconds"]),
+        scoring_seconds=float(facts["scoring_seconds"]),
+        predictions=_predictions(facts.get("difficulty")),
+    )
 
-    `target` is "difficulty" (the failure rate; `target_difficulty` is aimed at) or "variance" (p (1 - p)).
-    `warning` says what a correlation over drawn prompts does not show; None without one.
-    """
 
-    target: str
-    target_difficulty: float | None
-    predictor: str | None
-    found: list[Foresight]
-    warning: str | None
-    rollouts: int | None
-    completion_tokens: int | None
-    rollout_seconds: float | None
-    predict_seconds: float | None
+def _round(entry: Json) -> Round:
+    values: dict[str, Any] = {name: entry.get(name) for name in Round.__dataclass_fields__}
+    values["completion_tokens"] = values["completion_tokens"] or None  # 0: no line of outcomes had tokens
+    return Round(**values)
 
 
-@dataclass(frozen=True, slots=True)
-class RunStory:
-    """A run: its facts, every round so far and the sums of wall seconds.
+def _predictions(facts: Json | None) -> Predictions | None:
+    """Of a run's status; what an older run did not write down is None."""
+    if not facts:
+        return None
+    rounds, drawn, cost = facts.get("rounds") or [], facts.get("newest"), facts.get("cost") or {}
+    foresights = []
+    if rounds and rounds[-1].get("on_references"):
+        foresights.append(_foresight(rounds[-1]["on_references"], int(rounds[-1]["round"]), REFERENCES))
+    if drawn:
+        foresights.append(_foresight(drawn, int(drawn["round"]), DRAWN))
+    return Predictions(
+        target=facts["target"],
+        target_difficulty=facts.get("target_difficulty"),
+        predictor=facts.get("predictor"),
+        found=foresights,
+        warning=_RANGE if drawn else None,
+        rollouts=cost.get("rollouts"),
+        completion_tokens=cost.get("completion_tokens") or None,
+        rollout_seconds=cost.get("rollout_seconds"),
+        predict_seconds=cost.get("predict_seconds"),
+    )
 
-    `predictions` is None where the strategy goes by none.
-    """
 
-    folder: str
-    strategy: str
-    by: str | None
-    params: Json
-    budget: int
-    planned_rounds: int
-    finished: bool
-    rounds: list[Round]
-    training_seconds: float
-    scoring_seconds: float
-    predictions: Predictions | None
+def _foresight(facts: Json, round_: int, of: str) -> Foresight:
+    rows = int(facts["count"])
+    bins = [
+        Bin(**{name: entry[name] for name in Bin.__dataclass_fields__})
+        for entry in facts.get("reliability") or []
+    ]
+    figures = {name: _estimate(facts.get(name), rows) for name in ("pearson", "spearman", "brier", "ceiling")}
+    return Foresight(
+        round=round_, of=of, rows=rows, brier_of_mean=facts.get("brier_of_mean"), bins=bins, **figures
+    )
+
+
+def _estimate(facts: Json | None, rows: int) -> Estimate:
+    low, high = (facts or {}).get("interval") or (None, None)
+    return Estimate((facts or {}).get("value"), low, high, rows)

@@ -1,25 +1,27 @@
-"""What a report looks at: takes a scored set, yields its signals, length, levels and groups as arrays.
+"""What a report looks at: the signals, length, levels and groups of a scored set, as arrays.
 
-Only the columns that are needed are read. What is a level and what a group is found by name, or named; what
-was found, and what was left out, is said in notes. Knows nothing of pass rates.
+Only the columns that are needed are read. Levels and groups are found by name, or named by the user. A
+dotted name goes into a struct (`extra_info.level`), and texts such as "Level 3" or "hard" are read as
+numbers. What was found by name and what was left out is said in notes, because a reader cannot see it
+otherwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.types as pt
 
+from gaincurate.core.schema import PREFIX
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.core.stats import Floats, Strata
 from gaincurate.errors import InputError
-from gaincurate.report import fields
 from gaincurate.report.document import Column
-from gaincurate.report.ranked import Strata
-from gaincurate.schema import PREFIX
-from gaincurate.scored_set import ScoredSet
-from gaincurate.stats import Floats
 
 LENGTH = "gc_question_tokens"
 NO_GROUP = "(none)"
@@ -41,6 +43,17 @@ _MEANINGS = {
     "gc_last_entropy": "entropy of the next token behind the whole prompt",
     "gc_difficulty": "failure rate, 0 to 1: observed where it was, else predicted",
 }
+_NUMBER = re.compile(r"(?<![\d.])(?:(?<!\w)-)?\d+(?:\.\d+)?")  # the dash of "level-3" is no minus
+_WORDS = {
+    word: float(place)
+    for place, words in enumerate(
+        ["trivial", "very easy", "easy", "medium moderate intermediate normal", "hard difficult", "very hard"]
+    )
+    for word in ([words] if words.startswith("very") else words.split())
+}
+_INFINITE = 1e100  # sums of squares of larger numbers would be
+_MOST_TEXTS = 1000  # of a scale in words or of levels
+_PARSED = 0.95  # of the rows, at least, for a column of texts to be one of levels
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +109,7 @@ def read_table(scored: ScoredSet, *, group_column: str | None = None, columns: S
         raise InputError(f"{scored.folder} has no rows: there is nothing to report on.")
     table = Table(len(scored))
     _add_signals(scored, table)
-    values, _ = fields.numbers(scored.column(LENGTH))
+    values, _ = numbers(scored.column(LENGTH))
     table.add(Column(LENGTH, "length", "tokens of the question", "counted when the set was scored"), values)
     _add_levels(scored, table, columns)
     _add_groups(scored, table, group_column)
@@ -105,8 +118,8 @@ def read_table(scored: ScoredSet, *, group_column: str | None = None, columns: S
 
 def _add_signals(scored: ScoredSet, table: Table) -> None:
     computed = scored.computed_columns()
-    for name, kind in fields.fields(scored.schema):
-        if not name.startswith(PREFIX) or name in _COUNTS or not fields.is_number(kind):
+    for name, kind in fields(scored.schema):
+        if not name.startswith(PREFIX) or name in _COUNTS or not is_number(kind):
             continue
         how = computed[name].get("how") if name in computed else None
         facts = how if isinstance(how, dict) else {}
@@ -116,14 +129,14 @@ def _add_signals(scored: ScoredSet, table: Table) -> None:
 
 
 def _add_numbers(scored: ScoredSet, table: Table, column: Column) -> None:
-    values, infinite = fields.numbers(fields.read(scored, column.name))
+    values, infinite = numbers(read_column(scored, column.name))
     if infinite:
         table.notes.append(f"{column.name} is infinite in {infinite:,} rows, which count as missing.")
     table.add(column, values)
 
 
 def _add_levels(scored: ScoredSet, table: Table, named: Sequence[str]) -> None:
-    there = {name: kind for name, kind in fields.fields(scored.schema) if not name.startswith(PREFIX)}
+    there = {name: kind for name, kind in fields(scored.schema) if not name.startswith(PREFIX)}
     for name in named:
         if name not in there:
             raise InputError(
@@ -137,31 +150,31 @@ def _add_levels(scored: ScoredSet, table: Table, named: Sequence[str]) -> None:
     other = []
     for name, kind in there.items():
         last = name.rpartition(".")[2].lower()
-        if name in named or not (fields.is_number(kind) or fields.is_text(kind)):
+        if name in named or not (is_number(kind) or is_text(kind)):
             continue
         if any(last == word or last.endswith("_" + word) for word in (*_LEVELS, *_RATES)):
             if _add_level(scored, table, name, kind):
                 table.notes.append(f"{name} was taken for a level by its name.")
             else:
                 table.notes.append(f"{name} is named like a level, but no numbers can be read in it.")
-        elif fields.is_number(kind):
+        elif is_number(kind):
             other.append(name)
     if other:
         table.notes.append(f"Not looked at: {_listed(other)}; --columns takes them in.")
 
 
 def _add_level(scored: ScoredSet, table: Table, name: str, kind: pa.DataType) -> bool:
-    if fields.is_number(kind):
+    if is_number(kind):
         _add_numbers(scored, table, Column(name, "difficulty", "as it stands in the source", "source"))
         return True
-    if not fields.is_text(kind):
+    if not is_text(kind):
         return False
-    found = fields.levels(fields.read(scored, name))
-    if found is None:
+    read = levels(read_column(scored, name))
+    if read is None:
         return False
-    if found.unread:
-        table.notes.append(f"{name}: {_listed(found.unread)} is no level; its rows count as missing.")
-    table.add(Column(name, "difficulty", f"read from {found.how}", "source"), found.values)
+    if read.unread:
+        table.notes.append(f"{name}: {_listed(read.unread)} is no level; its rows count as missing.")
+    table.add(Column(name, "difficulty", f"read from {read.how}", "source"), read.values)
     return True
 
 
@@ -171,7 +184,7 @@ def _listed(names: list[str], most: int = 8) -> str:
 
 
 def _add_groups(scored: ScoredSet, table: Table, named: str | None) -> None:
-    there = {name: kind for name, kind in fields.fields(scored.schema) if not name.startswith(PREFIX)}
+    there = {name: kind for name, kind in fields(scored.schema) if not name.startswith(PREFIX)}
     if named is not None:
         table.groups, table.group_how = _named_groups(scored, there, named), "named by --group-column"
         return
@@ -182,10 +195,10 @@ def _add_groups(scored: ScoredSet, table: Table, named: str | None) -> None:
     for place, name in enumerate(likely):
         if not _can_group(there[name]):
             continue
-        found = _groups(scored, name)
-        if found is not None and 2 <= len(found.names) <= max(2, len(scored) // 3):
+        groups = _groups(scored, name)
+        if groups is not None and 2 <= len(groups.names) <= max(2, len(scored) // 3):
             others = [n for n in likely[place + 1 :] if _can_group(there[n])]
-            table.groups = found
+            table.groups = groups
             table.group_how = "found by its name; --group-column names another" + (
                 f" ({_listed(others)})" if others else ""
             )
@@ -196,7 +209,7 @@ def _add_groups(scored: ScoredSet, table: Table, named: str | None) -> None:
 
 
 def _can_group(kind: pa.DataType) -> bool:
-    return fields.is_text(kind) or bool(pt.is_integer(kind) or pt.is_boolean(kind))
+    return is_text(kind) or bool(pt.is_integer(kind) or pt.is_boolean(kind))
 
 
 def _named_groups(scored: ScoredSet, there: dict[str, pa.DataType], name: str) -> Groups:
@@ -207,15 +220,15 @@ def _named_groups(scored: ScoredSet, there: dict[str, pa.DataType], name: str) -
         )
     if not _can_group(there[name]):
         raise InputError(f"--group-column {name}: it holds {there[name]}, not names.", column=name)
-    found = _groups(scored, name)
-    if found is None or len(found.names) < 2:
-        many = f"more than {_MOST_GROUPS:,} groups" if found is None else "one group only"
+    groups = _groups(scored, name)
+    if groups is None or len(groups.names) < 2:
+        many = f"more than {_MOST_GROUPS:,} groups" if groups is None else "one group only"
         raise InputError(f"--group-column {name}: it has {many}; name another column.", column=name)
-    return found
+    return groups
 
 
 def _groups(scored: ScoredSet, name: str) -> Groups | None:
-    names, codes = fields.coded(fields.read(scored, name), _MOST_GROUPS)
+    names, codes = coded(read_column(scored, name), _MOST_GROUPS)
     if names is None or codes is None:
         return None
     if (codes < 0).any():
@@ -226,3 +239,132 @@ def _groups(scored: ScoredSet, name: str) -> Groups | None:
     places = np.empty(len(names), np.int32)
     places[order] = np.arange(len(names))
     return Groups(name, [names[place] for place in order], places[codes])
+
+
+def fields(schema: pa.Schema) -> Iterator[tuple[str, pa.DataType]]:
+    """Every column and every field inside a struct, with its dotted name."""
+    for column in schema:
+        yield from _inside(column.name, column.type)
+
+
+def _inside(name: str, kind: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
+    if pt.is_struct(kind):
+        for field in kind:
+            yield from _inside(f"{name}.{field.name}", field.type)
+    else:
+        yield name, kind
+
+
+def read_column(scored: ScoredSet, name: str) -> pa.ChunkedArray:
+    """A column of the whole set by dotted name; it must be there."""
+    head, *path = _path(scored.schema, name)
+    column = scored.column(head)
+    if not path:
+        return column
+    chunks = [pc.struct_field(chunk, path) for chunk in column.chunks]
+    return pa.chunked_array(chunks, None if chunks else pa.null())
+
+
+def _path(columns: Iterable[pa.Field], name: str) -> list[str]:
+    """The columns and fields, one inside the other, of a dotted name; their own names may have dots too."""
+    for column in columns:
+        if column.name == name:
+            return [name]
+        if pt.is_struct(column.type) and name.startswith(f"{column.name}."):
+            inside = _path(column.type, name.removeprefix(f"{column.name}."))
+            if inside:
+                return [column.name, *inside]
+    return []
+
+
+def is_number(kind: pa.DataType) -> bool:
+    """Whether a column holds numbers; true and false count as 1 and 0."""
+    return bool(pt.is_integer(kind) or pt.is_floating(kind) or pt.is_boolean(kind) or pt.is_decimal(kind))
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column holds texts, of whatever layout."""
+    if pt.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind))
+
+
+def numbers(column: pa.ChunkedArray) -> tuple[Floats, int]:
+    """A column of numbers as `[rows]`, NaN for null and infinite (beyond 1e100); how many were infinite."""
+    if pt.is_boolean(column.type):
+        column = column.cast(pa.int8())
+    parts = [_floats(chunk) for chunk in column.chunks]
+    values = np.concatenate(parts) if parts else np.zeros(0)
+    infinite = np.abs(values) > _INFINITE
+    values[infinite] = np.nan
+    return values, int(infinite.sum())
+
+
+def _floats(chunk: pa.Array) -> Floats:
+    # Halves have no cast of their own in older versions; numpy has.
+    # Integers beyond 2^53 are rounded, which is no reason to refuse them.
+    plain = chunk if pt.is_floating(chunk.type) else chunk.cast(pa.float64(), safe=False)
+    values: Floats = plain.to_numpy(zero_copy_only=False).astype(np.float64)
+    return values
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """Texts read as numbers: `values` is `[rows]`, NaN where a text has none; `how` says what was read."""
+
+    values: Floats
+    how: str
+    unread: list[str]
+
+
+def levels(column: pa.ChunkedArray) -> Levels | None:
+    """Texts such as "Level 3" or "hard" as numbers; None where too few of them are one.
+
+    Every text of the column must be read the same way: its only number, or its place among easy, medium and
+    hard. Up to one row in twenty may be unreadable.
+    """
+    texts, codes = coded(column)
+    if texts is None or codes is None:
+        return None
+    for how, number_of in (("the number in its texts", _number_in), ("its words, from easy to hard", _word)):
+        read = [number_of(text) for text in texts]
+        table = np.array([*(np.nan if value is None else value for value in read), np.nan])
+        values: Floats = table[codes]
+        present = int((codes >= 0).sum())
+        if present and np.count_nonzero(np.isfinite(values)) >= _PARSED * present:
+            unread = [text for text, value in zip(texts, read, strict=True) if value is None]
+            return Levels(values, how, unread)
+    return None
+
+
+def _number_in(text: str) -> float | None:
+    numbers = _NUMBER.findall(text)
+    return float(numbers[0]) if len(numbers) == 1 else None
+
+
+def _word(text: str) -> float | None:
+    return _WORDS.get(" ".join(text.lower().replace("_", " ").replace("-", " ").split()))
+
+
+def coded(
+    column: pa.ChunkedArray, most: int = _MOST_TEXTS
+) -> tuple[list[str], np.ndarray] | tuple[None, None]:
+    """A column's distinct values as texts, sorted, and each row's place among them, -1 for null.
+
+    None where there are more than `most`.
+    """
+    kind = column.type
+    if pt.is_dictionary(kind):
+        column = column.cast(kind.value_type)
+    texts = column if pt.is_string(column.type) else column.cast(pa.string())
+    encoded = texts.dictionary_encode().combine_chunks()
+    if isinstance(encoded, pa.ChunkedArray):  # no rows at all
+        return [], np.zeros(0, np.int32)
+    if len(encoded.dictionary) > most:
+        return None, None
+    names = encoded.dictionary.to_pylist()
+    order = sorted(range(len(names)), key=lambda place: names[place])
+    places = np.empty(len(names) + 1, np.int32)
+    places[order] = np.arange(len(names))
+    places[-1] = -1
+    return [names[place] for place in order], places[encoded.indices.fill_null(-1).to_numpy()]

@@ -1,8 +1,9 @@
-"""What follows from the figures for one signal: takes estimates, yields a verdict. All rules stand here.
+"""What follows from the figures for one signal. All rules stand here, and no words.
 
 A signal tells more than length and groups only if two intervals exclude 0 on the same side: that of its
-correlation with a target given length, and that inside bins of like length, both inside groups where there
-are any, and at the level at which all looks together are right 95 % of the time. Knows nothing of words.
+correlation with a target given length, and that inside bins of like length. Both are inside groups where
+there are any. Their level is the one at which all looks together are right 95 % of the time, because some
+of many signals looks good by chance.
 """
 
 from __future__ import annotations
@@ -11,9 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from gaincurate.report.document import Kind
-from gaincurate.report.figures import Estimate, GroupShare, Lift, Relation
-from gaincurate.report.intervals import LEVEL
+from gaincurate.core.stats import LEVEL, Estimate
+from gaincurate.report.document import GroupShare, Kind, Lift, Relation
 from gaincurate.report.relations import Judged
 
 EXPLAINED = 0.8
@@ -75,15 +75,15 @@ def decide(evidence: Evidence) -> Decision:
         return Decision("not-enough-rows", None, None)
     if not evidence.judged:
         return Decision(_alone(evidence), None, None)
-    found = [(kind_of(judged), judged) for judged in evidence.judged]
-    kind, judged = min(found, key=lambda one: (_BEST_FIRST.index(one[0]), -_weight(*one)))
+    kinds = [(kind_of(judged), judged) for judged in evidence.judged]
+    kind, judged = min(kinds, key=lambda pair: (_BEST_FIRST.index(pair[0]), -_weight(*pair)))
     return Decision(kind, judged, sort_by(evidence) if kind == "tells-more" else None)
 
 
 def _weight(kind: Kind, judged: Judged) -> float:
     """By which of several targets with one verdict the best is picked."""
-    told = kind in ("tells-more", "tells-little-more")
-    decisive = weaker(judged.beyond, judged.in_bins) if told else judged.relation.overall
+    tells = kind in ("tells-more", "tells-little-more")
+    decisive = weaker(judged.beyond, judged.in_bins) if tells else judged.relation.overall
     return abs(decisive.value or 0.0)
 
 
@@ -144,35 +144,35 @@ def left(relation: Relation) -> Estimate:
     )
 
 
-def sign(found: Estimate) -> int:
+def sign(interval: Estimate) -> int:
     """On which side of 0 an interval lies; 0 where it holds 0 or there is none."""
-    if found.low is None or found.high is None:
+    if interval.low is None or interval.high is None:
         return 0
-    return 1 if found.low > 0 else -1 if found.high < 0 else 0
+    return 1 if interval.low > 0 else -1 if interval.high < 0 else 0
 
 
-def _notable(found: Estimate) -> bool:
-    return sign(found) != 0 and abs(found.value or 0.0) >= MATTERS
+def _notable(correlation: Estimate) -> bool:
+    return sign(correlation) != 0 and abs(correlation.value or 0.0) >= MATTERS
 
 
-def _reach(found: Estimate) -> float:
+def _reach(interval: Estimate) -> float:
     """How far an interval goes from 0."""
-    if found.low is None or found.high is None:
+    if interval.low is None or interval.high is None:
         return 1.0
-    return max(abs(found.low), abs(found.high))
+    return max(abs(interval.low), abs(interval.high))
 
 
 def best_end(lifts: Sequence[Lift], column: str) -> Lift | None:
     """Which part of a column carries notably more p (1 - p) than a random batch, if one surely does."""
-    own = [one for one in lifts if one.column == column]
-    sure = [one for one in own if _low(one, len(own)) > 1]
-    best = max(sure, key=lambda one: one.ratio.value or 0.0, default=None)
+    of_column = [lift for lift in lifts if lift.column == column]
+    sure = [lift for lift in of_column if _low(lift, len(of_column)) > 1]
+    best = max(sure, key=lambda lift: lift.ratio.value or 0.0, default=None)
     return best if best is not None and (best.ratio.value or 0.0) >= _WORTH else None
 
 
-def _low(found: Lift, looks: int) -> float:
+def _low(lift: Lift, looks: int) -> float:
     """The lower bound of a lift at the level at which that many of them are right 95 % of the time."""
-    value, low = found.ratio.value, found.ratio.low
+    value, low = lift.ratio.value, lift.ratio.low
     if not value or not low:
         return 0.0
     normal = NormalDist()
@@ -186,8 +186,8 @@ def sort_by(evidence: Evidence) -> Lift | None:
     if best is None:
         return None
     length = [
-        one.ratio.value or 0.0
-        for one in evidence.lifts
-        if one.column != evidence.signal and one.target == best.target
+        lift.ratio.value or 0.0
+        for lift in evidence.lifts
+        if lift.column != evidence.signal and lift.target == best.target
     ]
     return best if (best.ratio.value or 0.0) > max(length, default=0.0) else None

@@ -11,14 +11,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from gaincurate.files import append_lines
-from gaincurate.schedule import story
-from gaincurate.schedule.config import checked
+from gaincurate.core.artifact import Json
+from gaincurate.core.files import append_lines
+from gaincurate.core.options import checked
+from gaincurate.core.prompts import read_rows
+from gaincurate.schedule import status as story
+from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.rounds import start as open_run
-from gaincurate.schedule.rows import read_rows
 from gaincurate.schedule.run import Run, working_on
-from gaincurate.shards import Json
 
 
 class Schedule:
@@ -45,7 +46,7 @@ class Schedule:
             OutputError: the scored set is unfinished or damaged, or the run's folder holds something.
         """
         given = {"scored": scored, "run": run, "strategy": strategy, "budget": budget, "rounds": rounds}
-        open_run(checked(**given, **options))
+        open_run(checked(ScheduleConfig, {**given, **options}))
         return cls(run)
 
     @property

@@ -1,7 +1,7 @@
-"""What a strategy is: takes a pool and options, yields a selector that draws rounds and learns from them.
+"""What a strategy is: a class that draws the prompts of each round and learns from what came back.
 
-A selector speaks in ranks (places in its order, 0 taught first) when it draws and in rows (places in the
-scored set, which never change) when it learns. Knows nothing of files, ids or trainers.
+A selector draws ranks (places in its order, 0 is taught first) and learns by rows (places in the scored
+set, which never change): a re-scoring may change the order, and what was learnt of a prompt must survive it.
 """
 
 from __future__ import annotations
@@ -9,33 +9,59 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from gaincurate.core.options import refusals
+from gaincurate.core.rng import Floats, Ints, draw
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
-from gaincurate.schedule.noise import Floats, Ints
+from gaincurate.schedule.config import ScheduleConfig
+from gaincurate.schedule.context import Context
 
 Json = dict[str, Any]
 Ordering = Literal["any", "fixed", "none"]
 
 STRATEGIES = {
-    "uniform": "gaincurate.schedule.uniform:Uniform",
-    "file-order": "gaincurate.schedule.uniform:FileOrder",
-    "length": "gaincurate.schedule.gaussian:Length",
-    "gain-rl": "gaincurate.schedule.gaussian:GainRL",
-    "variance": "gaincurate.schedule.variance:Variance",
-    "dots": "gaincurate.schedule.dots:Dots",
+    "uniform": "gaincurate.schedule.strategies.uniform:Uniform",
+    "file-order": "gaincurate.schedule.strategies.uniform:FileOrder",
+    "length": "gaincurate.schedule.strategies.gaussian:Length",
+    "gain-rl": "gaincurate.schedule.strategies.gaussian:GainRL",
+    "variance": "gaincurate.schedule.strategies.variance:Variance",
+    "dots": "gaincurate.schedule.strategies.dots:Dots",
 }
+
+
+_PARTS = ("Options", "by", "ascending", "ordering", "foresees", "draw", "observe", "metrics")
+"""What a class must have that is no subclass of `Selector`, beside `state_dict` and `load_state_dict`."""
+_OLD_NAMES = {"state_dict": "state", "load_state_dict": "restore"}
+"""Strategies that users wrote before these methods were renamed still run."""
 
 
 class Options(BaseModel):
     """A strategy's own options; frozen, unknown names refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def round_size(self, budget: int | None) -> int | None:
+        """The prompts of a round, where `--budget` says so many or nothing; None where they are not known.
+
+        Raises:
+            InputError: the options ask for another number.
+        """
+        return budget
+
+    def check_run(self, config: ScheduleConfig, scored: ScoredSet) -> None:
+        """See that a run with these options can be opened over a set.
+
+        Raises:
+            InputError: it cannot.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +75,27 @@ class Pool:
     budget: int
     seed: int
     angles: tuple[float, float] = (0.0, 2.0)
+
+    def draw(self, log_weights: Floats, round_: int) -> Ints:
+        """`[budget]` distinct ranks, as if drawn one after the other with weights exp(`log_weights`).
+
+        The same ranks for the same seed, round and weights, on every machine.
+
+        Args:
+            log_weights: `[rows]`, by rank, finite, up to a constant.
+            round_: the round.
+
+        Raises:
+            InputError: they are not.
+        """
+        if log_weights.shape != (self.rows,) or not np.isfinite(log_weights).all():
+            raise InputError(
+                f"the strategy draws with log weights of shape {log_weights.shape}; Pool.draw needs "
+                f"{self.rows:,} finite ones."
+            )
+        return draw(
+            self.rows, self.budget, lambda start, stop: log_weights[start:stop], seed=self.seed, round_=round_
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,40 +119,94 @@ class Observed:
     )
 
 
-@runtime_checkable
-class Selector(Protocol):
-    """One strategy in one run.
+class Selector(ABC):
+    """One strategy in one run. A strategy of one's own is a subclass with `draw`.
 
-    Built with `Class(pool, options)`, where `options` is an instance of the class's `Options`. All that a
-    later draw depends on must be in `state`, which is written as JSON and given to `restore`.
+    Before each round a selector is made again, with `Class(pool, options)` and `load_state_dict`. It hears of
+    the round before (`observe`), can look at the set and at the newest policy (`prepare`), draws, and its
+    `state_dict` is written beside the plan. So a run that was killed goes on to the same draws.
     """
 
-    Options: ClassVar[type[Options]]
+    Options: ClassVar[type[Options]] = Options
     """The strategy's own options."""
-    by: ClassVar[str | None]
+    by: ClassVar[str | None] = None
     """The column that its order goes by where the user names none; None for the order of the set."""
-    ascending: ClassVar[bool]
+    ascending: ClassVar[bool] = True
     """Whether low values come first there."""
-    ordering: ClassVar[Ordering]
+    ordering: ClassVar[Ordering] = "none"
     """Of what its ranks are: `any` column's order, which may change from round to round; a `fixed` one, any
     column's too; or `none`, the set's own rows."""
-    foresees: ClassVar[bool]
-    """Whether draws do not depend on what is observed, so that all rounds can be told in advance."""
+    foresees: ClassVar[bool] = False
+    """Whether draws do not depend on what is observed, so that all rounds can be shown in advance."""
+    observes_references: ClassVar[bool] = False
+    """Whether `prepare` asks what reference prompts do (`--reference-outcomes`, `--rollout`)."""
 
+    def __init__(self, pool: Pool, options: Any) -> None:
+        self.pool, self.options = pool, options
+
+    def __init_subclass__(cls, **given: Any) -> None:
+        """Let a subclass have the old names of methods, and call those of its base by them."""
+        super().__init_subclass__(**given)
+        for name, old in _OLD_NAMES.items():
+            if old in vars(cls) and name not in vars(cls):
+                setattr(cls, name, vars(cls)[old])
+            elif name in vars(cls) and old not in vars(cls):
+                setattr(cls, old, vars(cls)[name])
+
+    def prepare(self, context: Context) -> None:  # noqa: B027 - a hook that may be left out
+        """Learn what the next draw needs, from the scored set or from the newest policy.
+
+        Called once before each draw, after `observe`. What it takes from files need not be in `state_dict`.
+
+        Raises:
+            NotReadyError: something has to happen first. The run stays as it is, and is asked again by
+                `schedule next` or `run`.
+        """
+
+    @abstractmethod
     def draw(self, round_: int) -> Ints:
-        """`[budget]` distinct ranks, in drawn order; called once a round, in turn."""
+        """`[budget]` distinct ranks, in drawn order; called once per round, in turn."""
 
-    def observe(self, observed: Observed) -> None:
+    def observe(self, observed: Observed) -> None:  # noqa: B027 - a hook that may be left out
         """Learn from a round, before the next is drawn."""
 
-    def state(self) -> Json:
-        """Everything that changed since the start, as JSON values."""
+    def state_dict(self) -> Json:
+        """All that a later draw depends on and that changed since the start, as JSON values."""
+        return {}
 
-    def restore(self, state: Json) -> None:
-        """Go on from a state."""
+    def load_state_dict(self, state: Json) -> None:  # noqa: B027 - a hook that may be left out
+        """Go on from a `state_dict`."""
 
     def metrics(self) -> dict[str, float]:
-        """Numbers for the next round's plan (`mu`, `sigma`, ...)."""
+        """Numbers for the plan of the round that was drawn (`mu`, `sigma`, ...)."""
+        return {}
+
+    def plan_facts(self, rows: Ints) -> Json:
+        """More for that plan, as JSON values under names that it does not have.
+
+        `predicted`, a failure rate per prompt, is compared with what comes back. `references` is what `dots`
+        says of its own and no other strategy may use.
+
+        Args:
+            rows: `[budget]`, of the prompts, in the plan's order.
+        """
+        return {}
+
+    def log_weights(self, start: int, stop: int) -> Floats | None:
+        """Of the ranks `start` to `stop` as they would be drawn now, for forecasts; None where not known."""
+        return None
+
+    def reach(self, rounds: int) -> tuple[int, int] | None:
+        """The first and last rank that so many rounds can draw from, for `--rescore window`."""
+        return None
+
+    def mu_path(self, rounds: int, accuracy: float, concentration: float) -> list[float] | None:
+        """Mu in each of so many rounds, this one first, if all had these values; None where there is none."""
+        return None
+
+
+for _name, _old in _OLD_NAMES.items():
+    setattr(Selector, _old, getattr(Selector, _name))
 
 
 def load(strategy: str) -> type[Selector]:
@@ -123,18 +224,30 @@ def load(strategy: str) -> type[Selector]:
     try:
         if os.getcwd() not in sys.path and strategy not in STRATEGIES:
             sys.path.append(os.getcwd())  # a script of the same folder, as `python -m` would find it
-        found = getattr(importlib.import_module(module), name)
+        kind: Any = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise InputError(f"--strategy {strategy}: it cannot be imported ({error}).") from error
-    parts = [*Selector.__annotations__, "draw", "observe", "state", "restore", "metrics"]
-    absent = [part for part in parts if not hasattr(found, part)]
+    is_selector = isinstance(kind, type) and issubclass(kind, Selector)
+    names = set(dir(kind)) if isinstance(kind, type) else set[str]()
+    if is_selector:
+        absent = sorted(kind.__abstractmethods__)
+    else:
+        absent = [part for part in _PARTS if part not in names]
+        absent += [part for part, old in _OLD_NAMES.items() if not names & {part, old}]
     if absent:
         raise InputError(
             f"--strategy {strategy}: {name} has no {', '.join(absent)}; see "
             "gaincurate.schedule.base.Selector."
         )
-    kind: type[Selector] = found
-    return kind
+    made: type[Selector] = kind if is_selector else _with_hooks(kind, names)
+    return made
+
+
+def _with_hooks(kind: Any, names: set[str]) -> type[Selector]:
+    """A subclass of a class and of `Selector`, from which it has the hooks that the class lacks."""
+    renamed = {part: getattr(kind, old) for part, old in _OLD_NAMES.items() if part not in names}
+    made: type[Selector] = type(kind.__name__, (kind, Selector), {**renamed, "__module__": kind.__module__})
+    return made
 
 
 def check_options(strategy: str, kind: type[Selector], given: Mapping[str, Any]) -> Options:
@@ -146,15 +259,11 @@ def check_options(strategy: str, kind: type[Selector], given: Mapping[str, Any])
     try:
         return kind.Options(**given)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
-        known = ", ".join(kind.Options.model_fields) or "none"
-        if first["type"] == "extra_forbidden":
-            raise InputError(f"strategy {strategy} has no option {name!r}; it has: {known}.") from error
-        what = f"{name} = {first['input']!r}: " if name else ""
-        raise InputError(
-            f"strategy {strategy}: {what}{first['msg'].removeprefix('Value error, ')}."
-        ) from error
+        first = refusals(error)[0]
+        if first.kind == "unknown":
+            names = ", ".join(kind.Options.model_fields) or "none"
+            raise InputError(f"strategy {strategy} has no option {first.name!r}; it has: {names}.") from error
+        raise InputError(f"strategy {strategy}: {first}.") from error
 
 
 def build(strategy: str, pool: Pool, options: Mapping[str, Any]) -> Selector:
@@ -163,6 +272,5 @@ def build(strategy: str, pool: Pool, options: Mapping[str, Any]) -> Selector:
     Raises:
         InputError: see `load` and `check_options`.
     """
-    kind: Any = load(strategy)
-    selector: Selector = kind(pool, check_options(strategy, kind, options))
-    return selector
+    kind = load(strategy)
+    return kind(pool, check_options(strategy, kind, options))

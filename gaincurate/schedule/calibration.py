@@ -12,15 +12,14 @@ from dataclasses import asdict
 
 import numpy as np
 
-from gaincurate.difficulty.quality import Quality, pass_variance, quality
+from gaincurate.core.artifact import Json
+from gaincurate.core.outcomes import Tally, read_outcomes
+from gaincurate.core.rng import Floats
+from gaincurate.difficulty.metrics import Quality, Target, pass_variance, quality
 from gaincurate.errors import OutcomeError
-from gaincurate.schedule.dots import has_references
-from gaincurate.schedule.noise import Floats
-from gaincurate.schedule.observed import rules_of
-from gaincurate.schedule.outcomes import Tally, read_outcomes
-from gaincurate.schedule.references import DATA
+from gaincurate.schedule.observations import rules_of
+from gaincurate.schedule.references import DATA, IDS
 from gaincurate.schedule.run import GIVEN, PLAN, Run
-from gaincurate.shards import Json
 
 Seconds = Mapping[tuple[str, int], float]
 _OF_REFERENCES = ("observed", "left_out", "rollouts", "completion_tokens", "unjudged", "policy", "carried")
@@ -39,7 +38,7 @@ def calibration_of(plan: Json, tallies: Sequence[Tally]) -> Json:
     if "predicted" not in plan:
         return {}
     predicted, wins, losses = _judged(plan, tallies)
-    found = quality(predicted, wins, losses, target=plan["params"]["target"], intervals=False)
+    found = quality(predicted, wins, losses, target=_target(plan), intervals=False)
     return {
         "calibration": {
             "count": found.count,
@@ -57,6 +56,12 @@ def carried(wins: Floats, losses: Floats) -> float | None:
     found = pass_variance(wins, losses)
     found = found[np.isfinite(found)]
     return float(found.mean()) if len(found) else None
+
+
+def _target(plan: Json) -> Target:
+    """What was predicted; of a strategy of a user's own a failure rate."""
+    target: Target = plan["params"].get("target", "difficulty")
+    return target
 
 
 def _judged(plan: Json, tallies: Sequence[Tally]) -> tuple[Floats, Floats, Floats]:
@@ -86,7 +91,10 @@ def difficulty_status(
         references are needed.
     """
     params = run.facts["params"]
-    if not has_references(params):
+    # By the run's files: a user's strategy may not be importable where a run is only looked at.
+    if newest < 0 and not (run.references_folder(0) / IDS).exists():
+        return None
+    if newest >= 0 and "references" not in run.plan(newest):
         return None
     rounds: list[Json] = []
     for round_ in range(newest + 1):
@@ -120,11 +128,11 @@ def _newest(run: Run, round_: int) -> Json | None:
     """The last round's predictions against what came back, with intervals."""
     plan = run.plan(round_)
     try:
-        found = read_outcomes(run.outcomes(round_), round_, run.ids(round_), run.ids, rules_of(run.config))
+        found = read_outcomes(run.outcomes(round_), round_, run.ids, rules_of(run.config))
     except OutcomeError:  # changed since they were taken
         return None
     predicted, wins, losses = _judged(plan, list(found.tallies.values()))
-    told: Quality = quality(predicted, wins, losses, target=plan["params"]["target"], seed=run.config.seed)
+    told: Quality = quality(predicted, wins, losses, target=_target(plan), seed=run.config.seed)
     return {"round": round_, **asdict(told)}
 
 

@@ -6,82 +6,106 @@ Knows nothing of the command line. Unknown names are refused.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from gaincurate.errors import InputError
+from gaincurate.core.options import ADVANCED, RESCORING, Option
 
 
 class RescoreConfig(BaseModel):
-    """When a checkpoint scores prompts anew, and how much of them."""
+    """When a checkpoint scores prompts again, and how much of them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    what: Literal["off", "round", "window", "full"] = "off"
-    """Nothing; the round's own prompts, for C_t; those that mu can reach until the next time; all."""
-    every: int = Field(default=1, ge=1)
-    """After so many rounds each."""
-    probe: int = Field(default=512, ge=0)
-    """Prompts that are scored first; 0 for none."""
-    drift: float = Field(default=0.98, ge=-1, le=1)
-    """While the probe's rank correlation with the scores in use stays at this or above, the rest is left."""
+    what: Annotated[
+        Literal["off", "round", "window", "full"],
+        Option(
+            "At checkpoints, score again: nothing, the round's prompts, those that mu can reach until "
+            "the next time, all.",
+            RESCORING,
+            names=("--rescore",),
+        ),
+    ] = "off"
+    every: Annotated[
+        int, Field(ge=1), Option("After so many rounds each.", RESCORING, names=("--rescore-every",))
+    ] = 1
+    probe: Annotated[
+        int,
+        Field(ge=0),
+        Option(
+            "Prompts scored first, to see whether the rest pays; 0 for none.", RESCORING, names=("--probe",)
+        ),
+    ] = 512
+    drift: Annotated[
+        float,
+        Field(ge=-1, le=1),
+        Option(
+            "The rest is left while the probe's rank correlation with the scores in use is this or above.",
+            RESCORING,
+            names=("--drift",),
+        ),
+    ] = 0.98
     options: list[str] = Field(default_factory=list)
-    """More options for `gaincurate score` (`--device cuda:1`)."""
+    """More options for `gaincurate score` (`--device cuda:1`), checked by the command."""
 
 
 class ScheduleConfig(BaseModel):
-    """What `gaincurate schedule start` opens; the command's options under the same names."""
+    """What `gaincurate schedule start` opens, and what `run.json` holds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    scored: Path
-    """The scored set."""
-    run: Path
-    """The run's folder."""
-    strategy: str
-    """A name of `STRATEGIES`, or module:Class."""
+    scored: Annotated[Path, Option("A finished scored set.", metavar="DIR", argument=True)]
+    run: Annotated[Path, Option("Folder for the run.")]
+    strategy: Annotated[
+        str,
+        Option(
+            "uniform, file-order, length, gain-rl, variance, dots, or module:Class for your own.",
+            metavar="NAME",
+        ),
+    ]
     budget: int = Field(ge=1)
-    """Distinct prompts in a round."""
-    rounds: int = Field(ge=1)
-    """Rounds in the run."""
-    seed: int = Field(default=0, ge=0, lt=2**64)
-    """Of everything random."""
-    by: str | None = None
-    """The column of the order. Default: the strategy's."""
-    ascending: bool | None = None
-    """Low values first. Default: the strategy's where `by` is its own, else high ones first."""
+    """Distinct prompts in a round. The command finds it where a strategy's own options make it."""
+    rounds: Annotated[int, Field(ge=1), Option("Rounds in the run.")]
+    seed: Annotated[int, Field(ge=0, lt=2**64), Option("Of everything random.")] = 0
+    by: Annotated[
+        str | None,
+        Option("Column of the order. Default: the strategy's own (gain-rl: gc_angle).", metavar="NAME"),
+    ] = None
+    ascending: Annotated[
+        bool | None,
+        Option("Low values first. Default: high ones, for --by.", names=("--ascending/--descending",)),
+    ] = None
     options: dict[str, Any] = Field(default_factory=dict)
     """The strategy's own options."""
-    align_to: int = Field(default=1, ge=1)
-    """The trainer's prompts a batch; the budget must be a multiple of it."""
-    order: Literal["drawn", "rank"] = "drawn"
-    """Of the rows in a round."""
+    align_to: Annotated[
+        int,
+        Field(ge=1),
+        Option("The trainer's prompts per batch, which the budget is a multiple of.", ADVANCED),
+    ] = 1
+    order: Annotated[
+        Literal["drawn", "rank"], Option("Of the rows in a round: as drawn, or by rank.", ADVANCED)
+    ] = "drawn"
     reward_low: float = 0.0
     """The reward of a failure."""
     reward_high: float = 1.0
     """The reward of a success."""
-    min_coverage: float = Field(default=1.0, gt=0, le=1)
-    """Share of a round's prompts that must have an outcome."""
-    bare: bool = False
-    """Leave the scoring run's system message and examples out of `prompt`."""
-    with_scores: bool = False
-    """Put all gc_ columns into `data.parquet`."""
-    model: str | None = None
-    """What {checkpoint} is in round 0. Default: the model that scored the set."""
+    min_coverage: Annotated[
+        float,
+        Field(gt=0, le=1),
+        Option("Share of a round's prompts that must have an outcome.", ADVANCED),
+    ] = 1.0
+    bare: Annotated[
+        bool,
+        Option(
+            "Leave the scoring run's system message and examples out.",
+            names=("--without-system",),
+            alias="--bare",
+        ),
+    ] = False
+    with_scores: Annotated[bool, Option("Put all gc_ columns into data.parquet.")] = False
+    model: Annotated[
+        str | None,
+        Option("{checkpoint} in round 0. Default: the model that scored the set.", metavar="NAME"),
+    ] = None
     rescore: RescoreConfig = RescoreConfig()
-    """Scoring anew at checkpoints."""
-
-
-def checked(**options: Any) -> ScheduleConfig:
-    """The options as a config; `rescore` may be a mapping.
-
-    Raises:
-        InputError: an option that there is not, or a value that it does not take.
-    """
-    try:
-        return ScheduleConfig(**options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = "--" + "-".join(map(str, first["loc"])).replace("_", "-")
-        raise InputError(f"{name} {first['input']}: {first['msg'].lower()}.") from error

@@ -14,17 +14,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from gaincurate.core.artifact import Json
+from gaincurate.core.files import append_line, write_json
+from gaincurate.core.process import command_lock, fill, run_command, stoppable
 from gaincurate.errors import InputError, OutcomeError, TrainerError, storage_error
-from gaincurate.files import append_line, write_json
-from gaincurate.schedule.back import forget_references
 from gaincurate.schedule.checkpoints import Finder
 from gaincurate.schedule.foresight import observes_with_checkpoint
-from gaincurate.schedule.observed import take_outcomes
+from gaincurate.schedule.observations import take_outcomes
 from gaincurate.schedule.rescore import due
+from gaincurate.schedule.rollback import forget_references
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run, read_json, working_on
-from gaincurate.schedule.trainer import fill, stoppable, train, trainer_lock
-from gaincurate.shards import Json
 
 NAMES = ("data", "round", "checkpoint", "outcomes", "output")
 _TRAINED, _COMMAND = "trained.json", "command.json"
@@ -73,12 +73,12 @@ def drive(
     """
     view, finder = view or View(), finder or Finder()
     wanted = remembered(run, command)
-    with stoppable(), working_on(run.folder), trainer_lock(run.folder) as lock:
+    with stoppable(), working_on(run.folder), command_lock(run.folder) as lock:
         if command:
             _tell_of_a_new_command(run, wanted, again, view)
             write_json(run.folder / _COMMAND, wanted)
         if again and run.state.get("finished"):
-            raise InputError(f"{run.folder} is finished: there is no round to train --again.")
+            raise InputError(f"{run.folder} is finished: there is no round to --retry.")
         while not (state := run.state).get("finished"):
             round_ = state["round"]
             if round_ < 0:
@@ -104,7 +104,7 @@ def _tell_of_a_new_command(run: Run, command: list[str], again: bool, view: View
     if trained and not again and path.exists() and remembered(run, []) != command:
         view.note(
             f"round {round_} was trained with the last command already; this one is for the next, or with "
-            "--again for this one too"
+            "--retry for this one too"
         )
 
 
@@ -192,7 +192,7 @@ def _train(
     begun, ended_well = time.time(), False
     try:
         with _pointing_at(run, round_):
-            seconds = train(
+            seconds = run_command(
                 filled,
                 environment={**environment, "GAINCURATE_ATTEMPT": str(attempt)},
                 log=log,
@@ -259,7 +259,7 @@ def _pointing_at(run: Run, round_: int) -> Iterator[None]:
         ) from error
     except OutcomeError as error:
         raise OutcomeError(
-            f"{error} {again}takes them up when they are right, and with --again trains the round anew.",
+            f"{error} {again}takes them up when they are right, and with --retry trains the round again.",
             **error.data,
         ) from error
 
@@ -289,7 +289,7 @@ def _checkpoint_after(
             f"round {round_}: its trainer ended well but left no complete checkpoint below {output} "
             f"({why}), which the next round, the re-scoring or the rollouts of references begin with. Let "
             "it save one there (config.json and safetensors), then `gaincurate schedule run "
-            f"{shlex.quote(str(run.folder))} --again` trains this round anew."
+            f"{shlex.quote(str(run.folder))} --retry` trains this round again."
         )
     if round_ == 0:
         view.note(f"round 0 left no checkpoint below {output}; round 1 begins with the same model again")

@@ -12,10 +12,10 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from gaincurate.core.artifact import EXECUTION, Json
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import GaincurateError, InputError, ModelError
-from gaincurate.scored_set import ScoredSet
 from gaincurate.scoring.model_files import ModelFiles, hub_model, locate_model, place_of
-from gaincurate.shards import EXECUTION, Json
 
 
 def recorded_model(folder: Path) -> str | None:

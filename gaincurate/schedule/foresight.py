@@ -1,13 +1,11 @@
-"""What DOTS knows before a draw: takes a run and its newest checkpoint, yields a prediction for every prompt.
+"""What strategy `dots` prepares a draw with: references observed, every other prompt predicted from them.
 
-ask for references -> have them rolled out, or read what was given -> have the rest predicted. Rollouts and
-predictions are commands of `gaincurate difficulty` in processes of their own, so nothing here loads a model;
-killed work goes on where it was. Knows nothing of the draw.
+Rollouts and predictions are commands of `gaincurate difficulty` in processes of their own. So nothing here
+loads a model, the device is free again for the trainer, and killed work goes on where it was.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -18,23 +16,24 @@ import numpy as np
 import pyarrow as pa
 
 from gaincurate.core.arrow import check_fields
+from gaincurate.core.artifact import MANIFEST, Json, broken
+from gaincurate.core.files import digest_file, reading, write_json
+from gaincurate.core.process import command_lock, last_line, run_command
+from gaincurate.core.rng import Floats, Ints
+from gaincurate.core.scored_set import read_computed
 from gaincurate.errors import GaincurateError, InputError, OutputError, TrainerError
-from gaincurate.files import digest_file, reading, write_json
+from gaincurate.schedule.base import load
 from gaincurate.schedule.calibration import carried
 from gaincurate.schedule.checkpoints import weights_of, why_incomplete
 from gaincurate.schedule.config import ScheduleConfig
-from gaincurate.schedule.dots import Dots, DotsOptions, has_references
-from gaincurate.schedule.noise import Floats, Ints
-from gaincurate.schedule.observed import Note
+from gaincurate.schedule.context import Context
+from gaincurate.schedule.observations import Note
 from gaincurate.schedule.references import OBSERVED, Asked, Seen, ask, needed, place_of, read
-from gaincurate.schedule.rescore import Held
 from gaincurate.schedule.run import MADE, Run, read_json
-from gaincurate.schedule.trainer import said_last, train, trainer_lock
-from gaincurate.scored_set import read_computed
-from gaincurate.shards import MANIFEST, Json, broken
+from gaincurate.schedule.strategies.dots_options import DotsOptions
 
 _PREDICTED = "predicted"
-_FLAGS = {"allow_pickle": "--allow-pickle", "trust_remote_code": "--trust-remote-code"}
+_OPTIONS = "rollouts.options.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,9 @@ def see_live(run: Run, checkpoints: bool) -> None:
         InputError: its references are observed in a way that such a trainer has no part in.
     """
     own = run.config.options.get("rollout")
-    if not has_references(run.facts["params"]) or (own is not None and (checkpoints or "server" in own)):
+    if not load(run.config.strategy).observes_references:
+        return
+    if own is not None and (checkpoints or "server" in own):
         return
     if checkpoints:
         raise InputError(
@@ -79,46 +80,38 @@ def observes_with_checkpoint(config: ScheduleConfig) -> bool:
     return own is not None and "server" not in own
 
 
-def foresee(
-    run: Run,
-    selector: Dots,
-    round_: int,
-    checkpoint: str | None,
-    note: Note,
-    held: Held,
-    given: Path | None = None,
-) -> Foresight:
+def foresee(context: Context, references: Ints, options: DotsOptions) -> Foresight:
     """Predict every prompt for a round that is to be drawn.
 
     Args:
-        run: the run.
-        selector: its strategy.
-        round_: the round.
-        checkpoint: the newest policy; the run's model before round 0.
-        note: told what a person should know.
-        held: makes of the checkpoint the folder that generates.
-        given: the references' outcomes, where a person gave a path.
+        context: of the round.
+        references: `[K]`, the rows that are observed for it.
+        options: how they are observed and the others predicted.
 
     Raises:
-        OutcomeError: there are none and the run cannot make them, or they cannot be used.
+        NotReadyError: there are no outcomes of the references, and the run cannot make them or not yet.
+        OutcomeError: they cannot be used.
         InputError: no checkpoint to roll out with, or one that is not complete.
         GaincurateError: rollouts or prediction failed; what was done is kept.
     """
-    asked = ask(run, selector, round_)
-    own = selector.options.rollout
+    run, note, given = context.run, context.note, context.reference_outcomes
+    asked = ask(run, context.round, references)
+    if context.opening:
+        raise needed(run, asked)
     if given is not None or asked.given.exists():
         seen = read(run, asked, given or asked.given, note=note)
-    elif own is not None:
-        _roll_out(run, asked, own, checkpoint, note, held)
+    elif options.rollout is not None:
+        _roll_out(context, asked, options.rollout)
         seen = read(run, asked, asked.rollouts, ours=True)
     else:
         raise needed(run, asked)
-    values, how = _predicted(run, selector.options, asked, note)
-    return Foresight(values, asked.rows, _told(run, selector.options, asked, seen, how, checkpoint))
+    values, how = _predicted(run, options, asked, note)
+    return Foresight(values, references, _told(run, options, asked, seen, how, context.checkpoint))
 
 
-def _roll_out(run: Run, asked: Asked, own: Json, checkpoint: str | None, note: Note, held: Held) -> None:
+def _roll_out(context: Context, asked: Asked, own: Json) -> None:
     """Have the references rolled out, unless the set of this very policy is there."""
+    run, checkpoint, note = context.run, context.checkpoint, context.note
     if checkpoint is None and "server" not in own:
         raise InputError(
             f"the references of round {asked.round} are rolled out with a checkpoint (--rollout) and there "
@@ -138,7 +131,7 @@ def _roll_out(run: Run, asked: Asked, own: Json, checkpoint: str | None, note: N
     elif asked.round == 0:  # a name, a file or a folder, which the command knows how to find
         _generate(run, asked, ["--model", str(checkpoint)], own, note)
     else:
-        with held(run, str(checkpoint)) as folder:
+        with context.held(run, str(checkpoint)) as folder:
             if (why := why_incomplete(Path(folder))) is not None:
                 raise InputError(
                     f"the checkpoint of round {asked.round - 1} cannot be used: {why}.", path=checkpoint
@@ -167,26 +160,12 @@ def _same(known: Json, made: Json) -> bool:
 
 def _generate(run: Run, asked: Asked, engine: Sequence[str], own: Json, note: Note) -> None:
     note(f"round {asked.round}: rolling out {len(asked.ids):,} references with {engine[1]}")
+    config = asked.folder / _OPTIONS
+    write_json(config, own)
     command = ["rollout", str(run.scored.folder.resolve()), "--out", str(asked.rollouts), *engine]
-    command += ["--reference", str(len(asked.ids)), "--seed", str(asked.seed), *options_of(own)]
+    command += ["--reference", str(len(asked.ids)), "--seed", str(asked.seed), "--config", str(config)]
     seconds = _call(run, asked, command, "rolling out", "What had arrived is kept")
     run.log(what="rollout", round=asked.round, seconds=seconds, policy=engine[1])
-
-
-def options_of(own: Json) -> list[str]:
-    """The options of `gaincurate difficulty rollout` that a run's `rollout` names."""
-    found: list[str] = []
-    for name, value in own.items():
-        if name == "server":
-            continue
-        if name in _FLAGS:
-            found += [_FLAGS[name]] if value else []
-        elif name == "logprobs":
-            found += [] if value else ["--no-logprobs"]
-        elif value is not None:
-            text = json.dumps(value) if isinstance(value, dict) else str(value)
-            found.append(f"--{name.replace('_', '-')}={text}")
-    return found
 
 
 def _predicted(run: Run, options: DotsOptions, asked: Asked, note: Note) -> tuple[Floats, Json]:
@@ -246,15 +225,17 @@ def _call(run: Run, asked: Asked, command: Sequence[str], what: str, kept: str) 
     """Run a command of `gaincurate difficulty` to its end; the seconds that it took."""
     log = asked.folder / f"{command[0]}.log"
     try:
-        with trainer_lock(run.folder, "difficulty.lock") as lock:
+        with command_lock(run.folder, "difficulty.lock") as lock:
             whole = [sys.executable, "-m", "gaincurate", "difficulty", *command]
-            return train(whole, environment={}, log=log, lock=lock)
+            return run_command(whole, environment={}, log=log, lock=lock)
     except TrainerError as error:
         code = error.data.get("code")
-        said = f"it was ended by signal {-code}" if isinstance(code, int) and code < 0 else said_last(log)
+        why = last_line(log) or "it said nothing"
+        if isinstance(code, int) and code < 0:
+            why = f"it was ended by signal {-code}"
         raise GaincurateError(
-            f"{what} for round {asked.round} failed: {said} (log: {log}). {kept}; run the same "
-            "command again to go on.",
+            f"{what} for round {asked.round} failed: {why} (log: {log}). {kept}; run the same command again "
+            "to go on.",
             log=str(log),
         ) from error
 

@@ -19,22 +19,29 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gaincurate.core.arrow import parquet_head, read_parquet
-from gaincurate.difficulty.pass_rates import PassRates, read_pass_rates
+from gaincurate.core.artifact import MANIFEST, Json, broken
+from gaincurate.core.files import (
+    digest_file,
+    digest_json,
+    json_lines,
+    reading,
+    remove_temporaries,
+    write_json,
+)
+from gaincurate.core.outcomes import Rules
+from gaincurate.core.prompts import training_rows, write_rows
+from gaincurate.core.rng import Ints, keys_of
+from gaincurate.core.schema import ID
+from gaincurate.difficulty.pass_rates import PassRates
 from gaincurate.difficulty.rollout_set import KIND, RolloutSet, pass_rates
-from gaincurate.errors import InputError, OutcomeError, storage_error
-from gaincurate.files import digest_file, digest_json, reading, remove_temporaries, write_json
-from gaincurate.schedule.dots import Dots, seed_of
-from gaincurate.schedule.lines import Rules
-from gaincurate.schedule.noise import Ints
-from gaincurate.schedule.observed import Note, rules_of, silent
-from gaincurate.schedule.rows import training_rows, write_rows
+from gaincurate.errors import InputError, NotReadyError, OutcomeError, storage_error
+from gaincurate.schedule.observations import Note, pass_rates_of, rules_of, silent
 from gaincurate.schedule.run import GIVEN, Run, read_json
-from gaincurate.schema import ID
-from gaincurate.shards import MANIFEST, Json, broken
 
 IDS, DATA = "references.json", "references.parquet"
 ROLLOUTS, OBSERVED = "rollouts", "observed.parquet"
 _SHOWN = 3
+_SEEDS = 3  # stream of random numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +76,14 @@ class Seen:
     rollouts: Path | None
 
 
-def ask(run: Run, selector: Dots, round_: int) -> Asked:
+def seed_of(seed: int, round_: int) -> int:
+    """A round's own seed, below 2^63, of its references and of their rollouts."""
+    return int(keys_of(seed, round_, _SEEDS, 1)[0])
+
+
+def ask(run: Run, round_: int, rows: Ints) -> Asked:
     """Write which prompts a round's references are, and their rows as a round's."""
-    folder, rows = run.references_folder(round_), selector.references(round_)
+    folder = run.references_folder(round_)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -86,7 +98,7 @@ def ask(run: Run, selector: Dots, round_: int) -> Asked:
     return asked
 
 
-def needed(run: Run, asked: Asked) -> OutcomeError:
+def needed(run: Run, asked: Asked) -> NotReadyError:
     """The sentence for outcomes that are not there."""
     name, round_ = shlex.quote(str(run.folder)), asked.round
     policy = (
@@ -94,7 +106,7 @@ def needed(run: Run, asked: Asked) -> OutcomeError:
     )
     more = f" and {len(asked.ids) - _SHOWN:,} more" if len(asked.ids) > _SHOWN else ""
     scored = shlex.quote(str(run.scored.folder.resolve()))
-    return OutcomeError(
+    return NotReadyError(
         f"round {round_} waits for the outcomes of its {len(asked.ids):,} reference prompts under {policy}: "
         f"{', '.join(asked.ids[:_SHOWN])}{more}. The prompts are in {asked.folder / DATA}; write a line for "
         "each "
@@ -109,7 +121,7 @@ def needed(run: Run, asked: Asked) -> OutcomeError:
     )
 
 
-def needed_for(run: Run) -> OutcomeError:
+def needed_for(run: Run) -> NotReadyError:
     """The sentence for the references of round 0, of a run that was just opened."""
     folder = run.references_folder(0)
     told = read_json(folder / IDS)
@@ -133,7 +145,7 @@ def read(run: Run, asked: Asked, path: Path, *, ours: bool = False, note: Note =
     rollouts = path if path.is_dir() and _is_rollout_set(path) else None
     rules = rules_of(run.config)
     found = _of_round(
-        read_pass_rates(path, Rules() if rollouts else rules, option="--reference-outcomes"),
+        pass_rates_of(path, Rules() if rollouts else rules, option="--reference-outcomes"),
         asked.round,
         path,
     )
@@ -237,10 +249,7 @@ def place_of(run: Run, path: Path) -> str:
 def _tokens(path: Path, ids: set[str]) -> int | None:
     """The sum of `tokens` in outcome lines or in a table; None where they have none."""
     if path.suffix == ".jsonl":
-        lines = [
-            json.loads(line) for line in path.read_bytes().rpartition(b"\n")[0].splitlines() if line.strip()
-        ]
-        rows = [line for line in lines if isinstance(line, dict) and line.get(ID) in ids]
+        rows = [entry for _, entry in json_lines(path) if entry is not None and entry.get(ID) in ids]
     elif path.suffix == ".parquet" and "tokens" in parquet_head(path, broken(path))[0].names:
         rows = read_parquet(path, broken(path), [ID, "tokens"]).to_pylist()
     else:

@@ -8,39 +8,34 @@ ranks they can reach.
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gaincurate.core.artifact import MANIFEST, Json
+from gaincurate.core.files import write_atomic, write_json, write_stream
+from gaincurate.core.process import command_lock, last_line, run_command
+from gaincurate.core.rng import Floats, Ints, permutation
+from gaincurate.core.schema import ID, LIKELIHOODS, PREFIX, SCORE_FIELDS
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.core.stats import spearman
 from gaincurate.errors import GaincurateError, InputError, OutputError, TrainerError
-from gaincurate.files import write_atomic, write_json, write_stream
-from gaincurate.schedule.checkpoints import Finder, weights_of, why_incomplete
+from gaincurate.schedule.base import Selector
+from gaincurate.schedule.checkpoints import AS_IT_IS, Held, weights_of, why_incomplete
 from gaincurate.schedule.config import ScheduleConfig
-from gaincurate.schedule.noise import Floats, Ints, permutation
-from gaincurate.schedule.order import Order, build, permute
+from gaincurate.schedule.ordering import Order, build, permute
 from gaincurate.schedule.run import Run, read_json, round_name
-from gaincurate.schedule.trainer import said_last, train, trainer_lock
-from gaincurate.schema import ID, LIKELIHOODS, PREFIX, SCORE_FIELDS
-from gaincurate.scored_set import ScoredSet
-from gaincurate.shards import MANIFEST, Json
-from gaincurate.stats import spearman
 
 OF_MODEL = (*(field.name for field in SCORE_FIELDS if field.name.startswith("gc_angle")), *LIKELIHOODS)
 """The columns to order by that a checkpoint changes."""
 _COUNTS = ("gc_prompt_tokens", "gc_prefix_tokens", "gc_question_tokens")
 _PROBE_STREAM = 2
-Held = Callable[[Run, str], AbstractContextManager[str]]
-"""Takes a run and a checkpoint, yields the folder to score in its place."""
-AS_IT_IS: Held = Finder().held
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +67,7 @@ def due(config: ScheduleConfig, round_: int) -> bool:
 def rescore(
     run: Run,
     state: Json,
-    selector: Any,
+    selector: Selector,
     checkpoint: str | None,
     note: Callable[[str], None],
     held: Held = AS_IT_IS,
@@ -102,7 +97,9 @@ def rescore(
         return _rescore(run, state, selector, folder, note)
 
 
-def _rescore(run: Run, state: Json, selector: Any, checkpoint: str, note: Callable[[str], None]) -> Rescored:
+def _rescore(
+    run: Run, state: Json, selector: Selector, checkpoint: str, note: Callable[[str], None]
+) -> Rescored:
     config, round_ = run.config.rescore, int(state["round"])
     if (why := why_incomplete(Path(checkpoint))) is not None:
         raise InputError(f"the checkpoint of round {round_} cannot be used: {why}.", path=checkpoint)
@@ -127,8 +124,9 @@ def _rescore(run: Run, state: Json, selector: Any, checkpoint: str, note: Callab
     if config.what == "full":
         build(run.orders.next, _scored(run, round_, checkpoint, name, None, note), by, ascending=ascending)
     else:
-        first, last = selector.reach(config.every)
-        ranks = np.arange(first, last + 1)
+        reach = selector.reach(config.every)
+        assert reach is not None  # or `schedule start` refused
+        ranks = np.arange(reach[0], reach[1] + 1)
         rows = np.union1d(order.rows[ranks], np.asarray(state["rows"], np.int64))
         found = _scored(run, round_, checkpoint, name, rows, note)
         ids = run.scored.take(order.rows[ranks]).column(ID)
@@ -194,62 +192,60 @@ def _score(run: Run, round_: int, checkpoint: str, out: Path, rows: Ints | None)
         table = source.select(kept).combine_chunks()
         with write_stream(Path(data)) as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table)
+    config = work / f"{out.name}.options.json"
+    write_json(config, options_of(base.identity, work) | signals_for(run.config.by, base.identity))
     command = [sys.executable, "-m", "gaincurate", "score", data, "--model", checkpoint, "--out", str(out)]
-    command += [*options_of(base.identity, work), *signals_for(run.config.by, base.identity)]
-    command += run.config.rescore.options
+    command += ["--config", str(config), *run.config.rescore.options]  # flags win over the file
     log = run.round_folder(round_) / "scoring.log"
     out.parent.mkdir(exist_ok=True)
     try:
-        with trainer_lock(run.folder, "scoring.lock") as lock:
-            return train(command, environment={}, log=log, lock=lock)
+        with command_lock(run.folder, "scoring.lock") as lock:
+            return run_command(command, environment={}, log=log, lock=lock)
     except TrainerError as error:
+        why = last_line(log) or "it said nothing"
         raise GaincurateError(
-            f"scoring the checkpoint of round {round_} failed: {said_last(log)} (log: {log}). What was "
-            "scored is kept; run the same command again to go on.",
+            f"scoring the checkpoint of round {round_} failed: {why} (log: {log}). What was scored is kept; "
+            "run the same command again to go on.",
             log=str(log),
         ) from error
 
 
-def options_of(identity: Json, work: Path) -> list[str]:
+def options_of(identity: Json, work: Path) -> Json:
     """The options of `gaincurate score` that read prompts and states as a set's own run did.
 
     Args:
         identity: of that set.
-        work: a folder for the texts that options take from files.
+        work: a folder for a text that an option takes from a file.
     """
     source, segmentation = identity["source"], identity.get("segmentation", {})
-    found = ["--id-column", ID, "--prompt-column", source["prompt_column"]]
+    options: Json = {"id_column": ID, "prompt_column": source["prompt_column"]}
+    options |= {
+        name: segmentation[name]
+        for name in ("system_override", "shots", "template_kwargs", "max_length")
+        if segmentation.get(name)
+    }
     system = segmentation.get("system")
     if system is not None and system.startswith("@"):  # which would name a file
         write_atomic(work / "system.txt", f"{system}\n".encode())
-        found.append(f"--system=@{work / 'system.txt'}")
+        options["system"] = f"@{work / 'system.txt'}"
     elif system is not None:
-        found.append(f"--system={system}")
-    if segmentation.get("system_override"):
-        found.append("--system-override")
-    if segmentation.get("shots"):
-        write_atomic(work / "shots.json", json.dumps(segmentation["shots"]).encode())
-        found += ["--shots", str(work / "shots.json")]
-    if segmentation.get("template_kwargs"):
-        found += ["--template-kwargs", json.dumps(segmentation["template_kwargs"])]
-    if segmentation.get("max_length"):
-        found += ["--max-length", str(segmentation["max_length"])]
+        options["system"] = system
     if segmentation.get("overlong") == "truncate":
-        found += ["--on-overlong", "truncate"]
-    found += ["--site", identity["site"], "--inter-weight", repr(identity.get("inter_weight", 1.0))]
+        options["on_overlong"] = "truncate"
+    options |= {"site": identity["site"], "inter_weight": identity.get("inter_weight", 1.0)}
     if identity.get("layer") is not None:
-        found += ["--layer", str(identity["layer"])]
-    return [*found, "--dtype", identity["dtype"]]
+        options["layer"] = identity["layer"]
+    return {**options, "dtype": identity["dtype"]}
 
 
-def signals_for(by: str | None, identity: Json) -> list[str]:
+def signals_for(by: str | None, identity: Json) -> Json:
     """The options of `gaincurate score` that make a set have the column `by`; `identity` is of the first."""
     if by not in LIKELIHOODS:
-        return []
-    found = ["--signals", "angle,nll" if by == LIKELIHOODS[0] else "angle,entropy"]
+        return {}
+    options: Json = {"signals": ["angle", "nll" if by == LIKELIHOODS[0] else "entropy"]}
     if "logits_memory" in identity:
-        found += ["--logits-memory", str(identity["logits_memory"])]
-    return found
+        options["logits_memory"] = identity["logits_memory"]
+    return options
 
 
 def _same_prompts(run: Run, found: ScoredSet, rows: Ints | None) -> None:

@@ -1,45 +1,45 @@
-"""The composer: takes a scored set and what came back, yields the next round.
+"""Opens a run and goes on with it round by round: observe, prepare, draw, write.
 
-observe -> re-score where due -> move -> predict where the strategy asks -> draw -> write. A round's plan
-depends on the scored set, the seed and the outcomes alone. Knows nothing of how a round is trained.
+A round's plan depends on the scored set, the seed and the outcomes alone. So nothing is kept in memory
+between rounds: each begins from the state that the last plan was written with, and a run that was killed goes
+on to the same plans.
 """
 
 from __future__ import annotations
 
 import math
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gaincurate.errors import InputError
-from gaincurate.files import remove_temporaries, write_json
+from gaincurate.core.artifact import Json
+from gaincurate.core.files import remove_temporaries, write_json
+from gaincurate.core.prompts import training_rows, write_rows
+from gaincurate.core.rng import Ints
+from gaincurate.core.schema import ID
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.errors import InputError, NotReadyError
 from gaincurate.schedule import base
 from gaincurate.schedule.calibration import calibration_of
-from gaincurate.schedule.check import check_draw, check_options_of_a_run
+from gaincurate.schedule.checkpoints import AS_IT_IS, Held
 from gaincurate.schedule.config import ScheduleConfig
-from gaincurate.schedule.dots import Dots
+from gaincurate.schedule.context import Context
 from gaincurate.schedule.first_model import first_model
-from gaincurate.schedule.foresight import Foresight, foresee
-from gaincurate.schedule.noise import Ints
-from gaincurate.schedule.observed import Note, concentration_of, late_outcomes, silent, take_outcomes
-from gaincurate.schedule.order import Order, build
-from gaincurate.schedule.orders import ORDER
-from gaincurate.schedule.references import ask
-from gaincurate.schedule.rescore import AS_IT_IS, Held, Rescored, due, rescore
-from gaincurate.schedule.rows import training_rows, write_rows
-from gaincurate.schedule.run import BASE, FORMAT, RUN, Run, making
-from gaincurate.schema import ID
-from gaincurate.scored_set import ScoredSet
-from gaincurate.shards import Json
+from gaincurate.schedule.observations import Note, concentration_of, late_outcomes, silent, take_outcomes
+from gaincurate.schedule.ordering import Order, build
+from gaincurate.schedule.rescore import Rescored, due, rescore
+from gaincurate.schedule.run import BASE, FORMAT, ORDER, RUN, Run, making
+from gaincurate.schedule.validate import check_draw, check_options_of_a_run, check_plan_facts
 
 _KEPT = ("order", "ordered_by", "scores", "probe", "checkpoint")
 
 
 def start(config: ScheduleConfig, note: Note = silent) -> Run:
-    """Open a run and write its round 0.
+    """Open a run and write its round 0, unless its strategy has to wait for something before that.
 
     Raises:
         InputError: an option does not go with the set or with another option.
@@ -82,7 +82,7 @@ def start(config: ScheduleConfig, note: Note = silent) -> Run:
             "angles": [angles["min"].as_py(), angles["max"].as_py()],
         }
         write_json(folder / RUN, facts)
-        run = Run(folder)
+        run = Run(folder, scored)
         state = {
             "order": Order(folder / ORDER).digest,
             "ordered_by": BASE,
@@ -92,10 +92,11 @@ def start(config: ScheduleConfig, note: Note = silent) -> Run:
             "checkpoint": run.config.model,
         }
         selector = selector_of(run)
-        if isinstance(selector, Dots):  # round 0 needs what references did
-            kept = {"format": FORMAT, "round": -1, **state, "rows": [], "selector": selector.state()}
+        try:
+            selector.prepare(Context(run, 0, state["order"], run.config.model, note, opening=True))
+        except NotReadyError:  # round 0 is planned by the first `advance`
+            kept = {"format": FORMAT, "round": -1, **state, "rows": [], "selector": selector.state_dict()}
             run.commit({**kept, "inputs": {}, "finished": False}, None)
-            ask(run, selector, 0)
         else:
             _write_round(run, selector, 0, state, {})
         sigma = selector.metrics().get("sigma")
@@ -114,7 +115,7 @@ def selector_of(run: Run, state: Json | None = None) -> base.Selector:
     pool = base.Pool(run.facts["rows"], config.budget, config.seed, (low_high[0], low_high[1]))
     selector = base.build(config.strategy, pool, config.options)
     if state is not None:
-        selector.restore(state["selector"])
+        selector.load_state_dict(state["selector"])
     return selector
 
 
@@ -127,12 +128,12 @@ def advance(
 ) -> Path | None:
     """Take the newest round's outcomes and write the next one; call it while holding `working_on`.
 
-    Of a run that has no round yet, because its strategy first has to know what references do, write round 0.
+    Of a run that has no round yet, because its strategy had to wait for something, write round 0.
 
     Args:
         run: the run.
         checkpoint: what the round's training left; needed where a re-scoring is due.
-        note: told what a person should know.
+        note: takes what a person should know.
         held: makes of the checkpoint the folder that is scored, or that references are rolled out with.
         references: their outcomes for the next round, where a person has them in a file.
 
@@ -141,110 +142,111 @@ def advance(
 
     Raises:
         InputError: the outcomes cannot be used, or a checkpoint is needed; nothing is changed.
+        NotReadyError: the strategy has to wait for something before it draws; nothing is changed.
         GaincurateError: the re-scoring failed; what was scored is kept.
     """
-    state, config = run.state, run.config
+    state = run.state
     if state.get("finished"):
-        raise InputError(f"{run.folder} is finished: all of its {config.rounds} rounds are done.")
+        raise InputError(f"{run.folder} is finished: all of its {run.config.rounds} rounds are done.")
+    if state["round"] < 0:
+        learned = _before_round_0(run, state, checkpoint)
+        checkpoint = state["checkpoint"]
+    else:
+        learned = _observe(run, state, checkpoint, note, held)
+    round_, selector = state["round"] + 1, learned.selector
+    if round_ == run.config.rounds:
+        if references is not None:
+            last = f"round {state['round']} is the last, and no other needs references"
+            note(f"warning: {references} was not read: {last}")
+        run.log(**learned.log)
+        _finish(run, learned)
+        return None
+    if references is not None and not selector.observes_references:
+        raise InputError(
+            f"--reference-outcomes {references}: strategy {run.config.strategy} observes no references."
+        )
+    selector.prepare(Context(run, round_, learned.state["order"], checkpoint, note, held, references))
+    if learned.log:
+        run.log(**learned.log)
+    _write_round(run, selector, round_, learned.state, learned.inputs)
+    return run.round_folder(round_)
+
+
+@dataclass(frozen=True, slots=True)
+class _Learned:
+    """A run after its newest round: the selector that has learnt from it, and what is written of it.
+
+    `state` is the next round's but for its rows, and `inputs` what its plan says that it was computed from.
+    `log` is not in the plan, which a trainer that was killed and run again must not change.
+    """
+
+    selector: base.Selector
+    state: Json
+    inputs: Json
+    log: Json
+
+
+def _before_round_0(run: Run, state: Json, checkpoint: str | None) -> _Learned:
+    """A run that was opened and has no round yet."""
+    if checkpoint is not None:
+        raise InputError(
+            f"--checkpoint {checkpoint}: no round of {run.folder} was trained yet; round 0 is prepared with "
+            "the model that training begins with (--model of `schedule start`)."
+        )
+    kept = {name: state[name] for name in (*_KEPT, "taken")}
+    return _Learned(selector_of(run, state), kept, {}, {})
+
+
+def _observe(run: Run, state: Json, checkpoint: str | None, note: Note, held: Held) -> _Learned:
+    """Take the newest round's outcomes, score again where that is due, and have the strategy learn."""
     round_ = state["round"]
-    if round_ < 0:
-        if checkpoint is not None:
-            raise InputError(
-                f"--checkpoint {checkpoint}: no round of {run.folder} was trained yet; its first references "
-                f"are "
-                "observed with the model that training begins with (--model of `schedule start`)."
-            )
-        selector = selector_of(run, state)
-        told = _foresight(run, selector, 0, state["checkpoint"], note, held, references)
-        _write_round(run, selector, 0, {name: state[name] for name in (*_KEPT, "taken")}, {}, told)
-        return run.round_folder(0)
     run.orders.settle(state["order"])
-    found = take_outcomes(run, round_, note)
-    late, taken = late_outcomes(run, state, found)
+    outcomes = take_outcomes(run, round_, note)
+    late, taken = late_outcomes(run, state, outcomes)
     selector = selector_of(run, state)
     fresh = Rescored()
-    if due(config, round_):
+    if due(run.config, round_):
         fresh = rescore(run, state, selector, checkpoint, note, held)
+    rows = np.asarray(state["rows"], np.int64)
     state = {key: state[key] for key in ("rows", *_KEPT)} | fresh.changes() | {"taken": taken}
     if checkpoint is not None:
         state["checkpoint"] = str(Path(checkpoint).resolve())
-    rows = np.asarray(state["rows"], np.int64)
     concentration, source, over = concentration_of(run, state["scores"], run.ids(round_), rows)
-    assert found.accuracy is not None  # or the coverage was refused
-    tallies = list(found.tallies.values())
-    selector.observe(
-        base.Observed(
-            round_,
-            rows,
-            np.array([math.fsum(tally.successes) for tally in tallies]),
-            np.array([len(tally.successes) - math.fsum(tally.successes) for tally in tallies]),
-            found.accuracy,
-            concentration,
-            late,
-        )
-    )
+    assert outcomes.accuracy is not None  # or the coverage was refused
+    tallies = list(outcomes.tallies.values())
+    wins = np.array([math.fsum(tally.successes) for tally in tallies])
+    counts = np.array([len(tally.successes) for tally in tallies])
+    selector.observe(base.Observed(round_, rows, wins, counts - wins, outcomes.accuracy, concentration, late))
     inputs = {
         "round": round_,
-        "accuracy": found.accuracy,
-        "effective": found.effective,
+        "accuracy": outcomes.accuracy,
+        "effective": outcomes.effective,
         "concentration": concentration,
         "concentration_from": source,
         "concentration_over": over,
         "prompts": sum(bool(t.successes or t.unjudged) for t in tallies),
-        "rollouts": found.rollouts,
-        "unjudged": found.unjudged,
+        "rollouts": outcomes.rollouts,
+        "unjudged": outcomes.unjudged,
         "late": len(late[0]),
-        "completion_tokens": found.tokens,
+        "completion_tokens": outcomes.tokens,
         "rescored": fresh.scores,
         "drift": fresh.drift,
         **calibration_of(run.plan(round_), tallies),
     }
-    told = None
-    if round_ + 1 < config.rounds:
-        told = _foresight(run, selector, round_ + 1, checkpoint, note, held, references)
-    elif references is not None:
-        note(f"warning: {references} was not read: round {round_} is the last, and no other needs references")
-    # Not in the plan, which a trainer that was killed and run again must not change.
-    run.log(what="outcomes", round=round_, repeated=found.repeated, void=found.void)
-    if round_ + 1 < config.rounds:
-        _write_round(run, selector, round_ + 1, state, inputs, told)
-        return run.round_folder(round_ + 1)
-    last = {"format": FORMAT, "round": round_, **state, "selector": selector.state()}
+    log = {"what": "outcomes", "round": round_, "repeated": outcomes.repeated, "void": outcomes.void}
+    return _Learned(selector, state, inputs, log)
+
+
+def _finish(run: Run, learned: _Learned) -> None:
+    """Write the run's last state, after its last round."""
+    selector, inputs = learned.selector, learned.inputs
+    last = {"format": FORMAT, "round": inputs["round"], **learned.state, "selector": selector.state_dict()}
     run.commit({**last, "inputs": inputs, "metrics": selector.metrics(), "finished": True}, None)
-    return None
 
 
-def _foresight(
-    run: Run,
-    selector: base.Selector,
-    round_: int,
-    checkpoint: str | None,
-    note: Note,
-    held: Held,
-    references: Path | None,
-) -> Foresight | None:
-    """What a strategy that goes by predictions knows before a draw."""
-    if isinstance(selector, Dots):
-        return foresee(run, selector, round_, checkpoint, note, held, references)
-    if references is not None:
-        raise InputError(
-            f"--reference-outcomes {references}: strategy {run.config.strategy} observes no references."
-        )
-    return None
-
-
-def _write_round(
-    run: Run,
-    selector: base.Selector,
-    round_: int,
-    state: Json,
-    inputs: Json,
-    told: Foresight | None = None,
-) -> None:
+def _write_round(run: Run, selector: base.Selector, round_: int, state: Json, inputs: Json) -> None:
     """Draw a round and write its rows, its state and, at last, its plan."""
     config, order = run.config, run.orders.find(state["order"])
-    if told is not None and isinstance(selector, Dots):
-        selector.inform(told.values, told.references)
     ranks = np.asarray(selector.draw(round_), np.int64)
     check_draw(config, ranks, len(order))
     if config.order == "rank":
@@ -269,10 +271,10 @@ def _write_round(
         "inputs": inputs,
         "forecast": _forecast(table, ranks),
     }
-    if told is not None:
-        plan |= {"predicted": told.values[rows].tolist(), "references": told.told}
+    more = selector.plan_facts(rows)
+    check_plan_facts(config, selector, plan, more)
     kept = {"format": FORMAT, "round": round_, **state, "rows": rows.tolist()}
-    run.commit({**kept, "selector": selector.state(), "finished": False}, plan)
+    run.commit({**kept, "selector": selector.state_dict(), "finished": False}, plan | more)
 
 
 def _forecast(table: pa.Table, ranks: Ints) -> Json:

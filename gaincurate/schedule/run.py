@@ -1,7 +1,7 @@
-"""A run's folder (contract 2): takes a path, yields its facts, state and rounds, each whole or absent.
+"""The orders of a run: takes its folder, yields the one in use, the next one and those to go back to.
 
-A round exists when its `plan.json` does; beside it lies the state that it was planned with, so a kill between
-two writes loses nothing. `state.json` of the run is a copy of the newest. Knows nothing of what a plan means.
+An order is known by its digest, which states name, so that a kill between two writes loses nothing. Knows
+nothing of how one is made.
 """
 
 from __future__ import annotations
@@ -17,13 +17,83 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from gaincurate.errors import InputError, LockedError, OutputError
-from gaincurate.files import append_line, reading, remove_temporaries, write_json
-from gaincurate.locks import acquire
+from gaincurate.core.artifact import EXECUTION, Json
+from gaincurate.core.files import append_line, json_lines, reading, remove_temporaries, write_json
+from gaincurate.core.locks import acquire
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.errors import InputError, LockedError, OutputError, storage_error
 from gaincurate.schedule.config import ScheduleConfig
-from gaincurate.schedule.orders import Orders
-from gaincurate.scored_set import ScoredSet
-from gaincurate.shards import EXECUTION, Json
+from gaincurate.schedule.ordering import Order
+
+ORDER, _NEXT, _KEPT = "order.arrow", "order-next.arrow", "orders"
+
+
+class Orders:
+    """The orders in a run's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.current = folder / ORDER
+        """The order in use."""
+        self.next = folder / _NEXT
+        """Where an order is written that is to take the place of the one in use."""
+        self._folder = folder / _KEPT
+
+    def find(self, digest: str) -> Order:
+        """The order with this content: in use, about to be, or kept.
+
+        Raises:
+            OutputError: there is none.
+        """
+        for path in (self.current, self.next, self._kept(digest)):
+            if path.exists() and (found := Order(path)).digest == digest:
+                return found
+        raise OutputError(
+            f"{self.current} is missing or is not the order that the run's state goes with; restore it.",
+            path=str(self.current),
+        )
+
+    def settle(self, digest: str) -> None:
+        """Put the order of the newest state in its place; a kill can come before that."""
+        if self.next.exists():
+            if Order(self.next).digest == digest:
+                self.next.replace(self.current)
+            else:
+                self.next.unlink()
+        kept = self._kept(digest)
+        if kept.exists() and Order(self.current).digest != digest:
+            same_file(kept, self.next)
+            self.next.replace(self.current)
+
+    def keep(self) -> None:
+        """Keep the order in use under a name of its own, for a trainer that may go back to it."""
+        kept = self._kept(Order(self.current).digest)
+        if not kept.exists():
+            kept.parent.mkdir(exist_ok=True)
+            beside = kept.with_suffix(".tmp")
+            same_file(self.current, beside)
+            beside.replace(kept)
+
+    def forget_all_but(self, digests: set[str]) -> None:
+        """Delete the kept ones that nothing can go back to any more."""
+        for path in self._folder.glob("*.arrow"):
+            if path.stem not in digests:
+                path.unlink(missing_ok=True)
+
+    def _kept(self, digest: str) -> Path:
+        return self._folder / f"{digest}.arrow"
+
+
+def same_file(source: Path, goal: Path) -> None:
+    """A second name for a file, or a copy where the file system has no such names."""
+    goal.unlink(missing_ok=True)
+    try:
+        os.link(source, goal)
+    except OSError:
+        try:
+            shutil.copyfile(source, goal)
+        except OSError as error:
+            raise storage_error(goal, error) from error
+
 
 FORMAT = 1
 BASE = "base"
@@ -46,12 +116,13 @@ class Run:
 
     Args:
         folder: the run's folder.
+        scored: its scored set, where that is open already.
 
     Raises:
         OutputError: no run, one of another format, a damaged file, or its scored set is gone or another.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, scored: ScoredSet | None = None) -> None:
         self.folder = Path(folder)
         path = self.folder / RUN
         with reading(path):
@@ -72,7 +143,7 @@ class Run:
         except (ValidationError, KeyError, TypeError) as error:
             raise OutputError(f"{path} is damaged; restore it from a copy.", path=str(path)) from error
         self.orders = Orders(self.folder)
-        self._scored: ScoredSet | None = None
+        self._scored = scored
         self._ids: dict[int, list[str]] = {}
 
     @property
@@ -142,7 +213,8 @@ class Run:
         round_ = int(self.state["round"])
         if round_ < 0:
             raise InputError(
-                f"{self.folder} has no round yet: its strategy first has to know what references do. "
+                f"{self.folder} has no round yet: its strategy waits for something first (dots for what "
+                "references do). "
                 f"`gaincurate schedule next {shlex.quote(str(self.folder))}` plans round 0, or says what it "
                 "needs for it."
             )
@@ -194,9 +266,8 @@ class Run:
     def executions(self) -> list[Json]:
         """What was logged; an unfinished last line is left out."""
         path = self.folder / EXECUTION
-        if not path.exists():
-            return []
-        return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+        lines = json_lines(path) if path.exists() else ()
+        return [entry for _, entry in lines if entry is not None]
 
 
 @contextmanager

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from gaincurate.schema import Score
-from gaincurate.scoring.pack import PackedStates
+from gaincurate.core.schema import Score
+from gaincurate.scoring.batching import PackedStates
 from gaincurate.scoring.segment import Segmented
 from gaincurate_kernels import Backend, UnitSums, angle_concentration, segment_unit_sums
 

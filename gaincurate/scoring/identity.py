@@ -14,14 +14,14 @@ from typing import Any, Literal
 import torch
 
 import gaincurate
-from gaincurate.config import DEVICE, ScoreConfig
+from gaincurate.core.prompts import Columns
+from gaincurate.core.schema import FORMAT
 from gaincurate.errors import InputError
-from gaincurate.schema import FORMAT
-from gaincurate.scoring.columns import Columns
+from gaincurate.scoring.config import DEVICE, MachineConfig, ScoreConfig
 from gaincurate.scoring.model import ModelFiles, tokenizer_fingerprint
 from gaincurate.scoring.model_files import place_of
 from gaincurate.scoring.prefill import resolve_layer
-from gaincurate.scoring.read import Source
+from gaincurate.scoring.readers.source import Source
 from gaincurate.scoring.segment import RULE, Segmenter
 from gaincurate_kernels import resolve_backend, triton_version
 
@@ -55,7 +55,7 @@ class Machine:
         return self.devices[0].partition(":")[0]
 
 
-def resolve_machine(config: ScoreConfig) -> Machine:
+def resolve_machine(config: MachineConfig) -> Machine:
     """Settle everything that is `auto`.
 
     Raises:
@@ -94,7 +94,7 @@ def resolve_machine(config: ScoreConfig) -> Machine:
     return Machine(devices, name, dtype, threads, config.batch_tokens or _batch_tokens(device))
 
 
-def _devices(config: ScoreConfig, device: str) -> tuple[str, ...]:
+def _devices(config: MachineConfig, device: str) -> tuple[str, ...]:
     """A CPU is one worker's unless more are asked for; all GPUs of the first one's kind are used."""
     if device == "cpu":
         return (device,) * (config.workers or 1)

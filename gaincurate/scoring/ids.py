@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from gaincurate.core.files import sync_folder
+from gaincurate.core.prompts import Columns, PromptProblem, column_values, to_messages
 from gaincurate.errors import SourceError, storage_error
-from gaincurate.files import sync_folder
-from gaincurate.scoring.columns import Columns, PromptProblem, column_values, to_messages
 
 # A row of the file: the digest, and how many equal digests stand before it.
 _RECORD = np.dtype([("high", ">u8"), ("low", ">u8"), ("copy", "<u4")])

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 import transformers
 
+from gaincurate.core.files import digest_bytes, digest_file, digest_json
 from gaincurate.errors import ModelError
-from gaincurate.files import digest_bytes, digest_file, digest_json
-from gaincurate.scoring.broken import why_broken
 from gaincurate.scoring.model_files import ModelFiles as ModelFiles
 from gaincurate.scoring.model_files import find_model as find_model
+from gaincurate.scoring.model_files import why_broken
 
 # Pre-tokenizers of llama.cpp for which transformers' conversion of a byte-level BPE is right as it is,
 # or is made right in `_mend_gguf_tokenizer`.

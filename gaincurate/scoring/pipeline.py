@@ -1,43 +1,29 @@
 """The composer: takes a ScoreConfig, yields a finished scored set and a summary of how it went.
 
 read -> segment -> batch -> prefill -> angle -> write, one shard at a time, in this process or in several.
-Prints nothing; whoever wants to see a run passes a `Watch`.
+Prints nothing; whoever wants to see a run passes a `Progress`.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from gaincurate.config import ScoreConfig
+from gaincurate.core.artifact import EXECUTION, MANIFEST, REJECTED, Artifact, Json
+from gaincurate.core.files import append_line, remove_temporaries
+from gaincurate.core.locks import one_at_a_time, work_folder
+from gaincurate.core.progress import Progress
+from gaincurate.core.scored_set import COLUMNS, SCORES, ScoredSet
+from gaincurate.core.stats import spearman
 from gaincurate.errors import OutputError
-from gaincurate.files import append_line, remove_temporaries, write_json
-from gaincurate.locks import one_at_a_time, work_folder, writing
-from gaincurate.scored_set import ScoredSet
+from gaincurate.scoring.config import ScoreConfig
 from gaincurate.scoring.identity import execution_record
 from gaincurate.scoring.ids import write_ids
 from gaincurate.scoring.plan import Plan, make_plan
-from gaincurate.scoring.watch import Summary, Watch
-from gaincurate.scoring.workers import score_everywhere
-from gaincurate.shards import (
-    COLUMNS,
-    EXECUTION,
-    IDENTITY,
-    MANIFEST,
-    REJECTED,
-    Json,
-    present_shards,
-    read_identity,
-    refuse_other,
-    remove_set,
-    shard_name,
-    write_manifest,
-)
-from gaincurate.stats import spearman
+from gaincurate.scoring.pool import score_everywhere
+from gaincurate.scoring.summary import Summary
 
 
 def score(data: str, model: str, out: str | Path, **options: Any) -> Summary:
@@ -49,7 +35,7 @@ def score(data: str, model: str, out: str | Path, **options: Any) -> Summary:
     return score_dataset(ScoreConfig(data=data, model=model, out=Path(out), **options))
 
 
-def score_dataset(config: ScoreConfig, watch: Watch | None = None) -> Summary:
+def score_dataset(config: ScoreConfig, progress: Progress | None = None) -> Summary:
     """Score a prompt set, or go on where an earlier run of the same options stopped.
 
     Raises:
@@ -57,96 +43,80 @@ def score_dataset(config: ScoreConfig, watch: Watch | None = None) -> Summary:
         StorageError: the file system refused a write.
         LockedError: another process writes the same shards.
     """
-    watch, summary, out = watch or Watch(), Summary(config.out), config.out
+    progress, summary, out = progress or Progress(), Summary(config.out), config.out
     begin = time.perf_counter()
-    if not (config.overwrite and (out / IDENTITY).exists()):
-        read_identity(out)  # refuse a folder that is not ours before anything is spent or touched
-    plan = make_plan(config, watch, summary)
-    made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    with writing(out, config.split_run), _nothing_left_of_a_false_start(out, made, config):
-        present = _begin(plan, summary)
+    artifact = Artifact(out, SCORES)
+    if not (config.overwrite and artifact.begun):
+        artifact.read_identity()  # refuse a folder that is not ours before anything is spent or touched
+    plan = make_plan(config, progress, summary)
+    with artifact.writing(config.split_run):
+        present = _begin(plan, artifact, summary)
         mine = {k for k in range(plan.shards) if config.split_run.owns(k)}
         if mine - present:
-            watch.start(plan.rows_in(mine), plan.rows_in(mine & present))
-            score_everywhere(plan, sorted(mine - present), watch, summary)
-        _finish(plan, summary)
+            progress.start(plan.rows_in(mine), plan.rows_in(mine & present), what="scoring")
+            score_everywhere(plan, sorted(mine - present), progress, summary)
+        _finish(plan, artifact, summary)
         summary.elapsed = time.perf_counter() - begin
         _log(out, execution_record(config, plan.machine), summary)
     return summary
 
 
-@contextmanager
-def _nothing_left_of_a_false_start(out: Path, made: list[Path], config: ScoreConfig) -> Iterator[None]:
-    """Where no identity was written nothing stays behind; beside a finished set no lock files do."""
-    try:
-        yield
-    finally:
-        # With --shard others may be about to begin in the same folder.
-        begun, finished = (out / IDENTITY).exists(), (out / MANIFEST).exists()
-        if config.split_run.count == 1 and (finished or not begun):
-            shutil.rmtree(work_folder(out), ignore_errors=True)
-            with suppress(OSError):  # not empty, so not ours alone
-                for folder in made:
-                    folder.rmdir()
-
-
-def _begin(plan: Plan, summary: Summary) -> set[int]:
+def _begin(plan: Plan, artifact: Artifact, summary: Summary) -> set[int]:
     """Write ids and identity, or check them; the shards that are there already."""
     out = plan.config.out
     ids = work_folder(out) / "ids.bin"
     with one_at_a_time(out), summary.timed("reading"):
         if plan.config.split_run.count == 1:
             remove_temporaries(out)
-        begun = None if plan.config.overwrite else read_identity(out)
-        if plan.config.overwrite and _same_run_unfinished(out, plan.identity):
+        begun = None if plan.config.overwrite else artifact.read_identity()
+        if plan.config.overwrite and _same_run_unfinished(artifact, plan.identity):
             begun = plan.identity  # the same command again, after an interruption: go on
-        elif begun is not None and begun != plan.identity and _nothing_scored(plan.config, begun):
+        elif begun is not None and begun != plan.identity and _nothing_scored(plan.config):
             begun = None  # the first row was refused, say: other options are no other set's yet
         if begun is None:
             # The ids come first: what is wrong with the source is found before anything is deleted.
             fresh = ids.with_name("ids-new.bin")
             write_ids(fresh, plan.source.batches(), plan.columns)
-            remove_set(out)  # or what a beginning left: its ids must not meet the next identity
-            write_json(out / IDENTITY, plan.identity)
-            fresh.replace(ids)  # behind the identity: a kill never leaves an old one with new ids
+            artifact.remove()  # or what a beginning left: its ids must not meet the next identity
+            artifact.begin(plan.identity)
+            fresh.replace(ids)  # after the identity: a kill never leaves an old one with new ids
             return set()
-        refuse_other(out, begun, plan.identity)
-        present = present_shards(out, plan.identity, plan.shards)
+        artifact.refuse_other(begun, plan.identity)
+        present = artifact.present(plan.identity, plan.shards)
         if len(present) < plan.shards:
-            # A finished set that lost a shard is unfinished again.
-            (out / MANIFEST).unlink(missing_ok=True)
+            artifact.reopen()
             if not ids.exists():
                 write_ids(ids, plan.source.batches(), plan.columns)
         return present
 
 
-def _same_run_unfinished(out: Path, identity: Json) -> bool:
-    if (out / MANIFEST).exists() or not (out / IDENTITY).exists():
+def _same_run_unfinished(artifact: Artifact, identity: Json) -> bool:
+    if artifact.finished or not artifact.begun:
         return False
     try:
-        return read_identity(out) == identity
+        return artifact.read_identity() == identity
     except OutputError:  # damaged: what --overwrite is for
         return False
 
 
-def _nothing_scored(config: ScoreConfig, begun: Json) -> bool:
+def _nothing_scored(config: ScoreConfig) -> bool:
     """Whether a scoring run was begun in the folder, wrote no shard, and nobody can be at work on it."""
     # A plain run holds the folder alone; other parts of a --shard run may have no shard yet either.
-    if config.split_run.count > 1 or begun.get("kind") is not None:  # other sets say what they are
+    if config.split_run.count > 1:
         return False
     kept = (MANIFEST, REJECTED, COLUMNS, "shard-*.arrow")  # what a finished set was, whatever is left of it
     return not any(found for name in kept for found in config.out.glob(name))
 
 
-def _finish(plan: Plan, summary: Summary) -> None:
+def _finish(plan: Plan, artifact: Artifact, summary: Summary) -> None:
     """Write the manifest if every shard is there, and read the set's own figures back."""
     out = plan.config.out
-    if not all((out / shard_name(index)).exists() for index in range(plan.shards)):
+    if not all(artifact.part(index).exists() for index in range(plan.shards)):
         return
     with summary.timed("writing"), one_at_a_time(out):
         remove_temporaries(out)  # of killed --shard runs; those that live have nothing left to write
-        if not (out / MANIFEST).exists():
-            write_manifest(out, plan.identity, plan.shards)
+        if not artifact.finished:
+            artifact.finish(plan.identity, plan.shards)
     shutil.rmtree(work_folder(out), ignore_errors=True)
     found = ScoredSet(out, verify=False)
     summary.complete = True

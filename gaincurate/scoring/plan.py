@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gaincurate.config import ScoreConfig
+from gaincurate.core.artifact import Json, shard_count
+from gaincurate.core.progress import Progress
+from gaincurate.core.prompts import Columns, find_columns
 from gaincurate.errors import InputError
-from gaincurate.scoring.columns import Columns, find_columns
-from gaincurate.scoring.head import chunk_rows
+from gaincurate.scoring.config import ScoreConfig, check_shots
 from gaincurate.scoring.identity import (
     Machine,
     choose_backend,
@@ -20,11 +21,11 @@ from gaincurate.scoring.identity import (
     model_max_length,
     resolve_machine,
 )
+from gaincurate.scoring.lm_head import chunk_rows
 from gaincurate.scoring.model import ModelFiles, find_model, gguf_doubt, load_config, load_tokenizer
-from gaincurate.scoring.read import Source, open_source
-from gaincurate.scoring.segment import Segmenter, check_shots
-from gaincurate.scoring.watch import Summary, Watch
-from gaincurate.shards import Json, shard_count
+from gaincurate.scoring.readers.source import Source, open_source
+from gaincurate.scoring.segment import Segmenter
+from gaincurate.scoring.summary import Summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class Plan:
         return sum(stop - start for start, stop in map(self.bounds, shards))
 
 
-def make_plan(config: ScoreConfig, watch: Watch, summary: Summary) -> Plan:
+def make_plan(config: ScoreConfig, progress: Progress, summary: Summary) -> Plan:
     """Open the source, find the model, its tokenizer and template, and settle what is `auto`.
 
     Raises:
@@ -82,7 +83,7 @@ def make_plan(config: ScoreConfig, watch: Watch, summary: Summary) -> Plan:
         raise InputError(
             f"--overwrite would delete the source: {config.data} is in {config.out}. Give another --out."
         )
-    watch.note(f"{source.name}: {source.rows:,} row{'s' * (source.rows != 1)}; {columns.note}")
+    progress.note(f"{source.name}: {source.rows:,} row{'s' * (source.rows != 1)}; {columns.note}")
     with summary.timed("loading"):
         files = find_model(
             config.model,
@@ -92,7 +93,7 @@ def make_plan(config: ScoreConfig, watch: Watch, summary: Summary) -> Plan:
         model_config = load_config(files)
         tokenizer = load_tokenizer(files)
         if doubt := gguf_doubt(files):
-            watch.note(doubt)
+            progress.note(doubt)
         max_length = _max_length(config, model_config)
         vocabulary = model_config.get_text_config(decoder=True).vocab_size
         if config.needs_head:

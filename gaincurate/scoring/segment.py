@@ -1,8 +1,7 @@
-"""From chat messages to token ids and three spans: prefix, question, tail.
+"""A row's messages to tokens and three spans: prefix, question, tail.
 
-The question is the text of the last user message without surrounding white space; the prefix is every
-token before it (BOS, system, examples, earlier turns, role headers); the tail is what follows. Bounds
-come from the rendered text and the tokenizer's offsets. Knows nothing of models or batches.
+Spans come from the rendered template and the tokenizer's character offsets, never from constants of a
+model. Some tokenizers report no offsets, or wrong ones, so theirs are found again by decoding.
 """
 
 from __future__ import annotations
@@ -14,10 +13,61 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gaincurate.errors import InputError, ModelError
-from gaincurate.files import digest_bytes
-from gaincurate.scoring.columns import Message, PromptProblem, with_additions
-from gaincurate.scoring.offsets import UndecodableError, decoded_offsets
+from gaincurate.core.files import digest_bytes
+from gaincurate.core.prompts import Message, PromptProblem, with_additions
+from gaincurate.errors import ModelError
+
+
+class UndecodableError(Exception):
+    """The tokens do not decode to the text they were made from."""
+
+
+def decoded_offsets(tokenizer: Any, text: str, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    """Where each token stands in `text`, `[tokens, 2]`, found by decoding ever longer heads.
+
+    Special tokens that are not in the text (an added BOS) get an empty span; a token that is a part of a
+    character has the whole character. The time grows with the square of the tokens.
+
+    Raises:
+        UndecodableError: decoding does not give the text back, so spans would be guesses.
+    """
+    lead, body = _without_added_tokens(tokenizer, text, ids)
+    whole = _decode(tokenizer, body)
+    # Some tokenizers add or drop white space at the start.
+    shift = len(whole) - len(whole.lstrip()) - (len(text) - len(text.lstrip()))
+    if whole[max(shift, 0) :] != text[max(-shift, 0) :]:
+        raise UndecodableError
+    spans = np.zeros((len(ids), 2), np.int64)
+    start, same, made = 0, 0, ""
+    for n in range(1, len(body) + 1):
+        before, made = made, _decode(tokenizer, body[:n])
+        if made != before:  # else one more part of the same character
+            start, same = same, len(made)
+            while not whole.startswith(made[:same]):  # the end may be half a character
+                same -= 1
+        spans[lead + n - 1] = start, same + (same < len(made))
+    found: npt.NDArray[np.int64] = np.maximum(spans - shift, 0)
+    return found
+
+
+def _without_added_tokens(tokenizer: Any, text: str, ids: npt.NDArray[np.int32]) -> tuple[int, list[int]]:
+    """How many special tokens were put before the text, and the tokens that are the text."""
+    special = set(tokenizer.all_special_ids)
+    lead = 0
+    while lead < len(ids) and int(ids[lead]) in special:
+        if text.startswith(tokenizer.convert_ids_to_tokens(int(ids[lead]))):
+            break
+        lead += 1
+    body = [int(i) for i in ids[lead:]]
+    if body and body[-1] in special and not text.endswith(tokenizer.convert_ids_to_tokens(body[-1])):
+        body.pop()
+    return lead, body
+
+
+def _decode(tokenizer: Any, ids: list[int]) -> str:
+    text: str = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return text
+
 
 RULE = "last-user-message-stripped/1"
 # Digits survive templates that trim, change case or escape; 40 of them do not occur by chance.
@@ -275,23 +325,3 @@ def _inside(text: str, question: str, head: str, tail: str) -> tuple[int, int] |
 
 class _Refused(Exception):
     """One prompt cannot be segmented; the text is the reason."""
-
-
-def check_shots(value: Any, name: str) -> list[Message]:
-    """The examples of `--shots`: a JSON list of {role, content}, user and assistant in turn.
-
-    Raises:
-        InputError: anything else.
-    """
-    good = isinstance(value, list) and all(
-        isinstance(m, dict)
-        and isinstance(m.get("content"), str)
-        and m.get("role") == ("user", "assistant")[i % 2]
-        for i, m in enumerate(value)
-    )
-    if not good or len(value) % 2:
-        raise InputError(
-            f"--shots {name}: expected a JSON list of messages, user and assistant in turn: "
-            '[{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}].'
-        )
-    return [{"role": m["role"], "content": m["content"]} for m in value]

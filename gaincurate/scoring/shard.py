@@ -12,18 +12,19 @@ from typing import Any, Protocol
 import pyarrow as pa
 import torch
 
+from gaincurate.core.progress import Progress
+from gaincurate.core.prompts import PromptProblem, column_values, to_messages
+from gaincurate.core.schema import Score
 from gaincurate.errors import GaincurateError, RowError
-from gaincurate.schema import Score
-from gaincurate.scoring.attention import UnsupportedAttention
-from gaincurate.scoring.columns import PromptProblem, column_values, to_messages
-from gaincurate.scoring.head import Head
-from gaincurate.scoring.pack import Batch
-from gaincurate.scoring.packed import PackedPrefill
+from gaincurate.scoring.batching import Batch
+from gaincurate.scoring.lm_head import Head
+from gaincurate.scoring.packed_attention import UnsupportedAttention
+from gaincurate.scoring.packed_prefill import PackedPrefill
 from gaincurate.scoring.plan import Plan
 from gaincurate.scoring.prefill import Prefill
 from gaincurate.scoring.segment import Segmented, Unusable
 from gaincurate.scoring.signals import Signals
-from gaincurate.scoring.watch import Summary, Watch
+from gaincurate.scoring.summary import Summary
 from gaincurate_kernels import RMSNorm
 
 _TRIAL_TOKENS = 256
@@ -43,7 +44,7 @@ class Forward(Protocol):
 
 
 def without_padding(
-    prefill: Prefill, prompts: Sequence[Segmented], watch: Watch, head: Head | None = None
+    prefill: Prefill, prompts: Sequence[Segmented], progress: Progress, head: Head | None = None
 ) -> Forward:
     """The packed forward if it gives what the model's own does on two of these prompts, else the padded one.
 
@@ -64,7 +65,7 @@ def without_padding(
         packed.try_on(tried)
     except UnsupportedAttention as reason:
         kind = prefill.config.model_type
-        watch.note(f"{kind} runs in padded batches, which is slower: {reason}")
+        progress.note(f"{kind} runs in padded batches, which is slower: {reason}")
         return prefill
     except torch.OutOfMemoryError as error:
         raise GaincurateError(
@@ -82,15 +83,17 @@ class Shard:
         start: the shard's first source row.
         names: the rows' ids.
         summary: counts and times are added here.
-        watch: hears of every batch.
+        progress: hears of every batch.
     """
 
-    def __init__(self, plan: Plan, start: int, names: list[str], summary: Summary, watch: Watch) -> None:
+    def __init__(
+        self, plan: Plan, start: int, names: list[str], summary: Summary, progress: Progress
+    ) -> None:
         self._plan = plan
         self._start = start
         self._names = names
         self._summary = summary
-        self._watch = watch
+        self._progress = progress
         self._rejected: dict[int, str] = {}
 
     def segment(self, table: pa.Table) -> dict[int, Segmented]:
@@ -146,7 +149,7 @@ class Shard:
                 self._rejected = dict(unusable)
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
-                self._watch.note(
+                self._progress.note(
                     f"warning: out of memory; the shard from row {self._start} starts over with "
                     f"{budget:,} tokens in a batch"
                 )
@@ -212,7 +215,7 @@ class Shard:
     def _count(self, rows: int, tokens: int) -> None:
         self._summary.scored += rows
         self._summary.tokens += tokens
-        self._watch.advance(rows, tokens)
+        self._progress.advance(rows, tokens=tokens)
 
     def _refuse(self, place: int, reason: str, *, overlong: bool = False) -> None:
         row, gc_id, config = self._start + place, self._names[place], self._plan.config

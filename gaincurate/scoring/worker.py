@@ -1,44 +1,102 @@
-"""What one process does: takes a plan and shard numbers, yields written shards.
+"""What one process does: its shards of the plan, with reading and writing beside the model.
 
-While the model is at one shard, the next is read and segmented and the last is written. Knows nothing of
-other processes.
+Reading and segmenting run in a thread ahead of the model and writing in one after it. A process that only
+computed would wait for both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from types import TracebackType
+from typing import TypeVar
 
 import pyarrow as pa
 import torch
 import transformers
 
-from gaincurate.files import write_atomic
-from gaincurate.locks import work_folder
-from gaincurate.schema import FORMAT, Score, scored_table, signal_fields
-from gaincurate.scoring.ahead import Behind, ahead
-from gaincurate.scoring.allocator import settle_memory
-from gaincurate.scoring.head import Head
+from gaincurate.core.artifact import Artifact, Json
+from gaincurate.core.locks import work_folder
+from gaincurate.core.progress import Progress
+from gaincurate.core.schema import Score, scored_table, signal_fields
+from gaincurate.core.scored_set import SCORES
+from gaincurate.scoring.cpu import settle_memory
 from gaincurate.scoring.ids import Ids
+from gaincurate.scoring.lm_head import Head
 from gaincurate.scoring.model import load_model
 from gaincurate.scoring.plan import Plan
 from gaincurate.scoring.prefill import Prefill
-from gaincurate.scoring.read import Cursor
+from gaincurate.scoring.readers.source import Cursor
 from gaincurate.scoring.segment import Segmented
 from gaincurate.scoring.shard import Forward, Shard, without_padding
 from gaincurate.scoring.signals import Signals
-from gaincurate.scoring.watch import Summary, Watch
-from gaincurate.shards import Json, encode_shard, shard_name
+from gaincurate.scoring.summary import Summary
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 
-def score_shards(plan: Plan, shards: Iterable[int], watch: Watch, summary: Summary) -> None:
+def ahead(work: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
+    """`work` on each item in a thread; the next is begun when the one before is handed out.
+
+    At most one result waits, so memory does not grow with the number of items.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
+        waiting: Future[U] | None = None
+        try:
+            for item in items:
+                following = pool.submit(work, item)
+                if waiting is not None:
+                    yield waiting.result()
+                waiting = following
+            if waiting is not None:
+                yield waiting.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Behind:
+    """Runs one function at a time in a thread, while the caller goes on with something else.
+
+    Leaving the block waits for the last one; an error comes out of the next `run` or there.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="behind")
+        self._last: Future[None] | None = None
+
+    def __enter__(self) -> Behind:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._wait()
+        finally:
+            self._pool.shutdown(wait=True)
+
+    def run(self, work: Callable[[], None]) -> None:
+        """Begin `work` once what was begun before is done."""
+        self._wait()
+        self._last = self._pool.submit(work)
+
+    def _wait(self) -> None:
+        last, self._last = self._last, None
+        if last is not None:
+            last.result()
+
+
+def score_shards(plan: Plan, shards: Iterable[int], progress: Progress, summary: Summary) -> None:
     """Load the model, score these shards and write them.
 
     Args:
         plan: the run, begun: its ids are written.
         shards: their numbers, ascending.
-        watch: hears of every batch and shard.
+        progress: hears of every batch and shard, the shards from a thread of their own.
         summary: counts and times are added here.
     """
     config, out = plan.config, plan.config.out
@@ -71,24 +129,23 @@ def score_shards(plan: Plan, shards: Iterable[int], watch: Watch, summary: Summa
         with summary.timed("reading"):
             table = cursor.read(start, stop)
             names = ids.of(start, table)
-        shard = Shard(plan, start, names, summary, watch)
+        shard = Shard(plan, start, names, summary, progress)
         return _Prepared(index, table, names, shard, shard.segment(table))
 
     def write(ready: _Prepared, scores: dict[int, Score], facts: Json) -> None:
         start, stop = plan.bounds(ready.index)
         with summary.timed("writing"):
-            info = {"format": FORMAT, "identity": plan.identity, "shard": ready.index, **facts}
-            info |= {"first_row": start, "source_rows": stop - start}
+            facts = {**facts, "first_row": start, "source_rows": stop - start}
             scored = scored_table(ready.table, ready.names, scores, more)
-            write_atomic(out / shard_name(ready.index), encode_shard(scored, info))
-        watch.shard(ready.index, plan.shards)
+            Artifact(out, SCORES).write_part(ready.index, plan.identity, scored, facts)
+        progress.part(f"shard {ready.index + 1} of {plan.shards}")
 
     forward: Forward | None = None
     with Behind() as behind:
         for ready in _waited_for(ahead(prepare, shards), summary):
             if forward is None and ready.prompts:
                 with summary.timed("loading"):
-                    forward = without_padding(prefill, list(ready.prompts.values()), watch, head)
+                    forward = without_padding(prefill, list(ready.prompts.values()), progress, head)
             scores, facts = ready.shard.score(ready.prompts, forward or prefill, signals)
             with summary.timed("waiting"):
                 behind.run(partial(write, ready, scores, facts))

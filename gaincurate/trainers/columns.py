@@ -12,12 +12,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from gaincurate.core.artifact import Json
+from gaincurate.core.prompts import Message, prompts_of
+from gaincurate.core.schema import ID
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
-from gaincurate.schedule.rows import prompts_of
-from gaincurate.schema import ID
-from gaincurate.scored_set import ScoredSet
-from gaincurate.scoring.columns import Message
-from gaincurate.shards import Json
 
 _PLAIN = pa.struct([("role", pa.string()), ("content", pa.string())])
 
@@ -179,8 +178,9 @@ class Parts:
             if roles != ["user"]:
                 raise InputError(
                     f"{self.trainer} reads a prompt as one user message with a system message in its "
-                    f"settings, and the prompt of {gc_id!r} is {', '.join(roles) or 'empty'}. --bare leaves "
-                    "out the examples of the scoring run; rows with turns of their own cannot go this way.",
+                    f"settings, and the prompt of {gc_id!r} is {', '.join(roles) or 'empty'}. "
+                    "--without-system leaves out the examples of the scoring run; rows with turns of their "
+                    "own cannot go this way.",
                     gc_id=gc_id,
                 )
             if self._begun and system != self.system:

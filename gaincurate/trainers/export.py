@@ -19,19 +19,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gaincurate.core.artifact import IDENTITY, MANIFEST, Json
+from gaincurate.core.files import write_atomic, write_lines, write_stream
+from gaincurate.core.prompts import column_values, prompts_of
+from gaincurate.core.rng import Ints
+from gaincurate.core.schema import ID, PREFIX
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError, OutputError, storage_error
-from gaincurate.files import write_atomic, write_stream
-from gaincurate.hygiene.examine import LeftOut, leave_out
-from gaincurate.hygiene.lines import write_lines
+from gaincurate.hygiene.checks import LeftOut, leave_out
 from gaincurate.hygiene.options import HygieneOptions
-from gaincurate.schedule.noise import Ints
-from gaincurate.schedule.order import Order, build
-from gaincurate.schedule.rows import prompts_of
+from gaincurate.schedule.ordering import Order, build
 from gaincurate.schedule.run import RUN, Run
-from gaincurate.schema import ID, PREFIX
-from gaincurate.scored_set import ScoredSet
-from gaincurate.scoring.columns import column_values
-from gaincurate.shards import IDENTITY, MANIFEST, Json
 from gaincurate.trainers.columns import Own, Parts, Rows, ViewOptions, chat_type, column_type
 from gaincurate.trainers.profile import Columns, Launch, Profile, profile_of, profiles, system_file
 

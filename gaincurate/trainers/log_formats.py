@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from gaincurate.core.arrow import Refuse, parquet_head, read_parquet
+from gaincurate.core.files import json_lines
 from gaincurate.errors import OutcomeError
-from gaincurate.files import reading
 from gaincurate.trainers.profile import LogFormat, profiles
 
 LINES = "lines"
@@ -86,18 +86,10 @@ def objects(path: Path, begin: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
         OutcomeError: a line that is no JSON object.
         StorageError: the file cannot be read.
     """
-    with reading(path), path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            begin -= len(line)
-            if begin >= 0 or not line.endswith(b"\n") or not line.strip():
-                continue
-            try:
-                found = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise OutcomeError(f"{path}, line {number} is broken: it is no JSON.") from error
-            if not isinstance(found, dict):
-                raise OutcomeError(f"{path}, line {number} is no JSON object.")
-            yield number, found
+    for number, entry in json_lines(path, begin):
+        if entry is None:
+            raise OutcomeError(f"{path}, line {number} is broken: it is no JSON object.")
+        yield number, entry
 
 
 def table_rows(path: Path) -> list[str]:

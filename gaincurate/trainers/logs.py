@@ -17,13 +17,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from gaincurate.core.files import append_lines, digest_bytes, digest_file, reading, write_json
+from gaincurate.core.outcomes import Rules, read_file
+from gaincurate.core.prompts import Message, column_values, prompts_of
 from gaincurate.errors import OutcomeError
-from gaincurate.files import append_lines, digest_bytes, digest_file, reading, write_json
-from gaincurate.schedule.lines import Rules, read_lines
-from gaincurate.schedule.observed import Note, rules_of, silent
-from gaincurate.schedule.rows import prompts_of
+from gaincurate.schedule.observations import Note, rules_of, silent
 from gaincurate.schedule.run import Run, read_json
-from gaincurate.scoring.columns import Message, column_values
 from gaincurate.trainers.log_formats import LINES, Entry, format_of, logs, objects, patterns, table_rows
 
 TAKEN = "logs.json"
@@ -345,10 +344,7 @@ class _Taking:
 
         A line that steers is taken with the first new line behind it: where that one is known, so is it.
         """
-        with reading(path):
-            data = path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1].rstrip(b"\n")
-        read_lines(whole, path, self._round, self._join.ids, self._run.ids, self._rules)
+        read_file(path, self._round, self._run.ids, self._rules)
         mark = digest_bytes(str(path.resolve()).encode())[:8]
         seen: Counter[str] = Counter()
         steering: list[Line] = []
@@ -445,15 +441,13 @@ def _keys(run: Run, round_: int, rules: Rules) -> tuple[Counter[str], dict[str, 
     path, known, rewards = run.outcomes(round_), Counter[str](), dict[str, Any]()
     if not path.exists():
         return known, rewards
-    with reading(path):
-        whole, _, tail = path.read_bytes().rpartition(b"\n")
-    if tail.strip():
+    if is_cut(path):
         raise OutcomeError(
             f"the last line of {path} is not finished, so nothing can be put behind it; delete that line, or "
             "wait for its writer.",
             path=str(path),
         )
-    read_lines(whole, path, round_, frozenset(run.ids(round_)), run.ids, rules)
+    read_file(path, round_, run.ids, rules)
     for _, line in objects(path):
         if "gc_id" in line:
             known[_log_key(line)] += 1

@@ -18,19 +18,20 @@ from typing import Any
 import pyarrow.json as pj
 
 from gaincurate.core.arrow import read_parquet, refusing, validate
+from gaincurate.core.artifact import Json
+from gaincurate.core.files import append_lines, reading, write_json
+from gaincurate.core.outcomes import success_of
+from gaincurate.core.process import command_lock
+from gaincurate.core.prompts import read_rows
+from gaincurate.core.schema import ID
 from gaincurate.errors import InputError, OutcomeError, OutputError
-from gaincurate.files import append_lines, reading, write_json
-from gaincurate.schedule.back import return_to, saved_place, take_back
+from gaincurate.schedule.checkpoints import AS_IT_IS, Held
 from gaincurate.schedule.foresight import see_live
-from gaincurate.schedule.lines import success_of
-from gaincurate.schedule.observed import Note, rules_of, silent
-from gaincurate.schedule.rescore import AS_IT_IS, Held, due
+from gaincurate.schedule.observations import Note, rules_of, silent
+from gaincurate.schedule.rescore import due
+from gaincurate.schedule.rollback import return_to, saved_place, take_back
 from gaincurate.schedule.rounds import advance
-from gaincurate.schedule.rows import read_rows
 from gaincurate.schedule.run import RUN, Run, read_json, working_on
-from gaincurate.schedule.trainer import trainer_lock
-from gaincurate.schema import ID
-from gaincurate.shards import Json
 
 PLACE = "gaincurate_state.json"
 """The file beside a checkpoint that says where the run was."""
@@ -100,7 +101,7 @@ class Live(AbstractContextManager["Live"]):
             LockedError: another trainer is at work on the run.
         """
         if self._lock is None:
-            self._lock = self._held.enter_context(trainer_lock(self.run.folder))
+            self._lock = self._held.enter_context(command_lock(self.run.folder))
         self._forget()
         if self.round < 0:
             self.turn()
@@ -277,19 +278,6 @@ class Live(AbstractContextManager["Live"]):
             )
         self._forget()
         self.position = int(saved.get("position", 0))
-
-    def restore_from(self, checkpoint: str | Path) -> Json:
-        """`restore` from the place in a checkpoint's folder.
-
-        Returns:
-            The place.
-
-        Raises:
-            OutputError: the checkpoint has none, or one that does not fit.
-        """
-        saved = place_beside(checkpoint)
-        self.restore(saved, str(checkpoint))
-        return saved
 
     def begin_anew(self) -> None:
         """Take back what a trainer that saved nothing reported of round 0.

@@ -16,14 +16,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from gaincurate.core.artifact import Json
+from gaincurate.core.files import write_json
+from gaincurate.core.process import command_lock, last_line, run_command
 from gaincurate.errors import GaincurateError, InputError, TrainerError, storage_error
-from gaincurate.files import write_json
 from gaincurate.schedule.checkpoints import Finder, weight_names, whole, why_not_whole
 from gaincurate.schedule.foresight import observes_with_checkpoint
 from gaincurate.schedule.rescore import due
 from gaincurate.schedule.run import Run, read_json, round_name
-from gaincurate.schedule.trainer import train, trainer_lock
-from gaincurate.shards import Json
 from gaincurate.trainers.checkpoints import ADAPTER, Checkpoint, find, owner, wait
 from gaincurate.trainers.lora import see_mergeable
 from gaincurate.trainers.profile import Layout, layout_of
@@ -345,11 +345,10 @@ class TrainerFinder(Finder):
         self._note(f"merging the adapter {record['checkpoint']} into its base model")
         log = run.round_folder(run.state["round"]) / "merging.log"
         try:
-            with trainer_lock(run.folder, "scoring.lock") as lock:
-                seconds = train(command, environment={"HF_HUB_OFFLINE": "1"}, log=log, lock=lock)
+            with command_lock(run.folder, "scoring.lock") as lock:
+                seconds = run_command(command, environment={"HF_HUB_OFFLINE": "1"}, log=log, lock=lock)
         except TrainerError as error:
-            said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-            why = said[-1].removeprefix("error: ").rstrip(".")
+            why = (last_line(log) or "it said nothing").removeprefix("error: ")
             raise GaincurateError(
                 f"the adapter could not be merged: {why} (log: {log}).", log=str(log)
             ) from error

@@ -132,7 +132,7 @@ def scoring(device: str, rehearse: bool) -> list[dict[str, Any]]:
     """Rates of scoring with random weights on prompts of real lengths."""
     import transformers
 
-    from gaincurate.scoring import rates
+    from gaincurate.scoring import bench
 
     rows = []
     for name, (count, hidden, inner, layers, heads, key_heads) in MODELS.items() if not rehearse else [TOY]:
@@ -147,8 +147,8 @@ def scoring(device: str, rehearse: bool) -> list[dict[str, Any]]:
         with torch.device(device):
             model = transformers.AutoModel.from_config(config, dtype=torch.bfloat16).eval()
         budget = 65536 if not rehearse else 256
-        prompts = rates.made_up_prompts(count, prefix=115, vocab_size=config.vocab_size)
-        found = rates.measure(model, prompts, budget=budget, passes=1, one_by_one=50)
+        prompts = bench.made_up_prompts(count, prefix=115, vocab_size=config.vocab_size)
+        found = bench.measure(model, prompts, budget=budget, passes=1, one_by_one=50)
         rows += [{"model": name, **asdict(rate)} for rate in found]
         print_rows(rows[-len(found) :])
         del model

@@ -19,7 +19,6 @@ from gaincurate_kernels.values import Concentration, RMSNorm, UnitSums
 
 CHUNK = 128
 """Tokens that one program sums, counted from the segment's own start: a long sample fills the device."""
-MAX_HIDDEN = 16384
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from command import run
-from gaincurate.scoring import rates
+from gaincurate.scoring import bench as score_bench
 from gaincurate_kernels import bench, segment_unit_sums
 
 SMALL = ("--tokens", "512", "--hidden", "64", "--sample", "128", "--device", "cpu")
@@ -107,7 +107,7 @@ def test_figures_that_could_not_be_written_are_not_measured(
 
     monkeypatch.setattr(bench, "measure", measure)
     monkeypatch.setattr(bench, "copy_bandwidth", measure)
-    monkeypatch.setattr(rates, "measure", measure)
+    monkeypatch.setattr(score_bench, "measure", measure)
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder").mkdir()
     result = run("bench", *what, "--csv", tmp_path / name)

@@ -194,7 +194,7 @@ def test_one_row_that_was_kept_is_said_as_one(tmp_path: Path, tiny_model: Path) 
     assert run(*command).exit_code == 0
     (out / "shard-00001.arrow").unlink()
     result = run(*command)
-    assert "1 of 2 rows was scored before and is kept\n" in result.stderr
+    assert "1 of 2 rows was done before and is kept\n" in result.stderr
     assert f"{out} is complete: 2 rows, 0 rejected\n" in result.stdout
 
 

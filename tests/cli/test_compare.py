@@ -12,7 +12,7 @@ import pytest
 
 import compare_results
 from command import run
-from gaincurate.cli.compare_progress import CompareView
+from gaincurate.core.progress import Progress
 
 CONFIG = 'scored = "s"\nheldout = "h"\nverifier = "exact"\nbudget_tokens = 10\n[[arms]]\nname = "a"\nstrategy = "gain-rl"\n'
 
@@ -29,18 +29,16 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Stands for the training: leaves a folder of results, and tells what it was called with."""
     calls: list[dict[str, Any]] = []
 
-    def compare(comparison: Any, out: Path, view: CompareView, workers: int = 1) -> None:
+    def compare(comparison: Any, out: Path, progress: Progress, workers: int = 1) -> None:
         calls.append({"arms": [arm.name for arm in comparison.arms], "workers": workers})
         if not (out / "comparison.json").exists():
-            view.note("judging the model at the start")
-            view.job(0, 2, "uniform", 3, "training")
-            view.progress(0.5, 150.0)
-            view.job_done(0, 2, 140.0)
+            progress.note("judging the model at the start")
+            progress.start(2, 0.5, unit="training")
+            progress.advance(1.5)
+            progress.part("uniform, seed 3, done in 2 min 20 s")
             compare_results.example(out, prompts=30)
-            view.progress(1.0, 0.0)
-            view.job_done(1, 2, 0.0)
 
-    monkeypatch.setattr("gaincurate.compare.harness.compare", compare)
+    monkeypatch.setattr("gaincurate.compare.runner.compare", compare)
     return calls
 
 
@@ -49,10 +47,9 @@ def test_it_trains_says_and_writes(config: Path, trained: list[dict[str, Any]], 
     done = run("compare", config, "-o", out, "--workers", "2")
     assert done.exit_code == 0, done.output
     assert trained == [{"arms": ["uniform", "length", "a"], "workers": 2}]
-    assert done.stderr.splitlines()[:3] == [
+    assert done.stderr.splitlines()[:2] == [
         "judging the model at the start",
-        "1 of 2: uniform, seed 3: training",
-        "1 of 2: done in 2 min 20 s; 50% of all, about 2 min left",
+        "uniform, seed 3, done in 2 min 20 s: 2 of 2 trainings",
     ]
     assert f"{out / 'report.html'}: written; open it in a browser." in done.stderr
     assert "good: better than uniform." in done.stdout

@@ -41,7 +41,7 @@ def test_rollouts_of_a_scored_set_by_a_model_of_this_machine(
         0.0,
         0,
     )
-    assert "4 of 4 prompts are in finished shards and are kept" in again.stderr
+    assert "4 of 4 prompts were done before and are kept" in again.stderr
     assert pass_rates(out).column("samples").to_pylist() == [3] * 4
     engine = RolloutSet(out).manifest["identity"]["engine"]
     scored_with = json.loads((scored / "manifest.json").read_text())["identity"]
@@ -52,7 +52,7 @@ def test_rollouts_of_a_scored_set_by_a_model_of_this_machine(
         row["gc_id"]: row["prompt_tokens"] for table in RolloutSet(out).tables() for row in table.to_pylist()
     }
     for gc_id, length in lengths.items():
-        from gaincurate.scored_set import open_scores
+        from gaincurate.core.scored_set import open_scores
 
         assert open_scores(scored).row(gc_id)["gc_prompt_tokens"] == length
     other = run(*command, "--seed", 3)

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from gaincurate.cli.rescoring import scoring_options, tell_of_machine
+from gaincurate.cli.schedule_start import scoring_options, tell_of_machine
 
 
 def test_only_what_was_asked_for_is_seen() -> None:

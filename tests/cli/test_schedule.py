@@ -218,8 +218,8 @@ def test_a_dry_run_tells_what_can_be_known(tmp_path: Path, strategy: str) -> Non
         (["--set", "beta"], "--set beta: expected NAME=VALUE."),
         (["--set", "gamma=1"], "strategy gain-rl has no option 'gamma'"),
         (["--reward-range", "2,0"], "--reward-range 2,0: the first must be less than the second."),
-        (["--min-coverage", "0"], "--min-coverage 0.0: input should be greater than 0."),
-        (["--seed", str(2**64)], f"--seed {2**64}: input should be less than"),
+        (["--min-coverage", "0"], "--min-coverage 0.0: it should be greater than 0."),
+        (["--seed", str(2**64)], f"--seed {2**64}: it should be less than"),
         (["--budget", "61"], "--budget 61 is over the 60 rows"),
     ],
 )
@@ -241,7 +241,7 @@ def test_the_strategys_own_options_reach_it(tmp_path: Path) -> None:
 def test_next_keeps_out_of_a_run_that_a_trainer_follows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gaincurate.schedule.trainer._FREED", 0.0)
+    monkeypatch.setattr("gaincurate.core.process._FREED", 0.0)
     run = runs.begin(tmp_path)
     runs.report(run)
     with Live(run.folder):

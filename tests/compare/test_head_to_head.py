@@ -8,20 +8,21 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+import scipy.stats
 
 import compare_results
 from column_sets import column_set
-from gaincurate.compare.measures import document
-from gaincurate.compare.results import read_results
-from gaincurate.compare.tables import FACTS
+from gaincurate.compare.document import document
+from gaincurate.compare.results import FACTS, RESULTS, read_results, read_tables
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
-FOLDER = DOCS / "head_to_head"
+FOLDER = DOCS / "studies/head_to_head"
 NAMES = ("page", "kept", "drawn")
 
 
@@ -42,7 +43,14 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study")
     out = compare_results.example(folder / "compared", prompts=40)
     for name, rows in (("scored", 50), ("heldout", 40)):
-        column_set(folder / "sets" / name, list(range(3, rows + 3)), {"gc_angle": [0.5] * rows})
+        tasks = {
+            "source": [f"task{row % 3}" for row in range(rows)],
+            "level": [1 + row % 2 for row in range(rows)],
+        }
+        lengths = list(range(3, rows + 3))
+        column_set(
+            folder / "sets" / name, lengths, {"gc_angle": [0.5] * rows}, tasks if name == "heldout" else None
+        )
     facts = json.loads((out / FACTS).read_bytes())
     facts["comparison"] |= {name: str(folder / "sets" / name) for name in ("scored", "heldout")}
     facts["model"] = facts["comparison"]["model"] = str(folder / "model")
@@ -56,9 +64,9 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def written(script: ModuleType, compared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("docs") / "head_to_head"
+    folder = tmp_path_factory.mktemp("docs") / "studies/head_to_head"
     script.keep(compared, folder)
-    script.write(folder, folder.parent / script.NAME)
+    script.write(folder, folder.parent.parent / script.NAME)
     return folder
 
 
@@ -94,13 +102,46 @@ def test_what_is_kept_gives_the_comparisons_own_figures(compared: Path, written:
     assert about["prompts"] == {"scored": 50, "heldout": 40}
 
 
+def test_differences_by_task_are_sums_over_the_answers_themselves(compared: Path, written: Path) -> None:
+    found = json.loads((written / "figures.json").read_bytes())["about"]["by_task"]
+    rows = read_tables(compared / RESULTS).evaluations.to_pylist()
+    last = max(row["mark"] for row in rows)
+    ids = sorted({row["gc_id"] for row in rows})
+    tasks = {name: f"task{place % 3} {1 + place % 2}" for place, name in enumerate(ids)}
+    seeds = len({row["seed"] for row in rows})
+
+    def right(arm: str, task: str, mark: int) -> float:
+        chosen = (r for r in rows if (r["arm"], r["mark"], tasks[r["gc_id"]]) == (arm, mark, task))
+        return float(sum(100 * row["right"] / row["samples"] for row in chosen)) / seeds / len(ids)
+
+    assert sorted(found["prompts"]) == sorted(set(tasks.values()))
+    assert sum(found["prompts"].values()) == len(ids)
+    for task, learned in found["learned"].items():
+        assert learned == pytest.approx(right("uniform", task, last) - right("uniform", task, 0))
+    for arm, cut in found["arms"].items():
+        parts = [right(arm, task, last) - right("uniform", task, last) for task in cut["tasks"]]
+        assert list(cut["tasks"].values()) == pytest.approx(parts)
+        assert cut["value"] == pytest.approx(sum(parts))
+
+
+def test_an_interval_over_tasks_of_equal_size_is_that_of_their_mean(script: ModuleType) -> None:
+    accuracy = np.zeros((2, 2, 1, 6))
+    accuracy[1, -1, 0] = [0.1, 0.3, 0.2, 0.2, 0.6, 0.4]  # tasks' means: 0.2, 0.2, 0.5
+    results = SimpleNamespace(
+        arms=["uniform", "other"], prompts=["0", "1", "2", "3", "4", "5"], accuracy=accuracy
+    )
+    found = script.by_task(results, ["a", "a", "b", "b", "c", "c"])["arms"]["other"]
+    mean = scipy.stats.ttest_1samp([20, 20, 50], 0).confidence_interval(0.95)
+    assert found["over_tasks"] == pytest.approx([mean.low, mean.high])
+
+
 def test_no_path_of_a_machine_is_kept(written: Path, compared: Path) -> None:
-    for path in [*written.iterdir(), written.parent / "head-to-head.md"]:
+    for path in [*written.iterdir(), written.parent.parent / "head-to-head.md"]:
         assert str(compared.parent) not in path.read_text()
 
 
 def test_the_page_says_what_the_figures_say(script: ModuleType, written: Path) -> None:
-    text = (written.parent / "head-to-head.md").read_text()
+    text = (written.parent.parent / "head-to-head.md").read_text()
     found = json.loads((written / "figures.json").read_bytes())
     assert text == script.page(found)
     assert found["headline"] in text
@@ -112,7 +153,7 @@ def test_the_page_says_what_the_figures_say(script: ModuleType, written: Path) -
     assert "| all | 50 | 0.25 | 20 | 30 |" in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
     widths = {line.count("|") for line in rows}
-    assert widths == {3, 6, 9, 10, 11}  # settings and arms, rates, cost, meanwhile, the end
+    assert widths == {3, 6, 7, 9, 10, 11}  # settings and arms, by task, cost, meanwhile, the end, rates
     found["arms"][2]["accuracy"]["value"] = 0.98765
     assert "98.8 %" not in text
     assert "98.8 %" in script.page(found)
@@ -129,13 +170,13 @@ def test_no_result_stands_in_the_template(script: ModuleType) -> None:
 def test_pictures_are_files_of_their_own(written: Path) -> None:
     pictures = sorted(written.glob("*.svg"))
     assert [path.name for path in pictures] == ["effective.svg", "final.svg", "seconds.svg", "tokens.svg"]
-    text = (written.parent / "head-to-head.md").read_text()
+    text = (written.parent.parent / "head-to-head.md").read_text()
     for path in pictures:
         drawn = ElementTree.parse(path).getroot()
         assert drawn.tag == "{http://www.w3.org/2000/svg}svg"
         assert drawn.attrib["aria-label"]
         assert "var(" not in path.read_text()
-        assert f"](head_to_head/{path.name})" in text
+        assert f"](studies/head_to_head/{path.name})" in text
 
 
 @pytest.mark.skipif(not (FOLDER / "figures.json").exists(), reason="the study's results are not there yet")

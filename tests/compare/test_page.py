@@ -12,10 +12,10 @@ import pytest
 
 import compare_results
 from chromium import Chromium, found
-from gaincurate.compare.measures import document
+from gaincurate.compare.document import document
 from gaincurate.compare.page import points, span, to_html
 from gaincurate.compare.results import read_results
-from gaincurate.report.words import typeset
+from gaincurate.report.formatting import typeset
 from html_reader import Reader
 
 PROGRAM = found()

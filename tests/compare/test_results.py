@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 import compare_results
-from gaincurate.compare.results import read_results
-from gaincurate.compare.tables import FACTS, RESULTS, write_tables
+from gaincurate.compare.results import FACTS, RESULTS, read_results, write_tables
 from gaincurate.errors import OutputError
 
 ARMS = ["uniform", "length", "a"]

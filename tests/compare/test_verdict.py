@@ -11,8 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compare_results import world
-from gaincurate.compare.resample import resample, student, unlike
-from gaincurate.compare.verdict import Difference, bands, differences, first_reach, reached
+from gaincurate.compare.verdict import (
+    Difference,
+    bands,
+    differences,
+    first_reach,
+    reached,
+    resample,
+    student,
+    unlike,
+)
 
 Floats = npt.NDArray[np.float64]
 TOKENS = np.array([0.0, 50.0, 100.0])
@@ -187,3 +195,27 @@ def test_a_curve_reaches_a_target_where_a_fine_walk_does(curve: list[float], tar
     else:
         assert np.interp(found, tokens, curve) == pytest.approx(target, abs=1e-9) or found == 0
         assert len(above) == 0 or found <= fine[above[0]] + 1e-9
+
+
+@pytest.mark.parametrize(("seed_task", "task_taste", "least", "most"), [(0.5, 0.0, 0, 2), (0.0, 0.5, 5, 10)])
+def test_verdicts_are_about_these_tasks_and_not_about_others(
+    seed_task: float, task_taste: float, least: int, most: int
+) -> None:
+    """The limit that docs/compare.md names: what seeds do to tasks is in the intervals, what arms do is not."""
+    falsely = 0
+    for draw in range(10):
+        rates = world(
+            [0.0] * 9,
+            seeds=5,
+            prompts=294,
+            spread=0.15,
+            samples=4,
+            draw=draw,
+            marks=1,
+            taste=0.2,
+            tasks=13,
+            task_taste=task_taste,
+            seed_task=seed_task,
+        )
+        falsely += any(row.answer != "no difference seen" for row in judged(NINE, rates))
+    assert least <= falsely <= most

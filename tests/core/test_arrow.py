@@ -16,14 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gaincurate.core import arrow
+from gaincurate.core.artifact import IDENTITY, MANIFEST, Artifact, encode_shard
+from gaincurate.core.files import digest_file, write_json
+from gaincurate.core.scored_set import open_scores
 from gaincurate.difficulty.engine import Completion
-from gaincurate.difficulty.rollout_set import KIND, RolloutSet, write_manifest, write_shard
+from gaincurate.difficulty.rollout_set import KIND, ROLLOUTS, RolloutSet, write_shard
 from gaincurate.errors import GaincurateError, InputError, OutputError, SourceError
-from gaincurate.files import digest_file, write_json
-from gaincurate.schedule.order import Order, build
-from gaincurate.scored_set import open_scores
-from gaincurate.scoring.read import Cursor, open_source
-from gaincurate.shards import IDENTITY, MANIFEST, encode_shard
+from gaincurate.schedule.ordering import Order, build
+from gaincurate.scoring.readers.source import Cursor, open_source
 from sets import make_set, scored_row
 
 TEXTS = ["alpha", "be", "gamma"]
@@ -349,7 +349,7 @@ def rollouts(folder: Path, reward: float | None = 1.0) -> Path:
     write_json(folder / IDENTITY, identity)
     judged = [(Completion("a", k, text, "stop", 2, 5), reward, None) for k, text in enumerate(TEXTS)]
     write_shard(folder, 0, identity, judged, [])
-    write_manifest(folder, identity, 1)
+    Artifact(folder, ROLLOUTS).finish(identity, 1)
     return folder
 
 

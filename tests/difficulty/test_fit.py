@@ -8,11 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gaincurate.core.stats import pearson
 from gaincurate.difficulty.by_adapter import by_references
-from gaincurate.difficulty.fit import (
+from gaincurate.difficulty.config import Recipe
+from gaincurate.difficulty.metrics import noise_ceiling
+from gaincurate.difficulty.predictor import DifficultyPredictor, Shape, loss
+from gaincurate.difficulty.train import (
     Part,
     Policy,
-    Recipe,
     batch_loss,
     batches,
     batches_in_epoch,
@@ -22,9 +25,7 @@ from gaincurate.difficulty.fit import (
     split,
     without,
 )
-from gaincurate.difficulty.predictor import DifficultyPredictor, Shape, loss
-from gaincurate.difficulty.quality import noise_ceiling, pearson
-from gaincurate.difficulty.whitened import Space, fit_training_free, whitening
+from gaincurate.difficulty.training_free import Space, fit_training_free, whitening
 from gaincurate.errors import InputError
 from synthetic import World, world
 

@@ -9,11 +9,11 @@ import torch
 import transformers
 
 import tiny
+from gaincurate.core.rng import uniforms
 from gaincurate.difficulty.config import RolloutConfig
+from gaincurate.difficulty.decoding import Sampler
 from gaincurate.difficulty.engine import Completion, Refused, Request, stream_of
-from gaincurate.difficulty.generate_local import LocalEngine, Ready, batches
-from gaincurate.difficulty.sampler import Sampler
-from gaincurate.schedule.noise import uniforms
+from gaincurate.difficulty.local_engine import LocalEngine, Ready, batches
 
 
 def config(model: Path, **options: Any) -> RolloutConfig:

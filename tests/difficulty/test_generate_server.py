@@ -22,11 +22,11 @@ from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.engine import Refused, Request, request_seed
 from gaincurate.difficulty.rollout import roll_out
 from gaincurate.difficulty.rollout_set import RolloutSet, pass_rates, rollout_table
-from gaincurate.difficulty.shard_work import decoded, encoded
+from gaincurate.difficulty.rollout_shard import decoded, encoded
 from gaincurate.errors import InputError, RowError, ServerError
 
 pytest.importorskip("tenacity")
-from gaincurate.difficulty.generate_server import ServerEngine, _Again, _read, _retry_after, base_url, clean
+from gaincurate.difficulty.server_engine import ServerEngine, _Again, _read, _retry_after, base_url, clean
 
 FAULTS = ["429", "500", "drop", "half", "broken", "other", "date", "503", "408"]
 
@@ -429,7 +429,7 @@ def test_ctrl_c_counts_also_just_before_the_loop_falls_asleep(tmp_path: Path) ->
 
 def test_the_rate_spaces_requests_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    clock = "gaincurate.difficulty.generate_server.time"
+    clock = "gaincurate.difficulty.server_engine.time"
 
     async def sleep(seconds: float) -> None:
         waits.append(seconds)
@@ -437,7 +437,7 @@ def test_the_rate_spaces_requests_evenly(tmp_path: Path, monkeypatch: pytest.Mon
     with ChatServer() as server:
         engine = ServerEngine(config(tmp_path, server, rate=4.0, concurrency=1, served_model="m"), {})
         monkeypatch.setattr(clock, SimpleNamespace(monotonic=lambda: 100.0))  # it stands still
-        monkeypatch.setattr("gaincurate.difficulty.generate_server.asyncio.sleep", sleep)
+        monkeypatch.setattr("gaincurate.difficulty.server_engine.asyncio.sleep", sleep)
         for _ in range(4):
             engine._runner.run(engine._turn())
         monkeypatch.setattr(clock, SimpleNamespace(monotonic=lambda: 200.0))
@@ -461,7 +461,7 @@ def test_the_rate_spaces_requests_evenly(tmp_path: Path, monkeypatch: pytest.Mon
 )
 def test_retry_after(monkeypatch: pytest.MonkeyPatch, value: str, seconds: float | None) -> None:
     clock = SimpleNamespace(time=lambda: 1767225600.0)  # the first second of 2026, UTC
-    monkeypatch.setattr("gaincurate.difficulty.generate_server.time", clock)
+    monkeypatch.setattr("gaincurate.difficulty.server_engine.time", clock)
     assert _retry_after(httpx2.Response(429, headers={"Retry-After": value})) == seconds
     assert _retry_after(httpx2.Response(429)) is None
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gaincurate.difficulty.interval import beta_cdf, pass_rate_interval, width
+from gaincurate.difficulty.metrics import beta_cdf, pass_rate_interval, width
 
 
 def integrated(x: float, a: float, b: float) -> float:

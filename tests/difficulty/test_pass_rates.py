@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import runs
+from gaincurate.core.outcomes import Rules
 from gaincurate.difficulty.pass_rates import PassRates, pooled, read_pass_rates
 from gaincurate.errors import InputError, OutcomeError
-from gaincurate.schedule.lines import Rules
+from gaincurate.schedule.observations import pass_rates_of
 
 
 def tallies(rates: PassRates) -> dict[str, tuple[float, float]]:
@@ -115,7 +116,7 @@ def test_a_trainers_outcomes_are_read_as_a_run_reads_them_each_round_a_policy(tm
 def test_a_run_gives_its_rounds_with_its_own_range_of_rewards(tmp_path: Path) -> None:
     run = runs.begin(tmp_path, reward_high=2.0)
     runs.report(run, lambda gc_id, sample: 2 * (sample % 2), samples=4)
-    (found,) = read_pass_rates(run.folder)
+    (found,) = pass_rates_of(run.folder)
     assert found.ids == sorted(run.ids(0))
     assert set(found.failure.tolist()) == {0.5}
     assert set((found.wins + found.losses).tolist()) == {4.0}

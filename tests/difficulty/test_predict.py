@@ -17,12 +17,10 @@ import gaincurate
 import sets
 from command import run
 from gaincurate.difficulty.embeddings import matrix
-from gaincurate.difficulty.methods import Method, make
 from gaincurate.difficulty.pass_rates import read_pass_rates
-from gaincurate.difficulty.predict import predict
-from gaincurate.difficulty.predictor import probability
-from gaincurate.difficulty.store import load_adapter
-from gaincurate.difficulty.whitened import fit_training_free, whitening
+from gaincurate.difficulty.predict import Method, make, predict
+from gaincurate.difficulty.predictor import load_adapter, probability
+from gaincurate.difficulty.training_free import fit_training_free, whitening
 from gaincurate.errors import InputError
 from synthetic import World, world
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gaincurate.difficulty.quality import brier, interval, noise_ceiling, pearson, quality, reliability
-from gaincurate.schedule.noise import uniforms
+from gaincurate.core.rng import uniforms
+from gaincurate.core.stats import brier, pearson, reliability
+from gaincurate.difficulty.metrics import interval, noise_ceiling, quality
 
 
 @settings(max_examples=50)

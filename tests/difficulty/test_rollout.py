@@ -12,16 +12,16 @@ import pytest
 
 import sets
 from command import tree
+from gaincurate.core.locks import Split, writing
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty import rollout
 from gaincurate.difficulty.config import RolloutConfig, make_config
 from gaincurate.difficulty.engine import Completion, Key, Refused, Request
-from gaincurate.difficulty.interval import width
+from gaincurate.difficulty.metrics import width
 from gaincurate.difficulty.prompts import draw_references
 from gaincurate.difficulty.rollout import roll_out
 from gaincurate.difficulty.rollout_set import RolloutSet, pass_rates
 from gaincurate.errors import InputError, LockedError, OutputError, RowError
-from gaincurate.locks import Split, writing
-from gaincurate.scored_set import ScoredSet
 from gaincurate.scoring.pipeline import score
 
 TESTS = Path(__file__).parent.parent
@@ -282,7 +282,7 @@ def test_a_damaged_shard_is_named_and_made_again(tmp_path: Path, engine: FakeEng
     data = bytearray(before["shard-00001.arrow"])
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
-    with pytest.raises(OutputError, match="shard-00001.arrow is missing or damaged"):
+    with pytest.raises(OutputError, match="shard-00001.arrow does not match the manifest"):
         pass_rates(tmp_path / "out")
     with pytest.raises(OutputError, match="shard-00001.arrow is damaged"):
         roll_out(config(tmp_path, shard_prompts=4))
@@ -305,7 +305,7 @@ def test_a_damaged_line_of_a_journal_is_refused_by_its_number(tmp_path: Path, en
         roll_out(config(tmp_path))
     assert str(caught.value) == (
         f"{journal}, line 4 is damaged. Delete that line and run the same command again: only what it held is "
-        "made anew."
+        "made again."
     )
     journal.write_bytes(b"".join([*lines[:3], *lines[4:]]) + b'{"gc_id": "id9", "sam')
     roll_out(config(tmp_path))

@@ -10,23 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import runs
+from gaincurate.core.artifact import IDENTITY, Artifact
+from gaincurate.core.files import write_json
+from gaincurate.core.outcomes import Rules, read_outcomes
 from gaincurate.difficulty.engine import Completion
-from gaincurate.difficulty.journal import Journal
 from gaincurate.difficulty.rollout_set import (
     KIND,
+    ROLLOUTS,
     SCHEMA,
     RolloutSet,
     outcome_lines,
     pass_rates,
-    write_manifest,
     write_shard,
 )
-from gaincurate.difficulty.shard_work import decoded, encoded
+from gaincurate.difficulty.rollout_shard import Journal, decoded, encoded
 from gaincurate.errors import InputError, OutputError
-from gaincurate.files import write_json
-from gaincurate.schedule.lines import Rules
-from gaincurate.schedule.outcomes import read_outcomes
-from gaincurate.shards import IDENTITY
 
 Rewards = dict[str, list[float | None]]
 
@@ -46,7 +44,7 @@ def make(folder: Path, shards: list[Rewards], rejected: list[dict[str, Any]] | N
             for k, reward in enumerate(rewards)
         ]
         write_shard(folder, index, identity, judged, rejected if rejected and index == 0 else [])
-    write_manifest(folder, identity, len(shards))
+    Artifact(folder, ROLLOUTS).finish(identity, len(shards))
     return folder
 
 
@@ -93,7 +91,7 @@ def test_the_lines_of_a_rollout_set_are_taken_by_a_schedule(tmp_path: Path) -> N
     ids = run.ids(0)
     made = make(tmp_path / "rollouts", [{gc_id: [1.0, 0.0, None] for gc_id in ids}])
     runs.write(run, 0, list(outcome_lines(made, 0)))
-    taken = read_outcomes(run.outcomes(0), 0, ids, lambda round_: ids, Rules())
+    taken = read_outcomes(run.outcomes(0), 0, lambda round_: ids, Rules())
     assert {gc_id: tally.successes for gc_id, tally in taken.tallies.items()} == {
         gc_id: [1.0, 0.0] for gc_id in ids
     }
@@ -126,7 +124,8 @@ def test_folders_that_are_no_rollout_set(tmp_path: Path) -> None:
     for text, said in [
         ("{", "is damaged"),
         ("[]", "is damaged"),
-        ('{"format": 1}', "is no rollout set of format"),
+        ('{"format": 1}', "is no rollout set: it holds scores"),
+        ('{"format": 2, "kind": "rollouts"}', "has format 2, this version reads 1"),
     ]:
         (tmp_path / "manifest.json").write_text(text)
         with pytest.raises(OutputError, match=said):

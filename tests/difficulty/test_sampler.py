@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gaincurate.difficulty.sampler import nucleus
+from gaincurate.difficulty.decoding import nucleus
 
 
 def plain(chances: NDArray[np.float64], top_p: float) -> NDArray[np.float64]:

@@ -10,12 +10,11 @@ import transformers
 
 import tiny
 from architectures import ARCHITECTURES, Architecture
+from gaincurate.core.prompts import Message
 from gaincurate.difficulty.config import RolloutConfig
-from gaincurate.difficulty.decode import PIECE
+from gaincurate.difficulty.decoding import PIECE, SharedPrefill, common_prefix
 from gaincurate.difficulty.engine import Completion, Request
-from gaincurate.difficulty.generate_local import LocalEngine
-from gaincurate.difficulty.shared_prefill import SharedPrefill, common_prefix
-from gaincurate.scoring.columns import Message
+from gaincurate.difficulty.local_engine import LocalEngine
 
 SHARED: list[Message] = [
     {"role": "system", "content": "Answer with a number and nothing else, please."},

@@ -9,8 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from gaincurate.difficulty.predictor import DifficultyPredictor, Shape
-from gaincurate.difficulty.store import CONFIG, WEIGHTS, load_adapter, save_adapter
+from gaincurate.difficulty.predictor import (
+    CONFIG,
+    WEIGHTS,
+    DifficultyPredictor,
+    Shape,
+    load_adapter,
+    save_adapter,
+)
 from gaincurate.errors import InputError, OutputError
 
 EMBEDDING = {"model": "m", "weights": "w", "width": 6}

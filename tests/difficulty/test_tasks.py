@@ -5,8 +5,8 @@ import signal
 
 import pytest
 
-from gaincurate.ctrl_c import Pressed, ctrl_c_noted
-from gaincurate.difficulty.tasks import cancel, first_done
+from gaincurate.core.process import Pressed, ctrl_c_noted
+from gaincurate.difficulty.server_engine import cancel, first_done
 
 
 def test_the_first_that_is_done_and_after_ctrl_c_none() -> None:

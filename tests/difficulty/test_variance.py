@@ -15,14 +15,13 @@ import torch
 import embedded
 import gaincurate
 from command import run
-from gaincurate.difficulty.methods import make
+from gaincurate.core.rng import Floats
+from gaincurate.core.stats import pearson
+from gaincurate.difficulty.metrics import pass_variance, quality, variance_ceiling
 from gaincurate.difficulty.pass_rates import read_pass_rates
-from gaincurate.difficulty.predict import predict
-from gaincurate.difficulty.predictor import DifficultyPredictor, Shape
-from gaincurate.difficulty.quality import pass_variance, pearson, quality, variance_ceiling
-from gaincurate.difficulty.store import load_adapter, save_adapter
-from gaincurate.difficulty.whitened import calibrated, fit_calibration
-from gaincurate.schedule.noise import Floats
+from gaincurate.difficulty.predict import make, predict
+from gaincurate.difficulty.predictor import DifficultyPredictor, Shape, load_adapter, save_adapter
+from gaincurate.difficulty.training_free import calibrated, fit_calibration
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gaincurate.difficulty.verify import VerifierConfig, VerifierPool, gold_completion
+from gaincurate.difficulty.verifier import VerifierConfig, VerifierPool, gold_completion
 from gaincurate.difficulty.verify_worker import GoldProblem, Job, gold_text, math_gold, said_answer
 from gaincurate.errors import InputError
 
@@ -92,7 +92,7 @@ def test_closing_ends_every_process_also_one_that_hangs() -> None:
 def test_no_process_outlives_a_command_that_is_killed(misdeed: str) -> None:
     program = """if True:
         import sys
-        from gaincurate.difficulty.verify import VerifierConfig, VerifierPool
+        from gaincurate.difficulty.verifier import VerifierConfig, VerifierPool
         from gaincurate.difficulty.verify_worker import Job
         pool = VerifierPool(VerifierConfig("bad_verifiers:check", seconds=0.5, memory=512)).__enter__()
         print(pool._all[0]._process.pid, flush=True)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gaincurate.difficulty.whitened import (
+from gaincurate.difficulty.training_free import (
     TEMPERATURES,
     Space,
     attention,

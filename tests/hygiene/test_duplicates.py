@@ -7,10 +7,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.hygiene.duplicates import duplicates
 from gaincurate.hygiene.findings import Found
 from gaincurate.hygiene.options import HygieneOptions
-from gaincurate.scored_set import ScoredSet
 from questions import asking, left
 
 # Few texts, several of them the same but for case, white space or composition.

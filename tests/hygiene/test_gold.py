@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gaincurate.difficulty.verify import VerifierConfig
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.difficulty.verifier import VerifierConfig
 from gaincurate.errors import InputError
 from gaincurate.hygiene.findings import Found
 from gaincurate.hygiene.gold import broken_gold, conflicting_gold
 from gaincurate.hygiene.options import HygieneOptions
-from gaincurate.scored_set import ScoredSet
 from questions import asking
 
 

@@ -14,7 +14,7 @@ import pytest
 
 import ledger_writer
 from gaincurate.errors import InputError, LockedError, OutputError, StorageError
-from gaincurate.replay import segments
+from gaincurate.replay import ledger as ledger_module
 from gaincurate.replay.ledger import Ledger, read
 from rollouts import digests, group
 
@@ -62,7 +62,7 @@ def test_a_segment_is_an_arrow_stream(tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger:
         append(ledger, 0, 2)
         append(ledger, 2)
-    table = pa.ipc.open_stream(tmp_path / segments.name(0)).read_all()
+    table = pa.ipc.open_stream(tmp_path / ledger_module.segment_name(0)).read_all()
     assert table.column("gc_id").to_pylist() == ["p0", "p1", "p2"]
     assert table.column("group_size").to_pylist() == [4, 4, 4]
     made = group("p1", 1)
@@ -72,11 +72,11 @@ def test_a_segment_is_an_arrow_stream(tmp_path: Path) -> None:
 
 def test_a_write_that_was_cut_off_at_any_byte_is_found_and_cut(tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger:
-        ends = [(tmp_path / segments.name(0)).stat().st_size]
+        ends = [(tmp_path / ledger_module.segment_name(0)).stat().st_size]
         for first, count in ((0, 1), (1, 2)):
             append(ledger, first, count)
-            ends.append((tmp_path / segments.name(0)).stat().st_size)
-    path = tmp_path / segments.name(0)
+            ends.append((tmp_path / ledger_module.segment_name(0)).stat().st_size)
+    path = tmp_path / ledger_module.segment_name(0)
     whole = path.read_bytes()
     places = {place + near for place in ends for near in range(-9, 10)} | set(range(0, len(whole), 61))
     for size in sorted(place for place in places if 0 <= place <= len(whole)):
@@ -95,7 +95,7 @@ def test_a_tail_that_the_disk_left_empty_is_cut_too(tmp_path: Path) -> None:
     """After a power cut a file can have its length and not its bytes."""
     with Ledger(tmp_path) as ledger:
         append(ledger, 0)
-        path = tmp_path / segments.name(0)
+        path = tmp_path / ledger_module.segment_name(0)
         end = path.stat().st_size
         append(ledger, 1)
     whole = path.read_bytes()
@@ -111,7 +111,7 @@ def test_damage_that_no_killed_writer_did_is_refused(tmp_path: Path) -> None:
     with Ledger(tmp_path, segment_bytes=1) as ledger:
         append(ledger, 0)
         append(ledger, 1)
-    first = tmp_path / segments.name(0)
+    first = tmp_path / ledger_module.segment_name(0)
     whole = first.read_bytes()
     first.write_bytes(whole[:-8])
     with pytest.raises(
@@ -125,8 +125,10 @@ def test_damage_that_no_killed_writer_did_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="the row does not match the digest in it"):
         list(read(tmp_path))
     # In the newest, in front of whole appends.
-    first.write_bytes(whole[:place] + b"\x00" + whole[place + 1 :] + whole[len(segments.beginning()) :])
-    (tmp_path / segments.name(1)).unlink()
+    first.write_bytes(
+        whole[:place] + b"\x00" + whole[place + 1 :] + whole[len(ledger_module.stream_head()) :]
+    )
+    (tmp_path / ledger_module.segment_name(1)).unlink()
     for act in (lambda: list(read(tmp_path)), lambda: Ledger(tmp_path)):
         with pytest.raises(OutputError, match="the row does not match the digest in it"):
             act()
@@ -134,7 +136,7 @@ def test_damage_that_no_killed_writer_did_is_refused(tmp_path: Path) -> None:
 
 def test_what_was_acknowledged_is_never_cut_for_damage_in_front_of_it(tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger:
-        path = tmp_path / segments.name(0)
+        path = tmp_path / ledger_module.segment_name(0)
         begin = path.stat().st_size
         append(ledger, 0, 2)
         append(ledger, 2)
@@ -150,7 +152,7 @@ def test_what_was_acknowledged_is_never_cut_for_damage_in_front_of_it(tmp_path: 
 def test_another_format_is_refused(tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger:
         append(ledger, 0)
-    path = tmp_path / segments.name(0)
+    path = tmp_path / ledger_module.segment_name(0)
     path.write_bytes(path.read_bytes().replace(b'"rollout_groups": 1', b'"rollout_groups": 2'))
     with pytest.raises(OutputError) as caught:
         list(read(tmp_path))
@@ -221,7 +223,7 @@ def no_file_above(size: int) -> Iterator[None]:
 
 
 def test_the_disk_has_it_before_it_is_acknowledged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, synced, real = tmp_path / segments.name(0), list[int](), os.fsync
+    path, synced, real = tmp_path / ledger_module.segment_name(0), list[int](), os.fsync
 
     def fsync(descriptor: int) -> None:
         real(descriptor)
@@ -238,18 +240,18 @@ def test_the_disk_has_it_before_it_is_acknowledged(tmp_path: Path, monkeypatch: 
 def test_a_full_disk_loses_nothing_and_the_ledger_goes_on(tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger:
         append(ledger, 0)
-        end = (tmp_path / segments.name(0)).stat().st_size
+        end = (tmp_path / ledger_module.segment_name(0)).stat().st_size
         with (
             no_file_above(end + 100),
             pytest.raises(StorageError) as caught,
         ):
             append(ledger, 1, 3)
         assert str(caught.value) == (
-            f"cannot write {tmp_path / segments.name(0)}: the file size limit is reached. What was appended "
+            f"cannot write {tmp_path / ledger_module.segment_name(0)}: the file size limit is reached. What was appended "
             "before is kept; put that right and run the same command again to go on."
         )
         assert steps(tmp_path) == [0]
-        assert (tmp_path / segments.name(0)).stat().st_size == end
+        assert (tmp_path / ledger_module.segment_name(0)).stat().st_size == end
         append(ledger, 4)
     assert steps(tmp_path) == [0, 4]
 

@@ -7,9 +7,9 @@ from typing import get_args
 import pytest
 
 import documents
+from gaincurate.core.stats import Estimate
 from gaincurate.report.advice import ANSWERS, answer, next_steps
-from gaincurate.report.document import Document, Kind
-from gaincurate.report.figures import Estimate, Lift
+from gaincurate.report.document import Document, Kind, Lift
 
 
 def judged(*kinds: Kind, first: str | None = None, unknown: str | None = None) -> Document:

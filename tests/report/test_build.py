@@ -13,14 +13,14 @@ from scipy import stats
 
 import runs
 from column_sets import column_set, ids
+from gaincurate.core.artifact import Artifact
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty import rollout_set
 from gaincurate.difficulty.engine import Completion
 from gaincurate.errors import InputError, OutputError
 from gaincurate.report.build import report
-from gaincurate.report.document import Document, from_json, to_text
-from gaincurate.report.figures import Relation
+from gaincurate.report.document import Document, Relation, from_json, to_text
 from gaincurate.schedule.rounds import advance
-from gaincurate.scored_set import ScoredSet
 
 ROWS = 150
 
@@ -124,7 +124,7 @@ def rollouts_of(out: Path, rewards: dict[str, list[float | None]], *, finished: 
     ]
     rollout_set.write_shard(out, 0, identity, judged, [])
     if finished:
-        rollout_set.write_manifest(out, identity, 1)
+        Artifact(out, rollout_set.ROLLOUTS).finish(identity, 1)
     return out
 
 

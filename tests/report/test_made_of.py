@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from column_sets import column_set, ids
-from gaincurate.derive.column import derive
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.pass_rates import read_pass_rates
 from gaincurate.difficulty.predict import COLUMNS
 from gaincurate.report.build import report
-from gaincurate.scored_set import ScoredSet
+from gaincurate.report.length_free import derive
 
 ROWS = 150
 COLUMN = COLUMNS["difficulty"]

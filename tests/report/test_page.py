@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 import documents
-from gaincurate.report.document import Document
-from gaincurate.report.figures import Distribution, Estimate, Histogram, Scatter
-from gaincurate.report.page import prose, to_html
-from gaincurate.report.pictures import by_group
-from gaincurate.report.words import typeset
+from gaincurate.core.stats import Estimate
+from gaincurate.report.document import Distribution, Document, Histogram, Scatter
+from gaincurate.report.figures import by_group
+from gaincurate.report.formatting import typeset
+from gaincurate.report.html import prose
+from gaincurate.report.page import to_html
 from html_reader import Reader
 
 # Markup, ends of elements and comments, quotes, a template's own marks, lines that end, text turned round, no shape.

@@ -10,10 +10,9 @@ import pyarrow as pa
 import pytest
 
 from column_sets import column_set
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
-from gaincurate.report import fields
-from gaincurate.report.table import Table, read_table
-from gaincurate.scored_set import ScoredSet
+from gaincurate.report.table import Table, levels, read_table
 
 LENGTHS = np.arange(3, 15)
 SCORES = {"gc_angle": np.linspace(0, 1, 12)}
@@ -79,9 +78,9 @@ def test_what_no_number_can_be_read_in_is_said(tmp_path: Path) -> None:
 
 def test_one_text_in_twenty_may_be_unreadable() -> None:
     known = ["Level 1", "Level 2"] * 20
-    assert fields.levels(pa.chunked_array([[*known, "Level ?"]])) is not None
-    assert fields.levels(pa.chunked_array([[*known, *["?"] * 5]])) is None
-    found = fields.levels(pa.chunked_array([[*known, "Level ?", None]]))
+    assert levels(pa.chunked_array([[*known, "Level ?"]])) is not None
+    assert levels(pa.chunked_array([[*known, *["?"] * 5]])) is None
+    found = levels(pa.chunked_array([[*known, "Level ?", None]]))
     assert found is not None
     assert found.unread == ["Level ?"]
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 import runs
-from gaincurate import files
+from gaincurate.core import files
 from gaincurate.errors import OutputError
-from gaincurate.schedule import back
-from gaincurate.schedule.back import return_to, saved_place
+from gaincurate.schedule import rollback
+from gaincurate.schedule.rollback import return_to, saved_place
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
 
@@ -101,9 +101,9 @@ def test_killed_on_the_way_back_it_can_go_back_again(
         return wrapped
 
     with monkeypatch.context() as patch:
-        patch.setattr(back, "write_json", dying(files.write_json))
-        patch.setattr(back, "_set_aside", dying(back._set_aside))
-        patch.setattr(back, "append_line", dying(files.append_line))
+        patch.setattr(rollback, "write_json", dying(files.write_json))
+        patch.setattr(rollback, "_set_aside", dying(rollback._set_aside))
+        patch.setattr(rollback, "append_line", dying(files.append_line))
         with pytest.raises(KeyboardInterrupt):
             return_to(run, saved, "c")
     between = Run(run.folder)
@@ -193,7 +193,7 @@ def test_an_order_that_was_replaced_since_is_kept_and_comes_back(tmp_path: Path)
     digest = run.state["order"]
     run.orders.keep()
     os.link(run.orders.current, run.folder / "rows.arrow")
-    from gaincurate.schedule.order import Order, build
+    from gaincurate.schedule.ordering import Order, build
 
     build(run.orders.next, run.scored, "gc_question_tokens", ascending=True)
     new = Order(run.orders.next).digest

@@ -13,7 +13,7 @@ import dots_runs
 import runs
 from command import run as gaincurate
 from gaincurate.errors import InputError, OutcomeError
-from gaincurate.schedule.back import return_to, saved_place
+from gaincurate.schedule.rollback import return_to, saved_place
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
 
@@ -170,7 +170,7 @@ def test_commands_about_a_rounds_data_say_that_there_is_none(tmp_path: Path) -> 
     result = gaincurate("export", run.folder, "--trainer", "trl", "--out", tmp_path / "out.parquet")
     assert result.exit_code == 2
     assert (
-        f"error: {run.folder} has no round yet: its strategy first has to know what references do."
+        f"error: {run.folder} has no round yet: its strategy waits for something first (dots for what references do)."
         in result.stderr
     )
     log = tmp_path / "log.jsonl"

@@ -15,7 +15,7 @@ import tiny
 from gaincurate.schedule.checkpoints import newest_checkpoint
 from gaincurate.schedule.run import Run
 
-SCRIPT = Path(__file__).parent.parent.parent / "docs/demo_schedule.sh"
+SCRIPT = Path(__file__).parent.parent.parent / "docs/examples/demo_schedule.sh"
 
 
 def test_three_rounds_of_grpo_with_one_rescoring(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from gaincurate.difficulty.prompts import draw_references
 from gaincurate.errors import InputError
 from gaincurate.schedule import base
 from gaincurate.schedule.base import Pool
-from gaincurate.schedule.dots import Dots, DotsOptions, budget_of, log_weights, seed_of
+from gaincurate.schedule.references import seed_of
+from gaincurate.schedule.strategies.dots import Dots, log_weights
+from gaincurate.schedule.strategies.dots_options import DotsOptions
 
 
 def drawn(
@@ -143,9 +145,9 @@ def test_options_are_checked(given_: dict[str, Any], sentence: str) -> None:
 
 
 def test_a_round_is_the_steps_that_one_draw_is_for() -> None:
-    assert budget_of(DotsOptions(step_prompts=64), None) == 128
-    assert budget_of(DotsOptions(step_prompts=64, refresh_every=3), 192) == 192
-    assert budget_of(DotsOptions(), 128) == 128
+    assert DotsOptions(step_prompts=64).round_size(None) == 128
+    assert DotsOptions(step_prompts=64, refresh_every=3).round_size(192) == 192
+    assert DotsOptions().round_size(128) == 128
     for options, budget, sentence in (
         (
             DotsOptions(step_prompts=64),
@@ -165,5 +167,5 @@ def test_a_round_is_the_steps_that_one_draw_is_for() -> None:
         ),
     ):
         with pytest.raises(InputError) as caught:
-            budget_of(options, budget)
+            options.round_size(budget)
         assert str(caught.value) == sentence

@@ -14,7 +14,7 @@ from gaincurate.schedule import driver
 from gaincurate.schedule.driver import View, checkpoint_before, drive
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
-from gaincurate.schedule.story import status
+from gaincurate.schedule.status import status
 
 SCRIPT, PLACES = runs.COMMAND[:2], runs.COMMAND[2:]
 

@@ -17,14 +17,13 @@ import dots_runs
 import gaincurate as package
 import runs
 from command import run as gaincurate
-from gaincurate.difficulty.predictor import DifficultyPredictor, Shape
-from gaincurate.difficulty.store import save_adapter
+from gaincurate.core.rng import uniforms
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.difficulty.predictor import DifficultyPredictor, Shape, save_adapter
 from gaincurate.errors import GaincurateError, InputError, OutcomeError
 from gaincurate.schedule import foresight
-from gaincurate.schedule.noise import uniforms
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
-from gaincurate.scored_set import ScoredSet
 
 
 @pytest.fixture(autouse=True)
@@ -398,7 +397,8 @@ def test_programs_have_it_too(tmp_path: Path) -> None:
     )
     assert schedule.round == -1
     with pytest.raises(
-        InputError, match="has no round yet: its strategy first has to know what references do"
+        InputError,
+        match="has no round yet: its strategy waits for something first .dots for what references do",
     ):
         _ = schedule.ids
     waiting = schedule.status()["difficulty"]["waiting"]

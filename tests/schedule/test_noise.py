@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gaincurate.schedule import noise
-from gaincurate.schedule.noise import draw, draw_within, permutation, uniforms
+from gaincurate.core import rng
+from gaincurate.core.rng import draw, draw_within, permutation, uniforms
 
 
 def test_uniforms_are_these_numbers_on_every_machine() -> None:
@@ -66,7 +66,7 @@ def test_draws_do_not_depend_on_how_the_items_are_cut_into_blocks(monkeypatch: p
         return [items.tolist() for items, _ in found]
 
     whole = all_of()
-    monkeypatch.setattr(noise, "_BLOCK", 64)
+    monkeypatch.setattr(rng, "_BLOCK", 64)
     assert all_of() == whole
     # Brute force: all keys at once.
     keys = weights - np.log(-np.log(uniforms(3, 1, 0, 0, 1000)))

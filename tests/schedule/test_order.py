@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 import runs
 import sets
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError, OutputError
-from gaincurate.schedule.order import Order, build, permute
-from gaincurate.scored_set import ScoredSet
+from gaincurate.schedule.ordering import Order, build, permute
 
 
 @settings(max_examples=40)

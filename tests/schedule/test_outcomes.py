@@ -8,12 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gaincurate.core.outcomes import Outcomes, Rules, Tally, check_coverage, read_outcomes, split_lines
 from gaincurate.errors import OutcomeError
-from gaincurate.schedule.lines import Rules
-from gaincurate.schedule.outcomes import Outcomes, Tally, check_coverage, read_outcomes, split_lines
 
 IDS = ["a", "b", "c"]
-EARLIER = {0: ["x", "a"], 1: ["y"]}
+PLANNED = {0: ["x", "a"], 1: ["y"], 2: IDS}
 
 
 PLAIN = Rules()
@@ -21,7 +20,7 @@ PLAIN = Rules()
 
 def read(path: Path, lines: list[Any] | str, rules: Rules = PLAIN) -> Outcomes:
     path.write_text(lines if isinstance(lines, str) else "".join(json.dumps(line) + "\n" for line in lines))
-    return read_outcomes(path, 2, IDS, EARLIER.__getitem__, rules)
+    return read_outcomes(path, 2, PLANNED.__getitem__, rules)
 
 
 @pytest.fixture
@@ -157,8 +156,8 @@ def test_the_order_of_lines_does_not_matter(order: list[int]) -> None:
 
 
 BAD = {
-    "broken": ('{"gc_id": \n', "line 1 is broken: it is no JSON."),
-    "not-an-object": ("[1]\n", "line 1 is no JSON object."),
+    "broken": ('{"gc_id": \n', "line 1 is broken: it is no JSON object."),
+    "not-an-object": ("[1]\n", "line 1 is broken: it is no JSON object."),
     "unknown-id": ([line("z", 1)], "line 1: 'z' is not among the prompts of round 2."),
     "id-of-another-round": ([line("y", 1)], "line 1: 'y' is not among the prompts of round 2."),
     "late-unknown-id": ([{**line("c", 1), "round": 0}], "line 1: 'c' is not among the prompts of round 0."),
@@ -202,7 +201,7 @@ def test_bad_lines_are_named(name: str, path: Path) -> None:
 
 def test_no_file_says_what_belongs_there(path: Path) -> None:
     with pytest.raises(OutcomeError, match="round 2 has no outcomes: .* is not there. The trainer writes it"):
-        read_outcomes(path, 2, IDS, EARLIER.__getitem__, Rules())
+        read_outcomes(path, 2, PLANNED.__getitem__, Rules())
 
 
 def test_too_few_prompts_are_named(path: Path) -> None:

@@ -15,15 +15,15 @@ import transformers
 import runs
 import tiny
 from command import run as gaincurate
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.core.stats import spearman
 from gaincurate.errors import GaincurateError, InputError, OutputError, TrainerError
 from gaincurate.schedule import rescore
 from gaincurate.schedule.config import RescoreConfig
-from gaincurate.schedule.order import Order
+from gaincurate.schedule.ordering import Order
 from gaincurate.schedule.rescore import probe_rows
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
-from gaincurate.scored_set import ScoredSet
-from gaincurate.stats import spearman
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
             raise TrainerError("failed")
         return 0.5
 
-    monkeypatch.setattr(rescore, "train", call)
+    monkeypatch.setattr(rescore, "run_command", call)
     return commands
 
 
@@ -269,7 +269,7 @@ def test_a_rescoring_that_is_there_is_not_done_twice(
     assert run.orders.next.exists()
     assert run.state == state
     done = len(in_process)
-    monkeypatch.setattr(rescore, "train", _killed)
+    monkeypatch.setattr(rescore, "run_command", _killed)
     advance(Run(run.folder), str(models[1]))
     assert (done, run.state["ordered_by"]) == (1, "scores/00000")
 

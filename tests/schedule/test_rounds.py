@@ -11,11 +11,11 @@ import pytest
 
 import runs
 import sets
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.schedule.base import STRATEGIES
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
-from gaincurate.scored_set import ScoredSet
 
 
 def step(run: Run) -> Run:

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from gaincurate.core.prompts import training_rows, write_rows
 from gaincurate.errors import OutputError
-from gaincurate.schedule.rows import training_rows, write_rows
 
 SHOTS = [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}]
 

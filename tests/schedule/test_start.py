@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import runs
+from gaincurate.core.files import write_json
+from gaincurate.core.options import checked
 from gaincurate.errors import InputError, OutputError
-from gaincurate.files import write_json
 from gaincurate.schedule import base
-from gaincurate.schedule.config import ScheduleConfig, checked
+from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.rounds import advance, start
 from gaincurate.schedule.run import Run, working_on
 
@@ -30,7 +31,7 @@ def test_a_sigma_that_does_not_fit_the_set_is_told(tmp_path: Path, sigma: str, w
         "budget": 8,
         "rounds": 2,
     }
-    start(checked(**given, options={"sigma": sigma}), said.append)
+    start(checked(ScheduleConfig, {**given, "options": {"sigma": sigma}}), said.append)
     assert len(said) == 1
     assert words in said[0]
 

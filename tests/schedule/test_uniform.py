@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gaincurate.schedule.base import Options, Pool
-from gaincurate.schedule.uniform import FileOrder, Uniform
+from gaincurate.schedule.strategies.uniform import FileOrder, Uniform
 
 
 @settings(max_examples=80)
@@ -24,7 +24,7 @@ def test_each_round_is_distinct_and_each_pass_has_everything_once(
         drawn += ranks
         # A state restored in another object goes on alike.
         again = kind(Pool(rows, budget, seed), Options())
-        again.restore(json.loads(json.dumps(chosen.state())))
+        again.load_state_dict(json.loads(json.dumps(chosen.state_dict())))
         chosen = again
     whole = len(drawn) // rows
     assert np.bincount(drawn[: whole * rows], minlength=rows).tolist() == [whole] * rows

@@ -8,7 +8,7 @@ import pytest
 
 from gaincurate.errors import InputError
 from gaincurate.schedule.base import Observed, Pool, build
-from gaincurate.schedule.variance import Variance, VarianceOptions
+from gaincurate.schedule.strategies.variance import Variance, VarianceOptions
 
 
 def selector(rows: int = 200, budget: int = 40, **options: Any) -> Variance:
@@ -77,10 +77,10 @@ def test_old_outcomes_fade_and_late_ones_count() -> None:
     chosen = selector(memory=0.5)
     chosen.observe(observed({3: 1.0}, 8))
     chosen.observe(observed({5: 0.25}, 4, 1, late=(np.array([3]), np.array([1.0]), np.array([2.0]))))
-    state = chosen.state()
+    state = chosen.state_dict()
     assert state == {"rows": [3, 5], "wins": [5.0, 1.0], "losses": [2.0, 3.0]}
     again = selector(memory=0.5)
-    again.restore(json.loads(json.dumps(state)))
+    again.load_state_dict(json.loads(json.dumps(state)))
     assert again.draw(2).tolist() == chosen.draw(2).tolist()
     assert again.metrics() == chosen.metrics() == {"seen": 2, "easy": 0, "hard": 0}
 

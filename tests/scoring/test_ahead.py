@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gaincurate.scoring.ahead import Behind, ahead
+from gaincurate.scoring.worker import Behind, ahead
 
 
 def test_results_come_in_order_and_at_most_one_is_computed_ahead() -> None:

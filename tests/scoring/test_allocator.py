@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from gaincurate.scoring import allocator
+from gaincurate.scoring import cpu
 
 _COUNT = """
 import resource, sys
 import torch
-from gaincurate.scoring.allocator import settle_memory
+from gaincurate.scoring.cpu import settle_memory
 if sys.argv[1] == "kept":
     assert settle_memory()
 
@@ -40,8 +40,8 @@ def faults(how: str) -> int:
 _PRODUCTS = """
 import torch
 from torch import nn
-from gaincurate.scoring.allocator import settle_memory
-from gaincurate.scoring.products import LaidOut
+from gaincurate.scoring.cpu import settle_memory
+from gaincurate.scoring.cpu import LaidOut
 settle_memory()
 
 def resident():
@@ -79,7 +79,7 @@ def test_what_the_environment_says_goes_first(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")
     monkeypatch.setenv("LRU_CACHE_CAPACITY", "7")
     monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
-    assert allocator.settle_memory() is False
+    assert cpu.settle_memory() is False
     assert os.environ["LRU_CACHE_CAPACITY"] == "7"
     assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "128"
 
@@ -94,4 +94,4 @@ def test_another_c_library_is_left_alone(where: str, monkeypatch: pytest.MonkeyP
         monkeypatch.setenv(name, "128")  # set back at the end
     monkeypatch.setattr(sys, "platform", "darwin" if where == "darwin" else "linux")
     monkeypatch.setattr(ctypes, "CDLL", opened)
-    assert allocator.settle_memory() is False
+    assert cpu.settle_memory() is False

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gaincurate.scoring.angle import angle_scores
-from gaincurate.scoring.pack import PackedStates, SharedPrefix
+from gaincurate.scoring.batching import PackedStates, SharedPrefix
 from gaincurate.scoring.segment import Segmented
 from gaincurate_kernels import RMSNorm
 from gaincurate_kernels.reference import normalised, quadratic

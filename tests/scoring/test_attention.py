@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from gaincurate.scoring import attention
-from gaincurate.scoring.attention import KEYWORD, KeysAndValues, Packing, UnsupportedAttention, attend
+from gaincurate.scoring import packed_attention
+from gaincurate.scoring.packed_attention import KEYWORD, KeysAndValues, Packing, UnsupportedAttention, attend
 
 LAYER: nn.Module = nn.Identity()
 SIZE = 8
@@ -110,31 +110,35 @@ def test_each_sequence_attends_to_its_prefix_and_itself(
 def test_a_long_sequence_is_done_in_parts(
     window: int | None, softcap: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attention, "_SCORES", 4 * 40 * 7)
+    monkeypatch.setattr(packed_attention, "_SCORES", 4 * 40 * 7)
     found, expected = packed([33, 2], [7, 0], sliding_window=window, softcap=softcap)
     assert torch.allclose(found.double(), expected, atol=2e-6, rtol=0)
 
 
 def test_a_long_sequence_without_prefix_or_window_needs_no_mask(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "_LONG", 8)
-    masks, made = [], attention._mask
+    monkeypatch.setattr(packed_attention, "_LONG", 8)
+    masks, made = [], packed_attention._mask
 
     def noted(*shape: Any) -> Tensor:
         masks.append(shape[1:3])
         return made(*shape)
 
-    monkeypatch.setattr(attention, "_mask", noted)
+    monkeypatch.setattr(packed_attention, "_mask", noted)
     found, expected = packed([33, 2, 9], [0, 0, 3])
     assert torch.allclose(found.double(), expected, atol=2e-6, rtol=0)
     assert masks == [(0, 2), (3, 9)]
 
 
 def test_the_masks_of_a_long_prompts_parts_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "_KEPT_MASK", 50)
+    monkeypatch.setattr(packed_attention, "_KEPT_MASK", 50)
     packing = Packing([0, 3], [None])
     like = torch.zeros(1)
-    assert attention._mask(packing, 2, 3, None, 2, like) is attention._mask(packing, 2, 3, None, 2, like)
-    assert attention._mask(packing, 9, 3, None, 2, like) is not attention._mask(packing, 9, 3, None, 2, like)
+    assert packed_attention._mask(packing, 2, 3, None, 2, like) is packed_attention._mask(
+        packing, 2, 3, None, 2, like
+    )
+    assert packed_attention._mask(packing, 9, 3, None, 2, like) is not packed_attention._mask(
+        packing, 9, 3, None, 2, like
+    )
     assert list(packing.memo) == [(2, 3, None, 2)]
 
 
@@ -173,8 +177,8 @@ def varlen_in_place(monkeypatch: pytest.MonkeyPatch, known: set[str]) -> list[di
         return torch.cat(parts)
 
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
-    monkeypatch.setattr(attention, "_varlen_keywords", lambda: frozenset(known))
-    monkeypatch.setattr(attention, "_has_varlen", lambda call: True)
+    monkeypatch.setattr(packed_attention, "_varlen_keywords", lambda: frozenset(known))
+    monkeypatch.setattr(packed_attention, "_has_varlen", lambda call: True)
     return seen
 
 
@@ -182,7 +186,7 @@ def test_variable_length_attention_gets_every_sequence_behind_its_prefix(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     known = {"scale", "window_size", "enable_gqa", "num_splits"}
-    assert known <= attention._varlen_keywords()
+    assert known <= packed_attention._varlen_keywords()
     seen = varlen_in_place(monkeypatch, known)
     found, expected = packed([3, 5, 1], [4, 0, 2], sliding_window=3, scaling=0.6)
     assert torch.allclose(found.double(), expected, atol=2e-6, rtol=0)
@@ -228,11 +232,11 @@ def test_variable_length_attention_is_taken_where_it_can_do_the_call(
     taken: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(attention, "_varlen_keywords", lambda: frozenset(known))
+    monkeypatch.setattr(packed_attention, "_varlen_keywords", lambda: frozenset(known))
     for query, expected in ((OnGpu(dtype), taken), (torch.zeros(2, 3, SIZE, dtype=dtype), False)):
         states: Any = query
-        made = attention._Call(LAYER, states, states, states, Packing([], []), scale, window, softcap)
-        assert attention._has_varlen(made) is expected
+        made = packed_attention._Call(LAYER, states, states, states, Packing([], []), scale, window, softcap)
+        assert packed_attention._has_varlen(made) is expected
 
 
 def test_variable_length_attention_copies_a_shared_prefix_from_one_place(
@@ -240,11 +244,11 @@ def test_variable_length_attention_copies_a_shared_prefix_from_one_place(
 ) -> None:
     before = {LAYER: (random(2, 4, SIZE), random(2, 4, SIZE))}
     packing = Packing([0, 2, 5, 6], [before, None, before])
-    plan = attention._varlen_plan(packing, torch.device("cpu"))
+    plan = packed_attention._varlen_plan(packing, torch.device("cpu"))
     assert plan["rows"].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 0, 1, 2, 3, 9]
     assert plan["query_borders"].tolist() == [0, 2, 5, 6]
     assert plan["key_borders"].tolist() == [0, 6, 9, 14]
-    assert attention._varlen_plan(packing, torch.device("cpu")) is plan
+    assert packed_attention._varlen_plan(packing, torch.device("cpu")) is plan
 
 
 def call(packing: Any, mask: Tensor | None = None, **options: Any) -> None:

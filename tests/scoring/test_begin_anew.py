@@ -11,8 +11,8 @@ import pytest
 import gaincurate
 import tiny
 from command import tree
+from gaincurate.core.locks import Split
 from gaincurate.errors import InputError, OutputError
-from gaincurate.locks import Split
 
 OTHER: dict[str, Any] = {"layer": 0, "limit": 30, "shard_rows": 4}
 
@@ -79,7 +79,7 @@ def test_a_beginning_of_parts_or_of_another_kind_of_set_is_not_taken_over(
     with pytest.raises(OutputError, match="holds scores of another run: layer was"):
         score(data, tiny_model, out, layer=0, split_run=Split(1, 2))
     (out / "identity.json").write_text(json.dumps({**identity, "kind": "rollouts"}))
-    with pytest.raises(OutputError, match="kind was 'rollouts' and is now None"):
+    with pytest.raises(OutputError, match="is no scored set: it holds rollouts; give a new or empty folder"):
         score(data, tiny_model, out)
 
 

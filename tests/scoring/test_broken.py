@@ -15,8 +15,8 @@ import transformers
 import tiny
 from command import run
 from gaincurate.errors import GaincurateError, ModelError, StorageError
-from gaincurate.scoring.broken import why_broken
 from gaincurate.scoring.model import find_model, load_config, load_model, load_tokenizer
+from gaincurate.scoring.model_files import why_broken
 
 INDEX = "model.safetensors.index.json"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 5\n"

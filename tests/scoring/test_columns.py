@@ -6,8 +6,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from gaincurate.core.prompts import Columns, PromptProblem, column_values, find_columns, to_messages
 from gaincurate.errors import SourceError
-from gaincurate.scoring.columns import Columns, PromptProblem, column_values, find_columns, to_messages
 
 TEXT = pa.string()
 MESSAGE = pa.struct([("role", TEXT), ("content", TEXT)])

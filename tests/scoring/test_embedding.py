@@ -17,15 +17,15 @@ import gaincurate
 import tiny
 from architectures import ARCHITECTURES, Architecture
 from command import run, tree
-from gaincurate.config import ScoreConfig
+from gaincurate.core.schema import EMBEDDING
 from gaincurate.errors import InputError
-from gaincurate.schema import EMBEDDING
 from gaincurate.scoring.angle import angle_scores
-from gaincurate.scoring.attention import UnsupportedAttention
-from gaincurate.scoring.embedding import embeddings
-from gaincurate.scoring.packed import PackedPrefill, shared_prefixes
+from gaincurate.scoring.config import ScoreConfig
+from gaincurate.scoring.packed_attention import UnsupportedAttention
+from gaincurate.scoring.packed_prefill import PackedPrefill, shared_prefixes
 from gaincurate.scoring.prefill import Prefill, Site
 from gaincurate.scoring.segment import Segmented
+from gaincurate.scoring.signals import embeddings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gaincurate.scoring.csv_rows import CsvReader
-from gaincurate.scoring.formats import JsonReader, open_file
-from gaincurate.scoring.parts import BATCH_ROWS, Reader
+from gaincurate.scoring.readers.common import BATCH_ROWS, Reader
+from gaincurate.scoring.readers.files import JsonReader, open_file
+from gaincurate.scoring.readers.text import CsvReader
 
 ROWS = [
     {
@@ -228,7 +228,7 @@ def test_a_csv_column_is_a_number_only_where_nothing_is_lost(case: str, tmp_path
 def test_a_csv_type_that_the_last_row_decides_holds_for_the_first(
     last: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gaincurate.scoring.csv_rows._CSV_BLOCK", 1 << 12)
+    monkeypatch.setattr("gaincurate.scoring.readers.text._CSV_BLOCK", 1 << 12)
     path = write(tmp_path, "a.csv", "prompt,v\n" + "some text,12\n" * 3000 + f"x,{last}\n")
     reader = CsvReader.open(path)
     assert str(reader.schema.field("v").type) == kind

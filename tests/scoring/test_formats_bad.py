@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from gaincurate.errors import GaincurateError, SourceError, StorageError
-from gaincurate.scoring import csv_rows
-from gaincurate.scoring.csv_rows import CsvReader
-from gaincurate.scoring.formats import JsonReader, open_file
+from gaincurate.scoring.readers import text as csv_rows
+from gaincurate.scoring.readers.files import JsonReader, open_file
+from gaincurate.scoring.readers.text import CsvReader
 
 
 def write(folder: Path, name: str, content: bytes) -> Path:

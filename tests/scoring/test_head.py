@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import tiny
 from architectures import ARCHITECTURES
 from gaincurate.errors import InputError, ModelError
-from gaincurate.scoring.head import ENTRY_BYTES, Head, chunk_rows
+from gaincurate.scoring.lm_head import ENTRY_BYTES, Head, chunk_rows
 from gaincurate.scoring.prefill import Prefill
 from gaincurate.scoring.segment import Segmented
 
@@ -123,8 +123,8 @@ def test_a_trial_holds_no_more_logits_than_the_memory_allows() -> None:
 PROGRAM = """
 import sys
 import numpy as np, torch, transformers
-from gaincurate.scoring.head import Head
-from gaincurate.scoring.likelihood import likelihoods
+from gaincurate.scoring.lm_head import Head
+from gaincurate.scoring.signals import likelihoods
 from gaincurate.scoring.prefill import Prefill
 from gaincurate.scoring.segment import Segmented
 

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiny
+from gaincurate.core.prompts import find_columns
 from gaincurate.errors import SourceError, StorageError
-from gaincurate.scoring.columns import find_columns
 from gaincurate.scoring.ids import Ids, digest, write_ids
-from gaincurate.scoring.read import Source, open_source
+from gaincurate.scoring.readers.source import Source, open_source
 
 # An independent writer of the JSON that the rule names: no json.dumps, so that its options are tested too.
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b", "\f": "\\f"}

@@ -17,14 +17,13 @@ import likelihoods as oracle
 import tiny
 from architectures import ARCHITECTURES, Architecture
 from gaincurate.scoring.angle import angle_scores
-from gaincurate.scoring.attention import UnsupportedAttention
-from gaincurate.scoring.embedding import means
-from gaincurate.scoring.head import Head
-from gaincurate.scoring.likelihood import Likelihood, _measured, likelihoods
-from gaincurate.scoring.pack import PackedStates
-from gaincurate.scoring.packed import PackedPrefill, shared_prefixes
+from gaincurate.scoring.batching import PackedStates
+from gaincurate.scoring.lm_head import Head
+from gaincurate.scoring.packed_attention import UnsupportedAttention
+from gaincurate.scoring.packed_prefill import PackedPrefill, shared_prefixes
 from gaincurate.scoring.prefill import Prefill, Site
 from gaincurate.scoring.segment import Segmented
+from gaincurate.scoring.signals import Likelihood, _measured, likelihoods, means
 
 # Heads that do more than multiply; each of these changes the logits by much.
 HEADS = [

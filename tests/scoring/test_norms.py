@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from gaincurate.scoring.norms import as_rms_norm, norm_before
+from gaincurate.scoring.prefill import as_rms_norm, norm_before
 
 
 def with_random_weight(module: nn.Module) -> nn.Module:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gaincurate.scoring.pack import packed_batches, padded_batches
+from gaincurate.scoring.batching import packed_batches, padded_batches
 
 LENGTHS = st.lists(st.integers(1, 300), max_size=60)
 BUDGET = st.integers(1, 1000)

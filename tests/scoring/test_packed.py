@@ -14,11 +14,11 @@ from torch import nn
 
 import tiny
 from architectures import ARCHITECTURES
-from gaincurate.scoring import packed as module
+from gaincurate.scoring import packed_prefill as module
 from gaincurate.scoring.angle import angle_scores
-from gaincurate.scoring.attention import UnsupportedAttention
-from gaincurate.scoring.pack import PackedStates
-from gaincurate.scoring.packed import PackedPrefill, prefix_of, shared_prefixes
+from gaincurate.scoring.batching import PackedStates
+from gaincurate.scoring.packed_attention import UnsupportedAttention
+from gaincurate.scoring.packed_prefill import PackedPrefill, prefix_of, shared_prefixes
 from gaincurate.scoring.prefill import Prefill, Site, _turn
 from gaincurate.scoring.segment import Segmented
 

@@ -13,8 +13,8 @@ import pytest
 import gaincurate
 import tiny
 from command import run, tree
+from gaincurate.core.locks import Split, writing
 from gaincurate.errors import InputError, LockedError, OutputError, StorageError
-from gaincurate.locks import Split, writing
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import tiny
-from gaincurate.scoring import products
+from gaincurate.scoring import cpu
 from gaincurate.scoring.angle import angle_scores
-from gaincurate.scoring.packed import PackedPrefill
+from gaincurate.scoring.bench import made_up_prompts
+from gaincurate.scoring.cpu import LaidOut
+from gaincurate.scoring.packed_prefill import PackedPrefill
 from gaincurate.scoring.prefill import Prefill
-from gaincurate.scoring.products import LaidOut
-from gaincurate.scoring.rates import made_up_prompts
 
 needs_avx = pytest.mark.skipif(
     not torch.backends.cpu.get_cpu_capability().startswith("AVX"), reason="an x86 with AVX"
@@ -168,7 +168,7 @@ def test_a_model_that_does_not_bear_them_runs_packed_without(
             raise wrong("could not create a primitive")
         return nn.functional.linear(states, self.weight.to_dense()) * 1.01
 
-    monkeypatch.setattr(products._Linear, "forward", broken)
+    monkeypatch.setattr(cpu._Linear, "forward", broken)
     model = tiny.model(transformers.LlamaConfig(**tiny.COMMON)).base_model
     rows = made_up_prompts(3, prefix=7, vocab_size=512)
     prefill = Prefill(model)
@@ -176,7 +176,7 @@ def test_a_model_that_does_not_bear_them_runs_packed_without(
     packed = PackedPrefill(prefill)
     packed.try_on(rows[:2])
     assert packed.name == "packed, plain products"
-    assert not any(isinstance(module, products._Linear) for module in model.modules())
+    assert not any(isinstance(module, cpu._Linear) for module in model.modules())
     assert [scores(packed, [row])[0] for row in rows] == pytest.approx(expected, abs=1e-5)
 
 
@@ -188,14 +188,14 @@ def test_a_trial_that_is_broken_off_leaves_the_model_as_it_was(
     def broken(self: Any, states: Tensor) -> Tensor:
         raise error
 
-    monkeypatch.setattr(products._Linear, "forward", broken)
+    monkeypatch.setattr(cpu._Linear, "forward", broken)
     model = tiny.model(transformers.LlamaConfig(**tiny.COMMON)).base_model
     before = model.config._attn_implementation
     packed = PackedPrefill(Prefill(model))
     with pytest.raises(error):
         packed.try_on(made_up_prompts(2, prefix=7, vocab_size=512))
     assert model.config._attn_implementation == before
-    assert not any(isinstance(module, products._Linear) for module in model.modules())
+    assert not any(isinstance(module, cpu._Linear) for module in model.modules())
 
 
 @needs_avx

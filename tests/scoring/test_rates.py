@@ -13,9 +13,8 @@ import tiny
 from architectures import ARCHITECTURES
 from command import run
 from gaincurate.errors import GaincurateError
-from gaincurate.scoring.crew import Crew
+from gaincurate.scoring.bench import Crew, _gemm_flops, gemm_speeds, made_up_prompts, measure
 from gaincurate.scoring.prefill import Prefill
-from gaincurate.scoring.rates import _gemm_flops, gemm_speeds, made_up_prompts, measure
 
 
 def test_made_up_prompts_share_a_prefix_and_are_as_long_as_real_ones() -> None:

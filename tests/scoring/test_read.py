@@ -10,7 +10,7 @@ import pytest
 import tiny
 from gaincurate.errors import SourceError, StorageError
 from gaincurate.scoring.pipeline import score
-from gaincurate.scoring.read import Source, open_source
+from gaincurate.scoring.readers.source import Source, open_source
 
 
 def table(source: Source, start: int = 0) -> pa.Table:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from gaincurate.errors import SourceError
-from gaincurate.scoring.read import Source, open_source
+from gaincurate.scoring.readers.source import Source, open_source
 
 FEATURES = datasets.Features(
     {

@@ -8,7 +8,8 @@ import pytest
 import templates
 import tiny
 from gaincurate.errors import InputError, ModelError
-from gaincurate.scoring.segment import Segmented, Segmenter, Unusable, check_shots
+from gaincurate.scoring.config import check_shots
+from gaincurate.scoring.segment import Segmented, Segmenter, Unusable
 from templates import CASES
 
 BY_NAME = {case.name: case for case in CASES}

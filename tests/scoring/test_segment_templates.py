@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import templates
-from gaincurate.scoring.columns import Message
+from gaincurate.core.prompts import Message
 from gaincurate.scoring.segment import Segmented, Segmenter
 from templates import CASES, QUOTED, Case
 

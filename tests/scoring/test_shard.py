@@ -15,13 +15,13 @@ import gaincurate
 import tiny
 from architectures import ARCHITECTURES
 from command import run, tree
+from gaincurate.core.progress import Progress
 from gaincurate.errors import GaincurateError
-from gaincurate.scoring.pack import Batch
-from gaincurate.scoring.packed import PackedPrefill
+from gaincurate.scoring.batching import Batch
+from gaincurate.scoring.packed_prefill import PackedPrefill
 from gaincurate.scoring.prefill import Prefill
 from gaincurate.scoring.segment import Segmented
 from gaincurate.scoring.shard import without_padding
-from gaincurate.scoring.watch import Watch
 
 
 def angles(folder: Path) -> list[float]:
@@ -57,7 +57,7 @@ def test_two_prompts_are_tried_wherever_there_are_two(
     seen: list[list[int]] = []
     monkeypatch.setattr(PackedPrefill, "try_on", lambda _, rows: seen.append([row.end for row in rows]))
     rows = [Segmented(np.zeros(length + 3, np.int32), 0, length) for length in lengths]
-    without_padding(Prefill(tiny.model(ARCHITECTURES[0].config()).base_model), rows, Watch())
+    without_padding(Prefill(tiny.model(ARCHITECTURES[0].config()).base_model), rows, Progress())
     assert seen == [tried]
 
 

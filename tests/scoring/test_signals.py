@@ -19,7 +19,7 @@ import likelihoods as oracle
 import tiny
 from architectures import ARCHITECTURES
 from command import run, tree
-from gaincurate.schema import EMBEDDING, LIKELIHOODS
+from gaincurate.core.schema import EMBEDDING, LIKELIHOODS
 from gaincurate.scoring.segment import Segmented
 
 ALL = ("--signals", "angle,nll,entropy,embedding")

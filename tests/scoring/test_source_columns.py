@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gaincurate.schema import PREFIX
+from gaincurate.core.schema import PREFIX
 from gaincurate.scoring.pipeline import score
-from gaincurate.scoring.read import open_source
+from gaincurate.scoring.readers.source import open_source
 
 ROWS = 7
 PROMPTS = pa.array([f"how many apples {'are there ' * (i % 3)}{i}?" for i in range(ROWS)])

@@ -14,11 +14,12 @@ import torch
 
 import tiny
 from command import run, tree
-from gaincurate.config import ScoreConfig
+from gaincurate.core.progress import Progress
 from gaincurate.errors import GaincurateError, InputError
-from gaincurate.scoring import workers
+from gaincurate.scoring import pool
+from gaincurate.scoring.config import ScoreConfig
 from gaincurate.scoring.identity import resolve_machine
-from gaincurate.scoring.watch import Summary, Watch
+from gaincurate.scoring.summary import Summary
 
 
 @pytest.fixture
@@ -116,7 +117,7 @@ def test_a_worker_that_dies_is_noticed() -> None:
     events = multiprocessing.get_context("spawn").Queue()
     workers_: Any = [Dead()]
     with pytest.raises(GaincurateError, match=r"a worker died with exit code -9 \(out of memory, perhaps\)"):
-        workers._listen(workers_, events, Watch(), Summary(Path()))
+        pool._listen(workers_, events, Progress(), Summary(Path()))
 
 
 def machine(**options: Any) -> Any:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import runs
 from gaincurate.errors import InputError, LockedError, OutcomeError, OutputError
-from gaincurate.trainers.session import PLACE, Live, followed
+from gaincurate.trainers.session import PLACE, Live, followed, place_beside
 
 
 def outcomes(rows: list[dict[str, Any]], step: int, samples: int = 2) -> list[dict[str, Any]]:
@@ -69,7 +69,7 @@ def test_a_batch_in_two_rounds_is_refused(tmp_path: Path) -> None:
 
 
 def test_two_trainers_of_one_run_are_one_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gaincurate.schedule.trainer._FREED", 0.0)
+    monkeypatch.setattr("gaincurate.core.process._FREED", 0.0)
     run = runs.begin(tmp_path)
     with Live(run.folder), pytest.raises(LockedError, match="still at work"):
         Live(run.folder).open()
@@ -105,18 +105,19 @@ def test_resumed_anywhere_the_plans_are_those_of_a_run_that_never_stopped(
         live.save_beside(folder, step=saved_at)
         train(live, 4, max(trained_to - saved_at, 0), first=saved_at + 1)
     with Live(run.folder) as live:
-        assert live.restore_from(folder)["step"] == saved_at
+        saved = place_beside(folder)
+        assert saved["step"] == saved_at
+        live.restore(saved, str(folder))
         rest = train(live, 4, 8 - saved_at, first=saved_at + 1)
     assert rest == history[4 * saved_at :]
     assert runs.plans(run) == runs.plans(whole)
 
 
 def test_a_checkpoint_without_a_place_is_refused(tmp_path: Path) -> None:
-    run = runs.begin(tmp_path)
     with pytest.raises(
         OutputError, match=f"has no {PLACE}: it was not saved by a trainer that followed a run"
     ):
-        Live(run.folder).restore_from(tmp_path)
+        place_beside(tmp_path)
 
 
 def test_a_start_from_nothing_takes_back_round_0_and_no_more(tmp_path: Path) -> None:

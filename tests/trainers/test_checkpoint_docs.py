@@ -4,7 +4,7 @@ from pathlib import Path
 
 from gaincurate.trainers.profile import Layout, layouts
 
-PAGE = Path(__file__).parents[2] / "docs/checkpoints.md"
+PAGE = Path(__file__).parents[2] / "docs/schedule.md"
 
 
 def code(values: tuple[str, ...]) -> str:

@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import exports
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError, OutputError, StorageError
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.rounds import advance, start
 from gaincurate.schedule.run import Run
-from gaincurate.scored_set import ScoredSet
 from gaincurate.trainers import export as module
 from gaincurate.trainers.columns import ViewOptions
 from gaincurate.trainers.export import Exported, Pick, export

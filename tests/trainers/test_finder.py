@@ -18,13 +18,13 @@ import runs
 import tiny
 import trainer_folders as folders
 from command import run as gaincurate
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import GaincurateError, InputError, ModelError, TrainerError
 from gaincurate.schedule import rescore
 from gaincurate.schedule.config import RescoreConfig
 from gaincurate.schedule.driver import drive
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
-from gaincurate.scored_set import ScoredSet
 from gaincurate.trainers import snapshot as finding
 from gaincurate.trainers.profile import layout_of
 from gaincurate.trainers.snapshot import TrainerFinder, hold
@@ -81,7 +81,7 @@ def strikes(monkeypatch: pytest.MonkeyPatch) -> list[Strike]:
             raise TrainerError("failed")
         return 0.5
 
-    monkeypatch.setattr(rescore, "train", call)
+    monkeypatch.setattr(rescore, "run_command", call)
     return found
 
 
@@ -344,7 +344,7 @@ def test_an_adapter_is_merged_once_and_scored(
     def kill(command: list[str]) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(finding, "train", merging)
+    monkeypatch.setattr(finding, "run_command", merging)
     strikes.append(kill)
     finder = TrainerFinder(TRL)
     with pytest.raises(KeyboardInterrupt):
@@ -382,7 +382,7 @@ def test_an_adapter_that_cannot_be_merged_is_refused_with_a_sentence(
         raise TrainerError("failed")
 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
-    monkeypatch.setattr(finding, "train", failing)
+    monkeypatch.setattr(finding, "run_command", failing)
     chosen = finder.chosen(run, root)
     with pytest.raises(GaincurateError) as caught, finder.held(run, chosen):
         pass

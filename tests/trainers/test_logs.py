@@ -14,10 +14,10 @@ import exports
 import runs
 import tiny
 from command import run as gaincurate
+from gaincurate.core.outcomes import read_outcomes
 from gaincurate.errors import OutcomeError
 from gaincurate.schedule.config import ScheduleConfig
-from gaincurate.schedule.observed import rules_of, take_outcomes
-from gaincurate.schedule.outcomes import read_outcomes
+from gaincurate.schedule.observations import rules_of, take_outcomes
 from gaincurate.schedule.rounds import advance, start
 from gaincurate.schedule.run import Run
 from gaincurate.trainers.logs import take_logs
@@ -227,7 +227,7 @@ def test_lines_that_steer_void_what_they_did_where_they_stood(run: Run, tmp_path
     again = [{"resume_from_step": 2}, own("id0001", 1.0, step=5, sample=0)]
     lines_of(file, old + again)
     assert [take_logs(run, [file]) for _ in range(3)] == [1, 0, 0]
-    found = read_outcomes(run.outcomes(0), 0, run.ids(0), run.ids, rules_of(run.config))
+    found = read_outcomes(run.outcomes(0), 0, run.ids, rules_of(run.config))
     assert {i: t.successes for i, t in found.tallies.items() if t.successes} == {
         "id0000": [0.0], "id0001": [1.0]
     }  # fmt: skip
@@ -265,7 +265,7 @@ def test_traces_that_grew_give_the_next_round_what_is_new(run: Run, tmp_path: Pa
     [
         ('{"input": "a"', "is none of the logs that are known here"),
         ('{"foo": 1}\n', "is none of the logs that are known here"),
-        ("[1]\n", "line 1 is no JSON object"),
+        ("[1]\n", "line 1 is broken: it is no JSON object"),
         ("{oh}\n", "line 1 is broken: it is no JSON"),
         (json.dumps(own("id0000", 7.0)) + "\n", "reward 7 of 'id0000' is outside 0 to 1"),
         (json.dumps(own("?", 1.0)) + "\n", "'?' is not among the prompts of round 0"),

@@ -187,7 +187,7 @@ def test_a_reward_that_is_missing_or_one_of_many_is_read(slime: Any, tmp_path: P
 
 
 def test_a_bad_set_up_is_said(slime: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gaincurate.schedule.trainer._FREED", 0.0)
+    monkeypatch.setattr("gaincurate.core.process._FREED", 0.0)
     run = runs.begin(tmp_path)
     untapped = fake_slime.arguments(run.folder, rollout_all_samples_process_path=None)
     with pytest.raises(InputError) as caught:

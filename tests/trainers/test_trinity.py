@@ -197,7 +197,7 @@ def test_saved_with_batches_on_their_way_those_are_explored_again(maker: Any, tm
 
 
 def test_what_it_cannot_follow_is_said(maker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gaincurate.schedule.trainer._FREED", 0.0)
+    monkeypatch.setattr("gaincurate.core.process._FREED", 0.0)
     run = runs.begin(tmp_path)
     with pytest.raises(
         InputError, match=r"not said: give its folder by data_selector\.kwargs: \{run: FOLDER\}"

@@ -20,9 +20,9 @@ import gaincurate
 import runs
 import tiny
 from gaincurate.cli.app import app
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.schedule.run import Run
-from gaincurate.scored_set import ScoredSet
 from gaincurate.trainers.session import PLACE, Live, forget
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -425,7 +425,7 @@ def test_going_back_over_a_re_scoring_brings_back_the_order_that_was(
         scored.append(command[command.index("--out") + 1])
         return 0.1
 
-    monkeypatch.setattr("gaincurate.schedule.rescore.train", score)
+    monkeypatch.setattr("gaincurate.schedule.rescore.run_command", score)
     first = run.state["order"]
     trainer, _ = make(model, run, num_train_epochs=3)
     real, dying = Live.turn, iter([False, True])

@@ -146,7 +146,7 @@ class Ends(Exception):
 def ends_at(patch: pytest.MonkeyPatch, place: str) -> None:
     """Have what makes round 1 end at a place."""
     turn: Callable[..., bool] = Live.turn
-    train: Callable[..., float] = vars(foresight)["train"]
+    train: Callable[..., float] = vars(foresight)["run_command"]
 
     def turned(live: Live, *arguments: Any) -> bool:
         planned = live.round == 0
@@ -164,7 +164,7 @@ def ends_at(patch: pytest.MonkeyPatch, place: str) -> None:
         return train(command, *arguments, **options)
 
     patch.setattr(Live, "turn", turned)
-    patch.setattr(foresight, "train", called)
+    patch.setattr(foresight, "run_command", called)
 
 
 class Ender(transformers.TrainerCallback):

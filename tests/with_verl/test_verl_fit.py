@@ -20,8 +20,8 @@ import runs
 import tiny
 import verl_made as made
 from command import run as gaincurate
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.schedule.run import Run
-from gaincurate.scored_set import ScoredSet
 from gaincurate.trainers.verl.settings import overrides
 from verl_trainer import reward
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gaincurate.schema import ID
+from gaincurate.core.schema import ID
 from gaincurate.trainers.columns import Parts, ViewOptions
 from gaincurate.trainers.markers import json_or_none, tokenizer_unfinished
 from gaincurate.trainers.profile import (

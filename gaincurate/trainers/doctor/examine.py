@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from gaincurate.core.arrow import parquet_head
+from gaincurate.core.artifact import broken
+from gaincurate.core.prompts import read_rows
 from gaincurate.errors import GaincurateError, InputError
 from gaincurate.schedule.driver import NAMES
-from gaincurate.schedule.rows import read_rows
 from gaincurate.schedule.run import Run
-from gaincurate.shards import broken
 from gaincurate.trainers.doctor.findings import (
     SEVERITIES,
     Context,
@@ -39,7 +39,7 @@ from gaincurate.trainers.profile import rules_module, with_rules
 def facts_of(folder: Path, mode: Mode) -> Context:
     """What is known of a run.
 
-    Without prompt lengths where `--bare` makes the trainer's prompts shorter than the scored ones.
+    Without prompt lengths where `--without-system` makes the trainer's prompts shorter than the scored ones.
 
     Raises:
         InputError: it is no run.
@@ -86,7 +86,10 @@ def compare_tokens(folder: Path, rows: int = _ROWS) -> tuple[Finding | None, str
     run = Run(folder)
     model = run.config.model
     if run.config.bare:
-        return None, "token counts: not compared, because --bare leaves out a part of what was scored"
+        return (
+            None,
+            "token counts: not compared, because --without-system leaves out a part of what was scored",
+        )
     if model is None or not Path(model).is_dir():
         return (
             None,

@@ -11,9 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from gaincurate.core.artifact import Json
+from gaincurate.core.schema import ID
 from gaincurate.errors import InputError, OutputError
-from gaincurate.schema import ID
-from gaincurate.shards import Json
 from gaincurate.trainers.session import (
     ROUND,
     Live,

@@ -12,9 +12,9 @@ from contextlib import closing
 from itertools import count
 from typing import Any
 
-from gaincurate.schedule.rows import read_rows
-from gaincurate.schema import ID
-from gaincurate.shards import Json
+from gaincurate.core.artifact import Json
+from gaincurate.core.prompts import read_rows
+from gaincurate.core.schema import ID
 from gaincurate.trainers.session import ROUND, Live, followed, next_round, not_installed, open_run
 
 try:

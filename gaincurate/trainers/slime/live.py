@@ -10,11 +10,11 @@ import copy
 from pathlib import Path
 from typing import Any
 
+from gaincurate.core.artifact import Json
+from gaincurate.core.files import write_json
+from gaincurate.core.schema import ID
 from gaincurate.errors import InputError, OutputError
-from gaincurate.files import write_json
 from gaincurate.schedule.run import Run, read_json
-from gaincurate.schema import ID
-from gaincurate.shards import Json
 from gaincurate.trainers.session import ROUND, check_batch, next_round, not_installed, open_run
 
 try:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gaincurate.core.artifact import Json
+from gaincurate.core.schema import ID
 from gaincurate.errors import OutcomeError, OutputError
-from gaincurate.schema import ID
-from gaincurate.shards import Json
 from gaincurate.trainers.session import next_round, not_installed, open_run, place_of, places_of, reward_of
 
 try:

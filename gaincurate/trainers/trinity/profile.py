@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gaincurate.schema import ID
+from gaincurate.core.schema import ID
 from gaincurate.trainers.columns import Parts, ViewOptions
 from gaincurate.trainers.markers import TRACKER, tracker
 from gaincurate.trainers.profile import Columns, Launch, Layout, Profile, Sharded

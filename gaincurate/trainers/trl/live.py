@@ -17,9 +17,9 @@ from typing import Any
 import transformers
 from accelerate.utils import gather_object
 
+from gaincurate.core.artifact import Json
 from gaincurate.errors import GaincurateError, InputError, OutcomeError, OutputError
-from gaincurate.schedule.observed import silent
-from gaincurate.shards import Json
+from gaincurate.schedule.observations import silent
 from gaincurate.trainers.profile import layout_of
 from gaincurate.trainers.session import Live, followed, place_beside
 from gaincurate.trainers.snapshot import TrainerFinder

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from gaincurate.core.arrow import read_parquet
+from gaincurate.core.schema import ID
 from gaincurate.errors import OutcomeError
-from gaincurate.schema import ID
 from gaincurate.trainers.columns import Parts, ViewOptions
 from gaincurate.trainers.log_formats import Entry, no_parquet, reward_number
 from gaincurate.trainers.markers import json_or_none

@@ -16,10 +16,10 @@ import numpy.typing as npt
 import torch
 from trl.models.utils import disable_gradient_checkpointing
 
+from gaincurate.core.files import digest_bytes
+from gaincurate.core.schema import ID
 from gaincurate.errors import InputError, OutcomeError
-from gaincurate.files import digest_bytes
 from gaincurate.replay.group import Convention, RolloutGroup
-from gaincurate.schema import ID
 
 Array = npt.NDArray[Any]
 

@@ -11,14 +11,13 @@ import logging
 import re
 from pathlib import Path
 
+from gaincurate.core.artifact import Json
+from gaincurate.core.outcomes import newest_attempts, read_file
 from gaincurate.errors import InputError, OutputError
-from gaincurate.files import reading
-from gaincurate.schedule.back import check_place
 from gaincurate.schedule.checkpoints import why_incomplete
-from gaincurate.schedule.lines import newest_attempts, read_lines
-from gaincurate.schedule.observed import rules_of
+from gaincurate.schedule.observations import rules_of
+from gaincurate.schedule.rollback import check_place
 from gaincurate.schedule.run import Run
-from gaincurate.shards import Json
 from gaincurate.trainers.session import PLACE, Live, place_beside
 from gaincurate.trainers.trl.batching import Shape
 
@@ -112,11 +111,7 @@ def _place_without(checkpoint: Path, step: int, live: Live, shape: Shape) -> Jso
 
 def _told(run: Run, round_: int) -> tuple[int, int]:
     """How many prompts of a round have outcomes, and the last step of them."""
-    path = run.outcomes(round_)
-    with reading(path):
-        data = path.read_bytes() if path.exists() else b""
-    whole = data[: data.rfind(b"\n") + 1].rstrip(b"\n")
-    lines, _ = read_lines(whole, path, round_, frozenset(run.ids(round_)), run.ids, rules_of(run.config))
+    lines = read_file(run.outcomes(round_), round_, run.ids, rules_of(run.config))
     kept, _ = newest_attempts([line for line in lines if line.round == round_])
     return len({line.gc_id for line in kept}), max((line.step or 0 for line in kept), default=0)
 

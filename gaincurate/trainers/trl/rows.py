@@ -19,11 +19,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from gaincurate.core.artifact import Json
+from gaincurate.core.prompts import training_rows
+from gaincurate.core.schema import ID
 from gaincurate.errors import InputError
-from gaincurate.schedule.rows import training_rows
 from gaincurate.schedule.run import Run
-from gaincurate.schema import ID
-from gaincurate.shards import Json
 from gaincurate.trainers.doctor.findings import refuse
 from gaincurate.trainers.session import reward_of
 from gaincurate.trainers.trl.batching import Shape

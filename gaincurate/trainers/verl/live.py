@@ -13,10 +13,10 @@ from typing import Any
 
 import datasets
 
+from gaincurate.core.artifact import Json
+from gaincurate.core.schema import ID
 from gaincurate.errors import InputError
 from gaincurate.schedule.run import Run
-from gaincurate.schema import ID
-from gaincurate.shards import Json
 from gaincurate.trainers.session import ROUND, reward_of
 from gaincurate.trainers.verl.run import Training, begin, current
 from gaincurate.trainers.verl.settings import check, no_run, overrides, run_in

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gaincurate.schema import ID
+from gaincurate.core.schema import ID
 from gaincurate.trainers.columns import Parts, ViewOptions
 from gaincurate.trainers.log_formats import Entry, id_in_answer, objects, reward_number
 from gaincurate.trainers.markers import tracker

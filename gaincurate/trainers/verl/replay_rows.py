@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from gaincurate.core.files import digest_json
+from gaincurate.core.schema import ID
 from gaincurate.errors import InputError, OutcomeError
-from gaincurate.files import digest_json
 from gaincurate.replay.group import RolloutGroup
-from gaincurate.schema import ID
 
 Fields = dict[str, Any]
 _REBUILT = (

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from gaincurate.core.artifact import Json
+from gaincurate.core.schema import ID
 from gaincurate.errors import InputError, OutputError
-from gaincurate.schedule.back import check_place
 from gaincurate.schedule.checkpoints import why_incomplete
+from gaincurate.schedule.rollback import check_place
 from gaincurate.schedule.run import read_json
-from gaincurate.schema import ID
-from gaincurate.shards import Json
 from gaincurate.trainers.session import PLACE, ROUND, followed
 from gaincurate.trainers.verl.settings import WITH_WEIGHTS, no_callback
 

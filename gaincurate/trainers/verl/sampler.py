@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from gaincurate.core.artifact import Json
+from gaincurate.core.outcomes import read_outcomes
+from gaincurate.core.schema import ID
 from gaincurate.errors import InputError
-from gaincurate.schedule.observed import rules_of
-from gaincurate.schedule.outcomes import read_outcomes
-from gaincurate.schema import ID
-from gaincurate.shards import Json
+from gaincurate.schedule.observations import rules_of
 from gaincurate.trainers.session import followed, reward_of
 from gaincurate.trainers.verl.settings import check_sampler, no_sampler_run, run_in
 
@@ -128,7 +128,7 @@ class RunSampler(AbstractCurriculumSampler):  # type: ignore[misc]
             return
         seen: set[str] = set()
         if (path := live.run.outcomes(round_)).exists():
-            found = read_outcomes(path, round_, live.ids, live.run.ids, rules_of(live.run.config))
+            found = read_outcomes(path, round_, live.run.ids, rules_of(live.run.config))
             seen = {gc_id for gc_id, tally in found.tallies.items() if tally.successes or tally.unjudged}
         lost = [
             {ID: i, "round": round_, "reward": None, "step": state["step"]} for i in trained if i not in seen

@@ -221,7 +221,7 @@ def test_tokens_are_counted_by_the_models_own_template(tmp_path: Path, launch: P
 def test_token_counts_that_cannot_be_compared_say_why(tmp_path: Path) -> None:
     for name, options, why in (
         ("a", {"model": "the-model"}, "the model the-model is no folder on this machine"),
-        ("b", {"bare": True}, "--bare leaves out a part of what was scored"),
+        ("b", {"bare": True}, "--without-system leaves out a part of what was scored"),
         ("c", {"model": str(tmp_path)}, f"{tmp_path} has no tokenizer ("),
     ):
         (tmp_path / name).mkdir()

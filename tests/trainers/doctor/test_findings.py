@@ -623,7 +623,7 @@ ROWS = {
     "chooses ahead of the rewards": "workers async ahead",
     "leaves no checkpoint, or not where it is looked for": "no-checkpoint weights output",
     "an adapter alone as a checkpoint": "adapter",
-    "learning rate or optimizer begin anew": "learning-rate optimizer",
+    "learning rate or optimizer start over": "learning-rate optimizer",
     "KL reference that moves": "reference",
 }
 

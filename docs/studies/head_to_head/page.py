@@ -1,0 +1,355 @@
+"""Writes docs/head-to-head.md: takes what is kept of the study, yields the page, pictures and figures.
+
+Usage: python docs/studies/head_to_head/page.py [COMPARED].
+COMPARED is a finished comparison, the study's: what is
+kept of it is written beside this file first. Without it, the page is written again from what is kept. No
+figure of a result stands here or in template.txt: all come from `figures.json`, which
+`gaincurate.compare.document` makes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.stats
+from drawn import pictures
+from kept import keep, kept
+
+from gaincurate.compare.document import BASELINE, document
+from gaincurate.compare.results import Results
+from gaincurate.compare.verdict_text import reached_at
+from gaincurate.core.files import write_atomic
+
+HERE = Path(__file__).parent
+NAME, FIGURES, TEMPLATE = "head-to-head.md", "figures.json", "template.txt"
+Json = dict[str, Any]
+_WORDS = {"gc_angle": "the angle", "gc_nll": "the NLL", "gc_question_tokens": "the length"}
+_SCORES = {"gc_angle": 2, "gc_nll": 1, "gc_question_tokens": 1}  # and their digits
+
+
+def figures(folder: Path) -> Json:
+    """Every figure of the page, by name."""
+    results, about = kept(folder)
+    return {**document(results), "about": about | {"by_task": by_task(results, about["heldout_tasks"])}}
+
+
+def by_task(results: Results, tasks: list[str]) -> Json:
+    """Where the differences at the end come from, in right answers of 100 over all held-out prompts.
+
+    Each task's part is its sum over prompts, so the parts of all tasks add up to the whole. `over_tasks` is a
+    95 % interval of the whole as tasks vary: the standard error of a ratio of sums over tasks, with
+    Student's t. It resamples no seeds, so it is for other tasks like these and this number of seeds.
+    """
+    if not tasks:
+        return {}
+    tasks = [tasks[int(place)] for place in results.prompts]
+    names = sorted(set(tasks))
+    member = np.array([[task == name for task in tasks] for name in names])
+    base = results.arms.index(BASELINE)
+    accuracy = 100 * results.accuracy.mean(axis=2)  # [arms, marks, prompts]
+    learned = accuracy[base, -1] - accuracy[base, 0]
+    found: Json = {
+        "prompts": dict(zip(names, member.sum(axis=1).tolist(), strict=True)),
+        "learned": dict(zip(names, (member @ learned / len(tasks)).tolist(), strict=True)),
+        "arms": {},
+    }
+    for place, arm in enumerate(results.arms):
+        if place == base:
+            continue
+        parts = member @ (accuracy[place, -1] - accuracy[base, -1])
+        whole, sizes = parts.sum() / len(tasks), member.sum(axis=1)
+        error = np.sqrt(len(names) / (len(names) - 1) * ((parts - whole * sizes) ** 2).sum()) / len(tasks)
+        half = scipy.stats.t.ppf(0.975, len(names) - 1) * error
+        found["arms"][arm] = {
+            "tasks": dict(zip(names, (parts / len(tasks)).tolist(), strict=True)),
+            "value": float(whole),
+            "over_tasks": [float(whole - half), float(whole + half)],
+        }
+    return found
+
+
+def page(found: Json) -> str:
+    """The page's text."""
+    setting = found["setting"]
+    notes = "".join(f"Note: {note}\n\n" for note in found["notes"])
+    baseline = setting["baseline"]
+    return (
+        (HERE / TEMPLATE)
+        .read_text()
+        .format(
+            count=len(found["arms"]),
+            headline=found["headline"],
+            notes=notes,
+            sentences="\n".join(f"- {arm['sentence']}" for arm in found["arms"]),
+            length=found["against_length"] or "",
+            setup=_setup(found),
+            settings="\n".join(
+                f"| {name} | `{_plain(value)}` |" for name, value in _settings(setting).items()
+            ),
+            arms="\n".join(f"| {arm['arm']} | {_own(arm)} |" for arm in found["arms"]),
+            rates=_rates(found["about"]),
+            order=_order(found["about"]),
+            final=_final(found),
+            by_task=_by_task(found),
+            by_task_words=_by_task_words(found),
+            over_tasks=_over_tasks(found),
+            baseline=baseline,
+            **_references(found),
+            meanwhile=_meanwhile(found),
+            cost=_cost(found),
+        )
+    )
+
+
+def _setup(found: Json) -> str:
+    setting, about = found["setting"], found["about"]
+    model, sets = about["model"], about["prompts"]
+    made = ""
+    if model:
+        made = (
+            f" The model has {model['parameters']:,} parameters and was trained from scratch for "
+            f"{model['steps']:,} supervised steps on {model['examples']:,} examples of the same tasks "
+            "([`model.py`](studies/head_to_head/model.py), [`prompts.py`](studies/head_to_head/prompts.py); "
+            f"sha256 of its weights `{model['sha256'][:16]}...`)."
+        )
+    arms, marks = len(found["arms"]), len(found["arms"][0]["curve"])
+    return (
+        f"{arms} arms, {setting['seeds_count']} seeds, {setting['budget_tokens']:,} generated tokens each, "
+        f"GRPO by TRL.{made} The arms choose from {sets['scored']:,} prompts ({about['prompt_tokens']:,} "
+        f"tokens: what a scoring pass reads) and are judged on {setting['prompts']:,} others, "
+        f"{setting['samples']} answers each, at {marks} marks, the start included."
+    )
+
+
+def _references(found: Json) -> Json:
+    """What the arms with references paid for them; blanks where no arm has any."""
+    arms = [arm for arm in found["arms"] if arm["cost"]["references"]]
+    shares = [100 * arm["cost"]["references"] / arm["cost"]["tokens"] for arm in arms]
+    options = arms[0]["settings"].get("options", {}) if arms else {}
+    return {
+        "references": options.get("references", "(no)"),
+        "reference_rollouts": options.get("rollout", {}).get("samples", "(no)"),
+        "reference_share": f"{min(shares):.0f} to {max(shares):.0f} %" if shares else "nothing",
+        "step_prompts": found["setting"]["comparison"]["step_prompts"],
+    }
+
+
+def _settings(setting: Json) -> Json:
+    comparison = setting["comparison"]
+    nested = {f"{part}.{k}": v for part in ("train", "evaluation") for k, v in comparison[part].items()}
+    skipped = {"arms", "train", "evaluation"}
+    plain = {name: value for name, value in comparison.items() if name not in skipped}
+    return {name: value for name, value in {**plain, **nested}.items() if value is not None}
+
+
+def _own(arm: Json) -> str:
+    return ", ".join(f"{name} `{_plain(value)}`" for name, value in arm["settings"].items())
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _rates(about: Json) -> str:
+    rows, scores = about["model"].get("pass_rates"), about["scores"]
+    if not rows:
+        return "(not measured)"
+    edges = list(next(iter(rows.values()))["by rate"])
+    head = ["task", "prompts", "right", *edges, *(("angle", "NLL", "tokens") if scores else ())]
+    lines = []
+    for name, row in rows.items():
+        told = scores.get(name)
+        means = [f"{told[key]:.{digits}f}" if told else "" for key, digits in _SCORES.items()]
+        means = means if scores else []
+        lines.append([name, row["prompts"], f"{row['mean']:.2f}", *row["by rate"].values(), *means])
+    return _table(head, lines)
+
+
+def _order(about: Json) -> str:
+    """What the orders are made of."""
+    if not about["between_tasks"]:
+        return ""
+    shares = [f"{100 * about['between_tasks'][name]:.0f} % of {word}" for name, word in _WORDS.items()]
+    ends = [f"{arm} {mu:.0f}" for arm, mu in about["mu"].items()]
+    return (
+        f"**What an order means here.** {', '.join(shares)} is a difference between these rows "
+        "(share of the variance), so an order by one of them is mostly an order of tasks, and which tasks "
+        "are learnt quickly decides what it gains. In another mixture the same score may put other tasks "
+        f"first. The mean of the ranks that are drawn from ended, of {about['prompts']['scored']:,}, at "
+        f"{', '.join(ends)} (mean over seeds): these arms see the first part of their order, and tails."
+    )
+
+
+def _final(found: Json) -> str:
+    base, second = found["setting"]["baseline"], found["setting"]["second"]
+    most = max(found["arms"][0]["pass_at"], key=int)
+    head = [
+        "arm",
+        "right at the end",
+        f"less {base}",
+        "verdict",
+        "would be seen",
+        f"less {second}",
+        "verdict",
+    ]
+    head += [f"{base}'s end reached after", f"pass@{most}", "tokens of an answer"]
+    lines = []
+    for arm in sorted(found["arms"], key=lambda arm: -float(arm["accuracy"]["value"])):
+        against, length = arm["difference"], arm["against_length"]
+        lines.append(
+            [
+                arm["arm"],
+                _share(arm["accuracy"]),
+                _points(against),
+                against["answer"] if against else "the baseline",
+                f"{100 * against['detectable']:.1f}" if against and against["detectable"] is not None else "",
+                _points(length),
+                length["answer"] if length else "",
+                reached_at(found, arm),
+                f"{100 * arm['pass_at'][most]:.1f} %",
+                f"{arm['curve'][-1]['response_tokens']:.1f}",
+            ]
+        )
+    return _table(head, lines)
+
+
+HABITS = ("chain_sum 1", "count_bits 1", "letter_counting 2", "simple_equations 1", "spell_backward 2")
+"""The rows of prompts.py whose examples showed one."""
+
+
+def _over_tasks(found: Json) -> str:
+    """What is left of the verdicts where tasks, and not prompts, could have been others."""
+    arms = found["about"]["by_task"].get("arms")
+    if not arms:
+        return ""
+    sure = [name for name, arm in arms.items() if arm["over_tasks"][0] > 0 or arm["over_tasks"][1] < 0]
+    where = f"the intervals of {', '.join(sure)} have no 0 in them" if sure else "every interval has 0 in it"
+    return (
+        f"That is about more prompts of the same tasks. Over other tasks like these, {where} "
+        "([by task](#the-end-by-task))."
+    )
+
+
+def _by_task_words(found: Json) -> str:
+    """What the differences at the end are made of."""
+    cut, base = found["about"]["by_task"], found["setting"]["baseline"]
+    if not cut:
+        return ""
+    arms = cut["arms"]
+    worse = [arm["arm"] for arm in found["arms"] if (arm["difference"] or {}).get("answer") == "worse"]
+    lost = {task: sum(arms[arm]["tasks"][task] for arm in worse) for task in cut["prompts"]}
+    two = sorted(lost, key=lambda task: lost[task])[:2]
+    left = sum(count for task, count in cut["prompts"].items() if task not in two) / sum(
+        cut["prompts"].values()
+    )
+    without = {
+        name: sum(part for task, part in arm["tasks"].items() if task not in two) / left
+        for name, arm in arms.items()
+    }
+    gained = sum(part for task, part in cut["learned"].items() if task in HABITS)
+    rest = ", ".join(f"{name} {_part(value)}" for name, value in without.items())
+    learned = _part(sum(cut["learned"].values()))
+    return (
+        f"Of {base}'s {learned} since the start, {_part(gained)} are the five rows with a planted habit. "
+        f"Two rows, `{two[0]}` and `{two[1]}`, make most of what the worse arms are behind by. Over "
+        f"the prompts of the other rows the differences are: {rest}."
+    )
+
+
+def _by_task(found: Json) -> str:
+    """The differences at the end, cut by task."""
+    cut, base = found["about"]["by_task"], found["setting"]["baseline"]
+    if not cut:
+        return "(the held-out set does not say which task a prompt is of)"
+    arms = cut["arms"]
+    head = ["task", "held-out prompts", f"{base} since the start", *arms]
+    lines: list[list[Any]] = [
+        [task, count, _part(cut["learned"][task]), *(_part(arm["tasks"][task]) for arm in arms.values())]
+        for task, count in cut["prompts"].items()
+    ]
+    whole = [sum(cut["prompts"].values()), _part(sum(cut["learned"].values()))]
+    lines.append(["all", *whole, *(_part(arm["value"]) for arm in arms.values())])
+    spans = [" to ".join(map(_part, arm["over_tasks"])) for arm in arms.values()]
+    lines.append(["interval over tasks", "", "", *spans])
+    return _table(head, lines)
+
+
+def _part(value: float) -> str:
+    """Signed, one digit, and 0 without a sign."""
+    return "0.0" if abs(value) < 0.05 else f"{value:+.1f}"
+
+
+def _share(estimate: Json) -> str:
+    said = f"{100 * estimate['value']:.1f} %"
+    if estimate["interval"] is None:
+        return said
+    low, high = (100 * end for end in estimate["interval"])
+    return f"{said} ({low:.1f} to {high:.1f})"
+
+
+def _points(difference: Json | None) -> str:
+    if difference is None:
+        return ""
+    said = f"{100 * difference['value']:+.1f}"
+    if difference["joint"] is None:
+        return said
+    low, high = (100 * end for end in difference["joint"])
+    return f"{said} ({low:+.1f} to {high:+.1f})"
+
+
+def _meanwhile(found: Json) -> str:
+    head = ["arm", "effective", "reward", "tokens of a rollout", "rollouts", "replayed", "gradient's norm"]
+    head += ["with the angle", "given time"]
+    lines = []
+    for arm in found["arms"]:
+        told, gradient = arm["training"], arm["gradient"]
+        lines.append(
+            [
+                arm["arm"],
+                _number(told["effective"], ".2f"),
+                _number(told["reward"], ".3f"),
+                _number(told["response_tokens"], ".1f"),
+                _number(told["rollouts"], ",.0f"),
+                _number(told["replayed"], ".0%"),
+                _number(told["grad_norm"], ".3g"),
+                _number(gradient["spearman"], "+.2f"),
+                _number(gradient["given_step"], "+.2f"),
+            ]
+        )
+    return _table(head, lines)
+
+
+def _cost(found: Json) -> str:
+    head = ["arm", "training", "references", "scoring", "re-scoring", "all tokens", "steps", "seconds"]
+    names = ("training", "references", "scoring", "rescoring", "tokens", "step", "seconds")
+    return _table(head, [[a["arm"], *(f"{a['cost'][n]:,.0f}" for n in names)] for a in found["arms"]])
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
+    rows = [head, ["---", *["---:"] * (len(head) - 1)], *lines]
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+
+
+def write(folder: Path, path: Path) -> None:
+    """Write the figures, the pictures and the page of what is kept in a folder."""
+    found = figures(folder)
+    made = {FIGURES: json.dumps(found, indent=1) + "\n", **pictures(found)}
+    for name, text in made.items():
+        write_atomic(folder / name, text.encode())
+    write_atomic(path, page(found).encode())
+    print(f"{path}: written")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        keep(Path(sys.argv[1]), HERE)
+    write(HERE, HERE.parent.parent / NAME)

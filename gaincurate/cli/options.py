@@ -1,0 +1,284 @@
+"""Makes Typer options of a config's fields, and reads `--config` files into them.
+
+A command is built when it is run or its own help is asked for. Configs are pydantic models, and pydantic
+would take a third of the time that `gaincurate --help` has.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from gaincurate.cli import output
+from gaincurate.cli.config_file import parsed
+from gaincurate.core.options import ADVANCED, PANELS, Option, checked, near
+from gaincurate.errors import InputError
+
+_PANELS = (None, *PANELS)
+_METAVARS = {bool: "", int: "N", float: "X", Path: "PATH", str: "TEXT"}
+_WIDE = 18  # columns that choices may take beside an option at a width of 80
+_MANY = 5  # a command with more options takes them from a file too
+_OF_A_CALL = ("as_json",)  # says how one call prints, so it is no part of what a file configures
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
+
+
+def configured(path: str = "", *, whole: bool = True) -> Callable[[Callable[..., None]], Callable[[], None]]:
+    """Make a function a command: its parameters marked with `Option` are the options.
+
+    Args:
+        path: `module:Class` of a config whose fields are options too. The function gets it as `config`.
+        whole: whether the options make the config. Else the function gets the fields that were given.
+    """
+
+    def decorate(function: Callable[..., None]) -> Callable[[], None]:
+        def command() -> None:
+            raise AssertionError("a command is built before it runs")
+
+        command.__name__, command.__doc__ = function.__name__, function.__doc__
+        command.build = lambda: _build(function, path, whole)  # type: ignore[attr-defined]
+        return command
+
+    return decorate
+
+
+class _QuietHelp:
+    """`--help` without `<bool>` after it."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        option: Any = super().get_help_option(ctx)  # type: ignore[misc]
+        if option is not None:
+            option.metavar = ""
+        return option
+
+
+class Group(_QuietHelp, TyperGroup):
+    """A group of commands."""
+
+
+class Command(_QuietHelp, TyperCommand):
+    """A command made by `configured`."""
+
+    _aliases: Mapping[str, str]
+
+    def get_params(self, ctx: Any) -> Any:
+        """Its arguments and options, built at the first call."""
+        if not self.params:
+            function: Any = self.callback
+            made, self._aliases = function.build()
+            self.params, self.callback = made.params, made.callback
+        return super().get_params(ctx)
+
+    def make_parser(self, ctx: Any) -> Any:
+        """The parser, which knows old spellings too."""
+        parser = super().make_parser(ctx)
+        params: list[Any] = self.params
+        for param in params:
+            if param.name in self._aliases:
+                names = [self._aliases[param.name]]
+                parser.add_option(obj=param, opts=names, dest=param.name, action="store_const", const=True)
+        return parser
+
+
+def _build(function: Callable[..., None], path: str, whole: bool) -> tuple[Any, dict[str, str]]:
+    """The Typer command of a function, and the old spellings of its options."""
+    module, _, name = path.partition(":")
+    model: Any = getattr(importlib.import_module(module), name) if path else None
+    options = sorted(_options(function, model), key=lambda option: _PANELS.index(option[1].panel))
+    markers = {name: marker for name, marker, *_ in options}
+    parameters = [_parameter(*option) for option in options]
+    has_own = "config" in markers  # doctor: the trainer's settings
+    if not has_own and sum(not marker.argument for marker in markers.values()) > _MANY:
+        parameters += _config_parameters(markers)
+    parameters.append(inspect.Parameter("ctx", _KEYWORD, annotation=typer.Context))
+    call: Any = _call(function, model, whole, markers)
+    call.__signature__ = inspect.Signature(parameters)
+    call.__annotations__ = {each.name: each.annotation for each in parameters}
+    app = typer.Typer(add_completion=False)
+    app.command()(call)
+    aliases = {name: marker.alias for name, marker in markers.items() if marker.alias is not None}
+    return typer.main.get_command(app), aliases
+
+
+def _options(function: Callable[..., None], model: Any) -> Iterator[tuple[str, Option, Any, Any, Any, Any]]:
+    """Name, marker, type, default, least and most value of each option of a command."""
+    yield from _fields(model) if model else ()
+    names = {model.__name__: model} if model else {}
+    hints = typing.get_type_hints(function, localns=names, include_extras=True)
+    for name, parameter in inspect.signature(function).parameters.items():
+        for marker in getattr(hints[name], "__metadata__", ()):
+            yield name, marker, hints[name].__origin__, parameter.default, marker.min, marker.max
+
+
+def _fields(model: Any, within: str = "") -> Iterator[tuple[str, Option, Any, Any, Any, Any]]:
+    """The marked fields of a config, and those of a config in it as `FIELD__FIELD`."""
+    for name, field in model.model_fields.items():
+        if hasattr(field.annotation, "model_fields"):
+            yield from _fields(field.annotation, f"{name}__")
+        for marker in (each for each in field.metadata if isinstance(each, Option)):
+            least = next((each.ge for each in field.metadata if hasattr(each, "ge")), None)
+            most = next((each.le for each in field.metadata if hasattr(each, "le")), None)
+            default = (
+                inspect.Parameter.empty
+                if field.is_required()
+                else field.get_default(call_default_factory=True)
+            )
+            yield within + name, marker, field.annotation, default, least, most
+
+
+def _parameter(
+    name: str, marker: Option, kind: Any, default: Any, least: Any, most: Any
+) -> inspect.Parameter:
+    metavar, choices = _metavar(marker, kind)
+    shared: dict[str, Any] = {"help": marker.help + choices, "metavar": metavar}
+    if marker.read is None:
+        shared |= {"min": least, "max": most}
+    else:
+        kind, shared["parser"] = Any, _as_given
+        default = marker.shown if default is not inspect.Parameter.empty else default
+    if marker.argument:
+        info: Any = typer.Argument(**shared)
+    else:
+        names = marker.names or ("--" + name.rpartition("__")[2].replace("_", "-"),)
+        shown = not names[0].startswith(" /")  # a flag that only switches off says so itself
+        info = typer.Option(*names, show_default=shown, rich_help_panel=marker.panel, **shared)
+    return inspect.Parameter(name, _KEYWORD, default=default, annotation=Annotated[kind, info])
+
+
+def _as_given(value: Any) -> Any:
+    """Leaves a text to `Option.read`, and a value of a file as it is."""
+    return value
+
+
+def _metavar(marker: Option, kind: Any) -> tuple[str | None, str]:
+    """What stands for a value, and choices that are too long for that place as a sentence."""
+    while typing.get_origin(kind) in (list, typing.Union, UnionType):
+        kind = typing.get_args(kind)[0]
+    if typing.get_origin(kind) is not typing.Literal:
+        return marker.metavar or _METAVARS.get(kind), ""
+    choices = typing.get_args(kind)
+    if marker.metavar is None and len("|".join(choices)) <= _WIDE:
+        return "|".join(choices), ""
+    return marker.metavar or "NAME", f" One of {', '.join(choices)}."
+
+
+def _call(
+    function: Callable[..., None], model: Any, whole: bool, markers: Mapping[str, Option]
+) -> Callable[..., None]:
+    """What Typer calls: it reads texts, checks the config and runs the function."""
+    fields = [name for name, *_ in _fields(model)] if model else []
+
+    def call(ctx: Any, config_file: Path | None = None, print_config: bool = False, **values: Any) -> None:
+        with output.reporting():
+            read = {name: _read(markers[name], value) for name, value in values.items()}
+            if model is not None:
+                of_config = {name: read.pop(name) for name in fields}
+                given = {
+                    name: value
+                    for name, value in of_config.items()
+                    if ctx.get_parameter_source(name).name != "DEFAULT"
+                }
+                read["config"] = checked(model, _nested(given)) if whole else _nested(given)
+            if print_config:
+                output.as_json(_printed(values, markers))
+                return
+        function(**read)
+
+    return call
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`FIELD__FIELD` as a mapping in a mapping."""
+    nested: dict[str, Any] = {}
+    for name, value in values.items():
+        outer, _, inner = name.rpartition("__")
+        (nested.setdefault(outer, {}) if outer else nested)[inner] = value
+    return nested
+
+
+def _read(marker: Option, value: Any) -> Any:
+    return marker.read(value) if marker.read is not None and isinstance(value, str) else value
+
+
+def _printed(values: Mapping[str, Any], markers: Mapping[str, Option]) -> dict[str, Any]:
+    """Every option that has a value, as a `--config` file has it."""
+    plain = {_key(name, markers[name]): value for name, value in values.items() if name not in _OF_A_CALL}
+    return {key: _as_json(value) for key, value in sorted(plain.items()) if value not in (None, [], ())}
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_as_json(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _key(name: str, marker: Option) -> str:
+    """An option's name in a file: its long spelling, with underscores."""
+    own = name.rpartition("__")[2]
+    long = next((spelling for spelling in marker.names if spelling.startswith("--")), own)
+    return long.partition("/")[0].strip("-").replace("-", "_")
+
+
+def _config_parameters(markers: Mapping[str, Option]) -> list[inspect.Parameter]:
+    def load(ctx: typer.Context, path: Path | None) -> Path | None:
+        if path is not None:
+            with output.reporting():
+                ctx.default_map = _read_config(path, ctx, markers)
+        return path
+
+    file = typer.Option(
+        "--config",
+        metavar="FILE",
+        help="Read options from a TOML, YAML or JSON file. Those of the command line win.",
+        rich_help_panel=ADVANCED,
+        is_eager=True,
+        callback=load,
+    )
+    shown = typer.Option(
+        "--print-config",
+        metavar="",
+        help="Print what the options come to as JSON, which --config reads, and exit.",
+        rich_help_panel=ADVANCED,
+    )
+    return [
+        inspect.Parameter("config_file", _KEYWORD, default=None, annotation=Annotated[Path | None, file]),
+        inspect.Parameter("print_config", _KEYWORD, default=False, annotation=Annotated[bool, shown]),
+    ]
+
+
+def _read_config(path: Path, ctx: Any, markers: Mapping[str, Option]) -> dict[str, Any]:
+    """The values of a file by the names of the parameters.
+
+    Raises:
+        InputError: it cannot be parsed, has a name that no option has, or a value that one does not take.
+        StorageError: it cannot be read.
+    """
+    names = {_key(name, marker): name for name, marker in markers.items()}
+    params = {param.name: param for param in ctx.command.params}
+    values: dict[str, Any] = {}
+    for key, value in parsed(path).items():
+        name = names.get(key.replace("-", "_"))
+        if name is None or name in _OF_A_CALL:
+            every = f"`{ctx.command_path} --help` shows every option"
+            raise InputError(
+                f"{path}: there is no option {key!r}{near(key, names)}. {every}.", path=str(path)
+            )
+        if value is None:
+            continue
+        param = params[name]
+        if (getattr(param, "multiple", False) or param.nargs == -1) and not isinstance(value, list):
+            value = [value]
+        try:
+            param.process_value(ctx, value)
+        except typer.BadParameter as error:
+            what = error.message[:1].lower() + error.message[1:].rstrip(".")
+            raise InputError(f"{path}: {key} = {value!r}: {what}.", path=str(path)) from error
+        values[name] = value
+    return values

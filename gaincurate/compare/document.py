@@ -1,0 +1,249 @@
+"""What a comparison says, as one document of plain values.
+
+The terminal, `--json` and the page show this document and nothing else. The same results give the same
+document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gaincurate.compare.results import Results
+from gaincurate.compare.verdict import Difference, Reached, Resampled, bands, differences, reached, resample
+from gaincurate.compare.verdict_text import about_arm, about_length, headline, notes
+from gaincurate.core.artifact import Json
+from gaincurate.core.stats import Floats, spearman, spearman_given
+
+BASELINE, SECOND = "uniform", "length"
+FORMAT = 1
+_UNSET = {"options": {}, "rescore": {}, "spent_before": 0}  # of an arm's settings: nothing was asked for
+Steps = Mapping[str, Floats]
+PARTS = 10
+"""How many parts of the budget `over_time` tells of."""
+_FEWEST = 10  # steps, under which a correlation says nothing
+
+
+def document(results: Results) -> Json:
+    """All measures.
+
+    Returns:
+        `setting`; `headline`, `against_length` and `notes`, sentences; `arms`, a list with what each one cost
+        and gave and a `sentence`. Shares and accuracies are from 0 to 1, intervals `[low, high]` or None.
+    """
+    comparison, arms = results.comparison, results.arms
+    resampled = resample(results.accuracy)
+    spent = {name: results.costs[name].mean(axis=2) for name in ("tokens", "seconds")}
+    budget = float(comparison["budget_tokens"])
+    compared = {
+        "difference": _by_arm(differences(arms, resampled, BASELINE)),
+        "against_length": _by_arm(differences(arms, resampled, SECOND, without=[BASELINE])),
+        "reached": _by_arm(reached(arms, spent["tokens"], budget, resampled, BASELINE)),
+        "reached_seconds": _by_arm(reached(arms, spent["seconds"], budget, resampled, BASELINE)),
+    }
+    made = [_arm(results, place, resampled, compared) for place in range(len(arms))]
+    whole: Json = {
+        "format": FORMAT,
+        "setting": setting(results),
+        "learned": learned(resampled, arms.index(BASELINE)),
+        "apart": [arms[place] for place in resampled.apart],
+        "arms": made,
+    }
+    for arm in made:
+        arm["sentence"] = about_arm(whole, arm)
+    sentences = {
+        "headline": headline(whole),
+        "against_length": about_length(whole),
+        "notes": notes(whole, results.left_out),
+    }
+    return whole | sentences
+
+
+def setting(results: Results) -> Json:
+    """What was compared, and on what."""
+    comparison = results.comparison
+    return {
+        "comparison": comparison,
+        "model": results.facts.get("model"),
+        "sets": results.facts.get("sets"),
+        "baseline": BASELINE,
+        "second": SECOND,
+        "seeds": results.seeds,
+        "seeds_count": len(results.seeds),
+        "prompts": len(results.prompts),
+        "samples": int(comparison["evaluation"]["samples"]),
+        "budget_tokens": int(comparison["budget_tokens"]),
+    }
+
+
+def learned(resampled: Resampled, base: int) -> Json:
+    """What training alone gave: the baseline's final accuracy less that of the start."""
+    value = float(resampled.curves[base, -1] - resampled.curves[base, 0])
+    if not resampled.seeds_known:
+        return {"value": value, "interval": None}
+    half = np.quantile(abs(resampled.draws[:, base, -1] - resampled.draws[:, base, 0] - value), 0.95)
+    return {"value": value, "interval": [value - float(half), value + float(half)]}
+
+
+def _by_arm(rows: list[Any]) -> dict[str, Any]:
+    return {row.arm: row for row in rows}
+
+
+def _arm(results: Results, place: int, resampled: Resampled, compared: dict[str, dict[str, Any]]) -> Json:
+    name = results.arms[place]
+    edges = bands(resampled)
+    final = None if edges is None else edges[:, place, -1].tolist()
+    settings = {key: value for key, value in results.comparison["arms"][place].items() if key != "name"}
+    right, samples = results.right[place, -1], results.samples[place, -1]
+    trained = [results.steps[name, seed] for seed in results.seeds]
+    return {
+        "arm": name,
+        "settings": {
+            key: value for key, value in settings.items() if value is not None and value != _UNSET.get(key)
+        },
+        "accuracy": {"value": float(resampled.curves[place, -1]), "interval": final},
+        "difference": _difference(compared["difference"].get(name)),
+        "against_length": _difference(compared["against_length"].get(name)),
+        "reached": _reached(compared["reached"][name]),
+        "reached_seconds": _reached(compared["reached_seconds"][name], of_budget=False),
+        "accuracy_by_seed": results.accuracy[place, -1].mean(axis=1).tolist(),
+        "pass_at": {
+            str(k): float(np.mean(pass_at(right, samples, k)))
+            for k in range(1, int(results.samples[:, -1].min()) + 1)
+        },
+        "curve": _curve(results, place, resampled, edges),
+        "cost": _cost(results, place),
+        "gradient": with_angle(trained),
+        "training": over_time(trained, float(results.comparison["budget_tokens"])),
+    }
+
+
+def _difference(difference: Difference | None) -> Json | None:
+    if difference is None:
+        return None
+    return {
+        "value": difference.value,
+        "interval": None if difference.interval is None else list(difference.interval),
+        "joint": None if difference.joint is None else list(difference.joint),
+        "detectable": difference.detectable,
+        "answer": difference.answer,
+    }
+
+
+def _reached(reached_at: Reached, *, of_budget: bool = True) -> Json:
+    values: Json = {
+        "spent": reached_at.spent,
+        "ratio": reached_at.ratio,
+        "ratio_interval": None if reached_at.ratio_interval is None else list(reached_at.ratio_interval),
+        "missed": reached_at.missed,
+    }
+    if of_budget:
+        values["share"] = reached_at.share
+        values["share_interval"] = (
+            None if reached_at.share_interval is None else list(reached_at.share_interval)
+        )
+    return values
+
+
+def _curve(results: Results, place: int, resampled: Resampled, edges: Floats | None) -> list[Json]:
+    """A row for each mark, the start first; means over seeds."""
+    means = {name: results.costs[name][place].mean(axis=1) for name in ("asked", "tokens", "seconds", "step")}
+    completions, written = results.samples[place].sum(axis=(1, 2)), results.written[place].sum(axis=(1, 2))
+    return [
+        {
+            "mark": mark,
+            **{name: float(values[mark]) for name, values in means.items()},
+            "accuracy": float(resampled.curves[place, mark]),
+            "interval": None if edges is None else edges[:, place, mark].tolist(),
+            "response_tokens": float(written[mark] / completions[mark]),
+        }
+        for mark in range(resampled.curves.shape[1])
+    ]
+
+
+def _cost(results: Results, place: int) -> Json:
+    """What an arm spent until its last mark, mean over seeds."""
+    names = ("scoring", "rescoring", "references", "training", "tokens", "seconds", "step")
+    return {name: float(results.costs[name][place, -1].mean()) for name in names}
+
+
+def pass_at(right: Floats, samples: Floats, k: int) -> Floats:
+    """The chance that one of k answers is right, estimated without bias from `right` of `samples`.
+
+    1 - C(n - c, k) / C(n, k), which is exact for k drawn without replacement from the n.
+    """
+    missed = np.ones_like(right)
+    for i in range(k):
+        missed *= np.clip(samples - right - i, 0, None) / (samples - i)
+    return 1 - missed
+
+
+def over_time(trained: Sequence[Steps], budget: float) -> Json:
+    """What was generated and met, over all and in tenths of the budget.
+
+    Args:
+        trained: the steps of each seed, one at least.
+        budget: tokens; a step is in the tenth in which it ended.
+
+    Returns:
+        `effective` is the share of prompts whose rollouts differed in reward, `reward` their mean,
+        `replayed` the share of trained rollouts that were not generated for their step, `response_tokens`
+        the mean length of a generated one; None where nothing is known. `parts` has a row for each tenth.
+    """
+    together = {name: np.concatenate([steps[name] for steps in trained]) for name in trained[0]}
+    part = np.clip(np.ceil(together["tokens"] / budget * PARTS) - 1, 0, PARTS - 1).astype(np.int64)
+    parts = []
+    for place in range(PARTS):
+        there = {name: values[part == place] for name, values in together.items()}
+        parts.append({"until": (place + 1) / PARTS, **_means(there)})
+    generated, replayed = together["rollouts"].sum(), np.nansum(together["replayed"])
+    return {
+        **_means(together),
+        "rollouts": float(generated / len(trained)),
+        "replayed": float(replayed / (generated + replayed)) if generated + replayed else None,
+        "response_tokens": float(together["completion_tokens"].sum() / generated) if generated else None,
+        "parts": parts,
+    }
+
+
+def _means(steps: Steps) -> Json:
+    return {
+        "effective": _mean(steps["effective"], steps["prompts"]),
+        "reward": _mean(steps["reward"], steps["rollouts"]),
+        "grad_norm": _mean(steps["grad_norm"], np.ones_like(steps["grad_norm"])),
+        "angle": _mean(steps["angle"], steps["prompts"]),
+    }
+
+
+def _mean(values: Floats, weights: Floats) -> float | None:
+    usable = np.isfinite(values) & (weights > 0)
+    return float(np.average(values[usable], weights=weights[usable])) if usable.any() else None
+
+
+def with_angle(trained: Sequence[Steps]) -> Json:
+    """Rank correlation of the gradient's norm with the mean angle of a step's prompts, mean over seeds.
+
+    Above 0: steps on prompts of a higher angle had larger gradients. `given_step` is the same without what
+    both have in common with time: an arm that goes from high to low angles while its gradients shrink for
+    other reasons has a correlation of its own making. None where there are too few steps or no angles.
+    """
+    by_seed = [pair for steps in trained if (pair := _correlations(steps)) is not None]
+    if not by_seed:
+        return {"spearman": None, "given_step": None, "seeds": 0}
+    given = [pair[1] for pair in by_seed if pair[1] is not None]
+    return {
+        "spearman": float(np.mean([pair[0] for pair in by_seed])),
+        "given_step": float(np.mean(given)) if given else None,
+        "seeds": len(by_seed),
+    }
+
+
+def _correlations(steps: Steps) -> tuple[float, float | None] | None:
+    usable = np.isfinite(steps["grad_norm"]) & np.isfinite(steps["angle"])
+    norm, angle, step = (steps[name][usable] for name in ("grad_norm", "angle", "step"))
+    overall = spearman(norm, angle) if usable.sum() >= _FEWEST else None
+    if overall is None:
+        return None
+    return overall, spearman_given(norm, angle, step)

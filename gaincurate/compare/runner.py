@@ -1,0 +1,238 @@
+"""A comparison from its settings to its tables: train and judge what is left, then write what was measured.
+
+Several arms may train at a time, each in processes of its own, and what is measured does not depend on how
+many. A killed comparison goes on where it was, because every finished step is a file.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import threading
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+
+from gaincurate.compare.arm_job import ArmJob, evaluation, model_at_start
+from gaincurate.compare.config import Comparison
+from gaincurate.compare.results import EVALUATIONS, FACTS, MARKS, RESULTS, STEPS, write_tables
+from gaincurate.core.artifact import MANIFEST, Json, differing_keys
+from gaincurate.core.files import write_json
+from gaincurate.core.locks import WORK, Split, writing
+from gaincurate.core.progress import Progress
+from gaincurate.core.schema import ID
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.difficulty.config import RolloutConfig
+from gaincurate.difficulty.rollout import roll_out
+from gaincurate.errors import InputError, OutputError, TrainerError
+from gaincurate.report.formatting import seconds as duration
+from gaincurate.schedule.first_model import recorded_model
+from gaincurate.schedule.run import read_json
+
+START, JOBS = "start", "jobs"
+FORMAT = 1
+_LOOK = 0.2  # seconds between two looks at what is done
+
+
+def compare(comparison: Comparison, out: Path, progress: Progress | None = None, workers: int = 1) -> None:
+    """Train and judge what is left of a comparison, and write its tables.
+
+    Args:
+        comparison: the settings.
+        out: its folder.
+        progress: hears how it goes.
+        workers: arms that are trained at a time. What is measured does not depend on it, but for the seconds.
+
+    Raises:
+        InputError: a set, an arm or a setting is not right.
+        OutputError: the folder holds another comparison.
+        TrainerError: a trainer failed; what was done is kept.
+        LockedError: another process is at work on it.
+    """
+    progress = progress or Progress()
+    check(comparison)
+    with writing(out, Split(), "What was done is kept"):
+        facts, known = _state(comparison, out)
+        jobs = [
+            ArmJob(comparison, arm, seed, out / JOBS / arm.name / f"seed-{seed}")
+            for seed in comparison.seeds
+            for arm in comparison.arms
+        ]
+        for job in jobs:  # what is wrong with an arm is said before any is trained
+            # Prepared once, and never stated: nothing was trained, and the name may stand for another now.
+            if job.arm.name not in known:
+                shutil.rmtree(job.folder, ignore_errors=True)
+            job.prepare()
+        write_json(out / FACTS, facts)
+        if not all(job.done for job in jobs):
+            check_trainer(comparison)
+        start = out / START
+        if not (start / MANIFEST).exists():
+            progress.note("judging the model at the start")
+            roll_out(RolloutConfig(**evaluation(comparison), model=model_at_start(comparison), out=start))
+        _work(jobs, progress, workers)
+        collect(comparison, out, jobs)
+
+
+def _work(jobs: Sequence[ArmJob], progress: Progress, workers: int) -> None:
+    """Have all jobs done, so many at a time.
+
+    Raises:
+        TrainerError: a job failed; the others were tried before it is said.
+    """
+    left = [place for place, job in enumerate(jobs) if not job.done]
+    stop = threading.Event()
+    shares = [1.0 if place not in left else job.share for place, job in enumerate(jobs)]
+    reported, failed = sum(shares), list[TrainerError]()
+    progress.start(len(jobs), reported, what="comparing", unit="training")
+
+    def watch(seconds: float) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+
+    at_work: dict[Future[float], tuple[int, int]] = {}
+    free = list(range(workers))
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            while left or at_work:
+                while left and free:
+                    place, slot = left.pop(0), free.pop(0)
+                    job = jobs[place]
+                    progress.note(f"{place + 1} of {len(jobs)}: {job.arm.name}, seed {job.seed}: training")
+                    told = environment(job.comparison, slot, workers)
+                    at_work[pool.submit(job.work, told, watch)] = (place, slot)
+                done, _ = wait(at_work, _LOOK, FIRST_COMPLETED)
+                for future, (place, _) in at_work.items():
+                    shares[place] = 1.0 if future in done else jobs[place].share
+                progress.advance(sum(shares) - reported)
+                reported = sum(shares)
+                for future in done:
+                    place, slot = at_work.pop(future)
+                    free.append(slot)
+                    job = jobs[place]
+                    try:
+                        taken = duration(future.result())
+                        progress.part(f"{job.arm.name}, seed {job.seed}, done in {taken}")
+                    except TrainerError as error:
+                        failed.append(error)
+                        progress.note(f"warning: {error}")
+        except BaseException:
+            stop.set()  # and the pool waits until all are ended
+            raise
+    if failed:
+        more = f" {len(failed)} of {len(jobs)} trainings failed." if len(failed) > 1 else ""
+        raise TrainerError(
+            f"{failed[0]}{more} The others are kept; the same command tries again, and a file without an "
+            "arm leaves it out.",
+            **failed[0].data,
+        )
+
+
+def environment(comparison: Comparison, slot: int, workers: int) -> dict[str, str]:
+    """What a job's process is told of the machine: its threads, and of several GPUs its own."""
+    found = {}
+    if comparison.threads is not None:
+        found = {"OMP_NUM_THREADS": str(comparison.threads), "MKL_NUM_THREADS": str(comparison.threads)}
+    if workers > 1 and (count := _gpus()) > 1:
+        shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+        names = shown.split(",") if shown else [str(place) for place in range(count)]
+        found["CUDA_VISIBLE_DEVICES"] = names[slot % len(names)]
+    return found
+
+
+def _gpus() -> int:
+    import torch
+
+    return int(torch.cuda.device_count())
+
+
+def check(comparison: Comparison) -> None:
+    """Look at what can be known before anything is spent.
+
+    Raises:
+        InputError: no trainer, no model, or prompts that are in both sets.
+        OutputError: a set is not finished.
+    """
+    if importlib.util.find_spec("trl") is None:
+        raise InputError("arms are trained with TRL: `pip install 'gaincurate[score,trl]'`.")
+    scored, heldout = ScoredSet(comparison.scored), ScoredSet(comparison.heldout)
+    if comparison.model is None and recorded_model(comparison.scored) is None:
+        raise InputError(f"{comparison.scored} does not say which model scored it; give model = ... .")
+    shared = set(heldout.column(ID).to_pylist()) & set(scored.column(ID).to_pylist())
+    if shared:
+        raise InputError(
+            f"{len(shared):,} of the {len(heldout):,} prompts of {comparison.heldout} are in "
+            f"{comparison.scored} too, such as {min(shared)}: what is trained on cannot be held out. Take "
+            "them out of one of the two and score it again.",
+            ids=sorted(shared),
+        )
+
+
+def check_trainer(comparison: Comparison) -> None:
+    """See that TRL knows what it is to be given, before the first training finds out.
+
+    Raises:
+        InputError: a setting that it does not have.
+    """
+    import trl
+
+    if unknown := sorted(comparison.train.keys() - trl.GRPOConfig.__dataclass_fields__.keys()):
+        raise InputError(f"[train] {unknown[0]}: TRL {trl.__version__}'s GRPOConfig has no such field.")
+
+
+def _state(comparison: Comparison, out: Path) -> tuple[Json, set[str]]:
+    """Say in the folder what it holds; return what it will say when all arms are prepared, and the names of
+    the arms that were prepared before. Another comparison there is refused.
+
+    Arms and seeds may come and go. `begun` has every arm that was ever prepared, so a name stands for one
+    thing; one that was refused may come again under its name, mended.
+    """
+    path = out / FACTS
+    before = read_json(path) if path.exists() else None
+    if before is None and (others := sorted(p.name for p in out.iterdir() if p.name != WORK)):
+        raise OutputError(f"{out} holds {others[0]!r} and no comparison; give a new or empty folder with -o.")
+    arms = {arm.name: arm.model_dump(mode="json") for arm in comparison.arms}
+    begun = (before or {}).get("begun", {})
+    facts: Json = {
+        "format": FORMAT,
+        "comparison": comparison.model_dump(mode="json"),
+        "sets": {
+            "scored": ScoredSet(comparison.scored).manifest_hash,
+            "heldout": ScoredSet(comparison.heldout).manifest_hash,
+        },
+        "model": model_at_start(comparison),
+        "begun": {**begun, **arms},
+    }
+    if before is not None and (keys := _differing(before, facts)):
+        raise OutputError(
+            f"{out} holds another comparison: {', '.join(keys)} differ. Give another folder with -o, or "
+            "put the settings back. (Arms and seeds may be added and left out.)",
+            keys=keys,
+        )
+    if before is None:
+        write_json(path, facts | {"begun": {}})
+    return facts, set(begun)
+
+
+def _differing(before: Json, facts: Json) -> list[str]:
+    """What of a comparison changed that may not; a set is known by its manifest, wherever it lies."""
+    free = {"arms", "seeds", "scored", "heldout"}
+
+    def bound(told: Json) -> Json:
+        comparison = {name: value for name, value in told["comparison"].items() if name not in free}
+        arms = {name: arm for name, arm in told["begun"].items() if name in before["begun"]}
+        return {"comparison": comparison, "sets": told["sets"], "format": told["format"], "arms": arms}
+
+    return [name for name, _, _ in differing_keys(bound(before), bound(facts))]
+
+
+def collect(comparison: Comparison, out: Path, jobs: Sequence[ArmJob]) -> None:
+    """Write everything that is on disk into tables."""
+    prompts = ScoredSet(comparison.heldout).column(ID).to_pylist()
+    rows: dict[str, list[Json]] = {EVALUATIONS: [], MARKS: [], STEPS: []}
+    for job in sorted(jobs, key=lambda job: comparison.arms.index(job.arm)):
+        rows[EVALUATIONS] += [*job.judged(out / START, 0, prompts), *job.evaluation_rows(prompts)]
+        rows[MARKS] += job.mark_rows()
+        rows[STEPS] += job.step_rows()
+    write_tables(out / RESULTS, rows)

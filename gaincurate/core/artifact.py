@@ -1,0 +1,437 @@
+"""A folder that is expensive to make: identity first, parts, manifest last. See `Kind` for its two uses.
+
+The identity holds all that can change a value, so a folder is gone on with or refused, never mixed. A part
+(a shard) carries the identity, its rejected rows and a hash of its own bytes, so that each can be judged
+alone: a run that was killed at any instant goes on from the whole parts, and ends with the same bytes. The
+manifest says that the folder is finished. It is made of the parts alone, so it can be lost and written again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from gaincurate.core.arrow import Refuse, ipc_schema, read_ipc
+from gaincurate.core.files import digest_bytes, digest_file, reading, to_lines, write_atomic, write_json
+from gaincurate.core.locks import WORK, Split, work_folder, writing
+from gaincurate.errors import OutputError, StorageError, reason_of
+
+MANIFEST = "manifest.json"
+IDENTITY = "identity.json"
+REJECTED = "rejected.jsonl"
+EXECUTION = "execution.jsonl"
+_KEY = b"gaincurate"
+_NO_HASH = "0" * 32
+_LISTED = 6  # keys that a refusal names
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What tells one use of `Artifact` from another.
+
+    Attributes:
+        name: what the folder is called, such as `scored set`.
+        holds: what it holds, such as `scores`; also the `kind` in identity and manifest, but for scored sets,
+            which are older than that key.
+        format: of identity, parts and manifest.
+        command: what makes one, for the next step in errors.
+        example: how that command is called.
+        totals: the head of the manifest, from the facts of all parts and the number of rejected rows.
+        part_facts: which facts of a part the manifest repeats before its size and hash.
+        more_facts: which ones it repeats after them, where a part has them.
+        own: further folders of its own, deleted with it.
+        before: files of its own that may be there before the identity is.
+        work: a glob of what it keeps in the work folder, deleted with it.
+        hints: what else to say where an identity differs in this key alone.
+    """
+
+    name: str
+    holds: str
+    format: int
+    command: str
+    example: str
+    totals: Callable[[Sequence[Json], int], Json]
+    part_facts: tuple[str, ...]
+    more_facts: tuple[str, ...] = ()
+    own: tuple[str, ...] = ()
+    before: tuple[str, ...] = ()
+    work: str = ""
+    hints: Mapping[str, str] | None = None
+
+
+class Artifact:
+    """One such folder, to be made or read. Nothing is opened or checked before a method is called.
+
+    Args:
+        folder: where it is, or is to be.
+        kind: which use it is.
+    """
+
+    def __init__(self, folder: Path, kind: Kind) -> None:
+        self.folder, self.kind = folder, kind
+
+    @property
+    def begun(self) -> bool:
+        """Whether it has an identity."""
+        return (self.folder / IDENTITY).exists()
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has a manifest."""
+        return (self.folder / MANIFEST).exists()
+
+    def part(self, index: int) -> Path:
+        """The file of a part, counted from 0."""
+        return self.folder / shard_name(index)
+
+    @contextmanager
+    def writing(self, split: Split | None = None) -> Iterator[None]:
+        """Hold the right to write the parts of `split`, or all of them.
+
+        Where no identity came of it, nothing is left in the folder. A finished one has no lock files left.
+
+        Raises:
+            LockedError: another process writes them.
+            StorageError: the file system refused.
+        """
+        split = split or Split()
+        made = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
+        with writing(self.folder, split):
+            try:
+                yield
+            finally:
+                begun = self.begun or any((self.folder / name).exists() for name in self.kind.before)
+                # With --shard others may be about to begin in the same folder.
+                if split.count == 1 and (self.finished or not begun):
+                    shutil.rmtree(work_folder(self.folder), ignore_errors=True)
+                    with suppress(OSError):  # not empty, so not ours alone
+                        for folder in made:
+                            folder.rmdir()
+
+    def read_identity(self, *, damaged: bool = False) -> Json | None:
+        """The identity that the folder was begun with, or None where it was not.
+
+        Args:
+            damaged: take a damaged identity for none.
+
+        Raises:
+            OutputError: the folder holds something else, or its identity is damaged.
+            StorageError: it cannot be read.
+        """
+        out, name, path = self.folder, self.kind.name, self.folder / IDENTITY
+        with reading(path):
+            if os.path.lexists(out) and not out.is_dir():
+                raise OutputError(f"--out {out} is no folder; give the name of a folder.", path=str(out))
+            if not path.exists():
+                others = [path.name for path in out.iterdir()] if out.exists() else []
+                others = [other for other in others if other not in (WORK, *self.kind.before)]
+                others = [other for other in others if not _is_temporary(other)]
+                if others:
+                    raise OutputError(
+                        f"--out {out} already holds {min(others)!r} and is no {name}; give a new or empty "
+                        "folder.",
+                        path=str(out),
+                    )
+                return None
+            text = path.read_bytes()
+        try:
+            identity: Json = json.loads(text)
+            _ = identity["format"]
+        except (ValueError, LookupError, TypeError) as error:
+            if damaged:
+                return None
+            raise OutputError(
+                f"{path} is damaged, so what made the {self.kind.holds} there is not known; start over with "
+                "--overwrite.",
+                path=str(path),
+            ) from error
+        if other := self._other_kind(identity):
+            raise OutputError(
+                f"--out {out} is no {name}: it holds {other}; give a new or empty folder.", path=str(out)
+            )
+        return identity
+
+    def refuse_other(self, old: Json, new: Json, path: Path | None = None) -> None:
+        """Compare identities, of the folder or of one part of it.
+
+        Raises:
+            OutputError: they differ; names the keys with both values.
+        """
+        path = path or self.folder
+        changes = list(differing_keys(old, new))
+        if changes:
+            listed = "; ".join(f"{key} was {was!r} and is now {now!r}" for key, was, now in changes[:_LISTED])
+            more = f"; and {len(changes) - _LISTED} more" if len(changes) > _LISTED else ""
+            hint = (self.kind.hints or {}).get(changes[0][0], "") if len(changes) == 1 else ""
+            raise OutputError(
+                f"{path} holds {self.kind.holds} of another run: {listed}{hint}{more}. Give another --out, "
+                "repeat the first run's options, or start over with --overwrite.",
+                path=str(path),
+                keys=[key for key, _, _ in changes],
+            )
+
+    def _other_kind(self, facts: Json) -> str | None:
+        """What identity or manifest say that the folder holds, where that is not this kind."""
+        holds = str(facts.get("kind", "scores"))
+        return None if holds == self.kind.holds else holds
+
+    def begin(self, identity: Json) -> None:
+        """Write the identity; call `remove` first."""
+        write_json(self.folder / IDENTITY, identity)
+
+    def write_part(self, index: int, identity: Json, table: pa.Table, facts: Json) -> None:
+        """Write one part whole.
+
+        Args:
+            index: its number, from 0.
+            identity: of the folder.
+            table: its rows; owns fresh buffers, see `encode_shard`.
+            facts: what the manifest is made of: `rejected` (a list of lines) and what `Kind` names.
+        """
+        info = {"format": self.kind.format, "identity": identity, "shard": index, **facts}
+        write_atomic(self.part(index), encode_shard(table, info))
+
+    def present(self, identity: Json, count: int) -> set[int]:
+        """The parts that are already written, each checked against its hash and the identity.
+
+        Raises:
+            OutputError: a part is damaged or belongs to another run.
+        """
+        indexes = [index for index in range(count) if self.part(index).exists()]
+        for index in indexes:
+            self.refuse_other(read_info(self.part(index))["identity"], identity, self.part(index))
+        return set(indexes)
+
+    def reopen(self) -> None:
+        """Make a finished folder that lost a part unfinished again."""
+        (self.folder / MANIFEST).unlink(missing_ok=True)
+
+    def finish(self, identity: Json, count: int) -> Json:
+        """Gather the parts' facts, write `rejected.jsonl`, then the manifest.
+
+        The same parts give the same bytes, whoever writes it.
+
+        Raises:
+            OutputError: a part is damaged.
+        """
+        facts: list[Json] = []
+        parts: list[Json] = []
+        rejected: list[Json] = []
+        for index in range(count):
+            path = self.part(index)
+            info = read_info(path)
+            rejected += info.pop("rejected")
+            del info["identity"]  # large, and the same in each
+            facts.append(info)
+            entry = {"file": path.name, **{key: info[key] for key in self.kind.part_facts}}
+            entry |= {"bytes": path.stat().st_size, "hash": digest_file(path)}
+            parts.append(entry | {key: info[key] for key in self.kind.more_facts if key in info})
+        manifest: Json = {"format": self.kind.format, **self.kind.totals(facts, len(rejected))}
+        manifest |= {"identity": identity, "shards": parts}
+        if rejected:
+            write_atomic(self.folder / REJECTED, to_lines(rejected))
+        write_json(self.folder / MANIFEST, manifest)
+        return manifest
+
+    def read_manifest(self) -> Json:
+        """The manifest of a finished folder.
+
+        Raises:
+            OutputError: no such folder, an unfinished one, another kind or another format.
+            StorageError: it cannot be read.
+        """
+        folder, kind, path = self.folder, self.kind, self.folder / MANIFEST
+        with reading(path):
+            text = path.read_bytes() if path.exists() else None
+        if text is None and self.begun:
+            raise OutputError(
+                f"{folder} is not finished: it has no {MANIFEST}. Run the same `{kind.command}` command "
+                "again to go on.",
+                path=str(folder),
+            )
+        if text is None:
+            raise OutputError(
+                f"{folder} is no {kind.name}: it has no {MANIFEST}. "
+                f"`{kind.command} {kind.example} --out {folder}` makes one.",
+                path=str(folder),
+            )
+        try:
+            manifest: Json = json.loads(text)
+            written = manifest["format"]
+        except (ValueError, LookupError, TypeError) as error:
+            raise OutputError(
+                f"{path} is damaged. Delete that file and run the same `{kind.command}` command again: it is "
+                "written again from the shards, and nothing else is done again.",
+                path=str(path),
+            ) from error
+        if other := self._other_kind(manifest):
+            raise OutputError(
+                f"{folder} is no {kind.name}: it holds {other}. Give the folder that `{kind.command}` wrote.",
+                path=str(folder),
+            )
+        if written != kind.format:
+            raise OutputError(
+                f"{folder} has format {written}, this version reads {kind.format}; use the gaincurate "
+                "version that wrote it, or make it again.",
+                path=str(folder),
+            )
+        return manifest
+
+    def check(self, entry: Json) -> Path:
+        """The file of a manifest's entry, checked against its hash.
+
+        Raises:
+            OutputError: it is missing or damaged.
+        """
+        path: Path = self.folder / entry["file"]
+        if not path.exists() or digest_file(path) != entry["hash"]:
+            raise self.mismatch(path)
+        return path
+
+    def mismatch(self, path: Path) -> OutputError:
+        """The sentence for a part that is not what the manifest says."""
+        return OutputError(
+            f"{path} does not match the manifest: it is missing, cut short or changed. Restore it, or delete "
+            f"it and run the same `{self.kind.command}` command again.",
+            path=str(path),
+        )
+
+    def remove(self) -> None:
+        """Delete the folder's own files, but for its identity, and nothing else (`--overwrite`).
+
+        Raises:
+            StorageError: a file cannot be deleted.
+        """
+        out, kind = self.folder, self.kind
+        # The manifest goes first, and the identity stays until the next one replaces it: a kill in between
+        # leaves what looks like an unfinished folder and is one.
+        paths = [out / MANIFEST, out / REJECTED, out / EXECUTION, *sorted(out.glob("shard-*.arrow"))]
+        paths += sorted(work_folder(out).glob(kind.work)) if kind.work else []
+        try:
+            for path in paths:
+                path.unlink(missing_ok=True)
+            for name in kind.own:
+                if (out / name).is_dir():
+                    shutil.rmtree(out / name)
+        except OSError as error:
+            raise StorageError(
+                f"cannot delete {error.filename}: {reason_of(error)}. Put that right and run the same "
+                "command again.",
+                path=str(error.filename),
+                errno=error.errno,
+            ) from error
+
+
+def _is_temporary(name: str) -> bool:
+    """What a process killed before the identity was written, or while a set was deleted, leaves."""
+    return name.startswith(".") and name.endswith(".tmp")
+
+
+def shard_name(index: int) -> str:
+    """`shard-00000.arrow`, ..."""
+    return f"shard-{index:05d}.arrow"
+
+
+def shard_count(rows: int, shard_rows: int) -> int:
+    """How many shards `rows` source rows make."""
+    return -(-rows // shard_rows)
+
+
+def encode_shard(table: pa.Table, info: Mapping[str, Any]) -> bytes:
+    """An Arrow IPC file of one uncompressed record batch, with `info` in the schema's metadata.
+
+    The same table and info give the same bytes: `table` must own fresh buffers (see `take`), because
+    bytes under nulls and behind the last bit are written as they lie in memory.
+    """
+    # The hash covers the file that holds zeros in its place, so the schema and the footer too.
+    content = digest_bytes(_serialize(table, {**info, "content": _NO_HASH}))
+    return _serialize(table, {**info, "content": content})
+
+
+def _serialize(table: pa.Table, info: Mapping[str, Any]) -> bytes:
+    text = json.dumps(info, sort_keys=True, ensure_ascii=False).encode()
+    schema = table.schema.with_metadata({**(table.schema.metadata or {}), _KEY: text})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, schema) as writer:
+        writer.write_table(table.replace_schema_metadata(schema.metadata))
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def read_info(path: Path) -> Json:
+    """The `info` of a shard after checking the whole file against the hash inside it.
+
+    Raises:
+        OutputError: the file is damaged or no shard of ours.
+        StorageError: it cannot be read.
+    """
+    with reading(path):
+        data = path.read_bytes()
+    schema = ipc_schema(data, path, lambda why: _damaged(path, f"it is cut short or no shard ({why})"))
+    try:
+        info: Json = json.loads((schema.metadata or {})[_KEY])
+        content = info["content"].encode()
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise _damaged(path, "it is cut short or no shard") from error
+    if digest_bytes(data.replace(content, _NO_HASH.encode())) != info["content"]:
+        raise _damaged(path, "its bytes do not match the hash in it")
+    return info
+
+
+def _damaged(path: Path, reason: str) -> OutputError:
+    return OutputError(
+        f"{path} is damaged: {reason}. Delete that file and run the same command again: only its rows "
+        "are made again.",
+        path=str(path),
+    )
+
+
+def open_table(path: Path, refuse: Refuse | None = None) -> pa.Table:
+    """The rows of a shard, or of another file of ours, memory-mapped and validated.
+
+    Args:
+        path: an Arrow IPC file.
+        refuse: makes the exception for a broken file. Default: an OutputError.
+
+    Returns:
+        The table, without our metadata in the schema.
+
+    Raises:
+        OutputError: it is broken.
+        StorageError: it cannot be read.
+    """
+    return without_info(read_ipc(path, refuse or broken(path)))
+
+
+def broken(path: Path, advice: str = "Get it again from where it came, or make it again.") -> Refuse:
+    """Makes the sentence for a file of ours whose content cannot be what we wrote."""
+    return lambda why: OutputError(f"{path} is broken: {why}. {advice}", path=str(path))
+
+
+def without_info(table: pa.Table) -> pa.Table:
+    """The same table without our metadata in the schema."""
+    metadata = {k: v for k, v in (table.schema.metadata or {}).items() if k != _KEY}
+    return table.replace_schema_metadata(metadata or None)
+
+
+def differing_keys(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Where two identities differ: dotted key, old value, new value (None for a key that is not there)."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            name = f"{path}.{key}" if path else key
+            if key in old and key in new:
+                yield from differing_keys(old[key], new[key], name)
+            else:
+                yield name, old.get(key), new.get(key)
+    elif old != new:
+        yield path, old, new

@@ -1,0 +1,198 @@
+"""Files that are whole or absent, content hashes, and lines of JSON.
+
+Every file that something else relies on is written beside its place, synced and renamed. Lines of JSON are
+the one kind that grows: a reader leaves out a last line without a line break, because its writer is still at
+it or was killed, and the next `append_lines` begins a new line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from gaincurate.errors import read_error, storage_error
+
+_BLOCK = 1 << 22
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn a refusal of the file system into a sentence about `path`.
+
+    Raises:
+        StorageError: instead of any OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise read_error(path, error) from error
+
+
+def digest_bytes(data: bytes | memoryview) -> str:
+    """BLAKE2b-128 of `data`, lower-case hex."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def digest_json(value: Any) -> str:
+    """BLAKE2b-128 of the compact JSON of `value` with sorted keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return digest_bytes(text.encode())
+
+
+def digest_file(path: Path) -> str:
+    """BLAKE2b-128 of a file's bytes, read in blocks.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    state = hashlib.blake2b(digest_size=16)
+    with reading(path), path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            state.update(block)
+    return state.hexdigest()
+
+
+def digest_files(paths: Iterable[Path]) -> str:
+    """One hash for several files, by content and order and not by name; hashed in parallel."""
+    with ThreadPoolExecutor() as pool:
+        return digest_json(list(pool.map(digest_file, paths)))
+
+
+def write_atomic(path: Path, data: bytes | memoryview) -> None:
+    """Write `data` so that `path` is either as before or complete, also after a crash.
+
+    Raises:
+        StorageError: the file system refused; the temporary file is removed.
+    """
+    with write_stream(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def write_stream(path: Path) -> Iterator[BinaryIO]:
+    """A file to write into, which becomes `path` at the end, whole; on an error nothing does.
+
+    Raises:
+        StorageError: the file system refused; the temporary file is removed.
+    """
+    # The process id keeps two writers of one name apart: locks prevent that, a wrong lock must not corrupt.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON with a final newline, atomically."""
+    write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def to_lines(values: Iterable[object]) -> bytes:
+    """Lines of JSON, one per value."""
+    return "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values).encode()
+
+
+def write_lines(path: Path, values: Iterable[object]) -> int:
+    """Write lines of JSON, atomically, also more than fit into memory; returns how many.
+
+    Raises:
+        StorageError: the file system refused.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    count = 0
+    with write_stream(path) as file:
+        for value in values:
+            file.write(to_lines([value]))
+            count += 1
+    return count
+
+
+def append_line(path: Path, value: object) -> None:
+    """Append one line of JSON; see `append_lines`."""
+    append_lines(path, [value])
+
+
+def append_lines(path: Path, values: Iterable[object]) -> None:
+    """Append lines of JSON in one write, after a line break where a killed writer left a piece.
+
+    Raises:
+        StorageError: the file system refused.
+    """
+    try:
+        with path.open("ab+") as file:
+            end = file.seek(0, os.SEEK_END)
+            if end:
+                file.seek(end - 1)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")
+            file.write(to_lines(values))
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+def json_lines(source: Path | bytes, since: int = 0) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """The objects of a file of JSON lines, each with the number of its line, from 1.
+
+    An object is None where the line holds no JSON object: only the caller knows whether that is an error, and
+    what to say of it. Blank lines, and a last line without a line break, are left out.
+
+    Args:
+        source: a file, or the bytes of one.
+        since: bytes at the beginning to skip; a line that ends in them is not given.
+
+    Raises:
+        StorageError: the file cannot be read.
+    """
+    if isinstance(source, bytes):
+        yield from _objects(io.BytesIO(source), since)
+        return
+    with reading(source), source.open("rb") as file:
+        yield from _objects(file, since)
+
+
+def _objects(lines: Iterable[bytes], since: int) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    place = 0
+    for number, line in enumerate(lines, 1):
+        place += len(line)
+        if place <= since or not line.endswith(b"\n") or not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            value = None
+        yield number, value if isinstance(value, dict) else None
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Delete what killed writers left behind in `folder`; call it only while holding the lock."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)

@@ -1,0 +1,144 @@
+"""What an option is: a field with its type, default and bounds, marked with the help text and the panel.
+
+The field of a config is the option of its command, the key of its `--config` file and the keyword of its
+Python function. `gaincurate.cli.options` makes the command line of it. This module imports no pydantic,
+which takes 80 ms, so that commands can mark their parameters and `gaincurate --help` stays quick.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from gaincurate.errors import InputError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel, ValidationError
+
+GAIN_RL, DOTS, RESCORING = "Strategies gain-rl and length", "Strategy dots", "Re-scoring"
+SERVER, SAMPLING, VERIFYING, CHECKS = "Server", "Sampling", "Verifying", "Checks of the rows"
+MACHINE, READING, ADVANCED = "Machine", "Reading", "Advanced"
+PANELS = (GAIN_RL, DOTS, RESCORING, SAMPLING, VERIFYING, CHECKS, SERVER, MACHINE, READING, ADVANCED)
+"""Parts of the help in their order, after the options that most people need."""
+
+Config = TypeVar("Config", bound="BaseModel")
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """Marks a field or a parameter as an option: `Annotated[int, Option("Rows to show.")]`."""
+
+    help: str
+    panel: str | None = None
+    """Where the help shows it. Default: among the options that most people need."""
+    names: tuple[str, ...] = ()
+    """As `typer.Option` takes them. Default: `--` and the field's name."""
+    metavar: str | None = None
+    """What stands for the value. Default: by its type."""
+    alias: str | None = None
+    """An old spelling of a flag, which is read and not shown."""
+    argument: bool = False
+    """Whether it is given by its place."""
+    read: Callable[[str], Any] | None = None
+    """Makes the value of its text, where the value is no number, text or path."""
+    shown: str | None = None
+    """The default as the help shows it, where `read` makes it of a text."""
+    min: float | None = None
+    """The least value. A field of a config has `Field(ge=...)` instead."""
+    max: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What one field of a config does not take."""
+
+    kind: Literal["unknown", "missing", "value"]
+    place: tuple[int | str, ...]
+    value: Any
+    what: str
+    """Pydantic's own words, or those of the field's check."""
+
+    @property
+    def name(self) -> str:
+        """The field's, with dots and indexes where it is in another one."""
+        return re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, self.place)))
+
+    def __str__(self) -> str:
+        return f"{self.name} = {self.value!r}: {self.what}" if self.name else self.what
+
+
+def refusals(error: ValidationError) -> list[Refusal]:
+    """All that a config does not take, in the order of its fields."""
+    kinds: dict[str, Literal["unknown", "missing"]] = {"extra_forbidden": "unknown", "missing": "missing"}
+    return [
+        Refusal(
+            kinds.get(each["type"], "value"),
+            each["loc"],
+            each["input"],
+            each["msg"].removeprefix("Value error, "),
+        )
+        for each in error.errors()
+    ]
+
+
+def checked(model: type[Config], values: Mapping[str, Any]) -> Config:
+    """The values as a config.
+
+    Raises:
+        InputError: an option that there is not, one that is missing, or a value that it does not take.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return model(**values)
+    except ValidationError as error:
+        raise InputError(_sentence(refusals(error)[0], model)) from error
+
+
+def _sentence(refusal: Refusal, model: type[BaseModel]) -> str:
+    if not refusal.place:
+        return f"{refusal.what}."
+    option = _option(model, refusal.place)
+    if refusal.kind == "unknown":
+        return f"there is no option {refusal.place[-1]!r}{near(str(refusal.place[-1]), model.model_fields)}."
+    if refusal.kind == "missing":
+        return f"{option} is missing."
+    what = refusal.what.removeprefix("Input ")
+    return f"{option} {refusal.value}: {what if what == refusal.what else f'it {what}'}."
+
+
+def _option(model: Any, place: tuple[int | str, ...]) -> str:
+    """The spelling of the option that a field is, also of a field in a config in a field."""
+    fields = getattr(model, "model_fields", {})
+    if place[0] not in fields or (len(place) > 1 and hasattr(fields[place[0]].annotation, "model_fields")):
+        within = fields[place[0]].annotation if place[0] in fields else None
+        return _option(within, place[1:]) if within else "--" + str(place[0]).replace("_", "-")
+    names = (name for mark in fields[place[0]].metadata if isinstance(mark, Option) for name in mark.names)
+    long = next((name for name in names if name.startswith("--")), f"--{place[0]}".replace("_", "-"))
+    return long.partition("/")[0]
+
+
+def near(name: str, names: Iterable[str]) -> str:
+    """A clause with the names that a misspelt one may stand for, empty where none is near."""
+    import difflib
+
+    close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.6)
+    return f"; near it there is {' or '.join(close)}" if close else ""
+
+
+def json_object(value: str, option: str, example: str) -> dict[str, Any]:
+    """What an option that takes a JSON object was given.
+
+    Raises:
+        InputError: it is no JSON object.
+    """
+    try:
+        made = json.loads(value)
+    except json.JSONDecodeError:
+        made = None
+    if not isinstance(made, dict):
+        raise InputError(f"{option} {value!r}: expected a JSON object, such as {example}.")
+    return made

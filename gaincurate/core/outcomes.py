@@ -1,0 +1,414 @@
+"""The one reader of a round's `outcomes.jsonl`: checked lines, and each prompt's successes.
+
+One line per rollout: {"gc_id", "reward", "round", "sample"?, "step"?, "correct"?, "attempt"?, "tokens"?}.
+Other keys are ignored. Two lines steer: {"resume_from_step": s} voids this round's lines after step s, and
+{"attempt": k} numbers the lines after it. The file only grows, also while it is read: a trainer that trains
+a step again adds a line that says so, and never rewrites what is there. So a last line without a line break
+is left out, and a byte offset names a beginning of the file for ever.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gaincurate.core.files import json_lines, reading
+from gaincurate.errors import OutcomeError
+
+_SHOWN = 5
+
+Key = tuple[str, int, int, int | None, Any]
+"""What makes two lines the same: id, round, attempt, step, sample."""
+IdsOf = Callable[[int], Collection[str]]
+"""The ids of a round's prompts, by the round's number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """`low` and `high` are the range of rewards; `coverage` the least share of a round's prompts that must
+    have come back.
+    """
+
+    low: float = 0.0
+    high: float = 1.0
+    coverage: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One rollout; `success` in [0, 1] and `reward` as it was given, None where it could not be judged."""
+
+    number: int
+    gc_id: str
+    round: int
+    success: float | None
+    reward: float | None
+    sample: Any
+    step: int | None
+    attempt: int
+    tokens: int
+
+    def is_new(self, known: set[Key]) -> bool:
+        """Whether no line with this key came before; without a sample every line counts."""
+        key = (self.gc_id, self.round, self.attempt, self.step, self.sample)
+        if self.sample is not None and key in known:
+            return False
+        known.add(key)
+        return True
+
+
+def read_lines(
+    data: bytes, path: Path, round_: int, ids_of: IdsOf, rules: Rules, since: int = 0
+) -> tuple[list[Line], int]:
+    """The lines of a file, in order, and how many a `resume_from_step` voids.
+
+    Args:
+        data: the file, or a beginning of it.
+        path: for sentences.
+        round_: the round that the file belongs to.
+        ids_of: the ids of a round's prompts.
+        rules: range of rewards.
+        since: bytes of the file that were taken before. Then the first line that steers ends the lines.
+
+    Raises:
+        OutcomeError: a line that cannot be used, with its number.
+    """
+    lines: list[Line] = []
+    void, attempt = 0, 1
+    planned: dict[int, frozenset[str]] = {}  # each round's ids, looked up once
+    for number, entry in json_lines(data, since):
+        where = f"{path}, line {number}"
+        if entry is None:
+            raise OutcomeError(f"{where} is broken: it is no JSON object.", path=str(path), line=number)
+        steers = "gc_id" not in entry and ("resume_from_step" in entry or "attempt" in entry)
+        if steers and since:
+            break
+        if steers and "resume_from_step" in entry:
+            step = _integer(entry, "resume_from_step", where)
+            left = [n for n in lines if n.round != round_ or n.step is None or n.step <= (step or 0)]
+            void += len(lines) - len(left)
+            lines = left
+        elif steers:
+            attempt = _integer(entry, "attempt", where) or 1
+        else:
+            line = _checked(entry, number, where, attempt, round_, rules)
+            if line.round not in planned:
+                planned[line.round] = frozenset(ids_of(line.round))
+            if line.gc_id not in planned[line.round]:
+                raise OutcomeError(
+                    f"{where}: {line.gc_id!r} is not among the prompts of round {line.round}.",
+                    line=number,
+                    gc_id=line.gc_id,
+                )
+            lines.append(line)
+    return lines, void
+
+
+def _checked(entry: dict[str, Any], number: int, where: str, attempt: int, round_: int, rules: Rules) -> Line:
+    gc_id, of_round = entry.get("gc_id"), _integer(entry, "round", where)
+    if not isinstance(gc_id, str):
+        raise OutcomeError(f"{where}: gc_id is {_short(gc_id)}, not a text.", line=number)
+    if of_round is None:
+        raise OutcomeError(f"{where} has no round.", line=number)
+    if not 0 <= of_round <= round_:
+        raise OutcomeError(
+            f"{where}: round {of_round} is not planned yet; the newest is {round_}.",
+            line=number,
+            round=of_round,
+        )
+    return Line(
+        number,
+        gc_id,
+        of_round,
+        success_of(entry, where, rules),
+        entry["reward"],
+        _plain(entry.get("sample")),
+        _integer(entry, "step", where),
+        _integer(entry, "attempt", where) or attempt,
+        _integer(entry, "tokens", where) or 0,
+    )
+
+
+def read_file(path: Path, round_: int, ids_of: IdsOf, rules: Rules) -> list[Line]:
+    """The lines of a round's file that are not voided; none where the file is not there.
+
+    Raises:
+        OutcomeError: a line that cannot be used, with its number.
+        StorageError: it cannot be read.
+    """
+    with reading(path):
+        data = path.read_bytes() if path.exists() else b""
+    return read_lines(data, path, round_, ids_of, rules)[0]
+
+
+def has_rounds(path: Path) -> bool:
+    """Whether a file is a trainer's outcomes: its first line with an id names a round, or one steers.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    for _, entry in json_lines(path):
+        if entry is None:
+            return False
+        if "gc_id" in entry:
+            return "round" in entry
+        if "attempt" in entry or "resume_from_step" in entry:
+            return True
+    return False
+
+
+def read_any_round(path: Path, rules: Rules) -> list[Line]:
+    """A file's lines that count, of whatever round and prompt, without what was taken back or repeated.
+
+    Raises:
+        OutcomeError: a line that cannot be used, with its number.
+        StorageError: it cannot be read.
+    """
+    ids: set[str] = set()
+    newest = 0
+    for _, entry in json_lines(path):
+        if entry is None or not isinstance(entry.get("gc_id"), str):
+            continue  # `read_file` says what is wrong with it
+        ids.add(entry["gc_id"])
+        if isinstance(entry.get("round"), int):
+            newest = max(newest, entry["round"])
+    lines = read_file(path, newest, lambda _: ids, rules)
+    counting: list[Line] = []
+    for round_ in sorted({line.round for line in lines}):
+        of_round, _ = newest_attempts([line for line in lines if line.round == round_])
+        seen = set[Key]()
+        counting += [line for line in of_round if line.is_new(seen)]
+    return counting
+
+
+def earliest_return(data: bytes) -> int | None:
+    """The earliest step that lines of outcomes went back to; None where none did."""
+    steps = [
+        entry["resume_from_step"]
+        for _, entry in json_lines(data)
+        if entry is not None and isinstance(entry.get("resume_from_step"), int)
+    ]
+    return min(steps, default=None)
+
+
+def success_of(entry: Mapping[str, Any], where: str, rules: Rules) -> float | None:
+    """`correct` where the line has it, else the reward as a share of its range; None for one not judged.
+
+    Raises:
+        OutcomeError: the reward or `correct` is missing, no number or out of its range.
+    """
+    if "reward" not in entry:
+        raise OutcomeError(f"{where} has no reward (null stands for one that could not be judged).")
+    reward, correct = entry["reward"], entry.get("correct")
+    if reward is not None:
+        number = _number(reward, "reward", where)
+        if not rules.low <= number <= rules.high:
+            raise OutcomeError(
+                f"{where}: reward {number:g} of {entry['gc_id']!r} is outside {rules.low:g} to "
+                f"{rules.high:g}; give the trainer's range to `schedule start` (--reward-range LO,HI).",
+                gc_id=entry["gc_id"],
+            )
+        reward = (number - rules.low) / (rules.high - rules.low)
+    if correct is None:
+        return None if reward is None else float(reward)
+    found = _number(correct, "correct", where)
+    if not 0 <= found <= 1:
+        raise OutcomeError(f"{where}: correct is {found:g}, not true, false or a number from 0 to 1.")
+    return found
+
+
+def _number(value: Any, name: str, where: str) -> float:
+    try:
+        number = float(value) if isinstance(value, (int, float)) else math.nan
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise OutcomeError(f"{where}: {name} is {_short(value)}, not a number.")
+    return number
+
+
+def _integer(entry: dict[str, Any], name: str, where: str) -> int | None:
+    value = entry.get(name)
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+        raise OutcomeError(f"{where}: {name} is {_short(value)}, not a whole number.")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    """A sample's name as something that can be compared."""
+    return json.dumps(value, sort_keys=True) if isinstance(value, (list, dict)) else value
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def newest_attempts(lines: list[Line]) -> tuple[list[Line], int]:
+    """A round's lines without what a later attempt did again, and how many those are.
+
+    One with steps takes the place of earlier attempts' lines from its first step on; one without, of all.
+    """
+    border = math.inf
+    dropped: set[int] = set()
+    newest = max((line.attempt for line in lines), default=1)
+    for attempt in sorted({line.attempt for line in lines}, reverse=True):
+        steps = []
+        for line in lines:
+            if line.attempt != attempt:
+                continue
+            if attempt != newest and (line.step is None or line.step >= border):
+                dropped.add(line.number)
+            steps.append(-math.inf if line.step is None else line.step)
+        border = min(border, *steps)
+    return [line for line in lines if line.number not in dropped], len(dropped)
+
+
+@dataclass(slots=True)
+class Tally:
+    """One prompt: successes in [0, 1], one for each rollout that could be judged, and how many could not."""
+
+    successes: list[float] = field(default_factory=list)
+    unjudged: int = 0
+
+    def add(self, success: float | None) -> None:
+        """One more rollout; None could not be judged."""
+        if success is None:
+            self.unjudged += 1
+        else:
+            self.successes.append(success)
+
+    @property
+    def mean(self) -> float | None:
+        """Mean success; None where nothing could be judged."""
+        return math.fsum(self.successes) / len(self.successes) if self.successes else None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """A round's outcomes. `tallies` is by id, in the round's order.
+
+    `repeated` lines said again what was known, `void` ones were taken back by a resumed or repeated attempt;
+    `cut` says that the last line was not finished. `tokens` sums the lines' own `tokens`, where they have
+    them. `size` is how many bytes of the file were read.
+    """
+
+    tallies: dict[str, Tally]
+    repeated: int
+    void: int
+    cut: bool
+    tokens: int
+    size: int
+
+    @property
+    def accuracy(self) -> float | None:
+        """Acc_t: the mean over prompts of each one's mean success; None where nothing could be judged."""
+        means = [mean for tally in self.tallies.values() if (mean := tally.mean) is not None]
+        return math.fsum(means) / len(means) if means else None
+
+    @property
+    def effective(self) -> float | None:
+        """Share of the judged prompts whose rollouts did not all succeed or all fail (0 < p < 1)."""
+        means = [mean for tally in self.tallies.values() if (mean := tally.mean) is not None]
+        return sum(0 < mean < 1 for mean in means) / len(means) if means else None
+
+    @property
+    def rollouts(self) -> int:
+        """Lines that count in this round."""
+        return sum(len(tally.successes) + tally.unjudged for tally in self.tallies.values())
+
+    @property
+    def unjudged(self) -> int:
+        """Of those, the ones without a reward."""
+        return sum(tally.unjudged for tally in self.tallies.values())
+
+
+def read_outcomes(path: Path, round_: int, ids_of: IdsOf, rules: Rules) -> Outcomes:
+    """Read and check a round's file; lines of earlier rounds are checked and left to `split_lines`.
+
+    Args:
+        path: `outcomes.jsonl`.
+        round_: the round that it belongs to.
+        ids_of: the ids of a round's prompts.
+        rules: range and coverage.
+
+    Raises:
+        OutcomeError: no file, a broken line, an id or a round that was not planned, a reward that is no
+            number in the range, or too few prompts.
+        StorageError: it cannot be read.
+    """
+    with reading(path):
+        if not path.exists():
+            raise OutcomeError(
+                f"round {round_} has no outcomes: {path} is not there. The trainer writes it, one line for "
+                'each rollout: {"gc_id": ..., "reward": ..., "round": ' + str(round_) + "}.",
+                path=str(path),
+            )
+        data = path.read_bytes()
+    size = data.rfind(b"\n") + 1
+    lines, void = read_lines(data, path, round_, ids_of, rules)
+    counting, replaced = newest_attempts([line for line in lines if line.round == round_])
+    tallies = {gc_id: Tally() for gc_id in ids_of(round_)}
+    seen, repeated, tokens = set[Key](), 0, 0
+    for line in counting:
+        if not line.is_new(seen):
+            repeated += 1
+            continue
+        tokens += line.tokens
+        tallies[line.gc_id].add(line.success)
+    return Outcomes(tallies, repeated, void + replaced, bool(data[size:].strip()), tokens, size)
+
+
+def split_lines(
+    path: Path, since: int, round_: int, ids_of: IdsOf, rules: Rules
+) -> tuple[list[Line], list[Line], int]:
+    """A file's lines before and behind the place up to which it was taken, and its size now.
+
+    Behind it, what follows a steering line is training done again whose outcomes are taken: it is left out.
+
+    Args:
+        path: the file.
+        since: its size when it was taken.
+        round_: the round that it belongs to.
+        ids_of: the prompts of a round.
+        rules: range of rewards.
+
+    Raises:
+        OutcomeError: as `read_outcomes`.
+        StorageError: it cannot be read.
+    """
+    with reading(path):
+        data = path.read_bytes()
+    size = max(data.rfind(b"\n") + 1, since)
+    old, _ = read_lines(data[:since], path, round_, ids_of, rules)
+    new, _ = read_lines(data, path, round_, ids_of, rules, since)
+    return old, new, size
+
+
+def check_coverage(found: Outcomes, round_: int, path: Path, rules: Rules) -> None:
+    """Refuse a round of which too little came back.
+
+    Raises:
+        OutcomeError: fewer prompts than asked for have an outcome, or none could be judged.
+    """
+    absent = [i for i, tally in found.tallies.items() if not tally.successes and not tally.unjudged]
+    count, size = len(found.tallies) - len(absent), len(found.tallies)
+    if count < math.ceil(rules.coverage * size - 1e-9):
+        more = f" and {len(absent) - _SHOWN:,} more" if len(absent) > _SHOWN else ""
+        cut = " Its last line is not finished and was left out." if found.cut else ""
+        raise OutcomeError(
+            f"round {round_} has outcomes for {count:,} of its {size:,} prompts and {rules.coverage:.0%} of "
+            f"them are needed (--min-coverage); {path} lacks {', '.join(absent[:_SHOWN])}{more}.{cut}",
+            path=str(path),
+            ids=absent,
+        )
+    if found.accuracy is None:
+        raise OutcomeError(
+            f"round {round_}: not one of the {found.rollouts:,} rollouts in {path} could be judged (reward "
+            "null), so there is no accuracy. Is the reward function at work?",
+            path=str(path),
+        )

@@ -1,0 +1,263 @@
+"""Child processes: commands that must not outlive us, workers that Ctrl-C must not reach, and Ctrl-C itself.
+
+A command runs under a keeper, a small program that ends all of it when this process dies, however that
+happens, and holds a lock until it has. A process group or a parent-death signal would not do: trainers start
+sessions of their own (Ray, torchrun), and what lives on would hold the GPU beside its successor.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import FrameType
+
+from gaincurate.core.locks import acquire
+from gaincurate.errors import LockedError, TrainerError, storage_error
+
+_KEEPER = Path(__file__).with_name("keeper.py")
+_GRACE = 10.0  # seconds between asking a command to end and ending it
+_LOOK = 0.2
+_FREED = 3.0  # seconds that what a killed process started may take to end
+_QUOTED = 2000  # bytes of a log's end that an error quotes from
+_INSISTING = 3  # how often Ctrl-C is pressed by somebody who thinks that something hangs
+
+
+@dataclass(slots=True)
+class Pressed:
+    """How often Ctrl-C was pressed; false for never."""
+
+    times: int = 0
+
+    def __bool__(self) -> bool:
+        return self.times > 0
+
+
+@contextmanager
+def ctrl_c_noted() -> Iterator[Pressed]:
+    """Within it Ctrl-C is noted, and raised on leaving; pressed a third time, it is raised at once.
+
+    Python raises KeyboardInterrupt between any two instructions of the main thread: inside an event loop that
+    leaves it broken, inside a finalizer it is lost, and before a loop falls asleep it does not wake it.
+
+    In another thread than the main one, or where somebody else handles SIGINT, nothing is changed or noted.
+
+    Raises:
+        KeyboardInterrupt: it was pressed.
+    """
+    pressed = Pressed()
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield pressed
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        pressed.times += 1
+        if pressed.times >= _INSISTING:
+            raise KeyboardInterrupt  # something hangs
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if pressed:
+            raise KeyboardInterrupt
+
+
+def start_workers(workers: Sequence[BaseProcess]) -> None:
+    """Start worker processes that never hear SIGINT; one that comes meanwhile is raised when all have begun.
+
+    A terminal sends Ctrl-C to a parent and its workers alike. The parent says what it means and ends them.
+    A worker that heard it too would end with a traceback, in the seconds of its imports before its own code
+    runs.
+    """
+    resource_tracker.ensure_running()  # which a process's start would do, and it unblocks the signal
+    with ctrl_c_noted():  # blocked here, another thread takes it
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            for worker in workers:
+                worker.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_workers(workers: Sequence[BaseProcess], seconds: float = 0.0) -> None:
+    """End those that have begun and still run, after some seconds for each to end by itself."""
+    begun = [worker for worker in workers if worker.pid is not None]
+    for worker in begun:
+        worker.join(seconds)
+    for worker in begun:
+        worker.terminate()
+    for worker in begun:
+        worker.join()
+
+
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """End a process that leads a session of its own, with all that it started in it."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def fill(command: Sequence[str], names: Mapping[str, str]) -> list[str]:
+    """The command with `{name}` replaced for these names; other braces stay as they are."""
+    filled = []
+    for part in command:
+        for name, value in names.items():
+            part = part.replace(f"{{{name}}}", value)
+        filled.append(part)
+    return filled
+
+
+@contextmanager
+def command_lock(folder: Path, name: str = "trainer.lock") -> Iterator[int]:
+    """A lock that lives as long as what `run_command` starts with it.
+
+    Raises:
+        LockedError: what an earlier process started still lives.
+    """
+    path, end = folder / name, time.monotonic() + _FREED
+    while (descriptor := acquire(path, fcntl.LOCK_EX | fcntl.LOCK_NB)) is None:
+        if time.monotonic() > end:
+            raise LockedError(
+                f"a trainer is still at work on {folder}: another one's, or what an earlier one left "
+                f"(`fuser {path}` names the process). Wait until it has ended, or end it, then run this "
+                "again.",
+                path=str(path),
+            )
+        time.sleep(_LOOK)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Within it, SIGTERM and SIGHUP (Slurm, a closed terminal) are as Ctrl-C: they end the trainer first."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run_command(
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    log: Path,
+    lock: int,
+    timeout: float | None = None,
+    watch: Callable[[float], None] = lambda seconds: None,
+) -> float:
+    """Run a filled-in command to its end, and to the end of all that it started.
+
+    Args:
+        command: program and arguments.
+        environment: added to this process's own.
+        log: its output is appended here.
+        lock: from `command_lock`.
+        timeout: seconds after which it is ended.
+        watch: called now and then with the seconds so far.
+
+    Returns:
+        Seconds that it took.
+
+    Raises:
+        TrainerError: it cannot be started, fails, or takes too long.
+    """
+    begin = time.monotonic()
+    try:
+        file = log.open("ab")
+    except OSError as error:
+        raise storage_error(log, error) from error
+    ours, theirs = socket.socketpair()
+    with ours, theirs, file:
+        file.write(f"$ {shlex.join(command)}\n".encode(errors="surrogateescape"))
+        file.flush()
+        fds = (theirs.fileno(), lock)
+        keeper = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(_KEEPER), *map(str, fds), str(_GRACE), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment},
+            pass_fds=fds,
+            start_new_session=True,
+        )
+        theirs.close()
+        try:
+            while keeper.poll() is None:
+                taken = time.monotonic() - begin
+                if timeout is not None and taken > timeout:
+                    _end(ours, keeper)
+                    raise TrainerError(
+                        f"the trainer took longer than {timeout:g} s (--timeout) and was ended; its log is "
+                        f"{log}{_quoted(log)}",
+                        log=str(log),
+                    )
+                watch(taken)
+                with suppress(subprocess.TimeoutExpired):
+                    keeper.wait(_LOOK)
+        except BaseException:
+            _end(ours, keeper)
+            raise
+        kind, _, said = ours.recv(4096).decode(errors="replace").partition(" ")
+    if kind == "error":
+        raise TrainerError(f"the trainer {command[0]!r} cannot be started: {said}.")
+    code = int(said) if kind == "code" else -signal.SIGKILL
+    if code:
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
+        raise TrainerError(f"the trainer {how}; its log is {log}{_quoted(log)}", log=str(log), code=code)
+    return time.monotonic() - begin
+
+
+def _end(ours: socket.socket, keeper: subprocess.Popen[bytes]) -> None:
+    """Have the keeper end all of it."""
+    ours.close()
+    try:
+        keeper.wait(_GRACE + _FREED)
+    except subprocess.TimeoutExpired:
+        keeper.kill()
+        keeper.wait()
+
+
+def last_line(log: Path) -> str | None:
+    """The last line that the last command wrote to its log, without a frame and its full stop.
+
+    None where it wrote none.
+    """
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _QUOTED))
+        text = file.read().decode(errors="replace")
+    text = text[text.rfind("\n$ ") + 1 :]  # the command itself stands before its output
+    lines = [line.strip("│╭╮╰╯─ \t") for line in text.splitlines()]
+    lines = [line.rstrip(".") for line in lines if line and not line.startswith("$ ")]
+    return lines[-1][:300] if lines else None
+
+
+def _quoted(log: Path) -> str:
+    """The end of a log, for an error's own end."""
+    line = last_line(log)
+    return "." if line is None else f" and ends: {line}."

@@ -1,0 +1,387 @@
+"""Reading a finished scored set (contract 1): takes a folder, yields checked tables and rows by id.
+
+Rows stay in the memory-mapped files; a shard is checked against the manifest's hash when it is first
+opened. Knows nothing of how a score was made or what it is used for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gaincurate.core.arrow import Refuse, check_fields, check_values, open_ipc, validate
+from gaincurate.core.artifact import MANIFEST, Artifact, Json, Kind, broken, open_table, without_info
+from gaincurate.core.files import digest_bytes, digest_file, reading, write_atomic, write_json
+from gaincurate.core.schema import FORMAT, ID, NEVER_NULL, PREFIX, expected_fields
+from gaincurate.errors import InputError, OutputError, storage_error
+
+COLUMNS = "columns"
+"""Computed columns, beside the shards."""
+_BROKEN = "`gaincurate score` did not write it so: get the set again from where it came, or score again."
+_FEW = 64  # rows of a shard for each that is taken, from which on validating rows one by one is faster
+_AGAIN = "delete that column's .arrow and .json file, and make it again if you need it."
+
+
+def _totals(parts: Sequence[Json], rejected: int) -> Json:
+    """The head of a scored set's manifest."""
+    sums = {
+        name: sum(part[name] for part in parts)
+        for name in ("rows", "truncated", "without_prefix", "zero_vectors")
+    }
+    return {
+        "rows": sums["rows"],
+        "rejected": rejected,
+        "truncated": sums["truncated"],
+        "rows_without_prefix": sums["without_prefix"],
+        "zero_vectors": sums["zero_vectors"],
+        "norm_was_fused": any(part["norm_was_fused"] for part in parts),
+        "prefill": "+".join(sorted({part["prefill"] for part in parts})),
+    }
+
+
+SCORES = Kind(
+    name="scored set",
+    holds="scores",
+    format=FORMAT,
+    command="gaincurate score",
+    example="DATA --model M",
+    totals=_totals,
+    part_facts=("rows",),
+    more_facts=("restarted_with_batch_tokens",),
+    own=(COLUMNS,),
+    work="ids.bin",
+    hints={
+        "segmentation.rendering": " (the chat template writes today's date, it seems: pin it, for Llama 3 "
+        'with --template-kwargs \'{"date_string": "26 Jul 2024"}\')'
+    },
+)
+"""What a scored set is, for `Artifact`."""
+
+
+class ScoredSet:
+    """A finished scored set, opened for reading.
+
+    Args:
+        folder: the directory that `gaincurate score` wrote.
+        verify: check each shard's hash when it is first opened (once per object).
+
+    Raises:
+        OutputError: the folder is no finished set, or a file is missing or damaged.
+    """
+
+    def __init__(self, folder: str | Path, *, verify: bool = True) -> None:
+        self.folder = Path(folder)
+        self._artifact = Artifact(self.folder, SCORES)
+        self.manifest: Json = self._artifact.read_manifest()
+        self._verify = verify
+        self._files: dict[int, pa.Table] = {}
+        self._validated: dict[int, set[str]] = {}
+        self._tables: dict[int, pa.Table] = {}
+        self._computed: dict[str, pa.ChunkedArray] | None = None
+        for entry in self.manifest["shards"]:
+            path = self.folder / entry["file"]
+            with reading(path):
+                whole = path.exists() and path.stat().st_size == entry["bytes"]
+            if not whole:
+                raise self._artifact.mismatch(path)
+
+    @property
+    def identity(self) -> Json:
+        """All that can change a value in this set."""
+        identity: Json = self.manifest["identity"]
+        return identity
+
+    def __len__(self) -> int:
+        rows: int = self.manifest["rows"]
+        return rows
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Source columns, score columns, then computed columns."""
+        return self._joined(0).schema
+
+    @property
+    def manifest_hash(self) -> str:
+        """Hash of the manifest file: names this set's exact content."""
+        return digest_file(self.folder / MANIFEST)
+
+    def verify(self) -> None:
+        """Check every shard now.
+
+        Raises:
+            OutputError: a file does not match the manifest.
+        """
+        for entry in self.manifest["shards"]:
+            self._artifact.check(entry)
+
+    def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """One memory-mapped table per shard, in source order."""
+        for index in range(len(self.manifest["shards"])):
+            table = self._shard(index, columns)
+            yield table if columns is None else table.select(list(columns))
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """One column of the whole set.
+
+        Raises:
+            InputError: no such column; lists those there are.
+        """
+        if name not in self.schema.names:
+            raise InputError(
+                f"{self.folder} has no column {name!r}; it has {', '.join(self.schema.names)}.",
+                column=name,
+            )
+        chunks = [table.column(name) for table in self.tables([name])]
+        return pa.chunked_array([c for column in chunks for c in column.chunks], chunks[0].type)
+
+    def rows(self, ids: Sequence[str]) -> pa.Table:
+        """The rows with these ids, in the order asked for.
+
+        Raises:
+            InputError: an id that is not in the set.
+        """
+        found = self._find(ids)
+        if not found:
+            return self.schema.empty_table()
+        parts = [self._take(index, places) for index, places, _ in found]
+        order = np.concatenate([hits for _, _, hits in found])
+        return pa.concat_tables(parts).take(pa.array(np.argsort(order, kind="stable")))
+
+    def take(self, rows: npt.ArrayLike) -> pa.Table:
+        """The rows at these places of the whole set, counted from 0 in source order; in the order asked for.
+
+        Only the shards that hold them are opened.
+
+        Raises:
+            InputError: a place that the set does not have.
+        """
+        places = np.asarray(rows, np.int64)
+        if len(places) and not 0 <= places.min() <= places.max() < len(self):
+            wrong = places.min() if places.min() < 0 else places.max()
+            raise InputError(f"{self.folder} has {len(self):,} rows; there is no row {wrong}.")
+        if not len(places):
+            return self.schema.empty_table()
+        ends = np.cumsum([entry["rows"] for entry in self.manifest["shards"]])
+        shards = np.searchsorted(ends, places, side="right")
+        order = np.argsort(shards, kind="stable")
+        sorted_places, sorted_shards = places[order], shards[order]
+        distinct, begins = np.unique(sorted_shards, return_index=True)
+        parts = []
+        for shard, begin, end in zip(distinct.tolist(), begins, [*begins[1:], len(order)], strict=True):
+            before = ends[shard - 1] if shard else 0
+            parts.append(self._take(shard, pa.array(sorted_places[begin:end] - before)))
+        return pa.concat_tables(parts).take(pa.array(np.argsort(order, kind="stable")))
+
+    def _find(self, ids: Sequence[str]) -> list[tuple[int, pa.Array, npt.NDArray[np.uint64]]]:
+        """Shards with some of these ids: number, places of the rows in it, their places in `ids`."""
+        wanted, missing = pa.array(ids, pa.string()), np.ones(len(ids), bool)
+        found = []
+        for index in range(len(self.manifest["shards"])):
+            if not missing.any():
+                break  # later shards stay unopened
+            places = pc.index_in(wanted, value_set=_whole(self._shard(index, [ID]), ID))
+            hits = pc.indices_nonzero(pc.is_valid(places))
+            if len(hits):
+                found.append((index, places.take(hits), hits.to_numpy()))
+                missing[hits.to_numpy()] = False
+        if missing.any():
+            absent = [ids[i] for i in np.flatnonzero(missing).tolist()]
+            raise InputError(
+                f"{self.folder} has no row with id {absent[0]!r}"
+                + (f" (and {len(absent) - 1} more of those asked for)." if absent[1:] else "."),
+                ids=absent,
+            )
+        return found
+
+    def row(self, gc_id: str) -> dict[str, Any]:
+        """One row by id, as Python values.
+
+        Raises:
+            InputError: an id that is not in the set.
+        """
+        found: dict[str, Any] = self.rows([gc_id]).to_pylist()[0]
+        return found
+
+    def add_column(
+        self, name: str, ids: Sequence[str], values: pa.Array, how: Json, *, folder: Path | None = None
+    ) -> None:
+        """Write a computed column beside the finished shards (contract 1b); other ids get null.
+
+        Args:
+            name: `gc_` and letters, digits or underscores, not yet in the set's shards.
+            ids: the rows that have a value, each once.
+            values: one value per id.
+            how: what made it, kept beside it with the hash of this set's manifest.
+            folder: where its two files go. Default: beside the shards, where every reader finds it.
+
+        Raises:
+            InputError: a name that is taken or ill-formed, a repeated or unknown id.
+        """
+        if not (name.startswith("gc_") and name.isidentifier()):
+            raise InputError(
+                f"computed column {name!r}: the name must be gc_ and letters, digits or underscores."
+            )
+        if name in self._file(0).schema.names:
+            raise InputError(f"column {name!r} is part of the shards, which are immutable.")
+        if len(ids) != len(values) or len(set(ids)) != len(ids):
+            raise InputError(f"computed column {name!r} needs one value for each id, each id once.")
+        self._find(ids)  # refuses ids that are not here
+        table = pa.table({ID: pa.array(ids, pa.string()), "value": values})
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        folder = folder or self.folder / COLUMNS
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise storage_error(folder, error) from error
+        data = sink.getvalue().to_pybytes()
+        write_atomic(folder / f"{name}.arrow", data)
+        # The description goes last: a column without one is not read, one of an older value is refused.
+        description = {"manifest": self.manifest_hash, "hash": digest_bytes(data), "how": how}
+        write_json(folder / f"{name}.json", description)
+        self._tables.clear()
+        self._computed = None
+
+    def computed_columns(self) -> dict[str, Json]:
+        """Names and descriptions of the computed columns: the manifest's hash, their own, how made.
+
+        Raises:
+            OutputError: a description is damaged.
+        """
+        found: dict[str, Json] = {}
+        for path in sorted((self.folder / COLUMNS).glob("gc_*.json")):
+            try:
+                found[path.stem] = json.loads(path.read_bytes())
+                _ = found[path.stem]["manifest"], found[path.stem]["hash"]
+            except (ValueError, LookupError, TypeError) as error:
+                raise OutputError(f"{path} is damaged; {_AGAIN}", path=str(path)) from error
+        return found
+
+    def _shard(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """A shard with its computed columns; of its own columns these, or all, are validated."""
+        table = self._joined(index)
+        self._validate(index, columns)
+        return table
+
+    def _take(self, index: int, places: pa.Array) -> pa.Table:
+        """Rows of a shard. Of a few, only the values that they hold are validated, not whole columns."""
+        file = self._file(index)
+        names: list[str] | None = None
+        if len(places) * _FEW < len(file):
+            path = self.folder / self.manifest["shards"][index]["file"]
+            refuse = broken(path, _BROKEN)
+            # A slice of nested or coded values still has all their children, so these go column by column.
+            names = [
+                f.name for f in file.schema if pa.types.is_nested(f.type) or pa.types.is_dictionary(f.type)
+            ]
+            flat = file.drop_columns([*names, *self._validated.get(index, ())])
+            for place in places.to_pylist():
+                validate(flat.slice(place, 1), path, refuse)
+            scores = [name for name in flat.column_names if name.startswith(PREFIX)]
+            check_values(flat.take(places), refuse, never_null=NEVER_NULL, finite=scores)
+        return self._shard(index, names).take(places)
+
+    def _joined(self, index: int) -> pa.Table:
+        if index not in self._tables:
+            self._tables[index] = self._join(self._file(index), index)
+        return self._tables[index]
+
+    def _file(self, index: int) -> pa.Table:
+        """A shard's own columns, mapped and not yet validated; the hash and the schema are checked."""
+        if index not in self._files:
+            entry = self.manifest["shards"][index]
+            path = self.folder / entry["file"]
+            if self._verify:
+                self._artifact.check(entry)
+            refuse = broken(path, _BROKEN)
+            table = without_info(open_ipc(path, refuse))
+            check_fields(table.schema, expected_fields(table.schema), refuse)
+            if len(table) != entry["rows"]:
+                raise refuse(f"it has {len(table):,} rows, and the manifest says {entry['rows']:,}")
+            if index and not table.schema.equals(self._file(0).schema):
+                raise refuse(f"its columns are not those of {self.manifest['shards'][0]['file']}")
+            self._files[index] = table
+        return self._files[index]
+
+    def _validate(self, index: int, columns: Sequence[str] | None) -> None:
+        """Validate columns of a shard, each when it is first used.
+
+        The scheduler opens a set of many gigabytes for two columns of it, so the others are left alone.
+        """
+        file, validated = self._file(index), self._validated.setdefault(index, set())
+        names = [
+            name
+            for name in file.column_names
+            if name not in validated and (columns is None or name in columns)
+        ]
+        if names:
+            path = self.folder / self.manifest["shards"][index]["file"]
+            refuse = broken(path, _BROKEN)
+            table = validate(file.select(names), path, refuse)
+            scores = [name for name in names if name.startswith(PREFIX)]
+            check_values(table, refuse, never_null=NEVER_NULL, finite=scores)
+            validated.update(names)
+
+    def _join(self, table: pa.Table, index: int) -> pa.Table:
+        computed = self._computed_values()
+        before = sum(entry["rows"] for entry in self.manifest["shards"][:index]) if computed else 0
+        for name, column in computed.items():
+            table = table.append_column(name, column.slice(before, len(table)))
+        return table
+
+    def _computed_values(self) -> dict[str, pa.ChunkedArray]:
+        """The computed columns, each in the order of the set's rows."""
+        if self._computed is None:
+            self._computed = {}
+            described = self.computed_columns()
+            if described:
+                shards = range(len(self.manifest["shards"]))
+                for index in shards:
+                    self._validate(index, [ID])
+                ids = pa.chunked_array([_whole(self._file(index), ID) for index in shards], pa.string())
+            for name, how in described.items():
+                column = self._read_computed(name, how)
+                places = pc.index_in(ids, value_set=_whole(column, ID))
+                self._computed[name] = column.column("value").take(places)
+        return self._computed
+
+    def _read_computed(self, name: str, description: Json) -> pa.Table:
+        path = self.folder / COLUMNS / f"{name}.arrow"
+        if description["manifest"] != self.manifest_hash:
+            raise OutputError(
+                f"{path} was made for another set (its manifest hash differs); {_AGAIN}", path=str(path)
+            )
+        if not path.exists() or digest_file(path) != description["hash"]:
+            raise OutputError(f"{path} is missing or damaged; {_AGAIN}", path=str(path))
+        return read_computed(path, broken(path, _AGAIN.capitalize()))
+
+
+def read_computed(path: Path, refuse: Refuse) -> pa.Table:
+    """A computed column's file (contract 1b): `gc_id`, never null, and `value`, of any type. NaN is no value.
+
+    Raises:
+        GaincurateError: from `refuse`: it is broken or holds something else.
+    """
+    table = open_table(path, refuse)
+    if table.column_names != [ID, "value"]:
+        raise refuse(f"it has the columns {', '.join(table.column_names)} instead of {ID} and value")
+    check_fields(table.schema, [pa.field(ID, pa.string())], refuse)
+    check_values(table, refuse, never_null=[ID])
+    return table
+
+
+def _whole(table: pa.Table, name: str) -> pa.Array:
+    return table.column(name).combine_chunks()
+
+
+def open_scores(folder: str | Path, *, verify: bool = True) -> ScoredSet:
+    """Open a finished scored set; see `ScoredSet`."""
+    return ScoredSet(folder, verify=verify)

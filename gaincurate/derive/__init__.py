@@ -1,1 +1,0 @@
-"""Columns that are computed from the columns of a finished set."""

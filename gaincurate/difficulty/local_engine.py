@@ -1,0 +1,261 @@
+"""Generation in this process with transformers: takes requests, yields completions batch by batch.
+
+Each token is drawn by inverting the distribution function at one uniform number, which belongs to the seed,
+the prompt's id, the sample and the token's place: the neighbours in a batch and the order of the work do not
+change the draw. They do change the logits, by rounding. Knows nothing of rewards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import transformers
+
+from gaincurate.core.rng import uniforms
+from gaincurate.difficulty.config import RolloutConfig
+from gaincurate.difficulty.decoding import (
+    LOGPROBS,
+    PIECE,
+    PREFILL_RULE,
+    SAMPLING_RULE,
+    Prompts,
+    SharedPrefill,
+    decode,
+)
+from gaincurate.difficulty.engine import Completion, Key, Refused, Request, stream_of
+from gaincurate.errors import InputError, ModelError
+from gaincurate.scoring.config import MachineConfig
+from gaincurate.scoring.identity import LIBRARIES, model_max_length, resolve_machine
+from gaincurate.scoring.model import (
+    find_model,
+    load_config,
+    load_model,
+    load_tokenizer,
+    tokenizer_fingerprint,
+)
+from gaincurate.scoring.segment import Segmenter, Unusable
+
+_CPU_BATCH_TOKENS = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A request with its rendered prompt's token ids, `[prompt tokens]`."""
+
+    request: Request
+    token_ids: npt.NDArray[np.int32]
+
+
+class LocalEngine:
+    """A model of this process.
+
+    Args:
+        config: of the rollouts; `model` is set.
+        template_kwargs: extra variables for the chat template, as when the set was scored.
+
+    Raises:
+        ModelError: the model cannot be used.
+        InputError: the device or the dtype cannot.
+    """
+
+    def __init__(self, config: RolloutConfig, template_kwargs: dict[str, Any]) -> None:
+        assert config.model is not None
+        self._config = config
+        files = find_model(
+            config.model, allow_pickle=config.allow_pickle, trust_remote_code=config.trust_remote_code
+        )
+        self._machine = resolve_machine(
+            MachineConfig(device=config.device, dtype=config.dtype, threads=config.threads, workers=1)
+        )
+        model_config = load_config(files)
+        self._limit = model_max_length(model_config)
+        self._tokenizer = load_tokenizer(files)
+        vocabulary = model_config.get_text_config(decoder=True).vocab_size
+        self._segmenter = Segmenter(self._tokenizer, template_kwargs=template_kwargs, vocab_size=vocabulary)
+        self._files, self._model_config, self._model = files, model_config, None
+        self._batch_tokens = config.batch_tokens or _batch_tokens(self._machine.devices[0], model_config)
+        self.identity: dict[str, Any] = {
+            "kind": "transformers",
+            "sampler": SAMPLING_RULE,
+            "prefill": PREFILL_RULE,
+            "piece": PIECE,
+            "logprobs": LOGPROBS,
+            "model": files.fingerprint(),
+            "tokenizer": tokenizer_fingerprint(self._tokenizer, files),
+            "rendering": self._segmenter.fingerprint,
+            "dtype": self._machine.dtype,
+            "device": self._machine.kind,
+            "threads": self._machine.threads,
+            "batch_tokens": self._batch_tokens,
+            "versions": {name: version(name).partition("+")[0] for name in LIBRARIES},
+        }
+
+    def generate(
+        self, requests: Sequence[Request], done: frozenset[Key]
+    ) -> Generator[list[Completion | Refused]]:
+        """See `Engine`. A batch of which anything is missing is made whole again."""
+        ready, refused = self._prepare(requests)
+        if refused:
+            yield list(refused)
+        prefill = SharedPrefill(list({item.request.gc_id: item.token_ids for item in ready}.values()))
+        for batch in batches(ready, self._config.max_tokens, self._batch_tokens):
+            if any(item.request.key not in done for item in batch):
+                yield [found for found in self._batch(batch, prefill) if found.key not in done]
+
+    def close(self) -> None:
+        """Let go of the weights."""
+        self._model = None
+
+    def _prepare(self, requests: Sequence[Request]) -> tuple[list[Ready], list[Refused]]:
+        """Render each prompt once, however many of its samples are wanted."""
+        rendered: dict[str, npt.NDArray[np.int32]] = {}
+        refused: list[Refused] = []
+        prompts = {request.gc_id: request.messages for request in requests}
+        for gc_id, found in zip(prompts, self._segmenter(list(prompts.values())), strict=True):
+            if isinstance(found, Unusable):
+                refused.append(Refused(gc_id, found.reason))
+            elif self._limit and len(found.token_ids) + self._config.max_tokens > self._limit:
+                reason = (
+                    f"the prompt has {len(found.token_ids)} tokens, and {self._config.max_tokens} more "
+                    f"(--max-tokens) are past the model's {self._limit}"
+                )
+                refused.append(Refused(gc_id, reason))
+            else:
+                rendered[gc_id] = found.token_ids
+        ready = [Ready(r, rendered[r.gc_id]) for r in requests if r.gc_id in rendered]
+        return ready, refused
+
+    def _load(self) -> Any:
+        """The model with its head, loaded when the first batch needs it."""
+        if self._model is None:
+            machine = self._machine
+            if machine.threads is not None:
+                torch.set_num_threads(machine.threads)
+            self._model = load_model(
+                self._files,
+                self._model_config,
+                device=machine.devices[0],
+                dtype=machine.dtype,
+                auto=transformers.AutoModelForCausalLM,
+            )
+        return self._model
+
+    def _batch(self, batch: list[Ready], prefill: SharedPrefill) -> list[Completion]:
+        model = self._load()
+        ends = end_tokens(model, self._tokenizer)
+        pad = self._tokenizer.pad_token_id
+        pad = pad if pad is not None else ends[0] if ends else 0
+        device = self._machine.devices[0]
+        prompts = padded(batch, pad, device)
+        noise = torch.from_numpy(np.stack([self._uniforms(item.request) for item in batch])).to(device)
+        # The model's own defaults (top-k, penalties) would change the distribution that is written down.
+        model.generation_config = transformers.GenerationConfig(
+            max_new_tokens=self._config.max_tokens,
+            do_sample=False,
+            eos_token_id=ends or None,
+            pad_token_id=pad,
+        )
+        try:
+            with torch.inference_mode():
+                tokens, logprobs = decode(
+                    model,
+                    prompts,
+                    prefill,
+                    noise,
+                    temperature=self._config.temperature,
+                    top_p=self._config.top_p,
+                    ends=ends,
+                )
+        except torch.OutOfMemoryError as error:
+            raise InputError(
+                f"the device has no memory for a batch of {len(batch)} completions (--batch-tokens "
+                f"{self._batch_tokens}). Give a smaller --batch-tokens and start over with --overwrite: what "
+                "is in a batch changes completions."
+            ) from error
+        drawn, chances = tokens.cpu().numpy(), logprobs.float().cpu().numpy()
+        return [self._completion(item, drawn[row], chances[row], ends) for row, item in enumerate(batch)]
+
+    def _completion(
+        self, item: Ready, tokens: npt.NDArray[np.int64], logprobs: npt.NDArray[np.float32], ends: list[int]
+    ) -> Completion:
+        """Cut one row at its end token, which counts as a token of the completion."""
+        places = np.flatnonzero(np.isin(tokens, ends))
+        count = int(places[0]) + 1 if len(places) else len(tokens)
+        if not np.isfinite(logprobs[:count]).all():
+            raise ModelError(
+                f"{self._files.name} gave numbers that are not finite for prompt {item.request.gc_id}. Try "
+                "--dtype float32 or bfloat16."
+            )
+        return Completion(
+            item.request.gc_id,
+            item.request.sample,
+            self._tokenizer.decode(tokens[:count].tolist(), skip_special_tokens=True),
+            "stop" if len(places) else "length",
+            count,
+            len(item.token_ids),
+            logprobs[:count].copy(),
+            tokens[:count].astype(np.int32),
+        )
+
+    def _uniforms(self, request: Request) -> npt.NDArray[np.float64]:
+        seed, stream = self._config.seed, stream_of(request.gc_id)
+        return uniforms(seed, stream, request.sample, 0, self._config.max_tokens)
+
+
+def batches(ready: Sequence[Ready], max_tokens: int, budget: int) -> Iterator[list[Ready]]:
+    """Requests of like length together; rows times (longest prompt + max tokens) within the budget.
+
+    What is in a batch depends on the requests alone. One that is over the budget goes alone.
+    """
+    batch: list[Ready] = []
+    for item in sorted(ready, key=lambda item: (len(item.token_ids), item.request.key)):
+        if batch and (len(batch) + 1) * (len(item.token_ids) + max_tokens) > budget:
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch
+
+
+def padded(batch: Sequence[Ready], pad: int, device: str) -> Prompts:
+    """A batch's prompts, each once, padded on the left."""
+    texts = {item.request.gc_id: item.token_ids for item in batch}
+    longest = max(map(len, texts.values()))
+    ids = torch.full((len(texts), longest), pad)
+    mask = torch.zeros_like(ids)
+    for row, text in enumerate(texts.values()):
+        ids[row, longest - len(text) :] = torch.from_numpy(text.astype(np.int64))
+        mask[row, longest - len(text) :] = 1
+    places = {gc_id: row for row, gc_id in enumerate(texts)}
+    rows = torch.tensor([places[item.request.gc_id] for item in batch])
+    return Prompts(ids.to(device), mask.to(device), rows.to(device))
+
+
+def end_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """Every token that ends a completion: the configuration's, the generation defaults', the tokenizer's."""
+    found: set[int] = set()
+    for value in (
+        model.config.get_text_config(decoder=True).eos_token_id,
+        getattr(model.generation_config, "eos_token_id", None),
+        tokenizer.eos_token_id,
+    ):
+        found |= set(value) if isinstance(value, list) else set() if value is None else {value}
+    return sorted(found)
+
+
+def _batch_tokens(device: str, model_config: Any) -> int:
+    """On a GPU a quarter of its whole memory for keys and values in 16 bits; a power of two."""
+    if device == "cpu":
+        return _CPU_BATCH_TOKENS
+    text = model_config.get_text_config(decoder=True)
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    token: int = 2 * 2 * text.num_hidden_layers * heads * width
+    room: int = torch.cuda.get_device_properties(device).total_memory // 4
+    return min(max(1 << ((room // token).bit_length() - 1), _CPU_BATCH_TOKENS), 1 << 19)

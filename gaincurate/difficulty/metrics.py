@@ -1,0 +1,245 @@
+"""How sure a pass rate is, and what predictions of it are worth: reliability, noise ceiling, calibration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+
+from gaincurate.core.rng import Floats, uniforms
+from gaincurate.core.stats import Bin, brier, pearson, reliability, spearman
+
+PRIOR = 0.5
+MASS = 0.95
+RULE = "equal-tailed 95 % of the Beta posterior under Jeffreys' prior"
+
+_TINY = 1e-300
+
+
+@lru_cache(maxsize=4096)
+def pass_rate_interval(wins: float, losses: float) -> tuple[float, float]:
+    """Lower and upper bound of the pass rate, both inside [0, 1].
+
+    Args:
+        wins: sum of the rewards, each from 0 to 1; at least 0.
+        losses: sum of one minus the reward; at least 0.
+
+    Raises:
+        ValueError: a negative or non-finite count.
+    """
+    if not (0 <= wins < math.inf and 0 <= losses < math.inf):
+        raise ValueError(f"{wins} wins and {losses} losses")
+    tail = (1 - MASS) / 2
+    a, b = wins + PRIOR, losses + PRIOR
+    # The upper bound is one minus the lower one of the failure rate: near 1 it keeps its digits that way.
+    return beta_quantile(tail, a, b), 1 - beta_quantile(tail, b, a)
+
+
+def width(wins: float, losses: float) -> float:
+    """How wide the interval is."""
+    low, high = pass_rate_interval(wins, losses)
+    return high - low
+
+
+def beta_quantile(share: float, a: float, b: float) -> float:
+    """Where the distribution function of Beta(a, b) reaches `share`, by bisection."""
+    low, high = 0.0, 1.0
+    while True:
+        middle = (low + high) / 2
+        if middle in (low, high):
+            return middle
+        if beta_cdf(middle, a, b) < share:
+            low = middle
+        else:
+            high = middle
+        if high - low <= 1e-15 * high:
+            return (low + high) / 2
+
+
+def beta_cdf(x: float, a: float, b: float) -> float:
+    """The distribution function of Beta(a, b) at `x` (the regularised incomplete beta function)."""
+    if x <= 0:
+        return 0.0
+    if x >= 1:
+        return 1.0
+    log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
+    # The fraction converges fast on one side of the mean only.
+    if x < (a + 1) / (a + b + 2):
+        return math.exp(log_front) * _fraction(x, a, b) / a
+    return 1.0 - math.exp(log_front) * _fraction(1 - x, b, a) / b
+
+
+def _fraction(x: float, a: float, b: float) -> float:
+    """The continued fraction of the incomplete beta function, by Lentz's method."""
+    c, d = 1.0, 1.0 / _away(1 - (a + b) * x / (a + 1))
+    value = d
+    for m in range(1, 10_000):
+        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        for term in (even, odd):
+            d = 1.0 / _away(1 + term * d)
+            c = _away(1 + term / c)
+            value *= c * d
+        if abs(c * d - 1) < 1e-15:
+            return value
+    raise ArithmeticError(f"the incomplete beta function did not converge at {x} for ({a}, {b})")
+
+
+def _away(value: float) -> float:
+    return value if abs(value) > _TINY else _TINY
+
+
+_RESAMPLES = 1000
+_STREAM = 7  # of random numbers that nothing else here uses
+Interval = tuple[float, float]
+Target = Literal["difficulty", "variance"]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A statistic and its 95 % bootstrap interval; None where it is not defined."""
+
+    value: float | None
+    interval: Interval | None
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Of predictions for prompts that were observed and not shown to the predictor.
+
+    `brier` is the mean squared difference to what was observed and holds the observation's own noise;
+    `brier_of_mean` is that of the constant prediction that fits best. `ceiling` is the Pearson correlation
+    that the truth itself would have with what is observed in so many rollouts.
+    """
+
+    count: int
+    pearson: Figure
+    spearman: Figure
+    brier: Figure
+    brier_of_mean: float | None
+    ceiling: Figure
+    reliability: list[Bin]
+
+
+def quality(
+    predicted: Floats,
+    wins: Floats,
+    losses: Floats,
+    *,
+    counted: bool = True,
+    seed: int = 0,
+    target: Target = "difficulty",
+    intervals: bool = True,
+) -> Quality:
+    """All figures.
+
+    Args:
+        predicted: failure rates, or p (1 - p) where that is the target, `[prompts]`.
+        wins: of the same prompts.
+        losses: of the same prompts.
+        counted: whether wins + losses are numbers of rollouts; without that there is no ceiling.
+        seed: of the resampling of prompts.
+        target: what is predicted. Of p (1 - p), prompts with one rollout tell nothing and are left out.
+        intervals: whether to resample, which takes most of the time.
+    """
+    ceiling = noise_ceiling
+    if target == "variance":
+        ceiling, several = variance_ceiling, wins + losses >= 2
+        predicted, wins, losses = predicted[several], wins[several], losses[several]
+        observed = pass_variance(wins, losses)
+    else:
+        observed = losses / (wins + losses)
+
+    def figure(statistic: Callable[..., float | None], *columns: Floats) -> Figure:
+        around = interval(statistic, *columns, seed=seed) if intervals else None
+        return Figure(statistic(*columns), around)
+
+    return Quality(
+        len(observed),
+        figure(pearson, predicted, observed),
+        figure(spearman, predicted, observed),
+        figure(brier, predicted, observed),
+        float(np.mean((observed - observed.mean()) ** 2)) if len(observed) else None,
+        figure(ceiling, wins, losses) if counted else Figure(None, None),
+        reliability(predicted, observed, width=0.2 if target == "difficulty" else 0.05),
+    )
+
+
+def pass_variance(wins: Floats, losses: Floats) -> Floats:
+    """Of k successes in G rollouts k (G - k) / (G (G - 1)), `[prompts]`; NaN for G below 2.
+
+    It is p (1 - p) without bias, and may be above 1/4.
+
+    Rewards between 0 and 1 vary less than successes with the same mean, so for those it is too high.
+    """
+    count = wins + losses
+    found: Floats = np.full(len(count), np.nan)
+    several = count >= 2
+    found[several] = (wins * losses)[several] / (count * (count - 1))[several]
+    return found
+
+
+def noise_ceiling(wins: Floats, losses: Floats) -> float | None:
+    """sqrt(1 - noise / variance): the Pearson correlation of the true rates with the observed ones.
+
+    The variance is that of the observed rates over prompts. The noise is the mean over prompts of
+    y (1 - y) / (G - 1), which for G rollouts that succeed or fail estimates p (1 - p) / G without bias.
+    Rewards between success and failure are less noisy than that, so the ceiling is then too low. None
+    where no prompt has two rollouts, for fewer than three prompts, or where all rates are equal.
+    """
+    count = wins + losses
+    usable = count >= 2
+    if usable.sum() < 3:
+        return None
+    rate, count = (losses / count)[usable], count[usable]
+    variance = float(rate.var(ddof=1))
+    if variance == 0:
+        return None
+    noise = float(np.mean(rate * (1 - rate) / (count - 1)))
+    return math.sqrt(max(0.0, 1 - noise / variance))
+
+
+def variance_ceiling(wins: Floats, losses: Floats) -> float | None:
+    """As `noise_ceiling` for p (1 - p) as it is observed by `pass_variance`.
+
+    k (k - 1) (G - k) (G - k - 1) / (G (G - 1) (G - 2) (G - 3)) estimates the square of p (1 - p) without
+    bias, so what it lacks of the observed value's own square is the noise. None where fewer than three
+    prompts have four rollouts, where rewards are neither 0 nor 1, or where all values are equal.
+    """
+    count = wins + losses
+    usable = count >= 4
+    if usable.sum() < 3 or not np.array_equal(wins, np.round(wins)):
+        return None
+    won, lost, n = wins[usable], losses[usable], count[usable]
+    observed = pass_variance(won, lost)
+    variance = float(observed.var(ddof=1))
+    if variance == 0:
+        return None
+    square = won * (won - 1) * lost * (lost - 1) / (n * (n - 1) * (n - 2) * (n - 3))
+    noise = float(np.mean(observed**2 - square))
+    return math.sqrt(min(1.0, max(0.0, 1 - noise / variance)))
+
+
+def interval(
+    statistic: Callable[..., float | None], *columns: Floats, seed: int = 0, resamples: int = _RESAMPLES
+) -> Interval | None:
+    """The middle 95 % of a statistic over prompts drawn with replacement, `columns` together.
+
+    None where fewer than half of the draws have one. The draws are raw Philox output, the same everywhere.
+    """
+    count, found = len(columns[0]), []
+    if not count or statistic(*columns) is None:
+        return None
+    for draw in range(resamples):
+        rows = (uniforms(seed, draw, _STREAM, 0, count) * count).astype(np.int64)
+        value = statistic(*(column[rows] for column in columns))
+        if value is not None:
+            found.append(value)
+    if 2 * len(found) < resamples:
+        return None
+    low, high = np.quantile(found, [0.025, 0.975])
+    return float(low), float(high)

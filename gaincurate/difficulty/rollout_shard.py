@@ -1,0 +1,309 @@
+"""One shard of a rollout set: completions asked for, judged, journaled, and written when all are there.
+
+The journal keeps every completion as it arrives, because a server's tokens are paid for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gaincurate.core.files import json_lines, sync_folder, to_lines
+from gaincurate.core.progress import Progress
+from gaincurate.difficulty.config import RolloutConfig
+from gaincurate.difficulty.engine import Completion, Engine, Key, Refused, Request
+from gaincurate.difficulty.metrics import width
+from gaincurate.difficulty.prompts import Prompt
+from gaincurate.difficulty.rollout_set import Judged
+from gaincurate.difficulty.verifier import Verdict, VerifierPool
+from gaincurate.difficulty.verify_worker import Job
+from gaincurate.errors import OutputError, RowError, storage_error
+
+
+class Journal:
+    """One file of lines, open for appending; its writer holds the folder's lock.
+
+    A piece of a line that a killed writer left at the end is cut off when it is opened.
+
+    Raises:
+        StorageError: the file system refused.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fresh = not path.exists()
+            self._file = path.open("ab+")
+            self._cut()
+            if fresh:
+                sync_folder(path.parent)
+        except OSError as error:
+            raise storage_error(path, error) from error
+
+    def _cut(self) -> None:
+        end = self._file.seek(0, os.SEEK_END)
+        place = end
+        while place > 0:
+            begin = max(0, place - (1 << 16))
+            self._file.seek(begin)
+            hit = self._file.read(place - begin).rfind(b"\n")
+            place = begin + hit + 1
+            if hit >= 0:
+                break
+        if place < end:
+            self._file.truncate(place)
+
+    def entries(self) -> Iterator[dict[str, Any]]:
+        """What the file holds.
+
+        Raises:
+            OutputError: a line that is no JSON object; says which.
+            StorageError: it cannot be read.
+        """
+        for number, value in json_lines(self.path):
+            if value is None:
+                raise OutputError(
+                    f"{self.path}, line {number} is damaged. Delete that line and run the same command "
+                    "again: only what it held is made again.",
+                    path=str(self.path),
+                    line=number,
+                )
+            yield value
+
+    def append(self, values: Iterable[dict[str, Any]]) -> None:
+        """Add lines, in one write.
+
+        Raises:
+            StorageError: the file system refused; the file may then end with a piece of a line.
+        """
+        try:
+            self._file.write(to_lines(values))
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise storage_error(self.path, error) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+Arrived = list[Completion | Refused]
+
+
+@dataclass(slots=True)
+class RolloutSummary:
+    """How a run went: `generated` completions, their `tokens` and `elapsed` seconds are of this process.
+
+    `other_lengths` counts its prompts that have another number of tokens than when they were scored. The rest
+    is of the finished set; `unjudged` rollouts have a reason in the place of a reward.
+    """
+
+    out: Path
+    generated: int = 0
+    tokens: int = 0
+    elapsed: float = 0.0
+    other_lengths: int = 0
+    prompts: int = 0
+    rollouts: int = 0
+    unjudged: int = 0
+    rejected: int = 0
+    pass_rate: float | None = None
+    reasons: dict[str, int] = field(default_factory=dict)
+    """Why rollouts were not judged, most frequent first: at most five."""
+
+
+class ShardWork:
+    """The rollouts of some prompts.
+
+    Args:
+        config: of the rollouts.
+        engine: generates.
+        pool: verifies.
+        prompts: those of the shard, without those that were left out.
+        folder: of the journals.
+        index: of the shard.
+    """
+
+    def __init__(
+        self,
+        config: RolloutConfig,
+        engine: Engine,
+        pool: VerifierPool,
+        prompts: Sequence[Prompt],
+        folder: Path,
+        index: int,
+    ) -> None:
+        self._config, self._engine, self._pool = config, engine, pool
+        self._prompts = {prompt.gc_id: prompt for prompt in prompts}
+        self._arrivals = Journal(folder / f"completions-{index:05d}.jsonl")
+        self._judgements = Journal(folder / f"verdicts-{index:05d}.jsonl")
+        self._done: dict[Key, Completion] = {}
+        self._verdicts: dict[Key, Verdict] = {}
+        self._waiting: deque[tuple[Key, Future[Verdict]]] = deque()
+        self.refused: dict[str, str] = {}
+        """Prompts that the engine does not take, and why."""
+        try:
+            self._read()
+        except BaseException:
+            self.close()
+            raise
+
+    def _read(self) -> None:
+        for entry in self._arrivals.entries():
+            if "refused" in entry:
+                self.refused[entry["gc_id"]] = entry["refused"]
+            else:
+                done = decoded(entry)
+                self._done[done.key] = done
+        for entry in self._judgements.entries():
+            self._verdicts[entry["gc_id"], entry["sample"]] = Verdict(entry["reward"], entry["reason"])
+
+    def close(self) -> None:
+        """Close the journals."""
+        self._arrivals.close()
+        self._judgements.close()
+
+    def run(self, progress: Progress, summary: RolloutSummary) -> list[Judged]:
+        """All rollouts of the prompts that were not refused, by prompt and sample.
+
+        Raises:
+            RowError: a prompt was refused or a completion not judged, and that is to stop the run.
+            ServerError: see `Engine`.
+            StorageError: the file system refused.
+        """
+        config = self._config
+        step = config.samples_start or config.samples
+        counts = dict.fromkeys(self._prompts, 0)
+        wanted = list(self._prompts)
+        while wanted:
+            goals = {gc_id: min(counts[gc_id] + step, config.samples) for gc_id in wanted}
+            self._wave(
+                [
+                    Request(gc_id, sample, self._prompts[gc_id].messages)
+                    for gc_id in wanted
+                    for sample in range(counts[gc_id], goals[gc_id])
+                ],
+                progress,
+                summary,
+            )
+            counts |= goals
+            wanted = [g for g in wanted if counts[g] < config.samples and self._is_wide(g, counts[g])]
+        judged = []
+        for gc_id in self._prompts:
+            for sample in range(counts[gc_id] if gc_id not in self.refused else 0):
+                verdict = self._verdicts[gc_id, sample]
+                judged.append((self._done[gc_id, sample], verdict.reward, verdict.reason))
+        return judged
+
+    def _wave(self, requests: list[Request], progress: Progress, summary: RolloutSummary) -> None:
+        for request in requests:
+            if request.key in self._done:
+                self._judge(self._done[request.key])
+        with closing(self._engine.generate(requests, frozenset(self._done))) as arriving:
+            for part in arriving:
+                self._keep(part)
+                tokens = [found.tokens or 0 for found in part if isinstance(found, Completion)]
+                summary.generated += len(tokens)
+                summary.tokens += sum(tokens)
+                progress.advance(0, completions=len(tokens), tokens=sum(tokens))
+                self._take_verdicts(wait=False)
+        self._take_verdicts(wait=True)
+
+    def _keep(self, part: Arrived) -> None:
+        """Make what arrived durable, then count it."""
+        refused = {
+            found.gc_id: found.reason
+            for found in part
+            if isinstance(found, Refused) and found.gc_id not in self.refused
+        }
+        done = [found for found in part if isinstance(found, Completion)]
+        lines: list[dict[str, Any]] = [encoded(found) for found in done]
+        if self._config.on_error == "skip":
+            lines += [{"gc_id": gc_id, "refused": reason} for gc_id, reason in refused.items()]
+        self._arrivals.append(lines)
+        for found in done:
+            self._done[found.key] = found
+            self._judge(found)
+        for gc_id, reason in refused.items():
+            if self._config.on_error == "stop":
+                raise RowError(
+                    f"prompt {gc_id} cannot be rolled out: {reason}. What had arrived is kept; mend it, or "
+                    "add --on-error skip to leave such rows out.",
+                    gc_id=gc_id,
+                    reason=reason,
+                )
+            self.refused[gc_id] = reason
+
+    def _judge(self, done: Completion) -> None:
+        if done.key not in self._verdicts:
+            prompt = self._prompts[done.gc_id]
+            self._waiting.append((done.key, self._pool.submit(Job(done.text, prompt.answer, prompt.row))))
+
+    def _take_verdicts(self, *, wait: bool) -> None:
+        """Write down the verdicts that are there, in the order in which they were asked for."""
+        found: dict[Key, Verdict] = {}
+        bad: tuple[Key, Verdict] | None = None
+        while self._waiting and bad is None and (wait or self._waiting[0][1].done()):
+            key, future = self._waiting.popleft()
+            verdict = future.result()
+            if verdict.reward is None and self._config.on_error == "stop":
+                bad = key, verdict
+            else:
+                found[key] = verdict
+        self._judgements.append(
+            {"gc_id": key[0], "sample": key[1], "reward": verdict.reward, "reason": verdict.reason}
+            for key, verdict in found.items()
+        )
+        self._verdicts |= found
+        if bad is not None:
+            (gc_id, sample), verdict = bad
+            raise RowError(
+                f"sample {sample} of prompt {gc_id} was not judged: {verdict.reason}. All completions are "
+                "kept; add --on-error skip to give such ones no reward, and count them.",
+                gc_id=gc_id,
+                reason=verdict.reason,
+            )
+
+    def _is_wide(self, gc_id: str, count: int) -> bool:
+        """Whether the pass rate's interval is wider than asked; unjudged samples tell nothing."""
+        if self._config.interval is None or gc_id in self.refused:
+            return False
+        rewards = [self._verdicts[gc_id, sample].reward for sample in range(count)]
+        known = [reward for reward in rewards if reward is not None]
+        return width(sum(known), len(known) - sum(known)) > self._config.interval
+
+    def other_lengths(self) -> int:
+        """Prompts that have another number of tokens here than when they were scored."""
+        return len(
+            {
+                gc_id
+                for (gc_id, _), done in self._done.items()
+                if done.prompt_tokens is not None and done.prompt_tokens != self._prompts[gc_id].tokens
+            }
+        )
+
+
+def encoded(done: Completion) -> dict[str, Any]:
+    """A journal's line."""
+    found = {name: getattr(done, name) for name in Completion.__slots__}
+    for name in ("logprobs", "token_ids"):
+        found[name] = None if found[name] is None else found[name].tolist()
+    return found
+
+
+def decoded(entry: dict[str, Any]) -> Completion:
+    """The completion of a journal's line."""
+    found = dict(entry)
+    for name, kind in (("logprobs", np.float32), ("token_ids", np.int32)):
+        found[name] = None if found[name] is None else np.array(found[name], kind)
+    return Completion(**found)

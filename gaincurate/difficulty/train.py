@@ -1,0 +1,305 @@
+"""Training of DOTS' adapter on observed failure rates, and the way there from files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import gaincurate
+from gaincurate.core.rng import Floats, Ints, permutation
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.difficulty.config import Recipe
+from gaincurate.difficulty.embeddings import maker, of_ids
+from gaincurate.difficulty.metrics import Quality, quality
+from gaincurate.difficulty.pass_rates import PassRates
+from gaincurate.difficulty.predictor import (
+    DifficultyPredictor,
+    Shape,
+    loss,
+    probability,
+    refuse_other_folder,
+    save_adapter,
+)
+from gaincurate.errors import InputError
+
+_FEWEST = 16  # prompts of a policy to train on
+_WARM_UP, _WARM_UP_SHARE = 100, 0.1
+_SPLIT, _DRAWS = 11, 12  # streams of random numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One policy's observations: `rows` of the embeddings, distinct, and their failure rates, `[prompts]`."""
+
+    name: str
+    rows: Ints
+    failure: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """The module in evaluation mode, the rows that it never saw, and the mean loss of each epoch."""
+
+    predictor: DifficultyPredictor
+    held_out: Ints
+    losses: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One policy's share of a batch: places of queries and of references among its prompts, disjoint."""
+
+    policy: int
+    queries: Ints
+    references: Ints
+
+
+def fit(
+    embeddings: Tensor,
+    policies: Sequence[Policy],
+    shape: Shape,
+    recipe: Recipe,
+    watch: Callable[[int, int, float], None] = lambda epoch, epochs, loss: None,
+) -> Fitted:
+    """Train.
+
+    Args:
+        embeddings: `[rows, width]`, float32.
+        policies: at least one.
+        shape: of the module.
+        recipe: of the training.
+        watch: hears of every epoch: its number, how many there are, its mean loss.
+
+    Raises:
+        InputError: a policy with too few prompts to train on.
+    """
+    held_out = split(policies, recipe)
+    kept = [without(policy, held_out) for policy in policies]
+    for policy in kept:
+        if len(policy.rows) < _FEWEST:
+            raise InputError(
+                f"{policy.name} has {len(policy.rows)} prompts to train on and {_FEWEST} are needed: observe "
+                "more prompts, or predict without training (`gaincurate difficulty predict --method "
+                "whitened`)."
+            )
+    targets = [torch.from_numpy(policy.failure).to(embeddings.dtype) for policy in kept]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed % 2**63)  # of the first weights and of dropout
+        predictor = DifficultyPredictor(shape).to(embeddings).train()
+        optimiser = torch.optim.Adam(predictor.parameters(), recipe.rate)
+        steps = recipe.epochs * batches_in_epoch(kept, recipe)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate_at(step, steps))
+        losses = []
+        for epoch in range(recipe.epochs):
+            total = count = 0.0
+            for parts in batches(kept, recipe, epoch):
+                found = batch_loss(predictor, embeddings, kept, targets, parts)
+                optimiser.zero_grad()
+                found.backward()
+                optimiser.step()
+                schedule.step()
+                size = sum(len(part.queries) for part in parts)
+                total, count = total + found.item() * size, count + size
+            losses.append(total / count)
+            watch(epoch + 1, recipe.epochs, losses[-1])
+    return Fitted(predictor.eval(), held_out, losses)
+
+
+def split(policies: Sequence[Policy], recipe: Recipe) -> Ints:
+    """The rows that are held out, for all policies alike, sorted."""
+    rows = np.unique(np.concatenate([policy.rows for policy in policies]))
+    order = permutation(recipe.seed, 0, _SPLIT, len(rows))
+    return np.sort(rows[order[: round(recipe.held_out * len(rows))]])
+
+
+def without(policy: Policy, rows: Ints) -> Policy:
+    """A policy without these rows."""
+    kept = ~np.isin(policy.rows, rows)
+    return Policy(policy.name, policy.rows[kept], policy.failure[kept])
+
+
+def batches_in_epoch(policies: Sequence[Policy], recipe: Recipe) -> int:
+    """How many steps an epoch takes."""
+    return -(-sum(len(policy.rows) for policy in policies) // _batch_size(policies, recipe))
+
+
+def _batch_size(policies: Sequence[Policy], recipe: Recipe) -> int:
+    # References are what a batch does not ask about, so it asks about a quarter of a small set at most.
+    return min(recipe.batch, max(1, sum(len(policy.rows) for policy in policies) // 4))
+
+
+def batches(policies: Sequence[Policy], recipe: Recipe, epoch: int) -> Iterator[list[Part]]:
+    """An epoch's batches: every policy's every prompt is a query once, in random order.
+
+    A policy's references are the first K of a new random order of all prompts that it has observed and is not
+    asked about in this batch; where there are fewer, all of those.
+    """
+    owner = np.concatenate([np.full(len(policy.rows), i) for i, policy in enumerate(policies)])
+    place = np.concatenate([np.arange(len(policy.rows)) for policy in policies])
+    size, highest = _batch_size(policies, recipe), max(int(policy.rows.max()) for policy in policies)
+    order = permutation(recipe.seed, epoch, _DRAWS, len(owner))
+    for index, start in enumerate(range(0, len(order), size)):
+        chosen = order[start : start + size]
+        # One order for all policies: prompts that several have observed are encoded once.
+        rank = permutation(recipe.seed, epoch, _DRAWS + 1 + index, highest + 1)
+        parts = []
+        for number in np.unique(owner[chosen]).tolist():
+            queries = place[chosen[owner[chosen] == number]]
+            free = np.ones(len(policies[number].rows), bool)
+            free[queries] = False
+            others = np.flatnonzero(free)
+            by_rank = np.argsort(rank[policies[number].rows[others]], kind="stable")
+            if len(others):
+                parts.append(Part(number, queries, others[by_rank[: recipe.references]]))
+        if parts:
+            yield parts
+
+
+def batch_loss(
+    predictor: DifficultyPredictor,
+    embeddings: Tensor,
+    policies: Sequence[Policy],
+    targets: Sequence[Tensor],
+    parts: Sequence[Part],
+) -> Tensor:
+    """The mean loss over a batch's queries; each prompt is adapted once."""
+    queries = [policies[part.policy].rows[part.queries] for part in parts]
+    references = [policies[part.policy].rows[part.references] for part in parts]
+    asked, ask = np.unique(np.concatenate(queries), return_inverse=True)
+    told, tell = np.unique(np.concatenate(references), return_inverse=True)
+    coded, coded_references = _adapted(predictor, embeddings, asked, told)
+    logits, wanted, q, r = [], [], 0, 0
+    for part in parts:
+        own = coded[torch.from_numpy(ask[q : q + len(part.queries)])]
+        their = coded_references[torch.from_numpy(tell[r : r + len(part.references)])]
+        target = targets[part.policy]
+        logits.append(predictor.mix(own, their, target[torch.from_numpy(part.references)]))
+        wanted.append(target[torch.from_numpy(part.queries)])
+        q, r = q + len(part.queries), r + len(part.references)
+    return loss(torch.cat(logits), torch.cat(wanted))
+
+
+def _adapted(
+    predictor: DifficultyPredictor, embeddings: Tensor, asked: Ints, told: Ints
+) -> tuple[Tensor, Tensor]:
+    """Adapted queries and references; with one adapter, what stands in both goes through it once."""
+    if predictor.shape.towers == "two":
+        return (
+            predictor.encode(embeddings[torch.from_numpy(asked)]),
+            predictor.encode_references(embeddings[torch.from_numpy(told)]),
+        )
+    both = np.union1d(asked, told)
+    coded = predictor.encode(embeddings[torch.from_numpy(both)])
+    places = [torch.from_numpy(np.searchsorted(both, rows)) for rows in (asked, told)]
+    return coded[places[0]], coded[places[1]]
+
+
+def rate_at(step: int, steps: int) -> float:
+    """The learning rate's factor at a step from 0."""
+    warm = min(_WARM_UP, max(1, int(_WARM_UP_SHARE * steps)))
+    return (step + 1) / warm if step < warm else max(0.0, (steps - step) / max(1, steps - warm))
+
+
+@torch.inference_mode()
+def held_out_predictions(
+    fitted: Fitted, embeddings: Tensor, policy: Policy, recipe: Recipe
+) -> tuple[Ints, Floats]:
+    """A policy's held-out prompts as places among its own, and their predicted failure rates.
+
+    The references are the first K of a random order of its other prompts.
+    """
+    hidden = np.isin(policy.rows, fitted.held_out)
+    asked, others = np.flatnonzero(hidden), np.flatnonzero(~hidden)
+    chosen = others[permutation(recipe.seed, 1, _SPLIT, len(others))[: recipe.references]]
+    failures = torch.from_numpy(policy.failure[chosen]).to(embeddings.dtype)
+    logits = fitted.predictor(
+        embeddings[torch.from_numpy(policy.rows[asked])],
+        embeddings[torch.from_numpy(policy.rows[chosen])],
+        failures,
+    )
+    return asked, probability(logits).double().numpy()
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyReport:
+    """One policy: prompts trained on, and the quality on its held-out ones (None where there are too few)."""
+
+    name: str
+    trained: int
+    held_out: Quality | None
+
+
+@dataclass(frozen=True, slots=True)
+class FitReport:
+    """`instances` rates were trained on, of `prompts` distinct prompts; `losses` are the epochs' means."""
+
+    instances: int
+    prompts: int
+    losses: list[float]
+    policies: list[PolicyReport]
+
+
+def fit_on(
+    folders: Sequence[Path],
+    rates: Sequence[PassRates],
+    out: Path,
+    recipe: Recipe,
+    options: Mapping[str, Any],
+    watch: Callable[[int, int, float], None] = lambda epoch, epochs, loss: None,
+) -> FitReport:
+    """Fit and save.
+
+    Args:
+        folders: scored sets with embeddings of one model.
+        rates: one for each policy.
+        out: the adapter's folder.
+        recipe: of the training.
+        options: of `Shape`, beside the width.
+        watch: hears of every epoch.
+
+    Raises:
+        InputError: sets or outcomes that do not fit together, or too few prompts.
+        OutputError: `out` holds something else, or a set is damaged.
+        StorageError: the file system refused.
+    """
+    refuse_other_folder(out)
+    sets = [ScoredSet(folder) for folder in folders]
+    ids = sorted({gc_id for one in rates for gc_id in one.ids})
+    embeddings = torch.from_numpy(of_ids(sets, ids))
+    place = {gc_id: row for row, gc_id in enumerate(ids)}
+    policies = [
+        Policy(one.name, np.array([place[gc_id] for gc_id in one.ids], np.int64), one.failure)
+        for one in rates
+    ]
+    fitted = fit(embeddings, policies, Shape(embeddings.shape[1], **options), recipe, watch)
+    how = {
+        "made_by": f"gaincurate {gaincurate.__version__} difficulty fit",
+        "recipe": recipe.model_dump(),
+        "sets": [one.manifest_hash for one in sets],
+        "policies": [{"name": one.name, "prompts": len(one.ids), "outcomes": one.source} for one in rates],
+        "held_out": [ids[row] for row in fitted.held_out.tolist()],
+        "losses": fitted.losses,
+    }
+    save_adapter(out, fitted.predictor, maker(sets[0]), how)
+    reports = [
+        _report(fitted, embeddings, policy, one, recipe) for policy, one in zip(policies, rates, strict=True)
+    ]
+    held = len(fitted.held_out)
+    return FitReport(sum(report.trained for report in reports), len(ids) - held, fitted.losses, reports)
+
+
+def _report(
+    fitted: Fitted, embeddings: torch.Tensor, policy: Policy, rates: PassRates, recipe: Recipe
+) -> PolicyReport:
+    hidden = np.isin(policy.rows, fitted.held_out)
+    if hidden.sum() < 3:
+        return PolicyReport(policy.name, int((~hidden).sum()), None)
+    rows, predicted = held_out_predictions(fitted, embeddings, policy, recipe)
+    found = quality(predicted, rates.wins[rows], rates.losses[rows], counted=rates.counted, seed=recipe.seed)
+    return PolicyReport(policy.name, int((~hidden).sum()), found)

@@ -1,0 +1,353 @@
+"""Verdicts on completions, in processes with limits of time and memory, and gold answers seen first.
+
+A verifier is foreign code on foreign text: it may hang or eat the memory, so it never runs in our own
+process. Gold answers that fail their own verifier are found before anything is generated.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import queue
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from gaincurate.core.artifact import Json
+from gaincurate.core.files import digest_json, to_lines, write_json
+from gaincurate.core.process import kill_group
+from gaincurate.core.progress import Progress
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.difficulty.config import VerifyingConfig
+from gaincurate.difficulty.prompts import Ints, Prompt, read_prompts
+from gaincurate.difficulty.verify_worker import NAMES, WALL, GoldProblem, Job, Setup, gold_text, math_gold
+from gaincurate.errors import InputError
+
+_LOADING = 120.0  # seconds until a verifier has to be imported, on a busy machine
+_START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from gaincurate.difficulty.verify_worker import main; main()"
+)
+_EXTRAS = {"math": "difficulty", "reasoning-gym": "demo"}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A reward from 0 to 1, or None and the reason why it could not be judged."""
+
+    reward: float | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VerifierConfig:
+    """Which verifier, and its limits.
+
+    `verifier` is a name or `module:function`; `seconds` of processor time a job (three times that by the
+    clock); `memory` in MiB of address space; `workers` processes; `gold_as` how a gold answer is written to
+    be verified itself, with `{answer}` in it.
+    """
+
+    verifier: str
+    seconds: float = 10.0
+    memory: int = 4096
+    workers: int = 2
+    gold_as: str | None = None
+
+    def __post_init__(self) -> None:
+        module, colon, function = self.verifier.partition(":")
+        own = colon and all(p.isidentifier() for p in module.split(".")) and function.isidentifier()
+        if self.verifier not in NAMES and not own:
+            raise InputError(
+                f"--verifier {self.verifier}: there are {', '.join(NAMES)}, or module:function for your own."
+            )
+        if self.gold_as is not None and "{answer}" not in self.gold_as:
+            raise InputError(f"--gold-as {self.gold_as!r} has no {{answer}} in it.")
+
+    @property
+    def own(self) -> bool:
+        """Whether it is the user's function."""
+        return self.verifier not in NAMES
+
+
+def verifier_of(config: VerifyingConfig) -> VerifierConfig:
+    """The verifier that a command's options name."""
+    limits = config.verify_seconds, config.verify_memory, config.verify_workers
+    return VerifierConfig(config.verifier, *limits, config.gold_as)
+
+
+class VerifierPool:
+    """Processes that judge; use it as a context.
+
+    Raises:
+        InputError: on entering, when the verifier cannot be imported.
+    """
+
+    def __init__(self, config: VerifierConfig) -> None:
+        self._config = config
+        self._idle: queue.LifoQueue[_Process] = queue.LifoQueue()
+        self._all = [_Process(config) for _ in range(config.workers)]
+        self._threads = ThreadPoolExecutor(config.workers, thread_name_prefix="verify")
+        self.about: dict[str, Any] = {}
+        """What can change its values, as the verifier's process tells: versions, a hash of the code."""
+
+    def __enter__(self) -> VerifierPool:
+        try:
+            self.about = self._all[0].start()
+        except BaseException:
+            self.close()
+            raise
+        for process in reversed(self._all):
+            self._idle.put(process)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all processes; jobs that were not judged are cancelled."""
+        for process in self._all:
+            process.stop()
+        self._threads.shutdown(cancel_futures=True)
+        for process in self._all:
+            process.drop()
+
+    def submit(self, job: Job) -> Future[Verdict]:
+        """Judge one completion; the future's result is its verdict."""
+        return self._threads.submit(self._judge, job)
+
+    def judge_all(self, jobs: Iterable[Job]) -> Iterator[Verdict]:
+        """The verdicts in the order of the jobs, which are taken as they are needed."""
+        source, waiting = iter(jobs), queue.SimpleQueue[Future[Verdict]]()
+        for job in islice(source, 8 * self._config.workers):
+            waiting.put(self.submit(job))
+        while not waiting.empty():
+            yield waiting.get().result()
+            for job in islice(source, 1):
+                waiting.put(self.submit(job))
+
+    def _judge(self, job: Job) -> Verdict:
+        process = self._idle.get()
+        try:
+            return process.judge(job)
+        finally:
+            self._idle.put(process)
+
+
+class _Process:
+    """One place in the pool: a process, and its successor when it died."""
+
+    def __init__(self, config: VerifierConfig) -> None:
+        self._config = config
+        self._process: subprocess.Popen[bytes] | None = None
+        self._closed = False
+
+    def start(self) -> dict[str, Any]:
+        """Begin a process and wait until its verifier is imported."""
+        # The children must see what this process sees; a user's module may lie in the working folder.
+        path = [*sys.path, os.getcwd()] if self._config.own else sys.path
+        single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _START, json.dumps(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,
+            # Hashing decides in which order sympy takes terms: the same in every process.
+            env={**os.environ, **single, "PYTHONHASHSEED": "0"},
+        )
+        config = self._config
+        self._send(Setup(config.verifier, config.seconds, config.memory))
+        answer = self._line(_LOADING)
+        if answer is None or "about" not in answer:
+            said = answer["failed"] if answer else f"its process {self._end(_LOADING)}"
+            extra = _EXTRAS.get(config.verifier)
+            hint = f" `pip install 'gaincurate[{extra}]'` brings it." if extra and "NotFound" in said else ""
+            if not extra and "NotFound" in said:
+                hint = " A module is looked for in the working folder and among what is installed."
+            raise InputError(f"--verifier {config.verifier} cannot be loaded: {said}.{hint}")
+        about: dict[str, Any] = answer["about"]
+        return about
+
+    def judge(self, job: Job) -> Verdict:
+        """Judge one job, in a new process where the last one is gone."""
+        limit = WALL * self._config.seconds + 5  # the kernel's own limits come first
+        for _ in range(2):
+            if self._closed:
+                break
+            if self._process is None:
+                self.start()
+            try:
+                self._send(job)
+            except BrokenPipeError:  # it died while it was idle: this job is not to blame
+                self.drop()
+                continue
+            answer = self._line(limit)
+            if answer is None:
+                return Verdict(None, f"the verifier's process {self._end(limit)}")
+            if answer.get("spent"):
+                self.drop()
+            return Verdict(answer.get("reward"), answer.get("reason"))
+        return Verdict(None, "the verifier's process ended twice before it took the job")
+
+    def stop(self) -> None:
+        """End the process from another thread than the one that waits for it; no successor begins."""
+        self._closed = True
+        if self._process is not None:
+            kill_group(self._process)
+
+    def drop(self) -> None:
+        """End the process and free what it held."""
+        if self._process is not None:
+            _free(self._process)
+            self._process = None
+
+    def _send(self, value: object) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        data = memoryview(pickle.dumps(value))
+        while data:
+            data = data[self._process.stdin.write(data) or 0 :]
+
+    def _line(self, seconds: float) -> dict[str, Any] | None:
+        """One line of the process, or None where it ended or took longer."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        waiting, end, data = select.poll(), time.monotonic() + seconds, b""
+        waiting.register(self._process.stdout, select.POLLIN)
+        while not data.endswith(b"\n"):
+            left = end - time.monotonic()
+            if left <= 0 or not waiting.poll(left * 1000):
+                return None
+            piece = self._process.stdout.read(1 << 16)
+            if not piece:
+                return None
+            data += piece
+        found: dict[str, Any] = json.loads(data)
+        return found
+
+    def _end(self, seconds: float) -> str:
+        """End the process and say how it ended."""
+        process, self._process = self._process, None
+        assert process is not None
+        try:
+            code: int | None = process.wait(0 if process.poll() is not None else 0.5)
+        except subprocess.TimeoutExpired:
+            code = None
+        _free(process)
+        limit = self._config.seconds
+        if code is None:
+            return f"gave no answer within {seconds:g} s and was ended"
+        if code == -signal.SIGPROF:
+            return f"used more than {limit:g} s of processor time and was ended"
+        if code == -signal.SIGALRM:
+            return f"took longer than {WALL * limit:g} s and was ended"
+        if code == -signal.SIGKILL:
+            return "was killed (SIGKILL), by the system for its memory it may be"
+        if code < 0:
+            return f"crashed ({signal.Signals(-code).name})"
+        return f"ended without an answer (exit code {code})"
+
+
+def _free(process: subprocess.Popen[bytes]) -> None:
+    kill_group(process)
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
+
+
+def gold_completion(config: VerifierConfig, answer: Any) -> str:
+    """The gold answer written as a completion that must get a reward of 1.
+
+    Raises:
+        GoldProblem: there is no usable answer.
+    """
+    text = gold_text(answer)
+    if config.gold_as is not None:
+        return config.gold_as.replace("{answer}", text)
+    if config.verifier == "math":
+        return math_gold(answer)
+    return f"<answer>{text}</answer>" if config.verifier in ("reasoning-gym", "exact") else text
+
+
+Broken = dict[str, str]
+"""Ids of rows whose gold answer failed, and why; in the order of the prompts."""
+
+
+def check_gold(
+    scored: ScoredSet,
+    pieces: Sequence[Ints | range],
+    answer: str,
+    config: VerifierConfig,
+    pool: VerifierPool,
+    progress: Progress,
+) -> Broken:
+    """Verify each row's own answer.
+
+    Args:
+        scored: the set.
+        pieces: places of rows in it, cut into pieces that are held in memory one at a time.
+        answer: the column with the answers.
+        config: of the verifier.
+        pool: its processes.
+        progress: hears how far it is.
+    """
+    broken: Broken = {}
+    progress.start(sum(map(len, pieces)), what="verifying gold")
+    for places in pieces:
+        prompts = read_prompts(scored, places, answer)
+        usable = dict(_jobs(prompts, config, broken))
+        for gc_id, verdict in zip(usable, pool.judge_all(usable.values()), strict=True):
+            if verdict.reward is None:
+                broken[gc_id] = verdict.reason or ""
+            elif verdict.reward < 1:
+                broken[gc_id] = f"the verifier gives the gold answer itself {verdict.reward:g}, not 1"
+        progress.advance(len(prompts))
+    return broken
+
+
+def _jobs(prompts: Sequence[Prompt], config: VerifierConfig, broken: Broken) -> Iterator[tuple[str, Job]]:
+    for prompt in prompts:
+        try:
+            completion = gold_completion(config, prompt.answer)
+        except GoldProblem as problem:
+            broken[prompt.gc_id] = str(problem)
+            continue
+        yield prompt.gc_id, Job(completion, prompt.answer, prompt.row)
+
+
+def remembered(path: Path, what: Json) -> Broken | None:
+    """What an earlier run found for the same rows and verifier, or None."""
+    try:
+        found = json.loads(path.read_bytes())
+        broken: Broken = found["broken"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None  # it is found anew
+    return broken if found.get("of") == digest_json(what) else None
+
+
+def remember(path: Path, what: Json, broken: Broken) -> None:
+    """Keep what was found.
+
+    Raises:
+        StorageError: the file system refused.
+    """
+    write_json(path, {"of": digest_json(what), "broken": broken})
+
+
+def broken_lines(broken: Broken) -> bytes:
+    """Lines of JSON, one for each row."""
+    return to_lines({"gc_id": gc_id, "reason": reason} for gc_id, reason in broken.items())

@@ -1,0 +1,187 @@
+"""All checks of a set's rows, for people (`search` and `finding`) and for filters (`leave_out`).
+
+A filter drops rows check after check, so that no row is counted twice and no row goes because of a double
+that is gone already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gaincurate.core.schema import ID
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.difficulty.prompts import answer_column
+from gaincurate.errors import InputError
+from gaincurate.hygiene.contamination import EvalIndex, contaminated
+from gaincurate.hygiene.duplicates import duplicates
+from gaincurate.hygiene.findings import CHECKS, Finding, Found, Hit, Json
+from gaincurate.hygiene.gold import broken_gold, conflicting_gold
+from gaincurate.hygiene.near_duplicates import near_duplicates
+from gaincurate.hygiene.options import HygieneOptions
+from gaincurate.hygiene.rows import Mask, asked, ids, read
+
+Tell = Callable[[str], None]
+_TEXT = 300  # characters of a prompt in an example
+
+
+def search(
+    scored: ScoredSet, options: HygieneOptions, *, dropping: bool = False, tell: Tell | None = None
+) -> list[Found]:
+    """Every row that a check found.
+
+    With `dropping`, a row that one check found is gone for those after it, so no row is found twice and none
+    stays behind because its only double was dropped. Without, only near duplicates leave duplicates out.
+
+    Args:
+        scored: the set.
+        options: what to look for.
+        dropping: whether what is found is dropped.
+        tell: called with each check's name before it begins.
+
+    Raises:
+        InputError: an option that does not go with the set, or a library that is not installed.
+        SourceError: an evaluation set that cannot be read.
+    """
+    alive, by_check = np.ones(len(scored), bool), []
+    for check in options.chosen():
+        if tell is not None:
+            tell(check)
+        found_rows = _CHECKS[check](scored, alive.copy(), options)
+        by_check.append(found_rows)
+        if dropping or check == "duplicates":
+            alive[[hit.place for hit in found_rows.hits]] = False
+    return by_check
+
+
+def finding(scored: ScoredSet, found: Found, examples: int) -> Finding:
+    """What a report shows of one check."""
+    hits = found.hits[:examples]
+    rows = _texts(scored, [hit.place for hit in hits])
+    others = iter(_texts(scored, [hit.other for hit in hits if hit.other is not None]))
+    shown = []
+    for hit, (gc_id, text) in zip(hits, rows, strict=True):
+        beside = hit.reason
+        if hit.other is not None:
+            other, other_text = next(others)
+            beside = f"{other} ({hit.reason}): {other_text}"
+        elif "shared" in hit.facts:
+            beside = f"{hit.reason}: {hit.facts['shared']}"
+        shown.append({"gc_id": gc_id, "text": text, "with": beside})
+    share = len(found.hits) / len(scored) if len(scored) else 0.0
+    return Finding(found.check, len(found.hits), share, shown, found.note)
+
+
+def _texts(scored: ScoredSet, places: Sequence[int]) -> list[tuple[str, str]]:
+    if not places:
+        return []
+    table = scored.take(places)
+    texts = [asked(messages).strip()[:_TEXT] for messages in read(scored, table)]
+    return list(zip(table.column(ID).to_pylist(), texts, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Which rows stay, and what was found of the others; each of those once."""
+
+    kept: Mask
+    found: list[Found]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows that each check took out."""
+        return {check.check: len(check.hits) for check in self.found}
+
+    def lines(self, scored: ScoredSet) -> Iterator[Json]:
+        """One line for each row that is gone, in the order of the set; see `lines`."""
+        return lines(scored, self.found)
+
+
+def leave_out(scored: ScoredSet, options: HygieneOptions, *, tell: Tell | None = None) -> LeftOut:
+    """Find the rows to drop, check after check.
+
+    Raises:
+        InputError, SourceError: see `search`; or no row would stay.
+    """
+    by_check = search(scored, options, dropping=True, tell=tell)
+    stays = np.ones(len(scored), bool)
+    for check in by_check:
+        stays[[hit.place for hit in check.hits]] = False
+    if len(scored) and not stays.any():
+        counts = ", ".join(f"{check.check} {len(check.hits):,}" for check in by_check)
+        raise InputError(f"every row of {scored.folder} would be dropped ({counts}); nothing is written.")
+    return LeftOut(stays, by_check)
+
+
+def lines(scored: ScoredSet, found: Sequence[Found]) -> Iterator[Json]:
+    """{"gc_id", "row", "check", "reason", ...} for each hit, by row; more keys are the check's own facts.
+
+    `with` is the id of the row that it collides with, where there is one.
+    """
+    hits = sorted(
+        ((hit.place, CHECKS.index(one.check), one.check, hit) for one in found for hit in one.hits),
+        key=lambda key: key[:2],
+    )
+    named = ids(scored, [place for place, *_ in hits])
+    others = iter(ids(scored, [hit.other for *_, hit in hits if hit.other is not None]))
+    for gc_id, (place, _, check, hit) in zip(named, hits, strict=True):
+        line = {"gc_id": gc_id, "row": place, "check": check, "reason": hit.reason}
+        yield line | ({"with": next(others)} if hit.other is not None else {}) | hit.facts
+
+
+def _overlong(scored: ScoredSet, alive: Mask, options: HygieneOptions) -> Found:
+    limit = options.max_prompt_tokens
+    assert limit is not None
+    counts = scored.column("gc_prompt_tokens").to_numpy()
+    hits = [
+        Hit(
+            place,
+            f"{counts[place]:,} prompt tokens, more than {limit:,}",
+            None,
+            {"tokens": int(counts[place])},
+        )
+        for place in np.flatnonzero(alive & (counts > limit)).tolist()
+    ]
+    return Found("overlong", hits, "tokens as scored: whole prompt, template and examples included")
+
+
+def _broken_gold(scored: ScoredSet, alive: Mask, options: HygieneOptions) -> Found:
+    assert options.verifier is not None
+    return broken_gold(scored, alive, _answer(scored, options), options.verifier)
+
+
+def _conflicting_gold(scored: ScoredSet, alive: Mask, options: HygieneOptions) -> Found:
+    return conflicting_gold(scored, alive, _answer(scored, options), options.verifier)
+
+
+def _answer(scored: ScoredSet, options: HygieneOptions) -> str:
+    answer = answer_column(scored, options.answer_column, needed=True)
+    assert answer is not None
+    return answer
+
+
+def _contaminated(scored: ScoredSet, alive: Mask, options: HygieneOptions) -> Found:
+    index = EvalIndex(options.evals, options.eval_column, options.ngram)
+    return contaminated(scored, alive, index, options.overlap)
+
+
+def _duplicates(scored: ScoredSet, alive: Mask, options: HygieneOptions) -> Found:
+    return duplicates(scored, alive, answer_column(scored, options.answer_column, needed=False))
+
+
+def _near(scored: ScoredSet, alive: Mask, options: HygieneOptions) -> Found:
+    answer = answer_column(scored, options.answer_column, needed=False)
+    return near_duplicates(scored, alive, options.near, answer)
+
+
+_CHECKS: dict[str, Callable[[ScoredSet, Mask, HygieneOptions], Any]] = {
+    "overlong": _overlong,
+    "broken-gold": _broken_gold,
+    "conflicting-gold": _conflicting_gold,
+    "contaminated": _contaminated,
+    "duplicates": _duplicates,
+    "near-duplicates": _near,
+}

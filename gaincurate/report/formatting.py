@@ -1,0 +1,143 @@
+"""Numbers and foreign texts as a reader sees them, as plain text and never as markup.
+
+Characters without a shape are written out, because some of them change how their neighbours look. What
+comes out is still escaped in the page like any other text.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+
+from gaincurate.core.stats import Estimate
+
+MINUS = "\N{MINUS SIGN}"
+NONE = "\N{EN DASH}"
+"""What stands where there is no number."""
+
+# Control characters but tab and line feed, what turns the direction of text round, separators that end a
+# line, lone surrogates and the byte order mark: none has a shape, some change how their neighbours look.
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufffe\uffff]"
+)
+_PAIRS = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+
+
+def shown(text: str) -> str:
+    """A data set's text, with each character that has no shape written out: a backslash and `u202e`."""
+    if _UNSEEN.search(text) is None:
+        return text
+    whole = _PAIRS.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), text)
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", whole)
+
+
+def short(text: str, most: int = 48) -> str:
+    """One line of at most `most` characters, for a label in a picture."""
+    line = " ".join(shown(text).split())
+    return line if len(line) <= most else line[: most - 1].rstrip() + "…"
+
+
+def labels(names: Sequence[str], most: int) -> list[str]:
+    """Short labels, of which no two are alike, for a picture whose marks stand by their labels."""
+    unique: list[str] = []
+    for name in names:
+        line, label, again = short(name, len(name)), short(name, most), 1
+        if sum(short(other, most) == label for other in names) > 1 and len(line) > most:
+            # What tells long names apart stands at their ends more often than not.
+            label = f"{line[: most // 3]}…{line[most // 3 - most + 1 :]}"
+        while label in unique:
+            again += 1
+            label = f"{short(name, most - 4)} {again}"
+        unique.append(label)
+    return unique
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """`digits` significant digits, thousands grouped, a true minus sign."""
+    return NONE if value is None else fixed(value, places([value], digits))
+
+
+def places(values: Sequence[float], digits: int = 3) -> int:
+    """Places behind the point that give the spread of `values` (or the one value) `digits` digits."""
+    spread = max(values) - min(values) if values else 0
+    size = spread or max(map(abs, values), default=0)
+    return max(0, digits - 1 - math.floor(math.log10(size))) if size else 0
+
+
+def fixed(value: float, places: int) -> str:
+    """A number with that many places; a power of ten where it would be all noughts or very long."""
+    if places > 7 or abs(value) >= 10**9:
+        return f"{value:.2e}".replace("-", MINUS)
+    text = f"{value:,.{places}f}"
+    return text.lstrip("-") if float(text.replace(",", "")) == 0 else text.replace("-", MINUS)
+
+
+def typeset(text: str) -> str:
+    """A sentence with true minus signs before its numbers."""
+    return re.sub(r"(?<![\w.,-])-(?=\d)", MINUS, text)
+
+
+def count(value: int | None) -> str:
+    """A count with thousands grouped."""
+    return NONE if value is None else f"{value:,}".replace("-", MINUS)
+
+
+def signed(value: float | None, places: int = 2) -> str:
+    """A correlation, `+0.12`, with a true minus sign."""
+    if value is None:
+        return NONE
+    rounded = f"{value:+.{places}f}"
+    return f"{0:.{places}f}" if float(rounded) == 0 else rounded.replace("-", MINUS)
+
+
+def share(value: float | None) -> str:
+    """A share of 0 to 1 as a percentage; never 0 % or 100 % where it is neither."""
+    if value is None:
+        return NONE
+    percent = 100 * value
+    if 0 < percent < 0.1:
+        return "< 0.1 %"
+    if 99.9 < percent < 100:
+        return "> 99.9 %"
+    fine = not 10 <= percent <= 90 and percent != round(percent)
+    return f"{percent:.1f} %" if fine else f"{percent:.0f} %"
+
+
+def interval(estimate: Estimate, places: int = 2) -> str:
+    """An estimate's interval, `+0.14 to +0.30`; empty where there is none."""
+    if estimate.low is None or estimate.high is None:
+        return ""
+    return f"{signed(estimate.low, places)} to {signed(estimate.high, places)}"
+
+
+def spoken(estimate: Estimate) -> str:
+    """An estimate in a sentence, `+0.22 (95 % interval +0.14 to +0.30)`."""
+    if estimate.value is None:
+        return "not defined"
+    between = interval(estimate)
+    return f"{signed(estimate.value)} (95 % interval {between})" if between else signed(estimate.value)
+
+
+def seconds(value: float | None) -> str:
+    """A duration: `12 s`, `3 min 20 s`, `2 h 05 min`."""
+    if value is None:
+        return NONE
+    if value < 60:
+        return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
+    whole = round(value)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600:,} h {whole % 3600 // 60:02d} min"
+
+
+def row(values: Sequence[float]) -> list[str]:
+    """Numbers of one column of data, all with the same places behind the point."""
+    behind = places(values)
+    return [fixed(value, behind) for value in values]
+
+
+def plain(value: object) -> str:
+    """A setting's value as text: a text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

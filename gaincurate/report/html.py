@@ -1,0 +1,60 @@
+"""What every page is built with: the templates, the filters of their numbers, and sentences as markup.
+
+A page asks for nothing: styles and pictures are in it, there is no script, and its own policy forbids both
+scripts and requests. So a prompt that slipped through as markup could still do nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jinja2
+from markupsafe import Markup, escape
+
+import gaincurate
+from gaincurate.report import formatting
+
+
+def prose(text: str) -> Markup:
+    """A sentence of ours, which may hold texts of data: true minus signs, and backticks as code."""
+    parts = formatting.shown(text).split("`")
+    if len(parts) % 2 == 0:  # a lone backtick is a backtick
+        return escape("`".join(parts))
+    code = Markup("<code>{}</code>")
+    return Markup("").join(
+        code.format(p) if i % 2 else escape(formatting.typeset(p)) for i, p in enumerate(parts)
+    )
+
+
+def environment(package: str, **filters: Callable[..., Any]) -> jinja2.Environment:
+    """What fills in the templates of a package, on top of the shared ones.
+
+    Args:
+        package: its `templates` folder comes before this package's.
+        filters: more of them, by name.
+    """
+    loaders = [jinja2.PackageLoader(name) for name in dict.fromkeys((package, "gaincurate.report"))]
+    templates = jinja2.Environment(
+        loader=jinja2.ChoiceLoader(loaders),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # What stands in the page as it is goes through this, so that no template can forget it.
+        finalize=lambda value: formatting.shown(value) if type(value) is str else value,
+    )
+    templates.filters.update(
+        count=formatting.count,
+        number=formatting.number,
+        signed=formatting.signed,
+        share=formatting.share,
+        interval=formatting.interval,
+        seconds=formatting.seconds,
+        row=formatting.row,
+        plain=formatting.plain,
+        prose=prose,
+        **filters,
+    )
+    templates.globals.update(version=gaincurate.__version__)
+    return templates

@@ -1,0 +1,227 @@
+"""A signal without what length says, as a column beside a finished set (contract 1b).
+
+`residual` is what is left of the signal after its usual value at that length is subtracted. `rank_in_bin`
+is its rank among prompts of about the same length. Values that are missing (NaN) stay missing. The same
+call again changes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as pt
+
+import gaincurate
+from gaincurate.core.artifact import Json
+from gaincurate.core.schema import ID
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.core.stats import Floats, even_bins, ranks, spearman
+from gaincurate.errors import InputError, OutputError
+from gaincurate.report.table import LENGTH
+
+Way = Literal["residual", "rank-in-bin"]
+BINS = 20
+_SUFFIX = {"residual": "residual", "rank-in-bin": "rank_in_bin"}
+Ints = npt.NDArray[np.int64]
+KNOTS = 5
+_DEGREE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """What there is now: the column's name, rows with a value, and whether it was there before.
+
+    `before` and `after` are Spearman's rank correlations with length, of the signal and of the column.
+    """
+
+    name: str
+    rows: int
+    values: int
+    kept: bool
+    before: float | None
+    after: float | None
+    how: Json
+
+
+def derive(
+    scored: ScoredSet,
+    signal: str,
+    way: Way,
+    *,
+    length: str = LENGTH,
+    bins: int | None = None,
+    name: str | None = None,
+    overwrite: bool = False,
+) -> Derived:
+    """Write a length-free variant of a column beside the set.
+
+    Args:
+        scored: the set.
+        signal: a number column.
+        way: `residual` or `rank-in-bin`, see the functions of these names.
+        length: the column with lengths.
+        bins: for `rank-in-bin`; default 20.
+        name: of the new column; default `<signal>_residual` or `<signal>_rank_in_bin`.
+        overwrite: replace a column of that name that was made otherwise.
+
+    Raises:
+        InputError: no such column, one without numbers, no values, a name that cannot be taken, or bins for
+            the other way.
+        OutputError: a column of that name is there, made otherwise.
+    """
+    if bins is not None and way != "rank-in-bin":
+        raise InputError(f"--bins {bins} goes with --length-free rank-in-bin.")
+    bins = BINS if bins is None else bins
+    name = name or f"{signal if signal.startswith('gc_') else 'gc_' + signal}_{_SUFFIX[way]}"
+    if name in (signal, length):
+        raise InputError(f"--name {name} is the column that it would be made from; give another.")
+    how = _how(scored, signal, way, length, bins)
+    is_there = _is_there(scored, name, how, overwrite=overwrite)
+    values, lengths = _numbers(scored, signal, "--signal"), _numbers(scored, length, "--length")
+    if not (np.isfinite(values) & np.isfinite(lengths)).any():
+        raise InputError(f"--signal {signal}: no row of {scored.folder} has a value there.", column=signal)
+    computed = residual(values, lengths) if way == "residual" else rank_in_bin(values, lengths, bins)
+    there = np.isfinite(computed)
+    if not is_there:
+        ids = scored.column(ID).filter(pa.array(there)).to_pylist()
+        scored.add_column(name, ids, pa.array(computed[there], pa.float32()), how)
+    before, after = (spearman(column[there], lengths[there]) for column in (values, computed))
+    return Derived(name, len(computed), int(there.sum()), is_there, before, after, how)
+
+
+def _how(scored: ScoredSet, signal: str, way: Way, length: str, bins: int) -> Json:
+    rule: Json = {"bins": bins} if way == "rank-in-bin" else {"fit": f"cubic spline, {KNOTS} inner knots"}
+    meaning = {
+        "residual": f"{signal} less its usual value at that {length}",
+        "rank-in-bin": f"rank of {signal} in (0, 1) among rows of about the same {length}",
+    }
+    how: Json = {
+        "made_by": f"gaincurate {gaincurate.__version__} derive",
+        "meaning": meaning[way],
+        "signal": signal,
+        "length_free": way,
+        "length": length,
+        **rule,
+    }
+    # A column that is itself computed can be replaced: the hash says of which values this one was made.
+    parents = {
+        column: facts["hash"]
+        for column, facts in scored.computed_columns().items()
+        if column in (signal, length)
+    }
+    return {**how, "of": parents} if parents else how
+
+
+def _is_there(scored: ScoredSet, name: str, how: Json, *, overwrite: bool) -> bool:
+    """Whether the column is there already, made in the same way (by whichever version)."""
+    facts = scored.computed_columns().get(name)
+    if facts is None:
+        return False
+    same = {k: v for k, v in (facts.get("how") or {}).items() if k != "made_by"}
+    if same == {k: v for k, v in how.items() if k != "made_by"}:
+        return True
+    if not overwrite:
+        made = (facts.get("how") or {}).get("meaning", "something else")
+        raise OutputError(
+            f"{scored.folder} has a column {name} already, made otherwise ({made}); give another --name, or "
+            "--overwrite to replace it.",
+            column=name,
+        )
+    return False
+
+
+def _numbers(scored: ScoredSet, name: str, option: str) -> Floats:
+    """A column as float64, NaN for null.
+
+    Raises:
+        InputError: no such column, or no numbers in it.
+    """
+    column = scored.column(name)
+    kind = column.type
+    if not (pt.is_integer(kind) or pt.is_floating(kind) or pt.is_decimal(kind)):
+        raise InputError(f"{option} {name}: that column holds {kind}, and this needs numbers.", column=name)
+    numbers: Floats = pc.cast(column, pa.float64(), safe=False).to_numpy()
+    return numbers
+
+
+def residual(signal: Floats, length: Floats) -> Floats:
+    """What a signal is above its usual value at that length.
+
+    The usual value is a cubic spline on log length, fitted by least squares, with five inner knots at
+    quantiles of the distinct lengths (fewer where there are few). A spline and no isotonic fit, because a
+    signal may rise with length and fall again.
+
+    Args:
+        signal: `[rows]`, NaN where there is none.
+        length: `[rows]`, in tokens; NaN where there is none.
+
+    Returns:
+        `[rows]`, in the signal's unit; NaN where one of the two is missing.
+
+    Raises:
+        InputError: a length of zero or less, or scipy is not installed.
+    """
+    there = np.isfinite(signal) & np.isfinite(length)
+    if (length[there] <= 0).any():
+        raise InputError(
+            f"a length of {length[there].min():g} has no logarithm; take --length-free rank-in-bin."
+        )
+    left = np.full(len(signal), np.nan)
+    if there.any():
+        distinct, inverse = np.unique(length[there], return_inverse=True)
+        counts = np.bincount(inverse)
+        means = np.bincount(inverse, signal[there]) / counts
+        left[there] = signal[there] - _spline(np.log(distinct), means, counts)[inverse]
+    return left
+
+
+def _spline(x: Floats, means: Floats, counts: Ints) -> Floats:
+    """The fit at each distinct length. Means weighted by their rows give the fit over all rows."""
+    try:
+        from scipy.interpolate import make_lsq_spline
+    except ImportError as error:
+        raise InputError(
+            "a residual needs scipy: `pip install 'gaincurate[derive]'`. rank-in-bin does not."
+        ) from error
+    degree = min(_DEGREE, len(x) - 1)
+    if degree < 1:
+        return means
+    inner = max(min(KNOTS, (len(x) - degree - 1) // 2), 0)
+    knots = np.quantile(x, np.arange(1, inner + 1) / (inner + 1))
+    ends = np.repeat(x[[0, -1]], degree + 1)
+    t = np.concatenate([ends[: degree + 1], knots, ends[degree + 1 :]])
+    fitted: Floats = make_lsq_spline(x, means, t, k=degree, w=np.sqrt(counts))(x)
+    return fitted
+
+
+def rank_in_bin(signal: Floats, length: Floats, bins: int) -> Floats:
+    """Where a signal stands among the rows of its length bin: in (0, 1), evenly spread within each bin.
+
+    Args:
+        signal: `[rows]`, NaN where there is none.
+        length: `[rows]`; NaN where there is none.
+        bins: how many, of about equally many rows.
+
+    Returns:
+        `[rows]`: (rank + 1/2) / rows of the bin, rank from 0, ties at their mean; NaN where one is missing.
+
+    Raises:
+        InputError: fewer than one bin.
+    """
+    if bins < 1:
+        raise InputError(f"--bins {bins}: at least one.")
+    there = np.isfinite(signal) & np.isfinite(length)
+    values, bin_of = signal[there], even_bins(length[there], bins)
+    placed = np.empty(len(values))
+    order = np.argsort(bin_of, kind="stable")
+    begins = np.flatnonzero(np.diff(bin_of[order], prepend=-1))
+    for rows in np.split(order, begins[1:]) if len(order) else []:
+        placed[rows] = (ranks(values[rows]) + 0.5) / len(rows)
+    whole = np.full(len(signal), np.nan)
+    whole[there] = placed
+    return whole

@@ -1,0 +1,300 @@
+"""The verdicts in plain words, for someone who is new to all of it.
+
+No rule by which a verdict is reached stands here, so that a sentence can be changed without changing a
+verdict.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Sequence
+
+from gaincurate.core.stats import Estimate
+from gaincurate.report.document import Lift
+from gaincurate.report.table import LENGTH
+from gaincurate.report.verdict import MATTERS, Decision, Evidence, best_end, by_length, left, weaker
+
+_NOT_ITSELF = "there is nothing to judge it by but the pass rates that it was made from"
+
+
+def banner(evidence: Evidence) -> str | None:
+    """Where length explains a signal."""
+    if not by_length(evidence):
+        return None
+    name, length = evidence.signal, evidence.length
+    if abs(length.value or 0.0) >= math.sqrt(evidence.explained or 0.0) - 0.1:
+        return (
+            f"{name} is close to question length: rank correlation {_shown(length)}; "
+            f"{_direction(length)} questions score higher."
+        )
+    return (
+        f"Question length explains {evidence.explained or 0.0:.0%} of the order of {name}, though not in one "
+        f"direction (rank correlation {_shown(length)})."
+    )
+
+
+def _direction(length: Estimate) -> str:
+    return "longer" if (length.value or 0.0) > 0 else "shorter"
+
+
+def sentence(evidence: Evidence, decision: Decision, group: str | None) -> str:
+    """What a signal tells, and whether to sort by it."""
+    if decision.judged is None:
+        return _alone(evidence, decision, group)
+    parts = {
+        "tells-more": _more,
+        "tells-little-more": _little,
+        "tells-length-only": _length_only,
+        "no-more-than-length": _no_more,
+        "no-more-than-groups": _no_more,
+        "no-more-than-length-and-groups": _no_more,
+        "tells-nothing": _nothing,
+        "not-enough-rows": _few,
+    }
+    return parts[decision.kind](evidence, decision, group)
+
+
+def _alone(evidence: Evidence, decision: Decision, group: str | None) -> str:
+    name, length = evidence.signal, _shown(evidence.length)
+    if decision.kind == "not-enough-rows":
+        why = (
+            "has the same value in every row"
+            if evidence.constant
+            else f"has a value in {evidence.rows:,} rows only"
+        )
+        return f"{name} {why}: there is nothing to sort by."
+    if decision.kind == "tells-length-only":
+        return (
+            f"{name} follows question length (rank correlation {length}): sorting by it is close to sorting "
+            "by length, which needs no model. What either is worth for training is not known."
+        )
+    if decision.kind == "tells-groups-only" and evidence.share is not None:
+        return (
+            f"{name} mostly says which {group} a row is from ({evidence.share.eta_squared or 0.0:.0%} of "
+            "its order): sorting by it picks some of these before others. What that is worth for training "
+            "is not known."
+        )
+    return (
+        f"{name} is not question length (rank correlation {length}), but whether to sort by it is not known: "
+        "there is nothing to judge it by."
+    )
+
+
+def _more(evidence: Evidence, decision: Decision, group: str | None) -> str:
+    assert decision.judged is not None
+    relation = decision.judged.relation
+    return (
+        f"{evidence.signal} tells something about {relation.target} that question length{_or(group)} does "
+        f"not: rank correlation {_shown(left(relation))} at equal length{_inside(group)}. "
+        f"{_advice(evidence, decision)}"
+    )
+
+
+def _advice(evidence: Evidence, decision: Decision) -> str:
+    if not evidence.lifts:
+        return "What sorting by it is worth for training is not known without pass rates."
+    length = best_end(evidence.lifts, LENGTH)
+    if decision.sort is not None:
+        control = "" if length is None else f" (by length: {_times(length)})"
+        return (
+            f"Its {decision.sort.end} tenth carries {_times(decision.sort)} the p (1 - p) "
+            f"of a random tenth{control}: sorting by it, {decision.sort.end} first, is worth a trial."
+        )
+    if best_end(evidence.lifts, evidence.signal) is not None:
+        return "But length picks prompts to learn from at least as well: sort by length, if at all."
+    where = "But neither its ends nor its middle carry notably more p (1 - p) than a random batch"
+    return f"{where}: do not sort by it."
+
+
+def _little(evidence: Evidence, decision: Decision, group: str | None) -> str:
+    assert decision.judged is not None
+    relation = decision.judged.relation
+    return (
+        f"{evidence.signal} adds next to nothing about {relation.target} to question length{_and(group)}: "
+        f"rank correlation {_shown(left(relation))} at equal length{_inside(group)}. {_instead(evidence)}"
+    )
+
+
+def _length_only(evidence: Evidence, decision: Decision, group: str | None) -> str:
+    return (
+        f"{evidence.signal} is question length by another name (rank correlation {_shown(evidence.length)}): "
+        f"nothing of it is left at equal length. {_instead(evidence)}"
+    )
+
+
+def _no_more(evidence: Evidence, decision: Decision, group: str | None) -> str:
+    assert decision.judged is not None
+    relation = decision.judged.relation
+    start = f"{evidence.signal} tells no more about {relation.target} than "
+    overall = _shown(relation.overall)
+    if decision.kind == "no-more-than-length":
+        return (
+            f"{start}question length does: rank correlation {overall} over all rows, "
+            f"{_shown(weaker(relation.given_length, relation.within_length_bins))} at equal length. "
+            f"{_instead(evidence)}"
+        )
+    if decision.kind == "no-more-than-groups" and relation.within_groups is not None:
+        return (
+            f"{start}which {group} a row is from: rank correlation {overall} over all rows, "
+            f"{_shown(relation.within_groups)} inside each. Choose among them by name, not by it."
+        )
+    return (
+        f"{start}question length and {group} do: rank correlation {overall} over all rows, "
+        f"{_shown(left(relation))} at equal length inside each {group}. {_instead(evidence)}"
+    )
+
+
+def _instead(evidence: Evidence) -> str:
+    """What to do where a signal adds nothing."""
+    if not evidence.lifts:
+        return "Sort by length, if at all: that needs no model."
+    length = best_end(evidence.lifts, LENGTH)
+    if length is None:
+        return "Do not sort by it; length picks no better batches than chance either."
+    order = {"highest": "longest", "lowest": "shortest"}.get(length.end, "middle")
+    return (
+        f"Length does it without a model: the {order} tenth carries {_times(length)} the p (1 - p) of a "
+        "random tenth."
+    )
+
+
+def _nothing(evidence: Evidence, decision: Decision, group: str | None) -> str:
+    assert decision.judged is not None
+    relation, best = decision.judged.relation, best_end(evidence.lifts, evidence.signal)
+    start = (
+        f"{evidence.signal} hardly goes with {relation.target} (rank correlation {_shown(relation.overall)})"
+    )
+    if best is None:
+        return f"{start}: sorting by it is no better than shuffling."
+    return (
+        f"{start}, though its {best.end} tenth carries {_times(best)} the p (1 - p) of a random tenth: look "
+        "at the figures before sorting by it."
+    )
+
+
+def _few(evidence: Evidence, decision: Decision, group: str | None) -> str:
+    assert decision.judged is not None
+    relation = decision.judged.relation
+    beyond = weaker(decision.judged.beyond, decision.judged.in_bins)
+    rows = relation.overall.rows
+    more = ""
+    if beyond.low is not None and beyond.high is not None:
+        needed = rows * ((beyond.high - beyond.low) / 2 / MATTERS) ** 2
+        size = 10 ** (len(str(round(needed))) - 1)
+        more = f"; about {math.ceil(needed / size) * size:,} would do"
+        more = f" ({_shown(beyond)} at equal length{_inside(group)}{more})"
+    return (
+        f"{evidence.signal}: {rows:,} prompts with {relation.target} are too few to say whether it tells "
+        f"more than question length{_or(group)} does{more}."
+    )
+
+
+def headline(decided: Sequence[tuple[Evidence, Decision]], roles: frozenset[str]) -> str:
+    """Whether to sort by any of the signals."""
+    names = [evidence.signal for evidence, _ in decided]
+    if not names:
+        return "The set has no scores to judge."
+    if not roles & {"difficulty", "pass-rate", "learnability"}:
+        length = [evidence.signal for evidence, _ in decided if by_length(evidence)]
+        lead = f"{_listed(length)} {_is(length)} close to question length. " if length else ""
+        what = f"Whether sorting by {_any(names)} helps training is not known"
+        return f"{lead}{what}: there is nothing to judge it by."
+    best = max(
+        (pair for pair in decided if pair[1].sort is not None),
+        key=lambda pair: pair[1].sort.ratio.value or 0.0 if pair[1].sort else 0.0,
+        default=None,
+    )
+    if best is not None and best[1].sort is not None:
+        return (
+            f"Worth a trial: sort by {best[0].signal}, {best[1].sort.end} first; the first tenth then "
+            f"carries {_times(best[1].sort)} the p (1 - p) of a random one. Compare with length and with no "
+            "order."
+        )
+    more = [evidence.signal for evidence, decision in decided if decision.kind == "tells-more"]
+    few = [evidence.signal for evidence, decision in decided if decision.kind == "not-enough-rows"]
+    if more:
+        end = (
+            "yet picks no better batches than chance and length do: do not sort by it"
+            if "learnability" in roles
+            else "which says nothing yet of what to train on first"
+        )
+        return f"{_listed(more)} {_tell(more)} something that question length does not, {end}."
+    if len(few) == len(names):
+        return f"Too few rows to say whether sorting by {_any(names)} helps: do not rely on it."
+    judged = [evidence.signal for evidence, decision in decided if decision.judged is not None]
+    if not judged:
+        return f"Whether sorting by {_any(names)} helps training is not known: {_NOT_ITSELF}."
+    if len(names) == 1:
+        return f"{names[0]} tells nothing that question length does not: do not sort by it."
+    return f"None of {len(names)} signals tells anything that question length does not: do not sort by them."
+
+
+def unknown(roles: frozenset[str], folder: str, rows: int, *, model: str, verifier: str | None) -> str | None:
+    """What cannot be said without pass rates, and how to find it out.
+
+    `model` is the set's own, `verifier` the one that fits its answers; None where it has none.
+    """
+    if roles & {"pass-rate", "learnability"}:
+        return None
+    level = (
+        " A level says what someone found hard, not what this model learns from."
+        if roles & {"difficulty"}
+        else ""
+    )
+    text = f"What the scores are worth for training cannot be said without pass rates.{level} "
+    if verifier is None:
+        return (
+            f"{text}The set has no column of answers that a verifier could judge by: `gaincurate difficulty "
+            "rollout` takes one with --answer-column, or a verifier of your own, --verifier module:function."
+        )
+    command = ["gaincurate", "difficulty", "rollout", folder, "--out", "rollouts", "--model", model]
+    command += ["--verifier", verifier, "--reference", str(max(1, min(512, rows)))]
+    again = ["gaincurate", "report", folder, "--rollouts", "rollouts"]
+    if verifier == "reasoning-gym":  # which gives a little for wrong answers too
+        again += ["--success", "1"]
+    return (
+        f"{text}A few hundred prompts are enough to begin with: `{shlex.join(command)}`, then "
+        f"`{shlex.join(again)}`."
+    )
+
+
+def _shown(estimate: Estimate) -> str:
+    if estimate.value is None:
+        return "not defined"
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:+.2f}"
+    return f"{estimate.value:+.2f} ({estimate.low:+.2f} to {estimate.high:+.2f})"
+
+
+def _times(lift: Lift) -> str:
+    ratio = lift.ratio
+    return f"{ratio.value or 0.0:.2f} times ({ratio.low or 0.0:.2f} to {ratio.high or 0.0:.2f})"
+
+
+def _or(group: str | None) -> str:
+    return "" if group is None else f" or {group}"
+
+
+def _and(group: str | None) -> str:
+    return "" if group is None else f" and {group}"
+
+
+def _inside(group: str | None) -> str:
+    return "" if group is None else f" inside each {group}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def _is(names: Sequence[str]) -> str:
+    return "is" if len(names) == 1 else "are"
+
+
+def _tell(names: Sequence[str]) -> str:
+    return "tells" if len(names) == 1 else "tell"
+
+
+def _any(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"any of {len(names)} signals"

@@ -1,0 +1,148 @@
+"""What is known after a round: takes a run, yields its outcomes, late ones, and C_t.
+
+Knows nothing of what a strategy makes of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gaincurate.core.artifact import Json
+from gaincurate.core.outcomes import (
+    Key,
+    Line,
+    Outcomes,
+    Rules,
+    Tally,
+    check_coverage,
+    read_outcomes,
+    split_lines,
+)
+from gaincurate.core.rng import Floats, Ints
+from gaincurate.core.schema import ID
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.difficulty.pass_rates import PassRates, read_pass_rates
+from gaincurate.schedule.config import ScheduleConfig
+from gaincurate.schedule.run import BASE, RUN, Run
+
+Note = Callable[[str], None]
+_ENOUGH = 0.9
+
+
+def silent(text: str) -> None:
+    """Say nothing."""
+
+
+def take_outcomes(run: Run, round_: int, note: Note = silent) -> Outcomes:
+    """A round's outcomes, checked, with what is odd about them noted.
+
+    Raises:
+        OutcomeError: they cannot be used.
+    """
+    config, path = run.config, run.outcomes(round_)
+    rules = rules_of(config)
+    found = read_outcomes(path, round_, run.ids, rules)
+    if found.cut:
+        note(f"warning: the last line of {path} is not finished and was left out")
+    check_coverage(found, round_, path, rules)
+    if found.unjudged:
+        note(
+            f"warning: {found.unjudged:,} of {found.rollouts:,} rollouts of round {round_} could not be "
+            "judged"
+        )
+    return found
+
+
+def rules_of(config: ScheduleConfig) -> Rules:
+    """How a run reads outcomes."""
+    return Rules(config.reward_low, config.reward_high, config.min_coverage)
+
+
+def pass_rates_of(path: Path, rules: Rules | None = None, *, option: str = "--outcomes") -> list[PassRates]:
+    """Every policy in a file or folder, as `read_pass_rates`, or in a run, where each round is one.
+
+    Args:
+        path: a file, a folder of tables, or a run's folder.
+        rules: the range of rewards. Default: the run's, else 0 to 1.
+        option: what the user typed before the path, for the sentences of errors.
+
+    Raises:
+        InputError: see `read_pass_rates`.
+        OutputError: the run is damaged.
+    """
+    if not (path / RUN).exists():
+        return read_pass_rates(path, rules, option=option)
+    run = Run(path)
+    files = [run.outcomes(round_) for round_ in range(int(run.state["round"]) + 1)]
+    rules = rules or Rules(run.config.reward_low, run.config.reward_high)
+    return read_pass_rates(path, rules, option=option, files=[file for file in files if file.exists()])
+
+
+def late_outcomes(run: Run, state: Json, found: Outcomes) -> tuple[tuple[Ints, Floats, Floats], Json]:
+    """What came in for earlier rounds, in this round's file or behind what was taken of theirs.
+
+    Returns:
+        Rows, wins and losses, one for each prompt, and the sizes of the files as they were read.
+    """
+    newest = int(state["round"])
+    sizes = {int(name): size for name, size in state["taken"].items()}
+    files: dict[int, tuple[list[Line], list[Line]]] = {}
+    taken = {str(newest): found.size}
+    for round_, since in [*sizes.items(), (newest, 0)]:
+        path = run.outcomes(round_)
+        if round_ == newest or (path.exists() and path.stat().st_size > since):
+            *parts, taken[str(round_)] = split_lines(path, since, round_, run.ids, rules_of(run.config))
+            files[round_] = (parts[0], parts[1])
+        else:
+            taken[str(round_)] = since
+    fresh = [line for _, new in files.values() for line in new if line.round < newest]
+    known = _known(run, {line.round for line in fresh}, sizes)
+    late: dict[tuple[int, str], Tally] = {}
+    for line in fresh:
+        if line.is_new(known):
+            late.setdefault((line.round, line.gc_id), Tally()).add(line.success)
+    places: dict[int, Mapping[str, int]] = {}
+    rows, wins, losses = [], [], []
+    for (round_, gc_id), tally in sorted(late.items()):
+        if round_ not in places:
+            places[round_] = dict(zip(run.ids(round_), run.rows(round_), strict=True))
+        rows.append(places[round_][gc_id])
+        wins.append(math.fsum(tally.successes))
+        losses.append(len(tally.successes) - wins[-1])
+    return (np.array(rows, np.int64), np.array(wins, float), np.array(losses, float)), taken
+
+
+def _known(run: Run, rounds: set[int], sizes: Mapping[int, int]) -> set[Key]:
+    """The keys of these rounds' lines that were taken before, in whatever file they are."""
+    known: set[Key] = set()
+    for round_, size in sizes.items():
+        if rounds and round_ >= min(rounds):
+            old, _, _ = split_lines(run.outcomes(round_), size, round_, run.ids, rules_of(run.config))
+            for line in old:
+                line.is_new(known)
+    return known
+
+
+def concentration_of(run: Run, name: str, ids: list[str], rows: Ints) -> tuple[float, str, int]:
+    """C_t: the mean `gc_angle` of a round's prompts in one set, the newest if it has nearly all of them.
+
+    A window scored some rounds ago may lack a few that were drawn from a tail: they are left out. A set that
+    lacks more than a tenth says too little, and the set that the run began with is taken.
+
+    Returns:
+        The mean, the set's name, and how many of the prompts it is over.
+    """
+    if name != BASE:
+        scored = ScoredSet(run.set_folder(name), verify=False)
+        there = pc.is_in(scored.column(ID), value_set=pa.array(ids, pa.string()))
+        values = scored.column("gc_angle").filter(there).to_pylist()
+        if len(values) >= _ENOUGH * len(ids):
+            return math.fsum(values) / len(values), name, len(values)
+    values = run.scored.take(rows).column("gc_angle").to_pylist()
+    return math.fsum(values) / len(values), BASE, len(values)

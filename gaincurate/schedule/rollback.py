@@ -1,0 +1,188 @@
+"""Going back with a trainer: takes what was saved beside a checkpoint, yields the run as it was there.
+
+A trainer that resumes from an older checkpoint does the steps behind it again, so what the run did since is
+set aside, not deleted: rounds go to `undone/`, outcomes behind the step are taken back by a line in their
+file. Killed at any instant, the run is at one of the rounds between, and going back again ends it. Knows
+nothing of trainers.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from gaincurate.core.artifact import Json
+from gaincurate.core.files import append_line, digest_bytes, digest_file, digest_json, reading, write_json
+from gaincurate.core.outcomes import earliest_return
+from gaincurate.errors import OutputError, storage_error
+from gaincurate.schedule.run import GIVEN, MADE, PLAN, STATE, Run, read_json
+
+FORMAT = 1
+
+
+def saved_place(run: Run, step: int) -> Json:
+    """What to save beside a checkpoint so that `return_to` finds the way back.
+
+    Args:
+        run: the run, at the round that is being trained.
+        step: the trainer's step that the checkpoint was saved after.
+    """
+    state = run.state
+    round_ = int(state["round"])
+    told = _told(run, round_)
+    return {
+        "format": FORMAT,
+        "run": digest_json(run.facts),
+        "round": round_,
+        "step": step,
+        "plan": digest_file(run.round_folder(round_) / PLAN),
+        "outcomes": {"bytes": len(told), "hash": digest_bytes(told)},
+        "state": state,
+    }
+
+
+def check_place(run: Run, saved: Json, where: str) -> None:
+    """See that a place is one of this run, in the history that it is in.
+
+    Args:
+        run: the run.
+        saved: from `saved_place`.
+        where: what it was read from, for sentences.
+
+    Raises:
+        OutputError: another run's, one that is ahead of the run's folder, or of rounds that were undone.
+    """
+    if saved.get("format") != FORMAT:
+        raise OutputError(f"{where} has format {saved.get('format')}, this version reads {FORMAT}.")
+    if saved["run"] != digest_json(run.facts):
+        raise OutputError(
+            f"{where} was saved with another run than {run.folder}; give the run that this training began "
+            "with."
+        )
+    round_ = int(saved["round"])
+    plan = run.round_folder(round_) / PLAN
+    if not plan.exists() and any(run.folder.glob(f"undone/{round_:05d}-*")):
+        raise OutputError(
+            f"{where} is of a history that was undone: round {round_} was set aside in undone/. Resume from "
+            "a checkpoint that was saved after that, and delete this one."
+        )
+    if not plan.exists():
+        raise OutputError(
+            f"{where} is of round {round_}, which {run.folder} does not have: the run's folder is older than "
+            "the checkpoint. Restore it, or resume from an earlier checkpoint."
+        )
+    undone = None
+    told, size = _told(run, round_), int(saved["outcomes"]["bytes"])
+    if digest_file(plan) != saved["plan"]:
+        undone = f"round {round_} was planned anew since"
+    elif digest_bytes(told[:size]) != saved["outcomes"]["hash"]:
+        undone = f"round {round_} was trained anew since"
+    elif (step := earliest_return(told[size:])) is not None and step < int(saved["step"]):
+        undone = f"training went back to step {step} since, before its step {saved['step']}"
+    if undone is not None:
+        raise OutputError(
+            f"{where} is of a history that was undone: {undone}. Resume from a checkpoint that was saved "
+            "after that, and delete this one."
+        )
+
+
+def _told(run: Run, round_: int) -> bytes:
+    """The whole lines of a round's outcomes."""
+    path = run.outcomes(round_)
+    with reading(path):
+        data = path.read_bytes() if path.exists() else b""
+    return data[: data.rfind(b"\n") + 1]
+
+
+def return_to(run: Run, saved: Json, where: str) -> int:
+    """Make a run what it was at a saved place; call it while holding `working_on`.
+
+    Args:
+        run: the run.
+        saved: from `saved_place`.
+        where: what it was read from, for sentences.
+
+    Returns:
+        How many rounds were undone.
+
+    Raises:
+        OutputError: as `check_place`.
+        StorageError: the file system refused.
+    """
+    check_place(run, saved, where)
+    round_, newest = int(saved["round"]), int(run.state["round"])
+    forget_references(run, newest + 1)
+    run.orders.find(saved["state"]["order"])  # before anything is undone: that it is still there
+    for undone in range(newest, round_, -1):
+        # Named first, moved then: between the two the run still stands at the round that is to go.
+        write_json(run.folder / STATE, saved["state"] if undone == round_ + 1 else run.state_of(undone - 1))
+        forget_references(run, undone)
+        _set_aside(run, undone)
+    run.forget_ids()
+    write_json(run.round_folder(round_) / STATE, saved["state"])
+    write_json(run.folder / STATE, saved["state"])
+    run.orders.settle(saved["state"]["order"])
+    take_back(run, round_, int(saved["step"]))
+    if newest > round_:
+        run.log(what="back", round=newest, to=round_, step=saved["step"])
+    return newest - round_
+
+
+def take_back(run: Run, round_: int, step: int) -> None:
+    """Take back a round's outcomes behind a step, and what references did since.
+
+    A killed trainer's half line goes too.
+
+    Raises:
+        StorageError: the file system refused.
+    """
+    path = run.outcomes(round_)
+    forget_references(run, round_ + 1)
+    try:
+        data = path.read_bytes() if path.exists() else b""
+        if not data:
+            return
+        if not data.endswith(b"\n"):
+            os.truncate(path, data.rfind(b"\n") + 1)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    append_line(path, {"resume_from_step": step})
+
+
+def forget_references(run: Run, round_: int) -> None:
+    """Set aside what a round's references did, since the policy that they were of is trained anew.
+
+    Rollouts of a checkpoint whose weights are known stay where they are: whoever would use them compares.
+
+    Raises:
+        StorageError: the file system refused.
+    """
+    source, number = run.references_folder(round_), 1
+    folder = run.folder / "undone"
+    if not source.exists() or _of_known_weights(source):
+        return
+    try:
+        folder.mkdir(exist_ok=True)
+        while (goal := folder / f"difficulty-{source.name}-{number}").exists():
+            number += 1
+        source.rename(goal)
+    except OSError as error:
+        raise storage_error(folder, error) from error
+
+
+def _of_known_weights(references: Path) -> bool:
+    made = references / MADE
+    given = (references / GIVEN).exists()
+    return not given and made.exists() and read_json(made).get("weights") is not None
+
+
+def _set_aside(run: Run, round_: int) -> None:
+    source, number = run.round_folder(round_), 1
+    folder = run.folder / "undone"
+    try:
+        folder.mkdir(exist_ok=True)
+        while (goal := Path(folder / f"{source.name}-{number}")).exists():
+            number += 1
+        source.rename(goal)
+    except OSError as error:
+        raise storage_error(folder, error) from error

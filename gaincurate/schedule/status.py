@@ -1,0 +1,172 @@
+"""What a run's folder tells: takes a run, yields its rounds so far and what can be said of those to come.
+
+Knows nothing of how it is shown.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gaincurate.core.artifact import Json
+from gaincurate.core.outcomes import read_outcomes
+from gaincurate.core.process import fill
+from gaincurate.errors import OutcomeError
+from gaincurate.schedule.base import Selector
+from gaincurate.schedule.calibration import difficulty_status
+from gaincurate.schedule.checkpoints import Finder
+from gaincurate.schedule.context import Context
+from gaincurate.schedule.driver import checkpoint_before, names_of
+from gaincurate.schedule.observations import rules_of
+from gaincurate.schedule.ordering import Order
+from gaincurate.schedule.rescore import due
+from gaincurate.schedule.rounds import selector_of
+from gaincurate.schedule.run import Run
+
+
+def status(run: Run) -> Json:
+    """Where a run stands, and every round so far.
+
+    Returns:
+        Plain values: the run's facts, `rounds` with one entry each (what it was drawn with, what came back,
+        how long it took), sums of seconds, and `waiting`, what the newest round has so far.
+    """
+    state, config = run.state, run.config
+    counts = {entry["round"]: entry for entry in run.executions() if entry["what"] == "outcomes"}
+    finished, newest = bool(state.get("finished")), int(state["round"])
+    seconds = _seconds(run)
+    rounds: list[Json] = []
+    calibrations: dict[int, Json] = {}
+    for round_ in range(newest + 1):
+        plan = run.plan(round_)
+        last = finished and round_ == newest
+        seen = state["inputs"] if last else run.plan(round_ + 1)["inputs"] if round_ < newest else {}
+        if "calibration" in seen:
+            calibrations[round_] = seen["calibration"]
+        rounds.append(
+            {
+                "round": round_,
+                "mu": plan["mu"],
+                **{name: seen.get(name) for name in _SEEN},
+                **{name: counts.get(round_, {}).get(name) for name in ("repeated", "void")},
+                "metrics": plan["metrics"],
+                "prompt_tokens": plan["forecast"]["prompt_tokens"],
+                "training_seconds": seconds.get(("training", round_)),
+                "scoring_seconds": seconds.get(("scoring", round_)),
+            }
+        )
+    return {
+        "run": str(run.folder),
+        "strategy": config.strategy,
+        "params": run.facts["params"],
+        "by": config.by,
+        "budget": config.budget,
+        "rows": run.facts["rows"],
+        "planned_rounds": config.rounds,
+        "finished": finished,
+        "rescore": config.rescore.model_dump(),
+        "rounds": rounds,
+        "training_seconds": sum(v for (what, _), v in seconds.items() if what == "training"),
+        "scoring_seconds": sum(v for (what, _), v in seconds.items() if what == "scoring"),
+        "late": sum(entry["late"] or 0 for entry in rounds),
+        "waiting": None if finished or newest < 0 else _waiting(run, newest),
+        "metrics": state.get("metrics"),
+        "difficulty": difficulty_status(run, newest, finished, seconds, calibrations),
+    }
+
+
+_SEEN = (
+    "accuracy",
+    "effective",
+    "concentration",
+    "concentration_from",
+    "prompts",
+    "rollouts",
+    "unjudged",
+    "late",
+    "completion_tokens",
+    "rescored",
+    "drift",
+)
+
+
+def _seconds(run: Run) -> dict[tuple[str, int], float]:
+    found: dict[tuple[str, int], float] = {}
+    for entry in run.executions():
+        if entry["what"] in ("training", "scoring", "rollout", "predict"):
+            key = (entry["what"], entry["round"])
+            found[key] = found.get(key, 0.0) + entry["seconds"]
+    return found
+
+
+def _waiting(run: Run, round_: int) -> Json:
+    """What the newest round's file has; a problem in it is told, not raised."""
+    path, size = run.outcomes(round_), run.config.budget
+    told: Json = {"round": round_, "prompts": 0, "of": size, "accuracy": None, "problem": None}
+    if path.exists():
+        try:
+            found = read_outcomes(path, round_, run.ids, rules_of(run.config))
+        except OutcomeError as error:
+            return told | {"problem": str(error)}
+        told["prompts"] = sum(bool(t.successes or t.unjudged) for t in found.tallies.values())
+        told["accuracy"] = found.accuracy
+    return told
+
+
+def forecast(run: Run, command: list[str], finder: Finder | None = None) -> Json:
+    """The rounds to come: what is known of each, and what mu may do.
+
+    Args:
+        run: the run.
+        command: the trainer's, with names in braces; may be empty.
+        finder: what finds the trainer's checkpoints.
+
+    Returns:
+        Plain values: `rounds`, each with its number, whether a re-scoring follows it and, where it is known,
+        its prompts' ids or tokens and the filled-in command; `mu`, for a strategy that has one, at each round
+        to come if every accuracy were 0, the target, or 1, with C_t as it is now.
+    """
+    state, config = run.state, run.config
+    scored, newest = run.scored, int(state["round"])
+    left = [] if state.get("finished") else list(range(max(newest, 0), config.rounds))
+    selector, order = selector_of(run, state), run.orders.find(state["order"])
+    mean_tokens = _mean_tokens(run, selector, order) if left else 0.0
+    rounds: list[Json] = []
+    for round_ in left:
+        entry: Json = {"round": round_, "known": True, "rescoring": due(config, round_)}
+        if round_ == newest:
+            plan = run.plan(round_)
+            entry |= {"ids": plan["ids"], **plan["forecast"]}
+            names = names_of(run, round_, checkpoint_before(run, round_, command, finder))
+            entry["command"] = fill(command, names)
+        elif selector.foresees:
+            selector.prepare(Context(run, round_, state["order"], state["checkpoint"]))
+            ranks = np.asarray(selector.draw(round_))
+            table = scored.take(order.rows[ranks])
+            tokens = int(table.column("gc_prompt_tokens").to_numpy().sum())
+            entry |= {"ids": table.column("gc_id").to_pylist(), "prompt_tokens": tokens}
+        else:
+            entry |= {"known": False, "prompt_tokens": round(mean_tokens * config.budget)}
+        rounds.append(entry)
+    return {"rounds": rounds, "mu": _paths(run, selector_of(run, state), state, left) if left else None}
+
+
+def _mean_tokens(run: Run, selector: Selector, order: Order) -> float:
+    """Of a prompt as the strategy would draw it now; of any prompt where it does not say."""
+    tokens = run.scored.column("gc_prompt_tokens").to_numpy()
+    log_weights = selector.log_weights(0, len(order))
+    if log_weights is None:
+        return float(tokens.mean())
+    return float(np.average(tokens[order.rows], weights=np.exp(log_weights)))
+
+
+def _paths(run: Run, selector: Selector, state: Json, left: list[int]) -> Json | None:
+    """Mu at each round, by the accuracy that all rounds might have."""
+    if selector.mu_path(1, 0.0, 0.0) is None:
+        return None
+    concentration = state["inputs"].get("concentration") if state.get("inputs") else None
+    if concentration is None:
+        concentration = run.plan(left[0])["forecast"]["mean_angle"]
+    target = run.facts["params"].get("beta", 0.5)
+    accuracies = {"all wrong": 0.0, "on target": target, "all right": 1.0}
+    paths = {name: selector.mu_path(len(left), value, concentration) for name, value in accuracies.items()}
+    return {"concentration": concentration, "rounds": left, **paths}

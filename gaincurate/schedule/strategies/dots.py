@@ -1,0 +1,122 @@
+"""DOTS (arXiv 2506.05316): prompts near a target difficulty, observed on a few and predicted for all.
+
+Before each draw K reference prompts, drawn anew, are observed and the other prompts' failure rates d are
+predicted from them (`prepare`). Prompt q is then drawn with P(q) proportional to exp(-|d_q - alpha| / tau),
+without replacement; references are left out. With `target = variance` what is predicted is p (1 - p) itself
+and P(q) is proportional to exp(v_q / tau). d is the failure rate everywhere: 1 where every rollout fails.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from gaincurate.core.rng import REFERENCES, Floats, Ints, between, draw_within, keys_of
+from gaincurate.schedule import base
+from gaincurate.schedule.base import Json, Pool
+from gaincurate.schedule.context import Context
+from gaincurate.schedule.foresight import foresee
+from gaincurate.schedule.references import seed_of
+from gaincurate.schedule.strategies.dots_options import DotsOptions
+
+_EXACT = 2.0**20  # log weights up to here hold the noise to 1e-10
+_BRIDGE = 64.0  # Gumbel noise of 52 bits spans 41: over a wider gap it never reaches
+
+
+class Dots(base.Selector):
+    """Prompts near the target.
+
+    Args:
+        pool: what is drawn from.
+        options: see `DotsOptions`.
+    """
+
+    Options: ClassVar[type[base.Options]] = DotsOptions
+    observes_references: ClassVar[bool] = True
+
+    def __init__(self, pool: Pool, options: DotsOptions) -> None:
+        super().__init__(pool, options)
+        self._values, self._references = np.zeros(0), np.zeros(0, np.int64)
+        self._told: Json = {}
+        self._drawn: float | None = None
+
+    def prepare(self, context: Context) -> None:
+        """Have the references observed and the failure rates of all prompts predicted."""
+        foresight = foresee(context, self.references(context.round), self.options)
+        self.inform(foresight.values, foresight.references)
+        self._told = foresight.told
+
+    def references(self, round_: int) -> Ints:
+        """`[K]`: the rows that are observed before a round is drawn, distinct.
+
+        They are those of `gaincurate difficulty rollout --reference K --seed` with `seed_of`.
+        """
+        pool = self.pool
+        keys = keys_of(seed_of(pool.seed, round_), 0, REFERENCES, pool.rows)
+        return between(keys, 0, self.options.references)
+
+    def inform(self, values: Floats, references: Ints) -> None:
+        """Take what is predicted for the next draw.
+
+        Args:
+            values: `[rows]`, failure rates, or p (1 - p) where that is the target.
+            references: rows that are not drawn.
+        """
+        self._values, self._references = values, np.sort(references)
+
+    def draw(self, round_: int) -> Ints:
+        """`[budget]` distinct rows, none of them a reference."""
+        pool, left_out = self.pool, self._references
+        weights = log_weights(self._distance(), self.options.temperature)
+
+        def kind_of(start: int, stop: int) -> npt.NDArray[np.int8]:
+            found = np.zeros(stop - start, np.int8)
+            here = slice(*np.searchsorted(left_out, [start, stop]).tolist())
+            found[left_out[here] - start] = 1
+            return found
+
+        (drawn, _), _ = draw_within(
+            pool.rows,
+            [pool.budget, 0],
+            lambda start, stop: weights[start:stop],
+            kind_of,
+            seed=pool.seed,
+            round_=round_,
+        )
+        self._drawn = float(self._values[drawn].mean())
+        return drawn
+
+    def _distance(self) -> Floats:
+        """How far each row is from what is best, `[rows]`, 0 or more."""
+        if self.options.target == "variance":
+            found: Floats = self._values.max() - self._values
+            return found
+        return np.abs(self._values - float(self.options.target_difficulty))
+
+    def plan_facts(self, rows: Ints) -> Json:
+        """The predictions of the prompts, and what the references did."""
+        return {"predicted": self._values[rows].tolist(), "references": self._told}
+
+    def metrics(self) -> dict[str, float]:
+        """The mean prediction of the last draw's prompts, and of all."""
+        if self._drawn is None:
+            return {}
+        return {"predicted": self._drawn, "predicted_of_all": float(self._values.mean())}
+
+
+def log_weights(distance: Floats, temperature: float) -> Floats:
+    """-distance / temperature up to a constant, `[rows]`, so that equal distances stay equally likely.
+
+    A temperature next to nothing makes log weights beside which the draw's noise is lost in rounding. Then
+    gaps between neighbouring distances that are wider than any noise are cut, which changes no draw.
+    """
+    with np.errstate(over="ignore"):
+        found: Floats = -(distance - distance.min()) / temperature
+        if found.min() >= -_EXACT:
+            return found
+        levels, places = np.unique(distance, return_inverse=True)
+        gaps = np.minimum(np.diff(levels) / temperature, _BRIDGE)
+    below: Floats = -np.concatenate([[0.0], np.cumsum(gaps)])
+    return below[places]

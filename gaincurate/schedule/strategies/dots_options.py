@@ -1,0 +1,192 @@
+"""The options of strategy `dots`, and whether they go with a scored set and with each other.
+
+Apart from the strategy itself, because what asks for references and predictions goes by these options too.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from gaincurate.core.files import reading
+from gaincurate.core.schema import EMBEDDING
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.difficulty.config import RolloutConfig, make_config
+from gaincurate.difficulty.embeddings import maker
+from gaincurate.difficulty.prompts import answer_column
+from gaincurate.difficulty.verifier import VerifierConfig
+from gaincurate.errors import InputError
+from gaincurate.schedule import base
+from gaincurate.schedule.config import ScheduleConfig
+
+Method = Literal["adapter", "group-mean", "whitened"]
+_EXAMPLE = '\'{"verifier": "math", "samples": 8}\''
+NOT_IN_ROLLOUT = {"scored", "out", "model", "reference", "seed", "overwrite", "backoff"}
+_SERVER, _LOCAL = ("httpx2", "tenacity"), ("torch", "transformers")
+
+
+class DotsOptions(base.Options):
+    """The paper's parameters under names of their own, and where the references' outcomes come from."""
+
+    target_difficulty: float = Field(default=0.5, ge=0, le=1)
+    """alpha: the failure rate that is aimed at."""
+    temperature: float = Field(default=1e-3, gt=0)
+    """tau: how sharply."""
+    target: Literal["difficulty", "variance"] = "difficulty"
+    """Aim at |d - alpha|, or at the largest p (1 - p)."""
+    references: int = Field(default=256, ge=3)
+    """K: prompts that are observed before each draw."""
+    refresh_every: int = Field(default=2, ge=1)
+    """Trainer's steps that one draw is for."""
+    step_prompts: int | None = Field(default=None, ge=1)
+    """Prompts of one step. Default: the budget's share."""
+    adapter: str | None = None
+    """A folder of `gaincurate difficulty fit`. Default: the prediction that trains nothing (`whitened`)."""
+    group_column: str | None = None
+    """Predict by the mean of the references of a prompt's group instead: the baseline."""
+    reuse_references: float | None = Field(default=None, ge=0, le=1)
+    """Name references within so much of the target in the plan, for a trainer that takes their rollouts."""
+    success: float | None = Field(default=None, gt=0, le=1)
+    """Count a reference's rollout in a rollout set as right from this reward on. Default: as its reward."""
+    rollout: dict[str, Any] | None = None
+    """Options of `gaincurate difficulty rollout`, with which the run observes references itself."""
+
+    @field_validator("adapter")
+    @classmethod
+    def _whole_path(cls, value: str | None) -> str | None:
+        return None if value is None else str(Path(value).absolute())
+
+    @model_validator(mode="after")
+    def _check_pairs(self) -> DotsOptions:
+        if self.adapter is not None and self.group_column is not None:
+            raise ValueError("--adapter and --group-column are two predictors; give one of them")
+        if self.target == "variance" and "target_difficulty" in self.model_fields_set:
+            raise ValueError(
+                "--target-difficulty goes with --target difficulty; the variance p (1 - p) has no target, "
+                "the largest is best"
+            )
+        return self
+
+    @property
+    def method(self) -> Method:
+        """The predictor."""
+        if self.adapter is not None:
+            return "adapter"
+        return "whitened" if self.group_column is None else "group-mean"
+
+    def round_size(self, budget: int | None) -> int:
+        """The prompts of a round: those of all steps that one draw is for.
+
+        Raises:
+            InputError: the budget is something else, or not known.
+        """
+        steps, size = self.refresh_every, self.step_prompts
+        if size is None:
+            if budget is None:
+                raise InputError(
+                    "strategy dots needs --step-prompts N, the trainer's prompts a step, or --budget, which "
+                    "is --refresh-every times that."
+                )
+            if budget % steps:
+                raise InputError(
+                    f"--budget {budget:,} is no multiple of --refresh-every {steps}: one draw is for {steps} "
+                    "whole steps."
+                )
+            return budget
+        if budget is not None and budget != steps * size:
+            raise InputError(
+                f"--budget {budget:,} is not --refresh-every {steps} times --step-prompts {size:,}, which is "
+                f"{steps * size:,}; leave --budget out."
+            )
+        return steps * size
+
+    def check_run(self, config: ScheduleConfig, scored: ScoredSet) -> None:
+        """See that references can be observed, and the others predicted, for every round.
+
+        Raises:
+            InputError: the set lacks what that needs, or a package does.
+        """
+        budget, rows = self.round_size(config.budget), len(scored)
+        if self.references + budget > rows:
+            raise InputError(
+                f"--references {self.references:,} and {budget:,} prompts to draw are "
+                f"{self.references + budget:,}, and {scored.folder} has {rows:,}: references are not drawn "
+                "in their own round. Take fewer references."
+            )
+        if importlib.util.find_spec("torch") is None:
+            raise InputError("strategy dots predicts with torch: `pip install 'gaincurate[score]'`.")
+        if self.group_column is not None:
+            scored.column(self.group_column)
+        elif EMBEDDING not in scored.schema.names:
+            raise InputError(
+                f"{scored.folder} has no {EMBEDDING}, from which strategy dots predicts: score it with "
+                "`--signals angle,embedding`, or predict by a group's mean with --group-column."
+            )
+        if self.adapter is not None:
+            _check_adapter(Path(self.adapter), scored)
+        if self.rollout is not None:
+            _check_rollout(config, scored, self, self.rollout)
+
+
+def _check_adapter(folder: Path, scored: ScoredSet) -> None:
+    """See that it is one and is for these embeddings; its weights are checked when they are used."""
+    path = folder / "config.json"
+    if not path.exists():
+        raise InputError(
+            f"--adapter {folder} is no fitted predictor: it has no config.json. `gaincurate difficulty fit` "
+            "makes one."
+        )
+    with reading(path):
+        text = path.read_bytes()
+    try:
+        embedding: dict[str, Any] = json.loads(text)["embedding"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise InputError(
+            f"--adapter {folder} is damaged: its config.json cannot be read; fit it again."
+        ) from error
+    if embedding != maker(scored):
+        raise InputError(
+            f"--adapter {folder} was fitted on embeddings of {_named(embedding)}, and {scored.folder} has "
+            f"those of {_named(maker(scored))}; score with that model, or fit again."
+        )
+
+
+def _named(embedding: dict[str, Any]) -> str:
+    weights = str(embedding.get("weights"))[:8]
+    return f"{embedding.get('model')} ({embedding.get('width')} wide, weights {weights})"
+
+
+def _check_rollout(
+    config: ScheduleConfig, scored: ScoredSet, options: DotsOptions, given: dict[str, Any]
+) -> None:
+    """See that `gaincurate difficulty rollout` will take the options."""
+    fields = dict.fromkeys([*RolloutConfig.__annotations__, *RolloutConfig.model_fields])  # its own first
+    known = [name for name in fields if name not in NOT_IN_ROLLOUT]
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise InputError(f"--rollout has no option {unknown[0]!r}; it takes: {', '.join(known)}.")
+    if "verifier" not in given:
+        raise InputError(f"--rollout needs a verifier: {_EXAMPLE}.")
+    model = None if "server" in given else config.model or ""
+    made = make_config(
+        scored=config.scored, out=config.run, model=model, reference=options.references, **given
+    )
+    if model == "":
+        raise InputError(
+            f"--rollout generates with the model that training begins with, and which one scored "
+            f"{scored.folder} is not known; give --model, or a server in --rollout."
+        )
+    verifier = VerifierConfig(made.verifier, gold_as=made.gold_as)
+    answer_column(scored, made.answer_column, needed=not verifier.own)
+    wanted = [*(_SERVER if made.server else _LOCAL), *(["math_verify"] if made.verifier == "math" else [])]
+    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"--rollout needs {' and '.join(missing)}: `pip install 'gaincurate[score,difficulty]'`."
+        )
+    if options.target == "variance" and made.samples < 2:
+        raise InputError("--target variance needs two samples of a reference or more; --rollout has 1.")

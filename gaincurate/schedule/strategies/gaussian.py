@@ -1,0 +1,150 @@
+"""GAIN-RL's dynamic data selection (arXiv 2506.02281): a Gaussian over ranks whose centre follows the model.
+
+Rank i of N is drawn with p_i proportional to exp(-(i - mu)^2 / (2 sigma^2)), `budget` distinct ranks a
+round; mu starts at 0 and moves between rounds by
+
+    (n/2) tanh(alpha (Acc_t - beta)) + (n/2) tanh(alpha C_t),    n = budget.
+
+The scale n/2 is second-hand (no full text of the paper was at hand); the released code has 500, which agrees
+for n = 1,000. The released code also clamps the step to [0, 1000]: `step_low=0, step_high=1000`. The paper
+says nothing of the ends of the list; here mu stays within [0, N - 1].
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field, field_validator, model_validator
+
+from gaincurate.core.rng import Floats, Ints, draw
+from gaincurate.schedule import base
+from gaincurate.schedule.base import Json, Observed, Pool
+
+
+class GaussianOptions(base.Options):
+    """The paper's parameters, with what its code has."""
+
+    sigma: str = "1000"
+    """Width in ranks, or as a share of the set: `0.1N`."""
+    alpha: float = Field(default=2.0, ge=0)
+    """Sensitivity, of both terms."""
+    beta: float = Field(default=0.5, ge=0, le=1)
+    """Target accuracy: at it, the first term is 0."""
+    scale: float | None = None
+    """Of both terms, in ranks; default: half the budget."""
+    step_low: float | None = None
+    """Least step, in ranks; the released code has 0, so mu never goes back."""
+    step_high: float | None = None
+    """Largest step, in ranks; the released code has 1000."""
+
+    @field_validator("sigma", mode="before")
+    @classmethod
+    def _check_sigma(cls, value: object) -> str:
+        text = str(value)
+        try:
+            good = math.isfinite(number := float(text.removesuffix("N"))) and number > 0
+        except ValueError:
+            good = False
+        if not good:
+            raise ValueError("a width is a number of ranks over 0 (1000) or a share of the set (0.1N)")
+        return text
+
+    @model_validator(mode="after")
+    def _check_steps(self) -> GaussianOptions:
+        low, high = self.step_low, self.step_high
+        if low is not None and high is not None and low >= high:
+            raise ValueError("the least step must be less than the largest")
+        return self
+
+    @field_validator("scale")
+    @classmethod
+    def _check_scale(cls, value: float | None) -> float | None:
+        if value is not None and value < 0:
+            raise ValueError("the scale is 0 or more")
+        return value
+
+
+class GainRL(base.Selector):
+    """GAIN-RL: highest angle concentration first.
+
+    Args:
+        pool: what is drawn from.
+        options: see `GaussianOptions`.
+    """
+
+    Options: ClassVar[type[base.Options]] = GaussianOptions
+    by: ClassVar[str | None] = "gc_angle"
+    ascending: ClassVar[bool] = False
+    ordering: ClassVar[base.Ordering] = "any"
+
+    def __init__(self, pool: Pool, options: GaussianOptions) -> None:
+        super().__init__(pool, options)
+        share = options.sigma.endswith("N")
+        self.sigma = float(options.sigma.removesuffix("N")) * (pool.rows if share else 1)
+        self.mu = 0.0
+        self._scale = pool.budget / 2 if options.scale is None else options.scale
+
+    def draw(self, round_: int) -> Ints:
+        """`[budget]` distinct ranks in drawn order."""
+        pool = self.pool
+        return draw(pool.rows, pool.budget, self.log_weights, seed=pool.seed, round_=round_)
+
+    def log_weights(self, start: int, stop: int) -> Floats:
+        """Of ranks `start` to `stop`, up to a constant: -(i - mu)^2 / (2 sigma^2)."""
+        distance = (np.arange(start, stop) - self.mu) / self.sigma
+        found: Floats = -0.5 * distance * distance
+        return found
+
+    def step(self, accuracy: float, concentration: float) -> float:
+        """Mu's next step in ranks, before it is kept within the list."""
+        options = self.options
+        step = self._scale * math.tanh(options.alpha * (accuracy - options.beta))
+        step += self._scale * math.tanh(options.alpha * concentration)
+        if options.step_low is not None:
+            step = max(step, options.step_low)
+        if options.step_high is not None:
+            step = min(step, options.step_high)
+        return step
+
+    def observe(self, observed: Observed) -> None:
+        """Move mu."""
+        self.mu = self._within(self.mu + self.step(observed.accuracy, observed.concentration))
+
+    def mu_path(self, rounds: int, accuracy: float, concentration: float) -> list[float]:
+        """See `Selector`."""
+        step, path = self.step(accuracy, concentration), [self.mu]
+        while len(path) < rounds:
+            path.append(self._within(path[-1] + step))
+        return path
+
+    def _within(self, mu: float) -> float:
+        return min(max(mu, 0.0), self.pool.rows - 1.0)
+
+    def reach(self, rounds: int) -> tuple[int, int]:
+        """First and last rank that so many rounds may draw from, tails past 3 sigma left out."""
+        low, high = self.pool.angles
+        down, up = min(self.step(0.0, low), 0.0), max(self.step(1.0, high), 0.0)
+        first = self._within(self.mu + rounds * down) - 3 * self.sigma
+        last = self._within(self.mu + rounds * up) + 3 * self.sigma
+        return max(0, math.floor(first)), min(self.pool.rows - 1, math.ceil(last))
+
+    def state_dict(self) -> Json:
+        """See `Selector`."""
+        return {"mu": self.mu}
+
+    def load_state_dict(self, state: Json) -> None:
+        """See `Selector`."""
+        self.mu = float(state["mu"])
+
+    def metrics(self) -> dict[str, float]:
+        """See `Selector`."""
+        return {"mu": self.mu, "sigma": self.sigma}
+
+
+class Length(GainRL):
+    """The control: the same machinery over an order by length, shortest question first."""
+
+    by: ClassVar[str | None] = "gc_question_tokens"
+    ascending: ClassVar[bool] = True

@@ -1,0 +1,137 @@
+"""Rows to batches under a token budget, and the packed layout that has no padding.
+
+Rows that share their first tokens lie in one batch, because the shared part is computed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gaincurate.scoring.segment import Segmented
+from gaincurate_kernels import RMSNorm, UnitSums
+
+
+class SharedPrefix:
+    """The hidden states `[tokens, hidden]` of a prefix that many prompts have in common.
+
+    They are summed once, by whoever scores the first of those prompts, and then let go. `last` is its last
+    token's state behind the last norm, `[width]`, where those were asked for.
+    """
+
+    def __init__(self, hidden: Tensor, last: Tensor | None = None) -> None:
+        self.tokens = len(hidden)
+        self.last = last
+        self._hidden: Tensor | None = hidden
+        self._sums: UnitSums | None = None
+
+    def sums(self, compute: Callable[[Tensor], UnitSums]) -> UnitSums:
+        """Its sums of unit vectors, one segment; `compute` is called the first time."""
+        if self._sums is None:
+            assert self._hidden is not None
+            self._sums = compute(self._hidden)
+            self._hidden = None
+        return self._sums
+
+
+@dataclass(frozen=True, slots=True)
+class PackedStates:
+    """Hidden states of a batch without padding.
+
+    `hidden` is `[tokens, hidden]` in the model's dtype. Prompt b's question has the rows `questions[b]`,
+    `[prompts, 2]`, its prefix the rows `prefixes[b]`, which are none where `shared[b]` stands for it. Both
+    are int64 on the CPU. With `norm`, the states are its input, and its output is what is scored. `final` are
+    the same tokens behind the last norm, `[tokens, width]`, where they were asked for. `ends`, `[prompts]`
+    int64 on the CPU, are the rows behind each prompt's last computed token, which may be one of its tail.
+    """
+
+    hidden: Tensor
+    questions: Tensor
+    prefixes: Tensor
+    shared: tuple[SharedPrefix | None, ...]
+    ends: Tensor
+    norm: RMSNorm | None = None
+    final: Tensor | None = None
+
+    @classmethod
+    def of_whole_prompts(
+        cls,
+        hidden: Tensor,
+        prompts: Sequence[Segmented],
+        norm: RMSNorm | None = None,
+        final: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> PackedStates:
+        """Where the prompts stand one behind the other: so many tokens of each, else prefix and question."""
+        upto = torch.tensor([prompt.end for prompt in prompts])
+        lengths = upto if lengths is None else lengths
+        ends = lengths.cumsum(0)
+        starts = ends - lengths
+        middles = starts + torch.tensor([prompt.prefix for prompt in prompts])
+        questions, prefixes = torch.stack([middles, starts + upto], 1), torch.stack([starts, middles], 1)
+        return cls(hidden, questions, prefixes, (None,) * len(prompts), ends, norm, final)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Prompts that were run together: their `places` in what was asked for, and the tokens computed for
+    them, a shared prefix counted where it was run. `behind_site` is how many seconds the forward went on
+    behind the scored tensor.
+    """
+
+    places: list[int]
+    states: PackedStates
+    tokens: int
+    behind_site: float = 0.0
+
+
+def apart(
+    batches: Callable[[Sequence[int]], list[list[int]]], lengths: Sequence[int], kinds: Sequence[bool]
+) -> Iterator[list[int]]:
+    """What `batches` makes of the lengths of one kind and then of the other, as places in the whole."""
+    for own in by_kind(kinds):
+        for batch in batches([lengths[place] for place in own]):
+            yield [own[index] for index in batch]
+
+
+def by_kind(kinds: Sequence[bool]) -> Iterator[list[int]]:
+    """The places of one kind, then those of the other; a kind that there is not is left out."""
+    for kind in (False, True):
+        if own := [place for place, found in enumerate(kinds) if found == kind]:
+            yield own
+
+
+def padded_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Group places so that rows x longest row stays within `budget`, shortest first.
+
+    Similar lengths stand together, which keeps padding low. The grouping depends on `lengths` and
+    `budget` alone. A row longer than the budget is a batch of its own.
+    """
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    batches: list[list[int]] = []
+    for place in order:
+        # Ascending order: the newest row is the longest of its batch.
+        if batches and (len(batches[-1]) + 1) * lengths[place] <= budget:
+            batches[-1].append(place)
+        else:
+            batches.append([place])
+    return batches
+
+
+def packed_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Group places in their order so that the sum of lengths stays within `budget`.
+
+    The grouping depends on `lengths` and `budget` alone. A row longer than the budget is a batch of its own.
+    """
+    batches: list[list[int]] = []
+    room = 0
+    for place, length in enumerate(lengths):
+        if not batches or length > room:
+            batches.append([])
+            room = budget
+        batches[-1].append(place)
+        room -= length
+    return batches

@@ -1,0 +1,393 @@
+"""What `gaincurate bench score` times: passes over prompts in one process or several, against known rates.
+
+Each rate is measured in the same run and beside the pass, so that a slow machine slows both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gaincurate.core.process import end_workers, start_workers
+from gaincurate.errors import GaincurateError
+from gaincurate.scoring.angle import angle_scores
+from gaincurate.scoring.cpu import LaidOut, settle_memory
+from gaincurate.scoring.model import find_model, load_config, load_model
+from gaincurate.scoring.packed_attention import UnsupportedAttention
+from gaincurate.scoring.packed_prefill import PackedPrefill
+from gaincurate.scoring.prefill import Prefill
+from gaincurate.scoring.segment import Segmented
+
+ONE_BY_ONE = "one prompt at a time"
+IN_FLOAT32 = "one prompt at a time, float32"
+_TAIL = 5
+
+Counts = tuple[int, int, float]
+"""Rows, computed tokens, seconds in the angle code."""
+Speeds = tuple[float, float]
+"""Operations in a second of a model's matrix products: by `torch.nn.functional.linear`, and by the faster of
+that and of weights laid out once (`products`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """One way: median rows and computed tokens in a second, the times as fast as one prompt at a time (in
+    the same dtype, in one process with all threads), the shares of the device's matrix-product speeds (None
+    where its products were not counted), the share of the time in the angle code.
+    """
+
+    method: str
+    rows_per_second: float
+    tokens_per_second: float
+    times_one_by_one: float
+    share_of_gemm: float | None
+    """Of `torch.nn.functional.linear` at the model's shapes."""
+    share_of_fastest: float | None
+    """Of the fastest product known here."""
+    share_in_angle: float | None
+    peak_gib: float | None
+    """Of a GPU's memory, weights included; the most that a pass took."""
+
+
+def made_up_prompts(count: int, *, prefix: int, vocab_size: int, seed: int = 0) -> list[Segmented]:
+    """Random tokens of real lengths: one prefix, and questions as long as MATH's (median 64, log-normal)."""
+    random = np.random.default_rng(seed)
+    common = random.integers(3, vocab_size, prefix)
+    lengths = np.clip(np.exp(random.normal(np.log(64), 0.63, count)), 8, 2048).astype(int)
+    prompts = []
+    for length in lengths:
+        tokens = np.concatenate([common, random.integers(3, vocab_size, length + _TAIL)])
+        prompts.append(Segmented(tokens.astype(np.int32), prefix, prefix + int(length)))
+    return prompts
+
+
+class Together(Protocol):
+    """Several processes that run the packed forward at once (`crew.Crew`)."""
+
+    name: str
+
+    def run(self) -> Counts:
+        """One pass over all prompts."""
+
+    def gemm_speeds(self) -> Speeds:
+        """Of all of them at once."""
+
+
+def measure(
+    model: nn.Module,
+    prompts: Sequence[Segmented],
+    *,
+    budget: int,
+    passes: int,
+    one_by_one: int,
+    float32: nn.Module | None = None,
+    together: Together | None = None,
+) -> list[Rate]:
+    """Time every way.
+
+    Args:
+        model: a decoder without its head, in the dtype and on the device to measure.
+        prompts: what is run, in this order.
+        budget: tokens in a batch.
+        passes: how often each way runs; they alternate.
+        one_by_one: prompts for the slowest way, evenly chosen.
+        float32: the same model in float32, as the released script runs it; timed too.
+        together: processes that run the same prompts; timed too, while this one waits.
+    """
+    prefill = Prefill(model)
+    few = [prompts[i] for i in np.linspace(0, len(prompts) - 1, min(one_by_one, len(prompts))).astype(int)]
+
+    def products() -> Speeds:
+        return gemm_speeds(model, budget)
+
+    ways = {ONE_BY_ONE: _Way(lambda: _one_by_one(model, few))}
+    if float32 is not None:
+        ways[IN_FLOAT32] = _Way(lambda: _one_by_one(float32, few))
+    ways["padded batches"] = _Way(lambda: run_batches(prefill, prompts, budget), products)
+    per_token = _gemm_flops(prefill, prompts[0])
+    with contextlib.suppress(UnsupportedAttention):  # the table then has no such line
+        packed = PackedPrefill(prefill)
+        packed.try_on(prompts[:2])
+        packed.give_back()
+        ways[packed.name] = _Way(lambda: run_batches(packed, prompts, budget), products, packed.taken)
+    if together is not None:
+        ways[together.name] = _Way(together.run, together.gemm_speeds)
+    passed: dict[str, list[_Pass]] = {name: [] for name in ways}
+    device = next(model.parameters()).device
+    for index in range(passes + 1):
+        for name, way in ways.items():
+            one = _run(way, device)
+            if index:  # the first pass warms up
+                passed[name].append(one)
+    return [_rate(name, passed, per_token) for name in ways]
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """What is timed, the products that run beside it (None: not counted), and what holds around it."""
+
+    run: Callable[[], Counts]
+    products: Callable[[], Speeds] | None = None
+    around: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+
+
+def _run(way: _Way, device: torch.device) -> _Pass:
+    before = way.products and way.products()
+    with way.around():
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        begin = time.perf_counter()
+        rows, tokens, angle = way.run()
+        _wait(device)
+        seconds = time.perf_counter() - begin
+        peak = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
+    return _Pass(seconds, rows, tokens, angle, before, way.products and way.products(), peak)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """One pass of one way, and how fast the products were before and after it."""
+
+    seconds: float
+    rows: int
+    tokens: int
+    angle: float
+    before: Speeds | None
+    after: Speeds | None
+    peak: float | None
+
+    def share(self, which: int, per_token: float) -> float | None:
+        """Of the products' speed, the mean of before and after: other work on the machine slows both."""
+        if self.before is None or self.after is None:
+            return None
+        return self.tokens * per_token / self.seconds / ((self.before[which] + self.after[which]) / 2)
+
+
+def _rate(name: str, passed: dict[str, list[_Pass]], per_token: float) -> Rate:
+    own, slow = passed[name], passed[ONE_BY_ONE]
+    ratios = [(b.seconds / b.rows) / (a.seconds / a.rows) for a, b in zip(own, slow, strict=True)]
+
+    def share(which: int) -> float | None:
+        found = [value for one in own if (value := one.share(which, per_token)) is not None]
+        return statistics.median(found) if found else None
+
+    return Rate(
+        name,
+        statistics.median(one.rows / one.seconds for one in own),
+        statistics.median(one.tokens / one.seconds for one in own),
+        statistics.median(ratios),
+        share(0),
+        share(1),
+        None if own[0].before is None else statistics.median(one.angle / one.seconds for one in own),
+        max((one.peak for one in own if one.peak is not None), default=None),
+    )
+
+
+def run_batches(forward: Prefill | PackedPrefill, prompts: Sequence[Segmented], budget: int) -> Counts:
+    """One pass in batches, with the angle scores of each."""
+    tokens, angle = 0, 0.0
+    for batch in forward.run(prompts, budget):
+        _wait(batch.states.hidden.device)
+        begin = time.perf_counter()
+        angle_scores(batch.states, [prompts[place] for place in batch.places])
+        angle += time.perf_counter() - begin
+        tokens += batch.tokens
+    return len(prompts), tokens, angle
+
+
+@torch.inference_mode()
+def _one_by_one(model: nn.Module, prompts: Sequence[Segmented]) -> Counts:
+    """The whole model and its head on each prompt, all pairwise cosines of the last states."""
+    anything: Any = model
+    head = anything.get_input_embeddings().weight  # an output head has its shape
+    tokens = 0
+    for prompt in prompts:
+        ids = torch.from_numpy(prompt.token_ids).long()[None].to(head.device)
+        states = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).last_hidden_state
+        _ = states @ head.T
+        units = torch.nn.functional.normalize(states[0, : prompt.end].float(), dim=-1)
+        cosines = units @ units.T
+        question = cosines[prompt.prefix :]
+        float(question[:, prompt.prefix :].mean() + question[:, : prompt.prefix].mean())
+        tokens += ids.shape[1]
+    return len(prompts), tokens, 0.0
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@torch.inference_mode()
+def gemm_speeds(model: nn.Module, rows: int, repeats: int = 3) -> Speeds:
+    """How fast the model's own matrix products are, so many rows at a time.
+
+    Each product alone, in a loop: what a forward that did nothing else would reach.
+    """
+    shapes = Counter(tuple(m.weight.shape) for m in model.modules() if isinstance(m, nn.Linear))
+    some = next(model.parameters())
+    operations, taken = 0.0, [0.0, 0.0]
+    for (out, into), count in shapes.items():
+        states = torch.randn(rows, into, dtype=some.dtype, device=some.device)
+        layer = nn.Linear(into, out, bias=False, dtype=some.dtype, device=some.device)
+        plain = _seconds(layer, states, repeats)
+        laid_out = LaidOut(layer)
+        laid_out.take()
+        other = _seconds(layer, states, repeats) if laid_out else plain
+        operations += count * 2 * rows * out * into
+        taken[0] += count * plain
+        taken[1] += count * min(plain, other)
+    return operations / taken[0], operations / taken[1]
+
+
+def _seconds(layer: nn.Module, states: Tensor, repeats: int) -> float:
+    """One call's, the median of calls in fours; the first two fours warm up."""
+    times = []
+    for index in range(repeats + 2):
+        begin = time.perf_counter()
+        for _ in range(4):
+            layer(states)
+        _wait(states.device)
+        if index >= 2:
+            times.append((time.perf_counter() - begin) / 4)
+    return statistics.median(times)
+
+
+def _gemm_flops(prefill: Prefill, prompt: Segmented) -> float:
+    """Operations of the linear layers for one token, up to the scored tensor; attention is not counted."""
+    counted = [0]
+
+    def count(module: nn.Module, args: tuple[Any, ...], _: Any) -> None:
+        states: Tensor = args[0]
+        weight: Any = module.weight
+        counted[0] += 2 * states.numel() * len(weight)
+
+    handles = [m.register_forward_hook(count) for m in prefill.model.modules() if isinstance(m, nn.Linear)]
+    try:
+        prefill([prompt])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return counted[0] / prompt.end
+
+
+_PATIENCE = 10.0  # seconds for a worker to end by itself
+
+
+class Crew:
+    """Worker processes on the CPU; use it in a `with` statement.
+
+    Args:
+        model: as for `--model`.
+        dtype: of the model.
+        workers: processes.
+        threads: of each.
+        prompts: every process runs its share of them.
+        budget: tokens in a batch.
+
+    Raises:
+        GaincurateError: a worker could not begin; its own sentence.
+    """
+
+    def __init__(
+        self, model: str, dtype: str, workers: int, threads: int, prompts: Sequence[Segmented], budget: int
+    ) -> None:
+        self.name = f"packed, {workers} workers of {threads} thread{'s' * (threads != 1)}"
+        context = multiprocessing.get_context("spawn")
+        pipes = [context.Pipe() for _ in range(workers)]
+        self._pipes = [ours for ours, _ in pipes]
+        self._workers = [
+            context.Process(
+                target=_work,
+                args=(theirs, model, dtype, threads, list(prompts[index::workers]), budget),
+                daemon=True,
+            )
+            for index, (_, theirs) in enumerate(pipes)
+        ]
+        try:
+            start_workers(self._workers)
+            for _, theirs in pipes:
+                theirs.close()
+            for pipe in self._pipes:
+                self._answer(pipe)
+        except BaseException:
+            self._end(0.0)
+            raise
+
+    def run(self) -> tuple[int, int, float]:
+        """One pass over all prompts: rows, computed tokens, seconds in the angle code (a worker's mean)."""
+        found = self._ask("run")
+        rows, tokens, angle = (sum(column) for column in zip(*found, strict=True))
+        return rows, tokens, angle / len(found)
+
+    def gemm_speeds(self) -> Speeds:
+        """Operations in a second of the model's matrix products, all processes at it at once."""
+        plain, fastest = (sum(column) for column in zip(*self._ask("gemm"), strict=True))
+        return plain, fastest
+
+    def _ask(self, what: str) -> list[Any]:
+        for pipe in self._pipes:
+            with contextlib.suppress(BrokenPipeError):  # it died, which its answer tells
+                pipe.send(what)
+        return [self._answer(pipe) for pipe in self._pipes]
+
+    def _answer(self, pipe: Any) -> Any:
+        try:
+            found = pipe.recv()
+        except (EOFError, ConnectionResetError):
+            raise GaincurateError("a worker died (out of memory, perhaps); use fewer --workers.") from None
+        if isinstance(found, GaincurateError):
+            raise found
+        return found
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end(_PATIENCE if error is None else 0.0)
+
+    def _end(self, seconds: float) -> None:
+        if seconds:
+            for pipe in self._pipes:
+                pipe.close()  # which a worker that waits takes as its end
+        end_workers(self._workers, seconds)
+        for pipe in self._pipes:
+            pipe.close()
+
+
+def _work(pipe: Any, model: str, dtype: str, threads: int, prompts: list[Segmented], budget: int) -> None:
+    torch.set_num_threads(threads)
+    settle_memory()
+    try:
+        files = find_model(model)
+        loaded = load_model(files, load_config(files), device="cpu", dtype=dtype)
+        forward = PackedPrefill(Prefill(loaded))
+        forward.try_on(prompts[:2])
+    except GaincurateError as error:
+        pipe.send(error)
+        return
+    except UnsupportedAttention as error:
+        pipe.send(
+            GaincurateError(f"--workers times the packed forward, which {model} does not allow: {error}.")
+        )
+        return
+    pipe.send("ready")
+    while True:
+        try:
+            what = pipe.recv()
+        except EOFError:  # the parent is gone
+            return
+        pipe.send(gemm_speeds(loaded, budget) if what == "gemm" else run_batches(forward, prompts, budget))

@@ -1,0 +1,281 @@
+"""The options of scoring as a frozen, checked value: fields, options of the command, keywords of `score`.
+
+A text stands for some values on the command line and in a `--config` file (`@FILE` for a system message,
+`I/N` for a part of a run). Keywords take the values themselves: there a system message may begin with @.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from gaincurate.core.locks import Split
+from gaincurate.core.options import ADVANCED, MACHINE, READING, Option, json_object
+from gaincurate.errors import InputError
+
+DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]+)?")
+"""What `--device` takes."""
+MAX_WEIGHT = 1e30  # times a cosine, still a float32
+Signal = Literal["angle", "nll", "entropy", "embedding"]
+SIGNALS: tuple[Signal, ...] = ("angle", "nll", "entropy", "embedding")
+
+
+def _read_text(path: Path, option: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{option}: cannot read {path}: {(error.strerror or '').lower()}.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{option}: {path} is not UTF-8 text.") from error
+
+
+def _system(value: str) -> str:
+    if value.startswith("@"):
+        # Editors end a file with a line break that nobody means to train on.
+        return _read_text(Path(value[1:]), "--system").removesuffix("\n").removesuffix("\r")
+    return value
+
+
+def _shots(path: str) -> list[dict[str, Any]]:
+    try:
+        value = json.loads(_read_text(Path(path), "--shots"))
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"--shots {path}: broken JSON in line {error.lineno} ({error.msg}); expected a list of "
+            "chat messages."
+        ) from error
+    return check_shots(value, path)
+
+
+def _template_kwargs(value: str) -> dict[str, Any]:
+    return json_object(value, "--template-kwargs", '{"enable_thinking": false}')
+
+
+def _signals(value: str) -> tuple[Signal, ...]:
+    return check_signals(value.split(","))
+
+
+def _batch_tokens(value: str) -> int | None:
+    if value == "auto":
+        return None
+    if not value.isdecimal() or int(value) < 1:
+        raise InputError(f"--batch-tokens {value}: expected auto or a number from 1.")
+    return int(value)
+
+
+def _split_run(value: str) -> Split:
+    part = re.fullmatch(r"(\d+)/(\d+)", value)
+    if not part or not 1 <= int(part[1]) <= int(part[2]):
+        raise InputError(f"--shard {value}: expected I/N with I from 1 to N, such as 1/4.")
+    return Split(int(part[1]), int(part[2]))
+
+
+class DeviceConfig(BaseModel):
+    """What a model runs on, for commands with one process."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    device: Annotated[str, Option("auto, cpu, cuda or cuda:N.", MACHINE, metavar="NAME")] = "auto"
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        Option("Of the model. auto: float32 on a CPU, bfloat16 on a GPU that has it.", MACHINE),
+    ] = "auto"
+    threads: Annotated[
+        int | None,
+        Field(ge=1),
+        Option("CPU threads of a process. Default: torch's, shared among processes.", MACHINE),
+    ] = None
+    batch_tokens: Annotated[
+        int | None,
+        Field(ge=1),
+        Option(
+            "Tokens in a batch; auto goes by the device's memory.",
+            MACHINE,
+            metavar="N",
+            read=_batch_tokens,
+            shown="auto",
+        ),
+    ] = None
+
+
+class MachineConfig(DeviceConfig):
+    """What scoring runs on."""
+
+    backend: Annotated[
+        Literal["auto", "triton", "torch"],
+        Option("Of the angle code. auto: the Triton kernel on a GPU, PyTorch on a CPU.", MACHINE),
+    ] = "auto"
+    workers: Annotated[
+        int | None,
+        Field(ge=1),
+        Option("Processes. Default: one on a CPU, one for each GPU of a kind.", MACHINE),
+    ] = None
+
+
+class ScoreConfig(MachineConfig):
+    """What `gaincurate score` does; the command's options under the same names."""
+
+    data: Annotated[
+        str,
+        Option(
+            "File (.json .jsonl .parquet .arrow .csv, also .gz), glob, folder, save_to_disk folder "
+            "or Hub id (owner/name, with :config and @revision where wanted).",
+            metavar="DATA",
+            argument=True,
+        ),
+    ]
+    model: Annotated[
+        str,
+        Option(
+            "Hub id (owner/name or owner/name@revision), folder, .gguf file, or 'demo'.",
+            names=("--model", "-m"),
+            metavar="NAME",
+        ),
+    ]
+    out: Annotated[Path, Option("Folder for the scored set.", names=("--out", "-o"))]
+    prompt_column: Annotated[
+        str | None,
+        Option("Column with the prompt; a.b goes into a struct. Default: found.", READING, metavar="NAME"),
+    ] = None
+    answer_column: Annotated[
+        str | None, Option("Column with the answer, part of the id. Default: found.", READING, metavar="NAME")
+    ] = None
+    id_column: Annotated[
+        str | None,
+        Option(
+            "Column with unique ids. Default: gc_id, else a hash of the content.", READING, metavar="NAME"
+        ),
+    ] = None
+    system: Annotated[
+        str | None,
+        Option("System message for every row; @FILE reads it from a file.", READING, read=_system),
+    ] = None
+    system_override: Annotated[bool, Option("Replace rows' own system messages by --system.", READING)] = (
+        False
+    )
+    shots: Annotated[
+        list[dict[str, Any]],
+        Option(
+            "JSON list of chat messages put after the system message.", READING, metavar="FILE", read=_shots
+        ),
+    ] = Field(default_factory=list)
+    template_kwargs: Annotated[
+        dict[str, Any],
+        Option(
+            "JSON object with extra variables for the chat template.",
+            READING,
+            metavar="JSON",
+            read=_template_kwargs,
+        ),
+    ] = Field(default_factory=dict)
+    split: Annotated[str | None, Option("Split of a Hub set or folder.", READING, metavar="NAME")] = None
+    limit: Annotated[int | None, Field(ge=1), Option("Take the first rows only.")] = None
+    layer: Annotated[int, Option("Decoder layer for --site mlp_input.", ADVANCED)] = -1
+    site: Annotated[
+        Literal["mlp_input", "final_norm"],
+        Option("Scored tensor: input of the layer's feed-forward block, or the final norm.", ADVANCED),
+    ] = "mlp_input"
+    signals: Annotated[
+        tuple[Signal, ...],
+        Option(
+            "angle, and what else is wanted of nll, entropy and embedding, with commas between them. Each "
+            "of the other three makes the forward run to its end; nll and entropy need the output head too.",
+            metavar="LIST",
+            read=_signals,
+            shown="angle",
+        ),
+    ] = ("angle",)
+    """What is written: `angle` always; `nll` adds `gc_nll`, `entropy` adds `gc_entropy` and
+    `gc_last_entropy`, `embedding` adds `gc_embedding`."""
+    logits_memory: Annotated[
+        int, Field(ge=1), Option("MiB that logits may take at a time, for nll and entropy.", MACHINE)
+    ] = 512
+    inter_weight: Annotated[float, Option("Weight of the inter term in gc_angle.", ADVANCED)] = 1.0
+    max_length: Annotated[
+        int | None,
+        Field(ge=1),
+        Option("Longest whole prompt in tokens. Default: the model's.", READING),
+    ] = None
+    on_overlong: Annotated[
+        Literal["error", "truncate", "skip"],
+        Option("What to do with a longer prompt.", READING),
+    ] = "error"
+    on_error: Annotated[
+        Literal["stop", "skip"], Option("What to do with a row that cannot be scored.", READING)
+    ] = "stop"
+    shard_rows: Annotated[int, Field(ge=1), Option("Source rows per shard.", ADVANCED)] = 1024
+    split_run: Annotated[
+        Split,
+        Option(
+            "Write every Nth shard only, from the Ith; for split runs.",
+            ADVANCED,
+            names=("--shard",),
+            metavar="I/N",
+            read=_split_run,
+            shown="1/1",
+        ),
+    ] = Split()
+    overwrite: Annotated[bool, Option("Delete the set in --out first.")] = False
+    allow_pickle: Annotated[bool, Option("Accept pickled weights; they can run code.", ADVANCED)] = False
+    trust_remote_code: Annotated[bool, Option("Run a model repository's own code.", ADVANCED)] = False
+
+    @field_validator("inter_weight")
+    @classmethod
+    def _finite(cls, value: float) -> float:
+        if not abs(value) <= MAX_WEIGHT:
+            raise InputError(
+                f"--inter-weight {value}: expected a number from -{MAX_WEIGHT:g} to {MAX_WEIGHT:g}."
+            )
+        return value
+
+    @field_validator("signals", mode="before")
+    @classmethod
+    def _in_one_order(cls, value: object) -> tuple[Signal, ...]:
+        return check_signals([value] if isinstance(value, str) else value)
+
+    @property
+    def needs_head(self) -> bool:
+        """Whether a signal is made of logits."""
+        return "nll" in self.signals or "entropy" in self.signals
+
+
+def check_signals(value: object) -> tuple[Signal, ...]:
+    """The signals in the order of `SIGNALS`, whatever order they were given in.
+
+    Raises:
+        InputError: one that there is not, or `angle` is not among them.
+    """
+    given = [str(name) for name in value] if isinstance(value, (list, tuple)) else [str(value)]
+    for name in given:
+        if name not in SIGNALS:
+            listed = f"{', '.join(SIGNALS[:-1])} and {SIGNALS[-1]}"
+            raise InputError(f"--signals: there is no signal {name!r}; there are {listed}.")
+    if SIGNALS[0] not in given:
+        raise InputError(
+            f"--signals {','.join(given)}: angle is always computed; write angle,{','.join(given)}."
+        )
+    return tuple(name for name in SIGNALS if name in given)
+
+
+def check_shots(value: Any, name: str) -> list[dict[str, Any]]:
+    """The examples of `--shots`: a JSON list of {role, content}, user and assistant in turn.
+
+    Raises:
+        InputError: anything else.
+    """
+    good = isinstance(value, list) and all(
+        isinstance(m, dict)
+        and isinstance(m.get("content"), str)
+        and m.get("role") == ("user", "assistant")[i % 2]
+        for i, m in enumerate(value)
+    )
+    if not good or len(value) % 2:
+        raise InputError(
+            f"--shots {name}: expected a JSON list of messages, user and assistant in turn: "
+            '[{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}].'
+        )
+    return [{"role": m["role"], "content": m["content"]} for m in value]

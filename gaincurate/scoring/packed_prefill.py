@@ -1,0 +1,284 @@
+"""The forward without padding: takes segmented prompts, yields their hidden states.
+
+A batch is one row of tokens. Prompts that begin with the same prefix use one computation of it. Whether a
+model can be run like this is tried on real prompts against its own plain forward. Knows nothing of scores.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator, Sequence, Set
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gaincurate.scoring import packed_attention
+from gaincurate.scoring.batching import Batch, PackedStates, SharedPrefix, apart, by_kind, packed_batches
+from gaincurate.scoring.cpu import LaidOut
+from gaincurate.scoring.packed_attention import KeysAndValues, Packing, UnsupportedAttention
+from gaincurate.scoring.prefill import Prefill
+from gaincurate.scoring.segment import Segmented
+
+_KEPT_TOKENS = 16384  # of shared prefixes whose keys and values are kept
+# Of a state's length, on average over a prompt's tokens; one token may be off by ten times as much. Seen with
+# SmolLM2-135M: 6e-7 in float32, 1.4e-2 in bfloat16, whose largest was 5e-2.
+_TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
+_LAYERS = {"full_attention", "sliding_attention"}
+_KNOWN = (UnsupportedAttention, torch.OutOfMemoryError)
+# What a foreign architecture may stumble over.
+_FOREIGN = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, AssertionError)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A prefix that was run: its keys and values in each attention module, and its states."""
+
+    attended: dict[nn.Module, KeysAndValues]
+    states: SharedPrefix
+
+
+class PackedPrefill:
+    """Runs prompts as one row each batch.
+
+    Args:
+        prefill: the padded forward, which knows where to stop; its model's attention is exchanged, and on a
+            CPU its linear layers.
+
+    Raises:
+        UnsupportedAttention: the architecture is known not to work; the text says why.
+    """
+
+    def __init__(self, prefill: Prefill) -> None:
+        self.name = "packed"
+        self.norm = prefill.norm
+        self._prefill = prefill
+        self._model: Any = prefill.model
+        self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
+        self._prefix_tokens = 0
+        _refuse_known(prefill.config)
+        packed_attention.register()
+        config: Any = self._model.config
+        self._before = config._attn_implementation
+        self._products: LaidOut | None = None
+
+    def stop(self, prompt: Segmented) -> int:
+        """How many of a prompt's tokens are computed."""
+        return self._prefill.stop(prompt)
+
+    def run(self, prompts: Sequence[Segmented], budget: int) -> Iterator[Batch]:
+        """Everything in order, in batches of at most `budget` tokens; what two have in common is run once."""
+        long = [self._prefill.is_long(prompt) for prompt in prompts]
+        shared = shared_prefixes(p for p, is_long in zip(prompts, long, strict=True) if not is_long)
+        own = [self.stop(p) - (p.prefix if self._shares(p, shared) else 0) for p in prompts]
+        for places in apart(partial(packed_batches, budget=budget), own, long):
+            before, begun = self._prefix_tokens, self._prefill.behind_site
+            states = self([prompts[place] for place in places], shared)
+            tokens = len(states.hidden) + self._prefix_tokens - before
+            yield Batch(places, states, tokens, self._prefill.behind_site - begun)
+
+    def try_on(self, prompts: Sequence[Segmented]) -> None:
+        """Compare with the model's own forward, with the prefixes shared and not; then it is `take`n.
+
+        Args:
+            prompts: a few real ones.
+
+        Raises:
+            UnsupportedAttention: the states differ by more than rounding, or the model cannot be run like
+                this at all. It is then as it was before.
+        """
+        plain = [self._prefill([prompt]) for prompt in prompts]
+        if not any(states.hidden.isfinite().all() for states in plain):
+            raise UnsupportedAttention(
+                "its own hidden states are not finite; do its weights hold NaN, or numbers too large for "
+                f"{str(plain[0].hidden.dtype).removeprefix('torch.')}?"
+            )
+        try:
+            self.take()
+            self._try(prompts, plain)
+            products = LaidOut(self._prefill.model)
+            if products:
+                self._try_products(products, prompts, plain)
+        except BaseException as error:
+            self.give_back()
+            if isinstance(error, _KNOWN) or not isinstance(error, _FOREIGN):
+                raise
+            # Whatever a foreign architecture stumbles over: it runs as its authors wrote it.
+            raise UnsupportedAttention(f"{type(error).__name__}: {error}") from error
+
+    def take(self) -> None:
+        """Exchange the model's attention, and its linear layers if `try_on` found that they may be."""
+        self._model.set_attn_implementation(packed_attention.NAME)
+        if self._model.config._attn_implementation != packed_attention.NAME:
+            raise UnsupportedAttention("it does not let its attention be exchanged")
+        if self._products is not None:
+            self._products.take()
+
+    def give_back(self) -> None:
+        """The model as its authors wrote it."""
+        self._model.set_attn_implementation(self._before)
+        if self._products is not None:
+            self._products.give_back()
+
+    @contextlib.contextmanager
+    def taken(self) -> Iterator[None]:
+        """`take`n within, given back behind it."""
+        self.take()
+        try:
+            yield
+        finally:
+            self.give_back()
+
+    def _try(self, prompts: Sequence[Segmented], plain: Sequence[PackedStates]) -> None:
+        try:
+            for shared in (set(), {prefix_of(prompt) for prompt in prompts}):
+                for places in by_kind([self._prefill.is_long(prompt) for prompt in prompts]):
+                    own = [prompts[place] for place in places]
+                    self._compare([plain[place] for place in places], self(own, shared, check=True))
+        finally:
+            self._kept.clear()
+
+    def _try_products(
+        self, products: LaidOut, prompts: Sequence[Segmented], plain: Sequence[PackedStates]
+    ) -> None:
+        """Keep them if the states stay what they were; a model that reads its weights elsewhere does not."""
+        try:
+            products.take()
+            self._try(prompts, plain)
+        except BaseException as error:
+            products.give_back()
+            if not isinstance(error, (UnsupportedAttention, *_FOREIGN)):
+                raise
+            self.name = "packed, plain products"
+        else:
+            self._products = products
+
+    @torch.inference_mode()
+    def __call__(
+        self, prompts: Sequence[Segmented], shared: Iterable[bytes] = (), *, check: bool = False
+    ) -> PackedStates:
+        """Hidden states of a batch.
+
+        Args:
+            prompts: the batch.
+            shared: prefixes (`prefix_of`) that are computed apart and once.
+            check: also see that every layer's attention came by.
+        """
+        wanted = set(shared)
+        kept = [self._run_prefix(p) if self._shares(p, wanted) else None for p in prompts]
+        ids, positions, borders = [], [], [0]
+        for prompt, before in zip(prompts, kept, strict=True):
+            begin = 0 if before is None else prompt.prefix
+            stop = self.stop(prompt)
+            ids.append(torch.from_numpy(prompt.token_ids[begin:stop]))
+            positions.append(torch.arange(begin, stop))
+            borders.append(borders[-1] + stop - begin)
+        packing = Packing(borders, [None if before is None else before.attended for before in kept])
+        hidden, final = self._run(torch.cat(ids), torch.cat(positions), packing)
+        if check:
+            _check_layers(self._prefill.config, packing, self._prefill.depth)
+        starts, ends = torch.tensor(borders[:-1]), torch.tensor(borders[1:])
+        own = [0 if before else prompt.prefix for prompt, before in zip(prompts, kept, strict=True)]
+        middles = starts + torch.tensor(own)
+        behind = middles + torch.tensor([prompt.question_tokens for prompt in prompts])
+        return PackedStates(
+            hidden,
+            torch.stack([middles, behind], 1),
+            torch.stack([starts, middles], 1),
+            tuple(None if before is None else before.states for before in kept),
+            ends,
+            self._prefill.norm,
+            final,
+        )
+
+    def _shares(self, prompt: Segmented, shared: Set[bytes]) -> bool:
+        """Whether its prefix is run apart; a long prompt's is turned as the rest of it."""
+        return bool(prompt.prefix) and prefix_of(prompt) in shared and not self._prefill.is_long(prompt)
+
+    def _run(self, ids: Tensor, positions: Tensor, packing: Packing) -> tuple[Tensor, Tensor | None]:
+        device = self._prefill.device
+        options = {"position_ids": positions[None].to(device), packed_attention.KEYWORD: packing}
+        states, final = self._prefill.both(ids.long()[None].to(device), **options)
+        return states[0], None if final is None else final[0]
+
+    def _run_prefix(self, prompt: Segmented) -> _Kept:
+        name = prefix_of(prompt)
+        if name not in self._kept:
+            keep: dict[nn.Module, KeysAndValues] = {}
+            packing = Packing([0, prompt.prefix], [None], keep)
+            ids = torch.from_numpy(prompt.token_ids[: prompt.prefix])
+            hidden, final = self._run(ids, torch.arange(prompt.prefix), packing)
+            self._prefix_tokens += prompt.prefix
+            # A copy: the others' memory is free again.
+            last = None if final is None else final[-1].clone()
+            self._kept[name] = _Kept(keep, SharedPrefix(hidden, last))
+            while len(self._kept) > 1 and sum(k.states.tokens for k in self._kept.values()) > _KEPT_TOKENS:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(name)
+        return self._kept[name]
+
+    def _compare(self, plain: Sequence[PackedStates], found: PackedStates) -> None:
+        self._compare_states([states.hidden for states in plain], found, found.hidden)
+        if found.final is not None:
+            finals = [states.final for states in plain if states.final is not None]
+            # The last state of a prefix that was run apart counts too: the next token is predicted there.
+            lasts = [None if prefix is None else prefix.last for prefix in found.shared]
+            self._compare_states(finals, found, found.final, lasts)
+
+    def _compare_states(
+        self,
+        plain: Sequence[Tensor],
+        found: PackedStates,
+        states: Tensor,
+        lasts: Sequence[Tensor | None] | None = None,
+    ) -> None:
+        most = _TOLERANCES[states.dtype]
+        begins, stops = found.prefixes[:, 0].tolist(), found.ends.tolist()
+        for place, (expected, begin, stop) in enumerate(zip(plain, begins, stops, strict=True)):
+            got = states[begin:stop]  # without the prefix where it is shared
+            last = lasts[place] if lasts else None
+            got = (got if last is None else torch.cat([last[None], got])).float()
+            wanted = expected[len(expected) - len(got) :].float()
+            gaps = (got - wanted).norm(dim=-1) / wanted.norm(dim=-1).clamp(min=1e-30)
+            off = float(gaps.mean())
+            if not (off <= most and float(gaps.max()) <= 10 * most):
+                raise UnsupportedAttention(f"its states differ from a plain forward's by {off:.1e}")
+
+
+def prefix_of(prompt: Segmented) -> bytes:
+    """A prompt's prefix as a name: its tokens."""
+    return prompt.token_ids[: prompt.prefix].tobytes()
+
+
+def shared_prefixes(prompts: Iterable[Segmented]) -> set[bytes]:
+    """The prefixes that two prompts or more begin with."""
+    counts = Counter(prefix_of(prompt) for prompt in prompts if prompt.prefix)
+    return {name for name, count in counts.items() if count > 1}
+
+
+def _refuse_known(config: Any) -> None:
+    """What a few short prompts would not show."""
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if kinds - _LAYERS:
+        raise UnsupportedAttention(f"it has layers of {', '.join(sorted(kinds - _LAYERS))}")
+    if getattr(config, "attention_chunk_size", None):
+        raise UnsupportedAttention("it attends in chunks")
+
+
+def _check_layers(config: Any, packing: Packing, depth: int) -> None:
+    """Every layer's attention came by once, and with its window where it has one."""
+    windows = list(packing.windows.values())
+    if len(windows) != depth:
+        raise UnsupportedAttention(f"{len(windows)} of {depth} layers called the attention")
+    kinds = getattr(config, "layer_types", None)
+    window = getattr(config, "sliding_window", None)
+    if kinds is None:
+        kinds = ["sliding_attention" if window else "full_attention"] * depth
+        if getattr(config, "use_sliding_window", True) is False:
+            kinds = ["full_attention"] * depth
+    expected = [kind == "sliding_attention" and window is not None for kind in kinds[:depth]]
+    if [found is not None for found in windows] != expected:
+        raise UnsupportedAttention("it does not say which layers have a sliding window")

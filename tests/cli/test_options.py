@@ -1,0 +1,238 @@
+"""Options from a file: every format, flags before the file before defaults, and what a file cannot say."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import runs
+from command import run
+from gaincurate.cli.app import app as gaincurate_app
+from gaincurate.core.options import checked
+from gaincurate.errors import InputError
+from gaincurate.schedule.config import ScheduleConfig
+
+OPTIONS: dict[str, Any] = {
+    "model": "demo",
+    "limit": 3,
+    "signals": ["angle", "nll"],
+    "template_kwargs": {"enable_thinking": False},
+    "system_override": True,
+    "shard": "2/3",
+    "batch-tokens": 512,
+}
+TOML = """
+model = "demo"
+limit = 3
+signals = ["angle", "nll"]
+system_override = true
+shard = "2/3"
+batch-tokens = 512
+template_kwargs = { enable_thinking = false }
+"""
+YAML = """
+model: demo
+limit: 3
+signals: [angle, nll]
+system_override: true
+shard: 2/3
+batch-tokens: 512
+template_kwargs: {enable_thinking: false}
+"""
+
+
+_RUN = {"scored": "set", "run": "run", "strategy": "uniform", "budget": 8, "rounds": 2}
+
+
+def printed(*arguments: object) -> dict[str, Any]:
+    result = run(*arguments, "--print-config")
+    assert result.exit_code == 0, result.stderr
+    values: dict[str, Any] = json.loads(result.stdout)
+    return values
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("c.toml", TOML), ("c.yaml", YAML), ("c.yml", YAML), ("c.json", json.dumps(OPTIONS))]
+)
+def test_a_file_in_any_format_says_what_flags_say(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    by_file = printed("score", "data.jsonl", "--out", "set", "--config", tmp_path / name)
+    flags = ["--model", "demo", "--limit", 3, "--signals", "angle,nll", "--system-override", "--shard", "2/3"]
+    flags += ["--batch-tokens", 512, "--template-kwargs", '{"enable_thinking": false}']
+    by_flags = printed("score", "data.jsonl", "--out", "set", *flags)
+    texts = {"signals": "angle,nll", "batch_tokens": "512"}
+    assert by_file | texts == by_flags | {"template_kwargs": {"enable_thinking": False}}
+    assert by_file["device"] == "auto"
+    assert by_file["data"] == "data.jsonl"
+
+
+def test_a_flag_wins_over_the_file_and_the_file_over_the_default(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text('data = "data.jsonl"\nmodel = "m"\nout = "set"\nlimit = 3\nlayer = 2\n')
+    values = printed("score", "--config", path, "--limit", 5)
+    assert (values["limit"], values["layer"], values["shard_rows"]) == (5, 2, 1024)
+
+
+def test_what_is_printed_is_read_again(tmp_path: Path) -> None:
+    flags = ["--model", "demo", "--out", tmp_path / "set", "--system", "@sys.txt", "--inter-weight", "0.5"]
+    (tmp_path / "sys.txt").write_text("Be brief.\n")
+    flags[5] = f"@{tmp_path / 'sys.txt'}"
+    values = printed("score", "data.jsonl", *flags)
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps(values))
+    assert printed("score", "--config", path) == values
+    path.rename(tmp_path / "c.yaml")  # JSON is YAML
+    assert printed("score", "--config", tmp_path / "c.yaml") == values
+
+
+def test_a_command_runs_by_a_file_alone(tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_text('{"prompt": "how many apples?"}\n')
+    path = tmp_path / "c.json"
+    values = {
+        "data": str(tmp_path / "data.jsonl"),
+        "model": str(tmp_path / "none"),
+        "out": str(tmp_path / "set"),
+    }
+    path.write_text(json.dumps(values))
+    result = run("score", "--config", path)
+    assert result.exit_code == 2
+    assert f"{tmp_path / 'none'}" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        (
+            "c.toml",
+            "batch_tokns = 3",
+            "{F}: there is no option 'batch_tokns'; near it there is batch_tokens. ",
+        ),
+        ("c.toml", "zzz = 3", "{F}: there is no option 'zzz'. "),
+        ("c.toml", "json = true", "{F}: there is no option 'json'"),
+        ("c.toml", "limit = 0", "{F}: limit = 0: input should be greater than or equal to 1."),
+        ("c.toml", "dtype = 'int8'", "{F}: dtype = 'int8': "),
+        ("c.toml", "limit = ", "--config {F} is no TOML: "),
+        ("c.json", "{", "--config {F} is no JSON: "),
+        ("c.yaml", "a: [", "--config {F} is no YAML: "),
+        ("c.yaml", "- a", "--config {F}: expected options as names with values."),
+        ("c.txt", "", "--config {F}: expected a file that ends in .toml, .yaml, .yml or .json."),
+        ("c.toml", "shard = 5", "--shard 5: it should be "),
+        ("c.toml", "shots = 5", "--shots 5: it should be a valid list."),
+        ("c.toml", "shard = '4/3'", "--shard 4/3: expected I/N with I from 1 to N, such as 1/4."),
+        ("c.toml", "signals = ['angel']", "--signals: there is no signal 'angel'; there are "),
+    ],
+)
+def test_what_a_file_cannot_say_is_refused(tmp_path: Path, name: str, text: str, sentence: str) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    result = run("score", "data.jsonl", "--model", "demo", "--out", tmp_path / "set", "--config", path)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: " + sentence.replace("{F}", str(path)))
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    result = run("score", "--config", tmp_path / "none.toml")
+    assert result.exit_code == 1
+    assert "none.toml" in result.stderr
+
+
+def test_a_run_is_opened_by_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(
+        f"""
+        scored = "{runs.some_set(tmp_path / "set")}"
+        run = "{tmp_path / "run"}"
+        strategy = "gain-rl"
+        rounds = 2
+        budget = 8
+        sigma = 4
+        reward_range = [-1, 1]
+        without_system = true
+        set = ["scale=3"]
+        rescore_every = 2
+        """
+    )
+    result = run("schedule", "start", "--config", path, "--drift", "0.5")
+    assert result.exit_code == 0, result.stderr
+    config = json.loads((tmp_path / "run/run.json").read_text())["config"]
+    assert (config["reward_low"], config["bare"], config["rescore"]["every"]) == (-1, True, 2)
+    assert config["rescore"]["drift"] == 0.5
+    assert (config["options"]["sigma"], config["options"]["scale"]) == ("4", 3)
+
+
+def test_off_in_yaml_is_a_name_and_true_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("rescore: off\nby: no\nwith_scores: true\nrescore_every: 2\n")
+    values = printed(
+        "schedule", "start", "set", "--run", "r", "--strategy", "s", "--rounds", 1, "--config", path
+    )
+    assert (values["rescore"], values["by"], values["with_scores"]) == ("off", "no", True)
+
+
+def test_a_refusal_names_the_option_as_it_is_spelt(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^--rescore-every 0: it should be greater than or equal to 1\.$"):
+        checked(ScheduleConfig, {**_RUN, "rescore": {"every": 0}})
+    with pytest.raises(InputError, match=r"^--without-system 7: it should be a valid boolean"):
+        checked(ScheduleConfig, {**_RUN, "bare": 7})
+    with pytest.raises(InputError, match=r"^there is no option 'alignto'; near it there is align_to\.$"):
+        checked(ScheduleConfig, {**_RUN, "alignto": 7})
+    with pytest.raises(InputError, match=r"^--strategy is missing\.$"):
+        checked(ScheduleConfig, {name: value for name, value in _RUN.items() if name != "strategy"})
+
+
+@pytest.mark.parametrize(
+    ("command", "new", "old"),
+    [
+        (["schedule", "start"], "--without-system", "--bare"),
+        (["export"], "--without-system", "--bare"),
+        (["schedule", "run"], "--retry", "--again"),
+    ],
+)
+def test_an_old_spelling_is_read_and_not_shown(
+    tmp_path: Path, command: list[str], new: str, old: str
+) -> None:
+    shown = run(*command, "--help").stdout
+    assert new in shown
+    assert old not in shown
+    by_old, by_new = (run(*command, tmp_path, option) for option in (old, new))
+    assert (by_old.exit_code, by_old.stderr) == (by_new.exit_code, by_new.stderr)
+    assert "no such option" not in by_old.stderr.lower()
+
+
+def commands(app: Any = None, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every command as its words."""
+    group: Any = app or typer.main.get_command(gaincurate_app)
+    context = typer.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        yield (*words, name)
+        if hasattr(command, "list_commands"):
+            yield from commands(command, (*words, name))
+
+
+@pytest.mark.parametrize("command", list(commands()), ids=" ".join)
+def test_help_at_80_columns_cuts_no_name_and_shows_no_types_of_python(command: tuple[str, ...]) -> None:
+    shown = CliRunner(env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"}).invoke(
+        gaincurate_app, [*command, "--help"]
+    )
+    assert shown.exit_code == 0
+    options = shown.stdout.partition("Options")[2]
+    assert "…" not in shown.stdout
+    assert not re.search(r"<bool>|range>|<str>|<int>|<float>|Undefined|<path>", options)
+    assert max(map(len, shown.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("command", list(commands()), ids=" ".join)
+def test_a_command_with_more_than_five_options_takes_a_file(command: tuple[str, ...]) -> None:
+    shown = run(*command, "--help").stdout
+    names = set(re.findall(r"^│ \*? *(--[a-z-]+)", shown, re.MULTILINE)) - {"--help", "--print-config"}
+    own = command == ("doctor",)  # its --config is the trainer's
+    assert ("--print-config" in shown) == (len(names - {"--config"}) > 5 and not own)

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import io
+import time
+from itertools import count
+
+import pytest
+import rich.console
+
+from gaincurate.cli.progress import ProgressView
+
+
+@pytest.fixture
+def a_clock_of_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look at the clock finds it ten seconds on."""
+    ticks = count(100.0, 10.0)
+    monkeypatch.setattr(time, "perf_counter", lambda: next(ticks))
+
+
+@pytest.mark.usefixtures("a_clock_of_ten_seconds")
+def test_where_no_person_watches_each_part_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with ProgressView() as view:
+        view.note("a.jsonl: 9 rows")
+        view.start(10, 1, what="scoring")
+        view.advance(5, tokens=4000)
+        view.advance(-1, tokens=-1000)
+        view.part("shard 1 of 2")  # ten seconds after the start
+        view.advance(5, tokens=1)
+        view.part("shard 2 of 2")
+        view.start(2, unit="training")
+        view.advance(0.5)
+        view.part("half of it")
+    assert capsys.readouterr().err.splitlines() == [
+        "a.jsonl: 9 rows",
+        "1 of 10 rows was done before and is kept",
+        "shard 1 of 2: 5 of 10 rows, 0.4 rows/s  300 tokens/s, about 12 s left",
+        "shard 2 of 2: 10 of 10 rows, 0.5 rows/s  150 tokens/s",
+        "half of it: 0 of 2 trainings, about 30 s left",
+    ]
+
+
+@pytest.mark.usefixtures("a_clock_of_ten_seconds")
+def test_a_person_sees_a_bar_and_the_notes(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    terminal = rich.console.Console(file=screen, force_terminal=True, width=100, color_system=None)
+    monkeypatch.setattr(rich.console, "Console", lambda **_: terminal)
+    with ProgressView() as view:
+        view.start(4, what="rolling out", unit="prompt")
+        view.advance(1, completions=8)
+        view.note("a warning")
+        view.part("shard 1 of 4")
+    shown = screen.getvalue()
+    assert "rolling out" in shown
+    assert "1 of 4 prompts, " in shown
+    assert "completions/s" in shown
+    assert "a warning\n" in shown
+    assert "shard 1 of 4" not in shown

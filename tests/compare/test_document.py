@@ -1,0 +1,271 @@
+"""What is told of a comparison, against brute force and by the letter."""
+
+from __future__ import annotations
+
+import json
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+import compare_results
+from gaincurate.compare.document import Steps, document, over_time, pass_at, with_angle
+from gaincurate.compare.results import PER_STEP, read_results
+from gaincurate.compare.verdict_text import about_arm, about_length, headline, notes
+from gaincurate.core.stats import spearman_given
+
+SETTING = {
+    "baseline": "uniform",
+    "second": "length",
+    "seeds_count": 3,
+    "prompts": 1200,
+    "budget_tokens": 1000,
+}
+LEARNED = {"value": 0.1, "interval": [0.05, 0.15]}
+
+
+@given(st.integers(1, 7), st.data())
+def test_pass_at_k_is_the_share_of_subsets_with_a_right_answer(samples: int, data: st.DataObject) -> None:
+    right = data.draw(st.integers(0, samples))
+    k = data.draw(st.integers(1, samples))
+    answers = [1] * right + [0] * (samples - right)
+    subsets = list(combinations(answers, k))
+    expected = sum(any(subset) for subset in subsets) / len(subsets)
+    found = pass_at(np.array([float(right)]), np.array([float(samples)]), k)
+    assert found[0] == pytest.approx(expected, abs=1e-12)
+
+
+def arm(name: str, value: float, joint: list[float] | None, answer: str, **reached: Any) -> dict[str, Any]:
+    difference = {"value": value, "joint": joint, "answer": answer, "detectable": 0.0412}
+    at: dict[str, Any] = {"spent": None, "share": None, "share_interval": None}
+    return {
+        "arm": name,
+        "difference": difference,
+        "against_length": difference,
+        "reached": at | reached,
+        "accuracy": {"value": 0.5},
+        "cost": {"scoring": 100},
+    }
+
+
+BASE = {
+    "arm": "uniform",
+    "difference": None,
+    "against_length": None,
+    "accuracy": {"value": 0.5},
+    "reached": {},
+    "cost": {"scoring": 0},
+}
+BETTER = arm("dots", 0.031, [0.012, 0.05], "better", spent=62.0, share=0.62, share_interval=[0.5, None])
+WORSE = arm("length", -0.02, [-0.035, -0.005], "worse")
+SAME = arm("high", 0.004, [-0.02, 0.028], "no difference seen", spent=90.0, share=0.9)
+UNKNOWN = arm("high", 0.004, None, "cannot say")
+
+
+def of(
+    *arms: dict[str, Any], learned: dict[str, Any] = LEARNED, apart: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    return {"setting": SETTING, "learned": learned, "arms": [BASE, *arms], "apart": list(apart)}
+
+
+@pytest.mark.parametrize(
+    ("one", "said"),
+    [
+        (
+            BASE,
+            "uniform: what the others are measured against. 50.0 of 100 held-out answers were right at the end, "
+            "+10.0 since the start.",
+        ),
+        (
+            BETTER,
+            "dots: better than uniform. +3.1 right answers of 100 against uniform (+1.2 to +5.0). It was at "
+            "uniform's final accuracy after 62 % (50 % to never) of the budget.",
+        ),
+        (
+            WORSE,
+            "length: worse than uniform. -2.0 right answers of 100 against uniform (-3.5 to -0.5). It did not "
+            "reach uniform's final accuracy within the budget.",
+        ),
+        (
+            SAME,
+            "high: no difference seen. +0.4 right answers of 100 against uniform (-2.0 to +2.8): with 3 seeds and "
+            "1,200 held-out prompts up to 2.8 more or 2.0 fewer could hide here.",
+        ),
+        (
+            UNKNOWN,
+            "high: cannot say. +0.4 right answers of 100 against uniform, with one seed: it may be the seed's "
+            "doing.",
+        ),
+    ],
+)
+def test_a_sentence_for_an_arm(one: dict[str, Any], said: str) -> None:
+    assert about_arm(of(one), one) == said
+
+
+def test_a_target_that_the_start_meets_is_not_spoken_of() -> None:
+    found = of(BETTER, learned={"value": -0.01, "interval": [-0.05, 0.03]})
+    assert about_arm(found, BETTER) == (
+        "dots: better than uniform. +3.1 right answers of 100 against uniform (+1.2 to +5.0)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("arms", "said"),
+    [
+        (
+            [BETTER, WORSE, SAME],
+            "At equal cost, of 3 other strategies, better than uniform: dots; worse: length; no difference "
+            "seen: 1.",
+        ),
+        ([WORSE], "At equal cost, of 1 other strategy, none better than uniform; worse: length."),
+        (
+            [SAME],
+            "No difference seen: at equal cost none of 1 other strategy ended better or worse than uniform, as "
+            "far as this comparison can see. 4.1 more or fewer right answers of 100 would have been seen in 8 "
+            "of 10 such comparisons.",
+        ),
+        (
+            [UNKNOWN],
+            "With one seed nothing can be said: what a strategy does cannot be told from what a seed does. Give "
+            "at least three.",
+        ),
+    ],
+)
+def test_a_sentence_over_all(arms: list[dict[str, Any]], said: str) -> None:
+    assert headline(of(*arms)) == said
+
+
+def test_a_sentence_against_length() -> None:
+    assert about_length(of(BETTER, WORSE, SAME)) == (
+        "Against length, which knows nothing but how long a question is, better: dots (+3.1, +1.2 to +5.0); "
+        "worse: length (-2.0, -3.5 to -0.5); no difference seen: 1 of 3 (uniform is left out here: the two are "
+        "compared above)."
+    )
+    assert about_length(of(UNKNOWN)) is None
+    assert about_length(of()) is None
+
+
+def test_notes_say_what_makes_a_comparison_weak() -> None:
+    assert notes(of(), 0) == []
+    dear = BETTER | {"cost": {"scoring": 400}}
+    nothing = of(dear, learned={"value": 0.01, "interval": [-0.02, 0.04]}, apart=("dots",))
+    assert notes(nothing, 3) == [
+        "It is not clear that uniform learned anything (+1.0 right answers of 100 since the start, -2.0 to "
+        "+4.0): where nothing is learned, no strategy can be told from another. A larger budget or learning rate "
+        "may show more.",
+        "dots had spent 40 % of the budget on scores before its first step: its verdict is about that price too. A "
+        "larger budget, or a `prefill_weight` that was measured, may show another.",
+        "The seeds of dots differ far more than those of the other arms, so its intervals are made of its own 3 "
+        "seeds alone and are wide.",
+        "3 held-out prompts are left out: of one model at least no completion could be judged.",
+    ]
+
+
+def test_the_document_of_a_planted_world(tmp_path: Path) -> None:
+    results = read_results(compare_results.example(tmp_path / "out"))
+    found = document(results)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found  # plain values alone
+    assert found == document(results)
+    arms = {one["arm"]: one for one in found["arms"]}
+    answers = {name: one["difference"]["answer"] for name, one in arms.items() if one["difference"]}
+    assert answers == {"length": "no difference seen", "good": "better", "bad": "worse"}
+    assert {name for name, one in arms.items() if one["against_length"]} == {"good", "bad"}
+    good = arms["good"]
+    assert good["accuracy"]["value"] == pytest.approx(results.accuracy[2, -1].mean())
+    assert good["accuracy_by_seed"] == pytest.approx(results.accuracy[2, -1].mean(axis=1))
+    assert good["pass_at"]["1"] == pytest.approx(good["accuracy"]["value"])
+    assert good["cost"] == {
+        "scoring": 800,
+        "rescoring": 0,
+        "references": 0,
+        "training": 9214,
+        "tokens": 10014,
+        "seconds": 88,
+        "step": 40,
+    }
+    assert [mark["tokens"] for mark in good["curve"]] == [800, 2514, 5014, 7514, 10014]
+    assert [mark["response_tokens"] for mark in good["curve"]] == [12, 13, 14, 15, 16]
+    assert 0 < good["reached"]["share"] < 0.7
+    assert good["training"]["effective"] == pytest.approx(0.35)
+    assert good["gradient"]["spearman"] > 0.8
+
+
+def test_one_seed_is_told_without_intervals(tmp_path: Path) -> None:
+    found = document(read_results(compare_results.example(tmp_path / "out", seeds=1, prompts=20)))
+    json.dumps(found, allow_nan=False)
+    assert found["headline"].startswith("With one seed nothing can be said")
+    assert found["against_length"] is None
+    assert all(one["accuracy"]["interval"] is None for one in found["arms"])
+
+
+def steps_of(count: int, **columns: object) -> Steps:
+    made = {name: np.ones(count) for name in PER_STEP}
+    made |= {"step": np.arange(1.0, count + 1), "tokens": np.arange(1.0, count + 1) * 10}
+    return made | {name: np.asarray(values, np.float64) for name, values in columns.items()}
+
+
+def test_shares_are_weighted_by_prompts_and_rollouts() -> None:
+    nan = float("nan")
+    first = steps_of(2, effective=[0.5, 1.0], prompts=[6, 2], reward=[0.1, nan], rollouts=[8, 8])
+    second = steps_of(1, effective=[0.0], prompts=[2], reward=[0.4], rollouts=[4], replayed=[6])
+    found = over_time([first, second], 20.0)
+    assert found["effective"] == pytest.approx((0.5 * 6 + 1.0 * 2 + 0.0 * 2) / 10)
+    assert found["reward"] == pytest.approx((0.1 * 8 + 0.4 * 4) / 12)
+    assert found["replayed"] == pytest.approx(8 / 28)  # 1 + 1 + 6 of them and 20 generated
+    assert found["rollouts"] == 10
+    assert found["response_tokens"] == pytest.approx(3 / 20)
+    tenths = {part["until"]: part["effective"] for part in found["parts"]}
+    assert tenths[0.5] == pytest.approx((0.5 * 6 + 0.0 * 2) / 8)
+    assert tenths[1.0] == 1.0
+    assert tenths[0.1] is None
+
+
+def test_a_step_past_the_budget_is_in_the_last_tenth() -> None:
+    found = over_time([steps_of(1, tokens=[120.0], effective=[0.5])], 100.0)
+    assert found["parts"][-1]["effective"] == 0.5
+
+
+def test_the_correlation_is_spearmans_of_each_seed() -> None:
+    chance = np.random.default_rng(0)
+    seeds = [
+        steps_of(30, angle=(angle := chance.normal(size=30)), grad_norm=angle + chance.normal(size=30) * k)
+        for k in (0.1, 2.0)
+    ]
+    found = with_angle(seeds)
+    each = [stats.spearmanr(steps["angle"], steps["grad_norm"]).statistic for steps in seeds]
+    assert found["spearman"] == pytest.approx(np.mean(each))
+    assert found["seeds"] == 2
+
+
+def test_what_both_have_from_time_is_taken_out() -> None:
+    chance = np.random.default_rng(1)
+    step = np.arange(1.0, 201)
+    steps = steps_of(
+        200, angle=-step + chance.normal(size=200) * 9, grad_norm=-step + chance.normal(size=200) * 9
+    )
+    found = with_angle([steps])
+    assert found["spearman"] > 0.9
+    assert abs(found["given_step"]) < 0.25
+    ranks = [stats.rankdata(steps[name]) for name in ("angle", "grad_norm", "step")]
+    left = [r - np.polyval(np.polyfit(ranks[2], r, 1), ranks[2]) for r in ranks[:2]]
+    assert found["given_step"] == pytest.approx(stats.pearsonr(*left).statistic)
+
+
+def test_without_angles_or_with_few_steps_nothing_is_said() -> None:
+    none = {"spearman": None, "given_step": None, "seeds": 0}
+    assert with_angle([steps_of(50, angle=[float("nan")] * 50)]) == none
+    assert with_angle([steps_of(50)]) == none
+    assert with_angle([steps_of(9, angle=np.arange(9), grad_norm=np.arange(9))]) == none
+    line = np.arange(20.0)
+    assert spearman_given(line, -line, line) is None
+
+
+def test_scripts_of_earlier_versions_find_the_document() -> None:
+    from gaincurate.compare import measures
+
+    assert measures.document is document

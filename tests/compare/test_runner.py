@@ -1,0 +1,295 @@
+"""Comparisons with real training runs of a tiny model, in processes of their own, also killed."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+import tiny
+from compare_command import kill_when_there, toml
+from compare_world import TRAIN
+from gaincurate.compare import trl_arm
+from gaincurate.compare.config import Comparison, checked_comparison
+from gaincurate.compare.results import FACTS, RESULTS, Tables, read_tables
+from gaincurate.compare.runner import JOBS, compare, environment
+from gaincurate.core.artifact import Json
+from gaincurate.core.progress import Progress
+from gaincurate.errors import InputError, OutputError, TrainerError
+from gaincurate.schedule.run import Run
+from gaincurate.scoring.config import ScoreConfig
+from gaincurate.scoring.pipeline import score_dataset
+
+pytest.importorskip("trl")
+
+ROOT = Path(__file__).parent.parent
+DOTS = {"name": "dots", "strategy": "dots", "options": {"references": 4}, "replay": {"fresh_share": 0.5}}
+
+
+@pytest.fixture(scope="module")
+def sets_of(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    folder = tmp_path_factory.mktemp("compared")
+    rows = tiny.questions(30)
+    for name, part in (("scored", rows[:22]), ("heldout", rows[22:])):
+        data = tiny.write_jsonl(folder / f"{name}.jsonl", part)
+        out = folder / name
+        score_dataset(
+            ScoreConfig(
+                data=str(data), model=str(tiny_model), out=out, threads=1, signals=("angle", "embedding")
+            )
+        )
+    return folder
+
+
+def settings(folder: Path, **changes: Any) -> dict[str, Any]:
+    given: dict[str, Any] = {
+        "scored": str(folder / "scored"),
+        "heldout": str(folder / "heldout"),
+        "verifier": "compare_world:even",
+        "budget_tokens": 150,
+        "prefill_weight": 0.01,
+        "marks": 2,
+        "seeds": [0],
+        "step_prompts": 4,
+        "round_steps": 2,
+        "group": 2,
+        "max_tokens": 4,
+        "threads": 1,
+        "train": TRAIN,
+        "evaluation": {"samples": 2},
+        "arms": [DOTS],
+    }
+    return given | changes
+
+
+def asked(folder: Path, **changes: Any) -> Comparison:
+    return checked_comparison(settings(folder, **changes))
+
+
+@pytest.fixture(scope="module")
+def compared(sets_of: Path) -> Path:
+    """A comparison that nothing came between."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        compare(asked(sets_of), sets_of / "out", workers=2)
+    return sets_of / "out"
+
+
+def by_job(table: pa.Table) -> list[tuple[tuple[str, int], list[Json]]]:
+    rows = table.to_pylist()
+    return [
+        (key, list(found)) for key, found in itertools.groupby(rows, lambda row: (row["arm"], row["seed"]))
+    ]
+
+
+def test_every_arm_is_trained_and_judged(compared: Path) -> None:
+    found = read_tables(compared / RESULTS)
+    assert found.evaluations.column("arm").unique().to_pylist() == ["uniform", "length", "dots"]
+    assert len(found.evaluations) == 3 * 3 * 8
+    assert set(found.evaluations.column("samples").to_pylist()) == {2}
+    starts = [[r["right"] for r in rows if r["mark"] == 0] for _, rows in by_job(found.evaluations)]
+    assert starts[0] == starts[1] == starts[2]
+
+
+def test_tokens_add_up_to_the_trainers_own_counter(compared: Path) -> None:
+    found = read_tables(compared / RESULTS)
+    for key, steps in by_job(found.steps):
+        assert [row["step"] for row in steps] == list(range(1, len(steps) + 1))
+        counted = itertools.accumulate(row["prompt_tokens"] + row["completion_tokens"] for row in steps)
+        assert list(counted) == [row["trainer_tokens"] for row in steps], key
+    trained = {key: sum(row["completion_tokens"] for row in steps) for key, steps in by_job(found.steps)}
+    for key, marks in by_job(found.marks):
+        for row in marks:
+            parts = sum(row[name] for name in ("scoring", "rescoring", "references", "training"))
+            assert row["tokens"] == parts >= row["asked"]
+        assert marks[-1]["training"] == trained[key]
+
+
+def test_each_arm_pays_for_what_it_used(compared: Path, sets_of: Path) -> None:
+    last = {key[0]: rows[-1] for key, rows in by_job(read_tables(compared / RESULTS).marks)}
+    assert [last[arm]["scoring"] + last[arm]["references"] for arm in ("uniform", "length")] == [0, 0]
+    run = Run(compared / JOBS / "dots" / "seed-0" / "run")
+    tokens = run.scored.column("gc_prompt_tokens").to_pylist()
+    assert last["dots"]["scoring"] == round(sum(tokens) * 0.01)
+    cost = json.loads((compared / JOBS / "dots" / "seed-0" / "marks" / "1" / "cost.json").read_bytes())
+    trained = cost["steps"][-1]["gaincurate/step"]["round"]  # one planned behind the last mark is of no use
+    told = [run.plan(round_)["references"]["completion_tokens"] for round_ in range(trained + 1)]
+    assert last["dots"]["references"] == sum(told) >= 4 * 2 * 4
+
+
+def test_an_arm_replays(compared: Path) -> None:
+    steps = dict(by_job(read_tables(compared / RESULTS).steps))
+    assert {row["rollouts"] for row in steps["dots", 0]} == {4}
+    assert {row["rollouts"] for row in steps["uniform", 0]} == {8}
+    assert {row["replayed"] for row in steps["dots", 0]} <= {0, 4}
+    assert any(row["replayed"] for row in steps["dots", 0])
+    assert not any(row["replayed"] for row in steps["uniform", 0])
+
+
+def test_again_does_nothing(compared: Path, sets_of: Path) -> None:
+    begun = list[str]()
+
+    class Heard(Progress):
+        def note(self, text: str) -> None:
+            begun.append(text)
+
+    before = read_tables(compared / RESULTS)
+    compare(asked(sets_of), compared, Heard())
+    assert begun == []
+    assert same(before, read_tables(compared / RESULTS), seconds=True)
+
+
+def same(first: Tables, second: Tables, *, seconds: bool = False) -> bool:
+    """Whether all numbers are, but for the clock's."""
+
+    def plain(table: pa.Table) -> pa.Table:
+        return table if seconds or "seconds" not in table.column_names else table.drop(["seconds"])
+
+    pairs = (
+        (first.evaluations, second.evaluations),
+        (first.marks, second.marks),
+        (first.steps, second.steps),
+    )
+    return all(plain(one).equals(other if seconds else plain(other)) for one, other in pairs)
+
+
+def test_killed_at_any_place_it_ends_with_the_same_numbers(
+    compared: Path, sets_of: Path, tmp_path: Path
+) -> None:
+    """Killed when a checkpoint, a mark, a judgement, references and a plan had just appeared."""
+    config, out = tmp_path / "c.toml", tmp_path / "out"
+    config.write_text(toml(settings(sets_of)))
+    jobs = out / JOBS
+    for place in (
+        jobs / "uniform/seed-0/trainer/checkpoint-2",
+        jobs / "uniform/seed-0/marks/0/cost.json",
+        jobs / "uniform/seed-0/marks/1/rollouts",
+        jobs / "dots/seed-0/run/difficulty/00001/references.json",
+        jobs / "dots/seed-0/run/rounds/00001/plan.json",
+    ):
+        kill_when_there(place, ["compare", str(config), "-o", str(out), "--workers", "2"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        compare(asked(sets_of), out)
+    assert same(read_tables(compared / RESULTS), read_tables(out / RESULTS))
+
+
+def test_a_folder_of_another_comparison_is_refused(compared: Path, sets_of: Path) -> None:
+    with pytest.raises(OutputError) as error:
+        compare(asked(sets_of, seeds=[5], group=4), compared)
+    assert str(error.value) == (
+        f"{compared} holds another comparison: comparison.group differ. Give another folder "
+        "with -o, or put the settings back. (Arms and seeds may be added and left out.)"
+    )
+
+
+def test_arms_may_be_left_out_and_come_back(compared: Path, sets_of: Path, tmp_path: Path) -> None:
+    whole, out = read_tables(compared / RESULTS), tmp_path / "out"
+    shutil.copytree(compared, out)
+    compare(asked(sets_of, arms=[]), out)
+    assert read_tables(out / RESULTS).marks.column("arm").unique().to_pylist() == ["uniform", "length"]
+    other = {**DOTS, "options": {"references": 5}}
+    with pytest.raises(
+        OutputError, match=r"holds another comparison: arms\.dots\.options\.references differ\."
+    ):
+        compare(asked(sets_of, arms=[other]), out)
+    compare(asked(sets_of), out)
+    assert same(whole, read_tables(out / RESULTS), seconds=True)
+
+
+def test_an_arm_that_was_refused_may_come_again_mended(
+    sets_of: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one that was prepared beside it is not taken for what later has its name."""
+    out, arm = tmp_path / "out", {"name": "mine", "strategy": "unifrom"}
+    other = {"name": "other", "strategy": "uniform"}
+    with pytest.raises(InputError, match=r"unifrom"):
+        compare(asked(sets_of, arms=[other, arm]), out)
+    assert Run(out / JOBS / "other" / "seed-0" / "run").config.strategy == "uniform"
+    assert json.loads((out / FACTS).read_bytes())["begun"] == {}
+    trained = list[str]()
+    monkeypatch.setattr("gaincurate.compare.runner.roll_out", lambda config: None)
+    monkeypatch.setattr(
+        "gaincurate.compare.runner._work",
+        lambda jobs, view, workers: trained.extend(job.arm.name for job in jobs),
+    )
+    monkeypatch.setattr("gaincurate.compare.runner.collect", lambda comparison, out, jobs: None)
+    mended = [{**other, "strategy": "length"}, {**arm, "strategy": "file-order"}]
+    compare(asked(sets_of, arms=mended), out)
+    assert trained == ["uniform", "length", "other", "mine"]
+    assert sorted(json.loads((out / FACTS).read_bytes())["begun"]) == ["length", "mine", "other", "uniform"]
+    for name, strategy in (("other", "length"), ("mine", "file-order")):
+        assert Run(out / JOBS / name / "seed-0" / "run").config.strategy == strategy
+
+
+def test_a_folder_with_something_else_is_refused(sets_of: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError) as error:
+        compare(asked(sets_of), tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path} holds 'notes.txt' and no comparison; give a new or empty folder with -o."
+    )
+
+
+def test_a_name_that_the_trainer_does_not_have(sets_of: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"^\[train\] learning_rat: TRL .*'s GRPOConfig has no such field\.$"
+    ):
+        compare(asked(sets_of, train={"learning_rat": 1e-3}), tmp_path / "out")
+
+
+def test_judging_goes_on_where_weights_are_gone(compared: Path) -> None:
+    job = compared / JOBS / "uniform" / "seed-0"
+    assert not list((job / "marks" / "0").glob("*.safetensors"))
+    before = (job / "marks" / "1" / "rollouts" / "manifest.json").read_bytes()
+    (job / "marks" / "1" / "rollouts" / "manifest.json").unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        trl_arm.main(job)
+    assert (job / "marks" / "1" / "rollouts" / "manifest.json").read_bytes() == before
+
+
+def test_prompts_in_both_sets_are_refused(sets_of: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as error:
+        compare(asked(sets_of, heldout=str(sets_of / "scored")), tmp_path / "out")
+    assert str(error.value).startswith(
+        f"22 of the 22 prompts of {sets_of / 'scored'} are in {sets_of / 'scored'} too, such as "
+    )
+
+
+def test_a_machine_without_the_trainer_is_told_so(
+    sets_of: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        InputError, match=r"^arms are trained with TRL: `pip install 'gaincurate\[score,trl\]'`\.$"
+    ):
+        compare(asked(sets_of), tmp_path / "out")
+
+
+def test_a_trainer_that_fails_is_named(
+    sets_of: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(TrainerError) as error:
+        compare(asked(sets_of, train={"beta": "no number"}, arms=[]), tmp_path / "out")
+    log = tmp_path / "out" / JOBS / "uniform" / "seed-0" / "trainer.log"
+    assert str(error.value).startswith(
+        f"uniform, seed 0: the trainer failed with exit code 1; its log is {log} and ends: "
+    )
+
+
+def test_what_a_process_is_told_of_the_machine(sets_of: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = asked(sets_of)
+    told = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    monkeypatch.setattr("gaincurate.compare.runner._gpus", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert environment(one, 0, 1) == told
+    assert environment(one, 1, 2) == told | {"CUDA_VISIBLE_DEVICES": "1"}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    assert [environment(one, slot, 3)["CUDA_VISIBLE_DEVICES"] for slot in range(3)] == ["4", "7", "4"]

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.errors import InputError, SourceError
+from gaincurate.hygiene.contamination import COMMON, EvalIndex, contaminated
+from gaincurate.hygiene.findings import Found
+from gaincurate.hygiene.options import HygieneOptions
+from questions import asking, left
+
+LONG = "a farmer has seventeen sheep and all but nine of them run away how many are left to him now"
+
+
+def evals(path: Path, questions: list[str]) -> str:
+    path.write_text("".join(json.dumps({"question": text}) + "\n" for text in questions))
+    return str(path)
+
+
+def found(scored: ScoredSet, file: str, ngram: int = 13, overlap: float = 0.0) -> Found:
+    index = EvalIndex([file], None, ngram)
+    return contaminated(scored, np.ones(len(scored), bool), index, overlap)
+
+
+def grams(text: str, ngram: int) -> set[tuple[str, ...]]:
+    words = text.split()
+    return {tuple(words[k : k + ngram]) for k in range(len(words) - ngram + 1)}
+
+
+TEXT = st.lists(st.sampled_from(["a", "b", "c", "d"]), min_size=1, max_size=9).map(" ".join)
+
+
+@given(st.lists(TEXT, min_size=1, max_size=8), st.lists(TEXT, min_size=1, max_size=2), st.integers(2, 4))
+@settings(max_examples=30)
+def test_a_row_is_found_when_it_shares_an_n_gram_or_is_the_question(
+    rows: list[str], questions: list[str], ngram: int
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        scored = asking(Path(folder) / "set", rows)
+        file = evals(Path(folder) / "eval.jsonl", questions)
+        hits = found(scored, file, ngram).hits
+        expected = [
+            place
+            for place, row in enumerate(rows)
+            if any(row == question or grams(row, ngram) & grams(question, ngram) for question in questions)
+        ]
+        assert [hit.place for hit in hits] == expected
+        for hit in hits:
+            question = questions[hit.facts["eval_row"]]
+            assert f" {hit.facts['shared']} " in f" {question} "
+            assert f" {hit.facts['shared']} " in f" {rows[hit.place]} "
+            own = grams(question, ngram)
+            share = (
+                1.0 if rows[hit.place] == question else len(own & grams(rows[hit.place], ngram)) / len(own)
+            )
+            assert hit.facts["share"] == pytest.approx(share, abs=1e-4)
+        options = HygieneOptions(("contaminated",), evals=(file,), ngram=ngram)
+        if len(expected) < len(rows):
+            once = left(Path(folder) / "once", scored, options)
+            assert len(once) == len(rows) - len(expected)
+            assert not found(once, file, ngram).hits
+
+
+def test_case_signs_and_white_space_do_not_hide_a_question(tmp_path: Path) -> None:
+    text = LONG.replace("sheep and", "Sheep,\n and").replace("away", "away;") + "?"
+    scored = asking(tmp_path / "set", ["Read: " + text, "Why?"])
+    (hit,) = found(scored, evals(tmp_path / "e.jsonl", ["Who?", LONG])).hits
+    assert hit.place == 0
+    assert hit.reason == "shares 100% of the 13-grams of e.jsonl row 1"
+    assert hit.facts == {
+        "eval": str(tmp_path / "e.jsonl"), "eval_row": 1, "share": 1.0, "shared": LONG, "question": LONG,
+    }  # fmt: skip
+
+
+def test_twelve_words_in_a_row_are_too_few_and_thirteen_are_enough(tmp_path: Path) -> None:
+    words = LONG.split()
+    scored = asking(tmp_path / "set", [" ".join(words[:12]) + " else", " ".join(words[:13]) + " else"])
+    told = found(scored, evals(tmp_path / "e.jsonl", [LONG]))
+    assert [hit.place for hit in told.hits] == [1]
+    assert told.hits[0].facts["shared"] == " ".join(words[:13])
+    assert told.note == (
+        "in 0 of these rows half of a question's 13-grams or more; 1 of 1 evaluation questions are in the set; 0 have no 13-gram of their own and were compared as a whole"
+    )
+
+
+def test_a_short_question_counts_only_as_a_whole(tmp_path: Path) -> None:
+    scored = asking(tmp_path / "set", ["What is 2+2?", "What is 2+2? And what is 3+3?"])
+    told = found(scored, evals(tmp_path / "e.jsonl", ["what is 2 + 2"]))
+    assert [hit.place for hit in told.hits] == [0]
+    assert "1 have no 13-gram of their own and were compared as a whole" in told.note
+
+
+def test_a_phrase_of_several_questions_is_no_question(tmp_path: Path) -> None:
+    phrase = "where m and n are relatively prime positive integers find the value of m plus n"
+    questions = [f"the {name} of it is m over n {phrase}" for name in ("height", "width", "depth")]
+    others = [f"how much is {name}" for name in "abcdef"]
+    scored = asking(tmp_path / "set", [f"something else {phrase}", questions[1]])
+    few = found(scored, evals(tmp_path / "few.jsonl", questions[: COMMON - 1]))
+    assert [hit.place for hit in few.hits] == [0, 1]
+    many = found(scored, evals(tmp_path / "many.jsonl", questions + others))
+    assert [hit.place for hit in many.hits] == [1]
+    assert many.hits[0].facts["eval_row"] == 1
+    alone = found(scored, evals(tmp_path / "alone.jsonl", questions))
+    assert [hit.place for hit in alone.hits] == [1], "as a whole, where the phrase is most of the file"
+
+
+def test_a_question_that_several_files_have_in_other_words_is_no_phrase(tmp_path: Path) -> None:
+    questions = [LONG.replace("now", word) for word in ("today", "then", "later", "again")]
+    files = [evals(tmp_path / f"{k}.jsonl", [question]) for k, question in enumerate(questions)]
+    scored = asking(tmp_path / "set", [LONG + " please", "why?"])
+    told = contaminated(scored, np.ones(2, bool), EvalIndex(files, None, 13), 0.0)
+    assert [hit.place for hit in told.hits] == [0]
+
+
+def test_instructions_around_the_questions_do_not_match_each_other(tmp_path: Path) -> None:
+    ask = "Let's think step by step and output the final answer within \\boxed{} as a single number."
+    names = [f"{a}{b}" for a in "abcdefgh" for b in "pqrst"]
+    scored = asking(tmp_path / "set", [f"How old is {name}? {ask}" for name in names])
+    told = found(scored, evals(tmp_path / "e.jsonl", [f"Who is {name}? {ask}" for name in names]))
+    assert not told.hits
+    same = found(scored, evals(tmp_path / "same.jsonl", [f"How old is {name}?" for name in names[:2]]))
+    assert [hit.place for hit in same.hits] == [0, 1]
+
+
+def test_overlap_asks_for_more_of_the_question(tmp_path: Path) -> None:
+    words = LONG.split()
+    half = " ".join(words[: 13 + (len(words) - 13) // 2])
+    scored = asking(tmp_path / "set", [LONG, half, " ".join(words[:13])])
+    file = evals(tmp_path / "e.jsonl", [LONG])
+    assert [hit.place for hit in found(scored, file, overlap=0.5).hits] == [0, 1]
+    assert [hit.place for hit in found(scored, file, overlap=1.0).hits] == [0]
+
+
+def test_several_files_and_a_named_column(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": LONG, "n": 1}) + "\n")
+    (tmp_path / "b.jsonl").write_text(json.dumps({"text": None, "n": 1}) + "\n" + json.dumps({"text": "b c"}))
+    index = EvalIndex([str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")], "text", 13)
+    assert [(Path(item.file).name, item.row) for item in index.items] == [("a.jsonl", 0), ("b.jsonl", 1)]
+    assert index.only_whole == 1
+
+
+def test_what_cannot_be_read(tmp_path: Path) -> None:
+    file = tmp_path / "e.jsonl"
+    file.write_text(json.dumps({"text": "why?", "n": 1}) + "\n")
+    with pytest.raises(SourceError) as caught:
+        EvalIndex([str(file)], None, 13)
+    assert str(caught.value) == (
+        f"--eval {file}: no column looks like the prompt; name it with --eval-column. The columns are: "
+        "text (string), n (int64)."
+    )
+    with pytest.raises(SourceError, match="--eval nothing.parquet: nothing.parquet does not exist."):
+        EvalIndex(["nothing.parquet"], None, 13)
+    with pytest.raises(InputError, match="--ngram 1: at least two words."):
+        EvalIndex([str(file)], "text", 1)

@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.errors import InputError
+from gaincurate.hygiene.findings import Found
+from gaincurate.hygiene.near_duplicates import (
+    RECALL,
+    Likeness,
+    Sketches,
+    bands,
+    jaccard,
+    near_duplicates,
+    shared,
+    shingles,
+)
+from gaincurate.hygiene.options import HygieneOptions
+from questions import asking, left
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+def found(scored: ScoredSet, likeness: Likeness) -> Found:
+    return near_duplicates(scored, np.ones(len(scored), bool), likeness, "answer")
+
+
+def triples(text: str) -> set[tuple[str, ...]]:
+    words = text.split()
+    return {tuple(words[k : k + 3]) for k in range(max(1, len(words) - 2))}
+
+
+def index(one: str, other: str) -> float:
+    a, b = triples(one), triples(other)
+    return len(a & b) / len(a | b)
+
+
+def numbers(text: str) -> list[str]:
+    return [word for word in text.split() if word.isdigit()]
+
+
+def brute_force(texts: list[str], likeness: Likeness) -> dict[int, int]:
+    """In file order, each row against all rows that stay."""
+    kept: list[int] = []
+    expected = {}
+    for place, text in enumerate(texts):
+        near = [
+            (-index(text, texts[k]), k)
+            for k in kept
+            if index(text, texts[k]) >= likeness.threshold
+            and (likeness.any_numbers or numbers(text) == numbers(texts[k]))
+        ]
+        if near:
+            expected[place] = min(near)[1]
+        else:
+            kept.append(place)
+    return expected
+
+
+def varied(seed: int, rows: int = 80) -> list[str]:
+    """Texts of letters and numbers, many of them edits of others."""
+    random = np.random.default_rng(seed)
+    texts: list[list[str]] = []
+    for _ in range(rows):
+        if texts and random.random() < 0.7:  # of one of the last: what 20 rows share is a template
+            text = list(texts[-random.integers(1, min(len(texts), 6) + 1)])
+            for _ in range(random.integers(0, 4)):
+                text[random.integers(len(text))] = str(random.choice([*LETTERS, "7", "8"]))
+        else:
+            text = random.choice([*LETTERS, "1", "2"], random.integers(10, 40)).tolist()
+        texts.append(text)
+    return [" ".join(text) for text in texts]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("likeness", [Likeness(0.5), Likeness(0.8), Likeness(0.8, True), Likeness(1.0)])
+def test_what_is_found_is_what_comparing_all_pairs_finds(
+    tmp_path: Path, seed: int, likeness: Likeness
+) -> None:
+    texts = varied(seed)
+    hits = found(asking(tmp_path / "set", texts), likeness).hits
+    expected = brute_force(texts, likeness)
+    assert expected or likeness.threshold == 1
+    assert {hit.place: hit.other for hit in hits} == expected
+    for hit in hits:
+        assert hit.facts["jaccard"] == pytest.approx(index(texts[hit.place], texts[hit.other or 0]), abs=1e-4)
+
+
+@given(st.lists(st.text("ab1 ", min_size=1, max_size=30).filter(str.strip), min_size=1, max_size=12))
+@settings(max_examples=30)
+def test_none_is_found_that_is_not_similar_and_dropping_twice_is_dropping_once(texts: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        scored = asking(Path(folder) / "set", texts)
+        hits = found(scored, Likeness(0.6)).hits
+        gone = {hit.place for hit in hits}
+        for hit in hits:
+            assert hit.other is not None
+            assert hit.other < hit.place
+            assert hit.other not in gone
+            assert index(texts[hit.place], texts[hit.other]) >= 0.6
+            assert numbers(texts[hit.place]) == numbers(texts[hit.other])
+        options = HygieneOptions(("near-duplicates",), near=Likeness(0.6))
+        once = left(Path(folder) / "once", scored, options)
+        assert len(once) == len(texts) - len(gone)
+        assert not found(once, Likeness(0.6)).hits
+
+
+def test_groups_that_stand_apart_are_the_same_in_any_order(tmp_path: Path) -> None:
+    random = np.random.default_rng(5)
+    bases = [random.choice(list(LETTERS), 30).tolist() for _ in range(6)]
+    texts = [" ".join([*base[:-1], ending]) for base in bases for ending in ("one", "two", "three")]
+
+    def groups(order: list[int], name: str) -> set[frozenset[int]]:
+        hits = found(asking(tmp_path / name, [texts[k] for k in order]), Likeness(0.8)).hits
+        of = {hit.place: hit.other for hit in hits}
+        members: dict[int, set[int]] = {}
+        for place, k in enumerate(order):
+            members.setdefault(of.get(place, place) or 0, set()).add(k)
+        return {frozenset(own) for own in members.values()}
+
+    expected = groups(list(range(18)), "one")
+    assert sorted(map(len, expected)) == [3] * 6
+    assert groups(random.permutation(18).tolist(), "other") == expected
+
+
+def test_doubles_with_other_answers_are_to_be_looked_at_first(tmp_path: Path) -> None:
+    ask = "Spell this long and winding word backward for the two patient readers who wait for it today: {}"
+    rows = [ask.format(word) for word in ("splat", "canroyer")]
+    warned = "most are problems of their own: look at them before you drop them"
+    assert warned in found(asking(tmp_path / "other", rows, ["talps", "reyornac"]), Likeness(0.8)).note
+    assert warned not in found(asking(tmp_path / "same", rows, ["x", "x"]), Likeness(0.8)).note
+
+
+def test_other_numbers_are_another_problem_unless_told_otherwise(tmp_path: Path) -> None:
+    ask = (
+        "Tom has {} red apples and gives {} of them to his very best friend; how many are left for him today?"
+    )
+    scored = asking(
+        tmp_path / "set", [ask.format(9, 4), ask.format(8, 4), ask.format(9, 4) + " Think."], list("545")
+    )
+    strict, loose = found(scored, Likeness(0.6)), found(scored, Likeness(0.6, True))
+    assert [(hit.place, hit.other) for hit in strict.hits] == [(2, 0)]
+    assert strict.note == (
+        "1 groups, the largest of 2 rows; 0 rows have an answer that is written otherwise; 1 rows as similar have "
+        "other numbers, and count as problems of their own"
+    )
+    assert [(hit.place, hit.facts["same_numbers"], hit.facts["same_answer"]) for hit in loose.hits] == [
+        (1, False, False),
+        (2, True, True),
+    ]
+    assert loose.hits[0].reason.endswith(
+        "of the token triples are shared, the numbers differ, another answer"
+    )
+
+
+def test_an_instruction_that_many_rows_have_does_not_make_them_alike(tmp_path: Path) -> None:
+    ask = " Let's think step by step and output the final answer within \\boxed{}."
+    texts = [f"How tall is {one}{two}?{ask}" for one in LETTERS for two in "xy"]
+    assert not found(asking(tmp_path / "set", texts), Likeness(0.6)).hits
+    assert len(found(asking(tmp_path / "few", texts[:10]), Likeness(0.6)).hits) == 9, (
+        "too few to be a template"
+    )
+
+
+@given(st.floats(0.3, 1))
+def test_bands_find_a_pair_at_the_threshold_as_surely_as_they_say(threshold: float) -> None:
+    number = bands(threshold)
+    assert 120 % number == 0
+    assert 1 - (1 - threshold ** (120 // number)) ** number >= RECALL or number == 120
+
+
+def test_rows_that_share_a_band_are_those_that_the_index_would_give() -> None:
+    sketches, sets = Sketches(0.8), [shingles(text.split()) for text in varied(9, 120)]
+    made, index_ = sketches.of(sets), sketches.index()
+    for number, sketch in enumerate(made):
+        index_.insert(number, sketch)
+    expected = [len(index_.query(sketch)) > 1 for sketch in made]
+    assert shared(sketches.keys(sets)).tolist() == expected
+    assert any(expected)
+    assert not all(expected)
+
+
+def test_jaccard_of_short_texts() -> None:
+    assert jaccard(shingles(["a"]), shingles(["a"])) == 1
+    assert jaccard(shingles(["a", "b"]), shingles(["a", "c"])) == 0
+    assert jaccard(shingles(list("abcd")), shingles(list("abce"))) == 1 / 3
+
+
+def test_without_its_library_the_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rensa", None)
+    with pytest.raises(InputError) as caught:
+        Sketches(0.8)
+    assert str(caught.value) == (
+        "near duplicates need rensa: `pip install 'gaincurate[hygiene]'`, or leave them out."
+    )
+
+
+def test_a_threshold_that_cannot_be() -> None:
+    with pytest.raises(InputError, match=r"^--near 0.2: the similarity is expected from 0.3 to 1.$"):
+        Sketches(0.2)

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import unicodedata
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gaincurate.hygiene.rows import Template, asked, normal, tokens, words
+
+ASK = ["let", "s", "think", "step", "by", "step"]
+
+
+@given(st.text())
+def test_normalising_twice_is_normalising_once_and_leaves_no_case_and_no_runs_of_white_space(
+    text: str,
+) -> None:
+    once = normal(text)
+    assert normal(once) == once
+    assert once == " ".join(once.split())
+    assert normal(text.swapcase().swapcase()) == normal(text) or text.swapcase().swapcase() != text
+
+
+@given(st.text())
+def test_composed_and_decomposed_texts_are_one(text: str) -> None:
+    assert normal(unicodedata.normalize("NFC", text)) == normal(unicodedata.normalize("NFD", text))
+
+
+def test_an_exponent_is_no_digit() -> None:
+    assert normal("What is 2³?") != normal("What is 23?")
+
+
+def test_words_are_letters_and_digits_and_tokens_have_the_signs_too() -> None:
+    assert words(r"Solve $x_1 + 2 = \frac{a}{3}$!") == ["solve", "x", "1", "2", "frac", "a", "3"]
+    assert tokens("x+1") == ["x", "+", "1"]
+    assert tokens("x+1") != tokens("x-1")
+    assert words("答案是 42 吗") == ["答", "案", "是", "42", "吗"]
+
+
+def test_what_a_prompt_asks_is_all_but_the_system_message() -> None:
+    turns = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Yes?"), ("user", "Why?")]
+    assert asked([{"role": role, "content": content} for role, content in turns]) == "Hi\nYes?\nWhy?"
+
+
+def test_ends_that_many_rows_share_are_taken_off_and_nothing_else() -> None:
+    rows = [["please", "answer", "this", "question", f"a{k}", f"b{k}", *ASK] for k in range(30)]
+    others = [[f"x{k}", "y", f"z{k}"] for k in range(100)]
+    template = Template([*rows, *others])
+    assert template.strip(rows[3]) == ["a3", "b3"]
+    assert template.strip(["q", *ASK]) == ["q"]
+    assert template.strip(["q", "step", "by", "step"]) == ["q", "step", "by", "step"]
+    assert template.strip(list(ASK)) == ASK, "nothing would be left"
+    assert Template(rows[:19]).strip(rows[0]) == rows[0], "fewer than 20 rows are no template"
+    assert Template(rows[:4], 3).strip(rows[0]) == ["a0", "b0"]
+
+
+@given(st.lists(st.lists(st.sampled_from("abc"), max_size=8), max_size=60))
+def test_a_row_keeps_at_least_one_word_and_its_middle(rows: list[list[str]]) -> None:
+    template = Template(rows)
+    for row in rows:
+        kept = template.strip(row)
+        assert bool(kept) == bool(row)
+        assert "".join(kept) in "".join(row)

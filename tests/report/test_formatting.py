@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gaincurate.core.stats import Estimate
+from gaincurate.report import formatting
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ("plain\ttext\nin two lines", "plain\ttext\nin two lines"),
+        ("right\u202eleft", "right\\u202eleft"),
+        ("two\u2028lines\u2029", "two\\u2028lines\\u2029"),
+        ("nul\x00 bell\x07 delete\x7f", "nul\\u0000 bell\\u0007 delete\\u007f"),
+        ("a lone \ud800 half", "a lone \\ud800 half"),
+        ("a pair \ud83d\ude00 of halves", "a pair \U0001f600 of halves"),
+        ("joined \U0001f468\u200d\U0001f4bb", "joined \U0001f468\u200d\U0001f4bb"),
+    ],
+)
+def test_what_has_no_shape_is_written_out(text: str, seen: str) -> None:
+    assert formatting.shown(text) == seen
+
+
+@given(st.text())
+def test_shown_text_can_be_written_and_is_left_alone_the_second_time(text: str) -> None:
+    seen = formatting.shown(text)
+    seen.encode()
+    assert all(c.isprintable() or c in "\t\n" or ord(c) > 0x9F for c in seen)
+    assert formatting.shown(seen) == seen
+
+
+@given(st.text(), st.integers(1, 60))
+def test_a_short_text_is_one_line_and_no_longer_than_asked(text: str, most: int) -> None:
+    seen = formatting.short(text, most)
+    assert len(seen) <= most
+    assert "\n" not in seen
+
+
+@given(st.lists(st.text("ab_ \u202e", max_size=12), unique=True, max_size=8), st.integers(8, 20))
+def test_labels_are_short_and_no_two_are_alike(names: list[str], most: int) -> None:
+    found = formatting.labels(names, most)
+    assert len(set(found)) == len(names)
+    assert all(len(label) <= most for label in found)
+
+
+def test_long_names_that_begin_alike_are_told_apart_by_their_ends() -> None:
+    names = ["gc_angle", "gc_angle_intra_offdiag_residual", "gc_angle_intra_offdiag_rank_in_bin"]
+    assert formatting.labels(names, 24) == [
+        "gc_angle",
+        "gc_angle…ffdiag_residual",
+        "gc_angle…iag_rank_in_bin",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "seen"),
+    [
+        (None, "–"),
+        (0.0, "0"),
+        (0.123456, "0.123"),
+        (-0.00123, "−0.00123"),
+        (12.3456, "12.3"),
+        (12345.6, "12,346"),
+        (1e-12, "1.00e−12"),
+        (-2.5e12, "−2.50e+12"),
+    ],
+)
+def test_numbers(value: float | None, seen: str) -> None:
+    assert formatting.number(value) == seen
+
+
+@given(st.floats(-1e300, 1e300))
+def test_a_number_says_its_value_to_three_digits(value: float) -> None:
+    seen = float(formatting.number(value).replace(",", "").replace("−", "-"))
+    assert math.isclose(seen, value, rel_tol=0.006)
+
+
+@pytest.mark.parametrize(
+    ("value", "seen"),
+    [(0.123, "+0.12"), (-0.3, "−0.30"), (-0.001, "0.00"), (0.0, "0.00"), (1.0, "+1.00"), (None, "–")],
+)
+def test_correlations_have_a_sign_and_none_where_they_are_nothing(value: float | None, seen: str) -> None:
+    assert formatting.signed(value) == seen
+
+
+@pytest.mark.parametrize(
+    ("value", "seen"),
+    [
+        (0.0, "0 %"),
+        (1.0, "100 %"),
+        (0.5, "50 %"),
+        (0.0345, "3.5 %"),
+        (0.9967, "99.7 %"),
+        (0.0004, "< 0.1 %"),
+        (0.9996, "> 99.9 %"),
+        (None, "–"),
+    ],
+)
+def test_a_share_is_none_or_all_only_where_it_is(value: float | None, seen: str) -> None:
+    assert formatting.share(value) == seen
+
+
+@pytest.mark.parametrize(
+    ("value", "seen"),
+    [(None, "–"), (1.23, "1.2 s"), (59.7, "60 s"), (200.0, "3 min 20 s"), (7500.0, "2 h 05 min")],
+)
+def test_durations(value: float | None, seen: str) -> None:
+    assert formatting.seconds(value) == seen
+
+
+def test_one_column_of_numbers_has_one_number_of_places() -> None:
+    assert formatting.row([0.0, 0.5, 12.25]) == ["0.0", "0.5", "12.2"]
+    assert formatting.row([4.0, 8.0, 400.0]) == ["4", "8", "400"]
+    assert formatting.row([0.25, 0.25]) == ["0.250", "0.250"]
+
+
+def test_an_estimate_without_an_interval_or_a_value_says_so() -> None:
+    assert formatting.spoken(Estimate(-0.22, -0.3, -0.14, 90)) == "−0.22 (95 % interval −0.30 to −0.14)"
+    assert formatting.spoken(Estimate(-0.22, None, None, 5)) == "−0.22"
+    assert formatting.spoken(Estimate(None, None, None, 0)) == "not defined"
+    assert formatting.interval(Estimate(-0.22, None, None, 5)) == ""
+
+
+def test_a_setting_is_shown_as_it_is_or_as_json() -> None:
+    assert formatting.plain("text") == "text"
+    assert formatting.plain({"a": [1, None]}) == '{"a": [1, null]}'

@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import runs
+import sets
+from command import run
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.core.stats import Floats, even_bins, spearman
+from gaincurate.errors import InputError, OutputError
+from gaincurate.report.length_free import KNOTS, derive, rank_in_bin, residual
+from gaincurate.schedule.ordering import Order
+
+NAN = float("nan")
+
+
+def planted(
+    rows: int = 4000, seed: int = 0, *, rises_and_falls: bool = False
+) -> tuple[Floats, Floats, Floats]:
+    """Signal, length and what the signal tells beside length."""
+    random = np.random.default_rng(seed)
+    length = np.round(np.exp(random.normal(4, 0.7, rows)) + 2)
+    own = random.normal(0, 1, rows)
+    shape = (np.log(length) - 4) ** 2 * 5 if rises_and_falls else -3 * np.log(length)
+    return shape + own, length, own
+
+
+@pytest.mark.parametrize("rises_and_falls", [False, True])
+def test_a_residual_has_no_rank_correlation_with_length_and_keeps_what_is_the_signals_own(
+    rises_and_falls: bool,
+) -> None:
+    signal, length, own = planted(rises_and_falls=rises_and_falls)
+    found = residual(signal, length)
+    assert abs(spearman(found, length) or 0) < 0.03
+    assert (spearman(found, own) or 0) > 0.98
+    if not rises_and_falls:
+        assert abs(spearman(signal, length) or 0) > 0.8
+
+
+def test_a_residual_is_that_of_least_squares_with_truncated_powers_over_all_rows() -> None:
+    signal, length, _ = planted(500, 3)
+    x = np.log(length)
+    distinct = np.unique(x)
+    knots = np.quantile(distinct, np.arange(1, KNOTS + 1) / (KNOTS + 1))
+    basis = np.stack([x**k for k in range(4)] + [np.clip(x - knot, 0, None) ** 3 for knot in knots], 1)
+    fitted = basis @ np.linalg.lstsq(basis, signal, rcond=None)[0]
+    assert np.allclose(residual(signal, length), signal - fitted, atol=1e-6)
+
+
+def test_few_lengths_leave_what_differs_from_the_mean_of_a_length() -> None:
+    signal, length = np.array([1.0, 3.0, 10.0, 14.0]), np.array([5.0, 5.0, 9.0, 9.0])
+    assert np.allclose(residual(signal, length), [-1, 1, -2, 2])
+    assert np.allclose(residual(signal, np.full(4, 7.0)), signal - signal.mean())
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(-1e3, 1e3, allow_nan=False) | st.just(NAN), st.integers(1, 60)), max_size=80
+    ),
+    st.integers(1, 9),
+)
+@settings(max_examples=80)
+def test_every_value_stays_where_it_is_and_none_appears(rows: list[tuple[float, int]], bins: int) -> None:
+    signal = np.array([a for a, _ in rows], float)
+    length = np.array([b for _, b in rows], float)
+    for found in (residual(signal, length), rank_in_bin(signal, length, bins)):
+        assert np.array_equal(np.isnan(found), np.isnan(signal))
+    there = ~np.isnan(signal)
+    assert abs(residual(signal, length)[there].sum()) <= 1e-6 * max(1, np.abs(signal[there]).sum())
+
+
+@given(
+    st.lists(st.tuples(st.integers(-5, 5), st.integers(1, 12)), min_size=1, max_size=60), st.integers(1, 7)
+)
+@settings(max_examples=100)
+def test_ranks_equal_those_counted_one_by_one(rows: list[tuple[int, int]], bins: int) -> None:
+    signal, length = np.array([a for a, _ in rows], float), np.array([b for _, b in rows], float)
+    bin_of = even_bins(length, bins)
+    expected = []
+    for value, own in zip(signal, bin_of, strict=True):
+        others = [v for v, b in zip(signal, bin_of, strict=True) if b == own]
+        below, equal = sum(v < value for v in others), sum(v == value for v in others)
+        expected.append((below + equal / 2) / len(others))
+    assert np.allclose(rank_in_bin(signal, length, bins), expected)
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=80), st.integers(1, 9))
+@settings(max_examples=100)
+def test_bins_go_with_length_and_never_part_equal_lengths(lengths: list[int], bins: int) -> None:
+    found = even_bins(np.array(lengths, float), bins)
+    assert found.min() >= 0
+    assert found.max() < bins
+    of = dict(zip(lengths, found.tolist(), strict=True))
+    assert [of[n] for n in lengths] == found.tolist()
+    assert sorted(of) == sorted(of, key=lambda n: (of[n], n))
+
+
+def test_ranks_are_spread_evenly_within_each_bin() -> None:
+    signal, length, own = planted()
+    found, bin_of = rank_in_bin(signal, length, 10), even_bins(length, 10)
+    sizes = np.bincount(bin_of)
+    assert len(sizes) == 10
+    assert sizes.min() > 200
+    for k, size in enumerate(sizes):
+        assert np.allclose(np.sort(found[bin_of == k]), (np.arange(size) + 0.5) / size)
+    assert abs(spearman(found, length) or 0) < 0.1
+    assert (spearman(found, own) or 0) > 0.9
+
+
+def test_without_its_library_the_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.interpolate", None)
+    with pytest.raises(InputError) as caught:
+        residual(np.array([1.0, 2.0]), np.array([3.0, 2.0]))
+    assert str(caught.value) == (
+        "a residual needs scipy: `pip install 'gaincurate[derive]'`. rank-in-bin does not."
+    )
+
+
+def test_what_cannot_be_asked() -> None:
+    with pytest.raises(InputError) as caught:
+        residual(np.array([1.0, 2.0]), np.array([0.0, 2.0]))
+    assert str(caught.value) == "a length of 0 has no logarithm; take --length-free rank-in-bin."
+    with pytest.raises(InputError, match="--bins 0: at least one."):
+        rank_in_bin(np.ones(3), np.ones(3), 0)
+
+
+def values(folder: Path, name: str) -> list[Any]:
+    found: list[Any] = ScoredSet(folder).column(name).to_pylist()
+    return found
+
+
+def test_the_columns_hold_the_function_and_the_file_says_how_it_was_made(tmp_path: Path) -> None:
+    folder = runs.some_set(tmp_path / "set", 80, 3)
+    scored = ScoredSet(folder)
+    angle = scored.column("gc_angle").to_numpy().astype(float)
+    length = scored.column("gc_question_tokens").to_numpy().astype(float)
+    done = derive(scored, "gc_angle", "residual")
+    assert (done.name, done.rows, done.values, done.kept) == ("gc_angle_residual", 80, 80, False)
+    assert np.allclose(values(folder, done.name), residual(angle, length), atol=1e-6)
+    derive(scored, "gc_angle", "rank-in-bin", bins=4, name="gc_mine")
+    assert np.allclose(values(folder, "gc_mine"), rank_in_bin(angle, length, 4), atol=1e-6)
+    told = json.loads((folder / "columns/gc_mine.json").read_text())
+    assert told["manifest"] == scored.manifest_hash
+    assert (
+        told["how"]["meaning"] == "rank of gc_angle in (0, 1) among rows of about the same gc_question_tokens"
+    )
+    assert told["how"] | {"signal": "gc_angle", "length_free": "rank-in-bin", "bins": 4} == told["how"]
+
+
+def test_the_same_again_changes_no_byte_and_another_way_is_refused(tmp_path: Path) -> None:
+    folder = runs.some_set(tmp_path / "set")
+    derive(ScoredSet(folder), "gc_angle", "rank-in-bin", bins=4, name="gc_mine")
+    stamps = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (folder / "columns").iterdir()}
+    assert derive(ScoredSet(folder), "gc_angle", "rank-in-bin", bins=4, name="gc_mine").kept
+    assert stamps == {
+        path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (folder / "columns").iterdir()
+    }
+    with pytest.raises(OutputError) as caught:
+        derive(ScoredSet(folder), "gc_angle", "rank-in-bin", bins=5, name="gc_mine")
+    assert str(caught.value) == (
+        f"{folder} has a column gc_mine already, made otherwise (rank of gc_angle in (0, 1) among rows of about "
+        "the same gc_question_tokens); give another --name, or --overwrite to replace it."
+    )
+    assert not derive(ScoredSet(folder), "gc_angle", "residual", name="gc_mine", overwrite=True).kept
+    assert json.loads((folder / "columns/gc_mine.json").read_text())["how"]["length_free"] == "residual"
+
+
+def test_a_column_made_of_a_computed_one_is_made_anew_when_that_one_changed(tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    folder = runs.some_set(tmp_path / "set", 6, 1)
+    scored = ScoredSet(folder)
+    ids = scored.column("gc_id").to_pylist()
+    scored.add_column("gc_difficulty", ids, pa.array(np.arange(6.0)), {"made_by": "a test"})
+    derive(scored, "gc_difficulty", "rank-in-bin", bins=1)
+    scored.add_column("gc_difficulty", ids, pa.array(-np.arange(6.0)), {"made_by": "a test"})
+    with pytest.raises(OutputError, match="has a column gc_difficulty_rank_in_bin already, made otherwise"):
+        derive(ScoredSet(folder), "gc_difficulty", "rank-in-bin", bins=1)
+
+
+def test_rows_without_a_value_stay_without(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        sets.scored_row(f"id{k}", angle=k / 10, tokens=3 + k) | {"gc_angle_inter": None if k % 3 else k / 10}
+        for k in range(12)
+    ]
+    folder = sets.make_set(tmp_path / "set", [rows[:5], rows[5:]])
+    for way in ("residual", "rank-in-bin"):
+        done = derive(ScoredSet(folder), "gc_angle_inter", way, bins=2 if way == "rank-in-bin" else None)
+        assert [v is None for v in values(folder, done.name)] == [bool(k % 3) for k in range(12)]
+        assert done.values == 4
+
+
+@pytest.mark.parametrize("way", ["residual", "rank-in-bin"])
+def test_a_run_is_ordered_by_it(tmp_path: Path, way: str) -> None:
+    folder = runs.some_set(tmp_path / "set")
+    made = run("derive", folder, "--signal", "gc_angle", "--length-free", way, "--name", "gc_free")
+    assert made.exit_code == 0, made.output
+    assert "gc_free written, 60 of 60 rows have a value" in made.stdout
+    started = run(
+        *("schedule", "start", folder, "--run", tmp_path / "run", "--strategy", "gain-rl", "--by", "gc_free"),
+        *("--budget", "8", "--rounds", "2", "--model", "the-model"),
+    )
+    assert started.exit_code == 0, started.output
+    order = Order(tmp_path / "run/order.arrow").rows.tolist()
+    column = values(folder, "gc_free")
+    ids = ScoredSet(folder).column("gc_id").to_pylist()
+    assert order == sorted(range(60), key=lambda k: (-(column[k] or 0), ids[k]))
+
+
+def test_the_command_says_what_it_took_away_and_that_it_is_there(tmp_path: Path) -> None:
+    folder = runs.some_set(tmp_path / "set")
+    first = run("derive", folder, "--signal", "gc_angle", "--length-free", "rank-in-bin", "--json")
+    told = json.loads(first.stdout)
+    assert told["name"] == "gc_angle_rank_in_bin"
+    assert abs(told["after"]) <= 1
+    again = run("derive", folder, "--signal", "gc_angle", "--length-free", "rank-in-bin")
+    assert "gc_angle_rank_in_bin is there already, made in this way" in again.stdout
+
+
+def test_bins_are_for_ranks_alone(tmp_path: Path) -> None:
+    folder = runs.some_set(tmp_path / "set")
+    result = run("derive", folder, "--signal", "gc_angle", "--length-free", "residual", "--bins", "20")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "error: --bins 20 goes with --length-free rank-in-bin.\n",
+    )
+    assert not (folder / "columns").exists()
+    ranked = run("derive", folder, "--signal", "gc_angle", "--length-free", "rank-in-bin")
+    named = run("derive", folder, "--signal", "gc_angle", "--length-free", "rank-in-bin", "--bins", "20")
+    assert (ranked.exit_code, named.exit_code) == (0, 0)
+    assert "is there already, made in this way" in named.stdout, "20 is the default"
+
+
+def test_columns_that_cannot_be_taken(tmp_path: Path) -> None:
+    folder = sets.make_set(tmp_path / "set", [[sets.scored_row("a"), sets.scored_row("b")]])
+    scored = ScoredSet(folder)
+    for options, sentence in (
+        ({"signal": "question"}, "--signal question: that column holds string, and this needs numbers."),
+        ({"signal": "gc_nll"}, f"{folder} has no column 'gc_nll'; it has question, gc_id, "),
+        ({"length": "gc_id"}, "--length gc_id: that column holds string, and this needs numbers."),
+        ({"name": "gc_angle"}, "--name gc_angle is the column that it would be made from; give another."),
+        (
+            {"name": "mine"},
+            "computed column 'mine': the name must be gc_ and letters, digits or underscores.",
+        ),
+        ({"name": "gc_angle_intra"}, "column 'gc_angle_intra' is part of the shards, which are immutable."),
+        (
+            {"signal": "gc_angle_intra_offdiag"},
+            f"--signal gc_angle_intra_offdiag: no row of {folder} has a value there.",
+        ),
+    ):
+        given: dict[str, Any] = {"signal": "gc_angle", "way": "rank-in-bin"} | options
+        with pytest.raises(InputError) as caught:
+            derive(scored, **given)
+        assert str(caught.value).startswith(sentence)
+    assert not (folder / "columns").exists()

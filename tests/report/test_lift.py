@@ -1,0 +1,144 @@
+"""Batches that a column picks, predictions and noise, by hand and against draws from a known truth."""
+
+from __future__ import annotations
+
+import itertools
+from math import comb
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from gaincurate.core.stats import Estimate
+from gaincurate.difficulty.metrics import noise_ceiling, pass_variance, quality
+from gaincurate.report.document import ENDS, Lift, Outcome
+from gaincurate.report.lift import _towards, calibration, lift
+from gaincurate.report.observed import Observed, ceiling
+from gaincurate.report.verdict import best_end
+
+
+def covered(found: list[Estimate], truth: float) -> bool:
+    """Whether as many intervals hold the truth as 95 % ones would, but for once in 10,000 times."""
+    held = sum(e.low is not None and e.high is not None and e.low <= truth <= e.high for e in found)
+    low, high = stats.binom.ppf([5e-5, 1 - 5e-5], len(found), [0.95, 0.985])
+    return bool(low <= held <= high)
+
+
+@settings(max_examples=100)
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.integers(1, 9)), min_size=10, max_size=40),
+    st.sampled_from([0.1, 0.25, 0.5]),
+)
+def test_a_lift_is_the_mean_over_all_ways_to_break_ties(rows: list[tuple[int, int]], share: float) -> None:
+    values, outcome = np.array(rows, float).T
+    found = lift(values, outcome, share)
+    if np.ptp(values) == 0:
+        assert found.value is None
+        return
+    picked = max(1, round(len(rows) * share))
+    border = np.sort(values)[-picked]
+    above, equal = outcome[values > border], outcome[values == border]
+    left = picked - len(above)
+    mean = (above.sum() + left * equal.mean()) / picked
+    if comb(len(equal), left) < 500:
+        ways = [sum(way) for way in itertools.combinations(equal, left)]
+        mean = (above.sum() + np.mean(ways)) / picked
+    assert found.value == pytest.approx(mean / outcome.mean(), abs=1e-12)
+    assert found.rows == picked
+
+
+@pytest.mark.parametrize("rows", [200, 1000])
+@pytest.mark.parametrize("step", [0, 0.5], ids=["no ties", "ties"])
+def test_the_intervals_of_lifts_cover(rows: int, step: float) -> None:
+    def draw(random: np.random.Generator, count: int) -> Estimate:
+        hard = random.normal(size=count)
+        wins = random.binomial(8, 1 / (1 + np.exp(hard))).astype(float)
+        signal = hard + 0.5 * random.normal(size=count)
+        signal = np.round(signal / step) * step if step else signal
+        return lift(signal, pass_variance(wins, 8 - wins))
+
+    random = np.random.default_rng(rows)
+    truth = draw(random, 1_000_000).value
+    assert truth is not None
+    assert covered([draw(random, rows) for _ in range(400)], truth)
+
+
+def test_a_lift_of_nothing_is_none() -> None:
+    some = np.arange(20.0)
+    assert lift(some, np.zeros(20)).value is None
+    assert lift(np.ones(20), some).value is None
+    assert lift(some[:5], some[:5]).value is None
+    assert lift(some, some).low is None  # two rows
+
+
+@pytest.mark.parametrize("rollouts", [2, 3, 8])
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 0.9])
+def test_the_variance_of_a_prompt_is_without_bias(rollouts: int, rate: float) -> None:
+    wins = np.arange(rollouts + 1.0)
+    chance = stats.binom.pmf(wins, rollouts, rate)
+    assert chance @ pass_variance(wins, rollouts - wins) == pytest.approx(rate * (1 - rate))
+
+
+def test_one_rollout_has_no_variance() -> None:
+    found = pass_variance(np.array([1.0, 0.0, 1.0, np.nan]), np.array([0.0, 1.0, 1.0, np.nan]))
+    assert found.tolist()[2] == 0.5
+    assert np.isnan(found[[0, 1, 3]]).all()
+
+
+@pytest.mark.parametrize("rows", [100, 600])
+def test_the_interval_of_the_ceiling_covers(rows: int) -> None:
+    def draw(random: np.random.Generator, count: int) -> Estimate:
+        wins = random.binomial(8, random.beta(0.8, 1.2, count)).astype(float)
+        found = ceiling(wins, 8 - wins)
+        assert found.value == noise_ceiling(wins, 8 - wins)
+        return found
+
+    random = np.random.default_rng(rows)
+    truth = draw(random, 500_000).value
+    assert truth is not None
+    assert covered([draw(random, rows) for _ in range(400)], truth)
+
+
+def observed(wins: np.ndarray, losses: np.ndarray) -> Observed:
+    nothing = Estimate(None, None, None, 0)
+    facts = Outcome("o", None, "rollouts", "p", len(wins), 0, None, 0.5, 0.0, 0.0, nothing, nothing, [])
+    return Observed(facts, wins, losses, frozenset())
+
+
+def test_a_calibration_has_the_figures_of_the_predictor_and_intervals_like_the_bootstraps() -> None:
+    random = np.random.default_rng(5)
+    truth = random.random(800)
+    losses = random.binomial(8, truth).astype(float)
+    predicted = np.clip(truth + 0.2 * random.normal(size=800), 0, 1)
+    found = calibration("gc_difficulty", predicted, observed(8 - losses, losses))
+    assert found is not None
+    other = quality(predicted, 8 - losses, losses)
+    for ours, theirs in ((found.pearson, other.pearson), (found.spearman, other.spearman)):
+        assert ours.value == pytest.approx(theirs.value, abs=1e-12)
+        assert (ours.low, ours.high) == pytest.approx(theirs.interval, abs=0.01)
+    assert found.brier.value == pytest.approx(other.brier.value)
+    assert (found.brier.low, found.brier.high) == pytest.approx(other.brier.interval, abs=0.002)
+    assert [(b.low, b.count) for b in found.bins] == [(b.low, b.count) for b in other.reliability]
+
+
+def test_a_calibration_is_over_rows_that_have_both() -> None:
+    nan = np.nan
+    rates = observed(np.array([1.0, nan, 1.0, 0.0]), np.array([0.0, nan, 1.0, 2.0]))
+    found = calibration("p", np.array([0.25, 0.5, nan, 1.0]), rates)
+    assert found is not None
+    assert found.brier.value == pytest.approx((0.25**2 + 0) / 2)
+    assert found.brier.rows == 2
+    assert found.brier_of_mean == 0.25
+    assert calibration("p", np.full(4, nan), rates) is None
+
+
+def test_noise_seldom_has_an_end_that_surely_carries_more() -> None:
+    random, found = np.random.default_rng(0), 0
+    for _ in range(300):
+        wins = random.binomial(8, random.random(256))
+        outcome, values = wins * (8 - wins) / 56, random.normal(size=256)
+        ends = [Lift("s", "t", end, 0.1, lift(_towards(values, end), outcome)) for end in ENDS]
+        found += best_end(ends, "s") is not None
+    assert found <= 24  # at one look each it is 40

@@ -1,0 +1,376 @@
+"""Strategies of users' own: what they can read before a draw, what they may leave out, what is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+import embedded
+import runs
+from command import run as gaincurate
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.errors import InputError, NotReadyError
+from gaincurate.schedule import base
+from gaincurate.schedule.config import ScheduleConfig
+from gaincurate.schedule.context import Context
+from gaincurate.schedule.rounds import advance
+from gaincurate.schedule.run import Run
+from gaincurate.schedule.status import forecast, status
+from gaincurate.schedule.strategies.gaussian import GainRL
+
+PAGE = Path(__file__).parents[2] / "docs/schedule.md"
+ROWS = 60
+
+
+def begin(folder: Path, strategy: str, **options: Any) -> Run:
+    """A run of a strategy of this file over a set with embeddings."""
+    sys.modules["mine"] = sys.modules[__name__]
+    if not (folder / "set").exists():
+        embedded.make_set(folder / "set", vectors())
+    return runs.begin(folder, strategy=f"mine:{strategy}", **options)
+
+
+def vectors() -> Any:
+    """`[ROWS, 8]`, in five groups by row."""
+    return np.random.default_rng(0).normal(size=(ROWS, 8)) * 0.1 + np.eye(8)[np.arange(ROWS) % 5]
+
+
+class First(base.Selector):
+    """The least that a strategy can be."""
+
+    def draw(self, round_: int) -> Any:
+        return np.arange(self.pool.budget)
+
+
+class Reader(First):
+    """Keeps what it was given."""
+
+    by: ClassVar[str | None] = "gc_angle"
+    ordering: ClassVar[base.Ordering] = "any"
+    foresees: ClassVar[bool] = True
+    contexts: ClassVar[list[Context]] = []
+
+    def prepare(self, context: Context) -> None:
+        self.contexts.append(context)
+
+
+class Greedy(First):
+    """The prompts with the largest first number of their embedding."""
+
+    def prepare(self, context: Context) -> None:
+        self.order = np.argsort(-context.embeddings()[:, 0], kind="stable")
+
+    def draw(self, round_: int) -> Any:
+        return self.order[round_ * self.pool.budget :][: self.pool.budget]
+
+
+class Counting:
+    """No subclass of `Selector`, with the names that methods had before."""
+
+    Options = base.Options
+    by: str | None = None
+    ordering: base.Ordering = "none"
+    ascending, foresees = True, False
+
+    def __init__(self, pool: base.Pool, options: base.Options) -> None:
+        self._pool, self._seen = pool, 0
+
+    def draw(self, round_: int) -> Any:
+        return np.arange(self._seen, self._seen + self._pool.budget)
+
+    def observe(self, observed: base.Observed) -> None:
+        self._seen += len(observed.rows)
+
+    def state(self) -> dict[str, Any]:
+        return {"seen": self._seen}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._seen = state["seen"]
+
+    def metrics(self) -> dict[str, float]:
+        return {"seen": self._seen}
+
+
+class Slowed(GainRL):
+    """A subclass of a strategy of ours, with the names that methods had before."""
+
+    def __init__(self, pool: base.Pool, options: Any) -> None:
+        super().__init__(pool, options)
+        self.rounds = 0
+
+    def observe(self, observed: base.Observed) -> None:
+        self.rounds += 1
+        if self.rounds % 2 == 0:
+            super().observe(observed)
+
+    def state(self) -> dict[str, Any]:
+        found: dict[str, Any] = super().state()  # type: ignore[misc]
+        return {**found, "rounds": self.rounds}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        super().restore(state)  # type: ignore[misc]
+        self.rounds = state["rounds"]
+
+
+class Kept(First):
+    """A subclass of what has no state, with the old names."""
+
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), "kept": 1}  # type: ignore[misc]
+
+
+class Waiting(First):
+    """Needs a file before it draws."""
+
+    class Options(base.Options):
+        path: str
+
+    def prepare(self, context: Context) -> None:
+        if not Path(self.options.path).exists():
+            raise NotReadyError(f"round {context.round} waits for {self.options.path}.")
+        if context.opening:
+            raise NotReadyError("not while the run is opened.")
+
+
+class Predicting(First):
+    """Says what it expects."""
+
+    class Options(base.Options):
+        name: str = "predicted"
+
+        values: int = 8
+
+    def plan_facts(self, rows: Any) -> dict[str, Any]:
+        return {self.options.name: (rows / ROWS).tolist()[: self.options.values]}
+
+
+class Particular(First):
+    """Has its own rules of sizes and sets."""
+
+    class Options(base.Options):
+        steps: int = 2
+
+        def round_size(self, budget: int | None) -> int:
+            return self.steps * 3
+
+        def check_run(self, config: ScheduleConfig, scored: ScoredSet) -> None:
+            raise InputError(f"{config.budget} prompts of {len(scored)} are not to its taste.")
+
+
+class Adrift(First):
+    """Draws by an order that a checkpoint changes, and says nothing of its reach."""
+
+    by: ClassVar[str | None] = "gc_angle"
+    ordering: ClassVar[base.Ordering] = "any"
+
+
+class Abstract(base.Selector):
+    """Lacks the one part that it needs."""
+
+
+def plan_rows(run: Run, round_: int) -> list[int]:
+    return [int(gc_id[2:]) for gc_id in run.ids(round_)]
+
+
+def test_the_example_of_the_docs_runs_and_prefers_what_is_like_prompts_solved_half_of_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code,) = re.findall(r"```python\n(.*?class Neighbours.*?)```", PAGE.read_text(), re.DOTALL)
+    (tmp_path / "neighbours.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "neighbours", raising=False)
+    embedded.make_set(tmp_path / "set", vectors())
+    made = gaincurate(
+        "schedule", "start", "set", "--run", "run", "--strategy", "neighbours:Neighbours", "--set", "nearest=2",
+        "--budget", 12, "--rounds", 2,
+    )  # fmt: skip
+    assert made.exit_code == 0, made.stderr
+    run = Run(tmp_path / "run")
+    before = [row % 5 for row in plan_rows(run, 0)]
+    assert set(before) == {0, 1, 2, 3, 4}  # at first every prompt is as likely as the others
+    runs.report(run, lambda gc_id, sample: sample % 2 if int(gc_id[2:]) % 5 == 3 else 1, samples=4)
+    shutil.copytree(run.folder, tmp_path / "again")
+    for folder in ("run", "again"):
+        done = gaincurate("schedule", "next", folder)
+        assert done.exit_code == 0, done.stderr
+    # exp(0.25 / 0.05) is 148: the 12 prompts of that group weigh 37 times the 48 others.
+    assert [row % 5 for row in plan_rows(run, 1)].count(3) >= 10
+    assert runs.plans(Run(tmp_path / "again")) == runs.plans(run)
+    runs.report(run)
+    assert gaincurate("schedule", "next", "run").exit_code == 0
+    assert run.state["finished"]
+
+
+def test_a_strategy_reads_the_set_by_row_and_nothing_before_it_asks(tmp_path: Path) -> None:
+    Reader.contexts.clear()
+    run = begin(tmp_path, "Reader", rounds=2)
+    runs.report(run)
+    advance(run, str(tmp_path))
+    first, second = Reader.contexts
+    assert (first.round, first.checkpoint, first.opening) == (0, "the-model", True)
+    assert (second.round, second.checkpoint, second.opening) == (1, str(tmp_path), False)
+    fresh = Context(Run(run.folder), 1, second.order)
+    assert fresh.run._scored is None
+    expected = vectors().astype(np.float16).astype(np.float32)
+    assert np.array_equal(fresh.embeddings([59, 0, 7]), expected[[59, 0, 7]])
+    assert np.array_equal(fresh.embeddings(), expected)
+    ids = fresh.column("gc_id").to_pylist()
+    assert ids == embedded.names(ROWS)
+    angles = fresh.column("gc_angle").to_numpy()[fresh.rows]
+    assert sorted(fresh.rows.tolist()) == list(range(ROWS))
+    assert (np.diff(angles) <= 0).all()
+    with pytest.raises(InputError, match="has no column 'level'"):
+        fresh.column("level")
+
+
+def test_it_prepares_each_draw_also_one_that_is_only_foreseen(tmp_path: Path) -> None:
+    run = begin(tmp_path, "Greedy", rounds=3, budget=10)
+    order = np.argsort(-vectors().astype(np.float16)[:, 0].astype(np.float32), kind="stable").tolist()
+    assert plan_rows(run, 0) == order[:10]
+    runs.report(run)
+    advance(run)
+    assert plan_rows(run, 1) == order[10:20]
+    Reader.contexts.clear()
+    other = begin(tmp_path / "b", "Reader", rounds=3)
+    rounds = forecast(other, [])["rounds"]
+    assert [context.round for context in Reader.contexts] == [0, 1, 2]
+    assert rounds[1]["ids"] == rounds[2]["ids"] == other.ids(0)
+
+
+def test_a_set_without_embeddings_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    runs.some_set(tmp_path / "set")
+    with pytest.raises(InputError) as caught:
+        begin(tmp_path, "Greedy")
+    assert str(caught.value) == (
+        f"strategy mine:Greedy reads embeddings and {tmp_path}/set has no gc_embedding: score it with "
+        "`--signals angle,embedding`."
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_classes_with_the_old_names_of_methods_run_as_before(tmp_path: Path) -> None:
+    run = begin(tmp_path, "Counting", rounds=3, budget=5)
+    for round_ in range(3):
+        assert plan_rows(run, round_) == list(range(5 * round_, 5 * round_ + 5))
+        assert run.plan(round_)["metrics"] == {"seen": 5 * round_}
+        runs.report(run)
+        advance(Run(run.folder))
+    assert run.state["selector"] == {"seen": 15}
+    run = begin(tmp_path / "b", "Slowed", rounds=3, options={"sigma": "0.1N"})
+    plain = runs.begin(tmp_path / "b", strategy="gain-rl", run=tmp_path / "b/plain", rounds=3)
+    for each in (run, plain):
+        runs.report(each)
+        advance(each)
+    assert (run.plan(1)["mu"], run.state["selector"]["rounds"]) == (0, 1)
+    assert plain.plan(1)["mu"] > 0
+    runs.report(run)
+    advance(run)
+    assert run.plan(2)["mu"] > 0
+    assert begin(tmp_path / "c", "Kept").state["selector"] == {"kept": 1}
+
+
+def test_a_run_waits_until_its_strategy_is_ready(tmp_path: Path) -> None:
+    path, folder = tmp_path / "needed", tmp_path / "run"
+    begin(tmp_path, "Waiting", rounds=2, options={"path": str(path)})
+    run = Run(folder)
+    assert (run.state["round"], status(run)["difficulty"]) == (-1, None)
+    shown = gaincurate("schedule", "next", folder)
+    assert (shown.exit_code, shown.stdout) == (2, "")
+    assert f"round 0 waits for {path}." in shown.stderr
+    path.touch()
+    assert gaincurate("schedule", "next", folder).exit_code == 0
+    assert len(run.ids(0)) == 8
+    path.unlink()
+    runs.report(run)
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    with pytest.raises(NotReadyError, match="round 1 waits for"):
+        advance(run)
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
+    path.touch()
+    assert advance(run) == run.round_folder(1)
+
+
+def test_the_command_says_that_a_new_run_waits(tmp_path: Path) -> None:
+    sys.modules["mine"] = sys.modules[__name__]
+    runs.some_set(tmp_path / "set")
+    asked = ["schedule", "start", tmp_path / "set", "--strategy", "mine:Waiting", "--set", "path=/none/there"]
+    made = gaincurate(*asked, "--run", tmp_path / "run", "--budget", 8, "--rounds", 2)
+    assert made.exit_code == 0, made.stderr
+    assert "opened; its strategy waits for something before round 0" in made.stdout
+    made = gaincurate(*asked, "--run", tmp_path / "b", "--budget", 8, "--rounds", 2, "--json")
+    assert json.loads(made.stdout) == {"run": str(tmp_path / "b"), "round": None, "references": None}
+
+
+def test_what_a_strategy_says_of_a_round_is_in_its_plan_and_predictions_are_judged(tmp_path: Path) -> None:
+    run = begin(tmp_path, "Predicting", rounds=2)
+    assert run.plan(0)["predicted"] == [row / ROWS for row in plan_rows(run, 0)]
+    runs.report(run, lambda gc_id, sample: int(gc_id[2:]) < 4, samples=2)
+    advance(run)
+    seen = run.plan(1)["inputs"]["calibration"]
+    failed = (np.arange(8) >= 4).astype(float)
+    assert seen["brier"] == pytest.approx(np.mean((np.arange(8) / ROWS - failed) ** 2))
+    for options, sentence in (
+        ({"name": "ids"}, "plan_facts gives 'ids', which plans have already"),
+        ({"name": "references"}, "plan_facts gives 'references', which plans have already"),
+        ({"values": 3}, "gives 3 values as 'predicted'; needed is a finite failure rate for each of the 8"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            begin(tmp_path / "b", "Predicting", options=options)
+    assert not (tmp_path / "b/run").exists()
+
+
+def test_options_may_have_rules_of_their_own(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="8 prompts of 60 are not to its taste"):
+        begin(tmp_path, "Particular")
+    made = gaincurate(
+        "schedule", "start", tmp_path / "set", "--run", tmp_path / "run", "--strategy", "mine:Particular",
+        "--rounds", 2, "--set", "steps=4",
+    )  # fmt: skip
+    assert (made.exit_code, made.stdout) == (2, "")
+    assert "12 prompts of 60 are not to its taste" in made.stderr
+
+
+def test_what_a_strategy_has_no_part_for_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match="strategy mine:Adrift does not say which ranks it can reach; use full"
+    ):
+        begin(tmp_path, "Adrift", rescore={"what": "window"})
+    with pytest.raises(InputError, match=r"--strategy mine:Abstract: Abstract has no draw; see gaincurate\."):
+        begin(tmp_path, "Abstract")
+    with pytest.raises(InputError, match="Counted has no draw, state_dict, load_state_dict; see"):
+        begin(tmp_path, "Counted")
+    run = begin(tmp_path, "First", rounds=2)
+    runs.report(run)
+    with pytest.raises(InputError, match="strategy mine:First observes no references"):
+        advance(run, references=tmp_path / "set")
+
+
+class Counted:
+    """A class with some of the parts."""
+
+    Options, by, ascending, ordering, foresees = base.Options, None, True, "none", False
+    observe = metrics = None
+
+
+@pytest.mark.parametrize("weights", [np.zeros(9), np.full(10, np.nan), np.array([np.inf, *np.zeros(9)])])
+def test_weights_that_cannot_be_drawn_by_are_refused(weights: Any) -> None:
+    with pytest.raises(InputError, match=r"Pool\.draw needs 10 finite ones"):
+        base.Pool(10, 3, seed=0).draw(weights, 0)
+
+
+def test_a_pool_draws_by_weights_without_replacement() -> None:
+    weights, count = np.log([4.0, 2.0, 1.0, 1.0]), 20_000
+    pairs = np.array([base.Pool(4, 2, seed).draw(weights, 5) for seed in range(count)])
+    assert (pairs[:, 0] != pairs[:, 1]).all()
+    first = np.bincount(pairs[:, 0], minlength=4) / count
+    assert np.abs(first - [0.5, 0.25, 0.125, 0.125]).max() < 4 * np.sqrt(0.25 / count)
+    after_0 = np.bincount(pairs[pairs[:, 0] == 0, 1], minlength=4) / (pairs[:, 0] == 0).sum()
+    assert np.abs(after_0 - [0, 0.5, 0.25, 0.25]).max() < 4 * np.sqrt(0.5 / count)

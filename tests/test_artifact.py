@@ -1,0 +1,292 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+
+from command import tree
+from gaincurate.core.artifact import (
+    Artifact,
+    Kind,
+    differing_keys,
+    encode_shard,
+    open_table,
+    read_info,
+    shard_count,
+    shard_name,
+)
+from gaincurate.core.files import digest_file
+from gaincurate.core.scored_set import SCORES
+from gaincurate.errors import OutputError
+from sets import IDENTITY_OF_SETS, make_set, scored_row
+
+TABLE = pa.table({"gc_id": ["a", "b"], "x": pa.array([1.5, None])})
+INFO: dict[str, Any] = {
+    "identity": {"format": 1},
+    "rows": 2,
+    "note": "ä\ud83d\ude00".encode("utf-16", "surrogatepass").decode("utf-16"),
+}
+VALUES = st.none() | st.integers(0, 2) | st.lists(st.integers(0, 1), max_size=2)
+IDENTITIES = st.dictionaries(
+    st.sampled_from("abc"), VALUES | st.dictionaries(st.sampled_from("xyz"), VALUES, max_size=3), max_size=3
+)
+
+
+def write_shard(folder: Path) -> Path:
+    path = folder / shard_name(0)
+    path.write_bytes(encode_shard(TABLE, INFO))
+    return path
+
+
+def test_a_shard_gives_back_its_rows_and_what_is_said_of_them(tmp_path: Path) -> None:
+    path = write_shard(tmp_path)
+    info = read_info(path)
+    assert {key: info[key] for key in INFO} == INFO
+    assert open_table(path).equals(TABLE)
+    assert open_table(path).schema.metadata is None
+    assert encode_shard(TABLE, dict(reversed(INFO.items()))) == path.read_bytes()
+    with pa.ipc.open_file(path) as file:
+        assert file.num_record_batches == 1
+
+
+def test_the_sources_own_metadata_stays_beside_ours(tmp_path: Path) -> None:
+    path = tmp_path / "x.arrow"
+    path.write_bytes(encode_shard(TABLE.replace_schema_metadata({"huggingface": "{}"}), INFO))
+    assert open_table(path).schema.metadata == {b"huggingface": b"{}"}
+    assert read_info(path)["rows"] == 2
+
+
+@settings(max_examples=300)
+@given(place=st.integers(0), flip=st.integers(1, 255))
+def test_any_changed_byte_is_noticed(tmp_path: Path, place: int, flip: int) -> None:
+    path = write_shard(tmp_path)
+    data = bytearray(path.read_bytes())
+    data[place % len(data)] ^= flip
+    path.write_bytes(data)
+    with pytest.raises(
+        OutputError, match=r"shard-00000.arrow is damaged: .*Delete that file and run the same"
+    ):
+        read_info(path)
+
+
+@given(cut=st.integers(0))
+def test_any_cut_is_noticed(tmp_path: Path, cut: int) -> None:
+    path = write_shard(tmp_path)
+    data = path.read_bytes()
+    path.write_bytes(data[: cut % len(data)])
+    with pytest.raises(OutputError, match="is damaged"):
+        read_info(path)
+
+
+@pytest.mark.parametrize("said", [None, "[]", "3", '{"content": 3}', '{"content": ""}'])
+def test_another_programs_arrow_file_is_no_shard(tmp_path: Path, said: str | None) -> None:
+    path = tmp_path / "x.arrow"
+    table = TABLE.replace_schema_metadata({"gaincurate": said} if said else None)
+    with pa.ipc.new_file(path, table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(OutputError, match="is damaged"):
+        read_info(path)
+
+
+@given(IDENTITIES, IDENTITIES)
+def test_differing_keys_are_those_that_a_flat_comparison_finds(
+    old: dict[str, Any], new: dict[str, Any]
+) -> None:
+    found = {key for key, _, _ in differing_keys(old, new)}
+    assert bool(found) == (old != new)
+    for key, was, now in differing_keys(old, new):
+        head, _, rest = key.partition(".")
+        before, after = old.get(head), new.get(head)
+        if rest:
+            assert isinstance(before, dict)
+            assert isinstance(after, dict)
+            before, after = before.get(rest), after.get(rest)
+        assert (was, now) == (before, after)
+
+
+def test_another_identity_is_refused_with_at_most_six_keys(tmp_path: Path) -> None:
+    Artifact(tmp_path, SCORES).refuse_other({"a": {"b": 1}}, {"a": {"b": 1}})
+    with pytest.raises(OutputError) as caught:
+        Artifact(tmp_path, SCORES).refuse_other({"a": {"b": 1}, "z": "x"}, {"a": {"b": 2}, "z": None})
+    assert str(caught.value) == (
+        f"{tmp_path} holds scores of another run: a.b was 1 and is now 2; z was 'x' and is now None. Give "
+        "another --out, repeat the first run's options, or start over with --overwrite."
+    )
+    assert caught.value.data["keys"] == ["a.b", "z"]
+    with pytest.raises(OutputError, match="; and 3 more. Give another --out"):
+        Artifact(tmp_path, SCORES).refuse_other({}, {str(i): i for i in range(9)})
+
+
+def test_shards_cover_the_rows_once() -> None:
+    assert [shard_count(rows, 4) for rows in (1, 4, 5, 8, 9)] == [1, 1, 2, 2, 3]
+
+
+def test_present_shards_are_those_that_are_whole_and_ours(tmp_path: Path) -> None:
+    folder = make_set(tmp_path / "set", [[scored_row("a")], [scored_row("b")], [scored_row("c")]])
+    (folder / shard_name(1)).unlink()
+    assert Artifact(folder, SCORES).present(IDENTITY_OF_SETS, 3) == {0, 2}
+    with pytest.raises(OutputError, match=r"shard-00000.arrow holds scores of another run: dtype was"):
+        Artifact(folder, SCORES).present({**IDENTITY_OF_SETS, "dtype": "bfloat16"}, 3)
+
+
+def test_the_manifest_counts_and_names_every_shard(tmp_path: Path) -> None:
+    folder = tmp_path
+    facts = {"identity": {"format": 1}, "truncated": 1, "without_prefix": 2, "rows": 2}
+    facts |= {"zero_vectors": 3, "norm_was_fused": True, "prefill": "packed"}
+    for index, rejected in enumerate([[{"row": 3, "reason": "é"}], []]):
+        info = {**facts, "rejected": rejected}
+        (folder / shard_name(index)).write_bytes(encode_shard(TABLE, info))
+    manifest = Artifact(folder, SCORES).finish({"format": 1}, 2)
+    assert Artifact(folder, SCORES).read_manifest() == manifest
+    kept = {key: value for key, value in manifest.items() if key not in ("shards", "identity")}
+    assert kept == {
+        "format": 1,
+        "rows": 4,
+        "rejected": 1,
+        "truncated": 2,
+        "rows_without_prefix": 4,
+        "zero_vectors": 6,
+        "norm_was_fused": True,
+        "prefill": "packed",
+    }
+    assert (folder / "rejected.jsonl").read_text("utf-8") == '{"reason": "é", "row": 3}\n'
+    for index, entry in enumerate(manifest["shards"]):
+        path = folder / shard_name(index)
+        assert entry == {
+            "file": path.name,
+            "rows": 2,
+            "bytes": path.stat().st_size,
+            "hash": digest_file(path),
+        }
+
+
+def test_a_manifest_is_not_written_over_a_damaged_shard(tmp_path: Path) -> None:
+    folder = make_set(tmp_path / "set", [[scored_row("a")], [scored_row("b")]])
+    (folder / "manifest.json").unlink()
+    (folder / shard_name(1)).write_bytes(b"")
+    with pytest.raises(OutputError, match=r"shard-00001.arrow is damaged"):
+        Artifact(folder, SCORES).finish(IDENTITY_OF_SETS, 2)
+    assert not (folder / "manifest.json").exists()
+
+
+def test_an_identity_is_found_absent_or_refused(tmp_path: Path) -> None:
+    assert Artifact(tmp_path, SCORES).read_identity() is None
+    assert Artifact(tmp_path / "none", SCORES).read_identity() is None
+    (tmp_path / ".work").mkdir()
+    assert Artifact(tmp_path, SCORES).read_identity() is None
+    folder = make_set(tmp_path / "set", [[scored_row("a")]])
+    assert Artifact(folder, SCORES).read_identity() == IDENTITY_OF_SETS
+    for text in ("{", "[]", "3", "{}", "null"):
+        (folder / "identity.json").write_text(text)
+        with pytest.raises(OutputError, match="is damaged, so what made"):
+            Artifact(folder, SCORES).read_identity()
+    with pytest.raises(OutputError, match="already holds 'set' and is no scored set"):
+        Artifact(tmp_path, SCORES).read_identity()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("")
+    for name in ("link", "file"):
+        with pytest.raises(OutputError, match=f"{name} is no folder"):
+            Artifact(tmp_path / name, SCORES).read_identity()
+
+
+def test_removing_a_set_keeps_its_identity_and_what_is_not_ours(tmp_path: Path) -> None:
+    folder = make_set(tmp_path / "set", [[scored_row("a")], [scored_row("b")]])
+    (folder / "columns").mkdir()
+    (folder / "columns/gc_x.json").write_text("{}")
+    (folder / "rejected.jsonl").write_text("{}\n")
+    (folder / "notes.txt").write_text("mine")
+    (folder / "shard-notes.txt").write_text("mine")
+    Artifact(folder, SCORES).remove()
+    assert tree(folder).keys() == {"identity.json", "notes.txt", "shard-notes.txt"}
+    assert json.loads((folder / "identity.json").read_text()) == IDENTITY_OF_SETS
+
+
+COINS = Kind(
+    name="coin set",
+    holds="coins",
+    format=7,
+    command="toss coins",
+    example="N",
+    totals=lambda parts, rejected: {
+        "kind": "coins",
+        "tosses": sum(p["tosses"] for p in parts),
+        "lost": rejected,
+    },
+    part_facts=("tosses",),
+    more_facts=("edge",),
+    own=("pictures",),
+    before=("doubts.txt",),
+    work="*.bin",
+    hints={"table": " (is it level?)"},
+)
+"""A third use, which no command has."""
+
+
+def test_any_kind_is_made_lost_in_part_and_made_again_with_the_same_bytes(tmp_path: Path) -> None:
+    made, identity = Artifact(tmp_path / "coins", COINS), {"format": 7, "kind": "coins", "table": 1}
+    facts: list[dict[str, Any]] = [
+        {"tosses": 2, "rejected": []},
+        {"tosses": 3, "rejected": [{"why": "rolled away"}], "edge": 1},
+    ]
+    with made.writing():
+        assert made.read_identity() is None
+        made.begin(identity)
+        for index, told in enumerate(facts):
+            made.write_part(index, identity, TABLE, told)
+        assert made.present(identity, 3) == {0, 1}
+        with pytest.raises(OutputError, match="is not finished: .*Run the same `toss coins` command again"):
+            made.read_manifest()
+        manifest = made.finish(identity, 2)
+    assert list(manifest) == ["format", "kind", "tosses", "lost", "identity", "shards"]
+    assert (manifest["tosses"], manifest["lost"]) == (5, 1)
+    assert [list(entry)[:2] for entry in manifest["shards"]] == [["file", "tosses"]] * 2
+    assert [entry.get("edge") for entry in manifest["shards"]] == [None, 1]
+    whole = tree(made.folder)
+    assert whole.keys() == {
+        "identity.json", "manifest.json", "rejected.jsonl", "shard-00000.arrow", "shard-00001.arrow",
+    }  # fmt: skip
+    made.part(1).unlink()
+    with pytest.raises(OutputError, match=r"shard-00001.arrow does not match the manifest"):
+        made.check(manifest["shards"][1])
+    with made.writing():
+        assert made.read_identity() == identity
+        assert made.present(identity, 2) == {0}
+        made.reopen()
+        made.write_part(1, identity, TABLE, facts[1])
+        made.finish(identity, 2)
+    assert tree(made.folder) == whole
+    assert open_table(made.check(made.read_manifest()["shards"][1])).equals(TABLE)
+
+
+def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:
+    folder = make_set(tmp_path / "set", [[scored_row("a")]])
+    coins = Artifact(folder, COINS)
+    for read, sentence in (
+        (coins.read_identity, f"--out {folder} is no coin set: it holds scores; give a new or empty folder."),
+        (
+            coins.read_manifest,
+            f"{folder} is no coin set: it holds scores. Give the folder that `toss coins` wrote.",
+        ),
+    ):
+        with pytest.raises(OutputError) as caught:
+            read()
+        assert str(caught.value) == sentence
+    with pytest.raises(OutputError, match=r"table was 1 and is now 2 \(is it level\?\)\. Give another --out"):
+        coins.refuse_other({"table": 1}, {"table": 2})
+
+
+def test_a_false_start_leaves_nothing_and_what_came_before_the_identity_stays(tmp_path: Path) -> None:
+    coins = Artifact(tmp_path / "a/b", COINS)
+    for _ in range(2):
+        with coins.writing():
+            assert (coins.folder / ".work/lock").exists()
+        assert list(tmp_path.iterdir()) == []
+    with coins.writing():
+        (coins.folder / "doubts.txt").write_text("")
+        assert coins.read_identity() is None
+    assert (coins.folder / ".work").exists()

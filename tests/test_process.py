@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gaincurate.core import process
+from gaincurate.core.process import command_lock, fill, run_command
+from gaincurate.errors import LockedError, TrainerError
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def go(tmp_path: Path, command: list[str], **options: Any) -> float:
+    with command_lock(tmp_path) as lock:
+        return run_command(
+            command, environment={"GREETING": "hello"}, log=tmp_path / "log", lock=lock, **options
+        )
+
+
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_names_are_filled_in_and_other_braces_stay() -> None:
+    names = {"data": "/a b/$(rm -rf ~)", "round": "3"}
+    command = ["x", "--data={data}", "{round}{round}", '{"json": {data}}', "{other}", "{}"]
+    assert fill(command, names) == [
+        "x", "--data=/a b/$(rm -rf ~)", "33", '{"json": /a b/$(rm -rf ~)}', "{other}", "{}"
+    ]  # fmt: skip
+
+
+def test_output_and_errors_go_to_the_log_and_arguments_through_no_shell(tmp_path: Path) -> None:
+    code = "import os, sys; print(os.environ['GREETING'], sys.argv[1:]); print('oh', file=sys.stderr)"
+    assert go(tmp_path, [*python(code), "$HOME; echo", "a b"]) > 0
+    log = (tmp_path / "log").read_text()
+    assert "hello ['$HOME; echo', 'a b']" in log
+    assert "\noh\n" in log
+    go(tmp_path, python("print('again')"))
+    assert (tmp_path / "log").read_text().startswith(log)
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        ("import sys; sys.exit(7)", "the trainer failed with exit code 7; its log is LOG."),
+        ("raise SystemExit('no memory')", "failed with exit code 1; its log is LOG and ends: no memory"),
+        ("import os; os.kill(os.getpid(), 9)", "the trainer was ended by SIGKILL; its log is LOG."),
+    ],
+)
+def test_a_failure_says_how_and_quotes_the_logs_last_line(tmp_path: Path, code: str, sentence: str) -> None:
+    with pytest.raises(TrainerError) as caught:
+        go(tmp_path, python(code))
+    assert sentence.replace("LOG", str(tmp_path / "log")) in str(caught.value)
+    assert caught.value.exit_code == 1
+
+
+def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TrainerError, match="the trainer 'no-such-program' cannot be started: no such file"):
+        go(tmp_path, ["no-such-program"])
+
+
+# A worker as launchers start them: in a session of its own, with no file of its parent's, deaf to SIGTERM.
+WORKER = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    "open({ready!r}, 'w').write(str(__import__('os').getpid())); time.sleep(600)"
+)
+LAUNCHER = (
+    "import subprocess, sys, time, os\n"
+    "subprocess.Popen([sys.executable, '-c', {worker!r}], start_new_session=True)\n"
+    "while not os.path.exists({ready!r}) or not open({ready!r}).read(): time.sleep(.01)\n"
+)
+
+
+def launcher(tmp_path: Path, then: str) -> list[str]:
+    ready = str(tmp_path / "worker")
+    return python(LAUNCHER.format(worker=WORKER.format(ready=ready), ready=ready) + then)
+
+
+def an_hour_later_when(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver's clock jumps when a file is written: however slow the machine is, all is in place by then."""
+
+    def now() -> float:
+        return time.monotonic() + (3600 if ready.exists() and ready.read_text() else 0)
+
+    monkeypatch.setattr(process, "time", SimpleNamespace(monotonic=now, sleep=time.sleep))
+
+
+@pytest.mark.parametrize("then", ["time.sleep(600)", "sys.exit(0)", "sys.exit(3)"])
+def test_whatever_a_trainer_started_ends_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    monkeypatch.setattr(process, "_GRACE", 0.3)
+    an_hour_later_when(tmp_path / "worker", monkeypatch)
+    try:
+        go(tmp_path, launcher(tmp_path, then), timeout=600 if "sleep" in then else None)
+        assert then == "sys.exit(0)"
+    except TrainerError as error:
+        expected = r"took longer than 600 s (--timeout) and was ended" if "sleep" in then else "exit code 3"
+        assert expected in str(error)  # noqa: PT017
+    assert not alive(int((tmp_path / "worker").read_text()))
+    with command_lock(tmp_path):
+        pass
+
+
+def test_a_trainer_that_is_asked_to_end_may_save_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "import signal, time, sys\n"
+        "def save(*_): time.sleep(.5); open(sys.argv[1], 'w').write('saved'); sys.exit()\n"
+        "signal.signal(signal.SIGTERM, save); open(sys.argv[2], 'w').write('ready'); time.sleep(600)"
+    )
+    an_hour_later_when(tmp_path / "ready", monkeypatch)
+    with pytest.raises(TrainerError, match="--timeout"):
+        go(tmp_path, [*python(code), str(tmp_path / "saved"), str(tmp_path / "ready")], timeout=600)
+    assert (tmp_path / "saved").read_text() == "saved"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_driver_that_dies_takes_the_workers_along(
+    tmp_path: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_FREED", 300.0)
+    code = (
+        f"import sys; sys.path[:0] = {sys.path!r}\n"
+        "from pathlib import Path\n"
+        "from gaincurate.core import process\n"
+        "process._GRACE = .3\n"
+        f"with process.stoppable(), process.command_lock(Path({str(tmp_path)!r})) as lock:\n"
+        f"    process.run_command({launcher(tmp_path, 'time.sleep(600)')!r}, environment={{}},\n"
+        f"        log=Path({str(tmp_path / 'log')!r}), lock=lock)\n"
+    )
+    driver = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    worker = tmp_path / "worker"
+    while driver.poll() is None and not (worker.exists() and worker.read_text()):
+        pass
+    driver.send_signal(number)
+    driver.wait()
+    with command_lock(tmp_path):  # waits until the keeper is done
+        assert not alive(int(worker.read_text()))
+
+
+def test_a_trainer_that_still_lives_keeps_a_second_one_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_FREED", 0.0)
+    sentence = "a trainer is still at work on .*: another one's, or what an earlier one left"
+    with command_lock(tmp_path), pytest.raises(LockedError, match=sentence):
+        command_lock(tmp_path).__enter__()

@@ -1,0 +1,63 @@
+"""Docs and help are written in plain English: a short list of words that we had to correct too often, and semicolons.
+
+Each word has a plainer one that says the same. Code, quoted names and the notes of generated recipes are left out.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DENIED = {
+    r"anew": "again",
+    r"mend(s|ed|ing)?": "fix",
+    r"told(?! apart)": "reported, said",
+    r"shall": "will, is to",
+    r"hence|henceforth|thereby|thereof|therein|whilst": "so, by that, of it, in it, while",
+    r"behind (the|a|step|its|all|each|every|that) ": "after",
+    r"utili[sz]e[sd]?|leverag(e|es|ed|ing)": "use",
+    r"seamless(ly)?|effortless(ly)?|blazing(ly)?|cutting-edge|state-of-the-art": "a figure, or nothing",
+    r"simply|obviously|of course|needless to say": "nothing",
+}
+"""A word and what to write in its place."""
+SEMICOLONS = 4.0
+"""Of 1,000 words. A full stop usually does."""
+PAGES = [
+    ROOT / "README.md",
+    *(page for page in sorted(ROOT.glob("docs/*.md")) if page.name != "cli.md"),
+    ROOT / "docs/studies/head_to_head/template.txt",
+]
+HELP = ROOT / "docs/cli.md"  # generated from every help text; test_docs.py sees that it is fresh
+
+
+def prose(page: Path) -> str:
+    """A page without code and the targets of links."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    text = re.sub(r"`[^`]*`", "`code`", text)
+    return re.sub(r"\]\([^)]*\)", "]", text)
+
+
+def without_tables(text: str) -> str:
+    return "\n".join(line for line in text.splitlines() if not line.startswith("|"))
+
+
+@pytest.mark.parametrize("page", [*PAGES, HELP], ids=lambda page: page.stem)
+def test_there_is_a_plainer_word(page: Path) -> None:
+    text = prose(page)
+    if page.name == "segment-mode.md":
+        text = without_tables(text)  # the table is written from the recipes
+    hits = [
+        f"{match[0]!r}: write {plain!r}"
+        for word, plain in DENIED.items()
+        for match in re.finditer(rf"\b({word})(?!\w)", text, re.IGNORECASE)
+    ]
+    assert not hits
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_most_sentences_end_with_a_full_stop(page: Path) -> None:
+    text = without_tables(prose(page))
+    assert text.count(";") <= 1 + SEMICOLONS * len(re.findall(r"\w+", text)) / 1000
