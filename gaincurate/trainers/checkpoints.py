@@ -70,7 +70,7 @@ def look(path: Path, step: int, layout: Layout) -> Checkpoint:
     folders = [path / name for name in layout.weights]
     folder = next((one for one in folders if _has_weights(one)), None)
     for found in (path / name for name in layout.adapters):
-        # A model beside an adapter of its own is the base alone, as verl's merger leaves it.
+        # A model beside an adapter of its own is the base alone, as a trainer's merger leaves it.
         if (found / ADAPTER).is_file() and (folder is None or found != folder):
             return _adapter(path, step, found, tokenizer, folder)
     if folder is not None:

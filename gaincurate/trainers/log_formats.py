@@ -70,10 +70,9 @@ def format_of(path: Path) -> str:
                 return name
         if "reward" in first or "resume_from_step" in first or "attempt" in first:
             return LINES
+    choices = ", ".join(f"{log.files} of {name}" for name, log in logs().items())
     raise OutcomeError(
-        f"{path} is none of the logs that are known here: completions of TRL (.parquet), rollout_data_dir of "
-        "verl, traces.jsonl of prime-rl, train_data_step*.jsonl of NeMo-RL, or lines with gc_id, reward and "
-        "round.",
+        f"{path} is none of the logs that are known here: {choices}, or lines with gc_id, reward and round.",
         path=str(path),
     )
 
@@ -108,7 +107,7 @@ def no_parquet(path: Path) -> Refuse:
 
 
 def reward_number(value: Any) -> float | None:
-    """A reward; TRL writes one that was not given as NaN."""
+    """A reward; one that was not given may be logged as NaN."""
     return None if value is None or value != value else value
 
 

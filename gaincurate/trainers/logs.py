@@ -210,10 +210,6 @@ def _same(answer: Any, logged: Any) -> bool:
 
 
 Line = dict[str, Any]
-_LOST = (
-    "TRL keeps the rows of one generation only and writes them every logging_steps: with more steps than a "
-    "generation lasts, the others are lost. Set logging_steps=1, or report from the reward function"
-)
 
 
 def take_logs(
@@ -277,6 +273,7 @@ class _Taking:
         self._passed: Counter[int] = Counter()
         self._window: list[str] = []
         self._table_steps: list[int] = []
+        self._loses = ""  # what the trainer of the tables says of rows that are in none
 
     def take(self, path: Path, kind: str) -> int:
         """Read one file; how many of its rows belong to the round."""
@@ -297,6 +294,7 @@ class _Taking:
             old = self.files.get(now.path)
             anew = old is not None and old.hash != now.hash and not old.begins(path)
             entries = list(logs()[kind].read(path, begin, self._reward))
+            self._loses = logs()[kind].loses
             self._table_steps += [e.step for e in entries[:1] if table and e.step is not None]
             self._again += overlap
             self._joined += overlap
@@ -307,8 +305,8 @@ class _Taking:
     def _overlap(self, path: Path) -> int:
         """How many rows of a table the table before had.
 
-        TRL writes its last generation at every logging step, so while one is trained on for several steps
-        the same rows stand in several files.
+        A trainer that writes its last generation at every logging step has the same rows in several files
+        while it trains on one generation for several steps.
         """
         rows, before = table_rows(path), self._window
         self._window = rows
@@ -426,7 +424,7 @@ class _Taking:
         if absent and self._table_steps:
             gap = max((b - a for a, b in itertools.pairwise(sorted(self._table_steps))), default=0)
             seen = f" (the files are {gap} steps apart)" if gap > 1 else ""
-            note(f"warning: {absent:,} prompts of the round have no outcome. {_LOST}{seen}")
+            note(f"warning: {absent:,} prompts of the round have no outcome. {self._loses}{seen}")
 
 
 def _files(count: int) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 TRACKER = "latest_checkpointed_iteration.txt"
-"""Megatron's file, which verl, slime and Trinity-RFT keep too."""
+"""Megatron's file, which trainers on top of it keep too."""
 
 
 def tracker(name: str) -> Callable[[Path, int], str | None]:

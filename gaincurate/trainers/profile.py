@@ -131,12 +131,14 @@ class LogFormat:
         read: takes file, first byte to read and the asked reward column, yields one entry per rollout.
         table: Parquet tables that each hold a window of the rollouts, so that two may overlap; else JSON
             lines.
+        loses: which rollouts are in none of the tables, and what helps.
     """
 
     files: str
     keys: frozenset[str]
     read: Callable[[Path, int, str | None], Iterator[Entry]]
     table: bool = False
+    loses: str = ""
 
 
 @dataclass(frozen=True)

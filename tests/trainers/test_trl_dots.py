@@ -231,7 +231,7 @@ def test_a_round_that_ends_without_a_checkpoint_is_not_followed_by_one_of_an_old
     made.add_callback(Skips())
     sentence = (
         "round {} ended at step {}, and {}: --rollout without a server takes the policy as it is now, not an "
-        "older one. Did a callback keep the trainer from saving, or were its settings changed behind attach()? "
+        "older one. Did a callback keep the trainer from saving, or were its settings changed after attach()? "
         "Let it save there (save_strategy='steps', save_steps=2 or a divisor of it) and resume from its last "
         "checkpoint."
     )
@@ -256,14 +256,14 @@ def test_settings_without_a_checkpoint_at_each_rounds_end_are_refused_before_any
 ) -> None:
     run = begin(tmp_path, base)
     for options, said in (
-        ({"save_steps": 4}, "save_strategy='steps', save_steps=4"),
-        ({"save_strategy": "no"}, "save_strategy='no', save_steps=2"),
+        ({"save_steps": 4}, "save_strategy is steps and save_steps is 4"),
+        ({"save_strategy": "no"}, "save_strategy is no and save_steps is 2"),
     ):
         with pytest.raises(InputError) as caught:
             make(base, run, **options)
         assert str(caught.value) == (
-            "--rollout without a server needs a checkpoint at the end of every round of 2 steps, and "
-            f"{said} leave none there. Set save_strategy='steps' and save_steps=2 or a divisor of it."
+            f"{said}: --rollout without a server needs a checkpoint at the end of every round of 2 steps, and "
+            "none is saved there. Set save_strategy='steps', save_steps=2, or save_steps to a divisor of 2."
         )
     assert not commands
 

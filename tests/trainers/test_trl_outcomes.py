@@ -202,7 +202,7 @@ def test_what_cannot_be_heard_is_refused() -> None:
         def __call__(self) -> None: ...
 
     with pytest.raises(
-        InputError, match=r"^'Model' is a reward model, whose rewards cannot be heard; name Python"
+        InputError, match=r"^'Model' is a reward model, whose rewards cannot be heard\. Name Python"
     ):
         tap(trainer(right, Model()))
     tap(trainer(right, Model()), outcome=["right"])
@@ -211,7 +211,7 @@ def test_what_cannot_be_heard_is_refused() -> None:
     ):
         tap(trainer(right), outcome="short2")
     with pytest.raises(
-        InputError, match=r"^outcome=\[\] names no reward function; leave it out for all of them"
+        InputError, match=r"^outcome=\[\] names no reward function\. Leave it out for all of them"
     ):
         tap(trainer(right), outcome=[])
     with pytest.raises(

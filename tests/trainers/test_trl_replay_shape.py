@@ -84,7 +84,7 @@ def test_what_is_harmless_is_let_through() -> None:
 
 
 def test_a_followed_run_is_dealt_in_fresh_prompts() -> None:
-    made = trainer(processes=2)
+    made = trainer(processes=2, per_device_train_batch_size=8)
     assert shape_of(made).prompts == 8
     made.prompts_a_generation = 4
     assert (shape_of(made).prompts, shape_of(made).local) == (4, 16)
@@ -95,22 +95,22 @@ def test_a_followed_run_is_dealt_in_fresh_prompts() -> None:
     [
         (
             {"loss_type": "cispo"},
-            "loss_type='cispo' clips no ratio by token; take one of grpo, bnpo, dr_grpo, ",
+            "loss_type='cispo' clips no ratio by token. Take one of grpo, bnpo, dr_grpo, ",
         ),
-        ({"loss_type": "vespo"}, "loss_type='vespo' clips no ratio by token; "),
+        ({"loss_type": "vespo"}, "loss_type='vespo' clips no ratio by token. "),
         (
             {"importance_sampling_level": "sequence"},
-            "importance_sampling_level='sequence' has no ratio for each token; set it to 'token'.",
+            "importance_sampling_level='sequence' has no ratio for each token. Set importance_sampling_level='token'.",
         ),
         (
             {"top_entropy_quantile": 0.2},
-            "top_entropy_quantile=0.2 would choose tokens by one threshold over fresh and replayed ones; set it "
-            "to 1.",
+            "top_entropy_quantile=0.2 would choose tokens by one threshold over fresh and replayed ones. Set "
+            "top_entropy_quantile=1.",
         ),
         (
             {"off_policy_mask_threshold": 0.5},
-            "off_policy_mask_threshold=0.5 drops what is off-policy, which is what is replayed; use "
-            "Replay(max_age=...) instead.",
+            "off_policy_mask_threshold=0.5 drops what is off-policy, which is what is replayed. Set "
+            "off_policy_mask_threshold=None, or use Replay(max_age=...) instead.",
         ),
         (
             {"beta": 0.04},
@@ -119,12 +119,12 @@ def test_a_followed_run_is_dealt_in_fresh_prompts() -> None:
         (
             {"use_vllm": True},
             "vllm_importance_sampling_correction=True would correct twice: replay's ratios are against what vLLM "
-            "sampled with; set it to False.",
+            "sampled with. Set vllm_importance_sampling_correction=False.",
         ),
         (
             {"use_vllm": True, "vllm_importance_sampling_correction": False, "top_p": 0.95},
             "top_p=0.95 with vLLM: its log-probs are of what is left after that, the trainer's of the whole "
-            "vocabulary, so a ratio of the two is none of two policies; leave it out.",
+            "vocabulary, so a ratio of the two is none of two policies. Leave it out.",
         ),
         (
             {
@@ -141,28 +141,40 @@ def test_a_followed_run_is_dealt_in_fresh_prompts() -> None:
         (
             {"train_dataset": iter(())},
             "train_dataset is a tuple_iterator, which TRL deals out in whole batches; replay needs fewer "
-            "prompts a step: give a map-style dataset.",
+            "prompts per step. Give a map-style dataset.",
         ),
         (
             {"accelerator_config": SimpleNamespace(split_batches=True)},
-            "accelerator_config split_batches=True deals rows to processes in another way than GRPO groups ",
+            "accelerator_config.split_batches is true: rows are dealt to processes in another way than groups ",
         ),
         (
             {"save_only_model": True},
-            "save_only_model=True saves no optimizer, so no resume goes on where it was;",
+            "save_only_model is true: a checkpoint has no optimizer and no learning rate, so no resume goes on",
         ),
         (
             {"save_steps": 1, "num_iterations": 2},
-            "save_steps=1 saves inside a generation's window of 8 micro-batches: a resumed trainer would "
-            "generate anew in the middle of it, and replay other groups. Save after whole generations.",
+            "save_steps is 1, inside a generation's window of 8 micro-batches: a run that is resumed from there "
+            "generates these prompts again, and stays out of phase. Set save_steps=2.",
         ),
-        ({"save_strategy": "best"}, "save_strategy='best' saves inside a generation's window of 4 micro-"),
+        (
+            {"save_strategy": "best"},
+            "save_strategy is best: the adapter refuses it, because it also saves where ",
+        ),
     ],
 )
 def test_a_setting_that_would_break_replay_is_refused_by_name(changed: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InputError) as refused:
         check(**changed)
     assert str(refused.value).startswith(sentence)
+
+
+def test_all_that_would_break_replay_is_refused_at_once() -> None:
+    with pytest.raises(InputError) as refused:
+        check(Replay(capacity=8, clip="two"), beta=0.04, tools=[print], save_only_model=True)  # type: ignore[arg-type]
+    begins = ["clip='two' is not", "beta=0.04 needs", "tools: replay", "save_only_model is true"]
+    lines = str(refused.value).splitlines()
+    assert len(lines) == len(begins)
+    assert all(line.startswith(begin) for line, begin in zip(lines, begins, strict=True))
 
 
 def test_choices_and_sizes_that_cannot_be_are_refused() -> None:

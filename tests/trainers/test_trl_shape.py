@@ -14,13 +14,19 @@ from hypothesis import strategies as st
 
 from gaincurate.errors import InputError
 from gaincurate.schedule.config import RescoreConfig, ScheduleConfig
-from gaincurate.trainers.trl.batching import Shape, check, see_checkpoint, shape_of
+from gaincurate.trainers.doctor.examine import judge, trainer_named
+from gaincurate.trainers.doctor.findings import context_of
+from gaincurate.trainers.doctor.read import Read
+from gaincurate.trainers.doctor.settings import flat
+from gaincurate.trainers.trl.batching import Shape, shape_of
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+datasets = pytest.importorskip("datasets")
 trl = pytest.importorskip("trl")
 
 from trl.trainer.utils import RepeatSampler  # noqa: E402
 
+from gaincurate.trainers.trl.checks import check, see_checkpoint  # noqa: E402
 from gaincurate.trainers.trl.rows import RoundSampler  # noqa: E402
 
 # TRL 1.16 sets an option by the name that transformers 5.23 has given up.
@@ -87,11 +93,14 @@ def trainer(*, iterations: int = 1, processes: int = 1, rows: int = 16, **option
     }
     args = trl.GRPOConfig(**(given | options))
     return SimpleNamespace(
+        given=given | options | {"num_iterations": iterations},
         args=args,
+        reward_func_names=["right"],
+        reward_funcs=[lambda completions, **columns: [1.0 for _ in completions]],
         num_generations=args.num_generations,
         num_iterations=iterations,
         shuffle_dataset=args.shuffle_dataset,
-        train_dataset=range(rows),
+        train_dataset=datasets.Dataset.from_dict({"gc_id": [f"id{k}" for k in range(rows)]}),
         accelerator=SimpleNamespace(num_processes=processes, process_index=0, state=SimpleNamespace()),
     )
 
@@ -131,55 +140,57 @@ def test_trls_defaults_but_for_what_must_be_set_are_fine() -> None:
             lambda: trainer(remove_unused_columns=True),
             config(),
             False,
-            "remove_unused_columns=True drops gc_id before the reward functions see it; set it to False, TRL's own "
-            "default.",
+            "remove_unused_columns is true: gc_id is dropped before the reward functions see it, so "
+            "no outcome can be told. Set remove_unused_columns=False.",
         ),
         (
             lambda: trainer(shuffle_dataset=True),
             config(),
             False,
-            "shuffle_dataset=True: the order is the plan's, TRL must not shuffle; set shuffle_dataset=False.",
+            "shuffle_dataset is true: the adapter refuses to begin, because the order would not be "
+            "the plan's. Set shuffle_dataset=False.",
         ),
         (
             lambda: trainer(),
             config(budget=18),
             False,
-            "the run's budget of 18 prompts is no multiple of the 4 that the trainer generates for at a time "
-            "(generation_batch_size / num_generations), so the tail of every round would be dropped. Start the run "
-            "with --align-to 4 --budget 20, or give a batch whose prompts divide 18.",
+            "steps_per_generation is 1: 4 prompts a step, but a round has 18: the last 2 of each "
+            "round are never trained, and report nothing. Start the run with `gaincurate schedule "
+            "start --align-to 4 --budget 16`.",
         ),
         (
             lambda: trainer(gradient_accumulation_steps=3, steps_per_generation=2),
             config(),
             False,
-            "a round of 16 prompts gives 4 micro-batches, which is no multiple of gradient_accumulation_steps=3, so "
-            "an optimizer step would end in the next round. Change one of the two.",
+            "gradient_accumulation_steps is 3, but a round of 16 prompts gives 4 micro-batches, which"
+            " is no multiple: an optimizer step would end in the next round. Set "
+            "gradient_accumulation_steps=1.",
         ),
         (
             lambda: trainer(num_train_epochs=5),
             config(),
             False,
-            "num_train_epochs=5, and the run has 3 rounds, each of which is an epoch: set num_train_epochs=3.",
+            "num_train_epochs is 5, but the run has 3 rounds, and a round is one pass here. Set "
+            "num_train_epochs=3.",
         ),
         (
             lambda: trainer(max_steps=13),
             config(),
             False,
-            "max_steps=13 is more than the run's 3 rounds of 4 steps; set max_steps=12 or start a run with more "
-            "--rounds.",
+            "max_steps is 13, but the run has 12 steps: there are no rows for the rest. Set max_steps=12.",
         ),
         (
             lambda: trainer(),
             config(),
             True,
-            "late=True goes by steps: set max_steps=12, 3 rounds of 4 steps.",
+            "max_steps is -1, but with late=True rounds are counted in steps. Set max_steps=12.",
         ),
         (
             lambda: trainer(save_only_model=True),
             config(),
             False,
-            "save_only_model=True saves no optimizer and no learning rate, so no resume goes on where it was; set it "
-            "to False, or save_strategy='no'.",
+            "save_only_model is true: a checkpoint has no optimizer and no learning rate, so no "
+            "resume goes on where it was. Set save_only_model=False, or save_strategy='no'.",
         ),
         (
             lambda: trainer(
@@ -187,97 +198,132 @@ def test_trls_defaults_but_for_what_must_be_set_are_fine() -> None:
             ),
             config(),
             False,
-            "max_steps=10 ends inside a generation's window of 4 micro-batches, where no resume is exact; set a "
-            "multiple of 4.",
+            "max_steps is 10, inside a generation's window of 4 micro-batches, where no resume is "
+            "exact. Set max_steps=12.",
         ),
         (
             lambda: trainer(gradient_accumulation_steps=2, steps_per_generation=1, max_steps=6, rows=20),
             config(),
             True,
             "train_dataset has 20 rows, so an epoch has 5 micro-batches, which is no multiple of "
-            "gradient_accumulation_steps=2: its last step would be a shorter one and the rounds out of step. With "
-            "late=True any rows will do: give 8 or a multiple of that.",
+            "gradient_accumulation_steps=2: its last step would be a shorter one and the rounds out "
+            "of step. With late=True any rows will do: give 8 or a multiple of that.",
         ),
         (
             lambda: trainer(save_strategy="best", metric_for_best_model="loss", eval_strategy="steps"),
             config(),
             False,
-            "save_strategy='best' saves at steps that nobody knows, also inside a generation's window, where no "
-            "resume is exact; use 'steps' or 'epoch'.",
+            "save_strategy is best: the adapter refuses it, because it also saves where no resume is "
+            "exact. Set save_strategy='steps'.",
         ),
         (
             lambda: trainer(save_steps=0.5),
             config(),
             False,
-            "save_steps=0.5 is a share; give a number of steps.",
+            "save_steps is 0.5, a share of all steps, which may lie inside a generation's window. Set"
+            " save_steps=12.",
         ),
         (
             lambda: trainer(steps_per_generation=4, gradient_accumulation_steps=1, save_steps=6),
             config(),
             False,
-            "save_steps=6 saves inside a generation's window of 4 micro-batches: a resumed trainer would generate "
-            "anew in the middle of it. Set save_steps to a multiple of 4.",
+            "save_steps is 6, inside a generation's window of 4 micro-batches: a run that is resumed "
+            "from there generates these prompts again, and stays out of phase. Set save_steps=8.",
         ),
         (
             lambda: trainer(save_steps=3),
             config("window", 2),
             False,
-            "--rescore window needs a checkpoint at the end of every 2 rounds of 4 steps, and "
-            "save_strategy='steps', save_steps=3 leave none there. Set save_strategy='steps' and save_steps=8 or a "
-            "divisor of it.",
+            "save_strategy is steps and save_steps is 3: --rescore window needs a checkpoint at the "
+            "end of every 2 rounds of 4 steps, and none is saved there. Set save_strategy='steps', "
+            "save_steps=8, or save_steps to a divisor of 8.",
         ),
         (
             lambda: trainer(save_strategy="no"),
             config("full"),
             False,
-            "--rescore full needs a checkpoint at the end of every round of 4 steps, and save_strategy='no', "
-            "save_steps=2 leave none there. Set save_strategy='steps' and save_steps=4 or a divisor of it.",
+            "save_strategy is no and save_steps is 2: --rescore full needs a checkpoint at the end of"
+            " every round of 4 steps, and none is saved there. Set save_strategy='steps', "
+            "save_steps=4, or save_steps to a divisor of 4.",
         ),
         (
             lambda: trainer(save_strategy="epoch", max_steps=12),
             config("full"),
             True,
-            "--rescore full needs a checkpoint at the end of every round of 4 steps, and save_strategy='epoch', "
-            "save_steps=2 leave none there. Set save_strategy='steps' and save_steps=4 or a divisor of it.",
+            "save_strategy is epoch and save_steps is 2: --rescore full needs a checkpoint at the end"
+            " of every round of 4 steps, and none is saved there. Set save_strategy='steps', "
+            "save_steps=4, or save_steps to a divisor of 4.",
         ),
         (
             lambda: trainer(save_steps=8),
             config(options={"rollout": {"verifier": "math"}}),
             False,
-            "--rollout without a server needs a checkpoint at the end of every round of 4 steps, and "
-            "save_strategy='steps', save_steps=8 leave none there. Set save_strategy='steps' and save_steps=4 or a "
-            "divisor of it.",
+            "save_strategy is steps and save_steps is 8: --rollout without a server needs a "
+            "checkpoint at the end of every round of 4 steps, and none is saved there. Set "
+            "save_strategy='steps', save_steps=4, or save_steps to a divisor of 4.",
         ),
         (
             lambda: trainer(save_strategy="epoch", max_steps=12),
             config("window", 2, options={"rollout": {"verifier": "math"}}),
             True,
-            "--rollout without a server needs a checkpoint at the end of every round of 4 steps, and "
-            "save_strategy='epoch', save_steps=2 leave none there. Set save_strategy='steps' and save_steps=4 or a "
-            "divisor of it.",
+            "save_strategy is epoch and save_steps is 2: --rollout without a server needs a "
+            "checkpoint at the end of every round of 4 steps, and none is saved there. Set "
+            "save_strategy='steps', save_steps=4, or save_steps to a divisor of 4.",
         ),
         (
             lambda: trainer(ignore_data_skip=True),
             config(),
             False,
-            "ignore_data_skip=True: a trainer that resumes inside a round would begin the round again; set it to "
-            "False.",
+            "ignore_data_skip is true: a killed run would begin its round again, and train its first "
+            "prompts twice. Set ignore_data_skip=False.",
         ),
         (
             lambda: trainer(accelerator_config={"split_batches": True}),
             config(),
             False,
-            "accelerator_config split_batches=True deals rows to processes in another way than GRPO groups need; "
-            "leave it out.",
+            "accelerator_config.split_batches is true: rows are dealt to processes in another way "
+            "than groups need. Set accelerator_config.split_batches=False.",
         ),
     ],
 )
-def test_what_would_break_the_plan_is_refused_with_what_mends_it(
+def test_what_would_break_the_plan_is_refused_with_what_fixes_it(
     made: Callable[[], Any], run: ScheduleConfig, late: bool, sentence: str
 ) -> None:
     with pytest.raises(InputError) as caught:
         checked(made(), run, late=late)
     assert str(caught.value) == sentence
+    if not late:
+        assert said_before(made(), run) == caught.value.data["findings"]
+
+
+def said_before(made: Any, run: ScheduleConfig) -> list[str]:
+    """What the doctor finds in a file with the trainer's settings that breaks the schedule."""
+    report = judge(trainer_named("trl"), Read(given=flat(made.given)), context_of(run, "live"))
+    return [finding.name for finding in report.findings if finding.breaks]
+
+
+def test_all_that_is_wrong_is_refused_at_once_and_the_doctor_said_so_before() -> None:
+    made = trainer(
+        shuffle_dataset=True, num_train_epochs=5, save_steps=3, steps_per_generation=4, ignore_data_skip=True
+    )
+    made.train_dataset = made.train_dataset.to_iterable_dataset()
+    with pytest.raises(InputError) as caught:
+        check(made, shape_of(made), config("window"), False, outcome="length")
+    lines = str(caught.value).splitlines()
+    assert lines.pop() == "the reward function 'length' is not there; the trainer has right."
+    assert [line.split(" is ")[0] for line in lines] == [
+        "shuffle_dataset",
+        "save_steps",
+        "save_strategy",
+        "ignore_data_skip",
+        "num_train_epochs",
+        "train_dataset",
+    ]
+    refused_now = caught.value.data["findings"]
+    assert isinstance(refused_now, list)
+    assert sorted(refused_now) == sorted([*said_before(made, config("window")), "dataset", "outcome"])
+    checked(trainer(dataloader_num_workers=2), config())
+    assert not said_before(trainer(dataloader_num_workers=2), config())
 
 
 def test_checkpoints_without_whole_weights_cannot_be_scored_with() -> None:
@@ -287,8 +333,8 @@ def test_checkpoints_without_whole_weights_cannot_be_scored_with() -> None:
     checked(made, config())  # nobody scores with them
     with pytest.raises(
         InputError,
-        match=r"^--rescore window needs whole weights in every checkpoint: FSDP saves SHARDED_STATE_DICT; set "
-        r"fsdp_config state_dict_type=FULL_STATE_DICT\.$",
+        match=r"^--rescore window needs whole weights in every checkpoint, and FSDP saves SHARDED_STATE_DICT\. "
+        r"Set fsdp_config state_dict_type='FULL_STATE_DICT'\.$",
     ):
         checked(made, config("window"))
     with pytest.raises(
@@ -299,7 +345,7 @@ def test_checkpoints_without_whole_weights_cannot_be_scored_with() -> None:
     made.is_deepspeed_enabled = True
     made.accelerator.state.deepspeed_plugin = SimpleNamespace(zero_stage=3, zero3_save_16bit_model=False)
     with pytest.raises(
-        InputError, match="ZeRO-3 saves shards; set stage3_gather_16bit_weights_on_model_save=true"
+        InputError, match=r"ZeRO-3 saves shards\. Set stage3_gather_16bit_weights_on_model_save=True"
     ):
         checked(made, config("window"))
     made.accelerator.state.deepspeed_plugin.zero3_save_16bit_model = True

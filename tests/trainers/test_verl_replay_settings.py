@@ -8,7 +8,7 @@ import pytest
 import runs
 from gaincurate.errors import InputError
 from gaincurate.replay.config import ReplayConfig
-from gaincurate.trainers.verl.replay_settings import check, problems, replay_overrides, sizes_of
+from gaincurate.trainers.verl.replay_settings import check, replay_overrides, sizes_of
 
 GOOD: dict[str, Any] = {
     "trainer.v1.sampler.custom_sampler.path": "pkg://gaincurate.trainers.verl_replay",
@@ -35,7 +35,11 @@ GOOD: dict[str, Any] = {
 
 def said(**other: Any) -> list[str]:
     settings = GOOD | {name.replace("__", "."): value for name, value in other.items()}
-    return list(problems(settings.get))
+    try:
+        check(settings.get)
+    except InputError as error:
+        return str(error).splitlines()
+    return []
 
 
 def test_good_settings_are_good() -> None:
@@ -55,72 +59,92 @@ def test_good_settings_are_good() -> None:
         (
             "trainer.v1.sampler.custom_sampler.path",
             None,
-            "trainer.v1.sampler.custom_sampler is not set, so nothing would be replayed: set trainer.v1.sampler.custom_sampler.path=pkg://gaincurate.trainers.verl_replay trainer.v1.sampler.custom_sampler.name=GroupReplayBuffer.",
+            "trainer.v1.sampler.custom_sampler.path is null, so nothing would be replayed. Set "
+            "trainer.v1.sampler.custom_sampler.path=pkg://gaincurate.trainers.verl_replay, "
+            "trainer.v1.sampler.custom_sampler.name=GroupReplayBuffer.",
         ),
         (
             "trainer.v1.trainer_mode",
             "colocate_async",
-            "trainer.v1.trainer_mode=colocate_async generates ahead of what is replayed: set trainer.v1.trainer_mode=sync.",
+            "trainer.v1.trainer_mode is colocate_async: prompts are fetched ahead, before the "
+            "rollouts of the last step are in. Set trainer.v1.trainer_mode=sync.",
         ),
         (
             "algorithm.filter_groups.enable",
             True,
-            "algorithm.filter_groups.enable=True is left to a custom sampler by verl, and this one does not: set algorithm.filter_groups.enable=False.",
+            "algorithm.filter_groups.enable is true: groups are replaced by further prompts, so steps"
+            " and rows do not agree. Set algorithm.filter_groups.enable=false.",
         ),
         (
             "trainer.v1.sync.parameter_sync_step",
             2,
-            "trainer.v1.sync.parameter_sync_step takes a step's prompts apart: set trainer.v1.sync.parameter_sync_step=1.",
+            "trainer.v1.sync.parameter_sync_step is 2: a step's prompts are taken apart, and the "
+            "adapter takes rollouts one step at a time. Set trainer.v1.sync.parameter_sync_step=1.",
         ),
         (
             "reward.reward_model.enable",
             True,
-            "reward.reward_model without a resource pool of its own rewards rollouts after they were sampled, too late to be kept: set reward.reward_model.enable_resource_pool=True.",
+            "reward.reward_model.enable_resource_pool is null: the reward model rewards rollouts "
+            "after the adapter takes them. Set reward.reward_model.enable_resource_pool=true.",
         ),
         (
             "data.gen_batch_size",
             3,
-            "prompts are read 3 at a time (data.gen_batch_size, else data.train_batch_size), which divides not both 2 and 8: set data.gen_batch_size=1.",
+            "prompts are read 3 at a time (data.gen_batch_size, else data.train_batch_size), which "
+            "does not divide both 2 and 8. Set data.gen_batch_size=1.",
         ),
         (
             "actor_rollout_ref.rollout.n",
             8,
-            "actor_rollout_ref.rollout.n is 8 and a group in the buffer has 4 rollouts: set actor_rollout_ref.rollout.n=4.",
+            "actor_rollout_ref.rollout.n is 8, and a group in the buffer has 4 rollouts. Set "
+            "actor_rollout_ref.rollout.n=4.",
         ),
         (
             "actor_rollout_ref.actor.ppo_mini_batch_size",
             3,
-            "actor_rollout_ref.actor.ppo_mini_batch_size is 3, and verl would pad the batch of 8 groups to a multiple of it: set it to a divisor of 8.",
+            "actor_rollout_ref.actor.ppo_mini_batch_size is 3, and verl would pad the batch of 8 "
+            "groups to a multiple of it. Set it to a divisor of 8.",
         ),
         (
             "actor_rollout_ref.rollout.calculate_log_probs",
             False,
-            "no log-probs of the policy that generates would be kept: set actor_rollout_ref.rollout.calculate_log_probs=True.",
+            "actor_rollout_ref.rollout.calculate_log_probs is false: no log-probs of the policy that "
+            "generates would be kept. Set actor_rollout_ref.rollout.calculate_log_probs=true.",
         ),
         (
             "algorithm.rollout_correction.bypass_mode",
             None,
-            "replayed rollouts would be weighed as if the present policy had generated them: set algorithm.rollout_correction.bypass_mode=True (clip centred on 1, as in the paper), or algorithm.rollout_correction.rollout_is=token with a high algorithm.rollout_correction.rollout_is_threshold (centred on pi_old / pi_behaviour, as in the released code).",
+            "algorithm.rollout_correction.bypass_mode is null: replayed rollouts would be weighed as "
+            "if the present policy had generated them. Set "
+            "algorithm.rollout_correction.bypass_mode=true, or "
+            "algorithm.rollout_correction.rollout_is=token with a high "
+            "algorithm.rollout_correction.rollout_is_threshold. The first centres the clip on 1, as "
+            "in the paper, the second on pi_old / pi_behaviour, as in the released code.",
         ),
         (
             "actor_rollout_ref.rollout.top_p",
             0.95,
-            "actor_rollout_ref.rollout.top_p=0.95 and top_k=-1 change the distribution that is sampled from, which the engine's log-probs follow and the actor's do not, so their ratio is no ratio of policies: set actor_rollout_ref.rollout.top_p=1 and actor_rollout_ref.rollout.top_k=-1.",
+            "actor_rollout_ref.rollout.top_p=0.95 and top_k=-1 change the distribution that is "
+            "sampled from, which the engine's log-probs follow and the actor's do not, so their ratio"
+            " is no ratio of policies. Set actor_rollout_ref.rollout.top_p=1, "
+            "actor_rollout_ref.rollout.top_k=-1.",
         ),
         (
             "actor_rollout_ref.rollout.logprobs_mode",
             "raw_logprobs",
-            "actor_rollout_ref.rollout.logprobs_mode=raw_logprobs leaves the temperature 0.6 out of the engine's log-probs, and the actor's have it: set actor_rollout_ref.rollout.logprobs_mode=processed_logprobs.",
+            "actor_rollout_ref.rollout.logprobs_mode is raw_logprobs, which leaves the temperature "
+            "0.6 out of the engine's log-probs, and the actor's have it. Set "
+            "actor_rollout_ref.rollout.logprobs_mode=processed_logprobs.",
         ),
     ],
 )
 def test_a_setting_under_which_replay_is_not_what_it_says(name: str, value: Any, sentence: str) -> None:
-    assert list(problems((GOOD | {name: value}).get)) == [sentence]
+    assert said(**{name.replace(".", "__"): value}) == [sentence]
 
 
 def test_a_batch_that_is_not_the_fresh_share_is_refused() -> None:
     assert said(data__train_batch_size=8)[0] == (
-        "data.train_batch_size is 8 and a step that replays generates 2 of 8 groups: set data.train_batch_size=2."
+        "data.train_batch_size is 8, and a step that replays generates 2 of 8 groups. Set data.train_batch_size=2."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,29 +11,18 @@ import pytest
 import runs
 from gaincurate.errors import InputError
 from gaincurate.schedule.run import Run
+from gaincurate.trainers.doctor.examine import facts_of, judge, trainer_named
+from gaincurate.trainers.doctor.read import Read
 from gaincurate.trainers.verl.settings import (
     check,
     check_sampler,
     overrides,
-    problems,
     run_in,
     sampler_overrides,
 )
 
 # What verl 0.9.1 has by default, of what is looked at.
-DEFAULTS: dict[str, Any] = {
-    "data.shuffle": True,
-    "data.dataloader_num_workers": 8,
-    "data.train_batch_size": 1024,
-    "data.train_max_samples": -1,
-    "data.filter_overlong_prompts": False,
-    "data.max_prompt_length": 512,
-    "trainer.total_epochs": 30,
-    "trainer.save_freq": -1,
-    "trainer.v1.trainer_mode": "sync",
-    "actor_rollout_ref.actor.checkpoint.save_contents": ["model", "optimizer", "extra"],
-    "actor_rollout_ref.actor.checkpoint.async_save": False,
-}
+DEFAULTS: dict[str, Any] = json.loads((Path(__file__).parent / "defaults/verl.json").read_text())["defaults"]
 
 
 def settings(run: Run, **changed: Any) -> dict[str, Any]:
@@ -46,6 +36,12 @@ def settings(run: Run, **changed: Any) -> dict[str, Any]:
     if isinstance(contents, str):
         found["actor_rollout_ref.actor.checkpoint.save_contents"] = contents.strip("[]").split(",")
     return found | {name.replace("__", "."): value for name, value in changed.items()}
+
+
+def refused(run: Run, **changed: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        check(settings(run, **changed).get, run)
+    return str(caught.value)
 
 
 def test_the_overrides_name_the_run_and_are_all_that_is_needed(tmp_path: Path) -> None:
@@ -104,68 +100,78 @@ def test_the_older_verl_gets_a_sampler(tmp_path: Path) -> None:
     [
         (
             {"data__shuffle": True},
-            "data.shuffle=True would shuffle the round's order: set data.shuffle=False.",
+            "data.shuffle is true: the adapter refuses to begin, because the order would not be the "
+            "plan's. Set data.shuffle=false.",
         ),
         (
             {"data__dataloader_num_workers": 8},
-            "data.dataloader_num_workers=8 reads rows of the next round before it is planned: set "
-            "data.dataloader_num_workers=0.",
+            "data.dataloader_num_workers is 8: its loader fetches ahead, so prompts are chosen before"
+            " the rewards that should choose them. Set data.dataloader_num_workers=0.",
         ),
         (
             {"data__train_batch_size": 3},
-            "data.train_batch_size is 3 and a round has 8 prompts, which is no multiple: a batch would lie in two "
-            "rounds. Set it to a divisor of 8, or start a run with --align-to 3.",
+            "data.train_batch_size is 3: 3 prompts a step, but a round has 8: the last 2 of each "
+            "round are never trained, and report nothing. Set data.train_batch_size=2, "
+            "actor_rollout_ref.actor.ppo_mini_batch_size=2, or start the run with `gaincurate "
+            "schedule start --align-to 3 --budget 9`.",
         ),
         (
             {"data__train_max_samples": 100},
-            "data.train_max_samples=100 would cut rounds short: set data.train_max_samples=-1.",
+            "data.train_max_samples is 100: rows are left out, at random where data.shuffle is on. "
+            "Set data.train_max_samples=-1.",
         ),
         (
             {"data__custom_cls__path": None},
-            "data.custom_cls is not set, so verl would read RUN as a data file: set "
-            "data.custom_cls.path=pkg://gaincurate.trainers.verl data.custom_cls.name=RunDataset.",
+            "data.custom_cls.path is null: the rows are the file's, whatever the schedule plans. Set "
+            "data.custom_cls.path=pkg://gaincurate.trainers.verl, data.custom_cls.name=RunDataset.",
         ),
         (
             {"trainer__v1__sampler__custom_sampler__path": None},
-            "trainer.v1.sampler.custom_sampler is not set, so no outcome would reach the run: set "
-            "trainer.v1.sampler.custom_sampler.path=pkg://gaincurate.trainers.verl "
+            "trainer.v1.sampler.custom_sampler.path is null: the adapter never hears of a reward. Set"
+            " trainer.v1.sampler.custom_sampler.path=pkg://gaincurate.trainers.verl, "
             "trainer.v1.sampler.custom_sampler.name=RunReplayBuffer.",
         ),
         (
             {"trainer__v1__trainer_mode": "colocate_async"},
-            "trainer.v1.trainer_mode=colocate_async fetches prompts of the next round before this one's outcomes "
-            "are in, and it cannot be planned yet: set trainer.v1.trainer_mode=sync.",
+            "trainer.v1.trainer_mode is colocate_async: prompts are fetched ahead, before the "
+            "rollouts of the last step are in. Set trainer.v1.trainer_mode=sync.",
         ),
         (
             {"algorithm__filter_groups__enable": True},
-            "algorithm.filter_groups.enable=True replaces groups by prompts that the plan gives to later steps, "
-            "and verl leaves that to a custom sampler: set algorithm.filter_groups.enable=False (`--strategy "
-            "variance` avoids prompts whose rollouts all agree).",
+            "algorithm.filter_groups.enable is true: groups are replaced by further prompts, so steps"
+            " and rows do not agree. Set algorithm.filter_groups.enable=false.",
         ),
         (
             {"trainer__v1__sync__parameter_sync_step": 2},
-            "trainer.v1.sync.parameter_sync_step takes a step's prompts apart, and outcomes are taken a step at a "
-            "time: set trainer.v1.sync.parameter_sync_step=1.",
+            "trainer.v1.sync.parameter_sync_step is 2: a step's prompts are taken apart, and the "
+            "adapter takes rollouts one step at a time. Set trainer.v1.sync.parameter_sync_step=1.",
         ),
         (
             {"reward__reward_model__enable": True},
-            "reward.reward_model without a resource pool of its own rewards rollouts after they were sampled, too "
-            "late to be reported: set reward.reward_model.enable_resource_pool=True.",
+            "reward.reward_model.enable_resource_pool is null: the reward model rewards rollouts "
+            "after the adapter takes them. Set reward.reward_model.enable_resource_pool=true.",
         ),
         (
             {"trainer__total_epochs": 30},
-            "trainer.total_epochs is 30 and the run has 3 rounds, one an epoch: set trainer.total_epochs=3.",
+            "trainer.total_epochs is 30, but the run has 3 rounds, and a round is one pass here. Set "
+            "trainer.total_epochs=3.",
         ),
         (
             {"trainer__total_training_steps": 7},
-            "trainer.total_training_steps is 7 and the run's rounds have 6 steps: set "
-            "trainer.total_training_steps=null.",
+            "trainer.total_training_steps is 7, but the run has 6 steps: there are no rows for the "
+            "rest. Set trainer.total_training_steps=6.",
+        ),
+        (
+            {"data__max_prompt_length": 80},
+            "data.max_prompt_length is 80: OVER prompts of the set are longer (FIRST and so on), and are cut from the "
+            "left, so they are not what was scored. Set data.max_prompt_length=MOST. The longest has MOST tokens; or "
+            "leave them out: `gaincurate score --max-length`.",
         ),
         (
             {"data__filter_overlong_prompts": True, "data__max_prompt_length": 80},
-            "data.filter_overlong_prompts=True would drop OVER prompts of SET from their rounds, FIRST among "
-            "them: they have up to MOST tokens and data.max_prompt_length is 80. Set data.max_prompt_length=MOST, "
-            "or score without them (`gaincurate score --max-length 80 --on-overlong skip`).",
+            "data.max_prompt_length is 80: OVER prompts of the set are longer (FIRST and so on), and are dropped in "
+            "silence, so they never report. Set data.max_prompt_length=MOST. The longest has MOST tokens; or leave "
+            "them out: `gaincurate score --max-length`.",
         ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -182,10 +188,10 @@ def test_each_setting_that_breaks_the_plan_has_its_sentence(
         )
     )
     over = [gc_id for gc_id, count in counts.items() if count > 80]
-    facts = {"RUN": run.folder, "SET": run.scored.folder, "OVER": len(over), "FIRST": over[0]}
-    for name, value in (facts | {"MOST": max(counts.values())}).items():
+    facts = {"OVER": len(over), "FIRST": ", ".join(over[:3]), "MOST": max(counts.values())}
+    for name, value in facts.items():
         sentence = sentence.replace(name, str(value))
-    assert list(problems(settings(run, **changed).get, run)) == [sentence]
+    assert refused(run, **changed) == sentence
 
 
 @pytest.mark.parametrize(
@@ -193,23 +199,25 @@ def test_each_setting_that_breaks_the_plan_has_its_sentence(
     [
         (
             {"actor_rollout_ref__actor__checkpoint__save_contents": ["model"]},
-            "the run scores anew at checkpoints, and verl's would have no weights to score: set "
-            "actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra,hf_model].",
+            "actor_rollout_ref.actor.checkpoint.save_contents is [model]: no Hugging Face weights, "
+            "which --rescore round needs. Set "
+            "actor_rollout_ref.actor.checkpoint.save_contents=[model,hf_model].",
         ),
         (
             {"actor_rollout_ref__actor__checkpoint__async_save": True},
-            "the run scores anew at checkpoints, which are not whole yet when they are due: set "
-            "actor_rollout_ref.actor.checkpoint.async_save=False.",
+            "actor_rollout_ref.actor.checkpoint.async_save is true: checkpoints are not whole yet "
+            "when --rescore round needs them. Set "
+            "actor_rollout_ref.actor.checkpoint.async_save=false.",
         ),
         (
             {"trainer__save_freq": 3},
-            "trainer.save_freq is 3 and the run scores anew every 4 steps, so a re-scoring would find no "
-            "checkpoint of its round: set trainer.save_freq to a divisor of 4.",
+            "trainer.save_freq is 3: --rescore round needs a checkpoint every 4 steps, and none is "
+            "saved there. Set trainer.save_freq=4, or a divisor of 4.",
         ),
         (
             {"trainer__save_freq": -1},
-            "trainer.save_freq is -1 and the run scores anew every 4 steps, so a re-scoring would find no "
-            "checkpoint of its round: set trainer.save_freq to a divisor of 4.",
+            "trainer.save_freq is -1: --rescore round needs a checkpoint every 4 steps, and none is "
+            "saved there. Set trainer.save_freq=4, or a divisor of 4.",
         ),
     ],
 )
@@ -217,7 +225,7 @@ def test_a_re_scoring_needs_whole_checkpoints_in_time(
     tmp_path: Path, changed: dict[str, Any], sentence: str
 ) -> None:
     run = runs.begin(tmp_path, budget=8, rounds=5, rescore={"what": "round", "every": 2})
-    assert list(problems(settings(run, **changed).get, run)) == [sentence]
+    assert refused(run, **changed) == sentence
 
 
 def test_a_bare_run_has_shorter_prompts_than_were_scored(tmp_path: Path) -> None:
@@ -230,15 +238,34 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         check(DEFAULTS.get, run)
     lines = str(caught.value).splitlines()
-    assert len(lines) == 6
-    assert [line.split("=")[0].split(" ")[0] for line in lines] == [
-        "data.custom_cls",
-        "trainer.v1.sampler.custom_sampler",
-        "data.shuffle",
-        "data.dataloader_num_workers",
-        "data.train_batch_size",
+    assert [line.split(" ")[0] for line in lines] == [
+        "data.custom_cls.path",
+        "data.train_files",
+        "trainer.checkpoint_callback_class",
+        "trainer.v1.sampler.custom_sampler.path",
         "trainer.total_epochs",
+        "data.train_batch_size",
+        "data.dataloader_num_workers",
+        "data.shuffle",
     ]
+
+
+def test_the_doctor_says_the_same_of_a_file_before(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, rounds=5, rescore={"what": "round", "every": 2})
+    changes = {"data.train_files": str(run.folder), "trainer.save_freq": 3, "trainer.v1.trainer_mode": "x"}
+    with pytest.raises(InputError) as caught:
+        check((DEFAULTS | changes).get, run)
+    report = judge(trainer_named("verl"), Read(given=DEFAULTS | changes), facts_of(run.folder, "live"))
+    said_before = [finding.name for finding in report.findings if finding.breaks]
+    assert {"async", "weights", "adapter-missing", "tail"} <= set(said_before)
+    refused_now = caught.value.data["findings"]
+    assert isinstance(refused_now, list)
+    assert sorted(refused_now) == sorted(said_before)
+
+
+def test_a_class_that_inherits_from_ours_is_plugged_in_too(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path)
+    check(settings(run, data__custom_cls__path="/my/rows.py", data__custom_cls__name="MyRows").get, run)
 
 
 def test_the_sampler_refuses_what_it_sees(tmp_path: Path) -> None:
@@ -247,10 +274,10 @@ def test_the_sampler_refuses_what_it_sees(tmp_path: Path) -> None:
         check_sampler(3, 8, run)
     assert [line.split(" ")[0] for line in str(caught.value).splitlines()] == [
         "data.train_batch_size",
-        "data.dataloader_num_workers=8",
-        "the",
+        "data.dataloader_num_workers",
+        "--rescore",
     ]
-    assert "start it with --rescore off, use verl 0.9.1, or let `gaincurate schedule run`" in str(
+    assert "Start the run with --rescore off, use verl 0.9.1, or let `gaincurate schedule run`" in str(
         caught.value
     )
     check_sampler(4, 0, runs.begin(tmp_path / "plain"))

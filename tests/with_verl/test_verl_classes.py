@@ -122,14 +122,14 @@ def test_verls_own_defaults_are_refused_by_name(run: Run) -> None:
     config = settings([f"data.train_files={run.folder}"])
     with pytest.raises(InputError) as caught:
         RunCheckpoint(config)
-    names = [line.split("=")[0].split(" ")[0] for line in str(caught.value).splitlines()]
-    assert names == [
-        "data.custom_cls",
-        "trainer.v1.sampler.custom_sampler",
-        "data.shuffle",
-        "data.dataloader_num_workers",
-        "data.train_batch_size",
+    assert [line.split(" ")[0] for line in str(caught.value).splitlines()] == [
+        "data.custom_cls.path",
+        "trainer.checkpoint_callback_class",
+        "trainer.v1.sampler.custom_sampler.path",
         "trainer.total_epochs",
+        "data.train_batch_size",
+        "data.dataloader_num_workers",
+        "data.shuffle",
     ]
 
 

@@ -156,9 +156,9 @@ def test_rows_without_an_id_or_dropped_by_the_filter_are_refused(tmp_path: Path)
 
 def test_wrong_settings_are_refused(tmp_path: Path) -> None:
     run = made.begin(tmp_path)
-    with pytest.raises(InputError, match=r"^data.dataloader_num_workers=8 reads rows of the next round"):
+    with pytest.raises(InputError, match=r"^data.dataloader_num_workers is 8: its loader fetches ahead"):
         Loop(config_of(run, "data.dataloader_num_workers=8"))
-    with pytest.raises(InputError, match=r"^data.train_batch_size is 3 and a round has 8 prompts"):
+    with pytest.raises(InputError, match=r"^data.train_batch_size is 3: 3 prompts a step, but a round has 8"):
         Loop(config_of(run, "data.train_batch_size=3"))
     with pytest.raises(InputError, match=r"^data.sampler.run is nowhere, which is no run"):
         Loop(config_of(run, "data.sampler.run=nowhere"))

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from gaincurate.trainers.doctor import common
-from gaincurate.trainers.doctor.findings import About, Finding, Found, TrainerRules
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 
 _ARGS = "areal/api/cli_args.py"
@@ -37,10 +37,10 @@ def _batch(settings: Settings) -> float | None:
     return settings.number("train_dataset.batch_size")
 
 
-def ahead(settings: Settings, about: About) -> Found:
+def ahead(settings: Settings, context: Context) -> Found:
     """Rollouts run ahead of training and come back in the order in which they are done."""
     key = "rollout.max_head_offpolicyness"
-    if about.mode == "export" or not settings.number(key):
+    if context.mode == "export" or not settings.number(key):
         return None
     return Finding(
         "ahead",
@@ -52,10 +52,10 @@ def ahead(settings: Settings, about: About) -> Found:
     )
 
 
-def resumes(settings: Settings, about: About) -> Found:
+def resumes(settings: Settings, context: Context) -> Found:
     """The loader's place in another file comes back."""
     key = "recover.mode"
-    if not about.segment or settings[key] in ("disabled", "off", False, None):
+    if not context.segment or settings[key] in ("disabled", "off", False, None):
         return None
     if Settings.follows(settings["cluster.fileroot"], ("output", "round")):
         return None
@@ -70,10 +70,10 @@ def resumes(settings: Settings, about: About) -> Found:
     )
 
 
-def weights(settings: Settings, about: About) -> Found:
+def weights(settings: Settings, context: Context) -> Found:
     """What a round leaves is what scoring and the next one begin with."""
     often = ("saver.freq_epochs", "saver.freq_steps")
-    if not about.segment or any(settings[key] is not None for key in often):
+    if not context.segment or any(settings[key] is not None for key in often):
         return None
     return Finding(
         "weights",
@@ -85,18 +85,18 @@ def weights(settings: Settings, about: About) -> Found:
     )
 
 
-def saved_there(settings: Settings, about: About) -> Found:
+def saved_there(settings: Settings, context: Context) -> Found:
     """What a round leaves must lie in the round's own folder."""
     key = "saver.fileroot" if settings.is_given("saver.fileroot") else "cluster.fileroot"
-    return common.output(settings, about, key, "the checkpoint", source="areal/utils/saver.py")
+    return common.output(settings, context, key, "the checkpoint", source="areal/utils/saver.py")
 
 
-def reference(settings: Settings, about: About) -> Found:
+def reference(settings: Settings, context: Context) -> Found:
     """With a KL term, the reference is a model of its own, if it is named."""
     path = settings["ref.path"]
     if path is not None and not Settings.follows(path, ("checkpoint",)):
         return None
-    return common.moving_reference(settings, about, "actor.kl_ctl", 0.0, 0.0, _ARGS)
+    return common.moving_reference(settings, context, "actor.kl_ctl", 0.0, 0.0, _ARGS)
 
 
 RULES = TrainerRules(

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from gaincurate.trainers.doctor.findings import About, Finding, Found, Mode, Rule, Severity
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, Mode, Rule, Severity
 from gaincurate.trainers.doctor.settings import Settings, shown
 
 
@@ -21,7 +21,7 @@ def when(
     key: str,
     wrong: Callable[[Any], bool],
     title: str,
-    mend: dict[str, Any] | None = None,
+    fix: dict[str, Any] | None = None,
     *,
     advice: str = "",
     source: str = "",
@@ -29,17 +29,17 @@ def when(
 ) -> Rule:
     """A rule about one setting alone: `wrong` says so of its value, and `title` what follows."""
 
-    def rule(settings: Settings, about: About) -> Found:
-        if about.mode not in modes or not wrong(settings[key]):
+    def rule(settings: Settings, context: Context) -> Found:
+        if context.mode not in modes or not wrong(settings[key]):
             return None
-        return Finding(name, severity, f"{settings.told(key)}: {title}", mend or {}, advice, source)
+        return Finding(name, severity, f"{settings.told(key)}: {title}", fix or {}, advice, source)
 
     return rule
 
 
-def reads(settings: Settings, about: About, key: str, *, source: str = "") -> Found:
+def reads(settings: Settings, context: Context, key: str, *, source: str = "") -> Found:
     """In segment mode the training set is the round's own file."""
-    if not about.segment or Settings.follows(settings.place(key), ("data", "output", "round")):
+    if not context.segment or Settings.follows(settings.place(key), ("data", "output", "round")):
         return None
     wanted: Any = ["{data}"] if isinstance(settings.known(key), list) else "{data}"
     return Finding(
@@ -54,7 +54,7 @@ def reads(settings: Settings, about: About, key: str, *, source: str = "") -> Fo
 
 def view(
     settings: Settings,
-    about: About,
+    context: Context,
     key: str,
     needs: tuple[str, ...],
     export: str,
@@ -66,7 +66,7 @@ def view(
 
     Args:
         settings: of the trainer.
-        about: the columns of the newest round's file.
+        context: the columns of the newest round's file.
         key: the setting of the training set.
         needs: columns that the trainer reads.
         export: the options of `gaincurate export` that write them.
@@ -74,11 +74,11 @@ def view(
         renamed: the setting that makes it read another column; then nothing is said.
         source: where the trainer does it.
     """
-    if not about.segment or about.columns is None or not Settings.follows(settings.place(key), ("data",)):
+    if not context.segment or context.columns is None or not Settings.follows(settings.place(key), ("data",)):
         return None
     if renamed and settings.known(renamed) not in (None, *needs):
         return None
-    if not (missing := [name for name in needs if name not in about.columns]):
+    if not (missing := [name for name in needs if name not in context.columns]):
         return None
     several = isinstance(settings.known(key), list)
     path = f"{{output}}/data.{form}"
@@ -87,14 +87,14 @@ def view(
         "wrong",
         f"{settings.told(key)}: the rounds of this run have no {', '.join(missing)}, which the trainer reads",
         {key: [path] if several else path},
-        exported(about, export, form),
+        exported(context, export, form),
         source,
     )
 
 
-def exported(about: About, export: str, form: str = "parquet") -> str:
+def exported(context: Context, export: str, form: str = "parquet") -> str:
     """The line of a round's script that writes the trainer's own view of the round."""
-    run = shlex.quote(about.folder)
+    run = shlex.quote(context.folder)
     command = f"gaincurate export {run} {export} --out {{output}}/data.{form} --overwrite"
     return f"at the head of the round's script: `{command}`"
 
@@ -110,27 +110,27 @@ def rows(
 ) -> tuple[Rule, Rule]:
     """The two rules on a training set with the trainer's columns: is it the round's, and does it have them.
 
-    Where the round's own file would not do, or nobody knows, the first one's mend is the exported file.
+    Where the round's own file would not do, or nobody knows, the first one's fix is the exported file.
     """
     look = partial(view, key=key, needs=needs, export=export, form=form, renamed=renamed, source=source)
 
-    def fixed(settings: Settings, about: About) -> Found:
-        found = reads(settings, about, key, source=source)
+    def fixed(settings: Settings, context: Context) -> Found:
+        found = reads(settings, context, key, source=source)
         if found is None:
             return None
-        own = Settings({**settings.given, key: found.mend[key]}, settings.defaults)
-        then = look(own, about if about.columns is not None else replace(about, columns=frozenset()))
+        own = Settings({**settings.given, key: found.fix[key]}, settings.defaults)
+        then = look(own, context if context.columns is not None else replace(context, columns=frozenset()))
         if then is None:
             return found
-        known = "" if about.columns else f"; {{data}} itself will do where it has {', '.join(needs)}"
-        return replace(found, mend=then.mend, advice=then.advice + known)
+        known = "" if context.columns else f"; {{data}} itself will do where it has {', '.join(needs)}"
+        return replace(found, fix=then.fix, advice=then.advice + known)
 
     return fixed, look
 
 
-def begins(settings: Settings, about: About, key: str, source: str = "") -> Found:
+def begins(settings: Settings, context: Context, key: str, source: str = "") -> Found:
     """In segment mode a round begins with what the last one left."""
-    if not about.segment or not settings.is_given(key):
+    if not context.segment or not settings.is_given(key):
         return None
     value = settings.place(key)
     if not value or Settings.follows(value, ("checkpoint", "output", "round")):
@@ -145,10 +145,12 @@ def begins(settings: Settings, about: About, key: str, source: str = "") -> Foun
     )
 
 
-def output(settings: Settings, about: About, key: str, what: str, below: str = "", source: str = "") -> Found:
+def output(
+    settings: Settings, context: Context, key: str, what: str, below: str = "", source: str = ""
+) -> Found:
     """In segment mode what a round leaves must lie in the round's own folder."""
     value = settings[key]
-    if not about.segment or Settings.follows(value, ("output",)):
+    if not context.segment or Settings.follows(value, ("output",)):
         return None
     return Finding(
         "output",
@@ -159,21 +161,43 @@ def output(settings: Settings, about: About, key: str, what: str, below: str = "
     )
 
 
-def shuffle(settings: Settings, about: About, key: str, *, source: str = "", off: Any = False) -> Found:
-    """The order of a round is part of the plan; which prompts it has survives a shuffle."""
+def shuffle(
+    settings: Settings,
+    context: Context,
+    key: str,
+    *,
+    source: str = "",
+    off: Any = False,
+    refused: bool = False,
+) -> Found:
+    """The order of a round is part of the plan; which prompts it has survives a shuffle.
+
+    Args:
+        settings: of the trainer.
+        context: the mode.
+        key: the setting that shuffles.
+        source: where the trainer does it.
+        off: its value that does not.
+        refused: the live adapter cannot bring its own order, and refuses to begin.
+    """
     if settings[key] in (off, None):
         return None
-    kept = "which prompts a round has survives that, their order does not"
-    kept = "the set's order is lost" if about.mode == "export" else kept
+    if context.live and refused:
+        title = (
+            f"{settings.told(key)}: the adapter refuses to begin, because the order would not be the plan's"
+        )
+        return Finding("shuffle", "stops", title, {key: off}, source=source)
+    lost = "which prompts a round has survives that, their order does not"
+    lost = "the set's order is lost" if context.mode == "export" else lost
     return Finding(
-        "shuffle", "order", f"{settings.told(key)}: rows are shuffled; {kept}", {key: off}, "", source
+        "shuffle", "order", f"{settings.told(key)}: rows are shuffled; {lost}", {key: off}, "", source
     )
 
 
-def workers(settings: Settings, about: About, key: str, *, source: str = "") -> Found:
+def workers(settings: Settings, context: Context, key: str, *, source: str = "") -> Found:
     """Worker processes fetch rows before the round that they belong to is planned."""
     count = settings.number(key)
-    if not about.live or not count:
+    if not context.live or not count:
         return None
     return Finding(
         "workers",
@@ -186,35 +210,35 @@ def workers(settings: Settings, about: About, key: str, *, source: str = "") -> 
 
 
 def drops(
-    settings: Settings, about: About, name: str, key: str, off: Any, happens: str, source: str
+    settings: Settings, context: Context, name: str, key: str, off: Any, happens: str, source: str
 ) -> Found:
     """Sampling of the trainer's own takes other prompts than planned."""
     value = settings[key]
-    if about.mode == "export" or value == off or value in (None, False):
+    if context.mode == "export" or value == off or value in (None, False):
         return None
     return Finding(name, "wrong", f"{settings.told(key)}: {happens}", {key: off}, source=source)
 
 
 def reports(
-    settings: Settings, about: About, keys: tuple[str, ...], mend: dict[str, Any], advice: str, source: str
+    settings: Settings, context: Context, keys: tuple[str, ...], fix: dict[str, Any], advice: str, source: str
 ) -> Found:
     """Somebody must tell which prompt a reward belongs to."""
-    if not about.segment or any(settings[key] for key in keys):
+    if not context.segment or any(settings[key] for key in keys):
         return None
     return Finding(
         "outcomes",
         "stops",
         f"{keys[0]} is {shown(settings[keys[0]])}: nothing of yours sees the rewards, so no round has "
         "outcomes",
-        mend,
+        fix,
         advice,
         source,
     )
 
 
-def adapter_only(settings: Settings, about: About, key: str, off: Any, source: str) -> Found:
+def adapter_only(settings: Settings, context: Context, key: str, off: Any, source: str) -> Found:
     """A checkpoint that is an adapter alone is neither scored nor begun with."""
-    if not about.segment or settings[key] in (off, None, 0, False):
+    if not context.segment or settings[key] in (off, None, 0, False):
         return None
     return Finding(
         "adapter",
@@ -226,23 +250,25 @@ def adapter_only(settings: Settings, about: About, key: str, off: Any, source: s
     )
 
 
-def moving_reference(settings: Settings, about: About, key: str, off: Any, mend: Any, source: str) -> Found:
+def moving_reference(
+    settings: Settings, context: Context, key: str, off: Any, fix: Any, source: str
+) -> Found:
     """The KL reference of a relaunched trainer is the model that it begins with."""
-    if not about.segment or settings[key] in (off, None, 0, False):
+    if not context.segment or settings[key] in (off, None, 0, False):
         return None
     return Finding(
         "reference",
         "cost",
         f"{settings.told(key)}: the KL reference is the model that a process begins with, so it moves every "
         "round",
-        {key: mend},
+        {key: fix},
         source=source,
     )
 
 
-def follows_run(settings: Settings, about: About, key: str, *, source: str = "") -> Found:
+def follows_run(settings: Settings, context: Context, key: str, *, source: str = "") -> Found:
     """In live mode the adapter is told of the run by a setting; a file there is no run."""
-    if not about.live:
+    if not context.live:
         return None
     value = settings[key]
     if value and not str(value).endswith((".parquet", ".jsonl", ".json", ".arrow")):
@@ -251,18 +277,18 @@ def follows_run(settings: Settings, about: About, key: str, *, source: str = "")
         "no-run",
         "stops",
         f"{settings.told(key)}: the adapter is told by it which run to follow",
-        {key: about.folder},
+        {key: context.folder},
         source=source,
     )
 
 
 def unplugged(
-    settings: Settings, about: About, key: str, mend: dict[str, Any], what: str, source: str
+    settings: Settings, context: Context, key: str, fix: dict[str, Any], what: str, source: str
 ) -> Found:
     """In live mode the trainer asks our adapter, or follows no schedule at all."""
-    if not about.live or "gaincurate" in str(settings[key]):
+    if not context.live or "gaincurate" in str(settings[key]) or (context.running and settings[key]):
         return None
-    return Finding("adapter-missing", "wrong", f"{settings.told(key)}: {what}", mend, source=source)
+    return Finding("adapter-missing", "wrong", f"{settings.told(key)}: {what}", fix, source=source)
 
 
 _NAMED = 3
@@ -271,7 +297,7 @@ Number = Callable[[Settings], float | None]
 
 def tail(
     settings: Settings,
-    about: About,
+    context: Context,
     key: str,
     *,
     per_step: Number | None = None,
@@ -284,7 +310,7 @@ def tail(
 
     Args:
         settings: of the trainer.
-        about: the run's numbers.
+        context: the run's numbers.
         key: the setting that the prompts a step follow from.
         per_step: prompts a step, where they are not the key's value.
         factor: the key's value for one prompt a step, where it is not 1.
@@ -293,24 +319,24 @@ def tail(
         source: where the trainer does it.
     """
     each = per_step(settings) if per_step else settings.number(key)
-    if about.mode == "export" or about.budget is None or not each:
+    if context.mode == "export" or context.budget is None or not each:
         return None
     step, one = int(each), int((factor(settings) if factor else None) or 1)
-    left = about.budget % step
+    left = context.budget % step
     if not left:
         return None
-    fits = max(size for size in range(1, min(step, about.budget) + 1) if about.budget % size == 0)
-    mend = {key: fits * one}
+    fits = max(size for size in range(1, min(step, context.budget) + 1) if context.budget % size == 0)
+    fix = {key: fits * one}
     least = settings.known(mini) if mini and not settings.known(unless) else None
     if isinstance(least, int | float) and least > fits:
-        mend[mini] = fits
+        fix[mini] = fits
     return Finding(
         "tail",
         "wrong",
-        f"{settings.told(key)}: {step} prompts a step, but a round has {about.budget}: the last {left} of "
+        f"{settings.told(key)}: {step} prompts a step, but a round has {context.budget}: the last {left} of "
         "each round are never trained, and report nothing",
-        mend,
-        aligned(about.budget, step),
+        fix,
+        aligned(context.budget, step),
         source,
     )
 
@@ -322,10 +348,10 @@ def aligned(budget: int, step: int) -> str:
     return f"or start the run with `gaincurate schedule start --align-to {step} --budget {nearest}`"
 
 
-def epochs(settings: Settings, about: About, key: str, *, source: str = "") -> Found:
+def epochs(settings: Settings, context: Context, key: str, *, source: str = "") -> Found:
     """A round is one pass over its file; a live run has as many passes as rounds."""
     count = settings.number(key)
-    if about.segment and count is not None and count != 1:
+    if context.segment and count is not None and count != 1:
         return Finding(
             "epochs",
             "wrong",
@@ -333,12 +359,12 @@ def epochs(settings: Settings, about: About, key: str, *, source: str = "") -> F
             {key: 1},
             source=source,
         )
-    if about.live and about.rounds is not None and count is not None and count != about.rounds:
+    if context.live and context.rounds is not None and count is not None and count != context.rounds:
         return Finding(
             "epochs",
             "wrong",
-            f"{settings.told(key)}, but the run has {about.rounds} rounds, and a round is one pass here",
-            {key: about.rounds},
+            f"{settings.told(key)}, but the run has {context.rounds} rounds, and a round is one pass here",
+            {key: context.rounds},
             source=source,
         )
     return None
@@ -346,7 +372,7 @@ def epochs(settings: Settings, about: About, key: str, *, source: str = "") -> F
 
 def steps(
     settings: Settings,
-    about: About,
+    context: Context,
     key: str,
     *,
     per_step: Number,
@@ -355,14 +381,16 @@ def steps(
 ) -> Found:
     """A bound on the steps must be what the rows need, once the prompts a step divide a round."""
     each = per_step(settings)
-    if about.budget is None or not each or about.budget % each:
+    if context.budget is None or not each or context.budget % each:
         return None  # the rule on the tail speaks of what is left
-    return length(settings, about, key, int(about.budget // each), more_is_fine=more_is_fine, source=source)
+    return length(
+        settings, context, key, int(context.budget // each), more_is_fine=more_is_fine, source=source
+    )
 
 
 def length(
     settings: Settings,
-    about: About,
+    context: Context,
     key: str,
     each_round: int,
     *,
@@ -371,19 +399,25 @@ def length(
 ) -> Found:
     """A bound on the steps, against the steps of a round."""
     most = settings.number(key)
-    if about.mode == "export" or most is None or most <= 0:
+    if context.mode == "export" or most is None or most <= 0:
         return None
-    wanted = each_round * ((about.rounds or 1) if about.live else 1)
+    wanted = each_round * ((context.rounds or 1) if context.live else 1)
     if most == wanted or (more_is_fine and most > wanted):
         return None
+    what: str = "a round"
+    severity: Severity = "wrong"
     why = "some rows are never trained" if most < wanted else "rows are trained again"
-    title = f"{settings.told(key)}, but {'the run' if about.live else 'a round'} has {wanted} steps: {why}"
-    return Finding("max-steps", "wrong", title, {key: wanted}, source=source)
+    if context.live and most < wanted:  # a part of the run, which a resume can go on with
+        what, severity, why = "the run", "cost", "the training ends before its last round"
+    elif context.live:
+        what, why = "the run", "there are no rows for the rest"
+    title = f"{settings.told(key)}, but {what} has {wanted} steps: {why}"
+    return Finding("max-steps", severity, title, {key: wanted}, source=source)
 
 
 def too_long(
     settings: Settings,
-    about: About,
+    context: Context,
     key: str,
     happens: str,
     *,
@@ -394,23 +428,23 @@ def too_long(
 
     Args:
         settings: of the trainer.
-        about: the run's lengths.
+        context: the run's lengths.
         key: the setting with the limit.
         happens: what becomes of longer ones.
         below: tokens of the limit that are not the prompt's.
         source: where the trainer does it.
     """
     value, less = settings.number(key), int((below(settings) if below else None) or 0)
-    if about.longer_than is None or about.longest is None or not value or about.longest <= value - less:
+    if context.longer_than is None or context.longest is None or not value or context.longest <= value - less:
         return None
     limit = value - less
-    ids = about.longer_than(limit)
+    ids = context.longer_than(limit)
     named = ", ".join(ids[:_NAMED]) + (" and so on" if len(ids) > _NAMED else "")
     return Finding(
         "too-long",
         "wrong",
         f"{settings.told(key)}: {len(ids):,} prompts of the set are longer ({named}), and {happens}",
-        {key: about.longest + less},
-        f"the longest has {about.longest:,} tokens; or leave them out: `gaincurate score --max-length`",
+        {key: context.longest + less},
+        f"the longest has {context.longest:,} tokens; or leave them out: `gaincurate score --max-length`",
         source,
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,21 @@ from gaincurate.core.prompts import read_rows
 from gaincurate.errors import GaincurateError, InputError
 from gaincurate.schedule.driver import NAMES
 from gaincurate.schedule.run import Run
-from gaincurate.trainers.doctor.findings import SEVERITIES, About, Finding, Mode, TrainerRules
+from gaincurate.trainers.doctor.findings import (
+    SEVERITIES,
+    Context,
+    Finding,
+    Mode,
+    TrainerRules,
+    ask,
+    context_of,
+)
 from gaincurate.trainers.doctor.read import Read, read_settings
-from gaincurate.trainers.doctor.settings import NotKnown, Settings, shown
+from gaincurate.trainers.doctor.settings import Settings, shown
 from gaincurate.trainers.profile import rules_module, with_rules
 
 
-def facts_of(folder: Path, mode: Mode) -> About:
+def facts_of(folder: Path, mode: Mode) -> Context:
     """What is known of a run.
 
     Without prompt lengths where `--without-system` makes the trainer's prompts shorter than the scored ones.
@@ -37,19 +45,21 @@ def facts_of(folder: Path, mode: Mode) -> About:
         InputError: it is no run.
         OutputError: its scored set is not what it was.
     """
-    run = Run(folder)
-    config = run.config
-    name = str(run.folder.resolve())
-    columns = _columns(run.data(int(run.state["round"])))
-    if config.bare:
-        return About(mode, config.budget, config.rounds, columns=columns, folder=name)
-    lengths = run.scored.column("gc_prompt_tokens").combine_chunks().to_numpy(zero_copy_only=False)
+    return run_context(Run(folder), mode)
 
-    def longer_than(limit: float) -> list[str]:
-        rows = np.flatnonzero(lengths > limit)
-        return [str(one) for one in run.scored.column("gc_id").take(rows).to_pylist()]
 
-    return About(mode, config.budget, config.rounds, int(lengths.max()), longer_than, columns, name)
+def run_context(run: Run, mode: Mode, **more: Any) -> Context:
+    """The same of an open run; `more` are other fields of the context."""
+    more |= {"columns": _columns(run.data(int(run.state["round"]))), "folder": str(run.folder.resolve())}
+    if not run.config.bare:
+        lengths = run.scored.column("gc_prompt_tokens").combine_chunks().to_numpy(zero_copy_only=False)
+
+        def longer_than(limit: float) -> list[str]:
+            rows = np.flatnonzero(lengths > limit)
+            return [str(gc_id) for gc_id in run.scored.column("gc_id").take(rows).to_pylist()]
+
+        more |= {"longest": int(lengths.max()), "longer_than": longer_than}
+    return context_of(run.config, mode, **more)
 
 
 def _columns(data: Path) -> frozenset[str] | None:
@@ -145,18 +155,29 @@ class Report:
         return not any(finding.breaks for finding in self.findings)
 
     def lines(self, finding: Finding) -> list[str]:
-        """The settings that mend a finding, as the trainer's launch line or file has them."""
-        return written(trainer_named(self.trainer), finding.mend, self.launched)
+        """The settings that fix a finding, as the trainer's launch line or file has them."""
+        return written(trainer_named(self.trainer), finding.fix, self.launched)
 
     def as_json(self) -> dict[str, Any]:
         """Everything as plain values."""
-        found = [{**asdict(one), "mend": dict(one.mend), "write": self.lines(one)} for one in self.findings]
+        findings = [
+            {
+                "name": finding.name,
+                "severity": finding.severity,
+                "title": finding.title,
+                "mend": dict(finding.fix),  # the format's name for it
+                "advice": finding.advice,
+                "source": finding.source,
+                "write": self.lines(finding),
+            }
+            for finding in self.findings
+        ]
         return {
             "trainer": self.trainer,
             "version": self.version,
             "mode": self.mode,
             "ok": self.ok,
-            "findings": found,
+            "findings": findings,
             "notes": self.notes,
         }
 
@@ -195,45 +216,31 @@ def examine(name: str, sources: Sequence[str], mode: Mode = "segment", run: Path
             "--mode segment."
         )
     read = read_settings(sources, trainer.launches)
-    about = About(mode)
+    context = Context(mode)
     if run is not None:
-        from gaincurate.trainers.doctor.examine import facts_of
-
-        about = facts_of(run, mode)
-    report = judge(trainer, read, about)
+        context = facts_of(run, mode)
+    report = judge(trainer, read, context)
     if run is None:
         report.notes.append("sizes, lengths and tokens are not compared: --run RUN does that")
         return report
-    from gaincurate.trainers.doctor.examine import compare_tokens
-
     finding, note = compare_tokens(run)
     report.notes.append(note)
     found = report.findings if finding is None else worst_first([*report.findings, finding])
     return Report(report.trainer, report.version, mode, found, report.notes, report.launched)
 
 
-def judge(trainer: TrainerRules, read: Read, about: About) -> Report:
+def judge(trainer: TrainerRules, read: Read, context: Context) -> Report:
     """Ask every rule of a trainer."""
     settings = Settings(read.given, trainer.defaults)
-    findings: list[Finding] = []
-    notes = list(read.notes)
-    for rule in trainer.rules:
-        try:
-            found = rule(settings, about)
-            if isinstance(found, Finding):
-                findings.append(found)
-            elif found is not None:
-                findings.extend(found)
-        except NotKnown as unknown:
-            if str(unknown) not in notes:
-                notes.append(str(unknown))
+    findings, unknown = ask(trainer.rules, settings, context)
+    notes = list(dict.fromkeys([*read.notes, *unknown]))
     if unread := misspelt(trainer, settings):
         notes.insert(0, unread)
     if not any(key in settings.defaults for key in settings.given):
         notes.insert(0, "none of the settings that the rules read is set: all of this is about the defaults")
-    if any(Settings.follows(value) for finding in findings for value in finding.mend.values()):
+    if any(Settings.follows(value) for finding in findings for value in finding.fix.values()):
         notes.append(_FILLED_IN)
-    return Report(trainer.name, trainer.version, about.mode, worst_first(findings), notes, read.launched)
+    return Report(trainer.name, trainer.version, context.mode, worst_first(findings), notes, read.launched)
 
 
 def misspelt(trainer: TrainerRules, settings: Settings) -> str | None:
@@ -291,9 +298,9 @@ def worst_first(findings: Iterable[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda finding: ranks[finding.severity])
 
 
-def written(trainer: TrainerRules, mend: Mapping[str, Any], launched: bool) -> list[str]:
+def written(trainer: TrainerRules, fix: Mapping[str, Any], launched: bool) -> list[str]:
     """Settings as a launch line of the trainer, or a file, has them."""
-    return [_written(trainer, key, value, launched) for key, value in mend.items()]
+    return [_written(trainer, key, value, launched) for key, value in fix.items()]
 
 
 def _written(trainer: TrainerRules, key: str, value: Any, launched: bool) -> str:

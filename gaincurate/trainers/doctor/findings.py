@@ -1,15 +1,21 @@
-"""What the doctor says: defines findings, their order, and the numbers of a run that rules read.
+"""What rules about a trainer's settings are made of: findings, what is known of the run, and who asks.
 
-Knows no trainer.
+A rule is written once and asked twice: by the doctor, of a file before a training, and by a live adapter, of
+the trainer's resolved settings at run time. The doctor lists what it finds. The adapter refuses all that
+breaks the schedule in one error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from gaincurate.trainers.doctor.settings import Settings
+from gaincurate.errors import InputError
+from gaincurate.schedule.config import ScheduleConfig
+from gaincurate.schedule.foresight import observes_with_checkpoint
+from gaincurate.schedule.rescore import due
+from gaincurate.trainers.doctor.settings import NotKnown, Settings, shown
 
 Mode = Literal["live", "segment", "export"]
 Style = Literal["hydra", "values", "switches", "dashes"]
@@ -35,8 +41,8 @@ class Finding:
     severity: Severity
     title: str
     """What would happen, with the setting's value in it."""
-    mend: Mapping[str, Any] = field(default_factory=dict)
-    """The settings that mend it, exactly; None takes a setting away. Empty: none does."""
+    fix: Mapping[str, Any] = field(default_factory=dict)
+    """The settings that fix it, exactly; None takes a setting away. Empty: none does."""
     advice: str = ""
     """What else can be done."""
     source: str = ""
@@ -49,7 +55,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class About:
+class Context:
     """What a rule may know beside the settings.
 
     The numbers are None without a run.
@@ -68,6 +74,14 @@ class About:
     """Columns of the newest round's file."""
     folder: str = "run"
     """The run's folder, as the trainer would be told of it."""
+    read_every: int = 0
+    """In live mode, the rounds from one checkpoint that the run needs to the next; 0 where it needs none."""
+    reader: str = ""
+    """The option of the run that needs them."""
+    running: bool = False
+    """Our adapter asks at run time, so a class of another name that is plugged in inherits from ours."""
+    late: bool = False
+    """In live mode, rows are chosen when they are generated for, whatever the trainer's loader brings."""
 
     @property
     def segment(self) -> bool:
@@ -80,8 +94,18 @@ class About:
         return self.mode == "live"
 
 
+def context_of(config: ScheduleConfig, mode: Mode, **more: Any) -> Context:
+    """What a run's options say; `more` are other fields of the context."""
+    reader, every = "", 0
+    if observes_with_checkpoint(config):
+        reader, every = "--rollout without a server", 1
+    elif any(due(config, round_) for round_ in range(config.rounds)):
+        reader, every = f"--rescore {config.rescore.what}", config.rescore.every
+    return Context(mode, config.budget, config.rounds, read_every=every, reader=reader, **more)
+
+
 Found = Finding | None
-Rule = Callable[[Settings, About], Found | Iterator[Finding]]
+Rule = Callable[[Settings, Context], Found | Iterator[Finding]]
 
 
 @dataclass(frozen=True)
@@ -110,3 +134,45 @@ class TrainerRules:
     live: bool = False
     resolves: bool = False
     toml: bool = False
+
+
+def ask(rules: Iterable[Rule], settings: Settings, context: Context) -> tuple[list[Finding], list[str]]:
+    """What rules find, in their order, and a sentence for each value that could not be judged."""
+    findings: list[Finding] = []
+    unknown: list[str] = []
+    for rule in rules:
+        try:
+            answer = rule(settings, context)
+            findings += [answer] if isinstance(answer, Finding) else answer or ()
+        except NotKnown as error:
+            if str(error) not in unknown:
+                unknown.append(str(error))
+    return findings, unknown
+
+
+def refuse(findings: Iterable[Finding], write: Callable[[Any], str] = shown) -> None:
+    """Refuse what breaks the schedule, all of it at once.
+
+    Args:
+        findings: of which some may break it.
+        write: takes a value, yields it as the trainer's settings have it.
+
+    Raises:
+        InputError: a sentence for each that does, with the settings that fix it.
+    """
+    breaking = [finding for finding in findings if finding.breaks]
+    if breaking:
+        sentences = [sentence(finding, write) for finding in breaking]
+        raise InputError("\n".join(sentences), findings=[finding.name for finding in breaking])
+
+
+def sentence(finding: Finding, write: Callable[[Any], str] = shown) -> str:
+    """A finding as a line of an error: what would happen, and what fixes it."""
+    settings = ", ".join(f"{key}={write(value)}" for key, value in finding.fix.items())
+    advice = finding.advice
+    if settings and advice.startswith("or "):
+        return f"{finding.title}. Set {settings}, {advice}."
+    advice = advice.removeprefix("or ")
+    steps = [f"Set {settings}"] if settings else []
+    steps += [advice[0].upper() + advice[1:]] if advice else []
+    return ". ".join([finding.title, *steps]) + "."

@@ -7,7 +7,7 @@ trainer and no file format.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from gaincurate.schedule.driver import NAMES
@@ -153,6 +153,27 @@ class Settings:
 
     def _has(self, key: str) -> bool:
         return normal(key) in self.given or normal(key) in self.defaults
+
+
+class Resolved(Settings):
+    """What a running trainer has resolved its settings to, so that nothing is a default or unknown.
+
+    Args:
+        lookup: takes a key of the trainer's, yields its value or None.
+    """
+
+    def __init__(self, lookup: Callable[[str], Any]) -> None:
+        super().__init__({}, {})
+        self._lookup = lookup
+
+    def is_given(self, key: str) -> bool:
+        """Whether anything is said of a key: the trainer has settled all of them."""
+        return True
+
+    def _resolved(self, key: str, depth: int) -> Any:
+        value = self._lookup(key)
+        # a list of the trainer's own kind (OmegaConf's, say) is shown and compared as any other
+        return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
 def shown(value: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import when
-from gaincurate.trainers.doctor.findings import About, Finding, Found, TrainerRules
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 
 LIVE: dict[str, Any] = {
@@ -54,9 +54,9 @@ def _batch(settings: Settings) -> float | None:
     return settings.number("grpo.num_prompts_per_step")
 
 
-def data(settings: Settings, about: About) -> Found:
+def data(settings: Settings, context: Context) -> Found:
     """In segment mode the training set is the round's own file."""
-    if not about.segment or Settings.follows(
+    if not context.segment or Settings.follows(
         settings.place("data.train.data_path"), ("data", "output", "round")
     ):
         return None
@@ -71,10 +71,10 @@ def data(settings: Settings, about: About) -> Found:
     )
 
 
-def resumes(settings: Settings, about: About) -> Found:
+def resumes(settings: Settings, context: Context) -> Found:
     """The loader's offset comes back wherever the data set's name is the same."""
     key = "checkpointing.checkpoint_dir"
-    if not about.segment or Settings.follows(settings[key], ("output", "round")):
+    if not context.segment or Settings.follows(settings[key], ("output", "round")):
         return None
     return Finding(
         "resume",
@@ -87,20 +87,22 @@ def resumes(settings: Settings, about: About) -> Found:
     )
 
 
-def order(settings: Settings, about: About) -> Found:
+def order(settings: Settings, context: Context) -> Found:
     """The live adapter asks the data set for rows, and the loader for none."""
-    return None if about.live else common.shuffle(settings, about, "data.shuffle", source=f"{_GRPO}, setup")
+    return (
+        None if context.live else common.shuffle(settings, context, "data.shuffle", source=f"{_GRPO}, setup")
+    )
 
 
-def passes(settings: Settings, about: About) -> Found:
+def passes(settings: Settings, context: Context) -> Found:
     """The live adapter's rounds are steps."""
-    return None if about.live else common.epochs(settings, about, "grpo.max_num_epochs", source=_GRPO)
+    return None if context.live else common.epochs(settings, context, "grpo.max_num_epochs", source=_GRPO)
 
 
-def divided(settings: Settings, about: About) -> Found:
+def divided(settings: Settings, context: Context) -> Found:
     """With several loaders a step is made of their parts."""
     each, whole = settings["data.num_prompts_per_dataloader"], settings["grpo.num_prompts_per_step"]
-    if not about.live or each == whole:
+    if not context.live or each == whole:
         return None
     return Finding(
         "parts",
@@ -112,10 +114,10 @@ def divided(settings: Settings, about: About) -> Found:
     )
 
 
-def weights(settings: Settings, about: About) -> Found:
+def weights(settings: Settings, context: Context) -> Found:
     """What a round leaves is what scoring and the next one begin with."""
     form, whole = "checkpointing.model_save_format", "checkpointing.save_consolidated"
-    if not about.segment or (settings[form] == "safetensors" and settings[whole]):
+    if not context.segment or (settings[form] == "safetensors" and settings[whole]):
         return None
     return Finding(
         "weights",
@@ -148,7 +150,7 @@ RULES = TrainerRules(
         partial(
             common.unplugged,
             key="data.custom_dataloader",
-            mend=LIVE,
+            fix=LIVE,
             what="the loader reads the file in its own order, whatever the schedule plans",
             source="nemo_rl/data/dataloader.py",
         ),
@@ -231,7 +233,7 @@ RULES = TrainerRules(
             common.moving_reference,
             key="loss_fn.reference_policy_kl_penalty",
             off=0,
-            mend=0,
+            fix=0,
             source=_GRPO,
         ),
     ),

@@ -8,7 +8,7 @@ from typing import Any
 
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import when
-from gaincurate.trainers.doctor.findings import About, Finding, Found, TrainerRules
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 
 _TRAINER = "openrlhf/trainer/ppo_trainer.py"
@@ -40,7 +40,7 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def shuffled(settings: Settings, about: About) -> Found:
+def shuffled(settings: Settings, context: Context) -> Found:
     """No option reaches the sampler."""
     return Finding(
         "shuffle",
@@ -51,26 +51,26 @@ def shuffled(settings: Settings, about: About) -> Found:
     )
 
 
-def subset(settings: Settings, about: About) -> Found:
+def subset(settings: Settings, context: Context) -> Found:
     """The file is read up to a number of rows."""
     most = settings.number("data.max_samples")
-    if most is None or most >= (about.budget or _ALL):
+    if most is None or most >= (context.budget or _ALL):
         return None
     title = f"{settings.told('data.max_samples')}: rows behind it are left out"
     return Finding("subset", "wrong", title, {"data.max_samples": _ALL}, source=_TRAINER)
 
 
-def tail(settings: Settings, about: About) -> Found:
+def tail(settings: Settings, context: Context) -> Found:
     """The last samples of a round that do not fill a training batch are dropped."""
     each = int(settings.number("rollout.n_samples_per_prompt") or 1)
     batch = int(settings.number("train.batch_size") or 0)
-    if about.mode == "export" or about.budget is None or not batch:
+    if context.mode == "export" or context.budget is None or not batch:
         return None
-    taken = int(settings.number("rollout.batch_size") or about.budget)
-    left = (about.budget % taken or min(taken, about.budget)) * each % batch
+    taken = int(settings.number("rollout.batch_size") or context.budget)
+    left = (context.budget % taken or min(taken, context.budget)) * each % batch
     if not left:
         return None
-    samples = about.budget * each
+    samples = context.budget * each
     fits = max(size for size in range(1, min(batch, samples) + 1) if samples % size == 0)
     step = batch // math.gcd(batch, each)  # prompts that fill whole training batches
     return Finding(
@@ -78,8 +78,8 @@ def tail(settings: Settings, about: About) -> Found:
         "wrong",
         f"{settings.told('train.batch_size')}: the last {left} of a round's {samples} samples fill no "
         "training batch and are dropped",
-        {"train.batch_size": fits, "rollout.batch_size": about.budget},
-        "" if taken % step else common.aligned(about.budget, step),
+        {"train.batch_size": fits, "rollout.batch_size": context.budget},
+        "" if taken % step else common.aligned(context.budget, step),
         "openrlhf/trainer/ray/ppo_actor.py: DataLoader(..., drop_last=True)",
     )
 
@@ -89,10 +89,10 @@ def _answer(settings: Settings) -> float | None:
     return settings.number("rollout.max_new_tokens") or 1
 
 
-def learning_rate(settings: Settings, about: About) -> Found:
+def learning_rate(settings: Settings, context: Context) -> Found:
     """Warm-up and decay are over one process."""
     key, warm = "actor.lr_scheduler", "actor.lr_warmup_ratio"
-    if not about.segment or settings[key] == "constant":
+    if not context.segment or settings[key] == "constant":
         return None
     return Finding(
         "learning-rate",
@@ -173,7 +173,7 @@ RULES = TrainerRules(
         partial(
             common.reports,
             keys=("reward.remote_url", "train.agent_func_path"),
-            mend={"reward.remote_url": "reward.py"},
+            fix={"reward.remote_url": "reward.py"},
             advice="a function reward_func that appends a line to {outcomes} for the label's gc_id",
             source="openrlhf/utils/agent.py",
         ),
@@ -189,7 +189,7 @@ RULES = TrainerRules(
             common.moving_reference,
             key="algo.kl.init_coef",
             off=0,
-            mend=0,
+            fix=0,
             source="openrlhf/cli/train_ppo_ray.py",
         ),
     ),

@@ -8,7 +8,7 @@ from typing import Any
 
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import when
-from gaincurate.trainers.doctor.findings import About, Finding, Found, Rule, TrainerRules
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 
 _CONFIG = "prime_rl/configs/orchestrator.py"
@@ -43,10 +43,14 @@ def _group(settings: Settings) -> float | None:
     return settings.number("orchestrator.group_size")
 
 
-def samplers(settings: Settings, about: About) -> Iterator[Finding]:
+def samplers(settings: Settings, context: Context) -> Iterator[Finding]:
     """Who chooses the tasks."""
     for key in sorted({f"{_SOURCE}.curriculum.sampler.type", *settings.below("orchestrator.train.source")}):
-        if key.endswith("curriculum.sampler.type") and settings[key] != "standard" and about.mode != "export":
+        if (
+            key.endswith("curriculum.sampler.type")
+            and settings[key] != "standard"
+            and context.mode != "export"
+        ):
             yield Finding(
                 "sampler",
                 "wrong",
@@ -56,10 +60,10 @@ def samplers(settings: Settings, about: About) -> Iterator[Finding]:
             )
 
 
-def gates(settings: Settings, about: About) -> Iterator[Finding]:
+def gates(settings: Settings, context: Context) -> Iterator[Finding]:
     """Who refuses what was chosen."""
     for key in sorted(settings.below("orchestrator.train.source")):
-        if ".curriculum.gates." in key and settings[key] is not None and about.mode != "export":
+        if ".curriculum.gates." in key and settings[key] is not None and context.mode != "export":
             yield Finding(
                 "gate",
                 "wrong",
@@ -70,10 +74,10 @@ def gates(settings: Settings, about: About) -> Iterator[Finding]:
             )
 
 
-def tokens(settings: Settings, about: About) -> Found:
+def tokens(settings: Settings, context: Context) -> Found:
     """Batches by tokens have no fixed number of prompts."""
     key = "orchestrator.token_batch_size"
-    if about.mode == "export" or settings[key] is None:
+    if context.mode == "export" or settings[key] is None:
         return None
     return Finding(
         "token-batch",
@@ -84,20 +88,20 @@ def tokens(settings: Settings, about: About) -> Found:
     )
 
 
-def lengths(settings: Settings, about: About) -> Found:
+def lengths(settings: Settings, context: Context) -> Found:
     """Samples over the training length are cut."""
     key = "seq_len" if settings["seq_len"] is not None else "orchestrator.seq_len"
     return common.too_long(
-        settings, about, key, "they are cut, so they are not what was scored", source=_CONFIG
+        settings, context, key, "they are cut, so they are not what was scored", source=_CONFIG
     )
 
 
-def endless(settings: Settings, about: About) -> Found:
+def endless(settings: Settings, context: Context) -> Found:
     """The tasks are gone through again and again; only max_steps ends it."""
-    if not about.segment or settings["max_steps"] is not None:
+    if not context.segment or settings["max_steps"] is not None:
         return None
     each = _prompts(settings)
-    wanted = int(about.budget // each) if about.budget and each and about.budget % each == 0 else None
+    wanted = int(context.budget // each) if context.budget and each and context.budget % each == 0 else None
     return Finding(
         "length",
         "stops",
@@ -108,19 +112,19 @@ def endless(settings: Settings, about: About) -> Found:
     )
 
 
-def ahead(settings: Settings, about: About) -> Found:
+def ahead(settings: Settings, context: Context) -> Found:
     """Episodes are begun as long as there is room for them."""
     key, size = "orchestrator.concurrency.max_inflight", settings.number("orchestrator.batch_size")
     most = settings.number(key)
-    if about.mode == "export" or not size or (most is not None and most <= size):
+    if context.mode == "export" or not size or (most is not None and most <= size):
         return None
     return Finding(
         "ahead",
-        "stale" if about.live else "cost",
+        "stale" if context.live else "cost",
         f"{settings.told(key)}, but a step trains {size:g}: "
         + (
             "tasks are begun before the rewards that should choose them"
-            if about.live
+            if context.live
             else "behind a round's last prompts its first ones are begun again, for nothing"
         ),
         {key: int(size)},
@@ -128,9 +132,9 @@ def ahead(settings: Settings, about: About) -> Found:
     )
 
 
-def resumes(settings: Settings, about: About) -> Iterator[Finding]:
+def resumes(settings: Settings, context: Context) -> Iterator[Finding]:
     """A checkpoint brings the place among the tasks back."""
-    if not about.segment:
+    if not context.segment:
         return
     for key in sorted(key for key in settings.given if key == "resume" or key.startswith("resume.")):
         if settings.given[key] is not None:
@@ -159,14 +163,14 @@ def _broadcast(key: str) -> Rule:
     )
 
 
-def outcomes(settings: Settings, about: About) -> Found:
+def outcomes(settings: Settings, context: Context) -> Found:
     """Episodes are written by the file monitor."""
     keys = [
         key
         for key in settings.given
         if key.endswith("monitors.file") and settings.given[key] in (False, None)
     ]
-    if about.mode == "export" or not keys:
+    if context.mode == "export" or not keys:
         return None
     return Finding(
         "outcomes",

@@ -7,7 +7,7 @@ from typing import Any
 
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import when
-from gaincurate.trainers.doctor.findings import About, Finding, Found, TrainerRules
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 
 _TRAINER = "skyrl/train/trainer.py"
@@ -35,7 +35,7 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def shuffled(settings: Settings, about: About) -> Found:
+def shuffled(settings: Settings, context: Context) -> Found:
     """No setting reaches the loader's sampler."""
     return Finding(
         "shuffle",
@@ -51,20 +51,20 @@ def _batch(settings: Settings) -> float | None:
     return settings.number("trainer.train_batch_size")
 
 
-def resumes(settings: Settings, about: About) -> Found:
+def resumes(settings: Settings, context: Context) -> Found:
     """The loader's offset and the step counter come back with a checkpoint."""
     mode, key = settings["trainer.resume_mode"], "trainer.ckpt_path"
-    if not about.segment or mode in (None, "none"):
+    if not context.segment or mode in (None, "none"):
         return None
     if mode == "latest" and Settings.follows(settings[key], ("output", "round")):
         return None
-    mend = {key: "{output}/ckpt"} if mode == "latest" else {"trainer.resume_mode": None}
+    fix = {key: "{output}/ckpt"} if mode == "latest" else {"trainer.resume_mode": None}
     return Finding(
         "resume",
         "wrong",
         f"{settings.told('trainer.resume_mode')}, {settings.told(key)}: the last round's step counter and "
         "the loader's offset (data.pt) come back over the new file",
-        mend,
+        fix,
         "the next round begins with the weights: trainer.policy.model.path={checkpoint}",
         f"{_TRAINER}, load_checkpoints",
     )
@@ -145,7 +145,7 @@ RULES = TrainerRules(
             modes=("segment",),
         ),
         *(
-            partial(common.moving_reference, key=key, off=False, mend=False, source=_TRAINER)
+            partial(common.moving_reference, key=key, off=False, fix=False, source=_TRAINER)
             for key in ("trainer.algorithm.use_kl_loss", "trainer.algorithm.use_kl_in_reward")
         ),
     ),

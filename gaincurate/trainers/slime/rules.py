@@ -8,7 +8,7 @@ from typing import Any
 
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import when
-from gaincurate.trainers.doctor.findings import About, Finding, Found, TrainerRules
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 
 LIVE: dict[str, Any] = {
@@ -56,22 +56,22 @@ def _batch(settings: Settings) -> float | None:
     return settings.number("rollout_batch_size")
 
 
-def passes(settings: Settings, about: About) -> Found:
+def passes(settings: Settings, context: Context) -> Found:
     """Without a number of rollouts, how often the file is gone through."""
     if settings["num_rollout"] is not None:
         return None
-    if about.segment and settings["num_epoch"] is None:
+    if context.segment and settings["num_epoch"] is None:
         title = "neither num_rollout nor num_epoch is set: slime does not begin"
         return Finding("length", "stops", title, {"num_epoch": 1}, source=_ARGUMENTS)
-    return common.epochs(settings, about, "num_epoch", source=_ARGUMENTS)
+    return common.epochs(settings, context, "num_epoch", source=_ARGUMENTS)
 
 
-def hides(settings: Settings, about: About) -> Found:
+def hides(settings: Settings, context: Context) -> Found:
     """A number of rollouts says nothing of the file: behind its end it begins again."""
     many, size = settings["num_rollout"], settings.number("rollout_batch_size")
-    if not about.segment or many is None or Settings.follows(many, ("round",)):
+    if not context.segment or many is None or Settings.follows(many, ("round",)):
         return None
-    if about.budget is not None and size and about.budget % size == 0:
+    if context.budget is not None and size and context.budget % size == 0:
         return None  # it can be compared
     return Finding(
         "rollouts",
@@ -83,9 +83,9 @@ def hides(settings: Settings, about: About) -> Found:
     )
 
 
-def resumes(settings: Settings, about: About) -> Found:
+def resumes(settings: Settings, context: Context) -> Found:
     """A Megatron checkpoint brings the rollout counter and the place in the file back."""
-    if not about.segment or settings["load"] is None or Settings.follows(settings["load"], ("checkpoint",)):
+    if not context.segment or settings["load"] is None or Settings.follows(settings["load"], ("checkpoint",)):
         return None
     return Finding(
         "resume",
@@ -98,22 +98,22 @@ def resumes(settings: Settings, about: About) -> Found:
     )
 
 
-def begins(settings: Settings, about: About) -> Found:
+def begins(settings: Settings, context: Context) -> Found:
     """Training begins with --load, and without it with --ref-load or --hf-checkpoint."""
     key = "load" if settings.place("load") else "hf_checkpoint"
-    found = common.begins(settings, about, key, _ARGUMENTS)
+    found = common.begins(settings, context, key, _ARGUMENTS)
     if found is None and key == "hf_checkpoint":
-        found = common.begins(settings, about, "ref_load", _ARGUMENTS)
+        found = common.begins(settings, context, "ref_load", _ARGUMENTS)
     if found is None:
         return None
     both = ("load", "hf_checkpoint") if settings.is_given("hf_checkpoint") else ("load",)
-    return replace(found, mend=dict.fromkeys(both, "{checkpoint}"))
+    return replace(found, fix=dict.fromkeys(both, "{checkpoint}"))
 
 
-def over_sampling(settings: Settings, about: About) -> Found:
+def over_sampling(settings: Settings, context: Context) -> Found:
     """More prompts are begun than a step trains."""
     over, size = settings.number("over_sampling_batch_size"), settings.number("rollout_batch_size")
-    if about.mode == "export" or over is None or over == size:
+    if context.mode == "export" or over is None or over == size:
         return None
     return Finding(
         "over-sampling",
@@ -125,9 +125,9 @@ def over_sampling(settings: Settings, about: About) -> Found:
     )
 
 
-def weights(settings: Settings, about: About) -> Found:
+def weights(settings: Settings, context: Context) -> Found:
     """What a round leaves is what scoring and the next one begin with."""
-    if not about.segment or settings["save_hf"] is not None:
+    if not context.segment or settings["save_hf"] is not None:
         return None
     return Finding(
         "weights",
@@ -138,16 +138,16 @@ def weights(settings: Settings, about: About) -> Found:
     )
 
 
-def saved_there(settings: Settings, about: About) -> Found:
+def saved_there(settings: Settings, context: Context) -> Found:
     """Weights must lie in the round's own folder."""
     if settings["save_hf"] is None:
         return None  # the rule on weights speaks of it
-    return common.output(settings, about, "save_hf", "the checkpoint", "/hf/{rollout_id}")
+    return common.output(settings, context, "save_hf", "the checkpoint", "/hf/{rollout_id}")
 
 
-def period(settings: Settings, about: About) -> Found:
+def period(settings: Settings, context: Context) -> Found:
     """Nothing is saved without a period and a folder."""
-    if not about.segment or (settings["save_interval"] is not None and settings["save"] is not None):
+    if not context.segment or (settings["save_interval"] is not None and settings["save"] is not None):
         return None
     return Finding(
         "no-checkpoint",
@@ -159,18 +159,18 @@ def period(settings: Settings, about: About) -> Found:
     )
 
 
-def _partial_rollouts(settings: Settings, about: About) -> Found:
+def _partial_rollouts(settings: Settings, context: Context) -> Found:
     happens = "unfinished samples go back to a buffer that is gone when the round's process ends"
-    if about.live:
+    if context.live:
         happens = "unfinished samples come back in later rounds than they were planned for"
-    return common.drops(settings, about, "partial-rollout", "partial_rollout", False, happens, _ROLLOUT)
+    return common.drops(settings, context, "partial-rollout", "partial_rollout", False, happens, _ROLLOUT)
 
 
-def _reference(settings: Settings, about: About, key: str) -> Found:
+def _reference(settings: Settings, context: Context, key: str) -> Found:
     """With a KL term, the reference is --ref-load, or else the model that a process begins with."""
     if settings["ref_load"] is not None and not Settings.follows(settings["ref_load"], ("checkpoint",)):
         return None
-    return common.moving_reference(settings, about, key, 0.0, 0.0, _ARGUMENTS)
+    return common.moving_reference(settings, context, key, 0.0, 0.0, _ARGUMENTS)
 
 
 RULES = TrainerRules(
@@ -185,14 +185,14 @@ RULES = TrainerRules(
         partial(
             common.unplugged,
             key="data_source_path",
-            mend=LIVE,
+            fix=LIVE,
             what="rows come in the file's order, whatever the schedule plans",
             source=_ARGUMENTS,
         ),
         partial(
             common.unplugged,
             key=_TAP,
-            mend={_TAP: LIVE[_TAP]},
+            fix={_TAP: LIVE[_TAP]},
             what="the adapter never hears of a reward",
             source=_ARGUMENTS,
         ),
@@ -250,7 +250,7 @@ RULES = TrainerRules(
         partial(
             common.reports,
             keys=("custom_rm_path", "rollout_all_samples_process_path"),
-            mend={"custom_rm_path": "reward.reward"},
+            fix={"custom_rm_path": "reward.reward"},
             advice="an async function that appends a line to {outcomes} for sample.metadata['gc_id']",
             source=_ARGUMENTS,
         ),

@@ -8,7 +8,7 @@ from typing import Any
 
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import when
-from gaincurate.trainers.doctor.findings import About, Finding, Found, Rule, TrainerRules
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 
 LIVE: dict[str, Any] = {"data_selector.selector_type": "gaincurate.trainers.trinity.RunSelector"}
@@ -45,27 +45,27 @@ def _taskset(settings: Settings) -> str:
     return _ONE if any(settings.below(f"{_ONE}.")) else _FIRST
 
 
-def data(settings: Settings, about: About) -> Found:
+def data(settings: Settings, context: Context) -> Found:
     """Trinity reads a folder."""
-    found = common.reads(settings, about, f"{_taskset(settings)}.path", source=_READER)
+    found = common.reads(settings, context, f"{_taskset(settings)}.path", source=_READER)
     if found is None:
         return None
     advice = "`gaincurate export RUN --trainer trinity --out {output}/rows/train.parquet` writes it there"
-    return replace(found, mend={f"{_taskset(settings)}.path": "{output}/rows"}, advice=advice)
+    return replace(found, fix={f"{_taskset(settings)}.path": "{output}/rows"}, advice=advice)
 
 
-def order(settings: Settings, about: About) -> Found:
+def order(settings: Settings, context: Context) -> Found:
     """Who chooses the rows."""
     key = f"{_taskset(settings)}.data_selector.selector_type"
     kind = settings[key]
-    if about.live:
+    if context.live:
         what = "rows are chosen by Trinity's own selector, whatever the schedule plans"
-        mend = {f"{_taskset(settings)}.{name}": value for name, value in LIVE.items()}
-        return common.unplugged(settings, about, key, mend, what, _SELECTORS)
+        fix = {f"{_taskset(settings)}.{name}": value for name, value in LIVE.items()}
+        return common.unplugged(settings, context, key, fix, what, _SELECTORS)
     if kind in ("sequential", None):
         return None
     if kind == "shuffle":
-        return common.shuffle(settings, about, key, source=_SELECTORS, off="sequential")
+        return common.shuffle(settings, context, key, source=_SELECTORS, off="sequential")
     return Finding(
         "selector",
         "wrong",
@@ -75,38 +75,38 @@ def order(settings: Settings, about: About) -> Found:
     )
 
 
-def run(settings: Settings, about: About) -> Found:
+def run(settings: Settings, context: Context) -> Found:
     """The selector is told of the run."""
     key = f"{_taskset(settings)}.data_selector.kwargs.run"
-    return common.follows_run(settings, about, key, source="gaincurate.trainers.trinity")
+    return common.follows_run(settings, context, key, source="gaincurate.trainers.trinity")
 
 
 def _batch(settings: Settings) -> float | None:
     return settings.number("buffer.batch_size")
 
 
-def lengths(settings: Settings, about: About) -> Found:
+def lengths(settings: Settings, context: Context) -> Found:
     """Prompts over the model's limit are cut, or not answered."""
     cut = settings["model.enable_prompt_truncation"]
     happens = (
         "they are cut from the front, so they are not what was scored" if cut else "they are not answered"
     )
     return common.too_long(
-        settings, about, "model.max_prompt_tokens", happens, source="trinity/common/models"
+        settings, context, "model.max_prompt_tokens", happens, source="trinity/common/models"
     )
 
 
-def passes(settings: Settings, about: About) -> Found:
+def passes(settings: Settings, context: Context) -> Found:
     """Without a number of steps, how often the file is gone through."""
     if settings["buffer.total_steps"] is not None:
         return None
-    return common.epochs(settings, about, "buffer.total_epochs", source=_READER)
+    return common.epochs(settings, context, "buffer.total_epochs", source=_READER)
 
 
-def resumes(settings: Settings, about: About) -> Found:
+def resumes(settings: Settings, context: Context) -> Found:
     """The explorer's place in the file comes back with a checkpoint."""
     key = "checkpoint_root_dir"
-    if not about.segment or not settings["continue_from_checkpoint"]:
+    if not context.segment or not settings["continue_from_checkpoint"]:
         return None
     if Settings.follows(settings[key], ("output", "round")):
         return None
@@ -121,17 +121,17 @@ def resumes(settings: Settings, about: About) -> Found:
     )
 
 
-def saved_there(settings: Settings, about: About) -> Found:
+def saved_there(settings: Settings, context: Context) -> Found:
     """What a round leaves must lie in the round's own folder."""
     if settings["continue_from_checkpoint"]:
         return None  # the rule on resuming speaks of the same folder
-    return common.output(settings, about, "checkpoint_root_dir", "the checkpoint", "/trinity")
+    return common.output(settings, context, "checkpoint_root_dir", "the checkpoint", "/trinity")
 
 
-def feedback(settings: Settings, about: About) -> Found:
+def feedback(settings: Settings, context: Context) -> Found:
     """The selector hears of rewards through one operator of the experience pipeline."""
     names = [settings[key] for key in settings.below(_OPERATORS) if key.endswith(".name")]
-    if not about.live or "pass_rate_calculator" in names:
+    if not context.live or "pass_rate_calculator" in names:
         return None
     return Finding(
         "feedback",
@@ -155,9 +155,9 @@ def _ahead(key: str, least: int) -> Rule:
     )
 
 
-def adapters(settings: Settings, about: About) -> Found:
+def adapters(settings: Settings, context: Context) -> Found:
     """LoRA checkpoints hold an adapter."""
-    if not about.segment or not list(settings.below("model.lora_configs")):
+    if not context.segment or not list(settings.below("model.lora_configs")):
         return None
     keys = sorted(key for key in settings.below("model.lora_configs") if settings.given[key] is not None)
     if not keys:

@@ -16,7 +16,6 @@ from typing import Any
 
 import transformers
 from accelerate.utils import gather_object
-from datasets import Dataset
 
 from gaincurate.core.artifact import Json
 from gaincurate.errors import GaincurateError, InputError, OutcomeError, OutputError
@@ -24,7 +23,8 @@ from gaincurate.schedule.observations import silent
 from gaincurate.trainers.profile import layout_of
 from gaincurate.trainers.session import Live, followed, place_beside
 from gaincurate.trainers.snapshot import TrainerFinder
-from gaincurate.trainers.trl.batching import Shape, check, late_first_save, see_checkpoint, shape_of
+from gaincurate.trainers.trl.batching import Shape, shape_of
+from gaincurate.trainers.trl.checks import check, late_first_save, see_checkpoint
 from gaincurate.trainers.trl.resume import checkpoint_folder, checkpoints, newest, place_in
 from gaincurate.trainers.trl.rows import RoundSampler, Tap, dataset, places_of
 
@@ -115,8 +115,8 @@ def attach(
         The callback that was added to the trainer.
 
     Raises:
-        InputError: a setting under which the trainer would train on other prompts than the plan's, or lose
-            its place; the sentence names the one that mends it.
+        InputError: settings under which the trainer would train on other prompts than the plan's, or lose
+            its place; a sentence for each, with what fixes it.
         OutputError: no run is there.
     """
     shape = shape_of(trainer)
@@ -124,12 +124,7 @@ def attach(
     live.held = TrainerFinder(layout_of("trl"), live.note).held
     if any(isinstance(callback, Follower) for callback in trainer.callback_handler.callbacks):
         raise InputError(f"this trainer follows a run already, and cannot follow {run} too.")
-    if not isinstance(trainer.train_dataset, Dataset):
-        raise InputError(
-            f"train_dataset is a {type(trainer.train_dataset).__name__}, whose rows cannot be asked for by "
-            "place; use `gaincurate.trainers.trl.dataset(run)`, or late=True with a map-style dataset."
-        )
-    check(trainer, shape, live.run.config, late)
+    check(trainer, shape, live.run.config, late, outcome, correct)
     together(lambda: _plan_the_first(live), trainer.accelerator)
     if not late:
         places_of(trainer.train_dataset, live.ids)  # now rather than in the first epoch

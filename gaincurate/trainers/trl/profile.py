@@ -178,6 +178,9 @@ PROFILE = Profile(
         keys=_LOG_COLUMNS,
         read=_read_log,
         table=True,
+        loses="TRL keeps the rows of one generation only and writes them every logging_steps: with more "
+        "steps than a generation lasts, the others are lost. Set logging_steps=1, or report from the reward "
+        "function",
     ),
     recipe=Recipe(
         trainer="trl",

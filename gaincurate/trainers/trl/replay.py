@@ -127,7 +127,7 @@ class Replays:
         **options: the trainer's own.
 
     Raises:
-        InputError: a setting under which rollouts would be replayed wrongly; names the one that mends it.
+        InputError: settings under which rollouts would be replayed wrongly; a sentence for each.
     """
 
     def __init__(self, *args: Any, replay: Replay, **options: Any) -> None:

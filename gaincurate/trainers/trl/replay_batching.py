@@ -1,17 +1,21 @@
-"""How replay divides a TRL trainer's batch: takes its settings, yields sizes, or says what would break it.
+"""How replay divides a TRL trainer's batch, and the settings that would break it (TRL 1.16.0).
 
-Read in TRL 1.16.0. Knows nothing of rollouts.
+What also holds for a run without replay (how rows are dealt, when checkpoints are saved) is in `rules.py`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from gaincurate.errors import InputError
 from gaincurate.replay.config import ReplayConfig
+from gaincurate.trainers.doctor.findings import Context, Finding, ask, refuse
 from gaincurate.trainers.replay_loss import Clip
+from gaincurate.trainers.trl.batching import resolved
+from gaincurate.trainers.trl.checks import reward_missing
+from gaincurate.trainers.trl.rules import dealing, optimizer, saves_anywhere, window
 
 LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo")  # those that clip a ratio by token
 
@@ -67,71 +71,80 @@ def check_replay(trainer: Any, replay: Replay, config: ReplayConfig) -> None:
     """Refuse settings under which rollouts would be replayed wrongly, or that were not made to work with it.
 
     Raises:
-        InputError: with the setting that mends it.
+        InputError: a sentence for each, with what fixes it.
     """
+    findings = [*_choices(trainer, replay), *_sizes(trainer, config), *_loss(trainer), *_rollouts(trainer)]
+    shared, _ = ask((dealing, optimizer, window, saves_anywhere), resolved(trainer), Context("live"))
+    refuse([*findings, *shared], repr)
+
+
+def _finding(title: str, advice: str = "", **fix: Any) -> Finding:
+    return Finding("replay", "stops", title, fix, advice)
+
+
+def _choices(trainer: Any, replay: Replay) -> Iterator[Finding]:
     if replay.clip not in get_args(Clip):
-        raise InputError(f"clip={replay.clip!r} is not there; it is one of {', '.join(get_args(Clip))}.")
-    _check_correct(trainer, replay)
-    _check_sizes(trainer, config)
-    _check_loss(trainer)
-    _check_rollouts(trainer)
-    _check_saving(trainer)
-
-
-def _check_correct(trainer: Any, replay: Replay) -> None:
+        yield _finding(f"clip={replay.clip!r} is not there; it is one of {', '.join(get_args(Clip))}")
     names = list(trainer.reward_func_names)
     if replay.correct is not None and names.count(replay.correct) != 1:
-        why = "is there more than once" if replay.correct in names else "is not there"
-        raise InputError(f"the reward function {replay.correct!r} {why}; the trainer has {', '.join(names)}.")
+        yield reward_missing(names, replay.correct)
 
 
-def _check_sizes(trainer: Any, config: ReplayConfig) -> None:
+def _sizes(trainer: Any, config: ReplayConfig) -> Iterator[Finding]:
     args, processes = trainer.args, trainer.accelerator.num_processes
     parts, rollouts = processes * args.steps_per_generation, config.fresh_groups * config.group_size
     if rollouts % parts:
-        raise InputError(
+        yield _finding(
             f"fresh_share {config.fresh_share:g} of {config.batch_groups} prompts is {config.fresh_groups}, "
             f"whose {rollouts} rollouts do not divide by {parts}, {processes} processes with "
-            f"{args.steps_per_generation} micro-batches each. Take a larger per_device_train_batch_size, now "
-            f"{args.per_device_train_batch_size}, with fewer steps_per_generation, or another fresh_share."
+            f"{args.steps_per_generation} micro-batches each",
+            "take a larger per_device_train_batch_size, now "
+            f"{args.per_device_train_batch_size}, with fewer steps_per_generation, or another fresh_share",
         )
 
 
-def _check_loss(trainer: Any) -> None:
-    wrong = {
-        f"loss_type={trainer.loss_type!r}": (
-            trainer.loss_type not in LOSSES,
-            f"clips no ratio by token; take one of {', '.join(LOSSES)}: 'grpo' is the paper's mean",
-        ),
-        f"importance_sampling_level={trainer.importance_sampling_level!r}": (
-            trainer.importance_sampling_level != "token",
-            "has no ratio for each token; set it to 'token'",
-        ),
-        f"top_entropy_quantile={trainer.top_entropy_quantile:g}": (
-            trainer.top_entropy_quantile < 1,
-            "would choose tokens by one threshold over fresh and replayed ones; set it to 1",
-        ),
-        f"off_policy_mask_threshold={trainer.off_policy_mask_threshold}": (
-            trainer.off_policy_mask_threshold is not None,
-            "drops what is off-policy, which is what is replayed; use Replay(max_age=...) instead",
-        ),
-        f"beta={trainer.beta:g}": (
-            trainer.beta != 0,
-            "needs a reference policy's log-probs of replayed rollouts, which are not made; set it to 0",
-        ),
-        "vllm_importance_sampling_correction=True": (
-            bool(trainer.use_vllm and trainer.vllm_importance_sampling_correction),
-            "would correct twice: replay's ratios are against what vLLM sampled with; set it to False",
-        ),
-    }
-    for setting, (there, why) in wrong.items():
-        if there:
-            raise InputError(f"{setting} {why}.")
-    if trainer.use_vllm:
-        _check_sampling(trainer)
+def _loss(trainer: Any) -> Iterator[Finding]:
+    if trainer.loss_type not in LOSSES:
+        yield _finding(
+            f"loss_type={trainer.loss_type!r} clips no ratio by token",
+            f"take one of {', '.join(LOSSES)}: 'grpo' is the paper's mean",
+        )
+    if trainer.importance_sampling_level != "token":
+        yield _finding(
+            f"importance_sampling_level={trainer.importance_sampling_level!r} has no ratio for each token",
+            importance_sampling_level="token",
+        )
+    if trainer.top_entropy_quantile < 1:
+        yield _finding(
+            f"top_entropy_quantile={trainer.top_entropy_quantile:g} would choose tokens by one threshold "
+            "over fresh and replayed ones",
+            top_entropy_quantile=1,
+        )
+    if trainer.off_policy_mask_threshold is not None:
+        yield _finding(
+            f"off_policy_mask_threshold={trainer.off_policy_mask_threshold} drops what is off-policy, which "
+            "is what is replayed",
+            "or use Replay(max_age=...) instead",
+            off_policy_mask_threshold=None,
+        )
+    if trainer.beta != 0:
+        yield _finding(
+            f"beta={trainer.beta:g} needs a reference policy's log-probs of replayed rollouts, which are not "
+            "made",
+            beta=0,
+        )
+    if not trainer.use_vllm:
+        return
+    if trainer.vllm_importance_sampling_correction:
+        yield _finding(
+            "vllm_importance_sampling_correction=True would correct twice: replay's ratios are against what "
+            "vLLM sampled with",
+            vllm_importance_sampling_correction=False,
+        )
+    yield from _sampling(trainer)
 
 
-def _check_sampling(trainer: Any) -> None:
+def _sampling(trainer: Any) -> Iterator[Finding]:
     """VLLM gives the log-probs of what it drew from, and a trainer's are of the whole vocabulary."""
     usual: dict[str, tuple[Any, ...]] = {
         "top_p": (None, 1),
@@ -143,50 +156,26 @@ def _check_sampling(trainer: Any) -> None:
     given |= {k: v for k, v in (trainer.args.generation_kwargs or {}).items() if k in usual}
     for name, value in given.items():
         if value not in usual[name]:
-            raise InputError(
+            yield _finding(
                 f"{name}={value:g} with vLLM: its log-probs are of what is left after that, the trainer's of "
-                "the whole vocabulary, so a ratio of the two is none of two policies; leave it out."
+                "the whole vocabulary, so a ratio of the two is none of two policies",
+                "leave it out",
             )
 
 
-def _check_rollouts(trainer: Any) -> None:
-    args = trainer.args
-    wrong = {
+def _rollouts(trainer: Any) -> Iterator[Finding]:
+    unfit = {
         "tools": bool(trainer.tools),
         "environment_factory": trainer.environment_factories is not None,
         "rollout_func": trainer.rollout_func is not None,
         "a model with images": bool(getattr(trainer, "_is_vlm", False)),
     }
-    for what, there in wrong.items():
+    for what, there in unfit.items():
         if there:
-            raise InputError(f"{what}: replay stores text that the trainer itself generated, and no more.")
+            yield _finding(f"{what}: replay stores text that the trainer itself generated, and no more")
     if not hasattr(trainer.train_dataset, "__getitem__"):
-        raise InputError(
+        yield _finding(
             f"train_dataset is a {type(trainer.train_dataset).__name__}, which TRL deals out in whole "
-            "batches; replay needs fewer prompts a step: give a map-style dataset."
-        )
-    for name in ("split_batches", "dispatch_batches"):
-        if getattr(args.accelerator_config, name, None):
-            raise InputError(
-                f"accelerator_config {name}=True deals rows to processes in another way than GRPO groups "
-                "need; leave it out."
-            )
-
-
-def _check_saving(trainer: Any) -> None:
-    args = trainer.args
-    strategy, every = str(getattr(args.save_strategy, "value", args.save_strategy)), args.save_steps
-    if strategy == "no":
-        return
-    if args.save_only_model:
-        raise InputError(
-            "save_only_model=True saves no optimizer, so no resume goes on where it was; set it to False, or "
-            "save_strategy='no'."
-        )
-    repeats = args.steps_per_generation * trainer.num_iterations
-    if strategy == "best" or (strategy == "steps" and every * args.gradient_accumulation_steps % repeats):
-        given = f"save_steps={every:g}" if strategy == "steps" else "save_strategy='best'"
-        raise InputError(
-            f"{given} saves inside a generation's window of {repeats} micro-batches: a resumed trainer would "
-            "generate anew in the middle of it, and replay other groups. Save after whole generations."
+            "batches; replay needs fewer prompts per step",
+            "give a map-style dataset",
         )

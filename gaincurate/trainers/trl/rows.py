@@ -24,8 +24,10 @@ from gaincurate.core.prompts import training_rows
 from gaincurate.core.schema import ID
 from gaincurate.errors import InputError
 from gaincurate.schedule.run import Run
+from gaincurate.trainers.doctor.findings import refuse
 from gaincurate.trainers.session import reward_of
 from gaincurate.trainers.trl.batching import Shape
+from gaincurate.trainers.trl.checks import unheard
 
 
 def dataset(run: str | Path) -> datasets.Dataset:
@@ -136,14 +138,9 @@ class Tap:
         self._shape, self._trainer, self._metrics = shape, trainer, metrics
         outcome = [outcome] if isinstance(outcome, str) else outcome
         self._summed = list(names if outcome is None else outcome)
-        if not self._summed:
-            raise InputError("outcome=[] names no reward function; leave it out for all of them.")
+        refuse(unheard(trainer, outcome, correct))
         self._correct = correct
         wanted = {*self._summed, *([correct] if correct else [])}
-        for name in sorted(wanted):
-            if names.count(name) != 1:
-                why = "is there more than once" if name in names else "is not there"
-                raise InputError(f"the reward function {name!r} {why}; the trainer has {', '.join(names)}.")
         weights = [reward_of(weight) for weight in trainer.reward_weights.tolist()]
         self._weights = dict(zip(names, weights, strict=True))
         self._calls: dict[str, list[_Call]] = {name: [] for name in names if name in wanted}
@@ -152,11 +149,6 @@ class Tap:
         for place, (name, function) in enumerate(zip(names, trainer.reward_funcs, strict=True)):
             if name not in wanted:
                 continue
-            if not callable(function) or hasattr(function, "parameters"):
-                raise InputError(
-                    f"{name!r} is a reward model, whose rewards cannot be heard; name Python reward "
-                    "functions in outcome=, or call the model in one."
-                )
             trainer.reward_funcs[place] = self._wrapped(name, function, logs=first)
             first = False
 

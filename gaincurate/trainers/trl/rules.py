@@ -1,61 +1,25 @@
-"""What TRL's settings must be for a run, by TRL's own names, and its batch arithmetic (TRL 1.16.0).
+"""What TRL's settings must be for a run, by TRL's own names (TRL 1.16.0).
 
-A step's prompts follow from five settings, so the arithmetic stands here once, beside the rules that need it.
+The doctor asks these rules of a file, and `attach` asks them of a trainer's resolved settings. What only a
+live trainer can tell is in `checks.py`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import when
-from gaincurate.trainers.doctor.findings import About, Finding, Found, TrainerRules
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
-
-
-def micro_batch(settings: Settings) -> float:
-    """Completions of one forward and backward, over all processes."""
-    return (settings.number("per_device_train_batch_size") or 1) * processes(settings)
-
-
-def processes(settings: Settings) -> float:
-    """Processes of one training, as `accelerate launch` and `torchrun` are told of them; else one."""
-    return settings.number("num_processes") or settings.number("nproc_per_node") or 1
-
-
-def per_generation(settings: Settings) -> float:
-    """Completions that one generation makes, over all processes."""
-    if given := settings.number("generation_batch_size"):
-        return given
-    steps = settings.number("steps_per_generation") or settings.number("gradient_accumulation_steps") or 1
-    return micro_batch(settings) * steps
-
-
-def prompts(settings: Settings) -> int:
-    """Prompts that one generation has."""
-    return int(per_generation(settings) // (settings.number("num_generations") or 1))
-
-
-def window_of(settings: Settings) -> int:
-    """Optimizer steps that one generation is used for."""
-    micro = micro_batch(settings)
-    steps = per_generation(settings) / micro * (settings.number("num_iterations") or 1)
-    return max(1, int(steps // (settings.number("gradient_accumulation_steps") or 1)))
-
-
-def steps_of(settings: Settings, about: About) -> int | None:
-    """Optimizer steps of one round."""
-    if about.budget is None or not prompts(settings):
-        return None
-    micro = micro_batch(settings)
-    each = per_generation(settings) / micro * (settings.number("num_iterations") or 1)
-    whole = about.budget // prompts(settings)
-    return math.ceil(whole * each / (settings.number("gradient_accumulation_steps") or 1))
-
+from gaincurate.trainers.trl.batching import shape_in
 
 _CONFIG = "trl/trainer/grpo_config.py"
+_WINDOW = "trl/trainer/grpo_trainer.py, _prepare_inputs"
 _LOADER = "trl/trainer/grpo_trainer.py, get_train_dataloader"
 _TRAINER = "transformers/trainer.py"
 
@@ -78,7 +42,6 @@ DEFAULTS: dict[str, Any] = {
     "num_train_epochs": 3.0,
     "max_steps": -1,
     "auto_find_batch_size": False,
-    "restore_callback_states_from_checkpoint": False,
     "lr_scheduler_type": "linear",
     "beta": 0.0,
     "resume_from_checkpoint": None,
@@ -87,59 +50,111 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def order(settings: Settings, about: About) -> Found:
-    """Rows are shuffled unless that is said; the live adapter brings its own order and refuses."""
-    if about.live and settings["shuffle_dataset"]:
-        return Finding(
-            "shuffle",
-            "stops",
-            f"{settings.told('shuffle_dataset')}: the adapter refuses to begin, because the order would not "
-            "be the plan's",
-            {"shuffle_dataset": False},
-            source=_CONFIG,
-        )
-    return common.shuffle(settings, about, "shuffle_dataset", source=_CONFIG)
-
-
-def tail(settings: Settings, about: About) -> Found:
+def tail(settings: Settings, context: Context) -> Found:
     """A generation takes whole groups of several prompts; what is left of a round is dropped."""
-    micro = micro_batch(settings)
-    group = settings.number("num_generations") or 1
+    shape = shape_in(settings)
     key = "generation_batch_size" if settings["steps_per_generation"] is None else "steps_per_generation"
     source = "trl/trainer/utils.py, RepeatSampler"
-    found = common.tail(settings, about, key, per_step=prompts, source=source)
-    if found is None or about.budget is None:
+    finding = common.tail(settings, context, key, per_step=lambda _: shape.prompts, source=source)
+    if finding is None or context.budget is None:
         return None
+    micro = (settings.number("per_device_train_batch_size") or 1) * shape.processes
     fits = [
-        size
-        for size in range(1, prompts(settings) + 1)
-        if about.budget % size == 0 and size * group % micro == 0
+        prompts
+        for prompts in range(1, shape.prompts + 1)
+        if context.budget % prompts == 0 and prompts * shape.group % micro == 0
     ]
-    value = int(max(fits) * group / (1 if key == "generation_batch_size" else micro)) if fits else None
+    if not fits or settings["prompts_a_generation"]:  # of a trainer that replays, its share says how many
+        return replace(finding, fix={})
+    value = max(fits) * shape.group / (1 if key == "generation_batch_size" else micro)
+    return replace(finding, fix={key: int(value)})
+
+
+def whole_steps(settings: Settings, context: Context) -> Found:
+    """A live round ends with an optimizer step; in segment mode the last step of a round is a shorter one."""
+    shape = shape_in(settings)
+    if not context.live or context.budget is None or not shape.prompts or context.budget % shape.prompts:
+        return None
+    batches = context.budget // shape.prompts * shape.repeats
+    if batches % shape.accumulation == 0:
+        return None
     return Finding(
-        found.name, found.severity, found.title, {key: value} if value else {}, found.advice, found.source
+        "uneven-steps",
+        "stops",
+        f"{settings.told('gradient_accumulation_steps')}, but a round of {context.budget:,} prompts gives "
+        f"{batches:,} micro-batches, which is no multiple: an optimizer step would end in the next round",
+        {"gradient_accumulation_steps": math.gcd(batches, shape.accumulation)},
+        source=f"{_TRAINER}, gradient_accumulation_steps",
     )
 
 
-def window(settings: Settings, about: About) -> Found:
+def window(settings: Settings, context: Context) -> Found:
     """A checkpoint inside a generation's window makes a resumed run generate it again, out of phase."""
-    every, steps = settings.number("save_steps"), window_of(settings)
-    if about.segment or settings["save_strategy"] != "steps" or not every or every < 1 or every % steps == 0:
+    every, shape = settings.number("save_steps"), shape_in(settings)
+    if context.segment or settings["save_strategy"] != "steps" or not every:
+        return None
+    if every < 1 and context.live:
+        title = (
+            f"{settings.told('save_steps')}, a share of all steps, which may lie inside a generation's window"
+        )
+        return Finding(
+            "window", "wrong", title, {"save_steps": _last_step(settings, context)}, source=_WINDOW
+        )
+    if every < 1 or not shape.inside(int(every)):
         return None
     return Finding(
         "window",
         "wrong",
-        f"{settings.told('save_steps')}, but one generation is used for {steps} steps: a run that is resumed "
-        "from between generates these prompts again, and stays out of phase",
-        {"save_steps": int(math.ceil(every / steps) * steps)},
-        source="trl/trainer/grpo_trainer.py, _prepare_inputs",
+        f"{settings.told('save_steps')}, inside a generation's window of {shape.repeats} micro-batches: a "
+        "run that is resumed from there generates these prompts again, and stays out of phase",
+        {"save_steps": math.ceil(every / shape.window) * shape.window},
+        source=_WINDOW,
     )
 
 
-def skip(settings: Settings, about: About) -> Found:
+def ends_inside(settings: Settings, context: Context) -> Found:
+    """The last checkpoint of a live training is at its last step."""
+    most, shape = settings.number("max_steps") or 0, shape_in(settings)
+    if not context.live or most <= 0 or not shape.inside(int(most)):
+        return None
+    return Finding(
+        "window-end",
+        "wrong",
+        f"{settings.told('max_steps')}, inside a generation's window of {shape.repeats} micro-batches, where "
+        "no resume is exact",
+        {"max_steps": math.ceil(most / shape.window) * shape.window},
+        source=_WINDOW,
+    )
+
+
+def checkpoints(settings: Settings, context: Context) -> Found:
+    """What makes the next round from a checkpoint needs one of the round's end."""
+    strategy, every = settings["save_strategy"], settings.number("save_steps") or 0
+    shape = shape_in(settings)
+    if not context.live or not context.read_every or context.budget is None or not shape.prompts:
+        return None
+    steps = shape.steps(context.budget)
+    apart = steps * context.read_every
+    if (strategy == "epoch" and not context.late) or (
+        strategy == "steps" and every >= 1 and apart % every == 0
+    ):
+        return None
+    often = "round" if context.read_every == 1 else f"{context.read_every} rounds"
+    return Finding(
+        "checkpoint",
+        "stops",
+        f"{settings.told('save_strategy')} and {settings.told('save_steps')}: {context.reader} needs a "
+        f"checkpoint at the end of every {often} of {steps:,} steps, and none is saved there",
+        {"save_strategy": "steps", "save_steps": apart},
+        f"or save_steps to a divisor of {apart}",
+        source=f"{_TRAINER}, save_steps",
+    )
+
+
+def skip(settings: Settings, context: Context) -> Found:
     """Resuming skips as many batches as were trained, of whatever data set is there now."""
     on = bool(settings["ignore_data_skip"])
-    if about.segment and not on:
+    if context.segment and not on:
         return Finding(
             "skip",
             "wrong",
@@ -148,7 +163,7 @@ def skip(settings: Settings, about: About) -> Found:
             {"ignore_data_skip": True},
             source=f"{_TRAINER}, skip_first_batches",
         )
-    if about.live and on:
+    if context.live and on and not context.late:
         return Finding(
             "skip",
             "wrong",
@@ -160,10 +175,11 @@ def skip(settings: Settings, about: About) -> Found:
     return None
 
 
-def logs(settings: Settings, about: About) -> Found:
-    """The completions' file keeps the last generation only, so each must be logged."""
-    every, steps = settings.number("logging_steps"), window_of(settings)
-    if not settings["log_completions"] or not every or every <= steps:
+def logs(settings: Settings, context: Context) -> Found:
+    """The completions' file keeps the last generation only, which reports them unless an adapter does."""
+    every, shape = settings.number("logging_steps"), shape_in(settings)
+    steps = max(1, shape.repeats // shape.accumulation)
+    if context.live or not settings["log_completions"] or not every or every <= steps:
         return None
     return Finding(
         "logs",
@@ -176,21 +192,48 @@ def logs(settings: Settings, about: About) -> Found:
     )
 
 
-def passes(settings: Settings, about: About) -> Found:
+def passes(settings: Settings, context: Context) -> Found:
     """Without max_steps, how often the rows are gone through."""
     most = settings["max_steps"]
     if Settings.follows(most) or (isinstance(most, int | float) and most > 0):
         return None
-    return common.epochs(settings, about, "num_train_epochs", source=_TRAINER)
+    if context.late:
+        title = f"{settings.told('max_steps')}, but with late=True rounds are counted in steps"
+        fix = {"max_steps": _last_step(settings, context)}
+        return Finding("epochs", "wrong", title, fix, source=_TRAINER)
+    return common.epochs(settings, context, "num_train_epochs", source=_TRAINER)
 
 
-def resumed(settings: Settings, about: About) -> Found:
+def optimizer(settings: Settings, context: Context) -> Found:
+    """A checkpoint of the model alone has no optimizer and no learning rate."""
+    if not settings["save_only_model"] or context.mode == "export":
+        return None
+    told, fix = settings.told("save_only_model"), {"save_only_model": False}
+    if context.segment:
+        return Finding(
+            "optimizer", "cost", f"{told}: the optimizer begins again every round", fix, source=_TRAINER
+        )
+    if settings["save_strategy"] == "no":
+        return None
+    title = f"{told}: a checkpoint has no optimizer and no learning rate, so no resume goes on where it was"
+    return Finding("optimizer", "stops", title, fix, "or save_strategy='no'", _TRAINER)
+
+
+def dealing(settings: Settings, context: Context) -> Iterator[Finding]:
+    """Every process takes its own share of whole groups."""
+    for key in ("accelerator_config.split_batches", "accelerator_config.dispatch_batches"):
+        if settings[key]:
+            title = f"{settings.told(key)}: rows are dealt to processes in another way than groups need"
+            yield Finding("dealing", "wrong", title, {key: False}, source=_LOADER)
+
+
+def resumed(settings: Settings, context: Context) -> Found:
     """The step counter comes back with a checkpoint, so the bound must grow with the rounds."""
-    if not about.segment or Settings.follows(settings["max_steps"], ("round",)):
+    if not context.segment or Settings.follows(settings["max_steps"], ("round",)):
         return None
     if not settings["resume_from_checkpoint"]:
         return None
-    each = steps_of(settings, about) or "STEPS"
+    each = _steps(settings, context) or "STEPS"
     return Finding(
         "resumed-length",
         "wrong",
@@ -202,22 +245,34 @@ def resumed(settings: Settings, about: About) -> Found:
     )
 
 
-def length(settings: Settings, about: About) -> Found:
+def length(settings: Settings, context: Context) -> Found:
     """A bound on the steps, in a process that begins at 0."""
-    if about.segment and settings["resume_from_checkpoint"]:
+    if context.segment and settings["resume_from_checkpoint"]:
         return None
-    each = steps_of(settings, about)
-    return common.length(settings, about, "max_steps", each, source=_TRAINER) if each else None
+    each = _steps(settings, context)
+    return common.length(settings, context, "max_steps", each, source=_TRAINER) if each else None
 
 
-def begins(settings: Settings, about: About) -> Found:
+def _steps(settings: Settings, context: Context) -> int | None:
+    """Optimizer steps of one round."""
+    shape = shape_in(settings)
+    return shape.steps(context.budget) if context.budget is not None and shape.prompts else None
+
+
+def _last_step(settings: Settings, context: Context) -> int:
+    """The last step of a run, or without one the first step that ends a generation's window."""
+    steps = _steps(settings, context)
+    return steps * context.rounds if steps and context.rounds else shape_in(settings).window
+
+
+def begins(settings: Settings, context: Context) -> Found:
     """The weights of a checkpoint that is resumed from come over the model's."""
-    if not about.segment or Settings.follows(settings["resume_from_checkpoint"], ("checkpoint",)):
+    if not context.segment or Settings.follows(settings["resume_from_checkpoint"], ("checkpoint",)):
         return None
-    return common.begins(settings, about, "model_name_or_path", "trl/trainer/model_config.py")
+    return common.begins(settings, context, "model_name_or_path", "trl/trainer/model_config.py")
 
 
-def twice(settings: Settings, about: About) -> Found:
+def twice(settings: Settings, context: Context) -> Found:
     """One of the two follows from the other."""
     keys = ("generation_batch_size", "steps_per_generation")
     if any(settings[key] is None for key in keys):
@@ -226,17 +281,27 @@ def twice(settings: Settings, about: About) -> Found:
     return Finding("batch-twice", "stops", title, {keys[0]: None}, source=f"{_CONFIG}, __post_init__")
 
 
-def rows(settings: Settings, about: About) -> Found:
+def rows(settings: Settings, context: Context) -> Found:
     """`trl grpo` names its data set; a script of one's own is asked nothing."""
     if not settings.is_given("dataset_name"):
         return None
-    found = common.reads(settings, about, "dataset_name", source="trl/scripts/grpo.py")
-    if found is None:
+    finding = common.reads(settings, context, "dataset_name", source="trl/scripts/grpo.py")
+    if finding is None:
         return None
     advice = "with the round's file linked into that folder: `ln -s {data} {output}/rows/train.parquet`"
-    mend = {"dataset_name": "{output}/rows"}
-    return Finding(found.name, found.severity, found.title, mend, advice, found.source)
+    return replace(finding, fix={"dataset_name": "{output}/rows"}, advice=advice)
 
+
+saves_anywhere = when(
+    "saves-anywhere",
+    "stops",
+    "save_strategy",
+    lambda value: value == "best",
+    "the adapter refuses it, because it also saves where no resume is exact",
+    {"save_strategy": "steps"},
+    source=_WINDOW,
+    modes=("live",),
+)
 
 RULES = TrainerRules(
     name="trl",
@@ -256,9 +321,13 @@ RULES = TrainerRules(
             {"remove_unused_columns": False},
             source="trl/trainer/grpo_trainer.py, _set_signature_columns_if_needed",
         ),
-        order,
+        partial(common.shuffle, key="shuffle_dataset", source=_CONFIG, refused=True),
         tail,
+        whole_steps,
         window,
+        ends_inside,
+        checkpoints,
+        dealing,
         skip,
         logs,
         passes,
@@ -275,26 +344,8 @@ RULES = TrainerRules(
             source=_TRAINER,
             modes=("segment",),
         ),
-        when(
-            "saves-anywhere",
-            "stops",
-            "save_strategy",
-            lambda value: value == "best",
-            "the adapter refuses it, because it also saves where no resume is exact",
-            {"save_strategy": "steps"},
-            source="trl/trainer/grpo_trainer.py, _prepare_inputs",
-            modes=("live",),
-        ),
-        when(
-            "optimizer",
-            "cost",
-            "save_only_model",
-            bool,
-            "the optimizer begins anew every round",
-            {"save_only_model": False},
-            source=_TRAINER,
-            modes=("segment",),
-        ),
+        saves_anywhere,
+        optimizer,
         when(
             "learning-rate",
             "cost",
@@ -306,7 +357,6 @@ RULES = TrainerRules(
             modes=("segment",),
         ),
         partial(common.output, key="output_dir", what="the checkpoint", source=_TRAINER),
-        partial(common.workers, key="dataloader_num_workers", source=_LOADER),
         when(
             "batch-finder",
             "stops",
@@ -316,17 +366,7 @@ RULES = TrainerRules(
             {"auto_find_batch_size": False},
             source=f"{_CONFIG}, __post_init__",
         ),
-        when(
-            "callbacks",
-            "stale",
-            "restore_callback_states_from_checkpoint",
-            bool,
-            "a resumed run gets a second adapter, and the first one goes on choosing",
-            {"restore_callback_states_from_checkpoint": False},
-            source=f"{_TRAINER}, _load_callback_state",
-            modes=("live",),
-        ),
-        partial(common.moving_reference, key="beta", off=0.0, mend=0.0, source=_CONFIG),
+        partial(common.moving_reference, key="beta", off=0.0, fix=0.0, source=_CONFIG),
         partial(common.adapter_only, key="use_peft", off=False, source="trl/trainer/model_config.py"),
     ),
     live=True,

@@ -1,4 +1,8 @@
-"""What of verl's settings meets a schedule: verl 0.9.1, `ppo_trainer.yaml` and its parts."""
+"""What verl's settings must be for a run, by verl's dotted names (0.9.1, `ppo_trainer.yaml` and its parts).
+
+The doctor asks these rules of a file. The live adapter asks them of verl's resolved configuration, and replay
+asks the few that hold without a run too.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from typing import Any
 
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import when
-from gaincurate.trainers.doctor.findings import About, Finding, Found, TrainerRules
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 
 LIVE: dict[str, Any] = {
@@ -21,9 +25,14 @@ LIVE: dict[str, Any] = {
 """The settings by which the trainer finds the live adapter."""
 
 _DATASET = "verl/utils/dataset/rl_dataset.py"
+_AGENT = "verl/experimental/agent_loop/agent_loop.py, _cap_text_prompt_length"
 _BASE = "verl/trainer/ppo/v1/trainer_base.py"
 _MINI, _DYNAMIC = (f"actor_rollout_ref.actor.{name}" for name in ("ppo_mini_batch_size", "use_dynamic_bsz"))
 _SAVED = "actor_rollout_ref.actor.checkpoint.save_contents"
+_ASYNC_SAVE = "actor_rollout_ref.actor.checkpoint.async_save"
+_SAVING = "verl/utils/checkpoint/fsdp_checkpoint_manager.py"
+_SAMPLERS = "verl/trainer/ppo/utils.py, create_rl_sampler"
+_BUFFER = "verl/trainer/ppo/v1/replay_buffer.py"
 _REWARD = "reward.custom_reward_function.path"
 _TAP = "trainer.v1.sampler.custom_sampler.path"
 _CALLBACK = "trainer.checkpoint_callback_class"
@@ -36,7 +45,6 @@ DEFAULTS: dict[str, Any] = {
     "data.train_batch_size": 1024,
     "data.max_prompt_length": 512,
     "data.filter_overlong_prompts": False,
-    "data.truncation": "error",
     "data.shuffle": True,
     "data.dataloader_num_workers": 8,
     "data.custom_cls.path": None,
@@ -70,19 +78,17 @@ def _batch(settings: Settings) -> float | None:
     return settings.number("data.train_batch_size")
 
 
-def lengths(settings: Settings, about: About) -> Found:
-    """Long prompts are dropped, cut, or stop the training."""
-    happens = "are cut, so they are not what was scored"
+def lengths(settings: Settings, context: Context) -> Found:
+    """Long prompts are dropped or cut; `data.truncation` is read and not used (0.9.1)."""
+    happens, source = "are cut from the left, so they are not what was scored", _AGENT
     if settings["data.filter_overlong_prompts"]:
-        happens = "are dropped in silence, so they never report"
-    elif settings["data.truncation"] == "error":
-        happens = "the training stops at the first one"
-    return common.too_long(settings, about, "data.max_prompt_length", happens, source=_DATASET)
+        happens, source = "are dropped in silence, so they never report", _DATASET
+    return common.too_long(settings, context, "data.max_prompt_length", happens, source=source)
 
 
-def filters(settings: Settings, about: About) -> Found:
-    """Without a run nobody knows which prompts would be dropped."""
-    if about.longest is not None or not settings["data.filter_overlong_prompts"]:
+def filters(settings: Settings, context: Context) -> Found:
+    """Without a run nobody knows which prompts would be dropped. A live data set refuses to lose one."""
+    if context.live or context.longest is not None or not settings["data.filter_overlong_prompts"]:
         return None
     return Finding(
         "filter",
@@ -95,10 +101,10 @@ def filters(settings: Settings, about: About) -> Found:
     )
 
 
-def resumes(settings: Settings, about: About) -> Found:
+def resumes(settings: Settings, context: Context) -> Found:
     """The loader's offset, the step counter and the data set's state come back with a checkpoint."""
     mode, key = settings["trainer.resume_mode"], "trainer.default_local_dir"
-    if not about.segment or mode == "disable":
+    if not context.segment or mode == "disable":
         return None
     if mode == "auto" and Settings.follows(settings[key], ("output", "round")):
         return None
@@ -113,32 +119,71 @@ def resumes(settings: Settings, about: About) -> Found:
     )
 
 
-def passes(settings: Settings, about: About) -> Found:
-    """Without a number of steps, how often the rows are gone through."""
-    if settings["trainer.total_training_steps"] is not None:
+def passes(settings: Settings, context: Context) -> Found:
+    """How often the rows are gone through; in segment mode a number of steps may bound it."""
+    if context.segment and settings["trainer.total_training_steps"] is not None:
         return None
-    return common.epochs(settings, about, "trainer.total_epochs", source=_BASE)
+    return common.epochs(settings, context, "trainer.total_epochs", source=_BASE)
 
 
-def weights(settings: Settings, about: About) -> Found:
+def weights(settings: Settings, context: Context) -> Found:
     """What a round leaves is what scoring and the next one begin with."""
     saved = settings[_SAVED] or []
-    if not about.segment or "hf_model" in saved:
+    if "hf_model" in saved or not (context.segment or context.read_every):
         return None
+    if context.live:
+        title = f"{settings.told(_SAVED)}: no Hugging Face weights, which {context.reader} needs"
+        return Finding("weights", "stops", title, {_SAVED: [*saved, "hf_model"]}, source=_SAVING)
     return Finding(
         "weights",
         "stops",
         f"{settings.told(_SAVED)}: no Hugging Face weights, which scoring and the next round begin with",
         {_SAVED: [*saved, "hf_model"]},
         "or `python -m verl.model_merger merge` as the last step of the round's command",
-        "verl/utils/checkpoint/fsdp_checkpoint_manager.py",
+        _SAVING,
     )
 
 
-def log_alone(settings: Settings, about: About) -> Found:
+def whole_weights(settings: Settings, context: Context) -> Found:
+    """A checkpoint that is still written when it is due cannot be scored with."""
+    if not context.read_every or not settings[_ASYNC_SAVE]:
+        return None
+    title = f"{settings.told(_ASYNC_SAVE)}: checkpoints are not whole yet when {context.reader} needs them"
+    return Finding("async-save", "stops", title, {_ASYNC_SAVE: False}, source=_SAVING)
+
+
+def checkpoints(settings: Settings, context: Context) -> Found:
+    """A re-scoring needs the checkpoint of its round's end."""
+    batch, every = _batch(settings), settings.number("trainer.save_freq") or 0
+    if not context.read_every or context.budget is None or not batch or context.budget % batch:
+        return None  # the rule on the tail speaks of what is left
+    apart = int(context.budget // batch) * context.read_every
+    if every > 0 and apart % every == 0:
+        return None
+    return Finding(
+        "checkpoint",
+        "stops",
+        f"{settings.told('trainer.save_freq')}: {context.reader} needs a checkpoint every {apart} steps, and "
+        "none is saved there",
+        {"trainer.save_freq": apart},
+        f"or a divisor of {apart}",
+        f"{_BASE}, fit",
+    )
+
+
+def reward_pool(settings: Settings, context: Context) -> Found:
+    """The adapter takes rewards where a step's rollouts are sampled."""
+    key = "reward.reward_model.enable_resource_pool"
+    if not context.live or not settings["reward.reward_model.enable"] or settings[key]:
+        return None
+    title = f"{settings.told(key)}: the reward model rewards rollouts after the adapter takes them"
+    return Finding("late-rewards", "wrong", title, {key: True}, source=_BASE)
+
+
+def log_alone(settings: Settings, context: Context) -> Found:
     """The trainer's log of its rollouts has no id."""
     logs = settings["trainer.rollout_data_dir"]
-    if about.mode == "export" or not logs or settings[_REWARD] or settings[_TAP]:
+    if context.mode == "export" or not logs or settings[_REWARD] or settings[_TAP]:
         return None
     return Finding(
         "log-without-id",
@@ -151,7 +196,7 @@ def log_alone(settings: Settings, about: About) -> Found:
     )
 
 
-def gone(settings: Settings, about: About) -> Iterator[Finding]:
+def gone(settings: Settings, context: Context) -> Iterator[Finding]:
     """What once chose the rows."""
     for key in ("data.sampler.class_path", "data.datagen.path"):
         if settings[key]:
@@ -162,7 +207,7 @@ def gone(settings: Settings, about: About) -> Iterator[Finding]:
                 "says",
                 {key: None},
                 "live mode plugs in at data.custom_cls; or stay with verl <= 0.7.1",
-                "verl/trainer/ppo/utils.py, create_rl_sampler",
+                _SAMPLERS,
             )
 
 
@@ -170,7 +215,52 @@ def _plugged(key: str) -> dict[str, Any]:
     return {name: LIVE[name] for name in (key, key.removesuffix("path") + "name")}
 
 
-_FILTER = "groups without variance are thrown away and further prompts drawn, so steps and rows do not agree"
+_REPLACED = "groups are replaced by further prompts, so steps and rows do not agree"
+
+# Rules that others ask for by name: the sampler of an older verl, and replay.
+
+tail = partial(
+    common.tail, key="data.train_batch_size", mini=_MINI, unless=_DYNAMIC, source=f"{_BASE}: drop_last=True"
+)
+workers = partial(common.workers, key="data.dataloader_num_workers", source=_BASE)
+groups: tuple[Rule, ...] = (
+    partial(
+        common.drops,
+        name="filter-groups",
+        key="algorithm.filter_groups.enable",
+        off=False,
+        happens=_REPLACED,
+        source=_BUFFER,
+    ),
+    partial(
+        common.drops,
+        name="refill",
+        key="trainer.v1.sampler.sync_refill_failed_groups",
+        off=False,
+        happens=_REPLACED,
+        source=_BUFFER,
+    ),
+)
+synchronous = when(
+    "async",
+    "stale",
+    "trainer.v1.trainer_mode",
+    lambda value: value != "sync",
+    "prompts are fetched ahead, before the rollouts of the last step are in",
+    {"trainer.v1.trainer_mode": "sync"},
+    source=f"{_BASE}, prepare_step",
+    modes=("live",),
+)
+whole_batches = when(
+    "split-steps",
+    "wrong",
+    "trainer.v1.sync.parameter_sync_step",
+    lambda value: isinstance(value, int) and value > 1,
+    "a step's prompts are taken apart, and the adapter takes rollouts one step at a time",
+    {"trainer.v1.sync.parameter_sync_step": 1},
+    source=f"{_BASE}, prepare_step",
+    modes=("live",),
+)
 
 RULES = TrainerRules(
     name="verl",
@@ -185,7 +275,7 @@ RULES = TrainerRules(
         partial(
             common.unplugged,
             key="data.custom_cls.path",
-            mend=_plugged("data.custom_cls.path"),
+            fix=_plugged("data.custom_cls.path"),
             what="the rows are the file's, whatever the schedule plans",
             source=_DATASET,
         ),
@@ -193,14 +283,14 @@ RULES = TrainerRules(
         partial(
             common.unplugged,
             key=_CALLBACK,
-            mend={_CALLBACK: LIVE[_CALLBACK]},
+            fix={_CALLBACK: LIVE[_CALLBACK]},
             what="the adapter sees no settings and no checkpoint, and refuses to begin",
             source="verl/trainer/ppo/checkpoint_callback.py",
         ),
         partial(
             common.unplugged,
             key=_TAP,
-            mend=_plugged(_TAP),
+            fix=_plugged(_TAP),
             what="the adapter never hears of a reward",
             source=_BASE,
         ),
@@ -208,13 +298,7 @@ RULES = TrainerRules(
         resumes,
         passes,
         partial(common.steps, key="trainer.total_training_steps", per_step=_batch, source=_BASE),
-        partial(
-            common.tail,
-            key="data.train_batch_size",
-            mini=_MINI,
-            unless=_DYNAMIC,
-            source=f"{_BASE}: drop_last=True",
-        ),
+        tail,
         lengths,
         filters,
         when(
@@ -226,27 +310,12 @@ RULES = TrainerRules(
             {"data.train_max_samples": -1},
             source=_DATASET,
         ),
-        partial(
-            common.drops,
-            name="filter-groups",
-            key="algorithm.filter_groups.enable",
-            off=False,
-            happens=_FILTER,
-            source="verl/trainer/ppo/v1/replay_buffer.py",
-        ),
+        *groups,
         gone,
-        partial(common.workers, key="data.dataloader_num_workers", source=_BASE),
-        when(
-            "async",
-            "stale",
-            "trainer.v1.trainer_mode",
-            lambda value: value != "sync",
-            "prompts are fetched ahead of the rewards that should choose them",
-            {"trainer.v1.trainer_mode": "sync"},
-            advice="or count on plans that lag by the warm-up batches",
-            source=f"{_BASE}, prepare_step",
-            modes=("live",),
-        ),
+        workers,
+        synchronous,
+        whole_batches,
+        reward_pool,
         when(
             "no-checkpoint",
             "stops",
@@ -259,11 +328,13 @@ RULES = TrainerRules(
             modes=("segment",),
         ),
         weights,
+        whole_weights,
+        checkpoints,
         partial(common.output, key="trainer.default_local_dir", what="the checkpoint", source=_BASE),
         partial(
             common.reports,
             keys=(_REWARD, "trainer.rollout_data_dir", _TAP),
-            mend={_REWARD: "reward.py"},
+            fix={_REWARD: "reward.py"},
             advice="a function compute_score that appends a line to {outcomes} for extra_info['gc_id']",
             source="verl/trainer/config/reward/reward.yaml",
         ),
@@ -280,7 +351,12 @@ RULES = TrainerRules(
         partial(
             common.adapter_only, key="actor_rollout_ref.model.lora_rank", off=0, source="verl/workers/config"
         ),
-        partial(common.shuffle, key="data.shuffle", source="verl/trainer/ppo/utils.py, create_rl_sampler"),
+        partial(
+            common.shuffle,
+            key="data.shuffle",
+            source=_SAMPLERS,
+            refused=True,
+        ),
         log_alone,
         when(
             "validation",
@@ -293,7 +369,7 @@ RULES = TrainerRules(
             modes=("segment",),
         ),
         *(
-            partial(common.moving_reference, key=key, off=False, mend=False, source="verl/workers/config")
+            partial(common.moving_reference, key=key, off=False, fix=False, source="verl/workers/config")
             for key in ("algorithm.use_kl_in_reward", "actor_rollout_ref.actor.use_kl_loss")
         ),
     ),

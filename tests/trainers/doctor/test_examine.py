@@ -33,7 +33,7 @@ def launch(tmp_path: Path) -> Path:
 
 def test_numbers_of_a_run(tmp_path: Path) -> None:
     opened = runs.begin(tmp_path, budget=12, rounds=3)
-    about = facts_of(opened.folder, "segment")
+    context = facts_of(opened.folder, "segment")
     lengths = dict(
         zip(
             opened.scored.column("gc_id").to_pylist(),
@@ -41,9 +41,9 @@ def test_numbers_of_a_run(tmp_path: Path) -> None:
             strict=True,
         )
     )
-    assert (about.budget, about.rounds, about.longest) == (12, 3, max(lengths.values()))
-    assert about.longer_than is not None
-    assert set(about.longer_than(40)) == {one for one, length in lengths.items() if length > 40}
+    assert (context.budget, context.rounds, context.longest) == (12, 3, max(lengths.values()))
+    assert context.longer_than is not None
+    assert set(context.longer_than(40)) == {one for one, length in lengths.items() if length > 40}
 
 
 def test_columns_of_the_newest_round(tmp_path: Path) -> None:
@@ -55,9 +55,9 @@ def test_columns_of_the_newest_round(tmp_path: Path) -> None:
 
 
 def test_bare_prompts_are_not_compared(tmp_path: Path) -> None:
-    about = facts_of(runs.begin(tmp_path, bare=True).folder, "segment")
-    assert about.longest is None
-    assert about.longer_than is None
+    context = facts_of(runs.begin(tmp_path, bare=True).folder, "segment")
+    assert context.longest is None
+    assert context.longer_than is None
 
 
 def test_a_run_is_compared_with_the_settings(tmp_path: Path, launch: Path) -> None:
@@ -70,9 +70,9 @@ def test_a_run_is_compared_with_the_settings(tmp_path: Path, launch: Path) -> No
     )
     assert f"gaincurate export {opened.folder.resolve()} --trainer verl" in found["view"].advice
     longest = max(opened.scored.column("gc_prompt_tokens").to_pylist())
-    assert found["too-long"].mend == {"data.max_prompt_length": longest}
+    assert found["too-long"].fix == {"data.max_prompt_length": longest}
     mini = "actor_rollout_ref.actor.ppo_mini_batch_size"
-    assert found["tail"].mend == {"data.train_batch_size": 6, mini: 6}
+    assert found["tail"].fix == {"data.train_batch_size": 6, mini: 6}
     assert report.notes[-1:] == [
         "token counts: not compared, because the model the-model is no folder on this machine"
     ]

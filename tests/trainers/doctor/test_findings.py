@@ -1,4 +1,4 @@
-"""What is found in each trainer's own default configuration, and that the mended one has it no more."""
+"""What is found in each trainer's own default configuration, and that the fixed one has it no more."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gaincurate.trainers.doctor.examine import Report, judge, trainer_named, written
-from gaincurate.trainers.doctor.findings import SEVERITIES, About
+from gaincurate.trainers.doctor.findings import SEVERITIES, Context
 from gaincurate.trainers.doctor.read import Read, read_launch
 from gaincurate.trainers.doctor.settings import normal
 from gaincurate.trainers.profile import with_rules
@@ -21,7 +21,7 @@ FACTS = Path(__file__).parent.parent / "defaults"
 MINI, DYNAMIC = "actor_rollout_ref.actor.ppo_mini_batch_size", "actor_rollout_ref.actor.use_dynamic_bsz"
 IDS = ["long-a", "long-b"]
 
-# What stays when everything that can be mended is: no setting reaches it.
+# What stays when everything that can be fixed is: no setting reaches it.
 LEFT = {
     "openrlhf": {"shuffle"},
     "skyrl": {"shuffle", "log-without-id"},
@@ -35,30 +35,31 @@ def default_config(trainer: str) -> dict[str, Any]:
     return {normal(key): value for key, value in found.items()}
 
 
-def look(trainer: str, about: About, **changes: Any) -> Report:
+def look(trainer: str, context: Context, **changes: Any) -> Report:
     config = default_config(trainer) | {normal(key): value for key, value in changes.items()}
-    return judge(trainer_named(trainer), Read(given=config), about)
+    return judge(trainer_named(trainer), Read(given=config), context)
 
 
 def names(report: Report) -> list[str]:
     return [finding.name for finding in report.findings]
 
 
-def mended(trainer: str, about: About, config: dict[str, Any]) -> Report:
-    """Apply every finding's mend, until there is nothing left to apply."""
+def with_fixes(trainer: str, context: Context, config: dict[str, Any]) -> Report:
+    """Apply every finding's fix, until there is nothing left to apply."""
     for _ in range(4):
-        report = judge(trainer_named(trainer), Read(given=config), about)
-        mends = [finding.mend for finding in report.findings if finding.mend]
-        if not mends:
+        report = judge(trainer_named(trainer), Read(given=config), context)
+        fixes = [finding.fix for finding in report.findings if finding.fix]
+        if not fixes:
             return report
-        for mend in mends:
-            config = config | {normal(key): value for key, value in mend.items()}
+        for fix in fixes:
+            config = config | {normal(key): value for key, value in fix.items()}
     return report
 
 
-SEGMENT, LIVE, EXPORT = About("segment"), About("live"), About("export")
-RUN = About("segment", budget=96, rounds=10, longest=700, longer_than=lambda limit: IDS)
+SEGMENT, LIVE, EXPORT = Context("segment"), Context("live"), Context("export")
+RUN = Context("segment", budget=96, rounds=10, longest=700, longer_than=lambda limit: IDS)
 LIVE_RUN = replace(RUN, mode="live")
+READING_RUN = replace(LIVE_RUN, read_every=2, reader="--rescore full")
 ROWS_OF_A_RUN = replace(RUN, columns=frozenset({"prompt", "answer", "gc_id"}))
 
 IN_THE_DEFAULTS = {
@@ -84,17 +85,21 @@ def test_the_default_configuration_in_segment_mode(trainer: str) -> None:
         assert sorted(found) == sorted(IN_THE_DEFAULTS[trainer].split())
 
 
-MORE: list[tuple[str, str, About, dict[str, Any]]] = [
+MORE: list[tuple[str, str, Context, dict[str, Any]]] = [
     ("trl", "data", SEGMENT, {"dataset_name": "openai/gsm8k"}),
     ("trl", "columns", SEGMENT, {"remove_unused_columns": True}),
     ("trl", "columns", LIVE, {"remove_unused_columns": True}),
     ("trl", "shuffle", LIVE, {}),
     ("trl", "shuffle", EXPORT, {}),
-    ("trl", "workers", LIVE, {"dataloader_num_workers": 2}),
     ("trl", "tail", RUN, {"steps_per_generation": 7}),
     ("trl", "tail", RUN, {"generation_batch_size": 56}),
     ("trl", "window", LIVE, {"steps_per_generation": 3}),
     ("trl", "window", EXPORT, {"num_iterations": 3}),
+    ("trl", "window", LIVE, {"save_steps": 0.1}),
+    ("trl", "window-end", LIVE, {"num_iterations": 3, "max_steps": 500}),
+    ("trl", "uneven-steps", LIVE_RUN, {"steps_per_generation": 1, "gradient_accumulation_steps": 5}),
+    ("trl", "checkpoint", READING_RUN, {}),
+    ("trl", "dealing", SEGMENT, {"accelerator_config.split_batches": True}),
     ("trl", "skip", LIVE, {"ignore_data_skip": True}),
     ("trl", "logs", SEGMENT, {"log_completions": True}),
     ("trl", "epochs", LIVE_RUN, {}),
@@ -104,9 +109,9 @@ MORE: list[tuple[str, str, About, dict[str, Any]]] = [
     ("trl", "max-steps", LIVE_RUN, {"max_steps": 40}),
     ("trl", "no-checkpoint", SEGMENT, {"save_strategy": "no"}),
     ("trl", "optimizer", SEGMENT, {"save_only_model": True}),
+    ("trl", "optimizer", LIVE, {"save_only_model": True}),
     ("trl", "batch-finder", SEGMENT, {"auto_find_batch_size": True}),
     ("trl", "batch-twice", SEGMENT, {"generation_batch_size": 16, "steps_per_generation": 2}),
-    ("trl", "callbacks", LIVE, {"restore_callback_states_from_checkpoint": True}),
     ("trl", "reference", SEGMENT, {"beta": 0.04}),
     ("trl", "adapter", SEGMENT, {"use_peft": True}),
     ("trl", "base-model", SEGMENT, {"model_name_or_path": "Qwen/Qwen3-8B"}),
@@ -138,6 +143,14 @@ MORE: list[tuple[str, str, About, dict[str, Any]]] = [
     ("verl", "filter-groups", SEGMENT, {"algorithm.filter_groups.enable": True}),
     ("verl", "sampler-gone", SEGMENT, {"data.sampler.class_path": "pkg://mine"}),
     ("verl", "log-without-id", SEGMENT, {"trainer.rollout_data_dir": "{output}/rollouts"}),
+    ("verl", "refill", SEGMENT, {"trainer.v1.sampler.sync_refill_failed_groups": True}),
+    ("verl", "split-steps", LIVE, {"trainer.v1.sync.parameter_sync_step": 2}),
+    ("verl", "late-rewards", LIVE, {"reward.reward_model.enable": True}),
+    ("verl", "weights", READING_RUN, {}),
+    ("verl", "async-save", READING_RUN, {"actor_rollout_ref.actor.checkpoint.async_save": True}),
+    ("verl", "checkpoint", READING_RUN, {"data.train_batch_size": 32, "trainer.save_freq": 5}),
+    ("verl", "max-steps", LIVE_RUN, {"trainer.total_training_steps": 99, "data.train_batch_size": 32}),
+    ("verl", "shuffle", LIVE, {}),
     ("verl", "workers", LIVE, {}),
     ("verl", "adapter-missing", LIVE, {}),
     ("verl", "no-run", LIVE, {}),
@@ -243,41 +256,41 @@ MORE: list[tuple[str, str, About, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(
-    ("trainer", "name", "about", "changes"),
+    ("trainer", "name", "context", "changes"),
     MORE,
     ids=[f"{one[0]}-{one[1]}-{i}" for i, one in enumerate(MORE)],
 )
 def test_a_finding_is_there_and_its_mend_takes_it_away(
-    trainer: str, name: str, about: About, changes: dict[str, Any]
+    trainer: str, name: str, context: Context, changes: dict[str, Any]
 ) -> None:
-    report = look(trainer, about, **changes)
+    report = look(trainer, context, **changes)
     assert name in names(report)
     finding = next(one for one in report.findings if one.name == name)
-    assert finding.mend
+    assert finding.fix
     config = default_config(trainer) | {normal(key): value for key, value in changes.items()}
-    once = config | {normal(key): value for key, value in finding.mend.items()}
+    once = config | {normal(key): value for key, value in finding.fix.items()}
     left = [
         one
-        for one in judge(trainer_named(trainer), Read(given=once), about).findings
+        for one in judge(trainer_named(trainer), Read(given=once), context).findings
         if one.title == finding.title
     ]
     assert not left
 
 
 @pytest.mark.parametrize(
-    ("trainer", "about"),
+    ("trainer", "context"),
     [
-        (trainer, about)
+        (trainer, context)
         for trainer in with_rules()
-        for about in (SEGMENT, LIVE, EXPORT, RUN, LIVE_RUN, ROWS_OF_A_RUN)
-        if trainer_named(trainer).live or not about.live
+        for context in (SEGMENT, LIVE, EXPORT, RUN, LIVE_RUN, READING_RUN, ROWS_OF_A_RUN)
+        if trainer_named(trainer).live or not context.live
     ],
     ids=lambda value: (
         value if isinstance(value, str) else f"{value.mode}-{value.budget}-{bool(value.columns)}"
     ),
 )
-def test_the_mended_default_configuration_is_clean(trainer: str, about: About) -> None:
-    report = mended(trainer, about, default_config(trainer))
+def test_the_mended_default_configuration_is_clean(trainer: str, context: Context) -> None:
+    report = with_fixes(trainer, context, default_config(trainer))
     assert set(names(report)) <= LEFT.get(trainer, set())
     assert report.ok
 
@@ -285,10 +298,10 @@ def test_the_mended_default_configuration_is_clean(trainer: str, about: About) -
 @pytest.mark.parametrize("trainer", with_rules())
 def test_all_its_findings_at_once_can_be_mended(trainer: str) -> None:
     config = default_config(trainer)
-    for one, _, about, changes in MORE:
-        if one == trainer and about.mode == "segment":
+    for one, _, context, changes in MORE:
+        if one == trainer and context.mode == "segment":
             config |= {normal(key): value for key, value in changes.items()}
-    report = mended(trainer, RUN, config)
+    report = with_fixes(trainer, RUN, config)
     assert set(names(report)) <= LEFT.get(trainer, set())
 
 
@@ -298,10 +311,10 @@ def test_there_are_many_findings_and_each_says_all_that_it_should() -> None:
     assert len(seen) >= 100
     assert len({name for _, name in seen}) >= 25
     for trainer in with_rules():
-        for about in (SEGMENT, RUN, EXPORT):
-            for finding in look(trainer, about).findings:
+        for context in (SEGMENT, RUN, EXPORT):
+            for finding in look(trainer, context).findings:
                 assert finding.source
-                assert finding.mend or finding.severity in ("order", "cost")
+                assert finding.fix or finding.severity in ("order", "cost")
                 assert len(finding.title) > 20
 
 
@@ -381,9 +394,9 @@ def test_a_fixed_model_is_where_each_round_begins(trainer: str, model: str) -> N
     )
     assert finding.severity == "wrong"
     assert f"{MODEL[trainer]} is {model}: each round begins from that model" in finding.title
-    assert finding.mend[MODEL[trainer]] == "{checkpoint}"
-    for about in (LIVE, EXPORT):
-        assert "base-model" not in names(look(trainer, about, **{MODEL[trainer]: model}))
+    assert finding.fix[MODEL[trainer]] == "{checkpoint}"
+    for context in (LIVE, EXPORT):
+        assert "base-model" not in names(look(trainer, context, **{MODEL[trainer]: model}))
 
 
 @pytest.mark.parametrize("trainer", with_rules())
@@ -428,15 +441,17 @@ def test_verl_reads_the_rounds_own_file_where_it_has_what_verl_reads() -> None:
     )
     other = {"data.label_key": "answer"}
     for changes in ({}, {"data.train_files": "{data}"}):
-        about = replace(ROWS_OF_A_RUN, columns=enough - {"extra_info"}, folder="/my runs/a")
-        finding = next(one for one in look("verl", about, **changes).findings if one.name in ("view", "data"))
-        assert finding.mend == {"data.train_files": "{output}/data.parquet"}
+        context = replace(ROWS_OF_A_RUN, columns=enough - {"extra_info"}, folder="/my runs/a")
+        finding = next(
+            one for one in look("verl", context, **changes).findings if one.name in ("view", "data")
+        )
+        assert finding.fix == {"data.train_files": "{output}/data.parquet"}
         assert finding.advice == (
             "at the head of the round's script: `gaincurate export '/my runs/a' --trainer verl --data-source NAME "
             "--out {output}/data.parquet --overwrite`"
         )
         if changes:
-            assert "view" not in names(look("openrlhf", about, **{"data.prompt_dataset": "{data}"} | other))
+            assert "view" not in names(look("openrlhf", context, **{"data.prompt_dataset": "{data}"} | other))
             assert finding.title == (
                 "data.train_files is {data}: the rounds of this run have no extra_info, which the trainer reads"
             )
@@ -444,7 +459,7 @@ def test_verl_reads_the_rounds_own_file_where_it_has_what_verl_reads() -> None:
 
 def test_without_a_run_the_exported_file_is_proposed() -> None:
     finding = next(one for one in look("verl", SEGMENT).findings if one.name == "data")
-    assert finding.mend == {"data.train_files": "{output}/data.parquet"}
+    assert finding.fix == {"data.train_files": "{output}/data.parquet"}
     assert finding.advice == (
         "at the head of the round's script: `gaincurate export run --trainer verl --data-source NAME "
         "--out {output}/data.parquet --overwrite`; {data} itself will do where it has data_source, reward_model, "
@@ -459,7 +474,7 @@ def test_a_run_without_the_last_prompts_is_told_in_numbers() -> None:
         "data.train_batch_size is 32: 32 prompts a step, but a round has 100: the last 4 of each round are never "
         "trained, and report nothing"
     )
-    assert finding.mend == {"data.train_batch_size": 25, MINI: 25}
+    assert finding.fix == {"data.train_batch_size": 25, MINI: 25}
     assert finding.advice == "or start the run with `gaincurate schedule start --align-to 32 --budget 96`"
 
 
@@ -478,35 +493,35 @@ def test_verl_begins_with_the_mended_sizes(changes: dict[str, Any], mini: int | 
     """Its own check: without dynamic batches, a step has at least the prompts of a mini-batch."""
     report = look("verl", replace(RUN, budget=48), **{"data.train_batch_size": 64}, **changes)
     finding = next(one for one in report.findings if one.name == "tail")
-    assert finding.mend == {"data.train_batch_size": 48} | ({MINI: mini} if mini else {})
+    assert finding.fix == {"data.train_batch_size": 48} | ({MINI: mini} if mini else {})
 
 
 def test_long_prompts_are_named() -> None:
     report = look("skyrl", replace(RUN, longer_than=lambda limit: ["a", "b", "c", "d"]))
     finding = next(one for one in report.findings if one.name == "too-long")
     assert "4 prompts of the set are longer (a, b, c and so on)" in finding.title
-    assert finding.mend == {"trainer.max_prompt_length": 700}
+    assert finding.fix == {"trainer.max_prompt_length": 700}
 
 
 def test_trl_says_so_where_no_size_fits() -> None:
-    about = replace(RUN, budget=7)
-    report = look("trl", about, num_generations=4, per_device_train_batch_size=8)
+    context = replace(RUN, budget=7)
+    report = look("trl", context, num_generations=4, per_device_train_batch_size=8)
     finding = next(one for one in report.findings if one.name == "tail")
-    assert not finding.mend
+    assert not finding.fix
     assert "--align-to 2" in finding.advice
 
 
 @settings(max_examples=200)
 @given(budget=st.integers(1, 4096), batch=st.integers(1, 2048))
 def test_a_tail_is_found_exactly_where_rows_are_left(budget: int, batch: int) -> None:
-    about = About("segment", budget=budget, rounds=1)
-    report = look("areal", about, **{"train_dataset.batch_size": batch})
+    context = Context("segment", budget=budget, rounds=1)
+    report = look("areal", context, **{"train_dataset.batch_size": batch})
     found = [one for one in report.findings if one.name == "tail"]
     assert bool(found) == (budget % batch != 0)
     if found:
         nearest = min((n for n in range(batch, 8193, batch)), key=lambda n: abs(n - budget))
         assert found[0].advice.endswith(f"--align-to {batch} --budget {nearest}`")
-        size = found[0].mend["train_dataset.batch_size"]
+        size = found[0].fix["train_dataset.batch_size"]
         assert budget % size == 0
         assert size <= batch
 
@@ -523,11 +538,11 @@ def test_the_budget_that_openrlhf_is_advised_has_no_tail(
         "rollout.n_samples_per_prompt": group,
         "rollout.batch_size": batch * many,
     }
-    about = About("segment", budget=budget, rounds=1)
-    for finding in look("openrlhf", about, **sizes).findings:
+    context = Context("segment", budget=budget, rounds=1)
+    for finding in look("openrlhf", context, **sizes).findings:
         if finding.name == "tail":
             advised = int(finding.advice.rsplit("--budget ", 1)[1].rstrip("`"))
-            assert "tail" not in names(look("openrlhf", replace(about, budget=advised), **sizes))
+            assert "tail" not in names(look("openrlhf", replace(context, budget=advised), **sizes))
 
 
 @settings(max_examples=200)
@@ -555,13 +570,13 @@ def test_trl_steps_are_what_its_sampler_yields(
         "gradient_accumulation_steps": gathered,
         "num_iterations": again,
     }
-    about = About("segment", budget=budget, rounds=1)
-    assert "max-steps" not in names(look("trl", about, **changes, max_steps=optimizer))
-    assert "max-steps" in names(look("trl", about, **changes, max_steps=optimizer + 1))
+    context = Context("segment", budget=budget, rounds=1)
+    assert "max-steps" not in names(look("trl", context, **changes, max_steps=optimizer))
+    assert "max-steps" in names(look("trl", context, **changes, max_steps=optimizer + 1))
 
 
 @pytest.mark.parametrize(
-    ("trainer", "launched", "mend", "lines"),
+    ("trainer", "launched", "fix", "lines"),
     [
         ("verl", True, {"data.shuffle": False, "a": None}, ["data.shuffle=false", "a=null"]),
         ("verl", False, {"data.shuffle": False}, ["data.shuffle: false"]),
@@ -586,9 +601,9 @@ def test_trl_steps_are_what_its_sampler_yields(
     ],
 )
 def test_a_mend_is_written_as_the_trainer_takes_it(
-    trainer: str, launched: bool, mend: dict[str, Any], lines: list[str]
+    trainer: str, launched: bool, fix: dict[str, Any], lines: list[str]
 ) -> None:
-    assert written(trainer_named(trainer), mend, launched) == lines
+    assert written(trainer_named(trainer), fix, launched) == lines
 
 
 ROWS = {
