@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import tiny
-from architectures import ARCHITECTURES
+from architectures import ARCHITECTURES, in_tiers
 from gaincurate.scoring import packed as module
 from gaincurate.scoring.angle import angle_scores
 from gaincurate.scoring.attention import UnsupportedAttention
@@ -57,7 +57,7 @@ def gap(a: list[tuple[float, float | None]], b: list[tuple[float, float | None]]
 
 
 @pytest.mark.parametrize("site", ["mlp_input", "final_norm"])
-@pytest.mark.parametrize("kind", ARCHITECTURES, ids=lambda a: a.name)
+@pytest.mark.parametrize("kind", in_tiers(ARCHITECTURES))
 def test_scores_equal_the_padded_forwards_with_prefixes_shared_and_not(kind: Any, site: Site) -> None:
     prefill, rows = made(kind, site), prompts()
     expected = scores(prefill(rows), rows)
