@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -88,7 +88,6 @@ def packed(
 CASES = st.lists(st.tuples(st.integers(1, 9), st.integers(0, 7)), min_size=1, max_size=4)
 
 
-@settings(max_examples=40)
 @given(
     cases=CASES,
     window=st.one_of(st.none(), st.integers(1, 6)),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -162,7 +162,6 @@ def test_a_forgotten_prefix_is_run_again_with_the_same_bits(monkeypatch: pytest.
     assert len(packed._kept) == 1
 
 
-@settings(max_examples=30)
 @given(st.lists(st.sampled_from([b"", b"aaaa", b"bbbb", b"cccccccc"]), max_size=7))
 def test_a_prefix_is_shared_where_two_prompts_have_it(names: list[bytes]) -> None:
     rows = [

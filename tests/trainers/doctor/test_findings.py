@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.trainers.doctor.examine import Report, judge, trainer_named, written
@@ -466,7 +466,6 @@ def test_trl_says_so_where_no_size_fits() -> None:
     assert "--align-to 2" in finding.advice
 
 
-@settings(max_examples=200)
 @given(budget=st.integers(1, 4096), batch=st.integers(1, 2048))
 def test_a_tail_is_found_exactly_where_rows_are_left(budget: int, batch: int) -> None:
     about = About("segment", budget=budget, rounds=1)
@@ -481,7 +480,6 @@ def test_a_tail_is_found_exactly_where_rows_are_left(budget: int, batch: int) ->
         assert size <= batch
 
 
-@settings(max_examples=200)
 @given(
     budget=st.integers(1, 512), batch=st.integers(1, 512), group=st.integers(1, 16), many=st.integers(1, 4)
 )
@@ -500,7 +498,6 @@ def test_the_budget_that_openrlhf_is_advised_has_no_tail(
             assert "tail" not in names(look("openrlhf", replace(about, budget=advised), **sizes))
 
 
-@settings(max_examples=200)
 @given(
     budget=st.integers(1, 512),
     group=st.integers(2, 16),
