@@ -119,7 +119,15 @@ def test_a_wider_schema_fills_and_casts_in_every_format(case: str, tmp_path: Pat
     assert found.column("prompt").to_pylist() == [row["prompt"] for row in ROWS[2400:]]
 
 
-@pytest.mark.parametrize("case", [case for case in FILES if "Arrow" not in case], ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=() if case in ("lines", "array", "CSV", "Parquet") else pytest.mark.slow)
+        for case in FILES
+        if "Arrow" not in case
+    ],
+    ids=str,
+)
 def test_a_file_eight_times_as_long_takes_no_more_memory(case: str, tmp_path: Path) -> None:
     # Arrow files are mapped, not read: no Python or Arrow memory to measure.
     name, make = FILES[case]

@@ -162,7 +162,7 @@ print(growth, max(largest), len(largest) - WARM)
     [
         pytest.param("llama", "float32", 8192, False, marks=pytest.mark.slow),
         ("gemma2", "float32", 600, True),
-        ("llama", "bfloat16", 600, True),
+        pytest.param("llama", "bfloat16", 600, True, marks=pytest.mark.slow),
     ],
 )
 def test_long_questions_over_150000_entries_stay_within_the_memory(
