@@ -5,7 +5,7 @@ READY := .venv/.ready
 SITE := $(BIN)/zensical build --config-file docs/zensical.toml --clean
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo study study-short test test-loaders test-verl check static format docs docs-serve bench bench-gpu clean
+.PHONY: help setup demo study study-short test test-slow test-all test-loaders test-verl check static format docs docs-serve bench bench-gpu clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -30,8 +30,18 @@ study: $(READY)  ## the head-to-head study, whole: an hour or so on two cores, g
 study-short: $(READY)  ## its version of ten minutes
 	$(BIN)/python docs/studies/head_to_head/study.py build/study-short --short
 
-test: $(READY)  ## run the tests
-	$(BIN)/python -m pytest
+# One torch thread per worker: more would wait for each other. `make test WORKERS=8` on a larger machine.
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+
+test: $(READY)  ## run the fast tests: every command, every property, six minutes on two cores
+	$(PYTEST) -m 'not slow'
+
+test-slow: $(READY)  ## run what `make test` leaves out
+	$(PYTEST) -m slow --hypothesis-profile ci
+
+test-all: $(READY)  ## run all tests, the property tests with more examples
+	$(PYTEST) --hypothesis-profile ci
 
 # Trainers want other versions than ours (verl: an older transformers), so their own code runs in a set-up of its own.
 # verl's imports warn: there, and only there, warnings are no errors.
@@ -50,7 +60,7 @@ PINS := tests/loaders/constraints.txt
 	.venv-trainers/bin/pip install --quiet --no-deps --upgrade --target .venv-trainers/verl-0.7.1 verl==0.7.1
 	@touch $@
 
-check: static test  ## format, lint, types, docs fresh and without broken links, tests
+check: static test  ## format, lint, types, docs fresh and without broken links, the fast tests
 
 static: $(READY)
 	$(BIN)/ruff format --check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 import transformers
 
 import tiny
@@ -81,3 +82,15 @@ ARCHITECTURES = [
     ),
     Architecture("gemma4_text", "pre_feedforward_layernorm", options={**_PER_LAYER, "global_head_dim": 8}),
 ]
+
+# One of each kind that scoring treats in its own way: RMS norm; norms around the block, with a window; layer norm
+# and transposed weights; experts. The others run in `make test-all`.
+FAST = {"llama", "gemma2", "gpt2", "qwen2_moe"}
+
+
+def in_tiers(kinds: list[Architecture]) -> list[Any]:
+    """Parameters for tests, with all but the four marked slow."""
+    return [
+        pytest.param(kind, id=kind.name, marks=() if kind.name in FAST else pytest.mark.slow)
+        for kind in kinds
+    ]

@@ -43,7 +43,9 @@ def column_set(
     columns |= {"gc_prompt_tokens": counts, "gc_prefix_tokens": counts, "gc_question_tokens": counts}
     for name in [*_SCORES, *(name for name in scores if name not in _SCORES)]:
         values = scores.get(name, pa.nulls(rows, pa.float32()))
-        columns[name] = pa.array(values, pa.float32()) if isinstance(values, np.ndarray) else values
+        if isinstance(values, np.ndarray | list):  # a score that is not there is null, never NaN
+            values = pa.array(values, pa.float32(), from_pandas=True)
+        columns[name] = values
     table = pa.table(columns)
     facts = {**sets.IDENTITY_OF_SETS, **(identity or {})}
     folder.mkdir(parents=True)

@@ -25,15 +25,18 @@ os.environ["TRITON_INTERPRET"] = "0" if torch.cuda.is_available() else "1"
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# How long an example takes is the machine's affair, and one folder may serve many examples. In CI the examples
-# are the same each time, so that whatever fails there fails again; elsewhere they are new.
-settings.register_profile(
-    "here",
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-    derandomize="CI" in os.environ,
-)
-settings.load_profile("here")
+# How long an example takes depends on the machine, and one folder may serve many examples. In CI the examples
+# are the same each time, so that whatever fails there fails again. Elsewhere they are new. `fast` is what
+# `make test` runs; `make test-all` asks for `ci`.
+for _profile, _examples in {"fast": 25, "ci": 200}.items():
+    settings.register_profile(
+        _profile,
+        deadline=None,
+        max_examples=_examples,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+        derandomize="CI" in os.environ,
+    )
+settings.load_profile("fast")
 
 _THREADS = torch.get_num_threads()
 

@@ -7,7 +7,7 @@ from typing import Any
 import hypothesis.strategies as st
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from command import tree
 from gaincurate.core.artifact import (
@@ -61,7 +61,6 @@ def test_the_sources_own_metadata_stays_beside_ours(tmp_path: Path) -> None:
     assert read_info(path)["rows"] == 2
 
 
-@settings(max_examples=300)
 @given(place=st.integers(0), flip=st.integers(1, 255))
 def test_any_changed_byte_is_noticed(tmp_path: Path, place: int, flip: int) -> None:
     path = write_shard(tmp_path)

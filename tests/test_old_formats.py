@@ -208,6 +208,7 @@ def test_a_new_run_begins_with_the_same_round(folder: Path, name: str) -> None:
     assert differences(old.without_places(new, folder), golden(f"run-{name}")["plans"][0]) == []
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 @pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")
 def test_a_killed_training_that_replays_resumes_from_its_checkpoint(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(out.glob("*.whl"))
 
 
+@pytest.mark.slow
 def test_the_wheel_has_both_packages_and_nothing_that_shadows_another_project(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
@@ -41,6 +42,7 @@ def test_the_wheel_has_both_packages_and_nothing_that_shadows_another_project(wh
     assert templates <= set(names)
 
 
+@pytest.mark.slow
 def test_the_wheel_has_the_licence_and_the_entry_point(wheel: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     entry = next(name for name in archive.namelist() if name.endswith("entry_points.txt"))
@@ -48,6 +50,7 @@ def test_the_wheel_has_the_licence_and_the_entry_point(wheel: Path) -> None:
     assert any(name.endswith("licenses/LICENSE") for name in archive.namelist())
 
 
+@pytest.mark.slow
 def test_the_wheel_runs_without_the_checkout(wheel: Path, tmp_path: Path) -> None:
     code = f"import sys; sys.path.insert(0, {str(wheel)!r}); import gaincurate, gaincurate_kernels; "
     code += "print(gaincurate.__file__); print(gaincurate_kernels.__file__)"

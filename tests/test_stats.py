@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -74,7 +74,6 @@ def pooled(first: Floats, second: Floats) -> float | None:
     return None if found is None else found.value
 
 
-@settings(max_examples=200)
 @given(columns)
 def test_over_all_rows_it_is_scipys_with_ties(drawn: tuple[Floats, Floats, Floats]) -> None:
     a, b, _ = drawn
@@ -84,7 +83,6 @@ def test_over_all_rows_it_is_scipys_with_ties(drawn: tuple[Floats, Floats, Float
         assert pooled(a, b) == pytest.approx(stats.spearmanr(a, b).statistic, abs=1e-12)
 
 
-@settings(max_examples=100)
 @given(columns)
 def test_it_does_not_change_with_scale_and_turns_with_sign(drawn: tuple[Floats, Floats, Floats]) -> None:
     a, b, _ = drawn
@@ -104,7 +102,6 @@ def residual(values: Floats, control: Floats) -> Floats:
     return left
 
 
-@settings(max_examples=100)
 @given(columns)
 def test_the_partial_correlation_is_that_of_residuals(drawn: tuple[Floats, Floats, Floats]) -> None:
     x, y, z = drawn
@@ -140,7 +137,6 @@ def pooled_by_hand(a: Floats, b: Floats, codes: npt.NDArray[np.int64]) -> float:
     return float(stats.pearsonr(first, second).statistic)
 
 
-@settings(max_examples=100)
 @given(columns)
 def test_inside_strata_it_is_the_plain_loop(drawn: tuple[Floats, Floats, Floats]) -> None:
     a, b, codes = drawn
@@ -176,7 +172,6 @@ def test_inside_one_stratum_the_interval_is_that_over_its_rows_alone() -> None:
             assert (each.low, each.high) == pytest.approx((alone.low, alone.high), abs=1e-12)
 
 
-@settings(max_examples=50)
 @given(columns)
 def test_eta_squared_is_kruskal_and_wallis(drawn: tuple[Floats, Floats, Floats]) -> None:
     values, codes, _ = drawn

@@ -128,6 +128,7 @@ MARKS = """[...document.querySelectorAll('svg.plot')].map(svg => [svg.getBoundin
     || getComputedStyle(m).fill.startsWith('rgb')).length])"""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_is_drawn_and_quiet(browser: Chromium, html: str, tmp_path: Path, scheme: str) -> None:
     path = tmp_path / "report.html"
@@ -140,6 +141,7 @@ def test_it_is_drawn_and_quiet(browser: Chromium, html: str, tmp_path: Path, sch
     assert (browser.problems, browser.requests) == ([], [])
 
 
+@pytest.mark.slow
 def test_a_narrow_screen_scrolls_in_one_direction_only(browser: Chromium, html: str, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     path.write_text(html)

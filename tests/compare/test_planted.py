@@ -15,6 +15,7 @@ pytest.importorskip("trl")
 TESTS = Path(__file__).parent.parent
 
 
+@pytest.mark.slow
 def test_who_is_told_what_teaches_wins_and_who_sees_only_what_does_not_loses(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, TESTS / "compare_planted.py", tmp_path / "world", "0", "2"],

@@ -87,6 +87,7 @@ def by_job(table: pa.Table) -> list[tuple[tuple[str, int], list[Json]]]:
     ]
 
 
+@pytest.mark.slow
 def test_every_arm_is_trained_and_judged(compared: Path) -> None:
     found = read_tables(compared / RESULTS)
     assert found.evaluations.column("arm").unique().to_pylist() == ["uniform", "length", "dots"]
@@ -96,6 +97,7 @@ def test_every_arm_is_trained_and_judged(compared: Path) -> None:
     assert starts[0] == starts[1] == starts[2]
 
 
+@pytest.mark.slow
 def test_tokens_add_up_to_the_trainers_own_counter(compared: Path) -> None:
     found = read_tables(compared / RESULTS)
     for key, steps in by_job(found.steps):
@@ -110,6 +112,7 @@ def test_tokens_add_up_to_the_trainers_own_counter(compared: Path) -> None:
         assert marks[-1]["training"] == trained[key]
 
 
+@pytest.mark.slow
 def test_each_arm_pays_for_what_it_used(compared: Path, sets_of: Path) -> None:
     last = {key[0]: rows[-1] for key, rows in by_job(read_tables(compared / RESULTS).marks)}
     assert [last[arm]["scoring"] + last[arm]["references"] for arm in ("uniform", "length")] == [0, 0]
@@ -122,6 +125,7 @@ def test_each_arm_pays_for_what_it_used(compared: Path, sets_of: Path) -> None:
     assert last["dots"]["references"] == sum(told) >= 4 * 2 * 4
 
 
+@pytest.mark.slow
 def test_an_arm_replays(compared: Path) -> None:
     steps = dict(by_job(read_tables(compared / RESULTS).steps))
     assert {row["rollouts"] for row in steps["dots", 0]} == {4}
@@ -131,6 +135,7 @@ def test_an_arm_replays(compared: Path) -> None:
     assert not any(row["replayed"] for row in steps["uniform", 0])
 
 
+@pytest.mark.slow
 def test_again_does_nothing(compared: Path, sets_of: Path) -> None:
     begun = list[str]()
 
@@ -158,6 +163,7 @@ def same(first: Tables, second: Tables, *, seconds: bool = False) -> bool:
     return all(plain(one).equals(other if seconds else plain(other)) for one, other in pairs)
 
 
+@pytest.mark.slow
 def test_killed_at_any_place_it_ends_with_the_same_numbers(
     compared: Path, sets_of: Path, tmp_path: Path
 ) -> None:
@@ -179,6 +185,7 @@ def test_killed_at_any_place_it_ends_with_the_same_numbers(
     assert same(read_tables(compared / RESULTS), read_tables(out / RESULTS))
 
 
+@pytest.mark.slow
 def test_a_folder_of_another_comparison_is_refused(compared: Path, sets_of: Path) -> None:
     with pytest.raises(OutputError) as error:
         compare(asked(sets_of, seeds=[5], group=4), compared)
@@ -188,6 +195,7 @@ def test_a_folder_of_another_comparison_is_refused(compared: Path, sets_of: Path
     )
 
 
+@pytest.mark.slow
 def test_arms_may_be_left_out_and_come_back(compared: Path, sets_of: Path, tmp_path: Path) -> None:
     whole, out = read_tables(compared / RESULTS), tmp_path / "out"
     shutil.copytree(compared, out)
@@ -202,6 +210,7 @@ def test_arms_may_be_left_out_and_come_back(compared: Path, sets_of: Path, tmp_p
     assert same(whole, read_tables(out / RESULTS), seconds=True)
 
 
+@pytest.mark.slow
 def test_an_arm_that_was_refused_may_come_again_mended(
     sets_of: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,6 +252,7 @@ def test_a_name_that_the_trainer_does_not_have(sets_of: Path, tmp_path: Path) ->
         compare(asked(sets_of, train={"learning_rat": 1e-3}), tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_judging_goes_on_where_weights_are_gone(compared: Path) -> None:
     job = compared / JOBS / "uniform" / "seed-0"
     assert not list((job / "marks" / "0").glob("*.safetensors"))
@@ -272,6 +282,7 @@ def test_a_machine_without_the_trainer_is_told_so(
         compare(asked(sets_of), tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_trainer_that_fails_is_named(
     sets_of: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.core import arrow
@@ -125,7 +125,6 @@ pq.write_table(MIXED, _SINK)
 WHOLE = {"file": ipc(MIXED), "stream": ipc(MIXED, stream=True), "parquet": _SINK.getvalue().to_pybytes()}
 
 
-@settings(max_examples=400)
 @given(
     kind=st.sampled_from(sorted(WHOLE)),
     place=st.integers(0, 1 << 20),

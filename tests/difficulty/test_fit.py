@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.core.stats import pearson
@@ -37,7 +37,6 @@ def policy(rows: list[int], name: str = "p", seed: int = 0) -> Policy:
     return Policy(name, np.array(rows, np.int64), random.integers(0, 9, len(rows)) / 8)
 
 
-@settings(max_examples=40)
 @given(
     st.lists(st.sets(st.integers(0, 60), min_size=16), min_size=1, max_size=3),
     st.integers(2, 40),
@@ -77,7 +76,6 @@ def test_references_are_drawn_anew_for_every_batch_and_alike_for_all_policies() 
     ]
 
 
-@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.floats(0.05, 0.5))
 def test_a_held_out_prompt_is_held_out_for_every_policy(seed: int, share: float) -> None:
     policies = [policy(list(range(50))), policy(list(range(25, 80)))]

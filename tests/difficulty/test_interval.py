@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.difficulty.metrics import beta_cdf, pass_rate_interval, width
@@ -41,7 +41,6 @@ def test_known_values() -> None:
     assert (beta_cdf(0.0, 2, 3), beta_cdf(1.0, 2, 3)) == (0.0, 1.0)
 
 
-@settings(max_examples=60)
 @given(wins=st.integers(0, 64), losses=st.integers(0, 64))
 def test_each_tail_holds_a_fortieth_and_failures_mirror_passes(wins: int, losses: int) -> None:
     low, high = pass_rate_interval(wins, losses)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.difficulty.predictor import (
@@ -163,7 +163,6 @@ def test_gradients_equal_differences(shape: Shape) -> None:
             assert gradient[place].item() == pytest.approx(expected, abs=1e-7), name
 
 
-@settings(max_examples=40)
 @given(
     st.lists(st.sampled_from([0.0, 0.125, 0.5, 1.0]), min_size=1, max_size=8),
     st.integers(0, 100),

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.core.rng import uniforms
@@ -14,7 +14,6 @@ from gaincurate.core.stats import brier, pearson, reliability
 from gaincurate.difficulty.metrics import interval, noise_ceiling, quality
 
 
-@settings(max_examples=50)
 @given(st.integers(0, 10_000), st.integers(3, 40))
 def test_pearson_equals_numpys(seed: int, rows: int) -> None:
     a, b = np.random.default_rng(seed).normal(size=(2, rows))

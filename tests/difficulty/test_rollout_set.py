@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import runs
@@ -64,7 +64,6 @@ def test_pass_rates_by_hand(tmp_path: Path) -> None:
     assert pass_rates(make(tmp_path / "empty", [])).num_rows == 0
 
 
-@settings(max_examples=30)
 @given(
     shards=st.lists(
         st.lists(st.lists(st.none() | st.floats(0, 1), min_size=1, max_size=5), max_size=4), max_size=3
@@ -139,7 +138,6 @@ def test_rejected_rows_are_counted_and_listed(tmp_path: Path) -> None:
     assert [json.loads(line) for line in (made / "rejected.jsonl").read_text().splitlines()] == lines
 
 
-@settings(max_examples=50)
 @given(data=st.data())
 def test_a_journal_cut_anywhere_keeps_its_whole_lines(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

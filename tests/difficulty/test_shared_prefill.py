@@ -9,7 +9,7 @@ import torch
 import transformers
 
 import tiny
-from architectures import ARCHITECTURES, Architecture
+from architectures import ARCHITECTURES, Architecture, in_tiers
 from gaincurate.core.prompts import Message
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.decoding import PIECE, SharedPrefill, common_prefix
@@ -58,7 +58,7 @@ class Fed:
         monkeypatch.setattr(transformers.LlamaModel, "forward", counting)
 
 
-@pytest.mark.parametrize("kind", ARCHITECTURES, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", in_tiers(ARCHITECTURES))
 def test_logprobs_are_those_of_a_plain_forward(kind: Architecture, tmp_path: Path) -> None:
     model = tiny.save_model(tmp_path, kind.config())
     wanted = requests()

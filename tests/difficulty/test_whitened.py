@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.difficulty.training_free import (
@@ -72,7 +72,6 @@ def penalised(weighted: np.ndarray, d: np.ndarray, w: float, b: float) -> float:
     return lost + 0.5 * ((w - 1) ** 2 + b**2)
 
 
-@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.floats(-3, 3), st.floats(-2, 2))
 def test_no_other_calibration_is_better(seed: int, slope: float, level: float) -> None:
     random = np.random.default_rng(seed)

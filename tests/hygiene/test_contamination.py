@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.core.scored_set import ScoredSet
@@ -38,7 +38,6 @@ TEXT = st.lists(st.sampled_from(["a", "b", "c", "d"]), min_size=1, max_size=9).m
 
 
 @given(st.lists(TEXT, min_size=1, max_size=8), st.lists(TEXT, min_size=1, max_size=2), st.integers(2, 4))
-@settings(max_examples=30)
 def test_a_row_is_found_when_it_shares_an_n_gram_or_is_the_question(
     rows: list[str], questions: list[str], ngram: int
 ) -> None:

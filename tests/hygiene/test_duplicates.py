@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.core.scored_set import ScoredSet
@@ -45,7 +45,6 @@ def same(one: str, other: str) -> bool:
 
 
 @given(st.lists(TEXTS, min_size=1, max_size=12))
-@settings(max_examples=40)
 def test_each_row_is_found_with_the_first_that_asks_the_same(texts: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         hits = found(asking(Path(folder) / "set", texts)).hits
@@ -61,7 +60,6 @@ def test_each_row_is_found_with_the_first_that_asks_the_same(texts: list[str]) -
 
 
 @given(st.lists(TEXTS, min_size=2, max_size=10), st.randoms(use_true_random=False))
-@settings(max_examples=25)
 def test_groups_do_not_depend_on_the_order_of_rows_and_dropping_twice_is_dropping_once(
     texts: list[str], random: object
 ) -> None:

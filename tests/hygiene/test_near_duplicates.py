@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.core.scored_set import ScoredSet
@@ -94,7 +94,6 @@ def test_what_is_found_is_what_comparing_all_pairs_finds(
 
 
 @given(st.lists(st.text("ab1 ", min_size=1, max_size=30).filter(str.strip), min_size=1, max_size=12))
-@settings(max_examples=30)
 def test_none_is_found_that_is_not_similar_and_dropping_twice_is_dropping_once(texts: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         scored = asking(Path(folder) / "set", texts)

@@ -43,7 +43,10 @@ def test_a_fused_norm_gives_the_directions_and_means_of_its_output(
 
 
 @pytest.mark.parametrize("axis", [0, 1])
-@pytest.mark.parametrize("hidden", [64, 100, 896, 3584, 8192])
+@pytest.mark.parametrize(
+    "hidden",
+    [64, 100, 896, pytest.param(3584, marks=pytest.mark.slow), pytest.param(8192, marks=pytest.mark.slow)],
+)
 def test_whichever_axis_of_a_tile_holds_rows_the_sums_are_right(
     hidden: int, axis: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -62,13 +65,18 @@ def test_the_norms_weight_may_have_another_dtype_than_the_states() -> None:
     assert_right(triton_sums(rows, bounds, norm=norm, means=True), rows, bounds, norm)
 
 
-@pytest.mark.parametrize("tokens", [1, 2, CHUNK - 1, CHUNK, CHUNK + 1, 16 * CHUNK + 5, 32768])
+@pytest.mark.parametrize(
+    "tokens", [1, 2, CHUNK - 1, CHUNK, CHUNK + 1, 16 * CHUNK + 5, pytest.param(32768, marks=pytest.mark.slow)]
+)
 def test_sums_hold_at_every_length(tokens: int) -> None:
     rows, bounds = states(tokens, 64, torch.bfloat16), [(0, tokens)]
     assert_right(triton_sums(rows, bounds, means=True), rows, bounds)
 
 
-@pytest.mark.parametrize("tokens", [1, 300, 4096, 32768])
+@pytest.mark.parametrize(
+    "tokens",
+    [1, 300, pytest.param(4096, marks=pytest.mark.slow), pytest.param(32768, marks=pytest.mark.slow)],
+)
 def test_equal_vectors_give_one(tokens: int) -> None:
     sums = triton_sums(states(1, 64).expand(tokens, 64), [(0, tokens)])
     found = angle_concentration(sums, sums, backend="triton")
@@ -119,7 +127,12 @@ def test_a_shared_prefix_is_summed_once_and_named_by_its_row() -> None:
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize(
     ("hidden", "dtype"),
-    [(72, torch.float32), (100, torch.float16), (100, torch.bfloat16), (576, torch.bfloat16)],
+    [
+        (72, torch.float32),
+        pytest.param(100, torch.float16, marks=pytest.mark.slow),
+        pytest.param(100, torch.bfloat16, marks=pytest.mark.slow),
+        pytest.param(576, torch.bfloat16, marks=pytest.mark.slow),
+    ],
 )
 def test_a_sample_has_the_same_bits_alone_and_packed_anywhere(hidden: int, fused: bool, dtype: Any) -> None:
     rows = states(700, hidden, dtype)

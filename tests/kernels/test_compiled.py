@@ -34,6 +34,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("target", "hidden", "dtypes"), CASES, ids=[case[0] for case in CASES])
 def test_the_kernels_read_16_bytes_at_once_spill_nothing_and_two_programs_fit(
     target: str, hidden: list[str], dtypes: list[str]
@@ -50,6 +51,7 @@ def test_the_kernels_read_16_bytes_at_once_spill_nothing_and_two_programs_fit(
                 assert row["row_warps"] == 1, row  # so it is reduced without a barrier
 
 
+@pytest.mark.slow
 def test_rows_that_are_no_multiple_of_16_bytes_compile_too() -> None:
     for row in compiled("--hidden", "100", "--dtype", "bfloat16"):
         assert row["spilled"] == 0, row

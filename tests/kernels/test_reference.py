@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -50,7 +50,6 @@ def loops(hidden: Tensor, question: int) -> tuple[float, float, float]:
     return intra, inter, pairs / (n * (n - 1)) if n > 1 else math.nan
 
 
-@settings(max_examples=60)
 @given(
     prefix=st.integers(0, 9), question=st.integers(1, 12), width=st.integers(1, 9), seed=st.integers(0, 999)
 )

@@ -98,5 +98,5 @@ class Machine(RuleBasedStateMachine):
         assert counts.replay_steps + counts.waiting <= counts.steps
 
 
-Machine.TestCase.settings = settings(deadline=None, max_examples=40, stateful_step_count=25)
+Machine.TestCase.settings = settings(stateful_step_count=25)
 TestBuffer = Machine.TestCase

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.errors import OutcomeError, OutputError
@@ -208,7 +208,6 @@ def groups(draw: st.DrawFn) -> RolloutGroup:
     )
 
 
-@settings(max_examples=50)
 @given(st.lists(groups(), max_size=4))
 def test_rows_give_back_the_groups_to_the_bit(made: list[RolloutGroup]) -> None:
     back = decode(encode(made), "here")

@@ -13,9 +13,12 @@ from chromium import Chromium, found
 from gaincurate.report.page import to_html
 
 PROGRAM = found()
-pytestmark = pytest.mark.skipif(
-    PROGRAM is None, reason="no Chromium in PATH: `apt-get install chromium`, as .ci/run does"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        PROGRAM is None, reason="no Chromium in PATH: `apt-get install chromium`, as .ci/run does"
+    ),
+]
 
 # Every plot: how wide and high it is drawn, how many marks it has, and whether their colours are resolved.
 PLOTS = """[...document.querySelectorAll('svg.plot')].map(svg => {

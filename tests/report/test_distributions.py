@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.core.stats import Estimate
@@ -17,7 +17,6 @@ values = st.lists(
 )
 
 
-@settings(max_examples=200)
 @given(values)
 def test_every_row_is_counted_once(drawn: list[float]) -> None:
     array = np.array(drawn, float)
@@ -47,7 +46,6 @@ def test_levels_have_a_bin_each_and_far_tails_are_counted_beside() -> None:
     assert (flat.edges, flat.counts) == ([2.5, 3.5], [7])
 
 
-@settings(max_examples=100)
 @given(st.lists(st.tuples(st.integers(1, 4000), st.floats(-10, 10) | st.just(float("nan"))), max_size=60))
 def test_a_scatter_holds_every_row_in_its_bin(rows: list[tuple[int, float]]) -> None:
     lengths, signal = np.array(rows, float).reshape(-1, 2).T

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import runs
@@ -67,7 +67,6 @@ def test_few_lengths_leave_what_differs_from_the_mean_of_a_length() -> None:
     ),
     st.integers(1, 9),
 )
-@settings(max_examples=80)
 def test_every_value_stays_where_it_is_and_none_appears(rows: list[tuple[float, int]], bins: int) -> None:
     signal = np.array([a for a, _ in rows], float)
     length = np.array([b for _, b in rows], float)
@@ -80,7 +79,6 @@ def test_every_value_stays_where_it_is_and_none_appears(rows: list[tuple[float, 
 @given(
     st.lists(st.tuples(st.integers(-5, 5), st.integers(1, 12)), min_size=1, max_size=60), st.integers(1, 7)
 )
-@settings(max_examples=100)
 def test_ranks_equal_those_counted_one_by_one(rows: list[tuple[int, int]], bins: int) -> None:
     signal, length = np.array([a for a, _ in rows], float), np.array([b for _, b in rows], float)
     bin_of = even_bins(length, bins)
@@ -93,7 +91,6 @@ def test_ranks_equal_those_counted_one_by_one(rows: list[tuple[int, int]], bins:
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=80), st.integers(1, 9))
-@settings(max_examples=100)
 def test_bins_go_with_length_and_never_part_equal_lengths(lengths: list[int], bins: int) -> None:
     found = even_bins(np.array(lengths, float), bins)
     assert found.min() >= 0

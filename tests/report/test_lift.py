@@ -7,7 +7,7 @@ from math import comb
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -26,7 +26,6 @@ def covered(found: list[Estimate], truth: float) -> bool:
     return bool(low <= held <= high)
 
 
-@settings(max_examples=100)
 @given(
     st.lists(st.tuples(st.integers(0, 4), st.integers(1, 9)), min_size=10, max_size=40),
     st.sampled_from([0.1, 0.25, 0.5]),

@@ -18,6 +18,7 @@ from gaincurate.schedule.run import Run
 SCRIPT = Path(__file__).parent.parent.parent / "docs/examples/demo_schedule.sh"
 
 
+@pytest.mark.slow
 def test_three_rounds_of_grpo_with_one_rescoring(tmp_path: Path) -> None:
     pytest.importorskip("trl")
     tiny.write_jsonl(tmp_path / "prompts.jsonl", tiny.questions(64))

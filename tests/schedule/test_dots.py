@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.difficulty.prompts import draw_references
@@ -90,7 +90,6 @@ def test_equal_rates_are_equally_likely(temperature: float, where: float) -> Non
     st.floats(1e-320, 1e3),
     st.integers(0, 2**31),
 )
-@settings(max_examples=60)
 def test_cut_gaps_change_no_draw(rates: list[float], temperature: float, seed: int) -> None:
     distance = np.abs(np.array(rates) - 0.5)
     found = log_weights(distance, temperature)

@@ -126,6 +126,7 @@ def test_a_known_trainers_checkpoint_is_held_while_it_generates(
     assert told["policy"]["weights"] == run.plan(0)["references"]["policy"]["weights"]
 
 
+@pytest.mark.slow
 def test_killed_at_any_file_by_the_driver_the_plans_are_the_same(
     tmp_path: Path, scored: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

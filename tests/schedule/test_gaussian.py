@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.errors import InputError
@@ -100,7 +100,6 @@ def test_the_released_codes_variant_never_goes_back() -> None:
     assert capped.mu == 1000
 
 
-@settings(max_examples=60)
 @given(
     st.integers(1, 40),
     st.data(),

@@ -10,18 +10,28 @@ import pytest
 PROGRAM = Path(__file__).parent.parent / "kill_runs.py"
 
 
-@pytest.mark.parametrize("strategy", ["gain-rl", "variance"])
-def test_runs_killed_at_random_instants_come_to_the_same_plans(tmp_path: Path, strategy: str) -> None:
+@pytest.mark.parametrize(
+    ("strategy", "kills"),
+    [
+        ("gain-rl", 3),
+        pytest.param("gain-rl", 30, marks=pytest.mark.slow),
+        pytest.param("variance", 30, marks=pytest.mark.slow),
+    ],
+)
+def test_runs_killed_at_random_instants_come_to_the_same_plans(
+    tmp_path: Path, strategy: str, kills: int
+) -> None:
     paths = json.dumps(sys.path)
     code = f"import sys, json, runpy; sys.path[:] = json.loads({paths!r}); sys.argv = sys.argv[1:]; "
     code += "runpy.run_path(sys.argv[0], run_name='__main__')"
     result = subprocess.run(
-        [sys.executable, "-c", code, PROGRAM, tmp_path, strategy, "30"], capture_output=True, text=True
+        [sys.executable, "-c", code, PROGRAM, tmp_path, strategy, str(kills)], capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout.splitlines()[-1])
     assert found["finished"]
-    assert found["kills"] >= 30
+    assert found["kills"] >= kills
     assert len(found["files"]) == 1 + 3 * 5
     assert found["differing"] == []
-    assert len(set(found["reached"])) > 2  # early and late in the run
+    if kills > 3:
+        assert len(set(found["reached"])) > 2  # early and late in the run

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.core import rng
@@ -35,7 +35,6 @@ def _philox(seed: int, round_: int, stream: int, block: int) -> list[float]:
     return [((value >> 12) + 0.5) / 2**52 for value in counter]
 
 
-@settings(max_examples=30)
 @given(st.integers(0, 2**64 - 1), st.integers(0, 10**6), st.integers(0, 30), st.integers(0, 40))
 def test_any_part_of_a_stream_is_the_same_numbers(seed: int, round_: int, start: int, count: int) -> None:
     whole = uniforms(seed, round_, 1, 0, 4 * start + count)
@@ -75,7 +74,6 @@ def test_draws_do_not_depend_on_how_the_items_are_cut_into_blocks(monkeypatch: p
         assert whole[kind] == own[np.argsort(-keys[own])][:size].tolist()
 
 
-@settings(max_examples=50)
 @given(st.integers(1, 60), st.data(), st.floats(-1e300, 1e300))
 def test_any_weights_give_distinct_items(count: int, data: st.DataObject, extreme: float) -> None:
     size = data.draw(st.integers(1, count))

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import runs
@@ -15,7 +15,6 @@ from gaincurate.errors import InputError, OutputError
 from gaincurate.schedule.ordering import Order, build, permute
 
 
-@settings(max_examples=40)
 @given(st.lists(st.sampled_from([0.1, 0.2, 0.25, 0.5]), min_size=1, max_size=12), st.booleans())
 def test_an_order_is_sorted_by_value_and_equal_ones_by_id(
     tmp_path_factory: pytest.TempPathFactory, angles: list[float], ascending: bool

@@ -3,14 +3,13 @@ from __future__ import annotations
 import json
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.schedule.base import Options, Pool
 from gaincurate.schedule.strategies.uniform import FileOrder, Uniform
 
 
-@settings(max_examples=80)
 @given(st.integers(1, 30), st.data(), st.integers(0, 5), st.sampled_from([Uniform, FileOrder]))
 def test_each_round_is_distinct_and_each_pass_has_everything_once(
     rows: int, data: st.DataObject, seed: int, kind: type[Uniform]

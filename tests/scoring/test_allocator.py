@@ -59,6 +59,7 @@ print(found[-1] - found[299])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="Linux")
 def test_products_of_ever_new_sizes_do_not_add_up() -> None:
     """The second 300 of 600 numbers of rows take next to nothing. Freed memory goes back here, to be told apart."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.scoring.angle import angle_scores
@@ -31,7 +31,6 @@ def packed(prompts: list[Segmented], seed: int = 0, width: int = 16) -> PackedSt
 SHAPES = st.lists(st.tuples(st.integers(0, 12), st.integers(1, 15)), min_size=1, max_size=6)
 
 
-@settings(max_examples=60)
 @given(SHAPES, st.floats(-3, 3), st.integers(0, 99))
 def test_each_prompt_gets_the_score_of_its_own_full_cosine_matrix(
     shapes: list[tuple[int, int]], weight: float, seed: int

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -88,7 +88,6 @@ def packed(
 CASES = st.lists(st.tuples(st.integers(1, 9), st.integers(0, 7)), min_size=1, max_size=4)
 
 
-@settings(max_examples=40)
 @given(
     cases=CASES,
     window=st.one_of(st.none(), st.integers(1, 6)),
@@ -142,7 +141,7 @@ def test_the_masks_of_a_long_prompts_parts_are_not_kept(monkeypatch: pytest.Monk
     assert list(packing.memo) == [(2, 3, None, 2)]
 
 
-@pytest.mark.parametrize("tokens", [9, 128, 129, 300])
+@pytest.mark.parametrize("tokens", [9, 128, 129, pytest.param(300, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("dtype", "most"), [(torch.bfloat16, 2e-2), (torch.float32, 2e-6)])
 def test_sequences_of_any_number_of_parts_are_right_to_their_rounding(
     tokens: int, dtype: torch.dtype, most: float

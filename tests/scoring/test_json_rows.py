@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.errors import SourceError
@@ -29,7 +29,6 @@ def read(data: bytes) -> list[dict[str, Any]]:
     return [row for _, row in json_rows(NAME, io.BytesIO(data))]
 
 
-@settings(max_examples=150)
 @given(
     rows,
     st.sampled_from([None, 0, 3]),
@@ -46,7 +45,6 @@ def test_an_array_is_what_json_loads_says_wherever_the_blocks_are_cut(
         assert read(data) == expected
 
 
-@settings(max_examples=100)
 @given(rows, st.sampled_from([b"\n", b"\r\n", b"\n\n \t\n"]), st.booleans(), st.booleans())
 def test_lines_are_what_json_loads_says_whatever_ends_them(
     expected: list[dict[str, Any]], end: bytes, ascii_only: bool, mark: bool

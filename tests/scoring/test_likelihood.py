@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import likelihoods as oracle
 import tiny
-from architectures import ARCHITECTURES, Architecture
+from architectures import ARCHITECTURES, Architecture, in_tiers
 from gaincurate.scoring.angle import angle_scores
 from gaincurate.scoring.batching import PackedStates
 from gaincurate.scoring.lm_head import Head
@@ -37,7 +37,7 @@ HEADS = [
     Architecture("llama", options={"tie_word_embeddings": True}, label="llama_tied"),
     Architecture("mixtral", options={"num_local_experts": 4, "output_router_logits": True}, label="mixtral_routers"),
 ]  # fmt: skip
-ALL = [*ARCHITECTURES, *HEADS]
+ALL = [*in_tiers(ARCHITECTURES), *HEADS]
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")

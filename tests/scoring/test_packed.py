@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 import tiny
-from architectures import ARCHITECTURES
+from architectures import ARCHITECTURES, in_tiers
 from gaincurate.scoring import packed_prefill as module
 from gaincurate.scoring.angle import angle_scores
 from gaincurate.scoring.batching import PackedStates
@@ -57,7 +57,7 @@ def gap(a: list[tuple[float, float | None]], b: list[tuple[float, float | None]]
 
 
 @pytest.mark.parametrize("site", ["mlp_input", "final_norm"])
-@pytest.mark.parametrize("kind", ARCHITECTURES, ids=lambda a: a.name)
+@pytest.mark.parametrize("kind", in_tiers(ARCHITECTURES))
 def test_scores_equal_the_padded_forwards_with_prefixes_shared_and_not(kind: Any, site: Site) -> None:
     prefill, rows = made(kind, site), prompts()
     expected = scores(prefill(rows), rows)
@@ -162,7 +162,6 @@ def test_a_forgotten_prefix_is_run_again_with_the_same_bits(monkeypatch: pytest.
     assert len(packed._kept) == 1
 
 
-@settings(max_examples=30)
 @given(st.lists(st.sampled_from([b"", b"aaaa", b"bbbb", b"cccccccc"]), max_size=7))
 def test_a_prefix_is_shared_where_two_prompts_have_it(names: list[bytes]) -> None:
     rows = [

@@ -11,7 +11,7 @@ import transformers
 from torch import Tensor
 
 import tiny
-from architectures import ARCHITECTURES, Architecture
+from architectures import ARCHITECTURES, Architecture, in_tiers
 from gaincurate.errors import ModelError
 from gaincurate.scoring.angle import angle_scores
 from gaincurate.scoring.model import find_model, load_config, load_model
@@ -35,7 +35,7 @@ class Pair:
         return self.loaded.get_submodule(self.architecture.layers)[index]
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES, ids=lambda a: a.name)
+@pytest.fixture(scope="module", params=in_tiers(ARCHITECTURES))
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

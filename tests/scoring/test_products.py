@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -33,7 +33,6 @@ def linear(into: int, out: int, *, bias: bool, dtype: Any = torch.float32, seed:
 
 
 @needs_avx
-@settings(max_examples=60)
 @given(
     st.integers(1, 70),
     st.integers(1, 70),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import tiny
@@ -58,7 +58,6 @@ def three_parts(folder: Path) -> Source:
     return open_source(str(folder / "*"))  # a folder of several formats is refused
 
 
-@settings(max_examples=80)
 @given(points=st.lists(st.integers(0, 2801), min_size=2, max_size=8))
 def test_ascending_ranges_of_a_cursor_are_plain_slices_and_one_pass(
     points: list[int], tmp_path_factory: pytest.TempPathFactory

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import transformers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import templates
@@ -98,7 +98,6 @@ ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(
 
 
 @pytest.mark.parametrize("name", ["qwen2.5", "llama3-dated", "mistral", "upper"])
-@settings(max_examples=40)
 @given(texts=st.lists(st.one_of(ANY_TEXT, st.sampled_from(SLOW_TEXTS)), min_size=1, max_size=3))
 def test_a_slow_tokenizer_without_offsets_cuts_like_the_fast_one(name: str, texts: list[str]) -> None:
     case = BY_NAME[name]

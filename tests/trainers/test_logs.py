@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import exports
@@ -307,7 +307,6 @@ def test_paths_and_options_that_mean_nothing_are_refused(run: Run, tmp_path: Pat
     )
 
 
-@settings(max_examples=40)
 @given(
     rewards=st.lists(
         st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=3), min_size=5, max_size=5

@@ -159,6 +159,7 @@ def test_a_run_that_waits_for_its_first_references_is_planned_when_it_is_attache
     assert run.state["finished"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("late", [False, True], ids=["sampler", "late"])
 def test_a_generation_may_feed_several_steps_and_several_passes(
     tmp_path: Path, model: Path, late: bool
@@ -182,7 +183,9 @@ def test_a_generation_may_feed_several_steps_and_several_passes(
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["sampler", "late"])
-@pytest.mark.parametrize("end", [3, 4, 5])
+@pytest.mark.parametrize(
+    "end", [3, pytest.param(4, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow)]
+)
 def test_ended_anywhere_and_resumed_the_plans_are_those_of_a_run_that_was_not(
     tmp_path: Path, model: Path, late: bool, end: int
 ) -> None:
@@ -203,6 +206,7 @@ def test_ended_anywhere_and_resumed_the_plans_are_those_of_a_run_that_was_not(
     assert run.state["finished"]
 
 
+@pytest.mark.slow
 def test_resumed_from_an_older_checkpoint_later_rounds_are_set_aside(tmp_path: Path, model: Path) -> None:
     run = runs.begin(tmp_path, rounds=3, align_to=4)
     trainer, _ = make(model, run, num_train_epochs=3)
@@ -215,6 +219,7 @@ def test_resumed_from_an_older_checkpoint_later_rounds_are_set_aside(tmp_path: P
     assert sorted(path.name for path in (run.folder / "undone").iterdir()) == ["00001-1", "00002-1"]
 
 
+@pytest.mark.slow
 def test_true_takes_the_newest_checkpoint_that_is_whole_and_of_this_history(
     tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -241,6 +246,7 @@ def test_true_takes_the_newest_checkpoint_that_is_whole_and_of_this_history(
     ]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_a_kill_left_without_a_place_will_do_if_the_run_stands_there(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,6 +279,7 @@ def test_a_checkpoint_that_a_kill_left_without_a_place_will_do_if_the_run_stands
         trainer.train(resume_from_checkpoint=str(out / "checkpoint-1"))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_somebody_else_is_passed_over(
     tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -301,6 +308,7 @@ def test_a_start_from_nothing_over_a_run_that_went_on_is_refused(tmp_path: Path,
         make(model, run, num_train_epochs=2)[0].train()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [4, 16])
 def test_a_batch_that_was_changed_makes_no_resume_exact_and_nothing_is_undone(
     tmp_path: Path, model: Path, size: int
@@ -319,6 +327,7 @@ def test_a_batch_that_was_changed_makes_no_resume_exact_and_nothing_is_undone(
     assert run.state["finished"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_inside_a_generations_window_is_passed_over(
     tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -343,6 +352,7 @@ def test_a_checkpoint_inside_a_generations_window_is_passed_over(
     assert f"checkpoint-3: {why} exact." in caplog.text
 
 
+@pytest.mark.slow
 def test_late_a_save_inside_a_window_changes_nothing(tmp_path: Path, model: Path) -> None:
     class SavesAt(transformers.TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
@@ -376,6 +386,7 @@ def test_a_reward_outside_the_runs_range_ends_the_first_step(tmp_path: Path, mod
     assert not run.outcomes(0).exists()
 
 
+@pytest.mark.slow
 def test_a_trainer_that_failed_in_a_reward_function_can_go_on(tmp_path: Path, model: Path) -> None:
     run = runs.begin(tmp_path, rounds=2, align_to=4)
     calls = iter(range(10))
@@ -398,6 +409,7 @@ def test_a_trainer_that_failed_in_a_reward_function_can_go_on(tmp_path: Path, mo
     assert run.plan(1)["inputs"]["rollouts"] == 16
 
 
+@pytest.mark.slow
 def test_the_same_run_started_anew_in_its_place_is_another_run(tmp_path: Path, model: Path) -> None:
     run = runs.begin(tmp_path, rounds=2, align_to=4)
     make(model, run, num_train_epochs=2)[0].train()
@@ -409,6 +421,7 @@ def test_the_same_run_started_anew_in_its_place_is_another_run(tmp_path: Path, m
     assert seen == planned(run)
 
 
+@pytest.mark.slow
 def test_going_back_over_a_re_scoring_brings_back_the_order_that_was(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

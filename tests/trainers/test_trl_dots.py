@@ -100,7 +100,7 @@ def plans(run: Run) -> list[Any]:
     return found
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["sampler", "late"])
+@pytest.mark.parametrize("late", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["sampler", "late"])
 def test_each_rounds_references_are_rolled_out_with_the_checkpoint_of_that_moment(
     tmp_path: Path, base: Path, commands: list[list[str]], late: bool
 ) -> None:
@@ -175,6 +175,7 @@ class Ender(transformers.TrainerCallback):
             raise Ends
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("late", [False, True], ids=["sampler", "late"])
 def test_ended_anywhere_the_plans_are_the_same_and_nothing_is_rolled_out_twice(
     tmp_path: Path, base: Path, commands: list[list[str]], late: bool
@@ -201,6 +202,7 @@ def test_ended_anywhere_the_plans_are_the_same_and_nothing_is_rolled_out_twice(
         assert gone == (["00001-1"] if place in ("behind the plan", "in round 1") else [])
 
 
+@pytest.mark.slow
 def test_going_back_behind_a_checkpoint_its_references_are_rolled_out_anew(
     tmp_path: Path, base: Path, commands: list[list[str]]
 ) -> None:
@@ -217,6 +219,7 @@ def test_going_back_behind_a_checkpoint_its_references_are_rolled_out_anew(
     assert plans(run) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("late", [False, True], ids=["sampler", "late"])
 def test_a_round_that_ends_without_a_checkpoint_is_not_followed_by_one_of_an_older_policy(
     tmp_path: Path, base: Path, commands: list[list[str]], late: bool
@@ -268,6 +271,7 @@ def test_settings_without_a_checkpoint_at_each_rounds_end_are_refused_before_any
     assert not commands
 
 
+@pytest.mark.slow
 def test_killed_while_references_are_rolled_out_by_a_process_of_their_own(
     tmp_path: Path, base: Path, commands: list[list[str]]
 ) -> None:

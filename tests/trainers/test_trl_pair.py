@@ -62,6 +62,7 @@ def trained(output: Path) -> dict[int, Counter[str]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("late", [False, True], ids=["sampler", "late"])
 def test_killed_in_a_round_and_resumed_it_is_as_if_nothing_had_happened(base: Path, late: bool) -> None:
     name = "late" if late else "sampler"
@@ -95,6 +96,7 @@ def test_killed_in_a_round_and_resumed_it_is_as_if_nothing_had_happened(base: Pa
     assert accuracy[0] == accuracy[1]
 
 
+@pytest.mark.slow
 def test_what_the_main_process_refuses_ends_both(base: Path) -> None:
     run = begin(base, "refused")
     with run.outcomes(0).open("a") as file:

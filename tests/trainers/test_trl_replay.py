@@ -93,6 +93,7 @@ SABOTAGES: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", SABOTAGES)
 def test_the_audit_sees_a_buffer_that_stores_wrongly(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
@@ -109,6 +110,7 @@ def test_the_audit_sees_a_buffer_that_stores_wrongly(
         replay_run.audit(trainer.lines, **SIZES)
 
 
+@pytest.mark.slow
 def test_the_audit_sees_a_buffer_that_replays_current_rollouts(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -318,6 +320,7 @@ def test_the_log_says_what_is_replayed(done: Any) -> None:
         assert 0 < ess <= 1
 
 
+@pytest.mark.slow
 def test_accumulated_and_repeated_steps_keep_their_sizes(model: Path, tmp_path: Path) -> None:
     """Four micro-batches a generation, two of them an update, each used twice."""
     trainer = make(
@@ -339,6 +342,7 @@ def test_accumulated_and_repeated_steps_keep_their_sizes(model: Path, tmp_path: 
         assert sum(whole[0].values()) == line.rows
 
 
+@pytest.mark.slow
 def test_old_groups_are_left_out_by_their_age(model: Path, tmp_path: Path) -> None:
     trainer = make(model, tmp_path, replay=Replay(capacity=CAPACITY, max_age=2), max_steps=12)
     trainer.train()
@@ -347,6 +351,7 @@ def test_old_groups_are_left_out_by_their_age(model: Path, tmp_path: Path) -> No
     assert trainer.buffer.counts.aged > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("always", [0.0, 1.0], ids=["too hard", "too easy"])
 def test_a_run_whose_buffer_stays_empty_says_so(
     model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, always: float
@@ -364,6 +369,7 @@ def test_a_run_whose_buffer_stays_empty_says_so(
     assert all(entry.get("replay/share", 0) == 0 for entry in trainer.state.log_history)
 
 
+@pytest.mark.slow
 def test_a_buffer_that_fills_too_slowly_says_so(
     model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -380,6 +386,7 @@ def test_a_buffer_that_fills_too_slowly_says_so(
     )
 
 
+@pytest.mark.slow
 def test_shaped_rewards_need_the_function_that_tells_right_from_wrong(model: Path, tmp_path: Path) -> None:
     def shaped(completions: list[str], **columns: Any) -> list[float]:
         return [2.0 + len(text) for text in completions]
@@ -398,6 +405,7 @@ def test_shaped_rewards_need_the_function_that_tells_right_from_wrong(model: Pat
         assert group.rewards.min() >= 2
 
 
+@pytest.mark.slow
 def test_a_rollout_that_nobody_could_judge_keeps_its_group_out(model: Path, tmp_path: Path) -> None:
     def unsure(completions: list[str], answer: list[str], **columns: Any) -> list[Any]:
         found: list[Any] = arithmetic.right(completions, answer)
@@ -409,6 +417,7 @@ def test_a_rollout_that_nobody_could_judge_keeps_its_group_out(model: Path, tmp_
     assert not {line.fresh[0] for line in trainer.lines} & {group.gc_id for group in trainer.buffer.groups}
 
 
+@pytest.mark.slow
 def test_a_completion_that_was_cut_off_counts_nowhere(model: Path, tmp_path: Path) -> None:
     trainer = make(model, tmp_path, mask_truncated_completions=True, max_completion_length=2)
     trainer.train()
@@ -440,6 +449,7 @@ class TrainsWithEngine(Replays, Engine):
     """Replay around it."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clip", ["one", "old"])
 def test_an_engines_own_log_probs_are_the_behaviour_policys(model: Path, tmp_path: Path, clip: Any) -> None:
     """Not run with vLLM itself."""
@@ -465,6 +475,7 @@ def test_an_engines_own_log_probs_are_the_behaviour_policys(model: Path, tmp_pat
     assert all(math.isfinite(e["loss"]) for e in trainer.state.log_history if "loss" in e)
 
 
+@pytest.mark.slow
 def test_an_evaluation_changes_nothing(model: Path, tmp_path: Path) -> None:
     found = []
     for options in (
@@ -485,6 +496,7 @@ def test_an_evaluation_changes_nothing(model: Path, tmp_path: Path) -> None:
     assert trainer.state.log_history[-2]["eval_reward"] >= 0
 
 
+@pytest.mark.slow
 def test_all_that_was_generated_is_in_the_ledger(model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "ledger"
     trainer = make(model, tmp_path, replay=Replay(capacity=CAPACITY, ledger=folder), max_steps=4)
@@ -514,6 +526,7 @@ def test_a_model_whose_log_probs_follow_the_padding_is_refused(model: Path, tmp_
         make(tmp_path / "gpt2", tmp_path).train()
 
 
+@pytest.mark.slow
 def test_a_second_training_begins_with_an_empty_buffer(model: Path, tmp_path: Path) -> None:
     trainer = make(model, tmp_path, max_steps=4)
     trainer.train()
@@ -528,6 +541,7 @@ class Follows(FollowsRun, Replays, trl.GRPOTrainer):  # type: ignore[misc, name-
     """What a user writes to have both."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("late", [False, True], ids=["sampler", "late"])
 def test_every_prompt_of_a_followed_run_is_generated_for(model: Path, tmp_path: Path, late: bool) -> None:
     """The budget counts fresh prompts; replayed ones are no outcomes."""
@@ -554,6 +568,7 @@ def test_every_prompt_of_a_followed_run_is_generated_for(model: Path, tmp_path: 
         assert len(run.outcomes(round_).read_text().splitlines()) == 8 * GROUP
 
 
+@pytest.mark.slow
 def test_a_budget_is_counted_in_fresh_prompts(model: Path, tmp_path: Path) -> None:
     run = arithmetic.begin(tmp_path, budget=6)
     trainer = make(model, tmp_path / "out", num_train_epochs=3, max_steps=-1)
@@ -571,6 +586,7 @@ class Ender(transformers.TrainerCallback):
             raise Ends
 
 
+@pytest.mark.slow
 def test_a_resumed_training_is_one_that_was_never_ended(model: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2, "max_steps": 8}
     whole = make(model, tmp_path / "whole", **options)

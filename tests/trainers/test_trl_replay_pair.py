@@ -56,6 +56,7 @@ def told(base: Path, name: str) -> tuple[list[replay_run.Line], list[float]]:
     return lines, [entry["loss"] for entry in found[0]["log"] if "loss" in entry]
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_it_has_the_same_buffer_and_the_same_losses(base: Path) -> None:
     runs = [arithmetic.begin(base, name=name, rounds=4) for name in ("whole", "cut")]
     launch(base, "whole")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import trainer_folders as folders
@@ -62,7 +62,6 @@ def void(value: object) -> None:
     """For a lambda that yields nothing."""
 
 
-@settings(max_examples=30)
 @given(st.floats(0, 100), st.floats(0.1, 50))
 def test_a_wait_ends_with_its_time_and_never_before(tmp_path: Path, timeout: float, now: float) -> None:
     clock = Clock()
