@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from verl.trainer.ppo.checkpoint_callback import build_checkpoint_callback
 from verl.trainer.ppo.utils import create_rl_dataset, create_rl_sampler
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.utils.dataset.rl_dataset import RLHFDataset, collate_fn
-from verl.utils.import_utils import load_extern_object
+from verl.utils.import_utils import load_class_from_fqn, load_extern_object
 
 import runs
 import tiny
@@ -27,7 +28,10 @@ from gaincurate.errors import InputError, OutputError
 from gaincurate.schedule.run import Run
 from gaincurate.trainers.verl import run as verl_run
 from gaincurate.trainers.verl.live import RunCheckpoint, RunDataset, RunReplayBuffer, overrides, resumed
+from gaincurate.trainers.verl.replay import GroupReplayBuffer, ReplayCheckpoint
 from verl_trainer import settings
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +104,15 @@ def test_verl_finds_all_three_by_the_overrides(run: Run) -> None:
     train, val = datasets_of(config)
     assert type(train) is type(val) is RunDataset
     assert (len(train), len(val)) == (8, 3)
+
+
+def test_the_classes_that_the_docs_name_are_found_by_verls_own_loaders() -> None:
+    page = "".join((DOCS / name).read_text() for name in ("trainers.md", "replay.md"))
+    objects = set(re.findall(r"path=(pkg://gaincurate\S+)[\s\\]+\S+\.name=(\w+)", page))
+    classes = {load_extern_object(path, name) for path, name in objects}
+    callbacks = set(re.findall(r"trainer\.checkpoint_callback_class=(\S+)", page))
+    classes |= {load_class_from_fqn(name) for name in callbacks}
+    assert classes == {RunDataset, RunReplayBuffer, RunCheckpoint, GroupReplayBuffer, ReplayCheckpoint}
 
 
 def test_every_override_is_a_setting_that_verl_has(tmp_path: Path) -> None:
