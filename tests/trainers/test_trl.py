@@ -533,6 +533,7 @@ def test_late_rows_need_no_rows_in_the_dataset_and_no_epochs(tmp_path: Path, mod
     assert run.state["finished"]
 
 
+@pytest.mark.slow
 def test_an_adapter_is_merged_before_the_re_scoring_and_training_goes_on_with_it(
     tmp_path: Path, model: Path
 ) -> None:
