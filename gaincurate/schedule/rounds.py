@@ -54,8 +54,8 @@ def start(config: ScheduleConfig, note: Note = silent) -> Run:
     ascending = config.ascending
     if ascending is None:
         ascending = kind.ascending if by == kind.by else False
-    check_options_of_a_run(config, scored, kind, by, options)
     model = config.model or first_model(scored, note)
+    check_options_of_a_run(config.model_copy(update={"model": model}), scored, kind, by, options)
     with making(config.run) as folder:
         scored.verify()
         missing = build(folder / ORDER, scored, by, ascending=ascending)

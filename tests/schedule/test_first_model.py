@@ -62,6 +62,7 @@ def test_a_relative_path_is_the_folder_of_that_time(
     assert checkpoint(tmp_path / "run") == str(tmp_path / "here/models/m")
 
 
+@pytest.mark.slow
 @pytest.mark.demo
 def test_a_folder_called_demo_never_shadows_the_alias(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

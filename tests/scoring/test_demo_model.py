@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,18 +31,16 @@ pytestmark = [
 TASKS = ("gsm_symbolic", "leg_counting", "simple_equations", "time_intervals", "chain_sum")
 
 
-@dataclass(frozen=True)
-class Demo:
-    """The demo model, loaded once."""
-
-    tokenizer: Any
-    model: Any
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return load_tokenizer(find_model("demo"))
 
 
 @pytest.fixture(scope="module")
-def demo() -> Demo:
+def model() -> Any:
+    """The demo model, loaded once."""
     files = find_model("demo")
-    return Demo(load_tokenizer(files), load_model(files, load_config(files), device="cpu", dtype="float32"))
+    return load_model(files, load_config(files), device="cpu", dtype="float32")
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +52,8 @@ def questions() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def prompts(demo: Demo, questions: list[str]) -> list[Segmented]:
-    found = Segmenter(demo.tokenizer)([[{"role": "user", "content": text}] for text in questions])
+def prompts(tokenizer: Any, questions: list[str]) -> list[Segmented]:
+    found = Segmenter(tokenizer)([[{"role": "user", "content": text}] for text in questions])
     return [item for item in found if isinstance(item, Segmented)]
 
 
@@ -119,30 +116,30 @@ def batched_scores(model: Any, prompts: list[Segmented], site: Site) -> list[Sco
 
 @pytest.mark.slow
 def test_batched_scores_of_real_prompts_equal_float64_double_loops(
-    demo: Demo, prompts: list[Segmented]
+    model: Any, prompts: list[Segmented]
 ) -> None:
     assert len(prompts) == 50
     expected = []
     for first in range(0, 50, 10):
         some = prompts[first : first + 10]
-        for prompt, states in zip(some, plain_states(demo.model, some), strict=True):
+        for prompt, states in zip(some, plain_states(model, some), strict=True):
             expected.append({site: loops(own, prompt.prefix) for site, own in states.items()})
     sites: tuple[Site, ...] = ("mlp_input", "final_norm")
     for site in sites:
-        for score, terms in zip(batched_scores(demo.model, prompts, site), expected, strict=True):
+        for score, terms in zip(batched_scores(model, prompts, site), expected, strict=True):
             assert score.angle_intra == pytest.approx(terms[site][0], abs=1e-5)
             assert score.angle_inter == pytest.approx(terms[site][1], abs=1e-5)
 
 
 def test_real_prompts_are_cut_at_the_templates_borders(
-    demo: Demo, prompts: list[Segmented], questions: list[str]
+    tokenizer: Any, prompts: list[Segmented], questions: list[str]
 ) -> None:
     for prompt, question in zip(prompts, questions, strict=True):
         messages = [{"role": "user", "content": question}]
-        encoded = demo.tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+        encoded = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
         assert prompt.token_ids.tolist() == encoded["input_ids"]
         parts = np.split(prompt.token_ids, [prompt.prefix, prompt.end])
-        prefix, middle, tail = (demo.tokenizer.decode(part) for part in parts)
+        prefix, middle, tail = (tokenizer.decode(part) for part in parts)
         assert prefix.startswith("<|im_start|>system\nYou are a helpful AI assistant named SmolLM")
         assert prefix.endswith("<|im_end|>\n<|im_start|>user\n")
         assert middle == question.strip()
@@ -177,5 +174,5 @@ def test_nll_and_entropy_of_real_prompts_equal_a_plain_float64_forward(prompts: 
         ("\n\n  7", ["ĊĊĠĠ", "7"]),
     ],
 )
-def test_digits_are_split_before_blanks_as_smollm2_does(demo: Demo, text: str, tokens: list[str]) -> None:
-    assert demo.tokenizer.convert_ids_to_tokens(demo.tokenizer(text)["input_ids"]) == tokens
+def test_digits_are_split_before_blanks_as_smollm2_does(tokenizer: Any, text: str, tokens: list[str]) -> None:
+    assert tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"]) == tokens

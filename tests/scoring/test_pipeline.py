@@ -55,6 +55,7 @@ def test_the_same_options_give_the_same_bytes_and_a_finished_set_is_left_alone(
     assert tree(tmp_path / "a") == first
 
 
+@pytest.mark.slow
 def test_parts_in_processes_of_their_own_make_the_same_set(
     tmp_path: Path, tiny_model: Path, data: str
 ) -> None:

@@ -93,6 +93,7 @@ def test_bench_score_prints_a_table_and_a_sentence(tmp_path: Path, tiny_model: P
     assert found["torch"] == torch.__version__
 
 
+@pytest.mark.slow
 def test_bench_score_times_several_workers_and_the_script_in_float32(tiny_model: Path) -> None:
     options = ["bench", "score", "-m", str(tiny_model), "--rows", "6", "--prefix", "9", "--passes", "1"]
     options += ["--dtype", "bfloat16", "--workers", "2", "--device", "cpu"]
@@ -114,6 +115,7 @@ def test_bench_score_times_several_workers_and_the_script_in_float32(tiny_model:
     assert "times as many as that in float32" in run(*options).stdout
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_between_two_passes_is_told(tiny_model: Path) -> None:
     prompts = made_up_prompts(4, prefix=3, vocab_size=512)
     with Crew(str(tiny_model), "float32", 2, 1, prompts, 256) as crew:
@@ -125,6 +127,7 @@ def test_a_worker_that_dies_between_two_passes_is_told(tiny_model: Path) -> None
             crew.run()
 
 
+@pytest.mark.slow
 def test_workers_whose_model_cannot_be_packed_say_so(tmp_path: Path) -> None:
     falcon = next(a for a in ARCHITECTURES if a.name == "falcon")
     tiny.model(falcon.config()).save_pretrained(tmp_path)

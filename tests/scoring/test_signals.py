@@ -93,6 +93,7 @@ def test_the_angle_and_the_embedding_never_load_the_head(
     assert "the head was loaded" in score(rows_file, tiny_model, tmp_path / "other", *ALL).stderr
 
 
+@pytest.mark.slow
 def test_bytes_do_not_depend_on_workers_parts_or_interruptions(
     tmp_path: Path, tiny_model: Path, whole: Path
 ) -> None:

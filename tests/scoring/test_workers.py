@@ -45,6 +45,7 @@ def test_two_workers_write_the_same_bytes_as_one_and_the_sum_is_told(
     assert "already complete, nothing was left to score" in again.stdout
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_done_ends_by_itself(
     tmp_path: Path, tiny_model: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,6 +58,7 @@ def test_a_worker_that_is_done_ends_by_itself(
     assert lived == [False, False]
 
 
+@pytest.mark.slow
 def test_what_a_worker_refuses_is_said_as_one_process_says_it(tmp_path: Path, tiny_model: Path) -> None:
     rows = tiny.questions(60)
     rows[50]["question"] = " "
@@ -70,6 +72,7 @@ def test_what_a_worker_refuses_is_said_as_one_process_says_it(tmp_path: Path, ti
     assert "row 50 (from 0, id " in said[0]
 
 
+@pytest.mark.slow
 def test_more_shards_than_a_pipe_holds_are_not_waited_for_after_an_error(
     tmp_path: Path, tiny_model: Path
 ) -> None:

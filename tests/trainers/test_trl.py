@@ -206,7 +206,6 @@ def test_ended_anywhere_and_resumed_the_plans_are_those_of_a_run_that_was_not(
     assert run.state["finished"]
 
 
-@pytest.mark.slow
 def test_resumed_from_an_older_checkpoint_later_rounds_are_set_aside(tmp_path: Path, model: Path) -> None:
     run = runs.begin(tmp_path, rounds=3, align_to=4)
     trainer, _ = make(model, run, num_train_epochs=3)
@@ -534,6 +533,7 @@ def test_late_rows_need_no_rows_in_the_dataset_and_no_epochs(tmp_path: Path, mod
     assert run.state["finished"]
 
 
+@pytest.mark.slow
 def test_an_adapter_is_merged_before_the_re_scoring_and_training_goes_on_with_it(
     tmp_path: Path, model: Path
 ) -> None:

@@ -541,7 +541,6 @@ class Follows(FollowsRun, Replays, trl.GRPOTrainer):  # type: ignore[misc, name-
     """What a user writes to have both."""
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("late", [False, True], ids=["sampler", "late"])
 def test_every_prompt_of_a_followed_run_is_generated_for(model: Path, tmp_path: Path, late: bool) -> None:
     """The budget counts fresh prompts; replayed ones are no outcomes."""
@@ -586,7 +585,6 @@ class Ender(transformers.TrainerCallback):
             raise Ends
 
 
-@pytest.mark.slow
 def test_a_resumed_training_is_one_that_was_never_ended(model: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2, "max_steps": 8}
     whole = make(model, tmp_path / "whole", **options)
