@@ -37,7 +37,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What tells one use of `Artifact` from another.
+    """How the uses of `Artifact` differ.
 
     Attributes:
         name: what the folder is called, such as `scored set`.

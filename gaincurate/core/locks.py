@@ -2,7 +2,7 @@
 
 A plain run holds the folder alone. `--shard I/N` runs hold it together, each its own I and all the same N.
 These are kernel locks (flock), not files that merely exist, because the kernel frees them when a process dies
-and nobody has to clear a stale one. The price is that they are POSIX only, which leaves out Windows.
+and there is no stale one to clear. The price is that they are POSIX only, which leaves out Windows.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def acquire(path: Path, kind: int) -> int | None:
         except OSError as error:  # no locks here: Lustre without `-o flock`, some network file systems
             os.close(descriptor)
             raise storage_error(path, error) from error
-        # A finished writer removes the lock files; a lock on a removed file keeps nobody out.
+        # A finished writer removes the lock files; a lock on a removed file keeps no process out.
         try:
             if os.fstat(descriptor).st_ino == path.stat().st_ino:
                 return descriptor

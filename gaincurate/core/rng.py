@@ -26,7 +26,7 @@ def uniforms(seed: int, round_: int, stream: int, start: int, stop: int) -> Floa
     Args:
         seed: of the run, 0 to 2^64 - 1.
         round_: each round has numbers of its own.
-        stream: tells uses within a round apart.
+        stream: keeps uses within a round apart.
         start: place of the first number, a multiple of 4.
         stop: place after the last number.
     """
