@@ -160,7 +160,7 @@ FILES: dict[str, tuple[str, bytes, list[str], str]] = {
         lines({"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]}),
         ["--system", "be brief"],
         "row 0 (from 0, id {ID}) cannot be scored: the row has a system message of its own and --system gives "
-        "another; add --system-override to replace it. Mend the row, or add --on-error skip to list such rows in "
+        "another; add --system-override to replace it. Fix the row, or add --on-error skip to list such rows in "
         "rejected.jsonl.",
     ),
 }
@@ -200,11 +200,11 @@ OPTIONS: dict[str, tuple[list[str], str]] = {
     "layer": (["--layer", "3"], "--layer 3: the model has layers 0 to 2 (or -3 to -1)."),
     "layer of the final norm": (
         ["--layer", "1", "--site", "final_norm"],
-        "--layer 1 goes with --site mlp_input; final_norm stands behind the last layer.",
+        "--layer 1 goes with --site mlp_input; final_norm stands after the last layer.",
     ),
     "length": (
         ["--max-length", "9000"],
-        "--max-length 9000 is over the 512 positions that {M} was made for; its states behind them mean nothing.",
+        "--max-length 9000 is over the 512 positions that {M} was made for; its states after them mean nothing.",
     ),
     "weight": (["--inter-weight", "nan"], "--inter-weight nan: expected a number from -1e+30 to 1e+30."),
     "template arguments": (
@@ -266,7 +266,7 @@ def test_a_bad_row_is_named_or_rejected(case: str, tmp_path: Path, tiny_model: P
     result = run("score", path, "-m", tiny_model, "-o", out)
     assert result.exit_code == 2
     sentence = (
-        f"row 1 (from 0, id {{ID}}) cannot be scored: {reason}. Mend the row, or add --on-error skip to list "
+        f"row 1 (from 0, id {{ID}}) cannot be scored: {reason}. Fix the row, or add --on-error skip to list "
     )
     check(result.stderr, sentence + "such rows in rejected.jsonl.")
     assert not list(out.glob("shard-*")), "a shard was written for rows that were not all scored"

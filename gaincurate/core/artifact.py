@@ -37,7 +37,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What tells one use of `Artifact` from another.
+    """How the uses of `Artifact` differ.
 
     Attributes:
         name: what the folder is called, such as `scored set`.
@@ -105,7 +105,7 @@ class Artifact:
             StorageError: the file system refused.
         """
         split = split or Split()
-        made = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
+        new_folders = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
         with writing(self.folder, split):
             try:
                 yield
@@ -115,7 +115,7 @@ class Artifact:
                 if split.count == 1 and (self.finished or not begun):
                     shutil.rmtree(work_folder(self.folder), ignore_errors=True)
                     with suppress(OSError):  # not empty, so not ours alone
-                        for folder in made:
+                        for folder in new_folders:
                             folder.rmdir()
 
     def read_identity(self, *, damaged: bool = False) -> Json | None:
@@ -351,7 +351,7 @@ def encode_shard(table: pa.Table, info: Mapping[str, Any]) -> bytes:
     """An Arrow IPC file of one uncompressed record batch, with `info` in the schema's metadata.
 
     The same table and info give the same bytes: `table` must own fresh buffers (see `take`), because
-    bytes under nulls and behind the last bit are written as they lie in memory.
+    bytes under nulls and after the last bit are written as they lie in memory.
     """
     # The hash covers the file that holds zeros in its place, so the schema and the footer too.
     content = digest_bytes(_serialize(table, {**info, "content": _NO_HASH}))

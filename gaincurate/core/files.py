@@ -193,6 +193,6 @@ def sync_folder(path: Path) -> None:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Delete what killed writers left behind in `folder`; call it only while holding the lock."""
+    """Delete what killed writers left in `folder`. Call it only while holding the lock."""
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)

@@ -2,8 +2,9 @@
 
 Usage: keeper.py SOCKET LOCK GRACE COMMAND ... with two inherited file descriptors. It keeps LOCK open as long
 as anything of the command lives, its children's children included (on Linux orphans become the keeper's).
-When the command ends, or the other end of SOCKET does, what is left is asked to end, and after GRACE seconds
-ended. It writes the command's return code to SOCKET, or why it did not start. Knows nothing of trainers.
+When the command ends, or the other end of SOCKET closes, it asks what is left to end, and after GRACE seconds
+kills it. It writes the command's return code to SOCKET, or why the command did not start. It imports nothing
+of this package, so it starts quickly and holds no memory worth naming beside a training.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def main() -> int:
         ready, _, _ = select.select([end], [], [], _LOOK)
         code = child.poll()
         if ready and code is None:
-            break  # nobody is left to tell
+            break  # the parent is gone
     _end_all(child, grace)
     with suppress(OSError):
         end.sendall(f"code {child.returncode}".encode())
@@ -89,11 +90,11 @@ def _living(child: subprocess.Popen[bytes]) -> list[int]:
                 continue
             if state != "Z":
                 parents.setdefault(int(parent), []).append(int(name))
-    found, new = [], [os.getpid()]
-    while new:
-        new = [process for parent in new for process in parents.get(parent, [])]
-        found += new
-    return found
+    living, newest = [], [os.getpid()]
+    while newest:
+        newest = [process for parent in newest for process in parents.get(parent, [])]
+        living += newest
+    return living
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Who may write a scored set: takes a folder, yields locks that the kernel frees when a process dies.
+"""Who may write a folder, such as a scored set.
 
-Plain runs hold the folder alone; `--shard I/N` runs hold it together, each its own I and all one N.
-Knows nothing of what is written. POSIX only (flock), which leaves out Windows.
+A plain run holds the folder alone. `--shard I/N` runs hold it together, each its own I and all the same N.
+These are kernel locks (flock), not files that merely exist, because the kernel frees them when a process dies
+and there is no stale one to clear. The price is that they are POSIX only, which leaves out Windows.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def acquire(path: Path, kind: int) -> int | None:
         except OSError as error:  # no locks here: Lustre without `-o flock`, some network file systems
             os.close(descriptor)
             raise storage_error(path, error) from error
-        # A finished writer removes the lock files; a lock on a removed file keeps nobody out.
+        # A finished writer removes the lock files; a lock on a removed file keeps no process out.
         try:
             if os.fstat(descriptor).st_ino == path.stat().st_ino:
                 return descriptor
@@ -85,13 +86,13 @@ def _free(descriptor: int) -> None:
 
 
 @contextmanager
-def writing(out: Path, split: Split, kept: str = "Finished shards are kept") -> Iterator[None]:
+def writing(out: Path, split: Split, what_stays: str = "Finished shards are kept") -> Iterator[None]:
     """Hold the right to write the shards of `split` in `out`.
 
     Args:
         out: the folder.
         split: which shards.
-        kept: what a failure of the file system leaves, as its sentence then says.
+        what_stays: what a failure of the file system leaves, as its sentence then says.
 
     Raises:
         LockedError: another process writes them, or the folder is being written under another N.
@@ -102,7 +103,7 @@ def writing(out: Path, split: Split, kept: str = "Finished shards are kept") -> 
         try:
             yield
         except StorageError as error:
-            error.going_on(kept)
+            error.going_on(what_stays)
             raise
 
 
@@ -110,8 +111,8 @@ def writing(out: Path, split: Split, kept: str = "Finished shards are kept") -> 
 def _held(out: Path, split: Split) -> Iterator[None]:
     work = work_folder(out)
     if split.count == 1:
-        whole = acquire(work / "lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if whole is None:
+        folder_lock = acquire(work / "lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if folder_lock is None:
             raise LockedError(
                 f"another process is writing {out}; wait for it, or stop it and run this again.",
                 path=str(out),
@@ -119,18 +120,18 @@ def _held(out: Path, split: Split) -> Iterator[None]:
         try:
             yield
         finally:
-            _free(whole)
+            _free(folder_lock)
         return
-    whole = acquire(work / "lock", fcntl.LOCK_SH | fcntl.LOCK_NB)
-    if whole is None:
+    folder_lock = acquire(work / "lock", fcntl.LOCK_SH | fcntl.LOCK_NB)
+    if folder_lock is None:
         raise LockedError(
             f"another process is writing {out} without --shard; wait for it, or stop it and run this again.",
             path=str(out),
         )
-    own = None
+    part_lock = None
     try:
-        own = acquire(work / f"lock-{split.index}-of-{split.count}", fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if own is None:
+        part_lock = acquire(work / f"lock-{split.index}-of-{split.count}", fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if part_lock is None:
             raise LockedError(
                 f"another process is already writing --shard {split} of {out}; give each process "
                 "an I of its own.",
@@ -139,9 +140,9 @@ def _held(out: Path, split: Split) -> Iterator[None]:
         _refuse_other_counts(out, split)
         yield
     finally:
-        if own is not None:
-            _free(own)
-        _free(whole)
+        if part_lock is not None:
+            _free(part_lock)
+        _free(folder_lock)
 
 
 def _refuse_other_counts(out: Path, split: Split) -> None:

@@ -136,9 +136,9 @@ def json_object(value: str, option: str, example: str) -> dict[str, Any]:
         InputError: it is no JSON object.
     """
     try:
-        made = json.loads(value)
+        parsed = json.loads(value)
     except json.JSONDecodeError:
-        made = None
-    if not isinstance(made, dict):
+        parsed = None
+    if not isinstance(parsed, dict):
         raise InputError(f"{option} {value!r}: expected a JSON object, such as {example}.")
-    return made
+    return parsed

@@ -52,12 +52,12 @@ class Line:
     attempt: int
     tokens: int
 
-    def is_new(self, known: set[Key]) -> bool:
+    def is_new(self, seen: set[Key]) -> bool:
         """Whether no line with this key came before; without a sample every line counts."""
         key = (self.gc_id, self.round, self.attempt, self.step, self.sample)
-        if self.sample is not None and key in known:
+        if self.sample is not None and key in seen:
             return False
-        known.add(key)
+        seen.add(key)
         return True
 
 
@@ -215,10 +215,10 @@ def success_of(entry: Mapping[str, Any], where: str, rules: Rules) -> float | No
         reward = (number - rules.low) / (rules.high - rules.low)
     if correct is None:
         return None if reward is None else float(reward)
-    found = _number(correct, "correct", where)
-    if not 0 <= found <= 1:
-        raise OutcomeError(f"{where}: correct is {found:g}, not true, false or a number from 0 to 1.")
-    return found
+    share = _number(correct, "correct", where)
+    if not 0 <= share <= 1:
+        raise OutcomeError(f"{where}: correct is {share:g}, not true, false or a number from 0 to 1.")
+    return share
 
 
 def _number(value: Any, name: str, where: str) -> float:
@@ -292,9 +292,9 @@ class Tally:
 class Outcomes:
     """A round's outcomes. `tallies` is by id, in the round's order.
 
-    `repeated` lines said again what was known, `void` ones were taken back by a resumed or repeated attempt;
-    `cut` says that the last line was not finished. `tokens` sums the lines' own `tokens`, where they have
-    them. `size` is how many bytes of the file were read.
+    `repeated` lines said again what an earlier one said. `void` ones were taken back by a resumed or repeated
+    attempt. `cut` says that the last line was not finished. `tokens` sums the lines' own `tokens`, where they
+    have them. `size` is how many bytes of the file were read.
     """
 
     tallies: dict[str, Tally]
@@ -366,9 +366,10 @@ def read_outcomes(path: Path, round_: int, ids_of: IdsOf, rules: Rules) -> Outco
 def split_lines(
     path: Path, since: int, round_: int, ids_of: IdsOf, rules: Rules
 ) -> tuple[list[Line], list[Line], int]:
-    """A file's lines before and behind the place up to which it was taken, and its size now.
+    """A file's lines before and after the place up to which it was taken, and its size now.
 
-    Behind it, what follows a steering line is training done again whose outcomes are taken: it is left out.
+    After that place, what follows a steering line is training done again. Its outcomes were taken before, so
+    it is left out.
 
     Args:
         path: the file.
@@ -389,26 +390,26 @@ def split_lines(
     return old, new, size
 
 
-def check_coverage(found: Outcomes, round_: int, path: Path, rules: Rules) -> None:
+def check_coverage(outcomes: Outcomes, round_: int, path: Path, rules: Rules) -> None:
     """Refuse a round of which too little came back.
 
     Raises:
         OutcomeError: fewer prompts than asked for have an outcome, or none could be judged.
     """
-    absent = [i for i, tally in found.tallies.items() if not tally.successes and not tally.unjudged]
-    count, size = len(found.tallies) - len(absent), len(found.tallies)
+    absent = [i for i, tally in outcomes.tallies.items() if not tally.successes and not tally.unjudged]
+    count, size = len(outcomes.tallies) - len(absent), len(outcomes.tallies)
     if count < math.ceil(rules.coverage * size - 1e-9):
         more = f" and {len(absent) - _SHOWN:,} more" if len(absent) > _SHOWN else ""
-        cut = " Its last line is not finished and was left out." if found.cut else ""
+        cut = " Its last line is not finished and was left out." if outcomes.cut else ""
         raise OutcomeError(
             f"round {round_} has outcomes for {count:,} of its {size:,} prompts and {rules.coverage:.0%} of "
             f"them are needed (--min-coverage); {path} lacks {', '.join(absent[:_SHOWN])}{more}.{cut}",
             path=str(path),
             ids=absent,
         )
-    if found.accuracy is None:
+    if outcomes.accuracy is None:
         raise OutcomeError(
-            f"round {round_}: not one of the {found.rollouts:,} rollouts in {path} could be judged (reward "
-            "null), so there is no accuracy. Is the reward function at work?",
+            f"round {round_}: not one of the {outcomes.rollouts:,} rollouts in {path} could be judged "
+            "(reward null), so there is no accuracy. Is the reward function at work?",
             path=str(path),
         )

@@ -32,7 +32,7 @@ _GRACE = 10.0  # seconds between asking a command to end and ending it
 _LOOK = 0.2
 _FREED = 3.0  # seconds that what a killed process started may take to end
 _QUOTED = 2000  # bytes of a log's end that an error quotes from
-_INSISTING = 3  # how often Ctrl-C is pressed by somebody who thinks that something hangs
+_INSISTING = 3  # how often Ctrl-C is pressed by a user who thinks that something hangs
 
 
 @dataclass(slots=True)
@@ -52,7 +52,7 @@ def ctrl_c_noted() -> Iterator[Pressed]:
     Python raises KeyboardInterrupt between any two instructions of the main thread: inside an event loop that
     leaves it broken, inside a finalizer it is lost, and before a loop falls asleep it does not wake it.
 
-    In another thread than the main one, or where somebody else handles SIGINT, nothing is changed or noted.
+    In another thread than the main one, or where other code handles SIGINT, nothing is changed or noted.
 
     Raises:
         KeyboardInterrupt: it was pressed.
@@ -66,7 +66,7 @@ def ctrl_c_noted() -> Iterator[Pressed]:
     def note(number: int, frame: FrameType | None) -> None:
         pressed.times += 1
         if pressed.times >= _INSISTING:
-            raise KeyboardInterrupt  # something hangs
+            raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, note)
     try:
@@ -223,10 +223,10 @@ def run_command(
         except BaseException:
             _end(ours, keeper)
             raise
-        kind, _, said = ours.recv(4096).decode(errors="replace").partition(" ")
+        kind, _, answer = ours.recv(4096).decode(errors="replace").partition(" ")
     if kind == "error":
-        raise TrainerError(f"the trainer {command[0]!r} cannot be started: {said}.")
-    code = int(said) if kind == "code" else -signal.SIGKILL
+        raise TrainerError(f"the trainer {command[0]!r} cannot be started: {answer}.")
+    code = int(answer) if kind == "code" else -signal.SIGKILL
     if code:
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
         raise TrainerError(f"the trainer {how}; its log is {log}{_quoted(log)}", log=str(log), code=code)

@@ -25,6 +25,9 @@ from gaincurate.errors import OutputError, SourceError
 
 Message = dict[str, Any]
 
+PROMPT = "prompt"
+"""The column of messages in training rows."""
+
 # `prompt` and `messages` are what trainers read; the three others are what data sets call a question.
 _PROMPTS = ("prompt", "messages")
 _QUESTIONS = ("problem", "question", "instruction")
@@ -76,17 +79,19 @@ def find_columns(
                 "(a list of {role, content}); choose another with --prompt-column.",
                 column=prompt,
             )
-        found = prompt
+        prompt_column = prompt
     else:
-        found = _find_prompt(schema, listed)
+        prompt_column = _find_prompt(schema, listed)
     if answer is None:
         answer = next((name for name in _ANSWERS if _type_of(schema, name) is not None), None)
     if id_column is None and ID in schema.names:
         id_column = ID
-    note = f"prompt from column {found!r}, answer from " + (f"column {answer!r}" if answer else "no column")
+    note = f"prompt from column {prompt_column!r}, answer from " + (
+        f"column {answer!r}" if answer else "no column"
+    )
     if id_column:
         note += f", id from column {id_column!r}"
-    return Columns(found, answer, id_column, note)
+    return Columns(prompt_column, answer, id_column, note)
 
 
 def _find_prompt(schema: pa.Schema, listed: str) -> str:
@@ -137,8 +142,8 @@ def _short(kind: pa.DataType) -> str:
 def column_values(table: pa.Table, name: str) -> list[Any]:
     """A column's values as Python objects; `name` may go into a struct."""
     if name in table.column_names:
-        found: list[Any] = table.column(name).to_pylist()
-        return found
+        values: list[Any] = table.column(name).to_pylist()
+        return values
     # One step at a time, as `_type_of` goes: a field's own name may have a dot in it.
     head, _, rest = name.partition(".")
     inner = table.select([head]).flatten()
@@ -180,8 +185,8 @@ def to_messages(value: Any, column: str) -> list[Message]:
         if content is not None and not isinstance(content, str):
             raise PromptProblem(f"message {number} has content that is not text")
         # Arrow gives every message the keys that any message has; the null ones were never there.
-        kept = {k: v for k, v in message.items() if v is not None and k not in ("role", "content")}
-        messages.append({"role": message["role"], "content": content, **kept})
+        other_keys = {k: v for k, v in message.items() if v is not None and k not in ("role", "content")}
+        messages.append({"role": message["role"], "content": content, **other_keys})
     return messages
 
 
@@ -192,14 +197,14 @@ def questions(values: Sequence[Any], column: str) -> list[str]:
         values: as `column_values` gives them.
         column: where they are from.
     """
-    found = []
+    texts = []
     for value in values:
         try:
             users = [m["content"] for m in to_messages(value, column) if m["role"] == "user"]
         except PromptProblem:
             users = []
-        found.append((users[-1] or "").strip() if users else "")
-    return found
+        texts.append((users[-1] or "").strip() if users else "")
+    return texts
 
 
 def with_additions(
@@ -216,19 +221,16 @@ def with_additions(
     Raises:
         PromptProblem: the row has a system message of its own, and there is no `override`.
     """
-    own = messages[:1] if messages and messages[0]["role"] == "system" else []
-    rest = messages[len(own) :]
+    system_messages = messages[:1] if messages and messages[0]["role"] == "system" else []
+    rest = messages[len(system_messages) :]
     if system is not None:
-        if own and not override:
+        if system_messages and not override:
             raise PromptProblem(
                 "the row has a system message of its own and --system gives another; "
                 "add --system-override to replace it"
             )
-        own = [{"role": "system", "content": system}]
-    return [*own, *shots, *rest]
-
-
-PROMPT = "prompt"
+        system_messages = [{"role": "system", "content": system}]
+    return [*system_messages, *shots, *rest]
 
 
 def training_rows(rows: pa.Table, identity: Json, *, bare: bool, with_scores: bool) -> pa.Table:
@@ -244,10 +246,10 @@ def training_rows(rows: pa.Table, identity: Json, *, bare: bool, with_scores: bo
         OutputError: a row's prompt cannot be read, so the set is not what its identity says.
     """
     column, prompts = identity["source"]["prompt_column"], prompts_of(rows, identity, bare=bare)
-    kept = [name for name in rows.column_names if not name.startswith(PREFIX) or name == ID or with_scores]
-    table = rows.select(kept).replace_schema_metadata(None)
+    names = [name for name in rows.column_names if not name.startswith(PREFIX) or name == ID or with_scores]
+    table = rows.select(names).replace_schema_metadata(None)
     messages = pa.array(prompts, None if prompts else pa.list_(pa.struct({})))
-    if PROMPT not in kept:
+    if PROMPT not in names:
         return table.append_column(PROMPT, messages)
     if column != PROMPT:
         table = table.append_column(f"source_{PROMPT}", table.column(PROMPT))

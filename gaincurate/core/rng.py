@@ -26,24 +26,24 @@ def uniforms(seed: int, round_: int, stream: int, start: int, stop: int) -> Floa
     Args:
         seed: of the run, 0 to 2^64 - 1.
         round_: each round has numbers of its own.
-        stream: tells uses within a round apart.
+        stream: keeps uses within a round apart.
         start: place of the first number, a multiple of 4.
-        stop: place behind the last.
+        stop: place after the last number.
     """
     if start % 4:
         raise ValueError(f"start {start} is no multiple of 4")
     raw = _raw(seed, round_, stream, start, stop - start)
     # One bit less than a double has, so that the half is exact and 1 is never reached.
-    found: Floats = ((raw >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
-    return found
+    numbers: Floats = ((raw >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+    return numbers
 
 
 def _raw(seed: int, round_: int, stream: int, start: int, count: int) -> Keys:
     # As arrays: a list with a number past 2^63 in it would go through floating point.
     counter = np.array([start // 4, 0, round_, stream], np.uint64)
     generator = np.random.Philox(counter=counter, key=np.array([seed, 0], np.uint64))
-    found: Keys = generator.random_raw(count)
-    return found
+    bits: Keys = generator.random_raw(count)
+    return bits
 
 
 def permutation(seed: int, round_: int, stream: int, count: int) -> Ints:
@@ -118,15 +118,15 @@ def draw_within(
         for kind, size in enumerate(sizes):
             places = np.arange(stop - start) if which is None else np.flatnonzero(which == kind)
             items = np.concatenate([best[kind][0], places + start])
-            held = np.concatenate([best[kind][1], keys[places]])
+            item_keys = np.concatenate([best[kind][1], keys[places]])
             if len(items) > size:
-                kept = np.sort(_largest(held, size))
-                items, held = items[kept], held[kept]
-            best[kind] = (items, held)
+                top = np.sort(_largest(item_keys, size))
+                items, item_keys = items[top], item_keys[top]
+            best[kind] = (items, item_keys)
     ordered = []
-    for items, held in best:
-        by_key = np.argsort(-held, kind="stable")  # equal keys, where weights differ by 1e16, by number
-        ordered.append((items[by_key], held[by_key]))
+    for items, item_keys in best:
+        by_key = np.argsort(-item_keys, kind="stable")  # equal keys, where weights differ by 1e16, by number
+        ordered.append((items[by_key], item_keys[by_key]))
     return ordered
 
 

@@ -1,6 +1,7 @@
-"""The scored set's columns and Arrow schema (contract 1): takes a source schema, yields the set's.
+"""The columns that a scored set adds to its source, and the Arrow schema of both (contract 1).
 
-Knows nothing of files, models or tokens. `FORMAT` goes up when a reader of the old one would be wrong.
+`FORMAT` goes up when a reader of the old one would be wrong. A new column that readers may ignore does not
+change it, so that old sets stay readable.
 """
 
 from __future__ import annotations
@@ -30,8 +31,6 @@ SCORE_FIELDS = (
     pa.field("gc_angle_inter", pa.float32()),
     pa.field("gc_angle_intra_offdiag", pa.float32()),
 )
-
-
 NEVER_NULL = (ID, "gc_prompt_tokens", "gc_prefix_tokens", "gc_question_tokens")
 """Score columns that have a value in every row."""
 
@@ -77,15 +76,15 @@ def embedding_field(width: int) -> pa.Field:
 
 
 def signal_fields(signals: Sequence[str], width: int | None = None) -> list[pa.Field]:
-    """The columns that a run's signals add behind `SCORE_FIELDS`; `width` is an embedding's."""
+    """The columns that a run's signals add after `SCORE_FIELDS`; `width` is an embedding's."""
     names = [LIKELIHOODS[0]] if "nll" in signals else []
     if "entropy" in signals:
         names += LIKELIHOODS[1:]
-    found = [pa.field(name, pa.float32()) for name in names]
+    fields = [pa.field(name, pa.float32()) for name in names]
     if "embedding" in signals:
         assert width is not None
-        found.append(embedding_field(width))
-    return found
+        fields.append(embedding_field(width))
+    return fields
 
 
 def source_fields(schema: pa.Schema) -> list[pa.Field]:
@@ -108,10 +107,10 @@ def scored_schema(source: pa.Schema, more: Sequence[pa.Field] = ()) -> pa.Schema
         if not isinstance(features, dict):
             del metadata[b"huggingface"]
         else:
-            kept = {k: v for k, v in features.items() if not k.startswith(PREFIX)}
+            source_features = {k: v for k, v in features.items() if not k.startswith(PREFIX)}
             added = {field.name: _feature(field.type) for field in (*SCORE_FIELDS, *more)}
             # A fingerprint of the unscored rows would let a cache answer for the scored ones.
-            entry = {"info": {"features": kept | added}}
+            entry = {"info": {"features": source_features | added}}
             metadata[b"huggingface"] = json.dumps(entry).encode()
     return pa.schema([*source_fields(source), *SCORE_FIELDS, *more], metadata=metadata or None)
 
@@ -125,7 +124,7 @@ def _feature(kind: pa.DataType) -> dict[str, Any]:
 
 
 def score_arrays(ids: list[str], scores: list[Score], more: Sequence[pa.Field] = ()) -> list[pa.Array]:
-    """The score columns of a shard, in the order of `SCORE_FIELDS` and, behind them, of `more`."""
+    """The score columns of a shard, in the order of `SCORE_FIELDS` and, after them, of `more`."""
     columns: list[pa.Array] = [pa.array(ids, pa.string())]
     for field in (*SCORE_FIELDS[1:], *more):
         values = [getattr(score, field.name.removeprefix(PREFIX)) for score in scores]
@@ -140,7 +139,7 @@ def score_arrays(ids: list[str], scores: list[Score], more: Sequence[pa.Field] =
 def scored_table(
     source: pa.Table, ids: list[str], scores: dict[int, Score], more: Sequence[pa.Field] = ()
 ) -> pa.Table:
-    """The rows that have a score, by their place in `source`, with the score columns behind them.
+    """The rows that have a score, by their place in `source`, with the score columns after them.
 
     `more` are the columns of further signals (`signal_fields`), which every score then has.
 

@@ -1,7 +1,8 @@
-"""Reading a finished scored set (contract 1): takes a folder, yields checked tables and rows by id.
+"""Reading a finished scored set (contract 1): whole columns, and rows by id or by place.
 
-Rows stay in the memory-mapped files; a shard is checked against the manifest's hash when it is first
-opened. Knows nothing of how a score was made or what it is used for.
+Rows stay in the memory-mapped files, and a shard is checked against the manifest's hash when it is first
+opened. Values are validated per column when it is first used, because a schedule opens a set of many
+gigabytes for two columns of it.
 """
 
 from __future__ import annotations
@@ -147,11 +148,11 @@ class ScoredSet:
         Raises:
             InputError: an id that is not in the set.
         """
-        found = self._find(ids)
-        if not found:
+        matches = self._find(ids)
+        if not matches:
             return self.schema.empty_table()
-        parts = [self._take(index, places) for index, places, _ in found]
-        order = np.concatenate([hits for _, _, hits in found])
+        parts = [self._take(index, places) for index, places, _ in matches]
+        order = np.concatenate([hits for _, _, hits in matches])
         return pa.concat_tables(parts).take(pa.array(np.argsort(order, kind="stable")))
 
     def take(self, rows: npt.ArrayLike) -> pa.Table:
@@ -182,14 +183,14 @@ class ScoredSet:
     def _find(self, ids: Sequence[str]) -> list[tuple[int, pa.Array, npt.NDArray[np.uint64]]]:
         """Shards with some of these ids: number, places of the rows in it, their places in `ids`."""
         wanted, missing = pa.array(ids, pa.string()), np.ones(len(ids), bool)
-        found = []
+        matches = []
         for index in range(len(self.manifest["shards"])):
             if not missing.any():
                 break  # later shards stay unopened
             places = pc.index_in(wanted, value_set=_whole(self._shard(index, [ID]), ID))
             hits = pc.indices_nonzero(pc.is_valid(places))
             if len(hits):
-                found.append((index, places.take(hits), hits.to_numpy()))
+                matches.append((index, places.take(hits), hits.to_numpy()))
                 missing[hits.to_numpy()] = False
         if missing.any():
             absent = [ids[i] for i in np.flatnonzero(missing).tolist()]
@@ -198,7 +199,7 @@ class ScoredSet:
                 + (f" (and {len(absent) - 1} more of those asked for)." if absent[1:] else "."),
                 ids=absent,
             )
-        return found
+        return matches
 
     def row(self, gc_id: str) -> dict[str, Any]:
         """One row by id, as Python values.
@@ -206,8 +207,8 @@ class ScoredSet:
         Raises:
             InputError: an id that is not in the set.
         """
-        found: dict[str, Any] = self.rows([gc_id]).to_pylist()[0]
-        return found
+        values: dict[str, Any] = self.rows([gc_id]).to_pylist()[0]
+        return values
 
     def add_column(
         self, name: str, ids: Sequence[str], values: pa.Array, how: Json, *, folder: Path | None = None
@@ -256,14 +257,14 @@ class ScoredSet:
         Raises:
             OutputError: a description is damaged.
         """
-        found: dict[str, Json] = {}
+        descriptions: dict[str, Json] = {}
         for path in sorted((self.folder / COLUMNS).glob("gc_*.json")):
             try:
-                found[path.stem] = json.loads(path.read_bytes())
-                _ = found[path.stem]["manifest"], found[path.stem]["hash"]
+                descriptions[path.stem] = json.loads(path.read_bytes())
+                _ = descriptions[path.stem]["manifest"], descriptions[path.stem]["hash"]
             except (ValueError, LookupError, TypeError) as error:
                 raise OutputError(f"{path} is damaged; {_AGAIN}", path=str(path)) from error
-        return found
+        return descriptions
 
     def _shard(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
         """A shard with its computed columns; of its own columns these, or all, are validated."""

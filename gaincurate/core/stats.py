@@ -22,11 +22,12 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int32]
+Scale = Literal["plain", "fisher", "log"]
+
 LEVEL = 0.95
 LEAST = 10
 """Fewer rows have no interval."""
-Scale = Literal["plain", "fisher", "log"]
-Ints = npt.NDArray[np.int32]
 _NOTHING_LEFT = 1e-9  # of a rank variance, of which a control takes the rest: what remains is rounding
 
 
@@ -123,15 +124,17 @@ def reliability(predicted: Floats, observed: Floats, width: float = 0.2) -> list
 
 def spearman_given(first: Floats, second: Floats, control: Floats) -> float | None:
     """Correlation of the ranks of two columns after a third's ranks have been taken out of both."""
-    time = ranks(control)
-    time = time - time.mean()
-    left = []
+    control_ranks = ranks(control)
+    control_ranks = control_ranks - control_ranks.mean()
+    residuals = []
     for values in (ranks(first), ranks(second)):
         centred = values - values.mean()
-        left.append(centred - time * (centred @ time) / (time @ time))
-    a, b = left
+        residuals.append(
+            centred - control_ranks * (centred @ control_ranks) / (control_ranks @ control_ranks)
+        )
+    a, b = residuals
     scale = float(np.sqrt((a @ a) * (b @ b)))
-    small = 1e-9 * len(time) ** 3  # what rounding leaves of a column that is the third one
+    small = _NOTHING_LEFT * len(control_ranks) ** 3  # what rounding leaves of a column that is the third one
     return float(a @ b) / scale if scale > small else None
 
 
@@ -273,7 +276,7 @@ class Ranked:
         return float(np.mean(self.scores**2))
 
     @cached_property
-    def own(self) -> Floats:
+    def variance_parts(self) -> Floats:
         """Each row's part in a stratum's variance: its square, and what it does to the others' ranks."""
         parts = self.moved(self)
         parts *= 2
@@ -283,7 +286,7 @@ class Ranked:
     @cached_property
     def influence(self) -> Floats:
         """Each row's on half the logarithm of `variance`, which must not be 0."""
-        return _centred(self.own, self.variances, self.variance, self.strata) / (2 * self.variance)
+        return _centred(self.variance_parts, self.variances, self.variance, self.strata) / (2 * self.variance)
 
     def moved(self, other: Ranked) -> Floats:
         """What each row's value, by moving this column's ranks, adds to the mean product with `other`'s."""
@@ -376,18 +379,18 @@ def inside_each(first: Ranked, second: Ranked) -> list[Estimate]:
         values = np.where(defined, covariances / np.sqrt(a * b), 0.0)
         influence = (
             (product - strata.spread(3 * covariances)) / strata.spread(np.sqrt(a * b))
-            - strata.spread(values / 2 / a) * (first.own - strata.spread(3 * a))
-            - strata.spread(values / 2 / b) * (second.own - strata.spread(3 * b))
+            - strata.spread(values / 2 / a) * (first.variance_parts - strata.spread(3 * a))
+            - strata.spread(values / 2 / b) * (second.variance_parts - strata.spread(3 * b))
         )
     errors = np.sqrt(strata.means(influence**2) / np.maximum(strata.sizes - 2, 1))
     return [
-        _one(_bounded(float(values[k])) if defined[k] else None, float(errors[k]), int(rows))
+        _stratum_estimate(_bounded(float(values[k])) if defined[k] else None, float(errors[k]), int(rows))
         for k, rows in enumerate(strata.sizes)
     ]
 
 
-def _one(value: float | None, error: float, rows: int) -> Estimate:
-    if value is None or rows < 10:
+def _stratum_estimate(value: float | None, error: float, rows: int) -> Estimate:
+    if value is None or rows < LEAST:
         return Estimate(value, None, None, rows)
     return Estimate(value, *bounds(value, error, scale="fisher", freedom=rows - 2), rows)
 

@@ -1,7 +1,7 @@
-"""Predict with a trained adapter.
+"""Prediction with a trained adapter.
 
-A module of its own because it is the one method that needs torch: the others, and all that reads their names,
-work on a base install.
+Apart from `predict` because it is the one method that needs torch: the others, and all that reads their
+names, work on a base install.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class ByAdapter:
         failure: Floats,
         target: Target = "difficulty",
     ) -> None:
-        found = maker(scored)
-        if found["width"] is not None and found != adapter.embedding:
+        embedding = maker(scored)
+        if embedding["width"] is not None and embedding != adapter.embedding:
             raise InputError(
                 f"the adapter was fitted on embeddings of {_named(adapter.embedding)}, and {scored.folder} "
-                f"has those of {_named(found)}; score with that model, or fit again."
+                f"has those of {_named(embedding)}; score with that model, or fit again."
             )
         self.columns = [ID, EMBEDDING]
         self.facts: dict[str, Any] = {"adapter": adapter.digest, "shape": asdict(adapter.predictor.shape)}
@@ -66,7 +66,7 @@ class ByAdapter:
             self.facts |= {"w": w, "b": b}
 
     def rows(self, table: pa.Table) -> Floats:
-        """See `methods.Predictor`."""
+        """See `predict.Predictor`."""
         queries = matrix(table, self._folder)
         if self._calibration is None:
             return by_references(self._predictor, queries, self._references, self._failure)
@@ -75,7 +75,7 @@ class ByAdapter:
 
     @torch.inference_mode()
     def leave_one_out(self) -> Floats:
-        """See `methods.Predictor`."""
+        """See `predict.Predictor`."""
         if self._calibration is not None:
             return calibrated(self._attended_alone(), *self._calibration)
         queries = self._predictor.encode(self._embeddings)

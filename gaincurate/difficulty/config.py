@@ -1,4 +1,8 @@
-"""The options of rollouts, verifying, fitting and predicting as frozen, checked values."""
+"""The options of rollouts, verifying, fitting and predicting as frozen, checked values.
+
+They stand apart from the code that they configure because the commands' help reads them, and it must load
+neither torch nor Arrow.
+"""
 
 from __future__ import annotations
 

@@ -15,9 +15,16 @@ import torch
 import transformers
 from transformers.cache_utils import DynamicLayer
 
+States = list[tuple[torch.Tensor, torch.Tensor]]
+"""Keys and values of a text for each layer, `[heads, tokens, width]`."""
+
 SAMPLING_RULE = "inverse-cdf/1"
+PREFILL_RULE = "shared/1"
+PIECE = 8
+"""Tokens after which rows that have ended leave."""
 LOGPROBS = "of the distribution sampled from: after temperature and top-p"
 _LIKELY = 1024  # tokens among which the nucleus mostly is
+_FEWEST = 16  # tokens of a common beginning that are worth a forward of their own
 
 
 class Sampler(transformers.LogitsProcessor):
@@ -40,10 +47,10 @@ class Sampler(transformers.LogitsProcessor):
         if self._top_p < 1:
             chances = nucleus(chances, self._top_p)
             chances /= chances.sum(-1, keepdim=True)
-        mass = chances.cumsum(-1)
-        whole = mass[:, -1:].contiguous()
+        mass = chances.cumsum(-1)  # [rows, vocabulary]
+        whole = mass[:, -1:].contiguous()  # [rows, 1], which rounding may leave beside 1
         drawn = torch.searchsorted(mass, self._noise[:, len(self.logprobs), None] * whole, right=True)
-        # Rounding must not carry the draw behind the last token that has any mass.
+        # Rounding must not carry the draw past the last token that has any mass.
         drawn = torch.minimum(drawn, torch.searchsorted(mass, whole)).clamp_max(mass.shape[-1] - 1)
         self.logprobs.append(chances.gather(-1, drawn)[:, 0].log())
         return torch.full_like(scores, -torch.inf).scatter_(-1, drawn, 0.0)
@@ -67,12 +74,6 @@ def nucleus(chances: torch.Tensor, top_p: float) -> torch.Tensor:
     return torch.where(above | equal, chances, 0.0)
 
 
-PREFILL_RULE = "shared/1"
-_FEWEST = 16  # tokens of a common beginning that are worth a forward of their own
-States = list[tuple[torch.Tensor, torch.Tensor]]
-"""Keys and values of a text for each layer, `[heads, tokens, width]`."""
-
-
 class SharedPrefill:
     """The prefill of a wave's batches.
 
@@ -82,8 +83,8 @@ class SharedPrefill:
 
     def __init__(self, prompts: Sequence[npt.NDArray[np.int32]]) -> None:
         # Two tokens of each prompt stay: one for its prefill, and the last, whose logits begin a completion.
-        found = common_prefix(prompts)[: max(0, min(map(len, prompts), default=0) - 2)]
-        self._prefix = found if len(found) >= _FEWEST and len(prompts) > 1 else found[:0]
+        prefix = common_prefix(prompts)[: max(0, min(map(len, prompts), default=0) - 2)]
+        self._prefix = prefix if len(prefix) >= _FEWEST and len(prompts) > 1 else prefix[:0]
         self._states: States | None = None
         self._works = min(map(len, prompts), default=0) >= 2
 
@@ -113,10 +114,11 @@ class SharedPrefill:
             return None
         if self._states is None:
             text = torch.from_numpy(self._prefix.astype(np.int64))[None].to(mask.device)
-            found = _run(model, text, torch.ones_like(text), None)
-            if found is None:
+            computed = _run(model, text, torch.ones_like(text), None)
+            if computed is None:
                 return None
-            self._states = [(layer.keys[0], layer.values[0]) for layer in found.layers]
+            self._states = [(layer.keys[0], layer.values[0]) for layer in computed.layers]
+        # [prompts, prefix tokens]: which token of the prefix stands in each column
         places = torch.arange(len(self._prefix), device=mask.device) - (mask == 0).sum(1, keepdim=True)
         places.clamp_(min=0)  # padding: any finite states do, for nothing attends to them
         cache = transformers.DynamicCache()
@@ -126,34 +128,30 @@ class SharedPrefill:
 
 
 def _run(model: Any, ids: torch.Tensor, mask: torch.Tensor, cache: Any) -> Any:
-    """The cache behind `ids`, of which `cache` may hold the first columns; None where it is of another kind.
+    """The cache after `ids`, of which `cache` may hold the first columns; None where it is of another kind.
 
     `generate` gives each model the positions and masks that it wants; the token that it draws is not used.
     """
-    given = {} if cache is None else {"past_key_values": cache}
-    made = model.generate(
-        ids, attention_mask=mask, max_new_tokens=1, return_dict_in_generate=True, use_cache=True, **given
+    options = {} if cache is None else {"past_key_values": cache}
+    output = model.generate(
+        ids, attention_mask=mask, max_new_tokens=1, return_dict_in_generate=True, use_cache=True, **options
     )
-    found: Any = getattr(made, "past_key_values", None)
-    layers = getattr(found, "layers", [])
+    new_cache: Any = getattr(output, "past_key_values", None)
+    layers = getattr(new_cache, "layers", [])
     plain = bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
-    return found if plain and found.get_seq_length() == ids.shape[1] else None
+    return new_cache if plain and new_cache.get_seq_length() == ids.shape[1] else None
 
 
 def common_prefix(texts: Sequence[npt.NDArray[np.int32]]) -> npt.NDArray[np.int32]:
     """The tokens that all texts begin with."""
     if not texts:
         return np.zeros(0, np.int32)
-    found = texts[0]
+    prefix = texts[0]
     for text in texts[1:]:
-        count = min(len(found), len(text))
-        other = np.flatnonzero(found[:count] != text[:count])
-        found = found[: other[0] if len(other) else count]
-    return found
-
-
-PIECE = 8
-"""Tokens after which rows that have ended leave."""
+        count = min(len(prefix), len(text))
+        other = np.flatnonzero(prefix[:count] != text[:count])
+        prefix = prefix[: other[0] if len(other) else count]
+    return prefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +176,7 @@ def decode(
     top_p: float,
     ends: list[int],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens and their log-probabilities, `[completions, max tokens]`; behind an end token they mean nothing.
+    """Tokens and their log-probabilities, `[completions, max tokens]`; after an end token they mean nothing.
 
     Args:
         model: with its head; its `generation_config` is set.
@@ -205,7 +203,7 @@ def decode(
             logits_processor=transformers.LogitsProcessorList([sampler]),
             **({} if cache is None else {"past_key_values": cache}),
         )
-        drawn = ids[:, mask.shape[1] :]
+        drawn = ids[:, mask.shape[1] :]  # [going, tokens of this piece]
         tokens[going, done : done + drawn.shape[1]] = drawn
         logprobs[going, done : done + drawn.shape[1]] = torch.stack(sampler.logprobs, 1)
         done += piece

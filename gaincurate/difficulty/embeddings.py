@@ -1,6 +1,6 @@
-"""Stored embeddings: takes scored sets, yields float32 matrices by block or by id.
+"""Embeddings that `gaincurate score --signals angle,embedding` stored, as float32 matrices.
 
-They come from `gaincurate score --signals angle,embedding`. Knows nothing of what they are used for.
+They are read by block or by id and never as a whole, because those of a large set do not fit into memory.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def of_ids(sets: Sequence[ScoredSet], ids: Sequence[str]) -> Matrix:
             f"{absent[0]!r} among them: are the outcomes of another set?",
             ids=absent,
         )
-    found: Matrix = np.concatenate(parts)[places]
-    return found
+    embeddings: Matrix = np.concatenate(parts)[places]
+    return embeddings
 
 
 def maker(scored: ScoredSet) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""What generates completions, seen from outside: the types that the composer and the engines share.
+"""What an engine is asked for and what it gives back.
 
-Knows no engine.
+The types stand apart from both engines, so that neither torch nor an HTTP client is loaded for the other.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Completion:
-    """One completion. `tokens` and `prompt_tokens` are counts; None where the engine does not tell.
+    """One completion. `tokens` and `prompt_tokens` are counts; None where the engine does not report them.
 
     `logprobs` is `[tokens]`, float32, natural logarithms; `token_ids` is `[tokens]`, int32.
     """

@@ -1,8 +1,9 @@
-"""Generation in this process with transformers: takes requests, yields completions batch by batch.
+"""Generation in this process with transformers, batch by batch.
 
 Each token is drawn by inverting the distribution function at one uniform number, which belongs to the seed,
-the prompt's id, the sample and the token's place: the neighbours in a batch and the order of the work do not
-change the draw. They do change the logits, by rounding. Knows nothing of rewards.
+the prompt's id, the sample and the token's place. So the neighbours in a batch and the order of the work do
+not change the draw. They do change the logits, by rounding, so a batch of which anything is missing is
+generated again as a whole.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ class LocalEngine:
         prefill = SharedPrefill(list({item.request.gc_id: item.token_ids for item in ready}.values()))
         for batch in batches(ready, self._config.max_tokens, self._batch_tokens):
             if any(item.request.key not in done for item in batch):
-                yield [found for found in self._batch(batch, prefill) if found.key not in done]
+                yield [completion for completion in self._batch(batch, prefill) if completion.key not in done]
 
     def close(self) -> None:
         """Let go of the weights."""
@@ -117,17 +118,17 @@ class LocalEngine:
         rendered: dict[str, npt.NDArray[np.int32]] = {}
         refused: list[Refused] = []
         prompts = {request.gc_id: request.messages for request in requests}
-        for gc_id, found in zip(prompts, self._segmenter(list(prompts.values())), strict=True):
-            if isinstance(found, Unusable):
-                refused.append(Refused(gc_id, found.reason))
-            elif self._limit and len(found.token_ids) + self._config.max_tokens > self._limit:
+        for gc_id, segmented in zip(prompts, self._segmenter(list(prompts.values())), strict=True):
+            if isinstance(segmented, Unusable):
+                refused.append(Refused(gc_id, segmented.reason))
+            elif self._limit and len(segmented.token_ids) + self._config.max_tokens > self._limit:
                 reason = (
-                    f"the prompt has {len(found.token_ids)} tokens, and {self._config.max_tokens} more "
+                    f"the prompt has {len(segmented.token_ids)} tokens, and {self._config.max_tokens} more "
                     f"(--max-tokens) are past the model's {self._limit}"
                 )
                 refused.append(Refused(gc_id, reason))
             else:
-                rendered[gc_id] = found.token_ids
+                rendered[gc_id] = segmented.token_ids
         ready = [Ready(r, rendered[r.gc_id]) for r in requests if r.gc_id in rendered]
         return ready, refused
 
@@ -239,14 +240,14 @@ def padded(batch: Sequence[Ready], pad: int, device: str) -> Prompts:
 
 def end_tokens(model: Any, tokenizer: Any) -> list[int]:
     """Every token that ends a completion: the configuration's, the generation defaults', the tokenizer's."""
-    found: set[int] = set()
+    ids: set[int] = set()
     for value in (
         model.config.get_text_config(decoder=True).eos_token_id,
         getattr(model.generation_config, "eos_token_id", None),
         tokenizer.eos_token_id,
     ):
-        found |= set(value) if isinstance(value, list) else set() if value is None else {value}
-    return sorted(found)
+        ids |= set(value) if isinstance(value, list) else set() if value is None else {value}
+    return sorted(ids)
 
 
 def _batch_tokens(device: str, model_config: Any) -> int:

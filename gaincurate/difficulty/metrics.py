@@ -1,4 +1,8 @@
-"""How sure a pass rate is, and what predictions of it are worth: reliability, noise ceiling, calibration."""
+"""How sure a pass rate is, and what predictions of it are worth: reliability, noise ceiling, calibration.
+
+Figures come with a noise ceiling, because observed rates are noisy: with few rollouts per prompt even the
+true rates correlate with them far below 1.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,12 @@ PRIOR = 0.5
 MASS = 0.95
 RULE = "equal-tailed 95 % of the Beta posterior under Jeffreys' prior"
 
+Interval = tuple[float, float]
+Target = Literal["difficulty", "variance"]
+
 _TINY = 1e-300
+_RESAMPLES = 1000
+_STREAM = 7  # of random numbers that nothing else here uses
 
 
 @lru_cache(maxsize=4096)
@@ -93,12 +102,6 @@ def _away(value: float) -> float:
     return value if abs(value) > _TINY else _TINY
 
 
-_RESAMPLES = 1000
-_STREAM = 7  # of random numbers that nothing else here uses
-Interval = tuple[float, float]
-Target = Literal["difficulty", "variance"]
-
-
 @dataclass(frozen=True, slots=True)
 class Figure:
     """A statistic and its 95 % bootstrap interval; None where it is not defined."""
@@ -143,7 +146,7 @@ def quality(
         losses: of the same prompts.
         counted: whether wins + losses are numbers of rollouts; without that there is no ceiling.
         seed: of the resampling of prompts.
-        target: what is predicted. Of p (1 - p), prompts with one rollout tell nothing and are left out.
+        target: what is predicted. Of p (1 - p), prompts with one rollout say nothing and are left out.
         intervals: whether to resample, which takes most of the time.
     """
     ceiling = noise_ceiling
@@ -177,10 +180,10 @@ def pass_variance(wins: Floats, losses: Floats) -> Floats:
     Rewards between 0 and 1 vary less than successes with the same mean, so for those it is too high.
     """
     count = wins + losses
-    found: Floats = np.full(len(count), np.nan)
+    variances: Floats = np.full(len(count), np.nan)
     several = count >= 2
-    found[several] = (wins * losses)[several] / (count * (count - 1))[several]
-    return found
+    variances[several] = (wins * losses)[several] / (count * (count - 1))[several]
+    return variances
 
 
 def noise_ceiling(wins: Floats, losses: Floats) -> float | None:
@@ -231,15 +234,15 @@ def interval(
 
     None where fewer than half of the draws have one. The draws are raw Philox output, the same everywhere.
     """
-    count, found = len(columns[0]), []
+    count, values = len(columns[0]), []
     if not count or statistic(*columns) is None:
         return None
     for draw in range(resamples):
         rows = (uniforms(seed, draw, _STREAM, 0, count) * count).astype(np.int64)
         value = statistic(*(column[rows] for column in columns))
         if value is not None:
-            found.append(value)
-    if 2 * len(found) < resamples:
+            values.append(value)
+    if 2 * len(values) < resamples:
         return None
-    low, high = np.quantile(found, [0.025, 0.975])
+    low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)

@@ -29,10 +29,15 @@ from gaincurate.errors import InputError
 if TYPE_CHECKING:
     from gaincurate.difficulty.predictor import Adapter
 
-
 Method = Literal["adapter", "whitened", "attention", "group-mean"]
 FEWEST = 3
-"""References."""
+"""References that a method needs at least."""
+COLUMNS: dict[Target, str] = {"difficulty": "gc_difficulty", "variance": "gc_variance"}
+_MEANING: dict[Target, str] = {
+    "difficulty": "failure rate in [0, 1]: observed where it was, else predicted",
+    "variance": "p (1 - p) of the pass rate p: k (G - k) / (G (G - 1)) where it was observed, else predicted",
+}
+_DRAW = 13  # stream of random numbers
 
 
 class Predictor(Protocol):
@@ -119,12 +124,12 @@ class ByGroup:
 
     def leave_one_out(self) -> Floats:
         """See `Predictor`."""
-        found, count = [], len(self._failure)
+        means, count = [], len(self._failure)
         for group, rate in zip(self._groups, self._failure.tolist(), strict=True):
             total, size = self._sums[group]
             others = (self._failure.sum() - rate) / (count - 1)
-            found.append((total - rate) / (size - 1) if size > 1 else others)
-        rates: Floats = np.clip(np.array(found, float), 0.0, 1.0)  # rounding may leave [0, 1]
+            means.append((total - rate) / (size - 1) if size > 1 else others)
+        rates: Floats = np.clip(np.array(means, float), 0.0, 1.0)  # rounding may leave [0, 1]
         return rates
 
 
@@ -169,14 +174,6 @@ def make(
     return WithoutTraining(scored, ids, failure, whitened=method == "whitened")
 
 
-COLUMNS: dict[Target, str] = {"difficulty": "gc_difficulty", "variance": "gc_variance"}
-_MEANING: dict[Target, str] = {
-    "difficulty": "failure rate in [0, 1]: observed where it was, else predicted",
-    "variance": "p (1 - p) of the pass rate p: k (G - k) / (G (G - 1)) where it was observed, else predicted",
-}
-_DRAW = 13  # stream of random numbers
-
-
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """Failure rates of every row (or its p (1 - p)), `ids[i]`'s at `values[i]`, in the set's order.
@@ -211,12 +208,12 @@ def predict(
     Args:
         scored: the set.
         rates: what the policy did; every id must be in the set.
-        method: see `methods`.
+        method: see `Method`.
         adapter: for `adapter`.
         group_column: for `group-mean`.
         references: K; all that were observed where those are fewer.
         seed: of the draw.
-        target: what to predict. Of p (1 - p), prompts with one rollout tell nothing and are left out.
+        target: what to predict. Of p (1 - p), prompts with one rollout say nothing and are left out.
 
     Raises:
         InputError: an id that is not in the set, too few observed, or what the method needs is not there.
@@ -258,24 +255,28 @@ def predict(
     )
 
 
-def write(scored: ScoredSet, found: Prediction, folder: Path | None = None) -> None:
+def write(scored: ScoredSet, prediction: Prediction, folder: Path | None = None) -> None:
     """Put the values beside the set's shards as a computed column (contract 1b), in place of older ones.
 
     Args:
         scored: the set.
-        found: what was predicted.
+        prediction: what was predicted.
         folder: write the column's files there instead, with the quality, for one who reads them alone.
 
     Raises:
         InputError: the set's shards have a column of that name.
         StorageError: the file system refused.
     """
-    how = found.how
+    how = prediction.how
     if folder is not None:
-        others = None if found.on_others is None else asdict(found.on_others)
-        how = {**how, "on_references": asdict(found.on_references), "on_others": others}
+        others = None if prediction.on_others is None else asdict(prediction.on_others)
+        how = {**how, "on_references": asdict(prediction.on_references), "on_others": others}
     scored.add_column(
-        COLUMNS[found.target], found.ids, pa.array(found.values, pa.float32()), how, folder=folder
+        COLUMNS[prediction.target],
+        prediction.ids,
+        pa.array(prediction.values, pa.float32()),
+        how,
+        folder=folder,
     )
 
 
@@ -285,9 +286,9 @@ def _quality(predicted: Floats, rates: PassRates, rows: Ints, seed: int, target:
 
 
 def _check_ids(scored: ScoredSet, rates: PassRates) -> None:
-    known = pc.is_in(pa.array(rates.ids, pa.string()), value_set=scored.column(ID).combine_chunks())
+    present = pc.is_in(pa.array(rates.ids, pa.string()), value_set=scored.column(ID).combine_chunks())
     absent: Sequence[str] = [
-        gc_id for gc_id, here in zip(rates.ids, known.to_pylist(), strict=True) if not here
+        gc_id for gc_id, here in zip(rates.ids, present.to_pylist(), strict=True) if not here
     ]
     if absent:
         raise InputError(

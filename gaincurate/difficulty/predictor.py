@@ -1,4 +1,8 @@
-"""DOTS' adapter and calibration (arXiv 2506.05316, section 3), and the folder that holds a fitted one."""
+"""DOTS' adapter and calibration (arXiv 2506.05316, section 3), and the folder that holds a fitted one.
+
+Where the paper and the authors' released code differ, the paper is the default and `Shape` has the other.
+Weights are safetensors only, because pickled ones run code when they are read.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +22,12 @@ from gaincurate.core.artifact import Json
 from gaincurate.core.files import digest_bytes, reading, write_atomic, write_json
 from gaincurate.errors import InputError, OutputError, storage_error
 
+WEIGHTS, CONFIG = "adapter.safetensors", "config.json"
+FORMAT = 1
 CLIP = 1e-4
 """A mean of references is kept this far from 0 and 1 before its logit is taken."""
 _EDGE = 1e-6  # what is handed out stays inside (0, 1), also where a sigmoid rounds to its end
+_PICKLED = {".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt"}
 _MOST_DIVISOR, _LEAST_DIVISOR = 10.0, 0.01
 
 
@@ -75,21 +82,21 @@ class DifficultyPredictor(nn.Module):
 
     def encode(self, embeddings: Tensor) -> Tensor:
         """Adapted queries, `[rows, hidden]`."""
-        found: Tensor = self.adapter(embeddings)
-        return found
+        adapted: Tensor = self.adapter(embeddings)
+        return adapted
 
     def encode_references(self, embeddings: Tensor) -> Tensor:
         """Adapted references, `[rows, hidden]`."""
-        found: Tensor = (self.reference_adapter or self.adapter)(embeddings)
-        return found
+        adapted: Tensor = (self.reference_adapter or self.adapter)(embeddings)
+        return adapted
 
     def mix(
         self, queries: Tensor, references: Tensor, failures: Tensor, seen: Tensor | None = None
     ) -> Tensor:
         """`forward` from adapted embeddings on."""
         weighted = attend(queries, references, failures, seen)
-        known = torch.ones_like(failures, dtype=torch.bool)[None] if seen is None else seen
-        return self.calibrate(weighted, *moments(failures, known, self.shape.spread))
+        usable = torch.ones_like(failures, dtype=torch.bool)[None] if seen is None else seen
+        return self.calibrate(weighted, *moments(failures, usable, self.shape.spread))
 
     def calibrate(self, weighted: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
         """The logit of d, w * logit(weighted) + b, `[queries]`; w and b come from mean and spread."""
@@ -102,6 +109,7 @@ class DifficultyPredictor(nn.Module):
 
 def attend(queries: Tensor, references: Tensor, failures: Tensor, seen: Tensor | None = None) -> Tensor:
     """Mean of `failures` under softmax(q . r / sqrt(h)), `[queries]`; h is the width of q and r."""
+    # [queries, K]
     scores = queries @ references.T / math.sqrt(queries.shape[-1])
     if seen is not None:
         scores = scores.masked_fill(~seen, -torch.inf)
@@ -129,7 +137,7 @@ def loss(logits: Tensor, failures: Tensor) -> Tensor:
 
 
 def _adapter(shape: Shape) -> nn.Sequential:
-    """Three linear layers, GELU and dropout behind the first two, a layer norm at the end."""
+    """Three linear layers, GELU and dropout after the first two, a layer norm at the end."""
     return nn.Sequential(
         nn.Linear(shape.width, shape.hidden),
         nn.GELU(),
@@ -140,11 +148,6 @@ def _adapter(shape: Shape) -> nn.Sequential:
         nn.Linear(shape.hidden, shape.hidden),
         nn.LayerNorm(shape.hidden),
     )
-
-
-WEIGHTS, CONFIG = "adapter.safetensors", "config.json"
-FORMAT = 1
-_PICKLED = {".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,11 +214,13 @@ def load_adapter(folder: Path) -> Adapter:
         text, weights = (folder / CONFIG).read_bytes(), (folder / WEIGHTS).read_bytes()
     try:
         facts: dict[str, Any] = json.loads(text)
-        found = facts["format"]
+        version = facts["format"]
     except (ValueError, LookupError, TypeError) as error:
         raise _damaged(folder, f"its {CONFIG} cannot be read") from error
-    if found != FORMAT:
-        raise InputError(f"--adapter {folder} has format {found}, this version reads {FORMAT}; fit it again.")
+    if version != FORMAT:
+        raise InputError(
+            f"--adapter {folder} has format {version}, this version reads {FORMAT}; fit it again."
+        )
     if digest_bytes(weights) != facts.get("weights"):
         raise _damaged(folder, f"{WEIGHTS} does not match the hash in {CONFIG}")
     try:

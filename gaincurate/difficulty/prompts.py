@@ -1,6 +1,7 @@
-"""Which prompts get rollouts: takes a scored set, yields references drawn by a seed, messages and answers.
+"""Which prompts of a scored set get rollouts, as messages with gold answers.
 
-Knows nothing of engines or verifiers.
+References are drawn by our own Philox bits and a seed, so that one seed gives the same prompts with every
+version of NumPy.
 """
 
 from __future__ import annotations
@@ -80,26 +81,26 @@ def read_prompts(scored: ScoredSet, places: Ints | range, answer: str | None) ->
         OutputError: a row's prompt cannot be read, so the set is not what its identity says.
     """
     table = scored.take(np.asarray(places, np.int64))
-    source, said = scored.identity["source"], scored.identity.get("segmentation", {})
+    source, segmentation = scored.identity["source"], scored.identity.get("segmentation", {})
     ids = table.column(ID).to_pylist()
-    prompts = column_values(table, source["prompt_column"])
+    values = column_values(table, source["prompt_column"])
     answers = column_values(table, answer) if answer is not None else [None] * len(ids)
-    kept = [name for name in table.column_names if not name.startswith(PREFIX) or name == ID]
-    rows = table.select(kept).to_pylist()
+    names = [name for name in table.column_names if not name.startswith(PREFIX) or name == ID]
+    rows = table.select(names).to_pylist()
     tokens = table.column("gc_prompt_tokens").to_pylist()
-    found = []
-    for gc_id, value, gold, row, count in zip(ids, prompts, answers, rows, tokens, strict=True):
+    prompts = []
+    for gc_id, value, gold, row, count in zip(ids, values, answers, rows, tokens, strict=True):
         try:
             messages = with_additions(
                 to_messages(value, source["prompt_column"]),
-                said.get("system"),
-                said.get("shots", []),
-                override=said.get("system_override", False),
+                segmentation.get("system"),
+                segmentation.get("shots", []),
+                override=segmentation.get("system_override", False),
             )
         except PromptProblem as error:
             raise OutputError(f"row {gc_id} of {scored.folder}: {error}.") from error
-        found.append(Prompt(gc_id, messages, gold, row, count))
-    return found
+        prompts.append(Prompt(gc_id, messages, gold, row, count))
+    return prompts
 
 
 def parts(places: Ints | range, size: int) -> Sequence[Ints | range]:

@@ -1,7 +1,8 @@
-"""The composer: takes a RolloutConfig, yields a finished rollout set and a summary of how it went.
+"""A run of rollouts from its options to a finished rollout set.
 
-verify the gold answers -> per shard: generate, verify, more samples where the interval is wide -> write.
-Prints nothing; whoever wants to see a run passes a `Progress`.
+Gold answers are verified first, because a row whose own answer fails would count as impossible. Then come the
+shards, one at a time: generate, verify, take more samples where the interval is wide, write. Prints nothing.
+A caller that wants to see a run passes a `Progress`.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def _identity(
 ) -> Json:
     """All that can change a value of the set; plain JSON values."""
     adaptive = {"samples_start": config.samples_start, "interval": config.interval, "rule": metrics.RULE}
-    found = {
+    identity = {
         "format": FORMAT,
         "kind": KIND,
         "source": {
@@ -125,7 +126,7 @@ def _identity(
         "shard_prompts": config.shard_prompts,
         "versions": {"gaincurate": gaincurate.__version__},
     }
-    same: Json = json.loads(json.dumps(found))
+    same: Json = json.loads(json.dumps(identity))
     return same
 
 
@@ -159,18 +160,18 @@ class _Run:
         if config.overwrite and (artifact.finished or begun != identity):
             begun = None  # the same command again, after an interruption, goes on
         artifact.refuse_other(begun or identity, identity)
-        found = artifact.present(identity, count) if begun else set()
-        broken = self._gold(verifier) if len(found) < count else {}
+        present = artifact.present(identity, count) if begun else set()
+        broken = self._gold(verifier) if len(present) < count else {}
         if begun is None:
             # What is wrong with the rows is found before anything is deleted.
             artifact.remove()
             artifact.begin(identity)
-        if len(found) < count:
+        if len(present) < count:
             artifact.reopen()
-        done = sum(len(self.pieces[k]) for k in found)
+        done = sum(len(self.pieces[k]) for k in present)
         self.progress.start(sum(map(len, self.pieces)), done, what="rolling out", unit="prompt")
         for index in range(count):
-            if index not in found:
+            if index not in present:
                 self._shard(index, broken)
         if not artifact.finished:
             artifact.finish(identity, count)
@@ -195,7 +196,7 @@ class _Run:
             gc_id, reason = next(iter(broken.items()))
             raise InputError(
                 f"{len(broken):,} of {sum(map(len, self.pieces)):,} rows are broken: their own answer does "
-                f"not get a reward of 1, such as {gc_id}: {reason}. All are listed in {out / BROKEN}. Mend "
+                f"not get a reward of 1, such as {gc_id}: {reason}. All are listed in {out / BROKEN}. Fix "
                 "them, see whether --answer-column, --verifier and --gold-as are right, or leave them out "
                 "with --on-error skip.",
                 ids=list(broken),
@@ -223,11 +224,11 @@ class _Run:
 
     def _describe(self) -> None:
         """Fill in the summary from the finished set."""
-        found = RolloutSet(self.config.out)
+        rollout_set = RolloutSet(self.config.out)
         for name in ("prompts", "rollouts", "unjudged", "rejected"):
-            setattr(self.summary, name, found.manifest[name])
+            setattr(self.summary, name, rollout_set.manifest[name])
         total, count, reasons = 0.0, 0, Counter[str]()
-        for table in found.tables(["reward", "reason"]):
+        for table in rollout_set.tables(["reward", "reason"]):
             rewards = table.column("reward").drop_null().to_pylist()
             total, count = total + sum(rewards), count + len(rewards)
             reasons.update(table.column("reason").drop_null().to_pylist())

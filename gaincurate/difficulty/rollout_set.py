@@ -141,7 +141,7 @@ def pass_rates(folder: str | Path, *, success: float | None = None) -> pa.Table:
     """
     if success is not None and not 0 < success <= 1:
         raise InputError(f"success {success}: expected a reward above 0 and up to 1.")
-    found: list[pa.Table] = []
+    tables: list[pa.Table] = []
     for table in RolloutSet(folder).tables([ID, "reward"]):
         # Rows of a prompt stand together, and a prompt is in one shard only.
         rewards = table.column("reward").to_numpy(zero_copy_only=False).astype(np.float64)
@@ -152,10 +152,10 @@ def pass_rates(folder: str | Path, *, success: float | None = None) -> pa.Table:
         wins = np.bincount(places[judged], value[judged], count)
         samples = np.bincount(places[judged], minlength=count)
         columns = [ids.dictionary, pa.array(wins), pa.array(samples - wins), pa.array(samples)]
-        found.append(pa.table(columns, names=[ID, "wins", "losses", "samples"]))
+        tables.append(pa.table(columns, names=[ID, "wins", "losses", "samples"]))
     kinds = [pa.string(), pa.float64(), pa.float64(), pa.int64()]
     schema = pa.schema(list(zip((ID, "wins", "losses", "samples"), kinds, strict=True)))
-    return pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in found)])
+    return pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in tables)])
 
 
 def outcome_lines(folder: str | Path, round_: int) -> Iterator[Json]:

@@ -212,7 +212,7 @@ class ShardWork:
         with closing(self._engine.generate(requests, frozenset(self._done))) as arriving:
             for part in arriving:
                 self._keep(part)
-                tokens = [found.tokens or 0 for found in part if isinstance(found, Completion)]
+                tokens = [item.tokens or 0 for item in part if isinstance(item, Completion)]
                 summary.generated += len(tokens)
                 summary.tokens += sum(tokens)
                 progress.advance(0, completions=len(tokens), tokens=sum(tokens))
@@ -222,22 +222,22 @@ class ShardWork:
     def _keep(self, part: Arrived) -> None:
         """Make what arrived durable, then count it."""
         refused = {
-            found.gc_id: found.reason
-            for found in part
-            if isinstance(found, Refused) and found.gc_id not in self.refused
+            item.gc_id: item.reason
+            for item in part
+            if isinstance(item, Refused) and item.gc_id not in self.refused
         }
-        done = [found for found in part if isinstance(found, Completion)]
-        lines: list[dict[str, Any]] = [encoded(found) for found in done]
+        done = [item for item in part if isinstance(item, Completion)]
+        lines: list[dict[str, Any]] = [encoded(item) for item in done]
         if self._config.on_error == "skip":
             lines += [{"gc_id": gc_id, "refused": reason} for gc_id, reason in refused.items()]
         self._arrivals.append(lines)
-        for found in done:
-            self._done[found.key] = found
-            self._judge(found)
+        for item in done:
+            self._done[item.key] = item
+            self._judge(item)
         for gc_id, reason in refused.items():
             if self._config.on_error == "stop":
                 raise RowError(
-                    f"prompt {gc_id} cannot be rolled out: {reason}. What had arrived is kept; mend it, or "
+                    f"prompt {gc_id} cannot be rolled out: {reason}. What had arrived is kept. Fix it, or "
                     "add --on-error skip to leave such rows out.",
                     gc_id=gc_id,
                     reason=reason,
@@ -251,7 +251,7 @@ class ShardWork:
 
     def _take_verdicts(self, *, wait: bool) -> None:
         """Write down the verdicts that are there, in the order in which they were asked for."""
-        found: dict[Key, Verdict] = {}
+        ready: dict[Key, Verdict] = {}
         bad: tuple[Key, Verdict] | None = None
         while self._waiting and bad is None and (wait or self._waiting[0][1].done()):
             key, future = self._waiting.popleft()
@@ -259,12 +259,12 @@ class ShardWork:
             if verdict.reward is None and self._config.on_error == "stop":
                 bad = key, verdict
             else:
-                found[key] = verdict
+                ready[key] = verdict
         self._judgements.append(
             {"gc_id": key[0], "sample": key[1], "reward": verdict.reward, "reason": verdict.reason}
-            for key, verdict in found.items()
+            for key, verdict in ready.items()
         )
-        self._verdicts |= found
+        self._verdicts |= ready
         if bad is not None:
             (gc_id, sample), verdict = bad
             raise RowError(
@@ -275,12 +275,12 @@ class ShardWork:
             )
 
     def _is_wide(self, gc_id: str, count: int) -> bool:
-        """Whether the pass rate's interval is wider than asked; unjudged samples tell nothing."""
+        """Whether the pass rate's interval is wider than asked; unjudged samples say nothing."""
         if self._config.interval is None or gc_id in self.refused:
             return False
         rewards = [self._verdicts[gc_id, sample].reward for sample in range(count)]
-        known = [reward for reward in rewards if reward is not None]
-        return width(sum(known), len(known) - sum(known)) > self._config.interval
+        judged = [reward for reward in rewards if reward is not None]
+        return width(sum(judged), len(judged) - sum(judged)) > self._config.interval
 
     def other_lengths(self) -> int:
         """Prompts that have another number of tokens here than when they were scored."""
@@ -295,15 +295,15 @@ class ShardWork:
 
 def encoded(done: Completion) -> dict[str, Any]:
     """A journal's line."""
-    found = {name: getattr(done, name) for name in Completion.__slots__}
+    line = {name: getattr(done, name) for name in Completion.__slots__}
     for name in ("logprobs", "token_ids"):
-        found[name] = None if found[name] is None else found[name].tolist()
-    return found
+        line[name] = None if line[name] is None else line[name].tolist()
+    return line
 
 
 def decoded(entry: dict[str, Any]) -> Completion:
     """The completion of a journal's line."""
-    found = dict(entry)
+    values = dict(entry)
     for name, kind in (("logprobs", np.float32), ("token_ids", np.int32)):
-        found[name] = None if found[name] is None else np.array(found[name], kind)
-    return Completion(**found)
+        values[name] = None if values[name] is None else np.array(values[name], kind)
+    return Completion(**values)

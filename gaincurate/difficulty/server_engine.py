@@ -1,7 +1,7 @@
 """Rollouts by an OpenAI-compatible server, asked many at a time.
 
 What a server says is checked before it is kept, and asked for again where it cannot be right. Ctrl-C is
-noted beside the event loop and raised where it can be taken.
+only noted while the event loop runs and raised after it, because an exception inside leaves the loop broken.
 """
 
 from __future__ import annotations
@@ -23,6 +23,15 @@ from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.engine import Completion, Key, Refused, Request, request_seed
 from gaincurate.errors import InputError, ServerError
 
+API_KEY = "OPENAI_API_KEY"
+LOGPROBS = "as the server gives them; many give those before temperature and top-p"
+RESERVED_KEYS = {"messages", "model", "seed", "n", "stream", "temperature", "top_p", "max_tokens"}
+"""Keys of a request's body that are not the user's."""
+_BUSY = {408, 409, 425, 429}
+_OF_THE_PROMPT = {400, 413, 422}
+_LONGEST_WAIT = 30.0
+_LONGEST_ASKED = 3600.0
+_SHORTEST_SECRET = 8
 _LOOK = 0.2  # seconds until Ctrl-C is seen, at most: it does not wake a loop
 _Result = TypeVar("_Result")
 
@@ -42,19 +51,7 @@ async def cancel(tasks: set[asyncio.Task[Any]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-API_KEY = "OPENAI_API_KEY"
-LOGPROBS = "as the server gives them; many give those before temperature and top-p"
-OWN = {"messages", "model", "seed", "n", "stream", "temperature", "top_p", "max_tokens"}
-"""Keys of a request's body that are not the user's."""
-_BUSY = {408, 409, 425, 429}
-_OF_THE_PROMPT = {400, 413, 422}
-_LONGEST_WAIT = 30.0
-_LONGEST_ASKED = 3600.0
-_SHORTEST_SECRET = 8
-_T = TypeVar("_T")
-
-
-class _Again(Exception):
+class _RetryableError(Exception):
     """An attempt failed in a way that another may not; `after` seconds if the server said so."""
 
     def __init__(self, reason: str, after: float | None = None) -> None:
@@ -76,9 +73,11 @@ class ServerEngine:
 
     def __init__(self, config: RolloutConfig, template_kwargs: dict[str, Any]) -> None:
         assert config.server is not None
-        own = OWN & config.server_body.keys()
-        if own:
-            raise InputError(f"--server-body sets {min(own)!r}, which is set for each request; leave it out.")
+        reserved = RESERVED_KEYS & config.server_body.keys()
+        if reserved:
+            raise InputError(
+                f"--server-body sets {min(reserved)!r}, which is set for each request; leave it out."
+            )
         self._config, self._next = config, 0.0
         self._url = base_url(config.server)
         key = os.environ.get(API_KEY, "")
@@ -169,22 +168,22 @@ class ServerEngine:
         async def attempt() -> Completion | Refused:
             response = await self._send("POST", "/chat/completions", body)
             if response.status_code in _OF_THE_PROMPT:
-                return Refused(request.gc_id, f"the server refused it: {self._said(response)}")
+                return Refused(request.gc_id, f"the server refused it: {self._error_text(response)}")
             return _read(request, _json(response), self._clean)
 
-        return await self._again_and_again(attempt, f"for prompt {request.gc_id}, sample {request.sample}")
+        return await self._with_retries(attempt, f"for prompt {request.gc_id}, sample {request.sample}")
 
     async def _only_model(self, pressed: Pressed) -> str:
         """The server's model where it has one; empty after Ctrl-C."""
 
         async def attempt() -> list[str]:
-            found = _json(await self._send("GET", "/models", None))
+            models = _json(await self._send("GET", "/models", None))
             try:
-                return [self._clean(str(entry["id"])) for entry in found["data"]]
+                return [self._clean(str(entry["id"])) for entry in models["data"]]
             except (LookupError, TypeError) as error:
-                raise _Again("it sent something else than a list of models") from error
+                raise _RetryableError("it sent something else than a list of models") from error
 
-        asked = asyncio.ensure_future(self._again_and_again(attempt, "for its models"))
+        asked = asyncio.ensure_future(self._with_retries(attempt, "for its models"))
         if not await first_done({asked}, pressed):
             await cancel({asked})
             return ""
@@ -196,16 +195,16 @@ class ServerEngine:
             )
         return names[0]
 
-    async def _again_and_again(self, attempt: Callable[[], Awaitable[_T]], what: str) -> _T:
+    async def _with_retries(self, attempt: Callable[[], Awaitable[_Result]], what: str) -> _Result:
         retrying = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception_type(_Again),
+            retry=tenacity.retry_if_exception_type(_RetryableError),
             stop=tenacity.stop_after_attempt(self._config.retries + 1),
             wait=self._wait,
             reraise=True,
         )
         try:
-            found: _T = await retrying(attempt)
-        except _Again as error:
+            result: _Result = await retrying(attempt)
+        except _RetryableError as error:
             tries = self._config.retries + 1
             often, last = ("once", "") if tries == 1 else (f"{tries} times", "the last time ")
             raise ServerError(
@@ -214,11 +213,11 @@ class ServerEngine:
                 "again.",
                 url=self._url,
             ) from error
-        return found
+        return result
 
     def _wait(self, state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
-        if isinstance(error, _Again) and error.after is not None:
+        if isinstance(error, _RetryableError) and error.after is not None:
             return error.after
         return float(tenacity.wait_random_exponential(self._config.backoff, _LONGEST_WAIT)(state))
 
@@ -227,25 +226,29 @@ class ServerEngine:
         try:
             response = await self._client.request(method, self._url + path, json=body)
         except httpx2.TransportError as error:
-            said = self._clean(" ".join(str(error).split()))
-            raise _Again(f"of {type(error).__name__}" + (f" ({said})" if said else "")) from error
+            reason = self._clean(" ".join(str(error).split()))
+            raise _RetryableError(
+                f"of {type(error).__name__}" + (f" ({reason})" if reason else "")
+            ) from error
         except httpx2.DecodingError as error:
-            raise _Again("its answer could not be decoded") from error
+            raise _RetryableError("its answer could not be decoded") from error
         status = response.status_code
         if status in _BUSY or status >= 500:
-            raise _Again(f"it answered {status} ({self._said(response)})", _retry_after(response))
+            raise _RetryableError(
+                f"it answered {status} ({self._error_text(response)})", _retry_after(response)
+            )
         if status in _OF_THE_PROMPT or response.is_success:
             return response
         hint = f" Is the key in {API_KEY} right?" if status in (401, 403) else ""
-        said = self._said(response)
-        raise InputError(f"the server at {self._url}{path} answered {status}: {said}.{hint}")
+        reason = self._error_text(response)
+        raise InputError(f"the server at {self._url}{path} answered {status}: {reason}.{hint}")
 
-    def _said(self, response: httpx2.Response) -> str:
+    def _error_text(self, response: httpx2.Response) -> str:
         """What an error answer says, in one line."""
         try:
-            found = response.json()
-            found = found.get("error", found)
-            text = str(found.get("message", found) if isinstance(found, dict) else found)
+            answer = response.json()
+            answer = answer.get("error", answer)
+            text = str(answer.get("message", answer) if isinstance(answer, dict) else answer)
         except (ValueError, AttributeError, RecursionError):
             text = response.text
         # The key goes first: of a line cut in its middle, half of it would stay.
@@ -261,7 +264,7 @@ class ServerEngine:
 
 
 def base_url(server: str) -> str:
-    """The URL that paths are put behind; /v1 is added where there is no path.
+    """The URL that paths are appended to; /v1 is added where there is no path.
 
     Raises:
         InputError: no http or https URL, or one with a password in it.
@@ -281,7 +284,7 @@ def _json(response: httpx2.Response) -> Any:
     try:
         return response.json()
     except (ValueError, RecursionError) as error:
-        raise _Again("it sent broken JSON") from error
+        raise _RetryableError("it sent broken JSON") from error
 
 
 def clean(text: str, key: str = "") -> str:
@@ -318,7 +321,7 @@ def _read(request: Request, body: Any, clean: Callable[[str], str] = clean) -> C
         logprobs = None if listed is None else [token["logprob"] for token in listed]
         counts = usage.get("completion_tokens"), usage.get("prompt_tokens")
     except (LookupError, TypeError, AttributeError) as error:
-        raise _Again("it sent something else than a chat completion") from error
+        raise _RetryableError("it sent something else than a chat completion") from error
     _expect(text is None or isinstance(text, str), "a completion that is no text")
     _expect(reason is None or isinstance(reason, str), "a finish_reason that is no text")
     for count in counts:
@@ -339,7 +342,7 @@ def _read(request: Request, body: Any, clean: Callable[[str], str] = clean) -> C
 
 def _expect(fits: bool, instead: str) -> None:
     if not fits:
-        raise _Again(f"it sent {instead}")
+        raise _RetryableError(f"it sent {instead}")
 
 
 def _is_count(value: Any) -> bool:

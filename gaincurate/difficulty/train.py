@@ -1,4 +1,7 @@
-"""Training of DOTS' adapter on observed failure rates, and the way there from files."""
+"""Training of DOTS' adapter on observed failure rates, and the way there from files.
+
+Prompts are held out for all policies alike, so that no policy shows the adapter what another is tested on.
+"""
 
 from __future__ import annotations
 
@@ -80,32 +83,32 @@ def fit(
         InputError: a policy with too few prompts to train on.
     """
     held_out = split(policies, recipe)
-    kept = [without(policy, held_out) for policy in policies]
-    for policy in kept:
+    training = [without(policy, held_out) for policy in policies]
+    for policy in training:
         if len(policy.rows) < _FEWEST:
             raise InputError(
                 f"{policy.name} has {len(policy.rows)} prompts to train on and {_FEWEST} are needed: observe "
                 "more prompts, or predict without training (`gaincurate difficulty predict --method "
                 "whitened`)."
             )
-    targets = [torch.from_numpy(policy.failure).to(embeddings.dtype) for policy in kept]
+    targets = [torch.from_numpy(policy.failure).to(embeddings.dtype) for policy in training]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed % 2**63)  # of the first weights and of dropout
         predictor = DifficultyPredictor(shape).to(embeddings).train()
         optimiser = torch.optim.Adam(predictor.parameters(), recipe.rate)
-        steps = recipe.epochs * batches_in_epoch(kept, recipe)
+        steps = recipe.epochs * batches_in_epoch(training, recipe)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate_at(step, steps))
         losses = []
         for epoch in range(recipe.epochs):
             total = count = 0.0
-            for parts in batches(kept, recipe, epoch):
-                found = batch_loss(predictor, embeddings, kept, targets, parts)
+            for parts in batches(training, recipe, epoch):
+                mean_loss = batch_loss(predictor, embeddings, training, targets, parts)
                 optimiser.zero_grad()
-                found.backward()
+                mean_loss.backward()
                 optimiser.step()
                 schedule.step()
                 size = sum(len(part.queries) for part in parts)
-                total, count = total + found.item() * size, count + size
+                total, count = total + mean_loss.item() * size, count + size
             losses.append(total / count)
             watch(epoch + 1, recipe.epochs, losses[-1])
     return Fitted(predictor.eval(), held_out, losses)
@@ -120,8 +123,8 @@ def split(policies: Sequence[Policy], recipe: Recipe) -> Ints:
 
 def without(policy: Policy, rows: Ints) -> Policy:
     """A policy without these rows."""
-    kept = ~np.isin(policy.rows, rows)
-    return Policy(policy.name, policy.rows[kept], policy.failure[kept])
+    keep = ~np.isin(policy.rows, rows)
+    return Policy(policy.name, policy.rows[keep], policy.failure[keep])
 
 
 def batches_in_epoch(policies: Sequence[Policy], recipe: Recipe) -> int:
@@ -171,33 +174,37 @@ def batch_loss(
     """The mean loss over a batch's queries; each prompt is adapted once."""
     queries = [policies[part.policy].rows[part.queries] for part in parts]
     references = [policies[part.policy].rows[part.references] for part in parts]
-    asked, ask = np.unique(np.concatenate(queries), return_inverse=True)
-    told, tell = np.unique(np.concatenate(references), return_inverse=True)
-    coded, coded_references = _adapted(predictor, embeddings, asked, told)
-    logits, wanted, q, r = [], [], 0, 0
+    query_rows, query_places = np.unique(np.concatenate(queries), return_inverse=True)
+    reference_rows, reference_places = np.unique(np.concatenate(references), return_inverse=True)
+    adapted, adapted_references = _adapted(predictor, embeddings, query_rows, reference_rows)
+    logits, wanted, query_start, reference_start = [], [], 0, 0
     for part in parts:
-        own = coded[torch.from_numpy(ask[q : q + len(part.queries)])]
-        their = coded_references[torch.from_numpy(tell[r : r + len(part.references)])]
+        query_stop = query_start + len(part.queries)
+        reference_stop = reference_start + len(part.references)
+        part_queries = adapted[torch.from_numpy(query_places[query_start:query_stop])]
+        part_references = adapted_references[
+            torch.from_numpy(reference_places[reference_start:reference_stop])
+        ]
         target = targets[part.policy]
-        logits.append(predictor.mix(own, their, target[torch.from_numpy(part.references)]))
+        logits.append(predictor.mix(part_queries, part_references, target[torch.from_numpy(part.references)]))
         wanted.append(target[torch.from_numpy(part.queries)])
-        q, r = q + len(part.queries), r + len(part.references)
+        query_start, reference_start = query_stop, reference_stop
     return loss(torch.cat(logits), torch.cat(wanted))
 
 
 def _adapted(
-    predictor: DifficultyPredictor, embeddings: Tensor, asked: Ints, told: Ints
+    predictor: DifficultyPredictor, embeddings: Tensor, query_rows: Ints, reference_rows: Ints
 ) -> tuple[Tensor, Tensor]:
     """Adapted queries and references; with one adapter, what stands in both goes through it once."""
     if predictor.shape.towers == "two":
         return (
-            predictor.encode(embeddings[torch.from_numpy(asked)]),
-            predictor.encode_references(embeddings[torch.from_numpy(told)]),
+            predictor.encode(embeddings[torch.from_numpy(query_rows)]),
+            predictor.encode_references(embeddings[torch.from_numpy(reference_rows)]),
         )
-    both = np.union1d(asked, told)
-    coded = predictor.encode(embeddings[torch.from_numpy(both)])
-    places = [torch.from_numpy(np.searchsorted(both, rows)) for rows in (asked, told)]
-    return coded[places[0]], coded[places[1]]
+    both = np.union1d(query_rows, reference_rows)
+    adapted = predictor.encode(embeddings[torch.from_numpy(both)])
+    places = [torch.from_numpy(np.searchsorted(both, rows)) for rows in (query_rows, reference_rows)]
+    return adapted[places[0]], adapted[places[1]]
 
 
 def rate_at(step: int, steps: int) -> float:
@@ -270,25 +277,29 @@ def fit_on(
     """
     refuse_other_folder(out)
     sets = [ScoredSet(folder) for folder in folders]
-    ids = sorted({gc_id for one in rates for gc_id in one.ids})
+    ids = sorted({gc_id for observed in rates for gc_id in observed.ids})
     embeddings = torch.from_numpy(of_ids(sets, ids))
     place = {gc_id: row for row, gc_id in enumerate(ids)}
     policies = [
-        Policy(one.name, np.array([place[gc_id] for gc_id in one.ids], np.int64), one.failure)
-        for one in rates
+        Policy(observed.name, np.array([place[gc_id] for gc_id in observed.ids], np.int64), observed.failure)
+        for observed in rates
     ]
     fitted = fit(embeddings, policies, Shape(embeddings.shape[1], **options), recipe, watch)
     how = {
         "made_by": f"gaincurate {gaincurate.__version__} difficulty fit",
         "recipe": recipe.model_dump(),
-        "sets": [one.manifest_hash for one in sets],
-        "policies": [{"name": one.name, "prompts": len(one.ids), "outcomes": one.source} for one in rates],
+        "sets": [scored.manifest_hash for scored in sets],
+        "policies": [
+            {"name": observed.name, "prompts": len(observed.ids), "outcomes": observed.source}
+            for observed in rates
+        ],
         "held_out": [ids[row] for row in fitted.held_out.tolist()],
         "losses": fitted.losses,
     }
     save_adapter(out, fitted.predictor, maker(sets[0]), how)
     reports = [
-        _report(fitted, embeddings, policy, one, recipe) for policy, one in zip(policies, rates, strict=True)
+        _report(fitted, embeddings, policy, observed, recipe)
+        for policy, observed in zip(policies, rates, strict=True)
     ]
     held = len(fitted.held_out)
     return FitReport(sum(report.trained for report in reports), len(ids) - held, fitted.losses, reports)
@@ -301,5 +312,7 @@ def _report(
     if hidden.sum() < 3:
         return PolicyReport(policy.name, int((~hidden).sum()), None)
     rows, predicted = held_out_predictions(fitted, embeddings, policy, recipe)
-    found = quality(predicted, rates.wins[rows], rates.losses[rows], counted=rates.counted, seed=recipe.seed)
-    return PolicyReport(policy.name, int((~hidden).sum()), found)
+    held_out_quality = quality(
+        predicted, rates.wins[rows], rates.losses[rows], counted=rates.counted, seed=recipe.seed
+    )
+    return PolicyReport(policy.name, int((~hidden).sum()), held_out_quality)

@@ -1,8 +1,8 @@
-"""Prediction without training: takes embeddings and observed failure rates, yields failure rates.
+"""Prediction of failure rates from embeddings and observed rates, without training.
 
 Attention by cosine over the references, on embeddings whitened along their 64 strongest directions or as they
-are; its temperature and a calibration are chosen by leaving each reference out. This is not the
-paper's predictor, which trains an adapter. Knows nothing of files.
+are. Its temperature and a calibration are chosen by leaving each reference out. This is not the paper's
+predictor, which trains an adapter on policies that were observed before: it works from the references alone.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class Space:
 
     def __call__(self, embeddings: Matrix) -> Matrix:
         """Unit vectors, one for each row."""
-        found = embeddings
+        points = embeddings
         if self.mean is not None and self.directions is not None:
-            found = ((embeddings - self.mean) @ self.directions).astype(np.float32)
-        lengths = np.sqrt((found * found).sum(1, keepdims=True, dtype=np.float64))
-        units: Matrix = (found / np.maximum(lengths, 1e-30)).astype(np.float32)
+            points = ((embeddings - self.mean) @ self.directions).astype(np.float32)
+        lengths = np.sqrt((points * points).sum(1, keepdims=True, dtype=np.float64))
+        units: Matrix = (points / np.maximum(lengths, 1e-30)).astype(np.float32)
         return units
 
 
@@ -62,8 +62,8 @@ def whitening(sample: Matrix, directions: int = DIRECTIONS) -> Space:
     wide = centred.shape[1] > len(centred)
     product = centred @ centred.T if wide else centred.T @ centred
     values, vectors = np.linalg.eigh(product)
-    kept = np.flatnonzero(values > max(values[-1], 0.0) * 1e-9)[-directions:]
-    values, vectors = values[kept], vectors[:, kept]
+    strongest = np.flatnonzero(values > max(values[-1], 0.0) * 1e-9)[-directions:]
+    values, vectors = values[strongest], vectors[:, strongest]
     if wide:
         vectors = centred.T @ (vectors / np.sqrt(values))
     return Space(mean.astype(np.float32), (vectors * np.sqrt(len(sample) / values)).astype(np.float32))
@@ -127,8 +127,8 @@ def attention(cosines: Matrix, failure: Floats, temperature: float, seen: Seen |
     if seen is not None:
         scores = np.where(seen, scores, -np.inf)
     weights = np.exp(scores - scores.max(1, keepdims=True))
-    found: Floats = (weights @ failure) / weights.sum(1)
-    return found
+    means: Floats = (weights @ failure) / weights.sum(1)
+    return means
 
 
 def calibrated(weighted: Floats, w: float, b: float) -> Floats:
@@ -170,10 +170,10 @@ def cross_entropy(predicted: Floats, failure: Floats) -> float:
 
 def _logit(values: Floats) -> Floats:
     clipped = np.clip(values, _CLIP, 1 - _CLIP)
-    found: Floats = np.log(clipped) - np.log1p(-clipped)
-    return found
+    logits: Floats = np.log(clipped) - np.log1p(-clipped)
+    return logits
 
 
 def _sigmoid(values: Floats) -> Floats:
-    found: Floats = 0.5 * (1 + np.tanh(0.5 * values))
-    return found
+    probabilities: Floats = 0.5 * (1 + np.tanh(0.5 * values))
+    return probabilities

@@ -53,7 +53,7 @@ class Verdict:
 class VerifierConfig:
     """Which verifier, and its limits.
 
-    `verifier` is a name or `module:function`; `seconds` of processor time a job (three times that by the
+    `verifier` is a name or `module:function`; `seconds` of processor time per job (three times that by the
     clock); `memory` in MiB of address space; `workers` processes; `gold_as` how a gold answer is written to
     be verified itself, with `{answer}` in it.
     """
@@ -66,8 +66,8 @@ class VerifierConfig:
 
     def __post_init__(self) -> None:
         module, colon, function = self.verifier.partition(":")
-        own = colon and all(p.isidentifier() for p in module.split(".")) and function.isidentifier()
-        if self.verifier not in NAMES and not own:
+        is_function = colon and all(p.isidentifier() for p in module.split(".")) and function.isidentifier()
+        if self.verifier not in NAMES and not is_function:
             raise InputError(
                 f"--verifier {self.verifier}: there are {', '.join(NAMES)}, or module:function for your own."
             )
@@ -99,7 +99,7 @@ class VerifierPool:
         self._all = [_Process(config) for _ in range(config.workers)]
         self._threads = ThreadPoolExecutor(config.workers, thread_name_prefix="verify")
         self.about: dict[str, Any] = {}
-        """What can change its values, as the verifier's process tells: versions, a hash of the code."""
+        """What can change its values, as the verifier's process reports it: versions, a hash of the code."""
 
     def __enter__(self) -> VerifierPool:
         try:
@@ -172,12 +172,14 @@ class _Process:
         self._send(Setup(config.verifier, config.seconds, config.memory))
         answer = self._line(_LOADING)
         if answer is None or "about" not in answer:
-            said = answer["failed"] if answer else f"its process {self._end(_LOADING)}"
+            reason = answer["failed"] if answer else f"its process {self._end(_LOADING)}"
             extra = _EXTRAS.get(config.verifier)
-            hint = f" `pip install 'gaincurate[{extra}]'` brings it." if extra and "NotFound" in said else ""
-            if not extra and "NotFound" in said:
+            hint = (
+                f" `pip install 'gaincurate[{extra}]'` brings it." if extra and "NotFound" in reason else ""
+            )
+            if not extra and "NotFound" in reason:
                 hint = " A module is looked for in the working folder and among what is installed."
-            raise InputError(f"--verifier {config.verifier} cannot be loaded: {said}.{hint}")
+            raise InputError(f"--verifier {config.verifier} cannot be loaded: {reason}.{hint}")
         about: dict[str, Any] = answer["about"]
         return about
 
@@ -235,8 +237,8 @@ class _Process:
             if not piece:
                 return None
             data += piece
-        found: dict[str, Any] = json.loads(data)
-        return found
+        message: dict[str, Any] = json.loads(data)
+        return message
 
     def _end(self, seconds: float) -> str:
         """End the process and say how it ended."""
@@ -332,11 +334,11 @@ def _jobs(prompts: Sequence[Prompt], config: VerifierConfig, broken: Broken) -> 
 def remembered(path: Path, what: Json) -> Broken | None:
     """What an earlier run found for the same rows and verifier, or None."""
     try:
-        found = json.loads(path.read_bytes())
-        broken: Broken = found["broken"]
+        record = json.loads(path.read_bytes())
+        broken: Broken = record["broken"]
     except (OSError, ValueError, LookupError, TypeError):
-        return None  # it is found anew
-    return broken if found.get("of") == digest_json(what) else None
+        return None  # it is found again
+    return broken if record.get("of") == digest_json(what) else None
 
 
 def remember(path: Path, what: Json, broken: Broken) -> None:

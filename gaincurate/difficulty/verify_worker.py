@@ -1,8 +1,8 @@
-"""The process that judges completions: takes jobs on its standard input, yields one line of JSON for each.
+"""The process that judges completions: pickled jobs on its standard input, a line of JSON for each.
 
 It holds one verifier for its life, under a limit of memory, and each job runs under a limit of time that the
-kernel enforces. What a verifier prints goes to standard error. Light on purpose: it imports the verifier's
-own library and nothing heavy of ours.
+kernel enforces, because foreign code may never come back to Python. What a verifier prints goes to standard
+error. It imports the verifier's own library and nothing heavy of ours, so that it starts quickly.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What a process is told first: the verifier, seconds of processor time a job, MiB of memory."""
+    """What a process reads first: the verifier, seconds of processor time per job, MiB of memory."""
 
     verifier: str
     seconds: float
@@ -81,8 +81,8 @@ def _say(replies: BinaryIO, value: dict[str, Any]) -> None:
 
 
 def _short(error: BaseException) -> str:
-    said = " ".join(str(error).split())
-    return f"{type(error).__name__}: {said}"[:_REASON] if said else type(error).__name__
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:_REASON] if text else type(error).__name__
 
 
 def _judge(check: Check, job: Job, setup: Setup) -> dict[str, Any]:
@@ -109,14 +109,14 @@ def _number(value: Any) -> dict[str, Any]:
         value = value.item()
     if not isinstance(value, bool | int | float):
         return {"reason": f"the verifier returned {value!r:.60}, which is no number"}
-    found = float(value)
-    if not (math.isfinite(found) and 0 <= found <= 1):
-        return {"reason": f"the verifier returned {found}, which is not from 0 to 1"}
-    return {"reward": found}
+    reward = float(value)
+    if not (math.isfinite(reward) and 0 <= reward <= 1):
+        return {"reason": f"the verifier returned {reward}, which is not from 0 to 1"}
+    return {"reward": reward}
 
 
 def load(verifier: str) -> tuple[Check, dict[str, Any]]:
-    """The check behind a name, and what can change its values (versions, a hash of the code).
+    """The check of that name, and what can change its values (versions, a hash of the code).
 
     Raises:
         ImportError: the library or module is not there.
@@ -129,9 +129,9 @@ def load(verifier: str) -> tuple[Check, dict[str, Any]]:
     if verifier == "reasoning-gym":
         return _load_reasoning_gym()
     module, _, name = verifier.partition(":")
-    found = importlib.import_module(module)
-    function = getattr(found, name)
-    path = getattr(found, "__file__", None)
+    imported = importlib.import_module(module)
+    function = getattr(imported, name)
+    path = getattr(imported, "__file__", None)
     code = blake2b(Path(path).read_bytes(), digest_size=16).hexdigest() if path else None
     return (lambda completion, _, row: function(completion, row)), {"code": code}
 
@@ -157,8 +157,8 @@ def gold_text(answer: Any) -> str:
 
 def said_answer(completion: str) -> str:
     """What stands in the last <answer> element, else the whole completion; stripped."""
-    found = re.findall(r"<answer>(.*?)</answer>", completion, re.DOTALL)
-    return str(found[-1] if found else completion).strip()
+    answers = re.findall(r"<answer>(.*?)</answer>", completion, re.DOTALL)
+    return str(answers[-1] if answers else completion).strip()
 
 
 def _exact(completion: str, answer: Any, row: dict[str, Any]) -> bool:
@@ -166,7 +166,7 @@ def _exact(completion: str, answer: Any, row: dict[str, Any]) -> bool:
 
 
 def math_gold(answer: Any) -> str:
-    """A gold answer as math-verify reads it: behind `####` (GSM8K), and as LaTeX where nothing marks it."""
+    """A gold answer as math-verify reads it: after `####` (GSM8K), and as LaTeX where nothing marks it."""
     text = gold_text(answer).rpartition("####")[2].strip()
     marked = any(mark in text for mark in ("$", r"\boxed", r"\(", r"\["))
     return text if marked else rf"\boxed{{{text}}}"
@@ -180,8 +180,8 @@ def _load_math() -> tuple[Check, dict[str, Any]]:
     logging.getLogger("math_verify").setLevel(logging.ERROR)
 
     def parsed(text: str) -> list[Any]:
-        found: list[Any] = math_verify.parse(text, parsing_timeout=None, raise_on_error=True)
-        return found
+        forms: list[Any] = math_verify.parse(text, parsing_timeout=None, raise_on_error=True)
+        return forms
 
     def check(completion: str, answer: Any, row: dict[str, Any]) -> bool:
         gold = parsed(math_gold(answer))
@@ -189,10 +189,10 @@ def _load_math() -> tuple[Check, dict[str, Any]]:
             raise GoldProblem(f"the gold answer cannot be parsed: {gold_text(answer)!r:.60}")
         broken: Exception | None = None
         # Pair by pair, so that a comparison that fails is seen and does not count as a wrong answer.
-        for one in gold:
+        for gold_form in gold:
             for other in parsed(completion):
                 try:
-                    if math_verify.verify(one, other, timeout_seconds=None, raise_on_error=True):
+                    if math_verify.verify(gold_form, other, timeout_seconds=None, raise_on_error=True):
                         return True
                 except Exception as error:  # sympy raises many kinds
                     broken = broken or error
@@ -214,7 +214,7 @@ def _load_reasoning_gym() -> tuple[Check, dict[str, Any]]:
         task = metadata.get("source_dataset") or row.get("source_dataset") or row.get("source")
         if not isinstance(task, str):
             raise GoldProblem(
-                "which reasoning-gym task it is cannot be told: there is no metadata.source_dataset and no "
+                "which reasoning-gym task it is cannot be seen: there is no metadata.source_dataset and no "
                 "column source_dataset or source"
             )
         if task not in scorers:

@@ -1,4 +1,9 @@
-"""What a replay buffer has counted: plain numbers, from its first step on. Knows nothing of groups."""
+"""The replay buffer: which groups a step generates and which it replays.
+
+The draw depends on the seed, the step and the groups alone, so that every process of a trainer, and a run
+that goes on from a checkpoint, plans the same. Groups whose rollouts were all equally correct have nothing
+to compare and are not kept.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,9 @@ from gaincurate.errors import OutcomeError, OutputError
 from gaincurate.replay.config import ReplayConfig
 from gaincurate.replay.group import Key, RolloutGroup
 from gaincurate.replay.rows import decode, encode
+
+FORMAT = 1
+_STREAM = 0x5250  # of the seed's noise; no strategy uses it
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +46,6 @@ class Counts:
     tokens_trained: int = 0
 
 
-FORMAT = 1
-_STREAM = 0x5250  # of the seed's noise; no strategy uses it
-
-
 class Plan(NamedTuple):
     """What a step trains on: `fresh_groups` to generate, and groups to replay, `[0]` or `[B - fresh]`."""
 
@@ -55,7 +59,7 @@ class ReplayBuffer:
     One process holds it, or each process one with the same seed that gets the same groups. Its memory is
     that of the groups in it and of those of the last plan:
     `(C + B - fresh) (G (9 L + 24) + 4 P)` bytes for completions of L and prompts of P tokens, and about 3 kB
-    a group for objects.
+    per group for objects.
 
     Args:
         config: the sizes.
@@ -103,7 +107,7 @@ class ReplayBuffer:
 
         Replays `B - fresh` groups, drawn uniformly without replacement, where the buffer has so many; else
         the whole batch is fresh. The draw depends on the seed, the step and what is in the buffer. Asking for
-        the same step again gives the same plan, also behind its `insert`.
+        the same step again gives the same plan, also after its `insert`.
 
         Args:
             step: rising from call to call.
@@ -181,47 +185,47 @@ class ReplayBuffer:
         new = self._new(arrived)
         was, limit = self.counts, self.config.capacity
         young = [group for group in new if not self._too_old(group, self._version)]
-        kept = [group for group in young if group.informative]
+        informative = [group for group in young if group.informative]
         self._seen |= {group.key for group in new}
-        evicted = max(0, len(self._groups) + len(kept) - limit)
-        self._groups.extend(kept)
+        evicted = max(0, len(self._groups) + len(informative) - limit)
+        self._groups.extend(informative)
         for _ in range(evicted):
             self._groups.popleft()
         tokens = sum(group.tokens for group in new)
         self.counts = replace(
             was,
-            kept=was.kept + len(kept),
-            uninformative=was.uninformative + len(young) - len(kept),
+            kept=was.kept + len(informative),
+            uninformative=was.uninformative + len(young) - len(informative),
             too_old=was.too_old + len(new) - len(young),
             evicted=was.evicted + evicted,
             repeated=was.repeated + len(arrived) - len(new),
             tokens_generated=was.tokens_generated + tokens,
             tokens_trained=was.tokens_trained + tokens,
         )
-        return len(kept)
+        return len(informative)
 
     def _new(self, arrived: Sequence[RolloutGroup]) -> list[RolloutGroup]:
         """Those that did not come before, all checked."""
-        found: dict[Key, RolloutGroup] = {}
+        distinct: dict[Key, RolloutGroup] = {}
         for group in arrived:
             self._refuse_wrong(group)
             if group.key not in self._seen:
-                found.setdefault(group.key, group)
-        come, planned = len(self._seen) + len(found), self._plan.fresh_groups
+                distinct.setdefault(group.key, group)
+        come, planned = len(self._seen) + len(distinct), self._plan.fresh_groups
         if come > planned:
             raise OutcomeError(
                 f"step {self._step} has {come} fresh groups and {planned} were planned: with the replayed "
                 f"ones its batch would be more than {self.config.batch_groups}. Generate what `plan` says.",
                 step=self._step,
             )
-        return list(found.values())
+        return list(distinct.values())
 
     def _refuse_wrong(self, group: RolloutGroup) -> None:
         about = f"the group of prompt {group.gc_id!r}"
         if group.step != self._step:
             raise OutcomeError(
                 f"{about} is of step {group.step} and the step last planned is {self._step}; call `plan` "
-                "before generation and `insert` behind it, step by step.",
+                "before generation and `insert` after it, step by step.",
                 gc_id=group.gc_id,
             )
         if group.size != self.config.group_size:
@@ -271,13 +275,13 @@ class ReplayBuffer:
             raise OutputError(
                 "this is no state of a replay buffer of this version: go back to a checkpoint of it."
             )
-        own = asdict(self.config)
+        sizes = asdict(self.config)
         theirs = state.get("config", {})
-        if differing := [name for name, value in own.items() if theirs.get(name) != value]:
+        if differing := [name for name, value in sizes.items() if theirs.get(name) != value]:
             name = differing[0]
             raise OutputError(
                 f"the checkpoint's replay buffer has {name} {theirs.get(name)} and this one "
-                f"{own[name]}: set it to what it was, or begin with an empty buffer.",
+                f"{sizes[name]}: set it to what it was, or begin with an empty buffer.",
                 keys=differing,
             )
         try:

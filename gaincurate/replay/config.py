@@ -1,6 +1,6 @@
-"""The sizes of a replay buffer: takes options, yields checked ones and how a batch is divided.
+"""The sizes of a replay buffer, checked, and how they divide a batch.
 
-Knows nothing of groups.
+Sizes under which nothing would ever be replayed are refused: a training would run to its end without a word.
 """
 
 from __future__ import annotations

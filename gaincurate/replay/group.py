@@ -1,8 +1,8 @@
 """A rollout group: one prompt's rollouts by one policy, with all that is needed to train on them later.
 
-Takes what a trainer has after it generated and judged, as arrays of any kind; yields checked numpy arrays
-that cannot be changed. The group is the unit of everything here: it is stored, drawn and dropped whole.
-Knows nothing of buffers, files or tensors.
+What a trainer hands in, as arrays of any kind, is checked and copied once and cannot be changed after. The
+group is the unit of everything here: it is stored, drawn and dropped whole, because an advantage is relative
+to the other rollouts of its group.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class RolloutGroup:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Through the constructor, or the arrays of a copy sent to another process could be written to.
-        return type(self), tuple(getattr(self, one.name) for one in fields(self))
+        return type(self), tuple(getattr(self, field_.name) for field_ in fields(self))
 
     @property
     def size(self) -> int:
@@ -120,7 +120,7 @@ class RolloutGroup:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the arrays take: 9 a completion token, 4 a prompt token, 24 a rollout."""
+        """Bytes that the arrays take: 9 per completion token, 4 per prompt token, 24 per rollout."""
         arrays = [*self.completion_ids, *self.mask, *self.logprobs, self.prompt_ids]
         return sum(array.nbytes for array in [*arrays, self.rewards, self.correct, self.advantages])
 
@@ -152,28 +152,28 @@ def _settings(group: RolloutGroup, where: str) -> None:
     if not 0 < group.top_p <= 1:
         raise OutcomeError(f"{where}: top_p is {group.top_p!r}; it is above 0 and at most 1.")
     if group.logprobs_of not in get_args(Convention):
-        known = ", ".join(get_args(Convention))
-        raise OutcomeError(f"{where}: logprobs_of is {group.logprobs_of!r}; it is one of {known}.")
+        conventions = ", ".join(get_args(Convention))
+        raise OutcomeError(f"{where}: logprobs_of is {group.logprobs_of!r}; it is one of {conventions}.")
 
 
 def _json(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A copy of one's own, as it comes back from a file."""
+    """A copy, as it comes back from a file."""
     try:
-        found: dict[str, Any] = json.loads(json.dumps(dict(values), allow_nan=False, sort_keys=True))
+        copied: dict[str, Any] = json.loads(json.dumps(dict(values), allow_nan=False, sort_keys=True))
     except (TypeError, ValueError) as error:
         raise OutcomeError(f"{where}: extra is no JSON: {error}.") from error
-    return found
+    return copied
 
 
-def _each(values: Sequence[Any], name: str, where: str, one: Any) -> tuple[Any, ...]:
-    return tuple(one(value, f"{name} of rollout {index}", where) for index, value in enumerate(values))
+def _each(values: Sequence[Any], name: str, where: str, check: Any) -> tuple[Any, ...]:
+    return tuple(check(value, f"{name} of rollout {index}", where) for index, value in enumerate(values))
 
 
-def _kept(array: npt.NDArray[Any], kind: type[np.generic]) -> npt.NDArray[Any]:
-    """A copy of one's own, so that nobody changes it from outside."""
-    found = np.array(array, kind, order="C", copy=True)
-    found.flags.writeable = False
-    return found
+def _read_only_copy(array: npt.NDArray[Any], kind: type[np.generic]) -> npt.NDArray[Any]:
+    """A copy that cannot be written to."""
+    copied = np.array(array, kind, order="C", copy=True)
+    copied.flags.writeable = False
+    return copied
 
 
 def _flat(values: Any, name: str, where: str) -> npt.NDArray[Any]:
@@ -192,29 +192,29 @@ def _tokens(values: Any, name: str, where: str) -> Tokens:
             f"{where}: {name} has {int(array.min())} to {int(array.max())} in it; token ids are from 0 to "
             "2^31 - 1, so take the padding off first."
         )
-    return _kept(array, np.int32)
+    return _read_only_copy(array, np.int32)
 
 
 def _mask(values: Any, name: str, where: str) -> Mask:
     array = _flat(values, name, where)
     if array.dtype != np.bool_ and array.size and not ((array == 0) | (array == 1)).all():
         raise OutcomeError(f"{where}: {name} has other values than 0 and 1.")
-    return _kept(array, np.bool_)
+    return _read_only_copy(array, np.bool_)
 
 
 def _numbers(values: Any, name: str, where: str) -> Floats:
     array = _flat(values, name, where)
     if array.dtype.kind not in "biuf":
         raise OutcomeError(f"{where}: {name} has {array.dtype} in it, not numbers.")
-    found = array.astype(np.float64)
-    if not np.isfinite(found).all():
-        place = int(np.flatnonzero(~np.isfinite(found))[0])
+    numbers = array.astype(np.float64)
+    if not np.isfinite(numbers).all():
+        place = int(np.flatnonzero(~np.isfinite(numbers))[0])
         raise OutcomeError(
-            f"{where}: {name} of rollout {place} is {found[place]}. A rollout that could not be judged has "
+            f"{where}: {name} of rollout {place} is {numbers[place]}. A rollout that could not be judged has "
             "no place in a group: leave its group out.",
             rollout=place,
         )
-    return _kept(found, np.float64)
+    return _read_only_copy(numbers, np.float64)
 
 
 def _logprobs(values: Any, name: str, where: str) -> Floats32:
@@ -236,7 +236,7 @@ def _logprobs(values: Any, name: str, where: str) -> Floats32:
             f"{where}: {name} has {float(array.max()):g} in it, and a log-prob is 0 at most; are these "
             "probabilities, or negated?"
         )
-    return _kept(array, np.float32)
+    return _read_only_copy(array, np.float32)
 
 
 def _shapes(group: RolloutGroup, where: str) -> None:
@@ -246,9 +246,9 @@ def _shapes(group: RolloutGroup, where: str) -> None:
     if not len(group.prompt_ids):
         raise OutcomeError(f"{where} has an empty prompt.")
     for name in ("completion_ids", "mask", "logprobs", "correct", "advantages"):
-        if (found := len(getattr(group, name))) != size:
+        if (count := len(getattr(group, name))) != size:
             raise OutcomeError(
-                f"{where} has {size} rewards and {found} {name}: a group is stored whole or not at all. "
+                f"{where} has {size} rewards and {count} {name}: a group is stored whole or not at all. "
                 "Where processes share a group, gather it first."
             )
     low, high = float(group.correct.min()), float(group.correct.max())
@@ -258,8 +258,8 @@ def _shapes(group: RolloutGroup, where: str) -> None:
         )
     for index, ids in enumerate(group.completion_ids):
         for name in ("mask", "logprobs"):
-            if (found := len(getattr(group, name)[index])) != len(ids):
+            if (count := len(getattr(group, name)[index])) != len(ids):
                 raise OutcomeError(
-                    f"{where}: rollout {index} has {len(ids)} completion_ids and {found} {name}.",
+                    f"{where}: rollout {index} has {len(ids)} completion_ids and {count} {name}.",
                     rollout=index,
                 )

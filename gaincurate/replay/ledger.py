@@ -1,7 +1,8 @@
-"""One file of a ledger: takes a path, yields its rollout groups and where the last whole batch ends.
+"""The ledger: rollout groups on the disk, in segments that only grow.
 
-An Arrow IPC stream without its end mark, so that it can grow: the schema, then record batches. Knows nothing
-of other files, of locks or of ages.
+A segment is an Arrow IPC stream without its end mark: the schema, then record batches. Without the mark a
+killed writer leaves a file that is whole up to some batch, and the next writer cuts off the rest and goes on.
+Damage that no killed writer can have done is an error.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from gaincurate.errors import InputError, OutputError, StorageError, storage_err
 from gaincurate.replay.group import RolloutGroup
 from gaincurate.replay.rows import SCHEMA, batches_of, check_schema, groups_of
 
+_SEGMENT = 64 << 20
+_KEPT = "What was appended before is kept"
 _MARK = b"\xff\xff\xff\xff"  # what an Arrow message begins with, at a multiple of 8 bytes
 
 
@@ -46,7 +49,7 @@ def segment_indexes(folder: Path) -> list[int]:
     """The segments in a folder, the oldest first."""
     with reading(folder):
         names = [path.name for path in folder.iterdir()] if folder.exists() else []
-    return sorted(int(hit[1]) for one in names if (hit := re.fullmatch(r"segment-(\d{8,})\.arrows", one)))
+    return sorted(int(hit[1]) for name in names if (hit := re.fullmatch(r"segment-(\d{8,})\.arrows", name)))
 
 
 def stream_head() -> bytes:
@@ -111,8 +114,8 @@ def _intact(batch: pa.RecordBatch, path: Path, *, last: bool) -> bool:
     return True
 
 
-def _another_behind(path: Path, start: int) -> bool:
-    """Whether a whole batch stands behind what cannot be read, so that it is no unfinished write."""
+def _whole_batch_follows(path: Path, start: int) -> bool:
+    """Whether a whole batch follows what cannot be read, so that it is no unfinished write."""
     data = path.read_bytes()[start:]
     whole, place = pa.py_buffer(data), data.find(_MARK, 8)
     while place >= 0:
@@ -131,7 +134,7 @@ def _another_behind(path: Path, start: int) -> bool:
 
 
 def _batches(path: Path, *, growing: bool) -> Iterator[tuple[pa.RecordBatch | None, int]]:
-    """First None for the schema, then the batches, each with the place behind it.
+    """First None for the schema, then the batches, each with the place after it.
 
     Read, not mapped: a writer that cuts a mapped file would end the process that reads it.
     """
@@ -147,7 +150,7 @@ def _batches(path: Path, *, growing: bool) -> Iterator[tuple[pa.RecordBatch | No
                     batch = pa.ipc.read_record_batch(message, SCHEMA)
                     batch.validate(full=True)
             except (EOFError, OSError, ValueError, pa.ArrowException) as error:
-                if growing and not _another_behind(path, start):
+                if growing and not _whole_batch_follows(path, start):
                     return
                 raise OutputError(
                     f"{path} is damaged at byte {start}: take that file away to read the others.",
@@ -160,10 +163,6 @@ def _batches(path: Path, *, growing: bool) -> Iterator[tuple[pa.RecordBatch | No
             yield batch, start
 
 
-_SEGMENT = 64 << 20
-_KEPT = "What was appended before is kept"
-
-
 class Ledger:
     """The one writer of a ledger; also a context manager, which closes it.
 
@@ -171,7 +170,7 @@ class Ledger:
         folder: the ledger's; made where it is missing.
         keep_versions: groups older than the newest by more policy versions are not kept; None keeps all. They
             go by whole segments, none of which spans more than a quarter of `keep_versions`.
-        segment_bytes: a segment ends behind the append that makes it this large.
+        segment_bytes: a segment ends after the append that makes it this large.
 
     Raises:
         InputError: sizes that cannot be.
@@ -218,9 +217,9 @@ class Ledger:
         self._held.close()
 
     def _open(self) -> None:
-        found = segment_indexes(self.folder) or [0]
-        for index in found:
-            path, last = self.folder / segment_name(index), index == found[-1]
+        indexes = segment_indexes(self.folder) or [0]
+        for index in indexes:
+            path, last = self.folder / segment_name(index), index == indexes[-1]
             if not path.exists():
                 self._begin(index, 0)
             elif last or self._keep is not None:  # only what may be deleted has to be read
@@ -316,20 +315,20 @@ def read(folder: str | Path) -> Iterator[RolloutGroup]:
     """All groups of a ledger in the order of their appends, each checked; another process may be writing it.
 
     A batch that is being written is left out, and so is a segment that is deleted meanwhile. A run that went
-    back to a checkpoint has appended the steps behind it a second time; both are there, the later one last.
+    back to a checkpoint has appended the steps after it a second time. Both are there, the later one last.
 
     Raises:
         OutputError: it is damaged, of another format, or there is none.
         StorageError: it cannot be read.
     """
     place = Path(folder)
-    found = segment_indexes(place)
-    if not found:
+    indexes = segment_indexes(place)
+    if not indexes:
         raise OutputError(f"{place} holds no ledger of rollout groups.", path=str(place))
-    for index in found:
+    for index in indexes:
         path = place / segment_name(index)
         try:
-            yield from segment_groups(path, growing=index == found[-1])
+            yield from segment_groups(path, growing=index == indexes[-1])
         except StorageError:
             if path.exists():
                 raise

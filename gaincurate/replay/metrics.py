@@ -1,6 +1,7 @@
-"""What replay does to a training, in numbers and one sentence: takes plans, groups and ratios, yields both.
+"""What replay does to a training, as numbers for the trainer's log and one sentence for its user.
 
-Names are those that a trainer logs, under `replay/`. Knows nothing of tensors or of where they are logged.
+Names stand under `replay/`. The sentence comes where replay does nothing, because the numbers alone would
+show it only to a user who looks.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _WAIT = 10
 
 
 def step_metrics(buffer: ReplayBuffer, fresh: Sequence[RolloutGroup]) -> dict[str, float]:
-    """A step's numbers, behind its `insert`; counts and tokens are sums since the start.
+    """A step's numbers, after its `insert`; counts and tokens are sums since the start.
 
     Args:
         buffer: whose last plan is the step.
@@ -35,7 +36,7 @@ def step_metrics(buffer: ReplayBuffer, fresh: Sequence[RolloutGroup]) -> dict[st
     prompts = {group.gc_id for group in fresh}
     batch, counts = len(fresh) + len(replayed), buffer.counts
     trained = counts.tokens_trained
-    found = {
+    figures = {
         "share": len(replayed) / batch if batch else 0.0,
         "age_mean": float(ages.mean()) if replayed else 0.0,
         "age_max": float(ages.max()) if replayed else 0.0,
@@ -45,7 +46,7 @@ def step_metrics(buffer: ReplayBuffer, fresh: Sequence[RolloutGroup]) -> dict[st
         "tokens_saved": 1 - counts.tokens_generated / trained if trained else 0.0,
         **{name: float(value) for name, value in asdict(counts).items()},
     }
-    return {f"replay/{name}": value for name, value in found.items()}
+    return {f"replay/{name}": value for name, value in figures.items()}
 
 
 def ratio_metrics(ratios: npt.ArrayLike) -> dict[str, float]:
@@ -92,7 +93,7 @@ def warning(buffer: ReplayBuffer, steps: int = _WAIT) -> str | None:
 def _why_empty(buffer: ReplayBuffer, judged: int) -> str:
     counts = buffer.counts
     if judged == 0 and counts.too_old == 0:
-        return "no group was ever inserted. Is `insert` called behind each generation?"
+        return "no group was ever inserted. Is `insert` called after each generation?"
     if counts.kept == 0 and counts.too_old == 0:
         return (
             f"in all {judged:,} groups the rollouts were equally correct. Train on prompts of middling "
@@ -101,5 +102,5 @@ def _why_empty(buffer: ReplayBuffer, judged: int) -> str:
     return (
         f"of {judged + counts.too_old:,} groups {counts.kept:,} were kept, and "
         f"{counts.too_old + counts.aged:,} grew older than max_age {buffer.config.max_age}. Set max_age "
-        "higher, or let the policy version rise by one a step."
+        "higher, or let the policy version rise by one per step."
     )

@@ -1,7 +1,6 @@
-"""Rollout groups as Arrow rows: takes groups, yields record batches, and groups from them again.
+"""Rollout groups as rows of Arrow record batches, and back.
 
-A row is a group, and carries a digest of it, so a group that lost a part is never taken for a whole one.
-Knows nothing of files.
+A row is a group, and carries a digest of it, so that a group that lost a part is never taken for a whole one.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from gaincurate.replay.group import RolloutGroup
 
 FORMAT = 1
 DIGEST = "digest"
+_TOKENS = 1 << 30  # of a batch: Arrow counts them in 31 bits
 _RAGGED = {"completion_ids": pa.int32(), "mask": pa.bool_(), "logprobs": pa.float32()}
 _NUMBERS = ("rewards", "correct", "advantages")
 
@@ -43,18 +43,15 @@ SCHEMA = pa.schema(
 )
 
 
-_TOKENS = 1 << 30  # of a batch: Arrow counts them in 31 bits
-
-
 def batches_of(groups: Sequence[RolloutGroup]) -> Iterator[pa.RecordBatch]:
     """The groups in order: one batch, more where there are too many tokens for one."""
     begin = tokens = 0
     for place, group in enumerate(groups):
-        own = group.tokens + len(group.prompt_ids)
-        if place > begin and tokens + own > _TOKENS:
+        size = group.tokens + len(group.prompt_ids)
+        if place > begin and tokens + size > _TOKENS:
             yield batch_of(groups[begin:place])
             begin, tokens = place, 0
-        tokens += own
+        tokens += size
     if begin < len(groups):
         yield batch_of(groups[begin:])
 

@@ -1,7 +1,7 @@
-"""A replay buffer's state as one file beside a trainer's checkpoint: takes a buffer and a path, restores it.
+"""A replay buffer's state as one file beside a trainer's checkpoint.
 
-The file is a line of JSON, then the groups as an Arrow stream; it is whole or absent, and what was damaged
-since is told by a digest. Knows nothing of trainers.
+The file is a line of JSON, then the groups as an Arrow stream. It is written whole or not at all, and a
+digest shows what was damaged since: groups that are only nearly right would train in silence.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""From packed hidden states to each prompt's angle scores; knows nothing of models or files."""
+"""Each prompt's angle scores from the hidden states of a packed batch.
+
+A prefix that prompts share is summed once and joined to each of them here, so that sharing changes no score
+beyond rounding.
+"""
 
 from __future__ import annotations
 
@@ -37,13 +41,13 @@ def angle_scores(
     is no inter term and `angle` is `angle_intra` alone.
     """
     count = len(prompts)
-    bounds = torch.cat([states.questions, states.prefixes])
+    bounds = torch.cat([states.questions, states.prefixes])  # [2 * prompts, 2]
     sums = segment_unit_sums(states.hidden, bounds, norm=states.norm, backend=backend)
     prefixes, prefix_of = _with_shared(states, sums.rows(count, 2 * count), backend)
-    found = angle_concentration(sums.rows(0, count), prefixes, prefix_of, backend=backend)
+    angles = angle_concentration(sums.rows(0, count), prefixes, prefix_of, backend=backend)
     zeros = sums.zeros[:count] + prefixes.zeros[prefix_of.to(prefixes.zeros.device)]
     # One table, so that a GPU is waited for once.
-    table = torch.stack([found.intra, found.inter, found.intra_offdiag, zeros.double()], 1).tolist()
+    table = torch.stack([angles.intra, angles.inter, angles.intra_offdiag, zeros.double()], 1).tolist()
     scores = [
         _score(prompt, intra, inter, offdiag, inter_weight)
         for prompt, (intra, inter, offdiag, _) in zip(prompts, table, strict=True)
@@ -51,8 +55,10 @@ def angle_scores(
     return AngleScores(scores, [int(row[3]) for row in table])
 
 
-def _with_shared(states: PackedStates, own: UnitSums, backend: Backend) -> tuple[UnitSums, torch.Tensor]:
-    """Every prompt's own prefix and, behind them, the shared ones; and which row is whose."""
+def _with_shared(
+    states: PackedStates, own_prefixes: UnitSums, backend: Backend
+) -> tuple[UnitSums, torch.Tensor]:
+    """Every prompt's own prefix and, after them, the shared ones; and which row is whose."""
 
     def compute(hidden: torch.Tensor) -> UnitSums:
         whole = torch.tensor([[0, len(hidden)]])
@@ -62,8 +68,8 @@ def _with_shared(states: PackedStates, own: UnitSums, backend: Backend) -> tuple
     distinct = list(dict.fromkeys(prefix for prefix in states.shared if prefix is not None))
     for place, prefix in enumerate(states.shared):
         if prefix is not None:
-            rows[place] = len(own.counts) + distinct.index(prefix)
-    parts = [own, *(prefix.sums(compute) for prefix in distinct)]
+            rows[place] = len(own_prefixes.counts) + distinct.index(prefix)
+    parts = [own_prefixes, *(prefix.sums(compute) for prefix in distinct)]
     joined = UnitSums(
         torch.cat([part.sums for part in parts]),
         torch.cat([part.counts for part in parts]),

@@ -1,6 +1,7 @@
 """Rows to batches under a token budget, and the packed layout that has no padding.
 
-Rows that share their first tokens lie in one batch, because the shared part is computed once.
+Packed batches keep the rows in their order and are not sorted by length: without padding there is nothing to
+save by that. Padded batches are sorted.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ class SharedPrefix:
     """The hidden states `[tokens, hidden]` of a prefix that many prompts have in common.
 
     They are summed once, by whoever scores the first of those prompts, and then let go. `last` is its last
-    token's state behind the last norm, `[width]`, where those were asked for.
+    token's state after the last norm, `[width]`, where those were asked for.
     """
 
     def __init__(self, hidden: Tensor, last: Tensor | None = None) -> None:
@@ -44,8 +45,8 @@ class PackedStates:
     `hidden` is `[tokens, hidden]` in the model's dtype. Prompt b's question has the rows `questions[b]`,
     `[prompts, 2]`, its prefix the rows `prefixes[b]`, which are none where `shared[b]` stands for it. Both
     are int64 on the CPU. With `norm`, the states are its input, and its output is what is scored. `final` are
-    the same tokens behind the last norm, `[tokens, width]`, where they were asked for. `ends`, `[prompts]`
-    int64 on the CPU, are the rows behind each prompt's last computed token, which may be one of its tail.
+    the same tokens after the last norm, `[tokens, width]`, where they were asked for. `ends`, `[prompts]`
+    int64 on the CPU, are the rows after each prompt's last computed token, which may be one of its tail.
     """
 
     hidden: Tensor
@@ -65,8 +66,8 @@ class PackedStates:
         final: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> PackedStates:
-        """Where the prompts stand one behind the other: so many tokens of each, else prefix and question."""
-        upto = torch.tensor([prompt.end for prompt in prompts])
+        """Where the prompts stand one after the other: so many tokens of each, else prefix and question."""
+        upto = torch.tensor([prompt.end for prompt in prompts])  # this and what follows: [prompts]
         lengths = upto if lengths is None else lengths
         ends = lengths.cumsum(0)
         starts = ends - lengths
@@ -79,7 +80,7 @@ class PackedStates:
 class Batch:
     """Prompts that were run together: their `places` in what was asked for, and the tokens computed for
     them, a shared prefix counted where it was run. `behind_site` is how many seconds the forward went on
-    behind the scored tensor.
+    after the scored tensor.
     """
 
     places: list[int]
@@ -92,16 +93,16 @@ def apart(
     batches: Callable[[Sequence[int]], list[list[int]]], lengths: Sequence[int], kinds: Sequence[bool]
 ) -> Iterator[list[int]]:
     """What `batches` makes of the lengths of one kind and then of the other, as places in the whole."""
-    for own in by_kind(kinds):
-        for batch in batches([lengths[place] for place in own]):
-            yield [own[index] for index in batch]
+    for places in by_kind(kinds):
+        for batch in batches([lengths[place] for place in places]):
+            yield [places[index] for index in batch]
 
 
 def by_kind(kinds: Sequence[bool]) -> Iterator[list[int]]:
     """The places of one kind, then those of the other; a kind that there is not is left out."""
     for kind in (False, True):
-        if own := [place for place, found in enumerate(kinds) if found == kind]:
-            yield own
+        if places := [place for place, its_kind in enumerate(kinds) if its_kind == kind]:
+            yield places
 
 
 def padded_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:

@@ -31,7 +31,8 @@ from gaincurate.scoring.segment import Segmented
 
 ONE_BY_ONE = "one prompt at a time"
 IN_FLOAT32 = "one prompt at a time, float32"
-_TAIL = 5
+_TAIL = 5  # tokens after each made-up question
+_PATIENCE = 10.0  # seconds for a worker to end by itself
 
 Counts = tuple[int, int, float]
 """Rows, computed tokens, seconds in the angle code."""
@@ -73,7 +74,7 @@ def made_up_prompts(count: int, *, prefix: int, vocab_size: int, seed: int = 0) 
 
 
 class Together(Protocol):
-    """Several processes that run the packed forward at once (`crew.Crew`)."""
+    """Several processes that run the packed forward at once (`Crew`)."""
 
     name: str
 
@@ -127,9 +128,9 @@ def measure(
     device = next(model.parameters()).device
     for index in range(passes + 1):
         for name, way in ways.items():
-            one = _run(way, device)
+            timed = _run(way, device)
             if index:  # the first pass warms up
-                passed[name].append(one)
+                passed[name].append(timed)
     return [_rate(name, passed, per_token) for name in ways]
 
 
@@ -175,22 +176,24 @@ class _Pass:
 
 
 def _rate(name: str, passed: dict[str, list[_Pass]], per_token: float) -> Rate:
-    own, slow = passed[name], passed[ONE_BY_ONE]
-    ratios = [(b.seconds / b.rows) / (a.seconds / a.rows) for a, b in zip(own, slow, strict=True)]
+    passes, baseline = passed[name], passed[ONE_BY_ONE]
+    ratios = [(b.seconds / b.rows) / (a.seconds / a.rows) for a, b in zip(passes, baseline, strict=True)]
 
     def share(which: int) -> float | None:
-        found = [value for one in own if (value := one.share(which, per_token)) is not None]
-        return statistics.median(found) if found else None
+        shares = [value for timed in passes if (value := timed.share(which, per_token)) is not None]
+        return statistics.median(shares) if shares else None
 
     return Rate(
         name,
-        statistics.median(one.rows / one.seconds for one in own),
-        statistics.median(one.tokens / one.seconds for one in own),
+        statistics.median(timed.rows / timed.seconds for timed in passes),
+        statistics.median(timed.tokens / timed.seconds for timed in passes),
         statistics.median(ratios),
         share(0),
         share(1),
-        None if own[0].before is None else statistics.median(one.angle / one.seconds for one in own),
-        max((one.peak for one in own if one.peak is not None), default=None),
+        None
+        if passes[0].before is None
+        else statistics.median(timed.angle / timed.seconds for timed in passes),
+        max((timed.peak for timed in passes if timed.peak is not None), default=None),
     )
 
 
@@ -282,9 +285,6 @@ def _gemm_flops(prefill: Prefill, prompt: Segmented) -> float:
     return counted[0] / prompt.end
 
 
-_PATIENCE = 10.0  # seconds for a worker to end by itself
-
-
 class Crew:
     """Worker processes on the CPU; use it in a `with` statement.
 
@@ -327,9 +327,9 @@ class Crew:
 
     def run(self) -> tuple[int, int, float]:
         """One pass over all prompts: rows, computed tokens, seconds in the angle code (a worker's mean)."""
-        found = self._ask("run")
-        rows, tokens, angle = (sum(column) for column in zip(*found, strict=True))
-        return rows, tokens, angle / len(found)
+        counts = self._ask("run")
+        rows, tokens, angle = (sum(column) for column in zip(*counts, strict=True))
+        return rows, tokens, angle / len(counts)
 
     def gemm_speeds(self) -> Speeds:
         """Operations in a second of the model's matrix products, all processes at it at once."""
@@ -338,18 +338,18 @@ class Crew:
 
     def _ask(self, what: str) -> list[Any]:
         for pipe in self._pipes:
-            with contextlib.suppress(BrokenPipeError):  # it died, which its answer tells
+            with contextlib.suppress(BrokenPipeError):  # it died, and `_answer` says so
                 pipe.send(what)
         return [self._answer(pipe) for pipe in self._pipes]
 
     def _answer(self, pipe: Any) -> Any:
         try:
-            found = pipe.recv()
+            answer = pipe.recv()
         except (EOFError, ConnectionResetError):
             raise GaincurateError("a worker died (out of memory, perhaps); use fewer --workers.") from None
-        if isinstance(found, GaincurateError):
-            raise found
-        return found
+        if isinstance(answer, GaincurateError):
+            raise answer
+        return answer
 
     def __enter__(self) -> Crew:
         return self

@@ -35,7 +35,7 @@ def _read_text(path: Path, option: str) -> str:
 
 def _system(value: str) -> str:
     if value.startswith("@"):
-        # Editors end a file with a line break that nobody means to train on.
+        # Editors end a file with a line break that is not meant to be trained on.
         return _read_text(Path(value[1:]), "--system").removesuffix("\n").removesuffix("\r")
     return value
 
@@ -249,16 +249,16 @@ def check_signals(value: object) -> tuple[Signal, ...]:
     Raises:
         InputError: one that there is not, or `angle` is not among them.
     """
-    given = [str(name) for name in value] if isinstance(value, (list, tuple)) else [str(value)]
-    for name in given:
+    names = [str(name) for name in value] if isinstance(value, (list, tuple)) else [str(value)]
+    for name in names:
         if name not in SIGNALS:
             listed = f"{', '.join(SIGNALS[:-1])} and {SIGNALS[-1]}"
             raise InputError(f"--signals: there is no signal {name!r}; there are {listed}.")
-    if SIGNALS[0] not in given:
+    if SIGNALS[0] not in names:
         raise InputError(
-            f"--signals {','.join(given)}: angle is always computed; write angle,{','.join(given)}."
+            f"--signals {','.join(names)}: angle is always computed; write angle,{','.join(names)}."
         )
-    return tuple(name for name in SIGNALS if name in given)
+    return tuple(name for name in SIGNALS if name in names)
 
 
 def check_shots(value: Any, name: str) -> list[dict[str, Any]]:

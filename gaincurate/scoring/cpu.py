@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+_ROWS = 1024  # that a layout is chosen for; any other number of rows runs from it too
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt(3)
 _LARGEST = 32 * 2**20  # that may come from the heap at all; larger ones still go back at once
-_KEPT = 256 * 2**20  # free at the heap's end before that is cut
-_OWN = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
+_KEPT_FREE = 256 * 2**20  # free at the heap's end before that is cut
+_MALLOC_VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
 _CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 _PRODUCTS = "128"  # a batch of 1,024 tokens has 44 lengths at most, of two products each, and the layers' own
 
@@ -31,15 +32,12 @@ def settle_memory() -> bool:
     """
     for name in _CACHES:
         os.environ.setdefault(name, _PRODUCTS)
-    if not sys.platform.startswith("linux") or any(name in os.environ for name in _OWN):
+    if not sys.platform.startswith("linux") or any(name in os.environ for name in _MALLOC_VARIABLES):
         return False
     library = ctypes.CDLL(None)
     if not hasattr(library, "gnu_get_libc_version"):
         return False
-    return bool(library.mallopt(_MMAP_THRESHOLD, _LARGEST) and library.mallopt(_TRIM_THRESHOLD, _KEPT))
-
-
-_ROWS = 1024  # that a layout is chosen for; any other number of rows runs from it too
+    return bool(library.mallopt(_MMAP_THRESHOLD, _LARGEST) and library.mallopt(_TRIM_THRESHOLD, _KEPT_FREE))
 
 
 class LaidOut:
@@ -54,7 +52,7 @@ class LaidOut:
         uses = Counter(id(weight) for module in model.modules() for weight in module._parameters.values())
         # A forward of a layer's own, as hooks set it, reads the weight as it was.
         plain = [m for m in model.modules() if type(m) is nn.Linear and "forward" not in vars(m)]
-        self._layers: list[Any] = [m for m in plain if uses[id(m.weight)] == 1 and _can(m.weight)]
+        self._layers: list[Any] = [m for m in plain if uses[id(m.weight)] == 1 and _can_be_laid_out(m.weight)]
 
     def __len__(self) -> int:
         """How many layers are exchanged, or can be."""
@@ -80,11 +78,11 @@ class _Linear(nn.Linear):
     """A linear layer whose weight is in oneDNN's layout; for inference."""
 
     def forward(self, input: Tensor) -> Tensor:
-        found: Tensor = torch.ops.mkldnn._linear_pointwise(input, self.weight, self.bias, "none", [], "")
-        return found
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(input, self.weight, self.bias, "none", [], "")
+        return product
 
 
-def _can(weight: Tensor) -> bool:
+def _can_be_laid_out(weight: Tensor) -> bool:
     """Whether this weight can be laid out here. torch compiles its own graphs to these two operators."""
     operators: Any = torch.ops.mkldnn
     if (

@@ -1,7 +1,7 @@
-"""What can change a value, and what the machine offers: takes a config, yields the identity.
+"""What can change a value, as the identity that is stored in every file and compared on resume.
 
-The identity is compared on resume and stored in every file; paths, times and process counts are no part
-of it. Knows nothing of rows.
+Paths, times and process counts are no part of it, because they change no value. The kind of CPU, the batch
+size and the thread count are: they change the order of additions and so the last bits.
 """
 
 from __future__ import annotations
@@ -153,8 +153,8 @@ def choose_backend(config: ScoreConfig, machine: Machine, model_config: Any) -> 
 
 def model_max_length(model_config: Any) -> int | None:
     """The most positions that the model was made for, where its configuration says so."""
-    found = getattr(model_config.get_text_config(decoder=True), "max_position_embeddings", None)
-    return int(found) if found else None
+    limit = getattr(model_config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return int(limit) if limit else None
 
 
 def make_identity(
@@ -177,14 +177,14 @@ def make_identity(
         layer = resolve_layer(config.layer, text.num_hidden_layers)
     elif config.layer != -1:
         raise InputError(
-            f"--layer {config.layer} goes with --site mlp_input; final_norm stands behind the last layer."
+            f"--layer {config.layer} goes with --site mlp_input; final_norm stands after the last layer."
         )
     # A local build tag (2.13.0+cpu) says where a wheel came from; the device kind says what matters.
     libraries = (*LIBRARIES, "gguf") if files.gguf else LIBRARIES
-    found = {name: importlib.metadata.version(name) for name in libraries}
+    installed = {name: importlib.metadata.version(name) for name in libraries}
     if backend == "triton":
-        found["triton"] = str(triton_version())  # its compiler decides in which order sums are taken
-    versions = {name: version.partition("+")[0] for name, version in found.items()}
+        installed["triton"] = str(triton_version())  # its compiler decides in which order sums are taken
+    versions = {name: version.partition("+")[0] for name, version in installed.items()}
     return {
         "format": FORMAT,
         "source": {

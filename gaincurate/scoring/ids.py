@@ -1,7 +1,7 @@
-"""Stable row ids (contract 1): takes rows, yields a memory-mapped file of ids for every writer.
+"""Stable row ids (contract 1), made once and read by every writer from one memory-mapped file.
 
 An id is a hash of what the row asks and its answer, so it survives shuffling, filtering and a new file
-name. Knows nothing of models: `--system` and `--shots` are no part of it.
+name. `--system` and `--shots` are no part of it: the same row keeps its id under another prompt format.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Ids:
             SourceError: a row is not the one that the id was made from.
         """
         records = self._records[start : start + table.num_rows]
-        found, values = [], _digests(table, self._columns, start)
+        ids, values = [], _digests(table, self._columns, start)
         for offset, (name, key) in enumerate(values):
             record = records[offset]
             if key != record.tobytes()[:16]:
@@ -66,8 +66,8 @@ class Ids:
                     row=start + offset,
                 )
             copy = int(record["copy"])
-            found.append(name if name is not None else key.hex() + (f"-{copy}" if copy else ""))
-        return found
+            ids.append(name if name is not None else key.hex() + (f"-{copy}" if copy else ""))
+        return ids
 
 
 def _digests(table: pa.Table, columns: Columns, start: int) -> Iterator[tuple[str | None, bytes]]:
@@ -90,7 +90,7 @@ def _digests(table: pa.Table, columns: Columns, start: int) -> Iterator[tuple[st
 
 
 def write_ids(path: Path, batches: Iterator[pa.RecordBatch], columns: Columns) -> None:
-    """Read the whole source once and write `path`, 20 bytes a row; atomic.
+    """Read the whole source once and write `path`, 20 bytes per row; atomic.
 
     Raises:
         SourceError: an id column with a null or repeated value.

@@ -1,7 +1,7 @@
-"""The output head apart from the layers: takes final states, yields logits, in chunks of bounded memory.
+"""The output head run apart from the layers, so that logits exist for a few tokens at a time.
 
-A model's own forward makes the logits, with its decoder's result put in its place, so soft caps, scales and
-tied embeddings are the model's own. That this is so is tried on real prompts. Knows nothing of scores.
+A model's own forward makes the logits, with its decoder's result put in its place. So soft caps, scales and
+tied embeddings are the model's own, and no architecture is listed. That it works is tried on real prompts.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class Head:
         result = type(self._result)(**{**self._result, "last_hidden_state": states[None]})
         ids = torch.zeros(1, len(states), dtype=torch.long, device=self._device)
         with _answering(self._answerer, result):
-            found: Tensor = self._whole(input_ids=ids, use_cache=False).logits
-        return found[0]
+            logits: Tensor = self._whole(input_ids=ids, use_cache=False).logits
+        return logits[0]
 
     @torch.inference_mode()
     def try_on(self, prefill: Prefill, prompts: Sequence[Segmented]) -> None:
@@ -75,12 +75,12 @@ class Head:
             try:
                 _, final = prefill.both(ids)
                 assert final is not None
-                found = self.logits(final[0])
+                logits = self.logits(final[0])
             except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
                 raise self._refused(f"{type(error).__name__}: {error}") from error
-            off = _gap(found, expected)
+            off = _gap(logits, expected)
             if not off <= _TOLERANCES[expected.dtype]:
                 raise self._refused(f"logits differ from a plain forward's by {off:.1e}")
 
@@ -145,14 +145,14 @@ def _answering(module: nn.Module, result: Any) -> Iterator[None]:
         del module.forward
 
 
-def _gap(found: Tensor, expected: Tensor) -> float:
+def _gap(logits: Tensor, expected: Tensor) -> float:
     """The largest difference of a token's logits, as a share of their length.
 
     Both may have the same that is not finite: a row's fault, and not of how it is run.
     """
-    if found.shape != expected.shape:
+    if logits.shape != expected.shape:
         return float("inf")
-    got, wanted = found.float(), expected.float()
+    got, wanted = logits.float(), expected.float()
     alike = (got == wanted) | (got.isnan() & wanted.isnan())
     length = wanted.nan_to_num(0.0, 0.0, 0.0).norm(dim=-1).clamp(min=1e-30)
     return float((torch.where(alike, 0.0, got - wanted).norm(dim=-1) / length).max())

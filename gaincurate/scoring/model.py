@@ -1,7 +1,7 @@
-"""Loading a model: takes its files, yields its configuration, tokenizer and weights.
+"""Loading a model's configuration, tokenizer and weights.
 
-Safetensors and gguf only, unless pickled weights or a repository's own code are asked for by flag. The
-language-model head is loaded only where it is asked for. Knows nothing of prompts.
+Safetensors and gguf only, unless pickled weights or a repository's own code are asked for by flag, because
+both run code. The language-model head is loaded only where a signal needs it.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import transformers
 from gaincurate.core.files import digest_bytes, digest_file, digest_json
 from gaincurate.errors import ModelError
 from gaincurate.scoring.model_files import ModelFiles as ModelFiles
+from gaincurate.scoring.model_files import diagnose_load_error
 from gaincurate.scoring.model_files import find_model as find_model
-from gaincurate.scoring.model_files import why_broken
 
 # Pre-tokenizers of llama.cpp for which transformers' conversion of a byte-level BPE is right as it is,
-# or is made right in `_mend_gguf_tokenizer`.
+# or is made right in `_fix_gguf_tokenizer`.
 _GGUF_EXACT = {"", "default", "gpt-2", "smollm"}
 
 
@@ -41,10 +41,10 @@ def _load(what: str, files: ModelFiles, load: Callable[[], Any]) -> Any:
             hint = ""
             if "trust_remote_code" in text:
                 hint = " Pass --trust-remote-code only if you trust the repository."
-            said = f"{text[:300].rstrip('.') or type(error).__name__}.{hint}"
+            reason = f"{text[:300].rstrip('.') or type(error).__name__}.{hint}"
             hub = f"{files.name} --revision {files.revision}" if files.revision else None
-            said = why_broken(what, files.folder, files.weights, hub) or said
-            raise ModelError(f"cannot load the {what} of {files.name}: {said}") from error
+            reason = diagnose_load_error(what, files.folder, files.weights, hub) or reason
+            raise ModelError(f"cannot load the {what} of {files.name}: {reason}") from error
 
 
 def load_config(files: ModelFiles) -> Any:
@@ -79,7 +79,7 @@ def load_tokenizer(files: ModelFiles) -> Any:
         lambda: transformers.AutoTokenizer.from_pretrained(str(files.folder), **files.arguments),
     )
     if files.gguf:
-        _mend_gguf_tokenizer(tokenizer, files)
+        _fix_gguf_tokenizer(tokenizer, files)
     return tokenizer
 
 
@@ -95,7 +95,7 @@ def tokenizer_fingerprint(tokenizer: Any, files: ModelFiles) -> dict[str, Any]:
     return {"hash": whole, "chat_template": digest_json(template) if template else None}
 
 
-def _mend_gguf_tokenizer(tokenizer: Any, files: ModelFiles) -> None:
+def _fix_gguf_tokenizer(tokenizer: Any, files: ModelFiles) -> None:
     """Split digits one by one where the gguf says so: it shows in two blanks before a digit."""
     from tokenizers import pre_tokenizers
 
@@ -141,7 +141,7 @@ def load_model(
     # What is left of its report after this, weights that are missing, is an error below.
     transformers.utils.logging.set_verbosity_error()
     capped = getattr(config.get_text_config(decoder=True), "attn_logit_softcapping", None)
-    model, found = _load(
+    model, report = _load(
         "weights",
         files,
         lambda: auto.from_pretrained(
@@ -155,7 +155,7 @@ def load_model(
             **files.arguments,
         ),
     )
-    absent = sorted(found["missing_keys"]) + [str(entry) for entry in found["mismatched_keys"]]
+    absent = sorted(report["missing_keys"]) + [str(entry) for entry in report["mismatched_keys"]]
     if absent:
         raise ModelError(
             f"the weight files of {files.name} lack {len(absent)} of the weights that the model needs "

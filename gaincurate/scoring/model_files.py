@@ -1,6 +1,7 @@
-"""Where a model is, and which of its files is broken. Needs no torch.
+"""Where a model is, and which of its files is broken.
 
-A schedule starts on machines that cannot run the model, and still has to know that it is the one that scored.
+Apart from `model` because it needs no torch: a schedule starts on machines that cannot run the model, and
+still has to know that it is the one that scored.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from typing import Any
 from gaincurate.core.files import digest_files, reading
 from gaincurate.errors import ModelError
 
+DEMO = "demo"
+_DEMO_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _TOKENIZER = ("*token*", "vocab.*", "*.model", "*.tiktoken", "tekken.json")
@@ -27,7 +31,7 @@ _Fault = tuple[str, str]
 """What is wrong with a file, and what to do."""
 
 
-def why_broken(what: str, folder: Path, weights: Sequence[Path], hub: str | None) -> str | None:
+def diagnose_load_error(what: str, folder: Path, weights: Sequence[Path], hub: str | None) -> str | None:
     """What is wrong with the first broken file that a part of a model is read from; None if none is.
 
     Args:
@@ -44,7 +48,7 @@ def why_broken(what: str, folder: Path, weights: Sequence[Path], hub: str | None
     elif what == "configuration":
         paths = [folder / "config.json"]
     elif what == "tokenizer":
-        if not any(found for pattern in _TOKENIZER for found in folder.glob(pattern)):
+        if not any(match for pattern in _TOKENIZER for match in folder.glob(pattern)):
             return (
                 f"{folder} has no tokenizer. Copy tokenizer.json and tokenizer_config.json there from the "
                 "model that this one was made of."
@@ -55,10 +59,10 @@ def why_broken(what: str, folder: Path, weights: Sequence[Path], hub: str | None
         paths = [*weights, *([] if (folder / _WHOLE).exists() else folder.glob(_INDEX))]
     for path in paths:
         if (fault := _fault(path)) is not None:
-            said, step = fault
+            problem, step = fault
             if hub is not None and step.startswith(_AGAIN):
                 step = f"Download it again: `hf download {hub} {path.name} --force-download`"
-            return f"{path} {said}. {step}."
+            return f"{path} {problem}. {step}."
     return None
 
 
@@ -70,8 +74,8 @@ def need_gguf(path: Path) -> None:
         StorageError: it cannot be read.
     """
     if not (head := _head(path)).startswith(b"GGUF"):
-        said, step = _no_content(head) or ("is no gguf file: it does not begin with GGUF", _AGAIN)
-        raise ModelError(f"{path} {said}. {step}.")
+        problem, step = _no_content(head) or ("is no gguf file: it does not begin with GGUF", _AGAIN)
+        raise ModelError(f"{path} {problem}. {step}.")
 
 
 def _head(path: Path) -> bytes:
@@ -158,11 +162,6 @@ def _index(path: Path) -> _Fault | None:
     return None
 
 
-DEMO = "demo"
-_DEMO_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
-_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
-
-
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
     """A model on this machine: a folder, or one .gguf file in it.
@@ -191,8 +190,8 @@ class ModelFiles:
     @property
     def arguments(self) -> dict[str, Any]:
         """What transformers' `from_pretrained` needs to find these files and nothing else."""
-        found: dict[str, Any] = {"local_files_only": True, "trust_remote_code": self.trust_remote_code}
-        return {**found, "gguf_file": self.gguf} if self.gguf else found
+        arguments: dict[str, Any] = {"local_files_only": True, "trust_remote_code": self.trust_remote_code}
+        return {**arguments, "gguf_file": self.gguf} if self.gguf else arguments
 
 
 def find_model(model: str, *, allow_pickle: bool = False, trust_remote_code: bool = False) -> ModelFiles:

@@ -1,8 +1,9 @@
-"""Attention over packed sequences: takes one row of many prompts' queries, yields their outputs.
+"""Attention over packed sequences: one row holds the tokens of many prompts.
 
 Registered with transformers under a name of its own. Each sequence attends to a prefix that was computed
 before, if it has one, and to itself, causally. Which rows are which comes with every call in a `Packing`.
-Knows nothing of tokens or scores.
+What a model asks for and this attention does not do is refused, never ignored: scores would be wrong in
+silence.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ _HARMLESS = {
     "logits_to_keep",
 }
 _SCORES = 2**24  # at once: 64 MB of float32, whatever the length of a prompt
-_QUERIES = 128  # at once on a CPU: what lies behind them is then not computed to be hidden
-_KEPT_MASK = 2**20
+_QUERIES = 128  # at once on a CPU: keys after them are then not computed only to be hidden
+_LARGEST_STORED_MASK = 2**20
 _LONG = 1024  # tokens from which a mask costs more than folding queries saves
 
 KeysAndValues = tuple[Tensor, Tensor]
@@ -126,7 +127,7 @@ def _one_by_one(call: _Call) -> Tensor:
     """One sequence after the other, on any device and dtype."""
     query, key, value, packing, window = call.query, call.key, call.value, call.packing, call.window
     heads, tokens = query.shape[:2]
-    out = query.new_empty(tokens, heads, value.shape[-1])
+    out = query.new_empty(tokens, heads, value.shape[-1])  # [tokens, heads, value size]
     # On a GPU float32 has no kernel for grouped queries that does not hold all scores at once.
     flash = query.device.type == "cpu" or query.dtype != torch.float32
     for index, prefix in enumerate(packing.prefixes):
@@ -135,9 +136,10 @@ def _one_by_one(call: _Call) -> Tensor:
         if prefix is not None:
             before = prefix[call.module]
             keys, values = torch.cat([before[0], keys], 1), torch.cat([before[1], values], 1)
+        # keys and values: [key heads, past + own tokens, size]
         past = keys.shape[1] - (end - begin)
         if past == 0 and window is None and call.softcap is None and end - begin > _LONG and flash:
-            found = torch.nn.functional.scaled_dot_product_attention(
+            attended = torch.nn.functional.scaled_dot_product_attention(
                 query[None, :, begin:end],
                 keys[None],
                 values[None],
@@ -145,7 +147,7 @@ def _one_by_one(call: _Call) -> Tensor:
                 scale=call.scale,
                 enable_gqa=True,
             )
-            out[begin:end] = found[0].transpose(0, 1)
+            out[begin:end] = attended[0].transpose(0, 1)
             continue
         # In parts, so that no mask and no scores grow with the square of a prompt.
         step = max(1, _SCORES // (heads * keys.shape[1]))
@@ -157,18 +159,21 @@ def _one_by_one(call: _Call) -> Tensor:
             seen = slice(oldest, past + last)
             shape = (past + first - oldest, last - first, window)
             part = query[:, begin + first : begin + last]
-            found = _sequence(call, part, keys[:, seen], values[:, seen], shape)
-            out[begin + first : begin + last] = found.transpose(0, 1)
+            attended = _sequence(call, part, keys[:, seen], values[:, seen], shape)
+            out[begin + first : begin + last] = attended.transpose(0, 1)
     return out
 
 
 def _sequence(
     call: _Call, query: Tensor, key: Tensor, value: Tensor, shape: tuple[int, int, int | None]
 ) -> Tensor:
-    """`[heads, tokens, size]`; queries that share keys are one longer list of queries."""
+    """`[heads, tokens, value size]`; queries that share keys are one longer list of queries.
+
+    `shape` is how many keys stand before the first query, how many queries there are, and the window.
+    """
     heads, tokens = query.shape[:2]
     mask = _mask(call.packing, *shape, heads // key.shape[0], query)
-    folded = query.reshape(key.shape[0], -1, query.shape[-1])
+    folded = query.reshape(key.shape[0], -1, query.shape[-1])  # [key heads, groups * tokens, head size]
     # On a CPU, matrix products beat the flash kernel in bfloat16 (0.31 to 0.50 ms at 85 queries, 202 keys, 9
     # heads of 64; 33 to 50 ms at 2,000 queries), and lose to it in float32.
     products = query.device.type == "cpu" and query.dtype != torch.float32
@@ -182,7 +187,8 @@ def _sequence(
         else:
             scores = torch.bmm(folded * call.scale, key.transpose(1, 2))
             scores = (torch.tanh(scores / call.softcap) * call.softcap).add_(mask)
-        # Half precision in and out; inside, softmax counts in float32.
+        # `scores` is [key heads, groups * tokens, keys]. Half precision in and out; inside, softmax counts in
+        # float32.
         mixed = torch.bmm(torch.softmax(scores, -1), value)
     return mixed.reshape(heads, tokens, -1)
 
@@ -194,14 +200,14 @@ def _mask(packing: Packing, past: int, tokens: int, window: int | None, groups: 
     """
     name = (past, tokens, window, groups)
     if name in packing.memo:
-        kept: Tensor = packing.memo[name]
-        return kept
+        stored: Tensor = packing.memo[name]
+        return stored
     keys = torch.arange(past + tokens, device=like.device)
     distance = torch.arange(past, past + tokens, device=like.device)[:, None] - keys
     hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
     mask = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device)
     mask = mask.masked_fill_(hidden, -torch.inf).repeat(groups, 1)
-    if mask.numel() <= _KEPT_MASK:  # all those of a long prompt would grow with its square
+    if mask.numel() <= _LARGEST_STORED_MASK:  # all those of a long prompt would grow with its square
         packing.memo[name] = mask
     return mask
 
@@ -221,9 +227,9 @@ def _has_varlen(call: _Call) -> bool:
     query = call.query
     if query.device.type != "cuda" or call.softcap is not None or query.dtype == torch.float32:
         return False
-    known = _varlen_keywords()
-    causal = "window_size" in known or (call.window is None and "is_causal" in known)
-    return causal and ("scale" in known or call.scale == query.shape[-1] ** -0.5)
+    keywords = _varlen_keywords()
+    causal = "window_size" in keywords or (call.window is None and "is_causal" in keywords)
+    return causal and ("scale" in keywords or call.scale == query.shape[-1] ** -0.5)
 
 
 def _varlen(call: _Call) -> Tensor:
@@ -234,23 +240,24 @@ def _varlen(call: _Call) -> Tensor:
     plan = _varlen_plan(call.packing, query.device)
     distinct = list({id(prefix): prefix for prefix in call.packing.prefixes if prefix is not None}.values())
     befores = [prefix[call.module] for prefix in distinct]
+    # [distinct prefixes' and own tokens, key heads, size], then by `rows` each prefix as often as it is used.
     keys = torch.cat([*(before[0] for before in befores), key], 1).transpose(0, 1)[plan["rows"]]
     values = torch.cat([*(before[1] for before in befores), value], 1).transpose(0, 1)[plan["rows"]]
-    known, options = _varlen_keywords(), dict[str, Any]()
-    if "window_size" in known:
+    keywords, options = _varlen_keywords(), dict[str, Any]()
+    if "window_size" in keywords:
         options["window_size"] = (-1 if window is None else window - 1, 0)
     else:
         options["is_causal"] = True
-    if "scale" in known:
+    if "scale" in keywords:
         options["scale"] = call.scale
-    if "enable_gqa" in known:
+    if "enable_gqa" in keywords:
         options["enable_gqa"] = True
     else:
         groups = query.shape[0] // key.shape[0]
         keys, values = keys.repeat_interleave(groups, 1), values.repeat_interleave(groups, 1)
-    if "num_splits" in known and torch.version.hip is None:  # which ROCm refuses
+    if "num_splits" in keywords and torch.version.hip is None:  # which ROCm refuses
         options["num_splits"] = 1  # else the longest sequence of a batch would choose the order of additions
-    found = varlen_attn(
+    attended = varlen_attn(
         query.transpose(0, 1).contiguous(),
         keys,
         values,
@@ -260,7 +267,7 @@ def _varlen(call: _Call) -> Tensor:
         plan["longest_key"],
         **options,
     )
-    return found if isinstance(found, Tensor) else found[0]
+    return attended if isinstance(attended, Tensor) else attended[0]
 
 
 def _varlen_plan(packing: Packing, device: torch.device) -> dict[str, Any]:
@@ -279,13 +286,13 @@ def _varlen_plan(packing: Packing, device: torch.device) -> dict[str, Any]:
             start, length = (0, 0) if prefix is None else starts[id(prefix)]
             rows += [torch.arange(start, start + length), torch.arange(before + begin, before + end)]
             lengths.append(length + end - begin)
-        own = torch.tensor(packing.borders, dtype=torch.int32)
+        borders = torch.tensor(packing.borders, dtype=torch.int32)
         packing.memo["varlen"] = {
             "rows": torch.cat(rows).to(device),
-            "query_borders": own.to(device),
+            "query_borders": borders.to(device),
             "key_borders": torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32),
-            "longest_query": int(own.diff().max()),
+            "longest_query": int(borders.diff().max()),
             "longest_key": max(lengths),
         }
-    found: dict[str, Any] = packing.memo["varlen"]
-    return found
+    plan: dict[str, Any] = packing.memo["varlen"]
+    return plan

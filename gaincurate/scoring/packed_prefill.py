@@ -1,7 +1,7 @@
-"""The forward without padding: takes segmented prompts, yields their hidden states.
+"""The forward without padding: a batch is one row of tokens, and a shared prefix is computed once.
 
-A batch is one row of tokens. Prompts that begin with the same prefix use one computation of it. Whether a
-model can be run like this is tried on real prompts against its own plain forward. Knows nothing of scores.
+No list says which architectures can be run like this. It is tried on real prompts against the model's own
+plain forward, and a model that differs runs in padded batches.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gaincurate.scoring.packed_attention import KeysAndValues, Packing, Unsuppor
 from gaincurate.scoring.prefill import Prefill
 from gaincurate.scoring.segment import Segmented
 
-_KEPT_TOKENS = 16384  # of shared prefixes whose keys and values are kept
+_CACHED_TOKENS = 16384  # of shared prefixes whose keys and values are kept
 # Of a state's length, on average over a prompt's tokens; one token may be off by ten times as much. Seen with
 # SmolLM2-135M: 6e-7 in float32, 1.4e-2 in bfloat16, whose largest was 5e-2.
 _TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
@@ -34,7 +34,7 @@ _FOREIGN = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, As
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class _CachedPrefix:
     """A prefix that was run: its keys and values in each attention module, and its states."""
 
     attended: dict[nn.Module, KeysAndValues]
@@ -57,7 +57,7 @@ class PackedPrefill:
         self.norm = prefill.norm
         self._prefill = prefill
         self._model: Any = prefill.model
-        self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
+        self._cached: OrderedDict[bytes, _CachedPrefix] = OrderedDict()
         self._prefix_tokens = 0
         _refuse_known(prefill.config)
         packed_attention.register()
@@ -73,8 +73,8 @@ class PackedPrefill:
         """Everything in order, in batches of at most `budget` tokens; what two have in common is run once."""
         long = [self._prefill.is_long(prompt) for prompt in prompts]
         shared = shared_prefixes(p for p, is_long in zip(prompts, long, strict=True) if not is_long)
-        own = [self.stop(p) - (p.prefix if self._shares(p, shared) else 0) for p in prompts]
-        for places in apart(partial(packed_batches, budget=budget), own, long):
+        lengths = [self.stop(p) - (p.prefix if self._shares(p, shared) else 0) for p in prompts]
+        for places in apart(partial(packed_batches, budget=budget), lengths, long):
             before, begun = self._prefix_tokens, self._prefill.behind_site
             states = self([prompts[place] for place in places], shared)
             tokens = len(states.hidden) + self._prefix_tokens - before
@@ -125,7 +125,7 @@ class PackedPrefill:
 
     @contextlib.contextmanager
     def taken(self) -> Iterator[None]:
-        """`take`n within, given back behind it."""
+        """`take`n within, given back after it."""
         self.take()
         try:
             yield
@@ -136,10 +136,10 @@ class PackedPrefill:
         try:
             for shared in (set(), {prefix_of(prompt) for prompt in prompts}):
                 for places in by_kind([self._prefill.is_long(prompt) for prompt in prompts]):
-                    own = [prompts[place] for place in places]
-                    self._compare([plain[place] for place in places], self(own, shared, check=True))
+                    batch = [prompts[place] for place in places]
+                    self._compare([plain[place] for place in places], self(batch, shared, check=True))
         finally:
-            self._kept.clear()
+            self._cached.clear()
 
     def _try_products(
         self, products: LaidOut, prompts: Sequence[Segmented], plain: Sequence[PackedStates]
@@ -168,27 +168,31 @@ class PackedPrefill:
             check: also see that every layer's attention came by.
         """
         wanted = set(shared)
-        kept = [self._run_prefix(p) if self._shares(p, wanted) else None for p in prompts]
+        prefixes = [self._run_prefix(p) if self._shares(p, wanted) else None for p in prompts]
         ids, positions, borders = [], [], [0]
-        for prompt, before in zip(prompts, kept, strict=True):
+        for prompt, before in zip(prompts, prefixes, strict=True):
             begin = 0 if before is None else prompt.prefix
             stop = self.stop(prompt)
             ids.append(torch.from_numpy(prompt.token_ids[begin:stop]))
             positions.append(torch.arange(begin, stop))
             borders.append(borders[-1] + stop - begin)
-        packing = Packing(borders, [None if before is None else before.attended for before in kept])
+        packing = Packing(borders, [None if before is None else before.attended for before in prefixes])
+        # [tokens, hidden] and [tokens, width], of the tokens that are computed here
         hidden, final = self._run(torch.cat(ids), torch.cat(positions), packing)
         if check:
             _check_layers(self._prefill.config, packing, self._prefill.depth)
         starts, ends = torch.tensor(borders[:-1]), torch.tensor(borders[1:])
-        own = [0 if before else prompt.prefix for prompt, before in zip(prompts, kept, strict=True)]
-        middles = starts + torch.tensor(own)
-        behind = middles + torch.tensor([prompt.question_tokens for prompt in prompts])
+        # How many rows of each prompt are its prefix's; none where that was run apart.
+        prefix_rows = [
+            0 if before else prompt.prefix for prompt, before in zip(prompts, prefixes, strict=True)
+        ]
+        middles = starts + torch.tensor(prefix_rows)
+        question_ends = middles + torch.tensor([prompt.question_tokens for prompt in prompts])
         return PackedStates(
             hidden,
-            torch.stack([middles, behind], 1),
+            torch.stack([middles, question_ends], 1),
             torch.stack([starts, middles], 1),
-            tuple(None if before is None else before.states for before in kept),
+            tuple(None if before is None else before.states for before in prefixes),
             ends,
             self._prefill.norm,
             final,
@@ -204,9 +208,9 @@ class PackedPrefill:
         states, final = self._prefill.both(ids.long()[None].to(device), **options)
         return states[0], None if final is None else final[0]
 
-    def _run_prefix(self, prompt: Segmented) -> _Kept:
+    def _run_prefix(self, prompt: Segmented) -> _CachedPrefix:
         name = prefix_of(prompt)
-        if name not in self._kept:
+        if name not in self._cached:
             keep: dict[nn.Module, KeysAndValues] = {}
             packing = Packing([0, prompt.prefix], [None], keep)
             ids = torch.from_numpy(prompt.token_ids[: prompt.prefix])
@@ -214,35 +218,37 @@ class PackedPrefill:
             self._prefix_tokens += prompt.prefix
             # A copy: the others' memory is free again.
             last = None if final is None else final[-1].clone()
-            self._kept[name] = _Kept(keep, SharedPrefix(hidden, last))
-            while len(self._kept) > 1 and sum(k.states.tokens for k in self._kept.values()) > _KEPT_TOKENS:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(name)
-        return self._kept[name]
+            self._cached[name] = _CachedPrefix(keep, SharedPrefix(hidden, last))
+            while (
+                len(self._cached) > 1 and sum(k.states.tokens for k in self._cached.values()) > _CACHED_TOKENS
+            ):
+                self._cached.popitem(last=False)
+        self._cached.move_to_end(name)
+        return self._cached[name]
 
-    def _compare(self, plain: Sequence[PackedStates], found: PackedStates) -> None:
-        self._compare_states([states.hidden for states in plain], found, found.hidden)
-        if found.final is not None:
+    def _compare(self, plain: Sequence[PackedStates], packed: PackedStates) -> None:
+        self._compare_states([states.hidden for states in plain], packed, packed.hidden)
+        if packed.final is not None:
             finals = [states.final for states in plain if states.final is not None]
             # The last state of a prefix that was run apart counts too: the next token is predicted there.
-            lasts = [None if prefix is None else prefix.last for prefix in found.shared]
-            self._compare_states(finals, found, found.final, lasts)
+            lasts = [None if prefix is None else prefix.last for prefix in packed.shared]
+            self._compare_states(finals, packed, packed.final, lasts)
 
     def _compare_states(
         self,
         plain: Sequence[Tensor],
-        found: PackedStates,
+        packed: PackedStates,
         states: Tensor,
         lasts: Sequence[Tensor | None] | None = None,
     ) -> None:
         most = _TOLERANCES[states.dtype]
-        begins, stops = found.prefixes[:, 0].tolist(), found.ends.tolist()
+        begins, stops = packed.prefixes[:, 0].tolist(), packed.ends.tolist()
         for place, (expected, begin, stop) in enumerate(zip(plain, begins, stops, strict=True)):
             got = states[begin:stop]  # without the prefix where it is shared
             last = lasts[place] if lasts else None
             got = (got if last is None else torch.cat([last[None], got])).float()
             wanted = expected[len(expected) - len(got) :].float()
-            gaps = (got - wanted).norm(dim=-1) / wanted.norm(dim=-1).clamp(min=1e-30)
+            gaps = (got - wanted).norm(dim=-1) / wanted.norm(dim=-1).clamp(min=1e-30)  # [tokens]
             off = float(gaps.mean())
             if not (off <= most and float(gaps.max()) <= 10 * most):
                 raise UnsupportedAttention(f"its states differ from a plain forward's by {off:.1e}")
@@ -280,5 +286,5 @@ def _check_layers(config: Any, packing: Packing, depth: int) -> None:
         if getattr(config, "use_sliding_window", True) is False:
             kinds = ["full_attention"] * depth
     expected = [kind == "sliding_attention" and window is not None for kind in kinds[:depth]]
-    if [found is not None for found in windows] != expected:
+    if [seen is not None for seen in windows] != expected:
         raise UnsupportedAttention("it does not say which layers have a sliding window")

@@ -1,7 +1,6 @@
-"""The composer: takes a ScoreConfig, yields a finished scored set and a summary of how it went.
+"""A scoring run from its options to a finished set: plan, begin, score the missing shards, finish.
 
-read -> segment -> batch -> prefill -> angle -> write, one shard at a time, in this process or in several.
-Prints nothing; whoever wants to see a run passes a `Progress`.
+Prints nothing. A caller that wants to see a run passes a `Progress`.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ from gaincurate.scoring.summary import Summary
 def score(data: str, model: str, out: str | Path, **options: Any) -> Summary:
     """Score a prompt set: `gaincurate score` as a function; options as in `ScoreConfig`.
 
-    Where there are several workers (several GPUs, or `workers`), they import the calling script anew: call it
-    under `if __name__ == "__main__":`.
+    Where there are several workers (several GPUs, or `workers`), they import the calling script again: call
+    it under `if __name__ == "__main__":`.
     """
     return score_dataset(ScoreConfig(data=data, model=model, out=Path(out), **options))
 
@@ -100,12 +99,17 @@ def _same_run_unfinished(artifact: Artifact, identity: Json) -> bool:
 
 
 def _nothing_scored(config: ScoreConfig) -> bool:
-    """Whether a scoring run was begun in the folder, wrote no shard, and nobody can be at work on it."""
+    """Whether a scoring run was begun in the folder, wrote no shard, and no process can be at work on it."""
     # A plain run holds the folder alone; other parts of a --shard run may have no shard yet either.
     if config.split_run.count > 1:
         return False
-    kept = (MANIFEST, REJECTED, COLUMNS, "shard-*.arrow")  # what a finished set was, whatever is left of it
-    return not any(found for name in kept for found in config.out.glob(name))
+    results = (
+        MANIFEST,
+        REJECTED,
+        COLUMNS,
+        "shard-*.arrow",
+    )  # what a finished set was, whatever is left of it
+    return not any(path for name in results for path in config.out.glob(name))
 
 
 def _finish(plan: Plan, artifact: Artifact, summary: Summary) -> None:
@@ -118,14 +122,14 @@ def _finish(plan: Plan, artifact: Artifact, summary: Summary) -> None:
         if not artifact.finished:
             artifact.finish(plan.identity, plan.shards)
     shutil.rmtree(work_folder(out), ignore_errors=True)
-    found = ScoredSet(out, verify=False)
+    scored_set = ScoredSet(out, verify=False)
     summary.complete = True
-    summary.rows = len(found)
+    summary.rows = len(scored_set)
     for name in ("rejected", "truncated", "rows_without_prefix", "zero_vectors"):
-        setattr(summary, name, found.manifest[name])
+        setattr(summary, name, scored_set.manifest[name])
     if summary.rows:
-        angle = found.column("gc_angle").to_numpy()
-        length = found.column("gc_question_tokens").to_numpy()
+        angle = scored_set.column("gc_angle").to_numpy()
+        length = scored_set.column("gc_question_tokens").to_numpy()
         summary.spearman_length = spearman(angle, length)
 
 

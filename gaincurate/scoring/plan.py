@@ -1,6 +1,7 @@
-"""Everything that is settled before weights are loaded: takes a config, yields a plan with its identity.
+"""All that is settled before weights are loaded: the source, its columns, the tokenizer, the identity.
 
-What a user can get wrong in the options is found here, in seconds. Writes nothing.
+What a user can get wrong in the options is refused here, in seconds and not after minutes of loading. Nothing
+is written yet.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Plan:
         return shard_count(self.source.rows, self.config.shard_rows)
 
     def bounds(self, shard: int) -> tuple[int, int]:
-        """First source row of a shard and the row behind its last; of the source alone, not of the run."""
+        """First source row of a shard and the row after its last; of the source alone, not of the run."""
         start = shard * self.config.shard_rows
         return start, min(start + self.config.shard_rows, self.source.rows)
 
@@ -97,9 +98,8 @@ def make_plan(config: ScoreConfig, progress: Progress, summary: Summary) -> Plan
         max_length = _max_length(config, model_config)
         vocabulary = model_config.get_text_config(decoder=True).vocab_size
         if config.needs_head:
-            chunk_rows(
-                config.logits_memory, vocabulary
-            )  # refuses too little memory before weights are loaded
+            # Refuses too little memory before weights are loaded.
+            chunk_rows(config.logits_memory, vocabulary)
         backend = choose_backend(config, machine, model_config)
         segmenter = Segmenter(
             tokenizer,
@@ -138,6 +138,6 @@ def _max_length(config: ScoreConfig, model_config: Any) -> int | None:
     if config.max_length > limit:
         raise InputError(
             f"--max-length {config.max_length} is over the {limit} positions that {config.model} was "
-            "made for; its states behind them mean nothing."
+            "made for; its states after them mean nothing."
         )
     return config.max_length

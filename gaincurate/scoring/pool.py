@@ -1,7 +1,7 @@
-"""Several processes at one set: takes a plan and shard numbers, yields written shards, on all its devices.
+"""Several processes at one set, one for each device.
 
-Each process loads the model for itself and takes the next shard when it is ready for one; the files are the
-same as one process's. A worker ends when its parent does. Knows nothing of what a shard holds.
+Each process loads the model for itself and takes the next shard when it is ready for one, because devices
+and rows differ in speed. The files are the same as one process's. A worker ends when its parent does.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def score_everywhere(plan: Plan, shards: Sequence[int], progress: Progress, summ
     try:
         start_workers(workers)
         _listen(workers, events, progress, summary)
-        patience = _ENDING  # what is ended at its end leaves a lock behind, and Python warns of it
+        patience = _ENDING  # one that is killed while it ends leaves a lock, and Python warns of it
     finally:
         end_workers(workers, patience)
 

@@ -2,7 +2,7 @@
 
 The scored tensor is found by running two tokens and watching which child of a layer is called last, so no
 architecture is listed. The RMS norm before it may be left to the kernel, which reads the tensor once either
-way.
+way. This is the forward that every model can run, and the one that `packed_prefill` is compared with.
 """
 
 from __future__ import annotations
@@ -28,109 +28,11 @@ _EPS_NAMES = ("variance_epsilon", "eps", "epsilon")
 _TOLERANCE = 2e-6  # of float32 against float64
 _ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 5e-3, torch.float64: 1e-5}
 
-
-@dataclass(frozen=True, slots=True)
-class NormBefore:
-    """A module whose output is the tensor in question, and what it computes."""
-
-    module: nn.Module
-    norm: RMSNorm
-
-
-def norm_before(model: nn.Module, run: Callable[[], Tensor]) -> NormBefore | None:
-    """The RMS norm that makes a tensor, or None where there is none that is called just once.
-
-    Args:
-        model: holds the norm.
-        run: one forward of any input; returns the tensor.
-    """
-    with _calls_of_single_weights(model) as calls:
-        target = run()
-    makers = [
-        (module, found) for module, found in calls.items() if any(_same(c.output, target) for c in found)
-    ]
-    if len(makers) != 1 or len(makers[0][1]) != 1:
-        return None
-    module, (call,) = makers[0]
-    norm = as_rms_norm(module)
-    if norm is None or len(call.inputs) != 1:
-        return None
-    # What the module computes on its own need not be what came of it here: changed in place, gated, summed.
-    width = target.shape[-1]
-    made = normalised(call.inputs[0].reshape(-1, width), norm)
-    if not _close(made.double(), target.reshape(-1, width).double(), _ROUNDING[target.dtype]):
-        return None
-    return NormBefore(module, norm)
-
-
-def as_rms_norm(module: nn.Module) -> RMSNorm | None:
-    """What an RMS norm computes, x / sqrt(mean(x^2) + eps) * (weight + 0 or 1); None for anything else."""
-    parameters = list(module.parameters())
-    eps = next((getattr(module, name) for name in _EPS_NAMES if hasattr(module, name)), None)
-    if len(parameters) != 1 or parameters[0].dim() != 1 or not isinstance(eps, float):
-        return None
-    weight = parameters[0].detach()
-    generator = torch.Generator().manual_seed(0)
-    # Small rows too, where eps counts, and a mean that is not zero, which a layer norm would take away.
-    states = torch.randn(12, len(weight), generator=generator) + 0.5
-    states *= torch.logspace(-4, 4, 12)[:, None]
-    exact = states.double()
-    scaled = exact / (exact.square().mean(-1, keepdim=True) + eps).sqrt()
-    with torch.inference_mode():
-        found = copy.deepcopy(module).float().cpu()(states).double()
-    for offset in (0.0, 1.0):
-        expected = scaled * (weight.double().cpu() + offset)
-        if found.shape == expected.shape and _close(found, expected, _TOLERANCE):
-            return RMSNorm(weight, offset, eps)
-    return None
-
-
-def _close(found: Tensor, expected: Tensor, tolerance: float) -> bool:
-    return bool(((found - expected).norm(dim=-1) <= tolerance * expected.norm(dim=-1)).all())
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a.data_ptr() == b.data_ptr() and a.numel() == b.numel()
-
-
-@dataclass(slots=True)
-class _Call:
-    """One call of a module: copies of the tensors it was given, and what it gave."""
-
-    inputs: list[Tensor]
-    output: Tensor
-
-
-@contextmanager
-def _calls_of_single_weights(model: nn.Module) -> Iterator[dict[nn.Module, list[_Call]]]:
-    """Every call of every module that has one vector of weights; outputs are held, so no memory is reused."""
-    calls: dict[nn.Module, list[_Call]] = {}
-    given: dict[nn.Module, list[Tensor]] = {}
-
-    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given[module] = [v.clone() for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
-
-    def after(module: nn.Module, _: Any, output: Any) -> None:
-        if isinstance(output, Tensor):
-            calls.setdefault(module, []).append(_Call(given[module], output))
-
-    single = [
-        module for module in model.modules() if [parameter.dim() for parameter in module.parameters()] == [1]
-    ]
-    handles = [module.register_forward_pre_hook(before, with_kwargs=True) for module in single]
-    handles += [module.register_forward_hook(after) for module in single]
-    try:
-        yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 Site = Literal["mlp_input", "final_norm"]
 
 
 class _SiteReached(Exception):
-    """Ends a forward at the scored tensor; nothing behind it is computed."""
+    """Ends a forward at the scored tensor; nothing after it is computed."""
 
 
 class Prefill:
@@ -140,9 +42,9 @@ class Prefill:
         model: a transformers decoder without its head.
         layer: the decoder layer, from 0 or from the end (-1); for `mlp_input` only.
         site: `mlp_input`, the input of that layer's feed-forward block (GAIN-RL's tensor: the output of
-            the norm after attention), or `final_norm`, the output of the norm behind the last layer.
+            the norm after attention), or `final_norm`, the output of the norm after the last layer.
         fuse_norm: stop in front of that norm where it is an RMS norm, and hand its weight on.
-        final: go on behind the site and also yield what the norm behind the last layer makes.
+        final: go on after the site and also yield what the norm after the last layer makes.
         tails: compute each prompt's tail too; else a prompt ends with its question.
 
     Raises:
@@ -176,13 +78,13 @@ class Prefill:
             number = resolve_layer(layer, self.depth)
             self._stop_at = _feed_forward(model, number, self._run_probe)
             self.depth = number + 1
-        found = norm_before(model, self._probe_states) if fuse_norm else None
-        if found is not None:
-            self._stop_at, self.norm = found.module, found.norm
+        norm_before_site = norm_before(model, self._probe_states) if fuse_norm else None
+        if norm_before_site is not None:
+            self._stop_at, self.norm = norm_before_site.module, norm_before_site.norm
         self.width: int | None = None
         """Of a final state, where those are yielded; else None."""
         self.behind_site = 0.0
-        """Seconds so far that forwards went on behind the scored tensor."""
+        """Seconds so far that forwards went on after the scored tensor."""
         if final:
             self.depth = self.config.num_hidden_layers
             self.width = self._final_width()
@@ -224,14 +126,15 @@ class Prefill:
             ids[row, :stop] = torch.from_numpy(prompt.token_ids[:stop])
             # Not the padding token: some models warn of it where there is no mask.
             ids[row, stop:] = int(prompt.token_ids[stop - 1])
-        kept = (torch.arange(longest) < lengths[:, None]).reshape(-1).nonzero()[:, 0].to(self.device)
+        # Which rows of [prompts * longest] are tokens and not padding.
+        token_rows = (torch.arange(longest) < lengths[:, None]).reshape(-1).nonzero()[:, 0].to(self.device)
         states, final = self.both(ids.to(self.device))
-        packed = states.flatten(0, 1).index_select(0, kept)
-        last = None if final is None else final.flatten(0, 1).index_select(0, kept)
+        packed = states.flatten(0, 1).index_select(0, token_rows)
+        last = None if final is None else final.flatten(0, 1).index_select(0, token_rows)
         return PackedStates.of_whole_prompts(packed, prompts, self.norm, last, lengths)
 
     def both(self, ids: Tensor, **options: Any) -> tuple[Tensor, Tensor | None]:
-        """States at the site as `states` gives them, and those behind the last norm where they are wanted."""
+        """States at the site as `states` gives them, and those after the last norm where they are wanted."""
         if self.width is None:
             return self.states(ids, **options), None
         with ExitStack() as stack:
@@ -260,10 +163,10 @@ class Prefill:
             output = self.model(input_ids=ids, use_cache=False, **options)
             final: Tensor = output.last_hidden_state
             return final
-        with _captured(self._stop_at) as found, _stopping_there():
+        with _captured(self._stop_at) as captured, _stopping_there():
             self.model(input_ids=ids, use_cache=False, **options)
         # Some layers hand their feed-forward block all rows as one list of tokens.
-        return found[0].reshape(*ids.shape, -1)
+        return captured[0].reshape(*ids.shape, -1)
 
     def _run_probe(self) -> None:
         ids = torch.tensor([[0, 1]], device=self.device)
@@ -283,8 +186,8 @@ class Prefill:
         """Both the definition of a prefix and padding without a mask rest on it."""
         ids = torch.tensor([[2, 3, 4], [2, 3, 5]], device=self.device)
         with torch.inference_mode():
-            found = self.both(ids.clamp(max=self.config.vocab_size - 1))
-        for states in (every[:, :2].float() for every in found if every is not None):
+            outputs = self.both(ids.clamp(max=self.config.vocab_size - 1))
+        for states in (output[:, :2].float() for output in outputs if output is not None):
             # The two rows run through the same products, so causal ones agree to the last bits.
             # Token by token: one huge state must not hide what another one lets through.
             gap, scale = (states[0] - states[1]).abs().amax(-1), states.abs().amax((0, 2))
@@ -317,18 +220,18 @@ def resolve_layer(layer: int, depth: int) -> int:
 @contextmanager
 def _captured(block: nn.Module, *, go_on: Callable[[], None] | None = None) -> Iterator[list[Tensor]]:
     """What a block is given; it ends the forward, or calls `go_on` and goes on with a copy kept."""
-    found: list[Tensor] = []
+    captured: list[Tensor] = []
 
     def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        found.append(_first_tensor(args, kwargs))
+        captured.append(_first_tensor(args, kwargs))
         if go_on is None:
             raise _SiteReached
-        found[-1] = found[-1].clone()
+        captured[-1] = captured[-1].clone()
         go_on()
 
     handle = block.register_forward_pre_hook(stop, with_kwargs=True)
     try:
-        yield found
+        yield captured
     finally:
         handle.remove()
 
@@ -350,7 +253,7 @@ def _feed_forward(model: nn.Module, layer: int, run: Any) -> nn.Module:
     """The feed-forward (MLP or MoE) block of a layer: of the parts that the layer calls on hidden states
     and that have weight matrices, the last one made of parts itself that is no attention.
 
-    Norms have no matrices; gates behind the block (Gemma-3n, Gemma-4) are bare matrices. Where the
+    Norms have no matrices; gates after the block (Gemma-3n, Gemma-4) are bare matrices. Where the
     layer holds the block's two matrices itself (OPT), it is the first of them.
     """
     config: Any = model.config
@@ -392,3 +295,102 @@ def _layers(model: nn.Module) -> nn.ModuleList:
     if not lists:
         raise ModelError(f"cannot find {depth} decoder layers in {config.model_type}; use --site final_norm.")
     return min(lists, key=lambda entry: entry[:2])[2]
+
+
+@dataclass(frozen=True, slots=True)
+class NormBefore:
+    """A module whose output is the tensor in question, and what it computes."""
+
+    module: nn.Module
+    norm: RMSNorm
+
+
+def norm_before(model: nn.Module, run: Callable[[], Tensor]) -> NormBefore | None:
+    """The RMS norm that makes a tensor, or None where there is none that is called just once.
+
+    Args:
+        model: holds the norm.
+        run: one forward of any input; returns the tensor.
+    """
+    with _calls_of_single_weights(model) as calls:
+        target = run()
+    makers = [
+        (module, its_calls)
+        for module, its_calls in calls.items()
+        if any(_same(call.output, target) for call in its_calls)
+    ]
+    if len(makers) != 1 or len(makers[0][1]) != 1:
+        return None
+    module, (call,) = makers[0]
+    norm = as_rms_norm(module)
+    if norm is None or len(call.inputs) != 1:
+        return None
+    # What the module computes on its own need not be what came of it here: changed in place, gated, summed.
+    width = target.shape[-1]
+    computed = normalised(call.inputs[0].reshape(-1, width), norm)
+    if not _close(computed.double(), target.reshape(-1, width).double(), _ROUNDING[target.dtype]):
+        return None
+    return NormBefore(module, norm)
+
+
+def as_rms_norm(module: nn.Module) -> RMSNorm | None:
+    """What an RMS norm computes, x / sqrt(mean(x^2) + eps) * (weight + 0 or 1); None for anything else."""
+    parameters = list(module.parameters())
+    eps = next((getattr(module, name) for name in _EPS_NAMES if hasattr(module, name)), None)
+    if len(parameters) != 1 or parameters[0].dim() != 1 or not isinstance(eps, float):
+        return None
+    weight = parameters[0].detach()
+    generator = torch.Generator().manual_seed(0)
+    # Small rows too, where eps counts, and a mean that is not zero, which a layer norm would take away.
+    states = torch.randn(12, len(weight), generator=generator) + 0.5
+    states *= torch.logspace(-4, 4, 12)[:, None]
+    exact = states.double()
+    scaled = exact / (exact.square().mean(-1, keepdim=True) + eps).sqrt()
+    with torch.inference_mode():
+        computed = copy.deepcopy(module).float().cpu()(states).double()
+    for offset in (0.0, 1.0):
+        expected = scaled * (weight.double().cpu() + offset)
+        if computed.shape == expected.shape and _close(computed, expected, _TOLERANCE):
+            return RMSNorm(weight, offset, eps)
+    return None
+
+
+def _close(values: Tensor, expected: Tensor, tolerance: float) -> bool:
+    return bool(((values - expected).norm(dim=-1) <= tolerance * expected.norm(dim=-1)).all())
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.data_ptr() == b.data_ptr() and a.numel() == b.numel()
+
+
+@dataclass(slots=True)
+class _Call:
+    """One call of a module: copies of the tensors it was given, and what it gave."""
+
+    inputs: list[Tensor]
+    output: Tensor
+
+
+@contextmanager
+def _calls_of_single_weights(model: nn.Module) -> Iterator[dict[nn.Module, list[_Call]]]:
+    """Every call of every module that has one vector of weights; outputs are held, so no memory is reused."""
+    calls: dict[nn.Module, list[_Call]] = {}
+    inputs: dict[nn.Module, list[Tensor]] = {}
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        inputs[module] = [v.clone() for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
+
+    def after(module: nn.Module, _: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            calls.setdefault(module, []).append(_Call(inputs[module], output))
+
+    single = [
+        module for module in model.modules() if [parameter.dim() for parameter in module.parameters()] == [1]
+    ]
+    handles = [module.register_forward_pre_hook(before, with_kwargs=True) for module in single]
+    handles += [module.register_forward_hook(after) for module in single]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()

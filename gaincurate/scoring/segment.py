@@ -1,7 +1,7 @@
 """A row's messages to tokens and three spans: prefix, question, tail.
 
 Spans come from the rendered template and the tokenizer's character offsets, never from constants of a
-model. Some tokenizers report no offsets, or wrong ones, so theirs are found again by decoding.
+model. Some tokenizers report no offsets, so theirs are found by decoding ever longer heads.
 """
 
 from __future__ import annotations
@@ -17,61 +17,14 @@ from gaincurate.core.files import digest_bytes
 from gaincurate.core.prompts import Message, PromptProblem, with_additions
 from gaincurate.errors import ModelError
 
+RULE = "last-user-message-stripped/1"
+"""The name of this way to cut, in the identity."""
+# Digits survive templates that trim, change case or escape; 40 of them do not occur by chance.
+_PROBE = "7093518426619742850367214958603927184560"
+
 
 class UndecodableError(Exception):
     """The tokens do not decode to the text they were made from."""
-
-
-def decoded_offsets(tokenizer: Any, text: str, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
-    """Where each token stands in `text`, `[tokens, 2]`, found by decoding ever longer heads.
-
-    Special tokens that are not in the text (an added BOS) get an empty span; a token that is a part of a
-    character has the whole character. The time grows with the square of the tokens.
-
-    Raises:
-        UndecodableError: decoding does not give the text back, so spans would be guesses.
-    """
-    lead, body = _without_added_tokens(tokenizer, text, ids)
-    whole = _decode(tokenizer, body)
-    # Some tokenizers add or drop white space at the start.
-    shift = len(whole) - len(whole.lstrip()) - (len(text) - len(text.lstrip()))
-    if whole[max(shift, 0) :] != text[max(-shift, 0) :]:
-        raise UndecodableError
-    spans = np.zeros((len(ids), 2), np.int64)
-    start, same, made = 0, 0, ""
-    for n in range(1, len(body) + 1):
-        before, made = made, _decode(tokenizer, body[:n])
-        if made != before:  # else one more part of the same character
-            start, same = same, len(made)
-            while not whole.startswith(made[:same]):  # the end may be half a character
-                same -= 1
-        spans[lead + n - 1] = start, same + (same < len(made))
-    found: npt.NDArray[np.int64] = np.maximum(spans - shift, 0)
-    return found
-
-
-def _without_added_tokens(tokenizer: Any, text: str, ids: npt.NDArray[np.int32]) -> tuple[int, list[int]]:
-    """How many special tokens were put before the text, and the tokens that are the text."""
-    special = set(tokenizer.all_special_ids)
-    lead = 0
-    while lead < len(ids) and int(ids[lead]) in special:
-        if text.startswith(tokenizer.convert_ids_to_tokens(int(ids[lead]))):
-            break
-        lead += 1
-    body = [int(i) for i in ids[lead:]]
-    if body and body[-1] in special and not text.endswith(tokenizer.convert_ids_to_tokens(body[-1])):
-        body.pop()
-    return lead, body
-
-
-def _decode(tokenizer: Any, ids: list[int]) -> str:
-    text: str = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    return text
-
-
-RULE = "last-user-message-stripped/1"
-# Digits survive templates that trim, change case or escape; 40 of them do not occur by chance.
-_PROBE = "7093518426619742850367214958603927184560"
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,13 +114,13 @@ class Segmenter:
 
     def __call__(self, prompts: Sequence[Sequence[Message]]) -> list[Segmented | Unusable]:
         """Segment prompts; each on its own, however many come at once."""
-        found: list[Segmented | Unusable | None] = [None] * len(prompts)
+        results: list[Segmented | Unusable | None] = [None] * len(prompts)
         texts, bounds, places = [], [], []
         for place, messages in enumerate(prompts):
             try:
                 text, start, stop = self._locate(self._full(list(messages)))
             except _Refused as error:
-                found[place] = Unusable(str(error))
+                results[place] = Unusable(str(error))
                 continue
             texts.append(text)
             bounds.append((start, stop))
@@ -177,15 +130,15 @@ class Segmenter:
         ):
             try:
                 spans = offsets if offsets is not None else decoded_offsets(self._tokenizer, text, ids)
-                found[place] = self._cut(ids, spans, *bound)
+                results[place] = self._cut(ids, spans, *bound)
             except UndecodableError:
-                found[place] = Unusable(
+                results[place] = Unusable(
                     "the question's tokens cannot be told: this tokenizer gives no offsets and its tokens do "
                     "not decode to the text they were made from"
                 )
             except _Refused as error:
-                found[place] = Unusable(str(error))
-        return [item for item in found if item is not None]
+                results[place] = Unusable(str(error))
+        return [item for item in results if item is not None]
 
     def _full(self, messages: list[Message]) -> list[Message]:
         """The row's messages with the run's system message and examples put in."""
@@ -213,8 +166,8 @@ class Segmenter:
                 **self._kwargs,
             )
         except Exception as error:  # a template is the model's own program and can raise anything
-            said = " ".join(str(error).split())[:200]
-            raise _Refused(f"the chat template refused the messages ({said})") from error
+            reason = " ".join(str(error).split())[:200]
+            raise _Refused(f"the chat template refused the messages ({reason})") from error
         return rendered
 
     def _locate(self, messages: list[Message]) -> tuple[str, int, int]:
@@ -228,9 +181,9 @@ class Segmenter:
         text = self._render(messages)
         frame = self._frame(messages, place)
         if frame is not None:
-            found = _inside(text, question, *frame)
-            if found is not None:
-                return text, *found
+            span = _inside(text, question, *frame)
+            if span is not None:
+                return text, *span
         # The template looks into the content (or rewrote the probe): only an unambiguous hit is safe.
         hits = text.count(question)
         if hits == 1:
@@ -251,8 +204,8 @@ class Segmenter:
             if len(self._frames) >= 64:  # rows with a history of their own never share a frame
                 self._frames.clear()
             rendered = self._render(others)
-            head, found, tail = rendered.partition(_PROBE)
-            self._frames[key] = (head, tail) if found and _PROBE not in tail else None
+            head, probe, tail = rendered.partition(_PROBE)
+            self._frames[key] = (head, tail) if probe and _PROBE not in tail else None
         return self._frames[key]
 
     def _tokenize(self, texts: list[str]) -> list[tuple[npt.NDArray[np.int32], npt.NDArray[np.int64] | None]]:
@@ -305,19 +258,19 @@ class Segmenter:
 
 def _inside(text: str, question: str, head: str, tail: str) -> tuple[int, int] | None:
     """Where the question stands in a text that the template began with `head` or ended with `tail`."""
-    begin, behind = len(head), len(text) - len(tail)
+    begin, tail_start = len(head), len(text) - len(tail)
     begins, ends = text.startswith(head), text.endswith(tail)
-    if begins and ends and begin < behind:
-        inside = text[begin:behind]
+    if begins and ends and begin < tail_start:
+        inside = text[begin:tail_start]
         start, stop = begin + len(inside) - len(inside.lstrip()), begin + len(inside.rstrip())
         return (start, stop) if start < stop else None
-    # One side depends on the content (a switch for thinking in it, say): the other one tells.
+    # One side depends on the content (a switch for thinking in it, say): the other one decides.
     if begins:
         start = begin + len(text[begin:]) - len(text[begin:].lstrip())
         if text.startswith(question, start):
             return start, start + len(question)
     if ends:
-        stop = len(text[:behind].rstrip())
+        stop = len(text[:tail_start].rstrip())
         if text.endswith(question, 0, stop):
             return stop - len(question), stop
     return None
@@ -325,3 +278,50 @@ def _inside(text: str, question: str, head: str, tail: str) -> tuple[int, int] |
 
 class _Refused(Exception):
     """One prompt cannot be segmented; the text is the reason."""
+
+
+def decoded_offsets(tokenizer: Any, text: str, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    """Where each token stands in `text`, `[tokens, 2]`, found by decoding ever longer heads.
+
+    Special tokens that are not in the text (an added BOS) get an empty span; a token that is a part of a
+    character has the whole character. The time grows with the square of the tokens.
+
+    Raises:
+        UndecodableError: decoding does not give the text back, so spans would be guesses.
+    """
+    lead, body = _without_added_tokens(tokenizer, text, ids)
+    whole = _decode(tokenizer, body)
+    # Some tokenizers add or drop white space at the start.
+    shift = len(whole) - len(whole.lstrip()) - (len(text) - len(text.lstrip()))
+    if whole[max(shift, 0) :] != text[max(-shift, 0) :]:
+        raise UndecodableError
+    spans = np.zeros((len(ids), 2), np.int64)
+    start, same, decoded = 0, 0, ""
+    for n in range(1, len(body) + 1):
+        before, decoded = decoded, _decode(tokenizer, body[:n])
+        if decoded != before:  # else one more part of the same character
+            start, same = same, len(decoded)
+            while not whole.startswith(decoded[:same]):  # the end may be half a character
+                same -= 1
+        spans[lead + n - 1] = start, same + (same < len(decoded))
+    offsets: npt.NDArray[np.int64] = np.maximum(spans - shift, 0)
+    return offsets
+
+
+def _without_added_tokens(tokenizer: Any, text: str, ids: npt.NDArray[np.int32]) -> tuple[int, list[int]]:
+    """How many special tokens were put before the text, and the tokens that are the text."""
+    special = set(tokenizer.all_special_ids)
+    lead = 0
+    while lead < len(ids) and int(ids[lead]) in special:
+        if text.startswith(tokenizer.convert_ids_to_tokens(int(ids[lead]))):
+            break
+        lead += 1
+    body = [int(i) for i in ids[lead:]]
+    if body and body[-1] in special and not text.endswith(tokenizer.convert_ids_to_tokens(body[-1])):
+        body.pop()
+    return lead, body
+
+
+def _decode(tokenizer: Any, ids: list[int]) -> str:
+    text: str = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return text

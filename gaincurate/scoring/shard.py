@@ -1,6 +1,7 @@
-"""The rows of one shard: takes a table and a forward, yields scores by place and facts for its metadata.
+"""The rows of one shard: which are usable, their scores, and what to do when memory runs out.
 
-Knows nothing of files. Rows are known by their place in the shard.
+An out-of-memory error starts the whole shard again with half the tokens in a batch. Its metadata say so,
+because batches of another size round differently.
 """
 
 from __future__ import annotations
@@ -112,11 +113,11 @@ class Shard:
                 except PromptProblem as problem:
                     self._refuse(place, str(problem))
             prompts = {}
-            for place, found in zip(places, self._plan.segmenter(messages), strict=True):
-                if isinstance(found, Unusable):
-                    self._refuse(place, found.reason, overlong=found.overlong)
+            for place, result in zip(places, self._plan.segmenter(messages), strict=True):
+                if isinstance(result, Unusable):
+                    self._refuse(place, result.reason, overlong=result.overlong)
                 else:
-                    prompts[place] = found
+                    prompts[place] = result
         return prompts
 
     def score(
@@ -182,8 +183,8 @@ class Shard:
                 batch = self._next(batches, chosen, forward)
                 if batch is None:
                     return dict(sorted(scores.items())), zero_vectors
-                found = signals(batch.states, [chosen[i] for i in batch.places])
-                for i, (score, zeros) in zip(batch.places, found, strict=True):
+                measured = signals(batch.states, [chosen[i] for i in batch.places])
+                for i, (score, zeros) in zip(batch.places, measured, strict=True):
                     if isinstance(score, str):
                         self._refuse(places[i], score)
                     else:
@@ -204,11 +205,11 @@ class Shard:
                 # Else the angle code would be the first to wait, and be charged for the forward.
                 torch.cuda.synchronize(batch.states.hidden.device)
         if batch is not None:
-            own = [prompts[i] for i in batch.places]
+            batch_prompts = [prompts[i] for i in batch.places]
             spent = time.perf_counter() - begin - batch.behind_site
             self._summary.move(batch.behind_site, "prefill", "behind_site")
             if "entropy" in self._plan.config.signals:
-                tails = sum(forward.stop(prompt) - prompt.end for prompt in own) / batch.tokens
+                tails = sum(forward.stop(prompt) - prompt.end for prompt in batch_prompts) / batch.tokens
                 self._summary.move(spent * tails, "prefill", "tails")
         return batch
 
@@ -225,7 +226,7 @@ class Shard:
         step = (
             "Add --on-overlong skip to list such rows in rejected.jsonl"
             if overlong
-            else "Mend the row, or add --on-error skip to list such rows in rejected.jsonl"
+            else "Fix the row, or add --on-error skip to list such rows in rejected.jsonl"
         )
         raise RowError(
             f"row {row} (from 0, id {gc_id}) cannot be scored: {reason}. {step}.",

@@ -23,29 +23,30 @@ from gaincurate.scoring.summary import Summary
 from gaincurate_kernels import Backend
 
 Embedding = npt.NDArray[np.float16]
+Measured = tuple[Score | str, int]
+"""A prompt's scores, or why it has none; and how many of its scored tokens have no direction."""
+
+_PARTS = 8  # of a chunk's logits, measured one after the other
+_LEAST = -1e30  # in place of minus infinity
 
 
 def embeddings(final: Tensor, questions: Tensor) -> list[Embedding | None]:
     """Each prompt's mean final state over its question, `[width]`; None where it is not finite.
 
     Args:
-        final: `[tokens, width]`, the output of the norm behind the last layer, in the model's dtype.
+        final: `[tokens, width]`, the output of the norm after the last layer, in the model's dtype.
         questions: `[prompts, 2]`, the rows of each prompt's question.
 
     The mean is taken in float32 and stored in float16, so one beyond 65,504 counts as not finite.
     """
     with np.errstate(over="ignore"):
-        found = means(final, questions).cpu().numpy().astype(np.float16)
-    return [row if np.isfinite(row).all() else None for row in found]
+        vectors = means(final, questions).cpu().numpy().astype(np.float16)
+    return [row if np.isfinite(row).all() else None for row in vectors]
 
 
 def means(final: Tensor, questions: Tensor) -> Tensor:
     """The same before they are stored: `[prompts, width]` in float32."""
     return torch.stack([final[begin:end].float().mean(0) for begin, end in questions.tolist()])
-
-
-_PARTS = 8
-_LEAST = -1e30
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,24 +92,24 @@ def likelihoods(
     positions = _positions(states, prompts, last=entropy)
     losses, entropies = _read(states, positions, head, entropy)
     ends = positions.counts.cumsum()
-    found: list[Likelihood | None] = []
+    results: list[Likelihood | None] = []
     for place, (end, count) in enumerate(zip(ends.tolist(), positions.counts.tolist(), strict=True)):
-        own = slice(end - count, end)
+        question = slice(end - count, end)
         values = [
-            float(losses[own].mean()) if nll and count else None,
-            float(entropies[own].mean()) if entropy and count else None,
+            float(losses[question].mean()) if nll and count else None,
+            float(entropies[question].mean()) if entropy and count else None,
             float(entropies[int(ends[-1]) + place]) if entropy else None,
         ]
         finite = all(value is None or np.isfinite(value) for value in values)
-        found.append(Likelihood(*values) if finite else None)
-    return found
+        results.append(Likelihood(*values) if finite else None)
+    return results
 
 
 def _positions(states: PackedStates, prompts: Sequence[Segmented], *, last: bool) -> _Positions:
     rows, tokens, counts = [], [], []
     for place, (prompt, first) in enumerate(zip(prompts, states.questions[:, 0].tolist(), strict=True)):
-        predicted = np.arange(max(prompt.prefix, 1), prompt.end)
-        before = first + predicted - prompt.prefix - 1
+        predicted = np.arange(max(prompt.prefix, 1), prompt.end)  # places in the prompt
+        before = first + predicted - prompt.prefix - 1  # the row before each, where it is predicted
         if states.shared[place] is not None:
             before[0] = -1 - place
         rows.append(before)
@@ -127,7 +128,7 @@ def _read(
     """NLL and entropy at every position, float64; zeros for an entropy that is not wanted."""
     assert states.final is not None
     device = states.final.device
-    found = torch.zeros(2, len(positions.rows), dtype=torch.float64, device=device)
+    values = torch.zeros(2, len(positions.rows), dtype=torch.float64, device=device)  # NLL, entropy
     shared = np.flatnonzero(positions.rows < 0)
     lasts = [states.shared[-1 - row] for row in positions.rows[shared].tolist()]
     borrowed = [prefix.last for prefix in lasts if prefix is not None and prefix.last is not None]
@@ -139,10 +140,10 @@ def _read(
     for source, places, rows in parts:
         for begin in range(0, len(places), head.rows):
             here = places[begin : begin + head.rows]
-            chosen = source.index_select(0, torch.from_numpy(rows[here]).to(device))
+            chosen = source.index_select(0, torch.from_numpy(rows[here]).to(device))  # [here, width]
             tokens = torch.from_numpy(positions.tokens[here]).to(device)
-            found[:, torch.from_numpy(here).to(device)] = _measured(head.logits(chosen), tokens, entropy)
-    losses, entropies = found.cpu().numpy()
+            values[:, torch.from_numpy(here).to(device)] = _measured(head.logits(chosen), tokens, entropy)
+    losses, entropies = values.cpu().numpy()
     return losses, entropies
 
 
@@ -150,18 +151,20 @@ def _measured(logits: Tensor, tokens: Tensor, entropy: bool) -> Tensor:
     """NLL of `tokens` and entropy, `[2, positions]` float64; `logits` `[positions, vocabulary]` are lost."""
     size = -(-len(logits) // _PARTS)  # what is made of logits is smaller than they are
     parts = zip(logits.split(size), tokens.split(size), strict=True)
-    return torch.cat([_measured_part(some, own, entropy) for some, own in parts], 1)
+    return torch.cat(
+        [_measured_part(logits_part, tokens_part, entropy) for logits_part, tokens_part in parts], 1
+    )
 
 
 def _measured_part(logits: Tensor, tokens: Tensor, entropy: bool) -> Tensor:
-    """The same of a part.
+    """The same of a part, `[2, positions of the part]`.
 
     With z the logits less their largest and S the sum of e^z, NLL is log S - z[token] and the entropy
     log S - (sum of z e^z) / S. Every z is 0 or less, so neither can come out below 0.
     """
     shifted = logits.float()
     shifted -= shifted.amax(-1, keepdim=True)
-    chosen = shifted.gather(-1, tokens[:, None])[:, 0].double()
+    chosen = shifted.gather(-1, tokens[:, None])[:, 0].double()  # [positions]
     if not entropy:
         loss = shifted.exp_().sum(-1).double().log() - chosen
         return torch.stack([loss, torch.zeros_like(loss)])
@@ -170,10 +173,6 @@ def _measured_part(logits: Tensor, tokens: Tensor, entropy: bool) -> Tensor:
     total = weights.sum(-1).double()
     mean = weights.mul_(shifted).sum(-1).double() / total
     return torch.stack([total.log() - chosen, total.log() - mean])
-
-
-Measured = tuple[Score | str, int]
-"""A prompt's scores, or why it has none; and how many of its scored tokens have no direction."""
 
 
 class Signals:
@@ -198,31 +197,38 @@ class Signals:
             angles = angle_scores(
                 states, prompts, inter_weight=self._config.inter_weight, backend=self._backend
             )
-        found: list[Score | str] = [
+        scores: list[Score | str] = [
             "its hidden states are not finite" if score is None else score for score in angles.scores
         ]
         if "embedding" in self._config.signals:
             with self._summary.timed("embedding"):
-                found = _with_embeddings(found, states)
+                scores = _with_embeddings(scores, states)
         if self._head is not None:
             with self._summary.timed("head"):
-                found = self._with_likelihoods(found, states, prompts, self._head)
-        return list(zip(found, angles.zero_vectors, strict=True))
+                scores = self._with_likelihoods(scores, states, prompts, self._head)
+        return list(zip(scores, angles.zero_vectors, strict=True))
 
     def _with_likelihoods(
         self, scores: list[Score | str], states: PackedStates, prompts: Sequence[Segmented], head: Head
     ) -> list[Score | str]:
         wanted = self._config.signals
-        made = likelihoods(states, prompts, head, nll="nll" in wanted, entropy="entropy" in wanted)
-        found: list[Score | str] = []
-        for score, own in zip(scores, made, strict=True):
+        measured = likelihoods(states, prompts, head, nll="nll" in wanted, entropy="entropy" in wanted)
+        results: list[Score | str] = []
+        for score, likelihood in zip(scores, measured, strict=True):
             if isinstance(score, str):
-                found.append(score)
-            elif own is None:
-                found.append("its NLL or entropy is not finite")
+                results.append(score)
+            elif likelihood is None:
+                results.append("its NLL or entropy is not finite")
             else:
-                found.append(replace(score, nll=own.nll, entropy=own.entropy, last_entropy=own.last_entropy))
-        return found
+                results.append(
+                    replace(
+                        score,
+                        nll=likelihood.nll,
+                        entropy=likelihood.entropy,
+                        last_entropy=likelihood.last_entropy,
+                    )
+                )
+        return results
 
 
 def _with_embeddings(scores: list[Score | str], states: PackedStates) -> list[Score | str]:

@@ -1,7 +1,7 @@
 """What one process does: its shards of the plan, with reading and writing beside the model.
 
-Reading and segmenting run in a thread ahead of the model and writing in one after it. A process that only
-computed would wait for both.
+One thread reads and segments the next shard while the model runs, another writes the last one. One of each
+is enough, and each holds one shard at most, so memory does not grow with the set.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
-def ahead(work: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
+def prefetch(work: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
     """`work` on each item in a thread; the next is begun when the one before is handed out.
 
     At most one result waits, so memory does not grow with the number of items.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
+    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
         waiting: Future[U] | None = None
         try:
             for item in items:
@@ -57,17 +57,17 @@ def ahead(work: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-class Behind:
+class AsyncWriter:
     """Runs one function at a time in a thread, while the caller goes on with something else.
 
     Leaving the block waits for the last one; an error comes out of the next `run` or there.
     """
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="behind")
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="writer")
         self._last: Future[None] | None = None
 
-    def __enter__(self) -> Behind:
+    def __enter__(self) -> AsyncWriter:
         return self
 
     def __exit__(
@@ -141,14 +141,14 @@ def score_shards(plan: Plan, shards: Iterable[int], progress: Progress, summary:
         progress.part(f"shard {ready.index + 1} of {plan.shards}")
 
     forward: Forward | None = None
-    with Behind() as behind:
-        for ready in _waited_for(ahead(prepare, shards), summary):
+    with AsyncWriter() as writer:
+        for ready in _waited_for(prefetch(prepare, shards), summary):
             if forward is None and ready.prompts:
                 with summary.timed("loading"):
                     forward = without_padding(prefill, list(ready.prompts.values()), progress, head)
             scores, facts = ready.shard.score(ready.prompts, forward or prefill, signals)
             with summary.timed("waiting"):
-                behind.run(partial(write, ready, scores, facts))
+                writer.run(partial(write, ready, scores, facts))
 
 
 @dataclass(frozen=True, slots=True)

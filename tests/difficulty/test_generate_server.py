@@ -26,7 +26,14 @@ from gaincurate.difficulty.rollout_shard import decoded, encoded
 from gaincurate.errors import InputError, RowError, ServerError
 
 pytest.importorskip("tenacity")
-from gaincurate.difficulty.server_engine import ServerEngine, _Again, _read, _retry_after, base_url, clean
+from gaincurate.difficulty.server_engine import (
+    ServerEngine,
+    _read,
+    _retry_after,
+    _RetryableError,
+    base_url,
+    clean,
+)
 
 FAULTS = ["429", "500", "drop", "half", "broken", "other", "date", "503", "408"]
 
@@ -257,7 +264,7 @@ def test_a_refused_prompt_stops_or_is_left_out(tmp_path: Path) -> None:
         with pytest.raises(RowError) as caught:
             roll_out(config(tmp_path, server))
         assert str(caught.value) == (
-            "prompt id5 cannot be rolled out: the server refused it: fault 400. What had arrived is kept; mend "
+            "prompt id5 cannot be rolled out: the server refused it: fault 400. What had arrived is kept. Fix "
             "it, or add --on-error skip to leave such rows out."
         )
         summary = roll_out(config(tmp_path, server, on_error="skip"))
@@ -500,7 +507,7 @@ BAD_ANSWERS: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("change", "said"), BAD_ANSWERS)
 def test_what_no_shard_can_hold_is_asked_for_again(change: dict[str, Any], said: str) -> None:
     assert _read(Request("a", 0, []), answer()).key == ("a", 0)
-    with pytest.raises(_Again, match=said):
+    with pytest.raises(_RetryableError, match=said):
         _read(Request("a", 0, []), answer(**change))
 
 
@@ -510,7 +517,7 @@ def test_what_no_shard_can_hold_is_asked_for_again(change: dict[str, Any], said:
 def test_every_answer_that_is_taken_can_be_journaled_and_put_into_a_shard(value: Any, name: str) -> None:
     try:
         done = _read(Request("a", 0, []), answer(**{name: value}))
-    except _Again:
+    except _RetryableError:
         return
     again = decoded(json.loads(json.dumps(encoded(done), ensure_ascii=False).encode()))
     assert rollout_table([(again, 1.0, None)]).num_rows == 1

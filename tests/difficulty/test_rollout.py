@@ -183,7 +183,7 @@ def test_broken_gold_answers_are_found_before_anything_is_generated(
         roll_out(config(tmp_path))
     assert str(caught.value) == (
         "2 of 10 rows are broken: their own answer does not get a reward of 1, such as id2: the gold answer is "
-        f"null. All are listed in {tmp_path}/out/broken.jsonl. Mend them, see whether --answer-column, "
+        f"null. All are listed in {tmp_path}/out/broken.jsonl. Fix them, see whether --answer-column, "
         "--verifier and --gold-as are right, or leave them out with --on-error skip."
     )
     lines = [json.loads(line) for line in (tmp_path / "out/broken.jsonl").read_text().splitlines()]

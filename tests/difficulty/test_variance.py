@@ -165,7 +165,7 @@ def test_rates_of_unknown_numbers_of_rollouts_tell_nothing_of_it(tmp_path: Path)
     )  # fmt: skip
     assert result.exit_code == 2
     assert result.stderr == (
-        "error: r.parquet: p (1 - p) cannot be told from rates of unknown numbers of rollouts; give the file a "
+        "error: r.parquet: p (1 - p) cannot be computed from rates of unknown numbers of rollouts; give the file a "
         "column samples, or wins and losses.\n"
     )
     singles = embedded.write_rates(tmp_path / "s.parquet", range(5), np.array([1.0, 0, 1, 0, 1]), rollouts=1)

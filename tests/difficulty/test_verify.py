@@ -248,6 +248,6 @@ def test_reasoning_gym() -> None:
     reasons = [reason or "" for _, reason in found[4:]]
     said = "the check of task 'calendar_arithmetic' needs 'task' in the column metadata, which has not got it"
     assert reasons[0] == said
-    assert "which reasoning-gym task it is cannot be told" in reasons[1]
+    assert "which reasoning-gym task it is cannot be seen" in reasons[1]
     assert reasons[2] == "reasoning-gym has no task 'no_such_task'"
     assert "the column metadata is a text but no JSON" in reasons[3]

@@ -239,7 +239,7 @@ def test_groups_that_do_not_fit_the_step_are_refused_and_nothing_is_taken() -> N
     good = group("good", 4)
     assert refused(one, [good, group("x", 3)]) == (
         "the group of prompt 'x' is of step 3 and the step last planned is 4; call `plan` before generation and "
-        "`insert` behind it, step by step."
+        "`insert` after it, step by step."
     )
     assert refused(one, [good, group("x", 4, size=2)]) == (
         "the group of prompt 'x' has 2 rollouts, not 4: a group is stored whole or not at all. Where processes "

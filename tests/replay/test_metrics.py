@@ -120,7 +120,7 @@ def test_a_buffer_that_stays_empty_says_so_and_why() -> None:
         None,
         None,
         None,
-        "The replay buffer was empty at each of the last 5 steps: no group was ever inserted. Is `insert` called behind each generation?",
+        "The replay buffer was empty at each of the last 5 steps: no group was ever inserted. Is `insert` called after each generation?",
     ]
     assert run(buffer(), 10, 4)[4::5] == [
         "The replay buffer was empty at each of the last 5 steps: in all 40 groups the rollouts were equally correct. Train on prompts of middling difficulty, or see that `correct` is what the verifier says.",
@@ -129,7 +129,7 @@ def test_a_buffer_that_stays_empty_says_so_and_why() -> None:
     late = buffer(max_age=2)
     late.plan(9)
     assert run(late, 9, 1, late=3)[3] == (
-        "The replay buffer was empty at each of the last 5 steps: of 32 groups 0 were kept, and 32 grew older than max_age 2. Set max_age higher, or let the policy version rise by one a step."
+        "The replay buffer was empty at each of the last 5 steps: of 32 groups 0 were kept, and 32 grew older than max_age 2. Set max_age higher, or let the policy version rise by one per step."
     )
 
 

@@ -129,7 +129,7 @@ def test_a_long_sequence_without_prefix_or_window_needs_no_mask(monkeypatch: pyt
 
 
 def test_the_masks_of_a_long_prompts_parts_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed_attention, "_KEPT_MASK", 50)
+    monkeypatch.setattr(packed_attention, "_LARGEST_STORED_MASK", 50)
     packing = Packing([0, 3], [None])
     like = torch.zeros(1)
     assert packed_attention._mask(packing, 2, 3, None, 2, like) is packed_attention._mask(

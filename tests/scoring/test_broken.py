@@ -16,7 +16,7 @@ import tiny
 from command import run
 from gaincurate.errors import GaincurateError, ModelError, StorageError
 from gaincurate.scoring.model import find_model, load_config, load_model, load_tokenizer
-from gaincurate.scoring.model_files import why_broken
+from gaincurate.scoring.model_files import diagnose_load_error
 
 INDEX = "model.safetensors.index.json"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 5\n"
@@ -141,14 +141,14 @@ def test_a_file_that_no_tokenizer_is_read_from_is_not_blamed(folder: Path) -> No
     (folder / "tokenized_sample.json").write_text("[1, 2]")
     for path in ("tokenizer.json", "tokenizer_config.json"):
         (folder / path).unlink()
-    assert why_broken("tokenizer", folder, [folder / "model.safetensors"], None) is None
+    assert diagnose_load_error("tokenizer", folder, [folder / "model.safetensors"], None) is None
 
 
 def test_mistrals_own_tokenizer_is_one(folder: Path) -> None:
     for path in folder.glob("*token*"):
         path.unlink()
     (folder / "tekken.json").write_text("{}")
-    assert why_broken("tokenizer", folder, [folder / "model.safetensors"], None) is None
+    assert diagnose_load_error("tokenizer", folder, [folder / "model.safetensors"], None) is None
 
 
 def test_a_folder_without_a_tokenizer(folder: Path) -> None:
@@ -202,7 +202,7 @@ def test_a_real_gguf_cut_short(tmp_path: Path, keep: int) -> None:
 
 def test_a_file_of_the_hub_is_downloaded_again_by_a_command(folder: Path) -> None:
     path = change(folder / "model.safetensors", b"")
-    said = why_broken("weights", folder, [path], "owner/name --revision abc")
+    said = diagnose_load_error("weights", folder, [path], "owner/name --revision abc")
     again = "`hf download owner/name --revision abc model.safetensors --force-download`"
     assert said == f"{path} is empty. Download it again: {again}."
 
@@ -210,7 +210,7 @@ def test_a_file_of_the_hub_is_downloaded_again_by_a_command(folder: Path) -> Non
 def test_whole_files_are_not_blamed(folder: Path, many: Path) -> None:
     for model in (folder, many):
         for what in ("configuration", "tokenizer", "weights"):
-            assert why_broken(what, model, sorted(model.glob("*.safetensors")), None) is None
+            assert diagnose_load_error(what, model, sorted(model.glob("*.safetensors")), None) is None
 
 
 def test_the_command_ends_as_with_any_model_that_cannot_be_used(folder: Path, rows_file: Path) -> None:

@@ -87,7 +87,7 @@ BROKEN_ARRAYS: dict[str, tuple[bytes, str]] = {
     "cut behind an item": (b'[{"a": 1}', "after item 1 of the array, about line 1 (expected ',')"),
     "comma missing": (b'[{"a": 1} {"a": 2}]', "after item 1 of the array, about line 1 (expected ',')"),
     "comma too many": (b'[{"a": 1},]', "after item 1 of the array, about line 1 (Expecting value"),
-    "two arrays": (b'[{"a": 1}]\n[{"a": 2}]', "(text behind the end of the array)"),
+    "two arrays": (b'[{"a": 1}]\n[{"a": 2}]', "(text after the end of the array)"),
     "single quotes": (b"[{'a': 1}]", "after item 0 of the array, about line 1 (Expecting property name"),
     "newline in a string": (b'[{"a": "x\ny"}]', "(Invalid control character)"),
     "a bad escape": (rb'[{"a": "\x"}]', "(Invalid \\escape"),

@@ -156,10 +156,10 @@ def test_a_forgotten_prefix_is_run_again_with_the_same_bits(monkeypatch: pytest.
     packed.try_on(rows[:2])
     every = {prefix_of(row) for row in rows}
     kept = [scores(packed([row], every), [row]) for row in rows]
-    monkeypatch.setattr(module, "_KEPT_TOKENS", 0)
-    packed._kept.clear()
+    monkeypatch.setattr(module, "_CACHED_TOKENS", 0)
+    packed._cached.clear()
     assert [scores(packed([row], every), [row]) for row in rows] == kept
-    assert len(packed._kept) == 1
+    assert len(packed._cached) == 1
 
 
 @given(st.lists(st.sampled_from([b"", b"aaaa", b"bbbb", b"cccccccc"]), max_size=7))

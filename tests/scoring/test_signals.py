@@ -177,7 +177,7 @@ def test_values_that_are_not_finite_follow_on_error(tmp_path: Path, rows_file: P
     result = score(rows_file, tmp_path / "model", tmp_path / "out", "--signals", "angle,nll")
     assert result.exit_code == 2
     assert (
-        "cannot be scored: its NLL or entropy is not finite. Mend the row, or add --on-error skip"
+        "cannot be scored: its NLL or entropy is not finite. Fix the row, or add --on-error skip"
         in result.stderr
     )
     assert score(rows_file, tmp_path / "model", tmp_path / "angle").exit_code == 0

@@ -1,4 +1,7 @@
-"""Rows of `save_to_disk` folders and of data sets on the Hub, through the library `datasets`."""
+"""Rows of `save_to_disk` folders and of data sets on the Hub, through the library `datasets`.
+
+The library maps cached files and believes their offsets, so they are validated here before it reads them.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ class _DatasetReader:
     rows: int
 
     def batches(self, schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
-        """See `formats.Reader`."""
+        """See `Reader`."""
         rest = self.dataset.skip(skip).with_format("arrow")
         for table in rest.iter(BATCH_ROWS):
             yield from table.cast(schema).combine_chunks().to_batches()
@@ -57,30 +60,30 @@ def _import_datasets(data: str) -> Any:
     return datasets
 
 
-def _choose(found: Any, data: str, split: str | None) -> Any:
+def _choose(loaded: Any, data: str, split: str | None) -> Any:
     """One split of a `datasets.DatasetDict`; a plain `Dataset` is returned as it is."""
-    if not isinstance(found, dict):
-        return found
-    if split is None and len(found) == 1:
-        return next(iter(found.values()))
-    if split not in found:
+    if not isinstance(loaded, dict):
+        return loaded
+    if split is None and len(loaded) == 1:
+        return next(iter(loaded.values()))
+    if split not in loaded:
         asked = f"no split {split!r}" if split else "several splits"
-        raise SourceError(f"{data} has {asked}; choose one with --split: {', '.join(found)}.", data=data)
-    return found[split]
+        raise SourceError(f"{data} has {asked}; choose one with --split: {', '.join(loaded)}.", data=data)
+    return loaded[split]
 
 
 def saved_to_disk(path: Path, split: str | None) -> tuple[tuple[Reader, ...], str]:
     """A folder that `save_to_disk` made, and its fingerprint."""
     datasets = _import_datasets(str(path))
     try:
-        found = datasets.load_from_disk(str(path))
+        loaded = datasets.load_from_disk(str(path))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SourceError(
             f"{path} looks like a folder of `save_to_disk` and cannot be loaded as one: "
             f"{' '.join(str(error).split())[:300]}",
             path=str(path),
         ) from error
-    dataset = _choose(found, str(path), split)
+    dataset = _choose(loaded, str(path), split)
     files = sorted({Path(entry["filename"]) for entry in dataset.cache_files})
     fingerprint = digest_json([dataset._fingerprint, digest_files(files)])
     return (_dataset_reader(dataset),), fingerprint
@@ -123,7 +126,7 @@ def from_hub(data: str, split: str | None) -> tuple[tuple[Reader, ...], str]:
     datasets = _import_datasets(data)
     try:
         with _offline_if_unreachable(name):
-            found = datasets.load_dataset(name, config or None, revision=revision or None)
+            loaded = datasets.load_dataset(name, config or None, revision=revision or None)
     except ConnectionError as error:
         why = " (HF_HUB_OFFLINE is set)" if datasets.config.HF_HUB_OFFLINE else ""
         raise SourceError(
@@ -139,5 +142,5 @@ def from_hub(data: str, split: str | None) -> tuple[tuple[Reader, ...], str]:
             f"{' '.join(str(error).split())[:300]}",
             data=data,
         ) from error
-    dataset = _choose(found, data, split)
+    dataset = _choose(loaded, data, split)
     return (_dataset_reader(dataset),), digest_json([data, split, dataset._fingerprint])

@@ -32,6 +32,9 @@ _BLOCK = 1 << 16
 _SPACE = re.compile(r"[ \t\r\n]*")
 # An error this close to the end of what was read may be a word or an escape cut in two.
 _LONGEST_MARK = 16
+_CSV_BLOCK = 1 << 23
+# A number that a double holds as it is written: no leading zero, at most 15 digits before the point.
+_FRACTION = r"^-?(0|[1-9][0-9]{0,14})(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
 
 
 def json_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[Place, Row]]:
@@ -116,15 +119,15 @@ class _Window:
     def at(self, mark: str) -> bool:
         """Whether the next character that is no white space is `mark` ("": the end)."""
         while True:
-            found = _SPACE.match(self._buffer, self._place)
-            self._go(found.end() if found else self._place)
+            space = _SPACE.match(self._buffer, self._place)
+            self._go(space.end() if space else self._place)
             if self._place < len(self._buffer) or not self._more():
                 return self._buffer[self._place : self._place + 1] == mark
 
     def mark(self, mark: str) -> None:
         """Step over `mark`."""
         if not self.at(mark):
-            raise ValueError(f"expected {mark!r}" if mark else "text behind the end of the array")
+            raise ValueError(f"expected {mark!r}" if mark else "text after the end of the array")
         self._go(self._place + len(mark))
 
     def value(self) -> Any:
@@ -169,11 +172,6 @@ def _object(path: Path, place: Place, value: Any) -> Row:
     return value
 
 
-_CSV_BLOCK = 1 << 23
-# A number that a double holds as it is written: no leading zero, at most 15 digits before the point.
-_FRACTION = r"^-?(0|[1-9][0-9]{0,14})(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
-
-
 @dataclass(frozen=True, slots=True)
 class CsvReader:
     """A .csv file with a header; a column is int64 or double where every value in it is, else text."""
@@ -199,8 +197,8 @@ class CsvReader:
 
     def batches(self, schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
         """See `Reader`."""
-        own = {field.name: field.type for field in self.schema}
-        for batch in _csv_batches(self.path, own):
+        types = {field.name: field.type for field in self.schema}
+        for batch in _csv_batches(self.path, types):
             yield from conformed(self.path, dropped(batch, skip), schema)
             skip = max(0, skip - batch.num_rows)
 
