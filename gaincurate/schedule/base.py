@@ -88,10 +88,17 @@ class Pool:
         Raises:
             InputError: they are not.
         """
-        if log_weights.shape != (self.rows,) or not np.isfinite(log_weights).all():
+        if log_weights.shape != (self.rows,):
             raise InputError(
-                f"the strategy draws with log weights of shape {log_weights.shape}; Pool.draw needs "
-                f"{self.rows:,} finite ones."
+                f"the strategy draws with log weights of shape {log_weights.shape}; Pool.draw needs one for "
+                f"each of the {self.rows:,} ranks, of shape ({self.rows},)."
+            )
+        bad = np.flatnonzero(~np.isfinite(log_weights))
+        if len(bad):
+            raise InputError(
+                f"{len(bad):,} of the {self.rows:,} log weights are not finite ({log_weights[bad[0]]} at "
+                f"rank {bad[0]}), and Pool.draw needs finite ones. Look in the strategy for a log of 0, a "
+                "division by 0 or a column with missing values."
             )
         return draw(
             self.rows, self.budget, lambda start, stop: log_weights[start:stop], seed=self.seed, round_=round_

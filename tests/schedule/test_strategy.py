@@ -360,9 +360,20 @@ class Counted:
     observe = metrics = None
 
 
-@pytest.mark.parametrize("weights", [np.zeros(9), np.full(10, np.nan), np.array([np.inf, *np.zeros(9)])])
-def test_weights_that_cannot_be_drawn_by_are_refused(weights: Any) -> None:
-    with pytest.raises(InputError, match=r"Pool\.draw needs 10 finite ones"):
+@pytest.mark.parametrize(
+    ("weights", "sentence"),
+    [
+        (
+            np.zeros(9),
+            "log weights of shape (9,); Pool.draw needs one for each of the 10 ranks, of shape (10,).",
+        ),
+        (np.zeros((10, 1)), "log weights of shape (10, 1); Pool.draw needs one for each of the 10 ranks"),
+        (np.full(10, np.nan), "10 of the 10 log weights are not finite (nan at rank 0)"),
+        (np.array([0] * 7 + [np.inf, -np.inf, 0]), "2 of the 10 log weights are not finite (inf at rank 7)"),
+    ],
+)
+def test_weights_that_cannot_be_drawn_by_are_refused(weights: Any, sentence: str) -> None:
+    with pytest.raises(InputError, match=re.escape(sentence)):
         base.Pool(10, 3, seed=0).draw(weights, 0)
 
 
