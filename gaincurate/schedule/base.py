@@ -233,7 +233,9 @@ def load(strategy: str) -> type[Selector]:
             sys.path.append(os.getcwd())  # a script of the same folder, as `python -m` would find it
         kind: Any = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise InputError(f"--strategy {strategy}: it cannot be imported ({error}).") from error
+        raise InputError(
+            f"--strategy {strategy}: it cannot be imported ({error}){_where_to_run(module, error)}."
+        ) from error
     is_selector = isinstance(kind, type) and issubclass(kind, Selector)
     names = set(dir(kind)) if isinstance(kind, type) else set[str]()
     if is_selector:
@@ -248,6 +250,15 @@ def load(strategy: str) -> type[Selector]:
         )
     made: type[Selector] = kind if is_selector else _with_hooks(kind, names)
     return made
+
+
+def _where_to_run(module: str, error: Exception) -> str:
+    """What to do where Python does not find a user's module itself; nothing where the fault lies in it."""
+    top, dot, _ = module.partition(".")
+    if not isinstance(error, ModuleNotFoundError) or error.name != top:
+        return ""
+    file = f"{top}/" if dot else f"{top}.py"
+    return f"; run it from the folder of {file}, or put that folder on PYTHONPATH"
 
 
 def _with_hooks(kind: Any, names: set[str]) -> type[Selector]:

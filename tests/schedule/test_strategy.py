@@ -353,6 +353,36 @@ def test_what_a_strategy_has_no_part_for_is_refused(tmp_path: Path) -> None:
         advance(run, references=tmp_path / "set")
 
 
+def test_a_module_that_is_not_found_is_refused_with_where_to_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs.some_set(tmp_path / "set")
+    (tmp_path / "short_one.py").write_text(
+        "from gaincurate.schedule import base\n\n\nclass Short(base.Selector):\n"
+        "    def draw(self, round_):\n        return list(range(self.pool.budget))\n"
+    )
+    (tmp_path / "torn_one.py").write_text("import no_such_package_of_anyones\n")
+    (tmp_path / "elsewhere").mkdir()
+    start = ["schedule", "start", tmp_path / "set", "--budget", 8, "--rounds", 2, "--run", tmp_path / "run"]
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    assert gaincurate(*start, "--strategy", "short_one:Short").exit_code == 0
+    runs.report(Run(tmp_path / "run"))
+    torn = gaincurate(*start[:-1], tmp_path / "torn", "--strategy", "torn_one:Short")
+    assert "cannot be imported (No module named 'no_such_package_of_anyones').\n" in torn.stderr
+    monkeypatch.delitem(sys.modules, "short_one")
+    sys.path.remove(str(tmp_path))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    lost = gaincurate("schedule", "next", tmp_path / "run")
+    assert (lost.exit_code, lost.stdout) == (2, "")
+    hint = "run it from the folder of short_one.py, or put that folder on PYTHONPATH."
+    assert f"cannot be imported (No module named 'short_one'); {hint}" in lost.stderr
+    sys.path.append(str(tmp_path))  # as PYTHONPATH would
+    assert gaincurate("schedule", "next", tmp_path / "run").exit_code == 0
+    with pytest.raises(InputError, match=r"of no/, or put that folder on PYTHONPATH\.$"):
+        base.load("no.such:Thing")
+
+
 class Counted:
     """A class with some of the parts."""
 
