@@ -151,6 +151,36 @@ class Predicting(First):
         return {self.options.name: (rows / ROWS).tolist()[: self.options.values]}
 
 
+class Longest(First):
+    """The longest prompts first, by a column that it reads when it prepares."""
+
+    class Options(base.Options):
+        waits: bool = False
+
+    def prepare(self, context: Context) -> None:
+        if self.options.waits and context.opening:
+            raise NotReadyError("not while the run is opened.")
+        self.tokens = context.column("gc_prompt_tokens").to_numpy()
+
+    def log_weights(self, start: int, stop: int) -> Any:
+        return 1000.0 * self.tokens[start:stop]  # exp of it is infinite
+
+    def draw(self, round_: int) -> Any:
+        return np.argsort(-self.tokens, kind="stable")[: self.pool.budget]
+
+
+class Foreseeing(Longest):
+    """The same for all rounds."""
+
+    foresees: ClassVar[bool] = True
+
+
+class Referring(Longest):
+    """The same, where preparing would have references observed."""
+
+    observes_references: ClassVar[bool] = True
+
+
 class Particular(First):
     """Has its own rules of sizes and sets."""
 
@@ -243,6 +273,38 @@ def test_it_prepares_each_draw_also_one_that_is_only_foreseen(tmp_path: Path) ->
     rounds = forecast(other, [])["rounds"]
     assert [context.round for context in Reader.contexts] == [0, 1, 2]
     assert rounds[1]["ids"] == rounds[2]["ids"] == other.ids(0)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "waits", "known", "longest"),
+    [
+        ("Longest", False, False, True),
+        ("Longest", True, False, False),
+        ("Foreseeing", False, True, True),
+        ("Foreseeing", True, False, False),
+        ("Referring", False, False, False),
+    ],
+)
+def test_a_forecast_goes_by_what_a_strategy_reads_unless_that_has_to_wait(
+    tmp_path: Path, strategy: str, waits: bool, known: bool, longest: bool
+) -> None:
+    sys.modules["mine"] = sys.modules[__name__]
+    runs.some_set(tmp_path / "set")
+    run = runs.begin(tmp_path, strategy=f"mine:{strategy}", budget=1, options={"waits": waits})
+    if waits:
+        assert run.state["round"] == -1
+        assert gaincurate("schedule", "next", run.folder).exit_code == 0
+    tokens = run.scored.column("gc_prompt_tokens").to_numpy()
+    assert (tokens == tokens.max()).sum() == 1  # so the longest is what it would draw
+    before = set(run.folder.rglob("*"))
+    shown = gaincurate("schedule", "run", run.folder, "--dry-run", "--json")
+    assert shown.exit_code == 0, shown.stderr
+    now, *later = json.loads(shown.stdout)["rounds"]
+    assert now["known"]
+    for entry in later:
+        assert entry["known"] == known
+        assert entry["prompt_tokens"] == (tokens.max() if longest else round(float(tokens.mean())))
+    assert set(run.folder.rglob("*")) == before
 
 
 def test_a_set_without_embeddings_is_refused_with_what_to_do(tmp_path: Path) -> None:
