@@ -145,6 +145,9 @@ class Selector(ABC):
     column's too; or `none`, the set's own rows."""
     foresees: ClassVar[bool] = False
     """Whether draws do not depend on what is observed, so that all rounds can be shown in advance."""
+    reads_scores: ClassVar[bool] = True
+    """Whether draws depend on what the model gave for each prompt, the order aside. `gaincurate compare`
+    charges a scoring pass for it, and for an order by a score."""
     observes_references: ClassVar[bool] = False
     """Whether `prepare` asks what reference prompts do (`--reference-outcomes`, `--rollout`)."""
 
