@@ -21,21 +21,11 @@ from gaincurate.core.options import refusals
 from gaincurate.core.rng import Floats, Ints, draw
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
-from gaincurate.schedule.config import ScheduleConfig
+from gaincurate.schedule.config import STRATEGIES, ScheduleConfig
 from gaincurate.schedule.context import Context
 
 Json = dict[str, Any]
 Ordering = Literal["any", "fixed", "none"]
-
-STRATEGIES = {
-    "uniform": "gaincurate.schedule.strategies.uniform:Uniform",
-    "file-order": "gaincurate.schedule.strategies.uniform:FileOrder",
-    "length": "gaincurate.schedule.strategies.gaussian:Length",
-    "gain-rl": "gaincurate.schedule.strategies.gaussian:GainRL",
-    "variance": "gaincurate.schedule.strategies.variance:Variance",
-    "dots": "gaincurate.schedule.strategies.dots:Dots",
-}
-
 
 _PARTS = ("Options", "by", "ascending", "ordering", "foresees", "draw", "observe", "metrics")
 """What a class must have that is no subclass of `Selector`, beside `state_dict` and `load_state_dict`."""
