@@ -220,10 +220,11 @@ def test_the_example_of_the_docs_runs_and_prefers_what_is_like_prompts_solved_ha
     embedded.make_set(tmp_path / "set", vectors())
     made = gaincurate(
         "schedule", "start", "set", "--run", "run", "--strategy", "neighbours:Neighbours", "--set", "nearest=2",
-        "--budget", 12, "--rounds", 2,
+        "--temperature", 0.05, "--budget", 12, "--rounds", 2,
     )  # fmt: skip
     assert made.exit_code == 0, made.stderr
     run = Run(tmp_path / "run")
+    assert run.config.options == {"nearest": 2, "temperature": 0.05}  # an option of dots' name is anyone's
     before = [row % 5 for row in plan_rows(run, 0)]
     assert set(before) == {0, 1, 2, 3, 4}  # at first every prompt is as likely as the others
     runs.report(run, lambda gc_id, sample: sample % 2 if int(gc_id[2:]) % 5 == 3 else 1, samples=4)
@@ -237,6 +238,11 @@ def test_the_example_of_the_docs_runs_and_prefers_what_is_like_prompts_solved_ha
     runs.report(run)
     assert gaincurate("schedule", "next", "run").exit_code == 0
     assert run.state["finished"]
+    cold = gaincurate(
+        "schedule", "start", "set", "--run", "cold", "--strategy", "neighbours:Neighbours", "--temperature", 0,
+        "--budget", 12, "--rounds", 2,
+    )  # fmt: skip
+    assert "strategy neighbours:Neighbours: temperature = 0.0: Input should be greater than 0." in cold.stderr
 
 
 def test_a_strategy_reads_the_set_by_row_and_nothing_before_it_asks(tmp_path: Path) -> None:
