@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gaincurate.core.schema import SCORE_FIELDS
+from gaincurate.schedule.config import STRATEGIES
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -62,6 +63,15 @@ def test_every_score_column_is_described_with_its_type() -> None:
     for field in SCORE_FIELDS:
         kind = {"float": "float32"}.get(str(field.type), str(field.type))
         assert f"| `{field.name}` | {kind} |" in page
+
+
+def test_every_strategy_stands_in_the_help_and_in_the_table_of_the_docs() -> None:
+    page = (ROOT / "docs/schedule.md").read_text()
+    table = page[page.index("| `--strategy` |") :].partition("\n\n")[0]
+    assert sorted(re.findall(r"^\| `([a-z][a-z-]*)` \|", table, re.MULTILINE)) == sorted(STRATEGIES)
+    reference = (ROOT / "docs/cli.md").read_text()
+    (shown,) = re.findall(r"^\* `--strategy NAME`: (.*)\.  \[required\]$", reference, re.MULTILINE)
+    assert shown == f"{', '.join(STRATEGIES)}, or module:Class for your own"
 
 
 def test_every_makefile_target_that_the_readme_and_the_docs_name_exists() -> None:

@@ -18,6 +18,7 @@ from gaincurate.core.files import reading
 from gaincurate.core.options import Refusal, refusals
 from gaincurate.core.schema import PREFIX
 from gaincurate.errors import InputError
+from gaincurate.schedule.base import load
 
 CONTROLS: dict[str, dict[str, Any]] = {
     "uniform": {"strategy": "uniform"},
@@ -55,8 +56,6 @@ _OURS = {
     "push_to_hub",
 }
 _SCHEDULES = ("constant", "constant_with_warmup")
-_FREE = {"uniform", "file-order", "length", "variance"}
-"""Strategies that need no scoring pass of the model, as long as they go by no score."""
 _COUNTS = {"gc_prompt_tokens", "gc_question_tokens", "gc_prefix_tokens"}
 
 
@@ -103,11 +102,18 @@ class Arm(Frozen):
 
     @property
     def needs_scores(self) -> bool:
-        """Whether its order is made of what the model gave for each prompt, which costs a scoring pass."""
-        scored = self.by is not None and self.by.startswith(PREFIX) and self.by not in _COUNTS
-        if ":" in self.strategy:  # a strategy of the user's own, whose order may be of anything
-            return scored or self.by is None
-        return scored or self.strategy not in _FREE
+        """Whether its draws go by what the model gave for each prompt, which costs a scoring pass.
+
+        Raises:
+            InputError: there is no such strategy.
+        """
+        kind = load(self.strategy)
+        by = self.by or kind.by
+        if by is not None and by.startswith(PREFIX) and by not in _COUNTS:
+            return True
+        if ":" in self.strategy and self.by is not None:  # of the user's own, by a column of theirs
+            return False
+        return kind.reads_scores
 
 
 class Evaluation(Frozen):

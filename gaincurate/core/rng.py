@@ -17,6 +17,8 @@ Keys = npt.NDArray[np.uint64]
 
 REFERENCES = 1 << 32
 """The stream that reference prompts are drawn from, apart from those of rounds and samples."""
+_EXACT = 2.0**20  # log weights up to here hold the noise to 1e-10
+_BRIDGE = 64.0  # Gumbel noise of 52 bits spans 41: over a wider gap it never reaches
 _BLOCK = 1 << 19  # items at once: a few arrays of 4 MB, whatever the size of the set
 
 
@@ -89,6 +91,29 @@ def draw(count: int, size: int, log_weights: Callable[[int, int], Floats], *, se
     """
     ((items, _),) = draw_within(count, [size], log_weights, None, seed=seed, round_=round_)
     return items
+
+
+def log_softmin(distance: Floats, temperature: float) -> Floats:
+    """Log weights to draw by, -distance / temperature up to a constant: equal distances stay equally likely.
+
+    A temperature next to nothing makes log weights beside which the draw's noise is lost in rounding. Then
+    gaps between neighbouring distances that are wider than any noise are cut, which changes no draw.
+
+    Args:
+        distance: `[items]`, finite: how far each item is from what is best.
+        temperature: over 0.
+
+    Returns:
+        `[items]`, the largest 0.
+    """
+    with np.errstate(over="ignore"):
+        log_weights: Floats = -(distance - distance.min()) / temperature
+        if log_weights.min() >= -_EXACT:
+            return log_weights
+        levels, places = np.unique(distance, return_inverse=True)
+        gaps = np.minimum(np.diff(levels) / temperature, _BRIDGE)
+    below: Floats = -np.concatenate([[0.0], np.cumsum(gaps)])
+    return below[places]
 
 
 def draw_within(

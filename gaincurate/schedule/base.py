@@ -21,21 +21,11 @@ from gaincurate.core.options import refusals
 from gaincurate.core.rng import Floats, Ints, draw
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
-from gaincurate.schedule.config import ScheduleConfig
+from gaincurate.schedule.config import STRATEGIES, ScheduleConfig
 from gaincurate.schedule.context import Context
 
 Json = dict[str, Any]
 Ordering = Literal["any", "fixed", "none"]
-
-STRATEGIES = {
-    "uniform": "gaincurate.schedule.strategies.uniform:Uniform",
-    "file-order": "gaincurate.schedule.strategies.uniform:FileOrder",
-    "length": "gaincurate.schedule.strategies.gaussian:Length",
-    "gain-rl": "gaincurate.schedule.strategies.gaussian:GainRL",
-    "variance": "gaincurate.schedule.strategies.variance:Variance",
-    "dots": "gaincurate.schedule.strategies.dots:Dots",
-}
-
 
 _PARTS = ("Options", "by", "ascending", "ordering", "foresees", "draw", "observe", "metrics")
 """What a class must have that is no subclass of `Selector`, beside `state_dict` and `load_state_dict`."""
@@ -88,10 +78,17 @@ class Pool:
         Raises:
             InputError: they are not.
         """
-        if log_weights.shape != (self.rows,) or not np.isfinite(log_weights).all():
+        if log_weights.shape != (self.rows,):
             raise InputError(
-                f"the strategy draws with log weights of shape {log_weights.shape}; Pool.draw needs "
-                f"{self.rows:,} finite ones."
+                f"the strategy draws with log weights of shape {log_weights.shape}; Pool.draw needs one for "
+                f"each of the {self.rows:,} ranks, of shape ({self.rows},)."
+            )
+        bad = np.flatnonzero(~np.isfinite(log_weights))
+        if len(bad):
+            raise InputError(
+                f"{len(bad):,} of the {self.rows:,} log weights are not finite ({log_weights[bad[0]]} at "
+                f"rank {bad[0]}), and Pool.draw needs finite ones. Look in the strategy for a log of 0, a "
+                "division by 0 or a column with missing values."
             )
         return draw(
             self.rows, self.budget, lambda start, stop: log_weights[start:stop], seed=self.seed, round_=round_
@@ -138,6 +135,9 @@ class Selector(ABC):
     column's too; or `none`, the set's own rows."""
     foresees: ClassVar[bool] = False
     """Whether draws do not depend on what is observed, so that all rounds can be shown in advance."""
+    reads_scores: ClassVar[bool] = True
+    """Whether draws depend on what the model gave for each prompt, the order aside. `gaincurate compare`
+    charges a scoring pass for it, and for an order by a score."""
     observes_references: ClassVar[bool] = False
     """Whether `prepare` asks what reference prompts do (`--reference-outcomes`, `--rollout`)."""
 
@@ -156,7 +156,8 @@ class Selector(ABC):
     def prepare(self, context: Context) -> None:  # noqa: B027 - a hook that may be left out
         """Learn what the next draw needs, from the scored set or from the newest policy.
 
-        Called once before each draw, after `observe`. What it takes from files need not be in `state_dict`.
+        Called once before each draw, after `observe`, and for a forecast before `log_weights`. What it takes
+        from files need not be in `state_dict`.
 
         Raises:
             NotReadyError: something has to happen first. The run stays as it is, and is asked again by
@@ -193,15 +194,24 @@ class Selector(ABC):
         return {}
 
     def log_weights(self, start: int, stop: int) -> Floats | None:
-        """Of the ranks `start` to `stop` as they would be drawn now, for forecasts; None where not known."""
+        """Of the ranks `start` to `stop` as they would be drawn now, for forecasts; None where not known.
+
+        Called after `prepare`.
+        """
         return None
 
     def reach(self, rounds: int) -> tuple[int, int] | None:
-        """The first and last rank that so many rounds can draw from, for `--rescore window`."""
+        """The first and last rank that so many rounds can draw from, for `--rescore window`.
+
+        Called before `prepare`.
+        """
         return None
 
     def mu_path(self, rounds: int, accuracy: float, concentration: float) -> list[float] | None:
-        """Mu in each of so many rounds, this one first, if all had these values; None where there is none."""
+        """Mu in each of so many rounds, this one first, if all had these values; None where there is none.
+
+        Called before `prepare`.
+        """
         return None
 
 
@@ -226,7 +236,9 @@ def load(strategy: str) -> type[Selector]:
             sys.path.append(os.getcwd())  # a script of the same folder, as `python -m` would find it
         kind: Any = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise InputError(f"--strategy {strategy}: it cannot be imported ({error}).") from error
+        raise InputError(
+            f"--strategy {strategy}: it cannot be imported ({error}){_where_to_run(module, error)}."
+        ) from error
     is_selector = isinstance(kind, type) and issubclass(kind, Selector)
     names = set(dir(kind)) if isinstance(kind, type) else set[str]()
     if is_selector:
@@ -241,6 +253,15 @@ def load(strategy: str) -> type[Selector]:
         )
     made: type[Selector] = kind if is_selector else _with_hooks(kind, names)
     return made
+
+
+def _where_to_run(module: str, error: Exception) -> str:
+    """What to do where Python does not find a user's module itself; nothing where the fault lies in it."""
+    top, dot, _ = module.partition(".")
+    if not isinstance(error, ModuleNotFoundError) or error.name != top:
+        return ""
+    file = f"{top}/" if dot else f"{top}.py"
+    return f"; run it from the folder of {file}, or put that folder on PYTHONPATH"
 
 
 def _with_hooks(kind: Any, names: set[str]) -> type[Selector]:

@@ -12,6 +12,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gaincurate.core.options import ADVANCED, RESCORING, Option
 
+STRATEGIES = {
+    "uniform": "gaincurate.schedule.strategies.uniform:Uniform",
+    "file-order": "gaincurate.schedule.strategies.uniform:FileOrder",
+    "length": "gaincurate.schedule.strategies.gaussian:Length",
+    "gain-rl": "gaincurate.schedule.strategies.gaussian:GainRL",
+    "variance": "gaincurate.schedule.strategies.variance:Variance",
+    "dots": "gaincurate.schedule.strategies.dots:Dots",
+}
+"""The class of each strategy by its name, which the help of `--strategy` lists."""
+
 
 class RescoreConfig(BaseModel):
     """When a checkpoint scores prompts again, and how much of them."""
@@ -60,7 +70,7 @@ class ScheduleConfig(BaseModel):
     strategy: Annotated[
         str,
         Option(
-            "uniform, file-order, length, gain-rl, variance, dots, or module:Class for your own.",
+            f"{', '.join(STRATEGIES)}, or module:Class for your own.",
             metavar="NAME",
         ),
     ]

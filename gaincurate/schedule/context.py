@@ -45,8 +45,8 @@ class Context:
     reference_outcomes: Path | None = None
     """What a person gave with `--reference-outcomes`."""
     opening: bool = False
-    """The run is being opened. What takes long has to wait: raise `NotReadyError`, and `schedule next` or
-    `run` asks again."""
+    """The run is being opened, or its rounds are only forecast. What takes long has to wait: raise
+    `NotReadyError`, and `schedule next` or `run` asks again."""
 
     @property
     def scored(self) -> ScoredSet:

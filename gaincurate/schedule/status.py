@@ -10,7 +10,7 @@ import numpy as np
 from gaincurate.core.artifact import Json
 from gaincurate.core.outcomes import read_outcomes
 from gaincurate.core.process import fill
-from gaincurate.errors import OutcomeError
+from gaincurate.errors import NotReadyError, OutcomeError
 from gaincurate.schedule.base import Selector
 from gaincurate.schedule.calibration import difficulty_status
 from gaincurate.schedule.checkpoints import Finder
@@ -129,8 +129,9 @@ def forecast(run: Run, command: list[str], finder: Finder | None = None) -> Json
     scored, newest = run.scored, int(state["round"])
     left = [] if state.get("finished") else list(range(max(newest, 0), config.rounds))
     selector, order = selector_of(run, state), run.orders.find(state["order"])
-    mean_tokens = _mean_tokens(run, selector, order) if left else 0.0
+    mean_tokens = _mean_tokens(run, selector, order, newest + 1) if left else 0.0
     rounds: list[Json] = []
+    foreseen = selector.foresees
     for round_ in left:
         entry: Json = {"round": round_, "known": True, "rescoring": due(config, round_)}
         if round_ == newest:
@@ -138,8 +139,7 @@ def forecast(run: Run, command: list[str], finder: Finder | None = None) -> Json
             entry |= {"ids": plan["ids"], **plan["forecast"]}
             names = names_of(run, round_, checkpoint_before(run, round_, command, finder))
             entry["command"] = fill(command, names)
-        elif selector.foresees:
-            selector.prepare(Context(run, round_, state["order"], state["checkpoint"]))
+        elif foreseen := foreseen and _can_prepare(run, selector, round_):
             ranks = np.asarray(selector.draw(round_))
             table = scored.take(order.rows[ranks])
             tokens = int(table.column("gc_prompt_tokens").to_numpy().sum())
@@ -150,13 +150,30 @@ def forecast(run: Run, command: list[str], finder: Finder | None = None) -> Json
     return {"rounds": rounds, "mu": _paths(run, selector_of(run, state), state, left) if left else None}
 
 
-def _mean_tokens(run: Run, selector: Selector, order: Order) -> float:
+def _can_prepare(run: Run, selector: Selector, round_: int) -> bool:
+    """Have a selector prepare for a round that is only forecast; False where that has to wait."""
+    if selector.observes_references:  # to ask for them writes files
+        return False
+    state = run.state
+    try:
+        selector.prepare(Context(run, round_, state["order"], state["checkpoint"], opening=True))
+    except NotReadyError:
+        return False
+    return True
+
+
+def _mean_tokens(run: Run, selector: Selector, order: Order, round_: int) -> float:
     """Of a prompt as the strategy would draw it now; of any prompt where it does not say."""
     tokens = run.scored.column("gc_prompt_tokens").to_numpy()
-    log_weights = selector.log_weights(0, len(order))
+    says_nothing = type(selector).log_weights is Selector.log_weights
+    # One that foresees its rounds prepares for each of them in turn, not for this.
+    log_weights = None
+    if not (says_nothing or selector.foresees) and _can_prepare(run, selector, round_):
+        log_weights = selector.log_weights(0, len(order))
     if log_weights is None:
         return float(tokens.mean())
-    return float(np.average(tokens[order.rows], weights=np.exp(log_weights)))
+    weights = np.exp(log_weights - log_weights.max())  # only up to a constant, so exp alone may overflow
+    return float(np.average(tokens[order.rows], weights=weights))
 
 
 def _paths(run: Run, selector: Selector, state: Json, left: list[int]) -> Json | None:

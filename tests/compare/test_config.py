@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from gaincurate.compare.config import checked_comparison, read_comparison
+from gaincurate.compare.config import Arm, checked_comparison, read_comparison
 from gaincurate.errors import InputError
+from gaincurate.schedule import base
 
 LEAST: dict[str, Any] = {
     "scored": "scored",
@@ -24,6 +26,65 @@ def test_the_controls_are_always_there_and_can_be_set() -> None:
     own = {"name": "length", "strategy": "length", "ascending": False}
     found = checked_comparison(LEAST | {"arms": [own]})
     assert [(arm.name, arm.ascending) for arm in found.arms] == [("uniform", None), ("length", False)]
+
+
+class Silent(base.Selector):
+    """A strategy of a user's own that does not say what it reads."""
+
+    def draw(self, round_: int) -> Any:
+        return range(self.pool.budget)
+
+
+class Free(Silent):
+    """Says that it reads no score."""
+
+    reads_scores: ClassVar[bool] = False
+
+
+class FreeByAngle(Free):
+    """Says so too, and yet goes by one."""
+
+    by: ClassVar[str | None] = "gc_angle"
+    ordering: ClassVar[base.Ordering] = "any"
+
+
+class Duck:
+    """No subclass of `Selector`."""
+
+    Options, by, ascending, ordering, foresees = base.Options, None, True, "none", False
+    draw = observe = metrics = state_dict = load_state_dict = None
+    reads_scores = False
+
+
+@pytest.mark.parametrize(
+    ("strategy", "by", "charged"),
+    [
+        ("uniform", None, False),
+        ("file-order", None, False),
+        ("file-order", "level", False),
+        ("file-order", "gc_angle", True),
+        ("length", None, False),
+        ("length", "gc_prompt_tokens", False),
+        ("length", "gc_nll", True),
+        ("variance", None, False),
+        ("gain-rl", None, True),
+        ("gain-rl", "level", True),  # its mean follows the angles
+        ("dots", None, True),
+        ("mine:Silent", None, True),
+        ("mine:Silent", "level", False),
+        ("mine:Silent", "gc_angle", True),
+        ("mine:Free", None, False),
+        ("mine:Free", "gc_angle", True),
+        ("mine:FreeByAngle", None, True),
+        ("mine:FreeByAngle", "level", False),
+        ("mine:Duck", None, False),
+    ],
+)
+def test_an_arm_is_charged_a_scoring_pass_where_its_draws_go_by_scores(
+    monkeypatch: pytest.MonkeyPatch, strategy: str, by: str | None, charged: bool
+) -> None:
+    monkeypatch.setitem(sys.modules, "mine", sys.modules[__name__])
+    assert Arm(name="a", strategy=strategy, by=by).needs_scores is charged
 
 
 def test_marks_divide_the_budget() -> None:

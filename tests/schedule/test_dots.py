@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gaincurate.core.rng import log_softmin
 from gaincurate.difficulty.prompts import draw_references
 from gaincurate.errors import InputError
 from gaincurate.schedule import base
 from gaincurate.schedule.base import Pool
 from gaincurate.schedule.references import seed_of
-from gaincurate.schedule.strategies.dots import Dots, log_weights
+from gaincurate.schedule.strategies.dots import Dots
 from gaincurate.schedule.strategies.dots_options import DotsOptions
 
 
@@ -92,7 +93,7 @@ def test_equal_rates_are_equally_likely(temperature: float, where: float) -> Non
 )
 def test_cut_gaps_change_no_draw(rates: list[float], temperature: float, seed: int) -> None:
     distance = np.abs(np.array(rates) - 0.5)
-    found = log_weights(distance, temperature)
+    found = log_softmin(distance, temperature)
     assert np.isfinite(found).all()
     assert found.max() == 0
     for i, j in itertools.combinations(range(len(rates)), 2):

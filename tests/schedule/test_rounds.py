@@ -13,7 +13,7 @@ import runs
 import sets
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError, OutcomeError, OutputError
-from gaincurate.schedule.base import STRATEGIES
+from gaincurate.schedule.config import STRATEGIES
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
 

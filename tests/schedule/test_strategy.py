@@ -151,6 +151,36 @@ class Predicting(First):
         return {self.options.name: (rows / ROWS).tolist()[: self.options.values]}
 
 
+class Longest(First):
+    """The longest prompts first, by a column that it reads when it prepares."""
+
+    class Options(base.Options):
+        waits: bool = False
+
+    def prepare(self, context: Context) -> None:
+        if self.options.waits and context.opening:
+            raise NotReadyError("not while the run is opened.")
+        self.tokens = context.column("gc_prompt_tokens").to_numpy()
+
+    def log_weights(self, start: int, stop: int) -> Any:
+        return 1000.0 * self.tokens[start:stop]  # exp of it is infinite
+
+    def draw(self, round_: int) -> Any:
+        return np.argsort(-self.tokens, kind="stable")[: self.pool.budget]
+
+
+class Foreseeing(Longest):
+    """The same for all rounds."""
+
+    foresees: ClassVar[bool] = True
+
+
+class Referring(Longest):
+    """The same, where preparing would have references observed."""
+
+    observes_references: ClassVar[bool] = True
+
+
 class Particular(First):
     """Has its own rules of sizes and sets."""
 
@@ -190,10 +220,11 @@ def test_the_example_of_the_docs_runs_and_prefers_what_is_like_prompts_solved_ha
     embedded.make_set(tmp_path / "set", vectors())
     made = gaincurate(
         "schedule", "start", "set", "--run", "run", "--strategy", "neighbours:Neighbours", "--set", "nearest=2",
-        "--budget", 12, "--rounds", 2,
+        "--temperature", 0.05, "--budget", 12, "--rounds", 2,
     )  # fmt: skip
     assert made.exit_code == 0, made.stderr
     run = Run(tmp_path / "run")
+    assert run.config.options == {"nearest": 2, "temperature": 0.05}  # an option of dots' name is anyone's
     before = [row % 5 for row in plan_rows(run, 0)]
     assert set(before) == {0, 1, 2, 3, 4}  # at first every prompt is as likely as the others
     runs.report(run, lambda gc_id, sample: sample % 2 if int(gc_id[2:]) % 5 == 3 else 1, samples=4)
@@ -207,6 +238,11 @@ def test_the_example_of_the_docs_runs_and_prefers_what_is_like_prompts_solved_ha
     runs.report(run)
     assert gaincurate("schedule", "next", "run").exit_code == 0
     assert run.state["finished"]
+    cold = gaincurate(
+        "schedule", "start", "set", "--run", "cold", "--strategy", "neighbours:Neighbours", "--temperature", 0,
+        "--budget", 12, "--rounds", 2,
+    )  # fmt: skip
+    assert "strategy neighbours:Neighbours: temperature = 0.0: Input should be greater than 0." in cold.stderr
 
 
 def test_a_strategy_reads_the_set_by_row_and_nothing_before_it_asks(tmp_path: Path) -> None:
@@ -243,6 +279,38 @@ def test_it_prepares_each_draw_also_one_that_is_only_foreseen(tmp_path: Path) ->
     rounds = forecast(other, [])["rounds"]
     assert [context.round for context in Reader.contexts] == [0, 1, 2]
     assert rounds[1]["ids"] == rounds[2]["ids"] == other.ids(0)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "waits", "known", "longest"),
+    [
+        ("Longest", False, False, True),
+        ("Longest", True, False, False),
+        ("Foreseeing", False, True, True),
+        ("Foreseeing", True, False, False),
+        ("Referring", False, False, False),
+    ],
+)
+def test_a_forecast_goes_by_what_a_strategy_reads_unless_that_has_to_wait(
+    tmp_path: Path, strategy: str, waits: bool, known: bool, longest: bool
+) -> None:
+    sys.modules["mine"] = sys.modules[__name__]
+    runs.some_set(tmp_path / "set")
+    run = runs.begin(tmp_path, strategy=f"mine:{strategy}", budget=1, options={"waits": waits})
+    if waits:
+        assert run.state["round"] == -1
+        assert gaincurate("schedule", "next", run.folder).exit_code == 0
+    tokens = run.scored.column("gc_prompt_tokens").to_numpy()
+    assert (tokens == tokens.max()).sum() == 1  # so the longest is what it would draw
+    before = set(run.folder.rglob("*"))
+    shown = gaincurate("schedule", "run", run.folder, "--dry-run", "--json")
+    assert shown.exit_code == 0, shown.stderr
+    now, *later = json.loads(shown.stdout)["rounds"]
+    assert now["known"]
+    for entry in later:
+        assert entry["known"] == known
+        assert entry["prompt_tokens"] == (tokens.max() if longest else round(float(tokens.mean())))
+    assert set(run.folder.rglob("*")) == before
 
 
 def test_a_set_without_embeddings_is_refused_with_what_to_do(tmp_path: Path) -> None:
@@ -353,6 +421,36 @@ def test_what_a_strategy_has_no_part_for_is_refused(tmp_path: Path) -> None:
         advance(run, references=tmp_path / "set")
 
 
+def test_a_module_that_is_not_found_is_refused_with_where_to_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs.some_set(tmp_path / "set")
+    (tmp_path / "short_one.py").write_text(
+        "from gaincurate.schedule import base\n\n\nclass Short(base.Selector):\n"
+        "    def draw(self, round_):\n        return list(range(self.pool.budget))\n"
+    )
+    (tmp_path / "torn_one.py").write_text("import no_such_package_of_anyones\n")
+    (tmp_path / "elsewhere").mkdir()
+    start = ["schedule", "start", tmp_path / "set", "--budget", 8, "--rounds", 2, "--run", tmp_path / "run"]
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    assert gaincurate(*start, "--strategy", "short_one:Short").exit_code == 0
+    runs.report(Run(tmp_path / "run"))
+    torn = gaincurate(*start[:-1], tmp_path / "torn", "--strategy", "torn_one:Short")
+    assert "cannot be imported (No module named 'no_such_package_of_anyones').\n" in torn.stderr
+    monkeypatch.delitem(sys.modules, "short_one")
+    sys.path.remove(str(tmp_path))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    lost = gaincurate("schedule", "next", tmp_path / "run")
+    assert (lost.exit_code, lost.stdout) == (2, "")
+    hint = "run it from the folder of short_one.py, or put that folder on PYTHONPATH."
+    assert f"cannot be imported (No module named 'short_one'); {hint}" in lost.stderr
+    sys.path.append(str(tmp_path))  # as PYTHONPATH would
+    assert gaincurate("schedule", "next", tmp_path / "run").exit_code == 0
+    with pytest.raises(InputError, match=r"of no/, or put that folder on PYTHONPATH\.$"):
+        base.load("no.such:Thing")
+
+
 class Counted:
     """A class with some of the parts."""
 
@@ -360,9 +458,20 @@ class Counted:
     observe = metrics = None
 
 
-@pytest.mark.parametrize("weights", [np.zeros(9), np.full(10, np.nan), np.array([np.inf, *np.zeros(9)])])
-def test_weights_that_cannot_be_drawn_by_are_refused(weights: Any) -> None:
-    with pytest.raises(InputError, match=r"Pool\.draw needs 10 finite ones"):
+@pytest.mark.parametrize(
+    ("weights", "sentence"),
+    [
+        (
+            np.zeros(9),
+            "log weights of shape (9,); Pool.draw needs one for each of the 10 ranks, of shape (10,).",
+        ),
+        (np.zeros((10, 1)), "log weights of shape (10, 1); Pool.draw needs one for each of the 10 ranks"),
+        (np.full(10, np.nan), "10 of the 10 log weights are not finite (nan at rank 0)"),
+        (np.array([0] * 7 + [np.inf, -np.inf, 0]), "2 of the 10 log weights are not finite (inf at rank 7)"),
+    ],
+)
+def test_weights_that_cannot_be_drawn_by_are_refused(weights: Any, sentence: str) -> None:
+    with pytest.raises(InputError, match=re.escape(sentence)):
         base.Pool(10, 3, seed=0).draw(weights, 0)
 
 

@@ -13,16 +13,13 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from gaincurate.core.rng import REFERENCES, Floats, Ints, between, draw_within, keys_of
+from gaincurate.core.rng import REFERENCES, Floats, Ints, between, draw_within, keys_of, log_softmin
 from gaincurate.schedule import base
 from gaincurate.schedule.base import Json, Pool
 from gaincurate.schedule.context import Context
 from gaincurate.schedule.foresight import foresee
 from gaincurate.schedule.references import seed_of
 from gaincurate.schedule.strategies.dots_options import DotsOptions
-
-_EXACT = 2.0**20  # log weights up to here hold the noise to 1e-10
-_BRIDGE = 64.0  # Gumbel noise of 52 bits spans 41: over a wider gap it never reaches
 
 
 class Dots(base.Selector):
@@ -69,7 +66,7 @@ class Dots(base.Selector):
     def draw(self, round_: int) -> Ints:
         """`[budget]` distinct rows, none of them a reference."""
         pool, left_out = self.pool, self._references
-        weights = log_weights(self._distance(), self.options.temperature)
+        weights = log_softmin(self._distance(), self.options.temperature)
 
         def kind_of(start: int, stop: int) -> npt.NDArray[np.int8]:
             found = np.zeros(stop - start, np.int8)
@@ -104,19 +101,3 @@ class Dots(base.Selector):
         if self._drawn is None:
             return {}
         return {"predicted": self._drawn, "predicted_of_all": float(self._values.mean())}
-
-
-def log_weights(distance: Floats, temperature: float) -> Floats:
-    """-distance / temperature up to a constant, `[rows]`, so that equal distances stay equally likely.
-
-    A temperature next to nothing makes log weights beside which the draw's noise is lost in rounding. Then
-    gaps between neighbouring distances that are wider than any noise are cut, which changes no draw.
-    """
-    with np.errstate(over="ignore"):
-        found: Floats = -(distance - distance.min()) / temperature
-        if found.min() >= -_EXACT:
-            return found
-        levels, places = np.unique(distance, return_inverse=True)
-        gaps = np.minimum(np.diff(levels) / temperature, _BRIDGE)
-    below: Floats = -np.concatenate([[0.0], np.cumsum(gaps)])
-    return below[places]

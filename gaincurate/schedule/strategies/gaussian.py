@@ -148,3 +148,4 @@ class Length(GainRL):
 
     by: ClassVar[str | None] = "gc_question_tokens"
     ascending: ClassVar[bool] = True
+    reads_scores: ClassVar[bool] = False

@@ -26,6 +26,7 @@ class Uniform(base.Selector):
     """
 
     foresees: ClassVar[bool] = True
+    reads_scores: ClassVar[bool] = False
 
     def __init__(self, pool: Pool, options: base.Options) -> None:
         super().__init__(pool, options)

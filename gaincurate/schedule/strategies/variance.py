@@ -54,6 +54,7 @@ class Variance(base.Selector):
     """
 
     Options: ClassVar[type[base.Options]] = VarianceOptions
+    reads_scores: ClassVar[bool] = False
 
     def __init__(self, pool: Pool, options: VarianceOptions) -> None:
         super().__init__(pool, options)
