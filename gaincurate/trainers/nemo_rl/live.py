@@ -42,7 +42,7 @@ def report(metadata: Sequence[Json | None], rewards: Any, terminateds: Any = Non
     Raises:
         StorageError: the file system refused.
     """
-    ended = [True] * len(metadata) if terminateds is None else [bool(one) for one in terminateds]
+    ended = [True] * len(metadata) if terminateds is None else [bool(flag) for flag in terminateds]
     lines: dict[str, list[Json]] = {}
     for info, reward, end in zip(metadata, rewards, ended, strict=True):
         if info and ID in info and end:
@@ -53,8 +53,8 @@ def report(metadata: Sequence[Json | None], rewards: Any, terminateds: Any = Non
                 "step": info[STEP],
             }
             lines.setdefault(info[RUN], []).append(line)
-    for run, found in lines.items():
-        followed(run).report(found)
+    for run, reported in lines.items():
+        followed(run).report(reported)
 
 
 RUN_VARIABLE, CHECKPOINTS, DATA = "GAINCURATE_RUN", "GAINCURATE_CHECKPOINTS", "GAINCURATE_DATA"
@@ -119,7 +119,7 @@ class RunBatches:
         live = open_run(self.run, f"the environment variable {RUN_VARIABLE}", "NeMo-RL")
         self.run = str(live.run.folder.resolve())  # environments may run elsewhere
         for loader in dataloaders.values():
-            loader.state_dict = lambda own=loader.state_dict: {**own(), PLACE: live.save(self.step)}
+            loader.state_dict = lambda state_of=loader.state_dict: {**state_of(), PLACE: live.save(self.step)}
         steps = [path for path in Path(self.checkpoints).glob("step_*") if path.name[5:].isdigit()]
         if not steps:
             live.begin_anew()
