@@ -55,7 +55,7 @@ def place_beside(checkpoint: str | Path) -> Json:
     return read_json(path)
 
 
-class Live(AbstractContextManager["Live"]):
+class RunSession(AbstractContextManager["RunSession"]):
     """A run that one trainer follows; within a `with`, or between `open` and `close`, no other may.
 
     `position` is how many prompts of the round were handed out by `take`. `checkpoint` is the newest one
@@ -85,7 +85,7 @@ class Live(AbstractContextManager["Live"]):
         self._held = ExitStack()
         self._since = time.monotonic()
 
-    def __enter__(self) -> Live:
+    def __enter__(self) -> RunSession:
         self.open()
         return self
 
@@ -306,11 +306,13 @@ class Live(AbstractContextManager["Live"]):
         return {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
 
 
-_FOLLOWED: dict[Path, tuple[tuple[int, int], Live]] = {}
+Live = RunSession
+"""Its name in earlier versions."""
+_FOLLOWED: dict[Path, tuple[tuple[int, int], RunSession]] = {}
 
 
-def followed(run: str | Path, note: Note = silent, *, checkpoints: bool = False) -> Live:
-    """The `Live` of a run in this process, for parts of a trainer that cannot hand it to each other."""
+def followed(run: str | Path, note: Note = silent, *, checkpoints: bool = False) -> RunSession:
+    """The `RunSession` of a run in this process, for parts of a trainer that cannot hand it to each other."""
     path = Path(run).resolve()
     birth = _birth(path)
     entry = _FOLLOWED.get(path)
@@ -318,7 +320,7 @@ def followed(run: str | Path, note: Note = silent, *, checkpoints: bool = False)
         return entry[1]
     if entry is not None:  # another run was started in its place
         entry[1].close()
-    _FOLLOWED[path] = (birth, Live(path, note, checkpoints=checkpoints))
+    _FOLLOWED[path] = (birth, RunSession(path, note, checkpoints=checkpoints))
     return _FOLLOWED[path][1]
 
 
@@ -345,7 +347,7 @@ def not_installed(trainer: str, version: str, error: ImportError) -> InputError:
     )
 
 
-def open_run(run: Any, where: str, trainer: str) -> Live:
+def open_run(run: Any, where: str, trainer: str) -> RunSession:
     """The run that a trainer is to follow, with the others kept out.
 
     Args:
@@ -360,7 +362,7 @@ def open_run(run: Any, where: str, trainer: str) -> Live:
     """
     if not run:
         raise InputError(f"which run to follow was not said: give its folder by {where}.")
-    live = Live(str(run))
+    live = RunSession(str(run))
     if live.run.config.rescore.what != "off":
         raise InputError(
             f"{live.run.folder} scores again at checkpoints "
@@ -371,7 +373,7 @@ def open_run(run: Any, where: str, trainer: str) -> Live:
     return live
 
 
-def check_batch(live: Live, count: int, option: str) -> None:
+def check_batch(live: RunSession, count: int, option: str) -> None:
     """See that no batch lies in two rounds.
 
     Raises:
@@ -441,7 +443,7 @@ def place_of(row: Mapping[str, Any], places: Mapping[str, Any], where: str) -> A
     return places[row[ID]]
 
 
-def next_round(live: Live, advice: str) -> bool:
+def next_round(live: RunSession, advice: str) -> bool:
     """`turn`, and where outcomes are missing what would have helped.
 
     Args:

@@ -16,7 +16,7 @@ from gaincurate.core.schema import ID
 from gaincurate.errors import InputError, OutputError
 from gaincurate.trainers.session import (
     ROUND,
-    Live,
+    RunSession,
     followed,
     ids_in,
     next_round,
@@ -75,7 +75,7 @@ class RunBatches:
 
     def __init__(self, run: str | None, checkpoints: str | None, data: str | None = None) -> None:
         self.run, self.checkpoints, self.data = run, checkpoints, data
-        self.live: Live | None = None
+        self.live: RunSession | None = None
         self.step = 0
         self.places: dict[str, tuple[str, int]] = {}
 
@@ -108,7 +108,7 @@ class RunBatches:
         carried = {ID: row[ID], ROUND: row[ROUND], STEP: self.step, RUN: self.run}
         return {**item, "extra_env_info": {**(item["extra_env_info"] or {}), **carried}}
 
-    def _begin(self, dataloaders: Mapping[str, Any]) -> Live:
+    def _begin(self, dataloaders: Mapping[str, Any]) -> RunSession:
         if not self.checkpoints:
             raise InputError(
                 f"set {CHECKPOINTS} to checkpointing.checkpoint_dir: a resume reads its place there."
@@ -128,7 +128,7 @@ class RunBatches:
         self._go_on(live, newest / f"train_dataloader_{next(iter(dataloaders))}.pt")
         return live
 
-    def _go_on(self, live: Live, path: Path) -> None:
+    def _go_on(self, live: RunSession, path: Path) -> None:
         import torch
 
         saved = torch.load(path) if path.exists() else {}

@@ -14,7 +14,7 @@ from typing import Any
 from gaincurate.core.artifact import Json
 from gaincurate.core.prompts import read_rows
 from gaincurate.core.schema import ID
-from gaincurate.trainers.session import ROUND, Live, followed, next_round, not_installed, open_run
+from gaincurate.trainers.session import ROUND, RunSession, followed, next_round, not_installed, open_run
 
 try:
     import verifiers.v1 as vf
@@ -105,5 +105,5 @@ class RunTaskset:
                 yield self.task_of(rows[position], {"idx": place, **where})
 
 
-def _rows(live: Live, round_: int) -> list[Json]:
+def _rows(live: RunSession, round_: int) -> list[Json]:
     return list(read_rows(live.run.data(round_)).to_pylist())
