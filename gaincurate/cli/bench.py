@@ -1,4 +1,7 @@
-"""`gaincurate bench`: measures this machine against its limits and against the naive way."""
+"""`gaincurate bench`: measures this machine against its limits and against the naive way.
+
+The angle code is checked before it is timed: a fast wrong answer is no result.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,6 @@ app = typer.Typer(
 
 _SHAPES = {"cuda": [(65536, 3584), (262144, 896)], "cpu": [(8192, 896)]}
 
-
 _Csv = Annotated[Path | None, Option("Also write the figures here.", names=("--csv",))]
 _Json = Annotated[bool, Option("Print the figures as JSON.", names=("--json",))]
 _Device = Annotated[str, Option("auto, cpu, cuda or cuda:N.", MACHINE, metavar="NAME")]
@@ -56,8 +58,8 @@ def kernel(
         if (tokens is None) != (hidden is None):
             raise InputError("--tokens and --hidden go together: both, or neither for this device's default.")
         shapes = [(tokens, hidden)] if tokens is not None and hidden is not None else None
-        found = _kernel(shapes, sample, dtype, device, csv_file)
-        _give(found, csv_file, as_json, _print)
+        document = _kernel(shapes, sample, dtype, device, csv_file)
+        _give(document, csv_file, as_json, _print)
 
 
 def _kernel(
@@ -100,23 +102,23 @@ def _kernel(
 
 
 def _give(
-    found: dict[str, Any], csv_file: Path | None, as_json: bool, show: Callable[[dict[str, Any]], None]
+    document: dict[str, Any], csv_file: Path | None, as_json: bool, show: Callable[[dict[str, Any]], None]
 ) -> None:
     try:
         if as_json:
-            output.as_json(found)
+            output.as_json(document)
         else:
-            show(found)
+            show(document)
     finally:  # whatever one place did not take, the other gets
         if csv_file is not None:
-            _write_csv(csv_file, found)
+            _write_csv(csv_file, document)
 
 
-def _print(found: dict[str, Any]) -> None:
-    facts = {k: v for k, v in found.items() if k not in ("measurements", "copy_gigabytes_per_second")}
+def _print(document: dict[str, Any]) -> None:
+    facts = {k: v for k, v in document.items() if k not in ("measurements", "copy_gigabytes_per_second")}
     output.text(", ".join(f"{key} {value}" for key, value in facts.items()))
-    output.text(f"copy bandwidth: {found['copy_gigabytes_per_second']:,.1f} GB/s, read and written")
-    rows = found["measurements"]
+    output.text(f"copy bandwidth: {document['copy_gigabytes_per_second']:,.1f} GB/s, read and written")
+    rows = document["measurements"]
     shapes = list(dict.fromkeys((row["tokens"], row["hidden"], row["sample"], row["dtype"]) for row in rows))
     for shape in shapes:
         here = [r for r in rows if (r["tokens"], r["hidden"], r["sample"], r["dtype"]) == shape]
@@ -159,8 +161,8 @@ def score(
     Example: gaincurate bench score --model demo
     """
     with output.reporting():
-        found = _score(config, model, rows, prefix, passes, one_by_one, workers, csv_file)
-        _give(found, csv_file, as_json, _print_rates)
+        document = _score(config, model, rows, prefix, passes, one_by_one, workers, csv_file)
+        _give(document, csv_file, as_json, _print_rates)
 
 
 def _score(
@@ -207,7 +209,7 @@ def _score(
             each = max(1, torch.get_num_threads() // workers)
             crew = Crew(model, machine.dtype, workers, each, prompts, machine.batch_tokens)
             stack.enter_context(crew)
-        found = measure(
+        rates = measure(
             load(machine.dtype),
             prompts,
             budget=machine.batch_tokens,
@@ -225,14 +227,14 @@ def _score(
         "rows": rows,
         "prefix_tokens": prefix,
         "batch_tokens": machine.batch_tokens,
-        "measurements": [asdict(rate) for rate in found],
+        "measurements": [asdict(rate) for rate in rates],
     }
 
 
-def _print_rates(found: dict[str, Any]) -> None:
-    output.text(", ".join(f"{key} {value}" for key, value in found.items() if key != "measurements"))
+def _print_rates(document: dict[str, Any]) -> None:
+    output.text(", ".join(f"{key} {value}" for key, value in document.items() if key != "measurements"))
     output.text()
-    rows = found["measurements"]
+    rows = document["measurements"]
 
     def share(value: float | None) -> str:
         return "" if value is None else f"{100 * value:.1f} %"
@@ -253,17 +255,17 @@ def _print_rates(found: dict[str, Any]) -> None:
         ["", "rows/s", "tokens/s", "times as fast", "of GEMM speed", "of the fastest", "in angle code"],
     )
     ours, speeds = rows[-1], {row["method"]: row["rows_per_second"] for row in rows}
-    said = (
+    sentence = (
         f"{ours['method']}: {ours['times_one_by_one']:.1f} times as many rows a second as a plain forward of "
         "one prompt after the other"
     )
     if "one prompt at a time, float32" in speeds:
         times = ours["rows_per_second"] / speeds["one prompt at a time, float32"]
-        said += f", {times:.1f} times as many as that in float32"
+        sentence += f", {times:.1f} times as many as that in float32"
     if ours["share_of_gemm"]:
-        said += f", at {share(ours['share_of_gemm'])} of the speed of the matrix products"
+        sentence += f", at {share(ours['share_of_gemm'])} of the speed of the matrix products"
     output.text()
-    output.text(f"{said}.")
+    output.text(f"{sentence}.")
 
 
 def _make_sure_of(path: Path | None) -> None:
@@ -278,9 +280,9 @@ def _make_sure_of(path: Path | None) -> None:
             path.unlink()
 
 
-def _write_csv(path: Path, found: dict[str, Any]) -> None:
-    facts = {key: value for key, value in found.items() if key != "measurements"}
-    rows = [{**facts, **row} for row in found["measurements"]]
+def _write_csv(path: Path, document: dict[str, Any]) -> None:
+    facts = {key: value for key, value in document.items() if key != "measurements"}
+    rows = [{**facts, **row} for row in document["measurements"]]
     with _writing(path), path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()

@@ -1,4 +1,7 @@
-"""What a comparison shows in the terminal: takes the document, prints it. Knows nothing of files."""
+"""`gaincurate compare`: trains arms side by side, then shows what differs.
+
+The terminal, `--json` and the page show the same document, so none can say more than another.
+"""
 
 from __future__ import annotations
 
@@ -12,43 +15,46 @@ from gaincurate.cli.options import configured
 from gaincurate.cli.report import missing_for_pages, need_a_place_for_the_page
 from gaincurate.core.options import Option
 
+PAGE, DOCUMENT = "report.html", "results.json"
+
 Json = dict[str, Any]
 
 
-def print_comparison(found: Json) -> None:
-    """What can be said first; what it rests on below."""
-    setting = found["setting"]
-    output.say(found["headline"])
-    for note in found["notes"]:
+def print_comparison(comparison: Json) -> None:
+    """Print what can be said first, and what it rests on below."""
+    setting = comparison["setting"]
+    output.say(comparison["headline"])
+    for note in comparison["notes"]:
         output.say(f"NOTE: {note}")
     output.text()
     output.say(
         f"{output.counted(setting['budget_tokens'], 'generated token')} for each of "
-        f"{output.counted(len(found['arms']), 'arm')} and {output.counted(setting['seeds_count'], 'seed')}; "
+        f"{output.counted(len(comparison['arms']), 'arm')} and "
+        f"{output.counted(setting['seeds_count'], 'seed')}; "
         f"{output.counted(setting['prompts'], 'held-out prompt')}, "
         f"{output.counted(setting['samples'], 'answer')} each; "
-        f"{found['arms'][0]['curve'][0]['accuracy']:.3f} of them right at the start"
+        f"{comparison['arms'][0]['curve'][0]['accuracy']:.3f} of them right at the start"
     )
-    _verdicts(found)
+    _verdicts(comparison)
     output.text()
-    _gave(found)
+    _training(comparison)
     output.text()
-    _cost(found)
+    _cost(comparison)
     output.text()
-    for arm in found["arms"]:
+    for arm in comparison["arms"]:
         output.say(arm["sentence"], "  ")
-    if found["against_length"]:
-        output.say(found["against_length"], "  ")
+    if comparison["against_length"]:
+        output.say(comparison["against_length"], "  ")
 
 
-def _verdicts(found: Json) -> None:
+def _verdicts(comparison: Json) -> None:
     from gaincurate.compare.verdict_text import reached_at
 
-    baseline, second = found["setting"]["baseline"], found["setting"]["second"]
+    baseline, second = comparison["setting"]["baseline"], comparison["setting"]["second"]
     head = ["arm", "right", f"less {baseline}", "95 % together", "verdict", f"less {second}", "verdict"]
     head.append(f"at {baseline}'s end after")
     rows = []
-    for arm in sorted(found["arms"], key=lambda arm: -float(arm["accuracy"]["value"])):
+    for arm in sorted(comparison["arms"], key=lambda arm: -float(arm["accuracy"]["value"])):
         against, length = arm["difference"] or {}, arm["against_length"] or {}
         rows.append(
             [
@@ -59,7 +65,7 @@ def _verdicts(found: Json) -> None:
                 against.get("answer", "the baseline"),
                 output.number(length.get("value"), "+.3f"),
                 length.get("answer", ""),
-                reached_at(found, arm),
+                reached_at(comparison, arm),
             ]
         )
     output.table(rows, head)
@@ -69,8 +75,8 @@ def _span(ends: list[float] | None) -> str:
     return "-" if ends is None else f"{ends[0]:+.3f} to {ends[1]:+.3f}"
 
 
-def _gave(found: Json) -> None:
-    most = max(found["arms"][0]["pass_at"], key=int)
+def _training(comparison: Json) -> None:
+    most = max(comparison["arms"][0]["pass_at"], key=int)
     head = ["arm", f"pass@{most}", "answer tokens", "0<p<1", "reward", "replayed"]
     head += ["gradient~angle", "given time"]
     rows = [
@@ -84,12 +90,12 @@ def _gave(found: Json) -> None:
             output.number(arm["gradient"]["spearman"], "+.2f"),
             output.number(arm["gradient"]["given_step"], "+.2f"),
         ]
-        for arm in found["arms"]
+        for arm in comparison["arms"]
     ]
     output.table(rows, head)
 
 
-def _cost(found: Json) -> None:
+def _cost(comparison: Json) -> None:
     names = ("training", "references", "scoring", "rescoring", "tokens")
     head = ["arm", "tokens of training", "references", "scoring", "re-scoring", "all", "steps", "seconds"]
     rows = [
@@ -99,12 +105,9 @@ def _cost(found: Json) -> None:
             f"{arm['cost']['step']:,.0f}",
             f"{arm['cost']['seconds']:,.0f}",
         ]
-        for arm in found["arms"]
+        for arm in comparison["arms"]
     ]
     output.table(rows, head)
-
-
-PAGE, DOCUMENT = "report.html", "results.json"
 
 
 @configured()
@@ -148,14 +151,12 @@ def compare(
         if page is not None:
             need_a_place_for_the_page(page, "--html")
         _train(config, out, workers)
-        found = _document(out)
-        _write_page(found, page, out)
+        comparison = _document(out)
+        _write_page(comparison, page, out)
         if as_json:
-            output.as_json(found)
+            output.as_json(comparison)
         else:
-            from gaincurate.cli.compare import print_comparison
-
-            print_comparison(found)
+            print_comparison(comparison)
 
 
 def _train(config: Path, out: Path, workers: int) -> None:
@@ -174,13 +175,13 @@ def _document(out: Path) -> dict[str, Any]:
     from gaincurate.compare.results import read_results
     from gaincurate.core.files import write_json
 
-    found = document(read_results(out))
-    write_json(out / DOCUMENT, found)
+    comparison = document(read_results(out))
+    write_json(out / DOCUMENT, comparison)
     output.note(f"{out / DOCUMENT}: all measures")
-    return found
+    return comparison
 
 
-def _write_page(found: dict[str, Any], asked: Path | None, out: Path) -> None:
+def _write_page(comparison: dict[str, Any], asked: Path | None, out: Path) -> None:
     if asked is None and (missing := missing_for_pages()):
         output.note(f"no page: it needs {' and '.join(missing)}, `pip install 'gaincurate[report]'`")
         return
@@ -188,5 +189,5 @@ def _write_page(found: dict[str, Any], asked: Path | None, out: Path) -> None:
     from gaincurate.core.files import write_atomic
 
     path = asked or out / PAGE
-    write_atomic(path, to_html(found).encode())
+    write_atomic(path, to_html(comparison).encode())
     output.note(f"{path}: written; open it in a browser.")

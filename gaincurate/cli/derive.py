@@ -1,4 +1,7 @@
-"""`gaincurate derive`: variants of a score that length does not explain, as columns to order by."""
+"""`gaincurate derive`: variants of a score that length does not explain, as columns to order by.
+
+They are written beside the set, whose own files never change.
+"""
 
 from __future__ import annotations
 
@@ -42,15 +45,15 @@ def derive(
         from gaincurate.core.scored_set import open_scores
         from gaincurate.report.length_free import derive as make
 
-        found = make(
+        column = make(
             open_scores(folder), signal, length_free, length=length, bins=bins, name=name, overwrite=overwrite
         )
         if as_json:
-            output.as_json(asdict(found))
+            output.as_json(asdict(column))
             return
-        done = "is there already, made in this way" if found.kept else "written"
-        of, verb = output.counted(found.rows, "row"), "has" if found.values == 1 else "have"
-        output.text(f"{folder}: {found.name} {done}, {found.values:,} of {of} {verb} a value")
-        before, after = (output.number(rho, "+.3f") for rho in (found.before, found.after))
-        output.text(f"  Spearman with {length}: {signal} {before}, {found.name} {after}")
-        output.text(f"  next: --by {found.name}, with `gaincurate schedule start` or `gaincurate export`")
+        done = "is there already, made in this way" if column.kept else "written"
+        of, verb = output.counted(column.rows, "row"), "has" if column.values == 1 else "have"
+        output.text(f"{folder}: {column.name} {done}, {column.values:,} of {of} {verb} a value")
+        before, after = (output.number(rho, "+.3f") for rho in (column.before, column.after))
+        output.text(f"  Spearman with {length}: {signal} {before}, {column.name} {after}")
+        output.text(f"  next: --by {column.name}, with `gaincurate schedule start` or `gaincurate export`")

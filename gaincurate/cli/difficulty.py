@@ -77,17 +77,17 @@ def verify(
         answer = find_answer(rows, config.answer_column, needed=True)
         assert answer is not None
         with ProgressView() as view, VerifierPool(judge) as pool:
-            found = check_gold(rows, parts(range(len(rows)), 1024), answer, judge, pool, view)
+            broken_answers = check_gold(rows, parts(range(len(rows)), 1024), answer, judge, pool, view)
         if broken is not None:
-            write_atomic(broken, broken_lines(found))
+            write_atomic(broken, broken_lines(broken_answers))
         if as_json:
-            output.as_json({"rows": len(rows), "answer_column": answer, "broken": found})
+            output.as_json({"rows": len(rows), "answer_column": answer, "broken": broken_answers})
         else:
-            of, verb = output.counted(len(rows), "gold answer"), "is" if len(found) == 1 else "are"
-            output.text(f"{scored}: {len(found):,} of {of} ({answer!r}) {verb} broken")
-            for gc_id, reason in list(found.items())[:10]:
+            of, verb = output.counted(len(rows), "gold answer"), "is" if len(broken_answers) == 1 else "are"
+            output.text(f"{scored}: {len(broken_answers):,} of {of} ({answer!r}) {verb} broken")
+            for gc_id, reason in list(broken_answers.items())[:10]:
                 output.text(f"  {gc_id}: {reason}")
-        if found:
+        if broken_answers:
             raise typer.Exit(2)
 
 
@@ -121,10 +121,11 @@ def _print(summary: RolloutSummary) -> None:
         for reason, count in summary.reasons.items():
             output.text(f"    {output.counted(count, 'time')}: {reason}")
     if summary.other_lengths:
-        prompts, one = output.counted(summary.other_lengths, "prompt"), summary.other_lengths == 1
+        prompts, single = output.counted(summary.other_lengths, "prompt"), summary.other_lengths == 1
         output.note(
-            f"warning: {prompts} {'has' if one else 'have'} another number of tokens than when "
-            f"{'it was' if one else 'they were'} scored: the chat template or the tokenizer is not the same"
+            f"warning: {prompts} {'has' if single else 'have'} another number of tokens than when "
+            f"{'it was' if single else 'they were'} scored: the chat template or the tokenizer is not the "
+            "same"
         )
     if not summary.rollouts:
         output.note("warning: there is no rollout in the set")

@@ -1,4 +1,8 @@
-"""`gaincurate difficulty fit` and `predict`: from observed pass rates to a failure rate for every prompt."""
+"""`gaincurate difficulty fit` and `predict`: from observed pass rates to a failure rate for every prompt.
+
+Of a file with several rounds the newest is taken, and a file of several models is refused: a prediction
+is for one policy.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +45,7 @@ def fit(config: FitConfig, as_json: _Json = False) -> None:
         rates = [policy for path in config.outcomes for policy in _read(path, config.reward_range)]
         options = {"towers": config.towers, "scale": config.scale, "spread": config.spread}
         out = config.out
-        report = fit_on(config.scored, rates, out, config.recipe, options, _told)
+        report = fit_on(config.scored, rates, out, config.recipe, options, _print_epoch)
         if as_json:
             output.as_json({**asdict(report), "out": str(out)})
             return
@@ -83,7 +87,7 @@ def predict(config: PredictConfig, as_json: _Json = False) -> None:
 
             fitted = load_adapter(adapter)
         rates, opened = _one_policy(config.outcomes, config.reward_range), open_scores(config.scored)
-        found = compute(
+        prediction = compute(
             opened,
             rates,
             method or "adapter",
@@ -93,20 +97,25 @@ def predict(config: PredictConfig, as_json: _Json = False) -> None:
             seed=config.seed,
             target=config.target,
         )
-        write(opened, found, config.out)
+        write(opened, prediction, config.out)
         if as_json:
-            qualities = {"on_references": found.on_references, "on_others": found.on_others}
-            shown = {name: None if one is None else asdict(one) for name, one in qualities.items()}
-            output.as_json({"rows": len(found.ids), "observed": found.observed, **shown, "how": found.how})
+            qualities = {"on_references": prediction.on_references, "on_others": prediction.on_others}
+            shown = {
+                name: None if figures is None else asdict(figures) for name, figures in qualities.items()
+            }
+            output.as_json(
+                {"rows": len(prediction.ids), "observed": prediction.observed, **shown, "how": prediction.how}
+            )
             return
         output.text(
             f"{config.out or config.scored}: {COLUMNS[config.target]} written, {_WHAT[config.target]} of "
-            f"{output.counted(len(found.ids), 'row')}; "
-            f"{found.observed:,} as observed ({rates.name}), the others predicted by {method or 'adapter'}"
+            f"{output.counted(len(prediction.ids), 'row')}; "
+            f"{prediction.observed:,} as observed ({rates.name}), the others predicted by "
+            f"{method or 'adapter'}"
         )
-        _print(found.on_references, "references, each from the others")
-        if found.on_others is not None:
-            _print(found.on_others, "observed prompts that are no references")
+        _print(prediction.on_references, "references, each from the others")
+        if prediction.on_others is not None:
+            _print(prediction.on_others, "observed prompts that are no references")
 
 
 def _need_torch(what: str) -> None:
@@ -114,7 +123,7 @@ def _need_torch(what: str) -> None:
         raise InputError(f"{what} needs torch: `pip install 'gaincurate[score]'`.")
 
 
-def _told(epoch: int, epochs: int, loss: float) -> None:
+def _print_epoch(epoch: int, epochs: int, loss: float) -> None:
     output.note(f"epoch {epoch} of {epochs}: cross-entropy {loss:.4f}")
 
 
@@ -125,10 +134,10 @@ def _rules(value: Any) -> Rules | None:
         return None
     text = ",".join(map(str, value)) if isinstance(value, list) else value
     number = r"(-?\d+(?:\.\d+)?)"
-    found = re.fullmatch(rf"{number},{number}", str(text))
-    if not found or not float(found[1]) < float(found[2]):
+    match = re.fullmatch(rf"{number},{number}", str(text))
+    if not match or not float(match[1]) < float(match[2]):
         raise InputError(f"--reward-range {text}: expected LO,HI with LO below HI, such as 0,1.")
-    return Rules(float(found[1]), float(found[2]))
+    return Rules(float(match[1]), float(match[2]))
 
 
 def _read(path: Path, reward_range: Any) -> list[PassRates]:
@@ -143,16 +152,19 @@ def _one_policy(paths: Sequence[Path], reward_range: Any) -> PassRates:
 
     newest = []
     for path in paths:
-        found = _read(path, reward_range)
-        if len(found) > 1 and found[-1].round is None:
+        policies = _read(path, reward_range)
+        if len(policies) > 1 and policies[-1].round is None:
+            names = ", ".join(policy.name for policy in policies[:3])
             raise InputError(
-                f"--outcomes {path} has {len(found)} models ({', '.join(one.name for one in found[:3])}, "
-                "...); a prediction is for one: give a file with that one's rows alone.",
+                f"--outcomes {path} has {len(policies)} models ({names}, ...); a prediction is for one: "
+                "give a file with that one's rows alone.",
                 path=str(path),
             )
-        if len(found) > 1:
-            output.note(f"{path}: round {found[-1].round} is the newest of {len(found)} and the one taken")
-        newest.append(found[-1])
+        if len(policies) > 1:
+            output.note(
+                f"{path}: round {policies[-1].round} is the newest of {len(policies)} and the one taken"
+            )
+        newest.append(policies[-1])
     return newest[0] if len(newest) == 1 else pooled(newest)
 
 
@@ -168,28 +180,31 @@ def _policies(report: FitReport) -> None:
     lines = []
     for policy in report.policies:
         cells = ["-"] * 4
-        if found := policy.held_out:
-            figures = [_figure(found.pearson), _figure(found.brier), _figure(found.ceiling)]
-            cells = [f"{found.count:,}", *figures]
+        if held_out := policy.held_out:
+            figures = [_figure(held_out.pearson), _figure(held_out.brier), _figure(held_out.ceiling)]
+            cells = [f"{held_out.count:,}", *figures]
         lines.append([policy.name, f"{policy.trained:,}", *cells])
     head = ["policy", "trained on", "held out", "Pearson (95 %)", "Brier (95 %)", "noise ceiling (95 %)"]
     output.table(lines, head)
 
 
-def _print(found: Quality, what: str) -> None:
+def _print(figures: Quality, what: str) -> None:
     """Figures with 95 % intervals, and the reliability table."""
-    output.text(f"on {found.count:,} {what}:")
+    output.text(f"on {figures.count:,} {what}:")
     rows: list[list[str]] = [
-        ["Pearson", _figure(found.pearson)],
-        ["Spearman", _figure(found.spearman)],
-        ["Brier (the mean alone: " + output.number(found.brier_of_mean, ".4f") + ")", _figure(found.brier)],
-        ["noise ceiling of Pearson", _figure(found.ceiling)],
+        ["Pearson", _figure(figures.pearson)],
+        ["Spearman", _figure(figures.spearman)],
+        [
+            "Brier (the mean alone: " + output.number(figures.brier_of_mean, ".4f") + ")",
+            _figure(figures.brier),
+        ],
+        ["noise ceiling of Pearson", _figure(figures.ceiling)],
     ]
     output.table(rows, ["figure", "value (95 % interval)"])
-    if found.ceiling.value is None:
+    if figures.ceiling.value is None:
         output.text("  no ceiling: it needs two rollouts a prompt or more, and how many they were")
     bins: list[list[Any]] = [
         [f"{b.low:.4g} to {b.high:.4g}", f"{b.count:,}", f"{b.predicted:.3f}", f"{b.observed:.3f}"]
-        for b in found.reliability
+        for b in figures.reliability
     ]
     output.table(bins, ["predicted", "prompts", "mean predicted", "mean observed"])

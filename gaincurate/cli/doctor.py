@@ -1,6 +1,7 @@
 """`gaincurate doctor`: is everything there, and does the angle code compute what it should here?
 
-With a trainer: would its settings break a schedule?
+With a trainer: would its settings break a schedule? One call asks one of the two questions, so
+that its exit code has one meaning.
 """
 
 from __future__ import annotations
@@ -112,12 +113,12 @@ def doctor(
             return
         if config or mode is not None or run is not None:
             raise InputError("--config, --mode and --run need --trainer.")
-        found = examine(extra)
+        facts = examine(extra)
         if as_json:
-            output.as_json(found)
+            output.as_json(facts)
         else:
-            _print(found)
-    if not found["ok"]:
+            _print(facts)
+    if not facts["ok"]:
         raise typer.Exit(1)
 
 
@@ -187,7 +188,7 @@ def examine(extra: str | None = None) -> dict[str, Any]:
     for name, _, part in _PACKAGES:
         if versions[name] is None and part in get_args(_Extra):
             missing.setdefault(part, []).append(name)
-    found: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "gaincurate": gaincurate.__version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -199,36 +200,36 @@ def examine(extra: str | None = None) -> dict[str, Any]:
     if extra is not None:
         absent = missing.get(extra, [])
         detail = f"{', '.join(absent)} missing: `{_install(extra)}`" if absent else "all there"
-        found["checks"] = [{"device": None, "check": f"for {extra}", "ok": not absent, "detail": detail}]
+        facts["checks"] = [{"device": None, "check": f"for {extra}", "ok": not absent, "detail": detail}]
     if versions["torch"] is not None:
         from gaincurate_kernels import selftest, triton_version
 
-        found["packages"]["triton"] = triton_version()
-        found["devices"] = selftest.devices()
-        for device in found["devices"]:
+        facts["packages"]["triton"] = triton_version()
+        facts["devices"] = selftest.devices()
+        for device in facts["devices"]:
             for backend in selftest.backends(device["device"]):
                 for check in selftest.run(device["device"], backend):
-                    found["checks"].append({"device": device["device"], **asdict(check)})
-    found["ok"] = all(check["ok"] for check in found["checks"])
-    return found
+                    facts["checks"].append({"device": device["device"], **asdict(check)})
+    facts["ok"] = all(check["ok"] for check in facts["checks"])
+    return facts
 
 
 def _install(extra: str) -> str:
     return f"pip install 'gaincurate[{extra}]'"
 
 
-def _print(found: dict[str, Any]) -> None:
-    output.text(f"gaincurate {found['gaincurate']}, Python {found['python']}, {found['system']}")
+def _print(facts: dict[str, Any]) -> None:
+    output.text(f"gaincurate {facts['gaincurate']}, Python {facts['python']}, {facts['system']}")
     for name, _, part in _PACKAGES:
-        version = found["packages"][name]
+        version = facts["packages"][name]
         output.text(f"  {name:<17} {version or 'not installed':<16} {part}")
-    for extra, names in found["missing"].items():
+    for extra, names in facts["missing"].items():
         output.text(f"  {extra}: {', '.join(names)} missing: `{_install(extra)}`")
-    for device in found["devices"]:
+    for device in facts["devices"]:
         output.text(f"device {device['device']}: {device['name']}")
-    for check in found["checks"]:
+    for check in facts["checks"]:
         state = "ok  " if check["ok"] else "FAIL"
         where = "" if check["device"] is None else f"{check['device']}: "
         output.text(f"  {state} {where}{check['check']}: {check['detail']}")
-    if not found["ok"]:
+    if not facts["ok"]:
         output.note("error: not everything works here; see the lines marked FAIL.")

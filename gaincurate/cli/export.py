@@ -1,4 +1,7 @@
-"""`gaincurate export`: the file that a trainer reads, and the settings that make it read it as it is."""
+"""`gaincurate export`: the file that a trainer reads, and the settings that make it read it as it is.
+
+The settings go to stdout and all notes to stderr, so the output can be pasted into a launch script.
+"""
 
 from __future__ import annotations
 
@@ -94,26 +97,30 @@ def export(
         asked = hygiene_options(drop or "", config)
         _check_drop(drop, dropped, asked.chosen())
         left_out = None if drop is None else Drop(asked, dropped)
-        found = write(source, trainer, out, options, pick, drop=left_out, overwrite=overwrite)
-        for line in [*found.notes, *found.launch.hints]:
+        exported = write(source, trainer, out, options, pick, drop=left_out, overwrite=overwrite)
+        for line in [*exported.notes, *exported.launch.hints]:
             output.note(line)
-        of = f", round {found.facts['round']} of {source}" if found.facts.get("round") is not None else ""
-        output.note(
-            f"{out}: {output.counted(found.rows, 'row')} for {trainer} {found.view.profile.version}{of}"
+        of = (
+            f", round {exported.facts['round']} of {source}"
+            if exported.facts.get("round") is not None
+            else ""
         )
-        if found.dropped_file is not None:
-            each = ", ".join(f"{check} {count:,}" for check, count in found.dropped.items())
-            rows = output.counted(sum(found.dropped.values()), "row")
-            output.note(f"{found.dropped_file}: {rows} dropped ({each})")
+        output.note(
+            f"{out}: {output.counted(exported.rows, 'row')} for {trainer} {exported.view.profile.version}{of}"
+        )
+        if exported.dropped_file is not None:
+            each = ", ".join(f"{check} {count:,}" for check, count in exported.dropped.items())
+            rows = output.counted(sum(exported.dropped.values()), "row")
+            output.note(f"{exported.dropped_file}: {rows} dropped ({each})")
         if as_json:
-            launch = found.launch
-            told = {"file": str(out), "rows": found.rows, "columns": found.view.schema.names}
-            told |= {"form": launch.form, "settings": launch.settings, "hints": launch.hints}
-            if found.dropped_file is not None:
-                told |= {"dropped": found.dropped, "dropped_file": str(found.dropped_file)}
-            output.as_json({**told, "notes": found.notes, "made": found.facts})
+            launch = exported.launch
+            summary = {"file": str(out), "rows": exported.rows, "columns": exported.view.schema.names}
+            summary |= {"form": launch.form, "settings": launch.settings, "hints": launch.hints}
+            if exported.dropped_file is not None:
+                summary |= {"dropped": exported.dropped, "dropped_file": str(exported.dropped_file)}
+            output.as_json({**summary, "notes": exported.notes, "made": exported.facts})
         else:
-            for line in found.launch.text.split("\n"):
+            for line in exported.launch.text.split("\n"):
                 output.text(line)
 
 

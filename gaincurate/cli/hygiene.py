@@ -1,4 +1,7 @@
-"""`gaincurate hygiene`: what is wrong with the rows of a set."""
+"""`gaincurate hygiene`: what is wrong with the rows of a set.
+
+It changes nothing. `gaincurate export --drop` leaves rows out of a trainer's file.
+"""
 
 from __future__ import annotations
 
@@ -58,38 +61,38 @@ def hygiene(
         if list_to is not None and list_to.exists() and not overwrite:
             raise OutputError(f"--list {list_to} is there already; give another, or --overwrite.")
         scored = open_scores(folder)
-        found = search(scored, options, tell=lambda check: output.note(f"looking for {check}"))
+        results = search(scored, options, tell=lambda check: output.note(f"looking for {check}"))
         if list_to is not None:
-            count = write_lines(list_to, lines(scored, found))
+            count = write_lines(list_to, lines(scored, results))
             output.note(f"{list_to}: {output.counted(count, 'line')}")
-        told = [finding(scored, one, examples) for one in found]
+        reported = [finding(scored, result, examples) for result in results]
         if as_json:
-            findings = [asdict(one) for one in told]
+            findings = [asdict(result) for result in reported]
             output.as_json({"rows": len(scored), "findings": findings, "skipped": options.skipped()})
         else:
-            _print(folder, len(scored), told, options.skipped())
+            _print(folder, len(scored), reported, options.skipped())
 
 
-def _print(folder: Path, rows: int, found: list[Finding], skipped: dict[str, str]) -> None:
+def _print(folder: Path, rows: int, findings: list[Finding], skipped: dict[str, str]) -> None:
     output.text(f"{folder}: {output.counted(rows, 'row')}")
     output.table(
-        [[one.check, f"{one.rows:,}", f"{one.share:.2%}"] for one in found], ["check", "rows", "share"]
+        [[item.check, f"{item.rows:,}", f"{item.share:.2%}"] for item in findings], ["check", "rows", "share"]
     )
-    for one in found:
-        if not one.rows and not one.note:
+    for item in findings:
+        if not item.rows and not item.note:
             continue
         output.text()
-        output.text(f"{one.check}: {one.note}" if one.note else one.check)
-        for example in one.examples:
+        output.text(f"{item.check}: {item.note}" if item.note else item.check)
+        for example in item.examples:
             output.text(f"  {example['gc_id']}  {output.plain(example['text'])[:_WIDTH]}")
             output.text(f"    {output.plain(example['with'])[: 2 * _WIDTH]}")
     if skipped:
         output.text()
     for check, why in skipped.items():
         output.text(f"{check}: skipped, {why}")
-    if any(one.rows for one in found):
+    if any(item.rows for item in findings):
         output.text()
-        names = ",".join(one.check for one in found if one.rows)
+        names = ",".join(item.check for item in findings if item.rows)
         output.text(
             "  next: look at the rows (`--list FILE` writes all of them); then, with the same options,"
         )

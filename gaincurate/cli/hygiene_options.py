@@ -1,4 +1,7 @@
-"""What the options of `hygiene`, of `export --drop` and of `report` come to."""
+"""The checks that the options of `hygiene`, of `export --drop` and of `report` ask for.
+
+An option that would do nothing is refused, because a user who gave it expects a check.
+"""
 
 from __future__ import annotations
 
@@ -41,11 +44,13 @@ def hygiene_options(checks: str | None, config: HygieneConfig) -> HygieneOptions
         NGRAM if config.ngram is None else config.ngram,
         config.overlap or 0.0,
     )
-    given = "--near" if near is not None else "--near-any-numbers" if config.any_numbers else None
-    if given is not None and "near-duplicates" in options.skipped():
-        raise InputError(f"{given} needs rensa: `pip install 'gaincurate[hygiene]'`.")
-    if given is not None and "near-duplicates" not in options.chosen():
-        raise InputError(f"{given} is for the check near-duplicates: name that too, or leave {given} out.")
+    near_option = "--near" if near is not None else "--near-any-numbers" if config.any_numbers else None
+    if near_option is not None and "near-duplicates" in options.skipped():
+        raise InputError(f"{near_option} needs rensa: `pip install 'gaincurate[hygiene]'`.")
+    if near_option is not None and "near-duplicates" not in options.chosen():
+        raise InputError(
+            f"{near_option} is for the check near-duplicates: name that too, or leave {near_option} out."
+        )
     return options
 
 

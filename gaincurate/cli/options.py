@@ -72,8 +72,8 @@ class Command(_QuietHelp, TyperCommand):
         """Its arguments and options, built at the first call."""
         if not self.params:
             function: Any = self.callback
-            made, self._aliases = function.build()
-            self.params, self.callback = made.params, made.callback
+            command, self._aliases = function.build()
+            self.params, self.callback = command.params, command.callback
         return super().get_params(ctx)
 
     def make_parser(self, ctx: Any) -> Any:
@@ -180,12 +180,12 @@ def _call(
             read = {name: _read(markers[name], value) for name, value in values.items()}
             if model is not None:
                 of_config = {name: read.pop(name) for name in fields}
-                given = {
+                given_options = {
                     name: value
                     for name, value in of_config.items()
                     if ctx.get_parameter_source(name).name != "DEFAULT"
                 }
-                read["config"] = checked(model, _nested(given)) if whole else _nested(given)
+                read["config"] = checked(model, _nested(given_options)) if whole else _nested(given_options)
             if print_config:
                 output.as_json(_printed(values, markers))
                 return
@@ -221,8 +221,8 @@ def _as_json(value: Any) -> Any:
 
 def _key(name: str, marker: Option) -> str:
     """An option's name in a file: its long spelling, with underscores."""
-    own = name.rpartition("__")[2]
-    long = next((spelling for spelling in marker.names if spelling.startswith("--")), own)
+    field = name.rpartition("__")[2]
+    long = next((spelling for spelling in marker.names if spelling.startswith("--")), field)
     return long.partition("/")[0].strip("-").replace("-", "_")
 
 

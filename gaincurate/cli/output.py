@@ -1,6 +1,6 @@
-"""The only printer: data to stdout, everything else to stderr; exceptions become a sentence and a code.
+"""The only printer: data to stdout, everything else to stderr. Exceptions become a sentence and a code.
 
-Knows nothing of what is printed.
+Texts of data sets may hold control characters, so each line is made harmless before it reaches a terminal.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def text(line: str = "") -> None:
 def as_json(value: Any) -> None:
     """One JSON value, to stdout."""
     readable = sys.stdout.encoding.lower() in ("utf-8", "utf8")
-    found = json.dumps(value, indent=2, ensure_ascii=not readable)
-    _write("\n".join(map(_harmless, found.split("\n"))) + "\n")
+    encoded = json.dumps(value, indent=2, ensure_ascii=not readable)
+    _write("\n".join(map(_harmless, encoded.split("\n"))) + "\n")
 
 
 def note(line: str) -> None:

@@ -1,4 +1,7 @@
-"""What a report shows in the terminal: takes the document, prints it. Knows nothing of files or options."""
+"""`gaincurate report`: what each score of a set is worth, in the terminal, as JSON or as a page.
+
+All three show one document. The first screen of the terminal says whether to sort by anything.
+"""
 
 from __future__ import annotations
 
@@ -19,32 +22,32 @@ if TYPE_CHECKING:
     from gaincurate.report.document import Document, Lift, Predictions, Relation
 
 
-def print_report(found: Document) -> None:
-    """The first screen says whether to sort by anything; all else follows."""
-    about = found.about
+def print_report(document: Document) -> None:
+    """Print it: the first screen says whether to sort by anything, and all else follows."""
+    about = document.about
     output.say(
         f"{about.folder}: {output.counted(about.rows, 'row')}, {about.model}, {about.dtype} on "
         f"{about.device}; length is {about.length_column}; groups: {about.group_column or 'none'} "
         f"({about.group_how})"
     )
     output.text()
-    output.say(found.headline)
-    if found.unknown is not None:
-        output.say(found.unknown)
-    for verdict in found.verdicts:
+    output.say(document.headline)
+    if document.unknown is not None:
+        output.say(document.unknown)
+    for verdict in document.verdicts:
         if verdict.banner is not None:
             output.say(f"WARNING: {verdict.banner}")
     output.text()
-    for verdict in found.verdicts:
+    for verdict in document.verdicts:
         output.say(f"[{verdict.verdict}] {verdict.sentence}", "  ")
-    _signals(found)
-    for target in dict.fromkeys(relation.target for relation in found.relations):
-        _target(found, target)
-    _outcomes(found)
-    _against(found)
-    _run(found)
-    _hygiene(found)
-    _notes(found.notes)
+    _signals(document)
+    for target in dict.fromkeys(relation.target for relation in document.relations):
+        _target(document, target)
+    _outcomes(document)
+    _against(document)
+    _run(document)
+    _hygiene(document)
+    _notes(document.notes)
 
 
 def _head(line: str) -> None:
@@ -52,36 +55,43 @@ def _head(line: str) -> None:
     output.say(line)
 
 
-def _signals(found: Document) -> None:
+def _signals(document: Document) -> None:
     _head("spread, and rank correlation with question length (with half of its 95 % interval)")
-    length = {verdict.signal: verdict.length for verdict in found.verdicts}
-    shares = {share.column: share for share in found.group_shares}
-    explained = {profile.signal: profile.explained for profile in found.profiles}
-    group = [] if found.about.group_column is None else [f"explained by {found.about.group_column}"]
+    length = {verdict.signal: verdict.length for verdict in document.verdicts}
+    shares = {share.column: share for share in document.group_shares}
+    explained = {profile.signal: profile.explained for profile in document.profiles}
+    group = [] if document.about.group_column is None else [f"explained by {document.about.group_column}"]
     lines = []
-    for one in found.distributions:
-        quantiles = [f"{one.quantiles[place]:.4g}" for place in (2, 4, 6)] if one.quantiles else ["-"] * 3
-        cells = [one.column, f"{one.rows:,}", *quantiles]
-        cells += [_shown(length.get(one.column)), output.number(explained.get(one.column), ".0%")]
+    for distribution in document.distributions:
+        quantiles = (
+            [f"{distribution.quantiles[place]:.4g}" for place in (2, 4, 6)]
+            if distribution.quantiles
+            else ["-"] * 3
+        )
+        cells = [distribution.column, f"{distribution.rows:,}", *quantiles]
+        cells += [
+            _shown(length.get(distribution.column)),
+            output.number(explained.get(distribution.column), ".0%"),
+        ]
         if group:
-            share = shares.get(one.column)
+            share = shares.get(distribution.column)
             cells.append(output.number(None if share is None else share.eta_squared, ".0%"))
         lines.append(cells)
     output.table(lines, ["column", "rows", "5%", "50%", "95%", "length", "explained by it", *group])
 
 
-def _target(found: Document, target: str) -> None:
+def _target(document: Document, target: str) -> None:
     from gaincurate.report.document import ENDS
 
-    relations = [relation for relation in found.relations if relation.target == target]
+    relations = [relation for relation in document.relations if relation.target == target]
     _head(f"rank correlation with {target} (with half of its 95 % interval)")
-    grouped = found.about.group_column is not None
+    grouped = document.about.group_column is not None
     head = ["column", "overall", "given length", "in length bins"]
     head += ["in groups", "both"] if grouped else []
-    lifts = {(lift.column, lift.end): lift for lift in found.lifts if lift.target == target}
+    lifts = {(lift.column, lift.end): lift for lift in document.lifts if lift.target == target}
     head += [f"{end} tenth" for end in ENDS] if lifts else []
     lines = [_relation(relation, lifts, grouped=grouped) for relation in relations]
-    length = found.about.length_column
+    length = document.about.length_column
     if relations:
         blank = ["-"] * (4 if grouped else 2)
         lines.append([length, _shown(relations[0].length), *blank, *_ends(lifts, length)])
@@ -101,34 +111,34 @@ def _ends(lifts: dict[tuple[str, str], Lift], column: str) -> list[str]:
 
     if not lifts:
         return []
-    found = [lifts.get((column, end)) for end in ENDS]
-    return [_shown(None if lift is None else lift.ratio, "") for lift in found]
+    ends = [lifts.get((column, end)) for end in ENDS]
+    return [_shown(None if lift is None else lift.ratio, "") for lift in ends]
 
 
-def _shown(found: Estimate | None, sign: str = "+") -> str:
-    if found is None or found.value is None:
+def _shown(estimate: Estimate | None, sign: str = "+") -> str:
+    if estimate is None or estimate.value is None:
         return "-"
-    text = format(found.value, f"{sign}.2f")
-    if found.low is None or found.high is None:
+    text = format(estimate.value, f"{sign}.2f")
+    if estimate.low is None or estimate.high is None:
         return text
-    return f"{text} ±{(found.high - found.low) / 2:.2f}"
+    return f"{text} ±{(estimate.high - estimate.low) / 2:.2f}"
 
 
-def _outcomes(found: Document) -> None:
-    for one in found.outcomes:
+def _outcomes(document: Document) -> None:
+    for outcome in document.outcomes:
         _head(
-            f"{one.name}: {output.counted(one.prompts, 'prompt')}"
-            + ("" if one.rollouts is None else f", {output.counted(one.rollouts, 'rollout')}")
-            + f", mean {one.mean:.3f}; all right {one.always:.0%}, none right {one.never:.0%}; mean "
-            f"p (1 - p) {_shown(one.mean_variance, '')}; highest correlation that a prediction could show "
-            f"{_shown(one.ceiling, '')}"
+            f"{outcome.name}: {output.counted(outcome.prompts, 'prompt')}"
+            + ("" if outcome.rollouts is None else f", {output.counted(outcome.rollouts, 'rollout')}")
+            + f", mean {outcome.mean:.3f}; all right {outcome.always:.0%}, none right {outcome.never:.0%}; "
+            f"mean p (1 - p) {_shown(outcome.mean_variance, '')}; highest correlation that a prediction "
+            f"could show {_shown(outcome.ceiling, '')}"
         )
-        if one.unknown:
-            verb = "is" if one.unknown == 1 else "are"
-            output.say(f"  {one.unknown:,} of its prompts {verb} not in this set.")
-        for note in one.notes:
+        if outcome.unknown:
+            verb = "is" if outcome.unknown == 1 else "are"
+            output.say(f"  {outcome.unknown:,} of its prompts {verb} not in this set.")
+        for note in outcome.notes:
             output.say(f"  {note}")
-    for calibration in found.calibrations:
+    for calibration in document.calibrations:
         _head(
             f"{calibration.column} against {calibration.outcome}: Pearson {_shown(calibration.pearson)}, "
             f"Spearman {_shown(calibration.spearman)}, Brier {_shown(calibration.brier, '')} (of the mean "
@@ -141,8 +151,8 @@ def _outcomes(found: Document) -> None:
         output.table(lines, ["predicted", "prompts", "mean", "observed"])
 
 
-def _against(found: Document) -> None:
-    for other in found.against:
+def _against(document: Document) -> None:
+    for other in document.against:
         differ = ", ".join(f"{d.key} {d.here} here and {d.there} there" for d in other.differences[:4])
         _head(
             f"against {other.folder}: {output.counted(other.shared, 'row')} in both, "
@@ -150,14 +160,14 @@ def _against(found: Document) -> None:
             + (f"; {differ}" if differ else "")
         )
         lines = [
-            [one.signal, _shown(one.correlation), output.number(one.top_shared, ".0%")]
-            for one in other.signals
+            [signal.signal, _shown(signal.correlation), output.number(signal.top_shared, ".0%")]
+            for signal in other.signals
         ]
         output.table(lines, ["signal", "rank correlation", "highest tenth shared"])
 
 
-def _run(found: Document) -> None:
-    run = found.run
+def _run(document: Document) -> None:
+    run = document.run
     if run is None:
         return
     _head(
@@ -167,17 +177,17 @@ def _run(found: Document) -> None:
     )
     lines = [
         [
-            str(one.round),
-            output.number(one.mu, ",.0f"),
-            output.number(one.accuracy, ".3f"),
-            output.number(one.effective, ".0%"),
-            output.number(one.drift, "+.3f"),
-            output.number(one.rollouts, ","),
-            output.number(one.completion_tokens, ","),
-            output.number(one.training_seconds, ",.0f"),
-            output.number(one.scoring_seconds, ",.0f"),
+            str(round_.round),
+            output.number(round_.mu, ",.0f"),
+            output.number(round_.accuracy, ".3f"),
+            output.number(round_.effective, ".0%"),
+            output.number(round_.drift, "+.3f"),
+            output.number(round_.rollouts, ","),
+            output.number(round_.completion_tokens, ","),
+            output.number(round_.training_seconds, ",.0f"),
+            output.number(round_.scoring_seconds, ",.0f"),
         ]
-        for one in run.rounds
+        for round_ in run.rounds
     ]
     head = ["round", "mu", "accuracy", "effective", "drift", "rollouts", "tokens", "training s", "scoring s"]
     output.table(lines, head)
@@ -185,47 +195,47 @@ def _run(found: Document) -> None:
         _predictions(run.predictions)
 
 
-def _predictions(told: Predictions) -> None:
+def _predictions(predictions: Predictions) -> None:
     aim = "the largest p (1 - p)"
-    if told.target_difficulty is not None:
-        aim = f"a failure rate of {told.target_difficulty:g}"
+    if predictions.target_difficulty is not None:
+        aim = f"a failure rate of {predictions.target_difficulty:g}"
     tokens = (
         ""
-        if told.completion_tokens is None
-        else f", {output.counted(told.completion_tokens, 'completion token')}"
+        if predictions.completion_tokens is None
+        else f", {output.counted(predictions.completion_tokens, 'completion token')}"
     )
     _head(
-        f"aims at {aim}, predicted by {told.predictor or 'nothing yet'}; references took "
-        f"{output.number(told.rollouts, ',')} rollouts{tokens}, "
-        f"{output.number(told.rollout_seconds, ',.1f')} s of rollouts, "
-        f"{output.number(told.predict_seconds, ',.1f')} s of prediction"
+        f"aims at {aim}, predicted by {predictions.predictor or 'nothing yet'}; references took "
+        f"{output.number(predictions.rollouts, ',')} rollouts{tokens}, "
+        f"{output.number(predictions.rollout_seconds, ',.1f')} s of rollouts, "
+        f"{output.number(predictions.predict_seconds, ',.1f')} s of prediction"
     )
-    for one in told.found:
+    for quality in predictions.found:
         output.say(
-            f"round {one.round}, {one.of} ({output.counted(one.rows, 'prompt')}): "
-            f"Pearson {_shown(one.pearson)}, noise ceiling {_shown(one.ceiling, '')}, "
-            f"Spearman {_shown(one.spearman)}, Brier {_shown(one.brier, '')} (of the mean alone "
-            f"{output.number(one.brier_of_mean, '.2f')})",
+            f"round {quality.round}, {quality.of} ({output.counted(quality.rows, 'prompt')}): "
+            f"Pearson {_shown(quality.pearson)}, noise ceiling {_shown(quality.ceiling, '')}, "
+            f"Spearman {_shown(quality.spearman)}, Brier {_shown(quality.brier, '')} (of the mean alone "
+            f"{output.number(quality.brier_of_mean, '.2f')})",
             "  ",
         )
         output.table(
             [
                 [f"{b.low:.4g} to {b.high:.4g}", f"{b.count:,}", f"{b.predicted:.3f}", f"{b.observed:.3f}"]
-                for b in one.bins
+                for b in quality.bins
             ],
             ["predicted", "prompts", "mean", "observed"],
         )
-    if told.warning:
-        output.say(told.warning, "  ")
+    if predictions.warning:
+        output.say(predictions.warning, "  ")
 
 
-def _hygiene(found: Document) -> None:
+def _hygiene(document: Document) -> None:
     _head("hygiene: rows with something wrong")
     output.table(
-        [[one.check, f"{one.rows:,}", f"{one.share:.2%}"] for one in found.hygiene],
+        [[result.check, f"{result.rows:,}", f"{result.share:.2%}"] for result in document.hygiene],
         ["check", "rows", "share"],
     )
-    for check in found.hygiene:
+    for check in document.hygiene:
         if check.note:
             output.say(f"{check.check}: {check.note}", "  ")
         for example in check.examples:
@@ -233,7 +243,7 @@ def _hygiene(found: Document) -> None:
             output.text(f"    {output.plain(example.match)[: output.WIDTH]}")
         if 0 < len(check.examples) < check.rows:
             output.text(f"  and {check.rows - len(check.examples):,} more")
-    dirty = ",".join(check.check for check in found.hygiene if check.rows)
+    dirty = ",".join(check.check for check in document.hygiene if check.rows)
     if dirty:
         output.say(
             "next, with the same options: `gaincurate hygiene DIR --list FILE` lists every row, `gaincurate "
@@ -319,7 +329,7 @@ def report(
         from gaincurate.report.document import to_json
 
         checks = report_checks(config, near_duplicates)
-        found = build(
+        document = build(
             folder,
             run=run,
             rollouts=rollouts or [],
@@ -333,12 +343,12 @@ def report(
             from gaincurate.core.files import write_atomic
             from gaincurate.report.page import to_html
 
-            write_atomic(page, to_html(found).encode())
+            write_atomic(page, to_html(document).encode())
             output.note(f"{page}: written; open it in a browser.")
         if as_json:
-            output.as_json(to_json(found))
+            output.as_json(to_json(document))
         else:
-            print_report(found)
+            print_report(document)
 
 
 def need_a_place_for_the_page(page: Path, option: str) -> None:

@@ -1,4 +1,7 @@
-"""What a person sees of predictions in a run's status; takes plain values, knows nothing of how they came."""
+"""Prints a run for a person: its status, its forecast, and rounds as they are trained.
+
+Status and forecast are taken as plain values, the same that `--json` prints.
+"""
 
 from __future__ import annotations
 
@@ -19,25 +22,25 @@ _RANGE = (
 )
 
 
-def print_difficulty(found: dict[str, Any], trainer: list[dict[str, Any]]) -> None:
+def print_difficulty(facts: dict[str, Any], trainer: list[dict[str, Any]]) -> None:
     """References, their cost beside the trainer's, and calibration.
 
     Args:
-        found: `difficulty` of `story.status`.
+        facts: `difficulty` of `schedule.status.status`.
         trainer: its `rounds`.
     """
-    waiting = found["waiting"]
-    if found["rounds"]:
-        _cost(found, trainer)
-        _by_round(found["rounds"])
-        newest = found["rounds"][-1]
-        what = "failure rate" if found["target"] == "difficulty" else "p (1 - p)"
+    waiting = facts["waiting"]
+    if facts["rounds"]:
+        _cost(facts, trainer)
+        _by_round(facts["rounds"])
+        newest = facts["rounds"][-1]
+        what = "failure rate" if facts["target"] == "difficulty" else "p (1 - p)"
         _quality(
             newest["on_references"],
             f"round {newest['round']}: {what} of references, each predicted from the others",
         )
-        if found["newest"] is not None:
-            _quality(found["newest"], f"round {found['newest']['round']}: {what} of drawn prompts")
+        if facts["newest"] is not None:
+            _quality(facts["newest"], f"round {facts['newest']['round']}: {what} of drawn prompts")
             output.text(_RANGE)
     if waiting is None:
         return
@@ -50,14 +53,14 @@ def print_difficulty(found: dict[str, Any], trainer: list[dict[str, Any]]) -> No
         )
 
 
-def _cost(found: dict[str, Any], trainer: list[dict[str, Any]]) -> None:
-    cost = found["cost"]
+def _cost(facts: dict[str, Any], trainer: list[dict[str, Any]]) -> None:
+    cost = facts["cost"]
     rollouts = sum(row["rollouts"] or 0 for row in trainer)
     tokens = sum(row["completion_tokens"] or 0 for row in trainer)
     aim = "the largest p (1 - p)"
-    if found["target"] == "difficulty":
-        aim = f"a failure rate of {found['target_difficulty']:g}"
-    output.text(f"  aims at {aim}, predicted by {found['predictor']}")
+    if facts["target"] == "difficulty":
+        aim = f"a failure rate of {facts['target_difficulty']:g}"
+    output.text(f"  aims at {aim}, predicted by {facts['predictor']}")
     output.text(
         f"  references: {output.counted(cost['rollouts'], 'rollout')} (the trainer's: {rollouts:,}), "
         f"{output.counted(cost['completion_tokens'], 'completion token')} (the trainer's: {tokens:,}), "
@@ -99,10 +102,10 @@ def _figure(figure: dict[str, Any]) -> str:
     return text if around is None else f"{text} ({around[0]:.3f} to {around[1]:.3f})"
 
 
-def _quality(found: dict[str, Any], what: str) -> None:
-    output.text(f"  {what} ({output.counted(found['count'], 'prompt')}):")
+def _quality(figures: dict[str, Any], what: str) -> None:
+    output.text(f"  {what} ({output.counted(figures['count'], 'prompt')}):")
     names = {"pearson": "Pearson", "spearman": "Spearman", "brier": "Brier", "ceiling": "noise ceiling"}
-    output.text("    " + "  ".join(f"{name} {_figure(found[key])}" for key, name in names.items()))
+    output.text("    " + "  ".join(f"{name} {_figure(figures[key])}" for key, name in names.items()))
     output.table(
         [
             [
@@ -111,7 +114,7 @@ def _quality(found: dict[str, Any], what: str) -> None:
                 f"{b['predicted']:.3f}",
                 f"{b['observed']:.3f}",
             ]
-            for b in found["reliability"]
+            for b in figures["reliability"]
         ],
         ["predicted", "prompts", "mean predicted", "mean observed"],
     )
@@ -166,8 +169,8 @@ class RoundsView(View):
 
     def round_done(self, round_: int, seconds: float) -> None:
         """See `View`."""
-        found = status(self._run)
-        row = found["rounds"][round_]
+        facts = status(self._run)
+        row = facts["rounds"][round_]
         mu = "" if row["mu"] is None else f"mu {row['mu']:,.1f}  "
         drift = "" if row["drift"] is None else f"  rank correlation {row['drift']:.3f}"
         scoring = "" if not row["scoring_seconds"] else f"  scoring {row['scoring_seconds']:,.1f} s"
@@ -179,19 +182,19 @@ class RoundsView(View):
         )
 
 
-def print_status(found: dict[str, Any]) -> None:
-    """What `story.status` tells."""
-    if not found["rounds"]:
+def print_status(facts: dict[str, Any]) -> None:
+    """Print what `schedule.status.status` returns."""
+    if not facts["rounds"]:
         where = "no round yet"
-    elif found["finished"]:
+    elif facts["finished"]:
         where = "finished"
     else:
-        where = f"round {found['rounds'][-1]['round']} waits for outcomes"
-    by = f" by {found['by']}" if found["by"] else ""
+        where = f"round {facts['rounds'][-1]['round']} waits for outcomes"
+    by = f" by {facts['by']}" if facts["by"] else ""
     output.text(
-        f"{found['run']}: {found['strategy']}{by}, {found['budget']:,} of "
-        f"{output.counted(found['rows'], 'prompt')} a round, "
-        f"{output.counted(found['planned_rounds'], 'round')}; {where}"
+        f"{facts['run']}: {facts['strategy']}{by}, {facts['budget']:,} of "
+        f"{output.counted(facts['rows'], 'prompt')} a round, "
+        f"{output.counted(facts['planned_rounds'], 'round')}; {where}"
     )
     output.table(
         [
@@ -207,22 +210,22 @@ def print_status(found: dict[str, Any]) -> None:
                 output.number(row["training_seconds"], ",.1f"),
                 output.number(row["scoring_seconds"], ",.1f"),
             ]
-            for row in found["rounds"]
+            for row in facts["rounds"]
         ],
         [
             "round", "mu", "accuracy", "0<p<1", "C_t", "rollouts", "prompt tokens", "rank corr.",
             "training s", "scoring s",
         ],
     )  # fmt: skip
-    whole = found["training_seconds"] + found["scoring_seconds"]
+    whole = facts["training_seconds"] + facts["scoring_seconds"]
     if whole:
         output.text(
-            f"  {found['training_seconds']:,.1f} s of training, {found['scoring_seconds']:,.1f} s of scoring "
-            f"({found['scoring_seconds'] / whole:.0%})"
+            f"  {facts['training_seconds']:,.1f} s of training, {facts['scoring_seconds']:,.1f} s of scoring "
+            f"({facts['scoring_seconds'] / whole:.0%})"
         )
-    if found["late"]:
-        output.text(f"  outcomes that came after their round: of {output.counted(found['late'], 'prompt')}")
-    waiting = found["waiting"]
+    if facts["late"]:
+        output.text(f"  outcomes that came after their round: of {output.counted(facts['late'], 'prompt')}")
+    waiting = facts["waiting"]
     if waiting is not None:
         output.text(
             f"  round {waiting['round']}: outcomes for {waiting['prompts']:,} of "
@@ -230,17 +233,17 @@ def print_status(found: dict[str, Any]) -> None:
         )
         if waiting["problem"]:
             output.text(f"  {waiting['problem']}")
-    if found["difficulty"] is not None:
-        print_difficulty(found["difficulty"], found["rounds"])
+    if facts["difficulty"] is not None:
+        print_difficulty(facts["difficulty"], facts["rounds"])
 
 
-def print_forecast(found: dict[str, Any]) -> None:
-    """What `story.forecast` tells."""
-    if not found["rounds"]:
+def print_forecast(forecast: dict[str, Any]) -> None:
+    """Print what `schedule.status.forecast` returns."""
+    if not forecast["rounds"]:
         output.text("the run is finished: no round is left")
         return
     rows = []
-    for entry in found["rounds"]:
+    for entry in forecast["rounds"]:
         ranks = entry.get("ranks")
         rows.append(
             [
@@ -252,10 +255,10 @@ def print_forecast(found: dict[str, Any]) -> None:
             ]
         )
     output.table(rows, ["round", "prompts", "prompt tokens", "ranks", "re-scoring after it"])
-    for entry in found["rounds"]:
+    for entry in forecast["rounds"]:
         if entry.get("command"):
             output.text(f"  round {entry['round']} runs: {shlex.join(entry['command'])}")
-    paths = found["mu"]
+    paths = forecast["mu"]
     if paths and len(paths["rounds"]) > 1:
         output.text()
         output.text(f"mu, if every round had this accuracy (and C_t = {paths['concentration']:.3f} as now):")

@@ -1,4 +1,7 @@
-"""`gaincurate schedule recipe`: one round of a trainer as a script for `gaincurate schedule run`."""
+"""`gaincurate schedule`: rounds of training data for a trainer, planned one after the other.
+
+`next` and `run` hold the run's locks, because a trainer that follows the run plans its rounds itself.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,21 @@ from gaincurate.cli.schedule_options import (
 from gaincurate.cli.schedule_start import AsJson, start
 from gaincurate.core.options import Option
 
+app = typer.Typer(cls=Group, no_args_is_help=True, help="Rounds of training data that follow the model.")
+app.command(cls=Command)(start)
 
+RunFolder = Annotated[Path, Option("The run's folder.", metavar="RUN", argument=True)]
+Trainer = Annotated[
+    str | None,
+    Option(
+        "Whose checkpoints: trl, verl, openrlhf, nemo-rl, skyrl, slime, prime-rl, trinity, areal. "
+        "Default: the last one given.",
+        metavar="T",
+    ),
+]
+
+
+@app.command(cls=Command)
 @configured()
 def recipe(
     trainer: Annotated[
@@ -42,28 +59,13 @@ def recipe(
     with output.reporting():
         from gaincurate.trainers.profile import COMMAND, recipe_of
 
-        found = recipe_of(trainer)
+        printed = recipe_of(trainer)
         if as_json:
-            output.as_json(found.as_json())
+            output.as_json(printed.as_json())
             return
-        for line in found.script.splitlines():
+        for line in printed.script.splitlines():
             output.text(line)
         output.note(f"saved as round.sh: {COMMAND}")
-
-
-app = typer.Typer(cls=Group, no_args_is_help=True, help="Rounds of training data that follow the model.")
-app.command(cls=Command)(start)
-app.command(cls=Command)(recipe)
-
-RunFolder = Annotated[Path, Option("The run's folder.", metavar="RUN", argument=True)]
-Trainer = Annotated[
-    str | None,
-    Option(
-        "Whose checkpoints: trl, verl, openrlhf, nemo-rl, skyrl, slime, prime-rl, trinity, areal. "
-        "Default: the last one given.",
-        metavar="T",
-    ),
-]
 
 
 @app.command(name="next", cls=Command)
@@ -116,9 +118,9 @@ def next_(
         with command_lock(run), working_on(run):  # a trainer that follows the run plans its rounds itself
             taken = take_logged(opened, outcomes or [], format_, reward_column)
             finder = finder_of(opened, trainer, output.note)
-            found = chosen(finder, opened, checkpoint, wait)
+            resumes_from = chosen(finder, opened, checkpoint, wait)
             with pointing_at_logs(opened, taken):
-                folder = advance(opened, found, output.note, finder.held, reference_outcomes)
+                folder = advance(opened, resumes_from, output.note, finder.held, reference_outcomes)
         round_ = opened.state["round"]
         tell_of_the_last(opened, output.note)
         if as_json:
@@ -171,14 +173,14 @@ def run(
 
         opened = Run(run)
         if dry_run:
-            found = forecast(opened, command or [], finder_of(opened, trainer, output.note, keep=False))
-            output.as_json(found) if as_json else print_forecast(found)
+            facts = forecast(opened, command or [], finder_of(opened, trainer, output.note, keep=False))
+            output.as_json(facts) if as_json else print_forecast(facts)
             return
         with RoundsView(opened) as view:
             finder = finder_of(opened, trainer, view.note)
             drive(opened, command or [], timeout=timeout, again=retry, view=view, finder=finder)
-        found = status(opened)
-        output.as_json(found) if as_json else print_status(found)
+        facts = status(opened)
+        output.as_json(facts) if as_json else print_status(facts)
 
 
 @app.command(name="status", cls=Command)
@@ -193,5 +195,5 @@ def status_(run: RunFolder, as_json: AsJson = False) -> None:
         from gaincurate.schedule.run import Run
         from gaincurate.schedule.status import status
 
-        found = status(Run(run))
-        output.as_json(found) if as_json else print_status(found)
+        facts = status(Run(run))
+        output.as_json(facts) if as_json else print_status(facts)

@@ -1,4 +1,7 @@
-"""What the options of `gaincurate schedule` stand for; takes their texts, plans no round."""
+"""What the options of `gaincurate schedule` stand for: budgets, strategies' own options, checkpoints, logs.
+
+A strategy's options are read by its own model, so `--set` reaches those that have no option of their name.
+"""
 
 from __future__ import annotations
 
@@ -31,21 +34,21 @@ def given_options(
     Raises:
         InputError: one is not as it should be.
     """
-    given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
+    values: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
     if step_range is not None:
-        given["step_low"], given["step_high"] = pair(step_range, "--step-range")
+        values["step_low"], values["step_high"] = pair(step_range, "--step-range")
     for option in options:
         name, equals, value = option.partition("=")
         if not equals:
             raise InputError(f"--set {option}: expected NAME=VALUE.")
         try:
-            given[name] = json.loads(value)
+            values[name] = json.loads(value)
         except ValueError:
-            given[name] = value
-    return given
+            values[name] = value
+    return values
 
 
-def budget_for(strategy: str, budget: int | None, given: Mapping[str, Any]) -> int:
+def budget_for(strategy: str, budget: int | None, options: Mapping[str, Any]) -> int:
     """Distinct prompts in a round; of dots those of the steps that one draw is for.
 
     Raises:
@@ -53,7 +56,7 @@ def budget_for(strategy: str, budget: int | None, given: Mapping[str, Any]) -> i
     """
     from gaincurate.schedule.base import check_options, load
 
-    size = check_options(strategy, load(strategy), given).round_size(budget)
+    size = check_options(strategy, load(strategy), options).round_size(budget)
     if size is None:
         raise InputError(f"strategy {strategy} needs --budget N, the distinct prompts of a round.")
     return size
@@ -129,8 +132,8 @@ def finder_of(run: Run, trainer: str | None, note: Callable[[str], None], *, kee
     from gaincurate.trainers.profile import layout_of
     from gaincurate.trainers.snapshot import TrainerFinder, remembered_trainer
 
-    found = remembered_trainer(run, trainer, keep=keep)
-    return Finder() if found is None else TrainerFinder(layout_of(found), note)
+    name = remembered_trainer(run, trainer, keep=keep)
+    return Finder() if name is None else TrainerFinder(layout_of(name), note)
 
 
 def chosen(finder: Finder, run: Run, checkpoint: Path | None, wait: float | None) -> str | None:
@@ -142,8 +145,8 @@ def chosen(finder: Finder, run: Run, checkpoint: Path | None, wait: float | None
     """
     from gaincurate.trainers.snapshot import TrainerFinder
 
-    known = isinstance(finder, TrainerFinder)
-    if wait is not None and (checkpoint is None or not known):
+    follows_trainer = isinstance(finder, TrainerFinder)
+    if wait is not None and (checkpoint is None or not follows_trainer):
         raise InputError(
             "--wait is for a known trainer's checkpoints: give --trainer T --checkpoint ROOT too."
         )
@@ -179,7 +182,7 @@ def take_logged(run: Run, paths: Sequence[Path], format_: str | None, reward_col
 
 @contextmanager
 def pointing_at_logs(run: Run, taken: bool) -> Iterator[None]:
-    """Say behind a refusal where the outcomes of logs are that it is about."""
+    """Say after a refusal where the outcomes of logs are that it is about."""
     from gaincurate.errors import OutcomeError
 
     try:

@@ -1,4 +1,8 @@
-"""What the option --scoring of `gaincurate schedule` stands for; takes its text, scores nothing."""
+"""`gaincurate schedule start`: opens a run over a scored set.
+
+The text of `--scoring` is parsed by the `score` command itself, at once: a mistake in it must not wait until
+the first re-scoring.
+"""
 
 from __future__ import annotations
 
@@ -59,19 +63,19 @@ def scoring_options(text: str) -> tuple[list[str], dict[str, Any]]:
     except ValueError as error:
         raise InputError(f"{asked}: {str(error).lower()}.") from error
     try:
-        _, _, given = command.make_parser(typer.Context(command)).parse_args(list(words))
-        _refuse_others(asked, [option for option in given if option.param_type_name == "option"], takes)
-        found = command.make_context("score", ["DATA", "--model", "M", "--out", "OUT", *words]).params
+        _, _, words_read = command.make_parser(typer.Context(command)).parse_args(list(words))
+        _refuse_others(asked, [option for option in words_read if option.param_type_name == "option"], takes)
+        params = command.make_context("score", ["DATA", "--model", "M", "--out", "OUT", *words]).params
     except typer.BadParameter as error:
         raise InputError(f"{asked}: {_as_clause(error.format_message())}.") from error
     except _UsageError as error:
         raise InputError(f"{asked}: {_as_clause(error.message)}; it takes {takes}.") from error
-    device, tokens = found["device"], found["batch_tokens"]
+    device, tokens = params["device"], params["batch_tokens"]
     if not DEVICE.fullmatch(device):
         raise InputError(f"{asked}: --device {device}: expected auto, cpu, cuda or cuda:N.")
     if tokens != "auto" and not (tokens.isdecimal() and int(tokens) >= 1):
         raise InputError(f"{asked}: --batch-tokens {tokens}: expected auto or a number from 1.")
-    return words, {option.name: found[option.name] for option in given if option.name in _SCORING}
+    return words, {option.name: params[option.name] for option in words_read if option.name in _SCORING}
 
 
 def _refuse_others(asked: str, options: list[Any], takes: str) -> None:
@@ -88,7 +92,7 @@ def _as_clause(message: str) -> str:
 
 
 def tell_of_machine(run: Run, scoring: Mapping[str, Any]) -> None:
-    """Warn where this machine cannot score anew as asked; another one may be meant to, so it is no error."""
+    """Warn where this machine cannot score again as asked; another one may be meant to, so it is no error."""
     if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")):
         return
     import torch
@@ -226,14 +230,14 @@ def start(
             "adapter": None if adapter is None else str(adapter), "group_column": group_column,
             "rollout": rollout,
         }  # fmt: skip
-        given = given_options(named, step_range=step_range, options=options or [])
+        own_options = given_options(named, step_range=step_range, options=options or [])
         run, strategy = config["run"], config["strategy"]
         if reference_outcomes is not None:
             see_references(strategy, reference_outcomes)
         more, seen = scoring_options(scoring)
         settings = config | {
-            "budget": budget_for(strategy, budget, given),
-            "options": given,
+            "budget": budget_for(strategy, budget, own_options),
+            "options": own_options,
             "rescore": config.get("rescore", {}) | {"options": more},
         }
         settings["reward_low"], settings["reward_high"] = pair(reward_range, "--reward-range")

@@ -1,4 +1,7 @@
-"""What `gaincurate score` prints at its end: takes a summary, prints what was done and at what cost."""
+"""`gaincurate score`: scores a prompt set, and prints what was done and at what cost.
+
+A set without a row is an error with the commonest reason, since a script would go on with it.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,6 @@ from gaincurate.scoring.summary import Summary
 
 if TYPE_CHECKING:
     from gaincurate.scoring.config import ScoreConfig
-
 
 _MORE = {
     "head": "head (NLL and entropy)",
@@ -103,15 +105,15 @@ def need_a_row(summary: Summary) -> None:
 
 def _commonest(path: Path) -> tuple[int, str]:
     """How many rows were rejected for the commonest reason, numbers in it apart, and the first one's."""
-    found: dict[str, tuple[int, str]] = {}
+    reasons: dict[str, tuple[int, str]] = {}
     for _, entry in json_lines(path):
         if entry is None or "reason" not in entry:
             continue  # somebody else wrote into it
         reason = str(entry["reason"])
         kind = re.sub(r"\d+", "0", reason)
-        count, first = found.get(kind, (0, reason))
-        found[kind] = count + 1, first
-    return max(found.values(), key=lambda one: one[0], default=(0, ""))
+        count, first = reasons.get(kind, (0, reason))
+        reasons[kind] = count + 1, first
+    return max(reasons.values(), key=lambda counted: counted[0], default=(0, ""))
 
 
 def _costs(summary: Summary) -> str:

@@ -1,4 +1,7 @@
-"""`gaincurate show`: what a scored set is, how its scores are spread, and its first and last rows."""
+"""`gaincurate show`: what a scored set is, how its scores are spread, and its first and last rows.
+
+Rows are sorted as GAIN-RL teaches them, so the top is what a run begins with.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +33,11 @@ def show(
     with output.reporting():
         from gaincurate.core.scored_set import open_scores
 
-        found = describe(open_scores(folder), rows)
+        facts = describe(open_scores(folder), rows)
         if as_json:
-            output.as_json(found)
+            output.as_json(facts)
         else:
-            _print(folder, found)
+            _print(folder, facts)
 
 
 def describe(scored: ScoredSet, rows: int) -> dict[str, Any]:
@@ -44,7 +47,7 @@ def describe(scored: ScoredSet, rows: int) -> dict[str, Any]:
     from gaincurate.core.stats import spearman
 
     manifest, columns = scored.manifest, _columns(scored)
-    kept = {key: value for key, value in manifest.items() if key not in ("identity", "shards")}
+    summary = {key: value for key, value in manifest.items() if key not in ("identity", "shards")}
     distribution: dict[str, list[float] | None] = {}
     for name in columns:
         values = scored.column(name).drop_null().to_numpy()
@@ -56,7 +59,7 @@ def describe(scored: ScoredSet, rows: int) -> dict[str, Any]:
     order = sorted(range(len(ids)), key=lambda i: (-angle[i], ids[i]))
     top, bottom = order[:rows], order[max(rows, len(order) - rows) :]
     return {
-        **kept,
+        **summary,
         "shards": len(manifest["shards"]),
         "identity": manifest["identity"],
         "quantiles": list(_QUANTILES),
@@ -84,40 +87,40 @@ def _rows(scored: ScoredSet, ids: list[str]) -> list[dict[str, Any]]:
     return [{**row, "question": question} for row, question in zip(rows, asked, strict=True)]
 
 
-def _print(folder: Path, found: dict[str, Any]) -> None:
-    identity = found["identity"]
+def _print(folder: Path, facts: dict[str, Any]) -> None:
+    identity = facts["identity"]
     output.text(
-        f"{folder}: {output.counted(found['rows'], 'row')} in {output.counted(found['shards'], 'shard')}, "
-        f"{found['rejected']:,} rejected, {found['truncated']:,} truncated"
+        f"{folder}: {output.counted(facts['rows'], 'row')} in {output.counted(facts['shards'], 'shard')}, "
+        f"{facts['rejected']:,} rejected, {facts['truncated']:,} truncated"
     )
     layer = "" if identity["layer"] is None else f" of layer {identity['layer']}"
     output.text(
         f"  model {identity['model']['name']}, {identity['site']}{layer}, {identity['dtype']} on "
         f"{identity['device']}, prompt from {identity['source']['prompt_column']!r}"
     )
-    if found["zero_vectors"]:
-        output.text(f"  {output.zero_vector_sentence(found['zero_vectors'])}")
-    output.text(f"  {output.length_sentence(found['spearman_length'])}")
+    if facts["zero_vectors"]:
+        output.text(f"  {output.zero_vector_sentence(facts['zero_vectors'])}")
+    output.text(f"  {output.length_sentence(facts['spearman_length'])}")
     output.text()
     head = ["column", *("min" if q == 0 else "max" if q == 1 else f"{q:.0%}" for q in _QUANTILES)]
     lines = []
-    for name, values in found["distribution"].items():
+    for name, values in facts["distribution"].items():
         digits = 0 if name.endswith("tokens") else 4
         shown = [f"{v:.{digits}f}" for v in values] if values else ["-"] * len(_QUANTILES)
         lines.append([name, *shown])
     output.table(lines, head)
     output.text()
-    _histogram(found["histogram"])
+    _histogram(facts["histogram"])
     for name in ("top", "bottom"):
-        if found[name]:
+        if facts[name]:
             output.text()
             output.text(f"{name} by gc_angle" + (" (taught first)" if name == "top" else ""))
             lines = [
                 [row["gc_id"], f"{row['gc_angle']:.4f}", str(row["gc_question_tokens"])]
-                for row in found[name]
+                for row in facts[name]
             ]
             widths = [max(len(line[i]) for line in lines) for i in range(3)]
-            for line, row in zip(lines, found[name], strict=True):
+            for line, row in zip(lines, facts[name], strict=True):
                 cells = "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
                 output.text(f"  {cells} tokens  {output.plain(row['question'])[:80]}")
 

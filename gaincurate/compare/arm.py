@@ -87,7 +87,7 @@ class Costs:
         self._scored: dict[str, int] = {}
 
     def forget(self) -> None:
-        """Read anew what may have changed: the run went back."""
+        """Read again what may have changed: the run went back."""
         self._references.clear()
         self._scored.clear()
 
@@ -95,19 +95,21 @@ class Costs:
         """Completion tokens of the reference rollouts of all rounds up to `newest`."""
         for round_ in range(newest + 1):
             if round_ not in self._references:
-                told = self._run.plan(round_).get("references") or {}
-                self._references[round_] = int(told.get("completion_tokens") or 0)
+                references = self._run.plan(round_).get("references") or {}
+                self._references[round_] = int(references.get("completion_tokens") or 0)
         return sum(self._references[round_] for round_ in range(newest + 1))
 
     def rescoring(self, newest: int) -> int:
-        """Tokens of what checkpoints scored anew before round `newest` was drawn, as they are charged."""
+        """Tokens of what checkpoints scored again before round `newest` was drawn, as they are charged."""
         folder = self._run.folder / "scores"
         for path in sorted(folder.iterdir()) if folder.exists() else []:
             if path.name not in self._scored and (path / MANIFEST).exists():
                 tokens = ScoredSet(path, verify=False).column("gc_prompt_tokens")
                 self._scored[path.name] = int(pc.sum(tokens).as_py())
-        behind = [tokens for name, tokens in self._scored.items() if int(name.partition("-")[0]) < newest]
-        return round(sum(behind) * self._weight)
+        tokens_before = [
+            tokens for name, tokens in self._scored.items() if int(name.partition("-")[0]) < newest
+        ]
+        return round(sum(tokens_before) * self._weight)
 
     def step(self, round_: int, step: int) -> Step:
         """What the outcomes of a round say of one optimizer step; the last time it was made, if it was often.

@@ -68,7 +68,7 @@ class ArmJob:
         return self.folder / MARKS / str(k)
 
     def prepare(self) -> None:
-        """Open the arm's run and write what its trainer is told; nothing where that was done.
+        """Open the arm's run and write its trainer's task; nothing where that was done.
 
         Raises:
             InputError: the strategy cannot do with the set or an option.
@@ -102,9 +102,9 @@ class ArmJob:
 
     def _options(self, steps: int) -> dict[str, Any]:
         """The strategy's own, and of one that observes references how it does that, where it is not said."""
-        comparison, given = self.comparison, dict(self.arm.options)
+        comparison, options = self.comparison, dict(self.arm.options)
         if not issubclass(base.load(self.arm.strategy).Options, DotsOptions):
-            return given
+            return options
         rollout = {
             "verifier": comparison.verifier,
             "samples": comparison.group,
@@ -118,7 +118,7 @@ class ArmJob:
         if comparison.threads is not None:
             rollout["threads"] = comparison.threads
         defaults = {"refresh_every": steps, "success": comparison.success}
-        return {**defaults, **given, "rollout": rollout | given.get("rollout", {})}
+        return {**defaults, **options, "rollout": rollout | options.get("rollout", {})}
 
     def _task(self) -> Task:
         comparison, replay = self.comparison, self.arm.replay
@@ -247,7 +247,7 @@ def model_at_start(comparison: Comparison) -> str:
 def evaluation(comparison: Comparison) -> Json:
     """The options of the held-out rollouts but model and folder: the same random numbers for every model."""
     asked = comparison.evaluation
-    given = RolloutConfig(
+    config = RolloutConfig(
         scored=comparison.heldout.resolve(),
         out=Path(),
         verifier=comparison.verifier,
@@ -262,4 +262,4 @@ def evaluation(comparison: Comparison) -> Json:
         verify_workers=1,
         on_error="skip",
     )
-    return given.model_dump(mode="json", exclude={"model", "out"})
+    return config.model_dump(mode="json", exclude={"model", "out"})

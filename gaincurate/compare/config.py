@@ -98,7 +98,7 @@ class Arm(Frozen):
     round_steps: int | None = Field(default=None, ge=1)
     """Steps in a round, where this arm's differ."""
     spent_before: int = Field(default=0, ge=0)
-    """Tokens that its order cost beforehand besides the scoring pass: rollouts behind a column, say."""
+    """Tokens that its order cost beforehand besides the scoring pass: rollouts of a column, say."""
 
     @property
     def needs_scores(self) -> bool:
@@ -252,33 +252,33 @@ def read_comparison(path: Path) -> Comparison:
     with reading(path):
         text = path.read_bytes()
     try:
-        given = tomllib.loads(text.decode())
+        settings = tomllib.loads(text.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is no TOML: {error}.", path=str(path)) from error
     for name in ("scored", "heldout"):
-        if isinstance(given.get(name), str):
-            given[name] = str((path.parent / given[name]).resolve())
-    model = given.get("model")
+        if isinstance(settings.get(name), str):
+            settings[name] = str((path.parent / settings[name]).resolve())
+    model = settings.get("model")
     if isinstance(model, str) and (path.parent / model).exists():
-        given["model"] = str((path.parent / model).resolve())
-    return checked_comparison(given, str(path))
+        settings["model"] = str((path.parent / model).resolve())
+    return checked_comparison(settings, str(path))
 
 
-def checked_comparison(given: dict[str, Any], where: str = "the comparison") -> Comparison:
+def checked_comparison(settings: dict[str, Any], where: str = "the comparison") -> Comparison:
     """A comparison of plain values, with the controls added in front.
 
     Raises:
         InputError: a name that there is not, or a value that cannot be.
     """
-    given, added, arms = dict(given), 0, given.get("arms")
+    settings, added, arms = dict(settings), 0, settings.get("arms")
     if isinstance(arms, list) and all(isinstance(arm, dict) for arm in arms):
         there = [arm.get("name") for arm in arms]
-        controls = [{"name": name, **told} for name, told in CONTROLS.items() if name not in there]
-        given["arms"], added = controls + arms, len(controls)
+        controls = [{"name": name, **control} for name, control in CONTROLS.items() if name not in there]
+        settings["arms"], added = controls + arms, len(controls)
     try:
-        return Comparison(**given)
+        return Comparison(**settings)
     except ValidationError as error:
-        refused = [_of_arm(refusal, given.get("arms"), added) for refusal in refusals(error)]
+        refused = [_of_arm(refusal, settings.get("arms"), added) for refusal in refusals(error)]
         unknown = [f"{refusal.name}{arm}" for refusal, arm in refused if refusal.kind == "unknown"]
         missing = [f"{_line(refusal.name)}{arm}" for refusal, arm in refused if refusal.kind == "missing"]
         # Both together: a name that there is not is often a needed one, misspelt.

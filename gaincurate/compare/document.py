@@ -43,15 +43,15 @@ def document(results: Results) -> Json:
         "reached": _by_arm(reached(arms, spent["tokens"], budget, resampled, BASELINE)),
         "reached_seconds": _by_arm(reached(arms, spent["seconds"], budget, resampled, BASELINE)),
     }
-    made = [_arm(results, place, resampled, compared) for place in range(len(arms))]
+    arm_measures = [_arm(results, place, resampled, compared) for place in range(len(arms))]
     whole: Json = {
         "format": FORMAT,
         "setting": setting(results),
         "learned": learned(resampled, arms.index(BASELINE)),
         "apart": [arms[place] for place in resampled.apart],
-        "arms": made,
+        "arms": arm_measures,
     }
-    for arm in made:
+    for arm in arm_measures:
         arm["sentence"] = about_arm(whole, arm)
     sentences = {
         "headline": headline(whole),
@@ -232,10 +232,10 @@ def with_angle(trained: Sequence[Steps]) -> Json:
     by_seed = [pair for steps in trained if (pair := _correlations(steps)) is not None]
     if not by_seed:
         return {"spearman": None, "given_step": None, "seeds": 0}
-    given = [pair[1] for pair in by_seed if pair[1] is not None]
+    given_step = [pair[1] for pair in by_seed if pair[1] is not None]
     return {
         "spearman": float(np.mean([pair[0] for pair in by_seed])),
-        "given_step": float(np.mean(given)) if given else None,
+        "given_step": float(np.mean(given_step)) if given_step else None,
         "seeds": len(by_seed),
     }
 

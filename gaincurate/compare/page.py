@@ -88,21 +88,21 @@ def _facts(setting: Json) -> dict[str, Any]:
 
 def curves(document: Json, over: str) -> Markup:
     """Held-out accuracy over `tokens` or `seconds`, with the intervals of each arm alone."""
-    made = {
+    by_arm = {
         arm["arm"]: [(m[over], m["accuracy"], *(m["interval"] or (None, None))) for m in arm["curve"]]
         for arm in document["arms"]
     }
     title = "generated tokens" if over == "tokens" else "seconds"
-    ends = ", ".join(f"{name} ends at {100 * points[-1][1]:.1f} %" for name, points in made.items())
+    ends = ", ".join(f"{name} ends at {100 * points[-1][1]:.1f} %" for name, points in by_arm.items())
     return _multiples(
-        document, made, (title, "held-out accuracy"), f"Held-out accuracy over {title}: {ends}."
+        document, by_arm, (title, "held-out accuracy"), f"Held-out accuracy over {title}: {ends}."
     )
 
 
 def over_training(document: Json, name: str, title: str) -> Markup:
     """A share that each tenth of the budget has, such as that of effective prompts."""
     budget = document["setting"]["budget_tokens"]
-    made: dict[str, Points] = {
+    by_arm: dict[str, Points] = {
         arm["arm"]: [
             (part["until"] * budget, part[name], None, None)
             for part in arm["training"]["parts"]
@@ -110,28 +110,28 @@ def over_training(document: Json, name: str, title: str) -> Markup:
         ]
         for arm in document["arms"]
     }
-    if not any(made.values()):
+    if not any(by_arm.values()):
         return NOTHING
-    ends = ", ".join(f"{arm} from {p[0][1]:.2f} to {p[-1][1]:.2f}" for arm, p in made.items() if p)
-    return _multiples(document, made, ("generated tokens", title), f"{title} over training: {ends}.")
+    ends = ", ".join(f"{arm} from {p[0][1]:.2f} to {p[-1][1]:.2f}" for arm, p in by_arm.items() if p)
+    return _multiples(document, by_arm, ("generated tokens", title), f"{title} over training: {ends}.")
 
 
-def _multiples(document: Json, made: dict[str, Points], titles: tuple[str, str], sentence: str) -> Markup:
+def _multiples(document: Json, by_arm: dict[str, Points], titles: tuple[str, str], sentence: str) -> Markup:
     baseline = document["setting"]["baseline"]
-    names = dict(zip(made, labels(list(made), 30), strict=True))
-    every = [value for points in made.values() for _, *values in points for value in values]
+    names = dict(zip(by_arm, labels(list(by_arm), 30), strict=True))
+    every = [value for points in by_arm.values() for _, *values in points for value in values]
     present = [value for value in every if value is not None]
     pad = 0.04 * ((max(present) - min(present)) or 1)
     y_scale = alt.Scale(domain=[max(0.0, min(present) - pad), max(present) + pad], nice=False, zero=False)
-    x_scale = alt.Scale(domain=[0, max(x for points in made.values() for x, *_ in points)], nice=False)
+    x_scale = alt.Scale(domain=[0, max(x for points in by_arm.values() for x, *_ in points)], nice=False)
     panels = []
-    for place, (arm, points) in enumerate(made.items()):
-        first, below = place % 3 == 0, place >= len(made) - 3
+    for place, (arm, points) in enumerate(by_arm.items()):
+        first, below = place % 3 == 0, place >= len(by_arm) - 3
         y_axis = alt.Axis(tickCount=4, labels=first, ticks=first)
         y: Row = {"scale": y_scale, "title": titles[1] if first else None, "axis": y_axis}
         x_axis = alt.Axis(tickCount=3, labelExpr=SHORT, grid=False)
         x: Row = {"scale": x_scale, "title": titles[0] if below else None, "axis": x_axis}
-        layers = [] if arm == baseline else [_line(made[baseline], MUTED, x, y)]
+        layers = [] if arm == baseline else [_line(by_arm[baseline], MUTED, x, y)]
         layers += [_band(points, x, y), _line(points, MARK, x, y), _dots(points, names[arm], x, y)]
         title = alt.TitleParams(names[arm])
         panels.append(alt.layer(*layers).properties(width=220, height=120, title=title))

@@ -170,7 +170,7 @@ def results_of(facts: Json, tables: Tables, where: Path) -> Results:
 
 
 def _at_start(name: str, costs: Mapping[str, Floats]) -> Floats:
-    """What an arm has spent before its first step: the scoring pass behind its order."""
+    """What an arm has spent before its first step: the scoring pass of its order."""
     if name in ("tokens", "scoring"):
         return costs["scoring"][:, :1]
     return np.zeros_like(costs[name][:, :1])

@@ -53,7 +53,7 @@ def compare(comparison: Comparison, out: Path, progress: Progress | None = None,
     progress = progress or Progress()
     check(comparison)
     with writing(out, Split(), "What was done is kept"):
-        facts, known = _state(comparison, out)
+        facts, begun = _state(comparison, out)
         jobs = [
             ArmJob(comparison, arm, seed, out / JOBS / arm.name / f"seed-{seed}")
             for seed in comparison.seeds
@@ -61,7 +61,7 @@ def compare(comparison: Comparison, out: Path, progress: Progress | None = None,
         ]
         for job in jobs:  # what is wrong with an arm is said before any is trained
             # Prepared once, and never stated: nothing was trained, and the name may stand for another now.
-            if job.arm.name not in known:
+            if job.arm.name not in begun:
                 shutil.rmtree(job.folder, ignore_errors=True)
             job.prepare()
         write_json(out / FACTS, facts)
@@ -100,8 +100,8 @@ def _work(jobs: Sequence[ArmJob], progress: Progress, workers: int) -> None:
                     place, slot = left.pop(0), free.pop(0)
                     job = jobs[place]
                     progress.note(f"{place + 1} of {len(jobs)}: {job.arm.name}, seed {job.seed}: training")
-                    told = environment(job.comparison, slot, workers)
-                    at_work[pool.submit(job.work, told, watch)] = (place, slot)
+                    variables = environment(job.comparison, slot, workers)
+                    at_work[pool.submit(job.work, variables, watch)] = (place, slot)
                 done, _ = wait(at_work, _LOOK, FIRST_COMPLETED)
                 for future, (place, _) in at_work.items():
                     shares[place] = 1.0 if future in done else jobs[place].share
@@ -130,15 +130,15 @@ def _work(jobs: Sequence[ArmJob], progress: Progress, workers: int) -> None:
 
 
 def environment(comparison: Comparison, slot: int, workers: int) -> dict[str, str]:
-    """What a job's process is told of the machine: its threads, and of several GPUs its own."""
-    found = {}
+    """The environment of a job's process: its threads, and of several GPUs its own."""
+    variables = {}
     if comparison.threads is not None:
-        found = {"OMP_NUM_THREADS": str(comparison.threads), "MKL_NUM_THREADS": str(comparison.threads)}
+        variables = {"OMP_NUM_THREADS": str(comparison.threads), "MKL_NUM_THREADS": str(comparison.threads)}
     if workers > 1 and (count := _gpus()) > 1:
         shown = os.environ.get("CUDA_VISIBLE_DEVICES")
         names = shown.split(",") if shown else [str(place) for place in range(count)]
-        found["CUDA_VISIBLE_DEVICES"] = names[slot % len(names)]
-    return found
+        variables["CUDA_VISIBLE_DEVICES"] = names[slot % len(names)]
+    return variables
 
 
 def _gpus() -> int:
@@ -186,7 +186,7 @@ def _state(comparison: Comparison, out: Path) -> tuple[Json, set[str]]:
     the arms that were prepared before. Another comparison there is refused.
 
     Arms and seeds may come and go. `begun` has every arm that was ever prepared, so a name stands for one
-    thing; one that was refused may come again under its name, mended.
+    thing; one that was refused may come again under its name, fixed.
     """
     path = out / FACTS
     before = read_json(path) if path.exists() else None
@@ -219,10 +219,10 @@ def _differing(before: Json, facts: Json) -> list[str]:
     """What of a comparison changed that may not; a set is known by its manifest, wherever it lies."""
     free = {"arms", "seeds", "scored", "heldout"}
 
-    def bound(told: Json) -> Json:
-        comparison = {name: value for name, value in told["comparison"].items() if name not in free}
-        arms = {name: arm for name, arm in told["begun"].items() if name in before["begun"]}
-        return {"comparison": comparison, "sets": told["sets"], "format": told["format"], "arms": arms}
+    def bound(state: Json) -> Json:
+        comparison = {name: value for name, value in state["comparison"].items() if name not in free}
+        arms = {name: arm for name, arm in state["begun"].items() if name in before["begun"]}
+        return {"comparison": comparison, "sets": state["sets"], "format": state["format"], "arms": arms}
 
     return [name for name, _, _ in differing_keys(bound(before), bound(facts))]
 

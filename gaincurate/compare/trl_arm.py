@@ -43,13 +43,13 @@ from gaincurate.difficulty.verify_worker import Job
 from gaincurate.errors import GaincurateError
 from gaincurate.schedule.run import Run, same_file
 
-_KEPT = (".json", ".safetensors", ".txt", ".jinja", ".model")
+_OF_A_MODEL = (".json", ".safetensors", ".txt", ".jinja", ".model")
 
 
 class Marks(transformers.TrainerCallback):
     """Counts generated tokens, has a checkpoint saved at each mark, and ends the training at the last one.
 
-    Add it behind the one that follows the run, which reports a step's outcomes before they are counted here.
+    Add it after the one that follows the run, which reports a step's outcomes before they are counted here.
 
     Args:
         folder: the arm's.
@@ -79,10 +79,10 @@ class Marks(transformers.TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Count on from the checkpoint; mark where a kill came between the two, and end what was over."""
         self._costs.forget()
-        told = [entry[STEP] for entry in state.log_history if STEP in entry]
-        self._trained = told[-1]["training"] if told else 0
-        self._before = told[-1]["seconds"] if told else 0.0
-        self._round = told[-1]["round"] if told else 0
+        steps = [entry[STEP] for entry in state.log_history if STEP in entry]
+        self._trained = steps[-1]["training"] if steps else 0
+        self._before = steps[-1]["seconds"] if steps else 0.0
+        self._round = steps[-1]["round"] if steps else 0
         if state.global_step:
             self._mark(Path(args.output_dir) / f"checkpoint-{state.global_step}", state)
         if self.spent()["tokens"] >= self._task.mark_tokens[-1]:
@@ -126,7 +126,7 @@ class Marks(transformers.TrainerCallback):
             shutil.rmtree(target, ignore_errors=True)
             target.mkdir(parents=True)
             for path in checkpoint.iterdir():
-                if path.suffix in _KEPT:
+                if path.suffix in _OF_A_MODEL:
                     same_file(path, target / path.name)
             logs = [entry for entry in state.log_history if STEP in entry]
             seconds = logs[-1][STEP]["seconds"]
@@ -150,14 +150,13 @@ def train(folder: Path, task: Task) -> None:
     # Here, because judging needs no trainer.
     import trl
 
-    from gaincurate.compare.trl_arm import Marks
     from gaincurate.trainers.trl.live import attach, dataset
     from gaincurate.trainers.trl.replay import Replay, ReplayGRPOTrainer
 
     run = Run(folder / RUN)
     with ExitStack() as held:
         pool = held.enter_context(VerifierPool(VerifierConfig(task.verifier, workers=1)))
-        given: dict[str, Any] = {
+        options: dict[str, Any] = {
             "model": task.model,
             "reward_funcs": verified(run.scored, task, pool),
             "args": trl.GRPOConfig(
@@ -166,8 +165,8 @@ def train(folder: Path, task: Task) -> None:
         }
         build: Any = trl.GRPOTrainer
         if task.replay is not None:
-            build, given["replay"] = ReplayGRPOTrainer, Replay(**task.replay)
-        trainer = build(**given, train_dataset=dataset(run.folder))
+            build, options["replay"] = ReplayGRPOTrainer, Replay(**task.replay)
+        trainer = build(**options, train_dataset=dataset(run.folder))
         begun = time.monotonic()  # from here on strategies differ: the first references may be rolled out now
         attach(trainer, run.folder)
         trainer.add_callback(Marks(folder, run, task, begun))
@@ -178,18 +177,18 @@ def verified(scored: ScoredSet, task: Task, pool: VerifierPool) -> Callable[...,
     """A reward function that asks the verifier; None where it could not judge."""
     column = answer_column(scored, task.answer_column, needed=":" not in task.verifier)
     ids = pc.cast(scored.column(ID), pa.string()).combine_chunks()
-    known: dict[str, Prompt] = {}
+    prompts: dict[str, Prompt] = {}
 
     def reward(completions: Sequence[Any], gc_id: Sequence[str], **columns: Any) -> list[float | None]:
-        if unknown := sorted(set(gc_id) - known.keys()):
+        if unknown := sorted(set(gc_id) - prompts.keys()):
             places = pc.index_in(pa.array(unknown, pa.string()), value_set=ids).to_numpy()
-            known.update(zip(unknown, read_prompts(scored, places, column), strict=True))
+            prompts.update(zip(unknown, read_prompts(scored, places, column), strict=True))
         jobs = [
-            Job(completion[-1]["content"], known[one].answer, known[one].row)
-            for completion, one in zip(completions, gc_id, strict=True)
+            Job(completion[-1]["content"], prompts[prompt_id].answer, prompts[prompt_id].row)
+            for completion, prompt_id in zip(completions, gc_id, strict=True)
         ]
-        found = pool.judge_all(jobs)
-        return [None if v.reward is None else float(v.reward >= task.success) for v in found]
+        verdicts = pool.judge_all(jobs)
+        return [None if v.reward is None else float(v.reward >= task.success) for v in verdicts]
 
     return reward
 
@@ -197,7 +196,7 @@ def verified(scored: ScoredSet, task: Task, pool: VerifierPool) -> Callable[...,
 def judge(folder: Path, task: Task, k: int) -> None:
     """Roll out the held-out prompts with the model of a mark."""
     mark = folder / MARKS / str(k)
-    if not (mark / ROLLOUTS / MANIFEST).exists():  # behind that the weights may be gone
+    if not (mark / ROLLOUTS / MANIFEST).exists():  # after that the weights may be gone
         roll_out(RolloutConfig(**task.evaluation, model=str(mark), out=mark / ROLLOUTS))
     last = len(task.mark_tokens) - 1
     write_json(folder / PROGRESS, {"share": TRAINED + (1 - TRAINED) * (k + 1) / (last + 1)})

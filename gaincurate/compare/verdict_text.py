@@ -123,11 +123,11 @@ def _points(row: Json) -> str:
 
 def notes(document: Json, left_out: int) -> list[str]:
     """What a reader should know before believing it."""
-    setting, learned, made = document["setting"], document["learned"], []
+    setting, learned, sentences = document["setting"], document["learned"], []
     baseline = setting["baseline"]
     if learned["interval"] is not None and learned["interval"][0] <= 0:
         low, high = learned["interval"]
-        made.append(
+        sentences.append(
             f"It is not clear that {baseline} learned anything ({100 * learned['value']:+.1f} right answers "
             f"of 100 since the start, {100 * low:+.1f} to {100 * high:+.1f}): where nothing is learned, no "
             "strategy can be told from another. A larger budget or learning rate may show more."
@@ -135,24 +135,24 @@ def notes(document: Json, left_out: int) -> list[str]:
     for arm in document["arms"]:
         share = arm["cost"]["scoring"] / setting["budget_tokens"]
         if share >= _MUCH:
-            made.append(
+            sentences.append(
                 f"{arm['arm']} had spent {100 * share:.0f} % of the budget on scores before its first step: "
                 "its verdict is about that price too. A larger budget, or a `prefill_weight` that was "
                 "measured, may show another."
             )
     for arm in document["apart"]:
-        made.append(
+        sentences.append(
             f"The seeds of {arm} differ far more than those of the other arms, so its intervals are made of "
             f"its own {setting['seeds_count']} seeds alone and are wide."
         )
     if 1 < setting["seeds_count"] < 3:
-        made.append("With two seeds most differences stay unseen; give at least three.")
+        sentences.append("With two seeds most differences stay unseen; give at least three.")
     if left_out:
-        made.append(
+        sentences.append(
             f"{left_out:,} held-out prompts are left out: of one model at least no completion could be "
             "judged."
         )
-    return made
+    return sentences
 
 
 def _listed(names: list[str]) -> str:

@@ -18,7 +18,7 @@ from gaincurate.difficulty.prompts import answer_column
 from gaincurate.errors import InputError
 from gaincurate.hygiene.contamination import EvalIndex, contaminated
 from gaincurate.hygiene.duplicates import duplicates
-from gaincurate.hygiene.findings import CHECKS, Finding, Found, Hit, Json
+from gaincurate.hygiene.findings import CHECKS, CheckResult, Finding, Hit, Json
 from gaincurate.hygiene.gold import broken_gold, conflicting_gold
 from gaincurate.hygiene.near_duplicates import near_duplicates
 from gaincurate.hygiene.options import HygieneOptions
@@ -30,11 +30,11 @@ _TEXT = 300  # characters of a prompt in an example
 
 def search(
     scored: ScoredSet, options: HygieneOptions, *, dropping: bool = False, tell: Tell | None = None
-) -> list[Found]:
+) -> list[CheckResult]:
     """Every row that a check found.
 
     With `dropping`, a row that one check found is gone for those after it, so no row is found twice and none
-    stays behind because its only double was dropped. Without, only near duplicates leave duplicates out.
+    stays because its only double was dropped. Without, only near duplicates leave duplicates out.
 
     Args:
         scored: the set.
@@ -57,9 +57,9 @@ def search(
     return by_check
 
 
-def finding(scored: ScoredSet, found: Found, examples: int) -> Finding:
+def finding(scored: ScoredSet, result: CheckResult, examples: int) -> Finding:
     """What a report shows of one check."""
-    hits = found.hits[:examples]
+    hits = result.hits[:examples]
     rows = _texts(scored, [hit.place for hit in hits])
     others = iter(_texts(scored, [hit.other for hit in hits if hit.other is not None]))
     shown = []
@@ -71,8 +71,8 @@ def finding(scored: ScoredSet, found: Found, examples: int) -> Finding:
         elif "shared" in hit.facts:
             beside = f"{hit.reason}: {hit.facts['shared']}"
         shown.append({"gc_id": gc_id, "text": text, "with": beside})
-    share = len(found.hits) / len(scored) if len(scored) else 0.0
-    return Finding(found.check, len(found.hits), share, shown, found.note)
+    share = len(result.hits) / len(scored) if len(scored) else 0.0
+    return Finding(result.check, len(result.hits), share, shown, result.note)
 
 
 def _texts(scored: ScoredSet, places: Sequence[int]) -> list[tuple[str, str]]:
@@ -88,7 +88,7 @@ class LeftOut:
     """Which rows stay, and what was found of the others; each of those once."""
 
     kept: Mask
-    found: list[Found]
+    found: list[CheckResult]
 
     @property
     def counts(self) -> dict[str, int]:
@@ -116,13 +116,17 @@ def leave_out(scored: ScoredSet, options: HygieneOptions, *, tell: Tell | None =
     return LeftOut(stays, by_check)
 
 
-def lines(scored: ScoredSet, found: Sequence[Found]) -> Iterator[Json]:
+def lines(scored: ScoredSet, results: Sequence[CheckResult]) -> Iterator[Json]:
     """{"gc_id", "row", "check", "reason", ...} for each hit, by row; more keys are the check's own facts.
 
     `with` is the id of the row that it collides with, where there is one.
     """
     hits = sorted(
-        ((hit.place, CHECKS.index(one.check), one.check, hit) for one in found for hit in one.hits),
+        (
+            (hit.place, CHECKS.index(result.check), result.check, hit)
+            for result in results
+            for hit in result.hits
+        ),
         key=lambda key: key[:2],
     )
     named = ids(scored, [place for place, *_ in hits])
@@ -132,7 +136,7 @@ def lines(scored: ScoredSet, found: Sequence[Found]) -> Iterator[Json]:
         yield line | ({"with": next(others)} if hit.other is not None else {}) | hit.facts
 
 
-def _overlong(scored: ScoredSet, alive: Mask, options: HygieneOptions) -> Found:
+def _overlong(scored: ScoredSet, alive: Mask, options: HygieneOptions) -> CheckResult:
     limit = options.max_prompt_tokens
     assert limit is not None
     counts = scored.column("gc_prompt_tokens").to_numpy()
@@ -145,15 +149,15 @@ def _overlong(scored: ScoredSet, alive: Mask, options: HygieneOptions) -> Found:
         )
         for place in np.flatnonzero(alive & (counts > limit)).tolist()
     ]
-    return Found("overlong", hits, "tokens as scored: whole prompt, template and examples included")
+    return CheckResult("overlong", hits, "tokens as scored: whole prompt, template and examples included")
 
 
-def _broken_gold(scored: ScoredSet, alive: Mask, options: HygieneOptions) -> Found:
+def _broken_gold(scored: ScoredSet, alive: Mask, options: HygieneOptions) -> CheckResult:
     assert options.verifier is not None
     return broken_gold(scored, alive, _answer(scored, options), options.verifier)
 
 
-def _conflicting_gold(scored: ScoredSet, alive: Mask, options: HygieneOptions) -> Found:
+def _conflicting_gold(scored: ScoredSet, alive: Mask, options: HygieneOptions) -> CheckResult:
     return conflicting_gold(scored, alive, _answer(scored, options), options.verifier)
 
 
@@ -163,16 +167,16 @@ def _answer(scored: ScoredSet, options: HygieneOptions) -> str:
     return answer
 
 
-def _contaminated(scored: ScoredSet, alive: Mask, options: HygieneOptions) -> Found:
+def _contaminated(scored: ScoredSet, alive: Mask, options: HygieneOptions) -> CheckResult:
     index = EvalIndex(options.evals, options.eval_column, options.ngram)
     return contaminated(scored, alive, index, options.overlap)
 
 
-def _duplicates(scored: ScoredSet, alive: Mask, options: HygieneOptions) -> Found:
+def _duplicates(scored: ScoredSet, alive: Mask, options: HygieneOptions) -> CheckResult:
     return duplicates(scored, alive, answer_column(scored, options.answer_column, needed=False))
 
 
-def _near(scored: ScoredSet, alive: Mask, options: HygieneOptions) -> Found:
+def _near(scored: ScoredSet, alive: Mask, options: HygieneOptions) -> CheckResult:
     answer = answer_column(scored, options.answer_column, needed=False)
     return near_duplicates(scored, alive, options.near, answer)
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 from gaincurate.core.prompts import PromptProblem, column_values, find_columns, to_messages
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError, SourceError
-from gaincurate.hygiene.findings import Found, Hit
+from gaincurate.hygiene.findings import CheckResult, Hit
 from gaincurate.hygiene.rows import Mask, Template, asked, prompts, sample, words
 from gaincurate.scoring.readers.source import open_source
 
@@ -26,7 +26,7 @@ COMMON = 3
 _TEMPLATE = 20  # rows that end alike, or half of a small file, have an instruction there
 
 
-def contaminated(scored: ScoredSet, alive: Mask, index: EvalIndex, overlap: float) -> Found:
+def contaminated(scored: ScoredSet, alive: Mask, index: EvalIndex, overlap: float) -> CheckResult:
     """Rows that share words with an evaluation question.
 
     Args:
@@ -52,7 +52,7 @@ def contaminated(scored: ScoredSet, alive: Mask, index: EvalIndex, overlap: floa
         f"{len(index.items):,} evaluation questions are in the set; {index.only_whole:,} have no "
         f"{index.ngram}-gram of their own and were compared as a whole"
     )
-    return Found("contaminated", hits, note)
+    return CheckResult("contaminated", hits, note)
 
 
 def _match(

@@ -15,15 +15,15 @@ import numpy.typing as npt
 
 from gaincurate.core.prompts import Message, column_values
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.hygiene.findings import Found, Hit
+from gaincurate.hygiene.findings import CheckResult, Hit
 from gaincurate.hygiene.rows import Mask, batches, normal, read
 
 _encode = json.JSONEncoder(sort_keys=True, default=str).encode
 _RECORD = np.dtype([("high", "u8"), ("low", "u8"), ("exact", "u8"), ("answer", "u8")])
 
 
-def duplicates(scored: ScoredSet, alive: Mask, answer: str | None) -> Found:
-    """Rows whose messages an earlier row has; answers do not count, and groups that differ there are told.
+def duplicates(scored: ScoredSet, alive: Mask, answer: str | None) -> CheckResult:
+    """Rows whose messages an earlier row has; answers do not count. Groups that differ there are reported.
 
     Args:
         scored: the set.
@@ -43,7 +43,7 @@ def duplicates(scored: ScoredSet, alive: Mask, answer: str | None) -> Found:
         reason += ", another answer" if other else ""
         facts = {"exact": exact} | ({"same_answer": not other} if answer else {})
         hits.append(Hit(int(places[row]), reason, int(places[first[row]]), facts))
-    return Found("duplicates", hits, _note(first, again, same, conflict, answer))
+    return CheckResult("duplicates", hits, _note(first, again, same, conflict, answer))
 
 
 def records_of(
@@ -51,12 +51,12 @@ def records_of(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.void]]:
     """Places, and for each a hash of what it asks, of its exact messages and of its answer."""
     places = np.flatnonzero(alive)
-    found = bytearray()
+    records = bytearray()
     for _, table in batches(scored, alive):
         answers = column_values(table, answer) if answer else [None] * table.num_rows
         for messages, gold in zip(read(scored, table), answers, strict=True):
-            found += _record(messages, gold)
-    return places, np.frombuffer(found, _RECORD)
+            records += _record(messages, gold)
+    return places, np.frombuffer(records, _RECORD)
 
 
 def _record(messages: Sequence[Message], gold: object) -> bytes:

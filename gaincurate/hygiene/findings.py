@@ -1,4 +1,8 @@
-"""What a check found: one hit per row, a summary for a report, and the hits as lines of JSON."""
+"""What a check found: one hit per row, a summary for a report, and the hits as lines of JSON.
+
+A hit stands for one row, also where it names another that it collides with. So what is dropped and what is
+listed are the same rows.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +35,7 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class CheckResult:
     """What one check found, in the order of the set, and what to know of it."""
 
     check: str

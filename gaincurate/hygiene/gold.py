@@ -1,6 +1,6 @@
-"""Gold answers that cannot be trusted: takes a scored set, yields rows whose answer fails or is contradicted.
+"""Gold answers that cannot be trusted: the verifier refuses them, or equal questions have different ones.
 
-Verifiers run in processes of their own, with limits. Knows nothing of scores.
+Verifiers run in processes of their own, with limits, because a user's verifier may hang or end its process.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from gaincurate.difficulty.prompts import Prompt, parts, read_prompts
 from gaincurate.difficulty.verifier import VerifierConfig, VerifierPool, check_gold, gold_completion
 from gaincurate.difficulty.verify_worker import GoldProblem, Job
 from gaincurate.hygiene.duplicates import first_of_each, records_of
-from gaincurate.hygiene.findings import Found, Hit
+from gaincurate.hygiene.findings import CheckResult, Hit
 from gaincurate.hygiene.rows import Mask
 
 _ROWS = 1024  # in memory at once while answers are verified
 
 
-def broken_gold(scored: ScoredSet, alive: Mask, answer: str, config: VerifierConfig) -> Found:
+def broken_gold(scored: ScoredSet, alive: Mask, answer: str, config: VerifierConfig) -> CheckResult:
     """Rows whose own answer does not get a reward of 1.
 
     Args:
@@ -39,10 +39,12 @@ def broken_gold(scored: ScoredSet, alive: Mask, answer: str, config: VerifierCon
     places = pc.index_in(pa.array(list(broken), pa.string()), value_set=scored.column(ID).combine_chunks())
     hits = [Hit(place, reason) for place, reason in zip(places.to_pylist(), broken.values(), strict=True)]
     hits.sort(key=lambda hit: hit.place)
-    return Found("broken-gold", hits, f"verifier {config.verifier}, answers from {answer!r}")
+    return CheckResult("broken-gold", hits, f"verifier {config.verifier}, answers from {answer!r}")
 
 
-def conflicting_gold(scored: ScoredSet, alive: Mask, answer: str, config: VerifierConfig | None) -> Found:
+def conflicting_gold(
+    scored: ScoredSet, alive: Mask, answer: str, config: VerifierConfig | None
+) -> CheckResult:
     """Rows that ask the same and have different answers: all of such a group, for who says which is right?
 
     Args:
@@ -72,11 +74,14 @@ def conflicting_gold(scored: ScoredSet, alive: Mask, answer: str, config: Verifi
     for row, head in zip(places.tolist(), places[first].tolist(), strict=True):
         if head in against:
             other = others.get(row, against[head])
-            own, its = (prompts.get(one, prompts[head]).answer for one in (row, other))
-            facts = {"answer": own, "other_answer": its}
-            hits.append(Hit(row, f"the same question, answers {own!r:.60} and {its!r:.60}", other, facts))
+            its_answer, other_answer = (prompts.get(place, prompts[head]).answer for place in (row, other))
+            facts = {"answer": its_answer, "other_answer": other_answer}
+            reason = f"the same question, answers {its_answer!r:.60} and {other_answer!r:.60}"
+            hits.append(Hit(row, reason, other, facts))
     judge = f"judged by {config.verifier}" if config is not None else "compared as they are written"
-    return Found("conflicting-gold", hits, f"{len(against):,} questions; answers from {answer!r}, {judge}")
+    return CheckResult(
+        "conflicting-gold", hits, f"{len(against):,} questions; answers from {answer!r}, {judge}"
+    )
 
 
 def _prompts(scored: ScoredSet, pairs: list[tuple[int, int]], answer: str) -> dict[int, Prompt]:
@@ -84,11 +89,11 @@ def _prompts(scored: ScoredSet, pairs: list[tuple[int, int]], answer: str) -> di
     return dict(zip(places.tolist(), read_prompts(scored, places, answer), strict=True))
 
 
-def _equal(one: Prompt, other: Prompt, config: VerifierConfig, pool: VerifierPool) -> bool:
+def _equal(first: Prompt, second: Prompt, config: VerifierConfig, pool: VerifierPool) -> bool:
     """Whether either answer is right where the other is the gold one."""
-    for said, gold in ((one, other), (other, one)):
+    for answered, gold in ((first, second), (second, first)):
         try:
-            job = Job(gold_completion(config, said.answer), gold.answer, gold.row)
+            job = Job(gold_completion(config, answered.answer), gold.answer, gold.row)
         except GoldProblem:
             return False
         if (pool.submit(job).result().reward or 0.0) >= 1:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from gaincurate.core.prompts import column_values
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
-from gaincurate.hygiene.findings import Found, Hit
+from gaincurate.hygiene.findings import CheckResult, Hit
 from gaincurate.hygiene.rows import Mask, Template, asked, batches, read, sample, tokens
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class _Row:
     answer: Any
 
 
-def near_duplicates(scored: ScoredSet, alive: Mask, likeness: Likeness, answer: str | None) -> Found:
+def near_duplicates(scored: ScoredSet, alive: Mask, likeness: Likeness, answer: str | None) -> CheckResult:
     """Rows that are similar to an earlier row that stays.
 
     A pair at the threshold is a candidate with probability 0.999 or more, a closer one with more. Rows are
@@ -65,7 +65,7 @@ def near_duplicates(scored: ScoredSet, alive: Mask, likeness: Likeness, answer: 
         scored: the set.
         alive: `[rows]`, which rows to look at.
         likeness: how similar.
-        answer: the column with the gold answers, where there is one: it is told whether they are equal.
+        answer: the column with the gold answers, where there is one: it is reported whether they are equal.
 
     Raises:
         InputError: a threshold out of range, or rensa is not installed.
@@ -85,7 +85,7 @@ def near_duplicates(scored: ScoredSet, alive: Mask, likeness: Likeness, answer: 
         search = _Search(sketches, likeness, file, answer is not None)
         for rows in _rows(scored, candidates, template, answer):
             hits += search.compare(rows)
-    return Found("near-duplicates", hits, _note(hits, search.other_numbers, answer))
+    return CheckResult("near-duplicates", hits, _note(hits, search.other_numbers, answer))
 
 
 def _rows(scored: ScoredSet, alive: Mask, template: Template, answer: str | None) -> Iterator[list[_Row]]:

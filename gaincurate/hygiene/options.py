@@ -1,4 +1,7 @@
-"""What to look for, and how: takes a user's options, yields checked ones. Knows nothing of rows."""
+"""The checks that a user asked for, as one checked value.
+
+An option of a check that is not made is refused: whoever gave it expects that check.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,8 @@ _NEEDS = {
     "broken-gold": ("verifier", "--verifier", "NAME"),
     "contaminated": ("evals", "--eval", "FILE"),
 }
-_ALSO = {
-    "--verifier": "conflicting-gold"
-}  # which goes without, too: then answers are compared as they are written
+_ALSO = {"--verifier": "conflicting-gold"}
+"""Checks that an option is for besides its own. Without it, answers are compared as they are written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +53,11 @@ class HygieneOptions:
             if check not in CHECKS:
                 raise InputError(f"there is no check {check!r}; there are {', '.join(CHECKS)}.")
         for check, (name, option, value) in _NEEDS.items():
-            given, wanted = bool(getattr(self, name)), check in (self.checks or ())
-            if wanted and not given:
+            is_set, wanted = bool(getattr(self, name)), check in (self.checks or ())
+            if wanted and not is_set:
                 raise InputError(f"{check} needs {option} {value}.")
             used = wanted or self.checks is None or _ALSO.get(option) in self.checks
-            if given and not used:
+            if is_set and not used:
                 raise InputError(f"{option} is for the check {check}: name that too, or leave {option} out.")
         if "near-duplicates" in (self.checks or ()) and find_spec(_LIBRARY) is None:
             raise InputError(f"near duplicates need {_LIBRARY}: {_INSTALL}, or leave them out.")

@@ -1,6 +1,6 @@
 """A run for programs: what `gaincurate schedule` does, as one object.
 
-Takes a scored set or a run's folder, yields rounds and takes outcomes. Knows nothing of commands.
+It keeps nothing but the run's folder. So a program and the command line can take turns on the same run.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Schedule:
             InputError: an option does not go with the set or with another option.
             OutputError: the scored set is unfinished or damaged, or the run's folder holds something.
         """
-        given = {"scored": scored, "run": run, "strategy": strategy, "budget": budget, "rounds": rounds}
-        open_run(checked(ScheduleConfig, {**given, **options}))
+        required = {"scored": scored, "run": run, "strategy": strategy, "budget": budget, "rounds": rounds}
+        open_run(checked(ScheduleConfig, {**required, **options}))
         return cls(run)
 
     @property
@@ -81,7 +81,7 @@ class Schedule:
     def report(self, outcomes: Iterable[Mapping[str, Any]]) -> None:
         """Append outcomes of the newest round: `gc_id`, `reward`, and what else a line may have.
 
-        `round` is filled in where a line has none. What is wrong with a line is told by `next`.
+        `round` is filled in where a line has none. `next` reports what is wrong with a line.
 
         Raises:
             StorageError: the file system refused.
@@ -105,9 +105,9 @@ class Schedule:
             LockedError: another process is at work on the run.
         """
         with working_on(self.folder):
-            found = None if references is None else Path(references)
+            references_path = None if references is None else Path(references)
             left = None if checkpoint is None else str(checkpoint)
-            return advance(self._run, left, references=found) is not None
+            return advance(self._run, left, references=references_path) is not None
 
     def status(self) -> Json:
         """What `gaincurate schedule status --json` prints."""

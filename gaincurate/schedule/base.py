@@ -144,9 +144,9 @@ class Selector(ABC):
     def __init__(self, pool: Pool, options: Any) -> None:
         self.pool, self.options = pool, options
 
-    def __init_subclass__(cls, **given: Any) -> None:
+    def __init_subclass__(cls, **keywords: Any) -> None:
         """Let a subclass have the old names of methods, and call those of its base by them."""
-        super().__init_subclass__(**given)
+        super().__init_subclass__(**keywords)
         for name, old in _OLD_NAMES.items():
             if old in vars(cls) and name not in vars(cls):
                 setattr(cls, name, vars(cls)[old])
@@ -251,8 +251,8 @@ def load(strategy: str) -> type[Selector]:
             f"--strategy {strategy}: {name} has no {', '.join(absent)}; see "
             "gaincurate.schedule.base.Selector."
         )
-    made: type[Selector] = kind if is_selector else _with_hooks(kind, names)
-    return made
+    selector: type[Selector] = kind if is_selector else _with_hooks(kind, names)
+    return selector
 
 
 def _where_to_run(module: str, error: Exception) -> str:
@@ -267,18 +267,20 @@ def _where_to_run(module: str, error: Exception) -> str:
 def _with_hooks(kind: Any, names: set[str]) -> type[Selector]:
     """A subclass of a class and of `Selector`, from which it has the hooks that the class lacks."""
     renamed = {part: getattr(kind, old) for part, old in _OLD_NAMES.items() if part not in names}
-    made: type[Selector] = type(kind.__name__, (kind, Selector), {**renamed, "__module__": kind.__module__})
-    return made
+    subclass: type[Selector] = type(
+        kind.__name__, (kind, Selector), {**renamed, "__module__": kind.__module__}
+    )
+    return subclass
 
 
-def check_options(strategy: str, kind: type[Selector], given: Mapping[str, Any]) -> Options:
+def check_options(strategy: str, kind: type[Selector], values: Mapping[str, Any]) -> Options:
     """The options of a strategy, checked.
 
     Raises:
         InputError: a name that it does not have, or a value that it does not take.
     """
     try:
-        return kind.Options(**given)
+        return kind.Options(**values)
     except ValidationError as error:
         first = refusals(error)[0]
         if first.kind == "unknown":

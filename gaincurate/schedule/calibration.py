@@ -1,7 +1,7 @@
-"""What predictions were worth and what they cost: takes a run of DOTS, yields plain values for its status.
+"""What predictions were worth and what they cost, for the status of a run with strategy `dots`.
 
-Drawn prompts were all predicted near the target, so on them a correlation says little whatever the predictor
-is worth; references are a random sample. Knows nothing of how it is shown.
+Figures are given on references and on drawn prompts apart. Drawn prompts were all predicted near the target,
+so on them a correlation says little whatever the predictor is worth. References are a random sample.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def calibration_of(plan: Json, tallies: Sequence[Tally]) -> Json:
     if "predicted" not in plan:
         return {}
     predicted, wins, losses = _judged(plan, tallies)
-    found = quality(predicted, wins, losses, target=_target(plan), intervals=False)
+    metrics = quality(predicted, wins, losses, target=_target(plan), intervals=False)
     return {
         "calibration": {
-            "count": found.count,
-            "pearson": found.pearson.value,
-            "spearman": found.spearman.value,
-            "brier": found.brier.value,
-            "ceiling": found.ceiling.value,
+            "count": metrics.count,
+            "pearson": metrics.pearson.value,
+            "spearman": metrics.spearman.value,
+            "brier": metrics.brier.value,
+            "ceiling": metrics.ceiling.value,
             "carried": carried(wins, losses),
         }
     }
@@ -53,9 +53,9 @@ def calibration_of(plan: Json, tallies: Sequence[Tally]) -> Json:
 
 def carried(wins: Floats, losses: Floats) -> float | None:
     """The mean p (1 - p) of prompts as it was observed; None where none has two rollouts."""
-    found = pass_variance(wins, losses)
-    found = found[np.isfinite(found)]
-    return float(found.mean()) if len(found) else None
+    variances = pass_variance(wins, losses)
+    variances = variances[np.isfinite(variances)]
+    return float(variances.mean()) if len(variances) else None
 
 
 def _target(plan: Json) -> Target:
@@ -98,17 +98,17 @@ def difficulty_status(
         return None
     rounds: list[Json] = []
     for round_ in range(newest + 1):
-        told = run.plan(round_)["references"]
+        references = run.plan(round_)["references"]
         rounds.append(
             {
                 "round": round_,
-                "references": len(told["ids"]),
-                **{name: told[name] for name in _OF_REFERENCES},
-                "checkpoint": told["checkpoint"],
-                "reusable": len(told["reusable"]["ids"]) if "reusable" in told else None,
+                "references": len(references["ids"]),
+                **{name: references[name] for name in _OF_REFERENCES},
+                "checkpoint": references["checkpoint"],
+                "reusable": len(references["reusable"]["ids"]) if "reusable" in references else None,
                 "rollout_seconds": seconds.get(("rollout", round_)),
                 "predict_seconds": seconds.get(("predict", round_)),
-                "on_references": told["quality"],
+                "on_references": references["quality"],
                 "on_drawn": calibrations.get(round_),
             }
         )
@@ -128,17 +128,17 @@ def _newest(run: Run, round_: int) -> Json | None:
     """The last round's predictions against what came back, with intervals."""
     plan = run.plan(round_)
     try:
-        found = read_outcomes(run.outcomes(round_), round_, run.ids, rules_of(run.config))
+        outcomes = read_outcomes(run.outcomes(round_), round_, run.ids, rules_of(run.config))
     except OutcomeError:  # changed since they were taken
         return None
-    predicted, wins, losses = _judged(plan, list(found.tallies.values()))
-    told: Quality = quality(predicted, wins, losses, target=_target(plan), seed=run.config.seed)
-    return {"round": round_, **asdict(told)}
+    predicted, wins, losses = _judged(plan, list(outcomes.tallies.values()))
+    metrics: Quality = quality(predicted, wins, losses, target=_target(plan), seed=run.config.seed)
+    return {"round": round_, **asdict(metrics)}
 
 
 def _cost(rounds: Sequence[Json]) -> Json:
     names = ("rollouts", "completion_tokens", "rollout_seconds", "predict_seconds")
-    return {name: sum(one[name] or 0 for one in rounds) for name in names}
+    return {name: sum(round_[name] or 0 for round_ in rounds) for name in names}
 
 
 def _waiting(run: Run, newest: int) -> Json | None:

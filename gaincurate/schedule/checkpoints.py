@@ -1,8 +1,8 @@
-"""Hugging Face checkpoints on disk: takes a folder that a trainer writes, yields the newest complete one.
+"""Finds the newest complete Hugging Face checkpoint that a trainer left in a folder.
 
-Complete: a configuration, safetensors whose headers account for every byte, and a readable
-`trainer_state.json` where there is one. Of a trainer that has ended: one that still writes may not be done.
-Knows nothing of trainers; who does, gives a `Finder` of its own.
+Complete means a configuration, safetensors whose headers account for every byte, and a readable
+`trainer_state.json` where there is one. That says enough only of a trainer that has ended: one that
+still writes may not be done. A trainer with a layout of its own comes with its own `Finder`.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def newest_checkpoint(folder: Path, since: float = 0.0) -> Path | None:
         since: leave out what was there before this time (seconds since 1970), whatever its files say of
             their age: copies keep the times of what they are copies of.
     """
-    found = [path for path in _candidates(folder, _DEPTH) if why_incomplete(path) is None]
-    return max((path for path in found if _put_there(path) >= since), key=_age, default=None)
+    complete = [path for path in _candidates(folder, _DEPTH) if why_incomplete(path) is None]
+    return max((path for path in complete if _put_there(path) >= since), key=_age, default=None)
 
 
 def why_none(folder: Path) -> str:
@@ -102,8 +102,8 @@ def weight_names(folder: Path) -> list[str] | None:
     if not (folder / _INDEX).is_file():
         return ["model.safetensors"]
     try:
-        found = sorted(set(json.loads((folder / _INDEX).read_bytes())["weight_map"].values()))
-        return found if found and all(name == Path(name).name for name in found) else None
+        names = sorted(set(json.loads((folder / _INDEX).read_bytes())["weight_map"].values()))
+        return names if names and all(name == Path(name).name for name in names) else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
 
@@ -111,13 +111,13 @@ def weight_names(folder: Path) -> list[str] | None:
 def _candidates(folder: Path, depth: int) -> list[Path]:
     if not folder.is_dir():
         return []
-    known = ("config.json", "adapter_config.json", "model.safetensors", _INDEX)
-    found = [folder] if any((folder / name).is_file() for name in known) else []
+    markers = ("config.json", "adapter_config.json", "model.safetensors", _INDEX)
+    folders = [folder] if any((folder / name).is_file() for name in markers) else []
     if depth:
         for below in sorted(folder.iterdir()):
             if below.is_dir() and not below.is_symlink():
-                found += _candidates(below, depth - 1)
-    return found
+                folders += _candidates(below, depth - 1)
+    return folders
 
 
 def _state(folder: Path) -> int | None:
@@ -134,8 +134,8 @@ def _weights(folder: Path) -> list[Path]:
 
 def weights_of(folder: str) -> list[list[object]]:
     """Names, sizes and times of a checkpoint's weight files: what tells it from a later one in its place."""
-    found = sorted(_weights(Path(folder)))
-    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in found]
+    files = sorted(_weights(Path(folder)))
+    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
 
 
 def _put_there(folder: Path) -> float:

@@ -1,6 +1,6 @@
-"""The options of a run as frozen, checked values; takes keywords, yields what `run.json` holds.
+"""The options of a run, frozen and checked: the options of `schedule start` and what `run.json` holds.
 
-Knows nothing of the command line. Unknown names are refused.
+One model does both, so an option has the same name, default and check wherever it comes from.
 """
 
 from __future__ import annotations

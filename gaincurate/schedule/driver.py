@@ -1,7 +1,8 @@
-"""Drives an external trainer through a run: takes a command, yields finished rounds.
+"""Drives an external trainer through a run, one process per round.
 
-Each round: run the command, take its outcomes, score anew where due, plan the next. What was done is on disk
-before the next thing begins, so a killed driver goes on where it was. Knows nothing of any trainer.
+Each round: run the command, take its outcomes, score again where due, plan the next. What was done is on disk
+before the next thing begins, so a killed driver goes on where it was. The trainer is a command with places to
+fill in, so any program can be driven.
 """
 
 from __future__ import annotations
@@ -121,14 +122,14 @@ def remembered(run: Run, command: Sequence[str]) -> list[str]:
             f"no command: gaincurate schedule run {run.folder} -- python train.py --data {{data}} --model "
             "{checkpoint} --outcomes {outcomes} --output {output}"
         )
-    found = list(command) if command else [str(part) for part in read_json(path)]
-    if found[0].startswith("-"):
+    trainer = list(command) if command else [str(part) for part in read_json(path)]
+    if trainer[0].startswith("-"):
         raise InputError(
-            f"{found[0]} is no option of `schedule run` and no program; the trainer goes behind --."
+            f"{trainer[0]} is no option of `schedule run` and no program; the trainer goes after --."
         )
-    if "{" not in found[0] and shutil.which(found[0]) is None:
-        raise TrainerError(f"the trainer {found[0]!r} cannot be started: there is no such program.")
-    return found
+    if "{" not in trainer[0] and shutil.which(trainer[0]) is None:
+        raise TrainerError(f"the trainer {trainer[0]!r} cannot be started: there is no such program.")
+    return trainer
 
 
 def names_of(run: Run, round_: int, checkpoint: str) -> dict[str, str]:
@@ -152,21 +153,21 @@ def checkpoint_before(run: Run, round_: int, command: Sequence[str], finder: Fin
         TrainerError: it is gone.
         InputError: it is not known.
     """
-    found = run.state["checkpoint"]
-    if found is None and not any("{checkpoint}" in part for part in command):
+    checkpoint = run.state["checkpoint"]
+    if checkpoint is None and not any("{checkpoint}" in part for part in command):
         return ""
-    if found is None:
+    if checkpoint is None:
         raise InputError(
             f"{run.folder} does not know the model that scored the set, which {{checkpoint}} is in round "
             "0; start the run with --model."
         )
-    why = None if found == run.config.model else (finder or Finder()).why_incomplete(Path(found))
+    why = None if checkpoint == run.config.model else (finder or Finder()).why_incomplete(Path(checkpoint))
     if why is not None:
         raise TrainerError(
             f"round {round_} would begin with the checkpoint of round {round_ - 1}, which is gone: "
             f"{why}. Restore it; a trainer that deletes old checkpoints must keep the newest."
         )
-    return str(found)
+    return str(checkpoint)
 
 
 def _train(
@@ -210,10 +211,15 @@ def _train(
             ended_well=ended_well,
             command=shlex.join(filled),
         )
-    found = finder.newest(Path(names["output"]), begun - _CLOCKS)
+    checkpoint = finder.newest(Path(names["output"]), begun - _CLOCKS)
     write_json(
         folder / _TRAINED,
-        {"attempt": attempt, "seconds": seconds, "ended": time.time(), "checkpoint": found and str(found)},
+        {
+            "attempt": attempt,
+            "seconds": seconds,
+            "ended": time.time(),
+            "checkpoint": checkpoint and str(checkpoint),
+        },
     )
 
 
@@ -221,10 +227,10 @@ def _set_aside(run: Run, round_: int) -> None:
     """Forget the newest round's training: its outcomes, good or bad, are kept under another name."""
     path, number = run.outcomes(round_), 1
     try:
-        while (kept := path.with_name(f"outcomes-{number}.jsonl")).exists():
+        while (aside := path.with_name(f"outcomes-{number}.jsonl")).exists():
             number += 1
         if path.exists():
-            path.rename(kept)
+            path.rename(aside)
         (run.round_folder(round_) / _TRAINED).unlink(missing_ok=True)
     except OSError as error:
         raise storage_error(path, error) from error
@@ -249,7 +255,7 @@ def _begin_attempt(run: Run, round_: int) -> int:
 
 @contextmanager
 def _pointing_at(run: Run, round_: int) -> Iterator[None]:
-    """Say which round it was, and what to do, behind an error's own sentence."""
+    """Say which round it was, and what to do, after an error's own sentence."""
     again = f"Nothing is lost: `gaincurate schedule run {shlex.quote(str(run.folder))}` "
     try:
         yield
@@ -272,11 +278,11 @@ def _checkpoint_after(
     Raises:
         TrainerError: something asks for it, and it is not there.
     """
-    found: Json = read_json(run.round_folder(round_) / _TRAINED)
+    training: Json = read_json(run.round_folder(round_) / _TRAINED)
     output = (run.round_folder(round_) / "output").resolve()
-    since = float(found["ended"]) - float(found["seconds"]) - _CLOCKS
-    # Looked for once more: sharded weights may have been converted since.
-    checkpoint = found["checkpoint"] or finder.newest(output, since)
+    since = float(training["ended"]) - float(training["seconds"]) - _CLOCKS
+    # Look once more: sharded weights may have been converted since.
+    checkpoint = training["checkpoint"] or finder.newest(output, since)
     why = finder.why_incomplete(Path(checkpoint)) if checkpoint else finder.why_none(output)
     if why is None:
         return str(checkpoint)

@@ -29,7 +29,7 @@ def first_model(scored: ScoredSet, note: Callable[[str], None]) -> str | None:
 
     Args:
         scored: the set.
-        note: told where the model is not on this machine, so that its name has to do.
+        note: called where the model is not on this machine, so that its name has to do.
 
     Returns:
         A path, the model's name where it is not on this machine, or None where nothing says which it was.

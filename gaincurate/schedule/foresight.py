@@ -38,11 +38,11 @@ _OPTIONS = "rollouts.options.json"
 
 @dataclass(frozen=True, slots=True)
 class Foresight:
-    """`values` `[rows]` predicted for every row, the rows that are `references`, and what the plan tells."""
+    """`values` `[rows]` predicted for every row, the rows that are `references`, and the plan's `facts`."""
 
     values: Floats
     references: Ints
-    told: Json
+    facts: Json
 
 
 def see_live(run: Run, checkpoints: bool) -> None:
@@ -55,10 +55,10 @@ def see_live(run: Run, checkpoints: bool) -> None:
     Raises:
         InputError: its references are observed in a way that such a trainer has no part in.
     """
-    own = run.config.options.get("rollout")
+    rollout = run.config.options.get("rollout")
     if not load(run.config.strategy).observes_references:
         return
-    if own is not None and (checkpoints or "server" in own):
+    if rollout is not None and (checkpoints or "server" in rollout):
         return
     if checkpoints:
         raise InputError(
@@ -76,8 +76,8 @@ def see_live(run: Run, checkpoints: bool) -> None:
 
 def observes_with_checkpoint(config: ScheduleConfig) -> bool:
     """Whether a run's references are rolled out with its newest checkpoint."""
-    own = config.options.get("rollout")
-    return own is not None and "server" not in own
+    rollout = config.options.get("rollout")
+    return rollout is not None and "server" not in rollout
 
 
 def foresee(context: Context, references: Ints, options: DotsOptions) -> Foresight:
@@ -94,74 +94,76 @@ def foresee(context: Context, references: Ints, options: DotsOptions) -> Foresig
         InputError: no checkpoint to roll out with, or one that is not complete.
         GaincurateError: rollouts or prediction failed; what was done is kept.
     """
-    run, note, given = context.run, context.note, context.reference_outcomes
+    run, note, outcomes = context.run, context.note, context.reference_outcomes
     asked = ask(run, context.round, references)
     if context.opening:
         raise needed(run, asked)
-    if given is not None or asked.given.exists():
-        seen = read(run, asked, given or asked.given, note=note)
+    if outcomes is not None or asked.given.exists():
+        seen = read(run, asked, outcomes or asked.given, note=note)
     elif options.rollout is not None:
         _roll_out(context, asked, options.rollout)
         seen = read(run, asked, asked.rollouts, ours=True)
     else:
         raise needed(run, asked)
     values, how = _predicted(run, options, asked, note)
-    return Foresight(values, references, _told(run, options, asked, seen, how, context.checkpoint))
+    return Foresight(values, references, _plan_facts(run, options, asked, seen, how, context.checkpoint))
 
 
-def _roll_out(context: Context, asked: Asked, own: Json) -> None:
+def _roll_out(context: Context, asked: Asked, options: Json) -> None:
     """Have the references rolled out, unless the set of this very policy is there."""
     run, checkpoint, note = context.run, context.checkpoint, context.note
-    if checkpoint is None and "server" not in own:
+    if checkpoint is None and "server" not in options:
         raise InputError(
             f"the references of round {asked.round} are rolled out with a checkpoint (--rollout) and there "
             "is none: give --checkpoint to `schedule next`, or let the trainer write one below {output}."
         )
-    path, made = asked.folder / MADE, _policy(run, asked, own, checkpoint)
-    known = read_json(path) if path.exists() else None
-    same = known is not None and _same(known, made)
+    path, policy = asked.folder / MADE, _policy(run, asked, options, checkpoint)
+    rolled_out = read_json(path) if path.exists() else None
+    same = rolled_out is not None and _same(rolled_out, policy)
     if asked.rollouts.exists() and not same:
         shutil.rmtree(asked.rollouts)  # of a policy that was trained past since
     if (asked.rollouts / MANIFEST).exists():
         return
     if not same:
-        write_json(path, made)
-    if "server" in own:
-        _generate(run, asked, ["--server", own["server"]], own, note)
+        write_json(path, policy)
+    if "server" in options:
+        _generate(run, asked, ["--server", options["server"]], options, note)
     elif asked.round == 0:  # a name, a file or a folder, which the command knows how to find
-        _generate(run, asked, ["--model", str(checkpoint)], own, note)
+        _generate(run, asked, ["--model", str(checkpoint)], options, note)
     else:
         with context.held(run, str(checkpoint)) as folder:
             if (why := why_incomplete(Path(folder))) is not None:
                 raise InputError(
                     f"the checkpoint of round {asked.round - 1} cannot be used: {why}.", path=checkpoint
                 )
-            _generate(run, asked, ["--model", folder], own, note)
+            _generate(run, asked, ["--model", folder], options, note)
 
 
-def _policy(run: Run, asked: Asked, own: Json, checkpoint: str | None) -> Json:
+def _policy(run: Run, asked: Asked, options: Json, checkpoint: str | None) -> Json:
     """What tells the policy from a later one under the same name."""
-    behind = run.outcomes(asked.round - 1)
+    outcomes = run.outcomes(asked.round - 1)
     there = asked.round > 0 and checkpoint is not None and Path(checkpoint).is_dir()
     return {
-        "server": own.get("server"),
-        "checkpoint": None if "server" in own else checkpoint,
-        "weights": weights_of(str(checkpoint)) if there and "server" not in own else None,
-        "behind": digest_file(behind) if asked.round > 0 and behind.exists() else None,
+        "server": options.get("server"),
+        "checkpoint": None if "server" in options else checkpoint,
+        "weights": weights_of(str(checkpoint)) if there and "server" not in options else None,
+        "behind": digest_file(outcomes) if asked.round > 0 and outcomes.exists() else None,
     }
 
 
-def _same(known: Json, made: Json) -> bool:
+def _same(rolled_out: Json, wanted: Json) -> bool:
     """Whether rollouts that are there are of the policy that is wanted."""
-    if made["weights"] is not None:  # they tell: what lies behind may have been taken back and told again
-        return {**known, "behind": None} == {**made, "behind": None}
-    return {**known, "weights": None} == made  # a trainer may delete a checkpoint that was rolled out with
+    if wanted["weights"] is not None:
+        # They say enough: outcomes may have been taken back and reported again since.
+        return {**rolled_out, "behind": None} == {**wanted, "behind": None}
+    # A trainer may delete a checkpoint that was rolled out with.
+    return {**rolled_out, "weights": None} == wanted
 
 
-def _generate(run: Run, asked: Asked, engine: Sequence[str], own: Json, note: Note) -> None:
+def _generate(run: Run, asked: Asked, engine: Sequence[str], options: Json, note: Note) -> None:
     note(f"round {asked.round}: rolling out {len(asked.ids):,} references with {engine[1]}")
     config = asked.folder / _OPTIONS
-    write_json(config, own)
+    write_json(config, options)
     command = ["rollout", str(run.scored.folder.resolve()), "--out", str(asked.rollouts), *engine]
     command += ["--reference", str(len(asked.ids)), "--seed", str(asked.seed), "--config", str(config)]
     seconds = _call(run, asked, command, "rolling out", "What had arrived is kept")
@@ -205,9 +207,9 @@ def _wanted(run: Run, options: DotsOptions, asked: Asked) -> Json:
 
 def _column(run: Run, out: Path, column: str) -> tuple[Floats, Json]:
     """The values that `difficulty predict` wrote, in the order of the set's rows."""
-    path, said = out / f"{column}.arrow", read_json(out / f"{column}.json")
+    path, about = out / f"{column}.arrow", read_json(out / f"{column}.json")
     with reading(path):
-        whole = path.exists() and digest_file(path) == said["hash"]
+        whole = path.exists() and digest_file(path) == about["hash"]
     if not whole:
         raise OutputError(
             f"{path} is missing or damaged; delete {out} and run the same command again.", path=str(path)
@@ -215,13 +217,13 @@ def _column(run: Run, out: Path, column: str) -> tuple[Floats, Json]:
     refuse = broken(path, f"Delete {out} and run the same command again.")
     table = read_computed(path, refuse)
     check_fields(table.schema, [pa.field("value", pa.float32())], refuse)
-    found = table.column("value").to_numpy().astype(np.float64)
-    if len(found) != run.facts["rows"] or not np.isfinite(found).all():
+    values = table.column("value").to_numpy().astype(np.float64)
+    if len(values) != run.facts["rows"] or not np.isfinite(values).all():
         raise OutputError(f"{path} does not have a number for each of the {run.facts['rows']:,} prompts.")
-    return found, said["how"]
+    return values, about["how"]
 
 
-def _call(run: Run, asked: Asked, command: Sequence[str], what: str, kept: str) -> float:
+def _call(run: Run, asked: Asked, command: Sequence[str], what: str, progress: str) -> float:
     """Run a command of `gaincurate difficulty` to its end; the seconds that it took."""
     log = asked.folder / f"{command[0]}.log"
     try:
@@ -234,22 +236,22 @@ def _call(run: Run, asked: Asked, command: Sequence[str], what: str, kept: str) 
         if isinstance(code, int) and code < 0:
             why = f"it was ended by signal {-code}"
         raise GaincurateError(
-            f"{what} for round {asked.round} failed: {why} (log: {log}). {kept}; run the same command again "
-            "to go on.",
+            f"{what} for round {asked.round} failed: {why} (log: {log}). {progress}; run the same command "
+            "again to go on.",
             log=str(log),
         ) from error
 
 
-def _told(
+def _plan_facts(
     run: Run, options: DotsOptions, asked: Asked, seen: Seen, how: Json, checkpoint: str | None
 ) -> Json:
-    """What the plan says of a round's references and of the predictor; nothing that a second run changes."""
+    """What the plan says of a round's references and of the predictor. A second run would say the same."""
     apart = ("on_references", "on_others", "outcomes", "policy")
     rates = seen.rates
-    told: Json = {
+    facts: Json = {
         "ids": asked.ids,
         "observed": len(rates.ids),
-        **seen.told,
+        **seen.facts,
         "carried": carried(rates.wins, rates.losses) if rates.counted else None,
         "checkpoint": _named(run, checkpoint),
         "predictor": {name: value for name, value in how.items() if name not in apart},
@@ -257,12 +259,12 @@ def _told(
     }
     if options.reuse_references is not None:
         near = np.abs(rates.failure - options.target_difficulty) <= options.reuse_references
-        told["reusable"] = {
+        facts["reusable"] = {
             "ids": [rates.ids[i] for i in np.flatnonzero(near).tolist()],
             "failure": rates.failure[near].tolist(),
             "rollouts": None if seen.rollouts is None else place_of(run, seen.rollouts),
         }
-    return told
+    return facts
 
 
 def _named(run: Run, checkpoint: str | None) -> str | None:

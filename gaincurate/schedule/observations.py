@@ -1,6 +1,7 @@
-"""What is known after a round: takes a run, yields its outcomes, late ones, and C_t.
+"""What is known after a round: its outcomes, late ones of earlier rounds, and C_t.
 
-Knows nothing of what a strategy makes of them.
+Outcomes may come in for a round that is over. They are taken once, so each state keeps how far every file was
+read.
 """
 
 from __future__ import annotations
@@ -47,16 +48,16 @@ def take_outcomes(run: Run, round_: int, note: Note = silent) -> Outcomes:
     """
     config, path = run.config, run.outcomes(round_)
     rules = rules_of(config)
-    found = read_outcomes(path, round_, run.ids, rules)
-    if found.cut:
+    outcomes = read_outcomes(path, round_, run.ids, rules)
+    if outcomes.cut:
         note(f"warning: the last line of {path} is not finished and was left out")
-    check_coverage(found, round_, path, rules)
-    if found.unjudged:
+    check_coverage(outcomes, round_, path, rules)
+    if outcomes.unjudged:
         note(
-            f"warning: {found.unjudged:,} of {found.rollouts:,} rollouts of round {round_} could not be "
-            "judged"
+            f"warning: {outcomes.unjudged:,} of {outcomes.rollouts:,} rollouts of round {round_} could not "
+            "be judged"
         )
-    return found
+    return outcomes
 
 
 def rules_of(config: ScheduleConfig) -> Rules:
@@ -84,8 +85,8 @@ def pass_rates_of(path: Path, rules: Rules | None = None, *, option: str = "--ou
     return read_pass_rates(path, rules, option=option, files=[file for file in files if file.exists()])
 
 
-def late_outcomes(run: Run, state: Json, found: Outcomes) -> tuple[tuple[Ints, Floats, Floats], Json]:
-    """What came in for earlier rounds, in this round's file or behind what was taken of theirs.
+def late_outcomes(run: Run, state: Json, outcomes: Outcomes) -> tuple[tuple[Ints, Floats, Floats], Json]:
+    """What came in for earlier rounds, in this round's file or after what was taken of theirs.
 
     Returns:
         Rows, wins and losses, one for each prompt, and the sizes of the files as they were read.
@@ -93,7 +94,7 @@ def late_outcomes(run: Run, state: Json, found: Outcomes) -> tuple[tuple[Ints, F
     newest = int(state["round"])
     sizes = {int(name): size for name, size in state["taken"].items()}
     files: dict[int, tuple[list[Line], list[Line]]] = {}
-    taken = {str(newest): found.size}
+    taken = {str(newest): outcomes.size}
     for round_, since in [*sizes.items(), (newest, 0)]:
         path = run.outcomes(round_)
         if round_ == newest or (path.exists() and path.stat().st_size > since):
@@ -102,10 +103,10 @@ def late_outcomes(run: Run, state: Json, found: Outcomes) -> tuple[tuple[Ints, F
         else:
             taken[str(round_)] = since
     fresh = [line for _, new in files.values() for line in new if line.round < newest]
-    known = _known(run, {line.round for line in fresh}, sizes)
+    taken_before = _keys_taken_before(run, {line.round for line in fresh}, sizes)
     late: dict[tuple[int, str], Tally] = {}
     for line in fresh:
-        if line.is_new(known):
+        if line.is_new(taken_before):
             late.setdefault((line.round, line.gc_id), Tally()).add(line.success)
     places: dict[int, Mapping[str, int]] = {}
     rows, wins, losses = [], [], []
@@ -118,15 +119,15 @@ def late_outcomes(run: Run, state: Json, found: Outcomes) -> tuple[tuple[Ints, F
     return (np.array(rows, np.int64), np.array(wins, float), np.array(losses, float)), taken
 
 
-def _known(run: Run, rounds: set[int], sizes: Mapping[int, int]) -> set[Key]:
+def _keys_taken_before(run: Run, rounds: set[int], sizes: Mapping[int, int]) -> set[Key]:
     """The keys of these rounds' lines that were taken before, in whatever file they are."""
-    known: set[Key] = set()
+    keys: set[Key] = set()
     for round_, size in sizes.items():
         if rounds and round_ >= min(rounds):
             old, _, _ = split_lines(run.outcomes(round_), size, round_, run.ids, rules_of(run.config))
             for line in old:
-                line.is_new(known)
-    return known
+                line.is_new(keys)
+    return keys
 
 
 def concentration_of(run: Run, name: str, ids: list[str], rows: Ints) -> tuple[float, str, int]:

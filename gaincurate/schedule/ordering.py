@@ -1,8 +1,7 @@
-"""The order of a run: takes a column of a scored set, yields ranks to rows, memory-mapped.
+"""The order of a run: which row of the scored set stands at which rank, in a memory-mapped file.
 
-A row is a place in the scored set, counted over its shards; a rank is a place in the order, 0 taught first.
-The file names its content by a hash, so a state can say which order it goes with. Knows nothing of
-strategies.
+A row is a place in the scored set, counted over its shards. A rank is a place in the order, 0 taught first.
+The file names its content by a hash, so a state can say which order it goes with.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ class Order:
 
 
 def _damaged(path: Path, why: str = "") -> OutputError:
-    return OutputError(f"{path} is damaged{why}; restore it, or start the run anew.", path=str(path))
+    return OutputError(f"{path} is damaged{why}; restore it, or start a new run.", path=str(path))
 
 
 def _numbers(column: pa.ChunkedArray) -> Any:
@@ -103,7 +102,7 @@ def build(path: Path, scored: ScoredSet, by: str | None, *, ascending: bool) -> 
 def permute(
     path: Path, order: Order, ranks: Ints, ids: Iterable[str], values: Floats, *, ascending: bool
 ) -> None:
-    """Write `order` with the rows at some ranks sorted anew among these same ranks.
+    """Write `order` with the rows at some ranks sorted again among these same ranks.
 
     Args:
         path: the file to write, another than the order's own.

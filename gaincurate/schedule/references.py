@@ -1,7 +1,7 @@
-"""The references of a DOTS round: takes a run and a round, yields which prompts they are and what came back.
+"""The reference prompts of a round with strategy `dots`: which they are, and what came back.
 
-Their prompts are written for whoever rolls them out; outcomes are read from a rollout set or from what a
-person gave, checked, and written in one form. Runs nothing itself.
+Their prompts are written for whoever rolls them out. Outcomes may come from a rollout set or from a person's
+file. Both are checked and written in one form, so a prediction does not depend on where they came from.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What came back. `told` is for the plan: numbers, and where it came from; `rollouts` the rollout set."""
+    """What came back. `facts` are for the plan: numbers, and their source. `rollouts` is the rollout set."""
 
     rates: PassRates
-    told: Json
+    facts: Json
     rollouts: Path | None
 
 
@@ -124,8 +124,8 @@ def needed(run: Run, asked: Asked) -> NotReadyError:
 def needed_for(run: Run) -> NotReadyError:
     """The sentence for the references of round 0, of a run that was just opened."""
     folder = run.references_folder(0)
-    told = read_json(folder / IDS)
-    return needed(run, Asked(0, folder, np.zeros(0, np.int64), told["ids"], told["seed"]))
+    asked = read_json(folder / IDS)
+    return needed(run, Asked(0, folder, np.zeros(0, np.int64), asked["ids"], asked["seed"]))
 
 
 def read(run: Run, asked: Asked, path: Path, *, ours: bool = False, note: Note = silent) -> Seen:
@@ -136,7 +136,7 @@ def read(run: Run, asked: Asked, path: Path, *, ours: bool = False, note: Note =
         asked: its references.
         path: a rollout set, or outcomes.
         ours: the run made the set itself, and what it could not use was left out by its own options.
-        note: told what a person should know.
+        note: called with what a person should know.
 
     Raises:
         InputError: it cannot be read, or is of another round.
@@ -144,39 +144,41 @@ def read(run: Run, asked: Asked, path: Path, *, ours: bool = False, note: Note =
     """
     rollouts = path if path.is_dir() and _is_rollout_set(path) else None
     rules = rules_of(run.config)
-    found = _of_round(
+    observed = _of_round(
         pass_rates_of(path, Rules() if rollouts else rules, option="--reference-outcomes"),
         asked.round,
         path,
     )
-    if found.round is not None and path.is_file() and not path.read_bytes().endswith(b"\n"):
+    if observed.round is not None and path.is_file() and not path.read_bytes().endswith(b"\n"):
         note(f"warning: the last line of {path} has no end and was left out")
     if rollouts is not None and run.facts["params"]["success"] is not None:
-        found = _cut(found, rollouts, float(run.facts["params"]["success"]))
-    places = {gc_id: place for place, gc_id in enumerate(found.ids)}
-    kept = [gc_id for gc_id in asked.ids if gc_id in places]
+        observed = _cut(observed, rollouts, float(run.facts["params"]["success"]))
+    places = {gc_id: place for place, gc_id in enumerate(observed.ids)}
+    judged = [gc_id for gc_id in asked.ids if gc_id in places]
     absent = [gc_id for gc_id in asked.ids if gc_id not in places]
-    if not ours and len(kept) < math.ceil(rules.coverage * len(asked.ids) - 1e-9):
+    if not ours and len(judged) < math.ceil(rules.coverage * len(asked.ids) - 1e-9):
         more = f" and {len(absent) - _SHOWN:,} more" if len(absent) > _SHOWN else ""
         raise OutcomeError(
-            f"{path} has judged outcomes for {len(kept):,} of the {len(asked.ids):,} references of round "
+            f"{path} has judged outcomes for {len(judged):,} of the {len(asked.ids):,} references of round "
             f"{asked.round} and {rules.coverage:.0%} of them are needed (--min-coverage); it lacks "
             f"{', '.join(absent[:_SHOWN])}{more}.",
             path=str(path),
             ids=absent,
         )
-    rows = np.array([places[gc_id] for gc_id in kept], np.int64)
-    rates = PassRates(found.name, kept, found.wins[rows], found.losses[rows], found.counted)
+    rows = np.array([places[gc_id] for gc_id in judged], np.int64)
+    rates = PassRates(observed.name, judged, observed.wins[rows], observed.losses[rows], observed.counted)
     _write(asked.folder / OBSERVED, rates)
     return Seen(rates, {**_counts(run, asked.ids, rates, rollouts, path), "left_out": len(absent)}, rollouts)
 
 
-def _cut(found: PassRates, rollouts: Path, success: float) -> PassRates:
+def _cut(observed: PassRates, rollouts: Path, success: float) -> PassRates:
     """The same with rewards that are right or wrong."""
     table = pass_rates(rollouts, success=success)
     table = table.filter(pc.greater(table.column("samples"), 0)).sort_by(ID)
     wins, losses = (table.column(name).to_numpy() for name in ("wins", "losses"))
-    return PassRates(found.name, table.column(ID).to_pylist(), wins, losses, True, found.round, found.source)
+    return PassRates(
+        observed.name, table.column(ID).to_pylist(), wins, losses, True, observed.round, observed.source
+    )
 
 
 def _is_rollout_set(path: Path) -> bool:
@@ -188,22 +190,22 @@ def _is_rollout_set(path: Path) -> bool:
         return False
 
 
-def _of_round(found: Sequence[PassRates], round_: int, path: Path) -> PassRates:
+def _of_round(policies: Sequence[PassRates], round_: int, path: Path) -> PassRates:
     """Of several policies in a file the one that these outcomes are of."""
-    own = [one for one in found if one.round == round_]
-    if own or (len(found) == 1 and found[0].round is None):
-        return own[0] if own else found[0]
-    if len(found) == 1:
+    matching = [policy for policy in policies if policy.round == round_]
+    if matching or (len(policies) == 1 and policies[0].round is None):
+        return matching[0] if matching else policies[0]
+    if len(policies) == 1:
         raise InputError(
-            f"--reference-outcomes {path} is of round {found[0].round}, and round {round_} is to be "
+            f"--reference-outcomes {path} is of round {policies[0].round}, and round {round_} is to be "
             "drawn: an older policy says nothing of it. Give what its references did, with "
             f'"round": {round_}.',
             path=str(path),
         )
-    names = ", ".join(one.name for one in found[:_SHOWN])
+    names = ", ".join(policy.name for policy in policies[:_SHOWN])
     raise InputError(
-        f"--reference-outcomes {path} has {len(found)} policies "
-        f"({names}{', ...' if len(found) > _SHOWN else ''}) "
+        f"--reference-outcomes {path} has {len(policies)} policies "
+        f"({names}{', ...' if len(policies) > _SHOWN else ''}) "
         f"and none is named round {round_}; give a file with the newest policy's rollouts alone.",
         path=str(path),
     )
@@ -220,23 +222,23 @@ def _write(path: Path, rates: PassRates) -> None:
 def _counts(run: Run, ids: list[str], rates: PassRates, rollouts: Path | None, path: Path) -> Json:
     """How many rollouts and tokens, and of which policy, as far as it is known."""
     if rollouts is None:
-        own = path.is_relative_to(run.folder)
+        inside = path.is_relative_to(run.folder)
         count = round(float((rates.wins + rates.losses).sum())) if rates.counted else None
-        told = {"rollouts": count, "completion_tokens": _tokens(path, set(rates.ids)), "unjudged": None}
+        counts = {"rollouts": count, "completion_tokens": _tokens(path, set(rates.ids)), "unjudged": None}
         hash_ = digest_file(path) if path.is_file() else None
-        name = str(path.relative_to(run.folder)) if own else path.name
-        return {**told, "policy": None, "outcomes": {"file": name, "hash": hash_}}
-    found, asked = RolloutSet(rollouts), pa.array(ids, pa.string())
+        name = str(path.relative_to(run.folder)) if inside else path.name
+        return {**counts, "policy": None, "outcomes": {"file": name, "hash": hash_}}
+    rollout_set, asked = RolloutSet(rollouts), pa.array(ids, pa.string())
     sums = {"rollouts": 0, "completion_tokens": 0, "unjudged": 0}
-    for table in found.tables([ID, "reward", "tokens"]):  # of a whole set, say
+    for table in rollout_set.tables([ID, "reward", "tokens"]):  # of a whole set, say
         rows = table.filter(pc.is_in(table.column(ID), value_set=asked))
         sums["rollouts"] += len(rows)
         sums["completion_tokens"] += pc.sum(rows.column("tokens")).as_py() or 0
         sums["unjudged"] += rows.column("reward").null_count
     return {
         **sums,
-        "policy": found.manifest["identity"]["engine"]["model"],
-        "outcomes": {"file": place_of(run, rollouts), "hash": digest_json(found.manifest["shards"])},
+        "policy": rollout_set.manifest["identity"]["engine"]["model"],
+        "outcomes": {"file": place_of(run, rollouts), "hash": digest_json(rollout_set.manifest["shards"])},
     }
 
 

@@ -1,9 +1,9 @@
-"""Scoring anew at a checkpoint: takes a run and a checkpoint, yields a new set, a new order, or neither.
+"""Scores prompts again at a checkpoint: a new set, a new order, or neither.
 
-A fixed probe goes first; while its ranks are as they were, the rest is left. Scoring is `gaincurate score` in
-a process of its own, so nothing here loads a model and what it took is free again for the trainer. Every new
-set is of one checkpoint alone, and killed work goes on where it was. Knows nothing of strategies but which
-ranks they can reach.
+A fixed probe goes first: while its ranks are as they were, the rest is left. Scoring is `gaincurate score` in
+a process of its own, so nothing here loads a model and the device is free again for the trainer. Every new
+set is of one checkpoint alone, since scores of two checkpoints do not compare. Killed work goes on where it
+was.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Rescored:
 
 
 def due(config: ScheduleConfig, round_: int) -> bool:
-    """Whether prompts are scored anew after this round."""
+    """Whether prompts are scored again after this round."""
     what, every = config.rescore.what, config.rescore.every
     return what != "off" and (round_ + 1) % every == 0 and round_ + 1 < config.rounds
 
@@ -79,7 +79,7 @@ def rescore(
         state: its newest state.
         selector: its strategy.
         checkpoint: what the round's training left.
-        note: told what a person should know.
+        note: called with what a person should know.
         held: makes of the checkpoint the folder that is scored.
 
     Raises:
@@ -107,8 +107,8 @@ def _rescore(
     if config.what == "round":
         # C_t moves with the level of the angles, which a rank correlation does not see: no probe here.
         rows = np.asarray(state["rows"], np.int64)
-        found = _scored(run, round_, checkpoint, name, rows, note)
-        return Rescored(scores=name, drift=_drift(run, state, found, rows, "gc_angle"))
+        scored = _scored(run, round_, checkpoint, name, rows, note)
+        return Rescored(scores=name, drift=_drift(run, state, scored, rows, "gc_angle"))
     by, ascending = str(run.config.by), bool(run.config.ascending)
     drift, probe = None, None
     if config.probe:
@@ -117,7 +117,7 @@ def _rescore(
         if drift is not None and drift >= config.drift:
             note(
                 f"round {round_}: the probe's rank correlation with the scores in use is {drift:.3f}, so the "
-                "rest is not scored anew"
+                "rest is not scored again"
             )
             return Rescored(drift=drift)
     order = run.orders.find(state["order"])
@@ -128,9 +128,9 @@ def _rescore(
         assert reach is not None  # or `schedule start` refused
         ranks = np.arange(reach[0], reach[1] + 1)
         rows = np.union1d(order.rows[ranks], np.asarray(state["rows"], np.int64))
-        found = _scored(run, round_, checkpoint, name, rows, note)
+        scored = _scored(run, round_, checkpoint, name, rows, note)
         ids = run.scored.take(order.rows[ranks]).column(ID)
-        permute(run.orders.next, order, ranks, ids, _values(found, ids, by), ascending=ascending)
+        permute(run.orders.next, order, ranks, ids, _values(scored, ids, by), ascending=ascending)
     return Rescored(name, probe, Order(run.orders.next).digest, name, drift)
 
 
@@ -140,7 +140,7 @@ def probe_rows(run: Run) -> Ints:
     return np.sort(permutation(run.config.seed, 0, _PROBE_STREAM, rows)[:size])
 
 
-def _drift(run: Run, state: Json, found: ScoredSet, rows: Ints, by: str) -> float | None:
+def _drift(run: Run, state: Json, scored: ScoredSet, rows: Ints, by: str) -> float | None:
     """Rank correlation of new scores with those in use; None where they are too few or all equal.
 
     The ones in use are the probe's of the checkpoint that they come from: values of two checkpoints never
@@ -148,7 +148,7 @@ def _drift(run: Run, state: Json, found: ScoredSet, rows: Ints, by: str) -> floa
     """
     ids = run.scored.take(rows).column(ID)
     before = ScoredSet(run.set_folder(state["probe"]), verify=False)
-    drift = spearman(_values(before, ids, by), _values(found, ids, by))
+    drift = spearman(_values(before, ids, by), _values(scored, ids, by))
     run.log(what="drift", round=state["round"], drift=drift, against=state["probe"])
     return drift
 
@@ -157,8 +157,8 @@ def _values(scored: ScoredSet, ids: pa.ChunkedArray, name: str) -> Floats:
     """A score column at these ids."""
     places = pc.index_in(ids, value_set=scored.column(ID).combine_chunks())
     column = pc.cast(scored.column(name), pa.float64()).combine_chunks()
-    found: Floats = column.take(places.combine_chunks()).to_numpy(zero_copy_only=False)
-    return found
+    values: Floats = column.take(places.combine_chunks()).to_numpy(zero_copy_only=False)
+    return values
 
 
 def _scored(
@@ -176,9 +176,9 @@ def _scored(
         note(f"round {round_}: scoring {count:,} prompts with {checkpoint}")
         seconds = _score(run, round_, checkpoint, out, rows)
         run.log(what="scoring", round=round_, set=name, seconds=seconds, checkpoint=checkpoint)
-    found = ScoredSet(out, verify=False)
-    _same_prompts(run, found, rows)
-    return found
+    scored = ScoredSet(out, verify=False)
+    _same_prompts(run, scored, rows)
+    return scored
 
 
 def _score(run: Run, round_: int, checkpoint: str, out: Path, rows: Ints | None) -> float:
@@ -187,9 +187,9 @@ def _score(run: Run, round_: int, checkpoint: str, out: Path, rows: Ints | None)
         data = str(base.folder / "shard-*.arrow")
     else:
         source = base.take(rows)
-        kept = [n for n in source.column_names if not n.startswith(PREFIX) or n == ID]
+        columns = [n for n in source.column_names if not n.startswith(PREFIX) or n == ID]
         data = str(work / f"{out.name}.arrow")
-        table = source.select(kept).combine_chunks()
+        table = source.select(columns).combine_chunks()
         with write_stream(Path(data)) as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table)
     config = work / f"{out.name}.options.json"
@@ -248,13 +248,13 @@ def signals_for(by: str | None, identity: Json) -> Json:
     return options
 
 
-def _same_prompts(run: Run, found: ScoredSet, rows: Ints | None) -> None:
+def _same_prompts(run: Run, scored: ScoredSet, rows: Ints | None) -> None:
     """The same rows, read as as many tokens in each span: else the scores are of other prompts."""
     base = run.scored if rows is None else run.scored.take(rows)
     for name in (ID, *_COUNTS):
-        if not base.column(name).equals(found.column(name)):
+        if not base.column(name).equals(scored.column(name)):
             raise OutputError(
-                f"{found.folder} has other prompts than the run's scored set ({name} differs): does the "
+                f"{scored.folder} has other prompts than the run's scored set ({name} differs): does the "
                 "checkpoint have the tokenizer and the chat template of the model that scored the set?",
                 column=name,
             )

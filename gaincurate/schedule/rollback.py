@@ -1,9 +1,8 @@
-"""Going back with a trainer: takes what was saved beside a checkpoint, yields the run as it was there.
+"""Takes a run back to where it was when a trainer saved a checkpoint.
 
-A trainer that resumes from an older checkpoint does the steps behind it again, so what the run did since is
-set aside, not deleted: rounds go to `undone/`, outcomes behind the step are taken back by a line in their
-file. Killed at any instant, the run is at one of the rounds between, and going back again ends it. Knows
-nothing of trainers.
+A trainer that resumes from an older checkpoint does the steps after it again. What the run did since is set
+aside, not deleted: rounds go to `undone/`, and outcomes after the step are taken back by a line in their
+file. Killed at any instant, the run is at one of the rounds between, and going back again ends it.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ def saved_place(run: Run, step: int) -> Json:
     """
     state = run.state
     round_ = int(state["round"])
-    told = _told(run, round_)
+    lines = _whole_lines(run, round_)
     return {
         "format": FORMAT,
         "run": digest_json(run.facts),
         "round": round_,
         "step": step,
         "plan": digest_file(run.round_folder(round_) / PLAN),
-        "outcomes": {"bytes": len(told), "hash": digest_bytes(told)},
+        "outcomes": {"bytes": len(lines), "hash": digest_bytes(lines)},
         "state": state,
     }
 
@@ -72,12 +71,12 @@ def check_place(run: Run, saved: Json, where: str) -> None:
             "the checkpoint. Restore it, or resume from an earlier checkpoint."
         )
     undone = None
-    told, size = _told(run, round_), int(saved["outcomes"]["bytes"])
+    lines, size = _whole_lines(run, round_), int(saved["outcomes"]["bytes"])
     if digest_file(plan) != saved["plan"]:
-        undone = f"round {round_} was planned anew since"
-    elif digest_bytes(told[:size]) != saved["outcomes"]["hash"]:
-        undone = f"round {round_} was trained anew since"
-    elif (step := earliest_return(told[size:])) is not None and step < int(saved["step"]):
+        undone = f"round {round_} was planned again since"
+    elif digest_bytes(lines[:size]) != saved["outcomes"]["hash"]:
+        undone = f"round {round_} was trained again since"
+    elif (step := earliest_return(lines[size:])) is not None and step < int(saved["step"]):
         undone = f"training went back to step {step} since, before its step {saved['step']}"
     if undone is not None:
         raise OutputError(
@@ -86,7 +85,7 @@ def check_place(run: Run, saved: Json, where: str) -> None:
         )
 
 
-def _told(run: Run, round_: int) -> bytes:
+def _whole_lines(run: Run, round_: int) -> bytes:
     """The whole lines of a round's outcomes."""
     path = run.outcomes(round_)
     with reading(path):
@@ -129,7 +128,7 @@ def return_to(run: Run, saved: Json, where: str) -> int:
 
 
 def take_back(run: Run, round_: int, step: int) -> None:
-    """Take back a round's outcomes behind a step, and what references did since.
+    """Take back a round's outcomes after a step, and what references did since.
 
     A killed trainer's half line goes too.
 
@@ -150,7 +149,7 @@ def take_back(run: Run, round_: int, step: int) -> None:
 
 
 def forget_references(run: Run, round_: int) -> None:
-    """Set aside what a round's references did, since the policy that they were of is trained anew.
+    """Set aside what a round's references did, since the policy that they were of is trained again.
 
     Rollouts of a checkpoint whose weights are known stay where they are: whoever would use them compares.
 
@@ -171,9 +170,9 @@ def forget_references(run: Run, round_: int) -> None:
 
 
 def _of_known_weights(references: Path) -> bool:
-    made = references / MADE
-    given = (references / GIVEN).exists()
-    return not given and made.exists() and read_json(made).get("weights") is not None
+    policy = references / MADE
+    from_a_person = (references / GIVEN).exists()
+    return not from_a_person and policy.exists() and read_json(policy).get("weights") is not None
 
 
 def _set_aside(run: Run, round_: int) -> None:

@@ -35,7 +35,7 @@ from gaincurate.schedule.rescore import Rescored, due, rescore
 from gaincurate.schedule.run import BASE, FORMAT, ORDER, RUN, Run, making
 from gaincurate.schedule.validate import check_draw, check_options_of_a_run, check_plan_facts
 
-_KEPT = ("order", "ordered_by", "scores", "probe", "checkpoint")
+_CARRIED_OVER = ("order", "ordered_by", "scores", "probe", "checkpoint")
 
 
 def start(config: ScheduleConfig, note: Note = silent) -> Run:
@@ -49,7 +49,7 @@ def start(config: ScheduleConfig, note: Note = silent) -> Run:
     scored = ScoredSet(config.scored)
     kind = base.load(config.strategy)
     options = base.check_options(config.strategy, kind, config.options)
-    given = options.model_dump(mode="json", include=set(config.options))  # paths are whole from here on
+    own_options = options.model_dump(mode="json", include=set(config.options))  # paths are whole from here on
     by = config.by or kind.by
     ascending = config.ascending
     if ascending is None:
@@ -66,7 +66,7 @@ def start(config: ScheduleConfig, note: Note = silent) -> Run:
             "format": FORMAT,
             "config": {
                 **config.model_dump(mode="json"),
-                "options": given,
+                "options": own_options,
                 "by": by,
                 "ascending": ascending,
                 "model": model,
@@ -95,8 +95,8 @@ def start(config: ScheduleConfig, note: Note = silent) -> Run:
         try:
             selector.prepare(Context(run, 0, state["order"], run.config.model, note, opening=True))
         except NotReadyError:  # round 0 is planned by the first `advance`
-            kept = {"format": FORMAT, "round": -1, **state, "rows": [], "selector": selector.state_dict()}
-            run.commit({**kept, "inputs": {}, "finished": False}, None)
+            waiting = {"format": FORMAT, "round": -1, **state, "rows": [], "selector": selector.state_dict()}
+            run.commit({**waiting, "inputs": {}, "finished": False}, None)
         else:
             _write_round(run, selector, 0, state, {})
         sigma = selector.metrics().get("sigma")
@@ -193,8 +193,8 @@ def _before_round_0(run: Run, state: Json, checkpoint: str | None) -> _Learned:
             f"--checkpoint {checkpoint}: no round of {run.folder} was trained yet; round 0 is prepared with "
             "the model that training begins with (--model of `schedule start`)."
         )
-    kept = {name: state[name] for name in (*_KEPT, "taken")}
-    return _Learned(selector_of(run, state), kept, {}, {})
+    unchanged = {name: state[name] for name in (*_CARRIED_OVER, "taken")}
+    return _Learned(selector_of(run, state), unchanged, {}, {})
 
 
 def _observe(run: Run, state: Json, checkpoint: str | None, note: Note, held: Held) -> _Learned:
@@ -208,7 +208,7 @@ def _observe(run: Run, state: Json, checkpoint: str | None, note: Note, held: He
     if due(run.config, round_):
         fresh = rescore(run, state, selector, checkpoint, note, held)
     rows = np.asarray(state["rows"], np.int64)
-    state = {key: state[key] for key in ("rows", *_KEPT)} | fresh.changes() | {"taken": taken}
+    state = {key: state[key] for key in ("rows", *_CARRIED_OVER)} | fresh.changes() | {"taken": taken}
     if checkpoint is not None:
         state["checkpoint"] = str(Path(checkpoint).resolve())
     concentration, source, over = concentration_of(run, state["scores"], run.ids(round_), rows)
@@ -273,8 +273,8 @@ def _write_round(run: Run, selector: base.Selector, round_: int, state: Json, in
     }
     more = selector.plan_facts(rows)
     check_plan_facts(config, selector, plan, more)
-    kept = {"format": FORMAT, "round": round_, **state, "rows": rows.tolist()}
-    run.commit({**kept, "selector": selector.state_dict(), "finished": False}, plan | more)
+    full_state = {"format": FORMAT, "round": round_, **state, "rows": rows.tolist()}
+    run.commit({**full_state, "selector": selector.state_dict(), "finished": False}, plan | more)
 
 
 def _forecast(table: pa.Table, ranks: Ints) -> Json:

@@ -1,7 +1,7 @@
-"""The orders of a run: takes its folder, yields the one in use, the next one and those to go back to.
+"""A run's folder: its facts, the states and plans of its rounds, its orders and its log.
 
-An order is known by its digest, which states name, so that a kill between two writes loses nothing. Knows
-nothing of how one is made.
+Nothing is overwritten that a killed process would need. A round exists once its plan does, and states name
+their order by its digest, so a kill between two writes loses nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,16 @@ from gaincurate.errors import InputError, LockedError, OutputError, storage_erro
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.ordering import Order
 
-ORDER, _NEXT, _KEPT = "order.arrow", "order-next.arrow", "orders"
+FORMAT = 1
+BASE = "base"
+"""The name of the scored set that a run began with, among the sets that orders and plans name."""
+RUN = "run.json"
+STATE, PLAN = "state.json", "plan.json"
+GIVEN, MADE = "references.jsonl", "rollouts.json"
+"""In a folder of references: what a person says they did, and which policy the run rolled out."""
+_LOCK = "lock"
+_LARGE = 1 << 20  # bytes of a state; those of older rounds keep their rows alone
+ORDER, _NEXT, _SAVED_ORDERS = "order.arrow", "order-next.arrow", "orders"
 
 
 class Orders:
@@ -36,17 +45,17 @@ class Orders:
         """The order in use."""
         self.next = folder / _NEXT
         """Where an order is written that is to take the place of the one in use."""
-        self._folder = folder / _KEPT
+        self._folder = folder / _SAVED_ORDERS
 
     def find(self, digest: str) -> Order:
-        """The order with this content: in use, about to be, or kept.
+        """The order with this content: in use, about to be, or saved.
 
         Raises:
             OutputError: there is none.
         """
-        for path in (self.current, self.next, self._kept(digest)):
-            if path.exists() and (found := Order(path)).digest == digest:
-                return found
+        for path in (self.current, self.next, self._saved(digest)):
+            if path.exists() and (order := Order(path)).digest == digest:
+                return order
         raise OutputError(
             f"{self.current} is missing or is not the order that the run's state goes with; restore it.",
             path=str(self.current),
@@ -59,27 +68,27 @@ class Orders:
                 self.next.replace(self.current)
             else:
                 self.next.unlink()
-        kept = self._kept(digest)
-        if kept.exists() and Order(self.current).digest != digest:
-            same_file(kept, self.next)
+        copy = self._saved(digest)
+        if copy.exists() and Order(self.current).digest != digest:
+            same_file(copy, self.next)
             self.next.replace(self.current)
 
     def keep(self) -> None:
         """Keep the order in use under a name of its own, for a trainer that may go back to it."""
-        kept = self._kept(Order(self.current).digest)
-        if not kept.exists():
-            kept.parent.mkdir(exist_ok=True)
-            beside = kept.with_suffix(".tmp")
+        copy = self._saved(Order(self.current).digest)
+        if not copy.exists():
+            copy.parent.mkdir(exist_ok=True)
+            beside = copy.with_suffix(".tmp")
             same_file(self.current, beside)
-            beside.replace(kept)
+            beside.replace(copy)
 
     def forget_all_but(self, digests: set[str]) -> None:
-        """Delete the kept ones that nothing can go back to any more."""
+        """Delete the saved ones that nothing can go back to any more."""
         for path in self._folder.glob("*.arrow"):
             if path.stem not in digests:
                 path.unlink(missing_ok=True)
 
-    def _kept(self, digest: str) -> Path:
+    def _saved(self, digest: str) -> Path:
         return self._folder / f"{digest}.arrow"
 
 
@@ -93,17 +102,6 @@ def same_file(source: Path, goal: Path) -> None:
             shutil.copyfile(source, goal)
         except OSError as error:
             raise storage_error(goal, error) from error
-
-
-FORMAT = 1
-BASE = "base"
-"""The name of the scored set that a run began with, among the sets that orders and plans name."""
-RUN = "run.json"
-STATE, PLAN = "state.json", "plan.json"
-GIVEN, MADE = "references.jsonl", "rollouts.json"
-"""In a folder of references: what a person says they did, and which policy the run rolled out."""
-_LOCK = "lock"
-_LARGE = 1 << 20  # bytes of a state; those of older rounds keep their rows alone
 
 
 def round_name(round_: int) -> str:
@@ -162,14 +160,14 @@ class Run:
                     "Put it back; run and set may also be moved together.",
                     path=str(folder),
                 )
-            found = ScoredSet(folder, verify=False)
-            if found.manifest_hash != self.facts["scores"]["manifest"]:
+            scored = ScoredSet(folder, verify=False)
+            if scored.manifest_hash != self.facts["scores"]["manifest"]:
                 raise OutputError(
                     f"{folder} is not the scored set that {self.folder} was opened with: its manifest has "
                     "another hash. Put that set back, or start a new run.",
                     path=str(folder),
                 )
-            self._scored = found
+            self._scored = scored
         return self._scored
 
     @property
@@ -228,8 +226,8 @@ class Run:
 
     def rows(self, round_: int) -> list[int]:
         """Their rows in the scored set."""
-        found: list[int] = self.state_of(round_)["rows"]
-        return found
+        rows: list[int] = self.state_of(round_)["rows"]
+        return rows
 
     def outcomes(self, round_: int) -> Path:
         """Where a round's outcomes go."""
@@ -244,7 +242,7 @@ class Run:
         return self.scored.folder if name == BASE else self.folder / name
 
     def forget_ids(self) -> None:
-        """Read the ids of rounds anew; what they were may have changed."""
+        """Read the ids of rounds again: what they were may have changed."""
         self._ids.clear()
 
     def commit(self, state: Json, plan: Json | None) -> None:
@@ -348,7 +346,7 @@ def read_json(path: Path) -> Json:
     """
     try:
         with reading(path):
-            found: Json = json.loads(path.read_bytes())
+            value: Json = json.loads(path.read_bytes())
     except ValueError as error:
         raise OutputError(f"{path} is damaged; restore it from a copy.", path=str(path)) from error
-    return found
+    return value

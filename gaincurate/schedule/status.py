@@ -1,6 +1,6 @@
-"""What a run's folder tells: takes a run, yields its rounds so far and what can be said of those to come.
+"""What a run's folder says: its rounds so far, and what can be said of those to come.
 
-Knows nothing of how it is shown.
+A problem in a file of outcomes is part of the status and no error: whoever looks at a run wants to see it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,20 @@ from gaincurate.schedule.ordering import Order
 from gaincurate.schedule.rescore import due
 from gaincurate.schedule.rounds import selector_of
 from gaincurate.schedule.run import Run
+
+_OF_OUTCOMES = (
+    "accuracy",
+    "effective",
+    "concentration",
+    "concentration_from",
+    "prompts",
+    "rollouts",
+    "unjudged",
+    "late",
+    "completion_tokens",
+    "rescored",
+    "drift",
+)
 
 
 def status(run: Run) -> Json:
@@ -46,7 +60,7 @@ def status(run: Run) -> Json:
             {
                 "round": round_,
                 "mu": plan["mu"],
-                **{name: seen.get(name) for name in _SEEN},
+                **{name: seen.get(name) for name in _OF_OUTCOMES},
                 **{name: counts.get(round_, {}).get(name) for name in ("repeated", "void")},
                 "metrics": plan["metrics"],
                 "prompt_tokens": plan["forecast"]["prompt_tokens"],
@@ -74,42 +88,27 @@ def status(run: Run) -> Json:
     }
 
 
-_SEEN = (
-    "accuracy",
-    "effective",
-    "concentration",
-    "concentration_from",
-    "prompts",
-    "rollouts",
-    "unjudged",
-    "late",
-    "completion_tokens",
-    "rescored",
-    "drift",
-)
-
-
 def _seconds(run: Run) -> dict[tuple[str, int], float]:
-    found: dict[tuple[str, int], float] = {}
+    seconds: dict[tuple[str, int], float] = {}
     for entry in run.executions():
         if entry["what"] in ("training", "scoring", "rollout", "predict"):
             key = (entry["what"], entry["round"])
-            found[key] = found.get(key, 0.0) + entry["seconds"]
-    return found
+            seconds[key] = seconds.get(key, 0.0) + entry["seconds"]
+    return seconds
 
 
 def _waiting(run: Run, round_: int) -> Json:
-    """What the newest round's file has; a problem in it is told, not raised."""
+    """What the newest round's file has; a problem in it is reported, not raised."""
     path, size = run.outcomes(round_), run.config.budget
-    told: Json = {"round": round_, "prompts": 0, "of": size, "accuracy": None, "problem": None}
+    progress: Json = {"round": round_, "prompts": 0, "of": size, "accuracy": None, "problem": None}
     if path.exists():
         try:
-            found = read_outcomes(path, round_, run.ids, rules_of(run.config))
+            outcomes = read_outcomes(path, round_, run.ids, rules_of(run.config))
         except OutcomeError as error:
-            return told | {"problem": str(error)}
-        told["prompts"] = sum(bool(t.successes or t.unjudged) for t in found.tallies.values())
-        told["accuracy"] = found.accuracy
-    return told
+            return progress | {"problem": str(error)}
+        progress["prompts"] = sum(bool(t.successes or t.unjudged) for t in outcomes.tallies.values())
+        progress["accuracy"] = outcomes.accuracy
+    return progress
 
 
 def forecast(run: Run, command: list[str], finder: Finder | None = None) -> Json:

@@ -1,6 +1,7 @@
 """Whether a run's options go with its scored set and with each other, before hours are spent.
 
-What only one strategy asks for is checked by its own `Options.check_run`.
+What only one strategy asks for is checked by its own `Options.check_run`. Draws and facts of users' own
+strategies are checked here too, before a round is written.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ def _check_order(config: ScheduleConfig, kind: type[base.Selector], by: str | No
     what = config.rescore.what
     if what == "off" and config.rescore.options:
         raise InputError(
-            f"--scoring {shlex.join(config.rescore.options)!r}: --rescore off scores nothing anew; leave "
+            f"--scoring {shlex.join(config.rescore.options)!r}: --rescore off does no scoring; leave "
             "--scoring out, or give --rescore round, window or full."
         )
     if what in ("window", "full") and not (kind.ordering == "any" and by in OF_MODEL):

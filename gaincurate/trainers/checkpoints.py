@@ -1,6 +1,7 @@
 """What a trainer's checkpoint is, and finding or waiting for the newest complete one.
 
-Names, small JSON files and safetensors headers tell, by the trainer's layout. Weights are never read.
+By the trainer's layout, from names, small JSON files and safetensors headers. Weights are never read: a look
+at a large checkpoint must cost nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from gaincurate.trainers.profile import Layout, Sharded
 
 ADAPTER = "adapter_config.json"
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_EVERY = 2.0  # seconds between two looks
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +70,11 @@ def look(path: Path, step: int, layout: Layout) -> Checkpoint:
     if (why := layout.unfinished(path, step)) is not None:
         return Checkpoint(path, step, "writing", path, why)
     folders = [path / name for name in layout.weights]
-    folder = next((one for one in folders if _has_weights(one)), None)
-    for found in (path / name for name in layout.adapters):
+    folder = next((weights for weights in folders if _has_weights(weights)), None)
+    for adapter in (path / name for name in layout.adapters):
         # A model beside an adapter of its own is the base alone, as a trainer's merger leaves it.
-        if (found / ADAPTER).is_file() and (folder is None or found != folder):
-            return _adapter(path, step, found, tokenizer, folder)
+        if (adapter / ADAPTER).is_file() and (folder is None or adapter != folder):
+            return _adapter(path, step, adapter, tokenizer, folder)
     if folder is not None:
         why = why_not_whole(folder)
         if not why and _unmerged(folder):
@@ -80,8 +82,8 @@ def look(path: Path, step: int, layout: Layout) -> Checkpoint:
             return Checkpoint(path, step, "refused", path, why)
         bare = not (folder / "config.json").is_file()
         return Checkpoint(path, step, "writing" if why else "model", folder, why or "", bare, tokenizer)
-    for one in folders:
-        if pickled := sorted(one.glob("pytorch_model*.bin")):
+    for weights in folders:
+        if pickled := sorted(weights.glob("pytorch_model*.bin")):
             why = f"{pickled[0]} is pickled, which can run code: let it be saved as safetensors"
             return Checkpoint(path, step, "refused", path, f"{why} ({layout.setting})")
     for shards in layout.sharded:
@@ -168,11 +170,8 @@ def _anything(path: Path) -> bool:
     return any(next(path.glob(kind), None) is not None for kind in kinds)
 
 
-_EVERY = 2.0  # seconds between two looks
-
-
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchResult:
     """What a look at an output root yielded.
 
     `checkpoint` is the newest complete one that can be scored; without it `why` says why there is none.
@@ -186,10 +185,10 @@ class Found:
     @property
     def writing(self) -> bool:
         """Whether a newer one is being written."""
-        return any(one.state == "writing" for one in self.passed)
+        return any(checkpoint.state == "writing" for checkpoint in self.passed)
 
 
-def find(root: Path, layout: Layout, *, since: float = 0.0) -> Found:
+def find(root: Path, layout: Layout, *, since: float = 0.0) -> SearchResult:
     """The newest complete checkpoint, by its step, or exactly why there is none.
 
     One that is complete and cannot be scored (sharded, say) is named instead of an older one, which would be
@@ -214,7 +213,7 @@ def wait(
     step: int | None = None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
-    told: Callable[[str], None] = lambda why: None,
+    note: Callable[[str], None] = lambda why: None,
 ) -> Checkpoint:
     """Wait until the newest checkpoint is complete, or the one of a step is there.
 
@@ -227,7 +226,7 @@ def wait(
         step: wait for this one alone.
         clock: seconds from any beginning.
         sleep: waits.
-        told: hears what is waited for, once each.
+        note: called with what is waited for, once each.
 
     Raises:
         TrainerError: there is none in time, or a later step is there and this one is not.
@@ -235,18 +234,20 @@ def wait(
     """
     end, before = clock() + timeout, ""
     while True:
-        found = _newest(_looked(root, layout, 0.0, step), root, layout)
-        if found.checkpoint is not None and not found.writing:
-            return found.checkpoint
-        if step is not None and found.checkpoint is None and not found.passed:
+        search = _newest(_looked(root, layout, 0.0, step), root, layout)
+        if search.checkpoint is not None and not search.writing:
+            return search.checkpoint
+        if step is not None and search.checkpoint is None and not search.passed:
             _see_not_past(root, layout, step)
-        why = next((one.why for one in found.passed if one.state == "writing"), found.why)
+        why = next(
+            (checkpoint.why for checkpoint in search.passed if checkpoint.state == "writing"), search.why
+        )
         if (left := end - clock()) <= 0:
-            older = f" {found.checkpoint.path} is complete: give that." if found.checkpoint else ""
+            older = f" {search.checkpoint.path} is complete: give that." if search.checkpoint else ""
             what = "no complete checkpoint" + (f" of step {step}" if step is not None else "")
             raise TrainerError(f"{what} below {root} after {timeout:g} s: {why}.{older}", path=str(root))
         if why != before:
-            told(f"waiting: {why}")
+            note(f"waiting: {why}")
             before = why
         sleep(min(_EVERY, left))
 
@@ -272,34 +273,37 @@ def _looked(root: Path, layout: Layout, since: float = 0.0, step: int | None = N
         if step is None or number == step:
             paths.setdefault(number, []).append(path)
     for number in sorted(paths, reverse=True):
-        found = []
+        of_step = []
         for path in paths[number]:
             try:
-                one = look(path, number, layout)
-                if path.is_dir() and _put_there(one) >= since:
-                    found.append(one)
+                checkpoint = look(path, number, layout)
+                if path.is_dir() and _put_there(checkpoint) >= since:
+                    of_step.append(checkpoint)
             except OSError as error:
                 if path.is_dir():
                     raise read_error(path, error) from error
-        yield from sorted(found, key=lambda one: (not one.usable, one.only_resumed, str(one.path)))
+        yield from sorted(
+            of_step,
+            key=lambda checkpoint: (not checkpoint.usable, checkpoint.only_resumed, str(checkpoint.path)),
+        )
 
 
-def _newest(every: Iterator[Checkpoint], root: Path, layout: Layout) -> Found:
+def _newest(every: Iterator[Checkpoint], root: Path, layout: Layout) -> SearchResult:
     passed: list[Checkpoint] = []
-    for one in every:
-        if one.usable:
-            return Found(one, passed=tuple(passed))
-        if one.state == "refused" and not one.only_resumed:
+    for checkpoint in every:
+        if checkpoint.usable:
+            return SearchResult(checkpoint, passed=tuple(passed))
+        if checkpoint.state == "refused" and not checkpoint.only_resumed:
             older = next((other for other in every if other.usable), None)
             hint = f"; {older.path} is older and can be taken" if older else ""
-            return Found(None, one.why + hint, tuple(passed))
-        if not passed or passed[-1].step != one.step:
-            passed.append(one)
+            return SearchResult(None, checkpoint.why + hint, tuple(passed))
+        if not passed or passed[-1].step != checkpoint.step:
+            passed.append(checkpoint)
     if passed:
-        return Found(None, passed[0].why, tuple(passed))
+        return SearchResult(None, passed[0].why, tuple(passed))
     if not root.is_dir():
-        return Found(None, f"{root} is no folder")
-    return Found(None, f"there is no {layout.folders[0]} below {root}")
+        return SearchResult(None, f"{root} is no folder")
+    return SearchResult(None, f"there is no {layout.folders[0]} below {root}")
 
 
 def _put_there(checkpoint: Checkpoint) -> float:

@@ -45,8 +45,8 @@ class Rows:
     @property
     def ids(self) -> list[str]:
         """Their ids."""
-        found: list[str] = self.table.column(ID).to_pylist()
-        return found
+        ids: list[str] = self.table.column(ID).to_pylist()
+        return ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class Parts:
         return Own(pa.string(), lambda rows: [_json(messages) for messages in rows.messages], self.prompt)
 
     def after_system(self) -> Own:
-        """The messages behind a system message, for trainers that want that one apart."""
+        """The messages after a system message, for trainers that want that one apart."""
         return Own(self.chat, lambda rows: [_split(m)[1] for m in rows.messages], self.prompt)
 
     def system_text(self) -> Own:
@@ -135,7 +135,9 @@ class Parts:
         """A source column as it is."""
         return Own(self.schema.field(name).type, lambda rows: rows.table.column(name), name)
 
-    def struct(self, name: str, own: Mapping[str, Own], defaults: Mapping[str, str] | None = None) -> Own:
+    def struct(
+        self, name: str, our_fields: Mapping[str, Own], defaults: Mapping[str, str] | None = None
+    ) -> Own:
         """A struct with these fields, in the source's struct of that name where it has one.
 
         A field of the source with the name of one of ours is kept as `source_<field>`, unless ours stands for
@@ -143,21 +145,25 @@ class Parts:
         """
         kind = self.schema.field(name).type if name in self.schema.names else None
         before = list(kind) if kind is not None and pa.types.is_struct(kind) else []
-        told = {key for key, one in own.items() if one.stands_for == f"{name}.{key}" or key == ID}
-        renamed = {f.name: f"source_{f.name}" for f in before if f.name in own and f.name not in told}
+        stand_in = {
+            key for key, ours in our_fields.items() if ours.stands_for == f"{name}.{key}" or key == ID
+        }
+        renamed = {
+            f.name: f"source_{f.name}" for f in before if f.name in our_fields and f.name not in stand_in
+        }
         types = {renamed.get(f.name, f.name): f.type for f in before}
         types |= {key: types.get(key, pa.string()) for key in defaults or {}}
-        types |= {key: one.type for key, one in own.items()}
+        types |= {key: ours.type for key, ours in our_fields.items()}
 
         def values(rows: Rows) -> list[dict[str, Any]]:
             olds = rows.table.column(name).to_pylist() if before else [None] * len(rows.messages)
-            columns = {key: one.values(rows) for key, one in own.items()}
-            found = []
+            columns = {key: ours.values(rows) for key, ours in our_fields.items()}
+            entries = []
             for place, old in enumerate(olds):
                 entry = {renamed.get(key, key): value for key, value in (old or {}).items()}
                 entry |= {k: v for k, v in (defaults or {}).items() if entry.get(k) is None}
-                found.append(entry | {key: column[place] for key, column in columns.items()})
-            return found
+                entries.append(entry | {key: column[place] for key, column in columns.items()})
+            return entries
 
         return Own(pa.struct(list(types.items())), values, name if before else None)
 
@@ -171,7 +177,7 @@ class Parts:
         )
 
     def _questions(self, rows: Rows) -> list[str | None]:
-        found = []
+        questions = []
         for gc_id, messages in zip(rows.ids, rows.messages, strict=True):
             system, rest = _split(messages)
             roles = [message["role"] for message in rest]
@@ -190,8 +196,8 @@ class Parts:
                     gc_id=gc_id,
                 )
             self.system, self._begun = system, True
-            found.append(rest[0]["content"])
-        return found
+            questions.append(rest[0]["content"])
+        return questions
 
 
 def column_type(schema: pa.Schema, name: str) -> pa.DataType:
@@ -226,11 +232,11 @@ def chat_type(scored: ScoredSet, identity: Json, *, bare: bool) -> pa.DataType:
     elif _is_list(kind):
         types = [*types, kind.value_type]
     fields = {f.name: f.type for f in _PLAIN}
-    for found in types:
-        for one in found:
-            known = fields.get(one.name, one.type)
-            if one.name not in ("role", "content"):
-                fields[one.name] = _common(known, one.type, one.name)
+    for members in types:
+        for member in members:
+            type_so_far = fields.get(member.name, member.type)
+            if member.name not in ("role", "content"):
+                fields[member.name] = _common(type_so_far, member.type, member.name)
     return pa.list_(pa.struct(list(fields.items())))
 
 
@@ -239,13 +245,13 @@ def _items(prompts: Sequence[Sequence[Message]]) -> pa.DataType:
     return kind if pa.types.is_struct(kind) else pa.struct([])
 
 
-def _common(one: pa.DataType, other: pa.DataType, key: str) -> pa.DataType:
+def _common(first: pa.DataType, second: pa.DataType, key: str) -> pa.DataType:
     try:
-        schemas = [pa.schema([(key, one)]), pa.schema([(key, other)])]
+        schemas = [pa.schema([(key, first)]), pa.schema([(key, second)])]
         return pa.unify_schemas(schemas, promote_options="permissive").field(key).type
     except pa.ArrowException as error:
         raise InputError(
-            f"the key {key!r} of chat messages holds {one} in some rows and {other} in others; one file "
+            f"the key {key!r} of chat messages holds {first} in some rows and {second} in others; one file "
             "cannot hold both."
         ) from error
 

@@ -1,8 +1,8 @@
 """The exact file that a trainer reads, of a scored set or of a run's round.
 
-Names and nesting are the trainer's, the id stands where the trainer carries it back, and what the source
-has besides goes along untouched. A source column whose name the trainer needs or reserves is renamed, which
-is said.
+Names and nesting are the trainer's, and the id stands where the trainer carries it back. What the source has
+besides goes along untouched, except that a column whose name the trainer needs or reserves is renamed. A note
+says so.
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ from gaincurate.schedule.ordering import Order, build
 from gaincurate.schedule.run import RUN, Run
 from gaincurate.trainers.columns import Own, Parts, Rows, ViewOptions, chat_type, column_type
 from gaincurate.trainers.profile import Columns, Launch, Profile, profile_of, profiles, system_file
+
+FORMAT = 1
+_METADATA = b"gaincurate"
+_CHUNK = 2048  # rows in memory at once, and in a row group
 
 
 class View:
@@ -70,9 +74,9 @@ class View:
         # Where there is no column, --id-in-answer asks for the id alone: nothing is missing.
         null_unasked = self.parts.writes_answers and options.id_in_answer is not True
         self._counts_answers = answer is not None or null_unasked
-        self._kept = self._source_columns(schema)
-        fields = [pa.field(name, one.type) for name, one in self.own.items()]
-        fields += [pa.field(name, schema.field(old).type) for name, old in self._kept.items()]
+        self._copied = self._source_columns(schema)
+        fields = [pa.field(name, column.type) for name, column in self.own.items()]
+        fields += [pa.field(name, schema.field(old).type) for name, old in self._copied.items()]
         self.schema = pa.schema(fields)
 
     def table(self, rows: pa.Table, first: int) -> pa.Table:
@@ -91,30 +95,30 @@ class View:
         batch = Rows(rows, prompts_of(rows, self._identity, bare=self.options.bare), answers, first)
         self.open_ended += sum(messages[-1]["role"] == "assistant" for messages in batch.messages)
         if self._counts_answers:
-            self.without_answer += sum(one is None for one in answers)
-        columns = [_array(one, batch) for one in self.own.values()]
-        columns += [rows.column(old) for old in self._kept.values()]
+            self.without_answer += sum(value is None for value in answers)
+        columns = [_array(column, batch) for column in self.own.values()]
+        columns += [rows.column(old) for old in self._copied.values()]
         return pa.table(columns, schema=self.schema)
 
     def _judge(self) -> Columns:
         """The column by which the trainer picks a reward function."""
-        name, given = self.profile.judge, self.options.data_source
+        name, data_source = self.profile.judge, self.options.data_source
         if name is None:
             return {}
-        if given is not None:
-            return {name: self.parts.same(given)}
+        if data_source is not None:
+            return {name: self.parts.same(data_source)}
         return {name: self.parts.column(name)} if name in self.parts.schema.names else {}
 
     def _source_columns(self, schema: pa.Schema) -> dict[str, str]:
         """The source columns that go along: the name in the file to the name in the set."""
         scores = [n for n in schema.names if n.startswith(PREFIX) and n != ID and self.options.with_scores]
-        kept: dict[str, str] = {}
+        copied: dict[str, str] = {}
         names = [name for name in schema.names if not name.startswith(PREFIX)]
         for name in names:
-            own = self.own.get(name)
-            if own is not None and own.stands_for == name:
+            column = self.own.get(name)
+            if column is not None and column.stands_for == name:
                 continue
-            new = name if own is None and name not in self.profile.reserved else f"source_{name}"
+            new = name if column is None and name not in self.profile.reserved else f"source_{name}"
             if new != name:
                 if new in names or new in self.own:
                     raise InputError(
@@ -123,13 +127,13 @@ class View:
                         column=name,
                     )
                 self.notes.append(f"column {name!r} is written as {new!r}: {self.trainer} needs that name")
-            kept[new] = name
-        return kept | {name: name for name in scores}
+            copied[new] = name
+        return copied | {name: name for name in scores}
 
 
-def _array(own: Own, batch: Rows) -> pa.Array | pa.ChunkedArray:
-    values = own.values(batch)
-    return values if isinstance(values, pa.ChunkedArray) else pa.array(values, own.type)
+def _array(column: Own, batch: Rows) -> pa.Array | pa.ChunkedArray:
+    values = column.values(batch)
+    return values if isinstance(values, pa.ChunkedArray) else pa.array(values, column.type)
 
 
 def _check(trainer: Profile, parts: Parts, options: ViewOptions) -> None:
@@ -159,11 +163,6 @@ def _check(trainer: Profile, parts: Parts, options: ViewOptions) -> None:
         )
     if options.with_scores and trainer.scores_refused:
         raise InputError(f"--with-scores: {trainer.scores_refused}. Leave it out.")
-
-
-FORMAT = 1
-_METADATA = b"gaincurate"
-_CHUNK = 2048  # rows in memory at once, and in a row group
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,8 +295,8 @@ def _beside(trainer: str, out: Path) -> Path:
 
 
 def _without(rows: Ints | None, left_out: LeftOut) -> Ints:
-    kept: Ints = np.flatnonzero(left_out.kept) if rows is None else rows[left_out.kept[rows]]
-    return kept
+    stay: Ints = np.flatnonzero(left_out.kept) if rows is None else rows[left_out.kept[rows]]
+    return stay
 
 
 def _check_file(trainer: str, out: Path, listed: Path | None, overwrite: bool) -> None:
@@ -336,7 +335,7 @@ def _check_file(trainer: str, out: Path, listed: Path | None, overwrite: bool) -
 
 @contextmanager
 def _opened(source: Path, pick: Pick) -> Iterator[tuple[ScoredSet, Ints | None, dict[str, Any]]]:
-    """The set behind a source, the rows to take in their order (None for all of them), and facts."""
+    """The set of a source, the rows to take in their order (None for all of them), and facts."""
     if (source / RUN).exists():
         if pick.by is not None or pick.ascending:
             raise InputError(

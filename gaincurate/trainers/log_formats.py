@@ -1,6 +1,7 @@
-"""Entries of rollout logs, and which trainer's log a file is: its keys or columns tell, never its name.
+"""Entries of rollout logs, and which trainer's log a file is.
 
-What each trainer logs stands in its profile; here is what their readers share.
+A file's keys or columns decide that and never its name, which users choose. What each trainer logs stands in
+its profile. Here is what their readers share.
 """
 
 from __future__ import annotations
@@ -120,8 +121,8 @@ def id_in_answer(answer: Any) -> str | None:
     """The id that `export --id-in-answer` put into an answer."""
     if isinstance(answer, str) and answer.startswith('{"gc_id"'):
         try:
-            found = json.loads(answer).get("gc_id")
+            gc_id = json.loads(answer).get("gc_id")
         except (ValueError, RecursionError):
             return None
-        return found if isinstance(found, str) else None
+        return gc_id if isinstance(gc_id, str) else None
     return None

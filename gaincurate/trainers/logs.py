@@ -47,7 +47,7 @@ class LogFile:
             return cls(str(path.resolve()), path.stat().st_size, digest_file(path), kind)
 
     def begins(self, path: Path) -> bool:
-        """Whether a file is this one with more lines behind."""
+        """Whether a file is this one with more lines after its own."""
         if self.path != str(path.resolve()) or path.suffix == ".parquet":
             return False
         with reading(path), path.open("rb") as file:
@@ -84,12 +84,12 @@ def find_files(path: Path, format_: str | None) -> list[tuple[Path, str]]:
     """
     if format_ is not None and format_ not in patterns():
         raise OutcomeError(f"--from {format_}: logs can be those of {', '.join(patterns())}.")
-    ones = [path] if path.exists() else [Path(name) for name in glob.glob(str(path), recursive=True)]
-    found = {file for one in ones for file in (_below(one, format_) if one.is_dir() else [one])}
-    if not found:
+    places = [path] if path.exists() else [Path(name) for name in glob.glob(str(path), recursive=True)]
+    files = {file for place in places for file in (_below(place, format_) if place.is_dir() else [place])}
+    if not files:
         kinds = ", ".join(patterns().values()) if format_ is None else patterns()[format_]
         raise OutcomeError(f"--outcomes {path}: there is no such file, and none like {kinds} below it.")
-    return [(file, format_ or format_of(file)) for file in sorted(found, key=_natural)]
+    return [(file, format_ or format_of(file)) for file in sorted(files, key=_natural)]
 
 
 def _below(folder: Path, format_: str | None) -> list[Path]:
@@ -147,7 +147,7 @@ class Joiner:
         if entry.messages:
             places = self._by_messages.get(_key(entry.messages), [])
         else:
-            places = next((found for text in entry.texts if (found := self._in_text(text))), [])
+            places = next((found_places for text in entry.texts if (found_places := self._in_text(text))), [])
         if len(places) > 1:
             same = [place for place in places if _same(self._prompts[place][2], entry.answer)]
             places = same or places
@@ -226,7 +226,7 @@ def take_logs(
         paths: files, folders or globs.
         format_: a key of `patterns()`; None to see it in the files.
         reward_column: which number is the reward, where a log has several.
-        note: told what a person should know, and what could not be joined.
+        note: called with what a person should know, and what could not be joined.
 
     Returns:
         How many outcomes were appended.
@@ -261,10 +261,10 @@ class _Taking:
     def __init__(self, run: Run, round_: int, reward_column: str | None) -> None:
         self._run, self._round, self._reward = run, round_, reward_column
         self._join, self._rules = Joiner(run, round_), rules_of(run.config)
-        self._known, self._rewards = _keys(run, round_, self._rules)
+        self._taken_before, self._rewards = _keys(run, round_, self._rules)
         self._earlier = [(r, file) for r in range(round_) for file in taken(run, r)]
         self.files = {file.path: file for file in taken(run, round_)}
-        self._elsewhere = 0 if self.files else self._known.total()
+        self._elsewhere = 0 if self.files else self._taken_before.total()
         self._fresh: list[Line] = []
         self._all: list[Line] = []
         self._redone: int | None = None
@@ -292,13 +292,13 @@ class _Taking:
             self._take_lines(path, begin)
         else:
             old = self.files.get(now.path)
-            anew = old is not None and old.hash != now.hash and not old.begins(path)
+            again = old is not None and old.hash != now.hash and not old.begins(path)
             entries = list(logs()[kind].read(path, begin, self._reward))
             self._loses = logs()[kind].loses
             self._table_steps += [e.step for e in entries[:1] if table and e.step is not None]
             self._again += overlap
             self._joined += overlap
-            self._take_entries(entries[overlap:], anew and not table)
+            self._take_entries(entries[overlap:], again and not table)
         self.files[now.path] = replace(now, rows=self._rows - rows, lines=len(self._fresh) - fresh)
         return self._joined - joined
 
@@ -315,8 +315,8 @@ class _Taking:
                 return n
         return 0
 
-    def _take_entries(self, entries: Sequence[Entry], anew: bool) -> None:
-        """Rows of one file; `anew` says that the file was taken for this round with other rows."""
+    def _take_entries(self, entries: Sequence[Entry], again: bool) -> None:
+        """Rows of one file; `again` says that the file was taken for this round with other rows."""
         counts: Counter[tuple[str, int | None]] = Counter()
         for entry in entries:
             self._rows += 1
@@ -335,14 +335,14 @@ class _Taking:
             self._all.append(line)
             key = _log_key(line)
             another = key in self._rewards and self._rewards[key] != entry.reward
-            if entry.step is not None and (anew or another):
+            if entry.step is not None and (again or another):
                 self._redone = entry.step if self._redone is None else min(self._redone, entry.step)
             self._add(line, 1)
 
     def _take_lines(self, path: Path, begin: int) -> None:
         """Lines of our own: checked as a whole, and taken as they are but for a name of those without one.
 
-        A line that steers is taken with the first new line behind it: where that one is known, so is it.
+        A line that steers is taken with the first new line after it: where that one is known, so is it.
         """
         read_file(path, self._round, self._run.ids, self._rules)
         mark = digest_bytes(str(path.resolve()).encode())[:8]
@@ -364,10 +364,10 @@ class _Taking:
 
     def _add(self, line: Line, time: int) -> bool:
         """Take a line unless it is known, for the given time in its file; whether it was new."""
-        if time <= self._known[_log_key(line)]:
+        if time <= self._taken_before[_log_key(line)]:
             self._again += 1
             return False
-        self._known[_log_key(line)] += 1
+        self._taken_before[_log_key(line)] += 1
         self._rewards[_log_key(line)] = line["reward"]
         self._fresh.append(line)
         return True
@@ -391,8 +391,8 @@ class _Taking:
             return self._fresh
         begin = self._redone
         before = [line for line in self._fresh if line.get("step", begin) < begin]
-        behind = [line for line in self._all if line.get("step", -1) >= begin]
-        return [*before, {"resume_from_step": begin - 1}, *behind]
+        later = [line for line in self._all if line.get("step", -1) >= begin]
+        return [*before, {"resume_from_step": begin - 1}, *later]
 
     def nothing(self, path: Path) -> str:
         """The sentence for a path of which nothing joins."""
@@ -406,8 +406,8 @@ class _Taking:
     def tell(self, note: Note, lines: Sequence[Line]) -> None:
         """Say what was taken, and what was not and why."""
         new = sum("gc_id" in line for line in lines)
-        known = f", {self._again:,} known before" if self._again else ""
-        note(f"{new:,} outcomes for round {self._round} from {self._rows:,} rows{known}")
+        known_before = f", {self._again:,} known before" if self._again else ""
+        note(f"{new:,} outcomes for round {self._round} from {self._rows:,} rows{known_before}")
         if self._redone is not None:
             note(f"step {self._redone} was done again: from there on the new outcomes count")
         if self._elsewhere:
@@ -419,7 +419,7 @@ class _Taking:
             note(f"{_files(count)} taken for round {round_}, and left out")
         for text, rows in self._problems.items():
             note(f"warning: {len(rows):,} rows are left out: {text}; the first is {rows[0]}")
-        there = {json.loads(key)[0] for key in self._known if json.loads(key)[1] == self._round}
+        there = {json.loads(key)[0] for key in self._taken_before if json.loads(key)[1] == self._round}
         absent = len(self._join.ids - there)
         if absent and self._table_steps:
             gap = max((b - a for a, b in itertools.pairwise(sorted(self._table_steps))), default=0)
@@ -438,18 +438,18 @@ def _log_key(line: Line) -> str:
 
 def _keys(run: Run, round_: int, rules: Rules) -> tuple[Counter[str], dict[str, Any]]:
     """The keys of the round's outcomes so far, and the last reward of each."""
-    path, known, rewards = run.outcomes(round_), Counter[str](), dict[str, Any]()
+    path, counts, rewards = run.outcomes(round_), Counter[str](), dict[str, Any]()
     if not path.exists():
-        return known, rewards
+        return counts, rewards
     if is_cut(path):
         raise OutcomeError(
-            f"the last line of {path} is not finished, so nothing can be put behind it; delete that line, or "
-            "wait for its writer.",
+            f"the last line of {path} is not finished, so nothing can be added after it; delete that line, "
+            "or wait for its writer.",
             path=str(path),
         )
     read_file(path, round_, run.ids, rules)
     for _, line in objects(path):
         if "gc_id" in line:
-            known[_log_key(line)] += 1
+            counts[_log_key(line)] += 1
             rewards[_log_key(line)] = line["reward"]
-    return known, rewards
+    return counts, rewards

@@ -1,8 +1,7 @@
-"""Merges a LoRA adapter into its base model: takes a checkpoint's folder, yields a model folder for scoring.
+"""Merges a LoRA adapter into its base model, so that a checkpoint with an adapter can be scored.
 
-A program of its own, `python -m gaincurate.trainers.merge`, so that who starts it needs no torch. peft
-merges, in float32: in bfloat16 much of a small adapter would be rounded away in the sum. Knows
-nothing of runs.
+A program of its own, `python -m gaincurate.trainers.merge`, so that whoever starts it needs no torch. peft
+merges in float32: in bfloat16 much of a small adapter would be rounded away in the sum.
 """
 
 from __future__ import annotations
@@ -138,11 +137,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("adapter", type=Path, help="folder with the adapter")
     parser.add_argument("--out", type=Path, required=True, help="folder for the merged model")
     parser.add_argument("--base", help="base model, a folder or a Hub id; default: the adapter's own")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        if given.out.exists():
-            raise ModelError(f"--out {given.out} is there already; give a new folder.")
-        merge(given.adapter, given.out, given.base)
+        if options.out.exists():
+            raise ModelError(f"--out {options.out} is there already; give a new folder.")
+        merge(options.adapter, options.out, options.base)
     except GaincurateError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code

@@ -1,4 +1,4 @@
-"""What tells that a trainer's checkpoint is complete, as far as several trainers share it.
+"""Signs that a trainer's checkpoint is complete, as far as several trainers share them.
 
 Each check reads what the trainer writes last. A file that cannot be read to its end is one that is being
 written.
@@ -36,8 +36,8 @@ def tokenizer_unfinished(folder: Path) -> str | None:
     file = folder / "tokenizer.json"
     if not file.is_file():
         others = ("tokenizer.model", "*.tiktoken", "vocab.*", "*.model")
-        known = any(next(folder.glob(name), None) is not None for name in others)
-        return None if known else f"{folder} has no tokenizer.json, which is written last"
+        has_other = any(next(folder.glob(name), None) is not None for name in others)
+        return None if has_other else f"{folder} has no tokenizer.json, which is written last"
     with file.open(
         "rb"
     ) as stream:  # indented, so only its last brace stands at a line's beginning: no reading

@@ -1,8 +1,7 @@
-"""The loss of rollout replay: takes log-probs of three policies, yields GRPO's loss on fresh and stored ones.
+"""The loss of rollout replay: GRPO's loss on fresh and stored rollouts, from log-probs of three policies.
 
-The policy that is trained, the behaviour policy that generated a rollout, and pi_old, the policy before this
-step's updates. On fresh rollouts the last two are one. Padded tensors in, autograd through. Knows nothing of
-buffers or trainers.
+They are the policy that is trained, the behaviour policy that generated a rollout, and pi_old, the policy
+before this step's updates. On fresh rollouts the last two are one. Padded tensors in, autograd through.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ def group_advantages(rewards: torch.Tensor, *, scale: Scale = "none") -> torch.T
     Raises:
         InputError: a scale that there is not, or a group of one.
     """
-    _known(scale, Scale, "scale")
+    _check_choice(scale, Scale, "scale")
     if rewards.shape[-1] < 2:
         raise InputError("a group of one rollout has no advantage; give two or more.")
     centred = rewards - rewards.mean(-1, keepdim=True)
@@ -111,8 +110,8 @@ def replay_loss(
     Raises:
         InputError: an option that there is not, or `clip="old"` without `old_logps`.
     """
-    _known(clip, Clip, "clip")
-    _known(mean, Mean, "mean")
+    _check_choice(clip, Clip, "clip")
+    _check_choice(mean, Mean, "mean")
     ratios = importance_ratios(logps, behaviour_logps, mask)
     centre = torch.ones_like(ratios)
     if clip == "old":
@@ -133,7 +132,7 @@ def masked_mean(losses: torch.Tensor, mask: torch.Tensor, mean: Mean) -> torch.T
     return (counted.sum(-1) / mask.sum(-1).clamp(min=1)).mean()
 
 
-def _known(value: str, names: object, option: str) -> None:
-    known = get_args(names)
-    if value not in known:
-        raise InputError(f"{option}={value!r} is not there; it is one of {', '.join(known)}.")
+def _check_choice(value: str, names: object, option: str) -> None:
+    choices = get_args(names)
+    if value not in choices:
+        raise InputError(f"{option}={value!r} is not there; it is one of {', '.join(choices)}.")

@@ -35,6 +35,8 @@ from gaincurate.schedule.run import RUN, Run, read_json, working_on
 
 PLACE = "gaincurate_state.json"
 """The file beside a checkpoint that says where the run was."""
+ROUND = "gc_round"
+"""The key under which a row carries its round, so that its outcomes can name it."""
 
 
 def place_beside(checkpoint: str | Path) -> Json:
@@ -47,17 +49,13 @@ def place_beside(checkpoint: str | Path) -> Json:
     if not path.exists():
         raise OutputError(
             f"{checkpoint} has no {PLACE}: it was not saved by a trainer that followed a run. Resume "
-            "from one that has it, or start anew with a new run.",
+            "from one that has it, or start again with a new run.",
             path=str(path),
         )
     return read_json(path)
 
 
-ROUND = "gc_round"
-"""The key under which a row carries its round, so that its outcomes can name it."""
-
-
-class Live(AbstractContextManager["Live"]):
+class RunSession(AbstractContextManager["RunSession"]):
     """A run that one trainer follows; within a `with`, or between `open` and `close`, no other may.
 
     `position` is how many prompts of the round were handed out by `take`. `checkpoint` is the newest one
@@ -65,7 +63,7 @@ class Live(AbstractContextManager["Live"]):
 
     Args:
         run: the run's folder.
-        note: told what a person should know.
+        note: called with what a person should know.
         checkpoints: at every round's end `checkpoint` is of that moment, so references may be rolled out.
 
     Raises:
@@ -87,7 +85,7 @@ class Live(AbstractContextManager["Live"]):
         self._held = ExitStack()
         self._since = time.monotonic()
 
-    def __enter__(self) -> Live:
+    def __enter__(self) -> RunSession:
         self.open()
         return self
 
@@ -134,7 +132,7 @@ class Live(AbstractContextManager["Live"]):
         return self._state
 
     def _forget(self) -> None:
-        """Read anew what may have changed."""
+        """Read again what may have changed."""
         self._state, self._rows, self._sets = None, (-1, []), {}
         self.run.forget_ids()
 
@@ -157,8 +155,8 @@ class Live(AbstractContextManager["Live"]):
         """The newest round's training rows, `[budget]`, in its order, each with `gc_round`."""
         round_ = self.round
         if self._rows[0] != round_:
-            found = read_rows(self.run.data(round_)).to_pylist()
-            self._rows = (round_, [{**row, ROUND: round_} for row in found])
+            rows = read_rows(self.run.data(round_)).to_pylist()
+            self._rows = (round_, [{**row, ROUND: round_} for row in rows])
         return self._rows[1]
 
     def take(self, count: int) -> list[Json]:
@@ -184,9 +182,9 @@ class Live(AbstractContextManager["Live"]):
             )
         if self.position >= self.budget and not self.turn():
             return []
-        found = self.rows()[self.position : self.position + count]
+        rows = self.rows()[self.position : self.position + count]
         self.position += count
-        return found
+        return rows
 
     def report(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Append outcomes, one a rollout: `gc_id`, `reward`, and what else a line may have (contract 2).
@@ -198,10 +196,10 @@ class Live(AbstractContextManager["Live"]):
             StorageError: the file system refused.
         """
         newest, rules = self.round, rules_of(self.run.config)
-        found = [{"round": self._round_of(line.get(ID), newest), **line} for line in lines]
-        for line in found:  # now, not when a whole round was trained
+        outcomes = [{"round": self._round_of(line.get(ID), newest), **line} for line in lines]
+        for line in outcomes:  # now, not when a whole round was trained
             success_of(line, "an outcome", rules)
-        append_lines(self.run.outcomes(newest), found)
+        append_lines(self.run.outcomes(newest), outcomes)
 
     def _round_of(self, gc_id: Any, newest: int) -> int:
         for round_ in range(newest, -1, -1):
@@ -217,7 +215,7 @@ class Live(AbstractContextManager["Live"]):
         return due(self.run.config, self.round)
 
     def turn(self, checkpoint: str | Path | None = None) -> bool:
-        """Take the round's outcomes, score anew where due, plan the next round.
+        """Take the round's outcomes, score again where due, plan the next round.
 
         Args:
             checkpoint: what the round's training left; default: `self.checkpoint`.
@@ -273,7 +271,7 @@ class Live(AbstractContextManager["Live"]):
             undone = return_to(self.run, saved, where)
         if undone:
             self.note(
-                f"warning: went back to round {saved['round']} with {where}; what was trained behind it "
+                f"warning: went back to round {saved['round']} with {where}; what was trained after it "
                 f"({undone} rounds) is in {self.run.folder / 'undone'}"
             )
         self._forget()
@@ -302,25 +300,27 @@ class Live(AbstractContextManager["Live"]):
     def metrics(self) -> dict[str, float]:
         """Numbers of the newest round for a trainer's own logs: mu, sigma, and what the last round gave."""
         plan = self.run.plan(self.round)
-        found: dict[str, Any] = {"round": plan["round"], **plan["metrics"]}
+        values: dict[str, Any] = {"round": plan["round"], **plan["metrics"]}
         names = ("accuracy", "effective", "concentration", "drift")
-        found |= {name: plan["inputs"].get(name) for name in names}
-        return {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
+        values |= {name: plan["inputs"].get(name) for name in names}
+        return {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
 
 
-_FOLLOWED: dict[Path, tuple[tuple[int, int], Live]] = {}
+Live = RunSession
+"""Its name in earlier versions."""
+_FOLLOWED: dict[Path, tuple[tuple[int, int], RunSession]] = {}
 
 
-def followed(run: str | Path, note: Note = silent, *, checkpoints: bool = False) -> Live:
-    """The one `Live` of a run in this process, for parts of a trainer that cannot hand it to each other."""
+def followed(run: str | Path, note: Note = silent, *, checkpoints: bool = False) -> RunSession:
+    """The `RunSession` of a run in this process, for parts of a trainer that cannot hand it to each other."""
     path = Path(run).resolve()
     birth = _birth(path)
-    known = _FOLLOWED.get(path)
-    if known is not None and known[0] == birth:
-        return known[1]
-    if known is not None:  # another run was started in its place
-        known[1].close()
-    _FOLLOWED[path] = (birth, Live(path, note, checkpoints=checkpoints))
+    entry = _FOLLOWED.get(path)
+    if entry is not None and entry[0] == birth:
+        return entry[1]
+    if entry is not None:  # another run was started in its place
+        entry[1].close()
+    _FOLLOWED[path] = (birth, RunSession(path, note, checkpoints=checkpoints))
     return _FOLLOWED[path][1]
 
 
@@ -335,8 +335,8 @@ def _birth(run: Path) -> tuple[int, int]:
     """What tells a run from another one in the same place, though it has the same settings."""
     path = run / RUN
     with reading(path):
-        found = path.stat() if path.exists() else None
-    return (found.st_ino, found.st_mtime_ns) if found else (0, 0)
+        stat = path.stat() if path.exists() else None
+    return (stat.st_ino, stat.st_mtime_ns) if stat else (0, 0)
 
 
 def not_installed(trainer: str, version: str, error: ImportError) -> InputError:
@@ -347,7 +347,7 @@ def not_installed(trainer: str, version: str, error: ImportError) -> InputError:
     )
 
 
-def open_run(run: Any, where: str, trainer: str) -> Live:
+def open_run(run: Any, where: str, trainer: str) -> RunSession:
     """The run that a trainer is to follow, with the others kept out.
 
     Args:
@@ -356,24 +356,24 @@ def open_run(run: Any, where: str, trainer: str) -> Live:
         trainer: for sentences.
 
     Raises:
-        InputError: none was given, or the run scores anew at checkpoints.
+        InputError: none was given, or the run scores again at checkpoints.
         OutputError: no run is there.
         LockedError: another trainer is at work on it.
     """
     if not run:
         raise InputError(f"which run to follow was not said: give its folder by {where}.")
-    live = Live(str(run))
+    live = RunSession(str(run))
     if live.run.config.rescore.what != "off":
         raise InputError(
-            f"{live.run.folder} scores anew at checkpoints (--rescore {live.run.config.rescore.what}), which "
-            f"is not done live with {trainer}. Start the run without --rescore, or train it in segments with "
-            "`gaincurate schedule run`."
+            f"{live.run.folder} scores again at checkpoints "
+            f"(--rescore {live.run.config.rescore.what}), which is not done live with {trainer}. Start the "
+            "run without --rescore, or train it in segments with `gaincurate schedule run`."
         )
     live.open()
     return live
 
 
-def check_batch(live: Live, count: int, option: str) -> None:
+def check_batch(live: RunSession, count: int, option: str) -> None:
     """See that no batch lies in two rounds.
 
     Raises:
@@ -436,14 +436,14 @@ def place_of(row: Mapping[str, Any], places: Mapping[str, Any], where: str) -> A
     if row[ID] not in places:
         raise InputError(
             f"{row[ID]!r} of the run is not among the {len(places):,} rows that {where}: it was cut or "
-            "filtered, or written from another scored set. Write it anew with `gaincurate export`, and let "
+            "filtered, or written from another scored set. Write it again with `gaincurate export`, and let "
             "the trainer filter nothing.",
             gc_id=row[ID],
         )
     return places[row[ID]]
 
 
-def next_round(live: Live, advice: str) -> bool:
+def next_round(live: RunSession, advice: str) -> bool:
     """`turn`, and where outcomes are missing what would have helped.
 
     Args:
@@ -472,6 +472,6 @@ def next_round(live: Live, advice: str) -> bool:
         raise OutcomeError(f"{error} {advice}{enough}", **error.data) from error
 
 
-def reward_of(kept: float) -> float:
-    """A reward as its function gave it, where a trainer keeps it in float32: there 1.1 is above 1.1."""
-    return float(f"{kept:.7g}")
+def reward_of(stored: float) -> float:
+    """A reward as its function gave it, from one that a trainer stored in float32: there 1.1 is above 1.1."""
+    return float(f"{stored:.7g}")

@@ -28,7 +28,12 @@ from gaincurate.trainers.checkpoints import ADAPTER, Checkpoint, find, owner, wa
 from gaincurate.trainers.lora import see_mergeable
 from gaincurate.trainers.profile import Layout, layout_of
 
+Note = Callable[[str], None]
+
 RECORD = ".held.json"
+_TRAINER, _BASE = "trainer.json", ".base.json"
+_ADAPTER = "-adapter"  # ends the name of a held folder whose merged model takes the name without it
+_TRIES = 5  # checkpoints that may be deleted between finding and holding them
 _SMALL = {".json", ".jinja", ".txt", ".model", ".tiktoken"}
 _OTHERS = {"trainer_state.json", "model.safetensors.index.json"}
 _TEMPLATES = "additional_chat_templates"
@@ -58,7 +63,7 @@ def hold(
         checkpoint: one that can be scored.
         into: the folder; what else it held is let go.
         model: folder with the configuration and the tokenizer, for what the checkpoint has not.
-        note: told where files are copied.
+        note: called where files are copied.
 
     Raises:
         FileNotFoundError: it was deleted meanwhile.
@@ -91,14 +96,14 @@ def hold(
 
 def changed(held: Path) -> list[str]:
     """The names of held files that are no longer what was held."""
-    found = []
+    names = []
     for name, stamp in read_json(held / RECORD)["files"].items():
         try:
             if _stamp(held / name) != stamp:
-                found.append(name)
+                names.append(name)
         except OSError:
-            found.append(name)
-    return found
+            names.append(name)
+    return names
 
 
 def source(held: Path) -> str | None:
@@ -130,11 +135,11 @@ def _files(checkpoint: Checkpoint, model: Path | None) -> Json:
         names = list(weight_names(folder) or [])
         index = "model.safetensors.index.json"
         names += [index] if (folder / index).is_file() else []
-    found = {name: folder / name for name in names} | _small(folder)
+    files = {name: folder / name for name in names} | _small(folder)
     if checkpoint.tokenizer is not None:
-        found = _small(checkpoint.tokenizer) | found
+        files = _small(checkpoint.tokenizer) | files
     if checkpoint.state == "adapter":
-        return found
+        return files
     if checkpoint.bare and (model is None or not (model / "config.json").is_file()):
         raise InputError(
             f"{folder} has weights without a config.json, and the model that the run began with "
@@ -142,11 +147,11 @@ def _files(checkpoint: Checkpoint, model: Path | None) -> Json:
         )
     if model is not None and model.is_dir():
         small = _small(model)
-        if not any(name in found for name in _TOKENIZER):
-            found = {name: path for name, path in small.items() if name != "config.json"} | found
+        if not any(name in files for name in _TOKENIZER):
+            files = {name: path for name, path in small.items() if name != "config.json"} | files
         if checkpoint.bare:
-            found["config.json"] = model / "config.json"
-    return found
+            files["config.json"] = model / "config.json"
+    return files
 
 
 def _small(folder: Path) -> Json:
@@ -194,14 +199,8 @@ def _stamps(files: Json) -> Json:
 
 
 def _stamp(path: Path) -> list[int]:
-    found = path.stat()
-    return [found.st_size, found.st_mtime_ns]
-
-
-_TRAINER, _BASE = "trainer.json", ".base.json"
-_ADAPTER = "-adapter"  # ends the name of a held folder whose merged model takes the name without it
-_TRIES = 5  # checkpoints that may be deleted between finding and holding them
-Note = Callable[[str], None]
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]
 
 
 def remembered_trainer(run: Run, trainer: str | None, *, keep: bool = True) -> str | None:
@@ -212,10 +211,10 @@ def remembered_trainer(run: Run, trainer: str | None, *, keep: bool = True) -> s
     """
     path = run.folder / _TRAINER
     if trainer is not None:
-        found = layout_of(trainer).trainer
+        name = layout_of(trainer).trainer
         if keep:
-            write_json(path, {"trainer": found})
-        return found
+            write_json(path, {"trainer": name})
+        return name
     return str(read_json(path)["trainer"]) if path.exists() else None
 
 
@@ -224,7 +223,7 @@ class TrainerFinder(Finder):
 
     Args:
         layout: the trainer's.
-        note: told what a person should know.
+        note: called with what a person should know.
     """
 
     def __init__(self, layout: Layout, note: Note = lambda text: None) -> None:
@@ -232,9 +231,9 @@ class TrainerFinder(Finder):
 
     def newest(self, output: Path, since: float) -> Path | None:
         """The newest complete checkpoint below a folder, put there at `since` or later."""
-        found = find(output, self._layout, since=since)
-        self._tell(found.passed if found.checkpoint else ())
-        return found.checkpoint.folder if found.checkpoint else None
+        search = find(output, self._layout, since=since)
+        self._note_passed(search.passed if search.checkpoint else ())
+        return search.checkpoint.folder if search.checkpoint else None
 
     def why_none(self, output: Path) -> str:
         """Why there is none."""
@@ -242,10 +241,10 @@ class TrainerFinder(Finder):
 
     def why_incomplete(self, checkpoint: Path) -> str | None:
         """Why the next round cannot begin with this checkpoint; None where it can."""
-        found = self._owner(checkpoint)
-        if found is None:
+        known_checkpoint = self._owner(checkpoint)
+        if known_checkpoint is None:
             return super().why_incomplete(checkpoint)
-        return None if found.usable else found.why
+        return None if known_checkpoint.usable else known_checkpoint.why
 
     def chosen(self, run: Run, root: Path, seconds: float | None = None) -> str:
         """The checkpoint of a round that was trained by hand; held already where something is done with it.
@@ -269,7 +268,7 @@ class TrainerFinder(Finder):
                 self._note(f"round {round_}: goes on with {before}, which is held since the last time")
                 return before
         for _ in range(_TRIES):
-            checkpoint = self._one(root, seconds)
+            checkpoint = self._chosen_from(root, seconds)
             try:
                 if again:
                     self._hold(run, checkpoint)
@@ -284,33 +283,35 @@ class TrainerFinder(Finder):
     @contextmanager
     def held(self, run: Run, checkpoint: str) -> Iterator[str]:
         """Within it, a folder that `gaincurate score` reads and that stays as it is; kept on an error."""
-        kept = next((folder for folder in _holds(run) if source(folder) == checkpoint), None)
-        if kept is None or Path(checkpoint).is_dir():
-            kept = self._held_now(run, checkpoint)
-        yield str(self._merged(run, kept) if kept.name.endswith(_ADAPTER) else kept)
-        see_unchanged(kept)
-        shutil.rmtree(kept.parent, ignore_errors=True)
+        folder_held = next((folder for folder in _holds(run) if source(folder) == checkpoint), None)
+        if folder_held is None or Path(checkpoint).is_dir():
+            folder_held = self._held_now(run, checkpoint)
+        yield str(self._merged(run, folder_held) if folder_held.name.endswith(_ADAPTER) else folder_held)
+        see_unchanged(folder_held)
+        shutil.rmtree(folder_held.parent, ignore_errors=True)
 
     def _held_now(self, run: Run, checkpoint: str) -> Path:
         folder = Path(checkpoint)
         try:
-            found = self._owner(folder) or Checkpoint(folder, -1, "model", folder)
-            if not found.usable:
-                raise InputError(f"the checkpoint {checkpoint} cannot be used: {found.why}.", path=checkpoint)
-            return self._hold(run, found)
+            known_checkpoint = self._owner(folder) or Checkpoint(folder, -1, "model", folder)
+            if not known_checkpoint.usable:
+                raise InputError(
+                    f"the checkpoint {checkpoint} cannot be used: {known_checkpoint.why}.", path=checkpoint
+                )
+            return self._hold(run, known_checkpoint)
         except FileNotFoundError as error:
             raise TrainerError(
                 f"{checkpoint} was deleted before it could be held; let the trainer keep the newest one."
             ) from error
 
-    def _one(self, root: Path, seconds: float | None) -> Checkpoint:
+    def _chosen_from(self, root: Path, seconds: float | None) -> Checkpoint:
         if seconds is not None:
-            return wait(root, self._layout, seconds, told=self._note)
-        found = find(root, self._layout)
-        if found.checkpoint is None:
-            raise InputError(f"--checkpoint {root}: {found.why}.", path=str(root))
-        self._tell(found.passed)
-        return found.checkpoint
+            return wait(root, self._layout, seconds, note=self._note)
+        search = find(root, self._layout)
+        if search.checkpoint is None:
+            raise InputError(f"--checkpoint {root}: {search.why}.", path=str(root))
+        self._note_passed(search.passed)
+        return search.checkpoint
 
     def _hold(self, run: Run, checkpoint: Checkpoint) -> Path:
         """Hold a checkpoint for the newest round; where."""
@@ -366,9 +367,9 @@ class TrainerFinder(Finder):
         except OSError:
             return None
 
-    def _tell(self, passed: tuple[Checkpoint, ...]) -> None:
-        for one in passed:
-            self._note(f"{one.path} is newer and was passed over: {one.why}")
+    def _note_passed(self, passed: tuple[Checkpoint, ...]) -> None:
+        for checkpoint in passed:
+            self._note(f"{checkpoint.path} is newer and was passed over: {checkpoint.why}")
 
 
 def _place(run: Run) -> Path:
@@ -378,5 +379,7 @@ def _place(run: Run) -> Path:
 
 def _holds(run: Run) -> list[Path]:
     """The folders there, adapters before what was merged from them."""
-    found = [path.parent for path in _place(run).glob(f"*/{RECORD}") if not path.parent.name.startswith(".")]
-    return sorted(found, key=lambda folder: (not folder.name.endswith(_ADAPTER), folder.name))
+    folders = [
+        path.parent for path in _place(run).glob(f"*/{RECORD}") if not path.parent.name.startswith(".")
+    ]
+    return sorted(folders, key=lambda folder: (not folder.name.endswith(_ADAPTER), folder.name))

@@ -12,7 +12,7 @@ import pytest
 import runs
 from command import run as gaincurate
 from gaincurate.schedule.run import Run
-from gaincurate.trainers.session import Live
+from gaincurate.trainers.session import RunSession
 
 
 def start(folder: Path, *more: object) -> Any:
@@ -244,7 +244,7 @@ def test_next_keeps_out_of_a_run_that_a_trainer_follows(
     monkeypatch.setattr("gaincurate.core.process._FREED", 0.0)
     run = runs.begin(tmp_path)
     runs.report(run)
-    with Live(run.folder):
+    with RunSession(run.folder):
         result = gaincurate("schedule", "next", run.folder)
         assert result.exit_code == 1
         assert "is still at work" in result.stderr

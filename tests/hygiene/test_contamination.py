@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError, SourceError
 from gaincurate.hygiene.contamination import COMMON, EvalIndex, contaminated
-from gaincurate.hygiene.findings import Found
+from gaincurate.hygiene.findings import CheckResult
 from gaincurate.hygiene.options import HygieneOptions
 from questions import asking, left
 
@@ -24,7 +24,7 @@ def evals(path: Path, questions: list[str]) -> str:
     return str(path)
 
 
-def found(scored: ScoredSet, file: str, ngram: int = 13, overlap: float = 0.0) -> Found:
+def found(scored: ScoredSet, file: str, ngram: int = 13, overlap: float = 0.0) -> CheckResult:
     index = EvalIndex([file], None, ngram)
     return contaminated(scored, np.ones(len(scored), bool), index, overlap)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.hygiene.duplicates import duplicates
-from gaincurate.hygiene.findings import Found
+from gaincurate.hygiene.findings import CheckResult
 from gaincurate.hygiene.options import HygieneOptions
 from questions import asking, left
 
@@ -19,11 +19,11 @@ TEXTS = st.sampled_from(
 )
 
 
-def found(scored: ScoredSet) -> Found:
+def found(scored: ScoredSet) -> CheckResult:
     return duplicates(scored, np.ones(len(scored), bool), "answer")
 
 
-def groups(texts: list[str], hits: Found) -> set[frozenset[str]]:
+def groups(texts: list[str], hits: CheckResult) -> set[frozenset[str]]:
     """The groups as sets of texts, a text's copies numbered."""
     heads = {hit.place: hit.other for hit in hits.hits}
     members: dict[int, list[int]] = {}

@@ -8,13 +8,13 @@ import pytest
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.verifier import VerifierConfig
 from gaincurate.errors import InputError
-from gaincurate.hygiene.findings import Found
+from gaincurate.hygiene.findings import CheckResult
 from gaincurate.hygiene.gold import broken_gold, conflicting_gold
 from gaincurate.hygiene.options import HygieneOptions
 from questions import asking
 
 
-def conflicts(scored: ScoredSet, verifier: str | None = None, alive: list[bool] | None = None) -> Found:
+def conflicts(scored: ScoredSet, verifier: str | None = None, alive: list[bool] | None = None) -> CheckResult:
     mask = np.ones(len(scored), bool) if alive is None else np.array(alive)
     return conflicting_gold(scored, mask, "answer", VerifierConfig(verifier) if verifier else None)
 

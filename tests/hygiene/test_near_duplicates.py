@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
-from gaincurate.hygiene.findings import Found
+from gaincurate.hygiene.findings import CheckResult
 from gaincurate.hygiene.near_duplicates import (
     RECALL,
     Likeness,
@@ -28,7 +28,7 @@ from questions import asking, left
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
-def found(scored: ScoredSet, likeness: Likeness) -> Found:
+def found(scored: ScoredSet, likeness: Likeness) -> CheckResult:
     return near_duplicates(scored, np.ones(len(scored), bool), likeness, "answer")
 
 

@@ -148,7 +148,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_undone(tmp_path: Path) 
     runs.write(run, 1, [{"gc_id": i, "reward": 1, "round": 1, "attempt": 2} for i in run.ids(1)])
     advance(run)
     with pytest.raises(
-        OutputError, match=r"^checkpoint-2 is of a history that was undone: round 2 was planned anew since\."
+        OutputError, match=r"^checkpoint-2 is of a history that was undone: round 2 was planned again since\."
     ):
         return_to(run, late, "checkpoint-2")
     with pytest.raises(OutputError, match=r"^c has format 9, this version reads 1\.$"):
@@ -182,7 +182,7 @@ def test_a_later_checkpoint_of_the_same_round_is_undone_too(tmp_path: Path) -> N
             return_to(run, late, "late")
     run.outcomes(0).write_text("")
     with pytest.raises(
-        OutputError, match=r"is of a history that was undone: round 0 was trained anew since\."
+        OutputError, match=r"is of a history that was undone: round 0 was trained again since\."
     ):
         return_to(run, one, "checkpoint-1")
 

@@ -21,7 +21,7 @@ from gaincurate.errors import GaincurateError, InputError
 from gaincurate.schedule.driver import drive
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
-from gaincurate.trainers.session import Live
+from gaincurate.trainers.session import RunSession
 
 ROLLOUT: dict[str, Any] = {
     "verifier": "bad_verifiers:parity", "samples": 3, "max_tokens": 5, "on_error": "skip", "threads": 1,
@@ -261,7 +261,7 @@ def test_a_server_serves_driven_and_live_trainers(
             "--rounds", 2, "--references", 8, "--rollout", json.dumps(rollout),
         )  # fmt: skip
         assert made.exit_code == 0, made.stderr
-        with Live(tmp_path / "run") as live:
+        with RunSession(tmp_path / "run") as live:
             for _ in range(4):
                 rows = live.take(3)
                 live.report({"gc_id": row["gc_id"], "reward": 1, "sample": k} for row in rows for k in (0, 1))
@@ -285,15 +285,15 @@ def test_a_live_trainer_without_a_server_is_refused_unless_its_checkpoints_are_t
         "`gaincurate.trainers.trl.attach` or in segments with `gaincurate schedule run`."
     )
     with pytest.raises(InputError) as caught:
-        Live(run.folder)
+        RunSession(run.folder)
     assert str(caught.value) == refused
-    with Live(run.folder, checkpoints=True) as live:
+    with RunSession(run.folder, checkpoints=True) as live:
         assert live.round == 0
     assert [command[4] for command in commands] == ["rollout", "predict"]
     by_hand = dots_runs.begin(tmp_path / "other")
     for checkpoints in (False, True):
         with pytest.raises(InputError) as caught:
-            Live(by_hand.folder, checkpoints=checkpoints)
+            RunSession(by_hand.folder, checkpoints=checkpoints)
         assert str(caught.value) == (
             f"{by_hand.folder} waits for what its references did before every round, and a trainer that "
             "follows it live waits for nobody: start a run with --rollout, which rolls them out itself, or "

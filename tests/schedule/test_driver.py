@@ -94,7 +94,7 @@ def test_failures_name_round_and_log_and_lose_nothing(tmp_path: Path) -> None:
         drive(Run(run.folder), command())
     with pytest.raises(OutcomeError, match="outcomes for 2 of its 8 prompts"):
         drive(Run(run.folder), command("--mode", "few"), again=True)
-    # What was wrong in an attempt's lines does not stand in the way of one that is trained anew.
+    # What was wrong in an attempt's lines does not stand in the way of one that is trained again.
     runs.write(run, 0, ["no JSON"])
     with pytest.raises(OutcomeError, match="is broken"):
         drive(Run(run.folder), [])

@@ -199,7 +199,7 @@ def test_the_probe_decides_whether_the_rest_is_scored(
     assert (plan["inputs"]["rescored"], plan["inputs"]["concentration_from"]) == (None, "base")
     assert said == [
         f"round 0: scoring 20 prompts with {models[0]}",
-        "round 0: the probe's rank correlation with the scores in use is 1.000, so the rest is not scored anew",
+        "round 0: the probe's rank correlation with the scores in use is 1.000, so the rest is not scored again",
     ]
     assert not (run.folder / "scores/00000").exists()
     plan = step(run, models[2])

@@ -140,7 +140,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "scoring": (
         {"rescore": {"what": "off", "options": ["--device", "cuda:1"]}},
-        "--scoring '--device cuda:1': --rescore off scores nothing anew; leave --scoring out, or give "
+        "--scoring '--device cuda:1': --rescore off does no scoring; leave --scoring out, or give "
         "--rescore round, window or full.",
     ),
     "class-name": ({"strategy": ":Thing"}, "--strategy :Thing: there are uniform,"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import runs
 from gaincurate.errors import InputError, LockedError, OutcomeError, OutputError
-from gaincurate.trainers.session import PLACE, Live, followed, place_beside
+from gaincurate.trainers.session import PLACE, RunSession, followed, place_beside
 
 
 def outcomes(rows: list[dict[str, Any]], step: int, samples: int = 2) -> list[dict[str, Any]]:
@@ -23,7 +23,7 @@ def outcomes(rows: list[dict[str, Any]], step: int, samples: int = 2) -> list[di
     ]
 
 
-def train(live: Live, count: int, steps: int, first: int = 1) -> list[str]:
+def train(live: RunSession, count: int, steps: int, first: int = 1) -> list[str]:
     """A trainer of one batch a step; what it trained on."""
     trained = []
     for step in range(first, first + steps):
@@ -35,7 +35,7 @@ def train(live: Live, count: int, steps: int, first: int = 1) -> list[str]:
 
 def test_the_rows_are_the_plans_in_their_order_round_after_round(tmp_path: Path) -> None:
     run = runs.begin(tmp_path, rounds=3)
-    with Live(run.folder) as live:
+    with RunSession(run.folder) as live:
         trained = train(live, 4, 6)
         assert live.round == 2
         assert live.take(4) == []  # after the last round there is nothing
@@ -45,7 +45,7 @@ def test_the_rows_are_the_plans_in_their_order_round_after_round(tmp_path: Path)
 
 def test_a_row_names_its_round_and_its_prompt(tmp_path: Path) -> None:
     run = runs.begin(tmp_path)
-    row = Live(run.folder).take(1)[0]
+    row = RunSession(run.folder).take(1)[0]
     assert row["gc_id"] == run.ids(0)[0]
     assert row["gc_round"] == 0
     assert row["prompt"] == [{"role": "user", "content": row["question"]}]
@@ -53,7 +53,7 @@ def test_a_row_names_its_round_and_its_prompt(tmp_path: Path) -> None:
 
 def test_the_next_round_waits_for_the_outcomes(tmp_path: Path) -> None:
     run = runs.begin(tmp_path)
-    with Live(run.folder) as live:
+    with RunSession(run.folder) as live:
         live.take(8)
         with pytest.raises(OutcomeError, match="^round 0 has no outcomes"):
             live.take(8)
@@ -65,21 +65,21 @@ def test_a_batch_in_two_rounds_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"^the trainer takes 3 prompts a step and a round of .* has 8, which"
     ):
-        Live(run.folder).take(3)
+        RunSession(run.folder).take(3)
 
 
 def test_two_trainers_of_one_run_are_one_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gaincurate.core.process._FREED", 0.0)
     run = runs.begin(tmp_path)
-    with Live(run.folder), pytest.raises(LockedError, match="still at work"):
-        Live(run.folder).open()
-    with Live(run.folder):
+    with RunSession(run.folder), pytest.raises(LockedError, match="still at work"):
+        RunSession(run.folder).open()
+    with RunSession(run.folder):
         pass
 
 
 def test_a_line_without_a_round_is_of_the_newest_that_has_its_prompt(tmp_path: Path) -> None:
     run = runs.begin(tmp_path, rows=30, strategy="uniform", rounds=3)
-    with Live(run.folder) as live:
+    with RunSession(run.folder) as live:
         train(live, 8, 1)
         early = set(run.ids(0))
         live.take(8)
@@ -97,14 +97,14 @@ def test_resumed_anywhere_the_plans_are_those_of_a_run_that_never_stopped(
 ) -> None:
     folder = tmp_path_factory.mktemp("live")
     whole = runs.begin(folder / "whole", rounds=4)
-    with Live(whole.folder) as live:
+    with RunSession(whole.folder) as live:
         history = train(live, 4, 8)
     run = runs.begin(folder / "cut", rounds=4)
-    with Live(run.folder) as live:
+    with RunSession(run.folder) as live:
         train(live, 4, saved_at)
         live.save_beside(folder, step=saved_at)
         train(live, 4, max(trained_to - saved_at, 0), first=saved_at + 1)
-    with Live(run.folder) as live:
+    with RunSession(run.folder) as live:
         saved = place_beside(folder)
         assert saved["step"] == saved_at
         live.restore(saved, str(folder))
@@ -122,9 +122,9 @@ def test_a_checkpoint_without_a_place_is_refused(tmp_path: Path) -> None:
 
 def test_a_start_from_nothing_takes_back_round_0_and_no_more(tmp_path: Path) -> None:
     run = runs.begin(tmp_path)
-    with Live(run.folder) as live:
+    with RunSession(run.folder) as live:
         train(live, 4, 1)
-    with Live(run.folder) as live:
+    with RunSession(run.folder) as live:
         live.begin_anew()
         train(live, 8, 1)
         live.turn()
@@ -135,7 +135,7 @@ def test_a_start_from_nothing_takes_back_round_0_and_no_more(tmp_path: Path) -> 
 
 def test_the_metrics_are_the_plans(tmp_path: Path) -> None:
     run = runs.begin(tmp_path)
-    with Live(run.folder) as live:
+    with RunSession(run.folder) as live:
         assert live.metrics()["mu"] == 0.0
         train(live, 4, 2)
         live.turn()

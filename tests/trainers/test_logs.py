@@ -302,7 +302,7 @@ def test_paths_and_options_that_mean_nothing_are_refused(run: Run, tmp_path: Pat
     lines_of(tmp_path / "both/train_data_step1.jsonl", [{"content": [], "rewards": [0], "idx": 0}])
     assert "holds logs of verl and nemo-rl; say which with --from" in refused("--outcomes", tmp_path / "both")
     run.outcomes(0).write_text('{"gc_id": "id00')
-    assert "is not finished, so nothing can be put behind it" in refused(
+    assert "is not finished, so nothing can be added after it" in refused(
         "--outcomes", tmp_path / "both/1.jsonl"
     )
 

@@ -224,7 +224,7 @@ def test_prompts_that_the_task_set_lacks_are_named(maker: Any, tmp_path: Path) -
         asyncio.run(tasks.read())
     assert str(caught.value) == (
         f"{gone!r} of the run is not among the 59 rows that the task set 'the-set' has: it was cut or filtered, or "
-        "written from another scored set. Write it anew with `gaincurate export`, and let the trainer filter "
+        "written from another scored set. Write it again with `gaincurate export`, and let the trainer filter "
         "nothing."
     )
 

@@ -240,7 +240,7 @@ def test_true_takes_the_newest_checkpoint_that_is_whole_and_of_this_history(
         text.partition(": ")[2].partition(".")[0] for text in said if text.startswith("cannot resume")
     ] == [
         "trainer_state",
-        "checkpoint-5 is of a history that was undone: round 2 was planned anew since",
+        "checkpoint-5 is of a history that was undone: round 2 was planned again since",
         "trainer_state",
     ]
 

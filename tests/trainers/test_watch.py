@@ -49,7 +49,7 @@ def test_what_is_half_written_is_waited_for_file_by_file(tmp_path: Path) -> None
     writes, heard = folders.trl(20), list[str]()
     folders.write(tmp_path, writes[:1])
     clock = Clock(lambda sleeps: void(folders.write(tmp_path, [writes[sleeps]])))
-    found = wait(tmp_path, TRL, 600, clock=clock, sleep=clock.sleep, told=heard.append)
+    found = wait(tmp_path, TRL, 600, clock=clock, sleep=clock.sleep, note=heard.append)
     assert found.step == 20
     assert clock.sleeps == len(writes) - 1
     path = tmp_path / "checkpoint-20"

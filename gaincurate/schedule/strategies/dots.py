@@ -1,8 +1,8 @@
 """DOTS (arXiv 2506.05316): prompts near a target difficulty, observed on a few and predicted for all.
 
-Before each draw K reference prompts, drawn anew, are observed and the other prompts' failure rates d are
+Before each draw K new reference prompts are drawn and observed, and the other prompts' failure rates d are
 predicted from them (`prepare`). Prompt q is then drawn with P(q) proportional to exp(-|d_q - alpha| / tau),
-without replacement; references are left out. With `target = variance` what is predicted is p (1 - p) itself
+without replacement. References are left out. With `target = variance` what is predicted is p (1 - p) itself
 and P(q) is proportional to exp(v_q / tau). d is the failure rate everywhere: 1 where every rollout fails.
 """
 
@@ -36,14 +36,14 @@ class Dots(base.Selector):
     def __init__(self, pool: Pool, options: DotsOptions) -> None:
         super().__init__(pool, options)
         self._values, self._references = np.zeros(0), np.zeros(0, np.int64)
-        self._told: Json = {}
+        self._reference_facts: Json = {}
         self._drawn: float | None = None
 
     def prepare(self, context: Context) -> None:
         """Have the references observed and the failure rates of all prompts predicted."""
         foresight = foresee(context, self.references(context.round), self.options)
         self.inform(foresight.values, foresight.references)
-        self._told = foresight.told
+        self._reference_facts = foresight.facts
 
     def references(self, round_: int) -> Ints:
         """`[K]`: the rows that are observed before a round is drawn, distinct.
@@ -69,10 +69,10 @@ class Dots(base.Selector):
         weights = log_softmin(self._distance(), self.options.temperature)
 
         def kind_of(start: int, stop: int) -> npt.NDArray[np.int8]:
-            found = np.zeros(stop - start, np.int8)
+            kinds = np.zeros(stop - start, np.int8)
             here = slice(*np.searchsorted(left_out, [start, stop]).tolist())
-            found[left_out[here] - start] = 1
-            return found
+            kinds[left_out[here] - start] = 1
+            return kinds
 
         (drawn, _), _ = draw_within(
             pool.rows,
@@ -88,13 +88,13 @@ class Dots(base.Selector):
     def _distance(self) -> Floats:
         """How far each row is from what is best, `[rows]`, 0 or more."""
         if self.options.target == "variance":
-            found: Floats = self._values.max() - self._values
-            return found
+            below_best: Floats = self._values.max() - self._values
+            return below_best
         return np.abs(self._values - float(self.options.target_difficulty))
 
     def plan_facts(self, rows: Ints) -> Json:
         """The predictions of the prompts, and what the references did."""
-        return {"predicted": self._values[rows].tolist(), "references": self._told}
+        return {"predicted": self._values[rows].tolist(), "references": self._reference_facts}
 
     def metrics(self) -> dict[str, float]:
         """The mean prediction of the last draw's prompts, and of all."""

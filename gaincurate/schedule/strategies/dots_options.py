@@ -161,32 +161,35 @@ def _named(embedding: dict[str, Any]) -> str:
 
 
 def _check_rollout(
-    config: ScheduleConfig, scored: ScoredSet, options: DotsOptions, given: dict[str, Any]
+    config: ScheduleConfig, scored: ScoredSet, options: DotsOptions, options_given: dict[str, Any]
 ) -> None:
     """See that `gaincurate difficulty rollout` will take the options."""
     fields = dict.fromkeys([*RolloutConfig.__annotations__, *RolloutConfig.model_fields])  # its own first
-    known = [name for name in fields if name not in NOT_IN_ROLLOUT]
-    unknown = [name for name in given if name not in known]
+    names = [name for name in fields if name not in NOT_IN_ROLLOUT]
+    unknown = [name for name in options_given if name not in names]
     if unknown:
-        raise InputError(f"--rollout has no option {unknown[0]!r}; it takes: {', '.join(known)}.")
-    if "verifier" not in given:
+        raise InputError(f"--rollout has no option {unknown[0]!r}; it takes: {', '.join(names)}.")
+    if "verifier" not in options_given:
         raise InputError(f"--rollout needs a verifier: {_EXAMPLE}.")
-    model = None if "server" in given else config.model or ""
-    made = make_config(
-        scored=config.scored, out=config.run, model=model, reference=options.references, **given
+    model = None if "server" in options_given else config.model or ""
+    rollout = make_config(
+        scored=config.scored, out=config.run, model=model, reference=options.references, **options_given
     )
     if model == "":
         raise InputError(
             f"--rollout generates with the model that training begins with, and which one scored "
             f"{scored.folder} is not known; give --model, or a server in --rollout."
         )
-    verifier = VerifierConfig(made.verifier, gold_as=made.gold_as)
-    answer_column(scored, made.answer_column, needed=not verifier.own)
-    wanted = [*(_SERVER if made.server else _LOCAL), *(["math_verify"] if made.verifier == "math" else [])]
+    verifier = VerifierConfig(rollout.verifier, gold_as=rollout.gold_as)
+    answer_column(scored, rollout.answer_column, needed=not verifier.own)
+    wanted = [
+        *(_SERVER if rollout.server else _LOCAL),
+        *(["math_verify"] if rollout.verifier == "math" else []),
+    ]
     missing = [name for name in wanted if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(
             f"--rollout needs {' and '.join(missing)}: `pip install 'gaincurate[score,difficulty]'`."
         )
-    if options.target == "variance" and made.samples < 2:
+    if options.target == "variance" and rollout.samples < 2:
         raise InputError("--target variance needs two samples of a reference or more; --rollout has 1.")

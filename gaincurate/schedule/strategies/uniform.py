@@ -1,4 +1,4 @@
-"""The two plain controls: every prompt once a pass, at random or in the order of the set.
+"""The two plain controls: every prompt once per pass, at random or in the order of the set.
 
 A round that the end of a pass cuts through takes its rest from the next pass, and what it would take twice
 waits until that pass's end, so a round's prompts are distinct and each pass has every prompt once.
@@ -37,13 +37,13 @@ class Uniform(base.Selector):
     def draw(self, round_: int) -> Ints:
         """`[budget]` distinct ranks."""
         size, rows = self.pool.budget, self.pool.rows
-        found = self._part(self._cursor, min(self._cursor + size, rows))
-        self._cursor += len(found)
-        if len(found) < size:
-            self._pass, self._cursor = self._pass + 1, size - len(found)
-            self._last = found.tolist()
-            found = np.concatenate([found, self._part(0, self._cursor)])
-        return found
+        ranks = self._part(self._cursor, min(self._cursor + size, rows))
+        self._cursor += len(ranks)
+        if len(ranks) < size:
+            self._pass, self._cursor = self._pass + 1, size - len(ranks)
+            self._last = ranks.tolist()
+            ranks = np.concatenate([ranks, self._part(0, self._cursor)])
+        return ranks
 
     def _part(self, start: int, stop: int) -> Ints:
         """Ranks at these places of the pass."""

@@ -72,9 +72,9 @@ class Variance(base.Selector):
             return slice(*np.searchsorted(self._rows, [start, stop]).tolist())
 
         def log_weights(start: int, stop: int) -> Floats:
-            found, seen = np.full(stop - start, plain), block(start, stop)
-            found[self._rows[seen] - start] = weights[seen]
-            return found
+            block_weights, seen = np.full(stop - start, plain), block(start, stop)
+            block_weights[self._rows[seen] - start] = weights[seen]
+            return block_weights
 
         def kind_of(start: int, stop: int) -> npt.NDArray[np.int8]:
             found, seen = np.full(stop - start, _UNSEEN, np.int8), block(start, stop)
@@ -100,16 +100,16 @@ class Variance(base.Selector):
 
     def _log_weight(self, wins: Floats, losses: Floats) -> Floats:
         a, b = self.options.prior + wins, self.options.prior + losses
-        found: Floats = self.options.power * np.log(a * b / ((a + b) * (a + b + 1)))
-        return found
+        weights: Floats = self.options.power * np.log(a * b / ((a + b) * (a + b + 1)))
+        return weights
 
     def _seen_kinds(self) -> npt.NDArray[np.int8]:
         prior = self.options.prior
         mean = (prior + self._wins) / (2 * prior + self._wins + self._losses)
-        found = np.full(len(mean), _MIDDLE, np.int8)
-        found[mean >= 0.9] = _EASY
-        found[mean <= 0.1] = _HARD
-        return found
+        kinds = np.full(len(mean), _MIDDLE, np.int8)
+        kinds[mean >= 0.9] = _EASY
+        kinds[mean <= 0.1] = _HARD
+        return kinds
 
     def observe(self, observed: Observed) -> None:
         """Fade what is known by a round, then add what came back."""

@@ -67,9 +67,9 @@ def _launch(path: Path, view: View) -> Launch:
 def _areal(path: Path, step: int) -> str | None:
     """AReaL: no marker; the recovery's state comes later than the weights, and so does the tokenizer."""
     for above in path.parents[:2]:
-        found = json_or_none(above / "recover_info" / "step_info.json")
-        if isinstance(found, dict) and isinstance(found.get("global_step"), int):
-            if found["global_step"] >= step:
+        step_info = json_or_none(above / "recover_info" / "step_info.json")
+        if isinstance(step_info, dict) and isinstance(step_info.get("global_step"), int):
+            if step_info["global_step"] >= step:
                 return None
             break
     return tokenizer_unfinished(path)

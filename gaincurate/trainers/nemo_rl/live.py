@@ -16,7 +16,7 @@ from gaincurate.core.schema import ID
 from gaincurate.errors import InputError, OutputError
 from gaincurate.trainers.session import (
     ROUND,
-    Live,
+    RunSession,
     followed,
     ids_in,
     next_round,
@@ -42,7 +42,7 @@ def report(metadata: Sequence[Json | None], rewards: Any, terminateds: Any = Non
     Raises:
         StorageError: the file system refused.
     """
-    ended = [True] * len(metadata) if terminateds is None else [bool(one) for one in terminateds]
+    ended = [True] * len(metadata) if terminateds is None else [bool(flag) for flag in terminateds]
     lines: dict[str, list[Json]] = {}
     for info, reward, end in zip(metadata, rewards, ended, strict=True):
         if info and ID in info and end:
@@ -53,8 +53,8 @@ def report(metadata: Sequence[Json | None], rewards: Any, terminateds: Any = Non
                 "step": info[STEP],
             }
             lines.setdefault(info[RUN], []).append(line)
-    for run, found in lines.items():
-        followed(run).report(found)
+    for run, reported in lines.items():
+        followed(run).report(reported)
 
 
 RUN_VARIABLE, CHECKPOINTS, DATA = "GAINCURATE_RUN", "GAINCURATE_CHECKPOINTS", "GAINCURATE_DATA"
@@ -75,7 +75,7 @@ class RunBatches:
 
     def __init__(self, run: str | None, checkpoints: str | None, data: str | None = None) -> None:
         self.run, self.checkpoints, self.data = run, checkpoints, data
-        self.live: Live | None = None
+        self.live: RunSession | None = None
         self.step = 0
         self.places: dict[str, tuple[str, int]] = {}
 
@@ -108,7 +108,7 @@ class RunBatches:
         carried = {ID: row[ID], ROUND: row[ROUND], STEP: self.step, RUN: self.run}
         return {**item, "extra_env_info": {**(item["extra_env_info"] or {}), **carried}}
 
-    def _begin(self, dataloaders: Mapping[str, Any]) -> Live:
+    def _begin(self, dataloaders: Mapping[str, Any]) -> RunSession:
         if not self.checkpoints:
             raise InputError(
                 f"set {CHECKPOINTS} to checkpointing.checkpoint_dir: a resume reads its place there."
@@ -119,7 +119,7 @@ class RunBatches:
         live = open_run(self.run, f"the environment variable {RUN_VARIABLE}", "NeMo-RL")
         self.run = str(live.run.folder.resolve())  # environments may run elsewhere
         for loader in dataloaders.values():
-            loader.state_dict = lambda own=loader.state_dict: {**own(), PLACE: live.save(self.step)}
+            loader.state_dict = lambda state_of=loader.state_dict: {**state_of(), PLACE: live.save(self.step)}
         steps = [path for path in Path(self.checkpoints).glob("step_*") if path.name[5:].isdigit()]
         if not steps:
             live.begin_anew()
@@ -128,7 +128,7 @@ class RunBatches:
         self._go_on(live, newest / f"train_dataloader_{next(iter(dataloaders))}.pt")
         return live
 
-    def _go_on(self, live: Live, path: Path) -> None:
+    def _go_on(self, live: RunSession, path: Path) -> None:
         import torch
 
         saved = torch.load(path) if path.exists() else {}

@@ -105,7 +105,7 @@ def _renamed(prefix: str) -> Callable[[Path, int], str | None]:
 
 def _read_log(path: Path, begin: int, reward_column: str | None) -> Iterator[Entry]:
     """The rows of a step's training data; every value there is a list with one item."""
-    found = re.search(r"train_data_step(\d+)", path.name)
+    match = re.search(r"train_data_step(\d+)", path.name)
     for number, row in objects(path, begin):
         content = single_item(row["content"])
         parts = [content] if isinstance(content, str) else [str(part) for part in content or []]
@@ -113,7 +113,7 @@ def _read_log(path: Path, begin: int, reward_column: str | None) -> Iterator[Ent
         yield Entry(
             f"{path.name}, line {number}",
             reward_number(single_item(row.get(reward_column or "rewards"))),
-            step=int(found[1]) if found else None,
+            step=int(match[1]) if match else None,
             sample=row["idx"],
             # The prompt is the first part, or with a system message of its own the first two.
             texts=tuple("".join(parts[:end]) for end in range(1, len(parts) + 1)),

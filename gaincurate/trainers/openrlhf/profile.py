@@ -72,8 +72,8 @@ def _tokenizer_last(path: Path, step: int) -> str | None:
     """OpenRLHF: the tokenizer is saved after the weights. Of its DeepSpeed folders `latest` tells."""
     if not path.name.endswith("_hf"):
         file = path.parent / "latest"
-        said = file.read_text().strip() if file.is_file() else None
-        number = int(said.removeprefix("global_step")) if said and said[11:].isdigit() else -1
+        latest = file.read_text().strip() if file.is_file() else None
+        number = int(latest.removeprefix("global_step")) if latest and latest[11:].isdigit() else -1
         return None if number >= step else f"{path} is not finished: {file} does not say so"
     return tokenizer_unfinished(path)
 

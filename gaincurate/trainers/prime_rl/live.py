@@ -1,8 +1,7 @@
-"""prime-rl follows a run live: a verifiers taskset that never ends, yields the planned prompts as tasks.
+"""prime-rl follows a run live: a verifiers taskset that never ends has the planned prompts as its tasks.
 
 Parts for an environment package of one's own. prime-rl dispatches ahead of outcomes, and when it resumes it
-calls `next` once for each task that it had: that replays the plans on disk and plans nothing. Knows nothing
-of how a task is scored.
+calls `next` once for each task that it had: that replays the plans on disk and plans nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Any
 from gaincurate.core.artifact import Json
 from gaincurate.core.prompts import read_rows
 from gaincurate.core.schema import ID
-from gaincurate.trainers.session import ROUND, Live, followed, next_round, not_installed, open_run
+from gaincurate.trainers.session import ROUND, RunSession, followed, next_round, not_installed, open_run
 
 try:
     import verifiers.v1 as vf
@@ -72,7 +71,7 @@ class RunTask:
 class RunTaskset:
     """Mixin before `vf.Taskset`: loads a run's prompts round after round, without end.
 
-    Behind the last round its prompts come again, unreported: prime-rl asks on until its last step is done.
+    After the last round its prompts come again, unreported: prime-rl asks on until its last step is done.
     """
 
     INFINITE = True
@@ -92,19 +91,19 @@ class RunTaskset:
         with closing(open_run(self.config.run, "the taskset's `run`", "prime-rl")) as live:
             attempt = 1 + sum(entry["what"] == _ATTEMPT for entry in live.run.executions())
             live.run.log(what=_ATTEMPT, attempt=attempt)
-            taken, ended, made, rows = live.round, live.finished, -1, list[Json]()
+            taken, ended, made_for, rows = live.round, live.finished, -1, list[Json]()
             for place in count():
                 round_, position = divmod(place, live.budget)
                 if live.round < round_ < live.rounds:
                     next_round(live, _AHEAD)
-                told = taken <= round_ < live.rounds and not ended
+                reported = taken <= round_ < live.rounds and not ended
                 round_ = min(round_, live.rounds - 1)
-                if round_ != made:
-                    made, rows = round_, _rows(live, round_)
+                if round_ != made_for:
+                    made_for, rows = round_, _rows(live, round_)
                 where = {ID: rows[position][ID], ROUND: round_, "gc_attempt": attempt}
-                where["gc_run"] = str(live.run.folder.resolve()) if told else ""
+                where["gc_run"] = str(live.run.folder.resolve()) if reported else ""
                 yield self.task_of(rows[position], {"idx": place, **where})
 
 
-def _rows(live: Live, round_: int) -> list[Json]:
+def _rows(live: RunSession, round_: int) -> list[Json]:
     return list(read_rows(live.run.data(round_)).to_pylist())

@@ -71,7 +71,7 @@ def _prime_rl(path: Path, step: int) -> str | None:
 
 def _read_log(path: Path, begin: int, reward_column: str | None) -> Iterator[Entry]:
     """The traces of agents that are trained, over all episodes; a trace that failed has no reward."""
-    found = re.search(r"step_(\d+)", str(path.parent))
+    match = re.search(r"step_(\d+)", str(path.parent))
     for number, episode in objects(path, begin):
         work = (episode.get("run") or {}).get("work") or {}
         if work.get("type", "train") != "train":
@@ -81,7 +81,7 @@ def _read_log(path: Path, begin: int, reward_column: str | None) -> Iterator[Ent
             if not (trace.get("agent") or {}).get("trainable", True):
                 continue
             data = (trace.get("task") or episode.get("task") or {}).get("data") or {}
-            rewards = [one for one in (trace.get("rewards") or {}).values() if one is not None]
+            rewards = [reward for reward in (trace.get("rewards") or {}).values() if reward is not None]
             judged = trace.get("ok") and rewards
             usages = [call.get("usage") or {} for call in trace.get("calls") or []]
             prompt, system = data.get("prompt"), data.get("system_prompt")
@@ -90,9 +90,9 @@ def _read_log(path: Path, begin: int, reward_column: str | None) -> Iterator[Ent
                 messages = [{"role": "system", "content": system}, *messages]
             yield Entry(
                 f"{path.name}, line {number}",
-                sum(one["score"] * one.get("weight", 1.0) for one in rewards) if judged else None,
+                sum(reward["score"] * reward.get("weight", 1.0) for reward in rewards) if judged else None,
                 data.get("gc_id"),
-                int(found[1]) if found else work.get("step"),
+                int(match[1]) if match else work.get("step"),
                 trace.get("id"),
                 messages=messages,
                 name=data.get("name"),

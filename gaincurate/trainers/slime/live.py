@@ -62,7 +62,7 @@ class Samples:
         for option, key in keys.items():
             if key is not None and key not in columns:
                 raise InputError(f"{option} {key}: the run's rows have no such column; {', '.join(columns)}.")
-        made = Dataset(
+        dataset = Dataset(
             str(self.run.data(row[ROUND])),
             self._tokenizer,
             self._processor,
@@ -71,13 +71,13 @@ class Samples:
             label_key=self.args.label_key,
             **{name: getattr(self.args, name) for name in _SAME},
         )
-        return dict(zip(self.run.ids(row[ROUND]), made.samples, strict=True))
+        return dict(zip(self.run.ids(row[ROUND]), dataset.samples, strict=True))
 
 
 def outcomes(args: Any, group: list[Any], step: int) -> list[Json]:
     """A group's lines, one a sample; of a rollout that was split into many samples the last one counts."""
     lines = []
-    for k, sample in enumerate(one[-1] if isinstance(one, list) else one for one in group):
+    for k, sample in enumerate(item[-1] if isinstance(item, list) else item for item in group):
         reward = None if sample.reward is None else float(sample.get_reward_value(args))
         head = {ID: sample.metadata[ID], "round": sample.metadata[ROUND], "step": step, "sample": k}
         lines.append({**head, "reward": reward, "tokens": sample.response_length})
@@ -112,15 +112,15 @@ class RunDataSource(DataSource):  # type: ignore[misc]
     def get_samples(self, num_samples: int) -> list[list[Any]]:
         """Groups; at a round's end fewer than asked for, but one at least. Raises as `next_round`."""
         if self.ended:
-            kept = {group[0].group_index for group in self.buffer}
-            self.again += [self.handed.pop(number) for number in list(self.handed) if number not in kept]
+            buffered = {group[0].group_index for group in self.buffer}
+            self.again += [self.handed.pop(number) for number in list(self.handed) if number not in buffered]
             self.ended = False
-        found, self.buffer = self.buffer[:num_samples], self.buffer[num_samples:]
-        while len(found) < num_samples and (row := self._next(enough=bool(found))) is not None:
-            found.append(self.samples.group(row, self.groups))
+        groups, self.buffer = self.buffer[:num_samples], self.buffer[num_samples:]
+        while len(groups) < num_samples and (row := self._next(enough=bool(groups))) is not None:
+            groups.append(self.samples.group(row, self.groups))
             self.handed[self.groups] = row
             self.groups += 1
-        return found
+        return groups
 
     def _next(self, enough: bool) -> Json | None:
         live = self.live
@@ -157,12 +157,12 @@ class RunDataSource(DataSource):  # type: ignore[misc]
         write_json(path, self.places[rollout_id])
 
     def load(self, rollout_id: int | None = None) -> None:
-        """Go back to a rollout's end, or begin anew; OutputError where no fitting place was saved."""
+        """Go back to a rollout's end, or begin again; OutputError where no fitting place was saved."""
         if self.args.load is None or rollout_id is None or rollout_id < 0:
             return self.live.begin_anew()
         path = Path(self.args.load, _PLACE.format(rollout_id))
         if not path.exists():
-            raise OutputError(f"{path} is not there: rollout {rollout_id} did not follow a run. Begin anew.")
+            raise OutputError(f"{path} is not there: rollout {rollout_id} did not follow a run. Begin again.")
         saved = read_json(path)
         self.live.restore(saved, str(path))
         rows = {row[ID]: row for row in self.live.rows()}

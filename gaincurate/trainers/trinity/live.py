@@ -1,7 +1,7 @@
-"""Trinity-RFT 0.6 follows a run live: its explorer asks for row indices, yields pass rates.
+"""Trinity-RFT 0.6 follows a run live: its explorer asks for row indices and hands pass rates back.
 
 Named in `data_selector.selector_type`. The explorer asks ahead and waits for outcomes where it syncs weights,
-so a round must end there, or without some of them. Knows nothing of a row but its `gc_id`.
+so a round must end there, or without some of them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class RunSelector(BaseSelector):  # type: ignore[misc]
         config: the `data_selector` section.
 
     Raises:
-        InputError: no run was named, it scores anew, or the task set has no ids.
+        InputError: no run was named, it scores again, or the task set has no ids.
         LockedError: another trainer is at work on the run.
     """
 
@@ -86,25 +86,28 @@ class RunSelector(BaseSelector):  # type: ignore[misc]
         Raises:
             OutcomeError: no open batch has them.
         """
-        given = {int(index): reward_of(float(value)) for index, value in zip(indices, values, strict=True)}
-        if not given:
+        rewards = {int(index): reward_of(float(value)) for index, value in zip(indices, values, strict=True)}
+        if not rewards:
             return
-        found = next((k for k, one in enumerate(self.waiting) if given.keys() <= one.ids.keys()), None)
-        if found is None:
-            raise OutcomeError(f"outcomes of rows {sorted(given)[:5]} came, which no open batch has.")
-        batch = self.waiting[found]
-        del self.waiting[: found + 1]  # those before it ended without any outcome
+        place = next(
+            (k for k, batch_waiting in enumerate(self.waiting) if rewards.keys() <= batch_waiting.ids.keys()),
+            None,
+        )
+        if place is None:
+            raise OutcomeError(f"outcomes of rows {sorted(rewards)[:5]} came, which no open batch has.")
+        batch = self.waiting[place]
+        del self.waiting[: place + 1]  # those before it ended without any outcome
         head = {"round": batch.round, "step": batch.step, "sample": 0}
-        self.live.report({ID: batch.ids[index], "reward": value, **head} for index, value in given.items())
+        self.live.report({ID: batch.ids[index], "reward": value, **head} for index, value in rewards.items())
 
     def state_dict(self) -> Json:
         """The place, for `explorer_meta.json`; what is waited for in this round is handed out again."""
-        again = next((one for one in self.waiting if one.round == self.live.round), None)
+        again = next((batch for batch in self.waiting if batch.round == self.live.round), None)
         saved = self.live.save(self.step if again is None else again.step - 1)
         return saved if again is None else {**saved, "position": again.position}
 
     def load_state_dict(self, state_dict: Json) -> None:
-        """Go back to a place, or begin anew; OutputError where the state does not fit the run."""
+        """Go back to a place, or begin again; OutputError where the state does not fit the run."""
         self.waiting.clear()
         if state_dict == {"current_index": 0}:  # a training that saved nothing
             self.live.begin_anew()
