@@ -116,7 +116,9 @@ def test_a_scored_set_opens_with_every_column(folder: Path) -> None:
 
 def test_commands_that_read_say_what_they_said(folder: Path) -> None:
     new = old.without_places(old.read_everything(folder, gaincurate), folder)
-    assert differences(new, golden("read")) == []
+    # 0 tokens were reported where nobody had logged any.
+    unknown = "completion_tokens: None, before 0"
+    assert [line for line in differences(new, golden("read")) if not line.endswith(unknown)] == []
 
 
 def test_a_finished_set_is_kept_to_the_byte(folder: Path) -> None:

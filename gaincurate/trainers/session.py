@@ -306,8 +306,6 @@ class RunSession(AbstractContextManager["RunSession"]):
         return {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
 
 
-Live = RunSession
-"""Its name in earlier versions."""
 _FOLLOWED: dict[Path, tuple[tuple[int, int], RunSession]] = {}
 
 

@@ -23,7 +23,7 @@ from gaincurate.cli.app import app
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.schedule.run import Run
-from gaincurate.trainers.session import PLACE, Live, forget
+from gaincurate.trainers.session import PLACE, RunSession, forget
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 trl = pytest.importorskip("trl")
@@ -251,15 +251,15 @@ def test_a_checkpoint_that_a_kill_left_without_a_place_will_do_if_the_run_stands
 ) -> None:
     run = runs.begin(tmp_path, rounds=3, align_to=4)
     trainer, _ = make(model, run, num_train_epochs=3)
-    real = Live.save_beside
+    real = RunSession.save_beside
 
-    def save(live: Live, checkpoint: Path, step: int, **more: Any) -> None:
+    def save(live: RunSession, checkpoint: Path, step: int, **more: Any) -> None:
         if step == 3:
             raise Ends
         real(live, checkpoint, step, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Live, "save_beside", save)
+        patch.setattr(RunSession, "save_beside", save)
         with pytest.raises(Ends):
             trainer.train()
     forget()
@@ -440,15 +440,15 @@ def test_going_back_over_a_re_scoring_brings_back_the_order_that_was(
     monkeypatch.setattr("gaincurate.schedule.rescore.run_command", score)
     first = run.state["order"]
     trainer, _ = make(model, run, num_train_epochs=3)
-    real, dying = Live.turn, iter([False, True])
+    real, dying = RunSession.turn, iter([False, True])
 
-    def turn(live: Live, *args: Any) -> bool:
+    def turn(live: RunSession, *args: Any) -> bool:
         if next(dying):
             raise Ends
         return real(live, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Live, "turn", turn)
+        patch.setattr(RunSession, "turn", turn)
         with pytest.raises(Ends):
             trainer.train()
     assert (run.state["round"], len(scored)) == (1, 1)
@@ -560,7 +560,7 @@ def test_late_rows_are_dealt_to_processes_in_slices_of_one_list(tmp_path: Path) 
     for rank in range(2):
         follower = object.__new__(Follower)
         follower.shape = Shape(prompts=3, group=4, repeats=1, accumulation=1, processes=2, rank=rank)
-        follower.live = Live(run.folder)
+        follower.live = RunSession(run.folder)
         follower._accelerator = SimpleNamespace(num_processes=1)
         follower._trainer = SimpleNamespace(model=SimpleNamespace(training=True))
         follower._generate = lambda inputs: [row["gc_id"] for row in inputs]

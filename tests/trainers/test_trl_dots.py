@@ -1,4 +1,4 @@
-"""Live TRL runs whose references are rolled out with the trainer's own checkpoints, ended and killed anywhere."""
+"""RunSession TRL runs whose references are rolled out with the trainer's own checkpoints, ended and killed anywhere."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from command import run as gaincurate
 from gaincurate.errors import InputError
 from gaincurate.schedule import foresight
 from gaincurate.schedule.run import Run
-from gaincurate.trainers.session import Live, forget
+from gaincurate.trainers.session import RunSession, forget
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 trl = pytest.importorskip("trl")
@@ -145,10 +145,10 @@ class Ends(Exception):
 
 def ends_at(patch: pytest.MonkeyPatch, place: str) -> None:
     """Have what makes round 1 end at a place."""
-    turn: Callable[..., bool] = Live.turn
+    turn: Callable[..., bool] = RunSession.turn
     train: Callable[..., float] = vars(foresight)["run_command"]
 
-    def turned(live: Live, *arguments: Any) -> bool:
+    def turned(live: RunSession, *arguments: Any) -> bool:
         planned = live.round == 0
         if planned and place == "before the turn":
             raise Ends
@@ -163,7 +163,7 @@ def ends_at(patch: pytest.MonkeyPatch, place: str) -> None:
             raise Ends
         return train(command, *arguments, **options)
 
-    patch.setattr(Live, "turn", turned)
+    patch.setattr(RunSession, "turn", turned)
     patch.setattr(foresight, "run_command", called)
 
 

@@ -21,7 +21,7 @@ from gaincurate.core.artifact import Json
 from gaincurate.errors import GaincurateError, InputError, OutcomeError, OutputError
 from gaincurate.schedule.observations import silent
 from gaincurate.trainers.profile import layout_of
-from gaincurate.trainers.session import Live, followed, place_beside
+from gaincurate.trainers.session import RunSession, followed, place_beside
 from gaincurate.trainers.snapshot import TrainerFinder
 from gaincurate.trainers.trl.batching import Shape, shape_of
 from gaincurate.trainers.trl.checks import check, late_first_save, see_checkpoint
@@ -131,7 +131,7 @@ def attach(
     return Follower(trainer, live, shape, late=late, outcome=outcome, correct=correct)
 
 
-def _plan_the_first(live: Live) -> None:
+def _plan_the_first(live: RunSession) -> None:
     """Of a run that waits for its first references: its rows are needed before training begins."""
     if live.round < 0:
         live.open()
@@ -144,7 +144,7 @@ class Follower(transformers.TrainerCallback):
     def __init__(
         self,
         trainer: Any,
-        live: Live,
+        live: RunSession,
         shape: Shape,
         *,
         late: bool,

@@ -18,7 +18,7 @@ from gaincurate.schedule.checkpoints import why_incomplete
 from gaincurate.schedule.observations import rules_of
 from gaincurate.schedule.rollback import check_place
 from gaincurate.schedule.run import Run
-from gaincurate.trainers.session import PLACE, Live, place_beside
+from gaincurate.trainers.session import PLACE, RunSession, place_beside
 from gaincurate.trainers.trl.batching import Shape
 
 _PREFIX = "checkpoint"
@@ -39,7 +39,7 @@ def checkpoints(output: str | Path) -> dict[int, Path]:
     return found
 
 
-def newest(output: str | Path, live: Live, shape: Shape) -> Path | None:
+def newest(output: str | Path, live: RunSession, shape: Shape) -> Path | None:
     """The newest checkpoint to resume from; what is wrong with later ones is logged."""
     found = checkpoints(output)
     for step in sorted(found, reverse=True):
@@ -53,7 +53,7 @@ def newest(output: str | Path, live: Live, shape: Shape) -> Path | None:
     return None
 
 
-def place_in(checkpoint: Path, step: int, live: Live, shape: Shape) -> Json:
+def place_in(checkpoint: Path, step: int, live: RunSession, shape: Shape) -> Json:
     """The place to go back to with a checkpoint; nothing is changed.
 
     Args:
@@ -94,7 +94,7 @@ def place_in(checkpoint: Path, step: int, live: Live, shape: Shape) -> Json:
     return saved
 
 
-def _place_without(checkpoint: Path, step: int, live: Live, shape: Shape) -> Json:
+def _place_without(checkpoint: Path, step: int, live: RunSession, shape: Shape) -> Json:
     """Where the run stands, if its last outcomes are those of the checkpoint's last generation."""
     steps, round_ = shape.steps(live.budget), live.round
     done = step - round_ * steps
