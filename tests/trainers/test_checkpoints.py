@@ -311,8 +311,7 @@ def test_a_trainer_that_is_not_known_is_named_with_a_near_one() -> None:
     with pytest.raises(InputError) as caught:
         layout_of("Nemo")
     assert str(caught.value) == (
-        "--trainer Nemo: did you mean nemo-rl? It must be one of trl, verl, openrlhf, nemo-rl, skyrl, slime, "
-        "prime-rl, trinity, areal."
+        f"--trainer Nemo: did you mean nemo-rl? It must be one of {', '.join(layouts())}."
     )
     with pytest.raises(InputError, match="--trainer xyz: it must be one of trl, "):
         layout_of("xyz")
