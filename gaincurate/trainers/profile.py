@@ -101,7 +101,7 @@ class Layout:
         weights: folders in the checkpoint for Hugging Face weights, the first with any counts.
         adapters: the same for adapters; one in a folder of its own comes before weights.
         sharded: other weights that are named.
-        setting: what makes the trainer save Hugging Face weights.
+        setting: what makes the trainer save Hugging Face weights, None where no setting does.
         tokenizer: a further folder in the checkpoint that has the tokenizer.
         any_name: its folders may have any name that ends in a number, so only those with files of a model
             count.
@@ -114,11 +114,16 @@ class Layout:
     marker: str
     unfinished: Callable[[Path, int], str | None]
     weights: tuple[str, ...]
-    setting: str
+    setting: str | None
     adapters: tuple[str, ...] = ()
     sharded: tuple[Sharded, ...] = ()
     tokenizer: str | None = None
     any_name: bool = False
+
+    @property
+    def save_settings(self) -> str:
+        """`setting` for the end of a sentence: in brackets, or nothing."""
+        return f" ({self.setting})" if self.setting else ""
 
 
 @dataclass(frozen=True, slots=True)
