@@ -7,7 +7,6 @@ trainer is one folder beside this file. Facts are those of the version that `ver
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import re
 import shlex
 from collections.abc import Callable, Iterator
@@ -19,25 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from gaincurate.errors import InputError
 from gaincurate.trainers.columns import Own, Parts, ViewOptions
+from gaincurate.trainers.names import TRAINERS as TRAINERS
+from gaincurate.trainers.names import folder_of
+from gaincurate.trainers.names import with_rules as with_rules
 
 if TYPE_CHECKING:
     from gaincurate.trainers.export import View
     from gaincurate.trainers.log_formats import Entry
-
-TRAINERS = (
-    "trl",
-    "verl",
-    "openrlhf",
-    "nemo-rl",
-    "skyrl",
-    "slime",
-    "prime-rl",
-    "trinity",
-    "areal",
-    "roll",
-    "open-instruct",
-)
-"""Every folder beside this file that has a profile, in the order in which people are shown them."""
 
 Columns = dict[str, Own]
 COMMAND = "gaincurate schedule run run -- bash round.sh {data} {round} {checkpoint} {outcomes} {output}"
@@ -260,11 +247,6 @@ def profile_of(name: str) -> Profile:
     return profiles()[name]
 
 
-def with_rules() -> list[str]:
-    """The trainers whose settings the doctor knows: those with a `rules.py`."""
-    return [name for name in TRAINERS if importlib.util.find_spec(f"{_folder(name)}.rules")]
-
-
 def rules_module(name: str) -> Any:
     """A trainer's `rules.py`, imported."""
     return importlib.import_module(f"{_folder(name)}.rules")
@@ -311,7 +293,7 @@ def recipe_of(trainer: str) -> Recipe:
 
 
 def _folder(name: str) -> str:
-    return f"gaincurate.trainers.{name.replace('-', '_')}"
+    return f"gaincurate.trainers.{folder_of(name)}"
 
 
 # What profiles are written with.
