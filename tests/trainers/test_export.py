@@ -346,7 +346,7 @@ def test_a_prompt_that_is_no_single_question_is_refused_by_its_id(tmp_path: Path
     ]
     exports.make_set(tmp_path / "two", rows, prompt="messages", segmentation={})
     with pytest.raises(InputError, match="one system message in its settings, and that of 'id0002' is not"):
-        export(tmp_path / "two", trainer, tmp_path / "t/x.parquet", ViewOptions(), Pick())
+        export(tmp_path / "two", trainer, out(tmp_path / "t", trainer), ViewOptions(), Pick())
 
 
 def test_the_system_message_goes_where_the_trainer_has_it(tmp_path: Path) -> None:
