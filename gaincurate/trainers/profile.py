@@ -84,8 +84,8 @@ class Layout:
         folders: globs of checkpoint folders below the root.
         step: pattern of such a folder's name; group 1 is the step.
         marker: what tells that a checkpoint is complete, in words.
-        unfinished: takes the checkpoint's folder and step, yields a sentence with the path of what is missing,
-            or None.
+        unfinished: takes the checkpoint's folder and step, yields None or a sentence with the path of what is
+            missing.
         weights: folders in the checkpoint for Hugging Face weights, the first with any counts.
         adapters: the same for adapters; one in a folder of its own comes before weights.
         sharded: other weights that are named.
