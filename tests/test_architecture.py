@@ -102,7 +102,9 @@ def loaded(code: str) -> set[str]:
         "import gaincurate",
         "from typer.testing import CliRunner\nfrom gaincurate.cli.app import app\n"
         "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
-        "assert CliRunner().invoke(app, ['score', '--help']).exit_code == 0",
+        "assert CliRunner().invoke(app, ['score', '--help']).exit_code == 0\n"
+        "assert CliRunner().invoke(app, ['export', '--help']).exit_code == 0\n"
+        "assert CliRunner().invoke(app, ['schedule', 'next', '--help']).exit_code == 0",
     ],
     ids=["import", "help"],
 )

@@ -19,6 +19,7 @@ from gaincurate.cli import output
 from gaincurate.cli.options import configured
 from gaincurate.core.options import Option
 from gaincurate.errors import InputError
+from gaincurate.trainers.names import with_rules
 
 if TYPE_CHECKING:
     from gaincurate.trainers.doctor.examine import Report
@@ -59,8 +60,7 @@ def doctor(
     trainer: Annotated[
         str | None,
         Option(
-            "Check this trainer's settings instead: trl, verl, openrlhf, nemo-rl, skyrl, slime, "
-            "prime-rl, trinity or areal.",
+            f"Check this trainer's settings instead: {', '.join(with_rules())}.",
             metavar="T",
         ),
     ] = None,

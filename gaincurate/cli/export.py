@@ -15,6 +15,7 @@ from gaincurate.cli.hygiene_options import hygiene_options
 from gaincurate.cli.options import configured
 from gaincurate.core.options import ADVANCED, CHECKS, Option
 from gaincurate.errors import InputError
+from gaincurate.trainers.names import TRAINERS
 
 if TYPE_CHECKING:
     from gaincurate.hygiene.config import HygieneConfig
@@ -24,13 +25,7 @@ if TYPE_CHECKING:
 def export(
     config: HygieneConfig,
     source: Annotated[Path, Option("A finished scored set, or a run.", metavar="DIR|RUN", argument=True)],
-    trainer: Annotated[
-        str,
-        Option(
-            "trl, verl, openrlhf, nemo-rl, skyrl, slime, prime-rl, trinity, areal, roll, open-instruct.",
-            metavar="T",
-        ),
-    ],
+    trainer: Annotated[str, Option(f"{', '.join(TRAINERS)}.", metavar="T")],
     out: Annotated[Path, Option("The file: .parquet or .jsonl.", metavar="F")],
     by: Annotated[
         str | None,

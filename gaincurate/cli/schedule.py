@@ -24,6 +24,7 @@ from gaincurate.cli.schedule_options import (
 )
 from gaincurate.cli.schedule_start import AsJson, start
 from gaincurate.core.options import Option
+from gaincurate.trainers.names import with_part
 
 app = typer.Typer(cls=Group, no_args_is_help=True, help="Rounds of training data that follow the model.")
 app.command(cls=Command)(start)
@@ -32,8 +33,7 @@ RunFolder = Annotated[Path, Option("The run's folder.", metavar="RUN", argument=
 Trainer = Annotated[
     str | None,
     Option(
-        "Whose checkpoints: trl, verl, openrlhf, nemo-rl, skyrl, slime, prime-rl, trinity, areal. "
-        "Default: the last one given.",
+        f"Whose checkpoints: {', '.join(with_part('layout'))}. Default: the last one given.",
         metavar="T",
     ),
 ]
@@ -44,9 +44,7 @@ Trainer = Annotated[
 def recipe(
     trainer: Annotated[
         str,
-        Option(
-            "trl, verl, openrlhf, nemo-rl, skyrl, slime, prime-rl or areal.", metavar="TRAINER", argument=True
-        ),
+        Option(f"{', '.join(with_part('recipe'))}.", metavar="TRAINER", argument=True),
     ],
     as_json: Annotated[bool, Option("Print JSON.", names=("--json",))] = False,
 ) -> None:
@@ -87,7 +85,7 @@ def next_(
     format_: Annotated[
         str | None,
         Option(
-            "Whose logs: trl, verl, prime-rl, nemo-rl or lines. Default: seen in them.",
+            f"Whose logs: {', '.join(with_part('log'))} or lines. Default: seen in them.",
             names=("--from",),
             metavar="T",
         ),

@@ -96,7 +96,11 @@ class Parts:
         return Own(pa.string(), lambda rows: [_split(m)[0] for m in rows.messages])
 
     def question(self) -> Own:
-        """The one user message as text; its system message, the same for all rows, goes to `system`."""
+        """The one user message as text; its system message, the same for all rows, goes to `system`.
+
+        The system message is then in no column: `launch` has to set it from `view.parts.system`, and a
+        trainer with no setting for it has to say in a hint that it is left out.
+        """
         return Own(pa.string(), self._questions, self.prompt)
 
     def ids(self) -> Own:

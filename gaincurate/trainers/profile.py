@@ -7,7 +7,6 @@ trainer is one folder beside this file. Facts are those of the version that `ver
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import re
 import shlex
 from collections.abc import Callable, Iterator
@@ -19,25 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from gaincurate.errors import InputError
 from gaincurate.trainers.columns import Own, Parts, ViewOptions
+from gaincurate.trainers.names import TRAINERS as TRAINERS
+from gaincurate.trainers.names import folder_of
+from gaincurate.trainers.names import with_rules as with_rules
 
 if TYPE_CHECKING:
     from gaincurate.trainers.export import View
     from gaincurate.trainers.log_formats import Entry
-
-TRAINERS = (
-    "trl",
-    "verl",
-    "openrlhf",
-    "nemo-rl",
-    "skyrl",
-    "slime",
-    "prime-rl",
-    "trinity",
-    "areal",
-    "roll",
-    "open-instruct",
-)
-"""Every folder beside this file that has a profile, in the order in which people are shown them."""
 
 Columns = dict[str, Own]
 COMMAND = "gaincurate schedule run run -- bash round.sh {data} {round} {checkpoint} {outcomes} {output}"
@@ -97,11 +84,12 @@ class Layout:
         folders: globs of checkpoint folders below the root.
         step: pattern of such a folder's name; group 1 is the step.
         marker: what tells that a checkpoint is complete, in words.
-        unfinished: takes the checkpoint's folder and step, yields what is missing or None.
+        unfinished: takes the checkpoint's folder and step, yields None or a sentence with the path of what is
+            missing.
         weights: folders in the checkpoint for Hugging Face weights, the first with any counts.
         adapters: the same for adapters; one in a folder of its own comes before weights.
         sharded: other weights that are named.
-        setting: what makes the trainer save Hugging Face weights.
+        setting: what makes the trainer save Hugging Face weights, None where no setting does.
         tokenizer: a further folder in the checkpoint that has the tokenizer.
         any_name: its folders may have any name that ends in a number, so only those with files of a model
             count.
@@ -114,11 +102,16 @@ class Layout:
     marker: str
     unfinished: Callable[[Path, int], str | None]
     weights: tuple[str, ...]
-    setting: str
+    setting: str | None
     adapters: tuple[str, ...] = ()
     sharded: tuple[Sharded, ...] = ()
     tokenizer: str | None = None
     any_name: bool = False
+
+    @property
+    def save_settings(self) -> str:
+        """`setting` for the end of a sentence: in brackets, or nothing."""
+        return f" ({self.setting})" if self.setting else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,11 +248,6 @@ def profile_of(name: str) -> Profile:
     return profiles()[name]
 
 
-def with_rules() -> list[str]:
-    """The trainers whose settings the doctor knows: those with a `rules.py`."""
-    return [name for name in TRAINERS if importlib.util.find_spec(f"{_folder(name)}.rules")]
-
-
 def rules_module(name: str) -> Any:
     """A trainer's `rules.py`, imported."""
     return importlib.import_module(f"{_folder(name)}.rules")
@@ -306,7 +294,7 @@ def recipe_of(trainer: str) -> Recipe:
 
 
 def _folder(name: str) -> str:
-    return f"gaincurate.trainers.{name.replace('-', '_')}"
+    return f"gaincurate.trainers.{folder_of(name)}"
 
 
 # What profiles are written with.

@@ -9,7 +9,7 @@ import pytest
 
 import exports
 from command import run as gaincurate
-from gaincurate.trainers.profile import TRAINERS
+from gaincurate.trainers.profile import TRAINERS, profiles
 
 SETTINGS = {
     "trl": [
@@ -50,7 +50,7 @@ MORE = {
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_every_trainer_gets_a_file_and_settings_that_name_it(tmp_path: Path, trainer: str) -> None:
     scored = exports.make_set(tmp_path / "set", exports.sums())
-    file = tmp_path / f"o u/{trainer}.{'jsonl' if trainer == 'roll' else 'parquet'}"
+    file = tmp_path / f"o u/{trainer}{profiles()[trainer].suffixes[0]}"
     more = MORE.get(trainer, [])
     result = gaincurate("export", scored, "--trainer", trainer, "--out", file, *more)
     assert result.exit_code == 0, result.stderr

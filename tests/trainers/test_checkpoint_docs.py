@@ -19,7 +19,7 @@ def row(layout: Layout) -> str:
         layout.marker,
         code(layout.weights),
         code(layout.adapters),
-        f"`{layout.setting}`",
+        f"`{layout.setting}`" if layout.setting else "-",
     ]
     return f"| {' | '.join(cells)} |"
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -228,6 +229,29 @@ def test_what_is_wrong_with_a_checkpoint_is_named(tmp_path: Path, names: dict[st
     assert str(root / "checkpoint-7") in found.why
 
 
+@pytest.mark.parametrize(
+    ("names", "why"),
+    [
+        ({"config.json": b"{}"}, "{} has no weights"),
+        (
+            {"pytorch_model.bin": b"x"},
+            "{}/pytorch_model.bin is pickled, which can run code: let it be saved as safetensors",
+        ),
+        (
+            {"pytorch_model_fsdp_0/a": b"x"},
+            "the weights of {} are sharded (pytorch_model_fsdp_0/a): convert them with "
+            "`accelerate merge-weights {}/pytorch_model_fsdp_0 {}`, or let trl save Hugging Face weights",
+        ),
+    ],
+)
+def test_a_trainer_without_a_setting_for_its_weights_gets_whole_sentences(
+    tmp_path: Path, names: dict[str, bytes], why: str
+) -> None:
+    folder = folders.write(tmp_path, folders.trl(7, list(names.items()))) / "checkpoint-7"
+    layout = replace(layout_of("trl"), setting=None)
+    assert look(folder, 7, layout).why == why.replace("{}", str(folder))
+
+
 def test_a_model_with_its_lora_unmerged_is_refused(tmp_path: Path) -> None:
     folders.write(tmp_path, folders.trl(7))
     path = tmp_path / "checkpoint-7/model.safetensors"
@@ -311,8 +335,7 @@ def test_a_trainer_that_is_not_known_is_named_with_a_near_one() -> None:
     with pytest.raises(InputError) as caught:
         layout_of("Nemo")
     assert str(caught.value) == (
-        "--trainer Nemo: did you mean nemo-rl? It must be one of trl, verl, openrlhf, nemo-rl, skyrl, slime, "
-        "prime-rl, trinity, areal."
+        f"--trainer Nemo: did you mean nemo-rl? It must be one of {', '.join(layouts())}."
     )
     with pytest.raises(InputError, match="--trainer xyz: it must be one of trl, "):
         layout_of("xyz")

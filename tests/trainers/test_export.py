@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from gaincurate.trainers.profile import TRAINERS, profiles
 
 ADDED = {"system": exports.SYSTEM, "shots": exports.SHOTS}
 ONE_TURN = {"system": exports.SYSTEM}
+# Trainers that take a prompt as one question, with `Parts.question`; their sets have no examples.
+ONE_QUESTION = ("nemo-rl", "trinity")
 NEEDS = {"verl": "math", "roll": "math", "open-instruct": "math"}
 
 
@@ -42,7 +45,7 @@ def write(folder: Path, trainer: str, rows: Any = None, suffix: str = "", **opti
     made = {k: options.pop(k) for k in ("prompt", "answer", "segmentation", "shards") if k in options}
     pick = Pick(**{k: options.pop(k) for k in ("by", "ascending", "round", "limit") if k in options})
     if not (folder / "set").exists():
-        made.setdefault("segmentation", ONE_TURN if trainer in ("nemo-rl", "trinity") else ADDED)
+        made.setdefault("segmentation", ONE_TURN if trainer in ONE_QUESTION else ADDED)
         exports.make_set(folder / "set", exports.sums() if rows is None else rows, **made)
     options.setdefault("data_source", NEEDS.get(trainer))
     file = out(folder, trainer, suffix)
@@ -86,11 +89,22 @@ VIEWS: dict[str, dict[str, Any]] = {
 }
 
 
+def answers(view: dict[str, Any], row: dict[str, Any]) -> Iterator[Any]:
+    """The values of a row in the places where a view of `VIEWS` has the answer 6."""
+    for name in view.keys() & row.keys():
+        if isinstance(view[name], dict):
+            yield from answers(view[name], row[name])
+        elif view[name] in ("6", '{"gc_id": "id0003", "answer": "6"}'):
+            yield row[name]
+
+
 @pytest.mark.parametrize("trainer", TRAINERS)
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
 def test_a_row_is_what_the_trainer_reads(tmp_path: Path, trainer: str, suffix: str) -> None:
-    if suffix not in profiles()[trainer].suffixes:
-        with pytest.raises(InputError, match=r"for roll the file's name must end in \.jsonl; that says"):
+    suffixes = profiles()[trainer].suffixes
+    if suffix not in suffixes:
+        sentence = f"for {trainer} the file's name must end in {' or '.join(suffixes)}; that says"
+        with pytest.raises(InputError, match=re.escape(sentence)):
             write(tmp_path, trainer, suffix=suffix)
         return
     found = write(tmp_path, trainer, suffix=suffix)
@@ -125,8 +139,7 @@ def test_without_an_answer_a_trainer_gets_the_id_or_the_set_is_refused(tmp_path:
         out(tmp_path, trainer).unlink()
     assert write(tmp_path, trainer, id_in_answer=True).notes == [], "the id alone was asked for"
     row = rows_of(out(tmp_path, trainer))[1]
-    text = row.get("answer") or row.get("label") or row.get("output") or row.get("ground_truth")
-    text = text or (row.get("reward_model") or row["reward_spec"])["ground_truth"]
+    (text,) = answers(VIEWS[trainer], row)
     assert json.loads(text) == {"gc_id": "id0001", "answer": None}
 
 
@@ -321,7 +334,7 @@ def test_a_file_is_never_replaced_unasked_and_never_half_written(
         export(tmp_path / "set", "trl", out(tmp_path, "trl") / "x.parquet", ViewOptions(), Pick())
 
 
-@pytest.mark.parametrize("trainer", ["nemo-rl", "trinity"])
+@pytest.mark.parametrize("trainer", ONE_QUESTION)
 def test_a_prompt_that_is_no_single_question_is_refused_by_its_id(tmp_path: Path, trainer: str) -> None:
     with pytest.raises(
         InputError, match=f"{trainer} reads a prompt as one user message.*'id0000' is user, ass"
@@ -333,7 +346,7 @@ def test_a_prompt_that_is_no_single_question_is_refused_by_its_id(tmp_path: Path
     ]
     exports.make_set(tmp_path / "two", rows, prompt="messages", segmentation={})
     with pytest.raises(InputError, match="one system message in its settings, and that of 'id0002' is not"):
-        export(tmp_path / "two", trainer, tmp_path / "t/x.parquet", ViewOptions(), Pick())
+        export(tmp_path / "two", trainer, out(tmp_path / "t", trainer), ViewOptions(), Pick())
 
 
 def test_the_system_message_goes_where_the_trainer_has_it(tmp_path: Path) -> None:

@@ -98,8 +98,7 @@ def test_the_command_prints_a_script_and_says_how_to_start_it() -> None:
     [
         (
             "slme",
-            "error: there is no recipe for slme; there are for trl, verl, openrlhf, nemo-rl, skyrl, slime, prime-rl, "
-            "areal. Did you mean slime?\n",
+            f"error: there is no recipe for slme; there are for {', '.join(recipes())}. Did you mean slime?\n",
         ),
         (
             "trinity",

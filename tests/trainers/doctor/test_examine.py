@@ -114,8 +114,7 @@ explorer: {eval_on_startup: false}
         (
             "verk",
             "segment",
-            "--trainer verk: its settings are not known; trl, verl, openrlhf, nemo-rl, skyrl, slime, prime-rl, trinity, "
-            "areal are. Did you mean verl?",
+            f"--trainer verk: its settings are not known; {', '.join(with_rules())} are. Did you mean verl?",
         ),
         (
             "openrlhf",

@@ -366,7 +366,7 @@ MODEL = {trainer: next(iter(changes)) for trainer, name, _, changes in MORE if n
 }
 
 
-@pytest.mark.parametrize("trainer", with_rules())
+@pytest.mark.parametrize("trainer", MODEL)
 def test_a_fixed_model_is_where_each_round_begins(trainer: str) -> None:
     for model in ("Qwen/Qwen3-8B", "$MODEL_ROOT/base", "${oc.env:HF_HOME}/base"):
         report = look(trainer, SEGMENT, **{MODEL[trainer]: model})
@@ -378,7 +378,7 @@ def test_a_fixed_model_is_where_each_round_begins(trainer: str) -> None:
             assert "base-model" not in names(look(trainer, context, **{MODEL[trainer]: model}))
 
 
-@pytest.mark.parametrize("trainer", with_rules())
+@pytest.mark.parametrize("trainer", MODEL)
 def test_a_model_from_the_last_round_is_right(trainer: str) -> None:
     right = ("{checkpoint}", "{checkpoint}/hf", "${oc.env:GAINCURATE_CHECKPOINT}")
     for model in (*right, "{output}/merged", "$checkpoint", "$3"):

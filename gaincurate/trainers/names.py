@@ -1,0 +1,45 @@
+"""The trainers' names and which parts each one has: the one list that a new trainer is added to.
+
+Help texts read this list, so it imports nothing. What it says of the parts stands in the profiles too, which
+load Arrow, and a test compares the two.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+Part = Literal["layout", "log", "recipe"]
+
+_PARTS: dict[str, tuple[Part, ...]] = {
+    "trl": ("layout", "log", "recipe"),
+    "verl": ("layout", "log", "recipe"),
+    "openrlhf": ("layout", "recipe"),
+    "nemo-rl": ("layout", "log", "recipe"),
+    "skyrl": ("layout", "recipe"),
+    "slime": ("layout", "recipe"),
+    "prime-rl": ("layout", "log", "recipe"),
+    "trinity": ("layout",),
+    "areal": ("layout", "recipe"),
+    "roll": (),
+    "open-instruct": (),
+}
+"""The fields of each trainer's profile that are not None."""
+
+TRAINERS = tuple(_PARTS)
+"""Every folder beside this file that has a profile, in the order in which people are shown them."""
+
+
+def with_part(part: Part) -> list[str]:
+    """The trainers whose profile has a part."""
+    return [name for name, parts in _PARTS.items() if part in parts]
+
+
+def with_rules() -> list[str]:
+    """The trainers whose settings the doctor knows: those with a `rules.py`."""
+    return [name for name in TRAINERS if (Path(__file__).parent / folder_of(name) / "rules.py").is_file()]
+
+
+def folder_of(name: str) -> str:
+    """The name of a trainer's folder."""
+    return name.replace("-", "_")
