@@ -117,7 +117,7 @@ def test_only_what_killed_writers_left_is_removed(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(kept)
 
 
-@given(st.lists(st.dictionaries(st.text(), JSON)))
+@given(st.lists(st.dictionaries(st.text(max_size=8), JSON, max_size=4), max_size=6))
 def test_lines_that_were_written_are_read_again(tmp_path_factory: Any, values: list[dict[str, Any]]) -> None:
     path = tmp_path_factory.mktemp("lines") / "new" / "x.jsonl"
     assert write_lines(path, values) == len(values)

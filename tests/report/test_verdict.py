@@ -131,7 +131,7 @@ def test_without_anything_to_judge_by_it_says_so_and_how_to_find_out(tmp_path: P
     )
     assert world.document.unknown is not None
     assert "gaincurate difficulty rollout" in world.document.unknown
-    assert "--rollouts" in world.document.unknown
+    assert "--verifier module:function" in world.document.unknown  # the set has no answers
     assert "16" not in found["gc_good"].sentence
     assert "whether to sort by it is not known" in found["gc_good"].sentence
 
