@@ -1,7 +1,8 @@
-"""Which checkpoint a TRL trainer can resume from: takes its output folder, yields the newest one, or why not.
+"""Which checkpoint a TRL trainer can resume from, or why not.
 
-Whole, of the history that survived, and between two generations of the same batch. Read in TRL 1.16.0 and
-transformers 5.23.0. Knows nothing of what resuming does.
+It must be whole, of the history that survived, and lie between two generations of the same batch: TRL
+generates once for several steps, and a checkpoint inside them has lost the rollouts. Read in TRL 1.16.0 and
+transformers 5.23.0.
 """
 
 from __future__ import annotations

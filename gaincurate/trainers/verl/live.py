@@ -1,8 +1,8 @@
 """verl 0.9.1 follows a run by configuration alone: its dataset, its replay buffer, its checkpoint callback.
 
-`overrides` says what to set. verl builds the callback first, with all settings, then the replay buffer, then
-the datasets, all in the driver's process; what they share is `gaincurate.trainers.verl.run`. Each is verl's
-own class with the run's rows, ids and places put in. Knows nothing of how verl trains.
+`overrides` says what to set. verl builds the callback first, with all settings, then the replay buffer,
+then the datasets, all in the driver's process. What they share is in `run.py`. Each is verl's own class
+with the run's rows, ids and places put in, so verl trains as it always does.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Rollout replay for verl 0.9.1 (sync): its replay buffer, with what was generated in earlier steps.
 
-verl fetches and generates `data.train_batch_size` prompts a step, which is what a step that replays needs; on
-the others the rest is asked for. Replayed groups go back into TransferQueue under new uids, so that verl
-itself computes their old log-probs and advantages. Knows nothing of how verl trains.
+verl fetches and generates `data.train_batch_size` prompts per step, which is what a step that replays
+needs. In the other steps the rest is asked for. Replayed groups go back into TransferQueue under new uids,
+so that verl itself computes their old log-probs and advantages.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""verl's trajectories as rollout groups: takes rows of TransferQueue, yields groups, and rows again.
+"""verl's trajectories as rollout groups, and rows of TransferQueue again.
 
-What the present step computes (old log-probs, advantages) is never kept, so verl computes it anew. Needs
-torch, and knows nothing of TransferQueue or of verl's classes.
+What the present step computes (old log-probs, advantages) is never kept, so verl computes it again. Imports
+no verl, so that it is tested without.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""One verl training by a run: takes positions and rewards, yields rows in verl's columns, and its own place.
+"""What verl's dataset, replay buffer and checkpoint callback share while they follow one run.
 
-What verl's dataset, replay buffer and checkpoint callback have in common; they are built apart, all in the
-driver's process, and find each other here. Knows nothing of verl's classes and imports none.
+verl builds the three apart, all in the driver's process, and they find each other here. Imports no verl, so
+that it is tested without.
 """
 
 from __future__ import annotations

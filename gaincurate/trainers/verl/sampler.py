@@ -1,8 +1,8 @@
-"""verl 0.5 to 0.7.1 follows a run through its curriculum sampler: takes positions, yields rows by `gc_id`.
+"""verl 0.5 to 0.7.1 follows a run through its curriculum sampler.
 
-verl reads the whole set, exported with `extra_info.gc_id`, into its own `RLHFDataset`; the sampler picks the
-rows of the plan, and is given each batch when its step is done. verl saves a checkpoint before that: what a
-kill between the two takes is reported as not judged. Knows nothing of how verl trains.
+verl reads the whole set, exported with `extra_info.gc_id`, into its own `RLHFDataset`. The sampler picks
+the rows of the plan, and is given each batch when its step is done. verl saves a checkpoint before that, so
+what a kill between the two takes is reported as not judged.
 """
 
 from __future__ import annotations
