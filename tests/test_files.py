@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,22 @@ def test_a_write_that_fails_leaves_the_old_file_and_says_why(
     assert caught.value.exit_code == 1
     assert caught.value.data == {"path": str(path), "errno": number}
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"x": b"old"}
+
+
+def test_the_disk_has_the_file_before_its_name_and_the_name_before_the_write_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, seen, real = tmp_path / "x", list[tuple[str, bytes, bool]](), os.fsync
+
+    def fsync(descriptor: int) -> None:
+        real(descriptor)
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        held = b"" if is_folder else b"".join(p.read_bytes() for p in tmp_path.iterdir() if p != path)
+        seen.append(("folder" if is_folder else "file", held, path.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_atomic(path, b"new")
+    assert seen == [("file", b"new", False), ("folder", b"", True)]
 
 
 def test_an_interrupted_write_leaves_no_temporary_file(

@@ -65,6 +65,9 @@ def test_rewards_are_shares_of_their_range_and_booleans_are_rewards(tmp_path: Pa
     pq.write_table(pa.table({"gc_id": ["a", "a", "b"], "reward": [2.0, 1.0, 0.0]}), tmp_path / "r.parquet")
     (found,) = read_pass_rates(tmp_path / "r.parquet", Rules(0.0, 2.0))
     assert tallies(found) == {"a": (1.5, 0.5), "b": (0.0, 1.0)}
+    pq.write_table(pa.table({"gc_id": ["a", "a", "b"], "reward": [1.0, 0.0, -1.0]}), tmp_path / "n.parquet")
+    (found,) = read_pass_rates(tmp_path / "n.parquet", Rules(-1.0, 1.0))
+    assert tallies(found) == {"a": (1.5, 0.5), "b": (0.0, 1.0)}
     pq.write_table(pa.table({"gc_id": ["a", "a"], "reward": [True, False]}), tmp_path / "b.parquet")
     assert tallies(read_pass_rates(tmp_path / "b.parquet")[0]) == {"a": (1.0, 1.0)}
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,25 @@ def test_a_journal_with_a_long_piece_at_its_end(tmp_path: Path) -> None:
     assert list(journal.entries()) == [{"a": 1}]
     journal.close()
     assert path.read_bytes() == b'{"a": 1}\n'
+
+
+def test_a_journals_lines_are_on_the_disk_when_they_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, synced, real = tmp_path / "j.jsonl", list[bytes](), os.fsync
+
+    def fsync(descriptor: int) -> None:
+        real(descriptor)
+        if os.fstat(descriptor).st_ino == path.stat().st_ino:
+            synced.append(path.read_bytes())
+
+    journal = Journal(path)
+    monkeypatch.setattr(os, "fsync", fsync)
+    for number in range(3):
+        journal.append([{"a": number}])
+        assert synced[number:] == [path.read_bytes()]
+        assert synced[-1].count(b"\n") == number + 1
+    journal.close()
 
 
 def test_a_completion_survives_the_journal_bit_for_bit() -> None:

@@ -202,6 +202,14 @@ def test_old_segments_leave_whole_and_the_disk_is_bounded(tmp_path: Path, keep: 
     assert len(files(tmp_path)) <= keep // max(span, 1) + 3
 
 
+@pytest.mark.parametrize("keep", [1, 3, 8])
+def test_a_group_that_is_just_as_old_as_is_kept_stays(tmp_path: Path, keep: int) -> None:
+    with Ledger(tmp_path, keep_versions=keep) as ledger:
+        for step in range(3 * keep + 6):
+            append(ledger, step)
+            assert set(range(max(0, step - keep), step + 1)) <= set(steps(tmp_path))
+
+
 def test_segments_are_bounded_by_bytes_and_none_leaves_without_an_age(tmp_path: Path) -> None:
     with Ledger(tmp_path, segment_bytes=6000) as ledger:
         for step in range(30):
