@@ -85,6 +85,10 @@ def test_everything_that_was_given_is_shown(scored: Path, rates: Path, tmp_path:
     [
         (["--rollouts", "nowhere"], "error: --rollouts nowhere does not exist."),
         (["--rollouts", __file__], f"error: --rollouts {__file__}: expected .jsonl, .parquet or .arrow"),
+        (
+            ["--rollouts", __file__, "--success", "0.5"],
+            "error: --success 0.5 is for rollout sets, which have every reward",
+        ),
         (["--group-column", "size"], "has no such column; it has question, task."),
         (["--columns", "task"], "error: --columns task: it holds string, and no numbers can be read in it."),
         (["--run", "nowhere"], "error: nowhere is no run: it has no run.json."),

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from gaincurate.compare.config import Arm, checked_comparison, read_comparison
+from gaincurate.compare.config import Arm, ReplayArm, checked_comparison, read_comparison
 from gaincurate.errors import InputError
 from gaincurate.schedule import base
 
@@ -89,6 +89,28 @@ def test_an_arm_is_charged_a_scoring_pass_where_its_draws_go_by_scores(
 
 def test_marks_divide_the_budget() -> None:
     assert checked_comparison(LEAST | {"marks": 3}).mark_tokens == [333, 666, 1000]
+
+
+def test_half_a_prompt_is_generated_for() -> None:
+    arm = Arm(name="r", strategy="uniform", replay=ReplayArm(fresh_share=0.5))
+    found = [checked_comparison(LEAST | {"step_prompts": n}).fresh_prompts(arm) for n in (3, 4, 5, 7)]
+    assert found == [2, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "output_dir", "max_steps", "num_train_epochs", "save_steps", "save_strategy", "save_total_limit",
+        "save_only_model", "num_generations", "shuffle_dataset", "resume_from_checkpoint", "temperature",
+        "max_completion_length", "per_device_train_batch_size", "generation_batch_size",
+        "steps_per_generation", "num_iterations", "top_p", "top_k", "min_p", "repetition_penalty",
+        "generation_kwargs", "eval_strategy", "load_best_model_at_end", "push_to_hub", "warmup_ratio",
+        "logging_strategy", "logging_steps",
+    ],
+)  # fmt: skip
+def test_what_the_comparison_sets_cannot_be_given(name: str) -> None:
+    with pytest.raises(InputError, match=rf"\[train\] {name} is set by the comparison itself; leave it out"):
+        checked_comparison(LEAST | {"train": {name: 1}})
 
 
 def test_a_file_names_folders_beside_it(tmp_path: Path) -> None:

@@ -106,3 +106,8 @@ def test_answers_that_differ_are_told(tmp_path: Path) -> None:
         "2 groups, the largest of 3 rows; the very same text in 2 rows, but for white space, case or Unicode "
         "form in 1; 1 groups have answers that are not written alike: see which one is right"
     )
+
+
+def test_the_same_words_in_another_role_are_another_prompt(tmp_path: Path) -> None:
+    said = [[{"role": role, "content": "What is 1?"}] for role in ("user", "assistant", "user")]
+    assert [(hit.place, hit.other) for hit in found(asking(tmp_path / "set", said)).hits] == [(2, 0)]

@@ -136,6 +136,14 @@ def test_a_group_column_that_cannot_be_one_is_refused(tmp_path: Path, name: str,
     assert str(refused.value).endswith(sentence)
 
 
+@pytest.mark.parametrize(("count", "found"), [(4, True), (5, False)])
+def test_a_column_with_a_group_for_every_few_rows_is_not_found(
+    tmp_path: Path, count: int, found: bool
+) -> None:
+    table = read(tmp_path, {"topic": texts(*(f"t{k}" for k in range(count)))})
+    assert (table.groups is not None) is found
+
+
 def test_without_a_likely_column_there_are_no_groups(tmp_path: Path) -> None:
     table = read(tmp_path, {"task": texts("x")})
     assert table.groups is None

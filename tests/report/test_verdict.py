@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from column_sets import column_set, ids
+from gaincurate.core.stats import Estimate
 from gaincurate.report.build import report
-from gaincurate.report.document import Document, Verdict
+from gaincurate.report.document import Document, Lift, Verdict
+from gaincurate.report.table import LENGTH
+from gaincurate.report.verdict import Evidence, sort_by
 
 ROWS = 1200
 
@@ -213,3 +217,13 @@ def test_the_headline_on_one_signal_that_tells_nothing_does_not_say_the_reverse(
     document = report(tmp_path / "set")
     assert [verdict.verdict for verdict in document.verdicts] == ["tells-nothing"]
     assert document.headline == "gc_angle tells nothing that question length does not: do not sort by it."
+
+
+def test_a_signal_has_to_pick_better_than_length_by_the_same_pass_rates() -> None:
+    def made(column: str, target: str, ratio: float) -> Lift:
+        return Lift(column, target, "highest", 0.1, Estimate(ratio, ratio / 1.05, ratio * 1.05, 100))
+
+    lifts = [made("gc_good", "a", 1.5), made(LENGTH, "a", 1.2), made(LENGTH, "b", 2.0)]
+    evidence = Evidence("gc_good", ROWS, False, Estimate(None, None, None, ROWS), None, None, [], lifts)
+    assert sort_by(evidence) == lifts[0]
+    assert sort_by(replace(evidence, lifts=[*lifts, made(LENGTH, "a", 1.6)])) is None

@@ -150,6 +150,13 @@ def test_what_was_there_before_is_left_out(tmp_path: Path) -> None:
     assert find(tmp_path, TRL, since=put + 1e-3).checkpoint is None
 
 
+def test_a_copy_with_old_times_counts_from_when_it_was_put_there(tmp_path: Path) -> None:
+    folders.write(tmp_path, folders.trl(10))
+    for file in tmp_path.rglob("*"):
+        os.utime(file, (0, 0))
+    assert find(tmp_path, TRL, since=1.0).checkpoint is not None
+
+
 def test_a_hold_survives_the_original_and_has_what_scoring_reads_alone(tmp_path: Path) -> None:
     folders.write(tmp_path, folders.trl(10, folders.model(True)))
     path, held = tmp_path / "checkpoint-10", tmp_path / "run/held"
