@@ -6,14 +6,8 @@ listed are the same rows.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-from gaincurate.core.files import write_stream
-from gaincurate.errors import storage_error
 
 Json = dict[str, Any]
 CHECKS = ("overlong", "broken-gold", "conflicting-gold", "contaminated", "duplicates", "near-duplicates")
@@ -56,21 +50,3 @@ class Finding:
     share: float
     examples: list[Json]
     note: str
-
-
-def write_lines(path: Path, values: Iterable[Any]) -> int:
-    """Write one line for each value; the file gets its name at the end.
-
-    Raises:
-        StorageError: the file system refused.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(path, error) from error
-    count = 0
-    with write_stream(path) as file:
-        for value in values:
-            file.write(json.dumps(value, ensure_ascii=False).encode() + b"\n")
-            count += 1
-    return count
