@@ -145,7 +145,7 @@ def draw_within(
             items = np.concatenate([best[kind][0], places + start])
             item_keys = np.concatenate([best[kind][1], keys[places]])
             if len(items) > size:
-                top = np.sort(_largest(item_keys, size))
+                top = np.sort(largest(item_keys, size))
                 items, item_keys = items[top], item_keys[top]
             best[kind] = (items, item_keys)
     ordered = []
@@ -155,7 +155,7 @@ def draw_within(
     return ordered
 
 
-def _largest(keys: Floats, size: int) -> Ints:
+def largest(keys: Floats, size: int) -> Ints:
     """Places of the `size` largest; of equal ones at the border the first."""
     if size == 0:
         return np.zeros(0, np.int64)

@@ -10,21 +10,23 @@ import importlib
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gaincurate.core.options import refusals
-from gaincurate.core.rng import Floats, Ints, draw
+from gaincurate.core.rng import Floats, Ints, draw, largest, uniforms
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
 from gaincurate.schedule.config import STRATEGIES, ScheduleConfig
 from gaincurate.schedule.context import Context
 
 Json = dict[str, Any]
+Mask = npt.NDArray[np.bool_]
 Ordering = Literal["any", "fixed", "none"]
 
 _PARTS = ("Options", "by", "ascending", "ordering", "foresees", "draw", "observe", "metrics")
@@ -93,6 +95,37 @@ class Pool:
         return draw(
             self.rows, self.budget, lambda start, stop: log_weights[start:stop], seed=self.seed, round_=round_
         )
+
+    def noisy(self, log_weights: Floats, round_: int) -> Floats:
+        """Keys whose largest are a draw by exp(`log_weights`) without replacement (Gumbel top-k), `[rows]`.
+
+        Args:
+            log_weights: `[rows]`, by rank; -inf for what is not drawn.
+            round_: the round.
+        """
+        noise = -np.log(-np.log(uniforms(self.seed, round_, 0, 0, self.rows)))
+        keys: Floats = log_weights + noise
+        return keys
+
+    def pick(self, keys: Floats, round_: int, floors: Sequence[tuple[Mask, float]] = ()) -> Ints:
+        """`[budget]` distinct ranks with the largest keys, largest first; of equal keys the lowest rank.
+
+        Args:
+            keys: `[rows]`, by rank; -inf for what is only taken where nothing else is left.
+            round_: the round, by which a floor's parts of a whole prompt add up.
+            floors: ranks (`[rows]`, true where they belong) that have a share of the budget at least, as far
+                as there are so many. What a share leaves over of a whole prompt is kept for later rounds.
+        """
+        sure = np.zeros(self.rows, bool)
+        for mask, share in floors:
+            size = int(share * self.budget * (round_ + 1)) - int(share * self.budget * round_)
+            places = np.flatnonzero(mask)
+            sure[places[largest(keys[places], min(size, len(places)))]] = True
+        taken = np.flatnonzero(sure)
+        others = np.flatnonzero(~sure)
+        rest = others[largest(keys[others], self.budget - len(taken))]
+        chosen = np.sort(np.concatenate([taken, rest]))
+        return chosen[np.argsort(-keys[chosen], kind="stable")]
 
 
 @dataclass(frozen=True, slots=True)
