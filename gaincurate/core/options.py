@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
 
 GAIN_RL, DOTS, RESCORING = "Strategies gain-rl and length", "Strategy dots", "Re-scoring"
+STRATA = "Shares of groups"
 SERVER, SAMPLING, VERIFYING, CHECKS = "Server", "Sampling", "Verifying", "Checks of the rows"
 MACHINE, READING, ADVANCED = "Machine", "Reading", "Advanced"
-PANELS = (GAIN_RL, DOTS, RESCORING, SAMPLING, VERIFYING, CHECKS, SERVER, MACHINE, READING, ADVANCED)
+PANELS = (STRATA, GAIN_RL, DOTS, RESCORING, SAMPLING, VERIFYING, CHECKS, SERVER, MACHINE, READING, ADVANCED)
 """Parts of the help in their order, after the options that most people need."""
 
 Config = TypeVar("Config", bound="BaseModel")

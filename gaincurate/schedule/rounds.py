@@ -23,7 +23,7 @@ from gaincurate.core.rng import Ints
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError, NotReadyError
-from gaincurate.schedule import base
+from gaincurate.schedule import base, groups
 from gaincurate.schedule.calibration import calibration_of
 from gaincurate.schedule.checkpoints import AS_IT_IS, Held
 from gaincurate.schedule.config import ScheduleConfig
@@ -32,8 +32,8 @@ from gaincurate.schedule.first_model import first_model
 from gaincurate.schedule.observations import Note, concentration_of, late_outcomes, silent, take_outcomes
 from gaincurate.schedule.ordering import Order, build
 from gaincurate.schedule.rescore import Rescored, due, rescore
-from gaincurate.schedule.run import BASE, FORMAT, ORDER, RUN, Run, making
-from gaincurate.schedule.validate import check_draw, check_options_of_a_run, check_plan_facts
+from gaincurate.schedule.run import BASE, FORMAT, GROUPS, ORDER, RUN, Run, making
+from gaincurate.schedule.validate import check_draw, check_options_of_a_run, check_plan_facts, check_shares
 
 _CARRIED_OVER = ("order", "ordered_by", "scores", "probe", "checkpoint")
 
@@ -61,6 +61,8 @@ def start(config: ScheduleConfig, note: Note = silent) -> Run:
         missing = build(folder / ORDER, scored, by, ascending=ascending)
         if missing:
             note(f"{missing:,} rows have no {by}; they come last")
+        if config.stratify != "none":
+            note(groups.build(folder / GROUPS, scored, config))
         angles = pc.min_max(scored.column("gc_angle"))
         facts = {
             "format": FORMAT,
@@ -111,8 +113,11 @@ def start(config: ScheduleConfig, note: Note = silent) -> Run:
 
 def selector_of(run: Run, state: Json | None = None) -> base.Selector:
     """A run's selector at its start, or as a state left it."""
-    config, low_high = run.config, run.facts["angles"]
-    pool = base.Pool(run.facts["rows"], config.budget, config.seed, (low_high[0], low_high[1]))
+    config, (low, high), strata = run.config, run.facts["angles"], run.strata
+    if strata is not None and config.by is not None:
+        order = Order(run.orders.current) if state is None else run.orders.find(state["order"])
+        strata = strata.by_rank(order.rows)
+    pool = base.Pool(run.facts["rows"], config.budget, config.seed, (low, high), strata)
     selector = base.build(config.strategy, pool, config.options)
     if state is not None:
         selector.load_state_dict(state["selector"])
@@ -207,6 +212,8 @@ def _observe(run: Run, state: Json, checkpoint: str | None, note: Note, held: He
     fresh = Rescored()
     if due(run.config, round_):
         fresh = rescore(run, state, selector, checkpoint, note, held)
+        if fresh.order is not None and run.strata is not None:  # a rank has another row's group from now on
+            selector = selector_of(run, {"selector": selector.state_dict(), "order": fresh.order})
     rows = np.asarray(state["rows"], np.int64)
     state = {key: state[key] for key in ("rows", *_CARRIED_OVER)} | fresh.changes() | {"taken": taken}
     if checkpoint is not None:
@@ -252,6 +259,7 @@ def _write_round(run: Run, selector: base.Selector, round_: int, state: Json, in
     if config.order == "rank":
         ranks = np.sort(ranks)
     rows = order.rows[ranks]
+    counts = check_shares(config, selector, run.strata, rows, round_)
     table = run.scored.take(rows)
     run.round_folder(round_).mkdir(parents=True, exist_ok=True)
     remove_temporaries(run.round_folder(round_))
@@ -271,6 +279,8 @@ def _write_round(run: Run, selector: base.Selector, round_: int, state: Json, in
         "inputs": inputs,
         "forecast": _forecast(table, ranks),
     }
+    if counts is not None:
+        plan["groups"] = {"by": config.stratify, "prompts": counts}
     more = selector.plan_facts(rows)
     check_plan_facts(config, selector, plan, more)
     full_state = {"format": FORMAT, "round": round_, **state, "rows": rows.tolist()}

@@ -73,6 +73,8 @@ def status(run: Run) -> Json:
         "strategy": config.strategy,
         "params": run.facts["params"],
         "by": config.by,
+        "stratify": config.stratify,
+        "group_weights": config.group_weights,
         "budget": config.budget,
         "rows": run.facts["rows"],
         "planned_rounds": config.rounds,

@@ -17,8 +17,9 @@ from gaincurate.core.rng import Ints
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
 from gaincurate.schedule import base
-from gaincurate.schedule.config import ScheduleConfig
+from gaincurate.schedule.config import BY_EMBEDDING, ScheduleConfig
 from gaincurate.schedule.rescore import OF_MODEL
+from gaincurate.schedule.strata import Strata
 
 
 def check_options_of_a_run(
@@ -42,6 +43,7 @@ def check_options_of_a_run(
     """
     _check_sizes(config, scored)
     _check_order(config, kind, by)
+    _check_groups(config)
     model = config.model
     if (
         model is not None
@@ -67,6 +69,36 @@ def check_draw(config: ScheduleConfig, ranks: Ints, count: int) -> None:
         wrong = f"drew a rank outside 0 to {count - 1}"
     if wrong:
         raise InputError(f"strategy {config.strategy} {wrong}.")
+
+
+def check_shares(
+    config: ScheduleConfig, selector: base.Selector, strata: Strata | None, rows: Ints, round_: int
+) -> dict[str, int] | None:
+    """How many prompts of each group a round has; None where a run has no groups.
+
+    Args:
+        config: the run's options.
+        selector: what drew them. One that leaves references out may have to take from other groups.
+        strata: the run's groups, by row.
+        rows: `[budget]`, of the prompts.
+        round_: the round.
+
+    Raises:
+        InputError: they are not the groups' quotas.
+    """
+    if strata is None:
+        return None
+    counts = np.bincount(strata.labels[rows], minlength=len(strata.names))
+    quotas = strata.quotas(config.budget, round_)
+    wrong = np.flatnonzero(counts != quotas)
+    if len(wrong) and not selector.observes_references:
+        group = wrong[0]
+        raise InputError(
+            f"strategy {config.strategy} drew {counts[group]:,} prompts of group {strata.names[group]!r}, "
+            f"and with --stratify {config.stratify} round {round_} has {quotas[group]:,} of it. Pool.draw "
+            "and Pool.pick keep the shares."
+        )
+    return dict(zip(strata.names, counts.tolist(), strict=True))
 
 
 def check_plan_facts(config: ScheduleConfig, selector: base.Selector, plan: Json, facts: Json) -> None:
@@ -112,6 +144,14 @@ def _check_sizes(config: ScheduleConfig, scored: ScoredSet) -> None:
             f"--reward-range {config.reward_low:g},{config.reward_high:g}: the first must be "
             "less than the second."
         )
+
+
+def _check_groups(config: ScheduleConfig) -> None:
+    by = config.stratify
+    if config.clusters is not None and by != BY_EMBEDDING:
+        raise InputError(f"--clusters {config.clusters} goes with --stratify {BY_EMBEDDING}.")
+    if config.group_weights is not None and by in (BY_EMBEDDING, "none"):
+        raise InputError("--group-weights goes with --stratify COLUMN, whose groups have names.")
 
 
 def _check_order(config: ScheduleConfig, kind: type[base.Selector], by: str | None) -> None:
