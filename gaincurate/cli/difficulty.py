@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from gaincurate.difficulty.pass_rates import PassRates
     from gaincurate.difficulty.rollout_shard import RolloutSummary
     from gaincurate.difficulty.train import FitReport
+    from gaincurate.schedule.forecast import Forecast, ForecastConfig, Share
 
 app = typer.Typer(
     cls=Group, no_args_is_help=True, help="How hard each prompt is: by rollouts, and predicted from a few."
@@ -277,6 +278,61 @@ def verify(
                 output.text(f"  {gc_id}: {reason}")
         if broken_answers:
             raise typer.Exit(2)
+
+
+@app.command(cls=Command)
+@configured("gaincurate.schedule.forecast:ForecastConfig")
+def forecast(
+    config: ForecastConfig,
+    out: Annotated[
+        Path | None,
+        Option("Also write it here as JSON, for `schedule status --forecast`.", names=("--out", "-o")),
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    """Forecast what a choice of prompts could gain in a training, from rollouts of a random sample.
+
+    Example: gaincurate difficulty forecast scored --outcomes rollouts --group 8
+    """
+    with output.reporting():
+        from gaincurate.core.files import write_json
+        from gaincurate.schedule.forecast import forecast as compute
+        from gaincurate.schedule.forecast import read_references
+
+        rates, tokens = read_references(config)
+        result = compute(config, rates, tokens)
+        if out is not None:
+            write_json(out, result.as_json())
+        if as_json:
+            output.as_json(result.as_json())
+        else:
+            _print_forecast(result)
+
+
+def _print_forecast(result: Forecast) -> None:
+    def percent(share: Share) -> str:
+        return f"{share.value:.0%} ({share.low:.0%} to {share.high:.0%})"
+
+    of = output.counted(result.references, "prompt")
+    output.text(
+        f"from {output.counted(result.rollouts, 'rollout')} of {of}, "
+        f"for groups of {result.group} and {result.tokens:,.0f} tokens per completion:"
+    )
+    output.text(f"  prompts whose groups hardly ever differ now: {percent(result.silent)}")
+    output.text(f"  of all prompts, out of reach: {percent(result.hopeless)}")
+    output.text(f"  groups of a uniform step that teach nothing: {percent(result.wasted)}")
+    rows = [
+        [
+            each.strategy,
+            percent(each.differ),
+            f"{each.per_thousand.value:.3g} ({each.per_thousand.low:.3g} to {each.per_thousand.high:.3g})",
+            f"{each.times.value:.2f} ({each.times.low:.2f} to {each.times.high:.2f})",
+        ]
+        for each in (result.uniform, *result.strategies, result.oracle)
+    ]
+    output.table(rows, ["strategy", "groups that differ", "per 1,000 tokens", "times uniform"])
+    for sentence in result.advice:
+        output.text(f"- {sentence}")
 
 
 def _need_packages(server: bool) -> None:
