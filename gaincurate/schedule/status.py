@@ -13,14 +13,13 @@ from gaincurate.core.process import fill
 from gaincurate.errors import NotReadyError, OutcomeError
 from gaincurate.schedule.base import Selector
 from gaincurate.schedule.calibration import difficulty_status
-from gaincurate.schedule.checkpoints import Finder
+from gaincurate.schedule.checkpoints import Finder, checkpoint_before
 from gaincurate.schedule.context import Context
-from gaincurate.schedule.driver import checkpoint_before, names_of
 from gaincurate.schedule.observations import rules_of
 from gaincurate.schedule.ordering import Order
 from gaincurate.schedule.rescore import due
 from gaincurate.schedule.rounds import selector_of
-from gaincurate.schedule.run import Run
+from gaincurate.schedule.run import Run, names_of
 
 _OF_OUTCOMES = (
     "accuracy",

@@ -29,7 +29,7 @@ SETTING = {
     "tasks": None,
     "claim": "these tasks",
 }
-THIRTEEN = {"tasks": {"count": 13, "effective": 10.5}, "claim": "other tasks like these"}
+THIRTEEN: dict[str, Any] = {"tasks": {"count": 13, "effective": 10.5}, "claim": "other tasks like these"}
 LEARNED = {"value": 0.1, "interval": [0.05, 0.15]}
 
 

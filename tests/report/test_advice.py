@@ -8,8 +8,8 @@ import pytest
 
 import documents
 from gaincurate.core.stats import Estimate
-from gaincurate.report.advice import ANSWERS, answer, next_steps
 from gaincurate.report.document import Document, Kind, Lift
+from gaincurate.report.verdict_text import ANSWERS, answer, next_steps
 
 
 def judged(*kinds: Kind, first: str | None = None, unknown: str | None = None) -> Document:

@@ -1,0 +1,149 @@
+"""Runs trainings of the lean study, arms by seeds by worlds, and prints what they came to.
+
+Usage: python docs/studies/lean/study.py STUDY.toml RESULTS.jsonl [--workers N] [--only ARM,...] [--table].
+Folders in STUDY.toml are relative to where you stand. Each finished training is a line of RESULTS.jsonl and is
+not run again while its settings stay the same. `--table` prints the table of what is there and trains nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+import tomllib
+from collections import defaultdict
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+from loop import Arm, Training
+from pydantic import BaseModel, ConfigDict, Field
+from world import World
+
+from gaincurate.core.files import append_line, digest_json, json_lines
+
+Row = dict[str, Any]
+
+
+class Place(BaseModel):
+    """Where a world is; see `World`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folder: Path
+    every: int = Field(default=1, ge=1)
+
+
+class Study(BaseModel):
+    """What a TOML file asks for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seeds: list[int]
+    control: str = "uniform"
+    """The arm that others are less."""
+    worlds: dict[str, Place]
+    arms: list[Arm]
+
+    def jobs(self) -> list[tuple[str, Place, Arm, int]]:
+        """World, arm and seed of each training: a seed of all arms before the next seed."""
+        return [
+            (name, place, arm, seed)
+            for seed in self.seeds
+            for name, place in self.worlds.items()
+            for arm in self.arms
+        ]
+
+
+@lru_cache(maxsize=2)
+def world_of(folder: Path, every: int) -> World:
+    """A world, read once in a process."""
+    torch.set_num_threads(1)
+    return World(folder, every)
+
+
+def key_of(name: str, place: Place, arm: Arm, seed: int) -> str:
+    """The same for the same training."""
+    return digest_json([name, place.model_dump(mode="json"), arm.model_dump(), seed])[:16]
+
+
+def train(name: str, place: Place, arm: Arm, seed: int) -> Row:
+    """One training, as a line of the results."""
+    trained = Training(world_of(place.folder, place.every), arm, seed).run()
+    return {"key": key_of(name, place, arm, seed), "world": name, "arm": arm.name, "seed": seed, **trained}
+
+
+def table(study: Study, rows: list[Row]) -> str:
+    """Of each world and arm: means over seeds, less the control, with the standard error of the difference."""
+    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    known = {key_of(*job) for job in study.jobs()}
+    for row in rows:
+        if row["key"] in known:
+            groups[row["world"], row["arm"]].append(row)
+    lines = []
+    for world in study.worlds:
+        heads = "seeds start end less ± steps tokens differ p(1-p) distinct norm clipped replayed s".split()
+        lines.append(f"{world:28}" + "".join(f"{head:>9}" for head in heads))
+        control = groups.get((world, study.control), [])
+        for arm in study.arms:
+            if not (each := groups.get((world, arm.name))):
+                continue
+            ends = [100 * row["accuracy"][-1] for row in each]
+            base = [100 * row["accuracy"][-1] for row in control]
+            means = {
+                name: fmean(row[name] for row in each)
+                for name in each[0]
+                if isinstance(each[0][name], int | float)
+            }
+            less = fmean(ends) - fmean(base) if base else float("nan")
+            error = float("nan")
+            if len(ends) > 1 and len(base) > 1:
+                error = (stdev(ends) ** 2 / len(ends) + stdev(base) ** 2 / len(base)) ** 0.5
+            cells = [f"{len(each)}", f"{100 * each[0]['accuracy'][0]:.2f}", f"{fmean(ends):.2f}"]
+            cells += [f"{less:+.2f}", f"{error:.2f}", f"{means['steps']:.0f}", f"{means['tokens']:.0f}"]
+            cells += [f"{means['differ']:.2f}", f"{means['variance']:.3f}", f"{means['distinct']:.0f}"]
+            cells += [f"{means['grad_norm']:.2f}", f"{means['clipped']:.2f}", f"{means['replayed']:.1f}"]
+            cells += [f"{means['seconds']:.0f}"]
+            ended = " ".join(f"{end:.1f}" for end in ends)
+            lines.append(f"{arm.name:28}" + "".join(f"{cell:>9}" for cell in cells) + f"  {ended}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main(config: Path, results: Path, *, workers: int, only: set[str], show: bool) -> None:
+    """Train what is left, then print the table."""
+    study = Study.model_validate(tomllib.loads(config.read_text()))
+    rows = [row for _, row in json_lines(results) if row] if results.exists() else []
+    done = {row["key"] for row in rows}
+    left = [job for job in study.jobs() if key_of(*job) not in done and (not only or job[2].name in only)]
+    if left and not show:
+        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+            for future in as_completed([pool.submit(train, *job) for job in left]):
+                row = future.result()
+                append_line(results, row)
+                rows.append(row)
+                marks = " ".join(f"{100 * p:.2f}" for p in row["accuracy"])
+                told = (
+                    f"{row['world']} {row['arm']} {row['seed']}: {marks}, {row['seconds']} s {row['parts']}"
+                )
+                sys.stderr.write(f"{time.strftime('%H:%M:%S')} {told}\n")
+    print(table(study, rows))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--only", type=lambda text: set(text.split(",")), default=set())
+    parser.add_argument("--table", action="store_true")
+    given = parser.parse_args()
+    main(given.config, given.results, workers=given.workers, only=given.only, show=given.table)
