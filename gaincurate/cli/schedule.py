@@ -138,16 +138,24 @@ def run(config: DriveConfig, as_json: AsJson = False) -> None:
 
 @app.command(name="status", cls=Command)
 @configured()
-def status_(run: RunFolder, as_json: AsJson = False) -> None:
+def status_(
+    run: RunFolder,
+    forecast: Annotated[
+        Path | None, Option("What `difficulty forecast --out` wrote, shown beside what came.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Tell where a run stands: mu, accuracy, drift, cost, round by round.
 
     Example: gaincurate schedule status run
     """
     with output.reporting():
+        from gaincurate.schedule.forecast import read_forecast
         from gaincurate.schedule.run import Run
         from gaincurate.schedule.status import status
 
-        facts = status(Run(run))
+        expected = None if forecast is None else read_forecast(forecast)
+        facts = status(Run(run), expected)
         output.as_json(facts) if as_json else print_status(facts)
 
 
@@ -356,6 +364,13 @@ def print_status(facts: dict[str, Any]) -> None:
         )
     if facts["late"]:
         output.text(f"  outcomes that came after their round: of {output.counted(facts['late'], 'prompt')}")
+    if (differ := facts["differ"]) is not None:
+        share = differ["forecast"]
+        output.text(
+            f"  groups that differ: {output.number(differ['came'], '.1%')} so far. The forecast for "
+            f"{differ['strategy']} was {share['value']:.1%} ({share['low']:.1%} to {share['high']:.1%}) in "
+            f"groups of {differ['group']}."
+        )
     waiting = facts["waiting"]
     if waiting is not None:
         output.text(
