@@ -14,6 +14,7 @@ import sys
 import time
 import tomllib
 from collections import defaultdict
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import lru_cache
 from multiprocessing import get_context
@@ -42,6 +43,10 @@ class Place(BaseModel):
     every: int = Field(default=1, ge=1)
 
 
+Job = tuple[str, Place, Arm, int]
+"""World, its place, arm and seed."""
+
+
 class Study(BaseModel):
     """What a TOML file asks for."""
 
@@ -53,8 +58,8 @@ class Study(BaseModel):
     worlds: dict[str, Place]
     arms: list[Arm]
 
-    def jobs(self) -> list[tuple[str, Place, Arm, int]]:
-        """World, arm and seed of each training: a seed of all arms before the next seed."""
+    def jobs(self) -> list[Job]:
+        """Each training: a seed of all arms before the next seed."""
         return [
             (name, place, arm, seed)
             for seed in self.seeds
@@ -79,6 +84,16 @@ def train(name: str, place: Place, arm: Arm, seed: int) -> Row:
     """One training, as a line of the results."""
     trained = Training(world_of(place.folder, place.every), arm, seed).run()
     return {"key": key_of(name, place, arm, seed), "world": name, "arm": arm.name, "seed": seed, **trained}
+
+
+def trained(jobs: list[Job], workers: int) -> Iterator[Row]:
+    """The results of trainings as they come, here or in so many processes."""
+    if workers == 1:
+        yield from (train(*job) for job in jobs)
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        for future in as_completed([pool.submit(train, *job) for job in jobs]):
+            yield future.result()
 
 
 def table(study: Study, rows: list[Row]) -> str:
@@ -124,17 +139,12 @@ def main(config: Path, results: Path, *, workers: int, only: set[str], show: boo
     rows = [row for _, row in json_lines(results) if row] if results.exists() else []
     done = {row["key"] for row in rows}
     left = [job for job in study.jobs() if key_of(*job) not in done and (not only or job[2].name in only)]
-    if left and not show:
-        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-            for future in as_completed([pool.submit(train, *job) for job in left]):
-                row = future.result()
-                append_line(results, row)
-                rows.append(row)
-                marks = " ".join(f"{100 * p:.2f}" for p in row["accuracy"])
-                told = (
-                    f"{row['world']} {row['arm']} {row['seed']}: {marks}, {row['seconds']} s {row['parts']}"
-                )
-                sys.stderr.write(f"{time.strftime('%H:%M:%S')} {told}\n")
+    for row in trained(left, workers) if left and not show else ():
+        append_line(results, row)
+        rows.append(row)
+        marks = " ".join(f"{100 * p:.2f}" for p in row["accuracy"])
+        line = f"{row['world']} {row['arm']} {row['seed']}: {marks}, {row['seconds']} s {row['parts']}"
+        sys.stderr.write(f"{time.strftime('%H:%M:%S')} {line}\n")
     print(table(study, rows))
 
 
