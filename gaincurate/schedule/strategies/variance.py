@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from gaincurate.core.rng import Floats, Ints, draw_within
+from gaincurate.core.rng import Floats, Ints
 from gaincurate.schedule import base
 from gaincurate.schedule.base import Json, Observed, Pool
 
@@ -65,38 +65,13 @@ class Variance(base.Selector):
     def draw(self, round_: int) -> Ints:
         """`[budget]` distinct ranks, best keys first."""
         pool, options = self.pool, self.options
-        kinds, weights = self._seen_kinds(), self._log_weight(self._wins, self._losses)
-        plain = float(self._log_weight(np.zeros(1), np.zeros(1))[0])
-
-        def block(start: int, stop: int) -> slice:
-            return slice(*np.searchsorted(self._rows, [start, stop]).tolist())
-
-        def log_weights(start: int, stop: int) -> Floats:
-            block_weights, seen = np.full(stop - start, plain), block(start, stop)
-            block_weights[self._rows[seen] - start] = weights[seen]
-            return block_weights
-
-        def kind_of(start: int, stop: int) -> npt.NDArray[np.int8]:
-            found, seen = np.full(stop - start, _UNSEEN, np.int8), block(start, stop)
-            found[self._rows[seen] - start] = kinds[seen]
-            return found
-
-        size = pool.budget
-        best = draw_within(pool.rows, [size] * 4, log_weights, kind_of, seed=pool.seed, round_=round_)
-        floors = {_UNSEEN: options.unseen, _EASY: options.easy, _HARD: options.hard}
-        # What a share leaves over of a whole prompt is kept for later rounds.
-        quotas = {
-            kind: int(share * size * (round_ + 1)) - int(share * size * round_)
-            for kind, share in floors.items()
-        }
-        sure = [best[kind][0][:quota] for kind, quota in quotas.items()]
-        taken = np.concatenate(sure)
-        items = np.concatenate([items for items, _ in best])
-        keys = np.concatenate([held for _, held in best])
-        by_key = items[np.argsort(-keys, kind="stable")]
-        rest = by_key[~np.isin(by_key, taken)][: size - len(taken)]
-        chosen = np.concatenate([taken, rest])
-        return by_key[np.isin(by_key, chosen)][:size]
+        (plain,) = self._log_weight(np.zeros(1), np.zeros(1))
+        log_weights, kinds = np.full(pool.rows, plain), np.full(pool.rows, _UNSEEN, np.int8)
+        log_weights[self._rows] = self._log_weight(self._wins, self._losses)
+        kinds[self._rows] = self._seen_kinds()
+        shares = {_UNSEEN: options.unseen, _EASY: options.easy, _HARD: options.hard}
+        floors = [(kinds == kind, share) for kind, share in shares.items()]
+        return pool.pick(pool.noisy(log_weights, round_), round_, floors)
 
     def _log_weight(self, wins: Floats, losses: Floats) -> Floats:
         a, b = self.options.prior + wins, self.options.prior + losses
