@@ -227,8 +227,8 @@ def test_an_oracle_draws_by_exact_values_and_keeps_shares(lean: Any, world: Any,
     rates = exact.accuracies()
     values = rates * (1 - rates) if of == "variance" else exact.influences()
     for within in (False, True):
-        options = {"of": of, "power": 10_000, "within": within}
-        chooser = lean.choosing.Chooser(world, "choosing:Oracle", options, None, None, 4, 0)
+        options = {"of": of, "power": 10_000}
+        chooser = lean.choosing.Chooser(world, "choosing:Oracle", options, None, None, 4, 0, within)
         drawn = chooser.draw(0, policy)
         best = np.argsort(-values)[:4]
         if within:

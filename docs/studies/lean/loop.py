@@ -1,7 +1,7 @@
 """One training of the lean study: GRPO on short answers, judged by the exact likelihood of the right ones.
 
-The settings are those of docs/head-to-head.md, and so is the bill: generated tokens, and the scoring pass for a
-strategy that reads scores. What makes it fast changes no gradient: rollouts share their prompt in one pass,
+The settings are those of docs/head-to-head.md, and so is the bill: generated tokens, and the scoring pass for
+a strategy that reads scores. What makes it fast changes no gradient: rollouts share their prompt in one pass,
 groups whose rewards do not differ are not passed through, and finished rollouts leave the batch.
 """
 
@@ -43,6 +43,8 @@ class Arm(BaseModel):
     options: dict[str, Any] = Field(default_factory=dict)
     by: str | None = None
     ascending: bool | None = None
+    stratify: bool = False
+    """Whether every task keeps its share of each round."""
     step_prompts: int = 16
     """Fresh prompts of a step."""
     replayed: int = 0
@@ -56,13 +58,19 @@ class Arm(BaseModel):
     def reads_scores(self) -> bool:
         """Whether a scoring pass is charged, by the rule of `gaincurate compare`."""
         return ComparedArm(
-            name=self.name, strategy=self.strategy, by=self.by, ascending=self.ascending
+            name=self.name,
+            strategy=self.strategy,
+            by=self.by,
+            ascending=self.ascending,
+            options=self.options,
         ).needs_scores
 
 
 @dataclass(frozen=True)
 class Group:
-    """The rollouts of one prompt: their tokens, advantages `[G]` and log-probabilities `[tokens]` at the time."""
+    """The rollouts of one prompt, their advantages `[G]` and, once trained on, their log-probabilities
+    `[tokens]` under the policy that generated them.
+    """
 
     prompt: list[int]
     completions: list[list[int]]
@@ -93,6 +101,7 @@ class Training:
             arm.ascending,
             arm.step_prompts * arm.round_steps,
             number,
+            arm.stratify,
         )
         self.optimizer = torch.optim.AdamW(
             self.policy.parameters(), lr=arm.learning_rate, betas=BETAS, weight_decay=0.0, fused=True

@@ -1,10 +1,10 @@
 """Makes the world in which most prompts teach nothing, out of the study's.
 
 Usage: python docs/studies/lean/worlds.py STUDY FOLDER.
-STUDY is what docs/studies/head_to_head/study.py made, or its prompts, model and scores alone. The new world has
-its model, its held-out prompts and its training prompts, and besides them harder prompts of the same generators
-that the model cannot answer: sums and products of large numbers, long words. They are real tasks with true
-answers, not wrong labels. So three of four groups of a uniform step are equal, as with small models on real sets.
+STUDY is what docs/studies/head_to_head/study.py made. The new world has its model, its held-out prompts and
+its training prompts, and besides them harder ones of the same generators that the model cannot answer: sums
+and products of large numbers, long words. They are real tasks with true answers. Of a uniform step's groups a
+quarter differ in reward, as with small models on real sets.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "head_to_head"))
 
 from prompts import FILES, Task, distinct
 
-from gaincurate.core.files import json_lines, write_atomic, write_lines
+from gaincurate.core.files import json_lines, write_lines
 
 SEED = 3
+READ = ("train", "heldout")
 HARD = [
     Task("chain_sum", 9, 320, 0, {"min_terms": 4, "max_terms": 6, "min_digits": 3, "max_digits": 4}),
     Task("products", 9, 320, 0, {"min_terms": 2, "max_terms": 2, "min_digits": 3, "max_digits": 4}),
@@ -58,8 +59,6 @@ def main(study: Path, folder: Path) -> None:
     ]
     subprocess.run(list(map(str, command)), check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
-
-READ = ("train", "heldout")
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), Path(sys.argv[2]))
