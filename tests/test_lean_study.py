@@ -93,7 +93,8 @@ def log_probs_of(model: Any, prompt: list[int], tokens: list[int]) -> torch.Tens
     """The slow way: a pass over prompt and completion alone."""
     values = model(torch.tensor([prompt + tokens])).logits[0].log_softmax(-1)
     places = torch.arange(len(prompt) - 1, len(prompt) + len(tokens) - 1)
-    return values[places, torch.tensor(tokens)]
+    picked: torch.Tensor = values[places, torch.tensor(tokens)]
+    return picked
 
 
 def test_branches_of_a_prompt_have_the_log_probabilities_and_gradients_of_passes_alone(
@@ -174,8 +175,8 @@ def test_the_loss_is_grpos_with_and_without_old_rollouts(lean: Any, world: Any) 
     lengths = [len(tokens) for completions, _, _ in rows for tokens in completions]
     padded = [torch.nn.utils.rnn.pad_sequence(v.split(lengths), batch_first=True) for v in (logps, behaviour)]
     mask = torch.arange(3) < torch.tensor(lengths)[:, None]
-    advantages = torch.from_numpy(np.concatenate([row[1] for row in rows])).float()
-    torch.testing.assert_close(loss, replay_loss(*padded, advantages, mask.float()))
+    of_all = torch.from_numpy(np.concatenate([row[1] for row in rows])).float()
+    torch.testing.assert_close(loss, replay_loss(padded[0], padded[1], of_all, mask.float()))
 
 
 def arm(lean: Any, **settings: Any) -> Any:
