@@ -20,10 +20,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import BaseModel
 
 from gaincurate.compare.arm import COST, MARKS, PROGRESS, ROLLOUTS, RUN, STEP, TASK, Task
 from gaincurate.compare.config import Arm, Comparison
-from gaincurate.compare.results import EVALUATIONS, FACTS, RESULTS, STEPS, write_tables
+from gaincurate.compare.results import EVALUATIONS, FACTS, RESULTS, STEPS, TASKS, write_tables
 from gaincurate.compare.results import MARKS as MARKS_TABLE
 from gaincurate.core.artifact import MANIFEST, Json, differing_keys
 from gaincurate.core.files import digest_json, write_json
@@ -38,6 +39,7 @@ from gaincurate.difficulty.rollout import roll_out
 from gaincurate.difficulty.rollout_set import RolloutSet, pass_rates
 from gaincurate.errors import InputError, OutputError, TrainerError
 from gaincurate.report.formatting import seconds as duration
+from gaincurate.report.table import NO_GROUP, likely_groups, read_column
 from gaincurate.schedule import base
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.first_model import recorded_model
@@ -413,6 +415,40 @@ def check(comparison: Comparison) -> None:
             "them out of one of the two and score it again.",
             ids=sorted(shared),
         )
+    tasks = tasks_by_id(heldout, task_columns(comparison))
+    count = len(set(tasks.values()))
+    if comparison.tasks and not 2 <= count <= len(heldout) / 2:
+        raise InputError(
+            f"tasks = {comparison.tasks}: {comparison.heldout} has {count:,} of them for {len(heldout):,} "
+            "prompts. Name columns with two tasks or more and two prompts in each on average; tasks = [] "
+            "takes prompts as independent."
+        )
+
+
+def task_columns(comparison: Comparison) -> list[str]:
+    """The columns of the held-out set that say the task of a prompt; none where nothing does."""
+    if comparison.tasks is not None:
+        return comparison.tasks
+    groups, _ = likely_groups(ScoredSet(comparison.heldout))
+    return [] if groups is None else [groups.column]
+
+
+def tasks_by_id(scored: ScoredSet, columns: Sequence[str]) -> dict[str, str]:
+    """Each prompt's task, by its id: the values of the columns with a space between; {} without columns.
+
+    Raises:
+        InputError: the set has no such column.
+    """
+    values = []
+    for name in columns:
+        if name.partition(".")[0] not in scored.schema.names:
+            raise InputError(
+                f"tasks = {list(columns)}: {scored.folder} has no column {name!r}; it has "
+                f"{', '.join(scored.schema.names)}."
+            )
+        values.append(pc.fill_null(pc.cast(read_column(scored, name), pa.string()), NO_GROUP).to_pylist())
+    ids = scored.column(ID).to_pylist()
+    return {gc_id: " ".join(task) for gc_id, *task in zip(ids, *values, strict=True) if task}
 
 
 def check_trainer(comparison: Comparison) -> None:
@@ -448,6 +484,7 @@ def _state(comparison: Comparison, out: Path) -> tuple[Json, set[str]]:
             "heldout": ScoredSet(comparison.heldout).manifest_hash,
         },
         "model": model_at_start(comparison),
+        "tasks": task_columns(comparison),
         "begun": {**begun, **arms},
     }
     if before is not None and (keys := _differing(before, facts)):
@@ -462,21 +499,38 @@ def _state(comparison: Comparison, out: Path) -> tuple[Json, set[str]]:
 
 
 def _differing(before: Json, facts: Json) -> list[str]:
-    """What of a comparison changed that may not; a set is known by its manifest, wherever it lies."""
-    free = {"arms", "seeds", "scored", "heldout"}
+    """What of a comparison changed that may not; a set is known by its manifest, wherever it lies.
+
+    A setting that an earlier version did not have was at its default.
+    """
+    free = {"arms", "seeds", "scored", "heldout", "tasks"}
 
     def bound(state: Json) -> Json:
-        comparison = {name: value for name, value in state["comparison"].items() if name not in free}
-        arms = {name: arm for name, arm in state["begun"].items() if name in before["begun"]}
-        return {"comparison": comparison, "sets": state["sets"], "format": state["format"], "arms": arms}
+        comparison = _with_defaults(Comparison, state["comparison"])
+        arms = {
+            name: _with_defaults(Arm, arm) for name, arm in state["begun"].items() if name in before["begun"]
+        }
+        return {
+            "comparison": {name: value for name, value in comparison.items() if name not in free},
+            "sets": state["sets"],
+            "format": state["format"],
+            "arms": arms,
+        }
 
     return [name for name, _, _ in differing_keys(bound(before), bound(facts))]
+
+
+def _with_defaults(kind: type[BaseModel], values: Json) -> dict[str, Any]:
+    fields = kind.model_fields.items()
+    return {name: field.get_default() for name, field in fields if name not in values} | values
 
 
 def collect(comparison: Comparison, out: Path, jobs: Sequence[ArmJob]) -> None:
     """Write everything that is on disk into tables."""
     prompts = ScoredSet(comparison.heldout).column(ID).to_pylist()
+    tasks = tasks_by_id(ScoredSet(comparison.heldout), task_columns(comparison))
     rows: dict[str, list[Json]] = {EVALUATIONS: [], MARKS_TABLE: [], STEPS: []}
+    rows[TASKS] = [{ID: gc_id, "task": task} for gc_id, task in sorted(tasks.items())]
     for job in sorted(jobs, key=lambda job: comparison.arms.index(job.arm)):
         rows[EVALUATIONS] += [*job.judged(out / START, 0, prompts), *job.evaluation_rows(prompts)]
         rows[MARKS_TABLE] += job.mark_rows()

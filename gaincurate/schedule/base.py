@@ -194,7 +194,8 @@ class Observed:
     `rows` `[prompts]` are its prompts, `wins` and `losses` `[prompts]` sums over their rollouts of success
     and of failure (each in [0, 1], so both sum to the rollouts that could be judged). `accuracy` is Acc_t,
     the mean over prompts of each one's mean success; `concentration` is C_t, their mean `gc_angle` under the
-    newest scores. `late` are rows, wins and losses that came in for earlier rounds.
+    newest scores. `late` are rows, wins and losses that came in for earlier rounds. `tokens` `[prompts]` are
+    mean completion tokens of their rollouts, 0 where the outcomes do not say.
     """
 
     round: int
@@ -206,6 +207,7 @@ class Observed:
     late: tuple[Ints, Floats, Floats] = field(
         default_factory=lambda: (np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
     )
+    tokens: Floats | None = None
 
 
 class Selector(ABC):
@@ -244,6 +246,11 @@ class Selector(ABC):
                 setattr(cls, name, vars(cls)[old])
             elif name in vars(cls) and old not in vars(cls):
                 setattr(cls, old, vars(cls)[name])
+
+    @classmethod
+    def goes_by_scores(cls, options: Mapping[str, Any]) -> bool:
+        """`reads_scores` with these options, where it depends on them."""
+        return cls.reads_scores
 
     def prepare(self, context: Context) -> None:  # noqa: B027 - a hook that may be left out
         """Learn what the next draw needs, from the scored set or from the newest policy.

@@ -76,7 +76,7 @@ class ForecastConfig(BaseModel):
     strategies: Annotated[
         list[str],
         Option("Strategies to try, with their default options; may be repeated.", names=("--strategy",)),
-    ] = ["variance", "dots"]
+    ] = ["posterior", "dots"]
     tokens: Annotated[
         float | None, Field(gt=0), Option("Mean tokens of a completion. Default: that of the rollout set.")
     ] = None

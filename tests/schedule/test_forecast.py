@@ -201,7 +201,7 @@ def test_status_shows_the_forecast_beside_what_came(tmp_path: Path) -> None:
     assert facts["differ"]["came"] == facts["rounds"][0]["effective"]
     assert facts["differ"]["forecast"]["value"] == expected.uniform.differ.value
     shown = command.run("schedule", "status", run.folder, "--forecast", tmp_path / "f.json").stdout
-    assert f"the forecast for uniform was {expected.uniform.differ.value:.1%}" in shown
+    assert f"The forecast for uniform was {expected.uniform.differ.value:.1%}" in shown
     assert status(run)["differ"] is None
 
 
