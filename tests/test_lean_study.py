@@ -249,7 +249,7 @@ def test_finished_trainings_are_not_run_again(
         text += f'[[arms]]\nname = "{name}"\nstep_prompts = {size}\nbudget_tokens = 200\n'
     study.write_text(text)
     for _ in range(2):
-        lean.study.main(study, results, workers=1, only=set(), show=False)
+        lean.study.main(study, results)
     lines = [json.loads(line) for line in results.read_text().splitlines()]
     assert [line["arm"] for line in lines] == ["uniform", "uniform-1"]
     table = capsys.readouterr().out

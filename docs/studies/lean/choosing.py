@@ -147,11 +147,16 @@ class Chooser:
         self._last = self._rows[self.selector.draw(round_)]
         return self._last
 
-    def observe(self, round_: int, wins: Floats, losses: Floats) -> None:
-        """Have the strategy learn from the round that was drawn last; `[budget]` each, in its order."""
+    def observe(self, round_: int, wins: Floats, losses: Floats, tokens: Floats) -> None:
+        """Have the strategy learn from the round that was drawn last; `[budget]` each, in its order.
+
+        `tokens` are means of a prompt's rollouts.
+        """
         rates = wins / (wins + losses)
         angle = float(self._angles[self._last].mean())
-        self.selector.observe(base.Observed(round_, self._last, wins, losses, float(rates.mean()), angle))
+        self.selector.observe(
+            base.Observed(round_, self._last, wins, losses, float(rates.mean()), angle, tokens=tokens)
+        )
 
 
 class OracleOptions(base.Options):

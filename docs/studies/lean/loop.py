@@ -152,19 +152,23 @@ class Training:
         while True:
             with self._timed("choose"):
                 places = self.chooser.draw(round_, self.policy)
-            wins = np.zeros(len(places))
+            wins, tokens = np.zeros(len(places)), np.zeros(len(places))
             for start in range(0, len(places), size):
                 here = slice(start, start + size)
-                wins[here] = self._step(places[here].tolist())
+                wins[here], tokens[here] = self._step(places[here].tolist())
                 yield
                 if self.tokens >= self.arm.budget_tokens:
                     return
             with self._timed("choose"):
-                self.chooser.observe(round_, wins, GROUP - wins)
+                self.chooser.observe(round_, wins, GROUP - wins, tokens)
             round_ += 1
 
-    def _step(self, places: list[int]) -> Floats:
-        """Generate for these prompts and train on it; how many rollouts of each were right."""
+    def _step(self, places: list[int]) -> tuple[Floats, Floats]:
+        """Generate for these prompts and train on it.
+
+        Returns:
+            How many rollouts of each prompt were right, and their mean tokens, `[prompts]` each.
+        """
         prompts = self.world.prompts
         with self._timed("generate"):
             asked = [prompts.tokens[place] for place in places]
@@ -188,7 +192,8 @@ class Training:
         self.steps.append(
             {"differ": differ.mean(), "variance": variances.mean(), "reward": rewards.mean(), **facts}
         )
-        return wins
+        lengths = np.array([len(tokens) for tokens in completions], float).reshape(-1, GROUP)
+        return wins, lengths.mean(1)
 
     def _update(self, fresh: list[Group]) -> Row:
         """One optimizer step on these groups and as many old ones as the arm replays."""

@@ -1,6 +1,7 @@
 """Runs trainings of the lean study, arms by seeds by worlds, and prints what they came to.
 
-Usage: python docs/studies/lean/study.py STUDY.toml RESULTS.jsonl [--workers N] [--only ARM,...] [--table].
+Usage: python docs/studies/lean/study.py STUDY.toml RESULTS.jsonl [--only ARM,...] [--world NAME]
+[--workers N] [--table].
 Folders in STUDY.toml are relative to where you stand. Each finished training is a line of RESULTS.jsonl and
 is not run again while its settings stay the same. `--table` prints what is there and trains nothing.
 """
@@ -149,12 +150,21 @@ def difference(ends: list[float], control: list[float]) -> tuple[float, float]:
     return less, math.sqrt(variance(ends) / len(ends) + variance(control) / len(control))
 
 
-def main(config: Path, results: Path, *, workers: int, only: set[str], show: bool) -> None:
+def main(
+    config: Path,
+    results: Path,
+    *,
+    workers: int = 1,
+    only: set[str] | None = None,
+    world: str = "",
+    show: bool = False,
+) -> None:
     """Train what is left, then print the table."""
     study = Study.model_validate(tomllib.loads(config.read_text()))
     rows = [row for _, row in json_lines(results) if row] if results.exists() else []
     done = {row["key"] for row in rows}
-    left = [job for job in study.jobs() if key_of(*job) not in done and (not only or job[2].name in only)]
+    left = [job for job in study.jobs() if key_of(*job) not in done]
+    left = [job for job in left if (not only or job[2].name in only) and (not world or job[0] == world)]
     for row in trained(left, workers) if left and not show else ():
         append_line(results, row)
         rows.append(row)
@@ -170,6 +180,14 @@ if __name__ == "__main__":
     parser.add_argument("results", type=Path)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--only", type=lambda text: set(text.split(",")), default=set())
+    parser.add_argument("--world", default="")
     parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
-    main(given.config, given.results, workers=given.workers, only=given.only, show=given.table)
+    main(
+        given.config,
+        given.results,
+        workers=given.workers,
+        only=given.only,
+        world=given.world,
+        show=given.table,
+    )
