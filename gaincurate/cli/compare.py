@@ -51,7 +51,9 @@ def _verdicts(comparison: Json) -> None:
     from gaincurate.compare.verdict_text import reached_at
 
     baseline, second = comparison["setting"]["baseline"], comparison["setting"]["second"]
-    head = ["arm", "right", f"less {baseline}", "95 % together", "verdict", f"less {second}", "verdict"]
+    several = comparison["setting"]["claim"] != "these tasks"
+    head = ["arm", "right", f"less {baseline}", "95 % together", "verdict"]
+    head += ["these tasks", f"less {second}", "verdict"] if several else [f"less {second}", "verdict"]
     head.append(f"at {baseline}'s end after")
     rows = []
     for arm in sorted(comparison["arms"], key=lambda arm: -float(arm["accuracy"]["value"])):
@@ -63,6 +65,7 @@ def _verdicts(comparison: Json) -> None:
                 output.number(against.get("value"), "+.3f"),
                 _span(against.get("joint")),
                 against.get("answer", "the baseline"),
+                *([against["claims"]["these tasks"]["answer"] if against else ""] if several else []),
                 output.number(length.get("value"), "+.3f"),
                 length.get("answer", ""),
                 reached_at(comparison, arm),

@@ -113,7 +113,7 @@ class Arm(Frozen):
             return True
         if ":" in self.strategy and self.by is not None:  # of the user's own, by a column of theirs
             return False
-        return kind.reads_scores
+        return kind.goes_by_scores(self.options)
 
 
 class Evaluation(Frozen):
@@ -144,6 +144,9 @@ class Comparison(Frozen):
     """As in `gaincurate difficulty rollout`; the reward, and the judge of the held-out prompts."""
     answer_column: str | None = None
     """With the gold answers. Default: the one that the set was scored with."""
+    tasks: list[str] | None = None
+    """Columns of the held-out set that say, together, of which task a prompt is; `[]` for no tasks.
+    Default: one that is named like a source or a task and has more than one value."""
     success: float = Field(default=1.0, gt=0, le=1)
     """A completion is right from this reward on."""
     budget_tokens: int = Field(ge=1)

@@ -20,6 +20,7 @@ STRATEGIES = {
     "gain-rl": "gaincurate.schedule.strategies.gaussian:GainRL",
     "variance": "gaincurate.schedule.strategies.variance:Variance",
     "falling": "gaincurate.schedule.strategies.falling:Falling",
+    "posterior": "gaincurate.schedule.strategies.posterior:Posterior",
     "dots": "gaincurate.schedule.strategies.dots:Dots",
 }
 """The class of each strategy by its name, which the help of `--strategy` lists."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from itertools import combinations
 from pathlib import Path
@@ -25,7 +26,10 @@ SETTING = {
     "seeds_count": 3,
     "prompts": 1200,
     "budget_tokens": 1000,
+    "tasks": None,
+    "claim": "these tasks",
 }
+THIRTEEN: dict[str, Any] = {"tasks": {"count": 13, "effective": 10.5}, "claim": "other tasks like these"}
 LEARNED = {"value": 0.1, "interval": [0.05, 0.15]}
 
 
@@ -41,7 +45,8 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_right_answer(samples: int, dat
 
 
 def arm(name: str, value: float, joint: list[float] | None, answer: str, **reached: Any) -> dict[str, Any]:
-    difference = {"value": value, "joint": joint, "answer": answer, "detectable": 0.0412}
+    difference: dict[str, Any] = {"value": value, "joint": joint, "answer": answer, "detectable": 0.0412}
+    difference["claims"] = {"these tasks": dict(difference)}
     at: dict[str, Any] = {"spent": None, "share": None, "share_interval": None}
     return {
         "arm": name,
@@ -68,9 +73,9 @@ UNKNOWN = arm("high", 0.004, None, "cannot say")
 
 
 def of(
-    *arms: dict[str, Any], learned: dict[str, Any] = LEARNED, apart: tuple[str, ...] = ()
+    *arms: dict[str, Any], learned: dict[str, Any] = LEARNED, apart: tuple[str, ...] = (), **setting: Any
 ) -> dict[str, Any]:
-    return {"setting": SETTING, "learned": learned, "arms": [BASE, *arms], "apart": list(apart)}
+    return {"setting": SETTING | setting, "learned": learned, "arms": [BASE, *arms], "apart": list(apart)}
 
 
 @pytest.mark.parametrize(
@@ -140,6 +145,38 @@ def test_a_sentence_over_all(arms: list[dict[str, Any]], said: str) -> None:
     assert headline(of(*arms)) == said
 
 
+UNSEEN = copy.deepcopy(BETTER) | {"arm": "unseen"}
+"""Better for these tasks, and not seen for others."""
+for _key in ("difference", "against_length"):
+    UNSEEN[_key] |= {"answer": "no difference seen", "joint": [-0.02, 0.08]}
+
+
+def test_sentences_say_which_tasks_they_are_about() -> None:
+    found = of(UNSEEN, WORSE, **THIRTEEN)
+    assert about_arm(found, UNSEEN) == (
+        "unseen: no difference seen. +3.1 right answers of 100 against uniform (-2.0 to +8.0): with 3 seeds and "
+        "13 tasks up to 8.0 more or 2.0 fewer could hide here. For more prompts of these tasks alone: better "
+        "(+1.2 to +5.0)."
+    )
+    assert about_arm(found, WORSE) == about_arm(of(WORSE), WORSE)
+    assert headline(found) == (
+        "At equal cost, of 2 other strategies, none better than uniform on other tasks like these; worse: "
+        "length; no difference seen: 1. For more prompts of these 13 tasks alone: better than uniform: unseen; "
+        "worse: length."
+    )
+    assert headline(of(UNSEEN, **THIRTEEN)) == (
+        "No difference seen: at equal cost none of 1 other strategy ended better or worse than uniform on other "
+        "tasks like these, as far as this comparison can see. 4.1 more or fewer right answers of 100 would have "
+        "been seen in 8 of 10 such comparisons. For more prompts of these 13 tasks alone: better than uniform: "
+        "unseen; none worse."
+    )
+    assert about_length(of(UNSEEN, **THIRTEEN)) == (
+        "Against length, which knows nothing but how long a question is, no difference seen: all of 1 on other "
+        "tasks like these (uniform is left out here: the two are compared above). For more prompts of these "
+        "tasks alone: better: unseen (+3.1, +1.2 to +5.0)."
+    )
+
+
 def test_a_sentence_against_length() -> None:
     assert about_length(of(BETTER, WORSE, SAME)) == (
         "Against length, which knows nothing but how long a question is, better: dots (+3.1, +1.2 to +5.0); "
@@ -151,7 +188,11 @@ def test_a_sentence_against_length() -> None:
 
 
 def test_notes_say_what_makes_a_comparison_weak() -> None:
-    assert notes(of(), 0) == []
+    assert notes(of(**THIRTEEN), 0) == []
+    assert notes(of(tasks={"count": 6, "effective": 3.4}), 0) == [
+        "The verdicts are about more prompts of these 6 tasks, which say as much as 3.4 of equal size. With fewer "
+        "than 5 nothing is said of other tasks."
+    ]
     dear = BETTER | {"cost": {"scoring": 400}}
     nothing = of(dear, learned={"value": 0.01, "interval": [-0.02, 0.04]}, apart=("dots",))
     assert notes(nothing, 3) == [
@@ -162,6 +203,8 @@ def test_notes_say_what_makes_a_comparison_weak() -> None:
         "larger budget, or a `prefill_weight` that was measured, may show another.",
         "The seeds of dots differ far more than those of the other arms, so its intervals are made of its own 3 "
         "seeds alone and are wide.",
+        "Nothing says of which task a held-out prompt is, so prompts are taken as independent. Where they come in "
+        "tasks, the verdicts are about more prompts of these tasks and not about others.",
         "3 held-out prompts are left out: of one model at least no completion could be judged.",
     ]
 
@@ -193,6 +236,31 @@ def test_the_document_of_a_planted_world(tmp_path: Path) -> None:
     assert 0 < good["reached"]["share"] < 0.7
     assert good["training"]["effective"] == pytest.approx(0.35)
     assert good["gradient"]["spearman"] > 0.8
+
+
+def test_the_headline_is_of_other_tasks_where_there_are_five(tmp_path: Path) -> None:
+    effects = {"uniform": 0.0, "length": 0.0, "good": 1.5}
+    few = document(read_results(compare_results.example(tmp_path / "few", effects, tasks=4)))
+    assert few["setting"]["claim"] == "these tasks"
+    assert few["setting"]["tasks"]["effective"] == 4
+    assert list(few["arms"][2]["difference"]["claims"]) == ["these tasks"]
+    out = tmp_path / "out"
+    found = document(read_results(compare_results.example(out, effects, tasks=10, task_taste=0.3)))
+    assert found["setting"]["claim"] == "other tasks like these"
+    assert found["setting"]["tasks"]["prompts"] == {f"task-{k}": 10 for k in range(10)}
+    for key in ("difference", "against_length"):
+        good = found["arms"][2][key]
+        other, these = (good["claims"][claim] for claim in ("other tasks like these", "these tasks"))
+        assert good["answer"] == other["answer"] == these["answer"] == "better"
+        assert {name: good[name] for name in other} == other
+        assert other["joint"][0] < these["joint"][0]
+    (out / "results/tasks.arrow").unlink()  # as a comparison of an earlier version
+    before = document(read_results(out))
+    assert before["setting"]["tasks"] is None
+    assert "Nothing says of which task a held-out prompt is" in before["notes"][-1]
+    assert [arm["accuracy"]["value"] for arm in before["arms"]] == [
+        arm["accuracy"]["value"] for arm in found["arms"]
+    ]
 
 
 def test_one_seed_is_told_without_intervals(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, pvariance
 from typing import Any
@@ -24,6 +25,7 @@ from gaincurate.compare.results import (
     RESULTS,
     SCHEMAS,
     STEPS,
+    TASKS,
     Results,
     Tables,
     read_tables,
@@ -58,6 +60,9 @@ def kept(folder: Path) -> tuple[Results, Row]:
         pa.Table.from_pylist(_typed(_read(folder, MARKS), SCHEMAS[MARKS]), SCHEMAS[MARKS]),
         pa.Table.from_pylist(_typed(_read(folder, STEPS), SCHEMAS[STEPS]), SCHEMAS[STEPS]),
     )
+    names = setting["about"]["heldout_tasks"]
+    rows = [{"gc_id": f"{place:06d}", "task": name} for place, name in enumerate(names)]
+    tables = replace(tables, tasks=pa.Table.from_pylist(rows, SCHEMAS[TASKS]))
     return results_of(setting["facts"], tables, folder), setting["about"]
 
 
