@@ -209,6 +209,9 @@ class FitConfig(BaseModel):
         Literal["population", "sample"],
         Option("Divide the references' variance by K or K - 1.", ADVANCED),
     ] = "population"
+    input_norm: Annotated[bool, Option("Begin the adapter with a layer norm of the embedding.", ADVANCED)] = (
+        False
+    )
     reward_range: RewardRange = None
 
 
