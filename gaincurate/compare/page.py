@@ -41,6 +41,9 @@ def to_html(document: Json) -> str:
             arms=document["arms"],
             pictures=_pictures(document),
             facts=_facts(document["setting"]),
+            task_names=sorted(
+                {task for arm in document["arms"] for task in (arm["drawn"] or {}).get("tasks") or ()}
+            ),
             reached_at=reached_at,
             tone=lambda arm: _TONES.get((arm["difference"] or {}).get("answer", ""), "unknown"),
             points=points,

@@ -126,6 +126,16 @@ def test_each_arm_pays_for_what_it_used(compared: Path, sets_of: Path) -> None:
 
 
 @pytest.mark.slow
+def test_what_was_drawn_adds_up_to_the_prompts_of_all_steps(compared: Path) -> None:
+    found = read_tables(compared / RESULTS)
+    assert found.drawn is not None
+    for (arm, seed), steps in by_job(found.steps):
+        rows = [r for r in found.drawn.to_pylist() if (r["arm"], r["seed"]) == (arm, seed)]
+        assert sum(r["groups"] for r in rows) == sum(r["prompts"] for r in steps)
+        assert all(0 < r["prompts"] <= r["groups"] for r in rows)
+
+
+@pytest.mark.slow
 def test_an_arm_replays(compared: Path) -> None:
     steps = dict(by_job(read_tables(compared / RESULTS).steps))
     assert {row["rollouts"] for row in steps["dots", 0]} == {4}
@@ -159,6 +169,7 @@ def same(first: Tables, second: Tables, *, seconds: bool = False) -> bool:
         (first.evaluations, second.evaluations),
         (first.marks, second.marks),
         (first.steps, second.steps),
+        (first.drawn, second.drawn),
     )
     return all(plain(one).equals(other if seconds else plain(other)) for one, other in pairs)
 
