@@ -55,10 +55,18 @@ def _verdicts(comparison: Json) -> None:
     several = comparison["setting"]["claim"] != "these tasks"
     head = ["arm", "right", f"less {baseline}", "95 % together", "verdict"]
     head += ["these tasks", f"less {second}", "verdict"] if several else [f"less {second}", "verdict"]
+    controlled = any(arm["control"] for arm in comparison["arms"])
+    head += ["its control", "less it", "verdict"] if controlled else []
     head.append(f"at {baseline}'s end after")
     rows = []
     for arm in sorted(comparison["arms"], key=lambda arm: -float(arm["accuracy"]["value"])):
         against, length = arm["difference"] or {}, arm["against_length"] or {}
+        control = arm["against_control"] or {}
+        beside = [
+            arm["control"] or "",
+            output.number(control.get("value"), "+.3f") if control else "",
+            control.get("answer", ""),
+        ]
         rows.append(
             [
                 arm["arm"],
@@ -69,6 +77,7 @@ def _verdicts(comparison: Json) -> None:
                 *([against["claims"]["these tasks"]["answer"] if against else ""] if several else []),
                 output.number(length.get("value"), "+.3f"),
                 length.get("answer", ""),
+                *(beside if controlled else []),
                 reached_at(comparison, arm),
             ]
         )

@@ -73,9 +73,11 @@ def document(results: Results) -> Json:
             for arm in rows[claim]
         }
 
+    controls = {a: b for a, b in results.facts.get("controls", {}).items() if a in arms and b in arms}
     compared: dict[str, dict[str, Any]] = {
         "difference": family(pairs_with(arms, BASELINE)),
         "against_length": family(pairs_with(arms, SECOND, without=[BASELINE])),
+        "against_control": family([(arms.index(a), arms.index(b)) for a, b in controls.items()]),
         "reached": _by_arm(reached(arms, spent["tokens"], budget, resampled, BASELINE)),
         "reached_seconds": _by_arm(reached(arms, spent["seconds"], budget, resampled, BASELINE)),
     }
@@ -156,6 +158,8 @@ def _arm(results: Results, place: int, resampled: Resampled, compared: dict[str,
         "accuracy": {"value": float(resampled.curves[place, -1]), "interval": final},
         "difference": compared["difference"].get(name),
         "against_length": compared["against_length"].get(name),
+        "control": results.facts.get("controls", {}).get(name),
+        "against_control": compared["against_control"].get(name),
         "reached": _reached(compared["reached"][name]),
         "reached_seconds": _reached(compared["reached_seconds"][name], of_budget=False),
         "accuracy_by_seed": results.accuracy[place, -1].mean(axis=1).tolist(),

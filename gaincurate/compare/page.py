@@ -169,6 +169,7 @@ def final(document: Json) -> Markup:
     for key, name in (
         ("difference", document["setting"]["baseline"]),
         ("against_length", document["setting"]["second"]),
+        ("against_control", "its own control"),
     ):
         rows = [(arm["arm"], _estimate(arm[key], document)) for arm in document["arms"] if arm[key]]
         if rows:

@@ -142,7 +142,7 @@ class ArmJob:
 
     def _task(self) -> Task:
         comparison, replay = self.comparison, self.arm.replay
-        prompts = comparison.step_prompts
+        prompts = comparison.prompts_of(self.arm)
         return Task(
             model=model_at_start(comparison),
             verifier=comparison.verifier,
@@ -509,6 +509,11 @@ def _state(comparison: Comparison, out: Path) -> tuple[Json, set[str]]:
         },
         "model": model_at_start(comparison),
         "tasks": task_columns(comparison),
+        "controls": {
+            arm.name: control.name
+            for arm in comparison.arms
+            if (control := comparison.control_of(arm)) in comparison.arms and control is not None
+        },
         "begun": {**begun, **arms},
     }
     if before is not None and (keys := _differing(before, facts)):
@@ -527,7 +532,7 @@ def _differing(before: Json, facts: Json) -> list[str]:
 
     A setting that an earlier version did not have was at its default.
     """
-    free = {"arms", "seeds", "scored", "heldout", "tasks"}
+    free = {"arms", "seeds", "scored", "heldout", "tasks", "controls"}
 
     def bound(state: Json) -> Json:
         comparison = _with_defaults(Comparison, state["comparison"])
