@@ -9,9 +9,11 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -333,11 +335,18 @@ def load(strategy: str) -> type[Selector]:
     try:
         if os.getcwd() not in sys.path and strategy not in STRATEGIES:
             sys.path.append(os.getcwd())  # a script of the same folder, as `python -m` would find it
-        kind: Any = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+        imported = importlib.import_module(module)
+        if not hasattr(imported, name):
+            raise ImportError(f"module {module!r} has no attribute {name!r}")
+        kind: Any = getattr(imported, name)
+    except ImportError as error:
         raise InputError(
             f"--strategy {strategy}: it cannot be imported ({error}){_where_to_run(module, error)}."
         ) from error
+    except (Exception, SystemExit) as error:
+        if strategy in STRATEGIES:
+            raise
+        raise InputError(f"--strategy {strategy}: it cannot be imported ({_with_place(error)}).") from error
     is_selector = isinstance(kind, type) and issubclass(kind, Selector)
     names = set(dir(kind)) if isinstance(kind, type) else set[str]()
     if is_selector:
@@ -361,6 +370,22 @@ def _where_to_run(module: str, error: Exception) -> str:
         return ""
     file = f"{top}/" if dot else f"{top}.py"
     return f"; run it from the folder of {file}, or put that folder on PYTHONPATH"
+
+
+def _with_place(error: BaseException) -> str:
+    """An error in a user's module: its kind, the last place in the user's own files, and what it says."""
+    file, line, what = None, None, " ".join(str(error).split())
+    if isinstance(error, SyntaxError):
+        file, line, what = error.filename, error.lineno, error.msg
+    else:
+        of_python = ("<", importlib.__file__)  # Python's own import, between our frame and the module's
+        frames = traceback.extract_tb(error.__traceback__)[1:]
+        frames = [frame for frame in frames if not frame.filename.startswith(of_python)]
+        for frame in frames:
+            if Path(frame.filename).is_relative_to(Path(frames[0].filename).parent):
+                file, line = frame.filename, frame.lineno
+    place = f" in {file}, line {line}" if file and line else ""
+    return f"{type(error).__name__}{place}" + (f": {what}" if what else "")
 
 
 def _with_hooks(kind: Any, names: set[str]) -> type[Selector]:

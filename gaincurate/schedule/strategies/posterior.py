@@ -269,7 +269,8 @@ class Posterior(base.Selector):
             leftover, keys[rows] = self._walk(rows)
         elif options.top:
             ties = uniforms(pool.seed, round_, _TIES, 0, pool.rows)[rows]
-            by_worth = np.lexsort((ties, self._worth(rows, a, b, round_)))
+            # Equal posteriors are equally good, whatever an instruction makes of their last bits.
+            by_worth = np.lexsort((ties, np.round(self._worth(rows, a, b, round_), 12)))
             keys[rows[by_worth]] = np.arange(len(rows))
         else:
             keys[rows] = options.power * np.log(np.maximum(self._worth(rows, a, b, round_), _TINY))
@@ -420,7 +421,7 @@ class Posterior(base.Selector):
         return found | more
 
     def plan_facts(self, rows: Ints) -> Json:
-        """The failure rates that the posterior expects, for the calibration in the status."""
+        """The failure rates that the posterior expects, which the next plan compares with what came."""
         a, b = self._posterior(rows)
         return {"predicted": (b / (a + b)).tolist()}
 
