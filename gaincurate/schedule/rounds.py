@@ -123,7 +123,9 @@ def selector_of(run: Run, state: Json | None = None) -> base.Selector:
         order = Order(run.orders.current) if state is None else run.orders.find(state["order"])
         strata = strata.by_rank(order.rows)
     pool = base.Pool(run.facts["rows"], config.budget, config.seed, (low, high), strata)
-    selector = base.build(config.strategy, pool, config.options)
+    later: base.Json = getattr(base.load(config.strategy).Options, "older_runs", {})  # a user's may lack it
+    absent = {name: value for name, value in later.items() if name not in run.facts["params"]}
+    selector = base.build(config.strategy, pool, {**absent, **config.options})
     if state is not None:
         selector.load_state_dict(state["selector"])
     return selector

@@ -126,7 +126,6 @@ class Training:
         return {
             **self._account(),
             "accuracy": [round(float(mark.mean()), 6) for mark in marks],
-            "first": [round(p, 4) for p in marks[0].tolist()],
             "last": [round(p, 4) for p in marks[-1].tolist()],
             "seconds": round(time.process_time() - begun, 1),
             "wall_seconds": round(time.perf_counter() - wall, 1),

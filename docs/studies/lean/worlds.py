@@ -1,10 +1,10 @@
 """Makes the world in which most prompts teach nothing, out of the study's.
 
 Usage: python docs/studies/lean/worlds.py STUDY FOLDER.
-STUDY is what docs/studies/head_to_head/study.py made. The new world has its model, its held-out prompts and
-its training prompts, and besides them harder ones of the same generators that the model cannot answer: sums
-and products of large numbers, long words. They are real tasks with true answers. Of a uniform step's groups a
-quarter differ in reward, as with small models on real sets.
+STUDY is what docs/studies/head_to_head/study.py made, with `--world` or without. The new world has its model,
+its held-out prompts and its training prompts, and besides them harder ones of the same generators that the
+model cannot answer: sums and products of large numbers, long words. They are real tasks with true answers. Of
+a uniform step's groups a quarter differ in reward, as with small models on real sets.
 """
 
 from __future__ import annotations
