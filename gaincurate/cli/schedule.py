@@ -172,10 +172,8 @@ def print_difficulty(facts: dict[str, Any], trainer: list[dict[str, Any]]) -> No
         _by_round(facts["rounds"])
         newest = facts["rounds"][-1]
         what = "failure rate" if facts["target"] == "difficulty" else "p (1 - p)"
-        _quality(
-            newest["on_references"],
-            f"round {newest['round']}: {what} of references, each predicted from the others",
-        )
+        how = "each predicted from the others" if newest["on_halves"] is None else "one half from the other"
+        _quality(_of_references(newest), f"round {newest['round']}: {what} of references, {how}")
         if facts["newest"] is not None:
             _quality(facts["newest"], f"round {facts['newest']['round']}: {what} of drawn prompts")
             output.text(_RANGE)
@@ -208,7 +206,7 @@ def _cost(facts: dict[str, Any], trainer: list[dict[str, Any]]) -> None:
 def _by_round(rounds: list[dict[str, Any]]) -> None:
     rows = []
     for row in rounds:
-        quality, drawn = row["on_references"], row["on_drawn"] or {}
+        quality, drawn = _of_references(row), row["on_drawn"] or {}
         rows.append(
             [
                 str(row["round"]),
@@ -231,6 +229,12 @@ def _by_round(rounds: list[dict[str, Any]]) -> None:
             "Brier, drawn", "p(1-p), references", "p(1-p), drawn",
         ],
     )  # fmt: skip
+
+
+def _of_references(row: dict[str, Any]) -> dict[str, Any]:
+    """The quality that does not flatter, where a round has it."""
+    figures: dict[str, Any] = row["on_halves"] or row["on_references"]
+    return figures
 
 
 def _figure(figure: dict[str, Any]) -> str:

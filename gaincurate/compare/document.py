@@ -73,9 +73,11 @@ def document(results: Results) -> Json:
             for arm in rows[claim]
         }
 
+    controls = {a: b for a, b in results.facts.get("controls", {}).items() if a in arms and b in arms}
     compared: dict[str, dict[str, Any]] = {
         "difference": family(pairs_with(arms, BASELINE)),
         "against_length": family(pairs_with(arms, SECOND, without=[BASELINE])),
+        "against_control": family([(arms.index(a), arms.index(b)) for a, b in controls.items()]),
         "reached": _by_arm(reached(arms, spent["tokens"], budget, resampled, BASELINE)),
         "reached_seconds": _by_arm(reached(arms, spent["seconds"], budget, resampled, BASELINE)),
     }
@@ -156,6 +158,8 @@ def _arm(results: Results, place: int, resampled: Resampled, compared: dict[str,
         "accuracy": {"value": float(resampled.curves[place, -1]), "interval": final},
         "difference": compared["difference"].get(name),
         "against_length": compared["against_length"].get(name),
+        "control": results.facts.get("controls", {}).get(name),
+        "against_control": compared["against_control"].get(name),
         "reached": _reached(compared["reached"][name]),
         "reached_seconds": _reached(compared["reached_seconds"][name], of_budget=False),
         "accuracy_by_seed": results.accuracy[place, -1].mean(axis=1).tolist(),
@@ -166,7 +170,9 @@ def _arm(results: Results, place: int, resampled: Resampled, compared: dict[str,
         "curve": _curve(results, place, resampled, edges),
         "cost": _cost(results, place),
         "gradient": with_angle(trained),
-        "training": over_time(trained, float(results.comparison["budget_tokens"])),
+        "training": over_time(trained, float(results.comparison["budget_tokens"]))
+        | {"clipped": clipped(trained, results.comparison["train"].get("max_grad_norm", 1.0))},
+        "drawn": _drawn(results, name),
     }
 
 
@@ -215,6 +221,37 @@ def _cost(results: Results, place: int) -> Json:
     """What an arm spent until its last mark, mean over seeds."""
     names = ("scoring", "rescoring", "references", "training", "tokens", "seconds", "step")
     return {name: float(results.costs[name][place, -1].mean()) for name in names}
+
+
+def _drawn(results: Results, name: str) -> Json | None:
+    """Groups and distinct prompts that an arm trained on, mean over seeds, and the share of each task.
+
+    None where an earlier version wrote the results. `tasks` is None where nothing says them.
+    """
+    by_seed = [results.drawn[name, seed] for seed in results.seeds if (name, seed) in results.drawn]
+    if not by_seed:
+        return None
+    names = sorted({task for drawn in by_seed for task in drawn})
+    groups = {task: sum(drawn.get(task, (0, 0))[0] for drawn in by_seed) for task in names}
+    total = sum(groups.values())
+    distinct = sum(prompts for drawn in by_seed for _, prompts in drawn.values())
+    return {
+        "groups": total / len(by_seed),
+        "prompts": distinct / len(by_seed),
+        "tasks": None if names == [""] else {task: count / total for task, count in groups.items()},
+    }
+
+
+def clipped(trained: Sequence[Steps], limit: float | None) -> float | None:
+    """The share of steps whose gradient was longer than it may be, so that it was shortened.
+
+    Args:
+        trained: the steps of each seed.
+        limit: TRL's `max_grad_norm`; 0 and None clip nothing.
+    """
+    norms = np.concatenate([steps["grad_norm"] for steps in trained])
+    norms = norms[np.isfinite(norms)]
+    return float(np.mean(norms > limit)) if limit and len(norms) else None
 
 
 def pass_at(right: Floats, samples: Floats, k: int) -> Floats:

@@ -24,12 +24,13 @@ from pydantic import BaseModel
 
 from gaincurate.compare.arm import COST, MARKS, PROGRESS, ROLLOUTS, RUN, STEP, TASK, Task
 from gaincurate.compare.config import Arm, Comparison
-from gaincurate.compare.results import EVALUATIONS, FACTS, RESULTS, STEPS, TASKS, write_tables
+from gaincurate.compare.results import DRAWN, EVALUATIONS, FACTS, RESULTS, STEPS, TASKS, write_tables
 from gaincurate.compare.results import MARKS as MARKS_TABLE
 from gaincurate.core.artifact import MANIFEST, Json, differing_keys
 from gaincurate.core.files import digest_json, write_json
 from gaincurate.core.locks import WORK, Split, writing
 from gaincurate.core.options import checked
+from gaincurate.core.outcomes import read_file
 from gaincurate.core.process import command_lock, run_command
 from gaincurate.core.progress import Progress
 from gaincurate.core.schema import ID
@@ -43,9 +44,10 @@ from gaincurate.report.table import NO_GROUP, likely_groups, read_column
 from gaincurate.schedule import base
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.first_model import recorded_model
+from gaincurate.schedule.observations import rules_of
 from gaincurate.schedule.rounds import start
 from gaincurate.schedule.run import RUN as RUN_FACTS
-from gaincurate.schedule.run import read_json
+from gaincurate.schedule.run import Run, read_json
 from gaincurate.schedule.strategies.dots_options import DotsOptions
 
 START, JOBS = "start", "jobs"
@@ -140,7 +142,7 @@ class ArmJob:
 
     def _task(self) -> Task:
         comparison, replay = self.comparison, self.arm.replay
-        prompts = comparison.step_prompts
+        prompts = comparison.prompts_of(self.arm)
         return Task(
             model=model_at_start(comparison),
             verifier=comparison.verifier,
@@ -225,6 +227,28 @@ class ArmJob:
                 }
             )
         return rows
+
+    def drawn_rows(self, tasks: Mapping[str, str]) -> list[Json]:
+        """Rows of `drawn.arrow`: what it trained on up to the last mark.
+
+        Args:
+            tasks: each prompt's task, by its id; "" for one that is not there.
+        """
+        run = Run(self.folder / RUN)
+        steps = self.cost(len(self.comparison.mark_tokens) - 1)["steps"]
+        groups: dict[str, list[str]] = {}  # by task, the prompt of each group
+        last = steps[-1]["step"] if steps else 0
+        for round_ in sorted({entry[STEP]["round"] for entry in steps}):
+            lines = read_file(run.outcomes(round_), round_, run.ids, rules_of(run.config))
+            # A step that was made again after a kill has its lines twice.
+            for _, gc_id in sorted(
+                {(line.step or 0, line.gc_id) for line in lines if (line.step or 0) <= last}
+            ):
+                groups.setdefault(tasks.get(gc_id, ""), []).append(gc_id)
+        return [
+            {**self._key, "task": task, "groups": len(ids), "prompts": len(set(ids))}
+            for task, ids in sorted(groups.items())
+        ]
 
     def evaluation_rows(self, prompts: Sequence[str]) -> list[Json]:
         """Rows of `evaluations.arrow` for these held-out prompts, without the start."""
@@ -485,6 +509,11 @@ def _state(comparison: Comparison, out: Path) -> tuple[Json, set[str]]:
         },
         "model": model_at_start(comparison),
         "tasks": task_columns(comparison),
+        "controls": {
+            arm.name: control.name
+            for arm in comparison.arms
+            if (control := comparison.control_of(arm)) in comparison.arms and control is not None
+        },
         "begun": {**begun, **arms},
     }
     if before is not None and (keys := _differing(before, facts)):
@@ -503,7 +532,7 @@ def _differing(before: Json, facts: Json) -> list[str]:
 
     A setting that an earlier version did not have was at its default.
     """
-    free = {"arms", "seeds", "scored", "heldout", "tasks"}
+    free = {"arms", "seeds", "scored", "heldout", "tasks", "controls"}
 
     def bound(state: Json) -> Json:
         comparison = _with_defaults(Comparison, state["comparison"])
@@ -531,7 +560,11 @@ def collect(comparison: Comparison, out: Path, jobs: Sequence[ArmJob]) -> None:
     tasks = tasks_by_id(ScoredSet(comparison.heldout), task_columns(comparison))
     rows: dict[str, list[Json]] = {EVALUATIONS: [], MARKS_TABLE: [], STEPS: []}
     rows[TASKS] = [{ID: gc_id, "task": task} for gc_id, task in sorted(tasks.items())]
+    scored = ScoredSet(comparison.scored)
+    columns = [name for name in task_columns(comparison) if name.partition(".")[0] in scored.schema.names]
+    tasks, rows[DRAWN] = tasks_by_id(scored, columns), []
     for job in sorted(jobs, key=lambda job: comparison.arms.index(job.arm)):
+        rows[DRAWN] += job.drawn_rows(tasks)
         rows[EVALUATIONS] += [*job.judged(out / START, 0, prompts), *job.evaluation_rows(prompts)]
         rows[MARKS_TABLE] += job.mark_rows()
         rows[STEPS] += job.step_rows()

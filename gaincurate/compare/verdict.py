@@ -106,10 +106,12 @@ def differences(arms: Sequence[str], resampled: Resampled, pairs: Pairs) -> list
     values = resampled.curves[first, -1] - resampled.curves[second, -1]
     if not resampled.seeds_known:
         return _unknown(arms, pairs, values)
+    if not len(pairs):
+        return []
     draws = resampled.draws[:, first, -1] - resampled.draws[:, second, -1] - values
     alone = _half(draws)
     scaled = np.divide(abs(draws), alone, out=np.zeros_like(draws), where=alone > 0)
-    critical = max(1.0, float(np.quantile(scaled.max(axis=1), MASS))) if len(pairs) else 1.0
+    critical = max(1.0, float(np.quantile(scaled.max(axis=1), MASS)))
     return [
         _difference(arms[k], float(value), float(half), critical * float(half), _POWER * float(half))
         for k, value, half in zip(first, values, alone, strict=True)

@@ -61,7 +61,23 @@ def _most(document: Json) -> float:
 
 
 def about_arm(document: Json, arm: Json) -> str:
-    """One arm against the baseline."""
+    """One arm against the baseline, and against its own control where it has one."""
+    return _against_baseline(document, arm) + _against_control(arm)
+
+
+def _against_control(arm: Json) -> str:
+    row = arm["against_control"]
+    if row is None or row["joint"] is None:
+        return ""
+    low, high = (100 * end for end in row["joint"])
+    than = f" than {arm['control']}" if row["answer"] in ("better", "worse") else f" against {arm['control']}"
+    return (
+        f" At the same replay and size of a step: {row['answer']}{than} ({100 * row['value']:+.1f}, "
+        f"{low:+.1f} to {high:+.1f}).{_these(row)}"
+    )
+
+
+def _against_baseline(document: Json, arm: Json) -> str:
     setting, difference = document["setting"], arm["difference"]
     baseline, name = setting["baseline"], arm["arm"]
     right = f"{100 * arm['accuracy']['value']:.1f} of 100 held-out answers were right at the end"

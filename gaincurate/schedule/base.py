@@ -43,6 +43,9 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    older_runs: ClassVar[Json] = {}
+    """Options that came later, with the values that keep a run as it was that was opened before them."""
+
     def round_size(self, budget: int | None) -> int | None:
         """The prompts of a round, where `--budget` says so many or nothing; None where they are not known.
 

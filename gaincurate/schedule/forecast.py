@@ -27,8 +27,9 @@ from gaincurate.core.rng import Floats, Ints, permutation, uniforms
 from gaincurate.core.schema import EMBEDDING, ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.embeddings import matrix
+from gaincurate.difficulty.metrics import observation_noise
 from gaincurate.difficulty.pass_rates import PassRates
-from gaincurate.difficulty.predict import Method, Predictor, make
+from gaincurate.difficulty.predict import MethodName, Predictor, make
 from gaincurate.difficulty.rollout_set import RolloutSet, is_rollout_set, pass_rates
 from gaincurate.errors import InputError
 from gaincurate.schedule import base
@@ -332,15 +333,14 @@ def _check(config: ForecastConfig, scored: ScoredSet, rates: PassRates, budget: 
 
 def _fit(scored: ScoredSet, config: ForecastConfig, rates: PassRates) -> Predictor:
     """The predictor of failure rates, fitted on all references."""
-    method: Method = "whitened" if EMBEDDING in scored.schema.names else "group-mean"
-    if config.group_column is not None:
-        method = "group-mean"
-    if method == "group-mean" and config.group_column is None:
+    if config.group_column is None and EMBEDDING not in scored.schema.names:
         raise InputError(
             f"{config.scored} has no {EMBEDDING} to predict from: score it with `--signals angle,embedding`, "
             "or name the column of a row's group, --group-column."
         )
-    return make(method, scored, rates.ids, rates.failure, group_column=config.group_column)
+    noise = observation_noise(rates.wins, rates.losses)
+    name: MethodName = "gp" if config.group_column is None else "group-mean"
+    return make(name, scored, rates.ids, rates.failure, noise=noise, group_column=config.group_column)
 
 
 def _world(config: ForecastConfig, number: int, predicted: Floats, at: Ints, likelihood: Grid) -> _World:

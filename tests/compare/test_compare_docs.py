@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -26,7 +27,7 @@ def test_every_setting_is_named_with_its_default(kind: type[BaseModel]) -> None:
             assert f"`{name}`" in settings
         row = re.search(rf"^\| `{name}` \| ([^|]*) \|", settings, re.MULTILINE)
         if row and isinstance(field.default, int | float):
-            assert row[1] == str(field.default)
+            assert row[1] == json.dumps(field.default)
 
 
 def test_the_example_is_a_comparison() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import compare_results
-from gaincurate.compare.document import Steps, document, over_time, pass_at, with_angle
+from gaincurate.compare.document import Steps, clipped, document, over_time, pass_at, with_angle
 from gaincurate.compare.results import PER_STEP, read_results
 from gaincurate.compare.verdict_text import about_arm, about_length, headline, notes
 from gaincurate.core.stats import spearman_given
@@ -52,6 +52,8 @@ def arm(name: str, value: float, joint: list[float] | None, answer: str, **reach
         "arm": name,
         "difference": difference,
         "against_length": difference,
+        "control": None,
+        "against_control": None,
         "reached": at | reached,
         "accuracy": {"value": 0.5},
         "cost": {"scoring": 100},
@@ -62,6 +64,8 @@ BASE = {
     "arm": "uniform",
     "difference": None,
     "against_length": None,
+    "control": None,
+    "against_control": None,
     "accuracy": {"value": 0.5},
     "reached": {},
     "cost": {"scoring": 0},
@@ -110,6 +114,18 @@ def of(
 )
 def test_a_sentence_for_an_arm(one: dict[str, Any], said: str) -> None:
     assert about_arm(of(one), one) == said
+
+
+def test_an_arm_is_held_against_its_own_control_too() -> None:
+    control = WORSE["difference"]
+    one = BETTER | {"control": "uniform-replay", "against_control": control}
+    assert about_arm(of(one), one) == about_arm(of(BETTER), BETTER) + (
+        " At the same replay and size of a step: worse than uniform-replay (-2.0, -3.5 to -0.5)."
+    )
+    one = BETTER | {"control": "uniform-at-8", "against_control": SAME["difference"]}
+    assert about_arm(of(one), one).endswith(
+        " At the same replay and size of a step: no difference seen against uniform-at-8 (+0.4, -2.0 to +2.8)."
+    )
 
 
 def test_a_target_that_the_start_meets_is_not_spoken_of() -> None:
@@ -254,13 +270,33 @@ def test_the_headline_is_of_other_tasks_where_there_are_five(tmp_path: Path) -> 
         assert good["answer"] == other["answer"] == these["answer"] == "better"
         assert {name: good[name] for name in other} == other
         assert other["joint"][0] < these["joint"][0]
-    (out / "results/tasks.arrow").unlink()  # as a comparison of an earlier version
+    drawn = found["arms"][2]["drawn"]  # of three seeds: 60, 70 and 80 groups of two tasks
+    assert (drawn["groups"], drawn["prompts"]) == (70, 40)
+    assert drawn["tasks"] == pytest.approx({"task-0": 90 / 210, "task-1": 120 / 210})
+    for name in ("tasks", "drawn"):
+        (out / f"results/{name}.arrow").unlink()  # as a comparison of an earlier version
     before = document(read_results(out))
-    assert before["setting"]["tasks"] is None
+    assert before["setting"]["tasks"] is before["arms"][0]["drawn"] is None
     assert "Nothing says of which task a held-out prompt is" in before["notes"][-1]
     assert [arm["accuracy"]["value"] for arm in before["arms"]] == [
         arm["accuracy"]["value"] for arm in found["arms"]
     ]
+
+
+def test_what_an_arm_gains_on_its_control_is_a_family_of_its_own(tmp_path: Path) -> None:
+    effects = {"uniform": 0.0, "length": 0.0, "a": 1.5, "uniform-at-4": 1.5}
+    out = compare_results.example(tmp_path / "out", effects)
+    facts = json.loads((out / "comparison.json").read_bytes())
+    (out / "comparison.json").write_text(json.dumps(facts | {"controls": {"a": "uniform-at-4"}}))
+    arms = {one["arm"]: one for one in document(read_results(out))["arms"]}
+    assert [one["control"] for one in arms.values()] == [None, None, "uniform-at-4", None]
+    row = arms["a"]["against_control"]
+    assert row["value"] == pytest.approx(
+        arms["a"]["accuracy"]["value"] - arms["uniform-at-4"]["accuracy"]["value"]
+    )
+    assert row["joint"] == row["interval"]  # alone in its family
+    assert (arms["a"]["difference"]["answer"], row["answer"]) == ("better", "no difference seen")
+    assert arms["uniform-at-4"]["against_control"] is None
 
 
 def test_one_seed_is_told_without_intervals(tmp_path: Path) -> None:
@@ -296,6 +332,14 @@ def test_shares_are_weighted_by_prompts_and_rollouts() -> None:
 def test_a_step_past_the_budget_is_in_the_last_tenth() -> None:
     found = over_time([steps_of(1, tokens=[120.0], effective=[0.5])], 100.0)
     assert found["parts"][-1]["effective"] == 0.5
+
+
+def test_a_gradient_is_clipped_where_it_is_longer_than_it_may_be() -> None:
+    seeds = [steps_of(3, grad_norm=[0.5, 1.5, float("nan")]), steps_of(2, grad_norm=[1.0, 3.0])]
+    assert clipped(seeds, 1.0) == 0.5
+    assert clipped(seeds, 2.0) == 0.25
+    assert clipped(seeds, 0) is clipped(seeds, None) is None
+    assert clipped([steps_of(1, grad_norm=[float("nan")])], 1.0) is None
 
 
 def test_the_correlation_is_spearmans_of_each_seed() -> None:

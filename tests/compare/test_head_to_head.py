@@ -144,7 +144,7 @@ def test_the_page_says_what_the_figures_say(script: ModuleType, written: Path) -
     assert "| all | 50 | 0.25 | 20 | 30 |" in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
     widths = {line.count("|") for line in rows}
-    assert widths == {3, 6, 7, 9, 10, 12}  # settings and arms, by task, cost, meanwhile, the end, rates
+    assert widths == {3, 6, 7, 9, 11, 12}  # settings and arms, by task, cost, meanwhile, the end, rates
     found["arms"][2]["accuracy"]["value"] = 0.98765
     assert "98.8 %" not in text
     assert "98.8 %" in script.page(found)

@@ -290,7 +290,7 @@ def _points(difference: Json | None) -> str:
 
 def _meanwhile(found: Json) -> str:
     head = ["arm", "effective", "reward", "tokens of a rollout", "rollouts", "replayed", "gradient's norm"]
-    head += ["with the angle", "given time"]
+    head += ["clipped", "with the angle", "given time"]
     lines = []
     for arm in found["arms"]:
         told, gradient = arm["training"], arm["gradient"]
@@ -303,6 +303,7 @@ def _meanwhile(found: Json) -> str:
                 _number(told["rollouts"], ",.0f"),
                 _number(told["replayed"], ".0%"),
                 _number(told["grad_norm"], ".3g"),
+                _number(told["clipped"], ".0%"),
                 _number(gradient["spearman"], "+.2f"),
                 _number(gradient["given_step"], "+.2f"),
             ]
