@@ -24,10 +24,11 @@ from gaincurate.schedule.base import Observed, Pool, build
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.rounds import advance, start
 from gaincurate.schedule.run import Run
+from gaincurate.schedule.strata import Strata
 from gaincurate.schedule.strategies.posterior import Posterior
 from gaincurate.schedule.strategies.posterior_options import PRESETS, PosteriorOptions
 
-NO_FLOORS = {"unseen": 0, "easy": 0, "hard": 0}
+NO_FLOORS: dict[str, Any] = {"unseen": 0, "easy": 0, "hard": 0}
 
 
 def selector(rows: int = 200, budget: int = 20, seed: int = 2, **options: Any) -> Posterior:
@@ -236,6 +237,30 @@ def test_candidates_are_not_among_those_that_rest() -> None:
         candidates = chosen._candidates(round_ + 1)
         assert len(candidates) == 30
         assert not set(candidates) & set(np.concatenate(chosen._resting).tolist())
+
+
+def test_a_group_without_candidates_enough_takes_others_and_those_that_rest_last() -> None:
+    labels = np.repeat([0, 1], [12, 188])
+    pool = Pool(200, 20, 3, strata=Strata.of(labels, {"0": 0.5, "1": 0.5}))
+    chosen = Posterior(pool, PosteriorOptions(candidates=1, rest=1, **NO_FLOORS))
+    counts = np.zeros(200)
+    for round_ in range(60):
+        rows = chosen.draw(round_)
+        assert (rows < 12).sum() == 10
+        counts[rows] += 1
+        resting = set(chosen._resting[-1]) if chosen._resting else set()
+        new = set(range(12)) - resting
+        # From the second round on two did not rest, and eight had to come again.
+        assert len(new & set(rows.tolist())) == min(10, len(new))
+        chosen.observe(outcome(rows, np.full(20, 4), round_=round_))
+    assert counts[:12].min() > 40
+
+
+def test_weights_and_neighbours_go_by_the_newest_outcomes() -> None:
+    chosen = selector(neighbours=2, neighbours_from=3)
+    for round_, rows in enumerate([[5, 9], [3, 5], [8]]):
+        chosen.observe(outcome(rows, np.full(len(rows), 4), round_=round_))
+    assert chosen._rows[chosen._newest(3)].tolist() == [3, 5, 8]
 
 
 def test_floors_hold_among_the_candidates() -> None:
