@@ -27,6 +27,7 @@ from gaincurate.compare.config import Arm, Comparison
 from gaincurate.compare.results import DRAWN, EVALUATIONS, FACTS, RESULTS, STEPS, TASKS, write_tables
 from gaincurate.compare.results import MARKS as MARKS_TABLE
 from gaincurate.core.artifact import MANIFEST, Json, differing_keys
+from gaincurate.core.columns import NO_GROUP, read_column
 from gaincurate.core.files import digest_json, write_json
 from gaincurate.core.locks import WORK, Split, writing
 from gaincurate.core.options import checked
@@ -40,7 +41,7 @@ from gaincurate.difficulty.rollout import roll_out
 from gaincurate.difficulty.rollout_set import RolloutSet, pass_rates
 from gaincurate.errors import InputError, OutputError, TrainerError
 from gaincurate.report.formatting import seconds as duration
-from gaincurate.report.table import NO_GROUP, likely_groups, read_column
+from gaincurate.report.table import likely_groups
 from gaincurate.schedule import base
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.first_model import recorded_model
