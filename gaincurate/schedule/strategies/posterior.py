@@ -61,7 +61,7 @@ class Posterior(base.Selector):
         all wrong (`streak`)."""
         if options.per_token:
             self._sums["tokens"] = np.zeros(0)
-        if options.neighbours:
+        if options.neighbours or options.columns:
             self._marks["last"] = np.zeros(0, np.int64)
         if options.aim == "greso":
             self._marks["streak"] = np.zeros(0, np.int64)
@@ -275,6 +275,8 @@ class Posterior(base.Selector):
         else:
             keys[rows] = options.power * np.log(np.maximum(self._worth(rows, a, b, round_), _TINY))
             keys = pool.noisy(keys, round_)
+        if len(rows) < pool.rows:
+            keys = np.where(keys == -np.inf, self._spare(round_), keys)
         drawn = pool.pick(keys, round_, self._floors(rows, a, b))
         if options.aim == "greso":
             self._pass_rows = np.union1d(self._pass_rows, np.setdiff1d(drawn, leftover))
@@ -307,6 +309,16 @@ class Posterior(base.Selector):
         numbers = uniforms(pool.seed, round_, _CANDIDATES, 0, pool.rows)
         numbers[~able] = -1
         return np.sort(largest(numbers, size))
+
+    def _spare(self, round_: int) -> Floats:
+        """Keys below all others, `[rows]`: a group that has too few candidates takes others at random.
+
+        Those that rest come last.
+        """
+        keys = -1e300 * (1 + uniforms(self.pool.seed, round_, _TIES, 0, self.pool.rows))
+        for rows in self._resting:
+            keys[rows] *= 1e6
+        return np.maximum(keys, -1e308)
 
     def _worth(self, rows: Ints, a: Floats, b: Floats, round_: int) -> Floats:
         """What these rows are worth, `[rows]`; 0 or more unless the best are taken."""
