@@ -59,7 +59,9 @@ def step(run: Run) -> None:
     advance(run)
 
 
-@pytest.mark.parametrize("strategy", ["uniform", "file-order", "length", "gain-rl", "variance", "falling"])
+@pytest.mark.parametrize(
+    "strategy", ["uniform", "file-order", "length", "gain-rl", "variance", "posterior", "falling"]
+)
 @pytest.mark.parametrize("order", ["drawn", "rank"])
 def test_every_round_of_a_run_has_the_shares(tmp_path: Path, strategy: str, order: str) -> None:
     run = begin(tmp_path, strategy=strategy, order=order)
@@ -74,7 +76,7 @@ def test_every_round_of_a_run_has_the_shares(tmp_path: Path, strategy: str, orde
         step(run)
 
 
-@pytest.mark.parametrize("strategy", ["uniform", "gain-rl", "variance", "falling"])
+@pytest.mark.parametrize("strategy", ["uniform", "gain-rl", "variance", "posterior", "falling"])
 def test_a_run_that_is_opened_anew_each_round_goes_on_alike(tmp_path: Path, strategy: str) -> None:
     one, many = (begin(tmp_path / name, strategy=strategy) for name in "ab")
     for _ in range(6):
