@@ -213,7 +213,7 @@ def test_the_references_say_which_aim_is_better(tmp_path: Path) -> None:
             above, tied = v[rows[half[worth > cut + 1e-9]]], v[rows[half[np.abs(worth - cut) < 1e-9]]]
             missing = len(half) // 4 - len(above)
             low, high = np.sort(tied)[:missing].sum(), np.sort(tied)[::-1][:missing].sum()
-            carried[name].append((above.sum() + np.array([low, high])) / (len(half) // 4))  # type: ignore[arg-type]
+            carried[name].append((above.sum() + np.array([low, high])) / (len(half) // 4))
     for name, bounds in carried.items():
         low, high = np.mean(bounds, axis=0)
         assert low - 1e-9 <= found.how["aims"][name] <= high + 1e-9
