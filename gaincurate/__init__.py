@@ -12,12 +12,12 @@ __all__ = ["Schedule", "ScoreConfig", "ScoredSet", "open_scores", "score"]
 
 if TYPE_CHECKING:
     from gaincurate.core.scored_set import ScoredSet, open_scores
-    from gaincurate.schedule.api import Schedule
+    from gaincurate.schedule.driver import Schedule
     from gaincurate.scoring.config import ScoreConfig
     from gaincurate.scoring.pipeline import score
 
 _HOMES = {
-    "Schedule": "gaincurate.schedule.api",
+    "Schedule": "gaincurate.schedule.driver",
     "ScoreConfig": "gaincurate.scoring.config",
     "ScoredSet": "gaincurate.core.scored_set",
     "open_scores": "gaincurate.core.scored_set",

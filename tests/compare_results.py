@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,15 @@ def world(
     draw: int,
     marks: int = 2,
     taste: float = 0.0,
-    tasks: int = 1,
+    tasks: int | Sequence[int] = 1,
     task_taste: float = 0.0,
     seed_task: float = 0.0,
 ) -> Floats:
     """Accuracies `[arms, 1 + marks, seeds, prompts]`: prompts of all difficulties, seeds that differ by `spread`
     (of each arm), arms that take to some prompts more than to others by `taste`; all in logits.
 
-    Prompts belong to `tasks` in turn. An arm takes to some tasks more than to others by `task_taste`, the same
-    in every seed; each of its seeds does so again by `seed_task`.
+    Prompts belong to `tasks` in turn, or there are so many of each. An arm takes to some tasks more than to
+    others by `task_taste`, the same in every seed; each of its seeds does so again by `seed_task`.
     """
     chance = np.random.default_rng(draw)
     level = chance.normal(0, 1.5, prompts)
@@ -42,15 +43,37 @@ def world(
     shift = np.array(effects)[:, None] + chance.normal(0, 1, (len(effects), seeds)) * spreads[:, None]
     own = chance.normal(0, taste, (len(effects), prompts))
     by_task = np.random.default_rng([draw, 1])  # draws of its own: the others stay as they are without tasks
-    task = np.arange(prompts) % tasks
-    own += by_task.normal(0, task_taste, (len(effects), tasks))[:, task]
-    wander = by_task.normal(0, seed_task, (len(effects), seeds, tasks))[:, :, task]
+    task = task_of(tasks, prompts)
+    count = int(task.max()) + 1
+    own += by_task.normal(0, task_taste, (len(effects), count))[:, task]
+    wander = by_task.normal(0, seed_task, (len(effects), seeds, count))[:, :, task]
     rates = np.empty((len(effects), 1 + marks, seeds, prompts))
     start = chance.binomial(samples, 1 / (1 + np.exp(-level))) / samples
     for mark in range(1 + marks):
         p = 1 / (1 + np.exp(-(level + mark / marks * (0.6 + shift[:, :, None] + own[:, None, :] + wander))))
         rates[:, mark] = chance.binomial(samples, p) / samples if mark else start
     return rates
+
+
+def task_of(tasks: int | Sequence[int], prompts: int) -> npt.NDArray[np.int64]:
+    """The task of each prompt of `world`."""
+    if isinstance(tasks, int):
+        return np.arange(prompts) % tasks
+    return np.repeat(np.arange(len(tasks)), tasks)
+
+
+def truth(effect: Floats | float, spread: float) -> Floats:
+    """Final accuracy of `world` over all prompts, where all else that varies has this spread; by quadrature."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+    wide = np.hypot(1.5, spread)
+    p = 1 / (1 + np.exp(-(0.6 + np.asarray(effect)[..., None] + wide * nodes)))
+    mean: Floats = p @ (weights / weights.sum())
+    return mean
+
+
+def task_effects(arms: int, tasks: Sequence[int], task_taste: float, draw: int) -> Floats:
+    """What `world` adds to each arm on each task, `[arms, tasks]`."""
+    return np.random.default_rng([draw, 1]).normal(0, task_taste, (arms, len(tasks)))
 
 
 EFFECTS = {"uniform": 0.0, "length": 0.0, "good": 1.0, "bad": -1.0}
@@ -158,5 +181,22 @@ def example(out: Path, effects: dict[str, float] = EFFECTS, seeds: int = 3, **wo
     """A finished comparison of arms with these effects."""
     asked = comparison(list(effects), seeds)
     given: dict[str, Any] = {"prompts": 100, "spread": 0.1, "samples": 4, "draw": 7, "marks": 4}
-    rates = world(list(effects.values()), seeds=seeds, **(given | world_changes))
-    return write(out, asked, rows_of(asked, rates))
+    given |= world_changes
+    rates = world(list(effects.values()), seeds=seeds, **given)
+    rows = rows_of(asked, rates)
+    if "tasks" in given:
+        of = task_of(given["tasks"], given["prompts"])
+        rows["tasks"] = [{"gc_id": f"id-{q:04d}", "task": f"task-{task}"} for q, task in enumerate(of)]
+        rows["drawn"] = [
+            {
+                "arm": arm.name,
+                "seed": seed,
+                "task": f"task-{task}",
+                "groups": 30 + 10 * seed * task,
+                "prompts": 20,
+            }
+            for arm in asked.arms
+            for seed in asked.seeds
+            for task in range(2)
+        ]
+    return write(out, asked, rows)

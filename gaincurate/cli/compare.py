@@ -40,6 +40,7 @@ def print_comparison(comparison: Json) -> None:
     _training(comparison)
     output.text()
     _cost(comparison)
+    _task_shares(comparison)
     output.text()
     for arm in comparison["arms"]:
         output.say(arm["sentence"], "  ")
@@ -51,11 +52,21 @@ def _verdicts(comparison: Json) -> None:
     from gaincurate.compare.verdict_text import reached_at
 
     baseline, second = comparison["setting"]["baseline"], comparison["setting"]["second"]
-    head = ["arm", "right", f"less {baseline}", "95 % together", "verdict", f"less {second}", "verdict"]
+    several = comparison["setting"]["claim"] != "these tasks"
+    head = ["arm", "right", f"less {baseline}", "95 % together", "verdict"]
+    head += ["these tasks", f"less {second}", "verdict"] if several else [f"less {second}", "verdict"]
+    controlled = any(arm["control"] for arm in comparison["arms"])
+    head += ["its control", "less it", "verdict"] if controlled else []
     head.append(f"at {baseline}'s end after")
     rows = []
     for arm in sorted(comparison["arms"], key=lambda arm: -float(arm["accuracy"]["value"])):
         against, length = arm["difference"] or {}, arm["against_length"] or {}
+        control = arm["against_control"] or {}
+        beside = [
+            arm["control"] or "",
+            output.number(control.get("value"), "+.3f") if control else "",
+            control.get("answer", ""),
+        ]
         rows.append(
             [
                 arm["arm"],
@@ -63,8 +74,10 @@ def _verdicts(comparison: Json) -> None:
                 output.number(against.get("value"), "+.3f"),
                 _span(against.get("joint")),
                 against.get("answer", "the baseline"),
+                *([against["claims"]["these tasks"]["answer"] if against else ""] if several else []),
                 output.number(length.get("value"), "+.3f"),
                 length.get("answer", ""),
+                *(beside if controlled else []),
                 reached_at(comparison, arm),
             ]
         )
@@ -77,16 +90,29 @@ def _span(ends: list[float] | None) -> str:
 
 def _training(comparison: Json) -> None:
     most = max(comparison["arms"][0]["pass_at"], key=int)
-    head = ["arm", f"pass@{most}", "answer tokens", "0<p<1", "reward", "replayed"]
+    head = [
+        "arm",
+        f"pass@{most}",
+        "answer tokens",
+        "prompts",
+        "0<p<1",
+        "reward",
+        "replayed",
+        "gradient",
+        "clipped",
+    ]
     head += ["gradient~angle", "given time"]
     rows = [
         [
             arm["arm"],
             f"{arm['pass_at'][most]:.3f}",
             f"{arm['curve'][-1]['response_tokens']:,.1f}",
+            output.number((arm["drawn"] or {}).get("prompts"), ",.0f"),
             output.number(arm["training"]["effective"], ".2f"),
             output.number(arm["training"]["reward"], ".3f"),
             output.number(arm["training"]["replayed"], ".0%"),
+            output.number(arm["training"]["grad_norm"], ".3g"),
+            output.number(arm["training"]["clipped"], ".0%"),
             output.number(arm["gradient"]["spearman"], "+.2f"),
             output.number(arm["gradient"]["given_step"], "+.2f"),
         ]
@@ -108,6 +134,20 @@ def _cost(comparison: Json) -> None:
         for arm in comparison["arms"]
     ]
     output.table(rows, head)
+
+
+def _task_shares(comparison: Json) -> None:
+    """The share of its groups that each arm drew of each task; nothing where the tasks are not known."""
+    shares = {arm["arm"]: (arm["drawn"] or {}).get("tasks") for arm in comparison["arms"]}
+    names = sorted({task for each in shares.values() if each for task in each})
+    if not names:
+        return
+    output.text()
+    rows = [
+        [arm, *(output.number((each or {}).get(task, 0.0), ".0%") for task in names)]
+        for arm, each in shares.items()
+    ]
+    output.table(rows, ["drawn of", *names])
 
 
 @configured()

@@ -1,18 +1,23 @@
-"""`gaincurate difficulty`: how hard each prompt is, by rollouts, and predicted from those of a few."""
+"""`gaincurate difficulty`: how hard each prompt is, by rollouts, and predicted from those of a few.
+
+For a prediction the newest round of a file is taken, and a file of several models is refused: a prediction is
+for one policy.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import re
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gaincurate.cli import output
-from gaincurate.cli.difficulty_fit import fit, predict
 from gaincurate.cli.options import Command, Group, configured
 from gaincurate.cli.progress import ProgressView
 from gaincurate.cli.score import need_scoring_packages
@@ -20,16 +25,211 @@ from gaincurate.core.options import Option
 from gaincurate.errors import InputError
 
 if TYPE_CHECKING:
-    from gaincurate.difficulty.config import RolloutConfig, VerifyingConfig
+    from gaincurate.core.outcomes import Rules
+    from gaincurate.difficulty.config import FitConfig, PredictConfig, RolloutConfig, VerifyingConfig
+    from gaincurate.difficulty.metrics import Figure, Quality
+    from gaincurate.difficulty.pass_rates import PassRates
+    from gaincurate.difficulty.predict import MethodName
     from gaincurate.difficulty.rollout_shard import RolloutSummary
+    from gaincurate.difficulty.train import FitReport
+    from gaincurate.schedule.forecast import Forecast, ForecastConfig, Share
 
 app = typer.Typer(
     cls=Group, no_args_is_help=True, help="How hard each prompt is: by rollouts, and predicted from a few."
 )
-app.command(cls=Command)(fit)
-app.command(cls=Command)(predict)
-
 _Json = Annotated[bool, Option("Print the summary as JSON.", names=("--json",))]
+_Figures = Annotated[bool, Option("Print everything as JSON.", names=("--json",))]
+_WHAT = {"difficulty": "the failure rate", "variance": "p (1 - p)"}
+
+
+@app.command(cls=Command)
+@configured("gaincurate.difficulty.config:FitConfig")
+def fit(config: FitConfig, as_json: _Figures = False) -> None:
+    """Fit the DOTS difficulty predictor on the pass rates of one or more policies.
+
+    Example: gaincurate difficulty fit scored --outcomes a.parquet --outcomes b.parquet --out adapter
+    """
+    with output.reporting():
+        _need_torch("difficulty fit")
+        from gaincurate.difficulty.train import fit_on
+
+        rates = [policy for path in config.outcomes for policy in _read(path, config.reward_range)]
+        options = {name: getattr(config, name) for name in ("towers", "scale", "spread", "input_norm")}
+        out = config.out
+        report = fit_on(config.scored, rates, out, config.recipe, options, _print_epoch)
+        if as_json:
+            output.as_json({**asdict(report), "out": str(out)})
+            return
+        output.text(
+            f"{out}: fitted on {output.counted(report.instances, 'failure rate')} of "
+            f"{output.counted(len(rates), 'policy', 'policies')}, "
+            f"{output.counted(report.prompts, 'prompt')}, cross-entropy {report.losses[0]:.4f} in the first "
+            f"epoch and {report.losses[-1]:.4f} in the last"
+        )
+        _policies(report)
+        output.text(
+            f"  next: gaincurate difficulty predict SCORED --outcomes FILE --adapter {shlex.quote(str(out))}"
+        )
+
+
+@app.command(cls=Command)
+@configured("gaincurate.difficulty.config:PredictConfig")
+def predict(config: PredictConfig, as_json: _Figures = False) -> None:
+    """Predict every prompt's failure rate and write it beside the set as gc_difficulty.
+
+    Example: gaincurate difficulty predict scored --outcomes RUN/rounds/00003/outcomes.jsonl --adapter adapter
+    """
+    with output.reporting():
+        adapter, method, group_column = config.adapter, config.method, config.group_column
+        if adapter is not None and method is not None:
+            raise InputError(
+                "give one of --adapter, a predictor that `gaincurate difficulty fit` wrote, and --method "
+                "gp, whitened, attention or group-mean, which need none."
+            )
+        if group_column is not None and method != "group-mean":
+            raise InputError(f"--group-column {group_column} goes with --method group-mean.")
+        if config.recalibrate and adapter is None:
+            raise InputError("--recalibrate goes with --adapter: other methods have nothing to fit again.")
+        name: MethodName = method or ("gp" if adapter is None else "adapter")
+        from gaincurate.core.scored_set import open_scores
+        from gaincurate.difficulty.metrics import COLUMNS
+        from gaincurate.difficulty.predict import predict as compute
+        from gaincurate.difficulty.predict import qualities, write
+
+        fitted = None
+        if adapter is not None:
+            _need_torch("--adapter")
+            from gaincurate.difficulty.predictor import load_adapter
+
+            fitted = load_adapter(adapter)
+        rates, opened = _one_policy(config.outcomes, config.reward_range), open_scores(config.scored)
+        prediction = compute(
+            opened,
+            rates,
+            name,
+            adapter=fitted,
+            group_column=group_column,
+            references=config.references,
+            seed=config.seed,
+            target=config.target,
+            recalibrate=config.recalibrate,
+        )
+        write(opened, prediction, config.out)
+        if as_json:
+            counts = {"rows": len(prediction.ids), "observed": prediction.observed}
+            output.as_json({**counts, **qualities(prediction), "how": prediction.how})
+            return
+        output.text(
+            f"{config.out or config.scored}: {COLUMNS[prediction.target]} written, "
+            f"{_WHAT[prediction.target]} of "
+            f"{output.counted(len(prediction.ids), 'row')}; "
+            f"{prediction.observed:,} as observed ({rates.name}), the others predicted by "
+            f"{name}"
+        )
+        if aims := prediction.how.get("aims"):
+            output.text(
+                "  p (1 - p) of the best quarter of references that were not seen: "
+                f"{output.number(aims['difficulty'], '.4f')} by the failure rate nearest .5, "
+                f"{output.number(aims['variance'], '.4f')} by the highest p (1 - p)"
+            )
+        if prediction.on_halves is None:
+            _print_quality(prediction.on_references, "references, each from the others")
+        else:
+            _print_quality(prediction.on_halves, "references, one half from the other, means of ten halves")
+        if prediction.on_others is not None:
+            _print_quality(prediction.on_others, "observed prompts that are no references")
+
+
+def _need_torch(what: str) -> None:
+    if importlib.util.find_spec("torch") is None:
+        raise InputError(f"{what} needs torch: `pip install 'gaincurate[score]'`.")
+
+
+def _print_epoch(epoch: int, epochs: int, loss: float) -> None:
+    output.note(f"epoch {epoch} of {epochs}: cross-entropy {loss:.4f}")
+
+
+def _rules(value: Any) -> Rules | None:
+    from gaincurate.core.outcomes import Rules
+
+    if value is None:
+        return None
+    text = ",".join(map(str, value)) if isinstance(value, list) else value
+    number = r"(-?\d+(?:\.\d+)?)"
+    match = re.fullmatch(rf"{number},{number}", str(text))
+    if not match or not float(match[1]) < float(match[2]):
+        raise InputError(f"--reward-range {text}: expected LO,HI with LO below HI, such as 0,1.")
+    return Rules(float(match[1]), float(match[2]))
+
+
+def _read(path: Path, reward_range: Any) -> list[PassRates]:
+    from gaincurate.schedule.observations import pass_rates_of
+
+    return pass_rates_of(path, _rules(reward_range))
+
+
+def _one_policy(paths: Sequence[Path], reward_range: Any) -> PassRates:
+    """The newest round of each file, together; a file of several models is refused."""
+    from gaincurate.difficulty.pass_rates import pooled
+
+    newest = []
+    for path in paths:
+        policies = _read(path, reward_range)
+        if len(policies) > 1 and policies[-1].round is None:
+            names = ", ".join(policy.name for policy in policies[:3])
+            raise InputError(
+                f"--outcomes {path} has {len(policies)} models ({names}, ...); a prediction is for one: "
+                "give a file with that one's rows alone.",
+                path=str(path),
+            )
+        if len(policies) > 1:
+            output.note(
+                f"{path}: round {policies[-1].round} is the newest of {len(policies)} and the one taken"
+            )
+        newest.append(policies[-1])
+    return newest[0] if len(newest) == 1 else pooled(newest)
+
+
+def _figure(figure: Figure) -> str:
+    text = output.number(figure.value, ".3f")
+    return (
+        text if figure.interval is None else f"{text} ({figure.interval[0]:.3f} to {figure.interval[1]:.3f})"
+    )
+
+
+def _policies(report: FitReport) -> None:
+    """A line for each policy: its figures on prompts that no batch had."""
+    lines = []
+    for policy in report.policies:
+        cells = ["-"] * 4
+        if held_out := policy.held_out:
+            figures = [_figure(held_out.pearson), _figure(held_out.brier), _figure(held_out.ceiling)]
+            cells = [f"{held_out.count:,}", *figures]
+        lines.append([policy.name, f"{policy.trained:,}", *cells])
+    head = ["policy", "trained on", "held out", "Pearson (95 %)", "Brier (95 %)", "noise ceiling (95 %)"]
+    output.table(lines, head)
+
+
+def _print_quality(figures: Quality, what: str) -> None:
+    """Figures with 95 % intervals, and the reliability table."""
+    output.text(f"on {figures.count:,} {what}:")
+    rows: list[list[str]] = [
+        ["Pearson", _figure(figures.pearson)],
+        ["Spearman", _figure(figures.spearman)],
+        [
+            "Brier (the mean alone: " + output.number(figures.brier_of_mean, ".4f") + ")",
+            _figure(figures.brier),
+        ],
+        ["noise ceiling of Pearson", _figure(figures.ceiling)],
+    ]
+    output.table(rows, ["figure", "value (95 % interval)"])
+    if figures.ceiling.value is None:
+        output.text("  no ceiling: it needs two rollouts a prompt or more, and how many they were")
+    bins: list[list[Any]] = [
+        [f"{b.low:.4g} to {b.high:.4g}", f"{b.count:,}", f"{b.predicted:.3f}", f"{b.observed:.3f}"]
+        for b in figures.reliability
+    ]
+    output.table(bins, ["predicted", "prompts", "mean predicted", "mean observed"])
 
 
 @app.command(cls=Command)
@@ -51,7 +251,7 @@ def rollout(config: RolloutConfig, as_json: _Json = False) -> None:
         if as_json:
             output.as_json({**asdict(summary), "out": str(summary.out)})
         else:
-            _print(summary)
+            _print_summary(summary)
 
 
 @app.command(cls=Command)
@@ -91,6 +291,61 @@ def verify(
             raise typer.Exit(2)
 
 
+@app.command(cls=Command)
+@configured("gaincurate.schedule.forecast:ForecastConfig")
+def forecast(
+    config: ForecastConfig,
+    out: Annotated[
+        Path | None,
+        Option("Also write it here as JSON, for `schedule status --forecast`.", names=("--out", "-o")),
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    """Forecast what a choice of prompts could gain in a training, from rollouts of a random sample.
+
+    Example: gaincurate difficulty forecast scored --outcomes rollouts --group 8
+    """
+    with output.reporting():
+        from gaincurate.core.files import write_json
+        from gaincurate.schedule.forecast import forecast as compute
+        from gaincurate.schedule.forecast import read_references
+
+        rates, tokens = read_references(config)
+        result = compute(config, rates, tokens)
+        if out is not None:
+            write_json(out, result.as_json())
+        if as_json:
+            output.as_json(result.as_json())
+        else:
+            _print_forecast(result)
+
+
+def _print_forecast(result: Forecast) -> None:
+    def percent(share: Share) -> str:
+        return f"{share.value:.0%} ({share.low:.0%} to {share.high:.0%})"
+
+    of = output.counted(result.references, "prompt")
+    output.text(
+        f"from {output.counted(result.rollouts, 'rollout')} of {of}, "
+        f"for groups of {result.group} and {result.tokens:,.0f} tokens per completion:"
+    )
+    output.text(f"  prompts whose groups hardly ever differ now: {percent(result.silent)}")
+    output.text(f"  of all prompts, out of reach: {percent(result.hopeless)}")
+    output.text(f"  groups of a uniform step that teach nothing: {percent(result.wasted)}")
+    rows = [
+        [
+            each.strategy,
+            percent(each.differ),
+            f"{each.per_thousand.value:.3g} ({each.per_thousand.low:.3g} to {each.per_thousand.high:.3g})",
+            f"{each.times.value:.2f} ({each.times.low:.2f} to {each.times.high:.2f})",
+        ]
+        for each in (result.uniform, *result.strategies, result.oracle)
+    ]
+    output.table(rows, ["strategy", "groups that differ", "per 1,000 tokens", "times uniform"])
+    for sentence in result.advice:
+        output.text(f"- {sentence}")
+
+
 def _need_packages(server: bool) -> None:
     """Say what is missing before anything heavy is imported."""
     if not server:
@@ -101,7 +356,7 @@ def _need_packages(server: bool) -> None:
         raise InputError(f"--server needs {' and '.join(missing)}: `pip install 'gaincurate[difficulty]'`.")
 
 
-def _print(summary: RolloutSummary) -> None:
+def _print_summary(summary: RolloutSummary) -> None:
     if summary.generated:
         output.text(
             f"generated {output.counted(summary.generated, 'completion')}, "

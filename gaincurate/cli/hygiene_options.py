@@ -22,7 +22,7 @@ def hygiene_options(checks: str | None, config: HygieneConfig) -> HygieneOptions
         InputError: an unknown check, one without what it needs, or an option without what it goes with.
     """
     from gaincurate.difficulty.verifier import VerifierConfig
-    from gaincurate.hygiene.near_duplicates import THRESHOLD, Likeness
+    from gaincurate.hygiene.duplicates import THRESHOLD, Likeness
     from gaincurate.hygiene.options import NGRAM, HygieneOptions
 
     if config.gold_as is not None and config.verifier is None:

@@ -2,12 +2,17 @@
 
 A command is built when it is run or its own help is asked for. Configs are pydantic models, and pydantic
 would take a third of the time that `gaincurate --help` has.
+
+A file is TOML, YAML or JSON, by its ending. YAML's older rules make `off`, `no` and `on` booleans, and
+`--rescore off` is a name here. So only `true` and `false` are booleans.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import json
+import re
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,7 +23,6 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from gaincurate.cli import output
-from gaincurate.cli.config_file import parsed
 from gaincurate.core.options import ADVANCED, PANELS, Option, checked, near
 from gaincurate.errors import InputError
 
@@ -28,6 +32,8 @@ _WIDE = 18  # columns that choices may take beside an option at a width of 80
 _MANY = 5  # a command with more options takes them from a file too
 _OF_A_CALL = ("as_json",)  # says how one call prints, so it is no part of what a file configures
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
+_KINDS = {".toml": "TOML", ".yaml": "YAML", ".yml": "YAML", ".json": "JSON"}
+_BOOL = "tag:yaml.org,2002:bool"
 
 
 def configured(path: str = "", *, whole: bool = True) -> Callable[[Callable[..., None]], Callable[[], None]]:
@@ -282,3 +288,45 @@ def _read_config(path: Path, ctx: Any, markers: Mapping[str, Option]) -> dict[st
             raise InputError(f"{path}: {key} = {value!r}: {what}.", path=str(path)) from error
         values[name] = value
     return values
+
+
+def parsed(path: Path) -> dict[str, Any]:
+    """What stands in a file, by name.
+
+    Raises:
+        InputError: its ending is none of these, it cannot be parsed, or it holds no names with values.
+        StorageError: it cannot be read.
+    """
+    import tomllib
+
+    import yaml
+
+    from gaincurate.core.files import reading
+
+    kind = _KINDS.get(path.suffix.lower())
+    if kind is None:
+        raise InputError(f"--config {path}: expected a file that ends in .toml, .yaml, .yml or .json.")
+    with reading(path):
+        text = path.read_bytes()
+    parsers: dict[str, Callable[[str], Any]] = {"TOML": tomllib.loads, "YAML": _yaml, "JSON": json.loads}
+    try:
+        values = parsers[kind](text.decode())
+    except (ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split()).removesuffix(".")
+        raise InputError(f"--config {path} is no {kind}: {reason}.", path=str(path)) from error
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise InputError(f"--config {path}: expected options as names with values.", path=str(path))
+    return values
+
+
+def _yaml(text: str) -> Any:
+    import yaml
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        yaml_implicit_resolvers = {  # noqa: RUF012, as the library has it
+            first: [rule for rule in rules if rule[0] != _BOOL]
+            for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
+    Loader.add_implicit_resolver(_BOOL, re.compile("true|false", re.IGNORECASE), list("tTfF"))
+    return yaml.load(text, Loader=Loader)

@@ -1,7 +1,9 @@
 """A comparison as frozen, checked values, read from a TOML file: arms, seeds, a budget and what all share.
 
 Unknown names are refused, because a misspelt setting would change nothing and look as if it did. The arms
-`uniform` and `length` are added where they are missing: a strategy that beats neither is of no use.
+`uniform` and `length` are added where they are missing: a strategy that beats neither is of no use. An arm
+that replays, or that takes steps of another size, is given uniform sampling with the same as its control:
+more steps at equal tokens often gain more than a choice of prompts does.
 """
 
 from __future__ import annotations
@@ -95,6 +97,8 @@ class Arm(Frozen):
     """As in `gaincurate schedule start --rescore`: `what`, `every`, `probe`, `drift`."""
     replay: ReplayArm | None = None
     """Train on earlier rollouts too."""
+    step_prompts: int | None = Field(default=None, ge=1)
+    """Prompts of an optimizer step, where this arm's differ."""
     round_steps: int | None = Field(default=None, ge=1)
     """Steps in a round, where this arm's differ."""
     spent_before: int = Field(default=0, ge=0)
@@ -113,7 +117,7 @@ class Arm(Frozen):
             return True
         if ":" in self.strategy and self.by is not None:  # of the user's own, by a column of theirs
             return False
-        return kind.reads_scores
+        return kind.goes_by_scores(self.options)
 
 
 class Evaluation(Frozen):
@@ -144,6 +148,9 @@ class Comparison(Frozen):
     """As in `gaincurate difficulty rollout`; the reward, and the judge of the held-out prompts."""
     answer_column: str | None = None
     """With the gold answers. Default: the one that the set was scored with."""
+    tasks: list[str] | None = None
+    """Columns of the held-out set that say, together, of which task a prompt is; `[]` for no tasks.
+    Default: one that is named like a source or a task and has more than one value."""
     success: float = Field(default=1.0, gt=0, le=1)
     """A completion is right from this reward on."""
     budget_tokens: int = Field(ge=1)
@@ -170,6 +177,8 @@ class Comparison(Frozen):
     """More fields of TRL's GRPOConfig, the same for all arms."""
     evaluation: Evaluation = Evaluation()
     """How checkpoints are judged."""
+    controls: bool = True
+    """Add uniform sampling with the replay and the `step_prompts` of each arm that has its own."""
     arms: list[Arm] = Field(min_length=1)
     """What is compared; `uniform` and `length` are added where they are not there."""
 
@@ -193,23 +202,25 @@ class Comparison(Frozen):
             raise ValueError(f"{self.marks} marks in a budget of {self.budget_tokens} tokens")
         for arm in self.arms:
             self._check_arm(arm)
-        rollouts, parts = self.step_prompts * self.group, self.micro_batches
-        if rollouts % parts:
-            raise ValueError(
-                f"[train] gradient_accumulation_steps {parts} does not divide the {rollouts} rollouts of a "
-                "step (step_prompts times group)"
-            )
+        for prompts in [self.step_prompts, *map(self.prompts_of, self.arms)]:
+            rollouts, parts = prompts * self.group, self.micro_batches
+            if rollouts % parts:
+                raise ValueError(
+                    f"[train] gradient_accumulation_steps {parts} does not divide the {rollouts} rollouts of "
+                    "a step (step_prompts times group)"
+                )
         return self
 
     def _check_arm(self, arm: Arm) -> None:
-        if arm.name in CONTROLS and (arm.strategy != arm.name or arm.replay is not None):
+        changed = arm.strategy != arm.name or arm.replay is not None or arm.step_prompts is not None
+        if arm.name in CONTROLS and changed:
             raise ValueError(
                 f"the arm {arm.name!r} is what others are compared with: strategy {arm.name!r}, without "
-                "replay; give this one another name"
+                "replay or step_prompts of its own; give this one another name"
             )
         if arm.replay is None:
             return
-        fresh, size = self.fresh_prompts(arm), self.step_prompts
+        fresh, size = self.fresh_prompts(arm), self.prompts_of(arm)
         if not 0 < fresh < size:
             raise ValueError(
                 f"the arm {arm.name!r}: fresh_share {arm.replay.fresh_share:g} of {size} prompts is {fresh}, "
@@ -226,11 +237,51 @@ class Comparison(Frozen):
         """Forward and backward passes of a step."""
         return int(self.train.get("gradient_accumulation_steps", 1))
 
+    def prompts_of(self, arm: Arm) -> int:
+        """Prompts of a step of an arm, replayed ones included."""
+        return arm.step_prompts or self.step_prompts
+
     def fresh_prompts(self, arm: Arm) -> int:
         """Prompts that a step of an arm generates for."""
-        if arm.replay is None:
-            return self.step_prompts
-        return math.floor(arm.replay.fresh_share * self.step_prompts + 0.5)
+        prompts = self.prompts_of(arm)
+        return prompts if arm.replay is None else math.floor(arm.replay.fresh_share * prompts + 0.5)
+
+    def control_of(self, arm: Arm) -> Arm | None:
+        """Uniform sampling with the replay and the size of a step that an arm has.
+
+        None where the arm shares both with `uniform`, and for uniform sampling itself. An arm of the
+        comparison that is just that is its control, whatever its name.
+        """
+        prompts = self.prompts_of(arm)
+        if arm.strategy == "uniform" or (arm.replay is None and prompts == self.step_prompts):
+            return None
+        size = "" if prompts == self.step_prompts else f"-at-{prompts}"
+        made = Arm(
+            name=f"uniform{size}{'-replay' if arm.replay is not None else ''}",
+            strategy="uniform",
+            replay=arm.replay,
+            step_prompts=arm.step_prompts,
+            round_steps=arm.round_steps,
+        )
+        like = {"name", "round_steps", "step_prompts"}
+        for other in self.arms:
+            same = other.model_dump(exclude=like) == made.model_dump(exclude=like)
+            if same and self.prompts_of(other) == prompts:
+                return other
+        names, number = {other.name for other in self.arms}, 2
+        name = made.name
+        while name in names:  # of another arm: replay with other settings, say
+            name, number = f"{made.name}-{number}", number + 1
+        return made.model_copy(update={"name": name})
+
+    def with_controls(self) -> Comparison:
+        """The same with the control of every arm that has one and lacks it, after the arms."""
+        comparison = self
+        for arm in self.arms:
+            control = comparison.control_of(arm)
+            if control is not None and control not in comparison.arms:
+                comparison = comparison.model_copy(update={"arms": [*comparison.arms, control]})
+        return comparison
 
     def steps_of(self, arm: Arm) -> int:
         """Steps in a round of an arm."""
@@ -276,7 +327,8 @@ def checked_comparison(settings: dict[str, Any], where: str = "the comparison") 
         controls = [{"name": name, **control} for name, control in CONTROLS.items() if name not in there]
         settings["arms"], added = controls + arms, len(controls)
     try:
-        return Comparison(**settings)
+        comparison = Comparison(**settings)
+        return comparison.with_controls() if comparison.controls else comparison
     except ValidationError as error:
         refused = [_of_arm(refusal, settings.get("arms"), added) for refusal in refusals(error)]
         unknown = [f"{refusal.name}{arm}" for refusal, arm in refused if refusal.kind == "unknown"]

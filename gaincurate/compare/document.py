@@ -12,13 +12,29 @@ from typing import Any
 import numpy as np
 
 from gaincurate.compare.results import Results
-from gaincurate.compare.verdict import Difference, Reached, Resampled, bands, differences, reached, resample
+from gaincurate.compare.verdict import (
+    FEWEST_TASKS,
+    OTHERS,
+    THESE,
+    Claim,
+    Difference,
+    Pairs,
+    Reached,
+    Resampled,
+    bands,
+    differences,
+    differences_over_tasks,
+    pairs_with,
+    reached,
+    resample,
+    task_count,
+)
 from gaincurate.compare.verdict_text import about_arm, about_length, headline, notes
 from gaincurate.core.artifact import Json
 from gaincurate.core.stats import Floats, spearman, spearman_given
 
 BASELINE, SECOND = "uniform", "length"
-FORMAT = 1
+FORMAT = 2
 _UNSET = {"options": {}, "rescore": {}, "spent_before": 0}  # of an arm's settings: nothing was asked for
 Steps = Mapping[str, Floats]
 PARTS = 10
@@ -34,19 +50,41 @@ def document(results: Results) -> Json:
         and gave and a `sentence`. Shares and accuracies are from 0 to 1, intervals `[low, high]` or None.
     """
     comparison, arms = results.comparison, results.arms
-    resampled = resample(results.accuracy)
+    codes = None
+    if results.tasks is not None:
+        codes = np.unique(results.tasks, return_inverse=True)[1].astype(np.int64)
+    resampled = resample(results.accuracy, codes)
+    claim: Claim = OTHERS if codes is not None and task_count(codes) >= FEWEST_TASKS else THESE
     spent = {name: results.costs[name].mean(axis=2) for name in ("tokens", "seconds")}
     budget = float(comparison["budget_tokens"])
-    compared = {
-        "difference": _by_arm(differences(arms, resampled, BASELINE)),
-        "against_length": _by_arm(differences(arms, resampled, SECOND, without=[BASELINE])),
+
+    def family(pairs: Pairs) -> dict[str, Json]:
+        """Of each arm: its difference for the headline's claim, and for every claim that can be made."""
+        rows = {THESE: _by_arm(differences(arms, resampled, pairs))}
+        if codes is not None and claim == OTHERS:
+            last = results.accuracy[:, -1]
+            rows[OTHERS] = _by_arm(differences_over_tasks(arms, last, codes, pairs, resampled.apart))
+        return {
+            arm: {
+                **_difference(rows[claim][arm]),
+                "claim": claim,
+                "claims": {each: _difference(by_arm[arm]) for each, by_arm in rows.items()},
+            }
+            for arm in rows[claim]
+        }
+
+    controls = {a: b for a, b in results.facts.get("controls", {}).items() if a in arms and b in arms}
+    compared: dict[str, dict[str, Any]] = {
+        "difference": family(pairs_with(arms, BASELINE)),
+        "against_length": family(pairs_with(arms, SECOND, without=[BASELINE])),
+        "against_control": family([(arms.index(a), arms.index(b)) for a, b in controls.items()]),
         "reached": _by_arm(reached(arms, spent["tokens"], budget, resampled, BASELINE)),
         "reached_seconds": _by_arm(reached(arms, spent["seconds"], budget, resampled, BASELINE)),
     }
     arm_measures = [_arm(results, place, resampled, compared) for place in range(len(arms))]
     whole: Json = {
         "format": FORMAT,
-        "setting": setting(results),
+        "setting": setting(results) | {"claim": claim},
         "learned": learned(resampled, arms.index(BASELINE)),
         "apart": [arms[place] for place in resampled.apart],
         "arms": arm_measures,
@@ -74,7 +112,21 @@ def setting(results: Results) -> Json:
         "seeds_count": len(results.seeds),
         "prompts": len(results.prompts),
         "samples": int(comparison["evaluation"]["samples"]),
+        "tasks": _tasks(results),
         "budget_tokens": int(comparison["budget_tokens"]),
+    }
+
+
+def _tasks(results: Results) -> Json | None:
+    """The tasks of the held-out prompts: prompts of each, and how many of equal size say as much."""
+    if results.tasks is None:
+        return None
+    names, codes, sizes = np.unique(results.tasks, return_inverse=True, return_counts=True)
+    return {
+        "columns": results.facts.get("tasks"),
+        "count": len(names),
+        "effective": task_count(codes),
+        "prompts": dict(zip(names.tolist(), sizes.tolist(), strict=True)),
     }
 
 
@@ -104,8 +156,10 @@ def _arm(results: Results, place: int, resampled: Resampled, compared: dict[str,
             key: value for key, value in settings.items() if value is not None and value != _UNSET.get(key)
         },
         "accuracy": {"value": float(resampled.curves[place, -1]), "interval": final},
-        "difference": _difference(compared["difference"].get(name)),
-        "against_length": _difference(compared["against_length"].get(name)),
+        "difference": compared["difference"].get(name),
+        "against_length": compared["against_length"].get(name),
+        "control": results.facts.get("controls", {}).get(name),
+        "against_control": compared["against_control"].get(name),
         "reached": _reached(compared["reached"][name]),
         "reached_seconds": _reached(compared["reached_seconds"][name], of_budget=False),
         "accuracy_by_seed": results.accuracy[place, -1].mean(axis=1).tolist(),
@@ -116,13 +170,13 @@ def _arm(results: Results, place: int, resampled: Resampled, compared: dict[str,
         "curve": _curve(results, place, resampled, edges),
         "cost": _cost(results, place),
         "gradient": with_angle(trained),
-        "training": over_time(trained, float(results.comparison["budget_tokens"])),
+        "training": over_time(trained, float(results.comparison["budget_tokens"]))
+        | {"clipped": clipped(trained, results.comparison["train"].get("max_grad_norm", 1.0))},
+        "drawn": _drawn(results, name),
     }
 
 
-def _difference(difference: Difference | None) -> Json | None:
-    if difference is None:
-        return None
+def _difference(difference: Difference) -> Json:
     return {
         "value": difference.value,
         "interval": None if difference.interval is None else list(difference.interval),
@@ -167,6 +221,37 @@ def _cost(results: Results, place: int) -> Json:
     """What an arm spent until its last mark, mean over seeds."""
     names = ("scoring", "rescoring", "references", "training", "tokens", "seconds", "step")
     return {name: float(results.costs[name][place, -1].mean()) for name in names}
+
+
+def _drawn(results: Results, name: str) -> Json | None:
+    """Groups and distinct prompts that an arm trained on, mean over seeds, and the share of each task.
+
+    None where an earlier version wrote the results. `tasks` is None where nothing says them.
+    """
+    by_seed = [results.drawn[name, seed] for seed in results.seeds if (name, seed) in results.drawn]
+    if not by_seed:
+        return None
+    names = sorted({task for drawn in by_seed for task in drawn})
+    groups = {task: sum(drawn.get(task, (0, 0))[0] for drawn in by_seed) for task in names}
+    total = sum(groups.values())
+    distinct = sum(prompts for drawn in by_seed for _, prompts in drawn.values())
+    return {
+        "groups": total / len(by_seed),
+        "prompts": distinct / len(by_seed),
+        "tasks": None if names == [""] else {task: count / total for task, count in groups.items()},
+    }
+
+
+def clipped(trained: Sequence[Steps], limit: float | None) -> float | None:
+    """The share of steps whose gradient was longer than it may be, so that it was shortened.
+
+    Args:
+        trained: the steps of each seed.
+        limit: TRL's `max_grad_norm`; 0 and None clip nothing.
+    """
+    norms = np.concatenate([steps["grad_norm"] for steps in trained])
+    norms = norms[np.isfinite(norms)]
+    return float(np.mean(norms > limit)) if limit and len(norms) else None
 
 
 def pass_at(right: Floats, samples: Floats, k: int) -> Floats:

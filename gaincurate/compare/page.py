@@ -41,6 +41,9 @@ def to_html(document: Json) -> str:
             arms=document["arms"],
             pictures=_pictures(document),
             facts=_facts(document["setting"]),
+            task_names=sorted(
+                {task for arm in document["arms"] for task in (arm["drawn"] or {}).get("tasks") or ()}
+            ),
             reached_at=reached_at,
             tone=lambda arm: _TONES.get((arm["difference"] or {}).get("answer", ""), "unknown"),
             points=points,
@@ -166,6 +169,7 @@ def final(document: Json) -> Markup:
     for key, name in (
         ("difference", document["setting"]["baseline"]),
         ("against_length", document["setting"]["second"]),
+        ("against_control", "its own control"),
     ):
         rows = [(arm["arm"], _estimate(arm[key], document)) for arm in document["arms"] if arm[key]]
         if rows:

@@ -1,8 +1,10 @@
-"""What a comparison measured: three Arrow files on disk, and the same as arrays.
+"""What a comparison measured: Arrow files on disk, and the same as arrays.
 
 `evaluations.arrow` has a row per arm, seed, mark and held-out prompt. `marks.arrow` has one per arm, seed
-and mark, with what it cost. `steps.arrow` has one per step of each training. Every figure that a comparison
-shows is made of these and `comparison.json` alone, so it can be shown again without training.
+and mark, with what it cost. `steps.arrow` has one per step of each training. `tasks.arrow` has the task of
+each held-out prompt, `drawn.arrow` what each training drew of each task. Comparisons of earlier versions have
+neither of the two and are read without. Every figure that a comparison shows is made of these and
+`comparison.json` alone, so it can be shown again without training.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ PER_STEP = (
 Ints = npt.NDArray[np.int64]
 FACTS, RESULTS = "comparison.json", "results"
 """Beside each other in a comparison's folder: what was asked for, and the folder of the tables."""
-EVALUATIONS, MARKS, STEPS = "evaluations", "marks", "steps"
+EVALUATIONS, MARKS, STEPS, TASKS, DRAWN = "evaluations", "marks", "steps", "tasks", "drawn"
 _KEY = [("arm", pa.string()), ("seed", pa.int64())]
 SCHEMAS: Mapping[str, pa.Schema] = {
     EVALUATIONS: pa.schema(
@@ -76,7 +78,17 @@ SCHEMAS: Mapping[str, pa.Schema] = {
             ("replayed", pa.int64()),  # rollouts that were trained on and not generated
         ]
     ),
+    TASKS: pa.schema([("gc_id", pa.string()), ("task", pa.string())]),
+    DRAWN: pa.schema(
+        [
+            *_KEY,
+            ("task", pa.string()),  # of prompts to train on; empty where the set does not say it
+            ("groups", pa.int64()),  # times that a prompt of it was generated for
+            ("prompts", pa.int64()),  # distinct ones among them
+        ]
+    ),
 }
+_NEWER = (TASKS, DRAWN)  # a comparison of an earlier version has no such file
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +99,8 @@ class Results:
     `costs` has `[arms, 1 + marks, seeds]` for each name in `COSTS`, at the start scoring alone; `steps` has,
     by (arm, seed), `[steps]` for each name in `PER_STEP`, NaN where there is no value. `left_out` counts
     held-out prompts that were taken out because some model had no completion of them that could be judged.
+    `tasks` are the prompts' tasks, None where nothing says them. `drawn` has, by (arm, seed) and task, how
+    many groups were generated and for how many distinct prompts; it is empty where that was not written.
     """
 
     facts: Json
@@ -99,6 +113,8 @@ class Results:
     written: Floats
     costs: Mapping[str, Floats]
     steps: Mapping[tuple[str, int], Mapping[str, Floats]]
+    tasks: list[str] | None
+    drawn: Mapping[tuple[str, int], Mapping[str, tuple[int, int]]]
 
     @property
     def comparison(self) -> Json:
@@ -166,7 +182,33 @@ def results_of(facts: Json, tables: Tables, where: Path) -> Results:
         written[..., judged],
         {name: np.concatenate([_at_start(name, costs), v], axis=1) for name, v in costs.items()},
         {(arm, seed): _steps(tables.steps, arm, seed) for arm in arms for seed in seeds},
+        _tasks(tables.tasks, [p for p, is_judged in zip(prompts, judged, strict=True) if is_judged], where),
+        _drawn(tables.drawn, arms, seeds),
     )
+
+
+def _tasks(table: pa.Table | None, prompts: list[str], where: Path) -> list[str] | None:
+    """The task of each prompt."""
+    if table is None or not len(table):
+        return None
+    by_id = dict(zip(table.column("gc_id").to_pylist(), table.column("task").to_pylist(), strict=True))
+    if missing := [prompt for prompt in prompts if prompt not in by_id]:
+        raise OutputError(
+            f"{where}: its {TASKS}.arrow does not have the prompt {missing[0]}. Delete {where / RESULTS} and "
+            "run the same command again."
+        )
+    return [by_id[prompt] for prompt in prompts]
+
+
+def _drawn(
+    table: pa.Table | None, arms: list[str], seeds: list[int]
+) -> dict[tuple[str, int], dict[str, tuple[int, int]]]:
+    drawn: dict[tuple[str, int], dict[str, tuple[int, int]]] = {}
+    for row in [] if table is None else table.to_pylist():
+        key = row["arm"], row["seed"]
+        if key[0] in arms and key[1] in seeds:
+            drawn.setdefault(key, {})[row["task"]] = row["groups"], row["prompts"]
+    return drawn
 
 
 def _at_start(name: str, costs: Mapping[str, Floats]) -> Floats:
@@ -214,21 +256,25 @@ def _steps(table: pa.Table, arm: str, seed: int) -> dict[str, Floats]:
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """The three tables, in the order of arms, seeds, marks or steps, and prompts."""
+    """The tables, in the order of arms, seeds, marks or steps, and prompts."""
 
     evaluations: pa.Table
     marks: pa.Table
     steps: pa.Table
+    tasks: pa.Table | None = None
+    drawn: pa.Table | None = None
 
 
 def write_tables(folder: Path, rows: Mapping[str, Iterable[Mapping[str, Any]]]) -> Tables:
-    """Write all three.
+    """Write all tables; one that there are no rows for is not written.
 
     Raises:
         StorageError: the file system refused.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, schema in SCHEMAS.items():
+        if name in _NEWER and name not in rows:
+            continue
         table = pa.Table.from_pylist(list(rows[name]), schema)
         with write_stream(folder / f"{name}.arrow") as file, pa.ipc.new_file(file, schema) as writer:
             writer.write_table(table)
@@ -236,7 +282,7 @@ def write_tables(folder: Path, rows: Mapping[str, Iterable[Mapping[str, Any]]]) 
 
 
 def read_tables(folder: Path) -> Tables:
-    """Read all three.
+    """Read all tables.
 
     Raises:
         OutputError: one is not there or has other columns.
@@ -245,6 +291,8 @@ def read_tables(folder: Path) -> Tables:
     for name, schema in SCHEMAS.items():
         path = folder / f"{name}.arrow"
         if not path.exists():
+            if name in _NEWER:
+                continue
             raise OutputError(f"{folder} has no {path.name}: the comparison is not finished.", path=str(path))
         with reading(path):
             tables[name] = open_table(path)

@@ -1,29 +1,45 @@
-"""Whether arms differ: differences with intervals, from accuracy curves resampled over seeds and prompts.
+"""Whether arms differ: differences with intervals, for these tasks or for other tasks like them.
 
-Every arm is compared with one baseline. The answer goes by intervals that hold at 95 % for all comparisons
-of a family together: the largest of the differences, each in units of its own interval, sets their width.
+Arms are compared in pairs, and pairs that are shown together are a family. The answer goes by intervals that
+hold at 95 % for the whole family. There are two claims, and each has a method of its own.
 
-Prompts are resampled together for all arms, seeds and marks, because all are judged on the same ones. Seeds
-are few, so their spread is that of all arms together, except for an arm whose seeds differ far more than
-the others'. The noise that one seed has on one prompt is counted once: it is part of the spread of the
-seeds, so it is taken out of that of the prompts.
+- "these tasks": other seeds and other prompts of the same tasks, resampled. Prompts are drawn within their
+  tasks and together for all arms, seeds and marks, because all are judged on the same ones. The largest of
+  the differences, each in units of its own interval, sets the width.
+- "other tasks like these": the tasks could have been others too. A task is one observation of a difference,
+  so there are as many as tasks, and Student's t is used. A percentile bootstrap of a dozen tasks is too
+  narrow. Bonferroni's correction makes the interval hold for the family.
+
+Seeds are few, so their spread is that of all arms together, except for an arm whose seeds differ far more
+than the others'. What a seed and a prompt, or a seed and a task, have together is counted once: it is part of
+the spread of the seeds, so it is taken out where it comes a second time.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from gaincurate.core.rng import uniforms
 from gaincurate.core.stats import Floats
 from gaincurate.difficulty.metrics import beta_quantile
 
 Answer = Literal["better", "worse", "no difference seen", "cannot say"]
+Claim = Literal["these tasks", "other tasks like these"]
+THESE: Claim = "these tasks"
+OTHERS: Claim = "other tasks like these"
 Interval = tuple[float, float]
+Pairs = Sequence[tuple[int, int]]
+"""The places of arms, and of the arm that each is compared with."""
+Ints = npt.NDArray[np.int64]
 MASS = 0.95
+FEWEST_TASKS = 5
+"""With fewer, counted by `task_count`, nothing is said of other tasks."""
 _POWER = 0.8416212335729143 / 1.959963984540054  # the normal quantile at 0.8 over that at 0.975
 _PROMPTS, _SEEDS, _SPREAD = 11, 12, 13  # streams of random numbers
 _APART = 0.05  # how rarely an arm like the others is taken for one whose seeds differ more
@@ -31,7 +47,7 @@ _APART = 0.05  # how rarely an arm like the others is taken for one whose seeds 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """An arm's final accuracy less the baseline's.
+    """An arm's final accuracy less that of the arm it is compared with.
 
     `interval` is for this arm alone, `joint` for all comparisons together; the answer goes by `joint`.
     `detectable` is the effect that would be seen in about 8 of 10 such comparisons. All three are None with
@@ -72,31 +88,114 @@ def bands(resampled: Resampled) -> Floats | None:
     return np.clip(np.stack([resampled.curves - half, resampled.curves + half]), 0, 1)
 
 
-def differences(
-    arms: Sequence[str], resampled: Resampled, baseline: str, without: Sequence[str] = ()
-) -> list[Difference]:
-    """Compare every arm with the baseline at the last mark; one family.
+def pairs_with(arms: Sequence[str], baseline: str, without: Sequence[str] = ()) -> list[tuple[int, int]]:
+    """Every arm but those left out, with the baseline."""
+    base = list(arms).index(baseline)
+    return [(place, base) for place, arm in enumerate(arms) if place != base and arm not in without]
+
+
+def differences(arms: Sequence[str], resampled: Resampled, pairs: Pairs) -> list[Difference]:
+    """Compare arms at the last mark, for these tasks; one family.
 
     Args:
         arms: their names, `[arms]`.
         resampled: their curves.
-        baseline: one of the names.
-        without: names that are left out.
+        pairs: which is compared with which.
     """
-    base = list(arms).index(baseline)
-    others = [place for place, arm in enumerate(arms) if place != base and arm not in without]
-    values = resampled.curves[others, -1] - resampled.curves[base, -1]
+    first, second = _places(pairs)
+    values = resampled.curves[first, -1] - resampled.curves[second, -1]
     if not resampled.seeds_known:
-        rows = zip(others, values, strict=True)
-        return [Difference(arms[k], float(value), None, None, None, "cannot say") for k, value in rows]
-    draws = resampled.draws[:, others, -1] - resampled.draws[:, [base], -1] - values
+        return _unknown(arms, pairs, values)
+    if not len(pairs):
+        return []
+    draws = resampled.draws[:, first, -1] - resampled.draws[:, second, -1] - values
     alone = _half(draws)
     scaled = np.divide(abs(draws), alone, out=np.zeros_like(draws), where=alone > 0)
-    critical = max(1.0, float(np.quantile(scaled.max(axis=1), MASS))) if others else 1.0
+    critical = max(1.0, float(np.quantile(scaled.max(axis=1), MASS)))
     return [
-        _difference(arms[k], float(value), float(half), critical)
-        for k, value, half in zip(others, values, alone, strict=True)
+        _difference(arms[k], float(value), float(half), critical * float(half), _POWER * float(half))
+        for k, value, half in zip(first, values, alone, strict=True)
     ]
+
+
+def differences_over_tasks(
+    arms: Sequence[str], accuracy: Floats, tasks: Ints, pairs: Pairs, apart: Sequence[int] = ()
+) -> list[Difference]:
+    """Compare arms at the last mark, for other tasks like these; one family.
+
+    A difference is a sum over tasks of what each task adds to it. Its variance over tasks is that of a ratio
+    of sums, because another task has another number of prompts. The variance of whole seeds is added.
+
+    Args:
+        arms: their names, `[arms]`.
+        accuracy: mean correctness at the last mark, `[arms, seeds, prompts]`, in [0, 1].
+        tasks: each prompt's task from 0, `[prompts]`; every number up to the largest has a prompt.
+        pairs: which is compared with which.
+        apart: places of arms whose seeds have a spread of their own, as `Resampled` has them.
+
+    Raises:
+        ValueError: all prompts are of one task.
+    """
+    first, second = _places(pairs)
+    seeds, prompts = accuracy.shape[1:]
+    whole = accuracy.mean(axis=2)  # [arms, seeds]
+    values = whole.mean(axis=1)[first] - whole.mean(axis=1)[second]
+    if seeds == 1:
+        return _unknown(arms, pairs, values)
+    sizes = np.bincount(tasks)
+    if len(sizes) < 2:
+        raise ValueError("one task says nothing of others")
+    member = np.eye(len(sizes))[tasks]  # [prompts, tasks]
+    parts = (accuracy @ member - whole[:, :, None] * sizes) / prompts  # [arms, seeds, tasks], sums to 0
+    correction = len(sizes) / (len(sizes) - 1)
+    by_task = parts.mean(axis=1)
+    over_tasks = correction * ((by_task[first] - by_task[second]) ** 2).sum(axis=1)
+    # Of each arm's mean: what its seeds make of it, and how much of that is in `over_tasks` already.
+    of_seeds = whole.var(axis=1, ddof=1) / seeds
+    of_both = correction * ((parts - by_task[:, None]) ** 2).sum(axis=(1, 2)) / (seeds * (seeds - 1))
+    left = np.empty(len(arms))
+    for pool in _pools(len(arms), apart):
+        left[pool] = max(0.0, float(of_seeds[pool].mean() - of_both[pool].mean()))
+    errors = np.sqrt(over_tasks + left[first] + left[second])
+    rows = []
+    for (k, base), value, error in zip(pairs, values, errors, strict=True):
+        freedom = task_count(tasks) - 1
+        if k in apart or base in apart:
+            freedom = min(freedom, seeds - 1.0)
+        alone, joint = (student_quantile(1 - (1 - MASS) / m, freedom) * float(error) for m in (1, len(pairs)))
+        power = student_quantile(0.6, freedom) * float(error)  # 0.8 of one side
+        rows.append(_difference(arms[k], float(value), alone, joint, power))
+    return rows
+
+
+def task_count(tasks: Ints) -> float:
+    """How many tasks of equal size say as much as these: Kish's effective number, (sum n)^2 / sum n^2.
+
+    Where one task has most of the prompts, Student's t with the plain count is too narrow.
+    """
+    sizes = np.bincount(tasks).astype(np.float64)
+    return float(sizes.sum() ** 2 / (sizes**2).sum())
+
+
+def student_quantile(mass: float, freedom: float) -> float:
+    """How far Student's distribution holds `mass` to both sides of 0 together."""
+    x = beta_quantile(mass, 0.5, freedom / 2)
+    return math.sqrt(freedom * x / (1 - x))
+
+
+def _places(pairs: Pairs) -> tuple[list[int], list[int]]:
+    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+
+def _unknown(arms: Sequence[str], pairs: Pairs, values: Floats) -> list[Difference]:
+    """With one seed."""
+    rows = zip(pairs, values, strict=True)
+    return [Difference(arms[k], float(value), None, None, None, "cannot say") for (k, _), value in rows]
+
+
+def _pools(arms: int, apart: Sequence[int]) -> list[list[int]]:
+    """Arms whose seeds have one spread."""
+    return [[arm for arm in range(arms) if arm not in apart], *([arm] for arm in apart)]
 
 
 def _half(draws: Floats) -> Floats:
@@ -105,15 +204,16 @@ def _half(draws: Floats) -> Floats:
     return half
 
 
-def _difference(arm: str, value: float, half: float, critical: float) -> Difference:
-    low, high = value - critical * half, value + critical * half
+def _difference(arm: str, value: float, alone: float, joint: float, power: float) -> Difference:
+    """With half the widths of both intervals, and what a difference must have beyond the joint one."""
+    low, high = value - joint, value + joint
     answer: Answer = "better" if low > 0 else "worse" if high < 0 else "no difference seen"
     return Difference(
         arm,
         value,
-        (max(-1.0, value - half), min(1.0, value + half)),
+        (max(-1.0, value - alone), min(1.0, value + alone)),
         (max(-1.0, low), min(1.0, high)),
-        (critical + _POWER) * half,
+        joint + power,
         answer,
     )
 
@@ -198,57 +298,67 @@ class Resampled:
     apart: list[int]
 
 
-def resample(accuracy: Floats, *, draws: int = 2000, seed: int = 0) -> Resampled:
-    """Resample seeds and prompts.
+def resample(accuracy: Floats, tasks: Ints | None = None, *, draws: int = 2000, seed: int = 0) -> Resampled:
+    """Resample seeds, and prompts within their tasks.
 
     Args:
         accuracy: mean correctness, `[arms, marks, seeds, prompts]`, in [0, 1].
+        tasks: each prompt's task from 0, `[prompts]`; None where all are of one.
         draws: how many times.
         seed: of the resampling; the same everywhere.
     """
     arms, _, seeds, prompts = accuracy.shape
+    tasks = np.zeros(prompts, np.int64) if tasks is None else tasks
     curves = accuracy.mean(axis=(2, 3))
-    parts = _prompt_parts(accuracy, curves)
+    parts = _prompt_parts(accuracy, tasks)
+    order, sizes = np.argsort(tasks, kind="stable"), np.bincount(tasks)
+    begins, size = (np.repeat(each, sizes) for each in (np.cumsum(sizes) - sizes, sizes))
     weights = np.empty((draws, prompts))
     for draw in range(draws):
-        chosen = (uniforms(seed, draw, _PROMPTS, 0, prompts) * prompts).astype(np.int64)
-        weights[draw] = np.bincount(chosen, minlength=prompts) / prompts
+        places = begins + (uniforms(seed, draw, _PROMPTS, 0, prompts) * size).astype(np.int64)
+        weights[draw] = np.bincount(order[places], minlength=prompts) / prompts
     drawn = curves + np.einsum("amq,dq->dam", parts, weights, optimize=True)
     if seeds == 1:
         return Resampled(curves, drawn, False, [])
     apart = unlike(accuracy[:, -1].mean(axis=2).var(axis=1), seeds)
     residuals = (accuracy.mean(axis=3) - curves[:, :, None]) * np.sqrt(seeds / (seeds - 1))
-    together = [arm for arm in range(arms) if arm not in apart]
-    for pool in [together, *([arm] for arm in apart)]:
+    for pool in _pools(arms, apart):
         drawn[:, pool] += _seed_parts(residuals[pool], draws, seed, pool[0])
     return Resampled(curves, drawn, True, apart)
 
 
-def _prompt_parts(accuracy: Floats, curves: Floats) -> Floats:
+def _prompt_parts(accuracy: Floats, tasks: Ints) -> Floats:
     """What each prompt adds to each curve, `[arms, marks, prompts]`, less what is noise of the seeds.
 
-    A prompt's own difficulty, which all arms share, and what an arm makes of it: each is scaled down to the
-    variance that it has without the noise.
+    A prompt's own difficulty within its task, which all arms share, and what an arm makes of it: each is
+    scaled down to the variance that it has without the noise.
     """
-    arms, _, seeds, prompts = accuracy.shape
-    by_prompt: Floats = accuracy.mean(axis=2) - curves[:, :, None]
+    arms, _, seeds, _ = accuracy.shape
+    sizes = np.bincount(tasks)
+    freedom = max(len(tasks) - len(sizes), 1)
+    member = np.eye(len(sizes))[tasks]  # [prompts, tasks]
+
+    def within(values: Floats) -> Floats:
+        means: Floats = values @ member / sizes
+        centred: Floats = values - means[..., tasks]
+        return centred
+
+    by_prompt = within(accuracy.mean(axis=2))
     shared = by_prompt.mean(axis=0)
     per_arm = by_prompt - shared
     if seeds == 1:
         return by_prompt
-    rest = accuracy - accuracy.mean(axis=3, keepdims=True) - by_prompt[:, :, None, :]
-    noise = (
-        (rest**2).sum(axis=(2, 3)) / ((seeds - 1) * max(prompts - 1, 1)) / seeds
-    )  # of an arm's prompt means
+    rest = within(accuracy) - by_prompt[:, :, None, :]
+    noise = (rest**2).sum(axis=(2, 3)) / ((seeds - 1) * freedom) / seeds  # of an arm's prompt means
     in_shared = noise.mean(axis=0) / arms
     in_own = (1 - 2 / arms) * noise + noise.mean(axis=0) / arms
-    return _scaled(shared, in_shared) + _scaled(per_arm, in_own)
+    return _scaled(shared, in_shared, freedom) + _scaled(per_arm, in_own, freedom)
 
 
-def _scaled(parts: Floats, noise: Floats) -> Floats:
+def _scaled(parts: Floats, noise: Floats, freedom: int) -> Floats:
     """Parts `[..., prompts]` whose variance is what is left of their own without that of the noise."""
     drawn = (parts**2).mean(axis=-1)  # what drawing them again would give
-    left = drawn * parts.shape[-1] / max(parts.shape[-1] - 1, 1) - noise
+    left = drawn * parts.shape[-1] / freedom - noise
     factor = np.divide(np.clip(left, 0, None), drawn, out=np.zeros_like(drawn), where=drawn > 0)
     scaled: Floats = parts * np.sqrt(factor)[..., None]
     return scaled

@@ -5,13 +5,14 @@ Accuracies are given as right answers of 100, because a difference of 0.02 says 
 
 from __future__ import annotations
 
+from gaincurate.compare.verdict import FEWEST_TASKS, OTHERS, THESE
 from gaincurate.core.artifact import Json
 
 _MUCH = 0.25  # of a budget: spent before the training, it decides more than the strategy does
 
 
 def headline(document: Json) -> str:
-    """One sentence over all arms."""
+    """One or two sentences over all arms: the verdicts, and what they are where only prompts may change."""
     setting = document["setting"]
     baseline, answers = setting["baseline"], _answers(document)
     if "cannot say" in answers.values():
@@ -19,25 +20,40 @@ def headline(document: Json) -> str:
             "With one seed nothing can be said: what a strategy does cannot be told from what a seed does. "
             "Give at least three."
         )
+    count = f"{len(answers)} other {_plural(len(answers), 'strategy', 'strategies')}"
+    where = f" on {OTHERS}" if setting["claim"] == OTHERS else ""
+    if set(answers.values()) == {"no difference seen"}:
+        first = (
+            f"No difference seen: at equal cost none of {count} ended better or worse than "
+            f"{baseline}{where}, as far as this comparison can see. {_most(document):.1f} more or fewer "
+            "right answers of 100 would have been seen in 8 of 10 such comparisons."
+        )
+    else:
+        first = f"At equal cost, of {count}, {_summary(answers, baseline, where)}."
+    if not where:
+        return first
+    these = _summary(_answers(document, THESE), baseline)
+    return f"{first} For more prompts of these {setting['tasks']['count']} tasks alone: {these}."
+
+
+def _summary(answers: dict[str, str], baseline: str, where: str = "") -> str:
     better, worse = (
         _listed([a for a, answer in answers.items() if answer == s]) for s in ("better", "worse")
     )
-    count = f"{len(answers)} other {_plural(len(answers), 'strategy', 'strategies')}"
-    if not better and not worse:
-        return (
-            f"No difference seen: at equal cost none of {count} ended better or worse than {baseline}, as "
-            f"far as this comparison can see. {_most(document):.1f} more or fewer right answers of 100 would "
-            "have been seen in 8 of 10 such comparisons."
-        )
-    parts = [f"better than {baseline}: {better}"] if better else [f"none better than {baseline}"]
+    parts = (
+        [f"better than {baseline}{where}: {better}"] if better else [f"none better than {baseline}{where}"]
+    )
     parts += [f"worse: {worse}"] if worse else ["none worse"]
     left = sum(answer == "no difference seen" for answer in answers.values())
     parts += [f"no difference seen: {left}"] if left else []
-    return f"At equal cost, of {count}, {'; '.join(parts)}."
+    return "; ".join(parts)
 
 
-def _answers(document: Json) -> dict[str, str]:
-    return {arm["arm"]: arm["difference"]["answer"] for arm in document["arms"] if arm["difference"]}
+def _answers(document: Json, claim: str | None = None) -> dict[str, str]:
+    rows = {arm["arm"]: arm["difference"] for arm in document["arms"] if arm["difference"]}
+    if claim is not None:
+        rows = {arm: row["claims"][claim] for arm, row in rows.items()}
+    return {arm: row["answer"] for arm, row in rows.items()}
 
 
 def _most(document: Json) -> float:
@@ -45,7 +61,23 @@ def _most(document: Json) -> float:
 
 
 def about_arm(document: Json, arm: Json) -> str:
-    """One arm against the baseline."""
+    """One arm against the baseline, and against its own control where it has one."""
+    return _against_baseline(document, arm) + _against_control(arm)
+
+
+def _against_control(arm: Json) -> str:
+    row = arm["against_control"]
+    if row is None or row["joint"] is None:
+        return ""
+    low, high = (100 * end for end in row["joint"])
+    than = f" than {arm['control']}" if row["answer"] in ("better", "worse") else f" against {arm['control']}"
+    return (
+        f" At the same replay and size of a step: {row['answer']}{than} ({100 * row['value']:+.1f}, "
+        f"{low:+.1f} to {high:+.1f}).{_these(row)}"
+    )
+
+
+def _against_baseline(document: Json, arm: Json) -> str:
     setting, difference = document["setting"], arm["difference"]
     baseline, name = setting["baseline"], arm["arm"]
     right = f"{100 * arm['accuracy']['value']:.1f} of 100 held-out answers were right at the end"
@@ -56,15 +88,27 @@ def about_arm(document: Json, arm: Json) -> str:
         return f"{name}: cannot say. {points}, with one seed: it may be the seed's doing."
     low, high = (100 * end for end in difference["joint"])
     span = f"({low:+.1f} to {high:+.1f})"
+    these = _these(difference)
     if difference["answer"] == "no difference seen":
+        units = f"{setting['prompts']:,} held-out prompts"
+        if setting["claim"] == OTHERS:
+            units = f"{setting['tasks']['count']:,} tasks"
         return (
             f"{name}: no difference seen. {points} {span}: with {setting['seeds_count']} seeds and "
-            f"{setting['prompts']:,} held-out prompts up to {max(high, 0):.1f} more or {max(-low, 0):.1f} "
-            "fewer could hide here."
+            f"{units} up to {max(high, 0):.1f} more or {max(-low, 0):.1f} fewer could hide here.{these}"
         )
     late = difference["answer"] == "worse" and arm["reached"]["spent"] is not None  # touched by noise
     reach = "" if late else _reach(document, arm)
-    return f"{name}: {difference['answer']} than {baseline}. {points} {span}. {reach}".rstrip()
+    return f"{name}: {difference['answer']} than {baseline}. {points} {span}. {reach}".rstrip() + these
+
+
+def _these(difference: Json) -> str:
+    """The answer for these tasks alone, where it is another one."""
+    these = difference["claims"][THESE]
+    if these["answer"] == difference["answer"]:
+        return ""
+    low, high = (100 * end for end in these["joint"])
+    return f" For more prompts of these tasks alone: {these['answer']} ({low:+.1f} to {high:+.1f})."
 
 
 def _learned(document: Json) -> str:
@@ -103,6 +147,18 @@ def about_length(document: Json) -> str | None:
     rows = [(arm["arm"], arm["against_length"]) for arm in document["arms"] if arm["against_length"]]
     if not rows or any(row["joint"] is None for _, row in rows):
         return None
+    where = f" on {OTHERS}" if document["setting"]["claim"] == OTHERS else ""
+    first = (
+        f"Against {second}, which knows nothing but how long a question is, {_with_points(rows)}{where} "
+        f"({baseline} is left out here: the two are compared above)."
+    )
+    if not where:
+        return first
+    these = _with_points([(arm, row["claims"][THESE]) for arm, row in rows])
+    return f"{first} For more prompts of these tasks alone: {these}."
+
+
+def _with_points(rows: list[tuple[str, Json]]) -> str:
     parts = []
     for answer in ("better", "worse"):
         named = [f"{arm} ({_points(row)})" for arm, row in rows if row["answer"] == answer]
@@ -110,10 +166,7 @@ def about_length(document: Json) -> str | None:
     same = sum(row["answer"] == "no difference seen" for _, row in rows)
     if same:
         parts.append(f"no difference seen: {same if parts else 'all'} of {len(rows)}")
-    return (
-        f"Against {second}, which knows nothing but how long a question is, {'; '.join(parts)} "
-        f"({baseline} is left out here: the two are compared above)."
-    )
+    return "; ".join(parts)
 
 
 def _points(row: Json) -> str:
@@ -147,12 +200,28 @@ def notes(document: Json, left_out: int) -> list[str]:
         )
     if 1 < setting["seeds_count"] < 3:
         sentences.append("With two seeds most differences stay unseen; give at least three.")
+    if setting["seeds_count"] > 1 and setting["claim"] == THESE:
+        sentences.append(_about_tasks(setting["tasks"]))
     if left_out:
         sentences.append(
             f"{left_out:,} held-out prompts are left out: of one model at least no completion could be "
             "judged."
         )
     return sentences
+
+
+def _about_tasks(tasks: Json | None) -> str:
+    """Why the verdicts are about these tasks."""
+    if tasks is None:
+        return (
+            "Nothing says of which task a held-out prompt is, so prompts are taken as independent. Where "
+            "they come in tasks, the verdicts are about more prompts of these tasks and not about others."
+        )
+    return (
+        f"The verdicts are about more prompts of these {tasks['count']} tasks, which say as much as "
+        f"{tasks['effective']:.1f} of equal size. With fewer than {FEWEST_TASKS} nothing is said of "
+        "other tasks."
+    )
 
 
 def _listed(names: list[str]) -> str:

@@ -1,10 +1,13 @@
-"""How long work reports where it is: engines call a `Progress`, whoever wants to see the work overrides it.
+"""How long work reports where it is: engines call a `Progress`, and a driven run calls a `View`.
 
-Every method does nothing by default, so that an engine needs no "is anybody watching". It is a class and not
-a `typing.Protocol` for that reason.
+Whoever wants to see the work overrides them. Every method does nothing by default, so that an engine needs no
+"is anybody watching". They are classes and not `typing.Protocol` for that reason.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
 
 
 class Progress:
@@ -35,3 +38,19 @@ class Progress:
 
     def note(self, text: str) -> None:
         """A sentence worth reading once."""
+
+
+class View:
+    """Hears how a run goes; every method may be left as it is."""
+
+    def note(self, text: str) -> None:
+        """Something that a person should know."""
+
+    def training(self, round_: int, attempt: int, command: Sequence[str]) -> None:
+        """A trainer is about to start."""
+
+    def waiting(self, seconds: float, log: Path) -> None:
+        """It is at work."""
+
+    def round_done(self, round_: int, seconds: float) -> None:
+        """Its outcomes were taken and the next round is planned, or the run is finished."""

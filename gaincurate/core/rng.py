@@ -14,12 +14,16 @@ import numpy.typing as npt
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Keys = npt.NDArray[np.uint64]
+Labels = npt.NDArray[np.int32]
 
 REFERENCES = 1 << 32
 """The stream that reference prompts are drawn from, apart from those of rounds and samples."""
+PASSES = 1 << 33
+"""The first of the streams that passes over groups of prompts are drawn from, one for each group."""
 _EXACT = 2.0**20  # log weights up to here hold the noise to 1e-10
 _BRIDGE = 64.0  # Gumbel noise of 52 bits spans 41: over a wider gap it never reaches
 _BLOCK = 1 << 19  # items at once: a few arrays of 4 MB, whatever the size of the set
+_CHUNK = 1 << 12  # items that are looked through at once at first, then up to eight times as many
 
 
 def uniforms(seed: int, round_: int, stream: int, start: int, stop: int) -> Floats:
@@ -82,15 +86,16 @@ def draw(count: int, size: int, log_weights: Callable[[int, int], Floats], *, se
     Args:
         count: items; `size` at most.
         size: how many to draw.
-        log_weights: of the items from `start` to `stop`, `[stop - start]`, finite, up to a constant.
+        log_weights: of the items from `start` to `stop`, `[stop - start]`, up to a constant; -inf for what is
+            not drawn.
         seed: of the run.
         round_: of the run.
 
     Returns:
         `[size]`, in drawn order.
     """
-    ((items, _),) = draw_within(count, [size], log_weights, None, seed=seed, round_=round_)
-    return items
+    items, keys = draw_within(np.array([size]), log_weights, one_group(count), seed=seed, round_=round_)
+    return items[np.argsort(-keys, kind="stable")]  # equal keys, where weights differ by 1e16, by number
 
 
 def log_softmin(distance: Floats, temperature: float) -> Floats:
@@ -117,49 +122,90 @@ def log_softmin(distance: Floats, temperature: float) -> Floats:
 
 
 def draw_within(
-    count: int,
-    sizes: list[int],
-    log_weights: Callable[[int, int], Floats],
-    kinds: Callable[[int, int], npt.NDArray[np.int8]] | None,
-    *,
-    seed: int,
-    round_: int,
-) -> list[tuple[Ints, Floats]]:
-    """For each kind of item its `sizes[kind]` largest keys, or all it has: items and keys, best first.
+    sizes: Ints, log_weights: Callable[[int, int], Floats], labels: Labels, *, seed: int, round_: int
+) -> tuple[Ints, Floats]:
+    """As `draw`, but `sizes[g]` items of each group g: items and keys as of `largest_within`.
 
     Args:
-        count: items.
-        sizes: at most so many of each kind.
+        sizes: `[groups]`.
         log_weights: see `draw`.
-        kinds: the kind of each item from `start` to `stop`; None where all are of kind 0.
+        labels: `[items]`, the group of each.
         seed: of the run.
         round_: of the run.
     """
-    best: list[tuple[Ints, Floats]] = [(np.zeros(0, np.int64), np.zeros(0)) for _ in sizes]
-    for start in range(0, count, _BLOCK):
-        stop = min(start + _BLOCK, count)
-        keys = log_weights(start, stop) - np.log(-np.log(uniforms(seed, round_, 0, start, stop)))
-        which = None if kinds is None else kinds(start, stop)
-        for kind, size in enumerate(sizes):
-            places = np.arange(stop - start) if which is None else np.flatnonzero(which == kind)
-            items = np.concatenate([best[kind][0], places + start])
-            item_keys = np.concatenate([best[kind][1], keys[places]])
-            if len(items) > size:
-                top = np.sort(largest(item_keys, size))
-                items, item_keys = items[top], item_keys[top]
-            best[kind] = (items, item_keys)
-    ordered = []
-    for items, item_keys in best:
-        by_key = np.argsort(-item_keys, kind="stable")  # equal keys, where weights differ by 1e16, by number
-        ordered.append((items[by_key], item_keys[by_key]))
-    return ordered
+
+    def keys(start: int, stop: int) -> Floats:
+        return log_weights(start, stop) + _gumbel(seed, round_, start, stop)
+
+    return largest_within(sizes, keys, labels)
+
+
+def gumbel_keys(log_weights: Floats, *, seed: int, round_: int) -> Floats:
+    """Keys whose largest are what `draw` draws with these weights, `[items]`."""
+    keys = np.empty(len(log_weights))
+    for start in range(0, len(keys), _BLOCK):
+        stop = min(start + _BLOCK, len(keys))
+        keys[start:stop] = log_weights[start:stop] + _gumbel(seed, round_, start, stop)
+    return keys
+
+
+def _gumbel(seed: int, round_: int, start: int, stop: int) -> Floats:
+    """Gumbel noise of the items from `start` to `stop`, `[stop - start]`."""
+    noise: Floats = -np.log(-np.log(uniforms(seed, round_, 0, start, stop)))
+    return noise
+
+
+def one_group(count: int) -> Labels:
+    """Labels of items that are all of group 0, `[count]`, read-only and of no size in memory."""
+    return np.broadcast_to(np.int32(0), (count,))
 
 
 def largest(keys: Floats, size: int) -> Ints:
-    """Places of the `size` largest; of equal ones at the border the first."""
-    if size == 0:
-        return np.zeros(0, np.int64)
-    border = np.partition(keys, len(keys) - size)[len(keys) - size]
-    above = np.flatnonzero(keys > border)
-    equal = np.flatnonzero(keys == border)[: size - len(above)]
-    return np.concatenate([above, equal]).astype(np.int64)
+    """Places of the `size` largest keys, the largest first; of equal ones the first. None is NaN."""
+    places, _ = largest_within(np.array([size]), lambda start, stop: keys[start:stop], one_group(len(keys)))
+    return places
+
+
+def largest_within(sizes: Ints, keys: Callable[[int, int], Floats], labels: Labels) -> tuple[Ints, Floats]:
+    """The `sizes[g]` largest of each group g, or all that it has; of equal ones at the border the first.
+
+    Args:
+        sizes: `[groups]`, at most so many of each.
+        keys: of the items from `start` to `stop`, `[stop - start]`, none NaN.
+        labels: `[items]`, the group of each.
+
+    Returns:
+        Items and their keys, by group, the largest key first, of equal ones the first item.
+    """
+    items, item_keys = np.zeros(0, np.int64), np.zeros(0)
+    # An item whose key is not over its group's border cannot get in any more. After some thousands most
+    # are not, so the work over a large set is this one comparison.
+    border = np.where(sizes > 0, -np.inf, np.inf)
+    is_open = sizes > 0
+    waiting: list[tuple[Ints, Floats]] = []
+    held = first = 0
+    while first < len(labels):
+        start = first // _BLOCK * _BLOCK
+        if first == start:
+            block_keys = keys(start, min(start + _BLOCK, len(labels)))
+        last = min(first + min(max(first, _CHUNK), 8 * _CHUNK), start + len(block_keys))
+        chunk_keys, chunk_labels = block_keys[first - start : last - start], labels[first:last]
+        # A group that is not full takes any key, -inf too.
+        places = np.flatnonzero((chunk_keys > border[chunk_labels]) | is_open[chunk_labels])
+        waiting.append((places + first, chunk_keys[places]))
+        held, first = held + len(places), last
+        if held < max(_CHUNK, len(items)) and last < len(labels):
+            continue
+        items = np.concatenate([items, *(each for each, _ in waiting)])
+        item_keys = np.concatenate([item_keys, *(each for _, each in waiting)])
+        waiting, held = [], 0
+        item_labels = labels[items]
+        by_key = np.lexsort((-item_keys, item_labels))  # stable: of equal keys the first item
+        counts = np.bincount(item_labels, minlength=len(sizes))
+        place = np.arange(len(by_key)) - np.repeat(np.cumsum(counts) - counts, counts)
+        best = by_key[place < np.repeat(sizes, counts)]
+        items, item_keys = items[best], item_keys[best]
+        full = np.flatnonzero((counts >= sizes) & (sizes > 0))
+        is_open[full] = False
+        border[full] = item_keys[np.cumsum(np.minimum(counts, sizes))[full] - 1]
+    return items, item_keys

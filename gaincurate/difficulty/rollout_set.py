@@ -6,6 +6,7 @@ that a prompt may have any number of them and a reader can take the columns it n
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from gaincurate.core.arrow import check_fields, check_values
-from gaincurate.core.artifact import Artifact, Json, Kind, broken, open_table
+from gaincurate.core.artifact import IDENTITY, MANIFEST, Artifact, Json, Kind, broken, open_table
 from gaincurate.core.schema import ID
 from gaincurate.difficulty.engine import Completion
 from gaincurate.errors import InputError
@@ -96,6 +97,18 @@ def write_shard(
         "rejected": list(rejected),
     }
     Artifact(out, ROLLOUTS).write_part(index, identity, rollout_table(judged), facts)
+
+
+def is_rollout_set(path: Path) -> bool:
+    """Whether a folder is one, finished or not."""
+    for name in (MANIFEST, IDENTITY):
+        try:
+            facts = json.loads((path / name).read_bytes())
+        except (OSError, ValueError):
+            continue
+        if isinstance(facts, dict) and facts.get("kind") == KIND:
+            return True
+    return False
 
 
 class RolloutSet:

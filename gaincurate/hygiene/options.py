@@ -10,8 +10,8 @@ from importlib.util import find_spec
 
 from gaincurate.difficulty.verifier import VerifierConfig
 from gaincurate.errors import InputError
+from gaincurate.hygiene.duplicates import Likeness
 from gaincurate.hygiene.findings import CHECKS
-from gaincurate.hygiene.near_duplicates import Likeness
 
 NGRAM = 13
 _LIBRARY = "rensa"

@@ -6,7 +6,6 @@ observed rate, because the plain value is too low by a tenth with ten rollouts.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gaincurate.core.artifact import IDENTITY, MANIFEST
 from gaincurate.core.files import digest_files
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
@@ -69,7 +67,7 @@ def read_rollouts(path: Path, success: float | None = None) -> list[Rates]:
     """
     if not path.exists():
         raise InputError(f"--rollouts {path} does not exist.", path=str(path))
-    if _is_rollout_set(path):
+    if rollout_set.is_rollout_set(path):
         table = rollout_set.pass_rates(path, success=success)
         table = table.filter(pc.greater(table.column("samples"), 0))
         if not len(table):
@@ -89,18 +87,6 @@ def read_rollouts(path: Path, success: float | None = None) -> list[Rates]:
         return [_of_rounds(by_policy, path, "rollouts", [])]
     names = [path.name if len(by_policy) == 1 else f"{path.name}, {rates.name}" for rates in by_policy]
     return [_of(rates, name, path, "rollouts", []) for name, rates in zip(names, by_policy, strict=True)]
-
-
-def _is_rollout_set(path: Path) -> bool:
-    """Whether a folder is one, finished or not."""
-    for name in (MANIFEST, IDENTITY):
-        try:
-            facts = json.loads((path / name).read_bytes())
-        except (OSError, ValueError):
-            continue
-        if isinstance(facts, dict) and facts.get("kind") == rollout_set.KIND:
-            return True
-    return False
 
 
 def read_run(run: Run) -> Rates | None:

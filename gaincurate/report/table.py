@@ -188,24 +188,31 @@ def _add_groups(scored: ScoredSet, table: Table, named: str | None) -> None:
     if named is not None:
         table.groups, table.group_how = _named_groups(scored, there, named), "named by --group-column"
         return
+    table.groups, others = likely_groups(scored)
+    if table.groups is None:
+        table.group_how = (
+            "no column looks like a source or a task with two groups or more; --group-column names one"
+        )
+    else:
+        more = f" ({_listed(others)})" if others else ""
+        table.group_how = f"found by its name; --group-column names another{more}"
+
+
+def likely_groups(scored: ScoredSet) -> tuple[Groups | None, list[str]]:
+    """The groups by a column that is named like a source or a task, and other columns that are.
+
+    It has two groups or more, and on average three rows in each.
+    """
+    there = {name: kind for name, kind in fields(scored.schema) if not name.startswith(PREFIX)}
     by_name: dict[str, list[str]] = {}
     for name in there:
         by_name.setdefault(name.rpartition(".")[2].lower(), []).append(name)
-    likely = [name for word in _GROUPS for name in by_name.get(word, [])]
+    likely = [name for word in _GROUPS for name in by_name.get(word, []) if _can_group(there[name])]
     for place, name in enumerate(likely):
-        if not _can_group(there[name]):
-            continue
         groups = _groups(scored, name)
         if groups is not None and 2 <= len(groups.names) <= max(2, len(scored) // 3):
-            others = [n for n in likely[place + 1 :] if _can_group(there[n])]
-            table.groups = groups
-            table.group_how = "found by its name; --group-column names another" + (
-                f" ({_listed(others)})" if others else ""
-            )
-            return
-    table.group_how = (
-        "no column looks like a source or a task with two groups or more; --group-column names one"
-    )
+            return groups, likely[place + 1 :]
+    return None, []
 
 
 def _can_group(kind: pa.DataType) -> bool:

@@ -1,7 +1,7 @@
-"""The verdicts in plain words, for someone who is new to all of it.
+"""The verdicts in plain words, for someone who is new to all of it, and what to do next, with its commands.
 
 No rule by which a verdict is reached stands here, so that a sentence can be changed without changing a
-verdict.
+verdict. No figure is added either.
 """
 
 from __future__ import annotations
@@ -9,13 +9,31 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from gaincurate.core.stats import Estimate
-from gaincurate.report.document import Lift
+from gaincurate.report.document import Document, Kind, Lift, Verdict
 from gaincurate.report.table import LENGTH
 from gaincurate.report.verdict import MATTERS, Decision, Evidence, best_end, by_length, left, weaker
+from gaincurate.schedule.forecast import LITTLE_WASTE
 
 _NOT_ITSELF = "there is nothing to judge it by but the pass rates that it was made from"
+_FEW = 2000  # rows; of fewer gain-rl's default width of 1,000 ranks is nearly all
+Tone = Literal["yes", "some", "no", "unknown"]
+ANSWERS: dict[Kind, tuple[str, Tone]] = {
+    "tells-more": ("No", "no"),
+    "tells-little-more": ("Hardly", "some"),
+    "no-more-than-length": ("No: length does it", "no"),
+    "no-more-than-groups": ("No: groups do it", "no"),
+    "no-more-than-length-and-groups": ("No: length and groups do it", "no"),
+    "tells-nothing": ("No", "no"),
+    "tells-length-only": ("No: it is length", "no"),
+    "tells-groups-only": ("Not known: it is the group", "unknown"),
+    "no-outcomes-to-judge": ("Not known yet", "unknown"),
+    "not-enough-rows": ("Too few rows to say", "unknown"),
+}
+"""The answer to "Sort by it?" where nothing speaks for a trial, and how it is coloured."""
 
 
 def banner(evidence: Evidence) -> str | None:
@@ -230,6 +248,20 @@ def headline(decided: Sequence[tuple[Evidence, Decision]], roles: frozenset[str]
     return f"None of {len(names)} signals tells anything that question length does not: do not sort by them."
 
 
+def waste(document: Document) -> str | None:
+    """What a uniform step wastes, and what that says of choosing prompts."""
+    share = document.wasted
+    if share is None or share.value is None:
+        return None
+    interval = f"{share.low or 0.0:.0%} to {share.high or 0.0:.0%}"
+    start = f"Of a uniform step's groups of 8 {share.value:.0%} ({interval}) teach nothing now."
+    if share.value < LITTLE_WASTE:
+        return (
+            f"{start} A choice of prompts can gain little: train on random ones with a smaller batch first."
+        )
+    return f"{start} `gaincurate difficulty forecast` says what a choice of prompts could gain."
+
+
 def unknown(roles: frozenset[str], folder: str, rows: int, *, model: str, verifier: str | None) -> str | None:
     """What cannot be said without pass rates, and how to find it out.
 
@@ -298,3 +330,71 @@ def _tell(names: Sequence[str]) -> str:
 
 def _any(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"any of {len(names)} signals"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing to do: a sentence, and the command for it where there is one."""
+
+    text: str
+    command: str | None
+
+
+def answer(document: Document, verdict: Verdict) -> tuple[str, Tone]:
+    """Whether to sort by a signal, in a word or two."""
+    if verdict.sort_first is not None:
+        return "Worth a trial", "yes"
+    if verdict.verdict == "tells-more" and not document.lifts:
+        return (
+            "Not known yet",
+            "unknown",
+        )  # it tells something of a level; what that is worth only outcomes say
+    return ANSWERS[verdict.verdict]
+
+
+def next_steps(document: Document) -> list[Step]:
+    """What to do after the first screen, the most useful first."""
+    steps = [Step(text, None) for text in (document.unknown, waste(document)) if text]
+    best = _best(document)
+    if best is not None:
+        return [*steps, _trial(document, best)]
+    if document.unknown is None and document.verdicts:
+        little = document.wasted is not None and (document.wasted.value or 0.0) < LITTLE_WASTE
+        if document.outcomes and not little:
+            text = (
+                "Choose by the pass rates themselves, which tell more than any of these signals: each round "
+                "takes the prompts that the model now solves about half of the time."
+            )
+            return [*steps, Step(text, _start(document, "variance"))]
+        text = "Draw prompts at random, which costs nothing:"
+        return [*steps, Step(text, _start(document, "uniform"))]
+    return steps
+
+
+def _best(document: Document) -> Verdict | None:
+    """Of the signals worth a trial, the one whose end carries most."""
+    ratios = {(lift.column, lift.end): lift.ratio.value or 0.0 for lift in document.lifts}
+    worth = [verdict for verdict in document.verdicts if verdict.sort_first is not None]
+    return max(worth, key=lambda v: ratios.get((v.signal, v.sort_first or ""), 0.0), default=None)
+
+
+def _trial(document: Document, verdict: Verdict) -> Step:
+    text = (
+        f"Train by {verdict.signal}, {verdict.sort_first} first, and beside it by question length and at "
+        "random, at equal generated tokens. That a signal goes with pass rates does not show yet that "
+        "training by it is faster."
+    )
+    if verdict.sort_first == "middle":  # no strategy begins in the middle of a column
+        return Step(text, None)
+    options = ["--ascending"] if verdict.sort_first == "lowest" else []
+    if document.about.rows < _FEW:
+        options += ["--sigma", "0.1N"]
+    return Step(text, _start(document, "gain-rl", "--by", verdict.signal, *options))
+
+
+def _start(document: Document, strategy: str, *options: str) -> str:
+    folder, run = document.about.folder, "run" if document.run is None else f"{document.run.folder}-next"
+    # A round of all prompts would leave a strategy nothing to choose.
+    budget = min(1024, max(1, document.about.rows // 4))
+    command = ["gaincurate", "schedule", "start", folder, "--run", run, "--strategy", strategy, *options]
+    return shlex.join([*command, "--budget", str(budget), "--rounds", "200"])

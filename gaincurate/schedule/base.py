@@ -9,9 +9,11 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -19,11 +21,12 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gaincurate.core.options import refusals
-from gaincurate.core.rng import Floats, Ints, draw, largest, uniforms
+from gaincurate.core.rng import Floats, Ints, Labels, draw_within, gumbel_keys, largest_within, one_group
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
 from gaincurate.schedule.config import STRATEGIES, ScheduleConfig
 from gaincurate.schedule.context import Context
+from gaincurate.schedule.strata import Strata
 
 Json = dict[str, Any]
 Mask = npt.NDArray[np.bool_]
@@ -63,31 +66,31 @@ class Options(BaseModel):
 class Pool:
     """What there is to draw from: `rows` prompts, `budget` of them each round, drawn under `seed`.
 
-    `angles` is the least and the largest `gc_angle` of the set.
+    `angles` is the least and the largest `gc_angle` of the set. With `strata` each group of prompts keeps its
+    share of every round: `draw` and `pick` choose within groups.
     """
 
     rows: int
     budget: int
     seed: int
     angles: tuple[float, float] = (0.0, 2.0)
+    strata: Strata | None = None
 
-    def draw(self, log_weights: Floats, round_: int) -> Ints:
+    def draw(self, log_weights: Floats, round_: int, leave_out: Ints | None = None) -> Ints:
         """`[budget]` distinct ranks, as if drawn one after the other with weights exp(`log_weights`).
 
-        The same ranks for the same seed, round and weights, on every machine.
+        The same ranks for the same seed, round and weights, on every machine. With strata, each group's
+        part of them is drawn so, in the order of `pick`.
 
         Args:
             log_weights: `[rows]`, by rank, finite, up to a constant.
             round_: the round.
+            leave_out: ranks that are not drawn, distinct. Default: none.
 
         Raises:
             InputError: they are not.
         """
-        if log_weights.shape != (self.rows,):
-            raise InputError(
-                f"the strategy draws with log weights of shape {log_weights.shape}; Pool.draw needs one for "
-                f"each of the {self.rows:,} ranks, of shape ({self.rows},)."
-            )
+        self._check("draw", "log weights", log_weights)
         bad = np.flatnonzero(~np.isfinite(log_weights))
         if len(bad):
             raise InputError(
@@ -95,9 +98,23 @@ class Pool:
                 f"rank {bad[0]}), and Pool.draw needs finite ones. Look in the strategy for a log of 0, a "
                 "division by 0 or a column with missing values."
             )
-        return draw(
-            self.rows, self.budget, lambda start, stop: log_weights[start:stop], seed=self.seed, round_=round_
-        )
+        return self.draw_by(lambda start, stop: log_weights[start:stop], round_, leave_out)
+
+    def draw_by(
+        self, log_weights: Callable[[int, int], Floats], round_: int, leave_out: Ints | None = None
+    ) -> Ints:
+        """As `draw`, with weights that are made for the ranks from `start` to `stop`, `[stop - start]`."""
+        left_out = np.zeros(0, np.int64) if leave_out is None else np.sort(leave_out)
+
+        def left_in(start: int, stop: int) -> Floats:
+            block, (first, last) = log_weights(start, stop), np.searchsorted(left_out, [start, stop])
+            if first < last:
+                block = block.copy()
+                block[left_out[first:last] - start] = -np.inf
+            return block
+
+        sizes, labels = self._quotas(round_, left_out), self._labels()
+        return self._ordered(*draw_within(sizes, left_in, labels, seed=self.seed, round_=round_))
 
     def noisy(self, log_weights: Floats, round_: int) -> Floats:
         """Keys whose largest are a draw by exp(`log_weights`) without replacement (Gumbel top-k), `[rows]`.
@@ -106,29 +123,73 @@ class Pool:
             log_weights: `[rows]`, by rank; -inf for what is not drawn.
             round_: the round.
         """
-        noise = -np.log(-np.log(uniforms(self.seed, round_, 0, 0, self.rows)))
-        keys: Floats = log_weights + noise
-        return keys
+        return gumbel_keys(log_weights, seed=self.seed, round_=round_)
 
     def pick(self, keys: Floats, round_: int, floors: Sequence[tuple[Mask, float]] = ()) -> Ints:
         """`[budget]` distinct ranks with the largest keys, largest first; of equal keys the lowest rank.
 
+        With strata they are the largest of each group, whose quota they fill. Then groups take turns, so that
+        any stretch of the round, a trainer's batch for one, has their shares too.
+
         Args:
-            keys: `[rows]`, by rank; -inf for what is only taken where nothing else is left.
+            keys: `[rows]`, by rank; -inf for what is only taken where nothing else is left (of its group).
             round_: the round, by which a floor's parts of a whole prompt add up.
             floors: ranks (`[rows]`, true where they belong) that have a share of the budget at least, as far
-                as there are so many. What a share leaves over of a whole prompt is kept for later rounds.
+                as there are so many and the quotas allow. What a share leaves over of a whole prompt is kept
+                for later rounds.
+
+        Raises:
+            InputError: a key is missing or NaN.
         """
-        sure = np.zeros(self.rows, bool)
+        self._check("pick", "keys", keys)
+        if np.isnan(keys).any():
+            raise InputError(
+                f"the key of rank {np.isnan(keys).argmax()} is NaN, and Pool.pick needs numbers."
+            )
+        labels, room = self._labels(), self._quotas(round_, np.zeros(0, np.int64))
+        taken, sure = np.zeros(0, np.int64), np.zeros(self.rows, bool)
         for mask, share in floors:
             size = int(share * self.budget * (round_ + 1)) - int(share * self.budget * round_)
-            places = np.flatnonzero(mask)
-            sure[places[largest(keys[places], min(size, len(places)))]] = True
-        taken = np.flatnonzero(sure)
-        others = np.flatnonzero(~sure)
-        rest = others[largest(keys[others], self.budget - len(taken))]
-        chosen = np.sort(np.concatenate([taken, rest]))
-        return chosen[np.argsort(-keys[chosen], kind="stable")]
+            best, best_keys = _best(room, keys, labels, np.flatnonzero(mask & ~sure))
+            first = best[np.lexsort((best, -best_keys))][: max(0, size - int(mask[taken].sum()))]
+            taken, room = np.append(taken, first), room - np.bincount(labels[first], minlength=len(room))
+            sure[first] = True
+        rest, _ = _best(room, keys, labels, np.flatnonzero(~sure) if len(taken) else None)
+        chosen = np.append(taken, rest)
+        return self._ordered(chosen, keys[chosen])
+
+    def _check(self, method: str, what: str, values: Floats) -> None:
+        if values.shape != (self.rows,):
+            raise InputError(
+                f"the strategy draws with {what} of shape {values.shape}; Pool.{method} needs one for "
+                f"each of the {self.rows:,} ranks, of shape ({self.rows},)."
+            )
+
+    def _labels(self) -> Labels:
+        return one_group(self.rows) if self.strata is None else self.strata.labels
+
+    def _quotas(self, round_: int, left_out: Ints) -> Ints:
+        """How many ranks of each group a round has, `[groups]`."""
+        if self.strata is None:
+            return np.array([self.budget])
+        room = None
+        if len(left_out):
+            groups = len(self.strata.names)
+            room = self.strata.sizes - np.bincount(self.strata.labels[left_out], minlength=groups)
+        return self.strata.quotas(self.budget, round_, room)
+
+    def _ordered(self, ranks: Ints, keys: Floats) -> Ints:
+        """Ranks of a round in its order: largest key first, or by turns of the groups."""
+        ranks = ranks[np.lexsort((ranks, -keys))]
+        return ranks if self.strata is None else self.strata.by_turns(ranks)
+
+
+def _best(sizes: Ints, keys: Floats, labels: Labels, ranks: Ints | None) -> tuple[Ints, Floats]:
+    """The largest keys of each group among some ranks or all, and these keys."""
+    if ranks is None:
+        return largest_within(sizes, lambda start, stop: keys[start:stop], labels)
+    places, best = largest_within(sizes, lambda start, stop: keys[ranks[start:stop]], labels[ranks])
+    return ranks[places], best
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +199,8 @@ class Observed:
     `rows` `[prompts]` are its prompts, `wins` and `losses` `[prompts]` sums over their rollouts of success
     and of failure (each in [0, 1], so both sum to the rollouts that could be judged). `accuracy` is Acc_t,
     the mean over prompts of each one's mean success; `concentration` is C_t, their mean `gc_angle` under the
-    newest scores. `late` are rows, wins and losses that came in for earlier rounds.
+    newest scores. `late` are rows, wins and losses that came in for earlier rounds. `tokens` `[prompts]` are
+    mean completion tokens of their rollouts, 0 where the outcomes do not say.
     """
 
     round: int
@@ -150,6 +212,7 @@ class Observed:
     late: tuple[Ints, Floats, Floats] = field(
         default_factory=lambda: (np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
     )
+    tokens: Floats | None = None
 
 
 class Selector(ABC):
@@ -188,6 +251,11 @@ class Selector(ABC):
                 setattr(cls, name, vars(cls)[old])
             elif name in vars(cls) and old not in vars(cls):
                 setattr(cls, old, vars(cls)[name])
+
+    @classmethod
+    def goes_by_scores(cls, options: Mapping[str, Any]) -> bool:
+        """`reads_scores` with these options, where it depends on them."""
+        return cls.reads_scores
 
     def prepare(self, context: Context) -> None:  # noqa: B027 - a hook that may be left out
         """Learn what the next draw needs, from the scored set or from the newest policy.
@@ -270,11 +338,18 @@ def load(strategy: str) -> type[Selector]:
     try:
         if os.getcwd() not in sys.path and strategy not in STRATEGIES:
             sys.path.append(os.getcwd())  # a script of the same folder, as `python -m` would find it
-        kind: Any = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+        imported = importlib.import_module(module)
+        if not hasattr(imported, name):
+            raise ImportError(f"module {module!r} has no attribute {name!r}")
+        kind: Any = getattr(imported, name)
+    except ImportError as error:
         raise InputError(
             f"--strategy {strategy}: it cannot be imported ({error}){_where_to_run(module, error)}."
         ) from error
+    except (Exception, SystemExit) as error:
+        if strategy in STRATEGIES:
+            raise
+        raise InputError(f"--strategy {strategy}: it cannot be imported ({_with_place(error)}).") from error
     is_selector = isinstance(kind, type) and issubclass(kind, Selector)
     names = set(dir(kind)) if isinstance(kind, type) else set[str]()
     if is_selector:
@@ -298,6 +373,22 @@ def _where_to_run(module: str, error: Exception) -> str:
         return ""
     file = f"{top}/" if dot else f"{top}.py"
     return f"; run it from the folder of {file}, or put that folder on PYTHONPATH"
+
+
+def _with_place(error: BaseException) -> str:
+    """An error in a user's module: its kind, the last place in the user's own files, and what it says."""
+    file, line, what = None, None, " ".join(str(error).split())
+    if isinstance(error, SyntaxError):
+        file, line, what = error.filename, error.lineno, error.msg
+    else:
+        of_python = ("<", importlib.__file__)  # Python's own import, between our frame and the module's
+        frames = traceback.extract_tb(error.__traceback__)[1:]
+        frames = [frame for frame in frames if not frame.filename.startswith(of_python)]
+        for frame in frames:
+            if Path(frame.filename).is_relative_to(Path(frames[0].filename).parent):
+                file, line = frame.filename, frame.lineno
+    place = f" in {file}, line {line}" if file and line else ""
+    return f"{type(error).__name__}{place}" + (f": {what}" if what else "")
 
 
 def _with_hooks(kind: Any, names: set[str]) -> type[Selector]:

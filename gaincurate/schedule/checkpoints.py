@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+from gaincurate.errors import InputError, TrainerError
 from gaincurate.schedule.run import Run
 
 _DEPTH = 3
@@ -163,3 +164,29 @@ def whole(path: Path) -> bool:
         return bool(size == 8 + length + max(ends, default=0))
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return False
+
+
+def checkpoint_before(run: Run, round_: int, command: Sequence[str], finder: Finder | None = None) -> str:
+    """What the newest round's training begins with: the model of the run, or what the last round left.
+
+    Empty where neither is known and the command does not name it.
+
+    Raises:
+        TrainerError: it is gone.
+        InputError: it is not known.
+    """
+    checkpoint = run.state["checkpoint"]
+    if checkpoint is None and not any("{checkpoint}" in part for part in command):
+        return ""
+    if checkpoint is None:
+        raise InputError(
+            f"{run.folder} does not know the model that scored the set, which {{checkpoint}} is in round "
+            "0; start the run with --model."
+        )
+    why = None if checkpoint == run.config.model else (finder or Finder()).why_incomplete(Path(checkpoint))
+    if why is not None:
+        raise TrainerError(
+            f"round {round_} would begin with the checkpoint of round {round_ - 1}, which is gone: "
+            f"{why}. Restore it; a trainer that deletes old checkpoints must keep the newest."
+        )
+    return str(checkpoint)

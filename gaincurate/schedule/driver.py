@@ -1,8 +1,10 @@
-"""Drives an external trainer through a run, one process per round.
+"""Drives a run through its rounds: a trainer, one process per round (`drive`), or a program's own loop
+(`Schedule`).
 
 Each round: run the command, take its outcomes, score again where due, plan the next. What was done is on disk
 before the next thing begins, so a killed driver goes on where it was. The trainer is a command with places to
-fill in, so any program can be driven.
+fill in, so any program can be driven. `Schedule` keeps nothing but the run's folder, so a program and the
+command line can take turns on the same run.
 """
 
 from __future__ import annotations
@@ -11,41 +13,34 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
 
 from gaincurate.core.artifact import Json
-from gaincurate.core.files import append_line, write_json
+from gaincurate.core.files import append_line, append_lines, write_json
+from gaincurate.core.options import checked
 from gaincurate.core.process import command_lock, fill, run_command, stoppable
+from gaincurate.core.progress import View
+from gaincurate.core.prompts import read_rows
 from gaincurate.errors import InputError, OutcomeError, TrainerError, storage_error
-from gaincurate.schedule.checkpoints import Finder
+from gaincurate.schedule import status as story
+from gaincurate.schedule.checkpoints import Finder, checkpoint_before
+from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.foresight import observes_with_checkpoint
 from gaincurate.schedule.observations import take_outcomes
 from gaincurate.schedule.rescore import due
 from gaincurate.schedule.rollback import forget_references
 from gaincurate.schedule.rounds import advance
-from gaincurate.schedule.run import Run, read_json, working_on
+from gaincurate.schedule.rounds import start as open_run
+from gaincurate.schedule.run import Run, names_of, read_json, working_on
 
 NAMES = ("data", "round", "checkpoint", "outcomes", "output")
 _TRAINED, _COMMAND = "trained.json", "command.json"
 _CLOCKS = 2.0  # seconds that a file system's clock may be behind
-
-
-class View:
-    """Hears how a run goes; every method may be left as it is."""
-
-    def note(self, text: str) -> None:
-        """Something that a person should know."""
-
-    def training(self, round_: int, attempt: int, command: Sequence[str]) -> None:
-        """A trainer is about to start."""
-
-    def waiting(self, seconds: float, log: Path) -> None:
-        """It is at work."""
-
-    def round_done(self, round_: int, seconds: float) -> None:
-        """Its outcomes were taken and the next round is planned, or the run is finished."""
 
 
 def drive(
@@ -130,44 +125,6 @@ def remembered(run: Run, command: Sequence[str]) -> list[str]:
     if "{" not in trainer[0] and shutil.which(trainer[0]) is None:
         raise TrainerError(f"the trainer {trainer[0]!r} cannot be started: there is no such program.")
     return trainer
-
-
-def names_of(run: Run, round_: int, checkpoint: str) -> dict[str, str]:
-    """What the names in braces stand for in a round; absolute paths."""
-    folder = run.round_folder(round_).resolve()
-    return {
-        "data": str(run.data(round_).resolve()),
-        "round": str(round_),
-        "checkpoint": checkpoint,
-        "outcomes": str(run.outcomes(round_).resolve()),
-        "output": str(folder / "output"),
-    }
-
-
-def checkpoint_before(run: Run, round_: int, command: Sequence[str], finder: Finder | None = None) -> str:
-    """What the newest round's training begins with: the model of the run, or what the last round left.
-
-    Empty where neither is known and the command does not name it.
-
-    Raises:
-        TrainerError: it is gone.
-        InputError: it is not known.
-    """
-    checkpoint = run.state["checkpoint"]
-    if checkpoint is None and not any("{checkpoint}" in part for part in command):
-        return ""
-    if checkpoint is None:
-        raise InputError(
-            f"{run.folder} does not know the model that scored the set, which {{checkpoint}} is in round "
-            "0; start the run with --model."
-        )
-    why = None if checkpoint == run.config.model else (finder or Finder()).why_incomplete(Path(checkpoint))
-    if why is not None:
-        raise TrainerError(
-            f"round {round_} would begin with the checkpoint of round {round_ - 1}, which is gone: "
-            f"{why}. Restore it; a trainer that deletes old checkpoints must keep the newest."
-        )
-    return str(checkpoint)
 
 
 def _train(
@@ -300,3 +257,95 @@ def _checkpoint_after(
     if round_ == 0:
         view.note(f"round 0 left no checkpoint below {output}; round 1 begins with the same model again")
     return None
+
+
+class Schedule:
+    """A run that was started.
+
+    Args:
+        run: its folder.
+
+    Raises:
+        OutputError: no run is there.
+    """
+
+    def __init__(self, run: str | Path) -> None:
+        self._run = Run(run)
+
+    @classmethod
+    def start(
+        cls, scored: str | Path, run: str | Path, *, strategy: str, budget: int, rounds: int, **options: Any
+    ) -> Schedule:
+        """Open a run and write its round 0; options as in `ScheduleConfig`, `rescore` as a mapping too.
+
+        Raises:
+            InputError: an option does not go with the set or with another option.
+            OutputError: the scored set is unfinished or damaged, or the run's folder holds something.
+        """
+        required = {"scored": scored, "run": run, "strategy": strategy, "budget": budget, "rounds": rounds}
+        open_run(checked(ScheduleConfig, {**required, **options}))
+        return cls(run)
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self._run.folder
+
+    @property
+    def round(self) -> int:
+        """The newest round, from 0; -1 where the first waits for its references."""
+        return int(self._run.state["round"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether all rounds are done."""
+        return bool(self._run.state.get("finished"))
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of the newest round's prompts, `[budget]`, in its order."""
+        return self._run.ids(self._run.newest())
+
+    @property
+    def plan(self) -> Json:
+        """The newest round's plan."""
+        return self._run.plan(self._run.newest())
+
+    def data(self) -> pa.Table:
+        """The newest round's training rows, `[budget]`."""
+        return read_rows(self._run.data(self._run.newest()))
+
+    def report(self, outcomes: Iterable[Mapping[str, Any]]) -> None:
+        """Append outcomes of the newest round: `gc_id`, `reward`, and what else a line may have.
+
+        `round` is filled in where a line has none. `next` reports what is wrong with a line.
+
+        Raises:
+            StorageError: the file system refused.
+        """
+        number = self._run.newest()
+        append_lines(self._run.outcomes(number), ({"round": number, **line} for line in outcomes))
+
+    def next(self, checkpoint: str | Path | None = None, references: str | Path | None = None) -> bool:
+        """Take the newest round's outcomes and plan the next round.
+
+        Args:
+            checkpoint: what the round's training left; needed where a re-scoring is due, or where references
+                are rolled out with it.
+            references: what the next round's references did, for strategy `dots`: outcomes, or a rollout set.
+
+        Returns:
+            Whether there is a next round.
+
+        Raises:
+            OutcomeError: the outcomes cannot be used; nothing is changed.
+            LockedError: another process is at work on the run.
+        """
+        with working_on(self.folder):
+            references_path = None if references is None else Path(references)
+            left = None if checkpoint is None else str(checkpoint)
+            return advance(self._run, left, references=references_path) is not None
+
+    def status(self) -> Json:
+        """What `gaincurate schedule status --json` prints."""
+        return story.status(self._run)

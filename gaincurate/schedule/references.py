@@ -6,7 +6,6 @@ file. Both are checked and written in one form, so a prediction does not depend 
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from collections.abc import Sequence
@@ -19,12 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gaincurate.core.arrow import parquet_head, read_parquet
-from gaincurate.core.artifact import MANIFEST, Json, broken
+from gaincurate.core.artifact import Json, broken
 from gaincurate.core.files import (
     digest_file,
     digest_json,
     json_lines,
-    reading,
     remove_temporaries,
     write_json,
 )
@@ -33,7 +31,7 @@ from gaincurate.core.prompts import training_rows, write_rows
 from gaincurate.core.rng import Ints, keys_of
 from gaincurate.core.schema import ID
 from gaincurate.difficulty.pass_rates import PassRates
-from gaincurate.difficulty.rollout_set import KIND, RolloutSet, pass_rates
+from gaincurate.difficulty.rollout_set import RolloutSet, is_rollout_set, pass_rates
 from gaincurate.errors import InputError, NotReadyError, OutcomeError, storage_error
 from gaincurate.schedule.observations import Note, pass_rates_of, rules_of, silent
 from gaincurate.schedule.run import GIVEN, Run, read_json
@@ -142,7 +140,7 @@ def read(run: Run, asked: Asked, path: Path, *, ours: bool = False, note: Note =
         InputError: it cannot be read, or is of another round.
         OutcomeError: a reward that is no number in the range, or too few of the references.
     """
-    rollouts = path if path.is_dir() and _is_rollout_set(path) else None
+    rollouts = path if path.is_dir() and is_rollout_set(path) else None
     rules = rules_of(run.config)
     observed = _of_round(
         pass_rates_of(path, Rules() if rollouts else rules, option="--reference-outcomes"),
@@ -179,15 +177,6 @@ def _cut(observed: PassRates, rollouts: Path, success: float) -> PassRates:
     return PassRates(
         observed.name, table.column(ID).to_pylist(), wins, losses, True, observed.round, observed.source
     )
-
-
-def _is_rollout_set(path: Path) -> bool:
-    with reading(path / MANIFEST):
-        text = (path / MANIFEST).read_bytes() if (path / MANIFEST).exists() else b"{}"
-    try:
-        return bool(json.loads(text).get("kind") == KIND)
-    except (ValueError, AttributeError):
-        return False
 
 
 def _of_round(policies: Sequence[PassRates], round_: int, path: Path) -> PassRates:

@@ -3,12 +3,17 @@
 A round's plan depends on the scored set, the seed and the outcomes alone. So nothing is kept in memory
 between rounds: each begins from the state that the last plan was written with, and a run that was killed goes
 on to the same plans.
+
+Options of a run are checked against its scored set and each other before hours are spent. What only one
+strategy asks for is checked by its own `Options.check_run`. Draws and facts of users' own strategies are
+checked here too, before a round is written.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,9 +36,8 @@ from gaincurate.schedule.context import Context
 from gaincurate.schedule.first_model import first_model
 from gaincurate.schedule.observations import Note, concentration_of, late_outcomes, silent, take_outcomes
 from gaincurate.schedule.ordering import Order, build
-from gaincurate.schedule.rescore import Rescored, due, rescore
+from gaincurate.schedule.rescore import OF_MODEL, Rescored, due, rescore
 from gaincurate.schedule.run import BASE, FORMAT, ORDER, RUN, Run, making
-from gaincurate.schedule.validate import check_draw, check_options_of_a_run, check_plan_facts
 
 _CARRIED_OVER = ("order", "ordered_by", "scores", "probe", "checkpoint")
 
@@ -220,7 +224,11 @@ def _observe(run: Run, state: Json, checkpoint: str | None, note: Note, held: He
     tallies = list(outcomes.tallies.values())
     wins = np.array([math.fsum(tally.successes) for tally in tallies])
     counts = np.array([len(tally.successes) for tally in tallies])
-    selector.observe(base.Observed(round_, rows, wins, counts - wins, outcomes.accuracy, concentration, late))
+    lines = np.array([len(tally.successes) + tally.unjudged for tally in tallies])
+    tokens = np.array([tally.tokens for tally in tallies]) / np.maximum(lines, 1)
+    selector.observe(
+        base.Observed(round_, rows, wins, counts - wins, outcomes.accuracy, concentration, late, tokens)
+    )
     inputs = {
         "round": round_,
         "accuracy": outcomes.accuracy,
@@ -290,3 +298,124 @@ def _forecast(table: pa.Table, ranks: Ints) -> Json:
         "mean_angle": math.fsum(angles.tolist()) / len(angles),
         "ranks": [int(ranks.min()), float(np.median(ranks)), int(ranks.max())],
     }
+
+
+def check_options_of_a_run(
+    config: ScheduleConfig,
+    scored: ScoredSet,
+    kind: type[base.Selector],
+    by: str | None,
+    options: base.Options,
+) -> None:
+    """See that a run may be opened.
+
+    Args:
+        config: the run's options.
+        scored: the set.
+        kind: the strategy.
+        by: the column of the order.
+        options: the strategy's own.
+
+    Raises:
+        InputError: an option does not go with the set or with another option.
+    """
+    _check_sizes(config, scored)
+    _check_order(config, kind, by)
+    model = config.model
+    if (
+        model is not None
+        and model.startswith(("/", "./", "../", "~"))
+        and not Path(model).expanduser().exists()
+    ):
+        raise InputError(f"--model {model}: there is no such folder.")
+    options.check_run(config, scored)
+
+
+def check_draw(config: ScheduleConfig, ranks: Ints, count: int) -> None:
+    """A user's own strategy may be wrong; a round that is must not be written.
+
+    Raises:
+        InputError: it is.
+    """
+    wrong = None
+    if ranks.shape != (config.budget,):
+        wrong = f"drew {ranks.shape} ranks for a budget of {config.budget}"
+    elif len(np.unique(ranks)) < len(ranks):
+        wrong = "drew a rank twice"
+    elif ranks.min() < 0 or ranks.max() >= count:
+        wrong = f"drew a rank outside 0 to {count - 1}"
+    if wrong:
+        raise InputError(f"strategy {config.strategy} {wrong}.")
+
+
+def check_plan_facts(config: ScheduleConfig, selector: base.Selector, plan: Json, facts: Json) -> None:
+    """See that what a strategy adds to a plan takes the place of nothing and can be read later.
+
+    Raises:
+        InputError: it is not so.
+    """
+    taken = plan.keys() if selector.observes_references else plan.keys() | {"references"}
+    if both := sorted(taken & facts.keys()):
+        raise InputError(
+            f"strategy {config.strategy}: plan_facts gives {both[0]!r}, which plans have already; take "
+            "another name."
+        )
+    predicted = facts.get("predicted", [0.0] * config.budget)
+    if len(predicted) != config.budget or not np.isfinite(np.array(predicted, float)).all():
+        raise InputError(
+            f"strategy {config.strategy}: plan_facts gives {len(predicted):,} values as 'predicted'; "
+            "needed is "
+            f"a finite failure rate for each of the {config.budget:,} prompts."
+        )
+
+
+def _check_sizes(config: ScheduleConfig, scored: ScoredSet) -> None:
+    rows, align = len(scored), config.align_to
+    if config.budget > rows:
+        raise InputError(
+            f"--budget {config.budget:,} is over the {rows:,} rows of {config.scored}; a round's prompts are "
+            "distinct."
+        )
+    if config.budget % align:
+        near = [
+            n for n in (config.budget // align * align, -(-config.budget // align) * align) if 0 < n <= rows
+        ]
+        raise InputError(
+            f"--budget {config.budget:,} is no multiple of --align-to {align:,}; the nearest are "
+            f"{' and '.join(f'{n:,}' for n in near) or 'none that the set has rows for'}."
+        )
+    if not config.reward_low < config.reward_high or not math.isfinite(
+        config.reward_high - config.reward_low
+    ):
+        raise InputError(
+            f"--reward-range {config.reward_low:g},{config.reward_high:g}: the first must be "
+            "less than the second."
+        )
+
+
+def _check_order(config: ScheduleConfig, kind: type[base.Selector], by: str | None) -> None:
+    if config.ascending is not None and by is None:
+        raise InputError(
+            f"--ascending and --descending are for an order, and strategy {config.strategy} has none."
+        )
+    if config.by is not None and kind.ordering == "none":
+        raise InputError(f"--by {config.by}: strategy {config.strategy} has no order; leave --by out.")
+    what = config.rescore.what
+    if what == "off" and config.rescore.options:
+        raise InputError(
+            f"--scoring {shlex.join(config.rescore.options)!r}: --rescore off does no scoring; leave "
+            "--scoring out, or give --rescore round, window or full."
+        )
+    if what in ("window", "full") and not (kind.ordering == "any" and by in OF_MODEL):
+        if kind.ordering != "any":
+            why = f"strategy {config.strategy} has no order that may change"
+        else:
+            why = f"strategy {config.strategy} goes by {by}, which no checkpoint changes"
+        raise InputError(
+            f"--rescore {what} needs an order by a score of the model ({', '.join(OF_MODEL)}), and {why}. "
+            "Use --rescore round or off."
+        )
+    if what == "window" and kind.reach is base.Selector.reach:
+        raise InputError(
+            f"--rescore window: strategy {config.strategy} does not say which ranks it can reach; use full."
+        )

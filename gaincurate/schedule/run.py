@@ -350,3 +350,15 @@ def read_json(path: Path) -> Json:
     except ValueError as error:
         raise OutputError(f"{path} is damaged; restore it from a copy.", path=str(path)) from error
     return value
+
+
+def names_of(run: Run, round_: int, checkpoint: str) -> dict[str, str]:
+    """What the names in braces stand for in a round; absolute paths."""
+    folder = run.round_folder(round_).resolve()
+    return {
+        "data": str(run.data(round_).resolve()),
+        "round": str(round_),
+        "checkpoint": checkpoint,
+        "outcomes": str(run.outcomes(round_).resolve()),
+        "output": str(folder / "output"),
+    }

@@ -2,16 +2,20 @@
 
 One thread reads and segments the next shard while the model runs, another writes the last one. One of each
 is enough, and each holds one shard at most, so memory does not grow with the set.
+
+An out-of-memory error starts the whole shard again with half the tokens in a batch. Its metadata say so,
+because batches of another size round differently.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 import torch
@@ -20,22 +24,28 @@ import transformers
 from gaincurate.core.artifact import Artifact, Json
 from gaincurate.core.locks import work_folder
 from gaincurate.core.progress import Progress
+from gaincurate.core.prompts import PromptProblem, column_values, to_messages
 from gaincurate.core.schema import Score, scored_table, signal_fields
 from gaincurate.core.scored_set import SCORES
+from gaincurate.errors import GaincurateError, RowError
+from gaincurate.scoring.batching import Batch
 from gaincurate.scoring.cpu import settle_memory
 from gaincurate.scoring.ids import Ids
 from gaincurate.scoring.lm_head import Head
 from gaincurate.scoring.model import load_model
+from gaincurate.scoring.packed_attention import UnsupportedAttention
+from gaincurate.scoring.packed_prefill import PackedPrefill
 from gaincurate.scoring.plan import Plan
 from gaincurate.scoring.prefill import Prefill
 from gaincurate.scoring.readers.source import Cursor
-from gaincurate.scoring.segment import Segmented
-from gaincurate.scoring.shard import Forward, Shard, without_padding
+from gaincurate.scoring.segment import Segmented, Unusable
 from gaincurate.scoring.signals import Signals
 from gaincurate.scoring.summary import Summary
+from gaincurate_kernels import RMSNorm
 
 T = TypeVar("T")
 U = TypeVar("U")
+_TRIAL_TOKENS = 256
 
 
 def prefetch(work: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
@@ -170,3 +180,208 @@ def _waited_for(items: Iterator[_Prepared], summary: Summary) -> Iterator[_Prepa
         if item is None:
             return
         yield item
+
+
+class Forward(Protocol):
+    """A way to run a shard's prompts through the model."""
+
+    name: str
+    norm: RMSNorm | None
+
+    def stop(self, prompt: Segmented) -> int:
+        """How many of a prompt's tokens are computed."""
+
+    def run(self, prompts: Sequence[Segmented], budget: int) -> Iterator[Batch]:
+        """Every prompt's states, in batches of at most `budget` tokens."""
+
+
+def without_padding(
+    prefill: Prefill, prompts: Sequence[Segmented], progress: Progress, head: Head | None = None
+) -> Forward:
+    """The packed forward if it gives what the model's own does on two of these prompts, else the padded one.
+
+    The longest two of at most 256 tokens, or the shortest two: a trial, not a run. The head is tried on them
+    too.
+
+    Raises:
+        ModelError: the head does not give the model's own logits.
+        GaincurateError: the device's memory is too small for this.
+    """
+    by_length = sorted(prompts, key=lambda prompt: prompt.end)
+    short = [prompt for prompt in by_length if prompt.end <= _TRIAL_TOKENS]
+    tried = short[-2:] if len(short) > 1 else by_length[:2]
+    try:
+        if head is not None:
+            head.try_on(prefill, tried)  # before the model's attention is exchanged
+        packed = PackedPrefill(prefill)
+        packed.try_on(tried)
+    except UnsupportedAttention as reason:
+        kind = prefill.config.model_type
+        progress.note(f"{kind} runs in padded batches, which is slower: {reason}")
+        return prefill
+    except torch.OutOfMemoryError as error:
+        raise GaincurateError(
+            f"the device ran out of memory on a first trial of {len(tried)} prompts; free memory on it and "
+            "run the same command again, or use a larger device."
+        ) from error
+    return packed
+
+
+class Shard:
+    """Scores the rows of one shard.
+
+    Args:
+        plan: the run.
+        start: the shard's first source row.
+        names: the rows' ids.
+        summary: counts and times are added here.
+        progress: hears of every batch.
+    """
+
+    def __init__(
+        self, plan: Plan, start: int, names: list[str], summary: Summary, progress: Progress
+    ) -> None:
+        self._plan = plan
+        self._start = start
+        self._names = names
+        self._summary = summary
+        self._progress = progress
+        self._rejected: dict[int, str] = {}
+
+    def segment(self, table: pa.Table) -> dict[int, Segmented]:
+        """The rows that can be scored, by place.
+
+        Raises:
+            RowError: one cannot, and the run is not to skip it.
+        """
+        with self._summary.timed("segmenting"):
+            column = self._plan.columns.prompt
+            messages, places = [], []
+            for place, value in enumerate(column_values(table, column)):
+                try:
+                    messages.append(to_messages(value, column))
+                    places.append(place)
+                except PromptProblem as problem:
+                    self._refuse(place, str(problem))
+            prompts = {}
+            for place, result in zip(places, self._plan.segmenter(messages), strict=True):
+                if isinstance(result, Unusable):
+                    self._refuse(place, result.reason, overlong=result.overlong)
+                else:
+                    prompts[place] = result
+        return prompts
+
+    def score(
+        self, prompts: dict[int, Segmented], forward: Forward, signals: Signals
+    ) -> tuple[dict[int, Score], dict[str, Any]]:
+        """Scores by place, in order, and what the shard's metadata say of its rows.
+
+        Where the device runs out of memory the shard is begun again with half the tokens in a batch.
+
+        Raises:
+            RowError: a row's states, or what is made of them, are not finite, and the run is not to skip it.
+            GaincurateError: a prompt alone is too much for the device.
+        """
+        budget = self._plan.machine.batch_tokens
+        unusable = dict(self._rejected)
+        while True:
+            try:
+                scores, zero_vectors = self._score(prompts, forward, signals, budget)
+                break
+            except torch.OutOfMemoryError as error:
+                longest = max(forward.stop(prompt) for prompt in prompts.values())
+                if budget <= longest:
+                    other = ", give a smaller --logits-memory" if self._plan.config.needs_head else ""
+                    raise GaincurateError(
+                        f"the device ran out of memory on a prompt of {longest:,} tokens alone. Skip such "
+                        f"rows with --max-length {longest - 1} --on-overlong skip{other}, or use a larger "
+                        "device."
+                    ) from error
+                budget //= 2
+                self._rejected = dict(unusable)
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                self._progress.note(
+                    f"warning: out of memory; the shard from row {self._start} starts over with "
+                    f"{budget:,} tokens in a batch"
+                )
+        facts: dict[str, Any] = {
+            "rows": len(scores),
+            "rejected": [
+                {"gc_id": self._names[place], "row": self._start + place, "reason": reason}
+                for place, reason in sorted(self._rejected.items())
+            ],
+            "truncated": sum(prompts[place].truncated for place in scores),
+            "without_prefix": sum(prompts[place].prefix == 0 for place in scores),
+            "zero_vectors": zero_vectors,
+            "norm_was_fused": forward.norm is not None,
+            "prefill": forward.name,
+        }
+        if budget != self._plan.machine.batch_tokens:
+            facts["restarted_with_batch_tokens"] = budget
+        return scores, facts
+
+    def _score(
+        self, prompts: dict[int, Segmented], forward: Forward, signals: Signals, budget: int
+    ) -> tuple[dict[int, Score], int]:
+        places = sorted(prompts)
+        chosen = [prompts[place] for place in places]
+        scores: dict[int, Score] = {}
+        zero_vectors = done = tokens = 0
+        batches = forward.run(chosen, budget)
+        try:
+            while True:
+                batch = self._next(batches, chosen, forward)
+                if batch is None:
+                    return dict(sorted(scores.items())), zero_vectors
+                measured = signals(batch.states, [chosen[i] for i in batch.places])
+                for i, (score, zeros) in zip(batch.places, measured, strict=True):
+                    if isinstance(score, str):
+                        self._refuse(places[i], score)
+                    else:
+                        scores[places[i]] = score
+                        zero_vectors += zeros
+                done, tokens = done + len(batch.places), tokens + batch.tokens
+                self._count(len(batch.places), batch.tokens)
+        except torch.OutOfMemoryError:
+            self._count(-done, -tokens)
+            raise
+
+    def _next(self, batches: Iterator[Batch], prompts: Sequence[Segmented], forward: Forward) -> Batch | None:
+        """The next batch; its time is counted to what it was spent for."""
+        begin = time.perf_counter()
+        with self._summary.timed("prefill"):
+            batch = next(batches, None)
+            if batch is not None and batch.states.hidden.is_cuda:
+                # Else the angle code would be the first to wait, and be charged for the forward.
+                torch.cuda.synchronize(batch.states.hidden.device)
+        if batch is not None:
+            batch_prompts = [prompts[i] for i in batch.places]
+            spent = time.perf_counter() - begin - batch.behind_site
+            self._summary.move(batch.behind_site, "prefill", "behind_site")
+            if "entropy" in self._plan.config.signals:
+                tails = sum(forward.stop(prompt) - prompt.end for prompt in batch_prompts) / batch.tokens
+                self._summary.move(spent * tails, "prefill", "tails")
+        return batch
+
+    def _count(self, rows: int, tokens: int) -> None:
+        self._summary.scored += rows
+        self._summary.tokens += tokens
+        self._progress.advance(rows, tokens=tokens)
+
+    def _refuse(self, place: int, reason: str, *, overlong: bool = False) -> None:
+        row, gc_id, config = self._start + place, self._names[place], self._plan.config
+        if (config.on_overlong if overlong else config.on_error) == "skip":
+            self._rejected[place] = reason
+            return
+        step = (
+            "Add --on-overlong skip to list such rows in rejected.jsonl"
+            if overlong
+            else "Fix the row, or add --on-error skip to list such rows in rejected.jsonl"
+        )
+        raise RowError(
+            f"row {row} (from 0, id {gc_id}) cannot be scored: {reason}. {step}.",
+            row=row,
+            gc_id=gc_id,
+            reason=reason,
+        )

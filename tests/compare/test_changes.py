@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-import sets
+from column_sets import column_set
 from gaincurate.compare.config import checked_comparison
 from gaincurate.compare.results import FACTS
-from gaincurate.compare.runner import compare
-from gaincurate.errors import OutputError
+from gaincurate.compare.runner import compare, tasks_by_id
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.errors import InputError, OutputError
 
 pytest.importorskip("trl")
 
@@ -22,8 +23,13 @@ def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Begins a comparison of two small sets in one folder, with these settings changed."""
     for name in ("roll_out", "_work", "collect"):
         monkeypatch.setattr(f"gaincurate.compare.runner.{name}", lambda *given: None)
+    of = {
+        "source": [f"task {k % 8}" for k in range(40)],
+        "level": [k % 2 for k in range(40)],
+        "same": [1] * 40,
+    }
     for name in ("scored", "heldout"):
-        sets.make_set(tmp_path / name, [[sets.scored_row(f"{name}{k}", f"{name} {k}?") for k in range(40)]])
+        column_set(tmp_path / name, [3] * 40, {}, of, names=[f"{name}{k}" for k in range(40)])
 
     def begun(**changes: Any) -> dict[str, Any]:
         given: dict[str, Any] = {
@@ -60,3 +66,41 @@ def test_an_arm_that_was_left_out_keeps_its_name(begin: Any) -> None:
     assert sorted(left_out["begun"]) == ["angle", "length", "uniform"]
     with pytest.raises(OutputError, match=r"holds another comparison: arms\.angle\.strategy differ"):
         begin(arms=[{"name": "angle", "strategy": "length"}])
+
+
+def test_a_comparison_of_an_earlier_version_goes_on(begin: Any, tmp_path: Path) -> None:
+    """It has no settings that came later, which had no other value than the default."""
+    begin()
+    path = tmp_path / "out" / FACTS
+    facts = json.loads(path.read_bytes())
+    for new in ("tasks",):
+        del facts["comparison"][new]
+    path.write_text(json.dumps(facts))
+    assert begin()["tasks"] == ["source"]
+
+
+def test_tasks_may_be_named_later(begin: Any) -> None:
+    assert begin(tasks=[])["tasks"] == []
+    assert begin(tasks=["source", "level"])["tasks"] == ["source", "level"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "sentence"),
+    [
+        (["sauce"], r"has no column 'sauce'; it has .*source"),
+        (["same"], r"has 1 of them for 40 prompts\. Name columns with two tasks or more"),
+        (["gc_id"], r"has 40 of them for 40 prompts\."),
+    ],
+)
+def test_columns_that_are_no_tasks_are_refused(begin: Any, columns: list[str], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        begin(tasks=columns)
+
+
+def test_a_task_is_what_its_columns_say_together(begin: Any, tmp_path: Path) -> None:
+    begin()
+    heldout = ScoredSet(tmp_path / "heldout")
+    names = tasks_by_id(heldout, ["source", "level"])
+    assert names["heldout3"] == "task 3 1"
+    assert len(set(names.values())) == 8
+    assert tasks_by_id(heldout, []) == {}

@@ -67,6 +67,7 @@ class Duck:
         ("length", "gc_prompt_tokens", False),
         ("length", "gc_nll", True),
         ("variance", None, False),
+        ("posterior", None, False),
         ("gain-rl", None, True),
         ("gain-rl", "level", True),  # its mean follows the angles
         ("dots", None, True),
@@ -95,6 +96,52 @@ def test_half_a_prompt_is_generated_for() -> None:
     arm = Arm(name="r", strategy="uniform", replay=ReplayArm(fresh_share=0.5))
     found = [checked_comparison(LEAST | {"step_prompts": n}).fresh_prompts(arm) for n in (3, 4, 5, 7)]
     assert found == [2, 2, 3, 4]
+
+
+def replaying(name: str, strategy: str = "gain-rl", **more: Any) -> dict[str, Any]:
+    return {"name": name, "strategy": strategy, "replay": {"fresh_share": 0.5}} | more
+
+
+@pytest.mark.parametrize(
+    ("arms", "controls"),
+    [
+        ([{"name": "a", "strategy": "gain-rl"}], {}),
+        ([replaying("a")], {"a": "uniform-replay"}),
+        ([{"name": "a", "strategy": "gain-rl", "step_prompts": 4}], {"a": "uniform-at-4"}),
+        ([{"name": "a", "strategy": "gain-rl", "step_prompts": 8}], {}),
+        ([replaying("a", step_prompts=4)], {"a": "uniform-at-4-replay"}),
+        ([replaying("a"), replaying("b", "length")], {"a": "uniform-replay", "b": "uniform-replay"}),
+        (
+            [replaying("a"), replaying("b", replay={"fresh_share": 0.25})],
+            {"a": "uniform-replay", "b": "uniform-replay-2"},
+        ),
+        ([replaying("a"), replaying("mine", "uniform")], {"a": "mine"}),
+        ([replaying("mine", "uniform")], {}),
+        ([replaying("a"), {"name": "uniform-replay", "strategy": "length"}], {"a": "uniform-replay-2"}),
+    ],
+)
+def test_arms_with_replay_or_steps_of_another_size_get_their_control(
+    arms: list[dict[str, Any]], controls: dict[str, str]
+) -> None:
+    found = checked_comparison(LEAST | {"arms": arms})
+    names = [arm.name for arm in found.arms]
+    by_name = {arm.name: arm for arm in found.arms}
+    there = {arm.name: made.name for arm in found.arms if (made := found.control_of(arm))}
+    assert there == controls
+    own = [arm["name"] for arm in arms]
+    assert names == ["uniform", "length", *own, *dict.fromkeys(n for n in controls.values() if n not in own)]
+    for name, control in controls.items():
+        assert by_name[control].strategy == "uniform"
+        assert by_name[control].replay == by_name[name].replay
+        assert found.prompts_of(by_name[control]) == found.prompts_of(by_name[name])
+    without = checked_comparison(LEAST | {"arms": arms, "controls": False})
+    assert [arm.name for arm in without.arms] == ["uniform", "length", *own]
+
+
+def test_the_study_of_the_docs_is_still_one() -> None:
+    folder = Path(__file__).parent.parent.parent / "docs/studies/head_to_head"
+    for name, arms in (("study.toml", 9), ("study-short.toml", 4)):
+        assert len(read_comparison(folder / name).arms) == arms
 
 
 @pytest.mark.parametrize(
@@ -137,8 +184,8 @@ def test_a_file_names_folders_beside_it(tmp_path: Path) -> None:
         ),
         (
             {"arms": [{"name": "uniform", "strategy": "gain-rl"}]},
-            "c: the arm 'uniform' is what others are compared with: strategy 'uniform', without replay; give "
-            "this one another name.",
+            "c: the arm 'uniform' is what others are compared with: strategy 'uniform', without replay or "
+            "step_prompts of its own; give this one another name.",
         ),
         (
             {"arms": [{"name": "r", "strategy": "uniform", "replay": {"fresh_share": 0.05}}]},
@@ -195,6 +242,15 @@ def test_a_file_names_folders_beside_it(tmp_path: Path) -> None:
             {"train": {"lr_scheduler_type": "linear"}},
             "c: [train] lr_scheduler_type 'linear' needs to know the last step, and a budget of tokens has "
             "none; it is one of constant, constant_with_warmup.",
+        ),
+        (
+            {
+                "arms": [{"name": "r", "strategy": "uniform", "step_prompts": 3}],
+                "train": {"gradient_accumulation_steps": 4},
+                "group": 2,
+            },
+            "c: [train] gradient_accumulation_steps 4 does not divide the 6 rollouts of a step (step_prompts "
+            "times group).",
         ),
         (
             {"train": {"gradient_accumulation_steps": 3}},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from itertools import combinations
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import compare_results
-from gaincurate.compare.document import Steps, document, over_time, pass_at, with_angle
+from gaincurate.compare.document import Steps, clipped, document, over_time, pass_at, with_angle
 from gaincurate.compare.results import PER_STEP, read_results
 from gaincurate.compare.verdict_text import about_arm, about_length, headline, notes
 from gaincurate.core.stats import spearman_given
@@ -25,7 +26,10 @@ SETTING = {
     "seeds_count": 3,
     "prompts": 1200,
     "budget_tokens": 1000,
+    "tasks": None,
+    "claim": "these tasks",
 }
+THIRTEEN: dict[str, Any] = {"tasks": {"count": 13, "effective": 10.5}, "claim": "other tasks like these"}
 LEARNED = {"value": 0.1, "interval": [0.05, 0.15]}
 
 
@@ -41,12 +45,15 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_right_answer(samples: int, dat
 
 
 def arm(name: str, value: float, joint: list[float] | None, answer: str, **reached: Any) -> dict[str, Any]:
-    difference = {"value": value, "joint": joint, "answer": answer, "detectable": 0.0412}
+    difference: dict[str, Any] = {"value": value, "joint": joint, "answer": answer, "detectable": 0.0412}
+    difference["claims"] = {"these tasks": dict(difference)}
     at: dict[str, Any] = {"spent": None, "share": None, "share_interval": None}
     return {
         "arm": name,
         "difference": difference,
         "against_length": difference,
+        "control": None,
+        "against_control": None,
         "reached": at | reached,
         "accuracy": {"value": 0.5},
         "cost": {"scoring": 100},
@@ -57,6 +64,8 @@ BASE = {
     "arm": "uniform",
     "difference": None,
     "against_length": None,
+    "control": None,
+    "against_control": None,
     "accuracy": {"value": 0.5},
     "reached": {},
     "cost": {"scoring": 0},
@@ -68,9 +77,9 @@ UNKNOWN = arm("high", 0.004, None, "cannot say")
 
 
 def of(
-    *arms: dict[str, Any], learned: dict[str, Any] = LEARNED, apart: tuple[str, ...] = ()
+    *arms: dict[str, Any], learned: dict[str, Any] = LEARNED, apart: tuple[str, ...] = (), **setting: Any
 ) -> dict[str, Any]:
-    return {"setting": SETTING, "learned": learned, "arms": [BASE, *arms], "apart": list(apart)}
+    return {"setting": SETTING | setting, "learned": learned, "arms": [BASE, *arms], "apart": list(apart)}
 
 
 @pytest.mark.parametrize(
@@ -107,6 +116,18 @@ def test_a_sentence_for_an_arm(one: dict[str, Any], said: str) -> None:
     assert about_arm(of(one), one) == said
 
 
+def test_an_arm_is_held_against_its_own_control_too() -> None:
+    control = WORSE["difference"]
+    one = BETTER | {"control": "uniform-replay", "against_control": control}
+    assert about_arm(of(one), one) == about_arm(of(BETTER), BETTER) + (
+        " At the same replay and size of a step: worse than uniform-replay (-2.0, -3.5 to -0.5)."
+    )
+    one = BETTER | {"control": "uniform-at-8", "against_control": SAME["difference"]}
+    assert about_arm(of(one), one).endswith(
+        " At the same replay and size of a step: no difference seen against uniform-at-8 (+0.4, -2.0 to +2.8)."
+    )
+
+
 def test_a_target_that_the_start_meets_is_not_spoken_of() -> None:
     found = of(BETTER, learned={"value": -0.01, "interval": [-0.05, 0.03]})
     assert about_arm(found, BETTER) == (
@@ -140,6 +161,38 @@ def test_a_sentence_over_all(arms: list[dict[str, Any]], said: str) -> None:
     assert headline(of(*arms)) == said
 
 
+UNSEEN = copy.deepcopy(BETTER) | {"arm": "unseen"}
+"""Better for these tasks, and not seen for others."""
+for _key in ("difference", "against_length"):
+    UNSEEN[_key] |= {"answer": "no difference seen", "joint": [-0.02, 0.08]}
+
+
+def test_sentences_say_which_tasks_they_are_about() -> None:
+    found = of(UNSEEN, WORSE, **THIRTEEN)
+    assert about_arm(found, UNSEEN) == (
+        "unseen: no difference seen. +3.1 right answers of 100 against uniform (-2.0 to +8.0): with 3 seeds and "
+        "13 tasks up to 8.0 more or 2.0 fewer could hide here. For more prompts of these tasks alone: better "
+        "(+1.2 to +5.0)."
+    )
+    assert about_arm(found, WORSE) == about_arm(of(WORSE), WORSE)
+    assert headline(found) == (
+        "At equal cost, of 2 other strategies, none better than uniform on other tasks like these; worse: "
+        "length; no difference seen: 1. For more prompts of these 13 tasks alone: better than uniform: unseen; "
+        "worse: length."
+    )
+    assert headline(of(UNSEEN, **THIRTEEN)) == (
+        "No difference seen: at equal cost none of 1 other strategy ended better or worse than uniform on other "
+        "tasks like these, as far as this comparison can see. 4.1 more or fewer right answers of 100 would have "
+        "been seen in 8 of 10 such comparisons. For more prompts of these 13 tasks alone: better than uniform: "
+        "unseen; none worse."
+    )
+    assert about_length(of(UNSEEN, **THIRTEEN)) == (
+        "Against length, which knows nothing but how long a question is, no difference seen: all of 1 on other "
+        "tasks like these (uniform is left out here: the two are compared above). For more prompts of these "
+        "tasks alone: better: unseen (+3.1, +1.2 to +5.0)."
+    )
+
+
 def test_a_sentence_against_length() -> None:
     assert about_length(of(BETTER, WORSE, SAME)) == (
         "Against length, which knows nothing but how long a question is, better: dots (+3.1, +1.2 to +5.0); "
@@ -151,7 +204,11 @@ def test_a_sentence_against_length() -> None:
 
 
 def test_notes_say_what_makes_a_comparison_weak() -> None:
-    assert notes(of(), 0) == []
+    assert notes(of(**THIRTEEN), 0) == []
+    assert notes(of(tasks={"count": 6, "effective": 3.4}), 0) == [
+        "The verdicts are about more prompts of these 6 tasks, which say as much as 3.4 of equal size. With fewer "
+        "than 5 nothing is said of other tasks."
+    ]
     dear = BETTER | {"cost": {"scoring": 400}}
     nothing = of(dear, learned={"value": 0.01, "interval": [-0.02, 0.04]}, apart=("dots",))
     assert notes(nothing, 3) == [
@@ -162,6 +219,8 @@ def test_notes_say_what_makes_a_comparison_weak() -> None:
         "larger budget, or a `prefill_weight` that was measured, may show another.",
         "The seeds of dots differ far more than those of the other arms, so its intervals are made of its own 3 "
         "seeds alone and are wide.",
+        "Nothing says of which task a held-out prompt is, so prompts are taken as independent. Where they come in "
+        "tasks, the verdicts are about more prompts of these tasks and not about others.",
         "3 held-out prompts are left out: of one model at least no completion could be judged.",
     ]
 
@@ -193,6 +252,51 @@ def test_the_document_of_a_planted_world(tmp_path: Path) -> None:
     assert 0 < good["reached"]["share"] < 0.7
     assert good["training"]["effective"] == pytest.approx(0.35)
     assert good["gradient"]["spearman"] > 0.8
+
+
+def test_the_headline_is_of_other_tasks_where_there_are_five(tmp_path: Path) -> None:
+    effects = {"uniform": 0.0, "length": 0.0, "good": 1.5}
+    few = document(read_results(compare_results.example(tmp_path / "few", effects, tasks=4)))
+    assert few["setting"]["claim"] == "these tasks"
+    assert few["setting"]["tasks"]["effective"] == 4
+    assert list(few["arms"][2]["difference"]["claims"]) == ["these tasks"]
+    out = tmp_path / "out"
+    found = document(read_results(compare_results.example(out, effects, tasks=10, task_taste=0.3)))
+    assert found["setting"]["claim"] == "other tasks like these"
+    assert found["setting"]["tasks"]["prompts"] == {f"task-{k}": 10 for k in range(10)}
+    for key in ("difference", "against_length"):
+        good = found["arms"][2][key]
+        other, these = (good["claims"][claim] for claim in ("other tasks like these", "these tasks"))
+        assert good["answer"] == other["answer"] == these["answer"] == "better"
+        assert {name: good[name] for name in other} == other
+        assert other["joint"][0] < these["joint"][0]
+    drawn = found["arms"][2]["drawn"]  # of three seeds: 60, 70 and 80 groups of two tasks
+    assert (drawn["groups"], drawn["prompts"]) == (70, 40)
+    assert drawn["tasks"] == pytest.approx({"task-0": 90 / 210, "task-1": 120 / 210})
+    for name in ("tasks", "drawn"):
+        (out / f"results/{name}.arrow").unlink()  # as a comparison of an earlier version
+    before = document(read_results(out))
+    assert before["setting"]["tasks"] is before["arms"][0]["drawn"] is None
+    assert "Nothing says of which task a held-out prompt is" in before["notes"][-1]
+    assert [arm["accuracy"]["value"] for arm in before["arms"]] == [
+        arm["accuracy"]["value"] for arm in found["arms"]
+    ]
+
+
+def test_what_an_arm_gains_on_its_control_is_a_family_of_its_own(tmp_path: Path) -> None:
+    effects = {"uniform": 0.0, "length": 0.0, "a": 1.5, "uniform-at-4": 1.5}
+    out = compare_results.example(tmp_path / "out", effects)
+    facts = json.loads((out / "comparison.json").read_bytes())
+    (out / "comparison.json").write_text(json.dumps(facts | {"controls": {"a": "uniform-at-4"}}))
+    arms = {one["arm"]: one for one in document(read_results(out))["arms"]}
+    assert [one["control"] for one in arms.values()] == [None, None, "uniform-at-4", None]
+    row = arms["a"]["against_control"]
+    assert row["value"] == pytest.approx(
+        arms["a"]["accuracy"]["value"] - arms["uniform-at-4"]["accuracy"]["value"]
+    )
+    assert row["joint"] == row["interval"]  # alone in its family
+    assert (arms["a"]["difference"]["answer"], row["answer"]) == ("better", "no difference seen")
+    assert arms["uniform-at-4"]["against_control"] is None
 
 
 def test_one_seed_is_told_without_intervals(tmp_path: Path) -> None:
@@ -228,6 +332,14 @@ def test_shares_are_weighted_by_prompts_and_rollouts() -> None:
 def test_a_step_past_the_budget_is_in_the_last_tenth() -> None:
     found = over_time([steps_of(1, tokens=[120.0], effective=[0.5])], 100.0)
     assert found["parts"][-1]["effective"] == 0.5
+
+
+def test_a_gradient_is_clipped_where_it_is_longer_than_it_may_be() -> None:
+    seeds = [steps_of(3, grad_norm=[0.5, 1.5, float("nan")]), steps_of(2, grad_norm=[1.0, 3.0])]
+    assert clipped(seeds, 1.0) == 0.5
+    assert clipped(seeds, 2.0) == 0.25
+    assert clipped(seeds, 0) is clipped(seeds, None) is None
+    assert clipped([steps_of(1, grad_norm=[float("nan")])], 1.0) is None
 
 
 def test_the_correlation_is_spearmans_of_each_seed() -> None:

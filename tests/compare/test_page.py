@@ -91,6 +91,15 @@ def test_a_number_of_the_table_is_that_of_the_document(html: str, told: dict[str
     assert f"{points(arm['difference']['value'])} <small>{span(arm['difference']['joint'])}</small>" in row[1]
 
 
+def test_the_page_has_what_each_arm_drew(tmp_path: Path) -> None:
+    out = compare_results.example(tmp_path / "out", {"uniform": 0, "length": 0}, prompts=60, tasks=6)
+    text = to_html(document(read_results(out)))
+    row = '<th scope="row">task-1</th><td>57 %</td><td>57 %</td>'
+    assert row in text
+    assert "other tasks like these" in text
+    assert "<td>40</td>" in text  # distinct prompts
+
+
 def test_names_from_outside_are_text(told: dict[str, Any]) -> None:
     bad = copy.deepcopy(told)
     bad["setting"]["model"] = HOSTILE

@@ -90,11 +90,12 @@ def by_job(table: pa.Table) -> list[tuple[tuple[str, int], list[Json]]]:
 @pytest.mark.slow
 def test_every_arm_is_trained_and_judged(compared: Path) -> None:
     found = read_tables(compared / RESULTS)
-    assert found.evaluations.column("arm").unique().to_pylist() == ["uniform", "length", "dots"]
-    assert len(found.evaluations) == 3 * 3 * 8
+    names = ["uniform", "length", "dots", "uniform-replay"]
+    assert found.evaluations.column("arm").unique().to_pylist() == names
+    assert len(found.evaluations) == 4 * 3 * 8
     assert set(found.evaluations.column("samples").to_pylist()) == {2}
     starts = [[r["right"] for r in rows if r["mark"] == 0] for _, rows in by_job(found.evaluations)]
-    assert starts[0] == starts[1] == starts[2]
+    assert starts[0] == starts[1] == starts[2] == starts[3]
 
 
 @pytest.mark.slow
@@ -126,6 +127,16 @@ def test_each_arm_pays_for_what_it_used(compared: Path, sets_of: Path) -> None:
 
 
 @pytest.mark.slow
+def test_what_was_drawn_adds_up_to_the_prompts_of_all_steps(compared: Path) -> None:
+    found = read_tables(compared / RESULTS)
+    assert found.drawn is not None
+    for (arm, seed), steps in by_job(found.steps):
+        rows = [r for r in found.drawn.to_pylist() if (r["arm"], r["seed"]) == (arm, seed)]
+        assert sum(r["groups"] for r in rows) == sum(r["prompts"] for r in steps)
+        assert all(0 < r["prompts"] <= r["groups"] for r in rows)
+
+
+@pytest.mark.slow
 def test_an_arm_replays(compared: Path) -> None:
     steps = dict(by_job(read_tables(compared / RESULTS).steps))
     assert {row["rollouts"] for row in steps["dots", 0]} == {4}
@@ -133,6 +144,8 @@ def test_an_arm_replays(compared: Path) -> None:
     assert {row["replayed"] for row in steps["dots", 0]} <= {0, 4}
     assert any(row["replayed"] for row in steps["dots", 0])
     assert not any(row["replayed"] for row in steps["uniform", 0])
+    assert {row["rollouts"] for row in steps["uniform-replay", 0]} == {4}
+    assert any(row["replayed"] for row in steps["uniform-replay", 0])
 
 
 @pytest.mark.slow
@@ -159,6 +172,7 @@ def same(first: Tables, second: Tables, *, seconds: bool = False) -> bool:
         (first.evaluations, second.evaluations),
         (first.marks, second.marks),
         (first.steps, second.steps),
+        (first.drawn, second.drawn),
     )
     return all(plain(one).equals(other if seconds else plain(other)) for one, other in pairs)
 

@@ -11,9 +11,8 @@ import transformers
 import tiny
 from gaincurate.core.rng import uniforms
 from gaincurate.difficulty.config import RolloutConfig
-from gaincurate.difficulty.decoding import Sampler
 from gaincurate.difficulty.engine import Completion, Refused, Request, stream_of
-from gaincurate.difficulty.local_engine import LocalEngine, Ready, batches
+from gaincurate.difficulty.local_engine import LocalEngine, Ready, Sampler, batches
 
 
 def config(model: Path, **options: Any) -> RolloutConfig:

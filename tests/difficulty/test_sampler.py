@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gaincurate.difficulty.decoding import nucleus
+from gaincurate.difficulty.local_engine import nucleus
 
 
 def plain(chances: NDArray[np.float64], top_p: float) -> NDArray[np.float64]:

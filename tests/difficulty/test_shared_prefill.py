@@ -12,9 +12,8 @@ import tiny
 from architectures import ARCHITECTURES, Architecture, in_tiers
 from gaincurate.core.prompts import Message
 from gaincurate.difficulty.config import RolloutConfig
-from gaincurate.difficulty.decoding import PIECE, SharedPrefill, common_prefix
 from gaincurate.difficulty.engine import Completion, Request
-from gaincurate.difficulty.local_engine import LocalEngine
+from gaincurate.difficulty.local_engine import PIECE, LocalEngine, SharedPrefill, common_prefix
 
 SHARED: list[Message] = [
     {"role": "system", "content": "Answer with a number and nothing else, please."},

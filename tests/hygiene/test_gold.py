@@ -8,8 +8,8 @@ import pytest
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.verifier import VerifierConfig
 from gaincurate.errors import InputError
+from gaincurate.hygiene.checks import broken_gold, conflicting_gold
 from gaincurate.hygiene.findings import CheckResult
-from gaincurate.hygiene.gold import broken_gold, conflicting_gold
 from gaincurate.hygiene.options import HygieneOptions
 from questions import asking
 

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
-from gaincurate.hygiene.findings import CheckResult
-from gaincurate.hygiene.near_duplicates import (
+from gaincurate.hygiene.duplicates import (
     RECALL,
     Likeness,
     Sketches,
@@ -22,6 +21,7 @@ from gaincurate.hygiene.near_duplicates import (
     shared,
     shingles,
 )
+from gaincurate.hygiene.findings import CheckResult
 from gaincurate.hygiene.options import HygieneOptions
 from questions import asking, left
 

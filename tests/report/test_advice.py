@@ -8,8 +8,8 @@ import pytest
 
 import documents
 from gaincurate.core.stats import Estimate
-from gaincurate.report.advice import ANSWERS, answer, next_steps
 from gaincurate.report.document import Document, Kind, Lift
+from gaincurate.report.verdict_text import ANSWERS, answer, next_steps
 
 
 def judged(*kinds: Kind, first: str | None = None, unknown: str | None = None) -> Document:
@@ -80,6 +80,15 @@ def test_where_nothing_tells_more_prompts_are_drawn_by_outcomes_or_at_random() -
     assert commands(document)[0][6:8] == ["--strategy", "variance"]
     assert "random" not in next_steps(document)[0].text
     assert commands(replace(document, outcomes=[]))[0][6:8] == ["--strategy", "uniform"]
+
+
+def test_where_uniform_wastes_little_random_prompts_in_smaller_batches_are_advised() -> None:
+    document = judged("tells-nothing")
+    little, much = (replace(document, wasted=Estimate(share, share, share, 99)) for share in (0.3, 0.7))
+    assert commands(little)[0][6:8] == ["--strategy", "uniform"]
+    assert "smaller batch" in next_steps(little)[0].text
+    assert commands(much)[0][6:8] == ["--strategy", "variance"]
+    assert "difficulty forecast" in next_steps(much)[0].text
 
 
 def test_what_is_unknown_comes_first_and_alone() -> None:

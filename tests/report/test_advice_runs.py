@@ -15,9 +15,9 @@ import exports
 import runs
 import tiny
 from command import run as gaincurate
-from gaincurate.report.advice import next_steps
 from gaincurate.report.build import report
 from gaincurate.report.document import Document
+from gaincurate.report.verdict_text import next_steps
 
 ROWS = 3
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.core.stats import Estimate
-from gaincurate.report.distributions import BINS, SCATTER_BINS, distribution, scatter
+from gaincurate.report.build import BINS, SCATTER_BINS, distribution, scatter
 from gaincurate.report.document import QUANTILES
 
 NONE = Estimate(None, None, None, 0)

@@ -15,10 +15,9 @@ import pytest
 import documents
 from gaincurate.core.stats import Estimate
 from gaincurate.report.document import Distribution, Document, Histogram, Scatter
-from gaincurate.report.figures import by_group
 from gaincurate.report.formatting import typeset
 from gaincurate.report.html import prose
-from gaincurate.report.page import to_html
+from gaincurate.report.page import by_group, to_html
 from html_reader import Reader
 
 # Markup, ends of elements and comments, quotes, a template's own marks, lines that end, text turned round, no shape.

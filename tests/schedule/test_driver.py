@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 import runs
+from gaincurate.core.progress import View
 from gaincurate.errors import GaincurateError, InputError, OutcomeError, TrainerError
 from gaincurate.schedule import driver
-from gaincurate.schedule.driver import View, checkpoint_before, drive
+from gaincurate.schedule.checkpoints import checkpoint_before
+from gaincurate.schedule.driver import drive
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
 from gaincurate.schedule.status import status

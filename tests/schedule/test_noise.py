@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.core import rng
-from gaincurate.core.rng import draw, draw_within, permutation, uniforms
+from gaincurate.core.rng import draw, draw_within, gumbel_keys, largest_within, permutation, uniforms
 
 
 def test_uniforms_are_these_numbers_on_every_machine() -> None:
@@ -56,22 +56,43 @@ def test_a_permutation_has_everything_once_and_is_another_each_time() -> None:
 def test_draws_do_not_depend_on_how_the_items_are_cut_into_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(0)
     weights = random.normal(size=1000)
-    kinds = random.integers(0, 3, 1000).astype(np.int8)
+    kinds = random.integers(0, 3, 1000).astype(np.int32)
 
     def all_of() -> list[list[int]]:
-        found = draw_within(
-            1000, [5, 50, 2000], lambda a, b: weights[a:b], lambda a, b: kinds[a:b], seed=3, round_=1
-        )
-        return [items.tolist() for items, _ in found]
+        sizes = np.array([5, 50, 2000])
+        items, _ = draw_within(sizes, lambda a, b: weights[a:b], kinds, seed=3, round_=1)
+        return [items[kinds[items] == kind].tolist() for kind in range(3)]
 
     whole = all_of()
     monkeypatch.setattr(rng, "_BLOCK", 64)
     assert all_of() == whole
+    monkeypatch.setattr(rng, "_CHUNK", 5)
+    assert all_of() == whole
     # Brute force: all keys at once.
     keys = weights - np.log(-np.log(uniforms(3, 1, 0, 0, 1000)))
+    assert gumbel_keys(weights, seed=3, round_=1).tolist() == keys.tolist()
     for kind, size in enumerate([5, 50, 2000]):
-        own = np.flatnonzero(kinds == kind)
-        assert whole[kind] == own[np.argsort(-keys[own])][:size].tolist()
+        places = np.flatnonzero(kinds == kind)
+        assert whole[kind] == places[np.argsort(-keys[places])][:size].tolist()
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(-3, 2)), max_size=60), st.integers(1, 7), st.data())
+def test_the_largest_of_each_group_are_those_of_a_sort(
+    items: list[tuple[int, int]], chunk: int, data: st.DataObject
+) -> None:
+    sizes = np.array(data.draw(st.lists(st.integers(0, 9), min_size=4, max_size=4)))
+    labels = np.array([group for group, _ in items], np.int32)
+    keys = np.array([-np.inf if key == -3 else key for _, key in items], float)  # many equal ones
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rng, "_CHUNK", chunk)
+        patch.setattr(rng, "_BLOCK", 4 * chunk)
+        largest, their_keys = largest_within(sizes, lambda a, b: keys[a:b], labels)
+    expected = []
+    for group, size in enumerate(sizes.tolist()):
+        places = np.flatnonzero(labels == group).tolist()
+        expected += sorted(places, key=lambda place: (-keys[place], place))[:size]
+    assert largest.tolist() == expected
+    assert their_keys.tolist() == keys[expected].tolist()
 
 
 @given(st.integers(1, 60), st.data(), st.floats(-1e300, 1e300))

@@ -16,8 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.scoring.readers.common import BATCH_ROWS, Reader
-from gaincurate.scoring.readers.files import JsonReader, open_file
-from gaincurate.scoring.readers.text import CsvReader
+from gaincurate.scoring.readers.files import CsvReader, JsonReader, open_file
 
 ROWS = [
     {
@@ -235,7 +234,7 @@ def test_a_csv_column_is_a_number_only_where_nothing_is_lost(case: str, tmp_path
 def test_a_csv_type_that_the_last_row_decides_holds_for_the_first(
     last: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gaincurate.scoring.readers.text._CSV_BLOCK", 1 << 12)
+    monkeypatch.setattr("gaincurate.scoring.readers.files._CSV_BLOCK", 1 << 12)
     path = write(tmp_path, "a.csv", "prompt,v\n" + "some text,12\n" * 3000 + f"x,{last}\n")
     reader = CsvReader.open(path)
     assert str(reader.schema.field("v").type) == kind

@@ -12,9 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from gaincurate.errors import GaincurateError, SourceError, StorageError
-from gaincurate.scoring.readers import text as csv_rows
-from gaincurate.scoring.readers.files import JsonReader, open_file
-from gaincurate.scoring.readers.text import CsvReader
+from gaincurate.scoring.readers import files as csv_rows
+from gaincurate.scoring.readers.files import CsvReader, JsonReader, open_file
 
 
 def write(folder: Path, name: str, content: bytes) -> Path:

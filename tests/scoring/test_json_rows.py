@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.errors import SourceError
-from gaincurate.scoring.readers import text as module
-from gaincurate.scoring.readers.text import json_rows
+from gaincurate.scoring.readers import files as module
+from gaincurate.scoring.readers.files import json_rows
 
 NAME = Path("rows.json")
 

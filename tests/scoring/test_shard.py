@@ -21,7 +21,7 @@ from gaincurate.scoring.batching import Batch
 from gaincurate.scoring.packed_prefill import PackedPrefill
 from gaincurate.scoring.prefill import Prefill
 from gaincurate.scoring.segment import Segmented
-from gaincurate.scoring.shard import without_padding
+from gaincurate.scoring.worker import without_padding
 
 
 def angles(folder: Path) -> list[float]:

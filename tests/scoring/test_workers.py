@@ -16,7 +16,7 @@ import tiny
 from command import run, tree
 from gaincurate.core.progress import Progress
 from gaincurate.errors import GaincurateError, InputError
-from gaincurate.scoring import pool
+from gaincurate.scoring import pipeline
 from gaincurate.scoring.config import ScoreConfig
 from gaincurate.scoring.identity import resolve_machine
 from gaincurate.scoring.summary import Summary
@@ -120,7 +120,7 @@ def test_a_worker_that_dies_is_noticed() -> None:
     events = multiprocessing.get_context("spawn").Queue()
     workers_: Any = [Dead()]
     with pytest.raises(GaincurateError, match=r"a worker died with exit code -9 \(out of memory, perhaps\)"):
-        pool._listen(workers_, events, Progress(), Summary(Path()))
+        pipeline._listen(workers_, events, Progress(), Summary(Path()))
 
 
 def machine(**options: Any) -> Any:

@@ -11,7 +11,7 @@ import torch
 
 from gaincurate.errors import InputError
 from gaincurate.trainers.trl.batching import Shape
-from gaincurate.trainers.trl.rows import Tap
+from gaincurate.trainers.trl.live import Tap
 
 SHAPE = Shape(prompts=3, group=4, repeats=1, accumulation=1)
 

@@ -14,7 +14,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 pytest.importorskip("torch")
 
 from gaincurate.trainers.trl.batching import shape_of
-from gaincurate.trainers.trl.replay_batching import Replay, check_replay, config_of
+from gaincurate.trainers.trl.replay import Replay, check_replay, config_of
 
 
 def trainer(*, processes: int = 1, **changed: Any) -> Any:

@@ -27,7 +27,7 @@ trl = pytest.importorskip("trl")
 from trl.trainer.utils import RepeatSampler  # noqa: E402
 
 from gaincurate.trainers.trl.checks import check, see_checkpoint  # noqa: E402
-from gaincurate.trainers.trl.rows import RoundSampler  # noqa: E402
+from gaincurate.trainers.trl.live import RoundSampler  # noqa: E402
 
 # TRL 1.16 sets an option by the name that transformers 5.23 has given up.
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")

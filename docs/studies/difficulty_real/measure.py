@@ -25,8 +25,8 @@ from predictors import CHEAP, Floats, World, adapter
 from gaincurate.core.prompts import Message
 from gaincurate.core.schema import EMBEDDING, ID
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.difficulty.decoding import common_prefix
 from gaincurate.difficulty.embeddings import matrix
+from gaincurate.difficulty.local_engine import common_prefix
 from gaincurate.difficulty.prompts import read_prompts
 from gaincurate.difficulty.rollout_set import pass_rates
 from gaincurate.scoring.model import find_model, load_config, load_model, load_tokenizer

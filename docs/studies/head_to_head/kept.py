@@ -1,8 +1,9 @@
 """What of the study is kept with the docs: takes a finished comparison, writes it as small texts, reads them.
 
 `setting.json` has the settings and what the model is, `evaluations.csv` the right answers of every held-out
-prompt (a digit each, in base 36), `marks.csv` the costs, `steps.csv` each step of each training. Every figure
-of docs/head-to-head.md can be made of these again. Paths are left out: folders stand there by their names.
+prompt (a digit each, in base 36), `marks.csv` the costs, `steps.csv` each step of each training, `drawn.csv`
+what was drawn of each task, where the comparison says it. Every figure of docs/head-to-head.md can be made of
+these again. Paths are left out: folders stand there by their names.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, pvariance
 from typing import Any
@@ -18,12 +20,14 @@ from typing import Any
 import pyarrow as pa
 
 from gaincurate.compare.results import (
+    DRAWN,
     EVALUATIONS,
     FACTS,
     MARKS,
     RESULTS,
     SCHEMAS,
     STEPS,
+    TASKS,
     Results,
     Tables,
     read_tables,
@@ -48,6 +52,8 @@ def keep(compared: Path, folder: Path) -> None:
     _write(folder / f"{EVALUATIONS}.csv", _evaluations(tables.evaluations.to_pylist()))
     _write(folder / f"{MARKS}.csv", tables.marks.to_pylist())
     _write(folder / f"{STEPS}.csv", tables.steps.to_pylist())
+    if tables.drawn is not None:
+        _write(folder / f"{DRAWN}.csv", tables.drawn.to_pylist())
 
 
 def kept(folder: Path) -> tuple[Results, Row]:
@@ -58,6 +64,12 @@ def kept(folder: Path) -> tuple[Results, Row]:
         pa.Table.from_pylist(_typed(_read(folder, MARKS), SCHEMAS[MARKS]), SCHEMAS[MARKS]),
         pa.Table.from_pylist(_typed(_read(folder, STEPS), SCHEMAS[STEPS]), SCHEMAS[STEPS]),
     )
+    names = setting["about"]["heldout_tasks"]
+    rows = [{"gc_id": f"{place:06d}", "task": name} for place, name in enumerate(names)]
+    tables = replace(tables, tasks=pa.Table.from_pylist(rows, SCHEMAS[TASKS]))
+    if (folder / f"{DRAWN}.csv").exists():  # a study of an earlier version has none
+        drawn = [row | {"task": row["task"] or ""} for row in _typed(_read(folder, DRAWN), SCHEMAS[DRAWN])]
+        tables = replace(tables, drawn=pa.Table.from_pylist(drawn, SCHEMAS[DRAWN]))
     return results_of(setting["facts"], tables, folder), setting["about"]
 
 

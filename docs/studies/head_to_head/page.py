@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.stats
 from drawn import pictures
 from kept import keep, kept
 
 from gaincurate.compare.document import BASELINE, document
 from gaincurate.compare.results import Results
+from gaincurate.compare.verdict import OTHERS, THESE
 from gaincurate.compare.verdict_text import reached_at
 from gaincurate.core.files import write_atomic
 
@@ -41,9 +41,7 @@ def figures(folder: Path) -> Json:
 def by_task(results: Results, tasks: list[str]) -> Json:
     """Where the differences at the end come from, in right answers of 100 over all held-out prompts.
 
-    Each task's part is its sum over prompts, so the parts of all tasks add up to the whole. `over_tasks` is a
-    95 % interval of the whole as tasks vary: the standard error of a ratio of sums over tasks, with
-    Student's t. It resamples no seeds, so it is for other tasks like these and this number of seeds.
+    Each task's part is its sum over prompts, so the parts of all tasks add up to the whole.
     """
     if not tasks:
         return {}
@@ -61,14 +59,10 @@ def by_task(results: Results, tasks: list[str]) -> Json:
     for place, arm in enumerate(results.arms):
         if place == base:
             continue
-        parts = member @ (accuracy[place, -1] - accuracy[base, -1])
-        whole, sizes = parts.sum() / len(tasks), member.sum(axis=1)
-        error = np.sqrt(len(names) / (len(names) - 1) * ((parts - whole * sizes) ** 2).sum()) / len(tasks)
-        half = scipy.stats.t.ppf(0.975, len(names) - 1) * error
+        parts = member @ (accuracy[place, -1] - accuracy[base, -1]) / len(tasks)
         found["arms"][arm] = {
-            "tasks": dict(zip(names, (parts / len(tasks)).tolist(), strict=True)),
-            "value": float(whole),
-            "over_tasks": [float(whole - half), float(whole + half)],
+            "tasks": dict(zip(names, parts.tolist(), strict=True)),
+            "value": float(parts.sum()),
         }
     return found
 
@@ -97,7 +91,6 @@ def page(found: Json) -> str:
             final=_final(found),
             by_task=_by_task(found),
             by_task_words=_by_task_words(found),
-            over_tasks=_over_tasks(found),
             baseline=baseline,
             **_references(found),
             meanwhile=_meanwhile(found),
@@ -193,6 +186,7 @@ def _final(found: Json) -> str:
         "right at the end",
         f"less {base}",
         "verdict",
+        THESE,
         "would be seen",
         f"less {second}",
         "verdict",
@@ -207,6 +201,7 @@ def _final(found: Json) -> str:
                 _share(arm["accuracy"]),
                 _points(against),
                 against["answer"] if against else "the baseline",
+                against["claims"][THESE]["answer"] if against else "",
                 f"{100 * against['detectable']:.1f}" if against and against["detectable"] is not None else "",
                 _points(length),
                 length["answer"] if length else "",
@@ -222,26 +217,14 @@ HABITS = ("chain_sum 1", "count_bits 1", "letter_counting 2", "simple_equations 
 """The rows of prompts.py whose examples showed one."""
 
 
-def _over_tasks(found: Json) -> str:
-    """What is left of the verdicts where tasks, and not prompts, could have been others."""
-    arms = found["about"]["by_task"].get("arms")
-    if not arms:
-        return ""
-    sure = [name for name, arm in arms.items() if arm["over_tasks"][0] > 0 or arm["over_tasks"][1] < 0]
-    where = f"the intervals of {', '.join(sure)} have no 0 in them" if sure else "every interval has 0 in it"
-    return (
-        f"That is about more prompts of the same tasks. Over other tasks like these, {where} "
-        "([by task](#the-end-by-task))."
-    )
-
-
 def _by_task_words(found: Json) -> str:
     """What the differences at the end are made of."""
     cut, base = found["about"]["by_task"], found["setting"]["baseline"]
     if not cut:
         return ""
     arms = cut["arms"]
-    worse = [arm["arm"] for arm in found["arms"] if (arm["difference"] or {}).get("answer") == "worse"]
+    compared = {arm["arm"]: arm["difference"]["claims"][THESE] for arm in found["arms"] if arm["difference"]}
+    worse = [arm for arm, difference in compared.items() if difference["answer"] == "worse"]
     lost = {task: sum(arms[arm]["tasks"][task] for arm in worse) for task in cut["prompts"]}
     two = sorted(lost, key=lambda task: lost[task])[:2]
     left = sum(count for task, count in cut["prompts"].items() if task not in two) / sum(
@@ -256,8 +239,8 @@ def _by_task_words(found: Json) -> str:
     learned = _part(sum(cut["learned"].values()))
     return (
         f"Of {base}'s {learned} since the start, {_part(gained)} are the five rows with a planted habit. "
-        f"Two rows, `{two[0]}` and `{two[1]}`, make most of what the worse arms are behind by. Over "
-        f"the prompts of the other rows the differences are: {rest}."
+        f"Two rows, `{two[0]}` and `{two[1]}`, make most of what the arms that are worse on these tasks have "
+        f"less. Over the prompts of the other rows the differences are: {rest}."
     )
 
 
@@ -274,8 +257,11 @@ def _by_task(found: Json) -> str:
     ]
     whole = [sum(cut["prompts"].values()), _part(sum(cut["learned"].values()))]
     lines.append(["all", *whole, *(_part(arm["value"]) for arm in arms.values())])
-    spans = [" to ".join(map(_part, arm["over_tasks"])) for arm in arms.values()]
-    lines.append(["interval over tasks", "", "", *spans])
+    compared = {arm["arm"]: arm["difference"]["claims"] for arm in found["arms"] if arm["difference"]}
+    for claim in (THESE, OTHERS):
+        if all(compared[name].get(claim, {}).get("interval") for name in arms):
+            ends = [[100 * end for end in compared[name][claim]["interval"]] for name in arms]
+            lines.append([f"interval, {claim}", "", "", *(" to ".join(map(_part, pair)) for pair in ends)])
     return _table(head, lines)
 
 
@@ -304,7 +290,7 @@ def _points(difference: Json | None) -> str:
 
 def _meanwhile(found: Json) -> str:
     head = ["arm", "effective", "reward", "tokens of a rollout", "rollouts", "replayed", "gradient's norm"]
-    head += ["with the angle", "given time"]
+    head += ["clipped", "with the angle", "given time"]
     lines = []
     for arm in found["arms"]:
         told, gradient = arm["training"], arm["gradient"]
@@ -317,6 +303,7 @@ def _meanwhile(found: Json) -> str:
                 _number(told["rollouts"], ",.0f"),
                 _number(told["replayed"], ".0%"),
                 _number(told["grad_norm"], ".3g"),
+                _number(told["clipped"], ".0%"),
                 _number(gradient["spearman"], "+.2f"),
                 _number(gradient["given_step"], "+.2f"),
             ]

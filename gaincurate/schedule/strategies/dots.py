@@ -12,9 +12,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
-from gaincurate.core.rng import REFERENCES, Floats, Ints, between, draw_within, keys_of, log_softmin
+from gaincurate.core.rng import REFERENCES, Floats, Ints, between, keys_of, log_softmin
 from gaincurate.schedule import base
 from gaincurate.schedule.base import Json, Pool
 from gaincurate.schedule.context import Context
@@ -64,27 +63,12 @@ class Dots(base.Selector):
             values: `[rows]`, failure rates, or p (1 - p) where that is the target.
             references: rows that are not drawn.
         """
-        self._values, self._references = values, np.sort(references)
+        self._values, self._references = values, references
 
     def draw(self, round_: int) -> Ints:
         """`[budget]` distinct rows, none of them a reference."""
-        pool, left_out = self.pool, self._references
         weights = log_softmin(self._distance(), self.options.temperature)
-
-        def kind_of(start: int, stop: int) -> npt.NDArray[np.int8]:
-            kinds = np.zeros(stop - start, np.int8)
-            here = slice(*np.searchsorted(left_out, [start, stop]).tolist())
-            kinds[left_out[here] - start] = 1
-            return kinds
-
-        (drawn, _), _ = draw_within(
-            pool.rows,
-            [pool.budget, 0],
-            lambda start, stop: weights[start:stop],
-            kind_of,
-            seed=pool.seed,
-            round_=round_,
-        )
+        drawn = self.pool.draw(weights, round_, leave_out=self._references)
         self._drawn = float(self._values[drawn].mean())
         return drawn
 
@@ -102,7 +86,7 @@ class Dots(base.Selector):
     def load_state_dict(self, state: Json) -> None:
         """Go on with that aim."""
         if self.options.aim == "auto":
-            self._aim = state["aim"]
+            self._aim = state.get("aim", "difficulty")
 
     def plan_facts(self, rows: Ints) -> Json:
         """The predictions of the prompts, and what the references did."""

@@ -18,7 +18,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from gaincurate.core.rng import Floats, Ints, draw
+from gaincurate.core.rng import Floats, Ints
 from gaincurate.schedule import base
 from gaincurate.schedule.base import Json, Observed, Pool
 
@@ -88,8 +88,7 @@ class GainRL(base.Selector):
 
     def draw(self, round_: int) -> Ints:
         """`[budget]` distinct ranks in drawn order."""
-        pool = self.pool
-        return draw(pool.rows, pool.budget, self.log_weights, seed=pool.seed, round_=round_)
+        return self.pool.draw_by(self.log_weights, round_)
 
     def log_weights(self, start: int, stop: int) -> Floats:
         """Of ranks `start` to `stop`, up to a constant: -(i - mu)^2 / (2 sigma^2)."""

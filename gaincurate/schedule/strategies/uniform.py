@@ -1,16 +1,17 @@
 """The two plain controls: every prompt once per pass, at random or in the order of the set.
 
 A round that the end of a pass cuts through takes its rest from the next pass, and what it would take twice
-waits until that pass's end, so a round's prompts are distinct and each pass has every prompt once.
+waits until that pass's end, so a round's prompts are distinct and each pass has every prompt once. With
+strata (`--stratify`) each group has passes of its own.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from gaincurate.core.rng import Ints, Keys, between, keys_of
+from gaincurate.core.rng import PASSES, Ints, Keys, between, keys_of
 from gaincurate.schedule import base
 from gaincurate.schedule.base import Json, Pool
 
@@ -30,41 +31,59 @@ class Uniform(base.Selector):
 
     def __init__(self, pool: Pool, options: base.Options) -> None:
         super().__init__(pool, options)
-        self._pass = self._cursor = 0
-        self._last: list[int] = []
-        """What the round that began this pass had taken from the one before: it comes last here."""
+        groups = 1 if pool.strata is None else len(pool.strata.names)
+        self._places: list[Json] = [{"pass": 0, "cursor": 0, "last": []} for _ in range(groups)]
+        """Of each group: its pass, how many of its prompts that has had, and what the round that began it
+        had taken from the pass before, which comes last in it."""
 
     def draw(self, round_: int) -> Ints:
         """`[budget]` distinct ranks."""
-        size, rows = self.pool.budget, self.pool.rows
-        ranks = self._part(self._cursor, min(self._cursor + size, rows))
-        self._cursor += len(ranks)
-        if len(ranks) < size:
-            self._pass, self._cursor = self._pass + 1, size - len(ranks)
-            self._last = ranks.tolist()
-            ranks = np.concatenate([ranks, self._part(0, self._cursor)])
-        return ranks
+        pool = self.pool
+        if pool.strata is None:
+            return self._take(self._places[0], pool.budget, pool.rows, stream=1)
+        ranks = []
+        quotas = pool.strata.quotas(pool.budget, round_).tolist()
+        for group, (members, quota) in enumerate(zip(pool.strata.members(), quotas, strict=True)):
+            ranks.append(members[self._take(self._places[group], quota, len(members), PASSES + group)])
+        return pool.strata.by_turns(np.concatenate(ranks))
 
-    def _part(self, start: int, stop: int) -> Ints:
-        """Ranks at these places of the pass."""
-        keys = self._keys()
-        keys[self._last] |= _AT_THE_END
+    def _take(self, place: Json, size: int, count: int, stream: int) -> Ints:
+        """The next `size` of a group of `count` prompts, as numbers in it, `[size]`."""
+        end = min(place["cursor"] + size, count)
+        taken = self._part(place, place["cursor"], end, count, stream)
+        place["cursor"] = end
+        if len(taken) < size:
+            place |= {"pass": place["pass"] + 1, "cursor": size - len(taken), "last": taken.tolist()}
+            taken = np.concatenate([taken, self._part(place, 0, place["cursor"], count, stream)])
+        return taken
+
+    def _part(self, place: Json, start: int, stop: int, count: int, stream: int) -> Ints:
+        """Numbers at these places of the pass."""
+        if start == stop:
+            return np.zeros(0, np.int64)
+        keys = self._keys(place["pass"], stream, count)
+        keys[place["last"]] |= _AT_THE_END
         return between(keys, start, stop)
 
-    def _keys(self) -> Keys:
-        return keys_of(self.pool.seed, self._pass, 1, self.pool.rows)
+    def _keys(self, pass_: int, stream: int, count: int) -> Keys:
+        return keys_of(self.pool.seed, pass_, stream, count)
 
     def state_dict(self) -> Json:
         """See `Selector`."""
-        return {"pass": self._pass, "cursor": self._cursor, "last": self._last}
+        return self._places[0] if self.pool.strata is None else {"groups": self._places}
 
     def load_state_dict(self, state: Json) -> None:
         """See `Selector`."""
-        self._pass, self._cursor, self._last = state["pass"], state["cursor"], list(state["last"])
+        places: list[Any] = [state] if self.pool.strata is None else state["groups"]
+        self._places = [{**place, "last": list(place["last"])} for place in places]
 
     def metrics(self) -> dict[str, float]:
         """See `Selector`."""
-        return {"pass": self._pass + self._cursor / self.pool.rows}
+        rows = self.pool.rows
+        counts = [rows] if self.pool.strata is None else self.pool.strata.sizes.tolist()
+        pairs = zip(self._places, counts, strict=True)
+        passes = [(place["pass"] + place["cursor"] / count) * (count / rows) for place, count in pairs]
+        return {"pass": sum(passes)}
 
 
 class FileOrder(Uniform):
@@ -72,5 +91,5 @@ class FileOrder(Uniform):
 
     ordering: ClassVar[base.Ordering] = "fixed"
 
-    def _keys(self) -> Keys:
-        return np.arange(self.pool.rows, dtype=np.uint64)
+    def _keys(self, pass_: int, stream: int, count: int) -> Keys:
+        return np.arange(count, dtype=np.uint64)

@@ -1,30 +1,50 @@
 """One reader per file format, each with `schema`, `rows` and `batches(schema, skip)`.
 
 Every reader streams and can begin at any row, because a run that was killed goes on in the middle of a file.
+
+Types of a text file (JSON lines, a JSON array, CSV) are found over the whole file before the first batch, so
+that a column that is empty for a million rows does not change its type after them.
 """
 
 from __future__ import annotations
 
+import codecs
+import csv
+import io
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
 
-from gaincurate.core.arrow import ipc_batches, parquet_batches, parquet_head, validate
+from gaincurate.core.arrow import ipc_batches, one_line, parquet_batches, parquet_head, validate
 from gaincurate.errors import SourceError
 from gaincurate.scoring.readers.common import (
     BATCH_ROWS,
     UNFIT,
     Reader,
     conformed,
+    dropped,
     no_cast,
     opened,
     unreadable_as,
 )
-from gaincurate.scoring.readers.text import CsvReader, Place, Row, json_rows
+
+Place = str
+Row = dict[str, Any]
+_BOM = b"\xef\xbb\xbf"
+_BLOCK = 1 << 16
+_SPACE = re.compile(r"[ \t\r\n]*")
+# An error this close to the end of what was read may be a word or an escape cut in two.
+_LONGEST_MARK = 16
+_CSV_BLOCK = 1 << 23
+# A number that a double holds as it is written: no leading zero, at most 15 digits before the point.
+_FRACTION = r"^-?(0|[1-9][0-9]{0,14})(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,3 +202,220 @@ def _mixed(path: Path, place: str, name: str, schema: pa.Schema, value: Any) -> 
         path=str(path),
         column=name,
     )
+
+
+def json_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[Place, Row]]:
+    """Where each object stands (for messages) and the object.
+
+    Raises:
+        SourceError: broken JSON, text that is not UTF-8, or something else than objects.
+    """
+    head = b""
+    while not head.removeprefix(_BOM).strip() and (block := file.read(64)):
+        head = block
+    file.seek(0)
+    array = head.removeprefix(_BOM).lstrip().startswith(b"[")
+    yield from _array(path, file) if array else _lines(path, file)
+
+
+def _lines(path: Path, file: Iterable[bytes]) -> Iterator[tuple[Place, Row]]:
+    for number, raw in enumerate(file, 1):
+        line = raw.removeprefix(_BOM) if number == 1 else raw
+        if not line.strip():
+            continue
+        place = f"line {number}"
+        try:
+            value = json.loads(line)
+        except UnicodeDecodeError as error:
+            reason = f"byte {error.start + 1} is not UTF-8"
+            raise SourceError(
+                f"{path}, {place}: {reason}. Convert the file first, for instance with `iconv -t UTF-8`.",
+                path=str(path),
+                line=number,
+            ) from error
+        except (ValueError, RecursionError) as error:
+            column = f", column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+            raise SourceError(
+                f"{path}, {place}: broken JSON ({_reason(error)}{column}). A .json or .jsonl file holds "
+                "one object per line, or one array of objects.",
+                path=str(path),
+                line=number,
+            ) from error
+        yield place, _object(path, place, value)
+
+
+def _array(path: Path, file: IO[bytes]) -> Iterator[tuple[Place, Row]]:
+    number = 0
+    window = _Window(file)
+    try:
+        window.mark("[")
+        while not window.at("]"):
+            if number:
+                window.mark(",")
+            value = window.value()
+            number += 1
+            yield f"item {number}", _object(path, f"item {number}", value)
+        window.mark("]")
+        window.mark("")
+    except UnicodeDecodeError as error:
+        raise SourceError(
+            f"{path}: text that is not UTF-8 after item {number} of the array. Convert the file first, for "
+            "instance with `iconv -t UTF-8`.",
+            path=str(path),
+            item=number,
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise SourceError(
+            f"{path}: broken JSON after item {number} of the array, about line {window.line} "
+            f"({_reason(error)}). Check it with `python -m json.tool`.",
+            path=str(path),
+            item=number,
+        ) from error
+
+
+class _Window:
+    """The part of a JSON text that is being parsed; `line` is where it begins, from 1."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._text = codecs.getincrementaldecoder("utf-8-sig")()
+        self._decode = json.JSONDecoder().raw_decode
+        self._buffer, self._place = "", 0
+        self.line = 1
+
+    def at(self, mark: str) -> bool:
+        """Whether the next character that is no white space is `mark` ("": the end)."""
+        while True:
+            space = _SPACE.match(self._buffer, self._place)
+            self._go(space.end() if space else self._place)
+            if self._place < len(self._buffer) or not self._more():
+                return self._buffer[self._place : self._place + 1] == mark
+
+    def mark(self, mark: str) -> None:
+        """Step over `mark`."""
+        if not self.at(mark):
+            raise ValueError(f"expected {mark!r}" if mark else "text after the end of the array")
+        self._go(self._place + len(mark))
+
+    def value(self) -> Any:
+        """The value that begins here; reads on while it seems to be cut off."""
+        self.at("")
+        while True:
+            try:
+                value, end = self._decode(self._buffer, self._place)
+            except json.JSONDecodeError as error:
+                cut = error.msg.startswith("Unterminated") or error.pos > len(self._buffer) - _LONGEST_MARK
+                if not cut or not self._more():
+                    raise
+            else:
+                self._go(end)
+                return value
+
+    def _go(self, place: int) -> None:
+        self.line += self._buffer.count("\n", self._place, place)
+        self._place = place
+
+    def _more(self) -> bool:
+        rest = self._buffer[self._place :]
+        # Twice as much each time, so that a long item is not parsed again for every block.
+        block = self._file.read(max(_BLOCK, len(rest)))
+        self._buffer, self._place = rest + self._text.decode(block, final=not block), 0
+        return bool(block)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    text = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+    return text.partition(";")[0].removesuffix(" at")
+
+
+def _object(path: Path, place: Place, value: Any) -> Row:
+    if not isinstance(value, dict):
+        raise SourceError(
+            f"{path}, {place}: holds {type(value).__name__} where an object (one row) is expected.",
+            path=str(path),
+        )
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class CsvReader:
+    """A .csv file with a header; a column is int64 or double where every value in it is, else text."""
+
+    path: Path
+    schema: pa.Schema
+    rows: int
+
+    @classmethod
+    def open(cls, path: Path) -> CsvReader:
+        """Read the whole file once as text to check it and find its types."""
+        names = _csv_header(path)
+        possible = {name: [pa.int64(), pa.float64()] for name in names}
+        rows, filled = 0, dict.fromkeys(names, False)
+        for batch in _csv_batches(path, dict.fromkeys(names, pa.string())):
+            rows += batch.num_rows
+            for name, column in zip(names, batch.columns, strict=True):
+                values = column.filter(pc.not_equal(column, ""))
+                filled[name] = filled[name] or len(values) > 0
+                possible[name] = [kind for kind in possible[name] if _parses(values, kind)]
+        kinds = [(possible[name] or [pa.string()])[0] if filled[name] else pa.string() for name in names]
+        return cls(path, pa.schema(list(zip(names, kinds, strict=True))), rows)
+
+    def batches(self, schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
+        """See `Reader`."""
+        types = {field.name: field.type for field in self.schema}
+        for batch in _csv_batches(self.path, types):
+            yield from conformed(self.path, dropped(batch, skip), schema)
+            skip = max(0, skip - batch.num_rows)
+
+
+def _csv_header(path: Path) -> list[str]:
+    try:
+        with opened(path) as file:
+            lines = io.TextIOWrapper(file, "utf-8-sig", newline="")
+            names = next(filter(None, csv.reader(lines)), [])
+    except UnicodeDecodeError as error:
+        raise SourceError(
+            f"{path}: not UTF-8. Convert the file first, for instance with `iconv -t UTF-8`.", path=str(path)
+        ) from error
+    except csv.Error as error:
+        raise SourceError(f"{path} is no readable CSV file: {one_line(error)}.", path=str(path)) from error
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise SourceError(
+            f"{path}: the header names column {repeated[0]!r} twice; rename one.", path=str(path)
+        )
+    return names
+
+
+def _csv_batches(path: Path, kinds: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
+    if not kinds:
+        return
+    try:
+        with opened(path) as file:
+            yield from pacsv.open_csv(
+                file,
+                pacsv.ReadOptions(use_threads=False, block_size=_CSV_BLOCK),
+                pacsv.ParseOptions(newlines_in_values=True),
+                pacsv.ConvertOptions(column_types=kinds, null_values=[""], strings_can_be_null=False),
+            )
+    except pa.ArrowInvalid as error:
+        text = one_line(error)
+        if "UTF8" in text:
+            text = "it holds text that is not UTF-8; convert it with `iconv -t UTF-8`"
+        elif "straddl" in text:
+            text = f"a row is over {_CSV_BLOCK >> 20} MiB, or a quote is never closed"
+        raise SourceError(f"{path} is no readable CSV file: {text}.", path=str(path)) from error
+
+
+def _parses(values: pa.Array, kind: pa.DataType) -> bool:
+    """Whether every text stands for a value of `kind` and for no more: 007 is a text, not the number 7."""
+    try:
+        parsed = values.cast(kind)
+    except pa.ArrowInvalid:
+        return False
+    if kind == pa.int64():
+        return bool(parsed.cast(pa.string()).equals(values))
+    good = pc.and_(pc.match_substring_regex(values, _FRACTION), pc.is_finite(parsed))
+    return bool(pc.all(good, min_count=0).as_py())

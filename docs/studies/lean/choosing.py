@@ -1,0 +1,198 @@
+"""Drives a strategy of `gaincurate schedule` without a run's files, and the oracles that no run can have.
+
+A strategy sees of its `Context` what it needs to draw: the set's columns and embeddings, the order and the
+round. One that needs a run's folder, such as `dots`, cannot be driven so. An oracle is a strategy that asks
+the loop for exact values of the newest policy.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from policy import Policy
+from pydantic import Field
+from world import Prompts, World
+
+from gaincurate.core.rng import Floats, Ints, permutation
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.difficulty.embeddings import matrix
+from gaincurate.schedule import base
+from gaincurate.schedule.ordering import Order, build
+from gaincurate.schedule.strata import Strata
+
+FLOOR = 1e-12  # of a value whose logarithm is a weight
+_SHUFFLE = 0x4F52  # of the seed's noise; no strategy uses it
+_STEP = 0.002  # of a finite difference: the length of the move in weights; an optimizer step moves .09
+
+
+@dataclass(frozen=True)
+class Exact:
+    """What the newest policy is worth, exactly; nothing is computed before it is asked for."""
+
+    prompts: Prompts
+    policy: Policy
+
+    def accuracies(self) -> Floats:
+        """`[N]`: p of each prompt."""
+        return self.prompts.accuracies(self.policy)
+
+    def influences(self) -> Floats:
+        """`[N]`: the inner product of each prompt's gradient of p with that of the mean p of all.
+
+        A prompt's expected policy gradient with r - mean is (G - 1) / G of its gradient of p. The product is
+        the derivative of its p along the mean's gradient, a central difference of two more passes.
+        """
+        weights = self.policy.parameters()
+        total = [torch.zeros_like(w) for w in weights]
+        for _, values in self.prompts.chunks(self.policy):
+            for sum_, part in zip(total, torch.autograd.grad(values.sum(), weights), strict=True):
+                sum_ += part / len(self.prompts)
+        norm = float(torch.stack([part.norm() for part in total]).norm())
+        start = [w.detach().clone() for w in weights]
+        ends = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                for w, begin, part in zip(weights, start, total, strict=True):
+                    w.copy_(begin + sign * _STEP / norm * part)
+            ends.append(self.accuracies())
+        with torch.no_grad():
+            for w, begin in zip(weights, start, strict=True):
+                w.copy_(begin)
+        slopes: Floats = (ends[0] - ends[1]) * norm / (2 * _STEP)
+        return slopes
+
+
+@dataclass(frozen=True)
+class Context:
+    """Stands in for `gaincurate.schedule.context.Context`, by the parts that have a meaning here."""
+
+    scored: ScoredSet
+    taken: Ints
+    rows: Ints
+    round: int
+    exact: Exact
+    opening: bool = False
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """A column of the rows that are chosen from, `[N]`."""
+        return self.scored.take(self.taken).column(name)
+
+    def embeddings(self, rows: Any = None) -> Any:
+        """The embeddings of these rows, `[rows, width]`; default: all."""
+        return matrix(self.scored.take(self.taken if rows is None else self.taken[rows]), self.scored.folder)
+
+
+class Chooser:
+    """One strategy in one training.
+
+    Args:
+        world: what it chooses from.
+        strategy: a name of `gaincurate schedule start --strategy`, or `module:Class`.
+        options: its own.
+        by: column of its order; None for its own.
+        ascending: low values first; None for its own.
+        budget: prompts of a round.
+        seed: of its draws.
+        stratify: whether every task keeps its share of each round.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        strategy: str,
+        options: dict[str, Any],
+        by: str | None,
+        ascending: bool | None,
+        budget: int,
+        seed: int,
+        stratify: bool = False,
+    ) -> None:
+        self._world, kind = world, base.load(strategy)
+        self._angles = world.scored.take(world.rows).column("gc_angle").to_numpy().astype(np.float64)
+        by = by or kind.by
+        if ascending is None:
+            ascending = kind.ascending if by == kind.by else False
+        self._rows = self._order(by, ascending)
+        pool = base.Pool(
+            len(world.rows),
+            budget,
+            seed,
+            (float(self._angles.min()), float(self._angles.max())),
+            Strata.of(world.prompts.tasks[self._rows]) if stratify else None,
+        )
+        self.selector = base.build(strategy, pool, options)
+        self._last: Ints = np.zeros(0, np.int64)
+
+    def _order(self, by: str | None, ascending: bool) -> Ints:
+        """The row at each rank, by the rule of `gaincurate schedule`."""
+        with tempfile.TemporaryDirectory() as folder:
+            build(Path(folder) / "order.arrow", self._world.scored, by, ascending=ascending)
+            rows = Order(Path(folder) / "order.arrow").rows
+        places = np.full(len(self._world.scored), -1)
+        places[self._world.rows] = np.arange(len(self._world.rows))
+        return places[rows][places[rows] >= 0]
+
+    def draw(self, round_: int, policy: Policy) -> Ints:
+        """`[budget]`: places among the world's prompts, in drawn order."""
+        world = self._world
+        exact = Exact(world.prompts, policy)
+        context: Any = Context(world.scored, world.rows, self._rows, round_, exact)
+        self.selector.prepare(context)
+        self._last = self._rows[self.selector.draw(round_)]
+        return self._last
+
+    def observe(self, round_: int, wins: Floats, losses: Floats, tokens: Floats) -> None:
+        """Have the strategy learn from the round that was drawn last; `[budget]` each, in its order.
+
+        `tokens` are means of a prompt's rollouts.
+        """
+        rates = wins / (wins + losses)
+        angle = float(self._angles[self._last].mean())
+        self.selector.observe(
+            base.Observed(round_, self._last, wins, losses, float(rates.mean()), angle, tokens=tokens)
+        )
+
+
+class OracleOptions(base.Options):
+    """How exact values become draws."""
+
+    of: Literal["variance", "influence"] = "variance"
+    """p (1 - p), or `Exact.influences`, where less than 0 counts as 0."""
+    power: float = Field(default=4.0, ge=0)
+    """Exponent of the weight; 0 draws evenly."""
+
+
+class Oracle(base.Selector):
+    """Exact values of the newest policy, at no cost.
+
+    Args:
+        pool: what is drawn from.
+        options: see `OracleOptions`.
+    """
+
+    Options: ClassVar[type[base.Options]] = OracleOptions
+    reads_scores: ClassVar[bool] = False
+
+    def prepare(self, context: Any) -> None:
+        """Ask for the values."""
+        if self.options.of == "variance":
+            rates = context.exact.accuracies()
+            self._values = rates * (1 - rates)
+        else:
+            self._values = context.exact.influences()
+
+    def draw(self, round_: int) -> Ints:
+        """`[budget]` distinct rows."""
+        values = self._values / max(float(self._values.max()), FLOOR)
+        weights = self.options.power * np.log(np.maximum(values, FLOOR))
+        chosen = self.pool.pick(self.pool.noisy(weights, round_), round_)
+        if self.pool.strata is not None:  # its groups take turns
+            return chosen
+        # In a random order: by their keys, a round's first step would have its best prompts, of few tasks.
+        return chosen[permutation(self.pool.seed, round_, _SHUFFLE, len(chosen))]

@@ -1,0 +1,252 @@
+"""One training of the lean study: GRPO on short answers, judged by the exact likelihood of the right ones.
+
+The settings are those of docs/head-to-head.md, and so is the bill: generated tokens, and the scoring pass for
+a strategy that reads scores. What makes it fast changes no gradient: rollouts share their prompt in one pass,
+groups whose rewards do not differ are not passed through, and finished rollouts leave the batch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from choosing import Chooser
+from policy import Policy, Tensor, trees
+from pydantic import BaseModel, ConfigDict, Field
+from world import LONGEST, World
+
+from gaincurate.compare.config import Arm as ComparedArm
+from gaincurate.core.files import digest_json
+from gaincurate.core.rng import Floats
+from gaincurate.difficulty.verify_worker import said_answer
+
+GROUP, BETAS, CLIP, EPSILON = 8, (0.9, 0.95), 1.0, 0.2
+MARKS = 4
+PREFILL_WEIGHT = 0.1
+CAPACITY = 64  # groups that wait to be replayed
+Row = dict[str, Any]
+
+
+class Arm(BaseModel):
+    """What one arm is trained with; what it does not say is as in the study."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    strategy: str = "uniform"
+    options: dict[str, Any] = Field(default_factory=dict)
+    by: str | None = None
+    ascending: bool | None = None
+    stratify: bool = False
+    """Whether every task keeps its share of each round."""
+    step_prompts: int = 16
+    """Fresh prompts of a step."""
+    replayed: int = 0
+    """Groups of earlier steps that each step trains on besides, once there are so many."""
+    round_steps: int = 5
+    learning_rate: float = 5e-5
+    warmup_steps: int = 6
+    budget_tokens: int = 24_000
+
+    @property
+    def reads_scores(self) -> bool:
+        """Whether a scoring pass is charged, by the rule of `gaincurate compare`."""
+        return ComparedArm(
+            name=self.name,
+            strategy=self.strategy,
+            by=self.by,
+            ascending=self.ascending,
+            options=self.options,
+        ).needs_scores
+
+
+@dataclass(frozen=True)
+class Group:
+    """The rollouts of one prompt, their advantages `[G]` and, once trained on, their log-probabilities
+    `[tokens]` under the policy that generated them.
+    """
+
+    prompt: list[int]
+    completions: list[list[int]]
+    advantages: Floats
+    behaviour: Tensor | None = None
+
+
+class Training:
+    """One arm with one seed.
+
+    Args:
+        world: with the prompts and the model.
+        arm: the settings.
+        seed: of everything random; no two arms share random numbers.
+    """
+
+    def __init__(self, world: World, arm: Arm, seed: int) -> None:
+        number = int(digest_json([arm.name, seed])[:7], 16)
+        self.world, self.arm = world, arm
+        self.policy = world.policy()
+        self._random = torch.Generator().manual_seed(number)
+        self._draws = np.random.default_rng(number)
+        self.chooser = Chooser(
+            world,
+            arm.strategy,
+            arm.options,
+            arm.by,
+            arm.ascending,
+            arm.step_prompts * arm.round_steps,
+            number,
+            arm.stratify,
+        )
+        self.optimizer = torch.optim.AdamW(
+            self.policy.parameters(), lr=arm.learning_rate, betas=BETAS, weight_decay=0.0, fused=True
+        )
+        self.tokens = self.scoring = 0
+        if arm.reads_scores:
+            prompt_tokens = world.scored.take(world.rows).column("gc_prompt_tokens").to_numpy()
+            self.tokens = self.scoring = round(int(prompt_tokens.sum()) * PREFILL_WEIGHT)
+        self.steps: list[Row] = []
+        self.drawn: Counter[int] = Counter()
+        self.seconds: Counter[str] = Counter()
+        self._replay: deque[Group] = deque(maxlen=CAPACITY)
+
+    def run(self) -> Row:
+        """Train to the end of the budget; what the study keeps of it."""
+        begun, wall = time.process_time(), time.perf_counter()
+        marks = [self._judge()]
+        targets = [self.arm.budget_tokens * k // MARKS for k in range(1, MARKS + 1)]
+        for _ in self._train():
+            while len(marks) <= MARKS and self.tokens >= targets[len(marks) - 1]:
+                marks.append(self._judge())
+        return {
+            **self._account(),
+            "accuracy": [round(float(mark.mean()), 6) for mark in marks],
+            "last": [round(p, 4) for p in marks[-1].tolist()],
+            "seconds": round(time.process_time() - begun, 1),
+            "wall_seconds": round(time.perf_counter() - wall, 1),
+            "parts": {name: round(seconds, 1) for name, seconds in self.seconds.items()},
+        }
+
+    def _account(self) -> Row:
+        tasks = Counter(self.world.prompts.tasks[place] for place in self.drawn.elements())
+        mean = {name: float(np.mean([step[name] for step in self.steps])) for name in self.steps[0]}
+        return {
+            "tokens": self.tokens,
+            "scoring": self.scoring,
+            "steps": len(self.steps),
+            "drawn": self.drawn.total(),
+            "distinct": len(self.drawn),
+            "shares": {str(task): round(n / self.drawn.total(), 4) for task, n in sorted(tasks.items())},
+            **{name: round(value, 4) for name, value in mean.items()},
+        }
+
+    def _train(self) -> Iterator[None]:
+        """Step by step, to the end of the budget."""
+        size, round_ = self.arm.step_prompts, 0
+        while True:
+            with self._timed("choose"):
+                places = self.chooser.draw(round_, self.policy)
+            wins, tokens = np.zeros(len(places)), np.zeros(len(places))
+            for start in range(0, len(places), size):
+                here = slice(start, start + size)
+                wins[here], tokens[here] = self._step(places[here].tolist())
+                yield
+                if self.tokens >= self.arm.budget_tokens:
+                    return
+            with self._timed("choose"):
+                self.chooser.observe(round_, wins, GROUP - wins, tokens)
+            round_ += 1
+
+    def _step(self, places: list[int]) -> tuple[Floats, Floats]:
+        """Generate for these prompts and train on it.
+
+        Returns:
+            How many rollouts of each prompt were right, and their mean tokens, `[prompts]` each.
+        """
+        prompts = self.world.prompts
+        with self._timed("generate"):
+            asked = [prompts.tokens[place] for place in places]
+            completions = self.policy.sample(asked, GROUP, LONGEST, self._random)
+        with self._timed("verify"):
+            texts = self.world.tokenizer.batch_decode(completions, skip_special_tokens=True)
+            golds = np.repeat([prompts.answers[place].strip() for place in places], GROUP)
+            right = np.array([said_answer(t) == gold for t, gold in zip(texts, golds, strict=True)], float)
+        rewards = right.reshape(-1, GROUP)
+        groups = [
+            Group(prompt, completions[k * GROUP : (k + 1) * GROUP], rewards[k] - rewards[k].mean())
+            for k, prompt in enumerate(asked)
+        ]
+        with self._timed("train"):
+            facts = self._update(groups)
+        self.drawn.update(places)
+        self.tokens += sum(map(len, completions))
+        wins: Floats = rewards.sum(1)
+        variances = wins * (GROUP - wins) / (GROUP * (GROUP - 1))  # of p (1 - p), without bias
+        differ = (wins > 0) & (wins < GROUP)
+        self.steps.append(
+            {"differ": differ.mean(), "variance": variances.mean(), "reward": rewards.mean(), **facts}
+        )
+        lengths = np.array([len(tokens) for tokens in completions], float).reshape(-1, GROUP)
+        return wins, lengths.mean(1)
+
+    def _update(self, fresh: list[Group]) -> Row:
+        """One optimizer step on these groups and as many old ones as the arm replays."""
+        old: list[Group] = []
+        if self.arm.replayed and len(self._replay) >= self.arm.replayed:
+            chosen = self._draws.choice(len(self._replay), self.arm.replayed, replace=False)
+            old = [self._replay[place] for place in chosen]
+        new = [group for group in fresh if group.advantages.any()]
+        # Those left out have a gradient of 0, but count in the mean.
+        rollouts = (len(fresh) + len(old)) * GROUP
+        self.optimizer.zero_grad()
+        if new or old:
+            loss, logps = loss_of(self.policy, new + old, rollouts)
+            loss.backward()
+            if self.arm.replayed:
+                parts = logps.detach().split([sum(map(len, g.completions)) for g in new + old])
+                kept = zip(new, parts, strict=False)
+                self._replay.extend(Group(g.prompt, g.completions, g.advantages, p) for g, p in kept)
+        else:
+            for weights in self.policy.parameters():
+                weights.grad = torch.zeros_like(weights)
+        norm = float(torch.nn.utils.clip_grad_norm_(self.policy.parameters(), CLIP))
+        share = min(1.0, len(self.steps) / max(self.arm.warmup_steps, 1))  # 0 at the first step, as there
+        for settings in self.optimizer.param_groups:
+            settings["lr"] = self.arm.learning_rate * share
+        self.optimizer.step()
+        return {"grad_norm": norm, "clipped": float(norm > CLIP), "replayed": len(old)}
+
+    def _judge(self) -> Floats:
+        with self._timed("judge"):
+            return self.world.heldout.accuracies(self.policy)
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        begun = time.process_time()
+        yield
+        self.seconds[part] += time.process_time() - begun
+
+
+def loss_of(policy: Policy, groups: list[Group], rollouts: int) -> tuple[Tensor, Tensor]:
+    """GRPO's loss with 1/|o| per rollout, clipped around the policy that generated each, over `rollouts`.
+
+    Returns:
+        A scalar, and the log-probabilities `[tokens]` of all completions, group after group.
+    """
+    batch = trees([g.prompt for g in groups], [g.completions for g in groups])
+    logps = policy.log_probs(batch)
+    sizes = [sum(map(len, g.completions)) for g in groups]
+    now = logps.detach().split(sizes)
+    behaviour = torch.cat(
+        [g.behaviour if g.behaviour is not None else n for g, n in zip(groups, now, strict=True)]
+    )
+    advantages = torch.from_numpy(np.concatenate([g.advantages for g in groups])).float()[batch.branch]
+    lengths = torch.bincount(batch.branch).float()[batch.branch]
+    ratios = (logps - behaviour).exp()
+    gains = torch.minimum(ratios * advantages, ratios.clamp(1 - EPSILON, 1 + EPSILON) * advantages)
+    return -(gains / lengths).sum() / rollouts, logps

@@ -1,0 +1,221 @@
+"""The study's decoder as plain tensors: likelihoods of many answers to a prompt in one pass, and sampling.
+
+A prompt's rollouts share it, so one pass reads it once, and each branch sees it and itself, not the others.
+Tokens of all prompts stand in one row without padding. Only attention pads, by prompt. Log-probabilities and
+gradients are those of `transformers` up to rounding.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+
+Tensor = torch.Tensor
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""Takes a layer and its queries, keys and values `[T, heads, d]`, yields `[T, heads * d]`."""
+
+
+class Trees(NamedTuple):
+    """Prompts with branches: T tokens in all, P prompts of at most L tokens with branches, S scored tokens.
+
+    A branch's last token is only scored, nothing comes after it, so it is none of the T.
+    """
+
+    ids: Tensor
+    """`[T]`."""
+    positions: Tensor
+    """`[T]`, in the text."""
+    places: Tensor
+    """`[T]`: where a token stands in `[P * L]`."""
+    mask: Tensor
+    """`[P, 1, L, L]`: true where a token (third) sees another (fourth)."""
+    before: Tensor
+    """`[S]`: the token of T that a scored one is predicted from."""
+    scored: Tensor
+    """`[S]`: ids of the branches' tokens, branch after branch."""
+    branch: Tensor
+    """`[S]`: which branch, counted over all prompts."""
+    ends: Tensor
+    """`[P]`: the last token of each prompt, among T."""
+
+
+def trees(prompts: Sequence[Sequence[int]], branches: Sequence[Sequence[Sequence[int]]]) -> Trees:
+    """Lay out prompts `[P]` of tokens and the branches of each, which have a token or more."""
+    ids: list[int] = []
+    positions: list[int] = []
+    owners: list[int] = []  # the branch of a token in its prompt; -1 for the prompt itself
+    sizes, before, scored, branch, ends = [], [], [], [], []
+    for prompt, each in zip(prompts, branches, strict=True):
+        begin, width = len(ids), len(prompt)
+        ids += prompt
+        positions += range(width)
+        owners += [-1] * width
+        last = len(ids) - 1
+        ends.append(last)
+        for owner, tokens in enumerate(each):
+            inner = len(tokens) - 1
+            before += [last, *range(len(ids), len(ids) + inner)]
+            scored += tokens
+            branch += [branch[-1] + 1 if branch else 0] * len(tokens)
+            ids += tokens[:-1]
+            positions += range(width, width + inner)
+            owners += [owner] * inner
+        sizes.append(len(ids) - begin)
+    lengths = np.array(sizes)
+    longest = int(lengths.max())
+    rows = np.repeat(np.arange(len(lengths)), lengths)
+    columns = np.arange(len(ids)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    table = np.full((len(lengths), longest), -2)
+    table[rows, columns] = owners
+    owner = torch.from_numpy(table)
+    sees = (owner[:, None, :] == -1) | (owner[:, None, :] == owner[:, :, None])
+    mask = sees.tril() | torch.eye(longest, dtype=torch.bool)  # padding sees itself, so that nothing is 0 / 0
+    return Trees(
+        *map(torch.tensor, (ids, positions)),
+        torch.from_numpy(rows * longest + columns),
+        mask[:, None],
+        *map(torch.tensor, (before, scored, branch, ends)),
+    )
+
+
+class Policy:
+    """A decoder in a folder of `transformers` (Llama, as many key as query heads, tied embeddings), float32.
+
+    Args:
+        folder: with `config.json` and `model.safetensors`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        self.heads, self.end = config["num_attention_heads"], config["eos_token_id"]
+        self._epsilon = config["rms_norm_eps"]
+        if config["num_key_value_heads"] != self.heads or not config["tie_word_embeddings"]:
+            raise ValueError(
+                f"{folder}: the study's model has tied embeddings and as many key heads as heads"
+            )
+        found = load_file(folder / "model.safetensors")
+        self.embedding = found["model.embed_tokens.weight"]
+        self.norm = found["model.norm.weight"]
+        self.layers: list[dict[str, Tensor]] = []
+        for number in range(config["num_hidden_layers"]):
+            name = f"model.layers.{number}."
+            attention, block = f"{name}self_attn.", f"{name}mlp."
+            self.layers.append(
+                {
+                    "in": found[f"{name}input_layernorm.weight"],
+                    "qkv": torch.cat([found[f"{attention}{part}_proj.weight"] for part in "qkv"]),
+                    "o": found[f"{attention}o_proj.weight"],
+                    "mid": found[f"{name}post_attention_layernorm.weight"],
+                    "up": torch.cat([found[f"{block}{part}_proj.weight"] for part in ("gate", "up")]),
+                    "down": found[f"{block}down_proj.weight"],
+                }
+            )
+        width = self.embedding.shape[1] // self.heads
+        theta = (config.get("rope_parameters") or config)["rope_theta"]
+        turns = theta ** -(torch.arange(0, width, 2) / width)
+        angles = torch.outer(torch.arange(config["max_position_embeddings"]).float(), turns).repeat(1, 2)
+        self._cos, self._sin = angles.cos()[:, None], angles.sin()[:, None]  # [positions, 1, d]
+        for weights in self.parameters():
+            weights.requires_grad_()
+
+    def parameters(self) -> list[Tensor]:
+        """All weights, in one order."""
+        return [self.embedding, self.norm, *(w for layer in self.layers for w in layer.values())]
+
+    def _hidden(self, ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """`[T, width]`: what the output layer reads."""
+        shape, width = (len(ids), 3 * self.heads, -1), self.embedding.shape[1:]
+        cos, sin = self._cos[positions], self._sin[positions]
+        x = self.embedding[ids]
+        for number, layer in enumerate(self.layers):
+            heads = F.linear(F.rms_norm(x, width, layer["in"], self._epsilon), layer["qkv"]).view(shape)
+            turned, v = heads[:, : 2 * self.heads], heads[:, 2 * self.heads :]
+            left, right = turned.chunk(2, -1)
+            turned = turned * cos + torch.cat([-right, left], -1) * sin
+            q, k = turned.chunk(2, 1)
+            x = x + F.linear(attend(number, q, k, v), layer["o"])
+            gate, up = F.linear(F.rms_norm(x, width, layer["mid"], self._epsilon), layer["up"]).chunk(2, -1)
+            x = x + F.linear(F.silu(gate) * up, layer["down"])
+        return F.rms_norm(x, width, self.norm, self._epsilon)
+
+    def log_probs(self, batch: Trees) -> Tensor:
+        """`[S]`: natural logarithms of the branches' tokens' probabilities."""
+        rows, longest = len(batch.mask), batch.mask.shape[-1]
+
+        def attend(_: int, *parts: Tensor) -> Tensor:
+            q, k, v = (
+                part.new_zeros(rows * longest, *part.shape[1:])
+                .index_copy(0, batch.places, part)
+                .view(rows, longest, *part.shape[1:])
+                .transpose(1, 2)
+                for part in parts
+            )
+            mixed = F.scaled_dot_product_attention(q, k, v, batch.mask).transpose(1, 2)
+            return mixed.reshape(rows * longest, -1)[batch.places]
+
+        hidden = self._hidden(batch.ids, batch.positions, attend)
+        logits = F.linear(hidden[batch.before], self.embedding)
+        return logits.log_softmax(-1).gather(1, batch.scored[:, None])[:, 0]
+
+    @torch.no_grad()
+    def sample(
+        self, prompts: Sequence[Sequence[int]], count: int, longest: int, random: torch.Generator
+    ) -> list[list[int]]:
+        """`count` completions at temperature 1 per prompt, `[P * count]`, with their end tokens."""
+        batch = trees(prompts, [[] for _ in prompts])
+        rows, width = len(prompts), batch.mask.shape[-1]
+        caches: list[tuple[Tensor, Tensor]] = []
+
+        def read(number: int, *parts: Tensor) -> Tensor:
+            q, k, v = (
+                part.new_zeros(rows * width, *part.shape[1:])
+                .index_copy(0, batch.places, part)
+                .view(rows, width, *part.shape[1:])
+                .transpose(1, 2)
+                for part in parts
+            )
+            room = k.new_zeros(rows * count, k.shape[1], width + longest, k.shape[3])
+            cache = room, room.clone()
+            for stored, values in zip(cache, (k, v), strict=True):
+                stored[:, :, :width] = values.repeat_interleave(count, 0)
+            caches.append(cache)
+            mixed = F.scaled_dot_product_attention(q, k, v, batch.mask).transpose(1, 2)
+            return mixed.reshape(rows * width, -1)[batch.places]
+
+        hidden = self._hidden(batch.ids, batch.positions, read)[batch.ends].repeat_interleave(count, 0)
+        lengths = torch.tensor([len(prompt) for prompt in prompts]).repeat_interleave(count)
+        seen = (
+            torch.arange(width + longest) < lengths[:, None]
+        )  # prompts are padded behind, and not seen there
+        running = torch.arange(rows * count)
+        completions: list[list[int]] = [[] for _ in range(rows * count)]
+        for column in range(longest):
+            tokens = F.linear(hidden, self.embedding).softmax(-1).multinomial(1, generator=random)[:, 0]
+            for row, token in zip(running.tolist(), tokens.tolist(), strict=True):
+                completions[row].append(token)
+            going = (tokens != self.end).nonzero()[:, 0]
+            if not len(going) or column == longest - 1:
+                break
+            if len(going) < len(tokens):
+                running, tokens, lengths, seen = running[going], tokens[going], lengths[going], seen[going]
+                caches = [(keys[going], values[going]) for keys, values in caches]
+            seen[:, width + column] = True
+            sees = seen[:, None, None, : width + column + 1]
+
+            def attend(number: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+                keys, values = caches[number]  # noqa: B023 - called in this turn of the loop
+                here = width + column  # noqa: B023
+                keys[:, :, here], values[:, :, here] = k, v
+                keys, values = keys[:, :, : here + 1], values[:, :, : here + 1]
+                mixed = F.scaled_dot_product_attention(q[:, :, None], keys, values, sees)  # noqa: B023
+                return mixed.reshape(len(q), -1)
+
+            hidden = self._hidden(tokens, lengths + column, attend)
+        return completions

@@ -1,0 +1,213 @@
+"""What a choice of prompts could gain: the distribution of pass rates, the simulations, and the advice."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import column_sets
+import command
+import runs
+from gaincurate.difficulty.pass_rates import PassRates
+from gaincurate.errors import InputError
+from gaincurate.schedule.forecast import (
+    GRID,
+    SILENT,
+    ForecastConfig,
+    chance_to_differ,
+    forecast,
+    likelihoods,
+    mixture,
+    read_forecast,
+    wasted_groups,
+)
+from gaincurate.schedule.status import status
+
+
+@given(st.floats(0, 1), st.integers(2, 12))
+def test_the_chance_to_differ_is_the_sum_over_all_mixed_groups(rate: float, group: int) -> None:
+    mixed = sum(math.comb(group, k) * rate**k * (1 - rate) ** (group - k) for k in range(1, group))
+    assert chance_to_differ(np.array([rate]), group)[0] == pytest.approx(mixed, abs=1e-12)
+
+
+def test_likelihoods_are_binomial_and_certain_outcomes_allow_certain_rates() -> None:
+    values = likelihoods(np.array([3.0, 0.0, 4.0]), np.array([1.0, 4.0, 0.0]))
+    expected = GRID**3 * (1 - GRID)
+    assert values[0] == pytest.approx(expected / expected.max(), abs=1e-12)
+    assert [values[1][0], values[2][-1], values[1][-1]] == [1.0, 1.0, 0.0]
+
+
+def test_the_mixture_is_at_least_as_likely_as_the_truth_and_finds_its_chance_to_differ() -> None:
+    rng = np.random.default_rng(3)
+    truth = np.where(rng.random(2000) < 0.5, 0.0, 0.4)
+    wins = rng.binomial(8, truth).astype(float)
+    likelihood = likelihoods(wins, 8 - wins)
+    weights = mixture(likelihood)
+    true_weights = np.where(np.isclose(GRID, 0.0) | np.isclose(GRID, 0.4), 0.5, 0.0)
+    assert weights.sum() == pytest.approx(1)
+    assert np.log(likelihood @ weights).sum() >= np.log(likelihood @ true_weights).sum() - 1e-6
+    assert weights @ chance_to_differ(GRID, 8) == pytest.approx(chance_to_differ(truth, 8).mean(), abs=0.02)
+    # What is silent here are the prompts that are never answered.
+    assert weights[chance_to_differ(GRID, 8) < SILENT].sum() == pytest.approx(0.5, abs=0.03)
+
+
+def test_wasted_groups_are_those_of_the_unbiased_count_where_there_are_enough_rollouts() -> None:
+    rng = np.random.default_rng(5)
+    rates = np.where(rng.random(800) < 0.4, 0.0, rng.beta(1, 2, 800))
+    wins = rng.binomial(16, rates).astype(int)
+    # Of 16 rollouts a group of 8 without replacement has no success, or no failure, with these chances.
+    silent = [(math.comb(k, 8) + math.comb(16 - k, 8)) / math.comb(16, 8) for k in wins.tolist()]
+    share = wasted_groups(wins.astype(float), 16.0 - wins)
+    assert share.value == pytest.approx(float(np.mean(silent)), abs=0.01)
+    assert share.low < share.value < share.high
+    assert share.high - share.low == pytest.approx(3.92 * np.std(silent) / math.sqrt(800), rel=0.5)
+
+
+def _set(tmp_path: Path, rates: np.ndarray, groups: list[str]) -> Path:
+    return column_sets.column_set(
+        tmp_path / "scored",
+        np.full(len(rates), 5),
+        {"gc_angle": np.linspace(0, 1, len(rates))},
+        {"task": pa.array(groups)},
+    )
+
+
+def _references(rates: np.ndarray, count: int, rollouts: int = 8) -> PassRates:
+    rng = np.random.default_rng(7)
+    rows = np.sort(rng.permutation(len(rates))[:count])
+    wins = rng.binomial(rollouts, rates[rows]).astype(float)
+    every = column_sets.ids(len(rates))
+    return PassRates("references", [every[row] for row in rows], wins, rollouts - wins)
+
+
+def _config(scored: Path, **options: Any) -> ForecastConfig:
+    given: dict[str, Any] = {
+        "scored": scored,
+        "outcomes": Path("x"),
+        "group_column": "task",
+        "worlds": 6,
+        "rounds": 4,
+    }
+    return ForecastConfig(**(given | options))
+
+
+def test_where_groups_tell_all_dots_reaches_the_oracle_and_says_when_references_pay(tmp_path: Path) -> None:
+    rates = np.tile([0.0, 0.0, 0.0, 0.5], 150)
+    scored = _set(tmp_path, rates, ["a", "b", "c", "d"] * 150)
+    references = _references(rates, 240)
+    result = forecast(_config(scored), references, 10.0)
+    differ = float(chance_to_differ(np.array([0.5]), 8)[0])
+    dots = next(each for each in result.strategies if each.strategy == "dots")
+    assert result.silent.value == pytest.approx(0.75, abs=0.06)
+    assert result.hopeless.value == pytest.approx(result.silent.value, abs=0.01)
+    assert result.wasted.value == pytest.approx(1 - 0.25 * differ, abs=0.06)
+    # Outcomes of eight rollouts allow rates around a half, of which groups differ a little less often.
+    assert result.oracle.differ.value == pytest.approx(differ, abs=0.01)
+    assert differ - 0.1 < dots.differ.value <= result.oracle.differ.value
+    # N steps with references earn what N uniform steps and the references' tokens would.
+    step, paid = 16 * 8 * 10.0, 240 * 8 * 10.0
+    steps = result.pays_from
+    assert steps is not None
+    ours = steps * 16 * dots.differ.value / (steps * step + paid)
+    assert ours == pytest.approx(16 * result.uniform.differ.value / step, rel=1e-9)
+    # What a draw of 30 prompts costs, with 240 references of 8 rollouts before it.
+    assert dots.per_thousand.value == pytest.approx(
+        1000 * dots.differ.value * 30 / (30 * 80 + paid), rel=1e-6
+    )
+    assert any("out of reach" in sentence for sentence in result.advice)
+
+
+def test_where_nothing_is_wasted_it_advises_uniform_with_a_smaller_batch(tmp_path: Path) -> None:
+    rates = np.full(400, 0.5)
+    result = forecast(_config(_set(tmp_path, rates, ["a", "b"] * 200)), _references(rates, 128), 10.0)
+    assert result.wasted.value < 0.05
+    assert result.advice[0].startswith("Uniform sampling with a smaller batch")
+    for reach in (*result.strategies, result.oracle):
+        assert reach.differ.value <= result.oracle.differ.value + 1e-12
+        assert reach.differ.low <= reach.differ.value <= reach.differ.high
+
+
+def test_variance_learns_where_most_prompts_are_dead(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    rates = np.where(rng.random(600) < 0.7, 0.0, 0.5)
+    scored = _set(tmp_path, rates, ["a"] * 600)
+    short = forecast(_config(scored, rounds=1, strategies=["variance"]), _references(rates, 256), 10.0)
+    long = forecast(_config(scored, rounds=40, strategies=["variance"]), _references(rates, 256), 10.0)
+    assert long.strategies[0].times.value > short.strategies[0].times.value + 0.05
+    assert long.strategies[0].times.value < long.oracle.times.value
+
+
+def test_the_same_seed_gives_the_same_forecast_and_another_seed_another(tmp_path: Path) -> None:
+    rates = np.tile([0.1, 0.6], 200)
+    scored, references = _set(tmp_path, rates, ["a", "b"] * 200), _references(rates, 128)
+    first, again = (forecast(_config(scored), references, 10.0) for _ in range(2))
+    assert first == again
+    assert first != forecast(_config(scored, seed=100), references, 10.0)
+
+
+def test_what_cannot_be_forecast_is_refused(tmp_path: Path) -> None:
+    rates = np.full(100, 0.5)
+    scored = _set(tmp_path, rates, ["a"] * 100)
+    with pytest.raises(InputError, match=r"20 prompts with rollouts are too few for a forecast; 30 at least"):
+        forecast(_config(scored), _references(rates, 20), 10.0)
+    with pytest.raises(InputError, match=r"has no gc_embedding to predict from"):
+        forecast(_config(scored, group_column=None), _references(rates, 50), 10.0)
+    with pytest.raises(InputError, match=r"--budget 101 is more than the 100 prompts"):
+        forecast(_config(scored, budget=101), _references(rates, 50), 10.0)
+    strangers = PassRates("r", [f"x{i}" for i in range(40)], np.ones(40), np.ones(40))
+    with pytest.raises(InputError, match=r"40 of 40 prompts with outcomes are not in"):
+        forecast(_config(scored), strangers, 10.0)
+
+
+def test_the_command_prints_the_table_and_writes_json(tmp_path: Path) -> None:
+    rates = np.tile([0.0, 0.0, 0.0, 0.5], 100)
+    scored = _set(tmp_path, rates, ["a", "b", "c", "d"] * 100)
+    references = _references(rates, 200)
+    tallies = zip(references.ids, references.wins.tolist(), references.losses.tolist(), strict=True)
+    lines = [json.dumps({"gc_id": name, "wins": won, "losses": lost}) for name, won, lost in tallies]
+    (tmp_path / "rates.jsonl").write_text("\n".join(lines))
+    options = ["difficulty", "forecast", str(scored), "--outcomes", str(tmp_path / "rates.jsonl")]
+    more = ["--group-column", "task", "--worlds", "4", "--rounds", "3"]
+    refused = command.run(*options, *more)
+    assert refused.exit_code == 2
+    assert "give the mean with --tokens" in refused.stderr
+    done = command.run(*options, *more, "--tokens", "50", "--out", str(tmp_path / "f.json"))
+    assert done.exit_code == 0, done.stderr
+    assert "groups of a uniform step that teach nothing" in done.stdout
+    assert "oracle" in done.stdout
+    written = json.loads((tmp_path / "f.json").read_text())
+    assert written["references"] == 200
+    assert written["wasted"]["value"] > 0.6
+
+
+def test_status_shows_the_forecast_beside_what_came(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path)
+    runs.report(run)
+    assert command.run("schedule", "next", run.folder).exit_code == 0
+    rates = np.tile([0.1, 0.6], 100)
+    expected = forecast(
+        _config(_set(tmp_path / "other", rates, ["a", "b"] * 100)), _references(rates, 100), 10.0
+    )
+    (tmp_path / "f.json").write_text(json.dumps(expected.as_json()))
+    facts = status(run, read_forecast(tmp_path / "f.json"))
+    assert facts["differ"]["came"] == facts["rounds"][0]["effective"]
+    assert facts["differ"]["forecast"]["value"] == expected.uniform.differ.value
+    shown = command.run("schedule", "status", run.folder, "--forecast", tmp_path / "f.json").stdout
+    assert f"The forecast for uniform was {expected.uniform.differ.value:.1%}" in shown
+    assert status(run)["differ"] is None
+
+
+def test_what_is_no_forecast_is_refused(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path)
+    (tmp_path / "f.json").write_text('{"references": 3}')
+    done = command.run("schedule", "status", run.folder, "--forecast", tmp_path / "f.json")
+    assert done.exit_code == 2
+    assert "is no forecast" in done.stderr

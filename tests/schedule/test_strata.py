@@ -1,0 +1,270 @@
+"""Quotas of groups against exact shares, and draws within groups against brute force and closed forms."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gaincurate.core.rng import uniforms
+from gaincurate.errors import InputError
+from gaincurate.schedule.base import Observed, Options, Pool, build
+from gaincurate.schedule.strata import Strata
+from gaincurate.schedule.strategies.dots import Dots
+from gaincurate.schedule.strategies.dots_options import DotsOptions
+from gaincurate.schedule.strategies.uniform import FileOrder, Uniform
+
+_SIZES = st.lists(st.integers(1, 30), min_size=1, max_size=9)
+_WEIGHTS = st.lists(st.sampled_from([0.0, 0.1, 0.3, 1.0, 2.5, 40.0]), min_size=9, max_size=9)
+
+
+def groups_of(sizes: list[int], seed: int = 0) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """A label for each prompt, in a random order."""
+    return np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
+
+
+def counts_of(ranks: Any, strata: Strata) -> list[int]:
+    """How many of these ranks each group has."""
+    counts: list[int] = np.bincount(strata.labels[ranks], minlength=len(strata.names)).tolist()
+    return counts
+
+
+def exact_rates(sizes: list[int], parts: list[Fraction], budget: int) -> list[Fraction]:
+    """Each group's share of a round; one that has fewer prompts gives all, and the others share the rest."""
+    whole: set[int] = set()
+    while True:
+        left = budget - sum(sizes[group] for group in whole)
+        total = sum(part for group, part in enumerate(parts) if group not in whole)
+        rates = [
+            Fraction(sizes[group]) if group in whole else part * left / total if total else Fraction(0)
+            for group, part in enumerate(parts)
+        ]
+        over = {group for group in range(len(sizes)) if parts[group] and rates[group] > sizes[group]}
+        if not over:
+            return rates
+        whole |= over
+
+
+@given(_SIZES, _WEIGHTS, st.booleans(), st.data())
+def test_no_group_is_ever_a_whole_prompt_away_from_its_share(
+    sizes: list[int], weights: list[float], weighted: bool, data: st.DataObject
+) -> None:
+    given_weights = dict(zip(map(str, range(len(sizes))), weights, strict=False)) if weighted else None
+    if given_weights is not None and not any(given_weights.values()):
+        return
+    strata = Strata.of(groups_of(sizes), given_weights)
+    most = sum(size for size, part in zip(sizes, strata.parts.tolist(), strict=True) if part)
+    budget = data.draw(st.integers(1, most))
+    rates = exact_rates(sizes, [Fraction(part) for part in strata.parts.tolist()], budget)
+    taken = [0] * len(sizes)
+    for round_ in range(40):
+        quotas = strata.quotas(budget, round_).tolist()
+        assert sum(quotas) == budget
+        assert all(0 <= quota <= size for quota, size in zip(quotas, sizes, strict=True))
+        taken = [sum(pair) for pair in zip(taken, quotas, strict=True)]
+        assert all(abs(t - (round_ + 1) * rate) < 1 for t, rate in zip(taken, rates, strict=True))
+
+
+def test_many_small_groups_keep_their_shares_beside_a_large_one() -> None:
+    # 50 tasks of 6 beside one of 700: rounding each round by itself would give the small ones none or all.
+    strata = Strata.of(np.repeat(np.arange(51), [700] + [6] * 50))
+    taken = np.cumsum([strata.quotas(32, round_) for round_ in range(500)], axis=0)
+    exact = np.arange(1, 501)[:, None] * 32 * strata.shares
+    assert np.abs(taken - exact).max() < 1
+
+
+@given(_SIZES, st.data())
+def test_what_a_group_cannot_give_goes_to_the_others(sizes: list[int], data: st.DataObject) -> None:
+    strata = Strata.of(groups_of(sizes))
+    room = np.array([data.draw(st.integers(0, size)) for size in sizes])
+    budget = data.draw(st.integers(0, int(room.sum())))
+    if not budget:
+        return
+    plain, quotas = strata.quotas(budget, 3), strata.quotas(budget, 3, room)
+    assert quotas.sum() == budget
+    assert (quotas <= room).all()
+    assert (quotas >= np.minimum(plain, room)).all()
+
+
+def test_weights_are_shares_of_a_round() -> None:
+    strata = Strata.of(["code"] * 30 + ["math"] * 10, {"code": 0.3, "math": 0.7})
+    assert strata.shares.tolist() == pytest.approx([0.3, 0.7])
+    assert strata.quotas(10, 0).tolist() == [3, 7]
+    # Of 20 prompts 14 would be math's, which has 10.
+    assert strata.quotas(20, 0).tolist() == [10, 10]
+    only_math = Strata.of(["code"] * 30 + ["math"] * 10, {"code": 0, "math": 1})
+    assert only_math.quotas(10, 5).tolist() == [0, 10]
+    with pytest.raises(
+        InputError, match="a round has 11 prompts, and the groups with a weight over 0 have 10"
+    ):
+        only_math.quotas(11, 0)
+
+
+@pytest.mark.parametrize(
+    ("weights", "sentence"),
+    [
+        ({"code": 1.0, "maths": 1.0}, "--group-weights: there is no group 'maths'; near it there is math."),
+        ({"code": 1.0}, "--group-weights has no weight for math; every group needs one, and 0 leaves"),
+        ({"code": -1.0, "math": 1.0}, "--group-weights code=-1: a weight is a number from 0."),
+        ({"code": 0.0, "math": 0.0}, "--group-weights: all weights are 0; give one group a weight over 0."),
+    ],
+)
+def test_weights_that_are_no_shares_are_refused(weights: dict[str, float], sentence: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Strata.of(["code", "math"], weights)
+    assert sentence in str(caught.value)
+
+
+@given(_SIZES, st.data(), st.integers(0, 5))
+def test_pick_takes_the_best_of_each_group(sizes: list[int], data: st.DataObject, round_: int) -> None:
+    rows = sum(sizes)
+    strata = Strata.of(groups_of(sizes))
+    keys = np.array(
+        data.draw(st.lists(st.sampled_from([-np.inf, 0.0, 1.0, 2.0]), min_size=rows, max_size=rows))
+    )
+    budget = data.draw(st.integers(1, rows))
+    ranks = Pool(rows, budget, 0, strata=strata).pick(keys, round_)
+    quotas = strata.quotas(budget, round_)
+    for group, quota in enumerate(quotas.tolist()):
+        members = sorted(np.flatnonzero(strata.labels == group), key=lambda rank: (-keys[rank], rank))
+        assert ranks[strata.labels[ranks] == group].tolist() == members[:quota]
+
+
+def test_any_stretch_of_a_round_has_the_shares_too() -> None:
+    strata = Strata.of(np.repeat(np.arange(4), [10, 20, 30, 40]))
+    keys = np.arange(100.0)  # by key alone, the first half of a round would be of the last group
+    ranks = Pool(100, 50, 0, strata=strata).pick(keys, 0)
+    assert counts_of(ranks, strata) == [5, 10, 15, 20]
+    for batch in range(5):
+        assert counts_of(ranks[10 * batch : 10 * batch + 10], strata) == [1, 2, 3, 4]
+
+
+@given(_SIZES, st.booleans(), st.data())
+def test_floors_hold_as_far_as_quotas_let_them(sizes: list[int], grouped: bool, data: st.DataObject) -> None:
+    rows = sum(sizes)
+    strata = Strata.of(groups_of(sizes)) if grouped else None
+    budget = data.draw(st.integers(1, rows))
+    keys = np.random.default_rng(1).normal(size=rows)
+    mask = np.array(data.draw(st.lists(st.booleans(), min_size=rows, max_size=rows)))
+    other = ~mask & (np.arange(rows) % 2 == 0)
+    share = data.draw(st.sampled_from([0.0, 0.1, 0.5, 1.0]))
+    pool = Pool(rows, budget, 0, strata=strata)
+    ranks = pool.pick(keys, 1, [(mask, share), (other, 1 - share)])
+    assert len(set(ranks.tolist())) == budget
+    size = int(2 * share * budget) - int(share * budget)
+    quotas = np.array([budget]) if strata is None else strata.quotas(budget, 1)
+    labels = np.zeros(rows, int) if strata is None else strata.labels
+    if strata is not None:
+        assert counts_of(ranks, strata) == quotas.tolist()
+    can = np.minimum(quotas, np.bincount(labels[mask], minlength=len(quotas))).sum()
+    assert mask[ranks].sum() >= min(size, can)
+
+
+def test_draws_within_a_group_follow_the_closed_form() -> None:
+    # Two of group a and one of group b each round; within a, successive sampling by the weights.
+    weights, count = np.array([5.0, 3.0, 1.0, 1.0, 7.0, 1.0]), 20_000
+    strata = Strata.of(list("aaaabb"), {"a": 2, "b": 1})
+    pool = Pool(6, 3, seed=4, strata=strata)
+    pairs, singles = np.zeros((4, 4)), np.zeros(2)
+    for round_ in range(count):
+        ranks = pool.draw(np.log(weights), round_)
+        first, second = ranks[ranks < 4]
+        pairs[first, second] += 1
+        singles[ranks[ranks >= 4] - 4] += 1
+    p = weights[:4] / 10
+    expected = count * p[:, None] * p[None, :] / (1 - p[:, None])
+    off = ~np.eye(4, dtype=bool)
+    assert ((pairs - expected)[off] ** 2 / expected[off]).sum() < 31.3  # .999 quantile, 11 degrees
+    expected_single = count * np.array([7, 1]) / 8
+    assert ((singles - expected_single) ** 2 / expected_single).sum() < 10.8  # 1 degree
+
+
+def test_what_is_left_out_is_never_drawn_and_its_group_gives_what_it_has() -> None:
+    strata = Strata.of(np.repeat(np.arange(3), [4, 8, 12]))
+    pool = Pool(24, 12, seed=0, strata=strata)
+    left_out = np.array([3, 0, 1])
+    for round_ in range(30):
+        ranks = pool.draw(np.linspace(0, 5, 24), round_, leave_out=left_out)
+        assert len(set(ranks.tolist())) == 12
+        assert not set(ranks.tolist()) & {0, 1, 3}
+        assert counts_of(ranks, strata)[0] == 1  # its quota is 2
+
+
+def test_without_strata_draw_and_pick_are_one_group() -> None:
+    weights = np.random.default_rng(3).normal(size=50)
+    pool = Pool(50, 20, seed=9)
+    keys = weights - np.log(-np.log(uniforms(9, 7, 0, 0, 50)))
+    best = np.argsort(-keys, kind="stable")[:20].tolist()
+    assert pool.draw(weights, 7).tolist() == best
+    assert pool.pick(pool.noisy(weights, 7), 7).tolist() == best
+    one = Pool(50, 20, seed=9, strata=Strata.of(np.zeros(50)))
+    assert one.draw(weights, 7).tolist() == best
+
+
+@pytest.mark.parametrize(
+    ("keys", "sentence"),
+    [
+        (np.zeros(4), r"keys of shape \(4,\); Pool.pick needs one for each of the 5 ranks"),
+        (np.array([0, 1, np.nan, 2, 3]), "the key of rank 2 is NaN, and Pool.pick needs numbers"),
+    ],
+)
+def test_keys_that_are_no_numbers_are_refused(keys: Any, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        Pool(5, 2, 0).pick(keys, 0)
+
+
+@given(_SIZES, _WEIGHTS, st.data(), st.sampled_from([Uniform, FileOrder]))
+def test_passes_of_a_group_have_each_of_its_prompts_once(
+    sizes: list[int], weights: list[float], data: st.DataObject, kind: type[Uniform]
+) -> None:
+    named = {str(group): weight + 0.01 for group, weight in zip(range(len(sizes)), weights, strict=False)}
+    strata = Strata.of(groups_of(sizes), data.draw(st.sampled_from([None, named])))
+    rows = sum(sizes)
+    budget = data.draw(st.integers(1, rows))
+    pool = Pool(rows, budget, 3, strata=strata)
+    chosen, drawn = kind(pool, Options()), []
+    for round_ in range(12):
+        ranks = chosen.draw(round_)
+        assert len(set(ranks.tolist())) == budget
+        assert counts_of(ranks, strata) == strata.quotas(budget, round_).tolist()
+        drawn.append(ranks)
+        again = kind(pool, Options())  # a state restored in another object goes on alike
+        again.load_state_dict(json.loads(json.dumps(chosen.state_dict())))
+        chosen = again
+    every = np.concatenate(drawn)
+    assert chosen.metrics()["pass"] == pytest.approx(len(every) / rows)
+    for group, size in enumerate(sizes):
+        members = every[strata.labels[every] == group]
+        whole = len(members) // size
+        seen = np.bincount(members[: whole * size], minlength=rows)[strata.labels == group]
+        assert seen.tolist() == [whole] * size
+
+
+@pytest.mark.parametrize("strategy", ["uniform", "file-order", "length", "gain-rl", "variance"])
+def test_every_strategy_keeps_the_shares(strategy: str) -> None:
+    strata = Strata.of(groups_of([7, 50, 120, 3]))
+    selector = build(strategy, Pool(180, 24, 5, strata=strata), {})
+    for round_ in range(8):
+        ranks = selector.draw(round_)
+        assert len(set(ranks.tolist())) == 24
+        assert counts_of(ranks, strata) == strata.quotas(24, round_).tolist()
+        wins = (ranks % 5).astype(float)
+        selector.observe(Observed(round_, ranks, wins, 4 - wins, 0.5, 0.4))
+
+
+def test_dots_draws_within_groups_and_its_references_from_all() -> None:
+    strata = Strata.of(groups_of([60, 40, 20]))
+    pool = Pool(120, 30, 5, strata=strata)
+    plain, chosen = (Dots(each, DotsOptions(references=20)) for each in (Pool(120, 30, 5), pool))
+    for round_ in range(5):
+        references = chosen.references(round_)
+        assert references.tolist() == plain.references(round_).tolist()
+        chosen.inform(strata.labels / 3 + 0.1, references)  # by itself it would draw group 1 alone
+        ranks = chosen.draw(round_)
+        assert not set(ranks.tolist()) & set(references.tolist())
+        assert counts_of(ranks, strata) == strata.quotas(30, round_).tolist()
