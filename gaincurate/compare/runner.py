@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pyarrow as pa
@@ -23,7 +24,7 @@ import pyarrow.compute as pc
 from pydantic import BaseModel
 
 from gaincurate.compare.arm import COST, MARKS, PROGRESS, ROLLOUTS, RUN, STEP, TASK, Task
-from gaincurate.compare.config import Arm, Comparison
+from gaincurate.compare.config import LEARNING_RATE, Arm, Comparison
 from gaincurate.compare.results import DRAWN, EVALUATIONS, FACTS, RESULTS, STEPS, TASKS, write_tables
 from gaincurate.compare.results import MARKS as MARKS_TABLE
 from gaincurate.core.artifact import MANIFEST, Json, differing_keys
@@ -50,8 +51,12 @@ from gaincurate.schedule.run import RUN as RUN_FACTS
 from gaincurate.schedule.run import Run, read_json
 from gaincurate.schedule.strategies.dots_options import DotsOptions
 
-START, JOBS = "start", "jobs"
+START, JOBS, TUNE = "start", "jobs", "tune"
+CHOICE = "tune.json"
+"""In the folder `tune`: what was tried and what was chosen."""
 FORMAT = 1
+_FREE = {"arms", "seeds", "scored", "heldout", "tasks", "controls", "tune"}
+"""Settings that may change; a set is known by its manifest."""
 _LOOK = 0.2  # seconds between two looks at what is done
 LOG = "trainer.log"
 _MODULE = "gaincurate.compare.trl_arm"
@@ -153,7 +158,7 @@ class ArmJob:
             mark_tokens=comparison.mark_tokens,
             trainer={
                 "per_device_train_batch_size": prompts * comparison.group // comparison.micro_batches,
-                "learning_rate": 1e-6,
+                "learning_rate": LEARNING_RATE,
                 "lr_scheduler_type": "constant",
                 "report_to": "none",
                 "disable_tqdm": True,
@@ -307,7 +312,14 @@ def evaluation(comparison: Comparison) -> Json:
     return config.model_dump(mode="json", exclude={"model", "out"})
 
 
-def compare(comparison: Comparison, out: Path, progress: Progress | None = None, workers: int = 1) -> None:
+def compare(
+    comparison: Comparison,
+    out: Path,
+    progress: Progress | None = None,
+    workers: int = 1,
+    *,
+    tune: bool = False,
+) -> None:
     """Train and judge what is left of a comparison, and write its tables.
 
     Args:
@@ -315,6 +327,8 @@ def compare(comparison: Comparison, out: Path, progress: Progress | None = None,
         out: its folder.
         progress: hears how it goes.
         workers: arms that are trained at a time. What is measured does not depend on it, but for the seconds.
+        tune: find a learning rate and a size of a step for uniform sampling first, which all arms then
+            have. A folder that was begun so goes on so, whether or not it is asked for again.
 
     Raises:
         InputError: a set, an arm or a setting is not right.
@@ -325,7 +339,14 @@ def compare(comparison: Comparison, out: Path, progress: Progress | None = None,
     progress = progress or Progress()
     check(comparison)
     with writing(out, Split(), "What was done is kept"):
+        _refuse_others(out)
+        tuning = None
+        if tune or (out / TUNE).exists():
+            tuning = _tune(comparison, out, progress, workers)
+            comparison = comparison.tuned(**tuning["chosen"])
         facts, begun = _state(comparison, out)
+        if tuning is not None:
+            facts["tuned"] = {name: tuning[name] for name in ("chosen", "grid", "seeds")}
         jobs = [
             ArmJob(comparison, arm, seed, out / JOBS / arm.name / f"seed-{seed}")
             for seed in comparison.seeds
@@ -496,17 +517,12 @@ def _state(comparison: Comparison, out: Path) -> tuple[Json, set[str]]:
     """
     path = out / FACTS
     before = read_json(path) if path.exists() else None
-    if before is None and (others := sorted(p.name for p in out.iterdir() if p.name != WORK)):
-        raise OutputError(f"{out} holds {others[0]!r} and no comparison; give a new or empty folder with -o.")
     arms = {arm.name: arm.model_dump(mode="json") for arm in comparison.arms}
     begun = (before or {}).get("begun", {})
     facts: Json = {
         "format": FORMAT,
         "comparison": comparison.model_dump(mode="json"),
-        "sets": {
-            "scored": ScoredSet(comparison.scored).manifest_hash,
-            "heldout": ScoredSet(comparison.heldout).manifest_hash,
-        },
+        "sets": _sets(comparison),
         "model": model_at_start(comparison),
         "tasks": task_columns(comparison),
         "controls": {
@@ -527,12 +543,94 @@ def _state(comparison: Comparison, out: Path) -> tuple[Json, set[str]]:
     return facts, set(begun)
 
 
+def _refuse_others(out: Path) -> None:
+    """A folder with something else, where no comparison was begun."""
+    if (out / FACTS).exists():
+        return
+    if others := sorted(p.name for p in out.iterdir() if p.name not in (WORK, TUNE)):
+        raise OutputError(f"{out} holds {others[0]!r} and no comparison; give a new or empty folder with -o.")
+
+
+def _tune(comparison: Comparison, out: Path, progress: Progress, workers: int) -> Json:
+    """Train uniform sampling with every setting of the grid, and choose the best on the held-out prompts.
+
+    The choice is made on the prompts that arms are judged on, with seeds of its own. It can flatter uniform
+    sampling a little, and no arm against it. A split would cost every verdict half of its prompts.
+
+    Returns:
+        `grid`, a row for each setting with its held-out accuracy by seed, and `chosen`, the settings of the
+        row with the highest mean, the first of equal ones.
+    """
+    folder, path = out / TUNE, out / TUNE / CHOICE
+    if (out / FACTS).exists() and not path.exists():
+        raise OutputError(
+            f"{out} holds a comparison that was begun without --tune; give another folder with -o."
+        )
+    asked = {
+        "comparison": {
+            name: value for name, value in comparison.model_dump(mode="json").items() if name not in _FREE
+        },
+        "tune": comparison.tune.model_dump(mode="json"),
+        "sets": _sets(comparison),
+    }
+    before = read_json(path) if path.exists() else None
+    if before is not None and (keys := [name for name, _, _ in differing_keys(before["asked"], asked)]):
+        raise OutputError(
+            f"{out} was tuned with other settings: {', '.join(keys)} differ. Give another folder with -o, or "
+            "put the settings back.",
+            keys=keys,
+        )
+    if before is not None and "chosen" in before:
+        return before
+    rows, jobs = list[Json](), list[list[ArmJob]]()
+    for learning_rate, step_prompts in comparison.grid():
+        rows.append({"learning_rate": learning_rate, "step_prompts": step_prompts})
+        setting = comparison.tuned(learning_rate, step_prompts).model_copy(update={"marks": 1})
+        arm = Arm(name=f"uniform-at-{step_prompts}-lr-{learning_rate:g}".replace("+", ""), strategy="uniform")
+        places = {seed: folder / arm.name / f"seed-{seed}" for seed in comparison.tune.seeds}
+        jobs.append([ArmJob(setting, arm, seed, place) for seed, place in places.items()])
+    trainings = [job for each in zip(*jobs, strict=True) for job in each]
+    for job in trainings:
+        if before is None:  # killed while it was prepared
+            shutil.rmtree(job.folder, ignore_errors=True)
+        job.prepare()
+    state: Json = {"format": FORMAT, "asked": asked, "seeds": comparison.tune.seeds}
+    write_json(path, state)
+    if not all(job.done for job in trainings):
+        check_trainer(comparison)
+    progress.note(f"tuning uniform: {len(rows)} settings, {len(comparison.tune.seeds)} seeds each")
+    _work(trainings, progress, workers)
+    prompts = ScoredSet(comparison.heldout).column(ID).to_pylist()
+    for row, of_row in zip(rows, jobs, strict=True):
+        row["accuracy_by_seed"] = [_accuracy(job.evaluation_rows(prompts)) for job in of_row]
+        row["accuracy"] = fmean(row["accuracy_by_seed"])
+        row["steps"] = fmean(job.cost(0)["step"] for job in of_row)
+    best = max(rows, key=lambda row: float(row["accuracy"]))
+    chosen = {name: best[name] for name in ("learning_rate", "step_prompts")}
+    progress.note(
+        f"tuned: learning rate {chosen['learning_rate']:g}, {chosen['step_prompts']} prompts a step"
+    )
+    state |= {"grid": rows, "chosen": chosen}
+    write_json(path, state)
+    return state
+
+
+def _accuracy(rows: Sequence[Json]) -> float:
+    """The mean share of right answers over the prompts that could be judged."""
+    shares = [row["right"] / row["samples"] for row in rows if row["samples"]]
+    return fmean(shares) if shares else 0.0
+
+
+def _sets(comparison: Comparison) -> Json:
+    """What the sets are known by, wherever they lie."""
+    return {name: ScoredSet(getattr(comparison, name)).manifest_hash for name in ("scored", "heldout")}
+
+
 def _differing(before: Json, facts: Json) -> list[str]:
     """What of a comparison changed that may not; a set is known by its manifest, wherever it lies.
 
     A setting that an earlier version did not have was at its default.
     """
-    free = {"arms", "seeds", "scored", "heldout", "tasks", "controls"}
 
     def bound(state: Json) -> Json:
         comparison = _with_defaults(Comparison, state["comparison"])
@@ -540,7 +638,7 @@ def _differing(before: Json, facts: Json) -> list[str]:
             name: _with_defaults(Arm, arm) for name, arm in state["begun"].items() if name in before["begun"]
         }
         return {
-            "comparison": {name: value for name, value in comparison.items() if name not in free},
+            "comparison": {name: value for name, value in comparison.items() if name not in _FREE},
             "sets": state["sets"],
             "format": state["format"],
             "arms": arms,
@@ -550,8 +648,10 @@ def _differing(before: Json, facts: Json) -> list[str]:
 
 
 def _with_defaults(kind: type[BaseModel], values: Json) -> dict[str, Any]:
-    fields = kind.model_fields.items()
-    return {name: field.get_default() for name, field in fields if name not in values} | values
+    defaults = {
+        name: field.get_default() for name, field in kind.model_fields.items() if not field.is_required()
+    }
+    return {name: value for name, value in defaults.items() if name not in values} | values
 
 
 def collect(comparison: Comparison, out: Path, jobs: Sequence[ArmJob]) -> None:
