@@ -155,6 +155,7 @@ def example() -> Document:
         ),
         headline="None of 2 signals tells more than question length does: do not sort by them.",
         unknown=None,
+        wasted=None,
         verdicts=[_verdict("gc_angle", by_length=True), _verdict("gc_angle_intra", by_length=False)],
         columns=columns,
         distributions=[_distribution(name) for name in NAMES],

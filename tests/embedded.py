@@ -22,15 +22,26 @@ def names(rows: int) -> list[str]:
     return [f"id{i:05d}" for i in range(rows)]
 
 
-def make_set(folder: Path, embeddings: npt.NDArray[Any], *, shards: int = 3, weights: str = "w" * 32) -> Path:
-    """A finished set; `question` names a row's group, one of five."""
+def make_set(
+    folder: Path,
+    embeddings: npt.NDArray[Any],
+    *,
+    shards: int = 3,
+    weights: str = "w" * 32,
+    tokens: npt.NDArray[Any] | None = None,
+) -> Path:
+    """A finished set; `question` names a row's group, one of five. All have 3 tokens unless told otherwise."""
     folder.mkdir(parents=True, exist_ok=True)
     rows, width = embeddings.shape
     identity = copy.deepcopy(sets.IDENTITY_OF_SETS)
     identity["model"]["weights"] = weights
     schema = pa.schema([pa.field("question", pa.string()), *SCORE_FIELDS, embedding_field(width)])
     write_json(folder / IDENTITY, identity)
-    whole = [sets.scored_row(name, f"group {i % 5}") for i, name in enumerate(names(rows))]
+    lengths = [3] * rows if tokens is None else tokens.tolist()
+    whole = [
+        sets.scored_row(name, f"group {i % 5}", tokens=length)
+        for i, (name, length) in enumerate(zip(names(rows), lengths, strict=True))
+    ]
     size = -(-rows // shards)
     for index in range(shards):
         here = slice(index * size, (index + 1) * size)

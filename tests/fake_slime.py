@@ -99,6 +99,7 @@ def arguments(run: Any, **given: Any) -> Namespace:
     """The arguments that a data source reads, with slime's defaults."""
     made: dict[str, Any] = {
         "prompt_data": run and str(run),
+        "data_source_path": "gaincurate.trainers.slime.RunDataSource",
         "rollout_all_samples_process_path": "gaincurate.trainers.slime.report",
         "hf_checkpoint": "the-model",
         "input_key": "prompt",
@@ -106,7 +107,7 @@ def arguments(run: Any, **given: Any) -> Namespace:
         "multimodal_keys": None,
         "metadata_key": "metadata",
         "tool_key": "tools",
-        "apply_chat_template": False,
+        "apply_chat_template": True,
         "apply_chat_template_kwargs": {},
         "rollout_batch_size": 4,
         "over_sampling_batch_size": 4,

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
+import numpy as np
 import polars
 import pyarrow as pa
 import pytest
 from hypothesis import given
 
+import embedded
 from gaincurate.core.scored_set import ScoredSet, open_scores
 from gaincurate.errors import InputError, OutputError
 from sets import make_set, scored_row
@@ -212,3 +214,10 @@ def test_what_is_no_finished_set_says_so(folder: Path, tmp_path: Path) -> None:
     manifest.unlink()
     with pytest.raises(OutputError, match="is not finished"):
         open_scores(folder)
+
+
+def test_few_rows_are_taken_after_a_nested_column_was_read_whole(tmp_path: Path) -> None:
+    vectors = np.arange(400.0).reshape(200, 2)
+    scored = ScoredSet(embedded.make_set(tmp_path / "set", vectors, shards=1))
+    whole = scored.column("gc_embedding").to_pylist()
+    assert scored.take([7]).column("gc_embedding").to_pylist() == [whole[7]]

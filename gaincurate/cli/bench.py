@@ -12,18 +12,18 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import gaincurate
 from gaincurate.cli import output
 from gaincurate.cli.options import Command, Group, configured
-from gaincurate.core.options import MACHINE, Option
+from gaincurate.core.options import Option
 from gaincurate.errors import GaincurateError, InputError, StorageError, reason_of
 
 if TYPE_CHECKING:
-    from gaincurate.scoring.config import DeviceConfig
+    from gaincurate.scoring.config import BenchConfig, KernelBenchConfig
 
 app = typer.Typer(
     cls=Group, no_args_is_help=True, help="Measure this machine: against its limits and the naive way."
@@ -31,40 +31,23 @@ app = typer.Typer(
 
 _SHAPES = {"cuda": [(65536, 3584), (262144, 896)], "cpu": [(8192, 896)]}
 
-_Csv = Annotated[Path | None, Option("Also write the figures here.", names=("--csv",))]
 _Json = Annotated[bool, Option("Print the figures as JSON.", names=("--json",))]
-_Device = Annotated[str, Option("auto, cpu, cuda or cuda:N.", MACHINE, metavar="NAME")]
 
 
 @app.command(cls=Command)
-@configured()
-def kernel(
-    tokens: Annotated[int | None, Option("Tokens in a call. Default: by device.", min=64)] = None,
-    hidden: Annotated[int | None, Option("Hidden size. Default: by device.", min=1, max=16384)] = None,
-    sample: Annotated[int, Option("Tokens of one prompt.", min=4)] = 2048,
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"],
-        Option("Of the states. auto: bfloat16 on a GPU, float32 on a CPU.", MACHINE),
-    ] = "auto",
-    device: _Device = "auto",
-    csv_file: _Csv = None,
-    as_json: _Json = False,
-) -> None:
+@configured("gaincurate.scoring.config:KernelBenchConfig")
+def kernel(config: KernelBenchConfig, as_json: _Json = False) -> None:
     """Time the angle code against PyTorch, torch.compile and the pairwise matrix, after checking it.
 
     Example: gaincurate bench kernel --csv kernel.csv
     """
     with output.reporting():
-        if (tokens is None) != (hidden is None):
+        if (config.tokens is None) != (config.hidden is None):
             raise InputError("--tokens and --hidden go together: both, or neither for this device's default.")
-        shapes = [(tokens, hidden)] if tokens is not None and hidden is not None else None
-        document = _kernel(shapes, sample, dtype, device, csv_file)
-        _give(document, csv_file, as_json, _print)
+        _give(_kernel(config), config.csv_file, as_json, _print)
 
 
-def _kernel(
-    shapes: list[tuple[int, int]] | None, sample: int, dtype: str, device: str, csv_file: Path | None
-) -> dict[str, Any]:
+def _kernel(config: KernelBenchConfig) -> dict[str, Any]:
     from gaincurate.cli.score import need_scoring_packages
 
     need_scoring_packages()
@@ -74,16 +57,18 @@ def _kernel(
     from gaincurate.scoring.identity import resolve_machine
     from gaincurate_kernels import bench
 
-    machine = resolve_machine(MachineConfig(device=device, dtype=dtype))  # type: ignore[arg-type]
-    chosen = shapes or _SHAPES[machine.type]
+    machine = resolve_machine(MachineConfig(device=config.device, dtype=config.dtype))
+    chosen = _SHAPES[machine.type]
+    if config.tokens is not None and config.hidden is not None:
+        chosen = [(config.tokens, config.hidden)]
     for count, _ in chosen:
-        if count % sample:
-            raise InputError(f"--tokens {count} is no multiple of --sample {sample}.")
-    _make_sure_of(csv_file)
+        if count % config.sample:
+            raise InputError(f"--tokens {count} is no multiple of --sample {config.sample}.")
+    _make_sure_of(config.csv_file)
     copy = bench.copy_bandwidth(machine.devices[0])
     rows = []
     for count, width in chosen:
-        shape = bench.Shape(count, width, sample, getattr(torch, machine.dtype))
+        shape = bench.Shape(count, width, config.sample, getattr(torch, machine.dtype))
         try:
             rows += bench.measure(
                 shape, machine.devices[0], copy, compiled=machine.type == "cuda", matrix=True
@@ -140,81 +125,57 @@ def _print(document: dict[str, Any]) -> None:
 
 
 @app.command(cls=Command)
-@configured("gaincurate.scoring.config:DeviceConfig")
-def score(
-    config: DeviceConfig,
-    model: Annotated[
-        str, Option("Hub id, folder, .gguf file, or 'demo'.", names=("--model", "-m"), metavar="NAME")
-    ] = "demo",
-    rows: Annotated[int, Option("Made-up prompts, as long as MATH's.", min=2)] = 120,
-    prefix: Annotated[int, Option("Tokens of the prefix that they share.", min=0)] = 115,
-    passes: Annotated[int, Option("How often each way runs.", min=1)] = 3,
-    one_by_one: Annotated[int, Option("Prompts for the slowest way.", min=1)] = 20,
-    workers: Annotated[
-        int | None, Option("Also time so many processes that share the CPU's threads.", MACHINE, min=2)
-    ] = None,
-    csv_file: _Csv = None,
-    as_json: _Json = False,
-) -> None:
+@configured("gaincurate.scoring.config:BenchConfig")
+def score(config: BenchConfig, as_json: _Json = False) -> None:
     """Time scoring against padded batches, one prompt at a time, and the speed of matrix products.
 
     Example: gaincurate bench score --model demo
     """
     with output.reporting():
-        document = _score(config, model, rows, prefix, passes, one_by_one, workers, csv_file)
-        _give(document, csv_file, as_json, _print_rates)
+        _give(_score(config), config.csv_file, as_json, _print_rates)
 
 
-def _score(
-    asked: DeviceConfig,
-    model: str,
-    rows: int,
-    prefix: int,
-    passes: int,
-    one_by_one: int,
-    workers: int | None,
-    csv_file: Path | None,
-) -> dict[str, Any]:
+def _score(asked: BenchConfig) -> dict[str, Any]:
     from gaincurate.cli.score import need_scoring_packages
 
     need_scoring_packages()
     import torch
 
     from gaincurate.scoring.bench import Crew, made_up_prompts, measure
-    from gaincurate.scoring.config import MachineConfig
+    from gaincurate.scoring.config import DeviceConfig, MachineConfig
     from gaincurate.scoring.cpu import settle_memory
     from gaincurate.scoring.identity import resolve_machine
     from gaincurate.scoring.model import find_model, load_config, load_model
     from gaincurate_kernels import bench
 
-    machine = resolve_machine(MachineConfig(**dict(asked)))
+    machine = resolve_machine(MachineConfig(**asked.model_dump(include=set(DeviceConfig.model_fields))))
     if machine.threads:
         torch.set_num_threads(machine.threads)
     if machine.type == "cpu":
         settle_memory()
-    if workers is not None and machine.type != "cpu":
+    if asked.workers is not None and machine.type != "cpu":
         raise InputError("--workers is for a CPU; each GPU has one worker.")
-    _make_sure_of(csv_file)
-    files = find_model(model)
+    _make_sure_of(asked.csv_file)
+    files = find_model(asked.model)
     config = load_config(files)
 
     def load(dtype: str) -> Any:
         return load_model(files, config, device=machine.devices[0], dtype=dtype)
 
     vocab_size = config.get_text_config(decoder=True).vocab_size
-    prompts = made_up_prompts(rows, prefix=prefix, vocab_size=vocab_size)
+    prompts = made_up_prompts(asked.rows, prefix=asked.prefix, vocab_size=vocab_size)
     with contextlib.ExitStack() as stack:
         crew = None
-        if workers is not None:
-            each = max(1, torch.get_num_threads() // workers)
-            crew = Crew(model, machine.dtype, workers, each, prompts, machine.batch_tokens)
+        if asked.workers is not None:
+            each = max(1, torch.get_num_threads() // asked.workers)
+            crew = Crew(asked.model, machine.dtype, asked.workers, each, prompts, machine.batch_tokens)
             stack.enter_context(crew)
         rates = measure(
             load(machine.dtype),
             prompts,
             budget=machine.batch_tokens,
-            passes=passes,
-            one_by_one=one_by_one,
+            passes=asked.passes,
+            one_by_one=asked.one_by_one,
             float32=load("float32") if machine.type == "cpu" and machine.dtype != "float32" else None,
             together=crew,
         )
@@ -222,10 +183,10 @@ def _score(
         "date": datetime.date.today().isoformat(),
         "gaincurate": gaincurate.__version__,
         **bench.machine(machine.devices[0]),
-        "model": model,
+        "model": asked.model,
         "dtype": machine.dtype,
-        "rows": rows,
-        "prefix_tokens": prefix,
+        "rows": asked.rows,
+        "prefix_tokens": asked.prefix,
         "batch_tokens": machine.batch_tokens,
         "measurements": [asdict(rate) for rate in rates],
     }

@@ -6,36 +6,19 @@ They are written beside the set, whose own files never change.
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from gaincurate.cli import output
 from gaincurate.cli.options import configured
 from gaincurate.core.options import Option
 
+if TYPE_CHECKING:
+    from gaincurate.report.config import DeriveConfig
 
-@configured()
+
+@configured("gaincurate.report.config:DeriveConfig")
 def derive(
-    folder: Annotated[Path, Option("A finished scored set.", metavar="DIR", argument=True)],
-    signal: Annotated[str, Option("The number column to free of length.", metavar="COLUMN")],
-    length_free: Annotated[
-        Literal["residual", "rank-in-bin"],
-        Option(
-            "residual: less its usual value at that length, a spline on log length (needs scipy). "
-            "rank-in-bin: its rank among rows of about the same length."
-        ),
-    ],
-    length: Annotated[str, Option("The column with lengths.", metavar="COLUMN")] = "gc_question_tokens",
-    bins: Annotated[
-        int | None,
-        Option("For rank-in-bin: length bins of about equally many rows. Default: 20.", min=1),
-    ] = None,
-    name: Annotated[
-        str | None,
-        Option("Of the new column. Default: COLUMN_residual or COLUMN_rank_in_bin.", metavar="NAME"),
-    ] = None,
-    overwrite: Annotated[bool, Option("Replace a column of that name that was made otherwise.")] = False,
-    as_json: Annotated[bool, Option("Print JSON.", names=("--json",))] = False,
+    config: DeriveConfig, as_json: Annotated[bool, Option("Print JSON.", names=("--json",))] = False
 ) -> None:
     """Write a length-free variant of a score beside the set, for `--by`.
 
@@ -46,14 +29,20 @@ def derive(
         from gaincurate.report.length_free import derive as make
 
         column = make(
-            open_scores(folder), signal, length_free, length=length, bins=bins, name=name, overwrite=overwrite
+            open_scores(config.folder),
+            config.signal,
+            config.length_free,
+            length=config.length,
+            bins=config.bins,
+            name=config.name,
+            overwrite=config.overwrite,
         )
         if as_json:
             output.as_json(asdict(column))
             return
         done = "is there already, made in this way" if column.kept else "written"
         of, verb = output.counted(column.rows, "row"), "has" if column.values == 1 else "have"
-        output.text(f"{folder}: {column.name} {done}, {column.values:,} of {of} {verb} a value")
+        output.text(f"{config.folder}: {column.name} {done}, {column.values:,} of {of} {verb} a value")
         before, after = (output.number(rho, "+.3f") for rho in (column.before, column.after))
-        output.text(f"  Spearman with {length}: {signal} {before}, {column.name} {after}")
+        output.text(f"  Spearman with {config.length}: {config.signal} {before}, {column.name} {after}")
         output.text(f"  next: --by {column.name}, with `gaincurate schedule start` or `gaincurate export`")

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from gaincurate.difficulty.config import FitConfig, PredictConfig, RolloutConfig, VerifyingConfig
     from gaincurate.difficulty.metrics import Figure, Quality
     from gaincurate.difficulty.pass_rates import PassRates
+    from gaincurate.difficulty.predict import MethodName
     from gaincurate.difficulty.rollout_shard import RolloutSummary
     from gaincurate.difficulty.train import FitReport
     from gaincurate.schedule.forecast import Forecast, ForecastConfig, Share
@@ -53,7 +54,7 @@ def fit(config: FitConfig, as_json: _Figures = False) -> None:
         from gaincurate.difficulty.train import fit_on
 
         rates = [policy for path in config.outcomes for policy in _read(path, config.reward_range)]
-        options = {"towers": config.towers, "scale": config.scale, "spread": config.spread}
+        options = {name: getattr(config, name) for name in ("towers", "scale", "spread", "input_norm")}
         out = config.out
         report = fit_on(config.scored, rates, out, config.recipe, options, _print_epoch)
         if as_json:
@@ -80,15 +81,18 @@ def predict(config: PredictConfig, as_json: _Figures = False) -> None:
     """
     with output.reporting():
         adapter, method, group_column = config.adapter, config.method, config.group_column
-        if (adapter is None) == (method is None):
+        if adapter is not None and method is not None:
             raise InputError(
                 "give one of --adapter, a predictor that `gaincurate difficulty fit` wrote, and --method "
-                "whitened, attention or group-mean, which need none."
+                "gp, whitened, attention or group-mean, which need none."
             )
         if group_column is not None and method != "group-mean":
             raise InputError(f"--group-column {group_column} goes with --method group-mean.")
+        if config.recalibrate and adapter is None:
+            raise InputError("--recalibrate goes with --adapter: other methods have nothing to fit again.")
+        name: MethodName = method or ("gp" if adapter is None else "adapter")
         from gaincurate.core.scored_set import open_scores
-        from gaincurate.difficulty.predict import COLUMNS, write
+        from gaincurate.difficulty.predict import COLUMNS, qualities, write
         from gaincurate.difficulty.predict import predict as compute
 
         fitted = None
@@ -101,30 +105,29 @@ def predict(config: PredictConfig, as_json: _Figures = False) -> None:
         prediction = compute(
             opened,
             rates,
-            method or "adapter",
+            name,
             adapter=fitted,
             group_column=group_column,
             references=config.references,
             seed=config.seed,
             target=config.target,
+            recalibrate=config.recalibrate,
         )
         write(opened, prediction, config.out)
         if as_json:
-            qualities = {"on_references": prediction.on_references, "on_others": prediction.on_others}
-            shown = {
-                name: None if figures is None else asdict(figures) for name, figures in qualities.items()
-            }
-            output.as_json(
-                {"rows": len(prediction.ids), "observed": prediction.observed, **shown, "how": prediction.how}
-            )
+            counts = {"rows": len(prediction.ids), "observed": prediction.observed}
+            output.as_json({**counts, **qualities(prediction), "how": prediction.how})
             return
         output.text(
             f"{config.out or config.scored}: {COLUMNS[config.target]} written, {_WHAT[config.target]} of "
             f"{output.counted(len(prediction.ids), 'row')}; "
             f"{prediction.observed:,} as observed ({rates.name}), the others predicted by "
-            f"{method or 'adapter'}"
+            f"{name}"
         )
-        _print_quality(prediction.on_references, "references, each from the others")
+        if prediction.on_halves is None:
+            _print_quality(prediction.on_references, "references, each from the others")
+        else:
+            _print_quality(prediction.on_halves, "references, one half from the other, means of ten halves")
         if prediction.on_others is not None:
             _print_quality(prediction.on_others, "observed prompts that are no references")
 

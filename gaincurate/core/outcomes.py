@@ -270,13 +270,18 @@ def newest_attempts(lines: list[Line]) -> tuple[list[Line], int]:
 
 @dataclass(slots=True)
 class Tally:
-    """One prompt: successes in [0, 1], one for each rollout that could be judged, and how many could not."""
+    """One prompt: successes in [0, 1], one for each rollout that could be judged, and how many could not.
+
+    `tokens` sums the completion tokens of all, where the lines have them.
+    """
 
     successes: list[float] = field(default_factory=list)
     unjudged: int = 0
+    tokens: int = 0
 
-    def add(self, success: float | None) -> None:
+    def add(self, success: float | None, tokens: int = 0) -> None:
         """One more rollout; None could not be judged."""
+        self.tokens += tokens
         if success is None:
             self.unjudged += 1
         else:
@@ -359,7 +364,7 @@ def read_outcomes(path: Path, round_: int, ids_of: IdsOf, rules: Rules) -> Outco
             repeated += 1
             continue
         tokens += line.tokens
-        tallies[line.gc_id].add(line.success)
+        tallies[line.gc_id].add(line.success, line.tokens)
     return Outcomes(tallies, repeated, void + replaced, bool(data[size:].strip()), tokens, size)
 
 

@@ -160,6 +160,12 @@ def one_group(count: int) -> Labels:
     return np.broadcast_to(np.int32(0), (count,))
 
 
+def largest(keys: Floats, size: int) -> Ints:
+    """Places of the `size` largest keys, the largest first; of equal ones the first. None is NaN."""
+    places, _ = largest_within(np.array([size]), lambda start, stop: keys[start:stop], one_group(len(keys)))
+    return places
+
+
 def largest_within(sizes: Ints, keys: Callable[[int, int], Floats], labels: Labels) -> tuple[Ints, Floats]:
     """The `sizes[g]` largest of each group g, or all that it has; of equal ones at the border the first.
 

@@ -283,7 +283,7 @@ class ScoredSet:
             names = [
                 f.name for f in file.schema if pa.types.is_nested(f.type) or pa.types.is_dictionary(f.type)
             ]
-            flat = file.drop_columns([*names, *self._validated.get(index, ())])
+            flat = file.drop_columns(sorted({*names, *self._validated.get(index, ())}))
             for place in places.to_pylist():
                 validate(flat.slice(place, 1), path, refuse)
             scores = [name for name in flat.column_names if name.startswith(PREFIX)]

@@ -6,7 +6,6 @@ names, work on a base install.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -17,36 +16,31 @@ import torch
 from gaincurate.core.rng import Floats
 from gaincurate.core.schema import EMBEDDING, ID
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.difficulty.embeddings import BLOCK, Matrix, maker, matrix, of_ids
-from gaincurate.difficulty.metrics import Target
+from gaincurate.difficulty.embeddings import BLOCK, Matrix, maker, matrix
+from gaincurate.difficulty.methods import Fitted, Inputs, Seen
 from gaincurate.difficulty.predictor import Adapter, DifficultyPredictor, attend, probability
 from gaincurate.difficulty.training_free import calibrated, fit_calibration
 from gaincurate.errors import InputError
 
 
 class ByAdapter:
-    """The trained predictor.
+    """`adapter`: the trained attention, and a calibration.
+
+    The trained calibration takes w and b from the references' mean and spread. It was trained for failure
+    rates of other policies, so p (1 - p) has no use for it. With `calibrate` w and b are instead those with
+    which each reference is best predicted from the others, for either target. That is the same fit as
+    `training_free`'s, and no reference calibrates its own prediction as in the authors' released code.
 
     Args:
         adapter: fitted.
         scored: the set; its embeddings must be of the model that the adapter was fitted on.
-        ids: the references.
-        failure: their observed failure rates.
-        target: with `variance`, `failure` is their p (1 - p). The attention is the trained one; its
-            calibration is for failure rates, so another is fitted on references predicted from the others.
+        calibrate: whether w and b are fitted to the references.
 
     Raises:
         InputError: embeddings of another model.
     """
 
-    def __init__(
-        self,
-        adapter: Adapter,
-        scored: ScoredSet,
-        ids: Sequence[str],
-        failure: Floats,
-        target: Target = "difficulty",
-    ) -> None:
+    def __init__(self, adapter: Adapter, scored: ScoredSet, *, calibrate: bool = False) -> None:
         embedding = maker(scored)
         if embedding["width"] is not None and embedding != adapter.embedding:
             raise InputError(
@@ -54,36 +48,45 @@ class ByAdapter:
                 f"has those of {_named(embedding)}; score with that model, or fit again."
             )
         self.columns = [ID, EMBEDDING]
-        self.facts: dict[str, Any] = {"adapter": adapter.digest, "shape": asdict(adapter.predictor.shape)}
-        self._folder, self._predictor = scored.folder, adapter.predictor
-        self._failure = torch.from_numpy(failure).float()
-        self._embeddings = torch.from_numpy(of_ids([scored], ids))
+        self._folder, self._adapter, self._calibrate = scored.folder, adapter, calibrate
+
+    def read(self, table: pa.Table) -> Matrix:
+        """The embeddings."""
+        return matrix(table, self._folder)
+
+    def fit(self, inputs: Inputs, seen: Seen) -> Fitted:
+        """See `methods.Method`."""
+        return _OnReferences(self._adapter, inputs, seen.values, self._calibrate)
+
+
+class _OnReferences:
+    def __init__(self, adapter: Adapter, embeddings: Matrix, values: Floats, calibrate: bool) -> None:
+        self._predictor = adapter.predictor
+        self._embeddings = torch.from_numpy(embeddings)
+        self._values = torch.from_numpy(values).float()
         with torch.inference_mode():
             self._references = self._predictor.encode_references(self._embeddings)
+        self.facts: dict[str, Any] = {"adapter": adapter.digest, "shape": asdict(adapter.predictor.shape)}
         self._calibration: tuple[float, float] | None = None
-        if target == "variance":
-            w, b = self._calibration = fit_calibration(self._attended_alone(), failure)
+        if calibrate:
+            w, b = self._calibration = fit_calibration(self._attended_alone(), values)
             self.facts |= {"w": w, "b": b}
 
-    def rows(self, table: pa.Table) -> Floats:
-        """See `predict.Predictor`."""
-        queries = matrix(table, self._folder)
+    def __call__(self, inputs: Inputs) -> Floats:
         if self._calibration is None:
-            return by_references(self._predictor, queries, self._references, self._failure)
-        parts = [self._attended(block) for block in torch.from_numpy(queries).split(BLOCK)]
-        return calibrated(np.concatenate(parts) if parts else np.zeros(0), *self._calibration)
+            return by_references(self._predictor, inputs, self._references, self._values)
+        return calibrated(self._attended(torch.from_numpy(inputs)), *self._calibration)
 
     @torch.inference_mode()
     def leave_one_out(self) -> Floats:
-        """See `predict.Predictor`."""
         if self._calibration is not None:
             return calibrated(self._attended_alone(), *self._calibration)
         queries = self._predictor.encode(self._embeddings)
-        logits = self._predictor.mix(queries, self._references, self._failure, self._others())
+        logits = self._predictor.mix(queries, self._references, self._values, self._others())
         return probability(logits).double().numpy()
 
     def _others(self) -> torch.Tensor:
-        return ~torch.eye(len(self._failure), dtype=torch.bool)
+        return ~torch.eye(len(self._values), dtype=torch.bool)
 
     def _attended_alone(self) -> Floats:
         """Of each reference the mean over the others."""
@@ -93,7 +96,7 @@ class ByAdapter:
     def _attended(self, embeddings: torch.Tensor, seen: torch.Tensor | None = None) -> Floats:
         """The references' mean under the trained attention, before any calibration."""
         queries = self._predictor.encode(embeddings)
-        return attend(queries, self._references, self._failure, seen).double().numpy()
+        return attend(queries, self._references, self._values, seen).double().numpy()
 
 
 @torch.inference_mode()

@@ -209,6 +209,9 @@ class FitConfig(BaseModel):
         Literal["population", "sample"],
         Option("Divide the references' variance by K or K - 1.", ADVANCED),
     ] = "population"
+    input_norm: Annotated[bool, Option("Begin the adapter with a layer norm of the embedding.", ADVANCED)] = (
+        False
+    )
     reward_range: RewardRange = None
 
 
@@ -221,9 +224,15 @@ class PredictConfig(BaseModel):
     outcomes: Annotated[list[Path], Option(f"{OUTCOMES} for one policy. Of a run its newest round is taken.")]
     adapter: Annotated[Path | None, Option("A predictor that `difficulty fit` wrote.")] = None
     method: Annotated[
-        Literal["whitened", "attention", "group-mean"] | None,
-        Option("Without an adapter: attention on whitened embeddings or on raw ones, or the group's mean."),
+        Literal["gp", "whitened", "attention", "group-mean"] | None,
+        Option(
+            "Without an adapter: a Gaussian process (gp, the default), attention on whitened embeddings or "
+            "on raw ones, or the group's mean."
+        ),
     ] = None
+    recalibrate: Annotated[
+        bool, Option("Fit the adapter's w and b to the references, each left out of its own.", ADVANCED)
+    ] = False
     group_column: Annotated[
         str | None, Option("The column that names a row's group.", READING, metavar="NAME")
     ] = None

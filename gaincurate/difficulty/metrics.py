@@ -7,14 +7,14 @@ true rates correlate with them far below 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 
-from gaincurate.core.rng import Floats, uniforms
+from gaincurate.core.rng import Floats, Ints, uniforms
 from gaincurate.core.stats import Bin, brier, pearson, reliability, spearman
 
 PRIOR = 0.5
@@ -172,6 +172,60 @@ def quality(
     )
 
 
+def quality_of_halves(
+    halves: Sequence[tuple[Ints, Floats]],
+    wins: Floats,
+    losses: Floats,
+    *,
+    counted: bool = True,
+    seed: int = 0,
+    target: Target = "difficulty",
+) -> Quality | None:
+    """Figures of predictions of random halves of the references, each by a fit on the other half.
+
+    A figure's value is its mean over the halves. Its interval is the middle 95 % over halves and their
+    prompts drawn with replacement, so it holds both spreads. The ceiling needs no prediction and is of all
+    references. The reliability table is of one split.
+
+    Args:
+        halves: `Predictor.halves`: places of a half, and the predictions for it; two halves make a split.
+        wins: of all references.
+        losses: of the same.
+        counted: whether wins + losses are numbers of rollouts.
+        seed: of the resampling.
+        target: what is predicted.
+
+    Returns:
+        None where there are no halves.
+    """
+    if not halves:
+        return None
+    each = [
+        quality(predicted, wins[rows], losses[rows], counted=False, target=target, intervals=False)
+        for rows, predicted in halves
+    ]
+    rows, predicted = (np.concatenate(parts) for parts in zip(*halves[:2], strict=True))
+    whole = quality(
+        predicted, wins[rows], losses[rows], counted=counted, seed=seed, target=target, intervals=False
+    )
+    observed = pass_variance(wins, losses) if target == "variance" else losses / (wins + losses)
+    pairs = [(predicted, observed[rows]) for rows, predicted in halves]
+
+    def figure(statistic: Callable[..., float | None], values: Sequence[float | None]) -> Figure:
+        defined = [value for value in values if value is not None]
+        around = interval(statistic, *pairs[0], seed=seed, alternatives=pairs[1:])
+        return Figure(float(np.mean(defined)), around) if defined else Figure(None, None)
+
+    means = [figures.brier_of_mean for figures in each if figures.brier_of_mean is not None]
+    return replace(
+        whole,
+        pearson=figure(pearson, [figures.pearson.value for figures in each]),
+        spearman=figure(spearman, [figures.spearman.value for figures in each]),
+        brier=figure(brier, [figures.brier.value for figures in each]),
+        brier_of_mean=float(np.mean(means)) if means else None,
+    )
+
+
 def pass_variance(wins: Floats, losses: Floats) -> Floats:
     """Of k successes in G rollouts k (G - k) / (G (G - 1)), `[prompts]`; NaN for G below 2.
 
@@ -184,6 +238,48 @@ def pass_variance(wins: Floats, losses: Floats) -> Floats:
     several = count >= 2
     variances[several] = (wins * losses)[several] / (count * (count - 1))[several]
     return variances
+
+
+def observation_noise(wins: Floats, losses: Floats, target: Target = "difficulty") -> Floats:
+    """The variance of what is observed of a prompt around its true value, `[prompts]`.
+
+    For k successes in G rollouts that of k / G is p (1 - p) / G, and that of k (G - k) / (G (G - 1)) is
+    p q / G - (p q)^2 (4 G - 6) / (G (G - 1)) with q = 1 - p. Both are averaged over a Beta distribution of p
+    with the mean and the spread of these prompts. A prompt's own rate is not used for it: one that failed in
+    4 of 4 rollouts is not known without error.
+
+    Args:
+        wins: of the prompts.
+        losses: of the same prompts. With `variance`, wins + losses is 2 at least.
+        target: what is observed.
+    """
+    count, (a, b) = wins + losses, _population(wins, losses)
+    total = a + b
+    product = a * b / (total * (total + 1))  # the mean of p q
+    if target == "difficulty":
+        of_rates: Floats = product / count
+        return of_rates
+    square = product * (a + 1) * (b + 1) / ((total + 2) * (total + 3))  # the mean of (p q)^2
+    of_variances: Floats = product / count - square * (4 * count - 6) / (count * (count - 1))
+    return of_variances
+
+
+def _population(wins: Floats, losses: Floats) -> tuple[float, float]:
+    """A and b of the Beta distribution with the mean and spread of the true pass rates, by moments.
+
+    Where nothing tells the spread (a single rollout of each, or all rates alike) it is kept between bounds:
+    between 1/50 and 49/50 of what it can be with that mean, and 1/3, as if all rates were equally likely,
+    where no prompt has two rollouts.
+    """
+    count = wins + losses
+    mean = float((wins.sum() + PRIOR) / (count.sum() + 2 * PRIOR))
+    rate, several = wins / count, count >= 2
+    share = 1 / 3
+    if several.sum() >= 2:
+        noise = float(np.mean((rate * (1 - rate))[several] / (count[several] - 1)))
+        share = (float(rate[several].var(ddof=1)) - noise) / (mean * (1 - mean))
+    total = 1 / min(max(share, 0.02), 0.98) - 1
+    return mean * total, (1 - mean) * total
 
 
 def noise_ceiling(wins: Floats, losses: Floats) -> float | None:
@@ -228,18 +324,25 @@ def variance_ceiling(wins: Floats, losses: Floats) -> float | None:
 
 
 def interval(
-    statistic: Callable[..., float | None], *columns: Floats, seed: int = 0, resamples: int = _RESAMPLES
+    statistic: Callable[..., float | None],
+    *columns: Floats,
+    seed: int = 0,
+    resamples: int = _RESAMPLES,
+    alternatives: Sequence[tuple[Floats, ...]] = (),
 ) -> Interval | None:
     """The middle 95 % of a statistic over prompts drawn with replacement, `columns` together.
 
-    None where fewer than half of the draws have one. The draws are raw Philox output, the same everywhere.
+    With `alternatives`, columns of other prompts, the draws take turns among all of them. None where fewer
+    than half of the draws have one. The draws are raw Philox output, the same everywhere.
     """
-    count, values = len(columns[0]), []
-    if not count or statistic(*columns) is None:
+    values, turns = [], [columns, *alternatives]
+    if not len(columns[0]) or statistic(*columns) is None:
         return None
     for draw in range(resamples):
+        turn = turns[draw % len(turns)]
+        count = len(turn[0])
         rows = (uniforms(seed, draw, _STREAM, 0, count) * count).astype(np.int64)
-        value = statistic(*(column[rows] for column in columns))
+        value = statistic(*(column[rows] for column in turn))
         if value is not None:
             values.append(value)
     if 2 * len(values) < resamples:

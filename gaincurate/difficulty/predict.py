@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -18,18 +18,18 @@ import pyarrow.compute as pc
 import gaincurate
 from gaincurate.core.artifact import Json
 from gaincurate.core.rng import Floats, Ints, permutation
-from gaincurate.core.schema import EMBEDDING, ID
+from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.difficulty.embeddings import BLOCK, matrix, of_ids
-from gaincurate.difficulty.metrics import Quality, Target, quality
+from gaincurate.difficulty.embeddings import BLOCK
+from gaincurate.difficulty.methods import ByAttention, ByGaussianProcess, ByGroup, Inputs, Method, Seen
+from gaincurate.difficulty.metrics import Quality, Target, observation_noise, quality, quality_of_halves
 from gaincurate.difficulty.pass_rates import PassRates
-from gaincurate.difficulty.training_free import SAMPLE, Space, fit_training_free, whitening
 from gaincurate.errors import InputError
 
 if TYPE_CHECKING:
     from gaincurate.difficulty.predictor import Adapter
 
-Method = Literal["adapter", "whitened", "attention", "group-mean"]
+MethodName = Literal["adapter", "gp", "whitened", "attention", "group-mean"]
 FEWEST = 3
 """References that a method needs at least."""
 COLUMNS: dict[Target, str] = {"difficulty": "gc_difficulty", "variance": "gc_variance"}
@@ -37,119 +37,82 @@ _MEANING: dict[Target, str] = {
     "difficulty": "failure rate in [0, 1]: observed where it was, else predicted",
     "variance": "p (1 - p) of the pass rate p: k (G - k) / (G (G - 1)) where it was observed, else predicted",
 }
-_DRAW = 13  # stream of random numbers
+_DRAW, _HALVES = 13, 14  # streams of random numbers
+_SPLITS = 5
 
 
-class Predictor(Protocol):
-    """Fitted on references."""
-
-    columns: list[str]
-    """What it reads of a row."""
-    facts: dict[str, Any]
-    """How it was made, for the record."""
-
-    def rows(self, table: pa.Table) -> Floats:
-        """Failure rates of a table's rows, in [0, 1]."""
-
-    def leave_one_out(self) -> Floats:
-        """Those of the references, each from the others."""
-
-
-class WithoutTraining:
-    """Attention on whitened embeddings, or on embeddings as they are.
+class Predictor:
+    """A method fitted on references of a set.
 
     Args:
-        scored: the set; the whitening is of up to 1,024 of its rows, evenly spaced.
-        ids: the references.
-        failure: their observed failure rates.
-        whitened: or as they are.
+        method: the way to predict.
+        inputs: what it read of the references, `[K, ...]`.
+        seen: what was observed of them.
     """
 
-    def __init__(self, scored: ScoredSet, ids: Sequence[str], failure: Floats, *, whitened: bool) -> None:
-        self.columns = [ID, EMBEDDING]
-        self._folder = scored.folder
-        references = of_ids([scored], ids)
-        space = Space()
-        if whitened:
-            rows = np.unique(np.linspace(0, len(scored) - 1, min(len(scored), SAMPLE)).astype(np.int64))
-            space = whitening(matrix(scored.take(rows), scored.folder))
-        self._fitted = fit_training_free(space, references, failure)
-        width = None if space.directions is None else space.directions.shape[1]
-        self.facts = {
-            "directions": width,
-            "temperature": self._fitted.temperature,
-            "w": self._fitted.w,
-            "b": self._fitted.b,
-        }
+    def __init__(self, method: Method, inputs: Inputs, seen: Seen) -> None:
+        self.columns = method.columns
+        """What it reads of a row."""
+        self._method, self._inputs, self._seen = method, inputs, seen
+        self._fitted = method.fit(inputs, seen)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """How it was made, for the record."""
+        return self._fitted.facts
 
     def rows(self, table: pa.Table) -> Floats:
-        """See `Predictor`."""
-        whole = matrix(table, self._folder)
-        parts = [self._fitted(whole[start : start + BLOCK]) for start in range(0, len(whole), BLOCK)]
+        """Predictions for a table's rows, in [0, 1]."""
+        blocks = [table.slice(start, BLOCK) for start in range(0, len(table), BLOCK)]
+        parts = [self._fitted(self._method.read(block)) for block in blocks]
         return np.concatenate(parts) if parts else np.zeros(0)
 
     def leave_one_out(self) -> Floats:
-        """See `Predictor`."""
+        """Those of the references, each from the others, `[K]`."""
         return self._fitted.leave_one_out()
 
+    def halves(self, seed: int) -> list[tuple[Ints, Floats]]:
+        """Places of random halves of the references, and what a fit on the other half predicts for them.
 
-class ByGroup:
-    """The mean of the references in a row's group; of all of them where the group has none.
-
-    Args:
-        scored: the set.
-        ids: the references.
-        failure: their observed failure rates.
-        column: names the group.
-
-    Raises:
-        InputError: no such column.
-    """
-
-    def __init__(self, scored: ScoredSet, ids: Sequence[str], failure: Floats, column: str) -> None:
-        scored.column(column)
-        self.columns, self._column = [ID, column], column
-        self._groups, self._failure = _groups(scored.rows(ids), column), failure
-        self._sums: dict[Any, tuple[float, int]] = {}
-        for group, rate in zip(self._groups, failure.tolist(), strict=True):
-            before = self._sums.get(group, (0.0, 0))
-            self._sums[group] = (before[0] + rate, before[1] + 1)
-        self.facts = {"group_column": column, "groups": len(self._sums)}
-
-    def rows(self, table: pa.Table) -> Floats:
-        """See `Predictor`."""
-        overall = float(self._failure.mean())
-        means = {group: total / count for group, (total, count) in self._sums.items()}
-        return np.array([means.get(group, overall) for group in _groups(table, self._column)], float)
-
-    def leave_one_out(self) -> Floats:
-        """See `Predictor`."""
-        means, count = [], len(self._failure)
-        for group, rate in zip(self._groups, self._failure.tolist(), strict=True):
-            total, size = self._sums[group]
-            others = (self._failure.sum() - rate) / (count - 1)
-            means.append((total - rate) / (size - 1) if size > 1 else others)
-        rates: Floats = np.clip(np.array(means, float), 0.0, 1.0)  # rounding may leave [0, 1]
-        return rates
-
-
-def _groups(table: pa.Table, column: str) -> list[str]:
-    return [str(value) for value in table.column(column).to_pylist()]
+        Nothing of a half was seen by its prediction, not even by a choice of sizes or of a calibration. Ten
+        halves, of five splits. None where a half would have too few references to predict from.
+        """
+        count, made = len(self._seen.values), []
+        if count < 2 * FEWEST:
+            return []
+        for split in range(_SPLITS):
+            order = permutation(seed, split, _HALVES, count)
+            first, second = np.sort(order[: count // 2]), np.sort(order[count // 2 :])
+            for known, asked in ((first, second), (second, first)):
+                fitted = self._method.fit(self._inputs[known], self._seen.take(known))
+                made.append((asked, fitted(self._inputs[asked])))
+        return made
 
 
 def make(
-    method: Method,
+    name: MethodName,
     scored: ScoredSet,
     ids: Sequence[str],
-    failure: Floats,
+    values: Floats,
     *,
+    noise: Floats | None = None,
     adapter: Adapter | None = None,
     group_column: str | None = None,
     target: Target = "difficulty",
+    recalibrate: bool = False,
 ) -> Predictor:
     """The predictor of that name, fitted on these references.
 
-    With `target` `variance`, `failure` is the references' p (1 - p), and so is what the rows get.
+    Args:
+        name: of the method.
+        scored: the set.
+        ids: the references.
+        values: their failure rates; with `target` `variance` their p (1 - p), and so is what rows get.
+        noise: the variances of `values` around the truth. Default: 0, as far as anybody knows.
+        adapter: for `adapter`.
+        group_column: for `group-mean`.
+        target: what is predicted.
+        recalibrate: with an adapter, see `by_adapter`.
 
     Raises:
         InputError: fewer than three references, or what the method needs is not there.
@@ -159,27 +122,44 @@ def make(
             f"{len(ids)} observed prompts are too few to predict from; {FEWEST} at least, and 128 to 256 to "
             "mean something."
         )
-    if method == "group-mean":
+    method = _method(name, scored, adapter, group_column, target, recalibrate)
+    seen = Seen(values, np.zeros(len(values)) if noise is None else noise)
+    return Predictor(method, method.read(scored.rows(ids)), seen)
+
+
+def _method(
+    name: MethodName,
+    scored: ScoredSet,
+    adapter: Adapter | None,
+    group_column: str | None,
+    target: Target,
+    recalibrate: bool,
+) -> Method:
+    if name == "group-mean":
         if group_column is None:
             raise InputError("--method group-mean needs --group-column, the column that names a row's group.")
-        return ByGroup(scored, ids, failure, group_column)
-    if method == "adapter":
+        return ByGroup(scored, group_column)
+    if name == "adapter":
         if adapter is None:
             raise InputError(
                 "--method adapter needs --adapter, a folder that `gaincurate difficulty fit` wrote."
             )
         from gaincurate.difficulty.by_adapter import ByAdapter  # needs torch, which the others do not
 
-        return ByAdapter(adapter, scored, ids, failure, target)
-    return WithoutTraining(scored, ids, failure, whitened=method == "whitened")
+        return ByAdapter(adapter, scored, calibrate=recalibrate or target == "variance")
+    if name == "gp":
+        return ByGaussianProcess(scored, target)
+    return ByAttention(scored, whitened=name == "whitened")
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """Failure rates of every row (or its p (1 - p)), `ids[i]`'s at `values[i]`, in the set's order.
 
-    `on_references` is of predictions of each reference from the others, `on_others` of observed prompts that
-    are no references (None where there are none). `observed` counts the rows that keep their observed rate.
+    `on_references` is of predictions of each reference from the others: what a method chooses has seen all of
+    them. `on_halves` is of predictions of one half of the references from the other, which nothing has seen
+    (None where there are fewer than six). `on_others` is of observed prompts that are no references (None
+    where there are none). `observed` counts the rows that keep their observed rate.
     """
 
     ids: list[str]
@@ -187,6 +167,7 @@ class Prediction:
     observed: int
     references: list[str]
     on_references: Quality
+    on_halves: Quality | None
     on_others: Quality | None
     how: Json
     target: Target = "difficulty"
@@ -195,25 +176,27 @@ class Prediction:
 def predict(
     scored: ScoredSet,
     rates: PassRates,
-    method: Method,
+    method: MethodName,
     *,
     adapter: Adapter | None = None,
     group_column: str | None = None,
     references: int = 256,
     seed: int = 0,
     target: Target = "difficulty",
+    recalibrate: bool = False,
 ) -> Prediction:
     """Predict every row's failure rate, or p (1 - p), from `references` observed prompts, drawn at random.
 
     Args:
         scored: the set.
         rates: what the policy did; every id must be in the set.
-        method: see `Method`.
+        method: its name.
         adapter: for `adapter`.
         group_column: for `group-mean`.
         references: K; all that were observed where those are fewer.
         seed: of the draw.
         target: what to predict. Of p (1 - p), prompts with one rollout say nothing and are left out.
+        recalibrate: with an adapter, fit its w and b to the references.
 
     Raises:
         InputError: an id that is not in the set, too few observed, or what the method needs is not there.
@@ -224,8 +207,17 @@ def predict(
     order = permutation(seed, 0, _DRAW, len(rates.ids))
     drawn, rest = np.sort(order[:references]), np.sort(order[references:])
     names = [rates.ids[i] for i in drawn]
+    wins, losses = rates.wins[drawn], rates.losses[drawn]
     fitted = make(
-        method, scored, names, observed[drawn], adapter=adapter, group_column=group_column, target=target
+        method,
+        scored,
+        names,
+        observed[drawn],
+        noise=observation_noise(wins, losses, target) if rates.counted else None,
+        adapter=adapter,
+        group_column=group_column,
+        target=target,
+        recalibrate=recalibrate,
     )
     ids, predicted = _all_rows(scored, fitted)
     places = pc.index_in(pa.array(rates.ids), value_set=pa.array(ids)).to_numpy(zero_copy_only=False)
@@ -249,6 +241,7 @@ def predict(
         len(rates.ids),
         names,
         _quality(fitted.leave_one_out(), rates, drawn, seed, target),
+        quality_of_halves(fitted.halves(seed), wins, losses, counted=rates.counted, seed=seed, target=target),
         _quality(predicted[places[rest]], rates, rest, seed, target) if len(rest) else None,
         how,
         target,
@@ -269,8 +262,7 @@ def write(scored: ScoredSet, prediction: Prediction, folder: Path | None = None)
     """
     how = prediction.how
     if folder is not None:
-        others = None if prediction.on_others is None else asdict(prediction.on_others)
-        how = {**how, "on_references": asdict(prediction.on_references), "on_others": others}
+        how = {**how, **qualities(prediction)}
     scored.add_column(
         COLUMNS[prediction.target],
         prediction.ids,
@@ -278,6 +270,13 @@ def write(scored: ScoredSet, prediction: Prediction, folder: Path | None = None)
         how,
         folder=folder,
     )
+
+
+def qualities(prediction: Prediction) -> Json:
+    """The three figures of its quality as JSON, by their names."""
+    names = ("on_references", "on_halves", "on_others")
+    figures = {name: getattr(prediction, name) for name in names}
+    return {name: None if each is None else asdict(each) for name, each in figures.items()}
 
 
 def _quality(predicted: Floats, rates: PassRates, rows: Ints, seed: int, target: Target) -> Quality:

@@ -33,13 +33,14 @@ _MOST_DIVISOR, _LEAST_DIVISOR = 10.0, 0.01
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What the module looks like. The defaults are the paper's; the other values of the last three are what
+    """What the module looks like. The defaults are the paper's; the other values of the last four are what
     the authors' released code does instead.
 
     `width`: of an embedding. `hidden`, `dropout`: of the adapter's three layers. `calibration_hidden`: of the
     calibration's one. `towers`: two gives references an adapter of their own. `scale`: whether the
     calibration multiplies the logit by w or divides it by w kept in [0.01, 10]. `spread`: whether the
-    standard deviation of the references divides by K or K - 1.
+    standard deviation of the references divides by K or K - 1. `input_norm`: whether an adapter begins with a
+    layer norm of the embedding.
     """
 
     width: int
@@ -49,6 +50,7 @@ class Shape:
     towers: Literal["one", "two"] = "one"
     scale: Literal["multiply", "divide"] = "multiply"
     spread: Literal["population", "sample"] = "population"
+    input_norm: bool = False
 
 
 class DifficultyPredictor(nn.Module):
@@ -137,8 +139,9 @@ def loss(logits: Tensor, failures: Tensor) -> Tensor:
 
 
 def _adapter(shape: Shape) -> nn.Sequential:
-    """Three linear layers, GELU and dropout after the first two, a layer norm at the end."""
+    """Three linear layers, GELU and dropout after the first two, a layer norm at the end or at both ends."""
     return nn.Sequential(
+        *([nn.LayerNorm(shape.width)] if shape.input_norm else []),
         nn.Linear(shape.width, shape.hidden),
         nn.GELU(),
         nn.Dropout(shape.dropout),

@@ -8,6 +8,7 @@ predictor, which trains an adapter on policies that were observed before: it wor
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -83,6 +84,12 @@ class TrainingFree:
     temperature: float
     w: float
     b: float
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """How it was fitted, for the record."""
+        width = None if self.space.directions is None else self.space.directions.shape[1]
+        return {"directions": width, "temperature": self.temperature, "w": self.w, "b": self.b}
 
     def __call__(self, embeddings: Matrix) -> Floats:
         """Failure rates in (0, 1), `[rows]`."""

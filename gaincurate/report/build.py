@@ -35,12 +35,13 @@ from gaincurate.report.document import (
     Verdict,
 )
 from gaincurate.report.lift import calibration, lifts
-from gaincurate.report.observed import Observed, hashes_in, observe, read_rollouts, read_run
+from gaincurate.report.observed import Observed, Rates, hashes_in, observe, read_rollouts, read_run
 from gaincurate.report.relations import TARGETS, Pair, Relations, relate
 from gaincurate.report.sections import DUPLICATES, compare_sets, extremes, hygiene_checks, run_story
 from gaincurate.report.table import LENGTH, Table, read_table
 from gaincurate.report.verdict import Decision, Evidence, decide, weaker
 from gaincurate.schedule.first_model import recorded_model
+from gaincurate.schedule.forecast import FEWEST, wasted_groups
 from gaincurate.schedule.run import Run
 
 PREDICTED = COLUMNS["difficulty"]
@@ -111,6 +112,7 @@ def report(
             model=recorded_model(scored.folder) or str(scored.identity["model"]["name"]),
             verifier=hygiene.verifier.verifier if hygiene.verifier else fitting_verifier(scored),
         ),
+        wasted=_wasted(by_policy),
         verdicts=[_verdict(evidence, decision, relations, group) for evidence, decision in decided],
         columns=table.columns,
         distributions=[distribution(name, values) for name, values in table.values.items()],
@@ -131,6 +133,15 @@ def report(
         notes=table.notes,
         methods=METHODS,
     )
+
+
+def _wasted(by_policy: Sequence[Rates]) -> Estimate | None:
+    """Of a uniform step's groups those that teach nothing, by the first sample that no run chose."""
+    for rates in by_policy:
+        if rates.source == "rollouts" and rates.counted and len(rates.ids) >= FEWEST:
+            share = wasted_groups(rates.wins, rates.losses)
+            return Estimate(share.value, share.low, share.high, len(rates.ids))
+    return None
 
 
 def _note_run(scored: ScoredSet, table: Table, run: Run, *, empty: bool) -> None:

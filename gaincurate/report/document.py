@@ -127,6 +127,7 @@ class Document:
         about: the scored set.
         headline: one or two sentences: should I sort by any of this?
         unknown: what cannot be said with what was given, and the command that finds it out; None if nothing.
+        wasted: the share of a uniform step's groups of 8 that teach nothing; None without sampled rollouts.
         verdicts: one for each signal, in the set's order.
         columns: every column of numbers in here.
         distributions: one for each column.
@@ -150,6 +151,7 @@ class Document:
     about: About
     headline: str
     unknown: str | None
+    wasted: Estimate | None
     verdicts: list[Verdict]
     columns: list[Column]
     distributions: list[Distribution]

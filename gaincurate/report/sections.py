@@ -53,6 +53,7 @@ EXAMPLES, LISTED = 5, 20
 """Rows that are shown of a check, and of broken gold answers, which somebody has to fix one by one."""
 DUPLICATES = HygieneOptions(("duplicates",))
 REFERENCES, DRAWN = "references, each predicted from the others", "drawn prompts"
+HALVES = "references, one half predicted from the other"
 _RANGE = (
     "Drawn prompts were all predicted near the target, so a correlation over them says little of the "
     "predictor; references are a random sample."
@@ -220,8 +221,10 @@ def _predictions(facts: Json | None) -> Predictions | None:
         return None
     rounds, drawn, cost = facts.get("rounds") or [], facts.get("newest"), facts.get("cost") or {}
     foresights = []
-    if rounds and rounds[-1].get("on_references"):
-        foresights.append(_foresight(rounds[-1]["on_references"], int(rounds[-1]["round"]), REFERENCES))
+    newest = rounds[-1] if rounds else {}
+    halves = newest.get("on_halves")
+    if figures := halves or newest.get("on_references"):
+        foresights.append(_foresight(figures, int(newest["round"]), HALVES if halves else REFERENCES))
     if drawn:
         foresights.append(_foresight(drawn, int(drawn["round"]), DRAWN))
     return Predictions(

@@ -16,6 +16,7 @@ from gaincurate.core.stats import Estimate
 from gaincurate.report.document import Document, Kind, Lift, Verdict
 from gaincurate.report.table import LENGTH
 from gaincurate.report.verdict import MATTERS, Decision, Evidence, best_end, by_length, left, weaker
+from gaincurate.schedule.forecast import LITTLE_WASTE
 
 _NOT_ITSELF = "there is nothing to judge it by but the pass rates that it was made from"
 _FEW = 2000  # rows; of fewer gain-rl's default width of 1,000 ranks is nearly all
@@ -247,6 +248,20 @@ def headline(decided: Sequence[tuple[Evidence, Decision]], roles: frozenset[str]
     return f"None of {len(names)} signals tells anything that question length does not: do not sort by them."
 
 
+def waste(document: Document) -> str | None:
+    """What a uniform step wastes, and what that says of choosing prompts."""
+    share = document.wasted
+    if share is None or share.value is None:
+        return None
+    interval = f"{share.low or 0.0:.0%} to {share.high or 0.0:.0%}"
+    start = f"Of a uniform step's groups of 8 {share.value:.0%} ({interval}) teach nothing now."
+    if share.value < LITTLE_WASTE:
+        return (
+            f"{start} A choice of prompts can gain little: train on random ones with a smaller batch first."
+        )
+    return f"{start} `gaincurate difficulty forecast` says what a choice of prompts could gain."
+
+
 def unknown(roles: frozenset[str], folder: str, rows: int, *, model: str, verifier: str | None) -> str | None:
     """What cannot be said without pass rates, and how to find it out.
 
@@ -339,12 +354,13 @@ def answer(document: Document, verdict: Verdict) -> tuple[str, Tone]:
 
 def next_steps(document: Document) -> list[Step]:
     """What to do after the first screen, the most useful first."""
-    steps = [Step(document.unknown, None)] if document.unknown else []
+    steps = [Step(text, None) for text in (document.unknown, waste(document)) if text]
     best = _best(document)
     if best is not None:
         return [*steps, _trial(document, best)]
     if document.unknown is None and document.verdicts:
-        if document.outcomes:
+        little = document.wasted is not None and (document.wasted.value or 0.0) < LITTLE_WASTE
+        if document.outcomes and not little:
             text = (
                 "Choose by the pass rates themselves, which tell more than any of these signals: each round "
                 "takes the prompts that the model now solves about half of the time."

@@ -9,9 +9,11 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -40,6 +42,9 @@ class Options(BaseModel):
     """A strategy's own options; frozen, unknown names refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    older_runs: ClassVar[Json] = {}
+    """Options that came later, with the values that keep a run as it was that was opened before them."""
 
     def round_size(self, budget: int | None) -> int | None:
         """The prompts of a round, where `--budget` says so many or nothing; None where they are not known.
@@ -194,7 +199,8 @@ class Observed:
     `rows` `[prompts]` are its prompts, `wins` and `losses` `[prompts]` sums over their rollouts of success
     and of failure (each in [0, 1], so both sum to the rollouts that could be judged). `accuracy` is Acc_t,
     the mean over prompts of each one's mean success; `concentration` is C_t, their mean `gc_angle` under the
-    newest scores. `late` are rows, wins and losses that came in for earlier rounds.
+    newest scores. `late` are rows, wins and losses that came in for earlier rounds. `tokens` `[prompts]` are
+    mean completion tokens of their rollouts, 0 where the outcomes do not say.
     """
 
     round: int
@@ -206,6 +212,7 @@ class Observed:
     late: tuple[Ints, Floats, Floats] = field(
         default_factory=lambda: (np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
     )
+    tokens: Floats | None = None
 
 
 class Selector(ABC):
@@ -244,6 +251,11 @@ class Selector(ABC):
                 setattr(cls, name, vars(cls)[old])
             elif name in vars(cls) and old not in vars(cls):
                 setattr(cls, old, vars(cls)[name])
+
+    @classmethod
+    def goes_by_scores(cls, options: Mapping[str, Any]) -> bool:
+        """`reads_scores` with these options, where it depends on them."""
+        return cls.reads_scores
 
     def prepare(self, context: Context) -> None:  # noqa: B027 - a hook that may be left out
         """Learn what the next draw needs, from the scored set or from the newest policy.
@@ -326,11 +338,18 @@ def load(strategy: str) -> type[Selector]:
     try:
         if os.getcwd() not in sys.path and strategy not in STRATEGIES:
             sys.path.append(os.getcwd())  # a script of the same folder, as `python -m` would find it
-        kind: Any = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+        imported = importlib.import_module(module)
+        if not hasattr(imported, name):
+            raise ImportError(f"module {module!r} has no attribute {name!r}")
+        kind: Any = getattr(imported, name)
+    except ImportError as error:
         raise InputError(
             f"--strategy {strategy}: it cannot be imported ({error}){_where_to_run(module, error)}."
         ) from error
+    except (Exception, SystemExit) as error:
+        if strategy in STRATEGIES:
+            raise
+        raise InputError(f"--strategy {strategy}: it cannot be imported ({_with_place(error)}).") from error
     is_selector = isinstance(kind, type) and issubclass(kind, Selector)
     names = set(dir(kind)) if isinstance(kind, type) else set[str]()
     if is_selector:
@@ -354,6 +373,22 @@ def _where_to_run(module: str, error: Exception) -> str:
         return ""
     file = f"{top}/" if dot else f"{top}.py"
     return f"; run it from the folder of {file}, or put that folder on PYTHONPATH"
+
+
+def _with_place(error: BaseException) -> str:
+    """An error in a user's module: its kind, the last place in the user's own files, and what it says."""
+    file, line, what = None, None, " ".join(str(error).split())
+    if isinstance(error, SyntaxError):
+        file, line, what = error.filename, error.lineno, error.msg
+    else:
+        of_python = ("<", importlib.__file__)  # Python's own import, between our frame and the module's
+        frames = traceback.extract_tb(error.__traceback__)[1:]
+        frames = [frame for frame in frames if not frame.filename.startswith(of_python)]
+        for frame in frames:
+            if Path(frame.filename).is_relative_to(Path(frames[0].filename).parent):
+                file, line = frame.filename, frame.lineno
+    place = f" in {file}, line {line}" if file and line else ""
+    return f"{type(error).__name__}{place}" + (f": {what}" if what else "")
 
 
 def _with_hooks(kind: Any, names: set[str]) -> type[Selector]:

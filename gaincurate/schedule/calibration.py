@@ -86,7 +86,9 @@ def difficulty_status(
 
     Returns:
         None where the strategy goes by no predictions. `rounds`, each with its references, their cost, and
-        the quality on references (`on_references`, with intervals) and on drawn prompts (`on_drawn`);
+        the quality on references (`on_references`, each from the others, and `on_halves`, one half of them
+        from the other, with intervals; the latter None where a plan has none) and on drawn prompts
+        (`on_drawn`);
         `newest`, the last of the latter with intervals and its reliability table; `cost`; `waiting`, what
         references are needed.
     """
@@ -109,6 +111,7 @@ def difficulty_status(
                 "rollout_seconds": seconds.get(("rollout", round_)),
                 "predict_seconds": seconds.get(("predict", round_)),
                 "on_references": references["quality"],
+                "on_halves": references.get("quality_of_halves"),  # older plans have none
                 "on_drawn": calibrations.get(round_),
             }
         )

@@ -18,6 +18,7 @@ STRATEGIES = {
     "length": "gaincurate.schedule.strategies.gaussian:Length",
     "gain-rl": "gaincurate.schedule.strategies.gaussian:GainRL",
     "variance": "gaincurate.schedule.strategies.variance:Variance",
+    "posterior": "gaincurate.schedule.strategies.posterior:Posterior",
     "dots": "gaincurate.schedule.strategies.dots:Dots",
 }
 """The class of each strategy by its name, which the help of `--strategy` lists."""

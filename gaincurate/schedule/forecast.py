@@ -9,6 +9,7 @@ strategy that goes by outcomes is what it can reach at most.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, cast
@@ -17,16 +18,18 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from gaincurate.core.artifact import Json
-from gaincurate.core.options import ADVANCED, READING, Option
+from gaincurate.core.files import reading
+from gaincurate.core.options import ADVANCED, READING, Option, refusals
 from gaincurate.core.rng import Floats, Ints, permutation, uniforms
 from gaincurate.core.schema import EMBEDDING, ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.embeddings import matrix
+from gaincurate.difficulty.metrics import observation_noise
 from gaincurate.difficulty.pass_rates import PassRates
-from gaincurate.difficulty.predict import Method, Predictor, make
+from gaincurate.difficulty.predict import MethodName, Predictor, make
 from gaincurate.difficulty.rollout_set import RolloutSet, is_rollout_set, pass_rates
 from gaincurate.errors import InputError
 from gaincurate.schedule import base
@@ -43,10 +46,12 @@ cannot tell a much lower chance from none."""
 _ITERATIONS = 400
 _PROMPTS = 4096  # of a simulated set: the strategies' shares do not depend on its size
 _STREAM = 17  # of random numbers that nothing else here uses
-_FEWEST = 30
+FEWEST = 30
+"""Prompts with rollouts that a forecast needs at least."""
+_RESAMPLES = 40
 _SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
 LITTLE_WASTE = 1 / 2
-"""Of uniform's groups. Below this no choice of prompts gained in our trainings."""
+"""Of uniform's groups. Where less is wasted, no choice of prompts gained in our trainings."""
 WORTH = 1.2
 """Times uniform's groups that differ per token, below which a choice is not worth advising."""
 
@@ -72,7 +77,7 @@ class ForecastConfig(BaseModel):
     strategies: Annotated[
         list[str],
         Option("Strategies to try, with their default options; may be repeated.", names=("--strategy",)),
-    ] = ["variance", "dots"]
+    ] = ["posterior", "dots"]
     tokens: Annotated[
         float | None, Field(gt=0), Option("Mean tokens of a completion. Default: that of the rollout set.")
     ] = None
@@ -185,18 +190,41 @@ def likelihoods(wins: Floats, losses: Floats) -> Grid:
     return values
 
 
-def mixture(likelihood: Grid) -> Floats:
+def mixture(likelihood: Grid, counts: Floats | None = None) -> Floats:
     """The distribution of pass rates that makes the outcomes likeliest, `[grid]`.
 
     This is the estimate of Kiefer and Wolfowitz (1956), by expectation maximisation on a grid.
 
     Args:
         likelihood: see `likelihoods`.
+        counts: how often each row stands there, `[prompts]`. Default: once.
     """
+    shares = np.full(len(likelihood), 1.0) if counts is None else counts
+    shares = shares / shares.sum()
     weights = np.full(likelihood.shape[1], 1.0 / likelihood.shape[1])
     for _ in range(_ITERATIONS):
-        weights = _posterior(likelihood, weights).mean(0)
+        weights = shares @ _posterior(likelihood, weights)
     return weights
+
+
+def wasted_groups(wins: Floats, losses: Floats, group: int = 8) -> Share:
+    """The share of a uniform step's groups that do not differ, estimated from a random sample of prompts.
+
+    Args:
+        wins: successes of each prompt's rollouts, `[prompts]`.
+        losses: failures.
+        group: rollouts per prompt in the training.
+    """
+    pairs, places = np.unique(np.stack([wins, losses], 1), axis=0, return_inverse=True)
+    likelihood, silent = likelihoods(pairs[:, 0], pairs[:, 1]), 1.0 - chance_to_differ(GRID, group)
+    places, count = places.reshape(-1), len(wins)
+    resampled = []
+    for draw in range(_RESAMPLES):
+        rows = (uniforms(0, draw, _STREAM, 0, count) * count).astype(np.int64)
+        counts = np.bincount(places[rows], minlength=len(pairs)).astype(np.float64)
+        resampled.append(mixture(likelihood, counts) @ silent)
+    whole = np.bincount(places, minlength=len(pairs)).astype(np.float64)
+    return _share(float(mixture(likelihood, whole) @ silent), np.array(resampled))
 
 
 def _posterior(likelihood: Grid, weights: Floats) -> Grid:
@@ -286,9 +314,9 @@ def _check(config: ForecastConfig, scored: ScoredSet, rates: PassRates, budget: 
     """The references' rows in the set, `[references]`."""
     if not rates.counted:
         raise InputError(f"{rates.name} does not say how many rollouts a rate is of; a forecast needs that.")
-    if len(rates.ids) < _FEWEST:
+    if len(rates.ids) < FEWEST:
         raise InputError(
-            f"{len(rates.ids)} prompts with rollouts are too few for a forecast; {_FEWEST} at least, and 256 "
+            f"{len(rates.ids)} prompts with rollouts are too few for a forecast; {FEWEST} at least, and 256 "
             "to mean something."
         )
     if budget > len(scored):
@@ -305,15 +333,14 @@ def _check(config: ForecastConfig, scored: ScoredSet, rates: PassRates, budget: 
 
 def _fit(scored: ScoredSet, config: ForecastConfig, rates: PassRates) -> Predictor:
     """The predictor of failure rates, fitted on all references."""
-    method: Method = "whitened" if EMBEDDING in scored.schema.names else "group-mean"
-    if config.group_column is not None:
-        method = "group-mean"
-    if method == "group-mean" and config.group_column is None:
+    if config.group_column is None and EMBEDDING not in scored.schema.names:
         raise InputError(
             f"{config.scored} has no {EMBEDDING} to predict from: score it with `--signals angle,embedding`, "
             "or name the column of a row's group, --group-column."
         )
-    return make(method, scored, rates.ids, rates.failure, group_column=config.group_column)
+    noise = observation_noise(rates.wins, rates.losses)
+    name: MethodName = "gp" if config.group_column is None else "group-mean"
+    return make(name, scored, rates.ids, rates.failure, noise=noise, group_column=config.group_column)
 
 
 def _world(config: ForecastConfig, number: int, predicted: Floats, at: Ints, likelihood: Grid) -> _World:
@@ -389,6 +416,47 @@ class _View:
     def embeddings(self, rows: npt.ArrayLike | None = None) -> npt.NDArray[np.float32]:
         chosen = self.world.rows if rows is None else self.world.rows[np.asarray(rows)]
         return matrix(self.scored.take(chosen), self.scored.folder)
+
+
+def read_forecast(path: Path) -> Forecast:
+    """What `gaincurate difficulty forecast --out` wrote.
+
+    Raises:
+        InputError: the file is something else.
+        StorageError: it cannot be read.
+    """
+    with reading(path):
+        text = path.read_bytes()
+    try:
+        return TypeAdapter(Forecast).validate_json(text)
+    except ValidationError as error:
+        raise InputError(
+            f"--forecast {path} is no forecast ({refusals(error)[0]}); "
+            "`gaincurate difficulty forecast --out` writes one.",
+            path=str(path),
+        ) from error
+
+
+def beside(expected: Forecast, strategy: str, rounds: Sequence[Json]) -> Json:
+    """A forecast beside what came: the share of groups that differ.
+
+    Args:
+        expected: the forecast.
+        strategy: the run's. Uniform stands in for one that was not forecast.
+        rounds: entries of `status`, with `effective` for each round whose outcomes were taken.
+
+    Returns:
+        `strategy`, `group`, `forecast` (a `Share`), and `came`, the mean over rounds, None before the first.
+    """
+    by_name = {each.strategy: each for each in (expected.uniform, *expected.strategies)}
+    reach = by_name.get(strategy, expected.uniform)
+    shares = [entry["effective"] for entry in rounds if entry["effective"] is not None]
+    return {
+        "strategy": reach.strategy,
+        "group": expected.group,
+        "forecast": asdict(reach.differ),
+        "came": float(np.mean(shares)) if shares else None,
+    }
 
 
 def _share(value: float, resampled: Floats) -> Share:

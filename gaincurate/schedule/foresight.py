@@ -194,13 +194,13 @@ def _wanted(run: Run, options: DotsOptions, asked: Asked) -> Json:
     how = ["--references", str(len(asked.ids)), "--seed", str(asked.seed), "--target", options.target]
     adapter = None
     if options.adapter is not None:
-        how += ["--adapter", options.adapter]
+        how += ["--adapter", options.adapter, *(["--recalibrate"] if options.recalibrate else [])]
         with reading(Path(options.adapter)):
             adapter = digest_file(Path(options.adapter) / "config.json")
     elif options.group_column is not None:
         how += ["--method", "group-mean", "--group-column", options.group_column]
     else:
-        how += ["--method", options.method]
+        how += ["--method", options.predictor]
     observed = digest_file(asked.folder / OBSERVED)
     return {"options": how, "observed": observed, "adapter": adapter, "set": run.scored.manifest_hash}
 
@@ -246,7 +246,7 @@ def _plan_facts(
     run: Run, options: DotsOptions, asked: Asked, seen: Seen, how: Json, checkpoint: str | None
 ) -> Json:
     """What the plan says of a round's references and of the predictor. A second run would say the same."""
-    apart = ("on_references", "on_others", "outcomes", "policy")
+    apart = ("on_references", "on_halves", "on_others", "outcomes", "policy")
     rates = seen.rates
     facts: Json = {
         "ids": asked.ids,
@@ -256,6 +256,7 @@ def _plan_facts(
         "checkpoint": _named(run, checkpoint),
         "predictor": {name: value for name, value in how.items() if name not in apart},
         "quality": how["on_references"],
+        "quality_of_halves": how["on_halves"],
     }
     if options.reuse_references is not None:
         near = np.abs(rates.failure - options.target_difficulty) <= options.reuse_references

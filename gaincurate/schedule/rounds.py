@@ -117,7 +117,9 @@ def selector_of(run: Run, state: Json | None = None) -> base.Selector:
     """A run's selector at its start, or as a state left it."""
     config, low_high = run.config, run.facts["angles"]
     pool = base.Pool(run.facts["rows"], config.budget, config.seed, (low_high[0], low_high[1]))
-    selector = base.build(config.strategy, pool, config.options)
+    later: base.Json = getattr(base.load(config.strategy).Options, "older_runs", {})  # a user's may lack it
+    absent = {name: value for name, value in later.items() if name not in run.facts["params"]}
+    selector = base.build(config.strategy, pool, {**absent, **config.options})
     if state is not None:
         selector.load_state_dict(state["selector"])
     return selector
@@ -220,7 +222,11 @@ def _observe(run: Run, state: Json, checkpoint: str | None, note: Note, held: He
     tallies = list(outcomes.tallies.values())
     wins = np.array([math.fsum(tally.successes) for tally in tallies])
     counts = np.array([len(tally.successes) for tally in tallies])
-    selector.observe(base.Observed(round_, rows, wins, counts - wins, outcomes.accuracy, concentration, late))
+    lines = np.array([len(tally.successes) + tally.unjudged for tally in tallies])
+    tokens = np.array([tally.tokens for tally in tallies]) / np.maximum(lines, 1)
+    selector.observe(
+        base.Observed(round_, rows, wins, counts - wins, outcomes.accuracy, concentration, late, tokens)
+    )
     inputs = {
         "round": round_,
         "accuracy": outcomes.accuracy,

@@ -15,6 +15,7 @@ from gaincurate.schedule.base import Selector
 from gaincurate.schedule.calibration import difficulty_status
 from gaincurate.schedule.checkpoints import Finder, checkpoint_before
 from gaincurate.schedule.context import Context
+from gaincurate.schedule.forecast import Forecast, beside
 from gaincurate.schedule.observations import rules_of
 from gaincurate.schedule.ordering import Order
 from gaincurate.schedule.rescore import due
@@ -36,8 +37,12 @@ _OF_OUTCOMES = (
 )
 
 
-def status(run: Run) -> Json:
+def status(run: Run, expected: Forecast | None = None) -> Json:
     """Where a run stands, and every round so far.
+
+    Args:
+        run: the run.
+        expected: what was forecast before it.
 
     Returns:
         Plain values: the run's facts, `rounds` with one entry each (what it was drawn with, what came back,
@@ -81,6 +86,7 @@ def status(run: Run) -> Json:
         "training_seconds": sum(v for (what, _), v in seconds.items() if what == "training"),
         "scoring_seconds": sum(v for (what, _), v in seconds.items() if what == "scoring"),
         "late": sum(entry["late"] or 0 for entry in rounds),
+        "differ": None if expected is None else beside(expected, config.strategy, rounds),
         "waiting": None if finished or newest < 0 else _waiting(run, newest),
         "metrics": state.get("metrics"),
         "difficulty": difficulty_status(run, newest, finished, seconds, calibrations),

@@ -74,12 +74,16 @@ def _split_run(value: str) -> Split:
     return Split(int(part[1]), int(part[2]))
 
 
+_Device = Annotated[str, Option("auto, cpu, cuda or cuda:N.", MACHINE, metavar="NAME")]
+_Csv = Annotated[Path | None, Option("Also write the figures here.", names=("--csv",))]
+
+
 class DeviceConfig(BaseModel):
     """What a model runs on, for commands with one process."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
-    device: Annotated[str, Option("auto, cpu, cuda or cuda:N.", MACHINE, metavar="NAME")] = "auto"
+    device: _Device = "auto"
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
         Option("Of the model. auto: float32 on a CPU, bfloat16 on a GPU that has it.", MACHINE),
@@ -100,6 +104,40 @@ class DeviceConfig(BaseModel):
             shown="auto",
         ),
     ] = None
+
+
+class BenchConfig(DeviceConfig):
+    """What `gaincurate bench score` times."""
+
+    model: Annotated[
+        str, Option("Hub id, folder, .gguf file, or 'demo'.", names=("--model", "-m"), metavar="NAME")
+    ] = "demo"
+    rows: Annotated[int, Field(ge=2), Option("Made-up prompts, as long as MATH's.")] = 120
+    prefix: Annotated[int, Field(ge=0), Option("Tokens of the prefix that they share.")] = 115
+    passes: Annotated[int, Field(ge=1), Option("How often each way runs.")] = 3
+    one_by_one: Annotated[int, Field(ge=1), Option("Prompts for the slowest way.")] = 20
+    workers: Annotated[
+        int | None,
+        Field(ge=2),
+        Option("Also time so many processes that share the CPU's threads.", MACHINE),
+    ] = None
+    csv_file: _Csv = None
+
+
+class KernelBenchConfig(BaseModel):
+    """What `gaincurate bench kernel` times."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tokens: Annotated[int | None, Field(ge=64), Option("Tokens in a call. Default: by device.")] = None
+    hidden: Annotated[int | None, Field(ge=1, le=16384), Option("Hidden size. Default: by device.")] = None
+    sample: Annotated[int, Field(ge=4), Option("Tokens of one prompt.")] = 2048
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        Option("Of the states. auto: bfloat16 on a GPU, float32 on a CPU.", MACHINE),
+    ] = "auto"
+    device: _Device = "auto"
+    csv_file: _Csv = None
 
 
 class MachineConfig(DeviceConfig):

@@ -371,20 +371,6 @@ def open_run(run: Any, where: str, trainer: str) -> RunSession:
     return live
 
 
-def check_batch(live: RunSession, count: int, option: str) -> None:
-    """See that no batch lies in two rounds.
-
-    Raises:
-        InputError: it would; the run is let go.
-    """
-    if live.budget % count:
-        live.close()
-        raise InputError(
-            f"{option} {count:,} does not divide the {live.budget:,} prompts of a round of "
-            f"{live.run.folder}: a batch would lie in two rounds. Give another number, or start another run."
-        )
-
-
 def ids_in(dataset: Any, file: str | None, where: str) -> list[str]:
     """The ids of a trainer's rows: its own column, or where it dropped that, the file it read them from.
 

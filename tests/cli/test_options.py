@@ -92,6 +92,27 @@ def test_what_is_printed_is_read_again(tmp_path: Path) -> None:
     assert printed("score", "--config", tmp_path / "c.yaml") == values
 
 
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        (("derive",), {"folder": "set", "signal": "nll", "length_free": "rank-in-bin", "bins": 7}),
+        (("schedule", "next"), {"run": "run", "from": "lines", "outcomes": ["a", "b"], "wait": 2.5}),
+        (("bench", "score"), {"passes": 2, "device": "cpu", "csv": "figures.csv", "workers": 3}),
+        (("bench", "kernel"), {"tokens": 128, "hidden": 64, "dtype": "float32"}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_file_of_any_command_has_the_names_of_its_options(
+    tmp_path: Path, command: tuple[str, ...], options: dict[str, Any]
+) -> None:
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps(options))
+    values = printed(*command, "--config", path)
+    assert {name: values[name] for name in options} == options
+    path.write_text(json.dumps(values))
+    assert printed(*command, "--config", path) == values
+
+
 def test_a_command_runs_by_a_file_alone(tmp_path: Path) -> None:
     (tmp_path / "data.jsonl").write_text('{"prompt": "how many apples?"}\n')
     path = tmp_path / "c.json"

@@ -67,6 +67,7 @@ class Duck:
         ("length", "gc_prompt_tokens", False),
         ("length", "gc_nll", True),
         ("variance", None, False),
+        ("posterior", None, False),
         ("gain-rl", None, True),
         ("gain-rl", "level", True),  # its mean follows the angles
         ("dots", None, True),

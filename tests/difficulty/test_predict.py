@@ -63,6 +63,7 @@ def column(scored: Path) -> list[float]:
 
 
 METHODS: list[tuple[str, ...]] = [
+    ("--method", "gp"),
     ("--method", "whitened"),
     ("--method", "attention"),
     ("--method", "group-mean", "--group-column", "question"),
@@ -90,7 +91,7 @@ def test_every_row_gets_a_failure_rate_and_observed_ones_keep_theirs(
         60,
     )
     assert how["outcomes"]["file"] == "observed.parquet"
-    assert "on 60 references, each from the others" in result.stdout
+    assert "on 60 references, one half from the other, means of ten halves" in result.stdout
     assert "on 40 observed prompts that are no references" in result.stdout
     for word in ("Pearson", "Spearman", "Brier", "noise ceiling", "mean observed"):
         assert word in result.stdout
@@ -172,6 +173,16 @@ def test_whitened_and_group_means_are_what_their_names_say(
     assert only.rows(opened.take([5, 10, 7])).tolist() == pytest.approx([2.5 / 8, 2.5 / 8, 2 / 8])
 
 
+def test_without_a_method_it_is_the_gaussian_process(scored: Path, observed: Path) -> None:
+    values = []
+    for given in ((), ("--method", "gp")):
+        result = run("difficulty", "predict", scored, "--outcomes", observed, *given)
+        assert result.exit_code == 0, result.stderr
+        assert "the others predicted by gp" in result.stdout
+        values.append(column(scored))
+    assert values[0] == values[1]
+
+
 def test_a_report_as_json_and_a_file_of_several_rounds(tmp_path: Path, scored: Path, known: World) -> None:
     lines = []
     for round_ in (0, 1):
@@ -191,7 +202,7 @@ def test_a_report_as_json_and_a_file_of_several_rounds(tmp_path: Path, scored: P
     assert column(scored)[:60] == pytest.approx(known.observed[1, :60])
     fitted = run(
         "difficulty", "fit", scored, "--outcomes", path, "-o", tmp_path / "a", "--epochs", "1", "--json",
-        "--towers", "two", "--scale", "divide", "--spread", "sample",
+        "--towers", "two", "--scale", "divide", "--spread", "sample", "--input-norm",
     )  # fmt: skip
     assert fitted.exit_code == 0, fitted.stderr
     report = json.loads(fitted.stdout)
@@ -202,6 +213,7 @@ def test_a_report_as_json_and_a_file_of_several_rounds(tmp_path: Path, scored: P
     assert (report["instances"], report["prompts"]) == (108, 54)
     shape = json.loads((tmp_path / "a/config.json").read_text())["shape"]
     assert (shape["towers"], shape["scale"], shape["spread"]) == ("two", "divide", "sample")
+    assert shape["input_norm"] is True
     assert (
         run("difficulty", "predict", scored, "--outcomes", path, "--adapter", tmp_path / "a").exit_code == 0
     )
@@ -248,7 +260,7 @@ def test_what_does_not_fit_together_is_refused(
     tmp_path: Path, scored: Path, observed: Path, adapter: Path, known: World
 ) -> None:
     ask = ("predict", scored, "--outcomes", observed)
-    assert "give one of --adapter" in bad(*ask)
+    assert "--recalibrate goes with --adapter" in bad(*ask, "--recalibrate")
     assert "give one of --adapter" in bad(*ask, "--method", "whitened", "--adapter", adapter)
     assert "--group-column question goes with --method group-mean." in bad(
         *ask, "--method", "whitened", "--group-column", "question"

@@ -28,6 +28,8 @@ SHAPES = [
     Shape(5, hidden=7, towers="two"),
     Shape(5, hidden=7, scale="divide"),
     Shape(5, hidden=7, spread="sample"),
+    Shape(5, hidden=7, input_norm=True),
+    Shape(5, hidden=7, towers="two", input_norm=True),
 ]
 
 
@@ -53,16 +55,24 @@ def gelu(x: float) -> float:
     return x * 0.5 * (1 + math.erf(x / math.sqrt(2)))
 
 
-def plain_adapter(weights: dict[str, Any], name: str, z: Floats) -> Floats:
-    """Row by row, no dropout; a layer norm at the end."""
+def normed(weights: dict[str, Any], name: str, row: Floats) -> Floats:
+    """A layer norm of one row."""
+    row = (row - row.mean()) / np.sqrt(((row - row.mean()) ** 2).mean() + 1e-5)
+    return np.asarray(row * weights[f"{name}.weight"] + weights[f"{name}.bias"])
+
+
+def plain_adapter(weights: dict[str, Any], name: str, z: Floats, first: int) -> Floats:
+    """Row by row, no dropout. A layer norm at the end, and one before layer 1 where that is the `first`."""
     rows = []
     for row in z:
+        if first:
+            row = normed(weights, f"{name}.0", row)
         for layer in (0, 3, 6):
-            row = weights[f"{name}.{layer}.weight"] @ row + weights[f"{name}.{layer}.bias"]
+            linear = f"{name}.{layer + first}"
+            row = weights[f"{linear}.weight"] @ row + weights[f"{linear}.bias"]
             if layer < 6:
                 row = np.array([gelu(x) for x in row])
-        row = (row - row.mean()) / np.sqrt(((row - row.mean()) ** 2).mean() + 1e-5)
-        rows.append(row * weights[f"{name}.7.weight"] + weights[f"{name}.7.bias"])
+        rows.append(normed(weights, f"{name}.{7 + first}", row))
     return np.array(rows)
 
 
@@ -70,8 +80,9 @@ def plain(predictor: DifficultyPredictor, queries: Floats, references: Floats, d
     """The paper's formulas, one prompt at a time."""
     shape = predictor.shape
     weights = {name: value.numpy() for name, value in predictor.state_dict().items()}
-    q = plain_adapter(weights, "adapter", queries)
-    r = plain_adapter(weights, "adapter" if shape.towers == "one" else "reference_adapter", references)
+    first, other = int(shape.input_norm), "adapter" if shape.towers == "one" else "reference_adapter"
+    q = plain_adapter(weights, "adapter", queries, first)
+    r = plain_adapter(weights, other, references, first)
     k = len(d)
     mean = sum(d) / k
     spread = math.sqrt(sum((x - mean) ** 2 for x in d) / (k if shape.spread == "population" else k - 1))
@@ -89,11 +100,13 @@ def plain(predictor: DifficultyPredictor, queries: Floats, references: Floats, d
     return np.array(found)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{s.towers}-{s.scale}-{s.spread}")
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{s.towers}-{s.scale}-{s.spread}-{s.input_norm}")
 @pytest.mark.parametrize("seed", range(3))
 def test_predictions_equal_a_plain_implementation(shape: Shape, seed: int) -> None:
     predictor, (q, r, d) = made(shape, seed), data(seed=seed)
     with torch.no_grad():
+        for parameter in predictor.parameters():  # norms too, whose weights begin as ones and zeros
+            parameter += 0.1 * torch.randn_like(parameter)
         found = probability(predictor(*tensors(q, r, d))).numpy()
     np.testing.assert_allclose(found, plain(predictor, q, r, d), atol=1e-6)
 
@@ -143,7 +156,7 @@ def test_the_spread_is_the_populations() -> None:
     assert spread.item() == pytest.approx(np.std(d.numpy()), abs=1e-12)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{s.towers}-{s.scale}-{s.spread}")
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{s.towers}-{s.scale}-{s.spread}-{s.input_norm}")
 def test_gradients_equal_differences(shape: Shape) -> None:
     predictor, (q, r, d) = made(shape), tensors(*data())
     target = torch.tensor([0.0, 0.25, 0.625, 1.0], dtype=torch.float64)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from gaincurate.core.rng import uniforms
 from gaincurate.core.stats import brier, pearson, reliability
-from gaincurate.difficulty.metrics import interval, noise_ceiling, quality
+from gaincurate.difficulty.gaussian_process import Evidence, GaussianProcess, Sizes
+from gaincurate.difficulty.metrics import interval, noise_ceiling, quality, quality_of_halves
 
 
 @given(st.integers(0, 10_000), st.integers(3, 40))
@@ -97,3 +98,45 @@ def test_all_figures_are_of_the_failure_rate() -> None:
     assert right.pearson.interval is not None
     assert right.pearson.interval[0] < (right.pearson.value or 0) < right.pearson.interval[1]
     assert quality(truth, 8 - losses, losses, counted=False).ceiling.value is None
+
+
+def test_figures_of_halves_are_means_over_halves_and_intervals_hold_their_spread() -> None:
+    random = np.random.default_rng(0)
+    losses = random.binomial(8, random.random(40)).astype(float)
+    observed, halves = losses / 8, []
+    for _ in range(3):
+        order = random.permutation(40)
+        for rows in (np.sort(order[:20]), np.sort(order[20:])):
+            halves.append((rows, np.clip(observed[rows] + random.normal(size=20) * 0.2, 0, 1)))
+    found = quality_of_halves(halves, 8 - losses, losses, seed=1)
+    assert found is not None
+    each = [np.corrcoef(predicted, observed[rows])[0, 1] for rows, predicted in halves]
+    errors = [np.mean((predicted - observed[rows]) ** 2) for rows, predicted in halves]
+    assert found.pearson.value == pytest.approx(np.mean(each))
+    assert found.brier.value == pytest.approx(np.mean(errors))
+    assert found.brier_of_mean == pytest.approx(np.mean([observed[rows].var() for rows, _ in halves]))
+    draws = []
+    for draw in range(1000):
+        rows, predicted = halves[draw % 6]
+        again = np.floor(uniforms(1, draw, 7, 0, 20) * 20).astype(int)
+        draws.append(np.corrcoef(predicted[again], observed[rows][again])[0, 1])
+    assert found.pearson.interval == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])))
+    assert (found.count, sum(bin_.count for bin_ in found.reliability)) == (40, 40)
+    assert found.ceiling.value == pytest.approx(noise_ceiling(8 - losses, losses))
+    assert quality_of_halves([], 8 - losses, losses) is None
+
+
+def test_halves_do_not_flatter_where_nothing_can_be_predicted() -> None:
+    """References whose embeddings say nothing of their rates: the mean over sets of references is 0."""
+    reached = []
+    for seed in range(12):
+        random = np.random.default_rng(seed)
+        units = random.normal(size=(40, 12))
+        units /= np.linalg.norm(units, axis=1, keepdims=True)
+        values, nothing = random.random(40), np.zeros((40, 0))
+        order = random.permutation(40)
+        for known, asked in ((order[:20], order[20:]), (order[20:], order[:20])):
+            seen = Evidence(units[known], nothing[known], values[known], np.full(20, 0.02))
+            process = GaussianProcess(seen, Sizes(embedding=0.08))
+            reached.append(pearson(process.mean(units[asked], nothing[asked]), values[asked]))
+    assert abs(np.mean([value for value in reached if value is not None])) < 0.12

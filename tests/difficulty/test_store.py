@@ -91,3 +91,15 @@ def test_another_folder_is_not_written_into(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="already holds something else"):
         save_adapter(tmp_path, DifficultyPredictor(Shape(6, hidden=8)), EMBEDDING, {})
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_an_adapter_from_before_there_was_an_input_norm_loads(tmp_path: Path) -> None:
+    predictor = DifficultyPredictor(Shape(6, hidden=8)).eval()
+    save_adapter(tmp_path, predictor, EMBEDDING, {})
+    config = json.loads((tmp_path / CONFIG).read_text())
+    del config["shape"]["input_norm"]
+    (tmp_path / CONFIG).write_text(json.dumps(config))
+    found = load_adapter(tmp_path).predictor
+    assert found.shape == predictor.shape
+    for name, value in predictor.state_dict().items():
+        assert found.state_dict()[name].equal(value), name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,7 @@ import gaincurate
 from command import run
 from gaincurate.core.rng import Floats
 from gaincurate.core.stats import pearson
-from gaincurate.difficulty.metrics import pass_variance, quality, variance_ceiling
+from gaincurate.difficulty.metrics import Target, pass_variance, quality, variance_ceiling
 from gaincurate.difficulty.pass_rates import read_pass_rates
 from gaincurate.difficulty.predict import make, predict
 from gaincurate.difficulty.predictor import DifficultyPredictor, Shape, load_adapter, save_adapter
@@ -108,15 +109,19 @@ def test_observed_values_are_kept_and_group_means_are_of_the_variances(tmp_path:
         assert found.values[i] == pytest.approx(v[:80][np.arange(80) % 5 == i % 5].mean())
 
 
-def test_an_adapters_attention_is_calibrated_anew_for_the_variance(tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["difficulty", "variance"])
+def test_an_adapters_attention_is_calibrated_on_references_left_out(tmp_path: Path, target: Target) -> None:
+    """For p (1 - p) always, for failure rates where it is asked for; both against float64 loops."""
     scored, observed, losses = two_kinds(tmp_path)
     torch.manual_seed(0)
     module = DifficultyPredictor(Shape(width=8, hidden=16)).eval()
     embedding = {"model": "some-model", "weights": "w" * 32, "width": 8}
     save_adapter(tmp_path / "a", module, embedding, {})
     opened, (rates,) = gaincurate.open_scores(scored), read_pass_rates(observed)
-    names, v = embedded.names(80), (losses * (8 - losses) / 56)[:80]
-    fitted = make("adapter", opened, names, v, adapter=load_adapter(tmp_path / "a"), target="variance")
+    names, adapter = embedded.names(80), load_adapter(tmp_path / "a")
+    v = ((losses * (8 - losses) / 56) if target == "variance" else losses / 8)[:80]
+    options: dict[str, Any] = {"adapter": adapter, "target": target, "recalibrate": target == "difficulty"}
+    fitted = make("adapter", opened, names, v, **options)
     z = torch.tensor(opened.column("gc_embedding").to_pylist())
     with torch.inference_mode():
         coded = module.encode(z).double()
@@ -134,9 +139,18 @@ def test_an_adapters_attention_is_calibrated_anew_for_the_variance(tmp_path: Pat
     np.testing.assert_allclose(
         np.concatenate([fitted.rows(table) for table in opened.tables()]), expected, atol=1e-5
     )
-    assert predict(opened, rates, "adapter", adapter=load_adapter(tmp_path / "a"), target="variance").how[
-        "w"
-    ] == pytest.approx(w, abs=1e-4)
+    assert predict(opened, rates, "adapter", **options).how["w"] == pytest.approx(w, abs=1e-4)
+
+
+def test_an_adapter_keeps_its_own_calibration_for_failure_rates(tmp_path: Path) -> None:
+    scored, observed, _ = two_kinds(tmp_path)
+    module = DifficultyPredictor(Shape(width=8, hidden=16)).eval()
+    save_adapter(tmp_path / "a", module, {"model": "some-model", "weights": "w" * 32, "width": 8}, {})
+    for given, has in (((), False), (("--recalibrate",), True)):
+        asked = ("--outcomes", observed, "--adapter", tmp_path / "a", *given, "--json")
+        result = run("difficulty", "predict", scored, *asked)
+        assert result.exit_code == 0, result.stderr
+        assert ("w" in json.loads(result.stdout)["how"]) == has
 
 
 def test_a_folder_of_ones_own_leaves_the_set_as_it_was(tmp_path: Path) -> None:

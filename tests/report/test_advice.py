@@ -82,6 +82,15 @@ def test_where_nothing_tells_more_prompts_are_drawn_by_outcomes_or_at_random() -
     assert commands(replace(document, outcomes=[]))[0][6:8] == ["--strategy", "uniform"]
 
 
+def test_where_uniform_wastes_little_random_prompts_in_smaller_batches_are_advised() -> None:
+    document = judged("tells-nothing")
+    little, much = (replace(document, wasted=Estimate(share, share, share, 99)) for share in (0.3, 0.7))
+    assert commands(little)[0][6:8] == ["--strategy", "uniform"]
+    assert "smaller batch" in next_steps(little)[0].text
+    assert commands(much)[0][6:8] == ["--strategy", "variance"]
+    assert "difficulty forecast" in next_steps(much)[0].text
+
+
 def test_what_is_unknown_comes_first_and_alone() -> None:
     steps = next_steps(judged("no-outcomes-to-judge", unknown="Run `gaincurate difficulty rollout`."))
     assert [step.text for step in steps] == ["Run `gaincurate difficulty rollout`."]

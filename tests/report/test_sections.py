@@ -23,9 +23,9 @@ from gaincurate.hygiene.options import HygieneOptions
 from gaincurate.report.sections import (
     DRAWN,
     EXAMPLES,
+    HALVES,
     LISTED,
     LONGEST,
-    REFERENCES,
     extremes,
     hygiene_checks,
     run_story,
@@ -140,7 +140,7 @@ def test_a_report_shows_what_a_runs_predictions_were_worth(
     told = json.loads(done.stdout)["run"]["predictions"]
     assert {name: told[name] for name in status["cost"]} == status["cost"]
     assert (told["target"], told["target_difficulty"], told["predictor"]) == ("difficulty", 0.5, "group-mean")
-    expected = {REFERENCES: status["rounds"][0]["on_references"], DRAWN: status["newest"]}
+    expected = {HALVES: status["rounds"][0]["on_halves"], DRAWN: status["newest"]}
     assert [one["of"] for one in told["found"]] == [*expected]
     for one in told["found"]:
         quality = expected[one["of"]]

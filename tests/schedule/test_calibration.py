@@ -112,7 +112,7 @@ def test_a_status_counts_references_and_says_how_good_predictions_were(tmp_path:
         "references: 120 rollouts (the trainer's: 160), 840 completion tokens (the trainer's: 800), 0.0 s of "
         "rollouts, 0.5 s of prediction" in shown
     )
-    assert "round 1: failure rate of references, each predicted from the others (15 prompts):" in shown
+    assert "round 1: failure rate of references, one half from the other (15 prompts):" in shown
     assert "round 1: failure rate of drawn prompts (20 prompts):" in shown
     assert "drawn prompts were all predicted near the target, so a correlation over them says little" in shown
 

@@ -96,7 +96,7 @@ def test_three_rounds_driven_with_rollouts_of_each_rounds_checkpoint(
         assert told["checkpoint"] == (
             str(model) if round_ == 0 else f"rounds/{round_ - 1:05d}/output/checkpoint-{round_}"
         )
-        assert told["predictor"]["method"] == "whitened"
+        assert told["predictor"]["method"] == "gp"
         assert len(plan["predicted"]) == len(plan["ids"]) == 6
     found = json.loads(gaincurate("schedule", "status", run.folder, "--json").stdout)["difficulty"]
     assert found["cost"]["rollouts"] == 72

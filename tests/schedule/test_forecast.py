@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import column_sets
 import command
+import runs
 from gaincurate.difficulty.pass_rates import PassRates
 from gaincurate.errors import InputError
 from gaincurate.schedule.forecast import (
@@ -25,7 +26,10 @@ from gaincurate.schedule.forecast import (
     forecast,
     likelihoods,
     mixture,
+    read_forecast,
+    wasted_groups,
 )
+from gaincurate.schedule.status import status
 
 
 @given(st.floats(0, 1), st.integers(2, 12))
@@ -53,6 +57,18 @@ def test_the_mixture_is_at_least_as_likely_as_the_truth_and_finds_its_chance_to_
     assert weights @ chance_to_differ(GRID, 8) == pytest.approx(chance_to_differ(truth, 8).mean(), abs=0.02)
     # What is silent here are the prompts that are never answered.
     assert weights[chance_to_differ(GRID, 8) < SILENT].sum() == pytest.approx(0.5, abs=0.03)
+
+
+def test_wasted_groups_are_those_of_the_unbiased_count_where_there_are_enough_rollouts() -> None:
+    rng = np.random.default_rng(5)
+    rates = np.where(rng.random(800) < 0.4, 0.0, rng.beta(1, 2, 800))
+    wins = rng.binomial(16, rates).astype(int)
+    # Of 16 rollouts a group of 8 without replacement has no success, or no failure, with these chances.
+    silent = [(math.comb(k, 8) + math.comb(16 - k, 8)) / math.comb(16, 8) for k in wins.tolist()]
+    share = wasted_groups(wins.astype(float), 16.0 - wins)
+    assert share.value == pytest.approx(float(np.mean(silent)), abs=0.01)
+    assert share.low < share.value < share.high
+    assert share.high - share.low == pytest.approx(3.92 * np.std(silent) / math.sqrt(800), rel=0.5)
 
 
 def _set(tmp_path: Path, rates: np.ndarray, groups: list[str]) -> Path:
@@ -170,3 +186,28 @@ def test_the_command_prints_the_table_and_writes_json(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "f.json").read_text())
     assert written["references"] == 200
     assert written["wasted"]["value"] > 0.6
+
+
+def test_status_shows_the_forecast_beside_what_came(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path)
+    runs.report(run)
+    assert command.run("schedule", "next", run.folder).exit_code == 0
+    rates = np.tile([0.1, 0.6], 100)
+    expected = forecast(
+        _config(_set(tmp_path / "other", rates, ["a", "b"] * 100)), _references(rates, 100), 10.0
+    )
+    (tmp_path / "f.json").write_text(json.dumps(expected.as_json()))
+    facts = status(run, read_forecast(tmp_path / "f.json"))
+    assert facts["differ"]["came"] == facts["rounds"][0]["effective"]
+    assert facts["differ"]["forecast"]["value"] == expected.uniform.differ.value
+    shown = command.run("schedule", "status", run.folder, "--forecast", tmp_path / "f.json").stdout
+    assert f"The forecast for uniform was {expected.uniform.differ.value:.1%}" in shown
+    assert status(run)["differ"] is None
+
+
+def test_what_is_no_forecast_is_refused(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path)
+    (tmp_path / "f.json").write_text('{"references": 3}')
+    done = command.run("schedule", "status", run.folder, "--forecast", tmp_path / "f.json")
+    assert done.exit_code == 2
+    assert "is no forecast" in done.stderr

@@ -104,7 +104,7 @@ def test_references_are_drawn_anew_and_never_trained_on_in_their_round(tmp_path:
 def test_observed_rates_override_predictions_and_stay_in_the_runs_folder(tmp_path: Path) -> None:
     run = dots_runs.begin(tmp_path, group_column=None, target="variance")
     plan = step(run)
-    assert plan["references"]["predictor"]["method"] == "whitened"
+    assert plan["references"]["predictor"]["method"] == "gp"
     table = pa.ipc.open_file(str(run.references_folder(0) / "predicted/gc_variance.arrow")).read_all()
     found = dict(zip(table.column("gc_id").to_pylist(), table.column("value").to_pylist(), strict=True))
     for gc_id in plan["references"]["ids"]:

@@ -451,6 +451,41 @@ def test_a_module_that_is_not_found_is_refused_with_where_to_run(
         base.load("no.such:Thing")
 
 
+BROKEN = {
+    "syntax": ("x = 1\n\nclass Short(\n", "SyntaxError in {F}, line 3: '(' was never closed"),
+    "name": ("import math\n\nWIDTH = heigth\n", "NameError in {F}, line 3: name 'heigth' is not defined"),
+    "library": ("import json\njson.loads('{')\n", "JSONDecodeError in {F}, line 2: Expecting property name"),
+    "attribute": ("import math\nmath.tua\n", "AttributeError in {F}, line 2: module 'math' has no attribute"),
+    "exit": ("import sys\nsys.exit(3)\n", "SystemExit in {F}, line 2: 3"),
+    "helper": ("import broken_helper\n", "ZeroDivisionError in {H}, line 2: division by zero"),
+    "nul": ("x = 1\0\n", "source code string cannot contain null bytes"),
+    "latin-1": ("x = 'é'\n", "'utf-8' codec can't decode byte"),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_an_error_in_a_users_module_is_one_sentence_with_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    source, sentence = BROKEN[broken]
+    name = f"broken_{broken.replace('-', '_')}"
+    path, helper = tmp_path / f"{name}.py", tmp_path / "broken_helper.py"
+    path.write_text(source, encoding="latin-1")
+    if broken == "helper":
+        name, path = "with_a_helper", tmp_path / "with_a_helper.py"
+        path.write_text(source)
+        helper.write_text("x = 1\nx / 0\n")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    start = ["schedule", "start", runs.some_set(tmp_path / "set"), "--budget", 8, "--rounds", 2]
+    result = gaincurate(*start, "--run", tmp_path / "run", "--strategy", f"{name}:Short")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error: --strategy {name}:Short: it cannot be imported (")
+    assert sentence.replace("{F}", str(path)).replace("{H}", str(helper)) in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
 class Counted:
     """A class with some of the parts."""
 

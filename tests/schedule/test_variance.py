@@ -8,6 +8,7 @@ import pytest
 
 from gaincurate.errors import InputError
 from gaincurate.schedule.base import Observed, Pool, build
+from gaincurate.schedule.strategies.beta import expected_variance
 from gaincurate.schedule.strategies.variance import Variance, VarianceOptions
 
 
@@ -24,10 +25,11 @@ def observed(rates: dict[int, float], count: int = 8, round_: int = 0, late: Any
 
 def test_the_weight_is_the_beta_posteriors_mean_of_p_times_one_minus_p() -> None:
     random = np.random.default_rng(0)
-    chosen = selector(prior=1.0)
     for wins, losses in ((0.0, 0.0), (4.0, 4.0), (7.5, 0.5), (0.0, 30.0)):
         p = random.beta(1 + wins, 1 + losses, 400_000)
-        weight = np.exp(chosen._log_weight(np.array([wins]), np.array([losses]))[0])
+        chosen, row = selector(prior=1.0), np.array([3])
+        chosen.observe(Observed(0, row, np.array([wins]), np.array([losses]), 0.5, 0.0))
+        (weight,) = expected_variance(*chosen._posterior(row))
         assert weight == pytest.approx((p * (1 - p)).mean(), rel=0.01)
 
 

@@ -186,24 +186,47 @@ def test_a_reward_that_is_missing_or_one_of_many_is_read(slime: Any, tmp_path: P
     assert [line["reward"] for line in lines_of(run, 0)] == [1.0, None, 0.5, 0.5]
 
 
+def test_all_settings_that_break_the_schedule_are_refused_at_once(slime: Any, tmp_path: Path) -> None:
+    run = runs.begin(tmp_path)
+    wrong = {
+        "rollout_all_samples_process_path": None,
+        "rollout_batch_size": 3,
+        "input_key": "input",
+        "num_epoch": 7,
+    }
+    with pytest.raises(InputError) as caught:
+        slime.RunDataSource(fake_slime.arguments(run.folder, **wrong))
+    assert caught.value.data["findings"] == ["adapter-missing", "epochs", "tail", "prompt-key"]
+    lines = str(caught.value).split("\n")
+    assert lines[0] == (
+        "rollout_all_samples_process_path is null: the adapter never hears of a reward. Set "
+        "rollout_all_samples_process_path=gaincurate.trainers.slime.report."
+    )
+    assert lines[2].startswith("rollout_batch_size is 3: 3 prompts a step, but a round has 8: ")
+    slime.RunDataSource(fake_slime.arguments(run.folder)).live.close()  # the refused one let the run go
+
+
+def test_what_the_adapter_copes_with_is_not_refused(slime: Any, tmp_path: Path) -> None:
+    run = runs.begin(tmp_path)
+    costs = {
+        "over_sampling_batch_size": 6,
+        "partial_rollout": True,
+        "dynamic_sampling_filter_path": "my.filter",
+        "rollout_max_prompt_len": 1,
+    }
+    slime.RunDataSource(fake_slime.arguments(run.folder, **costs)).live.close()
+
+
 def test_a_bad_set_up_is_said(slime: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gaincurate.core.process._FREED", 0.0)
     run = runs.begin(tmp_path)
-    untapped = fake_slime.arguments(run.folder, rollout_all_samples_process_path=None)
-    with pytest.raises(InputError) as caught:
-        slime.RunDataSource(untapped)
-    assert str(caught.value) == (
-        "outcomes would not come in: give --rollout-all-samples-process-path gaincurate.trainers.slime.report."
-    )
     with pytest.raises(InputError, match="not said: give its folder by --prompt-data FOLDER"):
         slime.RunDataSource(fake_slime.arguments(None))
     with pytest.raises(OutputError, match=r"set is no run: it has no run\.json"):
         slime.RunDataSource(fake_slime.arguments(tmp_path / "set"))
-    with pytest.raises(InputError, match="--rollout-batch-size 3 does not divide the 8 prompts of a round"):
-        slime.RunDataSource(fake_slime.arguments(run.folder, rollout_batch_size=3))
-    training = Training(slime, run, tmp_path, input_key="input")
+    training = Training(slime, run, tmp_path, label_key="answers")
     with pytest.raises(
-        InputError, match="^--input-key input: the run's rows have no such column; question, "
+        InputError, match="^--label-key answers: the run's rows have no such column; question, "
     ):
         training.source.get_samples(4)
     with pytest.raises(

@@ -1,9 +1,10 @@
 """Runs the whole study in docs/head-to-head.md: prompts, model, scores, trainings, verdicts.
 
-Usage: python docs/studies/head_to_head/study.py FOLDER [--short] [--workers N]. Needs
+Usage: python docs/studies/head_to_head/study.py FOLDER [--short] [--world] [--workers N]. Needs
 `pip install 'gaincurate[score,difficulty,report,demo,trl]'`. Killed and begun again it goes on where it was.
 `--short` is the version of ten minutes: a model that was trained for less time, four arms and half of the
-tokens. N trainings, 2 if not given, run at a time with one thread each.
+tokens. `--world` ends before the trainings, with the prompts, the model and the scores. N trainings, 2 if not
+given, run at a time with one thread each.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def call(*command: str | Path) -> None:
     subprocess.run([sys.executable, *map(str, command)], check=True, env={**os.environ, **threads})
 
 
-def main(folder: Path, *, short: bool, workers: int) -> None:
+def main(folder: Path, *, short: bool, world: bool, workers: int) -> None:
     """Do what is left to do."""
     folder.mkdir(parents=True, exist_ok=True)
     prompts, model = folder / "prompts", folder / "model"
@@ -47,6 +48,8 @@ def main(folder: Path, *, short: bool, workers: int) -> None:
         say(f"scores of {data}")
         score = ["score", prompts / data, "--model", model, "--out", folder / name]
         call("-m", "gaincurate", *score, "--signals", "angle,nll,embedding", "--threads", "1")
+    if world:
+        return
     config = folder / "study.toml"
     shutil.copyfile(HERE / ("study-short.toml" if short else "study.toml"), config)
     say("trainings")
@@ -57,6 +60,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--short", action="store_true")
+    parser.add_argument("--world", action="store_true")
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
-    main(given.folder, short=given.short, workers=given.workers)
+    main(given.folder, short=given.short, world=given.world, workers=given.workers)

@@ -1,7 +1,7 @@
 """Drives a strategy of `gaincurate schedule` without a run's files, and the oracles that no run can have.
 
-A strategy sees of its `Context` what it needs to draw: the set's columns and embeddings, the order and the round.
-One that asks for a run's folder, such as `dots`, fails with Python's own words. An oracle is a strategy that asks
+A strategy sees of its `Context` what it needs to draw: the set's columns and embeddings, the order and the
+round. One that needs a run's folder, such as `dots`, cannot be driven so. An oracle is a strategy that asks
 the loop for exact values of the newest policy.
 """
 
@@ -24,6 +24,7 @@ from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.embeddings import matrix
 from gaincurate.schedule import base
 from gaincurate.schedule.ordering import Order, build
+from gaincurate.schedule.strata import Strata
 
 FLOOR = 1e-12  # of a value whose logarithm is a weight
 _SHUFFLE = 0x4F52  # of the seed's noise; no strategy uses it
@@ -75,7 +76,6 @@ class Context:
     taken: Ints
     rows: Ints
     round: int
-    tasks: Any
     exact: Exact
     opening: bool = False
 
@@ -99,6 +99,7 @@ class Chooser:
         ascending: low values first; None for its own.
         budget: prompts of a round.
         seed: of its draws.
+        stratify: whether every task keeps its share of each round.
     """
 
     def __init__(
@@ -110,16 +111,22 @@ class Chooser:
         ascending: bool | None,
         budget: int,
         seed: int,
+        stratify: bool = False,
     ) -> None:
         self._world, kind = world, base.load(strategy)
-        angles = world.scored.take(world.rows).column("gc_angle").to_numpy()
-        self._angles = angles.astype(np.float64)
-        extent = float(angles.min()), float(angles.max())
-        self.selector = base.build(strategy, base.Pool(len(world.rows), budget, seed, extent), options)
+        self._angles = world.scored.take(world.rows).column("gc_angle").to_numpy().astype(np.float64)
         by = by or kind.by
         if ascending is None:
             ascending = kind.ascending if by == kind.by else False
         self._rows = self._order(by, ascending)
+        pool = base.Pool(
+            len(world.rows),
+            budget,
+            seed,
+            (float(self._angles.min()), float(self._angles.max())),
+            Strata.of(world.prompts.tasks[self._rows]) if stratify else None,
+        )
+        self.selector = base.build(strategy, pool, options)
         self._last: Ints = np.zeros(0, np.int64)
 
     def _order(self, by: str | None, ascending: bool) -> Ints:
@@ -135,16 +142,21 @@ class Chooser:
         """`[budget]`: places among the world's prompts, in drawn order."""
         world = self._world
         exact = Exact(world.prompts, policy)
-        context: Any = Context(world.scored, world.rows, self._rows, round_, world.prompts.tasks, exact)
+        context: Any = Context(world.scored, world.rows, self._rows, round_, exact)
         self.selector.prepare(context)
         self._last = self._rows[self.selector.draw(round_)]
         return self._last
 
-    def observe(self, round_: int, wins: Floats, losses: Floats) -> None:
-        """Have the strategy learn from the round that was drawn last; `[budget]` each, in its order."""
+    def observe(self, round_: int, wins: Floats, losses: Floats, tokens: Floats) -> None:
+        """Have the strategy learn from the round that was drawn last; `[budget]` each, in its order.
+
+        `tokens` are means of a prompt's rollouts.
+        """
         rates = wins / (wins + losses)
         angle = float(self._angles[self._last].mean())
-        self.selector.observe(base.Observed(round_, self._last, wins, losses, float(rates.mean()), angle))
+        self.selector.observe(
+            base.Observed(round_, self._last, wins, losses, float(rates.mean()), angle, tokens=tokens)
+        )
 
 
 class OracleOptions(base.Options):
@@ -154,8 +166,6 @@ class OracleOptions(base.Options):
     """p (1 - p), or `Exact.influences`, where less than 0 counts as 0."""
     power: float = Field(default=4.0, ge=0)
     """Exponent of the weight; 0 draws evenly."""
-    within: bool = False
-    """Whether every task keeps its share of each round."""
 
 
 class Oracle(base.Selector):
@@ -176,16 +186,13 @@ class Oracle(base.Selector):
             self._values = rates * (1 - rates)
         else:
             self._values = context.exact.influences()
-        self._tasks = context.tasks
 
     def draw(self, round_: int) -> Ints:
         """`[budget]` distinct rows."""
         values = self._values / max(float(self._values.max()), FLOOR)
         weights = self.options.power * np.log(np.maximum(values, FLOOR))
-        shares = [
-            (self._tasks == task, float((self._tasks == task).mean())) for task in np.unique(self._tasks)
-        ]
-        floors = shares if self.options.within else ()
-        chosen = self.pool.pick(self.pool.noisy(weights, round_), round_, floors)
+        chosen = self.pool.pick(self.pool.noisy(weights, round_), round_)
+        if self.pool.strata is not None:  # its groups take turns
+            return chosen
         # In a random order: by their keys, a round's first step would have its best prompts, of few tasks.
         return chosen[permutation(self.pool.seed, round_, _SHUFFLE, len(chosen))]

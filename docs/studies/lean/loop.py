@@ -1,7 +1,7 @@
 """One training of the lean study: GRPO on short answers, judged by the exact likelihood of the right ones.
 
-The settings are those of docs/head-to-head.md, and so is the bill: generated tokens, and the scoring pass for a
-strategy that reads scores. What makes it fast changes no gradient: rollouts share their prompt in one pass,
+The settings are those of docs/head-to-head.md, and so is the bill: generated tokens, and the scoring pass for
+a strategy that reads scores. What makes it fast changes no gradient: rollouts share their prompt in one pass,
 groups whose rewards do not differ are not passed through, and finished rollouts leave the batch.
 """
 
@@ -43,6 +43,8 @@ class Arm(BaseModel):
     options: dict[str, Any] = Field(default_factory=dict)
     by: str | None = None
     ascending: bool | None = None
+    stratify: bool = False
+    """Whether every task keeps its share of each round."""
     step_prompts: int = 16
     """Fresh prompts of a step."""
     replayed: int = 0
@@ -56,13 +58,19 @@ class Arm(BaseModel):
     def reads_scores(self) -> bool:
         """Whether a scoring pass is charged, by the rule of `gaincurate compare`."""
         return ComparedArm(
-            name=self.name, strategy=self.strategy, by=self.by, ascending=self.ascending
+            name=self.name,
+            strategy=self.strategy,
+            by=self.by,
+            ascending=self.ascending,
+            options=self.options,
         ).needs_scores
 
 
 @dataclass(frozen=True)
 class Group:
-    """The rollouts of one prompt: their tokens, advantages `[G]` and log-probabilities `[tokens]` at the time."""
+    """The rollouts of one prompt, their advantages `[G]` and, once trained on, their log-probabilities
+    `[tokens]` under the policy that generated them.
+    """
 
     prompt: list[int]
     completions: list[list[int]]
@@ -93,6 +101,7 @@ class Training:
             arm.ascending,
             arm.step_prompts * arm.round_steps,
             number,
+            arm.stratify,
         )
         self.optimizer = torch.optim.AdamW(
             self.policy.parameters(), lr=arm.learning_rate, betas=BETAS, weight_decay=0.0, fused=True
@@ -117,7 +126,6 @@ class Training:
         return {
             **self._account(),
             "accuracy": [round(float(mark.mean()), 6) for mark in marks],
-            "first": [round(p, 4) for p in marks[0].tolist()],
             "last": [round(p, 4) for p in marks[-1].tolist()],
             "seconds": round(time.process_time() - begun, 1),
             "wall_seconds": round(time.perf_counter() - wall, 1),
@@ -143,19 +151,23 @@ class Training:
         while True:
             with self._timed("choose"):
                 places = self.chooser.draw(round_, self.policy)
-            wins = np.zeros(len(places))
+            wins, tokens = np.zeros(len(places)), np.zeros(len(places))
             for start in range(0, len(places), size):
                 here = slice(start, start + size)
-                wins[here] = self._step(places[here].tolist())
+                wins[here], tokens[here] = self._step(places[here].tolist())
                 yield
                 if self.tokens >= self.arm.budget_tokens:
                     return
             with self._timed("choose"):
-                self.chooser.observe(round_, wins, GROUP - wins)
+                self.chooser.observe(round_, wins, GROUP - wins, tokens)
             round_ += 1
 
-    def _step(self, places: list[int]) -> Floats:
-        """Generate for these prompts and train on it; how many rollouts of each were right."""
+    def _step(self, places: list[int]) -> tuple[Floats, Floats]:
+        """Generate for these prompts and train on it.
+
+        Returns:
+            How many rollouts of each prompt were right, and their mean tokens, `[prompts]` each.
+        """
         prompts = self.world.prompts
         with self._timed("generate"):
             asked = [prompts.tokens[place] for place in places]
@@ -179,7 +191,8 @@ class Training:
         self.steps.append(
             {"differ": differ.mean(), "variance": variances.mean(), "reward": rewards.mean(), **facts}
         )
-        return wins
+        lengths = np.array([len(tokens) for tokens in completions], float).reshape(-1, GROUP)
+        return wins, lengths.mean(1)
 
     def _update(self, fresh: list[Group]) -> Row:
         """One optimizer step on these groups and as many old ones as the arm replays."""

@@ -1,8 +1,8 @@
-"""The study's decoder as plain tensors: log-likelihoods of many answers to a prompt in one pass, and sampling.
+"""The study's decoder as plain tensors: likelihoods of many answers to a prompt in one pass, and sampling.
 
-A prompt's rollouts share it, so one pass reads it once and lets its branches see it and themselves, not each
-other. Tokens of all prompts stand in one row without padding. Only attention pads, by prompt. So a step costs a
-third of what rollouts that each carry their prompt cost. Weights and gradients are those of `transformers`.
+A prompt's rollouts share it, so one pass reads it once, and each branch sees it and itself, not the others.
+Tokens of all prompts stand in one row without padding. Only attention pads, by prompt. Log-probabilities and
+gradients are those of `transformers` up to rounding.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
 class Trees(NamedTuple):
-    """Prompts with branches. T tokens in all, P prompts of at most L tokens with their branches, S scored tokens.
+    """Prompts with branches: T tokens in all, P prompts of at most L tokens with branches, S scored tokens.
 
     A branch's last token is only scored, nothing comes after it, so it is none of the T.
     """
@@ -168,7 +168,7 @@ class Policy:
     def sample(
         self, prompts: Sequence[Sequence[int]], count: int, longest: int, random: torch.Generator
     ) -> list[list[int]]:
-        """`count` completions at temperature 1 per prompt, `[P * count]`; the end token, if it came, is the last."""
+        """`count` completions at temperature 1 per prompt, `[P * count]`, with their end tokens."""
         batch = trees(prompts, [[] for _ in prompts])
         rows, width = len(prompts), batch.mask.shape[-1]
         caches: list[tuple[Tensor, Tensor]] = []
@@ -210,8 +210,8 @@ class Policy:
             sees = seen[:, None, None, : width + column + 1]
 
             def attend(number: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-                keys, values = caches[number]
-                here = width + column  # noqa: B023 - called in this turn of the loop
+                keys, values = caches[number]  # noqa: B023 - called in this turn of the loop
+                here = width + column  # noqa: B023
                 keys[:, :, here], values[:, :, here] = k, v
                 keys, values = keys[:, :, : here + 1], values[:, :, : here + 1]
                 mixed = F.scaled_dot_product_attention(q[:, :, None], keys, values, sees)  # noqa: B023

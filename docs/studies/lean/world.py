@@ -1,8 +1,9 @@
 """The prompts of a world with every way to spell their answers, and how likely a policy is to give them.
 
-A world is a folder that `head_to_head/study.py` or `worlds.py` made: `model`, `scored` and `heldout`. The verifier
-`exact` judges the stripped text of a completion, which several rows of tokens may spell, so an accuracy is a sum
-over all of them. Not counted: white space around an answer, special tokens in it and `<answer>` marks.
+A world is a folder that `head_to_head/study.py` or `worlds.py` made: `model`, `scored` and `heldout`. The
+verifier `exact` judges the stripped text of a completion, which several rows of tokens may spell, so an
+accuracy is a sum over all of them. White space around an answer, special tokens in it and `<answer>` marks
+are left out: of 6,434 right samples of the study's model 2 had them.
 """
 
 from __future__ import annotations

@@ -113,6 +113,7 @@ class RunBatches:
             raise InputError(
                 f"set {CHECKPOINTS} to checkpointing.checkpoint_dir: a resume reads its place there."
             )
+        # NeMo-RL gives a custom dataloader its loaders and no settings, so `rules.py` cannot be asked here.
         for task, loader in dataloaders.items():
             ids = ids_in(loader.dataset.dataset, self.data, f"NeMo-RL's data.train, and {DATA}")
             self.places |= {gc_id: (task, place) for gc_id, place in places_of(ids).items()}

@@ -15,7 +15,11 @@ from gaincurate.core.files import write_json
 from gaincurate.core.schema import ID
 from gaincurate.errors import InputError, OutputError
 from gaincurate.schedule.run import Run, read_json
-from gaincurate.trainers.session import ROUND, check_batch, next_round, not_installed, open_run
+from gaincurate.trainers.doctor.examine import run_context
+from gaincurate.trainers.doctor.findings import ask, refuse
+from gaincurate.trainers.doctor.settings import Resolved
+from gaincurate.trainers.session import ROUND, next_round, not_installed, open_run
+from gaincurate.trainers.slime.rules import RULES
 
 try:
     from slime.rollout.data_source import DataSource
@@ -97,10 +101,14 @@ class RunDataSource(DataSource):  # type: ignore[misc]
 
     def __init__(self, args: Any) -> None:
         self.args = args
-        if args.rollout_all_samples_process_path is None:
-            raise InputError(f"outcomes would not come in: give {_TAP}.")
         self.live = open_run(args.prompt_data, "--prompt-data FOLDER", "slime")
-        check_batch(self.live, args.rollout_batch_size, "--rollout-batch-size")
+        # slime gives its data source all arguments, so the doctor's rules can be asked of them here.
+        context = run_context(self.live.run, "live", running=True)
+        try:
+            refuse(ask(RULES.rules, Resolved(lambda key: getattr(args, key, None)), context)[0])
+        except InputError:
+            self.live.close()
+            raise
         self.samples = Samples(args, self.live.run)
         self.rollout, self.groups = 0, 0  # the next ones' numbers
         self.buffer: list[list[Any]] = []  # aborted groups, to be gone on with

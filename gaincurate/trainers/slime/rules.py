@@ -115,11 +115,14 @@ def over_sampling(settings: Settings, context: Context) -> Found:
     over, size = settings.number("over_sampling_batch_size"), settings.number("rollout_batch_size")
     if context.mode == "export" or over is None or over == size:
         return None
+    late = "those that come late are thrown away"
+    if context.live:
+        late = "the adapter hands those that come late out again"
     return Finding(
         "over-sampling",
-        "wrong",
+        "cost" if context.live else "wrong",
         f"{settings.told('over_sampling_batch_size')}, {settings.told('rollout_batch_size')}: more prompts "
-        "are taken from the file than a step trains, and those that come late are thrown away",
+        f"are taken than a step trains, and {late}",
         {"over_sampling_batch_size": None},
         source=_ROLLOUT,
     )
@@ -163,7 +166,25 @@ def _partial_rollouts(settings: Settings, context: Context) -> Found:
     happens = "unfinished samples go back to a buffer that is gone when the round's process ends"
     if context.live:
         happens = "unfinished samples come back in later rounds than they were planned for"
-    return common.drops(settings, context, "partial-rollout", "partial_rollout", False, happens, _ROLLOUT)
+    found = common.drops(settings, context, "partial-rollout", "partial_rollout", False, happens, _ROLLOUT)
+    return replace(found, severity="cost") if found and context.live else found
+
+
+def _dynamic_sampling(settings: Settings, context: Context) -> Found:
+    happens = "groups that it refuses are replaced by further prompts, so steps and rows do not agree"
+    key = "dynamic_sampling_filter_path"
+    found = common.drops(settings, context, "dynamic-sampling", key, None, happens, _ROLLOUT)
+    if found is None or not context.live:
+        return found
+    # The adapter reports refused groups too, so a round goes on with a part of its outcomes.
+    return replace(found, severity="cost", advice="or start the run with a --min-coverage below 1")
+
+
+def _too_long(settings: Settings, context: Context) -> Found:
+    if context.live:
+        return None  # the adapter reads the rows without a limit
+    happens = "they are dropped when the file is read, so they never report"
+    return common.too_long(settings, context, "rollout_max_prompt_len", happens, source=_DATA)
 
 
 def _reference(settings: Settings, context: Context, key: str) -> Found:
@@ -204,12 +225,7 @@ RULES = TrainerRules(
         partial(
             common.tail, key="rollout_batch_size", source="slime/ray/rollout.py, get_num_rollout_per_epoch"
         ),
-        partial(
-            common.too_long,
-            key="rollout_max_prompt_len",
-            happens="they are dropped when the file is read, so they never report",
-            source=_DATA,
-        ),
+        _too_long,
         when(
             "template",
             "wrong",
@@ -229,14 +245,7 @@ RULES = TrainerRules(
             source=_DATA,
         ),
         over_sampling,
-        partial(
-            common.drops,
-            name="dynamic-sampling",
-            key="dynamic_sampling_filter_path",
-            off=None,
-            happens="groups that it refuses are replaced by further prompts, so steps and rows do not agree",
-            source=_ROLLOUT,
-        ),
+        _dynamic_sampling,
         _partial_rollouts,
         when(
             "prompt-key",

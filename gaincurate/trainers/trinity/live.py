@@ -49,6 +49,7 @@ class RunSelector(BaseSelector):  # type: ignore[misc]
     """
 
     def __init__(self, data_source: Any, config: Any) -> None:
+        # `config` is the data_selector section alone, so `rules.py` cannot be asked here.
         super().__init__(data_source, config)
         self.live = open_run(config.kwargs.get("run"), "data_selector.kwargs: {run: FOLDER}", "Trinity-RFT")
         if ID not in data_source.dataset.column_names:

@@ -1,0 +1,232 @@
+"""The ways to predict every prompt from a few, as one shape: what is read of rows, and a fit to references.
+
+Reading and fitting are apart so that a predictor can be fitted again on half of its references at no cost:
+that is how its printed quality comes about. The adapter is in `by_adapter`, because it alone needs torch.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from gaincurate.core.rng import Floats, Ints
+from gaincurate.core.schema import EMBEDDING, ID, LIKELIHOODS
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.difficulty.embeddings import Matrix, matrix
+from gaincurate.difficulty.gaussian_process import HIGHEST, Evidence, GaussianProcess
+from gaincurate.difficulty.metrics import Target
+from gaincurate.difficulty.training_free import SAMPLE, Space, fit_training_free, whitening
+
+Inputs = npt.NDArray[Any]
+"""What a method reads of rows, rows first."""
+SIGNALS = (*LIKELIHOODS, "gc_question_tokens", "gc_angle")
+"""Columns that `gp` reads where the set has them; of lengths it takes the logarithm."""
+_FARTHEST = 4.0  # standard deviations: a signal further out counts as this
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was observed of references, `[K]` each: what is predicted, and its variance around the truth."""
+
+    values: Floats
+    noise: Floats
+
+    def take(self, rows: Ints) -> Seen:
+        """Of some of them."""
+        return Seen(self.values[rows], self.noise[rows])
+
+
+class Fitted(Protocol):
+    """A method fitted on references."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """How it was fitted, for the record."""
+
+    def __call__(self, inputs: Inputs, /) -> Floats:
+        """Predictions for rows, `[rows]`, in [0, 1]."""
+
+    def leave_one_out(self) -> Floats:
+        """Those of the references, each from the others, `[K]`."""
+
+
+class Method(Protocol):
+    """A way to predict."""
+
+    columns: list[str]
+    """What it reads of a row."""
+
+    def read(self, table: pa.Table) -> Inputs:
+        """Of a table's rows."""
+
+    def fit(self, inputs: Inputs, seen: Seen) -> Fitted:
+        """Fit it on references, `[K]`."""
+
+
+class ByGaussianProcess:
+    """`gp`: see `gaussian_process`.
+
+    Whitening and standardising are of up to 1,024 of the set's rows, evenly spaced.
+
+    Args:
+        scored: the set.
+        target: what is predicted.
+    """
+
+    def __init__(self, scored: ScoredSet, target: Target) -> None:
+        names = [name for name in SIGNALS if name in scored.schema.names]
+        self.columns, self._folder, self._names = [ID, EMBEDDING, *names], scored.folder, names
+        self._highest = HIGHEST[target]
+        sample = scored.take(_evenly_spaced(len(scored)))
+        self._space = whitening(matrix(sample, scored.folder))
+        signals = self._signals(sample)
+        present = np.isfinite(signals)
+        count = np.maximum(present.sum(0), 1)
+        # Not nanmean: a column without any value is no reason for a warning, it says nothing.
+        self._mean = np.where(present, signals, 0.0).sum(0) / count
+        squares = np.where(present, signals - self._mean, 0.0) ** 2
+        self._spread = np.sqrt(squares.sum(0) / count)
+
+    def read(self, table: pa.Table) -> Inputs:
+        """Units of the whitened embeddings, and signals in standard deviations; 0 where a row has none."""
+        units = self._space(matrix(table, self._folder))
+        varies = self._spread > 0
+        signals = (self._signals(table) - self._mean)[:, varies] / self._spread[varies]
+        signals = np.clip(np.nan_to_num(signals, nan=0.0), -_FARTHEST, _FARTHEST)
+        return np.concatenate([units, signals.astype(np.float32)], 1)
+
+    def fit(self, inputs: Inputs, seen: Seen) -> Fitted:
+        """See `Method`."""
+        units, signals = self._parts(inputs)
+        values, noise = seen.values / self._highest, seen.noise / self._highest**2
+        return _Process(self, GaussianProcess(Evidence(units, signals, values, noise)))
+
+    def predict(self, process: GaussianProcess, inputs: Inputs) -> Floats:
+        """The posterior means, in what is predicted."""
+        return self.clipped(process.mean(*self._parts(inputs)))
+
+    def clipped(self, means: Floats) -> Floats:
+        """From means on the scale of `GaussianProcess` to what is predicted."""
+        values: Floats = self._highest * np.clip(means, 0.0, 1.0)
+        return values
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What it reads."""
+        directions = self._space.directions
+        assert directions is not None
+        varying = [name for name, spread in zip(self._names, self._spread, strict=True) if spread > 0]
+        return {"directions": directions.shape[1], "signals": varying}
+
+    def _parts(self, inputs: Inputs) -> tuple[Floats, Floats]:
+        assert self._space.directions is not None
+        wide = inputs.astype(np.float64)
+        return np.split(wide, [self._space.directions.shape[1]], axis=1)  # type: ignore[return-value]
+
+    def _signals(self, table: pa.Table) -> Floats:
+        """`[rows, signals]`, NaN where a row has none."""
+        columns = [table.column(name).to_numpy().astype(np.float64) for name in self._names]
+        values = [
+            np.log1p(column) if name == "gc_question_tokens" else column
+            for name, column in zip(self._names, columns, strict=True)
+        ]
+        return np.stack(values, 1) if values else np.zeros((len(table), 0))
+
+
+@dataclass(frozen=True, slots=True)
+class _Process:
+    method: ByGaussianProcess
+    process: GaussianProcess
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {**self.method.facts, "sizes": asdict(self.process.sizes)}
+
+    def __call__(self, inputs: Inputs) -> Floats:
+        return self.method.predict(self.process, inputs)
+
+    def leave_one_out(self) -> Floats:
+        return self.method.clipped(self.process.leave_one_out())
+
+
+class ByAttention:
+    """`whitened` and `attention`: see `training_free`.
+
+    Args:
+        scored: the set; the whitening is of up to 1,024 of its rows, evenly spaced.
+        whitened: or on embeddings as they are.
+    """
+
+    def __init__(self, scored: ScoredSet, *, whitened: bool) -> None:
+        self.columns, self._folder = [ID, EMBEDDING], scored.folder
+        self._space = Space()
+        if whitened:
+            sample = scored.take(_evenly_spaced(len(scored)))
+            self._space = whitening(matrix(sample, scored.folder))
+
+    def read(self, table: pa.Table) -> Matrix:
+        """The embeddings."""
+        return matrix(table, self._folder)
+
+    def fit(self, inputs: Inputs, seen: Seen) -> Fitted:
+        """See `Method`."""
+        return fit_training_free(self._space, inputs, seen.values)
+
+
+class ByGroup:
+    """`group-mean`: the mean of the references in a row's group; of all of them where the group has none.
+
+    Args:
+        scored: the set.
+        column: names the group.
+
+    Raises:
+        InputError: no such column.
+    """
+
+    def __init__(self, scored: ScoredSet, column: str) -> None:
+        scored.column(column)
+        self.columns, self.column = [ID, column], column
+
+    def read(self, table: pa.Table) -> Inputs:
+        """The groups' names."""
+        return np.array([str(value) for value in table.column(self.column).to_pylist()], object)
+
+    def fit(self, inputs: Inputs, seen: Seen) -> Fitted:
+        """See `Method`."""
+        return _GroupMeans(self.column, inputs.tolist(), seen.values)
+
+
+class _GroupMeans:
+    def __init__(self, column: str, groups: Sequence[str], values: Floats) -> None:
+        self._groups, self._values = groups, values
+        self._sums: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
+        for group, value in zip(groups, values.tolist(), strict=True):
+            total, count = self._sums[group]
+            self._sums[group] = (total + value, count + 1)
+        self.facts = {"group_column": column, "groups": len(self._sums)}
+
+    def __call__(self, inputs: Inputs) -> Floats:
+        overall = float(self._values.mean())
+        means = {group: total / count for group, (total, count) in self._sums.items()}
+        return np.array([means.get(group, overall) for group in inputs.tolist()], float)
+
+    def leave_one_out(self) -> Floats:
+        means, count = [], len(self._values)
+        for group, value in zip(self._groups, self._values.tolist(), strict=True):
+            total, size = self._sums[group]
+            others = (self._values.sum() - value) / (count - 1)
+            means.append((total - value) / (size - 1) if size > 1 else others)
+        rates: Floats = np.clip(np.array(means, float), 0.0, 1.0)  # rounding may leave [0, 1]
+        return rates
+
+
+def _evenly_spaced(rows: int) -> Ints:
+    """Up to 1,024 of so many places."""
+    return np.unique(np.linspace(0, rows - 1, min(rows, SAMPLE)).astype(np.int64))

@@ -1,0 +1,456 @@
+"""Prompts by a Beta posterior of each one's pass rate: what it has done, and what prompts like it have done.
+
+The posterior of prompt i is Beta(a, b) with a = prior + wins + sum of w_k m_k and b = prior + losses + sum of
+w_k (1 - m_k). Wins and losses fade, because the model changes. m_k is a pass rate that another source gives
+for the prompt (its neighbours' by embedding, its group's, a prediction), and w_k says how many rollouts that
+counts for. Where no weight is given it is the one under which the outcomes so far were likeliest, 0 among
+them, so that a worthless source counts for nothing. A source never counts for more rollouts than it saw.
+
+What a prompt is worth (`aim`) are the papers' own equations, in `beta`. Their settings are presets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.compute as pc
+
+from gaincurate.core.rng import Floats, Ints, largest, uniforms
+from gaincurate.errors import InputError
+from gaincurate.schedule import base
+from gaincurate.schedule.base import Json, Mask, Observed, Pool
+from gaincurate.schedule.context import Context
+from gaincurate.schedule.strategies import beta
+from gaincurate.schedule.strategies.neighbours import SAMPLE, TEMPERATURES, Nearest, Space, nearest
+from gaincurate.schedule.strategies.posterior_options import PosteriorOptions
+
+_CANDIDATES, _TIES, _WALK, _KEEP, _SAMPLES = (2 << 32, 3 << 32, 4 << 32, 5 << 32, 6 << 32)
+"""Streams of uniforms. That of weighted draws is 0."""
+_WEIGHTS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+_FIRST_WEIGHT = 4.0  # until there are outcomes enough to choose one, as ThinkPrior has it
+_ENOUGH = 32
+_JUDGES = 4096  # observed prompts, the newest, by which weights are chosen
+_NEAR_CANDIDATES = 8_192  # with neighbours a round is chosen among so many, or 8 times its prompts
+_GRESO_STEP, _GRESO_LEAST, _GRESO_BOUNDS = 0.01, 0.01, (0.05, 0.95)  # of the released code
+_TINY = 1e-300
+
+
+class Posterior(base.Selector):
+    """What a prompt is worth under a posterior of its pass rate.
+
+    Args:
+        pool: what is drawn from.
+        options: see `PosteriorOptions`.
+    """
+
+    Options: ClassVar[type[base.Options]] = PosteriorOptions
+    options: PosteriorOptions
+
+    def __init__(self, pool: Pool, options: PosteriorOptions) -> None:
+        super().__init__(pool, options)
+        self._rows = np.zeros(0, np.int64)
+        """Rows with outcomes, sorted. Beside them, `[rows]` each:"""
+        self._sums = {"wins": np.zeros(0), "losses": np.zeros(0)}
+        """Faded to the last round."""
+        self._marks: dict[str, Ints] = {}
+        """The last round with outcomes (`last`), and how many groups in a row were all right, or with a minus
+        all wrong (`streak`)."""
+        if options.per_token:
+            self._sums["tokens"] = np.zeros(0)
+        if options.neighbours:
+            self._marks["last"] = np.zeros(0, np.int64)
+        if options.aim == "greso":
+            self._marks["streak"] = np.zeros(0, np.int64)
+        self._resting: list[list[int]] = []
+        """Rows of the last rounds, the newest last."""
+        self._keep = {"easy": options.greso_keep, "hard": options.greso_keep}
+        self._pass, self._pass_rows = 0, np.zeros(0, np.int64)
+        """Of `greso`: which pass over the set it is, and the rows that it has drawn already."""
+        self._groups: Ints | None = None
+        """By row: the number of its group, 0 for none."""
+        self._predicted: Floats | None = None
+        """By row: the predicted pass rate, NaN for none."""
+        self._near: tuple[Floats, Floats] | None = None
+        """By row: neighbours' pass rate, and the rollouts that it stands on."""
+        self._weights: dict[str, float] = {}
+        self._expected_groups: float | None = None
+
+    @classmethod
+    def goes_by_scores(cls, options: Mapping[str, Any]) -> bool:
+        """Embeddings are what the model gave, and so is a column of its own."""
+        checked = PosteriorOptions(**options)
+        return checked.neighbours > 0 or any(name.startswith("gc_") for name in checked.columns)
+
+    # What is known.
+
+    def observe(self, observed: Observed) -> None:
+        """Fade what is known, then add what came back."""
+        options, judged = self.options, observed.wins + observed.losses > 0
+        rows, wins, losses = observed.rows[judged], observed.wins[judged], observed.losses[judged]
+        fresh = {"wins": wins, "losses": losses}
+        if options.per_token:
+            fresh["tokens"] = self._tokens(observed)[judged] * (wins + losses)
+        places, seen = self._places(rows)
+        fading: slice | Ints = slice(None) if options.fade == "rounds" else places[seen]
+        for sums in self._sums.values():
+            sums[fading] *= options.memory
+        marks = {}
+        if "last" in self._marks:
+            marks["last"] = np.full(len(rows), observed.round)
+        if "streak" in self._marks:
+            marks["streak"] = self._streaks(rows, wins, losses)
+            self._steer(wins, losses)
+        self._add(rows, fresh, marks)
+        late, late_wins, late_losses = observed.late
+        judged = late_wins + late_losses > 0
+        self._add(late[judged], {"wins": late_wins[judged], "losses": late_losses[judged]}, {})
+        if options.rest:
+            self._resting = [*self._resting, observed.rows.tolist()][-options.rest :]
+
+    def _tokens(self, observed: Observed) -> Floats:
+        """Mean completion tokens of each prompt's rollouts, `[prompts]`."""
+        tokens = observed.tokens
+        if tokens is None or not (tokens > 0).any():
+            raise InputError(
+                f"per_token = true: no outcome of round {observed.round} has `tokens`, the completion tokens "
+                "of its rollout. Have the trainer write them, or leave per_token out."
+            )
+        return tokens
+
+    def _places(self, rows: Ints) -> tuple[Ints, Mask]:
+        """Where rows are among those with outcomes, and which of them are there."""
+        places = np.searchsorted(self._rows, rows)
+        there = places < len(self._rows)
+        there[there] = self._rows[places[there]] == rows[there]
+        return places, there
+
+    def _add(self, rows: Ints, sums: Mapping[str, Floats], marks: Mapping[str, Ints]) -> None:
+        every, places = np.unique(np.concatenate([self._rows, rows]), return_inverse=True)
+        old, new = places[: len(self._rows)], places[len(self._rows) :]
+        for name, values in self._sums.items():
+            added = sums.get(name)
+            total = np.zeros(len(every))
+            total[old] = values
+            if added is not None:
+                total += np.bincount(new, added, len(every))
+            self._sums[name] = total
+        for name, numbers in self._marks.items():
+            marked = np.zeros(len(every), np.int64)
+            marked[old] = numbers
+            if name in marks:
+                marked[new] = marks[name]
+            self._marks[name] = marked
+        self._rows = every
+
+    def _dense(self, name: str, rows: Ints) -> Floats:
+        """One of the sums for each of these rows, 0 where nothing is known."""
+        values = np.zeros(len(rows))
+        places, there = self._places(rows)
+        values[there] = self._sums[name][places[there]]
+        return values
+
+    def _newest(self, count: int) -> Ints:
+        """Places of the rows with outcomes that were seen last, at most so many, in order."""
+        size = min(count, len(self._rows))
+        last = self._marks.get("last", np.zeros(len(self._rows), np.int64)).astype(np.float64)
+        return np.sort(largest(last, size))
+
+    # What others say of a prompt.
+
+    def prepare(self, context: Context) -> None:
+        """Read columns, find neighbours, and weigh what they say by the outcomes so far."""
+        options = self.options
+        if options.group_column is not None:
+            column = context.column(options.group_column).combine_chunks()
+            codes = pc.fill_null(column.dictionary_encode().indices.cast("int64"), -1)
+            self._groups = codes.to_numpy(zero_copy_only=False) + 1
+        if options.prior_column is not None:
+            values = context.column(options.prior_column).to_numpy()
+            self._predicted = _pass_rates(values, options.prior_column)
+        if options.neighbours and len(self._rows) > 1:
+            self._near = self._neighbours(context)
+        self._weights = self._weigh()
+
+    def _neighbours(self, context: Context) -> tuple[Floats, Floats]:
+        """Neighbours' pass rates by row, NaN where they are not needed, and their rollouts."""
+        pool, options = self.pool, self.options
+        step = max(1, pool.rows // SAMPLE)
+        space = Space(context.embeddings(np.arange(0, pool.rows, step)[:SAMPLE]))
+        of_observed = self._newest(options.neighbours_from)
+        observed_rows = self._rows[of_observed]
+        observed = space(context.embeddings(observed_rows))
+        wins, losses = self._sums["wins"][of_observed], self._sums["losses"][of_observed]
+
+        def near(points: Floats, rows: Ints) -> Nearest:
+            return nearest(points, rows, observed, observed_rows, options.neighbours)
+
+        among = near(observed, observed_rows)
+
+        def likelihood(temperature: float) -> float:
+            means, rollouts = among.rates(wins, losses, temperature)
+            weight = np.minimum(_FIRST_WEIGHT, rollouts)
+            a, b = options.prior + weight * means, options.prior + weight * (1 - means)
+            return beta.log_evidence(a, b, wins, losses)
+
+        temperature = max(TEMPERATURES, key=likelihood)
+        rates, rollouts = np.full(pool.rows, np.nan), np.zeros(pool.rows)
+        rates[observed_rows], rollouts[observed_rows] = among.rates(wins, losses, temperature)
+        others = np.setdiff1d(self._candidates(context.round), observed_rows, assume_unique=True)
+        if len(others):
+            of_others = near(space(context.embeddings(others)), others)
+            rates[others], rollouts[others] = of_others.rates(wins, losses, temperature)
+        return rates, rollouts
+
+    def _sources(self, rows: Ints, wins: Floats, losses: Floats) -> dict[str, tuple[Floats, Floats]]:
+        """What others say of these rows: a pass rate each, and the most rollouts that it can count for."""
+        sources = {}
+        if self._predicted is not None:
+            rates = self._predicted[rows]
+            sources["prior"] = np.nan_to_num(rates), np.where(np.isnan(rates), 0.0, np.inf)
+        if self._groups is not None:
+            codes, of_seen = self._groups[rows], self._groups[self._rows]
+            size = int(self._groups.max(initial=0)) + 1
+            sums = [np.bincount(of_seen, self._sums[name], size)[codes] for name in ("wins", "losses")]
+            # A prompt's own outcomes count once, for itself. What subtraction leaves of rounding is nothing.
+            others = [np.where(part > 1e-9, part, 0.0) for part in (sums[0] - wins, sums[1] - losses)]
+            rollouts = np.where(codes > 0, others[0] + others[1], 0.0)
+            rates = np.divide(others[0], rollouts, out=np.zeros_like(rollouts), where=rollouts > 0)
+            sources["group"] = rates, rollouts
+        if self._near is not None:
+            rates, rollouts = self._near[0][rows], self._near[1][rows]
+            sources["neighbour"] = np.nan_to_num(rates), np.where(np.isnan(rates), 0.0, rollouts)
+        return sources
+
+    def _weigh(self) -> dict[str, float]:
+        """How many rollouts each source counts for: as given, or under which outcomes were likeliest."""
+        options = self.options
+        given = {
+            "prior": options.prior_weight, "group": options.group_weight,
+            "neighbour": options.neighbour_weight,
+        }  # fmt: skip
+        judges = self._newest(_JUDGES)
+        wins, losses = self._sums["wins"][judges], self._sums["losses"][judges]
+        sources = self._sources(self._rows[judges], wins, losses)
+        weights: dict[str, float] = {}
+        for name in sources:
+            weight = given[name]
+            weights[name] = _FIRST_WEIGHT if weight is None else weight
+        if len(judges) < _ENOUGH:
+            return weights
+
+        def likelihood(name: str, weight: float) -> float:
+            prior = np.full(len(judges), options.prior)
+            a, b = _with(sources, weights | {name: weight}, prior, prior)
+            return beta.log_evidence(a, b, wins, losses)
+
+        for name in 2 * [name for name in sources if given[name] is None]:  # twice, now beside others
+            weights[name] = max(_WEIGHTS, key=partial(likelihood, name))
+        return weights
+
+    def _posterior(self, rows: Ints) -> tuple[Floats, Floats]:
+        """Parameters of these rows: a and b, `[rows]`."""
+        wins, losses = self._dense("wins", rows), self._dense("losses", rows)
+        sources = self._sources(rows, wins, losses)
+        return _with(sources, self._weights, self.options.prior + wins, self.options.prior + losses)
+
+    # The draw.
+
+    def draw(self, round_: int) -> Ints:
+        """`[budget]` distinct rows, best keys first."""
+        pool, options = self.pool, self.options
+        rows = self._candidates(round_)
+        a, b = self._posterior(rows)
+        keys = np.full(pool.rows, -np.inf)
+        if options.aim == "greso":
+            leftover, keys[rows] = self._walk(rows)
+        elif options.top:
+            ties = uniforms(pool.seed, round_, _TIES, 0, pool.rows)[rows]
+            # Equal posteriors are equally good, whatever an instruction makes of their last bits.
+            by_worth = np.lexsort((ties, np.round(self._worth(rows, a, b, round_), 12)))
+            keys[rows[by_worth]] = np.arange(len(rows))
+        else:
+            keys[rows] = options.power * np.log(np.maximum(self._worth(rows, a, b, round_), _TINY))
+            keys = pool.noisy(keys, round_)
+        drawn = pool.pick(keys, round_, self._floors(rows, a, b))
+        if options.aim == "greso":
+            self._pass_rows = np.union1d(self._pass_rows, np.setdiff1d(drawn, leftover))
+        a, b = self._posterior(drawn)
+        self._expected_groups = float(beta.groups_that_differ(a, b, options.group_size).mean())
+        return drawn
+
+    def _candidates(self, round_: int) -> Ints:
+        """The rows that a round is chosen among, sorted."""
+        pool, options = self.pool, self.options
+        able = np.ones(pool.rows, bool)
+        for rows in self._resting:
+            able[rows] = False
+        size = pool.rows
+        if options.candidates is not None:
+            size = options.candidates * pool.budget
+        elif options.neighbours:
+            size = max(_NEAR_CANDIDATES, 8 * pool.budget)
+        if size >= able.sum():
+            return np.flatnonzero(able)
+        numbers = uniforms(pool.seed, round_, _CANDIDATES, 0, pool.rows)
+        numbers[~able] = -1
+        return np.sort(largest(numbers, size))
+
+    def _worth(self, rows: Ints, a: Floats, b: Floats, round_: int) -> Floats:
+        """What these rows are worth, `[rows]`; 0 or more unless the best are taken."""
+        pool, options = self.pool, self.options
+        if options.aim == "thompson":
+
+            def numbers(stream: int) -> Floats:
+                return uniforms(pool.seed, round_, _SAMPLES + stream, 0, pool.rows)[rows]
+
+            nearness: Floats = -((beta.sample(a, b, numbers) - options.target_pass_rate) ** 2)
+            return nearness
+        if options.aim == "expected":
+            worth = beta.expected_variance(a, b)
+        elif options.aim == "mean":
+            worth = beta.variance_of_mean(a, b)
+        elif options.aim == "groups":
+            worth = beta.groups_that_differ(a, b, options.group_size)
+        else:
+            worth = beta.insight(a, b, options.group_size, options.insight_eta, options.insight_mu)
+        return worth / self._expected_tokens(rows) if options.per_token else worth
+
+    def _expected_tokens(self, rows: Ints) -> Floats:
+        """Completion tokens of a rollout: the mean of what the row cost, and of what all did as a prior."""
+        rollouts = self._sums["wins"] + self._sums["losses"]
+        if not len(self._rows):
+            return np.ones(len(rows))
+        overall, prior = float(self._sums["tokens"].sum() / rollouts.sum()), 2 * self.options.prior
+        seen = self._dense("wins", rows) + self._dense("losses", rows)
+        expected: Floats = (prior * overall + self._dense("tokens", rows)) / (prior + seen)
+        return expected
+
+    def _floors(self, rows: Ints, a: Floats, b: Floats) -> list[tuple[Mask, float]]:
+        """The ranks that have a share of the round, and the share."""
+        options, mean = self.options, a / (a + b)
+        _, seen = self._places(rows)
+        floors = []
+        for which, share in (
+            (~seen, options.unseen),
+            (seen & (mean >= 0.9), options.easy),
+            (seen & (mean <= 0.1), options.hard),
+        ):
+            mask = np.zeros(self.pool.rows, bool)
+            mask[rows[which]] = True
+            floors.append((mask, share))
+        return floors
+
+    # GRESO (arXiv 2506.02177): a pass over the set in which prompts are skipped by chance.
+
+    def _walk(self, rows: Ints) -> tuple[Ints, Floats]:
+        """Keys by which a pass goes on, and the rows that were left of the last one where a new one begins.
+
+        A prompt is kept with chance max(p^z, .01): z is how many of its groups in a row were all right, or
+        all wrong, and p is kept for each of the two apart. What is not kept is taken where nothing else is.
+        """
+        pool, streak = self.pool, np.zeros(len(rows))
+        places, there = self._places(rows)
+        streak[there] = self._marks["streak"][places[there]]
+        base_of = np.where(streak > 0, self._keep["easy"], self._keep["hard"])
+        chance = np.maximum(base_of ** np.abs(streak), _GRESO_LEAST)
+
+        def numbers(stream: int) -> Floats:
+            return uniforms(pool.seed, self._pass, stream, 0, pool.rows)[rows]
+
+        left = ~np.isin(rows, self._pass_rows, assume_unique=True) & (numbers(_KEEP) < chance)
+        if left.sum() >= pool.budget:
+            return np.zeros(0, np.int64), numbers(_WALK) + 2 * left
+        last = numbers(_WALK) + 4
+        self._pass, self._pass_rows = self._pass + 1, np.zeros(0, np.int64)
+        return rows[left], np.where(left, last, numbers(_WALK) + 2 * (numbers(_KEEP) < chance))
+
+    def _streaks(self, rows: Ints, wins: Floats, losses: Floats) -> Ints:
+        """How many groups in a row were all right, with a minus all wrong, this one counted."""
+        before = np.zeros(len(rows), np.int64)
+        places, there = self._places(rows)
+        before[there] = self._marks["streak"][places[there]]
+        hard_or_none = np.where(wins == 0, np.minimum(before, 0) - 1, 0)
+        return np.where(losses == 0, np.maximum(before, 0) + 1, hard_or_none)
+
+    def _steer(self, wins: Floats, losses: Floats) -> None:
+        """After the first pass, skip more where more groups than wanted were silent, else fewer."""
+        if self._pass == 0 or not len(wins):
+            return
+        least, most = _GRESO_BOUNDS
+        for kind, silent, part in (("easy", losses == 0, 1 / 3), ("hard", wins == 0, 2 / 3)):
+            wanted = self.options.greso_silent * part
+            step = -_GRESO_STEP if silent.mean() >= wanted else _GRESO_STEP
+            self._keep[kind] = min(max(self._keep[kind] + step, least), most)
+
+    # The run.
+
+    def state_dict(self) -> Json:
+        """See `Selector`. Only what the options need is in it."""
+        state: Json = {"rows": self._rows.tolist()}
+        state |= {name: values.tolist() for name, values in {**self._sums, **self._marks}.items()}
+        if self.options.rest:
+            state["resting"] = self._resting
+        if self.options.aim == "greso":
+            state |= {"keep": self._keep, "pass": self._pass, "pass_rows": self._pass_rows.tolist()}
+        return state
+
+    def load_state_dict(self, state: Json) -> None:
+        """See `Selector`."""
+        self._rows = np.asarray(state["rows"], np.int64)
+        self._sums = {name: np.asarray(state[name], float) for name in self._sums}
+        self._marks = {name: np.asarray(state[name], np.int64) for name in self._marks}
+        self._resting = state.get("resting", [])
+        if self.options.aim == "greso":
+            self._keep, self._pass = dict(state["keep"]), state["pass"]
+            self._pass_rows = np.asarray(state["pass_rows"], np.int64)
+
+    def metrics(self) -> dict[str, float]:
+        """Prompts seen, easy and hard ones among them, weights of sources, and groups expected to differ."""
+        a, b = self._posterior(self._rows)
+        mean = a / (a + b)
+        found = {"seen": len(mean), "easy": int((mean >= 0.9).sum()), "hard": int((mean <= 0.1).sum())}
+        more = {f"{name}_weight": weight for name, weight in self._weights.items()}
+        if self._expected_groups is not None:
+            more["expected_effective"] = self._expected_groups
+        if self.options.aim == "greso":
+            more |= {f"keep_{kind}": chance for kind, chance in self._keep.items()}
+        return found | more
+
+    def plan_facts(self, rows: Ints) -> Json:
+        """The failure rates that the posterior expects, which the next plan compares with what came."""
+        a, b = self._posterior(rows)
+        return {"predicted": (b / (a + b)).tolist()}
+
+
+def _with(
+    sources: Mapping[str, tuple[Floats, Floats]], weights: Mapping[str, float], a: Floats, b: Floats
+) -> tuple[Floats, Floats]:
+    """Posteriors with what sources say, each for its weight and for no more rollouts than it stands on."""
+    for name, (rates, rollouts) in sources.items():
+        weight = np.minimum(weights[name], rollouts)
+        a, b = a + weight * rates, b + weight * (1 - rates)
+    return a, b
+
+
+def _pass_rates(failure: npt.NDArray[Any], column: str) -> Floats:
+    """Pass rates of a column of failure rates, `[rows]`, NaN for none.
+
+    Raises:
+        InputError: it has other values.
+    """
+    try:
+        rates: Floats = 1 - np.asarray(failure, np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"prior_column = {column}: it holds no numbers.", column=column) from error
+    outside = np.flatnonzero((rates < 0) | (rates > 1))
+    if len(outside):
+        raise InputError(
+            f"prior_column = {column}: row {outside[0]} has {failure[outside[0]]:g}, and failure rates are "
+            "from 0 to 1.",
+            column=column,
+        )
+    return rates

@@ -1,0 +1,132 @@
+"""The options of strategy `posterior`, and the settings that papers had under their names.
+
+A preset fills the options that are not given. It stands here for the equations and the settings of a method,
+and for nothing that a trainer does with its prompts.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from gaincurate.core.schema import EMBEDDING
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.errors import InputError
+from gaincurate.schedule import base
+from gaincurate.schedule.config import ScheduleConfig
+
+Preset = Literal["variance", "mopps", "mapp", "insight", "greso"]
+Aim = Literal["expected", "mean", "groups", "thompson", "insight", "greso"]
+_NO_FLOORS: dict[str, Any] = {"unseen": 0.0, "easy": 0.0, "hard": 0.0}
+_BY_VISITS: dict[str, Any] = {"fade": "visits", **_NO_FLOORS}
+PRESETS: dict[str, dict[str, Any]] = {
+    "variance": {},
+    "mopps": {"aim": "thompson", "top": True, "candidates": 16, "memory": 1.0, **_BY_VISITS},
+    "mapp": {"aim": "groups", "power": 1.0, "candidates": 8, "memory": 0.5, **_BY_VISITS},
+    "insight": {"aim": "insight", "top": True, "candidates": 16, "memory": 1.0, **_BY_VISITS},
+    "greso": {"aim": "greso", **_NO_FLOORS},
+}  # fmt: skip
+"""What each preset sets apart from the defaults."""
+
+
+class PosteriorOptions(base.Options):
+    """What counts as evidence, what is aimed at, and how a round is drawn."""
+
+    preset: Preset | None = None
+    """The settings of a method. Options that are given come before its own."""
+
+    prior: float = Field(default=1.0, gt=0)
+    """Wins and losses that every prompt has before it is seen."""
+    memory: float = Field(default=0.9, ge=0, le=1)
+    """What is left of an outcome's weight after one fading. 1 forgets nothing."""
+    fade: Literal["rounds", "visits"] = "rounds"
+    """Whether all outcomes fade each round, or those of a prompt when the prompt comes back."""
+    neighbours: int = Field(default=0, ge=0)
+    """Observed prompts, the nearest by embedding, whose pass rates count for a prompt. 0: none."""
+    neighbour_weight: float | None = Field(default=None, ge=0)
+    """Rollouts that they count for. Default: as well as they have predicted."""
+    neighbours_from: int = Field(default=4096, ge=2)
+    """Neighbours are among so many observed prompts, the newest."""
+    group_column: str | None = None
+    """A column whose groups' mean pass rates count for their prompts."""
+    group_weight: float | None = Field(default=None, ge=0)
+    """As `neighbour_weight`."""
+    prior_column: str | None = None
+    """A column of predicted failure rates, `gc_difficulty` for instance."""
+    prior_weight: float | None = Field(default=None, ge=0)
+    """As `neighbour_weight`."""
+
+    aim: Aim = "expected"
+    """What makes a prompt worth drawing."""
+    group_size: int = Field(default=8, ge=1)
+    """Rollouts per prompt: G of `groups`, K of `insight`."""
+    target_pass_rate: float = Field(default=0.5, ge=0, le=1)
+    """What `thompson` goes for."""
+    insight_eta: float = Field(default=3.0, ge=0)
+    """How strongly `insight` prefers pass rates near `insight_mu`."""
+    insight_mu: float = Field(default=0.3, ge=0, le=1)
+    """The pass rate that `insight` prefers."""
+    greso_keep: float = Field(default=0.5, gt=0, le=1)
+    """The chance at the start that `greso` keeps a prompt whose last group was all right or all wrong."""
+    greso_silent: float = Field(default=0.25, ge=0, le=1)
+    """Share of such groups that `greso` steers for: a third of it easy, two thirds hard."""
+    per_token: bool = False
+    """Divide what a prompt is worth by the completion tokens that it is expected to cost."""
+
+    top: bool = False
+    """Take the best, ties at random. Default: draw by what a prompt is worth."""
+    power: float = Field(default=8.0, ge=0)
+    """Exponent of what a prompt is worth, where it is drawn by it. 0 draws evenly."""
+    candidates: int | None = Field(default=None, ge=1)
+    """A round is chosen among so many times its prompts, at random. Default: among all."""
+    rest: int = Field(default=0, ge=0)
+    """Rounds in which a prompt that was drawn is not drawn again."""
+    unseen: float = Field(default=0.1, ge=0, le=1)
+    """Least share of the draws for prompts never seen, while there are any."""
+    easy: float = Field(default=0.05, ge=0, le=1)
+    """Least share for seen prompts with an expected pass rate of 0.9 or above."""
+    hard: float = Field(default=0.05, ge=0, le=1)
+    """Least share for those with one of 0.1 or below."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, values: Any) -> Any:
+        settings = PRESETS.get(str(values.get("preset")), {}) if isinstance(values, dict) else {}
+        return {**settings, **values} if settings else values
+
+    @model_validator(mode="after")
+    def _check_pairs(self) -> PosteriorOptions:
+        if self.unseen + self.easy + self.hard > 1:
+            raise ValueError("the shares unseen, easy and hard are over 1 together")
+        if self.aim == "thompson" and not self.top:
+            raise ValueError("aim thompson takes the best of its samples: give top=true with it")
+        if self.aim in ("thompson", "greso") and self.per_token:
+            raise ValueError(f"aim {self.aim} gives a prompt no worth that could be divided by its tokens")
+        return self
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the scored set that evidence is taken from."""
+        return [name for name in (self.group_column, self.prior_column) if name is not None]
+
+    def check_run(self, config: ScheduleConfig, scored: ScoredSet) -> None:
+        """See that the set has what evidence is taken from, and prompts enough for the rests.
+
+        Raises:
+            InputError: it has not.
+        """
+        for name in self.columns:
+            scored.column(name)
+        if self.neighbours and EMBEDDING not in scored.schema.names:
+            raise InputError(
+                f"neighbours = {self.neighbours}: {scored.folder} has no {EMBEDDING}; score it with "
+                "`--signals angle,embedding`, or leave neighbours out.",
+                column=EMBEDDING,
+            )
+        needed = (self.rest + 1) * config.budget
+        if self.rest and needed > len(scored):
+            raise InputError(
+                f"rest = {self.rest}: {self.rest + 1} rounds of {config.budget:,} are {needed:,} distinct "
+                f"prompts, and {scored.folder} has {len(scored):,}. Take a shorter rest or a smaller budget."
+            )

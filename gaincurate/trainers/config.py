@@ -1,0 +1,123 @@
+"""The options of commands that follow a trainer: `schedule next`, `schedule run` and `doctor`.
+
+They name trainers, so they stand here and not with `schedule`, which knows none.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gaincurate.core.options import Option
+from gaincurate.trainers.names import with_part, with_rules
+
+EXTRAS = Literal["score", "trl", "peft", "difficulty", "derive", "hygiene", "report", "demo"]
+"""The extras of our package that `doctor --for` asks about."""
+
+_Run = Annotated[Path, Option("The run's folder.", metavar="RUN", argument=True)]
+_Trainer = Annotated[
+    str | None,
+    Option(
+        f"Whose checkpoints: {', '.join(with_part('layout'))}. Default: the last one given.",
+        metavar="T",
+    ),
+]
+
+
+class NextConfig(BaseModel):
+    """What `gaincurate schedule next` takes of a trainer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run: _Run
+    checkpoint: Annotated[
+        Path | None,
+        Option("What the round's training left, where a re-scoring is due; with --trainer its output root."),
+    ] = None
+    trainer: _Trainer = None
+    wait: Annotated[
+        float | None,
+        Field(ge=0.0),
+        Option("Seconds to wait until the newest checkpoint is complete."),
+    ] = None
+    outcomes: Annotated[
+        list[Path] | None,
+        Option("Take outcomes from what the trainer logged: a file, a folder or a glob; repeatable."),
+    ] = None
+    log_format: Annotated[
+        str | None,
+        Option(
+            f"Whose logs: {', '.join(with_part('log'))} or lines. Default: seen in them.",
+            names=("--from",),
+            metavar="T",
+        ),
+    ] = None
+    reward_column: Annotated[
+        str | None,
+        Option("Which number of a log is the reward, where there are several.", metavar="NAME"),
+    ] = None
+    reference_outcomes: Annotated[
+        Path | None,
+        Option("dots: what the next round's references did: outcomes, or a rollout set."),
+    ] = None
+
+
+class DriveConfig(BaseModel):
+    """What `gaincurate schedule run` drives."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run: _Run
+    command: Annotated[
+        list[str] | None,
+        Option(
+            "The trainer; {data} {round} {checkpoint} {outcomes} {output} are filled in. Default: the "
+            "last one.",
+            metavar="-- CMD ...",
+            argument=True,
+        ),
+    ] = None
+    timeout: Annotated[float | None, Field(ge=1.0), Option("Seconds for one round's training.")] = None
+    trainer: _Trainer = None
+    retry: Annotated[
+        bool,
+        Option("Train the newest round again, though its trainer ended well.", alias="--again"),
+    ] = False
+    dry_run: Annotated[bool, Option("Print the rounds that can be known and the forecast.")] = False
+
+
+class DoctorConfig(BaseModel):
+    """What `gaincurate doctor` asks. `--config` is the trainer's settings, so no file has these options."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    trainer: Annotated[
+        str | None,
+        Option(
+            f"Check this trainer's settings instead: {', '.join(with_rules())}.",
+            metavar="T",
+        ),
+    ] = None
+    config: Annotated[
+        list[str] | None,
+        Option(
+            "Its YAML, JSON or TOML file, or a file with its launch line; - is standard input. "
+            "Repeatable: later ones win.",
+            metavar="F",
+        ),
+    ] = None
+    mode: Annotated[
+        Literal["segment", "live", "export"] | None,
+        Option(
+            "One process of the trainer for each round (segment, the default), one long one with the "
+            "live adapter, or one exported file."
+        ),
+    ] = None
+    run: Annotated[
+        Path | None, Option("Compare sizes, lengths and tokens with this run too.", metavar="RUN")
+    ] = None
+    extra: Annotated[
+        EXTRAS | None, Option("Exit with 1 where what this extra needs is not installed.", names=("--for",))
+    ] = None

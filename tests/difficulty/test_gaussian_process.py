@@ -1,0 +1,279 @@
+"""The Gaussian process: densities and posteriors against float64 formulas, the noise, and where it could break."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+from scipy.stats import multivariate_normal
+
+import embedded
+import gaincurate
+from gaincurate.core.rng import Floats
+from gaincurate.core.stats import pearson
+from gaincurate.difficulty import gaussian_process as gp
+from gaincurate.difficulty.gaussian_process import Evidence, GaussianProcess, Sizes
+from gaincurate.difficulty.methods import ByGaussianProcess, Seen
+from gaincurate.difficulty.metrics import observation_noise, pass_variance
+from gaincurate.difficulty.pass_rates import read_pass_rates
+from gaincurate.difficulty.predict import make, predict
+
+SIZES = Sizes(embedding=0.03, signals=0.05, both=0.02, own=0.007, length=1.3)
+
+
+def evidence(count: int, seed: int = 0, directions: int = 4, signals: int = 3) -> Evidence:
+    """References whose rates go by one direction and by one signal."""
+    random = np.random.default_rng(seed)
+    units = random.normal(size=(count, directions))
+    units /= np.linalg.norm(units, axis=1, keepdims=True)
+    x = random.normal(size=(count, signals))
+    values = np.clip(0.5 + 0.3 * units[:, 0] + 0.2 * np.tanh(x[:, 0]), 0, 1)
+    return Evidence(units, x, values, random.uniform(0.001, 0.03, count))
+
+
+def kernel(a: Evidence, i: int, b: Evidence, j: int, sizes: Sizes) -> float:
+    """The prior covariance of two rates, from its definition."""
+    cosine = sum(p * q for p, q in zip(a.units[i], b.units[j], strict=True))
+    distance = sum((p - q) ** 2 for p, q in zip(a.signals[i], b.signals[j], strict=True))
+    near = math.exp(-distance / (2 * sizes.length**2))
+    return 0.25 + sizes.embedding * cosine + sizes.signals * near + sizes.both * near * cosine
+
+
+def prior(known: Evidence, sizes: Sizes) -> Floats:
+    """The covariance of what was observed."""
+    count = range(len(known.values))
+    noise = np.diag(known.noise + sizes.own)
+    return np.array([[kernel(known, i, known, j, sizes) for j in count] for i in count]) + noise
+
+
+def test_its_likelihood_is_a_multivariate_normals_density() -> None:
+    known = evidence(12)
+    expected = multivariate_normal(np.full(12, 0.5), prior(known, SIZES)).logpdf(known.values)
+    assert gp.log_likelihood(known, SIZES) == pytest.approx(expected, abs=1e-9)
+
+
+def conditioned(known: Evidence, asked: Evidence, sizes: Sizes) -> Floats:
+    """The mean of a joint normal distribution given a part of it, by elimination, one reference at a time."""
+    both = len(known.values) + len(asked.values)
+    joint = Evidence(*(np.concatenate(pair) for pair in zip(vars_of(known), vars_of(asked), strict=True)))
+    c, mean = prior(joint, sizes), np.full(both, 0.5)
+    for i, value in enumerate(known.values):
+        gain = c[:, i] / c[i, i]
+        mean, c = mean + gain * (value - mean[i]), c - np.outer(gain, c[i])
+        c[i, i] = 1.0  # it is known from here on and takes no part
+    return mean[len(known.values) :]
+
+
+def vars_of(known: Evidence) -> list[Floats]:
+    return [known.units, known.signals, known.values, known.noise]
+
+
+def test_its_means_are_those_of_a_normal_distribution_given_the_references() -> None:
+    known, asked = evidence(15), evidence(7, seed=1)
+    process = GaussianProcess(known, SIZES)
+    expected = conditioned(known, asked, SIZES)
+    np.testing.assert_allclose(process.mean(asked.units, asked.signals), expected, atol=1e-10)
+
+
+def without(known: Evidence, row: int) -> Evidence:
+    return Evidence(*(np.delete(part, row, axis=0) for part in vars_of(known)))
+
+
+def test_leaving_one_out_is_a_fit_on_the_others() -> None:
+    known = evidence(10)
+    expected = [
+        GaussianProcess(without(known, i), SIZES).mean(known.units[i : i + 1], known.signals[i : i + 1])[0]
+        for i in range(10)
+    ]
+    np.testing.assert_allclose(GaussianProcess(known, SIZES).leave_one_out(), expected, atol=1e-10)
+
+
+def test_the_sizes_are_a_maximum_of_the_likelihood_over_what_is_tried() -> None:
+    known = evidence(80)
+    sizes = gp.choose_sizes(known)
+    best = gp.log_likelihood(known, sizes)
+    for name, values in gp.TRIED.items():
+        for value in values:
+            assert gp.log_likelihood(known, replace(sizes, **{name: value})) <= best + 1e-5
+    assert best > gp.log_likelihood(known, Sizes()) + 5
+
+
+def test_a_part_that_tells_nothing_is_left_out() -> None:
+    random = np.random.default_rng(3)
+    known = evidence(200)
+    by_signal = replace(known, values=np.clip(0.5 + 0.3 * np.tanh(known.signals[:, 0]), 0, 1))
+    noisy = replace(by_signal, values=by_signal.values + random.normal(size=200) * np.sqrt(known.noise))
+    sizes = gp.choose_sizes(noisy)
+    assert sizes.signals > 0.01 > sizes.embedding + sizes.both
+
+
+@given(some.permutations(range(20)))
+def test_the_order_of_references_says_nothing(order: list[int]) -> None:
+    known, asked = evidence(20), evidence(5, seed=2)
+    turned = Evidence(*(part[order] for part in vars_of(known)))
+    assert gp.choose_sizes(turned) == gp.choose_sizes(known)
+    np.testing.assert_allclose(
+        GaussianProcess(turned, SIZES).mean(asked.units, asked.signals),
+        GaussianProcess(known, SIZES).mean(asked.units, asked.signals),
+        atol=1e-12,
+    )
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_references_that_are_all_alike_make_everything_alike(rate: float) -> None:
+    known = evidence(60)
+    noise = observation_noise(np.full(60, 8 * (1 - rate)), np.full(60, 8 * rate))
+    process = GaussianProcess(replace(known, values=np.full(60, rate), noise=noise))
+    asked = evidence(30, seed=5)
+    means = process.mean(asked.units, asked.signals)
+    assert np.abs(means - rate).max() < 0.02
+    assert np.abs(process.leave_one_out() - rate).max() < 0.02
+
+
+def test_a_rate_of_many_rollouts_counts_for_more() -> None:
+    # Two references at one place, one with failures and one without.
+    units, signals = np.ones((2, 1)), np.zeros((2, 1))
+    for rollouts in ([64.0, 2.0], [2.0, 64.0]):
+        count = np.array(rollouts)
+        noise = observation_noise(count * [1, 0], count * [0, 1])
+        seen = Evidence(units, signals, np.array([0.0, 1.0]), noise)
+        mean = GaussianProcess(seen, Sizes(own=1e-4)).mean(units[:1], signals[:1])[0]
+        assert (mean < 0.2) == (rollouts[0] > rollouts[1])
+
+
+@pytest.mark.parametrize("rollouts", [2, 3, 8, 16])
+def test_the_noise_is_the_variance_of_what_is_observed(rollouts: int) -> None:
+    """Against sums over all outcomes, in fractions, for a Beta distribution with whole parameters."""
+    a, b = 3, 2
+    shares = dict.fromkeys(("difficulty", "variance"), Fraction(0))
+    grid = 400  # of p: the integrals are of polynomials, whose means over midpoints converge with 1 / grid^2
+    weight = Fraction(0)
+    for step in range(grid):
+        p = Fraction(2 * step + 1, 2 * grid)
+        density = p ** (a - 1) * (1 - p) ** (b - 1)
+        weight += density
+        chances = [math.comb(rollouts, k) * p**k * (1 - p) ** (rollouts - k) for k in range(rollouts + 1)]
+        rates = [Fraction(k, rollouts) for k in range(rollouts + 1)]
+        spread = [Fraction(k * (rollouts - k), rollouts * (rollouts - 1)) for k in range(rollouts + 1)]
+        for name, observed, truth in (("difficulty", rates, p), ("variance", spread, p * (1 - p))):
+            error = sum(chance * (x - truth) ** 2 for chance, x in zip(chances, observed, strict=True))
+            shares[name] += density * error
+    random = np.random.default_rng(0)
+    wins = random.binomial(rollouts, random.beta(a, b, 200_000)).astype(float)
+    for name in ("difficulty", "variance"):
+        expected = float(shares[name] / weight)
+        noise = observation_noise(wins, rollouts - wins, name)  # type: ignore[arg-type]
+        assert np.ptp(noise) == 0
+        assert noise[0] == pytest.approx(expected, rel=0.03)  # a and b are estimated from the draws
+
+
+def test_the_noise_has_bounds_where_nothing_tells_it() -> None:
+    for wins, losses in ((np.zeros(50), np.full(50, 8.0)), (np.ones(3), np.zeros(3)), (np.full(9, 4.0),) * 2):
+        noise = observation_noise(wins, losses)
+        assert (noise > 0).all()
+        assert (noise <= 0.25 / (wins + losses)).all()
+    assert observation_noise(np.array([0.0]), np.array([1.0])).shape == (1,)
+    several = observation_noise(np.array([1.0, 2.0]), np.array([1.0, 6.0]), "variance")
+    assert (several > 0).all()
+
+
+def signalled(folder: Path, rows: int = 240) -> tuple[Path, Path, Floats]:
+    """A set whose failure rates go by length alone, in one of four directions of the embedding."""
+    random = np.random.default_rng(0)
+    kind = np.arange(rows) % 4
+    embeddings = 4 * np.eye(8)[kind] + 0.5 * random.normal(size=(rows, 8))
+    tokens = random.integers(3, 200, rows)
+    truth = np.where(kind == 0, 0.15 * np.log1p(tokens), 0.4)
+    losses = random.binomial(8, np.clip(truth, 0, 1)).astype(float)
+    scored = embedded.make_set(folder / "set", embeddings, tokens=tokens)
+    return scored, embedded.write_rates(folder / "o.parquet", range(rows // 2), losses), truth
+
+
+def test_signals_of_the_set_are_read_and_give_what_embeddings_do_not(tmp_path: Path) -> None:
+    scored, observed, truth = signalled(tmp_path)
+    opened, (rates,) = gaincurate.open_scores(scored), read_pass_rates(observed)
+    by_length = np.arange(120, 240, 4)  # of the one direction in which length matters
+    reached = {}
+    for name in ("gp", "whitened"):
+        predicted = predict(opened, rates, name).values  # type: ignore[arg-type]
+        reached[name] = pearson(predicted[by_length], truth[by_length]) or 0.0
+    how = predict(opened, rates, "gp").how
+    assert how["signals"] == ["gc_question_tokens"]  # the angle is the same in every row
+    assert set(how["sizes"]) == {"embedding", "signals", "both", "own", "length"}
+    assert reached["gp"] > reached["whitened"] + 0.3, reached
+
+
+def test_predictions_are_the_same_bytes_and_do_not_depend_on_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored, observed, _ = signalled(tmp_path)
+    opened, (rates,) = gaincurate.open_scores(scored), read_pass_rates(observed)
+    first, again = (predict(opened, rates, "gp", references=60, seed=3) for _ in range(2))
+    assert first.values.tobytes() == again.values.tobytes()
+    assert (first.on_halves, first.how) == (again.on_halves, again.how)
+    monkeypatch.setattr("gaincurate.difficulty.predict.BLOCK", 7)
+    np.testing.assert_allclose(
+        predict(opened, rates, "gp", references=60, seed=3).values, first.values, atol=1e-6
+    )
+
+
+def test_a_row_without_a_signal_counts_as_usual_in_it(tmp_path: Path) -> None:
+    scored, _, _ = signalled(tmp_path)
+    opened = gaincurate.open_scores(scored)
+    method = ByGaussianProcess(opened, "difficulty")
+    table = next(iter(opened.tables(method.columns)))
+    place = table.column_names.index("gc_question_tokens")
+    nothing = pa.nulls(len(table), pa.int32())
+    read = method.read(table.set_column(place, "gc_question_tokens", nothing))
+    assert np.isfinite(read).all()
+    assert (read[:, -1] == 0).all()
+    assert (method.read(table)[:, :-1] == read[:, :-1]).all()
+    values = method.fit(read, Seen(np.linspace(0, 1, len(read)), np.full(len(read), 0.02)))(read)
+    assert np.isfinite(values).all()
+
+
+def test_a_set_of_one_prompt_again_and_again_gets_one_rate(tmp_path: Path) -> None:
+    scored = embedded.make_set(tmp_path / "set", np.ones((30, 8)))
+    losses = np.array([4.0, 6.0] * 15)
+    (rates,) = read_pass_rates(embedded.write_rates(tmp_path / "o.parquet", range(20), losses))
+    values = predict(gaincurate.open_scores(scored), rates, "gp").values[20:]
+    assert np.ptp(values) < 1e-9
+    assert values[0] == pytest.approx(5 / 8, abs=0.01)
+
+
+def test_of_the_variance_it_predicts_up_to_a_quarter(tmp_path: Path) -> None:
+    scored, _, _ = signalled(tmp_path)
+    opened = gaincurate.open_scores(scored)
+    wins = np.arange(60.0) % 9
+    values = pass_variance(wins, 8 - wins)
+    noise = observation_noise(wins, 8 - wins, "variance")
+    fitted = make("gp", opened, embedded.names(60), values, noise=noise, target="variance")
+    predicted = np.concatenate([fitted.rows(table) for table in opened.tables()])
+    assert 0 <= predicted.min() <= predicted.max() <= 0.25
+    assert predicted.mean() == pytest.approx(values.mean(), abs=0.02)
+
+
+def test_a_half_is_predicted_by_a_fit_that_never_saw_it(tmp_path: Path) -> None:
+    scored, _, _ = signalled(tmp_path)
+    opened = gaincurate.open_scores(scored)
+    values = np.random.default_rng(1).integers(0, 9, 41) / 8
+    fitted = make("gp", opened, embedded.names(41), values)
+    halves = fitted.halves(seed=2)
+    assert len(halves) == 10
+    for place in range(0, 10, 2):
+        rows = np.concatenate([halves[place][0], halves[place + 1][0]])
+        assert sorted(rows.tolist()) == list(range(41))
+    asked, predicted = halves[3]
+    others = np.setdiff1d(np.arange(41), asked)
+    names = embedded.names(41)
+    alone = make("gp", opened, [names[i] for i in others], values[others])
+    expected = alone.rows(opened.take(asked))
+    np.testing.assert_allclose(predicted, expected, atol=1e-12)
+    assert make("gp", opened, names[:5], values[:5]).halves(0) == []

@@ -1,0 +1,480 @@
+"""The strategy against the papers' own bookkeeping, prompt by prompt, and closed forms of what it draws."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import special, stats
+
+import embedded
+import runs
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.errors import InputError
+from gaincurate.schedule.base import Observed, Pool, build
+from gaincurate.schedule.config import ScheduleConfig
+from gaincurate.schedule.rounds import advance, start
+from gaincurate.schedule.run import Run
+from gaincurate.schedule.strategies.posterior import Posterior
+from gaincurate.schedule.strategies.posterior_options import PRESETS, PosteriorOptions
+
+NO_FLOORS = {"unseen": 0, "easy": 0, "hard": 0}
+
+
+def selector(rows: int = 200, budget: int = 20, seed: int = 2, **options: Any) -> Posterior:
+    return Posterior(Pool(rows, budget, seed), PosteriorOptions(**options))
+
+
+def outcome(
+    rows: npt.ArrayLike, wins: npt.ArrayLike, count: Any = 8, round_: int = 0, **more: Any
+) -> Observed:
+    won = np.asarray(wins, float)
+    return Observed(round_, np.asarray(rows, np.int64), won, count - won, 0.5, 0.0, **more)
+
+
+def context(round_: int = 0, embeddings: Any = None, **columns: Any) -> Any:
+    """What `prepare` reads, without a run."""
+    return SimpleNamespace(
+        round=round_,
+        column=lambda name: pa.chunked_array([pa.array(columns[name])]),
+        embeddings=lambda rows: embeddings[rows],
+    )
+
+
+def posterior(chosen: Posterior, rows: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """a and b, `[2, rows]`."""
+    return np.array(chosen._posterior(np.asarray(rows, np.int64)))
+
+
+# Evidence.
+
+
+@given(st.lists(st.dictionaries(st.integers(0, 5), st.integers(0, 8), min_size=1), max_size=8), st.data())
+def test_outcomes_fade_as_each_paper_has_it(rounds: list[dict[int, int]], data: Any) -> None:
+    memory, prior = data.draw(st.sampled_from([0.0, 0.5, 0.9, 1.0])), data.draw(st.sampled_from([0.5, 1.0]))
+    by_visits = selector(6, 2, memory=memory, prior=prior, fade="visits")
+    by_rounds = selector(6, 2, memory=memory, prior=prior, fade="rounds")
+    visited, everywhere = np.full((2, 6), prior), np.full((2, 6), prior)
+    for number, round_ in enumerate(rounds):
+        everywhere = memory * everywhere + (1 - memory) * prior
+        for row, wins in round_.items():  # MoPPS, update of alpha and beta: only of the batch's prompts
+            visited[:, row] = memory * visited[:, row] + (1 - memory) * prior + [wins, 8 - wins]
+            everywhere[:, row] += [wins, 8 - wins]
+        for chosen in (by_visits, by_rounds):
+            chosen.observe(outcome(list(round_), list(round_.values()), round_=number))
+    np.testing.assert_allclose(posterior(by_visits, range(6)), visited, rtol=1e-12)
+    np.testing.assert_allclose(posterior(by_rounds, range(6)), everywhere, rtol=1e-12)
+
+
+def test_late_outcomes_count_and_what_could_not_be_judged_does_not() -> None:
+    chosen = selector(memory=0.5, fade="visits")
+    chosen.observe(outcome([3, 4], [6, 0], [8, 0]))
+    chosen.observe(outcome([5], [1], round_=1, late=(np.array([3, 3]), np.ones(2), np.array([0.0, 2]))))
+    assert posterior(chosen, [3, 4, 5]).tolist() == [[9, 1, 2], [5, 1, 8]]
+    assert chosen.metrics()["seen"] == 2
+
+
+def test_a_prediction_counts_as_rollouts_and_a_missing_one_does_not() -> None:
+    chosen = selector(4, 2, prior=0.001, prior_column="d", prior_weight=4, memory=1)
+    chosen.observe(outcome([2], [3]))
+    chosen.prepare(context(d=[0.25, None, 0.5, 1.0]))
+    expected = [[3.001, 0.001, 5.001, 0.001], [1.001, 0.001, 7.001, 4.001]]  # ThinkPrior's prior
+    np.testing.assert_allclose(posterior(chosen, range(4)), expected, rtol=1e-12)
+
+
+def test_groups_speak_for_the_others_of_theirs_and_for_no_more_than_they_saw() -> None:
+    chosen = selector(6, 2, group_column="task", group_weight=10)
+    chosen.observe(outcome([0, 1, 3], [8, 4, 1]))
+    chosen.prepare(context(task=["a", "a", "a", "b", "b", None]))
+    a, b = posterior(chosen, range(6))
+    # Row 0 hears of row 1 (4 of 8), row 1 of row 0 (8 of 8), row 2 of both (12 of 16), row 4 of row 3 (1 of 8).
+    np.testing.assert_allclose(a, [9 + 4, 5 + 8, 1 + 7.5, 2, 1 + 1, 1])
+    np.testing.assert_allclose(b, [1 + 4, 5 + 0, 1 + 2.5, 8, 1 + 7, 1])
+
+
+def test_neighbours_speak_by_the_kernel_and_not_of_a_prompt_itself() -> None:
+    random = np.random.default_rng(0)
+    centres = np.array([[9.0, 0, 0], [0, 9, 0], [0, 0, 9], [0, 0, 0]])  # all directions tell kinds apart
+    kinds = random.integers(0, 4, 120)
+    embeddings = (centres[kinds] + random.normal(0, 0.05, (120, 3))).astype(np.float32)
+    chosen = selector(120, 10, neighbours=3, neighbour_weight=6, memory=1)
+    seen = np.arange(0, 120, 2)
+    wins = np.array([0, 3, 6, 8])[kinds[seen]]
+    chosen.observe(outcome(seen, wins))
+    chosen.prepare(context(1, embeddings))
+    a, b = posterior(chosen, range(120))
+    own_wins, own = np.zeros(120), np.zeros(120)
+    own_wins[seen], own[seen] = wins, 8
+    np.testing.assert_allclose(a - 1 - own_wins, 6 * np.array([0, 3, 6, 8])[kinds] / 8, atol=1e-6)
+    np.testing.assert_allclose(a + b - 2 - own, 6, atol=1e-9)
+
+
+@pytest.mark.parametrize("said", ["true", "noise", "wrong"])
+def test_a_prediction_weighs_as_much_as_it_is_worth(said: str) -> None:
+    random = np.random.default_rng(1)
+    p = random.uniform(0.02, 0.98, 400)
+    failure = {"true": 1 - p, "noise": random.uniform(0, 1, 400), "wrong": p}[said]
+    wins = random.binomial(8, p).astype(float)
+    chosen = selector(400, 20, prior_column="d", memory=1)
+    chosen.observe(outcome(np.arange(400), wins))
+    chosen.prepare(context(d=failure))
+
+    def likelihood(weight: float) -> float:  # by SciPy, on the same grid
+        a, b = 1 + weight * (1 - failure), 1 + weight * failure
+        return float((special.betaln(a + wins, b + 8 - wins) - special.betaln(a, b)).sum())
+
+    best = max((0, 0.5, 1, 2, 4, 8, 16, 32), key=likelihood)
+    assert chosen.metrics()["prior_weight"] == best
+    assert {"true": best >= 16, "noise": best <= 0.5, "wrong": best == 0}[said]
+
+
+def test_until_there_are_outcomes_a_prediction_counts_for_four_rollouts() -> None:
+    chosen = selector(50, 5, prior_column="d")
+    chosen.prepare(context(d=np.full(50, 0.5)))
+    assert chosen.metrics()["prior_weight"] == 4
+
+
+# Aims and draws.
+
+
+@pytest.mark.parametrize(("aim", "power"), [("groups", 1.0), ("expected", 2.0), ("mean", 3.0)])
+def test_a_single_draw_is_in_proportion_to_the_worth(aim: str, power: float) -> None:
+    wins = np.array([0, 1, 2, 4, 6, 8])
+    chosen = selector(7, 1, aim=aim, power=power, memory=1, **NO_FLOORS)
+    chosen.observe(outcome(np.arange(6), wins))
+    counts = np.zeros(7)
+    for round_ in range(1500):
+        counts[chosen.draw(round_)] += 1
+    a, b = np.append(1 + wins, 1.0), np.append(9 - wins, 1.0)
+    law = stats.beta(a, b)
+    worth = {
+        "groups": 1 - stats.betabinom(8, a, b).pmf(0) - stats.betabinom(8, a, b).pmf(8),
+        "expected": law.mean() - law.moment(2),
+        "mean": law.mean() * (1 - law.mean()),
+    }[aim] ** power
+    assert stats.chisquare(counts, 1500 * worth / worth.sum()).pvalue > 0.001
+
+
+def test_mopps_takes_the_samples_nearest_to_its_target() -> None:
+    chosen = selector(40, 1, preset="mopps", candidates=40)
+    rates = np.repeat([0.0, 0.5, 1.0], 13)
+    for round_ in range(3):
+        chosen.observe(outcome(np.arange(39), rates * 8, round_=round_))
+    # 13 are Beta(1, 25), 13 Beta(13, 13), 13 Beta(25, 1), one Beta(1, 1): whose sample is the nearest, by SciPy.
+    random = np.random.default_rng(0)
+    a, b = np.append(1 + 24 * rates, 1), np.append(25 - 24 * rates, 1)
+    first = np.argmin(np.abs(random.beta(a, b, (20_000, 40)) - 0.5), axis=1)
+    expected = np.bincount(first // 13, minlength=4) / 20_000
+    found = np.bincount([chosen.draw(round_)[0] // 13 for round_ in range(1000)], minlength=4)
+    assert expected[[0, 2]].max() < 0.001
+    assert found[[0, 2]].sum() <= 2
+    assert abs(found[3] / 1000 - expected[3]) < 4 * np.sqrt(expected[3] / 1000)
+
+
+def test_insight_takes_the_best_of_its_candidates() -> None:
+    chosen = selector(500, 20, preset="insight")
+    wins = np.random.default_rng(0).integers(0, 9, 500)
+    chosen.observe(outcome(np.arange(500), wins))
+    candidates = chosen._candidates(3)
+    assert len(candidates) == 16 * 20
+    a, b = posterior(chosen, candidates)
+
+    def entropy(x: Any, y: Any) -> Any:
+        return stats.beta(x, y).entropy()
+
+    later = sum(stats.betabinom(8, a, b).pmf(s) * entropy(a + s, b + 8 - s) for s in range(9))
+    m = a / (a + b)
+    worth = m * (1 - m) * np.exp(-3 * (m - 0.3) ** 2) * (entropy(a, b) - later)
+    drawn = chosen.draw(3)
+    assert set(drawn) <= set(candidates)
+    taken = np.isin(candidates, drawn)
+    assert worth[taken].min() >= worth[~taken].max() - 1e-9
+
+
+def test_of_equals_the_best_are_taken_at_random() -> None:
+    chosen = selector(1000, 20, preset="insight")
+    places = np.concatenate([chosen.draw(round_) for round_ in range(50)])
+    assert stats.kstest(places / 1000, "uniform").pvalue > 0.001
+
+
+def test_candidates_are_every_prompts_chance_alike() -> None:
+    chosen = selector(60, 3, candidates=4)
+    counts = np.zeros(60)
+    for round_ in range(1000):
+        candidates = chosen._candidates(round_)
+        assert len(np.unique(candidates)) == 12
+        counts[candidates] += 1
+    assert stats.chisquare(counts).pvalue > 0.001
+    assert set(chosen.draw(7)) <= set(chosen._candidates(7))
+
+
+def test_what_was_drawn_rests() -> None:
+    chosen = selector(50, 10, rest=3, power=50.0, memory=1)
+    drawn: list[set[int]] = []
+    for round_ in range(12):
+        rows = chosen.draw(round_)
+        assert not set(rows) & set().union(*drawn[-3:])
+        drawn.append(set(rows.tolist()))
+        chosen.observe(outcome(rows, np.full(10, 4), round_=round_))
+    assert len(set().union(*drawn[:4])) == 40
+
+
+def test_floors_hold_among_the_candidates() -> None:
+    chosen = selector(400, 20, candidates=5, unseen=0.2, easy=0.1, hard=0.1, power=40, memory=1)
+    wins = np.repeat([0, 8, 4], 100)
+    for round_ in range(3):
+        chosen.observe(outcome(np.arange(300), wins, round_=round_))
+    for round_ in range(20):
+        drawn = chosen.draw(round_)
+        assert set(drawn) <= set(chosen._candidates(round_))
+        assert np.bincount(drawn // 100, minlength=4)[[0, 1, 3]].tolist() >= [2, 2, 4]
+
+
+def test_worth_per_token_is_over_what_a_rollout_is_expected_to_cost() -> None:
+    chosen = selector(3, 1, per_token=True, memory=0.5, fade="visits", power=1.0, **NO_FLOORS)
+    chosen.observe(outcome([0, 1], [4, 4], tokens=np.array([100.0, 400.0])))
+    chosen.observe(outcome([0], [4], round_=1, tokens=np.array([200.0])))
+    overall = (12 * 0 + 4 * 100 + 8 * 200 + 8 * 400) / 20  # row 0: a half of 8 rollouts, and 8 more
+    expected = [(2 * overall + 2000) / 14, (2 * overall + 3200) / 10, overall]
+    np.testing.assert_allclose(chosen._expected_tokens(np.arange(3)), expected, rtol=1e-12)
+    counts = np.zeros(3)
+    for round_ in range(1500):
+        counts[chosen.draw(round_)] += 1
+    a, b = posterior(chosen, range(3))
+    worth = a * b / ((a + b) * (a + b + 1)) / expected
+    assert stats.chisquare(counts, 1500 * worth / worth.sum()).pvalue > 0.001
+
+
+# GRESO.
+
+
+def test_greso_skips_by_the_run_of_silent_groups() -> None:
+    random = np.random.default_rng(3)
+    traces: list[list[int]] = [[] for _ in range(60)]
+    chosen = selector(60, 10, preset="greso")
+    for round_ in range(40):
+        rows = random.choice(60, 10, replace=False)
+        wins = random.choice([0, 0, 0, 8, 8, 8, 3], 10)
+        chosen.observe(outcome(rows, wins, round_=round_))
+        for row, won in zip(rows, wins, strict=True):
+            traces[row].append(int(won))
+
+    def kept(trace: list[int]) -> float:  # as the released code counts: back from the last group
+        run = 0
+        while run < len(trace) and trace[-1] in (0, 8) and trace[-1 - run] == trace[-1]:
+            run += 1
+        return float(max(0.5**run, 0.01))
+
+    chances, counts = np.array([kept(trace) for trace in traces]), np.zeros(60)
+    for attempt in range(400):
+        again = selector(60, 10, seed=attempt, preset="greso")
+        again.load_state_dict(json.loads(json.dumps(chosen.state_dict())))
+        _, keys = again._walk(np.arange(60))
+        counts += keys >= 2
+    assert chances.min() < 0.1
+    assert (np.abs(counts / 400 - chances) < 4 * np.sqrt(chances * (1 - chances) / 400) + 1e-9).all()
+
+
+def test_greso_goes_through_the_set_in_passes() -> None:
+    chosen = selector(97, 10, preset="greso")
+    drawn = []
+    for round_ in range(9):
+        rows = chosen.draw(round_)
+        drawn.append(rows)
+        chosen.observe(outcome(rows, np.full(10, 3), round_=round_))
+    assert len(set(np.concatenate(drawn))) == 90
+    rest = set(range(97)) - set(np.concatenate(drawn).tolist())
+    assert rest < set(chosen.draw(9).tolist())  # the last seven of this pass, and three of the next
+    assert chosen._pass == 1
+    assert len(chosen._pass_rows) == 3
+
+
+def test_greso_steers_after_the_first_pass() -> None:
+    chosen = selector(30, 10, preset="greso", **NO_FLOORS)
+    easy = hard = 0.5
+    random = np.random.default_rng(0)
+    for round_ in range(300):
+        rows = chosen.draw(round_)
+        wins = random.choice([0, 8, 4], 10, p=[0.1, 0.3, 0.6] if round_ < 200 else [0.7, 0, 0.3])
+        after_first = chosen._pass > 0
+        chosen.observe(outcome(rows, wins, round_=round_))
+        if after_first:
+            easy = np.clip(easy + (-0.01 if (wins == 8).mean() >= 0.25 / 3 else 0.01), 0.05, 0.95)
+            hard = np.clip(hard + (-0.01 if (wins == 0).mean() >= 0.5 / 3 else 0.01), 0.05, 0.95)
+        assert chosen._keep == pytest.approx({"easy": easy, "hard": hard})
+    assert chosen.metrics()["keep_easy"] == pytest.approx(easy)
+    assert abs(easy - 0.5) > 0.3
+    assert hard < 0.3
+
+
+# The run.
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    **{name: {"preset": name} for name in PRESETS},
+    "groups": {"aim": "groups", "group_column": "task", "prior_column": "d", "rest": 1},
+    "neighbours": {"neighbours": 4, "top": True},
+    "tokens": {"per_token": True, "candidates": 3},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_selector_that_is_restored_goes_on_to_the_same_draws(name: str) -> None:
+    random = np.random.default_rng(0)
+    p, embeddings = random.random(150), random.normal(size=(150, 9)).astype(np.float32)
+    columns = {"task": [f"t{row % 6}" for row in range(150)], "d": 1 - p}
+    one, restored = selector(150, 12, **SETTINGS[name]), selector(150, 12, **SETTINGS[name])
+    for round_ in range(10):
+        for chosen in (one, restored):
+            chosen.prepare(context(round_, embeddings, **columns))
+        rows = one.draw(round_)
+        assert rows.tolist() == restored.draw(round_).tolist()
+        assert one.plan_facts(rows) == restored.plan_facts(rows)
+        assert one.metrics() == restored.metrics()
+        state = json.dumps(restored.state_dict())
+        restored = selector(150, 12, **SETTINGS[name])
+        restored.load_state_dict(json.loads(state))
+        wins = random.binomial(8, p[rows])
+        for chosen in (one, restored):
+            chosen.observe(outcome(rows, wins, round_=round_, tokens=50.0 + rows))
+
+
+DIGESTS = {
+    "variance": "3cf9fe123b832989",
+    "mopps": "49975b524b9e5688",
+    "mapp": "c464588b0277b82a",
+    "insight": "25bd37c81484e588",
+    "greso": "fb545cc4d2fb187c",
+}
+"""Of the draws of twelve rounds, as they were when the strategy was written."""
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_plans_are_the_same_on_every_machine(name: str) -> None:
+    chosen = selector(3000, 40, preset=name)
+    drawn = []
+    for round_ in range(12):
+        rows = chosen.draw(round_)
+        drawn.append(rows)
+        chosen.observe(outcome(rows, (rows * 7 + round_) % 9, round_=round_))
+    digest = hashlib.sha256(np.concatenate(drawn).astype("<i8").tobytes()).hexdigest()[:16]
+    assert digest == DIGESTS[name]
+
+
+def begin(folder: Path, rows: int = 60, **options: Any) -> Run:
+    """A run over a set with embeddings, `question` a group."""
+    vectors = np.random.default_rng(0).normal(size=(rows, 8))
+    scored = embedded.make_set(folder / "set", vectors)
+    return start(
+        ScheduleConfig(
+            scored=scored, run=folder / "run", strategy="posterior", budget=8, rounds=4, options=options
+        )
+    )
+
+
+def test_a_run_learns_from_neighbours_groups_and_tokens_and_says_what_it_expected(tmp_path: Path) -> None:
+    run = begin(tmp_path, neighbours=5, group_column="question", per_token=True)
+    for round_ in range(4):
+        lines = [
+            {"gc_id": name, "reward": sample % 2, "round": round_, "sample": sample, "tokens": 10 + sample}
+            for name in run.ids(round_)
+            for sample in range(4)
+        ]
+        runs.write(run, round_, lines)
+        advance(run)
+        state = run.state["selector"]
+        each = np.array(state["tokens"]) / (np.array(state["wins"]) + np.array(state["losses"]))
+        np.testing.assert_allclose(each, 11.5)  # the mean of 10, 11, 12 and 13
+    assert run.state["finished"]
+    plan = run.plan(3)
+    assert len(plan["predicted"]) == 8
+    assert {"neighbour_weight", "group_weight", "expected_effective"} < plan["metrics"].keys()
+    assert plan["inputs"]["calibration"]["count"] == 8
+
+
+def test_tokens_that_no_outcome_has_are_asked_for(tmp_path: Path) -> None:
+    run = begin(tmp_path, per_token=True)
+    runs.report(run)
+    with pytest.raises(InputError, match="no outcome of round 0 has `tokens`, the completion tokens"):
+        advance(run)
+    assert run.state["round"] == 0
+
+
+def test_what_is_given_comes_before_a_preset() -> None:
+    options = PosteriorOptions(preset="mopps", memory=0.5, candidates=8)
+    assert (options.aim, options.memory, options.candidates, options.fade) == ("thompson", 0.5, 8, "visits")
+    assert PosteriorOptions(preset="variance").model_dump(
+        exclude={"preset"}
+    ) == PosteriorOptions().model_dump(exclude={"preset"})
+
+
+@pytest.mark.parametrize(
+    ("options", "charged"),
+    [
+        ({}, False),
+        ({"preset": "mopps"}, False),
+        ({"neighbours": 4}, True),
+        ({"prior_column": "gc_difficulty"}, True),
+        ({"group_column": "task"}, False),
+    ],
+)
+def test_it_goes_by_scores_where_its_evidence_does(options: dict[str, Any], charged: bool) -> None:
+    assert Posterior.goes_by_scores(options) is charged
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"unseen": 0.6, "easy": 0.5}, "the shares unseen, easy and hard are over 1 together"),
+        ({"aim": "thompson"}, "aim thompson takes the best of its samples: give top=true with it"),
+        ({"preset": "greso", "per_token": True}, "aim greso gives a prompt no worth that could be divided"),
+        ({"preset": "mopp"}, "preset = 'mopp': Input should be 'variance', 'mopps', 'mapp'"),
+        ({"neighbors": 4}, "strategy posterior has no option 'neighbors'"),
+    ],
+)
+def test_bad_options_are_refused(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError) as caught:
+        build("posterior", Pool(10, 2, 0), options)
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"rest": 8}, "rest = 8: 9 rounds of 8 are 72 distinct prompts, and"),
+        ({"group_column": "task"}, "task"),
+        ({"prior_column": "question"}, "prior_column = question: it holds no numbers"),
+        ({"prior_column": "gc_prompt_tokens"}, "and failure rates are from 0 to 1"),
+    ],
+)
+def test_a_set_that_lacks_something_is_refused(
+    tmp_path: Path, options: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        begin(tmp_path, **options)
+    assert sentence in str(caught.value)
+
+
+def test_neighbours_need_embeddings(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="neighbours = 4: .* has no gc_embedding; score it with"):
+        runs.begin(tmp_path, strategy="posterior", options={"neighbours": 4})
+
+
+def test_predicted_difficulty_that_was_added_to_a_set_is_read(tmp_path: Path) -> None:
+    scored = ScoredSet(runs.some_set(tmp_path / "set"))
+    ids = scored.column("gc_id").to_pylist()
+    scored.add_column("gc_difficulty", ids, pa.array([k / 59 for k in range(60)]), {})
+    run = runs.begin(
+        tmp_path, strategy="posterior", options={"prior_column": "gc_difficulty", "top": True, **NO_FLOORS}
+    )
+    assert run.plan(0)["metrics"]["prior_weight"] == 4
+    places = [ids.index(name) for name in run.ids(0)]
+    assert sorted(places) == list(range(26, 34))  # the eight nearest to one half

@@ -1,0 +1,257 @@
+"""The lean study's loop: its pass against `transformers`, its judging against samples, its gradients and bill."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import column_sets
+import tiny
+from gaincurate.trainers.replay_loss import replay_loss
+
+FOLDER = Path(__file__).parent.parent / "docs/studies/lean"
+NAMES = ("policy", "world", "choosing", "loop", "study")
+ANSWERS = ["in", "st", "a", "on"] * 3
+TASKS = ["copy", "copy", "ends", "ends"] * 3
+
+
+@pytest.fixture(scope="module")
+def lean() -> Iterator[Any]:
+    torch.set_num_threads(1)
+    sys.path.insert(0, str(FOLDER))
+    try:
+        yield SimpleNamespace(**{name: importlib.import_module(name) for name in NAMES})
+    finally:
+        sys.path.remove(str(FOLDER))
+        for name in NAMES:
+            del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def folder(lean: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A world of twelve prompts and a model that gives the right answer sometimes, in more than one spelling."""
+    folder = tmp_path_factory.mktemp("lean")
+    tokenizer = tiny.tokenizer()
+    tokenizer.save_pretrained(folder / "model")
+    questions = [f"say {'the ' * (row % 4)}{row}" for row in range(len(TASKS))]
+    for name in ("scored", "heldout"):
+        angles = [0.1 * (1 + row % 5) for row in range(len(TASKS))]
+        source = {"answer": ANSWERS, "source": TASKS, "level": [1] * len(TASKS)}
+        column_sets.column_set(
+            folder / name, [50] * len(TASKS), {"gc_angle": angles}, source, questions=questions
+        )
+    config = transformers.LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    torch.manual_seed(1)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    prompts = lean.world.Prompts(lean.world.ScoredSet(folder / "scored"), np.arange(len(TASKS)), tokenizer)
+    spelled = [tokens for answer in prompts.spellings for tokens in answer]
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    draws = np.random.default_rng(0)
+    for _ in range(30):  # half of the time the right answer in some spelling, else any prompt's
+        rows = []
+        for place, prompt in enumerate(prompts.tokens):
+            choices = prompts.spellings[place] if draws.random() < 0.5 else spelled
+            rows.append(prompt + choices[draws.integers(len(choices))])
+        ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+        labels = torch.full_like(ids, -100)
+        for row, (tokens, prompt) in enumerate(zip(rows, prompts.tokens, strict=True)):
+            ids[row, : len(tokens)] = torch.tensor(tokens)
+            labels[row, len(prompt) : len(tokens)] = ids[row, len(prompt) : len(tokens)]
+        optimizer.zero_grad()
+        model(input_ids=ids, labels=labels).loss.backward()
+        optimizer.step()
+    model.save_pretrained(folder / "model")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def world(lean: Any, folder: Path) -> Any:
+    return lean.world.World(folder)
+
+
+def log_probs_of(model: Any, prompt: list[int], tokens: list[int]) -> torch.Tensor:
+    """The slow way: a pass over prompt and completion alone."""
+    values = model(torch.tensor([prompt + tokens])).logits[0].log_softmax(-1)
+    places = torch.arange(len(prompt) - 1, len(prompt) + len(tokens) - 1)
+    picked: torch.Tensor = values[places, torch.tensor(tokens)]
+    return picked
+
+
+def test_branches_of_a_prompt_have_the_log_probabilities_and_gradients_of_passes_alone(
+    lean: Any, world: Any
+) -> None:
+    model = transformers.AutoModelForCausalLM.from_pretrained(world.model)
+    policy = world.policy()
+    prompts = world.prompts.tokens[:3]
+    branches = [[[5, 6, 7], [8]], [], [[9, 10], [5, 11, 12, 13]]]
+    ours = policy.log_probs(lean.policy.trees(prompts, branches))
+    pairs = [(prompt, tokens) for prompt, each in zip(prompts, branches, strict=True) for tokens in each]
+    theirs = torch.cat([log_probs_of(model, *pair) for pair in pairs])
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    weights = torch.linspace(-1, 1, len(ours))
+    (ours * weights).sum().backward()
+    (theirs * weights).sum().backward()
+    layer = model.model.layers[1]
+    torch.testing.assert_close(
+        policy.embedding.grad, model.model.embed_tokens.weight.grad, atol=1e-5, rtol=1e-4
+    )
+    torch.testing.assert_close(
+        policy.layers[1]["qkv"].grad[32:64], layer.self_attn.k_proj.weight.grad, atol=1e-5, rtol=1e-4
+    )
+
+
+def test_exact_accuracy_is_what_samples_come_to(lean: Any, world: Any) -> None:
+    policy, prompts, count = world.policy(), world.heldout, 400
+    assert max(len(each) for each in prompts.spellings) > 1  # or sums over spellings are not tested
+    exact = prompts.accuracies(policy)
+    assert 0.05 < exact.mean() < 0.95
+    completions = policy.sample(prompts.tokens, count, lean.world.LONGEST, torch.Generator().manual_seed(0))
+    texts = world.tokenizer.batch_decode(completions, skip_special_tokens=True)
+    right = [text.strip() == prompts.answers[place // count] for place, text in enumerate(texts)]
+    sampled = np.reshape(right, (-1, count)).mean(1)
+    errors = (sampled - exact) / np.sqrt(exact * (1 - exact) / count)
+    assert (errors**2).sum() < 32.9  # chi-square of 12, 0.999
+
+
+def test_a_completion_ends_at_the_end_token_or_at_its_longest(lean: Any, world: Any) -> None:
+    policy = world.policy()
+    for longest in (1, 3):
+        completions = policy.sample(world.prompts.tokens, 50, longest, torch.Generator().manual_seed(0))
+        for tokens in completions:
+            assert policy.end not in tokens[:-1]
+            assert len(tokens) == longest or tokens[-1] == policy.end
+
+
+def test_influence_is_the_product_of_a_prompts_gradient_with_the_means(lean: Any, world: Any) -> None:
+    policy = world.policy()
+    weights = policy.parameters()
+    before = [w.detach().clone() for w in weights]
+    gradients = np.zeros((len(world.prompts), sum(w.numel() for w in weights)))
+    for places, values in world.prompts.chunks(policy):
+        for place, value in zip(places, values, strict=True):
+            parts = torch.autograd.grad(value, weights, retain_graph=True)
+            gradients[place] = torch.cat([part.flatten() for part in parts]).numpy()
+    expected = gradients @ gradients.mean(0)
+    influences = lean.choosing.Exact(world.prompts, policy).influences()
+    assert np.abs(influences - expected).max() < 0.01 * np.abs(expected).max()
+    assert all(torch.equal(w, b) for w, b in zip(weights, before, strict=True))
+
+
+def test_the_loss_is_grpos_with_and_without_old_rollouts(lean: Any, world: Any) -> None:
+    policy, draws = world.policy(), np.random.default_rng(0)
+    groups, rows = [], []
+    for place, shift in ((0, None), (4, 0.5)):
+        completions = [[5 + k] * (1 + k % 3) for k in range(8)]
+        advantages = draws.normal(size=8)
+        batch = lean.policy.trees([world.prompts.tokens[place]], [completions])
+        now = policy.log_probs(batch).detach()
+        noise = torch.from_numpy(draws.normal(size=len(now))).float()
+        behaviour = now if shift is None else now + shift * noise
+        stored = None if shift is None else behaviour
+        groups.append(lean.loop.Group(world.prompts.tokens[place], completions, advantages, stored))
+        rows.append((completions, advantages, behaviour))
+    loss, logps = lean.loop.loss_of(policy, groups, 16)
+    behaviour = torch.cat([row[2] for row in rows])
+    lengths = [len(tokens) for completions, _, _ in rows for tokens in completions]
+    padded = [torch.nn.utils.rnn.pad_sequence(v.split(lengths), batch_first=True) for v in (logps, behaviour)]
+    mask = torch.arange(3) < torch.tensor(lengths)[:, None]
+    of_all = torch.from_numpy(np.concatenate([row[1] for row in rows])).float()
+    torch.testing.assert_close(loss, replay_loss(padded[0], padded[1], of_all, mask.float()))
+
+
+def arm(lean: Any, **settings: Any) -> Any:
+    shared = {"name": "arm", "step_prompts": 2, "round_steps": 2, "budget_tokens": 400, "learning_rate": 1e-3}
+    return lean.loop.Arm(**{**shared, **settings})
+
+
+def test_a_training_learns_and_its_bill_adds_up(lean: Any, world: Any) -> None:
+    settings = arm(lean, budget_tokens=2000)
+    training = lean.loop.Training(world, settings, 0)
+    row = training.run()
+    again = lean.loop.Training(world, settings, 0).run()
+    assert row["accuracy"] == again["accuracy"]
+    assert len(row["accuracy"]) == 5
+    assert row["accuracy"][-1] > row["accuracy"][0] + 0.02
+    assert row["tokens"] >= 2000 > row["tokens"] - 2 * 8 * lean.world.LONGEST
+    assert row["drawn"] == 2 * row["steps"]
+    assert row["scoring"] == 0
+    assert sum(row["shares"].values()) == pytest.approx(1, abs=1e-3)
+    assert row["accuracy"][-1] == pytest.approx(world.heldout.accuracies(training.policy).mean(), abs=1e-6)
+
+
+def test_the_first_step_of_the_warm_up_changes_no_weight(lean: Any, world: Any) -> None:
+    training = lean.loop.Training(world, arm(lean, budget_tokens=1), 0)
+    training.run()
+    start = world.policy().parameters()
+    assert all(torch.equal(w, b) for w, b in zip(training.policy.parameters(), start, strict=True))
+
+
+def test_a_strategy_that_reads_scores_pays_for_the_pass(lean: Any, world: Any) -> None:
+    row = lean.loop.Training(world, arm(lean, strategy="gain-rl", options={"sigma": "0.5N"}), 0).run()
+    assert row["scoring"] == 60  # a tenth of 12 prompts of 50 tokens
+    generated = row["tokens"] - row["scoring"]
+    assert generated < 400
+
+
+def test_replayed_groups_join_once_there_are_so_many(lean: Any, world: Any) -> None:
+    training = lean.loop.Training(world, arm(lean, replayed=3), 0)
+    training.run()
+    counts = [step["replayed"] for step in training.steps]
+    assert counts[0] == 0
+    assert set(counts) == {0, 3}
+
+
+@pytest.mark.parametrize("of", ["variance", "influence"])
+def test_an_oracle_draws_by_exact_values_and_keeps_shares(lean: Any, world: Any, of: str) -> None:
+    policy = world.policy()
+    exact = lean.choosing.Exact(world.prompts, policy)
+    rates = exact.accuracies()
+    values = rates * (1 - rates) if of == "variance" else exact.influences()
+    for within in (False, True):
+        options = {"of": of, "power": 10_000}
+        chooser = lean.choosing.Chooser(world, "choosing:Oracle", options, None, None, 4, 0, within)
+        drawn = chooser.draw(0, policy)
+        best = np.argsort(-values)[:4]
+        if within:
+            tasks = world.prompts.tasks
+            best = np.concatenate(
+                [np.flatnonzero(tasks == t)[np.argsort(-values[tasks == t])[:2]] for t in set(tasks)]
+            )
+        assert set(drawn) == set(best)
+
+
+def test_finished_trainings_are_not_run_again(
+    lean: Any, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study, results = tmp_path / "study.toml", tmp_path / "results.jsonl"
+    text = f'seeds = [0]\n[worlds.w]\nfolder = "{folder}"\n'
+    for name, size in (("uniform", 2), ("uniform-1", 1)):
+        text += f'[[arms]]\nname = "{name}"\nstep_prompts = {size}\nbudget_tokens = 200\n'
+    study.write_text(text)
+    for _ in range(2):
+        lean.study.main(study, results)
+    lines = [json.loads(line) for line in results.read_text().splitlines()]
+    assert [line["arm"] for line in lines] == ["uniform", "uniform-1"]
+    table = capsys.readouterr().out
+    less = 100 * (lines[1]["accuracy"][-1] - lines[0]["accuracy"][-1])
+    assert f"{less:+.2f}" in table
