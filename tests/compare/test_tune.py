@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from compare_command import small_sets
+from gaincurate.compare.arm import ArmJob
 from gaincurate.compare.config import checked_comparison
 from gaincurate.compare.results import FACTS
-from gaincurate.compare.runner import CHOICE, TUNE, ArmJob, compare
+from gaincurate.compare.runner import CHOICE, TUNE, compare
 from gaincurate.errors import InputError, OutputError
 from gaincurate.schedule.run import Run
 
