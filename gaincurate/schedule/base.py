@@ -43,8 +43,8 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    older_runs: ClassVar[Json] = {}
-    """Options that came later, with the values that keep a run as it was that was opened before them."""
+    older_runs: ClassVar[dict[str, Json]] = {}
+    """By an option that came later, the values that keep a run as it was that was opened before it."""
 
     def round_size(self, budget: int | None) -> int | None:
         """The prompts of a round, where `--budget` says so many or nothing; None where they are not known.

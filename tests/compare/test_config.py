@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import pytest
 
+from gaincurate.compare.arm import ArmJob
 from gaincurate.compare.config import Arm, ReplayArm, checked_comparison, read_comparison
-from gaincurate.compare.runner import ArmJob
 from gaincurate.errors import InputError
 from gaincurate.schedule import base
 
