@@ -227,6 +227,9 @@ class ArmJob:
                 "align_to": prompts,
                 "model": model_at_start(comparison),
                 "rescore": arm.rescore,
+                "stratify": arm.stratify,
+                "clusters": arm.clusters,
+                "group_weights": arm.group_weights,
             },
         )
 

@@ -21,6 +21,7 @@ from gaincurate.core.options import Refusal, refusals
 from gaincurate.core.schema import PREFIX
 from gaincurate.errors import InputError
 from gaincurate.schedule.base import load
+from gaincurate.schedule.config import BY_EMBEDDING
 
 CONTROLS: dict[str, dict[str, Any]] = {
     "uniform": {"strategy": "uniform"},
@@ -97,6 +98,12 @@ class Arm(Frozen):
     """The strategy's own options."""
     rescore: dict[str, Any] = Field(default_factory=dict)
     """As in `gaincurate schedule start --rescore`: `what`, `every`, `probe`, `drift`."""
+    stratify: str = "none"
+    """As in `gaincurate schedule start --stratify`: the groups that each round keeps the shares of."""
+    clusters: int | None = Field(default=None, ge=2)
+    """With `stratify = "embedding"`, how many at most."""
+    group_weights: dict[str, float] | None = None
+    """Each group's share of a round, where it is not the set's."""
     replay: ReplayArm | None = None
     """Train on earlier rollouts too."""
     step_prompts: int | None = Field(default=None, ge=1)
@@ -113,6 +120,8 @@ class Arm(Frozen):
         Raises:
             InputError: there is no such strategy.
         """
+        if self.stratify == BY_EMBEDDING:
+            return True
         kind = load(self.strategy)
         by = self.by or kind.by
         if by is not None and by.startswith(PREFIX) and by not in _COUNTS:

@@ -24,6 +24,7 @@ from gaincurate.compare.arm import ArmJob, evaluation, model_at_start
 from gaincurate.compare.config import Arm, Comparison
 from gaincurate.compare.results import DRAWN, EVALUATIONS, FACTS, MARKS, RESULTS, STEPS, TASKS, write_tables
 from gaincurate.core.artifact import MANIFEST, Json, differing_keys
+from gaincurate.core.columns import NO_GROUP, read_column
 from gaincurate.core.files import write_json
 from gaincurate.core.locks import WORK, Split, writing
 from gaincurate.core.progress import Progress
@@ -33,7 +34,7 @@ from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.rollout import roll_out
 from gaincurate.errors import InputError, OutputError, TrainerError
 from gaincurate.report.formatting import seconds as duration
-from gaincurate.report.table import NO_GROUP, likely_groups, read_column
+from gaincurate.report.table import likely_groups
 from gaincurate.schedule.first_model import recorded_model
 from gaincurate.schedule.run import read_json
 
