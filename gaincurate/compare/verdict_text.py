@@ -12,7 +12,7 @@ _MUCH = 0.25  # of a budget: spent before the training, it decides more than the
 
 
 def headline(document: Json) -> str:
-    """One or two sentences over all arms: the verdicts, and what they are where only prompts may change."""
+    """The verdicts over all arms, what they are where only prompts may change, and against own controls."""
     setting = document["setting"]
     baseline, answers = setting["baseline"], _answers(document)
     if "cannot say" in answers.values():
@@ -30,10 +30,14 @@ def headline(document: Json) -> str:
         )
     else:
         first = f"At equal cost, of {count}, {_summary(answers, baseline, where)}."
-    if not where:
-        return first
-    these = _summary(_answers(document, THESE), baseline)
-    return f"{first} For more prompts of these {setting['tasks']['count']} tasks alone: {these}."
+    sentences = [first]
+    if where:
+        these = _summary(_answers(document, THESE), baseline)
+        sentences.append(f"For more prompts of these {setting['tasks']['count']} tasks alone: {these}.")
+    if own := {a["arm"]: a["against_control"]["answer"] for a in document["arms"] if a["against_control"]}:
+        against = _summary(own, "its control", where)
+        sentences.append(f"Against {baseline} with the same replay and size of a step: {against}.")
+    return " ".join(sentences)
 
 
 def _summary(answers: dict[str, str], baseline: str, where: str = "") -> str:

@@ -123,6 +123,10 @@ def test_an_arm_is_held_against_its_own_control_too() -> None:
     assert about_arm(of(one), one) == about_arm(of(BETTER), BETTER) + (
         " At the same replay and size of a step: worse than uniform-replay (-2.0, -3.5 to -0.5)."
     )
+    assert headline(of(one, SAME)).endswith(
+        "no difference seen: 1. Against uniform with the same replay and size of a step: none better than its "
+        "control; worse: dots."
+    )
     one = BETTER | {"control": "uniform-at-8", "against_control": SAME["difference"]}
     assert about_arm(of(one), one).endswith(
         " At the same replay and size of a step: no difference seen against uniform-at-8 (+0.4, -2.0 to +2.8)."
