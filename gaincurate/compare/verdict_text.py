@@ -185,6 +185,14 @@ def notes(document: Json, left_out: int) -> list[str]:
             f"of 100 since the start, {100 * low:+.1f} to {100 * high:+.1f}): where nothing is learned, no "
             "strategy can be told from another. A larger budget or learning rate may show more."
         )
+    if setting["tuned"] is not None:
+        chosen, tried = setting["tuned"]["chosen"], setting["tuned"]["grid"]
+        sentences.append(
+            f"{baseline} was tuned first: of {len(tried)} settings at equal tokens, learning rate "
+            f"{chosen['learning_rate']:g} with {chosen['step_prompts']} prompts a step gave the most right "
+            "answers, and all arms have it. It was chosen on the held-out prompts, with other seeds, so "
+            f"{baseline}'s accuracy may be flattered a little and no arm's gain is."
+        )
     for arm in document["arms"]:
         share = arm["cost"]["scoring"] / setting["budget_tokens"]
         if share >= _MUCH:

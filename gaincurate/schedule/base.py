@@ -88,7 +88,7 @@ class Pool:
             leave_out: ranks that are not drawn, distinct. Default: none.
 
         Raises:
-            InputError: they are not.
+            InputError: a weight is missing or not finite, or too few ranks are left.
         """
         self._check("draw", "log weights", log_weights)
         bad = np.flatnonzero(~np.isfinite(log_weights))
@@ -171,6 +171,11 @@ class Pool:
     def _quotas(self, round_: int, left_out: Ints) -> Ints:
         """How many ranks of each group a round has, `[groups]`."""
         if self.strata is None:
+            if self.rows - len(left_out) < self.budget:
+                raise InputError(
+                    f"a round has {self.budget:,} prompts, and {self.rows - len(left_out):,} of "
+                    f"{self.rows:,} can be drawn; take a smaller --budget."
+                )
             return np.array([self.budget])
         room = None
         if len(left_out):

@@ -28,6 +28,7 @@ SETTING = {
     "budget_tokens": 1000,
     "tasks": None,
     "claim": "these tasks",
+    "tuned": None,
 }
 THIRTEEN: dict[str, Any] = {"tasks": {"count": 13, "effective": 10.5}, "claim": "other tasks like these"}
 LEARNED = {"value": 0.1, "interval": [0.05, 0.15]}
@@ -222,6 +223,15 @@ def test_notes_say_what_makes_a_comparison_weak() -> None:
         "Nothing says of which task a held-out prompt is, so prompts are taken as independent. Where they come in "
         "tasks, the verdicts are about more prompts of these tasks and not about others.",
         "3 held-out prompts are left out: of one model at least no completion could be judged.",
+    ]
+
+
+def test_a_note_says_how_the_baseline_was_tuned() -> None:
+    tuned = {"chosen": {"learning_rate": 2e-05, "step_prompts": 4}, "grid": [{}] * 6}
+    assert notes(of(tuned=tuned, **THIRTEEN), 0) == [
+        "uniform was tuned first: of 6 settings at equal tokens, learning rate 2e-05 with 4 prompts a step gave "
+        "the most right answers, and all arms have it. It was chosen on the held-out prompts, with other seeds, "
+        "so uniform's accuracy may be flattered a little and no arm's gain is."
     ]
 
 
