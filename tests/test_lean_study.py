@@ -269,7 +269,7 @@ def test_angles_in_the_loop_are_those_of_gaincurate_score_on_the_newest_weights(
 ) -> None:
     settings = arm(lean, strategy="papers:GainRL", options={"sigma": "0.3N", "every": 2}, budget_tokens=900)
     training = lean.loop.Training(world, settings, 0)
-    passes = []
+    passes: list[tuple[int, Any, int]] = []
     angles_of = lean.papers.angles_of
 
     def spied(policy: Any, start: Path, questions: list[str]) -> Any:
