@@ -11,7 +11,26 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from column_sets import column_set
+
 ROOT = Path(__file__).parent
+
+
+def small_sets(folder: Path) -> dict[str, Any]:
+    """Settings of a comparison of two sets without a model, which are written here: 40 prompts of 8 tasks each."""
+    tasks = {"source": [f"task {k % 8}" for k in range(40)], "level": [k % 2 for k in range(40)]}
+    for name in ("scored", "heldout"):
+        names = [f"{name}{k}" for k in range(40)]
+        column_set(folder / name, [3] * 40, {}, tasks | {"same": [1] * 40}, names=names)
+    return {
+        "scored": str(folder / "scored"),
+        "heldout": str(folder / "heldout"),
+        "model": "the-model",
+        "verifier": "exact",
+        "budget_tokens": 1000,
+        "step_prompts": 4,
+        "arms": [{"name": "angle", "strategy": "file-order"}],
+    }
 
 
 def toml(given: dict[str, Any]) -> str:

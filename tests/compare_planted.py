@@ -20,8 +20,9 @@ from unittest import mock
 
 import compare_world
 from gaincurate.compare import trl_arm
+from gaincurate.compare.arm import ArmJob
 from gaincurate.compare.config import checked_comparison
-from gaincurate.compare.runner import ArmJob, compare
+from gaincurate.compare.runner import compare
 
 
 def _forked(job: ArmJob, environment: Mapping[str, str], watch: Callable[[float], None]) -> float:

@@ -12,7 +12,7 @@ import torch
 import embedded
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.embeddings import of_ids
-from gaincurate.difficulty.predict import Method, _all_rows, make
+from gaincurate.difficulty.predict import MethodName, _all_rows, make
 from gaincurate.difficulty.predictor import Adapter, DifficultyPredictor, Shape
 
 if __name__ == "__main__":
@@ -25,7 +25,7 @@ if __name__ == "__main__":
     embedding = {"model": "some-model", "weights": "w" * 32, "width": width}
     adapter = Adapter(DifficultyPredictor(Shape(width)).eval(), embedding, {}, "")
     of_ids([scored], chosen)  # the files are in memory after this, as after scoring
-    methods: list[Method] = ["adapter", "whitened", "attention"]
+    methods: list[MethodName] = ["adapter", "gp", "whitened", "attention"]
     for method in methods:
         times = []
         for _ in range(3):

@@ -24,7 +24,7 @@ from gaincurate.difficulty.predictor import DifficultyPredictor, Shape, save_ada
 from gaincurate.trainers.replay_loss import replay_loss
 
 FOLDER = Path(__file__).parent.parent / "docs/studies/lean"
-NAMES = ("policy", "world", "choosing", "loop", "papers", "study")
+NAMES = ("policy", "world", "choosing", "loop", "papers", "study", "agreement")
 ANSWERS = ["in", "st", "a", "on"] * 3
 TASKS = ["copy", "copy", "ends", "ends"] * 3
 
@@ -361,3 +361,11 @@ def test_finished_trainings_are_not_run_again(
     table = capsys.readouterr().out
     less = 100 * (lines[1]["accuracy"][-1] - lines[0]["accuracy"][-1])
     assert f"{less:+.2f}" in table
+
+
+def test_the_page_has_the_tables_that_the_files_give(lean: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (FOLDER / "README.md").read_text()
+    lean.agreement.main(FOLDER / "results.jsonl")
+    lean.study.main(FOLDER / "study.toml", FOLDER / "results.jsonl", show=True)
+    for line in capsys.readouterr().out.splitlines():
+        assert line in page

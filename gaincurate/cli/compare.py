@@ -41,6 +41,7 @@ def print_comparison(comparison: Json) -> None:
     output.text()
     _cost(comparison)
     _task_shares(comparison)
+    _tuning(comparison)
     output.text()
     for arm in comparison["arms"]:
         output.say(arm["sentence"], "  ")
@@ -150,6 +151,25 @@ def _task_shares(comparison: Json) -> None:
     output.table(rows, ["drawn of", *names])
 
 
+def _tuning(comparison: Json) -> None:
+    """What was tried before any arm."""
+    tuned = comparison["setting"]["tuned"]
+    if tuned is None:
+        return
+    output.text()
+    rows = [
+        [
+            f"{row['learning_rate']:g}",
+            str(row["step_prompts"]),
+            f"{row['accuracy']:.3f}",
+            f"{row['steps']:,.0f}",
+            "chosen" if all(row[name] == value for name, value in tuned["chosen"].items()) else "",
+        ]
+        for row in tuned["grid"]
+    ]
+    output.table(rows, ["uniform, learning rate", "prompts a step", "right", "steps", ""])
+
+
 @configured()
 def compare(
     config: Annotated[Path, Option("A .toml file; see docs/compare.md.", metavar="CONFIG", argument=True)],
@@ -161,6 +181,14 @@ def compare(
             metavar="DIR",
         ),
     ] = None,
+    tune: Annotated[
+        bool,
+        Option(
+            "First train uniform sampling with several learning rates and sizes of a step at equal tokens "
+            "([tune] in CONFIG), and give all arms the best.",
+            names=("--tune",),
+        ),
+    ] = False,
     workers: Annotated[
         int, Option("How many arms are trained at a time, each by a process of its own.", min=1)
     ] = 1,
@@ -177,7 +205,8 @@ def compare(
     """Train a model under several strategies at equal generated tokens, and say whether they differ.
 
     CONFIG names a scored set to train on, another one to judge on, a verifier, a budget and the arms;
-    `uniform` and `length` are always among them. Each arm is trained with each seed by TRL's GRPO, pays for
+    `uniform` and `length` are always among them, and so is uniform sampling with the replay and the size of a
+    step of an arm that has its own. Each arm is trained with each seed by TRL's GRPO, pays for
     its own scoring and reference rollouts, and is judged at the same numbers of generated tokens.
 
     Run the same command again after an interruption: what was trained and judged is kept. On a finished
@@ -190,7 +219,7 @@ def compare(
         out = out or config.parent / (config.stem if config.suffix else f"{config.name}-compared")
         if page is not None:
             need_a_place_for_the_page(page, "--html")
-        _train(config, out, workers)
+        _train(config, out, workers, tune=tune)
         comparison = _document(out)
         _write_page(comparison, page, out)
         if as_json:
@@ -199,7 +228,7 @@ def compare(
             print_comparison(comparison)
 
 
-def _train(config: Path, out: Path, workers: int) -> None:
+def _train(config: Path, out: Path, workers: int, *, tune: bool) -> None:
     from gaincurate.cli.progress import ProgressView
     from gaincurate.compare import runner
     from gaincurate.compare.config import read_comparison
@@ -207,7 +236,7 @@ def _train(config: Path, out: Path, workers: int) -> None:
 
     comparison = read_comparison(config)
     with stoppable(), ProgressView() as view:
-        runner.compare(comparison, out, view, workers=workers)
+        runner.compare(comparison, out, view, workers=workers, tune=tune)
 
 
 def _document(out: Path) -> dict[str, Any]:

@@ -92,8 +92,9 @@ def predict(config: PredictConfig, as_json: _Figures = False) -> None:
             raise InputError("--recalibrate goes with --adapter: other methods have nothing to fit again.")
         name: MethodName = method or ("gp" if adapter is None else "adapter")
         from gaincurate.core.scored_set import open_scores
-        from gaincurate.difficulty.predict import COLUMNS, qualities, write
+        from gaincurate.difficulty.metrics import COLUMNS
         from gaincurate.difficulty.predict import predict as compute
+        from gaincurate.difficulty.predict import qualities, write
 
         fitted = None
         if adapter is not None:
@@ -119,11 +120,18 @@ def predict(config: PredictConfig, as_json: _Figures = False) -> None:
             output.as_json({**counts, **qualities(prediction), "how": prediction.how})
             return
         output.text(
-            f"{config.out or config.scored}: {COLUMNS[config.target]} written, {_WHAT[config.target]} of "
+            f"{config.out or config.scored}: {COLUMNS[prediction.target]} written, "
+            f"{_WHAT[prediction.target]} of "
             f"{output.counted(len(prediction.ids), 'row')}; "
             f"{prediction.observed:,} as observed ({rates.name}), the others predicted by "
             f"{name}"
         )
+        if aims := prediction.how.get("aims"):
+            output.text(
+                "  p (1 - p) of the best quarter of references that were not seen: "
+                f"{output.number(aims['difficulty'], '.4f')} by the failure rate nearest .5, "
+                f"{output.number(aims['variance'], '.4f')} by the highest p (1 - p)"
+            )
         if prediction.on_halves is None:
             _print_quality(prediction.on_references, "references, each from the others")
         else:

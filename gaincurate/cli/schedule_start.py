@@ -186,8 +186,12 @@ def start(
     ] = None,
     temperature: Annotated[float | None, Option("How sharply to aim. Default: 0.001.", DOTS)] = None,
     target: Annotated[
-        Literal["difficulty", "variance"] | None,
-        Option("Aim at a failure rate, the default, or at the largest p (1 - p).", DOTS),
+        Literal["auto", "difficulty", "variance"] | None,
+        Option(
+            "Aim at a failure rate, as in the paper, or at the largest p (1 - p). Default: auto, what round "
+            "0's references say is better.",
+            DOTS,
+        ),
     ] = None,
     references: Annotated[
         int | None, Option("Prompts observed before each draw. Default: 256.", DOTS, min=3)

@@ -12,7 +12,7 @@ import math
 import tomllib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -21,6 +21,7 @@ from gaincurate.core.options import Refusal, refusals
 from gaincurate.core.schema import PREFIX
 from gaincurate.errors import InputError
 from gaincurate.schedule.base import load
+from gaincurate.schedule.config import BY_EMBEDDING
 
 CONTROLS: dict[str, dict[str, Any]] = {
     "uniform": {"strategy": "uniform"},
@@ -57,6 +58,8 @@ _OURS = {
     "load_best_model_at_end",
     "push_to_hub",
 }
+LEARNING_RATE = 1e-6
+"""Where `[train]` names none: TRL's own."""
 _SCHEDULES = ("constant", "constant_with_warmup")
 _COUNTS = {"gc_prompt_tokens", "gc_question_tokens", "gc_prefix_tokens"}
 
@@ -95,6 +98,12 @@ class Arm(Frozen):
     """The strategy's own options."""
     rescore: dict[str, Any] = Field(default_factory=dict)
     """As in `gaincurate schedule start --rescore`: `what`, `every`, `probe`, `drift`."""
+    stratify: str = "none"
+    """As in `gaincurate schedule start --stratify`: the groups that each round keeps the shares of."""
+    clusters: int | None = Field(default=None, ge=2)
+    """With `stratify = "embedding"`, how many at most."""
+    group_weights: dict[str, float] | None = None
+    """Each group's share of a round, where it is not the set's."""
     replay: ReplayArm | None = None
     """Train on earlier rollouts too."""
     step_prompts: int | None = Field(default=None, ge=1)
@@ -111,6 +120,8 @@ class Arm(Frozen):
         Raises:
             InputError: there is no such strategy.
         """
+        if self.stratify == BY_EMBEDDING:
+            return True
         kind = load(self.strategy)
         by = self.by or kind.by
         if by is not None and by.startswith(PREFIX) and by not in _COUNTS:
@@ -133,6 +144,17 @@ class Evaluation(Frozen):
     """The same for all arms, seeds and marks."""
     batch_tokens: int | None = Field(default=None, ge=1)
     """As in `gaincurate difficulty rollout`."""
+
+
+class Tune(Frozen):
+    """What `gaincurate compare --tune` tries with uniform sampling before any arm, at equal tokens."""
+
+    learning_rate: list[Annotated[float, Field(gt=0)]] = Field(default=[0.5, 1.0, 2.0], min_length=1)
+    """Factors of the learning rate of `[train]`."""
+    step_prompts: list[Annotated[float, Field(gt=0)]] = Field(default=[0.5, 1.0], min_length=1)
+    """Factors of `step_prompts`; each with each learning rate."""
+    seeds: list[int] = Field(default=[100, 101], min_length=1)
+    """Of these trainings; no arm shares random numbers with them."""
 
 
 class Comparison(Frozen):
@@ -177,6 +199,8 @@ class Comparison(Frozen):
     """More fields of TRL's GRPOConfig, the same for all arms."""
     evaluation: Evaluation = Evaluation()
     """How checkpoints are judged."""
+    tune: Tune = Tune()
+    """What `--tune` tries."""
     controls: bool = True
     """Add uniform sampling with the replay and the `step_prompts` of each arm that has its own."""
     arms: list[Arm] = Field(min_length=1)
@@ -286,6 +310,51 @@ class Comparison(Frozen):
     def steps_of(self, arm: Arm) -> int:
         """Steps in a round of an arm."""
         return arm.round_steps or self.round_steps
+
+    @property
+    def learning_rate(self) -> float:
+        """Of every arm's training."""
+        return float(self.train.get("learning_rate", LEARNING_RATE))
+
+    def tuned(self, learning_rate: float, step_prompts: int) -> Comparison:
+        """The same with another learning rate and size of a step for all arms that share them.
+
+        A round keeps its prompts, so it has more steps where a step has fewer prompts: what a round costs
+        beside its training, such as references, does not change.
+
+        Raises:
+            InputError: an arm cannot have steps of this size.
+        """
+
+        def steps(count: int) -> int:
+            return max(1, math.floor(count * self.step_prompts / step_prompts + 0.5))
+
+        arms = [
+            arm.model_copy(update={"round_steps": steps(arm.round_steps)})
+            if arm.round_steps is not None and arm.step_prompts is None
+            else arm
+            for arm in self.arms
+        ]
+        changed = {
+            "train": self.train | {"learning_rate": learning_rate},
+            "step_prompts": step_prompts,
+            "round_steps": steps(self.round_steps),
+            "arms": [arm.model_dump() for arm in arms],
+        }
+        try:
+            comparison = Comparison(**self.model_dump() | changed)
+        except ValidationError as error:
+            raise InputError(f"[tune] step_prompts = {step_prompts}: {refusals(error)[0].what}.") from error
+        return comparison.with_controls() if self.controls else comparison
+
+    def grid(self) -> list[tuple[float, int]]:
+        """Learning rates and sizes of a step that `--tune` tries, each pair once."""
+        pairs = [
+            (factor * self.learning_rate, max(1, math.floor(part * self.step_prompts + 0.5)))
+            for part in self.tune.step_prompts
+            for factor in self.tune.learning_rate
+        ]
+        return list(dict.fromkeys(pairs))
 
     @property
     def mark_tokens(self) -> list[int]:

@@ -113,6 +113,7 @@ def setting(results: Results) -> Json:
         "prompts": len(results.prompts),
         "samples": int(comparison["evaluation"]["samples"]),
         "tasks": _tasks(results),
+        "tuned": results.facts.get("tuned"),
         "budget_tokens": int(comparison["budget_tokens"]),
     }
 

@@ -76,7 +76,7 @@ def _pictures(document: Json) -> dict[str, Any]:
 
 def _facts(setting: Json) -> dict[str, Any]:
     """What all arms share, by the names of the settings."""
-    apart = ("arms", "evaluation", "train")
+    apart = ("arms", "evaluation", "train", "tune")
     comparison = setting["comparison"]
     plain = {name: value for name, value in comparison.items() if name not in apart and value is not None}
     judged = {name: value for name, value in comparison["evaluation"].items() if value is not None}

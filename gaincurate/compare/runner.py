@@ -1,9 +1,7 @@
 """A comparison from its settings to its tables: train and judge what is left, then write what was measured.
 
 Several arms may train at a time, each in processes of its own, and what is measured does not depend on how
-many. A killed comparison goes on where it was, because every finished step is a file: per arm and seed the
-run, the trainer's marks, and a rollout set per mark. Training and judging an arm share one process, which
-holds the model.
+many. A killed comparison goes on where it was, because every finished step is a file.
 """
 
 from __future__ import annotations
@@ -11,303 +9,52 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel
 
-from gaincurate.compare.arm import COST, MARKS, PROGRESS, ROLLOUTS, RUN, STEP, TASK, Task
+from gaincurate.compare.arm import ArmJob, evaluation, model_at_start
 from gaincurate.compare.config import Arm, Comparison
-from gaincurate.compare.results import DRAWN, EVALUATIONS, FACTS, RESULTS, STEPS, TASKS, write_tables
-from gaincurate.compare.results import MARKS as MARKS_TABLE
+from gaincurate.compare.results import DRAWN, EVALUATIONS, FACTS, MARKS, RESULTS, STEPS, TASKS, write_tables
 from gaincurate.core.artifact import MANIFEST, Json, differing_keys
-from gaincurate.core.files import digest_json, write_json
+from gaincurate.core.columns import NO_GROUP, read_column
+from gaincurate.core.files import write_json
 from gaincurate.core.locks import WORK, Split, writing
-from gaincurate.core.options import checked
-from gaincurate.core.outcomes import read_file
-from gaincurate.core.process import command_lock, run_command
 from gaincurate.core.progress import Progress
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.rollout import roll_out
-from gaincurate.difficulty.rollout_set import RolloutSet, pass_rates
 from gaincurate.errors import InputError, OutputError, TrainerError
 from gaincurate.report.formatting import seconds as duration
-from gaincurate.report.table import NO_GROUP, likely_groups, read_column
-from gaincurate.schedule import base
-from gaincurate.schedule.config import ScheduleConfig
+from gaincurate.report.table import likely_groups
 from gaincurate.schedule.first_model import recorded_model
-from gaincurate.schedule.observations import rules_of
-from gaincurate.schedule.rounds import start
-from gaincurate.schedule.run import RUN as RUN_FACTS
-from gaincurate.schedule.run import Run, read_json
-from gaincurate.schedule.strategies.dots_options import DotsOptions
+from gaincurate.schedule.run import read_json
 
-START, JOBS = "start", "jobs"
+START, JOBS, TUNE = "start", "jobs", "tune"
+CHOICE = "tune.json"
+"""In the folder `tune`: what was tried and what was chosen."""
 FORMAT = 1
+_FREE = {"arms", "seeds", "scored", "heldout", "tasks", "controls", "tune"}
+"""Settings that may change; a set is known by its manifest."""
 _LOOK = 0.2  # seconds between two looks at what is done
-LOG = "trainer.log"
-_MODULE = "gaincurate.compare.trl_arm"
 
 
-class ArmJob:
-    """One arm with one seed.
-
-    Args:
-        comparison: with the settings that all share.
-        arm: what is different.
-        seed: one of the comparison's.
-        folder: its own.
-    """
-
-    def __init__(self, comparison: Comparison, arm: Arm, seed: int, folder: Path) -> None:
-        self.comparison, self.arm, self.seed, self.folder = comparison, arm, seed, folder
-        # Of schedule and trainer: no two arms share random numbers, so one strategy under two names is two.
-        self.number = int(digest_json([arm.name, seed])[:7], 16)
-
-    @property
-    def done(self) -> bool:
-        """Whether all marks were reached and judged."""
-        marks = range(len(self.comparison.mark_tokens))
-        return all((self._mark(k) / ROLLOUTS / MANIFEST).exists() for k in marks)
-
-    @property
-    def share(self) -> float:
-        """How much of it is done, 0 to 1."""
-        path = self.folder / PROGRESS
-        return float(read_json(path)["share"]) if path.exists() else 0.0
-
-    def _mark(self, k: int) -> Path:
-        return self.folder / MARKS / str(k)
-
-    def prepare(self) -> None:
-        """Open the arm's run and write its trainer's task; nothing where that was done.
-
-        Raises:
-            InputError: the strategy cannot do with the set or an option.
-        """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not (self.folder / RUN / RUN_FACTS).exists():
-            start(self._schedule())
-        write_json(self.folder / TASK, self._task().model_dump(mode="json"))
-
-    def _schedule(self) -> ScheduleConfig:
-        comparison, arm = self.comparison, self.arm
-        prompts, steps = comparison.fresh_prompts(arm), comparison.steps_of(arm)
-        fewest = prompts * steps * comparison.group  # tokens of a round whose completions have one each
-        return checked(
-            ScheduleConfig,
-            {
-                "scored": comparison.scored,
-                "run": self.folder / RUN,
-                "strategy": arm.strategy,
-                "budget": prompts * steps,
-                "rounds": -(-comparison.budget_tokens // fewest) + 1,
-                "seed": self.number,
-                "by": arm.by,
-                "ascending": arm.ascending,
-                "options": self._options(steps),
-                "align_to": prompts,
-                "model": model_at_start(comparison),
-                "rescore": arm.rescore,
-            },
-        )
-
-    def _options(self, steps: int) -> dict[str, Any]:
-        """The strategy's own, and of one that observes references how it does that, where it is not said."""
-        comparison, options = self.comparison, dict(self.arm.options)
-        if not issubclass(base.load(self.arm.strategy).Options, DotsOptions):
-            return options
-        rollout = {
-            "verifier": comparison.verifier,
-            "samples": comparison.group,
-            "temperature": comparison.temperature,
-            "max_tokens": comparison.max_tokens,
-            "verify_workers": 1,
-            "on_error": "skip",
-        }
-        if comparison.answer_column is not None:
-            rollout["answer_column"] = comparison.answer_column
-        if comparison.threads is not None:
-            rollout["threads"] = comparison.threads
-        defaults = {"refresh_every": steps, "success": comparison.success}
-        return {**defaults, **options, "rollout": rollout | options.get("rollout", {})}
-
-    def _task(self) -> Task:
-        comparison, replay = self.comparison, self.arm.replay
-        prompts = comparison.prompts_of(self.arm)
-        return Task(
-            model=model_at_start(comparison),
-            verifier=comparison.verifier,
-            answer_column=comparison.answer_column,
-            success=comparison.success,
-            scoring=self.scoring(),
-            prefill_weight=comparison.prefill_weight,
-            mark_tokens=comparison.mark_tokens,
-            trainer={
-                "per_device_train_batch_size": prompts * comparison.group // comparison.micro_batches,
-                "learning_rate": 1e-6,
-                "lr_scheduler_type": "constant",
-                "report_to": "none",
-                "disable_tqdm": True,
-                **comparison.train,
-                "num_generations": comparison.group,
-                "max_completion_length": comparison.max_tokens,
-                "temperature": comparison.temperature,
-                "shuffle_dataset": False,
-                "logging_strategy": "steps",
-                "logging_steps": 1,
-                "save_strategy": "steps",
-                "save_steps": comparison.steps_of(self.arm),
-                "save_total_limit": 2,
-                "seed": self.number,
-            },
-            replay=None if replay is None else {"capacity": prompts, **replay.model_dump(exclude_none=True)},
-            evaluation=evaluation(comparison),
-        )
-
-    def scoring(self) -> int:
-        """Tokens charged before the training: the scoring pass, if the order is made of it, and more."""
-        if not self.arm.needs_scores:
-            return self.arm.spent_before
-        tokens = int(pc.sum(ScoredSet(self.comparison.scored).column("gc_prompt_tokens")).as_py())
-        return round(tokens * self.comparison.prefill_weight) + self.arm.spent_before
-
-    def work(self, environment: Mapping[str, str], watch: Callable[[float], None]) -> float:
-        """Train to the last mark and judge all of them; the seconds that it took.
-
-        Args:
-            environment: of its process, besides this one's.
-            watch: called now and then with the seconds so far; what it raises ends the process.
-
-        Raises:
-            TrainerError: it failed; what it saved is kept.
-        """
-        command = [sys.executable, "-m", _MODULE, str(self.folder)]
-        try:
-            with command_lock(self.folder) as lock:
-                log = self.folder / LOG
-                return run_command(command, environment=environment, log=log, lock=lock, watch=watch)
-        except TrainerError as error:
-            raise TrainerError(f"{self.arm.name}, seed {self.seed}: {error}", **error.data) from error
-
-    def cost(self, k: int) -> Json:
-        """What the trainer wrote at a mark: tokens by what they were spent on, `step`, `seconds`, `steps`."""
-        return read_json(self._mark(k) / COST)
-
-    def mark_rows(self) -> list[Json]:
-        """Rows of `marks.arrow`."""
-        names = ("tokens", "scoring", "rescoring", "references", "training", "step", "seconds")
-        rows = []
-        for k, asked in enumerate(self.comparison.mark_tokens):
-            cost = self.cost(k)
-            rows.append({**self._key, "mark": k + 1, "asked": asked, **{n: cost[n] for n in names}})
-        return rows
-
-    def step_rows(self) -> list[Json]:
-        """Rows of `steps.arrow`."""
-        rows = []
-        for entry in self.cost(len(self.comparison.mark_tokens) - 1)["steps"]:
-            measured, share = entry[STEP], entry.get("replay/share", 0.0)
-            rows.append(
-                {
-                    **self._key,
-                    **measured,
-                    "step": entry["step"],
-                    "trainer_tokens": int(entry["num_tokens"]),
-                    "grad_norm": entry.get("grad_norm"),
-                    "replayed": round(measured["rollouts"] * share / (1 - share)),
-                }
-            )
-        return rows
-
-    def drawn_rows(self, tasks: Mapping[str, str]) -> list[Json]:
-        """Rows of `drawn.arrow`: what it trained on up to the last mark.
-
-        Args:
-            tasks: each prompt's task, by its id; "" for one that is not there.
-        """
-        run = Run(self.folder / RUN)
-        steps = self.cost(len(self.comparison.mark_tokens) - 1)["steps"]
-        groups: dict[str, list[str]] = {}  # by task, the prompt of each group
-        last = steps[-1]["step"] if steps else 0
-        for round_ in sorted({entry[STEP]["round"] for entry in steps}):
-            lines = read_file(run.outcomes(round_), round_, run.ids, rules_of(run.config))
-            # A step that was made again after a kill has its lines twice.
-            for _, gc_id in sorted(
-                {(line.step or 0, line.gc_id) for line in lines if (line.step or 0) <= last}
-            ):
-                groups.setdefault(tasks.get(gc_id, ""), []).append(gc_id)
-        return [
-            {**self._key, "task": task, "groups": len(ids), "prompts": len(set(ids))}
-            for task, ids in sorted(groups.items())
-        ]
-
-    def evaluation_rows(self, prompts: Sequence[str]) -> list[Json]:
-        """Rows of `evaluations.arrow` for these held-out prompts, without the start."""
-        marks = range(len(self.comparison.mark_tokens))
-        return [row for k in marks for row in self.judged(self._mark(k) / ROLLOUTS, k + 1, prompts)]
-
-    def judged(self, rollouts: Path, mark: int, prompts: Sequence[str]) -> list[Json]:
-        """How a model did on each held-out prompt; 0 samples where none could be judged."""
-        table = pa.concat_tables(RolloutSet(rollouts).tables([ID, "tokens"]))
-        sums = table.group_by(ID).aggregate([("tokens", "sum")])
-        tokens = dict(zip(sums.column(ID).to_pylist(), sums.column("tokens_sum").to_pylist(), strict=True))
-        rates = pass_rates(rollouts, success=self.comparison.success).to_pylist()
-        counts = {row[ID]: (round(row["wins"]), row["samples"]) for row in rates}
-        names = ("right", "samples")
-        return [
-            {
-                **self._key,
-                "mark": mark,
-                ID: gc_id,
-                **dict(zip(names, counts.get(gc_id, (0, 0)), strict=True)),
-                "tokens": tokens.get(gc_id, 0),
-            }
-            for gc_id in sorted(prompts)
-        ]
-
-    @property
-    def _key(self) -> Json:
-        return {"arm": self.arm.name, "seed": self.seed}
-
-
-def model_at_start(comparison: Comparison) -> str:
-    """The model that every arm begins with."""
-    model = comparison.model or recorded_model(comparison.scored)
-    assert model is not None  # checked before any arm
-    return model
-
-
-def evaluation(comparison: Comparison) -> Json:
-    """The options of the held-out rollouts but model and folder: the same random numbers for every model."""
-    asked = comparison.evaluation
-    config = RolloutConfig(
-        scored=comparison.heldout.resolve(),
-        out=Path(),
-        verifier=comparison.verifier,
-        answer_column=comparison.answer_column,
-        samples=asked.samples,
-        temperature=asked.temperature,
-        top_p=asked.top_p,
-        seed=asked.seed,
-        max_tokens=comparison.max_tokens,
-        batch_tokens=asked.batch_tokens,
-        threads=comparison.threads,
-        verify_workers=1,
-        on_error="skip",
-    )
-    return config.model_dump(mode="json", exclude={"model", "out"})
-
-
-def compare(comparison: Comparison, out: Path, progress: Progress | None = None, workers: int = 1) -> None:
+def compare(
+    comparison: Comparison,
+    out: Path,
+    progress: Progress | None = None,
+    workers: int = 1,
+    *,
+    tune: bool = False,
+) -> None:
     """Train and judge what is left of a comparison, and write its tables.
 
     Args:
@@ -315,6 +62,8 @@ def compare(comparison: Comparison, out: Path, progress: Progress | None = None,
         out: its folder.
         progress: hears how it goes.
         workers: arms that are trained at a time. What is measured does not depend on it, but for the seconds.
+        tune: find a learning rate and a size of a step for uniform sampling first, which all arms then
+            have. A folder that was begun so goes on so, whether or not it is asked for again.
 
     Raises:
         InputError: a set, an arm or a setting is not right.
@@ -325,7 +74,14 @@ def compare(comparison: Comparison, out: Path, progress: Progress | None = None,
     progress = progress or Progress()
     check(comparison)
     with writing(out, Split(), "What was done is kept"):
+        _refuse_others(out)
+        tuning = None
+        if tune or (out / TUNE).exists():
+            tuning = _tune(comparison, out, progress, workers)
+            comparison = comparison.tuned(**tuning["chosen"])
         facts, begun = _state(comparison, out)
+        if tuning is not None:
+            facts["tuned"] = {name: tuning[name] for name in ("chosen", "grid", "seeds")}
         jobs = [
             ArmJob(comparison, arm, seed, out / JOBS / arm.name / f"seed-{seed}")
             for seed in comparison.seeds
@@ -496,17 +252,12 @@ def _state(comparison: Comparison, out: Path) -> tuple[Json, set[str]]:
     """
     path = out / FACTS
     before = read_json(path) if path.exists() else None
-    if before is None and (others := sorted(p.name for p in out.iterdir() if p.name != WORK)):
-        raise OutputError(f"{out} holds {others[0]!r} and no comparison; give a new or empty folder with -o.")
     arms = {arm.name: arm.model_dump(mode="json") for arm in comparison.arms}
     begun = (before or {}).get("begun", {})
     facts: Json = {
         "format": FORMAT,
         "comparison": comparison.model_dump(mode="json"),
-        "sets": {
-            "scored": ScoredSet(comparison.scored).manifest_hash,
-            "heldout": ScoredSet(comparison.heldout).manifest_hash,
-        },
+        "sets": _sets(comparison),
         "model": model_at_start(comparison),
         "tasks": task_columns(comparison),
         "controls": {
@@ -527,12 +278,94 @@ def _state(comparison: Comparison, out: Path) -> tuple[Json, set[str]]:
     return facts, set(begun)
 
 
+def _refuse_others(out: Path) -> None:
+    """A folder with something else, where no comparison was begun."""
+    if (out / FACTS).exists():
+        return
+    if others := sorted(p.name for p in out.iterdir() if p.name not in (WORK, TUNE)):
+        raise OutputError(f"{out} holds {others[0]!r} and no comparison; give a new or empty folder with -o.")
+
+
+def _tune(comparison: Comparison, out: Path, progress: Progress, workers: int) -> Json:
+    """Train uniform sampling with every setting of the grid, and choose the best on the held-out prompts.
+
+    The choice is made on the prompts that arms are judged on, with seeds of its own. It can flatter uniform
+    sampling a little, and no arm against it. A split would cost every verdict half of its prompts.
+
+    Returns:
+        `grid`, a row for each setting with its held-out accuracy by seed, and `chosen`, the settings of the
+        row with the highest mean, the first of equal ones.
+    """
+    folder, path = out / TUNE, out / TUNE / CHOICE
+    if (out / FACTS).exists() and not path.exists():
+        raise OutputError(
+            f"{out} holds a comparison that was begun without --tune; give another folder with -o."
+        )
+    asked = {
+        "comparison": {
+            name: value for name, value in comparison.model_dump(mode="json").items() if name not in _FREE
+        },
+        "tune": comparison.tune.model_dump(mode="json"),
+        "sets": _sets(comparison),
+    }
+    before = read_json(path) if path.exists() else None
+    if before is not None and (keys := [name for name, _, _ in differing_keys(before["asked"], asked)]):
+        raise OutputError(
+            f"{out} was tuned with other settings: {', '.join(keys)} differ. Give another folder with -o, or "
+            "put the settings back.",
+            keys=keys,
+        )
+    if before is not None and "chosen" in before:
+        return before
+    rows, jobs = list[Json](), list[list[ArmJob]]()
+    for learning_rate, step_prompts in comparison.grid():
+        rows.append({"learning_rate": learning_rate, "step_prompts": step_prompts})
+        setting = comparison.tuned(learning_rate, step_prompts).model_copy(update={"marks": 1})
+        arm = Arm(name=f"uniform-at-{step_prompts}-lr-{learning_rate:g}".replace("+", ""), strategy="uniform")
+        places = {seed: folder / arm.name / f"seed-{seed}" for seed in comparison.tune.seeds}
+        jobs.append([ArmJob(setting, arm, seed, place) for seed, place in places.items()])
+    trainings = [job for each in zip(*jobs, strict=True) for job in each]
+    for job in trainings:
+        if before is None:  # killed while it was prepared
+            shutil.rmtree(job.folder, ignore_errors=True)
+        job.prepare()
+    state: Json = {"format": FORMAT, "asked": asked, "seeds": comparison.tune.seeds}
+    write_json(path, state)
+    if not all(job.done for job in trainings):
+        check_trainer(comparison)
+    progress.note(f"tuning uniform: {len(rows)} settings, {len(comparison.tune.seeds)} seeds each")
+    _work(trainings, progress, workers)
+    prompts = ScoredSet(comparison.heldout).column(ID).to_pylist()
+    for row, of_row in zip(rows, jobs, strict=True):
+        row["accuracy_by_seed"] = [_accuracy(job.evaluation_rows(prompts)) for job in of_row]
+        row["accuracy"] = fmean(row["accuracy_by_seed"])
+        row["steps"] = fmean(job.cost(0)["step"] for job in of_row)
+    best = max(rows, key=lambda row: float(row["accuracy"]))
+    chosen = {name: best[name] for name in ("learning_rate", "step_prompts")}
+    progress.note(
+        f"tuned: learning rate {chosen['learning_rate']:g}, {chosen['step_prompts']} prompts a step"
+    )
+    state |= {"grid": rows, "chosen": chosen}
+    write_json(path, state)
+    return state
+
+
+def _accuracy(rows: Sequence[Json]) -> float:
+    """The mean share of right answers over the prompts that could be judged."""
+    shares = [row["right"] / row["samples"] for row in rows if row["samples"]]
+    return fmean(shares) if shares else 0.0
+
+
+def _sets(comparison: Comparison) -> Json:
+    """What the sets are known by, wherever they lie."""
+    return {name: ScoredSet(getattr(comparison, name)).manifest_hash for name in ("scored", "heldout")}
+
+
 def _differing(before: Json, facts: Json) -> list[str]:
     """What of a comparison changed that may not; a set is known by its manifest, wherever it lies.
 
     A setting that an earlier version did not have was at its default.
     """
-    free = {"arms", "seeds", "scored", "heldout", "tasks", "controls"}
 
     def bound(state: Json) -> Json:
         comparison = _with_defaults(Comparison, state["comparison"])
@@ -540,7 +373,7 @@ def _differing(before: Json, facts: Json) -> list[str]:
             name: _with_defaults(Arm, arm) for name, arm in state["begun"].items() if name in before["begun"]
         }
         return {
-            "comparison": {name: value for name, value in comparison.items() if name not in free},
+            "comparison": {name: value for name, value in comparison.items() if name not in _FREE},
             "sets": state["sets"],
             "format": state["format"],
             "arms": arms,
@@ -550,15 +383,17 @@ def _differing(before: Json, facts: Json) -> list[str]:
 
 
 def _with_defaults(kind: type[BaseModel], values: Json) -> dict[str, Any]:
-    fields = kind.model_fields.items()
-    return {name: field.get_default() for name, field in fields if name not in values} | values
+    defaults = {
+        name: field.get_default() for name, field in kind.model_fields.items() if not field.is_required()
+    }
+    return {name: value for name, value in defaults.items() if name not in values} | values
 
 
 def collect(comparison: Comparison, out: Path, jobs: Sequence[ArmJob]) -> None:
     """Write everything that is on disk into tables."""
     prompts = ScoredSet(comparison.heldout).column(ID).to_pylist()
     tasks = tasks_by_id(ScoredSet(comparison.heldout), task_columns(comparison))
-    rows: dict[str, list[Json]] = {EVALUATIONS: [], MARKS_TABLE: [], STEPS: []}
+    rows: dict[str, list[Json]] = {EVALUATIONS: [], MARKS: [], STEPS: []}
     rows[TASKS] = [{ID: gc_id, "task": task} for gc_id, task in sorted(tasks.items())]
     scored = ScoredSet(comparison.scored)
     columns = [name for name in task_columns(comparison) if name.partition(".")[0] in scored.schema.names]
@@ -566,6 +401,6 @@ def collect(comparison: Comparison, out: Path, jobs: Sequence[ArmJob]) -> None:
     for job in sorted(jobs, key=lambda job: comparison.arms.index(job.arm)):
         rows[DRAWN] += job.drawn_rows(tasks)
         rows[EVALUATIONS] += [*job.judged(out / START, 0, prompts), *job.evaluation_rows(prompts)]
-        rows[MARKS_TABLE] += job.mark_rows()
+        rows[MARKS] += job.mark_rows()
         rows[STEPS] += job.step_rows()
     write_tables(out / RESULTS, rows)

@@ -12,7 +12,7 @@ _MUCH = 0.25  # of a budget: spent before the training, it decides more than the
 
 
 def headline(document: Json) -> str:
-    """One or two sentences over all arms: the verdicts, and what they are where only prompts may change."""
+    """The verdicts over all arms, what they are where only prompts may change, and against own controls."""
     setting = document["setting"]
     baseline, answers = setting["baseline"], _answers(document)
     if "cannot say" in answers.values():
@@ -30,10 +30,14 @@ def headline(document: Json) -> str:
         )
     else:
         first = f"At equal cost, of {count}, {_summary(answers, baseline, where)}."
-    if not where:
-        return first
-    these = _summary(_answers(document, THESE), baseline)
-    return f"{first} For more prompts of these {setting['tasks']['count']} tasks alone: {these}."
+    sentences = [first]
+    if where:
+        these = _summary(_answers(document, THESE), baseline)
+        sentences.append(f"For more prompts of these {setting['tasks']['count']} tasks alone: {these}.")
+    if own := {a["arm"]: a["against_control"]["answer"] for a in document["arms"] if a["against_control"]}:
+        against = _summary(own, "its control", where)
+        sentences.append(f"Against {baseline} with the same replay and size of a step: {against}.")
+    return " ".join(sentences)
 
 
 def _summary(answers: dict[str, str], baseline: str, where: str = "") -> str:
@@ -184,6 +188,14 @@ def notes(document: Json, left_out: int) -> list[str]:
             f"It is not clear that {baseline} learned anything ({100 * learned['value']:+.1f} right answers "
             f"of 100 since the start, {100 * low:+.1f} to {100 * high:+.1f}): where nothing is learned, no "
             "strategy can be told from another. A larger budget or learning rate may show more."
+        )
+    if setting["tuned"] is not None:
+        chosen, tried = setting["tuned"]["chosen"], setting["tuned"]["grid"]
+        sentences.append(
+            f"{baseline} was tuned first: of {len(tried)} settings at equal tokens, learning rate "
+            f"{chosen['learning_rate']:g} with {chosen['step_prompts']} prompts a step gave the most right "
+            "answers, and all arms have it. It was chosen on the held-out prompts, with other seeds, so "
+            f"{baseline}'s accuracy may be flattered a little and no arm's gain is."
         )
     for arm in document["arms"]:
         share = arm["cost"]["scoring"] / setting["budget_tokens"]

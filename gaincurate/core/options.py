@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
 
 GAIN_RL, POSTERIOR, DOTS = "Strategies gain-rl and length", "Strategy posterior", "Strategy dots"
-RESCORING = "Re-scoring"
+RESCORING, STRATA = "Re-scoring", "Shares of groups"
 SERVER, SAMPLING, VERIFYING, CHECKS = "Server", "Sampling", "Verifying", "Checks of the rows"
 MACHINE, READING, ADVANCED = "Machine", "Reading", "Advanced"
 PANELS = (
-    GAIN_RL, POSTERIOR, DOTS, RESCORING, SAMPLING, VERIFYING, CHECKS, SERVER, MACHINE, READING, ADVANCED,
+    STRATA, GAIN_RL, POSTERIOR, DOTS, RESCORING, SAMPLING, VERIFYING, CHECKS, SERVER, MACHINE, READING,
+    ADVANCED,
 )  # fmt: skip
 """Parts of the help in their order, after the options that most people need."""
 

@@ -241,8 +241,11 @@ class PredictConfig(BaseModel):
     )
     reward_range: RewardRange = None
     target: Annotated[
-        Literal["difficulty", "variance"],
-        Option("The failure rate, gc_difficulty, or p (1 - p) of the pass rate, gc_variance."),
+        Literal["difficulty", "variance", "auto"],
+        Option(
+            "The failure rate, gc_difficulty, or p (1 - p) of the pass rate, gc_variance. auto: by which of "
+            "them the references say that better prompts are found."
+        ),
     ] = "difficulty"
     seed: Annotated[int, Field(ge=0), Option("Of the draw.")] = 0
     out: Annotated[

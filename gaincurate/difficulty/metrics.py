@@ -23,6 +23,7 @@ RULE = "equal-tailed 95 % of the Beta posterior under Jeffreys' prior"
 
 Interval = tuple[float, float]
 Target = Literal["difficulty", "variance"]
+COLUMNS: dict[Target, str] = {"difficulty": "gc_difficulty", "variance": "gc_variance"}
 
 _TINY = 1e-300
 _RESAMPLES = 1000

@@ -22,7 +22,14 @@ from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.embeddings import BLOCK
 from gaincurate.difficulty.methods import ByAttention, ByGaussianProcess, ByGroup, Inputs, Method, Seen
-from gaincurate.difficulty.metrics import Quality, Target, observation_noise, quality, quality_of_halves
+from gaincurate.difficulty.metrics import (
+    COLUMNS,
+    Quality,
+    Target,
+    observation_noise,
+    quality,
+    quality_of_halves,
+)
 from gaincurate.difficulty.pass_rates import PassRates
 from gaincurate.errors import InputError
 
@@ -32,12 +39,11 @@ if TYPE_CHECKING:
 MethodName = Literal["adapter", "gp", "whitened", "attention", "group-mean"]
 FEWEST = 3
 """References that a method needs at least."""
-COLUMNS: dict[Target, str] = {"difficulty": "gc_difficulty", "variance": "gc_variance"}
 _MEANING: dict[Target, str] = {
     "difficulty": "failure rate in [0, 1]: observed where it was, else predicted",
     "variance": "p (1 - p) of the pass rate p: k (G - k) / (G (G - 1)) where it was observed, else predicted",
 }
-_DRAW, _HALVES = 13, 14  # streams of random numbers
+_DRAW, _HALVES, _TIES = 13, 14, 15  # streams of random numbers
 _SPLITS = 5
 
 
@@ -173,6 +179,39 @@ class Prediction:
     target: Target = "difficulty"
 
 
+@dataclass(frozen=True, slots=True)
+class _References:
+    """What is known of the references, and how a method is fitted to it for one target or another."""
+
+    method: MethodName
+    scored: ScoredSet
+    rates: PassRates
+    rows: Ints
+    options: dict[str, Any]
+
+    def fit(self, target: Target) -> Predictor:
+        rates, rows = self.rates, self.rows
+        wins, losses = rates.wins[rows], rates.losses[rows]
+        noise = observation_noise(wins, losses, target) if rates.counted else None
+        names = [rates.ids[i] for i in rows]
+        values = rates.observed(target)[rows]
+        return make(self.method, self.scored, names, values, noise=noise, target=target, **self.options)
+
+    def carried(self, target: Target, seed: int) -> float:
+        """The mean p (1 - p), as observed, of what this aim picks of references it has not seen.
+
+        Of each half it picks the quarter with d nearest .5, or with the highest p (1 - p), by a fit on the
+        other half. Of equal ones it takes any.
+        """
+        observed, means = self.rates.observed("variance")[self.rows], []
+        for number, (rows, predicted) in enumerate(self.fit(target).halves(seed)):
+            worth = predicted if target == "variance" else -np.abs(predicted - 0.5)
+            order = permutation(seed, number, _TIES, len(rows))
+            best = order[np.argsort(-np.round(worth[order], 9), kind="stable")[: max(1, len(rows) // 4)]]
+            means.append(float(observed[rows[best]].mean()))
+        return float(np.mean(means))
+
+
 def predict(
     scored: ScoredSet,
     rates: PassRates,
@@ -182,10 +221,14 @@ def predict(
     group_column: str | None = None,
     references: int = 256,
     seed: int = 0,
-    target: Target = "difficulty",
+    target: Target | Literal["auto"] = "difficulty",
     recalibrate: bool = False,
 ) -> Prediction:
     """Predict every row's failure rate, or p (1 - p), from `references` observed prompts, drawn at random.
+
+    With `auto` the references say which: what either aim would pick of half of them, by a fit on the other
+    half, is compared in p (1 - p) as it was observed. Where they cannot say it (numbers of rollouts that are
+    not known, rewards between 0 and 1, too few references), it is the failure rate.
 
     Args:
         scored: the set.
@@ -202,23 +245,26 @@ def predict(
         InputError: an id that is not in the set, too few observed, or what the method needs is not there.
     """
     _check_ids(scored, rates)
-    rates = rates.with_rollouts(2) if target == "variance" else rates
-    observed = rates.observed(target)
-    order = permutation(seed, 0, _DRAW, len(rates.ids))
-    drawn, rest = np.sort(order[:references]), np.sort(order[references:])
+    options = {"adapter": adapter, "group_column": group_column, "recalibrate": recalibrate}
+
+    def drawn_of(rates: PassRates) -> tuple[Ints, Ints]:
+        order = permutation(seed, 0, _DRAW, len(rates.ids))
+        return np.sort(order[:references]), np.sort(order[references:])
+
+    several, aims = rates.with_rollouts(2), None
+    if target == "auto":
+        target = "difficulty"
+        some = drawn_of(several)[0]
+        whole = np.array_equal(several.wins, np.round(several.wins))
+        if rates.counted and whole and len(some) >= 2 * FEWEST:
+            known = _References(method, scored, several, some, options)
+            aims = {name: known.carried(name, seed) for name in COLUMNS}
+            target = "variance" if aims["variance"] > aims["difficulty"] else "difficulty"
+    rates = several if target == "variance" else rates
+    observed, (drawn, rest) = rates.observed(target), drawn_of(rates)
     names = [rates.ids[i] for i in drawn]
     wins, losses = rates.wins[drawn], rates.losses[drawn]
-    fitted = make(
-        method,
-        scored,
-        names,
-        observed[drawn],
-        noise=observation_noise(wins, losses, target) if rates.counted else None,
-        adapter=adapter,
-        group_column=group_column,
-        target=target,
-        recalibrate=recalibrate,
-    )
+    fitted = _References(method, scored, rates, drawn, options).fit(target)
     ids, predicted = _all_rows(scored, fitted)
     places = pc.index_in(pa.array(rates.ids), value_set=pa.array(ids)).to_numpy(zero_copy_only=False)
     places = places.astype(np.int64)
@@ -234,6 +280,7 @@ def predict(
         "observed": len(rates.ids),
         "references": len(names),
         "seed": seed,
+        **({} if aims is None else {"aims": aims}),
     }
     return Prediction(
         ids,

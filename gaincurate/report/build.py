@@ -17,7 +17,7 @@ import numpy as np
 from gaincurate.core.artifact import Json
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.stats import Estimate, Floats
-from gaincurate.difficulty.predict import COLUMNS
+from gaincurate.difficulty.metrics import COLUMNS
 from gaincurate.difficulty.prompts import fitting_verifier
 from gaincurate.hygiene.options import HygieneOptions
 from gaincurate.report import verdict_text

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gaincurate.core.artifact import Json, differing_keys
+from gaincurate.core.columns import fields, read_column
 from gaincurate.core.prompts import column_values, questions
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
@@ -39,7 +40,7 @@ from gaincurate.report.document import (
     Stability,
 )
 from gaincurate.report.lift import SHARE
-from gaincurate.report.table import LENGTH, Groups, Table, fields, is_number, numbers, read_column
+from gaincurate.report.table import LENGTH, Groups, Table, is_number, numbers
 from gaincurate.schedule.run import Run
 from gaincurate.schedule.status import status
 

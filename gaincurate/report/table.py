@@ -9,14 +9,14 @@ otherwise.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.types as pt
 
+from gaincurate.core.columns import NO_GROUP, can_group, coded, fields, is_text, read_column
 from gaincurate.core.schema import PREFIX
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.stats import Floats, Strata
@@ -24,7 +24,6 @@ from gaincurate.errors import InputError
 from gaincurate.report.document import Column
 
 LENGTH = "gc_question_tokens"
-NO_GROUP = "(none)"
 _COUNTS = ("gc_prompt_tokens", "gc_prefix_tokens", LENGTH)
 _GROUPS = (
     "data_source", "source", "dataset", "task", "task_name", "task_type", "domain", "ability",
@@ -207,16 +206,12 @@ def likely_groups(scored: ScoredSet) -> tuple[Groups | None, list[str]]:
     by_name: dict[str, list[str]] = {}
     for name in there:
         by_name.setdefault(name.rpartition(".")[2].lower(), []).append(name)
-    likely = [name for word in _GROUPS for name in by_name.get(word, []) if _can_group(there[name])]
+    likely = [name for word in _GROUPS for name in by_name.get(word, []) if can_group(there[name])]
     for place, name in enumerate(likely):
         groups = _groups(scored, name)
         if groups is not None and 2 <= len(groups.names) <= max(2, len(scored) // 3):
             return groups, likely[place + 1 :]
     return None, []
-
-
-def _can_group(kind: pa.DataType) -> bool:
-    return is_text(kind) or bool(pt.is_integer(kind) or pt.is_boolean(kind))
 
 
 def _named_groups(scored: ScoredSet, there: dict[str, pa.DataType], name: str) -> Groups:
@@ -225,7 +220,7 @@ def _named_groups(scored: ScoredSet, there: dict[str, pa.DataType], name: str) -
             f"--group-column {name}: {scored.folder} has no such column; it has {_listed(list(there))}.",
             column=name,
         )
-    if not _can_group(there[name]):
+    if not can_group(there[name]):
         raise InputError(f"--group-column {name}: it holds {there[name]}, not names.", column=name)
     groups = _groups(scored, name)
     if groups is None or len(groups.names) < 2:
@@ -248,52 +243,9 @@ def _groups(scored: ScoredSet, name: str) -> Groups | None:
     return Groups(name, [names[place] for place in order], places[codes])
 
 
-def fields(schema: pa.Schema) -> Iterator[tuple[str, pa.DataType]]:
-    """Every column and every field inside a struct, with its dotted name."""
-    for column in schema:
-        yield from _inside(column.name, column.type)
-
-
-def _inside(name: str, kind: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
-    if pt.is_struct(kind):
-        for field in kind:
-            yield from _inside(f"{name}.{field.name}", field.type)
-    else:
-        yield name, kind
-
-
-def read_column(scored: ScoredSet, name: str) -> pa.ChunkedArray:
-    """A column of the whole set by dotted name; it must be there."""
-    head, *path = _path(scored.schema, name)
-    column = scored.column(head)
-    if not path:
-        return column
-    chunks = [pc.struct_field(chunk, path) for chunk in column.chunks]
-    return pa.chunked_array(chunks, None if chunks else pa.null())
-
-
-def _path(columns: Iterable[pa.Field], name: str) -> list[str]:
-    """The columns and fields, one inside the other, of a dotted name; their own names may have dots too."""
-    for column in columns:
-        if column.name == name:
-            return [name]
-        if pt.is_struct(column.type) and name.startswith(f"{column.name}."):
-            inside = _path(column.type, name.removeprefix(f"{column.name}."))
-            if inside:
-                return [column.name, *inside]
-    return []
-
-
 def is_number(kind: pa.DataType) -> bool:
     """Whether a column holds numbers; true and false count as 1 and 0."""
     return bool(pt.is_integer(kind) or pt.is_floating(kind) or pt.is_boolean(kind) or pt.is_decimal(kind))
-
-
-def is_text(kind: pa.DataType) -> bool:
-    """Whether a column holds texts, of whatever layout."""
-    if pt.is_dictionary(kind):
-        kind = kind.value_type
-    return bool(pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind))
 
 
 def numbers(column: pa.ChunkedArray) -> tuple[Floats, int]:
@@ -330,7 +282,7 @@ def levels(column: pa.ChunkedArray) -> Levels | None:
     Every text of the column must be read the same way: its only number, or its place among easy, medium and
     hard. Up to one row in twenty may be unreadable.
     """
-    texts, codes = coded(column)
+    texts, codes = coded(column, _MOST_TEXTS)
     if texts is None or codes is None:
         return None
     for how, number_of in (("the number in its texts", _number_in), ("its words, from easy to hard", _word)):
@@ -351,27 +303,3 @@ def _number_in(text: str) -> float | None:
 
 def _word(text: str) -> float | None:
     return _WORDS.get(" ".join(text.lower().replace("_", " ").replace("-", " ").split()))
-
-
-def coded(
-    column: pa.ChunkedArray, most: int = _MOST_TEXTS
-) -> tuple[list[str], np.ndarray] | tuple[None, None]:
-    """A column's distinct values as texts, sorted, and each row's place among them, -1 for null.
-
-    None where there are more than `most`.
-    """
-    kind = column.type
-    if pt.is_dictionary(kind):
-        column = column.cast(kind.value_type)
-    texts = column if pt.is_string(column.type) else column.cast(pa.string())
-    encoded = texts.dictionary_encode().combine_chunks()
-    if isinstance(encoded, pa.ChunkedArray):  # no rows at all
-        return [], np.zeros(0, np.int32)
-    if len(encoded.dictionary) > most:
-        return None, None
-    names = encoded.dictionary.to_pylist()
-    order = sorted(range(len(names)), key=lambda place: names[place])
-    places = np.empty(len(names) + 1, np.int32)
-    places[order] = np.arange(len(names))
-    places[-1] = -1
-    return [names[place] for place in order], places[encoded.indices.fill_null(-1).to_numpy()]

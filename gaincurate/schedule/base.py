@@ -43,8 +43,8 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    older_runs: ClassVar[Json] = {}
-    """Options that came later, with the values that keep a run as it was that was opened before them."""
+    older_runs: ClassVar[dict[str, Json]] = {}
+    """By an option that came later, the values that keep a run as it was that was opened before it."""
 
     def round_size(self, budget: int | None) -> int | None:
         """The prompts of a round, where `--budget` says so many or nothing; None where they are not known.
@@ -88,7 +88,7 @@ class Pool:
             leave_out: ranks that are not drawn, distinct. Default: none.
 
         Raises:
-            InputError: they are not.
+            InputError: a weight is missing or not finite, or too few ranks are left.
         """
         self._check("draw", "log weights", log_weights)
         bad = np.flatnonzero(~np.isfinite(log_weights))
@@ -171,6 +171,11 @@ class Pool:
     def _quotas(self, round_: int, left_out: Ints) -> Ints:
         """How many ranks of each group a round has, `[groups]`."""
         if self.strata is None:
+            if self.rows - len(left_out) < self.budget:
+                raise InputError(
+                    f"a round has {self.budget:,} prompts, and {self.rows - len(left_out):,} of "
+                    f"{self.rows:,} can be drawn; take a smaller --budget."
+                )
             return np.array([self.budget])
         room = None
         if len(left_out):

@@ -60,7 +60,8 @@ def carried(wins: Floats, losses: Floats) -> float | None:
 
 def _target(plan: Json) -> Target:
     """What was predicted; of a strategy of a user's own a failure rate."""
-    target: Target = plan["params"].get("target", "difficulty")
+    references: Json = plan.get("references") or {}
+    target: Target = references.get("target") or plan["params"].get("target", "difficulty")
     return target
 
 
@@ -116,9 +117,10 @@ def difficulty_status(
             }
         )
     last = newest if finished else newest - 1
+    target = _target(run.plan(newest)) if rounds else params["target"]
     return {
-        "target": params["target"],
-        "target_difficulty": None if params["target"] == "variance" else params["target_difficulty"],
+        "target": target,
+        "target_difficulty": None if target == "variance" else params["target_difficulty"],
         "predictor": run.plan(newest)["references"]["predictor"]["method"] if rounds else None,
         "rounds": rounds,
         "newest": _newest(run, last) if last >= 0 else None,

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gaincurate.core.options import ADVANCED, RESCORING, Option
+from gaincurate.core.options import ADVANCED, RESCORING, STRATA, Option, json_object
+from gaincurate.errors import InputError
 
 STRATEGIES = {
     "uniform": "gaincurate.schedule.strategies.uniform:Uniform",
@@ -18,10 +19,35 @@ STRATEGIES = {
     "length": "gaincurate.schedule.strategies.gaussian:Length",
     "gain-rl": "gaincurate.schedule.strategies.gaussian:GainRL",
     "variance": "gaincurate.schedule.strategies.variance:Variance",
+    "falling": "gaincurate.schedule.strategies.falling:Falling",
     "posterior": "gaincurate.schedule.strategies.posterior:Posterior",
     "dots": "gaincurate.schedule.strategies.dots:Dots",
 }
 """The class of each strategy by its name, which the help of `--strategy` lists."""
+
+
+BY_EMBEDDING, CLUSTERS = "embedding", 16
+"""The value of `--stratify` that stands for no column, and how many clusters there are by default."""
+
+
+def weights_of(text: str) -> dict[str, Any]:
+    """What `--group-weights` says: `code=.3,math=.7`, or a JSON object where a name has a comma or a =.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if text.lstrip().startswith("{"):
+        return json_object(text, "--group-weights", '{"code": 0.3, "math": 0.7}')
+    weights: dict[str, Any] = {}
+    for pair in text.split(","):
+        name, equals, weight = pair.strip().rpartition("=")
+        try:
+            weights[name] = float(weight)
+        except ValueError:
+            equals = ""
+        if not equals or not name:
+            raise InputError(f"--group-weights {text}: expected NAME=NUMBER, as in code=.3,math=.7.")
+    return weights
 
 
 class RescoreConfig(BaseModel):
@@ -89,6 +115,30 @@ class ScheduleConfig(BaseModel):
     ] = None
     options: dict[str, Any] = Field(default_factory=dict)
     """The strategy's own options."""
+    stratify: Annotated[
+        str,
+        Option(
+            "Keep the set's shares of this column's groups (source, task) in every round, or of clusters of "
+            "embeddings (embedding). The strategy chooses within each group.",
+            STRATA,
+            metavar="NAME",
+        ),
+    ] = "none"
+    clusters: Annotated[
+        int | None,
+        Field(ge=2),
+        Option("--stratify embedding: clusters at most; the smallest are merged. Default: 16.", STRATA),
+    ] = None
+    group_weights: Annotated[
+        dict[str, float] | None,
+        Option(
+            "--stratify COLUMN: each group's share of a round in place of the set's, in any unit. Name every "
+            "group. 0 leaves one out.",
+            STRATA,
+            metavar="NAME=W,...",
+            read=weights_of,
+        ),
+    ] = None
     align_to: Annotated[
         int,
         Field(ge=1),

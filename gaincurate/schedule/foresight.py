@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ from gaincurate.core.files import digest_file, reading, write_json
 from gaincurate.core.process import command_lock, last_line, run_command
 from gaincurate.core.rng import Floats, Ints
 from gaincurate.core.scored_set import read_computed
+from gaincurate.difficulty.metrics import COLUMNS, Target
 from gaincurate.errors import GaincurateError, InputError, OutputError, TrainerError
 from gaincurate.schedule.base import load
 from gaincurate.schedule.calibration import carried
@@ -32,17 +34,19 @@ from gaincurate.schedule.references import OBSERVED, Asked, Seen, ask, needed, p
 from gaincurate.schedule.run import MADE, Run, read_json
 from gaincurate.schedule.strategies.dots_options import DotsOptions
 
+Aim = Literal["difficulty", "variance", "auto"]
 _PREDICTED = "predicted"
 _OPTIONS = "rollouts.options.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Foresight:
-    """`values` `[rows]` predicted for every row, the rows that are `references`, and the plan's `facts`."""
+    """Every row's `values` of the `target`, `[rows]`, which rows are `references`, and the plan's `facts`."""
 
     values: Floats
     references: Ints
     facts: Json
+    target: Target
 
 
 def see_live(run: Run, checkpoints: bool) -> None:
@@ -80,13 +84,14 @@ def observes_with_checkpoint(config: ScheduleConfig) -> bool:
     return rollout is not None and "server" not in rollout
 
 
-def foresee(context: Context, references: Ints, options: DotsOptions) -> Foresight:
+def foresee(context: Context, references: Ints, options: DotsOptions, aim: Aim) -> Foresight:
     """Predict every prompt for a round that is to be drawn.
 
     Args:
         context: of the round.
         references: `[K]`, the rows that are observed for it.
         options: how they are observed and the others predicted.
+        aim: what is predicted; with `auto` the references say it.
 
     Raises:
         NotReadyError: there are no outcomes of the references, and the run cannot make them or not yet.
@@ -105,8 +110,9 @@ def foresee(context: Context, references: Ints, options: DotsOptions) -> Foresig
         seen = read(run, asked, asked.rollouts, ours=True)
     else:
         raise needed(run, asked)
-    values, how = _predicted(run, options, asked, note)
-    return Foresight(values, references, _plan_facts(run, options, asked, seen, how, context.checkpoint))
+    target, values, how = _predicted(run, options, asked, aim, note)
+    facts = _plan_facts(run, options, asked, seen, how, context.checkpoint)
+    return Foresight(values, references, {**facts, "target": target}, target)
 
 
 def _roll_out(context: Context, asked: Asked, options: Json) -> None:
@@ -170,11 +176,13 @@ def _generate(run: Run, asked: Asked, engine: Sequence[str], options: Json, note
     run.log(what="rollout", round=asked.round, seconds=seconds, policy=engine[1])
 
 
-def _predicted(run: Run, options: DotsOptions, asked: Asked, note: Note) -> tuple[Floats, Json]:
-    """Every row's prediction, made now unless it is there, and how it was made."""
-    out, column = asked.folder / _PREDICTED, f"gc_{options.target}"
-    made_by, wanted = asked.folder / f"{_PREDICTED}.json", _wanted(run, options, asked)
-    whole = (out / f"{column}.json").exists() and made_by.exists() and read_json(made_by) == wanted
+def _predicted(
+    run: Run, options: DotsOptions, asked: Asked, aim: Aim, note: Note
+) -> tuple[Target, Floats, Json]:
+    """What is predicted, of every row, made now unless it is there, and how it was made."""
+    out = asked.folder / _PREDICTED
+    made_by, wanted = asked.folder / f"{_PREDICTED}.json", _wanted(run, options, asked, aim)
+    whole = _target_in(out) is not None and made_by.exists() and read_json(made_by) == wanted
     if not whole:
         shutil.rmtree(out, ignore_errors=True)
         write_json(made_by, wanted)
@@ -186,12 +194,20 @@ def _predicted(run: Run, options: DotsOptions, asked: Asked, note: Note) -> tupl
         command += ["--out", str(out), *wanted["options"]]
         seconds = _call(run, asked, command, "predicting", "The rollouts are kept")
         run.log(what="predict", round=asked.round, seconds=seconds)
-    return _column(run, out, column)
+    target = _target_in(out)
+    if target is None:
+        raise OutputError(f"{out} is missing or damaged; delete it and run the same command again.")
+    return target, *_column(run, out, COLUMNS[target])
 
 
-def _wanted(run: Run, options: DotsOptions, asked: Asked) -> Json:
+def _target_in(out: Path) -> Target | None:
+    """What a finished prediction is of; its description is written last."""
+    return next((target for target, column in COLUMNS.items() if (out / f"{column}.json").exists()), None)
+
+
+def _wanted(run: Run, options: DotsOptions, asked: Asked, aim: Aim) -> Json:
     """All that a prediction depends on."""
-    how = ["--references", str(len(asked.ids)), "--seed", str(asked.seed), "--target", options.target]
+    how = ["--references", str(len(asked.ids)), "--seed", str(asked.seed), "--target", aim]
     adapter = None
     if options.adapter is not None:
         how += ["--adapter", options.adapter, *(["--recalibrate"] if options.recalibrate else [])]

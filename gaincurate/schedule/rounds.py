@@ -28,16 +28,17 @@ from gaincurate.core.rng import Ints
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError, NotReadyError
-from gaincurate.schedule import base
+from gaincurate.schedule import base, groups
 from gaincurate.schedule.calibration import calibration_of
 from gaincurate.schedule.checkpoints import AS_IT_IS, Held
-from gaincurate.schedule.config import ScheduleConfig
+from gaincurate.schedule.config import BY_EMBEDDING, ScheduleConfig
 from gaincurate.schedule.context import Context
 from gaincurate.schedule.first_model import first_model
 from gaincurate.schedule.observations import Note, concentration_of, late_outcomes, silent, take_outcomes
 from gaincurate.schedule.ordering import Order, build
 from gaincurate.schedule.rescore import OF_MODEL, Rescored, due, rescore
-from gaincurate.schedule.run import BASE, FORMAT, ORDER, RUN, Run, making
+from gaincurate.schedule.run import BASE, FORMAT, GROUPS, ORDER, RUN, Run, making
+from gaincurate.schedule.strata import Strata
 
 _CARRIED_OVER = ("order", "ordered_by", "scores", "probe", "checkpoint")
 
@@ -65,6 +66,8 @@ def start(config: ScheduleConfig, note: Note = silent) -> Run:
         missing = build(folder / ORDER, scored, by, ascending=ascending)
         if missing:
             note(f"{missing:,} rows have no {by}; they come last")
+        if config.stratify != "none":
+            note(groups.build(folder / GROUPS, scored, config))
         angles = pc.min_max(scored.column("gc_angle"))
         facts = {
             "format": FORMAT,
@@ -115,11 +118,16 @@ def start(config: ScheduleConfig, note: Note = silent) -> Run:
 
 def selector_of(run: Run, state: Json | None = None) -> base.Selector:
     """A run's selector at its start, or as a state left it."""
-    config, low_high = run.config, run.facts["angles"]
-    pool = base.Pool(run.facts["rows"], config.budget, config.seed, (low_high[0], low_high[1]))
-    later: base.Json = getattr(base.load(config.strategy).Options, "older_runs", {})  # a user's may lack it
-    absent = {name: value for name, value in later.items() if name not in run.facts["params"]}
-    selector = base.build(config.strategy, pool, {**absent, **config.options})
+    config, (low, high), strata = run.config, run.facts["angles"], run.strata
+    if strata is not None and config.by is not None:
+        order = Order(run.orders.current) if state is None else run.orders.find(state["order"])
+        strata = strata.by_rank(order.rows)
+    pool = base.Pool(run.facts["rows"], config.budget, config.seed, (low, high), strata)
+    older = getattr(base.load(config.strategy).Options, "older_runs", {})  # a user's may lack it
+    options: base.Json = {}
+    for later, values in older.items():
+        options |= values if later not in run.facts["params"] else {}
+    selector = base.build(config.strategy, pool, options | config.options)
     if state is not None:
         selector.load_state_dict(state["selector"])
     return selector
@@ -213,6 +221,8 @@ def _observe(run: Run, state: Json, checkpoint: str | None, note: Note, held: He
     fresh = Rescored()
     if due(run.config, round_):
         fresh = rescore(run, state, selector, checkpoint, note, held)
+        if fresh.order is not None and run.strata is not None:  # a rank has another row's group from now on
+            selector = selector_of(run, {"selector": selector.state_dict(), "order": fresh.order})
     rows = np.asarray(state["rows"], np.int64)
     state = {key: state[key] for key in ("rows", *_CARRIED_OVER)} | fresh.changes() | {"taken": taken}
     if checkpoint is not None:
@@ -262,6 +272,7 @@ def _write_round(run: Run, selector: base.Selector, round_: int, state: Json, in
     if config.order == "rank":
         ranks = np.sort(ranks)
     rows = order.rows[ranks]
+    counts = check_shares(config, selector, run.strata, rows, round_)
     table = run.scored.take(rows)
     run.round_folder(round_).mkdir(parents=True, exist_ok=True)
     remove_temporaries(run.round_folder(round_))
@@ -281,6 +292,8 @@ def _write_round(run: Run, selector: base.Selector, round_: int, state: Json, in
         "inputs": inputs,
         "forecast": _forecast(table, ranks),
     }
+    if counts is not None:
+        plan["groups"] = {"by": config.stratify, "prompts": counts}
     more = selector.plan_facts(rows)
     check_plan_facts(config, selector, plan, more)
     full_state = {"format": FORMAT, "round": round_, **state, "rows": rows.tolist()}
@@ -319,6 +332,7 @@ def check_options_of_a_run(
     """
     _check_sizes(config, scored)
     _check_order(config, kind, by)
+    _check_groups(config)
     model = config.model
     if (
         model is not None
@@ -344,6 +358,36 @@ def check_draw(config: ScheduleConfig, ranks: Ints, count: int) -> None:
         wrong = f"drew a rank outside 0 to {count - 1}"
     if wrong:
         raise InputError(f"strategy {config.strategy} {wrong}.")
+
+
+def check_shares(
+    config: ScheduleConfig, selector: base.Selector, strata: Strata | None, rows: Ints, round_: int
+) -> dict[str, int] | None:
+    """How many prompts of each group a round has; None where a run has no groups.
+
+    Args:
+        config: the run's options.
+        selector: what drew them. One that leaves references out may have to take from other groups.
+        strata: the run's groups, by row.
+        rows: `[budget]`, of the prompts.
+        round_: the round.
+
+    Raises:
+        InputError: they are not the groups' quotas.
+    """
+    if strata is None:
+        return None
+    counts = np.bincount(strata.labels[rows], minlength=len(strata.names))
+    quotas = strata.quotas(config.budget, round_)
+    wrong = np.flatnonzero(counts != quotas)
+    if len(wrong) and not selector.observes_references:
+        group = wrong[0]
+        raise InputError(
+            f"strategy {config.strategy} drew {counts[group]:,} prompts of group {strata.names[group]!r}, "
+            f"and with --stratify {config.stratify} round {round_} has {quotas[group]:,} of it. Pool.draw "
+            "and Pool.pick keep the shares."
+        )
+    return dict(zip(strata.names, counts.tolist(), strict=True))
 
 
 def check_plan_facts(config: ScheduleConfig, selector: base.Selector, plan: Json, facts: Json) -> None:
@@ -389,6 +433,14 @@ def _check_sizes(config: ScheduleConfig, scored: ScoredSet) -> None:
             f"--reward-range {config.reward_low:g},{config.reward_high:g}: the first must be "
             "less than the second."
         )
+
+
+def _check_groups(config: ScheduleConfig) -> None:
+    by = config.stratify
+    if config.clusters is not None and by != BY_EMBEDDING:
+        raise InputError(f"--clusters {config.clusters} goes with --stratify {BY_EMBEDDING}.")
+    if config.group_weights is not None and by in (BY_EMBEDDING, "none"):
+        raise InputError("--group-weights goes with --stratify COLUMN, whose groups have names.")
 
 
 def _check_order(config: ScheduleConfig, kind: type[base.Selector], by: str | None) -> None:

@@ -22,8 +22,10 @@ from gaincurate.core.files import append_line, json_lines, reading, remove_tempo
 from gaincurate.core.locks import acquire
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError, LockedError, OutputError, storage_error
+from gaincurate.schedule import groups
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.ordering import Order
+from gaincurate.schedule.strata import Strata
 
 FORMAT = 1
 BASE = "base"
@@ -34,6 +36,8 @@ GIVEN, MADE = "references.jsonl", "rollouts.json"
 """In a folder of references: what a person says they did, and which policy the run rolled out."""
 _LOCK = "lock"
 _LARGE = 1 << 20  # bytes of a state; those of older rounds keep their rows alone
+GROUPS = "groups.arrow"
+"""The group of each row, in a run with `--stratify`."""
 ORDER, _NEXT, _SAVED_ORDERS = "order.arrow", "order-next.arrow", "orders"
 
 
@@ -143,6 +147,7 @@ class Run:
         self.orders = Orders(self.folder)
         self._scored = scored
         self._ids: dict[int, list[str]] = {}
+        self._strata: Strata | None = None
 
     @property
     def scored(self) -> ScoredSet:
@@ -169,6 +174,17 @@ class Run:
                 )
             self._scored = scored
         return self._scored
+
+    @property
+    def strata(self) -> Strata | None:
+        """The groups that it keeps the shares of, by row; None where there are none.
+
+        Raises:
+            OutputError: their file is missing or damaged.
+        """
+        if self._strata is None and self.config.stratify != "none":
+            self._strata = groups.read(self.folder / GROUPS, self.facts["rows"], self.config.group_weights)
+        return self._strata
 
     @property
     def state(self) -> Json:

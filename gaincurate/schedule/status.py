@@ -77,6 +77,8 @@ def status(run: Run, expected: Forecast | None = None) -> Json:
         "strategy": config.strategy,
         "params": run.facts["params"],
         "by": config.by,
+        "stratify": config.stratify,
+        "group_weights": config.group_weights,
         "budget": config.budget,
         "rows": run.facts["rows"],
         "planned_rounds": config.rounds,

@@ -29,8 +29,10 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Stands for the training: leaves a folder of results, and tells what it was called with."""
     calls: list[dict[str, Any]] = []
 
-    def compare(comparison: Any, out: Path, progress: Progress, workers: int = 1) -> None:
-        calls.append({"arms": [arm.name for arm in comparison.arms], "workers": workers})
+    def compare(
+        comparison: Any, out: Path, progress: Progress, workers: int = 1, *, tune: bool = False
+    ) -> None:
+        calls.append({"arms": [arm.name for arm in comparison.arms], "workers": workers, "tune": tune})
         if not (out / "comparison.json").exists():
             progress.note("judging the model at the start")
             progress.start(2, 0.5, unit="training")
@@ -46,7 +48,7 @@ def test_it_trains_says_and_writes(config: Path, trained: list[dict[str, Any]], 
     out = tmp_path / "out"
     done = run("compare", config, "-o", out, "--workers", "2")
     assert done.exit_code == 0, done.output
-    assert trained == [{"arms": ["uniform", "length", "a"], "workers": 2}]
+    assert trained == [{"arms": ["uniform", "length", "a"], "workers": 2, "tune": False}]
     assert done.stderr.splitlines()[:2] == [
         "judging the model at the start",
         "uniform, seed 3, done in 2 min 20 s: 2 of 2 trainings",
@@ -69,6 +71,23 @@ def test_a_finished_comparison_is_shown_again_with_the_same_bytes(
     assert again.stdout == first.stdout
     assert (tmp_path / "other.html").read_bytes() == page
     assert len(trained) == 2
+
+
+def test_tuning_is_asked_for_and_shown(config: Path, trained: list[dict[str, Any]], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run("compare", config, "-o", out, "--tune").exit_code == 0
+    assert trained[0]["tune"]
+    facts = json.loads((out / "comparison.json").read_text())
+    row = {"learning_rate": 2e-05, "step_prompts": 4, "accuracy": 0.4, "accuracy_by_seed": [0.4], "steps": 12}
+    chosen = {"learning_rate": 2e-05, "step_prompts": 4}
+    tuned = {"chosen": chosen, "grid": [row, row | {"step_prompts": 8}], "seeds": [100]}
+    (out / "comparison.json").write_text(json.dumps(facts | {"tuned": tuned}))
+    done = run("compare", config, "-o", out)
+    assert [line.split() for line in done.stdout.splitlines() if "2e-05  " in line] == [
+        ["2e-05", "4", "0.400", "12", "chosen"],
+        ["2e-05", "8", "0.400", "12"],
+    ]
+    assert "<td>4, chosen</td>" in (out / "report.html").read_text()
 
 
 def _without(*names: str) -> Any:

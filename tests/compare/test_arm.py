@@ -8,8 +8,7 @@ import pytest
 
 import compare_results
 import runs
-from gaincurate.compare.arm import COST, MARKS, STEP, Costs
-from gaincurate.compare.runner import ArmJob
+from gaincurate.compare.arm import COST, MARKS, STEP, ArmJob, Costs
 from gaincurate.core.files import write_json
 from gaincurate.core.scored_set import ScoredSet
 

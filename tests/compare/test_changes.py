@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from column_sets import column_set
+from compare_command import small_sets
 from gaincurate.compare.config import checked_comparison
 from gaincurate.compare.results import FACTS
 from gaincurate.compare.runner import compare, tasks_by_id
@@ -23,25 +23,10 @@ def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Begins a comparison of two small sets in one folder, with these settings changed."""
     for name in ("roll_out", "_work", "collect"):
         monkeypatch.setattr(f"gaincurate.compare.runner.{name}", lambda *given: None)
-    of = {
-        "source": [f"task {k % 8}" for k in range(40)],
-        "level": [k % 2 for k in range(40)],
-        "same": [1] * 40,
-    }
-    for name in ("scored", "heldout"):
-        column_set(tmp_path / name, [3] * 40, {}, of, names=[f"{name}{k}" for k in range(40)])
+    settings = small_sets(tmp_path)
 
     def begun(**changes: Any) -> dict[str, Any]:
-        given: dict[str, Any] = {
-            "scored": str(tmp_path / "scored"),
-            "heldout": str(tmp_path / "heldout"),
-            "model": "the-model",
-            "verifier": "exact",
-            "budget_tokens": 1000,
-            "step_prompts": 4,
-            "arms": [{"name": "angle", "strategy": "file-order"}],
-        }
-        compare(checked_comparison(given | changes), tmp_path / "out")
+        compare(checked_comparison(settings | changes), tmp_path / "out")
         facts: dict[str, Any] = json.loads((tmp_path / "out" / FACTS).read_bytes())
         return facts
 
@@ -73,8 +58,11 @@ def test_a_comparison_of_an_earlier_version_goes_on(begin: Any, tmp_path: Path) 
     begin()
     path = tmp_path / "out" / FACTS
     facts = json.loads(path.read_bytes())
-    for new in ("tasks",):
+    for new in ("tasks", "tune", "controls"):
         del facts["comparison"][new]
+    for arm in facts["begun"].values():
+        del arm["step_prompts"]
+    del facts["controls"]
     path.write_text(json.dumps(facts))
     assert begin()["tasks"] == ["source"]
 

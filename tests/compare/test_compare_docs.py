@@ -11,17 +11,17 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from gaincurate.compare.config import Arm, Comparison, Evaluation, ReplayArm, checked_comparison
+from gaincurate.compare.config import Arm, Comparison, Evaluation, ReplayArm, Tune, checked_comparison
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 TEXT = (DOCS / "compare.md").read_text()
 
 
-@pytest.mark.parametrize("kind", [Comparison, Arm, ReplayArm, Evaluation])
+@pytest.mark.parametrize("kind", [Comparison, Arm, ReplayArm, Evaluation, Tune])
 def test_every_setting_is_named_with_its_default(kind: type[BaseModel]) -> None:
     settings = TEXT[TEXT.index("## Settings") : TEXT.index("## What an arm is charged")]
     for name, field in kind.model_fields.items():
-        if name in ("train", "evaluation", "arms"):
+        if name in ("train", "evaluation", "tune", "arms"):
             assert f"`[{name}]`" in settings or f"`[[{name}]]`" in settings
         else:
             assert f"`{name}`" in settings

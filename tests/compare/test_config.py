@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from gaincurate.compare.arm import ArmJob
 from gaincurate.compare.config import Arm, ReplayArm, checked_comparison, read_comparison
 from gaincurate.errors import InputError
 from gaincurate.schedule import base
@@ -86,6 +87,19 @@ def test_an_arm_is_charged_a_scoring_pass_where_its_draws_go_by_scores(
 ) -> None:
     monkeypatch.setitem(sys.modules, "mine", sys.modules[__name__])
     assert Arm(name="a", strategy=strategy, by=by).needs_scores is charged
+
+
+def test_an_arm_keeps_the_shares_of_groups_and_pays_for_clusters(tmp_path: Path) -> None:
+    by_source = {"name": "s", "strategy": "uniform", "stratify": "source", "group_weights": {"a": 1, "b": 2}}
+    clustered = {"name": "c", "strategy": "uniform", "stratify": "embedding", "clusters": 5}
+    comparison = checked_comparison(LEAST | {"model": "some-model", "arms": [by_source, clustered]})
+    arms = {arm.name: arm for arm in comparison.arms}
+    assert (arms["s"].needs_scores, arms["c"].needs_scores) == (False, True)
+    runs = [ArmJob(comparison, arms[name], 0, tmp_path)._schedule() for name in "sc"]
+    assert [(run.stratify, run.clusters, run.group_weights) for run in runs] == [
+        ("source", None, {"a": 1.0, "b": 2.0}),
+        ("embedding", 5, None),
+    ]
 
 
 def test_marks_divide_the_budget() -> None:

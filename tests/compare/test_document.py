@@ -28,6 +28,7 @@ SETTING = {
     "budget_tokens": 1000,
     "tasks": None,
     "claim": "these tasks",
+    "tuned": None,
 }
 THIRTEEN: dict[str, Any] = {"tasks": {"count": 13, "effective": 10.5}, "claim": "other tasks like these"}
 LEARNED = {"value": 0.1, "interval": [0.05, 0.15]}
@@ -121,6 +122,10 @@ def test_an_arm_is_held_against_its_own_control_too() -> None:
     one = BETTER | {"control": "uniform-replay", "against_control": control}
     assert about_arm(of(one), one) == about_arm(of(BETTER), BETTER) + (
         " At the same replay and size of a step: worse than uniform-replay (-2.0, -3.5 to -0.5)."
+    )
+    assert headline(of(one, SAME)).endswith(
+        "no difference seen: 1. Against uniform with the same replay and size of a step: none better than its "
+        "control; worse: dots."
     )
     one = BETTER | {"control": "uniform-at-8", "against_control": SAME["difference"]}
     assert about_arm(of(one), one).endswith(
@@ -222,6 +227,15 @@ def test_notes_say_what_makes_a_comparison_weak() -> None:
         "Nothing says of which task a held-out prompt is, so prompts are taken as independent. Where they come in "
         "tasks, the verdicts are about more prompts of these tasks and not about others.",
         "3 held-out prompts are left out: of one model at least no completion could be judged.",
+    ]
+
+
+def test_a_note_says_how_the_baseline_was_tuned() -> None:
+    tuned = {"chosen": {"learning_rate": 2e-05, "step_prompts": 4}, "grid": [{}] * 6}
+    assert notes(of(tuned=tuned, **THIRTEEN), 0) == [
+        "uniform was tuned first: of 6 settings at equal tokens, learning rate 2e-05 with 4 prompts a step gave "
+        "the most right answers, and all arms have it. It was chosen on the held-out prompts, with other seeds, "
+        "so uniform's accuracy may be flattered a little and no arm's gain is."
     ]
 
 

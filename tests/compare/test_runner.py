@@ -200,6 +200,33 @@ def test_killed_at_any_place_it_ends_with_the_same_numbers(
 
 
 @pytest.mark.slow
+def test_killed_while_it_tunes_it_chooses_the_same(sets_of: Path, tmp_path: Path) -> None:
+    """Killed when a checkpoint and a mark of a tuning had just appeared, and after the choice."""
+    table = {"learning_rate": [1, 4], "step_prompts": [0.5], "seeds": [3]}
+    given = settings(sets_of, tune=table, arms=[{"name": "same", "strategy": "uniform"}], marks=1)
+    config, out = tmp_path / "c.toml", tmp_path / "out"
+    config.write_text(toml(given))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        compare(checked_comparison(given), tmp_path / "whole", tune=True)
+        for place in (
+            out / "tune/uniform-at-2-lr-0.001/seed-3/trainer/checkpoint-4",
+            out / "tune/uniform-at-2-lr-0.004/seed-3/marks/0/cost.json",
+            out / "jobs/uniform/seed-0/marks/0/cost.json",
+        ):
+            kill_when_there(place, ["compare", str(config), "-o", str(out), "--tune"])
+        compare(checked_comparison(given), out)
+    first, second = (
+        json.loads((folder / "tune/tune.json").read_bytes()) for folder in (tmp_path / "whole", out)
+    )
+    assert first == second
+    assert same(read_tables(tmp_path / "whole" / RESULTS), read_tables(out / RESULTS))
+    facts = json.loads((out / FACTS).read_bytes())
+    assert facts["comparison"]["step_prompts"] == 2
+    assert facts["comparison"]["train"]["learning_rate"] == first["chosen"]["learning_rate"]
+
+
+@pytest.mark.slow
 def test_a_folder_of_another_comparison_is_refused(compared: Path, sets_of: Path) -> None:
     with pytest.raises(OutputError) as error:
         compare(asked(sets_of, seeds=[5], group=4), compared)

@@ -43,7 +43,7 @@ def kernel(a: Evidence, i: int, b: Evidence, j: int, sizes: Sizes) -> float:
     cosine = sum(p * q for p, q in zip(a.units[i], b.units[j], strict=True))
     distance = sum((p - q) ** 2 for p, q in zip(a.signals[i], b.signals[j], strict=True))
     near = math.exp(-distance / (2 * sizes.length**2))
-    return 0.25 + sizes.embedding * cosine + sizes.signals * near + sizes.both * near * cosine
+    return float(0.25 + sizes.embedding * cosine + sizes.signals * near + sizes.both * near * cosine)
 
 
 def prior(known: Evidence, sizes: Sizes) -> Floats:
@@ -202,7 +202,7 @@ def test_signals_of_the_set_are_read_and_give_what_embeddings_do_not(tmp_path: P
     by_length = np.arange(120, 240, 4)  # of the one direction in which length matters
     reached = {}
     for name in ("gp", "whitened"):
-        predicted = predict(opened, rates, name).values  # type: ignore[arg-type]
+        predicted = predict(opened, rates, name).values
         reached[name] = pearson(predicted[by_length], truth[by_length]) or 0.0
     how = predict(opened, rates, "gp").how
     assert how["signals"] == ["gc_question_tokens"]  # the angle is the same in every row

@@ -18,7 +18,7 @@ import sets
 from command import run
 from gaincurate.difficulty.embeddings import matrix
 from gaincurate.difficulty.pass_rates import read_pass_rates
-from gaincurate.difficulty.predict import Method, make, predict
+from gaincurate.difficulty.predict import MethodName, make, predict
 from gaincurate.difficulty.predictor import load_adapter, probability
 from gaincurate.difficulty.training_free import fit_training_free, whitening
 from gaincurate.errors import InputError
@@ -300,7 +300,7 @@ def test_a_shard_without_rows_adds_none(tmp_path: Path, adapter: Path, known: Wo
     opened = gaincurate.open_scores(scored)
     assert [len(table) for table in opened.tables()] == [2, 2, 0]
     (rates,) = read_pass_rates(embedded.write_rates(tmp_path / "r.parquet", range(3), known.losses[0]))
-    methods: list[Method] = ["whitened", "attention"]
+    methods: list[MethodName] = ["gp", "whitened", "attention"]
     for method in methods:
         assert len(predict(opened, rates, method).values) == 4
     assert len(predict(opened, rates, "adapter", adapter=load_adapter(adapter)).values) == 4

@@ -106,7 +106,7 @@ def test_predictions_equal_a_plain_implementation(shape: Shape, seed: int) -> No
     predictor, (q, r, d) = made(shape, seed), data(seed=seed)
     with torch.no_grad():
         for parameter in predictor.parameters():  # norms too, whose weights begin as ones and zeros
-            parameter += 0.1 * torch.randn_like(parameter)
+            parameter.add_(0.1 * torch.randn_like(parameter))
         found = probability(predictor(*tensors(q, r, d))).numpy()
     np.testing.assert_allclose(found, plain(predictor, q, r, d), atol=1e-6)
 

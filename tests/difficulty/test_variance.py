@@ -188,3 +188,50 @@ def test_rates_of_unknown_numbers_of_rollouts_tell_nothing_of_it(tmp_path: Path)
     )
     assert result.exit_code == 2
     assert "error: 0 observed prompts are too few to predict from" in result.stderr
+
+
+def test_the_references_say_which_aim_is_better(tmp_path: Path) -> None:
+    """Prompts whose mean failure rate is .5 and which teach nothing mislead one aim, and not the other."""
+    scored, _, losses = two_kinds(tmp_path)
+    result = run(
+        "difficulty", "predict", scored, "--outcomes", tmp_path / "observed.parquet", "--target", "auto"
+    )
+    assert result.exit_code == 0, result.stderr
+    assert "gc_variance written" in result.stdout
+    assert "of the best quarter of references that were not seen" in result.stdout
+    opened, (rates,) = gaincurate.open_scores(scored), read_pass_rates(tmp_path / "observed.parquet")
+    found = predict(opened, rates, "group-mean", group_column="question", target="auto", references=60)
+    names, v = found.references, losses * (8 - losses) / 56
+    rows = np.array([int(name[2:]) for name in names])
+    carried: dict[str, list[float]] = {"difficulty": [], "variance": []}
+    for name, observed in (("difficulty", losses / 8), ("variance", v)):
+        fitted = make("group-mean", opened, names, observed[rows], group_column="question")
+        for half, predicted in fitted.halves(0):
+            worth = predicted if name == "variance" else -np.abs(predicted - 0.5)
+            # Five groups are five values: the ten prompts of a quarter may be cut out of one of them.
+            cut = np.sort(worth)[::-1][len(half) // 4 - 1]
+            above, tied = v[rows[half[worth > cut + 1e-9]]], v[rows[half[np.abs(worth - cut) < 1e-9]]]
+            missing = len(half) // 4 - len(above)
+            low, high = np.sort(tied)[:missing].sum(), np.sort(tied)[::-1][:missing].sum()
+            carried[name].append((above.sum() + np.array([low, high])) / (len(half) // 4))
+    for name, bounds in carried.items():
+        low, high = np.mean(bounds, axis=0)
+        assert low - 1e-9 <= found.how["aims"][name] <= high + 1e-9
+    better = "variance" if found.how["aims"]["variance"] > found.how["aims"]["difficulty"] else "difficulty"
+    assert found.target == better
+
+
+def test_where_references_cannot_say_it_the_aim_is_the_papers(tmp_path: Path) -> None:
+    scored, _, losses = two_kinds(tmp_path)
+    opened = gaincurate.open_scores(scored)
+    names = embedded.names(80)
+    tables = {
+        "uncounted": {"gc_id": names, "pass_rate": 1 - losses[:80] / 8},
+        "partial": {"gc_id": names, "wins": 7.92 - losses[:80] * 0.99, "losses": 0.08 + losses[:80] * 0.99},
+        "single": {"gc_id": names, "wins": (losses[:80] > 4) * 1.0, "losses": (losses[:80] <= 4) * 1.0},
+    }
+    for name, columns in tables.items():
+        pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
+        (rates,) = read_pass_rates(tmp_path / f"{name}.parquet")
+        found = predict(opened, rates, "whitened", target="auto")
+        assert (found.target, "aims" in found.how) == ("difficulty", False)

@@ -11,8 +11,8 @@ import pytest
 
 from column_sets import column_set, ids
 from gaincurate.core.scored_set import ScoredSet
+from gaincurate.difficulty.metrics import COLUMNS
 from gaincurate.difficulty.pass_rates import read_pass_rates
-from gaincurate.difficulty.predict import COLUMNS
 from gaincurate.report.build import report
 from gaincurate.report.length_free import derive
 

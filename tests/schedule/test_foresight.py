@@ -409,3 +409,42 @@ def test_programs_have_it_too(tmp_path: Path) -> None:
     assert schedule.next(references=path)
     assert len(schedule.ids) == 8
     assert len(ScoredSet(tmp_path / "made/set").rows(schedule.ids)) == 8
+
+
+def test_the_first_references_say_what_a_run_aims_at(tmp_path: Path) -> None:
+    """Once for the whole run; a target that was given is aimed at."""
+    run = dots_runs.begin(tmp_path, group_column=None)
+    assert run.state["selector"] == {"aim": "auto"}
+    first = step(run)
+    told = first["references"]
+    better = max(told["predictor"]["aims"], key=lambda aim: told["predictor"]["aims"][aim])
+    assert told["target"] == better
+    assert run.state["selector"] == {"aim": better}
+    second = step(run)["references"]
+    assert (second["target"], "aims" in second["predictor"]) == (better, False)
+    facts = json.loads(gaincurate("schedule", "status", run.folder, "--json").stdout)["difficulty"]
+    assert facts["target"] == better
+    given = dots_runs.begin(tmp_path / "given", target_difficulty=0.4)
+    assert given.state["selector"] == {}
+    assert step(given)["references"]["target"] == "difficulty"
+
+
+def test_a_run_from_before_there_was_a_choice_predicts_and_aims_as_it_did(tmp_path: Path) -> None:
+    run = dots_runs.begin(tmp_path, group_column=None)
+    facts = json.loads((run.folder / "run.json").read_text())
+    for name in ("method", "recalibrate"):
+        del facts["params"][name]
+    facts["params"]["target"] = "difficulty"
+    (run.folder / "run.json").write_text(json.dumps(facts))
+    told = step(Run(run.folder))["references"]
+    assert told["predictor"]["method"] == "whitened"
+    assert (told["target"], "aims" in told["predictor"]) == ("difficulty", False)
+
+
+def test_two_predictors_at_once_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"^method=gp is a predictor, and so is --group-column; give one of them"
+    ):
+        dots_runs.begin(tmp_path, method="gp")
+    with pytest.raises(InputError, match="recalibrate goes with --adapter"):
+        dots_runs.begin(tmp_path, group_column=None, recalibrate=True)

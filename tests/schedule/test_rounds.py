@@ -84,6 +84,10 @@ def test_mu_over_fifty_rounds_is_that_of_a_simulation_of_the_formulas(tmp_path: 
 
 @pytest.mark.parametrize("strategy", sorted(STRATEGIES.keys() - {"dots"}))  # it asks for references first
 def test_a_run_is_the_same_in_one_process_or_a_fresh_one_each_round(tmp_path: Path, strategy: str) -> None:
+    for name in "ab":
+        scored = ScoredSet(runs.some_set(tmp_path / name / "set"))
+        rates = pa.array([(7 * k) % 60 / 60 for k in range(60)])
+        scored.add_column("gc_difficulty", scored.column("gc_id").to_pylist(), rates, {})
     one, many = (runs.begin(tmp_path / name, strategy=strategy, rounds=6, budget=12) for name in "ab")
     for _ in range(6):
         runs.report(one, lambda gc_id, sample: float(hash_of(gc_id, sample) % 3 == 0))

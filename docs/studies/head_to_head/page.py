@@ -135,7 +135,7 @@ def _references(found: Json) -> Json:
 def _settings(setting: Json) -> Json:
     comparison = setting["comparison"]
     nested = {f"{part}.{k}": v for part in ("train", "evaluation") for k, v in comparison[part].items()}
-    skipped = {"arms", "train", "evaluation"}
+    skipped = {"arms", "train", "evaluation", "tune"}
     plain = {name: value for name, value in comparison.items() if name not in skipped}
     return {name: value for name, value in {**plain, **nested}.items() if value is not None}
 

@@ -122,6 +122,8 @@ def table(study: Study, rows: list[Row]) -> str:
             groups[row["world"], row["arm"]].append(row)
     lines = []
     for world in study.worlds:
+        if not any(groups[world, arm.name] for arm in study.arms):
+            continue
         heads = ["seeds", "start", "end", "less", "error", *COLUMNS]
         lines.append(f"{world:24}" + "".join(f"{head:>10}" for head in heads) + "  ends")
         control = ends_of(groups[world, study.control])

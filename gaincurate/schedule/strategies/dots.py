@@ -3,7 +3,8 @@
 Before each draw K new reference prompts are drawn and observed, and the other prompts' failure rates d are
 predicted from them (`prepare`). Prompt q is then drawn with P(q) proportional to exp(-|d_q - alpha| / tau),
 without replacement. References are left out. With `target = variance` what is predicted is p (1 - p) itself
-and P(q) is proportional to exp(v_q / tau). d is the failure rate everywhere: 1 where every rollout fails.
+and P(q) is proportional to exp(v_q / tau). With `auto` the references of round 0 say which of the two, once
+for the whole run. d is the failure rate everywhere: 1 where every rollout fails.
 """
 
 from __future__ import annotations
@@ -37,10 +38,12 @@ class Dots(base.Selector):
         self._values, self._references = np.zeros(0), np.zeros(0, np.int64)
         self._reference_facts: Json = {}
         self._drawn: float | None = None
+        self._aim = options.aim
 
     def prepare(self, context: Context) -> None:
         """Have the references observed and the failure rates of all prompts predicted."""
-        foresight = foresee(context, self.references(context.round), self.options)
+        foresight = foresee(context, self.references(context.round), self.options, self._aim)
+        self._aim = foresight.target
         self.inform(foresight.values, foresight.references)
         self._reference_facts = foresight.facts
 
@@ -71,10 +74,19 @@ class Dots(base.Selector):
 
     def _distance(self) -> Floats:
         """How far each row is from what is best, `[rows]`, 0 or more."""
-        if self.options.target == "variance":
+        if self._aim == "variance":
             below_best: Floats = self._values.max() - self._values
             return below_best
         return np.abs(self._values - float(self.options.target_difficulty))
+
+    def state_dict(self) -> Json:
+        """What the references of round 0 said, where they were asked."""
+        return {"aim": self._aim} if self.options.aim == "auto" else {}
+
+    def load_state_dict(self, state: Json) -> None:
+        """Go on with that aim."""
+        if self.options.aim == "auto":
+            self._aim = state.get("aim", "difficulty")
 
     def plan_facts(self, rows: Ints) -> Json:
         """The predictions of the prompts, and what the references did."""

@@ -32,14 +32,14 @@ _SERVER, _LOCAL = ("httpx2", "tenacity"), ("torch", "transformers")
 class DotsOptions(base.Options):
     """The paper's parameters under names of their own, and where the references' outcomes come from."""
 
-    older_runs: ClassVar[base.Json] = {"method": "whitened"}
+    older_runs: ClassVar[dict[str, base.Json]] = {"method": {"method": "whitened", "target": "difficulty"}}
 
     target_difficulty: float = Field(default=0.5, ge=0, le=1)
     """alpha: the failure rate that is aimed at."""
     temperature: float = Field(default=1e-3, gt=0)
     """tau: how sharply."""
-    target: Literal["difficulty", "variance"] = "difficulty"
-    """Aim at |d - alpha|, or at the largest p (1 - p)."""
+    target: Literal["difficulty", "variance", "auto"] = "auto"
+    """Aim at |d - alpha|, as in the paper, at the largest p (1 - p), or at what round 0's references say."""
     references: int = Field(default=256, ge=3)
     """K: prompts that are observed before each draw."""
     refresh_every: int = Field(default=2, ge=1)
@@ -78,6 +78,12 @@ class DotsOptions(base.Options):
                 "the largest is best"
             )
         return self
+
+    @property
+    def aim(self) -> Literal["difficulty", "variance", "auto"]:
+        """The target. A target difficulty that was given is aimed at."""
+        given = "target_difficulty" in self.model_fields_set
+        return "difficulty" if given and self.target == "auto" else self.target
 
     @property
     def predictor(self) -> Predictor:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
-from gaincurate.core.rng import Floats, Ints, largest, uniforms
+from gaincurate.core.rng import Floats, Ints, largest, permutation, uniforms
 from gaincurate.errors import InputError
 from gaincurate.schedule import base
 from gaincurate.schedule.base import Json, Mask, Observed, Pool
@@ -28,7 +28,7 @@ from gaincurate.schedule.strategies import beta
 from gaincurate.schedule.strategies.neighbours import SAMPLE, TEMPERATURES, Nearest, Space, nearest
 from gaincurate.schedule.strategies.posterior_options import PosteriorOptions
 
-_CANDIDATES, _TIES, _WALK, _KEEP, _SAMPLES = (2 << 32, 3 << 32, 4 << 32, 5 << 32, 6 << 32)
+_CANDIDATES, _TIES, _WALK, _KEEP, _SAMPLES, _MIXED = (k << 32 for k in range(2, 8))
 """Streams of uniforms. That of weighted draws is 0."""
 _WEIGHTS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 _FIRST_WEIGHT = 4.0  # until there are outcomes enough to choose one, as ThinkPrior has it
@@ -61,7 +61,7 @@ class Posterior(base.Selector):
         all wrong (`streak`)."""
         if options.per_token:
             self._sums["tokens"] = np.zeros(0)
-        if options.neighbours:
+        if options.neighbours or options.columns:
             self._marks["last"] = np.zeros(0, np.int64)
         if options.aim == "greso":
             self._marks["streak"] = np.zeros(0, np.int64)
@@ -260,7 +260,7 @@ class Posterior(base.Selector):
     # The draw.
 
     def draw(self, round_: int) -> Ints:
-        """`[budget]` distinct rows, best keys first."""
+        """`[budget]` distinct rows."""
         pool, options = self.pool, self.options
         rows = self._candidates(round_)
         a, b = self._posterior(rows)
@@ -275,12 +275,23 @@ class Posterior(base.Selector):
         else:
             keys[rows] = options.power * np.log(np.maximum(self._worth(rows, a, b, round_), _TINY))
             keys = pool.noisy(keys, round_)
+        if len(rows) < pool.rows:
+            keys = np.where(keys == -np.inf, self._spare(round_), keys)
         drawn = pool.pick(keys, round_, self._floors(rows, a, b))
         if options.aim == "greso":
             self._pass_rows = np.union1d(self._pass_rows, np.setdiff1d(drawn, leftover))
         a, b = self._posterior(drawn)
         self._expected_groups = float(beta.groups_that_differ(a, b, options.group_size).mean())
-        return drawn
+        return self._mixed(drawn, round_)
+
+    def _mixed(self, drawn: Ints, round_: int) -> Ints:
+        """Drawn rows in a random order: best first, a round's first step would have the prompts of few tasks.
+
+        With strata the groups take turns already.
+        """
+        if self.options.aim == "greso" or self.pool.strata is not None:
+            return drawn
+        return drawn[permutation(self.pool.seed, round_, _MIXED, len(drawn))]
 
     def _candidates(self, round_: int) -> Ints:
         """The rows that a round is chosen among, sorted."""
@@ -298,6 +309,16 @@ class Posterior(base.Selector):
         numbers = uniforms(pool.seed, round_, _CANDIDATES, 0, pool.rows)
         numbers[~able] = -1
         return np.sort(largest(numbers, size))
+
+    def _spare(self, round_: int) -> Floats:
+        """Keys below all others, `[rows]`: a group that has too few candidates takes others at random.
+
+        Those that rest come last.
+        """
+        keys = -1e300 * (1 + uniforms(self.pool.seed, round_, _TIES, 0, self.pool.rows))
+        for rows in self._resting:
+            keys[rows] *= 1e6
+        return np.maximum(keys, -1e308)
 
     def _worth(self, rows: Ints, a: Floats, b: Floats, round_: int) -> Floats:
         """What these rows are worth, `[rows]`; 0 or more unless the best are taken."""

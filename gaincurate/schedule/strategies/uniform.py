@@ -82,7 +82,9 @@ class Uniform(base.Selector):
         rows = self.pool.rows
         counts = [rows] if self.pool.strata is None else self.pool.strata.sizes.tolist()
         pairs = zip(self._places, counts, strict=True)
-        passes = [(place["pass"] + place["cursor"] / count) * (count / rows) for place, count in pairs]
+        passes = [
+            (place["pass"] + place["cursor"] / max(count, 1)) * (count / rows) for place, count in pairs
+        ]
         return {"pass": sum(passes)}
 
 

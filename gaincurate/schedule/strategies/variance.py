@@ -60,6 +60,10 @@ class Variance(Posterior):
         """It does not."""
         return False
 
+    def _mixed(self, drawn: Ints, round_: int) -> Ints:
+        """By their keys, as runs that were opened before have them."""
+        return drawn
+
     def metrics(self) -> dict[str, float]:
         """How many prompts were seen, and how many of them are easy and hard."""
         return {name: value for name, value in super().metrics().items() if name in ("seen", "easy", "hard")}

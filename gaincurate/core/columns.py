@@ -1,0 +1,89 @@
+"""Columns of a scored set by dotted name, which reaches into a struct (`extra_info.level`), and their groups.
+
+Report and schedule read groups of prompts here, so a source or a task is the same to both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as pt
+
+from gaincurate.core.rng import Labels
+from gaincurate.core.scored_set import ScoredSet
+
+NO_GROUP = "(none)"
+"""The group of rows that have no value in the column of groups."""
+
+
+def fields(schema: pa.Schema) -> Iterator[tuple[str, pa.DataType]]:
+    """Every column and every field inside a struct, with its dotted name."""
+    for column in schema:
+        yield from _inside(column.name, column.type)
+
+
+def _inside(name: str, kind: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
+    if pt.is_struct(kind):
+        for field in kind:
+            yield from _inside(f"{name}.{field.name}", field.type)
+    else:
+        yield name, kind
+
+
+def read_column(scored: ScoredSet, name: str) -> pa.ChunkedArray:
+    """A column of the whole set by dotted name; it must be there."""
+    head, *path = _path(scored.schema, name)
+    column = scored.column(head)
+    if not path:
+        return column
+    chunks = [pc.struct_field(chunk, path) for chunk in column.chunks]
+    return pa.chunked_array(chunks, None if chunks else pa.null())
+
+
+def _path(columns: Iterable[pa.Field], name: str) -> list[str]:
+    """The columns and fields, one inside the other, of a dotted name; their own names may have dots too."""
+    for column in columns:
+        if column.name == name:
+            return [name]
+        if pt.is_struct(column.type) and name.startswith(f"{column.name}."):
+            inside = _path(column.type, name.removeprefix(f"{column.name}."))
+            if inside:
+                return [column.name, *inside]
+    return []
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column holds texts, of whatever layout."""
+    if pt.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind))
+
+
+def can_group(kind: pa.DataType) -> bool:
+    """Whether a column holds names of groups: texts, whole numbers, or true and false."""
+    return is_text(kind) or bool(pt.is_integer(kind) or pt.is_boolean(kind))
+
+
+def coded(column: pa.ChunkedArray, most: int) -> tuple[list[str], Labels] | tuple[None, None]:
+    """A column's distinct values as texts, sorted, and each row's place among them, -1 for null.
+
+    None where there are more than `most`.
+    """
+    kind = column.type
+    if pt.is_dictionary(kind):
+        column = column.cast(kind.value_type)
+    texts = column if pt.is_string(column.type) else column.cast(pa.string())
+    encoded = texts.dictionary_encode().combine_chunks()
+    if isinstance(encoded, pa.ChunkedArray):  # no rows at all
+        return [], np.zeros(0, np.int32)
+    if len(encoded.dictionary) > most:
+        return None, None
+    names = encoded.dictionary.to_pylist()
+    order = sorted(range(len(names)), key=lambda place: names[place])
+    places = np.empty(len(names) + 1, np.int32)
+    places[order] = np.arange(len(names))
+    places[-1] = -1
+    return [names[place] for place in order], places[encoded.indices.fill_null(-1).to_numpy()]

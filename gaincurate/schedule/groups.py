@@ -1,0 +1,121 @@
+"""The groups that a run keeps the shares of (`--stratify`), labelled once when it is started.
+
+Labels are by row and stay in a file of the run's folder. So a computed column that is written again changes
+no run that is under way, and clusters are not made a second time on another machine.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from gaincurate.core.arrow import check_fields, check_values, read_ipc
+from gaincurate.core.columns import NO_GROUP, can_group, coded, fields, read_column
+from gaincurate.core.files import write_stream
+from gaincurate.core.options import near
+from gaincurate.core.rng import Labels
+from gaincurate.core.schema import EMBEDDING
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.errors import InputError, OutputError
+from gaincurate.schedule.clusters import cluster
+from gaincurate.schedule.config import BY_EMBEDDING, CLUSTERS, ScheduleConfig
+from gaincurate.schedule.strata import Strata
+
+_FORMAT = 1
+_ABOUT = b"gaincurate.groups"
+_SCHEMA = pa.schema([("group", pa.int32())])
+_MOST = 10_000
+
+
+def build(path: Path, scored: ScoredSet, config: ScheduleConfig) -> str:
+    """Write the group of each row of a set.
+
+    Args:
+        path: the file to write.
+        scored: the set.
+        config: with `stratify`.
+
+    Returns:
+        A sentence that says what the groups are.
+
+    Raises:
+        InputError: no such column, one that makes no groups, or weights or a budget that do not go with them.
+    """
+    by = config.stratify
+    labels, names = _clusters(scored, config) if by == BY_EMBEDDING else _of_column(scored, by)
+    if len(names) < 2:
+        raise InputError(f"--stratify {by}: it has one group only; leave --stratify out.")
+    strata = Strata.coded(labels, names, config.group_weights)
+    strata.quotas(config.budget, 0)
+    about = json.dumps({"format": _FORMAT, "names": names})
+    table = pa.table({"group": labels}, schema=_SCHEMA.with_metadata({_ABOUT: about}))
+    with write_stream(path) as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    largest = np.argsort(-strata.shares, kind="stable")[:5]
+    shown = ", ".join(f"{names[group]} {strata.shares[group]:.1%}" for group in largest)
+    more = f" and {len(names) - 5:,} more" if names[5:] else ""
+    return f"each round keeps the shares of {len(names):,} groups by {by}: {shown}{more}"
+
+
+def read(path: Path, rows: int, weights: Mapping[str, float] | None) -> Strata:
+    """The groups that `build` wrote, by row, mapped.
+
+    Raises:
+        OutputError: the file is missing or damaged.
+    """
+
+    def refuse(why: str) -> OutputError:
+        return OutputError(f"{path} is damaged: {why}; restore it, or start a new run.", path=str(path))
+
+    table = read_ipc(path, refuse)
+    check_fields(table.schema, _SCHEMA, refuse)
+    check_values(table, refuse, never_null=_SCHEMA.names)
+    try:
+        about = json.loads(table.schema.metadata[_ABOUT])
+        format_, names = about["format"], [str(name) for name in about["names"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise refuse("it does not say which groups there are") from error
+    if format_ != _FORMAT:
+        raise OutputError(
+            f"{path} has format {format_}, this version reads {_FORMAT}; use the gaincurate version that "
+            "opened the run."
+        )
+    column = table.column("group")
+    labels = column.chunk(0).to_numpy() if column.num_chunks == 1 else column.to_numpy()
+    if len(labels) != rows or not 0 <= labels.min() <= labels.max() < len(names):
+        raise refuse(f"it does not have one of {len(names):,} groups for each of {rows:,} rows")
+    return Strata.coded(labels, names, weights)
+
+
+def _of_column(scored: ScoredSet, name: str) -> tuple[Labels, list[str]]:
+    kinds = dict(fields(scored.schema))
+    if name not in kinds:
+        groups = [column for column, kind in kinds.items() if can_group(kind)]
+        raise InputError(
+            f"--stratify {name}: {scored.folder} has no such column{near(name, groups)}. It takes a column, "
+            f"{BY_EMBEDDING} or none.",
+            column=name,
+        )
+    if not can_group(kinds[name]):
+        raise InputError(f"--stratify {name}: it holds {kinds[name]}, not names of groups.", column=name)
+    names, labels = coded(read_column(scored, name), _MOST)
+    if names is None or labels is None:
+        raise InputError(f"--stratify {name}: it has more than {_MOST:,} groups.", column=name)
+    if (labels < 0).any():
+        labels, names = np.where(labels < 0, np.int32(len(names)), labels), [*names, NO_GROUP]
+    return labels.astype(np.int32), names
+
+
+def _clusters(scored: ScoredSet, config: ScheduleConfig) -> tuple[Labels, list[str]]:
+    if EMBEDDING not in scored.schema.names:
+        raise InputError(
+            f"--stratify {BY_EMBEDDING}: {scored.folder} has no {EMBEDDING}; score it with `--signals "
+            "angle,embedding`.",
+            column=EMBEDDING,
+        )
+    labels = cluster(scored, config.clusters or CLUSTERS, config.seed)
+    return labels, [f"cluster {number}" for number in range(int(labels.max()) + 1)]

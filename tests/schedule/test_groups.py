@@ -1,0 +1,276 @@
+"""Runs that keep the shares of groups: a column's, or clusters of embeddings."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import column_sets
+import embedded
+import runs
+from command import run as gaincurate
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.errors import InputError, OutputError, StorageError
+from gaincurate.schedule import groups, rounds
+from gaincurate.schedule.base import Json, Selector
+from gaincurate.schedule.clusters import cluster
+from gaincurate.schedule.ordering import Order, build
+from gaincurate.schedule.rescore import Rescored
+from gaincurate.schedule.rounds import advance
+from gaincurate.schedule.run import Run
+from gaincurate.schedule.strata import Strata
+
+ROWS = 120
+SOURCES = ["code"] * 24 + ["math"] * 72 + [None] * 24
+RATES = [(7 * row) % ROWS / ROWS for row in range(ROWS)]
+
+
+def a_set(folder: Path, source: dict[str, Any] | None = None) -> Path:
+    """A set of three sources, or with these source columns, and a failure rate for each prompt."""
+    random = np.random.default_rng(0)
+    columns = {"source": pa.array(SOURCES)} if source is None else source
+    path = column_sets.column_set(
+        folder / "set", random.integers(3, 90, ROWS), {"gc_angle": random.random(ROWS)}, columns
+    )
+    scored = ScoredSet(path)
+    scored.add_column("gc_difficulty", scored.column("gc_id").to_pylist(), pa.array(RATES), {})
+    return path
+
+
+def begin(folder: Path, source: dict[str, Any] | None = None, **options: Any) -> Run:
+    if not (folder / "set").exists():
+        a_set(folder, source)
+    given: dict[str, Any] = {"stratify": "source", "strategy": "uniform", "budget": 11, "rounds": 6}
+    return runs.begin(folder, **(given | options))
+
+
+def sources_of(run: Run, round_: int) -> Counter[str | None]:
+    return Counter(run.scored.rows(run.ids(round_)).column("source").to_pylist())
+
+
+def step(run: Run) -> None:
+    runs.report(run, lambda gc_id, sample: float((int(gc_id[2:]) + sample) % 3 == 0))
+    advance(run)
+
+
+@pytest.mark.parametrize(
+    "strategy", ["uniform", "file-order", "length", "gain-rl", "variance", "posterior", "falling"]
+)
+@pytest.mark.parametrize("order", ["drawn", "rank"])
+def test_every_round_of_a_run_has_the_shares(tmp_path: Path, strategy: str, order: str) -> None:
+    run = begin(tmp_path, strategy=strategy, order=order)
+    quotas = Strata.of([str(source) for source in SOURCES])  # in the same order: None stands for (none)
+    for round_ in range(6):
+        code, nothing, math = quotas.quotas(11, round_).tolist()
+        assert sources_of(run, round_) == {"code": code, "math": math, None: nothing}
+        assert run.plan(round_)["groups"] == {
+            "by": "source",
+            "prompts": {"code": code, "math": math, "(none)": nothing},
+        }
+        step(run)
+
+
+@pytest.mark.parametrize("strategy", ["uniform", "gain-rl", "variance", "posterior", "falling"])
+def test_a_run_that_is_opened_anew_each_round_goes_on_alike(tmp_path: Path, strategy: str) -> None:
+    one, many = (begin(tmp_path / name, strategy=strategy) for name in "ab")
+    for _ in range(6):
+        step(one)
+        step(many)
+        many = Run(many.folder)
+    assert runs.plans(one) == runs.plans(many)
+
+
+def test_weights_take_the_place_of_the_sets_shares(tmp_path: Path) -> None:
+    run = begin(tmp_path, group_weights={"code": 0.2, "math": 0.8, "(none)": 0}, budget=10)
+    for round_ in range(3):
+        assert sources_of(run, round_) == {"code": 2, "math": 8}
+        step(run)
+
+
+def test_groups_stay_with_their_prompts_when_the_order_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rescored(run: Run, state: Json, *others: Any) -> Rescored:
+        order = Order(run.orders.current)
+        build(run.orders.next, run.scored, "gc_angle", ascending=bool(int(state["round"]) % 2 == 0))
+        assert Order(run.orders.next).rows.tolist() != order.rows.tolist()
+        return Rescored(order=Order(run.orders.next).digest)
+
+    monkeypatch.setattr(rounds, "rescore", rescored)
+    run = begin(tmp_path, strategy="gain-rl", rescore={"what": "full"}, budget=10)
+    for round_ in range(5):
+        assert sources_of(run, round_) == {"code": 2, "math": 6, None: 2}
+        step(run)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "counts"),
+    [
+        ([True] * 40 + [False] * 80, pa.bool_(), {"false": 8, "true": 4}),
+        ([3] * 30 + [11] * 90, pa.int16(), {"11": 9, "3": 3}),
+        (["a"] * 60 + ["b"] * 60, pa.dictionary(pa.int8(), pa.string()), {"a": 6, "b": 6}),
+    ],
+)
+def test_texts_whole_numbers_and_true_or_false_are_groups(
+    tmp_path: Path, values: list[Any], kind: pa.DataType, counts: dict[str, int]
+) -> None:
+    inner = pa.StructArray.from_arrays([pa.array(values, kind)], ["level"])
+    run = begin(tmp_path, {"metadata": inner}, stratify="metadata.level", budget=12)
+    assert run.plan(0)["groups"]["prompts"] == counts
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "column": (
+        {"stratify": "sorce"},
+        "has no such column; near it there is source. It takes a column, embedding",
+    ),
+    "kind": ({"stratify": "gc_angle"}, "--stratify gc_angle: it holds float, not names of groups."),
+    "one": ({"stratify": "one"}, "--stratify one: it has one group only; leave --stratify out."),
+    "embedding": (
+        {"stratify": "embedding"},
+        "has no gc_embedding; score it with `--signals angle,embedding`.",
+    ),
+    "clusters": ({"clusters": 4}, "--clusters 4 goes with --stratify embedding."),
+    "weights": (
+        {"stratify": "none", "group_weights": {"code": 1}},
+        "--group-weights goes with --stratify COLUMN, whose groups have names.",
+    ),
+    "missing": (
+        {"group_weights": {"code": 1}},
+        "--group-weights has no weight for math, (none); every group",
+    ),
+    "budget": (
+        {"group_weights": {"code": 1, "math": 0, "(none)": 0}, "budget": 25},
+        "a round has 25 prompts, and the groups with a weight over 0 have 24 to draw from",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_groups_that_cannot_be_kept_are_refused_and_leave_nothing(tmp_path: Path, name: str) -> None:
+    options, sentence = REFUSED[name]
+    source = {"source": pa.array(SOURCES), "one": pa.array(["x"] * ROWS)}
+    with pytest.raises(InputError) as caught:
+        begin(tmp_path, source, **options)
+    assert sentence in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+class Own(Selector):
+    """Ranks of its own, which know of no groups."""
+
+    def draw(self, round_: int) -> Any:
+        return np.arange(self.pool.budget)
+
+
+def test_a_users_strategy_that_breaks_the_shares_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        begin(tmp_path, strategy=f"{__name__}:Own", budget=10)
+    assert (
+        "drew 10 prompts of group 'code', and with --stratify source round 0 has 2 of it. Pool.draw and Pool.pick "
+        "keep the shares."
+    ) in str(caught.value)
+    assert len(begin(tmp_path, strategy=f"{__name__}:Own", stratify="none").ids(0)) == 11
+
+
+@pytest.mark.parametrize("damage", ["gone", "half", "of another", "later"])
+def test_a_damaged_file_of_groups_is_refused(tmp_path: Path, damage: str) -> None:
+    run = begin(tmp_path)
+    path = run.folder / "groups.arrow"
+    if damage == "half":
+        path.write_bytes(path.read_bytes()[:200])
+    elif damage == "gone":
+        path.unlink()
+    else:
+        table = pa.ipc.open_file(path.read_bytes()).read_all()
+        about = json.dumps({"format": 1 + (damage == "later"), "names": ["a", "b", "c"]})
+        table = table.slice(0, 7).replace_schema_metadata({b"gaincurate.groups": about})
+        with pa.ipc.new_file(str(path), table.schema) as writer:
+            writer.write_table(table)
+    runs.report(run)
+    words = {
+        "gone": "groups.arrow",
+        "half": "is damaged",
+        "of another": "it does not have one of 3 groups for each of 120 rows; restore it, or start a new run.",
+        "later": "has format 2, this version reads 1; use the gaincurate version that opened the run.",
+    }
+    with pytest.raises((OutputError, StorageError), match=words[damage]):
+        advance(Run(run.folder))
+
+
+def planted(folder: Path, sizes: list[int]) -> tuple[Path, np.ndarray[Any, np.dtype[np.int64]]]:
+    """A set whose embeddings make groups of these sizes beside one loud direction of no meaning."""
+    random = np.random.default_rng(1)
+    labels = random.permutation(np.repeat(np.arange(len(sizes)), sizes))
+    means = 3 * random.normal(size=(len(sizes), 24))
+    points = means[labels] + 0.3 * random.normal(size=(len(labels), 24))
+    points[:, 0] = 6 * random.normal(size=len(labels))
+    return embedded.make_set(folder / "set", points), labels
+
+
+def test_clusters_of_embeddings_are_the_planted_groups(tmp_path: Path) -> None:
+    path, labels = planted(tmp_path, [40, 90, 60, 10])
+    made = cluster(ScoredSet(path), 4, seed=3)
+    assert [sorted(Counter(labels[made == each].tolist()).values()) for each in range(4)] == [
+        [90],
+        [60],
+        [40],
+        [10],
+    ]
+    assert cluster(ScoredSet(path), 4, seed=3).tolist() == made.tolist()
+
+
+def test_a_cluster_of_a_few_prompts_is_dissolved(tmp_path: Path) -> None:
+    path, labels = planted(tmp_path, [100, 97, 3])  # an eighth of an even share is 8
+    made = cluster(ScoredSet(path), 3, seed=0)
+    assert np.bincount(made).min() > 8
+    assert {made[row] for row in np.flatnonzero(labels == 0)}.isdisjoint(
+        made[row] for row in np.flatnonzero(labels == 1)
+    )
+
+
+def test_prompts_that_are_all_alike_are_one_cluster_and_refused(tmp_path: Path) -> None:
+    embedded.make_set(tmp_path / "set", np.ones((30, 8)))
+    with pytest.raises(InputError, match="--stratify embedding: it has one group only"):
+        runs.begin(tmp_path, strategy="uniform", stratify="embedding")
+
+
+def test_clusters_are_made_once_for_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, labels = planted(tmp_path, [40, 90, 60])
+    run = runs.begin(tmp_path, strategy="variance", stratify="embedding", clusters=3, budget=19)
+    monkeypatch.setattr(groups, "cluster", None)
+    for round_ in range(3):
+        assert Counter(labels[run.rows(round_)].tolist()) == {0: 4, 1: 9, 2: 6}
+        assert run.plan(round_)["groups"]["prompts"] == {"cluster 0": 9, "cluster 1": 6, "cluster 2": 4}
+        runs.report(run)
+        advance(run)
+        run = Run(run.folder)
+
+
+def test_the_command_takes_weights_as_text_and_as_a_table(tmp_path: Path) -> None:
+    a_set(tmp_path)
+    shared = ["schedule", "start", tmp_path / "set", "--strategy", "uniform", "--budget", 10, "--rounds", 2]
+    text = "code=.3, math=.5,(none)=.2"
+    done = gaincurate(*shared, "--run", tmp_path / "a", "--stratify", "source", "--group-weights", text)
+    assert done.exit_code == 0
+    shown = "each round keeps the shares of 3 groups by source: math 50.0%, code 30.0%, (none) 20.0%"
+    assert shown in " ".join(done.stderr.split())
+    assert sources_of(Run(tmp_path / "a"), 0) == {"code": 3, "math": 5, None: 2}
+    (tmp_path / "options.toml").write_text(
+        'stratify = "source"\n[group_weights]\ncode = 3\nmath = 5\n"(none)" = 2\n'
+    )
+    assert gaincurate(*shared, "--run", tmp_path / "b", "--config", tmp_path / "options.toml").exit_code == 0
+    assert runs.plans(Run(tmp_path / "a")) == runs.plans(Run(tmp_path / "b"))
+    status = gaincurate("schedule", "status", tmp_path / "a").stdout
+    assert "uniform, within the groups of source, 10 of 120 prompts a round" in " ".join(status.split())
+    bad = gaincurate(*shared, "--run", tmp_path / "c", "--stratify", "source", "--group-weights", "code")
+    assert bad.exit_code == 2
+    assert "--group-weights code: expected NAME=NUMBER, as in code=.3,math=.7." in " ".join(
+        bad.stderr.split()
+    )
