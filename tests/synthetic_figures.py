@@ -11,10 +11,11 @@ import torch
 from gaincurate.core.stats import pearson
 from gaincurate.difficulty.by_adapter import by_references
 from gaincurate.difficulty.config import Recipe
+from gaincurate.difficulty.embeddings import Space, whitening
 from gaincurate.difficulty.metrics import noise_ceiling
 from gaincurate.difficulty.predictor import Shape
 from gaincurate.difficulty.train import Policy, fit
-from gaincurate.difficulty.training_free import Space, fit_training_free, whitening
+from gaincurate.difficulty.training_free import fit_training_free
 from synthetic import world
 
 TRAINED, REFERENCES = 6, 256

@@ -11,16 +11,20 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 import transformers
 
 import column_sets
+import gaincurate
 import tiny
+from gaincurate.difficulty.embeddings import maker
+from gaincurate.difficulty.predictor import DifficultyPredictor, Shape, save_adapter
 from gaincurate.trainers.replay_loss import replay_loss
 
 FOLDER = Path(__file__).parent.parent / "docs/studies/lean"
-NAMES = ("policy", "world", "choosing", "loop", "study", "agreement")
+NAMES = ("policy", "world", "choosing", "loop", "papers", "study", "agreement")
 ANSWERS = ["in", "st", "a", "on"] * 3
 TASKS = ["copy", "copy", "ends", "ends"] * 3
 
@@ -47,9 +51,9 @@ def folder(lean: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("scored", "heldout"):
         angles = [0.1 * (1 + row % 5) for row in range(len(TASKS))]
         source = {"answer": ANSWERS, "source": TASKS, "level": [1] * len(TASKS)}
-        column_sets.column_set(
-            folder / name, [50] * len(TASKS), {"gc_angle": angles}, source, questions=questions
-        )
+        embeddings = np.random.default_rng(0).normal(size=4 * len(TASKS)).astype(np.float16)
+        scores = {"gc_angle": angles, "gc_embedding": pa.FixedSizeListArray.from_arrays(embeddings, 4)}
+        column_sets.column_set(folder / name, [50] * len(TASKS), scores, source, questions=questions)
     config = transformers.LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,
@@ -238,6 +242,108 @@ def test_an_oracle_draws_by_exact_values_and_keeps_shares(lean: Any, world: Any,
                 [np.flatnonzero(tasks == t)[np.argsort(-values[tasks == t])[:2]] for t in set(tasks)]
             )
         assert set(drawn) == set(best)
+
+
+def as_transformers(policy: Any, start: Path) -> Any:
+    """The policy's weights in a model of `transformers`, put there part by part."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(start)
+    width, inner = model.config.hidden_size, model.config.intermediate_size
+    with torch.no_grad():
+        model.model.embed_tokens.weight.copy_(policy.embedding)
+        model.model.norm.weight.copy_(policy.norm)
+        for ours, theirs in zip(policy.layers, model.model.layers, strict=True):
+            theirs.input_layernorm.weight.copy_(ours["in"])
+            theirs.post_attention_layernorm.weight.copy_(ours["mid"])
+            for number, part in enumerate((theirs.self_attn.q_proj, theirs.self_attn.k_proj)):
+                part.weight.copy_(ours["qkv"][number * width : (number + 1) * width])
+            theirs.self_attn.v_proj.weight.copy_(ours["qkv"][2 * width :])
+            theirs.self_attn.o_proj.weight.copy_(ours["o"])
+            theirs.mlp.gate_proj.weight.copy_(ours["up"][:inner])
+            theirs.mlp.up_proj.weight.copy_(ours["up"][inner:])
+            theirs.mlp.down_proj.weight.copy_(ours["down"])
+    return model
+
+
+def test_angles_in_the_loop_are_those_of_gaincurate_score_on_the_newest_weights(
+    lean: Any, world: Any, folder: Path, tmp_path: Path
+) -> None:
+    settings = arm(lean, strategy="papers:GainRL", options={"sigma": "0.3N", "every": 2}, budget_tokens=900)
+    training = lean.loop.Training(world, settings, 0)
+    passes: list[tuple[int, Any, int]] = []
+    angles_of = lean.papers.angles_of
+
+    def spied(policy: Any, start: Path, questions: list[str]) -> Any:
+        angles, tokens = angles_of(policy, start, questions)
+        model = as_transformers(policy, start)
+        place = tmp_path / str(len(passes))
+        model.save_pretrained(place)
+        world.tokenizer.save_pretrained(place)
+        rows = [json.dumps({"question": question}) for question in questions]
+        (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+        options = {"system": lean.papers.SYSTEM, "shots": lean.papers.EXAMPLE, "device": "cpu"}
+        gaincurate.score(str(tmp_path / "rows.jsonl"), str(place), f"{place}-scored", **options)
+        scored = gaincurate.ScoredSet(Path(f"{place}-scored"))
+        assert scored.column("question").to_pylist() == questions
+        np.testing.assert_allclose(angles, scored.column("gc_angle").to_numpy(), atol=1e-6)
+        prefix, whole = (scored.column(f"gc_{name}_tokens").to_numpy() for name in ("prefix", "prompt"))
+        assert prefix.min() == prefix.max() > 20
+        assert tokens == prefix[0] + (whole - prefix).sum()
+        passes.append((len(training.steps), angles, tokens))
+        return angles, tokens
+
+    lean.papers.angles_of = spied
+    try:
+        row = training.run()
+    finally:
+        lean.papers.angles_of = angles_of
+    assert [steps for steps, _, _ in passes] == list(range(0, row["steps"], 4))  # every second round of two
+    assert np.abs(passes[1][1] - passes[0][1]).max() > 1e-4
+    assert row["spent"] == {"scoring": sum(round(tokens / 10) for _, _, tokens in passes)}
+    selector = training.chooser.selector
+    ranks = selector._order
+    assert np.all(np.diff(selector._angles[ranks]) <= 0)
+
+
+def test_references_near_the_target_are_trained_on_and_paid_once(
+    lean: Any, world: Any, folder: Path, tmp_path: Path
+) -> None:
+    predictor = DifficultyPredictor(Shape(4, hidden=8, input_norm=True))
+    save_adapter(tmp_path / "adapter", predictor, maker(world.scored), {})
+    options = {"references": 4, "adapter": str(tmp_path / "adapter"), "reuse_references": 0.4}
+    training = lean.loop.Training(world, arm(lean, strategy="papers:Dots", options=options), 0)
+    sample, update = training.policy.sample, training._update
+    generated: list[tuple[list[list[int]], list[list[int]]]] = []
+    joined = []
+
+    def sampled(prompts: Any, *rest: Any) -> Any:
+        completions = sample(prompts, *rest)
+        generated.append((prompts, completions))
+        return completions
+
+    def updated(fresh: list[Any], reused: list[Any]) -> Any:
+        assert len(fresh) + len(reused) == 2
+        for group in reused:
+            rewards = group.advantages - group.advantages.min()  # 0 and 1, as some were right and some wrong
+            assert abs(rewards.mean() - 0.5) <= 0.4
+            asked, completions = next(call for call in reversed(generated) if len(call[0]) == 4)
+            place = asked.index(group.prompt)
+            assert group.completions == completions[8 * place : 8 * place + 8]
+            batch = lean.policy.trees([group.prompt], [group.completions])
+            ratio = (training.policy.log_probs(batch) - group.behaviour).exp()
+            joined.append((len(training.steps) % 2, float((ratio - 1).detach().abs().max())))
+        return update(fresh, reused)
+
+    training.policy.sample, training._update = sampled, updated
+    row = training.run()
+    assert joined
+    assert all(change < 1e-5 for step, change in joined if step == 0)  # the policy that generated them
+    assert any(change > 1e-5 for step, change in joined if step == 1)
+    assert row["tokens"] - row["scoring"] == sum(len(t) for _, all_ in generated for t in all_)
+    assert row["spent"]["references"] == sum(
+        len(t) for asked, all_ in generated if len(asked) == 4 for t in all_
+    )
+    assert row["drawn"] == sum(len(asked) for asked, _ in generated if len(asked) != 4)
+    assert row["drawn"] + len(joined) == 2 * row["steps"]
 
 
 def test_finished_trainings_are_not_run_again(

@@ -273,11 +273,11 @@ class Comparison(Frozen):
     def control_of(self, arm: Arm) -> Arm | None:
         """Uniform sampling with the replay and the size of a step that an arm has.
 
-        None where the arm shares both with `uniform`, and for uniform sampling itself. An arm of the
+        None where the arm shares both with `uniform`, and where it is just that itself. An arm of the
         comparison that is just that is its control, whatever its name.
         """
         prompts = self.prompts_of(arm)
-        if arm.strategy == "uniform" or (arm.replay is None and prompts == self.step_prompts):
+        if arm.replay is None and prompts == self.step_prompts:
             return None
         size = "" if prompts == self.step_prompts else f"-at-{prompts}"
         made = Arm(
@@ -291,7 +291,7 @@ class Comparison(Frozen):
         for other in self.arms:
             same = other.model_dump(exclude=like) == made.model_dump(exclude=like)
             if same and self.prompts_of(other) == prompts:
-                return other
+                return None if other.name == arm.name else other
         names, number = {other.name for other in self.arms}, 2
         name = made.name
         while name in names:  # of another arm: replay with other settings, say

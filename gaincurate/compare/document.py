@@ -35,7 +35,8 @@ from gaincurate.core.stats import Floats, spearman, spearman_given
 
 BASELINE, SECOND = "uniform", "length"
 FORMAT = 2
-_UNSET = {"options": {}, "rescore": {}, "spent_before": 0}  # of an arm's settings: nothing was asked for
+# Of an arm's settings: nothing was asked for.
+_UNSET = {"options": {}, "rescore": {}, "spent_before": 0, "stratify": "none"}
 Steps = Mapping[str, Floats]
 PARTS = 10
 """How many parts of the budget `over_time` tells of."""

@@ -1,4 +1,4 @@
-"""Embeddings that `gaincurate score --signals angle,embedding` stored, as float32 matrices.
+"""Embeddings that `gaincurate score --signals angle,embedding` stored: read, whitened, and compared.
 
 They are read by block or by id and never as a whole, because those of a large set do not fit into memory.
 """
@@ -6,20 +6,29 @@ They are read by block or by id and never as a whole, because those of a large s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gaincurate.core.rng import Floats, Ints
 from gaincurate.core.schema import EMBEDDING, ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
 
 Matrix = npt.NDArray[np.float32]
 BLOCK = 2048  # rows that a method predicts at once, whatever the size of a shard
+DIRECTIONS = 64
+SAMPLE = 1024
+"""Embeddings that the directions are taken from."""
+_NEAR_BLOCK = 256  # prompts at once: their cosines stay near the processor
+_DIGITS = 9
+
+Number = TypeVar("Number", np.float32, np.float64)
 
 
 def matrix(table: pa.Table, folder: Path) -> Matrix:
@@ -86,3 +95,105 @@ def maker(scored: ScoredSet) -> dict[str, Any]:
         "weights": model.get("weights"),
         "width": kind.list_size if kind is not None and pa.types.is_fixed_size_list(kind) else None,
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Where cosines are taken: (embedding - `mean`) @ `directions`, or the embedding itself.
+
+    `mean` is `[width]`, `directions` `[width, directions]`.
+    """
+
+    mean: Floats | None = None
+    directions: Floats | None = None
+
+    def __call__(self, embeddings: npt.NDArray[Number]) -> npt.NDArray[Number]:
+        """Unit vectors, `[rows, directions]`, computed in the precision of the embeddings.
+
+        In float32 they take half the memory. In float64 machines agree to a part in 10^13.
+        """
+        points = embeddings
+        if self.mean is not None and self.directions is not None:
+            precision = embeddings.dtype
+            points = (embeddings - self.mean.astype(precision)) @ self.directions.astype(precision)
+        lengths = np.sqrt((points * points).sum(1, keepdims=True, dtype=np.float64))
+        units: npt.NDArray[Number] = (points / np.maximum(lengths, 1e-30)).astype(embeddings.dtype)
+        return units
+
+
+def whitening(sample: Matrix, directions: int = DIRECTIONS, exponent: float = 1.0) -> Space:
+    """The sample's strongest directions, each divided by its standard deviation to the power `exponent`.
+
+    Directions are fewer where the sample has fewer. None that is only rounding is taken.
+
+    Args:
+        sample: `[rows, width]`, two rows or more.
+        directions: how many to keep.
+        exponent: 1 gives every direction variance 1, 0 leaves the variances as they are.
+    """
+    mean = sample.mean(0, dtype=np.float64)
+    centred = sample - mean
+    # Of the two symmetric products the smaller one: both have the same eigenvalues but for zeros.
+    wide = centred.shape[1] > len(centred)
+    product = centred @ centred.T if wide else centred.T @ centred
+    values, vectors = np.linalg.eigh(product)
+    strongest = np.flatnonzero(values > max(values[-1], 0.0) * 1e-9)[-directions:]
+    values, vectors = values[strongest], vectors[:, strongest]
+    if wide:
+        vectors = centred.T @ (vectors / np.sqrt(values))
+    return Space(mean, vectors * np.sqrt(len(sample) / values) ** exponent)
+
+
+def evenly_spaced(rows: int, most: int = SAMPLE) -> Ints:
+    """Places among so many rows, all of them where there are no more than `most`."""
+    return np.unique(np.linspace(0, rows - 1, min(rows, most)).astype(np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class Nearest:
+    """For each prompt the places of the nearest observed ones, and their cosines, `[prompts, k]` both."""
+
+    places: Ints
+    cosines: Floats
+
+    def rates(self, wins: Floats, losses: Floats, temperature: float) -> tuple[Floats, Floats]:
+        """The kernel-weighted pass rate of each prompt's neighbours, and the rollouts that it stands on.
+
+        Weights are exp(cosine / temperature), the nearest neighbour's 1, times a neighbour's rollouts. Both
+        are rounded to 10^-9, so that prompts with equal embeddings stay equal on every machine.
+
+        Args:
+            wins: of the observed prompts.
+            losses: of the observed prompts.
+            temperature: of the kernel.
+
+        Returns:
+            `[prompts]` both.
+        """
+        kernel = np.exp((self.cosines - self.cosines.max(1, keepdims=True)) / temperature)
+        weighted_wins = (kernel * wins[self.places]).sum(1)
+        rollouts = (kernel * (wins + losses)[self.places]).sum(1)
+        means = np.divide(weighted_wins, rollouts, out=np.zeros_like(rollouts), where=rollouts > 0)
+        return np.round(means, _DIGITS), np.round(rollouts, _DIGITS)
+
+
+def nearest(points: Floats, rows: Ints, observed: Floats, observed_rows: Ints, count: int) -> Nearest:
+    """The nearest observed prompts of each prompt, itself left out.
+
+    Args:
+        points: unit vectors of prompts, `[prompts, directions]`.
+        rows: their rows, `[prompts]`.
+        observed: unit vectors of the observed prompts, two or more.
+        observed_rows: theirs.
+        count: so many, or all where there are fewer.
+    """
+    count = min(count, len(observed_rows) - 1)
+    ties = np.arange(len(observed_rows)) * -1e-12  # far above rounding, so that all machines take the first
+    places, cosines = [], []
+    for start in range(0, len(rows), _NEAR_BLOCK):
+        block = points[start : start + _NEAR_BLOCK] @ observed.T + ties
+        block[rows[start : start + _NEAR_BLOCK, None] == observed_rows] = -2.0  # below any cosine
+        near = np.argpartition(block, len(observed_rows) - count, axis=1)[:, -count:]
+        places.append(near)
+        cosines.append(np.take_along_axis(block, near, 1))
+    return Nearest(np.concatenate(places), np.concatenate(cosines))

@@ -18,10 +18,9 @@ import pyarrow as pa
 from gaincurate.core.rng import Floats, Ints
 from gaincurate.core.schema import EMBEDDING, ID, LIKELIHOODS
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.difficulty.embeddings import Matrix, matrix
-from gaincurate.difficulty.gaussian_process import HIGHEST, Evidence, GaussianProcess
+from gaincurate.difficulty.embeddings import Matrix, Space, evenly_spaced, matrix, whitening
 from gaincurate.difficulty.metrics import Target
-from gaincurate.difficulty.training_free import SAMPLE, Space, fit_training_free, whitening
+from gaincurate.difficulty.training_free import HIGHEST, Evidence, GaussianProcess, fit_training_free
 
 Inputs = npt.NDArray[Any]
 """What a method reads of rows, rows first."""
@@ -70,7 +69,7 @@ class Method(Protocol):
 
 
 class ByGaussianProcess:
-    """`gp`: see `gaussian_process`.
+    """`gp`: see `GaussianProcess`.
 
     Whitening and standardising are of up to 1,024 of the set's rows, evenly spaced.
 
@@ -83,7 +82,7 @@ class ByGaussianProcess:
         names = [name for name in SIGNALS if name in scored.schema.names]
         self.columns, self._folder, self._names = [ID, EMBEDDING, *names], scored.folder, names
         self._highest = HIGHEST[target]
-        sample = scored.take(_evenly_spaced(len(scored)))
+        sample = scored.take(evenly_spaced(len(scored)))
         self._space = whitening(matrix(sample, scored.folder))
         signals = self._signals(sample)
         present = np.isfinite(signals)
@@ -167,7 +166,7 @@ class ByAttention:
         self.columns, self._folder = [ID, EMBEDDING], scored.folder
         self._space = Space()
         if whitened:
-            sample = scored.take(_evenly_spaced(len(scored)))
+            sample = scored.take(evenly_spaced(len(scored)))
             self._space = whitening(matrix(sample, scored.folder))
 
     def read(self, table: pa.Table) -> Matrix:
@@ -225,8 +224,3 @@ class _GroupMeans:
             means.append((total - value) / (size - 1) if size > 1 else others)
         rates: Floats = np.clip(np.array(means, float), 0.0, 1.0)  # rounding may leave [0, 1]
         return rates
-
-
-def _evenly_spaced(rows: int) -> Ints:
-    """Up to 1,024 of so many places."""
-    return np.unique(np.linspace(0, rows - 1, min(rows, SAMPLE)).astype(np.int64))

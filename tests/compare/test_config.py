@@ -131,6 +131,7 @@ def replaying(name: str, strategy: str = "gain-rl", **more: Any) -> dict[str, An
         ),
         ([replaying("a"), replaying("mine", "uniform")], {"a": "mine"}),
         ([replaying("mine", "uniform")], {}),
+        ([replaying("a", "uniform", stratify="source")], {"a": "uniform-replay"}),
         ([replaying("a"), {"name": "uniform-replay", "strategy": "length"}], {"a": "uniform-replay-2"}),
     ],
 )

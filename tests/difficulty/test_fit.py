@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from gaincurate.core.stats import pearson
 from gaincurate.difficulty.by_adapter import by_references
 from gaincurate.difficulty.config import Recipe
+from gaincurate.difficulty.embeddings import Space, whitening
 from gaincurate.difficulty.metrics import noise_ceiling
 from gaincurate.difficulty.predictor import DifficultyPredictor, Shape, loss
 from gaincurate.difficulty.train import (
@@ -25,7 +26,7 @@ from gaincurate.difficulty.train import (
     split,
     without,
 )
-from gaincurate.difficulty.training_free import Space, fit_training_free, whitening
+from gaincurate.difficulty.training_free import fit_training_free
 from gaincurate.errors import InputError
 from synthetic import World, world
 

@@ -18,12 +18,18 @@ import embedded
 import gaincurate
 from gaincurate.core.rng import Floats
 from gaincurate.core.stats import pearson
-from gaincurate.difficulty import gaussian_process as gp
-from gaincurate.difficulty.gaussian_process import Evidence, GaussianProcess, Sizes
 from gaincurate.difficulty.methods import ByGaussianProcess, Seen
 from gaincurate.difficulty.metrics import observation_noise, pass_variance
 from gaincurate.difficulty.pass_rates import read_pass_rates
 from gaincurate.difficulty.predict import make, predict
+from gaincurate.difficulty.training_free import (
+    TRIED,
+    Evidence,
+    GaussianProcess,
+    Sizes,
+    choose_sizes,
+    log_likelihood,
+)
 
 SIZES = Sizes(embedding=0.03, signals=0.05, both=0.02, own=0.007, length=1.3)
 
@@ -56,7 +62,7 @@ def prior(known: Evidence, sizes: Sizes) -> Floats:
 def test_its_likelihood_is_a_multivariate_normals_density() -> None:
     known = evidence(12)
     expected = multivariate_normal(np.full(12, 0.5), prior(known, SIZES)).logpdf(known.values)
-    assert gp.log_likelihood(known, SIZES) == pytest.approx(expected, abs=1e-9)
+    assert log_likelihood(known, SIZES) == pytest.approx(expected, abs=1e-9)
 
 
 def conditioned(known: Evidence, asked: Evidence, sizes: Sizes) -> Floats:
@@ -97,12 +103,12 @@ def test_leaving_one_out_is_a_fit_on_the_others() -> None:
 
 def test_the_sizes_are_a_maximum_of_the_likelihood_over_what_is_tried() -> None:
     known = evidence(80)
-    sizes = gp.choose_sizes(known)
-    best = gp.log_likelihood(known, sizes)
-    for name, values in gp.TRIED.items():
+    sizes = choose_sizes(known)
+    best = log_likelihood(known, sizes)
+    for name, values in TRIED.items():
         for value in values:
-            assert gp.log_likelihood(known, replace(sizes, **{name: value})) <= best + 1e-5
-    assert best > gp.log_likelihood(known, Sizes()) + 5
+            assert log_likelihood(known, replace(sizes, **{name: value})) <= best + 1e-5
+    assert best > log_likelihood(known, Sizes()) + 5
 
 
 def test_a_part_that_tells_nothing_is_left_out() -> None:
@@ -110,7 +116,7 @@ def test_a_part_that_tells_nothing_is_left_out() -> None:
     known = evidence(200)
     by_signal = replace(known, values=np.clip(0.5 + 0.3 * np.tanh(known.signals[:, 0]), 0, 1))
     noisy = replace(by_signal, values=by_signal.values + random.normal(size=200) * np.sqrt(known.noise))
-    sizes = gp.choose_sizes(noisy)
+    sizes = choose_sizes(noisy)
     assert sizes.signals > 0.01 > sizes.embedding + sizes.both
 
 
@@ -118,7 +124,7 @@ def test_a_part_that_tells_nothing_is_left_out() -> None:
 def test_the_order_of_references_says_nothing(order: list[int]) -> None:
     known, asked = evidence(20), evidence(5, seed=2)
     turned = Evidence(*(part[order] for part in vars_of(known)))
-    assert gp.choose_sizes(turned) == gp.choose_sizes(known)
+    assert choose_sizes(turned) == choose_sizes(known)
     np.testing.assert_allclose(
         GaussianProcess(turned, SIZES).mean(asked.units, asked.signals),
         GaussianProcess(known, SIZES).mean(asked.units, asked.signals),

@@ -16,11 +16,11 @@ import embedded
 import gaincurate
 import sets
 from command import run
-from gaincurate.difficulty.embeddings import matrix
+from gaincurate.difficulty.embeddings import matrix, whitening
 from gaincurate.difficulty.pass_rates import read_pass_rates
 from gaincurate.difficulty.predict import MethodName, make, predict
 from gaincurate.difficulty.predictor import load_adapter, probability
-from gaincurate.difficulty.training_free import fit_training_free, whitening
+from gaincurate.difficulty.training_free import fit_training_free
 from gaincurate.errors import InputError
 from synthetic import World, world
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from gaincurate.core.rng import uniforms
 from gaincurate.core.stats import brier, pearson, reliability
-from gaincurate.difficulty.gaussian_process import Evidence, GaussianProcess, Sizes
 from gaincurate.difficulty.metrics import interval, noise_ceiling, quality, quality_of_halves
+from gaincurate.difficulty.training_free import Evidence, GaussianProcess, Sizes
 
 
 @given(st.integers(0, 10_000), st.integers(3, 40))

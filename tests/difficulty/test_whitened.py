@@ -9,15 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gaincurate.difficulty.embeddings import Space, whitening
 from gaincurate.difficulty.training_free import (
     TEMPERATURES,
-    Space,
     attention,
     calibrated,
     cross_entropy,
     fit_calibration,
     fit_training_free,
-    whitening,
 )
 
 
@@ -27,32 +26,6 @@ def sample(rows: int, width: int, seed: int = 0) -> np.ndarray[tuple[int, int], 
     return ((random.normal(size=(rows, width)) * scales) @ random.normal(size=(width, width)) + 5).astype(
         np.float32
     )
-
-
-@pytest.mark.parametrize(("rows", "width"), [(300, 20), (30, 90), (50, 50)])
-def test_the_strongest_directions_have_variance_one_and_no_covariance(rows: int, width: int) -> None:
-    z = sample(rows, width)
-    space = whitening(z, 8)
-    assert space.mean is not None
-    assert space.directions is not None
-    found = (z.astype(np.float64) - space.mean) @ space.directions
-    np.testing.assert_allclose(found.T @ found / rows, np.eye(8), atol=1e-4)
-    centred = z - z.astype(np.float64).mean(0)
-    strongest = np.linalg.svd(centred, compute_uv=True)[2][:8]
-    units = space.directions / np.linalg.norm(space.directions, axis=0)
-    # The same subspace, whatever its basis.
-    np.testing.assert_allclose(np.linalg.norm(strongest @ units, axis=0), np.ones(8), atol=1e-3)
-
-
-def test_directions_that_are_not_there_are_not_made_up() -> None:
-    flat = np.outer(np.arange(10), [1, 2, 3]).astype(np.float32)
-    space = whitening(flat)
-    assert space.directions is not None
-    assert space.directions.shape == (3, 1)
-    same = whitening(np.ones((5, 3), np.float32))
-    assert same.directions is not None
-    assert same.directions.shape == (3, 0)
-    assert np.isfinite(same(np.ones((2, 3), np.float32))).all()
 
 
 def test_attention_equals_a_loop() -> None:

@@ -19,7 +19,6 @@ from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError, OutputError, StorageError
 from gaincurate.schedule import groups, rounds
 from gaincurate.schedule.base import Json, Selector
-from gaincurate.schedule.clusters import cluster
 from gaincurate.schedule.ordering import Order, build
 from gaincurate.schedule.rescore import Rescored
 from gaincurate.schedule.rounds import advance
@@ -216,19 +215,19 @@ def planted(folder: Path, sizes: list[int]) -> tuple[Path, np.ndarray[Any, np.dt
 
 def test_clusters_of_embeddings_are_the_planted_groups(tmp_path: Path) -> None:
     path, labels = planted(tmp_path, [40, 90, 60, 10])
-    made = cluster(ScoredSet(path), 4, seed=3)
+    made = groups.cluster(ScoredSet(path), 4, seed=3)
     assert [sorted(Counter(labels[made == each].tolist()).values()) for each in range(4)] == [
         [90],
         [60],
         [40],
         [10],
     ]
-    assert cluster(ScoredSet(path), 4, seed=3).tolist() == made.tolist()
+    assert groups.cluster(ScoredSet(path), 4, seed=3).tolist() == made.tolist()
 
 
 def test_a_cluster_of_a_few_prompts_is_dissolved(tmp_path: Path) -> None:
     path, labels = planted(tmp_path, [100, 97, 3])  # an eighth of an even share is 8
-    made = cluster(ScoredSet(path), 3, seed=0)
+    made = groups.cluster(ScoredSet(path), 3, seed=0)
     assert np.bincount(made).min() > 8
     assert {made[row] for row in np.flatnonzero(labels == 0)}.isdisjoint(
         made[row] for row in np.flatnonzero(labels == 1)

@@ -14,9 +14,10 @@ import numpy.typing as npt
 import torch
 
 from gaincurate.difficulty.by_adapter import by_references
+from gaincurate.difficulty.embeddings import SAMPLE, Space, whitening
 from gaincurate.difficulty.predictor import Shape
 from gaincurate.difficulty.train import Policy, Recipe, fit
-from gaincurate.difficulty.training_free import SAMPLE, Space, fit_training_free, whitening
+from gaincurate.difficulty.training_free import fit_training_free
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

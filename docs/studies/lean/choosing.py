@@ -8,7 +8,8 @@ the loop for exact values of the newest policy.
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -77,6 +78,8 @@ class Context:
     rows: Ints
     round: int
     exact: Exact
+    bill: Counter[str] = field(default_factory=Counter)
+    """Tokens that a strategy spends before it draws, by what they are for; the loop charges them."""
     opening: bool = False
 
     def column(self, name: str) -> pa.ChunkedArray:
@@ -127,6 +130,8 @@ class Chooser:
             Strata.of(world.prompts.tasks[self._rows]) if stratify else None,
         )
         self.selector = base.build(strategy, pool, options)
+        self.bill: Counter[str] = Counter()
+        """Tokens that the strategy has spent on its own."""
         self._last: Ints = np.zeros(0, np.int64)
 
     def _order(self, by: str | None, ascending: bool) -> Ints:
@@ -139,13 +144,19 @@ class Chooser:
         return places[rows][places[rows] >= 0]
 
     def draw(self, round_: int, policy: Policy) -> Ints:
-        """`[budget]`: places among the world's prompts, in drawn order."""
+        """Places among the world's prompts in drawn order: the budget, less the groups of `reused`."""
         world = self._world
         exact = Exact(world.prompts, policy)
-        context: Any = Context(world.scored, world.rows, self._rows, round_, exact)
+        context: Any = Context(world.scored, world.rows, self._rows, round_, exact, self.bill)
         self.selector.prepare(context)
-        self._last = self._rows[self.selector.draw(round_)]
+        drawn = self.selector.draw(round_)
+        self._last = self._rows[drawn[: len(drawn) - len(self.reused)]]
         return self._last
+
+    @property
+    def reused(self) -> list[Any]:
+        """Groups that the strategy generated before its last draw, and that the round trains on."""
+        return list(getattr(self.selector, "reused", ()))
 
     def observe(self, round_: int, wins: Floats, losses: Floats, tokens: Floats) -> None:
         """Have the strategy learn from the round that was drawn last; `[budget]` each, in its order.

@@ -19,7 +19,7 @@ import torch
 from choosing import Chooser
 from policy import Policy, Tensor, trees
 from pydantic import BaseModel, ConfigDict, Field
-from world import LONGEST, World
+from world import LONGEST, Prompts, World
 
 from gaincurate.compare.config import Arm as ComparedArm
 from gaincurate.core.files import digest_json
@@ -120,7 +120,7 @@ class Training:
         begun, wall = time.process_time(), time.perf_counter()
         marks = [self._judge()]
         targets = [self.arm.budget_tokens * k // MARKS for k in range(1, MARKS + 1)]
-        for _ in self._train():
+        for _ in self.train():
             while len(marks) <= MARKS and self.tokens >= targets[len(marks) - 1]:
                 marks.append(self._judge())
         return {
@@ -138,6 +138,7 @@ class Training:
         return {
             "tokens": self.tokens,
             "scoring": self.scoring,
+            "spent": dict(self.chooser.bill),
             "steps": len(self.steps),
             "drawn": self.drawn.total(),
             "distinct": len(self.drawn),
@@ -145,16 +146,22 @@ class Training:
             **{name: round(value, 4) for name, value in mean.items()},
         }
 
-    def _train(self) -> Iterator[None]:
+    def train(self) -> Iterator[None]:
         """Step by step, to the end of the budget."""
         size, round_ = self.arm.step_prompts, 0
         while True:
+            spent = self.chooser.bill.total()
             with self._timed("choose"):
                 places = self.chooser.draw(round_, self.policy)
-            wins, tokens = np.zeros(len(places)), np.zeros(len(places))
-            for start in range(0, len(places), size):
-                here = slice(start, start + size)
-                wins[here], tokens[here] = self._step(places[here].tolist())
+            self.tokens += self.chooser.bill.total() - spent
+            reused = self.chooser.reused
+            wins, tokens, start = np.zeros(len(places)), np.zeros(len(places)), 0
+            while start < len(places):
+                # They fill the first steps by half: the policy that generated them is the newest there.
+                joining, reused = reused[: size // 2], reused[size // 2 :]
+                here = slice(start, start + size - len(joining))
+                wins[here], tokens[here] = self._step(places[here].tolist(), joining)
+                start = here.stop
                 yield
                 if self.tokens >= self.arm.budget_tokens:
                     return
@@ -162,39 +169,25 @@ class Training:
                 self.chooser.observe(round_, wins, GROUP - wins, tokens)
             round_ += 1
 
-    def _step(self, places: list[int]) -> tuple[Floats, Floats]:
-        """Generate for these prompts and train on it.
+    def _step(self, places: list[int], reused: list[Group]) -> tuple[Floats, Floats]:
+        """Generate for these prompts, and train on it and on groups that are there already.
 
         Returns:
             How many rollouts of each prompt were right, and their mean tokens, `[prompts]` each.
         """
-        prompts = self.world.prompts
         with self._timed("generate"):
-            asked = [prompts.tokens[place] for place in places]
-            completions = self.policy.sample(asked, GROUP, LONGEST, self._random)
-        with self._timed("verify"):
-            texts = self.world.tokenizer.batch_decode(completions, skip_special_tokens=True)
-            golds = np.repeat([prompts.answers[place].strip() for place in places], GROUP)
-            right = np.array([said_answer(t) == gold for t, gold in zip(texts, golds, strict=True)], float)
-        rewards = right.reshape(-1, GROUP)
-        groups = [
-            Group(prompt, completions[k * GROUP : (k + 1) * GROUP], rewards[k] - rewards[k].mean())
-            for k, prompt in enumerate(asked)
-        ]
+            groups, wins, lengths = roll_out(self.world.prompts, self.policy, places, self._random)
         with self._timed("train"):
-            facts = self._update(groups)
+            facts = self._update(groups, reused)
         self.drawn.update(places)
-        self.tokens += sum(map(len, completions))
-        wins: Floats = rewards.sum(1)
+        self.tokens += int(lengths.sum())
         variances = wins * (GROUP - wins) / (GROUP * (GROUP - 1))  # of p (1 - p), without bias
         differ = (wins > 0) & (wins < GROUP)
-        self.steps.append(
-            {"differ": differ.mean(), "variance": variances.mean(), "reward": rewards.mean(), **facts}
-        )
-        lengths = np.array([len(tokens) for tokens in completions], float).reshape(-1, GROUP)
-        return wins, lengths.mean(1)
+        reward = wins.mean() / GROUP
+        self.steps.append({"differ": differ.mean(), "variance": variances.mean(), "reward": reward, **facts})
+        return wins, lengths / GROUP
 
-    def _update(self, fresh: list[Group]) -> Row:
+    def _update(self, fresh: list[Group], reused: list[Group]) -> Row:
         """One optimizer step on these groups and as many old ones as the arm replays."""
         old: list[Group] = []
         if self.arm.replayed and len(self._replay) >= self.arm.replayed:
@@ -202,13 +195,13 @@ class Training:
             old = [self._replay[place] for place in chosen]
         new = [group for group in fresh if group.advantages.any()]
         # Those left out have a gradient of 0, but count in the mean.
-        rollouts = (len(fresh) + len(old)) * GROUP
+        rollouts = (len(fresh) + len(reused) + len(old)) * GROUP
         self.optimizer.zero_grad()
-        if new or old:
-            loss, logps = loss_of(self.policy, new + old, rollouts)
+        if trained := new + reused + old:
+            loss, logps = loss_of(self.policy, trained, rollouts)
             loss.backward()
             if self.arm.replayed:
-                parts = logps.detach().split([sum(map(len, g.completions)) for g in new + old])
+                parts = logps.detach().split([sum(map(len, g.completions)) for g in trained])
                 kept = zip(new, parts, strict=False)
                 self._replay.extend(Group(g.prompt, g.completions, g.advantages, p) for g, p in kept)
         else:
@@ -219,7 +212,7 @@ class Training:
         for settings in self.optimizer.param_groups:
             settings["lr"] = self.arm.learning_rate * share
         self.optimizer.step()
-        return {"grad_norm": norm, "clipped": float(norm > CLIP), "replayed": len(old)}
+        return {"grad_norm": norm, "clipped": float(norm > CLIP), "replayed": len(old), "reused": len(reused)}
 
     def _judge(self) -> Floats:
         with self._timed("judge"):
@@ -230,6 +223,28 @@ class Training:
         begun = time.process_time()
         yield
         self.seconds[part] += time.process_time() - begun
+
+
+def roll_out(
+    prompts: Prompts, policy: Policy, places: list[int], random: torch.Generator
+) -> tuple[list[Group], Floats, Floats]:
+    """A group of rollouts for each of these prompts.
+
+    Returns:
+        The groups, how many rollouts of each were right, and how many tokens each has, `[prompts]` each.
+    """
+    asked = [prompts.tokens[place] for place in places]
+    completions = policy.sample(asked, GROUP, LONGEST, random)
+    texts = prompts.tokenizer.batch_decode(completions, skip_special_tokens=True)
+    golds = np.repeat([prompts.answers[place].strip() for place in places], GROUP)
+    right = np.array([said_answer(t) == gold for t, gold in zip(texts, golds, strict=True)], float)
+    rewards = right.reshape(-1, GROUP)
+    groups = [
+        Group(prompt, completions[k * GROUP : (k + 1) * GROUP], rewards[k] - rewards[k].mean())
+        for k, prompt in enumerate(asked)
+    ]
+    lengths = np.array([len(tokens) for tokens in completions], float).reshape(-1, GROUP)
+    return groups, rewards.sum(1), lengths.sum(1)
 
 
 def loss_of(policy: Policy, groups: list[Group], rollouts: int) -> tuple[Tensor, Tensor]:

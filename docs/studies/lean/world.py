@@ -58,7 +58,7 @@ class Prompts:
     """
 
     def __init__(self, scored: ScoredSet, rows: Ints, tokenizer: Any) -> None:
-        taken = scored.take(rows)
+        self.tokenizer, taken = tokenizer, scored.take(rows)
         questions, self.answers = (taken.column(name).to_pylist() for name in ("question", "answer"))
         columns = (taken.column(name).to_pylist() for name in ("source", "level"))
         self.tasks = np.array([f"{source} {level}" for source, level in zip(*columns, strict=True)])

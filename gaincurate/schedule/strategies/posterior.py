@@ -20,12 +20,12 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 
 from gaincurate.core.rng import Floats, Ints, largest, permutation, uniforms
+from gaincurate.difficulty.embeddings import Nearest, evenly_spaced, nearest, whitening
 from gaincurate.errors import InputError
 from gaincurate.schedule import base
 from gaincurate.schedule.base import Json, Mask, Observed, Pool
 from gaincurate.schedule.context import Context
 from gaincurate.schedule.strategies import beta
-from gaincurate.schedule.strategies.neighbours import SAMPLE, TEMPERATURES, Nearest, Space, nearest
 from gaincurate.schedule.strategies.posterior_options import PosteriorOptions
 
 _CANDIDATES, _TIES, _WALK, _KEEP, _SAMPLES, _MIXED = (k << 32 for k in range(2, 8))
@@ -36,6 +36,7 @@ _ENOUGH = 32
 _JUDGES = 4096  # observed prompts, the newest, by which weights are chosen
 _NEAR_CANDIDATES = 8_192  # with neighbours a round is chosen among so many, or 8 times its prompts
 _GRESO_STEP, _GRESO_LEAST, _GRESO_BOUNDS = 0.01, 0.01, (0.05, 0.95)  # of the released code
+_TEMPERATURES = (0.03, 0.1, 0.3)  # of the neighbours' kernel exp(cosine / temperature)
 _TINY = 1e-300
 
 
@@ -178,15 +179,18 @@ class Posterior(base.Selector):
     def _neighbours(self, context: Context) -> tuple[Floats, Floats]:
         """Neighbours' pass rates by row, NaN where they are not needed, and their rollouts."""
         pool, options = self.pool, self.options
-        step = max(1, pool.rows // SAMPLE)
-        space = Space(context.embeddings(np.arange(0, pool.rows, step)[:SAMPLE]))
+        space = whitening(context.embeddings(evenly_spaced(pool.rows)))
         of_observed = self._newest(options.neighbours_from)
         observed_rows = self._rows[of_observed]
-        observed = space(context.embeddings(observed_rows))
+
+        def points(rows: Ints) -> Floats:
+            return space(context.embeddings(rows).astype(np.float64))
+
+        observed = points(observed_rows)
         wins, losses = self._sums["wins"][of_observed], self._sums["losses"][of_observed]
 
-        def near(points: Floats, rows: Ints) -> Nearest:
-            return nearest(points, rows, observed, observed_rows, options.neighbours)
+        def near(units: Floats, rows: Ints) -> Nearest:
+            return nearest(units, rows, observed, observed_rows, options.neighbours)
 
         among = near(observed, observed_rows)
 
@@ -196,12 +200,12 @@ class Posterior(base.Selector):
             a, b = options.prior + weight * means, options.prior + weight * (1 - means)
             return beta.log_evidence(a, b, wins, losses)
 
-        temperature = max(TEMPERATURES, key=likelihood)
+        temperature = max(_TEMPERATURES, key=likelihood)
         rates, rollouts = np.full(pool.rows, np.nan), np.zeros(pool.rows)
         rates[observed_rows], rollouts[observed_rows] = among.rates(wins, losses, temperature)
         others = np.setdiff1d(self._candidates(context.round), observed_rows, assume_unique=True)
         if len(others):
-            of_others = near(space(context.embeddings(others)), others)
+            of_others = near(points(others), others)
             rates[others], rollouts[others] = of_others.rates(wins, losses, temperature)
         return rates, rollouts
 

@@ -1,0 +1,107 @@
+"""Whitening and nearest neighbours against other decompositions, sorts and kernels written out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gaincurate.difficulty.embeddings import DIRECTIONS, Nearest, evenly_spaced, nearest, whitening
+
+
+def make_sample(rows: int, width: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    random = np.random.default_rng(0)
+    scales = np.arange(1, width + 1) ** -1.0
+    points = (random.normal(size=(rows, width)) * scales) @ random.normal(size=(width, width)) + 5
+    return points.astype(np.float32)
+
+
+@pytest.mark.parametrize(("rows", "width"), [(300, 20), (30, 90), (50, 50)])
+def test_the_strongest_directions_have_variance_one_and_no_covariance(rows: int, width: int) -> None:
+    z = make_sample(rows, width)
+    space = whitening(z, 8)
+    assert space.mean is not None
+    assert space.directions is not None
+    points = (z.astype(np.float64) - space.mean) @ space.directions
+    np.testing.assert_allclose(points.T @ points / rows, np.eye(8), atol=1e-4)
+    centred = z - z.astype(np.float64).mean(0)
+    strongest = np.linalg.svd(centred, compute_uv=True)[2][:8]
+    units = space.directions / np.linalg.norm(space.directions, axis=0)
+    # The same subspace, whatever its basis.
+    np.testing.assert_allclose(np.linalg.norm(strongest @ units, axis=0), np.ones(8), atol=1e-3)
+
+
+def test_directions_that_are_not_there_are_not_made_up() -> None:
+    flat = np.outer(np.arange(10), [1, 2, 3]).astype(np.float32)
+    space = whitening(flat)
+    assert space.directions is not None
+    assert space.directions.shape == (3, 1)
+    same = whitening(np.ones((5, 3), np.float32))
+    assert same.directions is not None
+    assert same.directions.shape == (3, 0)
+    assert np.isfinite(same(np.ones((2, 3), np.float32))).all()
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize(("rows", "width"), [(400, 30), (60, 300)])  # more rows than width, and fewer
+def test_cosines_are_those_of_an_svd(rows: int, width: int, exponent: float) -> None:
+    random = np.random.default_rng(0)
+    sample = (random.normal(size=(rows, width)) * random.uniform(0.1, 9, width)).astype(np.float32)
+    space = whitening(sample, exponent=exponent)
+    u, spread, _ = np.linalg.svd(sample - sample.mean(0, dtype=np.float64), full_matrices=False)
+    keep = np.flatnonzero(spread > spread[0] * 1e-6)[:DIRECTIONS]
+    scaled = u[:, keep] * spread[keep] ** (1 - exponent)
+    scaled /= np.linalg.norm(scaled, axis=1, keepdims=True)
+    exact, single = space(sample.astype(np.float64)), space(sample)
+    np.testing.assert_allclose(exact @ exact.T, scaled @ scaled.T, atol=1e-9)
+    np.testing.assert_allclose(single @ single.T, scaled @ scaled.T, atol=1e-4)
+    assert exact.dtype == np.dtype(np.float64)
+    assert single.dtype == np.dtype(np.float32)
+
+
+@pytest.mark.parametrize(("rows", "most"), [(1, 5), (5, 5), (6, 5), (10_007, 1024)])
+def test_evenly_spaced_places_are_distinct_and_reach_both_ends(rows: int, most: int) -> None:
+    places = evenly_spaced(rows, most)
+    assert len(places) == min(rows, most)
+    assert (places[0], places[-1]) == (0, rows - 1)
+    assert len(set(np.diff(places).tolist())) <= 2
+
+
+def test_the_nearest_are_those_of_a_sort_without_the_prompt_itself() -> None:
+    random = np.random.default_rng(1)
+    points = random.normal(size=(700, 6))
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    rows, observed = np.arange(700), np.sort(random.choice(700, 90, replace=False))
+    found = nearest(points, rows, points[observed], observed, 7)
+    for row in rows:
+        cosines = points[observed] @ points[row]
+        cosines[observed == row] = -9
+        assert set(found.places[row]) == set(np.argsort(-cosines)[:7])
+        np.testing.assert_allclose(np.sort(found.cosines[row]), np.sort(cosines)[-7:], atol=1e-9)
+
+
+def test_there_may_be_fewer_than_asked_for() -> None:
+    points = np.eye(3)
+    found = nearest(points, np.arange(3), points[:2], np.arange(2), 50)
+    assert found.places.tolist() == [[1], [0], [0]]  # of equals the first
+
+
+def test_the_rate_is_the_kernels_mean_over_rollouts() -> None:
+    found = Nearest(np.array([[0, 1, 2]]), np.array([[0.9, 0.5, -0.2]]))
+    wins, losses = np.array([8.0, 1.0, 0.0]), np.array([0.0, 3.0, 16.0])
+    rates, rollouts = found.rates(wins, losses, 0.3)
+    kernel = np.exp(np.array([0.0, -0.4, -1.1]) / 0.3)
+    np.testing.assert_allclose(rollouts, [kernel @ (wins + losses)], atol=1e-9)
+    np.testing.assert_allclose(rates, [kernel @ wins / (kernel @ (wins + losses))], atol=1e-9)
+
+
+def test_equal_embeddings_have_equal_rates() -> None:
+    random = np.random.default_rng(2)
+    sample = np.repeat(random.normal(size=(40, 16)).astype(np.float32), 25, axis=0)[:997]
+    points, observed = whitening(sample)(sample.astype(np.float64)), np.arange(0, 200, 3)
+    wins = random.integers(0, 9, len(observed)).astype(float)
+    others = np.arange(200, 997)
+    found = nearest(points[others], others, points[observed], observed, 5)
+    rates, rollouts = found.rates(wins, 8 - wins, 0.1)
+    for kind in range(8, 40):
+        alike = others // 25 == kind
+        assert len(np.unique(rates[alike])) == len(np.unique(rollouts[alike])) == 1
