@@ -26,10 +26,9 @@ from training_free import ROLLOUTS, Trial
 
 from gaincurate.core.rng import Floats, Ints
 from gaincurate.core.schema import EMBEDDING, ID
-from gaincurate.difficulty.embeddings import matrix
+from gaincurate.difficulty.embeddings import DIRECTIONS, matrix
 from gaincurate.schedule import base
 from gaincurate.schedule.strata import Strata
-from gaincurate.schedule.strategies.neighbours import DIRECTIONS
 
 ROUNDS, BUDGET, SHOWN, GROUP = 12, 33, 8, 4
 ORACLE = "oracle"
