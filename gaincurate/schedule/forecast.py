@@ -35,6 +35,7 @@ from gaincurate.errors import InputError
 from gaincurate.schedule import base
 from gaincurate.schedule.context import Context
 from gaincurate.schedule.observations import pass_rates_of
+from gaincurate.schedule.strategies.dots_options import DotsOptions
 
 Grid = npt.NDArray[np.float64]
 
@@ -123,6 +124,7 @@ class Reach:
 class Forecast:
     """See the module.
 
+    `dots_references` is how many of the references strategy `dots` observes before each draw by default.
     `silent` is the share of prompts of which a group differs with a chance below `SILENT`. `hopeless` is the
     share of those of them that fail. `wasted` is the share of a uniform step's groups that do not differ.
     `pays_from` is the number of steps from which on one draw of strategy `dots` repays its references, None
@@ -131,6 +133,7 @@ class Forecast:
 
     references: int
     rollouts: int
+    dots_references: int
     group: int
     tokens: float
     silent: Share
@@ -273,14 +276,16 @@ def forecast(config: ForecastConfig, rates: PassRates, tokens: float) -> Forecas
     def of_mixture(values: Floats) -> Share:
         return _share(float(weights @ values), np.array([world.weights @ values for world in worlds]))
 
-    per_group, references = config.group * tokens, float(rates.wins.sum() + rates.losses.sum())
+    per_group, rollouts = config.group * tokens, float(rates.wins.sum() + rates.losses.sum())
+    observed = min(len(rates.ids), DotsOptions.model_fields["references"].default)
+    paid_by_dots = observed * rollouts / len(rates.ids) * tokens  # before each draw
     drawn = {
         name: np.array([_simulate(config, name, scored, world, budget / len(scored)) for world in worlds])
         for name in ["uniform", "oracle", *config.strategies]
     }
 
     def per_thousand(name: str) -> Floats:
-        paid = references * tokens if name == "dots" else 0.0  # it observes as many before each round
+        paid = paid_by_dots if name == "dots" else 0.0
         groups: Floats = 1000 * drawn[name] * budget / (budget * per_group + paid)
         return groups
 
@@ -292,10 +297,11 @@ def forecast(config: ForecastConfig, rates: PassRates, tokens: float) -> Forecas
     pays_from = None
     if "dots" in drawn and (gain := float(drawn["dots"].mean() - drawn["uniform"].mean())) > 0:
         step = config.step_prompts * per_group
-        pays_from = references * tokens * float(drawn["uniform"].mean()) / (step * gain)
+        pays_from = paid_by_dots * float(drawn["uniform"].mean()) / (step * gain)
     result = Forecast(
         references=len(rates.ids),
-        rollouts=round(references),
+        rollouts=round(rollouts),
+        dots_references=observed,
         group=config.group,
         tokens=tokens,
         silent=of_mixture(silent.astype(float)),
@@ -488,7 +494,7 @@ def advice(result: Forecast) -> list[str]:
         )
     if result.pays_from is not None:
         sentences.append(
-            f"Strategy dots: a draw repays its {result.references:,} references from "
+            f"Strategy dots: a draw repays its {result.dots_references:,} references from "
             f"{np.ceil(result.pays_from):,.0f} steps on."
         )
     elif any(each.strategy == "dots" for each in result.strategies):
