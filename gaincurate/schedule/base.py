@@ -242,6 +242,8 @@ class Selector(ABC):
     reads_scores: ClassVar[bool] = True
     """Whether draws depend on what the model gave for each prompt, the order aside. `gaincurate compare`
     charges a scoring pass for it, and for an order by a score."""
+    leaves_out: ClassVar[bool] = False
+    """Whether some ranks are never drawn. Their group may then give less than its share (`--stratify`)."""
     observes_references: ClassVar[bool] = False
     """Whether `prepare` asks what reference prompts do (`--reference-outcomes`, `--rollout`)."""
 

@@ -291,7 +291,8 @@ def forecast(config: ForecastConfig, rates: PassRates, tokens: float) -> Forecas
 
     def reach(name: str) -> Reach:
         groups = per_thousand(name)
-        times = groups / per_thousand("uniform")
+        uniform = per_thousand("uniform")
+        times = np.divide(groups, uniform, out=np.ones(len(groups)), where=uniform > 0)
         return Reach(name, *(_share(float(v.mean()), v) for v in (drawn[name], groups, times)))
 
     pays_from = None
@@ -325,6 +326,18 @@ def _check(config: ForecastConfig, scored: ScoredSet, rates: PassRates, budget: 
             f"{len(rates.ids)} prompts with rollouts are too few for a forecast; {FEWEST} at least, and 256 "
             "to mean something."
         )
+    if not (rates.wins.any() and rates.losses.any()):
+        every = "right" if rates.wins.any() else "wrong"
+        raise InputError(
+            f"every rollout of the {len(rates.ids):,} prompts was {every}: as far as these say no group can "
+            "differ, and there is nothing to choose by. Take other prompts or another model."
+        )
+    for name in config.strategies:
+        if base.load(name).ordering != "none":
+            raise InputError(
+                f"--strategy {name} draws by an order of the set, and a forecast simulates strategies that "
+                "go by outcomes or predictions."
+            )
     if budget > len(scored):
         raise InputError(f"--budget {budget:,} is more than the {len(scored):,} prompts of {config.scored}.")
     places = pc.index_in(pa.array(rates.ids), value_set=scored.column(ID).combine_chunks())

@@ -380,7 +380,7 @@ def check_shares(
     counts = np.bincount(strata.labels[rows], minlength=len(strata.names))
     quotas = strata.quotas(config.budget, round_)
     wrong = np.flatnonzero(counts != quotas)
-    if len(wrong) and not selector.observes_references:
+    if len(wrong) and not (selector.leaves_out or selector.observes_references):
         group = wrong[0]
         raise InputError(
             f"strategy {config.strategy} drew {counts[group]:,} prompts of group {strata.names[group]!r}, "

@@ -211,3 +211,23 @@ def test_what_is_no_forecast_is_refused(tmp_path: Path) -> None:
     done = command.run("schedule", "status", run.folder, "--forecast", tmp_path / "f.json")
     assert done.exit_code == 2
     assert "is no forecast" in done.stderr
+
+
+def test_where_nothing_differs_or_an_order_is_needed_there_is_no_forecast(tmp_path: Path) -> None:
+    rates = np.full(100, 0.5)
+    scored = _set(tmp_path, rates, ["a"] * 100)
+    ids = column_sets.ids(100)[:40]
+    with pytest.raises(InputError, match=r"every rollout of the 40 prompts was wrong"):
+        forecast(_config(scored), PassRates("r", ids, np.zeros(40), np.full(40, 8.0)), 10.0)
+    for strategy in ("falling", "gain-rl"):
+        with pytest.raises(InputError, match=f"--strategy {strategy} draws by an order of the set"):
+            forecast(_config(scored, strategies=[strategy]), _references(rates, 50), 10.0)
+
+
+def test_a_forecast_of_hardly_any_success_has_no_nan(tmp_path: Path) -> None:
+    wins = np.zeros(64)
+    wins[0] = 1.0
+    scored = _set(tmp_path, np.zeros(200), ["a", "b"] * 100)
+    result = forecast(_config(scored), PassRates("r", column_sets.ids(200)[:64], wins, 8 - wins), 10.0)
+    assert np.isfinite([each.times.value for each in (*result.strategies, result.oracle)]).all()
+    json.dumps(result.as_json(), allow_nan=False)

@@ -46,6 +46,7 @@ class Falling(base.Selector):
     by: ClassVar[str | None] = "gc_difficulty"
     ordering: ClassVar[base.Ordering] = "fixed"
     foresees: ClassVar[bool] = True
+    leaves_out: ClassVar[bool] = True
 
     def __init__(self, pool: Pool, options: FallingOptions) -> None:
         super().__init__(pool, options)
