@@ -58,7 +58,7 @@ class ProgressView(Progress):
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self._done, text=self._text())
 
-    def part(self, text: str) -> None:
+    def part(self, text: str, **also: int) -> None:
         """See `Progress`."""
         if self._bar is None:
             output.note(f"{text}: {self._text()}")

@@ -6,8 +6,9 @@ Whoever wants to see the work overrides them. Every method does nothing by defau
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 
 class Progress:
@@ -33,11 +34,34 @@ class Progress:
         Both may be negative: what was done is done again after an error.
         """
 
-    def part(self, text: str) -> None:
-        """A part of the work, such as a shard, is done and kept."""
+    def part(self, text: str, **also: int) -> None:
+        """A part of the work, such as a shard, is done and kept; `also` has its number and what it counts."""
 
     def note(self, text: str) -> None:
         """A sentence worth reading once."""
+
+
+class Sent(Progress):
+    """Sends what it hears to whoever follows the work from another process, as a kind and a value.
+
+    Args:
+        send: takes a kind (`note`, `advance`, `part`) and its value: a text, or what was counted by name too.
+    """
+
+    def __init__(self, send: Callable[[str, Any], None]) -> None:
+        self._send = send
+
+    def note(self, text: str) -> None:
+        """See `Progress`."""
+        self._send("note", text)
+
+    def advance(self, n: float, **also: int) -> None:
+        """See `Progress`."""
+        self._send("advance", (n, also))
+
+    def part(self, text: str, **also: int) -> None:
+        """See `Progress`."""
+        self._send("part", (text, also))
 
 
 class View:
