@@ -1,9 +1,9 @@
 """Hands a run's shards out to workers that come, die and are replaced, until each shard was reported once.
 
-It knows neither Ray nor models. A `Crew` starts workers and brings what they report, so that a simulation with
-virtual time drives the same loop. Deaths are counted per shard and not per worker, because machines are lost
-all the time and a row that kills whoever computes it is lost for ever. A shard that a worker died at is handed
-out alone, so that no neighbour takes the blame.
+It knows neither Ray nor models. A `Crew` starts workers and brings what they report, so that a simulation
+with virtual time drives the same loop. Deaths are counted per shard and not per worker, because machines are
+lost all the time, while a row that kills its worker kills the next one too. A shard that a worker died at is
+handed out alone, so that no neighbour takes the blame.
 """
 
 from __future__ import annotations
@@ -264,11 +264,12 @@ class Leases:
         else:
             # At the next look: a machine on which no worker can begin must not be tried all the time.
             self._failed_starts += 1
-            if self._failed_starts >= max(_DEATHS, len(self._workers)):
+            none_works = not any(each.ready for each in self._workers.values())
+            if none_works and self._failed_starts >= max(_DEATHS, len(self._workers)):
                 raise GaincurateError(
                     f"{self._failed_starts} workers in a row died before they could begin (the last one"
-                    f"{_at(worker)}: {death.reason}). Finished shards are kept. See what is wrong there, such "
-                    "as too little memory for the model, and run the same command again."
+                    f"{_at(worker)}: {death.reason}). Finished shards are kept. See what is wrong there, "
+                    "such as too little memory for the model, and run the same command again."
                 )
         for other, each in self._workers.items():  # who had nothing left to do
             if each.ready and not each.shards:

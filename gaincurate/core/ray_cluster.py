@@ -1,15 +1,14 @@
 """Workers as Ray actors: joins or starts a Ray, and is the `Crew` of a run that is spread over machines.
 
-One call to a worker is under way at a time. It brings messages there and what happened back, so shards' results
-never pass through Ray, and a worker has the next shards before it is done with those that it has. Ray restarts
-nothing by itself: `Leases` knows which shards are missing, and Ray does not.
+One call to a worker is under way at a time. It brings messages there, and back what happened. Workers write
+their shards themselves, so no results pass through Ray, and a worker has its next shards before it is done
+with those that it has. Ray restarts nothing by itself: `Leases` knows which shards are missing, Ray does not.
 
-Ray is imported when it is used, so that `--help` and a base install need none.
+Ray is imported when it is used, so that a base install needs none.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import pwd
 import queue
@@ -20,14 +19,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
-
+from gaincurate.core.cluster_options import ClusterConfig
 from gaincurate.core.leases import Death, Event, Leases
-from gaincurate.core.options import RAY, Option
 from gaincurate.core.progress import Progress
 from gaincurate.errors import GaincurateError, InputError
 
@@ -38,92 +34,6 @@ _PLACE = re.compile(r"\[?([^\[\]/\s]+)\]?:(\d+)")
 _KNOCK = 5.0  # seconds for an address to answer
 _STORE = 80 * 2**20  # bytes: no data goes through Ray's store, and this is near the least that it takes
 _NEVER_ENDS = "Worker unexpectedly exits with a connection error"
-
-
-def _workers(value: str) -> int | Literal["all"]:
-    if value != "all" and not (value.isdecimal() and int(value)):
-        raise InputError(f"--workers {value}: expected a number from 1, or all.")
-    return "all" if value == "all" else int(value)
-
-
-WORKERS = partial(Option, metavar="N|all", read=_workers)
-"""Marks the option that says how many workers there are; its help and panel differ."""
-
-
-class ClusterConfig(BaseModel):
-    """Where a run's workers are: in this process and its children, or wherever a Ray has room for them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    engine: Annotated[
-        Literal["local", "ray"], Option("local: on this machine. ray: on all machines of a Ray cluster.", RAY)
-    ] = "local"
-    address: Annotated[
-        str | None,
-        Option(
-            "HOST:PORT of a Ray head, or auto for the one of this machine. Default: RAY_ADDRESS, else a Ray of "
-            "its own on this machine.",
-            RAY,
-            metavar="ADDRESS",
-        ),
-    ] = None
-    worker_gpus: Annotated[
-        float | None,
-        Field(ge=0, le=1),
-        Option("GPUs of a worker; a part of one too. Default: 1 where the cluster has GPUs.", RAY),
-    ] = None
-    worker_cpus: Annotated[
-        float | None, Field(gt=0), Option("CPUs of a worker. Default: --threads, else 1.", RAY)
-    ] = None
-    worker_label: Annotated[
-        list[str],
-        Option(
-            "Only on nodes with this label, such as ray.io/accelerator-type=H200; may be repeated.",
-            RAY,
-            metavar="KEY=VALUE",
-        ),
-    ] = Field(default_factory=list)
-    wait: Annotated[
-        float, Field(ge=1), Option("Seconds to wait for a worker where there is none.", RAY, metavar="SECONDS")
-    ] = 600.0
-
-    @field_validator("worker_label")
-    @classmethod
-    def _labels(cls, value: list[str]) -> list[str]:
-        for label in value:
-            if not all(label.partition("=")):
-                raise InputError(f"--worker-label {label}: expected KEY=VALUE.")
-        return value
-
-    def check_engine(self) -> None:
-        """Check what goes with which engine.
-
-        Raises:
-            InputError: an option of Ray without Ray, or one that cannot be with Ray.
-        """
-        if self.engine == "local":
-            # Also one that was given as it is by default: who gives it thinks of Ray.
-            for name in ClusterConfig.model_fields:
-                if name in self.model_fields_set and name != "engine":
-                    raise InputError(f"--{name.replace('_', '-')} goes with --engine ray.")
-            if getattr(self, "workers", None) == "all":
-                raise InputError(
-                    "--workers all goes with --engine ray; without it, leave --workers out to use every GPU."
-                )
-            return
-        if ":" in str(getattr(self, "device", "")):
-            raise InputError(
-                f"--device {getattr(self, 'device', '')}: with --engine ray each worker sees the GPU that Ray "
-                "gives it and no other. Leave the number out."
-            )
-        part = self.worker_gpus is not None and self.worker_gpus % 1 != 0
-        if part and getattr(self, "batch_tokens", None) is None:
-            raise InputError(
-                f"--worker-gpus {self.worker_gpus:g}: workers that share a GPU need --batch-tokens, because the "
-                "default is made for the whole memory of one."
-            )
-        if importlib.util.find_spec("ray") is None:
-            raise InputError("--engine ray needs ray: `pip install 'gaincurate[ray]'`.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +70,7 @@ def joined(config: ClusterConfig, note: Callable[[str], None]) -> Iterator[Needs
         if gpus is None:
             on_cpu = getattr(config, "device", "auto") == "cpu"
             gpus = float(not on_cpu and ray.cluster_resources().get("GPU", 0) > 0)
-        labels = dict((key, value) for key, _, value in (each.partition("=") for each in config.worker_label))
+        labels = dict(label.split("=", 1) for label in config.worker_label)
         yield Needs(config.worker_cpus or getattr(config, "threads", None) or 1, gpus, labels)
     finally:
         if not already:
@@ -176,13 +86,14 @@ def _address(config: ClusterConfig) -> str:
     address = config.address or os.environ.get("RAY_ADDRESS") or "local"
     if address == "local" and config.address is None and "SLURM_JOB_ID" in os.environ:
         raise InputError(
-            "this is a Slurm job, where a Ray of this machine alone is rarely meant and one that runs here may "
-            "be another user's: say which with --address HOST:PORT, or --address auto under `ray symmetric-run`."
+            "this is a Slurm job, where a Ray of this machine alone is rarely meant and one that runs here "
+            "may be another user's: say which with --address HOST:PORT, such as the one that was given to "
+            "`ray symmetric-run`."
         )
     if address.startswith("ray://"):
         raise InputError(
-            f"--address {address}: this is a Ray Client's address, which cannot be used here. Run the command "
-            "on a machine of the cluster (`ray job submit -- gaincurate ...` does) with --address auto."
+            f"--address {address}: this is a Ray Client's address, which cannot be used here. Run the "
+            "command on a machine of the cluster, by `ray job submit` perhaps, with --address auto."
         )
     if address in ("local", "auto"):
         return address
@@ -208,18 +119,18 @@ def _init(ray: Any, address: str) -> None:
     try:
         ray.init(address=address, **options)
     except (Exception, SystemExit) as error:  # each way in which it fails has a class of its own
-        first = " ".join(str(error).split())
+        first = " ".join(str(error).split()) if isinstance(error, Exception) else "it does not answer"
         if "ersion mismatch" in first:
             first = re.sub(r"This process.*?was started with", "this process has", first)
             raise InputError(
-                f"the Ray at {address} has other versions: {first[:300]}. Install the cluster's versions of ray "
-                "and Python here, or run the command in the cluster's own environment."
+                f"the Ray at {address} has other versions: {first[:300]}. Install the cluster's versions of "
+                "ray and Python here, or run the command in the cluster's own environment."
             ) from error
         if isinstance(error, PermissionError):
             raise _not_ours(address, "another user") from error
         raise InputError(
-            f"--address {address}: this machine cannot join a Ray there ({first[:300] or 'no answer'}). Run the "
-            "command on a machine where `ray start` was run for that cluster."
+            f"--address {address}: this machine cannot join a Ray there ({first[:300].rstrip('.')}). Run "
+            "the command on a machine where `ray start` was run for that cluster."
         ) from error
     # What raylets print goes to stdout, where the figures of --json are.
     with suppress(ImportError, AttributeError):
@@ -266,8 +177,8 @@ def _name(user: int) -> str:
 
 def _not_ours(address: str, whose: str) -> InputError:
     return InputError(
-        f"the Ray at {address} belongs to {whose}: workers would read and write as that user. Start one of your "
-        "own with `ray start --head --port N` and give its --address."
+        f"the Ray at {address} belongs to {whose}: workers would read and write as that user. Start one of "
+        "your own with `ray start --head --port N` and give its --address."
     )
 
 
@@ -317,7 +228,7 @@ def _refuse_other(first: dict[str, Any], other: dict[str, Any]) -> None:
         listed = ", ".join(f"{key} is {old!r} and {new!r}" for key, old, new in changes[:3])
         raise InputError(
             f"two workers would not give the same results: {listed}. Have all on machines of one kind with "
-            "--worker-label KEY=VALUE (such as ray.io/accelerator-type=H200), with the same packages and files.",
+            "--worker-label KEY=VALUE (such as ray.io/accelerator-type=H200), the same packages and files.",
             keys=[key for key, _, _ in changes],
         )
 
@@ -503,7 +414,7 @@ def need_shared(folder: Path) -> None:
     """
     if not folder.exists():
         raise InputError(
-            f"{folder} is not on {socket.gethostname()}, where a worker runs: --out and the data must be on a "
-            "file system that all machines share, under the same path.",
+            f"{folder} is not on {socket.gethostname()}, where a worker runs: --out and the data must be on "
+            "a file system that all machines share, under the same path.",
             path=str(folder),
         )

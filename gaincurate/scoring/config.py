@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from gaincurate.core.cluster_options import WORKERS, ClusterConfig
 from gaincurate.core.locks import Split
 from gaincurate.core.options import ADVANCED, MACHINE, READING, Option, json_object
-from gaincurate.core.ray_cluster import WORKERS, ClusterConfig
 from gaincurate.errors import InputError
 
 DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]+)?")
@@ -149,20 +149,13 @@ class MachineConfig(DeviceConfig):
         Option("Of the angle code. auto: the Triton kernel on a GPU, PyTorch on a CPU.", MACHINE),
     ] = "auto"
     workers: Annotated[
-        int | Literal["all"] | None,
+        Annotated[int, Field(ge=1)] | Literal["all"] | None,
         WORKERS(
-            "Processes. Default: one on a CPU, one for each GPU of a kind; with --engine ray all that there is "
-            "room for.",
+            "Processes. Default: one on a CPU, one for each GPU of a kind; with --engine ray as many as "
+            "there is room for.",
             MACHINE,
         ),
     ] = None
-
-    @field_validator("workers")
-    @classmethod
-    def _some_workers(cls, value: int | str | None) -> int | str | None:
-        if isinstance(value, int) and value < 1:
-            raise InputError(f"--workers {value}: expected a number from 1, or all.")
-        return value
 
 
 class ScoreConfig(MachineConfig, ClusterConfig):

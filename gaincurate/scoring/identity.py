@@ -106,8 +106,7 @@ def _devices(config: MachineConfig, device: str) -> tuple[str, ...]:
         alike = [f"cuda:{i}" for i in range(count) if torch.cuda.get_device_name(i) == first]
     if workers is not None and workers > len(alike):
         raise InputError(
-            f"--workers {workers}: there are {len(alike)} devices of this kind to use; a GPU has one "
-            "worker."
+            f"--workers {workers}: there are {len(alike)} devices of this kind to use; a GPU has one worker."
         )
     return tuple(alike[:workers])
 

@@ -16,8 +16,7 @@ import queue
 import shutil
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing.context import SpawnProcess
@@ -29,7 +28,7 @@ from gaincurate.core.files import append_line, remove_temporaries
 from gaincurate.core.leases import shards_of
 from gaincurate.core.locks import one_at_a_time, work_folder
 from gaincurate.core.process import end_workers, start_workers
-from gaincurate.core.progress import Progress, Sent
+from gaincurate.core.progress import Listener, Progress, Sent
 from gaincurate.core.ray_cluster import Needs, need_shared, spread
 from gaincurate.core.scored_set import COLUMNS, SCORES, ScoredSet
 from gaincurate.core.stats import spearman
@@ -272,42 +271,25 @@ def _listen(workers: Sequence[SpawnProcess], events: Any, progress: Progress, su
     ear.close()
 
 
-class _Ear:
-    """Passes on what workers report, and counts it once."""
+class _Ear(Listener):
+    """Sums up what workers report."""
 
     def __init__(self, progress: Progress, summary: Summary) -> None:
-        self._progress, self._summary = progress, summary
-        self._notes: set[str] = set()
+        super().__init__(progress, self._add, again=("units", "tokens"))
+        self._summary = summary
         self._seconds: list[dict[str, float]] = []
-        self._unfinished: dict[int, Counter[str]] = {}
-        """What each worker counted of shards that it has not written."""
 
-    def __call__(self, kind: str, value: Any, worker: int = 0) -> None:
-        unfinished = self._unfinished.setdefault(worker, Counter())
-        if kind == "note":
-            if value not in self._notes:  # each worker says it
-                self._progress.note(value)
-            self._notes.add(value)
-        elif kind == "advance":
-            rows, tokens = int(value[0]), value[1]["tokens"]
-            self._count(rows, tokens)
-            unfinished.update(rows=rows, tokens=tokens)
-        elif kind == "part":
-            text, counts = value
-            self._progress.part(text)
-            unfinished.subtract(rows=counts["rows"], tokens=counts["tokens"])
-        elif kind == "died":
-            self._count(-unfinished["rows"], -unfinished["tokens"])  # it is done again
-        elif kind == "done":
+    def _add(self, counts: Mapping[str, int]) -> None:
+        self._summary.scored += counts["units"]
+        self._summary.tokens += counts["tokens"]
+
+    def __call__(self, kind: str, value: Any, process: int = 0) -> None:
+        super().__call__(kind, value, process)
+        if kind == "done":
             self._seconds.append(value)
 
-    def _count(self, rows: int, tokens: int) -> None:
-        self._summary.scored += rows
-        self._summary.tokens += tokens
-        self._progress.advance(rows, tokens=tokens)
-
     def close(self) -> None:
-        """Sum up where the time went: workers are beside each other, so the mean is what passed on the wall."""
+        """Sum up where the time went: workers are beside each other, so the mean passed on the wall."""
         for seconds in self._seconds:
             for stage, value in seconds.items():
                 before = self._summary.seconds.get(stage, 0.0)

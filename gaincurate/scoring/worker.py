@@ -51,8 +51,8 @@ _TRIAL_TOKENS = 256
 def prefetch(work: Callable[[T], U], items: Iterable[T | None]) -> Iterator[U]:
     """`work` on each item in a thread; the next is begun when the one before is handed out.
 
-    At most one result waits, so memory does not grow with the number of items. An item None says that the next
-    one is not known yet: what waits is handed out first.
+    At most one result waits, so memory does not grow with the number of items. An item None says that the
+    next one is not known yet: what waits is handed out first.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
         waiting: Future[U] | None = None
@@ -149,7 +149,7 @@ def score_shards(plan: Plan, shards: Iterable[int | None], progress: Progress, s
             facts = {**facts, "first_row": start, "source_rows": stop - start}
             scored = scored_table(ready.table, ready.names, scores, more)
             Artifact(out, SCORES).write_part(ready.index, plan.identity, scored, facts)
-        counts = {"rows": len(ready.prompts), "tokens": ready.shard.tokens}  # as `advance` had them
+        counts = {"units": len(ready.prompts), "tokens": ready.shard.tokens}  # as `advance` had them
         progress.part(f"shard {ready.index + 1} of {plan.shards}", shard=ready.index, **counts)
 
     forward: Forward | None = None

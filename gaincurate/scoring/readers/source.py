@@ -121,7 +121,7 @@ def open_source(
         data: the path, the pattern, or `owner/name[:config][@revision]` on the Hub.
         split: the split of a Hub set or `save_to_disk` folder; in a folder, files with it in their name.
         limit: take the first rows only.
-        hashed: what another process found; its fingerprint is believed where size and time of all files agree.
+        hashed: what another process found, which is believed where size and time of all files agree.
 
     Raises:
         SourceError: nothing there, nothing readable, no rows, or types that differ between files.
