@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -105,3 +108,66 @@ def cluster() -> Iterator[Nodes]:
             yield Nodes(made)
         finally:
             made.shutdown()
+
+
+@contextmanager
+def started_by_hand() -> Iterator[tuple[str, set[int]]]:
+    """A head and a worker as `ray start` makes them; the address, and the processes that have workers.
+
+    Only what is started here is ended: `ray stop` would end everybody's.
+    """
+    ray = str(Path(sys.executable).with_name("ray"))
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
+    with short_folder() as folder, socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        common = ["--node-ip-address", "127.0.0.1", "--object-store-memory", str(STORE), "--block"]
+        head = ["--head", "--port", str(port), "--num-cpus", "0", "--include-dashboard", "false"]
+        started: list[subprocess.Popen[bytes]] = []
+        with (folder / "log").open("wb") as log:
+            try:
+                address = f"127.0.0.1:{port}"
+                for options in (
+                    [*head, "--temp-dir", str(folder)],
+                    ["--address", address, "--num-cpus", "1"],
+                ):
+                    begun = subprocess.Popen(
+                        [ray, "start", *options, *common], stdout=log, stderr=log, env=environment
+                    )
+                    started.append(begun)
+                    _until(lambda: _answers(port), folder / "log")
+                _until(lambda: len(_children(started, b"raylet")) == 2, folder / "log")
+                yield address, _children(started, b"raylet")
+            finally:
+                for process in reversed(started):
+                    process.terminate()
+                for process in started:
+                    process.wait()
+
+
+def _until(done: Callable[[], bool], log: Path) -> None:
+    until = time.monotonic() + 120
+    while not done():
+        assert time.monotonic() < until, log.read_text()
+        time.sleep(0.1)
+
+
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _children(of: list[subprocess.Popen[bytes]], name: bytes) -> set[int]:
+    parents, found = {process.pid for process in of}, set()
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with suppress(OSError):
+                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                first = (folder / "cmdline").read_bytes().partition(b"\0")[0]
+                if parent in parents and first.endswith(b"/" + name):
+                    found.add(int(folder.name))
+    return found

@@ -98,5 +98,14 @@ class ClusterConfig(BaseModel):
                 f"--worker-gpus {self.worker_gpus:g}: workers that share a GPU need --batch-tokens, because "
                 "the default is made for the whole memory of one."
             )
-        if importlib.util.find_spec("ray") is None:
-            raise InputError("--engine ray needs ray: `pip install 'gaincurate[ray]'`.")
+        need_ray()
+
+
+def need_ray() -> None:
+    """Say what is missing.
+
+    Raises:
+        InputError: ray is not installed.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise InputError("--engine ray needs ray: `pip install 'gaincurate[ray]'`.")

@@ -27,9 +27,9 @@ _ENDING = 10.0  # seconds for workers that are done to say so
 class Event:
     """What happened to a worker, or what it reports.
 
-    The kinds that this module reads are `placed` (where it runs), `plan` (what it would do), `ready` (for
-    shards), `part` (a text, and a mapping with its `shard`), `error` (an exception), `done` and `died` (a
-    `Death`). Whoever listens gets all of them.
+    The kinds that this module reads are `placed` (the machine and the process), `plan` (what it would do),
+    `ready` (for shards), `part` (a text, and a mapping with its `shard`), `error` (an exception), `done` and
+    `died` (a `Death`). Whoever listens gets all of them.
     """
 
     worker: int
@@ -200,7 +200,7 @@ class Leases:
 
     def _take(self, event: Event, worker: _Worker) -> None:
         if event.kind == "placed":
-            worker.where = event.value
+            worker.where = f"{event.value[0]} (process {event.value[1]})"
         elif event.kind == "plan":
             if self._plan is None:
                 self._plan = event.value
@@ -231,7 +231,7 @@ class Leases:
             lease = [heapq.heappop(self._suspects)]
         else:
             each = len(self._pool) // len(self._workers)
-            least = min(_LEAST, 1 + each)  # near the end nobody must have what others wait for
+            least = min(_LEAST, 1 + each // 2)  # near the end nobody must have what others wait for
             ahead = max(least, min(_MOST, each // 2))
             if len(worker.shards) >= max(least, ahead // 2):
                 return

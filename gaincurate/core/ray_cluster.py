@@ -370,7 +370,7 @@ class _Actor:
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._happened: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._bug: BaseException | None = None
-        self._happened.put(("placed", socket.gethostname()))
+        self._happened.put(("placed", (socket.gethostname(), os.getpid())))
         threading.Thread(target=self._run, args=(work,), daemon=True).start()
 
     def _run(self, work: Work) -> None:

@@ -25,11 +25,11 @@ from typing import Any
 
 from gaincurate.core.artifact import EXECUTION, IDENTITY, MANIFEST, REJECTED, Artifact, Json, shard_count
 from gaincurate.core.files import append_line, remove_temporaries
-from gaincurate.core.leases import shards_of
+from gaincurate.core.leases import Event, shards_of
 from gaincurate.core.locks import one_at_a_time, work_folder
 from gaincurate.core.process import end_workers, start_workers
 from gaincurate.core.progress import Listener, Progress, Sent
-from gaincurate.core.ray_cluster import Needs, need_shared, spread
+from gaincurate.core.ray_cluster import Needs, Report, Work, need_shared, spread
 from gaincurate.core.scored_set import COLUMNS, SCORES, ScoredSet
 from gaincurate.core.stats import spearman
 from gaincurate.errors import GaincurateError, OutputError
@@ -54,8 +54,15 @@ def score(data: str, model: str, out: str | Path, **options: Any) -> Summary:
     return score_dataset(ScoreConfig(data=data, model=model, out=Path(out), **options))
 
 
-def score_dataset(config: ScoreConfig, progress: Progress | None = None) -> Summary:
+def score_dataset(
+    config: ScoreConfig, progress: Progress | None = None, hear: Callable[[Event], None] | None = None
+) -> Summary:
     """Score a prompt set, or go on where an earlier run of the same options stopped.
+
+    Args:
+        config: of the run.
+        progress: hears how it goes.
+        hear: gets every event of a worker on Ray.
 
     Raises:
         InputError: an option, the source, a row, the model or the output folder is not right.
@@ -68,7 +75,7 @@ def score_dataset(config: ScoreConfig, progress: Progress | None = None) -> Summ
     artifact = Artifact(out, SCORES)
     if not (config.overwrite and artifact.begun):
         artifact.read_identity()  # refuse a folder that is not ours before anything is spent or touched
-    with _engine(config, progress, summary) as (plan, score_these), artifact.writing(config.split_run):
+    with _engine(config, progress, summary, hear) as (plan, score_these), artifact.writing(config.split_run):
         present = _begin(plan, artifact, summary)
         mine = {k for k in range(plan.shards) if config.split_run.owns(k)}
         if mine - present:
@@ -82,7 +89,7 @@ def score_dataset(config: ScoreConfig, progress: Progress | None = None) -> Summ
 
 @contextmanager
 def _engine(
-    config: ScoreConfig, progress: Progress, summary: Summary
+    config: ScoreConfig, progress: Progress, summary: Summary, hear: Callable[[Event], None] | None
 ) -> Iterator[tuple[Outline, Callable[[Sequence[int]], None]]]:
     """The run, and what scores its shards."""
     if config.engine == "local":
@@ -93,7 +100,12 @@ def _engine(
     shards = range(shard_count(source.rows, config.shard_rows))
     ear = _Ear(progress, summary)
 
-    def work(needs: Needs) -> Any:
+    def hear_all(event: Event) -> None:
+        ear(event.kind, event.value, event.worker)
+        if hear is not None:
+            hear(event)
+
+    def work(needs: Needs) -> Work:
         # Without a GPU from Ray a worker must not take one that it sees all the same.
         device = "cpu" if config.device == "auto" and not needs.gpus else config.device
         options = {"device": device, "engine": "local", "workers": 1, "overwrite": False}
@@ -108,7 +120,7 @@ def _engine(
         work,
         name=config.out.name,
         progress=progress,
-        hear=lambda event: ear(event.kind, event.value, event.worker),
+        hear=hear_all,
         rows_of=rows_of,
     ) as leases:
         machine, identity = leases.first_plan(sum(map(config.split_run.owns, shards)))
@@ -121,7 +133,7 @@ def _engine(
         yield outline, score_these
 
 
-def _serve(config: ScoreConfig, hashed: Hashed, inbox: queue.SimpleQueue[Any], report: Any) -> None:
+def _serve(config: ScoreConfig, hashed: Hashed, inbox: queue.SimpleQueue[Any], report: Report) -> None:
     """A worker on Ray: says what it would do, then scores the shards that it is given."""
     summary, begun = Summary(config.out), time.time()
     plan = make_plan(config, Progress(), summary, hashed)

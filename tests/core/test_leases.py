@@ -62,7 +62,7 @@ def test_what_a_dead_worker_had_not_reported_is_done_by_others() -> None:
     result = run(FakeCrew(dies=dies), 40)
     assert died == [0]
     assert sorted(result.parts) == list(range(40))
-    assert result.notes == ["worker 1 on node 0 is lost (its process crashed); it is replaced"]
+    assert result.notes == ["worker 1 on node 0 (process 0) is lost (its process crashed); it is replaced"]
     assert {event.worker for event in result.heard} == {0, 1, 2}
 
 
@@ -87,13 +87,13 @@ def test_a_shard_that_kills_while_the_one_before_is_computed_is_the_one_that_is_
     """Reading goes ahead: a worker dies at row 70's shard with the shard before it unfinished."""
 
     class Ahead(FakeCrew):
-        def _go_on(self, worker: int) -> None:
-            following = self.messages.get(worker, [])[1:2]
-            if following == [7] and worker not in self.busy:
-                self.busy.add(worker)
-                self._in(0.1, worker, "died", CRASHED)
+        def go_on(self, worker: int) -> None:
+            following = self._lists.get(worker, [])[1:2]
+            if following == [7] and worker not in self._at_work:
+                self._at_work[worker] = self.now
+                self.later(0.1, worker, "died", CRASHED)
             else:
-                super()._go_on(worker)
+                super().go_on(worker)
 
     crew = Ahead(dies=lambda worker, shard: CRASHED if shard == 7 else None, capacity=lambda now: 1)
     sentence, result = error_of(crew, 20)
@@ -155,7 +155,7 @@ def test_one_machine_where_nothing_begins_does_not_stop_the_others() -> None:
 def test_what_a_worker_raises_is_raised() -> None:
     class Raising(FakeCrew):
         def send(self, worker: int, message: Any) -> None:
-            self._in(0.0, worker, "error", InputError("row 3 cannot be scored."))
+            self.later(0.0, worker, "error", InputError("row 3 cannot be scored."))
 
     with pytest.raises(InputError, match=re.escape("row 3 cannot be scored.")):
         run(Raising(), 3)
