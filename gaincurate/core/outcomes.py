@@ -272,7 +272,7 @@ def newest_attempts(lines: list[Line]) -> tuple[list[Line], int]:
 class Tally:
     """One prompt: successes in [0, 1], one for each rollout that could be judged, and how many could not.
 
-    `tokens` sums the completion tokens of the rollouts whose lines have them, `with_tokens` is how many those are.
+    `tokens` sums the completion tokens of the rollouts whose lines have them, and `with_tokens` counts those.
     """
 
     successes: list[float] = field(default_factory=list)

@@ -502,6 +502,14 @@ def test_what_is_given_comes_before_a_preset() -> None:
 
 
 @pytest.mark.parametrize(
+    "options", [{"preset": name} for name in PRESETS] + [{"preset": "mapp", "top": True}]
+)
+def test_options_are_read_again_from_what_a_run_writes_of_them(options: dict[str, Any]) -> None:
+    chosen = PosteriorOptions(**options)
+    assert PosteriorOptions(**chosen.model_dump(mode="json")) == chosen
+
+
+@pytest.mark.parametrize(
     ("options", "charged"),
     [
         ({}, False),
@@ -521,6 +529,14 @@ def test_it_goes_by_scores_where_its_evidence_does(options: dict[str, Any], char
         ({"unseen": 0.6, "easy": 0.5}, "the shares unseen, easy and hard are over 1 together"),
         ({"aim": "thompson"}, "aim thompson takes the best of its samples: give top=true with it"),
         ({"preset": "greso", "per_token": True}, "aim greso gives a prompt no worth that could be divided"),
+        (
+            {"preset": "greso", "neighbours": 4, "group_column": "task", "prior_column": "d"},
+            "aim greso skips prompts by their own groups and chance alone: leave neighbours, group_column, "
+            "prior_column out",
+        ),
+        ({"aim": "greso", "top": True, "power": 1}, "chance alone: leave top, power out"),
+        ({"top": True, "power": 1}, "top=true takes the best whatever power is: leave one of the two out"),
+        ({"preset": "mopps", "power": 2}, "top=true takes the best whatever power is"),
         ({"preset": "mopp"}, "preset = 'mopp': Input should be 'variance', 'mopps', 'mapp'"),
         ({"neighbors": 4}, "strategy posterior has no option 'neighbors'"),
     ],

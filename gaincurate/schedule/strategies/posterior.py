@@ -61,7 +61,7 @@ class Posterior(base.Selector):
         """The last round with outcomes (`last`), and how many groups in a row were all right, or with a minus
         all wrong (`streak`)."""
         if options.per_token:
-            # A rollout whose tokens are not known is no rollout without tokens, so those that are known count apart.
+            # Rollouts whose tokens are known, because one whose tokens are not known was not free.
             self._sums |= {"tokens": np.zeros(0), "with_tokens": np.zeros(0)}
         if options.neighbours or options.columns:
             self._marks["last"] = np.zeros(0, np.int64)
