@@ -552,6 +552,8 @@ def test_bad_options_are_refused(options: dict[str, Any], sentence: str) -> None
     [
         ({"rest": 8}, "rest = 8: 9 rounds of 8 are 72 distinct prompts, and"),
         ({"group_column": "task"}, "task"),
+        ({"group_column": "gc_embedding"}, "group_column = gc_embedding: it holds "),
+        ({"group_column": "gc_angle"}, "group_column = gc_angle: it holds float, not names of groups"),
         ({"prior_column": "question"}, "prior_column = question: it holds no numbers"),
         ({"prior_column": "gc_prompt_tokens"}, "and failure rates are from 0 to 1"),
     ],

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from gaincurate.core.columns import check_groups
 from gaincurate.core.schema import EMBEDDING
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
@@ -131,7 +132,9 @@ class PosteriorOptions(base.Options):
             InputError: it has not.
         """
         for name in self.columns:
-            scored.column(name)
+            column = scored.column(name)
+            if name == self.group_column:
+                check_groups(column.type, name, f"group_column = {name}")
         if self.neighbours and EMBEDDING not in scored.schema.names:
             raise InputError(
                 f"neighbours = {self.neighbours}: {scored.folder} has no {EMBEDDING}; score it with "
