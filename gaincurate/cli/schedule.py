@@ -341,6 +341,8 @@ def print_status(facts: dict[str, Any]) -> None:
         f"{output.counted(facts['rows'], 'prompt')} a round, "
         f"{output.counted(facts['planned_rounds'], 'round')}; {where}"
     )
+    expected = [row["metrics"].get("expected_effective") for row in facts["rounds"]]
+    expects = any(share is not None for share in expected)
     output.table(
         [
             [
@@ -348,6 +350,7 @@ def print_status(facts: dict[str, Any]) -> None:
                 output.number(row["mu"], ".1f"),
                 output.number(row["accuracy"], ".3f"),
                 output.number(row["effective"], ".3f"),
+                *([output.number(share, ".3f")] if expects else []),
                 output.number(row["concentration"], ".3f"),
                 output.number(row["rollouts"], ",d"),
                 output.number(row["prompt_tokens"], ",d"),
@@ -355,11 +358,11 @@ def print_status(facts: dict[str, Any]) -> None:
                 output.number(row["training_seconds"], ",.1f"),
                 output.number(row["scoring_seconds"], ",.1f"),
             ]
-            for row in facts["rounds"]
+            for row, share in zip(facts["rounds"], expected, strict=True)
         ],
         [
-            "round", "mu", "accuracy", "0<p<1", "C_t", "rollouts", "prompt tokens", "rank corr.",
-            "training s", "scoring s",
+            "round", "mu", "accuracy", "0<p<1", *(["expected"] if expects else []), "C_t", "rollouts",
+            "prompt tokens", "rank corr.", "training s", "scoring s",
         ],
     )  # fmt: skip
     whole = facts["training_seconds"] + facts["scoring_seconds"]
