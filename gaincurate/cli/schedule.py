@@ -119,12 +119,14 @@ def run(config: DriveConfig, as_json: AsJson = False) -> None:
     """
     resume = f"Run the same command again to go on: {shlex.join(['gaincurate', *sys.argv[1:]])}"
     with output.reporting(resume):
-        from gaincurate.schedule.driver import drive
+        from gaincurate.core.process import check_placeholders
+        from gaincurate.schedule.driver import NAMES, drive
         from gaincurate.schedule.run import Run
         from gaincurate.schedule.status import forecast, status
 
         opened, command = Run(config.run), config.command or []
         if config.dry_run:
+            check_placeholders(command, NAMES)
             finder = finder_of(opened, config.trainer, output.note, keep=False)
             facts = forecast(opened, command, finder)
             output.as_json(facts) if as_json else print_forecast(facts)
