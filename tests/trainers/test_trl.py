@@ -34,7 +34,8 @@ import transformers  # noqa: E402
 
 import trl_run  # noqa: E402
 from gaincurate.trainers.trl.batching import Shape  # noqa: E402
-from gaincurate.trainers.trl.live import Follower, FollowsRun, RoundSampler, attach, dataset, places_of  # noqa: E402  # noqa: E402
+from gaincurate.trainers.trl.checks import places_of  # noqa: E402
+from gaincurate.trainers.trl.live import Follower, FollowsRun, RoundSampler, attach, dataset  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),

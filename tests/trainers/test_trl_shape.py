@@ -326,6 +326,25 @@ def test_all_that_is_wrong_is_refused_at_once_and_the_doctor_said_so_before() ->
     assert not said_before(trainer(dataloader_num_workers=2), config())
 
 
+@pytest.mark.parametrize(
+    ("ids", "title"),
+    [
+        (["id1", "id99"], "train_dataset has no row for 'id99', which the plan"),
+        ([], "train_dataset has no gc_id"),
+    ],
+)
+def test_rows_that_are_not_the_runs_are_refused_beside_the_settings(ids: list[str], title: str) -> None:
+    made = trainer(shuffle_dataset=True, save_steps=0.5)
+    if not ids:
+        made.train_dataset = made.train_dataset.rename_column("gc_id", "id")
+    with pytest.raises(InputError) as caught:
+        check(made, shape_of(made), config(), False, ids=ids)
+    assert caught.value.data["findings"] == ["shuffle", "window", "rows"]
+    last = str(caught.value).splitlines()[-1]
+    assert last.startswith(title)
+    assert not last.endswith("..")
+
+
 def test_checkpoints_without_whole_weights_cannot_be_scored_with() -> None:
     made = trainer()
     made.is_fsdp_enabled = True

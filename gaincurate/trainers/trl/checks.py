@@ -18,10 +18,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset
 
 from gaincurate.core.artifact import Json
 from gaincurate.core.outcomes import newest_attempts, read_file
+from gaincurate.core.schema import ID
 from gaincurate.errors import InputError, OutputError
 from gaincurate.schedule.checkpoints import why_incomplete
 from gaincurate.schedule.config import ScheduleConfig
@@ -44,6 +47,7 @@ def check(
     late: bool,
     outcome: str | Sequence[str] | None = None,
     correct: str | None = None,
+    ids: Sequence[str] = (),
 ) -> None:
     """Refuse what would train on other prompts than the plan's, or lose the place.
 
@@ -54,13 +58,14 @@ def check(
         late: rows are chosen when they are generated for.
         outcome: names of the reward functions that are reported; None for all.
         correct: the name of the one that says whether an answer is right.
+        ids: of the newest round's prompts, where there is one.
 
     Raises:
         InputError: a sentence for each setting, with what fixes it.
     """
     context = context_of(config, "live", late=late)
     findings, _ = ask(RULES.rules, resolved(trainer), context)
-    findings += _dataset(trainer.train_dataset, shape, late)
+    findings += _dataset(trainer.train_dataset, shape, late, ids)
     findings += _weights(trainer, context)
     findings += unheard(trainer, outcome, correct)
     refuse(findings, repr)
@@ -96,7 +101,7 @@ def reward_missing(names: Sequence[str], name: str) -> Finding:
     return Finding("outcome", "stops", title)
 
 
-def _dataset(rows: Any, shape: Shape, late: bool) -> Iterator[Finding]:
+def _dataset(rows: Any, shape: Shape, late: bool, ids: Sequence[str]) -> Iterator[Finding]:
     if not isinstance(rows, Dataset):
         yield Finding(
             "dataset",
@@ -104,7 +109,12 @@ def _dataset(rows: Any, shape: Shape, late: bool) -> Iterator[Finding]:
             f"train_dataset is a {type(rows).__name__}, whose rows cannot be asked for by place",
             advice="use `gaincurate.trainers.trl.dataset(run)`, or late=True with a map-style dataset",
         )
-    elif late and shape.prompts:
+    elif not late:
+        try:
+            places_of(rows, ids)
+        except InputError as error:
+            yield Finding("rows", "stops", str(error).removesuffix("."))
+    elif shape.prompts:
         batches = len(rows) // shape.prompts * shape.repeats
         if batches == 0 or batches % shape.accumulation:
             least = shape.prompts * shape.accumulation // math.gcd(shape.repeats, shape.accumulation)
@@ -116,6 +126,29 @@ def _dataset(rows: Any, shape: Shape, late: bool) -> Iterator[Finding]:
                 "shorter one and the rounds out of step",
                 advice=f"with late=True any rows will do: give {least} or a multiple of that",
             )
+
+
+def places_of(rows: Dataset, ids: Sequence[str]) -> list[int]:
+    """Where the rows with these ids are, `[ids]`.
+
+    Raises:
+        InputError: one is not there.
+    """
+    if ID not in rows.column_names:
+        raise InputError(
+            f"train_dataset has no {ID} column: train on `gaincurate.trainers.trl.dataset(run)`, or on rows "
+            "that were exported with their ids."
+        )
+    column = rows.select_columns(ID).with_format("arrow")[:].column(ID)
+    places = pc.index_in(pa.array(ids, pa.string()), value_set=pc.cast(column, pa.string()).combine_chunks())
+    if places.null_count:
+        missing = ids[pc.indices_nonzero(pc.is_null(places))[0].as_py()]
+        raise InputError(
+            f"train_dataset has no row for {missing!r}, which the plan asks for ({places.null_count:,} of "
+            f"{len(ids):,} are missing): it is not made of the run's scored set, or was filtered."
+        )
+    found: list[int] = places.to_pylist()
+    return found
 
 
 def _weights(trainer: Any, context: Context) -> Iterator[Finding]:
