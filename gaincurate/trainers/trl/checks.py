@@ -37,6 +37,13 @@ from gaincurate.trainers.trl.batching import Shape, resolved
 from gaincurate.trainers.trl.rules import RULES
 
 _PREFIX = "checkpoint"
+_BATCH = {
+    "prompts": "per_device_train_batch_size * processes * steps_per_generation / num_generations",
+    "group": "num_generations",
+    "repeats": "steps_per_generation * num_iterations",
+    "accumulation": "gradient_accumulation_steps",
+}
+"""TRL's settings that make the numbers of `Shape.batch`."""
 _log = logging.getLogger("gaincurate")
 
 
@@ -222,8 +229,13 @@ def checkpoints(output: str | Path) -> dict[int, Path]:
 
 
 def newest(output: str | Path, live: RunSession, shape: Shape) -> Path | None:
-    """The newest checkpoint to resume from; what is wrong with later ones is logged."""
-    found = checkpoints(output)
+    """The newest checkpoint to resume from; what is wrong with later ones is logged.
+
+    Raises:
+        InputError: the only ones that would do are of another batch. To begin from nothing instead would
+            undo what was trained.
+    """
+    found, of_another_batch = checkpoints(output), None
     for step in sorted(found, reverse=True):
         try:
             if (why := _unfinished(found[step], step, shape)) is None:
@@ -231,7 +243,11 @@ def newest(output: str | Path, live: RunSession, shape: Shape) -> Path | None:
                 return found[step]
         except (InputError, OutputError) as error:
             why = str(error)
+            if "batch" in error.data and of_another_batch is None:
+                of_another_batch = InputError(f"cannot resume from {found[step]}: {error}", **error.data)
         _log.warning("cannot resume from %s: %s", found[step], why)
+    if of_another_batch is not None:
+        raise of_another_batch
     return None
 
 
@@ -259,14 +275,12 @@ def place_in(checkpoint: Path, step: int, live: RunSession, shape: Shape) -> Jso
     done = step - int(saved["round"]) * steps
     was = saved.get("batch", {})
     if was != shape.batch:
-        changed = [
-            f"{name} {was.get(name)}, now {value}"
-            for name, value in shape.batch.items()
-            if was.get(name) != value
-        ]
+        changed = [name for name, value in shape.batch.items() if was.get(name) != value]
+        listed = "; ".join(f"{_BATCH[name]} was {was.get(name)}, now {shape.batch[name]}" for name in changed)
         raise InputError(
-            f"it was saved with another batch ({'; '.join(changed)}), so no resume from it is exact. Put the "
-            "settings back; prompts are generation_batch_size / num_generations."
+            f"it was saved with another batch, so no resume from it is exact: {listed}. Put that back, or "
+            "begin a new run.",
+            batch=changed,
         )
     if int(saved["step"]) != step or not 0 <= done <= steps or shape.inside(done):
         raise InputError(
