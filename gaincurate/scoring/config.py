@@ -244,8 +244,8 @@ class ScoreConfig(MachineConfig):
     split_run: Annotated[
         Split,
         Option(
-            "Write every Nth shard only, from the Ith; for split runs. auto: as Slurm, Kubernetes or torchrun "
-            "number this process.",
+            "Write every Nth shard only, from the Ith; for split runs. auto: by what Slurm, Kubernetes or "
+            "torchrun say.",
             ADVANCED,
             names=("--shard",),
             metavar="I/N|auto",
