@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 GAIN_RL, POSTERIOR, DOTS = "Strategies gain-rl and length", "Strategy posterior", "Strategy dots"
 RESCORING, STRATA = "Re-scoring", "Shares of groups"
 SERVER, SAMPLING, VERIFYING, CHECKS = "Server", "Sampling", "Verifying", "Checks of the rows"
+CHOICE = "Choice of rows"
 MACHINE, READING, ADVANCED = "Machine", "Reading", "Advanced"
 PANELS = (
-    STRATA, GAIN_RL, POSTERIOR, DOTS, RESCORING, SAMPLING, VERIFYING, CHECKS, SERVER, MACHINE, READING,
-    ADVANCED,
+    CHOICE, STRATA, GAIN_RL, POSTERIOR, DOTS, RESCORING, SAMPLING, VERIFYING, CHECKS, SERVER, MACHINE,
+    READING, ADVANCED,
 )  # fmt: skip
 """Parts of the help in their order, after the options that most people need."""
 

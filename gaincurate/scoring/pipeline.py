@@ -23,7 +23,7 @@ from typing import Any
 from gaincurate.core.artifact import EXECUTION, MANIFEST, REJECTED, Artifact, Json
 from gaincurate.core.files import append_line, remove_temporaries
 from gaincurate.core.locks import one_at_a_time, work_folder
-from gaincurate.core.process import end_workers, start_workers
+from gaincurate.core.process import end_workers, start_tracker, start_workers
 from gaincurate.core.progress import Progress
 from gaincurate.core.scored_set import COLUMNS, SCORES, ScoredSet
 from gaincurate.core.stats import spearman
@@ -164,6 +164,7 @@ def score_everywhere(plan: Plan, shards: Sequence[int], progress: Progress, summ
     if len(devices) == 1:
         score_shards(plan, shards, progress, summary)
         return
+    start_tracker()
     context = multiprocessing.get_context("spawn")
     tasks: Any = context.Queue()
     events: Any = context.Queue()
