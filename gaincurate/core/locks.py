@@ -11,7 +11,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gaincurate.errors import LockedError, StorageError, storage_error
@@ -26,6 +26,8 @@ class Split:
 
     index: int = 1
     count: int = 1
+    source: str = field(default="", compare=False)
+    """The environment variable that it was read from, where a scheduler gave it."""
 
     def owns(self, shard: int) -> bool:
         """Whether this part writes that shard."""

@@ -13,6 +13,7 @@ import os
 import pwd
 import queue
 import re
+import signal
 import socket
 import threading
 import time
@@ -116,8 +117,12 @@ def _init(ray: Any, address: str) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address == "local":
         options |= {"include_dashboard": False, "object_store_memory": _STORE}
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, **options)
+        if main and before not in (None, signal.SIG_DFL):
+            signal.signal(signal.SIGTERM, before)  # Ray has one of its own, which says nothing of going on
     except (Exception, SystemExit) as error:  # each way in which it fails has a class of its own
         first = " ".join(str(error).split()) if isinstance(error, Exception) else "it does not answer"
         if "ersion mismatch" in first:

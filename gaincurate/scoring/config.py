@@ -1,7 +1,8 @@
 """The options of scoring as a frozen, checked value: fields, options of the command, keywords of `score`.
 
 A text stands for some values on the command line and in a `--config` file (`@FILE` for a system message,
-`I/N` for a part of a run). Keywords take the values themselves: there a system message may begin with @.
+`I/N` for a part of a run). Keywords take the values themselves: there a system message may begin
+with @.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from gaincurate.core.cluster_options import WORKERS, ClusterConfig
 from gaincurate.core.locks import Split
 from gaincurate.core.options import ADVANCED, MACHINE, READING, Option, json_object
 from gaincurate.errors import InputError
+from gaincurate.scoring.split import read_split
 
 DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]+)?")
 """What `--device` takes."""
@@ -66,13 +68,6 @@ def _batch_tokens(value: str) -> int | None:
     if not value.isdecimal() or int(value) < 1:
         raise InputError(f"--batch-tokens {value}: expected auto or a number from 1.")
     return int(value)
-
-
-def _split_run(value: str) -> Split:
-    part = re.fullmatch(r"(\d+)/(\d+)", value)
-    if not part or not 1 <= int(part[1]) <= int(part[2]):
-        raise InputError(f"--shard {value}: expected I/N with I from 1 to N, such as 1/4.")
-    return Split(int(part[1]), int(part[2]))
 
 
 _Device = Annotated[str, Option("auto, cpu, cuda or cuda:N.", MACHINE, metavar="NAME")]
@@ -288,11 +283,12 @@ class ScoreConfig(MachineConfig, ClusterConfig):
     split_run: Annotated[
         Split,
         Option(
-            "Write every Nth shard only, from the Ith; for split runs.",
+            "Write every Nth shard only, from the Ith; for split runs. auto: by what Slurm, Kubernetes or "
+            "torchrun say.",
             ADVANCED,
             names=("--shard",),
-            metavar="I/N",
-            read=_split_run,
+            metavar="I/N|auto",
+            read=read_split,
             shown="1/1",
         ),
     ] = Split()

@@ -27,7 +27,7 @@ from gaincurate.core.artifact import EXECUTION, IDENTITY, MANIFEST, REJECTED, Ar
 from gaincurate.core.files import append_line, remove_temporaries
 from gaincurate.core.leases import Event, shards_of
 from gaincurate.core.locks import one_at_a_time, work_folder
-from gaincurate.core.process import end_workers, start_workers
+from gaincurate.core.process import end_workers, start_tracker, start_workers
 from gaincurate.core.progress import Listener, Progress, Sent
 from gaincurate.core.ray_cluster import Needs, Report, Work, need_shared, spread
 from gaincurate.core.scored_set import COLUMNS, SCORES, ScoredSet
@@ -236,6 +236,7 @@ def score_everywhere(plan: Plan, shards: Sequence[int], progress: Progress, summ
     if len(devices) == 1:
         score_shards(plan, shards, progress, summary)
         return
+    start_tracker()
     context = multiprocessing.get_context("spawn")
     tasks: Any = context.Queue()
     events: Any = context.Queue()
