@@ -22,9 +22,9 @@ GAIN_RL, POSTERIOR, DOTS = "Strategies gain-rl and length", "Strategy posterior"
 RESCORING, STRATA = "Re-scoring", "Shares of groups"
 SERVER, SAMPLING, VERIFYING, CHECKS = "Server", "Sampling", "Verifying", "Checks of the rows"
 CHOICE = "Choice of rows"
-MACHINE, READING, ADVANCED = "Machine", "Reading", "Advanced"
+MACHINE, RAY, READING, ADVANCED = "Machine", "Ray", "Reading", "Advanced"
 PANELS = (
-    CHOICE, STRATA, GAIN_RL, POSTERIOR, DOTS, RESCORING, SAMPLING, VERIFYING, CHECKS, SERVER, MACHINE,
+    CHOICE, STRATA, GAIN_RL, POSTERIOR, DOTS, RESCORING, SAMPLING, VERIFYING, CHECKS, SERVER, MACHINE, RAY,
     READING, ADVANCED,
 )  # fmt: skip
 """Parts of the help in their order, after the options that most people need."""
