@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import http.server
+import re
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -41,11 +42,20 @@ def moto() -> Iterator[str]:
         server.stop()
 
 
-def make_bucket(endpoint: str, name: str) -> None:
-    """Make a bucket."""
+def ask(url: str, method: str = "GET", data: bytes | None = None) -> bytes:
+    """What the store answers, asked without any of our code. moto looks at no signature."""
     signed = {"Authorization": "AWS4-HMAC-SHA256 Credential=a/20260101/us-east-1/s3/aws4_request"}
-    with urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{name}", method="PUT", headers=signed)):
-        pass
+    signed["Content-Type"] = "application/octet-stream"
+    with urllib.request.urlopen(urllib.request.Request(url, data, signed, method=method)) as answer:
+        body: bytes = answer.read()
+    return body
+
+
+def files(endpoint: str, bucket: str, folder: str) -> dict[str, bytes]:
+    """What lies in a folder of a bucket, by name."""
+    listed = ask(f"{endpoint}/{bucket}?list-type=2&prefix={folder}").decode()
+    keys = re.findall(r"<Key>([^<]+)</Key>", listed)
+    return {key.removeprefix(folder): ask(f"{endpoint}/{bucket}/{key}") for key in keys}
 
 
 class Proxy:

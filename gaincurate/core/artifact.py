@@ -323,6 +323,7 @@ class Artifact:
     def _remember(self, name: str, tag: str, info: Json, data: bytes) -> None:
         """Keep a part's facts in the work folder, because to read them again is to fetch the whole part."""
         facts = {**info, "identity": digest_json(info["identity"])}
+        facts = json.loads(json.dumps(facts, sort_keys=True))  # in the order in which the part has them
         entry = {"name": name, "tag": tag, "info": facts, "bytes": len(data), "hash": digest_bytes(data)}
         append_line(work_folder(self.folder) / _PARTS, entry)
 

@@ -29,7 +29,7 @@ SCHEMES = {
 """The object stores, and where each finds credentials."""
 CACHE = "GAINCURATE_CACHE"
 """The environment variable with the folder for what was read from object stores."""
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(.*)", re.DOTALL)
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(?:/(.*)|$)", re.DOTALL)
 _PATIENT = {"max_retries": 10, "retry_timeout": timedelta(minutes=3)}
 # The first request: a wrong name or address is said in seconds.
 _QUICK = {
@@ -50,7 +50,7 @@ _REASONS = (
     ("InvalidAccessKeyId|SignatureDoesNotMatch|InvalidToken|ExpiredToken|AuthenticationFailed"
      "|status code: 401|valid authentication",
      "the store does not accept the credentials. Renew or correct {variables}"),
-    ("169\\.254\\.|metadata\\.google|Account must be specified|MissingCredentials",
+    ("latest/api/token|169\\.254\\.|metadata\\.google|Account must be specified|MissingCredentials",
      "no credentials were found. Set {variables} (profiles in ~/.aws are not read)"),
     ("status code: 403|necessary privileges",
      "access is denied. The credentials need the rights to list, get, put and delete there"),
@@ -93,7 +93,7 @@ def located(place: str | Path) -> Path:
     match = _URL.fullmatch(str(place))
     if isinstance(place, Remote) or match is None or Path(f"{match[1]}:").exists():
         return Path(place) if isinstance(place, str) else place
-    scheme, rest = match[1].lower(), match[2].lstrip("/")
+    scheme, rest = match[1].lower(), (match[2] or "").lstrip("/")
     if scheme not in SCHEMES:
         raise InputError(
             f"{scheme}://...: expected a local path, s3://, gs:// or az://. Copy the data to one of them."
