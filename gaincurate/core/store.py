@@ -80,7 +80,7 @@ class Remote(PosixPath):
 
     @property
     def bucket(self) -> str:
-        """The bucket's name (of Azure: the account's)."""
+        """The bucket's name, of Azure the container's."""
         return self.parts[1]
 
 

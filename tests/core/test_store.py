@@ -93,7 +93,7 @@ def test_a_file_is_fetched_whole_and_only_in_the_version_asked_for(tmp_path: Pat
         ("s3:/bucket/a/b", "s3://bucket/a/b", "bucket"),  # what Path makes of it
         (Path("gs://bucket/a b"), "gs://bucket/a b", "bucket"),
         ("S3://bucket/", "s3://bucket", "bucket"),
-        ("az://account/container/a@1.parquet", "az://account/container/a@1.parquet", "account"),
+        ("az://container/a@1.parquet", "az://container/a@1.parquet", "container"),
     ],
 )
 def test_a_url_is_a_path_that_prints_as_a_url(given_place: str | Path, shown: str, bucket: str) -> None:
@@ -126,7 +126,7 @@ def test_a_local_folder_with_the_name_of_a_scheme_is_local(
         ("hdfs://host/a", "hdfs://...: expected a local path, s3://, gs:// or az://. Copy"),
         ("s3://user:hidden@bucket/a", "a user name, a ? or a # is refused"),
         ("s3://bucket/a?X-Amz-Signature=hidden", "a user name, a ? or a # is refused"),
-        ("az://account/c#hidden", "AZURE_STORAGE_ACCOUNT_KEY"),
+        ("az://container/c#hidden", "AZURE_STORAGE_ACCOUNT_KEY"),
         ("https://user:hidden@host/a", "expected a local path"),
         ("s3:///", "names no bucket"),
     ],
