@@ -41,7 +41,7 @@ def main(data: str, model: str, folder: Path, url: str, endpoint: str, kills: in
         nonlocal machines
         machines += 1
         os.environ["GAINCURATE_CACHE"] = str(folder / f"cache-{machines // 2}")
-        config = ScoreConfig(data=data, model=model, out=out, shard_rows=10, on_error="skip", threads=1)
+        config = ScoreConfig(data=data, model=model, out=Path(out), shard_rows=10, on_error="skip", threads=1)
         process = context.Process(target=score_dataset, args=(config,))
         process.start()
         return process

@@ -259,6 +259,7 @@ class Artifact:
             )
         # The same bytes once more: a store that takes them has not looked whether there were some.
         if self.store.put_new(IDENTITY, data):
+            self.refuse_other(self.read_identity() or identity, identity)
             return (
                 f"{self.folder}: this store ignores create-only writes. Give processes that begin a set at "
                 "the same time the same options: it would not be noticed if they differed."

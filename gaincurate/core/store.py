@@ -19,7 +19,7 @@ from pathlib import Path, PosixPath
 from typing import Any, Protocol
 
 from gaincurate.core.files import reading, write_atomic, write_stream
-from gaincurate.errors import InputError, StorageError, reason_of
+from gaincurate.errors import InputError, SourceError, StorageError, reason_of
 
 SCHEMES = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
@@ -30,6 +30,9 @@ SCHEMES = {
 CACHE = "GAINCURATE_CACHE"
 """The environment variable with the folder for what was read from object stores."""
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(?:/(.*)|$)", re.DOTALL)
+_SECRET = 8  # characters of the shortest value that is taken for one
+_BLOCK = 1 << 25  # bytes of a request for a part of a file
+_TIMES = {"timeout": timedelta(minutes=5), "connect_timeout": timedelta(seconds=10)}  # of one request
 _PATIENT = {"max_retries": 10, "retry_timeout": timedelta(minutes=3)}
 # The first request: a wrong name or address is said in seconds.
 _QUICK = {
@@ -178,7 +181,8 @@ class Folder:
         """See `Store`."""
         path = self._folder / folder
         with reading(path):
-            return {p.name + "/" * p.is_dir(): None for p in path.iterdir()} if path.is_dir() else {}
+            entries = os.scandir(path) if path.is_dir() else ()
+            return {entry.name + "/" * entry.is_dir(): None for entry in entries}
 
     def delete(self, names: Iterable[str]) -> None:
         """See `Store`."""
@@ -235,21 +239,29 @@ class Bucket:
             raise self._refused("read", self._place / name, error) from None
         return data
 
-    def download(self, name: str, path: Path, tag: str | None) -> bool:
-        """Write a file of any size to a local path, whole or not at all. False where it changed since."""
+    def download(self, name: str, path: Path, tag: str | None) -> None:
+        """Write a file of any size to a local path, whole or not at all.
+
+        Raises:
+            SourceError: it is gone, or another version than `tag`.
+        """
         obstore, client = _obstore(), self._client
-        options = {"if_match": tag} if tag else None
+        where = self._place / name
+        changed = SourceError(f"{where} changed while it was read. Run again.", path=str(where))
+        size, start = self.size(name), 0
+        if size is None:
+            raise changed
         with write_stream(path) as file:
-            try:
-                for chunk in obstore.get(client, name, options=options).stream():
-                    file.write(chunk)
-            except (obstore.exceptions.PreconditionError, FileNotFoundError):
-                changed = True
-            except (obstore.exceptions.BaseError, OSError) as error:
-                raise self._refused("read", self._place / name, error) from None
-            else:
-                changed = False
-        return not changed
+            while start < size:  # each request is tried again by itself
+                options: dict[str, Any] = {"range": (start, min(start + _BLOCK, size))}
+                try:
+                    block = obstore.get(client, name, options=options | ({"if_match": tag} if tag else {}))
+                    data = block.bytes().to_bytes()
+                except (obstore.exceptions.BaseError, OSError) as error:
+                    if isinstance(error, (obstore.exceptions.PreconditionError, FileNotFoundError)):
+                        raise changed from None
+                    raise self._refused("read", where, error) from None
+                start += file.write(data)
 
     def put(self, name: str, data: bytes) -> str | None:
         """See `Store`."""
@@ -340,7 +352,7 @@ def scrubbed(text: str) -> str:
     text = re.sub(r"//[^/\s@]*@", "//", text)
     text = re.sub(r"\?\S+", "", text)
     for name, value in os.environ.items():
-        if value and re.search("KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL|SAS", name):
+        if len(value) >= _SECRET and re.search("KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL|SAS", name):
             text = text.replace(value, "***")
     return text
 
@@ -349,7 +361,7 @@ def connect(place: Remote, retries: dict[str, Any]) -> Any:
     """The library's client for a folder. Credentials and endpoint come from the environment."""
     # The library wants to be told that an endpoint without TLS is meant (MinIO on one's own machine).
     plain = any(os.environ.get(name, "").startswith("http://") for name in os.environ if "ENDPOINT" in name)
-    options = {"allow_http": True} if plain else {}
+    options = _TIMES | {"allow_http": plain}
     return _obstore().store.from_url(str(place), retry_config=retries, client_options=options)
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from gaincurate.core import store
 from gaincurate.core.files import write_json
 from gaincurate.core.store import Bucket, Folder, Remote, Store, located, open_store, scrubbed
-from gaincurate.errors import InputError
+from gaincurate.errors import InputError, SourceError
 
 MemoryStore = pytest.importorskip("obstore.store").MemoryStore
 
@@ -76,14 +76,19 @@ def test_another_content_has_another_version_in_the_list() -> None:
 
 
 @pytest.mark.usefixtures("in_memory")
-def test_a_file_is_fetched_whole_and_only_in_the_version_asked_for(tmp_path: Path) -> None:
+def test_a_file_is_fetched_whole_and_only_in_the_version_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bucket = Bucket(Remote("s3://bucket/x"))
     old = bucket.put("a", b"1" * 100_000)
-    assert bucket.download("a", tmp_path / "a", old)
+    monkeypatch.setattr(store, "_BLOCK", 30_000)
+    bucket.download("a", tmp_path / "a", old)
     assert (tmp_path / "a").read_bytes() == b"1" * 100_000
     bucket.put("a", b"2")
-    assert not bucket.download("a", tmp_path / "b", old)
-    assert not bucket.download("nothing", tmp_path / "b", None)
+    for name, tag in (("a", old), ("nothing", None)):
+        with pytest.raises(SourceError, match=f"s3://bucket/x/{name} changed while it was read"):
+            bucket.download(name, tmp_path / "b", tag)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -139,8 +144,8 @@ def test_another_url_is_refused_without_its_secret(place: str, said: str) -> Non
 
 
 def test_secrets_are_taken_out_of_what_a_library_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "hidden1")
-    text = "GET http://me:hidden2@host/a?sig=hidden3 failed, key hidden1"
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "hidden-1")
+    text = "GET http://me:hidden2@host/a?sig=hidden3 failed, key hidden-1"
     assert scrubbed(text) == "GET http://host/a failed, key ***"
 
 

@@ -357,15 +357,21 @@ def test_a_store_that_is_slow_is_waited_for(world: World) -> None:
 
 
 @pytest.mark.slow
+def test_workers_of_one_machine_write_there_too(world: World) -> None:
+    score_dataset(world.config(workers=2))
+    assert world.files() == world.reference()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("machines", [1, 2])
 def test_two_writers_at_once_make_one_set(world: World, machines: int) -> None:
     expected = world.reference()
     writers = []
     for part in (1, 2):
         place = world.folder / f"machine-{part if machines == 2 else 1}"
-        command = ["score", world.data, "--model", world.model, "--out", world.out, "--threads", 1]
-        command += ["--shard-rows", 10, "--shard", f"{part}/2", "--cache", place]
-        command = [sys.executable, "-m", "gaincurate", *map(str, command)]
+        options = ["score", world.data, "--model", world.model, "--out", world.out, "--threads", 1]
+        options += ["--shard-rows", 10, "--shard", f"{part}/2", "--cache", place]
+        command = [sys.executable, "-m", "gaincurate", *map(str, options)]
         writers.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
     said = [writer.communicate() for writer in writers]
     assert [writer.returncode for writer in writers] == [0, 0], said
