@@ -147,7 +147,8 @@ def _init(ray: Any, address: str) -> None:
             raise _not_ours(address, "another user") from error
         raise InputError(
             f"--address {address}: this machine cannot join a Ray there ({first[:300].rstrip('.')}). Run "
-            "the command on a machine where `ray start` was run for that cluster."
+            "the command on a machine where `ray start` was run for that cluster, with RAY_AUTH_MODE=token "
+            "where that wants tokens."
         ) from error
     # What raylets print goes to stdout, where the figures of --json are.
     with suppress(ImportError, AttributeError):

@@ -162,12 +162,12 @@ class FakeRay:
         (
             SystemExit(15),
             "--address h:1: this machine cannot join a Ray there (it does not answer). Run the command on a machine where `ray "
-            "start` was run for that cluster.",
+            "start` was run for that cluster, with RAY_AUTH_MODE=token where that wants tokens.",
         ),
         (
             ConnectionError("Could not find any running Ray instance."),
             "--address h:1: this machine cannot join a Ray there (Could not find any running Ray instance). Run the "
-            "command on a machine where `ray start` was run for that cluster.",
+            "command on a machine where `ray start` was run for that cluster, with RAY_AUTH_MODE=token where that wants tokens.",
         ),
     ],
 )

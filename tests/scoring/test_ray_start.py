@@ -128,8 +128,9 @@ def test_a_ray_that_cannot_be_used_is_left_alone(
         f"with: Ray: {ray.__version__} Python: {platform.python_version()} this process has: Ray: 2.40.0 Python: "
         f"{platform.python_version()}. Install the cluster's versions of ray and Python here, or run the command "
         "in the cluster's own environment.",
-        "no token": f"error: the Ray at {at} wants a token: set RAY_AUTH_MODE=token here, and RAY_AUTH_TOKEN to "
-        "what `ray get-auth-token` prints on its head (or have it in ~/.ray/auth_token).",
+        "no token": f"error: --address {at}: this machine cannot join a Ray there (Failed to connect to Ray cluster "
+        f"at {at}). Run the command on a machine where `ray start` was run for that cluster, with "
+        "RAY_AUTH_MODE=token where that wants tokens.",
     }[what]
     arguments = command(data, tiny_model, tmp_path / "set", "--engine", "ray", "--address", at)
     done = subprocess.run(
