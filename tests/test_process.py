@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from gaincurate.core import process
-from gaincurate.core.process import command_lock, fill, run_command
-from gaincurate.errors import LockedError, TrainerError
+from gaincurate.core.process import check_placeholders, command_lock, fill, run_command
+from gaincurate.errors import InputError, LockedError, TrainerError
 
 
 def python(code: str) -> list[str]:
@@ -35,10 +35,44 @@ def alive(process: int) -> bool:
 
 def test_names_are_filled_in_and_other_braces_stay() -> None:
     names = {"data": "/a b/$(rm -rf ~)", "round": "3"}
-    command = ["x", "--data={data}", "{round}{round}", '{"json": {data}}', "{other}", "{}"]
+    command = [
+        "x",
+        "--data={data}",
+        "{round}{round}",
+        '{"json": {data}}',
+        "{other}",
+        "{}",
+        "${round} {{round}}",
+    ]
     assert fill(command, names) == [
-        "x", "--data=/a b/$(rm -rf ~)", "33", '{"json": /a b/$(rm -rf ~)}', "{other}", "{}"
+        "x", "--data=/a b/$(rm -rf ~)", "33", '{"json": /a b/$(rm -rf ~)}', "{other}", "{}", "${round} {round}"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("part", "sentence"),
+    [
+        (
+            "--step={rond}",
+            "{rond} in the command is none of {data}, {round}; near it there is round. Write {{rond}}",
+        ),
+        (
+            "{data}/{model}",
+            "{model} in the command is none of {data}, {round}. Write {{model}} for braces that",
+        ),
+    ],
+)
+def test_a_placeholder_that_is_not_known_is_refused(part: str, sentence: str) -> None:
+    with pytest.raises(InputError) as caught:
+        check_placeholders(["train", part], ("data", "round"))
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "part", ["{data}{round}", "{{rond}}", "${HOME}", "{a,b}", '{"a": {data}}', "{ x }", "{1}"]
+)
+def test_other_braces_are_no_placeholders(part: str) -> None:
+    check_placeholders(["train", part], ("data", "round"))
 
 
 def test_output_and_errors_go_to_the_log_and_arguments_through_no_shell(tmp_path: Path) -> None:
@@ -64,6 +98,31 @@ def test_a_failure_says_how_and_quotes_the_logs_last_line(tmp_path: Path, code: 
         go(tmp_path, python(code))
     assert sentence.replace("LOG", str(tmp_path / "log")) in str(caught.value)
     assert caught.value.exit_code == 1
+
+
+BAR = "\r 45%|████▌     | 9/20 [00:05<00:06,  1.71it/s]"
+
+
+@pytest.mark.parametrize(
+    ("log", "line"),
+    [
+        (f"{BAR}\nTraceback (most recent call last):\n  File x\nValueError: no rows.\n{BAR}", "ValueError: no rows"),
+        (f"{BAR}\nkilled by the scheduler\n{BAR}{BAR}\n", "killed by the scheduler"),
+        (f"100%|██████████| 20/20 [00:05<00:00]\nsaved{BAR}", "saved"),
+        ("Training ━━━━━━━━━━╸━━━ 60% 0:00:12\n", "Training ━━━━━━━━━━╸━━━ 60% 0:00:12"),
+        ("[rank0]: torch.OutOfMemoryError: CUDA out of memory.\nwandb: Find logs at: ./wandb\n",
+         "[rank0]: torch.OutOfMemoryError: CUDA out of memory"),
+        ("KeyError: 'a'\nerror: the set is gone.\n", "error: the set is gone"),
+        ("ImportError: no flash_attn\n" + 20 * "step\n" + "Killed\n", "Killed"),
+        ("step 3 of 100\n", "step 3 of 100"),
+        ("", None),
+    ],
+)  # fmt: skip
+def test_a_log_is_quoted_by_what_went_wrong_and_not_by_a_progress_bar(
+    tmp_path: Path, log: str, line: str | None
+) -> None:
+    (tmp_path / "log").write_text(f"$ python train.py\n{log}")
+    assert process.last_line(tmp_path / "log") == line
 
 
 def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:

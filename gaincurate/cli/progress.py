@@ -60,7 +60,7 @@ class ProgressView(Progress):
             self._bar.update(self._task, completed=self._done, text=self._text())
         raise_lost_stop()
 
-    def part(self, text: str) -> None:
+    def part(self, text: str, **also: int) -> None:
         """See `Progress`."""
         if self._bar is None:
             output.note(f"{text}: {self._text()}")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shlex
 import signal
 import socket
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
@@ -28,13 +29,21 @@ from pathlib import Path
 from types import FrameType
 
 from gaincurate.core.locks import acquire
-from gaincurate.errors import LockedError, TrainerError, storage_error
+from gaincurate.core.options import near
+from gaincurate.errors import InputError, LockedError, TrainerError, storage_error
 
 _KEEPER = Path(__file__).with_name("keeper.py")
 _GRACE = 10.0  # seconds between asking a command to end and ending it
 _LOOK = 0.2
 _FREED = 3.0  # seconds that what a killed process started may take to end
-_QUOTED = 2000  # bytes of a log's end that an error quotes from
+_QUOTED = 8000  # bytes of a log's end that an error quotes from
+_NEAR_END = 20  # lines
+_PLACEHOLDER = re.compile(r"\{\{([A-Za-z_]\w*)\}\}|(?<!\$)\{([A-Za-z_]\w*)\}")
+"""Also `{{name}}`, and not `${name}`, which is a shell's."""
+_BAR = re.compile(r"\d%\||\d+/\d+ \[|\d(it/s|s/it)\b|[━█]{3}")
+"""A state of a progress bar, as tqdm and rich draw it. tqdm draws its last one after a traceback."""
+_RAISED = re.compile(r"(\[rank\d+\]: )?([A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)(:|$)|error: )")
+"""The line of an exception, as Python prints it and torch with a rank before it, or of an error of ours."""
 _INSISTING = 3  # how often Ctrl-C is pressed by a user who thinks that something hangs
 _NOTICES = (signal.SIGTERM, signal.SIGUSR1)  # that the machine is wanted back
 _STOPS = (*_NOTICES, signal.SIGHUP)
@@ -150,13 +159,32 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def fill(command: Sequence[str], names: Mapping[str, str]) -> list[str]:
-    """The command with `{name}` replaced for these names; other braces stay as they are."""
-    filled = []
-    for part in command:
-        for name, value in names.items():
-            part = part.replace(f"{{{name}}}", value)
-        filled.append(part)
-    return filled
+    """The command with `{name}` replaced for these names. `{{name}}` becomes `{name}`, other braces stay."""
+
+    def value(match: re.Match[str]) -> str:
+        literal, name = match.groups()
+        return f"{{{literal}}}" if literal else names.get(name, match.group())
+
+    return [_PLACEHOLDER.sub(value, part) for part in command]
+
+
+def check_placeholders(command: Sequence[str], names: Collection[str]) -> None:
+    """See that a command asks for nothing that `fill` does not know.
+
+    Args:
+        command: the program and its arguments.
+        names: what can be filled in.
+
+    Raises:
+        InputError: a `{name}` is none of them.
+    """
+    asked = [match.group(2) for part in command for match in _PLACEHOLDER.finditer(part)]
+    unknown = [name for name in asked if name is not None and name not in names]
+    if unknown:
+        raise InputError(
+            f"{{{unknown[0]}}} in the command is none of {', '.join(f'{{{name}}}' for name in names)}"
+            f"{near(unknown[0], names)}. Write {{{{{unknown[0]}}}}} for braces that the program is to see."
+        )
 
 
 @contextmanager
@@ -304,9 +332,9 @@ def _end(ours: socket.socket, keeper: subprocess.Popen[bytes]) -> None:
 
 
 def last_line(log: Path) -> str | None:
-    """The last line that the last command wrote to its log, without a frame and its full stop.
+    """What the last command's log ends with: an exception's last line, else the last that is no progress bar.
 
-    None where it wrote none.
+    It has no frame and no full stop. None where the command wrote nothing.
     """
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - _QUOTED))
@@ -314,7 +342,10 @@ def last_line(log: Path) -> str | None:
     text = text[text.rfind("\n$ ") + 1 :]  # the command itself stands before its output
     lines = [line.strip("│╭╮╰╯─ \t") for line in text.splitlines()]
     lines = [line.rstrip(".") for line in lines if line and not line.startswith("$ ")]
-    return lines[-1][:300] if lines else None
+    telling = [line for line in lines if not _BAR.search(line)] or lines
+    # Not far back: an exception that was caught and printed is not what ended it.
+    raised = [line for line in telling[-_NEAR_END:] if _RAISED.match(line)] or telling
+    return raised[-1][:300] if raised else None
 
 
 def _quoted(log: Path) -> str:

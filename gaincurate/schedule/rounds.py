@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gaincurate.core.artifact import Json
+from gaincurate.core.artifact import RUN, Json
 from gaincurate.core.files import remove_temporaries, write_json
 from gaincurate.core.prompts import training_rows, write_rows
 from gaincurate.core.rng import Ints
@@ -38,7 +38,7 @@ from gaincurate.schedule.first_model import first_model
 from gaincurate.schedule.observations import Note, concentration_of, late_outcomes, silent, take_outcomes
 from gaincurate.schedule.ordering import Order, build
 from gaincurate.schedule.rescore import OF_MODEL, Rescored, due, rescore
-from gaincurate.schedule.run import BASE, FORMAT, GROUPS, ORDER, RUN, Run, making
+from gaincurate.schedule.run import BASE, FORMAT, GROUPS, ORDER, Run, making
 from gaincurate.schedule.selection import matching
 from gaincurate.schedule.strata import LEFT_OUT, Strata
 
@@ -235,8 +235,7 @@ def _observe(run: Run, state: Json, checkpoint: str | None, note: Note, held: He
     tallies = list(outcomes.tallies.values())
     wins = np.array([math.fsum(tally.successes) for tally in tallies])
     counts = np.array([len(tally.successes) for tally in tallies])
-    lines = np.array([len(tally.successes) + tally.unjudged for tally in tallies])
-    tokens = np.array([tally.tokens for tally in tallies]) / np.maximum(lines, 1)
+    tokens = np.array([tally.mean_tokens for tally in tallies])
     selector.observe(
         base.Observed(round_, rows, wins, counts - wins, outcomes.accuracy, concentration, late, tokens)
     )

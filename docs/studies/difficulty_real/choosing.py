@@ -10,6 +10,10 @@ rollouts, Beta with a prior that is fitted to the prompt's task. Outcomes are bi
 p (1 - p) is exact. Within a task such a rate knows nothing of the embedding beyond the eight rollouts, so
 neighbours are at a disadvantage. With `halves` four of the eight rollouts at random are shown (outcomes are
 binomial in their mean), and the other four judge without bias. Its oracle knows the shown four and no more.
+
+`explorer` is no strategy but a bound. It knows a prompt's exact rate once it has drawn it, knows nothing of
+the others, draws new ones in the first rounds and then the best that it has seen. In how many rounds it draws
+new ones is chosen afterwards, per seed and with strata per task, as it would have been best.
 """
 
 from __future__ import annotations
@@ -31,7 +35,7 @@ from gaincurate.schedule import base
 from gaincurate.schedule.strata import Strata
 
 ROUNDS, BUDGET, SHOWN, GROUP = 12, 33, 8, 4
-ORACLE = "oracle"
+ORACLE, EXPLORER = "oracle", "explorer"
 _GROUP: dict[str, Any] = {"group_column": "source"}
 _TOP: dict[str, Any] = {"top": True}
 _BARE: dict[str, Any] = {"unseen": 0, "easy": 0, "hard": 0}
@@ -129,10 +133,41 @@ class Set:
             selector.observe(base.Observed(round_, rows, wins, SHOWN - wins, float(wins.mean()) / SHOWN, 0.0))
         return np.array(rounds)
 
+    def explore(self, truth: Truth, seed: int, stratified: bool) -> Ints:
+        """What the explorer draws, `[ROUNDS, BUDGET]`."""
+        strata = Strata.of(self.task) if stratified else None
+        pool = base.Pool(len(self.task), BUDGET, seed, strata=strata)
+        shape = np.array([pool.pick(truth.rates, round_) for round_ in range(ROUNDS)])
+        rng, everything = np.random.default_rng([seed, 2]), np.arange(pool.rows)
+        parts = (
+            [everything[self.task == name] for name in np.unique(self.task)] if stratified else [everything]
+        )
+        rounds: list[list[int]] = [[] for _ in range(ROUNDS)]
+        for part in parts:
+            quotas = np.isin(shape, part).sum(1)  # the task's places in each round
+            order = rng.permutation(part)
+            tries = [_explored(order, quotas, truth.worth, new) for new in range(1, ROUNDS + 1)]
+            best = max(tries, key=lambda made: float(truth.worth[np.concatenate(made)].sum()))
+            for all_, more in zip(rounds, best, strict=True):
+                all_ += more.tolist()
+        return np.array(rounds)
+
     def largest_task(self, rounds: Ints) -> float:
         """The share of one task, the largest, in the second half of the rounds."""
         counts = np.unique(self.task[rounds[ROUNDS // 2 :]], return_counts=True)[1]
         return float(counts.max() / counts.sum())
+
+
+def _explored(order: Ints, quotas: Ints, worth: Floats, new_rounds: int) -> list[Ints]:
+    """Rows of each round: unseen ones in this order in the first rounds, then the best of those seen."""
+    rounds, seen = [], 0
+    for round_, quota in enumerate(quotas):
+        new = order[seen : seen + quota] if round_ < new_rounds or seen < quota else order[:0]
+        seen += len(new)
+        known = order[: seen - len(new)]
+        best = known[np.argsort(-worth[known], kind="stable")][: quota - len(new)]
+        rounds.append(np.concatenate([new, best]))
+    return rounds
 
 
 def table(prompts: Set, truths: list[Truth], stratified: bool) -> list[str]:
@@ -142,6 +177,7 @@ def table(prompts: Set, truths: list[Truth], stratified: bool) -> list[str]:
         arm: [prompts.run(arm, truth, seed, stratified) for seed, truth in enumerate(truths)]
         for arm in (*ARMS, ORACLE)
     }
+    draws[EXPLORER] = [prompts.explore(truth, seed, stratified) for seed, truth in enumerate(truths)]
     worth = {
         arm: np.array([truth.worth[rows].mean() for truth, rows in zip(truths, made, strict=True)])
         for arm, made in draws.items()
