@@ -47,6 +47,7 @@ _PACKAGES = (
     ("tenacity", "tenacity", "difficulty"),
     ("scipy", "scipy", "derive"),
     ("rensa", "rensa", "hygiene"),
+    ("obstore", "obstore", "cloud"),
     ("altair", "altair", "report"),
     ("jinja2", "jinja2", "report"),
     ("vl-convert-python", "vl_convert", "report"),

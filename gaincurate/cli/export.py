@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from gaincurate.cli import output
 from gaincurate.cli.hygiene_options import hygiene_options
 from gaincurate.cli.options import configured
-from gaincurate.core.options import ADVANCED, CHECKS, CHOICE, Option
+from gaincurate.core.options import ADVANCED, CHECKS, CHOICE, Cache, Option
+from gaincurate.core.store import use_cache
 from gaincurate.errors import InputError
 from gaincurate.trainers.names import TRAINERS
 
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 @configured("gaincurate.hygiene.config:HygieneConfig")
 def export(
     config: HygieneConfig,
-    source: Annotated[Path, Option("A finished scored set, or a run.", metavar="DIR|RUN", argument=True)],
+    source: Annotated[
+        Path, Option("A finished scored set, or a run.", metavar="DIR|RUN", argument=True, stores=True)
+    ],
     trainer: Annotated[str, Option(f"{', '.join(TRAINERS)}.", metavar="T")],
     out: Annotated[Path, Option("The file: .parquet or .jsonl.", metavar="F")],
     by: Annotated[
@@ -102,6 +105,7 @@ def export(
         Path | None, Option("Lists them. Default: F with .dropped.jsonl.", CHECKS, metavar="FILE")
     ] = None,
     overwrite: Annotated[bool, Option("Replace the file.")] = False,
+    cache: Cache = None,
     as_json: Annotated[bool, Option("Print JSON.", names=("--json",))] = False,
 ) -> None:
     """Write the exact view that a trainer reads, and print the settings that make it read it as it is.
@@ -115,6 +119,7 @@ def export(
         from gaincurate.trainers.export import Choice, Drop, Pick
         from gaincurate.trainers.export import export as write
 
+        use_cache(cache)
         options = ViewOptions(bare, with_scores, config.answer_column, id_in_answer, data_source, env_class)
         pick = Pick(by, ascending, round_, limit)
         asked = hygiene_options(drop or "", config)

@@ -11,7 +11,8 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from gaincurate.errors import InputError
 
@@ -47,6 +48,8 @@ class Option:
     """An old spelling of a flag, which is read and not shown."""
     argument: bool = False
     """Whether it is given by its place."""
+    stores: bool = False
+    """Of a path: whether it may be the URL of an object store."""
     read: Callable[[str], Any] | None = None
     """Makes the value of its text, where the value is no number, text or path."""
     shown: str | None = None
@@ -54,6 +57,17 @@ class Option:
     min: float | None = None
     """The least value. A field of a config has `Field(ge=...)` instead."""
     max: float | None = None
+
+
+Cache = Annotated[
+    Path | None,
+    Option(
+        "Copies of what lies in object stores. Default: GAINCURATE_CACHE, else ~/.cache/gaincurate.",
+        MACHINE,
+        metavar="DIR",
+    ),
+]
+"""Of a command that reads or writes object stores."""
 
 
 @dataclass(frozen=True, slots=True)

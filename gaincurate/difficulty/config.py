@@ -37,7 +37,7 @@ class VerifyingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    scored: Annotated[Path, Option("A finished scored set.", metavar="SCORED", argument=True)]
+    scored: Annotated[Path, Option("A finished scored set.", metavar="SCORED", argument=True, stores=True)]
     verifier: Annotated[
         str,
         Option("math, reasoning-gym, exact, or module:function (completion, row) -> 0 to 1.", metavar="NAME"),
@@ -209,7 +209,9 @@ class FitConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    scored: Annotated[list[Path], Option("Scored sets with embeddings.", metavar="SCORED...", argument=True)]
+    scored: Annotated[
+        list[Path], Option("Scored sets with embeddings.", metavar="SCORED...", argument=True, stores=True)
+    ]
     outcomes: Annotated[list[Path], Option(f"{OUTCOMES}. Each file and each round is a policy.")]
     out: Annotated[Path, Option("Folder for the fitted predictor.", names=("--out", "-o"))]
     recipe: Recipe = Recipe()

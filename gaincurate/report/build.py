@@ -107,7 +107,7 @@ def report(
         headline=verdict_text.headline(decided, roles),
         unknown=verdict_text.unknown(
             roles,
-            str(folder),
+            str(scored.place),
             len(scored),
             model=recorded_model(scored.folder) or str(scored.identity["model"]["name"]),
             verifier=hygiene.verifier.verifier if hygiene.verifier else fitting_verifier(scored),
@@ -252,7 +252,7 @@ def _about(scored: ScoredSet, table: Table) -> About:
         counts = groups.strata.sizes.tolist()
         sizes = dict(list(zip(groups.names, counts, strict=True))[:_GROUPS_SHOWN])
     return About(
-        folder=str(scored.folder),
+        folder=str(scored.place),
         manifest=scored.manifest_hash,
         model=str(identity["model"]["name"]),
         dtype=str(identity["dtype"]),

@@ -12,11 +12,12 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from gaincurate.core.cluster_options import WORKERS, ClusterConfig
 from gaincurate.core.locks import Split
 from gaincurate.core.options import ADVANCED, MACHINE, READING, Option, json_object
+from gaincurate.core.store import located
 from gaincurate.errors import InputError
 from gaincurate.scoring.split import read_split
 
@@ -194,8 +195,9 @@ class ScoreConfig(MachineConfig, ClusterConfig):
     data: Annotated[
         str,
         Option(
-            "File (.json .jsonl .parquet .arrow .csv, also .gz), glob, folder, save_to_disk folder "
-            "or Hub id (owner/name, with :config and @revision where wanted).",
+            "File (.json .jsonl .parquet .arrow .csv, also .gz), glob, folder, save_to_disk folder, all of "
+            "them also in an object store (s3://, gs://, az://), or Hub id (owner/name, with :config and "
+            "@revision where wanted).",
             metavar="DATA",
             argument=True,
         ),
@@ -208,7 +210,11 @@ class ScoreConfig(MachineConfig, ClusterConfig):
             metavar="NAME",
         ),
     ]
-    out: Annotated[Path, Option("Folder for the scored set.", names=("--out", "-o"))]
+    out: Annotated[
+        Path,
+        BeforeValidator(located),
+        Option("Folder for the scored set.", names=("--out", "-o"), stores=True),
+    ]
     prompt_column: Annotated[
         str | None,
         Option("Column with the prompt; a.b goes into a struct. Default: found.", READING, metavar="NAME"),
@@ -295,6 +301,12 @@ class ScoreConfig(MachineConfig, ClusterConfig):
     overwrite: Annotated[bool, Option("Delete the set in --out first.")] = False
     allow_pickle: Annotated[bool, Option("Accept pickled weights; they can run code.", ADVANCED)] = False
     trust_remote_code: Annotated[bool, Option("Run a model repository's own code.", ADVANCED)] = False
+
+    @field_validator("data")
+    @classmethod
+    def _without_secrets(cls, value: str) -> str:
+        located(value)
+        return value
 
     @field_validator("inter_weight")
     @classmethod

@@ -23,16 +23,16 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
-from gaincurate.core.artifact import EXECUTION, IDENTITY, MANIFEST, REJECTED, Artifact, Json, shard_count
-from gaincurate.core.files import append_line, remove_temporaries
+from gaincurate.core.artifact import IDENTITY, Artifact, Json, shard_count
+from gaincurate.core.files import remove_temporaries
 from gaincurate.core.leases import Event, shards_of
 from gaincurate.core.locks import one_at_a_time, work_folder
 from gaincurate.core.process import end_workers, start_tracker, start_workers
 from gaincurate.core.progress import Listener, Progress, Sent
 from gaincurate.core.ray_cluster import Needs, Report, Work, need_shared, spread
-from gaincurate.core.scored_set import COLUMNS, SCORES, ScoredSet
+from gaincurate.core.scored_set import SCORES, ScoredSet
 from gaincurate.core.stats import spearman
-from gaincurate.errors import GaincurateError, OutputError
+from gaincurate.errors import GaincurateError, InputError, OutputError
 from gaincurate.scoring.config import ScoreConfig
 from gaincurate.scoring.identity import execution_record
 from gaincurate.scoring.ids import write_ids
@@ -76,14 +76,14 @@ def score_dataset(
     if not (config.overwrite and artifact.begun):
         artifact.read_identity()  # refuse a folder that is not ours before anything is spent or touched
     with _engine(config, progress, summary, hear) as (plan, score_these), artifact.writing(config.split_run):
-        present = _begin(plan, artifact, summary)
+        present = _begin(plan, artifact, progress, summary)
         mine = {k for k in range(plan.shards) if config.split_run.owns(k)}
         if mine - present:
             progress.start(plan.rows_in(mine), plan.rows_in(mine & present), what="scoring")
             score_these(sorted(mine - present))
         _finish(plan, artifact, summary)
         summary.elapsed = time.perf_counter() - begin
-        _log(out, execution_record(config, plan.machine), summary)
+        _log(artifact, execution_record(config, plan.machine), summary)
     return summary
 
 
@@ -96,6 +96,11 @@ def _engine(
         plan = make_plan(config, progress, summary)
         yield plan, lambda shards: score_everywhere(plan, shards, progress, summary)
         return
+    if Artifact(config.out, SCORES).remote:
+        raise InputError(
+            f"--engine ray with --out {config.out}: its workers need a folder that all machines share. Give "
+            "one, or start the parts of the run with --shard, which may write into an object store."
+        )
     source, columns = open_data(config, progress, summary)
     shards = range(shard_count(source.rows, config.shard_rows))
     ear = _Ear(progress, summary)
@@ -146,7 +151,7 @@ def _serve(config: ScoreConfig, hashed: Hashed, inbox: queue.SimpleQueue[Any], r
     report("done", summary.seconds)
 
 
-def _begin(plan: Outline, artifact: Artifact, summary: Summary) -> set[int]:
+def _begin(plan: Outline, artifact: Artifact, progress: Progress, summary: Summary) -> set[int]:
     """Write ids and identity, or check them; the shards that are there already."""
     out = plan.config.out
     ids = work_folder(out) / "ids.bin"
@@ -154,23 +159,27 @@ def _begin(plan: Outline, artifact: Artifact, summary: Summary) -> set[int]:
         if plan.config.split_run.count == 1:
             remove_temporaries(out)
         begun = None if plan.config.overwrite else artifact.read_identity()
+        replaces = artifact.begun if plan.config.overwrite else begun is not None
         if plan.config.overwrite and _same_run_unfinished(artifact, plan.identity):
             begun = plan.identity  # the same command again, after an interruption: go on
-        elif begun is not None and begun != plan.identity and _nothing_scored(plan.config):
+        elif begun is not None and begun != plan.identity and _nothing_scored(plan.config, artifact):
             begun = None  # the first row was refused, say: other options are no other set's yet
         if begun is None:
             # The ids come first: what is wrong with the source is found before anything is deleted.
             fresh = ids.with_name("ids-new.bin")
             write_ids(fresh, plan.source.batches(), plan.columns)
-            artifact.remove()  # or what a beginning left: its ids must not meet the next identity
-            artifact.begin(plan.identity)
+            if replaces or not artifact.remote:  # else another machine may have begun meanwhile
+                artifact.remove()  # or what a beginning left: its ids must not meet the next identity
+            if note := artifact.begin(plan.identity, first=not replaces):
+                progress.note(note)
             fresh.replace(ids)  # after the identity: a kill never leaves an old one with new ids
             return set()
         artifact.refuse_other(begun, plan.identity)
         present = artifact.present(plan.identity, plan.shards)
         if len(present) < plan.shards:
             artifact.reopen()
-            if not ids.exists():
+            # In an object store another machine may have begun another set since the ids were made here.
+            if artifact.remote or not ids.exists():
                 write_ids(ids, plan.source.batches(), plan.columns)
         return present
 
@@ -184,46 +193,38 @@ def _same_run_unfinished(artifact: Artifact, identity: Json) -> bool:
         return False
 
 
-def _nothing_scored(config: ScoreConfig) -> bool:
+def _nothing_scored(config: ScoreConfig, artifact: Artifact) -> bool:
     """Whether a scoring run was begun in the folder, wrote no shard, and no process can be at work on it."""
     # A plain run holds the folder alone; other parts of a --shard run may have no shard yet either.
-    if config.split_run.count > 1:
-        return False
-    results = (
-        MANIFEST,
-        REJECTED,
-        COLUMNS,
-        "shard-*.arrow",
-    )  # what a finished set was, whatever is left of it
-    return not any(path for name in results for path in config.out.glob(name))
+    return config.split_run.count == 1 and not artifact.holds_results
 
 
 def _finish(plan: Outline, artifact: Artifact, summary: Summary) -> None:
     """Write the manifest if every shard is there, and read the set's own figures back."""
     out = plan.config.out
-    if not all(artifact.part(index).exists() for index in range(plan.shards)):
+    if len(artifact.indexes(plan.shards)) < plan.shards:
         return
     with summary.timed("writing"), one_at_a_time(out):
         remove_temporaries(out)  # of killed --shard runs; those that live have nothing left to write
         if not artifact.finished:
             artifact.finish(plan.identity, plan.shards)
     shutil.rmtree(work_folder(out), ignore_errors=True)
-    scored_set = ScoredSet(out, verify=False)
+    manifest = artifact.read_manifest()
     summary.complete = True
-    summary.rows = len(scored_set)
-    for name in ("rejected", "truncated", "rows_without_prefix", "zero_vectors"):
-        setattr(summary, name, scored_set.manifest[name])
-    if summary.rows:
+    for name in ("rows", "rejected", "truncated", "rows_without_prefix", "zero_vectors"):
+        setattr(summary, name, manifest[name])
+    if summary.rows and not artifact.remote:  # from a store the whole set would have to be fetched for it
+        scored_set = ScoredSet(out, verify=False)
         angle = scored_set.column("gc_angle").to_numpy()
         length = scored_set.column("gc_question_tokens").to_numpy()
         summary.spearman_length = spearman(angle, length)
 
 
-def _log(out: Path, record: dict[str, Any], summary: Summary) -> None:
-    """Append how this process ran to `execution.jsonl`."""
-    seconds = {stage: round(value, 3) for stage, value in summary.seconds.items()}
-    line = {**record, "ended": time.time(), "scored": summary.scored, "seconds": seconds}
-    append_line(out / EXECUTION, line)
+def _log(artifact: Artifact, record: dict[str, Any], summary: Summary) -> None:
+    """Write down how this process ran."""
+    seconds, ended = {stage: round(value, 3) for stage, value in summary.seconds.items()}, time.time()
+    line = {**record, "ended": ended, "scored": summary.scored, "seconds": seconds}
+    artifact.log(line, ended - summary.elapsed)
 
 
 def score_everywhere(plan: Plan, shards: Sequence[int], progress: Progress, summary: Summary) -> None:

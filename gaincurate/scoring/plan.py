@@ -13,6 +13,7 @@ from typing import Any, Literal
 from gaincurate.core.artifact import Json, shard_count
 from gaincurate.core.progress import Progress
 from gaincurate.core.prompts import Columns, find_columns
+from gaincurate.core.store import Remote, located
 from gaincurate.errors import InputError
 from gaincurate.scoring.config import ScoreConfig, check_shots
 from gaincurate.scoring.identity import (
@@ -95,7 +96,7 @@ def open_data(
             id_column=config.id_column,
         )
     paths = [Path(getattr(reader, "path", config.data)) for reader in source.readers]
-    if config.overwrite and any(_inside(config.out, path) for path in paths):
+    if config.overwrite and any(_inside(config.out, path) for path in [*paths, located(config.data)]):
         raise InputError(
             f"--overwrite would delete the source: {config.data} is in {config.out}. Give another --out."
         )
@@ -163,6 +164,8 @@ def make_plan(
 
 
 def _inside(folder: Path, path: Path) -> bool:
+    if isinstance(path, Remote):
+        return isinstance(folder, Remote) and path.is_relative_to(folder)
     return path.exists() and path.resolve().is_relative_to(folder.resolve())
 
 

@@ -25,6 +25,7 @@ from gaincurate.core.prompts import column_values, prompts_of
 from gaincurate.core.rng import Ints
 from gaincurate.core.schema import ID, PREFIX
 from gaincurate.core.scored_set import ScoredSet
+from gaincurate.core.store import Remote, located
 from gaincurate.core.where import Mask
 from gaincurate.errors import InputError, OutputError, storage_error
 from gaincurate.hygiene.checks import LeftOut, leave_out
@@ -463,7 +464,8 @@ def _opened(source: Path, pick: Pick) -> Iterator[tuple[ScoredSet, Ints | None, 
         rows = np.asarray(run.rows(round_), np.int64)
         yield run.scored, rows, {"run": str(source), "round": round_, "bare": run.config.bare}
         return
-    if not (source / MANIFEST).exists() and not (source / IDENTITY).exists():
+    local = not isinstance(located(source), Remote)
+    if local and not (source / MANIFEST).exists() and not (source / IDENTITY).exists():
         raise OutputError(
             f"{source} is neither a scored set nor a run: it has no {MANIFEST} and no {RUN}. `gaincurate "
             f"score DATA --model M --out {source}` makes a set of your prompts.",

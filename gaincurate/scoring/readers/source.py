@@ -20,8 +20,10 @@ import pyarrow as pa
 
 from gaincurate.core.arrow import ipc_batches, validate
 from gaincurate.core.artifact import MANIFEST, Artifact
+from gaincurate.core.cache import fetch_data, local_copy
 from gaincurate.core.files import digest_files, digest_json
 from gaincurate.core.scored_set import SCORES
+from gaincurate.core.store import Remote, located
 from gaincurate.errors import SourceError
 from gaincurate.scoring.readers.common import BATCH_ROWS, Reader, unreadable, unreadable_as
 from gaincurate.scoring.readers.files import open_file
@@ -115,10 +117,10 @@ class Cursor:
 def open_source(
     data: str, *, split: str | None = None, limit: int | None = None, hashed: Hashed | None = None
 ) -> Source:
-    """Open a file, a glob, a folder, a `save_to_disk` folder or a Hub id.
+    """Open a file, a glob, a folder, a `save_to_disk` folder (all also in an object store) or a Hub id.
 
     Args:
-        data: the path, the pattern, or `owner/name[:config][@revision]` on the Hub.
+        data: the path, the pattern, the URL, or `owner/name[:config][@revision]` on the Hub.
         split: the split of a Hub set or `save_to_disk` folder; in a folder, files with it in their name.
         limit: take the first rows only.
         hashed: what another process found, which is believed where size and time of all files agree.
@@ -146,6 +148,9 @@ def _stats(paths: Iterable[Path | None]) -> tuple[tuple[str, int, int], ...]:
 
 
 def _open(data: str, split: str | None, hashed: Hashed | None) -> tuple[tuple[Reader, ...], str]:
+    place = located(data)
+    if isinstance(place, Remote):
+        data = str(_copied(place))
     path = Path(data)
     if path.is_dir() and (path / "dataset_dict.json").exists() | (path / "state.json").exists():
         return saved_to_disk(path, split)
@@ -154,6 +159,13 @@ def _open(data: str, split: str | None, hashed: Hashed | None) -> tuple[tuple[Re
         return from_hub(data, split)
     same = hashed is not None and hashed.files == _stats(paths)
     return tuple(open_file(p) for p in paths), hashed.fingerprint if same and hashed else digest_files(paths)
+
+
+def _copied(place: Remote) -> Path:
+    """The local copy of data, or of a scored set, in an object store."""
+    if place.parts[2:] and Artifact(place, SCORES).finished:
+        return local_copy(place, SCORES)
+    return fetch_data(place, SUFFIXES)
 
 
 def _files(data: str, split: str | None) -> list[Path] | None:
