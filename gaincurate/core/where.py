@@ -175,7 +175,7 @@ class Condition:
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
             sign, number = (-1 if isinstance(node.op, ast.USub) else 1), node.operand
         value = number.value if isinstance(number, ast.Constant) else ...
-        if type(value) in (int, float) and abs(value) < _LARGEST:
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _LARGEST:
             return _Values("number", sign * float(value))
         if number is node and isinstance(value, str):
             return _Values("text", value)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import column_sets
+import dots_runs
+import embedded
 import runs
 from command import run as gaincurate
 from gaincurate.core.scored_set import ScoredSet
@@ -143,3 +146,16 @@ def test_what_does_not_go_is_one_sentence(tmp_path: Path, options: dict[str, Any
     with pytest.raises(InputError, match=sentence):
         begin(tmp_path, **options)
     assert not (tmp_path / "run").exists()
+
+
+def test_dots_observes_references_of_the_whole_set_and_draws_only_from_the_rest(tmp_path: Path) -> None:
+    embedded.make_set(tmp_path / "set", np.random.default_rng(0).normal(size=(60, 8)))
+    where = "question in ['group 1', 'group 3']"
+    run = runs.begin(tmp_path, strategy="dots", budget=8, rounds=2, options=dots_runs.OPTIONS, where=where)
+    references = {int(gc_id[2:]) for gc_id in dots_runs.asked_of(run, 0)}
+    assert any(row % 5 not in (1, 3) for row in references)
+    dots_runs.answer(run, 0)
+    advance(run)
+    rows = rows_of(Run(run.folder), 0)
+    assert len(set(rows)) == 8
+    assert {row % 5 for row in rows} <= {1, 3}
