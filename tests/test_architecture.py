@@ -104,12 +104,13 @@ def loaded(code: str) -> set[str]:
         "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
         "assert CliRunner().invoke(app, ['score', '--help']).exit_code == 0\n"
         "assert CliRunner().invoke(app, ['export', '--help']).exit_code == 0\n"
+        "assert CliRunner().invoke(app, ['difficulty', 'rollout', '--help']).exit_code == 0\n"
         "assert CliRunner().invoke(app, ['schedule', 'next', '--help']).exit_code == 0",
     ],
     ids=["import", "help"],
 )
 def test_importing_and_helping_load_nothing_heavy(code: str) -> None:
-    assert not loaded(code) & {"torch", "transformers", "pyarrow", "numpy", "datasets", "triton"}
+    assert not loaded(code) & {"torch", "transformers", "pyarrow", "numpy", "datasets", "triton", "ray"}
 
 
 def test_reading_a_set_and_the_kernels_load_no_more_than_they_need() -> None:
