@@ -41,6 +41,7 @@ _PACKAGES = (
     ("triton", "triton", "score, for GPUs"),
     ("trl", "trl", "trl"),
     ("peft", "peft", "peft"),
+    ("ray", "ray", "ray"),
     ("httpx2", "httpx2", "difficulty"),
     ("math-verify", "math_verify", "difficulty"),
     ("tenacity", "tenacity", "difficulty"),

@@ -138,8 +138,8 @@ def score(
 ) -> None:
     """Score a prompt set and write it as Arrow shards with score columns.
 
-    Run the same command again after an interruption: finished shards are kept. Exits with 2 and the commonest
-    reason if every row was rejected.
+    Run the same command again after an interruption: finished shards are kept. It exits with 143
+    after SIGTERM or SIGUSR1, and with 2 and the commonest reason if every row was rejected.
 
     Example: gaincurate score gsm8k.parquet --model demo --out scored
     """
@@ -149,6 +149,8 @@ def score(
         use_cache(cache)
         from gaincurate.scoring.pipeline import score_dataset
 
+        if config.split_run.source:
+            output.note(f"--shard {config.split_run} from {config.split_run.source}")
         with ProgressView() as view:
             summary = score_dataset(config, view)
         if as_json:

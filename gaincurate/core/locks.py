@@ -14,7 +14,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gaincurate.core.files import digest_bytes
@@ -31,6 +31,8 @@ class Split:
 
     index: int = 1
     count: int = 1
+    source: str = field(default="", compare=False)
+    """The environment variable that it was read from, where a scheduler gave it."""
 
     def owns(self, shard: int) -> bool:
         """Whether this part writes that shard."""

@@ -336,9 +336,9 @@ METHODS = {
         "whatever form."
     ),
     "hygiene": (
-        "Duplicates are rows with the messages of an earlier row, but for white space, upper case and how "
-        "Unicode composes characters; answers do not count. `gaincurate hygiene` has every check's rows and "
-        "finer options."
+        "Duplicates are rows with the messages of an earlier row, but for white space, upper case, how "
+        "Unicode composes characters and how LaTeX is spelt; answers do not count. `gaincurate hygiene` has "
+        "every check's rows and finer options."
     ),
     "top_shared": "Of the tenth with the highest values in one set, the share that is in the other's too.",
 }
