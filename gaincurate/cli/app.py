@@ -17,6 +17,7 @@ from gaincurate.cli.doctor import doctor
 from gaincurate.cli.example import example
 from gaincurate.cli.export import export
 from gaincurate.cli.hygiene import hygiene
+from gaincurate.cli.ls import ls
 from gaincurate.cli.options import Command, Group
 from gaincurate.cli.report import report
 from gaincurate.cli.score import score
@@ -33,6 +34,7 @@ app = typer.Typer(
 app.command(cls=Command)(example)
 app.command(cls=Command)(score)
 app.command(cls=Command)(show)
+app.command(cls=Command)(ls)
 app.command(cls=Command)(derive)
 app.command(cls=Command)(hygiene)
 app.command(cls=Command)(report)

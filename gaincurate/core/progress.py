@@ -17,6 +17,9 @@ class Progress:
     begins another piece of work, such as rollouts after the verification of gold answers.
     """
 
+    def loading(self, what: str) -> None:
+        """Something begins of which no share is known, such as reading weights; an empty text ends it."""
+
     def start(self, total: int, done: float = 0, *, what: str = "", unit: str = "row") -> None:
         """Work begins.
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from gaincurate.core.locks import Split
-from gaincurate.core.options import ADVANCED, MACHINE, READING, Option, json_object
+from gaincurate.core.options import ADVANCED, MACHINE, READING, Option, json_object, near
 from gaincurate.errors import InputError
 
 DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]+)?")
@@ -291,7 +291,9 @@ def check_signals(value: object) -> tuple[Signal, ...]:
     for name in names:
         if name not in SIGNALS:
             listed = f"{', '.join(SIGNALS[:-1])} and {SIGNALS[-1]}"
-            raise InputError(f"--signals: there is no signal {name!r}; there are {listed}.")
+            raise InputError(
+                f"--signals: there is no signal {name!r}; there are {listed}{near(name, SIGNALS)}."
+            )
     if SIGNALS[0] not in names:
         raise InputError(
             f"--signals {','.join(names)}: angle is always computed; write angle,{','.join(names)}."

@@ -26,9 +26,9 @@ from gaincurate.core.locks import one_at_a_time, work_folder
 from gaincurate.core.process import end_workers, start_workers
 from gaincurate.core.progress import Progress
 from gaincurate.core.scored_set import COLUMNS, SCORES, ScoredSet
-from gaincurate.core.stats import spearman
 from gaincurate.errors import GaincurateError, OutputError
 from gaincurate.scoring.config import ScoreConfig
+from gaincurate.scoring.finished import asked_of, read_back
 from gaincurate.scoring.identity import execution_record
 from gaincurate.scoring.ids import write_ids
 from gaincurate.scoring.plan import Plan, make_plan
@@ -57,7 +57,10 @@ def score_dataset(config: ScoreConfig, progress: Progress | None = None) -> Summ
         LockedError: another process writes the same shards.
     """
     progress, summary, out = progress or Progress(), Summary(config.out), config.out
-    begin = time.perf_counter()
+    begin, asked = (
+        time.perf_counter(),
+        asked_of(config),
+    )  # before reading: a file that changes meanwhile counts
     artifact = Artifact(out, SCORES)
     if not (config.overwrite and artifact.begun):
         artifact.read_identity()  # refuse a folder that is not ours before anything is spent or touched
@@ -70,7 +73,8 @@ def score_dataset(config: ScoreConfig, progress: Progress | None = None) -> Summ
             score_everywhere(plan, sorted(mine - present), progress, summary)
         _finish(plan, artifact, summary)
         summary.elapsed = time.perf_counter() - begin
-        _log(out, execution_record(config, plan.machine), summary)
+        record = execution_record(config, plan.machine)
+        _log(out, {**record, "asked": asked if summary.complete else None}, summary)
     return summary
 
 
@@ -137,14 +141,7 @@ def _finish(plan: Plan, artifact: Artifact, summary: Summary) -> None:
             artifact.finish(plan.identity, plan.shards)
     shutil.rmtree(work_folder(out), ignore_errors=True)
     scored_set = ScoredSet(out, verify=False)
-    summary.complete = True
-    summary.rows = len(scored_set)
-    for name in ("rejected", "truncated", "rows_without_prefix", "zero_vectors"):
-        setattr(summary, name, scored_set.manifest[name])
-    if summary.rows:
-        angle = scored_set.column("gc_angle").to_numpy()
-        length = scored_set.column("gc_question_tokens").to_numpy()
-        summary.spearman_length = spearman(angle, length)
+    read_back(scored_set, summary)
 
 
 def _log(out: Path, record: dict[str, Any], summary: Summary) -> None:
@@ -224,7 +221,7 @@ def _listen(workers: Sequence[SpawnProcess], events: Any, progress: Progress, su
 
 
 class _Reports(Progress):
-    """Sends everything to the parent."""
+    """Sends everything to the parent but what is loading, which each worker would say."""
 
     def __init__(self, events: Any) -> None:
         self._events = events

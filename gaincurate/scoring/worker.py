@@ -110,6 +110,7 @@ def score_shards(plan: Plan, shards: Iterable[int], progress: Progress, summary:
         summary: counts and times are added here.
     """
     config, out = plan.config, plan.config.out
+    progress.loading("the model")
     with summary.timed("loading"):
         if plan.machine.threads:
             torch.set_num_threads(plan.machine.threads)
@@ -130,6 +131,7 @@ def score_shards(plan: Plan, shards: Iterable[int], progress: Progress, summary:
             final=len(config.signals) > 1,
             tails="entropy" in config.signals,
         )
+    progress.loading("")
     signals = Signals(config, plan.backend, head, summary)
     more = signal_fields(config.signals, prefill.width)
     cursor, ids = Cursor(plan.source), Ids(work_folder(out) / "ids.bin", plan.columns)

@@ -1,7 +1,8 @@
 """One round of GRPO with TRL, as `gaincurate schedule run` calls it. Change what you like.
 
 The rows of `--data` are trained on in their order. One line per rollout goes to `--outcomes`, from which
-the next round is drawn. The checkpoint is saved below `--output`. The next round goes on from it, optimizer included.
+the next round is drawn. The checkpoint is saved below `--output`. The next round goes on from it, with its
+optimizer.
 
 Needs `pip install trl`.
 """
