@@ -13,8 +13,10 @@ import os
 import pwd
 import queue
 import re
+import secrets
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -59,11 +61,16 @@ def joined(config: ClusterConfig, note: Callable[[str], None]) -> Iterator[Needs
     Raises:
         InputError: there is none, it is somebody else's, or of another version.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # counts for a Ray that is started here
+    ours = sys.modules.get("ray")
+    already = ours is not None and ours.is_initialized()  # by a program that calls us
+    address = "auto" if already else _address(config)
+    if address == "local":
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # Ray would write one into the home folder, which changes how the user's next `ray start` begins.
+        if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
 
-    already = ray.is_initialized()  # by a program that calls us
-    address = "auto" if already else _address(config)
     if not already:
         _init(ray, address)
     try:
@@ -130,6 +137,11 @@ def _init(ray: Any, address: str) -> None:
             raise InputError(
                 f"the Ray at {address} has other versions: {first[:300]}. Install the cluster's versions of "
                 "ray and Python here, or run the command in the cluster's own environment."
+            ) from error
+        if type(error).__name__ == "AuthenticationError" or "InvalidAuthToken" in first:
+            raise InputError(
+                f"the Ray at {address} wants a token: set RAY_AUTH_MODE=token here, and RAY_AUTH_TOKEN to "
+                "what `ray get-auth-token` prints on its head (or have it in ~/.ray/auth_token)."
             ) from error
         if isinstance(error, PermissionError):
             raise _not_ours(address, "another user") from error
