@@ -28,6 +28,7 @@ from gaincurate.cli.schedule_options import (
 from gaincurate.cli.schedule_start import AsJson, start
 from gaincurate.core.options import Option
 from gaincurate.core.progress import View
+from gaincurate.errors import InputError
 from gaincurate.trainers.names import with_part
 
 if TYPE_CHECKING:
@@ -50,6 +51,10 @@ def recipe(
         str,
         Option(f"{', '.join(with_part('recipe'))}.", metavar="TRAINER", argument=True),
     ],
+    live: Annotated[
+        Path | None,
+        Option("verl: print the settings of one long process that follows this run.", metavar="RUN"),
+    ] = None,
     as_json: Annotated[bool, Option("Print JSON.", names=("--json",))] = False,
 ) -> None:
     """Print a script that trains one round with a trainer, to begin yours from.
@@ -61,6 +66,20 @@ def recipe(
     with output.reporting():
         from gaincurate.trainers.profile import COMMAND, recipe_of
 
+        if live is not None:
+            if trainer != "verl":
+                raise InputError(
+                    f"--live prints verl's settings. {trainer} takes none: its adapter, where it has one, "
+                    "is in the docs on trainers."
+                )
+            from gaincurate.trainers.verl.settings import overrides
+
+            settings = overrides(live)
+            if as_json:
+                output.as_json({"settings": settings})
+            for line in [] if as_json else settings:
+                output.text(line)
+            return
         printed = recipe_of(trainer)
         if as_json:
             output.as_json(printed.as_json())
