@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from gaincurate.core import process
-from gaincurate.core.process import command_lock, fill, run_command
-from gaincurate.errors import LockedError, TrainerError
+from gaincurate.core.process import check_placeholders, command_lock, fill, run_command
+from gaincurate.errors import InputError, LockedError, TrainerError
 
 
 def python(code: str) -> list[str]:
@@ -35,10 +35,44 @@ def alive(process: int) -> bool:
 
 def test_names_are_filled_in_and_other_braces_stay() -> None:
     names = {"data": "/a b/$(rm -rf ~)", "round": "3"}
-    command = ["x", "--data={data}", "{round}{round}", '{"json": {data}}', "{other}", "{}"]
+    command = [
+        "x",
+        "--data={data}",
+        "{round}{round}",
+        '{"json": {data}}',
+        "{other}",
+        "{}",
+        "${round} {{round}}",
+    ]
     assert fill(command, names) == [
-        "x", "--data=/a b/$(rm -rf ~)", "33", '{"json": /a b/$(rm -rf ~)}', "{other}", "{}"
+        "x", "--data=/a b/$(rm -rf ~)", "33", '{"json": /a b/$(rm -rf ~)}', "{other}", "{}", "${round} {round}"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("part", "sentence"),
+    [
+        (
+            "--step={rond}",
+            "{rond} in the command is none of {data}, {round}; near it there is round. Write {{rond}}",
+        ),
+        (
+            "{data}/{model}",
+            "{model} in the command is none of {data}, {round}. Write {{model}} for braces that",
+        ),
+    ],
+)
+def test_a_placeholder_that_is_not_known_is_refused(part: str, sentence: str) -> None:
+    with pytest.raises(InputError) as caught:
+        check_placeholders(["train", part], ("data", "round"))
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "part", ["{data}{round}", "{{rond}}", "${HOME}", "{a,b}", '{"a": {data}}', "{ x }", "{1}"]
+)
+def test_other_braces_are_no_placeholders(part: str) -> None:
+    check_placeholders(["train", part], ("data", "round"))
 
 
 def test_output_and_errors_go_to_the_log_and_arguments_through_no_shell(tmp_path: Path) -> None:

@@ -138,12 +138,14 @@ def run(config: DriveConfig, as_json: AsJson = False) -> None:
     """
     resume = f"Run the same command again to go on: {shlex.join(['gaincurate', *sys.argv[1:]])}"
     with output.reporting(resume):
-        from gaincurate.schedule.driver import drive
+        from gaincurate.core.process import check_placeholders
+        from gaincurate.schedule.driver import NAMES, drive
         from gaincurate.schedule.run import Run
         from gaincurate.schedule.status import forecast, status
 
         opened, command = Run(config.run), config.command or []
         if config.dry_run:
+            check_placeholders(command, NAMES)
             finder = finder_of(opened, config.trainer, output.note, keep=False)
             facts = forecast(opened, command, finder)
             output.as_json(facts) if as_json else print_forecast(facts)
@@ -360,6 +362,8 @@ def print_status(facts: dict[str, Any]) -> None:
         f"{output.counted(facts['rows'], 'prompt')} a round, "
         f"{output.counted(facts['planned_rounds'], 'round')}; {where}"
     )
+    expected = [row["metrics"].get("expected_effective") for row in facts["rounds"]]
+    expects = any(share is not None for share in expected)
     output.table(
         [
             [
@@ -367,6 +371,7 @@ def print_status(facts: dict[str, Any]) -> None:
                 output.number(row["mu"], ".1f"),
                 output.number(row["accuracy"], ".3f"),
                 output.number(row["effective"], ".3f"),
+                *([output.number(share, ".3f")] if expects else []),
                 output.number(row["concentration"], ".3f"),
                 output.number(row["rollouts"], ",d"),
                 output.number(row["prompt_tokens"], ",d"),
@@ -374,11 +379,11 @@ def print_status(facts: dict[str, Any]) -> None:
                 output.number(row["training_seconds"], ",.1f"),
                 output.number(row["scoring_seconds"], ",.1f"),
             ]
-            for row in facts["rounds"]
+            for row, share in zip(facts["rounds"], expected, strict=True)
         ],
         [
-            "round", "mu", "accuracy", "0<p<1", "C_t", "rollouts", "prompt tokens", "rank corr.",
-            "training s", "scoring s",
+            "round", "mu", "accuracy", "0<p<1", *(["expected"] if expects else []), "C_t", "rollouts",
+            "prompt tokens", "rank corr.", "training s", "scoring s",
         ],
     )  # fmt: skip
     whole = facts["training_seconds"] + facts["scoring_seconds"]

@@ -272,16 +272,18 @@ def newest_attempts(lines: list[Line]) -> tuple[list[Line], int]:
 class Tally:
     """One prompt: successes in [0, 1], one for each rollout that could be judged, and how many could not.
 
-    `tokens` sums the completion tokens of all, where the lines have them.
+    `tokens` sums the completion tokens of the rollouts whose lines have them, and `with_tokens` counts those.
     """
 
     successes: list[float] = field(default_factory=list)
     unjudged: int = 0
     tokens: int = 0
+    with_tokens: int = 0
 
     def add(self, success: float | None, tokens: int = 0) -> None:
         """One more rollout; None could not be judged."""
         self.tokens += tokens
+        self.with_tokens += tokens > 0
         if success is None:
             self.unjudged += 1
         else:
@@ -291,6 +293,11 @@ class Tally:
     def mean(self) -> float | None:
         """Mean success; None where nothing could be judged."""
         return math.fsum(self.successes) / len(self.successes) if self.successes else None
+
+    @property
+    def mean_tokens(self) -> float:
+        """Mean completion tokens of the rollouts whose lines have them; 0 where none has."""
+        return self.tokens / self.with_tokens if self.with_tokens else 0.0
 
 
 @dataclass(frozen=True, slots=True)

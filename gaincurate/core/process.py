@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shlex
 import signal
 import socket
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
@@ -25,13 +26,16 @@ from pathlib import Path
 from types import FrameType
 
 from gaincurate.core.locks import acquire
-from gaincurate.errors import LockedError, TrainerError, storage_error
+from gaincurate.core.options import near
+from gaincurate.errors import InputError, LockedError, TrainerError, storage_error
 
 _KEEPER = Path(__file__).with_name("keeper.py")
 _GRACE = 10.0  # seconds between asking a command to end and ending it
 _LOOK = 0.2
 _FREED = 3.0  # seconds that what a killed process started may take to end
 _QUOTED = 2000  # bytes of a log's end that an error quotes from
+_PLACEHOLDER = re.compile(r"\{\{([A-Za-z_]\w*)\}\}|(?<!\$)\{([A-Za-z_]\w*)\}")
+"""Also `{{name}}`, and not `${name}`, which is a shell's."""
 _INSISTING = 3  # how often Ctrl-C is pressed by a user who thinks that something hangs
 
 
@@ -112,13 +116,32 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def fill(command: Sequence[str], names: Mapping[str, str]) -> list[str]:
-    """The command with `{name}` replaced for these names; other braces stay as they are."""
-    filled = []
-    for part in command:
-        for name, value in names.items():
-            part = part.replace(f"{{{name}}}", value)
-        filled.append(part)
-    return filled
+    """The command with `{name}` replaced for these names. `{{name}}` becomes `{name}`, other braces stay."""
+
+    def value(match: re.Match[str]) -> str:
+        literal, name = match.groups()
+        return f"{{{literal}}}" if literal else names.get(name, match.group())
+
+    return [_PLACEHOLDER.sub(value, part) for part in command]
+
+
+def check_placeholders(command: Sequence[str], names: Collection[str]) -> None:
+    """See that a command asks for nothing that `fill` does not know.
+
+    Args:
+        command: the program and its arguments.
+        names: what can be filled in.
+
+    Raises:
+        InputError: a `{name}` is none of them.
+    """
+    asked = [match.group(2) for part in command for match in _PLACEHOLDER.finditer(part)]
+    unknown = [name for name in asked if name is not None and name not in names]
+    if unknown:
+        raise InputError(
+            f"{{{unknown[0]}}} in the command is none of {', '.join(f'{{{name}}}' for name in names)}"
+            f"{near(unknown[0], names)}. Write {{{{{unknown[0]}}}}} for braces that the program is to see."
+        )
 
 
 @contextmanager

@@ -205,7 +205,7 @@ class Observed:
     and of failure (each in [0, 1], so both sum to the rollouts that could be judged). `accuracy` is Acc_t,
     the mean over prompts of each one's mean success; `concentration` is C_t, their mean `gc_angle` under the
     newest scores. `late` are rows, wins and losses that came in for earlier rounds. `tokens` `[prompts]` are
-    mean completion tokens of their rollouts, 0 where the outcomes do not say.
+    mean completion tokens of those of their rollouts whose lines have `tokens`, 0 where none has.
     """
 
     round: int

@@ -23,7 +23,7 @@ import pyarrow as pa
 from gaincurate.core.artifact import Json
 from gaincurate.core.files import append_line, append_lines, write_json
 from gaincurate.core.options import checked
-from gaincurate.core.process import command_lock, fill, run_command, stoppable
+from gaincurate.core.process import check_placeholders, command_lock, fill, run_command, stoppable
 from gaincurate.core.progress import View
 from gaincurate.core.prompts import read_rows
 from gaincurate.errors import InputError, OutcomeError, TrainerError, storage_error
@@ -108,7 +108,7 @@ def remembered(run: Run, command: Sequence[str]) -> list[str]:
     """The command to use: the one given, or the one of the last time.
 
     Raises:
-        InputError: there is neither, or it is an option by mistake.
+        InputError: there is neither, it is an option by mistake, or it has a placeholder that is not known.
         TrainerError: its program is not there.
     """
     path = run.folder / _COMMAND
@@ -117,6 +117,7 @@ def remembered(run: Run, command: Sequence[str]) -> list[str]:
             f"no command: gaincurate schedule run {run.folder} -- python train.py --data {{data}} --model "
             "{checkpoint} --outcomes {outcomes} --output {output}"
         )
+    check_placeholders(command, NAMES)  # what a run remembers was given before there was this check
     trainer = list(command) if command else [str(part) for part in read_json(path)]
     if trainer[0].startswith("-"):
         raise InputError(

@@ -77,7 +77,10 @@ class ForecastConfig(BaseModel):
     rounds: Annotated[int, Field(ge=1), Option("Rounds to look ahead.")] = 12
     strategies: Annotated[
         list[str],
-        Option("Strategies to try, with their default options; may be repeated.", names=("--strategy",)),
+        Option(
+            "Strategies to try, with their default options; may be repeated. None that draws by an order.",
+            names=("--strategy",),
+        ),
     ] = ["posterior", "dots"]
     tokens: Annotated[
         float | None, Field(gt=0), Option("Mean tokens of a completion. Default: that of the rollout set.")

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from gaincurate.core.arrow import check_fields, check_values, read_ipc
-from gaincurate.core.columns import NO_GROUP, can_group, coded, fields, read_column
+from gaincurate.core.columns import NO_GROUP, can_group, check_groups, coded, fields, read_column
 from gaincurate.core.files import write_stream
 from gaincurate.core.options import near
 from gaincurate.core.rng import Floats, Labels, permutation, uniforms
@@ -112,8 +112,7 @@ def _of_column(scored: ScoredSet, name: str) -> tuple[Labels, list[str]]:
             f"{BY_EMBEDDING} or none.",
             column=name,
         )
-    if not can_group(kinds[name]):
-        raise InputError(f"--stratify {name}: it holds {kinds[name]}, not names of groups.", column=name)
+    check_groups(kinds[name], name, f"--stratify {name}")
     names, labels = coded(read_column(scored, name), _MOST)
     if names is None or labels is None:
         raise InputError(f"--stratify {name}: it has more than {_MOST:,} groups.", column=name)

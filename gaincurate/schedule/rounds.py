@@ -232,8 +232,7 @@ def _observe(run: Run, state: Json, checkpoint: str | None, note: Note, held: He
     tallies = list(outcomes.tallies.values())
     wins = np.array([math.fsum(tally.successes) for tally in tallies])
     counts = np.array([len(tally.successes) for tally in tallies])
-    lines = np.array([len(tally.successes) + tally.unjudged for tally in tallies])
-    tokens = np.array([tally.tokens for tally in tallies]) / np.maximum(lines, 1)
+    tokens = np.array([tally.mean_tokens for tally in tallies])
     selector.observe(
         base.Observed(round_, rows, wins, counts - wins, outcomes.accuracy, concentration, late, tokens)
     )

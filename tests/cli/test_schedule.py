@@ -50,6 +50,19 @@ def test_start_next_and_status_as_a_user_meets_them(tmp_path: Path) -> None:
     assert "; finished" in gaincurate("schedule", "status", run.folder).stdout
 
 
+def test_a_status_shows_what_share_of_groups_was_expected_to_differ(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, strategy="posterior")
+    runs.report(run)
+    assert gaincurate("schedule", "next", run.folder).exit_code == 0
+    lines = gaincurate("schedule", "status", run.folder).stdout.splitlines()
+    assert "0<p<1  expected " in lines[1]
+    first, second = (line.split() for line in lines[2:4])
+    assert first[3:5] == ["1.000", f"{run.plan(0)['metrics']['expected_effective']:.3f}"]
+    assert f"{run.plan(1)['metrics']['expected_effective']:.3f}" in second
+    start(tmp_path / "other")
+    assert "expected" not in gaincurate("schedule", "status", tmp_path / "other" / "run").stdout
+
+
 TAKES = (
     "it takes --device, --dtype, --backend, --workers, --threads, --batch-tokens, --logits-memory, "
     "--shard-rows, --allow-pickle, --trust-remote-code."

@@ -198,6 +198,23 @@ def test_a_curve_reaches_a_target_where_a_fine_walk_does(curve: list[float], tar
 SIZES = [24, 12, 10, 20, 16, 20, 40, 24, 12, 12, 24, 48, 32]
 
 
+def world_of_tasks(draw: int, task_taste: float, seed_task: float = 0.0) -> Floats:
+    """Nine equal arms of five seeds on tasks of these sizes, at the end of their training."""
+    return world(
+        [0.0] * 9,
+        seeds=5,
+        prompts=294,
+        spread=0.15,
+        samples=4,
+        draw=draw,
+        marks=1,
+        taste=0.2,
+        tasks=SIZES,
+        task_taste=task_taste,
+        seed_task=seed_task,
+    )
+
+
 def judged_over_tasks(rates: Floats, tasks: npt.NDArray[np.int64]) -> list[Difference]:
     return differences_over_tasks(NINE, rates[:, -1], tasks, pairs_with(NINE, "uniform"))
 
@@ -209,19 +226,7 @@ def test_a_verdict_about_other_tasks_is_rarely_wrong_whatever_arms_and_seeds_do_
 ) -> None:
     falsely = 0
     for draw in range(60):
-        rates = world(
-            [0.0] * 9,
-            seeds=5,
-            prompts=294,
-            spread=0.15,
-            samples=4,
-            draw=draw,
-            marks=1,
-            taste=0.2,
-            tasks=SIZES,
-            task_taste=task_taste,
-            seed_task=seed_task,
-        )
+        rates = world_of_tasks(draw, task_taste, seed_task)
         falsely += any(
             row.answer != "no difference seen" for row in judged_over_tasks(rates, task_of(SIZES, 294))
         )
@@ -232,18 +237,7 @@ def test_a_verdict_about_these_tasks_covers_what_these_tasks_have() -> None:
     """Arms that truly differ on these tasks are no false verdicts of this claim; missing their truth is."""
     missed, apart = 0, 0
     for draw in range(20):
-        rates = world(
-            [0.0] * 9,
-            seeds=5,
-            prompts=294,
-            spread=0.15,
-            samples=4,
-            draw=draw,
-            marks=1,
-            taste=0.2,
-            tasks=SIZES,
-            task_taste=0.5,
-        )
+        rates = world_of_tasks(draw, task_taste=0.5)
         found = differences(
             NINE, resample(rates, task_of(SIZES, 294), draws=400), pairs_with(NINE, "uniform")
         )

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import runs
+from command import run as gaincurate
 from gaincurate.core.progress import View
 from gaincurate.errors import GaincurateError, InputError, OutcomeError, TrainerError
 from gaincurate.schedule import driver
@@ -153,6 +154,17 @@ def test_an_option_that_there_is_not_is_no_trainer(tmp_path: Path) -> None:
     ):
         drive(run, ["no-such"])
     assert not (run.folder / "command.json").exists()
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_a_misspelt_placeholder_is_refused_before_anything_is_trained(
+    tmp_path: Path, more: list[str]
+) -> None:
+    run = runs.begin(tmp_path)
+    result = gaincurate("schedule", "run", run.folder, *more, "--", sys.executable, "train.py", "{rond}")
+    assert result.exit_code == 2
+    assert "{rond} in the command is none of {data}, {round}, {checkpoint}," in result.stderr
+    assert not (run.round_folder(0) / "attempt.json").exists()
 
 
 def test_a_deleted_checkpoint_is_missed_before_the_next_round_is_trained(

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+import column_sets
 import runs
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
@@ -16,6 +17,7 @@ from gaincurate.schedule.context import Context
 from gaincurate.schedule.rounds import advance, selector_of
 from gaincurate.schedule.run import Run
 from gaincurate.schedule.strata import Strata
+from gaincurate.schedule.strategies.falling import Falling
 
 PASS_RATES = np.arange(61)[:60] / 60
 
@@ -72,6 +74,39 @@ def test_each_group_has_its_own_gaussian(tmp_path: Path) -> None:
     rates = np.sort(PASS_RATES[run.orders.find(run.state["order"]).rows[selector.draw(0)]])
     assert (rates < 0.5).tolist() == [True, True, False, False]
     assert np.abs(rates - 0.5).max() < 0.1
+
+
+def test_a_group_that_cannot_fill_its_share_leaves_the_rest_to_the_others(tmp_path: Path) -> None:
+    rows = 200
+    failure = np.linspace(0.05, 0.95, rows)
+    failure[:15] = 0  # of the 20 of the small group: these always pass
+    task = pa.array(["small"] * 20 + ["large"] * 180)
+    lengths, angles = np.full(rows, 9), {"gc_angle": np.linspace(0, 1, rows)}
+    scored = ScoredSet(column_sets.column_set(tmp_path / "set", lengths, angles, {"task": task}))
+    scored.add_column("gc_difficulty", scored.column("gc_id").to_pylist(), pa.array(failure), {})
+    run = runs.begin(tmp_path, strategy="falling", stratify="task", budget=100)
+    for round_ in range(3):
+        drawn = run.rows(round_)
+        assert not set(drawn) & set(range(15))
+        assert run.plan(round_)["groups"]["prompts"] == {"small": 5, "large": 95}  # and not 10 and 90
+        runs.report(run)
+        advance(run)
+    unmarked = {
+        "scored": scored.folder,
+        "strategy": f"{__name__}:Unmarked",
+        "stratify": "task",
+        "budget": 100,
+    }
+    with pytest.raises(
+        InputError, match="drew 95 prompts of group 'large', and with --stratify .* has 90 of it"
+    ):
+        runs.begin(tmp_path / "b", **unmarked)
+
+
+class Unmarked(Falling):
+    """A strategy that leaves ranks out and does not say so."""
+
+    leaves_out = False
 
 
 def test_values_that_are_no_rates_are_refused(tmp_path: Path) -> None:

@@ -162,6 +162,11 @@ def test_what_cannot_be_forecast_is_refused(tmp_path: Path) -> None:
         forecast(_config(scored, group_column=None), _references(rates, 50), 10.0)
     with pytest.raises(InputError, match=r"--budget 101 is more than the 100 prompts"):
         forecast(_config(scored, budget=101), _references(rates, 50), 10.0)
+    for name in ("gain-rl", "length", "file-order", "falling"):
+        with pytest.raises(
+            InputError, match=f"--strategy {name} draws by an order of the set, and a forecast"
+        ):
+            forecast(_config(scored, strategies=[name]), _references(rates, 50), 10.0)
     strangers = PassRates("r", [f"x{i}" for i in range(40)], np.ones(40), np.ones(40))
     with pytest.raises(InputError, match=r"40 of 40 prompts with outcomes are not in"):
         forecast(_config(scored), strangers, 10.0)

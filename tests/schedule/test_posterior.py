@@ -295,6 +295,26 @@ def test_worth_per_token_is_over_what_a_rollout_is_expected_to_cost() -> None:
     assert stats.chisquare(counts, 1500 * worth / worth.sum()).pvalue > 0.001
 
 
+def test_rollouts_whose_tokens_are_not_known_cost_what_the_others_do() -> None:
+    chosen = selector(4, 1, per_token=True, memory=0.5, fade="visits")
+    late = np.array([0, 2]), np.array([1.0, 2]), np.array([1.0, 0])
+    chosen.observe(outcome([0, 1, 2], [4, 4, 4], tokens=np.array([100.0, 400.0, 0.0])))
+    chosen.observe(outcome([0, 2], [4, 4], round_=1, tokens=np.array([200.0, 0.0]), late=late))
+    overall = (4 * 100 + 8 * 200 + 8 * 400) / 20  # of row 2, and of what came late, nothing is known
+    expected = [(2 * overall + 2000) / 14, (2 * overall + 3200) / 10, overall, overall]
+    np.testing.assert_allclose(chosen._expected_tokens(np.arange(4)), expected, rtol=1e-12)
+
+
+def test_a_state_from_before_tokens_were_counted_apart_goes_on() -> None:
+    options: dict[str, Any] = {"per_token": True, "memory": 1}
+    chosen, restored = selector(4, 1, **options), selector(4, 1, **options)
+    chosen.observe(outcome([0, 1], [4, 4], tokens=np.array([100.0, 400.0])))
+    old = chosen.state_dict()
+    del old["with_tokens"]
+    restored.load_state_dict(json.loads(json.dumps(old)))
+    assert restored.state_dict() == chosen.state_dict()
+
+
 # GRESO.
 
 
@@ -441,6 +461,30 @@ def test_a_run_learns_from_neighbours_groups_and_tokens_and_says_what_it_expecte
     assert plan["inputs"]["calibration"]["count"] == 8
 
 
+def test_a_rollout_without_tokens_is_not_taken_for_a_free_one(tmp_path: Path) -> None:
+    run = begin(tmp_path, per_token=True)
+    lines = [
+        {"gc_id": name, "reward": sample % 2, "round": 0, "sample": sample}
+        | ({} if sample == 3 else {"tokens": 10 + sample})
+        for name in run.ids(0)
+        for sample in range(4)
+    ]
+    runs.write(run, 0, lines)
+    advance(run)
+    state = run.state["selector"]
+    each = np.array(state["tokens"]) / np.array(state["with_tokens"])
+    np.testing.assert_allclose(each, 11)  # the mean of 10, 11 and 12
+
+
+def test_after_the_last_round_easy_and_hard_are_not_counted_without_the_sources(tmp_path: Path) -> None:
+    run = begin(tmp_path, group_column="question")
+    for _ in range(4):
+        runs.report(run)
+        advance(run)
+    assert {"easy", "hard"} < run.plan(3)["metrics"].keys()
+    assert run.state["metrics"] == {"seen": len(run.state["selector"]["rows"])}
+
+
 def test_tokens_that_no_outcome_has_are_asked_for(tmp_path: Path) -> None:
     run = begin(tmp_path, per_token=True)
     runs.report(run)
@@ -455,6 +499,14 @@ def test_what_is_given_comes_before_a_preset() -> None:
     assert PosteriorOptions(preset="variance").model_dump(
         exclude={"preset"}
     ) == PosteriorOptions().model_dump(exclude={"preset"})
+
+
+@pytest.mark.parametrize(
+    "options", [{"preset": name} for name in PRESETS] + [{"preset": "mapp", "top": True}]
+)
+def test_options_are_read_again_from_what_a_run_writes_of_them(options: dict[str, Any]) -> None:
+    chosen = PosteriorOptions(**options)
+    assert PosteriorOptions(**chosen.model_dump(mode="json")) == chosen
 
 
 @pytest.mark.parametrize(
@@ -477,6 +529,14 @@ def test_it_goes_by_scores_where_its_evidence_does(options: dict[str, Any], char
         ({"unseen": 0.6, "easy": 0.5}, "the shares unseen, easy and hard are over 1 together"),
         ({"aim": "thompson"}, "aim thompson takes the best of its samples: give top=true with it"),
         ({"preset": "greso", "per_token": True}, "aim greso gives a prompt no worth that could be divided"),
+        (
+            {"preset": "greso", "neighbours": 4, "group_column": "task", "prior_column": "d"},
+            "aim greso skips prompts by their own groups and chance alone: leave neighbours, group_column, "
+            "prior_column out",
+        ),
+        ({"aim": "greso", "top": True, "power": 1}, "chance alone: leave top, power out"),
+        ({"top": True, "power": 1}, "top=true takes the best whatever power is: leave one of the two out"),
+        ({"preset": "mopps", "power": 2}, "top=true takes the best whatever power is"),
         ({"preset": "mopp"}, "preset = 'mopp': Input should be 'variance', 'mopps', 'mapp'"),
         ({"neighbors": 4}, "strategy posterior has no option 'neighbors'"),
     ],
@@ -492,6 +552,8 @@ def test_bad_options_are_refused(options: dict[str, Any], sentence: str) -> None
     [
         ({"rest": 8}, "rest = 8: 9 rounds of 8 are 72 distinct prompts, and"),
         ({"group_column": "task"}, "task"),
+        ({"group_column": "gc_embedding"}, "group_column = gc_embedding: it holds "),
+        ({"group_column": "gc_angle"}, "group_column = gc_angle: it holds float, not names of groups"),
         ({"prior_column": "question"}, "prior_column = question: it holds no numbers"),
         ({"prior_column": "gc_prompt_tokens"}, "and failure rates are from 0 to 1"),
     ],

@@ -214,7 +214,10 @@ def test_what_the_adapter_copes_with_is_not_refused(slime: Any, tmp_path: Path) 
         "dynamic_sampling_filter_path": "my.filter",
         "rollout_max_prompt_len": 1,
     }
-    slime.RunDataSource(fake_slime.arguments(run.folder, **costs)).live.close()
+    source = slime.RunDataSource(fake_slime.arguments(run.folder, **costs))
+    groups = source.get_samples(6) + source.get_samples(6)
+    assert [group[0].metadata["gc_id"] for group in groups] == run.ids(0)  # nor is a long prompt left out
+    source.live.close()
 
 
 def test_a_bad_set_up_is_said(slime: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

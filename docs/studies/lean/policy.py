@@ -85,6 +85,17 @@ def trees(prompts: Sequence[Sequence[int]], branches: Sequence[Sequence[Sequence
     )
 
 
+def by_prompt(parts: Sequence[Tensor], places: Tensor, prompts: int, longest: int) -> list[Tensor]:
+    """Parts `[T, heads, d]` of a layer as attention reads them, `[P, heads, L, d]`, padded with 0."""
+    return [
+        part.new_zeros(prompts * longest, *part.shape[1:])
+        .index_copy(0, places, part)
+        .view(prompts, longest, *part.shape[1:])
+        .transpose(1, 2)
+        for part in parts
+    ]
+
+
 class Policy:
     """A decoder in a folder of `transformers` (Llama, as many key as query heads, tied embeddings), float32.
 
@@ -150,13 +161,7 @@ class Policy:
         rows, longest = len(batch.mask), batch.mask.shape[-1]
 
         def attend(_: int, *parts: Tensor) -> Tensor:
-            q, k, v = (
-                part.new_zeros(rows * longest, *part.shape[1:])
-                .index_copy(0, batch.places, part)
-                .view(rows, longest, *part.shape[1:])
-                .transpose(1, 2)
-                for part in parts
-            )
+            q, k, v = by_prompt(parts, batch.places, rows, longest)
             mixed = F.scaled_dot_product_attention(q, k, v, batch.mask).transpose(1, 2)
             return mixed.reshape(rows * longest, -1)[batch.places]
 
@@ -174,13 +179,7 @@ class Policy:
         caches: list[tuple[Tensor, Tensor]] = []
 
         def read(number: int, *parts: Tensor) -> Tensor:
-            q, k, v = (
-                part.new_zeros(rows * width, *part.shape[1:])
-                .index_copy(0, batch.places, part)
-                .view(rows, width, *part.shape[1:])
-                .transpose(1, 2)
-                for part in parts
-            )
+            q, k, v = by_prompt(parts, batch.places, rows, width)
             room = k.new_zeros(rows * count, k.shape[1], width + longest, k.shape[3])
             cache = room, room.clone()
             for stored, values in zip(cache, (k, v), strict=True):

@@ -61,7 +61,8 @@ class Posterior(base.Selector):
         """The last round with outcomes (`last`), and how many groups in a row were all right, or with a minus
         all wrong (`streak`)."""
         if options.per_token:
-            self._sums["tokens"] = np.zeros(0)
+            # Rollouts whose tokens are known, because one whose tokens are not known was not free.
+            self._sums |= {"tokens": np.zeros(0), "with_tokens": np.zeros(0)}
         if options.neighbours or options.columns:
             self._marks["last"] = np.zeros(0, np.int64)
         if options.aim == "greso":
@@ -94,7 +95,9 @@ class Posterior(base.Selector):
         rows, wins, losses = observed.rows[judged], observed.wins[judged], observed.losses[judged]
         fresh = {"wins": wins, "losses": losses}
         if options.per_token:
-            fresh["tokens"] = self._tokens(observed)[judged] * (wins + losses)
+            tokens = self._tokens(observed, judged)
+            fresh["with_tokens"] = np.where(tokens > 0, wins + losses, 0.0)
+            fresh["tokens"] = tokens * fresh["with_tokens"]
         places, seen = self._places(rows)
         fading: slice | Ints = slice(None) if options.fade == "rounds" else places[seen]
         for sums in self._sums.values():
@@ -112,9 +115,9 @@ class Posterior(base.Selector):
         if options.rest:
             self._resting = [*self._resting, observed.rows.tolist()][-options.rest :]
 
-    def _tokens(self, observed: Observed) -> Floats:
-        """Mean completion tokens of each prompt's rollouts, `[prompts]`."""
-        tokens = observed.tokens
+    def _tokens(self, observed: Observed, judged: Mask) -> Floats:
+        """Mean completion tokens of each judged prompt's rollouts, `[judged]`, 0 where they are not known."""
+        tokens = None if observed.tokens is None else observed.tokens[judged]
         if tokens is None or not (tokens > 0).any():
             raise InputError(
                 f"per_token = true: no outcome of round {observed.round} has `tokens`, the completion tokens "
@@ -346,12 +349,12 @@ class Posterior(base.Selector):
 
     def _expected_tokens(self, rows: Ints) -> Floats:
         """Completion tokens of a rollout: the mean of what the row cost, and of what all did as a prior."""
-        rollouts = self._sums["wins"] + self._sums["losses"]
-        if not len(self._rows):
+        rollouts = float(self._sums["with_tokens"].sum())
+        if rollouts == 0:
             return np.ones(len(rows))
-        overall, prior = float(self._sums["tokens"].sum() / rollouts.sum()), 2 * self.options.prior
-        seen = self._dense("wins", rows) + self._dense("losses", rows)
-        expected: Floats = (prior * overall + self._dense("tokens", rows)) / (prior + seen)
+        overall, prior = float(self._sums["tokens"].sum()) / rollouts, 2 * self.options.prior
+        of_row = self._dense("with_tokens", rows)
+        expected: Floats = (prior * overall + self._dense("tokens", rows)) / (prior + of_row)
         return expected
 
     def _floors(self, rows: Ints, a: Floats, b: Floats) -> list[tuple[Mask, float]]:
@@ -426,6 +429,8 @@ class Posterior(base.Selector):
     def load_state_dict(self, state: Json) -> None:
         """See `Selector`."""
         self._rows = np.asarray(state["rows"], np.int64)
+        if "with_tokens" in self._sums and "with_tokens" not in state:  # older states took all for known
+            state = state | {"with_tokens": np.add(state["wins"], state["losses"])}
         self._sums = {name: np.asarray(state[name], float) for name in self._sums}
         self._marks = {name: np.asarray(state[name], np.int64) for name in self._marks}
         self._resting = state.get("resting", [])
@@ -434,16 +439,22 @@ class Posterior(base.Selector):
             self._pass_rows = np.asarray(state["pass_rows"], np.int64)
 
     def metrics(self) -> dict[str, float]:
-        """Prompts seen, easy and hard ones among them, weights of sources, and groups expected to differ."""
-        a, b = self._posterior(self._rows)
-        mean = a / (a + b)
-        found = {"seen": len(mean), "easy": int((mean >= 0.9).sum()), "hard": int((mean <= 0.1).sum())}
+        """Prompts seen, easy and hard ones among them, weights of sources, and groups expected to differ.
+
+        After the last round no source is read, and so where there are sources nothing is called easy or hard.
+        """
+        counts = {"seen": len(self._rows)}
+        sources = self.options.neighbours or self.options.columns
+        if self._expected_groups is not None or not sources:
+            a, b = self._posterior(self._rows)
+            mean = a / (a + b)
+            counts |= {"easy": int((mean >= 0.9).sum()), "hard": int((mean <= 0.1).sum())}
         more = {f"{name}_weight": weight for name, weight in self._weights.items()}
         if self._expected_groups is not None:
             more["expected_effective"] = self._expected_groups
         if self.options.aim == "greso":
             more |= {f"keep_{kind}": chance for kind, chance in self._keep.items()}
-        return found | more
+        return counts | more
 
     def plan_facts(self, rows: Ints) -> Json:
         """The failure rates that the posterior expects, which the next plan compares with what came."""

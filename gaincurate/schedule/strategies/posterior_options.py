@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from gaincurate.core.columns import check_groups
 from gaincurate.core.schema import EMBEDDING
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
@@ -28,6 +29,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "greso": {"aim": "greso", **_NO_FLOORS},
 }  # fmt: skip
 """What each preset sets apart from the defaults."""
+_NOT_OF_GRESO = ("neighbours", "group_column", "prior_column", "top", "power")
 
 
 class PosteriorOptions(base.Options):
@@ -93,6 +95,8 @@ class PosteriorOptions(base.Options):
     @classmethod
     def _fill_in(cls, values: Any) -> Any:
         settings = PRESETS.get(str(values.get("preset")), {}) if isinstance(values, dict) else {}
+        if settings and values.get("top"):  # the best of what a preset would draw by power
+            settings = {name: value for name, value in settings.items() if name != "power"}
         return {**settings, **values} if settings else values
 
     @model_validator(mode="after")
@@ -103,7 +107,18 @@ class PosteriorOptions(base.Options):
             raise ValueError("aim thompson takes the best of its samples: give top=true with it")
         if self.aim in ("thompson", "greso") and self.per_token:
             raise ValueError(f"aim {self.aim} gives a prompt no worth that could be divided by its tokens")
+        given = [name for name in _NOT_OF_GRESO if self._differs(name)]
+        if self.aim == "greso" and given:
+            raise ValueError(
+                f"aim greso skips prompts by their own groups and chance alone: leave {', '.join(given)} out"
+            )
+        if self.top and self._differs("power"):
+            raise ValueError("top=true takes the best whatever power is: leave one of the two out")
         return self
+
+    def _differs(self, name: str) -> bool:
+        """Whether an option has another value than its default. A run's file names those of all options."""
+        return bool(getattr(self, name) != type(self).model_fields[name].default)
 
     @property
     def columns(self) -> list[str]:
@@ -117,7 +132,9 @@ class PosteriorOptions(base.Options):
             InputError: it has not.
         """
         for name in self.columns:
-            scored.column(name)
+            column = scored.column(name)
+            if name == self.group_column:
+                check_groups(column.type, name, f"group_column = {name}")
         if self.neighbours and EMBEDDING not in scored.schema.names:
             raise InputError(
                 f"neighbours = {self.neighbours}: {scored.folder} has no {EMBEDDING}; score it with "
