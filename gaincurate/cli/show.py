@@ -46,7 +46,9 @@ def describe(scored: ScoredSet, rows: int) -> dict[str, Any]:
 
     from gaincurate.core.stats import spearman
 
-    manifest, columns = scored.manifest, _columns(scored)
+    manifest, computed = scored.manifest, scored.computed_columns()
+    numeric = [name for name in computed if _is_numeric(scored, name)]
+    columns = [*_columns(scored), *numeric]
     summary = {key: value for key, value in manifest.items() if key not in ("identity", "shards")}
     distribution: dict[str, list[float] | None] = {}
     for name in columns:
@@ -64,11 +66,22 @@ def describe(scored: ScoredSet, rows: int) -> dict[str, Any]:
         "identity": manifest["identity"],
         "quantiles": list(_QUANTILES),
         "distribution": distribution,
+        "computed": {
+            name: {"rows": len(ids) - scored.column(name).null_count, "how": description.get("how")}
+            for name, description in computed.items()
+        },
         "histogram": {"counts": counts.tolist(), "edges": edges.tolist()},
         "spearman_length": spearman(angle, scored.column("gc_question_tokens").to_numpy()),
         "top": _rows(scored, [ids[i] for i in top]),
         "bottom": _rows(scored, [ids[i] for i in bottom]),
     }
+
+
+def _is_numeric(scored: ScoredSet, name: str) -> bool:
+    import pyarrow.types as pt
+
+    kind = scored.column(name).type
+    return bool(pt.is_integer(kind) or pt.is_floating(kind))
 
 
 def _columns(scored: ScoredSet) -> list[str]:
@@ -101,6 +114,9 @@ def _print(folder: Path, facts: dict[str, Any]) -> None:
     if facts["zero_vectors"]:
         output.text(f"  {output.zero_vector_sentence(facts['zero_vectors'])}")
     output.text(f"  {output.length_sentence(facts['spearman_length'])}")
+    if facts["computed"]:
+        listed = (f"{name} ({output.counted(c['rows'], 'row')})" for name, c in facts["computed"].items())
+        output.text(f"  computed columns: {', '.join(listed)}")
     output.text()
     head = ["column", *("min" if q == 0 else "max" if q == 1 else f"{q:.0%}" for q in _QUANTILES)]
     lines = []

@@ -29,6 +29,8 @@ IDENTITY = "identity.json"
 REJECTED = "rejected.jsonl"
 EXECUTION = "execution.jsonl"
 _KEY = b"gaincurate"
+RUN = "run.json"
+"""What a run's folder has, which is no artifact and is taken for one."""
 _NO_HASH = "0" * 32
 _LISTED = 6  # keys that a refusal names
 
@@ -257,6 +259,12 @@ class Artifact:
             raise OutputError(
                 f"{folder} is not finished: it has no {MANIFEST}. Run the same `{kind.command}` command "
                 "again to go on.",
+                path=str(folder),
+            )
+        if text is None and (folder / RUN).exists():
+            raise OutputError(
+                f"{folder} is no {kind.name}: it is a run. `gaincurate schedule status {folder}` shows it, "
+                f"and `gaincurate report SET --run {folder}` reports it with its set.",
                 path=str(folder),
             )
         if text is None:

@@ -33,9 +33,14 @@ _KEEPER = Path(__file__).with_name("keeper.py")
 _GRACE = 10.0  # seconds between asking a command to end and ending it
 _LOOK = 0.2
 _FREED = 3.0  # seconds that what a killed process started may take to end
-_QUOTED = 2000  # bytes of a log's end that an error quotes from
+_QUOTED = 8000  # bytes of a log's end that an error quotes from
+_NEAR_END = 20  # lines
 _PLACEHOLDER = re.compile(r"\{\{([A-Za-z_]\w*)\}\}|(?<!\$)\{([A-Za-z_]\w*)\}")
 """Also `{{name}}`, and not `${name}`, which is a shell's."""
+_BAR = re.compile(r"\d%\||\d+/\d+ \[|\d(it/s|s/it)\b|[━█]{3}")
+"""A state of a progress bar, as tqdm and rich draw it. tqdm draws its last one after a traceback."""
+_RAISED = re.compile(r"(\[rank\d+\]: )?([A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)(:|$)|error: )")
+"""The line of an exception, as Python prints it and torch with a rank before it, or of an error of ours."""
 _INSISTING = 3  # how often Ctrl-C is pressed by a user who thinks that something hangs
 
 
@@ -267,9 +272,9 @@ def _end(ours: socket.socket, keeper: subprocess.Popen[bytes]) -> None:
 
 
 def last_line(log: Path) -> str | None:
-    """The last line that the last command wrote to its log, without a frame and its full stop.
+    """What the last command's log ends with: an exception's last line, else the last that is no progress bar.
 
-    None where it wrote none.
+    It has no frame and no full stop. None where the command wrote nothing.
     """
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - _QUOTED))
@@ -277,7 +282,10 @@ def last_line(log: Path) -> str | None:
     text = text[text.rfind("\n$ ") + 1 :]  # the command itself stands before its output
     lines = [line.strip("│╭╮╰╯─ \t") for line in text.splitlines()]
     lines = [line.rstrip(".") for line in lines if line and not line.startswith("$ ")]
-    return lines[-1][:300] if lines else None
+    telling = [line for line in lines if not _BAR.search(line)] or lines
+    # Not far back: an exception that was caught and printed is not what ended it.
+    raised = [line for line in telling[-_NEAR_END:] if _RAISED.match(line)] or telling
+    return raised[-1][:300] if raised else None
 
 
 def _quoted(log: Path) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gaincurate.core.artifact import Json
+from gaincurate.core.artifact import RUN, Json
 from gaincurate.core.files import remove_temporaries, write_json
 from gaincurate.core.prompts import training_rows, write_rows
 from gaincurate.core.rng import Ints
@@ -37,7 +37,7 @@ from gaincurate.schedule.first_model import first_model
 from gaincurate.schedule.observations import Note, concentration_of, late_outcomes, silent, take_outcomes
 from gaincurate.schedule.ordering import Order, build
 from gaincurate.schedule.rescore import OF_MODEL, Rescored, due, rescore
-from gaincurate.schedule.run import BASE, FORMAT, GROUPS, ORDER, RUN, Run, making
+from gaincurate.schedule.run import BASE, FORMAT, GROUPS, ORDER, Run, making
 from gaincurate.schedule.strata import Strata
 
 _CARRIED_OVER = ("order", "ordered_by", "scores", "probe", "checkpoint")

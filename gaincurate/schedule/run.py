@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from gaincurate.core.artifact import EXECUTION, Json
+from gaincurate.core.artifact import EXECUTION, RUN, Json
 from gaincurate.core.files import append_line, json_lines, reading, remove_temporaries, write_json
 from gaincurate.core.locks import acquire
 from gaincurate.core.scored_set import ScoredSet
@@ -30,7 +30,6 @@ from gaincurate.schedule.strata import Strata
 FORMAT = 1
 BASE = "base"
 """The name of the scored set that a run began with, among the sets that orders and plans name."""
-RUN = "run.json"
 STATE, PLAN = "state.json", "plan.json"
 GIVEN, MADE = "references.jsonl", "rollouts.json"
 """In a folder of references: what a person says they did, and which policy the run rolled out."""

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gaincurate.core.artifact import IDENTITY, MANIFEST, Json
+from gaincurate.core.artifact import IDENTITY, MANIFEST, RUN, Json
 from gaincurate.core.files import write_atomic, write_lines, write_stream
 from gaincurate.core.prompts import column_values, prompts_of
 from gaincurate.core.rng import Ints
@@ -29,7 +29,7 @@ from gaincurate.errors import InputError, OutputError, storage_error
 from gaincurate.hygiene.checks import LeftOut, leave_out
 from gaincurate.hygiene.options import HygieneOptions
 from gaincurate.schedule.ordering import Order, build
-from gaincurate.schedule.run import RUN, Run
+from gaincurate.schedule.run import Run
 from gaincurate.trainers.columns import Own, Parts, Rows, ViewOptions, chat_type, column_type
 from gaincurate.trainers.profile import Columns, Launch, Profile, profile_of, profiles, system_file
 

@@ -23,18 +23,17 @@ from typing import Any
 
 import datasets
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 import transformers
 from accelerate.utils import gather_object
 
-from gaincurate.core.artifact import Json
+from gaincurate.core.artifact import RUN, Json
 from gaincurate.core.prompts import training_rows
 from gaincurate.core.schema import ID
 from gaincurate.errors import GaincurateError, InputError, OutcomeError, OutputError
 from gaincurate.schedule.observations import silent
-from gaincurate.schedule.run import RUN, Run
-from gaincurate.trainers.doctor.findings import context_of, refuse
+from gaincurate.schedule.run import Run
+from gaincurate.trainers.doctor.findings import Finding, context_of, refuse
 from gaincurate.trainers.profile import layout_of
 from gaincurate.trainers.session import RunSession, followed, place_beside, reward_of
 from gaincurate.trainers.snapshot import TrainerFinder
@@ -46,10 +45,11 @@ from gaincurate.trainers.trl.checks import (
     late_first_save,
     newest,
     place_in,
+    places_of,
     see_checkpoint,
     unheard,
 )
-from gaincurate.trainers.trl.start import config_of, open_run, set_defaults, with_ids
+from gaincurate.trainers.trl.start import add_ids, config_of, open_run, set_defaults
 
 BEAT = 5.0
 """Seconds between two signs of life; torch's own limits are 10 minutes and more."""
@@ -164,12 +164,18 @@ def attach(
         raise InputError(f"this trainer follows a run already, and cannot follow {run} too.")
     required = {"strategy": strategy, "budget": budget, "rounds": rounds}
     wanted = config_of(shape, run, required, options, score)
-    if wanted is None or together(lambda: (Path(run) / RUN).exists(), trainer.accelerator):
-        config = followed(run, note, checkpoints=True).run.config
+    there = together(lambda: (Path(run) / RUN).exists(), trainer.accelerator)
+    ids: Sequence[str] | None = None
+    findings: list[Finding] = []
+    without = ID not in (trainer.train_dataset.column_names or ())
+    if there or wanted is None:
+        live = followed(run, note, checkpoints=True)
+        config, ids = live.run.config, live.ids if live.round >= 0 else ()
+        findings = [] if late else add_ids(trainer, live.run)
     else:
         config = wanted
     changed = set_defaults(trainer, context_of(config, "live", late=late))
-    check(trainer, shape, config, late, outcome, correct)
+    check(trainer, shape, config, late, outcome, correct, ids, findings)
     if wanted is not None:
         together(lambda: open_run(trainer, wanted, score or {}, note), trainer.accelerator)
     live = followed(run, note, checkpoints=True)
@@ -177,13 +183,14 @@ def attach(
     together(lambda: _plan_the_first(live), trainer.accelerator)
     settings = ", ".join(f"{key}={value!r}" for key, value in changed.items())
     done = [f"set {settings} in place of TRL's default"] if changed else []
-    if not late and ID not in trainer.train_dataset.column_names:
-        trainer.train_dataset = with_ids(trainer.train_dataset, live.run)
-        done.append(f"gave the {len(trainer.train_dataset):,} rows of train_dataset their {ID}")
+    if not late:
+        refuse(add_ids(trainer, live.run))  # of a run that was opened just now
+        places_of(trainer.train_dataset, live.ids)  # of a first round that was planned just now
+        done += (
+            [f"gave the {len(trainer.train_dataset):,} rows of train_dataset their {ID}"] if without else []
+        )
     if done:
         note(f"warning: {', and '.join(done)}")
-    if not late:
-        places_of(trainer.train_dataset, live.ids)  # now rather than in the first epoch
     return Follower(trainer, live, shape, late=late, outcome=outcome, correct=correct)
 
 
@@ -423,29 +430,6 @@ def dataset(run: str | Path) -> datasets.Dataset:
         return found
 
     return whole.with_transform(rows)
-
-
-def places_of(rows: datasets.Dataset, ids: Sequence[str]) -> list[int]:
-    """Where the rows with these ids are, `[ids]`.
-
-    Raises:
-        InputError: one is not there.
-    """
-    if ID not in rows.column_names:
-        raise InputError(
-            f"train_dataset has no {ID} column: train on `gaincurate.trainers.trl.dataset(run)`, or on rows "
-            "that were exported with their ids."
-        )
-    column = rows.select_columns(ID).with_format("arrow")[:].column(ID)
-    places = pc.index_in(pa.array(ids, pa.string()), value_set=pc.cast(column, pa.string()).combine_chunks())
-    if places.null_count:
-        missing = ids[pc.indices_nonzero(pc.is_null(places))[0].as_py()]
-        raise InputError(
-            f"train_dataset has no row for {missing!r}, which the plan asks for ({places.null_count:,} of "
-            f"{len(ids):,} are missing): it is not made of the run's scored set, or was filtered."
-        )
-    found: list[int] = places.to_pylist()
-    return found
 
 
 class RoundSampler(torch.utils.data.Sampler[int]):

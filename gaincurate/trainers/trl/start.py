@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow.types as pt
 from datasets import Dataset
 
-from gaincurate.core.artifact import MANIFEST, Json
+from gaincurate.core.artifact import MANIFEST, RUN, Json
 from gaincurate.core.files import write_json
 from gaincurate.core.options import checked, near
 from gaincurate.core.process import command_lock, last_line, run_command
@@ -27,10 +27,10 @@ from gaincurate.schedule import base
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.observations import Note
 from gaincurate.schedule.rounds import start
-from gaincurate.schedule.run import RUN, Run
+from gaincurate.schedule.run import Run
 from gaincurate.scoring.config import ScoreConfig
 from gaincurate.scoring.ids import content_ids
-from gaincurate.trainers.doctor.findings import Context, ask
+from gaincurate.trainers.doctor.findings import Context, Finding, ask
 from gaincurate.trainers.trl.batching import Shape, resolved
 from gaincurate.trainers.trl.rules import DEFAULTS, RULES
 
@@ -211,6 +211,26 @@ def see_chat(rows: Dataset) -> None:
             "train_dataset has prompts of plain text, which TRL gives the model without its chat template, "
             'and scores are of chat messages: make them [{"role": "user", "content": TEXT}].'
         )
+
+
+def add_ids(trainer: Any, run: Run) -> list[Finding]:
+    """Give the trainer's rows the ids of the run's set, where they have none.
+
+    Args:
+        trainer: a `trl.GRPOTrainer`.
+        run: the run.
+
+    Returns:
+        Why they cannot have them.
+    """
+    rows = trainer.train_dataset
+    if not isinstance(rows, Dataset) or ID in rows.column_names:
+        return []
+    try:
+        trainer.train_dataset = with_ids(rows, run)
+    except InputError as error:
+        return [Finding("rows", "stops", str(error).removesuffix("."))]
+    return []
 
 
 def with_ids(rows: Dataset, run: Run) -> Dataset:
