@@ -21,6 +21,7 @@ from gaincurate.core.progress import View
 
 if TYPE_CHECKING:
     from gaincurate.schedule.run import Run
+    from gaincurate.schedule.tracking import Tracking
 
 _LOOK = 1.0
 """Seconds between two looks at a run's files."""
@@ -143,6 +144,7 @@ class RoundsView(View):
 
         console = Console(stderr=True)
         self._run = run
+        self.tracking: Tracking | None = None
         self._status = Status("", console=console) if console.is_terminal else None
         self._text = ""
 
@@ -197,6 +199,8 @@ class RoundsView(View):
             f"{output.counted(row['prompt_tokens'], 'prompt token')}  training {seconds:,.1f} s"
             f"{scoring}{drift}"
         )
+        if self.tracking is not None:
+            self.tracking.send()
 
 
 _COLUMNS: tuple[tuple[str, str, Callable[[dict[str, Any]], Any]], ...] = (
@@ -363,7 +367,7 @@ def print_forecast(forecast: dict[str, Any]) -> None:
     if paths and len(paths["rounds"]) > 1:
         output.text()
         output.text(
-            f"target rank, if each round had this accuracy (and a mean angle of {paths['concentration']:.3f}):"
+            f"target rank, if each round had this accuracy (and mean angle {paths['concentration']:.3f}):"
         )
         names = ("all wrong", "on target", "all right")
         rows = [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -144,8 +145,12 @@ def run(config: DriveConfig, as_json: AsJson = False) -> None:
             facts = forecast(opened, command, finder)
             output.as_json(facts) if as_json else print_forecast(facts)
             return
-        with RoundsView(opened) as view:
+        with RoundsView(opened) as view, ExitStack() as stack:
             finder = finder_of(opened, config.trainer, view.note)
+            if config.track is not None:
+                from gaincurate.schedule.tracking import Tracking
+
+                view.tracking = stack.enter_context(Tracking(opened, config.track, view.note))
             drive(opened, command, timeout=config.timeout, again=config.retry, view=view, finder=finder)
         facts = status(opened)
         output.as_json(facts) if as_json else print_status(facts)
