@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from gaincurate.cli import output
 from gaincurate.cli.options import configured
-from gaincurate.core.options import Option
+from gaincurate.core.options import Cache, Option
+from gaincurate.core.store import use_cache
 
 if TYPE_CHECKING:
     from gaincurate.core.scored_set import ScoredSet
@@ -22,8 +23,9 @@ _BINS = 16
 
 @configured()
 def show(
-    folder: Annotated[Path, Option("A finished scored set.", metavar="DIR", argument=True)],
+    folder: Annotated[Path, Option("A finished scored set.", metavar="DIR", argument=True, stores=True)],
     rows: Annotated[int, Option("Rows to show from each end.", min=0)] = 5,
+    cache: Cache = None,
     as_json: Annotated[bool, Option("Print everything as JSON.", names=("--json",))] = False,
 ) -> None:
     """Show a scored set: manifest, distribution, top and bottom rows.
@@ -33,6 +35,7 @@ def show(
     with output.reporting():
         from gaincurate.core.scored_set import open_scores
 
+        use_cache(cache)
         facts = describe(open_scores(folder), rows)
         if as_json:
             output.as_json(facts)

@@ -27,6 +27,7 @@ from gaincurate.core.prompts import training_rows, write_rows
 from gaincurate.core.rng import Ints
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
+from gaincurate.core.store import Remote, cache_folder
 from gaincurate.errors import InputError, NotReadyError
 from gaincurate.schedule import base, groups
 from gaincurate.schedule.calibration import calibration_of
@@ -79,11 +80,7 @@ def start(config: ScheduleConfig, note: Note = silent) -> Run:
                 "model": model,
             },
             "params": options.model_dump(mode="json"),
-            "scores": {
-                "folder": str(config.scored.resolve()),
-                "relative": os.path.relpath(config.scored, config.run),
-                "manifest": scored.manifest_hash,
-            },
+            "scores": {**_where(config), "manifest": scored.manifest_hash},
             "rows": len(scored),
             "rows_without_value": missing,
             "angles": [angles["min"].as_py(), angles["max"].as_py()],
@@ -114,6 +111,16 @@ def start(config: ScheduleConfig, note: Note = silent) -> Run:
                 "is a tenth of the set"
             )
     return Run(config.run)
+
+
+def _where(config: ScheduleConfig) -> Json:
+    """Where the scored set is, for the run to find it again."""
+    if isinstance(config.scored, Remote):
+        return {"folder": str(config.scored), "cache": str(cache_folder().absolute())}
+    return {
+        "folder": str(config.scored.resolve()),
+        "relative": os.path.relpath(config.scored, config.run),
+    }
 
 
 def selector_of(run: Run, state: Json | None = None) -> base.Selector:

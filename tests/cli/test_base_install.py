@@ -66,6 +66,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
         "report --json": ("report", scored, "--rollouts", outcomes, "--json"),
         "report page": ("report", scored, "-o", folder / "report.html"),
         "report near": ("report", scored, "--near-duplicates"),
+        "show in a store": ("show", "s3://bucket/scored"),
         "export": ("export", scored, "--trainer", "trl", "--out", folder / "trl.parquet"),
         "predict": (*predict, "--method", "group-mean", "--group-column", "answer"),
         "predict whitened": (*predict, "--method", "whitened"),
@@ -98,6 +99,7 @@ REFUSED = {
     "report page": "`pip install 'gaincurate[report]'`",
     "predict whitened": "has no gc_embedding",
     "predict adapter": "--adapter needs torch: `pip install 'gaincurate[score]'`.",
+    "show in a store": "need the package obstore: `pip install 'gaincurate[cloud]'`.",
     "fit": "difficulty fit needs torch: `pip install 'gaincurate[score]'`.",
     "rollout --server": "`pip install 'gaincurate[difficulty]'`.",
 }
