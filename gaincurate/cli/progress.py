@@ -89,7 +89,7 @@ class ProgressView(Progress):
             rates = {f"{self._unit}s": here, **self._also}
             parts.append("  ".join(f"{_rate(count / seconds)} {name}/s" for name, count in rates.items()))
         if here > 0 and self._done < self._total:
-            parts.append(f"about {_duration(seconds / here * (self._total - self._done))} left")
+            parts.append(f"about {duration(seconds / here * (self._total - self._done))} left")
         return ", ".join(parts)
 
 
@@ -97,8 +97,8 @@ def _rate(value: float) -> str:
     return f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
 
 
-def _duration(seconds: float) -> str:
-    """An estimate is not known to the second."""
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: an estimate is not known to the second."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
