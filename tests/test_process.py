@@ -100,6 +100,31 @@ def test_a_failure_says_how_and_quotes_the_logs_last_line(tmp_path: Path, code: 
     assert caught.value.exit_code == 1
 
 
+BAR = "\r 45%|████▌     | 9/20 [00:05<00:06,  1.71it/s]"
+
+
+@pytest.mark.parametrize(
+    ("log", "line"),
+    [
+        (f"{BAR}\nTraceback (most recent call last):\n  File x\nValueError: no rows.\n{BAR}", "ValueError: no rows"),
+        (f"{BAR}\nkilled by the scheduler\n{BAR}{BAR}\n", "killed by the scheduler"),
+        (f"100%|██████████| 20/20 [00:05<00:00]\nsaved{BAR}", "saved"),
+        ("Training ━━━━━━━━━━╸━━━ 60% 0:00:12\n", "Training ━━━━━━━━━━╸━━━ 60% 0:00:12"),
+        ("[rank0]: torch.OutOfMemoryError: CUDA out of memory.\nwandb: Find logs at: ./wandb\n",
+         "[rank0]: torch.OutOfMemoryError: CUDA out of memory"),
+        ("KeyError: 'a'\nerror: the set is gone.\n", "error: the set is gone"),
+        ("ImportError: no flash_attn\n" + 20 * "step\n" + "Killed\n", "Killed"),
+        ("step 3 of 100\n", "step 3 of 100"),
+        ("", None),
+    ],
+)  # fmt: skip
+def test_a_log_is_quoted_by_what_went_wrong_and_not_by_a_progress_bar(
+    tmp_path: Path, log: str, line: str | None
+) -> None:
+    (tmp_path / "log").write_text(f"$ python train.py\n{log}")
+    assert process.last_line(tmp_path / "log") == line
+
+
 def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(TrainerError, match="the trainer 'no-such-program' cannot be started: no such file"):
         go(tmp_path, ["no-such-program"])

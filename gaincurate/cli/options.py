@@ -206,7 +206,7 @@ def _call(
 
     def call(ctx: Any, config_file: Path | None = None, print_config: bool = False, **values: Any) -> None:
         with output.reporting():
-            read = {name: _read(markers[name], value) for name, value in values.items()}
+            read = {name: _read(name, markers[name], value) for name, value in values.items()}
             if model is not None:
                 of_config = {name: read.pop(name) for name in fields}
                 given_options = {
@@ -232,8 +232,30 @@ def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def _read(marker: Option, value: Any) -> Any:
-    return marker.read(value) if marker.read is not None and isinstance(value, str) else value
+def _read(name: str, marker: Option, value: Any) -> Any:
+    if marker.read is not None and isinstance(value, str):
+        return marker.read(value)
+    if isinstance(value, (list, tuple)):
+        return [_place(name, marker, item) if isinstance(item, Path) else item for item in value]
+    return _place(name, marker, value) if isinstance(value, Path) else value
+
+
+def _place(name: str, marker: Option, path: Path) -> Path:
+    """A path, which may be the URL of an object store where the option takes one.
+
+    Raises:
+        InputError: it does not take one.
+    """
+    from gaincurate.core.store import Remote, located
+
+    place = located(path)
+    if isinstance(place, Remote) and not marker.stores:
+        option = marker.metavar if marker.argument else "--" + _key(name, marker).replace("_", "-")
+        raise InputError(
+            f"{option} {place}: expected a local path. Object stores hold data to score and scored sets, and "
+            "nothing but `gaincurate score` writes there."
+        )
+    return place
 
 
 def _printed(values: Mapping[str, Any], markers: Mapping[str, Option]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TextIO
 
 import typer
@@ -175,16 +175,22 @@ def reporting(resume: str = "") -> Iterator[None]:
     """Turn our exceptions into a sentence on stderr and an exit code; bugs keep their traceback.
 
     Args:
-        resume: what to say after Ctrl-C.
+        resume: what to say after Ctrl-C. Work that goes on so also ends in order after SIGTERM and SIGUSR1.
     """
+    from gaincurate.core.process import Terminated, stoppable
+
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # prompts hold what a terminal may not have
     try:
-        yield
+        with stoppable() if resume else nullcontext():
+            yield
     except GaincurateError as error:
         if os.environ.get("GAINCURATE_DEBUG") == "1":
             raise
         note(f"error: {error}")
+        raise typer.Exit(error.exit_code) from error
+    except Terminated as error:
+        note(f"ended by {error}. {resume}".rstrip())
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt as error:
         note(f"interrupted. {resume}".rstrip())

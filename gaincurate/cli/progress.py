@@ -9,6 +9,7 @@ import time
 from types import TracebackType
 
 from gaincurate.cli import output
+from gaincurate.core.process import raise_lost_stop
 from gaincurate.core.progress import Progress
 
 
@@ -68,8 +69,9 @@ class ProgressView(Progress):
             self._also[name] = self._also.get(name, 0) + count
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self._done, text=self._text())
+        raise_lost_stop()
 
-    def part(self, text: str) -> None:
+    def part(self, text: str, **also: int) -> None:
         """See `Progress`."""
         if self._bar is None:
             output.note(f"{text}: {self._text()}")

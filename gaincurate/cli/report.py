@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 from gaincurate.cli import output
 from gaincurate.cli.hygiene_options import report_checks
 from gaincurate.cli.options import configured
-from gaincurate.core.options import CHECKS, READING, Option
+from gaincurate.core.options import CHECKS, READING, Cache, Option
+from gaincurate.core.store import use_cache
 from gaincurate.errors import InputError, OutputError
 
 _GROUPS = 20  # that the terminal shows
@@ -296,7 +297,7 @@ _MARK, _HEAD = b'<meta name="generator" content="gaincurate ', 2048  # what a pa
 @configured("gaincurate.hygiene.config:RowChecks")
 def report(
     config: RowChecks,
-    folder: Annotated[Path, Option("A finished scored set.", metavar="DIR", argument=True)],
+    folder: Annotated[Path, Option("A finished scored set.", metavar="DIR", argument=True, stores=True)],
     run: Annotated[
         Path | None, Option("A run over the set: its rounds, and its outcomes as pass rates.")
     ] = None,
@@ -318,7 +319,7 @@ def report(
     ] = None,
     against: Annotated[
         list[Path] | None,
-        Option("Another scored set of the same prompts (dtype, checkpoint); may be repeated."),
+        Option("Another scored set of the same prompts (dtype, checkpoint); may be repeated.", stores=True),
     ] = None,
     group_column: Annotated[
         str | None,
@@ -343,6 +344,7 @@ def report(
         Path | None,
         Option("Write all of it as one HTML file, which works offline.", names=("--output", "-o")),
     ] = None,
+    cache: Cache = None,
     as_json: Annotated[bool, Option("Print everything as JSON.", names=("--json",))] = False,
 ) -> None:
     """Say what each score of a set is worth: more than prompt length, or not.
@@ -354,6 +356,7 @@ def report(
     Example: gaincurate report scored --rollouts rollouts -o report.html
     """
     with output.reporting():
+        use_cache(cache)
         if page is not None:
             need_a_place_for_the_page(page, "--output")
         from gaincurate.report.build import report as build

@@ -336,6 +336,8 @@ def print_status(facts: dict[str, Any]) -> None:
     else:
         where = f"round {facts['rounds'][-1]['round']} waits for outcomes"
     by = f" by {facts['by']}" if facts["by"] else ""
+    if facts["where"] is not None:
+        by += f", where {facts['where']}"
     if facts["stratify"] != "none":
         by += f", within the groups of {facts['stratify']}"
     output.text(

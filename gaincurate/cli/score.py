@@ -10,14 +10,14 @@ import re
 import shlex
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from gaincurate.cli import output
 from gaincurate.cli.options import configured
 from gaincurate.cli.progress import ProgressView
 from gaincurate.core.files import json_lines
-from gaincurate.core.options import Option
+from gaincurate.core.options import Cache, Option
+from gaincurate.core.store import Remote, open_store, use_cache
 from gaincurate.errors import InputError
 from gaincurate.scoring.summary import Summary
 
@@ -79,7 +79,8 @@ def print_summary(summary: Summary, verbose: bool = False) -> None:
         )
     if summary.zero_vectors:
         output.text(f"  {output.zero_vector_sentence(summary.zero_vectors)}")
-    output.fitted(output.length_sentence(summary.spearman_length), "  ", first="  ")
+    if not isinstance(summary.out, Remote):  # of a set in a store `show` says it, which fetches the set
+        output.fitted(output.length_sentence(summary.spearman_length), "  ", first="  ")
     output.text(f"  next: gaincurate show {shlex.quote(str(summary.out))}")
 
 
@@ -95,7 +96,7 @@ def need_a_row(summary: Summary) -> None:
     from gaincurate.core.artifact import REJECTED
 
     path = summary.out / REJECTED
-    count, reason = _commonest(path)
+    count, reason = _commonest(open_store(summary.out).get(REJECTED) or b"")
     how = "the only one was" if summary.rejected == 1 else f"all {summary.rejected:,} were"
     which = "each" if count == summary.rejected else f"{count:,} of them"
     like = f", {which} like this" if summary.rejected > 1 and count else ""
@@ -108,10 +109,10 @@ def need_a_row(summary: Summary) -> None:
     )
 
 
-def _commonest(path: Path) -> tuple[int, str]:
+def _commonest(lines: bytes) -> tuple[int, str]:
     """How many rows were rejected for the commonest reason, numbers in it apart, and the first one's."""
     reasons: dict[str, tuple[int, str]] = {}
-    for _, entry in json_lines(path):
+    for _, entry in json_lines(lines):
         if entry is None or "reason" not in entry:
             continue  # somebody else wrote into it
         reason = str(entry["reason"])
@@ -137,21 +138,25 @@ def _costs(summary: Summary) -> str:
 @configured("gaincurate.scoring.config:ScoreConfig")
 def score(
     config: ScoreConfig,
+    cache: Cache = None,
     as_json: Annotated[bool, Option("Print the summary as JSON.", names=("--json",))] = False,
     verbose: Annotated[bool, Option("Print where the time went too.", names=("--verbose", "-v"))] = False,
     quiet: Annotated[bool, Option("Print errors alone.", names=("--quiet", "-q"))] = False,
 ) -> None:
     """Score a prompt set and write it as Arrow shards with score columns.
 
-    Run the same command again after an interruption: finished shards are kept. Exits with 2 and the commonest
-    reason if every row was rejected.
+    Run the same command again after an interruption: finished shards are kept. It exits with 143
+    after SIGTERM or SIGUSR1, and with 2 and the commonest reason if every row was rejected.
 
     Example: gaincurate score gsm8k.parquet --model demo --out scored
     """
     again = f"Run the same command again to go on: {shlex.join(['gaincurate', *sys.argv[1:]])}"
     with output.reporting(again):
+        use_cache(cache)
         from gaincurate.scoring.finished import answer
 
+        if config.split_run.source and not quiet:
+            output.note(f"--shard {config.split_run} from {config.split_run.source}")
         summary = answer(config)
         if summary is None:
             need_scoring_packages()

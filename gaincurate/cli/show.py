@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from gaincurate.cli import output
 from gaincurate.cli.options import configured
-from gaincurate.core.options import Option
+from gaincurate.core.options import Cache, Option
+from gaincurate.core.store import use_cache
 
 if TYPE_CHECKING:
     from gaincurate.core.scored_set import ScoredSet
@@ -25,8 +26,12 @@ _LEAST, _USUAL = 20, 120  # columns of a line that shows a text
 
 @configured()
 def show(
-    folder: Annotated[Path, Option("A finished scored set or rollout set.", metavar="DIR", argument=True)],
+    folder: Annotated[
+        Path,
+        Option("A finished scored set or rollout set.", metavar="DIR", argument=True, stores=True),
+    ],
     rows: Annotated[int, Option("Rows or prompts to show from each end.", min=0)] = 5,
+    cache: Cache = None,
     as_json: Annotated[bool, Option("Print everything as JSON.", names=("--json",))] = False,
 ) -> None:
     """Show a scored set: manifest, distribution, top and bottom rows; or a rollout set: completions, rewards.
@@ -40,6 +45,7 @@ def show(
         from gaincurate.core.scored_set import open_scores
         from gaincurate.difficulty.rollout_set import RolloutSet, is_rollout_set
 
+        use_cache(cache)
         if is_rollout_set(folder):
             of_rollouts = describe_rollouts(RolloutSet(folder), rows)
             if as_json:
@@ -60,7 +66,9 @@ def describe(scored: ScoredSet, rows: int) -> dict[str, Any]:
 
     from gaincurate.core.stats import spearman
 
-    manifest, columns = scored.manifest, _columns(scored)
+    manifest, computed = scored.manifest, scored.computed_columns()
+    numeric = [name for name in computed if _is_numeric(scored, name)]
+    columns = [*_columns(scored), *numeric]
     summary = {key: value for key, value in manifest.items() if key not in ("identity", "shards")}
     distribution: dict[str, list[float] | None] = {}
     for name in columns:
@@ -78,11 +86,22 @@ def describe(scored: ScoredSet, rows: int) -> dict[str, Any]:
         "identity": manifest["identity"],
         "quantiles": list(_QUANTILES),
         "distribution": distribution,
+        "computed": {
+            name: {"rows": len(ids) - scored.column(name).null_count, "how": description.get("how")}
+            for name, description in computed.items()
+        },
         "histogram": {"counts": counts.tolist(), "edges": edges.tolist()},
         "spearman_length": spearman(angle, scored.column("gc_question_tokens").to_numpy()),
         "top": _rows(scored, [ids[i] for i in top]),
         "bottom": _rows(scored, [ids[i] for i in bottom]),
     }
+
+
+def _is_numeric(scored: ScoredSet, name: str) -> bool:
+    import pyarrow.types as pt
+
+    kind = scored.column(name).type
+    return bool(pt.is_integer(kind) or pt.is_floating(kind))
 
 
 def describe_rollouts(rollouts: RolloutSet, prompts: int) -> dict[str, Any]:
@@ -187,6 +206,9 @@ def _print(folder: Path, facts: dict[str, Any]) -> None:
     if facts["zero_vectors"]:
         output.fitted(output.zero_vector_sentence(facts["zero_vectors"]), "  ", first="  ")
     output.fitted(output.length_sentence(facts["spearman_length"]), "  ", first="  ")
+    if facts["computed"]:
+        listed = (f"{name} ({output.counted(c['rows'], 'row')})" for name, c in facts["computed"].items())
+        output.fitted(f"computed columns: {', '.join(listed)}", "  ", first="  ")
     output.text()
     head = ["column", *("min" if q == 0 else "max" if q == 1 else f"{q:.0%}" for q in _QUANTILES)]
     lines = []

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict
 
 from gaincurate.compare.config import LEARNING_RATE, Arm, Comparison
 from gaincurate.core.artifact import MANIFEST, Json
+from gaincurate.core.artifact import RUN as RUN_FACTS
 from gaincurate.core.files import digest_json, write_json
 from gaincurate.core.options import checked
 from gaincurate.core.outcomes import read_file
@@ -36,7 +37,6 @@ from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.first_model import recorded_model
 from gaincurate.schedule.observations import rules_of
 from gaincurate.schedule.rounds import start
-from gaincurate.schedule.run import RUN as RUN_FACTS
 from gaincurate.schedule.run import Run, read_json
 from gaincurate.schedule.strategies.dots_options import DotsOptions
 

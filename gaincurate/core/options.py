@@ -11,7 +11,8 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from gaincurate.errors import InputError
 
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
 GAIN_RL, POSTERIOR, DOTS = "Strategies gain-rl and length", "Strategy posterior", "Strategy dots"
 RESCORING, STRATA = "Re-scoring", "Shares of groups"
 SERVER, SAMPLING, VERIFYING, CHECKS = "Server", "Sampling", "Verifying", "Checks of the rows"
-MACHINE, READING, ADVANCED = "Machine", "Reading", "Advanced"
+CHOICE = "Choice of rows"
+MACHINE, RAY, READING, ADVANCED = "Machine", "Ray", "Reading", "Advanced"
 PANELS = (
-    STRATA, GAIN_RL, POSTERIOR, DOTS, RESCORING, SAMPLING, VERIFYING, CHECKS, SERVER, MACHINE, READING,
-    ADVANCED,
+    CHOICE, STRATA, GAIN_RL, POSTERIOR, DOTS, RESCORING, SAMPLING, VERIFYING, CHECKS, SERVER, MACHINE, RAY,
+    READING, ADVANCED,
 )  # fmt: skip
 """Parts of the help in their order, after the options that most people need."""
 
@@ -46,6 +48,8 @@ class Option:
     """An old spelling of a flag, which is read and not shown."""
     argument: bool = False
     """Whether it is given by its place."""
+    stores: bool = False
+    """Of a path: whether it may be the URL of an object store."""
     read: Callable[[str], Any] | None = None
     """Makes the value of its text, where the value is no number, text or path."""
     shown: str | None = None
@@ -53,6 +57,17 @@ class Option:
     min: float | None = None
     """The least value. A field of a config has `Field(ge=...)` instead."""
     max: float | None = None
+
+
+Cache = Annotated[
+    Path | None,
+    Option(
+        "Copies of what lies in object stores. Default: GAINCURATE_CACHE, else ~/.cache/gaincurate.",
+        MACHINE,
+        metavar="DIR",
+    ),
+]
+"""Of a command that reads or writes object stores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +103,13 @@ def refusals(error: ValidationError) -> list[Refusal]:
     ]
 
 
-def checked(model: type[Config], values: Mapping[str, Any]) -> Config:
+def checked(model: type[Config], values: Mapping[str, Any], *, keywords: bool = False) -> Config:
     """The values as a config.
+
+    Args:
+        model: the config.
+        values: by the names of its fields.
+        keywords: a program gave them as keywords, and sentences are to name those and no options.
 
     Raises:
         InputError: an option that there is not, one that is missing, or a value that it does not take.
@@ -99,19 +119,20 @@ def checked(model: type[Config], values: Mapping[str, Any]) -> Config:
     try:
         return model(**values)
     except ValidationError as error:
-        raise InputError(_sentence(refusals(error)[0], model)) from error
+        raise InputError(_sentence(refusals(error)[0], model, keywords)) from error
 
 
-def _sentence(refusal: Refusal, model: type[BaseModel]) -> str:
+def _sentence(refusal: Refusal, model: type[BaseModel], keywords: bool) -> str:
     if not refusal.place:
         return f"{refusal.what}."
-    option = _option(model, refusal.place)
+    option, kind = (refusal.name, "keyword") if keywords else (_option(model, refusal.place), "option")
     if refusal.kind == "unknown":
-        return f"there is no option {refusal.place[-1]!r}{near(str(refusal.place[-1]), model.model_fields)}."
+        return f"there is no {kind} {refusal.place[-1]!r}{near(str(refusal.place[-1]), model.model_fields)}."
     if refusal.kind == "missing":
         return f"{option} is missing."
     what = refusal.what.removeprefix("Input ")
-    return f"{option} {refusal.value}: {what if what == refusal.what else f'it {what}'}."
+    value = f" = {refusal.value!r}" if keywords else f" {refusal.value}"
+    return f"{option}{value}: {what if what == refusal.what else f'it {what}'}."
 
 
 def _option(model: Any, place: tuple[int | str, ...]) -> str:

@@ -3,6 +3,9 @@
 Rows stay in the memory-mapped files, and a shard is checked against the manifest's hash when it is first
 opened. Values are validated per column when it is first used, because a schedule opens a set of many
 gigabytes for two columns of it.
+
+A set in an object store is copied whole into the cache first, because a shard is one file with all its
+columns and Arrow maps files.
 """
 
 from __future__ import annotations
@@ -19,9 +22,11 @@ import pyarrow.compute as pc
 
 from gaincurate.core.arrow import Refuse, check_fields, check_values, open_ipc, validate
 from gaincurate.core.artifact import MANIFEST, Artifact, Json, Kind, broken, open_table, without_info
+from gaincurate.core.cache import local_copy
 from gaincurate.core.files import digest_bytes, digest_file, reading, write_atomic, write_json
 from gaincurate.core.options import near
 from gaincurate.core.schema import FORMAT, ID, NEVER_NULL, PREFIX, expected_fields
+from gaincurate.core.store import Remote, located
 from gaincurate.errors import InputError, OutputError, storage_error
 
 COLUMNS = "columns"
@@ -59,6 +64,7 @@ SCORES = Kind(
     more_facts=("restarted_with_batch_tokens",),
     own=(COLUMNS,),
     work="ids.bin",
+    in_stores=True,
     hints={
         "segmentation.rendering": " (the chat template writes today's date, it seems: pin it, for Llama 3 "
         'with --template-kwargs \'{"date_string": "26 Jul 2024"}\')'
@@ -71,15 +77,23 @@ class ScoredSet:
     """A finished scored set, opened for reading.
 
     Args:
-        folder: the directory that `gaincurate score` wrote.
+        folder: the directory that `gaincurate score` wrote, or its URL in an object store.
         verify: check each shard's hash when it is first opened (once per object).
+        cache: where a set in an object store is copied to. Default: the cache of the process.
 
     Raises:
         OutputError: the folder is no finished set, or a file is missing or damaged.
+        StorageError: the object store refused or cannot be reached.
     """
 
-    def __init__(self, folder: str | Path, *, verify: bool = True) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, *, verify: bool = True, cache: Path | None = None) -> None:
+        self.place = located(folder)
+        """What was given; of a set in an object store its URL."""
+        self.folder = self.place
+        """Where its files are: of a set in an object store the copy."""
+        if isinstance(self.place, Remote):
+            self.folder = local_copy(self.place, SCORES, cache, verify=verify)
+            verify = False  # just done, of each file
         self._artifact = Artifact(self.folder, SCORES)
         self.manifest: Json = self._artifact.read_manifest()
         self._verify = verify
@@ -137,7 +151,7 @@ class ScoredSet:
         """
         if name not in self.schema.names:
             raise InputError(
-                f"{self.folder} has no column {name!r}; it has {', '.join(self.schema.names)}"
+                f"{self.place} has no column {name!r}; it has {', '.join(self.schema.names)}"
                 f"{near(name, self.schema.names)}.",
                 column=name,
             )
@@ -168,7 +182,7 @@ class ScoredSet:
         places = np.asarray(rows, np.int64)
         if len(places) and not 0 <= places.min() <= places.max() < len(self):
             wrong = places.min() if places.min() < 0 else places.max()
-            raise InputError(f"{self.folder} has {len(self):,} rows; there is no row {wrong}.")
+            raise InputError(f"{self.place} has {len(self):,} rows; there is no row {wrong}.")
         if not len(places):
             return self.schema.empty_table()
         ends = np.cumsum([entry["rows"] for entry in self.manifest["shards"]])
@@ -197,7 +211,7 @@ class ScoredSet:
         if missing.any():
             absent = [ids[i] for i in np.flatnonzero(missing).tolist()]
             raise InputError(
-                f"{self.folder} has no row with id {absent[0]!r}"
+                f"{self.place} has no row with id {absent[0]!r}"
                 + (f" (and {len(absent) - 1} more of those asked for)." if absent[1:] else "."),
                 ids=absent,
             )
@@ -227,6 +241,11 @@ class ScoredSet:
         Raises:
             InputError: a name that is taken or ill-formed, a repeated or unknown id.
         """
+        if isinstance(self.place, Remote) and folder is None:
+            raise InputError(
+                f"{self.place}: computed columns are not written into an object store. Copy the set to a "
+                "local folder, compute them there and copy them back."
+            )
         if not (name.startswith("gc_") and name.isidentifier()):
             raise InputError(
                 f"computed column {name!r}: the name must be gc_ and letters, digits or underscores."
@@ -385,6 +404,6 @@ def _whole(table: pa.Table, name: str) -> pa.Array:
     return table.column(name).combine_chunks()
 
 
-def open_scores(folder: str | Path, *, verify: bool = True) -> ScoredSet:
-    """Open a finished scored set; see `ScoredSet`."""
-    return ScoredSet(folder, verify=verify)
+def open_scores(folder: str | Path, *, verify: bool = True, cache: Path | None = None) -> ScoredSet:
+    """Open a finished scored set, local or in an object store; see `ScoredSet`."""
+    return ScoredSet(folder, verify=verify, cache=cache)

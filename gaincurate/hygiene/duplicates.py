@@ -1,7 +1,7 @@
 """Rows that ask the same as an earlier row, or nearly the same as an earlier row that stays.
 
-The same means equal messages except for white space, upper case and how Unicode composes characters. Rows
-are compared by hash, so memory is 32 bytes per row.
+The same means equal messages except for white space, upper case, how Unicode composes characters and which of
+its spellings LaTeX has. Rows are compared by hash, so memory is 32 bytes per row.
 
 Nearly the same goes by the Jaccard index of two prompts' token triples. MinHash (rensa) finds candidates, and
 the index itself is computed for each of them, so no row is found by chance. Rows are taken in file order and
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 _encode = json.JSONEncoder(sort_keys=True, default=str).encode
 _RECORD = np.dtype([("high", "u8"), ("low", "u8"), ("exact", "u8"), ("answer", "u8")])
+_BUT_FOR = "white space, case, Unicode form or LaTeX spelling"
+_MINUS = frozenset("-\u2212\u2013")
+_BEFORE_NUMBER = frozenset(["\\", "frac", "sqrt", "{", "(", "$"])
+"""What may stand between a minus and its number."""
 THRESHOLD = 0.8
 _CACHED = 1 << 14
 RECALL = 0.999
@@ -56,9 +60,7 @@ def duplicates(scored: ScoredSet, alive: Mask, answer: str | None) -> CheckResul
     conflict = records["answer"][again] != records["answer"][first[again]]
     hits = []
     for row, exact, other in zip(again.tolist(), same.tolist(), conflict.tolist(), strict=True):
-        reason = (
-            "the same messages" if exact else "the same messages but for white space, case or Unicode form"
-        )
+        reason = "the same messages" if exact else f"the same messages but for {_BUT_FOR}"
         reason += ", another answer" if other else ""
         facts = {"exact": exact} | ({"same_answer": not other} if answer else {})
         hits.append(Hit(int(places[row]), reason, int(places[first[row]]), facts))
@@ -111,7 +113,7 @@ def _note(
     heads, counts = np.unique(first[again], return_counts=True)
     note = (
         f"{len(heads):,} groups, the largest of {counts.max() + 1:,} rows; the very same text in "
-        f"{int(same.sum()):,} rows, but for white space, case or Unicode form in {int((~same).sum()):,}"
+        f"{int(same.sum()):,} rows, but for {_BUT_FOR} in {int((~same).sum()):,}"
     )
     differ = len(np.unique(first[again][conflict]))
     if answer and differ:
@@ -237,7 +239,17 @@ def _text(answer: Any) -> str:
 
 
 def _numbers(row: list[str]) -> list[str]:
-    return [token for token in row if any(map(str.isdigit, token))]
+    """The numbers in their order, each with a minus that stands before it."""
+    numbers, sign = [], ""
+    for token in row:
+        if token in _MINUS:
+            sign = "-"
+        elif any(map(str.isdigit, token)):
+            numbers.append(sign + token)
+            sign = ""
+        elif token not in _BEFORE_NUMBER:
+            sign = ""
+    return numbers
 
 
 def _note_near(hits: list[Hit], other_numbers: int, answer: str | None) -> str:

@@ -1,6 +1,7 @@
 """A set's prompts as messages, in batches, and their texts as they are compared.
 
-Texts are normalised by NFC and not by NFKC, because NFKC makes the exponent of 2³ a digit, 23.
+Texts are normalised by NFC and not by NFKC, because NFKC makes the exponent of 2³ a digit, 23. Of LaTeX
+only those spellings are made one in which copies of a question differ. No formula is understood.
 """
 
 from __future__ import annotations
@@ -26,6 +27,23 @@ SAMPLE = 2000
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
 _TOKEN = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+|[^\w\s]")
+_COMMAND = re.compile(r"\\([a-z]+)")
+_SPELLINGS = {
+    **dict.fromkeys(("dfrac", "tfrac", "cfrac"), r"\frac"),
+    **dict.fromkeys(("dbinom", "tbinom"), r"\binom"),
+    **dict.fromkeys(("leq", "leqslant"), r"\le"),
+    **dict.fromkeys(("geq", "geqslant"), r"\ge"),
+    "neq": r"\ne",
+    "rightarrow": r"\to",
+    **dict.fromkeys(("ldots", "cdots", "dotsc", "dotsb"), r"\dots"),
+    **dict.fromkeys(("mathrm", "textrm", "mbox"), r"\text"),
+    **dict.fromkeys(("displaystyle", "textstyle", "quad", "qquad"), " "),
+}
+_SIZES = re.compile(r"\\(?:left|right|bigg?[lrm]?)\s*(?:(\.)|(?=[()\[\]{}|\\/<>]))")
+_FORMULA = re.compile(r"(?<!\\)(?:\$\$?|\\[()\[\]])")
+_SPACES = re.compile(r"(?<!\\)\\(?:(!)|[,;: ])")
+_ARGUMENT = r"\s*(?:(\d)|\{([^{}]*)\})"
+_FRACTION = re.compile(rf"\\frac{_ARGUMENT}{_ARGUMENT}")
 _LONGEST = 64  # words of a template at one end
 _SHORTEST = 4  # fewer words at an end are no template
 _SHARE = 0.1  # of the rows have an end that is a template
@@ -80,11 +98,22 @@ def ids(scored: ScoredSet, places: Sequence[int]) -> list[str]:
 
 
 def normal(text: str) -> str:
-    """Composed characters, no upper case, one space for any white space."""
+    """Composed characters, no upper case, one space for any white space, and one spelling of LaTeX."""
     if text.isascii():  # the same, without a look at every character
-        return " ".join(text.lower().split())
-    folded = unicodedata.normalize("NFD", text).casefold()
-    return " ".join(unicodedata.normalize("NFC", folded).split())
+        folded = text.lower()
+    else:
+        folded = unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold())
+    if "\\" in folded or "$" in folded:
+        folded = _one_spelling(folded)
+    return " ".join(folded.split())
+
+
+def _one_spelling(text: str) -> str:
+    r"""LaTeX as `\frac{1}{2}`, `(`, `\le` and `$`, whichever of their spellings it has."""
+    text = _COMMAND.sub(lambda match: _SPELLINGS.get(match[1], match[0]), text)
+    text = _SIZES.sub(lambda match: " " if match[1] else "", text)
+    text = _SPACES.sub(lambda match: "" if match[1] else " ", _FORMULA.sub(" $ ", text))
+    return _FRACTION.sub(lambda m: rf"\frac{{{m[1] or m[2]}}}{{{m[3] or m[4]}}}", text)
 
 
 def words(text: str) -> list[str]:

@@ -115,7 +115,7 @@ def report(
         headline=verdict_text.headline(decided, roles),
         unknown=verdict_text.unknown(
             roles,
-            str(folder),
+            str(scored.place),
             len(scored),
             model=recorded_model(scored.folder) or str(scored.identity["model"]["name"]),
             verifier=hygiene.verifier.verifier if hygiene.verifier else fitting_verifier(scored),
@@ -261,7 +261,7 @@ def _about(scored: ScoredSet, table: Table) -> About:
         counts = groups.strata.sizes.tolist()
         sizes = dict(list(zip(groups.names, counts, strict=True))[:_GROUPS_SHOWN])
     return About(
-        folder=str(scored.folder),
+        folder=str(scored.place),
         manifest=scored.manifest_hash,
         model=str(identity["model"]["name"]),
         dtype=str(identity["dtype"]),
@@ -345,9 +345,9 @@ METHODS = {
         "whatever form."
     ),
     "hygiene": (
-        "Duplicates are rows with the messages of an earlier row, but for white space, upper case and how "
-        "Unicode composes characters; answers do not count. `gaincurate hygiene` has every check's rows and "
-        "finer options."
+        "Duplicates are rows with the messages of an earlier row, but for white space, upper case, how "
+        "Unicode composes characters and how LaTeX is spelt; answers do not count. `gaincurate hygiene` has "
+        "every check's rows and finer options."
     ),
     "top_shared": "Of the tenth with the highest values in one set, the share that is in the other's too.",
 }

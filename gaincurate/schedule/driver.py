@@ -22,12 +22,13 @@ import pyarrow as pa
 
 from gaincurate.core.artifact import Json
 from gaincurate.core.files import append_line, append_lines, write_json
-from gaincurate.core.options import checked
+from gaincurate.core.options import checked, near
 from gaincurate.core.process import check_placeholders, command_lock, fill, run_command, stoppable
 from gaincurate.core.progress import View
 from gaincurate.core.prompts import read_rows
 from gaincurate.errors import InputError, OutcomeError, TrainerError, storage_error
 from gaincurate.schedule import status as story
+from gaincurate.schedule.base import load
 from gaincurate.schedule.checkpoints import Finder, checkpoint_before
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.foresight import observes_with_checkpoint
@@ -280,11 +281,19 @@ class Schedule:
         """Open a run and write its round 0; options as in `ScheduleConfig`, `rescore` as a mapping too.
 
         Raises:
-            InputError: an option does not go with the set or with another option.
+            InputError: there is no such keyword, or an option does not go with the set or with another one.
             OutputError: the scored set is unfinished or damaged, or the run's folder holds something.
         """
+        unknown = [name for name in options if name not in ScheduleConfig.model_fields]
+        if unknown:
+            of_strategy = list(load(strategy).Options.model_fields)
+            close = near(unknown[0], [*ScheduleConfig.model_fields, *of_strategy])
+            raise InputError(
+                f"Schedule.start has no keyword {unknown[0]!r}{close}. What strategy {strategy} takes goes "
+                f"into options={{...}}: {', '.join(of_strategy) or 'nothing'}."
+            )
         required = {"scored": scored, "run": run, "strategy": strategy, "budget": budget, "rounds": rounds}
-        open_run(checked(ScheduleConfig, {**required, **options}))
+        open_run(checked(ScheduleConfig, {**required, **options}, keywords=True))
         return cls(run)
 
     @property

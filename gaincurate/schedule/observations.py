@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gaincurate.core.artifact import Json
+from gaincurate.core.artifact import RUN, Json
 from gaincurate.core.outcomes import (
     Key,
     Line,
@@ -30,7 +30,7 @@ from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.pass_rates import PassRates, read_pass_rates
 from gaincurate.schedule.config import ScheduleConfig
-from gaincurate.schedule.run import BASE, RUN, Run
+from gaincurate.schedule.run import BASE, Run
 
 Note = Callable[[str], None]
 _ENOUGH = 0.9

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gaincurate import __version__
-from gaincurate.core.artifact import EXECUTION, Artifact
+from gaincurate.core.artifact import EXECUTION, Artifact, Json
 from gaincurate.core.files import digest_json, json_lines
 from gaincurate.core.scored_set import SCORES, ScoredSet
 from gaincurate.core.stats import spearman
@@ -32,7 +32,7 @@ _SETTINGS = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "ATEN_CPU_CAPABILITY")
 def answer(config: ScoreConfig) -> Summary | None:
     """The summary of a finished set that was asked for in the same way; None where it needs a closer look."""
     artifact = Artifact(config.out, SCORES)
-    if config.overwrite or not artifact.finished:
+    if config.overwrite or artifact.remote or not artifact.finished:
         return None
     asked = asked_of(config)
     try:
@@ -43,19 +43,18 @@ def answer(config: ScoreConfig) -> Summary | None:
         if not all((config.out / entry["file"]).exists() for entry in scored.manifest["shards"]):
             return None
         summary = Summary(config.out)
-        read_back(scored, summary)
+        read_back(summary, scored.manifest, scored)
     except (GaincurateError, OSError):
         return None
     return summary
 
 
-def read_back(scored: ScoredSet, summary: Summary) -> None:
-    """Put a finished set's own figures into a summary."""
+def read_back(summary: Summary, manifest: Json, scored: ScoredSet | None) -> None:
+    """Put a finished set's own figures into a summary; without the set, what its manifest says."""
     summary.complete = True
-    summary.rows = len(scored)
-    for name in ("rejected", "truncated", "rows_without_prefix", "zero_vectors"):
-        setattr(summary, name, scored.manifest[name])
-    if summary.rows:
+    for name in ("rows", "rejected", "truncated", "rows_without_prefix", "zero_vectors"):
+        setattr(summary, name, manifest[name])
+    if summary.rows and scored is not None:
         angle = scored.column("gc_angle").to_numpy()
         length = scored.column("gc_question_tokens").to_numpy()
         summary.spearman_length = spearman(angle, length)

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from gaincurate.core.artifact import Json
 from gaincurate.core.options import near
-from gaincurate.core.prompts import Message, prompts_of
+from gaincurate.core.prompts import Message, column_values, prompts_of
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
@@ -108,9 +108,24 @@ class Parts:
         """The ids."""
         return Own(pa.string(), lambda rows: rows.ids)
 
-    def places(self) -> Own:
-        """0, 1, ... over the whole file."""
-        return Own(pa.int64(), lambda rows: range(rows.first, rows.first + len(rows.messages)))
+    def places(self, field: str | None = None) -> Own:
+        """0, 1, ... over the whole file. A number that the source has in `field` (a dotted name) stays."""
+
+        def places(rows: Rows) -> Sequence[int]:
+            return range(rows.first, rows.first + len(rows.messages))
+
+        try:
+            kind = None if field is None else column_type(self.schema, field)
+        except InputError:
+            kind = None
+        if field is None or kind is None or not pa.types.is_integer(kind):
+            return Own(pa.int64(), places)
+
+        def values(rows: Rows) -> list[int]:
+            pairs = zip(column_values(rows.table, field), places(rows), strict=True)
+            return [place if value is None else value for value, place in pairs]
+
+        return Own(kind, values, field)
 
     def answer_text(self) -> Own:
         """The answer as text: a text as it is, anything else as JSON; with the id in it if asked for."""

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow.json as pj
 
 from gaincurate.core.arrow import read_parquet, refusing, validate
-from gaincurate.core.artifact import Json
+from gaincurate.core.artifact import RUN, Json
 from gaincurate.core.files import append_lines, reading, write_json
 from gaincurate.core.outcomes import success_of
 from gaincurate.core.process import command_lock
@@ -31,7 +31,7 @@ from gaincurate.schedule.observations import Note, rules_of, silent
 from gaincurate.schedule.rescore import due
 from gaincurate.schedule.rollback import return_to, saved_place, take_back
 from gaincurate.schedule.rounds import advance
-from gaincurate.schedule.run import RUN, Run, read_json, working_on
+from gaincurate.schedule.run import Run, read_json, working_on
 
 PLACE = "gaincurate_state.json"
 """The file beside a checkpoint that says where the run was."""

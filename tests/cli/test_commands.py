@@ -4,10 +4,12 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from safetensors.torch import load_file, save_file
 
 import gaincurate
+import runs
 import tiny
 from command import run
 from gaincurate.cli.output import counted, length_sentence, plain, zero_vector_sentence
@@ -47,6 +49,32 @@ def test_show_prints_short_ids_and_no_terminal_escapes(out: Path) -> None:
     for name in gaincurate.open_scores(out).column("gc_id").to_pylist():
         assert f" {name[:8]} " in result.stdout
         assert name not in result.stdout
+
+
+def test_show_lists_the_computed_columns(out: Path) -> None:
+    scored = gaincurate.open_scores(out)
+    ids = scored.column("gc_id").to_pylist()[:3]
+    scored.add_column("gc_difficulty", ids, pa.array([0.25, 0.5, 1.0]), {"method": "by hand"})
+    scored.add_column("gc_kind", ids, pa.array(["a", "b", None]), {})
+    found = json.loads(run("show", out, "--json").stdout)
+    assert found["computed"] == {
+        "gc_difficulty": {"rows": 3, "how": {"method": "by hand"}},
+        "gc_kind": {"rows": 2, "how": {}},
+    }
+    assert found["distribution"]["gc_difficulty"][3] == 0.5
+    shown = run("show", out).stdout
+    assert "computed columns: gc_difficulty (3 rows), gc_kind (2 rows)" in shown
+
+
+@pytest.mark.parametrize("command", ["show", "report"])
+def test_a_run_is_called_one_with_what_reads_it(tmp_path: Path, command: str) -> None:
+    folder = runs.begin(tmp_path).folder
+    result = run(command, folder)
+    assert result.exit_code == 2
+    assert (
+        f"{folder} is no scored set: it is a run. `gaincurate schedule status {folder}` shows it, and "
+        f"`gaincurate report SET --run {folder}` reports it with its set." in result.stderr
+    )
 
 
 def test_show_refuses_what_is_no_set(tmp_path: Path) -> None:

@@ -179,7 +179,17 @@ def test_a_failing_trainer_ends_with_1_and_a_sentence(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_ctrl_c_ends_the_trainer_and_says_how_to_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "exit_code", "what"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGTERM, 143, "ended by SIGTERM"),
+        pytest.param(signal.SIGUSR1, 143, "ended by SIGUSR1", marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_ends_the_trainer_and_it_says_how_to_go_on(
+    tmp_path: Path, number: signal.Signals, exit_code: int, what: str
+) -> None:
     start(tmp_path)
     ready = tmp_path / "ready"
     code = f"import pathlib, time; pathlib.Path({str(ready)!r}).touch(); time.sleep(600)"
@@ -191,10 +201,10 @@ def test_ctrl_c_ends_the_trainer_and_says_how_to_go_on(tmp_path: Path) -> None:
     )
     while not ready.exists() and driver.poll() is None:
         pass
-    driver.send_signal(signal.SIGINT)
+    driver.send_signal(number)
     _, said = driver.communicate()
-    assert driver.returncode == 130
-    assert "interrupted. Run the same command again to go on: gaincurate schedule run" in said
+    assert driver.returncode == exit_code
+    assert f"{what}. Run the same command again to go on: gaincurate schedule run" in said
     run = Run(tmp_path / "run")
     assert run.state["round"] == 0
 

@@ -159,6 +159,29 @@ def test_other_numbers_are_another_problem_unless_told_otherwise(tmp_path: Path)
     )
 
 
+@pytest.mark.parametrize(
+    ("number", "other"),
+    [("1/3", "-1/3"), (r"$\frac{1}{3}$", r"$-\frac{1}{3}$"), ("(3)", "(\u22123)"), ("x+2", "x-2")],
+)
+def test_a_minus_before_a_number_makes_another_one(tmp_path: Path, number: str, other: str) -> None:
+    ask = (
+        "A line through the origin of the plane has slope {} and meets the unit circle twice; where does it?"
+    )
+    scored = asking(tmp_path / "set", [ask.format(number), ask.format(other), ask.format(number) + " Say."])
+    assert [(hit.place, hit.other) for hit in found(scored, Likeness(0.6)).hits] == [(2, 0)]
+
+
+def test_a_minus_is_one_however_it_is_written(tmp_path: Path) -> None:
+    ask = (
+        "A line through the origin of the plane has slope {} and meets the unit circle twice; where does it?"
+    )
+    scored = asking(
+        tmp_path / "set", [ask.format("-1/3"), ask.format("\u22121/3"), ask.format(r"$-\frac{1}{3}$")]
+    )
+    hits = found(scored, Likeness(0.4)).hits
+    assert [(hit.place, hit.facts["same_numbers"]) for hit in hits] == [(1, True), (2, True)]
+
+
 def test_an_instruction_that_many_rows_have_does_not_make_them_alike(tmp_path: Path) -> None:
     ask = " Let's think step by step and output the final answer within \\boxed{}."
     texts = [f"How tall is {one}{two}?{ask}" for one in LETTERS for two in "xy"]

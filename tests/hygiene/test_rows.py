@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import unicodedata
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,6 +24,36 @@ def test_normalising_twice_is_normalising_once_and_leaves_no_case_and_no_runs_of
 @given(st.text())
 def test_composed_and_decomposed_texts_are_one(text: str) -> None:
     assert normal(unicodedata.normalize("NFC", text)) == normal(unicodedata.normalize("NFD", text))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (r"Is $\dfrac{1}{2} \leq x$?", r"Is \(\frac{1}{2} \le x\)?"),
+        (r"Solve \[ \left(x + 1\right)^2 = \tfrac12 \]", r"Solve $$(x + 1)^2 = \frac{1}{2}$$"),
+        (r"\left\{ a, \ldots, b \right\}", r"\{ a, \cdots, b \}"),
+        (r"$f(x) = \left. x \right|_0$", r"$f(x) = x |_0$"),
+        (r"$12,\!345\,\mathrm{cm}$", r"$12,345 \text{cm}$"),
+        (r"$\bigl| a \bigr|\ne 0$", r"$| a |\neq 0$"),
+    ],
+)
+def test_spellings_of_one_formula_are_one(one: str, other: str) -> None:
+    assert normal(one) == normal(other) == normal(normal(one))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (r"$\frac{1}{2}$", r"$\frac{2}{1}$"),
+        (r"$x \le 1$", r"$x \ge 1$"),
+        (r"$\leftarrow$", r"$\to$"),
+        (r"a \\(b)", r"a $b$"),
+        (r"costs \$5", r"costs $5"),
+        (r"$\frac{1}{23}$", r"$\frac{12}{3}$"),
+    ],
+)
+def test_other_formulas_stay_others(one: str, other: str) -> None:
+    assert normal(one) != normal(other)
 
 
 def test_an_exponent_is_no_digit() -> None:

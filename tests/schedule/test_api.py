@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import gaincurate
 import runs
-from gaincurate.errors import OutcomeError
+from gaincurate.errors import InputError, OutcomeError
 
 
 def test_a_program_can_run_a_whole_schedule(tmp_path: Path) -> None:
@@ -27,6 +28,31 @@ def test_a_program_can_run_a_whole_schedule(tmp_path: Path) -> None:
     assert not again.next()
     assert again.finished
     assert [row["accuracy"] for row in again.status()["rounds"]] == [7 / 8, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (
+            {"sgima": "6"},
+            "Schedule.start has no keyword 'sgima'; near it there is sigma. What strategy gain-rl takes goes into "
+            "options={...}: ",
+        ),
+        ({"align": 8}, "Schedule.start has no keyword 'align'; near it there is align_to."),
+        ({"budget": "x"}, "budget = 'x': it should be a valid integer"),
+        ({"rescore": {"what": "x"}}, "rescore.what = 'x': it should be 'off', 'round', 'window' or 'full'."),
+        ({"rescore": {"whta": "x"}}, "there is no keyword 'whta'"),
+        ({"options": {"sgima": "6"}}, "strategy gain-rl has no option 'sgima'; it has: "),
+    ],
+)
+def test_a_program_is_told_of_its_keywords_and_not_of_a_commands_options(
+    tmp_path: Path, given: dict[str, Any], sentence: str
+) -> None:
+    scored = runs.some_set(tmp_path / "set")
+    required: dict[str, Any] = {"strategy": "gain-rl", "budget": 8, "rounds": 2}
+    with pytest.raises(InputError) as caught:
+        gaincurate.Schedule.start(scored, tmp_path / "run", **(required | given))
+    assert str(caught.value).startswith(sentence)
 
 
 def test_rescoring_may_be_given_as_a_mapping(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_a_group_that_cannot_fill_its_share_leaves_the_rest_to_the_others(tmp_pa
         assert run.plan(round_)["groups"]["prompts"] == {"small": 5, "large": 95}  # and not 10 and 90
         runs.report(run)
         advance(run)
-    unmarked = {
+    unmarked: dict[str, Any] = {
         "scored": scored.folder,
         "strategy": f"{__name__}:Unmarked",
         "stratify": "task",

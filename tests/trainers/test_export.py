@@ -182,10 +182,17 @@ def test_structs_of_the_source_keep_what_they_have(tmp_path: Path) -> None:
     first, second, *_ = rows_of(out(tmp_path, "verl"))
     assert first["prompt"] == [{"role": "user", "content": "What is 0?", "name": "ann"}]
     assert second["reward_model"] == {"style": "model", "ground_truth": "1", "weight": 0.5}
-    assert first["extra_info"] == {"source_index": None, "split": None, "index": 0, "gc_id": "id0000"}
-    assert second["extra_info"] == {"source_index": 71, "split": "train", "index": 1, "gc_id": "id0001"}
+    assert first["extra_info"] == {"index": 0, "split": None, "gc_id": "id0000"}
+    assert second["extra_info"] == {"index": 71, "split": "train", "gc_id": "id0001"}
     assert (second["data_source"], second["ability"]) == ("gsm", "math")
     assert found.notes == []
+
+
+def test_an_index_of_the_source_that_is_no_number_stands_beside_verls_own(tmp_path: Path) -> None:
+    rows = [{"question": f"What is {k}?", "answer": "4", "extra_info": {"index": f"a-{k}"}} for k in range(4)]
+    write(tmp_path, "verl", rows)
+    second = rows_of(out(tmp_path, "verl"))[1]
+    assert second["extra_info"] == {"source_index": "a-1", "index": 1, "gc_id": "id0001"}
 
 
 def test_source_columns_keep_values_and_types(tmp_path: Path) -> None:

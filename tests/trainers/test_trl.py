@@ -34,7 +34,8 @@ import transformers  # noqa: E402
 
 import trl_run  # noqa: E402
 from gaincurate.trainers.trl.batching import Shape  # noqa: E402
-from gaincurate.trainers.trl.live import Follower, FollowsRun, RoundSampler, attach, dataset, places_of  # noqa: E402  # noqa: E402
+from gaincurate.trainers.trl.checks import places_of  # noqa: E402
+from gaincurate.trainers.trl.live import Follower, FollowsRun, RoundSampler, attach, dataset  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),
@@ -317,9 +318,14 @@ def test_a_batch_that_was_changed_makes_no_resume_exact_and_nothing_is_undone(
     before, told = runs.plans(run), run.outcomes(0).read_bytes()
     forget()
     trainer, _ = make(model, run, num_train_epochs=2, per_device_train_batch_size=size)
-    why = rf"it was saved with another batch \(prompts 4, now {size // 2}\), so no resume from it is exact\."
-    with pytest.raises(InputError, match=rf"^cannot resume from .*checkpoint-4: {why}"):
-        trainer.train(resume_from_checkpoint=str(tmp_path / "out/checkpoint-4"))
+    why = (
+        "it was saved with another batch, so no resume from it is exact: per_device_train_batch_size * processes "
+        f"* steps_per_generation / num_generations was 4, now {size // 2}. Put that back, or begin a new run."
+    )
+    for named, step in ((str(tmp_path / "out/checkpoint-4"), 4), (True, 8)):
+        with pytest.raises(InputError) as caught:
+            trainer.train(resume_from_checkpoint=named)
+        assert str(caught.value) == f"cannot resume from {tmp_path / f'out/checkpoint-{step}'}: {why}"
     assert runs.plans(run) == before
     assert run.outcomes(0).read_bytes() == told
     assert run.state["finished"]

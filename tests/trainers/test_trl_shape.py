@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import runs
 from gaincurate.errors import InputError
 from gaincurate.schedule.config import RescoreConfig, ScheduleConfig
 from gaincurate.trainers.doctor.examine import judge, trainer_named
@@ -26,7 +28,8 @@ trl = pytest.importorskip("trl")
 
 from trl.trainer.utils import RepeatSampler  # noqa: E402
 
-from gaincurate.trainers.trl.checks import check, see_checkpoint  # noqa: E402
+from gaincurate.trainers.session import RunSession  # noqa: E402
+from gaincurate.trainers.trl.checks import check, newest, see_checkpoint  # noqa: E402
 from gaincurate.trainers.trl.live import RoundSampler  # noqa: E402
 
 # TRL 1.16 sets an option by the name that transformers 5.23 has given up.
@@ -324,6 +327,46 @@ def test_all_that_is_wrong_is_refused_at_once_and_the_doctor_said_so_before() ->
     assert sorted(refused_now) == sorted([*said_before(made, config("window")), "dataset", "outcome"])
     checked(trainer(dataloader_num_workers=2), config())
     assert not said_before(trainer(dataloader_num_workers=2), config())
+
+
+@pytest.mark.parametrize(
+    ("ids", "title"),
+    [
+        (["id1", "id99"], "train_dataset has no row for 'id99', which the plan"),
+        ([], "train_dataset has no gc_id"),
+    ],
+)
+def test_rows_that_are_not_the_runs_are_refused_beside_the_settings(ids: list[str], title: str) -> None:
+    made = trainer(shuffle_dataset=True, save_steps=0.5)
+    if not ids:
+        made.train_dataset = made.train_dataset.rename_column("gc_id", "id")
+    with pytest.raises(InputError) as caught:
+        check(made, shape_of(made), config(), False, ids=ids)
+    assert caught.value.data["findings"] == ["shuffle", "window", "rows"]
+    last = str(caught.value).splitlines()[-1]
+    assert last.startswith(title)
+    assert not last.endswith("..")
+
+
+def test_the_newest_checkpoint_of_another_batch_is_refused_and_not_passed_over_for_a_new_start(
+    tmp_path: Path,
+) -> None:
+    live, then = RunSession(runs.begin(tmp_path, budget=8).folder), Shape(4, 2, 1, 1)
+    for step in (1, 2):
+        folder = tmp_path / f"out/checkpoint-{step}"
+        folder.mkdir(parents=True)
+        (folder / "trainer_state.json").write_text(f'{{"global_step": {step}}}')
+        (folder / "rng_state.pth").touch()
+        live.save_beside(folder, step, position=4 * step, batch=then.batch)
+    assert newest(tmp_path / "out", live, then) == tmp_path / "out/checkpoint-2"
+    with pytest.raises(InputError) as caught:
+        newest(tmp_path / "out", live, Shape(2, 4, 1, 1))
+    assert str(caught.value) == (
+        f"cannot resume from {tmp_path / 'out/checkpoint-2'}: it was saved with another batch, so no resume from "
+        "it is exact: per_device_train_batch_size * processes * steps_per_generation / num_generations was 4, now "
+        "2; num_generations was 2, now 4. Put that back, or begin a new run."
+    )
+    assert newest(tmp_path / "none", live, then) is None
 
 
 def test_checkpoints_without_whole_weights_cannot_be_scored_with() -> None:

@@ -18,10 +18,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset
 
 from gaincurate.core.artifact import Json
 from gaincurate.core.outcomes import newest_attempts, read_file
+from gaincurate.core.schema import ID
 from gaincurate.errors import InputError, OutputError
 from gaincurate.schedule.checkpoints import why_incomplete
 from gaincurate.schedule.config import ScheduleConfig
@@ -34,6 +37,13 @@ from gaincurate.trainers.trl.batching import Shape, resolved
 from gaincurate.trainers.trl.rules import RULES
 
 _PREFIX = "checkpoint"
+_BATCH = {
+    "prompts": "per_device_train_batch_size * processes * steps_per_generation / num_generations",
+    "group": "num_generations",
+    "repeats": "steps_per_generation * num_iterations",
+    "accumulation": "gradient_accumulation_steps",
+}
+"""TRL's settings that make the numbers of `Shape.batch`."""
 _log = logging.getLogger("gaincurate")
 
 
@@ -44,6 +54,7 @@ def check(
     late: bool,
     outcome: str | Sequence[str] | None = None,
     correct: str | None = None,
+    ids: Sequence[str] = (),
 ) -> None:
     """Refuse what would train on other prompts than the plan's, or lose the place.
 
@@ -54,13 +65,14 @@ def check(
         late: rows are chosen when they are generated for.
         outcome: names of the reward functions that are reported; None for all.
         correct: the name of the one that says whether an answer is right.
+        ids: of the newest round's prompts, where there is one.
 
     Raises:
         InputError: a sentence for each setting, with what fixes it.
     """
     context = context_of(config, "live", late=late)
     findings, _ = ask(RULES.rules, resolved(trainer), context)
-    findings += _dataset(trainer.train_dataset, shape, late)
+    findings += _dataset(trainer.train_dataset, shape, late, ids)
     findings += _weights(trainer, context)
     findings += unheard(trainer, outcome, correct)
     refuse(findings, repr)
@@ -96,7 +108,7 @@ def reward_missing(names: Sequence[str], name: str) -> Finding:
     return Finding("outcome", "stops", title)
 
 
-def _dataset(rows: Any, shape: Shape, late: bool) -> Iterator[Finding]:
+def _dataset(rows: Any, shape: Shape, late: bool, ids: Sequence[str]) -> Iterator[Finding]:
     if not isinstance(rows, Dataset):
         yield Finding(
             "dataset",
@@ -104,7 +116,12 @@ def _dataset(rows: Any, shape: Shape, late: bool) -> Iterator[Finding]:
             f"train_dataset is a {type(rows).__name__}, whose rows cannot be asked for by place",
             advice="use `gaincurate.trainers.trl.dataset(run)`, or late=True with a map-style dataset",
         )
-    elif late and shape.prompts:
+    elif not late:
+        try:
+            places_of(rows, ids)
+        except InputError as error:
+            yield Finding("rows", "stops", str(error).removesuffix("."))
+    elif shape.prompts:
         batches = len(rows) // shape.prompts * shape.repeats
         if batches == 0 or batches % shape.accumulation:
             least = shape.prompts * shape.accumulation // math.gcd(shape.repeats, shape.accumulation)
@@ -116,6 +133,29 @@ def _dataset(rows: Any, shape: Shape, late: bool) -> Iterator[Finding]:
                 "shorter one and the rounds out of step",
                 advice=f"with late=True any rows will do: give {least} or a multiple of that",
             )
+
+
+def places_of(rows: Dataset, ids: Sequence[str]) -> list[int]:
+    """Where the rows with these ids are, `[ids]`.
+
+    Raises:
+        InputError: one is not there.
+    """
+    if ID not in rows.column_names:
+        raise InputError(
+            f"train_dataset has no {ID} column: train on `gaincurate.trainers.trl.dataset(run)`, or on rows "
+            "that were exported with their ids."
+        )
+    column = rows.select_columns(ID).with_format("arrow")[:].column(ID)
+    places = pc.index_in(pa.array(ids, pa.string()), value_set=pc.cast(column, pa.string()).combine_chunks())
+    if places.null_count:
+        missing = ids[pc.indices_nonzero(pc.is_null(places))[0].as_py()]
+        raise InputError(
+            f"train_dataset has no row for {missing!r}, which the plan asks for ({places.null_count:,} of "
+            f"{len(ids):,} are missing): it is not made of the run's scored set, or was filtered."
+        )
+    found: list[int] = places.to_pylist()
+    return found
 
 
 def _weights(trainer: Any, context: Context) -> Iterator[Finding]:
@@ -189,8 +229,13 @@ def checkpoints(output: str | Path) -> dict[int, Path]:
 
 
 def newest(output: str | Path, live: RunSession, shape: Shape) -> Path | None:
-    """The newest checkpoint to resume from; what is wrong with later ones is logged."""
-    found = checkpoints(output)
+    """The newest checkpoint to resume from; what is wrong with later ones is logged.
+
+    Raises:
+        InputError: the only ones that would do are of another batch. To begin from nothing instead would
+            undo what was trained.
+    """
+    found, of_another_batch = checkpoints(output), None
     for step in sorted(found, reverse=True):
         try:
             if (why := _unfinished(found[step], step, shape)) is None:
@@ -198,7 +243,11 @@ def newest(output: str | Path, live: RunSession, shape: Shape) -> Path | None:
                 return found[step]
         except (InputError, OutputError) as error:
             why = str(error)
+            if "batch" in error.data and of_another_batch is None:
+                of_another_batch = InputError(f"cannot resume from {found[step]}: {error}", **error.data)
         _log.warning("cannot resume from %s: %s", found[step], why)
+    if of_another_batch is not None:
+        raise of_another_batch
     return None
 
 
@@ -226,14 +275,12 @@ def place_in(checkpoint: Path, step: int, live: RunSession, shape: Shape) -> Jso
     done = step - int(saved["round"]) * steps
     was = saved.get("batch", {})
     if was != shape.batch:
-        changed = [
-            f"{name} {was.get(name)}, now {value}"
-            for name, value in shape.batch.items()
-            if was.get(name) != value
-        ]
+        changed = [name for name, value in shape.batch.items() if was.get(name) != value]
+        listed = "; ".join(f"{_BATCH[name]} was {was.get(name)}, now {shape.batch[name]}" for name in changed)
         raise InputError(
-            f"it was saved with another batch ({'; '.join(changed)}), so no resume from it is exact. Put the "
-            "settings back; prompts are generation_batch_size / num_generations."
+            f"it was saved with another batch, so no resume from it is exact: {listed}. Put that back, or "
+            "begin a new run.",
+            batch=changed,
         )
     if int(saved["step"]) != step or not 0 <= done <= steps or shape.inside(done):
         raise InputError(

@@ -23,7 +23,6 @@ from typing import Any
 
 import datasets
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 import transformers
 from accelerate.utils import gather_object
@@ -46,6 +45,7 @@ from gaincurate.trainers.trl.checks import (
     late_first_save,
     newest,
     place_in,
+    places_of,
     see_checkpoint,
     unheard,
 )
@@ -145,10 +145,10 @@ def attach(
     live.held = TrainerFinder(layout_of("trl"), live.note).held
     if any(isinstance(callback, Follower) for callback in trainer.callback_handler.callbacks):
         raise InputError(f"this trainer follows a run already, and cannot follow {run} too.")
-    check(trainer, shape, live.run.config, late, outcome, correct)
+    check(trainer, shape, live.run.config, late, outcome, correct, live.ids if live.round >= 0 else ())
     together(lambda: _plan_the_first(live), trainer.accelerator)
     if not late:
-        places_of(trainer.train_dataset, live.ids)  # now rather than in the first epoch
+        places_of(trainer.train_dataset, live.ids)  # of a first round that was planned just now
     return Follower(trainer, live, shape, late=late, outcome=outcome, correct=correct)
 
 
@@ -388,29 +388,6 @@ def dataset(run: str | Path) -> datasets.Dataset:
         return found
 
     return whole.with_transform(rows)
-
-
-def places_of(rows: datasets.Dataset, ids: Sequence[str]) -> list[int]:
-    """Where the rows with these ids are, `[ids]`.
-
-    Raises:
-        InputError: one is not there.
-    """
-    if ID not in rows.column_names:
-        raise InputError(
-            f"train_dataset has no {ID} column: train on `gaincurate.trainers.trl.dataset(run)`, or on rows "
-            "that were exported with their ids."
-        )
-    column = rows.select_columns(ID).with_format("arrow")[:].column(ID)
-    places = pc.index_in(pa.array(ids, pa.string()), value_set=pc.cast(column, pa.string()).combine_chunks())
-    if places.null_count:
-        missing = ids[pc.indices_nonzero(pc.is_null(places))[0].as_py()]
-        raise InputError(
-            f"train_dataset has no row for {missing!r}, which the plan asks for ({places.null_count:,} of "
-            f"{len(ids):,} are missing): it is not made of the run's scored set, or was filtered."
-        )
-    found: list[int] = places.to_pylist()
-    return found
 
 
 class RoundSampler(torch.utils.data.Sampler[int]):

@@ -79,7 +79,9 @@ def _columns(parts: Parts, options: ViewOptions) -> Columns:
     return {
         "prompt": parts.messages(),
         "reward_model": parts.struct("reward_model", reward, {"style": "rule"}),
-        "extra_info": parts.struct("extra_info", {"index": parts.places(), ID: parts.ids()}),
+        "extra_info": parts.struct(
+            "extra_info", {"index": parts.places("extra_info.index"), ID: parts.ids()}
+        ),
     }
 
 

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gaincurate.core.artifact import RUN
 from gaincurate.errors import InputError
 from gaincurate.schedule.config import ScheduleConfig
-from gaincurate.schedule.run import RUN, Run
+from gaincurate.schedule.run import Run
 from gaincurate.trainers.doctor.examine import run_context
 from gaincurate.trainers.doctor.findings import Finding, ask, context_of, refuse
 from gaincurate.trainers.doctor.settings import Resolved
