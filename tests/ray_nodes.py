@@ -111,17 +111,17 @@ def cluster() -> Iterator[Nodes]:
 
 
 @contextmanager
-def started_by_hand() -> Iterator[tuple[str, set[int]]]:
+def started_by_hand(variables: dict[str, str] | None = None) -> Iterator[tuple[str, set[int]]]:
     """A head and a worker as `ray start` makes them; the address, and the processes that have workers.
 
     Only what is started here is ended: `ray stop` would end everybody's.
     """
     ray = str(Path(sys.executable).with_name("ray"))
-    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
-    with short_folder() as folder, socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", **(variables or {})}
+    with short_folder() as folder:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
         common = ["--node-ip-address", "127.0.0.1", "--object-store-memory", str(STORE), "--block"]
         head = ["--head", "--port", str(port), "--num-cpus", "0", "--include-dashboard", "false"]
         started: list[subprocess.Popen[bytes]] = []

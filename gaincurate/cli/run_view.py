@@ -237,6 +237,8 @@ def print_status(facts: dict[str, Any], last: int | None = None) -> None:
     else:
         where = f"{of_rounds(rounds[-1]['round'], facts['planned_rounds'])} waits for outcomes"
     by = f" by {facts['by']}" if facts["by"] else ""
+    if facts["where"] is not None:
+        by += f", where {facts['where']}"
     if facts["stratify"] != "none":
         by += f", within the groups of {facts['stratify']}"
     output.text(

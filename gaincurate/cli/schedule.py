@@ -125,7 +125,7 @@ def run(config: DriveConfig, as_json: AsJson = False) -> None:
 
     It reads {data}, a Parquet file with `prompt` (chat messages), `gc_id` and the source columns; appends a
     line of JSON for each rollout to {outcomes}: {"gc_id": ..., "reward": ..., "round": {round}}; begins with
-    {checkpoint} and saves a Hugging Face checkpoint below {output}. docs/schedule.md says more.
+    {checkpoint} and saves a Hugging Face checkpoint below {output}.
 
     Run the same command again after an interruption: it goes on where it was.
 

@@ -13,7 +13,10 @@ import os
 import pwd
 import queue
 import re
+import secrets
+import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +27,7 @@ from typing import Any
 
 from gaincurate.core.cluster_options import ClusterConfig
 from gaincurate.core.leases import Death, Event, Leases
+from gaincurate.core.process import Terminated
 from gaincurate.core.progress import Progress
 from gaincurate.errors import GaincurateError, InputError
 
@@ -57,11 +61,16 @@ def joined(config: ClusterConfig, note: Callable[[str], None]) -> Iterator[Needs
     Raises:
         InputError: there is none, it is somebody else's, or of another version.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # counts for a Ray that is started here
+    ours = sys.modules.get("ray")
+    already = ours is not None and ours.is_initialized()  # by a program that calls us
+    address = "auto" if already else _address(config)
+    if address == "local":
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # Ray would write one into the home folder, which changes how the user's next `ray start` begins.
+        if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
 
-    already = ray.is_initialized()  # by a program that calls us
-    address = "auto" if already else _address(config)
     if not already:
         _init(ray, address)
     try:
@@ -116,9 +125,12 @@ def _init(ray: Any, address: str) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address == "local":
         options |= {"include_dashboard": False, "object_store_memory": _STORE}
+    on_notice = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, **options)
     except (Exception, SystemExit) as error:  # each way in which it fails has a class of its own
+        if isinstance(error, SystemExit) and error.code == signal.SIGTERM:
+            raise Terminated(signal.SIGTERM) from error
         first = " ".join(str(error).split()) if isinstance(error, Exception) else "it does not answer"
         if "ersion mismatch" in first:
             first = re.sub(r"This process.*?was started with", "this process has", first)
@@ -126,12 +138,21 @@ def _init(ray: Any, address: str) -> None:
                 f"the Ray at {address} has other versions: {first[:300]}. Install the cluster's versions of "
                 "ray and Python here, or run the command in the cluster's own environment."
             ) from error
+        if type(error).__name__ == "AuthenticationError" or "InvalidAuthToken" in first:
+            raise InputError(
+                f"the Ray at {address} wants a token: set RAY_AUTH_MODE=token here, and RAY_AUTH_TOKEN to "
+                "what `ray get-auth-token` prints on its head (or have it in ~/.ray/auth_token)."
+            ) from error
         if isinstance(error, PermissionError):
             raise _not_ours(address, "another user") from error
         raise InputError(
             f"--address {address}: this machine cannot join a Ray there ({first[:300].rstrip('.')}). Run "
             "the command on a machine where `ray start` was run for that cluster."
         ) from error
+    finally:
+        # Ray takes SIGTERM for itself and would exit with 15, which says nothing to a scheduler.
+        if callable(on_notice) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_notice)
     # What raylets print goes to stdout, where the figures of --json are.
     with suppress(ImportError, AttributeError):
         from ray._private.ray_logging import global_worker_stdstream_dispatcher

@@ -26,6 +26,7 @@ from gaincurate.core.arrow import Refuse, check_fields, check_values, open_ipc, 
 from gaincurate.core.artifact import MANIFEST, Artifact, Json, Kind, broken, open_table, without_info
 from gaincurate.core.cache import local_copy
 from gaincurate.core.files import digest_bytes, digest_file, reading, write_atomic, write_json
+from gaincurate.core.options import near
 from gaincurate.core.schema import FORMAT, ID, NEVER_NULL, PREFIX, expected_fields
 from gaincurate.core.store import Remote, located
 from gaincurate.errors import InputError, OutputError, storage_error
@@ -212,7 +213,8 @@ class ScoredSet:
         """
         if name not in self.schema.names:
             raise InputError(
-                f"{self.place} has no column {name!r}; it has {', '.join(self.schema.names)}.",
+                f"{self.place} has no column {name!r}; it has {', '.join(self.schema.names)}"
+                f"{near(name, self.schema.names)}.",
                 column=name,
             )
         chunks = [table.column(name) for table in self.tables([name])]

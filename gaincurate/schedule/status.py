@@ -78,6 +78,7 @@ def status(run: Run, expected: Forecast | None = None) -> Json:
         "strategy": config.strategy,
         "params": run.facts["params"],
         "by": config.by,
+        "where": config.where,
         "stratify": config.stratify,
         "group_weights": config.group_weights,
         "budget": config.budget,

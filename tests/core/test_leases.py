@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from fake_crew import FakeCrew, Run, hand_out
 from gaincurate.core.leases import Death, shards_of
+from gaincurate.core.progress import Listener, Progress, Sent
 from gaincurate.errors import GaincurateError, InputError
 
 CRASHED = Death("its process crashed")
@@ -206,3 +207,21 @@ def test_a_worker_hands_on_what_it_has_before_it_waits_for_more() -> None:
     inbox.put([7])
     assert next(shards) == 7
     assert next(shards) is None
+
+
+def test_what_a_dead_process_counted_of_an_unfinished_part_is_counted_once() -> None:
+    class Seen(Progress):
+        units = 0
+
+        def advance(self, n: float, **also: int) -> None:
+            self.units += int(n)
+
+    seen, tokens = Seen(), []
+    listener = Listener(seen, lambda counts: tokens.append(counts["tokens"]), again=("units", "tokens"))
+    for worker in (0, 1):
+        Sent(lambda kind, value, worker=worker: listener(kind, value, worker)).advance(6, tokens=60)
+    Sent(lambda kind, value: listener(kind, value, 0)).part("shard 1", shard=0, units=4, tokens=40)
+    listener("died", CRASHED, 0)
+    assert (seen.units, sum(tokens)) == (10, 100)
+    listener("died", CRASHED, 1)
+    assert (seen.units, sum(tokens)) == (4, 40)

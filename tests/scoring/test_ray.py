@@ -209,7 +209,7 @@ def test_all_are_lost_and_none_comes_and_the_same_command_goes_on(
 def test_twenty_workers_are_killed_in_one_run(
     tmp_path: Path, tiny_model: Path, data: Path, two: Nodes
 ) -> None:
-    out, chance, killed = tmp_path / "set", random.Random(0), []
+    out, chance, killed = tmp_path / "set", random.Random(0), list[int]()
     pipeline.score_dataset(config(data, tiny_model, tmp_path / "one", shard_rows=1))
 
     def at_part(number: int) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +16,6 @@ import pytest
 
 import tiny
 from command import run, tree
-from gaincurate.core import ray_cluster
 from ray_nodes import gone, started_by_hand
 
 ray = pytest.importorskip("ray", reason="needs ray: pip install 'gaincurate[ray]'")
@@ -24,10 +26,12 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Tip. In future versions of Ray:FutureWarning"),
 ]
 
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
+
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[tuple[str, set[int]]]:
-    with started_by_hand() as started:
+    with started_by_hand(TOKEN) as started:
         yield started
 
 
@@ -41,15 +45,21 @@ def command(data: Path, model: Path, out: Path, *more: object) -> list[str]:
     return [str(word) for word in ("score", data, "-m", model, "-o", out, *options)]
 
 
-def until_a_shard_is_done(arguments: list[str]) -> Any:
-    """A process of the command, in the middle of its work."""
-    process = subprocess.Popen(
+def begun(arguments: list[str], variables: dict[str, str]) -> Any:
+    """A process of the command."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return subprocess.Popen(
         [sys.executable, "-m", "gaincurate", *arguments],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
+        env={**others, **variables},
     )
-    assert process.stderr is not None
+
+
+def until_a_shard_is_done(arguments: list[str]) -> Any:
+    """A process of the command, in the middle of its work."""
+    process = begun(arguments, TOKEN)
     for line in process.stderr:
         if line.startswith("shard "):
             break
@@ -89,35 +99,47 @@ def test_killed_and_interrupted_and_run_again(
     assert gone(raylets)
     assert not (out / "manifest.json").exists()
 
-    result = run(*arguments)
-    assert result.exit_code == 0, result.stderr
-    assert f"joined the Ray at {address}: 2 nodes, 1 CPU, of the user " in result.stderr
+    process = begun(arguments, TOKEN)
+    said = ended(process)
+    assert process.returncode == 0, said
+    port = address.partition(":")[2]  # the head may have another name for itself
+    assert re.search(rf"^joined the Ray at [\w.]+:{port}: 2 nodes, 1 CPU, of the user ", said, re.MULTILINE)
     assert tree(out) == tree(tmp_path / "whole")
     assert gone(raylets)
 
 
-@pytest.mark.usefixtures("head")
-def test_a_ray_of_another_user_is_left_alone(
-    tmp_path: Path, tiny_model: Path, data: Path, head: tuple[str, set[int]], monkeypatch: pytest.MonkeyPatch
+PROGRAMS = {
+    "another user": "from gaincurate.core import ray_cluster\nray_cluster._user_of = lambda nodes: 4242\n",
+    "another version": "import ray\nray.__version__ = '2.40.0'\n",
+    "no token": "",
+}
+RUN = "import sys\nfrom gaincurate.cli.app import app\napp(sys.argv[1:])\n"
+
+
+@pytest.mark.parametrize("what", PROGRAMS)
+def test_a_ray_that_cannot_be_used_is_left_alone(
+    what: str, tmp_path: Path, tiny_model: Path, data: Path, head: tuple[str, set[int]]
 ) -> None:
-    monkeypatch.setattr(ray_cluster, "_user_of", lambda nodes: 4242)
-    result = run(*command(data, tiny_model, tmp_path / "set", "--engine", "ray", "--address", head[0]))
-    assert result.exit_code == 2
-    assert result.stderr.splitlines()[-1] == (
-        f"error: the Ray at {head[0]} belongs to the user 4242: workers would read and write as that user. Start "
-        "one of your own with `ray start --head --port N` and give its --address."
+    at = head[0]
+    sentence = {
+        "another user": f"error: the Ray at {at} belongs to the user 4242: workers would read and write as that "
+        "user. Start one of your own with `ray start --head --port N` and give its --address.",
+        "another version": f"error: the Ray at {at} has other versions: Version mismatch: The cluster was started "
+        f"with: Ray: {ray.__version__} Python: {platform.python_version()} this process has: Ray: 2.40.0 Python: "
+        f"{platform.python_version()}. Install the cluster's versions of ray and Python here, or run the command "
+        "in the cluster's own environment.",
+        "no token": f"error: the Ray at {at} wants a token: set RAY_AUTH_MODE=token here, and RAY_AUTH_TOKEN to "
+        "what `ray get-auth-token` prints on its head (or have it in ~/.ray/auth_token).",
+    }[what]
+    arguments = command(data, tiny_model, tmp_path / "set", "--engine", "ray", "--address", at)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAMS[what] + RUN, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **(TOKEN if what != "no token" else {"RAY_AUTH_MODE": "disabled"})},
     )
+    assert done.returncode == 2, done.stderr
+    named = re.sub(rf"[\d.]+:{at.partition(':')[2]}", at, done.stderr.splitlines()[-1])
+    assert named == sentence
     assert not (tmp_path / "set").exists()
-    assert not ray.is_initialized()
-
-
-def test_a_head_of_another_version_is_refused(
-    tmp_path: Path, tiny_model: Path, data: Path, head: tuple[str, set[int]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ray, "__version__", "2.40.0")
-    result = run(*command(data, tiny_model, tmp_path / "set", "--engine", "ray", "--address", head[0]))
-    assert result.exit_code == 2
-    last = result.stderr.splitlines()[-1]
-    assert last.startswith(f"error: the Ray at {head[0]} has other versions: Version mismatch: ")
-    assert "Ray: 2.40.0" in last
-    assert "Install the cluster's versions of ray and Python here" in last
