@@ -226,9 +226,9 @@ def test_run_drives_a_trainer_and_says_how_each_round_went(tmp_path: Path) -> No
     result = gaincurate("schedule", "run", tmp_path / "run", "--timeout", "60", "--", *command)
     assert result.exit_code == 0, result.output
     assert [line.split(":")[0] for line in result.stderr.splitlines() if "accuracy" in line] == [
-        "round 0",
-        "round 1",
-        "round 2",
+        "round 0 (1/3)",
+        "round 1 (2/3)",
+        "round 2 (3/3)",
     ]
     assert "of training" in result.stdout
 
