@@ -68,6 +68,7 @@ def test_every_dependency_is_pinned_in_the_constraints() -> None:
         *project["dependencies"],
         *(r for extra in project["optional-dependencies"].values() for r in extra),
     ]
+    wanted = [r for r in wanted if not r.startswith("gaincurate[")]  # `all` is other extras
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pinned = {line.split("==")[0].replace("_", "-").lower() for line in lines if "==" in line}
     names = {re.split(r"[\[>]", r)[0] for r in wanted}

@@ -172,7 +172,14 @@ def _tuning(comparison: Json) -> None:
 
 @configured()
 def compare(
-    config: Annotated[Path, Option("A .toml file; see docs/compare.md.", metavar="CONFIG", argument=True)],
+    config: Annotated[
+        Path,
+        Option(
+            "A .toml file with scored, heldout, verifier, budget_tokens and [[arms]] at least.",
+            metavar="CONFIG",
+            argument=True,
+        ),
+    ],
     out: Annotated[
         Path | None,
         Option(

@@ -30,7 +30,11 @@ _PANELS = (None, *PANELS)
 _METAVARS = {bool: "", int: "N", float: "X", Path: "PATH", str: "TEXT"}
 _WIDE = 18  # columns that choices may take beside an option at a width of 80
 _MANY = 5  # a command with more options takes them from a file too
-_OF_A_CALL = ("as_json",)  # says how one call prints, so it is no part of what a file configures
+_OF_A_CALL = (
+    "as_json",
+    "verbose",
+    "quiet",
+)  # say how one call prints, which no file configures
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 _KINDS = {".toml": "TOML", ".yaml": "YAML", ".yml": "YAML", ".json": "JSON"}
 _BOOL = "tag:yaml.org,2002:bool"
@@ -144,7 +148,9 @@ def _parameter(
 ) -> inspect.Parameter:
     metavar, choices = _metavar(marker, kind)
     shared: dict[str, Any] = {"help": marker.help + choices, "metavar": metavar}
-    if marker.read is None:
+    if choices_of := _choices(kind):
+        kind, shared["parser"] = Any, _one_of(choices_of)
+    elif marker.read is None:
         shared |= {"min": least, "max": most}
     else:
         kind, shared["parser"] = Any, _as_given
@@ -156,6 +162,23 @@ def _parameter(
         shown = not names[0].startswith(" /")  # a flag that only switches off says so itself
         info = typer.Option(*names, show_default=shown, rich_help_panel=marker.panel, **shared)
     return inspect.Parameter(name, _KEYWORD, default=default, annotation=Annotated[kind, info])
+
+
+def _choices(kind: Any) -> tuple[str, ...]:
+    """The texts that an option takes, where it takes one of a few."""
+    if typing.get_origin(kind) in (typing.Union, UnionType):
+        kind = next(part for part in typing.get_args(kind) if part is not type(None))
+    return typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
+
+
+def _one_of(choices: tuple[str, ...]) -> Callable[[Any], Any]:
+    def parse(value: Any) -> Any:
+        if value not in choices:
+            listed = ", ".join(map(repr, choices))
+            raise typer.BadParameter(f"{value!r} is not one of {listed}{near(str(value), choices)}.")
+        return value
+
+    return parse
 
 
 def _as_given(value: Any) -> Any:

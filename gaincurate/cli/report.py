@@ -17,6 +17,8 @@ from gaincurate.core.options import CHECKS, READING, Cache, Option
 from gaincurate.core.store import use_cache
 from gaincurate.errors import InputError, OutputError
 
+_GROUPS = 20  # that the terminal shows
+
 if TYPE_CHECKING:
     from gaincurate.core.stats import Estimate
     from gaincurate.hygiene.config import RowChecks
@@ -34,6 +36,8 @@ def print_report(document: Document) -> None:
         f"({about.group_how})"
     )
     output.text()
+    if (groups := verdict_text.mostly_groups(document)) is not None:
+        output.say(groups)
     output.say(document.headline)
     if document.unknown is not None:
         output.say(document.unknown)
@@ -143,6 +147,7 @@ def _outcomes(document: Document) -> None:
             output.say(f"  {outcome.unknown:,} of its prompts {verb} not in this set.")
         for note in outcome.notes:
             output.say(f"  {note}")
+        _groups(document, outcome.name)
     for calibration in document.calibrations:
         _head(
             f"{calibration.column} against {calibration.outcome}: Pearson {_shown(calibration.pearson)}, "
@@ -154,6 +159,28 @@ def _outcomes(document: Document) -> None:
             for b in calibration.bins
         ]
         output.table(lines, ["predicted", "prompts", "mean", "observed"])
+
+
+def _groups(document: Document, outcome: str) -> None:
+    """The groups that were observed, the largest first."""
+    rates = [rate for rate in document.group_rates if rate.outcome == outcome]
+    if not rates:
+        return
+    lines = [
+        [
+            output.excerpt(rate.group, 40),
+            f"{rate.prompts:,}",
+            f"{rate.mean:.3f}",
+            output.number(rate.teaches, ".0%"),
+            output.number(rate.variance, ".3f"),
+        ]
+        for rate in rates[:_GROUPS]
+    ]
+    output.text()
+    output.table(lines, [document.about.group_column or "", "prompts", "pass rate", "teaches", "p (1 - p)"])
+    output.say("teaches: the share of its prompts with both right and wrong rollouts", first="  ")
+    if len(rates) > _GROUPS:
+        output.say(f"and {len(rates) - _GROUPS:,} smaller ones (--json has all)", first="  ")
 
 
 def _against(document: Document) -> None:

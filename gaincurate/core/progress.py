@@ -19,6 +19,9 @@ class Progress:
     begins another piece of work, such as rollouts after the verification of gold answers.
     """
 
+    def loading(self, what: str) -> None:
+        """Something begins of which no share is known, such as reading weights; an empty text ends it."""
+
     def start(self, total: int, done: float = 0, *, what: str = "", unit: str = "row") -> None:
         """Work begins.
 
@@ -43,7 +46,9 @@ class Progress:
 
 
 class Sent(Progress):
-    """Sends what it hears to whoever follows the work from another process, as a kind and a value.
+    """Sends what it hears, but not what is loading, to whoever follows the work from another process.
+
+    Each message is a kind and a value.
 
     Args:
         send: takes a kind (`note`, `advance`, `part`) and its value: a text, or what was counted by name too.

@@ -27,6 +27,7 @@ from typing import Any
 
 from gaincurate.core.cluster_options import ClusterConfig
 from gaincurate.core.leases import Death, Event, Leases
+from gaincurate.core.process import Terminated
 from gaincurate.core.progress import Progress
 from gaincurate.errors import GaincurateError, InputError
 
@@ -124,13 +125,12 @@ def _init(ray: Any, address: str) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address == "local":
         options |= {"include_dashboard": False, "object_store_memory": _STORE}
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGTERM)
+    on_notice = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, **options)
-        if main and before not in (None, signal.SIG_DFL):
-            signal.signal(signal.SIGTERM, before)  # Ray has one of its own, which says nothing of going on
     except (Exception, SystemExit) as error:  # each way in which it fails has a class of its own
+        if isinstance(error, SystemExit) and error.code == signal.SIGTERM:
+            raise Terminated(signal.SIGTERM) from error
         first = " ".join(str(error).split()) if isinstance(error, Exception) else "it does not answer"
         if "ersion mismatch" in first:
             first = re.sub(r"This process.*?was started with", "this process has", first)
@@ -150,6 +150,10 @@ def _init(ray: Any, address: str) -> None:
             "the command on a machine where `ray start` was run for that cluster, with RAY_AUTH_MODE=token "
             "where that wants tokens."
         ) from error
+    finally:
+        # Ray takes SIGTERM for itself and would exit with 15, which says nothing to a scheduler.
+        if callable(on_notice) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_notice)
     # What raylets print goes to stdout, where the figures of --json are.
     with suppress(ImportError, AttributeError):
         from ray._private.ray_logging import global_worker_stdstream_dispatcher

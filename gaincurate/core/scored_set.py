@@ -10,8 +10,10 @@ columns and Arrow maps files.
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Iterator, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from gaincurate.core.arrow import Refuse, check_fields, check_values, open_ipc, 
 from gaincurate.core.artifact import MANIFEST, Artifact, Json, Kind, broken, open_table, without_info
 from gaincurate.core.cache import local_copy
 from gaincurate.core.files import digest_bytes, digest_file, reading, write_atomic, write_json
+from gaincurate.core.options import near
 from gaincurate.core.schema import FORMAT, ID, NEVER_NULL, PREFIX, expected_fields
 from gaincurate.core.store import Remote, located
 from gaincurate.errors import InputError, OutputError, storage_error
@@ -32,6 +35,8 @@ COLUMNS = "columns"
 """Computed columns, beside the shards."""
 _BROKEN = "`gaincurate score` did not write it so: get the set again from where it came, or score again."
 _FEW = 64  # rows of a shard for each that is taken, from which on validating rows one by one is faster
+_SHOWN, _CELL = 5, 80
+"""Rows of a set that a notebook shows, and the characters of a cell."""
 _AGAIN = "delete that column's .arrow and .json file, and make it again if you need it."
 
 
@@ -117,6 +122,64 @@ class ScoredSet:
         rows: int = self.manifest["rows"]
         return rows
 
+    def __repr__(self) -> str:
+        names = ", ".join(self.schema.names)
+        return f"ScoredSet({str(self.folder)!r}: {len(self):,} rows; {names})"
+
+    def _repr_html_(self) -> str:
+        """The first rows as a table, for notebooks."""
+        rows = self.take(range(min(_SHOWN, len(self))))
+        head = "".join(f"<th>{escape(name)}</th>" for name in rows.column_names)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{escape(_short(value))}</td>" for value in row.values()) + "</tr>"
+            for row in rows.to_pylist()
+        )
+        caption = f"{escape(str(self.folder))}: {len(self):,} rows"
+        return f"<table><caption>{caption}</caption><tr>{head}</tr>{body}</table>"
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """The rows as Python values, in source order; computed columns are joined."""
+        for table in self.tables():
+            for batch in table.to_batches():
+                yield from batch.to_pylist()
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        """The row at a place, from 0, or from the end where it is negative; as Python values.
+
+        Raises:
+            IndexError: a place that the set does not have.
+        """
+        if not -len(self) <= place < len(self):
+            raise IndexError(f"{self.folder} has {len(self):,} rows; there is no row {place}")
+        values: dict[str, Any] = self.take([place % len(self)]).to_pylist()[0]
+        return values
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """For any library that reads Arrow (`polars.from_arrow(scored)`, `pyarrow.table(scored)`)."""
+        batches = (batch for table in self.tables() for batch in table.to_batches())
+        return pa.RecordBatchReader.from_batches(self.schema, batches).__arrow_c_stream__(requested_schema)
+
+    def to_table(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """All rows, `[rows]`, with these columns or all; shards stay memory-mapped."""
+        return pa.concat_tables(self.tables(columns))
+
+    def to_pandas(self, columns: Sequence[str] | None = None) -> Any:
+        """`to_table` as a pandas.DataFrame.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        _library("pandas")
+        return self.to_table(columns).to_pandas()
+
+    def to_polars(self, columns: Sequence[str] | None = None) -> Any:
+        """`to_table` as a polars.DataFrame.
+
+        Raises:
+            InputError: polars is not installed.
+        """
+        return _library("polars").from_arrow(self.to_table(columns))
+
     @property
     def schema(self) -> pa.Schema:
         """Source columns, score columns, then computed columns."""
@@ -150,7 +213,8 @@ class ScoredSet:
         """
         if name not in self.schema.names:
             raise InputError(
-                f"{self.place} has no column {name!r}; it has {', '.join(self.schema.names)}.",
+                f"{self.place} has no column {name!r}; it has {', '.join(self.schema.names)}"
+                f"{near(name, self.schema.names)}.",
                 column=name,
             )
         chunks = [table.column(name) for table in self.tables([name])]
@@ -396,6 +460,19 @@ def read_computed(path: Path, refuse: Refuse) -> pa.Table:
     check_fields(table.schema, [pa.field(ID, pa.string())], refuse)
     check_values(table, refuse, never_null=[ID])
     return table
+
+
+def _short(value: Any) -> str:
+    """A value for a cell of a table."""
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= _CELL else f"{text[: _CELL - 1]}…"
+
+
+def _library(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise InputError(f"{name} cannot be imported ({error}): pip install {name}.") from error
 
 
 def _whole(table: pa.Table, name: str) -> pa.Array:

@@ -35,7 +35,15 @@ from gaincurate.report.document import (
     Verdict,
 )
 from gaincurate.report.lift import calibration, lifts
-from gaincurate.report.observed import Observed, Rates, hashes_in, observe, read_rollouts, read_run
+from gaincurate.report.observed import (
+    Observed,
+    Rates,
+    group_rates,
+    hashes_in,
+    observe,
+    read_rollouts,
+    read_run,
+)
 from gaincurate.report.relations import TARGETS, Pair, Relations, relate
 from gaincurate.report.sections import DUPLICATES, compare_sets, extremes, hygiene_checks, run_story
 from gaincurate.report.table import LENGTH, Table, read_table
@@ -132,6 +140,7 @@ def report(
         run=None if opened is None else run_story(opened),
         notes=table.notes,
         methods=METHODS,
+        group_rates=group_rates(table, observed),
     )
 
 

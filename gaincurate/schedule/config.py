@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from gaincurate.core.options import ADVANCED, RESCORING, STRATA, Option, json_object
+from gaincurate.core.options import ADVANCED, CHOICE, RESCORING, STRATA, Option, json_object
 from gaincurate.core.store import located
 from gaincurate.errors import InputError
 
@@ -120,6 +120,18 @@ class ScheduleConfig(BaseModel):
     ] = None
     options: dict[str, Any] = Field(default_factory=dict)
     """The strategy's own options."""
+    where: Annotated[
+        str | None,
+        Option(
+            "Draw only rows for which this holds, such as \"source != 'web' and gc_difficulty < 1\".",
+            CHOICE,
+            metavar="CONDITION",
+        ),
+    ] = None
+    rollouts: Annotated[
+        Path | None,
+        Option("A rollout set or pass rates: adds pass_rate and samples to --where.", CHOICE),
+    ] = None
     stratify: Annotated[
         str,
         Option(

@@ -37,7 +37,7 @@ GIVEN, MADE = "references.jsonl", "rollouts.json"
 _LOCK = "lock"
 _LARGE = 1 << 20  # bytes of a state; those of older rounds keep their rows alone
 GROUPS = "groups.arrow"
-"""The group of each row, in a run with `--stratify`."""
+"""The group of each row, in a run with `--stratify` or `--where`."""
 ORDER, _NEXT, _SAVED_ORDERS = "order.arrow", "order-next.arrow", "orders"
 
 
@@ -187,7 +187,7 @@ class Run:
         Raises:
             OutputError: their file is missing or damaged.
         """
-        if self._strata is None and self.config.stratify != "none":
+        if self._strata is None and (self.config.stratify != "none" or self.config.where is not None):
             self._strata = groups.read(self.folder / GROUPS, self.facts["rows"], self.config.group_weights)
         return self._strata
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from gaincurate.core.cluster_options import WORKERS, ClusterConfig
 from gaincurate.core.locks import Split
-from gaincurate.core.options import ADVANCED, MACHINE, READING, Option, json_object
+from gaincurate.core.options import ADVANCED, MACHINE, READING, Option, json_object, near
 from gaincurate.core.store import located
 from gaincurate.errors import InputError
 from gaincurate.scoring.split import read_split
@@ -338,7 +338,9 @@ def check_signals(value: object) -> tuple[Signal, ...]:
     for name in names:
         if name not in SIGNALS:
             listed = f"{', '.join(SIGNALS[:-1])} and {SIGNALS[-1]}"
-            raise InputError(f"--signals: there is no signal {name!r}; there are {listed}.")
+            raise InputError(
+                f"--signals: there is no signal {name!r}; there are {listed}{near(name, SIGNALS)}."
+            )
     if SIGNALS[0] not in names:
         raise InputError(
             f"--signals {','.join(names)}: angle is always computed; write angle,{','.join(names)}."

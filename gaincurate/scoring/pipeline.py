@@ -31,9 +31,9 @@ from gaincurate.core.process import end_workers, start_tracker, start_workers
 from gaincurate.core.progress import Listener, Progress, Sent
 from gaincurate.core.ray_cluster import Needs, Report, Work, need_shared, spread
 from gaincurate.core.scored_set import SCORES, ScoredSet
-from gaincurate.core.stats import spearman
 from gaincurate.errors import GaincurateError, InputError, OutputError
 from gaincurate.scoring.config import ScoreConfig
+from gaincurate.scoring.finished import asked_of, read_back
 from gaincurate.scoring.identity import execution_record
 from gaincurate.scoring.ids import write_ids
 from gaincurate.scoring.plan import Outline, Plan, make_plan, open_data
@@ -72,6 +72,7 @@ def score_dataset(
     config.check_engine()
     progress, summary, out = progress or Progress(), Summary(config.out), config.out
     begin = time.perf_counter()
+    asked = asked_of(config)  # before reading: a file that changes meanwhile counts
     artifact = Artifact(out, SCORES)
     if not (config.overwrite and artifact.begun):
         artifact.read_identity()  # refuse a folder that is not ours before anything is spent or touched
@@ -83,7 +84,8 @@ def score_dataset(
             score_these(sorted(mine - present))
         _finish(plan, artifact, summary)
         summary.elapsed = time.perf_counter() - begin
-        _log(artifact, execution_record(config, plan.machine), summary)
+        record = execution_record(config, plan.machine)
+        _log(artifact, {**record, "asked": asked if summary.complete else None}, summary)
     return summary
 
 
@@ -209,15 +211,8 @@ def _finish(plan: Outline, artifact: Artifact, summary: Summary) -> None:
         if not artifact.finished:
             artifact.finish(plan.identity, plan.shards)
     shutil.rmtree(work_folder(out), ignore_errors=True)
-    manifest = artifact.read_manifest()
-    summary.complete = True
-    for name in ("rows", "rejected", "truncated", "rows_without_prefix", "zero_vectors"):
-        setattr(summary, name, manifest[name])
-    if summary.rows and not artifact.remote:  # from a store the whole set would have to be fetched for it
-        scored_set = ScoredSet(out, verify=False)
-        angle = scored_set.column("gc_angle").to_numpy()
-        length = scored_set.column("gc_question_tokens").to_numpy()
-        summary.spearman_length = spearman(angle, length)
+    # Of a set in a store the whole would have to be fetched for what the manifest does not say.
+    read_back(summary, artifact.read_manifest(), None if artifact.remote else ScoredSet(out, verify=False))
 
 
 def _log(artifact: Artifact, record: dict[str, Any], summary: Summary) -> None:

@@ -111,6 +111,7 @@ def score_shards(plan: Plan, shards: Iterable[int | None], progress: Progress, s
         summary: counts and times are added here.
     """
     config, out = plan.config, plan.config.out
+    progress.loading("the model")
     with summary.timed("loading"):
         if plan.machine.threads:
             torch.set_num_threads(plan.machine.threads)
@@ -131,6 +132,7 @@ def score_shards(plan: Plan, shards: Iterable[int | None], progress: Progress, s
             final=len(config.signals) > 1,
             tails="entropy" in config.signals,
         )
+    progress.loading("")
     signals = Signals(config, plan.backend, head, summary)
     more = signal_fields(config.signals, prefill.width)
     cursor, ids = Cursor(plan.source), Ids(work_folder(out) / "ids.bin", plan.columns)

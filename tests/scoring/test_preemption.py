@@ -41,6 +41,25 @@ def preempted(arguments: list[str], number: signal.Signals, *, whole_step: bool)
     return process.wait(), lines
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_driver_on_ray_ends_so_too(
+    tmp_path: Path, tiny_model: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray takes SIGTERM for itself, and exits with 15."""
+    pytest.importorskip("ray", reason="needs ray: pip install 'gaincurate[ray]'")
+    for name in ("RAY_ADDRESS", "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+    data = tiny.write_jsonl(tmp_path / "rows.jsonl", tiny.questions(ROWS))
+    again = command(data, tiny_model, tmp_path / "out", "--engine", "ray", "--workers", 1)
+    code, lines = preempted(again, number, whole_step=False)
+    assert code == 143, lines
+    assert lines[-1].startswith(f"ended by {number.name}. Run the same command again to go on: ")
+    assert run(*command(data, tiny_model, tmp_path / "out")).exit_code == 0
+    assert run(*command(data, tiny_model, tmp_path / "whole")).exit_code == 0
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
 @pytest.mark.parametrize(
     ("number", "workers", "whole_step"),
     [
