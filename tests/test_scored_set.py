@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -221,3 +222,51 @@ def test_few_rows_are_taken_after_a_nested_column_was_read_whole(tmp_path: Path)
     scored = ScoredSet(embedded.make_set(tmp_path / "set", vectors, shards=1))
     whole = scored.column("gc_embedding").to_pylist()
     assert scored.take([7]).column("gc_embedding").to_pylist() == [whole[7]]
+
+
+def computed(folder: Path) -> list[dict[str, Any]]:
+    """The rows that readers see, with a computed column that odd ones lack."""
+    scored = open_scores(folder)
+    scored.add_column("gc_half", [row["gc_id"] for row in ROWS[::2]], pa.array(range(20)), {})
+    return [{**row, "gc_half": None if place % 2 else place // 2} for place, row in enumerate(ours(ROWS))]
+
+
+def test_tables_of_other_libraries_have_all_rows_and_the_computed_columns(folder: Path) -> None:
+    expected = computed(folder)
+    scored = open_scores(folder)
+    assert scored.to_polars().to_dicts() == expected
+    assert polars.DataFrame(scored).to_dicts() == expected  # by the Arrow stream
+    assert pa.table(scored).to_pylist() == expected
+    assert pa.table(scored).schema == scored.schema
+    assert scored.to_table(["gc_half"]).column_names == ["gc_half"]
+    frame = scored.to_pandas(["gc_id", "gc_half"])
+    assert frame["gc_id"].tolist() == [row["gc_id"] for row in ROWS]
+    assert frame["gc_half"].dropna().tolist() == list(range(20))
+
+
+def test_rows_are_walked_through_and_taken_by_place(folder: Path) -> None:
+    expected = computed(folder)
+    scored = open_scores(folder)
+    assert list(scored) == expected
+    assert [scored[0], scored[17], scored[-1]] == [expected[0], expected[17], expected[39]]
+    for place in (40, -41):
+        with pytest.raises(IndexError, match=f"has 40 rows; there is no row {place}"):
+            scored[place]
+
+
+def test_a_set_says_what_it_is_and_a_notebook_shows_its_first_rows(tmp_path: Path) -> None:
+    rows = [scored_row(f"id{place}", "<b>1 < 2</b>" + "x" * 100, 0.123456) for place in range(7)]
+    scored = open_scores(make_set(tmp_path / "set", [rows]))
+    assert repr(scored).startswith(f"ScoredSet('{tmp_path}/set': 7 rows; question, gc_id, gc_prompt_tokens,")
+    page = scored._repr_html_()
+    assert page.count("<tr>") == 6  # the head and five rows
+    assert "<b>" not in page
+    assert "<td>&lt;b&gt;1 &lt; 2&lt;/b&gt;" + "x" * 67 + "…</td>" in page
+    assert "<td>0.1235</td>" in page
+    assert "<th>gc_angle</th>" in page
+
+
+def test_a_library_that_is_not_installed_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(InputError, match=r"^pandas cannot be imported .*: pip install pandas\.$"):
+        open_scores(folder).to_pandas()

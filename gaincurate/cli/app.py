@@ -14,8 +14,10 @@ from gaincurate.cli import bench, difficulty, schedule
 from gaincurate.cli.compare import compare
 from gaincurate.cli.derive import derive
 from gaincurate.cli.doctor import doctor
+from gaincurate.cli.example import example
 from gaincurate.cli.export import export
 from gaincurate.cli.hygiene import hygiene
+from gaincurate.cli.ls import ls
 from gaincurate.cli.options import Command, Group
 from gaincurate.cli.report import report
 from gaincurate.cli.score import score
@@ -29,8 +31,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command(cls=Command)(example)
 app.command(cls=Command)(score)
 app.command(cls=Command)(show)
+app.command(cls=Command)(ls)
 app.command(cls=Command)(derive)
 app.command(cls=Command)(hygiene)
 app.command(cls=Command)(report)

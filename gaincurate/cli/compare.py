@@ -172,7 +172,14 @@ def _tuning(comparison: Json) -> None:
 
 @configured()
 def compare(
-    config: Annotated[Path, Option("A .toml file; see docs/compare.md.", metavar="CONFIG", argument=True)],
+    config: Annotated[
+        Path,
+        Option(
+            "A .toml file with scored, heldout, verifier, budget_tokens and [[arms]] at least.",
+            metavar="CONFIG",
+            argument=True,
+        ),
+    ],
     out: Annotated[
         Path | None,
         Option(
@@ -232,10 +239,9 @@ def _train(config: Path, out: Path, workers: int, *, tune: bool) -> None:
     from gaincurate.cli.progress import ProgressView
     from gaincurate.compare import runner
     from gaincurate.compare.config import read_comparison
-    from gaincurate.core.process import stoppable
 
     comparison = read_comparison(config)
-    with stoppable(), ProgressView() as view:
+    with ProgressView() as view:
         runner.compare(comparison, out, view, workers=workers, tune=tune)
 
 

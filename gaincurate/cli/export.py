@@ -8,12 +8,13 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from gaincurate.cli import output
 from gaincurate.cli.hygiene_options import hygiene_options
 from gaincurate.cli.options import configured
-from gaincurate.core.options import ADVANCED, CHECKS, Option
+from gaincurate.core.options import ADVANCED, CHECKS, CHOICE, Cache, Option
+from gaincurate.core.store import use_cache
 from gaincurate.errors import InputError
 from gaincurate.trainers.names import TRAINERS
 
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 @configured("gaincurate.hygiene.config:HygieneConfig")
 def export(
     config: HygieneConfig,
-    source: Annotated[Path, Option("A finished scored set, or a run.", metavar="DIR|RUN", argument=True)],
+    source: Annotated[
+        Path, Option("A finished scored set, or a run.", metavar="DIR|RUN", argument=True, stores=True)
+    ],
     trainer: Annotated[str, Option(f"{', '.join(TRAINERS)}.", metavar="T")],
     out: Annotated[Path, Option("The file: .parquet or .jsonl.", metavar="F")],
     by: Annotated[
@@ -62,6 +65,33 @@ def export(
     env_class: Annotated[
         str | None, Option("skyrl: the environment of every row.", ADVANCED, metavar="NAME")
     ] = None,
+    where: Annotated[
+        str | None,
+        Option(
+            "Take the rows for which this holds, as \"0.2 < pass_rate < 0.8 and source != 'web'\".",
+            CHOICE,
+            metavar="CONDITION",
+        ),
+    ] = None,
+    rollouts: Annotated[
+        Path | None,
+        Option("A rollout set or pass rates: adds pass_rate and samples to --where.", CHOICE),
+    ] = None,
+    per_group: Annotated[
+        int | None, Option("Take so many rows of each group, the first in the order.", CHOICE, min=1)
+    ] = None,
+    group_column: Annotated[
+        str | None, Option("Column of the groups for --per-group.", CHOICE, metavar="NAME")
+    ] = None,
+    split: Annotated[
+        Any,
+        Option(
+            "Write a file for each part, by a hash of the id (train=.9,val=.1); --out has {split} in it.",
+            CHOICE,
+            metavar="NAME=X,...",
+            read=str,
+        ),
+    ] = None,
     drop: Annotated[
         str | None,
         Option(
@@ -75,6 +105,7 @@ def export(
         Path | None, Option("Lists them. Default: F with .dropped.jsonl.", CHECKS, metavar="FILE")
     ] = None,
     overwrite: Annotated[bool, Option("Replace the file.")] = False,
+    cache: Cache = None,
     as_json: Annotated[bool, Option("Print JSON.", names=("--json",))] = False,
 ) -> None:
     """Write the exact view that a trainer reads, and print the settings that make it read it as it is.
@@ -83,16 +114,22 @@ def export(
     """
     again = f"Run the same command again: {shlex.join(['gaincurate', *sys.argv[1:]])}"
     with output.reporting(again):
+        from gaincurate.schedule.selection import read_parts
         from gaincurate.trainers.columns import ViewOptions
-        from gaincurate.trainers.export import Drop, Pick
+        from gaincurate.trainers.export import Choice, Drop, Pick
         from gaincurate.trainers.export import export as write
 
+        use_cache(cache)
         options = ViewOptions(bare, with_scores, config.answer_column, id_in_answer, data_source, env_class)
         pick = Pick(by, ascending, round_, limit)
         asked = hygiene_options(drop or "", config)
         _check_drop(drop, dropped, asked.chosen())
         left_out = None if drop is None else Drop(asked, dropped)
-        exported = write(source, trainer, out, options, pick, drop=left_out, overwrite=overwrite)
+        choice = Choice(where, rollouts, per_group, group_column, read_parts(split) if split else {})
+        exported = write(
+            source, trainer, out, options, pick,
+            drop=left_out, choice=choice, overwrite=overwrite, note=output.note,
+        )  # fmt: skip
         for line in [*exported.notes, *exported.launch.hints]:
             output.note(line)
         of = (
@@ -100,17 +137,24 @@ def export(
             if exported.facts.get("round") is not None
             else ""
         )
-        output.note(
-            f"{out}: {output.counted(exported.rows, 'row')} for {trainer} {exported.view.profile.version}{of}"
-        )
+        for each in (exported, *exported.others):
+            rows = output.counted(each.rows, "row")
+            output.note(f"{each.file}: {rows} for {trainer} {each.view.profile.version}{of}")
         if exported.dropped_file is not None:
-            each = ", ".join(f"{check} {count:,}" for check, count in exported.dropped.items())
+            checks = ", ".join(f"{check} {count:,}" for check, count in exported.dropped.items())
             rows = output.counted(sum(exported.dropped.values()), "row")
-            output.note(f"{exported.dropped_file}: {rows} dropped ({each})")
+            output.note(f"{exported.dropped_file}: {rows} dropped ({checks})")
         if as_json:
             launch = exported.launch
-            summary = {"file": str(out), "rows": exported.rows, "columns": exported.view.schema.names}
+            summary = {
+                "file": str(exported.file),
+                "rows": exported.rows,
+                "columns": exported.view.schema.names,
+            }
             summary |= {"form": launch.form, "settings": launch.settings, "hints": launch.hints}
+            if exported.others:
+                both = (exported, *exported.others)
+                summary["parts"] = {each.facts["part"]: [str(each.file), each.rows] for each in both}
             if exported.dropped_file is not None:
                 summary |= {"dropped": exported.dropped, "dropped_file": str(exported.dropped_file)}
             output.as_json({**summary, "notes": exported.notes, "made": exported.facts})

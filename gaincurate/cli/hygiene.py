@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 from gaincurate.cli import output
 from gaincurate.cli.hygiene_options import hygiene_options
 from gaincurate.cli.options import configured
-from gaincurate.core.options import Option
+from gaincurate.core.options import Cache, Option
+from gaincurate.core.store import use_cache
 from gaincurate.errors import InputError, OutputError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _WIDTH = 100
 @configured("gaincurate.hygiene.config:HygieneConfig")
 def hygiene(
     config: HygieneConfig,
-    folder: Annotated[Path, Option("A finished scored set.", metavar="DIR", argument=True)],
+    folder: Annotated[Path, Option("A finished scored set.", metavar="DIR", argument=True, stores=True)],
     checks: Annotated[
         str | None,
         Option(
@@ -40,6 +41,7 @@ def hygiene(
         Path | None, Option("Write every row found, as lines of JSON.", names=("--list",), metavar="FILE")
     ] = None,
     overwrite: Annotated[bool, Option("Replace the --list file.")] = False,
+    cache: Cache = None,
     as_json: Annotated[bool, Option("Print JSON.", names=("--json",))] = False,
 ) -> None:
     """Find duplicates, overlong prompts, broken answers and evaluation questions in a set; change nothing.
@@ -60,6 +62,7 @@ def hygiene(
             raise InputError("--checks names no check; name one, such as duplicates.")
         if list_to is not None and list_to.exists() and not overwrite:
             raise OutputError(f"--list {list_to} is there already; give another, or --overwrite.")
+        use_cache(cache)
         scored = open_scores(folder)
         results = search(scored, options, tell=lambda check: output.note(f"looking for {check}"))
         if list_to is not None:

@@ -30,7 +30,11 @@ _PANELS = (None, *PANELS)
 _METAVARS = {bool: "", int: "N", float: "X", Path: "PATH", str: "TEXT"}
 _WIDE = 18  # columns that choices may take beside an option at a width of 80
 _MANY = 5  # a command with more options takes them from a file too
-_OF_A_CALL = ("as_json",)  # says how one call prints, so it is no part of what a file configures
+_OF_A_CALL = (
+    "as_json",
+    "verbose",
+    "quiet",
+)  # say how one call prints, which no file configures
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 _KINDS = {".toml": "TOML", ".yaml": "YAML", ".yml": "YAML", ".json": "JSON"}
 _BOOL = "tag:yaml.org,2002:bool"
@@ -144,7 +148,9 @@ def _parameter(
 ) -> inspect.Parameter:
     metavar, choices = _metavar(marker, kind)
     shared: dict[str, Any] = {"help": marker.help + choices, "metavar": metavar}
-    if marker.read is None:
+    if choices_of := _choices(kind):
+        kind, shared["parser"] = Any, _one_of(choices_of)
+    elif marker.read is None:
         shared |= {"min": least, "max": most}
     else:
         kind, shared["parser"] = Any, _as_given
@@ -156,6 +162,23 @@ def _parameter(
         shown = not names[0].startswith(" /")  # a flag that only switches off says so itself
         info = typer.Option(*names, show_default=shown, rich_help_panel=marker.panel, **shared)
     return inspect.Parameter(name, _KEYWORD, default=default, annotation=Annotated[kind, info])
+
+
+def _choices(kind: Any) -> tuple[str, ...]:
+    """The texts that an option takes, where it takes one of a few."""
+    if typing.get_origin(kind) in (typing.Union, UnionType):
+        kind = next(part for part in typing.get_args(kind) if part is not type(None))
+    return typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
+
+
+def _one_of(choices: tuple[str, ...]) -> Callable[[Any], Any]:
+    def parse(value: Any) -> Any:
+        if value not in choices:
+            listed = ", ".join(map(repr, choices))
+            raise typer.BadParameter(f"{value!r} is not one of {listed}{near(str(value), choices)}.")
+        return value
+
+    return parse
 
 
 def _as_given(value: Any) -> Any:
@@ -183,7 +206,7 @@ def _call(
 
     def call(ctx: Any, config_file: Path | None = None, print_config: bool = False, **values: Any) -> None:
         with output.reporting():
-            read = {name: _read(markers[name], value) for name, value in values.items()}
+            read = {name: _read(name, markers[name], value) for name, value in values.items()}
             if model is not None:
                 of_config = {name: read.pop(name) for name in fields}
                 given_options = {
@@ -209,8 +232,30 @@ def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def _read(marker: Option, value: Any) -> Any:
-    return marker.read(value) if marker.read is not None and isinstance(value, str) else value
+def _read(name: str, marker: Option, value: Any) -> Any:
+    if marker.read is not None and isinstance(value, str):
+        return marker.read(value)
+    if isinstance(value, (list, tuple)):
+        return [_place(name, marker, item) if isinstance(item, Path) else item for item in value]
+    return _place(name, marker, value) if isinstance(value, Path) else value
+
+
+def _place(name: str, marker: Option, path: Path) -> Path:
+    """A path, which may be the URL of an object store where the option takes one.
+
+    Raises:
+        InputError: it does not take one.
+    """
+    from gaincurate.core.store import Remote, located
+
+    place = located(path)
+    if isinstance(place, Remote) and not marker.stores:
+        option = marker.metavar if marker.argument else "--" + _key(name, marker).replace("_", "-")
+        raise InputError(
+            f"{option} {place}: expected a local path. Object stores hold data to score and scored sets, and "
+            "nothing but `gaincurate score` writes there."
+        )
+    return place
 
 
 def _printed(values: Mapping[str, Any], markers: Mapping[str, Option]) -> dict[str, Any]:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
+import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, TextIO
 
 import typer
@@ -20,6 +22,13 @@ from gaincurate.errors import GaincurateError, StorageError, reason_of
 
 WIDTH = 100
 """Columns of a sentence."""
+
+
+def terminal_width() -> int | None:
+    """Columns of the terminal (or `COLUMNS`), None in a pipe or a file, where nothing has to fit."""
+    if "COLUMNS" in os.environ or sys.stdout.isatty():
+        return shutil.get_terminal_size().columns
+    return None
 
 
 def text(line: str = "") -> None:
@@ -68,20 +77,82 @@ def _escape(character: str) -> str:
     return json.dumps(character)[1:-1] if ord(character) != 0x7F else "\\u007f"
 
 
-def table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> None:
-    """Aligned columns to stdout: the first to the left, the others to the right."""
-    lines = [list(head), *map(list, rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    for line in lines:
-        cells = [line[0].ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
-        text("  " + "  ".join(cells).rstrip())
+def table(rows: Sequence[Sequence[str]], head: Sequence[str], left: Collection[str] = ()) -> None:
+    """Aligned columns to stdout: the first and those with the heads `left` to the left, others to the right.
+
+    Where the terminal is too narrow, heads take several lines. Where it still is, columns go on below, beside
+    the first one again. No word and no number is broken.
+    """
+    cells = [max((len(row[i]) for row in rows), default=0) for i in range(len(head))]
+    least = [max(width, *map(len, name.split() or [""])) for width, name in zip(cells, head, strict=True)]
+    widths = [max(width, len(name)) for width, name in zip(cells, head, strict=True)]
+    columns = terminal_width() or sys.maxsize
+    while 2 * len(widths) + sum(widths) > columns:
+        widest = max(range(len(widths)), key=lambda i: widths[i] - least[i])
+        if widths[widest] == least[widest]:
+            break
+        widths[widest] -= 1
+    begin = 1
+    while begin < max(len(head), 2):
+        end = begin + 1
+        while end < len(head) and 2 * (end - begin + 2) + widths[0] + sum(widths[begin : end + 1]) <= columns:
+            end += 1
+        if begin > 1:
+            text()
+        _block(rows, head, widths, [0, *range(begin, min(end, len(head)))], left)
+        begin = end
 
 
-def say(line: str, indent: str = "") -> None:
-    """A sentence to stdout, over several lines where it is long."""
-    for part in textwrap.wrap(plain(line), WIDTH, subsequent_indent=indent, break_on_hyphens=False):
+def _block(
+    rows: Sequence[Sequence[str]],
+    head: Sequence[str],
+    widths: Sequence[int],
+    chosen: Sequence[int],
+    left: Collection[str],
+) -> None:
+    """The chosen columns of a table, heads over as many lines as the widths ask for."""
+    heads = [textwrap.wrap(head[i], widths[i], break_long_words=False) or [""] for i in chosen]
+    height = max(map(len, heads))
+    heads = [[""] * (height - len(name)) + name for name in heads]
+    for line in [*zip(*heads, strict=True), *([row[i] for i in chosen] for row in rows)]:
+        aligned = [
+            cell.ljust(widths[i]) if i == 0 or head[i] in left else cell.rjust(widths[i])
+            for cell, i in zip(line, chosen, strict=True)
+        ]
+        text("  " + "  ".join(aligned).rstrip())
+
+
+def say(line: str, indent: str = "", *, first: str = "") -> None:
+    """A sentence to stdout, over several lines where it is long; `first` is the first line's indent."""
+    _wrapped(line, min(WIDTH, terminal_width() or WIDTH), indent, first)
+
+
+def fitted(line: str, indent: str = "  ", *, first: str = "") -> None:
+    """A line to stdout, over several where the terminal is too narrow; one line in a pipe."""
+    _wrapped(line, terminal_width() or sys.maxsize, indent, first)
+
+
+def _wrapped(line: str, width: int, indent: str, first: str) -> None:
+    wrapped = textwrap.wrap(
+        plain(line),
+        width,
+        initial_indent=first,
+        subsequent_indent=indent,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
+    for part in wrapped:
         text(part)
+
+
+def short_id(gc_id: str) -> str:
+    """An id in a table: 8 characters of one that is a hash, and one of the user's own as it is."""
+    return gc_id[:8] if re.fullmatch("[0-9a-f]{32}", gc_id) else gc_id
+
+
+def excerpt(value: str, width: int) -> str:
+    """The beginning of a text in one harmless line, cut after a word."""
+    return textwrap.shorten(plain(value), max(width, 1), placeholder=" …")
 
 
 def number(value: float | None, form: str) -> str:
@@ -104,16 +175,22 @@ def reporting(resume: str = "") -> Iterator[None]:
     """Turn our exceptions into a sentence on stderr and an exit code; bugs keep their traceback.
 
     Args:
-        resume: what to say after Ctrl-C.
+        resume: what to say after Ctrl-C. Work that goes on so also ends in order after SIGTERM and SIGUSR1.
     """
+    from gaincurate.core.process import Terminated, stoppable
+
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # prompts hold what a terminal may not have
     try:
-        yield
+        with stoppable() if resume else nullcontext():
+            yield
     except GaincurateError as error:
         if os.environ.get("GAINCURATE_DEBUG") == "1":
             raise
         note(f"error: {error}")
+        raise typer.Exit(error.exit_code) from error
+    except Terminated as error:
+        note(f"ended by {error}. {resume}".rstrip())
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt as error:
         note(f"interrupted. {resume}".rstrip())

@@ -9,6 +9,7 @@ import time
 from types import TracebackType
 
 from gaincurate.cli import output
+from gaincurate.core.process import raise_lost_stop
 from gaincurate.core.progress import Progress
 
 
@@ -17,14 +18,15 @@ class ProgressView(Progress):
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, TextColumn
+        from rich.progress import BarColumn, SpinnerColumn, TextColumn
         from rich.progress import Progress as Bar
 
         console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
+        what, text = TextColumn("{task.description}"), TextColumn("{task.fields[text]}")
+        columns = (SpinnerColumn(), what, BarColumn(), text)
         self._bar = Bar(*columns, console=console, transient=True) if console.is_terminal else None
         self._task = None if self._bar is None else self._bar.add_task("", text="")
-        self._unit, self._begin = "row", 0.0
+        self._unit, self._begin, self._what = "row", 0.0, ""
         self._total, self._before, self._done = 0, 0.0, 0.0
         self._also: dict[str, int] = {}
 
@@ -37,6 +39,16 @@ class ProgressView(Progress):
         if self._bar is not None:
             self._bar.stop()
 
+    def loading(self, what: str) -> None:
+        """See `Progress`."""
+        if self._bar is not None and self._task is not None:
+            known = self._total or None
+            description = f"loading {what}" if what else self._what
+            self._bar.update(self._task, description=description, total=None if what else known)
+            self._bar.start()
+        if not what:
+            self._begin = time.perf_counter()  # the time left is that of the work
+
     def start(self, total: int, done: float = 0, *, what: str = "", unit: str = "row") -> None:
         """See `Progress`."""
         if whole := int(done):
@@ -44,7 +56,7 @@ class ProgressView(Progress):
             output.note(
                 f"{whole:,} of {output.counted(total, unit)} {verbs[0]} done before and {verbs[1]} kept"
             )
-        self._unit, self._begin = unit, time.perf_counter()
+        self._unit, self._begin, self._what = unit, time.perf_counter(), what
         self._total, self._before, self._done, self._also = total, done, done, {}
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, description=what, total=total, completed=done, text="")
@@ -57,8 +69,9 @@ class ProgressView(Progress):
             self._also[name] = self._also.get(name, 0) + count
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self._done, text=self._text())
+        raise_lost_stop()
 
-    def part(self, text: str) -> None:
+    def part(self, text: str, **also: int) -> None:
         """See `Progress`."""
         if self._bar is None:
             output.note(f"{text}: {self._text()}")
@@ -76,7 +89,7 @@ class ProgressView(Progress):
             rates = {f"{self._unit}s": here, **self._also}
             parts.append("  ".join(f"{_rate(count / seconds)} {name}/s" for name, count in rates.items()))
         if here > 0 and self._done < self._total:
-            parts.append(f"about {_duration(seconds / here * (self._total - self._done))} left")
+            parts.append(f"about {duration(seconds / here * (self._total - self._done))} left")
         return ", ".join(parts)
 
 
@@ -84,8 +97,8 @@ def _rate(value: float) -> str:
     return f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
 
 
-def _duration(seconds: float) -> str:
-    """An estimate is not known to the second."""
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: an estimate is not known to the second."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Annotated
 from gaincurate.cli import output
 from gaincurate.cli.hygiene_options import report_checks
 from gaincurate.cli.options import configured
-from gaincurate.core.options import CHECKS, READING, Option
+from gaincurate.core.options import CHECKS, READING, Cache, Option
+from gaincurate.core.store import use_cache
 from gaincurate.errors import InputError, OutputError
+
+_GROUPS = 20  # that the terminal shows
 
 if TYPE_CHECKING:
     from gaincurate.core.stats import Estimate
@@ -33,6 +36,8 @@ def print_report(document: Document) -> None:
         f"({about.group_how})"
     )
     output.text()
+    if (groups := verdict_text.mostly_groups(document)) is not None:
+        output.say(groups)
     output.say(document.headline)
     if document.unknown is not None:
         output.say(document.unknown)
@@ -142,6 +147,7 @@ def _outcomes(document: Document) -> None:
             output.say(f"  {outcome.unknown:,} of its prompts {verb} not in this set.")
         for note in outcome.notes:
             output.say(f"  {note}")
+        _groups(document, outcome.name)
     for calibration in document.calibrations:
         _head(
             f"{calibration.column} against {calibration.outcome}: Pearson {_shown(calibration.pearson)}, "
@@ -153,6 +159,28 @@ def _outcomes(document: Document) -> None:
             for b in calibration.bins
         ]
         output.table(lines, ["predicted", "prompts", "mean", "observed"])
+
+
+def _groups(document: Document, outcome: str) -> None:
+    """The groups that were observed, the largest first."""
+    rates = [rate for rate in document.group_rates if rate.outcome == outcome]
+    if not rates:
+        return
+    lines = [
+        [
+            output.excerpt(rate.group, 40),
+            f"{rate.prompts:,}",
+            f"{rate.mean:.3f}",
+            output.number(rate.teaches, ".0%"),
+            output.number(rate.variance, ".3f"),
+        ]
+        for rate in rates[:_GROUPS]
+    ]
+    output.text()
+    output.table(lines, [document.about.group_column or "", "prompts", "pass rate", "teaches", "p (1 - p)"])
+    output.say("teaches: the share of its prompts with both right and wrong rollouts", first="  ")
+    if len(rates) > _GROUPS:
+        output.say(f"and {len(rates) - _GROUPS:,} smaller ones (--json has all)", first="  ")
 
 
 def _against(document: Document) -> None:
@@ -269,7 +297,7 @@ _MARK, _HEAD = b'<meta name="generator" content="gaincurate ', 2048  # what a pa
 @configured("gaincurate.hygiene.config:RowChecks")
 def report(
     config: RowChecks,
-    folder: Annotated[Path, Option("A finished scored set.", metavar="DIR", argument=True)],
+    folder: Annotated[Path, Option("A finished scored set.", metavar="DIR", argument=True, stores=True)],
     run: Annotated[
         Path | None, Option("A run over the set: its rounds, and its outcomes as pass rates.")
     ] = None,
@@ -291,7 +319,7 @@ def report(
     ] = None,
     against: Annotated[
         list[Path] | None,
-        Option("Another scored set of the same prompts (dtype, checkpoint); may be repeated."),
+        Option("Another scored set of the same prompts (dtype, checkpoint); may be repeated.", stores=True),
     ] = None,
     group_column: Annotated[
         str | None,
@@ -316,6 +344,7 @@ def report(
         Path | None,
         Option("Write all of it as one HTML file, which works offline.", names=("--output", "-o")),
     ] = None,
+    cache: Cache = None,
     as_json: Annotated[bool, Option("Print everything as JSON.", names=("--json",))] = False,
 ) -> None:
     """Say what each score of a set is worth: more than prompt length, or not.
@@ -327,6 +356,7 @@ def report(
     Example: gaincurate report scored --rollouts rollouts -o report.html
     """
     with output.reporting():
+        use_cache(cache)
         if page is not None:
             need_a_place_for_the_page(page, "--output")
         from gaincurate.report.build import report as build

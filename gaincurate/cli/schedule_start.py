@@ -32,10 +32,12 @@ from gaincurate.core.options import (
     GAIN_RL,
     POSTERIOR,
     RESCORING,
+    Cache,
     Option,
     checked,
     json_object,
 )
+from gaincurate.core.store import use_cache
 from gaincurate.errors import InputError
 
 if TYPE_CHECKING:
@@ -236,6 +238,7 @@ def start(
         str,
         Option("More options for scoring again, in one text ('--device cuda:1').", RESCORING),
     ] = "",
+    cache: Cache = None,
     as_json: AsJson = False,
 ) -> None:
     """Open a run over a scored set and write its round 0.
@@ -248,6 +251,7 @@ def start(
         from gaincurate.schedule.rounds import start as open_run
         from gaincurate.schedule.run import working_on
 
+        use_cache(cache)
         named = {
             "sigma": sigma, "alpha": alpha, "beta": beta, "step_prompts": step_prompts, "target": target,
             "refresh_every": refresh_every, "target_difficulty": target_difficulty,

@@ -10,14 +10,14 @@ import re
 import shlex
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from gaincurate.cli import output
 from gaincurate.cli.options import configured
 from gaincurate.cli.progress import ProgressView
 from gaincurate.core.files import json_lines
-from gaincurate.core.options import Option
+from gaincurate.core.options import Cache, Option
+from gaincurate.core.store import Remote, open_store, use_cache
 from gaincurate.errors import InputError
 from gaincurate.scoring.summary import Summary
 
@@ -33,25 +33,30 @@ _MORE = {
 """The stages that signals beside the angle bring, and what they are called."""
 
 
-def print_summary(summary: Summary) -> None:
-    """Print it."""
+def print_summary(summary: Summary, verbose: bool = False) -> None:
+    """Print it in three lines, and more where there is a reason to; where the time went if `verbose`."""
     from gaincurate.core.artifact import REJECTED
 
     if summary.scored and summary.rows != 0:  # rows that all were rejected have no rate worth a line
         model = summary.in_model
-        output.text(
+        output.fitted(
             f"scored {output.counted(summary.scored, 'row')}, {output.counted(summary.tokens, 'token')} in "
             f"{summary.elapsed:.1f} s "
-            f"({summary.scored / model:,.1f} rows/s, {summary.tokens / model:,.0f} tokens/s in the model)"
+            f"({summary.scored / model:,.1f} rows/s, {summary.tokens / model:,.0f} tokens/s in the model)",
+            "  ",
         )
+    if verbose and summary.scored and summary.rows != 0:
         parts = sorted(summary.seconds.items(), key=lambda item: -item[1])
-        output.text("  time: " + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in parts))
+        times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in parts)
+        output.fitted(f"time: {times}", "  ", first="  ")
         if costs := _costs(summary):
-            output.text(f"  cost of the signals, of the time in the model: {costs}")
+            output.fitted(f"cost of the signals, of the time in the model: {costs}", "  ", first="  ")
         if summary.outside is not None:
-            output.text(
-                f"  after loading, {summary.outside:.1%} of the time was outside the model and the signals "
-                "(reading, segmenting and writing go on beside it)"
+            output.fitted(
+                f"after loading, {summary.outside:.1%} of the time was outside the model and the signals "
+                "(reading, segmenting and writing go on beside it)",
+                "  ",
+                first="  ",
             )
     if not summary.complete:
         output.text(f"{summary.out} is not complete yet: other --shard runs have shards left to write")
@@ -74,7 +79,8 @@ def print_summary(summary: Summary) -> None:
         )
     if summary.zero_vectors:
         output.text(f"  {output.zero_vector_sentence(summary.zero_vectors)}")
-    output.text(f"  {output.length_sentence(summary.spearman_length)}")
+    if not isinstance(summary.out, Remote):  # of a set in a store `show` says it, which fetches the set
+        output.fitted(output.length_sentence(summary.spearman_length), "  ", first="  ")
     output.text(f"  next: gaincurate show {shlex.quote(str(summary.out))}")
 
 
@@ -90,7 +96,7 @@ def need_a_row(summary: Summary) -> None:
     from gaincurate.core.artifact import REJECTED
 
     path = summary.out / REJECTED
-    count, reason = _commonest(path)
+    count, reason = _commonest(open_store(summary.out).get(REJECTED) or b"")
     how = "the only one was" if summary.rejected == 1 else f"all {summary.rejected:,} were"
     which = "each" if count == summary.rejected else f"{count:,} of them"
     like = f", {which} like this" if summary.rejected > 1 and count else ""
@@ -103,10 +109,10 @@ def need_a_row(summary: Summary) -> None:
     )
 
 
-def _commonest(path: Path) -> tuple[int, str]:
+def _commonest(lines: bytes) -> tuple[int, str]:
     """How many rows were rejected for the commonest reason, numbers in it apart, and the first one's."""
     reasons: dict[str, tuple[int, str]] = {}
-    for _, entry in json_lines(path):
+    for _, entry in json_lines(lines):
         if entry is None or "reason" not in entry:
             continue  # somebody else wrote into it
         reason = str(entry["reason"])
@@ -132,27 +138,46 @@ def _costs(summary: Summary) -> str:
 @configured("gaincurate.scoring.config:ScoreConfig")
 def score(
     config: ScoreConfig,
+    cache: Cache = None,
     as_json: Annotated[bool, Option("Print the summary as JSON.", names=("--json",))] = False,
+    verbose: Annotated[bool, Option("Print where the time went too.", names=("--verbose", "-v"))] = False,
+    quiet: Annotated[bool, Option("Print errors alone.", names=("--quiet", "-q"))] = False,
 ) -> None:
     """Score a prompt set and write it as Arrow shards with score columns.
 
-    Run the same command again after an interruption: finished shards are kept. Exits with 2 and the commonest
-    reason if every row was rejected.
+    Run the same command again after an interruption: finished shards are kept. It exits with 143
+    after SIGTERM or SIGUSR1, and with 2 and the commonest reason if every row was rejected.
 
     Example: gaincurate score gsm8k.parquet --model demo --out scored
     """
     again = f"Run the same command again to go on: {shlex.join(['gaincurate', *sys.argv[1:]])}"
     with output.reporting(again):
-        need_scoring_packages()
-        from gaincurate.scoring.pipeline import score_dataset
+        use_cache(cache)
+        from gaincurate.scoring.finished import answer
 
-        with ProgressView() as view:
-            summary = score_dataset(config, view)
+        if config.split_run.source and not quiet:
+            output.note(f"--shard {config.split_run} from {config.split_run.source}")
+        summary = answer(config)
+        if summary is None:
+            need_scoring_packages()
+            summary = _scored(config, quiet)
         if as_json:
             output.as_json({**asdict(summary), "out": str(summary.out)})
-        else:
-            print_summary(summary)
+        elif not quiet:
+            print_summary(summary, verbose)
         need_a_row(summary)
+
+
+def _scored(config: ScoreConfig, quiet: bool) -> Summary:
+    if quiet:
+        from gaincurate.scoring.pipeline import score_dataset
+
+        return score_dataset(config)
+    with ProgressView() as view:
+        view.loading("torch and transformers")
+        from gaincurate.scoring.pipeline import score_dataset
+
+        return score_dataset(config, view)
 
 
 def need_scoring_packages() -> None:

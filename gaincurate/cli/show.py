@@ -1,6 +1,7 @@
-"""`gaincurate show`: what a scored set is, how its scores are spread, and its first and last rows.
+"""`gaincurate show`: what a scored set or a rollout set holds, with its rows from both ends.
 
-Rows are sorted as GAIN-RL teaches them, so the top is what a run begins with.
+Rows of a scored set are sorted as GAIN-RL teaches them, so the top is what a run begins with. Prompts of a
+rollout set are sorted by their pass rate.
 """
 
 from __future__ import annotations
@@ -10,29 +11,48 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from gaincurate.cli import output
 from gaincurate.cli.options import configured
-from gaincurate.core.options import Option
+from gaincurate.core.options import Cache, Option
+from gaincurate.core.store import use_cache
 
 if TYPE_CHECKING:
     from gaincurate.core.scored_set import ScoredSet
+    from gaincurate.difficulty.rollout_set import RolloutSet
 
 _COLUMNS = ("gc_angle", "gc_angle_intra", "gc_angle_inter", "gc_angle_intra_offdiag", "gc_question_tokens")
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _BINS = 16
+_LEAST, _USUAL = 20, 120  # columns of a line that shows a text
 
 
 @configured()
 def show(
-    folder: Annotated[Path, Option("A finished scored set.", metavar="DIR", argument=True)],
-    rows: Annotated[int, Option("Rows to show from each end.", min=0)] = 5,
+    folder: Annotated[
+        Path,
+        Option("A finished scored set or rollout set.", metavar="DIR", argument=True, stores=True),
+    ],
+    rows: Annotated[int, Option("Rows or prompts to show from each end.", min=0)] = 5,
+    cache: Cache = None,
     as_json: Annotated[bool, Option("Print everything as JSON.", names=("--json",))] = False,
 ) -> None:
-    """Show a scored set: manifest, distribution, top and bottom rows.
+    """Show a scored set: manifest, distribution, top and bottom rows; or a rollout set: completions, rewards.
+
+    Of a rollout set it shows the prompts with the lowest and the highest mean rewards, each with its worst
+    and its best completion. --json has all completions of these prompts, and whole ids.
 
     Example: gaincurate show scored
     """
     with output.reporting():
         from gaincurate.core.scored_set import open_scores
+        from gaincurate.difficulty.rollout_set import RolloutSet, is_rollout_set
 
+        use_cache(cache)
+        if is_rollout_set(folder):
+            of_rollouts = describe_rollouts(RolloutSet(folder), rows)
+            if as_json:
+                output.as_json(of_rollouts)
+            else:
+                _print_rollouts(folder, of_rollouts)
+            return
         facts = describe(open_scores(folder), rows)
         if as_json:
             output.as_json(facts)
@@ -84,6 +104,76 @@ def _is_numeric(scored: ScoredSet, name: str) -> bool:
     return bool(pt.is_integer(kind) or pt.is_floating(kind))
 
 
+def describe_rollouts(rollouts: RolloutSet, prompts: int) -> dict[str, Any]:
+    """What `show` prints of a rollout set, as plain values: `worst` and `best` are prompts."""
+    completions: dict[str, list[dict[str, Any]]] = {}
+    for table in rollouts.tables(["gc_id", "sample", "completion", "reward", "reason"]):
+        for row in table.to_pylist():
+            completions.setdefault(row.pop("gc_id"), []).append(row)
+    judged = {
+        gc_id: [row["reward"] for row in rows if row["reward"] is not None]
+        for gc_id, rows in completions.items()
+    }
+    means = {gc_id: sum(rewards) / len(rewards) for gc_id, rewards in judged.items() if rewards}
+    order = sorted(means, key=lambda gc_id: (means[gc_id], gc_id))
+    ends = {"worst": order[:prompts], "best": order[max(prompts, len(order) - prompts) :][::-1]}
+    asked = _asked(rollouts, [gc_id for ids in ends.values() for gc_id in ids])
+
+    def shown(gc_id: str) -> dict[str, Any]:
+        rows = [row for row in completions[gc_id] if row["reward"] is not None]
+        rows.sort(key=lambda row: (row["reward"], row["sample"]))
+        rows += [row for row in completions[gc_id] if row["reward"] is None]
+        facts = {"gc_id": gc_id, "question": asked.get(gc_id), "mean_reward": means[gc_id]}
+        return {**facts, "completions": rows}
+
+    summary = {key: value for key, value in rollouts.manifest.items() if key not in ("identity", "shards")}
+    return {
+        **summary,
+        "mean_reward": sum(means.values()) / len(means) if means else None,
+        "differ": sum(len(set(rewards)) > 1 for rewards in judged.values()),
+        **{name: [shown(gc_id) for gc_id in ids] for name, ids in ends.items()},
+    }
+
+
+def _asked(rollouts: RolloutSet, ids: list[str]) -> dict[str, str]:
+    """The questions of these ids, where the scored set still is where the rollouts were made from it."""
+    from gaincurate.core.artifact import EXECUTION
+    from gaincurate.core.files import json_lines
+    from gaincurate.core.prompts import column_values, questions
+    from gaincurate.core.scored_set import open_scores
+    from gaincurate.errors import GaincurateError
+
+    try:
+        folder = [line["scored"] for _, line in json_lines(rollouts.folder / EXECUTION) if line][-1]
+        scored = open_scores(folder)
+        column = scored.identity["source"]["prompt_column"]
+        return dict(zip(ids, questions(column_values(scored.rows(ids), column), column), strict=True))
+    except (GaincurateError, LookupError):  # moved, or another set: completions are worth a look without it
+        return {}
+
+
+def _print_rollouts(folder: Path, facts: dict[str, Any]) -> None:
+    width = output.terminal_width() or _USUAL
+    rate = "-" if facts["mean_reward"] is None else f"{facts['mean_reward']:.3f}"
+    prompts = output.counted(facts["prompts"], "prompt")
+    output.fitted(
+        f"{folder}: {output.counted(facts['rollouts'], 'rollout')} of {prompts}, "
+        f"{facts['unjudged']:,} not judged; mean reward {rate}"
+    )
+    output.fitted(f"rewards differ in {facts['differ']:,} of {prompts}", first="  ")
+    for name, title in (("worst", "lowest mean rewards"), ("best", "highest mean rewards")):
+        if facts[name]:
+            output.text()
+            output.text(title)
+        for prompt in facts[name]:
+            head = f"  {output.short_id(prompt['gc_id'])}  {prompt['mean_reward']:.3f}  "
+            output.text(head + output.excerpt(prompt["question"] or "", max(_LEAST, width - len(head))))
+            rows = [row for row in prompt["completions"] if row["reward"] is not None]
+            for row in rows[:1] if rows[0]["reward"] == rows[-1]["reward"] else (rows[0], rows[-1]):
+                begin = f"    {row['reward']:g}: "
+                output.text(begin + output.excerpt(row["completion"], max(_LEAST, width - len(begin))))
+
+
 def _columns(scored: ScoredSet) -> list[str]:
     from gaincurate.core.schema import LIKELIHOODS
 
@@ -102,21 +192,23 @@ def _rows(scored: ScoredSet, ids: list[str]) -> list[dict[str, Any]]:
 
 def _print(folder: Path, facts: dict[str, Any]) -> None:
     identity = facts["identity"]
-    output.text(
+    output.fitted(
         f"{folder}: {output.counted(facts['rows'], 'row')} in {output.counted(facts['shards'], 'shard')}, "
         f"{facts['rejected']:,} rejected, {facts['truncated']:,} truncated"
     )
     layer = "" if identity["layer"] is None else f" of layer {identity['layer']}"
-    output.text(
-        f"  model {identity['model']['name']}, {identity['site']}{layer}, {identity['dtype']} on "
-        f"{identity['device']}, prompt from {identity['source']['prompt_column']!r}"
+    output.fitted(
+        f"model {identity['model']['name']}, {identity['site']}{layer}, {identity['dtype']} on "
+        f"{identity['device']}, prompt from {identity['source']['prompt_column']!r}",
+        "  ",
+        first="  ",
     )
     if facts["zero_vectors"]:
-        output.text(f"  {output.zero_vector_sentence(facts['zero_vectors'])}")
-    output.text(f"  {output.length_sentence(facts['spearman_length'])}")
+        output.fitted(output.zero_vector_sentence(facts["zero_vectors"]), "  ", first="  ")
+    output.fitted(output.length_sentence(facts["spearman_length"]), "  ", first="  ")
     if facts["computed"]:
         listed = (f"{name} ({output.counted(c['rows'], 'row')})" for name, c in facts["computed"].items())
-        output.text(f"  computed columns: {', '.join(listed)}")
+        output.fitted(f"computed columns: {', '.join(listed)}", "  ", first="  ")
     output.text()
     head = ["column", *("min" if q == 0 else "max" if q == 1 else f"{q:.0%}" for q in _QUANTILES)]
     lines = []
@@ -132,13 +224,15 @@ def _print(folder: Path, facts: dict[str, Any]) -> None:
             output.text()
             output.text(f"{name} by gc_angle" + (" (taught first)" if name == "top" else ""))
             lines = [
-                [row["gc_id"], f"{row['gc_angle']:.4f}", str(row["gc_question_tokens"])]
+                [output.short_id(row["gc_id"]), f"{row['gc_angle']:.4f}", str(row["gc_question_tokens"])]
                 for row in facts[name]
             ]
             widths = [max(len(line[i]) for line in lines) for i in range(3)]
             for line, row in zip(lines, facts[name], strict=True):
                 cells = "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
-                output.text(f"  {cells} tokens  {output.plain(row['question'])[:80]}")
+                begin = f"  {cells} tokens  "
+                room = (output.terminal_width() or _USUAL) - len(begin)
+                output.text(begin + output.excerpt(row["question"], max(_LEAST, room)))
 
 
 def _histogram(histogram: dict[str, Any]) -> None:

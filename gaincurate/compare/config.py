@@ -406,7 +406,7 @@ def checked_comparison(settings: dict[str, Any], where: str = "the comparison") 
         wrong = [f"there is no setting {', '.join(unknown)}"] if unknown else []
         if missing:
             keys, verb = ("key", "is") if len(missing) == 1 else ("keys", "are")
-            wrong.append(f"the {keys} {', '.join(missing)} {verb} missing; docs/compare.md has all settings")
+            wrong.append(f"the {keys} {', '.join(missing)} {verb} missing")
         if wrong:
             raise InputError(f"{where}: {', and '.join(wrong)}.") from error
         first, arm = refused[0]

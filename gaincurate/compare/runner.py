@@ -27,6 +27,7 @@ from gaincurate.core.artifact import MANIFEST, Json, differing_keys
 from gaincurate.core.columns import NO_GROUP, read_column
 from gaincurate.core.files import write_json
 from gaincurate.core.locks import WORK, Split, writing
+from gaincurate.core.options import near
 from gaincurate.core.progress import Progress
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
@@ -224,7 +225,7 @@ def tasks_by_id(scored: ScoredSet, columns: Sequence[str]) -> dict[str, str]:
         if name.partition(".")[0] not in scored.schema.names:
             raise InputError(
                 f"tasks = {list(columns)}: {scored.folder} has no column {name!r}; it has "
-                f"{', '.join(scored.schema.names)}."
+                f"{', '.join(scored.schema.names)}{near(name, scored.schema.names)}."
             )
         values.append(pc.fill_null(pc.cast(read_column(scored, name), pa.string()), NO_GROUP).to_pylist())
     ids = scored.column(ID).to_pylist()

@@ -4,6 +4,9 @@ The identity holds all that can change a value, so a folder is gone on with or r
 (a shard) carries the identity, its rejected rows and a hash of its own bytes, so that each can be judged
 alone: a run that was killed at any instant goes on from the whole parts, and ends with the same bytes. The
 manifest says that the folder is finished. It is made of the parts alone, so it can be lost and written again.
+
+Where the folder lies, on a disk or in an object store, is the `Store`'s business. Only logs and locks differ,
+because a store can neither append nor lock.
 """
 
 from __future__ import annotations
@@ -11,28 +14,47 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from gaincurate.core.arrow import Refuse, ipc_schema, read_ipc
-from gaincurate.core.files import digest_bytes, digest_file, reading, to_lines, write_atomic, write_json
+from gaincurate.core.files import (
+    append_line,
+    digest_bytes,
+    digest_file,
+    digest_json,
+    json_bytes,
+    json_lines,
+    reading,
+    to_lines,
+)
 from gaincurate.core.locks import WORK, Split, work_folder, writing
-from gaincurate.errors import OutputError, StorageError, reason_of
+from gaincurate.core.store import Folder, Remote, located, open_store
+from gaincurate.errors import InputError, OutputError, StorageError
 
 MANIFEST = "manifest.json"
 IDENTITY = "identity.json"
 REJECTED = "rejected.jsonl"
 EXECUTION = "execution.jsonl"
+EXECUTIONS = "execution"
+"""In an object store: a folder with a file for each process, in place of the lines of `execution.jsonl`."""
 _KEY = b"gaincurate"
 RUN = "run.json"
 """What a run's folder has, which is no artifact and is taken for one."""
 _NO_HASH = "0" * 32
 _LISTED = 6  # keys that a refusal names
+_REQUESTS = 8  # parts that are read from an object store at a time
+_CONFLICT_WAITS = (0.1, 0.2, 0.5, 1.0, 2.0)  # seconds
+_PARTS = "parts.jsonl"  # in the work folder of a set in an object store: what is known of its parts
 
 Json = dict[str, Any]
 
@@ -55,6 +77,7 @@ class Kind:
         before: files of its own that may be there before the identity is.
         work: a glob of what it keeps in the work folder, deleted with it.
         hints: what else to say where an identity differs in this key alone.
+        in_stores: whether it may lie in an object store.
     """
 
     name: str
@@ -69,28 +92,47 @@ class Kind:
     before: tuple[str, ...] = ()
     work: str = ""
     hints: Mapping[str, str] | None = None
+    in_stores: bool = False
 
 
 class Artifact:
     """One such folder, to be made or read. Nothing is opened or checked before a method is called.
 
     Args:
-        folder: where it is, or is to be.
+        folder: where it is, or is to be: a local path, or the URL of an object store.
         kind: which use it is.
+
+    Raises:
+        InputError: an object store, for a kind that does not lie in one.
     """
 
     def __init__(self, folder: Path, kind: Kind) -> None:
-        self.folder, self.kind = folder, kind
+        self.folder, self.kind = located(folder), kind
+        self.remote = isinstance(self.folder, Remote)
+        if self.remote and not kind.in_stores:
+            raise InputError(f"{self.folder}: a {kind.name} lies in a local folder, not in an object store.")
+        self.store = open_store(self.folder)
 
     @property
     def begun(self) -> bool:
         """Whether it has an identity."""
-        return (self.folder / IDENTITY).exists()
+        return self.store.size(IDENTITY) is not None
 
     @property
     def finished(self) -> bool:
         """Whether it has a manifest."""
-        return (self.folder / MANIFEST).exists()
+        return self.store.size(MANIFEST) is not None
+
+    @property
+    def holds_results(self) -> bool:
+        """Whether it has a part, or what is left of a finished folder."""
+        results = (MANIFEST, REJECTED, *(f"{name}/" for name in self.kind.own), "shard-*.arrow")
+        return any(fnmatch(name, result) for name in self.store.list() for result in results)
+
+    def indexes(self, count: int) -> set[int]:
+        """Which of `count` parts are there, whatever is in them."""
+        names = self.store.list()
+        return {index for index in range(count) if shard_name(index) in names}
 
     def part(self, index: int) -> Path:
         """The file of a part, counted from 0."""
@@ -112,13 +154,14 @@ class Artifact:
             try:
                 yield
             finally:
-                begun = self.begun or any((self.folder / name).exists() for name in self.kind.before)
-                # With --shard others may be about to begin in the same folder.
-                if split.count == 1 and (self.finished or not begun):
-                    shutil.rmtree(work_folder(self.folder), ignore_errors=True)
-                    with suppress(OSError):  # not empty, so not ours alone
-                        for folder in new_folders:
-                            folder.rmdir()
+                with suppress(StorageError):  # of a store: the failure that led here is the one to report
+                    begun = self.begun or any(self.store.size(name) is not None for name in self.kind.before)
+                    # With --shard others may be about to begin in the same folder.
+                    if split.count == 1 and (self.finished or not begun):
+                        shutil.rmtree(work_folder(self.folder), ignore_errors=True)
+                        with suppress(OSError):  # not empty, so not ours alone
+                            for folder in new_folders if not self.remote else ():
+                                folder.rmdir()
 
     def read_identity(self, *, damaged: bool = False) -> Json | None:
         """The identity that the folder was begun with, or None where it was not.
@@ -134,8 +177,9 @@ class Artifact:
         with reading(path):
             if os.path.lexists(out) and not out.is_dir():
                 raise OutputError(f"--out {out} is no folder; give the name of a folder.", path=str(out))
-            if not path.exists():
-                others = [path.name for path in out.iterdir()] if out.exists() else []
+            text = self.store.get(IDENTITY)
+            if text is None:
+                others = [name.rstrip("/") for name in self.store.list()]
                 others = [other for other in others if other not in (WORK, *self.kind.before)]
                 others = [other for other in others if not _is_temporary(other)]
                 if others:
@@ -145,7 +189,6 @@ class Artifact:
                         path=str(out),
                     )
                 return None
-            text = path.read_bytes()
         try:
             identity: Json = json.loads(text)
             _ = identity["format"]
@@ -187,9 +230,43 @@ class Artifact:
         holds = str(facts.get("kind", "scores"))
         return None if holds == self.kind.holds else holds
 
-    def begin(self, identity: Json) -> None:
-        """Write the identity; call `remove` first."""
-        write_json(self.folder / IDENTITY, identity)
+    def begin(self, identity: Json, *, first: bool = False) -> str | None:
+        """Write the identity; call `remove` first.
+
+        Args:
+            identity: all that can change a value.
+            first: there was none. Where another process began meanwhile, its identity has to be the same.
+
+        Returns:
+            What the user has to know of the store, if anything.
+
+        Raises:
+            OutputError: another process began with other options.
+        """
+        data = json_bytes(identity)
+        if not (first and self.remote):
+            self.store.put(IDENTITY, data)
+            return None
+        for wait in _CONFLICT_WAITS:
+            if self.store.put_new(IDENTITY, data):
+                break
+            if (begun := self.read_identity()) is not None:
+                self.refuse_other(begun, identity)
+                return None
+            time.sleep(wait)  # 409: another create was under way at the same time
+        else:
+            raise StorageError(
+                f"cannot write {self.folder / IDENTITY}: the store says that it is there and that it is not. "
+                "Run the same command again."
+            )
+        # The same bytes once more: a store that takes them has not looked whether there were some.
+        if self.store.put_new(IDENTITY, data):
+            self.refuse_other(self.read_identity() or identity, identity)
+            return (
+                f"{self.folder}: this store ignores create-only writes. Give processes that begin a set at "
+                "the same time the same options: it would not be noticed if they differed."
+            )
+        return None
 
     def write_part(self, index: int, identity: Json, table: pa.Table, facts: Json) -> None:
         """Write one part whole.
@@ -201,7 +278,10 @@ class Artifact:
             facts: what the manifest is made of: `rejected` (a list of lines) and what `Kind` names.
         """
         info = {"format": self.kind.format, "identity": identity, "shard": index, **facts}
-        write_atomic(self.part(index), encode_shard(table, info))
+        data, name = encode_shard(table, info), shard_name(index)
+        tag = self.store.put(name, data)
+        if self.remote and tag is not None:
+            self._remember(name, tag, info, data)
 
     def present(self, identity: Json, count: int) -> set[int]:
         """The parts that are already written, each checked against its hash and the identity.
@@ -209,14 +289,77 @@ class Artifact:
         Raises:
             OutputError: a part is damaged or belongs to another run.
         """
-        indexes = [index for index in range(count) if self.part(index).exists()]
-        for index in indexes:
-            self.refuse_other(read_info(self.part(index))["identity"], identity, self.part(index))
+        names = self.store.list()
+        indexes = [index for index in range(count) if shard_name(index) in names]
+        for _ in self._parts(indexes, names, identity):
+            pass
         return set(indexes)
+
+    def _parts(
+        self, indexes: Sequence[int], names: Mapping[str, str | None], identity: Json
+    ) -> Iterator[tuple[Json, int, str]]:
+        """Each part's facts, bytes in number and hash, after the part was checked."""
+        if not self.remote:
+            yield from (self._read_part(index, identity) for index in indexes)
+            return
+        seen, of = self._remembered(), digest_json(identity)
+
+        def read(index: int) -> tuple[Json, int, str]:
+            name = shard_name(index)
+            entry = seen.get((name, names.get(name), of))
+            return entry if entry is not None else self._read_part(index, identity, names.get(name))
+
+        with ThreadPoolExecutor(_REQUESTS) as pool:
+            yield from pool.map(read, indexes)
+
+    def _read_part(self, index: int, identity: Json, tag: str | None = None) -> tuple[Json, int, str]:
+        path, name = self.part(index), shard_name(index)
+        data = self.store.get(name)
+        if data is None:
+            raise self.mismatch(path)
+        info = parse_info(data, path)
+        self.refuse_other(info["identity"], identity, path)
+        if tag is not None:
+            self._remember(name, tag, info, data)
+        return info, len(data), digest_bytes(data)
+
+    def _remember(self, name: str, tag: str, info: Json, data: bytes) -> None:
+        """Keep a part's facts in the work folder, because to read them again is to fetch the whole part."""
+        facts = {**info, "identity": digest_json(info["identity"])}
+        facts = json.loads(json.dumps(facts, sort_keys=True))  # in the order in which the part has them
+        entry = {"name": name, "tag": tag, "info": facts, "bytes": len(data), "hash": digest_bytes(data)}
+        append_line(work_folder(self.folder) / _PARTS, entry)
+
+    def _remembered(self) -> dict[tuple[str, str | None, str], tuple[Json, int, str]]:
+        """The facts by a part's name, its version and the hash of its identity."""
+        path = work_folder(self.folder) / _PARTS
+        lines = json_lines(path) if path.exists() else ()
+        return {
+            (entry["name"], entry["tag"], entry["info"]["identity"]): (
+                entry["info"],
+                entry["bytes"],
+                entry["hash"],
+            )
+            for _, entry in lines
+            if entry is not None
+        }
 
     def reopen(self) -> None:
         """Make a finished folder that lost a part unfinished again."""
-        (self.folder / MANIFEST).unlink(missing_ok=True)
+        self.store.delete([MANIFEST])
+
+    def log(self, record: Json, begun: float) -> None:
+        """Write down how a process ran: a line of `execution.jsonl`, a file of its own in an object store.
+
+        Args:
+            record: what to say.
+            begun: when it began, in seconds since 1970.
+        """
+        if self.remote:
+            name = f"{int(begun)}-{socket.gethostname()}-{os.getpid()}.json"
+            self.store.put(f"{EXECUTIONS}/{name}", to_lines([record]))
+        else:
+            append_line(self.folder / EXECUTION, record)
 
     def finish(self, identity: Json, count: int) -> Json:
         """Gather the parts' facts, write `rejected.jsonl`, then the manifest.
@@ -229,20 +372,20 @@ class Artifact:
         facts: list[Json] = []
         parts: list[Json] = []
         rejected: list[Json] = []
-        for index in range(count):
-            path = self.part(index)
-            info = read_info(path)
+        indexes = range(count)
+        names = self.store.list() if self.remote else {}
+        for index, (info, size, hash_) in zip(indexes, self._parts(indexes, names, identity), strict=True):
             rejected += info.pop("rejected")
             del info["identity"]  # large, and the same in each
             facts.append(info)
-            entry = {"file": path.name, **{key: info[key] for key in self.kind.part_facts}}
-            entry |= {"bytes": path.stat().st_size, "hash": digest_file(path)}
+            entry = {"file": shard_name(index), **{key: info[key] for key in self.kind.part_facts}}
+            entry |= {"bytes": size, "hash": hash_}
             parts.append(entry | {key: info[key] for key in self.kind.more_facts if key in info})
         manifest: Json = {"format": self.kind.format, **self.kind.totals(facts, len(rejected))}
         manifest |= {"identity": identity, "shards": parts}
         if rejected:
-            write_atomic(self.folder / REJECTED, to_lines(rejected))
-        write_json(self.folder / MANIFEST, manifest)
+            self.store.put(REJECTED, to_lines(rejected))
+        self.store.put(MANIFEST, json_bytes(manifest))
         return manifest
 
     def read_manifest(self) -> Json:
@@ -252,9 +395,17 @@ class Artifact:
             OutputError: no such folder, an unfinished one, another kind or another format.
             StorageError: it cannot be read.
         """
+        return self.manifest_and_bytes()[0]
+
+    def manifest_and_bytes(self) -> tuple[Json, bytes]:
+        """The manifest and the file as it is.
+
+        Raises:
+            OutputError: no such folder, an unfinished one, another kind or another format.
+            StorageError: it cannot be read.
+        """
         folder, kind, path = self.folder, self.kind, self.folder / MANIFEST
-        with reading(path):
-            text = path.read_bytes() if path.exists() else None
+        text = self.store.get(MANIFEST)
         if text is None and self.begun:
             raise OutputError(
                 f"{folder} is not finished: it has no {MANIFEST}. Run the same `{kind.command}` command "
@@ -293,7 +444,7 @@ class Artifact:
                 "version that wrote it, or make it again.",
                 path=str(folder),
             )
-        return manifest
+        return manifest, text
 
     def check(self, entry: Json) -> Path:
         """The file of a manifest's entry, checked against its hash.
@@ -323,21 +474,13 @@ class Artifact:
         out, kind = self.folder, self.kind
         # The manifest goes first, and the identity stays until the next one replaces it: a kill in between
         # leaves what looks like an unfinished folder and is one.
-        paths = [out / MANIFEST, out / REJECTED, out / EXECUTION, *sorted(out.glob("shard-*.arrow"))]
-        paths += sorted(work_folder(out).glob(kind.work)) if kind.work else []
-        try:
-            for path in paths:
-                path.unlink(missing_ok=True)
-            for name in kind.own:
-                if (out / name).is_dir():
-                    shutil.rmtree(out / name)
-        except OSError as error:
-            raise StorageError(
-                f"cannot delete {error.filename}: {reason_of(error)}. Put that right and run the same "
-                "command again.",
-                path=str(error.filename),
-                errno=error.errno,
-            ) from error
+        self.store.delete([MANIFEST])
+        self.store.delete([REJECTED, EXECUTION])
+        names = sorted(name.rstrip("/") for name in self.store.list())
+        self.store.delete([name for name in names if fnmatch(name, "shard-*.arrow")])
+        if kind.work:
+            Folder(work_folder(out)).delete([path.name for path in sorted(work_folder(out).glob(kind.work))])
+        self.store.delete([f"{name}/" for name in (*kind.own, *([EXECUTIONS] if self.remote else []))])
 
 
 def _is_temporary(name: str) -> bool:
@@ -385,6 +528,15 @@ def read_info(path: Path) -> Json:
     """
     with reading(path):
         data = path.read_bytes()
+    return parse_info(data, path)
+
+
+def parse_info(data: bytes, path: Path) -> Json:
+    """The same of a shard's bytes; `path` is what errors name.
+
+    Raises:
+        OutputError: they are damaged or no shard of ours.
+    """
     schema = ipc_schema(data, path, lambda why: _damaged(path, f"it is cut short or no shard ({why})"))
     try:
         info: Json = json.loads((schema.metadata or {})[_KEY])

@@ -20,13 +20,14 @@ import time
 from contextlib import suppress
 
 _LOOK = 0.1
+_DEAF_TO = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER
 
 
 def main() -> int:
     """Run the command."""
     end, grace, command = socket.socket(fileno=int(sys.argv[1])), float(sys.argv[3]), sys.argv[4:]
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in _DEAF_TO:
         signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SUBREAPER, 1)
@@ -48,7 +49,7 @@ def main() -> int:
 
 
 def _usual() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in _DEAF_TO:
         signal.signal(number, signal.SIG_DFL)
 
 

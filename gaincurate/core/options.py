@@ -11,7 +11,8 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from gaincurate.errors import InputError
 
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
 GAIN_RL, POSTERIOR, DOTS = "Strategies gain-rl and length", "Strategy posterior", "Strategy dots"
 RESCORING, STRATA = "Re-scoring", "Shares of groups"
 SERVER, SAMPLING, VERIFYING, CHECKS = "Server", "Sampling", "Verifying", "Checks of the rows"
-MACHINE, READING, ADVANCED = "Machine", "Reading", "Advanced"
+CHOICE = "Choice of rows"
+MACHINE, RAY, READING, ADVANCED = "Machine", "Ray", "Reading", "Advanced"
 PANELS = (
-    STRATA, GAIN_RL, POSTERIOR, DOTS, RESCORING, SAMPLING, VERIFYING, CHECKS, SERVER, MACHINE, READING,
-    ADVANCED,
+    CHOICE, STRATA, GAIN_RL, POSTERIOR, DOTS, RESCORING, SAMPLING, VERIFYING, CHECKS, SERVER, MACHINE, RAY,
+    READING, ADVANCED,
 )  # fmt: skip
 """Parts of the help in their order, after the options that most people need."""
 
@@ -46,6 +48,8 @@ class Option:
     """An old spelling of a flag, which is read and not shown."""
     argument: bool = False
     """Whether it is given by its place."""
+    stores: bool = False
+    """Of a path: whether it may be the URL of an object store."""
     read: Callable[[str], Any] | None = None
     """Makes the value of its text, where the value is no number, text or path."""
     shown: str | None = None
@@ -53,6 +57,17 @@ class Option:
     min: float | None = None
     """The least value. A field of a config has `Field(ge=...)` instead."""
     max: float | None = None
+
+
+Cache = Annotated[
+    Path | None,
+    Option(
+        "Copies of what lies in object stores. Default: GAINCURATE_CACHE, else ~/.cache/gaincurate.",
+        MACHINE,
+        metavar="DIR",
+    ),
+]
+"""Of a command that reads or writes object stores."""
 
 
 @dataclass(frozen=True, slots=True)

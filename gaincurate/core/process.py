@@ -1,4 +1,7 @@
-"""Child processes: commands that must not outlive us, workers that Ctrl-C must not reach, and Ctrl-C itself.
+"""Child processes: commands that must not outlive us, workers that Ctrl-C must not reach, and what ends us.
+
+SIGTERM and SIGUSR1 are how Slurm and Kubernetes say that a machine is wanted back. Within `stoppable` they
+raise `Terminated`, which is a KeyboardInterrupt: what Ctrl-C leaves in order they leave in order too.
 
 A command runs under a keeper, a small program that ends all of it when this process dies, however that
 happens, and holds a lock until it has. A process group or a parent-death signal would not do: trainers start
@@ -42,11 +45,30 @@ _BAR = re.compile(r"\d%\||\d+/\d+ \[|\d(it/s|s/it)\b|[━█]{3}")
 _RAISED = re.compile(r"(\[rank\d+\]: )?([A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)(:|$)|error: )")
 """The line of an exception, as Python prints it and torch with a rank before it, or of an error of ours."""
 _INSISTING = 3  # how often Ctrl-C is pressed by a user who thinks that something hangs
+_NOTICES = (signal.SIGTERM, signal.SIGUSR1)  # that the machine is wanted back
+_STOPS = (*_NOTICES, signal.SIGHUP)
+_stops_seen: list[int] = []  # within `stoppable`, the oldest first
+
+
+class Terminated(KeyboardInterrupt):
+    """The machine is wanted back: a signal asked this process to end, and the same command goes on later.
+
+    Its exit code is what a shell says of SIGTERM. It stands for SIGUSR1 too, so a script asks for one number.
+    """
+
+    exit_code = 128 + signal.SIGTERM
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+
+
+def _interruption(number: int) -> KeyboardInterrupt:
+    return Terminated(number) if number in _NOTICES else KeyboardInterrupt()
 
 
 @dataclass(slots=True)
 class Pressed:
-    """How often Ctrl-C was pressed; false for never."""
+    """How often Ctrl-C was pressed, or another signal asked for the end; false for never."""
 
     times: int = 0
 
@@ -60,42 +82,58 @@ def ctrl_c_noted() -> Iterator[Pressed]:
 
     Python raises KeyboardInterrupt between any two instructions of the main thread: inside an event loop that
     leaves it broken, inside a finalizer it is lost, and before a loop falls asleep it does not wake it.
+    The signals of `stoppable` are noted in the same way, where it handles them.
 
-    In another thread than the main one, or where other code handles SIGINT, nothing is changed or noted.
+    In another thread than the main one, or where other code handles a signal, nothing is changed or noted.
 
     Raises:
         KeyboardInterrupt: it was pressed.
+        Terminated: another signal came.
     """
     pressed = Pressed()
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *_STOPS)}
+    before = {number: was for number, was in before.items() if was in (signal.default_int_handler, _stop)}
+    if threading.current_thread() is not threading.main_thread() or not before:
         yield pressed
         return
+    numbers = []
 
     def note(number: int, frame: FrameType | None) -> None:
         pressed.times += 1
+        numbers.append(number)
         if pressed.times >= _INSISTING:
-            raise KeyboardInterrupt
+            raise _interruption(number)
 
-    signal.signal(signal.SIGINT, note)
+    for number in before:
+        signal.signal(number, note)
     try:
         yield pressed
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number, was in before.items():
+            signal.signal(number, was)
         if pressed:
-            raise KeyboardInterrupt
+            raise _interruption(numbers[0])
+
+
+def start_tracker() -> None:
+    """Start multiprocessing's own helper, deaf to SIGUSR1, before a queue starts it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def start_workers(workers: Sequence[BaseProcess]) -> None:
-    """Start worker processes that never hear SIGINT; one that comes meanwhile is raised when all have begun.
+    """Start worker processes that never hear SIGINT or SIGUSR1; one that comes is raised when all have begun.
 
-    A terminal sends Ctrl-C to a parent and its workers alike. The parent says what it means and ends them.
-    A worker that heard it too would end with a traceback, in the seconds of its imports before its own code
-    runs.
+    A terminal sends Ctrl-C to a parent and its workers alike, as a scheduler may a notice. The parent
+    says what it means and ends them. A worker that heard it too would end with a traceback, in the seconds of
+    its imports before its own code runs. SIGTERM is how the parent ends a worker, so that one is heard.
     """
-    resource_tracker.ensure_running()  # which a process's start would do, and it unblocks the signal
+    start_tracker()  # which a process's start would do, and it unblocks SIGINT
     with ctrl_c_noted():  # blocked here, another thread takes it
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR1})
         try:
             for worker in workers:
                 worker.start()
@@ -174,20 +212,42 @@ def command_lock(folder: Path, name: str = "trainer.lock") -> Iterator[int]:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Within it, SIGTERM and SIGHUP (Slurm, a closed terminal) are as Ctrl-C: they end the trainer first."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    """Within it, SIGTERM, SIGUSR1 (a scheduler) and SIGHUP (a closed terminal) end the work as Ctrl-C does.
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+    A second one does not disturb the ending, a third is raised again. In another thread than the main one, or
+    where a signal is ignored (nohup) or handled already, nothing is changed.
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    Raises:
+        Terminated: SIGTERM or SIGUSR1 came.
+        KeyboardInterrupt: SIGHUP came.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    ours = [number for number in _STOPS if main and signal.getsignal(number) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, _stop)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+        if ours:
+            _stops_seen.clear()
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    _stops_seen.append(number)
+    if len(_stops_seen) == 1 or len(_stops_seen) >= _INSISTING:
+        raise _interruption(number)
+
+
+def raise_lost_stop() -> None:
+    """Raise again what `stoppable` raised inside a finalizer, where Python only prints it. For every batch.
+
+    Raises:
+        KeyboardInterrupt: a signal came, and the work goes on all the same.
+    """
+    if _stops_seen and threading.current_thread() is threading.main_thread():
+        raise _interruption(_stops_seen[0])
 
 
 def run_command(

@@ -6,8 +6,10 @@ Whoever wants to see the work overrides them. Every method does nothing by defau
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 
 class Progress:
@@ -16,6 +18,9 @@ class Progress:
     The work is so many units (rows, prompts, trainings), of which some may be done already. A new `start`
     begins another piece of work, such as rollouts after the verification of gold answers.
     """
+
+    def loading(self, what: str) -> None:
+        """Something begins of which no share is known, such as reading weights; an empty text ends it."""
 
     def start(self, total: int, done: float = 0, *, what: str = "", unit: str = "row") -> None:
         """Work begins.
@@ -33,11 +38,75 @@ class Progress:
         Both may be negative: what was done is done again after an error.
         """
 
-    def part(self, text: str) -> None:
-        """A part of the work, such as a shard, is done and kept."""
+    def part(self, text: str, **also: int) -> None:
+        """A part of the work, such as a shard, is done and kept; `also` has its number and what it counts."""
 
     def note(self, text: str) -> None:
         """A sentence worth reading once."""
+
+
+class Sent(Progress):
+    """Sends what it hears, but not what is loading, to whoever follows the work from another process.
+
+    Each message is a kind and a value.
+
+    Args:
+        send: takes a kind (`note`, `advance`, `part`) and its value: a text, or what was counted by name too.
+    """
+
+    def __init__(self, send: Callable[[str, Any], None]) -> None:
+        self._send = send
+
+    def note(self, text: str) -> None:
+        """See `Progress`."""
+        self._send("note", text)
+
+    def advance(self, n: float, **also: int) -> None:
+        """See `Progress`."""
+        self._send("advance", (n, also))
+
+    def part(self, text: str, **also: int) -> None:
+        """See `Progress`."""
+        self._send("part", (text, also))
+
+
+class Listener:
+    """Passes on what several `Sent` sent, and counts once what is done again because a process died.
+
+    Args:
+        progress: hears of it.
+        count: called with what is counted, by name; `units` are those of `Progress`.
+        again: what a process counted of a part that it did not finish, and what is counted again by another.
+    """
+
+    def __init__(
+        self, progress: Progress, count: Callable[[Mapping[str, int]], None], again: Sequence[str]
+    ) -> None:
+        self._progress, self._count, self._again = progress, count, again
+        self._notes: set[str] = set()
+        self._unfinished: dict[int, Counter[str]] = {}
+
+    def __call__(self, kind: str, value: Any, process: int = 0) -> None:
+        """Hear of an event of a process: of the kinds of `Sent`, and of `died`. Others are left alone."""
+        unfinished = self._unfinished.setdefault(process, Counter())
+        if kind == "note":
+            if value not in self._notes:  # each process says it
+                self._progress.note(value)
+            self._notes.add(value)
+        elif kind == "advance":
+            self._advance({"units": int(value[0]), **value[1]})
+            unfinished.update(units=int(value[0]), **value[1])
+        elif kind == "part":
+            text, counts = value
+            unfinished.subtract({name: counts.get(name, 0) for name in self._again})
+            self._progress.part(text, **counts)
+        elif kind == "died":
+            self._advance({"units": 0, **{name: -unfinished[name] for name in self._again}})
+
+    def _advance(self, counts: dict[str, int]) -> None:
+        self._count(counts)
+        units = counts.pop("units")
+        self._progress.advance(units, **counts)
 
 
 class View:

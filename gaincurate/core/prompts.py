@@ -20,6 +20,7 @@ import pyarrow.types as pt
 from gaincurate.core.arrow import read_parquet
 from gaincurate.core.artifact import Json, broken
 from gaincurate.core.files import write_stream
+from gaincurate.core.options import near
 from gaincurate.core.schema import ID, PREFIX
 from gaincurate.errors import OutputError, SourceError
 
@@ -68,7 +69,8 @@ def find_columns(
     for name, option in ((prompt, "prompt"), (answer, "answer"), (id_column, "id")):
         if name is not None and _type_of(schema, name) is None:
             raise SourceError(
-                f"there is no column {name!r} (--{option}-column); the columns are: {listed}.",
+                f"there is no column {name!r} (--{option}-column); the columns are: {listed}"
+                f"{near(name, schema.names)}.",
                 column=name,
             )
     if prompt is not None:

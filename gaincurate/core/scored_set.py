@@ -3,12 +3,17 @@
 Rows stay in the memory-mapped files, and a shard is checked against the manifest's hash when it is first
 opened. Values are validated per column when it is first used, because a schedule opens a set of many
 gigabytes for two columns of it.
+
+A set in an object store is copied whole into the cache first, because a shard is one file with all its
+columns and Arrow maps files.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Iterator, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +24,19 @@ import pyarrow.compute as pc
 
 from gaincurate.core.arrow import Refuse, check_fields, check_values, open_ipc, validate
 from gaincurate.core.artifact import MANIFEST, Artifact, Json, Kind, broken, open_table, without_info
+from gaincurate.core.cache import local_copy
 from gaincurate.core.files import digest_bytes, digest_file, reading, write_atomic, write_json
+from gaincurate.core.options import near
 from gaincurate.core.schema import FORMAT, ID, NEVER_NULL, PREFIX, expected_fields
+from gaincurate.core.store import Remote, located
 from gaincurate.errors import InputError, OutputError, storage_error
 
 COLUMNS = "columns"
 """Computed columns, beside the shards."""
 _BROKEN = "`gaincurate score` did not write it so: get the set again from where it came, or score again."
 _FEW = 64  # rows of a shard for each that is taken, from which on validating rows one by one is faster
+_SHOWN, _CELL = 5, 80
+"""Rows of a set that a notebook shows, and the characters of a cell."""
 _AGAIN = "delete that column's .arrow and .json file, and make it again if you need it."
 
 
@@ -58,6 +68,7 @@ SCORES = Kind(
     more_facts=("restarted_with_batch_tokens",),
     own=(COLUMNS,),
     work="ids.bin",
+    in_stores=True,
     hints={
         "segmentation.rendering": " (the chat template writes today's date, it seems: pin it, for Llama 3 "
         'with --template-kwargs \'{"date_string": "26 Jul 2024"}\')'
@@ -70,15 +81,23 @@ class ScoredSet:
     """A finished scored set, opened for reading.
 
     Args:
-        folder: the directory that `gaincurate score` wrote.
+        folder: the directory that `gaincurate score` wrote, or its URL in an object store.
         verify: check each shard's hash when it is first opened (once per object).
+        cache: where a set in an object store is copied to. Default: the cache of the process.
 
     Raises:
         OutputError: the folder is no finished set, or a file is missing or damaged.
+        StorageError: the object store refused or cannot be reached.
     """
 
-    def __init__(self, folder: str | Path, *, verify: bool = True) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, *, verify: bool = True, cache: Path | None = None) -> None:
+        self.place = located(folder)
+        """What was given; of a set in an object store its URL."""
+        self.folder = self.place
+        """Where its files are: of a set in an object store the copy."""
+        if isinstance(self.place, Remote):
+            self.folder = local_copy(self.place, SCORES, cache, verify=verify)
+            verify = False  # just done, of each file
         self._artifact = Artifact(self.folder, SCORES)
         self.manifest: Json = self._artifact.read_manifest()
         self._verify = verify
@@ -102,6 +121,64 @@ class ScoredSet:
     def __len__(self) -> int:
         rows: int = self.manifest["rows"]
         return rows
+
+    def __repr__(self) -> str:
+        names = ", ".join(self.schema.names)
+        return f"ScoredSet({str(self.folder)!r}: {len(self):,} rows; {names})"
+
+    def _repr_html_(self) -> str:
+        """The first rows as a table, for notebooks."""
+        rows = self.take(range(min(_SHOWN, len(self))))
+        head = "".join(f"<th>{escape(name)}</th>" for name in rows.column_names)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{escape(_short(value))}</td>" for value in row.values()) + "</tr>"
+            for row in rows.to_pylist()
+        )
+        caption = f"{escape(str(self.folder))}: {len(self):,} rows"
+        return f"<table><caption>{caption}</caption><tr>{head}</tr>{body}</table>"
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """The rows as Python values, in source order; computed columns are joined."""
+        for table in self.tables():
+            for batch in table.to_batches():
+                yield from batch.to_pylist()
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        """The row at a place, from 0, or from the end where it is negative; as Python values.
+
+        Raises:
+            IndexError: a place that the set does not have.
+        """
+        if not -len(self) <= place < len(self):
+            raise IndexError(f"{self.folder} has {len(self):,} rows; there is no row {place}")
+        values: dict[str, Any] = self.take([place % len(self)]).to_pylist()[0]
+        return values
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """For any library that reads Arrow (`polars.from_arrow(scored)`, `pyarrow.table(scored)`)."""
+        batches = (batch for table in self.tables() for batch in table.to_batches())
+        return pa.RecordBatchReader.from_batches(self.schema, batches).__arrow_c_stream__(requested_schema)
+
+    def to_table(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """All rows, `[rows]`, with these columns or all; shards stay memory-mapped."""
+        return pa.concat_tables(self.tables(columns))
+
+    def to_pandas(self, columns: Sequence[str] | None = None) -> Any:
+        """`to_table` as a pandas.DataFrame.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        _library("pandas")
+        return self.to_table(columns).to_pandas()
+
+    def to_polars(self, columns: Sequence[str] | None = None) -> Any:
+        """`to_table` as a polars.DataFrame.
+
+        Raises:
+            InputError: polars is not installed.
+        """
+        return _library("polars").from_arrow(self.to_table(columns))
 
     @property
     def schema(self) -> pa.Schema:
@@ -136,7 +213,8 @@ class ScoredSet:
         """
         if name not in self.schema.names:
             raise InputError(
-                f"{self.folder} has no column {name!r}; it has {', '.join(self.schema.names)}.",
+                f"{self.place} has no column {name!r}; it has {', '.join(self.schema.names)}"
+                f"{near(name, self.schema.names)}.",
                 column=name,
             )
         chunks = [table.column(name) for table in self.tables([name])]
@@ -166,7 +244,7 @@ class ScoredSet:
         places = np.asarray(rows, np.int64)
         if len(places) and not 0 <= places.min() <= places.max() < len(self):
             wrong = places.min() if places.min() < 0 else places.max()
-            raise InputError(f"{self.folder} has {len(self):,} rows; there is no row {wrong}.")
+            raise InputError(f"{self.place} has {len(self):,} rows; there is no row {wrong}.")
         if not len(places):
             return self.schema.empty_table()
         ends = np.cumsum([entry["rows"] for entry in self.manifest["shards"]])
@@ -195,7 +273,7 @@ class ScoredSet:
         if missing.any():
             absent = [ids[i] for i in np.flatnonzero(missing).tolist()]
             raise InputError(
-                f"{self.folder} has no row with id {absent[0]!r}"
+                f"{self.place} has no row with id {absent[0]!r}"
                 + (f" (and {len(absent) - 1} more of those asked for)." if absent[1:] else "."),
                 ids=absent,
             )
@@ -225,6 +303,11 @@ class ScoredSet:
         Raises:
             InputError: a name that is taken or ill-formed, a repeated or unknown id.
         """
+        if isinstance(self.place, Remote) and folder is None:
+            raise InputError(
+                f"{self.place}: computed columns are not written into an object store. Copy the set to a "
+                "local folder, compute them there and copy them back."
+            )
         if not (name.startswith("gc_") and name.isidentifier()):
             raise InputError(
                 f"computed column {name!r}: the name must be gc_ and letters, digits or underscores."
@@ -379,10 +462,23 @@ def read_computed(path: Path, refuse: Refuse) -> pa.Table:
     return table
 
 
+def _short(value: Any) -> str:
+    """A value for a cell of a table."""
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= _CELL else f"{text[: _CELL - 1]}…"
+
+
+def _library(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise InputError(f"{name} cannot be imported ({error}): pip install {name}.") from error
+
+
 def _whole(table: pa.Table, name: str) -> pa.Array:
     return table.column(name).combine_chunks()
 
 
-def open_scores(folder: str | Path, *, verify: bool = True) -> ScoredSet:
-    """Open a finished scored set; see `ScoredSet`."""
-    return ScoredSet(folder, verify=verify)
+def open_scores(folder: str | Path, *, verify: bool = True, cache: Path | None = None) -> ScoredSet:
+    """Open a finished scored set, local or in an object store; see `ScoredSet`."""
+    return ScoredSet(folder, verify=verify, cache=cache)

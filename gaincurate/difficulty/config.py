@@ -11,9 +11,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from gaincurate.core.cluster_options import WORKERS, ClusterConfig
 from gaincurate.core.options import (
     ADVANCED,
     MACHINE,
+    RAY,
     READING,
     SAMPLING,
     SERVER,
@@ -35,7 +37,7 @@ class VerifyingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    scored: Annotated[Path, Option("A finished scored set.", metavar="SCORED", argument=True)]
+    scored: Annotated[Path, Option("A finished scored set.", metavar="SCORED", argument=True, stores=True)]
     verifier: Annotated[
         str,
         Option("math, reasoning-gym, exact, or module:function (completion, row) -> 0 to 1.", metavar="NAME"),
@@ -63,7 +65,7 @@ class VerifyingConfig(BaseModel):
     ] = 4096
 
 
-class RolloutConfig(DeviceConfig, VerifyingConfig):
+class RolloutConfig(DeviceConfig, ClusterConfig, VerifyingConfig):
     """What `gaincurate difficulty rollout` does; the command's options under the same names."""
 
     out: Annotated[Path, Option("Folder for the rollout set.", names=("--out", "-o"))]
@@ -118,6 +120,10 @@ class RolloutConfig(DeviceConfig, VerifyingConfig):
             MACHINE,
         ),
     ] = None
+    workers: Annotated[
+        Annotated[int, Field(ge=1)] | Literal["all"] | None,
+        WORKERS("Workers of --engine ray. Default: as many as there is room for.", RAY),
+    ] = None
     allow_pickle: Annotated[bool, Option("Accept pickled weights; they can run code.", ADVANCED)] = False
     trust_remote_code: Annotated[bool, Option("Run a model repository's own code.", ADVANCED)] = False
     concurrency: Annotated[int, Field(ge=1), Option("Requests at a time.", SERVER)] = 16
@@ -144,6 +150,14 @@ class RolloutConfig(DeviceConfig, VerifyingConfig):
         """
         if (self.model is None) == (self.server is None):
             raise InputError("give either --model, to generate here, or --server, to have it done there.")
+        if self.engine == "ray" and self.server is not None:
+            raise InputError(
+                "--engine ray goes with --model: a --server generates on machines of its own, so one process "
+                "here is enough."
+            )
+        if self.engine == "local" and self.workers is not None:
+            raise InputError(f"--workers {self.workers} goes with --engine ray.")
+        self.check_engine()
         if self.served_model is not None and self.server is None:
             raise InputError(f"--served-model {self.served_model} goes with --server.")
         if (self.samples_start is None) != (self.interval is None):
@@ -195,7 +209,9 @@ class FitConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    scored: Annotated[list[Path], Option("Scored sets with embeddings.", metavar="SCORED...", argument=True)]
+    scored: Annotated[
+        list[Path], Option("Scored sets with embeddings.", metavar="SCORED...", argument=True, stores=True)
+    ]
     outcomes: Annotated[list[Path], Option(f"{OUTCOMES}. Each file and each round is a policy.")]
     out: Annotated[Path, Option("Folder for the fitted predictor.", names=("--out", "-o"))]
     recipe: Recipe = Recipe()

@@ -8,16 +8,22 @@ A caller that wants to see a run passes a `Progress`.
 from __future__ import annotations
 
 import json
+import queue
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import gaincurate
-from gaincurate.core.artifact import EXECUTION, Artifact, Json
+from gaincurate.core.artifact import EXECUTION, IDENTITY, Artifact, Json
 from gaincurate.core.files import append_line, remove_temporaries, write_atomic
+from gaincurate.core.leases import Event, shards_of
 from gaincurate.core.locks import work_folder
-from gaincurate.core.progress import Progress
+from gaincurate.core.progress import Listener, Progress, Sent
+from gaincurate.core.ray_cluster import Needs, Report, Work, need_shared, spread
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty import metrics
 from gaincurate.difficulty.config import RolloutConfig
@@ -59,26 +65,83 @@ def roll_out(config: RolloutConfig, progress: Progress | None = None) -> Rollout
     verifier = verifier_of(config)
     artifact = Artifact(out, ROLLOUTS)
     artifact.read_identity(damaged=config.overwrite)  # refuse what is not ours before anything is spent
-    scored = ScoredSet(config.scored)
-    answer = answer_column(scored, config.answer_column, needed=not verifier.own)
-    places: Ints | range = range(len(scored))
-    if config.reference is not None:
-        places = draw_references(len(scored), config.reference, config.seed)
+    prompts = _Prompts(config, verifier, ScoredSet(config.scored))
     summary = RolloutSummary(out)
     with artifact.writing(), VerifierPool(verifier) as pool:
-        engine = _engine(config, scored)
-        try:
-            identity = _identity(config, scored, answer, engine, pool)
-            pieces = parts(places, config.shard_prompts)
-            run = _Run(
-                config, scored, answer, engine, pool, identity, pieces, progress or Progress(), summary
-            )
-            run.everything(verifier)
-        finally:
-            engine.close()
+        if config.engine == "ray":
+            _on_ray(config, prompts, verifier, pool, progress or Progress(), summary)
+        else:
+            with closing(_engine(config, prompts.scored)) as engine:
+                identity = _identity(config, prompts, engine, pool)
+                run = _Run(config, prompts, engine, pool, identity, progress or Progress(), summary)
+                run.everything(verifier, run.shards)
         summary.elapsed = time.perf_counter() - begin
         append_line(out / EXECUTION, _execution(config, summary))
     return summary
+
+
+class _Prompts:
+    """Which rows of the set are rolled out, and where the answers are."""
+
+    def __init__(self, config: RolloutConfig, verifier: VerifierConfig, scored: ScoredSet) -> None:
+        self.scored = scored
+        self.answer = answer_column(scored, config.answer_column, needed=not verifier.own)
+        places: Ints | range = range(len(scored))
+        if config.reference is not None:
+            places = draw_references(len(scored), config.reference, config.seed)
+        self.pieces = parts(places, config.shard_prompts)
+        """Their places by shard."""
+
+
+def _on_ray(
+    config: RolloutConfig,
+    prompts: _Prompts,
+    verifier: VerifierConfig,
+    pool: VerifierPool,
+    progress: Progress,
+    summary: RolloutSummary,
+) -> None:
+    """Have a cluster's workers do the shards; here gold answers are verified and the manifest is written."""
+
+    def count(counts: Mapping[str, int]) -> None:
+        summary.generated += counts.get("completions", 0)
+        summary.tokens += counts.get("tokens", 0)
+
+    # What a lost worker had generated is in the journal, and is not generated again.
+    listener = Listener(progress, count, again=("units",))
+
+    def hear(event: Event) -> None:
+        listener(event.kind, event.value, event.worker)
+        if event.kind == "part":
+            summary.other_lengths += event.value[1]["other_lengths"]
+
+    def work(needs: Needs) -> Work:
+        device = "cpu" if config.device == "auto" and not needs.gpus else config.device
+        options = {"device": device, "engine": "local", "workers": None, "overwrite": False}
+        return partial(_serve, config.model_copy(update=options))
+
+    def rows_of(shard: int) -> str:
+        return f"its {len(prompts.pieces[shard])} prompts"
+
+    with spread(config, work, name=config.out.name, progress=progress, hear=hear, rows_of=rows_of) as leases:
+        _, identity = leases.first_plan(len(prompts.pieces))
+        _Run(config, prompts, None, pool, identity, progress, summary).everything(verifier, leases.hand_out)
+
+
+def _serve(config: RolloutConfig, inbox: queue.SimpleQueue[Any], report: Report) -> None:
+    """A worker on Ray: says what it would do, then rolls out the shards that it is given."""
+    verifier, summary = verifier_of(config), RolloutSummary(config.out)
+    prompts = _Prompts(config, verifier, ScoredSet(config.scored, verify=False))  # it was, where this began
+    with VerifierPool(verifier) as pool, closing(_engine(config, prompts.scored)) as engine:
+        identity = _identity(config, prompts, engine, pool)
+        report("plan", (None, identity))
+        broken = inbox.get()
+        if broken is None:
+            return
+        need_shared(config.out / IDENTITY)
+        run = _Run(config, prompts, engine, pool, identity, Sent(report), summary)
+        run.shards((shard for shard in shards_of(inbox, report) if shard is not None), broken)
+        report("done", None)
 
 
 def _engine(config: RolloutConfig, scored: ScoredSet) -> Engine:
@@ -93,19 +156,17 @@ def _engine(config: RolloutConfig, scored: ScoredSet) -> Engine:
     return LocalEngine(config, variables)
 
 
-def _identity(
-    config: RolloutConfig, scored: ScoredSet, answer: str | None, engine: Engine, pool: VerifierPool
-) -> Json:
+def _identity(config: RolloutConfig, prompts: _Prompts, engine: Engine, pool: VerifierPool) -> Json:
     """All that can change a value of the set; plain JSON values."""
     adaptive = {"samples_start": config.samples_start, "interval": config.interval, "rule": metrics.RULE}
     identity = {
         "format": FORMAT,
         "kind": KIND,
         "source": {
-            "manifest": scored.manifest_hash,
-            "rows": len(scored),
+            "manifest": prompts.scored.manifest_hash,
+            "rows": len(prompts.scored),
             "reference": config.reference,
-            "answer_column": answer,
+            "answer_column": prompts.answer,
         },
         "engine": engine.identity,
         "sampling": {
@@ -142,18 +203,20 @@ class _Run:
     """One run with all its parts at hand; it holds the folder's lock."""
 
     config: RolloutConfig
-    scored: ScoredSet
-    answer: str | None
-    engine: Engine
+    prompts: _Prompts
+    engine: Engine | None
+    """None where others generate."""
     pool: VerifierPool
     identity: Json
-    pieces: Sequence[Ints | range]
     progress: Progress
     summary: RolloutSummary
 
-    def everything(self, verifier: VerifierConfig) -> None:
+    def everything(
+        self, verifier: VerifierConfig, do_shards: Callable[[Sequence[int], Broken], None]
+    ) -> None:
         """From the gold answers to the manifest."""
-        config, out, identity, count = self.config, self.config.out, self.identity, len(self.pieces)
+        config, out, identity, pieces = self.config, self.config.out, self.identity, self.prompts.pieces
+        count = len(pieces)
         artifact = Artifact(out, ROLLOUTS)
         remove_temporaries(out)
         begun = artifact.read_identity(damaged=config.overwrite)
@@ -168,25 +231,26 @@ class _Run:
             artifact.begin(identity)
         if len(present) < count:
             artifact.reopen()
-        done = sum(len(self.pieces[k]) for k in present)
-        self.progress.start(sum(map(len, self.pieces)), done, what="rolling out", unit="prompt")
-        for index in range(count):
-            if index not in present:
-                self._shard(index, broken)
+        done = sum(len(pieces[k]) for k in present)
+        self.progress.start(sum(map(len, pieces)), done, what="rolling out", unit="prompt")
+        if len(present) < count:
+            do_shards([index for index in range(count) if index not in present], broken)
         if not artifact.finished:
             artifact.finish(identity, count)
         self._describe()
 
     def _gold(self, verifier: VerifierConfig) -> Broken:
         """The rows whose gold answer fails, found once and listed in a file."""
-        config, out = self.config, self.config.out
-        if self.answer is None:
+        config, out, prompts = self.config, self.config.out, self.prompts
+        if prompts.answer is None:
             return {}
         path = work_folder(out) / "gold.json"
         of = {key: self.identity[key] for key in ("source", "verifier")} | {"seed": config.seed}
         broken = remembered(path, of)
         if broken is None:
-            broken = check_gold(self.scored, self.pieces, self.answer, verifier, self.pool, self.progress)
+            broken = check_gold(
+                prompts.scored, prompts.pieces, prompts.answer, verifier, self.pool, self.progress
+            )
             remember(path, of, broken)
         if not broken:
             (out / BROKEN).unlink(missing_ok=True)
@@ -195,32 +259,40 @@ class _Run:
         if config.on_error == "stop":
             gc_id, reason = next(iter(broken.items()))
             raise InputError(
-                f"{len(broken):,} of {sum(map(len, self.pieces)):,} rows are broken: their own answer does "
-                f"not get a reward of 1, such as {gc_id}: {reason}. All are listed in {out / BROKEN}. Fix "
-                "them, see whether --answer-column, --verifier and --gold-as are right, or leave them out "
-                "with --on-error skip.",
+                f"{len(broken):,} of {sum(map(len, prompts.pieces)):,} rows are broken: their own answer "
+                f"does not get a reward of 1, such as {gc_id}: {reason}. All are listed in {out / BROKEN}. "
+                "Fix them, see whether --answer-column, --verifier and --gold-as are right, or leave them "
+                "out with --on-error skip.",
                 ids=list(broken),
             )
         return broken
 
+    def shards(self, indexes: Iterable[int], broken: Broken) -> None:
+        """Roll out these shards, one after the other."""
+        for index in indexes:
+            self._shard(index, broken)
+
     def _shard(self, index: int, broken: Broken) -> None:
         """Roll out one shard's prompts and write it; its journals are then spent."""
         out, folder = self.config.out, work_folder(self.config.out)
-        prompts = read_prompts(self.scored, self.pieces[index], self.answer)
+        prompts = read_prompts(self.prompts.scored, self.prompts.pieces[index], self.prompts.answer)
         rejected = [{"gc_id": p.gc_id, "reason": broken[p.gc_id]} for p in prompts if p.gc_id in broken]
         usable = [prompt for prompt in prompts if prompt.gc_id not in broken]
+        assert self.engine is not None
         work = ShardWork(self.config, self.engine, self.pool, usable, folder, index)
         try:
             judged = work.run(self.progress, self.summary)
         finally:
             work.close()
-        self.summary.other_lengths += work.other_lengths()
+        other_lengths = work.other_lengths()
+        self.summary.other_lengths += other_lengths
         rejected += [{"gc_id": gc_id, "reason": reason} for gc_id, reason in work.refused.items()]
         write_shard(out, index, self.identity, judged, rejected)
         for path in folder.glob(f"*-{index:05d}.jsonl"):
             path.unlink()
         self.progress.advance(len(prompts))
-        self.progress.part(f"shard {index + 1} of {len(self.pieces)}")
+        counts = {"units": len(prompts), "other_lengths": other_lengths}
+        self.progress.part(f"shard {index + 1} of {len(self.prompts.pieces)}", shard=index, **counts)
 
     def _describe(self) -> None:
         """Fill in the summary from the finished set."""

@@ -25,6 +25,7 @@ from typing import Any
 
 from gaincurate.core.artifact import Json
 from gaincurate.core.files import digest_json, to_lines, write_json
+from gaincurate.core.options import near
 from gaincurate.core.process import kill_group
 from gaincurate.core.progress import Progress
 from gaincurate.core.scored_set import ScoredSet
@@ -69,7 +70,8 @@ class VerifierConfig:
         is_function = colon and all(p.isidentifier() for p in module.split(".")) and function.isidentifier()
         if self.verifier not in NAMES and not is_function:
             raise InputError(
-                f"--verifier {self.verifier}: there are {', '.join(NAMES)}, or module:function for your own."
+                f"--verifier {self.verifier}: there are {', '.join(NAMES)}, or module:function for your own"
+                f"{near(self.verifier, NAMES)}."
             )
         if self.gold_as is not None and "{answer}" not in self.gold_as:
             raise InputError(f"--gold-as {self.gold_as!r} has no {{answer}} in it.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 
+from gaincurate.core.options import near
 from gaincurate.difficulty.verifier import VerifierConfig
 from gaincurate.errors import InputError
 from gaincurate.hygiene.duplicates import Likeness
@@ -51,7 +52,9 @@ class HygieneOptions:
     def __post_init__(self) -> None:
         for check in self.checks or ():
             if check not in CHECKS:
-                raise InputError(f"there is no check {check!r}; there are {', '.join(CHECKS)}.")
+                raise InputError(
+                    f"there is no check {check!r}; there are {', '.join(CHECKS)}{near(check, CHECKS)}."
+                )
         for check, (name, option, value) in _NEEDS.items():
             is_set, wanted = bool(getattr(self, name)), check in (self.checks or ())
             if wanted and not is_set:

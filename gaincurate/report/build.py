@@ -35,7 +35,15 @@ from gaincurate.report.document import (
     Verdict,
 )
 from gaincurate.report.lift import calibration, lifts
-from gaincurate.report.observed import Observed, Rates, hashes_in, observe, read_rollouts, read_run
+from gaincurate.report.observed import (
+    Observed,
+    Rates,
+    group_rates,
+    hashes_in,
+    observe,
+    read_rollouts,
+    read_run,
+)
 from gaincurate.report.relations import TARGETS, Pair, Relations, relate
 from gaincurate.report.sections import DUPLICATES, compare_sets, extremes, hygiene_checks, run_story
 from gaincurate.report.table import LENGTH, Table, read_table
@@ -107,7 +115,7 @@ def report(
         headline=verdict_text.headline(decided, roles),
         unknown=verdict_text.unknown(
             roles,
-            str(folder),
+            str(scored.place),
             len(scored),
             model=recorded_model(scored.folder) or str(scored.identity["model"]["name"]),
             verifier=hygiene.verifier.verifier if hygiene.verifier else fitting_verifier(scored),
@@ -132,6 +140,7 @@ def report(
         run=None if opened is None else run_story(opened),
         notes=table.notes,
         methods=METHODS,
+        group_rates=group_rates(table, observed),
     )
 
 
@@ -252,7 +261,7 @@ def _about(scored: ScoredSet, table: Table) -> About:
         counts = groups.strata.sizes.tolist()
         sizes = dict(list(zip(groups.names, counts, strict=True))[:_GROUPS_SHOWN])
     return About(
-        folder=str(scored.folder),
+        folder=str(scored.place),
         manifest=scored.manifest_hash,
         model=str(identity["model"]["name"]),
         dtype=str(identity["dtype"]),

@@ -9,7 +9,7 @@ the same document. Texts come from data and are not to be trusted as markup.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
@@ -134,6 +134,7 @@ class Document:
         scatters: each signal against length.
         matrix: every pair of `columns`.
         group_shares: each column against the groups; empty without a group column.
+        group_rates: each group's observed pass rates, by policy; empty without a group column or pass rates.
         relations: each signal with each target (difficulty, pass-rate and learnability columns).
         profiles: each signal in bins of like length.
         lifts: the ends and the middle of each signal, and of length, for each learnability column.
@@ -169,6 +170,7 @@ class Document:
     run: RunStory | None
     notes: list[str]
     methods: dict[str, str]
+    group_rates: list[GroupRate] = field(default_factory=list)
 
 
 def to_json(document: Document) -> Json:
@@ -388,6 +390,23 @@ class Outcome:
     ceiling: Estimate
     mean_variance: Estimate
     notes: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRate:
+    """Observed pass rates of one policy in one group of rows.
+
+    `prompts` were observed, `mean` is their mean pass rate (0 to 1). `teaches` is the share of them with both
+    right and wrong rollouts, which alone give GRPO a gradient, and `variance` the mean of their p (1 - p),
+    unbiased, 0 to 0.25. Both are None where the numbers of rollouts are not known.
+    """
+
+    outcome: str
+    group: str
+    prompts: int
+    mean: float
+    teaches: float | None
+    variance: float | None
 
 
 @dataclass(frozen=True, slots=True)

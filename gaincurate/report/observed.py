@@ -24,7 +24,7 @@ from gaincurate.difficulty import rollout_set
 from gaincurate.difficulty.metrics import noise_ceiling, pass_variance
 from gaincurate.difficulty.pass_rates import PassRates, pooled
 from gaincurate.errors import InputError
-from gaincurate.report.document import Column, Outcome
+from gaincurate.report.document import Column, GroupRate, Outcome
 from gaincurate.report.table import Table
 from gaincurate.schedule.observations import pass_rates_of
 from gaincurate.schedule.run import Run
@@ -173,6 +173,32 @@ def _one(scored: ScoredSet, table: Table, ids: pa.Array, rates: Rates) -> Observ
         notes=notes,
     )
     return Observed(outcome, wins, losses, rates.hashes)
+
+
+def group_rates(table: Table, observed: Sequence[Observed]) -> list[GroupRate]:
+    """What each policy did in each group with an observed prompt, the groups by falling size."""
+    rates = []
+    for each in observed:
+        outcome, names = each.outcome, [] if table.groups is None else table.groups.names
+        for code, name in enumerate(names):
+            assert table.groups is not None
+            inside = (table.groups.codes == code) & (each.wins + each.losses > 0)
+            if not inside.any():
+                continue
+            wins, losses = each.wins[inside], each.losses[inside]
+            variance = pass_variance(wins, losses)
+            known = outcome.rollouts is not None
+            rates.append(
+                GroupRate(
+                    outcome.name,
+                    name,
+                    int(inside.sum()),
+                    float(np.mean(wins / (wins + losses))),
+                    float(np.mean((wins > 0) & (losses > 0))) if known else None,
+                    float(np.nanmean(variance)) if known and not np.isnan(variance).all() else None,
+                )
+            )
+    return rates
 
 
 def _free(table: Table, name: str) -> str:

@@ -62,7 +62,7 @@ from gaincurate.report.svg import (
     draw,
     intervals,
 )
-from gaincurate.report.verdict_text import answer, next_steps
+from gaincurate.report.verdict_text import answer, mostly_groups, next_steps
 
 CONTROLS = (
     ("overall", "overall"),
@@ -93,6 +93,7 @@ def to_html(document: Document) -> str:
             # What is worth a trial comes first; the rest stays in the set's order.
             verdicts=sorted(document.verdicts, key=lambda verdict: verdict.sort_first is None),
             pictures=pictures(document),
+            mostly_groups=mostly_groups(document),
             steps=next_steps(document),
             relations=by_target(document.relations),
             lifts=by_target(document.lifts),

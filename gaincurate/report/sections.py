@@ -83,7 +83,7 @@ def compare_sets(scored: ScoredSet, table: Table, folder: Path) -> Against:
         for key, was, now in differing_keys(scored.identity, other.identity)
     ]
     return Against(
-        str(folder),
+        str(other.place),
         other.manifest_hash,
         len(there),
         len(scored) - len(there),

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 from gaincurate.core.columns import NO_GROUP, can_group, coded, fields, is_text, read_column
+from gaincurate.core.options import near
 from gaincurate.core.schema import PREFIX
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.stats import Floats, Strata
@@ -139,7 +140,8 @@ def _add_levels(scored: ScoredSet, table: Table, named: Sequence[str]) -> None:
     for name in named:
         if name not in there:
             raise InputError(
-                f"--columns {name}: {scored.folder} has no such column; it has {_listed(list(there))}.",
+                f"--columns {name}: {scored.folder} has no such column; it has {_listed(list(there))}"
+                f"{near(name, there)}.",
                 column=name,
             )
         if not _add_level(scored, table, name, there[name]):
@@ -217,7 +219,8 @@ def likely_groups(scored: ScoredSet) -> tuple[Groups | None, list[str]]:
 def _named_groups(scored: ScoredSet, there: dict[str, pa.DataType], name: str) -> Groups:
     if name not in there:
         raise InputError(
-            f"--group-column {name}: {scored.folder} has no such column; it has {_listed(list(there))}.",
+            f"--group-column {name}: {scored.folder} has no such column; it has {_listed(list(there))}"
+            f"{near(name, there)}.",
             column=name,
         )
     if not can_group(there[name]):

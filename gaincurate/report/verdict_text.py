@@ -19,6 +19,7 @@ from gaincurate.report.verdict import MATTERS, Decision, Evidence, best_end, by_
 from gaincurate.schedule.forecast import LITTLE_WASTE
 
 _NOT_ITSELF = "there is nothing to judge it by but the pass rates that it was made from"
+_MOSTLY = 0.5  # of a score's order, beyond chance: then it is first of all a choice of groups
 _FEW = 2000  # rows; of fewer gain-rl's default width of 1,000 ranks is nearly all
 Tone = Literal["yes", "some", "no", "unknown"]
 ANSWERS: dict[Kind, tuple[str, Tone]] = {
@@ -246,6 +247,19 @@ def headline(decided: Sequence[tuple[Evidence, Decision]], roles: frozenset[str]
     if len(names) == 1:
         return f"{names[0]} tells nothing that question length does not: do not sort by it."
     return f"None of {len(names)} signals tells anything that question length does not: do not sort by them."
+
+
+def mostly_groups(document: Document) -> str | None:
+    """The one thing that matters most of a score that is mostly which group a prompt is from."""
+    first = next((verdict.signal for verdict in document.verdicts), None)
+    share = next((share for share in document.group_shares if share.column == first), None)
+    if share is None or share.eta_squared is None or share.eta_squared - (share.by_chance or 0.0) < _MOSTLY:
+        return None
+    group = document.about.group_column
+    return (
+        f"{share.eta_squared:.0%} of the order of {first} is which {group} a prompt is from. Sorting by it "
+        f"is choosing among these {share.groups:,} groups."
+    )
 
 
 def waste(document: Document) -> str | None:

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from gaincurate.core.options import refusals
+from gaincurate.core.options import near, refusals
 from gaincurate.core.rng import Floats, Ints, Labels, draw_within, gumbel_keys, largest_within, one_group
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
@@ -340,7 +340,8 @@ def load(strategy: str) -> type[Selector]:
     module, colon, name = path.partition(":")
     if not (colon and all(part.isidentifier() for part in module.split(".")) and name.isidentifier()):
         raise InputError(
-            f"--strategy {strategy}: there are {', '.join(STRATEGIES)}, or module:Class for your own."
+            f"--strategy {strategy}: there are {', '.join(STRATEGIES)}, or module:Class for your own"
+            f"{near(strategy, STRATEGIES)}."
         )
     try:
         if os.getcwd() not in sys.path and strategy not in STRATEGIES:

@@ -8,9 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from gaincurate.core.options import ADVANCED, RESCORING, STRATA, Option, json_object
+from gaincurate.core.options import ADVANCED, CHOICE, RESCORING, STRATA, Option, json_object
+from gaincurate.core.store import located
 from gaincurate.errors import InputError
 
 STRATEGIES = {
@@ -92,7 +93,11 @@ class ScheduleConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    scored: Annotated[Path, Option("A finished scored set.", metavar="DIR", argument=True)]
+    scored: Annotated[
+        Path,
+        BeforeValidator(located),
+        Option("A finished scored set.", metavar="DIR", argument=True, stores=True),
+    ]
     run: Annotated[Path, Option("Folder for the run.")]
     strategy: Annotated[
         str,
@@ -115,6 +120,18 @@ class ScheduleConfig(BaseModel):
     ] = None
     options: dict[str, Any] = Field(default_factory=dict)
     """The strategy's own options."""
+    where: Annotated[
+        str | None,
+        Option(
+            "Draw only rows for which this holds, such as \"source != 'web' and gc_difficulty < 1\".",
+            CHOICE,
+            metavar="CONDITION",
+        ),
+    ] = None
+    rollouts: Annotated[
+        Path | None,
+        Option("A rollout set or pass rates: adds pass_rate and samples to --where.", CHOICE),
+    ] = None
     stratify: Annotated[
         str,
         Option(

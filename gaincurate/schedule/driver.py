@@ -296,6 +296,18 @@ class Schedule:
         open_run(checked(ScheduleConfig, {**required, **options}, keywords=True))
         return cls(run)
 
+    def __iter__(self) -> Iterator[int]:
+        """The rounds that are left, by number; the body trains on `data()` and gives outcomes to `report`.
+
+        The next round is planned after the body, without a checkpoint: a run that needs one calls `next`.
+        A loop that was left early goes on with the same round.
+        """
+        if self.round < 0:  # it waits for its first references
+            self.next()
+        while not self.finished:
+            yield self.round
+            self.next()
+
     @property
     def folder(self) -> Path:
         """The run's folder."""

@@ -62,7 +62,7 @@ class ForecastConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    scored: Annotated[Path, Option("A finished scored set.", metavar="SCORED", argument=True)]
+    scored: Annotated[Path, Option("A finished scored set.", metavar="SCORED", argument=True, stores=True)]
     outcomes: Annotated[
         Path,
         Option(

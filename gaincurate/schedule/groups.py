@@ -1,5 +1,7 @@
 """The groups that a run keeps the shares of (`--stratify`), labelled once when it is started.
 
+Rows that `--where` leaves out are a group too, of which a round has none.
+
 Labels are by row and stay in a file of the run's folder. So a computed column that is written again changes
 no run that is under way, and clusters are not made a second time on another machine.
 
@@ -13,7 +15,7 @@ then goes to the nearest centre.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +29,11 @@ from gaincurate.core.options import near
 from gaincurate.core.rng import Floats, Labels, permutation, uniforms
 from gaincurate.core.schema import EMBEDDING, ID
 from gaincurate.core.scored_set import ScoredSet
+from gaincurate.core.where import Mask
 from gaincurate.difficulty.embeddings import BLOCK, SAMPLE, matrix, whitening
 from gaincurate.errors import InputError, OutputError
 from gaincurate.schedule.config import BY_EMBEDDING, CLUSTERS, ScheduleConfig
-from gaincurate.schedule.strata import Strata
+from gaincurate.schedule.strata import LEFT_OUT, Strata
 
 _FORMAT = 1
 _ABOUT = b"gaincurate.groups"
@@ -43,34 +46,46 @@ _STARTS, _STEPS = 4, 100
 _ROWS, _SEEDS = 1 << 34, 1 << 35  # streams of random numbers that are no draws
 
 
-def build(path: Path, scored: ScoredSet, config: ScheduleConfig) -> str:
+def build(
+    path: Path,
+    scored: ScoredSet,
+    config: ScheduleConfig,
+    matches: Mask | None = None,
+    note: Callable[[str], None] = lambda sentence: None,
+) -> None:
     """Write the group of each row of a set.
 
     Args:
         path: the file to write.
         scored: the set.
-        config: with `stratify`.
-
-    Returns:
-        A sentence that says what the groups are.
+        config: with `stratify`, or `where`.
+        matches: `[rows]`, for which rows `where` holds; the others are a group that is never drawn.
+        note: hears what the groups are.
 
     Raises:
         InputError: no such column, one that makes no groups, or weights or a budget that do not go with them.
     """
     by = config.stratify
-    labels, names = _clusters(scored, config) if by == BY_EMBEDDING else _of_column(scored, by)
-    if len(names) < 2:
-        raise InputError(f"--stratify {by}: it has one group only; leave --stratify out.")
+    labels, names = np.zeros(len(scored), np.int32), ["drawn"]
+    if by != "none":
+        labels, names = _clusters(scored, config) if by == BY_EMBEDDING else _of_column(scored, by)
+        if len(names) < 2:
+            raise InputError(f"--stratify {by}: it has one group only; leave --stratify out.")
+    groups = len(names)
+    if matches is not None:
+        labels, names = np.where(matches, labels, np.int32(groups)), [*names, LEFT_OUT]
     strata = Strata.coded(labels, names, config.group_weights)
     strata.quotas(config.budget, 0)
     about = json.dumps({"format": _FORMAT, "names": names})
     table = pa.table({"group": labels}, schema=_SCHEMA.with_metadata({_ABOUT: about}))
     with write_stream(path) as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
-    largest = np.argsort(-strata.shares, kind="stable")[:5]
+    if by == "none":
+        return
+    largest = np.argsort(-strata.shares[:groups], kind="stable")[:5]
     shown = ", ".join(f"{names[group]} {strata.shares[group]:.1%}" for group in largest)
-    more = f" and {len(names) - 5:,} more" if names[5:] else ""
-    return f"each round keeps the shares of {len(names):,} groups by {by}: {shown}{more}"
+    more = f" and {groups - 5:,} more" if groups > 5 else ""
+    note(f"each round keeps the shares of {groups:,} groups by {by}: {shown}{more}")
 
 
 def read(path: Path, rows: int, weights: Mapping[str, float] | None) -> Strata:

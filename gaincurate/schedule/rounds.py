@@ -27,6 +27,8 @@ from gaincurate.core.prompts import training_rows, write_rows
 from gaincurate.core.rng import Ints
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
+from gaincurate.core.store import Remote, cache_folder
+from gaincurate.core.where import Mask
 from gaincurate.errors import InputError, NotReadyError
 from gaincurate.schedule import base, groups
 from gaincurate.schedule.calibration import calibration_of
@@ -38,7 +40,8 @@ from gaincurate.schedule.observations import Note, concentration_of, late_outcom
 from gaincurate.schedule.ordering import Order, build
 from gaincurate.schedule.rescore import OF_MODEL, Rescored, due, rescore
 from gaincurate.schedule.run import BASE, FORMAT, GROUPS, ORDER, Run, making
-from gaincurate.schedule.strata import Strata
+from gaincurate.schedule.selection import matching
+from gaincurate.schedule.strata import LEFT_OUT, Strata
 
 _CARRIED_OVER = ("order", "ordered_by", "scores", "probe", "checkpoint")
 
@@ -66,8 +69,9 @@ def start(config: ScheduleConfig, note: Note = silent) -> Run:
         missing = build(folder / ORDER, scored, by, ascending=ascending)
         if missing:
             note(f"{missing:,} rows have no {by}; they come last")
-        if config.stratify != "none":
-            note(groups.build(folder / GROUPS, scored, config))
+        matches = _matches(config, scored, note)
+        if config.stratify != "none" or matches is not None:
+            groups.build(folder / GROUPS, scored, config, matches, note)
         angles = pc.min_max(scored.column("gc_angle"))
         facts = {
             "format": FORMAT,
@@ -79,11 +83,7 @@ def start(config: ScheduleConfig, note: Note = silent) -> Run:
                 "model": model,
             },
             "params": options.model_dump(mode="json"),
-            "scores": {
-                "folder": str(config.scored.resolve()),
-                "relative": os.path.relpath(config.scored, config.run),
-                "manifest": scored.manifest_hash,
-            },
+            "scores": {**_where(config), "manifest": scored.manifest_hash},
             "rows": len(scored),
             "rows_without_value": missing,
             "angles": [angles["min"].as_py(), angles["max"].as_py()],
@@ -114,6 +114,16 @@ def start(config: ScheduleConfig, note: Note = silent) -> Run:
                 "is a tenth of the set"
             )
     return Run(config.run)
+
+
+def _where(config: ScheduleConfig) -> Json:
+    """Where the scored set is, for the run to find it again."""
+    if isinstance(config.scored, Remote):
+        return {"folder": str(config.scored), "cache": str(cache_folder().absolute())}
+    return {
+        "folder": str(config.scored.resolve()),
+        "relative": os.path.relpath(config.scored, config.run),
+    }
 
 
 def selector_of(run: Run, state: Json | None = None) -> base.Selector:
@@ -332,6 +342,12 @@ def check_options_of_a_run(
     _check_sizes(config, scored)
     _check_order(config, kind, by)
     _check_groups(config)
+    if config.rollouts is not None and config.where is None:
+        raise InputError(f"--rollouts {config.rollouts} goes with --where.")
+    if config.where is not None and getattr(options, "reuse_references", None) is not None:
+        raise InputError(
+            "--where and --reuse-references do not go together: references are of the whole set."
+        )
     model = config.model
     if (
         model is not None
@@ -380,13 +396,15 @@ def check_shares(
     quotas = strata.quotas(config.budget, round_)
     wrong = np.flatnonzero(counts != quotas)
     if len(wrong) and not (selector.leaves_out or selector.observes_references):
-        group = wrong[0]
+        group, asked = wrong[0], "--where" if strata.is_one else f"--stratify {config.stratify}"
         raise InputError(
             f"strategy {config.strategy} drew {counts[group]:,} prompts of group {strata.names[group]!r}, "
-            f"and with --stratify {config.stratify} round {round_} has {quotas[group]:,} of it. Pool.draw "
-            "and Pool.pick keep the shares."
+            f"and with {asked} round {round_} has {quotas[group]:,} of it. Pool.draw and Pool.pick keep the "
+            "shares."
         )
-    return dict(zip(strata.names, counts.tolist(), strict=True))
+    prompts = dict(zip(strata.names, counts.tolist(), strict=True))
+    prompts.pop(LEFT_OUT, None)
+    return None if strata.is_one else prompts
 
 
 def check_plan_facts(config: ScheduleConfig, selector: base.Selector, plan: Json, facts: Json) -> None:
@@ -432,6 +450,19 @@ def _check_sizes(config: ScheduleConfig, scored: ScoredSet) -> None:
             f"--reward-range {config.reward_low:g},{config.reward_high:g}: the first must be "
             "less than the second."
         )
+
+
+def _matches(config: ScheduleConfig, scored: ScoredSet, note: Note) -> Mask | None:
+    """For which rows `--where` holds, and a note of how many; None without it."""
+    if config.where is None:
+        return None
+    matches = matching(scored, config.where, config.rollouts)
+    holds, unknown = int(matches.rows.sum()), int(matches.unknown.sum())
+    counts = f"holds for {holds:,} of {len(scored):,} rows ({unknown:,} have no value for it)"
+    if holds < config.budget:
+        raise InputError(f"--where {config.where!r} {counts}, and a round has {config.budget:,}.")
+    note(f"--where {counts}")
+    return matches.rows
 
 
 def _check_groups(config: ScheduleConfig) -> None:

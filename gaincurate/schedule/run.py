@@ -21,6 +21,7 @@ from gaincurate.core.artifact import EXECUTION, RUN, Json
 from gaincurate.core.files import append_line, json_lines, reading, remove_temporaries, write_json
 from gaincurate.core.locks import acquire
 from gaincurate.core.scored_set import ScoredSet
+from gaincurate.core.store import CACHE, Remote, located
 from gaincurate.errors import InputError, LockedError, OutputError, storage_error
 from gaincurate.schedule import groups
 from gaincurate.schedule.config import ScheduleConfig
@@ -36,7 +37,7 @@ GIVEN, MADE = "references.jsonl", "rollouts.json"
 _LOCK = "lock"
 _LARGE = 1 << 20  # bytes of a state; those of older rounds keep their rows alone
 GROUPS = "groups.arrow"
-"""The group of each row, in a run with `--stratify`."""
+"""The group of each row, in a run with `--stratify` or `--where`."""
 ORDER, _NEXT, _SAVED_ORDERS = "order.arrow", "order-next.arrow", "orders"
 
 
@@ -156,15 +157,20 @@ class Run:
             OutputError: it is gone, or its manifest is another one.
         """
         if self._scored is None:
-            relative = self.folder / self.facts["scores"]["relative"]
-            folder = relative if relative.exists() else Path(self.facts["scores"]["folder"])
-            if not folder.exists():
-                raise OutputError(
-                    f"the scored set of {self.folder} is gone: it is neither at {relative} nor at {folder}. "
-                    "Put it back; run and set may also be moved together.",
-                    path=str(folder),
-                )
-            scored = ScoredSet(folder, verify=False)
+            where = self.facts["scores"]
+            folder, cache = located(where["folder"]), None
+            if isinstance(folder, Remote):
+                cache = None if CACHE in os.environ else Path(where["cache"])
+            else:
+                relative = self.folder / where["relative"]
+                folder = relative if relative.exists() else folder
+                if not folder.exists():
+                    raise OutputError(
+                        f"the scored set of {self.folder} is gone: it is neither at {relative} nor at "
+                        f"{folder}. Put it back; run and set may also be moved together.",
+                        path=str(folder),
+                    )
+            scored = ScoredSet(folder, verify=False, cache=cache)
             if scored.manifest_hash != self.facts["scores"]["manifest"]:
                 raise OutputError(
                     f"{folder} is not the scored set that {self.folder} was opened with: its manifest has "
@@ -181,7 +187,7 @@ class Run:
         Raises:
             OutputError: their file is missing or damaged.
         """
-        if self._strata is None and self.config.stratify != "none":
+        if self._strata is None and (self.config.stratify != "none" or self.config.where is not None):
             self._strata = groups.read(self.folder / GROUPS, self.facts["rows"], self.config.group_weights)
         return self._strata
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from gaincurate.core.artifact import Json
 from gaincurate.core.outcomes import read_outcomes
-from gaincurate.core.process import fill
+from gaincurate.core.process import fill, last_line
 from gaincurate.errors import NotReadyError, OutcomeError
 from gaincurate.schedule.base import Selector
 from gaincurate.schedule.calibration import difficulty_status
@@ -46,7 +46,8 @@ def status(run: Run, expected: Forecast | None = None) -> Json:
 
     Returns:
         Plain values: the run's facts, `rounds` with one entry each (what it was drawn with, what came back,
-        how long it took), sums of seconds, and `waiting`, what the newest round has so far.
+        how long it took), sums of seconds, `seconds_left` as the last rounds went, `waiting`, what the newest
+        round has so far, and `last_line`, what its trainer's log ends with.
     """
     state, config = run.state, run.config
     counts = {entry["round"]: entry for entry in run.executions() if entry["what"] == "outcomes"}
@@ -77,6 +78,7 @@ def status(run: Run, expected: Forecast | None = None) -> Json:
         "strategy": config.strategy,
         "params": run.facts["params"],
         "by": config.by,
+        "where": config.where,
         "stratify": config.stratify,
         "group_weights": config.group_weights,
         "budget": config.budget,
@@ -87,9 +89,11 @@ def status(run: Run, expected: Forecast | None = None) -> Json:
         "rounds": rounds,
         "training_seconds": sum(v for (what, _), v in seconds.items() if what == "training"),
         "scoring_seconds": sum(v for (what, _), v in seconds.items() if what == "scoring"),
+        "seconds_left": _left(config.rounds, newest, finished, rounds),
         "late": sum(entry["late"] or 0 for entry in rounds),
         "differ": None if expected is None else beside(expected, config.strategy, rounds),
         "waiting": None if finished or newest < 0 else _waiting(run, newest),
+        "last_line": None if finished or newest < 0 else _last_line(run, newest),
         "metrics": state.get("metrics"),
         "difficulty": difficulty_status(run, newest, finished, seconds, calibrations),
     }
@@ -102,6 +106,21 @@ def _seconds(run: Run) -> dict[tuple[str, int], float]:
             key = (entry["what"], entry["round"])
             seconds[key] = seconds.get(key, 0.0) + entry["seconds"]
     return seconds
+
+
+def _left(planned: int, newest: int, finished: bool, rounds: list[Json]) -> float | None:
+    """Seconds for the rounds to come, at the mean of the last five that are done; None before the first."""
+    seconds = [
+        (row["training_seconds"] or 0.0) + (row["scoring_seconds"] or 0.0)
+        for row in rounds[:newest]
+        if row["training_seconds"]
+    ][-5:]
+    return None if finished or not seconds else sum(seconds) / len(seconds) * (planned - newest)
+
+
+def _last_line(run: Run, round_: int) -> str | None:
+    log = run.round_folder(round_) / "trainer.log"
+    return last_line(log) if log.exists() else None
 
 
 def _waiting(run: Run, round_: int) -> Json:

@@ -18,6 +18,8 @@ from gaincurate.core.options import near
 from gaincurate.core.rng import Floats, Ints, Labels
 from gaincurate.errors import InputError
 
+LEFT_OUT = "(left out by --where)"
+"""The group of rows that are never drawn."""
 _WHOLE = 1 << 31
 """Given weights as whole parts of this, so that quotas are exact sums on every machine."""
 
@@ -56,8 +58,22 @@ class Strata:
     ) -> Strata:
         """As `of`, where the labels are places in the names already."""
         sizes = np.bincount(labels, minlength=len(names)).astype(np.int64)
+        if weights is not None and LEFT_OUT in names:
+            weights = {**weights, LEFT_OUT: 0}
         parts = sizes if weights is None else parts_of(weights, names)
+        parts = np.where(np.array(names) == LEFT_OUT, 0, parts)
         return cls(labels, tuple(names), sizes, parts)
+
+    @property
+    def is_one(self) -> bool:
+        """Whether there are no groups but of rows that are drawn and rows that never are."""
+        return len(self.names) - (LEFT_OUT in self.names) == 1
+
+    @property
+    def drawn(self) -> npt.NDArray[np.bool_]:
+        """The ranks that are not left out for good, `[rows]`."""
+        drawn: npt.NDArray[np.bool_] = (np.array(self.names) != LEFT_OUT)[self.labels]
+        return drawn
 
     @property
     def shares(self) -> Floats:

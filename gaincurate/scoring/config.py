@@ -1,7 +1,8 @@
 """The options of scoring as a frozen, checked value: fields, options of the command, keywords of `score`.
 
 A text stands for some values on the command line and in a `--config` file (`@FILE` for a system message,
-`I/N` for a part of a run). Keywords take the values themselves: there a system message may begin with @.
+`I/N` for a part of a run). Keywords take the values themselves: there a system message may begin
+with @.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from gaincurate.core.cluster_options import WORKERS, ClusterConfig
 from gaincurate.core.locks import Split
-from gaincurate.core.options import ADVANCED, MACHINE, READING, Option, json_object
+from gaincurate.core.options import ADVANCED, MACHINE, READING, Option, json_object, near
+from gaincurate.core.store import located
 from gaincurate.errors import InputError
+from gaincurate.scoring.split import read_split
 
 DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]+)?")
 """What `--device` takes."""
@@ -65,13 +69,6 @@ def _batch_tokens(value: str) -> int | None:
     if not value.isdecimal() or int(value) < 1:
         raise InputError(f"--batch-tokens {value}: expected auto or a number from 1.")
     return int(value)
-
-
-def _split_run(value: str) -> Split:
-    part = re.fullmatch(r"(\d+)/(\d+)", value)
-    if not part or not 1 <= int(part[1]) <= int(part[2]):
-        raise InputError(f"--shard {value}: expected I/N with I from 1 to N, such as 1/4.")
-    return Split(int(part[1]), int(part[2]))
 
 
 _Device = Annotated[str, Option("auto, cpu, cuda or cuda:N.", MACHINE, metavar="NAME")]
@@ -140,6 +137,41 @@ class KernelBenchConfig(BaseModel):
     csv_file: _Csv = None
 
 
+def _sizes(value: str) -> tuple[int, ...]:
+    numbers = value.split(",")
+    if not all(number.isdecimal() and int(number) for number in numbers):
+        raise InputError(f"--workers {value}: expected numbers from 1 with commas between them.")
+    return tuple(map(int, numbers))
+
+
+class ScaleBenchConfig(BaseModel):
+    """What `gaincurate bench scale` simulates, and what it measures where it is given a set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    workers: Annotated[
+        tuple[int, ...],
+        Option("Numbers of simulated workers.", metavar="LIST", read=_sizes, shown="1,8,64,512"),
+    ] = (1, 8, 64, 512)
+    rows: Annotated[int, Field(ge=1), Option("Rows of a simulated run.")] = 1_000_000
+    shard_rows: Annotated[int, Field(ge=1), Option("Rows per simulated shard.")] = 32
+    shard_seconds: Annotated[float, Field(gt=0), Option("Seconds that one takes, on average.")] = 10.0
+    node_hours: Annotated[
+        float, Field(gt=0), Option("Hours until a simulated node of 8 workers is lost, on average.")
+    ] = 2.0
+    seed: Annotated[int, Field(ge=0), Option("Of the simulation.")] = 0
+    data: Annotated[
+        str | None, Option("Also score this file here, with --workers and with --engine ray.")
+    ] = None
+    model: Annotated[
+        str | None,
+        Option("Hub id, folder, .gguf file, or 'demo', for that.", names=("--model", "-m"), metavar="NAME"),
+    ] = None
+    set_shard_rows: Annotated[int, Field(ge=1), Option("Rows per shard of that set.")] = 1024
+    most: Annotated[int, Field(ge=1), Option("Processes that score it, from 1 on.")] = 2
+    csv_file: _Csv = None
+
+
 class MachineConfig(DeviceConfig):
     """What scoring runs on."""
 
@@ -148,20 +180,24 @@ class MachineConfig(DeviceConfig):
         Option("Of the angle code. auto: the Triton kernel on a GPU, PyTorch on a CPU.", MACHINE),
     ] = "auto"
     workers: Annotated[
-        int | None,
-        Field(ge=1),
-        Option("Processes. Default: one on a CPU, one for each GPU of a kind.", MACHINE),
+        Annotated[int, Field(ge=1)] | Literal["all"] | None,
+        WORKERS(
+            "Processes. Default: one on a CPU, one for each GPU of a kind; with --engine ray as many as "
+            "there is room for.",
+            MACHINE,
+        ),
     ] = None
 
 
-class ScoreConfig(MachineConfig):
+class ScoreConfig(MachineConfig, ClusterConfig):
     """What `gaincurate score` does; the command's options under the same names."""
 
     data: Annotated[
         str,
         Option(
-            "File (.json .jsonl .parquet .arrow .csv, also .gz), glob, folder, save_to_disk folder "
-            "or Hub id (owner/name, with :config and @revision where wanted).",
+            "File (.json .jsonl .parquet .arrow .csv, also .gz), glob, folder, save_to_disk folder, all of "
+            "them also in an object store (s3://, gs://, az://), or Hub id (owner/name, with :config and "
+            "@revision where wanted).",
             metavar="DATA",
             argument=True,
         ),
@@ -174,7 +210,11 @@ class ScoreConfig(MachineConfig):
             metavar="NAME",
         ),
     ]
-    out: Annotated[Path, Option("Folder for the scored set.", names=("--out", "-o"))]
+    out: Annotated[
+        Path,
+        BeforeValidator(located),
+        Option("Folder for the scored set.", names=("--out", "-o"), stores=True),
+    ]
     prompt_column: Annotated[
         str | None,
         Option("Column with the prompt; a.b goes into a struct. Default: found.", READING, metavar="NAME"),
@@ -249,17 +289,24 @@ class ScoreConfig(MachineConfig):
     split_run: Annotated[
         Split,
         Option(
-            "Write every Nth shard only, from the Ith; for split runs.",
+            "Write every Nth shard only, from the Ith; for split runs. auto: by what Slurm, Kubernetes or "
+            "torchrun say.",
             ADVANCED,
             names=("--shard",),
-            metavar="I/N",
-            read=_split_run,
+            metavar="I/N|auto",
+            read=read_split,
             shown="1/1",
         ),
     ] = Split()
     overwrite: Annotated[bool, Option("Delete the set in --out first.")] = False
     allow_pickle: Annotated[bool, Option("Accept pickled weights; they can run code.", ADVANCED)] = False
     trust_remote_code: Annotated[bool, Option("Run a model repository's own code.", ADVANCED)] = False
+
+    @field_validator("data")
+    @classmethod
+    def _without_secrets(cls, value: str) -> str:
+        located(value)
+        return value
 
     @field_validator("inter_weight")
     @classmethod
@@ -291,7 +338,9 @@ def check_signals(value: object) -> tuple[Signal, ...]:
     for name in names:
         if name not in SIGNALS:
             listed = f"{', '.join(SIGNALS[:-1])} and {SIGNALS[-1]}"
-            raise InputError(f"--signals: there is no signal {name!r}; there are {listed}.")
+            raise InputError(
+                f"--signals: there is no signal {name!r}; there are {listed}{near(name, SIGNALS)}."
+            )
     if SIGNALS[0] not in names:
         raise InputError(
             f"--signals {','.join(names)}: angle is always computed; write angle,{','.join(names)}."

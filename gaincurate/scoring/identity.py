@@ -96,19 +96,19 @@ def resolve_machine(config: MachineConfig) -> Machine:
 
 def _devices(config: MachineConfig, device: str) -> tuple[str, ...]:
     """A CPU is one worker's unless more are asked for; all GPUs of the first one's kind are used."""
+    workers = config.workers if isinstance(config.workers, int) else None
     if device == "cpu":
-        return (device,) * (config.workers or 1)
+        return (device,) * (workers or 1)
     alike = [device]
     if device == "cuda":
         first = torch.cuda.get_device_name(0)
         count = torch.cuda.device_count()
         alike = [f"cuda:{i}" for i in range(count) if torch.cuda.get_device_name(i) == first]
-    if config.workers is not None and config.workers > len(alike):
+    if workers is not None and workers > len(alike):
         raise InputError(
-            f"--workers {config.workers}: there are {len(alike)} devices of this kind to use; a GPU has one "
-            "worker."
+            f"--workers {workers}: there are {len(alike)} devices of this kind to use; a GPU has one worker."
         )
-    return tuple(alike[: config.workers])
+    return tuple(alike[:workers])
 
 
 def _refuse_too_many_threads(threads: int | None) -> None:
@@ -236,4 +236,5 @@ def execution_record(config: ScoreConfig, machine: Machine) -> dict[str, Any]:
         "shard": str(config.split_run),
         "on_error": config.on_error,
         "on_overlong": config.on_overlong,
+        **({"engine": config.engine} if config.engine != "local" else {}),
     }

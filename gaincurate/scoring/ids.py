@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -42,6 +43,29 @@ def _compact(value: Any, *, sort_keys: bool = False) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=sort_keys, default=str)
 
 
+def content_ids(table: pa.Table, columns: Columns) -> list[str]:
+    """The ids of a whole source that is in memory, `[rows]`, as a scoring run of it makes them.
+
+    Args:
+        table: all rows, with the columns below.
+        columns: where prompts, answers or ids are.
+
+    Raises:
+        SourceError: an id column with a null value.
+    """
+    copies: Counter[bytes] = Counter()
+    ids = []
+    for name, key in _digests(table, columns, 0):
+        ids.append(name if name is not None else _id_of(key, copies[key]))
+        copies[key] += 1
+    return ids
+
+
+def _id_of(key: bytes, copy: int) -> str:
+    """The id of the row that has `copy` rows of the same content before it."""
+    return key.hex() + (f"-{copy}" if copy else "")
+
+
 class Ids:
     """The ids of a source, by row number; for an id column only its digests are stored."""
 
@@ -65,8 +89,7 @@ class Ids:
                     "source changed. Start over with --overwrite.",
                     row=start + offset,
                 )
-            copy = int(record["copy"])
-            ids.append(name if name is not None else key.hex() + (f"-{copy}" if copy else ""))
+            ids.append(name if name is not None else _id_of(key, int(record["copy"])))
         return ids
 
 

@@ -4,7 +4,8 @@ Prints nothing. A caller that wants to see a run passes a `Progress`.
 
 With several devices each has a process, which loads the model for itself and takes the next shard when it is
 ready for one, because devices and rows differ in speed. The files are the same as one process's. A worker
-ends when its parent does.
+ends when its parent does. With `engine="ray"` the workers are Ray's, on any machine, and this process has no
+model: what it knows of it is what the first worker reports.
 """
 
 from __future__ import annotations
@@ -15,23 +16,28 @@ import queue
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
-from gaincurate.core.artifact import EXECUTION, MANIFEST, REJECTED, Artifact, Json
-from gaincurate.core.files import append_line, remove_temporaries
+from gaincurate.core.artifact import IDENTITY, Artifact, Json, shard_count
+from gaincurate.core.files import remove_temporaries
+from gaincurate.core.leases import Event, shards_of
 from gaincurate.core.locks import one_at_a_time, work_folder
-from gaincurate.core.process import end_workers, start_workers
-from gaincurate.core.progress import Progress
-from gaincurate.core.scored_set import COLUMNS, SCORES, ScoredSet
-from gaincurate.core.stats import spearman
-from gaincurate.errors import GaincurateError, OutputError
+from gaincurate.core.process import end_workers, start_tracker, start_workers
+from gaincurate.core.progress import Listener, Progress, Sent
+from gaincurate.core.ray_cluster import Needs, Report, Work, need_shared, spread
+from gaincurate.core.scored_set import SCORES, ScoredSet
+from gaincurate.errors import GaincurateError, InputError, OutputError
 from gaincurate.scoring.config import ScoreConfig
+from gaincurate.scoring.finished import asked_of, read_back
 from gaincurate.scoring.identity import execution_record
 from gaincurate.scoring.ids import write_ids
-from gaincurate.scoring.plan import Plan, make_plan
+from gaincurate.scoring.plan import Outline, Plan, make_plan, open_data
+from gaincurate.scoring.readers.source import Hashed
 from gaincurate.scoring.summary import Summary
 from gaincurate.scoring.worker import score_shards
 
@@ -48,33 +54,106 @@ def score(data: str, model: str, out: str | Path, **options: Any) -> Summary:
     return score_dataset(ScoreConfig(data=data, model=model, out=Path(out), **options))
 
 
-def score_dataset(config: ScoreConfig, progress: Progress | None = None) -> Summary:
+def score_dataset(
+    config: ScoreConfig, progress: Progress | None = None, hear: Callable[[Event], None] | None = None
+) -> Summary:
     """Score a prompt set, or go on where an earlier run of the same options stopped.
+
+    Args:
+        config: of the run.
+        progress: hears how it goes.
+        hear: gets every event of a worker on Ray.
 
     Raises:
         InputError: an option, the source, a row, the model or the output folder is not right.
         StorageError: the file system refused a write.
         LockedError: another process writes the same shards.
     """
+    config.check_engine()
     progress, summary, out = progress or Progress(), Summary(config.out), config.out
     begin = time.perf_counter()
+    asked = asked_of(config)  # before reading: a file that changes meanwhile counts
     artifact = Artifact(out, SCORES)
     if not (config.overwrite and artifact.begun):
         artifact.read_identity()  # refuse a folder that is not ours before anything is spent or touched
-    plan = make_plan(config, progress, summary)
-    with artifact.writing(config.split_run):
-        present = _begin(plan, artifact, summary)
+    with _engine(config, progress, summary, hear) as (plan, score_these), artifact.writing(config.split_run):
+        present = _begin(plan, artifact, progress, summary)
         mine = {k for k in range(plan.shards) if config.split_run.owns(k)}
         if mine - present:
             progress.start(plan.rows_in(mine), plan.rows_in(mine & present), what="scoring")
-            score_everywhere(plan, sorted(mine - present), progress, summary)
+            score_these(sorted(mine - present))
         _finish(plan, artifact, summary)
         summary.elapsed = time.perf_counter() - begin
-        _log(out, execution_record(config, plan.machine), summary)
+        record = execution_record(config, plan.machine)
+        _log(artifact, {**record, "asked": asked if summary.complete else None}, summary)
     return summary
 
 
-def _begin(plan: Plan, artifact: Artifact, summary: Summary) -> set[int]:
+@contextmanager
+def _engine(
+    config: ScoreConfig, progress: Progress, summary: Summary, hear: Callable[[Event], None] | None
+) -> Iterator[tuple[Outline, Callable[[Sequence[int]], None]]]:
+    """The run, and what scores its shards."""
+    if config.engine == "local":
+        plan = make_plan(config, progress, summary)
+        yield plan, lambda shards: score_everywhere(plan, shards, progress, summary)
+        return
+    if Artifact(config.out, SCORES).remote:
+        raise InputError(
+            f"--engine ray with --out {config.out}: its workers need a folder that all machines share. Give "
+            "one, or start the parts of the run with --shard, which may write into an object store."
+        )
+    source, columns = open_data(config, progress, summary)
+    shards = range(shard_count(source.rows, config.shard_rows))
+    ear = _Ear(progress, summary)
+
+    def hear_all(event: Event) -> None:
+        ear(event.kind, event.value, event.worker)
+        if hear is not None:
+            hear(event)
+
+    def work(needs: Needs) -> Work:
+        # Without a GPU from Ray a worker must not take one that it sees all the same.
+        device = "cpu" if config.device == "auto" and not needs.gpus else config.device
+        options = {"device": device, "engine": "local", "workers": 1, "overwrite": False}
+        return partial(_serve, config.model_copy(update=options), source.hashed())
+
+    def rows_of(shard: int) -> str:
+        start, stop = outline.bounds(shard)
+        return f"rows {start} to {stop - 1} (from 0)"
+
+    with spread(
+        config,
+        work,
+        name=config.out.name,
+        progress=progress,
+        hear=hear_all,
+        rows_of=rows_of,
+    ) as leases:
+        machine, identity = leases.first_plan(sum(map(config.split_run.owns, shards)))
+        outline = Outline(config, machine, source, columns, identity)
+
+        def score_these(shards: Sequence[int]) -> None:
+            leases.hand_out(shards, "begun")
+            ear.close()
+
+        yield outline, score_these
+
+
+def _serve(config: ScoreConfig, hashed: Hashed, inbox: queue.SimpleQueue[Any], report: Report) -> None:
+    """A worker on Ray: says what it would do, then scores the shards that it is given."""
+    summary, begun = Summary(config.out), time.time()
+    plan = make_plan(config, Progress(), summary, hashed)
+    report("plan", (plan.machine, plan.identity))
+    if inbox.get() is None:
+        return
+    need_shared(config.out / IDENTITY)
+    summary.seconds = {"loading": time.time() - begun}
+    score_shards(plan, shards_of(inbox, report), Sent(report), summary)
+    report("done", summary.seconds)
+
+
+def _begin(plan: Outline, artifact: Artifact, progress: Progress, summary: Summary) -> set[int]:
     """Write ids and identity, or check them; the shards that are there already."""
     out = plan.config.out
     ids = work_folder(out) / "ids.bin"
@@ -82,23 +161,27 @@ def _begin(plan: Plan, artifact: Artifact, summary: Summary) -> set[int]:
         if plan.config.split_run.count == 1:
             remove_temporaries(out)
         begun = None if plan.config.overwrite else artifact.read_identity()
+        replaces = artifact.begun if plan.config.overwrite else begun is not None
         if plan.config.overwrite and _same_run_unfinished(artifact, plan.identity):
             begun = plan.identity  # the same command again, after an interruption: go on
-        elif begun is not None and begun != plan.identity and _nothing_scored(plan.config):
+        elif begun is not None and begun != plan.identity and _nothing_scored(plan.config, artifact):
             begun = None  # the first row was refused, say: other options are no other set's yet
         if begun is None:
             # The ids come first: what is wrong with the source is found before anything is deleted.
             fresh = ids.with_name("ids-new.bin")
             write_ids(fresh, plan.source.batches(), plan.columns)
-            artifact.remove()  # or what a beginning left: its ids must not meet the next identity
-            artifact.begin(plan.identity)
+            if replaces or not artifact.remote:  # else another machine may have begun meanwhile
+                artifact.remove()  # or what a beginning left: its ids must not meet the next identity
+            if note := artifact.begin(plan.identity, first=not replaces):
+                progress.note(note)
             fresh.replace(ids)  # after the identity: a kill never leaves an old one with new ids
             return set()
         artifact.refuse_other(begun, plan.identity)
         present = artifact.present(plan.identity, plan.shards)
         if len(present) < plan.shards:
             artifact.reopen()
-            if not ids.exists():
+            # In an object store another machine may have begun another set since the ids were made here.
+            if artifact.remote or not ids.exists():
                 write_ids(ids, plan.source.batches(), plan.columns)
         return present
 
@@ -112,46 +195,31 @@ def _same_run_unfinished(artifact: Artifact, identity: Json) -> bool:
         return False
 
 
-def _nothing_scored(config: ScoreConfig) -> bool:
+def _nothing_scored(config: ScoreConfig, artifact: Artifact) -> bool:
     """Whether a scoring run was begun in the folder, wrote no shard, and no process can be at work on it."""
     # A plain run holds the folder alone; other parts of a --shard run may have no shard yet either.
-    if config.split_run.count > 1:
-        return False
-    results = (
-        MANIFEST,
-        REJECTED,
-        COLUMNS,
-        "shard-*.arrow",
-    )  # what a finished set was, whatever is left of it
-    return not any(path for name in results for path in config.out.glob(name))
+    return config.split_run.count == 1 and not artifact.holds_results
 
 
-def _finish(plan: Plan, artifact: Artifact, summary: Summary) -> None:
+def _finish(plan: Outline, artifact: Artifact, summary: Summary) -> None:
     """Write the manifest if every shard is there, and read the set's own figures back."""
     out = plan.config.out
-    if not all(artifact.part(index).exists() for index in range(plan.shards)):
+    if len(artifact.indexes(plan.shards)) < plan.shards:
         return
     with summary.timed("writing"), one_at_a_time(out):
         remove_temporaries(out)  # of killed --shard runs; those that live have nothing left to write
         if not artifact.finished:
             artifact.finish(plan.identity, plan.shards)
     shutil.rmtree(work_folder(out), ignore_errors=True)
-    scored_set = ScoredSet(out, verify=False)
-    summary.complete = True
-    summary.rows = len(scored_set)
-    for name in ("rejected", "truncated", "rows_without_prefix", "zero_vectors"):
-        setattr(summary, name, scored_set.manifest[name])
-    if summary.rows:
-        angle = scored_set.column("gc_angle").to_numpy()
-        length = scored_set.column("gc_question_tokens").to_numpy()
-        summary.spearman_length = spearman(angle, length)
+    # Of a set in a store the whole would have to be fetched for what the manifest does not say.
+    read_back(summary, artifact.read_manifest(), None if artifact.remote else ScoredSet(out, verify=False))
 
 
-def _log(out: Path, record: dict[str, Any], summary: Summary) -> None:
-    """Append how this process ran to `execution.jsonl`."""
-    seconds = {stage: round(value, 3) for stage, value in summary.seconds.items()}
-    line = {**record, "ended": time.time(), "scored": summary.scored, "seconds": seconds}
-    append_line(out / EXECUTION, line)
+def _log(artifact: Artifact, record: dict[str, Any], summary: Summary) -> None:
+    """Write down how this process ran."""
+    seconds, ended = {stage: round(value, 3) for stage, value in summary.seconds.items()}, time.time()
+    line = {**record, "ended": ended, "scored": summary.scored, "seconds": seconds}
+    artifact.log(line, ended - summary.elapsed)
 
 
 def score_everywhere(plan: Plan, shards: Sequence[int], progress: Progress, summary: Summary) -> None:
@@ -164,6 +232,7 @@ def score_everywhere(plan: Plan, shards: Sequence[int], progress: Progress, summ
     if len(devices) == 1:
         score_shards(plan, shards, progress, summary)
         return
+    start_tracker()
     context = multiprocessing.get_context("spawn")
     tasks: Any = context.Queue()
     events: Any = context.Queue()
@@ -192,7 +261,7 @@ def score_everywhere(plan: Plan, shards: Sequence[int], progress: Progress, summ
 
 def _listen(workers: Sequence[SpawnProcess], events: Any, progress: Progress, summary: Summary) -> None:
     """Pass on what the workers say until all are done."""
-    running, heard = len(workers), set()
+    running, ear = len(workers), _Ear(progress, summary)
     while running:
         try:
             kind, value = events.get(timeout=_PATIENCE)
@@ -204,39 +273,36 @@ def _listen(workers: Sequence[SpawnProcess], events: Any, progress: Progress, su
                     "shards are kept. Run the same command again, with fewer --workers."
                 ) from None
             continue
-        if kind == "note":
-            if value not in heard:  # each worker says it
-                progress.note(value)
-            heard.add(value)
-        elif kind == "advance":
-            summary.scored += value[0]
-            summary.tokens += value[1]
-            progress.advance(value[0], tokens=value[1])
-        elif kind == "part":
-            progress.part(value)
-        elif kind == "error":
+        if kind == "error":
             raise value
-        else:
-            running -= 1
-            for stage, seconds in value.items():
-                # Beside each other: the mean is what passed on the wall.
-                summary.seconds[stage] = summary.seconds.get(stage, 0.0) + seconds / len(workers)
+        running -= kind == "done"
+        ear(kind, value)
+    ear.close()
 
 
-class _Reports(Progress):
-    """Sends everything to the parent."""
+class _Ear(Listener):
+    """Sums up what workers report."""
 
-    def __init__(self, events: Any) -> None:
-        self._events = events
+    def __init__(self, progress: Progress, summary: Summary) -> None:
+        super().__init__(progress, self._add, again=("units", "tokens"))
+        self._summary = summary
+        self._seconds: list[dict[str, float]] = []
 
-    def note(self, text: str) -> None:
-        self._events.put(("note", text))
+    def _add(self, counts: Mapping[str, int]) -> None:
+        self._summary.scored += counts["units"]
+        self._summary.tokens += counts["tokens"]
 
-    def advance(self, n: float, **also: int) -> None:
-        self._events.put(("advance", (int(n), also["tokens"])))
+    def __call__(self, kind: str, value: Any, process: int = 0) -> None:
+        super().__call__(kind, value, process)
+        if kind == "done":
+            self._seconds.append(value)
 
-    def part(self, text: str) -> None:
-        self._events.put(("part", text))
+    def close(self) -> None:
+        """Sum up where the time went: workers are beside each other, so the mean passed on the wall."""
+        for seconds in self._seconds:
+            for stage, value in seconds.items():
+                before = self._summary.seconds.get(stage, 0.0)
+                self._summary.seconds[stage] = before + value / len(self._seconds)
 
 
 def _work(config: ScoreConfig, identity: Json, tasks: Any, events: Any, begun: float) -> None:
@@ -247,7 +313,7 @@ def _work(config: ScoreConfig, identity: Json, tasks: Any, events: Any, begun: f
         plan = make_plan(config, Progress(), summary)
         Artifact(config.out, SCORES).refuse_other(identity, plan.identity)
         summary.seconds = {"loading": time.time() - begun}  # its start and imports too
-        score_shards(plan, _taken(tasks), _Reports(events), summary)
+        score_shards(plan, _taken(tasks), Sent(lambda kind, value: events.put((kind, value))), summary)
     except GaincurateError as error:
         events.put(("error", error))
     else:

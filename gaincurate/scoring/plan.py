@@ -13,6 +13,7 @@ from typing import Any, Literal
 from gaincurate.core.artifact import Json, shard_count
 from gaincurate.core.progress import Progress
 from gaincurate.core.prompts import Columns, find_columns
+from gaincurate.core.store import Remote, located
 from gaincurate.errors import InputError
 from gaincurate.scoring.config import ScoreConfig, check_shots
 from gaincurate.scoring.identity import (
@@ -24,23 +25,22 @@ from gaincurate.scoring.identity import (
 )
 from gaincurate.scoring.lm_head import chunk_rows
 from gaincurate.scoring.model import ModelFiles, find_model, gguf_doubt, load_config, load_tokenizer
-from gaincurate.scoring.readers.source import Source, open_source
+from gaincurate.scoring.readers.source import Hashed, Source, open_source
 from gaincurate.scoring.segment import Segmenter
 from gaincurate.scoring.summary import Summary
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """A run whose inputs were found and understood."""
+class Outline:
+    """A run as far as its files say: which rows there are, and what the model's part is known to be.
+
+    It is all that a process without the model needs, such as one that only drives workers.
+    """
 
     config: ScoreConfig
     machine: Machine
     source: Source
     columns: Columns
-    files: ModelFiles
-    model_config: Any
-    segmenter: Segmenter
-    backend: Literal["triton", "torch"]
     identity: Json
 
     @property
@@ -58,21 +58,37 @@ class Plan:
         return sum(stop - start for start, stop in map(self.bounds, shards))
 
 
-def make_plan(config: ScoreConfig, progress: Progress, summary: Summary) -> Plan:
-    """Open the source, find the model, its tokenizer and template, and settle what is `auto`.
+@dataclass(frozen=True, slots=True)
+class Plan(Outline):
+    """A run whose inputs were found and understood."""
+
+    files: ModelFiles
+    model_config: Any
+    segmenter: Segmenter
+    backend: Literal["triton", "torch"]
+
+
+def open_data(
+    config: ScoreConfig, progress: Progress, summary: Summary, hashed: Hashed | None = None
+) -> tuple[Source, Columns]:
+    """Open the source and find its columns.
+
+    Args:
+        config: of the run.
+        progress: hears what was found.
+        summary: its time is counted here.
+        hashed: see `open_source`.
 
     Raises:
-        InputError: any of these is not right.
+        InputError: it is not right, or --overwrite cannot be.
     """
     if config.overwrite and config.split_run.count > 1:
         raise InputError(
             "--overwrite and --shard do not go together: each process would delete the others' "
             "shards. Delete the folder first."
         )
-    shots = check_shots(config.shots, "")
-    machine = resolve_machine(config)
     with summary.timed("reading"):
-        source = open_source(config.data, split=config.split, limit=config.limit)
+        source = open_source(config.data, split=config.split, limit=config.limit, hashed=hashed)
         columns = find_columns(
             source.schema,
             prompt=config.prompt_column,
@@ -80,11 +96,31 @@ def make_plan(config: ScoreConfig, progress: Progress, summary: Summary) -> Plan
             id_column=config.id_column,
         )
     paths = [Path(getattr(reader, "path", config.data)) for reader in source.readers]
-    if config.overwrite and any(_inside(config.out, path) for path in paths):
+    if config.overwrite and any(_inside(config.out, path) for path in [*paths, located(config.data)]):
         raise InputError(
             f"--overwrite would delete the source: {config.data} is in {config.out}. Give another --out."
         )
     progress.note(f"{source.name}: {source.rows:,} row{'s' * (source.rows != 1)}; {columns.note}")
+    return source, columns
+
+
+def make_plan(
+    config: ScoreConfig, progress: Progress, summary: Summary, hashed: Hashed | None = None
+) -> Plan:
+    """Open the source, find the model, its tokenizer and template, and settle what is `auto`.
+
+    Args:
+        config: of the run.
+        progress: hears what was found.
+        summary: times are counted here.
+        hashed: see `open_source`.
+
+    Raises:
+        InputError: any of these is not right.
+    """
+    shots = check_shots(config.shots, "")
+    machine = resolve_machine(config)
+    source, columns = open_data(config, progress, summary, hashed)
     with summary.timed("loading"):
         files = find_model(
             config.model,
@@ -124,10 +160,12 @@ def make_plan(config: ScoreConfig, progress: Progress, summary: Summary) -> Plan
             backend=backend,
             max_length=max_length,
         )
-    return Plan(config, machine, source, columns, files, model_config, segmenter, backend, identity)
+    return Plan(config, machine, source, columns, identity, files, model_config, segmenter, backend)
 
 
 def _inside(folder: Path, path: Path) -> bool:
+    if isinstance(path, Remote):
+        return isinstance(folder, Remote) and path.is_relative_to(folder)
     return path.exists() and path.resolve().is_relative_to(folder.resolve())
 
 

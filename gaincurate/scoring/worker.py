@@ -48,16 +48,17 @@ U = TypeVar("U")
 _TRIAL_TOKENS = 256
 
 
-def prefetch(work: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
+def prefetch(work: Callable[[T], U], items: Iterable[T | None]) -> Iterator[U]:
     """`work` on each item in a thread; the next is begun when the one before is handed out.
 
-    At most one result waits, so memory does not grow with the number of items.
+    At most one result waits, so memory does not grow with the number of items. An item None says that the
+    next one is not known yet: what waits is handed out first.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
         waiting: Future[U] | None = None
         try:
             for item in items:
-                following = pool.submit(work, item)
+                following = None if item is None else pool.submit(work, item)
                 if waiting is not None:
                     yield waiting.result()
                 waiting = following
@@ -100,16 +101,17 @@ class AsyncWriter:
             last.result()
 
 
-def score_shards(plan: Plan, shards: Iterable[int], progress: Progress, summary: Summary) -> None:
+def score_shards(plan: Plan, shards: Iterable[int | None], progress: Progress, summary: Summary) -> None:
     """Load the model, score these shards and write them.
 
     Args:
         plan: the run, begun: its ids are written.
-        shards: their numbers, ascending.
+        shards: their numbers, best ascending, taken when the model is loaded; None as in `prefetch`.
         progress: hears of every batch and shard, the shards from a thread of their own.
         summary: counts and times are added here.
     """
     config, out = plan.config, plan.config.out
+    progress.loading("the model")
     with summary.timed("loading"):
         if plan.machine.threads:
             torch.set_num_threads(plan.machine.threads)
@@ -130,6 +132,7 @@ def score_shards(plan: Plan, shards: Iterable[int], progress: Progress, summary:
             final=len(config.signals) > 1,
             tails="entropy" in config.signals,
         )
+    progress.loading("")
     signals = Signals(config, plan.backend, head, summary)
     more = signal_fields(config.signals, prefill.width)
     cursor, ids = Cursor(plan.source), Ids(work_folder(out) / "ids.bin", plan.columns)
@@ -148,7 +151,8 @@ def score_shards(plan: Plan, shards: Iterable[int], progress: Progress, summary:
             facts = {**facts, "first_row": start, "source_rows": stop - start}
             scored = scored_table(ready.table, ready.names, scores, more)
             Artifact(out, SCORES).write_part(ready.index, plan.identity, scored, facts)
-        progress.part(f"shard {ready.index + 1} of {plan.shards}")
+        counts = {"units": len(ready.prompts), "tokens": ready.shard.tokens}  # as `advance` had them
+        progress.part(f"shard {ready.index + 1} of {plan.shards}", shard=ready.index, **counts)
 
     forward: Forward | None = None
     with AsyncWriter() as writer:
@@ -247,6 +251,8 @@ class Shard:
         self._summary = summary
         self._progress = progress
         self._rejected: dict[int, str] = {}
+        self.tokens = 0
+        """Computed for its scores."""
 
     def segment(self, table: pa.Table) -> dict[int, Segmented]:
         """The rows that can be scored, by place.
@@ -333,6 +339,7 @@ class Shard:
             while True:
                 batch = self._next(batches, chosen, forward)
                 if batch is None:
+                    self.tokens = tokens
                     return dict(sorted(scores.items())), zero_vectors
                 measured = signals(batch.states, [chosen[i] for i in batch.places])
                 for i, (score, zeros) in zip(batch.places, measured, strict=True):

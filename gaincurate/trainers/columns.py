@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from gaincurate.core.artifact import Json
+from gaincurate.core.options import near
 from gaincurate.core.prompts import Message, column_values, prompts_of
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
@@ -231,7 +232,8 @@ def column_type(schema: pa.Schema, name: str) -> pa.DataType:
     if rest and head in schema.names and pa.types.is_struct(schema.field(head).type):
         return column_type(pa.schema(list(schema.field(head).type)), rest)
     raise InputError(
-        f"there is no column {name!r} (--answer-column); the columns are: {', '.join(schema.names)}.",
+        f"there is no column {name!r} (--answer-column); the columns are: {', '.join(schema.names)}"
+        f"{near(name, schema.names)}.",
         column=name,
     )
 

@@ -85,6 +85,10 @@ class DriveConfig(BaseModel):
         bool,
         Option("Train the newest round again, though its trainer ended well.", alias="--again"),
     ] = False
+    track: Annotated[
+        Literal["wandb", "trackio", "mlflow", "tensorboard"] | None,
+        Option("Send each round's numbers to this tracker, at the trainer's step."),
+    ] = None
     dry_run: Annotated[bool, Option("Print the rounds that can be known and the forecast.")] = False
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,16 +25,21 @@ from gaincurate.core.prompts import column_values, prompts_of
 from gaincurate.core.rng import Ints
 from gaincurate.core.schema import ID, PREFIX
 from gaincurate.core.scored_set import ScoredSet
+from gaincurate.core.store import Remote, located
+from gaincurate.core.where import Mask
 from gaincurate.errors import InputError, OutputError, storage_error
 from gaincurate.hygiene.checks import LeftOut, leave_out
 from gaincurate.hygiene.options import HygieneOptions
 from gaincurate.schedule.ordering import Order, build
 from gaincurate.schedule.run import Run
+from gaincurate.schedule.selection import first_of_groups, matching, part_of
 from gaincurate.trainers.columns import Own, Parts, Rows, ViewOptions, chat_type, column_type
 from gaincurate.trainers.profile import Columns, Launch, Profile, profile_of, profiles, system_file
 
 FORMAT = 1
 _METADATA = b"gaincurate"
+PART = "{split}"
+"""What stands in `--out` for a part's name."""
 _CHUNK = 2048  # rows in memory at once, and in a row group
 
 
@@ -176,6 +181,45 @@ class Pick:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """Which rows of a scored set to take, beside those that `Drop` leaves out, and the files they go into.
+
+    `where` is a condition, which `rollouts` gives pass rates to. `per_group` takes so many rows of each group
+    by `group_column`, the first in the order. `parts` are names and shares, see `selection.part_of`.
+    """
+
+    where: str | None = None
+    rollouts: Path | None = None
+    per_group: int | None = None
+    group_column: str | None = None
+    parts: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def given(self) -> str | None:
+        """The first option that was given."""
+        options = {"--where": self.where, "--per-group": self.per_group, "--split": self.parts or None}
+        return next((name for name, value in options.items() if value is not None), None)
+
+    def check(self, out: Path) -> None:
+        """Refuse options that do nothing without another.
+
+        Raises:
+            InputError: one is missing.
+        """
+        if self.rollouts is not None and self.where is None:
+            raise InputError(f"--rollouts {self.rollouts} goes with --where.")
+        if (self.per_group is None) != (self.group_column is None):
+            raise InputError("--per-group N and --group-column NAME go together.")
+        if bool(self.parts) != (PART in str(out)):
+            raise InputError(
+                f"--out {out}: with --split its name has {PART} where the parts' names go, as in "
+                f"data/{PART}.parquet."
+                if self.parts
+                else f"--out {out}: {PART} is for --split NAME=SHARE,..."
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class Drop:
     """Which rows to leave out, and the file that lists them (None: beside the trainer's file)."""
 
@@ -197,6 +241,9 @@ class Exported:
     notes: list[str]
     dropped: dict[str, int] = field(default_factory=dict)
     dropped_file: Path | None = None
+    file: Path | None = None
+    others: tuple[Exported, ...] = ()
+    """The other parts, with `--split`."""
 
 
 def export(
@@ -207,60 +254,130 @@ def export(
     pick: Pick,
     *,
     drop: Drop | None = None,
+    choice: Choice | None = None,
     overwrite: bool = False,
+    note: Callable[[str], None] = lambda sentence: None,
 ) -> Exported:
     """Write the view of a scored set, or of a run's round, that a trainer reads.
 
     Args:
         source: a finished scored set or a run.
         trainer: one of `TRAINERS`.
-        out: the file to write; its suffix says which format.
+        out: the file to write; its suffix says which format. With parts, `{split}` is their names.
         options: what goes into the columns.
         pick: which rows.
         drop: rows of a scored set to leave out, before `limit` counts.
+        choice: rows of a scored set to take, before `limit` counts.
         overwrite: replace what is there.
+        note: hears how many rows are left out and why, before anything is written.
+
+    Returns:
+        What was written, of the first part where there are several.
 
     Raises:
-        InputError: an option that does not go with the source or the trainer, or a prompt that the trainer
-            cannot read; nothing is written.
-        OutputError: the source is no finished set and no run, or the file is there already.
+        InputError: an option that does not go with the source or the trainer, no row that is left, or a
+            prompt that the trainer cannot read; that file is not written.
+        OutputError: the source is no finished set and no run, or a file is there already.
         StorageError: the file system refused.
     """
-    listed = None if drop is None else drop.file or _beside(trainer, out)
-    _check_file(trainer, out, listed, overwrite)
-    if drop is not None and (source / RUN).exists():
-        raise InputError(f"--drop is for a scored set; {source} is a run, whose plan says which rows.")
+    choice = choice or Choice()
+    choice.check(out)
+    files = {name: Path(str(out).replace(PART, name)) for name in choice.parts} or {"": out}
+    listed = None if drop is None else drop.file or _beside(trainer, Path(str(out).replace(PART, "all")))
+    for file in files.values():
+        _check_file(trainer, file, listed, overwrite)
+    for_sets = "--drop" if drop is not None else choice.given
+    if for_sets is not None and (source / RUN).exists():
+        raise InputError(f"{for_sets} is for a scored set; {source} is a run, whose plan says which rows.")
     with _opened(source, pick) as (scored, rows, facts):
-        left_out = None
-        if drop is not None:
-            left_out = leave_out(scored, drop.options)
-            rows = _without(rows, left_out)
+        left_out = None if drop is None else leave_out(scored, drop.options)
+        if drop is not None and left_out is not None:
             facts = {**facts, "drop": asdict(drop.options), "dropped": left_out.counts}
+        chosen: Mapping[str, Ints | None] = {"": rows}
+        if left_out is not None or choice.given is not None:
+            chosen, counts = _chosen(scored, rows, left_out, choice, pick.limit)
+            note(counts)
+            facts = {**facts, "chosen": {**asdict(choice), "rollouts": _text(choice.rollouts)}}
         bare = options.bare or bool(facts.get("bare"))
         options = ViewOptions(**{**asdict(options), "bare": bare})
-        identity = scored.identity
-        view = View(trainer, scored.schema, identity, chat_type(scored, identity, bare=bare), options)
         facts = {
             "format": FORMAT,
             **facts,
             "manifest": scored.manifest_hash,
             "trainer": trainer,
-            "read": view.profile.version,
+            "read": profile_of(trainer).version,
             "options": asdict(options),
             "pick": asdict(pick),
         }
-        notes, count = list(view.notes), 0
-        metadata = {_METADATA: json.dumps(facts, ensure_ascii=False).encode()}
-        schema = view.schema.with_metadata(metadata)
-        with _making(out) as file, _writer(out, file, schema) as write:
-            for table in _tables(scored, rows, pick.limit):
-                shown = view.table(table, count)
-                count += shown.num_rows
-                write(shown)
-            if left_out is not None and listed is not None:
-                write_lines(listed, left_out.lines(scored))
-        if view.parts.system is not None and view.profile.system_file:
-            write_atomic(system_file(out), view.parts.system.encode())
+        written = []
+        for name, file in files.items():
+            more = {"part": name} if name else {}
+            written.append(_write(scored, chosen[name], trainer, file, options, pick.limit, facts | more))
+        if left_out is not None and listed is not None:
+            write_lines(listed, left_out.lines(scored))
+    dropped = {} if left_out is None else left_out.counts
+    return replace(written[0], dropped=dropped, dropped_file=listed, others=tuple(written[1:]))
+
+
+def _chosen(
+    scored: ScoredSet, rows: Ints | None, left_out: LeftOut | None, choice: Choice, limit: int | None
+) -> tuple[dict[str, Ints], str]:
+    """The rows of each part in their order, and a sentence with how many are left out and why."""
+    left: Ints = np.arange(len(scored)) if rows is None else rows
+    reasons, rows_before = list[str](), len(left)
+
+    def keep(stay: Mask, why: str) -> None:
+        nonlocal left
+        if gone := int((~stay).sum()):
+            reasons.append(f"{gone:,} {why}")
+        left = left[stay]
+
+    if left_out is not None:
+        keep(left_out.kept[left], "by --drop")
+    if choice.where is not None:
+        matches = matching(scored, choice.where, choice.rollouts)
+        unknown = int(matches.unknown[left].sum())
+        keep(matches.rows[left], f"by --where ({unknown:,} of them for want of a value)")
+    if choice.per_group is not None and choice.group_column is not None:
+        stay = first_of_groups(scored, choice.group_column, choice.per_group, left)
+        keep(stay, f"over --per-group {choice.per_group}")
+    if limit is not None:
+        keep(np.arange(len(left)) < limit, f"after --limit {limit}")
+    parts = {"": left}
+    if choice.parts:
+        places = part_of(scored.column(ID).take(pa.array(left)).to_pylist(), choice.parts)
+        parts = {name: left[places == place] for place, name in enumerate(choice.parts)}
+    of_parts = ", ".join(f"{name} {len(of_part):,}" for name, of_part in parts.items() if name)
+    sentence = f"{len(left):,} of {rows_before:,} rows are taken"
+    sentence += f" ({of_parts})" if of_parts else ""
+    sentence += f", left out are {', '.join(reasons)}" if reasons else ""
+    if empty := [name for name, of_part in parts.items() if not len(of_part)]:
+        raise InputError(f"no row is left{' for ' * bool(empty[0])}{empty[0]}: {sentence}.")
+    return parts, sentence
+
+
+def _write(
+    scored: ScoredSet,
+    rows: Ints | None,
+    trainer: str,
+    out: Path,
+    options: ViewOptions,
+    limit: int | None,
+    facts: dict[str, Any],
+) -> Exported:
+    """Write one file."""
+    identity = scored.identity
+    view = View(trainer, scored.schema, identity, chat_type(scored, identity, bare=options.bare), options)
+    notes, count = list(view.notes), 0
+    metadata = {_METADATA: json.dumps(facts, ensure_ascii=False).encode()}
+    schema = view.schema.with_metadata(metadata)
+    with _making(out) as file, _writer(out, file, schema) as write:
+        for table in _tables(scored, rows, limit):
+            shown = view.table(table, count)
+            count += shown.num_rows
+            write(shown)
+    if view.parts.system is not None and view.profile.system_file:
+        write_atomic(system_file(out), view.parts.system.encode())
     if view.without_answer:
         notes.append(_without_answer(scored, view, count))
     if view.open_ended:
@@ -268,8 +385,11 @@ def export(
             f"warning: {view.open_ended:,} prompts end with words of the assistant; scoring went on from "
             f"there, and {trainer} renders them as a finished turn"
         )
-    counts = {} if left_out is None else left_out.counts
-    return Exported(view, count, facts, view.profile.launch(out.resolve(), view), notes, counts, listed)
+    return Exported(view, count, facts, view.profile.launch(out.resolve(), view), notes, file=out)
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def _without_answer(scored: ScoredSet, view: View, count: int) -> str:
@@ -292,11 +412,6 @@ def _beside(trainer: str, out: Path) -> Path:
     """Where the dropped rows are listed: not in a folder whose every file is read."""
     beside = out.parent if profile_of(trainer).reads_folder else out
     return beside.with_name(f"{beside.stem if beside == out else beside.name}.dropped.jsonl")
-
-
-def _without(rows: Ints | None, left_out: LeftOut) -> Ints:
-    stay: Ints = np.flatnonzero(left_out.kept) if rows is None else rows[left_out.kept[rows]]
-    return stay
 
 
 def _check_file(trainer: str, out: Path, listed: Path | None, overwrite: bool) -> None:
@@ -349,7 +464,8 @@ def _opened(source: Path, pick: Pick) -> Iterator[tuple[ScoredSet, Ints | None, 
         rows = np.asarray(run.rows(round_), np.int64)
         yield run.scored, rows, {"run": str(source), "round": round_, "bare": run.config.bare}
         return
-    if not (source / MANIFEST).exists() and not (source / IDENTITY).exists():
+    local = not isinstance(located(source), Remote)
+    if local and not (source / MANIFEST).exists() and not (source / IDENTITY).exists():
         raise OutputError(
             f"{source} is neither a scored set nor a run: it has no {MANIFEST} and no {RUN}. `gaincurate "
             f"score DATA --model M --out {source}` makes a set of your prompts.",

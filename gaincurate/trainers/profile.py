@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gaincurate.core.options import near
 from gaincurate.errors import InputError
 from gaincurate.trainers.columns import Own, Parts, ViewOptions
 from gaincurate.trainers.names import TRAINERS as TRAINERS
@@ -244,7 +245,10 @@ def profile_of(name: str) -> Profile:
         InputError: no such trainer; lists those there are.
     """
     if name not in TRAINERS:
-        raise InputError(f"--trainer {name}: there is no such trainer here; there are {', '.join(TRAINERS)}.")
+        raise InputError(
+            f"--trainer {name}: there is no such trainer here; there are {', '.join(TRAINERS)}"
+            f"{near(name, TRAINERS)}."
+        )
     return profiles()[name]
 
 

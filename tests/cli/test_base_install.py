@@ -16,6 +16,7 @@ import pytest
 import embedded
 import runs
 import sets
+import tiny
 from base_install import EXTRAS, HEAVY, run_without
 from gaincurate.cli import doctor
 
@@ -66,6 +67,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
         "report --json": ("report", scored, "--rollouts", outcomes, "--json"),
         "report page": ("report", scored, "-o", folder / "report.html"),
         "report near": ("report", scored, "--near-duplicates"),
+        "show in a store": ("show", "s3://bucket/scored"),
         "export": ("export", scored, "--trainer", "trl", "--out", folder / "trl.parquet"),
         "predict": (*predict, "--method", "group-mean", "--group-column", "answer"),
         "predict whitened": (*predict, "--method", "whitened"),
@@ -98,6 +100,7 @@ REFUSED = {
     "report page": "`pip install 'gaincurate[report]'`",
     "predict whitened": "has no gc_embedding",
     "predict adapter": "--adapter needs torch: `pip install 'gaincurate[score]'`.",
+    "show in a store": "need the package obstore: `pip install 'gaincurate[cloud]'`.",
     "fit": "difficulty fit needs torch: `pip install 'gaincurate[score]'`.",
     "rollout --server": "`pip install 'gaincurate[difficulty]'`.",
 }
@@ -139,6 +142,26 @@ def test_predictions_and_the_report_are_those_of_a_full_install(tmp_path: Path) 
     assert without == full
 
 
+def test_ray_is_needed_by_its_engine_alone(tmp_path: Path) -> None:
+    data = tiny.write_jsonl(tmp_path / "rows.jsonl", tiny.questions(3))
+    model = tiny.save_model(tmp_path / "model")
+    scored = some_set(tmp_path)
+    score: Words = ("score", data, "--model", model, "--out", tmp_path / "out")
+    rollout: Words = ("difficulty", "rollout", scored, "--out", tmp_path / "r", "--verifier", "exact")
+    bench: Words = ("bench", "scale", "--workers", 2, "--rows", 100, "--json")
+    commands = [
+        (*score, "--engine", "ray"),
+        (*rollout, "--model", model, "--engine", "ray"),
+        (*bench, "--data", data, "--model", model),
+        bench,
+        score,
+    ]
+    results = run_without(("ray",), commands)
+    assert [result["code"] for result in results] == [2, 2, 2, 0, 0], results
+    sentence = "error: --engine ray needs ray: `pip install 'gaincurate[ray]'`.\n"
+    assert [result["stderr"] for result in results[:3]] == [sentence] * 3
+
+
 def test_a_page_needs_its_extra_and_no_torch(tmp_path: Path) -> None:
     scored, page = some_set(tmp_path), tmp_path / "report.html"
     result, doctor = run_without(HEAVY, [("report", scored, "-o", page), ("doctor", "--for", "report")])
@@ -160,7 +183,9 @@ def test_doctor_lists_what_each_extra_lacks_and_fails_for_the_one_that_is_asked_
 
 def test_doctor_knows_every_package_of_every_extra() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = {name: wants for name, wants in project["optional-dependencies"].items() if name != "dev"}
+    extras = {
+        name: wants for name, wants in project["optional-dependencies"].items() if name not in ("dev", "all")
+    }
     extras["base"] = project["dependencies"]
     listed = {(name, part.partition(",")[0]) for name, _, part in doctor._PACKAGES}
     for extra, wants in extras.items():

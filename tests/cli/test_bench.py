@@ -149,3 +149,41 @@ def test_figures_are_printed_before_a_file_that_fails_after_all(
     assert result.stdout.startswith(first)
     assert "gaincurate" in result.stdout
     assert result.stderr.startswith(f"error: cannot write --csv {tmp_path / 'x.csv'}: is a directory. ")
+
+
+def test_bench_scale_gives_the_same_run_for_a_seed_and_writes_it_down(tmp_path: Path) -> None:
+    path = tmp_path / "scale.csv"
+    options = ("bench", "scale", "--workers", "1,40", "--rows", "20000", "--json")
+    first, again = (json.loads(run(*options, "--csv", path).stdout) for _ in range(2))
+    times = ("driver_cpu_seconds", "driver_cores", "peak_mib")
+    for one, other in zip(first["measurements"], again["measurements"], strict=True):
+        assert {k: v for k, v in one.items() if k not in times} == {
+            k: v for k, v in other.items() if k not in times
+        }
+    one, forty = first["measurements"]
+    assert (one["workers"], one["shards"], forty["workers"]) == (1, 625, 40)
+    # 625 shards of ten seconds: a worker alone is never idle, and forty share the work.
+    assert one["busy_share"] + one["redone_share"] == pytest.approx(1)
+    assert one["hours"] == pytest.approx(625 * 10 / 3600, rel=0.1)
+    assert 0.8 < forty["busy_share"] < 1
+    assert forty["hours"] < one["hours"] / 25
+    with path.open(newline="") as file:
+        assert [row["workers"] for row in csv.DictReader(file)] == ["1", "40"]
+
+
+def test_bench_scale_prints_a_line_per_size() -> None:
+    lines = run("bench", "scale", "--workers", "3", "--rows", "5000").stdout.splitlines()
+    assert [line.strip().split(",")[0] for line in lines[3:]] == ["3 workers"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--workers", "2,x"), "--workers 2,x: expected numbers from 1 with commas between them."),
+        (("--workers", "0"), "--workers 0: expected numbers from 1 with commas between them."),
+        (("--model", "demo"), "--data and --model go together: a set, and the model that scores it."),
+    ],
+)
+def test_bench_scale_says_what_it_cannot_do(options: tuple[str, ...], sentence: str) -> None:
+    result = run("bench", "scale", *options)
+    assert (result.exit_code, result.stderr) == (2, f"error: {sentence}\n")

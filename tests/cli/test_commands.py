@@ -41,13 +41,14 @@ def test_show_orders_by_angle_and_counts_what_is_there(out: Path) -> None:
     assert found["distribution"]["gc_angle"][-1] == pytest.approx(angles[-1])
 
 
-def test_show_prints_whole_ids_and_no_terminal_escapes(out: Path) -> None:
+def test_show_prints_short_ids_and_no_terminal_escapes(out: Path) -> None:
     result = run("show", out, "--rows", "13")
     assert result.exit_code == 0
     assert "\x1b" not in result.stdout
     assert "\x07" not in result.stdout
     for name in gaincurate.open_scores(out).column("gc_id").to_pylist():
-        assert name in result.stdout
+        assert f" {name[:8]} " in result.stdout
+        assert name not in result.stdout
 
 
 def test_show_lists_the_computed_columns(out: Path) -> None:

@@ -146,7 +146,7 @@ def test_a_command_runs_by_a_file_alone(tmp_path: Path) -> None:
         ("c.txt", "", "--config {F}: expected a file that ends in .toml, .yaml, .yml or .json."),
         ("c.toml", "shard = 5", "--shard 5: it should be "),
         ("c.toml", "shots = 5", "--shots 5: it should be a valid list."),
-        ("c.toml", "shard = '4/3'", "--shard 4/3: expected I/N with I from 1 to N, such as 1/4."),
+        ("c.toml", "shard = '4/3'", "--shard 4/3: expected I/N with I from 1 to N, such as 1/4, or auto."),
         ("c.toml", "signals = ['angel']", "--signals: there is no signal 'angel'; there are "),
     ],
 )

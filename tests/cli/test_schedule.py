@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import signal
 import subprocess
@@ -8,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 import runs
 from command import run as gaincurate
-from gaincurate.schedule.run import Run
+from gaincurate.cli.run_view import watch
+from gaincurate.schedule.rounds import advance
+from gaincurate.schedule.run import Run, working_on
+from gaincurate.schedule.status import status
 from gaincurate.trainers.session import RunSession
 
 
@@ -41,7 +46,7 @@ def test_start_next_and_status_as_a_user_meets_them(tmp_path: Path) -> None:
     assert told["waiting"] == {"round": 2, "prompts": 0, "of": 8, "accuracy": None, "problem": None}
     runs.write(run, 2, [{"gc_id": "?", "reward": 1, "round": 2}])
     shown = gaincurate("schedule", "status", run.folder).stdout
-    assert "round 2 waits for outcomes" in shown
+    assert "round 2 (3/3) waits for outcomes" in shown
     assert "'?' is not among the prompts of round 2" in shown
     run.outcomes(2).unlink()
     runs.report(run)
@@ -55,12 +60,71 @@ def test_a_status_shows_what_share_of_groups_was_expected_to_differ(tmp_path: Pa
     runs.report(run)
     assert gaincurate("schedule", "next", run.folder).exit_code == 0
     lines = gaincurate("schedule", "status", run.folder).stdout.splitlines()
-    assert "0<p<1  expected " in lines[1]
+    assert "round  accuracy  groups differ  expected " in lines[1]
     first, second = (line.split() for line in lines[2:4])
-    assert first[3:5] == ["1.000", f"{run.plan(0)['metrics']['expected_effective']:.3f}"]
+    assert first[2:4] == ["1.000", f"{run.plan(0)['metrics']['expected_effective']:.3f}"]
     assert f"{run.plan(1)['metrics']['expected_effective']:.3f}" in second
     start(tmp_path / "other")
     assert "expected" not in gaincurate("schedule", "status", tmp_path / "other" / "run").stdout
+
+
+def test_a_status_has_the_columns_that_have_values_and_says_how_long_the_rest_takes(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, strategy="uniform", rounds=4)
+    runs.report(run)
+    assert gaincurate("schedule", "next", run.folder).exit_code == 0
+    run.log(what="training", round=0, seconds=50.0, ended_well=True)
+    run.log(what="scoring", round=0, seconds=10.0)
+    (run.round_folder(1) / "trainer.log").write_text("$ python train.py\nstep 3: reward 0.5\n")
+    facts = json.loads(gaincurate("schedule", "status", run.folder, "--json").stdout)
+    assert facts["seconds_left"] == 3 * 60.0  # rounds 1, 2 and 3
+    assert facts["last_line"] == "step 3: reward 0.5"
+    shown = gaincurate("schedule", "status", run.folder).stdout
+    head = "round accuracy groups differ mean angle rollouts prompt tokens training s scoring s"
+    assert shown.splitlines()[1].split() == head.split()
+    assert "  about 3 min left, as the last rounds went" in shown
+    assert "  the trainer's log ends: step 3: reward 0.5" in shown
+
+
+def test_a_status_that_is_watched_follows_the_files_until_the_run_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = runs.begin(tmp_path, strategy="uniform", rounds=2)
+    pages = io.StringIO()
+
+    def console(**options: Any) -> Console:
+        return Console(file=pages, force_terminal=True, width=400, height=40, **options)
+
+    monkeypatch.setattr("rich.console.Console", console)
+    seen: list[int] = []
+
+    def look() -> Any:
+        facts = status(Run(run.folder))
+        seen.append(len(facts["rounds"]) + facts["finished"])
+        return facts
+
+    def wait() -> None:
+        if len(seen) == waits.pop(0):
+            runs.report(run)
+            with working_on(run.folder):
+                advance(run)
+
+    waits = [1, 9, 2]  # the second time nothing changes, so nothing is looked at
+    watch(run.folder, look, wait)
+    assert seen == [1, 2, 3]
+    text = pages.getvalue()
+    assert text.index("round 0 (1/2) waits") < text.index("round 1 (2/2) waits") < text.index("; finished")
+
+    def pressed() -> None:
+        raise KeyboardInterrupt
+
+    other = runs.begin(tmp_path / "other", rounds=2)
+    watch(other.folder, lambda: status(Run(other.folder)), pressed)  # Ctrl-C is how a person leaves
+
+
+def test_a_status_that_is_watched_through_a_pipe_is_printed_once(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path)
+    once = gaincurate("schedule", "status", run.folder, "--watch")
+    assert (once.exit_code, once.stdout) == (0, gaincurate("schedule", "status", run.folder).stdout)
 
 
 TAKES = (
@@ -162,9 +226,9 @@ def test_run_drives_a_trainer_and_says_how_each_round_went(tmp_path: Path) -> No
     result = gaincurate("schedule", "run", tmp_path / "run", "--timeout", "60", "--", *command)
     assert result.exit_code == 0, result.output
     assert [line.split(":")[0] for line in result.stderr.splitlines() if "accuracy" in line] == [
-        "round 0",
-        "round 1",
-        "round 2",
+        "round 0 (1/3)",
+        "round 1 (2/3)",
+        "round 2 (3/3)",
     ]
     assert "of training" in result.stdout
 
@@ -179,7 +243,17 @@ def test_a_failing_trainer_ends_with_1_and_a_sentence(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_ctrl_c_ends_the_trainer_and_says_how_to_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "exit_code", "what"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGTERM, 143, "ended by SIGTERM"),
+        pytest.param(signal.SIGUSR1, 143, "ended by SIGUSR1", marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_ends_the_trainer_and_it_says_how_to_go_on(
+    tmp_path: Path, number: signal.Signals, exit_code: int, what: str
+) -> None:
     start(tmp_path)
     ready = tmp_path / "ready"
     code = f"import pathlib, time; pathlib.Path({str(ready)!r}).touch(); time.sleep(600)"
@@ -191,10 +265,10 @@ def test_ctrl_c_ends_the_trainer_and_says_how_to_go_on(tmp_path: Path) -> None:
     )
     while not ready.exists() and driver.poll() is None:
         pass
-    driver.send_signal(signal.SIGINT)
+    driver.send_signal(number)
     _, said = driver.communicate()
-    assert driver.returncode == 130
-    assert "interrupted. Run the same command again to go on: gaincurate schedule run" in said
+    assert driver.returncode == exit_code
+    assert f"{what}. Run the same command again to go on: gaincurate schedule run" in said
     run = Run(tmp_path / "run")
     assert run.state["round"] == 0
 

@@ -220,11 +220,11 @@ def test_a_file_names_folders_beside_it(tmp_path: Path) -> None:
         ),
         (
             {"arms": [{"name": "a"}]},
-            "c: the key strategy = \"...\" in the arm 'a' is missing; docs/compare.md has all settings.",
+            "c: the key strategy = \"...\" in the arm 'a' is missing.",
         ),
         (
             {"arms": [*LEAST["arms"], {"strategy": "uniform"}]},
-            'c: the key name = "..." in arm 2 is missing; docs/compare.md has all settings.',
+            'c: the key name = "..." in arm 2 is missing.',
         ),
         (
             {"arms": [{"name": ["a"], "strategy": "uniform"}]},
@@ -285,18 +285,16 @@ def test_what_is_wrong_is_said(change: dict[str, Any], sentence: str) -> None:
     [
         (
             "",
-            'the keys scored = "...", heldout = "...", verifier = "...", budget_tokens = N, [[arms]] are missing; '
-            "docs/compare.md has all settings.",
+            'the keys scored = "...", heldout = "...", verifier = "...", budget_tokens = N, [[arms]] are missing.',
         ),
         (
             'scored = "a"\nheldout = "b"\nbudget_tokens = 10\n[[arms]]\nname = "x"\nstrategy = "uniform"\n',
-            'the key verifier = "..." is missing; docs/compare.md has all settings.',
+            'the key verifier = "..." is missing.',
         ),
         (
             'score = "a"\nheldout = "b"\nverifier = "exact"\nbudget_tokens = 0\n'
             '[[arms]]\nname = "x"\nstrategy = "uniform"\nrounds = 3\n',
-            "there is no setting rounds in the arm 'x', score, and "
-            'the key scored = "..." is missing; docs/compare.md has all settings.',
+            "there is no setting rounds in the arm 'x', score, and the key scored = \"...\" is missing.",
         ),
     ],
 )

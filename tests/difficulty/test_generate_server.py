@@ -383,7 +383,17 @@ def test_texts_that_no_file_can_hold(content: str | None, text: str) -> None:
     assert (found.text, found.tokens, found.logprobs, found.finish_reason) == (text, None, None, None)
 
 
-def test_ctrl_c_exits_with_130_and_says_how_to_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "what"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGTERM, 143, "ended by SIGTERM"),
+        pytest.param(signal.SIGUSR1, 143, "ended by SIGUSR1", marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_ends_it_and_it_says_how_to_go_on(
+    tmp_path: Path, number: signal.Signals, code: int, what: str
+) -> None:
     reached, held = threading.Event(), threading.Event()
 
     def before(key: Key) -> None:
@@ -400,15 +410,13 @@ def test_ctrl_c_exits_with_130_and_says_how_to_go_on(tmp_path: Path) -> None:
         ) as process:
             try:
                 assert reached.wait(300)
-                process.send_signal(signal.SIGINT)
+                process.send_signal(number)
                 _, said = process.communicate()
             finally:
                 held.set()
                 process.kill()
-        assert process.returncode == 130
-        assert said.startswith(
-            "interrupted. Run the same command again to go on: gaincurate difficulty rollout"
-        )
+        assert process.returncode == code
+        assert said.startswith(f"{what}. Run the same command again to go on: gaincurate difficulty rollout")
         assert "Traceback" not in said
         roll_out(asked)
     assert told(tmp_path / "out") == expected()

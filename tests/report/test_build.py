@@ -162,6 +162,25 @@ def test_rewards_between_are_right_or_wrong_where_it_is_said_from_which_on(tmp_p
     )
 
 
+def test_each_group_has_its_observed_rates_by_a_plain_loop(tmp_path: Path) -> None:
+    folder, rate = world(tmp_path)
+    path = rates_file(tmp_path / "rates.parquet", rate[:200], samples=4)  # of the first 200 prompts
+    document = report(folder, rollouts=[path])
+    counts = pq.read_table(path).to_pylist()
+    tasks = dict(zip(ids(len(rate)), ScoredSet(folder).column("task").to_pylist(), strict=True))
+    assert [r.group for r in document.group_rates] == sorted(
+        {*tasks.values()}, key=lambda task: (-list(tasks.values()).count(task), task)
+    )
+    for found in document.group_rates:
+        wins = [row["wins"] for row in counts if tasks[row["gc_id"]] == found.group]
+        assert found.prompts == len(wins)
+        assert found.mean == pytest.approx(sum(wins) / 4 / len(wins))
+        assert found.teaches == pytest.approx(sum(0 < w < 4 for w in wins) / len(wins))
+        assert found.variance == pytest.approx(sum(w * (4 - w) / (4 * 3) for w in wins) / len(wins))
+    assert report(folder).group_rates == []
+    assert from_json(json.loads(to_text(document))) == document
+
+
 def test_rates_of_unknown_numbers_of_rollouts_have_no_variance(tmp_path: Path) -> None:
     folder, rate = world(tmp_path)
     pq.write_table(pa.table({"gc_id": ids(ROWS), "pass_rate": rate}), tmp_path / "p.parquet")

@@ -9,9 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scipy import stats
 
 from column_sets import column_set, ids
+from command import run
 from gaincurate.core.stats import Estimate
+from gaincurate.report import verdict_text
 from gaincurate.report.build import report
 from gaincurate.report.document import Document, Lift, Verdict
 from gaincurate.report.table import LENGTH
@@ -227,3 +230,26 @@ def test_a_signal_has_to_pick_better_than_length_by_the_same_pass_rates() -> Non
     evidence = Evidence("gc_good", ROWS, False, Estimate(None, None, None, ROWS), None, None, [], lifts)
     assert sort_by(evidence) == lifts[0]
     assert sort_by(replace(evidence, lifts=[*lifts, made(LENGTH, "a", 1.6)])) is None
+
+
+@pytest.mark.parametrize(("between", "said"), [(3.0, True), (0.0, False)])
+def test_a_score_that_is_mostly_its_group_is_said_to_be_that_first(
+    tmp_path: Path, between: float, said: bool
+) -> None:
+    random = np.random.default_rng(0)
+    task = random.integers(0, 4, 400)
+    scores = {"gc_angle": between * task + random.normal(size=400)}
+    source = {"task": pa.array([f"t{k}" for k in task])}
+    folder = column_set(tmp_path / "set", random.integers(5, 120, 400), scores, source)
+    document = report(folder)
+    sentence = verdict_text.mostly_groups(document)
+    if not said:
+        assert sentence is None
+        return
+    ranks = stats.rankdata(scores["gc_angle"])
+    inside = sum(((ranks[task == k] - ranks[task == k].mean()) ** 2).sum() for k in range(4))
+    share = 1 - inside / ((ranks - ranks.mean()) ** 2).sum()
+    start = f"{share:.0%} of the order of gc_angle is which task a prompt is from."
+    assert sentence == f"{start} Sorting by it is choosing among these 4 groups."
+    shown = run("report", folder).stdout
+    assert shown.split("\n\n")[1].startswith(start)

@@ -14,7 +14,7 @@ from gaincurate.core.progress import View
 from gaincurate.errors import GaincurateError, InputError, OutcomeError, TrainerError
 from gaincurate.schedule import driver
 from gaincurate.schedule.checkpoints import checkpoint_before
-from gaincurate.schedule.driver import drive
+from gaincurate.schedule.driver import Schedule, drive
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
 from gaincurate.schedule.status import status
@@ -207,3 +207,24 @@ def test_an_unwritable_command_file_or_a_strange_one_is_told(tmp_path: Path) -> 
     with pytest.raises(InputError, match=r"no command: gaincurate schedule run .* -- python train.py"):
         drive(run, [])
     assert json.loads((run.folder / "run.json").read_text())["format"] == 1
+
+
+def test_a_programs_own_loop_goes_through_the_rounds_that_are_left(tmp_path: Path) -> None:
+    scored = runs.some_set(tmp_path / "set")
+    schedule = Schedule.start(scored, tmp_path / "run", strategy="uniform", budget=8, rounds=3)
+    walked = []
+    for round_ in schedule:
+        walked.append(round_)
+        assert schedule.data().column("gc_id").to_pylist() == schedule.ids
+        if round_ == 1:
+            break  # as an exception would
+        schedule.report({"gc_id": gc_id, "reward": 1.0} for gc_id in schedule.ids)
+    for round_ in Schedule(tmp_path / "run"):
+        walked.append(round_)
+        schedule.report({"gc_id": gc_id, "reward": 1.0} for gc_id in schedule.ids)
+    assert walked == [0, 1, 1, 2]
+    assert schedule.finished
+    assert list(schedule) == []
+    other = Schedule.start(scored, tmp_path / "other", strategy="uniform", budget=8, rounds=3)
+    with pytest.raises(OutcomeError, match="round 0 has no outcomes"):
+        list(other)

@@ -126,7 +126,7 @@ def test_the_memory_for_logits_is_no_part_of_a_set_that_has_none(tmp_path: Path,
 def test_what_the_signals_cost_is_told_and_logged_but_no_part_of_the_set(
     tmp_path: Path, tiny_model: Path, rows_file: Path
 ) -> None:
-    result = score(rows_file, tiny_model, tmp_path / "out", *ALL)
+    result = score(rows_file, tiny_model, tmp_path / "out", *ALL, "--verbose")
     (line,) = [line for line in result.stdout.splitlines() if "cost of the signals" in line]
     for name in (
         "angle",

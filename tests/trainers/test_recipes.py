@@ -9,13 +9,16 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import runs
 from command import run
+from gaincurate.cli.app import app
 from gaincurate.schedule.driver import NAMES
 from gaincurate.trainers.doctor.examine import examine, trainer_named
 from gaincurate.trainers.doctor.read import read_launch
 from gaincurate.trainers.profile import COMMAND, recipes
+from gaincurate.trainers.verl.settings import overrides
 
 FACTS = Path(__file__).parent / "defaults"
 PAGE = Path(__file__).parent.parent.parent / "docs/segment-mode.md"
@@ -155,3 +158,15 @@ def trl_round(folder: Path, checkpoint: str, round_: int) -> subprocess.Complete
     command = ["bash", str(folder / "round.sh"), *map(str, places)]
     environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
     return subprocess.run(command, env=environment, text=True, capture_output=True)
+
+
+def test_the_settings_of_a_live_verl_are_printed_one_per_line(tmp_path: Path) -> None:
+    followed = runs.begin(tmp_path, align_to=4).folder
+    wanted = overrides(followed)
+    printed = CliRunner().invoke(app, ["schedule", "recipe", "verl", "--live", str(followed)])
+    assert printed.stdout.splitlines() == wanted
+    as_json = CliRunner().invoke(app, ["schedule", "recipe", "verl", "--live", str(followed), "--json"])
+    assert json.loads(as_json.stdout) == {"settings": wanted}
+    refused = CliRunner().invoke(app, ["schedule", "recipe", "trl", "--live", str(followed)])
+    assert refused.exit_code == 2
+    assert "--live prints verl's settings" in refused.output

@@ -511,10 +511,13 @@ def test_rows_that_are_not_of_the_run_are_refused(tmp_path: Path, model: Path) -
         InputError, match=r"^train_dataset has no row for '\w+', which the plan asks for \(\d of 8 are"
     ):
         attached(few)
-    with pytest.raises(
-        InputError, match=r"^train_dataset has no gc_id column: train on `gaincurate\.trainers\.trl"
-    ):
+    with pytest.raises(InputError, match="^train_dataset has prompts of plain text"):
         attached(few.remove_columns("gc_id"))
+    others = datasets.Dataset.from_list([{"prompt": [{"role": "user", "content": "of no set"}]}] * 4)
+    with pytest.raises(
+        InputError, match=r"^train_dataset has no row for '\w+', which the plan asks for \(8 of"
+    ):
+        attached(others)
     with pytest.raises(
         InputError, match="^train_dataset is a IterableDataset, whose rows cannot be asked for by"
     ):

@@ -296,14 +296,15 @@ class Posterior(base.Selector):
 
         With strata the groups take turns already.
         """
-        if self.options.aim == "greso" or self.pool.strata is not None:
+        strata = self.pool.strata
+        if self.options.aim == "greso" or not (strata is None or strata.is_one):
             return drawn
         return drawn[permutation(self.pool.seed, round_, _MIXED, len(drawn))]
 
     def _candidates(self, round_: int) -> Ints:
         """The rows that a round is chosen among, sorted."""
         pool, options = self.pool, self.options
-        able = np.ones(pool.rows, bool)
+        able = np.ones(pool.rows, bool) if pool.strata is None else pool.strata.drawn
         for rows in self._resting:
             able[rows] = False
         size = pool.rows

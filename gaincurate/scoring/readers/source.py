@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,10 @@ import pyarrow as pa
 
 from gaincurate.core.arrow import ipc_batches, validate
 from gaincurate.core.artifact import MANIFEST, Artifact
+from gaincurate.core.cache import fetch_data, local_copy
 from gaincurate.core.files import digest_files, digest_json
 from gaincurate.core.scored_set import SCORES
+from gaincurate.core.store import Remote, located
 from gaincurate.errors import SourceError
 from gaincurate.scoring.readers.common import BATCH_ROWS, Reader, unreadable, unreadable_as
 from gaincurate.scoring.readers.files import open_file
@@ -32,6 +34,14 @@ if TYPE_CHECKING:
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet", ".arrow", ".csv", ".csv.gz")
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+)?(@[\w.-]+)?")
 _PATIENCE = 10.0  # seconds for the Hub to answer, as its library waits
+
+
+@dataclass(frozen=True, slots=True)
+class Hashed:
+    """A source's fingerprint, and the size and the time of change that each file had when it was made."""
+
+    fingerprint: str
+    files: tuple[tuple[str, int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +71,10 @@ class Source:
                 yield batch.slice(0, self.rows - position)
                 position += batch.num_rows
             skip = 0
+
+    def hashed(self) -> Hashed:
+        """What saves another process that opens the same files their hashing."""
+        return Hashed(self.fingerprint, _stats(getattr(reader, "path", None) for reader in self.readers))
 
 
 class Cursor:
@@ -100,20 +114,23 @@ class Cursor:
             yield part
 
 
-def open_source(data: str, *, split: str | None = None, limit: int | None = None) -> Source:
-    """Open a file, a glob, a folder, a `save_to_disk` folder or a Hub id.
+def open_source(
+    data: str, *, split: str | None = None, limit: int | None = None, hashed: Hashed | None = None
+) -> Source:
+    """Open a file, a glob, a folder, a `save_to_disk` folder (all also in an object store) or a Hub id.
 
     Args:
-        data: the path, the pattern, or `owner/name[:config][@revision]` on the Hub.
+        data: the path, the pattern, the URL, or `owner/name[:config][@revision]` on the Hub.
         split: the split of a Hub set or `save_to_disk` folder; in a folder, files with it in their name.
         limit: take the first rows only.
+        hashed: what another process found, which is believed where size and time of all files agree.
 
     Raises:
         SourceError: nothing there, nothing readable, no rows, or types that differ between files.
         StorageError: the file system does not let us read it.
     """
     try:
-        readers, fingerprint = _open(data, split)
+        readers, fingerprint = _open(data, split, hashed)
     except OSError as error:
         raise unreadable(error.filename or data, error) from error
     rows = sum(reader.rows for reader in readers)
@@ -124,14 +141,31 @@ def open_source(data: str, *, split: str | None = None, limit: int | None = None
     return Source(data, _one_schema(data, readers), rows, fingerprint, readers)
 
 
-def _open(data: str, split: str | None) -> tuple[tuple[Reader, ...], str]:
+def _stats(paths: Iterable[Path | None]) -> tuple[tuple[str, int, int], ...]:
+    """Name, bytes and nanoseconds of change of each file; of what is no file nothing."""
+    facts = ((path.name, path.stat()) for path in paths if path is not None)
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in facts)
+
+
+def _open(data: str, split: str | None, hashed: Hashed | None) -> tuple[tuple[Reader, ...], str]:
+    place = located(data)
+    if isinstance(place, Remote):
+        data = str(_copied(place))
     path = Path(data)
     if path.is_dir() and (path / "dataset_dict.json").exists() | (path / "state.json").exists():
         return saved_to_disk(path, split)
     paths = _files(data, split)
     if paths is None:
         return from_hub(data, split)
-    return tuple(open_file(p) for p in paths), digest_files(paths)
+    same = hashed is not None and hashed.files == _stats(paths)
+    return tuple(open_file(p) for p in paths), hashed.fingerprint if same and hashed else digest_files(paths)
+
+
+def _copied(place: Remote) -> Path:
+    """The local copy of data, or of a scored set, in an object store."""
+    if place.parts[2:] and Artifact(place, SCORES).finished:
+        return local_copy(place, SCORES)
+    return fetch_data(place, SUFFIXES)
 
 
 def _files(data: str, split: str | None) -> list[Path] | None:

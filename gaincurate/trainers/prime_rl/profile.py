@@ -56,8 +56,8 @@ def _columns(parts: Parts, options: ViewOptions) -> Columns:
 
 def _launch(path: Path, view: View) -> Launch:
     hints = [
-        "prime-rl reads no files: your verifiers taskset yields one task for each row, and docs/export.md "
-        "has one; the id comes back as the task's name",
+        "prime-rl reads no files: your verifiers taskset yields one task for each row. The id comes back "
+        "as the task's name",
     ]
     return Launch("python", [load_line(path)], hints)
 

@@ -54,7 +54,8 @@ def check(
     late: bool,
     outcome: str | Sequence[str] | None = None,
     correct: str | None = None,
-    ids: Sequence[str] = (),
+    ids: Sequence[str] | None = (),
+    more: Sequence[Finding] = (),
 ) -> None:
     """Refuse what would train on other prompts than the plan's, or lose the place.
 
@@ -65,14 +66,15 @@ def check(
         late: rows are chosen when they are generated for.
         outcome: names of the reward functions that are reported; None for all.
         correct: the name of the one that says whether an answer is right.
-        ids: of the newest round's prompts, where there is one.
+        ids: of the newest round's prompts, where there is one; None where the rows get theirs later.
+        more: what else was found; of rows that are among it nothing is said twice.
 
     Raises:
         InputError: a sentence for each setting, with what fixes it.
     """
     context = context_of(config, "live", late=late)
     findings, _ = ask(RULES.rules, resolved(trainer), context)
-    findings += _dataset(trainer.train_dataset, shape, late, ids)
+    findings += more or _dataset(trainer.train_dataset, shape, late, ids)
     findings += _weights(trainer, context)
     findings += unheard(trainer, outcome, correct)
     refuse(findings, repr)
@@ -108,7 +110,7 @@ def reward_missing(names: Sequence[str], name: str) -> Finding:
     return Finding("outcome", "stops", title)
 
 
-def _dataset(rows: Any, shape: Shape, late: bool, ids: Sequence[str]) -> Iterator[Finding]:
+def _dataset(rows: Any, shape: Shape, late: bool, ids: Sequence[str] | None) -> Iterator[Finding]:
     if not isinstance(rows, Dataset):
         yield Finding(
             "dataset",
@@ -117,11 +119,13 @@ def _dataset(rows: Any, shape: Shape, late: bool, ids: Sequence[str]) -> Iterato
             advice="use `gaincurate.trainers.trl.dataset(run)`, or late=True with a map-style dataset",
         )
     elif not late:
+        if ids is None:
+            return
         try:
             places_of(rows, ids)
         except InputError as error:
             yield Finding("rows", "stops", str(error).removesuffix("."))
-    elif shape.prompts:
+    elif late and shape.prompts:
         batches = len(rows) // shape.prompts * shape.repeats
         if batches == 0 or batches % shape.accumulation:
             least = shape.prompts * shape.accumulation // math.gcd(shape.repeats, shape.accumulation)

@@ -27,13 +27,13 @@ import torch
 import transformers
 from accelerate.utils import gather_object
 
-from gaincurate.core.artifact import Json
+from gaincurate.core.artifact import RUN, Json
 from gaincurate.core.prompts import training_rows
 from gaincurate.core.schema import ID
 from gaincurate.errors import GaincurateError, InputError, OutcomeError, OutputError
 from gaincurate.schedule.observations import silent
 from gaincurate.schedule.run import Run
-from gaincurate.trainers.doctor.findings import refuse
+from gaincurate.trainers.doctor.findings import Finding, context_of, refuse
 from gaincurate.trainers.profile import layout_of
 from gaincurate.trainers.session import RunSession, followed, place_beside, reward_of
 from gaincurate.trainers.snapshot import TrainerFinder
@@ -49,6 +49,7 @@ from gaincurate.trainers.trl.checks import (
     see_checkpoint,
     unheard,
 )
+from gaincurate.trainers.trl.start import add_ids, config_of, open_run, set_defaults
 
 BEAT = 5.0
 """Seconds between two signs of life; torch's own limits are 10 minutes and more."""
@@ -121,8 +122,17 @@ def attach(
     late: bool = False,
     outcome: str | Sequence[str] | None = None,
     correct: str | None = None,
+    strategy: str | None = None,
+    budget: int | None = None,
+    rounds: int | None = None,
+    score: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> Follower:
     """Let a trainer follow a run; call it once, before `train()`, on every process.
+
+    What breaks the plan and is still at TRL's default is set to what the plan needs, and a line says so. Rows
+    without `gc_id` get it where the scored set has their prompts. With `strategy`, `budget` and `rounds` the
+    run is opened where it is not there yet, over the trainer's own rows, scored with the trainer's own model.
 
     Args:
         trainer: a `trl.GRPOTrainer`.
@@ -131,24 +141,56 @@ def attach(
             only sets the length of an epoch, workers may prefetch, and rounds need not be epochs.
         outcome: names of the reward functions whose weighted sum is reported; all, if not given.
         correct: the name of one that says whether an answer is right (0 to 1); accuracy is made of it.
+        strategy: of a run that is to be opened here. A run that is there must have been opened with the same.
+        budget: distinct prompts in its rounds.
+        rounds: its rounds.
+        score: further options of `gaincurate score`, such as `{"device": "cuda:1"}`.
+        **options: further options of `ScheduleConfig`. `scored` is a finished set to use, or where the
+            trainer's rows are scored into (default: RUN-scored). `align_to` is by default the prompts that
+            the trainer generates for at a time.
 
     Returns:
         The callback that was added to the trainer.
 
     Raises:
         InputError: settings under which the trainer would train on other prompts than the plan's, or lose
-            its place; a sentence for each, with what fixes it.
+            its place; a sentence for each, with what fixes it. Or the run was opened with other options.
         OutputError: no run is there.
+        GaincurateError: the trainer's rows cannot be scored.
     """
     shape = shape_of(trainer)
-    live = followed(run, _note if shape.rank == 0 else silent, checkpoints=True)
-    live.held = TrainerFinder(layout_of("trl"), live.note).held
+    note = _note if shape.rank == 0 else silent
     if any(isinstance(callback, Follower) for callback in trainer.callback_handler.callbacks):
         raise InputError(f"this trainer follows a run already, and cannot follow {run} too.")
-    check(trainer, shape, live.run.config, late, outcome, correct, live.ids if live.round >= 0 else ())
+    required = {"strategy": strategy, "budget": budget, "rounds": rounds}
+    wanted = config_of(shape, run, required, options, score)
+    there = together(lambda: (Path(run) / RUN).exists(), trainer.accelerator)
+    ids: Sequence[str] | None = None
+    findings: list[Finding] = []
+    without = ID not in (trainer.train_dataset.column_names or ())
+    if there or wanted is None:
+        live = followed(run, note, checkpoints=True)
+        config, ids = live.run.config, live.ids if live.round >= 0 else ()
+        findings = [] if late else add_ids(trainer, live.run)
+    else:
+        config = wanted
+    changed = set_defaults(trainer, context_of(config, "live", late=late))
+    check(trainer, shape, config, late, outcome, correct, ids, findings)
+    if wanted is not None:
+        together(lambda: open_run(trainer, wanted, score or {}, note), trainer.accelerator)
+    live = followed(run, note, checkpoints=True)
+    live.held = TrainerFinder(layout_of("trl"), live.note).held
     together(lambda: _plan_the_first(live), trainer.accelerator)
+    settings = ", ".join(f"{key}={value!r}" for key, value in changed.items())
+    done = [f"set {settings} in place of TRL's default"] if changed else []
     if not late:
+        refuse(add_ids(trainer, live.run))  # of a run that was opened just now
         places_of(trainer.train_dataset, live.ids)  # of a first round that was planned just now
+        done += (
+            [f"gave the {len(trainer.train_dataset):,} rows of train_dataset their {ID}"] if without else []
+        )
+    if done:
+        note(f"warning: {', and '.join(done)}")
     return Follower(trainer, live, shape, late=late, outcome=outcome, correct=correct)
 
 

@@ -1,0 +1,93 @@
+"""`gaincurate ls`: the scored sets, rollout sets and runs below a folder, a line each.
+
+It reads the small files of JSON that each of them has, and checks no shard, so that it answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from gaincurate.cli import output
+from gaincurate.cli.options import configured
+from gaincurate.core.options import Option
+from gaincurate.errors import InputError
+
+_DEPTH = 3  # folders below the one that is listed
+
+
+@configured()
+def ls(
+    folder: Annotated[
+        Path, Option("Where to look, and three folders deep. Default: here.", metavar="FOLDER", argument=True)
+    ] = Path("."),
+    as_json: Annotated[bool, Option("Print JSON.", names=("--json",))] = False,
+) -> None:
+    """List scored sets, rollout sets and runs below a folder: kind, rows, model and state.
+
+    Example: gaincurate ls
+    """
+    with output.reporting():
+        if not folder.is_dir():
+            raise InputError(f"{folder} is no folder.")
+        listed = [entry for path in _folders(folder, _DEPTH) if (entry := described(path))]
+        if as_json:
+            output.as_json(listed)
+        elif not listed:
+            output.text(f"{folder}: no scored set, rollout set or run here, down to {_DEPTH} folders below")
+        else:
+            keys = ("kind", "rows", "model", "state")
+            rows = [[entry["folder"], *(_cell(entry[key]) for key in keys)] for entry in listed]
+            output.table(rows, ["folder", *keys], left=("kind", "model", "state"))
+
+
+def _folders(folder: Path, depth: int) -> Iterator[Path]:
+    """The folder and those below it, but not what is in a set or a run; sorted by name."""
+    yield folder
+    if depth and not (folder / "identity.json").exists() and not (folder / "run.json").exists():
+        for path in sorted(folder.iterdir()):
+            if path.is_dir() and not path.is_symlink() and not path.name.startswith("."):
+                yield from _folders(path, depth - 1)
+
+
+def described(folder: Path) -> dict[str, Any] | None:
+    """What `ls` says of a folder; None where it is none of ours."""
+    facts: dict[str, Any] = {"folder": str(folder)}
+    run, identity = _read(folder / "run.json"), _read(folder / "identity.json")
+    if isinstance(run.get("config"), dict):
+        config, state = run["config"], _read(folder / "state.json")
+        round_, rounds = state.get("round"), config.get("rounds")
+        model = Path(str(config.get("model"))).name if config.get("model") else None
+        facts |= {"kind": f"run, {config.get('strategy')}", "rows": run.get("rows"), "model": model}
+        if round_ is None or round_ < 0:
+            return facts | {"state": "no round yet"}
+        if state.get("finished"):
+            return facts | {"state": f"finished, {output.counted(round_ + 1, 'round')}"}
+        return facts | {"state": f"round {round_} of {rounds} is planned"}
+    if "format" not in identity:
+        return None
+    manifest = _read(folder / "manifest.json")
+    rollouts = identity.get("kind") == "rollouts"
+    engine = identity.get("engine", {}) if rollouts else identity
+    model = engine.get("model")
+    facts |= {
+        "kind": "rollout set" if rollouts else "scored set",
+        "rows": manifest.get("rollouts" if rollouts else "rows"),
+        "model": model.get("name") if isinstance(model, dict) else model,
+    }
+    shards = sum(1 for _ in folder.glob("shard-*.arrow"))
+    return facts | {"state": "finished" if manifest else f"not finished, {output.counted(shards, 'shard')}"}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _cell(value: Any) -> str:
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)

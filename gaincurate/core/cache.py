@@ -1,0 +1,226 @@
+"""Local copies of what lies in object stores, because Arrow maps files and a shard is read more than once.
+
+A copy is a folder that never changes: a finished set is named by its manifest's hash and data by their ETags.
+So a copy of another version is another folder, and what two processes fetch at once is the same. Copies that
+no process uses go, the one used longest ago first, when the cache is over its size.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from gaincurate.core.artifact import EXECUTION, EXECUTIONS, IDENTITY, MANIFEST, REJECTED, Artifact, Kind
+from gaincurate.core.files import digest_bytes, digest_file, digest_json, write_atomic
+from gaincurate.core.locks import acquire
+from gaincurate.core.store import Bucket, Remote, Store, cache_folder, open_store
+from gaincurate.errors import InputError, SourceError, storage_error
+
+SIZE = "GAINCURATE_CACHE_GB"
+"""The environment variable with the most GB that copies take."""
+_GB = 100.0
+_REQUESTS = 8  # files that are fetched at a time
+_IN_USE: dict[Path, int] = {}  # copies that this process uses, with the lock that says so to others
+
+
+def local_copy(place: Remote, kind: Kind, cache: Path | None = None, *, verify: bool = True) -> Path:
+    """A finished set as a local folder. A shard that is there already is not fetched again.
+
+    Args:
+        place: where the set lies.
+        kind: what it is.
+        cache: where copies are kept. Default: the cache of the process.
+        verify: check shards that are there against the manifest; one that is damaged is fetched again.
+
+    Raises:
+        OutputError: there is no finished set, or a shard is not what the manifest says.
+        StorageError: the store or the file system refused.
+    """
+    artifact = Artifact(place, kind)
+    manifest, data = artifact.manifest_and_bytes()
+    entries = {entry["file"]: entry for entry in manifest["shards"]}
+    copy = _use(place, digest_bytes(data), sum(entry["bytes"] for entry in entries.values()), cache)
+    store = artifact.store
+
+    def fetch(name: str) -> None:
+        path, entry = copy / name, entries[name]
+        whole = path.exists() and path.stat().st_size == entry["bytes"]
+        if whole and (not verify or digest_file(path) == entry["hash"]):
+            return
+        shard = store.get(name)
+        if shard is None or digest_bytes(shard) != entry["hash"]:
+            raise artifact.mismatch(place / name)
+        write_atomic(path, shard)
+
+    _each(fetch, entries)
+    if not (copy / MANIFEST).exists():
+        for name in (IDENTITY, REJECTED):
+            if (content := store.get(name)) is not None:
+                write_atomic(copy / name, content)
+        logs = [store.get(f"{EXECUTIONS}/{name}") or b"" for name in sorted(store.list(EXECUTIONS))]
+        write_atomic(copy / EXECUTION, (store.get(EXECUTION) or b"") + b"".join(logs))
+        write_atomic(copy / MANIFEST, data)  # the last one: a copy with a manifest has all of this
+    for folder in kind.own:
+        _mirror(store, folder, copy / folder)
+    return copy
+
+
+def _mirror(store: Store, folder: str, goal: Path) -> None:
+    """A folder of small files beside a set, which may change: they are fetched each time."""
+    names = store.list(folder)
+    if not names and not goal.exists():
+        return
+    goal.mkdir(exist_ok=True)
+    for name in sorted(names, key=lambda name: name.endswith(".json")):  # a column before its description
+        write_atomic(goal / name, store.get(f"{folder}/{name}") or b"")
+    for path in goal.iterdir():
+        if path.name not in names:
+            path.unlink()
+
+
+def fetch_data(place: Remote, suffixes: tuple[str, ...]) -> Path:
+    """The data files that a URL names, in a local folder with the names that they have there.
+
+    Args:
+        place: a file, a folder (of files, or of `save_to_disk`), or a pattern with * or [ in names.
+        suffixes: how the names of data files end.
+
+    Returns:
+        The local file, or the folder.
+
+    Raises:
+        SourceError: nothing is there, or it changed meanwhile.
+        StorageError: the store or the file system refused.
+    """
+    parts = place.parts
+    special = next((i for i, part in enumerate(parts) if i > 1 and set(part) & set("*[")), None)
+    folder = place if special is None else Remote(*parts[:special])
+    is_file = False
+    if special is not None:
+        names = _matching(open_store(folder), parts[special:])
+    else:
+        names = _data_files(open_store(folder), suffixes)
+        if not names and len(parts) > 2:
+            folder = Remote(place.parent)
+            names = {name: tag for name, tag in open_store(folder).list().items() if name == place.name}
+            is_file = True
+    if not names:
+        raise SourceError(
+            f"{place}: there is no data file; the endings read are {', '.join(suffixes)}.", data=str(place)
+        )
+    bucket = Bucket(folder)
+    with ThreadPoolExecutor(_REQUESTS) as pool:
+        sizes = dict(zip(sorted(names), pool.map(bucket.size, sorted(names)), strict=True))
+    # A store without ETags says nothing of a change but the sizes.
+    version = digest_json([[name, names[name], size] for name, size in sizes.items()])
+    copy = _use(place, version, sum(size or 0 for size in sizes.values()), None)
+
+    def fetch(name: str) -> None:
+        if not (copy / name).exists():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            bucket.download(name, copy / name, names[name])
+
+    _each(fetch, names)
+    return copy / place.name if is_file else copy
+
+
+def _data_files(store: Store, suffixes: tuple[str, ...]) -> dict[str, str | None]:
+    names = store.list()
+    if "dataset_dict.json" in names or "state.json" in names:
+        return _below(store)
+    return {name: tag for name, tag in names.items() if name.endswith(suffixes)}
+
+
+def _below(store: Store, folder: str = "") -> dict[str, str | None]:
+    """All files in a folder and in those inside it."""
+    files: dict[str, str | None] = {}
+    for name, tag in store.list(folder).items():
+        files |= _below(store, folder + name) if name.endswith("/") else {folder + name: tag}
+    return files
+
+
+def _matching(store: Store, patterns: tuple[str, ...], folder: str = "") -> dict[str, str | None]:
+    """The files whose path matches, part by part."""
+    files: dict[str, str | None] = {}
+    for name, tag in store.list(folder).items():
+        if fnmatchcase(name.rstrip("/"), patterns[0]):
+            if len(patterns) == 1 and not name.endswith("/"):
+                files[folder + name] = tag
+            elif len(patterns) > 1 and name.endswith("/"):
+                files |= _matching(store, patterns[1:], folder + name)
+    return files
+
+
+def _each(work: Callable[[str], None], names: Iterable[str]) -> None:
+    with ThreadPoolExecutor(_REQUESTS) as pool:
+        for _ in pool.map(work, names):
+            pass
+
+
+def _use(place: Remote, version: str, size: int, cache: Path | None) -> Path:
+    """The folder of a copy, made and kept from being deleted as long as this process lives."""
+    copies = (cache or cache_folder()) / "copies"
+    name = re.sub(r"[^\w.=-]+", "-", "-".join(place.parts[1:]))[-80:].strip("-.")
+    copy = copies / f"{name}-{digest_json([str(place), version])[:16]}"
+    if copy not in _IN_USE:
+        lock = acquire(_lock_of(copy), fcntl.LOCK_SH)
+        assert lock is not None  # a blocking flock returns only when it holds the lock
+        _IN_USE[copy] = lock
+        os.utime(lock)
+    try:
+        copy.mkdir(exist_ok=True)
+    except OSError as error:
+        raise storage_error(copy, error) from error
+    _shrink(copies, copy, limit() - size)
+    return copy
+
+
+def _lock_of(copy: Path) -> Path:
+    return copy.with_name(f"{copy.name}.lock")
+
+
+def limit() -> float:
+    """The most bytes of the cache.
+
+    Raises:
+        InputError: the environment says no number.
+    """
+    given = os.environ.get(SIZE, str(_GB))
+    try:
+        return float(given) * 1e9
+    except ValueError:
+        raise InputError(f"{SIZE}={given}: expected a number of GB, such as 100.") from None
+
+
+def _shrink(copies: Path, newest: Path, most: float) -> None:
+    """Delete copies that nobody uses, the one used longest ago first, until all but the newest fit."""
+    others = {path for path in copies.iterdir() if path.is_dir() and path != newest}
+    sizes = {copy: _size(copy) for copy in others}
+    total = sum(sizes.values())
+    for copy in sorted(others - _IN_USE.keys(), key=_last_use):
+        if total <= most:
+            return
+        descriptor = acquire(_lock_of(copy), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if descriptor is not None:
+            shutil.rmtree(copy, ignore_errors=True)
+            _lock_of(copy).unlink(missing_ok=True)
+            os.close(descriptor)
+            total -= sizes[copy]
+
+
+def _last_use(copy: Path) -> float:
+    lock = _lock_of(copy)
+    return lock.stat().st_mtime if lock.exists() else 0.0
+
+
+def _size(folder: Path) -> int:
+    with suppress(FileNotFoundError):  # another process deletes it
+        return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return 0

@@ -1,0 +1,213 @@
+"""Conditions over a set's columns, as `--where` takes them: `0.2 < pass_rate < 0.8 and source != 'web'`.
+
+The language is Python's grammar for comparisons. A short list of its nodes is taken, all others are refused,
+and nothing is ever run: whole Arrow columns go through the functions below. What exists was looked at first:
+`eval` and numexpr run what they are given, DuckDB and Polars are tens of megabytes for one line of SQL, and
+pyarrow's own expressions have no text form.
+
+A null is no value, and so is NaN. A comparison with no value is neither true nor false, as in SQL, and rows
+stay for which the whole condition is true. `x is None` asks for it. Numbers are compared as float64.
+"""
+
+from __future__ import annotations
+
+import ast
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as pt
+
+from gaincurate.core.columns import is_text
+from gaincurate.core.options import near
+from gaincurate.errors import InputError
+
+EXAMPLE = "0.2 < pass_rate < 0.8 and source != 'web'"
+_COMPARISONS: dict[type[ast.cmpop], Callable[..., Any]] = {
+    ast.Lt: pc.less,
+    ast.LtE: pc.less_equal,
+    ast.Gt: pc.greater,
+    ast.GtE: pc.greater_equal,
+    ast.Eq: pc.equal,
+    ast.NotEq: pc.not_equal,
+}
+_NODES = (
+    ast.BoolOp, ast.boolop, ast.UnaryOp, ast.Not, ast.USub, ast.UAdd, ast.Compare, ast.cmpop,
+    ast.Constant, ast.List, ast.Tuple, ast.Set, ast.expr_context,
+)  # fmt: skip
+"""What a condition is made of, beside the names of columns."""
+_TAKES = "it takes columns, numbers, texts, comparisons, in, is None, and, or, not and brackets"
+_LARGEST = 1e308
+_SHOWN = 12  # columns in a sentence
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class _Values:
+    """A column, or one value for all rows."""
+
+    kind: str
+    """`number`, `text` or `truth`, and only equal kinds are compared."""
+    data: Any
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"column {self.name!r} of {self.kind}s" if self.name else f"the {self.kind} {self.data!r}"
+
+
+class Condition:
+    """A condition that was read: which columns it needs, and for which rows it holds.
+
+    Args:
+        text: the condition.
+        option: what the user typed before it, for the sentences of errors.
+
+    Raises:
+        InputError: it cannot be read, has what no condition has, or names no column.
+    """
+
+    def __init__(self, text: str, option: str = "--where") -> None:
+        self.text, self._asked = text, f"{option} {text!r}"
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a text's "\d"
+                self._tree = ast.parse(text.strip(), mode="eval").body
+            names = list(self._names(self._tree))
+        except SyntaxError as error:
+            self._refuse(f"{error.msg}; write it as in {EXAMPLE!r}, and equal as ==")
+        except (ValueError, RecursionError, MemoryError) as error:
+            self._refuse(f"it cannot be read ({error})")
+        self.names = tuple(dict.fromkeys(names))
+        """The columns that it needs, by dotted name."""
+        if not self.names:
+            self._refuse("it names no column")
+
+    def check(self, there: Iterable[str]) -> None:
+        """Refuse a name that is no column.
+
+        Raises:
+            InputError: there is one. Says which names are near it, or which there are.
+        """
+        columns = sorted(there)
+        for name in self.names:
+            if name not in columns:
+                more = " and more" if columns[_SHOWN:] else ""
+                hint = near(name, columns) or f"; there is {', '.join(columns[:_SHOWN])}{more}"
+                self._refuse(f"there is no column {name!r}{hint}")
+
+    def holds(self, columns: Mapping[str, pa.ChunkedArray]) -> tuple[Mask, Mask]:
+        """For which rows it is true, `[rows]`, and for which it is neither true nor false, `[rows]`.
+
+        Args:
+            columns: those of `names`, of one length.
+
+        Raises:
+            InputError: what is compared is of two kinds, or of none that can be.
+        """
+        truth = self._truth(self._tree, columns)
+        return np.asarray(pc.fill_null(truth, False)), np.asarray(pc.is_null(truth))
+
+    def _names(self, node: ast.AST) -> Iterator[str]:
+        name = _column_name(node)
+        if name is not None:
+            yield name
+        elif isinstance(node, _NODES):
+            for child in ast.iter_child_nodes(node):
+                yield from self._names(child)
+        else:
+            self._refuse(f"{ast.unparse(node)} is no part of a condition; {_TAKES}")
+
+    def _truth(self, node: ast.expr, columns: Mapping[str, pa.ChunkedArray]) -> Any:
+        """True, false or null by row."""
+        if isinstance(node, ast.BoolOp):
+            join = pc.and_kleene if isinstance(node.op, ast.And) else pc.or_kleene
+            return reduce(join, [self._truth(value, columns) for value in node.values])
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            return pc.invert(self._truth(node.operand, columns))
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            pairs = zip(sides, node.ops, sides[1:], strict=False)  # a < b < c is a < b and b < c
+            return reduce(pc.and_kleene, [self._comparison(*pair, columns) for pair in pairs])
+        values = self._values(node, columns)
+        if values.kind != "truth" or not values.name:
+            self._refuse(f"{values} is no condition by itself; compare it")
+        return values.data
+
+    def _comparison(
+        self, left: ast.expr, by: ast.cmpop, right: ast.expr, columns: Mapping[str, pa.ChunkedArray]
+    ) -> Any:
+        if isinstance(by, (ast.Is, ast.IsNot)):
+            name = _column_name(left)
+            if name is None or not (isinstance(right, ast.Constant) and right.value is None):
+                self._refuse("is stands between a column and None")
+            nulls = columns[name].is_null(nan_is_null=True)
+            return nulls if isinstance(by, ast.Is) else pc.invert(nulls)
+        values = self._values(left, columns)
+        if isinstance(by, (ast.In, ast.NotIn)):
+            if not isinstance(right, (ast.List, ast.Tuple, ast.Set)) or not right.elts:
+                self._refuse("in stands before a list of values, as in source in ['a', 'b']")
+            equal = [self._compared(values, self._values(each, columns), pc.equal) for each in right.elts]
+            among = reduce(pc.or_kleene, equal)
+            return among if isinstance(by, ast.In) else pc.invert(among)
+        return self._compared(values, self._values(right, columns), _COMPARISONS[type(by)])
+
+    def _compared(self, left: _Values, right: _Values, compare: Callable[..., Any]) -> Any:
+        if not (left.name or right.name):
+            self._refuse(f"neither {left} nor {right} is a column")
+        if left.kind != right.kind:
+            self._refuse(f"{left} cannot be compared with {right}")
+        if left.kind == "truth" and compare not in (pc.equal, pc.not_equal):
+            self._refuse(f"{left} has no order")
+        return compare(left.data, right.data)
+
+    def _values(self, node: ast.expr, columns: Mapping[str, pa.ChunkedArray]) -> _Values:
+        name = _column_name(node)
+        if name is not None:
+            return self._column(name, columns[name])
+        sign, number = 1, node
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
+            sign, number = (-1 if isinstance(node.op, ast.USub) else 1), node.operand
+        value = number.value if isinstance(number, ast.Constant) else ...
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _LARGEST:
+            return _Values("number", sign * float(value))
+        if number is node and isinstance(value, str):
+            return _Values("text", value)
+        if number is node and isinstance(value, bool):
+            return _Values("truth", value)
+        if value is None:
+            self._refuse("nothing equals None; write is None or is not None")
+        self._refuse(f"{ast.unparse(node)} cannot stand there; {_TAKES}")
+
+    def _column(self, name: str, column: pa.ChunkedArray) -> _Values:
+        kind = column.type
+        if is_text(kind):
+            return _Values("text", column.cast(pa.string()), name)
+        if pt.is_boolean(kind):
+            return _Values("truth", column, name)
+        if pt.is_integer(kind) or pt.is_floating(kind) or pt.is_decimal(kind):
+            numbers = column.cast(pa.float64(), safe=False)
+            return _Values("number", pc.if_else(pc.is_nan(numbers), None, numbers), name)
+        self._refuse(f"column {name!r} holds {kind}, and numbers, texts and truths are compared")
+
+    def _refuse(self, why: str) -> NoReturn:
+        raise InputError(f"{self._asked}: {why}.")
+
+
+def _column_name(node: ast.AST) -> str | None:
+    """The column that a node stands for: a name, a dotted one, or `column('any name')`."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        outer = _column_name(node.value)
+        return None if outer is None else f"{outer}.{node.attr}"
+    match node:
+        case ast.Call(ast.Name("column"), [ast.Constant(str(name))], []):
+            return name
+    return None

@@ -1,0 +1,107 @@
+"""`gaincurate example`: what it writes, and that its answers are right by another way of computing them."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from command import run, tree
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("example")
+    assert run("example", out).exit_code == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "prompts.jsonl").read_text().splitlines()]
+
+
+def solved(question: str, source: str) -> str:
+    """The answer read from the question's text alone."""
+    numbers = [int(n) for n in re.findall(r"\d+", question)]
+    if source == "sum":
+        return str(sum(numbers))
+    if source == "product":
+        return str(numbers[0] * numbers[1])
+    if source == "equation":
+        return str(next(x for x in range(10_000) if numbers[0] * x + numbers[1] == numbers[2]))
+    if source == "story":
+        given = [int(n) for n in re.findall(r"(\d+) more", question)]
+        spent = [int(n) for n in re.findall(r"spends (\d+)", question)]
+        return str(numbers[0] + sum(given) - sum(spent))
+    quoted = question.split("'")[1]
+    if source == "reversal":
+        return "".join(reversed(quoted))
+    letter = re.findall(r"letter (\w) in", question)[0]
+    return str(Counter(quoted)[letter])
+
+
+def test_every_answer_is_right_and_no_question_stands_twice(rows: list[dict[str, Any]]) -> None:
+    assert len(rows) == len({row["question"] for row in rows}) == 240
+    assert {row["source"] for row in rows} == {"sum", "product", "equation", "story", "reversal", "letters"}
+    assert all(solved(row["question"], row["source"]) == row["answer"] for row in rows)
+    counts = Counter((row["source"], row["level"]) for row in rows)
+    assert set(counts.values()) == {20}
+
+
+def test_the_same_files_again_and_no_others_file_is_overwritten(folder: Path, tmp_path: Path) -> None:
+    before = tree(folder)
+    assert set(before) == {"prompts.jsonl", "reward.py", "train.py"}
+    assert run("example", folder).exit_code == 0
+    assert tree(folder) == before
+    (tmp_path / "reward.py").write_text("mine = 1\n")
+    refused = run("example", tmp_path)
+    assert refused.exit_code == 2
+    assert f"{tmp_path / 'reward.py'} is there with other content" in refused.stderr
+    assert tree(tmp_path) == {"reward.py": b"mine = 1\n"}
+
+
+def test_the_next_commands_are_those_of_the_readme(tmp_path: Path) -> None:
+    printed = run("example", tmp_path / "some folder").stdout.partition("next:\n")[2].splitlines()
+    assert printed[0] == f"  cd '{tmp_path / 'some folder'}'"
+    assert len(printed) == 4
+    readme = (ROOT / "README.md").read_text()
+    assert all(f"$ {command.strip()}\n" in readme for command in printed[1:])
+
+
+def test_the_reward_is_one_for_the_answer_alone(folder: Path, rows: list[dict[str, Any]]) -> None:
+    spec = importlib.util.spec_from_file_location("reward", folder / "reward.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert all(module.correct(f"It is {row['answer'].upper()}.", row) == 1.0 for row in rows)
+    assert module.correct("so x = 1,200", {"answer": "1200"}) == 1.0
+    assert module.correct("7, or 8", {"answer": "7"}) == 0.0
+    assert module.correct("", {"answer": "7"}) == 0.0
+    chat = [[{"role": "assistant", "content": "7"}], "8"]
+    assert module.reward(chat, answer=["7", "7"], source=["sum", "sum"]) == [1.0, 0.0]
+
+
+def test_no_message_points_to_a_file_that_the_wheel_lacks() -> None:
+    """Help texts are in docs/cli.md. Other messages are texts in the code that are no docstrings."""
+    pointer = re.compile(r"\b(docs|tests)/\w")
+    assert not pointer.search((ROOT / "docs/cli.md").read_text())
+    for path in (ROOT / "gaincurate").rglob("*.py"):
+        code = ast.parse(path.read_text())
+        docstrings = {
+            id(node.value)
+            for node in ast.walk(code)
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        }
+        for node in ast.walk(code):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+                assert not pointer.search(node.value), (path, node.value)

@@ -1,0 +1,193 @@
+"""What a person sees at the width of a terminal: tables, ids, the list of what is there, an answer at once."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import sets
+import tiny
+from base_install import HEAVY, run_without
+from command import run
+from gaincurate.cli import output
+from gaincurate.core.artifact import EXECUTION, IDENTITY, Artifact
+from gaincurate.core.files import append_line, write_json
+from gaincurate.difficulty.engine import Completion
+from gaincurate.difficulty.rollout_set import ROLLOUTS, write_shard
+
+WORD = st.text("abc_0", min_size=1, max_size=12)
+HEAD = st.lists(WORD, min_size=1, max_size=3).map(" ".join)
+
+
+@given(data=st.data(), columns=st.integers(30, 200))
+def test_a_table_fits_the_terminal_and_breaks_no_word(data: Any, columns: int) -> None:
+    head = data.draw(st.lists(HEAD, min_size=1, max_size=8))
+    rows = data.draw(st.lists(st.tuples(*(WORD for _ in head)), max_size=4))
+    before, stdout = os.environ.get("COLUMNS"), sys.stdout
+    os.environ["COLUMNS"], sys.stdout = str(columns), io.StringIO()
+    try:
+        output.table(rows, head)
+        printed = sys.stdout.getvalue()
+    finally:
+        sys.stdout = stdout
+        os.environ.pop("COLUMNS")
+        if before is not None:
+            os.environ["COLUMNS"] = before
+    # Two columns of 12 each always fit into 30, and the first one stands in each part.
+    assert all(len(line) <= columns for line in printed.splitlines())
+    words = printed.split()
+    for cell in [word for name in head[1:] for word in name.split()] + [c for row in rows for c in row[1:]]:
+        assert cell in words
+
+
+def test_a_pipe_gets_each_row_in_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    output.table([["a" * 90, "1", "2"]], ["name of it", "one of them", "two of them"])
+    head, row = capsys.readouterr().out.splitlines()
+    assert head.split("  ")[-2:] == ["one of them", "two of them"]
+    assert row.split() == ["a" * 90, "1", "2"]
+
+
+def test_only_ids_that_are_hashes_are_cut() -> None:
+    assert output.short_id("0123456789abcdef" * 2) == "01234567"
+    assert output.short_id("train-000012") == "train-000012"
+    assert output.short_id("0123456789abcdef" * 2 + "-1") == "0123456789abcdef" * 2 + "-1"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A set of two rows, one that was only begun, and rollouts of the set."""
+    rows = [sets.scored_row(f"id{i}", f"What is {i}?", 0.5 + i / 10, 5) for i in range(3)]
+    scored = sets.make_set(tmp_path / "sets" / "scored", [rows])
+    (tmp_path / "begun").mkdir()
+    write_json(tmp_path / "begun" / IDENTITY, {**json.loads((scored / IDENTITY).read_text())})
+    identity = {"format": 1, "kind": "rollouts", "engine": {"model": {"name": "tiny"}}}
+    rollouts = tmp_path / "rollouts"
+    rollouts.mkdir()
+    write_json(rollouts / IDENTITY, identity)
+
+    def judged(gc_id: str, rewards: list[float | None]) -> list[Any]:
+        return [
+            (
+                Completion(gc_id, k, f"says {gc_id} {k}", "stop", 3, 5),
+                reward,
+                None if reward is not None else "why",
+            )
+            for k, reward in enumerate(rewards)
+        ]
+
+    parts = [*judged("id0", [0, 0, None]), *judged("id1", [1, 0, 0]), *judged("id2", [1, 1, 1])]
+    write_shard(rollouts, 0, identity, parts, [])
+    Artifact(rollouts, ROLLOUTS).finish(identity, 1)
+    append_line(rollouts / EXECUTION, {"scored": str(scored)})
+    return tmp_path
+
+
+def test_ls_lists_sets_and_rollouts_a_line_each(folder: Path) -> None:
+    listed = {entry["folder"]: entry for entry in json.loads(run("ls", folder, "--json").stdout)}
+    assert [Path(name).name for name in listed] == ["begun", "rollouts", "scored"]
+    facts = [tuple(entry[key] for key in ("kind", "rows", "model", "state")) for entry in listed.values()]
+    assert facts == [
+        ("scored set", None, "some-model", "not finished, 0 shards"),
+        ("rollout set", 9, "tiny", "finished"),
+        ("scored set", 3, "some-model", "finished"),
+    ]
+    assert len(run("ls", folder).stdout.splitlines()) == 4
+    assert run("ls", folder / "nowhere").exit_code == 2
+
+
+def test_ls_says_how_far_a_run_is(folder: Path) -> None:
+    scored, path = folder / "sets" / "scored", folder / "run"
+    start = (
+        "schedule",
+        "start",
+        scored,
+        "--run",
+        path,
+        "--strategy",
+        "uniform",
+        "--budget",
+        2,
+        "--rounds",
+        4,
+    )
+    assert run(*start, "--model", "some-model").exit_code == 0
+    (entry,) = [
+        each for each in json.loads(run("ls", folder, "--json").stdout) if each["kind"].startswith("run")
+    ]
+    assert (entry["kind"], entry["rows"], entry["state"]) == ("run, uniform", 3, "round 0 of 4 is planned")
+
+
+def test_show_has_completions_with_rewards_worst_and_best_prompts_first(folder: Path) -> None:
+    facts = json.loads(run("show", folder / "rollouts", "--rows", 1, "--json").stdout)
+    (worst,), (best,) = facts["worst"], facts["best"]
+    assert (worst["gc_id"], worst["question"], worst["mean_reward"]) == ("id0", "What is 0?", 0.0)
+    assert [row["reward"] for row in worst["completions"]] == [0, 0, None]
+    assert (best["gc_id"], best["mean_reward"]) == ("id2", 1.0)
+    assert (facts["rollouts"], facts["unjudged"], facts["differ"]) == (9, 1, 1)
+    printed = run("show", folder / "rollouts").stdout
+    assert "id1  0.333  What is 1?\n    0: says id1 1\n    1: says id1 0\n" in printed
+    shutil.rmtree(folder / "sets")
+    assert "id1  0.333" in run("show", folder / "rollouts").stdout  # without the question
+
+
+def test_a_finished_set_answers_again_without_torch_and_not_after_a_change(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    data, out = tiny.write_jsonl(tmp_path / "rows.jsonl", tiny.questions(6)), tmp_path / "out"
+    words = ("score", data, "-m", tiny_model, "-o", out)
+    first = run(*words)
+    assert first.exit_code == 0
+    assert (
+        len(first.stdout.splitlines()) <= 5
+    )  # one summary of three lines; one may be wrapped, and the next step
+    assert "time:" not in first.stdout
+    again, other = run_without(HEAVY, [words, (*words, "--limit", 5)])
+    assert again["code"] == 0
+    assert "out is already complete, nothing was left to score: 6 rows, 0 rejected" in again["stdout"]
+    assert "scoring needs torch" in other["stderr"]
+    rows = data.read_text()
+    data.write_text(rows.replace("?", "!", 1))
+    assert "scoring needs torch" in run_without(HEAVY, [words])[0]["stderr"]
+    assert "fingerprint was" in run(*words).stderr
+
+
+def test_verbose_says_where_the_time_went_and_quiet_says_nothing(tmp_path: Path, tiny_model: Path) -> None:
+    data = tiny.write_jsonl(tmp_path / "rows.jsonl", tiny.questions(6))
+    words = ("score", data, "-m", tiny_model, "-o")
+    assert "  time: " in run(*words, tmp_path / "verbose", "-v").stdout
+    quiet = run(*words, tmp_path / "quiet", "-q")
+    assert (quiet.exit_code, quiet.stdout, quiet.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "close"),
+    [
+        (("score", "x", "-m", "demo", "-o", "y", "--site", "mlp_inptu"), "near it there is mlp_input"),
+        (("difficulty", "predict", "x", "--outcomes", "y", "--method", "whitend"), "near it there is whitened"),
+        (("score", "x", "-m", "demo", "-o", "y", "--signals", "angle,nl"), "near it there is nll"),
+        (("schedule", "start", "x", "--run", "r", "--strategy", "gain-lr", "--budget", "1", "--rounds", "1"), "gain-rl"),
+    ],
+)  # fmt: skip
+def test_a_misspelt_choice_has_its_near_names_said(words: tuple[str, ...], close: str) -> None:
+    result = run(*words)
+    assert result.exit_code == 2
+    assert close in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_a_misspelt_column_has_its_near_names_said(folder: Path) -> None:
+    scored = folder / "sets" / "scored"
+    derived = run("derive", scored, "--signal", "gc_anlge", "--length-free", "rank-in-bin")
+    assert "near it there is gc_angle" in derived.stderr
+    assert "near it there is question" in run("report", scored, "--group-column", "quesion").stderr

@@ -1,0 +1,161 @@
+"""Runs that draw only the rows for which a condition holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import column_sets
+import dots_runs
+import embedded
+import runs
+from command import run as gaincurate
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.errors import InputError
+from gaincurate.schedule.rounds import advance
+from gaincurate.schedule.run import Run
+
+ROWS = 60
+SOURCES = [["web", "books", "code", None][row % 4] for row in range(ROWS)]
+WHERE = "source != 'web' and gc_difficulty < .9"
+HOLDS = {row for row in range(ROWS) if SOURCES[row] in ("books", "code") and row % 10 < 9}
+
+
+def begin(folder: Path, **options: Any) -> Run:
+    if not (folder / "set").exists():
+        angles = {"gc_angle": [((7 * row) % ROWS) / ROWS for row in range(ROWS)]}
+        lengths = [3 + row % 11 for row in range(ROWS)]
+        path = column_sets.column_set(folder / "set", lengths, angles, {"source": pa.array(SOURCES)})
+        scored = ScoredSet(path)
+        rates = pa.array([row % 10 / 10 for row in range(ROWS)])
+        scored.add_column("gc_difficulty", scored.column("gc_id").to_pylist(), rates, {})
+    given: dict[str, Any] = {"strategy": "uniform", "budget": 8, "rounds": 5, "where": WHERE}
+    return runs.begin(folder, **(given | options))
+
+
+def rows_of(run: Run, round_: int) -> list[int]:
+    return list(run.rows(round_))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"strategy": "uniform"},
+        {"strategy": "file-order"},
+        {"strategy": "length"},
+        {"strategy": "gain-rl", "options": {"sigma": "0.1N"}},
+        {"strategy": "variance"},
+        {"strategy": "falling"},
+        {"strategy": "posterior"},
+        {"strategy": "posterior", "options": {"preset": "greso"}},
+        {"strategy": "posterior", "options": {"candidates": 3}},
+        {"strategy": "uniform", "stratify": "source"},
+        {"strategy": "gain-rl", "stratify": "source", "options": {"sigma": "0.1N"}},
+    ],
+    ids=lambda options: " ".join(
+        [options["strategy"], *options.get("options", {}), options.get("stratify", "")]
+    ),
+)
+def test_no_strategy_draws_another_row(tmp_path: Path, options: dict[str, Any]) -> None:
+    run = begin(tmp_path, **options)
+    for round_ in range(5):
+        rows = rows_of(run, round_)
+        assert len(set(rows)) == 8
+        assert set(rows) <= HOLDS
+        if round_ < 4:
+            runs.report(run, lambda gc_id, sample: float((int(gc_id[2:]) + sample) % 3 == 0))
+            advance(run)
+
+
+def test_uniform_has_every_row_once_in_a_pass(tmp_path: Path) -> None:
+    run = begin(tmp_path, budget=9, rounds=3)
+    drawn = rows_of(run, 0)
+    for round_ in (1, 2):
+        runs.report(run)
+        advance(run)
+        drawn += rows_of(run, round_)
+    assert len(HOLDS) == 27
+    assert set(drawn) == HOLDS
+
+
+def test_shares_of_groups_are_those_of_the_rows_that_are_left(tmp_path: Path) -> None:
+    run = begin(tmp_path, stratify="source", budget=9)
+    books = sum(SOURCES[row] == "books" for row in HOLDS)
+    prompts = run.plan(0)["groups"]["prompts"]
+    assert sum(prompts.values()) == 9
+    assert abs(prompts["books"] - 9 * books / len(HOLDS)) < 1
+    assert prompts["web"] == prompts["(none)"] == 0
+    assert "groups" not in begin_other(tmp_path).plan(0)
+
+
+def begin_other(folder: Path) -> Run:
+    return begin(folder, run=folder / "other")
+
+
+def test_posterior_keeps_a_round_in_no_order_where_there_are_no_groups(tmp_path: Path) -> None:
+    """Best first, a round's first step would have the prompts of few tasks."""
+    everything = begin(tmp_path, strategy="posterior", where="gc_angle >= 0")
+    plain = begin(tmp_path, strategy="posterior", where=None, run=tmp_path / "plain")
+    assert rows_of(everything, 0) == rows_of(plain, 0)
+
+
+def test_the_condition_is_seen_once(tmp_path: Path) -> None:
+    run = begin(tmp_path)
+    scored = ScoredSet(tmp_path / "set")
+    ids = scored.column("gc_id").to_pylist()
+    scored.add_column("gc_difficulty", ids, pa.array([1.0] * ROWS), {})  # now it holds for none
+    runs.report(run)
+    advance(Run(run.folder))
+    assert set(rows_of(Run(run.folder), 1)) <= HOLDS
+
+
+def test_the_command_says_how_many_rows_and_the_status_the_condition(tmp_path: Path) -> None:
+    begin_other(tmp_path)
+    rates = tmp_path / "rates.parquet"
+    ids = ScoredSet(tmp_path / "set").column("gc_id").to_pylist()
+    pq.write_table(pa.table({"gc_id": ids[:40], "pass_rate": [row % 5 / 4 for row in range(40)]}), rates)
+    shared = ["schedule", "start", tmp_path / "set", "--strategy", "uniform", "--budget", 4, "--rounds", 2]
+    asked = ["--where", "0 < pass_rate < 1", "--rollouts", rates, "--run", tmp_path / "run", "--model", "m"]
+    done = gaincurate(*shared, *asked)
+    assert done.exit_code == 0, done.stderr
+    assert "--where holds for 24 of 60 rows (20 have no value for it)" in done.stderr
+    rates.unlink()  # the run needs it no more
+    assert (
+        "uniform, where 0 < pass_rate < 1, 4 of" in gaincurate("schedule", "status", tmp_path / "run").stdout
+    )
+    assert {row % 5 for row in rows_of(Run(tmp_path / "run"), 0)} <= {1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"where": "source == 'wbe'"}, "--where \"source == 'wbe'\" holds for 0 of 60 rows \\(15 have no value for it\\), and a round has 8\\."),
+        ({"where": "sorce == 'web'"}, "there is no column 'sorce'; near it there is source"),
+        ({"where": "source = 'web'"}, "and equal as =="),
+        ({"strategy": "dots", "options": {"reuse_references": 0.1, "group_column": "source", "step_prompts": 4}}, "--where and --reuse-references do not go together"),
+        ({"where": None, "rollouts": Path("rates")}, "--rollouts rates goes with --where"),
+        ({"stratify": "source", "group_weights": {"web": 1, "books": 0, "code": 0, "(none)": 1}}, "take a smaller budget"),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_is_one_sentence(tmp_path: Path, options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        begin(tmp_path, **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_dots_observes_references_of_the_whole_set_and_draws_only_from_the_rest(tmp_path: Path) -> None:
+    embedded.make_set(tmp_path / "set", np.random.default_rng(0).normal(size=(60, 8)))
+    where = "question in ['group 1', 'group 3']"
+    run = runs.begin(tmp_path, strategy="dots", budget=8, rounds=2, options=dots_runs.OPTIONS, where=where)
+    references = {int(gc_id[2:]) for gc_id in dots_runs.asked_of(run, 0)}
+    assert any(row % 5 not in (1, 3) for row in references)
+    dots_runs.answer(run, 0)
+    advance(run)
+    rows = rows_of(Run(run.folder), 0)
+    assert len(set(rows)) == 8
+    assert {row % 5 for row in rows} <= {1, 3}

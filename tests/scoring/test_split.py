@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gaincurate.core.locks import Split
+from gaincurate.errors import InputError
+from gaincurate.scoring.split import read_split, split_of_job
+
+
+def array(task: object, first: object, last: object, count: object, step: object = 1) -> dict[str, str]:
+    """The variables of a task of a Slurm array."""
+    values = {"ID": task, "MIN": first, "MAX": last, "COUNT": count, "STEP": step}
+    return {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in values.items()}
+
+
+STEP_OF_ONE = {"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}
+TORCHRUN = {"RANK": "2", "WORLD_SIZE": "8"}
+POD = {"JOB_COMPLETION_INDEX": "3", "GAINCURATE_SHARDS": "4"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "part", "source"),
+    [
+        (array(3, 1, 16, 16), "3/16", "SLURM_ARRAY_TASK_ID"),
+        (array(0, 0, 15, 16), "1/16", "SLURM_ARRAY_TASK_ID"),
+        (array(8, 0, 12, 4, 4), "3/4", "SLURM_ARRAY_TASK_ID"),
+        (array(7, 1, 8, 4, 2), "4/4", "SLURM_ARRAY_TASK_ID"),  # the last id, or the end of its range
+        (array(5, 5, 5, 1), "1/1", "SLURM_ARRAY_TASK_ID"),
+        (array(3, 1, 16, 16) | STEP_OF_ONE | TORCHRUN | POD, "3/16", "SLURM_ARRAY_TASK_ID"),
+        (POD | STEP_OF_ONE | TORCHRUN, "4/4", "JOB_COMPLETION_INDEX"),
+        ({"SLURM_PROCID": "3", "SLURM_NTASKS": "4"} | TORCHRUN, "4/4", "SLURM_PROCID"),
+        (STEP_OF_ONE, "1/1", "SLURM_PROCID"),
+        (TORCHRUN, "3/8", "RANK"),
+        (TORCHRUN | {"SLURM_NTASKS": "4", "GAINCURATE_SHARDS": "9"}, "3/8", "RANK"),  # an allocation, no step
+        (TORCHRUN | {"JOB_COMPLETION_INDEX": ""}, "3/8", "RANK"),
+        ({"RANK": " 0 ", "WORLD_SIZE": "1\n"}, "1/1", "RANK"),
+    ],
+)
+def test_the_part_and_the_variable_that_says_it(environment: dict[str, str], part: str, source: str) -> None:
+    split = split_of_job({"HOME": "/", **environment})
+    assert (str(split), split.source) == (part, source)
+
+
+def without(name: str) -> dict[str, str]:
+    return {key: value for key, value in array(3, 1, 16, 16).items() if not key.endswith(name)}
+
+
+UNEVEN = "the array has 3 ids from 1 to 7, which are not evenly stepped; number its tasks as --array=1-3"
+
+
+@pytest.mark.parametrize(
+    ("environment", "sentence"),
+    [
+        ({}, "none of these variables is set: SLURM_ARRAY_TASK_ID with SLURM_ARRAY_TASK_COUNT, JOB_COMPL"),
+        ({"RANK": ""}, "RANK with WORLD_SIZE; give --shard I/N."),
+        (without("COUNT"), "SLURM_ARRAY_TASK_ID is set and SLURM_ARRAY_TASK_COUNT is not; give --shard I/N."),
+        (without("MIN"), "SLURM_ARRAY_TASK_ID is set and SLURM_ARRAY_TASK_MIN is not"),
+        (without("_ID"), "SLURM_ARRAY_TASK_COUNT is set and SLURM_ARRAY_TASK_ID is not"),
+        (array(1, 1, 7, 3), UNEVEN),  # --array=1,3,7
+        (array(7, 1, 7, 3, 2), UNEVEN),
+        (array(4, 1, 7, 4, 2), "4 ids from 1 to 7, which are not evenly stepped"),
+        (array(17, 1, 16, 16), "SLURM_ARRAY_TASK_ID=17 is none of 16 ids from 1 in steps of 1"),
+        (array(0, 1, 16, 16), "SLURM_ARRAY_TASK_ID=0 is none of 16"),
+        (array("x", 1, 16, 16), "SLURM_ARRAY_TASK_ID='x' is no whole number from 0"),
+        (array(1, 1, 16, 0), "SLURM_ARRAY_TASK_COUNT='0' is no whole number from 1"),
+        (array(1, 1, 16, 16, 0), "SLURM_ARRAY_TASK_STEP='0' is no whole number from 1"),
+        ({"JOB_COMPLETION_INDEX": "0"}, "JOB_COMPLETION_INDEX is set and GAINCURATE_SHARDS is not"),
+        ({"GAINCURATE_SHARDS": "4"}, "GAINCURATE_SHARDS is set and JOB_COMPLETION_INDEX is not"),
+        (POD | {"JOB_COMPLETION_INDEX": "4"}, "JOB_COMPLETION_INDEX=4 is none of GAINCURATE_SHARDS=4, count"),
+        (POD | {"GAINCURATE_SHARDS": "four"}, "GAINCURATE_SHARDS='four' is no whole number from 1"),
+        ({"SLURM_PROCID": "0", **TORCHRUN}, "SLURM_PROCID is set and SLURM_NTASKS is not"),
+        ({"SLURM_NTASKS": "4"}, "SLURM_NTASKS is set and SLURM_PROCID is not"),
+        ({"RANK": "-1", "WORLD_SIZE": "4"}, "RANK='-1' is no whole number from 0"),
+        ({"RANK": "٣", "WORLD_SIZE": "4"}, "RANK='٣' is no whole number"),
+        ({"RANK": "1.0", "WORLD_SIZE": "4"}, "RANK='1.0' is no whole number"),
+        ({"WORLD_SIZE": "4"}, "WORLD_SIZE is set and RANK is not"),
+    ],
+)
+def test_what_is_half_there_or_cannot_be_is_refused(environment: dict[str, str], sentence: str) -> None:
+    with pytest.raises(InputError) as raised:
+        split_of_job(environment)
+    message = str(raised.value)
+    assert message.startswith("--shard auto: ")
+    assert sentence in message
+    assert message.endswith(".")
+
+
+@given(first=st.integers(0, 50), count=st.integers(1, 60), step=st.integers(1, 9), data=st.data())
+def test_the_tasks_of_an_array_are_all_its_parts_once(
+    first: int, count: int, step: int, data: st.DataObject
+) -> None:
+    ids = list(range(first, first + count * step, step))
+    end = data.draw(st.integers(ids[-1], ids[-1] + step - 1))  # where `--array=FIRST-END:STEP` ended
+    parts = [split_of_job(array(task, first, end, count, step)) for task in ids]
+    assert parts == [Split(place, count) for place in range(1, count + 1)]
+
+
+@given(ids=st.sets(st.integers(0, 30), min_size=3, max_size=6), step=st.integers(1, 9))
+def test_of_listed_ids_all_are_taken_in_order_or_at_least_one_is_refused(ids: set[int], step: int) -> None:
+    """Else shards would have no part that writes them, without a word."""
+    tasks = sorted(ids)
+    try:
+        parts = [split_of_job(array(task, tasks[0], tasks[-1], len(tasks), step)) for task in tasks]
+    except InputError:
+        return
+    assert parts == [Split(place, len(tasks)) for place in range(1, len(tasks) + 1)]
+
+
+def test_the_option_takes_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.environ", TORCHRUN)
+    assert (read_split("auto"), read_split("2/5")) == (Split(3, 8), Split(2, 5))
+    assert read_split("2/5").source == ""
+    for value in ("0/4", "5/4", "1", "Auto", ""):
+        with pytest.raises(InputError, match=r"expected I/N with I from 1 to N, such as 1/4, or auto\."):
+            read_split(value)

@@ -1,0 +1,400 @@
+"""Scoring from and into an object store: moto's server on the loopback address, with faults where they are wanted."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import buckets
+import tiny
+from command import run, tree
+from gaincurate.core import cache, store
+from gaincurate.core.artifact import IDENTITY, MANIFEST, shard_name
+from gaincurate.core.progress import Progress
+from gaincurate.core.scored_set import open_scores
+from gaincurate.errors import InputError, OutputError, StorageError
+from gaincurate.scoring.config import ScoreConfig
+from gaincurate.scoring.pipeline import score_dataset
+
+pytest.importorskip("obstore")
+pytest.importorskip("moto.server")
+
+TESTS = Path(__file__).parent.parent
+SHARDS = 4
+
+
+class Notes(Progress):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+class World:
+    """A bucket of its own, behind a proxy."""
+
+    def __init__(self, endpoint: str, proxy: buckets.Proxy, name: str, folder: Path, model: Path) -> None:
+        self.endpoint, self.proxy, self.bucket, self.folder, self.model = endpoint, proxy, name, folder, model
+        buckets.ask(f"{endpoint}/{name}", "PUT")
+        self.out = f"s3://{name}/sets/one"
+        self.data = tiny.write_jsonl(folder / "rows.jsonl", tiny.questions(40))
+
+    def config(self, **options: Any) -> ScoreConfig:
+        chosen: dict[str, Any] = {"data": str(self.data), "out": self.out, "shard_rows": 10, "threads": 1}
+        return ScoreConfig(model=str(self.model), **(chosen | options))
+
+    def reference(self, **options: Any) -> dict[str, bytes]:
+        """The files of the same set on a disk."""
+        score_dataset(self.config(out=self.folder / "local", **options))
+        return tree(self.folder / "local")
+
+    def files(self, prefix: str = "sets/one/", *, logs: bool = False) -> dict[str, bytes]:
+        """What is in the bucket, read without any of our code."""
+        files = buckets.files(self.endpoint, self.bucket, prefix)
+        return {name: data for name, data in files.items() if logs or not name.startswith("execution/")}
+
+    def put(self, name: str, data: bytes) -> None:
+        buckets.ask(f"{self.endpoint}/{self.bucket}/{name}", "PUT", data)
+
+    def delete(self, name: str) -> None:
+        buckets.ask(f"{self.endpoint}/{self.bucket}/sets/one/{name}", "DELETE")
+
+    def another_machine(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """From here on there is nothing in the cache."""
+        monkeypatch.setenv("GAINCURATE_CACHE", str(self.folder / f"cache-{os.urandom(4).hex()}"))
+        monkeypatch.setattr(cache, "_IN_USE", {})
+        store.open_store.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    with buckets.moto() as address:
+        yield address
+
+
+@pytest.fixture
+def world(
+    endpoint: str, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None
+) -> Iterator[World]:
+    proxy = buckets.Proxy(endpoint)
+    for name, value in buckets.environment(proxy.endpoint).items():
+        monkeypatch.setenv(name, value)
+    # Tests do not wait as long as users do.
+    monkeypatch.setattr(store, "_PATIENT", store._QUICK)
+    made = World(endpoint, proxy, f"bucket-{os.urandom(4).hex()}", tmp_path, tiny_model)
+    made.another_machine(monkeypatch)
+    yield made
+    proxy.close()
+
+
+def test_a_set_in_a_store_has_the_bytes_of_a_local_one_and_every_command_reads_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = tiny.questions(40)
+    rows[33]["question"] = "  "  # one row is rejected, so rejected.jsonl is compared too
+    tiny.write_jsonl(world.data, rows)
+    world.put("in/rows.jsonl", world.data.read_bytes())
+    expected = world.reference(on_error="skip")
+    said: list[str] = []
+
+    def command(*arguments: object) -> str:
+        result = run(*arguments)
+        assert result.exit_code == 0, result.stderr
+        said.append(result.output)
+        return result.stdout
+
+    scoring = ["score", f"s3://{world.bucket}/in/rows.jsonl", "--model", world.model, "--out", world.out]
+    scoring += ["--shard-rows", 10, "--threads", 1, "--on-error", "skip"]
+    assert f"{world.out} is complete: 39 rows, 1 rejected" in command(*scoring)
+    assert world.files() == expected
+    world.proxy.seen.clear()
+    assert f"{world.out} is already complete" in command(*scoring)
+    written = [path for method, path in world.proxy.seen if method not in ("GET", "HEAD")]
+    assert all("/execution/" in path for path in written)
+    world.another_machine(monkeypatch)
+    local = run("show", world.folder / "local").stdout.replace(str(world.folder / "local"), world.out)
+    assert command("show", world.out) == local
+    assert world.out in command("report", world.out)
+    assert command("hygiene", world.out).startswith(world.out)
+    train = world.folder / "train.parquet"
+    command("export", world.out, "--trainer", "trl", "--out", train)
+    run_folder = world.folder / "run"
+    start = ["--run", run_folder, "--strategy", "gain-rl", "--budget", 8, "--rounds", 2, "--sigma", 5]
+    command("schedule", "start", world.out, *start, "--cache", world.folder / "runs")
+    assert list((world.folder / "runs/copies").glob("*/manifest.json"))
+    monkeypatch.delenv("GAINCURATE_CACHE")
+    outcomes = run_folder / "rounds/00000/outcomes.jsonl"
+    ids = json.loads((run_folder / "rounds/00000/plan.json").read_text())["ids"]
+    outcomes.write_text("".join(json.dumps({"gc_id": i, "reward": 1.0, "round": 0}) + "\n" for i in ids))
+    monkeypatch.setenv("HOME", str(world.folder / "nobody"))
+    command("schedule", "next", run_folder)
+    assert not (world.folder / "nobody").exists(), "the run did not remember its cache"
+    score_dataset(world.config(data=world.out, out=world.folder / "again", on_error="skip"))
+
+    everything = [text.encode() for text in said]
+    everything += [path.read_bytes() for path in world.folder.rglob("*") if path.is_file()]
+    everything += world.files("", logs=True).values()
+    assert not any(buckets.SECRET.encode() in data for data in everything)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_set_goes_on_where_it_stopped_here_or_on_another_machine(
+    world: World, monkeypatch: pytest.MonkeyPatch, elsewhere: bool
+) -> None:
+    score_dataset(world.config())
+    expected = world.files()
+    for name in (MANIFEST, shard_name(1), shard_name(3)):
+        world.delete(name)
+    if elsewhere:
+        world.another_machine(monkeypatch)
+    world.proxy.seen.clear()
+    summary = score_dataset(world.config())
+    assert summary.scored == 20
+    assert world.files() == expected
+    puts = [path.rpartition("/")[2] for method, path in world.proxy.seen if method == "PUT"]
+    assert puts[:3] == [shard_name(1), shard_name(3), MANIFEST]
+    fetched = [path for method, path in world.proxy.seen if method == "GET" and shard_name(0) in path]
+    # The facts of its parts are kept until a set is finished; once is enough elsewhere too.
+    assert len(fetched) == 1
+
+
+def test_other_options_are_refused_until_overwrite_and_then_nothing_of_the_old_set_is_left(
+    world: World,
+) -> None:
+    score_dataset(world.config(limit=35))
+    before = world.files()
+    with pytest.raises(OutputError, match=rf"{world.out} holds scores of another run: source\.rows was"):
+        score_dataset(world.config(limit=12))
+    assert world.files() == before
+    score_dataset(world.config(limit=12, overwrite=True))
+    assert world.files() == world.reference(limit=12)
+    assert len(open_scores(world.out)) == 12
+    with pytest.raises(InputError, match="--overwrite would delete the source"):
+        score_dataset(world.config(data=world.out, overwrite=True))
+
+
+def test_a_bucket_folder_that_holds_something_else_is_refused(world: World) -> None:
+    world.put("sets/one/notes.txt", b"x")
+    with pytest.raises(OutputError, match=r"already holds 'notes\.txt' and is no scored set"):
+        score_dataset(world.config())
+    assert list(world.files()) == ["notes.txt"]
+
+
+def is_create(headers: dict[str, str]) -> bool:
+    return any(name.lower() == "if-none-match" for name in headers)
+
+
+def test_a_store_that_ignores_create_only_is_noticed_in_one_note(world: World) -> None:
+    def ignores(method: str, path: str, headers: dict[str, str]) -> dict[str, str]:
+        return {name: value for name, value in headers.items() if name.lower() != "if-none-match"}
+
+    world.proxy.fault = ignores
+    notes = Notes()
+    score_dataset(world.config(), notes)
+    assert [note for note in notes.notes if "ignores create-only writes" in note] == notes.notes[1:]
+    assert len(notes.notes) == 2
+    assert world.files() == world.reference()
+
+
+def test_a_store_without_create_only_is_written_to_all_the_same(world: World) -> None:
+    def refuses(method: str, path: str, headers: dict[str, str]) -> buckets.Answer | None:
+        return (501, b"<Error><Code>NotImplemented</Code></Error>") if is_create(headers) else None
+
+    world.proxy.fault = refuses
+    notes = Notes()
+    score_dataset(world.config(), notes)
+    assert "ignores create-only writes" in notes.notes[-1]
+    assert world.files() == world.reference()
+
+
+def test_a_store_that_takes_create_only_is_not_written_about(world: World) -> None:
+    notes = Notes()
+    score_dataset(world.config(), notes)
+    assert len(notes.notes) == 1
+
+
+@pytest.mark.parametrize("status", [409, 412])
+def test_an_identity_that_came_meanwhile_is_compared(world: World, status: int) -> None:
+    """Two processes begin at once: the other's identity is written just before ours is refused."""
+    score_dataset(world.config(limit=30))
+    other = world.files()
+    for name in world.files(logs=True):
+        world.delete(name)
+
+    def comes_first(method: str, path: str, headers: dict[str, str]) -> buckets.Answer | None:
+        if not is_create(headers):
+            return None
+        world.put(f"sets/one/{IDENTITY}", other[IDENTITY])
+        return status, b"<Error><Code>ConditionalRequestConflict</Code></Error>"
+
+    world.proxy.fault = comes_first
+    with pytest.raises(OutputError, match=r"holds scores of another run: source\.rows was 30 and is now 40"):
+        score_dataset(world.config())
+    assert world.files() == {IDENTITY: other[IDENTITY]}
+    score_dataset(world.config(limit=30))
+    assert world.files() == other
+
+
+def test_a_conflict_that_came_to_nothing_is_tried_again(world: World) -> None:
+    refusals = [409, 409]
+
+    def conflicts(method: str, path: str, headers: dict[str, str]) -> buckets.Answer | None:
+        return (refusals.pop(), b"") if is_create(headers) and refusals else None
+
+    world.proxy.fault = conflicts
+    score_dataset(world.config())
+    assert not refusals
+    assert world.files() == world.reference()
+
+
+def test_an_answer_of_500_now_and_then_is_nothing_to_speak_of(world: World) -> None:
+    seen: set[tuple[str, str]] = set()
+
+    def once_each(method: str, path: str, headers: dict[str, str]) -> buckets.Answer | None:
+        first = (method, path) not in seen
+        seen.add((method, path))
+        return (
+            (500 if len(seen) % 2 else 503, b"<Error><Code>InternalError</Code></Error>") if first else None
+        )
+
+    world.proxy.fault = once_each
+    score_dataset(world.config())
+    assert world.files() == world.reference()
+
+
+def test_an_answer_of_500_that_lasts_ends_with_what_to_do_and_the_same_command_goes_on(world: World) -> None:
+    def fails(method: str, path: str, headers: dict[str, str]) -> buckets.Answer | None:
+        return (500, b"<Error><Code>InternalError</Code></Error>") if shard_name(2) in path else None
+
+    world.proxy.fault = fails
+    with pytest.raises(StorageError) as caught:
+        score_dataset(world.config())
+    assert str(caught.value) == (
+        f"cannot write {world.out}/{shard_name(2)}: the store answers 500 Internal Server Error, also after "
+        "several tries. Finished shards are kept; put that right and run the same command again to go on."
+    )
+    assert set(world.files()) == {IDENTITY, shard_name(0), shard_name(1)}
+    world.proxy.fault = lambda *_: None
+    assert score_dataset(world.config()).scored == 20
+    assert world.files() == world.reference()
+
+
+ANSWERS = {
+    "access is denied. The credentials need the rights to list, get, put and delete there.": (
+        403,
+        b"<Error><Code>AccessDenied</Code></Error>",
+    ),
+    "this machine's clock differs too much from the store's. Set the clock.": (
+        403,
+        b"<Error><Code>RequestTimeTooSkewed</Code></Error>",
+    ),
+    "the store does not accept the credentials. Renew or correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.": (
+        403,
+        b"<Error><Code>SignatureDoesNotMatch</Code></Error>",
+    ),
+    "the bucket is in another region. Set AWS_REGION.": (
+        301,
+        b"<Error><Code>PermanentRedirect</Code></Error>",
+    ),
+    "the store answers 503 Service Unavailable, also after several tries.": (503, b""),
+}
+
+
+@pytest.mark.parametrize("sentence", ANSWERS)
+def test_what_a_store_refuses_is_one_sentence(world: World, sentence: str) -> None:
+    world.proxy.fault = lambda *_: ANSWERS[sentence]
+    result = run("show", world.out)
+    assert result.exit_code == 1
+    assert result.stderr == f"error: cannot use {world.out}: {sentence} Then run the same command again.\n"
+
+
+def test_a_bucket_that_is_not_there_and_an_address_that_nobody_has_are_one_sentence_each(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = run("show", "s3://no-such-bucket/x")
+    assert result.stderr.startswith(
+        "error: cannot use s3://no-such-bucket/x: there is no bucket no-such-bucket. Make it, or correct"
+    )
+    world.proxy.close()
+    address = world.proxy.endpoint.replace("//", f"//me:{buckets.SECRET}@")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+    result = run("score", world.data, "--model", world.model, "--out", f"s3://{world.bucket}/new")
+    assert result.exit_code == 1
+    assert f"{world.proxy.endpoint} cannot be reached. Check the network and the address." in result.stderr
+    assert "Traceback" not in result.output
+    assert buckets.SECRET not in result.output
+
+
+def test_credentials_that_are_missing_are_one_sentence(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9")
+    result = run("show", world.out)
+    assert result.exit_code == 1
+    assert "no credentials were found. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in result.stderr
+
+
+@pytest.mark.slow
+def test_a_store_that_is_slow_is_waited_for(world: World) -> None:
+    import threading
+
+    def slow(method: str, path: str, headers: dict[str, str]) -> None:
+        threading.Event().wait(0.3)
+
+    world.proxy.fault = slow
+    score_dataset(world.config())
+    assert world.files() == world.reference()
+
+
+@pytest.mark.slow
+def test_workers_of_one_machine_write_there_too(world: World) -> None:
+    score_dataset(world.config(workers=2))
+    assert world.files() == world.reference()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("machines", [1, 2])
+def test_two_writers_at_once_make_one_set(world: World, machines: int) -> None:
+    expected = world.reference()
+    writers = []
+    for part in (1, 2):
+        place = world.folder / f"machine-{part if machines == 2 else 1}"
+        options = ["score", world.data, "--model", world.model, "--out", world.out, "--threads", 1]
+        options += ["--shard-rows", 10, "--shard", f"{part}/2", "--cache", place]
+        command = [sys.executable, "-m", "gaincurate", *map(str, options)]
+        writers.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    said = [writer.communicate() for writer in writers]
+    assert [writer.returncode for writer in writers] == [0, 0], said
+    assert world.files() == expected
+    assert sum(f"{world.out} is complete: 40 rows" in out for out, _ in said) >= 1
+
+
+@pytest.mark.slow
+def test_killed_at_random_instants_and_rerun_the_bytes_are_those_of_a_local_run(world: World) -> None:
+    rows = tiny.questions(160)
+    rows[33]["question"] = "  "
+    tiny.write_jsonl(world.data, rows)
+    command = [
+        sys.executable,
+        str(TESTS / "kill_store.py"),
+        str(world.data),
+        str(world.model),
+        str(world.folder),
+    ]
+    command += [f"s3://{world.bucket}/kills", world.endpoint, "10"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=TESTS)
+    found = json.loads(done.stdout)
+    assert found["kills"] >= 10
+    assert {MANIFEST, IDENTITY, "rejected.jsonl", shard_name(15)} <= set(found["files"])
+    assert max(found["left"]) > 0, "no kill came after the first shard"
+    assert found["differing"] == []

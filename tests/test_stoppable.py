@@ -1,0 +1,123 @@
+"""Notices that the machine is wanted back. Every signal here is sent by this process to itself."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+
+import pytest
+import typer
+
+from gaincurate.cli import output
+from gaincurate.core.process import Terminated, ctrl_c_noted, raise_lost_stop, stoppable
+
+NOTICES = [signal.SIGTERM, signal.SIGUSR1]
+
+
+def within(work: Callable[[], None]) -> None:
+    with stoppable():
+        work()
+
+
+@pytest.mark.parametrize("number", NOTICES)
+def test_a_notice_is_an_interruption_with_its_own_exit_code(number: signal.Signals) -> None:
+    with pytest.raises(Terminated, match=number.name) as raised:
+        within(lambda: signal.raise_signal(number))
+    assert isinstance(raised.value, KeyboardInterrupt)
+    assert raised.value.exit_code == 143
+    assert signal.getsignal(number) is signal.SIG_DFL
+
+
+def test_a_closed_terminal_is_as_ctrl_c() -> None:
+    with pytest.raises(KeyboardInterrupt) as raised:
+        within(lambda: signal.raise_signal(signal.SIGHUP))
+    assert not isinstance(raised.value, Terminated)
+
+
+def test_what_is_ignored_stays_ignored_as_under_nohup() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        within(lambda: signal.raise_signal(signal.SIGHUP))
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_second_notice_does_not_disturb_the_ending_and_a_third_does() -> None:
+    reached = []
+
+    def end() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+            reached.append("second")
+            signal.raise_signal(signal.SIGTERM)
+            reached.append("third")
+
+    with pytest.raises(Terminated):
+        within(end)
+    assert reached == ["second"]
+
+
+def test_one_within_another_changes_nothing_and_ends_nothing() -> None:
+    def inner() -> None:
+        within(lambda: None)
+        signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Terminated):
+        within(inner)
+
+
+@pytest.mark.parametrize("number", NOTICES)
+def test_it_waits_where_ctrl_c_waits(number: signal.Signals) -> None:
+    seen: list[bool] = []
+
+    def work() -> None:
+        with ctrl_c_noted() as pressed:
+            signal.raise_signal(number)
+            seen.append(bool(pressed))
+
+    with pytest.raises(Terminated, match=number.name):
+        within(work)
+    assert seen == [True]
+    with pytest.raises(Terminated):  # and its handler is there again
+        within(lambda: signal.raise_signal(number))
+
+
+def test_one_that_a_finalizer_swallowed_is_raised_after_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda report: lost.append(type(report.exc_value)))
+
+    class Finalized:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    def batch() -> None:
+        Finalized()
+        assert lost == [Terminated]
+        raise_lost_stop()
+
+    with pytest.raises(Terminated):
+        within(batch)
+    raise_lost_stop()  # nothing is left of it for the next work
+
+
+@pytest.mark.parametrize(
+    ("number", "resume", "code", "sentence"),
+    [
+        (signal.SIGTERM, "Go on.", 143, "ended by SIGTERM. Go on.\n"),
+        (signal.SIGUSR1, "Go on.", 143, "ended by SIGUSR1. Go on.\n"),
+        (signal.SIGHUP, "Go on.", 130, "interrupted. Go on.\n"),
+        (signal.SIGINT, "Go on.", 130, "interrupted. Go on.\n"),
+        (signal.SIGINT, "", 130, "interrupted.\n"),
+    ],
+)
+def test_the_sentence_and_the_exit_code(
+    number: signal.Signals, resume: str, code: int, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(typer.Exit) as raised, output.reporting(resume):
+        signal.raise_signal(number)
+    assert raised.value.exit_code == code
+    assert capsys.readouterr().err == sentence
