@@ -218,9 +218,13 @@ def test_what_a_dead_process_counted_of_an_unfinished_part_is_counted_once() -> 
 
     seen, tokens = Seen(), []
     listener = Listener(seen, lambda counts: tokens.append(counts["tokens"]), again=("units", "tokens"))
+
+    def sent_by(worker: int) -> Sent:
+        return Sent(lambda kind, value: listener(kind, value, worker))
+
     for worker in (0, 1):
-        Sent(lambda kind, value, worker=worker: listener(kind, value, worker)).advance(6, tokens=60)
-    Sent(lambda kind, value: listener(kind, value, 0)).part("shard 1", shard=0, units=4, tokens=40)
+        sent_by(worker).advance(6, tokens=60)
+    sent_by(0).part("shard 1", shard=0, units=4, tokens=40)
     listener("died", CRASHED, 0)
     assert (seen.units, sum(tokens)) == (10, 100)
     listener("died", CRASHED, 1)
