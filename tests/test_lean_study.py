@@ -366,7 +366,8 @@ def test_finished_trainings_are_not_run_again(
 def test_the_page_has_the_tables_that_the_files_give(lean: Any, capsys: pytest.CaptureFixture[str]) -> None:
     page = (FOLDER / "README.md").read_text()
     lean.agreement.main(FOLDER / "results.jsonl")
-    for study, results in (("study", "results"), ("papers", "papers"), ("tune", "tune"), ("tuned", "tuned")):
-        lean.study.main(FOLDER / f"{study}.toml", FOLDER / f"{results}.jsonl", show=True)
+    lean.study.main(FOLDER / "study.toml", FOLDER / "results.jsonl", show=True)
+    for name in ("papers", "tune", "tuned", "fresh", "decide", "passes"):
+        lean.study.main(FOLDER / f"{name}.toml", FOLDER / f"{name}.jsonl", show=True)
     for line in capsys.readouterr().out.splitlines():
         assert line in page
