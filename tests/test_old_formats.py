@@ -114,11 +114,24 @@ def test_a_scored_set_opens_with_every_column(folder: Path) -> None:
     assert scored.column("gc_angle_rank_in_bin").to_pylist() == [by_id[gc_id] for gc_id in ids]
 
 
+REWORDED = {
+    "white space, case or Unicode form": "white space, case, Unicode form or LaTeX spelling",
+    "upper case and how Unicode composes characters; answers": (
+        "upper case, how Unicode composes characters and how LaTeX is spelt; answers"
+    ),
+}
+"""What hygiene says since it knows spellings of LaTeX."""
+
+
 def test_commands_that_read_say_what_they_said(folder: Path) -> None:
     new = old.without_places(old.read_everything(folder, gaincurate), folder)
     # 0 tokens were reported where nobody had logged any.
     unknown = "completion_tokens: None, before 0"
-    assert [line for line in differences(new, golden("read")) if not line.endswith(unknown)] == []
+    before = json.dumps(golden("read"))
+    for then, now in REWORDED.items():
+        assert then in before
+        before = before.replace(then, now)
+    assert [line for line in differences(new, json.loads(before)) if not line.endswith(unknown)] == []
 
 
 def test_a_finished_set_is_kept_to_the_byte(folder: Path) -> None:

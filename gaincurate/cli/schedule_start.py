@@ -26,6 +26,7 @@ from gaincurate.cli.schedule_options import (
     tell_of_references,
 )
 from gaincurate.cli.score import score
+from gaincurate.core.cluster_options import read_workers
 from gaincurate.core.options import (
     ADVANCED,
     DOTS,
@@ -81,7 +82,12 @@ def scoring_options(text: str) -> tuple[list[str], dict[str, Any]]:
         raise InputError(f"{asked}: {_as_clause(error.format_message())}.") from error
     except _UsageError as error:
         raise InputError(f"{asked}: {_as_clause(error.message)}; it takes {takes}.") from error
-    device, tokens = params["device"], params["batch_tokens"]
+    device, tokens, workers = params["device"], params["batch_tokens"], params["workers"]
+    if workers is not None:
+        try:
+            read_workers(str(workers))
+        except InputError as error:
+            raise InputError(f"{asked}: {error}") from error
     if not DEVICE.fullmatch(device):
         raise InputError(f"{asked}: --device {device}: expected auto, cpu, cuda or cuda:N.")
     if tokens != "auto" and not (tokens.isdecimal() and int(tokens) >= 1):

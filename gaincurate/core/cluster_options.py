@@ -15,13 +15,18 @@ from gaincurate.core.options import RAY, Option
 from gaincurate.errors import InputError
 
 
-def _workers(value: str) -> int | Literal["all"]:
+def read_workers(value: str) -> int | Literal["all"]:
+    """The value of `--workers`.
+
+    Raises:
+        InputError: it is neither a number from 1 nor `all`.
+    """
     if value != "all" and not (value.isdecimal() and int(value)):
         raise InputError(f"--workers {value}: expected a number from 1, or all.")
     return "all" if value == "all" else int(value)
 
 
-WORKERS = partial(Option, metavar="N|all", read=_workers)
+WORKERS = partial(Option, metavar="N|all", read=read_workers)
 """Marks the option that says how many workers there are; its help and panel differ."""
 
 
