@@ -66,9 +66,8 @@ def joined(config: ClusterConfig, note: Callable[[str], None]) -> Iterator[Needs
     address = "auto" if already else _address(config)
     if address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        # Ray would write one into the home folder, which changes how the user's next `ray start` begins.
-        if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        # Else Ray writes one into the home folder, which changes how the user's next `ray start` begins.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
 
     if not already:
@@ -154,11 +153,11 @@ def _init(ray: Any, address: str) -> None:
         # Ray takes SIGTERM for itself and would exit with 15, which says nothing to a scheduler.
         if callable(on_notice) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_notice)
-    # What raylets print goes to stdout, where the figures of --json are.
-    with suppress(ImportError, AttributeError):
-        from ray._private.ray_logging import global_worker_stdstream_dispatcher
+    # What Ray says of dead workers goes to stdout, where the figures of --json are, and no option stops it.
+    with suppress(ImportError):
+        from ray._private import worker
 
-        global_worker_stdstream_dispatcher.remove_handler("ray_print_logs")
+        worker.print_to_stdstream = lambda *arguments, **options: None
 
 
 def _whose(ray: Any, config: ClusterConfig, address: str) -> str:

@@ -218,13 +218,11 @@ def test_what_a_dead_process_counted_of_an_unfinished_part_is_counted_once() -> 
 
     seen, tokens = Seen(), []
     listener = Listener(seen, lambda counts: tokens.append(counts["tokens"]), again=("units", "tokens"))
-
-    def sent_by(worker: int) -> Sent:
-        return Sent(lambda kind, value: listener(kind, value, worker))
-
-    for worker in (0, 1):
-        sent_by(worker).advance(6, tokens=60)
-    sent_by(0).part("shard 1", shard=0, units=4, tokens=40)
+    first = Sent(lambda kind, value: listener(kind, value, 0))
+    second = Sent(lambda kind, value: listener(kind, value, 1))
+    first.advance(6, tokens=60)
+    second.advance(6, tokens=60)
+    first.part("shard 1", shard=0, units=4, tokens=40)
     listener("died", CRASHED, 0)
     assert (seen.units, sum(tokens)) == (10, 100)
     listener("died", CRASHED, 1)

@@ -160,7 +160,7 @@ class FakeRay:
             "own with `ray start --head --port N` and give its --address.",
         ),
         (
-            SystemExit(15),
+            SystemExit(1),
             "--address h:1: this machine cannot join a Ray there (it does not answer). Run the command on a machine where `ray "
             "start` was run for that cluster, with RAY_AUTH_MODE=token where that wants tokens.",
         ),

@@ -149,7 +149,13 @@ def killed_at(
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", ["node", "raylet", "worker"])
 def test_what_is_lost_is_done_again_by_others(
-    lost: str, tmp_path: Path, tiny_model: Path, data: Path, whole: dict[str, bytes], two: Nodes
+    lost: str,
+    tmp_path: Path,
+    tiny_model: Path,
+    data: Path,
+    whole: dict[str, bytes],
+    two: Nodes,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     raylets = two.raylets()
 
@@ -163,6 +169,7 @@ def test_what_is_lost_is_done_again_by_others(
 
     watch, summary = killed_at(2, lose, two, tiny_model, data, tmp_path / "set")
     check(tmp_path / "set", whole, watch, summary, raylets)
+    assert capfd.readouterr().out == ""
 
 
 @pytest.mark.slow
