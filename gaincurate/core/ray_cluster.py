@@ -36,6 +36,7 @@ Work = Callable[["queue.SimpleQueue[Any]", Report], None]
 """What a worker does: takes messages until None, and reports events by kind and value."""
 _PLACE = re.compile(r"\[?([^\[\]/\s]+)\]?:(\d+)")
 _KNOCK = 5.0  # seconds for an address to answer
+_SOON = 60.0  # seconds in which Ray joins or starts
 _STORE = 80 * 2**20  # bytes: no data goes through Ray's store, and this is near the least that it takes
 _NEVER_ENDS = "Worker unexpectedly exits with a connection error"
 
@@ -124,11 +125,13 @@ def _init(ray: Any, address: str) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address == "local":
         options |= {"include_dashboard": False, "object_store_memory": _STORE}
-    on_notice = signal.getsignal(signal.SIGTERM)
+    on_notice, begun = signal.getsignal(signal.SIGTERM), time.monotonic()
     try:
         ray.init(address=address, **options)
     except (Exception, SystemExit) as error:  # each way in which it fails has a class of its own
-        if isinstance(error, SystemExit) and error.code == signal.SIGTERM:
+        # Ray leaves with the same code after two minutes at an address where no Ray answers.
+        soon = time.monotonic() - begun < _SOON
+        if isinstance(error, SystemExit) and error.code == signal.SIGTERM and soon:
             raise Terminated(signal.SIGTERM) from error
         first = " ".join(str(error).split()) if isinstance(error, Exception) else "it does not answer"
         if "ersion mismatch" in first:
