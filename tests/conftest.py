@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,3 +71,13 @@ def one_thread() -> Iterator[None]:
 def rows_file(tmp_path: Path) -> Path:
     """Forty rows as .jsonl."""
     return tiny.write_jsonl(tmp_path / "rows.jsonl", tiny.questions(40))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def what_ray_leaves() -> Iterator[None]:
+    """Collects Ray's processes and sockets with the module that had them, or a later test would be blamed."""
+    yield
+    if "ray" in sys.modules:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()

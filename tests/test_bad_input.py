@@ -121,7 +121,8 @@ FILES: dict[str, tuple[str, bytes, list[str], str]] = {
         "a.jsonl",
         lines(*GOOD),
         ["--prompt-column", "promt"],
-        "there is no column 'promt' (--prompt-column); the columns are: prompt (string), answer (string).",
+        "there is no column 'promt' (--prompt-column); the columns are: prompt (string), answer (string); near it "
+        "there is prompt.",
     ),
     "prompt column of another type": (
         "a.jsonl",
@@ -190,8 +191,11 @@ OPTIONS: dict[str, tuple[list[str], str]] = {
         "--batch-tokens many: expected auto or a number from 1.",
     ),
     "no batch tokens": (["--batch-tokens", "0"], "--batch-tokens 0: expected auto or a number from 1."),
-    "shard": (["--shard", "3/2"], "--shard 3/2: expected I/N with I from 1 to N, such as 1/4."),
-    "shard of no numbers": (["--shard", "one"], "--shard one: expected I/N with I from 1 to N, such as 1/4."),
+    "shard": (["--shard", "3/2"], "--shard 3/2: expected I/N with I from 1 to N, such as 1/4, or auto."),
+    "shard of no numbers": (
+        ["--shard", "one"],
+        "--shard one: expected I/N with I from 1 to N, such as 1/4, or auto.",
+    ),
     "overwrite and shard": (
         ["--shard", "1/2", "--overwrite"],
         "--overwrite and --shard do not go together: each process would delete the others' shards. Delete the "

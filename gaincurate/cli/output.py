@@ -25,10 +25,11 @@ WIDTH = 100
 
 
 def terminal_width() -> int | None:
-    """Columns of the terminal (or `COLUMNS`), None in a pipe or a file, where nothing has to fit."""
-    if "COLUMNS" in os.environ or sys.stdout.isatty():
-        return shutil.get_terminal_size().columns
-    return None
+    """Columns of the terminal (or `COLUMNS`), None in a pipe or a file, where nothing has to fit.
+
+    `COLUMNS` counts on a terminal alone: whoever calls us and has loaded readline hands it on unasked.
+    """
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def text(line: str = "") -> None:

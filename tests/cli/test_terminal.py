@@ -28,12 +28,17 @@ WORD = st.text("abc_0", min_size=1, max_size=12)
 HEAD = st.lists(WORD, min_size=1, max_size=3).map(" ".join)
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
 @given(data=st.data(), columns=st.integers(30, 200))
 def test_a_table_fits_the_terminal_and_breaks_no_word(data: Any, columns: int) -> None:
     head = data.draw(st.lists(HEAD, min_size=1, max_size=8))
     rows = data.draw(st.lists(st.tuples(*(WORD for _ in head)), max_size=4))
     before, stdout = os.environ.get("COLUMNS"), sys.stdout
-    os.environ["COLUMNS"], sys.stdout = str(columns), io.StringIO()
+    os.environ["COLUMNS"], sys.stdout = str(columns), Terminal()
     try:
         output.table(rows, head)
         printed = sys.stdout.getvalue()
@@ -52,7 +57,7 @@ def test_a_table_fits_the_terminal_and_breaks_no_word(data: Any, columns: int) -
 def test_a_pipe_gets_each_row_in_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
     output.table([["a" * 90, "1", "2"]], ["name of it", "one of them", "two of them"])
     head, row = capsys.readouterr().out.splitlines()
     assert head.split("  ")[-2:] == ["one of them", "two of them"]
