@@ -123,7 +123,10 @@ def test_no_process_outlives_a_command_that_is_killed(misdeed: str) -> None:
 @pytest.mark.parametrize(
     ("verifier", "said"),
     [
-        ("maths", "--verifier maths: there are math, reasoning-gym, exact, or module:function for your own."),
+        (
+            "maths",
+            "--verifier maths: there are math, reasoning-gym, exact, or module:function for your own; near it there is math.",
+        ),
         ("a b:c", "--verifier a b:c: there are math, reasoning-gym, exact, or module:function for your own."),
     ],
 )
