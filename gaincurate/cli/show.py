@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from gaincurate.cli import output
 from gaincurate.cli.options import configured
 from gaincurate.core.options import Cache, Option
-from gaincurate.core.store import use_cache
+from gaincurate.core.store import Remote, located, use_cache
 
 if TYPE_CHECKING:
     from gaincurate.core.scored_set import ScoredSet
@@ -106,18 +106,22 @@ def _is_numeric(scored: ScoredSet, name: str) -> bool:
 
 def describe_rollouts(rollouts: RolloutSet, prompts: int) -> dict[str, Any]:
     """What `show` prints of a rollout set, as plain values: `worst` and `best` are prompts."""
-    completions: dict[str, list[dict[str, Any]]] = {}
-    for table in rollouts.tables(["gc_id", "sample", "completion", "reward", "reason"]):
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    judged: dict[str, list[float]] = {}
+    for table in rollouts.tables(["gc_id", "reward"]):
         for row in table.to_pylist():
-            completions.setdefault(row.pop("gc_id"), []).append(row)
-    judged = {
-        gc_id: [row["reward"] for row in rows if row["reward"] is not None]
-        for gc_id, rows in completions.items()
-    }
+            judged.setdefault(row["gc_id"], []).extend([row["reward"]] if row["reward"] is not None else [])
     means = {gc_id: sum(rewards) / len(rewards) for gc_id, rewards in judged.items() if rewards}
     order = sorted(means, key=lambda gc_id: (means[gc_id], gc_id))
     ends = {"worst": order[:prompts], "best": order[max(prompts, len(order) - prompts) :][::-1]}
-    asked = _asked(rollouts, [gc_id for ids in ends.values() for gc_id in ids])
+    chosen = [gc_id for ids in ends.values() for gc_id in ids]
+    asked = _asked(rollouts, chosen)
+    completions: dict[str, list[dict[str, Any]]] = {}
+    for table in rollouts.tables(["gc_id", "sample", "completion", "reward", "reason"]):
+        for row in table.filter(pc.is_in(table["gc_id"], pa.array(chosen, pa.string()))).to_pylist():
+            completions.setdefault(row.pop("gc_id"), []).append(row)
 
     def shown(gc_id: str) -> dict[str, Any]:
         rows = [row for row in completions[gc_id] if row["reward"] is not None]
@@ -136,7 +140,7 @@ def describe_rollouts(rollouts: RolloutSet, prompts: int) -> dict[str, Any]:
 
 
 def _asked(rollouts: RolloutSet, ids: list[str]) -> dict[str, str]:
-    """The questions of these ids, where the scored set still is where the rollouts were made from it."""
+    """The questions of these ids, where the scored set that the rollouts were made from still is there."""
     from gaincurate.core.artifact import EXECUTION
     from gaincurate.core.files import json_lines
     from gaincurate.core.prompts import column_values, questions
@@ -145,7 +149,11 @@ def _asked(rollouts: RolloutSet, ids: list[str]) -> dict[str, str]:
 
     try:
         folder = [line["scored"] for _, line in json_lines(rollouts.folder / EXECUTION) if line][-1]
+        if isinstance(located(folder), Remote):
+            return {}  # a look is not worth a download
         scored = open_scores(folder)
+        if scored.manifest_hash != rollouts.manifest["identity"]["source"]["manifest"]:
+            return {}
         column = scored.identity["source"]["prompt_column"]
         return dict(zip(ids, questions(column_values(scored.rows(ids), column), column), strict=True))
     except (GaincurateError, LookupError):  # moved, or another set: completions are worth a look without it

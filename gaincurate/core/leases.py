@@ -138,7 +138,7 @@ class Leases:
         Raises:
             GaincurateError: what a worker raised, or none came.
         """
-        self._left = set(range(shards))
+        self._left = set(range(max(shards, 1)))  # a part without shards of its own needs the plan too
         while self._plan is None:
             self._step()
         return self._plan

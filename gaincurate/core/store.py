@@ -288,7 +288,7 @@ class Bucket:
             # 412, or 409: another create was under way, which may have come to nothing.
             return False
         except StorageError as error:
-            if "501" not in str(error):  # Not Implemented
+            if not str(error.data["status"]).startswith("501"):  # Not Implemented
                 raise
             self.put(name, data)
         return True
@@ -334,15 +334,16 @@ class Bucket:
         text = str(error).partition("\n\nDebug source")[0]
         status = re.search(r"status code: (\d+[\w ]*)", text)
         why = next((why for pattern, why in _REASONS if re.search(pattern, text)), "{reason}")
+        code = status[1].strip() if status else ""
         why = why.format(
             bucket=self._place.bucket,
             variables=SCHEMES[self._place.scheme],
-            status=status[1].strip() if status else "",
+            status=code,
             endpoint=scrubbed(os.environ.get("AWS_ENDPOINT_URL") or f"the store of {self._place}"),
             reason=scrubbed(" ".join(text.split()).rstrip("."))[:300],
         )
         said = f"cannot {what} {path}: {why}."
-        refused = StorageError(f"{said} Then run the same command again.", path=str(path))
+        refused = StorageError(f"{said} Then run the same command again.", path=str(path), status=code)
         refused.refused = said
         return refused
 

@@ -2,7 +2,8 @@
 
 A condition (`--where`) sees source, score and computed columns, and with `--rollouts` what a model did with
 each prompt: `pass_rate` and `samples`. Parts of a set (`--split`) go by a hash of the id, so a prompt is in
-the same part whatever else the set holds and however it is ordered.
+the same part whatever else the set holds and however it is ordered. Ids that are hashes of the row number its
+copies (`-1`, `-2`). The number is left out here, or a copy of a training row would be validated on.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from gaincurate.schedule.observations import pass_rates_of
 OF_ROLLOUTS = ("pass_rate", "samples")
 """The columns that `--rollouts` adds: the share of right rollouts, and how many were judged."""
 _WHOLE = 1 << 64
+_COPY = re.compile(r"\A([0-9a-f]{32})-[0-9]+\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +141,13 @@ def read_parts(text: str) -> dict[str, float]:
 
 
 def part_of(ids: Sequence[str], parts: Mapping[str, float]) -> Ints:
-    """The place in `parts` of each id, `[ids]`: where its BLAKE2b of 8 bytes lies among the shares."""
+    """The place in `parts` of each id, `[ids]`: where its BLAKE2b of 8 bytes lies among the shares.
+
+    Copies of a row have one place.
+    """
     ends = [round(math.fsum([*parts.values()][: place + 1]) * _WHOLE) for place in range(len(parts) - 1)]
-    keys = [hashlib.blake2b(gc_id.encode(), digest_size=8).digest() for gc_id in ids]
+    contents = (_COPY.sub(r"\1", gc_id) for gc_id in ids)
+    keys = [hashlib.blake2b(content.encode(), digest_size=8).digest() for content in contents]
     places = np.searchsorted(
         np.array(ends, np.uint64),
         np.array([int.from_bytes(key, "big") for key in keys], np.uint64),

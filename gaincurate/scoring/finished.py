@@ -26,7 +26,7 @@ from gaincurate.scoring.model_files import locate_model, place_of
 from gaincurate.scoring.summary import Summary
 
 _LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "pyarrow", "gguf", "triton")
-_SETTINGS = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "ATEN_CPU_CAPABILITY")
+_SETTINGS = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "ATEN_CPU_CAPABILITY")
 
 
 def answer(config: ScoreConfig) -> Summary | None:
@@ -40,8 +40,7 @@ def answer(config: ScoreConfig) -> Summary | None:
         if asked is None or not lines or asked != lines[-1].get("asked"):
             return None
         scored = ScoredSet(config.out, verify=False)
-        if not all((config.out / entry["file"]).exists() for entry in scored.manifest["shards"]):
-            return None
+        scored.verify()
         summary = Summary(config.out)
         read_back(summary, scored.manifest, scored)
     except (GaincurateError, OSError):
@@ -84,7 +83,7 @@ def asked_of(config: ScoreConfig) -> str | None:
             "files": stats,
             "versions": {"gaincurate": __version__, **{name: _version(name) for name in _LIBRARIES}},
             "settings": {name: os.environ.get(name) for name in _SETTINGS},
-            "machine": [platform.node(), platform.machine(), os.cpu_count()],
+            "machine": [platform.node(), platform.machine(), len(os.sched_getaffinity(0))],
             "day": time.strftime("%Y-%m-%d"),
         }
     )

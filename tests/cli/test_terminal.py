@@ -21,6 +21,7 @@ from command import run
 from gaincurate.cli import output
 from gaincurate.core.artifact import EXECUTION, IDENTITY, Artifact
 from gaincurate.core.files import append_line, write_json
+from gaincurate.core.scored_set import open_scores
 from gaincurate.difficulty.engine import Completion
 from gaincurate.difficulty.rollout_set import ROLLOUTS, write_shard
 
@@ -78,6 +79,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "begun").mkdir()
     write_json(tmp_path / "begun" / IDENTITY, {**json.loads((scored / IDENTITY).read_text())})
     identity = {"format": 1, "kind": "rollouts", "engine": {"model": {"name": "tiny"}}}
+    identity["source"] = {"manifest": open_scores(scored).manifest_hash}
     rollouts = tmp_path / "rollouts"
     rollouts.mkdir()
     write_json(rollouts / IDENTITY, identity)
@@ -143,8 +145,12 @@ def test_show_has_completions_with_rewards_worst_and_best_prompts_first(folder: 
     assert (facts["rollouts"], facts["unjudged"], facts["differ"]) == (9, 1, 1)
     printed = run("show", folder / "rollouts").stdout
     assert "id1  0.333  What is 1?\n    0: says id1 1\n    1: says id1 0\n" in printed
+    # Another set at that place, with the same ids.
     shutil.rmtree(folder / "sets")
-    assert "id1  0.333" in run("show", folder / "rollouts").stdout  # without the question
+    sets.make_set(folder / "sets" / "scored", [[sets.scored_row(f"id{i}", "Why?", 0.5, 5) for i in range(3)]])
+    printed = run("show", folder / "rollouts").stdout
+    assert "id1  0.333" in printed
+    assert "Why?" not in printed
 
 
 def test_a_finished_set_answers_again_without_torch_and_not_after_a_change(
@@ -162,6 +168,11 @@ def test_a_finished_set_answers_again_without_torch_and_not_after_a_change(
     assert again["code"] == 0
     assert "out is already complete, nothing was left to score: 6 rows, 0 rejected" in again["stdout"]
     assert "scoring needs torch" in other["stderr"]
+    shard = out / "shard-00000.arrow"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+    assert "shard-00000.arrow" in run(*words).stderr
+    shard.write_bytes(whole)
     rows = data.read_text()
     data.write_text(rows.replace("?", "!", 1))
     assert "scoring needs torch" in run_without(HEAVY, [words])[0]["stderr"]

@@ -44,6 +44,13 @@ def test_every_shard_is_reported_once_and_each_worker_goes_up(workers: int) -> N
     assert not result.crew.placed
 
 
+def test_a_part_without_shards_of_its_own_asks_one_worker_for_the_plan_and_ends() -> None:
+    result = run(FakeCrew(), 0)
+    assert result.parts == []
+    assert len({event.worker for event in result.heard}) == 1
+    assert result.crew.clock() < 60
+
+
 def test_no_more_workers_than_shards_and_no_more_than_wanted() -> None:
     crew = FakeCrew(capacity=lambda now: 50)
     assert {event.worker for event in run(crew, 3).heard} == {0, 1, 2}

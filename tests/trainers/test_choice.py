@@ -182,6 +182,16 @@ def test_parts_have_about_their_shares_and_moving_a_border_moves_no_other_row() 
     assert ((more == 2) == (places == 1)).all()
 
 
+def test_copies_of_a_row_fall_together() -> None:
+    hashes = [hashlib.blake2b(str(number).encode(), digest_size=16).hexdigest() for number in range(100)]
+    parts = {"train": 0.5, "val": 0.5}
+    first = part_of(hashes, parts)
+    assert 20 < first.sum() < 80
+    for copy in (1, 12):
+        assert (part_of([f"{name}-{copy}" for name in hashes], parts) == first).all()
+    assert part_of(["q-1", "q-2", "q-3", "q-4", "q-5", "q-6"], parts).std() > 0  # ids of one's own
+
+
 @pytest.mark.parametrize(
     "text", ["train", "train=1", "a=.5,a=.5", "a=.5,b=x", "a=.5,b=.4", "a=0,b=1", "a b=.5,c=.5", "a=.,b=.5"]
 )
