@@ -293,6 +293,14 @@ def of_rounds(round_: int, rounds: int) -> str:
     return f"round {round_} ({round_ + 1}/{rounds})"
 
 
+class _Page(io.StringIO):
+    """Lines on their way to the terminal, which are to fit it."""
+
+    def isatty(self) -> bool:
+        """It goes there."""
+        return True
+
+
 def watch(
     run: Path,
     look: Callable[[], dict[str, Any]],
@@ -317,7 +325,7 @@ def watch(
         return
 
     def page(facts: dict[str, Any]) -> Text:
-        with contextlib.redirect_stdout(io.StringIO()) as lines:
+        with contextlib.redirect_stdout(_Page()) as lines:
             print_status(facts, max(3, console.size.height - _AROUND))
         return Text(lines.getvalue().rstrip("\n"))
 

@@ -133,7 +133,10 @@ def read_parts(text: str) -> dict[str, float]:
         except ValueError:
             share = 0.0
         if not match or not 0 < share < 1 or match[1] in parts:
-            raise InputError(f"--split {text}: expected NAME=SHARE, each name once, as in train=.9,val=.1.")
+            raise InputError(
+                f"--split {text}: expected NAME=SHARE, each name once and each share between 0 and 1, as in "
+                "train=.9,val=.1."
+            )
         parts[match[1]] = share
     if abs(math.fsum(parts.values()) - 1) > 1e-9:
         raise InputError(f"--split {text}: the shares are {math.fsum(parts.values()):g} together, not 1.")

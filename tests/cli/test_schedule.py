@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -95,6 +96,7 @@ def test_a_status_that_is_watched_follows_the_files_until_the_run_is_finished(
         return Console(file=pages, force_terminal=True, width=400, height=40, **options)
 
     monkeypatch.setattr("rich.console.Console", console)
+    monkeypatch.setenv("COLUMNS", "50")
     seen: list[int] = []
 
     def look() -> Any:
@@ -113,6 +115,9 @@ def test_a_status_that_is_watched_follows_the_files_until_the_run_is_finished(
     assert seen == [1, 2, 3]
     text = pages.getvalue()
     assert text.index("round 0 (1/2) waits") < text.index("round 1 (2/2) waits") < text.index("; finished")
+    rows = re.findall(r"^  \d+ [^:\n]*$", text, flags=re.MULTILINE)
+    assert rows
+    assert all(len(row) <= 50 for row in rows), rows
 
     def pressed() -> None:
         raise KeyboardInterrupt
