@@ -101,6 +101,29 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("as it is", "as it is"),
+        ("cut after the last word that fits", "cut after the last …"),
+        ("一个没有空格的很长很长很长很长的问题", "一个没有空格的很长很长很长很长的问题"),
+        ("一个没有空格的很长很长很长很长很长很长的问题", "一个没有空格的很长很长很长很长很长很 …"),
+        (r"Find $\sum_{k=1}^{n}\frac{1}{k(k+1)}$", r"Find $\sum_{k=1}^{ …"),
+    ],
+)
+def test_an_excerpt_shows_the_beginning_of_a_long_word(text: str, shown: str) -> None:
+    assert output.excerpt(text, 20) == shown
+
+
+@given(text=st.text(), width=st.integers(1, 60))
+def test_an_excerpt_fits_and_is_at_least_half_of_the_width(text: str, width: int) -> None:
+    line = " ".join(output.plain(text).split())
+    short = output.excerpt(text, width)
+    assert len(short) <= width
+    assert short == line or line.startswith(short.removesuffix("…").rstrip())
+    assert len(short) >= min(len(line), width // 2)
+
+
 def test_ls_lists_sets_and_rollouts_a_line_each(folder: Path) -> None:
     listed = {entry["folder"]: entry for entry in json.loads(run("ls", folder, "--json").stdout)}
     assert [Path(name).name for name in listed] == ["begun", "rollouts", "scored"]
