@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,31 @@ def test_ls_lists_sets_and_rollouts_a_line_each(folder: Path) -> None:
     ]
     assert len(run("ls", folder).stdout.splitlines()) == 4
     assert run("ls", folder / "nowhere").exit_code == 2
+
+
+def test_ls_passes_over_a_folder_that_cannot_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("locked", "unsearchable"):
+        (folder / name).mkdir()
+    listing, look = Path.iterdir, Path.exists
+
+    def iterdir(path: Path) -> Iterator[Path]:
+        if path.name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return listing(path)
+
+    def exists(path: Path) -> bool:
+        if path.parent.name == "unsearchable":
+            raise PermissionError(13, "Permission denied", str(path))
+        return look(path)
+
+    before = run("ls", folder).stdout
+    monkeypatch.setattr(Path, "iterdir", iterdir)  # root, who runs tests in containers, may read anything
+    monkeypatch.setattr(Path, "exists", exists)
+    listed = run("ls", folder)
+    assert (listed.exit_code, listed.stdout) == (0, before)
+    refused = run("ls", folder / "locked")
+    assert refused.exit_code == 1
+    assert f"error: cannot read {folder / 'locked'}: permission is denied." in refused.stderr
 
 
 def test_ls_says_how_far_a_run_is(folder: Path) -> None:
