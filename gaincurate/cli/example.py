@@ -16,7 +16,7 @@ from typing import Annotated
 from gaincurate.cli import output
 from gaincurate.cli.options import configured
 from gaincurate.core.options import Option
-from gaincurate.errors import InputError
+from gaincurate.errors import InputError, storage_error
 
 ROWS = 20
 """Per task and level."""
@@ -134,13 +134,16 @@ def example(
         contents = {"prompts.jsonl": "".join(lines).encode()}
         for path in sorted((Path(__file__).parent / "example_files").glob("*.py")):
             contents[path.name] = path.read_bytes()
-        for name, content in contents.items():
-            if (folder / name).exists() and (folder / name).read_bytes() != content:
-                raise InputError(
-                    f"{folder / name} is there with other content: give another folder, such as `gaincurate "
-                    "example demo`."
-                )
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            for name, content in contents.items():
+                if (folder / name).exists() and (folder / name).read_bytes() != content:
+                    raise InputError(
+                        f"{folder / name} is there with other content: give another folder, such as "
+                        "`gaincurate example demo`."
+                    )
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage_error(Path(error.filename or folder), error) from error
         for name, content in contents.items():
             write_atomic(folder / name, content)
         output.text(

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from gaincurate.cli import output
 from gaincurate.cli.options import configured
 from gaincurate.core.options import Option
-from gaincurate.errors import InputError
+from gaincurate.errors import InputError, read_error
 
 _DEPTH = 3  # folders below the one that is listed
 
@@ -30,8 +30,12 @@ def ls(
     Example: gaincurate ls
     """
     with output.reporting():
-        if not folder.is_dir():
-            raise InputError(f"{folder} is no folder.")
+        try:
+            if not folder.is_dir():
+                raise InputError(f"{folder} is no folder.")
+            next(folder.iterdir(), None)
+        except OSError as error:
+            raise read_error(folder, error) from error
         listed = [entry for path in _folders(folder, _DEPTH) if (entry := described(path))]
         if as_json:
             output.as_json(listed)
@@ -45,11 +49,16 @@ def ls(
 
 def _folders(folder: Path, depth: int) -> Iterator[Path]:
     """The folder and those below it, but not what is in a set or a run; sorted by name."""
+    try:
+        is_one = (folder / "identity.json").exists() or (folder / "run.json").exists()
+        paths = [] if is_one or not depth else sorted(folder.iterdir())
+        inside = [path for path in paths if not path.is_symlink() and path.is_dir()]
+    except OSError:  # another user's, or deleted meanwhile: nothing in it can be listed
+        return
     yield folder
-    if depth and not (folder / "identity.json").exists() and not (folder / "run.json").exists():
-        for path in sorted(folder.iterdir()):
-            if path.is_dir() and not path.is_symlink() and not path.name.startswith("."):
-                yield from _folders(path, depth - 1)
+    for path in inside:
+        if not path.name.startswith("."):
+            yield from _folders(path, depth - 1)
 
 
 def described(folder: Path) -> dict[str, Any] | None:

@@ -152,8 +152,13 @@ def short_id(gc_id: str) -> str:
 
 
 def excerpt(value: str, width: int) -> str:
-    """The beginning of a text in one harmless line, cut after a word."""
-    return textwrap.shorten(plain(value), max(width, 1), placeholder=" …")
+    """The beginning of a text in one harmless line, cut after a word, or in a word that is long."""
+    line = " ".join(plain(value).split())
+    short = textwrap.shorten(line, max(width, 1), placeholder=" …")
+    if short == line or (2 * len(short) >= width and short != "…"):
+        return short
+    # Chinese has no spaces and LaTeX few: whole words alone would leave next to nothing.
+    return f"{line[: max(width - 2, 0)].rstrip()} …".lstrip()
 
 
 def number(value: float | None, form: str) -> str:

@@ -89,7 +89,7 @@ def fetch_data(place: Remote, suffixes: tuple[str, ...]) -> Path:
     """The data files that a URL names, in a local folder with the names that they have there.
 
     Args:
-        place: a file, a folder (of files, or of `save_to_disk`), or a pattern with * or [ in names.
+        place: a file, or a folder (of files, or of `save_to_disk`).
         suffixes: how the names of data files end.
 
     Returns:
@@ -99,22 +99,43 @@ def fetch_data(place: Remote, suffixes: tuple[str, ...]) -> Path:
         SourceError: nothing is there, or it changed meanwhile.
         StorageError: the store or the file system refused.
     """
-    parts = place.parts
-    special = next((i for i, part in enumerate(parts) if i > 1 and set(part) & set("*[")), None)
-    folder = place if special is None else Remote(*parts[:special])
-    is_file = False
-    if special is not None:
-        names = _matching(open_store(folder), parts[special:])
-    else:
-        names = _data_files(open_store(folder), suffixes)
-        if not names and len(parts) > 2:
-            folder = Remote(place.parent)
-            names = {name: tag for name, tag in open_store(folder).list().items() if name == place.name}
-            is_file = True
+    names = _data_files(open_store(place), suffixes)
+    if names:
+        return _fetched(place, place, names)
+    folder = Remote(place.parent)
+    if len(place.parts) > 2:
+        names = {name: tag for name, tag in open_store(folder).list().items() if name == place.name}
     if not names:
         raise SourceError(
             f"{place}: there is no data file; the endings read are {', '.join(suffixes)}.", data=str(place)
         )
+    return _fetched(place, folder, names) / place.name
+
+
+def is_pattern(place: Remote) -> bool:
+    """Whether a name below the bucket has a * or a [ in it."""
+    return any(set(part) & set("*[") for part in place.parts[2:])
+
+
+def fetch_matching(place: Remote) -> list[Path]:
+    """Local copies of the files that a pattern with * or [ in names matches, in the order of their names.
+
+    Raises:
+        SourceError: no file matches, or one changed meanwhile.
+        StorageError: the store or the file system refused.
+    """
+    parts = place.parts
+    special = next(i for i, part in enumerate(parts) if i > 1 and set(part) & set("*["))
+    folder = Remote(*parts[:special])
+    names = _matching(open_store(folder), parts[special:])
+    if not names:
+        raise SourceError(f"no file matches '{place}'.", data=str(place))
+    copy = _fetched(place, folder, names)
+    return sorted(copy / name for name in names)
+
+
+def _fetched(place: Remote, folder: Remote, names: dict[str, str | None]) -> Path:
+    """The local folder with the files of a remote one that have these names and ETags."""
     bucket = Bucket(folder)
     with ThreadPoolExecutor(_REQUESTS) as pool:
         sizes = dict(zip(sorted(names), pool.map(bucket.size, sorted(names)), strict=True))
@@ -128,7 +149,7 @@ def fetch_data(place: Remote, suffixes: tuple[str, ...]) -> Path:
             bucket.download(name, copy / name, names[name])
 
     _each(fetch, names)
-    return copy / place.name if is_file else copy
+    return copy
 
 
 def _data_files(store: Store, suffixes: tuple[str, ...]) -> dict[str, str | None]:

@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -102,7 +101,7 @@ TRACKERS: dict[str, Callable[[Run, str | None], Writer]] = {
 
 
 class Tracking(AbstractContextManager["Tracking"]):
-    """A tracker that hears of a run's rounds.
+    """A tracker that hears of a run's rounds, at once of those that it has missed.
 
     Args:
         run: the run.
@@ -127,7 +126,10 @@ class Tracking(AbstractContextManager["Tracking"]):
         except Exception as error:  # whatever a tracker raises where nobody is logged in
             raise InputError(f"--track {tracker}: {tracker} cannot begin: {error}") from error
         self._state = {**state, "id": self._writer.identifier}
+
+    def __enter__(self) -> Tracking:
         self.send()
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -135,28 +137,28 @@ class Tracking(AbstractContextManager["Tracking"]):
         self._guarded(self._writer.close)
 
     def send(self) -> None:
-        """Send the rounds that are done and were not sent before."""
+        """Send the rounds that are done and were not sent before; what goes wrong is a warning."""
+        self._guarded(self._send_missing)
+
+    def _send_missing(self) -> None:
         facts = status(self._run)
         done = [row for row in facts["rounds"] if row["accuracy"] is not None]
         for row in done:
             if row["round"] <= self._state["round"]:
                 continue
             step = max(int(self._state["step"]) + 1, _newest_step(self._run, row["round"]))
-            if not self._guarded(partial(self._writer.log, numbers(row), step)):
-                return
+            self._writer.log(numbers(row), step)
             self._state |= {"round": row["round"], "step": step}
             write_json(self._run.folder / _STATE, self._state)
 
-    def _guarded(self, call: Callable[[], Any]) -> bool:
+    def _guarded(self, call: Callable[[], Any]) -> None:
         try:
             call()
         except Exception as error:
             self._note(
-                f"warning: {self._state['tracker']} was not written: {error}. The next `schedule run` sends "
-                "what is missing"
+                f"warning: {self._state['tracker']} was not written: {str(error).rstrip('.')}. The next "
+                "`schedule run` sends what is missing"
             )
-            return False
-        return True
 
 
 def numbers(row: Json) -> dict[str, float]:

@@ -69,6 +69,32 @@ def test_the_same_files_again_and_no_others_file_is_overwritten(folder: Path, tm
     assert tree(tmp_path) == {"reward.py": b"mine = 1\n"}
 
 
+def test_a_place_that_cannot_be_written_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder" / "prompts.jsonl").mkdir(parents=True)
+
+    def mkdir(path: Path, **options: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    def sentence(folder: Path) -> str:
+        refused = run("example", folder)
+        assert refused.exit_code == 1
+        return refused.stderr.replace(str(tmp_path), "")
+
+    advice = "Put that right and run the same command again.\n"
+    assert sentence(tmp_path / "file") == f"error: cannot write /file: file exists. {advice}"
+    below = "a part of the path is a file, not a folder"
+    assert sentence(tmp_path / "file/demo") == f"error: cannot write /file/demo: {below}. {advice}"
+    assert (
+        sentence(tmp_path / "folder")
+        == f"error: cannot write /folder/prompts.jsonl: is a directory. {advice}"
+    )
+    monkeypatch.setattr(Path, "mkdir", mkdir)  # root, who runs tests in containers, may write anywhere
+    assert sentence(tmp_path / "demo") == f"error: cannot write /demo: permission is denied. {advice}"
+
+
 def test_the_next_commands_are_those_of_the_readme(tmp_path: Path) -> None:
     printed = run("example", tmp_path / "some folder").stdout.partition("next:\n")[2].splitlines()
     assert printed[0] == f"  cd '{tmp_path / 'some folder'}'"

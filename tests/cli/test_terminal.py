@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,29 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("as it is", "as it is"),
+        ("cut after the last word that fits", "cut after the last …"),
+        ("一个没有空格的很长很长很长很长的问题", "一个没有空格的很长很长很长很长的问题"),
+        ("一个没有空格的很长很长很长很长很长很长的问题", "一个没有空格的很长很长很长很长很长很 …"),
+        (r"Find $\sum_{k=1}^{n}\frac{1}{k(k+1)}$", r"Find $\sum_{k=1}^{ …"),
+    ],
+)
+def test_an_excerpt_shows_the_beginning_of_a_long_word(text: str, shown: str) -> None:
+    assert output.excerpt(text, 20) == shown
+
+
+@given(text=st.text(), width=st.integers(1, 60))
+def test_an_excerpt_fits_and_is_at_least_half_of_the_width(text: str, width: int) -> None:
+    line = " ".join(output.plain(text).split())
+    short = output.excerpt(text, width)
+    assert len(short) <= width
+    assert short == line or line.startswith(short.removesuffix("…").rstrip())
+    assert len(short) >= min(len(line), width // 2)
+
+
 def test_ls_lists_sets_and_rollouts_a_line_each(folder: Path) -> None:
     listed = {entry["folder"]: entry for entry in json.loads(run("ls", folder, "--json").stdout)}
     assert [Path(name).name for name in listed] == ["begun", "rollouts", "scored"]
@@ -112,6 +136,31 @@ def test_ls_lists_sets_and_rollouts_a_line_each(folder: Path) -> None:
     ]
     assert len(run("ls", folder).stdout.splitlines()) == 4
     assert run("ls", folder / "nowhere").exit_code == 2
+
+
+def test_ls_passes_over_a_folder_that_cannot_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("locked", "unsearchable"):
+        (folder / name).mkdir()
+    listing, look = Path.iterdir, Path.exists
+
+    def iterdir(path: Path) -> Iterator[Path]:
+        if path.name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return listing(path)
+
+    def exists(path: Path) -> bool:
+        if path.parent.name == "unsearchable":
+            raise PermissionError(13, "Permission denied", str(path))
+        return look(path)
+
+    before = run("ls", folder).stdout
+    monkeypatch.setattr(Path, "iterdir", iterdir)  # root, who runs tests in containers, may read anything
+    monkeypatch.setattr(Path, "exists", exists)
+    listed = run("ls", folder)
+    assert (listed.exit_code, listed.stdout) == (0, before)
+    refused = run("ls", folder / "locked")
+    assert refused.exit_code == 1
+    assert f"error: cannot read {folder / 'locked'}: permission is denied." in refused.stderr
 
 
 def test_ls_says_how_far_a_run_is(folder: Path) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +13,11 @@ import pytest
 from command import run, tree
 from gaincurate.core import cache, store
 from gaincurate.core.artifact import IDENTITY, MANIFEST, shard_name
-from gaincurate.core.cache import fetch_data, local_copy
+from gaincurate.core.cache import fetch_data, fetch_matching, local_copy
 from gaincurate.core.scored_set import SCORES, open_scores
 from gaincurate.core.store import Remote
 from gaincurate.errors import InputError, OutputError, SourceError
+from gaincurate.scoring.readers.source import open_source
 from sets import make_set, scored_row
 
 stores = pytest.importorskip("obstore.store")
@@ -175,14 +178,47 @@ def test_data_files_are_copied_with_their_names(bucket: Path, fetched: list[str]
         return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
     assert names("s3://bucket/in") == ["a-train.jsonl", "b-train.jsonl"]
-    assert names("s3://bucket/in/*.jsonl") == ["a-train.jsonl", "b-train.jsonl"]
-    assert names("s3://bucket/in/[b]*") == ["b-train.jsonl"]
-    assert names("s3://bucket/*/more/*.jsonl") == ["in/more/d.jsonl"]
     with pytest.raises(SourceError, match=r"s3://bucket/in/none\.jsonl: there is no data file; the endings"):
         fetch_data(Remote("s3://bucket/in/none.jsonl"), SUFFIXES)
     (bucket / "in/a-train.jsonl").write_text("other\n")
     assert fetch_data(Remote("s3://bucket/in/a-train.jsonl"), SUFFIXES).read_text() == "other\n"
     assert single.read_text() == "a-train.jsonl\n"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matches"),
+    [
+        ("in/*.jsonl", ["test.jsonl", "train.jsonl"]),
+        ("in/[b-t]r*", ["train.jsonl"]),
+        ("*/more/x.jsonl", ["x.jsonl"]),
+        ("*/*/*.jsonl", ["x.jsonl", "y.jsonl"]),
+    ],
+)
+def test_a_pattern_names_the_files_that_it_names_on_a_disk(
+    bucket: Path, pattern: str, matches: list[str]
+) -> None:
+    (bucket / "in/more").mkdir(parents=True)
+    for name in ("train.jsonl", "test.jsonl", "note.txt", "state.json", "more/x.jsonl", "more/y.jsonl"):
+        (bucket / "in" / name).write_text(json.dumps({"question": name}))
+    assert [path.name for path in fetch_matching(Remote(f"s3://bucket/{pattern}"))] == matches
+    remote, local = open_source(f"s3://bucket/{pattern}"), open_source(str(bucket / pattern))
+    assert list(remote.batches()) == list(local.batches())
+    assert (remote.rows, remote.fingerprint) == (len(matches), local.fingerprint)
+
+
+@pytest.mark.parametrize("pattern", ["in/*.csv", "in/t*", "in/*.jsonl --split train"])
+def test_a_pattern_is_refused_as_it_is_on_a_disk(bucket: Path, pattern: str) -> None:
+    (bucket / "in").mkdir()
+    (bucket / "in/train.jsonl").write_text("{}")
+    (bucket / "in/train.txt").write_text("{}")
+    pattern, _, split = pattern.partition(" --split ")
+
+    def sentence(place: str) -> str:
+        with pytest.raises(SourceError) as refused:
+            open_source(f"{place}/{pattern}", split=split or None)
+        return re.sub(rf"{place}|/\S*/(?=train.txt)", "", str(refused.value))
+
+    assert sentence("s3://bucket") == sentence(str(bucket))
 
 
 def test_a_folder_of_save_to_disk_is_copied_whole(bucket: Path) -> None:

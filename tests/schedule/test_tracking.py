@@ -157,6 +157,25 @@ def test_a_tracker_that_fails_costs_a_warning_and_is_caught_up(
         assert [values["gaincurate/round"] for values, _ in trackers.sent] == [0, 1, 0, 1]
 
 
+def test_a_run_whose_numbers_cannot_be_read_costs_a_warning_and_the_tracker_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trackers = Trackers(monkeypatch)
+    notes: list[str] = []
+    run = runs.begin(tmp_path)
+    play(run)
+    whole = run.outcomes(0).read_bytes()
+    run.outcomes(0).write_text("no JSON\n")
+    with Tracking(run, "wandb", notes.append) as tracking:
+        assert (len(notes), trackers.sent, trackers.closed) == (1, [], 0)
+        assert notes[0].startswith("warning: wandb was not written: ")
+        assert notes[0].endswith("The next `schedule run` sends what is missing")
+        assert ".. " not in notes[0]
+        run.outcomes(0).write_bytes(whole)
+        tracking.send()
+    assert (len(notes), len(trackers.sent), trackers.closed) == (1, 1, 1)
+
+
 @pytest.mark.parametrize("name", TRACKERS)
 def test_a_tracker_that_is_not_installed_is_refused_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from gaincurate.core.arrow import ipc_batches, validate
 from gaincurate.core.artifact import MANIFEST, Artifact
-from gaincurate.core.cache import fetch_data, local_copy
+from gaincurate.core.cache import fetch_data, fetch_matching, is_pattern, local_copy
 from gaincurate.core.files import digest_files, digest_json
 from gaincurate.core.scored_set import SCORES
 from gaincurate.core.store import Remote, located
@@ -149,14 +149,20 @@ def _stats(paths: Iterable[Path | None]) -> tuple[tuple[str, int, int], ...]:
 
 def _open(data: str, split: str | None, hashed: Hashed | None) -> tuple[tuple[Reader, ...], str]:
     place = located(data)
-    if isinstance(place, Remote):
-        data = str(_copied(place))
-    path = Path(data)
-    if path.is_dir() and (path / "dataset_dict.json").exists() | (path / "state.json").exists():
-        return saved_to_disk(path, split)
-    paths = _files(data, split)
-    if paths is None:
-        return from_hub(data, split)
+    paths: list[Path] | None
+    if isinstance(place, Remote) and is_pattern(place):
+        if split is not None:
+            raise _names_files(data, split)
+        paths = _readable(fetch_matching(place))
+    else:
+        if isinstance(place, Remote):
+            data = str(_copied(place))
+        path = Path(data)
+        if path.is_dir() and (path / "dataset_dict.json").exists() | (path / "state.json").exists():
+            return saved_to_disk(path, split)
+        paths = _files(data, split)
+        if paths is None:
+            return from_hub(data, split)
     same = hashed is not None and hashed.files == _stats(paths)
     return tuple(open_file(p) for p in paths), hashed.fingerprint if same and hashed else digest_files(paths)
 
@@ -174,10 +180,7 @@ def _files(data: str, split: str | None) -> list[Path] | None:
     if path.is_dir():
         return _folder(path, split)
     if split is not None and (path.is_file() or any(c in data for c in "*?[")):
-        raise SourceError(
-            f"--split {split} chooses within a folder or data set; {data} names its files. Leave it out.",
-            data=data,
-        )
+        raise _names_files(data, split)
     if path.is_file():
         paths = [path]
     elif any(c in data for c in "*?["):
@@ -188,6 +191,18 @@ def _files(data: str, split: str | None) -> list[Path] | None:
         return None
     else:
         raise SourceError(f"{data} does not exist.", data=data)
+    return _readable(paths)
+
+
+def _names_files(data: str, split: str) -> SourceError:
+    return SourceError(
+        f"--split {split} chooses within a folder or data set; {data} names its files. Leave it out.",
+        data=data,
+    )
+
+
+def _readable(paths: list[Path]) -> list[Path]:
+    """Files that were named, one by one or by a pattern, if each can be told by its name and has content."""
     for p in paths:
         if not p.name.endswith(SUFFIXES):
             raise SourceError(
