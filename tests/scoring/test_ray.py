@@ -17,7 +17,7 @@ from gaincurate.core.progress import Progress
 from gaincurate.errors import GaincurateError, InputError
 from gaincurate.scoring import pipeline
 from gaincurate.scoring.config import ScoreConfig
-from ray_nodes import Nodes, cluster, gone, kill, workers_of
+from ray_nodes import Nodes, alone, cluster, gone, kill, workers_of
 
 pytest.importorskip("ray", reason="needs ray: pip install 'gaincurate[ray]'")
 # Ray's own: sockets and files that it leaves to the garbage collector, and a word about what it will do one day.
@@ -119,6 +119,7 @@ def test_a_worker_of_a_ray_of_our_own_writes_the_same_bytes(
 
 
 @pytest.mark.slow
+@alone
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_any_number_of_workers_writes_the_same_bytes(
     workers: int, tmp_path: Path, tiny_model: Path, data: Path, whole: dict[str, bytes], two: Nodes
@@ -147,6 +148,7 @@ def killed_at(
 
 
 @pytest.mark.slow
+@alone
 @pytest.mark.parametrize("lost", ["node", "raylet", "worker"])
 def test_what_is_lost_is_done_again_by_others(
     lost: str,
@@ -173,6 +175,7 @@ def test_what_is_lost_is_done_again_by_others(
 
 
 @pytest.mark.slow
+@alone
 def test_all_are_lost_and_one_comes_later(
     tmp_path: Path, tiny_model: Path, data: Path, whole: dict[str, bytes], two: Nodes
 ) -> None:
@@ -192,6 +195,7 @@ def test_all_are_lost_and_one_comes_later(
 
 
 @pytest.mark.slow
+@alone
 def test_all_are_lost_and_none_comes_and_the_same_command_goes_on(
     tmp_path: Path, tiny_model: Path, data: Path, whole: dict[str, bytes], two: Nodes
 ) -> None:
@@ -213,6 +217,7 @@ def test_all_are_lost_and_none_comes_and_the_same_command_goes_on(
 
 
 @pytest.mark.slow
+@alone
 def test_twenty_workers_are_killed_in_one_run(
     tmp_path: Path, tiny_model: Path, data: Path, two: Nodes
 ) -> None:
@@ -250,6 +255,7 @@ def poisoned(config: Any, hashed: Any, inbox: Any, report: Any) -> None:
 
 
 @pytest.mark.slow
+@alone
 def test_the_shard_that_kills_its_workers_is_named(
     tmp_path: Path, tiny_model: Path, data: Path, two: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,6 +277,7 @@ def test_the_shard_that_kills_its_workers_is_named(
 
 
 @pytest.mark.slow
+@alone
 def test_a_worker_says_what_one_process_says(tmp_path: Path, tiny_model: Path, two: Nodes) -> None:
     rows = tiny.questions(60)
     rows[50]["question"] = " "
@@ -286,6 +293,7 @@ def test_a_worker_says_what_one_process_says(tmp_path: Path, tiny_model: Path, t
 
 
 @pytest.mark.slow
+@alone
 def test_ctrl_c_leaves_no_worker(tmp_path: Path, tiny_model: Path, data: Path, two: Nodes) -> None:
     def press() -> None:
         raise KeyboardInterrupt
