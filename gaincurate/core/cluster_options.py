@@ -85,9 +85,10 @@ class ClusterConfig(BaseModel):
             InputError: an option of Ray without Ray, or one that cannot be with Ray.
         """
         if self.engine == "local":
-            # Also one that was given as it is by default: who gives it thinks of Ray.
-            for name in ClusterConfig.model_fields:
-                if name in self.model_fields_set and name != "engine":
+            # By value, because a config that was written out names all options.
+            for name, field in ClusterConfig.model_fields.items():
+                default = field.get_default(call_default_factory=True)
+                if name != "engine" and getattr(self, name) != default:
                     raise InputError(f"--{name.replace('_', '-')} goes with --engine ray.")
             if getattr(self, "workers", None) == "all":
                 raise InputError("--workers all goes with --engine ray; without it every GPU is used anyway.")

@@ -21,6 +21,11 @@ def score(**options: Any) -> ScoreConfig:
     return checked(ScoreConfig, {"data": "d", "model": "m", "out": Path("o"), **options})
 
 
+def test_a_config_that_was_written_out_with_all_options_asks_for_no_ray() -> None:
+    written = ScoreConfig(data="rows.jsonl", model="demo", out=Path("out")).model_dump()
+    ScoreConfig(**written).check_engine()
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -28,7 +33,7 @@ def score(**options: Any) -> ScoreConfig:
         ({"worker_gpus": 1}, "--worker-gpus goes with --engine ray."),
         ({"worker_cpus": 2}, "--worker-cpus goes with --engine ray."),
         ({"worker_label": ["a=b"]}, "--worker-label goes with --engine ray."),
-        ({"wait": 600}, "--wait goes with --engine ray."),
+        ({"wait": 60}, "--wait goes with --engine ray."),
         ({"workers": "all"}, "--workers all goes with --engine ray; without it every GPU is used anyway."),
         (
             {"engine": "ray", "worker_gpus": 0.5},
