@@ -24,7 +24,7 @@ alone = pytest.mark.skipif(
 """Marks what needs a Ray of several nodes."""
 _HEALTH = {
     "health_check_initial_delay_ms": 0,
-    "health_check_period_ms": 100,
+    "health_check_period_ms": 500,
     "health_check_failure_threshold": 10,
 }
 STORE = 80 * 2**20

@@ -52,7 +52,7 @@ class Crew(Protocol):
         """Ask for a worker; it may come much later, or never."""
 
     def send(self, worker: int, message: Any) -> None:
-        """Give a worker a message: the start of the run, then lists of shards, then None for the end."""
+        """Give a worker a message: the start of the run, then leases of shards, then None for the end."""
 
     def wait(self, seconds: float) -> list[Event]:
         """What happened, in the order of each worker; empty after so many seconds in which nothing did."""
@@ -70,10 +70,14 @@ class Crew(Protocol):
         """Seconds since any moment."""
 
 
-def shards_of(inbox: queue.SimpleQueue[Any], report: Callable[[str, Any], None]) -> Iterator[int | None]:
+def shards_of(
+    inbox: queue.SimpleQueue[Any],
+    report: Callable[[str, Any], None],
+    take: Callable[[Any], None] = lambda lease: None,
+) -> Iterator[int | None]:
     """The shards that a worker is given, until the end; None where there is no next one yet.
 
-    The first time that one is asked for, the worker is `ready`.
+    The first time that one is asked for, the worker is `ready`. `take` gets each lease before its shards.
     """
     report("ready", None)
     while True:
@@ -82,6 +86,7 @@ def shards_of(inbox: queue.SimpleQueue[Any], report: Callable[[str, Any], None])
         lease = inbox.get()
         if lease is None:
             return
+        take(lease)
         yield from lease
 
 
@@ -123,6 +128,7 @@ class Leases:
         self._started = 0
         self._plan: Any = None
         self._run: Any = None
+        self._pack: Callable[[list[int]], Any] = list
         self._suspects: list[int] = []
         self._pool: list[int] = []
         self._left: set[int] = set()
@@ -143,17 +149,18 @@ class Leases:
             self._step()
         return self._plan
 
-    def hand_out(self, shards: Iterable[int], run: Any) -> None:
+    def hand_out(self, shards: Iterable[int], run: Any, pack: Callable[[list[int]], Any] = list) -> None:
         """Have these shards done; each is heard of once as a `part`.
 
         Args:
             shards: their numbers.
             run: the first message to each worker: what it needs to begin.
+            pack: makes a lease's message, which iterates over its shards, such as a dictionary by shard.
 
         Raises:
             GaincurateError: what a worker raised, a shard that three workers died at, or no worker is left.
         """
-        self._left, self._pool, self._run = set(shards), sorted(shards), (run,)
+        self._left, self._pool, self._run, self._pack = set(shards), sorted(shards), (run,), pack
         for number, worker in self._workers.items():
             if worker.planned:
                 self._crew.send(number, run)
@@ -239,7 +246,7 @@ class Leases:
             lease = [heapq.heappop(self._pool) for _ in range(wanted)]
         if lease:
             worker.shards += lease
-            self._crew.send(number, lease)
+            self._crew.send(number, self._pack(lease))
 
     def _lost(self, number: int, worker: _Worker, death: Death) -> None:
         """Put back what a worker had not reported, and have it replaced."""

@@ -29,6 +29,7 @@ from gaincurate.core.cluster_options import ClusterConfig
 from gaincurate.core.leases import Death, Event, Leases
 from gaincurate.core.process import Terminated
 from gaincurate.core.progress import Progress
+from gaincurate.core.store import CACHE, use_cache
 from gaincurate.errors import GaincurateError, InputError
 
 Report = Callable[[str, Any], None]
@@ -295,7 +296,7 @@ class RayCrew:
             max_restarts=0,
             max_task_retries=0,
             scheduling_strategy="SPREAD",
-        ).remote(self._work, os.getcwd())
+        ).remote(self._work, os.getcwd(), os.environ.get(CACHE))
         self._actors[worker], self._messages[worker] = actor, []
         self._idle.add(worker)
 
@@ -386,11 +387,13 @@ class _Actor:
     Args:
         work: what to do.
         folder: where the run was started, so that relative paths mean the same here.
+        cache: its folder for copies from object stores, where one was given.
     """
 
-    def __init__(self, work: Work, folder: str) -> None:
+    def __init__(self, work: Work, folder: str, cache: str | None) -> None:
         with suppress(OSError):  # absolute paths need none
             os.chdir(folder)
+        use_cache(Path(cache) if cache else None)
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._happened: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._bug: BaseException | None = None

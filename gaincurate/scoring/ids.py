@@ -73,13 +73,17 @@ class Ids:
         self._columns = columns
         self._records: npt.NDArray[Any] = np.memmap(path, _RECORD, "r")
 
+    def records(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """The file's records of these rows."""
+        return self._records[start:stop]
+
     def of(self, start: int, table: pa.Table) -> list[str]:
         """The ids of a table that holds the rows from `start` on.
 
         Raises:
             SourceError: a row is not the one that the id was made from.
         """
-        records = self._records[start : start + table.num_rows]
+        records = self.records(start, start + table.num_rows)
         ids, values = [], _digests(table, self._columns, start)
         for offset, (name, key) in enumerate(values):
             record = records[offset]
@@ -91,6 +95,23 @@ class Ids:
                 )
             ids.append(name if name is not None else _id_of(key, int(record["copy"])))
         return ids
+
+
+class SentIds(Ids):
+    """The ids of the shards that another process sends, which has the file; see `shards_of`."""
+
+    def __init__(self, columns: Columns, shard_rows: int) -> None:
+        self._columns = columns
+        self._shard_rows = shard_rows
+        self._sent: dict[int, bytes] = {}
+
+    def take(self, lease: dict[int, bytes]) -> None:
+        """Keep the records of shards, by number, until they are asked for."""
+        self._sent |= lease
+
+    def records(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """The records of a whole shard, once."""
+        return np.frombuffer(self._sent.pop(start // self._shard_rows), _RECORD)
 
 
 def _digests(table: pa.Table, columns: Columns, start: int) -> Iterator[tuple[str | None, bytes]]:

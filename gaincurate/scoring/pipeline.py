@@ -31,11 +31,11 @@ from gaincurate.core.process import end_workers, start_tracker, start_workers
 from gaincurate.core.progress import Listener, Progress, Sent
 from gaincurate.core.ray_cluster import Needs, Report, Work, need_shared, spread
 from gaincurate.core.scored_set import SCORES, ScoredSet
-from gaincurate.errors import GaincurateError, InputError, OutputError
+from gaincurate.errors import GaincurateError, OutputError
 from gaincurate.scoring.config import ScoreConfig
 from gaincurate.scoring.finished import asked_of, read_back
 from gaincurate.scoring.identity import execution_record
-from gaincurate.scoring.ids import write_ids
+from gaincurate.scoring.ids import Ids, SentIds, write_ids
 from gaincurate.scoring.plan import Outline, Plan, make_plan, open_data
 from gaincurate.scoring.readers.source import Hashed
 from gaincurate.scoring.summary import Summary
@@ -98,11 +98,6 @@ def _engine(
         plan = make_plan(config, progress, summary)
         yield plan, lambda shards: score_everywhere(plan, shards, progress, summary)
         return
-    if Artifact(config.out, SCORES).remote:
-        raise InputError(
-            f"--engine ray with --out {config.out}: its workers need a folder that all machines share. Give "
-            "one, or start the parts of the run with --shard, which may write into an object store."
-        )
     source, columns = open_data(config, progress, summary)
     shards = range(shard_count(source.rows, config.shard_rows))
     ear = _Ear(progress, summary)
@@ -134,7 +129,11 @@ def _engine(
         outline = Outline(config, machine, source, columns, identity)
 
         def score_these(shards: Sequence[int]) -> None:
-            leases.hand_out(shards, "begun")
+            # Ids go with the shards: the file of all is on this machine alone where --out is a store.
+            ids = Ids(work_folder(config.out) / "ids.bin", columns)
+            leases.hand_out(
+                shards, "begun", lambda lease: {k: ids.records(*outline.bounds(k)).tobytes() for k in lease}
+            )
             ear.close()
 
         yield outline, score_these
@@ -147,9 +146,11 @@ def _serve(config: ScoreConfig, hashed: Hashed, inbox: queue.SimpleQueue[Any], r
     report("plan", (plan.machine, plan.identity))
     if inbox.get() is None:
         return
-    need_shared(config.out / IDENTITY)
+    if not Artifact(config.out, SCORES).remote:
+        need_shared(config.out / IDENTITY)
+    ids = SentIds(plan.columns, config.shard_rows)
     summary.seconds = {"loading": time.time() - begun}
-    score_shards(plan, shards_of(inbox, report), Sent(report), summary)
+    score_shards(plan, shards_of(inbox, report, ids.take), Sent(report), summary, ids)
     report("done", summary.seconds)
 
 

@@ -101,7 +101,13 @@ class AsyncWriter:
             last.result()
 
 
-def score_shards(plan: Plan, shards: Iterable[int | None], progress: Progress, summary: Summary) -> None:
+def score_shards(
+    plan: Plan,
+    shards: Iterable[int | None],
+    progress: Progress,
+    summary: Summary,
+    ids: Ids | None = None,
+) -> None:
     """Load the model, score these shards and write them.
 
     Args:
@@ -109,6 +115,7 @@ def score_shards(plan: Plan, shards: Iterable[int | None], progress: Progress, s
         shards: their numbers, best ascending, taken when the model is loaded; None as in `prefetch`.
         progress: hears of every batch and shard, the shards from a thread of their own.
         summary: counts and times are added here.
+        ids: of the rows, those that were written with the run's beginning by default.
     """
     config, out = plan.config, plan.config.out
     progress.loading("the model")
@@ -135,7 +142,7 @@ def score_shards(plan: Plan, shards: Iterable[int | None], progress: Progress, s
     progress.loading("")
     signals = Signals(config, plan.backend, head, summary)
     more = signal_fields(config.signals, prefill.width)
-    cursor, ids = Cursor(plan.source), Ids(work_folder(out) / "ids.bin", plan.columns)
+    cursor, ids = Cursor(plan.source), ids or Ids(work_folder(out) / "ids.bin", plan.columns)
 
     def prepare(index: int) -> _Prepared:
         start, stop = plan.bounds(index)

@@ -209,10 +209,12 @@ def test_a_worker_hands_on_what_it_has_before_it_waits_for_more() -> None:
     assert reported == []
     assert list(shards) == [4, 5, 9]
     assert reported == ["ready"]
-    shards = shards_of(inbox, lambda kind, value: None)
+    taken: list[Any] = []
+    shards = shards_of(inbox, lambda kind, value: None, taken.append)
     assert next(shards) is None
-    inbox.put([7])
+    inbox.put({7: "what goes with it"})
     assert next(shards) == 7
+    assert taken == [{7: "what goes with it"}]
     assert next(shards) is None
 
 

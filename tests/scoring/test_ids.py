@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import tiny
 from gaincurate.core.prompts import find_columns
 from gaincurate.errors import SourceError, StorageError
-from gaincurate.scoring.ids import Ids, digest, write_ids
+from gaincurate.scoring.ids import Ids, SentIds, digest, write_ids
 from gaincurate.scoring.readers.source import Source, open_source
 
 # An independent writer of the JSON that the rule names: no json.dumps, so that its options are tested too.
@@ -234,6 +234,21 @@ def test_a_row_that_changed_since_its_id_was_made_is_named(tmp_path: Path) -> No
     assert len(made.of(0, changed.slice(0, 5))) == 5
     with pytest.raises(SourceError, match=r"row 5 \(from 0\) is not what it was when the ids were made"):
         made.of(4, changed.slice(4))
+
+
+@pytest.mark.parametrize("asked", [{}, {"id_column": "key"}])
+def test_ids_that_are_sent_shard_by_shard_are_those_of_the_file(
+    tmp_path: Path, asked: dict[str, str]
+) -> None:
+    rows = [{"prompt": f"q{i % 3}", "key": f"k{i}"} for i in range(11)]
+    source = source_of(tmp_path, rows)
+    columns, table = find_columns(source.schema, **asked), pa.Table.from_pylist(rows)
+    write_ids(tmp_path / "ids.bin", source.batches(), columns)
+    made, sent = Ids(tmp_path / "ids.bin", columns), SentIds(columns, 4)
+    for lease in ([2], [0, 1]):  # a worker's shards come in any order
+        sent.take({shard: made.records(4 * shard, 4 * shard + 4).tobytes() for shard in lease})
+    found = [name for start in (0, 4, 8) for name in sent.of(start, table.slice(start, 4))]
+    assert found == made.of(0, table)
 
 
 def test_a_folder_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:

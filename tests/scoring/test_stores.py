@@ -363,6 +363,20 @@ def test_workers_of_one_machine_write_there_too(world: World) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # Ray leaves sockets to the garbage collector
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:Tip. In future versions of Ray:FutureWarning")
+def test_workers_on_ray_write_there_too_without_a_folder_that_they_share(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    for name in ("RAY_ADDRESS", "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+    score_dataset(world.config(engine="ray", workers=2, device="cpu"))
+    assert world.files() == world.reference(device="cpu")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("machines", [1, 2])
 def test_two_writers_at_once_make_one_set(world: World, machines: int) -> None:
     expected = world.reference()
