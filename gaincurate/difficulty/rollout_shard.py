@@ -5,6 +5,7 @@ The journal keeps every completion as it arrives, because a server's tokens are 
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,9 +30,10 @@ from gaincurate.errors import OutputError, RowError, storage_error
 
 
 class Journal:
-    """One file of lines, open for appending; its writer holds the folder's lock.
+    """One file of lines, open for appending by one writer at a time.
 
-    A piece of a line that a killed writer left at the end is cut off when it is opened.
+    A piece of a line that a killed writer left at the end is cut off when it is opened. Who opens it waits
+    for the one before: a worker that Ray lost sight of may live, and its successor must not cut its lines.
 
     Raises:
         StorageError: the file system refused.
@@ -43,6 +45,7 @@ class Journal:
             path.parent.mkdir(parents=True, exist_ok=True)
             fresh = not path.exists()
             self._file = path.open("ab+")
+            fcntl.flock(self._file, fcntl.LOCK_EX)
             self._cut()
             if fresh:
                 sync_folder(path.parent)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,22 @@ def test_a_journal_cut_anywhere_keeps_its_whole_lines(
     again.append([{"more": "ü\n"}])
     assert list(again.entries()) == [*kept, {"more": "ü\n"}]
     again.close()
+
+
+def test_a_journal_waits_for_the_writer_before(tmp_path: Path) -> None:
+    path, opened = tmp_path / "j.jsonl", list[Journal]()
+    first = Journal(path)
+    first._file.write(b'{"a": ')  # in the middle of a line, which is no piece of a killed writer's
+    first._file.flush()
+    second = threading.Thread(target=lambda: opened.append(Journal(path)))
+    second.start()
+    second.join(0.2)
+    assert not opened
+    first._file.write(b"1}\n")
+    first.close()
+    second.join()
+    assert list(opened[0].entries()) == [{"a": 1}]
+    opened[0].close()
 
 
 def test_a_journal_with_a_long_piece_at_its_end(tmp_path: Path) -> None:
