@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pyarrow as pa
 import torch
+import transformers
 from policy import Policy
 from pydantic import Field
 from world import Prompts, World
@@ -189,14 +190,24 @@ class Oracle(base.Selector):
 
     Options: ClassVar[type[base.Options]] = OracleOptions
     reads_scores: ClassVar[bool] = False
+    _prompts: Prompts | None = None
 
     def prepare(self, context: Any) -> None:
         """Ask for the values."""
+        exact = context.exact if isinstance(context, Context) else self._of_a_run(context)
         if self.options.of == "variance":
-            rates = context.exact.accuracies()
-            self._values = rates * (1 - rates)
+            rates = exact.accuracies()
+            values = rates * (1 - rates)
         else:
-            self._values = context.exact.influences()
+            values = exact.influences()
+        self._values = values[context.rows]
+
+    def _of_a_run(self, context: Any) -> Exact:
+        """Of a run of `gaincurate compare`, whose trainer saves its weights before each round."""
+        if self._prompts is None:  # how an answer is spelt does not change
+            tokenizer = transformers.AutoTokenizer.from_pretrained(context.run.config.model)
+            self._prompts = Prompts(context.scored, np.arange(len(context.scored)), tokenizer)
+        return Exact(self._prompts, Policy(Path(context.checkpoint)))
 
     def draw(self, round_: int) -> Ints:
         """`[budget]` distinct rows."""
