@@ -39,6 +39,7 @@ _PLACE = re.compile(r"\[?([^\[\]/\s]+)\]?:(\d+)")
 _KNOCK = 5.0  # seconds for an address to answer
 _SOON = 60.0  # seconds in which Ray joins or starts
 _STORE = 80 * 2**20  # bytes: no data goes through Ray's store, and this is near the least that it takes
+_NEVER_RAN = "The actor never ran"
 _NEVER_ENDS = "Worker unexpectedly exits with a connection error"
 
 
@@ -338,11 +339,11 @@ class RayCrew:
         try:
             happened = self._ray.get(call)
         except errors.RayActorError as error:
-            return [Event(worker, "died", Death(_reason(error), bool(getattr(error, "preempted", False))))]
+            return [Event(worker, "died", _death(error))]
         except errors.RayTaskError as error:
             raise error.as_instanceof_cause() from None  # a bug looks like one
         except errors.RayError as error:
-            return [Event(worker, "died", Death(_reason(error)))]
+            return [Event(worker, "died", _death(error))]
         self._idle.add(worker)
         return [Event(worker, kind, value) for kind, value in happened]
 
@@ -369,6 +370,12 @@ class RayCrew:
     def clock(self) -> float:
         """See `Crew`."""
         return time.monotonic()
+
+
+def _death(error: BaseException) -> Death:
+    """How a worker is gone. One that never ran was given a place on a machine that was lost meanwhile."""
+    taken = bool(getattr(error, "preempted", False)) or _NEVER_RAN in str(error)
+    return Death(_reason(error), taken)
 
 
 def _reason(error: BaseException) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -216,6 +218,27 @@ def test_room_is_what_the_nodes_have_that_are_alive_and_have_the_label(needs: Ne
     crew._ray = FakeRay([big, small, node(alive=False, CPU=99, GPU=9), node()])
     crew._needs = needs
     assert crew.room() == room
+
+
+@pytest.mark.parametrize("never_started", [True, False])
+def test_a_worker_that_never_ran_is_no_failed_start(never_started: bool) -> None:
+    ray = pytest.importorskip("ray")
+    from ray.core.generated.common_pb2 import ActorDiedErrorContext
+
+    cause = ActorDiedErrorContext(
+        actor_id=b"\1" * 16, error_message="The node died.", never_started=never_started
+    )
+    crew = RayCrew.__new__(RayCrew)
+    crew._ray = SimpleNamespace(exceptions=ray.exceptions, get=raising(ray.exceptions.ActorDiedError(cause)))
+    [event] = crew._events_of(3, "call")
+    assert (event.worker, event.kind, event.value.preempted) == (3, "died", never_started)
+
+
+def raising(error: Exception) -> Callable[[Any], None]:
+    def get(call: Any) -> None:
+        raise error
+
+    return get
 
 
 def test_a_folder_that_is_not_shared(tmp_path: Path) -> None:
