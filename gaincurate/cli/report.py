@@ -128,9 +128,10 @@ def _shown(estimate: Estimate | None, sign: str = "+") -> str:
     if estimate is None or estimate.value is None:
         return "-"
     text = format(estimate.value, f"{sign}.2f")
-    if estimate.low is None or estimate.high is None:
+    if estimate.low is None or estimate.high is None or estimate.low == estimate.high:
         return text
-    return f"{text} ±{(estimate.high - estimate.low) / 2:.2f}"
+    half = (estimate.high - estimate.low) / 2
+    return f"{text} ±{half:.2f}" if half >= 0.005 else f"{text} ±{half:.1g}"
 
 
 def _outcomes(document: Document) -> None:

@@ -334,7 +334,8 @@ METHODS = {
     "interval": (
         "95 % over prompts, by the infinitesimal jackknife, which is what the bootstrap over prompts tends "
         "to: each row's influence on the figure, that on the others' ranks included; for correlations on "
-        "Fisher's scale, for ratios on the logarithm's. Intervals hold one at a time."
+        "Fisher's scale, for ratios on the logarithm's. Intervals hold one at a time. There is none below 10 "
+        "rows, nor where fewer than 5 differ from a column's commonest value: a resample could miss them all."
     ),
     "given_length": (
         "Partial correlation of the ranks given the ranks of question length: what is left if length acts on "
