@@ -20,6 +20,7 @@ from gaincurate.core.stats import (
     between,
     correlate,
     inside_each,
+    mean,
     partial,
     ranks,
     spearman,
@@ -278,3 +279,21 @@ def test_intervals_cover(draw: Callable[[int], Draw], rows: int, groups: int, gi
     # Were the coverage 95 %, fewer or more would be seen once in 10,000 times; the cautious side has some room.
     low, high = stats.binom.ppf([5e-5, 1 - 5e-5], draws, [0.95, 0.975])
     assert low <= held <= high
+
+
+def test_no_interval_rests_on_a_handful_of_rows_that_differ() -> None:
+    rng = np.random.default_rng(0)
+    first, rare = rng.normal(size=40), np.zeros(40)
+    rare[:4] = [1.0, 0.5, 1.0, 0.25]
+    one, two = Strata.one(40), Strata(np.repeat([0, 1], 20))
+    for strata in (one, two):
+        found = correlate(Ranked(first, strata), Ranked(rare, strata))
+        assert found is not None
+        assert (found.estimate().low, found.estimate().high) == (None, None)
+    assert inside_each(Ranked(first, two), Ranked(rare, two))[0].low is None
+    assert mean(rare).low is None
+    rare[4] = 1.0
+    found = correlate(Ranked(first, one), Ranked(rare, one))
+    assert found is not None
+    assert found.estimate().low is not None
+    assert mean(rare).low is not None

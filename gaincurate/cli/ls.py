@@ -69,7 +69,11 @@ def described(folder: Path) -> dict[str, Any] | None:
         config, state = run["config"], _read(folder / "state.json")
         round_, rounds = state.get("round"), config.get("rounds")
         model = Path(str(config.get("model"))).name if config.get("model") else None
-        facts |= {"kind": f"run, {config.get('strategy')}", "rows": run.get("rows"), "model": model}
+        facts |= {
+            "kind": f"run, {config.get('strategy')}",
+            "rows": run.get("kept", run.get("rows")),
+            "model": model,
+        }
         if round_ is None or round_ < 0:
             return facts | {"state": "no round yet"}
         if state.get("finished"):

@@ -128,9 +128,10 @@ def _shown(estimate: Estimate | None, sign: str = "+") -> str:
     if estimate is None or estimate.value is None:
         return "-"
     text = format(estimate.value, f"{sign}.2f")
-    if estimate.low is None or estimate.high is None:
+    if estimate.low is None or estimate.high is None or estimate.low == estimate.high:
         return text
-    return f"{text} ±{(estimate.high - estimate.low) / 2:.2f}"
+    half = (estimate.high - estimate.low) / 2
+    return f"{text} ±{half:.2f}" if half >= 0.005 else f"{text} ±{half:.1g}"
 
 
 def _outcomes(document: Document) -> None:
@@ -344,6 +345,13 @@ def report(
         Path | None,
         Option("Write all of it as one HTML file, which works offline.", names=("--output", "-o")),
     ] = None,
+    explore: Annotated[
+        bool,
+        Option(
+            "With -o report.html: write report-prompts.html too, with every prompt to sort, filter and "
+            "search, and a map of the embeddings."
+        ),
+    ] = False,
     cache: Cache = None,
     as_json: Annotated[bool, Option("Print everything as JSON.", names=("--json",))] = False,
 ) -> None:
@@ -359,11 +367,19 @@ def report(
         use_cache(cache)
         if page is not None:
             need_a_place_for_the_page(page, "--output")
-        from gaincurate.report.build import report as build
+        beside = None
+        if explore:
+            if page is None:
+                raise InputError(
+                    "--explore writes a page beside the report's: name that one, -o report.html."
+                )
+            beside = page.with_name(f"{page.stem}-prompts{page.suffix}")
+            need_a_place_for_the_page(beside, "--explore")
+        from gaincurate.report.build import look
         from gaincurate.report.document import to_json
 
         checks = report_checks(config, near_duplicates)
-        document = build(
+        looked = look(
             folder,
             run=run,
             rollouts=rollouts or [],
@@ -373,12 +389,21 @@ def report(
             columns=columns or [],
             hygiene=checks,
         )
+        document = looked.document
         if page is not None:
             from gaincurate.core.files import write_atomic
+            from gaincurate.report import explore as prompts
             from gaincurate.report.page import to_html
 
-            write_atomic(page, to_html(document).encode())
+            if beside is not None:
+                # `export --rollouts` has no --success: its pass rates are the same only without one.
+                same = document.outcomes if success is None else []
+                text = prompts.to_html(looked.scored, looked.table, outcomes=same, report=page.name)
+                write_atomic(beside, text.encode())
+            write_atomic(page, to_html(document, None if beside is None else beside.name).encode())
             output.note(f"{page}: written; open it in a browser.")
+            if beside is not None:
+                output.note(f"{beside}: every prompt; keep it beside {page.name}, which links to it.")
         if as_json:
             output.as_json(to_json(document))
         else:

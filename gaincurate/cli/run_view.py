@@ -243,7 +243,7 @@ def print_status(facts: dict[str, Any], last: int | None = None) -> None:
         by += f", within the groups of {facts['stratify']}"
     output.text(
         f"{facts['run']}: {facts['strategy']}{by}, {facts['budget']:,} of "
-        f"{output.counted(facts['rows'], 'prompt')} a round, "
+        f"{output.counted(facts['kept'], 'prompt')} a round, "
         f"{output.counted(facts['planned_rounds'], 'round')}; {where}"
     )
     columns = [column for column in _COLUMNS if any(column[2](row) is not None for row in rounds)]

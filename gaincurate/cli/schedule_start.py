@@ -292,7 +292,7 @@ def start(
         plan = opened.plan(0)
         output.text(
             f"{run}: round 0 of {opened.config.rounds} is planned: {opened.config.budget:,} of "
-            f"{output.counted(opened.facts['rows'], 'prompt')}, "
+            f"{output.counted(opened.prompts, 'prompt')}, "
             f"{output.counted(plan['forecast']['prompt_tokens'], 'prompt token')}"
         )
         output.text(f"  data: {opened.data(0)}")

@@ -28,6 +28,8 @@ Scale = Literal["plain", "fisher", "log"]
 LEVEL = 0.95
 LEAST = 10
 """Fewer rows have no interval."""
+DIFFERING = 5
+"""Nor does a column of which fewer rows differ from the commonest value: many a resample would have none."""
 _NOTHING_LEFT = 1e-9  # of a rank variance, of which a control takes the rest: what remains is rounding
 
 
@@ -70,7 +72,8 @@ class Estimate:
     """A statistic with its 95 % interval over prompts.
 
     `value` is None where the statistic is not defined (a constant column, fewer than three rows); `low` and
-    `high` are None where no interval can be given (fewer than ten rows). `rows` is how many rows it rests on.
+    `high` are None where no interval can be given (fewer than ten rows, or than five that differ from the
+    commonest value). `rows` is how many rows it rests on.
     """
 
     value: float | None
@@ -197,7 +200,14 @@ def mean(values: Floats, *, level: float = LEVEL) -> Estimate:
     if not len(values):
         return Estimate(None, None, None, 0)
     centre = float(np.mean(values))
+    if differing(values) < DIFFERING:
+        return Estimate(centre, None, None, len(values))
     return estimate(centre, values - centre, level=level)
+
+
+def differing(values: Floats) -> int:
+    """How many of `[rows]` do not have the commonest value."""
+    return len(values) - int(np.unique(values, return_counts=True)[1].max(initial=0))
 
 
 class Strata:
@@ -264,6 +274,10 @@ class Ranked:
         middle = (self._ends[:-1] + self._ends[1:]) / 2
         at = codes[self._ends[:-1]]
         self.scores: Floats = ((middle - begins[at]) / strata.sizes[at] - 0.5)[tie]
+        largest = np.zeros(len(strata), np.int64)
+        np.maximum.at(largest, at, np.diff(self._ends))
+        self.differing = strata.sizes - largest
+        """Rows that do not have their stratum's commonest value, `[strata]`."""
 
     @cached_property
     def variances(self) -> Floats:
@@ -304,14 +318,17 @@ class Ranked:
 
 @dataclass(frozen=True, slots=True)
 class Correlation:
-    """A correlation and each row's influence on it, `[rows]`."""
+    """A correlation, each row's influence on it, `[rows]`, and `differing` of the column that varies less."""
 
     value: float
     influence: Floats
     strata: int
+    differing: int
 
     def estimate(self, *, level: float = LEVEL) -> Estimate:
         """With its interval."""
+        if self.differing < DIFFERING:
+            return Estimate(self.value, None, None, len(self.influence))
         return estimate(self.value, self.influence, scale="fisher", level=level, spent=self.strata + 1)
 
 
@@ -327,7 +344,7 @@ def correlate(first: Ranked, second: Ranked) -> Correlation | None:
     influence = _centred(product, covariances, covariance, strata)
     influence /= scale
     influence -= value * (first.influence + second.influence)
-    return Correlation(value, influence, len(strata))
+    return Correlation(value, influence, len(strata), int(min(first.differing.sum(), second.differing.sum())))
 
 
 def _product(first: Ranked, second: Ranked) -> Floats:
@@ -365,7 +382,7 @@ def partial(xy: Correlation | None, xz: Correlation | None, yz: Correlation | No
         + (value * xz.value / left_x - yz.value / scale) * xz.influence
         + (value * yz.value / left_y - xz.value / scale) * yz.influence
     )
-    return Correlation(_bounded(value), influence, xy.strata + 1)
+    return Correlation(_bounded(value), influence, xy.strata + 1, xy.differing)
 
 
 def inside_each(first: Ranked, second: Ranked) -> list[Estimate]:
@@ -383,14 +400,17 @@ def inside_each(first: Ranked, second: Ranked) -> list[Estimate]:
             - strata.spread(values / 2 / b) * (second.variance_parts - strata.spread(3 * b))
         )
     errors = np.sqrt(strata.means(influence**2) / np.maximum(strata.sizes - 2, 1))
+    enough = np.minimum(first.differing, second.differing) >= DIFFERING
     return [
-        _stratum_estimate(_bounded(float(values[k])) if defined[k] else None, float(errors[k]), int(rows))
+        _stratum_estimate(
+            _bounded(float(values[k])) if defined[k] else None, float(errors[k]), int(rows), bool(enough[k])
+        )
         for k, rows in enumerate(strata.sizes)
     ]
 
 
-def _stratum_estimate(value: float | None, error: float, rows: int) -> Estimate:
-    if value is None or rows < LEAST:
+def _stratum_estimate(value: float | None, error: float, rows: int, enough: bool) -> Estimate:
+    if value is None or rows < LEAST or not enough:
         return Estimate(value, None, None, rows)
     return Estimate(value, *bounds(value, error, scale="fisher", freedom=rows - 2), rows)
 

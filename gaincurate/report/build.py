@@ -9,6 +9,7 @@ beyond is counted beside them, and the number of bins does not depend on the num
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,15 @@ _FAR = 1.5  # times the middle's width: a column that is wider than that has far
 _LEAST = 10  # rows of a band
 
 
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """A report, and what it was made from: the set, and its columns with pass rates among them."""
+
+    document: Document
+    scored: ScoredSet
+    table: Table
+
+
 def report(
     folder: str | Path,
     *,
@@ -91,6 +101,30 @@ def report(
         OutputError: no finished set or run, or a damaged file.
         StorageError: a file cannot be read.
     """
+    return look(
+        folder,
+        run=run,
+        rollouts=rollouts,
+        success=success,
+        against=against,
+        group_column=group_column,
+        columns=columns,
+        hygiene=hygiene,
+    ).document
+
+
+def look(
+    folder: str | Path,
+    *,
+    run: str | Path | None = None,
+    rollouts: Sequence[str | Path] = (),
+    success: float | None = None,
+    against: Sequence[str | Path] = (),
+    group_column: str | None = None,
+    columns: Sequence[str] = (),
+    hygiene: HygieneOptions = DUPLICATES,
+) -> Looked:
+    """`report`, with the set and the columns that it was made from, for a page of every prompt."""
     scored = ScoredSet(folder)
     opened = None if run is None else Run(run)
     table = read_table(scored, group_column=group_column, columns=columns)
@@ -109,7 +143,7 @@ def report(
     group = None if table.groups is None else table.groups.column
     cells = {(cell.first, cell.second): cell.correlation for cell in relations.matrix}
     signals = table.names("signal")
-    return Document(
+    document = Document(
         format=FORMAT,
         about=_about(scored, table),
         headline=verdict_text.headline(decided, roles),
@@ -142,6 +176,7 @@ def report(
         methods=METHODS,
         group_rates=group_rates(table, observed),
     )
+    return Looked(document, scored, table)
 
 
 def _wasted(by_policy: Sequence[Rates]) -> Estimate | None:
@@ -299,7 +334,8 @@ METHODS = {
     "interval": (
         "95 % over prompts, by the infinitesimal jackknife, which is what the bootstrap over prompts tends "
         "to: each row's influence on the figure, that on the others' ranks included; for correlations on "
-        "Fisher's scale, for ratios on the logarithm's. Intervals hold one at a time."
+        "Fisher's scale, for ratios on the logarithm's. Intervals hold one at a time. There is none below 10 "
+        "rows, nor where fewer than 5 differ from a column's commonest value: a resample could miss them all."
     ),
     "given_length": (
         "Partial correlation of the ranks given the ranks of question length: what is left if length acts on "

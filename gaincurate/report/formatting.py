@@ -106,8 +106,8 @@ def share(value: float | None) -> str:
 
 
 def interval(estimate: Estimate, places: int = 2) -> str:
-    """An estimate's interval, `+0.14 to +0.30`; empty where there is none."""
-    if estimate.low is None or estimate.high is None:
+    """An estimate's interval, `+0.14 to +0.30`; empty where there is none, or where nothing varied."""
+    if estimate.low is None or estimate.high is None or estimate.low == estimate.high:
         return ""
     return f"{signed(estimate.low, places)} to {signed(estimate.high, places)}"
 

@@ -1,7 +1,8 @@
 """What every page is built with: the templates, the filters of their numbers, and sentences as markup.
 
-A page asks for nothing: styles and pictures are in it, there is no script, and its own policy forbids both
-scripts and requests. So a prompt that slipped through as markup could still do nothing.
+A page asks for nothing: styles and pictures are in it, and its own policy forbids requests and scripts. Only
+the page of every prompt has a script, which its policy names by its hash. So a prompt that slipped through
+as markup could still do nothing.
 """
 
 from __future__ import annotations

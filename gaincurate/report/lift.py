@@ -8,12 +8,14 @@ from __future__ import annotations
 import numpy as np
 
 from gaincurate.core.stats import (
+    DIFFERING,
     Estimate,
     Floats,
     Ranked,
     Strata,
     brier,
     correlate,
+    differing,
     estimate,
     mean,
     pearson,
@@ -70,7 +72,7 @@ def lift(values: Floats, outcome: Floats, share: float = SHARE) -> Estimate:
     ratio = top / overall
     influence = above / overall - ratio * (outcome - overall) / overall
     interval = estimate(ratio, influence, scale="log", spent=2)
-    if picked < 10:
+    if picked < 10 or differing(outcome) < DIFFERING:
         return Estimate(ratio, None, None, picked)
     return Estimate(interval.value, interval.low, interval.high, picked)
 

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from gaincurate.core.files import digest_files
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.core.stats import Estimate, Floats, estimate, mean
+from gaincurate.core.stats import DIFFERING, Estimate, Floats, differing, estimate, mean
 from gaincurate.difficulty import rollout_set
 from gaincurate.difficulty.metrics import noise_ceiling, pass_variance
 from gaincurate.difficulty.pass_rates import PassRates, pooled
@@ -245,6 +245,8 @@ def ceiling(wins: Floats, losses: Floats) -> Estimate:
     share = 1 - float(noise.mean()) / whole
     influence = -(noise - noise.mean()) / whole + float(noise.mean()) / whole**2 * (spread - whole)
     interval = estimate(share, influence)
+    if differing(rate) < DIFFERING:
+        return Estimate(value, None, None, len(rate))
     low, high = (
         None if end is None else math.sqrt(min(1.0, max(0.0, end))) for end in (interval.low, interval.high)
     )

@@ -79,17 +79,19 @@ Series = tuple[str, str, Callable[[Round], float | None]]
 Say = Callable[[float | None], str]
 
 
-def to_html(document: Document) -> str:
+def to_html(document: Document, explore: str | None = None) -> str:
     """The whole page.
 
     Args:
         document: its texts come from data; each is escaped, and characters without a shape are written out.
+        explore: the page of every prompt beside this one, to link to.
     """
     return (
         _templates()
         .get_template("page.html.j2")
         .render(
             document=document,
+            explore=explore,
             # What is worth a trial comes first; the rest stays in the set's order.
             verdicts=sorted(document.verdicts, key=lambda verdict: verdict.sort_first is None),
             pictures=pictures(document),

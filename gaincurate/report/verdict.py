@@ -105,10 +105,12 @@ def by_length(evidence: Evidence) -> bool:
 def kind_of(judged: Judged) -> Kind:
     """The verdict on one relation."""
     relation, beyond, in_bins = judged.relation, judged.beyond, judged.in_bins
-    if relation.overall.rows < _LEAST or relation.overall.low is None:
+    if relation.overall.rows < _LEAST or relation.overall.value is None:
         return "not-enough-rows"
     if beyond.value is None:
         return "tells-length-only"  # length leaves nothing of it
+    if relation.overall.low is None:
+        return "not-enough-rows"
     side = sign(beyond)
     if side and side == sign(in_bins):
         return "tells-more" if abs(weaker(beyond, in_bins).value or 0.0) >= MATTERS else "tells-little-more"

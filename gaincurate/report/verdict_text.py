@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gaincurate.core.stats import Estimate
+from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.report.document import Document, Kind, Lift, Verdict
 from gaincurate.report.table import LENGTH
 from gaincurate.report.verdict import MATTERS, Decision, Evidence, best_end, by_length, left, weaker
@@ -20,6 +21,7 @@ from gaincurate.schedule.forecast import LITTLE_WASTE
 
 _NOT_ITSELF = "there is nothing to judge it by but the pass rates that it was made from"
 _MOSTLY = 0.5  # of a score's order, beyond chance: then it is first of all a choice of groups
+_USUAL = 200  # tokens of an answer, to show what rollouts may cost
 _FEW = 2000  # rows; of fewer gain-rl's default width of 1,000 ranks is nearly all
 Tone = Literal["yes", "some", "no", "unknown"]
 ANSWERS: dict[Kind, tuple[str, Tone]] = {
@@ -294,21 +296,34 @@ def unknown(roles: frozenset[str], folder: str, rows: int, *, model: str, verifi
             f"{text}The set has no column of answers that a verifier could judge by: `gaincurate difficulty "
             "rollout` takes one with --answer-column, or a verifier of your own, --verifier module:function."
         )
+    references = max(1, min(512, rows))
     command = ["gaincurate", "difficulty", "rollout", folder, "--out", "rollouts", "--model", model]
-    command += ["--verifier", verifier, "--reference", str(max(1, min(512, rows)))]
+    command += ["--verifier", verifier, "--reference", str(references)]
     again = ["gaincurate", "report", folder, "--rollouts", "rollouts"]
     if verifier == "reasoning-gym":  # which gives a little for wrong answers too
         again += ["--success", "1"]
     return (
         f"{text}A few hundred prompts are enough to begin with: `{shlex.join(command)}`, then "
-        f"`{shlex.join(again)}`."
+        f"`{shlex.join(again)}`. {_cost(references)}"
+    )
+
+
+def _cost(references: int) -> str:
+    """What rollouts of so many prompts take, by the defaults of `difficulty rollout`."""
+    samples = RolloutConfig.model_fields["samples"].default
+    longest = RolloutConfig.model_fields["max_tokens"].default
+    completions = references * samples
+    return (
+        f"That is {references:,} prompts x {samples} = {completions:,} completions: "
+        f"{completions * longest:,} tokens at most (--max-tokens {longest}), {completions * _USUAL:,} with "
+        f"answers of {_USUAL} tokens. `--reference 16` first says how long yours are and how fast they come."
     )
 
 
 def _shown(estimate: Estimate) -> str:
     if estimate.value is None:
         return "not defined"
-    if estimate.low is None or estimate.high is None:
+    if estimate.low is None or estimate.high is None or estimate.low == estimate.high:
         return f"{estimate.value:+.2f}"
     return f"{estimate.value:+.2f} ({estimate.low:+.2f} to {estimate.high:+.2f})"
 

@@ -85,6 +85,7 @@ def start(config: ScheduleConfig, note: Note = silent) -> Run:
             "params": options.model_dump(mode="json"),
             "scores": {**_where(config), "manifest": scored.manifest_hash},
             "rows": len(scored),
+            **({} if matches is None else {"kept": int(matches.sum())}),
             "rows_without_value": missing,
             "angles": [angles["min"].as_py(), angles["max"].as_py()],
         }

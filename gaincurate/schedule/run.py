@@ -181,6 +181,11 @@ class Run:
         return self._scored
 
     @property
+    def prompts(self) -> int:
+        """How many prompts it draws from: the set's rows, or those for which `where` holds."""
+        return int(self.facts["kept"] if "kept" in self.facts else self.facts["rows"])
+
+    @property
     def strata(self) -> Strata | None:
         """The groups that it keeps the shares of, by row; None where there are none.
 

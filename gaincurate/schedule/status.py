@@ -83,6 +83,7 @@ def status(run: Run, expected: Forecast | None = None) -> Json:
         "group_weights": config.group_weights,
         "budget": config.budget,
         "rows": run.facts["rows"],
+        "kept": run.prompts,
         "planned_rounds": config.rounds,
         "finished": finished,
         "rescore": config.rescore.model_dump(),

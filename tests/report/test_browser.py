@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import documents
-from chromium import Chromium, found
+from chromium import FAINT, Chromium, found
 from gaincurate.report.page import to_html
 
 PROGRAM = found()
@@ -29,37 +29,6 @@ PLOTS = """[...document.querySelectorAll('svg.plot')].map(svg => {
   return [svg.getAttribute('aria-label'), box.width, box.height, marks.length, svg.querySelectorAll('text').length];
 })"""
 
-# Every text whose contrast with what lies behind it is too low, by WCAG's formula; 4.5 is AA for any size. Tiles of
-# the heat map are looked at with the number on them.
-FAINT = r"""(() => {
-  const rgba = c => { const n = c.match(/[\d.]+/g).map(Number); return n.length < 4 ? [...n, 1] : n; };
-  const over = (a, b) => [0, 1, 2].map(i => a[i] * a[3] + b[i] * (1 - a[3]));
-  const light = c => { const [r, g, b] = c.slice(0, 3).map(v => { v /= 255;
-    return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; }); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
-  const contrast = (a, b) => { const [x, y] = [light(a), light(b)].sort((p, q) => q - p);
-    return (x + 0.05) / (y + 0.05); };
-  const behind = e => { for (; e; e = e.parentElement) { const c = rgba(getComputedStyle(e).backgroundColor);
-    if (c[3] === 1) return c; } return [255, 255, 255, 1]; };
-  const bad = [];
-  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  while (walk.nextNode()) {
-    const e = walk.currentNode.parentElement;
-    if (!walk.currentNode.data.trim() || ['STYLE', 'title'].includes(e.tagName)) continue;
-    const style = getComputedStyle(e);
-    const ink = rgba(e.tagName === 'text' ? style.fill : style.color);
-    const ratio = contrast(over(ink, behind(e)), behind(e));
-    if (ratio < 4.5) bad.push([walk.currentNode.data.slice(0, 40), ratio]);
-  }
-  for (const tile of document.querySelectorAll('svg [fill-opacity]')) {
-    const label = tile.closest('svg').getAttribute('aria-label');
-    if (!label.startsWith('Rank correlations of')) continue;
-    const style = getComputedStyle(tile), fill = rgba(style.fill);
-    const paper = over([...fill.slice(0, 3), Number(style.fillOpacity)], behind(tile));
-    const ratio = contrast(rgba(getComputedStyle(document.body).color), paper);
-    if (ratio < 4.5) bad.push([tile.textContent, ratio]);
-  }
-  return bad;
-})()"""
 ALL_SHOWN = "document.querySelectorAll('section.part').forEach(s => s.style.contentVisibility = 'visible')"
 BACKGROUND = "getComputedStyle(document.body).backgroundColor"
 LIGHT, DARK = "rgb(253, 253, 251)", "rgb(20, 23, 26)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -125,9 +126,11 @@ def test_the_command_says_how_many_rows_and_the_status_the_condition(tmp_path: P
     assert done.exit_code == 0, done.stderr
     assert "--where holds for 24 of 60 rows (20 have no value for it)" in done.stderr
     rates.unlink()  # the run needs it no more
-    assert (
-        "uniform, where 0 < pass_rate < 1, 4 of" in gaincurate("schedule", "status", tmp_path / "run").stdout
-    )
+    assert "4 of 24 prompts" in done.stdout
+    shown = gaincurate("schedule", "status", tmp_path / "run").stdout
+    assert "uniform, where 0 < pass_rate < 1, 4 of 24 prompts a round" in " ".join(shown.split())
+    (listed,) = json.loads(gaincurate("ls", tmp_path / "run", "--json").stdout)
+    assert listed["rows"] == 24
     assert {row % 5 for row in rows_of(Run(tmp_path / "run"), 0)} <= {1, 2, 3}
 
 

@@ -1,0 +1,266 @@
+"""Every prompt of a report on one page: a table to sort, filter and search, and a map of the embeddings.
+
+The page works from a file, without a server or a library. So all rows are in it, and its size grows with
+them. Above `MOST` rows it has a sample, by a hash of the id, so that a set always shows the same prompts. Its
+one script is named in the page's policy by its hash. A prompt that slipped through as markup could not run.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import heapq
+import json
+import keyword
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from markupsafe import Markup
+
+from gaincurate.core.artifact import Json
+from gaincurate.core.columns import NO_GROUP, fields, is_text
+from gaincurate.core.prompts import column_values, questions
+from gaincurate.core.schema import EMBEDDING, ID
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.core.stats import Floats
+from gaincurate.difficulty.embeddings import evenly_spaced, matrix, whitening
+from gaincurate.errors import InputError
+from gaincurate.report.document import Outcome
+from gaincurate.report.formatting import shown
+from gaincurate.report.html import environment
+from gaincurate.report.table import Groups, Table, likely_groups
+
+MOST = 50_000
+"""Rows of a page, at most. Browsers hold them: with prompts of 300 characters it is 25 MB."""
+_CHARACTERS = 40_000_000
+_LONGEST = (8000, 4000, 2000, 1000, 400)
+"""Where texts are cut: at the first of these with which all of them have at most `_CHARACTERS`."""
+_SAMPLE = 2048  # embeddings that the map's two directions are taken from
+_ESCAPES = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """Embeddings on a plane: `points` is `[rows, 2]`, `shares` of their variance lie along each axis."""
+
+    points: Floats
+    shares: tuple[float, float]
+
+
+def to_html(
+    scored: ScoredSet, table: Table, *, outcomes: Sequence[Outcome] = (), report: str | None = None
+) -> str:
+    """The whole page.
+
+    Args:
+        scored: the set.
+        table: its columns of numbers, with pass rates where there are any.
+        outcomes: pass rates that `--rollouts` of `export` reads as the table has them.
+        report: the report's page, as a link from this one.
+    """
+    script = files("gaincurate.report").joinpath("templates/explore.js").read_text(encoding="utf-8")
+    data = page_data(scored, table, outcomes)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        environment("gaincurate.report")
+        .get_template("explore.html.j2")
+        .render(
+            folder=str(scored.place),
+            model=str(scored.identity["model"]["name"]),
+            report=report,
+            facts=data,
+            digest=Markup(digest),
+            script=Markup(script),
+            data=Markup(embedded(data)),
+        )
+    )
+
+
+def embedded(value: Json) -> str:
+    """JSON that can stand in a `<script>`: no text in it can end the element or begin a comment."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).translate(_ESCAPES)
+
+
+def page_data(scored: ScoredSet, table: Table, outcomes: Sequence[Outcome] = ()) -> Json:
+    """What the script reads: columns in the order of the set, numbers as little-endian arrays in base64."""
+    rows = sample(scored)
+    source = scored.identity["source"]
+    answer = source.get("answer_column")
+    texts = _texts(scored, rows, str(source["prompt_column"]), questions)
+    answers = None if answer is None else _texts(scored, rows, str(answer), None)
+    longest = _cut([*texts, *(answers or [])])
+    rates = {outcome.name: outcome.path for outcome in outcomes if outcome.source == "rollouts"}
+    if len(set(rates.values())) < len(rates):  # a file of several policies, which no condition can name
+        rates = {}
+    plane, why = _plane(scored, rows)
+    return {
+        "of": len(scored),
+        "rows": len(rows),
+        "longest": longest if max(map(len, [*texts, *(answers or [])]), default=0) > longest else None,
+        "ids": [gc_id for part in _parts(scored, rows, [ID]) for gc_id in part.column(ID).to_pylist()],
+        "prompts": [shown(text[:longest]) for text in texts],
+        "answers": None if answers is None else [shown(text[:longest]) for text in answers],
+        "groups": [_group(scored, groups, rows) for groups in _groups(scored, table)],
+        "numbers": [
+            {
+                "name": column.name,
+                "meaning": column.meaning,
+                "role": column.role,
+                "where": "pass_rate"
+                if column.name in rates
+                else None
+                if column.role in ("pass-rate", "learnability")
+                else _condition_name(column.name),
+                "rollouts": rates.get(column.name),
+                **_numbers(table.values[column.name][rows]),
+            }
+            for column in sorted(table.columns, key=lambda column: _ROLES.index(column.role))
+        ],
+        "map": None
+        if plane is None
+        else {
+            "x": _packed(plane.points[:, 0].astype("<f4")),
+            "y": _packed(plane.points[:, 1].astype("<f4")),
+            "shares": list(plane.shares),
+        },
+        "why_no_map": why,
+    }
+
+
+_ROLES = ("pass-rate", "learnability", "signal", "length", "difficulty")
+"""The order of columns: what a model did comes first."""
+
+
+def sample(scored: ScoredSet, most: int = MOST) -> Rows:
+    """Places of the rows that are shown, ascending: all, or those whose ids have the lowest BLAKE2b."""
+    if len(scored) <= most:
+        return np.arange(len(scored))
+    ids = scored.column(ID).to_pylist()
+    hashes = (hashlib.blake2b(gc_id.encode(), digest_size=8).digest() for gc_id in ids)
+    chosen = heapq.nsmallest(most, zip(hashes, range(len(ids)), strict=True))
+    return np.sort(np.array([place for _, place in chosen], np.int64))
+
+
+def _parts(scored: ScoredSet, rows: Rows, names: Sequence[str]) -> Iterator[pa.Table]:
+    """These columns of the rows, shard by shard; `rows` is ascending."""
+    start = 0
+    for part in scored.tables(list(dict.fromkeys(names))):
+        inside = rows[(rows >= start) & (rows < start + len(part))] - start
+        start += len(part)
+        if len(inside):
+            yield part if len(inside) == len(part) else part.take(pa.array(inside))
+
+
+def _texts(scored: ScoredSet, rows: Rows, column: str, read: Any) -> list[str]:
+    """A column of texts, `[rows]`; prompts are read as the questions that they are."""
+    head = column if column in scored.schema.names else column.partition(".")[0]
+    texts: list[str] = []
+    for part in _parts(scored, rows, [ID, head]):
+        values = column_values(part, column)
+        texts += read(values, column) if read is not None else map(_as_text, values)
+    return texts
+
+
+def _as_text(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _cut(texts: Sequence[str]) -> int:
+    """How many characters of each text are kept."""
+    for longest in _LONGEST:
+        if sum(min(len(text), longest) for text in texts) <= _CHARACTERS:
+            return longest
+    return _LONGEST[-1]
+
+
+def _groups(scored: ScoredSet, table: Table) -> list[Groups]:
+    """The report's groups, and the first other column that is named like one."""
+    chosen = [] if table.groups is None else [table.groups]
+    found, _ = likely_groups(scored)
+    if found is not None and all(found.column != groups.column for groups in chosen):
+        chosen.append(found)
+    return chosen
+
+
+def _group(scored: ScoredSet, groups: Groups, rows: Rows) -> Json:
+    kind = dict(fields(scored.schema))[groups.column]
+    return {
+        "name": groups.column,
+        "where": _condition_name(groups.column),
+        "kind": "text" if is_text(kind) else "truth" if pa.types.is_boolean(kind) else "number",
+        "names": groups.names,
+        "none": groups.names.index(NO_GROUP) if NO_GROUP in groups.names else None,
+        "codes": _packed(groups.codes[rows].astype("<i4")),
+    }
+
+
+def _condition_name(name: str) -> str:
+    """A column as `--where` takes it."""
+    plain = all(part.isidentifier() and not keyword.iskeyword(part) for part in name.split("."))
+    return name if plain else f"column({name!r})"
+
+
+def _numbers(values: Floats) -> Json:
+    """A column in the fewest bytes that hold it exactly, so that a filter says what a condition says."""
+    single = values.astype("<f4")
+    exact = bool(np.array_equal(single.astype(np.float64), values, equal_nan=True))
+    return {"bits": 32 if exact else 64, "values": _packed(single if exact else values.astype("<f8"))}
+
+
+def _packed(values: npt.NDArray[Any]) -> str:
+    return base64.b64encode(values.tobytes()).decode()
+
+
+def _plane(scored: ScoredSet, rows: Rows) -> tuple[Projection | None, str | None]:
+    """The map, or why there is none."""
+    if EMBEDDING not in scored.schema.names:
+        return None, "The set has no embeddings: `gaincurate score --signals angle,embedding` stores them."
+    try:
+        plane = project(scored, rows)
+    except InputError as error:  # a row without one: the table is worth its page without a map
+        return None, str(error)
+    return plane, None if plane is not None else "All embeddings are equal."
+
+
+def project(scored: ScoredSet, rows: Rows) -> Projection | None:
+    """The embeddings of some rows along two directions of the largest variance (PCA); None if all are equal.
+
+    The directions are those of at most `_SAMPLE` rows, evenly spaced, and the shares of variance are over
+    all. A direction points where its largest part is positive, so every machine draws the same map.
+
+    Args:
+        scored: a set with embeddings.
+        rows: ascending places in it.
+
+    Raises:
+        InputError: a row has no embedding.
+    """
+    if len(rows) < 2:
+        return None
+    space = whitening(
+        matrix(scored.take(rows[evenly_spaced(len(rows), _SAMPLE)]), scored.folder), 2, exponent=0.0
+    )
+    assert space.mean is not None
+    assert space.directions is not None
+    axes = space.directions[:, ::-1]  # the strongest first
+    if not axes.shape[1]:
+        return None
+    axes = axes * np.sign(axes[np.abs(axes).argmax(0), range(axes.shape[1])])
+    parts, total, sums = [], 0.0, np.zeros(len(axes))
+    for part in _parts(scored, rows, [ID, EMBEDDING]):
+        centred = matrix(part, scored.folder) - space.mean
+        parts.append(centred @ axes)
+        total, sums = total + float((centred * centred).sum()), sums + centred.sum(0)
+    total -= float(sums @ sums) / len(rows)
+    points = np.concatenate(parts)
+    points = np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
+    spread = points.var(0) * len(rows) / total if total > 0 else np.zeros(2)
+    return Projection(points, (float(spread[0]), float(spread[1])))

@@ -1,0 +1,220 @@
+"""The page of every prompt in a real Chromium: sorted, filtered, searched and copied from, by hand and by keyboard."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import prompt_pages
+from chromium import FAINT, Chromium, found
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.schedule.selection import matching
+
+PROGRAM = found()
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        PROGRAM is None, reason="no Chromium in PATH: `apt-get install chromium`, as .ci/run does"
+    ),
+]
+RATE = "pass rate (it's rates.jsonl)"
+SHOWN = "[...document.querySelectorAll('#rows td.id')].map(cell => cell.textContent)"
+COUNT = "document.getElementById('count').textContent"
+COPIED = "document.getElementById('copy-text').value"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+    assert PROGRAM is not None
+    with Chromium(PROGRAM, tmp_path_factory.mktemp("profile")) as chromium:
+        yield chromium
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prompt_pages.make(tmp_path_factory.mktemp("set") / "scored")
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prompt_pages.rates(tmp_path_factory.mktemp("rates") / "it's rates.jsonl")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory, folder: Path, outcomes: Path) -> Path:
+    path = tmp_path_factory.mktemp("page") / "report-prompts.html"
+    path.write_text(prompt_pages.page(folder, outcomes))
+    return path
+
+
+def write(browser: Chromium, selector: str, text: str) -> None:
+    browser.run(
+        f"(() => {{ const field = document.querySelector({selector!r}); field.value = {text!r}; "
+        "field.dispatchEvent(new Event('input', {bubbles: true})); "
+        "field.dispatchEvent(new Event('change', {bubbles: true})); })()"
+    )
+
+
+def click(browser: Chromium, selector: str) -> None:
+    browser.run(f"document.querySelector({selector!r}).click()")
+
+
+def head(browser: Chromium, name: str) -> Any:
+    """Click on a column's name and give what the table then says of its order."""
+    return browser.run(
+        f"(() => {{ const cell = [...document.querySelectorAll('#head th')].find(c => c.textContent === {name!r}); "
+        "cell.firstChild.click(); return cell.getAttribute('aria-sort'); })()"
+    )
+
+
+def copied_ids(browser: Chromium) -> list[str]:
+    click(browser, "#copy-ids")
+    return str(browser.run(COPIED)).splitlines()
+
+
+def copied_rows(browser: Chromium, folder: Path) -> set[str]:
+    """The ids of the rows that the copied options choose of the set."""
+    click(browser, "#copy-options")
+    words = shlex.split(browser.run(COPIED))
+    options = dict(zip(words[::2], words[1::2], strict=True))
+    rollouts = options.get("--rollouts")
+    scored = ScoredSet(folder)
+    rows = matching(scored, options["--where"], None if rollouts is None else Path(rollouts)).rows
+    return {gc_id for gc_id, holds in zip(scored.column("gc_id").to_pylist(), rows, strict=True) if holds}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_is_drawn_alone_and_quiet(browser: Chromium, page: Path, scheme: str) -> None:
+    browser.open(page, prefers_color_scheme=scheme)
+    click(browser, "#filters summary")
+    click(browser, "td.asked button")
+    assert browser.run(COUNT) == "60 of 60 prompts"
+    assert browser.run(FAINT) == []
+    drawn = (
+        "new Set(document.getElementById('plane').getContext('2d').getImageData(0, 0, 800, 300).data).size"
+    )
+    assert browser.run(drawn) > 20
+    assert browser.problems == []
+    assert browser.requests == []
+
+
+def test_hostile_prompts_are_text(browser: Chromium, page: Path) -> None:
+    browser.open(page)
+    write(browser, "#find", "onerror")
+    assert browser.run(COUNT) == "1 of 60 prompts"
+    click(browser, "td.asked button")
+    assert "<img src=x" in browser.run("document.querySelector('.card .text').textContent")
+    assert browser.run("document.title") != "ran"
+    assert browser.run("document.images.length + document.querySelectorAll('#rows script').length") == 0
+    assert browser.problems == []
+
+
+def test_a_column_sorts_both_ways_and_no_value_comes_last(
+    browser: Chromium, page: Path, folder: Path
+) -> None:
+    browser.open(page)
+    nll = dict(
+        zip(*(ScoredSet(folder).column(name).to_pylist() for name in ("gc_id", "gc_nll")), strict=True)
+    )
+    falling = sorted((i for i in nll if nll[i] is not None), key=lambda i: -nll[i])
+    missing = [i for i in nll if nll[i] is None]
+    assert head(browser, "gc_nll") == "descending"
+    assert copied_ids(browser) == falling + missing
+    assert head(browser, "gc_nll") == "ascending"
+    assert copied_ids(browser) == falling[::-1] + missing
+    assert [text[:8] for text in falling[::-1][:25]] == browser.run(SHOWN)
+
+
+def test_pages_turn(browser: Chromium, page: Path) -> None:
+    browser.open(page, prefers_reduced_motion="reduce")
+    first = browser.run(SHOWN)
+    click(browser, "#after")
+    click(browser, "#after")
+    assert browser.run("document.getElementById('page').textContent") == "Page 3 of 3"
+    assert len(browser.run(SHOWN)) == 10
+    assert browser.run("document.getElementById('after').disabled") is True
+    write(browser, "#find", "What")
+    assert browser.run(SHOWN) != first  # without the hostile prompt
+    assert browser.run("document.getElementById('page').textContent") == "Page 1 of 3"
+
+
+def test_the_options_that_are_copied_choose_what_is_shown(
+    browser: Chromium, page: Path, folder: Path
+) -> None:
+    browser.open(page)
+    write(browser, f'[aria-label="{RATE}, at least"]', "0.25")
+    write(browser, f'[aria-label="{RATE}, at most"]', "0.75")
+    write(browser, '[aria-label="gc_nll, at most"]', "2.5")
+    shown = copied_ids(browser)
+    assert 3 < len(shown) < 50
+    assert copied_rows(browser, folder) == set(shown)
+    for place in range(4):  # each source, with its quotes, and no source
+        write(browser, "#filter-list select", str(place))
+        chosen = copied_ids(browser) if "0 of" not in browser.run(COUNT)[:4] else []
+        if chosen:
+            assert set(chosen) < set(shown)
+            assert copied_rows(browser, folder) == set(chosen)
+    click(browser, "#clear")
+    assert browser.run(COUNT) == "60 of 60 prompts"
+
+
+def test_a_search_is_copied_as_its_ids(browser: Chromium, page: Path, folder: Path) -> None:
+    browser.open(page)
+    write(browser, "#find", "IS 1")  # what is 1, 10, 11, ...
+    assert browser.run(COUNT) == "11 of 60 prompts"
+    assert copied_rows(browser, folder) == set(copied_ids(browser))
+
+
+def test_the_page_is_used_by_keyboard(browser: Chromium, page: Path) -> None:
+    browser.open(page)
+    browser.press("Tab", 9)
+    assert browser.run("document.activeElement.textContent") == "Skip to the prompts"
+    browser.run("document.querySelector('#head th:nth-child(2) button').focus()")
+    browser.press("Enter", 13, "\r")
+    assert (
+        browser.run("document.querySelector('#head th:nth-child(2)').getAttribute('aria-sort')")
+        == "ascending"
+    )
+    browser.run("document.querySelector('td.asked button').focus()")
+    browser.press("Enter", 13, "\r")
+    assert browser.run("document.activeElement.getAttribute('aria-expanded')") == "true"
+    assert browser.run("document.querySelectorAll('.card').length") == 1
+    browser.press("Enter", 13, "\r")
+    assert browser.run("document.querySelectorAll('.card').length") == 0
+
+
+def test_a_point_of_the_map_shows_its_prompt(browser: Chromium, page: Path) -> None:
+    browser.open(page)
+    browser.run(
+        """(() => { const plane = document.getElementById('plane'), box = plane.getBoundingClientRect();
+        for (let x = 0; x < box.width; x += 6) for (let y = 0; y < box.height; y += 6) {
+          plane.dispatchEvent(new MouseEvent('click', {clientX: box.left + x, clientY: box.top + y}));
+          if (document.querySelector('#picked .card')) return; } })()"""
+    )
+    assert browser.run("document.querySelector('#picked .text').textContent").startswith("What is")
+    for choice in range(browser.run("document.getElementById('colour').options.length")):
+        write(browser, "#colour", str(choice))
+        assert browser.run("document.getElementById('legend').textContent") != ""
+    assert browser.problems == []
+
+
+def test_a_narrow_screen_scrolls_in_one_direction_only(browser: Chromium, page: Path) -> None:
+    browser.open(page, width=400, height=800)
+    click(browser, "#filters summary")
+    click(browser, "td.asked button")
+    click(browser, "#copy-options")
+    assert browser.run("document.documentElement.scrollWidth") <= 400
+
+
+def test_a_reader_of_the_screen_is_told_what_everything_is(browser: Chromium, page: Path) -> None:
+    browser.open(page)
+    click(browser, "#filters summary")
+    nodes = [n for n in browser.ask("Accessibility.getFullAXTree")["nodes"] if not n.get("ignored")]
+    named = {"image", "table", "region", "navigation", "link", "radio", "heading", "button", "combobox"}
+    named |= {"searchbox", "spinbutton"}
+    nameless = [n["role"]["value"] for n in nodes if n["role"]["value"] in named and not n["name"]["value"]]
+    assert nameless == []
