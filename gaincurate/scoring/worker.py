@@ -231,6 +231,19 @@ def without_padding(
     return packed
 
 
+def segmented(plan: Plan, table: pa.Table) -> dict[int, Segmented | Unusable]:
+    """The prompt of every row of a part of the source by its place; rows that hold no prompt come first."""
+    column, results = plan.columns.prompt, dict[int, Segmented | Unusable]()
+    messages, places = [], []
+    for place, value in enumerate(column_values(table, column)):
+        try:
+            messages.append(to_messages(value, column))
+            places.append(place)
+        except PromptProblem as problem:
+            results[place] = Unusable(str(problem))
+    return results | dict(zip(places, plan.segmenter(messages), strict=True))
+
+
 class Shard:
     """Scores the rows of one shard.
 
@@ -261,16 +274,8 @@ class Shard:
             RowError: one cannot, and the run is not to skip it.
         """
         with self._summary.timed("segmenting"):
-            column = self._plan.columns.prompt
-            messages, places = [], []
-            for place, value in enumerate(column_values(table, column)):
-                try:
-                    messages.append(to_messages(value, column))
-                    places.append(place)
-                except PromptProblem as problem:
-                    self._refuse(place, str(problem))
             prompts = {}
-            for place, result in zip(places, self._plan.segmenter(messages), strict=True):
+            for place, result in segmented(self._plan, table).items():
                 if isinstance(result, Unusable):
                     self._refuse(place, result.reason, overlong=result.overlong)
                 else:
