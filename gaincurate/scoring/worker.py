@@ -152,7 +152,7 @@ def score_shards(plan: Plan, shards: Iterable[int | None], progress: Progress, s
             scored = scored_table(ready.table, ready.names, scores, more)
             Artifact(out, SCORES).write_part(ready.index, plan.identity, scored, facts)
         counts = {"units": len(ready.prompts), "tokens": ready.shard.tokens}  # as `advance` had them
-        progress.part(f"shard {ready.index + 1} of {plan.shards}", shard=ready.index, **counts)
+        progress.part(config.split_run.named(ready.index, plan.shards), shard=ready.index, **counts)
 
     forward: Forward | None = None
     with AsyncWriter() as writer:
