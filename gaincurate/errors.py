@@ -10,7 +10,7 @@
     │       └── NotReadyError              a strategy needs something that is not there yet
     ├── TrainerError               exit 1  the trainer's command failed
     ├── ServerError                exit 1  a server that generates failed
-    ├── StorageError               exit 1  the file system said no
+    ├── StorageError               exit 1  the file system said no (2: credentials are missing)
     └── LockedError                exit 1  another process writes the same set or run
 
 Every message is one sentence or two with the offending value in it and the next step; the same facts

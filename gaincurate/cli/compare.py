@@ -12,8 +12,10 @@ from typing import Annotated, Any
 
 from gaincurate.cli import output
 from gaincurate.cli.options import configured
+from gaincurate.cli.progress import ProgressView, duration
 from gaincurate.cli.report import missing_for_pages, need_a_place_for_the_page
 from gaincurate.core.options import Option
+from gaincurate.errors import InputError
 
 PAGE, DOCUMENT = "report.html", "results.json"
 
@@ -199,6 +201,12 @@ def compare(
     workers: Annotated[
         int, Option("How many arms are trained at a time, each by a process of its own.", min=1)
     ] = 1,
+    dry_run: Annotated[
+        bool, Option("Print trainings, steps, generated tokens and an estimate of the time; write nothing.")
+    ] = False,
+    trial: Annotated[
+        bool, Option("With --dry-run: time one step of uniform sampling, which is thrown away.")
+    ] = False,
     page: Annotated[
         Path | None,
         Option(
@@ -224,6 +232,12 @@ def compare(
     again = f"Run the same command again: {shlex.join(['gaincurate', *sys.argv[1:]])}"
     with output.reporting(again):
         out = out or config.parent / (config.stem if config.suffix else f"{config.name}-compared")
+        if trial and not dry_run:
+            raise InputError("--trial goes with --dry-run.")
+        if dry_run:
+            facts = _estimated(config, out, workers, tune=tune, trial=trial)
+            output.as_json(facts) if as_json else print_estimate(facts, out, workers)
+            return
         if page is not None:
             need_a_place_for_the_page(page, "--html")
         _train(config, out, workers, tune=tune)
@@ -236,13 +250,44 @@ def compare(
 
 
 def _train(config: Path, out: Path, workers: int, *, tune: bool) -> None:
-    from gaincurate.cli.progress import ProgressView
     from gaincurate.compare import runner
     from gaincurate.compare.config import read_comparison
 
     comparison = read_comparison(config)
     with ProgressView() as view:
         runner.compare(comparison, out, view, workers=workers, tune=tune)
+
+
+def _estimated(config: Path, out: Path, workers: int, *, tune: bool, trial: bool) -> Json:
+    with ProgressView() as view:
+        view.loading("torch and TRL")
+        from gaincurate.compare.config import read_comparison
+        from gaincurate.compare.estimate import estimate
+
+        comparison = read_comparison(config)
+        view.loading("a model for one step" if trial else "the sets")
+        return estimate(comparison, out, workers, tune=tune, trial=trial)
+
+
+def print_estimate(facts: Json, out: Path, workers: int) -> None:
+    """Print what a comparison would do, and what the time rests on."""
+    tuning = f", {facts['tuning']:,} of them to tune" if facts["tuning"] else ""
+    output.fitted(
+        f"{out}: {output.counted(facts['trainings'], 'training')}{tuning}, {facts['done']:,} done; "
+        f"{facts['tokens']:,} tokens to generate in training, and "
+        f"{output.counted(facts['judged'], 'answer')} to judge"
+    )
+    head = ["arm", "trainings", "done", "prompts a step", "rollouts a step", "tokens charged before"]
+    head.append("steps at least")
+    names = ("trainings", "done", "prompts", "rollouts", "charged", "steps")
+    output.table([[arm["arm"], *(f"{arm[name]:,}" for name in names)] for arm in facts["arms"]], head)
+    if facts["seconds"] is None:
+        time = "time: not known, as no training is done there; --trial times one step"
+    else:
+        each = f" with --workers {workers}" if workers > 1 else ""
+        time = f"time: about {duration(facts['seconds'])}{each}, by {facts['basis']}"
+    output.fitted(time, first="  ")
+    output.text("  nothing was written")
 
 
 def _document(out: Path) -> dict[str, Any]:

@@ -99,18 +99,24 @@ _TASKS: tuple[tuple[str, int, Callable[[_Draw, int], tuple[str, str]]], ...] = (
 
 
 def example_rows() -> list[dict[str, str | int]]:
-    """The prompt set: `question`, `answer`, `source` (the task), `level` (from 1). No question twice."""
-    rows: list[dict[str, str | int]] = []
+    """The prompt set: `question`, `answer`, `source` (the task), `level` (from 1). No question twice.
+
+    One question of every task at level 1 comes first, then those of the next levels, so that a few rows of
+    the beginning (`--limit`) are of all tasks.
+    """
+    rows: list[tuple[int, int, dict[str, str | int]]] = []
     questions: set[str] = set()
     for source, levels, make in _TASKS:
         for level in range(1, levels + 1):
-            draw, wanted = _Draw(f"{source} {level}"), len(rows) + ROWS
-            while len(rows) < wanted:
+            draw, turn = _Draw(f"{source} {level}"), 0
+            while turn < ROWS:
                 question, answer = make(draw, level)
                 if question not in questions:
                     questions.add(question)
-                    rows.append({"question": question, "answer": answer, "source": source, "level": level})
-    return rows
+                    row: dict[str, str | int] = {"question": question, "answer": answer}
+                    rows.append((turn, level, row | {"source": source, "level": level}))
+                    turn += 1
+    return [row for _, _, row in sorted(rows, key=lambda each: each[:2])]
 
 
 @configured()

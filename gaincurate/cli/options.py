@@ -52,11 +52,16 @@ def configured(path: str = "", *, whole: bool = True) -> Callable[[Callable[...,
         def command() -> None:
             raise AssertionError("a command is built before it runs")
 
-        command.__name__, command.__doc__ = function.__name__, function.__doc__
+        command.__name__, command.__doc__ = function.__name__, _flowing(function.__doc__ or "")
         command.build = lambda: _build(function, path, whole)  # type: ignore[attr-defined]
         return command
 
     return decorate
+
+
+def _flowing(docstring: str) -> str:
+    """A docstring whose paragraphs are a line each, as the help breaks lines by the terminal's width."""
+    return "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(docstring).split("\n\n"))
 
 
 class _QuietHelp:

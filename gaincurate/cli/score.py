@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from gaincurate.cli import output
 from gaincurate.cli.options import configured
-from gaincurate.cli.progress import ProgressView
+from gaincurate.cli.progress import ProgressView, duration
 from gaincurate.core.files import json_lines
 from gaincurate.core.options import Cache, Option
 from gaincurate.core.store import Remote, open_store, use_cache
@@ -23,6 +23,7 @@ from gaincurate.scoring.summary import Summary
 
 if TYPE_CHECKING:
     from gaincurate.scoring.config import ScoreConfig
+    from gaincurate.scoring.estimate import Estimate
 
 _MORE = {
     "head": "head (NLL and entropy)",
@@ -139,6 +140,13 @@ def _costs(summary: Summary) -> str:
 def score(
     config: ScoreConfig,
     cache: Cache = None,
+    dry_run: Annotated[
+        bool, Option("Count rows, tokens and finished shards, estimate the time, and write nothing.")
+    ] = False,
+    trial: Annotated[
+        int | None,
+        Option("With --dry-run: time the first N rows, which are scored and thrown away.", min=1),
+    ] = None,
     as_json: Annotated[bool, Option("Print the summary as JSON.", names=("--json",))] = False,
     verbose: Annotated[bool, Option("Print where the time went too.", names=("--verbose", "-v"))] = False,
     quiet: Annotated[bool, Option("Print errors alone.", names=("--quiet", "-q"))] = False,
@@ -153,6 +161,13 @@ def score(
     again = f"Run the same command again to go on: {shlex.join(['gaincurate', *sys.argv[1:]])}"
     with output.reporting(again):
         use_cache(cache)
+        if trial is not None and not dry_run:
+            raise InputError(f"--trial {trial} goes with --dry-run.")
+        if dry_run:
+            need_scoring_packages()
+            facts = _estimated(config, trial, quiet)
+            output.as_json({**asdict(facts), "out": str(facts.out)}) if as_json else print_estimate(facts)
+            return
         from gaincurate.scoring.finished import answer
 
         if config.split_run.source and not quiet:
@@ -178,6 +193,47 @@ def _scored(config: ScoreConfig, quiet: bool) -> Summary:
         from gaincurate.scoring.pipeline import score_dataset
 
         return score_dataset(config, view)
+
+
+def _estimated(config: ScoreConfig, trial: int | None, quiet: bool) -> Estimate:
+    if quiet:
+        from gaincurate.scoring.estimate import estimate
+
+        return estimate(config, trial=trial)
+    with ProgressView() as view:
+        view.loading("torch and transformers")
+        from gaincurate.scoring.estimate import estimate
+
+        return estimate(config, view, trial)
+
+
+def print_estimate(facts: Estimate) -> None:
+    """Print what a run would do, and what the time rests on."""
+    there = f"{facts.there:,} of {output.counted(facts.shards, 'shard')}"
+    if not facts.rows_left:
+        output.text(f"{facts.out}: {there} there, nothing is left to score")
+        return
+    output.fitted(
+        f"{facts.out}: {output.counted(facts.rows_left, 'row')} of {facts.rows:,} to score, {there} there"
+    )
+    device = facts.devices[0].partition(":")[0]
+    devices = f"{device}, {facts.dtype}, {output.counted(len(facts.devices), 'process', 'processes')}"
+    whole = facts.counted == facts.rows_left
+    how = "counted" if whole else f"by {facts.counted:,} rows that were counted"
+    output.fitted(
+        f"{facts.tokens:,} prompt tokens ({how}), the longest prompt {facts.longest:,}; on {devices}",
+        first="  ",
+    )
+    if facts.unusable:
+        output.fitted(f"{facts.unusable:,} of these rows cannot be scored: {facts.why}", first="  ")
+    if facts.seconds is None:
+        output.fitted(
+            "time: not known, as no run like this one is on record beside it; --trial 32 times some rows",
+            first="  ",
+        )
+    else:
+        output.fitted(f"time: about {duration(facts.seconds)}, by {facts.basis} on this machine", first="  ")
+    output.text("  nothing was written")
 
 
 def need_scoring_packages() -> None:

@@ -75,19 +75,17 @@ def compare(
     progress = progress or Progress()
     check(comparison)
     with writing(out, Split(), "What was done is kept"):
-        _refuse_others(out)
+        refuse_others(out)
         tuning = None
         if tune or (out / TUNE).exists():
             tuning = _tune(comparison, out, progress, workers)
             comparison = comparison.tuned(**tuning["chosen"])
-        facts, begun = _state(comparison, out)
+        facts, begun = stated(comparison, out)
+        if not (out / FACTS).exists():
+            write_json(out / FACTS, facts | {"begun": {}})
         if tuning is not None:
             facts["tuned"] = {name: tuning[name] for name in ("chosen", "grid", "seeds")}
-        jobs = [
-            ArmJob(comparison, arm, seed, out / JOBS / arm.name / f"seed-{seed}")
-            for seed in comparison.seeds
-            for arm in comparison.arms
-        ]
+        jobs = arm_jobs(comparison, out)
         for job in jobs:  # what is wrong with an arm is said before any is trained
             # Prepared once, and never stated: nothing was trained, and the name may stand for another now.
             if job.arm.name not in begun:
@@ -102,6 +100,27 @@ def compare(
             roll_out(RolloutConfig(**evaluation(comparison), model=model_at_start(comparison), out=start))
         _work(jobs, progress, workers)
         collect(comparison, out, jobs)
+
+
+def arm_jobs(comparison: Comparison, out: Path) -> list[ArmJob]:
+    """Every arm with every seed, seed by seed."""
+    return [
+        ArmJob(comparison, arm, seed, out / JOBS / arm.name / f"seed-{seed}")
+        for seed in comparison.seeds
+        for arm in comparison.arms
+    ]
+
+
+def tune_jobs(comparison: Comparison, out: Path) -> list[tuple[Json, list[ArmJob]]]:
+    """Each setting of the grid with its training for each seed of the tuning."""
+    jobs = []
+    for learning_rate, step_prompts in comparison.grid():
+        setting = comparison.tuned(learning_rate, step_prompts).model_copy(update={"marks": 1})
+        arm = Arm(name=f"uniform-at-{step_prompts}-lr-{learning_rate:g}".replace("+", ""), strategy="uniform")
+        places = {seed: out / TUNE / arm.name / f"seed-{seed}" for seed in comparison.tune.seeds}
+        row = {"learning_rate": learning_rate, "step_prompts": step_prompts}
+        jobs.append((row, [ArmJob(setting, arm, seed, place) for seed, place in places.items()]))
+    return jobs
 
 
 def _work(jobs: Sequence[ArmJob], progress: Progress, workers: int) -> None:
@@ -244,9 +263,9 @@ def check_trainer(comparison: Comparison) -> None:
         raise InputError(f"[train] {unknown[0]}: TRL {trl.__version__}'s GRPOConfig has no such field.")
 
 
-def _state(comparison: Comparison, out: Path) -> tuple[Json, set[str]]:
-    """Say in the folder what it holds; return what it will say when all arms are prepared, and the names of
-    the arms that were prepared before. Another comparison there is refused.
+def stated(comparison: Comparison, out: Path) -> tuple[Json, set[str]]:
+    """What the folder will say of itself when all arms are prepared, and the names of those that were
+    prepared before. Another comparison there is refused; nothing is written.
 
     Arms and seeds may come and go. `begun` has every arm that was ever prepared, so a name stands for one
     thing; one that was refused may come again under its name, fixed.
@@ -274,12 +293,10 @@ def _state(comparison: Comparison, out: Path) -> tuple[Json, set[str]]:
             "put the settings back. (Arms and seeds may be added and left out.)",
             keys=keys,
         )
-    if before is None:
-        write_json(path, facts | {"begun": {}})
     return facts, set(begun)
 
 
-def _refuse_others(out: Path) -> None:
+def refuse_others(out: Path) -> None:
     """A folder with something else, where no comparison was begun."""
     if (out / FACTS).exists():
         return
@@ -297,7 +314,7 @@ def _tune(comparison: Comparison, out: Path, progress: Progress, workers: int) -
         `grid`, a row for each setting with its held-out accuracy by seed, and `chosen`, the settings of the
         row with the highest mean, the first of equal ones.
     """
-    folder, path = out / TUNE, out / TUNE / CHOICE
+    path = out / TUNE / CHOICE
     if (out / FACTS).exists() and not path.exists():
         raise OutputError(
             f"{out} holds a comparison that was begun without --tune; give another folder with -o."
@@ -318,13 +335,7 @@ def _tune(comparison: Comparison, out: Path, progress: Progress, workers: int) -
         )
     if before is not None and "chosen" in before:
         return before
-    rows, jobs = list[Json](), list[list[ArmJob]]()
-    for learning_rate, step_prompts in comparison.grid():
-        rows.append({"learning_rate": learning_rate, "step_prompts": step_prompts})
-        setting = comparison.tuned(learning_rate, step_prompts).model_copy(update={"marks": 1})
-        arm = Arm(name=f"uniform-at-{step_prompts}-lr-{learning_rate:g}".replace("+", ""), strategy="uniform")
-        places = {seed: folder / arm.name / f"seed-{seed}" for seed in comparison.tune.seeds}
-        jobs.append([ArmJob(setting, arm, seed, place) for seed, place in places.items()])
+    rows, jobs = map(list, zip(*tune_jobs(comparison, out), strict=True))
     trainings = [job for each in zip(*jobs, strict=True) for job in each]
     for job in trainings:
         if before is None:  # killed while it was prepared

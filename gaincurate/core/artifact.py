@@ -419,11 +419,10 @@ class Artifact:
                 path=str(folder),
             )
         if text is None:
-            raise OutputError(
-                f"{folder} is no {kind.name}: it has no {MANIFEST}. "
-                f"`{kind.command} {kind.example} --out {folder}` makes one.",
-                path=str(folder),
-            )
+            why = f"has no {MANIFEST}. `{kind.command} {kind.example} --out {folder}` makes one."
+            if not self.remote and folder.is_file():
+                why = f"is a file. `gaincurate score {folder} --model M --out scored` makes a set of it."
+            raise OutputError(f"{folder} is no {kind.name}: it {why}", path=str(folder))
         try:
             manifest: Json = json.loads(text)
             written = manifest["format"]

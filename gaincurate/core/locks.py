@@ -38,6 +38,12 @@ class Split:
         """Whether this part writes that shard."""
         return shard % self.count == self.index - 1
 
+    def named(self, shard: int, shards: int) -> str:
+        """What a shard of so many is called: by its place among this part's."""
+        if self.count == 1:
+            return f"shard {shard + 1} of {shards}"
+        return f"part {self}: shard {shard // self.count + 1} of {sum(map(self.owns, range(shards)))}"
+
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
 

@@ -108,7 +108,7 @@ def located(place: str | Path) -> Path:
             f"and a secret may be in it. Give credentials in the environment ({SCHEMES[scheme]})."
         )
     if not bucket:
-        raise InputError(f"{place}: this URL names no bucket; expected {scheme}://BUCKET/FOLDER.")
+        raise InputError(f"{scheme}://: this URL names no bucket; expected {scheme}://BUCKET/FOLDER.")
     return Remote(f"{scheme}://{rest}")
 
 
@@ -345,6 +345,8 @@ class Bucket:
         said = f"cannot {what} {path}: {why}."
         refused = StorageError(f"{said} Then run the same command again.", path=str(path), status=code)
         refused.refused = said
+        if "no credentials" in why:
+            refused.exit_code = 2  # another try ends in the same way
         return refused
 
 

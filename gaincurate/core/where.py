@@ -75,6 +75,8 @@ class Condition:
 
     def __init__(self, text: str, option: str = "--where") -> None:
         self.text, self._asked = text, f"{option} {text!r}"
+        if not text.strip():
+            self._refuse(f"it is empty; write a condition, such as {EXAMPLE!r}, or leave {option} out")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of a text's "\d"

@@ -109,8 +109,8 @@ def remembered(run: Run, command: Sequence[str]) -> list[str]:
     """The command to use: the one given, or the one of the last time.
 
     Raises:
-        InputError: there is neither, it is an option by mistake, or it has a placeholder that is not known.
-        TrainerError: its program is not there.
+        InputError: there is neither, it is an option by mistake, it has a placeholder that is not known, or
+            its program is not there.
     """
     path = run.folder / _COMMAND
     if not command and not path.exists():
@@ -125,7 +125,7 @@ def remembered(run: Run, command: Sequence[str]) -> list[str]:
             f"{trainer[0]} is no option of `schedule run` and no program; the trainer goes after --."
         )
     if "{" not in trainer[0] and shutil.which(trainer[0]) is None:
-        raise TrainerError(f"the trainer {trainer[0]!r} cannot be started: there is no such program.")
+        raise InputError(f"the trainer {trainer[0]!r} cannot be started: there is no such program.")
     return trainer
 
 

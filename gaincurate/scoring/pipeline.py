@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import platform
 import queue
 import shutil
 import threading
@@ -187,6 +188,22 @@ def _begin(plan: Outline, artifact: Artifact, progress: Progress, summary: Summa
         return present
 
 
+def shards_kept(plan: Outline, artifact: Artifact) -> set[int]:
+    """The shards that the run would keep of what is in its folder, by their names alone; changes nothing.
+
+    Raises:
+        OutputError: the folder holds something else, which the run would refuse too.
+    """
+    if plan.config.overwrite:
+        kept = _same_run_unfinished(artifact, plan.identity)
+    else:
+        begun = artifact.read_identity()
+        kept = begun is not None and (begun == plan.identity or not _nothing_scored(plan.config, artifact))
+        if kept and begun is not None:
+            artifact.refuse_other(begun, plan.identity)
+    return artifact.indexes(plan.shards) if kept else set()
+
+
 def _same_run_unfinished(artifact: Artifact, identity: Json) -> bool:
     if artifact.finished or not artifact.begun:
         return False
@@ -220,6 +237,7 @@ def _log(artifact: Artifact, record: dict[str, Any], summary: Summary) -> None:
     """Write down how this process ran."""
     seconds, ended = {stage: round(value, 3) for stage, value in summary.seconds.items()}, time.time()
     line = {**record, "ended": ended, "scored": summary.scored, "seconds": seconds}
+    line |= {"elapsed": round(summary.elapsed, 3), "host": platform.node()}  # by which `--dry-run` estimates
     artifact.log(line, ended - summary.elapsed)
 
 

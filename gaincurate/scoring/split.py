@@ -57,7 +57,9 @@ def split_of_job(environment: Mapping[str, str]) -> Split:
             return Split(rank + 1, parts, index)
     for index, count in {_ID: _COUNT, **_RANKS}.items():
         if count in present:
-            raise InputError(f"--shard auto: {count} is set and {index} is not; {_BY_HAND}.")
+            raise InputError(
+                f"--shard auto: {count} is set and {index} is not, which says which part this is; {_BY_HAND}."
+            )
     pairs = ", ".join(f"{index} with {count}" for index, count in {_ID: _COUNT, **_RANKS}.items())
     raise InputError(f"--shard auto: none of these variables is set: {pairs}; {_BY_HAND}.")
 
@@ -82,7 +84,8 @@ def _of_array(present: Mapping[str, str]) -> Split:
 
 def _number(present: Mapping[str, str], name: str, *, least: int = 0, beside: str = "") -> int:
     if name not in present:
-        raise InputError(f"--shard auto: {beside} is set and {name} is not; {_BY_HAND}.")
+        says = ", which says of how many parts" if name in _RANKS.values() else ""
+        raise InputError(f"--shard auto: {beside} is set and {name} is not{says}; {_BY_HAND}.")
     value = present[name].strip()
     if not re.fullmatch(r"[0-9]{1,18}", value) or int(value) < least:
         raise InputError(f"--shard auto: {name}={value!r} is no whole number from {least}; {_BY_HAND}.")

@@ -159,7 +159,7 @@ def score_shards(
             scored = scored_table(ready.table, ready.names, scores, more)
             Artifact(out, SCORES).write_part(ready.index, plan.identity, scored, facts)
         counts = {"units": len(ready.prompts), "tokens": ready.shard.tokens}  # as `advance` had them
-        progress.part(f"shard {ready.index + 1} of {plan.shards}", shard=ready.index, **counts)
+        progress.part(config.split_run.named(ready.index, plan.shards), shard=ready.index, **counts)
 
     forward: Forward | None = None
     with AsyncWriter() as writer:
@@ -238,6 +238,19 @@ def without_padding(
     return packed
 
 
+def segmented(plan: Plan, table: pa.Table) -> dict[int, Segmented | Unusable]:
+    """The prompt of every row of a part of the source by its place; rows that hold no prompt come first."""
+    column, results = plan.columns.prompt, dict[int, Segmented | Unusable]()
+    messages, places = [], []
+    for place, value in enumerate(column_values(table, column)):
+        try:
+            messages.append(to_messages(value, column))
+            places.append(place)
+        except PromptProblem as problem:
+            results[place] = Unusable(str(problem))
+    return results | dict(zip(places, plan.segmenter(messages), strict=True))
+
+
 class Shard:
     """Scores the rows of one shard.
 
@@ -268,16 +281,8 @@ class Shard:
             RowError: one cannot, and the run is not to skip it.
         """
         with self._summary.timed("segmenting"):
-            column = self._plan.columns.prompt
-            messages, places = [], []
-            for place, value in enumerate(column_values(table, column)):
-                try:
-                    messages.append(to_messages(value, column))
-                    places.append(place)
-                except PromptProblem as problem:
-                    self._refuse(place, str(problem))
             prompts = {}
-            for place, result in zip(places, self._plan.segmenter(messages), strict=True):
+            for place, result in segmented(self._plan, table).items():
                 if isinstance(result, Unusable):
                     self._refuse(place, result.reason, overlong=result.overlong)
                 else:

@@ -57,6 +57,11 @@ def test_every_answer_is_right_and_no_question_stands_twice(rows: list[dict[str,
     assert set(counts.values()) == {20}
 
 
+def test_a_few_rows_of_the_beginning_are_of_all_tasks(rows: list[dict[str, Any]]) -> None:
+    assert len({row["source"] for row in rows[:6]}) == 6
+    assert len({(row["source"], row["level"]) for row in rows[:12]}) == 12
+
+
 def test_the_same_files_again_and_no_others_file_is_overwritten(folder: Path, tmp_path: Path) -> None:
     before = tree(folder)
     assert set(before) == {"prompts.jsonl", "reward.py", "train.py"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -252,8 +253,18 @@ def test_help_at_80_columns_cuts_no_name_and_shows_no_types_of_python(command: t
 
 
 @pytest.mark.parametrize("command", list(commands()), ids=" ".join)
+def test_help_at_80_columns_flows(command: tuple[str, ...]) -> None:
+    terminal = CliRunner(env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"})
+    shown = terminal.invoke(gaincurate_app, [*command, "--help"]).stdout
+    lines = [line.strip() for line in shown.partition("╭")[0].splitlines()]
+    for line, following in itertools.pairwise(lines):
+        if line and following:  # a line ends where the next word would not fit
+            assert len(line) + 1 + len(following.split()[0]) > 78, (line, following)
+
+
+@pytest.mark.parametrize("command", list(commands()), ids=" ".join)
 def test_a_command_with_more_than_five_options_takes_a_file(command: tuple[str, ...]) -> None:
     shown = run(*command, "--help").stdout
     names = set(re.findall(r"^│ \*? *(--[a-z-]+)", shown, re.MULTILINE)) - {"--help", "--print-config"}
-    own = command == ("doctor",)  # its --config is the trainer's
+    own = command in (("doctor",), ("compare",))  # their CONFIG is the trainer's, and a file of settings
     assert ("--print-config" in shown) == (len(names - {"--config"}) > 5 and not own)

@@ -202,6 +202,15 @@ def test_show_has_completions_with_rewards_worst_and_best_prompts_first(folder: 
     assert "Why?" not in printed
 
 
+@pytest.mark.parametrize("command", ["show", "report", "hygiene"])
+def test_a_file_in_place_of_a_set_has_the_command_that_makes_one(tmp_path: Path, command: str) -> None:
+    path = tiny.write_jsonl(tmp_path / "rows.jsonl", tiny.questions(2))
+    result = run(command, path)
+    assert result.exit_code == 2
+    made = f"`gaincurate score {path} --model M --out scored` makes a set of it."
+    assert f"{path} is no scored set: it is a file. {made}" in result.stderr
+
+
 def test_a_finished_set_answers_again_without_torch_and_not_after_a_change(
     tmp_path: Path, tiny_model: Path
 ) -> None:

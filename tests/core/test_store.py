@@ -133,7 +133,8 @@ def test_a_local_folder_with_the_name_of_a_scheme_is_local(
         ("s3://bucket/a?X-Amz-Signature=hidden", "a user name, a ? or a # is refused"),
         ("az://container/c#hidden", "AZURE_STORAGE_ACCOUNT_KEY"),
         ("https://user:hidden@host/a", "expected a local path"),
-        ("s3:///", "names no bucket"),
+        ("s3:///", "s3://: this URL names no bucket"),
+        ("s3://", "s3://: this URL names no bucket"),
     ],
 )
 def test_another_url_is_refused_without_its_secret(place: str, said: str) -> None:

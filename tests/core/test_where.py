@@ -148,7 +148,6 @@ def test_names_are_dotted_or_anything_in_column() -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("", "--where '': invalid syntax; write it as in"),
         ("x = 3", "and equal as ==."),
         ("x > 1 AND n > 2", "invalid syntax; write it as in"),
         ("x + 1 > 2", "x + 1 is no part of a condition; it takes columns, numbers"),
@@ -161,6 +160,8 @@ def test_names_are_dotted_or_anything_in_column() -> None:
         ("s[0] == 'a'", "is no part of a condition"),
         ("f'{x}' == 'a'", "is no part of a condition"),
         ("1 < 2", "it names no column"),
+        ("", "it is empty; write a condition, such as"),
+        ("  ", "it is empty; write a condition, such as"),
         ("x == None", "nothing equals None; write is None or is not None"),
         ("x is 3", "is stands between a column and None"),
         ("3 is None and x > 1", "is stands between a column and None"),

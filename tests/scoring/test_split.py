@@ -47,6 +47,20 @@ def without(name: str) -> dict[str, str]:
     return {key: value for key, value in array(3, 1, 16, 16).items() if not key.endswith(name)}
 
 
+def test_a_shard_is_called_by_its_place_in_its_part() -> None:
+    names = [
+        split.named(shard, 5)
+        for split in (Split(1, 2), Split(2, 2))
+        for shard in range(5)
+        if split.owns(shard)
+    ]
+    assert names == [
+        *("part 1/2: shard 1 of 3", "part 1/2: shard 2 of 3", "part 1/2: shard 3 of 3"),
+        *("part 2/2: shard 1 of 2", "part 2/2: shard 2 of 2"),
+    ]
+    assert Split().named(3, 5) == "shard 4 of 5"
+
+
 UNEVEN = "the array has 3 ids from 1 to 7, which are not evenly stepped; number its tasks as --array=1-3"
 
 
@@ -75,7 +89,8 @@ UNEVEN = "the array has 3 ids from 1 to 7, which are not evenly stepped; number 
         ({"RANK": "-1", "WORLD_SIZE": "4"}, "RANK='-1' is no whole number from 0"),
         ({"RANK": "٣", "WORLD_SIZE": "4"}, "RANK='٣' is no whole number"),
         ({"RANK": "1.0", "WORLD_SIZE": "4"}, "RANK='1.0' is no whole number"),
-        ({"WORLD_SIZE": "4"}, "WORLD_SIZE is set and RANK is not"),
+        ({"WORLD_SIZE": "4"}, "WORLD_SIZE is set and RANK is not, which says which part this is; give"),
+        ({"RANK": "1"}, "RANK is set and WORLD_SIZE is not, which says of how many parts; give --shard I/N."),
     ],
 )
 def test_what_is_half_there_or_cannot_be_is_refused(environment: dict[str, str], sentence: str) -> None:

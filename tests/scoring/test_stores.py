@@ -340,7 +340,7 @@ def test_credentials_that_are_missing_are_one_sentence(world: World, monkeypatch
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9")
     result = run("show", world.out)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "no credentials were found. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in result.stderr
 
 

@@ -1,0 +1,126 @@
+"""What `score --dry-run` says, against the run itself."""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tiny
+from command import run
+from gaincurate.core.artifact import EXECUTION
+from gaincurate.core.files import json_lines
+from gaincurate.core.locks import Split
+from gaincurate.core.scored_set import open_scores
+from gaincurate.errors import InputError, OutputError
+from gaincurate.scoring import estimate as module
+from gaincurate.scoring.config import ScoreConfig
+from gaincurate.scoring.estimate import estimate
+from gaincurate.scoring.pipeline import score_dataset
+
+
+def config(folder: Path, model: Path, **changes: Any) -> ScoreConfig:
+    data = folder / "rows.jsonl"
+    if not data.exists():
+        tiny.write_jsonl(data, tiny.questions(20))
+    given: dict[str, Any] = {
+        "data": str(data),
+        "model": str(model),
+        "out": folder / "out",
+        "threads": 1,
+        "shard_rows": 4,
+    }
+    return ScoreConfig(**given | changes)
+
+
+def test_rows_tokens_and_shards_are_those_of_the_run(tmp_path: Path, tiny_model: Path) -> None:
+    asked = config(tmp_path, tiny_model)
+    before = estimate(asked)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.jsonl"]
+    assert (before.there, before.seconds, before.basis) == (0, None, None)
+    half = asked.model_copy(update={"split_run": Split(1, 2)})
+    score_dataset(half)
+    left = estimate(asked)
+    assert estimate(half).rows_left == 0
+    score_dataset(asked)
+    lengths = open_scores(tmp_path / "out").column("gc_prompt_tokens").to_pylist()
+    assert (before.rows_left, before.shards, before.tokens) == (20, 5, sum(lengths))
+    assert before.longest == max(lengths)
+    # Shards 0, 2 and 4 were the first half's.
+    assert (left.rows_left, left.there, left.tokens) == (8, 3, sum(lengths[4:8] + lengths[12:16]))
+    done = estimate(asked)
+    assert (done.rows_left, done.there, done.tokens, done.seconds) == (0, 5, 0, None)
+
+
+def test_a_part_of_the_rows_stands_for_all(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_COUNTED", 8)
+    asked = config(tmp_path, tiny_model)
+    whole = estimate(asked)
+    score_dataset(asked)
+    lengths = open_scores(tmp_path / "out").column("gc_prompt_tokens").to_pylist()
+    # Two shards of five: the first, and the one after half of them.
+    assert (whole.counted, whole.rows_left) == (8, 20)
+    assert whole.tokens == round(20 * sum(lengths[0:4] + lengths[8:12]) / 8)
+
+
+def test_the_time_is_that_of_a_run_like_it_on_this_machine(tmp_path: Path, tiny_model: Path) -> None:
+    short = config(tmp_path, tiny_model, out=tmp_path / "short", limit=8)
+    score_dataset(short)
+    path = tmp_path / "short" / EXECUTION
+    (line,) = [line for _, line in json_lines(path) if line is not None]
+    line |= {"elapsed": 20.0, "seconds": {"loading": 4.0}}  # two seconds per row
+
+    def write(**changes: Any) -> None:
+        path.write_text(json.dumps(line | changes) + "\n")
+
+    write()
+    lengths = open_scores(tmp_path / "short").column("gc_prompt_tokens").to_pylist()
+    asked = estimate(config(tmp_path, tiny_model))
+    assert asked.basis == "the run that wrote short"
+    assert asked.seconds == pytest.approx(4 + 2 * asked.tokens / (sum(lengths) / 8))
+    assert estimate(config(tmp_path, tiny_model, signals=("angle", "nll"))).seconds is None
+    assert estimate(config(tmp_path, tiny_model, workers=2)).seconds is None
+    write(host=platform.node() + "x")
+    assert estimate(config(tmp_path, tiny_model)).seconds is None
+
+
+def test_a_trial_gives_a_time_and_leaves_nothing(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    tried = estimate(config(tmp_path, tiny_model), trial=4)
+    assert tried.basis == "a trial of the first 4 rows"
+    assert tried.seconds is not None
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["rows.jsonl", "temporary"]
+
+
+def test_what_the_run_would_refuse_is_refused(tmp_path: Path, tiny_model: Path) -> None:
+    score_dataset(config(tmp_path, tiny_model, limit=4))
+    with pytest.raises(OutputError, match="rows was 4 and is now 20"):
+        estimate(config(tmp_path, tiny_model))
+    assert estimate(config(tmp_path, tiny_model, overwrite=True)).rows_left == 20
+    with pytest.raises(InputError, match="leave --engine ray out"):
+        estimate(config(tmp_path, tiny_model, engine="ray"))
+
+
+def test_the_command_prints_it_and_names_a_row_that_cannot_be_scored(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    rows = [*tiny.questions(3), {"question": " ", "answer": "1", "level": 0}]
+    data = tiny.write_jsonl(tmp_path / "rows.jsonl", rows)
+    words = ("score", data, "-m", tiny_model, "-o", tmp_path / "out")
+    shown = run(*words, "--dry-run")
+    assert shown.exit_code == 0
+    assert "4 rows of 4 to score, 0 of 1 shard there" in shown.stdout
+    assert "1 of these rows cannot be scored: row 3 (from 0): " in shown.stdout
+    assert "--trial 32 times some rows" in shown.stdout
+    assert json.loads(run(*words, "--dry-run", "--json").stdout)["rows_left"] == 4
+    assert not (tmp_path / "out").exists()
+    refused = run(*words, "--trial", 2)
+    assert (refused.exit_code, refused.stderr) == (2, "error: --trial 2 goes with --dry-run.\n")
