@@ -17,7 +17,7 @@ from gaincurate.compare.verdict import differences, differences_over_tasks, pair
 
 HERE = Path(__file__).parent
 FILES = ("tuned.jsonl", "fresh.jsonl", "decide.jsonl")
-STUDIES = [("w3", 2, 5), ("w3", 4, 5), ("w3", 7, 5), ("w3", 10, 3), ("w1", 2, 5), ("w1", 3, 5), ("w1", 5, 3)]
+STUDIES = [("w3", 2, 5), ("w3", 4, 5)]
 """World, arms, seeds of each."""
 DRAWS = 500  # a quarter of the draws that `compare` makes, for time
 
