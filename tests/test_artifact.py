@@ -13,7 +13,6 @@ from command import tree
 from gaincurate.core.artifact import (
     Artifact,
     Kind,
-    differing_keys,
     encode_shard,
     open_table,
     read_info,
@@ -21,6 +20,7 @@ from gaincurate.core.artifact import (
     shard_name,
 )
 from gaincurate.core.files import digest_file
+from gaincurate.core.manifest import differing_keys
 from gaincurate.core.scored_set import SCORES
 from gaincurate.errors import OutputError
 from sets import IDENTITY_OF_SETS, make_set, scored_row
@@ -135,12 +135,12 @@ def test_present_shards_are_those_that_are_whole_and_ours(tmp_path: Path) -> Non
 
 def test_the_manifest_counts_and_names_every_shard(tmp_path: Path) -> None:
     folder = tmp_path
-    facts = {"identity": {"format": 1}, "truncated": 1, "without_prefix": 2, "rows": 2}
+    facts = {"identity": IDENTITY_OF_SETS, "truncated": 1, "without_prefix": 2, "rows": 2}
     facts |= {"zero_vectors": 3, "norm_was_fused": True, "prefill": "packed"}
     for index, rejected in enumerate([[{"row": 3, "reason": "é"}], []]):
         info = {**facts, "rejected": rejected}
         (folder / shard_name(index)).write_bytes(encode_shard(TABLE, info))
-    manifest = Artifact(folder, SCORES).finish({"format": 1}, 2)
+    manifest = Artifact(folder, SCORES).finish(IDENTITY_OF_SETS, 2)
     assert Artifact(folder, SCORES).read_manifest() == manifest
     kept = {key: value for key, value in manifest.items() if key not in ("shards", "identity")}
     assert kept == {

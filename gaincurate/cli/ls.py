@@ -5,7 +5,6 @@ It reads the small files of JSON that each of them has, and checks no shard, so 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -74,7 +73,7 @@ def described(folder: Path) -> dict[str, Any] | None:
             "rows": run.get("kept", run.get("rows")),
             "model": model,
         }
-        if round_ is None or round_ < 0:
+        if not isinstance(round_, int) or round_ < 0:
             return facts | {"state": "no round yet"}
         if state.get("finished"):
             return facts | {"state": f"finished, {output.counted(round_ + 1, 'round')}"}
@@ -83,8 +82,8 @@ def described(folder: Path) -> dict[str, Any] | None:
         return None
     manifest = _read(folder / "manifest.json")
     rollouts = identity.get("kind") == "rollouts"
-    engine = identity.get("engine", {}) if rollouts else identity
-    model = engine.get("model")
+    engine = identity.get("engine") if rollouts else identity
+    model = engine.get("model") if isinstance(engine, dict) else None
     facts |= {
         "kind": "rollout set" if rollouts else "scored set",
         "rows": manifest.get("rollouts" if rollouts else "rows"),
@@ -95,8 +94,10 @@ def described(folder: Path) -> dict[str, Any] | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    from gaincurate.core.foreign import json_file
+
     try:
-        value = json.loads(path.read_bytes())
+        value = json_file(path)
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 import re
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -347,21 +346,17 @@ def parsed(path: Path) -> dict[str, Any]:
         InputError: its ending is none of these, it cannot be parsed, or it holds no names with values.
         StorageError: it cannot be read.
     """
-    import tomllib
-
-    import yaml
-
     from gaincurate.core.files import reading
+    from gaincurate.core.foreign import json_value, read_text, toml_value
 
     kind = _KINDS.get(path.suffix.lower())
     if kind is None:
         raise InputError(f"--config {path}: expected a file that ends in .toml, .yaml, .yml or .json.")
-    with reading(path):
-        text = path.read_bytes()
-    parsers: dict[str, Callable[[str], Any]] = {"TOML": tomllib.loads, "YAML": _yaml, "JSON": json.loads}
+    parsers: dict[str, Callable[[str], Any]] = {"TOML": toml_value, "YAML": _yaml, "JSON": json_value}
     try:
-        values = parsers[kind](text.decode())
-    except (ValueError, yaml.YAMLError) as error:
+        with reading(path):
+            values = parsers[kind](read_text(path))
+    except ValueError as error:
         reason = " ".join(str(error).split()).removesuffix(".")
         raise InputError(f"--config {path} is no {kind}: {reason}.", path=str(path)) from error
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
@@ -372,6 +367,8 @@ def parsed(path: Path) -> dict[str, Any]:
 def _yaml(text: str) -> Any:
     import yaml
 
+    from gaincurate.core.foreign import yaml_value
+
     class Loader(yaml.SafeLoader):  # type: ignore[misc]
         yaml_implicit_resolvers = {  # noqa: RUF012, as the library has it
             first: [rule for rule in rules if rule[0] != _BOOL]
@@ -379,4 +376,4 @@ def _yaml(text: str) -> Any:
         }
 
     Loader.add_implicit_resolver(_BOOL, re.compile("true|false", re.IGNORECASE), list("tTfF"))
-    return yaml.load(text, Loader=Loader)
+    return yaml_value(text, Loader)

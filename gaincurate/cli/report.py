@@ -426,7 +426,12 @@ def need_a_place_for_the_page(page: Path, option: str) -> None:
     if page.is_dir() or not page.parent.is_dir():
         what = "is a folder" if page.is_dir() else f"lies in {page.parent}, which is no folder"
         raise OutputError(f"{option} {page} {what}: name a file, such as report.html.", path=str(page))
-    if page.exists() and _MARK not in page.read_bytes()[:_HEAD]:
+    from gaincurate.core.files import reading
+    from gaincurate.core.foreign import read_bytes
+
+    with reading(page):
+        ours = not page.exists() or _MARK in read_bytes(page)[:_HEAD]
+    if not ours:
         raise OutputError(
             f"{option} {page} is there and is no report: it would be lost. Name another file, such as "
             "report.html.",

@@ -5,7 +5,6 @@ A strategy's options are read by its own model, so `--set` reaches those that ha
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gaincurate.cli import output
+from gaincurate.core.foreign import json_value
 from gaincurate.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def given_options(
         if not equals:
             raise InputError(f"--set {option}: expected NAME=VALUE.")
         try:
-            values[name] = json.loads(value)
+            values[name] = json_value(value)
         except ValueError:
             values[name] = value
     return values

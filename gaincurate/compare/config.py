@@ -9,7 +9,6 @@ more steps at equal tokens often gain more than a choice of prompts does.
 from __future__ import annotations
 
 import math
-import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -17,6 +16,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gaincurate.core.files import reading
+from gaincurate.core.foreign import read_text, toml_value
 from gaincurate.core.options import Refusal, refusals
 from gaincurate.core.schema import PREFIX
 from gaincurate.errors import InputError
@@ -369,11 +369,10 @@ def read_comparison(path: Path) -> Comparison:
         InputError: it is no TOML, has a name that there is not, or a value that cannot be.
         StorageError: it cannot be read.
     """
-    with reading(path):
-        text = path.read_bytes()
     try:
-        settings = tomllib.loads(text.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        with reading(path):
+            settings = toml_value(read_text(path))
+    except ValueError as error:
         raise InputError(f"{path} is no TOML: {error}.", path=str(path)) from error
     for name in ("scored", "heldout"):
         if isinstance(settings.get(name), str):

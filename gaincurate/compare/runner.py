@@ -23,10 +23,11 @@ from pydantic import BaseModel
 from gaincurate.compare.arm import ArmJob, evaluation, model_at_start
 from gaincurate.compare.config import Arm, Comparison
 from gaincurate.compare.results import DRAWN, EVALUATIONS, FACTS, MARKS, RESULTS, STEPS, TASKS, write_tables
-from gaincurate.core.artifact import MANIFEST, Json, differing_keys
+from gaincurate.core.artifact import MANIFEST, Json
 from gaincurate.core.columns import NO_GROUP, read_column
 from gaincurate.core.files import write_json
 from gaincurate.core.locks import WORK, Split, writing
+from gaincurate.core.manifest import differing_keys
 from gaincurate.core.options import near
 from gaincurate.core.progress import Progress
 from gaincurate.core.schema import ID

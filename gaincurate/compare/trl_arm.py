@@ -33,6 +33,7 @@ from gaincurate.compare.arm import (
 )
 from gaincurate.core.artifact import MANIFEST, Json
 from gaincurate.core.files import remove_temporaries, write_json
+from gaincurate.core.foreign import read_bytes
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.config import RolloutConfig
@@ -135,7 +136,7 @@ class Marks(transformers.TrainerCallback):
 
 def main(folder: Path) -> None:
     """Train one arm to its last mark, then judge all marks."""
-    task = Task.model_validate_json((folder / TASK).read_bytes())
+    task = Task.model_validate_json(read_bytes(folder / TASK))
     remove_temporaries(folder)
     last = len(task.mark_tokens) - 1
     if not (folder / MARKS / str(last) / COST).exists():

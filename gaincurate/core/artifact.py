@@ -37,7 +37,9 @@ from gaincurate.core.files import (
     reading,
     to_lines,
 )
+from gaincurate.core.foreign import Malformed, json_value, read_bytes, see_fits
 from gaincurate.core.locks import WORK, Split, work_folder, writing
+from gaincurate.core.manifest import Manifest, Part, differing_keys
 from gaincurate.core.store import Folder, Remote, located, open_store
 from gaincurate.errors import InputError, OutputError, StorageError
 
@@ -77,6 +79,8 @@ class Kind:
         before: files of its own that may be there before the identity is.
         work: a glob of what it keeps in the work folder, deleted with it.
         hints: what else to say where an identity differs in this key alone.
+        manifest: what its manifest has to say.
+        part: what each of its parts has to say of itself.
         in_stores: whether it may lie in an object store.
     """
 
@@ -93,6 +97,8 @@ class Kind:
     work: str = ""
     hints: Mapping[str, str] | None = None
     in_stores: bool = False
+    manifest: type[Manifest] = Manifest
+    part: type[Part] = Part
 
 
 class Artifact:
@@ -190,7 +196,7 @@ class Artifact:
                     )
                 return None
         try:
-            identity: Json = json.loads(text)
+            identity: Json = json_value(text)
             _ = identity["format"]
         except (ValueError, LookupError, TypeError) as error:
             if damaged:
@@ -317,7 +323,7 @@ class Artifact:
         data = self.store.get(name)
         if data is None:
             raise self.mismatch(path)
-        info = parse_info(data, path)
+        info = parse_info(data, path, self.kind.part)
         self.refuse_other(info["identity"], identity, path)
         if tag is not None:
             self._remember(name, tag, info, data)
@@ -326,7 +332,7 @@ class Artifact:
     def _remember(self, name: str, tag: str, info: Json, data: bytes) -> None:
         """Keep a part's facts in the work folder, because to read them again is to fetch the whole part."""
         facts = {**info, "identity": digest_json(info["identity"])}
-        facts = json.loads(json.dumps(facts, sort_keys=True))  # in the order in which the part has them
+        facts = json_value(json.dumps(facts, sort_keys=True))  # in the order in which the part has them
         entry = {"name": name, "tag": tag, "info": facts, "bytes": len(data), "hash": digest_bytes(data)}
         append_line(work_folder(self.folder) / _PARTS, entry)
 
@@ -423,15 +429,13 @@ class Artifact:
             if not self.remote and folder.is_file():
                 why = f"is a file. `gaincurate score {folder} --model M --out scored` makes a set of it."
             raise OutputError(f"{folder} is no {kind.name}: it {why}", path=str(folder))
+        again = f"Delete that file and run the same `{kind.command}` command again: it is written again from "
+        again += "the shards, and nothing else is done again."
         try:
-            manifest: Json = json.loads(text)
+            manifest: Json = json_value(text)
             written = manifest["format"]
         except (ValueError, LookupError, TypeError) as error:
-            raise OutputError(
-                f"{path} is damaged. Delete that file and run the same `{kind.command}` command again: it is "
-                "written again from the shards, and nothing else is done again.",
-                path=str(path),
-            ) from error
+            raise OutputError(f"{path} is damaged. {again}", path=str(path)) from error
         if other := self._other_kind(manifest):
             raise OutputError(
                 f"{folder} is no {kind.name}: it holds {other}. Give the folder that `{kind.command}` wrote.",
@@ -443,6 +447,10 @@ class Artifact:
                 "version that wrote it, or make it again.",
                 path=str(folder),
             )
+        try:
+            see_fits(kind.manifest, manifest)
+        except Malformed as why:
+            raise OutputError(f"{path} is damaged: {why}. {again}", path=str(path)) from why
         return manifest, text
 
     def check(self, entry: Json) -> Path:
@@ -526,22 +534,26 @@ def read_info(path: Path) -> Json:
         StorageError: it cannot be read.
     """
     with reading(path):
-        data = path.read_bytes()
+        data = read_bytes(path)
     return parse_info(data, path)
 
 
-def parse_info(data: bytes, path: Path) -> Json:
-    """The same of a shard's bytes; `path` is what errors name.
+def parse_info(data: bytes, path: Path, part: type[Part] = Part) -> Json:
+    """The same of a shard's bytes; `path` is what errors name, and `part` what the shard has to say.
 
     Raises:
         OutputError: they are damaged or no shard of ours.
     """
     schema = ipc_schema(data, path, lambda why: _damaged(path, f"it is cut short or no shard ({why})"))
     try:
-        info: Json = json.loads((schema.metadata or {})[_KEY])
-        content = info["content"].encode()
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        info: Json = json_value((schema.metadata or {})[_KEY])
+    except (ValueError, LookupError) as error:
         raise _damaged(path, "it is cut short or no shard") from error
+    try:
+        see_fits(part, info)
+    except Malformed as why:
+        raise _damaged(path, f"what it says of itself cannot be: {why}") from why
+    content = info["content"].encode()
     if digest_bytes(data.replace(content, _NO_HASH.encode())) != info["content"]:
         raise _damaged(path, "its bytes do not match the hash in it")
     return info
@@ -581,16 +593,3 @@ def without_info(table: pa.Table) -> pa.Table:
     """The same table without our metadata in the schema."""
     metadata = {k: v for k, v in (table.schema.metadata or {}).items() if k != _KEY}
     return table.replace_schema_metadata(metadata or None)
-
-
-def differing_keys(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Where two identities differ: dotted key, old value, new value (None for a key that is not there)."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
-            name = f"{path}.{key}" if path else key
-            if key in old and key in new:
-                yield from differing_keys(old[key], new[key], name)
-            else:
-                yield name, old.get(key), new.get(key)
-    elif old != new:
-        yield path, old, new

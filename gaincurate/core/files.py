@@ -15,8 +15,9 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
+from gaincurate.core.foreign import json_value, lines_of, open_regular
 from gaincurate.errors import read_error, storage_error
 
 _BLOCK = 1 << 22
@@ -53,7 +54,7 @@ def digest_file(path: Path) -> str:
         StorageError: it cannot be read.
     """
     state = hashlib.blake2b(digest_size=16)
-    with reading(path), path.open("rb") as file:
+    with reading(path), open_regular(path) as file:
         while block := file.read(_BLOCK):
             state.update(block)
     return state.hexdigest()
@@ -171,19 +172,19 @@ def json_lines(source: Path | bytes, since: int = 0) -> Iterator[tuple[int, dict
     if isinstance(source, bytes):
         yield from _objects(io.BytesIO(source), since)
         return
-    with reading(source), source.open("rb") as file:
+    with reading(source), open_regular(source) as file:
         yield from _objects(file, since)
 
 
-def _objects(lines: Iterable[bytes], since: int) -> Iterator[tuple[int, dict[str, Any] | None]]:
+def _objects(file: IO[bytes], since: int) -> Iterator[tuple[int, dict[str, Any] | None]]:
     place = 0
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(lines_of(file), 1):
         place += len(line)
         if place <= since or not line.endswith(b"\n") or not line.strip():
             continue
         try:
-            value = json.loads(line)
-        except (ValueError, RecursionError):
+            value = json_value(line, surrogates=True)
+        except ValueError:
             value = None
         yield number, value if isinstance(value, dict) else None
 

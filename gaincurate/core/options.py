@@ -7,7 +7,6 @@ which takes 80 ms, so that commands can mark their parameters and `gaincurate --
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -160,9 +159,11 @@ def json_object(value: str, option: str, example: str) -> dict[str, Any]:
     Raises:
         InputError: it is no JSON object.
     """
+    from gaincurate.core.foreign import json_value
+
     try:
-        parsed = json.loads(value)
-    except json.JSONDecodeError:
+        parsed = json_value(value)
+    except ValueError:
         parsed = None
     if not isinstance(parsed, dict):
         raise InputError(f"{option} {value!r}: expected a JSON object, such as {example}.")

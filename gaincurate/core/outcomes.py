@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gaincurate.core.files import json_lines, reading
+from gaincurate.core.foreign import read_bytes
 from gaincurate.errors import OutcomeError
 
 _SHOWN = 5
@@ -141,7 +142,7 @@ def read_file(path: Path, round_: int, ids_of: IdsOf, rules: Rules) -> list[Line
         StorageError: it cannot be read.
     """
     with reading(path):
-        data = path.read_bytes() if path.exists() else b""
+        data = read_bytes(path) if path.exists() else b""
     return read_lines(data, path, round_, ids_of, rules)[0]
 
 
@@ -360,7 +361,7 @@ def read_outcomes(path: Path, round_: int, ids_of: IdsOf, rules: Rules) -> Outco
                 'each rollout: {"gc_id": ..., "reward": ..., "round": ' + str(round_) + "}.",
                 path=str(path),
             )
-        data = path.read_bytes()
+        data = read_bytes(path)
     size = data.rfind(b"\n") + 1
     lines, void = read_lines(data, path, round_, ids_of, rules)
     counting, replaced = newest_attempts([line for line in lines if line.round == round_])
@@ -395,7 +396,7 @@ def split_lines(
         StorageError: it cannot be read.
     """
     with reading(path):
-        data = path.read_bytes()
+        data = read_bytes(path)
     size = max(data.rfind(b"\n") + 1, since)
     old, _ = read_lines(data[:since], path, round_, ids_of, rules)
     new, _ = read_lines(data, path, round_, ids_of, rules, since)

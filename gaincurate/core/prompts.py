@@ -20,6 +20,7 @@ import pyarrow.types as pt
 from gaincurate.core.arrow import read_parquet
 from gaincurate.core.artifact import Json, broken
 from gaincurate.core.files import write_stream
+from gaincurate.core.foreign import json_value
 from gaincurate.core.options import near
 from gaincurate.core.schema import ID, PREFIX
 from gaincurate.errors import OutputError, SourceError
@@ -30,6 +31,7 @@ PROMPT = "prompt"
 """The column of messages in training rows."""
 
 # `prompt` and `messages` are what trainers read; the three others are what data sets call a question.
+_SHOWN = 60  # characters of a name in a sentence
 _PROMPTS = ("prompt", "messages")
 _QUESTIONS = ("problem", "question", "instruction")
 _ANSWERS = ("answer", "ground_truth", "reward_model.ground_truth", "solution")
@@ -142,7 +144,17 @@ def _short(kind: pa.DataType) -> str:
 
 
 def column_values(table: pa.Table, name: str) -> list[Any]:
-    """A column's values as Python objects; `name` may go into a struct."""
+    """A column's values as Python objects; `name` may go into a struct.
+
+    Raises:
+        OutputError: the rows have no such column, so the set is not what its identity says.
+    """
+    if _type_of(table.schema, name) is None:
+        raise OutputError(
+            f"the set's identity names the column {name[:_SHOWN]!r}, which its rows do not have. Get the set "
+            "again from where it came, or score again.",
+            column=name,
+        )
     if name in table.column_names:
         values: list[Any] = table.column(name).to_pylist()
         return values
@@ -164,11 +176,11 @@ def to_messages(value: Any, column: str) -> list[Message]:
         raise PromptProblem("the prompt is null")
     if isinstance(value, str) and column.rsplit(".", 1)[-1] == "messages":
         try:
-            value = json.loads(value)
+            value = json_value(value, surrogates=True)
             json.dumps(value, ensure_ascii=False).encode()  # an escape can write what no text can hold
         except UnicodeEncodeError as error:
             raise PromptProblem("messages holds half of a surrogate pair") from error
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             reason = getattr(error, "msg", str(error))
             raise PromptProblem(f"messages is a text but no JSON ({reason})") from error
         if not isinstance(value, list):

@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from gaincurate.core.foreign import json_value
+
 FORMAT = 1
 ID = "gc_id"
 PREFIX = "gc_"
@@ -101,7 +103,7 @@ def scored_schema(source: pa.Schema, more: Sequence[pa.Field] = ()) -> pa.Schema
     metadata = dict(source.metadata or {})
     if b"huggingface" in metadata:
         try:
-            features = json.loads(metadata[b"huggingface"])["info"]["features"]
+            features = json_value(metadata[b"huggingface"])["info"]["features"]
         except (ValueError, KeyError, TypeError):
             features = None
         if not isinstance(features, dict):

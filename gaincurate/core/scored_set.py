@@ -11,21 +11,23 @@ columns and Arrow maps files.
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field, FiniteFloat
 
 from gaincurate.core.arrow import Refuse, check_fields, check_values, open_ipc, validate
 from gaincurate.core.artifact import MANIFEST, Artifact, Json, Kind, broken, open_table, without_info
 from gaincurate.core.cache import local_copy
 from gaincurate.core.files import digest_bytes, digest_file, reading, write_atomic, write_json
+from gaincurate.core.foreign import json_file
+from gaincurate.core.manifest import Count, Document, Entry, Manifest, Part
 from gaincurate.core.options import near
 from gaincurate.core.schema import FORMAT, ID, NEVER_NULL, PREFIX, expected_fields
 from gaincurate.core.store import Remote, located
@@ -38,6 +40,65 @@ _FEW = 64  # rows of a shard for each that is taken, from which on validating ro
 _SHOWN, _CELL = 5, 80
 """Rows of a set that a notebook shows, and the characters of a cell."""
 _AGAIN = "delete that column's .arrow and .json file, and make it again if you need it."
+
+
+class _Entry(Entry):
+    rows: Count
+
+
+class _Source(Document):
+    prompt_column: str
+    answer_column: str | None = None
+    id_column: str | None = None
+    split: str | None = None
+
+
+class _Model(Document):
+    name: str
+    revision: str | None = None
+    weights: str | None = None
+
+
+class _Segmentation(Document):
+    system: str | None = None
+    system_override: bool = False
+    shots: list[dict[str, Any]] | None = None
+    template_kwargs: dict[str, Any] | None = None
+    max_length: Count | None = None
+    overlong: str | None = None
+
+
+class _Identity(Document):
+    source: _Source
+    model: _Model
+    site: Literal["mlp_input", "final_norm"]
+    layer: int | None
+    dtype: str
+    device: str
+    inter_weight: FiniteFloat = 1.0
+    segmentation: _Segmentation | None = None
+
+
+class _Manifest(Manifest):
+    summed = ("rows",)
+    rows: Count
+    truncated: Count
+    rows_without_prefix: Count
+    zero_vectors: Count
+    norm_was_fused: bool
+    prefill: str
+    identity: _Identity  # type: ignore[assignment]
+    shards: Annotated[Sequence[_Entry], Field(min_length=1)]
+
+
+class _Part(Part):
+    rows: Count
+    truncated: Count
+    without_prefix: Count
+    zero_vectors: Count
+    norm_was_fused: bool
+    prefill: str
+    rejected: list[dict[str, Any]]
 
 
 def _totals(parts: Sequence[Json], rejected: int) -> Json:
@@ -69,6 +130,8 @@ SCORES = Kind(
     own=(COLUMNS,),
     work="ids.bin",
     in_stores=True,
+    manifest=_Manifest,
+    part=_Part,
     hints={
         "segmentation.rendering": " (the chat template writes today's date, it seems: pin it, for Llama 3 "
         'with --template-kwargs \'{"date_string": "26 Jul 2024"}\')'
@@ -343,7 +406,7 @@ class ScoredSet:
         descriptions: dict[str, Json] = {}
         for path in sorted((self.folder / COLUMNS).glob("gc_*.json")):
             try:
-                descriptions[path.stem] = json.loads(path.read_bytes())
+                descriptions[path.stem] = json_file(path)
                 _ = descriptions[path.stem]["manifest"], descriptions[path.stem]["hash"]
             except (ValueError, LookupError, TypeError) as error:
                 raise OutputError(f"{path} is damaged; {_AGAIN}", path=str(path)) from error

@@ -19,6 +19,7 @@ from pathlib import Path, PosixPath
 from typing import Any, Protocol
 
 from gaincurate.core.files import reading, write_atomic, write_stream
+from gaincurate.core.foreign import LARGEST, read_bytes
 from gaincurate.errors import InputError, SourceError, StorageError, reason_of
 
 SCHEMES = {
@@ -163,7 +164,7 @@ class Folder:
         """See `Store`."""
         path = self._folder / name
         with reading(path):
-            return path.read_bytes() if path.exists() else None
+            return read_bytes(path) if path.exists() else None
 
     def put(self, name: str, data: bytes) -> str | None:
         """See `Store`."""
@@ -232,7 +233,10 @@ class Bucket:
         """See `Store`."""
         obstore, client = _obstore(), self._client
         try:
-            data: bytes = obstore.get(client, name).bytes().to_bytes()
+            found = obstore.get(client, name)
+            if found.meta["size"] > LARGEST:
+                raise OSError(f"it has more than {LARGEST:,} bytes")
+            data: bytes = found.bytes().to_bytes()
         except (obstore.exceptions.BaseError, OSError) as error:
             if isinstance(error, FileNotFoundError) and "NoSuchBucket" not in str(error):
                 return None

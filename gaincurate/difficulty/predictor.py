@@ -6,11 +6,10 @@ Weights are safetensors only, because pickled ones run code when they are read.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError
@@ -20,6 +19,7 @@ from torch.nn import functional
 
 from gaincurate.core.artifact import Json
 from gaincurate.core.files import digest_bytes, reading, write_atomic, write_json
+from gaincurate.core.foreign import json_file, read_bytes
 from gaincurate.errors import InputError, OutputError, storage_error
 
 WEIGHTS, CONFIG = "adapter.safetensors", "config.json"
@@ -213,10 +213,9 @@ def load_adapter(folder: Path) -> Adapter:
             f"difficulty fit SCORED --outcomes FILE --out {folder}` makes one.",
             path=str(folder),
         )
-    with reading(folder):
-        text, weights = (folder / CONFIG).read_bytes(), (folder / WEIGHTS).read_bytes()
     try:
-        facts: dict[str, Any] = json.loads(text)
+        with reading(folder):
+            weights, facts = read_bytes(folder / WEIGHTS), json_file(folder / CONFIG)
         version = facts["format"]
     except (ValueError, LookupError, TypeError) as error:
         raise _damaged(folder, f"its {CONFIG} cannot be read") from error

@@ -6,7 +6,6 @@ version of NumPy.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from gaincurate.core.foreign import json_value
 from gaincurate.core.prompts import (
     Message,
     PromptProblem,
@@ -116,6 +116,6 @@ def fitting_verifier(scored: ScoredSet) -> str | None:
     metadata = row.get("metadata")
     if isinstance(metadata, str):
         with suppress(ValueError):
-            metadata = json.loads(metadata)
+            metadata = json_value(metadata)
     named = metadata.get("source_dataset") if isinstance(metadata, dict) else None
     return "math" if named is None and row.get("source_dataset") is None else "reasoning-gym"

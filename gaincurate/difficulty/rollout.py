@@ -20,6 +20,7 @@ from typing import Any
 import gaincurate
 from gaincurate.core.artifact import EXECUTION, IDENTITY, Artifact, Json
 from gaincurate.core.files import append_line, remove_temporaries, write_atomic
+from gaincurate.core.foreign import json_value
 from gaincurate.core.leases import Event, shards_of
 from gaincurate.core.locks import work_folder
 from gaincurate.core.progress import Listener, Progress, Sent
@@ -187,7 +188,7 @@ def _identity(config: RolloutConfig, prompts: _Prompts, engine: Engine, pool: Ve
         "shard_prompts": config.shard_prompts,
         "versions": {"gaincurate": gaincurate.__version__},
     }
-    same: Json = json.loads(json.dumps(identity))
+    same: Json = json_value(json.dumps(identity))
     return same
 
 

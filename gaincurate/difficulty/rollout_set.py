@@ -6,7 +6,6 @@ that a prompt may have any number of them and a reader can take the columns it n
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ import pyarrow as pa
 
 from gaincurate.core.arrow import check_fields, check_values
 from gaincurate.core.artifact import IDENTITY, MANIFEST, Artifact, Json, Kind, broken, open_table
+from gaincurate.core.foreign import json_file
+from gaincurate.core.manifest import Count, Document, Entry, Manifest, Part
 from gaincurate.core.schema import ID
 from gaincurate.difficulty.engine import Completion
 from gaincurate.errors import InputError
@@ -62,6 +63,42 @@ def rollout_table(judged: Sequence[Judged]) -> pa.Table:
     return pa.table(arrays, schema=SCHEMA)
 
 
+class _Counts(Document):
+    prompts: Count
+    rollouts: Count
+    unjudged: Count
+    tokens: Count
+
+
+class _Entry(Entry, _Counts):
+    pass
+
+
+class _Source(Document):
+    manifest: str
+    rows: Count
+    answer_column: str | None = None
+
+
+class _Engine(Document):
+    model: str | dict[str, Any]
+
+
+class _Identity(Document):
+    source: _Source | None = None
+    engine: _Engine | None = None
+
+
+class _Manifest(Manifest, _Counts):
+    summed = _COUNTS
+    identity: _Identity  # type: ignore[assignment]
+    shards: Sequence[_Entry]
+
+
+class _Part(Part, _Counts):
+    rejected: list[dict[str, Any]]
+
+
 def _totals(parts: Sequence[Json], rejected: int) -> Json:
     """The head of a rollout set's manifest."""
     return {
@@ -81,6 +118,8 @@ ROLLOUTS = Kind(
     part_facts=_COUNTS,
     before=(BROKEN,),
     work="*.jsonl",
+    manifest=_Manifest,
+    part=_Part,
 )
 """What a rollout set is, for `Artifact`."""
 
@@ -103,7 +142,7 @@ def is_rollout_set(path: Path) -> bool:
     """Whether a folder is one, finished or not."""
     for name in (MANIFEST, IDENTITY):
         try:
-            facts = json.loads((path / name).read_bytes())
+            facts = json_file(path / name)
         except (OSError, ValueError):
             continue
         if isinstance(facts, dict) and facts.get("kind") == KIND:

@@ -25,6 +25,7 @@ from typing import Any
 
 from gaincurate.core.artifact import Json
 from gaincurate.core.files import digest_json, to_lines, write_json
+from gaincurate.core.foreign import json_file, json_value
 from gaincurate.core.options import near
 from gaincurate.core.process import kill_group
 from gaincurate.core.progress import Progress
@@ -239,7 +240,7 @@ class _Process:
             if not piece:
                 return None
             data += piece
-        message: dict[str, Any] = json.loads(data)
+        message: dict[str, Any] = json_value(data)
         return message
 
     def _end(self, seconds: float) -> str:
@@ -336,7 +337,7 @@ def _jobs(prompts: Sequence[Prompt], config: VerifierConfig, broken: Broken) -> 
 def remembered(path: Path, what: Json) -> Broken | None:
     """What an earlier run found for the same rows and verifier, or None."""
     try:
-        record = json.loads(path.read_bytes())
+        record = json_file(path)
         broken: Broken = record["broken"]
     except (OSError, ValueError, LookupError, TypeError):
         return None  # it is found again

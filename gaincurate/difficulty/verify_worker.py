@@ -23,6 +23,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from gaincurate.core.foreign import json_value
+
 Check = Callable[[str, Any, dict[str, Any]], Any]
 NAMES = ("math", "reasoning-gym", "exact")
 WALL = 3
@@ -238,7 +240,7 @@ def _metadata(row: dict[str, Any]) -> dict[str, Any]:
     value = row.get("metadata")
     if isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = json_value(value)
         except ValueError as error:
             raise GoldProblem(f"the column metadata is a text but no JSON ({error})") from error
     if value is None:

@@ -22,6 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from gaincurate.core.foreign import json_value
 from gaincurate.core.prompts import Message, column_values
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
@@ -230,7 +231,7 @@ class _Search:
     def _read(self, number: int) -> tuple[list[str], str]:
         begin, end = self._ends[number], self._ends[number + 1]
         self._file.seek(begin)
-        words, answer = json.loads(self._file.read(end - begin))
+        words, answer = json_value(self._file.read(end - begin))
         return words, answer
 
 

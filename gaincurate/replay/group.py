@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from gaincurate.core.foreign import json_value
 from gaincurate.errors import OutcomeError
 
 Tokens = npt.NDArray[np.int32]
@@ -159,7 +160,7 @@ def _settings(group: RolloutGroup, where: str) -> None:
 def _json(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     """A copy, as it comes back from a file."""
     try:
-        copied: dict[str, Any] = json.loads(json.dumps(dict(values), allow_nan=False, sort_keys=True))
+        copied: dict[str, Any] = json_value(json.dumps(dict(values), allow_nan=False, sort_keys=True))
     except (TypeError, ValueError) as error:
         raise OutcomeError(f"{where}: extra is no JSON: {error}.") from error
     return copied

@@ -18,6 +18,7 @@ from types import TracebackType
 import pyarrow as pa
 
 from gaincurate.core.files import reading, sync_folder
+from gaincurate.core.foreign import read_bytes
 from gaincurate.core.locks import Split, writing
 from gaincurate.errors import InputError, OutputError, StorageError, storage_error
 from gaincurate.replay.group import RolloutGroup
@@ -116,7 +117,7 @@ def _intact(batch: pa.RecordBatch, path: Path, *, last: bool) -> bool:
 
 def _whole_batch_follows(path: Path, start: int) -> bool:
     """Whether a whole batch follows what cannot be read, so that it is no unfinished write."""
-    data = path.read_bytes()[start:]
+    data = read_bytes(path)[start:]
     whole, place = pa.py_buffer(data), data.find(_MARK, 8)
     while place >= 0:
         length = int.from_bytes(data[place + 4 : place + 8], "little")

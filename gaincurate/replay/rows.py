@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from gaincurate.core.arrow import read_stream
+from gaincurate.core.foreign import json_value
 from gaincurate.errors import OutcomeError, OutputError
 from gaincurate.replay.group import RolloutGroup
 
@@ -102,7 +103,7 @@ def groups_of(batch: pa.RecordBatch, where: str) -> Iterator[RolloutGroup]:
         about = {name: values[row] for name, values in plain.items()}
         digest, size = about.pop(DIGEST), about.pop("group_size")
         try:
-            about["extra"] = json.loads(about["extra"])
+            about["extra"] = json_value(about["extra"])
             about["prompt_ids"] = batch.column("prompt_ids")[row].values.to_numpy(zero_copy_only=False)
             for name in _NUMBERS:
                 about[name] = batch.column(name)[row].values.to_numpy(zero_copy_only=False)

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 from gaincurate.core.files import digest_bytes, reading, write_stream
+from gaincurate.core.foreign import json_value, read_bytes
 from gaincurate.errors import OutputError
 from gaincurate.replay.buffer import ReplayBuffer
 
@@ -39,10 +40,10 @@ def load(buffer: ReplayBuffer, path: Path) -> None:
         StorageError: it cannot be read.
     """
     with reading(path):
-        data = path.read_bytes()
+        data = read_bytes(path)
     head, _, groups = data.partition(b"\n")
     try:
-        state = json.loads(head)
+        state = json_value(head)
         digest = state.pop("digest")
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise _damaged(path) from error

@@ -7,12 +7,13 @@ still writes may not be done. A trainer with a layout of its own comes with its 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
+from gaincurate.core.foreign import json_file, json_value, open_regular
 from gaincurate.errors import InputError, TrainerError
 from gaincurate.schedule.run import Run
 
@@ -103,7 +104,7 @@ def weight_names(folder: Path) -> list[str] | None:
     if not (folder / _INDEX).is_file():
         return ["model.safetensors"]
     try:
-        names = sorted(set(json.loads((folder / _INDEX).read_bytes())["weight_map"].values()))
+        names = sorted(set(json_file(folder / _INDEX)["weight_map"].values()))
         return names if names and all(name == Path(name).name for name in names) else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
@@ -124,7 +125,7 @@ def _candidates(folder: Path, depth: int) -> list[Path]:
 def _state(folder: Path) -> int | None:
     """The step in `trainer_state.json`; None where there is none or it is not finished."""
     try:
-        return int(json.loads((folder / "trainer_state.json").read_bytes())["global_step"])
+        return int(json_file(folder / "trainer_state.json")["global_step"])
     except (OSError, ValueError, LookupError, TypeError):
         return None
 
@@ -154,16 +155,28 @@ def _age(folder: Path) -> tuple[int, int]:
 def whole(path: Path) -> bool:
     """Whether a safetensors file has all the bytes that its header speaks of."""
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
+        header, size = safetensors_header(path), path.stat().st_size
+        with open_regular(path) as file:
             length = int.from_bytes(file.read(8), "little")
-            if not 0 < length <= min(size - 8, _LARGEST_HEADER):
-                return False
-            header = json.loads(file.read(length))
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
         return bool(size == 8 + length + max(ends, default=0))
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return False
+
+
+def safetensors_header(path: Path) -> dict[str, Any]:
+    """What stands before the tensors of a safetensors file, by their names.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is cut short, or no such file.
+    """
+    with open_regular(path) as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json_value(file.read(length)) if 0 < length <= _LARGEST_HEADER else None
+    if not isinstance(header, dict):
+        raise ValueError(f"{path} is no safetensors file")
+    return header
 
 
 def checkpoint_before(run: Run, round_: int, command: Sequence[str], finder: Finder | None = None) -> str:

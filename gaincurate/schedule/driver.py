@@ -16,12 +16,15 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
+from pydantic import Field, FiniteFloat, RootModel
 
 from gaincurate.core.artifact import Json
 from gaincurate.core.files import append_line, append_lines, write_json
+from gaincurate.core.foreign import read_bytes
+from gaincurate.core.manifest import Count, Document
 from gaincurate.core.options import checked, near
 from gaincurate.core.process import check_placeholders, command_lock, fill, run_command, stoppable
 from gaincurate.core.progress import View
@@ -40,6 +43,22 @@ from gaincurate.schedule.rounds import start as open_run
 from gaincurate.schedule.run import Run, names_of, read_json, working_on
 
 NAMES = ("data", "round", "checkpoint", "outcomes", "output")
+
+
+class _Attempt(Document):
+    attempt: Count
+
+
+class _Trained(_Attempt):
+    seconds: FiniteFloat
+    ended: FiniteFloat
+    checkpoint: str | None
+
+
+class _Command(RootModel[Annotated[list[str], Field(min_length=1)]]):
+    pass
+
+
 _TRAINED, _COMMAND = "trained.json", "command.json"
 _CLOCKS = 2.0  # seconds that a file system's clock may be behind
 
@@ -92,7 +111,7 @@ def drive(
             with _pointing_at(run, round_):
                 take_outcomes(run, round_)
             advance(run, _checkpoint_after(run, round_, wanted, view, finder), view.note, finder.held)
-            view.round_done(round_, float(read_json(done)["seconds"]))
+            view.round_done(round_, float(read_json(done, _Trained)["seconds"]))
 
 
 def _tell_of_a_new_command(run: Run, command: list[str], again: bool, view: View) -> None:
@@ -119,7 +138,7 @@ def remembered(run: Run, command: Sequence[str]) -> list[str]:
             "{checkpoint} --outcomes {outcomes} --output {output}"
         )
     check_placeholders(command, NAMES)  # what a run remembers was given before there was this check
-    trainer = list(command) if command else [str(part) for part in read_json(path)]
+    trainer = list(command) if command else [*read_json(path, _Command)]
     if trainer[0].startswith("-"):
         raise InputError(
             f"{trainer[0]} is no option of `schedule run` and no program; the trainer goes after --."
@@ -199,11 +218,11 @@ def _begin_attempt(run: Run, round_: int) -> int:
     """Number this attempt, and tell the outcomes' file of it where an earlier one wrote there."""
     folder, path = run.round_folder(round_), run.outcomes(round_)
     counter = folder / "attempt.json"
-    attempt = int(read_json(counter)["attempt"]) + 1 if counter.exists() else 1
+    attempt = int(read_json(counter, _Attempt)["attempt"]) + 1 if counter.exists() else 1
     write_json(counter, {"attempt": attempt})
     try:
         (folder / _TRAINED).unlink(missing_ok=True)
-        if path.exists() and (data := path.read_bytes()):
+        if path.exists() and (data := read_bytes(path)):
             if not data.endswith(b"\n"):  # a killed trainer's half line
                 os.truncate(path, data.rfind(b"\n") + 1)
             append_line(path, {"attempt": attempt})
@@ -237,7 +256,7 @@ def _checkpoint_after(
     Raises:
         TrainerError: something asks for it, and it is not there.
     """
-    training: Json = read_json(run.round_folder(round_) / _TRAINED)
+    training: Json = read_json(run.round_folder(round_) / _TRAINED, _Trained)
     output = (run.round_folder(round_) / "output").resolve()
     since = float(training["ended"]) - float(training["seconds"]) - _CLOCKS
     # Look once more: sharded weights may have been converted since.

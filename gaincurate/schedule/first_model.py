@@ -6,13 +6,13 @@ compared with the one in the set's identity: by hundreds of rounds a wrong model
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from gaincurate.core.artifact import EXECUTION, Json
+from gaincurate.core.files import json_lines
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import GaincurateError, InputError, ModelError
 from gaincurate.scoring.model_files import ModelFiles, hub_model, locate_model, place_of
@@ -75,9 +75,10 @@ def first_model(scored: ScoredSet, note: Callable[[str], None]) -> str | None:
 def _place(folder: Path) -> Json | None:
     """The newest entry of the scoring run's log: `kind` and `name`, as `place_of` gives them."""
     path, place = folder / EXECUTION, None
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
-        with suppress(ValueError, KeyError, TypeError):
-            entry = json.loads(line)
+    for _, entry in json_lines(path) if path.exists() else ():
+        if entry is None:
+            continue
+        with suppress(KeyError):
             # Older sets have only what was typed: `demo` is the alias, a relative path is of this folder.
             place = entry.get("place") or place_of(str(entry["model"]))
     return place

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from gaincurate.core.artifact import Json
 from gaincurate.core.files import reading
+from gaincurate.core.foreign import read_bytes
 from gaincurate.core.options import ADVANCED, READING, Option, refusals
 from gaincurate.core.rng import Floats, Ints, permutation, uniforms
 from gaincurate.core.schema import EMBEDDING, ID
@@ -448,7 +449,7 @@ def read_forecast(path: Path) -> Forecast:
         StorageError: it cannot be read.
     """
     with reading(path):
-        text = path.read_bytes()
+        text = read_bytes(path)
     try:
         return TypeAdapter(Forecast).validate_json(text)
     except ValidationError as error:

@@ -25,6 +25,7 @@ import pyarrow as pa
 from gaincurate.core.arrow import check_fields, check_values, read_ipc
 from gaincurate.core.columns import NO_GROUP, can_group, check_groups, coded, fields, read_column
 from gaincurate.core.files import write_stream
+from gaincurate.core.foreign import json_value
 from gaincurate.core.options import near
 from gaincurate.core.rng import Floats, Labels, permutation, uniforms
 from gaincurate.core.schema import EMBEDDING, ID
@@ -102,7 +103,7 @@ def read(path: Path, rows: int, weights: Mapping[str, float] | None) -> Strata:
     check_fields(table.schema, _SCHEMA, refuse)
     check_values(table, refuse, never_null=_SCHEMA.names)
     try:
-        about = json.loads(table.schema.metadata[_ABOUT])
+        about = json_value(table.schema.metadata[_ABOUT])
         format_, names = about["format"], [str(name) for name in about["names"]]
     except (KeyError, TypeError, ValueError) as error:
         raise refuse("it does not say which groups there are") from error

@@ -26,6 +26,8 @@ from gaincurate.core.files import (
     remove_temporaries,
     write_json,
 )
+from gaincurate.core.foreign import read_bytes
+from gaincurate.core.manifest import Document
 from gaincurate.core.outcomes import Rules
 from gaincurate.core.prompts import training_rows, write_rows
 from gaincurate.core.rng import Ints, keys_of
@@ -119,10 +121,15 @@ def needed(run: Run, asked: Asked) -> NotReadyError:
     )
 
 
+class _Asked(Document):
+    ids: list[str]
+    seed: int
+
+
 def needed_for(run: Run) -> NotReadyError:
     """The sentence for the references of round 0, of a run that was just opened."""
     folder = run.references_folder(0)
-    asked = read_json(folder / IDS)
+    asked = read_json(folder / IDS, _Asked)
     return needed(run, Asked(0, folder, np.zeros(0, np.int64), asked["ids"], asked["seed"]))
 
 
@@ -147,7 +154,7 @@ def read(run: Run, asked: Asked, path: Path, *, ours: bool = False, note: Note =
         asked.round,
         path,
     )
-    if observed.round is not None and path.is_file() and not path.read_bytes().endswith(b"\n"):
+    if observed.round is not None and path.is_file() and not read_bytes(path).endswith(b"\n"):
         note(f"warning: the last line of {path} has no end and was left out")
     if rollouts is not None and run.facts["params"]["success"] is not None:
         observed = _cut(observed, rollouts, float(run.facts["params"]["success"]))
@@ -226,7 +233,7 @@ def _counts(run: Run, ids: list[str], rates: PassRates, rollouts: Path | None, p
         sums["unjudged"] += rows.column("reward").null_count
     return {
         **sums,
-        "policy": rollout_set.manifest["identity"]["engine"]["model"],
+        "policy": rollout_set.manifest["identity"].get("engine", {}).get("model"),
         "outcomes": {"file": place_of(run, rollouts), "hash": digest_json(rollout_set.manifest["shards"])},
     }
 

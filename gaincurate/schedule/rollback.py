@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gaincurate.core.artifact import Json
 from gaincurate.core.files import append_line, digest_bytes, digest_file, digest_json, reading, write_json
+from gaincurate.core.foreign import read_bytes
 from gaincurate.core.outcomes import earliest_return
 from gaincurate.errors import OutputError, storage_error
 from gaincurate.schedule.run import GIVEN, MADE, PLAN, STATE, Run, read_json
@@ -89,7 +90,7 @@ def _whole_lines(run: Run, round_: int) -> bytes:
     """The whole lines of a round's outcomes."""
     path = run.outcomes(round_)
     with reading(path):
-        data = path.read_bytes() if path.exists() else b""
+        data = read_bytes(path) if path.exists() else b""
     return data[: data.rfind(b"\n") + 1]
 
 
@@ -138,7 +139,7 @@ def take_back(run: Run, round_: int, step: int) -> None:
     path = run.outcomes(round_)
     forget_references(run, round_ + 1)
     try:
-        data = path.read_bytes() if path.exists() else b""
+        data = read_bytes(path) if path.exists() else b""
         if not data:
             return
         if not data.endswith(b"\n"):

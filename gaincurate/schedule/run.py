@@ -7,19 +7,21 @@ their order by its digest, so a kill between two writes loses nothing.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from gaincurate.core.artifact import EXECUTION, RUN, Json
 from gaincurate.core.files import append_line, json_lines, reading, remove_temporaries, write_json
+from gaincurate.core.foreign import Malformed, json_file, see_fits
 from gaincurate.core.locks import acquire
+from gaincurate.core.manifest import Count, Document
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.store import CACHE, Remote, located
 from gaincurate.errors import InputError, LockedError, OutputError, storage_error
@@ -39,6 +41,87 @@ _LARGE = 1 << 20  # bytes of a state; those of older rounds keep their rows alon
 GROUPS = "groups.arrow"
 """The group of each row, in a run with `--stratify` or `--where`."""
 ORDER, _NEXT, _SAVED_ORDERS = "order.arrow", "order-next.arrow", "orders"
+
+
+SetName = Annotated[str, Field(pattern=r"^[\w-]+(/[\w-]+)*$")]
+"""A scored set by the name that states give it: `base`, or a folder in the run's own."""
+Digest = Annotated[str, Field(pattern="^[0-9a-f]+$")]
+
+
+class _Scores(Document):
+    folder: str
+    relative: str | None = None
+    cache: str | None = None
+    manifest: str
+
+
+class Facts(Document):
+    """`run.json`."""
+
+    config: dict[str, Any]
+    params: dict[str, Any]
+    scores: _Scores
+    rows: Annotated[Count, Field(ge=1)]
+    angles: Annotated[list[float | None], Field(min_length=2, max_length=2)]
+
+
+class Inputs(Document):
+    """What a plan was computed from: empty in round 0."""
+
+    accuracy: float | None = None
+    effective: float | None = None
+    concentration: float | None = None
+    drift: float | None = None
+    prompts: Count | None = None
+    rollouts: Count | None = None
+    unjudged: Count | None = None
+    late: Count | None = None
+    completion_tokens: Count | None = None
+    calibration: dict[str, Any] | None = None
+
+
+class State(Document):
+    """`state.json`, of the run and of each round."""
+
+    round: Annotated[int, Field(ge=-1)]
+    rows: list[Count]
+    order: Digest
+    ordered_by: SetName
+    scores: SetName
+    probe: SetName | None
+    checkpoint: str | None
+    taken: dict[Annotated[str, Field(pattern="^[0-9]+$")], Count]
+    selector: Any
+    inputs: Inputs | None = None
+    metrics: dict[str, Any] | None = None
+    finished: bool = False
+
+    @model_validator(mode="after")
+    def _says_what_came_last(self) -> State:
+        if self.finished and self.inputs is None:
+            raise ValueError("it is finished and has no inputs")
+        return self
+
+
+class _Forecast(Document):
+    prompt_tokens: Count
+    mean_question_tokens: float
+    mean_angle: float | None
+
+
+class Plan(Document):
+    """`plan.json`."""
+
+    round: Count
+    ids: list[str]
+    params: dict[str, Any]
+    mu: float | None
+    sigma: float | None
+    metrics: dict[str, Any]
+    inputs: Inputs
+    forecast: _Forecast
+    predicted: list[float] | None = None
+    references: dict[str, Any] | None = None
 
 
 class Orders:
@@ -140,6 +223,7 @@ class Run:
                 f"{folder} has format {self.facts.get('format')}, this version reads {FORMAT}; use the "
                 "gaincurate version that opened it."
             )
+        fitting(path, self.facts, Facts)
         try:
             self.config = ScheduleConfig(**self.facts["config"])
         except (ValidationError, KeyError, TypeError) as error:
@@ -204,7 +288,7 @@ class Run:
             OutputError: it is damaged.
         """
         path = self.folder / STATE
-        copy = read_json(path) if path.exists() else {"round": 0}
+        copy = self._state(path) if path.exists() else {"round": 0}
         newest = int(copy["round"])
         while (self.round_folder(newest + 1) / PLAN).exists():
             newest += 1
@@ -214,7 +298,16 @@ class Run:
 
     def state_of(self, round_: int) -> Json:
         """The state that a round was planned with; of older rounds a large selector state is not kept."""
-        return read_json(self.round_folder(round_) / STATE)
+        path = self.round_folder(round_) / STATE
+        return self._state(path, round_)
+
+    def _state(self, path: Path, round_: int | None = None) -> Json:
+        state = read_json(path, State)
+        if round_ is not None and state["round"] != round_:
+            raise _damaged(path, f"it is of round {state['round']}")
+        if max(state["rows"], default=0) >= self.facts["rows"]:
+            raise _damaged(path, f"row {max(state['rows'])} is none of the set's {self.facts['rows']:,}")
+        return state
 
     def round_folder(self, round_: int) -> Path:
         """A round's own folder."""
@@ -226,7 +319,11 @@ class Run:
 
     def plan(self, round_: int) -> Json:
         """A round's plan."""
-        return read_json(self.round_folder(round_) / PLAN)
+        path = self.round_folder(round_) / PLAN
+        plan = read_json(path, Plan)
+        if plan["round"] != round_:
+            raise _damaged(path, f"it is of round {plan['round']}")
+        return plan
 
     def newest(self) -> int:
         """The newest round.
@@ -363,8 +460,12 @@ def working_on(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def read_json(path: Path) -> Json:
+def read_json(path: Path, model: type[BaseModel] = Document) -> Json:
     """A JSON object of ours.
+
+    Args:
+        path: the file.
+        model: what it has to say.
 
     Raises:
         OutputError: it is missing or damaged.
@@ -372,10 +473,28 @@ def read_json(path: Path) -> Json:
     """
     try:
         with reading(path):
-            value: Json = json.loads(path.read_bytes())
+            value: Json = json_file(path)
     except ValueError as error:
-        raise OutputError(f"{path} is damaged; restore it from a copy.", path=str(path)) from error
+        raise _damaged(path) from error
+    return fitting(path, value, model)
+
+
+def fitting(path: Path, value: Json, model: type[BaseModel]) -> Json:
+    """The same value, after it was seen to say what the model says.
+
+    Raises:
+        OutputError: it does not.
+    """
+    try:
+        see_fits(model, value)
+    except Malformed as why:
+        raise _damaged(path, str(why)) from why
     return value
+
+
+def _damaged(path: Path, why: str = "") -> OutputError:
+    reason = f": {why}" if why else ""
+    return OutputError(f"{path} is damaged{reason}; restore it from a copy.", path=str(path))
 
 
 def names_of(run: Run, round_: int, checkpoint: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from gaincurate.core.cluster_options import WORKERS, ClusterConfig
+from gaincurate.core.foreign import Malformed, json_value, read_text
 from gaincurate.core.locks import Split
 from gaincurate.core.options import ADVANCED, MACHINE, READING, Option, json_object, near
 from gaincurate.core.store import located
@@ -30,10 +31,10 @@ SIGNALS: tuple[Signal, ...] = ("angle", "nll", "entropy", "embedding")
 
 def _read_text(path: Path, option: str) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path).replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
         raise InputError(f"{option}: cannot read {path}: {(error.strerror or '').lower()}.") from error
-    except UnicodeDecodeError as error:
+    except Malformed as error:
         raise InputError(f"{option}: {path} is not UTF-8 text.") from error
 
 
@@ -46,12 +47,14 @@ def _system(value: str) -> str:
 
 def _shots(path: str) -> list[dict[str, Any]]:
     try:
-        value = json.loads(_read_text(Path(path), "--shots"))
+        value = json_value(_read_text(Path(path), "--shots"))
     except json.JSONDecodeError as error:
         raise InputError(
             f"--shots {path}: broken JSON in line {error.lineno} ({error.msg}); expected a list of "
             "chat messages."
         ) from error
+    except Malformed as error:
+        raise InputError(f"--shots {path}: {error}; expected a list of chat messages.") from error
     return check_shots(value, path)
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gaincurate.core.files import digest_files, reading
+from gaincurate.core.foreign import json_file
 from gaincurate.errors import ModelError
 
 DEMO = "demo"
@@ -145,7 +145,7 @@ def _tokenizer(path: Path) -> None:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    value = json.loads(path.read_bytes())
+    value = json_file(path)
     if not isinstance(value, dict):
         raise ValueError
     return value

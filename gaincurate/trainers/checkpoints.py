@@ -6,7 +6,6 @@ at a large checkpoint must cost nothing.
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -14,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from gaincurate.core.foreign import json_file
 from gaincurate.errors import TrainerError, read_error
-from gaincurate.schedule.checkpoints import weight_names, whole, why_not_whole
+from gaincurate.schedule.checkpoints import safetensors_header, weight_names, whole, why_not_whole
 from gaincurate.trainers.profile import Layout, Sharded
 
 ADAPTER = "adapter_config.json"
@@ -99,7 +99,7 @@ def _adapter(path: Path, step: int, folder: Path, tokenizer: Path | None, base: 
     weights = folder / _ADAPTER_WEIGHTS
     why = ""
     try:
-        json.loads((folder / ADAPTER).read_bytes())
+        json_file(folder / ADAPTER)
     except ValueError:
         why = f"{folder / ADAPTER} is not finished"
     if not why and (folder / "adapter_model.bin").is_file() and not weights.is_file():
@@ -155,9 +155,7 @@ def _unmerged(folder: Path) -> bool:
 
 def tensor_names(file: Path) -> list[str]:
     """The names in a whole safetensors file's header."""
-    with file.open("rb") as stream:
-        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-    return [name for name in header if name != "__metadata__"]
+    return [name for name in safetensors_header(file) if name != "__metadata__"]
 
 
 def _has_weights(folder: Path) -> bool:

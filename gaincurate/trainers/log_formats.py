@@ -14,6 +14,7 @@ from typing import Any
 
 from gaincurate.core.arrow import Refuse, parquet_head, read_parquet
 from gaincurate.core.files import json_lines
+from gaincurate.core.foreign import json_value
 from gaincurate.errors import OutcomeError
 from gaincurate.trainers.profile import LogFormat, profiles
 
@@ -121,8 +122,8 @@ def id_in_answer(answer: Any) -> str | None:
     """The id that `export --id-in-answer` put into an answer."""
     if isinstance(answer, str) and answer.startswith('{"gc_id"'):
         try:
-            gc_id = json.loads(answer).get("gc_id")
-        except (ValueError, RecursionError):
+            gc_id = json_value(answer).get("gc_id")
+        except ValueError:
             return None
         return gc_id if isinstance(gc_id, str) else None
     return None

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gaincurate.core.files import append_lines, digest_bytes, digest_file, reading, write_json
+from gaincurate.core.foreign import json_value
 from gaincurate.core.outcomes import Rules, read_file
 from gaincurate.core.prompts import Message, column_values, prompts_of
 from gaincurate.errors import OutcomeError
@@ -419,7 +420,7 @@ class _Taking:
             note(f"{_files(count)} taken for round {round_}, and left out")
         for text, rows in self._problems.items():
             note(f"warning: {len(rows):,} rows are left out: {text}; the first is {rows[0]}")
-        there = {json.loads(key)[0] for key in self._taken_before if json.loads(key)[1] == self._round}
+        there = {gc_id for gc_id, round_, *_ in map(json_value, self._taken_before) if round_ == self._round}
         absent = len(self._join.ids - there)
         if absent and self._table_steps:
             gap = max((b - a for a, b in itertools.pairwise(sorted(self._table_steps))), default=0)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import shutil
 import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
+from gaincurate.core.foreign import json_file
 from gaincurate.errors import GaincurateError, ModelError
 from gaincurate.trainers.checkpoints import ADAPTER, tensor_names
 
@@ -29,7 +29,7 @@ def see_mergeable(adapter: Path) -> dict[str, Any]:
         ModelError: it is not LoRA, has no scale, or peft is not installed.
     """
     try:
-        config: dict[str, Any] = json.loads((adapter / ADAPTER).read_bytes())
+        config: dict[str, Any] = json_file(adapter / ADAPTER)
         kind = config["peft_type"]
     except (ValueError, LookupError, TypeError, OSError) as error:
         raise ModelError(f"{adapter / ADAPTER} is no adapter's configuration.") from error

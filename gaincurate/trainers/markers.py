@@ -6,11 +6,13 @@ written.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gaincurate.core.foreign import json_file, read_text
+
+_SHORT = 1 << 10  # bytes of a file that holds a number
 TRACKER = "latest_checkpointed_iteration.txt"
 """Megatron's file, which trainers on top of it keep too."""
 
@@ -21,7 +23,7 @@ def tracker(name: str) -> Callable[[Path, int], str | None]:
     def unfinished(path: Path, step: int) -> str | None:
         file = path.parent / name
         try:
-            newest = int(file.read_text())
+            newest = int(read_text(file, _SHORT))
         except (OSError, ValueError):
             return f"{path} is not finished: {file} does not say so"
         return None if newest >= step else f"{path} is not finished: {file} has step {newest}"
@@ -56,6 +58,6 @@ def unreadable(file: Path) -> str | None:
 def json_or_none(file: Path) -> Any:
     """What a JSON file holds; None where it cannot be read to its end."""
     try:
-        return json.loads(file.read_bytes())
+        return json_file(file)
     except (OSError, ValueError):
         return None

@@ -6,13 +6,13 @@ Apart from the strategy itself, because what asks for references and predictions
 from __future__ import annotations
 
 import importlib.util
-import json
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from gaincurate.core.files import reading
+from gaincurate.core.foreign import json_file
 from gaincurate.core.schema import EMBEDDING
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.config import RolloutConfig, make_config
@@ -157,10 +157,9 @@ def _check_adapter(folder: Path, scored: ScoredSet) -> None:
             f"--adapter {folder} is no fitted predictor: it has no config.json. `gaincurate difficulty fit` "
             "makes one."
         )
-    with reading(path):
-        text = path.read_bytes()
     try:
-        embedding: dict[str, Any] = json.loads(text)["embedding"]
+        with reading(path):
+            embedding: dict[str, Any] = json_file(path)["embedding"]
     except (ValueError, LookupError, TypeError) as error:
         raise InputError(
             f"--adapter {folder} is damaged: its config.json cannot be read; fit it again."

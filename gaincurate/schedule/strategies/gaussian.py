@@ -16,11 +16,17 @@ import math
 from typing import ClassVar
 
 import numpy as np
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, FiniteFloat, field_validator, model_validator
 
+from gaincurate.core.foreign import see_fits
+from gaincurate.core.manifest import Document
 from gaincurate.core.rng import Floats, Ints
 from gaincurate.schedule import base
 from gaincurate.schedule.base import Json, Observed, Pool
+
+
+class _State(Document):
+    mu: FiniteFloat
 
 
 class GaussianOptions(base.Options):
@@ -135,6 +141,7 @@ class GainRL(base.Selector):
 
     def load_state_dict(self, state: Json) -> None:
         """See `Selector`."""
+        see_fits(_State, state)
         self.mu = float(state["mu"])
 
     def metrics(self) -> dict[str, float]:

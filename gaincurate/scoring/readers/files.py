@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from gaincurate.core.arrow import ipc_batches, one_line, parquet_batches, parquet_head, validate
+from gaincurate.core.foreign import json_value
 from gaincurate.errors import SourceError
 from gaincurate.scoring.readers.common import (
     BATCH_ROWS,
@@ -225,7 +226,7 @@ def _lines(path: Path, file: Iterable[bytes]) -> Iterator[tuple[Place, Row]]:
             continue
         place = f"line {number}"
         try:
-            value = json.loads(line)
+            value = json_value(line, surrogates=True)
         except UnicodeDecodeError as error:
             reason = f"byte {error.start + 1} is not UTF-8"
             raise SourceError(

@@ -7,17 +7,16 @@ A launch line is read as a shell would split it, without running anything.
 from __future__ import annotations
 
 import ast
-import json
 import operator
 import re
 import shlex
 import sys
-import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gaincurate.core.foreign import json_value, read_bytes, text_of, toml_value, yaml_value
 from gaincurate.errors import InputError, reason_of
 from gaincurate.schedule.driver import NAMES
 from gaincurate.trainers.doctor.settings import flat, normal, scalar
@@ -30,6 +29,7 @@ _POSITION = re.compile(r"\$(?:\d|\{\d[^}]*\})")
 _OPEN, _CLOSE, _DOLLAR = "\x01", "\x02", "\x03"
 _SHELLS = {"sh", "bash", "dash", "zsh"}
 _FILES = ("config", "config_file")
+_LARGEST = 1 << 24  # bytes of a launch script
 _OPERATORS = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -335,14 +335,16 @@ def _follow(source: str, name: str, markers: Sequence[str], found: Read) -> None
 
 def _text(source: str) -> str:
     try:
-        data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+        data = sys.stdin.buffer.read(_LARGEST + 1) if source == "-" else read_bytes(Path(source), _LARGEST)
     except FileNotFoundError as error:
         raise InputError(f"--config {source}: there is no such file.", path=source) from error
     except OSError as error:
         raise InputError(f"--config {source}: it cannot be read: {reason_of(error)}.", path=source) from error
+    if len(data) > _LARGEST:  # of standard input
+        raise InputError(f"--config {source}: it has more than {_LARGEST:,} bytes.", path=source)
     try:
-        return data.decode()
-    except UnicodeDecodeError as error:
+        return text_of(data)
+    except ValueError as error:
         raise InputError(f"--config {source}: this is no text in UTF-8.", path=source) from error
 
 
@@ -379,13 +381,5 @@ def _parse(text: str, kind: str) -> Any:
     Raises:
         ValueError: it is not of that kind.
     """
-    if kind == "json":
-        return json.loads(text)
-    if kind == "toml":
-        return tomllib.loads(text)
-    import yaml
-
-    try:
-        return yaml.load(text, Loader=yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from error
+    parsers: dict[str, Callable[[str], Any]] = {"json": json_value, "toml": toml_value}
+    return parsers.get(kind, yaml_value)(text)

@@ -10,7 +10,6 @@ in TRL 1.16.0 and transformers 5.23.0.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import re
@@ -23,6 +22,7 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 from gaincurate.core.artifact import Json
+from gaincurate.core.foreign import json_file
 from gaincurate.core.outcomes import newest_attempts, read_file
 from gaincurate.core.schema import ID
 from gaincurate.errors import InputError, OutputError
@@ -320,7 +320,7 @@ def _unfinished(path: Path, step: int, shape: Shape) -> str | None:
     """What a trainer needs and is not there; sharded weights are the trainer's own matter."""
     state = path / "trainer_state.json"
     try:
-        found = json.loads(state.read_bytes())["global_step"]
+        found = json_file(state)["global_step"]
     except (OSError, ValueError, LookupError, TypeError):
         return f"{state.name} is missing or not finished"
     if found != step:

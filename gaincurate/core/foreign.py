@@ -1,0 +1,257 @@
+"""The border for JSON, YAML and TOML: files, texts and bytes that somebody else may have written.
+
+`core.arrow` is the same for Arrow and Parquet. Nothing else opens such a file or parses such a text, which
+tests/core/test_foreign.py sees to. Everything that is wrong is a ValueError with a reason, because callers
+differ in what they make of it: a file that is still being written, a damaged one, a line to leave out. A
+parser's own errors stay as they are, for sentences that name the line.
+
+Texts are small and trees are walked only where they could be deep, so a line costs a tenth of its parsing.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import stat
+from functools import partial
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pydantic import BaseModel
+
+LARGEST = 1 << 32
+"""Bytes of a file that is read whole. A state with a posterior for each of ten million prompts has 1 GB."""
+LARGEST_CONFIG = 1 << 19
+"""Bytes of YAML and TOML. The largest configuration of a trainer that we know has 60 kB."""
+LONGEST_LINE = 1 << 26
+"""Bytes of a line of JSON: a rollout of a million tokens, with their ids and log-probs, fits."""
+DEEPEST = 64
+"""Lists and objects inside each other. Python's own code for them fails at some hundreds."""
+_MOST_IN_YAML = (
+    LARGEST_CONFIG  # lists and objects: without aliases, which multiply them, no document has more
+)
+_BOM = b"\xef\xbb\xbf"
+_NESTING = frozenset({dict, list})
+_DOTTED_KEY = re.compile(
+    rf"""(?<![\w-])(?:(?>[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*+\.[ \t]*+){{{DEEPEST}}}""", re.ASCII
+)
+_SHOWN = 60  # characters of a value in a sentence
+
+
+class Malformed(ValueError):
+    """What is read cannot be used. The text is a clause for the middle of a sentence."""
+
+
+def read_bytes(path: Path, most: int = LARGEST) -> bytes:
+    """A whole regular file.
+
+    Raises:
+        OSError: the file system does not give it, it is no regular file, or has more than `most` bytes.
+    """
+    with open_regular(path) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EINVAL, f"it has more than {most:,} bytes", str(path))
+    return data
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """A regular file, opened to read. A pipe would wait for ever, and a device may have no end.
+
+    Raises:
+        OSError: the file system does not give it, or it is no regular file.
+    """
+    mode = os.stat(path).st_mode  # before it is opened, because to open a device can do something
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return path.open("rb")
+
+
+def read_text(path: Path, most: int = LARGEST) -> str:
+    """The same as text.
+
+    Raises:
+        OSError: as `read_bytes`.
+        Malformed: it is not UTF-8.
+    """
+    return text_of(read_bytes(path, most))
+
+
+def text_of(data: bytes) -> str:
+    """Bytes as text.
+
+    Raises:
+        Malformed: they are not UTF-8.
+    """
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise Malformed(f"byte {error.start + 1} is not UTF-8") from error
+
+
+def json_file(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        OSError: as `read_bytes`.
+        ValueError: as `json_value`.
+    """
+    return json_value(read_bytes(path))
+
+
+def json_value(data: bytes | str, *, surrogates: bool = False) -> Any:
+    """What a JSON text holds.
+
+    Args:
+        data: the text.
+        surrogates: let halves of surrogate pairs through, for a caller that names or replaces them.
+
+    Raises:
+        ValueError: it is no JSON (json.JSONDecodeError), no UTF-8 (UnicodeDecodeError), nested too deeply, or
+            holds half of a surrogate pair.
+    """
+    # Not by json.loads, which guesses other encodings and lets halves of pairs through.
+    text = data.removeprefix(_BOM).decode() if isinstance(data, bytes) else data
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise _too_deep() from None
+    if len(text) > 2 * DEEPEST and text.count("[") + text.count("{") > DEEPEST:
+        see_depth(value)
+    if not surrogates and "\\u" in text:
+        see_text(value)
+    return value
+
+
+def _too_deep() -> Malformed:
+    return Malformed(f"lists or objects stand more than {DEEPEST} deep inside each other")
+
+
+def see_depth(value: Any, most: int | None = None) -> None:
+    """See that lists and objects do not stand too deep inside each other, or in themselves.
+
+    Args:
+        value: of JSON types.
+        most: how many of them there may be, one that stands in several places counted in each.
+
+    Raises:
+        Malformed: they do, or are more.
+    """
+    level, count = [[value]], 0
+    for _ in range(DEEPEST + 1):
+        level = [inner for outer in level for inner in _nested(outer)]
+        if not level:
+            return
+        count += len(level)
+        if most is not None and count > most:
+            raise Malformed(f"it holds more than {most:,} lists and objects")
+    raise _too_deep()
+
+
+def _nested(outer: Any) -> list[Any]:
+    values = outer.values() if type(outer) is dict else outer
+    if _NESTING.isdisjoint(map(type, values)):  # a list of a million ids, at the speed of C
+        return []
+    return [inner for inner in values if type(inner) in _NESTING]
+
+
+def see_text(value: Any) -> None:
+    """See that a value's texts can be written to a file.
+
+    Raises:
+        Malformed: one holds half of a surrogate pair.
+    """
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise Malformed("a text in it holds half of a surrogate pair") from error
+
+
+def toml_value(text: str) -> dict[str, Any]:
+    """What a TOML text holds.
+
+    Raises:
+        ValueError: it is no TOML (tomllib.TOMLDecodeError), too long, or nested too deeply.
+    """
+    import tomllib
+
+    _see_length(text)
+    if _DOTTED_KEY.search(text):  # the library keeps each beginning of such a key
+        raise _too_deep()
+    try:
+        value = tomllib.loads(text)
+    except RecursionError:
+        raise _too_deep() from None
+    see_depth(value)
+    return value
+
+
+def yaml_value(text: str, loader: Any = None) -> Any:
+    """What a YAML text holds, in the types that JSON has, and dates.
+
+    Args:
+        text: the document.
+        loader: a child of `yaml.SafeLoader` that makes values of plain texts in another way.
+
+    Raises:
+        ValueError: it is no YAML, too long, nested too deeply, or holds itself.
+    """
+    import yaml
+
+    _see_length(text)
+    fast = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        # The library composes a document by recursion in C, which ends the process where it is deep enough.
+        depth = 0
+        for event in yaml.parse(text, Loader=fast):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                raise _too_deep()
+        value = yaml.load(text, Loader=loader or fast)
+    except yaml.YAMLError as error:
+        raise Malformed(str(error)) from error
+    # Its constructors believe tags: `!!timestamp x`, `!!bool x`, an empty `!!int`, a number `1:1:1:...` .
+    except (AttributeError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
+        raise Malformed(f"a value in it is not what its tag says ({type(error).__name__})") from error
+    see_depth(value, _MOST_IN_YAML)
+    return value
+
+
+def _see_length(text: str) -> None:
+    if len(text) > LARGEST_CONFIG:  # both parsers are slow
+        raise Malformed(f"it has more than {LARGEST_CONFIG:,} characters")
+
+
+def lines_of(file: IO[bytes]) -> Iterator[bytes]:
+    """The lines of a file. Of one that is too long its beginning is given, without a line break."""
+    for line in iter(partial(file.readline, LONGEST_LINE), b""):
+        yield line
+        while line and not line.endswith(b"\n") and len(line) == LONGEST_LINE:
+            line = file.readline(LONGEST_LINE)
+
+
+def see_fits(model: type[BaseModel], value: Any) -> None:
+    """See that a value is what a model says. The value itself is used on, so that nothing in it is converted.
+
+    Raises:
+        Malformed: it is not; names the first field.
+    """
+    from pydantic import ValidationError
+
+    from gaincurate.core.options import refusals
+
+    try:
+        model.model_validate(value)
+    except ValidationError as error:
+        first = refusals(error)[0]
+        if first.kind == "missing":
+            raise Malformed(f"it has no {first.name}") from error
+        value = repr(first.value)
+        shown = value if len(value) <= _SHOWN else value[: _SHOWN - 1] + "…"
+        what = first.what[:1].lower() + first.what[1:]
+        raise Malformed(f"{first.name} is {shown}: {what}" if first.name else what) from error

@@ -1,0 +1,83 @@
+"""What the JSON of an `Artifact` has to say before anything uses it.
+
+The models only check (`core.foreign.see_fits`). What is used on is the JSON as it was read, because
+identities are compared and hashed as they stand. They name what a reader relies on, and let the rest through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import PurePath
+from typing import Annotated, Any, ClassVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+
+class Document(BaseModel):
+    """JSON of ours: no value of it is converted to the type that it should have, and it may say more."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+def _plain_name(name: str) -> str:
+    if PurePath(name).name != name or name.startswith(".") or "\0" in name or "\\" in name:
+        raise ValueError("it should be the name of a file in this folder")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_plain_name)]
+"""A plain name in the same folder, and no hidden one."""
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Hash = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+"""BLAKE2b-128."""
+
+
+class Entry(Document):
+    """A part, as the manifest lists it."""
+
+    file: FileName
+    bytes: Count
+    hash: Hash
+
+
+class Manifest(Document):
+    """The manifest of a finished folder."""
+
+    summed: ClassVar[tuple[str, ...]] = ()
+    """Which of its counts are those of its parts, summed."""
+    rejected: Count = 0
+    identity: dict[str, Any]
+    shards: Sequence[Entry]
+
+    @model_validator(mode="after")
+    def _each_part_once(self) -> Manifest:
+        names = [entry.file for entry in self.shards]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"it lists {twice} twice")
+        for name in self.summed:
+            total = sum(getattr(entry, name) for entry in self.shards)
+            if getattr(self, name) != total:
+                raise ValueError(f"it says {getattr(self, name):,} {name}, and its shards have {total:,}")
+        return self
+
+
+class Part(Document):
+    """What a part says of itself."""
+
+    identity: dict[str, Any]
+    content: Hash
+    rejected: list[dict[str, Any]] = []
+
+
+def differing_keys(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Where two identities differ: dotted key, old value, new value (None for a key that is not there)."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            name = f"{path}.{key}" if path else key
+            if key in old and key in new:
+                yield from differing_keys(old[key], new[key], name)
+            else:
+                yield name, old.get(key), new.get(key)
+    elif old != new:
+        yield path, old, new

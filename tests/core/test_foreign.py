@@ -1,0 +1,232 @@
+"""The border for JSON, YAML and TOML: what it refuses, that it is quick to refuse, and that nothing goes around it."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ConfigDict, Field
+
+from gaincurate.core import foreign
+from gaincurate.core.files import digest_file, json_lines
+from gaincurate.core.foreign import (
+    DEEPEST,
+    LARGEST_CONFIG,
+    Malformed,
+    json_value,
+    read_bytes,
+    read_text,
+    see_fits,
+    toml_value,
+    yaml_value,
+)
+from gaincurate.errors import StorageError
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(), inner, max_size=5),
+    max_leaves=30,
+)
+
+
+@given(PLAIN)
+def test_what_json_can_hold_comes_back(value: Any) -> None:
+    for text in (json.dumps(value), json.dumps(value, ensure_ascii=False)):
+        assert (
+            json_value(text)
+            == json_value(text.encode())
+            == json_value(b"\xef\xbb\xbf" + text.encode())
+            == value
+        )
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200))
+def test_any_bytes_are_a_value_or_a_value_error(data: bytes | str) -> None:
+    text = data.decode(errors="ignore") if isinstance(data, bytes) else data
+    with suppress(ValueError):
+        json_value(data)
+    with suppress(ValueError):
+        toml_value(text)
+    with suppress(ValueError):
+        yaml_value(text)
+
+
+def nested(depth: int, opening: str = "[", closing: str = "]") -> str:
+    return opening * depth + "1" + closing * depth
+
+
+def test_the_depth_is_counted_in_lists_and_objects_and_not_in_texts() -> None:
+    assert json_value(nested(DEEPEST)) == json.loads(nested(DEEPEST))
+    assert json_value(nested(DEEPEST, '{"a":', "}"))
+    assert json_value(json.dumps(["[{" * 1000] * 100)) == ["[{" * 1000] * 100
+    assert json_value(json.dumps([[]] * 1000)) == [[]] * 1000
+    assert yaml_value(nested(DEEPEST)) == json.loads(nested(DEEPEST))
+    assert toml_value(f"a = {nested(DEEPEST - 1)}") == {"a": json.loads(nested(DEEPEST - 1))}
+    deep: list[Callable[[], Any]] = [
+        lambda: json_value(nested(DEEPEST + 1)),
+        lambda: json_value(nested(DEEPEST + 1, '{"a":', "}")),
+        lambda: json_value('["]]]]", ' * 70 + "1" + "]" * 70),
+        lambda: json_value("[" * 1_000_000),
+        lambda: yaml_value(nested(DEEPEST + 1)),
+        lambda: yaml_value("[" * 200_000),
+        lambda: yaml_value("- " * 200_000),
+        lambda: toml_value(f"a = {nested(DEEPEST)}"),
+        lambda: toml_value("a = " + "[" * 200_000),
+        lambda: toml_value("a." * 130_000 + "b = 1"),
+        lambda: toml_value("'a' . " * 80_000 + "b = 1"),
+    ]
+    for read in deep:
+        with pytest.raises(Malformed, match="stand more than 64 deep inside each other"):
+            read()
+
+
+@pytest.mark.parametrize("text", ["&a [*a]", "a: &a {b: *a}", "&a {*a : 1}"])
+def test_a_yaml_document_may_not_hold_itself(text: str) -> None:
+    with pytest.raises(ValueError, match="deep inside each other|tag says|unhashable"):
+        yaml_value(text)
+
+
+def test_aliases_may_not_multiply() -> None:
+    lines = ["a0: &a0 [1]", *(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]" for k in range(1, 12))]
+    with pytest.raises(Malformed, match="more than 524,288 lists and objects"):
+        yaml_value("\n".join(lines))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "!!timestamp x", "!!bool x", "!!int ''", "!!float x", "2001-99-99", "1:" * 400 + "1.5", "!!binary x",
+        "!!python/object/apply:os.system [ls]", "? [a]\n: b", "a: *b", "---\n1\n---\n2", "\x00",
+    ],
+)  # fmt: skip
+def test_what_yaml_has_no_value_for_is_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError, match="."):
+        yaml_value(text)
+
+
+def test_a_loader_of_ones_own_reads_plain_texts_in_its_way() -> None:
+    assert yaml_value("[1, 2]", yaml.BaseLoader) == ["1", "2"]
+
+
+def test_configurations_have_a_size() -> None:
+    for read in (toml_value, yaml_value):
+        with pytest.raises(Malformed, match="more than 524,288 characters"):
+            read("#" * (LARGEST_CONFIG + 1))
+
+
+@pytest.mark.parametrize("data", [b'"\\ud800"', b'["a", {"\\udfff": 1}]', '"\\ud800"'])
+def test_half_of_a_surrogate_pair_is_refused_or_let_through(data: bytes | str) -> None:
+    with pytest.raises(Malformed, match="half of a surrogate pair"):
+        json_value(data)
+    assert json_value(data, surrogates=True) is not None
+    assert json_value(b'"\\ud83d\\ude00"') == "\N{GRINNING FACE}"
+
+
+@pytest.mark.parametrize(
+    "data", [b'"\xff"', b'"\xed\xa0\x80"', '["a"]'.encode("utf-16"), '["a"]'.encode("utf-32")]
+)
+def test_json_is_utf_8(data: bytes) -> None:
+    with pytest.raises(ValueError, match="."):
+        json_value(data)
+
+
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), Path("/dev/full")):
+        for read in (read_bytes, read_text, foreign.json_file):
+            with pytest.raises(OSError, match="it is no regular file"):
+                read(path)
+        with pytest.raises(StorageError, match="it is no regular file"):
+            list(json_lines(path))
+        with pytest.raises(StorageError, match="it is no regular file"):
+            digest_file(path)
+    with pytest.raises(IsADirectoryError):
+        read_bytes(tmp_path)
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "file").write_bytes(b"12345\xff")
+    assert read_bytes(tmp_path / "link", 6) == b"12345\xff"
+    with pytest.raises(OSError, match="more than 5 bytes"):
+        read_bytes(tmp_path / "file", 5)
+    with pytest.raises(Malformed, match="byte 6 is not UTF-8"):
+        read_text(tmp_path / "file")
+
+
+def test_a_line_has_a_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(foreign, "LONGEST_LINE", 8)
+    lines = list(foreign.lines_of(io.BytesIO(b"a\n1234567\n12345678\n" + b"x" * 33 + b"\n\nlast")))
+    assert lines == [b"a\n", b"1234567\n", b"12345678", b"x" * 8, b"\n", b"last"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+    rows: Annotated[int, Field(ge=0)]
+
+
+class _Whole(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+    parts: list[_Part]
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (
+            {"parts": [{"rows": 1}, {"rows": -1}]},
+            r"^parts\[1\]\.rows is -1: input should be greater than or equal to 0$",
+        ),
+        ({"parts": [{"rows": True}]}, r"^parts\[0\]\.rows is True: input should be a valid integer$"),
+        ({"parts": [{}]}, r"^it has no parts\[0\]\.rows$"),
+        ({"parts": "x" * 100}, r"^parts is 'x{58}…: input should be a valid list$"),
+        (["x"], "^input should be a valid dictionary or instance of _Whole$"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_named(value: Any, why: str) -> None:
+    with pytest.raises(Malformed, match=why):
+        see_fits(_Whole, value)
+    see_fits(_Whole, {"parts": [{"rows": 3, "more": None}]})
+
+
+PARSERS = {
+    "json.load", "json.loads", "json.JSONDecoder", "yaml.load", "yaml.safe_load", "yaml.load_all", "yaml.safe_load_all",
+    "tomllib.load", "tomllib.loads",
+}  # fmt: skip
+METHODS = {"read_bytes", "read_text"}
+ELSEWHERE = {
+    "scoring/readers/files.py": {"json.JSONDecoder"},  # one item of a large array at a time
+    "cli/example_files/train.py": {
+        "json.loads",
+        ".read_text()",
+    },  # the user's script, which imports nothing of ours
+    "cli/example.py": {".read_bytes()"},  # our own files, and those that it is about to write
+    "difficulty/verify_worker.py": {".read_bytes()"},  # the code that Python has just run
+    "report/explore.py": {".read_text()"},  # a script of the package
+}
+
+
+def test_no_other_module_parses_or_reads_a_file_whole() -> None:
+    root = Path(foreign.__file__).parents[1]
+    for path in root.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        found = calls & PARSERS
+        found |= {
+            f".{name}()" for call in calls if (name := call.rpartition(".")[2]) in METHODS and "." in call
+        }
+        imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)} & {
+            "json",
+            "yaml",
+            "tomllib",
+        }
+        name = str(path.relative_to(root))
+        assert path == Path(foreign.__file__) or not imported, name
+        assert path == Path(foreign.__file__) or found == ELSEWHERE.get(name, set()), (name, found)

@@ -1,0 +1,111 @@
+"""Every field of a manifest and of a run's files, dropped, retyped and blown up: the same meaning, or one sentence."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import runs
+from command import run as command
+from gaincurate.core.scored_set import open_scores
+from gaincurate.errors import GaincurateError
+from gaincurate.schedule.rounds import selector_of
+from gaincurate.schedule.run import Run
+from gaincurate.schedule.status import status
+
+VALUES: list[Any] = [
+    None, "x", "", -1, 2.5, 10**30, float("inf"), float("nan"), True, [], {}, [1], {"a": 1}, "../x", "\ud800", "a\0b",
+    "a" * 5000, json.loads("[" * 70 + "]" * 70),
+]  # fmt: skip
+
+
+def variants(value: Any) -> Iterator[tuple[str, Any]]:
+    """Each value at each place of a document, of lists at the first two."""
+    yield from ((f"all = {new!r:.20}", new) for new in VALUES)
+    for place in places(value):
+        for new in [*VALUES, ...]:
+            made = inner = copy.deepcopy(value)
+            for step in place[:-1]:
+                inner = inner[step]
+            if new is ...:
+                del inner[place[-1]]
+            else:
+                inner[place[-1]] = new
+            yield f"{place} = {new!r:.20}", made
+
+
+def places(value: Any, before: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if before:
+        yield before
+    for key in (
+        value if isinstance(value, dict) else range(min(2, len(value))) if isinstance(value, list) else ()
+    ):
+        yield from places(value[key], (*before, key))
+
+
+def refused(path: Path, use: Callable[[], object]) -> int:
+    """How many variants of a file are refused in one line; any other exception fails the test."""
+    text, count = path.read_bytes(), 0
+    for what, value in variants(json.loads(text)):
+        path.write_text(json.dumps(value))
+        try:
+            use()
+        except GaincurateError as error:
+            count += "\n" not in str(error)
+        except Exception as error:
+            pytest.fail(f"{path.name}, {what}: {error!r}")
+    path.write_bytes(text)
+    use()
+    return count
+
+
+def test_a_manifest_is_refused_or_means_the_same(tmp_path: Path) -> None:
+    folder = runs.some_set(tmp_path / "set", rows=6, shards=2)
+
+    def use() -> None:
+        scored = open_scores(folder)
+        assert (len(scored), len(scored.to_table())) == (6, 6)
+
+    assert refused(folder / "manifest.json", use) > 200
+
+
+@pytest.mark.parametrize(
+    "name", ["run.json", "state.json", "rounds/00000/plan.json", "rounds/00001/state.json"]
+)
+def test_a_runs_file_is_refused_or_read(name: str, tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, rows=12, budget=3, strategy="uniform")
+    runs.report(run)
+    assert command("schedule", "next", run.folder).exit_code == 0
+
+    def use() -> None:
+        again = Run(run.folder)
+        status(again)
+        again.ids(0)
+        again.rows(1)
+        selector_of(again, again.state)
+
+    assert refused(run.folder / name, use) > 50
+
+
+def test_a_manifest_names_files_of_its_folder_and_counts_that_are_its_shards(tmp_path: Path) -> None:
+    folder = runs.some_set(tmp_path / "set", rows=6, shards=2)
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    changes: list[tuple[Callable[[Any], object], str]] = [
+        (lambda it: it.update(rows=7), "it says 7 rows, and its shards have 6"),
+        (
+            lambda it: it["shards"][0].update(file="../set/shard-00000.arrow"),
+            "the name of a file in this folder",
+        ),
+        (lambda it: it["shards"][1].update(file="shard-00000.arrow"), "it lists shard-00000.arrow twice"),
+        (lambda it: it["shards"][0].update(rows=-3), r"shards\[0\]\.rows is -3"),
+    ]
+    for change, sentence in changes:
+        change(changed := copy.deepcopy(manifest))
+        (folder / "manifest.json").write_text(json.dumps(changed))
+        with pytest.raises(GaincurateError, match=sentence):
+            open_scores(folder)
