@@ -138,6 +138,7 @@ class Document:
         relations: each signal with each target (difficulty, pass-rate and learnability columns).
         profiles: each signal in bins of like length.
         lifts: the ends and the middle of each signal, and of length, for each learnability column.
+        tenths: p (1 - p) by the tenth of each signal, of length and of a prediction.
         outcomes: observed pass rates.
         calibrations: predicted failure rates against observed ones.
         against: other sets of the same prompts.
@@ -171,6 +172,7 @@ class Document:
     notes: list[str]
     methods: dict[str, str]
     group_rates: list[GroupRate] = field(default_factory=list)
+    tenths: list[Tenths] = field(default_factory=list)
 
 
 def to_json(document: Document) -> Json:
@@ -238,7 +240,8 @@ class Scatter:
 
     `counts[i][j]` rows lie in x bin i, `x_edges[i]` to `x_edges[i + 1]` tokens, and y bin j, `y_edges[j]` to
     `y_edges[j + 1]`. x bins are even on a log axis. `outside` rows lie beyond the edges. `bands[i]` are y's
-    quartiles in x bin i. `correlation` is over all rows.
+    quartiles in x bin i. `correlation` is over all rows. `points` are the rows themselves, (length, signal),
+    where they are fewer than 2,000, else none.
     """
 
     signal: str
@@ -248,6 +251,7 @@ class Scatter:
     outside: int
     bands: list[Band]
     correlation: Estimate
+    points: list[tuple[float, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,6 +363,22 @@ class Lift:
 
 
 @dataclass(frozen=True, slots=True)
+class Tenths:
+    """Mean p (1 - p) of the prompts by the tenth of a column that they are in, lowest values first.
+
+    `target` names the column of p (1 - p), and `mean` is its mean over these prompts. Equal values share a
+    tenth, so there may be fewer than ten. `low[k]` to `high[k]` are the column's values in tenth k.
+    """
+
+    column: str
+    target: str
+    mean: float
+    low: list[float]
+    high: list[float]
+    tenths: list[Estimate]
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """Observed pass rates of one policy.
 
@@ -398,7 +418,8 @@ class GroupRate:
 
     `prompts` were observed, `mean` is their mean pass rate (0 to 1). `teaches` is the share of them with both
     right and wrong rollouts, which alone give GRPO a gradient, and `variance` the mean of their p (1 - p),
-    unbiased, 0 to 0.25. Both are None where the numbers of rollouts are not known.
+    unbiased, 0 to 0.25. Both are None where the numbers of rollouts are not known. `counts` are the prompts
+    that were never right, right in up to a quarter, a half, three quarters and less than all, and always.
     """
 
     outcome: str
@@ -407,6 +428,7 @@ class GroupRate:
     mean: float
     teaches: float | None
     variance: float | None
+    counts: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
