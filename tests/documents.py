@@ -165,7 +165,7 @@ def example() -> Document:
         distributions=[_distribution(name) for name in NAMES],
         scatters=[
             _scatter("gc_angle"),
-            replace(_scatter("gc_angle_intra"), points=[(10.0, 0.2), (40.0, 0.5), (90.0, 0.4)]),
+            replace(_scatter("gc_angle_intra"), points=[[10.0, 0.2], [40.0, 0.5], [90.0, 0.4]]),
         ],
         matrix=[
             Cell(a, b, _estimate(0.9 - 0.3 * (j - i)))

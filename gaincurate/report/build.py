@@ -469,7 +469,7 @@ def scatter(signal: str, values: Floats, lengths: Floats, correlation: Estimate)
     table = counts.astype(int).tolist()
     outside = len(y) - int(counts.sum())
     inside = (x >= x_edges[0]) & (x <= x_edges[-1]) & (y >= y_edges[0]) & (y <= y_edges[-1])
-    points = list(zip(x[inside].tolist(), y[inside].tolist(), strict=True)) if len(y) < POINTS else []
+    points = np.stack([x[inside], y[inside]], 1).tolist() if len(y) < POINTS else []
     return Scatter(signal, x_edges.tolist(), y_edges.tolist(), table, outside, bands, correlation, points)
 
 

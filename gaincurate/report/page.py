@@ -8,7 +8,7 @@ strength is an opacity and not a scale of colours, because that reads the same i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -32,8 +32,6 @@ from gaincurate.report.document import (
     Lift,
     Predictions,
     Relation,
-    Round,
-    RunStory,
     Scatter,
     Tenths,
     Verdict,
@@ -43,13 +41,13 @@ from gaincurate.report.formatting import (
     interval,
     labels,
     number,
-    seconds,
     share,
     short,
     signed,
     spoken,
 )
 from gaincurate.report.html import environment
+from gaincurate.report.run_pictures import rounds
 from gaincurate.report.svg import (
     INK,
     MARK,
@@ -77,8 +75,6 @@ CONTROLS = (
 """The fields of `Relation` that are shown, with the names that a reader sees."""
 _MEDIAN = QUANTILES.index(0.5)  # its neighbours are the quartiles
 T = TypeVar("T", Relation, Lift, Tenths)
-Series = tuple[str, str, Callable[[Round], float | None]]
-Say = Callable[[float | None], str]
 
 
 def to_html(document: Document, explore: str | None = None) -> str:
@@ -151,7 +147,7 @@ def pictures(document: Document) -> Pictures:
         profiles=[_profile(figure) for figure in document.profiles],
         calibrations=[_calibration(figure) for figure in document.calibrations],
         against=[_against(other) for other in document.against],
-        rounds=_rounds(document.run) if document.run else {},
+        rounds=rounds(document.run) if document.run else {},
         foresight=[_foresight(predictions, of) for of in predictions.found] if predictions else [],
     )
 
@@ -493,142 +489,3 @@ def _against(other: Against) -> Markup:
     parts = "; ".join(f"{name} {signed(estimate.value, 3)}" for name, estimate in rows)
     sentence = f"Rank correlation of each signal with itself in {other.folder}: {parts}."
     return intervals([("", rows)], sentence, middle=1.0, title="rank correlation between the two sets")
-
-
-def _rounds(run: RunStory) -> dict[str, Markup]:
-    drawn = {
-        "accuracy": _shares(run),
-        "mu": _aim(run),
-        "drift": _drift(run),
-        "cost": _cost(run),
-        "tokens": _tokens(run),
-    }
-    return {name: picture for name, picture in drawn.items() if picture}
-
-
-def _shares(run: RunStory) -> Markup:
-    """Accuracy and share of effective prompts."""
-    return _lines(
-        run,
-        [("accuracy", MARK, lambda r: r.accuracy), ("effective prompts", MINUS, lambda r: r.effective)],
-        title="share",
-        said=share,
-        domain=(0.0, 1.0),
-    )
-
-
-def _aim(run: RunStory) -> Markup:
-    """Where the strategy aimed, as a rank."""
-    return _lines(run, [("mu", MARK, lambda r: r.mu)], title="mu, as a rank", said=number)
-
-
-def _drift(run: RunStory) -> Markup:
-    """Rank correlation of a probe's new scores with the old ones."""
-    drifts = [r.drift for r in run.rounds if r.drift is not None]
-    if not drifts:
-        return NOTHING
-    return _lines(
-        run,
-        [("drift", MARK, lambda r: r.drift)],
-        title="rank correlation",
-        said=number,
-        domain=(min(0.9, *drifts), 1.0),
-    )
-
-
-def _cost(run: RunStory) -> Markup:
-    """Wall time of training and scoring, one on the other."""
-    parts = [
-        ("training", MARK, lambda r: r.training_seconds),
-        ("scoring", MINUS, lambda r: r.scoring_seconds),
-    ]
-    return _bars(run, parts, title="seconds", said=seconds)
-
-
-def _tokens(run: RunStory) -> Markup:
-    """Tokens read and generated, one on the other."""
-    parts = [
-        ("generated", MARK, lambda r: r.completion_tokens),
-        ("prompts", MINUS, lambda r: r.prompt_tokens),
-    ]
-    return _bars(run, parts, title="tokens", said=number)
-
-
-def _lines(
-    run: RunStory,
-    series: Sequence[Series],
-    *,
-    title: str,
-    said: Say,
-    domain: tuple[float, float] | None = None,
-) -> Markup:
-    rows = _rows(run, series, said)
-    if not rows:
-        return NOTHING
-    scale = alt.Scale(domain=list(domain), nice=False) if domain else alt.Scale(zero=False)
-    base = chart(rows).encode(
-        x=_round_axis(run),
-        y=alt.Y("value:Q", title=title, scale=scale, axis=alt.Axis(tickCount=4)),
-        color=_colour(series),
-    )
-    dots = base.mark_circle(size=30, opacity=1).encode(description="words:N")
-    drawn = alt.layer(base.mark_line(aria=False, strokeWidth=2), dots).properties(width=400, height=150)
-    return draw(drawn, _sentence(run, series, said))
-
-
-def _bars(run: RunStory, series: Sequence[Series], *, title: str, said: Say) -> Markup:
-    rows = _rows(run, series, said)
-    if not rows:
-        return NOTHING
-    # A bar for each round: wide with few rounds, a hairline with hundreds.
-    bars = (
-        chart(rows)
-        .mark_bar(size=max(1, min(24, 300 // len(run.rounds))))
-        .encode(
-            x=_round_axis(run),
-            y=alt.Y("value:Q", title=title, stack=True, axis=alt.Axis(tickCount=4, labelExpr=SHORT)),
-            color=_colour(series),
-            # The first series lies at the bottom.
-            order=alt.Order("place:Q"),
-            description="words:N",
-        )
-    )
-    return draw(bars.properties(width=400, height=150), _sentence(run, series, said))
-
-
-def _rows(run: RunStory, series: Sequence[Series], said: Say) -> list[Row]:
-    return [
-        {
-            "round": r.round,
-            "value": value,
-            "series": name,
-            "place": place,
-            "words": f"round {r.round}: {name} {said(value)}",
-        }
-        for place, (name, _, of) in enumerate(series)
-        for r in run.rounds
-        if (value := of(r)) is not None
-    ]
-
-
-def _round_axis(run: RunStory) -> alt.X:
-    last = max((r.round for r in run.rounds), default=0)
-    scale = alt.Scale(domain=[-0.5, last + 0.5], nice=False)
-    ticks = alt.Axis(grid=False, tickMinStep=1, format="d", tickCount=min(8, last + 1))
-    return alt.X("round:Q", title="round", scale=scale, axis=ticks)
-
-
-def _colour(series: Sequence[Series]) -> alt.Color:
-    names, colours = [name for name, _, _ in series], [colour for _, colour, _ in series]
-    legend = alt.Legend(orient="top", title=None) if len(series) > 1 else None
-    return alt.Color("series:N", scale=alt.Scale(domain=names, range=colours), legend=legend)
-
-
-def _sentence(run: RunStory, series: Sequence[Series], said: Say) -> str:
-    parts = []
-    for name, _, of in series:
-        points = [(r.round, value) for r in run.rounds if (value := of(r)) is not None]
-        if points:
-            (first, start), (last, end) = points[0], points[-1]
-            parts.append(f"{name} {said(start)} in round {first} and {said(end)} in round {last}")
-    return f"Round by round: {'; '.join(parts)}."

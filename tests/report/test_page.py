@@ -226,7 +226,7 @@ def test_the_size_does_not_grow_with_rows(html: str) -> None:
 
 def test_few_rows_are_drawn_one_by_one_and_cheaply() -> None:
     base = documents.example()
-    points = [(10.0 + k % 90, 0.3 + k / 10_000) for k in range(1999)]
+    points = [[10.0 + k % 90, 0.3 + k / 10_000] for k in range(1999)]
     one = to_html(replace(base, scatters=[replace(base.scatters[0], points=points)]))
     none = to_html(replace(base, scatters=[replace(base.scatters[0], points=[])]))
     assert 1999 * 10 < len(one) - len(none) < 1999 * 40
