@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gaincurate.core.stats import Bin, Estimate
 from gaincurate.report.document import (
     ENDS,
@@ -20,6 +22,7 @@ from gaincurate.report.document import (
     Example,
     Foresight,
     GroupCorrelation,
+    GroupRate,
     GroupShare,
     Histogram,
     LengthBin,
@@ -33,6 +36,7 @@ from gaincurate.report.document import (
     RunStory,
     Scatter,
     Stability,
+    Tenths,
     Verdict,
 )
 
@@ -159,7 +163,10 @@ def example() -> Document:
         verdicts=[_verdict("gc_angle", by_length=True), _verdict("gc_angle_intra", by_length=False)],
         columns=columns,
         distributions=[_distribution(name) for name in NAMES],
-        scatters=[_scatter(name) for name in signals],
+        scatters=[
+            _scatter("gc_angle"),
+            replace(_scatter("gc_angle_intra"), points=[[10.0, 0.2], [40.0, 0.5], [90.0, 0.4]]),
+        ],
         matrix=[
             Cell(a, b, _estimate(0.9 - 0.3 * (j - i)))
             for i, a in enumerate(NAMES)
@@ -173,6 +180,21 @@ def example() -> Document:
             Lift(name, "rollouts p(1-p)", end, 0.1, Estimate(0.76, 0.61, 0.93, 24))
             for name in (*signals, "gc_question_tokens")
             for end in ENDS
+        ],
+        group_rates=[
+            GroupRate("rollouts", "algebra", 140, 0.4, 0.7, 0.19, [20, 30, 40, 20, 10, 20]),
+            GroupRate("rollouts", "<b>", 98, 0.1, 0.2, 0.06, [70, 20, 8, 0, 0, 0]),
+        ],
+        tenths=[
+            Tenths(
+                name,
+                "rollouts p(1-p)",
+                0.17,
+                [k / 10 for k in range(10)],
+                [(k + 1) / 10 for k in range(10)],
+                [Estimate(0.1 + k / 100, 0.05 + k / 100, 0.15 + k / 100, 24) for k in range(10)],
+            )
+            for name in ("predicted p(1-p)", "gc_angle")
         ],
         outcomes=[
             Outcome(

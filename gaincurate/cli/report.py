@@ -49,12 +49,12 @@ def print_report(document: Document) -> None:
     output.text()
     for verdict in document.verdicts:
         output.say(f"[{verdict.verdict}] {verdict.sentence}", "  ")
+    _run(document)
     _signals(document)
     for target in dict.fromkeys(relation.target for relation in document.relations):
         _target(document, target)
     _outcomes(document)
     _against(document)
-    _run(document)
     _hygiene(document)
     _notes(document.notes)
 
@@ -91,6 +91,7 @@ def _signals(document: Document) -> None:
 
 def _target(document: Document, target: str) -> None:
     from gaincurate.report.document import ENDS
+    from gaincurate.report.lift import PREDICTED
 
     relations = [relation for relation in document.relations if relation.target == target]
     _head(f"rank correlation with {target} (with half of its 95 % interval)")
@@ -104,9 +105,16 @@ def _target(document: Document, target: str) -> None:
     if relations:
         blank = ["-"] * (4 if grouped else 2)
         lines.append([length, _shown(relations[0].length), *blank, *_ends(lifts, length)])
+    if any(column == PREDICTED for column, _ in lifts):
+        lines.append([PREDICTED, "-", *(["-"] * (4 if grouped else 2)), *_ends(lifts, PREDICTED)])
     output.table(lines, head)
     if lifts:
         output.say("tenths: their mean p (1 - p) over that of a random tenth")
+    if lines and lines[-1][0] == PREDICTED:
+        output.say(
+            f"{PREDICTED}: what `difficulty predict --target variance` would pick of up to 256 of these "
+            "prompts, each predicted from a half without it"
+        )
 
 
 def _relation(relation: Relation, lifts: dict[tuple[str, str], Lift], *, grouped: bool) -> list[str]:

@@ -35,7 +35,7 @@ from gaincurate.report.document import (
     Scatter,
     Verdict,
 )
-from gaincurate.report.lift import calibration, lifts
+from gaincurate.report.lift import calibration, lifts, predict_variance, tenths
 from gaincurate.report.observed import (
     Observed,
     Rates,
@@ -58,6 +58,8 @@ _GROUPS_SHOWN = 20
 _OUTCOMES = ("pass-rate", "learnability")
 BINS = 40
 SCATTER_BINS = 32
+POINTS = 2000
+"""Fewer rows are drawn one by one."""
 _TAIL = 0.002  # of the rows to either side may lie beyond the bins
 _FAR = 1.5  # times the middle's width: a column that is wider than that has far tails
 _LEAST = 10  # rows of a band
@@ -137,7 +139,8 @@ def look(
     checked = hygiene_checks(scored, hygiene)
     same = _made_of(scored, table, observed)
     relations = relate(table, same)
-    batches = lifts(table)
+    predicted = predict_variance(scored, table, observed)
+    batches = lifts(table, predicted)
     decided = [(evidence, decide(evidence)) for evidence in _evidence(table, relations, batches)]
     roles = frozenset(column.role for column in table.columns)
     group = None if table.groups is None else table.groups.column
@@ -175,6 +178,7 @@ def look(
         notes=table.notes,
         methods=METHODS,
         group_rates=group_rates(table, observed),
+        tenths=tenths(table, predicted),
     )
     return Looked(document, scored, table)
 
@@ -367,6 +371,11 @@ METHODS = {
         "Rows at the border count in part. A column that was made of the same rollouts is not judged by "
         "them."
     ),
+    "predicted_p(1-p)": (
+        "What `difficulty predict --target variance` (method gp) would pick by, of up to 256 observed "
+        "prompts, each predicted from the half of them that it is not in: the mean over five splits. Only "
+        "these prompts count for its figures."
+    ),
     "p(1-p)": (
         "G / (G - 1) times y (1 - y) for G rollouts of which the share y was right: without bias for "
         "rollouts that are right or wrong."
@@ -458,9 +467,10 @@ def scatter(signal: str, values: Floats, lengths: Floats, correlation: Estimate)
     column[x == x_edges[-1]] = len(x_edges) - 2
     bands = [_band(y[column == place]) for place in range(len(x_edges) - 1)]
     table = counts.astype(int).tolist()
-    return Scatter(
-        signal, x_edges.tolist(), y_edges.tolist(), table, len(y) - int(counts.sum()), bands, correlation
-    )
+    outside = len(y) - int(counts.sum())
+    inside = (x >= x_edges[0]) & (x <= x_edges[-1]) & (y >= y_edges[0]) & (y <= y_edges[-1])
+    points = np.stack([x[inside], y[inside]], 1).tolist() if len(y) < POINTS else []
+    return Scatter(signal, x_edges.tolist(), y_edges.tolist(), table, outside, bands, correlation, points)
 
 
 def _log_edges(lengths: Floats) -> Floats:

@@ -21,17 +21,10 @@ FORMAT = 1
 
 Role = Literal["signal", "length", "difficulty", "pass-rate", "learnability"]
 Kind = Literal[
-    "tells-more",
-    "tells-little-more",
-    "no-more-than-length",
-    "no-more-than-groups",
-    "no-more-than-length-and-groups",
-    "tells-nothing",
-    "tells-length-only",
-    "tells-groups-only",
-    "no-outcomes-to-judge",
-    "not-enough-rows",
-]
+    "tells-more", "tells-little-more", "no-more-than-length", "no-more-than-groups",
+    "no-more-than-length-and-groups", "tells-nothing", "tells-length-only", "tells-groups-only",
+    "no-outcomes-to-judge", "not-enough-rows",
+]  # fmt: skip
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 """The levels of `Distribution.quantiles`."""
 ENDS = ("highest", "middle", "lowest")
@@ -43,14 +36,11 @@ class About:
     """The scored set.
 
     Attributes:
-        folder: as given.
-        manifest: hash that names the set's exact content.
+        folder, manifest: as given, and the hash that names the set's exact content.
         model, dtype, device, site: what the scores were made with.
         rows: scored; `rejected` could not be, `truncated` were cut.
-        prompt_column: of the source.
-        length_column: the column that is length here, in tokens.
-        group_column: the column of groups, or None.
-        groups: how many there are.
+        prompt_column, length_column: of the source, and the one that is length here, in tokens.
+        group_column: the column of groups, or None. `groups`: how many there are.
         group_how: how the column was found, or why there is none.
         group_sizes: rows of the largest groups, largest first, by name.
         settings: other facts of the set's identity by dotted name, as text.
@@ -92,8 +82,7 @@ class Verdict:
     """What can be said of one signal.
 
     Attributes:
-        signal: column name.
-        verdict: for programs.
+        signal, verdict: column name, and the verdict for programs.
         sentence: the same for people, starting with the signal's name: what it tells, and whether to
             sort by it.
         banner: one sentence where length explains the signal (|correlation| > 0.8), else None.
@@ -123,27 +112,24 @@ class Document:
     """The whole report.
 
     Attributes:
-        format: goes up when a reader of the old one would be wrong.
-        about: the scored set.
+        format, about: goes up when a reader of the old one would be wrong; the scored set.
         headline: one or two sentences: should I sort by any of this?
         unknown: what cannot be said with what was given, and the command that finds it out; None if nothing.
         wasted: the share of a uniform step's groups of 8 that teach nothing; None without sampled rollouts.
         verdicts: one for each signal, in the set's order.
         columns: every column of numbers in here.
-        distributions: one for each column.
-        scatters: each signal against length.
+        distributions, scatters: one for each column, and each signal against length.
         matrix: every pair of `columns`.
         group_shares: each column against the groups; empty without a group column.
         group_rates: each group's observed pass rates, by policy; empty without a group column or pass rates.
         relations: each signal with each target (difficulty, pass-rate and learnability columns).
         profiles: each signal in bins of like length.
         lifts: the ends and the middle of each signal, and of length, for each learnability column.
-        outcomes: observed pass rates.
-        calibrations: predicted failure rates against observed ones.
+        tenths: p (1 - p) by the tenth of each signal, of length and of a prediction.
+        outcomes, calibrations: observed pass rates, and predicted failure rates against them.
         against: other sets of the same prompts.
         ends: prompts at the top, middle and bottom of each signal.
-        hygiene: what is wrong with the rows: duplicates, and what else was looked for.
-        run: a run over the set; None where none was given.
+        hygiene, run: what is wrong with the rows; a run over the set, None where none was given.
         notes: all that was left out, sampled or found by name, sentence by sentence.
         methods: how each kind of figure was made, by name of the field.
     """
@@ -171,6 +157,7 @@ class Document:
     notes: list[str]
     methods: dict[str, str]
     group_rates: list[GroupRate] = field(default_factory=list)
+    tenths: list[Tenths] = field(default_factory=list)
 
 
 def to_json(document: Document) -> Json:
@@ -238,7 +225,8 @@ class Scatter:
 
     `counts[i][j]` rows lie in x bin i, `x_edges[i]` to `x_edges[i + 1]` tokens, and y bin j, `y_edges[j]` to
     `y_edges[j + 1]`. x bins are even on a log axis. `outside` rows lie beyond the edges. `bands[i]` are y's
-    quartiles in x bin i. `correlation` is over all rows.
+    quartiles in x bin i. `correlation` is over all rows. `points` are the rows themselves, (length, signal),
+    where they are fewer than 2,000, else none.
     """
 
     signal: str
@@ -248,6 +236,7 @@ class Scatter:
     outside: int
     bands: list[Band]
     correlation: Estimate
+    points: list[list[float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,8 +276,7 @@ class Relation:
     """One signal against one target (a level, a pass rate): what is left of it, control by control.
 
     Attributes:
-        signal: column name.
-        target: column name.
+        signal, target: column names.
         overall: over all rows that have both.
         given_length: partial correlation given question length.
         within_length_bins: pooled inside bins of like length (nothing assumed of how length acts).
@@ -359,14 +347,29 @@ class Lift:
 
 
 @dataclass(frozen=True, slots=True)
+class Tenths:
+    """Mean p (1 - p) of the prompts by the tenth of a column that they are in, lowest values first.
+
+    `target` names the column of p (1 - p), and `mean` is its mean over these prompts. Equal values share a
+    tenth, so there may be fewer than ten. `low[k]` to `high[k]` are the column's values in tenth k.
+    """
+
+    column: str
+    target: str
+    mean: float
+    low: list[float]
+    high: list[float]
+    tenths: list[Estimate]
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """Observed pass rates of one policy.
 
     Attributes:
         name: also the name of the column of pass rates; `learnability` names that of p (1 - p), None where
             fewer than two rollouts stand behind each rate, or it is not known how many.
-        source: "rollouts" or "run".
-        path: where it was read.
+        source, path: "rollouts" or "run", and where it was read.
         prompts: with a judged rollout and in this set; `unknown` ids are not in it and left out.
         rollouts: judged ones of these prompts; None where only rates are known.
         mean: mean pass rate, 0 to 1.
@@ -398,7 +401,8 @@ class GroupRate:
 
     `prompts` were observed, `mean` is their mean pass rate (0 to 1). `teaches` is the share of them with both
     right and wrong rollouts, which alone give GRPO a gradient, and `variance` the mean of their p (1 - p),
-    unbiased, 0 to 0.25. Both are None where the numbers of rollouts are not known.
+    unbiased, 0 to 0.25. Both are None where the numbers of rollouts are not known. `counts` are the prompts
+    that were never right, right in up to a quarter, a half, three quarters and less than all, and always.
     """
 
     outcome: str
@@ -407,6 +411,7 @@ class GroupRate:
     mean: float
     teaches: float | None
     variance: float | None
+    counts: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -511,14 +516,12 @@ class Round:
     """One round of a run; None where it is not known (yet).
 
     Attributes:
-        round: from 0.
-        mu: where the strategy aimed, as a rank.
+        round, mu: from 0, and where the strategy aimed, as a rank.
         accuracy: mean over prompts of their mean outcome, 0 to 1.
         effective: share of prompts with both right and wrong rollouts, 0 to 1.
         drift: rank correlation of a probe's new scores with the old ones.
         rescored: the name of the set that was scored after it, or None.
-        prompts, rollouts, unjudged, late: counts.
-        prompt_tokens, completion_tokens: counts.
+        prompts, rollouts, unjudged, late, prompt_tokens, completion_tokens: counts.
         training_seconds, scoring_seconds: wall time.
     """
 

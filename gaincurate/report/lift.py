@@ -5,8 +5,14 @@ The measure is the mean of p (1 - p), which is what GRPO learns from, and not th
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Mapping, Sequence
 
+import numpy as np
+import pyarrow as pa
+
+from gaincurate.core.rng import permutation
+from gaincurate.core.schema import EMBEDDING, ID
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.stats import (
     DIFFERING,
     Estimate,
@@ -17,30 +23,87 @@ from gaincurate.core.stats import (
     correlate,
     differing,
     estimate,
+    even_bins,
     mean,
     pearson,
     reliability,
 )
-from gaincurate.report.document import ENDS, Calibration, Lift
+from gaincurate.difficulty.metrics import observation_noise
+from gaincurate.difficulty.predict import make
+from gaincurate.report.document import ENDS, Calibration, Lift, Tenths
 from gaincurate.report.observed import Observed
 from gaincurate.report.table import LENGTH, Table
 
 SHARE = 0.1
+PREDICTED = "predicted p(1-p)"
+"""What is picked by where `difficulty predict --target variance` picks."""
+_REFERENCES, _DRAW = 256, 21  # as many as `difficulty predict` takes, and the stream that draws them
+_LEAST = 5  # rows of a tenth
 _NEAR = 0.25  # of the share: how far around the border its own mean is taken
 
 
-def lifts(table: Table) -> list[Lift]:
-    """The ends and the middle of each signal and of length, for each column of p (1 - p)."""
+def lifts(table: Table, predicted: Mapping[str, Floats]) -> list[Lift]:
+    """The ends and the middle of each signal and of length, for each column of p (1 - p).
+
+    Of a prediction of p (1 - p), `predicted` by the column's name, what is highest is what would be picked.
+    """
     measured = []
     for target in table.names("learnability"):
         outcome = table.values[target]
-        for column in [*table.names("signal"), LENGTH]:
-            values = table.values[column]
+        for column, values in _columns(table, target, predicted).items():
             both = ~(np.isnan(values) | np.isnan(outcome))
-            for end in ENDS:
+            for end in ENDS if column != PREDICTED else ENDS[:1]:
                 ratio = lift(_towards(values[both], end), outcome[both])
                 measured.append(Lift(column, target, end, SHARE, ratio))
     return measured
+
+
+def tenths(table: Table, predicted: Mapping[str, Floats]) -> list[Tenths]:
+    """Mean p (1 - p) by the tenth of each of these columns; without those with one value alone."""
+    measured = []
+    for target in table.names("learnability"):
+        outcome = table.values[target]
+        for column, values in _columns(table, target, predicted).items():
+            both = ~(np.isnan(values) | np.isnan(outcome))
+            x, y = values[both], outcome[both]
+            places = even_bins(x, 10)
+            inside = [places == place for place in np.unique(places)]
+            if len(x) >= 10 * _LEAST and len(inside) > 1:
+                low, high = ([float(end(x[rows])) for rows in inside] for end in (np.min, np.max))
+                means = [mean(y[rows]) for rows in inside]
+                measured.append(Tenths(column, target, float(y.mean()), low, high, means))
+    return measured
+
+
+def _columns(table: Table, target: str, predicted: Mapping[str, Floats]) -> dict[str, Floats]:
+    """What prompts may be picked by: the prediction where there is one, each signal, and length."""
+    columns = {name: table.values[name] for name in [*table.names("signal"), LENGTH]}
+    return {PREDICTED: predicted[target], **columns} if target in predicted else columns
+
+
+def predict_variance(scored: ScoredSet, table: Table, observed: Sequence[Observed]) -> dict[str, Floats]:
+    """What `difficulty predict --target variance` says, by the name of the column of p (1 - p), `[rows]`.
+
+    Each reference is predicted from the half of the references that it is not in, the mean over five splits.
+    So nothing of a prompt was seen by what picks it. Other rows are NaN. Nothing without embeddings.
+    """
+    made = dict[str, Floats]()
+    for each in observed if EMBEDDING in scored.schema.names else ():
+        name = each.outcome.learnability
+        rows = np.flatnonzero(~np.isnan(table.values[name])) if name is not None else np.zeros(0, int)
+        if name is None or len(rows) < 10 * _LEAST:
+            continue
+        rows = rows[np.sort(permutation(0, 0, _DRAW, len(rows))[:_REFERENCES])]
+        ids = scored.column(ID).take(pa.array(rows)).to_pylist()
+        noise = observation_noise(each.wins[rows], each.losses[rows], "variance")
+        fitted = make("gp", scored, ids, table.values[name][rows], noise=noise, target="variance")
+        sums, times = np.zeros(len(rows)), np.zeros(len(rows))
+        for asked, values in fitted.halves(0):
+            sums[asked] += values
+            times[asked] += 1
+        made[name] = np.full(table.rows, np.nan)
+        made[name][rows] = sums / times
+    return made
 
 
 def _towards(values: Floats, end: str) -> Floats:

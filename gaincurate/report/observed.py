@@ -29,6 +29,9 @@ from gaincurate.report.table import Table
 from gaincurate.schedule.observations import pass_rates_of
 from gaincurate.schedule.run import Run
 
+_PARTS = (0.0, 0.25, 0.5, 0.75, np.nextafter(1.0, 0.0))
+"""Upper ends of the parts of `GroupRate.counts`; the last part has the prompts that are always right."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rates:
@@ -196,6 +199,9 @@ def group_rates(table: Table, observed: Sequence[Observed]) -> list[GroupRate]:
                     float(np.mean(wins / (wins + losses))),
                     float(np.mean((wins > 0) & (losses > 0))) if known else None,
                     float(np.nanmean(variance)) if known and not np.isnan(variance).all() else None,
+                    np.bincount(
+                        np.digitize(wins / (wins + losses), _PARTS, right=True), minlength=6
+                    ).tolist(),
                 )
             )
     return rates

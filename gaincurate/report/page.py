@@ -8,7 +8,7 @@ strength is an opacity and not a scale of colours, because that reads the same i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -32,22 +32,22 @@ from gaincurate.report.document import (
     Lift,
     Predictions,
     Relation,
-    Round,
-    RunStory,
     Scatter,
+    Tenths,
+    Verdict,
 )
 from gaincurate.report.formatting import (
     count,
     interval,
     labels,
     number,
-    seconds,
     share,
     short,
     signed,
     spoken,
 )
 from gaincurate.report.html import environment
+from gaincurate.report.run_pictures import rounds
 from gaincurate.report.svg import (
     INK,
     MARK,
@@ -62,7 +62,7 @@ from gaincurate.report.svg import (
     draw,
     intervals,
 )
-from gaincurate.report.verdict_text import answer, mostly_groups, next_steps
+from gaincurate.report.verdict_text import answer, mostly_groups, next_steps, together
 
 CONTROLS = (
     ("overall", "overall"),
@@ -74,9 +74,7 @@ CONTROLS = (
 )
 """The fields of `Relation` that are shown, with the names that a reader sees."""
 _MEDIAN = QUANTILES.index(0.5)  # its neighbours are the quartiles
-T = TypeVar("T", Relation, Lift)
-Series = tuple[str, str, Callable[[Round], float | None]]
-Say = Callable[[float | None], str]
+T = TypeVar("T", Relation, Lift, Tenths)
 
 
 def to_html(document: Document, explore: str | None = None) -> str:
@@ -93,12 +91,13 @@ def to_html(document: Document, explore: str | None = None) -> str:
             document=document,
             explore=explore,
             # What is worth a trial comes first; the rest stays in the set's order.
-            verdicts=sorted(document.verdicts, key=lambda verdict: verdict.sort_first is None),
+            verdicts=alike(document),
             pictures=pictures(document),
             mostly_groups=mostly_groups(document),
             steps=next_steps(document),
             relations=by_target(document.relations),
             lifts=by_target(document.lifts),
+            tenths=by_target(document.tenths),
         )
     )
 
@@ -106,7 +105,7 @@ def to_html(document: Document, explore: str | None = None) -> str:
 @cache
 def _templates() -> jinja2.Environment:
     templates = environment("gaincurate.report", controls=controls, groups=by_group)
-    templates.globals.update(answer=answer, levels=QUANTILES)
+    templates.globals.update(answer=answer, together=together, levels=QUANTILES)
     return templates
 
 
@@ -122,6 +121,8 @@ class Pictures:
     matrix: Markup
     relations: dict[str, Markup]
     lifts: dict[str, Markup]
+    tenths: dict[str, Markup]
+    groups: dict[str, Markup]
     profiles: list[Markup]
     calibrations: list[Markup]
     against: list[Markup]
@@ -141,12 +142,23 @@ def pictures(document: Document) -> Pictures:
             t: _relations(t, rows, about.length_column) for t, rows in by_target(document.relations).items()
         },
         lifts={t: _lifts(t, rows) for t, rows in by_target(document.lifts).items()},
+        tenths={t: _tenths(t, rows) for t, rows in by_target(document.tenths).items()},
+        groups={outcome.name: _groups(document, outcome.name) for outcome in document.outcomes},
         profiles=[_profile(figure) for figure in document.profiles],
         calibrations=[_calibration(figure) for figure in document.calibrations],
         against=[_against(other) for other in document.against],
-        rounds=_rounds(document.run) if document.run else {},
+        rounds=rounds(document.run) if document.run else {},
         foresight=[_foresight(predictions, of) for of in predictions.found] if predictions else [],
     )
+
+
+def alike(document: Document) -> list[list[Verdict]]:
+    """Verdicts with one answer together; those that are worth a trial come first and stand alone."""
+    rows: dict[tuple[str, str | None], list[Verdict]] = {}
+    for verdict in sorted(document.verdicts, key=lambda verdict: verdict.sort_first is None):
+        alone = verdict.signal if verdict.sort_first is not None else None
+        rows.setdefault((verdict.verdict, alone), []).append(verdict)
+    return list(rows.values())
 
 
 def by_target(figures: Iterable[T]) -> dict[str, list[T]]:
@@ -205,7 +217,7 @@ def _distribution(figure: Distribution) -> Markup:
 
 
 def _scatter(figure: Scatter) -> Markup:
-    """Rows over question length (log axis) and a signal, darker where there are more; quartiles as lines."""
+    """Rows over question length (log axis) and a signal, or tiles where they are many; quartiles as lines."""
     if not figure.counts:
         return NOTHING
     bands = [band.median for band in figure.bands if band.median is not None]
@@ -215,14 +227,17 @@ def _scatter(figure: Scatter) -> Markup:
     axis = alt.Axis(grid=False, tickCount=5)
     x_scale = alt.Scale(type="log", nice=False, domain=[figure.x_edges[0], figure.x_edges[-1]])
     y_scale = alt.Scale(zero=False, nice=False, domain=[figure.y_edges[0], figure.y_edges[-1]])
-    tiles = chart(_tiles(figure)).mark_rect(aria=False, color=MARK)
-    tiles = tiles.encode(
-        x=alt.X("x0:Q", title="question tokens", scale=x_scale, axis=alt.Axis(grid=False, labelExpr=SHORT)),
-        x2="x1:Q",
-        y=alt.Y("y0:Q", title=short(figure.signal), scale=y_scale, axis=axis),
-        y2="y1:Q",
-        fillOpacity=alt.FillOpacity("strength:Q", scale=None, legend=None),
-    )
+    x = alt.X("x0:Q", title="question tokens", scale=x_scale, axis=alt.Axis(grid=False, labelExpr=SHORT))
+    y = alt.Y("y0:Q", title=short(figure.signal), scale=y_scale, axis=axis)
+    if figure.points:
+        tiles = chart([{"x0": length, "y0": value} for length, value in figure.points])
+        # Squares and not circles: those of one colour become one shape, with a fifth of the bytes.
+        tiles = tiles.mark_rect(aria=False, color=MARK, width=3, height=3)
+        tiles = tiles.encode(x=x, y=y, fillOpacity=alt.value(0.55))
+    else:
+        strength = alt.FillOpacity("strength:Q", scale=None, legend=None)
+        tiles = chart(_tiles(figure)).mark_rect(aria=False, color=MARK)
+        tiles = tiles.encode(x=x, x2="x1:Q", y=y, y2="y1:Q", fillOpacity=strength)
     return draw(alt.layer(tiles, *_bands(figure)).properties(width=420, height=260), sentence)
 
 
@@ -321,6 +336,81 @@ def _lifts(target: str, lifts: list[Lift]) -> Markup:
     return intervals(panels, sentence, middle=1.0, title="times the mean of all prompts")
 
 
+def _tenths(target: str, figures: list[Tenths]) -> Markup:
+    """A panel for each column: the mean of each of its tenths with its interval, and the mean of all."""
+    ends = [e for f in figures for t in f.tenths for e in (t.value, t.low, t.high) if e is not None]
+    scale = alt.Scale(domain=[min(0.0, *ends), max(0.25, *ends)], nice=False)
+    panels = []
+    for figure, name in zip(figures, labels([figure.column for figure in figures], 26), strict=True):
+        rows = [
+            {
+                "tenth": k + 1,
+                "value": t.value,
+                "low": t.low,
+                "high": t.high,
+                "words": f"{name}, tenth {k + 1}: {number(t.value)}",
+            }
+            for k, t in enumerate(figure.tenths)
+        ]
+        y: Row = {"scale": scale, "title": None, "axis": alt.Axis(tickCount=4)}
+        x = alt.X("tenth:O", title=None, axis=alt.Axis(labelAngle=0, ticks=False))
+        line = chart([{"middle": figure.mean}]).mark_rule(aria=False, color=MUTED, strokeDash=[3, 2])
+        span = chart(rows).mark_rule(aria=False, color=MARK, strokeWidth=1.5)
+        dots = chart(rows).mark_circle(color=MARK, size=34, opacity=1)
+        layers = alt.layer(
+            line.encode(y=alt.Y("middle:Q", **y)),
+            span.encode(x=x, y=alt.Y("low:Q", **y), y2="high:Q"),
+            dots.encode(x=x, y=alt.Y("value:Q", **y), description="words:N"),
+        )
+        panels.append(layers.properties(title=alt.TitleParams(name, anchor="start"), width=190, height=110))
+    parts = "; ".join(
+        f"{f.column} {number(f.tenths[0].value)} in its lowest, {number(f.tenths[-1].value)} in its highest"
+        for f in figures
+    )
+    return draw(
+        alt.concat(*panels, columns=4, spacing=22), f"Mean {target} by the tenth of each column: {parts}."
+    )
+
+
+_RATES = ("never", "to ¼", "to ½", "to ¾", "below 1", "always")
+_PANELS = 12
+
+
+def _groups(document: Document, outcome: str) -> Markup:
+    """A panel for each of the largest groups: the share of its prompts by how often they were right."""
+    rates = [rate for rate in document.group_rates if rate.outcome == outcome and rate.counts][:_PANELS]
+    if not rates:
+        return NOTHING
+    panels = []
+    for rate, name in zip(rates, labels([rate.group for rate in rates], 26), strict=True):
+        rows = [
+            {
+                "rate": label,
+                "share": n / rate.prompts,
+                "colour": MARK if 0 < k < len(_RATES) - 1 else MINUS,
+                "words": f"{name}, {label}: {count(n)} of {count(rate.prompts)} prompts",
+            }
+            for k, (label, n) in enumerate(zip(_RATES, rate.counts, strict=True))
+        ]
+        axis = alt.Axis(tickCount=3, format="%")
+        bars = (
+            chart(rows)
+            .mark_bar()
+            .encode(
+                x=alt.X("rate:N", sort=None, title=None, axis=alt.Axis(labelAngle=-40, ticks=False)),
+                y=alt.Y("share:Q", title=None, scale=alt.Scale(domain=[0, 1]), axis=axis),
+                color=alt.Color("colour:N", scale=None),
+                description="words:N",
+            )
+        )
+        title = alt.TitleParams(f"{name} ({count(rate.prompts)})", anchor="start")
+        panels.append(bars.properties(title=title, width=190, height=90))
+    parts = "; ".join(f"{rate.group} mean {share(rate.mean)}" for rate in rates)
+    return draw(
+        alt.concat(*panels, columns=4, spacing=18), f"Pass rates in each of {len(rates)} groups: {parts}."
+    )
+
+
 def _profile(figure: LengthProfile) -> Markup:
     """Correlations with each target inside bins of like length, short questions first, with intervals."""
     bins = [b for b in figure.bins if any(target.value is not None for target in b.targets)]
@@ -399,142 +489,3 @@ def _against(other: Against) -> Markup:
     parts = "; ".join(f"{name} {signed(estimate.value, 3)}" for name, estimate in rows)
     sentence = f"Rank correlation of each signal with itself in {other.folder}: {parts}."
     return intervals([("", rows)], sentence, middle=1.0, title="rank correlation between the two sets")
-
-
-def _rounds(run: RunStory) -> dict[str, Markup]:
-    drawn = {
-        "accuracy": _shares(run),
-        "mu": _aim(run),
-        "drift": _drift(run),
-        "cost": _cost(run),
-        "tokens": _tokens(run),
-    }
-    return {name: picture for name, picture in drawn.items() if picture}
-
-
-def _shares(run: RunStory) -> Markup:
-    """Accuracy and share of effective prompts."""
-    return _lines(
-        run,
-        [("accuracy", MARK, lambda r: r.accuracy), ("effective prompts", MINUS, lambda r: r.effective)],
-        title="share",
-        said=share,
-        domain=(0.0, 1.0),
-    )
-
-
-def _aim(run: RunStory) -> Markup:
-    """Where the strategy aimed, as a rank."""
-    return _lines(run, [("mu", MARK, lambda r: r.mu)], title="mu, as a rank", said=number)
-
-
-def _drift(run: RunStory) -> Markup:
-    """Rank correlation of a probe's new scores with the old ones."""
-    drifts = [r.drift for r in run.rounds if r.drift is not None]
-    if not drifts:
-        return NOTHING
-    return _lines(
-        run,
-        [("drift", MARK, lambda r: r.drift)],
-        title="rank correlation",
-        said=number,
-        domain=(min(0.9, *drifts), 1.0),
-    )
-
-
-def _cost(run: RunStory) -> Markup:
-    """Wall time of training and scoring, one on the other."""
-    parts = [
-        ("training", MARK, lambda r: r.training_seconds),
-        ("scoring", MINUS, lambda r: r.scoring_seconds),
-    ]
-    return _bars(run, parts, title="seconds", said=seconds)
-
-
-def _tokens(run: RunStory) -> Markup:
-    """Tokens read and generated, one on the other."""
-    parts = [
-        ("generated", MARK, lambda r: r.completion_tokens),
-        ("prompts", MINUS, lambda r: r.prompt_tokens),
-    ]
-    return _bars(run, parts, title="tokens", said=number)
-
-
-def _lines(
-    run: RunStory,
-    series: Sequence[Series],
-    *,
-    title: str,
-    said: Say,
-    domain: tuple[float, float] | None = None,
-) -> Markup:
-    rows = _rows(run, series, said)
-    if not rows:
-        return NOTHING
-    scale = alt.Scale(domain=list(domain), nice=False) if domain else alt.Scale(zero=False)
-    base = chart(rows).encode(
-        x=_round_axis(run),
-        y=alt.Y("value:Q", title=title, scale=scale, axis=alt.Axis(tickCount=4)),
-        color=_colour(series),
-    )
-    dots = base.mark_circle(size=30, opacity=1).encode(description="words:N")
-    drawn = alt.layer(base.mark_line(aria=False, strokeWidth=2), dots).properties(width=400, height=150)
-    return draw(drawn, _sentence(run, series, said))
-
-
-def _bars(run: RunStory, series: Sequence[Series], *, title: str, said: Say) -> Markup:
-    rows = _rows(run, series, said)
-    if not rows:
-        return NOTHING
-    # A bar for each round: wide with few rounds, a hairline with hundreds.
-    bars = (
-        chart(rows)
-        .mark_bar(size=max(1, min(24, 300 // len(run.rounds))))
-        .encode(
-            x=_round_axis(run),
-            y=alt.Y("value:Q", title=title, stack=True, axis=alt.Axis(tickCount=4, labelExpr=SHORT)),
-            color=_colour(series),
-            # The first series lies at the bottom.
-            order=alt.Order("place:Q"),
-            description="words:N",
-        )
-    )
-    return draw(bars.properties(width=400, height=150), _sentence(run, series, said))
-
-
-def _rows(run: RunStory, series: Sequence[Series], said: Say) -> list[Row]:
-    return [
-        {
-            "round": r.round,
-            "value": value,
-            "series": name,
-            "place": place,
-            "words": f"round {r.round}: {name} {said(value)}",
-        }
-        for place, (name, _, of) in enumerate(series)
-        for r in run.rounds
-        if (value := of(r)) is not None
-    ]
-
-
-def _round_axis(run: RunStory) -> alt.X:
-    last = max((r.round for r in run.rounds), default=0)
-    scale = alt.Scale(domain=[-0.5, last + 0.5], nice=False)
-    ticks = alt.Axis(grid=False, tickMinStep=1, format="d", tickCount=min(8, last + 1))
-    return alt.X("round:Q", title="round", scale=scale, axis=ticks)
-
-
-def _colour(series: Sequence[Series]) -> alt.Color:
-    names, colours = [name for name, _, _ in series], [colour for _, colour, _ in series]
-    legend = alt.Legend(orient="top", title=None) if len(series) > 1 else None
-    return alt.Color("series:N", scale=alt.Scale(domain=names, range=colours), legend=legend)
-
-
-def _sentence(run: RunStory, series: Sequence[Series], said: Say) -> str:
-    parts = []
-    for name, _, of in series:
-        points = [(r.round, value) for r in run.rounds if (value := of(r)) is not None]
-        if points:
-            (first, start), (last, end) = points[0], points[-1]
-            parts.append(f"{name} {said(start)} in round {first} and {said(end)} in round {last}")
-    return f"Round by round: {'; '.join(parts)}."

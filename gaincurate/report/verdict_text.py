@@ -381,6 +381,27 @@ def answer(document: Document, verdict: Verdict) -> tuple[str, Tone]:
     return ANSWERS[verdict.verdict]
 
 
+def together(verdicts: Sequence[Verdict]) -> str:
+    """What several signals with one verdict tell, in one sentence; each has its own with its figures."""
+    kind = verdicts[0].verdict
+    target = " or ".join(dict.fromkeys(verdict.target or "any target" for verdict in verdicts))
+    return {
+        "tells-more": f"They tell something about {target} that question length does not. "
+        "Whether to sort by one of them is another question: see each.",
+        "tells-little-more": f"They add next to nothing about {target} to question length.",
+        "no-more-than-length": f"They tell no more about {target} than question length does.",
+        "no-more-than-groups": f"They tell no more about {target} than which group a prompt is from.",
+        "no-more-than-length-and-groups": f"They tell no more about {target} than question length and "
+        "groups do.",
+        "tells-nothing": f"They hardly go with {target}.",
+        "tells-length-only": "They are question length by other names.",
+        "tells-groups-only": "They mostly say which group a prompt is from.",
+        "no-outcomes-to-judge": "They are not question length, but there is nothing to judge them by.",
+        "not-enough-rows": "There are too few prompts to say whether they tell more than question length "
+        "does.",
+    }[kind]
+
+
 def next_steps(document: Document) -> list[Step]:
     """What to do after the first screen, the most useful first."""
     steps = [Step(text, None) for text in (document.unknown, waste(document)) if text]

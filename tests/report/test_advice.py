@@ -9,7 +9,7 @@ import pytest
 import documents
 from gaincurate.core.stats import Estimate
 from gaincurate.report.document import Document, Kind, Lift
-from gaincurate.report.verdict_text import ANSWERS, answer, next_steps
+from gaincurate.report.verdict_text import ANSWERS, answer, next_steps, unknown
 
 
 def judged(*kinds: Kind, first: str | None = None, unknown: str | None = None) -> Document:
@@ -94,3 +94,12 @@ def test_where_uniform_wastes_little_random_prompts_in_smaller_batches_are_advis
 def test_what_is_unknown_comes_first_and_alone() -> None:
     steps = next_steps(judged("no-outcomes-to-judge", unknown="Run `gaincurate difficulty rollout`."))
     assert [step.text for step in steps] == ["Run `gaincurate difficulty rollout`."]
+
+
+def test_advised_rollouts_say_what_they_cost() -> None:
+    text = unknown(frozenset({"signal"}), "scored", 300, model="m", verifier="math")
+    assert text is not None
+    assert "--reference 300" in text
+    # The defaults of `difficulty rollout`: 8 completions of a prompt, 1,024 tokens each at most.
+    assert "300 prompts x 8 = 2,400 completions: 2,457,600 tokens at most" in text
+    assert "480,000 with answers of 200 tokens" in text

@@ -8,16 +8,17 @@ import subprocess
 import sys
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 import documents
 from gaincurate.core.stats import Estimate
-from gaincurate.report.document import Distribution, Document, Histogram, Scatter
+from gaincurate.report.document import Distribution, Document, Histogram, Kind, Scatter
 from gaincurate.report.formatting import typeset
 from gaincurate.report.html import prose
-from gaincurate.report.page import by_group, to_html
+from gaincurate.report.page import alike, by_group, to_html
+from gaincurate.report.verdict_text import together
 from html_reader import Reader
 
 # Markup, ends of elements and comments, quotes, a template's own marks, lines that end, text turned round, no shape.
@@ -70,6 +71,8 @@ def bare() -> Document:
         profiles=[],
         lifts=[],
         outcomes=[],
+        group_rates=[],
+        tenths=[],
         calibrations=[],
         against=[],
         ends=[],
@@ -124,8 +127,8 @@ def test_tables_have_captions_and_their_heads_a_scope(read: Reader) -> None:
 def test_every_picture_has_a_sentence(read: Reader) -> None:
     pictures = read.all("svg")
     # 6 histograms, 2 clouds, 1 matrix, 3 targets, 1 batch, 2 profiles, 1 calibration, 1 other set, 5 of the run,
-    # 2 of its predictions.
-    assert len(pictures) == 24
+    # 2 of its predictions, 1 of tenths, 1 of groups.
+    assert len(pictures) == 26
     assert all(a["role"] == "img" and len(a["aria-label"] or "") > 30 for a in pictures)
 
 
@@ -219,3 +222,27 @@ def test_the_size_does_not_grow_with_rows(html: str) -> None:
     many = replace(base, about=replace(base.about, rows=1_000_000), scatters=scatters)
     assert len(to_html(many)) < len(html) + 2000
     assert len(html) < 400_000
+
+
+def test_few_rows_are_drawn_one_by_one_and_cheaply() -> None:
+    base = documents.example()
+    points = [[10.0 + k % 90, 0.3 + k / 10_000] for k in range(1999)]
+    one = to_html(replace(base, scatters=[replace(base.scatters[0], points=points)]))
+    none = to_html(replace(base, scatters=[replace(base.scatters[0], points=[])]))
+    assert 1999 * 10 < len(one) - len(none) < 1999 * 40
+
+
+def test_a_run_comes_before_everything_else_about_its_set(read: Reader) -> None:
+    parts = [a["id"] for a in read.all("section") if a.get("class") == "part"]
+    assert parts[0] == "run"
+
+
+def test_signals_with_one_verdict_share_a_row_and_those_worth_a_trial_do_not() -> None:
+    base = documents.example()
+    many = [replace(base.verdicts[k % 2], signal=f"signal{k}", banner=None) for k in range(4)]
+    assert [len(row) for row in alike(replace(base, verdicts=many))] == [4]
+    worth = [replace(many[0], verdict="tells-more", sort_first="highest", signal=name) for name in "ab"]
+    rows = alike(replace(base, verdicts=[*many, *worth]))
+    assert [[verdict.signal for verdict in row] for row in rows] == [["a"], ["b"], [v.signal for v in many]]
+    for kind in get_args(Kind):
+        assert together([replace(many[0], verdict=kind)] * 2).endswith((".", "see each."))
