@@ -72,14 +72,17 @@ static: $(READY)
 	$(BIN)/mypy
 	@mkdir -p build && $(BIN)/typer gaincurate.cli.app utils docs --name gaincurate --output build/cli.md >/dev/null
 	@diff -u docs/cli.md build/cli.md || { echo "docs/cli.md is stale: run 'make docs'"; exit 1; }
+	@$(BIN)/python docs/api.py build/api.md
+	@diff -u docs/api.md build/api.md || { echo "docs/api.md is stale: run 'make docs'"; exit 1; }
 	$(SITE) --strict
 
 format: $(READY)  ## format, and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(READY)  ## write docs/cli.md again and build the site into docs/.site; a broken link is an error
+docs: $(READY)  ## write docs/cli.md and docs/api.md again and build the site into docs/.site; a broken link is an error
 	$(BIN)/typer gaincurate.cli.app utils docs --name gaincurate --output docs/cli.md
+	$(BIN)/python docs/api.py
 	$(SITE) --strict
 
 docs-serve: $(READY)  ## show the site at http://localhost:8000 while you write

@@ -8,19 +8,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Schedule", "ScoreConfig", "ScoredSet", "open_scores", "score"]
+__all__ = ["Schedule", "ScoreConfig", "ScoredSet", "export", "open_scores", "predict", "rollout", "score"]
 
 if TYPE_CHECKING:
     from gaincurate.core.scored_set import ScoredSet, open_scores
+    from gaincurate.difficulty.predict import predict
+    from gaincurate.difficulty.rollout import rollout
     from gaincurate.schedule.driver import Schedule
     from gaincurate.scoring.config import ScoreConfig
     from gaincurate.scoring.pipeline import score
+    from gaincurate.trainers.export import export
 
 _HOMES = {
     "Schedule": "gaincurate.schedule.driver",
     "ScoreConfig": "gaincurate.scoring.config",
     "ScoredSet": "gaincurate.core.scored_set",
+    "export": "gaincurate.trainers.export",
     "open_scores": "gaincurate.core.scored_set",
+    "predict": "gaincurate.difficulty.predict",
+    "rollout": "gaincurate.difficulty.rollout",
     "score": "gaincurate.scoring.pipeline",
 }
 

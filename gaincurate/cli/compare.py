@@ -250,11 +250,13 @@ def compare(
 
 
 def _train(config: Path, out: Path, workers: int, *, tune: bool) -> None:
-    from gaincurate.compare import runner
-    from gaincurate.compare.config import read_comparison
-
-    comparison = read_comparison(config)
     with ProgressView() as view:
+        view.loading("torch and TRL")
+        from gaincurate.compare import runner
+        from gaincurate.compare.config import read_comparison
+
+        comparison = read_comparison(config)
+        view.loading("")
         runner.compare(comparison, out, view, workers=workers, tune=tune)
 
 

@@ -244,9 +244,10 @@ def rollout(config: RolloutConfig, as_json: _Json = False) -> None:
     again = f"Run the same command again to go on: {shlex.join(['gaincurate', *sys.argv[1:]])}"
     with output.reporting(again):
         _need_packages(config.server is not None)
-        from gaincurate.difficulty.rollout import roll_out
-
         with ProgressView() as view:
+            view.loading("the engine" if config.server is not None else "torch and the model")
+            from gaincurate.difficulty.rollout import roll_out
+
             summary = roll_out(config, view)
         if as_json:
             output.as_json({**asdict(summary), "out": str(summary.out)})

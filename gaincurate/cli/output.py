@@ -32,9 +32,32 @@ def terminal_width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def text(line: str = "") -> None:
-    """One line of data, to stdout."""
-    _write(_harmless(line) + "\n")
+_BOLD, _RED, _YELLOW = "1", "31", "33"
+_MARKED = {"error:": _RED, "warning:": _YELLOW, "NOTE:": _YELLOW, "note:": _YELLOW}
+"""Beginnings of lines that a person should not miss."""
+
+
+def coloured(stream: TextIO) -> bool:
+    """Whether a person watches who takes colours: https://no-color.org, and terminals that have none."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _painted(line: str, colour: str, stream: TextIO) -> str:
+    """A harmless line in a colour, where it is shown in colours."""
+    return f"\x1b[{colour}m{line}\x1b[0m" if line and coloured(stream) else line
+
+
+def _marked(line: str, stream: TextIO) -> str:
+    """A harmless line whose beginning is in a colour where it is a warning."""
+    word = line.partition(" ")[0]
+    return line.replace(word, _painted(word, _MARKED[word], stream), 1) if word in _MARKED else line
+
+
+def text(line: str = "", *, head: bool = False) -> None:
+    """One line of data, to stdout; a table's head is bold on a terminal."""
+    plain_line = _harmless(line)
+    shown = _painted(plain_line, _BOLD, sys.stdout) if head else _marked(plain_line, sys.stdout)
+    _write(shown + "\n")
 
 
 def as_json(value: Any) -> None:
@@ -47,7 +70,7 @@ def as_json(value: Any) -> None:
 def note(line: str) -> None:
     """One line for whoever watches, to stderr."""
     try:
-        sys.stderr.write(_harmless(line) + "\n")
+        sys.stderr.write(_marked(_harmless(line), sys.stderr) + "\n")
         sys.stderr.flush()
     except OSError:  # `2>&1 | head`, a full disk: nobody reads this any more, the work goes on
         _discard(sys.stderr)
@@ -115,12 +138,13 @@ def _block(
     heads = [textwrap.wrap(head[i], widths[i], break_long_words=False) or [""] for i in chosen]
     height = max(map(len, heads))
     heads = [[""] * (height - len(name)) + name for name in heads]
-    for line in [*zip(*heads, strict=True), *([row[i] for i in chosen] for row in rows)]:
+    lines = [*zip(*heads, strict=True), *([row[i] for i in chosen] for row in rows)]
+    for place, line in enumerate(lines):
         aligned = [
             cell.ljust(widths[i]) if i == 0 or head[i] in left else cell.rjust(widths[i])
             for cell, i in zip(line, chosen, strict=True)
         ]
-        text("  " + "  ".join(aligned).rstrip())
+        text("  " + "  ".join(aligned).rstrip(), head=place < height)
 
 
 def say(line: str, indent: str = "", *, first: str = "") -> None:

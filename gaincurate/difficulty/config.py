@@ -7,7 +7,7 @@ neither torch nor Arrow.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -268,6 +268,50 @@ class PredictConfig(BaseModel):
         Path | None,
         Option("Write the column into this folder, not beside the set.", names=("--out", "-o")),
     ] = None
+
+
+class RolloutOptions(TypedDict, total=False):
+    """Keywords of `gaincurate.rollout`, for type checkers. `RolloutConfig` says what they mean."""
+
+    answer_column: str | None
+    gold_as: str | None
+    verify_workers: int
+    verify_seconds: float
+    verify_memory: int
+    engine: Literal["local", "ray"]
+    address: str | None
+    worker_gpus: float | None
+    worker_cpus: float | None
+    worker_label: list[str]
+    wait: float
+    device: str
+    dtype: Literal["auto", "float32", "bfloat16", "float16"]
+    threads: int | None
+    batch_tokens: int | None
+    model: str | None
+    server: str | None
+    served_model: str | None
+    samples: int
+    samples_start: int | None
+    interval: float | None
+    reference: int | None
+    seed: int
+    temperature: float
+    top_p: float
+    max_tokens: int
+    on_error: Literal["stop", "skip"]
+    shard_prompts: int
+    overwrite: bool
+    workers: int | Literal["all"] | None
+    allow_pickle: bool
+    trust_remote_code: bool
+    concurrency: int
+    rate: float | None
+    retries: int
+    backoff: float
+    timeout: float
+    logprobs: bool
+    server_body: dict[str, Any]
 
 
 def make_config(**options: Any) -> RolloutConfig:

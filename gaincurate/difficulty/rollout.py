@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Unpack
 
 import gaincurate
 from gaincurate.core.artifact import EXECUTION, IDENTITY, Artifact, Json
@@ -23,11 +24,12 @@ from gaincurate.core.files import append_line, remove_temporaries, write_atomic
 from gaincurate.core.foreign import json_value
 from gaincurate.core.leases import Event, shards_of
 from gaincurate.core.locks import work_folder
+from gaincurate.core.options import checked
 from gaincurate.core.progress import Listener, Progress, Sent
 from gaincurate.core.ray_cluster import Needs, Report, Work, need_shared, spread
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty import metrics
-from gaincurate.difficulty.config import RolloutConfig
+from gaincurate.difficulty.config import RolloutConfig, RolloutOptions
 from gaincurate.difficulty.engine import Engine
 from gaincurate.difficulty.prompts import Ints, answer_column, draw_references, parts, read_prompts
 from gaincurate.difficulty.rollout_set import (
@@ -50,6 +52,27 @@ from gaincurate.difficulty.verifier import (
     verifier_of,
 )
 from gaincurate.errors import InputError
+
+
+def rollout(
+    scored: str | Path, out: str | Path, *, verifier: str, **options: Unpack[RolloutOptions]
+) -> RolloutSummary:
+    """Sample completions of a scored set's prompts and verify them: `gaincurate difficulty rollout`.
+
+    Args:
+        scored: a finished scored set.
+        out: the folder of the rollout set.
+        verifier: `math`, `exact` or `module:function`.
+        **options: as in `RolloutConfig`.
+
+    Raises:
+        InputError: there is no such keyword, or an option, the model or the verifier is not right.
+        ServerError: a server that generates failed.
+        StorageError: the file system refused a write.
+        LockedError: another process writes the same set.
+    """
+    given = {"scored": scored, "out": out, "verifier": verifier, **options}
+    return roll_out(checked(RolloutConfig, given, keywords=True))
 
 
 def roll_out(config: RolloutConfig, progress: Progress | None = None) -> RolloutSummary:

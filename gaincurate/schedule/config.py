@@ -6,7 +6,7 @@ One model does both, so an option has the same name, default and check wherever 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -187,3 +187,26 @@ class ScheduleConfig(BaseModel):
         Option("{checkpoint} in round 0. Default: the model that scored the set.", metavar="NAME"),
     ] = None
     rescore: RescoreConfig = RescoreConfig()
+
+
+class ScheduleOptions(TypedDict, total=False):
+    """Keywords of `gaincurate.Schedule.start`, for type checkers. `ScheduleConfig` says what they mean."""
+
+    seed: int
+    by: str | None
+    ascending: bool | None
+    options: dict[str, Any]
+    where: str | None
+    rollouts: str | Path | None
+    stratify: str
+    clusters: int | None
+    group_weights: dict[str, float] | None
+    align_to: int
+    order: Literal["drawn", "rank"]
+    reward_low: float
+    reward_high: float
+    min_coverage: float
+    bare: bool
+    with_scores: bool
+    model: str | None
+    rescore: RescoreConfig | dict[str, Any]

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Unpack
 
 import pyarrow as pa
 from pydantic import Field, FiniteFloat, RootModel
@@ -33,7 +33,7 @@ from gaincurate.errors import InputError, OutcomeError, TrainerError, storage_er
 from gaincurate.schedule import status as story
 from gaincurate.schedule.base import load
 from gaincurate.schedule.checkpoints import Finder, checkpoint_before
-from gaincurate.schedule.config import ScheduleConfig
+from gaincurate.schedule.config import ScheduleConfig, ScheduleOptions
 from gaincurate.schedule.foresight import observes_with_checkpoint
 from gaincurate.schedule.observations import take_outcomes
 from gaincurate.schedule.rescore import due
@@ -295,7 +295,14 @@ class Schedule:
 
     @classmethod
     def start(
-        cls, scored: str | Path, run: str | Path, *, strategy: str, budget: int, rounds: int, **options: Any
+        cls,
+        scored: str | Path,
+        run: str | Path,
+        *,
+        strategy: str,
+        budget: int,
+        rounds: int,
+        **options: Unpack[ScheduleOptions],
     ) -> Schedule:
         """Open a run and write its round 0; options as in `ScheduleConfig`, `rescore` as a mapping too.
 

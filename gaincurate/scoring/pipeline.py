@@ -22,18 +22,19 @@ from contextlib import contextmanager
 from functools import partial
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from gaincurate.core.artifact import IDENTITY, Artifact, Json, shard_count
 from gaincurate.core.files import remove_temporaries
 from gaincurate.core.leases import Event, shards_of
 from gaincurate.core.locks import one_at_a_time, work_folder
+from gaincurate.core.options import checked
 from gaincurate.core.process import end_workers, start_tracker, start_workers
 from gaincurate.core.progress import Listener, Progress, Sent
 from gaincurate.core.ray_cluster import Needs, Report, Work, need_shared, spread
 from gaincurate.core.scored_set import SCORES, ScoredSet
 from gaincurate.errors import GaincurateError, OutputError
-from gaincurate.scoring.config import ScoreConfig
+from gaincurate.scoring.config import ScoreConfig, ScoreOptions
 from gaincurate.scoring.finished import asked_of, read_back
 from gaincurate.scoring.identity import execution_record
 from gaincurate.scoring.ids import Ids, SentIds, write_ids
@@ -46,13 +47,25 @@ _PATIENCE = 0.5  # seconds between looks at whether every worker lives
 _ENDING = 10.0  # seconds for a worker that is done to end by itself
 
 
-def score(data: str, model: str, out: str | Path, **options: Any) -> Summary:
-    """Score a prompt set: `gaincurate score` as a function; options as in `ScoreConfig`.
+def score(data: str, model: str, out: str | Path, **options: Unpack[ScoreOptions]) -> Summary:
+    """Score a prompt set: `gaincurate score` as a function.
 
     Where there are several workers (several GPUs, or `workers`), they import the calling script again: call
     it under `if __name__ == "__main__":`.
+
+    Args:
+        data: file, glob, folder, URL of an object store, or id on the Hub.
+        model: id on the Hub, folder, .gguf file, or `demo`.
+        out: the folder of the set.
+        **options: as in `ScoreConfig`.
+
+    Raises:
+        InputError: there is no such keyword, or an option, a row or the model is not right.
+        StorageError: the file system refused a write.
+        LockedError: another process writes the same shards.
     """
-    return score_dataset(ScoreConfig(data=data, model=model, out=Path(out), **options))
+    given = {"data": str(data), "model": str(model), "out": Path(out), **options}
+    return score_dataset(checked(ScoreConfig, given, keywords=True))
 
 
 def score_dataset(

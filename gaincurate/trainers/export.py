@@ -247,11 +247,11 @@ class Exported:
 
 
 def export(
-    source: Path,
+    source: str | Path,
     trainer: str,
-    out: Path,
-    options: ViewOptions,
-    pick: Pick,
+    out: str | Path,
+    options: ViewOptions = ViewOptions(),  # noqa: B008, it is frozen
+    pick: Pick = Pick(),
     *,
     drop: Drop | None = None,
     choice: Choice | None = None,
@@ -280,7 +280,7 @@ def export(
         OutputError: the source is no finished set and no run, or a file is there already.
         StorageError: the file system refused.
     """
-    choice = choice or Choice()
+    choice, source, out = choice or Choice(), located(source), Path(out)
     choice.check(out)
     files = {name: Path(str(out).replace(PART, name)) for name in choice.parts} or {"": out}
     listed = None if drop is None else drop.file or _beside(trainer, Path(str(out).replace(PART, "all")))

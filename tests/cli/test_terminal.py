@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -39,16 +39,12 @@ class Terminal(io.StringIO):
 def test_a_table_fits_the_terminal_and_breaks_no_word(data: Any, columns: int) -> None:
     head = data.draw(st.lists(HEAD, min_size=1, max_size=8))
     rows = data.draw(st.lists(st.tuples(*(WORD for _ in head)), max_size=4))
-    before, stdout = os.environ.get("COLUMNS"), sys.stdout
-    os.environ["COLUMNS"], sys.stdout = str(columns), Terminal()
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", str(columns))
+        patch.setenv("NO_COLOR", "1")
+        patch.setattr(sys, "stdout", screen := Terminal())
         output.table(rows, head)
-        printed = sys.stdout.getvalue()
-    finally:
-        sys.stdout = stdout
-        os.environ.pop("COLUMNS")
-        if before is not None:
-            os.environ["COLUMNS"] = before
+        printed = screen.getvalue()
     # Two columns of 12 each always fit into 30, and the first one stands in each part.
     assert all(len(line) <= columns for line in printed.splitlines())
     words = printed.split()
@@ -64,6 +60,35 @@ def test_a_pipe_gets_each_row_in_one_line(
     head, row = capsys.readouterr().out.splitlines()
     assert head.split("  ")[-2:] == ["one of them", "two of them"]
     assert row.split() == ["a" * 90, "1", "2"]
+
+
+COLOURS = re.compile(r"\x1b\[\d+m")
+
+
+@pytest.mark.parametrize(
+    ("variables", "painted"),
+    [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False), ({"NO_COLOR": ""}, True)],
+)
+def test_colours_are_for_a_terminal_that_has_them(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], painted: bool
+) -> None:
+    def printed(stream: io.StringIO) -> str:
+        monkeypatch.setattr(sys, "stdout", stream)
+        monkeypatch.setattr(sys, "stderr", stream)
+        output.table([["a", "\x1b[31m1"]], ["name", "count"])
+        output.note("error: no such file")
+        output.text("a row that says error: nothing")
+        return stream.getvalue()
+
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    piped, shown = printed(io.StringIO()), printed(Terminal())
+    assert COLOURS.search(piped) is None
+    assert COLOURS.sub("", shown) == piped  # what rows hold is never a colour
+    coloured = ["\x1b[1m  name   count\x1b[0m", "\x1b[31merror:\x1b[0m no such file"]
+    assert [line for line in shown.splitlines() if "\x1b" in line] == (coloured if painted else [])
 
 
 def test_only_ids_that_are_hashes_are_cut() -> None:

@@ -1,0 +1,88 @@
+"""Keywords of the public functions: what type checkers know of them is what the configs take.
+
+The comments of the last test are its half for mypy: `make static` fails where one of them ignores nothing.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+import gaincurate
+from gaincurate.core.options import checked
+from gaincurate.difficulty.config import RolloutConfig, RolloutOptions
+from gaincurate.errors import InputError
+from gaincurate.schedule.config import ScheduleConfig, ScheduleOptions
+from gaincurate.scoring.config import ScoreConfig, ScoreOptions
+
+CASES: list[tuple[type[BaseModel], Any, set[str]]] = [
+    (ScoreConfig, ScoreOptions, {"data", "model", "out"}),
+    (ScheduleConfig, ScheduleOptions, {"scored", "run", "strategy", "budget", "rounds"}),
+    (RolloutConfig, RolloutOptions, {"scored", "out", "verifier"}),
+]
+WIDER = {"signals"}
+"""Taken as a text too, or as any sequence."""
+
+
+def kinds(annotation: Any) -> set[Any]:
+    """What a union is of, without what marks its parts."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return kinds(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return set().union(*map(kinds, typing.get_args(annotation)))
+    return {annotation}
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "given"), CASES, ids=lambda case: getattr(case, "__name__", "")
+)
+def test_keywords_have_the_names_and_the_types_of_the_config(
+    config: type[BaseModel], options: Any, given: set[str]
+) -> None:
+    typed = typing.get_type_hints(options, include_extras=True)
+    assert typed.keys() == config.model_fields.keys() - given
+    for name in typed.keys() - WIDER:
+        asked, wider = kinds(config.model_fields[name].annotation), kinds(typed[name])
+        assert asked <= wider, name
+        assert wider - asked <= {str, dict[str, Any]}, name
+    assert not options.__required_keys__
+
+
+@pytest.mark.parametrize("signals", ["nll", ["nll", "angle"], ("angle", "nll")])
+def test_signals_are_a_text_or_several(signals: Any) -> None:
+    asked: ScoreOptions = {"signals": signals}
+    if signals == "nll":
+        with pytest.raises(InputError, match="angle is always computed"):
+            gaincurate.score("data", "model", "out", **asked)
+        return
+    assert checked(ScoreConfig, {"data": "d", "model": "m", "out": "o", **asked}).signals == ("angle", "nll")
+
+
+def test_a_wrong_keyword_is_refused_by_the_function_and_by_mypy(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no keyword 'limt'; near it there is limit"):
+        gaincurate.score("data.jsonl", "demo", tmp_path, limt=3)  # type: ignore[call-arg]
+    with pytest.raises(InputError, match="limit = 'x': "):
+        gaincurate.score("data.jsonl", "demo", tmp_path, limit="x")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="there is no keyword 'smaples'; near it there is samples"):
+        gaincurate.rollout(tmp_path, tmp_path / "out", verifier="exact", smaples=3)  # type: ignore[call-arg]
+    with pytest.raises(
+        InputError, match="Schedule.start has no keyword 'alignto'; near it there is align_to"
+    ):
+        gaincurate.Schedule.start(
+            tmp_path,
+            tmp_path / "run",
+            strategy="uniform",
+            budget=1,
+            rounds=1,
+            alignto=2,  # type: ignore[call-arg]
+        )
+
+
+def test_there_are_at_most_eight_names() -> None:
+    assert len(gaincurate.__all__) <= 8
+    assert all(getattr(gaincurate, name).__name__ == name for name in gaincurate.__all__)
