@@ -149,8 +149,7 @@ def output(
     settings: Settings, context: Context, key: str, what: str, below: str = "", source: str = ""
 ) -> Found:
     """In segment mode what a round leaves must lie in the round's own folder."""
-    value = settings[key]
-    if not context.segment or Settings.follows(value, ("output",)):
+    if not context.segment or Settings.follows(settings.place(key), ("output",)):
         return None
     return Finding(
         "output",

@@ -34,6 +34,7 @@ DEFAULTS: dict[str, Any] = {
     "ckpt.path": "./ckpt/checkpoints_ppo_ray",
     "reward.remote_url": None,
     "algo.kl.init_coef": 0.01,
+    "algo.dynamic_filtering_enable": False,
     "actor.lr_scheduler": "cosine_with_min_lr",
     "actor.lr_warmup_ratio": 0.03,
     "ds.lora.rank": 0,
@@ -150,6 +151,15 @@ RULES = TrainerRules(
             {"data.label_key": "label"},
             advice="`gaincurate export --trainer openrlhf` writes gc_id and the answer into it as JSON",
             source=_DATASET,
+        ),
+        partial(
+            common.drops,
+            name="dynamic-sampling",
+            key="algo.dynamic_filtering_enable",
+            off=False,
+            happens="groups outside of dynamic_filtering_range are replaced by further prompts, and the last "
+            "batch is thrown away where the rows end, so steps and rows do not agree",
+            source="openrlhf/trainer/ppo_utils/samples_generator.py",
         ),
         subset,
         tail,
