@@ -186,13 +186,18 @@ def _filled(text: str, known: dict[str, list[str]]) -> str:
                 continue
             end, rest = close, text[use.end() : close - 1]
         name = use[1] or use[2]
-        default = re.fullmatch(r":?[-=](.*)", rest, re.DOTALL)
+        default = re.fullmatch(r":?([-=])(.*)", rest, re.DOTALL)
         if use[2] and name.isdigit():
             found += f"${{{name}}}"  # the driver gives it, whatever else it would be
         elif name in known and (default or not rest):
             found += " ".join(known[name])
+        elif default:
+            value = _filled(default[2], known)
+            found += value
+            if default[1] == "=":
+                known[name] = [value]
         else:
-            found += _filled(default[1], known) if default else text[use.start() : end]
+            found += text[use.start() : end]
     return found + text[end:]
 
 

@@ -40,6 +40,7 @@ DEFAULTS: dict[str, Any] = {
     "num_epoch": None,
     "start_rollout_id": None,
     "data_source_path": "slime.rollout.data_source.RolloutDataSourceWithBuffer",
+    "rollout_function_path": "slime.rollout.sglang_rollout.generate_rollout",
     "custom_rm_path": None,
     "rollout_all_samples_process_path": None,
     "ref_load": None,
@@ -162,6 +163,40 @@ def period(settings: Settings, context: Context) -> Found:
     )
 
 
+def ahead(settings: Settings, context: Context) -> Found:
+    """The asynchronous rollout keeps its workers busy with the next prompts, whatever a step needs."""
+    key = "rollout_function_path"
+    if context.mode == "export" or "fully_async" not in str(settings[key]):
+        return None
+    return Finding(
+        "ahead",
+        "stale" if context.live else "wrong",
+        f"{settings.told(key)}: "
+        + (
+            "prompts are begun before the rewards that should choose them"
+            if context.live
+            else "rollouts run ahead over the end of the file, and a step takes what is done first: a quick "
+            "prompt can be trained twice in place of a slow one"
+        ),
+        {key: DEFAULTS[key]},
+        source="slime/rollout/fully_async_rollout.py",
+    )
+
+
+def reports(settings: Settings, context: Context) -> Found:
+    """Somebody of the user's must see the rewards; a function of slime's own tells nobody."""
+    if str(settings["custom_rm_path"]).startswith("slime.") and not settings[_TAP]:
+        settings = Settings({**settings.given, "custom_rm_path": None}, settings.defaults)
+    return common.reports(
+        settings,
+        context,
+        ("custom_rm_path", _TAP),
+        {"custom_rm_path": "reward.reward"},
+        "an async function that appends a line to {outcomes} for sample.metadata['gc_id']",
+        _ARGUMENTS,
+    )
+
+
 def _partial_rollouts(settings: Settings, context: Context) -> Found:
     happens = "unfinished samples go back to a buffer that is gone when the round's process ends"
     if context.live:
@@ -256,13 +291,8 @@ RULES = TrainerRules(
             {"input_key": "prompt"},
             source=_DATA,
         ),
-        partial(
-            common.reports,
-            keys=("custom_rm_path", "rollout_all_samples_process_path"),
-            fix={"custom_rm_path": "reward.reward"},
-            advice="an async function that appends a line to {outcomes} for sample.metadata['gc_id']",
-            source=_ARGUMENTS,
-        ),
+        ahead,
+        reports,
         weights,
         saved_there,
         period,

@@ -106,7 +106,7 @@ def resumes(settings: Settings, context: Context) -> Found:
     mode, key = settings["trainer.resume_mode"], "trainer.default_local_dir"
     if not context.segment or mode == "disable":
         return None
-    if mode == "auto" and Settings.follows(settings[key], ("output", "round")):
+    if mode == "auto" and Settings.follows(settings.place(key), ("output", "round")):
         return None
     return Finding(
         "resume",

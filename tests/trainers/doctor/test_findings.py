@@ -70,7 +70,7 @@ IN_THE_DEFAULTS = {
     "skyrl": "data resume weights output shuffle log-without-id validation reference",
     "slime": "data template length prompt-key outcomes weights no-checkpoint",
     "prime-rl": "length output ahead",
-    "trinity": "data resume validation",
+    "trinity": "data resume outcomes validation",
     "areal": "data weights output shuffle reference",
 }
 
@@ -218,6 +218,8 @@ MORE: list[tuple[str, str, Context, dict[str, Any]]] = [
     ("slime", "partial-rollout", LIVE, {"partial_rollout": True}),
     ("slime", "output", SEGMENT, {"save_hf": "/ckpt/hf/{rollout_id}"}),
     ("slime", "adapter-missing", LIVE, {}),
+    ("slime", "ahead", SEGMENT, {"rollout_function_path": "slime.rollout.fully_async_rollout.run"}),
+    ("slime", "outcomes", SEGMENT, {"custom_rm_path": "slime.rollout.on_policy_distillation.reward_func"}),
     ("slime", "reference", SEGMENT, {"kl_loss_coef": 0.01}),
     (
         "prime-rl",
@@ -260,7 +262,15 @@ MORE: list[tuple[str, str, Context, dict[str, Any]]] = [
     ),
     ("trinity", "adapter-missing", LIVE, {}),
     ("trinity", "selector", SEGMENT, {"buffer.explorer_input.taskset.data_selector.selector_type": "random"}),
+    ("trinity", "selector", SEGMENT, {"buffer.explorer_input.taskset.task_selector.selector_type": "random"}),
     ("trinity", "no-run", LIVE, {}),
+    ("trinity", "outcomes", SEGMENT, {"buffer.explorer_input.default_workflow_type": "math_workflow"}),
+    ("trinity", "template", SEGMENT, {"buffer.explorer_input.default_workflow_type": "math_boxed_workflow"}),
+    ("trinity", "template", SEGMENT, {"buffer.explorer_input.tasksets.0.workflow_args.use_base": True}),
+    ("trinity", "prompt-key", SEGMENT, {"buffer.explorer_input.tasksets.0.format.prompt_key": "question"}),
+    ("trinity", "task-pipeline", SEGMENT, {"data_processor.task_pipeline.top_k": 500}),
+    ("trinity", "half", SEGMENT, {"mode": "explore"}),
+    ("trinity", "weights", SEGMENT, {"model.tinker.enable": True}),
     ("trinity", "tail", RUN, {"buffer.batch_size": 36}),
     ("trinity", "too-long", RUN, {"model.max_prompt_tokens": 512}),
     ("trinity", "epochs", SEGMENT, {"buffer.total_epochs": 2}),
@@ -606,7 +616,7 @@ ROWS = {
     "reads another file than the round's": "data",
     "shuffles": "shuffle",
     "chooses rows by itself, or replaces groups": (
-        "sampler gate selector sampler-gone filter-groups dynamic-sampling dynamic-batch over-rollout over-sampling"
+        "sampler gate selector sampler-gone filter-groups dynamic-sampling dynamic-batch over-rollout over-sampling task-pipeline"
     ),
     "drops the tail of a round": "tail",
     "drops or cuts long prompts": "too-long filter",
