@@ -236,7 +236,7 @@ def judge(trainer: TrainerRules, read: Read, context: Context) -> Report:
         defaults = trainer.whole
     settings = Settings(read.given, defaults)
     script = next((word for word in read.words if word.endswith(".py")), "")
-    findings, unknown = ask(trainer.rules, settings, replace(context, script=script))
+    findings, unknown = ask(trainer.rules, settings, replace(context, script=script, shell=read.shell))
     notes = list(dict.fromkeys([*read.notes, *unknown]))
     if unread := misspelt(trainer, settings):
         notes.insert(0, unread)

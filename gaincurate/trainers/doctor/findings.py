@@ -85,6 +85,8 @@ class Context:
 
     script: str = ""
     """The Python script that the launch line starts, which may set more than the line says."""
+    shell: str = ""
+    """The whole shell text around the launch line, which may go on after the training."""
 
     @property
     def segment(self) -> bool:

@@ -27,6 +27,8 @@ _ASSIGNS = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 _PAIR = re.compile(r"[+~]{0,2}([A-Za-z_][\w./@:-]*)=(.*)", re.DOTALL)
 _USED = re.compile(r"\$(?:(\w+)|\{(\w+)(?:\[[@*]\])?)")
 _POSITION = re.compile(r"\$(?:\d|\{\d[^}]*\})")
+_FIXED = re.compile(r"\s*(cd|pwd|basename|dirname|realpath)\b")
+_GIVEN = re.compile(rf"\$\{{?(?:[1-9@*]|GAINCURATE_|(?:{'|'.join(NAMES)})(?!\w))")
 _OPEN, _CLOSE, _DOLLAR = "\x01", "\x02", "\x03"
 _SHELLS = {"sh", "bash", "dash", "zsh"}
 _FILES = ("config", "config_file")
@@ -257,13 +259,18 @@ def _hidden(inside: str) -> str:
 
 
 def _output_hidden(text: str) -> str:
-    """What a command prints, `$(...)`, as one word that has neither brackets nor the command."""
+    """What a command prints, `$(...)`, as one word that has neither brackets nor the command's words.
+
+    The name of one that says the same in every round stays (`settings.place` knows it).
+    """
     found, end = "", 0
     while (begin := text.find("$(", end)) >= 0:
         close = _closed(text, begin + 2, "()")
         if close is None:
             break
-        found += f"{text[end:begin]}{_DOLLAR}{_OPEN}...{_CLOSE}"
+        fixed = _FIXED.match(text, begin + 2, close - 1)
+        name = fixed[1] if fixed and not _GIVEN.search(text, begin + 2, close - 1) else ""
+        found += f"{text[end:begin]}{_DOLLAR}{_OPEN}{name}...{_CLOSE}"
         end = close
     return found + text[end:]
 
@@ -307,6 +314,8 @@ class Read:
     """Whether it was a launch line."""
     words: list[str] = field(default_factory=list)
     """The launch line's words."""
+    shell: str = ""
+    """The shell text that the launch line was in."""
     notes: list[str] = field(default_factory=list)
     """What a person should know of the reading."""
     sections: set[str] = field(default_factory=set)
@@ -362,6 +371,7 @@ def _read_one(source: str, markers: Sequence[str], found: Read, inherits: bool) 
     found.given |= launched.given
     found.words += launched.words
     found.launched = True
+    found.shell += text
 
 
 def _inherited(source: str, tree: dict[str, Any], found: Read, below: tuple[str, ...]) -> dict[str, Any]:

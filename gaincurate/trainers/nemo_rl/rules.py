@@ -243,15 +243,20 @@ def divided(settings: Settings, context: Context) -> Found:
 def weights(settings: Settings, context: Context) -> Found:
     """What a round leaves is what scoring and the next one begin with."""
     form, whole = "checkpointing.model_save_format", "checkpointing.save_consolidated"
-    if not context.segment or (settings[form] == "safetensors" and settings[whole]):
+    megatron, dtensor = "policy.megatron_cfg.enabled", "policy.dtensor_cfg.enabled"
+    if not context.segment or "examples/converters" in context.shell:
         return None
+    if not settings[megatron] and settings[form] == "safetensors" and settings[whole]:
+        return None
+    told, fix = [settings.told(form), settings.told(whole)], {form: "safetensors", whole: True}
+    if settings[megatron]:
+        told, fix = [settings.told(megatron)], {megatron: False, dtensor: True, **fix}
     return Finding(
         "weights",
         "stops",
-        f"{settings.told(form)}, {settings.told(whole)}: no whole Hugging Face checkpoint, which scoring and "
-        "the next round begin with",
-        {form: "safetensors", whole: True},
-        "or a converter of examples/converters as the last step of the round's command",
+        f"{', '.join(told)}: no whole Hugging Face checkpoint, which scoring and the next round begin with",
+        fix,
+        "or a converter of examples/converters as the last step of the round's script",
         "nemo_rl/utils/checkpoint.py",
     )
 

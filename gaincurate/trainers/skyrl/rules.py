@@ -32,7 +32,7 @@ DEFAULTS: dict[str, Any] = {
     "trainer.algorithm.dynamic_sampling.type": None,
     "trainer.algorithm.use_kl_loss": True,
     "trainer.algorithm.use_kl_in_reward": False,
-    "trainer.fully_async.enabled": False,
+    "trainer.fully_async.sample_full_batch": False,
     "trainer.policy.model.lora.rank": 0,
     "environment.env_class": "gsm8k",
 }
@@ -105,6 +105,14 @@ RULES = TrainerRules(
             off=None,
             happens="groups without variance are replaced or left out, so steps and rows do not agree",
             source=_TRAINER,
+        ),
+        partial(
+            common.drops,
+            name="dynamic-sampling",
+            key="trainer.fully_async.sample_full_batch",
+            off=False,
+            happens="groups without variance are left out for further ones, so steps and rows do not agree",
+            source="skyrl/train/fully_async_trainer.py",
         ),
         when(
             "weights",

@@ -86,7 +86,11 @@ def hides(settings: Settings, context: Context) -> Found:
 
 def resumes(settings: Settings, context: Context) -> Found:
     """A Megatron checkpoint brings the rollout counter and the place in the file back."""
-    if not context.segment or settings["load"] is None or Settings.follows(settings["load"], ("checkpoint",)):
+    if (
+        not context.segment
+        or settings.place("load") is None
+        or Settings.follows(settings.place("load"), ("checkpoint",))
+    ):
         return None
     return Finding(
         "resume",
@@ -151,7 +155,7 @@ def saved_there(settings: Settings, context: Context) -> Found:
 
 def period(settings: Settings, context: Context) -> Found:
     """Nothing is saved without a period and a folder."""
-    if not context.segment or (settings["save_interval"] is not None and settings["save"] is not None):
+    if not context.segment or (settings["save_interval"] is not None and settings.is_set("save")):
         return None
     return Finding(
         "no-checkpoint",
@@ -224,7 +228,9 @@ def _too_long(settings: Settings, context: Context) -> Found:
 
 def _reference(settings: Settings, context: Context, key: str) -> Found:
     """With a KL term, the reference is --ref-load, or else the model that a process begins with."""
-    if settings["ref_load"] is not None and not Settings.follows(settings["ref_load"], ("checkpoint",)):
+    if settings.place("ref_load") is not None and not Settings.follows(
+        settings.place("ref_load"), ("checkpoint",)
+    ):
         return None
     return common.moving_reference(settings, context, key, 0.0, 0.0, _ARGUMENTS)
 

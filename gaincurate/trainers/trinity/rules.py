@@ -103,7 +103,7 @@ def pipeline(settings: Settings, context: Context) -> Found:
 def prompt_column(settings: Settings, context: Context) -> Found:
     """The exported file has the question in `prompt`."""
     key = f"{_taskset(settings)}.format.prompt_key"
-    if context.live or settings[key] in ("prompt", None):
+    if settings[key] in ("prompt", None):
         return None
     title = f"{settings.told(key)}: the exported question is in `prompt`"
     return Finding("prompt-key", "stops", title, {key: "prompt"}, source=_READER)
@@ -186,8 +186,16 @@ def lengths(settings: Settings, context: Context) -> Found:
     happens = (
         "they are cut from the front, so they are not what was scored" if cut else "they are not answered"
     )
+    key, source = "model.max_prompt_tokens", "trinity/common/models"
+    if settings[key] is not None:
+        return common.too_long(settings, context, key, happens, source=source)
     return common.too_long(
-        settings, context, "model.max_prompt_tokens", happens, source="trinity/common/models"
+        settings,
+        context,
+        "model.max_model_len",
+        happens,
+        below=lambda _: settings.number("model.max_response_tokens"),
+        source=source,
     )
 
 

@@ -131,6 +131,8 @@ def weights(settings: Settings, context: Context) -> Found:
     saved = settings[_SAVED] or []
     if "hf_model" in saved or not (context.segment or context.read_every):
         return None
+    if context.segment and "verl.model_merger" in context.shell:
+        return None
     if context.live:
         title = f"{settings.told(_SAVED)}: no Hugging Face weights, which {context.reader} needs"
         return Finding("weights", "stops", title, {_SAVED: [*saved, "hf_model"]}, source=_SAVING)
