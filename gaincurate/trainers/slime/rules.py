@@ -226,6 +226,21 @@ def _too_long(settings: Settings, context: Context) -> Found:
     return common.too_long(settings, context, "rollout_max_prompt_len", happens, source=_DATA)
 
 
+def _template(settings: Settings, context: Context) -> Found:
+    """A generate function of one's own is given the messages, and renders them as it likes."""
+    key = "apply_chat_template"
+    if settings[key] or settings.is_set("custom_generate_function_path"):
+        return None
+    return Finding(
+        "template",
+        "wrong",
+        f"{settings.told(key)}: the model would read the messages without its chat template, which is not "
+        "what was scored",
+        {key: True},
+        source=_DATA,
+    )
+
+
 def _reference(settings: Settings, context: Context, key: str) -> Found:
     """With a KL term, the reference is --ref-load, or else the model that a process begins with."""
     if settings.place("ref_load") is not None and not Settings.follows(
@@ -267,15 +282,7 @@ RULES = TrainerRules(
             common.tail, key="rollout_batch_size", source="slime/ray/rollout.py, get_num_rollout_per_epoch"
         ),
         _too_long,
-        when(
-            "template",
-            "wrong",
-            "apply_chat_template",
-            lambda value: not value,
-            "the model would read the messages without its chat template, which is not what was scored",
-            {"apply_chat_template": True},
-            source=_DATA,
-        ),
+        _template,
         when(
             "metadata",
             "wrong",

@@ -156,6 +156,7 @@ def order(settings: Settings, context: Context) -> Found:
     if context.live:
         what = "rows are chosen by Trinity's own selector, whatever the schedule plans"
         fix = {f"{_taskset(settings)}.{name}": value for name, value in LIVE.items()}
+        fix |= {old: None} if key == old else {}
         return common.unplugged(settings, context, key, fix, what, _SELECTORS)
     if kind in ("sequential", None):
         return None
@@ -258,6 +259,19 @@ def _ahead(key: str, least: int) -> Rule:
     )
 
 
+def validation(settings: Settings, context: Context) -> Found:
+    """An evaluation set is gone through when a process begins."""
+    key = "explorer.eval_on_startup"
+    if (
+        not context.segment
+        or not settings[key]
+        or not any(settings.below("buffer.explorer_input.eval_tasksets."))
+    ):
+        return None
+    title = f"{settings.told(key)}: a whole evaluation before every round"
+    return Finding("validation", "cost", title, {key: False}, source="trinity/explorer/explorer.py")
+
+
 def adapters(settings: Settings, context: Context) -> Found:
     """LoRA checkpoints hold an adapter."""
     if not context.segment or not list(settings.below("model.lora_configs")):
@@ -332,16 +346,7 @@ RULES = TrainerRules(
         reports,
         feedback,
         adapters,
-        when(
-            "validation",
-            "cost",
-            "explorer.eval_on_startup",
-            bool,
-            "an evaluation before every round, where there is an evaluation set",
-            {"explorer.eval_on_startup": False},
-            source="trinity/explorer/explorer.py",
-            modes=("segment",),
-        ),
+        validation,
     ),
     live=True,
     resolves=True,

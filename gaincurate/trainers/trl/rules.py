@@ -155,7 +155,7 @@ def checkpoints(settings: Settings, context: Context) -> Found:
 def skip(settings: Settings, context: Context) -> Found:
     """Resuming skips as many batches as were trained, of whatever data set is there now."""
     on = bool(settings["ignore_data_skip"])
-    if context.segment and not on:
+    if context.segment and not on and settings.is_set("resume_from_checkpoint"):
         return Finding(
             "skip",
             "wrong",

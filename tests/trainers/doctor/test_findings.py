@@ -63,14 +63,14 @@ READING_RUN = replace(LIVE_RUN, read_every=2, reader="--rescore full")
 ROWS_OF_A_RUN = replace(RUN, columns=frozenset({"prompt", "answer", "gc_id"}))
 
 IN_THE_DEFAULTS = {
-    "trl": "skip epochs outcomes output shuffle learning-rate",
+    "trl": "epochs outcomes output shuffle learning-rate",
     "verl": "data resume epochs no-checkpoint weights output outcomes shuffle validation",
     "openrlhf": "data template label prompt-key outcomes output shuffle learning-rate reference",
     "nemo-rl": "data resume split prompt-file weights shuffle log-without-id reference",
     "skyrl": "data resume weights output shuffle log-without-id validation reference",
     "slime": "data template length prompt-key outcomes weights no-checkpoint",
     "prime-rl": "length output ahead",
-    "trinity": "data resume outcomes validation",
+    "trinity": "data resume outcomes",
     "areal": "data weights output shuffle reference",
 }
 
@@ -103,6 +103,7 @@ MORE: list[tuple[str, str, Context, dict[str, Any]]] = [
     ("trl", "uneven-steps", LIVE_RUN, {"steps_per_generation": 1, "gradient_accumulation_steps": 5}),
     ("trl", "checkpoint", READING_RUN, {}),
     ("trl", "dealing", SEGMENT, {"accelerator_config.split_batches": True}),
+    ("trl", "skip", SEGMENT, {"resume_from_checkpoint": "{checkpoint}"}),
     ("trl", "skip", LIVE, {"ignore_data_skip": True}),
     ("trl", "logs", SEGMENT, {"log_completions": True}),
     ("trl", "epochs", LIVE_RUN, {}),
@@ -269,6 +270,7 @@ MORE: list[tuple[str, str, Context, dict[str, Any]]] = [
     ("trinity", "template", SEGMENT, {"buffer.explorer_input.tasksets.0.workflow_args.use_base": True}),
     ("trinity", "prompt-key", SEGMENT, {"buffer.explorer_input.tasksets.0.format.prompt_key": "question"}),
     ("trinity", "task-pipeline", SEGMENT, {"data_processor.task_pipeline.top_k": 500}),
+    ("trinity", "validation", SEGMENT, {"buffer.explorer_input.eval_tasksets.0.name": "held-out"}),
     ("trinity", "half", SEGMENT, {"mode": "explore"}),
     ("trinity", "weights", SEGMENT, {"model.tinker.enable": True}),
     ("trinity", "tail", RUN, {"buffer.batch_size": 36}),
