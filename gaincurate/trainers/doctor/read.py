@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import json
 import operator
+import os
 import re
 import shlex
 import sys
@@ -379,7 +380,7 @@ def _inherited(source: str, tree: dict[str, Any], found: Read, below: tuple[str,
     named = tree.pop("defaults", None) or []
     whole: dict[str, Any] = {}
     for name in [named] if isinstance(named, str) else named:
-        path = str(name) if source == "-" else str(Path(source).parent / str(name))
+        path = str(name) if source == "-" else os.path.normpath(Path(source).parent / str(name))
         if path in below:
             raise InputError(f"--config {source}: its `defaults` lead back to {path}.", path=source)
         if not Path(path).is_file():

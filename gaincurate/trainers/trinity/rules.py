@@ -132,7 +132,7 @@ def reports(settings: Settings, context: Context) -> Found:
     """A workflow or a reward function of the user's tells which prompt a reward belongs to."""
     flow, reward = _of(settings, "default_workflow_type"), _of(settings, "default_reward_fn_type")
     own = (flow and flow not in _WORKFLOWS) or (reward and reward not in _REWARDS)
-    if not context.segment or own:
+    if not context.segment or own or not (flow or reward):
         return None
     return Finding(
         "outcomes",

@@ -70,7 +70,7 @@ IN_THE_DEFAULTS = {
     "skyrl": "data resume weights output shuffle log-without-id validation reference",
     "slime": "data template length prompt-key outcomes weights no-checkpoint",
     "prime-rl": "length output ahead",
-    "trinity": "data resume outcomes",
+    "trinity": "data resume",
     "areal": "data weights output shuffle reference",
 }
 
