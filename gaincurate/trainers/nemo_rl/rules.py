@@ -149,6 +149,15 @@ def texts(settings: Settings, context: Context) -> Iterator[Finding]:
                 yield Finding("prompt-file", "wrong", title, {key: None}, source=source)
 
 
+def unread(settings: Settings, context: Context) -> Found:
+    """A custom dataloader is asked only where several loaders are on."""
+    key = "data.use_multiple_dataloader"
+    if not context.live or settings[key] or "gaincurate" not in str(settings["data.custom_dataloader"]):
+        return None
+    title = f"{settings.told(key)}: data.custom_dataloader is not asked, so nothing follows the schedule"
+    return Finding("adapter-missing", "wrong", title, {key: True}, source="nemo_rl/data/dataloader.py")
+
+
 def unended(settings: Settings, context: Context) -> Found:
     """The asynchronous trainer ends with its last step alone, and fails where the rows end before."""
     on, most = "grpo.async_grpo.enabled", settings.number("grpo.max_num_steps")
@@ -280,6 +289,7 @@ RULES = TrainerRules(
         partial(common.begins, key="policy.model_name", source="nemo_rl/models"),
         resumes,
         divided,
+        unread,
         splits,
         texts,
         partial(common.tail, key="grpo.num_prompts_per_step", source=f"{_GRPO}, setup: drop_last=True"),

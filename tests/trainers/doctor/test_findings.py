@@ -180,6 +180,12 @@ MORE: list[tuple[str, str, Context, dict[str, Any]]] = [
     ("nemo-rl", "no-checkpoint", SEGMENT, {"checkpointing.enabled": False}),
     ("nemo-rl", "parts", LIVE, {"data.num_prompts_per_dataloader": 8}),
     ("nemo-rl", "adapter-missing", LIVE, {}),
+    (
+        "nemo-rl",
+        "adapter-missing",
+        LIVE,
+        {"data.custom_dataloader": "gaincurate.trainers.nemo_rl.next_batch"},
+    ),
     ("nemo-rl", "async", LIVE, {"grpo.async_grpo.enabled": True}),
     ("nemo-rl", "adapter", SEGMENT, {"policy.dtensor_cfg.lora_cfg.enabled": True}),
     (
