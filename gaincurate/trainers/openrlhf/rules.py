@@ -14,6 +14,7 @@ from gaincurate.trainers.doctor.settings import Settings
 _TRAINER = "openrlhf/trainer/ppo_trainer.py"
 _DATASET = "openrlhf/datasets/prompts_dataset.py"
 _ALL = 100_000_000
+_MANY = 10_000  # prompts: nobody means a round of so many
 
 DEFAULTS: dict[str, Any] = {
     "data.prompt_dataset": None,
@@ -55,7 +56,7 @@ def shuffled(settings: Settings, context: Context) -> Found:
 def subset(settings: Settings, context: Context) -> Found:
     """The file is read up to a number of rows."""
     most = settings.number("data.max_samples")
-    if most is None or most >= (context.budget or _ALL):
+    if most is None or most >= (context.budget or (_MANY if context.segment else _ALL)):
         return None
     title = f"{settings.told('data.max_samples')}: rows behind it are left out"
     return Finding("subset", "wrong", title, {"data.max_samples": _ALL}, source=_TRAINER)

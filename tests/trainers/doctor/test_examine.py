@@ -71,6 +71,14 @@ def test_the_reward_of_a_script_of_ones_own_is_not_asked_for(tmp_path: Path) -> 
     }
 
 
+def test_a_bound_on_rows_that_no_round_reaches_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "round.sh"
+    line = "python3 -m openrlhf.cli.train_ppo_ray --data.max_samples"
+    assert "subset" not in found_in("openrlhf", path, f"{line} 20000")
+    assert "subset" in found_in("openrlhf", path, f"{line} 2000")
+    assert "subset" in found_in("openrlhf", path, f"{line} 20000", "export")
+
+
 def test_workers_of_trls_loader_are_allowed(tmp_path: Path) -> None:
     settings = "dataloader_num_workers: 2\nshuffle_dataset: false\nsave_steps: 10\n"
     assert not found_in("trl", tmp_path / "trl.yaml", settings, "live")
