@@ -57,7 +57,7 @@ def resumes(settings: Settings, context: Context) -> Found:
     key = "recover.mode"
     if not context.segment or settings[key] in ("disabled", "off", False, None):
         return None
-    if Settings.follows(settings["cluster.fileroot"], ("output", "round")):
+    if Settings.follows(settings.place("cluster.fileroot"), ("output", "round")):
         return None
     return Finding(
         "resume",

@@ -149,8 +149,7 @@ def output(
     settings: Settings, context: Context, key: str, what: str, below: str = "", source: str = ""
 ) -> Found:
     """In segment mode what a round leaves must lie in the round's own folder."""
-    value = settings[key]
-    if not context.segment or Settings.follows(value, ("output",)):
+    if not context.segment or Settings.follows(settings.place(key), ("output",)):
         return None
     return Finding(
         "output",
@@ -223,7 +222,7 @@ def reports(
     settings: Settings, context: Context, keys: tuple[str, ...], fix: dict[str, Any], advice: str, source: str
 ) -> Found:
     """Somebody must tell which prompt a reward belongs to."""
-    if not context.segment or any(settings[key] for key in keys):
+    if not context.segment or any(settings.is_set(key) for key in keys):
         return None
     return Finding(
         "outcomes",
@@ -270,7 +269,7 @@ def follows_run(settings: Settings, context: Context, key: str, *, source: str =
     """In live mode the adapter is told of the run by a setting; a file there is no run."""
     if not context.live:
         return None
-    value = settings[key]
+    value = settings.place(key)
     if value and not str(value).endswith((".parquet", ".jsonl", ".json", ".arrow")):
         return None
     return Finding(

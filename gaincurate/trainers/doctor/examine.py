@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +215,7 @@ def examine(name: str, sources: Sequence[str], mode: Mode = "segment", run: Path
             f"--mode live: {name} has no place where a schedule could be plugged in while it runs; use "
             "--mode segment."
         )
-    read = read_settings(sources, trainer.launches)
+    read = read_settings(sources, trainer.launches, trainer.whole is not None)
     context = Context(mode)
     if run is not None:
         context = facts_of(run, mode)
@@ -231,12 +231,16 @@ def examine(name: str, sources: Sequence[str], mode: Mode = "segment", run: Path
 
 def judge(trainer: TrainerRules, read: Read, context: Context) -> Report:
     """Ask every rule of a trainer."""
-    settings = Settings(read.given, trainer.defaults)
-    findings, unknown = ask(trainer.rules, settings, context)
+    defaults = trainer.defaults
+    if trainer.whole is not None and {key.split(".")[0] for key in defaults} <= read.sections:
+        defaults = trainer.whole
+    settings = Settings(read.given, defaults)
+    script = next((word for word in read.words if word.endswith(".py")), "")
+    findings, unknown = ask(trainer.rules, settings, replace(context, script=script, shell=read.shell))
     notes = list(dict.fromkeys([*read.notes, *unknown]))
     if unread := misspelt(trainer, settings):
         notes.insert(0, unread)
-    if not any(key in settings.defaults for key in settings.given):
+    if not any(key in trainer.defaults for key in settings.given):
         notes.insert(0, "none of the settings that the rules read is set: all of this is about the defaults")
     if any(Settings.follows(value) for finding in findings for value in finding.fix.values()):
         notes.append(_FILLED_IN)

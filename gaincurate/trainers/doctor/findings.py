@@ -83,6 +83,11 @@ class Context:
     late: bool = False
     """In live mode, rows are chosen when they are generated for, whatever the trainer's loader brings."""
 
+    script: str = ""
+    """The Python script that the launch line starts, which may set more than the line says."""
+    shell: str = ""
+    """The whole shell text around the launch line, which may go on after the training."""
+
     @property
     def segment(self) -> bool:
         """One process of the trainer for each round."""
@@ -122,6 +127,8 @@ class TrainerRules:
         rules: what may be found.
         live: whether it can be steered in one long process.
         resolves: whether its files may have `${oc.env:NAME}` in them.
+        whole: what holds in place of `defaults` where a file has all sections of them; None where a file
+            says changes alone. With it, a file begins with those that its `defaults` names.
         toml: whether its files are TOML, which cannot hold null.
     """
 
@@ -133,6 +140,7 @@ class TrainerRules:
     rules: tuple[Rule, ...]
     live: bool = False
     resolves: bool = False
+    whole: Mapping[str, Any] | None = None
     toml: bool = False
 
 

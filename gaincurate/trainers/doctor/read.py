@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import operator
+import os
 import re
 import shlex
 import sys
@@ -24,8 +25,10 @@ from gaincurate.trainers.doctor.settings import flat, normal, scalar
 _ENDS = {";", ";;", "&", "&&", "|", "||", "then", "do", "else", "fi", "done", "(", ")", "{", "}"}
 _ASSIGNS = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 _PAIR = re.compile(r"[+~]{0,2}([A-Za-z_][\w./@:-]*)=(.*)", re.DOTALL)
-_USED = re.compile(r"\$(?:(\w+)|\{(\w+)(?:\[[@*]\])?(?::?-([^}]*))?\})")
+_USED = re.compile(r"\$(?:(\w+)|\{(\w+)(?:\[[@*]\])?)")
 _POSITION = re.compile(r"\$(?:\d|\{\d[^}]*\})")
+_FIXED = re.compile(r"\s*(cd|pwd|basename|dirname|realpath)\b")
+_GIVEN = re.compile(rf"\$\{{?(?:[1-9@*]|GAINCURATE_|(?:{'|'.join(NAMES)})(?!\w))")
 _OPEN, _CLOSE, _DOLLAR = "\x01", "\x02", "\x03"
 _SHELLS = {"sh", "bash", "dash", "zsh"}
 _FILES = ("config", "config_file")
@@ -165,21 +168,50 @@ def _command(words: list[str], known: dict[str, list[str]]) -> Iterator[list[str
 
 def _expanded(token: str, known: dict[str, list[str]]) -> list[str]:
     """A word with the variables that the script itself sets; an array alone gives several."""
-    whole = _USED.fullmatch(token)
+    whole = _USED.fullmatch(token.removesuffix("}"))
     name = whole and (whole[1] or whole[2])
-    if name and name in known:
+    if name and name in known and token.endswith("}") == bool(whole and whole[2]):
         return known[name]
-
-    def value(found: re.Match[str]) -> str:
-        if (found[2] or "").isdigit():
-            return f"${{{found[2]}}}"  # the driver gives it, whatever else it would be
-        one = known.get(found[1] or found[2])
-        if one is None:
-            return found[0] if found[3] is None else found[3]
-        return " ".join(one)
-
-    token = _USED.sub(value, token).replace(_OPEN, "(").replace(_CLOSE, ")").replace(_DOLLAR, "$")
+    token = _filled(token, known).replace(_OPEN, "(").replace(_CLOSE, ")").replace(_DOLLAR, "$")
     return [_sums(token, lambda inside: _sum(inside, known))]
+
+
+def _filled(text: str, known: dict[str, list[str]]) -> str:
+    """Text with the script's variables, or what stands behind `:-` for those that nobody sets."""
+    found, end = "", 0
+    while use := _USED.search(text, end):
+        found += text[end : use.start()]
+        end, rest = use.end(), ""
+        if use[2]:
+            close = _closed(text, use.start() + 2, "{}")
+            if close is None:
+                found += use[0]
+                continue
+            end, rest = close, text[use.end() : close - 1]
+        name = use[1] or use[2]
+        default = re.fullmatch(r":?([-=])(.*)", rest, re.DOTALL)
+        if use[2] and name.isdigit():
+            found += f"${{{name}}}"  # the driver gives it, whatever else it would be
+        elif name in known and (default or not rest):
+            found += " ".join(known[name])
+        elif default:
+            value = _filled(default[2], known)
+            found += value
+            if default[1] == "=":
+                known[name] = [value]
+        else:
+            found += text[use.start() : end]
+    return found + text[end:]
+
+
+def _closed(text: str, begin: int, pair: str) -> int | None:
+    """Where the bracket that is open at `begin` is closed, behind it; None where it is not."""
+    depth = 1
+    for index in range(begin, len(text)):
+        depth += {pair[0]: 1, pair[1]: -1}.get(text[index], 0)
+        if not depth:
+            return index + 1
+    return None
 
 
 def _sum(text: str, known: dict[str, list[str]]) -> str:
@@ -202,7 +234,8 @@ def _value(node: ast.expr) -> int:
 
 
 def _tokens(text: str) -> list[str]:
-    lexer = shlex.shlex(_one_line(_sums(text, _hidden)), posix=True, punctuation_chars="();|&")
+    text = _output_hidden(_sums(text, _hidden))
+    lexer = shlex.shlex(_one_line(text), posix=True, punctuation_chars="();|&")
     lexer.whitespace_split = True
     lexer.commenters = ""
     return list(lexer)
@@ -212,13 +245,8 @@ def _sums(text: str, change: Callable[[str], str]) -> str:
     """Text with each `$((...))` changed; brackets in it may nest."""
     found, end = [], 0
     while (begin := text.find("$((", end)) >= 0:
-        depth, close = 0, begin + 1
-        while close < len(text):
-            depth += {"(": 1, ")": -1}.get(text[close], 0)
-            close += 1
-            if depth == 0:
-                break
-        if depth:
+        close = _closed(text, begin + 2, "()")
+        if close is None:
             break
         found += [text[end:begin], change(text[begin + 3 : close - 2])]
         end = close
@@ -229,6 +257,23 @@ def _hidden(inside: str) -> str:
     """A sum as one word that has no brackets."""
     inside = re.sub(r"\s+", "", inside).replace("(", _OPEN).replace(")", _CLOSE).replace("$", "")
     return f"{_DOLLAR}{_OPEN}{_OPEN}{inside}{_CLOSE}{_CLOSE}"
+
+
+def _output_hidden(text: str) -> str:
+    """What a command prints, `$(...)`, as one word that has neither brackets nor the command's words.
+
+    The name of one that says the same in every round stays (`settings.place` knows it).
+    """
+    found, end = "", 0
+    while (begin := text.find("$(", end)) >= 0:
+        close = _closed(text, begin + 2, "()")
+        if close is None:
+            break
+        fixed = _FIXED.match(text, begin + 2, close - 1)
+        name = fixed[1] if fixed and not _GIVEN.search(text, begin + 2, close - 1) else ""
+        found += f"{text[end:begin]}{_DOLLAR}{_OPEN}{name}...{_CLOSE}"
+        end = close
+    return found + text[end:]
 
 
 def _one_line(text: str) -> str:
@@ -270,33 +315,42 @@ class Read:
     """Whether it was a launch line."""
     words: list[str] = field(default_factory=list)
     """The launch line's words."""
+    shell: str = ""
+    """The shell text that the launch line was in."""
     notes: list[str] = field(default_factory=list)
     """What a person should know of the reading."""
+    sections: set[str] = field(default_factory=set)
+    """The first parts of the keys that files set; none where a file that they begin with is not here."""
 
 
-def read_settings(sources: Sequence[str], markers: Sequence[str]) -> Read:
+def read_settings(sources: Sequence[str], markers: Sequence[str], inherits: bool = False) -> Read:
     """Read configuration files and launch lines; later ones win.
 
     Args:
         sources: paths; `-` is standard input.
         markers: what the trainer's own commands have in them.
+        inherits: whether a file begins with those that its `defaults` names.
 
     Raises:
         InputError: a file that is not there, or that says nothing a trainer could be set with.
     """
     found = Read()
     for source in sources:
-        _read_one(source, markers, found)
+        _read_one(source, markers, found, inherits)
     return found
 
 
-def _read_one(source: str, markers: Sequence[str], found: Read) -> None:
+def _read_one(source: str, markers: Sequence[str], found: Read, inherits: bool) -> None:
     text = _text(source)
     kind = _KINDS.get(Path(source).suffix.lower())
     tree = _parsed(source, text, kind) if kind else _mapping(text)
     if tree is not None:
         if not tree:
             raise InputError(f"--config {source}: there is no setting in it.")
+        known = len(found.notes)
+        if inherits:
+            tree = _inherited(source, tree, found, ())
+        found.sections |= set(tree) if len(found.notes) == known else set()
         found.given |= flat(tree)
         return
     try:
@@ -314,13 +368,46 @@ def _read_one(source: str, markers: Sequence[str], found: Read) -> None:
             "with key=value or --key value."
         )
     for name in launched.files:
-        _follow(source, name, markers, found)
+        _follow(source, name, markers, found, inherits)
     found.given |= launched.given
     found.words += launched.words
     found.launched = True
+    found.shell += text
 
 
-def _follow(source: str, name: str, markers: Sequence[str], found: Read) -> None:
+def _inherited(source: str, tree: dict[str, Any], found: Read, below: tuple[str, ...]) -> dict[str, Any]:
+    """A file's tree over those that its `defaults` names, beside it; later ones over earlier ones."""
+    named = tree.pop("defaults", None) or []
+    whole: dict[str, Any] = {}
+    for name in [named] if isinstance(named, str) else named:
+        path = str(name) if source == "-" else os.path.normpath(Path(source).parent / str(name))
+        if path in below:
+            raise InputError(f"--config {source}: its `defaults` lead back to {path}.", path=source)
+        if not Path(path).is_file():
+            found.notes.append(
+                f"the `defaults` of {source} name {name}, which is not here: what it sets is taken as the "
+                "trainer's default; give it with one more --config before this one"
+            )
+            continue
+        parent = _parsed(path, _text(path), "yaml")
+        whole = _over(whole, _inherited(path, parent, found, (*below, path)))
+    return _over(whole, tree)
+
+
+def _over(base: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
+    """Mappings into each other. A mapping with `_override_`, and all else, takes the other's place."""
+    found = dict(base)
+    for key, value in tree.items():
+        if not isinstance(value, dict):
+            found[key] = value
+            continue
+        new = {name: one for name, one in value.items() if name != "_override_"}
+        there = found.get(key)
+        found[key] = new if value.get("_override_") or not isinstance(there, dict) else _over(there, new)
+    return found
+
+
+def _follow(source: str, name: str, markers: Sequence[str], found: Read, inherits: bool) -> None:
     """Read a file that a launch line names, before the line's own settings."""
     beside = Path(name) if source == "-" else Path(source).parent / name
     path = next((path for path in (Path(name), beside) if path.is_file()), None)
@@ -330,7 +417,7 @@ def _follow(source: str, name: str, markers: Sequence[str], found: Read) -> None
             "default; give it with one more --config before this one"
         )
         return
-    _read_one(str(path), markers, found)
+    _read_one(str(path), markers, found, inherits)
 
 
 def _text(source: str) -> str:

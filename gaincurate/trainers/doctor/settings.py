@@ -15,7 +15,8 @@ from gaincurate.schedule.driver import NAMES
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 _ENVIRONMENT = re.compile(r"\$\{oc\.env:GAINCURATE_([A-Z]+)\}")
 _PERHAPS = re.compile(
-    rf"\$\(|`|\$\{{?(?:oc\.env:)?(?:[\d@*]|GAINCURATE_|(?:{'|'.join(NAMES)})(?!\w))", re.IGNORECASE
+    rf"\$\((?!(?:cd|pwd|basename|dirname|realpath)\.)|`|\$\{{?(?:oc\.env:)?(?:[\d@*]|GAINCURATE_|(?:{'|'.join(NAMES)})(?!\w))",
+    re.IGNORECASE,
 )
 _SUMS = re.compile(r"\$\(\([^$]*\)\)")
 
@@ -123,6 +124,13 @@ class Settings:
             return self[key]
         except NotKnown:
             return None
+
+    def is_set(self, key: str) -> bool:
+        """Whether a key has a value other than false or nothing, known or not."""
+        try:
+            return bool(self[key])
+        except NotKnown:
+            return True
 
     def is_given(self, key: str) -> bool:
         """Whether the file says anything of a key."""

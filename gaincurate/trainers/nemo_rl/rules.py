@@ -5,6 +5,7 @@ Defaults are those of `examples/configs/grpo_math_1B.yaml`, which it begins with
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,7 @@ LIVE: dict[str, Any] = {
 }
 """The settings by which the trainer finds the live adapter."""
 
+_MANY = 10_000  # steps: nobody means a round of so many
 _GRPO = "nemo_rl/algorithms/grpo.py"
 _PROCESSORS = "nemo_rl/data/processors.py"
 _RESPONSES = "nemo_rl/data/datasets/response_datasets/response_dataset.py"
@@ -46,7 +48,10 @@ DEFAULTS: dict[str, Any] = {
     "checkpointing.model_save_format": "safetensors",
     "checkpointing.save_consolidated": False,
     "policy.max_total_sequence_length": 512,
+    "policy.dtensor_cfg.enabled": True,
     "policy.dtensor_cfg.lora_cfg.enabled": False,
+    "policy.megatron_cfg.enabled": False,
+    "policy.megatron_cfg.peft.enabled": False,
 }
 
 
@@ -54,27 +59,157 @@ def _batch(settings: Settings) -> float | None:
     return settings.number("grpo.num_prompts_per_step")
 
 
+WHOLE: dict[str, Any] = {"grpo.max_num_epochs": 1, "grpo.max_num_steps": 1_000_000}
+"""What holds where a file says all: what the code itself takes for a setting that is not there."""
+
+_SHIPPED = ("math_default", "math", "math_multi_reward", "code", "reward_model", "code_jaccard", "vlm")
+"""Environments of the trainer's own registry that see a prompt's text and answer alone."""
+
+
+def _sets(settings: Settings) -> list[str]:
+    """Where the training sets stand: alone, or as places of a list."""
+    places = {
+        ".".join(key.split(".")[:3])
+        for key in settings.below("data.train.")
+        if key.split(".")[2].isdigit() and settings.given[key] is not None
+    }
+    return sorted(places) or ["data.train"]
+
+
+def _of(settings: Settings, place: str, name: str) -> str:
+    """The setting that holds for one training set: its own, or that of all."""
+    own = f"{place}.{name}"
+    return (
+        own
+        if settings.is_given(own) or not settings.is_given(f"data.default.{name}")
+        else f"data.default.{name}"
+    )
+
+
 def data(settings: Settings, context: Context) -> Found:
-    """In segment mode the training set is the round's own file."""
-    if not context.segment or Settings.follows(
-        settings.place("data.train.data_path"), ("data", "output", "round")
-    ):
+    """In segment mode the training set is the round's own file, alone."""
+    sets = _sets(settings)
+    bad = [
+        place
+        for place in sets
+        if not Settings.follows(settings.place(f"{place}.data_path"), ("data", "output", "round"))
+    ]
+    if not context.segment or not bad:
         return None
+    first = bad[0] if len(bad) == len(sets) else ""
+    fix: dict[str, Any] = {
+        key: None for place in bad if place != first for key in settings.below(f"{place}.")
+    }
+    if first:
+        fix |= {f"{first}.dataset_name": "ResponseDataset", f"{first}.data_path": "{output}/data.jsonl"}
     return Finding(
         "data",
         "wrong",
-        f"{settings.told('data.train.dataset_name')}, {settings.told('data.train.data_path')}: every round "
+        f"{settings.told(f'{bad[0]}.dataset_name')}, {settings.told(f'{bad[0]}.data_path')}: every round "
         "would train on the same rows, whatever was planned",
-        {"data.train.dataset_name": "ResponseDataset", "data.train.data_path": "{output}/data.jsonl"},
+        fix,
         "written by `gaincurate export --trainer nemo-rl` at the head of the round's command",
         _RESPONSES,
+    )
+
+
+def views(settings: Settings, context: Context) -> Found:
+    """The trainer reads columns that the round's own file may not have."""
+    place = _sets(settings)[0]
+    return common.view(
+        settings,
+        context,
+        f"{place}.data_path",
+        ("input", "output"),
+        "--trainer nemo-rl",
+        "jsonl",
+        f"{place}.input_key",
+        _RESPONSES,
+    )
+
+
+def splits(settings: Settings, context: Context) -> Iterator[Finding]:
+    """A part of a training set may become the validation set."""
+    for key in dict.fromkeys(_of(settings, place, "split_validation_size") for place in _sets(settings)):
+        if settings[key]:
+            title = f"{settings.told(key)}: this share of a round is kept for validation, and never reports"
+            yield Finding("split", "wrong", title, {key: 0}, source=_RESPONSES)
+
+
+def texts(settings: Settings, context: Context) -> Iterator[Finding]:
+    """Files may put the question into another text."""
+    for name, what in (
+        ("prompt_file", "the question is put into another text"),
+        ("system_prompt_file", "a system message is put before it"),
+    ):
+        for key in dict.fromkeys(_of(settings, place, name) for place in _sets(settings)):
+            if settings[key]:
+                title = f"{settings.told(key)}: {what}, which is not what was scored"
+                source = f"{_PROCESSORS}, math_hf_data_processor"
+                yield Finding("prompt-file", "wrong", title, {key: None}, source=source)
+
+
+def unread(settings: Settings, context: Context) -> Found:
+    """A custom dataloader is asked only where several loaders are on."""
+    key = "data.use_multiple_dataloader"
+    if not context.live or settings[key] or "gaincurate" not in str(settings["data.custom_dataloader"]):
+        return None
+    title = f"{settings.told(key)}: data.custom_dataloader is not asked, so nothing follows the schedule"
+    return Finding("adapter-missing", "wrong", title, {key: True}, source="nemo_rl/data/dataloader.py")
+
+
+def unended(settings: Settings, context: Context) -> Found:
+    """The asynchronous trainer ends with its last step alone, and fails where the rows end before."""
+    on, most = "grpo.async_grpo.enabled", settings.number("grpo.max_num_steps")
+    each = _batch(settings)
+    steps = int(context.budget // each) if context.budget and each and context.budget % each == 0 else None
+    if (
+        not context.segment
+        or not settings[on]
+        or most is None
+        or (most < _MANY if steps is None else most <= steps)
+    ):
+        return None
+    return Finding(
+        "async-end",
+        "stops",
+        f"{settings.told('grpo.max_num_steps')} with {on}: it ends with that step alone, and where a round's "
+        "rows end before, with an error",
+        {"grpo.max_num_steps": steps} if steps else {on: False},
+        "" if steps else "or set grpo.max_num_steps to the steps of a round",
+        f"{_GRPO}, async_grpo_train",
+    )
+
+
+def adapters(settings: Settings, context: Context) -> Iterator[Finding]:
+    """LoRA checkpoints hold an adapter, of the backend that is on."""
+    for backend, key in (("dtensor_cfg", "lora_cfg.enabled"), ("megatron_cfg", "peft.enabled")):
+        if settings[f"policy.{backend}.enabled"] is False:
+            continue
+        found = common.adapter_only(settings, context, f"policy.{backend}.{key}", False, "nemo_rl/models")
+        if found:
+            yield found
+
+
+def unjoined(settings: Settings, context: Context) -> Found:
+    """The trainer's own environments report to nobody."""
+    key = _of(settings, _sets(settings)[0], "env_name")
+    if context.mode == "export" or settings[key] not in _SHIPPED:
+        return None
+    return Finding(
+        "log-without-id",
+        "cost",
+        f"{settings.told(key)}: nothing of yours sees the rewards; train_data_step*.jsonl has no id, so "
+        "outcomes are joined by the text of the prompt",
+        advice="an environment of your own whose step() appends a line to {outcomes} knows the row",
+        source=f"{_GRPO}, train_data_step",
     )
 
 
 def resumes(settings: Settings, context: Context) -> Found:
     """The loader's offset comes back wherever the data set's name is the same."""
     key = "checkpointing.checkpoint_dir"
-    if not context.segment or Settings.follows(settings[key], ("output", "round")):
+    if not context.segment or Settings.follows(settings.place(key), ("output", "round")):
         return None
     return Finding(
         "resume",
@@ -117,15 +252,20 @@ def divided(settings: Settings, context: Context) -> Found:
 def weights(settings: Settings, context: Context) -> Found:
     """What a round leaves is what scoring and the next one begin with."""
     form, whole = "checkpointing.model_save_format", "checkpointing.save_consolidated"
-    if not context.segment or (settings[form] == "safetensors" and settings[whole]):
+    megatron, dtensor = "policy.megatron_cfg.enabled", "policy.dtensor_cfg.enabled"
+    if not context.segment or "examples/converters" in context.shell:
         return None
+    if not settings[megatron] and settings[form] == "safetensors" and settings[whole]:
+        return None
+    told, fix = [settings.told(form), settings.told(whole)], {form: "safetensors", whole: True}
+    if settings[megatron]:
+        told, fix = [settings.told(megatron)], {megatron: False, dtensor: True, **fix}
     return Finding(
         "weights",
         "stops",
-        f"{settings.told(form)}, {settings.told(whole)}: no whole Hugging Face checkpoint, which scoring and "
-        "the next round begin with",
-        {form: "safetensors", whole: True},
-        "or a converter of examples/converters as the last step of the round's command",
+        f"{', '.join(told)}: no whole Hugging Face checkpoint, which scoring and the next round begin with",
+        fix,
+        "or a converter of examples/converters as the last step of the round's script",
         "nemo_rl/utils/checkpoint.py",
     )
 
@@ -138,15 +278,7 @@ RULES = TrainerRules(
     defaults=DEFAULTS,
     rules=(
         data,
-        partial(
-            common.view,
-            key="data.train.data_path",
-            needs=("input", "output"),
-            export="--trainer nemo-rl",
-            form="jsonl",
-            renamed="data.train.input_key",
-            source=_RESPONSES,
-        ),
+        views,
         partial(
             common.unplugged,
             key="data.custom_dataloader",
@@ -157,24 +289,9 @@ RULES = TrainerRules(
         partial(common.begins, key="policy.model_name", source="nemo_rl/models"),
         resumes,
         divided,
-        when(
-            "split",
-            "wrong",
-            "data.train.split_validation_size",
-            bool,
-            "this share of a round's rows is taken away for validation, and never reports",
-            {"data.train.split_validation_size": 0},
-            source=_RESPONSES,
-        ),
-        when(
-            "prompt-file",
-            "wrong",
-            "data.default.prompt_file",
-            bool,
-            "the question is put into another text, which is not what was scored",
-            {"data.default.prompt_file": None},
-            source=f"{_PROCESSORS}, math_hf_data_processor",
-        ),
+        unread,
+        splits,
+        texts,
         partial(common.tail, key="grpo.num_prompts_per_step", source=f"{_GRPO}, setup: drop_last=True"),
         partial(
             common.too_long,
@@ -214,21 +331,10 @@ RULES = TrainerRules(
             source="examples/run_grpo.py",
             modes=("live",),
         ),
-        partial(
-            common.adapter_only, key="policy.dtensor_cfg.lora_cfg.enabled", off=False, source="nemo_rl/models"
-        ),
+        unended,
+        adapters,
         order,
-        when(
-            "log-without-id",
-            "cost",
-            "data.default.env_name",
-            lambda value: value == "math",
-            "nothing of yours sees the rewards; train_data_step*.jsonl has no id, so outcomes are joined by "
-            "the text of the prompt",
-            advice="an environment of your own whose step() appends a line to {outcomes} knows the row",
-            source=f"{_GRPO}, train_data_step",
-            modes=("segment", "live"),
-        ),
+        unjoined,
         partial(
             common.moving_reference,
             key="loss_fn.reference_policy_kl_penalty",
@@ -239,4 +345,5 @@ RULES = TrainerRules(
     ),
     live=True,
     resolves=True,
+    whole=WHOLE,
 )

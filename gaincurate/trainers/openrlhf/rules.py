@@ -14,6 +14,7 @@ from gaincurate.trainers.doctor.settings import Settings
 _TRAINER = "openrlhf/trainer/ppo_trainer.py"
 _DATASET = "openrlhf/datasets/prompts_dataset.py"
 _ALL = 100_000_000
+_MANY = 10_000  # prompts: nobody means a round of so many
 
 DEFAULTS: dict[str, Any] = {
     "data.prompt_dataset": None,
@@ -34,6 +35,7 @@ DEFAULTS: dict[str, Any] = {
     "ckpt.path": "./ckpt/checkpoints_ppo_ray",
     "reward.remote_url": None,
     "algo.kl.init_coef": 0.01,
+    "algo.dynamic_filtering_enable": False,
     "actor.lr_scheduler": "cosine_with_min_lr",
     "actor.lr_warmup_ratio": 0.03,
     "ds.lora.rank": 0,
@@ -54,7 +56,7 @@ def shuffled(settings: Settings, context: Context) -> Found:
 def subset(settings: Settings, context: Context) -> Found:
     """The file is read up to a number of rows."""
     most = settings.number("data.max_samples")
-    if most is None or most >= (context.budget or _ALL):
+    if most is None or most >= (context.budget or (_MANY if context.segment else _ALL)):
         return None
     title = f"{settings.told('data.max_samples')}: rows behind it are left out"
     return Finding("subset", "wrong", title, {"data.max_samples": _ALL}, source=_TRAINER)
@@ -150,6 +152,15 @@ RULES = TrainerRules(
             {"data.label_key": "label"},
             advice="`gaincurate export --trainer openrlhf` writes gc_id and the answer into it as JSON",
             source=_DATASET,
+        ),
+        partial(
+            common.drops,
+            name="dynamic-sampling",
+            key="algo.dynamic_filtering_enable",
+            off=False,
+            happens="groups outside of dynamic_filtering_range are replaced by further prompts, and the last "
+            "batch is thrown away where the rows end, so steps and rows do not agree",
+            source="openrlhf/trainer/ppo_utils/samples_generator.py",
         ),
         subset,
         tail,

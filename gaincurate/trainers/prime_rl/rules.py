@@ -10,6 +10,7 @@ from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import when
 from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
+from gaincurate.trainers.profile import words
 
 _CONFIG = "prime_rl/configs/orchestrator.py"
 _SAMPLER = "orchestrator/curriculum/standard.py"
@@ -35,12 +36,62 @@ DEFAULTS: dict[str, Any] = {
 
 def _prompts(settings: Settings) -> float | None:
     """Prompts that one step trains."""
-    size, group = settings.number("orchestrator.batch_size"), settings.number("orchestrator.group_size")
+    size, group = settings.number("orchestrator.batch_size"), _group(settings)
     return size // group if size and group and settings["orchestrator.token_batch_size"] is None else None
 
 
 def _group(settings: Settings) -> float | None:
-    return settings.number("orchestrator.group_size")
+    own = settings.number(f"{_SOURCE}.group_size")
+    return own or settings.number("orchestrator.group_size")
+
+
+_SHIPPED = words(
+    "aime24 aime25 alphabet_sort browsecomp color_codeword deepdive deepwiki general_agent glossary gsm8k "
+    "harbor i3_code i3_logic i3_math kuhn_poker math_env nemo_gym openenv openseeker proposer_solver "
+    "r2e_gym redsearcher reverse_text scaleswe scratchpad swebench_verified terminal_bench_2 textarena tmax "
+    "wiki_search wordle"
+)
+"""Tasksets of verifiers (a60a606e) and of the trainer's own configurations: they bring their own tasks."""
+
+
+def _sources(settings: Settings) -> list[str]:
+    """Where the training sources stand."""
+    places = {
+        ".".join(key.split(".")[:4])
+        for key in settings.below("orchestrator.train.source.")
+        if settings.given[key] is not None
+    }
+    return sorted(places)
+
+
+def tasks(settings: Settings, context: Context) -> Iterator[Finding]:
+    """The tasks of a round are the round's, and no other's."""
+    for place in _sources(settings) if context.mode != "export" else ():
+        key = f"{place}.env.taskset.id"
+        name = str(settings[key]).rsplit("/", 1)[-1].partition("@")[0].replace("-", "_")
+        if name in _SHIPPED:
+            yield Finding(
+                "data",
+                "wrong",
+                f"{settings.told(key)}: this taskset brings tasks of its own, whatever was planned",
+                {key: "my_tasks"},
+                "a taskset of your own package, which reads $GAINCURATE_DATA; `gaincurate export --trainer "
+                "prime-rl` writes its rows"
+                if context.segment
+                else "a taskset of your own package, over gaincurate.trainers.prime_rl.RunTaskset",
+                "verifiers/v1/taskset.py",
+            )
+
+
+def adapters(settings: Settings, context: Context) -> Found:
+    """With LoRA, what is broadcast is an adapter."""
+    keys = sorted(key for key in settings.below("trainer.model.lora") if settings.given[key] is not None)
+    if not context.segment or not keys:
+        return None
+    title = f"{keys[0]} is set: the checkpoint is an adapter alone, which the next round does not begin with"
+    return Finding(
+        "adapter", "stops", title, dict.fromkeys(keys), source="prime_rl/transports/weights/filesystem.py"
+    )
 
 
 def samplers(settings: Settings, context: Context) -> Iterator[Finding]:
@@ -190,6 +241,7 @@ RULES = TrainerRules(
     style="dashes",
     defaults=DEFAULTS,
     rules=(
+        tasks,
         samplers,
         gates,
         partial(common.follows_run, key=f"{_SOURCE}.env.taskset.run", source="gaincurate.trainers.prime_rl"),
@@ -201,6 +253,7 @@ RULES = TrainerRules(
         partial(common.steps, key="max_steps", per_step=_prompts, source=_SAMPLER),
         ahead,
         endless,
+        adapters,
         *map(_broadcast, ("weight_broadcast.type", "trainer.weight_broadcast.type")),
         partial(common.output, key="output_dir", what="the checkpoint", source="prime_rl/configs/rl.py"),
         outcomes,

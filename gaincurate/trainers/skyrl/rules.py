@@ -15,6 +15,9 @@ _DATASET = "skyrl/train/dataset/dataset.py"
 _LOADER = "skyrl/train/utils/trainer_utils.py, build_dataloader"
 _ALWAYS = 1_000_000  # steps: the last step of an epoch is saved whatever the period
 
+_SHIPPED = ("aime", "gsm8k", "gsm8k_multi_turn", "lcb", "search", "searchcode", "text2sql")
+"""Environments of skyrl-gym itself."""
+
 DEFAULTS: dict[str, Any] = {
     "data.train_data": ["~/data/gsm8k/train.parquet"],
     "trainer.train_batch_size": 1024,
@@ -29,7 +32,7 @@ DEFAULTS: dict[str, Any] = {
     "trainer.algorithm.dynamic_sampling.type": None,
     "trainer.algorithm.use_kl_loss": True,
     "trainer.algorithm.use_kl_in_reward": False,
-    "trainer.fully_async.enabled": False,
+    "trainer.fully_async.sample_full_batch": False,
     "trainer.policy.model.lora.rank": 0,
     "environment.env_class": "gsm8k",
 }
@@ -56,7 +59,7 @@ def resumes(settings: Settings, context: Context) -> Found:
     mode, key = settings["trainer.resume_mode"], "trainer.ckpt_path"
     if not context.segment or mode in (None, "none"):
         return None
-    if mode == "latest" and Settings.follows(settings[key], ("output", "round")):
+    if mode == "latest" and Settings.follows(settings.place(key), ("output", "round")):
         return None
     fix = {key: "{output}/ckpt"} if mode == "latest" else {"trainer.resume_mode": None}
     return Finding(
@@ -103,6 +106,14 @@ RULES = TrainerRules(
             happens="groups without variance are replaced or left out, so steps and rows do not agree",
             source=_TRAINER,
         ),
+        partial(
+            common.drops,
+            name="dynamic-sampling",
+            key="trainer.fully_async.sample_full_batch",
+            off=False,
+            happens="groups without variance are left out for further ones, so steps and rows do not agree",
+            source="skyrl/train/fully_async_trainer.py",
+        ),
         when(
             "weights",
             "stops",
@@ -126,7 +137,7 @@ RULES = TrainerRules(
             "log-without-id",
             "cost",
             "environment.env_class",
-            lambda value: value == "gsm8k",
+            lambda value: value in _SHIPPED,
             "nothing of yours sees the rewards, and SkyRL's own uid is the number of a row after the long "
             "ones were dropped",
             advice="an environment of your own is given the row's other columns, gc_id among them, and can "

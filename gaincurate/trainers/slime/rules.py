@@ -40,6 +40,7 @@ DEFAULTS: dict[str, Any] = {
     "num_epoch": None,
     "start_rollout_id": None,
     "data_source_path": "slime.rollout.data_source.RolloutDataSourceWithBuffer",
+    "rollout_function_path": "slime.rollout.sglang_rollout.generate_rollout",
     "custom_rm_path": None,
     "rollout_all_samples_process_path": None,
     "ref_load": None,
@@ -85,7 +86,11 @@ def hides(settings: Settings, context: Context) -> Found:
 
 def resumes(settings: Settings, context: Context) -> Found:
     """A Megatron checkpoint brings the rollout counter and the place in the file back."""
-    if not context.segment or settings["load"] is None or Settings.follows(settings["load"], ("checkpoint",)):
+    if (
+        not context.segment
+        or settings.place("load") is None
+        or Settings.follows(settings.place("load"), ("checkpoint",))
+    ):
         return None
     return Finding(
         "resume",
@@ -150,7 +155,7 @@ def saved_there(settings: Settings, context: Context) -> Found:
 
 def period(settings: Settings, context: Context) -> Found:
     """Nothing is saved without a period and a folder."""
-    if not context.segment or (settings["save_interval"] is not None and settings["save"] is not None):
+    if not context.segment or (settings["save_interval"] is not None and settings.is_set("save")):
         return None
     return Finding(
         "no-checkpoint",
@@ -159,6 +164,40 @@ def period(settings: Settings, context: Context) -> Found:
         {"save_interval": _ALWAYS, "save": "{output}/megatron"},
         "the last rollout is saved whatever the period",
         "train.py",
+    )
+
+
+def ahead(settings: Settings, context: Context) -> Found:
+    """The asynchronous rollout keeps its workers busy with the next prompts, whatever a step needs."""
+    key = "rollout_function_path"
+    if context.mode == "export" or "fully_async" not in str(settings[key]):
+        return None
+    return Finding(
+        "ahead",
+        "stale" if context.live else "wrong",
+        f"{settings.told(key)}: "
+        + (
+            "prompts are begun before the rewards that should choose them"
+            if context.live
+            else "rollouts run ahead over the end of the file, and a step takes what is done first: a quick "
+            "prompt can be trained twice in place of a slow one"
+        ),
+        {key: DEFAULTS[key]},
+        source="slime/rollout/fully_async_rollout.py",
+    )
+
+
+def reports(settings: Settings, context: Context) -> Found:
+    """Somebody of the user's must see the rewards; a function of slime's own tells nobody."""
+    if str(settings["custom_rm_path"]).startswith("slime.") and not settings[_TAP]:
+        settings = Settings({**settings.given, "custom_rm_path": None}, settings.defaults)
+    return common.reports(
+        settings,
+        context,
+        ("custom_rm_path", _TAP),
+        {"custom_rm_path": "reward.reward"},
+        "an async function that appends a line to {outcomes} for sample.metadata['gc_id']",
+        _ARGUMENTS,
     )
 
 
@@ -187,9 +226,26 @@ def _too_long(settings: Settings, context: Context) -> Found:
     return common.too_long(settings, context, "rollout_max_prompt_len", happens, source=_DATA)
 
 
+def _template(settings: Settings, context: Context) -> Found:
+    """A generate function of one's own is given the messages, and renders them as it likes."""
+    key = "apply_chat_template"
+    if settings[key] or settings.is_set("custom_generate_function_path"):
+        return None
+    return Finding(
+        "template",
+        "wrong",
+        f"{settings.told(key)}: the model would read the messages without its chat template, which is not "
+        "what was scored",
+        {key: True},
+        source=_DATA,
+    )
+
+
 def _reference(settings: Settings, context: Context, key: str) -> Found:
     """With a KL term, the reference is --ref-load, or else the model that a process begins with."""
-    if settings["ref_load"] is not None and not Settings.follows(settings["ref_load"], ("checkpoint",)):
+    if settings.place("ref_load") is not None and not Settings.follows(
+        settings.place("ref_load"), ("checkpoint",)
+    ):
         return None
     return common.moving_reference(settings, context, key, 0.0, 0.0, _ARGUMENTS)
 
@@ -226,15 +282,7 @@ RULES = TrainerRules(
             common.tail, key="rollout_batch_size", source="slime/ray/rollout.py, get_num_rollout_per_epoch"
         ),
         _too_long,
-        when(
-            "template",
-            "wrong",
-            "apply_chat_template",
-            lambda value: not value,
-            "the model would read the messages without its chat template, which is not what was scored",
-            {"apply_chat_template": True},
-            source=_DATA,
-        ),
+        _template,
         when(
             "metadata",
             "wrong",
@@ -256,13 +304,8 @@ RULES = TrainerRules(
             {"input_key": "prompt"},
             source=_DATA,
         ),
-        partial(
-            common.reports,
-            keys=("custom_rm_path", "rollout_all_samples_process_path"),
-            fix={"custom_rm_path": "reward.reward"},
-            advice="an async function that appends a line to {outcomes} for sample.metadata['gc_id']",
-            source=_ARGUMENTS,
-        ),
+        ahead,
+        reports,
         weights,
         saved_there,
         period,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import when
 from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules
-from gaincurate.trainers.doctor.settings import Settings
+from gaincurate.trainers.doctor.settings import Settings, normal, shown
+from gaincurate.trainers.profile import words
 
 LIVE: dict[str, Any] = {"data_selector.selector_type": "gaincurate.trainers.trinity.RunSelector"}
 """The settings by which the trainer finds the live adapter."""
@@ -19,11 +21,36 @@ _SELECTORS = "trinity/buffer/selector/selector.py"
 _READER = "trinity/buffer/reader/file_reader.py"
 _OPERATORS = "data_processor.experience_pipeline.operators"
 
+_WORKFLOWS = words(
+    "agentscope_react_math_workflow agentscope_react_workflow agentscope_v1_react_search_workflow "
+    "agentscopev0_react_math_workflow "
+    "alfworld_workflow as_react_workflow async_math_boxed_workflow async_math_eval_workflow "
+    "async_math_rm_workflow async_math_ruler_workflow async_math_workflow async_simple_mm_workflow "
+    "async_simple_workflow email_search_workflow frozen_lake_workflow intercode_sql_workflow "
+    "math_boxed_workflow math_eval_workflow math_rm_workflow math_ruler_workflow "
+    "math_trainable_ruler_workflow math_workflow on_policy_distill_math_workflow "
+    "on_policy_distill_workflow rubric_judge_openai_workflow rubric_judge_workflow sciworld_workflow "
+    "simple_mm_workflow simple_workflow step_wise_alfworld_workflow sudoku_workflow "
+    "tool_call_workflow webshop_workflow"
+)
+_REWARDS = words(
+    "accuracy_reward countdown_reward format_reward math_boxed_reward math_dapo_reward math_reward"
+)
+"""Workflows and reward functions of the trainer's own registries: they report to nobody."""
+
 DEFAULTS: dict[str, Any] = {
     f"{_FIRST}.path": None,
     f"{_FIRST}.format.prompt_key": "prompt",
     f"{_FIRST}.format.response_key": "response",
     f"{_FIRST}.data_selector.selector_type": "sequential",
+    f"{_FIRST}.format.system_prompt": None,
+    f"{_FIRST}.workflow_args.use_base": False,
+    f"{_FIRST}.default_workflow_type": None,
+    f"{_FIRST}.default_reward_fn_type": None,
+    "buffer.explorer_input.default_workflow_type": None,
+    "buffer.explorer_input.default_reward_fn_type": None,
+    "mode": "both",
+    "model.tinker.enable": False,
     "buffer.batch_size": 1,
     "buffer.total_epochs": 1,
     "buffer.total_steps": None,
@@ -54,13 +81,82 @@ def data(settings: Settings, context: Context) -> Found:
     return replace(found, fix={f"{_taskset(settings)}.path": "{output}/rows"}, advice=advice)
 
 
+def _of(settings: Settings, name: str) -> Any:
+    """A workflow or reward function: the task set's own, or that of all."""
+    return settings[f"{_taskset(settings)}.{name}"] or settings[f"buffer.explorer_input.{name}"]
+
+
+def pipeline(settings: Settings, context: Context) -> Found:
+    """A task pipeline writes the task set anew before the training."""
+    keys = [key for key in settings.below("data_processor.task_pipeline.") if settings.given[key] is not None]
+    if context.mode == "export" or not keys:
+        return None
+    return Finding(
+        "task-pipeline",
+        "wrong",
+        f"{keys[0]} is set: tasks are chosen and ordered by a pipeline of its own before the training",
+        dict.fromkeys(keys),
+        source="trinity/buffer/pipelines/task_pipeline.py",
+    )
+
+
+def prompt_column(settings: Settings, context: Context) -> Found:
+    """The exported file has the question in `prompt`."""
+    key = f"{_taskset(settings)}.format.prompt_key"
+    if settings[key] in ("prompt", None):
+        return None
+    title = f"{settings.told(key)}: the exported question is in `prompt`"
+    return Finding("prompt-key", "stops", title, {key: "prompt"}, source=_READER)
+
+
+def texts(settings: Settings, context: Context) -> Iterator[Finding]:
+    """Workflows put a system message of their own before a question that has none."""
+    place, flow = _taskset(settings), str(_of(settings, "default_workflow_type"))
+    key, base = f"{place}.format.system_prompt", f"{place}.workflow_args.use_base"
+    plain = flow.removeprefix("async_") == "math_workflow" and _of(settings, "default_reward_fn_type") in (
+        None,
+        "math_reward",
+    )
+    if settings[key] is None and (plain or flow.removeprefix("async_") == "math_boxed_workflow"):
+        title = f"{settings.told(key)}: {flow} puts a system message of its own there, which was not scored"
+        advice = (
+            "where the set has a system message, the one that `gaincurate export --trainer trinity` names"
+        )
+        yield Finding("template", "wrong", title, {key: ""}, advice, "trinity/common/workflows")
+    if settings[base]:
+        title = f"{settings.told(base)}: the model reads plain text without its chat template"
+        yield Finding("template", "wrong", title, {base: False}, source="trinity/common/workflows")
+
+
+def reports(settings: Settings, context: Context) -> Found:
+    """A workflow or a reward function of the user's tells which prompt a reward belongs to."""
+    flow, reward = _of(settings, "default_workflow_type"), _of(settings, "default_reward_fn_type")
+    own = (flow and flow not in _WORKFLOWS) or (reward and reward not in _REWARDS)
+    if not context.segment or own or not (flow or reward):
+        return None
+    return Finding(
+        "outcomes",
+        "stops",
+        f"workflow {shown(flow)}, reward function {shown(reward)}: nothing of yours sees the rewards, so no "
+        "round has outcomes",
+        {f"{_taskset(settings)}.default_reward_fn_type": "my_reward"},
+        "a reward function or workflow of your own that appends a line to {outcomes} for "
+        "task.raw_task['gc_id']",
+        "trinity/common/workflows, trinity/common/rewards",
+    )
+
+
 def order(settings: Settings, context: Context) -> Found:
     """Who chooses the rows."""
     key = f"{_taskset(settings)}.data_selector.selector_type"
+    old = f"{_taskset(settings)}.task_selector.selector_type"
+    if settings.is_given(old) and settings.given[normal(old)] is not None:
+        key = old  # deprecated, and still over the other
     kind = settings[key]
     if context.live:
         what = "rows are chosen by Trinity's own selector, whatever the schedule plans"
         fix = {f"{_taskset(settings)}.{name}": value for name, value in LIVE.items()}
+        fix |= {old: None} if key == old else {}
         return common.unplugged(settings, context, key, fix, what, _SELECTORS)
     if kind in ("sequential", None):
         return None
@@ -91,8 +187,16 @@ def lengths(settings: Settings, context: Context) -> Found:
     happens = (
         "they are cut from the front, so they are not what was scored" if cut else "they are not answered"
     )
+    key, source = "model.max_prompt_tokens", "trinity/common/models"
+    if settings[key] is not None:
+        return common.too_long(settings, context, key, happens, source=source)
     return common.too_long(
-        settings, context, "model.max_prompt_tokens", happens, source="trinity/common/models"
+        settings,
+        context,
+        "model.max_model_len",
+        happens,
+        below=lambda _: settings.number("model.max_response_tokens"),
+        source=source,
     )
 
 
@@ -108,7 +212,7 @@ def resumes(settings: Settings, context: Context) -> Found:
     key = "checkpoint_root_dir"
     if not context.segment or not settings["continue_from_checkpoint"]:
         return None
-    if Settings.follows(settings[key], ("output", "round")):
+    if Settings.follows(settings.place(key), ("output", "round")):
         return None
     return Finding(
         "resume",
@@ -155,6 +259,19 @@ def _ahead(key: str, least: int) -> Rule:
     )
 
 
+def validation(settings: Settings, context: Context) -> Found:
+    """An evaluation set is gone through when a process begins."""
+    key = "explorer.eval_on_startup"
+    if (
+        not context.segment
+        or not settings[key]
+        or not any(settings.below("buffer.explorer_input.eval_tasksets."))
+    ):
+        return None
+    title = f"{settings.told(key)}: a whole evaluation before every round"
+    return Finding("validation", "cost", title, {key: False}, source="trinity/explorer/explorer.py")
+
+
 def adapters(settings: Settings, context: Context) -> Found:
     """LoRA checkpoints hold an adapter."""
     if not context.segment or not list(settings.below("model.lora_configs")):
@@ -174,6 +291,9 @@ RULES = TrainerRules(
     defaults=DEFAULTS,
     rules=(
         data,
+        pipeline,
+        prompt_column,
+        texts,
         order,
         run,
         partial(common.begins, key="model.model_path", source="trinity/common/config.py"),
@@ -202,19 +322,31 @@ RULES = TrainerRules(
             source="trinity/trainer/trainer.py",
             modes=("segment",),
         ),
-        saved_there,
-        feedback,
-        adapters,
         when(
-            "validation",
-            "cost",
-            "explorer.eval_on_startup",
+            "weights",
+            "stops",
+            "model.tinker.enable",
             bool,
-            "an evaluation before every round, where there is an evaluation set",
-            {"explorer.eval_on_startup": False},
-            source="trinity/explorer/explorer.py",
+            "the weights stay with the service that trains, and scoring and the next round have none",
+            {"model.tinker.enable": False},
+            source="trinity/trainer/tinker/tinker_trainer.py",
             modes=("segment",),
         ),
+        when(
+            "half",
+            "stops",
+            "mode",
+            lambda value: value not in ("both", "colocate"),
+            "one half of the trainer alone: the process of a round does not both roll out and train",
+            {"mode": "both"},
+            source="trinity/cli/launcher.py",
+            modes=("segment",),
+        ),
+        saved_there,
+        reports,
+        feedback,
+        adapters,
+        validation,
     ),
     live=True,
     resolves=True,

@@ -22,6 +22,7 @@ _CONFIG = "trl/trainer/grpo_config.py"
 _WINDOW = "trl/trainer/grpo_trainer.py, _prepare_inputs"
 _LOADER = "trl/trainer/grpo_trainer.py, get_train_dataloader"
 _TRAINER = "transformers/trainer.py"
+_REWARD = "reward.reward"  # a function of the user's, named as the recipe names it
 
 DEFAULTS: dict[str, Any] = {
     "shuffle_dataset": True,
@@ -154,7 +155,7 @@ def checkpoints(settings: Settings, context: Context) -> Found:
 def skip(settings: Settings, context: Context) -> Found:
     """Resuming skips as many batches as were trained, of whatever data set is there now."""
     on = bool(settings["ignore_data_skip"])
-    if context.segment and not on:
+    if context.segment and not on and settings.is_set("resume_from_checkpoint"):
         return Finding(
             "skip",
             "wrong",
@@ -292,6 +293,37 @@ def rows(settings: Settings, context: Context) -> Found:
     return replace(finding, fix={"dataset_name": "{output}/rows"}, advice=advice)
 
 
+def rewards(settings: Settings, context: Context) -> Found:
+    """TRL's own reward functions and reward models report to nobody; a script's own are not seen here."""
+    own = settings["reward_funcs"] or []
+    own = [name for name in (own if isinstance(own, list) else [own]) if _is_own(str(name))]
+    if not context.segment or own or (context.script and not settings.is_given("reward_funcs")):
+        return None
+    if settings["log_completions"]:
+        return Finding(
+            "log-without-id",
+            "cost",
+            f"{settings.told('reward_funcs')}: nothing of yours sees the rewards; the log of completions has "
+            "no gc_id, so outcomes are joined by the text of the prompt",
+            {"reward_funcs": _REWARD},
+            source="trl/trainer/grpo_trainer.py, log",
+        )
+    return Finding(
+        "outcomes",
+        "stops",
+        f"{settings.told('reward_funcs')}: nothing of yours sees the rewards, so no round has outcomes",
+        {"reward_funcs": _REWARD},
+        "a function that is given gc_id and appends a line to {outcomes}; where a script of your own passes "
+        "it, give the doctor the line that starts the script",
+        "trl/scripts/grpo.py",
+    )
+
+
+def _is_own(name: str) -> bool:
+    """Whether a reward function is imported from elsewhere than TRL."""
+    return "." in name and not name.startswith("trl.")
+
+
 saves_anywhere = when(
     "saves-anywhere",
     "stops",
@@ -330,6 +362,7 @@ RULES = TrainerRules(
         dealing,
         skip,
         logs,
+        rewards,
         passes,
         resumed,
         length,

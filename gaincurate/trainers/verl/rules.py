@@ -106,7 +106,7 @@ def resumes(settings: Settings, context: Context) -> Found:
     mode, key = settings["trainer.resume_mode"], "trainer.default_local_dir"
     if not context.segment or mode == "disable":
         return None
-    if mode == "auto" and Settings.follows(settings[key], ("output", "round")):
+    if mode == "auto" and Settings.follows(settings.place(key), ("output", "round")):
         return None
     return Finding(
         "resume",
@@ -130,6 +130,8 @@ def weights(settings: Settings, context: Context) -> Found:
     """What a round leaves is what scoring and the next one begin with."""
     saved = settings[_SAVED] or []
     if "hf_model" in saved or not (context.segment or context.read_every):
+        return None
+    if context.segment and "verl.model_merger" in context.shell:
         return None
     if context.live:
         title = f"{settings.told(_SAVED)}: no Hugging Face weights, which {context.reader} needs"

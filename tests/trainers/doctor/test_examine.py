@@ -13,6 +13,7 @@ import tiny
 from command import run
 from gaincurate.errors import InputError
 from gaincurate.trainers.doctor.examine import compare_tokens, examine, facts_of, misspelt, trainer_named
+from gaincurate.trainers.doctor.findings import Mode
 from gaincurate.trainers.doctor.settings import Settings
 from gaincurate.trainers.profile import with_rules
 
@@ -22,6 +23,76 @@ python -m verl.trainer.main_ppo data.train_files={data} data.train_batch_size=8 
     trainer.default_local_dir={output} trainer.val_before_train=False reward.custom_reward_function.path=reward.py \\
     actor_rollout_ref.actor.checkpoint.save_contents=[model,hf_model]
 """
+
+
+GOOD_NEMO_RL = """
+data:
+  shuffle: false
+  max_input_seq_length: 4096
+  train: {dataset_name: ResponseDataset, data_path: "${oc.env:GAINCURATE_OUTPUT}/data.jsonl"}
+  default: {prompt_file: null, env_name: mine}
+grpo: {num_prompts_per_step: 32, max_num_epochs: 1, async_grpo: {enabled: false}}
+loss_fn: {reference_policy_kl_penalty: 0}
+checkpointing:
+  {enabled: true, checkpoint_dir: "${oc.env:GAINCURATE_OUTPUT}", model_save_format: safetensors, save_consolidated: true}
+policy: {model_name: "${oc.env:GAINCURATE_CHECKPOINT}", dtensor_cfg: {enabled: true}}
+"""
+
+
+def found_in(trainer: str, path: Path, text: str, mode: Mode = "segment") -> set[str]:
+    path.write_text(text)
+    return {finding.name for finding in examine(trainer, [str(path)], mode).findings}
+
+
+def test_a_file_with_a_good_base_is_good_and_what_it_changes_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(GOOD_NEMO_RL)
+    child = tmp_path / "child.yaml"
+    assert not found_in("nemo-rl", child, "defaults: base.yaml\ngrpo: {num_generations_per_prompt: 8}\n")
+    changed = (
+        "defaults: base.yaml\ngrpo: {use_dynamic_sampling: true}\ndata: {default: {prompt_file: cot.txt}}\n"
+    )
+    assert found_in("nemo-rl", child, changed) == {"dynamic-sampling", "prompt-file"}
+    assert {"split", "weights"} <= found_in(
+        "nemo-rl", child, "defaults: gone.yaml\ngrpo: {max_num_epochs: 1}\n"
+    )
+
+
+def test_the_reward_of_a_script_of_ones_own_is_not_asked_for(tmp_path: Path) -> None:
+    options = (
+        "--output_dir {output} --num_train_epochs 1 --shuffle_dataset false --lr_scheduler_type constant"
+    )
+    path = tmp_path / "round.sh"
+    assert found_in("trl", path, f"trl grpo {options} --dataset_name {{output}}") == {"outcomes"}
+    assert found_in("trl", path, f"trl grpo {options} --reward_funcs accuracy_reward") == {"outcomes"}
+    assert not found_in("trl", path, f"trl grpo {options} --reward_funcs accuracy_reward reward.reward")
+    assert not found_in("trl", path, f"accelerate launch train.py {options}")
+    assert found_in("trl", path, f"accelerate launch train.py {options} --reward_funcs accuracy_reward") == {
+        "outcomes"
+    }
+
+
+def test_a_bound_on_rows_that_no_round_reaches_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "round.sh"
+    line = "python3 -m openrlhf.cli.train_ppo_ray --data.max_samples"
+    assert "subset" not in found_in("openrlhf", path, f"{line} 20000")
+    assert "subset" in found_in("openrlhf", path, f"{line} 2000")
+    assert "subset" in found_in("openrlhf", path, f"{line} 20000", "export")
+
+
+def test_workers_of_trls_loader_are_allowed(tmp_path: Path) -> None:
+    settings = "dataloader_num_workers: 2\nshuffle_dataset: false\nsave_steps: 10\n"
+    assert not found_in("trl", tmp_path / "trl.yaml", settings, "live")
+
+
+def test_a_converter_behind_the_training_makes_the_weights(tmp_path: Path) -> None:
+    path = tmp_path / "round.sh"
+    assert "weights" in found_in("verl", path, LAUNCH.replace(",hf_model", ""))
+    merge = "python -m verl.model_merger merge --local_dir $5/actor --target_dir $5/hf\n"
+    assert "weights" not in found_in("verl", path, LAUNCH.replace(",hf_model", "") + merge)
+    line = "uv run run_grpo.py policy.megatron_cfg.enabled=true\n"
+    assert "weights" in found_in("nemo-rl", path, line)
+    convert = "uv run examples/converters/convert_megatron_to_hf.py --hf-ckpt-path $5/hf\n"
+    assert "weights" not in found_in("nemo-rl", path, line + convert)
 
 
 @pytest.fixture

@@ -64,6 +64,37 @@ ray job submit --address="http://127.0.0.1:8265" \\
     }
 
 
+def test_defaults_of_variables_may_nest_and_stay() -> None:
+    script = """
+: "${OUT:=/ckpt/${RUN:-first}}"
+SIZE=8
+FILES=${FILES:-${DATA:-$HOME/data}/train.parquet}
+trl grpo --dataset_name "$FILES" --output_dir "${OUT}/${NAME:-${SIZE}}" --seed ${SEED:-${GAINCURATE_ROUND}}
+"""
+    assert settings_of(script, "trl") == {
+        "dataset_name": "$HOME/data/train.parquet",
+        "output_dir": "/ckpt/first/8",
+        "seed": "{round}",
+    }
+
+
+@pytest.mark.parametrize(
+    ("command", "kept"),
+    [
+        ('cd "$(dirname "$0")/.." && pwd', "$(cd...)"),
+        ("basename org/model", "$(basename...)"),
+        ("date +%m%d | tr -d 0", "$(...)"),
+        ("cat last.txt", "$(...)"),
+        ("dirname $GAINCURATE_CHECKPOINT", "$(...)"),
+        ("dirname $3", "$(...)"),
+    ],
+)
+def test_what_a_command_prints_is_one_word_that_is_not_known(command: str, kept: str) -> None:
+    """Only a folder or a name that is the same in every round keeps the name of its command."""
+    script = f"WHERE=$({command})\ntrl grpo --output_dir $WHERE/out --seed 3"
+    assert settings_of(script, "trl") == {"output_dir": f"{kept}/out", "seed": 3}
+
+
 def test_a_round_of_the_driver() -> None:
     line = (
         "gaincurate schedule run run -- sh -c 'python -m verl.trainer.main_ppo a={data} b=$((8*({round}+1)))'"

@@ -61,6 +61,40 @@ def test_hydras_own_way_to_name_a_file(tmp_path: Path) -> None:
     assert "names ./gone.yaml, which is not here" in read_settings([other], ["main_ppo"]).notes[0]
 
 
+def test_a_file_begins_with_those_that_its_defaults_name(tmp_path: Path) -> None:
+    """As NeMo-RL merges them: parents from beside the file, in their order, and the file over them."""
+    (tmp_path / "more").mkdir()
+    written(
+        tmp_path, "root.yaml", "a: {x: 1, y: 1, z: 1}\nlist: [1, 2]\ndata: {train: {name: old, part: 0.1}}\n"
+    )
+    written(tmp_path, "base.yaml", "defaults: root.yaml\na: {y: 2}\n")
+    written(tmp_path, "other.yaml", "a: {y: 3, z: 3}\nlist: [3]\n")
+    own = (
+        "defaults: [../base.yaml, ../other.yaml]\na: {z: 4}\ndata: {_override_: true, train: [{name: new}]}\n"
+    )
+    child = written(tmp_path / "more", "child.yaml", own)
+    found = read_settings([child], [], inherits=True)
+    assert found.given == {"a.x": 1, "a.y": 3, "a.z": 4, "list": [3], "data.train.0.name": "new"}
+    assert found.sections == {"a", "list", "data"}
+    assert not found.notes
+    assert read_settings([child], []).given["defaults"] == ["../base.yaml", "../other.yaml"]
+
+
+def test_a_file_that_defaults_name_and_is_not_here_is_said(tmp_path: Path) -> None:
+    child = written(tmp_path, "child.yaml", "defaults: gone.yaml\na: 1\n")
+    found = read_settings([child], [], inherits=True)
+    assert found.given == {"a": 1}
+    assert not found.sections
+    assert "name gone.yaml, which is not here" in found.notes[0]
+
+
+def test_defaults_that_lead_back_are_refused(tmp_path: Path) -> None:
+    written(tmp_path, "a.yaml", "defaults: b.yaml\n")
+    written(tmp_path, "b.yaml", "defaults: a.yaml\n")
+    with pytest.raises(InputError, match="its `defaults` lead back to"):
+        read_settings([str(tmp_path / "a.yaml")], [], inherits=True)
+
+
 def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"shuffle_dataset: false\n")))
     assert read_settings(["-"], []).given == {"shuffle_dataset": False}
