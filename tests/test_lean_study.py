@@ -182,7 +182,7 @@ def at_the_head(lean: Any, world: Any) -> Any:
     """A policy, its reading of some completions, two columns of their weights and the gradients by autograd."""
     policy = world.policy()
     completions = [[[5 + place, 6], [7]] * (place != 3) for place in range(len(world.prompts))]
-    rows = lean.head.read(policy, world.prompts, completions)
+    rows = lean.head.read(policy, world.prompts.tokens, completions)
     weights = torch.randn(len(rows.log_probs), 2, generator=torch.Generator().manual_seed(0))
     gradients = [head_gradients(lean, world, policy, completions, w) for w in weights.T]
     return policy, rows, weights, torch.stack(gradients, 1)
@@ -192,7 +192,7 @@ def test_products_of_gradients_at_the_head_are_those_of_autograd(
     lean: Any, world: Any, at_the_head: Any
 ) -> None:
     policy, rows, weights, gradients = at_the_head
-    head = lean.head.Head(policy.embedding, rows, len(gradients))
+    head = lean.head.Head(policy.embedding, rows)
     mean = head.mean(weights)
     torch.testing.assert_close(mean, gradients.mean(0), atol=1e-5, rtol=1e-4)
     expected = torch.einsum("ncvw,cvw->nc", gradients, gradients.mean(0))
@@ -205,7 +205,7 @@ def test_projected_products_are_right_in_the_mean(lean: Any, at_the_head: Any) -
     expected = torch.einsum("ncvw,cvw->nc", gradients, gradients.mean(0))
     drawn = []
     for seed in range(400):
-        head = lean.head.Head(policy.embedding, rows, len(gradients), 8, seed)
+        head = lean.head.Head(policy.embedding, rows, 8, seed)
         drawn.append(head.along(weights, head.mean(weights)))
     products = torch.stack(drawn)
     errors = products.std(0) / len(drawn) ** 0.5
@@ -216,17 +216,13 @@ def test_projected_products_are_right_in_the_mean(lean: Any, at_the_head: Any) -
 def test_weights_of_completions_are_the_advantages_of_their_rollouts(lean: Any) -> None:
     which = np.repeat([[0, 1], [2, 2]], 32, axis=1)[:, np.random.default_rng(0).permutation(64)]
     right = (which == 1).astype(float)
-    outcomes = lean.influence.Outcomes([[[5], [6]], [[7]]], which, right)
+    outcomes = lean.head.Outcomes([[[5], [6]], [[7]]], which, right)
+    weights = outcomes.weights((1, 8), 4, np.array([0, 0]))
     for draw in range(4):
-        taken = right[0, 16 * draw : 16 * draw + 8]
-        expected = [-(taken.mean() * (1 - taken.mean())), taken.mean() * (1 - taken.mean()), 0]
-        weights = outcomes.weights(8, draw, np.array([0, 0]))
-        assert weights.tolist() == pytest.approx(expected, abs=1e-7)
-    alone = outcomes.weights(
-        1, 0, np.array([0, 0])
-    )  # less the mean of the task: of this rollout and a wrong one
-    win = right[0, 0]
-    assert alone.tolist() == pytest.approx([-(1 - win) * win / 2, win / 2, -win / 2])
+        rate = right[0, 16 * draw : 16 * draw + 8].mean()
+        assert weights[:, 1, draw].tolist() == pytest.approx([-rate * (1 - rate), rate * (1 - rate), 0])
+        win = right[0, 16 * draw]  # one rollout, less the mean of the task: of it and a wrong one
+        assert weights[:, 0, draw].tolist() == pytest.approx([-(1 - win) * win / 2, win / 2, -win / 2])
 
 
 def test_the_loss_is_grpos_with_and_without_old_rollouts(lean: Any, world: Any) -> None:
@@ -309,7 +305,7 @@ def test_an_oracle_draws_by_exact_values_and_keeps_shares(lean: Any, world: Any,
             best = np.concatenate(
                 [np.flatnonzero(tasks == t)[np.argsort(-values[tasks == t])[:2]] for t in set(tasks)]
             )
-        assert set(drawn) == set(best)
+        assert values[drawn].min() > 0.999 * values[best].min()  # two that are as good may change places
 
 
 def as_transformers(policy: Any, start: Path) -> Any:
