@@ -1,6 +1,6 @@
 """Maps which signals know the influence of a prompt: rank correlations with the exact one, in the lean loop.
 
-Usage: python docs/studies/lean/influence.py RESULTS.jsonl [--world NAME=FOLDER ...] [--table].
+Usage: python docs/studies/lean/influence.py RESULTS.jsonl [--world NAME ...] [--table].
 A prompt's own rollouts are left out of the mean that their gradient is multiplied with: the square of their
 noise would pass for influence. A checkpoint's lines come together, and it is not mapped again.
 """
@@ -8,6 +8,7 @@ noise would pass for influence. A checkpoint's lines come together, and it is no
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import tempfile
@@ -34,13 +35,14 @@ from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.stats import spearman
 from gaincurate.scoring.pipeline import score
 
-WORLDS = {"w1": "build/study", "w3": "build/w3"}
+WORLDS = {"w1": ("build/study", 1), "w2": ("build/study", 3), "w3": ("build/w3", 1), "w4": ("build/w3", 3)}
 ARM = Arm(name="influence-map", step_prompts=4, round_steps=20)  # uniform, tuned; no arm has its numbers
 EVERY = 20  # steps between snapshots: a round
 DRAWS, SIZES, RANKS = 3, (1, 4, 8, 16), (16, 32, 64)
 ROLLOUTS = DRAWS * max(SIZES)  # of a prompt; draws share none
 LIVE = 0.02  # chance at least that a group of 8 differs
 TOP = 80  # prompts of a round
+WHEN = ("start", "middle", "end")
 CHECKED = 10  # prompts whose influence is checked against the mean accuracy
 Row = dict[str, Any]
 
@@ -93,7 +95,7 @@ def signals_of(
     for name, weights in (("a round", near), ("half the training", far)):
         put(policy, weights)
         past[name] = exact.accuracies()
-        found[f"influence itself, {name} away"] = [exact.influences(), exact.influences(world.heldout)]
+        found[f"influence itself, {name} away"] = [exact.influences()]
     put(policy, now)
     rates, targets = exact.accuracies(), [exact.influences(), exact.influences(world.heldout)]
     found["p (1 - p), and U_8: one order"] = [rates * (1 - rates)]
@@ -130,13 +132,11 @@ def signals_of(
     mean = Head(policy.embedding, all_rows[0]).mean(weights_of[0][:, SIZES.index(GROUP)])
     along = [golds.along(exactly[0][:, 0], each[None])[:, 0].numpy() for each in mean]
     found["head, gold answers along the mean of 8 rollouts"] = [np.array(along)]
-    moved = [
-        slopes(policy, mean_gradient(policy, each), lambda: log_probs(policy, prompts, outcomes[0]))
-        for each in sets
-    ]
+    mean_of_all = mean_gradient(policy, prompts)
+    slope = slopes(policy, mean_of_all, lambda: log_probs(policy, prompts, outcomes[0]))
     for place, size in enumerate(SIZES):
         parts = weights_of[0][:, place]
-        found[f"all weights, {size} rollouts"] = [summed(all_rows[0], parts, slope) for slope in moved]
+        found[f"all weights, {size} rollouts"] = [summed(all_rows[0], parts, slope)]
         counts = outcomes[0].right.reshape(len(prompts), DRAWS, -1)[:, :, :size].mean(2).T
         found[f"p (1 - p), {size} rollouts"] = [counts * (1 - counts)]
 
@@ -149,9 +149,7 @@ def signals_of(
     put(policy, after)
     newer = read(policy, prompts.tokens, kept.completions)
     change = (newer.log_probs - then.log_probs).numpy()
-    found["advantage x change of log-probability in a round, 8 rollouts"] = [
-        summed(then, parts[:, 0], change)
-    ]
+    found["advantage x change of log p in a round, 8 rollouts"] = [summed(then, parts[:, 0], change)]
     put(policy, now)
     if not first:
         found["head, 8 rollouts of a round ago"] = [
@@ -215,7 +213,7 @@ def mapped(name: str, world: World, done: set[str]) -> Iterator[list[Row]]:
             saved.append([w.detach().clone() for w in policy.parameters()])
     last, tasks = len(saved) - 1, world.prompts.tasks
     half = last // 2
-    places = {"start": (0, 1, half), "middle": (half, half - 1, 0), "end": (last, last - 1, half)}
+    places = dict(zip(WHEN, ((0, 1, half), (half, half - 1, 0), (last, last - 1, half)), strict=True))
     for when in (when for when in places if when not in done):
         begun, weights = time.perf_counter(), [saved[k] for k in places[when]]
         targets, rates, found = signals_of(world, policy, *weights, first=when == "start")
@@ -245,28 +243,31 @@ def checked(policy: Policy, world: World, influences: Floats) -> list[list[float
     return pairs
 
 
-FIGURES = ("all", "inside", "live", "live inside", "caught")
-
-
 def table(lines: list[Row]) -> str:
     """Means over a world's checkpoints, of each signal."""
     text = []
     for world in dict.fromkeys(line["world"] for line in lines):
         here = [line for line in lines if line["world"] == world]
-        heads = [*FIGURES, "+-", "inside +-", "start", "middle", "end", "held out", "inside"]
-        text.append(f"{world:74}" + "".join(f"{head:>12}" for head in heads))
+        heads = ["all", "inside", "live", "+-", "inside", "+-", "caught", *WHEN, "held out", "inside"]
+        text.append(f"{world:56}" + "".join(f"{head:>9}" for head in heads))
         for signal in dict.fromkeys(line["signal"] for line in here if "signal" in line):
             each = {line["checkpoint"]: line for line in here if line.get("signal") == signal}
-            cells = [fmean(line["set"][f][0] for line in each.values()) for f in FIGURES]
-            cells += [fmean(line["set"][f][1] for line in each.values()) for f in ("live", "live inside")]
-            cells += [
-                each[when]["set"]["live"][0] if when in each else float("nan")
-                for when in ("start", "middle", "end")
+            cells = [
+                fmean(line["set"][figure][part] for line in each.values())
+                for figure, parts in (
+                    ("all", 1),
+                    ("inside", 1),
+                    ("live", 2),
+                    ("live inside", 2),
+                    ("caught", 1),
+                )
+                for part in range(parts)
             ]
+            cells += [each[when]["set"]["live"][0] if when in each else math.nan for when in WHEN]
             cells += [
                 fmean(line["held out"][f][0] for line in each.values()) for f in ("live", "live inside")
             ]
-            text.append(f"{signal:74}" + "".join(f"{cell:12.2f}" for cell in cells))
+            text.append(f"{signal:56}" + "".join(f"{cell:9.2f}" for cell in cells))
         text.append("")
     return "\n".join(text)
 
@@ -274,14 +275,16 @@ def table(lines: list[Row]) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("results", type=Path)
-    parser.add_argument("--world", action="append", default=[], help="NAME=FOLDER; w1 and w3 if not given")
+    parser.add_argument("--world", action="append", choices=WORLDS, default=[])
     parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
     rows = [row for _, row in json_lines(given.results) if row] if given.results.exists() else []
-    for name, folder in [pair.split("=", 1) for pair in given.world] or WORLDS.items():
+    for name in given.world or WORLDS:
         done = {row["checkpoint"] for row in rows if row["world"] == name}
-        for lines in mapped(name, World(Path(folder)), done) if not given.table and len(done) < 3 else ():
+        folder, every = WORLDS[name]
+        left = not given.table and len(done) < len(WHEN)
+        for lines in mapped(name, World(Path(folder), every), done) if left else ():
             for line in lines:
                 append_line(given.results, line)
             rows += lines
