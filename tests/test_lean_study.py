@@ -25,7 +25,7 @@ from gaincurate.difficulty.predictor import DifficultyPredictor, Shape, save_ada
 from gaincurate.trainers.replay_loss import replay_loss
 
 FOLDER = Path(__file__).parent.parent / "docs/studies/lean"
-NAMES = ("policy", "world", "choosing", "loop", "papers", "study", "agreement")
+NAMES = ("policy", "world", "choosing", "loop", "papers", "study", "agreement", "head", "influence")
 ANSWERS = ["in", "st", "a", "on"] * 3
 TASKS = ["copy", "copy", "ends", "ends"] * 3
 
@@ -160,6 +160,70 @@ def test_influence_is_the_product_of_a_prompts_gradient_with_the_means(lean: Any
     influences = lean.choosing.Exact(world.prompts, policy).influences()
     assert np.abs(influences - expected).max() < 0.01 * np.abs(expected).max()
     assert all(torch.equal(w, b) for w, b in zip(weights, before, strict=True))
+
+
+def head_gradients(lean: Any, world: Any, policy: Any, spelled: list[Any], weights: Any) -> Any:
+    """`[N, V, width]`: of sums of log-probabilities with weights, by autograd at a head of its own."""
+    firsts, gradients = np.cumsum([0, *map(len, spelled)]), []
+    for place, each in enumerate(spelled):
+        if not each:
+            gradients.append(torch.zeros_like(policy.embedding))
+            continue
+        batch = lean.policy.trees([world.prompts.tokens[place]], [each])
+        head = policy.embedding.detach().clone().requires_grad_()
+        logits = policy.states(batch).detach()[batch.before] @ head.T
+        logs = logits.log_softmax(-1).gather(1, batch.scored[:, None])[:, 0]
+        loss = (logs * weights[firsts[place] + batch.branch]).sum()
+        gradients.append(torch.autograd.grad(loss, head)[0])
+    return torch.stack(gradients)
+
+
+@pytest.fixture(scope="module")
+def at_the_head(lean: Any, world: Any) -> Any:
+    """A policy, its reading of some completions, two columns of their weights and the gradients by autograd."""
+    policy = world.policy()
+    completions = [[[5 + place, 6], [7]] * (place != 3) for place in range(len(world.prompts))]
+    rows = lean.head.read(policy, world.prompts.tokens, completions)
+    weights = torch.randn(len(rows.log_probs), 2, generator=torch.Generator().manual_seed(0))
+    gradients = [head_gradients(lean, world, policy, completions, w) for w in weights.T]
+    return policy, rows, weights, torch.stack(gradients, 1)
+
+
+def test_products_of_gradients_at_the_head_are_those_of_autograd(
+    lean: Any, world: Any, at_the_head: Any
+) -> None:
+    policy, rows, weights, gradients = at_the_head
+    head = lean.head.Head(policy.embedding, rows)
+    mean = head.mean(weights)
+    torch.testing.assert_close(mean, gradients.mean(0), atol=1e-5, rtol=1e-4)
+    expected = torch.einsum("ncvw,cvw->nc", gradients, gradients.mean(0))
+    torch.testing.assert_close(head.along(weights, mean), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(head.squares(weights), gradients.square().sum((2, 3)), atol=1e-4, rtol=1e-4)
+
+
+def test_projected_products_are_right_in_the_mean(lean: Any, at_the_head: Any) -> None:
+    policy, rows, weights, gradients = at_the_head
+    expected = torch.einsum("ncvw,cvw->nc", gradients, gradients.mean(0))
+    drawn = []
+    for seed in range(400):
+        head = lean.head.Head(policy.embedding, rows, 8, seed)
+        drawn.append(head.along(weights, head.mean(weights)))
+    products = torch.stack(drawn)
+    errors = products.std(0) / len(drawn) ** 0.5
+    assert ((products.mean(0) - expected).abs() <= 4 * errors + 1e-6).all()
+    assert (errors[gradients.square().sum((2, 3)) > 0] > 0).all()
+
+
+def test_weights_of_completions_are_the_advantages_of_their_rollouts(lean: Any) -> None:
+    which = np.repeat([[0, 1], [2, 2]], 32, axis=1)[:, np.random.default_rng(0).permutation(64)]
+    right = (which == 1).astype(float)
+    outcomes = lean.head.Outcomes([[[5], [6]], [[7]]], which, right)
+    weights = outcomes.weights((1, 8), 4, np.array([0, 0]))
+    for draw in range(4):
+        rate = right[0, 16 * draw : 16 * draw + 8].mean()
+        assert weights[:, 1, draw].tolist() == pytest.approx([-rate * (1 - rate), rate * (1 - rate), 0])
+        win = right[0, 16 * draw]  # one rollout, less the mean of the task: of it and a wrong one
+        assert weights[:, 0, draw].tolist() == pytest.approx([-(1 - win) * win / 2, win / 2, -win / 2])
 
 
 def test_the_loss_is_grpos_with_and_without_old_rollouts(lean: Any, world: Any) -> None:
@@ -375,5 +439,6 @@ def test_the_page_has_the_tables_that_the_files_give(lean: Any, capsys: pytest.C
     lean.study.main(FOLDER / "study.toml", FOLDER / "results.jsonl", show=True)
     for name in ("papers", "tune", "tuned", "fresh", "decide", "passes"):
         lean.study.main(FOLDER / f"{name}.toml", FOLDER / f"{name}.jsonl", show=True)
+    print(lean.influence.table([json.loads(line) for line in (FOLDER / "influence.jsonl").open()]))
     for line in capsys.readouterr().out.splitlines():
         assert line in page

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -17,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 import transformers
-from policy import Policy
+from policy import Policy, Tensor
 from pydantic import Field
 from world import Prompts, World
 
@@ -44,30 +45,42 @@ class Exact:
         """`[N]`: p of each prompt."""
         return self.prompts.accuracies(self.policy)
 
-    def influences(self) -> Floats:
-        """`[N]`: the inner product of each prompt's gradient of p with that of the mean p of all.
+    def influences(self, on: Prompts | None = None) -> Floats:
+        """`[N]`: the inner product of each prompt's gradient of p with that of the mean p of `on`.
 
-        A prompt's expected policy gradient with r - mean is (G - 1) / G of its gradient of p. The product is
-        the derivative of its p along the mean's gradient, a central difference of two more passes.
+        Without `on`, of all that are chosen from. A prompt's expected policy gradient with r - mean is
+        (G - 1) / G of its gradient of p. The product is
+        the derivative of its p along the mean's gradient.
         """
-        weights = self.policy.parameters()
-        total = [torch.zeros_like(w) for w in weights]
-        for _, values in self.prompts.chunks(self.policy):
-            for sum_, part in zip(total, torch.autograd.grad(values.sum(), weights), strict=True):
-                sum_ += part / len(self.prompts)
-        norm = float(torch.stack([part.norm() for part in total]).norm())
-        start = [w.detach().clone() for w in weights]
-        ends = []
-        for sign in (1, -1):
-            with torch.no_grad():
-                for w, begin, part in zip(weights, start, total, strict=True):
-                    w.copy_(begin + sign * _STEP / norm * part)
-            ends.append(self.accuracies())
+        return slopes(self.policy, mean_gradient(self.policy, on or self.prompts), self.accuracies)
+
+
+def mean_gradient(policy: Policy, prompts: Prompts) -> list[Tensor]:
+    """The gradient of the mean p of these prompts, by parameter."""
+    weights = policy.parameters()
+    total = [torch.zeros_like(w) for w in weights]
+    for _, values in prompts.chunks(policy):
+        for sum_, part in zip(total, torch.autograd.grad(values.sum(), weights), strict=True):
+            sum_ += part / len(prompts)
+    return total
+
+
+def slopes(policy: Policy, direction: list[Tensor], measure: Callable[[], Floats]) -> Floats:
+    """Derivatives of what is measured, along a direction in weights: a central difference of two passes."""
+    weights = policy.parameters()
+    norm = float(torch.stack([part.norm() for part in direction]).norm())
+    start = [w.detach().clone() for w in weights]
+    ends = []
+    for sign in (1, -1):
         with torch.no_grad():
-            for w, begin in zip(weights, start, strict=True):
-                w.copy_(begin)
-        slopes: Floats = (ends[0] - ends[1]) * norm / (2 * _STEP)
-        return slopes
+            for w, begin, part in zip(weights, start, direction, strict=True):
+                w.copy_(begin + sign * _STEP / norm * part)
+        ends.append(measure())
+    with torch.no_grad():
+        for w, begin in zip(weights, start, strict=True):
+            w.copy_(begin)
+    values: Floats = (ends[0] - ends[1]) * norm / (2 * _STEP)
+    return values
 
 
 @dataclass(frozen=True)

@@ -156,8 +156,8 @@ class Policy:
             x = x + F.linear(F.silu(gate) * up, layer["down"])
         return F.rms_norm(x, width, self.norm, self._epsilon)
 
-    def log_probs(self, batch: Trees) -> Tensor:
-        """`[S]`: natural logarithms of the branches' tokens' probabilities."""
+    def states(self, batch: Trees) -> Tensor:
+        """`[T, width]`: what the output layer reads at each token."""
         rows, longest = len(batch.mask), batch.mask.shape[-1]
 
         def attend(_: int, *parts: Tensor) -> Tensor:
@@ -165,8 +165,11 @@ class Policy:
             mixed = F.scaled_dot_product_attention(q, k, v, batch.mask).transpose(1, 2)
             return mixed.reshape(rows * longest, -1)[batch.places]
 
-        hidden = self._hidden(batch.ids, batch.positions, attend)
-        logits = F.linear(hidden[batch.before], self.embedding)
+        return self._hidden(batch.ids, batch.positions, attend)
+
+    def log_probs(self, batch: Trees) -> Tensor:
+        """`[S]`: natural logarithms of the branches' tokens' probabilities."""
+        logits = F.linear(self.states(batch)[batch.before], self.embedding)
         return logits.log_softmax(-1).gather(1, batch.scored[:, None])[:, 0]
 
     @torch.no_grad()
