@@ -5,7 +5,7 @@ READY := .venv/.ready
 SITE := $(BIN)/zensical build --config-file docs/zensical.toml --clean
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo study study-short test test-slow test-all test-loaders test-verl test-ray check static format docs docs-serve bench bench-gpu clean
+.PHONY: help setup demo study study-short test test-slow test-all test-loaders test-verl check static format docs docs-serve bench bench-gpu clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -51,10 +51,6 @@ test-loaders: .venv-trainers/.ready  ## the trainers' own loaders read our files
 test-verl: .venv-trainers/.ready  ## verl's own classes and its own fit follow a run, 0.9.1 and then 0.7.1
 	.venv-trainers/bin/python -m pytest -W default tests/with_verl
 	PYTHONPATH=.venv-trainers/verl-0.7.1 .venv-trainers/bin/python -m pytest -W default tests/with_verl
-
-test-ray: $(READY)  ## Ray with several nodes, of which some are lost; on a machine that does nothing else
-	GAINCURATE_RAY=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/scoring/test_ray.py tests/scoring/test_ray_start.py \
-		tests/difficulty/test_rollout_ray.py
 
 PINS := tests/loaders/constraints.txt
 .venv-trainers/.ready: pyproject.toml tests/loaders/requirements.txt $(PINS)

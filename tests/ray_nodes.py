@@ -15,13 +15,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-alone = pytest.mark.skipif(
-    os.environ.get("GAINCURATE_RAY") != "1",
-    reason="`make test-ray` runs it: nodes are found dead by their silence, so nothing else must run beside it",
-)
-"""Marks what needs a Ray of several nodes."""
 _HEALTH = {
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 500,

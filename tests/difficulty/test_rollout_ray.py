@@ -14,12 +14,11 @@ from gaincurate.core.progress import Progress
 from gaincurate.difficulty.config import make_config
 from gaincurate.difficulty.rollout import roll_out
 from gaincurate.scoring.pipeline import score
-from ray_nodes import Nodes, alone, cluster, gone, kill
+from ray_nodes import Nodes, cluster, gone, kill
 
 pytest.importorskip("ray", reason="needs ray: pip install 'gaincurate[ray]'")
 pytestmark = [
     pytest.mark.slow,
-    alone,
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore:Tip. In future versions of Ray:FutureWarning"),

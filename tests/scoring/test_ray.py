@@ -19,7 +19,7 @@ from gaincurate.core.progress import Progress
 from gaincurate.errors import GaincurateError, InputError
 from gaincurate.scoring import pipeline
 from gaincurate.scoring.config import ScoreConfig
-from ray_nodes import Nodes, alone, cluster, gone, kill, workers_of
+from ray_nodes import Nodes, cluster, gone, kill, workers_of
 
 pytest.importorskip("ray", reason="needs ray: pip install 'gaincurate[ray]'")
 # Ray's own: sockets and files that it leaves to the garbage collector, and a word about what it will do one day.
@@ -121,7 +121,6 @@ def test_a_worker_of_a_ray_of_our_own_writes_the_same_bytes(
 
 
 @pytest.mark.slow
-@alone
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_any_number_of_workers_writes_the_same_bytes(
     workers: int, tmp_path: Path, tiny_model: Path, data: Path, whole: dict[str, bytes], two: Nodes
@@ -182,7 +181,6 @@ def gate(tmp_path: Path, by_value: None, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 @pytest.mark.slow
-@alone
 @pytest.mark.parametrize("lost", ["node", "raylet", "worker"])
 def test_what_is_lost_is_done_again_by_others(
     lost: str,
@@ -211,7 +209,6 @@ def test_what_is_lost_is_done_again_by_others(
 
 
 @pytest.mark.slow
-@alone
 def test_all_are_lost_and_one_comes_later(
     tmp_path: Path, tiny_model: Path, data: Path, whole: dict[str, bytes], two: Nodes, gate: Path
 ) -> None:
@@ -232,7 +229,6 @@ def test_all_are_lost_and_one_comes_later(
 
 
 @pytest.mark.slow
-@alone
 def test_all_are_lost_and_none_comes_and_the_same_command_goes_on(
     tmp_path: Path, tiny_model: Path, data: Path, whole: dict[str, bytes], two: Nodes, gate: Path
 ) -> None:
@@ -255,7 +251,6 @@ def test_all_are_lost_and_none_comes_and_the_same_command_goes_on(
 
 
 @pytest.mark.slow
-@alone
 def test_twenty_workers_are_killed_in_one_run(
     tmp_path: Path, tiny_model: Path, data: Path, two: Nodes
 ) -> None:
@@ -293,7 +288,6 @@ def poisoned(config: Any, hashed: Any, inbox: Any, report: Any) -> None:
 
 
 @pytest.mark.slow
-@alone
 def test_the_shard_that_kills_its_workers_is_named(
     tmp_path: Path, tiny_model: Path, data: Path, two: Nodes, by_value: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -309,7 +303,6 @@ def test_the_shard_that_kills_its_workers_is_named(
 
 
 @pytest.mark.slow
-@alone
 def test_a_worker_says_what_one_process_says(tmp_path: Path, tiny_model: Path, two: Nodes) -> None:
     rows = tiny.questions(60)
     rows[50]["question"] = " "
@@ -325,7 +318,6 @@ def test_a_worker_says_what_one_process_says(tmp_path: Path, tiny_model: Path, t
 
 
 @pytest.mark.slow
-@alone
 def test_ctrl_c_leaves_no_worker(tmp_path: Path, tiny_model: Path, data: Path, two: Nodes) -> None:
     def press() -> None:
         raise KeyboardInterrupt

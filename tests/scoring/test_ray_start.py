@@ -16,12 +16,11 @@ import pytest
 
 import tiny
 from command import run, tree
-from ray_nodes import alone, gone, started_by_hand
+from ray_nodes import gone, started_by_hand
 
 ray = pytest.importorskip("ray", reason="needs ray: pip install 'gaincurate[ray]'")
 pytestmark = [
     pytest.mark.slow,
-    alone,
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore:Tip. In future versions of Ray:FutureWarning"),
