@@ -11,6 +11,7 @@ import json
 import lzma
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -119,8 +120,16 @@ REWORDED = {
     "upper case and how Unicode composes characters; answers": (
         "upper case, how Unicode composes characters and how LaTeX is spelt; answers"
     ),
+    "Intervals hold one at a time.": (
+        "Intervals hold one at a time. There is none below 10 rows, nor where fewer than 5 differ from a column's "
+        "commonest value: a resample could miss them all."
+    ),
 }
-"""What hygiene says since it knows spellings of LaTeX."""
+"""What hygiene says since it knows spellings of LaTeX, and the report since it has no interval of next to nothing."""
+NO_INTERVAL = re.compile(
+    r"\.report\.relations\[\d+\]\.groups\[1\]\.correlation\.(low|high): None, before -?0\.\d+"
+)
+"""Of a group of which all rows but a few have one pass rate."""
 
 
 def test_commands_that_read_say_what_they_said(folder: Path) -> None:
@@ -131,7 +140,8 @@ def test_commands_that_read_say_what_they_said(folder: Path) -> None:
     for then, now in REWORDED.items():
         assert then in before
         before = before.replace(then, now)
-    assert [line for line in differences(new, json.loads(before)) if not line.endswith(unknown)] == []
+    found = [line for line in differences(new, json.loads(before)) if not NO_INTERVAL.fullmatch(line)]
+    assert [line for line in found if not line.endswith(unknown)] == []
 
 
 def test_a_finished_set_is_kept_to_the_byte(folder: Path) -> None:
