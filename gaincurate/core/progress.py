@@ -6,6 +6,7 @@ Whoever wants to see the work overrides them. Every method does nothing by defau
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -43,6 +44,36 @@ class Progress:
 
     def note(self, text: str) -> None:
         """A sentence worth reading once."""
+
+
+class Bar(Progress):
+    """A bar of tqdm, which comes with transformers. Its text works in notebooks with and without widgets."""
+
+    _bar: Any = None
+
+    def start(self, total: int, done: float = 0, *, what: str = "", unit: str = "row") -> None:
+        """See `Progress`."""
+        from tqdm import tqdm  # type: ignore[import-untyped]
+
+        self._end()
+        self._bar = tqdm(total=total, initial=done, desc=what, unit=unit)
+
+    def advance(self, n: float, **also: int) -> None:
+        """See `Progress`."""
+        if self._bar is not None:
+            self._bar.update(n)
+            if self._bar.n >= self._bar.total:
+                self._end()
+
+    def _end(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = None
+
+
+def for_python() -> Progress:
+    """What a function shows that a person calls: a bar in a notebook, nothing in a program."""
+    return Bar() if "ipykernel" in sys.modules else Progress()
 
 
 class Sent(Progress):

@@ -25,7 +25,7 @@ from gaincurate.core.foreign import json_value
 from gaincurate.core.leases import Event, shards_of
 from gaincurate.core.locks import work_folder
 from gaincurate.core.options import checked
-from gaincurate.core.progress import Listener, Progress, Sent
+from gaincurate.core.progress import Listener, Progress, Sent, for_python
 from gaincurate.core.ray_cluster import Needs, Report, Work, need_shared, spread
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty import metrics
@@ -57,7 +57,8 @@ from gaincurate.errors import InputError
 def rollout(
     scored: str | Path, out: str | Path, *, verifier: str, **options: Unpack[RolloutOptions]
 ) -> RolloutSummary:
-    """Sample completions of a scored set's prompts and verify them: `gaincurate difficulty rollout`.
+    """Sample completions of a scored set's prompts and verify them: `gaincurate difficulty rollout`, with a
+    bar in a notebook.
 
     Args:
         scored: a finished scored set.
@@ -72,7 +73,7 @@ def rollout(
         LockedError: another process writes the same set.
     """
     given = {"scored": scored, "out": out, "verifier": verifier, **options}
-    return roll_out(checked(RolloutConfig, given, keywords=True))
+    return roll_out(checked(RolloutConfig, given, keywords=True), for_python())
 
 
 def roll_out(config: RolloutConfig, progress: Progress | None = None) -> RolloutSummary:

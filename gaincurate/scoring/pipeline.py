@@ -30,7 +30,7 @@ from gaincurate.core.leases import Event, shards_of
 from gaincurate.core.locks import one_at_a_time, work_folder
 from gaincurate.core.options import checked
 from gaincurate.core.process import end_workers, start_tracker, start_workers
-from gaincurate.core.progress import Listener, Progress, Sent
+from gaincurate.core.progress import Listener, Progress, Sent, for_python
 from gaincurate.core.ray_cluster import Needs, Report, Work, need_shared, spread
 from gaincurate.core.scored_set import SCORES, ScoredSet
 from gaincurate.errors import GaincurateError, OutputError
@@ -48,7 +48,7 @@ _ENDING = 10.0  # seconds for a worker that is done to end by itself
 
 
 def score(data: str, model: str, out: str | Path, **options: Unpack[ScoreOptions]) -> Summary:
-    """Score a prompt set: `gaincurate score` as a function.
+    """Score a prompt set: `gaincurate score` as a function, with a bar in a notebook.
 
     Where there are several workers (several GPUs, or `workers`), they import the calling script again: call
     it under `if __name__ == "__main__":`.
@@ -65,7 +65,7 @@ def score(data: str, model: str, out: str | Path, **options: Unpack[ScoreOptions
         LockedError: another process writes the same shards.
     """
     given = {"data": str(data), "model": str(model), "out": Path(out), **options}
-    return score_dataset(checked(ScoreConfig, given, keywords=True))
+    return score_dataset(checked(ScoreConfig, given, keywords=True), for_python())
 
 
 def score_dataset(

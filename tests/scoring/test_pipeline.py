@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -53,6 +54,23 @@ def test_the_same_options_give_the_same_bytes_and_a_finished_set_is_left_alone(
     again = score(data, tiny_model, tmp_path / "a")
     assert (again.complete, again.scored) == (True, 0)
     assert tree(tmp_path / "a") == first
+
+
+def test_a_notebook_sees_a_bar_and_a_program_sees_nothing(
+    tmp_path: Path,
+    tiny_model: Path,
+    data: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    score(data, tiny_model, tmp_path / "a")
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))
+    score(data, tiny_model, tmp_path / "b")
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.split("\r")[1].startswith("scoring:   0%|")
+    assert "| 38/40 [" in said.err  # two rows are rejected
 
 
 @pytest.mark.slow
