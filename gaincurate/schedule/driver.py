@@ -322,6 +322,12 @@ class Schedule:
         open_run(checked(ScheduleConfig, {**required, **options}, keywords=True))
         return cls(run)
 
+    def __repr__(self) -> str:
+        config, round_ = self._run.config, self.round
+        at = f"round {round_} ({round_ + 1}/{config.rounds})" if round_ >= 0 else "no round yet"
+        at += ", finished" * self.finished
+        return f"Schedule({str(self.folder)!r}: {config.strategy}, {at})"
+
     def __iter__(self) -> Iterator[int]:
         """The rounds that are left, by number; the body trains on `data()` and gives outcomes to `report`.
 

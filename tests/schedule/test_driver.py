@@ -210,6 +210,7 @@ def test_an_unwritable_command_file_or_a_strange_one_is_told(tmp_path: Path) -> 
 def test_a_programs_own_loop_goes_through_the_rounds_that_are_left(tmp_path: Path) -> None:
     scored = runs.some_set(tmp_path / "set")
     schedule = Schedule.start(scored, tmp_path / "run", strategy="uniform", budget=8, rounds=3)
+    assert repr(schedule) == f"Schedule('{tmp_path}/run': uniform, round 0 (1/3))"
     walked = []
     for round_ in schedule:
         walked.append(round_)
@@ -222,6 +223,7 @@ def test_a_programs_own_loop_goes_through_the_rounds_that_are_left(tmp_path: Pat
         schedule.report({"gc_id": gc_id, "reward": 1.0} for gc_id in schedule.ids)
     assert walked == [0, 1, 1, 2]
     assert schedule.finished
+    assert repr(schedule) == f"Schedule('{tmp_path}/run': uniform, round 2 (3/3), finished)"
     assert list(schedule) == []
     other = Schedule.start(scored, tmp_path / "other", strategy="uniform", budget=8, rounds=3)
     with pytest.raises(OutcomeError, match="round 0 has no outcomes"):
