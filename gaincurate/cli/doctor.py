@@ -136,7 +136,7 @@ def _print_report(report: Report) -> None:
         output.text("  nothing found")
     output.text()
     for note in report.notes:
-        output.text(f"note: {note}")
+        output.fitted(f"note: {note}")
     broken = sum(finding.breaks for finding in report.findings)
     if broken:
         output.note(

@@ -96,7 +96,7 @@ def _print(folder: Path, rows: int, findings: list[Finding], skipped: dict[str, 
     if any(item.rows for item in findings):
         output.text()
         names = ",".join(item.check for item in findings if item.rows)
-        output.text(
+        output.fitted(
             "  next: look at the rows (`--list FILE` writes all of them); then, with the same options,"
         )
         output.text(f"  `gaincurate export {shlex.quote(str(folder))} --drop {names}` leaves them out")

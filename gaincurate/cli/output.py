@@ -153,8 +153,12 @@ def say(line: str, indent: str = "", *, first: str = "") -> None:
 
 
 def fitted(line: str, indent: str = "  ", *, first: str = "") -> None:
-    """A line to stdout, over several where the terminal is too narrow; one line in a pipe."""
-    _wrapped(line, terminal_width() or sys.maxsize, indent, first)
+    """A line to stdout, over several where the terminal is too narrow; one line in a pipe.
+
+    The spaces that it begins with are kept.
+    """
+    first = first or line[: len(line) - len(line.lstrip(" "))]
+    _wrapped(line.lstrip(" "), terminal_width() or sys.maxsize, indent, first)
 
 
 def _wrapped(line: str, width: int, indent: str, first: str) -> None:

@@ -56,7 +56,7 @@ def print_difficulty(facts: dict[str, Any], trainer: list[dict[str, Any]]) -> No
     if waiting["rolls_out"]:
         output.text(f"  round {waiting['round']}: its references are rolled out by `schedule run` or `next`")
     else:
-        output.text(
+        output.fitted(
             f"  round {waiting['round']} waits for outcomes of its references: prompts in "
             f"{waiting['prompts']}, outcomes to {waiting['outcomes']}"
         )
@@ -70,7 +70,7 @@ def _cost(facts: dict[str, Any], trainer: list[dict[str, Any]]) -> None:
     if facts["target"] == "difficulty":
         aim = f"a failure rate of {facts['target_difficulty']:g}"
     output.text(f"  aims at {aim}, predicted by {facts['predictor']}")
-    output.text(
+    output.fitted(
         f"  references: {output.counted(cost['rollouts'], 'rollout')} (the trainer's: {rollouts:,}), "
         f"{output.counted(cost['completion_tokens'], 'completion token')} (the trainer's: {tokens:,}), "
         f"{cost['rollout_seconds']:,.1f} s of rollouts, {cost['predict_seconds']:,.1f} s of prediction"
@@ -241,7 +241,7 @@ def print_status(facts: dict[str, Any], last: int | None = None) -> None:
         by += f", where {facts['where']}"
     if facts["stratify"] != "none":
         by += f", within the groups of {facts['stratify']}"
-    output.text(
+    output.fitted(
         f"{facts['run']}: {facts['strategy']}{by}, {facts['budget']:,} of "
         f"{output.counted(facts['kept'], 'prompt')} a round, "
         f"{output.counted(facts['planned_rounds'], 'round')}; {where}"
@@ -259,29 +259,29 @@ def print_status(facts: dict[str, Any], last: int | None = None) -> None:
         output.text(f"  the last {len(shown):,} of {len(rounds):,} rounds")
     whole = facts["training_seconds"] + facts["scoring_seconds"]
     if whole:
-        output.text(
+        output.fitted(
             f"  {facts['training_seconds']:,.1f} s of training, {facts['scoring_seconds']:,.1f} s of scoring "
             f"({facts['scoring_seconds'] / whole:.0%})"
         )
     if facts["seconds_left"] is not None:
-        output.text(f"  about {duration(facts['seconds_left'])} left, as the last rounds went")
+        output.fitted(f"  about {duration(facts['seconds_left'])} left, as the last rounds went")
     if facts["late"]:
-        output.text(f"  outcomes that came after their round: of {output.counted(facts['late'], 'prompt')}")
+        output.fitted(f"  outcomes that came after their round: of {output.counted(facts['late'], 'prompt')}")
     if (differ := facts["differ"]) is not None:
         share = differ["forecast"]
-        output.text(
+        output.fitted(
             f"  groups that differ: {output.number(differ['came'], '.1%')} so far. The forecast for "
             f"{differ['strategy']} was {share['value']:.1%} ({share['low']:.1%} to {share['high']:.1%}) in "
             f"groups of {differ['group']}."
         )
     waiting = facts["waiting"]
     if waiting is not None:
-        output.text(
+        output.fitted(
             f"  round {waiting['round']}: outcomes for {waiting['prompts']:,} of "
             f"{output.counted(waiting['of'], 'prompt')}"
         )
         if waiting["problem"]:
-            output.text(f"  {waiting['problem']}")
+            output.fitted(f"  {waiting['problem']}")
     if facts["last_line"] is not None:
         output.text(f"  the trainer's log ends: {output.plain(facts['last_line'])[: output.WIDTH]}")
     if facts["difficulty"] is not None:
@@ -376,7 +376,7 @@ def print_forecast(forecast: dict[str, Any]) -> None:
     paths = forecast["mu"]
     if paths and len(paths["rounds"]) > 1:
         output.text()
-        output.text(
+        output.fitted(
             f"target rank, if each round had this accuracy (and mean angle {paths['concentration']:.3f}):"
         )
         names = ("all wrong", "on target", "all right")

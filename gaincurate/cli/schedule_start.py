@@ -290,7 +290,7 @@ def start(
             output.as_json({"run": str(run), "round": 0, **paths_of(opened, 0)})
             return
         plan = opened.plan(0)
-        output.text(
+        output.fitted(
             f"{run}: round 0 of {opened.config.rounds} is planned: {opened.config.budget:,} of "
             f"{output.counted(opened.prompts, 'prompt')}, "
             f"{output.counted(plan['forecast']['prompt_tokens'], 'prompt token')}"

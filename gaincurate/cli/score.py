@@ -60,26 +60,26 @@ def print_summary(summary: Summary, verbose: bool = False) -> None:
                 first="  ",
             )
     if not summary.complete:
-        output.text(f"{summary.out} is not complete yet: other --shard runs have shards left to write")
+        output.fitted(f"{summary.out} is not complete yet: other --shard runs have shards left to write")
         return
     new = summary.scored or summary.seconds.get("segmenting")
     state = "complete" if new else "already complete, nothing was left to score"
     facts = [output.counted(summary.rows or 0, "row"), f"{summary.rejected:,} rejected"]
     if summary.truncated:
         facts.append(f"{summary.truncated:,} truncated")
-    output.text(f"{summary.out} is {state}: {', '.join(facts)}")
+    output.fitted(f"{summary.out} is {state}: {', '.join(facts)}")
     if not summary.rows:  # what else there is to say is `need_a_row`'s
         return
     if summary.rejected:
         output.text(f"  the rejected rows and why: {summary.out / REJECTED}")
     if summary.rows_without_prefix:
         verb, whose = ("has", "its") if summary.rows_without_prefix == 1 else ("have", "their")
-        output.text(
+        output.fitted(
             f"  {output.counted(summary.rows_without_prefix, 'row')} {verb} no token before the question: "
             f"gc_angle is {whose} intra term alone"
         )
     if summary.zero_vectors:
-        output.text(f"  {output.zero_vector_sentence(summary.zero_vectors)}")
+        output.fitted(f"  {output.zero_vector_sentence(summary.zero_vectors)}")
     if not isinstance(summary.out, Remote):  # of a set in a store `show` says it, which fetches the set
         output.fitted(output.length_sentence(summary.spearman_length), "  ", first="  ")
     output.text(f"  next: gaincurate show {shlex.quote(str(summary.out))}")

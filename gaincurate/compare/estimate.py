@@ -87,7 +87,7 @@ def estimate(
     seconds = None
     if speed is not None:
         work = sum(_share_left(job) * (speed.beginning + _tokens(job) * speed.token) for job in every)
-        seconds = (work + marks * speed.judging) / max(1, min(workers, len(every)))
+        seconds = (work + marks * speed.judging) / max(1, min(workers, sum(not job.done for job in every)))
     return {
         "arms": [
             _arm(comparison, [job for job in jobs if job.arm.name == arm.name]) for arm in comparison.arms

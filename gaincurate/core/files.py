@@ -178,9 +178,14 @@ def json_lines(source: Path | bytes, since: int = 0) -> Iterator[tuple[int, dict
 
 def _objects(file: IO[bytes], since: int) -> Iterator[tuple[int, dict[str, Any] | None]]:
     place = 0
-    for number, line in enumerate(lines_of(file), 1):
-        place += len(line)
-        if place <= since or not line.endswith(b"\n") or not line.strip():
+    for number, (line, size) in enumerate(lines_of(file), 1):
+        place += size
+        if place <= since:
+            continue
+        if line is None:
+            yield number, None
+            continue
+        if not line.endswith(b"\n") or not line.strip():
             continue
         try:
             value = json_value(line, surrogates=True)

@@ -227,12 +227,14 @@ def _see_length(text: str) -> None:
         raise Malformed(f"it has more than {LARGEST_CONFIG:,} characters")
 
 
-def lines_of(file: IO[bytes]) -> Iterator[bytes]:
-    """The lines of a file. Of one that is too long its beginning is given, without a line break."""
+def lines_of(file: IO[bytes]) -> Iterator[tuple[bytes | None, int]]:
+    """The lines of a file and the bytes that each takes; None for one that is too long."""
     for line in iter(partial(file.readline, LONGEST_LINE), b""):
-        yield line
-        while line and not line.endswith(b"\n") and len(line) == LONGEST_LINE:
-            line = file.readline(LONGEST_LINE)
+        size, part = len(line), line
+        while len(part) == LONGEST_LINE and not part.endswith(b"\n"):
+            part = file.readline(LONGEST_LINE)
+            size += len(part)
+        yield line if size == len(line) else None, size
 
 
 def see_fits(model: type[BaseModel], value: Any) -> None:

@@ -314,7 +314,7 @@ class _Run:
         rejected += [{"gc_id": gc_id, "reason": reason} for gc_id, reason in work.refused.items()]
         write_shard(out, index, self.identity, judged, rejected)
         for path in folder.glob(f"*-{index:05d}.jsonl"):
-            path.unlink()
+            path.unlink(missing_ok=True)
         self.progress.advance(len(prompts))
         counts = {"units": len(prompts), "other_lengths": other_lengths}
         self.progress.part(f"shard {index + 1} of {len(self.prompts.pieces)}", shard=index, **counts)

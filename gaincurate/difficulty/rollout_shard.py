@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -26,7 +27,9 @@ from gaincurate.difficulty.prompts import Prompt
 from gaincurate.difficulty.rollout_set import Judged
 from gaincurate.difficulty.verifier import Verdict, VerifierPool
 from gaincurate.difficulty.verify_worker import Job
-from gaincurate.errors import OutputError, RowError, storage_error
+from gaincurate.errors import LockedError, OutputError, RowError, storage_error
+
+_PATIENCE = 120.0  # seconds for a journal's writer before; one on a lost machine is ended by Ray
 
 
 class Journal:
@@ -43,14 +46,41 @@ class Journal:
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            fresh = not path.exists()
-            self._file = path.open("ab+")
-            fcntl.flock(self._file, fcntl.LOCK_EX)
-            self._cut()
-            if fresh:
-                sync_folder(path.parent)
+            self._file = self._alone()
         except OSError as error:
             raise storage_error(path, error) from error
+        try:
+            self._cut()
+            sync_folder(path.parent)
+        except BaseException as error:
+            self._file.close()
+            if isinstance(error, OSError):
+                raise storage_error(path, error) from error
+            raise
+
+    def _alone(self) -> BinaryIO:
+        """The file, opened, once no other writer has it and it is still the one at its place.
+
+        Raises:
+            LockedError: the other writer does not end.
+        """
+        until = time.monotonic() + _PATIENCE
+        while True:
+            file = self.path.open("ab+")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self.path.exists() and os.fstat(file.fileno()).st_ino == self.path.stat().st_ino:
+                    return file
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    file.close()
+                    raise LockedError(
+                        f"{self.path} is held by a process that does not end. End it and run the same "
+                        "command again: what had arrived is kept.",
+                        path=str(self.path),
+                    ) from None
+                time.sleep(0.1)
+            file.close()  # the one before was done with the shard and deleted it, or is not done yet
 
     def _cut(self) -> None:
         end = self._file.seek(0, os.SEEK_END)
@@ -149,7 +179,11 @@ class ShardWork:
         self._config, self._engine, self._pool = config, engine, pool
         self._prompts = {prompt.gc_id: prompt for prompt in prompts}
         self._arrivals = Journal(folder / f"completions-{index:05d}.jsonl")
-        self._judgements = Journal(folder / f"verdicts-{index:05d}.jsonl")
+        try:
+            self._judgements = Journal(folder / f"verdicts-{index:05d}.jsonl")
+        except BaseException:
+            self._arrivals.close()
+            raise
         self._done: dict[Key, Completion] = {}
         self._verdicts: dict[Key, Verdict] = {}
         self._waiting: deque[tuple[Key, Future[Verdict]]] = deque()

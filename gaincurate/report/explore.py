@@ -12,7 +12,7 @@ import hashlib
 import heapq
 import json
 import keyword
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -30,10 +30,10 @@ from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.stats import Floats
 from gaincurate.difficulty.embeddings import evenly_spaced, matrix, whitening
 from gaincurate.errors import InputError
-from gaincurate.report.document import Outcome
+from gaincurate.report.document import Column, Outcome
 from gaincurate.report.formatting import shown
 from gaincurate.report.html import environment
-from gaincurate.report.table import Groups, Table, likely_groups
+from gaincurate.report.table import Groups, Table, is_number, likely_groups
 
 MOST = 50_000
 """Rows of a page, at most. Browsers hold them: with prompts of 300 characters it is 25 MB."""
@@ -112,11 +112,7 @@ def page_data(scored: ScoredSet, table: Table, outcomes: Sequence[Outcome] = ())
                 "name": column.name,
                 "meaning": column.meaning,
                 "role": column.role,
-                "where": "pass_rate"
-                if column.name in rates
-                else None
-                if column.role in ("pass-rate", "learnability")
-                else _condition_name(column.name),
+                "where": _where(scored, column, rates),
                 "rollouts": rates.get(column.name),
                 **_numbers(table.values[column.name][rows]),
             }
@@ -200,6 +196,17 @@ def _group(scored: ScoredSet, groups: Groups, rows: Rows) -> Json:
         "none": groups.names.index(NO_GROUP) if NO_GROUP in groups.names else None,
         "codes": _packed(groups.codes[rows].astype("<i4")),
     }
+
+
+def _where(scored: ScoredSet, column: Column, rates: Mapping[str, Any]) -> str | None:
+    """A column of the table as `--where` takes it; None where no condition can name its numbers."""
+    if column.name in rates:
+        return "pass_rate"
+    kinds = dict(fields(scored.schema))
+    read_from_text = column.name in kinds and not is_number(kinds[column.name])
+    if column.role in ("pass-rate", "learnability") or read_from_text:
+        return None
+    return _condition_name(column.name)
 
 
 def _condition_name(name: str) -> str:

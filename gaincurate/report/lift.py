@@ -30,6 +30,7 @@ from gaincurate.core.stats import (
 )
 from gaincurate.difficulty.metrics import observation_noise
 from gaincurate.difficulty.predict import make
+from gaincurate.errors import InputError
 from gaincurate.report.document import ENDS, Calibration, Lift, Tenths
 from gaincurate.report.observed import Observed
 from gaincurate.report.table import LENGTH, Table
@@ -96,7 +97,11 @@ def predict_variance(scored: ScoredSet, table: Table, observed: Sequence[Observe
         rows = rows[np.sort(permutation(0, 0, _DRAW, len(rows))[:_REFERENCES])]
         ids = scored.column(ID).take(pa.array(rows)).to_pylist()
         noise = observation_noise(each.wins[rows], each.losses[rows], "variance")
-        fitted = make("gp", scored, ids, table.values[name][rows], noise=noise, target="variance")
+        try:
+            fitted = make("gp", scored, ids, table.values[name][rows], noise=noise, target="variance")
+        except InputError as error:  # rows without an embedding, in a set made elsewhere
+            table.notes.append(f"No prediction of p (1 - p) beside the scores: {error}")
+            return made
         sums, times = np.zeros(len(rows)), np.zeros(len(rows))
         for asked, values in fitted.halves(0):
             sums[asked] += values

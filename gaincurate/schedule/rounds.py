@@ -428,7 +428,8 @@ def check_plan_facts(config: ScheduleConfig, selector: base.Selector, plan: Json
             "another name."
         )
     predicted = facts.get("predicted", [0.0] * config.budget)
-    if len(predicted) != config.budget or not np.isfinite(np.array(predicted, float)).all():
+    numbers = all(isinstance(v, float | int) and not isinstance(v, bool) for v in predicted)
+    if len(predicted) != config.budget or not numbers or not np.isfinite(predicted).all():
         raise InputError(
             f"strategy {config.strategy}: plan_facts gives {len(predicted):,} values as 'predicted'; "
             "needed is "

@@ -38,7 +38,10 @@ _ANY = {"source", "tokenizer", "segmentation", "inter_weight", "shard_rows", "ve
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """How fast rows were scored: `loading` seconds at first, then so many per row of `tokens` on average."""
+    """How fast rows were scored: so many seconds per row of `tokens` on average, beside those of `loading`.
+
+    These are for the model and for the source, which is hashed whole for a few rows too.
+    """
 
     basis: str
     loading: float
@@ -152,7 +155,8 @@ def _runs(folder: Path, plan: Plan) -> Iterator[tuple[float, Speed]]:
         if identity is None or _speed_facts(identity) != _speed_facts(plan.identity):
             return
         for _, line in json_lines(folder / EXECUTION):
-            if line is None or line.get("host") != platform.node():
+            here = line is not None and line.get("host") == platform.node()
+            if line is None or not here or line.get("engine", "local") != "local":
                 continue
             speed = _speed(folder, line, f"the run that wrote {folder.name}")
             if speed and line["devices"] == list(plan.machine.devices):
@@ -171,7 +175,7 @@ def _speed(folder: Path, line: dict[str, Any], basis: str) -> Speed | None:
     rows = sum(map(len, lengths))
     if not line.get("scored") or not rows:
         return None
-    loading = float(line["seconds"].get("loading", 0.0))
+    loading = sum(float(line["seconds"].get(stage, 0.0)) for stage in ("loading", "reading"))
     tokens = sum(pc.sum(each).as_py() or 0 for each in lengths) / rows
     return Speed(basis, loading, max(line["elapsed"] - loading, 0.0) / line["scored"], tokens)
 

@@ -114,7 +114,8 @@ def test_a_status_that_is_watched_follows_the_files_until_the_run_is_finished(
     watch(run.folder, look, wait)
     assert seen == [1, 2, 3]
     text = pages.getvalue()
-    assert text.index("round 0 (1/2) waits") < text.index("round 1 (2/2) waits") < text.index("; finished")
+    said = " ".join(text.split())  # the first line takes two
+    assert said.index("round 0 (1/2) waits") < said.index("round 1 (2/2) waits") < said.index("; finished")
     rows = re.findall(r"^  \d+ [^:\n]*$", text, flags=re.MULTILINE)
     assert rows
     assert all(len(row) <= 50 for row in rows), rows

@@ -105,7 +105,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "begun").mkdir()
     write_json(tmp_path / "begun" / IDENTITY, {**json.loads((scored / IDENTITY).read_text())})
     identity = {"format": 1, "kind": "rollouts", "engine": {"model": {"name": "tiny"}}}
-    identity["source"] = {"manifest": open_scores(scored).manifest_hash}
+    identity["source"] = {"manifest": open_scores(scored).manifest_hash, "rows": 3}
     rollouts = tmp_path / "rollouts"
     rollouts.mkdir()
     write_json(rollouts / IDENTITY, identity)

@@ -26,7 +26,7 @@ from gaincurate.difficulty.rollout_set import (
     write_shard,
 )
 from gaincurate.difficulty.rollout_shard import Journal, decoded, encoded
-from gaincurate.errors import InputError, OutputError
+from gaincurate.errors import InputError, OutputError, StorageError
 
 Rewards = dict[str, list[float | None]]
 
@@ -174,6 +174,30 @@ def test_a_journal_waits_for_the_writer_before(tmp_path: Path) -> None:
     second.join()
     assert list(opened[0].entries()) == [{"a": 1}]
     opened[0].close()
+
+
+def test_a_journal_whose_file_was_deleted_meanwhile_is_begun_anew(tmp_path: Path) -> None:
+    path, opened = tmp_path / "j.jsonl", list[Journal]()
+    first = Journal(path)
+    second = threading.Thread(target=lambda: opened.append(Journal(path)))
+    second.start()
+    second.join(0.2)
+    path.unlink()  # its shard is written
+    first.close()
+    second.join()
+    opened[0].append([{"a": 1}])
+    assert list(opened[0].entries()) == [{"a": 1}]
+    opened[0].close()
+
+
+def test_a_journal_that_cannot_be_read_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "j.jsonl"
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "_cut", lambda self: os.stat(tmp_path / "nothing"))
+        with pytest.raises(StorageError) as kept:
+            Journal(path)
+    Journal(path).close()  # though the error, and so the journal, still lives
+    assert kept.value
 
 
 def test_a_journal_with_a_long_piece_at_its_end(tmp_path: Path) -> None:

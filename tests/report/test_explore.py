@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import prompt_pages
@@ -94,6 +95,14 @@ def test_the_map_is_the_plane_of_the_largest_variance(data: Any, folder: Path) -
         expected = left[:, axis] * sizes[axis]
         np.testing.assert_allclose(drawn, expected * np.sign(drawn[0] * expected[0]), atol=1e-4)
         assert data["map"]["shares"][axis] == pytest.approx(sizes[axis] ** 2 / (sizes**2).sum(), rel=1e-5)
+
+
+def test_levels_that_are_texts_have_numbers_here_and_none_in_a_condition(tmp_path: Path) -> None:
+    names = {"level": pa.array([f"Level {row % 5 + 1}" for row in range(20)])}
+    folder = column_set(tmp_path / "scored", [4] * 20, {"gc_angle": [row / 20 for row in range(20)]}, names)
+    columns = {each["name"]: each for each in prompt_pages.data(prompt_pages.page(folder))["numbers"]}
+    assert prompt_pages.numbers(columns["level"])[:3].tolist() == [1, 2, 3]
+    assert (columns["level"]["where"], columns["gc_angle"]["where"]) == (None, "gc_angle")
 
 
 def test_a_set_without_embeddings_has_a_table_and_says_what_makes_a_map(tmp_path: Path) -> None:

@@ -73,6 +73,21 @@ def test_no_strategy_draws_another_row(tmp_path: Path, options: dict[str, Any]) 
             advance(run)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"where": "gc_difficulty >= 0"},  # nothing is left out
+        {"where": "source == 'web'", "stratify": "source"},  # groups without a row
+    ],
+)
+@pytest.mark.parametrize("strategy", ["uniform", "file-order"])
+def test_a_group_without_rows_is_no_damage(tmp_path: Path, strategy: str, options: dict[str, Any]) -> None:
+    run = begin(tmp_path, strategy=strategy, rounds=2, **options)
+    runs.report(run)
+    advance(run)
+    assert len(rows_of(run, 1)) == 8
+
+
 def test_uniform_has_every_row_once_in_a_pass(tmp_path: Path) -> None:
     run = begin(tmp_path, budget=9, rounds=3)
     drawn = rows_of(run, 0)

@@ -73,7 +73,7 @@ def test_the_time_is_that_of_a_run_like_it_on_this_machine(tmp_path: Path, tiny_
     score_dataset(short)
     path = tmp_path / "short" / EXECUTION
     (line,) = [line for _, line in json_lines(path) if line is not None]
-    line |= {"elapsed": 20.0, "seconds": {"loading": 4.0}}  # two seconds per row
+    line |= {"elapsed": 20.0, "seconds": {"loading": 3.0, "reading": 1.0}}  # two seconds per row
 
     def write(**changes: Any) -> None:
         path.write_text(json.dumps(line | changes) + "\n")
@@ -85,8 +85,9 @@ def test_the_time_is_that_of_a_run_like_it_on_this_machine(tmp_path: Path, tiny_
     assert asked.seconds == pytest.approx(4 + 2 * asked.tokens / (sum(lengths) / 8))
     assert estimate(config(tmp_path, tiny_model, signals=("angle", "nll"))).seconds is None
     assert estimate(config(tmp_path, tiny_model, workers=2)).seconds is None
-    write(host=platform.node() + "x")
-    assert estimate(config(tmp_path, tiny_model)).seconds is None
+    for other in ({"host": platform.node() + "x"}, {"engine": "ray"}):
+        write(**other)
+        assert estimate(config(tmp_path, tiny_model)).seconds is None
 
 
 def test_a_trial_gives_a_time_and_leaves_nothing(

@@ -117,7 +117,10 @@ BROKEN_LINES: dict[str, tuple[bytes, str]] = {
     "two on a line": (b'{"a": 1} {"a": 2}\n', "line 1: broken JSON (Extra data, column 10)"),
     "latin-1": ('{"a": "xé"}'.encode("latin-1"), "line 1: byte 9 is not UTF-8"),
     "UTF-16": ('{"a": 1}\n'.encode("utf-16"), "line 1: byte "),
-    "nested too deeply": (DEEP, "line 1: broken JSON (nested too deeply)"),
+    "nested too deeply": (
+        DEEP,
+        "line 1: broken JSON (lists or objects stand more than 64 deep inside each other)",
+    ),
     "a number of 5,000 digits": (b'{"a": ' + b"9" * 5000 + b"}", "line 1: broken JSON (Exceeds the limit"),
     "a text": (b'{"a": 1}\n"x"\n', "line 2: holds str where an object (one row) is expected."),
 }

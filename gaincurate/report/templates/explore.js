@@ -203,7 +203,8 @@
     copy(`${counted(kept.length)} ids, one in a line.`, kept.map(row => data.ids[row]).join("\n")));
   at("copy-options").addEventListener("click", () => {
     const limits = ranges(), chosen = choices(), files = new Set();
-    const named = !at("find").value.trim() && limits.every(range => range.column.where);
+    const sets = new Set(limits.map(range => range.column.rollouts).filter(path => path));
+    const named = !at("find").value.trim() && limits.every(range => range.column.where) && sets.size < 2;
     let condition;
     if (named) condition = [
       ...limits.map(({ column, low, high }) => {

@@ -93,7 +93,7 @@ class Uniform(base.Selector):
         if len(places) != len(counts):
             raise Malformed(f"it has places in {len(places)} groups, and the run has {len(counts)}")
         for place, count in zip(places, counts, strict=True):
-            if max(place["cursor"] - 1, *place["last"], 0) >= count:
+            if place["cursor"] > count or max(place["last"], default=-1) >= count:
                 raise Malformed(f"a place in it is beyond the {count:,} prompts")
         self._places = [{**place, "last": list(place["last"])} for place in places]
 
