@@ -34,7 +34,7 @@ study-short: $(READY)  ## its version of ten minutes
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
-test: $(READY)  ## run the fast tests: every command, every property, less than ten minutes on two cores
+test: $(READY)  ## run the fast tests: every command, every property, a quarter of an hour on two cores
 	$(PYTEST) -m 'not slow'
 
 test-slow: $(READY)  ## run what `make test` leaves out

@@ -439,6 +439,7 @@ def test_the_page_has_the_tables_that_the_files_give(lean: Any, capsys: pytest.C
     lean.study.main(FOLDER / "study.toml", FOLDER / "results.jsonl", show=True)
     for name in ("papers", "tune", "tuned", "fresh", "decide", "passes"):
         lean.study.main(FOLDER / f"{name}.toml", FOLDER / f"{name}.jsonl", show=True)
-    print(lean.influence.table([json.loads(line) for line in (FOLDER / "influence.jsonl").open()]))
+    lines = (FOLDER / "influence.jsonl").read_text("utf-8").splitlines()
+    print(lean.influence.table([json.loads(line) for line in lines]))
     for line in capsys.readouterr().out.splitlines():
         assert line in page
