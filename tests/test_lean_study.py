@@ -22,6 +22,7 @@ import gaincurate
 import tiny
 from gaincurate.difficulty.embeddings import maker
 from gaincurate.difficulty.predictor import DifficultyPredictor, Shape, save_adapter
+from gaincurate.schedule import base
 from gaincurate.trainers.replay_loss import replay_loss
 
 FOLDER = Path(__file__).parent.parent / "docs/studies/lean"
@@ -312,6 +313,19 @@ def test_an_oracle_draws_by_exact_values_and_keeps_shares(lean: Any, world: Any,
             sorted(np.maximum(values[best], 0)), rel=1e-2
         )
         assert not within or Counter(world.prompts.tasks[drawn]) == Counter(world.prompts.tasks[best])
+
+
+def test_an_oracle_reads_the_checkpoint_of_a_run_and_its_order(lean: Any, world: Any) -> None:
+    rows = np.arange(len(world.scored))[::-1]  # by rank
+    run = SimpleNamespace(config=SimpleNamespace(model=str(world.model)))
+    context: Any = SimpleNamespace(run=run, scored=world.scored, rows=rows, checkpoint=str(world.model))
+    pool = base.Pool(len(rows), 4, 0, (0.0, 1.0))
+    oracle = base.build("choosing:Oracle", pool, {"power": 10_000})
+    oracle.prepare(context)
+    rates = lean.choosing.Exact(world.prompts, world.policy()).accuracies()[rows]
+    values = rates * (1 - rates)
+    drawn = oracle.draw(0)
+    assert sorted(values[drawn]) == pytest.approx(sorted(values)[-4:], rel=1e-2)
 
 
 def as_transformers(policy: Any, start: Path) -> Any:
