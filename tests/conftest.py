@@ -19,6 +19,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 import tiny
+from chromium import Chromium, found
 
 # Triton's kernels run on a GPU where there is one, else in Triton's interpreter; the variable counts when a
 # kernel is first imported.
@@ -81,3 +82,12 @@ def what_ray_leaves() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
             gc.collect()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+    program = found()
+    if program is None:
+        pytest.skip("no Chromium in PATH: `apt-get install chromium`, as .ci/run does")
+    with Chromium(program, tmp_path_factory.mktemp("profile")) as chromium:
+        yield chromium

@@ -60,6 +60,25 @@ def test_the_task_of_skypilot_gives_each_node_a_part() -> None:
     assert done.stdout == "3/4\n"
 
 
+HELD = """
+import os, sys, time
+from pathlib import Path
+from gaincurate.scoring import worker
+
+class Shard(worker.Shard):
+    def score(self, *arguments):
+        while self._start >= 100 and not Path(os.environ["GATE"]).exists():
+            time.sleep(0.01)
+        return super().score(*arguments)
+
+worker.Shard = Shard
+sys.argv[0] = "gaincurate"
+from gaincurate.cli.app import main
+main()
+"""
+"""Does no shard after row 100 until a file is there, so that no part is done before it is killed."""
+
+
 @pytest.mark.slow
 def test_two_parts_by_the_arrays_script_one_preempted_and_one_killed(
     tmp_path: Path, tiny_model: Path
@@ -71,7 +90,9 @@ def test_two_parts_by_the_arrays_script_one_preempted_and_one_killed(
         script, count = re.subn(rf"^{name}=.*$", f"{name}={value}", script, flags=re.MULTILINE)
         assert count == 1
     # As srun does: the task's variables are added, and its exit code is passed on.
-    gaincurate = f'"{sys.executable}" -m gaincurate "$@" --shard-rows 10 --threads 1'
+    held, gate = tmp_path / "held.py", tmp_path / "gate"
+    held.write_text(HELD)
+    gaincurate = f'"{sys.executable}" "{held}" "$@" --shard-rows 10 --threads 1'
     stand_ins = {
         "srun": 'export SLURM_PROCID=0 SLURM_NTASKS=1; exec "$@"',
         "gaincurate": f'echo $$ > "$PID_FILE"; exec {gaincurate}',
@@ -87,6 +108,7 @@ def test_two_parts_by_the_arrays_script_one_preempted_and_one_killed(
             **os.environ,
             "PATH": f"{commands}:{os.environ['PATH']}",
             "PID_FILE": str(tmp_path / f"pid-{task}"),
+            "GATE": str(gate),
             "REQUEUED": str(tmp_path / "requeued"),
             "SLURM_JOB_ID": "70",
             "SLURM_ARRAY_JOB_ID": "70",
@@ -98,13 +120,15 @@ def test_two_parts_by_the_arrays_script_one_preempted_and_one_killed(
         return subprocess.Popen(["bash", "-c", script], env=environment, stderr=subprocess.PIPE, text=True)
 
     def ended_by(task: int, number: signal.Signals) -> tuple[int, str]:
+        gate.unlink(missing_ok=True)
         process = part(task)
         assert process.stderr is not None
         lines = []
         for line in process.stderr:
             lines.append(line)
-            if line.startswith("shard "):
+            if line.startswith(f"part {task}/2: shard "):
                 os.kill(int((tmp_path / f"pid-{task}").read_text()), number)
+                gate.touch()  # a notice is heard when the shard at hand is done
                 break
         lines += process.stderr.readlines()
         process.stderr.close()

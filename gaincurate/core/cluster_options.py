@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -105,6 +105,26 @@ class ClusterConfig(BaseModel):
                 "the default is made for the whole memory of one."
             )
         need_ray()
+
+
+class EngineOptions(TypedDict, total=False):
+    """Keywords that `gaincurate.score` and `gaincurate.rollout` share, for type checkers."""
+
+    engine: Literal["local", "ray"]
+    address: str | None
+    worker_gpus: float | None
+    worker_cpus: float | None
+    worker_label: list[str]
+    wait: float
+    workers: int | Literal["all"] | None
+    device: str
+    dtype: Literal["auto", "float32", "bfloat16", "float16"]
+    threads: int | None
+    batch_tokens: int | None
+    allow_pickle: bool
+    trust_remote_code: bool
+    on_error: Literal["stop", "skip"]
+    overwrite: bool
 
 
 def need_ray() -> None:

@@ -7,11 +7,11 @@ neither torch nor Arrow.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from gaincurate.core.cluster_options import WORKERS, ClusterConfig
+from gaincurate.core.cluster_options import WORKERS, ClusterConfig, EngineOptions
 from gaincurate.core.options import (
     ADVANCED,
     MACHINE,
@@ -270,7 +270,7 @@ class PredictConfig(BaseModel):
     ] = None
 
 
-class RolloutOptions(TypedDict, total=False):
+class RolloutOptions(EngineOptions, total=False):
     """Keywords of `gaincurate.rollout`, for type checkers. `RolloutConfig` says what they mean."""
 
     answer_column: str | None
@@ -278,16 +278,6 @@ class RolloutOptions(TypedDict, total=False):
     verify_workers: int
     verify_seconds: float
     verify_memory: int
-    engine: Literal["local", "ray"]
-    address: str | None
-    worker_gpus: float | None
-    worker_cpus: float | None
-    worker_label: list[str]
-    wait: float
-    device: str
-    dtype: Literal["auto", "float32", "bfloat16", "float16"]
-    threads: int | None
-    batch_tokens: int | None
     model: str | None
     server: str | None
     served_model: str | None
@@ -299,12 +289,7 @@ class RolloutOptions(TypedDict, total=False):
     temperature: float
     top_p: float
     max_tokens: int
-    on_error: Literal["stop", "skip"]
     shard_prompts: int
-    overwrite: bool
-    workers: int | Literal["all"] | None
-    allow_pickle: bool
-    trust_remote_code: bool
     concurrency: int
     rate: float | None
     retries: int

@@ -11,11 +11,11 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from gaincurate.core.cluster_options import WORKERS, ClusterConfig
+from gaincurate.core.cluster_options import WORKERS, ClusterConfig, EngineOptions
 from gaincurate.core.foreign import Malformed, json_value, read_text
 from gaincurate.core.locks import Split
 from gaincurate.core.options import ADVANCED, MACHINE, READING, Option, json_object, near
@@ -332,21 +332,10 @@ class ScoreConfig(MachineConfig, ClusterConfig):
         return "nll" in self.signals or "entropy" in self.signals
 
 
-class ScoreOptions(TypedDict, total=False):
+class ScoreOptions(EngineOptions, total=False):
     """Keywords of `gaincurate.score`, for type checkers. `ScoreConfig` says what they mean."""
 
-    engine: Literal["local", "ray"]
-    address: str | None
-    worker_gpus: float | None
-    worker_cpus: float | None
-    worker_label: list[str]
-    wait: float
-    device: str
-    dtype: Literal["auto", "float32", "bfloat16", "float16"]
-    threads: int | None
-    batch_tokens: int | None
     backend: Literal["auto", "triton", "torch"]
-    workers: int | Literal["all"] | None
     prompt_column: str | None
     answer_column: str | None
     id_column: str | None
@@ -363,12 +352,8 @@ class ScoreOptions(TypedDict, total=False):
     inter_weight: float
     max_length: int | None
     on_overlong: Literal["error", "truncate", "skip"]
-    on_error: Literal["stop", "skip"]
     shard_rows: int
     split_run: Split
-    overwrite: bool
-    allow_pickle: bool
-    trust_remote_code: bool
 
 
 def check_signals(value: object) -> tuple[Signal, ...]:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import compare_results
-from chromium import Chromium, found
+from chromium import Chromium
 from gaincurate.compare.document import document
 from gaincurate.compare.page import points, span, to_html
 from gaincurate.compare.results import read_results
 from gaincurate.report.formatting import typeset
 from html_reader import Reader
 
-PROGRAM = found()
 NINE = {
     "uniform": 0.0,
     "length": -0.1,
@@ -121,14 +119,6 @@ def test_one_seed_and_no_steps_have_a_page(tmp_path: Path) -> None:
     assert page.open == []
     assert "With one seed nothing can be said" in page.text
     assert len(page.all("svg")) == 5
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    if PROGRAM is None:
-        pytest.skip("no Chromium in PATH: `apt-get install chromium`, as .ci/run does")
-    with Chromium(PROGRAM, tmp_path_factory.mktemp("profile")) as chromium:
-        yield chromium
 
 
 SHOWN = "document.querySelectorAll('section.part').forEach(s => s.style.contentVisibility = 'visible')"

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import documents
-from chromium import FAINT, Chromium, found
+from chromium import FAINT, Chromium
 from gaincurate.report.page import to_html
 
-PROGRAM = found()
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        PROGRAM is None, reason="no Chromium in PATH: `apt-get install chromium`, as .ci/run does"
-    ),
-]
+pytestmark = pytest.mark.slow
 
 # Every plot: how wide and high it is drawn, how many marks it has, and whether their colours are resolved.
 PLOTS = """[...document.querySelectorAll('svg.plot')].map(svg => {
@@ -32,13 +25,6 @@ PLOTS = """[...document.querySelectorAll('svg.plot')].map(svg => {
 ALL_SHOWN = "document.querySelectorAll('section.part').forEach(s => s.style.contentVisibility = 'visible')"
 BACKGROUND = "getComputedStyle(document.body).backgroundColor"
 LIGHT, DARK = "rgb(253, 253, 251)", "rgb(20, 23, 26)"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    assert PROGRAM is not None
-    with Chromium(PROGRAM, tmp_path_factory.mktemp("profile")) as chromium:
-        yield chromium
 
 
 @pytest.fixture(scope="module")

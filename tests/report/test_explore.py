@@ -22,18 +22,8 @@ from html_reader import Reader
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return prompt_pages.make(tmp_path_factory.mktemp("set") / "scored")
-
-
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return prompt_pages.rates(tmp_path_factory.mktemp("rates") / "it's rates.jsonl")
-
-
-@pytest.fixture(scope="module")
-def page(folder: Path, outcomes: Path) -> str:
-    return prompt_pages.page(folder, outcomes)
+def page(prompt_set: Path, pass_rates: Path) -> str:
+    return prompt_pages.page(prompt_set, pass_rates)
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +51,8 @@ def test_the_policy_lets_this_script_run_and_no_other(page: str) -> None:
     assert re.findall("script-src[^;]*", policy) == [f"script-src 'sha256-{digest}'"]
 
 
-def test_the_data_are_those_of_the_set(data: Any, folder: Path) -> None:
-    table = ScoredSet(folder).to_table()
+def test_the_data_are_those_of_the_set(data: Any, prompt_set: Path) -> None:
+    table = ScoredSet(prompt_set).to_table()
     assert data["ids"] == table["gc_id"].to_pylist()
     assert data["answers"][4] == "8"
     assert data["prompts"][3] == prompt_pages.HOSTILE.replace("\u2028", "\\u2028").replace(
@@ -86,8 +76,8 @@ def test_a_number_that_no_float32_holds_stays_exact() -> None:
     np.testing.assert_array_equal(prompt_pages.numbers(explore._numbers(values)), values)
 
 
-def test_the_map_is_the_plane_of_the_largest_variance(data: Any, folder: Path) -> None:
-    embeddings = np.array(ScoredSet(folder).column("gc_embedding").to_pylist(), float)
+def test_the_map_is_the_plane_of_the_largest_variance(data: Any, prompt_set: Path) -> None:
+    embeddings = np.array(ScoredSet(prompt_set).column("gc_embedding").to_pylist(), float)
     centred = embeddings - embeddings.mean(0)
     left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
     for axis, name in enumerate("xy"):
@@ -99,15 +89,15 @@ def test_the_map_is_the_plane_of_the_largest_variance(data: Any, folder: Path) -
 
 def test_levels_that_are_texts_have_numbers_here_and_none_in_a_condition(tmp_path: Path) -> None:
     names = {"level": pa.array([f"Level {row % 5 + 1}" for row in range(20)])}
-    folder = column_set(tmp_path / "scored", [4] * 20, {"gc_angle": [row / 20 for row in range(20)]}, names)
-    columns = {each["name"]: each for each in prompt_pages.data(prompt_pages.page(folder))["numbers"]}
+    few = column_set(tmp_path / "scored", [4] * 20, {"gc_angle": [row / 20 for row in range(20)]}, names)
+    columns = {each["name"]: each for each in prompt_pages.data(prompt_pages.page(few))["numbers"]}
     assert prompt_pages.numbers(columns["level"])[:3].tolist() == [1, 2, 3]
     assert (columns["level"]["where"], columns["gc_angle"]["where"]) == (None, "gc_angle")
 
 
 def test_a_set_without_embeddings_has_a_table_and_says_what_makes_a_map(tmp_path: Path) -> None:
-    folder = column_set(tmp_path / "scored", [4, 5, 6], {"gc_angle": [0.1, 0.2, 0.3]})
-    text = prompt_pages.page(folder)
+    few = column_set(tmp_path / "scored", [4, 5, 6], {"gc_angle": [0.1, 0.2, 0.3]})
+    text = prompt_pages.page(few)
     assert prompt_pages.data(text)["map"] is None
     assert "gaincurate score --signals angle,embedding" in Reader(text).text
 
@@ -127,10 +117,10 @@ def test_a_large_set_is_sampled_by_its_ids_alone(tmp_path: Path) -> None:
     assert chosen[0] != set(names[:20])
 
 
-def test_a_sample_says_so_and_keeps_rows_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sample_says_so_and_keeps_rows_together(prompt_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(explore, "sample", lambda scored: np.array([2, 3, 31, 59]))
-    text = prompt_pages.page(folder)
-    data, scored = prompt_pages.data(text), ScoredSet(folder)
+    text = prompt_pages.page(prompt_set)
+    data, scored = prompt_pages.data(text), ScoredSet(prompt_set)
     assert "This page has 4 of 60 prompts" in Reader(text).text
     for place, gc_id in enumerate(data["ids"]):
         row = scored.row(gc_id)
@@ -140,17 +130,17 @@ def test_a_sample_says_so_and_keeps_rows_together(folder: Path, monkeypatch: pyt
 
 
 def test_long_texts_are_cut_where_all_of_them_would_be_too_much(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    prompt_set: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(explore, "_CHARACTERS", 10_000)
     monkeypatch.setattr(explore, "_LONGEST", (5000, 100))
-    text = prompt_pages.page(folder)
+    text = prompt_pages.page(prompt_set)
     assert max(map(len, prompt_pages.data(text)["prompts"][:3])) == 100
     assert "Texts are cut after 100 characters." in Reader(text).text
 
 
-def test_the_same_set_gives_the_same_bytes(page: str, folder: Path, outcomes: Path) -> None:
-    assert prompt_pages.page(folder, outcomes) == page
+def test_the_same_set_gives_the_same_bytes(page: str, prompt_set: Path, pass_rates: Path) -> None:
+    assert prompt_pages.page(prompt_set, pass_rates) == page
 
 
 def test_a_set_of_one_row_has_a_page(tmp_path: Path) -> None:
@@ -158,22 +148,24 @@ def test_a_set_of_one_row_has_a_page(tmp_path: Path) -> None:
     assert prompt_pages.data(explore.to_html(scored, read_table(scored)))["rows"] == 1
 
 
-def test_the_command_writes_both_pages_and_links_them(folder: Path, outcomes: Path, tmp_path: Path) -> None:
-    done = run("report", folder, "--rollouts", outcomes, "-o", tmp_path / "my report.html", "--explore")
+def test_the_command_writes_both_pages_and_links_them(
+    prompt_set: Path, pass_rates: Path, tmp_path: Path
+) -> None:
+    done = run("report", prompt_set, "--rollouts", pass_rates, "-o", tmp_path / "my report.html", "--explore")
     assert done.exit_code == 0, done.output
     beside = tmp_path / "my report-prompts.html"
     assert str(beside) in done.stderr
     assert {"href": "my%20report-prompts.html"} in Reader((tmp_path / "my report.html").read_text()).all("a")
     assert {"href": "my%20report.html"} in Reader(beside.read_text()).all("a")
-    again = run("report", folder, "-o", tmp_path / "my report.html", "--explore")
+    again = run("report", prompt_set, "-o", tmp_path / "my report.html", "--explore")
     assert again.exit_code == 0, again.output
 
 
-def test_the_command_needs_a_report_to_write_beside(folder: Path, tmp_path: Path) -> None:
-    done = run("report", folder, "--explore")
+def test_the_command_needs_a_report_to_write_beside(prompt_set: Path, tmp_path: Path) -> None:
+    done = run("report", prompt_set, "--explore")
     assert done.exit_code == 2
     assert "name that one, -o report.html" in " ".join(done.stderr.split())
     (tmp_path / "report-prompts.html").write_text("mine")
-    taken = run("report", folder, "--explore", "-o", tmp_path / "report.html")
+    taken = run("report", prompt_set, "--explore", "-o", tmp_path / "report.html")
     assert taken.exit_code != 0
     assert (tmp_path / "report-prompts.html").read_text() == "mine"

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import prompt_pages
-from chromium import FAINT, Chromium, found
+from chromium import FAINT, Chromium
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.schedule.selection import matching
 
-PROGRAM = found()
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        PROGRAM is None, reason="no Chromium in PATH: `apt-get install chromium`, as .ci/run does"
-    ),
-]
+pytestmark = pytest.mark.slow
 RATE = "pass rate (it's rates.jsonl)"
 SHOWN = "[...document.querySelectorAll('#rows td.id')].map(cell => cell.textContent)"
 COUNT = "document.getElementById('count').textContent"
@@ -28,26 +21,9 @@ COPIED = "document.getElementById('copy-text').value"
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    assert PROGRAM is not None
-    with Chromium(PROGRAM, tmp_path_factory.mktemp("profile")) as chromium:
-        yield chromium
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return prompt_pages.make(tmp_path_factory.mktemp("set") / "scored")
-
-
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return prompt_pages.rates(tmp_path_factory.mktemp("rates") / "it's rates.jsonl")
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory, folder: Path, outcomes: Path) -> Path:
+def page(tmp_path_factory: pytest.TempPathFactory, prompt_set: Path, pass_rates: Path) -> Path:
     path = tmp_path_factory.mktemp("page") / "report-prompts.html"
-    path.write_text(prompt_pages.page(folder, outcomes))
+    path.write_text(prompt_pages.page(prompt_set, pass_rates))
     return path
 
 
@@ -76,13 +52,13 @@ def copied_ids(browser: Chromium) -> list[str]:
     return str(browser.run(COPIED)).splitlines()
 
 
-def copied_rows(browser: Chromium, folder: Path) -> set[str]:
+def copied_rows(browser: Chromium, prompt_set: Path) -> set[str]:
     """The ids of the rows that the copied options choose of the set."""
     click(browser, "#copy-options")
     words = shlex.split(browser.run(COPIED))
     options = dict(zip(words[::2], words[1::2], strict=True))
     rollouts = options.get("--rollouts")
-    scored = ScoredSet(folder)
+    scored = ScoredSet(prompt_set)
     rows = matching(scored, options["--where"], None if rollouts is None else Path(rollouts)).rows
     return {gc_id for gc_id, holds in zip(scored.column("gc_id").to_pylist(), rows, strict=True) if holds}
 
@@ -114,11 +90,11 @@ def test_hostile_prompts_are_text(browser: Chromium, page: Path) -> None:
 
 
 def test_a_column_sorts_both_ways_and_no_value_comes_last(
-    browser: Chromium, page: Path, folder: Path
+    browser: Chromium, page: Path, prompt_set: Path
 ) -> None:
     browser.open(page)
     nll = dict(
-        zip(*(ScoredSet(folder).column(name).to_pylist() for name in ("gc_id", "gc_nll")), strict=True)
+        zip(*(ScoredSet(prompt_set).column(name).to_pylist() for name in ("gc_id", "gc_nll")), strict=True)
     )
     falling = sorted((i for i in nll if nll[i] is not None), key=lambda i: -nll[i])
     missing = [i for i in nll if nll[i] is None]
@@ -143,7 +119,7 @@ def test_pages_turn(browser: Chromium, page: Path) -> None:
 
 
 def test_the_options_that_are_copied_choose_what_is_shown(
-    browser: Chromium, page: Path, folder: Path
+    browser: Chromium, page: Path, prompt_set: Path
 ) -> None:
     browser.open(page)
     write(browser, f'[aria-label="{RATE}, at least"]', "0.25")
@@ -151,22 +127,22 @@ def test_the_options_that_are_copied_choose_what_is_shown(
     write(browser, '[aria-label="gc_nll, at most"]', "2.5")
     shown = copied_ids(browser)
     assert 3 < len(shown) < 50
-    assert copied_rows(browser, folder) == set(shown)
+    assert copied_rows(browser, prompt_set) == set(shown)
     for place in range(4):  # each source, with its quotes, and no source
         write(browser, "#filter-list select", str(place))
         chosen = copied_ids(browser) if "0 of" not in browser.run(COUNT)[:4] else []
         if chosen:
             assert set(chosen) < set(shown)
-            assert copied_rows(browser, folder) == set(chosen)
+            assert copied_rows(browser, prompt_set) == set(chosen)
     click(browser, "#clear")
     assert browser.run(COUNT) == "60 of 60 prompts"
 
 
-def test_a_search_is_copied_as_its_ids(browser: Chromium, page: Path, folder: Path) -> None:
+def test_a_search_is_copied_as_its_ids(browser: Chromium, page: Path, prompt_set: Path) -> None:
     browser.open(page)
     write(browser, "#find", "IS 1")  # what is 1, 10, 11, ...
     assert browser.run(COUNT) == "11 of 60 prompts"
-    assert copied_rows(browser, folder) == set(copied_ids(browser))
+    assert copied_rows(browser, prompt_set) == set(copied_ids(browser))
 
 
 def test_the_page_is_used_by_keyboard(browser: Chromium, page: Path) -> None:
