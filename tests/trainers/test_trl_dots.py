@@ -176,13 +176,20 @@ class Ender(transformers.TrainerCallback):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("late", [False, True], ids=["sampler", "late"])
+@pytest.mark.parametrize(
+    ("late", "places"),
+    [
+        (False, ("before predict", "in round 1")),
+        (True, ("before the turn", "before rollout", "before predict", "behind the plan", "in round 1")),
+    ],
+    ids=["sampler", "late"],
+)
 def test_ended_anywhere_the_plans_are_the_same_and_nothing_is_rolled_out_twice(
-    tmp_path: Path, base: Path, commands: list[list[str]], late: bool
+    tmp_path: Path, base: Path, commands: list[list[str]], late: bool, places: tuple[str, ...]
 ) -> None:
     whole = begin(tmp_path / "whole", base)
     make(base, whole, late=late).train()
-    for place in ("before the turn", "before rollout", "before predict", "behind the plan", "in round 1"):
+    for place in places:
         forget()
         commands.clear()
         run = begin(tmp_path / place.replace(" ", "-"), base)
