@@ -101,7 +101,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Silence."""
 
     def do_GET(self) -> None:
-        if self.path == "/v1/models":
+        if isinstance(self.server.list_of_models, bytes):  # as it is sent
+            self.wfile.write(self.server.list_of_models)
+        elif self.path == "/v1/models":
             self._send(200, json.dumps(self.server.list_of_models))
         else:
             self._send(404, json.dumps({"error": {"message": "no such path"}}))

@@ -289,6 +289,14 @@ def test_a_list_of_models_is_checked_too(tmp_path: Path, models: object, clause:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_400_for_the_models_is_about_no_prompt(tmp_path: Path) -> None:
+    server = ChatServer()
+    server.list_of_models = wire(ERROR, "400 Bad")
+    with server, pytest.raises(InputError) as caught:
+        roll_out(config(tmp_path, server))
+    assert str(caught.value) == f"the server at {server.url}/v1/models answered 400: no."
+
+
 def test_a_server_sets_no_cookies(tmp_path: Path) -> None:
     body = json.dumps(answer()).encode()
     with ChatServer(lambda key, attempt: [wire(body, "200 OK", "Set-Cookie: a=b")]) as server:
@@ -420,7 +428,13 @@ PORT = "--server {}: its port is no number from 1 to 65535."
 def test_urls_that_cannot_be_used_have_a_sentence_before_anything_is_done(
     tmp_path: Path, url: str, sentence: str
 ) -> None:
-    for begin in (lambda: base_url(url), lambda: roll_out(config(tmp_path, url))):
+    given: dict[str, Any] = {
+        "scored": tmp_path / "none",
+        "out": tmp_path / "out",
+        "verifier": "exact",
+        "server": url,
+    }
+    for begin in (lambda: base_url(url), lambda: roll_out(RolloutConfig(**given))):
         with pytest.raises(InputError) as caught:
             begin()
         assert str(caught.value) == sentence.format(url)
