@@ -9,7 +9,7 @@ import json
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -17,7 +17,7 @@ STATUS = 200
 """Of an answer without a fault."""
 Key = tuple[str, int]
 """The last message's text and the seed: which completion is asked for."""
-Fault = Callable[[Key, int], str | None]
+Fault = Callable[[Key, int], str | Iterable[bytes] | None]
 
 
 def answer_of(question: str) -> str:
@@ -38,12 +38,18 @@ def completion(body: dict[str, Any]) -> dict[str, Any]:
     return {"choices": [choice], "usage": {"prompt_tokens": 9, "completion_tokens": 2}}
 
 
+def wire(body: bytes, status: str = "200 OK", *headers: str, length: bool = True) -> bytes:
+    """An answer as it is sent."""
+    lines = [f"HTTP/1.1 {status}", *headers, *([f"Content-Length: {len(body)}"] if length else []), "", ""]
+    return "\r\n".join(lines).encode("latin-1") + body
+
+
 class ChatServer(ThreadingHTTPServer):
     """Answers on a thread of its own while it is used as a context.
 
     Args:
         fault: which fault the n-th attempt (from 1) of a completion meets: `drop`, `half`, `broken`, `other`,
-            `date` or a status; None for none.
+            `date` or a status; what is sent, in parts, instead of an answer; None for none.
         port: 0 for any.
         before: called before each completion is given.
     """
@@ -60,7 +66,8 @@ class ChatServer(ThreadingHTTPServer):
         before: Callable[[Key], None] = lambda key: None,
     ) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
-        self.fault, self.models, self.before = fault, models, before
+        self.fault, self.before = fault, before
+        self.list_of_models: Any = {"data": [{"id": name} for name in models]}
         self.lock = threading.Lock()
         self.attempts: Counter[Key] = Counter()
         self.given: list[Key] = []
@@ -94,8 +101,10 @@ class _Handler(BaseHTTPRequestHandler):
         """Silence."""
 
     def do_GET(self) -> None:
-        if self.path == "/v1/models":
-            self._send(200, json.dumps({"data": [{"id": name} for name in self.server.models]}))
+        if isinstance(self.server.list_of_models, bytes):  # as it is sent
+            self.wfile.write(self.server.list_of_models)
+        elif self.path == "/v1/models":
+            self._send(200, json.dumps(self.server.list_of_models))
         else:
             self._send(404, json.dumps({"error": {"message": "no such path"}}))
 
@@ -120,6 +129,10 @@ class _Handler(BaseHTTPRequestHandler):
             if __name__ == "__main__":
                 sys.stdout.write(json.dumps(key) + "\n")
                 sys.stdout.flush()
+        elif not isinstance(fault, str):
+            self.close_connection = True
+            for part in fault:
+                self.wfile.write(part)
         elif fault == "drop":
             self.close_connection = True
         elif fault == "half":

@@ -6,8 +6,11 @@ neither torch nor Arrow.
 
 from __future__ import annotations
 
+import re
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -26,6 +29,9 @@ from gaincurate.core.options import (
 )
 from gaincurate.errors import InputError
 from gaincurate.scoring.config import DeviceConfig
+
+API_KEY = "OPENAI_API_KEY"
+_HOST = re.compile(r"(?=.{1,253}$)[\w-]{1,63}(\.[\w-]{1,63})*\.?", re.ASCII)
 
 
 def _server_body(value: str) -> dict[str, Any]:
@@ -132,7 +138,7 @@ class RolloutConfig(DeviceConfig, ClusterConfig, VerifyingConfig):
     backoff: float = Field(default=0.5, ge=0)
     """Seconds before the first repetition, doubled each time, up to 30."""
     timeout: Annotated[
-        float, Field(gt=0), Option("Seconds without a byte until a request has failed.", SERVER)
+        float, Field(gt=0), Option("Seconds for a whole answer until a request has failed.", SERVER)
     ] = 600.0
     logprobs: Annotated[
         bool, Option("Do not ask for log-probabilities.", SERVER, names=(" /--no-logprobs",))
@@ -158,6 +164,8 @@ class RolloutConfig(DeviceConfig, ClusterConfig, VerifyingConfig):
         if self.engine == "local" and self.workers is not None:
             raise InputError(f"--workers {self.workers} goes with --engine ray.")
         self.check_engine()
+        if self.server is not None:
+            base_url(self.server)
         if self.served_model is not None and self.server is None:
             raise InputError(f"--served-model {self.served_model} goes with --server.")
         if (self.samples_start is None) != (self.interval is None):
@@ -170,6 +178,35 @@ class RolloutConfig(DeviceConfig, ClusterConfig, VerifyingConfig):
                 f"--samples-start {self.samples_start} is more than --samples {self.samples}, the most that "
                 "a prompt gets."
             )
+
+
+def base_url(server: str) -> str:
+    """The URL that a server's paths are appended to; /v1 is added where it has no path.
+
+    Raises:
+        InputError: it is no http or https URL, or holds more than a host, a port and a path.
+    """
+    if not server.isascii() or not server.isprintable() or " " in server:
+        raise InputError("--server: the URL has white space in it, or letters that are not ASCII.")
+    if set("@?#") & set(server):  # not shown, because a password may be in it
+        raise InputError(
+            f"--server: leave user names, queries and fragments out of the URL; a key is read from {API_KEY}."
+        )
+    expected = InputError(f"--server {server}: expected a URL such as http://localhost:8000/v1.")
+    try:
+        parts = urlsplit(server)
+        host = parts.hostname or ""
+        if parts.scheme not in ("http", "https") or not (_HOST.fullmatch(host) or IPv6Address(host)):
+            raise expected
+    except ValueError:
+        raise expected from None
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
+    if port == 0:
+        raise InputError(f"--server {server}: its port is no number from 1 to 65535.")
+    return parts.geturl().rstrip("/") + ("/v1" if parts.path.strip("/") == "" else "")
 
 
 OUTCOMES = (

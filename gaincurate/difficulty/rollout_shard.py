@@ -14,14 +14,18 @@ from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 import numpy as np
+from pydantic import BaseModel, Field
 
+from gaincurate.core.artifact import Json
 from gaincurate.core.files import json_lines, sync_folder, to_lines
+from gaincurate.core.foreign import Malformed, see_fits
+from gaincurate.core.manifest import Document
 from gaincurate.core.progress import Progress
 from gaincurate.difficulty.config import RolloutConfig
-from gaincurate.difficulty.engine import Completion, Engine, Key, Refused, Request
+from gaincurate.difficulty.engine import Completion, Engine, Key, Logprob, Number, Refused, Request
 from gaincurate.difficulty.metrics import width
 from gaincurate.difficulty.prompts import Prompt
 from gaincurate.difficulty.rollout_set import Judged
@@ -30,6 +34,29 @@ from gaincurate.difficulty.verify_worker import Job
 from gaincurate.errors import LockedError, OutputError, RowError, storage_error
 
 _PATIENCE = 120.0  # seconds for a journal's writer before; one on a lost machine is ended by Ray
+
+
+class _Refusal(Document):
+    gc_id: str
+    refused: str
+
+
+class _Arrival(Document):
+    gc_id: str
+    sample: Number
+    text: str
+    finish_reason: str | None
+    tokens: Number | None
+    prompt_tokens: Number | None
+    logprobs: list[Logprob] | None = Field(fail_fast=True)
+    token_ids: list[Number] | None = Field(fail_fast=True)
+
+
+class _Judgement(Document):
+    gc_id: str
+    sample: Number
+    reward: Annotated[float, Field(ge=0, le=1)] | None
+    reason: str | None
 
 
 class Journal:
@@ -95,21 +122,31 @@ class Journal:
         if place < end:
             self._file.truncate(place)
 
-    def entries(self) -> Iterator[dict[str, Any]]:
+    def entries(
+        self, model: type[BaseModel] = Document, refused: type[BaseModel] | None = None
+    ) -> Iterator[Json]:
         """What the file holds.
 
+        Args:
+            model: of a line.
+            refused: of a line that has this key.
+
         Raises:
-            OutputError: a line that is no JSON object; says which.
+            OutputError: a line that is no JSON object or does not fit; says which.
             StorageError: it cannot be read.
         """
         for number, value in json_lines(self.path):
-            if value is None:
+            try:
+                if value is None:
+                    raise Malformed("it is no JSON object")
+                see_fits(refused if refused and "refused" in value else model, value)
+            except Malformed as error:
                 raise OutputError(
-                    f"{self.path}, line {number} is damaged. Delete that line and run the same command "
-                    "again: only what it held is made again.",
+                    f"{self.path}, line {number} is damaged: {error}. Delete that line and run the same "
+                    "command again: only what it held is made again.",
                     path=str(self.path),
                     line=number,
-                )
+                ) from error
             yield value
 
     def append(self, values: Iterable[dict[str, Any]]) -> None:
@@ -196,14 +233,18 @@ class ShardWork:
             raise
 
     def _read(self) -> None:
-        for entry in self._arrivals.entries():
+        for entry in self._arrivals.entries(_Arrival, _Refusal):
+            if entry["gc_id"] not in self._prompts:
+                continue  # left out since, because its gold answer fails now
             if "refused" in entry:
                 self.refused[entry["gc_id"]] = entry["refused"]
             else:
                 done = decoded(entry)
                 self._done[done.key] = done
-        for entry in self._judgements.entries():
-            self._verdicts[entry["gc_id"], entry["sample"]] = Verdict(entry["reward"], entry["reason"])
+        for entry in self._judgements.entries(_Judgement):
+            key = entry["gc_id"], entry["sample"]
+            if key in self._done:  # of a completion whose damaged line was deleted, there is another text now
+                self._verdicts[key] = Verdict(entry["reward"], entry["reason"])
 
     def close(self) -> None:
         """Close the journals."""

@@ -1,6 +1,7 @@
-"""Rollouts by an OpenAI-compatible server, asked many at a time.
+"""Rollouts by an OpenAI-compatible server, asked many at a time. The border for all that a server says.
 
-What a server says is checked before it is kept, and asked for again where it cannot be right. Ctrl-C is
+An answer that breaks a limit or has another shape is asked for again and, where it stays so, ends the run: it
+is the server's fault, and to reject the prompt for it would drop every prompt of a broken server. Ctrl-C is
 only noted while the event loop runs and raised after it, because an exception inside leaves the loop broken.
 """
 
@@ -12,26 +13,39 @@ import time
 from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import Any, TypeVar
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Annotated, Any, TypeVar
+from urllib.parse import quote
 
 import httpx2
 import numpy as np
 import tenacity
+from pydantic import BaseModel, ConfigDict, Field
 
+from gaincurate.core.foreign import Malformed, json_value, see_fits
+from gaincurate.core.manifest import Document
 from gaincurate.core.process import Pressed, ctrl_c_noted
-from gaincurate.difficulty.config import RolloutConfig
-from gaincurate.difficulty.engine import Completion, Key, Refused, Request, request_seed
+from gaincurate.difficulty.config import API_KEY, RolloutConfig, base_url
+from gaincurate.difficulty.engine import Completion, Key, Logprob, Number, Refused, Request, request_seed
 from gaincurate.errors import InputError, ServerError
 
-API_KEY = "OPENAI_API_KEY"
 LOGPROBS = "as the server gives them; many give those before temperature and top-p"
-RESERVED_KEYS = {"messages", "model", "seed", "n", "stream", "temperature", "top_p", "max_tokens"}
+RESERVED_KEYS = {
+    "messages", "model", "seed", "n", "stream", "temperature", "top_p", "max_tokens", "max_completion_tokens",
+}  # fmt: skip
 """Keys of a request's body that are not the user's."""
+LARGEST_ANSWER = 1 << 25
+"""Bytes of an answer: 200,000 tokens with log-probs. Its line in the journal is at most twice as long."""
+MORE_TOKENS = 256
+"""Tokens of an answer beyond those that were asked for. Servers that guess ahead may count some more."""
+_LARGEST_REASON = 1 << 16  # bytes that are read of an answer with another status
 _BUSY = {408, 409, 425, 429}
 _OF_THE_PROMPT = {400, 413, 422}
 _LONGEST_WAIT = 30.0
 _LONGEST_ASKED = 3600.0
 _SHORTEST_SECRET = 8
+_PART_OF_SECRET = 12
+_SHOWN = 300  # characters of what a server says in a sentence
 _LOOK = 0.2  # seconds until Ctrl-C is seen, at most: it does not wake a loop
 _Result = TypeVar("_Result")
 
@@ -88,8 +102,10 @@ class ServerEngine:
         self._clean = partial(clean, key=key)
         self._runner = asyncio.Runner()
         self._client = httpx2.AsyncClient(
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx2.Timeout(config.timeout, connect=min(30.0, config.timeout), pool=None),
+            # A few compressed bytes can be gigabytes.
+            headers={"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {}),
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # a server could send ever more
+            timeout=httpx2.Timeout(None, connect=min(30.0, config.timeout)),
             limits=httpx2.Limits(
                 max_connections=config.concurrency, max_keepalive_connections=config.concurrency
             ),
@@ -166,10 +182,11 @@ class ServerEngine:
         }
 
         async def attempt() -> Completion | Refused:
-            response = await self._send("POST", "/chat/completions", body)
-            if response.status_code in _OF_THE_PROMPT:
-                return Refused(request.gc_id, f"the server refused it: {self._error_text(response)}")
-            return _read(request, _json(response), self._clean)
+            status, data = await self._send("POST", "/chat/completions", body)
+            if status in _OF_THE_PROMPT:
+                return Refused(request.gc_id, f"the server refused it: {self._reason(data) or status}")
+            answer = self._json(data, ChatCompletion, "chat completion")
+            return _read(request, answer, config.max_tokens, self._clean)
 
         return await self._with_retries(attempt, f"for prompt {request.gc_id}, sample {request.sample}")
 
@@ -177,11 +194,9 @@ class ServerEngine:
         """The server's model where it has one; empty after Ctrl-C."""
 
         async def attempt() -> list[str]:
-            models = _json(await self._send("GET", "/models", None))
-            try:
-                return [self._clean(str(entry["id"])) for entry in models["data"]]
-            except (LookupError, TypeError) as error:
-                raise _RetryableError("it sent something else than a list of models") from error
+            _, data = await self._send("GET", "/models", None)
+            models = self._json(data, ModelList, "list of models")["data"]
+            return [self._clean(model["id"]) for model in models]
 
         asked = asyncio.ensure_future(self._with_retries(attempt, "for its models"))
         if not await first_done({asked}, pressed):
@@ -221,38 +236,56 @@ class ServerEngine:
             return error.after
         return float(tenacity.wait_random_exponential(self._config.backoff, _LONGEST_WAIT)(state))
 
-    async def _send(self, method: str, path: str, body: dict[str, Any] | None) -> httpx2.Response:
+    async def _send(self, method: str, path: str, body: dict[str, Any] | None) -> tuple[int, bytes]:
+        """The status and the bytes of an answer that is good, or about the prompt."""
         await self._turn()
+        most = self._config.timeout
         try:
-            response = await self._client.request(method, self._url + path, json=body)
+            async with (
+                asyncio.timeout(most),
+                self._client.stream(method, self._url + path, json=body) as response,
+            ):
+                data = await _bytes(response)
+        except TimeoutError as error:
+            raise _RetryableError(f"its answer was not there in {most:g} seconds (--timeout)") from error
         except httpx2.TransportError as error:
-            reason = self._clean(" ".join(str(error).split()))
-            raise _RetryableError(
-                f"of {type(error).__name__}" + (f" ({reason})" if reason else "")
-            ) from error
-        except httpx2.DecodingError as error:
-            raise _RetryableError("its answer could not be decoded") from error
+            reason = self._clean(" ".join(str(error).split()))[:_SHOWN]
+            # Not `from error`, because the library quotes what a server sent, perhaps the key.
+            raise _RetryableError(f"of {type(error).__name__}" + (f" ({reason})" if reason else "")) from None
         status = response.status_code
+        if response.is_success or (body is not None and status in _OF_THE_PROMPT):
+            return status, data
+        reason = self._reason(data) or self._reason(response.reason_phrase.encode())
+        if response.has_redirect_location:
+            reason = "it points to " + self._reason(response.headers["Location"].encode())
+        answered = f"answered {status}" + (f": {reason}" if reason else "")
         if status in _BUSY or status >= 500:
-            raise _RetryableError(
-                f"it answered {status} ({self._error_text(response)})", _retry_after(response)
-            )
-        if status in _OF_THE_PROMPT or response.is_success:
-            return response
+            raise _RetryableError(f"it {answered}", _retry_after(response))
         hint = f" Is the key in {API_KEY} right?" if status in (401, 403) else ""
-        reason = self._error_text(response)
-        raise InputError(f"the server at {self._url}{path} answered {status}: {reason}.{hint}")
+        if response.has_redirect_location:
+            hint = " Redirects are not followed, because the key would go along. Give --server the right URL."
+        raise InputError(f"the server at {self._url}{path} {answered}.{hint}")
 
-    def _error_text(self, response: httpx2.Response) -> str:
-        """What an error answer says, in one line."""
+    def _json(self, data: bytes, model: type[BaseModel], what: str) -> Any:
         try:
-            answer = response.json()
+            value = json_value(data, surrogates=True)
+            see_fits(model, value)
+        except Malformed as error:
+            raise _RetryableError(f"its answer is no {what}: {self._clean(str(error))}") from None
+        except ValueError as error:
+            raise _RetryableError(f"its answer is no JSON ({error})") from None
+        return value
+
+    def _reason(self, data: bytes) -> str:
+        """What an answer with another status says, in one line."""
+        try:
+            answer = json_value(data, surrogates=True)
             answer = answer.get("error", answer)
             text = str(answer.get("message", answer) if isinstance(answer, dict) else answer)
-        except (ValueError, AttributeError, RecursionError):
-            text = response.text
+        except (ValueError, AttributeError):
+            text = data.decode(errors="replace")
         # The key goes first: of a line cut in its middle, half of it would stay.
-        return " ".join(self._clean(text).split())[:300].rstrip(".") or self._clean(response.reason_phrase)
+        return " ".join(self._clean(text).split())[:_SHOWN].rstrip(".")
 
     async def _turn(self) -> None:
         """Wait until the rate allows one more request."""
@@ -263,93 +296,113 @@ class ServerEngine:
             await asyncio.sleep(begin - now)
 
 
-def base_url(server: str) -> str:
-    """The URL that paths are appended to; /v1 is added where there is no path.
-
-    Raises:
-        InputError: no http or https URL, or one with a password in it.
-    """
-    try:
-        url = httpx2.URL(server)
-    except httpx2.InvalidURL as error:
-        raise InputError(f"--server {server}: {error}.") from error
-    if url.scheme not in ("http", "https") or not url.host:
-        raise InputError(f"--server {server}: expected a URL such as http://localhost:8000/v1.")
-    if url.userinfo or url.query:
-        raise InputError(f"--server: leave secrets out of the URL; a key is read from {API_KEY}.")
-    return str(url).rstrip("/") + ("/v1" if url.path.strip("/") == "" else "")
+class _Token(BaseModel):
+    model_config = ConfigDict(strict=True)  # no Document, which keeps the rest of what it is given
+    logprob: Logprob
 
 
-def _json(response: httpx2.Response) -> Any:
-    try:
-        return response.json()
-    except (ValueError, RecursionError) as error:
-        raise _RetryableError("it sent broken JSON") from error
+class _Logprobs(Document):
+    content: list[_Token] | None = Field(None, fail_fast=True)
+
+
+class _Message(Document):
+    content: str | None  # null where a server keeps the thinking apart and the tokens ended in it
+
+
+class _Choice(Document):
+    index: Annotated[int, Field(ge=0, le=0)] = 0
+    message: _Message
+    finish_reason: Annotated[str, Field(max_length=100)] | None = None
+    logprobs: _Logprobs | None = None
+    token_ids: list[Number] | None = Field(None, fail_fast=True)
+
+
+class _Usage(Document):
+    prompt_tokens: Number | None = None
+    completion_tokens: Number | None = None
+
+
+class ChatCompletion(Document):
+    """The answer to one request, as far as it is used."""
+
+    choices: list[_Choice] = Field(min_length=1, max_length=1, fail_fast=True)
+    usage: _Usage | None = None
+
+
+class _Model(Document):
+    id: Annotated[str, Field(min_length=1, max_length=1000)]
+
+
+class ModelList(Document):
+    """What `/models` answers, as far as it is used."""
+
+    data: list[_Model] = Field(fail_fast=True)
+
+
+async def _bytes(response: httpx2.Response) -> bytes:
+    """An answer's body as it comes in, of another status than success at most its beginning."""
+    if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+        if response.is_success:
+            raise _RetryableError("its answer is compressed, which was not asked for")
+        return b""
+    data = bytearray()  # no list of parts, because a part can be one byte
+    async for part in response.aiter_raw():
+        data += part
+        if response.is_success and len(data) > LARGEST_ANSWER:
+            raise _RetryableError(f"its answer has more than {LARGEST_ANSWER:,} bytes")
+        if not response.is_success and len(data) > _LARGEST_REASON:
+            break
+    return bytes(data)
 
 
 def clean(text: str, key: str = "") -> str:
     """What a server says, fit to be printed and kept: without the key, and as text that a file can hold.
 
-    A key of less than 8 characters is left: it is a placeholder such as `EMPTY`, perhaps a word of an answer.
+    The key goes in full, URL-encoded, and in parts of 12 characters and more. One of less than 8 characters
+    is left: it is a placeholder such as `EMPTY`, perhaps a word of an answer.
     """
-    # Half of a surrogate pair becomes the replacement character.
-    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text.replace(key, f"[{API_KEY}]") if len(key) >= _SHORTEST_SECRET else text
+    # Half of a surrogate pair becomes the replacement character, and so does NUL.
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "\ufffd")
+    if len(key) >= _SHORTEST_SECRET:
+        parts = (key[k : k + _PART_OF_SECRET] for k in range(len(key) - _PART_OF_SECRET + 1))
+        for secret in (key, quote(key, safe=""), *parts):
+            text = text.replace(secret, f"[{API_KEY}]")
+    return text
 
 
 def _retry_after(response: httpx2.Response) -> float | None:
-    """Seconds until the server wants to be asked again: a number or a date."""
+    """Seconds until the server wants to be asked again: a number or a date. None for anything else."""
     value = response.headers.get("Retry-After", "").strip()
     try:
         seconds = (
             float(value) if value.isdecimal() else parsedate_to_datetime(value).timestamp() - time.time()
         )
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return min(max(0.0, seconds), _LONGEST_ASKED)
 
 
-def _read(request: Request, body: Any, clean: Callable[[str], str] = clean) -> Completion:
-    """A chat completion as the API has it. Whatever is kept of it has the type and range of its column.
+def _read(request: Request, body: Any, max_tokens: int, clean: Callable[[str], str] = clean) -> Completion:
+    """What is kept of a chat completion. Its tokens are at most some more than were asked for.
 
-    A line in the journal is final, so a number that no shard can hold would spoil the folder for good.
+    A line in the journal is final, so what no shard can hold would spoil the folder for good.
     """
-    try:
-        choice, usage = body["choices"][0], body.get("usage") or {}
-        text, listed = choice["message"]["content"], (choice.get("logprobs") or {}).get("content")
-        ids, reason = choice.get("token_ids"), choice.get("finish_reason")
-        logprobs = None if listed is None else [token["logprob"] for token in listed]
-        counts = usage.get("completion_tokens"), usage.get("prompt_tokens")
-    except (LookupError, TypeError, AttributeError) as error:
-        raise _RetryableError("it sent something else than a chat completion") from error
-    _expect(text is None or isinstance(text, str), "a completion that is no text")
-    _expect(reason is None or isinstance(reason, str), "a finish_reason that is no text")
-    for count in counts:
-        _expect(count is None or _is_count(count), "a count of tokens that is no whole number of 31 bits")
-    _expect(logprobs is None or all(map(_is_logprob, logprobs)), "a logprob that is no finite number")
-    whole = ids is None or (isinstance(ids, list) and all(map(_is_count, ids)))
-    _expect(whole, "token ids that are no whole numbers of 31 bits")
+    choice, usage = body["choices"][0], body.get("usage") or {}
+    text, reason, ids = choice["message"]["content"], choice.get("finish_reason"), choice.get("token_ids")
+    listed = (choice.get("logprobs") or {}).get("content")
+    tokens = usage.get("completion_tokens")
+    most = max(tokens or 0, len(ids or ()), len(listed or ()))
+    if most > max_tokens + MORE_TOKENS:
+        raise _RetryableError(f"its answer has {most:,} tokens, and {max_tokens:,} were asked for")
+    if ids is not None and listed is not None and len(ids) != len(listed):
+        raise _RetryableError(f"its answer has {len(ids):,} token ids and {len(listed):,} log-probs")
     return Completion(
         request.gc_id,
         request.sample,
-        clean(text or ""),  # null where a server keeps the thinking apart and the tokens ended in it
+        clean(text or ""),
         None if reason is None else clean(reason),
-        *counts,
-        None if logprobs is None else np.array(logprobs, np.float32),
+        tokens,
+        usage.get("prompt_tokens"),
+        None if listed is None else np.array([token["logprob"] for token in listed], np.float32),
         None if ids is None else np.array(ids, np.int32),
     )
-
-
-def _expect(fits: bool, instead: str) -> None:
-    if not fits:
-        raise _RetryableError(f"it sent {instead}")
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 31
-
-
-def _is_logprob(value: Any) -> bool:
-    """Whether it is a number that float32 holds."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and abs(value) <= float(np.finfo(np.float32).max)  # which NaN is not, either

@@ -8,32 +8,18 @@ import threading
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
-import httpx2
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-import chat_server
-import sets
-from chat_server import ChatServer, Key, answer_of
-from gaincurate.difficulty.config import RolloutConfig
+from chat_server import ChatServer, Key
 from gaincurate.difficulty.engine import Refused, Request, request_seed
 from gaincurate.difficulty.rollout import roll_out
-from gaincurate.difficulty.rollout_set import RolloutSet, pass_rates, rollout_table
-from gaincurate.difficulty.rollout_shard import decoded, encoded
+from gaincurate.difficulty.rollout_set import pass_rates
 from gaincurate.errors import InputError, RowError, ServerError
+from server_rollouts import config, expected, question, rows_of, told
 
 pytest.importorskip("tenacity")
-from gaincurate.difficulty.server_engine import (
-    ServerEngine,
-    _read,
-    _retry_after,
-    _RetryableError,
-    base_url,
-    clean,
-)
+from gaincurate.difficulty.server_engine import ServerEngine
 
 FAULTS = ["429", "500", "drop", "half", "broken", "other", "date", "503", "408"]
 
@@ -42,53 +28,6 @@ FAULTS = ["429", "500", "drop", "half", "broken", "other", "date", "503", "408"]
 def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-
-
-def question(i: int) -> str:
-    return f"three times {i}?"
-
-
-def scored(folder: Path, rows: int = 12) -> Path:
-    """A finished set with an answer column."""
-    made = sets.scored_row("x")
-    shard = [
-        {
-            **made,
-            "gc_id": f"id{i}",
-            "question": question(i),
-            "gc_prompt_tokens": 9,
-            "answer": answer_of(question(i)),
-        }
-        for i in range(rows)
-    ]
-    return sets.make_set(folder, [shard], answer="answer")
-
-
-def config(folder: Path, server: ChatServer | str, **options: Any) -> RolloutConfig:
-    if not (folder / "scored").exists():
-        scored(folder / "scored")
-    url = server if isinstance(server, str) else server.url
-    given: dict[str, Any] = {"scored": folder / "scored", "out": folder / "out", "verifier": "exact"}
-    given |= {"server": url, "samples": 4, "backoff": 0.0, "verify_workers": 1, "concurrency": 4}
-    return RolloutConfig(**given | options)
-
-
-def rows_of(out: Path) -> list[dict[str, Any]]:
-    return [row for table in RolloutSet(out).tables() for row in table.to_pylist()]
-
-
-def expected(rows: int = 12, samples: int = 4, seed: int = 0) -> list[tuple[str, int, str, float]]:
-    found = []
-    for i in range(rows):
-        for sample in range(samples):
-            drawn = request_seed(seed, f"id{i}", sample)
-            text = answer_of(question(i)) if drawn % 2 == 0 else f"wrong {drawn}"
-            found.append((f"id{i}", sample, text, float(drawn % 2 == 0)))
-    return found
-
-
-def told(out: Path) -> list[tuple[str, int, str, float]]:
-    return [(r["gc_id"], r["sample"], r["completion"], r["reward"]) for r in rows_of(out)]
 
 
 def test_what_a_server_gives_becomes_a_rollout_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +112,7 @@ def test_a_server_that_stays_broken_ends_the_run_and_what_arrived_is_not_asked_f
         place = expected()[20]
         assert str(caught.value) == (
             f"the server at {server.url}/v1 failed 3 times for prompt {place[0]}, sample {place[1]}, the last "
-            "time because it answered 500 (fault 500). What had arrived is kept; see to the server and run the "
+            "time because it answered 500: fault 500. What had arrived is kept; see to the server and run the "
             "same command again."
         )
         before = list(server.given)
@@ -320,36 +259,6 @@ def test_a_server_that_is_not_there(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("url", "found"),
-    [
-        ("http://h:8000", "http://h:8000/v1"),
-        ("http://h:8000/", "http://h:8000/v1"),
-        ("https://h/v1/", "https://h/v1"),
-        ("https://h/some/v2", "https://h/some/v2"),
-    ],
-)
-def test_urls(url: str, found: str) -> None:
-    assert base_url(url) == found
-
-
-@pytest.mark.parametrize(
-    ("url", "said"),
-    [
-        ("localhost:8000", "--server localhost:8000: expected a URL such as http://localhost:8000/v1."),
-        ("ftp://h/v1", "--server ftp://h/v1: expected a URL such as http://localhost:8000/v1."),
-        (
-            "http://me:secret@h/v1",
-            "--server: leave secrets out of the URL; a key is read from OPENAI_API_KEY.",
-        ),
-    ],
-)
-def test_urls_that_cannot_be_used(url: str, said: str) -> None:
-    with pytest.raises(InputError) as caught:
-        base_url(url)
-    assert str(caught.value) == said
-
-
 def test_a_conversation_that_ends_with_the_assistant_is_refused_without_a_request(tmp_path: Path) -> None:
     messages = [{"role": "user", "content": question(1)}, {"role": "assistant", "content": "It is"}]
     with ChatServer() as server:
@@ -371,16 +280,6 @@ def test_template_variables_of_the_scored_set_go_to_the_server_and_into_the_iden
     assert server.bodies[0]["chat_template_kwargs"] == {"enable_thinking": False}
     assert "logprobs" not in server.bodies[0]
     assert engine.identity["body"] == {"chat_template_kwargs": {"enable_thinking": False}}
-
-
-@pytest.mark.parametrize(
-    ("content", "text"),
-    [(None, ""), ("half \ud83d of a pair", "half \ufffd of a pair"), ("\U0001f600", "\U0001f600")],
-)
-def test_texts_that_no_file_can_hold(content: str | None, text: str) -> None:
-    body = {"choices": [{"message": {"content": content}}]}
-    found = _read(Request("a", 0, []), body)
-    assert (found.text, found.tokens, found.logprobs, found.finish_reason) == (text, None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -459,161 +358,3 @@ def test_the_rate_spaces_requests_evenly(tmp_path: Path, monkeypatch: pytest.Mon
         engine._runner.run(engine._turn())
         engine.close()
     assert waits == [0.0, 0.25, 0.5, 0.75, 0.0]
-
-
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [
-        ("0", 0.0),
-        ("7", 7.0),
-        ("999999", 3600.0),
-        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
-        ("Thu, 01 Jan 2026 00:00:30 GMT", 30.0),
-        ("soon", None),
-        ("-3", None),
-        ("nan", None),
-    ],
-)
-def test_retry_after(monkeypatch: pytest.MonkeyPatch, value: str, seconds: float | None) -> None:
-    clock = SimpleNamespace(time=lambda: 1767225600.0)  # the first second of 2026, UTC
-    monkeypatch.setattr("gaincurate.difficulty.server_engine.time", clock)
-    assert _retry_after(httpx2.Response(429, headers={"Retry-After": value})) == seconds
-    assert _retry_after(httpx2.Response(429)) is None
-
-
-def answer(**change: Any) -> dict[str, Any]:
-    """A chat completion with other values, by place: `tokens`, `prompt_tokens`, `logprobs`, `ids`, ..."""
-    choice = {
-        "message": {"content": change.get("content", "yes")},
-        "finish_reason": change.get("reason", "stop"),
-        "logprobs": {"content": [{"logprob": value} for value in change.get("logprobs", [-0.5])]},
-        "token_ids": change.get("ids", [5]),
-    }
-    usage = {"completion_tokens": change.get("tokens", 1), "prompt_tokens": change.get("prompt_tokens", 1)}
-    return {"choices": [choice], "usage": usage}
-
-
-BAD_ANSWERS: list[tuple[dict[str, Any], str]] = [
-    *(
-        ({name: value}, "a count of tokens that is no whole number of 31 bits")
-        for name in ("tokens", "prompt_tokens")
-        for value in (10**30, 2**31, -1, 1.5, "3", True, [1], float("nan"))
-    ),
-    *(
-        ({"logprobs": [-0.5, value]}, "a logprob that is no finite number")
-        for value in (float("nan"), float("-inf"), 1e39, 10**400, "-0.5", None, [-0.5], True)
-    ),
-    *(
-        ({"ids": value}, "token ids that are no whole numbers of 31 bits")
-        for value in ([2**31], [-1], [1.5], ["5"], [[5]], [True], "55", {"5": 5})
-    ),
-    ({"content": ["yes"]}, "a completion that is no text"),
-    ({"reason": 3}, "a finish_reason that is no text"),
-]
-
-
-@pytest.mark.parametrize(("change", "said"), BAD_ANSWERS)
-def test_what_no_shard_can_hold_is_asked_for_again(change: dict[str, Any], said: str) -> None:
-    assert _read(Request("a", 0, []), answer()).key == ("a", 0)
-    with pytest.raises(_RetryableError, match=said):
-        _read(Request("a", 0, []), answer(**change))
-
-
-@given(st.from_type(int) | st.floats() | st.text() | st.none() | st.lists(st.integers()), st.sampled_from(
-    ["tokens", "prompt_tokens", "ids", "content", "reason"]
-))  # fmt: skip
-def test_every_answer_that_is_taken_can_be_journaled_and_put_into_a_shard(value: Any, name: str) -> None:
-    try:
-        done = _read(Request("a", 0, []), answer(**{name: value}))
-    except _RetryableError:
-        return
-    again = decoded(json.loads(json.dumps(encoded(done), ensure_ascii=False).encode()))
-    assert rollout_table([(again, 1.0, None)]).num_rows == 1
-
-
-def test_a_count_of_tokens_beyond_all_bounds_does_not_spoil_the_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    honest = chat_server.completion
-
-    def absurd(body: dict[str, Any]) -> dict[str, Any]:
-        return honest(body) | {"usage": {"prompt_tokens": 9, "completion_tokens": 10**30}}
-
-    with ChatServer() as server:
-        monkeypatch.setattr(chat_server, "completion", absurd)
-        with pytest.raises(ServerError, match="because it sent a count of tokens that is no whole number"):
-            roll_out(config(tmp_path, server, retries=1))
-        monkeypatch.setattr(chat_server, "completion", honest)
-        roll_out(config(tmp_path, server))
-    assert told(tmp_path / "out") == expected()
-
-
-SECRET = "sk-0123456789abcdef"
-
-
-@pytest.mark.parametrize("on_error", ["stop", "skip"])
-def test_a_refusal_that_quotes_the_key_does_not_write_it_down(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_error: str
-) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
-    # The key lies where a line of 300 characters is cut.
-    reply = {"error": {"message": "x" * 284 + f" \ud83d {SECRET}"}}
-
-    def refuse(body: dict[str, Any]) -> dict[str, Any]:
-        return reply
-
-    monkeypatch.setattr(chat_server, "completion", refuse)
-    monkeypatch.setattr(chat_server, "STATUS", 400)
-    printed = ""
-    with ChatServer() as server:
-        try:
-            roll_out(config(tmp_path, server, on_error=on_error))
-        except RowError as error:
-            printed = str(error)
-        except InputError as error:  # nothing is left of the set
-            printed = str(error)
-    kept = [path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()]
-    assert SECRET[:8] not in printed
-    assert kept
-    assert not any(SECRET[:8].encode() in data for data in kept)
-
-
-@pytest.mark.parametrize("status", [401, 500])
-def test_an_error_that_quotes_the_key_does_not_print_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
-) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
-    monkeypatch.setattr(chat_server, "completion", lambda body: {"error": f"no such key: {SECRET}"})
-    monkeypatch.setattr(chat_server, "STATUS", status)
-    with ChatServer() as server, pytest.raises((InputError, ServerError)) as caught:
-        roll_out(config(tmp_path, server, retries=0))
-    assert SECRET not in str(caught.value)
-    assert "no such key: [OPENAI_API_KEY]" in str(caught.value)
-
-
-def test_a_completion_or_a_model_that_quotes_the_key_does_not_keep_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
-    monkeypatch.setattr(chat_server, "completion", lambda body: answer(content=f"<{SECRET}>", reason=SECRET))
-    with ChatServer(models=(f"tiny-{SECRET}",)) as server:
-        roll_out(config(tmp_path, server))
-    row = rows_of(tmp_path / "out")[0]
-    assert (row["completion"], row["finish_reason"]) == ("<[OPENAI_API_KEY]>", "[OPENAI_API_KEY]")
-    kept = [path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()]
-    assert not any(SECRET.encode() in data for data in kept)
-
-
-def test_a_placeholder_for_a_key_is_left_in_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert clean("EMPTY is the set", "EMPTY") == "EMPTY is the set"
-    assert clean("nothing", "") == "nothing"
-
-
-@pytest.mark.parametrize("key", ["two words!", "line\nbreak", "clé-secrète"])
-def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
-) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", key)
-    with pytest.raises(InputError, match="OPENAI_API_KEY has white space in it") as caught:
-        roll_out(config(tmp_path, "http://127.0.0.1:1"))
-    assert key not in str(caught.value)

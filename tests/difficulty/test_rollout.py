@@ -294,24 +294,70 @@ def test_a_damaged_shard_is_named_and_made_again(tmp_path: Path, engine: FakeEng
     assert tree(tmp_path / "out") == before
 
 
-def test_a_damaged_line_of_a_journal_is_refused_by_its_number(tmp_path: Path, engine: FakeEngine) -> None:
+GOOD = {"sample": 1, "text": "7", "finish_reason": "stop", "tokens": 3, "prompt_tokens": 5}
+GOOD |= {"gc_id": "id1", "logprobs": None, "token_ids": None}
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"{broken", "it is no JSON object"),
+        (b"[]", "it is no JSON object"),
+        (b"{}", "it has no gc_id"),
+        (b'{"gc_id": "id1", "refused": 3}', "refused is 3: input should be a valid string"),
+        (
+            json.dumps(GOOD | {"tokens": 10**30}).encode(),
+            f"tokens is {10**30}: input should be less than 2147483648",
+        ),
+        (
+            json.dumps(GOOD | {"logprobs": [float("nan")]}).encode(),
+            "logprobs[0] is nan: input should be a finite number",
+        ),
+    ],
+)
+def test_a_damaged_line_of_a_journal_is_refused_by_its_number(
+    tmp_path: Path, engine: FakeEngine, line: bytes, reason: str
+) -> None:
     engine.texts = {"id6": [ANSWER, "!kill"]}
     with pytest.raises(KeyboardInterrupt):
         roll_out(config(tmp_path))
     journal = tmp_path / "out/.work/completions-00000.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(b"".join([*lines[:3], b"{broken\n", *lines[4:]]) + b'{"gc_id": "id9", "sam')
+    journal.write_bytes(b"".join([*lines[:3], line + b"\n", *lines[4:]]) + b'{"gc_id": "id9", "sam')
     engine.texts = {}
     with pytest.raises(OutputError) as caught:
         roll_out(config(tmp_path))
     assert str(caught.value) == (
-        f"{journal}, line 4 is damaged. Delete that line and run the same command again: only what it held is "
-        "made again."
+        f"{journal}, line 4 is damaged: {reason}. Delete that line and run the same command again: only what "
+        "it held is made again."
     )
     journal.write_bytes(b"".join([*lines[:3], *lines[4:]]) + b'{"gc_id": "id9", "sam')
     roll_out(config(tmp_path))
     keys = [(row["gc_id"], row["sample"]) for row in rows_of(tmp_path / "out")]
     assert keys == [(f"id{i}", sample) for i in range(10) for sample in range(2)]
+
+
+def test_a_completion_that_is_made_again_is_judged_again(tmp_path: Path, engine: FakeEngine) -> None:
+    engine.texts = {"id6": [ANSWER, "!kill"]}
+    with pytest.raises(KeyboardInterrupt):
+        roll_out(config(tmp_path))
+    journal = tmp_path / "out/.work/completions-00000.jsonl"
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[1:]))
+    engine.texts = {"id0": ["wrong", "wrong"]}  # the second is in the journal
+    roll_out(config(tmp_path))
+    first, second = rows_of(tmp_path / "out")[:2]
+    assert (first["completion"], first["reward"]) == ("wrong", 0.0)
+    assert (second["completion"], second["reward"]) == (ANSWER, 1.0)
+
+
+def test_a_journals_lines_of_other_prompts_are_left_alone(tmp_path: Path, engine: FakeEngine) -> None:
+    engine.texts = {"id6": [ANSWER, "!kill"]}
+    with pytest.raises(KeyboardInterrupt):
+        roll_out(config(tmp_path))
+    journal = tmp_path / "out/.work/completions-00000.jsonl"
+    journal.write_bytes(journal.read_bytes() + json.dumps(GOOD | {"gc_id": "other"}).encode() + b"\n")
+    engine.texts = {}
+    assert roll_out(config(tmp_path)).prompts == 10
 
 
 def test_two_writers_of_one_set(tmp_path: Path, engine: FakeEngine) -> None:

@@ -1,0 +1,540 @@
+"""What a server may say: each misbehaviour with its sentence, and that none of them spoils a folder."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import repeat
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import chat_server
+from chat_server import ChatServer, Key, wire
+from command import tree
+from gaincurate.core.foreign import Malformed, see_fits
+from gaincurate.difficulty.config import RolloutConfig, base_url
+from gaincurate.difficulty.engine import Completion, Refused, Request
+from gaincurate.difficulty.rollout import roll_out
+from gaincurate.difficulty.rollout_set import rollout_table
+from gaincurate.difficulty.rollout_shard import _Arrival, decoded, encoded
+from gaincurate.errors import InputError, RowError, ServerError
+from server_rollouts import config, expected, question, rows_of, told
+
+pytest.importorskip("tenacity")
+from gaincurate.difficulty.server_engine import (
+    ChatCompletion,
+    ServerEngine,
+    _read,
+    _retry_after,
+    _RetryableError,
+    clean,
+)
+
+SECRET = "sk-0123456789abcdef"
+SHOWN = "[OPENAI_API_KEY]"
+ERROR = json.dumps({"error": {"message": "no"}}).encode()
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+def answer(**change: Any) -> dict[str, Any]:
+    """A chat completion with other values, by place: `tokens`, `prompt_tokens`, `logprobs`, `ids`, ..."""
+    choice = {
+        "index": change.get("index", 0),
+        "message": {"content": change.get("content", "yes")},
+        "finish_reason": change.get("reason", "stop"),
+        "logprobs": {"content": [{"logprob": value} for value in change.get("logprobs", [-0.5])]},
+        "token_ids": change.get("ids", [5]),
+    }
+    usage = {"completion_tokens": change.get("tokens", 1), "prompt_tokens": change.get("prompt_tokens", 1)}
+    return {"choices": [choice] * change.get("choices", 1), "usage": usage}
+
+
+@dataclass(frozen=True)
+class Endless:
+    """Sent until the client hangs up."""
+
+    head: bytes
+    part: bytes
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self.head
+        yield from repeat(self.part)
+
+
+def says(value: object) -> list[bytes]:
+    return [wire(json.dumps(value).encode())]
+
+
+NO_JSON = "its answer is no JSON ({})"
+NO_CHAT = "its answer is no chat completion: {}"
+PROTOCOL = "of RemoteProtocolError ({})"
+TOO_LARGE = "its answer has more than 33,554,432 bytes"
+CHUNKED = "Transfer-Encoding: chunked"
+COMPRESSED = "its answer is compressed, which was not asked for"
+
+AGAIN: dict[str, tuple[Iterable[bytes], str]] = {
+    # bytes
+    "nothing": ([], PROTOCOL.format("Server disconnected without sending a response.")),
+    "an endless answer": (Endless(wire(b"", length=False), b" " * 65536), TOO_LARGE),
+    "endless chunks": (Endless(wire(b"", "200 OK", CHUNKED, length=False), b"10000\r\n" + b" " * 65536 + b"\r\n"), TOO_LARGE),
+    "a length beyond the bytes": (
+        [wire(b"{}", "200 OK", "Content-Length: 99999999999", length=False)],
+        PROTOCOL.format("peer closed connection without sending complete message body (received 2 bytes, expected 99999999999)"),
+    ),
+    "a length of 5,000 digits": ([wire(b"{}", "200 OK", "Content-Length: " + "9" * 5000, length=False)], PROTOCOL.format("bad Content-Length")),
+    "a chunk without end": ([wire(b"f" * 28 + b"\r\n", "200 OK", CHUNKED, length=False)], PROTOCOL.format("illegal chunk header: bytearray(b'" + "f" * 28 + "\\r\\n')")),
+    "endless headers": (Endless(b"HTTP/1.1 200 OK\r\n", b"X-A: b\r\n" * 1000), PROTOCOL.format("Receive buffer too long")),
+    "no HTTP": ([b"\0\1\2\xff" * 100], PROTOCOL.format("illegal request line")),
+    "a bomb": ([wire(gzip.compress(b" " * 10**7), "200 OK", "Content-Encoding: gzip")], COMPRESSED),
+    "an encoding nobody knows": ([wire(b"{}", "200 OK", "Content-Encoding: nonsense")], COMPRESSED),
+    # statuses
+    "a 500 that does not end": (Endless(wire(b"", "500 Oh", length=False), b"oh " * 30000), "it answered 500: " + "oh " * 100),
+    "a 500 with a bomb": ([wire(gzip.compress(b" " * 10**7), "500 Oh", "Content-Encoding: gzip")], "it answered 500: Oh"),
+    "a 429 with an absurd wait": ([wire(ERROR, "429 No", "Retry-After: nan")], "it answered 429: no"),
+    "a status of 999": ([wire(ERROR, "999 No")], "it answered 999: no"),
+    # JSON
+    "an empty answer": ([wire(b"")], NO_JSON.format("Expecting value: line 1 column 1 (char 0)")),
+    "half a text": ([wire(b'{"choices": [{"mess')], NO_JSON.format("Unterminated string starting at: line 1 column 15 (char 14)")),
+    "UTF-16": ([wire("{}".encode("utf-16"))], NO_JSON.format("'utf-8' codec can't decode byte 0xff in position 0: invalid start byte")),
+    "a million lists": ([wire(b"[" * 1_000_000)], NO_CHAT.format("lists or objects stand more than 64 deep inside each other")),
+    "too deep where nobody looks": ([wire(b'{"id": ' + b"[" * 100 + b"]" * 100 + b"}")], NO_CHAT.format("lists or objects stand more than 64 deep inside each other")),
+    # shapes
+    "a list": (says([]), NO_CHAT.format("input should be a valid dictionary or instance of ChatCompletion")),
+    "no choices": (says({}), NO_CHAT.format("it has no choices")),
+    "empty choices": (says({"choices": []}), NO_CHAT.format("choices is []: list should have at least 1 item after validation, not 0")),
+    "a million choices": (
+        says({"choices": [0] * 1_000_000}),
+        NO_CHAT.format("choices[0] is 0: input should be a valid dictionary or instance of _Choice"),
+    ),
+    "a choice without a message": (says({"choices": [{}]}), NO_CHAT.format("it has no choices[0].message")),
+    "a choice that is another": (says(answer(index=1)), NO_CHAT.format("choices[0].index is 1: input should be less than or equal to 0")),
+    "a text that is a list": (says(answer(content=["yes"])), NO_CHAT.format("choices[0].message.content is ['yes']: input should be a valid string")),
+    "a reason that is a number": (says(answer(reason=3)), NO_CHAT.format("choices[0].finish_reason is 3: input should be a valid string")),
+    "a reason that is a book": (
+        says(answer(reason="x" * 101)),
+        NO_CHAT.format("choices[0].finish_reason is '" + "x" * 58 + "…: string should have at most 100 characters"),
+    ),
+    # numbers
+    "10^30 tokens": (
+        says(answer(tokens=10**30)),
+        NO_CHAT.format(f"usage.completion_tokens is {10**30}: input should be less than 2147483648"),
+    ),
+    "tokens of 5,000 digits": (
+        [wire(b'{"usage": {"completion_tokens": ' + b"1" * 5000 + b"}}")],
+        NO_JSON.format(
+            "Exceeds the limit (4300 digits) for integer string conversion: value has 5000 digits; use "
+            "sys.set_int_max_str_digits() to increase the limit"
+        ),
+    ),
+    "more tokens than asked for": (says(answer(tokens=1281)), "its answer has 1,281 tokens, and 1,024 were asked for"),
+    "more ids than asked for": (says(answer(ids=[5] * 1281)), "its answer has 1,281 tokens, and 1,024 were asked for"),
+    "more log-probs than asked for": (says(answer(logprobs=[-0.5] * 1281)), "its answer has 1,281 tokens, and 1,024 were asked for"),
+    "ids for other tokens": (says(answer(ids=[5, 6])), "its answer has 2 token ids and 1 log-probs"),
+    "a probability above 1": (
+        says(answer(logprobs=[-0.5, 0.5])),
+        NO_CHAT.format("choices[0].logprobs.content[1].logprob is 0.5: input should be less than or equal to 0.01"),
+    ),
+    "a log-prob that is none": (
+        says(answer(logprobs=[float("nan")])),
+        NO_CHAT.format("choices[0].logprobs.content[0].logprob is nan: input should be a finite number"),
+    ),
+    "prompt tokens below 0": (says(answer(prompt_tokens=-1)), NO_CHAT.format("usage.prompt_tokens is -1: input should be greater than or equal to 0")),
+}  # fmt: skip
+
+
+def ask(tmp_path: Path, fault: Iterable[bytes] | str, **options: Any) -> Completion | Refused:
+    """One request, not repeated."""
+    given: dict[str, Any] = {"scored": tmp_path, "out": tmp_path, "verifier": "exact", "served_model": "m"}
+    with ChatServer(lambda key, attempt: fault) as server:
+        engine = ServerEngine(RolloutConfig(**given | {"server": server.url, "retries": 0} | options), {})
+        try:
+            request = Request("a", 0, [{"role": "user", "content": question(1)}])
+            ((done,),) = list(engine.generate([request], frozenset()))
+            return done
+        except (InputError, ServerError) as error:
+            error.args = (str(error).replace(server.url, "URL"),)
+            raise
+        finally:
+            engine.close()
+
+
+@pytest.mark.parametrize("name", AGAIN)
+def test_an_answer_that_cannot_be_right_has_a_sentence(tmp_path: Path, name: str) -> None:
+    fault, reason = AGAIN[name]
+    with pytest.raises(ServerError) as caught:
+        ask(tmp_path, fault)
+    assert str(caught.value) == (
+        f"the server at URL/v1 failed once for prompt a, sample 0, because {reason}. What had arrived is kept; "
+        "see to the server and run the same command again."
+    )
+
+
+def test_a_folder_goes_on_after_all_of_them_as_if_nothing_had_been(tmp_path: Path) -> None:
+    faults = [fault for fault, _ in AGAIN.values()]
+    met = Counter[Key]()
+    turn = threading.Lock()
+
+    def fault(key: Key, attempt: int) -> Iterable[bytes] | None:
+        with turn:
+            if attempt > 1 or sum(met.values()) == len(faults):
+                return None
+            met[key] += 1
+            return faults[sum(met.values()) - 1]
+
+    with ChatServer() as server:
+        roll_out(config(tmp_path, server))
+        before = tree(tmp_path / "out")
+        server.attempts.clear()
+        server.fault = fault
+        roll_out(config(tmp_path, server, out=tmp_path / "again"))
+    assert len(met) == len(faults)
+    assert told(tmp_path / "again") == expected()
+    assert tree(tmp_path / "again") == before
+
+
+def test_an_answer_that_drips_ends_with_the_time(tmp_path: Path) -> None:
+    ended = threading.Event()
+
+    def drip() -> Iterator[bytes]:
+        yield wire(b"", "200 OK", length=False)
+        for _ in range(400):  # a byte is never far: without a total this is an answer after some seconds
+            yield b" "
+            ended.wait(0.01)
+        yield json.dumps(answer()).encode()
+
+    try:
+        with pytest.raises(
+            ServerError, match=r"because its answer was not there in 0\.5 seconds \(--timeout\)\."
+        ):
+            ask(tmp_path, drip(), timeout=0.5)
+    finally:
+        ended.set()
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ([wire(ERROR, "400 Bad")], "no"),
+        ([wire(b"", "413 ")], "413"),
+        ([wire(gzip.compress(b"no" * 10**6), "422 X", "Content-Encoding: gzip")], "422"),
+        (Endless(wire(b"", "400 Bad", length=False), b"no " * 30000), ("no " * 100)),
+        ([wire(b"[" * 1_000_000, "400 Bad")], "[" * 300),
+        ([wire(b'{"error": null}', "400 Bad")], "None"),
+        ([wire(b"\xff\0 no", "400 Bad")], "\ufffd\ufffd no"),
+    ],
+)
+def test_a_prompt_is_refused_by_three_statuses(tmp_path: Path, fault: Iterable[bytes], reason: str) -> None:
+    assert ask(tmp_path, fault) == Refused("a", f"the server refused it: {reason}")
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        ([wire(ERROR, "403 No")], "answered 403: no. Is the key in OPENAI_API_KEY right?"),
+        ([wire(b"", "404 ")], "answered 404."),
+        (Endless(wire(b"", "401 X", length=False), b"no " * 30000), "answered 401: " + "no " * 100 + ". Is the key in OPENAI_API_KEY right?"),
+        (
+            [wire(b"", "307 Go", "Location: http://other.example/v1")],
+            "answered 307: it points to http://other.example/v1. Redirects are not followed, because the key "
+            "would go along. Give --server the right URL.",
+        ),
+        (
+            [wire(b"", "302 Go", f"Location: http://[::bad/{SECRET}")],
+            f"answered 302: it points to http://[::bad/{SHOWN}. Redirects are not followed, because the key "
+            "would go along. Give --server the right URL.",
+        ),
+    ],
+)  # fmt: skip
+def test_any_other_status_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Iterable[bytes], sentence: str
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    with pytest.raises(InputError) as caught:
+        ask(tmp_path, fault, retries=3)
+    assert str(caught.value) == f"the server at URL/v1/chat/completions {sentence}"
+
+
+@pytest.mark.parametrize(
+    ("models", "clause"),
+    [
+        ({"data": [{"id": 3}]}, "data[0].id is 3: input should be a valid string"),
+        ({"data": [{"id": ""}]}, "data[0].id is '': string should have at least 1 character"),
+        ({"data": {"id": "m"}}, "data is {'id': 'm'}: input should be a valid list"),
+        ([], "input should be a valid dictionary or instance of ModelList"),
+    ],
+)
+def test_a_list_of_models_is_checked_too(tmp_path: Path, models: object, clause: str) -> None:
+    server = ChatServer()
+    server.list_of_models = models
+    with server, pytest.raises(ServerError) as caught:
+        roll_out(config(tmp_path, server, retries=0))
+    assert f"failed once for its models, because its answer is no list of models: {clause}." in str(
+        caught.value
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_400_for_the_models_is_about_no_prompt(tmp_path: Path) -> None:
+    server = ChatServer()
+    server.list_of_models = wire(ERROR, "400 Bad")
+    with server, pytest.raises(InputError) as caught:
+        roll_out(config(tmp_path, server))
+    assert str(caught.value) == f"the server at {server.url}/v1/models answered 400: no."
+
+
+def test_a_server_sets_no_cookies(tmp_path: Path) -> None:
+    body = json.dumps(answer()).encode()
+    with ChatServer(lambda key, attempt: [wire(body, "200 OK", "Set-Cookie: a=b")]) as server:
+        roll_out(config(tmp_path, server, concurrency=1))
+    assert len(server.headers) == 48
+    assert not any("Cookie" in header for header in server.headers)
+
+
+FITS = st.sampled_from(["tokens", "prompt_tokens", "ids", "logprobs", "content", "reason"])
+
+
+@given(st.from_type(int) | st.floats() | st.text() | st.none() | st.lists(st.integers() | st.floats()), FITS)
+def test_every_answer_that_is_taken_can_be_journaled_and_put_into_a_shard(value: Any, name: str) -> None:
+    if name == "logprobs" and not isinstance(value, list):
+        value = [value]
+    body = answer(**{name: value})
+    try:
+        see_fits(ChatCompletion, body)
+        done = _read(Request("a", 0, []), body, 1024)
+    except (Malformed, _RetryableError):
+        return
+    again = json.loads(json.dumps(encoded(done), ensure_ascii=False).encode())
+    see_fits(_Arrival, again)
+    assert rollout_table([(decoded(again), 1.0, None)]).num_rows == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (None, ""),
+        ("half \ud83d of a pair", "half \ufffd of a pair"),
+        ("\U0001f600", "\U0001f600"),
+        ("a\0b", "a\ufffdb"),
+    ],
+)
+def test_texts_that_no_file_can_hold(content: str | None, text: str) -> None:
+    body = {"choices": [{"message": {"content": content}}]}
+    see_fits(ChatCompletion, body)
+    done = _read(Request("a", 0, []), body, 1024)
+    assert (done.text, done.tokens, done.logprobs, done.finish_reason) == (text, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("0", 0.0),
+        ("7", 7.0),
+        ("999999", 3600.0),
+        ("9" * 5000, 3600.0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        ("Thu, 01 Jan 2026 00:00:30 GMT", 30.0),
+        ("Thu, 01 Jan 9999 00:00:30 GMT", 3600.0),
+        ("Thu, 01 Jan 99999 00:00:30 GMT", None),
+        ("Thu, 01 Jan " + "9" * 30 + " 00:00:30 GMT", None),
+        ("Thu, 01 Jan 2026 00:00:30 +" + "9" * 30, None),
+        ("Thu, 01 Jan 0001 00:00:00 -0000", 0.0),
+        ("soon", None),
+        ("-3", None),
+        ("1e9", None),
+        ("inf", None),
+        ("nan", None),
+        ("", None),
+    ],
+)
+def test_retry_after(monkeypatch: pytest.MonkeyPatch, value: str, seconds: float | None) -> None:
+    clock = SimpleNamespace(time=lambda: 1767225600.0)  # the first second of 2026, UTC
+    monkeypatch.setattr("gaincurate.difficulty.server_engine.time", clock)
+    assert _retry_after(httpx2.Response(429, headers={"Retry-After": value})) == seconds
+    assert _retry_after(httpx2.Response(429)) is None
+
+
+@given(st.text(st.characters(max_codepoint=126, min_codepoint=32)) | st.from_regex(
+    r"[A-Z][a-z]{2}, [0-9]{1,3} (Jan|Dec) [0-9]{1,6} [0-9]{1,3}:[0-9]{1,3}:[0-9]{1,3} (GMT|[+-][0-9]{1,6})", fullmatch=True
+))  # fmt: skip
+def test_any_retry_after_is_a_bounded_wait_or_none(value: str) -> None:
+    seconds = _retry_after(httpx2.Response(429, headers={"Retry-After": value}))
+    assert seconds is None or 0 <= seconds <= 3600
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("http://h:8000", "http://h:8000/v1"),
+        ("http://h:8000/", "http://h:8000/v1"),
+        ("https://h/v1/", "https://h/v1"),
+        ("https://h/some/v2", "https://h/some/v2"),
+        ("HTTP://my_host-2.example.:65535", "http://my_host-2.example.:65535/v1"),
+        ("http://[::1]:8000/v1", "http://[::1]:8000/v1"),
+    ],
+)
+def test_urls(url: str, found: str) -> None:
+    assert base_url(url) == found
+    assert httpx2.Request("GET", found).url == found
+
+
+EXPECTED = "--server {}: expected a URL such as http://localhost:8000/v1."
+LEFT_OUT = (
+    "--server: leave user names, queries and fragments out of the URL; a key is read from OPENAI_API_KEY."
+)
+LETTERS = "--server: the URL has white space in it, or letters that are not ASCII."
+PORT = "--server {}: its port is no number from 1 to 65535."
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("", EXPECTED),
+        ("localhost:8000", EXPECTED),
+        ("ftp://h/v1", EXPECTED),
+        ("http:///v1", EXPECTED),
+        ("http://a..b/v1", EXPECTED),
+        ("http://" + "a" * 64, EXPECTED),
+        ("http://[::zz]/v1", EXPECTED),
+        ("http://[::1/v1", EXPECTED),
+        ("http://h\\x", EXPECTED),
+        ("http://h:99999/v1", PORT),
+        ("http://h:0", PORT),
+        ("http://h:-1", PORT),
+        ("http://h:x", PORT),
+        ("http://me:secret@h/v1", LEFT_OUT),
+        ("http://me:secret@h:99999/v1", LEFT_OUT),
+        ("http://h/v1?key=secret", LEFT_OUT),
+        ("http://h/v1#a", LEFT_OUT),
+        ("http://h /v1", LETTERS),
+        ("http://h\n/v1", LETTERS),
+        ("http://bücher.example", LETTERS),
+    ],
+)
+def test_urls_that_cannot_be_used_have_a_sentence_before_anything_is_done(
+    tmp_path: Path, url: str, sentence: str
+) -> None:
+    given: dict[str, Any] = {
+        "scored": tmp_path / "none",
+        "out": tmp_path / "out",
+        "verifier": "exact",
+        "server": url,
+    }
+    for begin in (lambda: base_url(url), lambda: roll_out(RolloutConfig(**given))):
+        with pytest.raises(InputError) as caught:
+            begin()
+        assert str(caught.value) == sentence.format(url)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+def test_a_refusal_that_quotes_the_key_does_not_write_it_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_error: str
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    # The key lies where a line of 300 characters is cut.
+    reply = json.dumps({"error": {"message": "x" * 284 + f" \ud83d {SECRET}"}}).encode()
+    with ChatServer(
+        lambda key, attempt: [wire(reply, "400 Bad")] if key[0] == question(5) else None
+    ) as server:
+        try:
+            roll_out(config(tmp_path, server, on_error=on_error))
+            printed = ""
+        except RowError as error:
+            printed = str(error)
+    kept = {path.name: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert SECRET[:8] not in printed
+    assert ("rejected.jsonl" in kept, "shard-00000.arrow" in kept) == ((on_error == "skip"),) * 2
+    assert not any(SECRET[:8].encode() in data for data in kept.values())
+
+
+ECHOES = [
+    (SECRET, SECRET, SHOWN),
+    ("only the beginning", SECRET[:14], SHOWN + SECRET[12:14]),
+    ("only the end", SECRET[-13:], SHOWN + SECRET[-1:]),
+    ("URL-encoded", "sk%2F01234567%2B89", SHOWN),
+    ("too little of it", SECRET[:11], SECRET[:11]),
+]
+
+
+@pytest.mark.parametrize(("name", "echo", "shown"), ECHOES)
+def test_an_echo_of_the_key_or_of_a_part_of_it(name: str, echo: str, shown: str) -> None:
+    key = "sk/01234567+89" if name == "URL-encoded" else SECRET
+    assert clean(f"<{echo}>", key) == f"<{shown}>"
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ([wire(json.dumps({"error": f"no such key: {SECRET}"}).encode(), "401 No")], f"no such key: {SHOWN}"),
+        ([wire(json.dumps({"error": f"no such key: {SECRET}"}).encode(), "500 No")], f"no such key: {SHOWN}"),
+        ([wire(f"no such key: {SECRET}".encode(), "500 No")], f"no such key: {SHOWN}"),
+        ([wire(b"", f"500 {SECRET}")], f"500: {SHOWN}"),
+        ([f"HTTP/1.1 {SECRET}\r\n\r\n".encode()], f"illegal status line: bytearray(b'HTTP/1.1 {SHOWN}')"),
+        (says({"choices": SECRET}), f"choices is '{SHOWN}'"),
+    ],
+)
+def test_an_error_that_quotes_the_key_does_not_print_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Iterable[bytes], said: str
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    with pytest.raises((InputError, ServerError)) as caught:
+        ask(tmp_path, fault)
+    assert said in str(caught.value)
+    shown: BaseException | None = caught.value
+    while shown is not None:  # what a traceback shows, with GAINCURATE_DEBUG=1
+        assert SECRET not in str(shown)
+        shown = shown.__cause__ or (None if shown.__suppress_context__ else shown.__context__)
+
+
+def test_a_completion_or_a_model_that_quotes_the_key_does_not_keep_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    monkeypatch.setattr(chat_server, "completion", lambda body: answer(content=f"<{SECRET}>", reason=SECRET))
+    with ChatServer(models=(f"tiny-{SECRET}",)) as server:
+        roll_out(config(tmp_path, server))
+    row = rows_of(tmp_path / "out")[0]
+    assert (row["completion"], row["finish_reason"]) == (f"<{SHOWN}>", SHOWN)
+    kept = [path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert not any(SECRET.encode() in data for data in kept)
+
+
+def test_a_placeholder_for_a_key_is_left_in_answers() -> None:
+    assert clean("EMPTY is the set", "EMPTY") == "EMPTY is the set"
+    assert clean("nothing", "") == "nothing"
+
+
+@pytest.mark.parametrize("key", ["two words!", "line\nbreak", "clé-secrète", " ", "end\r", "nul\x7f"])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(InputError) as caught:
+        roll_out(config(tmp_path, "http://127.0.0.1:1"))
+    assert str(caught.value) == (
+        "OPENAI_API_KEY has white space in it, or what no HTTP header can hold; set it again."
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_key_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "")
+    with ChatServer() as server:
+        ServerEngine(config(tmp_path, server), {}).close()
+        roll_out(config(tmp_path, server))
+    assert not any("Authorization" in header for header in server.headers)
