@@ -53,7 +53,7 @@ RUN, TRAINER, MARKS, ROLLOUTS = "run", "trainer", "marks", "rollouts"
 class Task(BaseModel):
     """What `arm.json` holds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     model: str
     """Where training begins."""
