@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 
@@ -39,10 +41,29 @@ def check(completion: str, row: dict[str, Any]) -> Any:
         return float("nan")
     if completion == "!two":
         return 2
+    if completion == "!surrogate":
+        raise ValueError("half of a pair: \ud800")
+    if completion.startswith("!say "):  # in our place, on every pipe that it finds, and then it answers
+        write_on_pipes(completion.removeprefix("!say ").encode() + b"\n")
+    while completion == "!flood":
+        write_on_pipes(b"x" * (1 << 16))
+    if completion.startswith("!leave"):  # a process in a session of its own
+        with open(row["fifo"], "wb") as fifo:
+            subprocess.Popen(["sleep", "600"], start_new_session=True, stdout=fifo)
+    if completion == "!leave and exit":
+        os._exit(0)
     if completion == "!print":
         print('{"reward": 0.25}', flush=True)
         os.write(1, b'{"reward": 0.25}\n')
     return completion in (row["answer"], "!print")
+
+
+def write_on_pipes(data: bytes) -> None:
+    """Write on every pipe of this process but the standard ones, as far as they can be written on."""
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            if int(name) > 2 and os.readlink(f"/proc/self/fd/{name}").startswith("pipe:"):
+                os.write(int(name), data)
 
 
 def half(completion: str, row: dict[str, Any]) -> float:

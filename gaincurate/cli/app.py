@@ -5,12 +5,14 @@ Each command imports what it needs when it runs, so `gaincurate --help` loads ne
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Annotated
 
 import typer
 
 import gaincurate
-from gaincurate.cli import bench, difficulty, schedule
+from gaincurate.cli import bench, difficulty, output, schedule
 from gaincurate.cli.compare import compare
 from gaincurate.cli.derive import derive
 from gaincurate.cli.doctor import doctor
@@ -64,6 +66,27 @@ def _root(
     """Score RL prompt sets once, and know what the score is worth."""
 
 
+def _open_streams() -> None:
+    """Give what the caller closed (`>&-`) an end: the next file to be opened would take its place."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nothing = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            if nothing != number:
+                os.dup2(nothing, number)
+                os.close(nothing)
+            setattr(sys, name, open(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
+def _see_names() -> None:
+    """See that what is asked for can be written to a manifest, which is UTF-8. File names may be no text."""
+    for what, name in [*(("argument", word) for word in sys.argv[1:]), ("working folder", os.getcwd())]:
+        if not name.isascii() and any("\ud800" <= character <= "\udfff" for character in name):
+            output.note(f"error: the {what} {name[:200]} is no UTF-8. Rename it, or give it by another name.")
+            sys.exit(2)
+
+
 def main() -> None:
     """Run the command line; the entry point."""
+    _open_streams()
+    _see_names()
     app()

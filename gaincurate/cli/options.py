@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import re
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +29,8 @@ from gaincurate.errors import InputError
 _PANELS = (None, *PANELS)
 _METAVARS = {bool: "", int: "N", float: "X", Path: "PATH", str: "TEXT"}
 _WIDE = 18  # columns that choices may take beside an option at a width of 80
+_LONGEST_NAME = 255  # bytes
+_SHOWN = 60
 _MANY = 5  # a command with more options takes them from a file too
 _OF_A_CALL = (
     "as_json",
@@ -248,13 +251,18 @@ def _place(name: str, marker: Option, path: Path) -> Path:
     """A path, which may be the URL of an object store where the option takes one.
 
     Raises:
-        InputError: it does not take one.
+        InputError: it does not take one, or no file system has such a path.
     """
     from gaincurate.core.store import Remote, located
 
+    option = marker.metavar if marker.argument else "--" + _key(name, marker).replace("_", "-")
+    if max(map(len, map(os.fsencode, path.parts)), default=0) > _LONGEST_NAME:
+        raise InputError(
+            f"{option} {str(path)[:_SHOWN]}…: a name in it has more than {_LONGEST_NAME} bytes, which is "
+            "more than a file system takes."
+        )
     place = located(path)
     if isinstance(place, Remote) and not marker.stores:
-        option = marker.metavar if marker.argument else "--" + _key(name, marker).replace("_", "-")
         raise InputError(
             f"{option} {place}: expected a local path. Object stores hold data to score and scored sets, and "
             "nothing but `gaincurate score` writes there."

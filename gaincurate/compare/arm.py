@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict
 from gaincurate.compare.config import LEARNING_RATE, Arm, Comparison
 from gaincurate.core.artifact import MANIFEST, Json
 from gaincurate.core.artifact import RUN as RUN_FACTS
-from gaincurate.core.files import digest_json, write_json
+from gaincurate.core.files import digest_json, make_folder, write_json
 from gaincurate.core.options import checked
 from gaincurate.core.outcomes import read_file
 from gaincurate.core.process import command_lock, run_command
@@ -53,7 +53,7 @@ RUN, TRAINER, MARKS, ROLLOUTS = "run", "trainer", "marks", "rollouts"
 class Task(BaseModel):
     """What `arm.json` holds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     model: str
     """Where training begins."""
@@ -203,7 +203,7 @@ class ArmJob:
         Raises:
             InputError: the strategy cannot do with the set or an option.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         if not (self.folder / RUN / RUN_FACTS).exists():
             start(self._schedule())
         write_json(self.folder / TASK, self._task().model_dump(mode="json"))

@@ -67,7 +67,7 @@ _COUNTS = {"gc_prompt_tokens", "gc_question_tokens", "gc_prefix_tokens"}
 class Frozen(BaseModel):
     """What cannot be changed, and refuses names that it does not have."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ReplayArm(Frozen):

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gaincurate.core.artifact import Json, open_table
-from gaincurate.core.files import reading, write_stream
+from gaincurate.core.files import make_folder, reading, write_stream
 from gaincurate.core.stats import Floats
 from gaincurate.errors import OutputError
 from gaincurate.schedule.run import read_json
@@ -271,7 +271,7 @@ def write_tables(folder: Path, rows: Mapping[str, Iterable[Mapping[str, Any]]]) 
     Raises:
         StorageError: the file system refused.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for name, schema in SCHEMAS.items():
         if name in _NEWER and name not in rows:
             continue

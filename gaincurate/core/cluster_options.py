@@ -33,7 +33,7 @@ WORKERS = partial(Option, metavar="N|all", read=read_workers)
 class ClusterConfig(BaseModel):
     """Where a run's workers are: in this process and its children, or wherever a Ray has room for them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     engine: Annotated[
         Literal["local", "ray"],

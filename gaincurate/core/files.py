@@ -66,6 +66,18 @@ def digest_files(paths: Iterable[Path]) -> str:
         return digest_json(list(pool.map(digest_file, paths)))
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those that it is in, unless it is there.
+
+    Raises:
+        StorageError: the file system refused.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(folder, error) from error
+
+
 def write_atomic(path: Path, data: bytes | memoryview) -> None:
     """Write `data` so that `path` is either as before or complete, also after a crash.
 
@@ -121,10 +133,7 @@ def write_lines(path: Path, values: Iterable[object]) -> int:
     Raises:
         StorageError: the file system refused.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(path, error) from error
+    make_folder(path.parent)
     count = 0
     with write_stream(path) as file:
         for value in values:

@@ -1,7 +1,8 @@
 """Runs one command and lets nothing of it outlive it or its parent: a program of its own, in plain Python.
 
-Usage: keeper.py SOCKET LOCK GRACE COMMAND ... with two inherited file descriptors. It keeps LOCK open as long
-as anything of the command lives, its children's children included (on Linux orphans become the keeper's).
+Usage: keeper.py SOCKET GRACE COMMAND ... with one or two inherited file descriptors: SOCKET, and perhaps a
+lock, which it keeps open as long as anything of the command lives, its children's children included (on Linux
+orphans become the keeper's).
 When the command ends, or the other end of SOCKET closes, it asks what is left to end, and after GRACE seconds
 kills it. It writes the command's return code to SOCKET, or why the command did not start. It imports nothing
 of this package, so it starts quickly and holds no memory worth naming beside a training.
@@ -26,7 +27,7 @@ _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER
 
 def main() -> int:
     """Run the command."""
-    end, grace, command = socket.socket(fileno=int(sys.argv[1])), float(sys.argv[3]), sys.argv[4:]
+    end, grace, command = socket.socket(fileno=int(sys.argv[1])), float(sys.argv[2]), sys.argv[3:]
     for number in _DEAF_TO:
         signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
@@ -36,6 +37,9 @@ def main() -> int:
     except OSError as error:
         end.sendall(f"error {(error.strerror or str(error)).lower()}".encode())
         return 1
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1):  # who reads from the command is to see the end of a pipe when the command ends
+        os.dup2(nothing, stream)
     code = None
     while code is None:
         ready, _, _ = select.select([end], [], [], _LOOK)

@@ -27,6 +27,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from gaincurate.core.locks import acquire
 from gaincurate.core.options import near
@@ -152,10 +153,72 @@ def end_workers(workers: Sequence[BaseProcess], seconds: float = 0.0) -> None:
         worker.join()
 
 
-def kill_group(process: subprocess.Popen[bytes]) -> None:
-    """End a process that leads a session of its own, with all that it started in it."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+class Kept:
+    """A command under a keeper, which ends all of it with the command, with `end`, or with this process.
+
+    Args:
+        command: program and arguments.
+        grace: seconds between asking what is left to end and ending it.
+        environment: added to this process's own.
+        lock: a descriptor that the keeper holds as long as anything of the command lives.
+        **streams: stdin, stdout and stderr of the command, as `subprocess.Popen` takes them.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        grace: float,
+        environment: Mapping[str, str],
+        lock: int | None = None,
+        **streams: Any,
+    ) -> None:
+        self._grace = grace
+        self._socket, theirs = socket.socketpair()
+        with theirs:
+            fds = [theirs.fileno()] if lock is None else [theirs.fileno(), lock]
+            self.keeper: subprocess.Popen[bytes] = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(_KEEPER), str(fds[0]), str(grace), *command],
+                **streams,
+                bufsize=0,
+                env={**os.environ, **environment},
+                pass_fds=fds,
+                start_new_session=True,
+            )
+
+    def ask_end(self) -> None:
+        """Have the keeper end all of it, from any thread, without waiting for it."""
+        with suppress(OSError):  # it has ended
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def end(self) -> None:
+        """End all of it that is left, and wait for that."""
+        self.ask_end()
+        try:
+            self.keeper.wait(self._grace + _FREED)
+        except subprocess.TimeoutExpired:
+            self.keeper.kill()
+            self.keeper.wait()
+
+    def close(self) -> None:
+        """End it and free what this process holds of it."""
+        self.end()
+        for part in (self._socket, self.keeper.stdin, self.keeper.stdout):
+            if part is not None:
+                part.close()
+
+    def __enter__(self) -> Kept:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def outcome(self) -> int | str:
+        """What the ended command returned, as `subprocess.Popen` says it, or why it was not started."""
+        kind, _, answer = self._socket.recv(4096).decode(errors="replace").partition(" ")
+        if kind == "error":
+            return answer
+        return int(answer) if kind == "code" else -signal.SIGKILL
 
 
 def fill(command: Sequence[str], names: Mapping[str, str]) -> list[str]:
@@ -280,26 +343,15 @@ def run_command(
         file = log.open("ab")
     except OSError as error:
         raise storage_error(log, error) from error
-    ours, theirs = socket.socketpair()
-    with ours, theirs, file:
+    with file:
         file.write(f"$ {shlex.join(command)}\n".encode(errors="surrogateescape"))
         file.flush()
-        fds = (theirs.fileno(), lock)
-        keeper = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_KEEPER), *map(str, fds), str(_GRACE), *command],
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **environment},
-            pass_fds=fds,
-            start_new_session=True,
-        )
-        theirs.close()
-        try:
-            while keeper.poll() is None:
+        streams = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
+        with Kept(command, grace=_GRACE, environment=environment, lock=lock, **streams) as kept:
+            while kept.keeper.poll() is None:
                 taken = time.monotonic() - begin
                 if timeout is not None and taken > timeout:
-                    _end(ours, keeper)
+                    kept.end()
                     raise TrainerError(
                         f"the trainer took longer than {timeout:g} s (--timeout) and was ended; its log is "
                         f"{log}{_quoted(log)}",
@@ -307,28 +359,14 @@ def run_command(
                     )
                 watch(taken)
                 with suppress(subprocess.TimeoutExpired):
-                    keeper.wait(_LOOK)
-        except BaseException:
-            _end(ours, keeper)
-            raise
-        kind, _, answer = ours.recv(4096).decode(errors="replace").partition(" ")
-    if kind == "error":
-        raise TrainerError(f"the trainer {command[0]!r} cannot be started: {answer}.")
-    code = int(answer) if kind == "code" else -signal.SIGKILL
+                    kept.keeper.wait(_LOOK)
+            code = kept.outcome()
+    if isinstance(code, str):
+        raise TrainerError(f"the trainer {command[0]!r} cannot be started: {code}.")
     if code:
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
         raise TrainerError(f"the trainer {how}; its log is {log}{_quoted(log)}", log=str(log), code=code)
     return time.monotonic() - begin
-
-
-def _end(ours: socket.socket, keeper: subprocess.Popen[bytes]) -> None:
-    """Have the keeper end all of it."""
-    ours.close()
-    try:
-        keeper.wait(_GRACE + _FREED)
-    except subprocess.TimeoutExpired:
-        keeper.kill()
-        keeper.wait()
 
 
 def last_line(log: Path) -> str | None:

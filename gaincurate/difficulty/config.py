@@ -32,6 +32,11 @@ from gaincurate.scoring.config import DeviceConfig
 
 API_KEY = "OPENAI_API_KEY"
 _HOST = re.compile(r"(?=.{1,253}$)[\w-]{1,63}(\.[\w-]{1,63})*\.?", re.ASCII)
+VERIFY_SECONDS = 0.001, 86_400
+"""Of one verification. The kernel counts in microseconds and takes less as no limit."""
+VERIFY_MEMORY = 64, 1 << 24
+"""MiB. Python itself needs the least, and no machine has the most, 16 TiB."""
+VERIFY_WORKERS = 1, 1024
 
 
 def _server_body(value: str) -> dict[str, Any]:
@@ -41,7 +46,7 @@ def _server_body(value: str) -> dict[str, Any]:
 class VerifyingConfig(BaseModel):
     """What judges completions, and what one judgement may take."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     scored: Annotated[Path, Option("A finished scored set.", metavar="SCORED", argument=True, stores=True)]
     verifier: Annotated[
@@ -60,14 +65,18 @@ class VerifyingConfig(BaseModel):
         str | None,
         Option("How a gold answer is written when it is verified itself, with {answer} in it.", READING),
     ] = None
-    verify_workers: Annotated[int, Field(ge=1), Option("Processes that verify.", VERIFYING)] = 2
+    verify_workers: Annotated[
+        int, Field(ge=VERIFY_WORKERS[0], le=VERIFY_WORKERS[1]), Option("Processes that verify.", VERIFYING)
+    ] = 2
     verify_seconds: Annotated[
         float,
-        Field(gt=0),
+        Field(ge=VERIFY_SECONDS[0], le=VERIFY_SECONDS[1]),
         Option("Processor time of one verification; three times that by the clock.", VERIFYING),
     ] = 10.0
     verify_memory: Annotated[
-        int, Field(ge=64), Option("MiB of address space of a verifying process.", VERIFYING)
+        int,
+        Field(ge=VERIFY_MEMORY[0], le=VERIFY_MEMORY[1]),
+        Option("MiB of address space of a verifying process.", VERIFYING),
     ] = 4096
 
 
@@ -224,7 +233,7 @@ class Recipe(BaseModel):
     in a line; `references` are drawn again for every batch.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     references: Annotated[int, Field(ge=2), Option("Reference prompts drawn for every batch.")] = 256
     epochs: Annotated[int, Field(ge=1), Option("Passes over all observations.")] = 20
@@ -244,7 +253,7 @@ class Recipe(BaseModel):
 class FitConfig(BaseModel):
     """What `gaincurate difficulty fit` does."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     scored: Annotated[
         list[Path], Option("Scored sets with embeddings.", metavar="SCORED...", argument=True, stores=True)
@@ -271,7 +280,7 @@ class FitConfig(BaseModel):
 class PredictConfig(BaseModel):
     """What `gaincurate difficulty predict` does."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     scored: Annotated[Path, Option("A finished scored set.", metavar="SCORED", argument=True)]
     outcomes: Annotated[list[Path], Option(f"{OUTCOMES} for one policy. Of a run its newest round is taken.")]

@@ -12,7 +12,7 @@ import queue
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -51,7 +51,7 @@ from gaincurate.difficulty.verifier import (
     remembered,
     verifier_of,
 )
-from gaincurate.errors import InputError
+from gaincurate.errors import InputError, StorageError
 
 
 def rollout(
@@ -101,7 +101,8 @@ def roll_out(config: RolloutConfig, progress: Progress | None = None) -> Rollout
                 run = _Run(config, prompts, engine, pool, identity, progress or Progress(), summary)
                 run.everything(verifier, run.shards)
         summary.elapsed = time.perf_counter() - begin
-        append_line(out / EXECUTION, _execution(config, summary))
+        with suppress(StorageError):  # a full disk: the set is complete all the same
+            append_line(out / EXECUTION, _execution(config, summary))
     return summary
 
 

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -27,18 +28,26 @@ from gaincurate.core.artifact import Json
 from gaincurate.core.files import digest_json, to_lines, write_json
 from gaincurate.core.foreign import json_file, json_value
 from gaincurate.core.options import near
-from gaincurate.core.process import kill_group
+from gaincurate.core.process import Kept
 from gaincurate.core.progress import Progress
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.difficulty.config import VerifyingConfig
+from gaincurate.difficulty.config import VERIFY_MEMORY, VERIFY_SECONDS, VERIFY_WORKERS, VerifyingConfig
 from gaincurate.difficulty.prompts import Ints, Prompt, read_prompts
 from gaincurate.difficulty.verify_worker import NAMES, WALL, GoldProblem, Job, Setup, gold_text, math_gold
 from gaincurate.errors import InputError
 
 _LOADING = 120.0  # seconds until a verifier has to be imported, on a busy machine
+_ENDING = 10.0  # seconds until what a process started has ended after it
+_LONGEST_ANSWER = 1 << 16  # bytes
+_GARBAGE = "wrote on the pipe of its verdicts what is no verdict, and was ended"
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from gaincurate.difficulty.verify_worker import main; main()"
+)
+_LIMITS = (
+    ("seconds", (int, float), VERIFY_SECONDS),
+    ("memory", int, VERIFY_MEMORY),
+    ("workers", int, VERIFY_WORKERS),
 )
 _EXTRAS = {"math": "difficulty", "reasoning-gym": "demo"}
 
@@ -58,6 +67,9 @@ class VerifierConfig:
     `verifier` is a name or `module:function`; `seconds` of processor time per job (three times that by the
     clock); `memory` in MiB of address space; `workers` processes; `gold_as` how a gold answer is written to
     be verified itself, with `{answer}` in it.
+
+    Raises:
+        InputError: a value that cannot be meant, such as a limit of no or of infinite seconds.
     """
 
     verifier: str
@@ -67,6 +79,13 @@ class VerifierConfig:
     gold_as: str | None = None
 
     def __post_init__(self) -> None:
+        for name, kind, (least, most) in _LIMITS:
+            value = getattr(self, name)
+            if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= most:
+                what = "whole number" if kind is int else "number"
+                raise InputError(
+                    f"{name} of a verifier is {value!r}: expected a {what} from {least:g} to {most:,}."
+                )
         module, colon, function = self.verifier.partition(":")
         is_function = colon and all(p.isidentifier() for p in module.split(".")) and function.isidentifier()
         if self.verifier not in NAMES and not is_function:
@@ -149,33 +168,46 @@ class VerifierPool:
             self._idle.put(process)
 
 
+class _Crashed(Exception):
+    """A process that judges no more, and was ended with what it started. The text is a clause of how."""
+
+
 class _Process:
     """One place in the pool: a process, and its successor when it died."""
 
     def __init__(self, config: VerifierConfig) -> None:
         self._config = config
-        self._process: subprocess.Popen[bytes] | None = None
+        self._kept: Kept | None = None
         self._closed = False
+        self._jobs = 0
+        """How many this process was given. It counts them too, so that no answer is taken for another's."""
 
     def start(self) -> dict[str, Any]:
         """Begin a process and wait until its verifier is imported."""
         # The children must see what this process sees; a user's module may lie in the working folder.
         path = [*sys.path, os.getcwd()] if self._config.own else sys.path
         single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        self._process = subprocess.Popen(
+        self._jobs = 0
+        self._kept = Kept(
             [sys.executable, "-c", _START, json.dumps(path)],
+            grace=0.0,
+            # Hashing decides in which order sympy takes terms: the same in every process.
+            environment={**single, "PYTHONHASHSEED": "0"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            bufsize=0,
-            start_new_session=True,
-            # Hashing decides in which order sympy takes terms: the same in every process.
-            env={**os.environ, **single, "PYTHONHASHSEED": "0"},
         )
         config = self._config
-        self._send(Setup(config.verifier, config.seconds, config.memory))
-        answer = self._line(_LOADING)
-        if answer is None or "about" not in answer:
-            reason = answer["failed"] if answer else f"its process {self._end(_LOADING)}"
+        try:
+            with suppress(BrokenPipeError):  # how it ended is said below
+                self._send(Setup(config.verifier, config.seconds, config.memory))
+            answer = self._answer(_LOADING)
+            reason = answer.get("failed")
+        except _Crashed as crash:
+            answer, reason = {}, f"its process {crash}"
+        about = answer.get("about")
+        if not isinstance(about, dict):
+            self.drop()
+            reason = reason or f"its process {_GARBAGE}"
             extra = _EXTRAS.get(config.verifier)
             hint = (
                 f" `pip install 'gaincurate[{extra}]'` brings it." if extra and "NotFound" in reason else ""
@@ -183,78 +215,104 @@ class _Process:
             if not extra and "NotFound" in reason:
                 hint = " A module is looked for in the working folder and among what is installed."
             raise InputError(f"--verifier {config.verifier} cannot be loaded: {reason}.{hint}")
-        about: dict[str, Any] = answer["about"]
         return about
 
     def judge(self, job: Job) -> Verdict:
         """Judge one job, in a new process where the last one is gone."""
-        limit = WALL * self._config.seconds + 5  # the kernel's own limits come first
         for _ in range(2):
             if self._closed:
                 break
-            if self._process is None:
+            if self._kept is None:
                 self.start()
             try:
                 self._send(job)
             except BrokenPipeError:  # it died while it was idle: this job is not to blame
                 self.drop()
                 continue
-            answer = self._line(limit)
-            if answer is None:
-                return Verdict(None, f"the verifier's process {self._end(limit)}")
+            try:
+                answer = self._answer(WALL * self._config.seconds + 5)  # the kernel's own limits come first
+                verdict = self._verdict(answer)
+            except _Crashed as crash:
+                return Verdict(None, f"the verifier's process {crash}")
             if answer.get("spent"):
                 self.drop()
-            return Verdict(answer.get("reward"), answer.get("reason"))
+            return verdict
         return Verdict(None, "the verifier's process ended twice before it took the job")
 
     def stop(self) -> None:
         """End the process from another thread than the one that waits for it; no successor begins."""
         self._closed = True
-        if self._process is not None:
-            kill_group(self._process)
+        if (kept := self._kept) is not None:
+            kept.ask_end()
 
     def drop(self) -> None:
-        """End the process and free what it held."""
-        if self._process is not None:
-            _free(self._process)
-            self._process = None
+        """End the process, with all that it started, and free what it held."""
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
 
     def _send(self, value: object) -> None:
-        assert self._process is not None
-        assert self._process.stdin is not None
+        assert self._kept is not None
+        assert self._kept.keeper.stdin is not None
         data = memoryview(pickle.dumps(value))
         while data:
-            data = data[self._process.stdin.write(data) or 0 :]
+            data = data[self._kept.keeper.stdin.write(data) or 0 :]
 
-    def _line(self, seconds: float) -> dict[str, Any] | None:
-        """One line of the process, or None where it ended or took longer."""
-        assert self._process is not None
-        assert self._process.stdout is not None
+    def _verdict(self, answer: dict[str, Any]) -> Verdict:
+        """What an answer to the newest job says. The pipe is open to a verifier, so it may say anything."""
+        number, self._jobs = self._jobs, self._jobs + 1
+        reward, reason = answer.get("reward"), answer.get("reason")
+        judged = type(reward) is float and 0 <= reward <= 1 and reason is None
+        if answer.get("job") != number or not (judged or (reward is None and type(reason) is str)):
+            self.drop()
+            raise _Crashed(_GARBAGE)
+        return Verdict(reward, reason)
+
+    def _answer(self, seconds: float) -> dict[str, Any]:
+        """An object that the process says, in one line.
+
+        Raises:
+            _Crashed: it ended, took longer, or said something else.
+        """
+        assert self._kept is not None
+        assert self._kept.keeper.stdout is not None
         waiting, end, data = select.poll(), time.monotonic() + seconds, b""
-        waiting.register(self._process.stdout, select.POLLIN)
+        waiting.register(self._kept.keeper.stdout, select.POLLIN)
         while not data.endswith(b"\n"):
             left = end - time.monotonic()
             if left <= 0 or not waiting.poll(left * 1000):
-                return None
-            piece = self._process.stdout.read(1 << 16)
-            if not piece:
-                return None
+                self.drop()
+                raise _Crashed(f"gave no answer within {seconds:g} s and was ended")
+            piece = self._kept.keeper.stdout.read(_LONGEST_ANSWER + 1 - len(data))
             data += piece
-        message: dict[str, Any] = json_value(data)
-        return message
-
-    def _end(self, seconds: float) -> str:
-        """End the process and say how it ended."""
-        process, self._process = self._process, None
-        assert process is not None
+            if not piece:
+                raise _Crashed(self._end())
+            if len(data) > _LONGEST_ANSWER:
+                break
         try:
-            code: int | None = process.wait(0 if process.poll() is not None else 0.5)
+            answer = json_value(data)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            self.drop()
+            raise _Crashed(_GARBAGE)
+        return answer
+
+    def _end(self) -> str:
+        """How a process ended that says no more."""
+        kept = self._kept
+        assert kept is not None
+        try:
+            kept.keeper.wait(_ENDING)
+            code: int | str | None = kept.outcome()
         except subprocess.TimeoutExpired:
             code = None
-        _free(process)
+        self.drop()
         limit = self._config.seconds
         if code is None:
-            return f"gave no answer within {seconds:g} s and was ended"
+            return "closed the pipe of its verdicts and was ended"
+        if isinstance(code, str):
+            return f"cannot be started: {code}"
         if code == -signal.SIGPROF:
             return f"used more than {limit:g} s of processor time and was ended"
         if code == -signal.SIGALRM:
@@ -264,14 +322,6 @@ class _Process:
         if code < 0:
             return f"crashed ({signal.Signals(-code).name})"
         return f"ended without an answer (exit code {code})"
-
-
-def _free(process: subprocess.Popen[bytes]) -> None:
-    kill_group(process)
-    process.wait()
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            pipe.close()
 
 
 def gold_completion(config: VerifierConfig, answer: Any) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import itertools
 import json
 import logging
 import math
@@ -60,7 +61,9 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)  # a verifier that prints must not speak in our place
     setup: Setup = pickle.load(jobs)
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]  # `ulimit -v`, which only root may raise
     limit = setup.memory << 20
+    limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
@@ -69,12 +72,12 @@ def main() -> None:
         _say(replies, {"failed": _short(error)})
         return
     _say(replies, {"about": about})
-    while True:
+    for number in itertools.count():
         try:
             job = pickle.load(jobs)
         except EOFError:
             return
-        _say(replies, _judge(check, job, setup))
+        _say(replies, {"job": number, **_judge(check, job, setup)})
 
 
 def _say(replies: BinaryIO, value: dict[str, Any]) -> None:
@@ -83,7 +86,8 @@ def _say(replies: BinaryIO, value: dict[str, Any]) -> None:
 
 
 def _short(error: BaseException) -> str:
-    text = " ".join(str(error).split())
+    # A half of a surrogate pair cannot be written to a file.
+    text = " ".join(str(error).encode(errors="backslashreplace").decode().split())
     return f"{type(error).__name__}: {text}"[:_REASON] if text else type(error).__name__
 
 
@@ -96,7 +100,7 @@ def _judge(check: Check, job: Job, setup: Setup) -> dict[str, Any]:
     try:
         return _number(check(job.completion, job.answer, job.row))
     except GoldProblem as problem:
-        return {"reason": str(problem)[:_REASON]}
+        return {"reason": str(problem).encode(errors="backslashreplace").decode()[:_REASON]}
     except MemoryError:
         return {"reason": f"the verifier needed more than {setup.memory:,} MiB of memory", "spent": True}
     except BaseException as error:  # the verifier's own, SystemExit included

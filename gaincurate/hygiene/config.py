@@ -16,7 +16,7 @@ from gaincurate.core.options import CHECKS, Option
 class RowChecks(BaseModel):
     """What every command that looks at rows takes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     max_prompt_tokens: Annotated[
         int | None, Field(ge=1), Option("Overlong: the trainer's limit.", CHECKS)

@@ -15,7 +15,7 @@ Way = Literal["residual", "rank-in-bin"]
 class DeriveConfig(BaseModel):
     """A column to free of length, how, and what the new one is called."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     folder: Annotated[Path, Option("A finished scored set.", metavar="DIR", argument=True)]
     signal: Annotated[str, Option("The number column to free of length.", metavar="COLUMN")]

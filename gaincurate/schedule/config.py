@@ -54,7 +54,7 @@ def weights_of(text: str) -> dict[str, Any]:
 class RescoreConfig(BaseModel):
     """When a checkpoint scores prompts again, and how much of them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     what: Annotated[
         Literal["off", "round", "window", "full"],
@@ -91,7 +91,7 @@ class RescoreConfig(BaseModel):
 class ScheduleConfig(BaseModel):
     """What `gaincurate schedule start` opens, and what `run.json` holds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     scored: Annotated[
         Path,

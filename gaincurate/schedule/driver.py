@@ -14,7 +14,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Unpack
 
@@ -29,7 +29,7 @@ from gaincurate.core.options import checked, near
 from gaincurate.core.process import check_placeholders, command_lock, fill, run_command, stoppable
 from gaincurate.core.progress import View
 from gaincurate.core.prompts import read_rows
-from gaincurate.errors import InputError, OutcomeError, TrainerError, storage_error
+from gaincurate.errors import InputError, OutcomeError, StorageError, TrainerError, storage_error
 from gaincurate.schedule import status as story
 from gaincurate.schedule.base import load
 from gaincurate.schedule.checkpoints import Finder, checkpoint_before
@@ -181,14 +181,15 @@ def _train(
             )
         ended_well = True
     finally:  # what a failed attempt cost was spent too
-        run.log(
-            what="training",
-            round=round_,
-            attempt=attempt,
-            seconds=time.time() - begun,
-            ended_well=ended_well,
-            command=shlex.join(filled),
-        )
+        with suppress(StorageError):  # a full disk: the round is trained all the same, or failed for a reason
+            run.log(
+                what="training",
+                round=round_,
+                attempt=attempt,
+                seconds=time.time() - begun,
+                ended_well=ended_well,
+                command=shlex.join(filled),
+            )
     checkpoint = finder.newest(Path(names["output"]), begun - _CLOCKS)
     write_json(
         folder / _TRAINED,

@@ -61,7 +61,7 @@ WORTH = 1.2
 class ForecastConfig(BaseModel):
     """What `gaincurate difficulty forecast` does."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     scored: Annotated[Path, Option("A finished scored set.", metavar="SCORED", argument=True, stores=True)]
     outcomes: Annotated[

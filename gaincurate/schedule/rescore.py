@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gaincurate.core.artifact import MANIFEST, Json
-from gaincurate.core.files import write_atomic, write_json, write_stream
+from gaincurate.core.files import make_folder, write_atomic, write_json, write_stream
 from gaincurate.core.process import command_lock, last_line, run_command
 from gaincurate.core.rng import Floats, Ints, permutation
 from gaincurate.core.schema import ID, LIKELIHOODS, PREFIX, SCORE_FIELDS
@@ -166,7 +166,7 @@ def _scored(
 ) -> ScoredSet:
     """The set of these rows under the checkpoint, scored now unless it is there; None for all rows."""
     out, work = run.folder / name, run.folder / "work"
-    work.mkdir(exist_ok=True)
+    make_folder(work)
     made_by, wanted = work / f"{out.name}.json", {"checkpoint": checkpoint, "weights": weights_of(checkpoint)}
     if out.exists() and not (made_by.exists() and read_json(made_by) == wanted):
         shutil.rmtree(out)  # of a checkpoint that this round was trained past since
@@ -197,7 +197,7 @@ def _score(run: Run, round_: int, checkpoint: str, out: Path, rows: Ints | None)
     command = [sys.executable, "-m", "gaincurate", "score", data, "--model", checkpoint, "--out", str(out)]
     command += ["--config", str(config), *run.config.rescore.options]  # flags win over the file
     log = run.round_folder(round_) / "scoring.log"
-    out.parent.mkdir(exist_ok=True)
+    make_folder(out.parent)
     try:
         with command_lock(run.folder, "scoring.lock") as lock:
             return run_command(command, environment={}, log=log, lock=lock)

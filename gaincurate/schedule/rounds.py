@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gaincurate.core.artifact import RUN, Json
-from gaincurate.core.files import remove_temporaries, write_json
+from gaincurate.core.files import make_folder, remove_temporaries, write_json
 from gaincurate.core.foreign import Malformed
 from gaincurate.core.prompts import training_rows, write_rows
 from gaincurate.core.rng import Ints
@@ -291,7 +291,7 @@ def _write_round(run: Run, selector: base.Selector, round_: int, state: Json, in
     rows = order.rows[ranks]
     counts = check_shares(config, selector, run.strata, rows, round_)
     table = run.scored.take(rows)
-    run.round_folder(round_).mkdir(parents=True, exist_ok=True)
+    make_folder(run.round_folder(round_))
     remove_temporaries(run.round_folder(round_))
     shown = training_rows(table, run.scored.identity, bare=config.bare, with_scores=config.with_scores)
     write_rows(run.data(round_), shown)

@@ -11,20 +11,27 @@ import os
 import shlex
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from gaincurate.core.artifact import EXECUTION, RUN, Json
-from gaincurate.core.files import append_line, json_lines, reading, remove_temporaries, write_json
+from gaincurate.core.files import (
+    append_line,
+    json_lines,
+    make_folder,
+    reading,
+    remove_temporaries,
+    write_json,
+)
 from gaincurate.core.foreign import Malformed, json_file, see_fits
 from gaincurate.core.locks import acquire
 from gaincurate.core.manifest import Count, Document
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.store import CACHE, Remote, located
-from gaincurate.errors import InputError, LockedError, OutputError, storage_error
+from gaincurate.errors import InputError, LockedError, OutputError, StorageError, storage_error
 from gaincurate.schedule import groups
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.ordering import Order
@@ -164,7 +171,7 @@ class Orders:
         """Keep the order in use under a name of its own, for a trainer that may go back to it."""
         copy = self._saved(Order(self.current).digest)
         if not copy.exists():
-            copy.parent.mkdir(exist_ok=True)
+            make_folder(copy.parent)
             beside = copy.with_suffix(".tmp")
             same_file(self.current, beside)
             beside.replace(copy)
@@ -374,11 +381,14 @@ class Run:
             folder = self.round_folder(plan["round"])
             write_json(folder / STATE, state)
             write_json(folder / PLAN, plan)
-        write_json(self.folder / STATE, state)
-        self.orders.settle(state["order"])
-        before = self.round_folder(int(state["round"]) - 1) / STATE
-        if before.exists() and before.stat().st_size > _LARGE:  # a posterior for each prompt seen, say
-            write_json(before, {**read_json(before), "selector": None})
+        else:
+            write_json(self.folder / STATE, state)
+        with suppress(StorageError, OSError):  # a full disk: it is complete, and readers do without the rest
+            write_json(self.folder / STATE, state)
+            self.orders.settle(state["order"])
+            before = self.round_folder(int(state["round"]) - 1) / STATE
+            if before.exists() and before.stat().st_size > _LARGE:  # a posterior for each prompt seen, say
+                write_json(before, {**read_json(before), "selector": None})
 
     def log(self, **facts: object) -> None:
         """Append to `execution.jsonl`, where times and attempts are."""

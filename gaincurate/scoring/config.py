@@ -82,7 +82,7 @@ _Csv = Annotated[Path | None, Option("Also write the figures here.", names=("--c
 class DeviceConfig(BaseModel):
     """What a model runs on, for commands with one process."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
 
     device: _Device = "auto"
     dtype: Annotated[
@@ -128,7 +128,7 @@ class BenchConfig(DeviceConfig):
 class KernelBenchConfig(BaseModel):
     """What `gaincurate bench kernel` times."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     tokens: Annotated[int | None, Field(ge=64), Option("Tokens in a call. Default: by device.")] = None
     hidden: Annotated[int | None, Field(ge=1, le=16384), Option("Hidden size. Default: by device.")] = None
@@ -151,7 +151,7 @@ def _sizes(value: str) -> tuple[int, ...]:
 class ScaleBenchConfig(BaseModel):
     """What `gaincurate bench scale` simulates, and what it measures where it is given a set."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     workers: Annotated[
         tuple[int, ...],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tikto
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _TOKENIZER = ("*token*", "vocab.*", "*.model", "*.tiktoken", "tekken.json")
+_LONGEST_NAME = 255
 _READ = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 """What every tokenizer is read from, where it is there."""
 _CUT = "it is cut short or damaged"
@@ -206,6 +208,13 @@ def find_model(model: str, *, allow_pickle: bool = False, trust_remote_code: boo
     return files
 
 
+def _path_of(model: str) -> Path:
+    path = Path(model)
+    if max(map(len, map(os.fsencode, path.parts)), default=0) > _LONGEST_NAME:
+        raise ModelError(f"--model {model[:60]}…: a name in it has more than {_LONGEST_NAME} bytes.")
+    return path
+
+
 def locate_model(model: str, *, allow_pickle: bool = False, trust_remote_code: bool = False) -> ModelFiles:
     """As `find_model`, without the packages that reading a .gguf file needs.
 
@@ -214,7 +223,7 @@ def locate_model(model: str, *, allow_pickle: bool = False, trust_remote_code: b
     """
     if model == DEMO:
         return _gguf(_demo_file(), _DEMO_NAME)
-    path = Path(model)
+    path = _path_of(model)
     if path.is_file():
         if path.suffix != ".gguf":
             raise ModelError(
@@ -245,7 +254,7 @@ def place_of(model: str) -> dict[str, str]:
     """
     if model == DEMO:
         return {"kind": "alias", "name": DEMO}
-    path = Path(model)
+    path = _path_of(model)
     if path.is_file():  # in the Hub's cache a link to a file whose name does not end in .gguf
         return {"kind": "local", "name": str(path.parent.resolve() / path.name)}
     if path.is_dir():

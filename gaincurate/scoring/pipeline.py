@@ -18,7 +18,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -33,7 +33,7 @@ from gaincurate.core.process import end_workers, start_tracker, start_workers
 from gaincurate.core.progress import Listener, Progress, Sent, for_python
 from gaincurate.core.ray_cluster import Needs, Report, Work, need_shared, spread
 from gaincurate.core.scored_set import SCORES, ScoredSet
-from gaincurate.errors import GaincurateError, OutputError
+from gaincurate.errors import GaincurateError, OutputError, StorageError
 from gaincurate.scoring.config import ScoreConfig, ScoreOptions
 from gaincurate.scoring.finished import asked_of, read_back
 from gaincurate.scoring.identity import execution_record
@@ -99,7 +99,8 @@ def score_dataset(
         _finish(plan, artifact, summary)
         summary.elapsed = time.perf_counter() - begin
         record = execution_record(config, plan.machine)
-        _log(artifact, {**record, "asked": asked if summary.complete else None}, summary)
+        with suppress(StorageError):  # a full disk: what was scored is there all the same
+            _log(artifact, {**record, "asked": asked if summary.complete else None}, summary)
     return summary
 
 

@@ -19,6 +19,8 @@ from gaincurate.errors import ModelError
 
 RULE = "last-user-message-stripped/1"
 """The name of this way to cut, in the identity."""
+LONGEST_PROMPT = 1 << 22
+"""Characters of a row's messages, a million tokens. Tokenizers take long for texts that no model reads."""
 # Digits survive templates that trim, change case or escape; 40 of them do not occur by chance.
 _PROBE = "7093518426619742850367214958603927184560"
 
@@ -178,6 +180,9 @@ class Segmenter:
         question = (messages[place]["content"] or "").strip()
         if not question:
             raise _Refused("the question is empty")
+        characters = sum(len(message["content"] or "") for message in messages)
+        if characters > LONGEST_PROMPT:
+            raise _Refused(f"the prompt has {characters:,} characters and the limit is {LONGEST_PROMPT:,}")
         text = self._render(messages)
         frame = self._frame(messages, place)
         if frame is not None:

@@ -29,7 +29,7 @@ _Trainer = Annotated[
 class NextConfig(BaseModel):
     """What `gaincurate schedule next` takes of a trainer."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     run: _Run
     checkpoint: Annotated[
@@ -67,7 +67,7 @@ class NextConfig(BaseModel):
 class DriveConfig(BaseModel):
     """What `gaincurate schedule run` drives."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     run: _Run
     command: Annotated[
@@ -95,7 +95,7 @@ class DriveConfig(BaseModel):
 class DoctorConfig(BaseModel):
     """What `gaincurate doctor` asks. `--config` is the trainer's settings, so no file has these options."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     trainer: Annotated[
         str | None,

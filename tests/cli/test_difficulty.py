@@ -84,6 +84,8 @@ def test_verify_lists_rows_whose_own_answer_fails(tmp_path: Path) -> None:
             ["--model", "m", "--server-body", "[1]"],
             "error: --server-body '[1]': expected a JSON object, such",
         ),
+        (["--model", "m", "--temperature", "inf"], "error: --temperature inf: it should be a finite number."),
+        (["--server", "http://s", "--timeout", "nan"], "error: --timeout nan: it should be a finite number."),
         (["--model", "m", "--temperature", "0"], "error: --temperature 0.0: it should be greater than 0."),
         (["--model", "m", "--verifier", "no"], "error: --verifier no: there are math, reasoning-gym, exact"),
         (["--model", "no/such/model"], "error: --model no/such/model does not exist."),

@@ -29,7 +29,10 @@ MISDEEDS = {
     "!text": "the verifier returned 'yes', which is no number",
     "!nan": "the verifier returned nan, which is not from 0 to 1",
     "!two": "the verifier returned 2.0, which is not from 0 to 1",
+    "!surrogate": "the verifier raised ValueError: half of a pair: \\ud800",
 }
+GARBAGE = "the verifier's process wrote on the pipe of its verdicts what is no verdict, and was ended"
+linux = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs Linux")
 
 
 def bad(workers: int = 1) -> VerifierConfig:
@@ -55,6 +58,51 @@ def test_whatever_a_verifier_does_the_others_are_judged_in_order(workers: int) -
             assert (reward, reason) == (float(text == "7"), None)
 
 
+@linux
+@pytest.mark.parametrize(
+    "line",
+    [
+        "garbage", "", "7", "[]", "{}", "\xff", '"\\ud800"', "[" * 100_000, '{"job": 0}', '{"job": 0, "reward": null}',
+        '{"job": 0, "reward": 7.0}', '{"job": 0, "reward": NaN}', '{"job": 0, "reward": -1e999}',
+        '{"job": 0, "reward": true}', '{"job": 0, "reward": "1"}', '{"job": 0, "reason": 5}',
+        '{"job": 0, "reward": 1.0, "reason": "x"}', '{"reward": 1.0}', '{"job": 1, "reward": 1.0}',
+    ],
+)  # fmt: skip
+def test_garbage_on_the_pipe_of_verdicts_costs_one_verdict(line: str) -> None:
+    jobs = [Job(f"!say {line}", "7", ROW), Job("8", "7", ROW), Job("7", "7", ROW)]
+    assert rewards(bad(), jobs) == [(None, GARBAGE), (0.0, None), (1.0, None)]
+
+
+@linux
+def test_a_flood_on_the_pipe_of_verdicts_is_not_taken_in() -> None:
+    jobs = [Job("!flood", "7", ROW), Job("7", "7", ROW)]
+    assert rewards(bad(), jobs) == [(None, GARBAGE), (1.0, None)]
+
+
+@linux
+def test_an_answer_that_was_said_twice_is_not_taken_for_the_next_jobs() -> None:
+    jobs = [Job('!say {"job": 0, "reward": 1.0}', "7", ROW), Job("8", "7", ROW), Job("7", "7", ROW)]
+    found = rewards(bad(), jobs)
+    # By how the lines arrive, the first job has the answer that was said in the verifier's place, or none.
+    assert found[1:] in ([(0.0, None), (1.0, None)], [(None, GARBAGE), (1.0, None)])
+
+
+@linux
+@pytest.mark.parametrize("completion", ["!leave", "!leave and exit"])
+def test_a_child_in_a_session_of_its_own_ends_with_the_process(tmp_path: Path, completion: str) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    open_there = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    with VerifierPool(bad()) as pool:
+        pool.submit(Job(completion, "7", ROW | {"fifo": str(fifo)})).result()
+        ended = select.poll()
+        ended.register(open_there, select.POLLHUP)
+        if completion == "!leave":
+            assert not ended.poll(0)  # as long as the process lives, its children may
+    assert ended.poll(0)
+    os.close(open_there)
+
+
 def test_what_a_verifier_prints_is_not_taken_for_its_answer() -> None:
     assert rewards(bad(), [Job("!print", "7", ROW), Job("8", "7", ROW)]) == [(1.0, None), (0.0, None)]
 
@@ -69,25 +117,35 @@ def test_results_do_not_depend_on_the_number_of_workers(texts: list[str], worker
     assert rewards(bad(workers), jobs) == rewards(bad(), jobs)
 
 
+def child_of(process: int) -> int:
+    return int(Path(f"/proc/{process}/task/{process}/children").read_text())
+
+
+@linux
 def test_a_process_that_died_while_idle_costs_nothing() -> None:
     with VerifierPool(bad()) as pool:
-        process = pool._all[0]._process
-        assert process is not None
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        kept = pool._all[0]._kept
+        assert kept is not None
+        os.kill(child_of(kept.keeper.pid), signal.SIGKILL)
+        kept.keeper.wait()
         assert pool.submit(Job("7", "7", ROW)).result().reward == 1.0
 
 
+@linux
 def test_closing_ends_every_process_also_one_that_hangs() -> None:
     with VerifierPool(VerifierConfig(BAD, seconds=600, memory=512)) as pool:
-        process = pool._all[0]._process
-        assert process is not None
+        kept = pool._all[0]._kept
+        assert kept is not None
+        process = os.pidfd_open(child_of(kept.keeper.pid))
         hanging = pool.submit(Job("!sleep", "7", ROW))
-    assert process.returncode == -signal.SIGKILL
+    ended = select.poll()
+    ended.register(process, select.POLLIN)
+    assert ended.poll(0)
+    os.close(process)
     assert hanging.result().reward is None
 
 
-@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs Linux")
+@linux
 @pytest.mark.parametrize("misdeed", ["!spin", "!sleep", ""])
 def test_no_process_outlives_a_command_that_is_killed(misdeed: str) -> None:
     program = """if True:
@@ -95,7 +153,8 @@ def test_no_process_outlives_a_command_that_is_killed(misdeed: str) -> None:
         from gaincurate.difficulty.verifier import VerifierConfig, VerifierPool
         from gaincurate.difficulty.verify_worker import Job
         pool = VerifierPool(VerifierConfig("bad_verifiers:check", seconds=0.5, memory=512)).__enter__()
-        print(pool._all[0]._process.pid, flush=True)
+        keeper = pool._all[0]._kept.keeper.pid
+        print(open(f"/proc/{keeper}/task/{keeper}/children").read(), flush=True)
         if sys.argv[1]:
             pool.submit(Job(sys.argv[1], "7", {"answer": "7"}))
         sys.stdin.read()
@@ -133,6 +192,24 @@ def test_no_process_outlives_a_command_that_is_killed(misdeed: str) -> None:
 def test_a_verifier_that_is_none_is_refused(verifier: str, said: str) -> None:
     with pytest.raises(InputError) as caught:
         VerifierConfig(verifier)
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        ({"seconds": float("nan")}, "seconds of a verifier is nan: expected a number from 0.001 to 86,400."),
+        ({"seconds": float("inf")}, "seconds of a verifier is inf: expected a number from 0.001 to 86,400."),
+        ({"seconds": 1e-9}, "seconds of a verifier is 1e-09: expected a number from 0.001 to 86,400."),
+        ({"memory": 4096.5}, "memory of a verifier is 4096.5: expected a whole number from 64 to 16,777,216."),
+        ({"memory": 1 << 60}, f"memory of a verifier is {1 << 60}: expected a whole number from 64 to 16,777,216."),
+        ({"workers": 0}, "workers of a verifier is 0: expected a whole number from 1 to 1,024."),
+        ({"workers": 10**9}, "workers of a verifier is 1000000000: expected a whole number from 1 to 1,024."),
+    ],
+)  # fmt: skip
+def test_limits_that_cannot_be_meant_are_refused(limits: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        VerifierConfig("exact", **limits)
     assert str(caught.value) == said
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import runs
 import sets
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.errors import InputError, OutcomeError, OutputError
+from gaincurate.errors import InputError, OutcomeError, OutputError, StorageError
 from gaincurate.schedule.config import STRATEGIES
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
@@ -27,6 +28,43 @@ def step(run: Run) -> Run:
 
 def hash_of(gc_id: str, sample: int) -> int:
     return int(gc_id[2:]) * 7 + sample * 11
+
+
+def full_disk(monkeypatch: pytest.MonkeyPatch, after: Path) -> None:
+    """From when this file is there, nothing can be written any more."""
+    replace = Path.replace
+
+    def refused(path: Path, target: Path) -> Path:
+        if after.exists():
+            raise OSError(errno.ENOSPC, "full")
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", refused)
+
+
+def test_a_round_is_complete_with_its_plan_whatever_cannot_be_written_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = runs.begin(tmp_path)
+    runs.report(run)
+    with monkeypatch.context() as patch:
+        full_disk(patch, run.round_folder(1) / "plan.json")
+        assert advance(run) == run.round_folder(1)
+    again = Run(run.folder)
+    assert again.state["round"] == 1
+    assert step(again).state["round"] == 2
+
+
+def test_a_round_whose_plan_cannot_be_written_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = runs.begin(tmp_path)
+    runs.report(run)
+    with monkeypatch.context() as patch:
+        full_disk(patch, run.round_folder(1) / "state.json")
+        with pytest.raises(StorageError, match="the disk is full"):
+            advance(run)
+    assert Run(run.folder).state["round"] == 0
 
 
 def test_a_round_has_the_rows_of_its_plan_with_full_prompts(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from gaincurate.errors import GaincurateError, SourceError, StorageError
 from gaincurate.scoring.readers import files as csv_rows
 from gaincurate.scoring.readers.files import CsvReader, JsonReader, open_file
+from gaincurate.scoring.readers.source import open_source
 
 
 def write(folder: Path, name: str, content: bytes) -> Path:
@@ -224,6 +225,52 @@ def test_a_file_that_goes_away_between_two_readings_is_a_sentence(name: str, tmp
     path.unlink()
     with pytest.raises(GaincurateError, match=f"cannot read {path}: no such file or directory"):
         list(reader.batches(reader.schema, 0))
+
+
+def test_a_line_without_an_end_is_refused_before_all_of_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gzip makes gigabytes of a few kilobytes: what is read of them is bounded."""
+    monkeypatch.setattr(csv_rows, "LONGEST_LINE", 1 << 12)
+    monkeypatch.setattr(csv_rows, "_CSV_BLOCK", 1 << 12)
+    monkeypatch.setattr(csv_rows, "_BLOCK", 1 << 10)
+    read_so_far: list[int] = []
+    unpacked = gzip.GzipFile.read
+
+    def counted(file: gzip.GzipFile, size: int | None = -1) -> bytes:
+        data: bytes = unpacked(file, size)
+        read_so_far.append(len(data))
+        return data
+
+    monkeypatch.setattr(gzip.GzipFile, "read", counted)
+    bomb = b"a" * (1 << 22)
+    for name, content, said in [
+        ("a.jsonl.gz", b'{"p": 1}\n{"prompt": "' + bomb, ", line 2: the line has more than 4,096 bytes"),
+        ("a.json.gz", b'[{"p": 1}, {"prompt": "' + bomb, "(an item has more than 4,096 characters)"),
+        ("a.csv.gz", bomb, "is no readable CSV file: a line of its header is over 0 MiB"),
+    ]:
+        assert said in refused(write(tmp_path, name, gzip.compress(content)))
+    assert sum(read_so_far) < 1 << 16
+
+
+def nested(depth: int) -> bytes:
+    return b"[" * depth + b"1" + b"]" * depth
+
+
+def test_a_value_that_is_too_deep_is_refused_when_the_source_is_opened(tmp_path: Path) -> None:
+    assert open_source(str(write(tmp_path, "a.jsonl", b'{"m": %s}\n' % nested(63)))).rows == 1
+    assert open_source(str(write(tmp_path, "a.json", b'[{"m": %s}]\n' % nested(63)))).rows == 1
+    for name, content in [("b.jsonl", b'{"m": %s}\n'), ("b.json", b'[{"m": 1}, {"m": %s}]\n')]:
+        said = "lists or objects stand more than 64 deep inside each other"
+        assert said in refused(write(tmp_path, name, content % nested(64)))
+    kind = pa.int64()
+    for _ in range(64):
+        kind = pa.struct([("m", kind)])
+    pq.write_table(pa.table({"m": pa.nulls(1, kind)}), tmp_path / "c.parquet")
+    with pytest.raises(SourceError) as caught:
+        open_source(str(tmp_path / "c.parquet"))
+    said = "in column 'm' lists or objects stand more than 63 deep inside each other. Write it as a text"
+    assert said in str(caught.value)
 
 
 def test_a_key_that_no_text_can_hold_is_refused(tmp_path: Path) -> None:

@@ -42,6 +42,19 @@ def test_a_base_model_gets_what_its_tokenizer_adds_and_the_bos_alone_is_prefix(b
     assert found.token_ids.tolist().count(base.bos_token_id) == int(bos)
 
 
+def test_a_prompt_of_ten_megabytes_is_refused_before_it_is_rendered_or_tokenized(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    segmenter = Segmenter(templates.byte_level(None))
+
+    def never(*_: Any, **__: Any) -> Any:
+        raise AssertionError("it was read")
+
+    monkeypatch.setattr(segmenter, "_render", never)
+    said = "the prompt has 10,000,000 characters and the limit is 4,194,304"
+    assert reason(segmenter, user("x" * 10_000_000)) == said
+
+
 def test_white_space_around_a_base_models_prompt_is_fed_but_is_no_question() -> None:
     base = templates.byte_level(None, bos=False)
     found = one(Segmenter(base), user("\n\nWhat?\n\n"))

@@ -13,8 +13,9 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from gaincurate.core.arrow import ipc_batches, one_line, parquet_batches, parquet_head, validate
-from gaincurate.core.foreign import json_value
+from gaincurate.core.foreign import DEEPEST, LONGEST_LINE, Malformed, json_value, see_depth
 from gaincurate.errors import SourceError
 from gaincurate.scoring.readers.common import (
     BATCH_ROWS,
@@ -219,12 +220,20 @@ def json_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[Place, Row]]:
     yield from _array(path, file) if array else _lines(path, file)
 
 
-def _lines(path: Path, file: Iterable[bytes]) -> Iterator[tuple[Place, Row]]:
-    for number, raw in enumerate(file, 1):
+def _lines(path: Path, file: IO[bytes]) -> Iterator[tuple[Place, Row]]:
+    # Not all of a line that has no end: a few kilobytes of gzip are gigabytes.
+    for number, raw in enumerate(iter(partial(file.readline, LONGEST_LINE + 1), b""), 1):
+        place = f"line {number}"
+        if len(raw) > LONGEST_LINE:
+            raise SourceError(
+                f"{path}, {place}: the line has more than {LONGEST_LINE:,} bytes. A .json or .jsonl file "
+                "holds one object per line, or one array of objects.",
+                path=str(path),
+                line=number,
+            )
         line = raw.removeprefix(_BOM) if number == 1 else raw
         if not line.strip():
             continue
-        place = f"line {number}"
         try:
             value = json_value(line, surrogates=True)
         except UnicodeDecodeError as error:
@@ -309,6 +318,10 @@ class _Window:
                 if not cut or not self._more():
                     raise
             else:
+                # As of a line, which is looked at only where it could be too deep.
+                marks = (self._buffer.count(mark, self._place, end) for mark in "[{")
+                if sum(marks) > DEEPEST:
+                    see_depth(value)
                 self._go(end)
                 return value
 
@@ -318,6 +331,8 @@ class _Window:
 
     def _more(self) -> bool:
         rest = self._buffer[self._place :]
+        if len(rest) > LONGEST_LINE:
+            raise Malformed(f"an item has more than {LONGEST_LINE:,} characters")
         # Twice as much each time, so that a long item is not parsed again for every block.
         block = self._file.read(max(_BLOCK, len(rest)))
         self._buffer, self._place = rest + self._text.decode(block, final=not block), 0
@@ -375,7 +390,7 @@ def _csv_header(path: Path) -> list[str]:
     try:
         with opened(path) as file:
             lines = io.TextIOWrapper(file, "utf-8-sig", newline="")
-            names = next(filter(None, csv.reader(lines)), [])
+            names = next(filter(None, csv.reader(_csv_lines(lines))), [])
     except UnicodeDecodeError as error:
         raise SourceError(
             f"{path}: not UTF-8. Convert the file first, for instance with `iconv -t UTF-8`.", path=str(path)
@@ -388,6 +403,13 @@ def _csv_header(path: Path) -> list[str]:
             f"{path}: the header names column {repeated[0]!r} twice; rename one.", path=str(path)
         )
     return names
+
+
+def _csv_lines(file: io.TextIOWrapper) -> Iterator[str]:
+    while line := file.readline(_CSV_BLOCK):
+        if len(line) == _CSV_BLOCK:
+            raise csv.Error(f"a line of its header is over {_CSV_BLOCK >> 20} MiB")
+        yield line
 
 
 def _csv_batches(path: Path, kinds: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:

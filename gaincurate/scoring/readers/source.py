@@ -22,6 +22,7 @@ from gaincurate.core.arrow import ipc_batches, validate
 from gaincurate.core.artifact import MANIFEST, Artifact
 from gaincurate.core.cache import fetch_data, fetch_matching, is_pattern, local_copy
 from gaincurate.core.files import digest_files, digest_json
+from gaincurate.core.foreign import DEEPEST
 from gaincurate.core.scored_set import SCORES
 from gaincurate.core.store import Remote, located
 from gaincurate.errors import SourceError
@@ -276,6 +277,17 @@ def _one_schema(data: str, readers: tuple[Reader, ...]) -> pa.Schema:
                 path=str(where),
             ) from error
     # A column that a part lacks is null there, whatever the others say.
+    for field in schema:
+        level = [field.type]
+        for _ in range(DEEPEST):
+            level = [kind.field(i).type for kind in level for i in range(kind.num_fields)]
+        if level:  # Arrow cannot write a file of such a column
+            raise SourceError(
+                f"{data}: in column {field.name!r} lists or objects stand more than {DEEPEST - 1} deep "
+                "inside each other. Write it as a text, or leave it out.",
+                data=data,
+                column=field.name,
+            )
     lacking = {name for name in schema.names for reader in readers if name not in reader.schema.names}
     fields = [field.with_nullable(True) if field.name in lacking else field for field in schema]
     return pa.schema(fields, metadata=schema.metadata)

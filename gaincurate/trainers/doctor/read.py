@@ -14,10 +14,19 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from gaincurate.core.foreign import json_value, read_bytes, text_of, toml_value, yaml_value
+from gaincurate.core.foreign import (
+    DEEPEST,
+    LARGEST_CONFIG,
+    json_value,
+    read_bytes,
+    text_of,
+    toml_value,
+    yaml_value,
+)
 from gaincurate.errors import InputError, reason_of
 from gaincurate.schedule.driver import NAMES
 from gaincurate.trainers.doctor.settings import flat, normal, scalar
@@ -33,6 +42,8 @@ _OPEN, _CLOSE, _DOLLAR = "\x01", "\x02", "\x03"
 _SHELLS = {"sh", "bash", "dash", "zsh"}
 _FILES = ("config", "config_file")
 _LARGEST = 1 << 24  # bytes of a launch script
+_LONGEST = 1 << 20  # characters of a launch script with its variables filled in
+_LONGEST_SUM = 1000
 _OPERATORS = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -63,8 +74,10 @@ def read_launch(text: str, markers: Sequence[str]) -> Launched:
         markers: what the trainer's own commands have in them; without any, every command is read.
 
     Raises:
-        ValueError: a quote that nothing ends.
+        ValueError: a quote that nothing ends, or too long a text.
     """
+    if len(text) > LARGEST_CONFIG:
+        raise ValueError(f"it has more than {LARGEST_CONFIG:,} characters")
     commands = [_behind_dashes(words) for words in _commands(text, {})]
     commands = [words for words in commands if words and words[0].rsplit("/", 1)[-1] != "gaincurate"]
     own = [words for words in commands if any(_calls(word, mark) for word in words for mark in markers)]
@@ -125,43 +138,64 @@ def _flag(key: str, values: Sequence[str], found: Launched) -> None:
         found.given[key] = read[0] if len(read) == 1 else read
 
 
-def _commands(text: str, variables: dict[str, list[str]]) -> Iterator[list[str]]:
+def _commands(text: str, variables: dict[str, list[str]], depth: int = 0) -> Iterator[list[str]]:
     """The commands of a script as words, with its own variables filled in."""
+    if depth > DEEPEST:
+        raise ValueError(f"shells stand more than {DEEPEST} deep inside each other")
     known = {f"GAINCURATE_{name.upper()}": [f"{{{name}}}"] for name in NAMES} | variables
     words: list[str] = []
     tokens = _tokens(text)
-    index = 0
+    index = size = 0
     while index < len(tokens):
         token = tokens[index]
         index += 1
         if token.endswith("=") and index < len(tokens) and tokens[index] == "(" and _ASSIGNS.fullmatch(token):
             end = tokens.index(")", index) if ")" in tokens[index:] else len(tokens)
             inside = [part for part in tokens[index + 1 : end] if part != ";"]
-            known[token[:-1]] = [found for part in inside for found in _expanded(part, known)]
+            array: list[str] = []
+            for part in inside:
+                new = _expanded(part, known)
+                array += new
+                size = _size(size, new)
+            known[token[:-1]] = array
             index = end + 1
         elif token in _ENDS:
-            yield from _command(words, known)
+            yield from _command(words, known, depth)
             words = []
         else:
-            words += _expanded(token, known)
-    yield from _command(words, known)
+            new = _expanded(token, known)
+            words += new
+            size = _size(size, new)
+    yield from _command(words, known, depth)
 
 
-def _command(words: list[str], known: dict[str, list[str]]) -> Iterator[list[str]]:
+def _size(size: int, words: list[str]) -> int:
+    """The characters read so far, with more words: variables in variables can make any number of them."""
+    size += sum(len(word) + 1 for word in words)
+    if size > _LONGEST:
+        raise ValueError(f"with its variables filled in it has more than {_LONGEST:,} characters")
+    return size
+
+
+def _command(words: list[str], known: dict[str, list[str]], depth: int) -> Iterator[list[str]]:
     """One command: assignments are kept, a shell's script is read in turn."""
-    while words and words[0] in ("export", "exec", "set", "time", "if", "while"):
-        words = words[1:]
+    begin = 0
+    while begin < len(words) and words[begin] in ("export", "exec", "set", "time", "if", "while"):
+        begin += 1
     assigned = []
-    while words and (found := _ASSIGNS.fullmatch(words[0])):
+    while begin < len(words) and (found := _ASSIGNS.fullmatch(words[begin])):
         value = f"{{{found[1]}}}" if found[1] in NAMES and _POSITION.fullmatch(found[2]) else found[2]
         assigned.append((found[1], value))
-        words = words[1:]
+        begin += 1
+    words = words[begin:]
     if not words:
         known.update({name: [value] for name, value in assigned})
-    for index, word in enumerate(words[:-1]):
-        if word in ("-c", "-ec", "-lc") and any(one.rsplit("/", 1)[-1] in _SHELLS for one in words[:index]):
-            yield from _commands(words[index + 1], known)
+    by_shell = False
+    for word, following in pairwise(words):
+        if word in ("-c", "-ec", "-lc") and by_shell:
+            yield from _commands(following, known, depth + 1)
             return
+        by_shell = by_shell or word.rsplit("/", 1)[-1] in _SHELLS
     if words or assigned:
         yield [*words] if words else [f"{name}={value}" for name, value in assigned]
 
@@ -181,6 +215,7 @@ def _filled(text: str, known: dict[str, list[str]]) -> str:
     found, end = "", 0
     while use := _USED.search(text, end):
         found += text[end : use.start()]
+        _size(len(found), [])
         end, rest = use.end(), ""
         if use[2]:
             close = _closed(text, use.start() + 2, "{}")
@@ -205,12 +240,17 @@ def _filled(text: str, known: dict[str, list[str]]) -> str:
 
 
 def _closed(text: str, begin: int, pair: str) -> int | None:
-    """Where the bracket that is open at `begin` is closed, behind it; None where it is not."""
+    """Where the bracket that is open at `begin` is closed, behind it; None where it is not.
+
+    One that holds others too deep counts as open, so that a text of open ones is not read for each.
+    """
     depth = 1
     for index in range(begin, len(text)):
         depth += {pair[0]: 1, pair[1]: -1}.get(text[index], 0)
         if not depth:
             return index + 1
+        if depth > DEEPEST:
+            break
     return None
 
 
@@ -220,8 +260,10 @@ def _sum(text: str, known: dict[str, list[str]]) -> str:
         r"(?<![{\w])([A-Za-z_]\w*)(?![}\w])", lambda found: known.get(found[1], [found[1]])[0], text
     )
     try:
+        if len(filled) > _LONGEST_SUM:
+            raise ValueError("too long")
         return str(_value(ast.parse(filled.strip(), mode="eval").body))
-    except (SyntaxError, ValueError, ZeroDivisionError):
+    except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
         return f"$(({filled}))"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gaincurate.core.artifact import Json
-from gaincurate.core.files import write_json
+from gaincurate.core.files import make_folder, write_json
 from gaincurate.core.schema import ID
 from gaincurate.errors import InputError, OutputError
 from gaincurate.schedule.run import Run, read_json
@@ -161,7 +161,7 @@ class RunDataSource(DataSource):  # type: ignore[misc]
         if rollout_id not in self.places:
             raise InputError(f"rollout {rollout_id} was not reported: give {_TAP}.")
         path = Path(self.args.save, _PLACE.format(rollout_id))
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         write_json(path, self.places[rollout_id])
 
     def load(self, rollout_id: int | None = None) -> None:

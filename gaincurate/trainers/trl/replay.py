@@ -20,6 +20,7 @@ from accelerate.utils import gather_object
 from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
+from gaincurate.core.files import make_folder
 from gaincurate.errors import InputError, OutputError
 from gaincurate.replay import state
 from gaincurate.replay.buffer import Plan, ReplayBuffer
@@ -438,7 +439,7 @@ class Replays:
     def _save_checkpoint(self: Any, model: Any, trial: Any) -> None:
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             state.save(self.buffer, folder / state.NAME)
         super()._save_checkpoint(model, trial)  # type: ignore[misc]
 

@@ -17,7 +17,7 @@ import pyarrow.types as pt
 from datasets import Dataset
 
 from gaincurate.core.artifact import MANIFEST, RUN, Json
-from gaincurate.core.files import write_json
+from gaincurate.core.files import make_folder, write_json
 from gaincurate.core.options import checked, near
 from gaincurate.core.process import command_lock, last_line, run_command
 from gaincurate.core.prompts import PROMPT, Columns
@@ -164,7 +164,7 @@ def _score(trainer: Any, out: Path, score: Mapping[str, Any], note: Note) -> Non
     work = out.with_name(f"{out.name}.work")
     data, options, log = work / "rows.parquet", work / "options.json", work / "scoring.log"
     checked(ScoreConfig, {**given, "data": str(data), "model": model, "out": out})
-    work.mkdir(parents=True, exist_ok=True)
+    make_folder(work)
     trainer.train_dataset.to_parquet(str(data))
     write_json(options, given)
     note(f"warning: scores {len(trainer.train_dataset):,} prompts with {model} into {out} (log: {log})")

@@ -142,6 +142,35 @@ def test_an_open_quote_is_no_line() -> None:
         settings_of("python train.py --a 'b")
 
 
+GROWS = "a=xxxxxxxxxx\n" + "a=$a$a\n" * 60 + "python x b=$a"
+LISTS = "a=( " + "x " * 20_000 + ")\npython x " + "$a " * 20_000
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x" * 3_000_000, "it has more than 524,288 characters"),
+        (GROWS, "with its variables filled in it has more than 1,048,576 characters"),
+        (LISTS, "with its variables filled in it has more than 1,048,576 characters"),
+        ('a=\'bash -c "$a"\'\nbash -c "$a"', "shells stand more than 64 deep inside each other"),
+    ],
+    ids=["long", "grows", "lists", "shells"],
+)
+def test_a_line_that_no_shell_is_given_is_refused(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        settings_of(text)
+
+
+@pytest.mark.parametrize("text", ["-" * 5000 + "1", "1+" * 5000 + "1"])
+def test_a_sum_that_is_too_long_or_too_deep_is_left_as_it_is(text: str) -> None:
+    assert settings_of(f"python x b=$(({text}))")["b"] == f"$(({text}))"
+
+
+def test_a_default_within_defaults_is_read_to_a_depth() -> None:
+    assert settings_of("python x b=${p:-${q:-${r:-3}}}")["b"] == 3
+    assert settings_of("python x b=" + "${p:-" * 500 + "3" + "}" * 500)["b"].startswith("${p:-")
+
+
 WORDS = st.text(
     st.characters(codec="utf-8", exclude_characters="$\x00\x01\x02\x03", exclude_categories=["Cs"]),
     min_size=1,

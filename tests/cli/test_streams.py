@@ -1,0 +1,72 @@
+"""What the entry point sees before any command: closed streams, names that are no text, readers that left."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import runs
+from command import run
+
+
+def shell(line: str, folder: Path) -> subprocess.CompletedProcess[bytes]:
+    command = f"{shlex.quote(sys.executable)} -m gaincurate"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    whole = ["bash", "-c", line.replace("GC", command)]
+    return subprocess.run(whole, cwd=folder, env=environment, capture_output=True, check=False)
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_a_command_runs_with_closed_streams_and_its_code_is_what_it_would_be(
+    tmp_path: Path, closed: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    done = shell(f"GC ls empty {closed}; echo $? >codes; GC show empty {closed}; echo $? >>codes", tmp_path)
+    assert (tmp_path / "codes").read_text().split() == ["0", "2"]
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_reader_that_went_away_is_no_error(tmp_path: Path) -> None:
+    folder = runs.begin(tmp_path).folder
+    done = shell(f"GC schedule status {folder} --json | true; echo ${{PIPESTATUS[0]}}", tmp_path)
+    assert (done.stdout, done.stderr) == (b"0\n", b"")
+
+
+def test_a_name_that_is_no_utf_8_is_refused(tmp_path: Path) -> None:
+    done = shell("GC example $'a\\xff'", tmp_path)
+    assert done.returncode == 2
+    said = "error: the argument a\\udcff is no UTF-8. Rename it, or give it by another name.\n"
+    assert done.stderr.decode() == said
+    inside = shell("mkdir $'b\\xff'; cd $'b\\xff'; GC ls .", tmp_path)
+    assert inside.returncode == 2
+    assert inside.stderr.decode().startswith(f"error: the working folder {tmp_path}/b\\udcff is no UTF-8.")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("schedule", "start", "set", "--strategy", "uniform", "--budget", 1, "--rounds", 1, "--run"),
+        ("export", "set", "--trainer", "trl", "--out"),
+        ("difficulty", "predict", "set", "--outcomes"),
+        ("show",),
+    ],
+)
+def test_a_path_that_no_file_system_takes_is_a_sentence(words: tuple[object, ...]) -> None:
+    result = run(*words, "x" * 5000)
+    option = words[-1] if str(words[-1]).startswith("--") else "DIR"
+    said = f"{'x' * 60}…: a name in it has more than 255 bytes, which is more than a file system takes.\n"
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: {option} ") or words == ("show",)
+    assert result.stderr.endswith(said)
+
+
+def test_a_model_of_a_name_that_no_file_system_takes_is_a_sentence(tmp_path: Path, rows_file: Path) -> None:
+    result = run("score", rows_file, "-m", "x" * 5000, "-o", tmp_path / "out")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].startswith("error: --model xxx")
+    assert "Traceback" not in result.stderr
