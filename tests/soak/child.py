@@ -22,8 +22,10 @@ from pathlib import Path
 from gaincurate.cli.app import app
 from gaincurate.errors import GaincurateError
 
-MEMORY = 6 << 30
-"""Bytes of address space over what the parent has."""
+SPACE = 6 << 30
+"""Bytes of address space over what the parent has, which are asked for and not all used."""
+MEMORY = 2048
+"""MiB of memory, of which the libraries of the parent are some 700."""
 CPU, CLOCK = 120, 300  # seconds; the clock's are for a machine that does other things too
 _LONGEST = 2_000  # characters of an error
 _CODES = {0, 1, 2, 130}
@@ -40,6 +42,8 @@ class Seen:
     stderr: str
     seconds: float
     late: bool = False
+    memory: int = 0
+    """MiB that it had at most, what it shares with its parent counted."""
 
     @property
     def error(self) -> str:
@@ -71,13 +75,13 @@ class Child:
         late = self.alive()
         if late:
             self.kill()
-        _, status = os.waitpid(self.pid, 0)
+        _, status, usage = os.wait4(self.pid, 0)
         for pid in left_behind(self.pid):
             with suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         texts = [(self.folder / name).read_text(errors="replace") for name in ("stdout", "stderr")]
         code = os.waitstatus_to_exitcode(status)
-        return Seen(code, texts[0], texts[1], time.monotonic() - self.begun, late)
+        return Seen(code, texts[0], texts[1], time.monotonic() - self.begun, late, usage.ru_maxrss >> 10)
 
 
 def left_behind(session: int, seconds: float = 5.0) -> list[int]:
@@ -144,7 +148,7 @@ def _settle(box: Path, folder: Path) -> None:
     os.environ.update(HOME=str(box / "home"), TMPDIR=str(box / "tmp"), COLUMNS="200")
     signal.signal(signal.SIGINT, signal.default_int_handler)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
+    resource.setrlimit(resource.RLIMIT_AS, (used + SPACE, used + SPACE))
     resource.setrlimit(resource.RLIMIT_CPU, (CPU, CPU + 5))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
@@ -154,6 +158,7 @@ def _work(work: Sequence[str] | Callable[[], object]) -> int:
         if callable(work):
             work()
         else:
+            sys.argv = ["gaincurate", *work]
             app(list(work))
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -179,6 +184,6 @@ def faults(seen: Seen, *, signalled: bool = False) -> list[str]:
             found.append("more than three sentences")
         if len(seen.error) > _LONGEST:
             found.append(f"an error of {len(seen.error):,} characters")
-    if "MemoryError" in seen.stderr:
-        found.append("memory")
+    if seen.memory > MEMORY or "MemoryError" in seen.stderr:
+        found.append(f"{seen.memory:,} MiB of memory")
     return found

@@ -52,6 +52,7 @@ def make(made: Path) -> None:
         if run.state["round"] == 0:
             call("schedule", "next", run.folder)
             run = Run(run.folder)
+    runs.begin(made, scored=made / "set", run=made / "driven", strategy="posterior", budget=3, rounds=3)
     call("difficulty", "fit", made / "set", "--outcomes", made / "rollouts", "-o", made / "adapter", "--references", 3,
          "--epochs", 1, "--held-out", 0)  # fmt: skip
     call("export", made / "set", "--trainer", "trl", "--out", made / "exported.parquet")
