@@ -5,7 +5,7 @@ READY := .venv/.ready
 SITE := $(BIN)/zensical build --config-file docs/zensical.toml --clean
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo study study-short test test-slow test-all test-loaders test-verl check static format docs docs-serve bench bench-gpu clean
+.PHONY: help setup demo study study-short soak test test-slow test-all test-loaders test-verl check static format docs docs-serve bench bench-gpu clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -59,6 +59,10 @@ PINS := tests/loaders/constraints.txt
 	.venv-trainers/bin/pip install --quiet --constraint $(PINS) --no-deps verl openrlhf trinity-rft
 	.venv-trainers/bin/pip install --quiet --no-deps --upgrade --target .venv-trainers/verl-0.7.1 verl==0.7.1
 	@touch $@
+
+# `make soak SOAK="--only arrow:12"` runs one case again and keeps its folder, `SOAK="--hours 8"` ends by itself.
+soak: $(READY)  ## hostile input, kills and full disks, until it is stopped; goes on where it was (build/soak)
+	PYTHONPATH=$(CURDIR):$(CURDIR)/kernels:$(CURDIR)/tests $(BIN)/python -m soak $(SOAK)
 
 check: static test  ## format, lint, types, docs fresh and without broken links, the fast tests
 

@@ -8,12 +8,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 import runs
 from command import run as command
+from gaincurate.core.foreign import Malformed
 from gaincurate.core.scored_set import open_scores
-from gaincurate.errors import GaincurateError
+from gaincurate.errors import GaincurateError, OutputError
+from gaincurate.schedule.base import Pool, build
+from gaincurate.schedule.first_model import recorded_model
 from gaincurate.schedule.rounds import selector_of
 from gaincurate.schedule.run import Run
 from gaincurate.schedule.status import status
@@ -90,6 +94,97 @@ def test_a_runs_file_is_refused_or_read(name: str, tmp_path: Path) -> None:
         selector_of(again, again.state)
 
     assert refused(run.folder / name, use) > 50
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"aim": "greso"}, {"rest": 1, "prior_column": "gc_angle"}],
+    ids=lambda options: options.get("aim", "rest" if options else "usual"),
+)
+def test_a_posteriors_state_is_refused_or_drawn_with(options: dict[str, Any], tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, rows=12, budget=3, strategy="posterior", options=options)
+    runs.report(run)
+    assert command("schedule", "next", run.folder).exit_code == 0
+
+    def use() -> None:
+        again = Run(run.folder)
+        selector = selector_of(again, again.state)
+        assert len(set(selector.draw(2).tolist())) == 3
+        selector.metrics()
+
+    assert refused(run.folder / "state.json", use) > 100
+
+
+def test_what_dots_found_out_is_an_aim() -> None:
+    pool = Pool(12, 3, 0, (0.0, 1.0))
+    for state, allowed in (
+        ({"aim": "variance"}, True),
+        ({}, True),
+        ({"aim": "x"}, False),
+        ({"aim": 1}, False),
+    ):
+        selector = build("dots", pool, {"target": "auto"})
+        if allowed:
+            selector.load_state_dict(state)
+            assert selector.state_dict() == {"aim": state.get("aim", "difficulty")}
+        else:
+            with pytest.raises(Malformed, match="^aim is "):
+                selector.load_state_dict(state)
+
+
+def test_the_note_of_a_column_is_refused_or_means_the_same(tmp_path: Path) -> None:
+    folder = runs.some_set(tmp_path / "set", rows=6, shards=2)
+    scored = open_scores(folder)
+    scored.add_column(
+        "gc_x",
+        scored.column("gc_id").to_pylist(),
+        pa.array([0.5] * 6),
+        {"made_by": "a test", "meaning": "half"},
+    )
+
+    def use() -> None:
+        assert open_scores(folder).column("gc_x").to_pylist() == [0.5] * 6
+        made = command(
+            "derive", folder, "--signal", "gc_angle", "--length-free", "rank-in-bin", "--name", "gc_x"
+        )
+        assert isinstance(made.exception, SystemExit), made.exception
+        if "made otherwise" not in made.stderr:
+            raise OutputError(made.stderr.strip())
+
+    assert refused(folder / "columns/gc_x.json", use) > 40
+
+
+def test_a_damaged_line_of_a_log_stops_nothing(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, rows=12, budget=3, strategy="uniform")
+    runs.report(run)
+    assert command("schedule", "next", run.folder).exit_code == 0
+    run.log(what="training", round=0, seconds=2.5, ended_well=True)
+    logs: dict[Path, Callable[[], object]] = {run.folder / "execution.jsonl": lambda: status(Run(run.folder))}
+    score: dict[str, Any] = {
+        "place": {"kind": "alias", "name": "demo"},
+        "model": "demo",
+        "asked": "x",
+        "host": "h",
+        "engine": "local",
+    }
+    score |= {"devices": ["cpu"], "ended": 2.0, "elapsed": 1.0, "scored": 6, "seconds": {"loading": 0.5}}
+    log = tmp_path / "set/execution.jsonl"
+    log.write_text(json.dumps(score) + "\n")
+    logs[log] = lambda: recorded_model(tmp_path / "set")
+    for path, use in logs.items():
+        lines = path.read_bytes().splitlines()
+        for place, line in enumerate(lines):
+            for what, value in variants(json.loads(line)):
+                path.write_bytes(
+                    b"\n".join([*lines[:place], json.dumps(value).encode(), *lines[place + 1 :], b""])
+                )
+                try:
+                    use()
+                except Exception as error:
+                    pytest.fail(f"{path.name}, {what}: {error!r}")
+        path.write_bytes(b"\n".join([*lines, b""]))
+    assert status(Run(run.folder))["training_seconds"] == 2.5
+    assert recorded_model(tmp_path / "set") == "demo"
 
 
 def test_a_manifest_names_files_of_its_folder_and_counts_that_are_its_shards(tmp_path: Path) -> None:

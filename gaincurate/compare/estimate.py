@@ -27,7 +27,8 @@ from gaincurate.compare.runner import (
     tune_jobs,
 )
 from gaincurate.core.artifact import EXECUTION, MANIFEST, Json
-from gaincurate.core.files import json_lines
+from gaincurate.core.files import fitting_lines
+from gaincurate.core.manifest import Document, Seconds
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.schedule.run import read_json
 
@@ -132,11 +133,14 @@ def _on_record(jobs: Sequence[ArmJob], out: Path) -> Speed | None:
     if not done:
         return None
     rollouts = [path / ROLLOUTS for job in done for path in sorted((job.folder / MARKS).iterdir())]
+    judging = _judging(rollouts)
+    if judging is None:
+        return None
     count = f"{len(done)} training{'s' * (len(done) != 1)}"
     return Speed(
         f"the {count} that {'is' if len(done) == 1 else 'are'} done in {out.name}",
         fmean(_token_seconds(job) for job in done),
-        _judging(rollouts),
+        judging,
     )
 
 
@@ -146,10 +150,16 @@ def _token_seconds(job: ArmJob) -> float:
     return seconds / max(tokens, 1)
 
 
-def _judging(rollouts: Iterable[Path]) -> float:
-    """The mean seconds of judging a model once."""
-    lines = [line for path in rollouts for _, line in json_lines(path / EXECUTION) if line is not None]
-    return fmean(float(line["seconds"]) for line in lines)
+class _Judged(Document):
+    """A line of a rollout set's `execution.jsonl`."""
+
+    seconds: Seconds
+
+
+def _judging(rollouts: Iterable[Path]) -> float | None:
+    """The mean seconds of judging a model once, None where none are on record."""
+    lines = [line for path in rollouts for line in fitting_lines(path / EXECUTION, _Judged)]
+    return fmean(line["seconds"] for line in lines) if lines else None
 
 
 def _tried(comparison: Comparison, folder: Path) -> Speed:
@@ -159,6 +169,6 @@ def _tried(comparison: Comparison, folder: Path) -> Speed:
     job = ArmJob(single, arm, comparison.seeds[0], folder)
     job.prepare()
     whole = job.work(environment(comparison, 0, 1), lambda seconds: None)
-    judging = _judging([folder / MARKS / "0" / ROLLOUTS])
+    judging = _judging([folder / MARKS / "0" / ROLLOUTS]) or 0.0
     training = float(job.cost(0)["seconds"])
     return Speed("a trial of one step", _token_seconds(job), judging, max(whole - training - judging, 0.0))

@@ -13,12 +13,15 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
-from gaincurate.core.foreign import json_value, lines_of, open_regular
+from gaincurate.core.foreign import Malformed, json_value, lines_of, open_regular, see_fits
 from gaincurate.errors import read_error, storage_error
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 _BLOCK = 1 << 22
 
@@ -201,6 +204,22 @@ def _objects(file: IO[bytes], since: int) -> Iterator[tuple[int, dict[str, Any] 
         except ValueError:
             value = None
         yield number, value if isinstance(value, dict) else None
+
+
+def fitting_lines(path: Path, model: type[BaseModel]) -> Iterator[dict[str, Any]]:
+    """The objects of a log that say what a model says, none where there is no log.
+
+    Others are left out, because no work depends on what a log has: a damaged line of it is no reason to stop.
+
+    Raises:
+        StorageError: the file cannot be read.
+    """
+    for _, entry in json_lines(path) if path.exists() else ():
+        if entry is None:
+            continue
+        with suppress(Malformed):
+            see_fits(model, entry)
+            yield entry
 
 
 def sync_folder(path: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 
 class Document(BaseModel):
@@ -68,6 +68,18 @@ class Part(Document):
     identity: dict[str, Any]
     content: Hash
     rejected: list[dict[str, Any]] = []
+
+
+Seconds = Annotated[FiniteFloat, Field(ge=0)]
+
+
+class ColumnNote(Document):
+    """A computed column, as the file beside it says."""
+
+    manifest: Hash
+    """Of the manifest of the set that it was made for."""
+    hash: Hash
+    how: dict[str, Any] | None = None
 
 
 def differing_keys(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:

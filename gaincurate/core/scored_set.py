@@ -26,8 +26,8 @@ from gaincurate.core.arrow import Refuse, check_fields, check_values, open_ipc, 
 from gaincurate.core.artifact import MANIFEST, Artifact, Json, Kind, broken, open_table, without_info
 from gaincurate.core.cache import local_copy
 from gaincurate.core.files import digest_bytes, digest_file, reading, write_atomic, write_json
-from gaincurate.core.foreign import json_file
-from gaincurate.core.manifest import Count, Document, Entry, Manifest, Part
+from gaincurate.core.foreign import Malformed, json_file, see_fits
+from gaincurate.core.manifest import ColumnNote, Count, Document, Entry, Manifest, Part
 from gaincurate.core.options import near
 from gaincurate.core.schema import FORMAT, ID, NEVER_NULL, PREFIX, expected_fields
 from gaincurate.core.store import Remote, located
@@ -402,14 +402,18 @@ class ScoredSet:
 
         Raises:
             OutputError: a description is damaged.
+            StorageError: it cannot be read.
         """
         descriptions: dict[str, Json] = {}
         for path in sorted((self.folder / COLUMNS).glob("gc_*.json")):
             try:
-                descriptions[path.stem] = json_file(path)
-                _ = descriptions[path.stem]["manifest"], descriptions[path.stem]["hash"]
-            except (ValueError, LookupError, TypeError) as error:
-                raise OutputError(f"{path} is damaged; {_AGAIN}", path=str(path)) from error
+                with reading(path):
+                    description: Json = json_file(path)
+                see_fits(ColumnNote, description)
+            except ValueError as error:
+                why = f" ({error})" if isinstance(error, Malformed) else ""
+                raise OutputError(f"{path} is damaged{why}; {_AGAIN}", path=str(path)) from error
+            descriptions[path.stem] = description
         return descriptions
 
     def _shard(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:

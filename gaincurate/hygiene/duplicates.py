@@ -17,6 +17,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +26,7 @@ import numpy.typing as npt
 from gaincurate.core.foreign import json_value
 from gaincurate.core.prompts import Message, column_values
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.errors import InputError
+from gaincurate.errors import InputError, storage_error
 from gaincurate.hygiene.findings import CheckResult, Hit
 from gaincurate.hygiene.rows import Mask, Template, asked, batches, normal, read, sample, tokens
 
@@ -155,6 +156,7 @@ def near_duplicates(scored: ScoredSet, alive: Mask, likeness: Likeness, answer: 
 
     Raises:
         InputError: a threshold out of range, or rensa is not installed.
+        StorageError: there is no place for the texts in the folder of temporary files.
     """
     sketches = Sketches(likeness.threshold)
     template = Template([tokens(asked(messages)) for messages in sample(scored, alive)])
@@ -167,10 +169,13 @@ def near_duplicates(scored: ScoredSet, alive: Mask, likeness: Likeness, answer: 
     candidates[alive] = shared(keys)
     del keys
     hits: list[Hit] = []
-    with tempfile.TemporaryFile() as file:
-        search = _Search(sketches, likeness, file, answer is not None)
-        for rows in _rows(scored, candidates, template, answer):
-            hits += search.compare(rows)
+    try:
+        with tempfile.TemporaryFile() as file:
+            search = _Search(sketches, likeness, file, answer is not None)
+            for rows in _rows(scored, candidates, template, answer):
+                hits += search.compare(rows)
+    except OSError as error:
+        raise storage_error(Path(tempfile.gettempdir()), error) from error
     return CheckResult("near-duplicates", hits, _note_near(hits, search.other_numbers, answer))
 
 

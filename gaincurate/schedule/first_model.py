@@ -7,15 +7,28 @@ compared with the one in the set's identity: by hundreds of rounds a wrong model
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from gaincurate.core.artifact import EXECUTION, Json
-from gaincurate.core.files import json_lines
+from gaincurate.core.files import fitting_lines
+from gaincurate.core.manifest import Document
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import GaincurateError, InputError, ModelError
 from gaincurate.scoring.model_files import ModelFiles, hub_model, locate_model, place_of
+
+
+class _Place(Document):
+    kind: Literal["alias", "local", "hub"]
+    name: str
+
+
+class _Line(Document):
+    """Of `execution.jsonl`."""
+
+    place: _Place | None = None
+    model: str
 
 
 def recorded_model(folder: Path) -> str | None:
@@ -75,12 +88,9 @@ def first_model(scored: ScoredSet, note: Callable[[str], None]) -> str | None:
 def _place(folder: Path) -> Json | None:
     """The newest entry of the scoring run's log: `kind` and `name`, as `place_of` gives them."""
     path, place = folder / EXECUTION, None
-    for _, entry in json_lines(path) if path.exists() else ():
-        if entry is None:
-            continue
-        with suppress(KeyError):
-            # Older sets have only what was typed: `demo` is the alias, a relative path is of this folder.
-            place = entry.get("place") or place_of(str(entry["model"]))
+    for entry in fitting_lines(path, _Line):
+        # Older sets have only what was typed: `demo` is the alias, a relative path is of this folder.
+        place = entry["place"] if entry.get("place") else place_of(entry["model"])
     return place
 
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from gaincurate.core.artifact import EXECUTION, RUN, Json
 from gaincurate.core.files import (
     append_line,
-    json_lines,
+    fitting_lines,
     make_folder,
     reading,
     remove_temporaries,
@@ -28,7 +28,7 @@ from gaincurate.core.files import (
 )
 from gaincurate.core.foreign import Malformed, json_file, see_fits
 from gaincurate.core.locks import acquire
-from gaincurate.core.manifest import Count, Document
+from gaincurate.core.manifest import Count, Document, Seconds
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.store import CACHE, Remote, located
 from gaincurate.errors import InputError, LockedError, OutputError, StorageError, storage_error
@@ -60,6 +60,16 @@ class _Scores(Document):
     relative: str | None = None
     cache: str | None = None
     manifest: str
+
+
+class _Logged(Document):
+    """A line of `execution.jsonl`."""
+
+    what: str
+    round: int = -1
+    seconds: Seconds = 0.0
+    repeated: Count | None = None
+    void: Count | None = None
 
 
 class Facts(Document):
@@ -395,10 +405,8 @@ class Run:
         append_line(self.folder / EXECUTION, facts)
 
     def executions(self) -> list[Json]:
-        """What was logged; an unfinished last line is left out."""
-        path = self.folder / EXECUTION
-        lines = json_lines(path) if path.exists() else ()
-        return [entry for _, entry in lines if entry is not None]
+        """What was logged. Lines that are unfinished or damaged are left out."""
+        return list(fitting_lines(self.folder / EXECUTION, _Logged))
 
 
 @contextmanager

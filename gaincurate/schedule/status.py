@@ -50,7 +50,7 @@ def status(run: Run, expected: Forecast | None = None) -> Json:
         round has so far, and `last_line`, what its trainer's log ends with.
     """
     state, config = run.state, run.config
-    counts = {entry["round"]: entry for entry in run.executions() if entry["what"] == "outcomes"}
+    counts = {entry.get("round"): entry for entry in run.executions() if entry["what"] == "outcomes"}
     finished, newest = bool(state.get("finished")), int(state["round"])
     seconds = _seconds(run)
     rounds: list[Json] = []
@@ -103,9 +103,9 @@ def status(run: Run, expected: Forecast | None = None) -> Json:
 def _seconds(run: Run) -> dict[tuple[str, int], float]:
     seconds: dict[tuple[str, int], float] = {}
     for entry in run.executions():
-        if entry["what"] in ("training", "scoring", "rollout", "predict"):
+        if entry["what"] in ("training", "scoring", "rollout", "predict") and "round" in entry:
             key = (entry["what"], entry["round"])
-            seconds[key] = seconds.get(key, 0.0) + entry["seconds"]
+            seconds[key] = seconds.get(key, 0.0) + entry.get("seconds", 0.0)
     return seconds
 
 

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
+from pydantic import FiniteFloat
 
 from gaincurate.core.artifact import EXECUTION, Artifact, Json, open_table
-from gaincurate.core.files import json_lines
+from gaincurate.core.files import fitting_lines
 from gaincurate.core.locks import Split
+from gaincurate.core.manifest import Count, Document, Seconds
 from gaincurate.core.progress import Progress
 from gaincurate.core.scored_set import SCORES
 from gaincurate.errors import GaincurateError, InputError
@@ -154,9 +156,8 @@ def _runs(folder: Path, plan: Plan) -> Iterator[tuple[float, Speed]]:
         identity = Artifact(folder, SCORES).read_identity()
         if identity is None or _speed_facts(identity) != _speed_facts(plan.identity):
             return
-        for _, line in json_lines(folder / EXECUTION):
-            here = line is not None and line.get("host") == platform.node()
-            if line is None or not here or line.get("engine", "local") != "local":
+        for line in fitting_lines(folder / EXECUTION, _Line):
+            if line["host"] != platform.node() or line.get("engine", "local") != "local":
                 continue
             speed = _speed(folder, line, f"the run that wrote {folder.name}")
             if speed and line["devices"] == list(plan.machine.devices):
@@ -169,11 +170,23 @@ def _speed_facts(identity: Json) -> Json:
     return {key: value for key, value in identity.items() if key not in _ANY}
 
 
+class _Line(Document):
+    """Of `execution.jsonl`."""
+
+    host: str
+    engine: str = "local"
+    devices: list[str]
+    ended: FiniteFloat
+    elapsed: Seconds
+    scored: Count
+    seconds: dict[str, Seconds]
+
+
 def _speed(folder: Path, line: dict[str, Any], basis: str) -> Speed | None:
     """What a line of `execution.jsonl` says; None where it scored no row."""
     lengths = [open_table(path).column(_TOKENS) for path in sorted(folder.glob("shard-*.arrow"))]
     rows = sum(map(len, lengths))
-    if not line.get("scored") or not rows:
+    if not line["scored"] or not rows:
         return None
     loading = sum(float(line["seconds"].get(stage, 0.0)) for stage in ("loading", "reading"))
     tokens = sum(pc.sum(each).as_py() or 0 for each in lengths) / rows
@@ -189,5 +202,5 @@ def _tried(plan: Plan, rows: int, progress: Progress) -> Speed | None:
         progress.loading("the model for the trial")
         summary = score_dataset(plan.config.model_copy(update=changes))
         progress.loading("")
-        record = [line for _, line in json_lines(summary.out / EXECUTION) if line is not None][-1]
+        record = list(fitting_lines(summary.out / EXECUTION, _Line))[-1]
         return _speed(summary.out, record, f"a trial of the first {limit:,} rows")

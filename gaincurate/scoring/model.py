@@ -78,6 +78,12 @@ def load_tokenizer(files: ModelFiles) -> Any:
         files,
         lambda: transformers.AutoTokenizer.from_pretrained(str(files.folder), **files.arguments),
     )
+    longest = getattr(tokenizer, "model_max_length", 0)
+    if not isinstance(longest, int | float):  # transformers takes any value, and fails at the first prompt
+        raise ModelError(
+            f"cannot load the tokenizer of {files.name}: model_max_length in its tokenizer_config.json is "
+            f"{longest!r:.60}, not a number. Put that right, or copy the file again."
+        )
     if files.gguf:
         _fix_gguf_tokenizer(tokenizer, files)
     return tokenizer

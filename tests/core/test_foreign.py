@@ -6,6 +6,7 @@ import ast
 import io
 import json
 import os
+import tomllib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 
 from gaincurate.core import foreign
-from gaincurate.core.files import digest_file, json_lines
+from gaincurate.core.files import digest_file, fitting_lines, json_lines
 from gaincurate.core.foreign import (
     DEEPEST,
     LARGEST_CONFIG,
@@ -50,15 +51,76 @@ def test_what_json_can_hold_comes_back(value: Any) -> None:
         )
 
 
-@given(st.binary(max_size=200) | st.text(max_size=200))
-def test_any_bytes_are_a_value_or_a_value_error(data: bytes | str) -> None:
-    text = data.decode(errors="ignore") if isinstance(data, bytes) else data
-    with suppress(ValueError):
-        json_value(data)
-    with suppress(ValueError):
-        toml_value(text)
-    with suppress(ValueError):
-        yaml_value(text)
+def outcome(read: Callable[[], Any]) -> str:
+    """What was read, or that nothing was. NaN is equal to itself here."""
+    try:
+        return repr(read())
+    except (ValueError, RecursionError):
+        return "refused"
+
+
+def by_the_standard_library(data: bytes) -> Any:
+    """What JSON of a usual depth holds, if its texts are texts."""
+    value = json.loads(data.decode("utf-8-sig"))
+    json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+NEARLY_JSON = st.lists(
+    st.sampled_from(
+        [
+            "{",
+            "}",
+            "[",
+            "]",
+            ",",
+            ":",
+            '"',
+            '"a"',
+            "1",
+            "-0.5e3",
+            "null",
+            "NaN",
+            "\\ud800",
+            "\\ude00",
+            "\\n",
+            " ",
+            "\ufeff",
+        ]
+    ),
+    max_size=20,
+).map(lambda parts: "".join(parts).encode())
+NEARLY_TOML = st.lists(
+    st.sampled_from(["a", ".", "=", "1", "[", "]", "{", "}", '"', "'", "\n", ",", "1979-05-27", "inf", "#"]),
+    max_size=20,
+).map("".join)
+ANY = st.binary(max_size=200) | NEARLY_JSON | PLAIN.map(json.dumps).map(str.encode)
+
+
+@given(ANY)
+def test_any_bytes_are_the_json_value_that_they_hold_or_a_value_error(data: bytes) -> None:
+    expected = outcome(lambda: by_the_standard_library(data))
+    assert outcome(lambda: json_value(data)) == expected
+    with suppress(UnicodeDecodeError):
+        text = data.decode()
+        assert outcome(lambda: json_value(text)) == ("refused" if text.startswith("\ufeff") else expected)
+
+
+@given(st.text(max_size=200) | NEARLY_TOML)
+def test_any_text_is_the_toml_or_yaml_value_that_it_holds_or_a_value_error(text: str) -> None:
+    assert outcome(lambda: toml_value(text)) == outcome(lambda: tomllib.loads(text))
+    by_yaml = outcome(lambda: yaml_value(text))
+    try:
+        assert by_yaml == repr(yaml.load(text, yaml.CSafeLoader))
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, RecursionError):
+        assert by_yaml == "refused"
+
+
+def test_a_log_gives_its_lines_that_say_what_they_should(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    assert list(fitting_lines(log, _Part)) == []
+    log.write_text('{"rows": 1}\n[]\n{"rows": -1}\n{}\n{"rows": 2, "more": null}\nbroken\n{"rows": 3}')
+    assert list(fitting_lines(log, _Part)) == [{"rows": 1}, {"rows": 2, "more": None}]
 
 
 def nested(depth: int, opening: str = "[", closing: str = "]") -> str:

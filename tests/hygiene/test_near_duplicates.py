@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.errors import InputError
+from gaincurate.errors import InputError, StorageError
 from gaincurate.hygiene.duplicates import (
     RECALL,
     Likeness,
@@ -222,6 +222,15 @@ def test_without_its_library_the_sentence_says_what_to_install(monkeypatch: pyte
     assert str(caught.value) == (
         "near duplicates need rensa: `pip install 'gaincurate[hygiene]'`, or leave them out."
     )
+
+
+def test_a_full_folder_of_temporary_files_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored = asking(tmp_path / "set", ["one two three four five", "one two three four six"] * 2)
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda: open("/dev/full", "r+b"))  # noqa: SIM115
+    with pytest.raises(StorageError, match=f"^cannot write {tempfile.gettempdir()}: the disk is full"):
+        near_duplicates(scored, np.ones(4, bool), Likeness(0.5), None)
 
 
 def test_a_threshold_that_cannot_be() -> None:

