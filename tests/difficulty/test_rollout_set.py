@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import runs
+from full_disk import no_file_above
 from gaincurate.core.artifact import IDENTITY, Artifact
 from gaincurate.core.files import write_json
 from gaincurate.core.outcomes import Rules, read_outcomes
@@ -138,6 +140,17 @@ def test_rejected_rows_are_counted_and_listed(tmp_path: Path) -> None:
     made = make(tmp_path / "set", [{"a": [1.0]}, {"b": [0.0]}], lines)
     assert RolloutSet(made).manifest["rejected"] == 1
     assert [json.loads(line) for line in (made / "rejected.jsonl").read_text().splitlines()] == lines
+
+
+def test_a_journal_on_a_full_disk_is_one_error_and_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    with closing(Journal(path)) as full, no_file_above(100):
+        full.append([{"a": "b"}])
+        with pytest.raises(StorageError, match="the file size limit is reached"):
+            full.append([{"a": "b" * 200}])
+        full.close()  # the buffer still has it, and there still is no room
+    with closing(Journal(path)) as again:
+        assert list(again.entries()) == [{"a": "b"}]
 
 
 @given(data=st.data())

@@ -2,17 +2,15 @@ from __future__ import annotations
 
 import os
 import random
-import resource
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 import ledger_writer
+from full_disk import no_file_above
 from gaincurate.errors import InputError, LockedError, OutputError, StorageError
 from gaincurate.replay import ledger as ledger_module
 from gaincurate.replay.ledger import Ledger, read
@@ -218,16 +216,6 @@ def test_segments_are_bounded_by_bytes_and_none_leaves_without_an_age(tmp_path: 
     each = [(tmp_path / name).stat().st_size for name in files(tmp_path)]
     assert len(each) > 3
     assert all(6000 <= size < 12000 for size in each[:-1])
-
-
-@contextmanager
-def no_file_above(size: int) -> Iterator[None]:
-    was = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, was[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, was)
 
 
 def test_the_disk_has_it_before_it_is_acknowledged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
