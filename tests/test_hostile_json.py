@@ -98,12 +98,17 @@ def test_a_runs_file_is_refused_or_read(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"aim": "greso"}, {"rest": 1, "prior_column": "gc_angle"}],
-    ids=lambda options: options.get("aim", "rest" if options else "usual"),
+    [{}, {"aim": "greso"}, {"rest": 1, "prior_column": "gc_angle"}, {"per_token": True}],
+    ids=["usual", "greso", "rest", "per_token"],
 )
 def test_a_posteriors_state_is_refused_or_drawn_with(options: dict[str, Any], tmp_path: Path) -> None:
     run = runs.begin(tmp_path, rows=12, budget=3, strategy="posterior", options=options)
-    runs.report(run)
+    lines = [
+        {"gc_id": gc_id, "reward": k % 2, "round": 0, "sample": k, "tokens": 5 + k}
+        for gc_id in run.ids(0)
+        for k in range(2)
+    ]
+    runs.write(run, 0, lines)
     assert command("schedule", "next", run.folder).exit_code == 0
 
     def use() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import resource
 import signal
 import subprocess
 import sys
@@ -171,6 +173,54 @@ def test_whatever_a_trainer_started_ends_with_it(
     assert not alive(int((tmp_path / "worker").read_text()))
     with command_lock(tmp_path):
         pass
+
+
+ORPHANS = """
+import os, time
+for _ in range(20):
+    if os.fork() == 0:
+        if os.fork() == 0:
+            os._exit(0)
+        os._exit(0)
+    os.wait()
+
+def left():
+    found = 0
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            state, parent = open(f"/proc/{name}/stat").read().rpartition(")")[2].split()[:2]
+        except OSError:
+            continue
+        found += state == "Z" and int(parent) == os.getppid()
+    return found
+
+end = time.monotonic() + 30
+while left() and time.monotonic() < end:
+    time.sleep(0.05)
+print("left", left())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="orphans become the keeper's on Linux")
+def test_orphans_that_ended_are_cleared_away_while_the_command_runs(tmp_path: Path) -> None:
+    go(tmp_path, python(ORPHANS))
+    assert (tmp_path / "log").read_text().endswith("left 0\n")
+
+
+def test_a_command_runs_beside_more_than_a_thousand_open_files(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if before[1] < 2048:
+        pytest.skip("this process may not open so many")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(before[0], 2048), before[1]))
+    opened = list[int]()
+    try:
+        opened += [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+        go(tmp_path, python("print('here')"))
+    finally:
+        for number in opened:
+            os.close(number)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert (tmp_path / "log").read_text().endswith("here\n")
 
 
 def test_a_trainer_that_is_asked_to_end_may_save_first(

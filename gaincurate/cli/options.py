@@ -256,12 +256,13 @@ def _place(name: str, marker: Option, path: Path) -> Path:
     from gaincurate.core.store import Remote, located
 
     option = marker.metavar if marker.argument else "--" + _key(name, marker).replace("_", "-")
-    if max(map(len, map(os.fsencode, path.parts)), default=0) > _LONGEST_NAME:
+    place = located(path)
+    longest = max(map(len, map(os.fsencode, path.parts)), default=0)
+    if longest > _LONGEST_NAME and not isinstance(place, Remote):
         raise InputError(
             f"{option} {str(path)[:_SHOWN]}…: a name in it has more than {_LONGEST_NAME} bytes, which is "
             "more than a file system takes."
         )
-    place = located(path)
     if isinstance(place, Remote) and not marker.stores:
         raise InputError(
             f"{option} {place}: expected a local path. Object stores hold data to score and scored sets, and "

@@ -148,7 +148,7 @@ def see_depth(value: Any, most: int | None = None) -> None:
         level = [
             inner
             for outer in level
-            for inner in (outer.values() if type(outer) is dict else outer)
+            for inner in (_far(outer) if len(outer) > 64 else _values(outer))
             if type(inner) in _NESTING
         ]
         if not level:
@@ -157,6 +157,16 @@ def see_depth(value: Any, most: int | None = None) -> None:
         if most is not None and count > most:
             raise Malformed(f"it holds more than {most:,} lists and objects")
     raise _too_deep()
+
+
+def _values(outer: Any) -> Any:
+    return outer.values() if type(outer) is dict else outer
+
+
+def _far(outer: Any) -> Any:
+    """What a long list or object holds, nothing if that is plain: of many, types are told faster at once."""
+    values = _values(outer)
+    return () if _NESTING.isdisjoint(map(type, values)) else values
 
 
 def see_text(value: Any) -> None:

@@ -40,9 +40,11 @@ def main() -> int:
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1):  # who reads from the command is to see the end of a pipe when the command ends
         os.dup2(nothing, stream)
-    code = None
+    code, parent = None, select.poll()  # `select` takes no descriptor above 1,023
+    parent.register(end, select.POLLIN)
     while code is None:
-        ready, _, _ = select.select([end], [], [], _LOOK)
+        ready = parent.poll(_LOOK * 1000)
+        _clear(child)
         code = child.poll()
         if ready and code is None:
             break  # the parent is gone
@@ -59,15 +61,29 @@ def _usual() -> None:
 
 def _end_all(child: subprocess.Popen[bytes], grace: float) -> None:
     """Ask everything that is left to end; end it when the time is over."""
-    until, asked = time.monotonic() + grace, set[int]()
-    while left := _living(child):
+    until, asked, others = time.monotonic() + grace, set[int](), set[int]()
+    while left := set(_living(child)) - others:
         over = time.monotonic() > until
         for process in left:
             if over or process not in asked:
-                with suppress(ProcessLookupError):
+                try:
                     os.kill(process, signal.SIGKILL if over else signal.SIGTERM)
+                except ProcessLookupError:
+                    pass
+                except PermissionError:  # it runs as another user, by sudo
+                    others.add(process)
                 asked.add(process)
         time.sleep(_LOOK / 4)
+
+
+def _clear(child: subprocess.Popen[bytes]) -> None:
+    """Clear away what the command left to us and has ended, or it stays as long as the command."""
+    if sys.platform == "linux":
+        with suppress(ChildProcessError):
+            while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                if ended.si_pid == child.pid:  # `poll` takes it
+                    break
+                os.waitpid(ended.si_pid, 0)
 
 
 def _living(child: subprocess.Popen[bytes]) -> list[int]:

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
 import numpy as np
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from gaincurate.core.artifact import Json
-from gaincurate.core.files import json_lines, sync_folder, to_lines
+from gaincurate.core.files import digest_bytes, json_lines, sync_folder, to_lines
 from gaincurate.core.foreign import Malformed, see_fits
 from gaincurate.core.manifest import Document
 from gaincurate.core.progress import Progress
@@ -42,6 +42,8 @@ class _Refusal(Document):
 
 
 class _Arrival(Document):
+    model_config = ConfigDict(extra="forbid")  # it becomes a `Completion`
+
     gc_id: str
     sample: Number
     text: str
@@ -57,6 +59,12 @@ class _Judgement(Document):
     sample: Number
     reward: Annotated[float, Field(ge=0, le=1)] | None
     reason: str | None
+    text: str | None = None
+    """Hash of the completion that it is of; older journals have none."""
+
+
+def _digest(done: Completion) -> str:
+    return digest_bytes(done.text.encode())
 
 
 class Journal:
@@ -244,7 +252,8 @@ class ShardWork:
                 self._done[done.key] = done
         for entry in self._judgements.entries(_Judgement):
             key = entry["gc_id"], entry["sample"]
-            if key in self._done:  # of a completion whose damaged line was deleted, there is another text now
+            # Where a completion's damaged line was deleted there is another text now, or there will be.
+            if key in self._done and entry.get("text") in (None, _digest(self._done[key])):
                 self._verdicts[key] = Verdict(entry["reward"], entry["reason"])
 
     def close(self) -> None:
@@ -340,7 +349,13 @@ class ShardWork:
             else:
                 ready[key] = verdict
         self._judgements.append(
-            {"gc_id": key[0], "sample": key[1], "reward": verdict.reward, "reason": verdict.reason}
+            {
+                "gc_id": key[0],
+                "sample": key[1],
+                "reward": verdict.reward,
+                "reason": verdict.reason,
+                "text": _digest(self._done[key]),
+            }
             for key, verdict in ready.items()
         )
         self._verdicts |= ready

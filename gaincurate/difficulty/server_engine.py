@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import time
 from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from email.utils import parsedate_to_datetime
@@ -44,6 +45,7 @@ _OF_THE_PROMPT = {400, 413, 422}
 _LONGEST_WAIT = 30.0
 _LONGEST_ASKED = 3600.0
 _SHORTEST_SECRET = 8
+_FEWEST_CHARACTERS = 5  # different ones
 _PART_OF_SECRET = 12
 _SHOWN = 300  # characters of what a server says in a sentence
 _LOOK = 0.2  # seconds until Ctrl-C is seen, at most: it does not wake a loop
@@ -247,7 +249,9 @@ class ServerEngine:
             ):
                 data = await _bytes(response)
         except TimeoutError as error:
-            raise _RetryableError(f"its answer was not there in {most:g} seconds (--timeout)") from error
+            raise _RetryableError(
+                f"its answer was not there in {most:g} seconds; give --timeout more, or --max-tokens less"
+            ) from error
         except httpx2.TransportError as error:
             reason = self._clean(" ".join(str(error).split()))[:_SHOWN]
             # Not `from error`, because the library quotes what a server sent, perhaps the key.
@@ -306,11 +310,11 @@ class _Logprobs(Document):
 
 
 class _Message(Document):
-    content: str | None  # null where a server keeps the thinking apart and the tokens ended in it
+    content: str | None = None  # none where a server keeps the thinking apart and the tokens ended in it
 
 
 class _Choice(Document):
-    index: Annotated[int, Field(ge=0, le=0)] = 0
+    index: Annotated[int, Field(ge=0, le=0)] | None = 0
     message: _Message
     finish_reason: Annotated[str, Field(max_length=100)] | None = None
     logprobs: _Logprobs | None = None
@@ -358,16 +362,24 @@ async def _bytes(response: httpx2.Response) -> bytes:
 def clean(text: str, key: str = "") -> str:
     """What a server says, fit to be printed and kept: without the key, and as text that a file can hold.
 
-    The key goes in full, URL-encoded, and in parts of 12 characters and more. One of less than 8 characters
-    is left: it is a placeholder such as `EMPTY`, perhaps a word of an answer.
+    The key goes in full, URL-encoded, and in parts of 12 characters and more. One of less than 8 characters,
+    or of less than 5 different ones, is left: a placeholder such as `EMPTY`, perhaps a word of an answer.
     """
     # Half of a surrogate pair becomes the replacement character, and so does NUL.
     text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "\ufffd")
-    if len(key) >= _SHORTEST_SECRET:
-        parts = (key[k : k + _PART_OF_SECRET] for k in range(len(key) - _PART_OF_SECRET + 1))
-        for secret in (key, quote(key, safe=""), *parts):
-            text = text.replace(secret, f"[{API_KEY}]")
-    return text
+    if len(key) < _SHORTEST_SECRET or len(set(key)) < _FEWEST_CHARACTERS:
+        return text
+    parts = (key[k : k + _PART_OF_SECRET] for k in range(len(key) - _PART_OF_SECRET + 1))
+    secrets = {key, quote(key, safe=""), *parts}
+    places = [
+        hit.span() for secret in secrets if secret in text for hit in re.finditer(re.escape(secret), text)
+    ]
+    kept, end = list[str](), 0
+    for begin, stop in sorted(places):  # at once, because parts overlap
+        if begin > end or not kept:
+            kept += [text[end:begin], f"[{API_KEY}]"]
+        end = max(end, stop)
+    return "".join([*kept, text[end:]])
 
 
 def _retry_after(response: httpx2.Response) -> float | None:
@@ -388,10 +400,11 @@ def _read(request: Request, body: Any, max_tokens: int, clean: Callable[[str], s
     A line in the journal is final, so what no shard can hold would spoil the folder for good.
     """
     choice, usage = body["choices"][0], body.get("usage") or {}
-    text, reason, ids = choice["message"]["content"], choice.get("finish_reason"), choice.get("token_ids")
+    text, reason, ids = choice["message"].get("content"), choice.get("finish_reason"), choice.get("token_ids")
     listed = (choice.get("logprobs") or {}).get("content")
     tokens = usage.get("completion_tokens")
-    most = max(tokens or 0, len(ids or ()), len(listed or ()))
+    # Not of `completion_tokens`, where some servers count thinking that `max_tokens` does not limit.
+    most = max(len(ids or ()), len(listed or ()))
     if most > max_tokens + MORE_TOKENS:
         raise _RetryableError(f"its answer has {most:,} tokens, and {max_tokens:,} were asked for")
     if ids is not None and listed is not None and len(ids) != len(listed):

@@ -224,6 +224,9 @@ class _Process:
                 break
             if self._kept is None:
                 self.start()
+                if self._closed:  # meanwhile, and `stop` did not see the new one
+                    self.drop()
+                    break
             try:
                 self._send(job)
             except BrokenPipeError:  # it died while it was idle: this job is not to blame

@@ -186,7 +186,7 @@ def _train(
                 what="training",
                 round=round_,
                 attempt=attempt,
-                seconds=time.time() - begun,
+                seconds=max(time.time() - begun, 0.0),
                 ended_well=ended_well,
                 command=shlex.join(filled),
             )

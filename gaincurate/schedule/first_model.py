@@ -7,6 +7,7 @@ compared with the one in the set's identity: by hundreds of rounds a wrong model
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -90,7 +91,8 @@ def _place(folder: Path) -> Json | None:
     path, place = folder / EXECUTION, None
     for entry in fitting_lines(path, _Line):
         # Older sets have only what was typed: `demo` is the alias, a relative path is of this folder.
-        place = entry["place"] if entry.get("place") else place_of(entry["model"])
+        with suppress(ModelError):  # a name that no file system takes
+            place = entry["place"] if entry.get("place") else place_of(entry["model"])
     return place
 
 

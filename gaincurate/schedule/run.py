@@ -6,12 +6,13 @@ their order by its digest, so a kill between two writes loses nothing.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shlex
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,6 +46,7 @@ GIVEN, MADE = "references.jsonl", "rollouts.json"
 """In a folder of references: what a person says they did, and which policy the run rolled out."""
 _LOCK = "lock"
 _LARGE = 1 << 20  # bytes of a state; those of older rounds keep their rows alone
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 GROUPS = "groups.arrow"
 """The group of each row, in a run with `--stratify` or `--where`."""
 ORDER, _NEXT, _SAVED_ORDERS = "order.arrow", "order-next.arrow", "orders"
@@ -393,12 +395,16 @@ class Run:
             write_json(folder / PLAN, plan)
         else:
             write_json(self.folder / STATE, state)
-        with suppress(StorageError, OSError):  # a full disk: it is complete, and readers do without the rest
-            write_json(self.folder / STATE, state)
+        try:
+            if plan is not None:
+                write_json(self.folder / STATE, state)
             self.orders.settle(state["order"])
             before = self.round_folder(int(state["round"]) - 1) / STATE
             if before.exists() and before.stat().st_size > _LARGE:  # a posterior for each prompt seen, say
                 write_json(before, {**read_json(before), "selector": None})
+        except StorageError as error:
+            if error.data.get("errno") not in _FULL:  # it is complete, and readers do without the rest
+                raise
 
     def log(self, **facts: object) -> None:
         """Append to `execution.jsonl`, where times and attempts are."""

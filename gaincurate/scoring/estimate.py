@@ -202,5 +202,7 @@ def _tried(plan: Plan, rows: int, progress: Progress) -> Speed | None:
         progress.loading("the model for the trial")
         summary = score_dataset(plan.config.model_copy(update=changes))
         progress.loading("")
-        record = list(fitting_lines(summary.out / EXECUTION, _Line))[-1]
-        return _speed(summary.out, record, f"a trial of the first {limit:,} rows")
+        records = list(fitting_lines(summary.out / EXECUTION, _Line))
+        if not records:  # a full disk took none
+            return None
+        return _speed(summary.out, records[-1], f"a trial of the first {limit:,} rows")

@@ -122,7 +122,7 @@ class Segmenter:
             try:
                 text, start, stop = self._locate(self._full(list(messages)))
             except _Refused as error:
-                results[place] = Unusable(str(error))
+                results[place] = Unusable(str(error), overlong=error.overlong)
                 continue
             texts.append(text)
             bounds.append((start, stop))
@@ -182,7 +182,10 @@ class Segmenter:
             raise _Refused("the question is empty")
         characters = sum(len(message["content"] or "") for message in messages)
         if characters > LONGEST_PROMPT:
-            raise _Refused(f"the prompt has {characters:,} characters and the limit is {LONGEST_PROMPT:,}")
+            raise _Refused(
+                f"the prompt has {characters:,} characters and the limit is {LONGEST_PROMPT:,}",
+                overlong=self._max_length is not None and not self._truncate,
+            )
         text = self._render(messages)
         frame = self._frame(messages, place)
         if frame is not None:
@@ -283,6 +286,10 @@ def _inside(text: str, question: str, head: str, tail: str) -> tuple[int, int] |
 
 class _Refused(Exception):
     """One prompt cannot be segmented; the text is the reason."""
+
+    def __init__(self, reason: str, *, overlong: bool = False) -> None:
+        super().__init__(reason)
+        self.overlong = overlong
 
 
 def decoded_offsets(tokenizer: Any, text: str, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:

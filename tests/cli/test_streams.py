@@ -31,6 +31,17 @@ def test_a_command_runs_with_closed_streams_and_its_code_is_what_it_would_be(
     assert b"Traceback" not in done.stderr
 
 
+def test_what_is_opened_for_a_closed_stream_is_there_for_children_too(tmp_path: Path) -> None:
+    code = "import os; from gaincurate.cli import app; app._open_streams(); print(os.get_inheritable(2))"
+    done = shell(f"{shlex.quote(sys.executable)} -c '{code}' 2>&-", tmp_path)
+    assert done.stdout == b"True\n"
+
+
+def test_a_command_that_needs_no_working_folder_runs_where_it_was_deleted(tmp_path: Path) -> None:
+    done = shell("mkdir here; cd here; rmdir ../here; GC --version", tmp_path)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_a_reader_that_went_away_is_no_error(tmp_path: Path) -> None:
     folder = runs.begin(tmp_path).folder
     done = shell(f"GC schedule status {folder} --json | true; echo ${{PIPESTATUS[0]}}", tmp_path)

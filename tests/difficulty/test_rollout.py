@@ -337,12 +337,17 @@ def test_a_damaged_line_of_a_journal_is_refused_by_its_number(
     assert keys == [(f"id{i}", sample) for i in range(10) for sample in range(2)]
 
 
-def test_a_completion_that_is_made_again_is_judged_again(tmp_path: Path, engine: FakeEngine) -> None:
+@pytest.mark.parametrize("killed", [False, True], ids=["whole", "killed before its verdict"])
+def test_a_completion_that_is_made_again_is_judged_again(
+    tmp_path: Path, engine: FakeEngine, killed: bool
+) -> None:
     engine.texts = {"id6": [ANSWER, "!kill"]}
     with pytest.raises(KeyboardInterrupt):
         roll_out(config(tmp_path))
     journal = tmp_path / "out/.work/completions-00000.jsonl"
-    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[1:]))
+    first_line, *others = journal.read_bytes().splitlines(keepends=True)
+    anew = json.dumps(json.loads(first_line) | {"text": "wrong"}).encode() + b"\n"
+    journal.write_bytes(b"".join([*others, anew] if killed else others))
     engine.texts = {"id0": ["wrong", "wrong"]}  # the second is in the journal
     roll_out(config(tmp_path))
     first, second = rows_of(tmp_path / "out")[:2]

@@ -55,6 +55,18 @@ def test_a_prompt_of_ten_megabytes_is_refused_before_it_is_rendered_or_tokenized
     assert reason(segmenter, user("x" * 10_000_000)) == said
 
 
+@pytest.mark.parametrize(
+    ("options", "overlong"),
+    [({}, False), ({"max_length": 9}, True), ({"max_length": 9, "truncate": True}, False)],
+)
+def test_a_prompt_of_ten_megabytes_is_overlong_where_a_length_is_given(
+    options: dict[str, Any], overlong: bool
+) -> None:
+    (found,) = Segmenter(templates.byte_level(None), **options)([user("x" * 10_000_000)])
+    assert isinstance(found, Unusable)
+    assert found.overlong == overlong
+
+
 def test_white_space_around_a_base_models_prompt_is_fed_but_is_no_question() -> None:
     base = templates.byte_level(None, bos=False)
     found = one(Segmenter(base), user("\n\nWhat?\n\n"))

@@ -77,7 +77,9 @@ def files(name: str, box: Path) -> dict[str, object]:
     paths = [top] if top.is_file() else sorted(path for path in top.rglob("*") if path.is_file())
     if not JOBS[name].tidy:
         paths = [path for path in paths if not (path.name.startswith(".") and path.suffix == ".tmp")]
-    return {str(path.relative_to(box)): _content(path, box) for path in paths if path.name not in _ASIDE}
+    # The copy of the newest round's state is left out: where a full disk did not take it, readers do without.
+    paths = [path for path in paths if path.name not in _ASIDE and path != top / "state.json"]
+    return {str(path.relative_to(box)): _content(path, box) for path in paths}
 
 
 def _content(path: Path, box: Path) -> object:

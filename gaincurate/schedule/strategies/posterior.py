@@ -459,8 +459,10 @@ class Posterior(base.Selector):
         """See `Selector`."""
         see_fits(_State, state)
         greso = ("keep", "pass", "pass_rows") if self.options.aim == "greso" else ()
-        for name in {*self._sums, *self._marks, *greso} - {"with_tokens"}:
+        for name in {*self._sums, *self._marks, *greso}:
             if state.get(name) is None:
+                if name == "with_tokens":  # older states took all for known
+                    continue
                 raise Malformed(f"it has no {name}")
             if name in (*self._sums, *self._marks) and len(state[name]) != len(state["rows"]):
                 raise Malformed(f"it has {len(state[name]):,} {name} for {len(state['rows']):,} rows")
@@ -470,7 +472,10 @@ class Posterior(base.Selector):
         self._rows = np.asarray(state["rows"], np.int64)
         if (np.diff(self._rows) <= 0).any():
             raise Malformed("its rows are not in order")
-        if "with_tokens" in self._sums and "with_tokens" not in state:  # older states took all for known
+        passed = state.get("pass_rows") or []
+        if len(set(passed)) < len(passed):
+            raise Malformed("its pass_rows have a row twice")
+        if "with_tokens" in self._sums and state.get("with_tokens") is None:
             state = state | {"with_tokens": np.add(state["wins"], state["losses"])}
         self._sums = {name: np.asarray(state[name], float) for name in self._sums}
         self._marks = {name: np.asarray(state[name], np.int64) for name in self._marks}
