@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ class Bar(Progress):
         """See `Progress`."""
         from tqdm import tqdm  # type: ignore[import-untyped]
 
-        self._end()
+        self.end()
         self._bar = tqdm(total=total, initial=done, desc=what, unit=unit)
 
     def advance(self, n: float, **also: int) -> None:
@@ -63,17 +64,26 @@ class Bar(Progress):
         if self._bar is not None:
             self._bar.update(n)
             if self._bar.n >= self._bar.total:
-                self._end()
+                self.end()
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Draw it a last time as it stands."""
         if self._bar is not None:
             self._bar.close()
         self._bar = None
 
 
-def for_python() -> Progress:
+@contextmanager
+def for_python() -> Iterator[Progress]:
     """What a function shows that a person calls: a bar in a notebook, nothing in a program."""
-    return Bar() if "ipykernel" in sys.modules else Progress()
+    if "ipykernel" not in sys.modules:
+        yield Progress()
+        return
+    bar = Bar()
+    try:
+        yield bar
+    finally:  # where rows were rejected it was not full
+        bar.end()
 
 
 class Sent(Progress):

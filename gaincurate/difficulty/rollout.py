@@ -73,7 +73,8 @@ def rollout(
         LockedError: another process writes the same set.
     """
     given = {"scored": scored, "out": out, "verifier": verifier, **options}
-    return roll_out(checked(RolloutConfig, given, keywords=True), for_python())
+    with for_python() as progress:
+        return roll_out(checked(RolloutConfig, given, keywords=True), progress)
 
 
 def roll_out(config: RolloutConfig, progress: Progress | None = None) -> RolloutSummary:

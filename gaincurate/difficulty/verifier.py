@@ -293,7 +293,7 @@ class _Process:
             if len(data) > _LONGEST_ANSWER:
                 break
         try:
-            answer = json_value(data)
+            answer = json_value(data) if data.index(b"\n") == len(data) - 1 else None  # two lines are not one
         except ValueError:
             answer = None
         if not isinstance(answer, dict):

@@ -65,7 +65,8 @@ def score(data: str, model: str, out: str | Path, **options: Unpack[ScoreOptions
         LockedError: another process writes the same shards.
     """
     given = {"data": str(data), "model": str(model), "out": Path(out), **options}
-    return score_dataset(checked(ScoreConfig, given, keywords=True), for_python())
+    with for_python() as progress:
+        return score_dataset(checked(ScoreConfig, given, keywords=True), progress)
 
 
 def score_dataset(
