@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import os
 import re
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -29,7 +28,6 @@ from gaincurate.errors import InputError
 _PANELS = (None, *PANELS)
 _METAVARS = {bool: "", int: "N", float: "X", Path: "PATH", str: "TEXT"}
 _WIDE = 18  # columns that choices may take beside an option at a width of 80
-_LONGEST_NAME = 255  # bytes
 _SHOWN = 60
 _MANY = 5  # a command with more options takes them from a file too
 _OF_A_CALL = (
@@ -253,14 +251,14 @@ def _place(name: str, marker: Option, path: Path) -> Path:
     Raises:
         InputError: it does not take one, or no file system has such a path.
     """
+    from gaincurate.core.files import LONGEST_NAME, too_long
     from gaincurate.core.store import Remote, located
 
     option = marker.metavar if marker.argument else "--" + _key(name, marker).replace("_", "-")
     place = located(path)
-    longest = max(map(len, map(os.fsencode, path.parts)), default=0)
-    if longest > _LONGEST_NAME and not isinstance(place, Remote):
+    if not isinstance(place, Remote) and too_long(path):
         raise InputError(
-            f"{option} {str(path)[:_SHOWN]}…: a name in it has more than {_LONGEST_NAME} bytes, which is "
+            f"{option} {str(path)[:_SHOWN]}…: a name in it has more than {LONGEST_NAME} bytes, which is "
             "more than a file system takes."
         )
     if isinstance(place, Remote) and not marker.stores:

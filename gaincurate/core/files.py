@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 _BLOCK = 1 << 22
+LONGEST_NAME = 255  # bytes
 
 
 @contextmanager
@@ -67,6 +68,11 @@ def digest_files(paths: Iterable[Path]) -> str:
     """One hash for several files, by content and order and not by name; hashed in parallel."""
     with ThreadPoolExecutor() as pool:
         return digest_json(list(pool.map(digest_file, paths)))
+
+
+def too_long(path: Path) -> bool:
+    """Whether a name in a path has more bytes than a file system takes: to look at it is an OSError."""
+    return max(map(len, map(os.fsencode, path.parts)), default=0) > LONGEST_NAME
 
 
 def make_folder(folder: Path) -> None:

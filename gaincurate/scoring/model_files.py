@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gaincurate.core.files import digest_files, reading
+from gaincurate.core.files import LONGEST_NAME, digest_files, reading, too_long
 from gaincurate.core.foreign import json_file
 from gaincurate.errors import ModelError
 
@@ -24,7 +23,6 @@ _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tikto
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _TOKENIZER = ("*token*", "vocab.*", "*.model", "*.tiktoken", "tekken.json")
-_LONGEST_NAME = 255
 _READ = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 """What every tokenizer is read from, where it is there."""
 _CUT = "it is cut short or damaged"
@@ -210,8 +208,8 @@ def find_model(model: str, *, allow_pickle: bool = False, trust_remote_code: boo
 
 def _path_of(model: str) -> Path:
     path = Path(model)
-    if max(map(len, map(os.fsencode, path.parts)), default=0) > _LONGEST_NAME:
-        raise ModelError(f"--model {model[:60]}…: a name in it has more than {_LONGEST_NAME} bytes.")
+    if too_long(path):
+        raise ModelError(f"--model {model[:60]}…: a name in it has more than {LONGEST_NAME} bytes.")
     return path
 
 
