@@ -41,6 +41,10 @@ class Nodes:
         self.nodes.remove(node)
         self._cluster.remove_node(node, allow_graceful=False)
 
+    def settle(self) -> None:
+        """Wait until Ray counts the nodes that are there and no lost one."""
+        self._cluster.wait_for_nodes()
+
     def raylets(self) -> set[int]:
         return {node.all_processes["raylet"][0].process.pid for node in self.nodes}
 
@@ -90,9 +94,12 @@ def short_folder() -> Iterator[Path]:
 @contextmanager
 def cluster() -> Iterator[Nodes]:
     """A head that runs nothing."""
+    from ray._private.utils import get_ray_address_file
     from ray.cluster_utils import Cluster
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # A head with a folder of its own still writes its address here, and does not make the folder.
+    Path(get_ray_address_file(None)).parent.mkdir(parents=True, exist_ok=True)
     with short_folder() as folder:
         made = Cluster(
             initialize_head=True,

@@ -17,6 +17,7 @@ from unittest import mock
 import transformers
 import trl
 
+from gaincurate.core.artifact import IDENTITY
 from gaincurate.core.process import run_command
 from gaincurate.schedule import foresight
 from gaincurate.trainers.trl import attach, dataset
@@ -41,7 +42,8 @@ def kill_rolling_out(round_: int) -> None:
         folder = next((Path(part) for part in command if part.endswith(out)), None)
 
         def watch(seconds: float) -> None:
-            if folder is not None and folder.exists():
+            # An earlier end leaves nothing behind, so there would be nothing to go on with.
+            if folder is not None and (folder / IDENTITY).exists():
                 os.kill(os.getpid(), signal.SIGKILL)
 
         seconds = run_command(command, **options, watch=watch)

@@ -126,6 +126,7 @@ def test_any_number_of_workers_writes_the_same_bytes(
     workers: int, tmp_path: Path, tiny_model: Path, data: Path, whole: dict[str, bytes], two: Nodes
 ) -> None:
     out, watch = tmp_path / "set", Watch()
+    two.settle()
     options = {"engine": "ray", "address": two.address, "workers": workers}
     summary = pipeline.score_dataset(config(data, tiny_model, out, **options), watch)
     check(out, whole, watch, summary, two.raylets())
