@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import typer
+from pydantic_core import SchemaError
 
 from gaincurate.cli import output
 from gaincurate.core.process import Terminated, ctrl_c_noted, raise_lost_stop, stoppable
@@ -121,3 +122,12 @@ def test_the_sentence_and_the_exit_code(
         signal.raise_signal(number)
     assert raised.value.exit_code == code
     assert capsys.readouterr().err == sentence
+
+
+def test_ctrl_c_while_pydantic_builds_a_model_is_ctrl_c(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as raised, output.reporting("Go on."):
+        raise SchemaError("Error building `literal` serializer:\n  KeyboardInterrupt: ")
+    assert raised.value.exit_code == 130
+    assert capsys.readouterr().err == "interrupted. Go on.\n"
+    with pytest.raises(SchemaError, match="a bug"), output.reporting("Go on."):
+        raise SchemaError("a bug")

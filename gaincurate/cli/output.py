@@ -232,6 +232,12 @@ def reporting(resume: str = "") -> Iterator[None]:
     except BrokenPipeError:  # `gaincurate show DIR | head`
         _discard(sys.stdout)
         raise typer.Exit(0) from None
+    except Exception as error:
+        # What pydantic makes of Ctrl-C while it builds a model; by name, as not every command loads it.
+        if type(error).__name__ != "SchemaError" or "KeyboardInterrupt" not in str(error):
+            raise
+        note(f"interrupted. {resume}".rstrip())
+        raise typer.Exit(130) from error
 
 
 def zero_vector_sentence(count: int) -> str:

@@ -32,6 +32,7 @@ from gaincurate.core.files import (
     digest_bytes,
     digest_file,
     digest_json,
+    is_temporary,
     json_bytes,
     json_lines,
     reading,
@@ -187,7 +188,7 @@ class Artifact:
             if text is None:
                 others = [name.rstrip("/") for name in self.store.list()]
                 others = [other for other in others if other not in (WORK, *self.kind.before)]
-                others = [other for other in others if not _is_temporary(other)]
+                others = [other for other in others if not is_temporary(other)]
                 if others:
                     raise OutputError(
                         f"--out {out} already holds {min(others)!r} and is no {name}; give a new or empty "
@@ -488,11 +489,6 @@ class Artifact:
         if kind.work:
             Folder(work_folder(out)).delete([path.name for path in sorted(work_folder(out).glob(kind.work))])
         self.store.delete([f"{name}/" for name in (*kind.own, *([EXECUTIONS] if self.remote else []))])
-
-
-def _is_temporary(name: str) -> bool:
-    """What a process killed before the identity was written, or while a set was deleted, leaves."""
-    return name.startswith(".") and name.endswith(".tmp")
 
 
 def shard_name(index: int) -> str:

@@ -237,6 +237,11 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
+def is_temporary(name: str) -> bool:
+    """What a writer that was killed leaves beside the file that it was to become."""
+    return name.startswith(".") and name.endswith(".tmp")
+
+
 def remove_temporaries(folder: Path) -> None:
     """Delete what killed writers left in `folder`. Call it only while holding the lock."""
     for path in folder.glob(".*.tmp"):

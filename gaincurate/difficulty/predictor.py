@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gaincurate.core.artifact import Json
-from gaincurate.core.files import digest_bytes, reading, write_atomic, write_json
+from gaincurate.core.files import digest_bytes, is_temporary, reading, write_atomic, write_json
 from gaincurate.core.foreign import json_file, read_bytes
 from gaincurate.errors import InputError, OutputError, storage_error
 
@@ -191,7 +191,10 @@ def refuse_other_folder(folder: Path) -> None:
     Raises:
         OutputError: it holds something else.
     """
-    if folder.exists() and (not folder.is_dir() or {p.name for p in folder.iterdir()} - {WEIGHTS, CONFIG}):
+    if not folder.exists():
+        return
+    ours = {WEIGHTS, CONFIG}
+    if not folder.is_dir() or not all(p.name in ours or is_temporary(p.name) for p in folder.iterdir()):
         raise OutputError(f"--out {folder} already holds something else; give a new or empty folder.")
 
 

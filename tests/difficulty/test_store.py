@@ -93,6 +93,12 @@ def test_another_folder_is_not_written_into(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
 
 
+def test_what_a_killed_writer_left_is_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / f".{WEIGHTS}.4711.tmp").write_bytes(b"half")
+    save_adapter(tmp_path, DifficultyPredictor(Shape(6, hidden=8)), EMBEDDING, {})
+    assert load_adapter(tmp_path).predictor.shape == Shape(6, hidden=8)
+
+
 def test_an_adapter_from_before_there_was_an_input_norm_loads(tmp_path: Path) -> None:
     predictor = DifficultyPredictor(Shape(6, hidden=8)).eval()
     save_adapter(tmp_path, predictor, EMBEDDING, {})

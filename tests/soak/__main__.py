@@ -1,6 +1,6 @@
 """The campaign: hostile input, kills and full disks, case after case, until it is stopped.
 
-Usage: python -m soak [--hours H] [--classes A,B] [--only CLASS:SEED] [--out FOLDER] [--cases N]. A class and a seed
+Usage: python -m soak [--hours H] [--classes A,B] [--only CLASS:SEED] [--out FOLDER] [--cases N] [--first SEED]. A class and a seed
 are a case, which `--only` runs again and keeps. Each result is a line of OUT/CLASS.jsonl, so the same command goes on
 where it was. It prints a table by class at the end and exits with 1 if a case did not hold.
 """
@@ -112,6 +112,9 @@ def main() -> int:
     parser.add_argument("--hours", type=float, default=1e9)
     parser.add_argument("--cases", type=int, help="so many of each class, those there are counted")
     parser.add_argument("--classes", default=",".join(CLASSES))
+    parser.add_argument(
+        "--first", type=int, default=0, help="seed of each class's first case, for other cases than before"
+    )
     parser.add_argument("--only", metavar="CLASS:SEED")
     parser.add_argument("--out", type=Path, default=Path("build/soak"))
     given = parser.parse_args()
@@ -133,7 +136,7 @@ def main() -> int:
             for name in left if turn % SELDOM == 0 else [name for name in left if name != "kill-compare"]:
                 most = AT_A_TIME.get(name, 5)
                 for _ in range(most if given.cases is None else min(most, given.cases - counts[name])):
-                    result = run(name, counts[name], out)
+                    result = run(name, given.first + counts[name], out)
                     counts[name] += 1
                     with (out / f"{name}.jsonl").open("a") as file:
                         file.write(json.dumps(result) + "\n")

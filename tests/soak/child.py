@@ -23,7 +23,7 @@ from gaincurate.cli.app import app
 from gaincurate.errors import GaincurateError
 
 SPACE = 6 << 30
-"""Bytes of address space over what the parent has, which are asked for and not all used."""
+"""Bytes of memory over what the parent has, which are asked for and not all used."""
 MEMORY = 2048
 """MiB of memory, of which the libraries of the parent are some 700."""
 CPU, CLOCK = 120, 300  # seconds; the clock's are for a machine that does other things too
@@ -147,8 +147,8 @@ def _settle(box: Path, folder: Path) -> None:
     tempfile.tempdir = None
     os.environ.update(HOME=str(box / "home"), TMPDIR=str(box / "tmp"), COLUMNS="200")
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + SPACE, used + SPACE))
+    used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_DATA, (used + SPACE, used + SPACE))
     resource.setrlimit(resource.RLIMIT_CPU, (CPU, CPU + 5))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
