@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import ConfigDict, Field, StrictBool
+from pydantic.dataclasses import dataclass as checked_dataclass
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -19,7 +21,8 @@ from torch.nn import functional
 
 from gaincurate.core.artifact import Json
 from gaincurate.core.files import digest_bytes, is_temporary, reading, write_atomic, write_json
-from gaincurate.core.foreign import json_file, read_bytes
+from gaincurate.core.foreign import Malformed, json_file, read_bytes, see_fits
+from gaincurate.core.manifest import Document, Hash
 from gaincurate.errors import InputError, OutputError, storage_error
 
 WEIGHTS, CONFIG = "adapter.safetensors", "config.json"
@@ -31,7 +34,11 @@ _PICKLED = {".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt"}
 _MOST_DIVISOR, _LEAST_DIVISOR = 10.0, 0.01
 
 
-@dataclass(frozen=True, slots=True)
+Size = Annotated[int, Field(strict=True, ge=1, le=1 << 20)]
+"""Of a layer: what is above would be no embedding's."""
+
+
+@checked_dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
 class Shape:
     """What the module looks like. The defaults are the paper's; the other values of the last four are what
     the authors' released code does instead.
@@ -43,14 +50,31 @@ class Shape:
     layer norm of the embedding.
     """
 
-    width: int
-    hidden: int = 896
-    dropout: float = 0.1
-    calibration_hidden: int = 10
+    width: Size
+    hidden: Size = 896
+    dropout: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.1
+    calibration_hidden: Size = 10
     towers: Literal["one", "two"] = "one"
     scale: Literal["multiply", "divide"] = "multiply"
     spread: Literal["population", "sample"] = "population"
-    input_norm: bool = False
+    input_norm: StrictBool = False
+
+
+class _Embedding(Document):
+    """Which embeddings an adapter reads."""
+
+    model: str | None
+    weights: str | None
+    width: Size | None
+
+
+class _Written(Document):
+    """An adapter's configuration file."""
+
+    shape: Shape
+    embedding: _Embedding
+    how: dict[str, Any]
+    weights: Hash
 
 
 class DifficultyPredictor(nn.Module):
@@ -226,11 +250,18 @@ def load_adapter(folder: Path) -> Adapter:
         raise InputError(
             f"--adapter {folder} has format {version}, this version reads {FORMAT}; fit it again."
         )
-    if digest_bytes(weights) != facts.get("weights"):
+    try:
+        see_fits(_Written, facts)
+    except Malformed as error:
+        raise _damaged(folder, f"{CONFIG}: {error}") from error
+    if digest_bytes(weights) != facts["weights"]:
         raise _damaged(folder, f"{WEIGHTS} does not match the hash in {CONFIG}")
     try:
-        predictor = DifficultyPredictor(Shape(**facts["shape"]))
-        predictor.load_state_dict(load(weights))
+        # On no device: a shape that is not that of the weights takes no memory.
+        with torch.device("meta"):
+            predictor = DifficultyPredictor(Shape(**facts["shape"]))
+        tensors = {name: value.float() for name, value in load(weights).items()}
+        predictor.load_state_dict(tensors, assign=True)
         return Adapter(predictor.eval(), facts["embedding"], facts["how"], facts["weights"])
     except (SafetensorError, LookupError, TypeError, RuntimeError) as error:
         raise _damaged(folder, f"{CONFIG} and {WEIGHTS} do not belong together") from error

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from gaincurate.core.files import digest_bytes
 from gaincurate.difficulty.predictor import (
     CONFIG,
     WEIGHTS,
@@ -84,6 +85,55 @@ def test_what_is_no_adapter_or_a_damaged_one_is_refused(tmp_path: Path, folder: 
     save_file(weights, folder / WEIGHTS)
     with pytest.raises(InputError, match=r"adapter\.safetensors does not match the hash in config\.json"):
         load_adapter(folder)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "why"),
+    [
+        (("shape", "dropout"), 10, "config.json: shape.dropout is 10: input should be less than 1"),
+        (
+            ("shape", "hidden"),
+            1 << 40,
+            "config.json: shape.hidden is 1099511627776: input should be less than or equal to 1048576",
+        ),
+        (
+            ("shape", "hidden"),
+            1 << 20,  # 4 TiB, if it were made before it is compared
+            "config.json and adapter.safetensors do not belong together",
+        ),
+        (("shape", "width"), "6", "config.json: shape.width is '6': input should be a valid integer"),
+        (("shape", "depth"), 3, "config.json: shape.depth is 3: unexpected keyword argument"),
+        (
+            ("embedding", "weights"),
+            [],
+            "config.json: embedding.weights is []: input should be a valid string",
+        ),
+        (("how",), None, "config.json: how is None: input should be a valid dictionary"),
+        (("weights",), 7, "config.json: weights is 7: input should be a valid string"),
+    ],
+)
+def test_a_hostile_configuration_is_one_sentence(
+    folder: Path, path: tuple[str, ...], value: object, why: str
+) -> None:
+    config = json.loads((folder / CONFIG).read_text())
+    at = config
+    for name in path[:-1]:
+        at = at[name]
+    at[path[-1]] = value
+    (folder / CONFIG).write_text(json.dumps(config))
+    with pytest.raises(InputError) as caught:
+        load_adapter(folder)
+    assert str(caught.value) == f"--adapter {folder} is damaged: {why}; fit it again."
+
+
+def test_weights_of_another_precision_are_read_as_float32(folder: Path) -> None:
+    save_file({name: value.double() for name, value in load_file(folder / WEIGHTS).items()}, folder / WEIGHTS)
+    config = json.loads((folder / CONFIG).read_text())
+    config["weights"] = digest_bytes((folder / WEIGHTS).read_bytes())
+    (folder / CONFIG).write_text(json.dumps(config))
+    predictor = load_adapter(folder).predictor
+    assert {value.dtype for value in predictor.state_dict().values()} == {torch.float32}
+    assert predictor(torch.randn(5, 6), torch.randn(5, 6), torch.rand(5)).shape == (5,)
 
 
 def test_another_folder_is_not_written_into(tmp_path: Path) -> None:
