@@ -14,7 +14,7 @@ import pytest
 
 from gaincurate.core import process
 from gaincurate.core.process import check_placeholders, command_lock, fill, run_command
-from gaincurate.errors import InputError, LockedError, TrainerError
+from gaincurate.errors import InputError, LockedError, StorageError, TrainerError
 
 
 def python(code: str) -> list[str]:
@@ -125,6 +125,15 @@ def test_a_log_is_quoted_by_what_went_wrong_and_not_by_a_progress_bar(
 ) -> None:
     (tmp_path / "log").write_text(f"$ python train.py\n{log}")
     assert process.last_line(tmp_path / "log") == line
+
+
+def test_a_full_disk_under_the_log_is_a_sentence_and_nothing_is_started(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.symlink_to("/dev/full")
+    with command_lock(tmp_path, "lock") as lock, pytest.raises(StorageError) as caught:
+        run_command(["touch", str(tmp_path / "begun")], environment={}, log=log, lock=lock)
+    assert str(caught.value).startswith(f"cannot write {log}: the disk is full. ")
+    assert not (tmp_path / "begun").exists()
 
 
 def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:

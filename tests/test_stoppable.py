@@ -12,6 +12,7 @@ from pydantic_core import SchemaError
 
 from gaincurate.cli import output
 from gaincurate.core.process import Terminated, ctrl_c_noted, raise_lost_stop, stoppable
+from gaincurate.errors import InputError
 
 NOTICES = [signal.SIGTERM, signal.SIGUSR1]
 
@@ -131,3 +132,12 @@ def test_ctrl_c_while_pydantic_builds_a_model_is_ctrl_c(capsys: pytest.CaptureFi
     assert capsys.readouterr().err == "interrupted. Go on.\n"
     with pytest.raises(SchemaError, match="a bug"), output.reporting("Go on."):
         raise SchemaError("a bug")
+
+
+def test_an_id_that_fills_a_screen_is_left_out_at_its_middle(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit), output.reporting():
+        raise InputError(f"line 1: {'a' * 5000} is no prompt. Give the ids that the plan has.")
+    said = capsys.readouterr().err
+    assert len(said) < 2000
+    assert said.startswith("error: line 1: aaa")
+    assert said.endswith("aaa is no prompt. Give the ids that the plan has.\n")

@@ -22,6 +22,7 @@ from gaincurate.errors import GaincurateError, StorageError, reason_of
 
 WIDTH = 100
 """Columns of a sentence."""
+_LONGEST = 1900  # characters of an error
 
 
 def terminal_width() -> int | None:
@@ -95,6 +96,11 @@ def _discard(stream: TextIO) -> None:
 def _harmless(line: str) -> str:
     """Names, ids and paths come from outside: what would steer a terminal is shown as its escape."""
     return line if line.isprintable() else "".join(c if c.isprintable() else _escape(c) for c in line)
+
+
+def _fitting(sentence: str) -> str:
+    """An id that fills a screen, left out at its middle: both ends say what is wrong and what to do."""
+    return sentence if len(sentence) <= _LONGEST else f"{sentence[: _LONGEST // 2]} … {sentence[-600:]}"
 
 
 def _escape(character: str) -> str:
@@ -221,7 +227,7 @@ def reporting(resume: str = "") -> Iterator[None]:
     except GaincurateError as error:
         if os.environ.get("GAINCURATE_DEBUG") == "1":
             raise
-        note(f"error: {error}")
+        note(f"error: {_fitting(str(error))}")
         raise typer.Exit(error.exit_code) from error
     except Terminated as error:
         note(f"ended by {error}. {resume}".rstrip())

@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
@@ -339,13 +339,12 @@ def run_command(
         TrainerError: it cannot be started, fails, or takes too long.
     """
     begin = time.monotonic()
-    try:
-        file = log.open("ab")
-    except OSError as error:
-        raise storage_error(log, error) from error
-    with file:
-        file.write(f"$ {shlex.join(command)}\n".encode(errors="surrogateescape"))
-        file.flush()
+    with ExitStack() as opened:
+        try:
+            file = opened.enter_context(log.open("ab", buffering=0))
+            file.write(f"$ {shlex.join(command)}\n".encode(errors="surrogateescape"))
+        except OSError as error:
+            raise storage_error(log, error) from error
         streams = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
         with Kept(command, grace=_GRACE, environment=environment, lock=lock, **streams) as kept:
             while kept.keeper.poll() is None:
