@@ -291,6 +291,41 @@ def test_replayed_groups_join_once_there_are_so_many(lean: Any, world: Any) -> N
     assert set(counts) == {0, 3}
 
 
+def test_sampled_influence_is_the_exact_one_in_the_mean(lean: Any, world: Any) -> None:
+    policy = world.policy()
+    exact = lean.choosing.Exact(world.prompts, policy)
+    rows = np.arange(len(world.prompts))
+    pool = base.Pool(len(rows), 4, 0, (0.0, 1.0))
+    oracle: Any = base.build("choosing:Oracle", pool, {"of": "sampled"})
+    drawn = []
+    for round_ in range(60):
+        oracle.prepare(lean.choosing.Context(world.scored, world.rows, rows, round_, exact))
+        drawn.append(oracle._values)
+    # With the group's own mean as its baseline a gradient is (G - 1) / G of its expectation, on both sides.
+    expected = (7 / 8) ** 2 * exact.influences()
+    errors = np.std(drawn, axis=0, ddof=1) / len(drawn) ** 0.5
+    assert errors.min() > 0
+    assert (((np.mean(drawn, axis=0) - expected) / errors) ** 2).sum() < 32.9  # chi-square of 12, 0.999
+
+
+def test_sampled_influence_is_the_product_of_its_gradients(lean: Any, world: Any) -> None:
+    policy, prompts = world.policy(), world.prompts
+    outcomes = lean.head.roll(policy, prompts, 16, 0)
+    weights = outcomes.weights((8,), 2, np.zeros(len(prompts), np.int64))[:, 0]
+    batch = lean.policy.trees(prompts.tokens, outcomes.completions)
+    logs = torch.zeros(len(weights)).index_add(0, batch.branch, policy.log_probs(batch))
+    owners = np.repeat(np.arange(len(prompts)), list(map(len, outcomes.completions)))
+    gradients = np.zeros((2, len(prompts), sum(w.numel() for w in policy.parameters())))
+    for draw, place in np.ndindex(2, len(prompts)):
+        own = torch.from_numpy(owners == place)
+        loss = (logs * weights[:, draw])[own].sum()
+        parts = torch.autograd.grad(loss, policy.parameters(), retain_graph=True)
+        gradients[draw, place] = torch.cat([part.flatten() for part in parts]).numpy()
+    expected = np.array([gradients[k] @ gradients[1 - k].mean(0) for k in (0, 1)])
+    found = lean.choosing.sampled_influences(policy, prompts, outcomes, weights)
+    assert np.abs(found - expected).max() < 0.01 * np.abs(expected).max()
+
+
 @pytest.mark.parametrize("of", ["variance", "influence"])
 def test_an_oracle_draws_by_exact_values_and_keeps_shares(lean: Any, world: Any, of: str) -> None:
     policy = world.policy()

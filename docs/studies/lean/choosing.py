@@ -18,7 +18,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 import transformers
-from policy import Policy, Tensor
+from head import Outcomes, read, roll
+from policy import Policy, Tensor, trees
 from pydantic import Field
 from world import Prompts, World
 
@@ -30,7 +31,9 @@ from gaincurate.schedule.ordering import Order, build
 from gaincurate.schedule.strata import Strata
 
 FLOOR = 1e-12  # of a value whose logarithm is a weight
-_SHUFFLE = 0x4F52  # of the seed's noise; no strategy uses it
+_SHUFFLE, _ROLL = 0x4F52, 0x4F53  # of the seed's noise; no strategy uses them
+_ROLLOUTS = 16
+_READ = 32  # prompts of one backward pass
 _STEP = 0.002  # of a finite difference: the length of the move in weights; an optimizer step moves .09
 
 
@@ -81,6 +84,44 @@ def slopes(policy: Policy, direction: list[Tensor], measure: Callable[[], Floats
             w.copy_(begin)
     values: Floats = (ends[0] - ends[1]) * norm / (2 * _STEP)
     return values
+
+
+def log_probs(policy: Policy, prompts: Prompts, completions: list[list[list[int]]]) -> Floats:
+    """`[R]`, of whole completions."""
+    logs: Floats = read(policy, prompts.tokens, completions).log_probs.double().numpy()
+    return logs
+
+
+def sampled_mean(policy: Policy, prompts: Prompts, outcomes: Outcomes, weights: Tensor) -> list[Tensor]:
+    """The mean of all prompts' policy gradients, by parameter, from completions with weights `[R]`."""
+    own = weights.split(list(map(len, outcomes.completions)))
+    used = [place for place, part in enumerate(own) if part.any()]
+    used.sort(key=lambda place: len(prompts.tokens[place]) + sum(map(len, outcomes.completions[place])))
+    total = [torch.zeros_like(w) for w in policy.parameters()]
+    for places in np.array_split(used, -(-len(used) // _READ)):
+        batch = trees(
+            [prompts.tokens[place] for place in places], [outcomes.completions[place] for place in places]
+        )
+        each = torch.cat([own[place] for place in places])[batch.branch]
+        mean = (each * policy.log_probs(batch)).sum() / len(prompts)
+        for sum_, part in zip(total, torch.autograd.grad(mean, policy.parameters()), strict=True):
+            sum_ += part
+    return total
+
+
+def sampled_influences(policy: Policy, prompts: Prompts, outcomes: Outcomes, weights: Tensor) -> Floats:
+    """`[draws, N]`: policy gradients along the mean of the next draw's; weights `[R, draws]`, of completions.
+
+    Nothing here asks how likely an answer is, so a trainer could do it: the price is a backward pass over the
+    rollouts and two forward passes.
+    """
+    owners = np.repeat(np.arange(len(prompts)), list(map(len, outcomes.completions)))
+    found = []
+    for own, others in zip(weights.T, weights.roll(-1, 1).T, strict=True):
+        direction = sampled_mean(policy, prompts, outcomes, others)
+        slope = slopes(policy, direction, lambda: log_probs(policy, prompts, outcomes.completions))
+        found.append(np.bincount(owners, own.numpy() * slope, len(prompts)))
+    return np.array(found)
 
 
 @dataclass(frozen=True)
@@ -187,8 +228,8 @@ class Chooser:
 class OracleOptions(base.Options):
     """How exact values become draws."""
 
-    of: Literal["variance", "influence"] = "variance"
-    """p (1 - p), or `Exact.influences`, where less than 0 counts as 0."""
+    of: Literal["variance", "influence", "sampled"] = "variance"
+    """p (1 - p), or `Exact.influences`, or those by `_ROLLOUTS` rollouts of each. Below 0 counts as 0."""
     power: float = Field(default=4.0, ge=0)
     """Exponent of the weight; 0 draws evenly."""
 
@@ -211,9 +252,21 @@ class Oracle(base.Selector):
         if self.options.of == "variance":
             rates = exact.accuracies()
             values = rates * (1 - rates)
-        else:
+        elif self.options.of == "influence":
             values = exact.influences()
+        else:
+            values = self._sampled(exact, context.round)
         self._values = values[context.rows]
+
+    def _sampled(self, exact: Exact, round_: int) -> Floats:
+        """Influences by rollouts in two halves, each along the mean of the other."""
+        prompts = exact.prompts
+        # Prompts whose rollouts are all alike for nearly certain are not rolled out: that changes no value.
+        seed = int(permutation(self.pool.seed, round_, _ROLL, 1 << 20)[0])
+        outcomes = roll(exact.policy, prompts, _ROLLOUTS, seed, exact.accuracies())
+        weights = outcomes.weights((_ROLLOUTS // 2,), 2, np.zeros(len(prompts), np.int64))[:, 0]
+        values: Floats = sampled_influences(exact.policy, prompts, outcomes, weights).mean(0)
+        return values
 
     def _of_a_run(self, context: Any) -> Exact:
         """Of a run of `gaincurate compare`, whose trainer saves its weights before each round."""

@@ -22,8 +22,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from choosing import Exact, mean_gradient, slopes
-from head import Completions, Head, Outcomes, read, roll, sketched
+from choosing import Exact, log_probs, mean_gradient, sampled_influences, slopes
+from head import Completions, Head, read, roll, sketched
 from loop import GROUP, Arm, Training
 from papers import write_checkpoint
 from policy import Policy, Tensor, trees
@@ -43,7 +43,6 @@ ROLLOUTS = DRAWS * max(SIZES)  # of a prompt; draws share none
 LIVE = 0.02  # chance at least that a group of 8 differs
 TOP = 80  # prompts of a round
 WHEN = ("start", "middle", "end")
-READ = 32  # prompts of one backward pass
 CHECKED = 10  # prompts whose influence is checked against the mean accuracy
 Row = dict[str, Any]
 
@@ -134,12 +133,12 @@ def signals_of(
     along = [golds.along(exactly[0][:, 0], each[None])[:, 0].numpy() for each in mean]
     found["head, gold answers along the mean of 8 rollouts"] = [np.array(along)]
     mean_of_all = mean_gradient(policy, prompts)
-    slope = slopes(policy, mean_of_all, lambda: log_probs(policy, prompts, outcomes[0]))
+    slope = slopes(policy, mean_of_all, lambda: log_probs(policy, prompts, outcomes[0].completions))
     for place, size in enumerate(SIZES):
         parts = weights_of[0][:, place]
         found[f"all weights, {size} rollouts"] = [summed(all_rows[0], parts, slope)]
         found[f"all weights, mean of {size} other rollouts, {size} rollouts"] = [
-            along_others(policy, prompts, outcomes[0], all_rows[0], parts)
+            sampled_influences(policy, prompts, outcomes[0], parts)
         ]
         counts = outcomes[0].right.reshape(len(prompts), DRAWS, -1)[:, :, :size].mean(2).T
         found[f"p (1 - p), {size} rollouts"] = [counts * (1 - counts)]
@@ -160,54 +159,15 @@ def signals_of(
             sketched(policy, [newer] * 2, [parts] * 2, own=False)[0][0]
         ]
         found["all weights, mean of 8 other rollouts, 8 rollouts of a round ago"] = [
-            along_others(policy, prompts, kept, newer, parts[:, 0])
+            sampled_influences(policy, prompts, kept, parts[:, 0])
         ]
     return targets, rates, found
-
-
-def sampled_mean(policy: Policy, prompts: Prompts, outcomes: Outcomes, weights: Tensor) -> list[Tensor]:
-    """The mean of all prompts' policy gradients, by parameter, from completions with weights `[R]`."""
-    own = weights.split(list(map(len, outcomes.completions)))
-    used = [place for place, part in enumerate(own) if part.any()]
-    used.sort(key=lambda place: len(prompts.tokens[place]) + sum(map(len, outcomes.completions[place])))
-    total = [torch.zeros_like(w) for w in policy.parameters()]
-    for places in np.array_split(used, -(-len(used) // READ)):
-        batch = trees(
-            [prompts.tokens[place] for place in places], [outcomes.completions[place] for place in places]
-        )
-        each = torch.cat([own[place] for place in places])[batch.branch]
-        mean = (each * policy.log_probs(batch)).sum() / len(prompts)
-        for sum_, part in zip(total, torch.autograd.grad(mean, policy.parameters()), strict=True):
-            sum_ += part
-    return total
-
-
-def along_others(
-    policy: Policy, prompts: Prompts, outcomes: Outcomes, rows: Completions, weights: Tensor
-) -> Floats:
-    """`[draws, N]`: policy gradients of all weights along the mean of the next draw; weights `[R, draws]`.
-
-    Nothing here asks how likely an answer is, so a trainer could do it: the price is a backward pass over
-    the rollouts and two forward passes.
-    """
-    found = []
-    for own, others in zip(weights.T, weights.roll(-1, 1).T, strict=True):
-        direction = sampled_mean(policy, prompts, outcomes, others)
-        slope = slopes(policy, direction, lambda: log_probs(policy, prompts, outcomes))
-        found.append(summed(rows, own[:, None], slope)[0])
-    return np.array(found)
 
 
 def differing(rates: Floats) -> Floats:
     """`[N]`: the chance that a group's rewards differ."""
     chance: Floats = 1 - rates**GROUP - (1 - rates) ** GROUP
     return chance
-
-
-def log_probs(policy: Policy, prompts: Prompts, outcomes: Outcomes) -> Floats:
-    """`[R]`, of the completions."""
-    logs: Floats = read(policy, prompts.tokens, outcomes.completions).log_probs.double().numpy()
-    return logs
 
 
 def summed(rows: Completions, weights: Tensor, values: Floats) -> Floats:
