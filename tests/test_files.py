@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import stat
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from gaincurate.core.files import (
     digest_json,
     json_lines,
     remove_temporaries,
+    temporary_folder,
     write_atomic,
     write_json,
     write_lines,
@@ -124,6 +126,32 @@ def test_a_folder_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
         write_atomic(tmp_path / "none/x", b"")
     with pytest.raises(StorageError, match=r"cannot read .*/none: no such file or directory\."):
         digest_file(tmp_path / "none")
+
+
+def test_without_room_for_temporary_files_the_sentence_says_where_it_was_sought(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with temporary_folder() as folder:
+        (folder / "x").touch()
+        assert folder.parent == tmp_path
+    assert not folder.exists()
+    monkeypatch.setattr(os, "mkdir", full)
+    with (
+        pytest.raises(StorageError, match=rf"^cannot write {tmp_path}: the disk is full\."),
+        temporary_folder(),
+    ):
+        pass
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(os, "open", full)
+    with (
+        pytest.raises(StorageError, match=r"^no folder for temporary files .* or set TMPDIR\.$"),
+        temporary_folder(),
+    ):
+        pass
 
 
 def test_only_what_killed_writers_left_is_removed(tmp_path: Path) -> None:

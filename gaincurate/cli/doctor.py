@@ -78,6 +78,9 @@ def doctor(
     with output.reporting():
         trainer, settings, extra = config.trainer, config.config, config.extra
         if trainer is not None:
+            from gaincurate.trainers.doctor.examine import trainer_named
+
+            trainer_named(trainer)
             if not settings:
                 raise InputError(f"--trainer {trainer}: give its settings with --config F.")
             if extra is not None:

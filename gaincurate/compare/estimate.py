@@ -6,7 +6,6 @@ the slowest one, so its time is rather too long than too short.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from gaincurate.compare.runner import (
     tune_jobs,
 )
 from gaincurate.core.artifact import EXECUTION, MANIFEST, Json
-from gaincurate.core.files import fitting_lines
+from gaincurate.core.files import fitting_lines, temporary_folder
 from gaincurate.core.manifest import Document, Seconds
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.schedule.run import read_json
@@ -77,10 +76,10 @@ def estimate(
         tuning = [job for _, jobs in tune_jobs(comparison, out) for job in jobs]
     stated(comparison, out)
     jobs = arm_jobs(comparison, out)
-    with tempfile.TemporaryDirectory(prefix="gaincurate-") as folder:
+    with temporary_folder() as folder:
         for arm in comparison.arms:  # what is wrong with one is said here
-            ArmJob(comparison, arm, comparison.seeds[0], Path(folder) / arm.name).prepare()
-        speed = _tried(comparison, Path(folder) / "trial") if trial else _on_record([*tuning, *jobs], out)
+            ArmJob(comparison, arm, comparison.seeds[0], folder / arm.name).prepare()
+        speed = _tried(comparison, folder / "trial") if trial else _on_record([*tuning, *jobs], out)
     judged_before = (out / START / MANIFEST).exists()
     every = [*tuning, *jobs]
     marks = sum(_share_left(job) * job.comparison.marks for job in every) + (not judged_before)

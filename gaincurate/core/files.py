@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 from gaincurate.core.foreign import Malformed, json_value, lines_of, open_regular, see_fits
-from gaincurate.errors import read_error, storage_error
+from gaincurate.errors import StorageError, read_error, storage_error
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -38,6 +39,26 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise read_error(path, error) from error
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder that is deleted at the end.
+
+    Raises:
+        StorageError: none can be made.
+    """
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="gaincurate-")
+    except OSError as error:
+        if tempfile.tempdir:  # that one was found to work
+            raise storage_error(Path(tempfile.tempdir), error) from error
+        raise StorageError(
+            "no folder for temporary files can be written to (tried: TMPDIR, /tmp, /var/tmp, /usr/tmp and "
+            "this one): make room in one of them, or set TMPDIR."
+        ) from error
+    with folder as name:
+        yield Path(name)
 
 
 def digest_bytes(data: bytes | memoryview) -> str:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from gaincurate.core.files import temporary_folder
 from gaincurate.core.leases import Event
 from gaincurate.core.progress import Progress
 from gaincurate.scoring.config import ScaleBenchConfig, ScoreConfig
@@ -50,13 +49,13 @@ def measure(
     assert config.data is not None
     assert config.model is not None
     clock, cpu = _Clock(), time.process_time()
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         options: dict[str, Any] = {"engine": engine} if engine == "ray" else {}
         score_dataset(
             ScoreConfig(
                 data=config.data,
                 model=config.model,
-                out=Path(folder) / "set",
+                out=folder / "set",
                 shard_rows=config.set_shard_rows,
                 threads=1,
                 device="cpu",

@@ -8,7 +8,6 @@ Without either there is no time: a guess from the sizes of models would be wrong
 from __future__ import annotations
 
 import platform
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ import pyarrow.compute as pc
 from pydantic import FiniteFloat
 
 from gaincurate.core.artifact import EXECUTION, Artifact, Json, open_table
-from gaincurate.core.files import fitting_lines
+from gaincurate.core.files import fitting_lines, temporary_folder
 from gaincurate.core.locks import Split
 from gaincurate.core.manifest import Count, Document, Seconds
 from gaincurate.core.progress import Progress
@@ -196,8 +195,8 @@ def _speed(folder: Path, line: dict[str, Any], basis: str) -> Speed | None:
 def _tried(plan: Plan, rows: int, progress: Progress) -> Speed | None:
     """The speed of the first rows, which are scored and thrown away; every device has a shard of them."""
     limit = min(rows, plan.source.rows)
-    with tempfile.TemporaryDirectory(prefix="gaincurate-") as folder:
-        changes = {"out": Path(folder) / "trial", "limit": limit, "overwrite": False, "split_run": Split()}
+    with temporary_folder() as folder:
+        changes = {"out": folder / "trial", "limit": limit, "overwrite": False, "split_run": Split()}
         changes |= {"on_error": "skip", "shard_rows": -(-limit // len(plan.machine.devices))}
         progress.loading("the model for the trial")
         summary = score_dataset(plan.config.model_copy(update=changes))

@@ -8,7 +8,6 @@ says so.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -20,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gaincurate.core.artifact import IDENTITY, MANIFEST, RUN, Json
-from gaincurate.core.files import write_atomic, write_lines, write_stream
+from gaincurate.core.files import temporary_folder, write_atomic, write_lines, write_stream
 from gaincurate.core.prompts import column_values, prompts_of
 from gaincurate.core.rng import Ints
 from gaincurate.core.schema import ID, PREFIX
@@ -479,9 +478,9 @@ def _opened(source: Path, pick: Pick) -> Iterator[tuple[ScoredSet, Ints | None, 
     if pick.by is None:
         yield scored, None, {"set": str(source)}
         return
-    with tempfile.TemporaryDirectory() as folder:
-        missing = build(Path(folder) / "order.arrow", scored, pick.by, ascending=pick.ascending)
-        order = Order(Path(folder) / "order.arrow")
+    with temporary_folder() as folder:
+        missing = build(folder / "order.arrow", scored, pick.by, ascending=pick.ascending)
+        order = Order(folder / "order.arrow")
         yield scored, order.rows, {"set": str(source), "rows_without_value": missing}
 
 

@@ -228,8 +228,11 @@ def test_a_full_folder_of_temporary_files_is_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scored = asking(tmp_path / "set", ["one two three four five", "one two three four six"] * 2)
-    monkeypatch.setattr(tempfile, "TemporaryFile", lambda: open("/dev/full", "r+b"))  # noqa: SIM115
-    with pytest.raises(StorageError, match=f"^cannot write {tempfile.gettempdir()}: the disk is full"):
+    real = Path.open
+    monkeypatch.setattr(
+        Path, "open", lambda path, mode="r": real(Path("/dev/full") if "+" in mode else path, mode)
+    )
+    with pytest.raises(StorageError, match=rf"^cannot write {tempfile.gettempdir()}/.*: the disk is full"):
         near_duplicates(scored, np.ones(4, bool), Likeness(0.5), None)
 
 

@@ -325,6 +325,11 @@ def test_the_command_in_json(launch: Path) -> None:
     ("arguments", "sentence"),
     [
         (["--trainer", "verl"], "error: --trainer verl: give its settings with --config F.\n"),
+        (
+            ["--trainer", "verll"],
+            "error: --trainer verll: its settings are not known; "
+            f"{', '.join(with_rules())} are. Did you mean verl?\n",
+        ),
         (["--config", "a.yaml"], "error: --config, --mode and --run need --trainer.\n"),
         (["--mode", "live"], "error: --config, --mode and --run need --trainer.\n"),
         (["--trainer", "trl", "--config", "gone"], "error: --config gone: there is no such file.\n"),
