@@ -23,7 +23,7 @@ from policy import Policy, Tensor, trees
 from pydantic import Field
 from world import Prompts, World
 
-from gaincurate.core.rng import Floats, Ints, permutation
+from gaincurate.core.rng import Floats, Ints, keys_of, permutation
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.embeddings import matrix
 from gaincurate.schedule import base
@@ -235,7 +235,7 @@ class OracleOptions(base.Options):
 
 
 class Oracle(base.Selector):
-    """Exact values of the newest policy, at no cost.
+    """Values of the newest policy that nobody has at this price: exact, or by rollouts that cost nothing.
 
     Args:
         pool: what is drawn from.
@@ -261,8 +261,8 @@ class Oracle(base.Selector):
     def _sampled(self, exact: Exact, round_: int) -> Floats:
         """Influences by rollouts in two halves, each along the mean of the other."""
         prompts = exact.prompts
-        # Prompts whose rollouts are all alike for nearly certain are not rolled out: that changes no value.
-        seed = int(permutation(self.pool.seed, round_, _ROLL, 1 << 20)[0])
+        # Prompts whose rollouts are all alike with a chance of .99 are not rolled out, and count as 0.
+        seed = int(keys_of(self.pool.seed, round_, _ROLL, 1)[0]) >> 1
         outcomes = roll(exact.policy, prompts, _ROLLOUTS, seed, exact.accuracies())
         weights = outcomes.weights((_ROLLOUTS // 2,), 2, np.zeros(len(prompts), np.int64))[:, 0]
         values: Floats = sampled_influences(exact.policy, prompts, outcomes, weights).mean(0)

@@ -112,7 +112,9 @@ def roll(policy: Policy, prompts: Prompts, rollouts: int, seed: int, rates: Floa
     random = torch.Generator().manual_seed(seed)
     which, right = np.zeros((len(prompts), rollouts), np.int64), np.zeros((len(prompts), rollouts))
     rates = np.full(len(prompts), 0.5) if rates is None else rates
-    rolled = np.flatnonzero(rates**rollouts + (1 - rates) ** rollouts < 0.99)
+    alike = rates**rollouts + (1 - rates) ** rollouts >= 0.99
+    right[alike & (rates > 0.5)] = 1
+    rolled = np.flatnonzero(~alike)
     completions: list[list[list[int]]] = [[] for _ in range(len(prompts))]
     for places in np.array_split(rolled, -(-len(rolled) // _SAMPLED)):
         answers = policy.sample([prompts.tokens[k] for k in places], rollouts, LONGEST, random)

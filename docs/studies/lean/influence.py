@@ -187,8 +187,15 @@ def inside(values: Floats, exact: Floats, tasks: Ints) -> float:
 
 def caught(values: Floats, exact: Floats) -> float:
     """What the `TOP` prompts by the signal have more than the mean, as a share of what the best have."""
-    tops = [exact[np.argsort(-v, kind="stable")[:TOP]].mean() for v in (values, exact)]
+    tops = [top_mean(v, exact) for v in (values, exact)]
     return float((tops[0] - exact.mean()) / (tops[1] - exact.mean()))
+
+
+def top_mean(values: Floats, exact: Floats) -> float:
+    """The mean of the `TOP` by value. Places that equal values contend for go to each by the same share."""
+    last = np.partition(values, -TOP)[-TOP]
+    above, tied = values > last, values == last
+    return float((exact[above].sum() + (TOP - above.sum()) * exact[tied].mean()) / TOP)
 
 
 def judged(values: Floats, exact: Floats, tasks: Ints, live: Any) -> dict[str, list[float]]:
@@ -201,7 +208,10 @@ def judged(values: Floats, exact: Floats, tasks: Ints, live: Any) -> dict[str, l
         "live inside": [inside(v[live], exact[live], tasks[live]) for v in draws],
         "caught": [caught(v, exact) for v in draws],
     }
-    return {name: [round(float(f(v)), 4) for f in (np.mean, np.std)] for name, v in figures.items()}
+    return {
+        name: [round(float(np.mean(v)), 4), round(float(np.std(v, ddof=1)), 4) if len(v) > 1 else 0.0]
+        for name, v in figures.items()
+    }
 
 
 def mapped(name: str, world: World, done: set[str]) -> Iterator[list[Row]]:
