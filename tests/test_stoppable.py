@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import typer
-from pydantic_core import SchemaError
+from pydantic_core import SchemaError, SchemaSerializer, core_schema
 
 from gaincurate.cli import output
 from gaincurate.core.process import Terminated, ctrl_c_noted, raise_lost_stop, stoppable
@@ -125,19 +125,38 @@ def test_the_sentence_and_the_exit_code(
     assert capsys.readouterr().err == sentence
 
 
-def test_ctrl_c_while_pydantic_builds_a_model_is_ctrl_c(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "sentence"),
+    [
+        (signal.SIGINT, 130, "interrupted. Go on.\n"),
+        (signal.SIGTERM, 143, "ended by SIGTERM. Go on.\n"),
+        (signal.SIGUSR1, 143, "ended by SIGUSR1. Go on.\n"),
+    ],
+)
+def test_a_signal_while_pydantic_builds_a_model_is_that_signal(
+    number: signal.Signals, code: int, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Slow(str):
+        def __repr__(self) -> str:
+            signal.raise_signal(number)
+            return "slow"
+
     with pytest.raises(typer.Exit) as raised, output.reporting("Go on."):
-        raise SchemaError("Error building `literal` serializer:\n  KeyboardInterrupt: ")
-    assert raised.value.exit_code == 130
-    assert capsys.readouterr().err == "interrupted. Go on.\n"
+        SchemaSerializer(core_schema.literal_schema([Slow()]))
+    assert type(raised.value.__cause__) is SchemaError  # or this test has another subject
+    assert raised.value.exit_code == code
+    assert capsys.readouterr().err == sentence
     with pytest.raises(SchemaError, match="a bug"), output.reporting("Go on."):
         raise SchemaError("a bug")
 
 
-def test_an_id_that_fills_a_screen_is_left_out_at_its_middle(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("character", "shown"), [("a", "a"), ("\x1b", "\\u001b")])
+def test_an_id_that_fills_a_screen_is_left_out_at_its_middle(
+    character: str, shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(typer.Exit), output.reporting():
-        raise InputError(f"line 1: {'a' * 5000} is no prompt. Give the ids that the plan has.")
+        raise InputError(f"line 1: {character * 5000} is no prompt. Give the ids that the plan has.")
     said = capsys.readouterr().err
     assert len(said) < 2000
-    assert said.startswith("error: line 1: aaa")
-    assert said.endswith("aaa is no prompt. Give the ids that the plan has.\n")
+    assert said.startswith(f"error: line 1: {shown * 3}")
+    assert said.endswith(f"{shown * 3} is no prompt. Give the ids that the plan has.\n")

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from gaincurate.cli import output
 from gaincurate.cli.options import configured
 from gaincurate.cli.progress import ProgressView, duration
-from gaincurate.cli.report import missing_for_pages, need_a_place_for_the_page
+from gaincurate.cli.report import lacking_for_pages, need_a_place_for_the_page
 from gaincurate.core.options import Option
 from gaincurate.errors import InputError
 
@@ -304,8 +304,8 @@ def _document(out: Path) -> dict[str, Any]:
 
 
 def _write_page(comparison: dict[str, Any], asked: Path | None, out: Path) -> None:
-    if asked is None and (missing := missing_for_pages()):
-        output.note(f"no page: it needs {' and '.join(missing)}, `pip install 'gaincurate[report]'`")
+    if asked is None and (lacking := lacking_for_pages()):
+        output.note(f"no page: it needs {lacking}")
         return
     from gaincurate.compare.page import to_html
     from gaincurate.core.files import write_atomic

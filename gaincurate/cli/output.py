@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import textwrap
 from collections.abc import Collection, Iterator, Sequence
@@ -22,7 +23,7 @@ from gaincurate.errors import GaincurateError, StorageError, reason_of
 
 WIDTH = 100
 """Columns of a sentence."""
-_LONGEST = 1900  # characters of an error
+_BEGIN, _END = 1200, 600  # characters of an error that is longer
 
 
 def terminal_width() -> int | None:
@@ -100,7 +101,10 @@ def _harmless(line: str) -> str:
 
 def _fitting(sentence: str) -> str:
     """An id that fills a screen, left out at its middle: both ends say what is wrong and what to do."""
-    return sentence if len(sentence) <= _LONGEST else f"{sentence[: _LONGEST // 2]} … {sentence[-600:]}"
+    plain_text = _harmless(sentence)
+    if len(plain_text) <= _BEGIN + _END:
+        return plain_text
+    return f"{plain_text[:_BEGIN]} … {plain_text[-_END:]}"
 
 
 def _escape(character: str) -> str:
@@ -217,7 +221,7 @@ def reporting(resume: str = "") -> Iterator[None]:
     Args:
         resume: what to say after Ctrl-C. Work that goes on so also ends in order after SIGTERM and SIGUSR1.
     """
-    from gaincurate.core.process import Terminated, stoppable
+    from gaincurate.core.process import stoppable
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # prompts hold what a terminal may not have
@@ -229,21 +233,39 @@ def reporting(resume: str = "") -> Iterator[None]:
             raise
         note(f"error: {_fitting(str(error))}")
         raise typer.Exit(error.exit_code) from error
-    except Terminated as error:
-        note(f"ended by {error}. {resume}".rstrip())
-        raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt as error:
-        note(f"interrupted. {resume}".rstrip())
-        raise typer.Exit(130) from error
+        raise _ended(error, resume) from error
     except BrokenPipeError:  # `gaincurate show DIR | head`
         _discard(sys.stdout)
         raise typer.Exit(0) from None
     except Exception as error:
-        # What pydantic makes of Ctrl-C while it builds a model; by name, as not every command loads it.
-        if type(error).__name__ != "SchemaError" or "KeyboardInterrupt" not in str(error):
+        stop = _within_pydantic(error)
+        if stop is None:
             raise
-        note(f"interrupted. {resume}".rstrip())
-        raise typer.Exit(130) from error
+        raise _ended(stop, resume) from error
+
+
+def _ended(stop: KeyboardInterrupt, resume: str) -> typer.Exit:
+    from gaincurate.core.process import Terminated
+
+    by_notice = isinstance(stop, Terminated)
+    note(f"{f'ended by {stop}' if by_notice else 'interrupted'}. {resume}".rstrip())
+    return typer.Exit(Terminated.exit_code if by_notice else 130)
+
+
+def _within_pydantic(error: Exception) -> KeyboardInterrupt | None:
+    """The signal that arrived while pydantic built a model: it keeps its text alone.
+
+    By name, because not every command loads pydantic.
+    """
+    from gaincurate.core.process import Terminated
+
+    if type(error).__name__ != "SchemaError":
+        return None
+    said = re.search(r"KeyboardInterrupt|Terminated: (SIG\w+)", str(error))
+    if said is None:
+        return None
+    return Terminated(signal.Signals[said[1]]) if said[1] else KeyboardInterrupt()
 
 
 def zero_vector_sentence(count: int) -> str:

@@ -5,6 +5,7 @@ All three show one document. The first screen of the terminal says whether to so
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -300,6 +301,7 @@ def _notes(notes: Sequence[str]) -> None:
         output.say(f"note: {note}", "  ")
 
 
+_SPACE = 80 << 30  # bytes of address space (`ulimit -v`): V8, which draws, has 64 GiB of it
 _MARK, _HEAD = b'<meta name="generator" content="gaincurate ', 2048  # what a page of ours has, and where
 
 
@@ -426,11 +428,11 @@ def need_a_place_for_the_page(page: Path, option: str) -> None:
         option: that named it.
 
     Raises:
-        InputError: a library for pages is not installed.
+        InputError: pages cannot be made here.
         OutputError: no page of ours can lie there.
     """
-    if missing := missing_for_pages():
-        raise InputError(f"{option} needs {' and '.join(missing)}: `pip install 'gaincurate[report]'`.")
+    if lacking := lacking_for_pages():
+        raise InputError(f"{option} needs {lacking}.")
     if page.is_dir() or not page.parent.is_dir():
         what = "is a folder" if page.is_dir() else f"lies in {page.parent}, which is no folder"
         raise OutputError(f"{option} {page} {what}: name a file, such as report.html.", path=str(page))
@@ -451,6 +453,15 @@ def need_a_place_for_the_page(page: Path, option: str) -> None:
         )
 
 
-def missing_for_pages() -> list[str]:
-    """Libraries that a page needs and that are not installed."""
-    return [name for name in ("altair", "jinja2", "vl_convert") if find_spec(name) is None]
+def lacking_for_pages() -> str:
+    """What a page needs and does not have here: "needs ..."; empty if it has all."""
+    missing = [name for name in ("altair", "jinja2", "vl_convert") if find_spec(name) is None]
+    if missing:
+        return f"{' and '.join(missing)}: `pip install 'gaincurate[report]'`"
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if 0 <= limit < _SPACE:  # V8 would end the process by a signal
+        return (
+            f"{_SPACE >> 30} GiB of address space, as what draws the pictures reserves 64 and uses next to "
+            f"none, and this process may have {limit / 2**30:.3g} (`ulimit -v`)"
+        )
+    return ""

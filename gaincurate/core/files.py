@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 from gaincurate.core.foreign import Malformed, json_value, lines_of, open_regular, see_fits
-from gaincurate.errors import StorageError, read_error, storage_error
+from gaincurate.errors import StorageError, read_error, reason_of, storage_error
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -51,14 +51,22 @@ def temporary_folder() -> Iterator[Path]:
     try:
         folder = tempfile.TemporaryDirectory(prefix="gaincurate-")
     except OSError as error:
-        if tempfile.tempdir:  # that one was found to work
-            raise storage_error(Path(tempfile.tempdir), error) from error
-        raise StorageError(
-            "no folder for temporary files can be written to (tried: TMPDIR, /tmp, /var/tmp, /usr/tmp and "
-            "this one): make room in one of them, or set TMPDIR."
-        ) from error
+        raise no_room(error) from error
     with folder as name:
         yield Path(name)
+
+
+def no_room(error: OSError) -> StorageError:
+    """The sentence for a temporary file or folder that cannot be written."""
+    if tempfile.tempdir:
+        tried, why = tempfile.tempdir, f": {reason_of(error)}"
+    else:
+        tried, why = "TMPDIR, /tmp, /var/tmp, /usr/tmp or the current folder", ""
+    return StorageError(
+        f"no temporary file can be written to {tried}{why}. Make room there, or name another folder in "
+        "TMPDIR, and run the same command again.",
+        errno=error.errno,
+    )
 
 
 def digest_bytes(data: bytes | memoryview) -> str:

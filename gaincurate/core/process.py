@@ -337,6 +337,7 @@ def run_command(
 
     Raises:
         TrainerError: it cannot be started, fails, or takes too long.
+        StorageError: the log cannot be written.
     """
     begin = time.monotonic()
     with ExitStack() as opened:

@@ -23,6 +23,7 @@ from gaincurate.core.artifact import Json
 from gaincurate.core.files import digest_bytes, is_temporary, reading, write_atomic, write_json
 from gaincurate.core.foreign import Malformed, json_file, read_bytes, see_fits
 from gaincurate.core.manifest import Document, Hash
+from gaincurate.difficulty.embeddings import Maker
 from gaincurate.errors import InputError, OutputError, storage_error
 
 WEIGHTS, CONFIG = "adapter.safetensors", "config.json"
@@ -60,19 +61,11 @@ class Shape:
     input_norm: StrictBool = False
 
 
-class _Embedding(Document):
-    """Which embeddings an adapter reads."""
-
-    model: str | None
-    weights: str | None
-    width: Size | None
-
-
 class _Written(Document):
     """An adapter's configuration file."""
 
     shape: Shape
-    embedding: _Embedding
+    embedding: Maker
     how: dict[str, Any]
     weights: Hash
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,11 +22,11 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from gaincurate.core.files import temporary_folder
+from gaincurate.core.files import no_room
 from gaincurate.core.foreign import json_value
 from gaincurate.core.prompts import Message, column_values
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.errors import InputError, storage_error
+from gaincurate.errors import InputError
 from gaincurate.hygiene.findings import CheckResult, Hit
 from gaincurate.hygiene.rows import Mask, Template, asked, batches, normal, read, sample, tokens
 
@@ -168,14 +169,13 @@ def near_duplicates(scored: ScoredSet, alive: Mask, likeness: Likeness, answer: 
     candidates[alive] = shared(keys)
     del keys
     hits: list[Hit] = []
-    with temporary_folder() as folder:
-        try:
-            with (folder / "tokens").open("w+b") as file:
-                search = _Search(sketches, likeness, file, answer is not None)
-                for rows in _rows(scored, candidates, template, answer):
-                    hits += search.compare(rows)
-        except OSError as error:
-            raise storage_error(folder, error) from error
+    try:
+        with tempfile.TemporaryFile() as file:  # without a name: a kill leaves no texts behind
+            search = _Search(sketches, likeness, file, answer is not None)
+            for rows in _rows(scored, candidates, template, answer):
+                hits += search.compare(rows)
+    except OSError as error:
+        raise no_room(error) from error
     return CheckResult("near-duplicates", hits, _note_near(hits, search.other_numbers, answer))
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import resource
 from collections.abc import Sequence
 from typing import Any
 from xml.etree import ElementTree
@@ -19,7 +18,6 @@ import vl_convert
 from markupsafe import Markup
 
 from gaincurate.core.stats import Estimate
-from gaincurate.errors import GaincurateError
 from gaincurate.report.formatting import labels, number, shown, signed
 
 # The CSS variables of style.css, by what they stand for.
@@ -62,8 +60,6 @@ _NOISE = {
     "class",
 }
 _DEFAULTS = {("opacity", "1"), ("stroke-width", "1"), ("x2", "0"), ("y2", "0"), ("font-weight", "normal")}
-_SPACE = 80 << 30
-"""Bytes of address space (`ulimit -v`): V8, which draws, reserves 64 GiB and uses next to nothing."""
 _DIGITS = re.compile(r"(\.\d\d)\d+")
 Row = dict[str, Any]
 Panel = tuple[str, Sequence[tuple[str, Estimate]]]
@@ -80,17 +76,7 @@ def draw(chart: alt.TopLevelMixin, sentence: str) -> Markup:
     Args:
         chart: its texts must be free of control characters (`words.short`), which XML has no place for.
         sentence: what the picture shows, for those who do not see it; a table with the numbers stands beside.
-
-    Raises:
-        GaincurateError: the address space is limited, where V8 would end the process without a word.
     """
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if 0 <= limit < _SPACE:
-        raise GaincurateError(
-            f"the page's pictures need {_SPACE >> 30} GiB of address space, which is reserved and not used, "
-            f"and this process may have {limit / 2**30:.3g} (`ulimit -v`). Run the same command again "
-            "without that limit."
-        )
     spec = {**chart.to_dict(), "config": _CONFIG}
     drawn = ElementTree.fromstring(vl_convert.vegalite_to_svg(spec))
     for element in drawn.iter():

@@ -105,7 +105,7 @@ def test_without_the_extra_there_is_no_page_and_all_else(
     monkeypatch.setattr("gaincurate.cli.report.find_spec", _without("altair", "jinja2"))
     done = run("compare", config, "-o", tmp_path / "out")
     assert done.exit_code == 0
-    assert "no page: it needs altair and jinja2, `pip install 'gaincurate[report]'`\n" in done.stderr
+    assert "no page: it needs altair and jinja2: `pip install 'gaincurate[report]'`\n" in done.stderr
     assert not (tmp_path / "out/report.html").exists()
     asked = run("compare", config, "-o", tmp_path / "out", "--html", tmp_path / "a.html")
     assert asked.exit_code == 2

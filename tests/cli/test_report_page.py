@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import resource
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -53,6 +54,19 @@ def test_without_the_extra_it_says_what_to_install_before_it_works(
     assert done.exit_code == 2
     sentence = "error: --output needs altair and vl_convert: `pip install 'gaincurate[report]'`.\n"
     assert done.stderr == sentence
+    assert run("report", scored).exit_code == 0
+
+
+def test_without_address_space_for_pictures_it_says_so_before_it_works(
+    scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda what: (79 << 30, resource.RLIM_INFINITY))
+    done = run("report", scored / "not there", "-o", tmp_path / "report.html")
+    assert (done.exit_code, done.stderr) == (
+        2,
+        "error: --output needs 80 GiB of address space, as what draws the pictures reserves 64 and uses next to "
+        "none, and this process may have 79 (`ulimit -v`).\n",
+    )
     assert run("report", scored).exit_code == 0
 
 

@@ -228,11 +228,9 @@ def test_a_full_folder_of_temporary_files_is_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scored = asking(tmp_path / "set", ["one two three four five", "one two three four six"] * 2)
-    real = Path.open
-    monkeypatch.setattr(
-        Path, "open", lambda path, mode="r": real(Path("/dev/full") if "+" in mode else path, mode)
-    )
-    with pytest.raises(StorageError, match=rf"^cannot write {tempfile.gettempdir()}/.*: the disk is full"):
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda: open("/dev/full", "r+b"))  # noqa: SIM115
+    sentence = f"no temporary file can be written to {tempfile.gettempdir()}: the disk is full. Make room"
+    with pytest.raises(StorageError, match=f"^{sentence}"):
         near_duplicates(scored, np.ones(4, bool), Likeness(0.5), None)
 
 

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import os
 import re
-import resource
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,7 +14,6 @@ import pytest
 
 import documents
 from gaincurate.core.stats import Estimate
-from gaincurate.errors import GaincurateError
 from gaincurate.report.document import Distribution, Document, Histogram, Kind, Scatter
 from gaincurate.report.formatting import typeset
 from gaincurate.report.html import prose
@@ -248,17 +246,3 @@ def test_signals_with_one_verdict_share_a_row_and_those_worth_a_trial_do_not() -
     assert [[verdict.signal for verdict in row] for row in rows] == [["a"], ["b"], [v.signal for v in many]]
     for kind in get_args(Kind):
         assert together([replace(many[0], verdict=kind)] * 2).endswith((".", "see each."))
-
-
-def test_without_address_space_for_pictures_there_is_a_sentence_and_no_signal() -> None:
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (79 << 30, before[1]))
-    try:
-        with pytest.raises(GaincurateError) as caught:
-            to_html(documents.example())
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
-    assert str(caught.value) == (
-        "the page's pictures need 80 GiB of address space, which is reserved and not used, and this process may "
-        "have 79 (`ulimit -v`). Run the same command again without that limit."
-    )

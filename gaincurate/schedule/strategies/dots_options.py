@@ -12,11 +12,11 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from gaincurate.core.files import reading
-from gaincurate.core.foreign import json_file
+from gaincurate.core.foreign import json_file, see_fits
 from gaincurate.core.schema import EMBEDDING
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.config import RolloutConfig, make_config
-from gaincurate.difficulty.embeddings import maker
+from gaincurate.difficulty.embeddings import Maker, maker
 from gaincurate.difficulty.prompts import answer_column
 from gaincurate.difficulty.verifier import VerifierConfig
 from gaincurate.errors import InputError
@@ -160,6 +160,7 @@ def _check_adapter(folder: Path, scored: ScoredSet) -> None:
     try:
         with reading(path):
             embedding: dict[str, Any] = json_file(path)["embedding"]
+        see_fits(Maker, embedding)
     except (ValueError, LookupError, TypeError) as error:
         raise InputError(
             f"--adapter {folder} is damaged: its config.json cannot be read; fit it again."
