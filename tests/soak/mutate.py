@@ -106,16 +106,19 @@ def retyped(value: Any, chance: random.Random) -> Any:
     return value
 
 
+def refielded(text: str, chance: random.Random, *, lines: bool) -> str:
+    """Change fields of a JSON text, or of some lines of JSON."""
+    if not lines:
+        return json.dumps(retyped(json.loads(text), chance))
+    each = text.splitlines()
+    for number in chance.sample(range(len(each)), min(len(each), chance.choice((1, 1, 3)))):
+        each[number] = json.dumps(retyped(json.loads(each[number]), chance))
+    return "".join(f"{line}\n" for line in each)
+
+
 def fields(path: Path, chance: random.Random) -> None:
-    """Change fields of a JSON file, or of some lines of a file of lines."""
-    text = path.read_text()
-    if path.suffix == ".jsonl":
-        lines = text.splitlines()
-        for number in chance.sample(range(len(lines)), min(len(lines), chance.choice((1, 1, 3)))):
-            lines[number] = json.dumps(retyped(json.loads(lines[number]), chance))
-        path.write_text("".join(f"{line}\n" for line in lines))
-    else:
-        path.write_text(json.dumps(retyped(json.loads(text), chance)))
+    """Change fields of a JSON file."""
+    path.write_text(refielded(path.read_text(), chance, lines=path.suffix == ".jsonl"))
 
 
 def anything(path: Path, chance: random.Random) -> None:
