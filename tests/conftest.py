@@ -25,9 +25,12 @@ from chromium import Chromium, found
 # kernel is first imported.
 os.environ["TRITON_INTERPRET"] = "0" if torch.cuda.is_available() else "1"
 
-# Where this was begun with Ctrl-C ignored (`pytest &` in a script), it must count again: tests press it.
+# Where this was begun with Ctrl-C ignored (`pytest &` in a script) or a closed terminal (`nohup pytest`), both
+# must count again: tests press one and close the other.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # How long an example takes depends on the machine, and one folder may serve many examples. In CI the examples
 # are the same each time, so that whatever fails there fails again. Elsewhere they are new. `fast` is what
