@@ -26,7 +26,18 @@ from gaincurate.schedule import base
 from gaincurate.trainers.replay_loss import replay_loss
 
 FOLDER = Path(__file__).parent.parent / "docs/studies/lean"
-NAMES = ("policy", "world", "choosing", "loop", "papers", "study", "agreement", "head", "influence")
+NAMES = (
+    "policy",
+    "world",
+    "choosing",
+    "loop",
+    "papers",
+    "study",
+    "agreement",
+    "head",
+    "influence",
+    "observed",
+)
 ANSWERS = ["in", "st", "a", "on"] * 3
 TASKS = ["copy", "copy", "ends", "ends"] * 3
 
@@ -335,7 +346,7 @@ def test_sampled_influence_is_the_product_of_its_gradients(lean: Any, world: Any
         parts = torch.autograd.grad(loss, policy.parameters(), retain_graph=True)
         gradients[draw, place] = torch.cat([part.flatten() for part in parts]).numpy()
     expected = np.array([gradients[k] @ gradients[1 - k].mean(0) for k in (0, 1)])
-    found = lean.choosing.sampled_influences(policy, prompts, outcomes, weights)
+    found = lean.choosing.sampled_influences(policy, prompts, outcomes.completions, weights)
     assert np.abs(found - expected).max() < 0.01 * np.abs(expected).max()
 
 
@@ -361,6 +372,28 @@ def test_an_oracle_draws_by_exact_values_and_keeps_shares(lean: Any, world: Any,
             sorted(np.maximum(values[best], 0)), rel=1e-2
         )
         assert not within or Counter(world.prompts.tasks[drawn]) == Counter(world.prompts.tasks[best])
+
+
+def test_observed_influence_is_that_of_each_half_along_the_others_mean(lean: Any, world: Any) -> None:
+    training = lean.loop.Training(world, arm(lean, strategy="observed:Observed", round_steps=6), 0)
+    oracle, prompts = training.chooser.selector, world.prompts
+    policy, places = world.policy(), training.chooser.draw(0, world.policy())
+    groups, wins, _ = lean.loop.roll_out(prompts, policy, places.tolist(), torch.Generator().manual_seed(0))
+    training.chooser.rolled(places, groups, policy)
+    gradients = []
+    for group in groups:
+        batch = lean.policy.trees([group.prompt], [group.completions])
+        weights = torch.from_numpy(group.advantages / 8).float()[batch.branch]
+        parts = torch.autograd.grad((weights * policy.log_probs(batch)).sum(), policy.parameters())
+        gradients.append(torch.cat([part.flatten() for part in parts]).double().numpy())
+    whole = np.array(gradients)
+    for half in (0, 1):
+        expected = whole[half::2] @ whole[1 - half :: 2].sum(0) / len(prompts)
+        assert np.abs(oracle._values[places[half::2]] - expected).max() < 0.01 * np.abs(expected).max()
+    read = sum(len(g.prompt) + sum(map(len, g.completions)) for g in groups if g.advantages.any())
+    training.chooser.observe(0, wins, 8 - wins, wins)
+    training.chooser.draw(1, policy)
+    assert training.chooser.bill["influence"] == round(0.2 * read)
 
 
 def test_an_oracle_reads_the_checkpoint_of_a_run_and_its_order(lean: Any, world: Any) -> None:
@@ -499,7 +532,7 @@ def test_the_page_has_the_tables_that_the_files_give(lean: Any, capsys: pytest.C
     page = (FOLDER / "README.md").read_text()
     lean.agreement.main(FOLDER / "results.jsonl")
     lean.study.main(FOLDER / "study.toml", FOLDER / "results.jsonl", show=True)
-    for name in ("papers", "tune", "tuned", "fresh", "decide", "passes", "sampled"):
+    for name in ("papers", "tune", "tuned", "fresh", "decide", "passes", "sampled", "observed"):
         lean.study.main(FOLDER / f"{name}.toml", FOLDER / f"{name}.jsonl", show=True)
     lines = (FOLDER / "influence.jsonl").read_text("utf-8").splitlines()
     print(lean.influence.table([json.loads(line) for line in lines]))

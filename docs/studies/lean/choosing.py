@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 import transformers
-from head import Outcomes, read, roll
+from head import read, roll
 from policy import Policy, Tensor, trees
 from pydantic import Field
 from world import Prompts, World
@@ -72,6 +72,8 @@ def slopes(policy: Policy, direction: list[Tensor], measure: Callable[[], Floats
     """Derivatives of what is measured, along a direction in weights: a central difference of two passes."""
     weights = policy.parameters()
     norm = float(torch.stack([part.norm() for part in direction]).norm())
+    if not norm:
+        return np.zeros_like(measure())
     start = [w.detach().clone() for w in weights]
     ends = []
     for sign in (1, -1):
@@ -92,16 +94,16 @@ def log_probs(policy: Policy, prompts: Prompts, completions: list[list[list[int]
     return logs
 
 
-def sampled_mean(policy: Policy, prompts: Prompts, outcomes: Outcomes, weights: Tensor) -> list[Tensor]:
+def sampled_mean(
+    policy: Policy, prompts: Prompts, completions: list[list[list[int]]], weights: Tensor
+) -> list[Tensor]:
     """The mean of all prompts' policy gradients, by parameter, from completions with weights `[R]`."""
-    own = weights.split(list(map(len, outcomes.completions)))
+    own = weights.split(list(map(len, completions)))
     used = [place for place, part in enumerate(own) if part.any()]
-    used.sort(key=lambda place: len(prompts.tokens[place]) + sum(map(len, outcomes.completions[place])))
+    used.sort(key=lambda place: len(prompts.tokens[place]) + sum(map(len, completions[place])))
     total = [torch.zeros_like(w) for w in policy.parameters()]
-    for places in np.array_split(used, -(-len(used) // _READ)):
-        batch = trees(
-            [prompts.tokens[place] for place in places], [outcomes.completions[place] for place in places]
-        )
+    for places in np.array_split(used, -(-len(used) // _READ)) if used else ():
+        batch = trees([prompts.tokens[place] for place in places], [completions[place] for place in places])
         each = torch.cat([own[place] for place in places])[batch.branch]
         mean = (each * policy.log_probs(batch)).sum() / len(prompts)
         for sum_, part in zip(total, torch.autograd.grad(mean, policy.parameters()), strict=True):
@@ -109,17 +111,19 @@ def sampled_mean(policy: Policy, prompts: Prompts, outcomes: Outcomes, weights: 
     return total
 
 
-def sampled_influences(policy: Policy, prompts: Prompts, outcomes: Outcomes, weights: Tensor) -> Floats:
+def sampled_influences(
+    policy: Policy, prompts: Prompts, completions: list[list[list[int]]], weights: Tensor
+) -> Floats:
     """`[draws, N]`: policy gradients along the mean of the next draw's; weights `[R, draws]`, of completions.
 
     Nothing here asks how likely an answer is, so a trainer could do it: the price is a backward pass over the
     rollouts and two forward passes.
     """
-    owners = np.repeat(np.arange(len(prompts)), list(map(len, outcomes.completions)))
+    owners = np.repeat(np.arange(len(prompts)), list(map(len, completions)))
     found = []
     for own, others in zip(weights.T, weights.roll(-1, 1).T, strict=True):
-        direction = sampled_mean(policy, prompts, outcomes, others)
-        slope = slopes(policy, direction, lambda: log_probs(policy, prompts, outcomes.completions))
+        direction = sampled_mean(policy, prompts, completions, others)
+        slope = slopes(policy, direction, lambda: log_probs(policy, prompts, completions))
         found.append(np.bincount(owners, own.numpy() * slope, len(prompts)))
     return np.array(found)
 
@@ -213,6 +217,11 @@ class Chooser:
         """Groups that the strategy generated before its last draw, and that the round trains on."""
         return list(getattr(self.selector, "reused", ()))
 
+    def rolled(self, places: Ints, groups: Sequence[Any], policy: Policy) -> None:
+        """Show a strategy that asks for them the rollouts of the round that was drawn last."""
+        if rolled := getattr(self.selector, "rolled", None):
+            rolled(Exact(self._world.prompts, policy), places, groups)
+
     def observe(self, round_: int, wins: Floats, losses: Floats, tokens: Floats) -> None:
         """Have the strategy learn from the round that was drawn last; `[budget]` each, in its order.
 
@@ -265,7 +274,7 @@ class Oracle(base.Selector):
         seed = int(keys_of(self.pool.seed, round_, _ROLL, 1)[0]) >> 1
         outcomes = roll(exact.policy, prompts, _ROLLOUTS, seed, exact.accuracies())
         weights = outcomes.weights((_ROLLOUTS // 2,), 2, np.zeros(len(prompts), np.int64))[:, 0]
-        values: Floats = sampled_influences(exact.policy, prompts, outcomes, weights).mean(0)
+        values: Floats = sampled_influences(exact.policy, prompts, outcomes.completions, weights).mean(0)
         return values
 
     def _of_a_run(self, context: Any) -> Exact:

@@ -138,7 +138,7 @@ def signals_of(
         parts = weights_of[0][:, place]
         found[f"all weights, {size} rollouts"] = [summed(all_rows[0], parts, slope)]
         found[f"all weights, mean of {size} other rollouts, {size} rollouts"] = [
-            sampled_influences(policy, prompts, outcomes[0], parts)
+            sampled_influences(policy, prompts, outcomes[0].completions, parts)
         ]
         counts = outcomes[0].right.reshape(len(prompts), DRAWS, -1)[:, :, :size].mean(2).T
         found[f"p (1 - p), {size} rollouts"] = [counts * (1 - counts)]
@@ -159,7 +159,7 @@ def signals_of(
             sketched(policy, [newer] * 2, [parts] * 2, own=False)[0][0]
         ]
         found["all weights, mean of 8 other rollouts, 8 rollouts of a round ago"] = [
-            sampled_influences(policy, prompts, kept, parts[:, 0])
+            sampled_influences(policy, prompts, kept.completions, parts[:, 0])
         ]
     return targets, rates, found
 

@@ -114,6 +114,7 @@ class Training:
         self.drawn: Counter[int] = Counter()
         self.seconds: Counter[str] = Counter()
         self._replay: deque[Group] = deque(maxlen=CAPACITY)
+        self._groups: list[Group] = []  # of the round, in its order
 
     def run(self) -> Row:
         """Train to the end of the budget; what the study keeps of it."""
@@ -166,8 +167,9 @@ class Training:
                 if self.tokens >= self.arm.budget_tokens:
                     return
             with self._timed("choose"):
+                self.chooser.rolled(places, self._groups, self.policy)
                 self.chooser.observe(round_, wins, GROUP - wins, tokens)
-            round_ += 1
+            self._groups, round_ = [], round_ + 1
 
     def _step(self, places: list[int], reused: list[Group]) -> tuple[Floats, Floats]:
         """Generate for these prompts, and train on it and on groups that are there already.
@@ -177,6 +179,7 @@ class Training:
         """
         with self._timed("generate"):
             groups, wins, lengths = roll_out(self.world.prompts, self.policy, places, self._random)
+        self._groups += groups
         with self._timed("train"):
             facts = self._update(groups, reused)
         self.drawn.update(places)
