@@ -454,7 +454,7 @@ def need_a_place_for_the_page(page: Path, option: str) -> None:
 
 
 def lacking_for_pages() -> str:
-    """What a page needs and does not have here: "needs ..."; empty if it has all."""
+    """What a sentence says after "needs" where no page can be made; empty where one can."""
     missing = [name for name in ("altair", "jinja2", "vl_convert") if find_spec(name) is None]
     if missing:
         return f"{' and '.join(missing)}: `pip install 'gaincurate[report]'`"
