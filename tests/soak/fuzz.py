@@ -15,7 +15,6 @@ import os
 import random
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -130,7 +129,8 @@ def main(border: str, out: Path, minutes: float, only: Path | None) -> None:
     atheris: Any = importlib.import_module("atheris")
     if not (out / "made").exists():
         raise SystemExit(f"the good files are not there: begin `python -m soak --out {out}` first")
-    good = Path(tempfile.mkdtemp(prefix="fuzz-", dir="/dev/shm"))
+    good = out / "work" / f"fuzz-{border}"
+    shutil.rmtree(good, ignore_errors=True)  # the fuzzer ends without a word to Python
     shutil.copytree(out / "world", good / "box")
     box = good / "box"
     (box / "answer.json").write_text(json.dumps(ANSWER))

@@ -234,6 +234,16 @@ class Chooser:
         )
 
 
+def drawn_by(values: Floats, power: float, pool: base.Pool, round_: int, stream: int) -> Ints:
+    """`[budget]` distinct ranks, drawn by values to a power; the stream is of the noise that orders them."""
+    shares = values / max(float(values.max()), FLOOR)
+    chosen = pool.pick(pool.noisy(power * np.log(np.maximum(shares, FLOOR)), round_), round_)
+    if pool.strata is not None:  # its groups take turns
+        return chosen
+    # In a random order: by their keys, a round's first step would have its best prompts, of few tasks.
+    return chosen[permutation(pool.seed, round_, stream, len(chosen))]
+
+
 class OracleOptions(base.Options):
     """How exact values become draws."""
 
@@ -286,10 +296,4 @@ class Oracle(base.Selector):
 
     def draw(self, round_: int) -> Ints:
         """`[budget]` distinct rows."""
-        values = self._values / max(float(self._values.max()), FLOOR)
-        weights = self.options.power * np.log(np.maximum(values, FLOOR))
-        chosen = self.pool.pick(self.pool.noisy(weights, round_), round_)
-        if self.pool.strata is not None:  # its groups take turns
-            return chosen
-        # In a random order: by their keys, a round's first step would have its best prompts, of few tasks.
-        return chosen[permutation(self.pool.seed, round_, _SHUFFLE, len(chosen))]
+        return drawn_by(self._values, self.options.power, self.pool, round_, _SHUFFLE)

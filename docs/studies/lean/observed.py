@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from choosing import FLOOR, Exact, sampled_influences
+from choosing import Exact, drawn_by, sampled_influences
 from pydantic import Field
 
-from gaincurate.core.rng import Ints, permutation
+from gaincurate.core.rng import Ints
 from gaincurate.schedule import base
 
 _PASSES = (
@@ -92,12 +92,7 @@ class Observed(base.Selector):
 
     def draw(self, round_: int) -> Ints:
         """`[budget]` distinct rows."""
-        values = self._means()[self._rows]
-        weights = self.options.power * np.log(np.maximum(values / max(float(values.max()), FLOOR), FLOOR))
-        chosen = self.pool.pick(self.pool.noisy(weights, round_), round_)
-        if self.pool.strata is not None:  # its groups take turns
-            return chosen
-        return chosen[permutation(self.pool.seed, round_, _SHUFFLE, len(chosen))]
+        return drawn_by(self._means()[self._rows], self.options.power, self.pool, round_, _SHUFFLE)
 
     def _means(self) -> Any:
         """`[N]`: what is expected of each prompt; the same of all before anything was observed."""
