@@ -30,6 +30,18 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(out.glob("*.whl"))
 
 
+def test_the_checkout_has_nothing_else_at_its_top() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("no checkout")
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    paths = subprocess.run(listed, check=True, capture_output=True, text=True, cwd=ROOT).stdout.splitlines()
+    tops = {path.split("/")[0] for path in paths}
+    ours = (
+        "pyproject.toml gaincurate kernels tests docs Makefile README.md CHANGELOG.md LICENSE constraints.txt"
+    )
+    assert {top for top in tops if not top.startswith(".")} == set(ours.split())
+
+
 @pytest.mark.slow
 def test_the_wheel_has_both_packages_and_nothing_that_shadows_another_project(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
