@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 from collections.abc import Callable
@@ -148,6 +149,39 @@ def test_a_signal_while_pydantic_builds_a_model_is_that_signal(
     assert capsys.readouterr().err == sentence
     with pytest.raises(SchemaError, match="a bug"), output.reporting("Go on."):
         raise SchemaError("a bug")
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            OSError(errno.ENAMETOOLONG, "File name too long", "x" * 5000),
+            "error: the system refused " + "x" * 200 + ": file name too long. Put that right",
+        ),
+        (
+            OSError(errno.EMFILE, "Too many open files"),
+            "error: the system refused: too many open files. Put that right and run the same command again.",
+        ),
+        (
+            RuntimeError("can't start new thread"),
+            "error: the system gives no more threads. Raise `ulimit -u`",
+        ),
+    ],
+)
+def test_what_the_system_refuses_anywhere_is_a_sentence_and_a_bug_is_not(
+    error: Exception, sentence: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(typer.Exit) as raised, output.reporting():
+        raise error
+    assert raised.value.exit_code == 1
+    assert capsys.readouterr().err.startswith(sentence)
+    monkeypatch.setenv("GAINCURATE_DEBUG", "1")
+    with pytest.raises(type(error)), output.reporting():
+        raise error
+    monkeypatch.undo()
+    for bug in (OSError("no number"), RuntimeError("another")):
+        with pytest.raises(type(bug)), output.reporting():
+            raise bug
 
 
 @pytest.mark.parametrize(("character", "shown"), [("a", "a"), ("\x1b", "\\u001b")])

@@ -94,4 +94,9 @@ def main() -> None:
     """Run the command line; the entry point."""
     _open_streams()
     _see_names()
-    app()
+    try:
+        app()
+    except OSError as error:  # of `--help` and `--version`, which no command reports for
+        if os.environ.get("GAINCURATE_DEBUG") == "1":
+            raise
+        sys.exit(output.unwritten(error))

@@ -89,6 +89,13 @@ def _write(data: str) -> None:
         raise StorageError(f"cannot write the output: {reason_of(error)}.", errno=error.errno) from error
 
 
+def unwritten(error: OSError) -> int:
+    """Say that stdout takes no more, and give the exit code."""
+    _discard(sys.stdout)
+    note(f"error: cannot write the output: {reason_of(error)}.")
+    return StorageError.exit_code
+
+
 def _discard(stream: TextIO) -> None:
     """Let the rest of a stream vanish, or Python complains about it once more when it ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
@@ -239,10 +246,25 @@ def reporting(resume: str = "") -> Iterator[None]:
         _discard(sys.stdout)
         raise typer.Exit(0) from None
     except Exception as error:
-        stop = _within_pydantic(error)
-        if stop is None:
+        if (stop := _within_pydantic(error)) is not None:
+            raise _ended(stop, resume) from error
+        refusal = _by_the_system(error)
+        if refusal is None or os.environ.get("GAINCURATE_DEBUG") == "1":
             raise
-        raise _ended(stop, resume) from error
+        note(f"error: {_fitting(refusal)}")
+        raise typer.Exit(StorageError.exit_code) from error
+
+
+def _by_the_system(error: Exception) -> str | None:
+    """The sentence for what the system refused where nobody expects it to: a file's name, one file more."""
+    if isinstance(error, OSError) and error.errno:
+        what = f" {str(error.filename)[:200]}" if error.filename is not None else ""
+        return f"the system refused{what}: {reason_of(error)}. Put that right and run the same command again."
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # Path.resolve, Python 3.11
+        return f"the system refused: {str(error)[:200]}. Put that right and run the same command again."
+    if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
+        return "the system gives no more threads. Raise `ulimit -u` and run the same command again."
+    return None
 
 
 def _ended(stop: KeyboardInterrupt, resume: str) -> typer.Exit:

@@ -72,9 +72,10 @@ def describe(scored: ScoredSet, rows: int) -> dict[str, Any]:
     summary = {key: value for key, value in manifest.items() if key not in ("identity", "shards")}
     distribution: dict[str, list[float] | None] = {}
     for name in columns:
-        values = scored.column(name).drop_null().to_numpy()
+        values = scored.column(name).drop_null().to_numpy().astype(float)
         distribution[name] = [float(v) for v in np.quantile(values, _QUANTILES)] if len(values) else None
-    angle = scored.column("gc_angle").to_numpy()
+    # Doubles have numbers between two floats that are next to each other.
+    angle = scored.column("gc_angle").to_numpy().astype(float)
     counts, edges = np.histogram(angle, _BINS) if len(angle) else (np.zeros(0, int), np.zeros(0))
     # Highest first, ties by id: the order in which GAIN-RL teaches.
     ids = scored.column("gc_id").to_pylist()

@@ -20,11 +20,18 @@ from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gaincurate.errors import GaincurateError, read_error
 
 Refuse = Callable[[str], GaincurateError]
+LONGEST_VALUE = 1 << 26
+"""Bytes of one text. A small file can hold a large one compressed, and there are copies of some."""
+MOST_COLUMNS = 4096
+"""Of a set, and of keys of one object in a data file. Time grows with the square of their number."""
+_LARGEST_BATCH = 1 << 29
+_BYTES = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
 _LONGEST_REASON = 300
 _Data = TypeVar("_Data", pa.Table, pa.RecordBatch)
 
@@ -165,6 +172,9 @@ def parquet_batches(path: Path, refuse: Refuse, *, rows: int, skip: int = 0) -> 
             groups.pop(0)
         # One group at a time: a batch across two cannot hold a dictionary inside a struct or list.
         for group in groups:
+            head = file.metadata.row_group(group)
+            if head.num_rows <= rows and head.total_byte_size > _LARGEST_BATCH:  # all of it is one batch
+                raise refuse(f"{head.num_rows:,} rows of it have {head.total_byte_size:,} bytes")
             for batch in file.iter_batches(rows, row_groups=[group]):
                 yield validate(batch, path, refuse).slice(min(skip, batch.num_rows))
                 skip = max(0, skip - batch.num_rows)
@@ -193,22 +203,68 @@ def _parquet(path: Path) -> pq.ParquetFile:
 def validate(data: _Data, path: Path, refuse: Refuse) -> _Data:
     """The same data, after every value in it was seen to lie inside its buffers and every text to be UTF-8.
 
+    Rows become Python objects further on, so no text is too long for that, and dates and times are ones that
+    Python has.
+
     Raises:
         GaincurateError: from `refuse`.
     """
     with refusing(path, refuse):
         data.validate(full=True)
+        for field, column in zip(data.schema, data.columns, strict=True):
+            for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
+                _check_values(field.name, chunk)
     return data
 
 
+def _check_values(name: str, array: pa.Array) -> None:
+    kind = array.type
+    if kind in _BYTES and array.nbytes > LONGEST_VALUE:
+        longest = pc.max(pc.binary_length(array)).as_py()
+        if longest > LONGEST_VALUE:
+            raise pa.ArrowInvalid(f"its column {name!r} holds a value of {longest:,} bytes")
+    if pa.types.is_temporal(kind) and not pa.types.is_interval(kind):
+        numbers = array.cast(pa.int32() if kind.bit_width == 32 else pa.int64())
+        try:  # what lies between the earliest and the latest can be held where those can
+            for end in pc.min_max(numbers).values():
+                end.cast(kind).as_py()
+        except (ArithmeticError, ValueError, LookupError) as error:
+            raise pa.ArrowInvalid(f"its column {name!r} holds a {kind} that Python does not have") from error
+    for inner in _inside(array):
+        _check_values(name, inner)
+
+
+def _inside(array: pa.Array) -> list[pa.Array]:
+    """What a nested array consists of, without what stands in no row."""
+    kind = array.type
+    if pa.types.is_dictionary(kind):
+        return [array.dictionary]
+    if isinstance(kind, pa.BaseExtensionType):
+        return [array.storage]
+    if pa.types.is_struct(kind):
+        return list(array.flatten())
+    if pa.types.is_map(kind):
+        return [array.keys, array.items]
+    if pa.types.is_union(kind):
+        return [array.field(place) for place in range(kind.num_fields)]
+    return [array.flatten()] if kind.num_fields else []
+
+
 def _check_names(schema: pa.Schema) -> None:
-    """See that the names of columns and of their fields can be read, and that no struct has one twice."""
+    """See that the names of columns and of their fields can be read, and that no struct has one twice.
+
+    Also that no column is in runs, which Arrow cannot take rows from.
+    """
+    if len(schema) > MOST_COLUMNS:
+        raise pa.ArrowInvalid(f"it has {len(schema):,} columns, more than {MOST_COLUMNS:,}")
     for field in schema:
         _ = field.name
         _check_nested(field.type)
 
 
 def _check_nested(kind: pa.DataType) -> None:
+    if pa.types.is_run_end_encoded(kind):
+        raise pa.ArrowInvalid("a column in it is run-end encoded; write it decoded")
     if pa.types.is_dictionary(kind):
         _check_nested(kind.value_type)
         return

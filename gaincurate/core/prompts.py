@@ -8,7 +8,8 @@ kept as `source_prompt`.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.types as pt
 
-from gaincurate.core.arrow import read_parquet
+from gaincurate.core.arrow import one_line, read_parquet
 from gaincurate.core.artifact import Json, broken
 from gaincurate.core.files import write_stream
 from gaincurate.core.foreign import json_value
 from gaincurate.core.options import near
 from gaincurate.core.schema import ID, PREFIX
-from gaincurate.errors import OutputError, SourceError
+from gaincurate.errors import InputError, OutputError, SourceError
 
 Message = dict[str, Any]
 
@@ -191,6 +192,8 @@ def to_messages(value: Any, column: str) -> list[Message]:
         return [{"role": "user", "content": value}]
     if not value:
         raise PromptProblem("the message list is empty")
+    if not isinstance(value, list):
+        raise PromptProblem("the prompt is neither a text nor a list of messages")
     messages = []
     for number, message in enumerate(value):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
@@ -301,7 +304,25 @@ def write_rows(path: Path, table: pa.Table) -> None:
     """Write them as Parquet, atomically.
 
     Raises:
+        InputError: Parquet has no place for a column.
         StorageError: the file system refused.
     """
-    with write_stream(path) as file:
+    with write_stream(path) as file, as_parquet(path):
         pq.write_table(table, file)
+
+
+@contextmanager
+def as_parquet(path: Path) -> Iterator[None]:
+    """Say which values a set can hold and a Parquet file cannot.
+
+    Raises:
+        InputError: there are some.
+    """
+    try:
+        yield
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise InputError(
+            f"{path} cannot hold a column of the set ({one_line(error)}). Score again without it, or with "
+            "its values as text.",
+            path=str(path),
+        ) from error

@@ -33,19 +33,20 @@ SCORE_FIELDS = (
     pa.field("gc_angle_inter", pa.float32()),
     pa.field("gc_angle_intra_offdiag", pa.float32()),
 )
-NEVER_NULL = (ID, "gc_prompt_tokens", "gc_prefix_tokens", "gc_question_tokens")
+NEVER_NULL = (ID, "gc_prompt_tokens", "gc_prefix_tokens", "gc_question_tokens", "gc_angle", "gc_angle_intra")
 """Score columns that have a value in every row."""
 
 
 def expected_fields(schema: pa.Schema) -> list[pa.Field]:
     """What a scored set's schema must have: all `SCORE_FIELDS`, and the further signals that it names.
 
-    An embedding may have any width.
+    An embedding may have any width but 0.
     """
     fields = [*SCORE_FIELDS, *(pa.field(name, pa.float32()) for name in LIKELIHOODS if name in schema.names)]
     if EMBEDDING in schema.names:
         kind = schema.field(EMBEDDING).type
-        fields.append(embedding_field(kind.list_size if pa.types.is_fixed_size_list(kind) else 1))
+        width = kind.list_size if pa.types.is_fixed_size_list(kind) else 0
+        fields.append(embedding_field(width or 1))
     return fields
 
 
@@ -151,6 +152,11 @@ def scored_table(
     columns = [_taken(rows.column(field.name), places) for field in source_fields(source.schema)]
     columns += score_arrays([ids[place] for place in scores], list(scores.values()), more)
     return pa.table(columns, schema=scored_schema(source.schema, more)).combine_chunks()
+
+
+def take(table: pa.Table, places: pa.Array) -> pa.Table:
+    """The rows of a table at these places, also where Arrow itself cannot take them."""
+    return pa.table([_taken(column, places) for column in table.columns], schema=table.schema)
 
 
 def _taken(column: pa.ChunkedArray, places: pa.Array) -> pa.ChunkedArray:

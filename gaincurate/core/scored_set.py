@@ -29,7 +29,7 @@ from gaincurate.core.files import digest_bytes, digest_file, reading, write_atom
 from gaincurate.core.foreign import Malformed, json_file, see_fits
 from gaincurate.core.manifest import ColumnNote, Count, Document, Entry, Manifest, Part
 from gaincurate.core.options import near
-from gaincurate.core.schema import FORMAT, ID, NEVER_NULL, PREFIX, expected_fields
+from gaincurate.core.schema import FORMAT, ID, NEVER_NULL, PREFIX, expected_fields, take
 from gaincurate.core.store import Remote, located
 from gaincurate.errors import InputError, OutputError, storage_error
 
@@ -294,7 +294,7 @@ class ScoredSet:
             return self.schema.empty_table()
         parts = [self._take(index, places) for index, places, _ in matches]
         order = np.concatenate([hits for _, _, hits in matches])
-        return pa.concat_tables(parts).take(pa.array(np.argsort(order, kind="stable")))
+        return take(pa.concat_tables(parts), pa.array(np.argsort(order, kind="stable")))
 
     def take(self, rows: npt.ArrayLike) -> pa.Table:
         """The rows at these places of the whole set, counted from 0 in source order; in the order asked for.
@@ -319,7 +319,7 @@ class ScoredSet:
         for shard, begin, end in zip(distinct.tolist(), begins, [*begins[1:], len(order)], strict=True):
             before = ends[shard - 1] if shard else 0
             parts.append(self._take(shard, pa.array(sorted_places[begin:end] - before)))
-        return pa.concat_tables(parts).take(pa.array(np.argsort(order, kind="stable")))
+        return take(pa.concat_tables(parts), pa.array(np.argsort(order, kind="stable")))
 
     def _find(self, ids: Sequence[str]) -> list[tuple[int, pa.Array, npt.NDArray[np.uint64]]]:
         """Shards with some of these ids: number, places of the rows in it, their places in `ids`."""
@@ -437,8 +437,8 @@ class ScoredSet:
             for place in places.to_pylist():
                 validate(flat.slice(place, 1), path, refuse)
             scores = [name for name in flat.column_names if name.startswith(PREFIX)]
-            check_values(flat.take(places), refuse, never_null=NEVER_NULL, finite=scores)
-        return self._shard(index, names).take(places)
+            check_values(take(flat, places), refuse, never_null=NEVER_NULL, finite=scores)
+        return take(self._shard(index, names), places)
 
     def _joined(self, index: int) -> pa.Table:
         if index not in self._tables:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from gaincurate.core.prompts import Message, prompts_of
-from gaincurate.core.schema import ID
+from gaincurate.core.schema import ID, take
 from gaincurate.core.scored_set import ScoredSet
 
 Ints = npt.NDArray[np.int64]
@@ -70,7 +70,7 @@ def batches(scored: ScoredSet, alive: Mask) -> Iterator[tuple[Ints, pa.Table]]:
             if len(chosen) == table.num_rows:
                 yield begin + chosen, table
             elif len(chosen):
-                yield begin + chosen, table.take(pa.array(chosen))
+                yield begin + chosen, take(table, pa.array(chosen))
             begin += table.num_rows
 
 

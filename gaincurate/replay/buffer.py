@@ -277,6 +277,7 @@ class ReplayBuffer:
             )
         sizes = asdict(self.config)
         theirs = state.get("config", {})
+        theirs = theirs if isinstance(theirs, Mapping) else {}
         if differing := [name for name, value in sizes.items() if theirs.get(name) != value]:
             name = differing[0]
             raise OutputError(
@@ -287,9 +288,14 @@ class ReplayBuffer:
         try:
             groups = decode(state["groups"], "the replay buffer's state")
             plan = Plan(state["fresh_groups"], [groups[place] for place in state["replayed"]])
-            seen = {(gc_id, version, step) for gc_id, version, step in state["seen"]}
+            seen = {(str(gc_id), int(version), int(step)) for gc_id, version, step in state["seen"]}
             held, counts = groups[: state["held"]], Counts(**state["counts"])
             step, version = state["step"], state["policy_version"]
+            if not 0 <= state["held"] <= len(groups):
+                raise ValueError("it says that it holds more groups than are there")
+            numbers = [plan.fresh_groups, step, version, *state["replayed"], *asdict(counts).values()]
+            if not {type(number) for number in numbers} <= {int}:
+                raise TypeError("a count is no whole number")
         except (LookupError, TypeError, ValueError) as error:
             raise OutputError(
                 "the replay buffer's state is damaged: go back to the checkpoint before it."

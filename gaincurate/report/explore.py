@@ -25,7 +25,7 @@ from markupsafe import Markup
 from gaincurate.core.artifact import Json
 from gaincurate.core.columns import NO_GROUP, fields, is_text
 from gaincurate.core.prompts import column_values, questions
-from gaincurate.core.schema import EMBEDDING, ID
+from gaincurate.core.schema import EMBEDDING, ID, take
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.stats import Floats
 from gaincurate.difficulty.embeddings import evenly_spaced, matrix, whitening
@@ -150,7 +150,7 @@ def _parts(scored: ScoredSet, rows: Rows, names: Sequence[str]) -> Iterator[pa.T
         inside = rows[(rows >= start) & (rows < start + len(part))] - start
         start += len(part)
         if len(inside):
-            yield part if len(inside) == len(part) else part.take(pa.array(inside))
+            yield part if len(inside) == len(part) else take(part, pa.array(inside))
 
 
 def _texts(scored: ScoredSet, rows: Rows, column: str, read: Any) -> list[str]:

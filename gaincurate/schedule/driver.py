@@ -22,7 +22,7 @@ import pyarrow as pa
 from pydantic import Field, FiniteFloat, RootModel
 
 from gaincurate.core.artifact import Json
-from gaincurate.core.files import append_line, append_lines, write_json
+from gaincurate.core.files import append_line, append_lines, remove_temporaries, write_json
 from gaincurate.core.foreign import read_bytes
 from gaincurate.core.manifest import Count, Document
 from gaincurate.core.options import checked, near
@@ -100,6 +100,7 @@ def drive(
             if round_ < 0:
                 advance(run, None, view.note, finder.held)
                 continue
+            remove_temporaries(run.round_folder(round_))  # of a driver that was killed
             done = run.round_folder(round_) / _TRAINED
             _ = run.scored  # before hours are spent: that it is still there
             if again:

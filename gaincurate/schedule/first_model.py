@@ -6,6 +6,7 @@ compared with the one in the set's identity: by hundreds of rounds a wrong model
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -56,7 +57,7 @@ def first_model(scored: ScoredSet, note: Callable[[str], None]) -> str | None:
     if place is None:
         return None
     kind, name = place["kind"], place["name"]
-    if kind == "local" and not Path(name).exists():
+    if kind == "local" and not os.path.exists(name):
         raise InputError(
             f"the model that scored {scored.folder} was {name}, and nothing is there now. Give --model with "
             "where it is, or put it back.",

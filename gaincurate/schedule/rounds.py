@@ -360,7 +360,7 @@ def check_options_of_a_run(
     if (
         model is not None
         and model.startswith(("/", "./", "../", "~"))
-        and not Path(model).expanduser().exists()
+        and not os.path.exists(os.path.expanduser(model))  # whatever the name
     ):
         raise InputError(f"--model {model}: there is no such folder.")
     options.check_run(config, scored)

@@ -81,6 +81,7 @@ class Facts(Document):
     params: dict[str, Any]
     scores: _Scores
     rows: Annotated[Count, Field(ge=1)]
+    kept: Count = 0  # there where the run leaves rows out
     angles: Annotated[list[float | None], Field(min_length=2, max_length=2)]
 
 
@@ -263,11 +264,12 @@ class Run:
             where = self.facts["scores"]
             folder, cache = located(where["folder"]), None
             if isinstance(folder, Remote):
-                cache = None if CACHE in os.environ else Path(where["cache"])
+                if CACHE not in os.environ:
+                    cache = Path(self._named("cache"))
             else:
-                relative = self.folder / where["relative"]
-                folder = relative if relative.exists() else folder
-                if not folder.exists():
+                relative = self.folder / self._named("relative")
+                folder = relative if os.path.exists(relative) else folder  # whatever the name
+                if not os.path.exists(folder):
                     raise OutputError(
                         f"the scored set of {self.folder} is gone: it is neither at {relative} nor at "
                         f"{folder}. Put it back; run and set may also be moved together.",
@@ -282,6 +284,12 @@ class Run:
                 )
             self._scored = scored
         return self._scored
+
+    def _named(self, name: str) -> str:
+        value = self.facts["scores"].get(name)
+        if value is None:
+            raise _damaged(self.folder / RUN, f"its scores have no {name}")
+        return str(value)
 
     @property
     def prompts(self) -> int:
@@ -434,7 +442,10 @@ def making(folder: Path) -> Iterator[Path]:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
             yield beside
             refuse_taken(folder)
-            beside.replace(folder)
+            try:
+                beside.replace(folder)
+            except OSError as error:
+                raise storage_error(folder, error) from error
         except BaseException:
             shutil.rmtree(beside, ignore_errors=True)
             raise

@@ -80,7 +80,7 @@ def asked_of(config: ScoreConfig) -> str | None:
         if not data:
             return None
         stats = [
-            [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in [*model, *data]
+            [os.path.realpath(path), path.stat().st_size, path.stat().st_mtime_ns] for path in [*model, *data]
         ]
     except (GaincurateError, OSError):
         return None

@@ -284,6 +284,9 @@ def _need_gguf_packages(path: Path) -> None:
 
 
 def _folder(folder: Path, name: str, revision: str | None, allow_pickle: bool, trust: bool) -> ModelFiles:
+    for path in folder.iterdir():  # a pipe would be waited for
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise ModelError(f"{path} is no regular file. Put the model's own file there, or nothing.")
     if not (folder / "config.json").exists():
         ggufs = sorted(folder.glob("*.gguf"))
         hint = ""

@@ -170,6 +170,8 @@ class Segmenter:
         except Exception as error:  # a template is the model's own program and can raise anything
             reason = " ".join(str(error).split())[:200]
             raise _Refused(f"the chat template refused the messages ({reason})") from error
+        if len(rendered) > 2 * LONGEST_PROMPT:
+            raise _Refused(f"the chat template makes {len(rendered):,} characters of the messages")
         return rendered
 
     def _locate(self, messages: list[Message]) -> tuple[str, int, int]:

@@ -172,7 +172,9 @@ class Parts:
             f.name: f"source_{f.name}" for f in before if f.name in our_fields and f.name not in stand_in
         }
         types = {renamed.get(f.name, f.name): f.type for f in before}
-        types |= {key: types.get(key, pa.string()) for key in defaults or {}}
+        for key in defaults or {}:
+            if types.get(key, pa.null()) == pa.null():  # of the source's rows none has it
+                types[key] = pa.string()
         types |= {key: ours.type for key, ours in our_fields.items()}
 
         def values(rows: Rows) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from gaincurate.core.artifact import IDENTITY, MANIFEST, RUN, Json
 from gaincurate.core.files import temporary_folder, write_atomic, write_lines, write_stream
-from gaincurate.core.prompts import column_values, prompts_of
+from gaincurate.core.prompts import as_parquet, column_values, prompts_of
 from gaincurate.core.rng import Ints
 from gaincurate.core.schema import ID, PREFIX
 from gaincurate.core.scored_set import ScoredSet
@@ -516,8 +516,15 @@ def _writer(out: Path, file: BinaryIO, schema: pa.Schema) -> Iterator[Callable[[
     if out.suffix == ".jsonl":
         yield lambda table: _write_lines(file, table)
         return
-    with pq.ParquetWriter(file, schema) as writer:
-        yield lambda table: writer.write_table(table, row_group_size=_CHUNK)
+    with as_parquet(out):
+        writer = pq.ParquetWriter(file, schema)
+
+    def write(table: pa.Table) -> None:
+        with as_parquet(out):
+            writer.write_table(table, row_group_size=_CHUNK)
+
+    with writer:
+        yield write
 
 
 def _write_lines(file: BinaryIO, table: pa.Table) -> None:

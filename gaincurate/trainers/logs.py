@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gaincurate.core.files import append_lines, digest_bytes, digest_file, reading, write_json
-from gaincurate.core.foreign import json_value
+from gaincurate.core.foreign import Malformed, json_value, see_text
 from gaincurate.core.outcomes import Rules, read_file
 from gaincurate.core.prompts import Message, column_values, prompts_of
 from gaincurate.errors import OutcomeError
@@ -233,8 +233,8 @@ def take_logs(
         How many outcomes were appended.
 
     Raises:
-        OutcomeError: no file, an unknown or broken one, one of which nothing joins, or a reward outside the
-            run's range; nothing is appended.
+        OutcomeError: no file, an unknown or broken one, one of which nothing joins, a text that no file can
+            hold, or a reward outside the run's range; nothing is appended.
         StorageError: the file system refused.
     """
     round_ = int(run.state["round"])
@@ -244,6 +244,12 @@ def take_logs(
         if not any(joined):
             raise OutcomeError(taking.nothing(path), path=str(path))
     lines = taking.lines()
+    for line in lines:
+        try:
+            see_text(line)
+        except Malformed as error:
+            whose = f"of {line['gc_id']!r}" if "gc_id" in line else "that steers"
+            raise OutcomeError(f"a line {whose} cannot be taken: {error}. Write it without.") from error
     taking.tell(note, lines)
     if lines:
         append_lines(run.outcomes(round_), lines)
@@ -420,7 +426,9 @@ class _Taking:
             note(f"{_files(count)} taken for round {round_}, and left out")
         for text, rows in self._problems.items():
             note(f"warning: {len(rows):,} rows are left out: {text}; the first is {rows[0]}")
-        there = {gc_id for gc_id, round_, *_ in map(json_value, self._taken_before) if round_ == self._round}
+        # A stranger's `sample` may hold half of a surrogate pair: it names a line and goes nowhere else.
+        keys = (json_value(key, surrogates=True) for key in self._taken_before)
+        there = {gc_id for gc_id, round_, *_ in keys if round_ == self._round}
         absent = len(self._join.ids - there)
         if absent and self._table_steps:
             gap = max((b - a for a, b in itertools.pairwise(sorted(self._table_steps))), default=0)

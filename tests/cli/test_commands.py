@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from safetensors.torch import load_file, save_file
@@ -13,6 +14,7 @@ import runs
 import tiny
 from command import run
 from gaincurate.cli.output import counted, length_sentence, plain, zero_vector_sentence
+from sets import make_set, scored_row
 
 SHORT = "all 3 were rejected, 2 of them like this: the prompt has 61 tokens and the limit is 16"
 
@@ -39,6 +41,15 @@ def test_show_orders_by_angle_and_counts_what_is_there(out: Path) -> None:
     angles = sorted(row["gc_angle"] for row in table)
     assert found["distribution"]["gc_angle"][0] == pytest.approx(angles[0])
     assert found["distribution"]["gc_angle"][-1] == pytest.approx(angles[-1])
+
+
+@pytest.mark.parametrize("high", [float(np.nextafter(np.float32(0.5), np.float32(1))), 3e38, 0.5])
+def test_show_counts_scores_that_are_equal_nearly_equal_or_far_apart(tmp_path: Path, high: float) -> None:
+    low = -high if high > 1 else 0.5
+    folder = make_set(tmp_path / "set", [[scored_row("a", angle=low), scored_row("b", angle=high)]])
+    found = json.loads(run("show", folder, "--json").stdout)
+    assert sum(found["histogram"]["counts"]) == 2
+    assert [row["gc_id"] for row in found["top"]] == (["a", "b"] if high == low else ["b", "a"])
 
 
 def test_show_prints_short_ids_and_no_terminal_escapes(out: Path) -> None:

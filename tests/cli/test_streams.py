@@ -48,6 +48,20 @@ def test_a_reader_that_went_away_is_no_error(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == (b"0\n", b"")
 
 
+@pytest.mark.parametrize("words", ["--help", "--version", "score --help", "ls ."])
+def test_what_cannot_be_printed_is_a_sentence(tmp_path: Path, words: str) -> None:
+    done = shell(f"GC {words} >/dev/full", tmp_path)
+    assert (done.returncode, done.stderr) == (1, b"error: cannot write the output: the disk is full.\n")
+
+
+def test_data_and_weights_that_lead_to_themselves_are_a_sentence(tmp_path: Path, tiny_model: Path) -> None:
+    (tmp_path / "loop.jsonl").symlink_to("loop.jsonl")
+    found = run("score", tmp_path / "loop.jsonl", "-m", tiny_model, "-o", tmp_path / "out")
+    assert found.exit_code in (1, 2)
+    assert found.stderr.startswith("error: ")
+    assert found.stderr.count("\n") == 1
+
+
 def test_a_name_that_is_no_utf_8_is_refused(tmp_path: Path) -> None:
     done = shell("GC example $'a\\xff'", tmp_path)
     assert done.returncode == 2

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gaincurate.core import arrow
@@ -100,6 +100,74 @@ def test_text_that_is_no_utf8_is_refused_in_every_format(tmp_path: Path) -> None
         path.write_bytes(data)
         with pytest.raises(RefusedError, match="UTF8"):
             read_all(path)
+
+
+def number(value: int, kind: pa.DataType) -> pa.Array:
+    return pa.array([value, 0], pa.int32() if kind.bit_width == 32 else pa.int64()).view(kind)
+
+
+KINDS = [
+    pa.date32(), pa.timestamp("s"), pa.timestamp("us", "Europe/Berlin"), pa.timestamp("s", "Mars/Phobos"),
+    pa.duration("s"), pa.duration("ms"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@given(value=st.integers(-(2**31), 2**31 - 1) | st.integers(-(2**63) + 1, 2**63 - 1))
+def test_a_time_is_refused_exactly_where_python_does_not_have_it(kind: pa.DataType, value: int) -> None:
+    assume(kind.bit_width > 32 or -(2**31) <= value < 2**31)
+    plain = number(value, kind)
+    storage = pa.opaque(kind, "a", "b")
+    nested = [
+        plain,
+        plain.dictionary_encode(),
+        pa.StructArray.from_arrays([plain], ["x"]),
+        pa.ListArray.from_arrays([0, 1, 2], plain),
+        pa.MapArray.from_arrays([0, 2], pa.array(["a", "b"]), plain),
+        pa.UnionArray.from_dense(pa.array([0, 0], pa.int8()), pa.array([0, 1], pa.int32()), [plain]),
+        pa.ExtensionArray.from_storage(storage, plain),
+    ]
+    for array in nested:
+        table = pa.table({"c": array})
+        try:
+            array.to_pylist()
+        except (ArithmeticError, ValueError, LookupError):
+            with pytest.raises(RefusedError, match="its column 'c' holds a .* that Python does not have"):
+                arrow.validate(table, Path("x"), refuse)
+        else:
+            assert arrow.validate(table, Path("x"), refuse) is table
+
+
+def test_a_value_or_a_row_group_that_is_too_large_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.arrow"
+    table = pa.table({"c": pa.array([["short"], ["a" * 3000]])})
+    monkeypatch.setattr(arrow, "LONGEST_VALUE", 3000)
+    path.write_bytes(ipc(table))
+    assert read_all(path).equals(table)
+    monkeypatch.setattr(arrow, "LONGEST_VALUE", 2999)
+    with pytest.raises(RefusedError, match="its column 'c' holds a value of 3,000 bytes"):
+        read_all(path)
+    monkeypatch.undo()
+    pq.write_table(pa.table({"c": ["a" * 3000]}), path, use_dictionary=False)
+    size = pq.ParquetFile(path).metadata.row_group(0).total_byte_size
+    monkeypatch.setattr(arrow, "_LARGEST_BATCH", size)
+    assert len(list(arrow.parquet_batches(path, refuse, rows=2))) == 1
+    monkeypatch.setattr(arrow, "_LARGEST_BATCH", size - 1)
+    with pytest.raises(RefusedError, match=f"1 rows of it have {size:,} bytes"):
+        list(arrow.parquet_batches(path, refuse, rows=2))
+
+
+def test_columns_in_runs_and_too_many_columns_are_refused(tmp_path: Path) -> None:
+    runs = pa.RunEndEncodedArray.from_arrays(pa.array([1, 3], pa.int32()), pa.array(["x", None]))
+    path = tmp_path / "x.arrow"
+    path.write_bytes(ipc(pa.table({"c": pa.StructArray.from_arrays([runs], ["inner"])})))
+    with pytest.raises(RefusedError, match="run-end encoded; write it decoded"):
+        read_all(path)
+    path.write_bytes(ipc(pa.table({f"c{k}": [k] for k in range(4097)})))
+    with pytest.raises(RefusedError, match="it has 4,097 columns, more than 4,096"):
+        read_all(path)
 
 
 def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path) -> None:
@@ -224,6 +292,27 @@ def test_a_scored_set_with_broken_offsets_is_refused_where_they_would_be_used(
     assert open_scores(folder, verify=verify).column("gc_id").to_pylist() == ["-", "i-", "id-"]
 
 
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (["p", None], pa.string_view()),
+        ([["p", None], []], pa.list_(pa.string_view())),
+        ([{"x": b"p"}, None], pa.struct([("x", pa.binary_view())])),
+    ],
+    ids=["text", "list", "struct"],
+)
+def test_rows_with_views_are_taken(tmp_path: Path, values: list[Any], kind: pa.DataType) -> None:
+    folder = shard_with(
+        tmp_path / "set", lambda table: table.add_column(0, "side", pa.array(values).cast(kind))
+    )
+    scored = open_scores(folder)
+    for rows in ([0, 1], [1, 0], [1]):
+        found = scored.take(rows)
+        assert found.schema.field("side").type == kind
+        assert found.column("side").to_pylist() == [values[row] for row in rows]
+    assert scored.rows(["b"]).column("side").to_pylist() == [values[1]]
+
+
 @pytest.mark.parametrize("verify", [True, False])
 def test_few_rows_of_many_are_validated_alone(tmp_path: Path, verify: bool) -> None:
     count = 200
@@ -273,6 +362,11 @@ def replaced(name: str, values: Any, kind: pa.DataType | None = None) -> Callabl
         (replaced("gc_angle", [0.5, float("nan")]), "'gc_angle' holds NaN or infinity"),
         (replaced("gc_angle_inter", [float("inf"), None]), "'gc_angle_inter' holds NaN or infinity"),
         (replaced("gc_id", ["a", None]), "'gc_id' holds null"),
+        (replaced("gc_angle", [0.5, None]), "'gc_angle' holds null"),
+        (
+            lambda table: table.append_column("gc_embedding", pa.array([[], []], pa.list_(pa.float16(), 0))),
+            "'gc_embedding' holds fixed_size_list",
+        ),
         (replaced("gc_question_tokens", [None, 3]), "'gc_question_tokens' holds null"),
         (replaced("gc_angle", ["x", "y"], pa.string()), "'gc_angle' holds string instead of float"),
         (replaced("gc_id", [1, 2], pa.int64()), "'gc_id' holds int64 instead of string"),
@@ -296,10 +390,10 @@ def test_a_scored_set_that_is_not_what_the_contract_says_is_refused(
 def test_scores_may_be_null_and_a_sources_own_numbers_anything(tmp_path: Path) -> None:
     def change(table: pa.Table) -> pa.Table:
         own = table.add_column(0, "weight", pa.array([float("nan"), None]))
-        return replaced("gc_angle", [None, 0.5])(own)
+        return replaced("gc_angle_inter", [None, 0.5])(own)
 
     folder = shard_with(tmp_path / "set", change)
-    assert open_scores(folder).column("gc_angle").to_pylist() == [None, 0.5]
+    assert open_scores(folder).column("gc_angle_inter").to_pylist() == [None, 0.5]
     assert len(open_scores(folder).take([0, 1])) == 2
 
 

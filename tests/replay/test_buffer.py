@@ -337,6 +337,14 @@ def test_a_damaged_state_changes_nothing() -> None:
         {**state, "replayed": [99]},
         {**state, "counts": {"x": 1}},
         {key: value for key, value in state.items() if key != "seen"},
+        {**state, "config": 0},
+        {**state, "held": -1},
+        {**state, "step": {}},
+        {**state, "policy_version": []},
+        {**state, "fresh_groups": None},
+        {**state, "seen": [["a", "b", "c"]]},
+        {**state, "counts": {**state["counts"], "kept": []}},
+        {**state, "counts": {**state["counts"], "tokens_generated": None}},
     ):
         with pytest.raises(OutputError):
             one.load_state(broken)

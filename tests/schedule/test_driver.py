@@ -74,7 +74,10 @@ def test_an_attempt_that_died_is_replaced_and_the_plans_are_the_same(tmp_path: P
             TrainerError, match=r"round \d: the trainer failed with exit code 1; its log is .*"
         ):
             drive(Run(broken.folder), dying)
+    left = broken.round_folder(2) / ".trained.json.1.tmp"
+    left.touch()  # a driver was killed there
     drive(Run(broken.folder), [])  # the same command again
+    assert not left.exists()
     assert runs.plans(whole) == runs.plans(broken)
     inputs = [row["void"] for row in status(broken)["rounds"]]
     assert inputs == [8, 8, 8]  # two prompts of four rollouts were taken back each round

@@ -200,6 +200,7 @@ def test_a_text_called_messages_is_the_json_of_a_list(column: str) -> None:
         ("", "prompt", "the prompt is empty"),
         (" \n\u00a0", "prompt", "the prompt is empty"),
         ([], "prompt", "the message list is empty"),
+        (3, "prompt", "the prompt is neither a text nor a list of messages"),
         ("[]", "messages", "the message list is empty"),
         ("hello", "messages", r"messages is a text but no JSON \(Expecting value\)"),
         ("", "messages", "messages is a text but no JSON"),

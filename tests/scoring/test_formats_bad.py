@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import struct
 import zlib
@@ -110,6 +111,43 @@ def test_a_cast_between_files_that_would_round_is_refused(tmp_path: Path) -> Non
     for name in ("a.parquet", "a.arrow", "a.csv"):
         with pytest.raises(SourceError, match="column 'v': a value does not fit the type that the rest"):
             list(open_file(tmp_path / name).batches(wide, 0))
+
+
+WIDE = json.dumps({f"k{k}": k for k in range(4097)}).encode()
+MANY = b"[" + b"[]," * 1_000_000 + b"[]]"
+VARIED = [json.dumps({"v": {f"k{k}": 0}}).encode() for k in range(4096)]
+LARGE: dict[str, tuple[str, bytes, str]] = {
+    "keys of a line": ("a.jsonl", WIDE, "an object in it has more than 4,096 keys"),
+    "keys of an item": ("a.json", b"[" + WIDE + b"]", "an object in it has more than 4,096 keys"),
+    "keys inside": ("a.jsonl", b'{"v": [' + WIDE + b"]}", "an object in it has more than 4,096 keys"),
+    "keys of a file": (
+        "a.jsonl",
+        b"\n".join(VARIED),
+        "have 4,097 different keys up to line 4096, more than 4,096",
+    ),
+    "lists of a line": ("a.jsonl", b'{"v": ' + MANY + b"}", "it holds more than 1,000,000 lists and objects"),
+    "lists of an item": (
+        "a.json",
+        b'[{"v": ' + MANY + b"}]",
+        "it holds more than 1,000,000 lists and objects",
+    ),
+    "blank lines": ("a.jsonl", b"\n" * 1_000_001, "line 1000001: more than 1,000,000 lines of it are blank"),
+    "columns of CSV": ("a.csv", b",".join(b"c%d" % k for k in range(4097)), "the header names 4,097 columns"),
+}
+
+
+@pytest.mark.parametrize("case", LARGE, ids=str)
+def test_what_would_take_hours_or_gigabytes_is_refused(case: str, tmp_path: Path) -> None:
+    name, content, sentence = LARGE[case]
+    assert sentence in refused(write(tmp_path, name, content + b"\n"))
+
+
+def test_as_many_keys_as_there_may_be_are_read(tmp_path: Path) -> None:
+    rows = {f"k{k}": k for k in range(4096)}
+    assert len(read(write(tmp_path, "a.jsonl", json.dumps(rows).encode() + b"\n"))) == 1
+    assert len(read(write(tmp_path, "b.json", json.dumps([rows, rows]).encode()))) == 2
+    text = ",".join(rows) + "\n" + ",".join(map(str, rows.values())) + "\n"
+    assert len(read(write(tmp_path, "c.csv", text.encode()))) == 1
 
 
 CSV_BAD: dict[str, tuple[bytes, str]] = {

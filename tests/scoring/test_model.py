@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -136,6 +137,12 @@ def test_a_folder_without_config_says_what_it_has_instead(tmp_path: Path) -> Non
     assert "It holds a LoRA adapter: merge that into its base model first." in refusal(tmp_path)
     (tmp_path / "some.gguf").write_bytes(b"GGUF")
     assert f"Give the file itself: --model {tmp_path / 'some.gguf'}." in refusal(tmp_path)
+
+
+def test_a_pipe_in_a_folder_is_refused_without_waiting(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    os.mkfifo(folder / "tokenizer.json")
+    assert "tokenizer.json is no regular file. Put the model's own file there" in refusal(folder)
 
 
 def test_a_folder_without_weights_is_refused(folder: Path) -> None:

@@ -272,7 +272,10 @@ def _usual(work: str | None, world: Path) -> int:
 
 def _with_the_good_files(world: Path, box: Path, work: Work) -> Seen:
     shutil.copytree(world, box, dirs_exist_ok=True)
-    return child.start(work, box).wait()
+    seen = child.start(work, box).wait()
+    if isinstance(work, list) and "--overwrite" in seen.error:  # what was right in the hostile file is there
+        return child.start([*work, "--overwrite"], box).wait()
+    return seen
 
 
 def beside(folder: Path) -> set[str]:

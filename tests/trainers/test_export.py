@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import exports
+from gaincurate.core.prompts import write_rows
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError, OutputError, StorageError
 from gaincurate.schedule.config import ScheduleConfig
@@ -186,6 +187,27 @@ def test_structs_of_the_source_keep_what_they_have(tmp_path: Path) -> None:
     assert second["extra_info"] == {"index": 71, "split": "train", "gc_id": "id0001"}
     assert (second["data_source"], second["ability"]) == ("gsm", "math")
     assert found.notes == []
+
+
+def test_a_field_that_is_null_in_every_row_gets_the_trainers_default(tmp_path: Path) -> None:
+    rows = [
+        {"question": "What is 1?", "answer": "1", "reward_model": {"style": None, "ground_truth": "1"}}
+        for _ in range(4)
+    ]
+    write(tmp_path, "verl", rows)
+    assert [row["reward_model"]["style"] for row in rows_of(out(tmp_path, "verl"))] == ["rule"] * 4
+
+
+def test_a_column_that_parquet_cannot_hold_is_a_sentence(tmp_path: Path) -> None:
+    null_among = pa.DictionaryArray.from_arrays([0, 1, 0, 1], pa.array(["x", None]))
+    table = pa.table({"question": ["a", "b", "c", "d"], "answer": ["1"] * 4, "kind": null_among})
+    with pytest.raises(
+        InputError, match=r"train.parquet cannot hold a column of the set \(.*\). Score again"
+    ):
+        write(tmp_path, "trl", table)
+    assert not out(tmp_path, "trl").exists()
+    with pytest.raises(InputError, match=r"data.parquet cannot hold a column of the set"):
+        write_rows(tmp_path / "data.parquet", table)
 
 
 def test_an_index_of_the_source_that_is_no_number_stands_beside_verls_own(tmp_path: Path) -> None:

@@ -219,6 +219,20 @@ def test_lines_of_our_own_are_taken_once_also_those_without_a_sample(run: Run, t
     assert take_outcomes(run, 0).rollouts == 21
 
 
+def test_half_of_a_surrogate_pair_is_refused_but_where_it_stands_already(run: Run, tmp_path: Path) -> None:
+    rows = [own("id0000", 1.0, sample="\ud800"), *(own(f"id{k:04d}", 0.0, sample=0) for k in range(1, 5))]
+    file = tmp_path / "mine.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(
+        OutcomeError, match="a line of 'id0000' cannot be taken: a text in it holds half of a"
+    ):
+        take_logs(run, [file])
+    assert not run.outcomes(0).exists()
+    run.outcomes(0).write_bytes(file.read_bytes())
+    assert take_logs(run, [file]) == 0
+    assert take_outcomes(run, 0).rollouts == 5
+
+
 def test_lines_that_steer_void_what_they_did_where_they_stood(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "outcomes-0.jsonl"
     old = [own("id0000", 0.0, step=1, sample=0), own("id0001", 0.0, step=5, sample=0)]

@@ -13,6 +13,7 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
-from gaincurate.core.arrow import ipc_batches, one_line, parquet_batches, parquet_head, validate
+from gaincurate.core.arrow import MOST_COLUMNS, ipc_batches, one_line, parquet_batches, parquet_head, validate
 from gaincurate.core.foreign import DEEPEST, LONGEST_LINE, Malformed, json_value, see_depth
 from gaincurate.errors import SourceError
 from gaincurate.scoring.readers.common import (
@@ -45,6 +46,9 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 # An error this close to the end of what was read may be a word or an escape cut in two.
 _LONGEST_MARK = 16
 _CSV_BLOCK = 1 << 23
+# Each takes 100 bytes and more as a Python object, and the line of a row may have 64 MiB.
+_MOST_PARTS = 1_000_000
+_MOST_BLANK = 1_000_000
 # A number that a double holds as it is written: no leading zero, at most 15 digits before the point.
 _FRACTION = r"^-?(0|[1-9][0-9]{0,14})(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
 
@@ -107,6 +111,12 @@ class JsonReader:
         for places, batch in _chunks(_json_objects(path)):
             schema = _merge_json(path, schema, places, batch)
             rows += len(batch)
+            if (count := sum(map(_fields, schema))) > MOST_COLUMNS:
+                raise SourceError(
+                    f"{path}: its objects have {count:,} different keys up to {places[-1]}, more than "
+                    f"{MOST_COLUMNS:,}. Keep what varies in a list, or as text.",
+                    path=str(path),
+                )
         return cls(path, schema, rows)
 
     def batches(self, schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
@@ -176,6 +186,10 @@ def _merge_json(path: Path, schema: pa.Schema, places: list[Place], batch: list[
     return schema
 
 
+def _fields(field: pa.Field) -> int:
+    return 1 + sum(_fields(field.type.field(place)) for place in range(field.type.num_fields))
+
+
 def _json_batch(path: Path, places: list[Place], batch: list[Row], schema: pa.Schema) -> pa.RecordBatch:
     """Rows as Arrow, in types that other rows, or other files, may have widened."""
     try:
@@ -222,6 +236,7 @@ def json_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[Place, Row]]:
 
 def _lines(path: Path, file: IO[bytes]) -> Iterator[tuple[Place, Row]]:
     # Not all of a line that has no end: a few kilobytes of gzip are gigabytes.
+    blank = 0
     for number, raw in enumerate(iter(partial(file.readline, LONGEST_LINE + 1), b""), 1):
         place = f"line {number}"
         if len(raw) > LONGEST_LINE:
@@ -233,9 +248,19 @@ def _lines(path: Path, file: IO[bytes]) -> Iterator[tuple[Place, Row]]:
             )
         line = raw.removeprefix(_BOM) if number == 1 else raw
         if not line.strip():
+            blank += 1
+            if blank > _MOST_BLANK:
+                raise SourceError(
+                    f"{path}, {place}: more than {_MOST_BLANK:,} lines of it are blank; leave them out.",
+                    path=str(path),
+                    line=number,
+                )
             continue
         try:
+            _see_parts(line.count(b"[") + line.count(b"{"))
             value = json_value(line, surrogates=True)
+            if line.count(b":") > MOST_COLUMNS:
+                _see_keys(value)
         except UnicodeDecodeError as error:
             reason = f"byte {error.start + 1} is not UTF-8"
             raise SourceError(
@@ -319,9 +344,10 @@ class _Window:
                     raise
             else:
                 # As of a line, which is looked at only where it could be too deep.
-                marks = (self._buffer.count(mark, self._place, end) for mark in "[{")
-                if sum(marks) > DEEPEST:
+                if sum(self._buffer.count(mark, self._place, end) for mark in "[{") > DEEPEST:
                     see_depth(value)
+                if self._buffer.count(":", self._place, end) > MOST_COLUMNS:
+                    _see_keys(value)
                 self._go(end)
                 return value
 
@@ -336,7 +362,26 @@ class _Window:
         # Twice as much each time, so that a long item is not parsed again for every block.
         block = self._file.read(max(_BLOCK, len(rest)))
         self._buffer, self._place = rest + self._text.decode(block, final=not block), 0
+        _see_parts(self._buffer.count("[") + self._buffer.count("{"))
         return bool(block)
+
+
+def _see_parts(count: int) -> None:
+    if count > _MOST_PARTS:
+        raise Malformed(f"it holds more than {_MOST_PARTS:,} lists and objects")
+
+
+def _see_keys(value: Any) -> None:
+    """See that no object has so many keys that they cannot be a row's columns or a struct's fields."""
+    left = [value]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            if len(value) > MOST_COLUMNS:
+                raise Malformed(f"an object in it has more than {MOST_COLUMNS:,} keys")
+            left.extend(value.values())
+        elif isinstance(value, list):
+            left.extend(value)
 
 
 def _reason(error: Exception) -> str:
@@ -397,7 +442,11 @@ def _csv_header(path: Path) -> list[str]:
         ) from error
     except csv.Error as error:
         raise SourceError(f"{path} is no readable CSV file: {one_line(error)}.", path=str(path)) from error
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    if len(names) > MOST_COLUMNS:
+        raise SourceError(
+            f"{path}: the header names {len(names):,} columns, more than {MOST_COLUMNS:,}.", path=str(path)
+        )
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
         raise SourceError(
             f"{path}: the header names column {repeated[0]!r} twice; rename one.", path=str(path)
