@@ -394,6 +394,20 @@ def test_observed_influence_is_that_of_each_half_along_the_others_mean(lean: Any
     training.chooser.observe(0, wins, 8 - wins, wins)
     training.chooser.draw(1, policy)
     assert training.chooser.bill["influence"] == round(0.2 * read)
+    assert training.scoring > 0
+    controls = {"charged": False, "dealt": True}
+    free = lean.loop.Training(
+        world, arm(lean, strategy="observed:Observed", options=controls, round_steps=6), 0
+    )
+    free.chooser.draw(0, policy)
+    free.chooser.rolled(places, groups, policy)
+    free.chooser._last = places
+    free.chooser.observe(0, wins, 8 - wins, wins)
+    free.chooser.draw(1, policy)
+    assert (free.scoring, free.chooser.bill.total()) == (0, 0)
+    ours, dealt = training.chooser.selector, free.chooser.selector
+    assert sorted(dealt._sums) == pytest.approx(sorted(ours._sums))
+    assert list(dealt._sums) != pytest.approx(list(ours._sums))
 
 
 def test_an_oracle_reads_the_checkpoint_of_a_run_and_its_order(lean: Any, world: Any) -> None:
@@ -532,7 +546,7 @@ def test_the_page_has_the_tables_that_the_files_give(lean: Any, capsys: pytest.C
     page = (FOLDER / "README.md").read_text()
     lean.agreement.main(FOLDER / "results.jsonl")
     lean.study.main(FOLDER / "study.toml", FOLDER / "results.jsonl", show=True)
-    for name in ("papers", "tune", "tuned", "fresh", "decide", "passes", "sampled", "observed"):
+    for name in ("papers", "tune", "tuned", "fresh", "decide", "passes", "sampled", "observed", "observed-fresh"):
         lean.study.main(FOLDER / f"{name}.toml", FOLDER / f"{name}.jsonl", show=True)
     lines = (FOLDER / "influence.jsonl").read_text("utf-8").splitlines()
     print(lean.influence.table([json.loads(line) for line in lines]))

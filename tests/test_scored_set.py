@@ -118,6 +118,19 @@ def test_a_computed_column_is_joined_by_id_and_null_elsewhere(folder: Path) -> N
         assert again.computed_columns()["gc_difficulty"]["manifest"] == scored.manifest_hash
 
 
+def test_a_computed_column_of_views_is_joined_and_one_of_the_sets_own_names_is_refused(folder: Path) -> None:
+    scored = open_scores(folder)
+    ids = scored.column("gc_id").to_pylist()
+    scored.add_column("gc_kind", ids[1:], pa.array([f"k{i}" for i in ids[1:]], pa.string_view()), {})
+    assert open_scores(folder).column("gc_kind").to_pylist() == [None, *(f"k{i}" for i in ids[1:])]
+    for suffix in (".json", ".arrow"):
+        (folder / "columns" / f"gc_kind{suffix}").rename(folder / "columns" / f"gc_angle{suffix}")
+    with pytest.raises(
+        OutputError, match="gc_angle.json describes a column that the set has of its own; delete"
+    ):
+        open_scores(folder).column("gc_angle")
+
+
 def test_a_computed_column_can_be_made_again_and_can_be_empty(folder: Path) -> None:
     scored = open_scores(folder)
     scored.add_column("gc_x", ["id-1"], pa.array([1]), {})

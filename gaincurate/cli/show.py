@@ -76,7 +76,12 @@ def describe(scored: ScoredSet, rows: int) -> dict[str, Any]:
         distribution[name] = [float(v) for v in np.quantile(values, _QUANTILES)] if len(values) else None
     # Doubles have numbers between two floats that are next to each other.
     angle = scored.column("gc_angle").to_numpy().astype(float)
-    counts, edges = np.histogram(angle, _BINS) if len(angle) else (np.zeros(0, int), np.zeros(0))
+    counts = edges = np.zeros(0)
+    if len(angle):
+        around = 0.5 if angle.min() == angle.max() else 0.0
+        # Edges of our own: NumPy refuses values that are equal and far from 0.
+        edges = np.linspace(angle.min() - around, angle.max() + around, _BINS + 1)
+        counts, _ = np.histogram(angle, edges)
     # Highest first, ties by id: the order in which GAIN-RL teaches.
     ids = scored.column("gc_id").to_pylist()
     order = sorted(range(len(ids)), key=lambda i: (-angle[i], ids[i]))

@@ -499,9 +499,14 @@ class ScoredSet:
                     self._validate(index, [ID])
                 ids = pa.chunked_array([_whole(self._file(index), ID) for index in shards], pa.string())
             for name, how in described.items():
+                if name in self._file(0).schema.names:
+                    raise OutputError(
+                        f"{self.folder / COLUMNS / name}.json describes a column that the set has of its own; delete "
+                        "it and the .arrow beside it."
+                    )
                 column = self._read_computed(name, how)
                 places = pc.index_in(ids, value_set=_whole(column, ID))
-                self._computed[name] = column.column("value").take(places)
+                self._computed[name] = take(column.select(["value"]), places).column(0)
         return self._computed
 
     def _read_computed(self, name: str, description: Json) -> pa.Table:

@@ -6,7 +6,7 @@ model. Some tokenizers report no offsets, so theirs are found by decoding ever l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ from gaincurate.errors import ModelError
 
 RULE = "last-user-message-stripped/1"
 """The name of this way to cut, in the identity."""
+_AT_ONCE = 1 << 20
+_Tokens = tuple[npt.NDArray[np.int32], npt.NDArray[np.int64] | None]
 LONGEST_PROMPT = 1 << 22
 """Characters of a row's messages, a million tokens. Tokenizers take long for texts that no model reads."""
 # Digits survive templates that trim, change case or escape; 40 of them do not occur by chance.
@@ -218,10 +220,19 @@ class Segmenter:
             self._frames[key] = (head, tail) if probe and _PROBE not in tail else None
         return self._frames[key]
 
-    def _tokenize(self, texts: list[str]) -> list[tuple[npt.NDArray[np.int32], npt.NDArray[np.int64] | None]]:
+    def _tokenize(self, texts: list[str]) -> Iterator[_Tokens]:
         """Ids `[tokens]` and character offsets `[tokens, 2]`, None for a tokenizer without them."""
-        if not texts:
-            return []
+        # A tokenizer gives lists of numbers, ten times as large as the arrays: of a few texts at a time.
+        first, characters = 0, 0
+        for place, text in enumerate(texts):
+            if characters and characters + len(text) > _AT_ONCE:
+                yield from self._tokenize_some(texts[first:place])
+                first, characters = place, 0
+            characters += len(text)
+        if texts:
+            yield from self._tokenize_some(texts[first:])
+
+    def _tokenize_some(self, texts: list[str]) -> list[_Tokens]:
         fast = bool(getattr(self._tokenizer, "is_fast", False))
         # A rendered template has its own BOS; a plain text gets what the tokenizer adds, as in training.
         encoded = self._tokenizer(
