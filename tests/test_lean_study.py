@@ -546,7 +546,17 @@ def test_the_page_has_the_tables_that_the_files_give(lean: Any, capsys: pytest.C
     page = (FOLDER / "README.md").read_text()
     lean.agreement.main(FOLDER / "results.jsonl")
     lean.study.main(FOLDER / "study.toml", FOLDER / "results.jsonl", show=True)
-    for name in ("papers", "tune", "tuned", "fresh", "decide", "passes", "sampled", "observed", "observed-fresh"):
+    for name in (
+        "papers",
+        "tune",
+        "tuned",
+        "fresh",
+        "decide",
+        "passes",
+        "sampled",
+        "observed",
+        "observed-fresh",
+    ):
         lean.study.main(FOLDER / f"{name}.toml", FOLDER / f"{name}.jsonl", show=True)
     lines = (FOLDER / "influence.jsonl").read_text("utf-8").splitlines()
     print(lean.influence.table([json.loads(line) for line in lines]))

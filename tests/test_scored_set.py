@@ -126,7 +126,7 @@ def test_a_computed_column_of_views_is_joined_and_one_of_the_sets_own_names_is_r
     for suffix in (".json", ".arrow"):
         (folder / "columns" / f"gc_kind{suffix}").rename(folder / "columns" / f"gc_angle{suffix}")
     with pytest.raises(
-        OutputError, match="gc_angle.json describes a column that the set has of its own; delete"
+        OutputError, match="gc_angle.json describes a column that is in the set already; delete"
     ):
         open_scores(folder).column("gc_angle")
 

@@ -501,8 +501,8 @@ class ScoredSet:
             for name, how in described.items():
                 if name in self._file(0).schema.names:
                     raise OutputError(
-                        f"{self.folder / COLUMNS / name}.json describes a column that the set has of its own; delete "
-                        "it and the .arrow beside it."
+                        f"{self.folder / COLUMNS / name}.json describes a column that is in the set already; "
+                        "delete it and the .arrow beside it."
                     )
                 column = self._read_computed(name, how)
                 places = pc.index_in(ids, value_set=_whole(column, ID))

@@ -43,7 +43,7 @@ _LARGEST_REASON = 1 << 16  # bytes that are read of an answer with another statu
 _BUSY = {408, 409, 425, 429}
 _OF_THE_PROMPT = {400, 413, 422}
 _LONGEST_WAIT = 30.0
-_LONGEST_ASKED = 3600.0
+_LONGEST_ASKED, _LONGEST_BELIEVED = 3600.0, 7 * 86_400.0
 _SHORTEST_SECRET = 8
 _FEWEST_CHARACTERS = 5  # different ones
 _PART_OF_SECRET = 12
@@ -383,7 +383,7 @@ def clean(text: str, key: str = "") -> str:
 
 
 def _retry_after(response: httpx2.Response) -> float | None:
-    """Seconds until the server wants to be asked again: a number or a date. None for anything else."""
+    """Seconds until the server wants to be asked again: a number or a date, of a week at most. Or None."""
     value = response.headers.get("Retry-After", "").strip()
     try:
         seconds = (
@@ -391,7 +391,7 @@ def _retry_after(response: httpx2.Response) -> float | None:
         )
     except (ValueError, OverflowError):
         return None
-    return min(max(0.0, seconds), _LONGEST_ASKED)
+    return min(max(0.0, seconds), _LONGEST_ASKED) if seconds < _LONGEST_BELIEVED else None
 
 
 def _read(request: Request, body: Any, max_tokens: int, clean: Callable[[str], str] = clean) -> Completion:
