@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import signal
 import sys
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -149,6 +150,23 @@ def test_a_signal_while_pydantic_builds_a_model_is_that_signal(
     assert capsys.readouterr().err == sentence
     with pytest.raises(SchemaError, match="a bug"), output.reporting("Go on."):
         raise SchemaError("a bug")
+
+
+def test_ctrl_c_inside_a_finalizer_is_not_lost(capsys: pytest.CaptureFixture[str]) -> None:
+    class Slow:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    def wait(make: Callable[[], object]) -> None:
+        make()
+        threading.Event().wait(60)  # until it comes
+
+    before = sys.unraisablehook
+    with pytest.raises(typer.Exit) as raised, output.reporting("Go on."):
+        wait(Slow)
+    assert raised.value.exit_code == 130
+    assert capsys.readouterr().err == "interrupted. Go on.\n"
+    assert sys.unraisablehook is before
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 import textwrap
+import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, TextIO
@@ -23,6 +24,7 @@ from gaincurate.errors import GaincurateError, StorageError, reason_of
 
 WIDTH = 100
 """Columns of a sentence."""
+_MOMENT = 0.05  # seconds: what it came into is over by then
 _BEGIN, _END = 1200, 600  # characters of an error that is longer
 
 
@@ -233,7 +235,7 @@ def reporting(resume: str = "") -> Iterator[None]:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # prompts hold what a terminal may not have
     try:
-        with stoppable() if resume else nullcontext():
+        with _no_ctrl_c_lost(), stoppable() if resume else nullcontext():
             yield
     except GaincurateError as error:
         if os.environ.get("GAINCURATE_DEBUG") == "1":
@@ -265,6 +267,28 @@ def _by_the_system(error: Exception) -> str | None:
     if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
         return "the system gives no more threads. Raise `ulimit -u` and run the same command again."
     return None
+
+
+@contextmanager
+def _no_ctrl_c_lost() -> Iterator[None]:
+    """Send Ctrl-C again, a moment later, where it came inside a finalizer or compiled code: they print it."""
+    main = threading.main_thread().ident or 0
+    before = sys.unraisablehook
+    again = threading.Timer(_MOMENT, lambda: signal.pthread_kill(main, signal.SIGINT))
+    again.daemon = True
+
+    def lost(what: Any) -> None:
+        if type(what.exc_value) is not KeyboardInterrupt:
+            before(what)
+        elif not again.ident:
+            again.start()
+
+    sys.unraisablehook = lost
+    try:
+        yield
+    finally:
+        again.cancel()
+        sys.unraisablehook = before
 
 
 def _ended(stop: KeyboardInterrupt, resume: str) -> typer.Exit:

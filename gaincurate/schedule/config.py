@@ -108,7 +108,7 @@ class ScheduleConfig(BaseModel):
     ]
     budget: int = Field(ge=1)
     """Distinct prompts in a round. The command finds it where a strategy's own options make it."""
-    rounds: Annotated[int, Field(ge=1), Option("Rounds in the run.")]
+    rounds: Annotated[int, Field(ge=1, le=1_000_000), Option("Rounds in the run.")]
     seed: Annotated[int, Field(ge=0, lt=2**64), Option("Of everything random.")] = 0
     by: Annotated[
         str | None,

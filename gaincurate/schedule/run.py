@@ -334,6 +334,10 @@ class Run:
             raise _damaged(path, f"it is of round {state['round']}")
         if max(state["rows"], default=0) >= self.facts["rows"]:
             raise _damaged(path, f"row {max(state['rows'])} is none of the set's {self.facts['rows']:,}")
+        if state["round"] >= 0 and not (self.round_folder(state["round"]) / PLAN).exists():
+            raise _damaged(path, f"its round {state['round']} has no plan")
+        if state["round"] >= 0 and not state["rows"]:
+            raise _damaged(path, f"its round {state['round']} has no rows")
         return state
 
     def round_folder(self, round_: int) -> Path:

@@ -70,8 +70,8 @@ def _signals(value: str) -> tuple[Signal, ...]:
 def _batch_tokens(value: str) -> int | None:
     if value == "auto":
         return None
-    if not value.isdecimal() or int(value) < 1:
-        raise InputError(f"--batch-tokens {value}: expected auto or a number from 1.")
+    if not value.isdecimal() or len(value) > 18 or int(value) < 1:
+        raise InputError(f"--batch-tokens {value[:40]}: expected auto or a number from 1.")
     return int(value)
 
 
@@ -184,7 +184,7 @@ class MachineConfig(DeviceConfig):
         Option("Of the angle code. auto: the Triton kernel on a GPU, PyTorch on a CPU.", MACHINE),
     ] = "auto"
     workers: Annotated[
-        Annotated[int, Field(ge=1)] | Literal["all"] | None,
+        Annotated[int, Field(ge=1, le=100_000)] | Literal["all"] | None,
         WORKERS(
             "Processes. Default: one on a CPU, one for each GPU of a kind; with --engine ray as many as "
             "there is room for.",

@@ -20,7 +20,7 @@ import transformers
 from gaincurate.core.files import digest_bytes, digest_file, digest_json
 from gaincurate.errors import ModelError
 from gaincurate.scoring.model_files import ModelFiles as ModelFiles
-from gaincurate.scoring.model_files import diagnose_load_error
+from gaincurate.scoring.model_files import diagnose_load_error, is_failure
 from gaincurate.scoring.model_files import find_model as find_model
 
 # Pre-tokenizers of llama.cpp for which transformers' conversion of a byte-level BPE is right as it is,
@@ -36,7 +36,9 @@ def _load(what: str, files: ModelFiles, load: Callable[[], Any]) -> Any:
         warnings.simplefilter("ignore")
         try:
             return load()
-        except Exception as error:  # a broken file can make its reader raise anything
+        except BaseException as error:  # a broken file can make its reader raise anything
+            if not is_failure(error):
+                raise
             text = " ".join(str(error).split())
             hint = ""
             if "trust_remote_code" in text:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from gaincurate.core.files import digest_bytes
 from gaincurate.core.prompts import Message, PromptProblem, with_additions
 from gaincurate.errors import ModelError
+from gaincurate.scoring.model_files import is_failure
 
 RULE = "last-user-message-stripped/1"
 """The name of this way to cut, in the identity."""
@@ -233,6 +234,15 @@ class Segmenter:
             yield from self._tokenize_some(texts[first:])
 
     def _tokenize_some(self, texts: list[str]) -> list[_Tokens]:
+        try:
+            return self._encoded(texts)
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            reason = " ".join(str(error).split())[:200]
+            raise ModelError(f"the model's tokenizer fails ({reason}). Copy its files again.") from error
+
+    def _encoded(self, texts: list[str]) -> list[_Tokens]:
         fast = bool(getattr(self._tokenizer, "is_fast", False))
         # A rendered template has its own BOS; a plain text gets what the tokenizer adds, as in training.
         encoded = self._tokenizer(

@@ -22,6 +22,7 @@ from gaincurate.scoring.model import (
     load_tokenizer,
     tokenizer_fingerprint,
 )
+from gaincurate.scoring.segment import Segmenter
 
 
 @pytest.fixture
@@ -143,6 +144,20 @@ def test_a_pipe_in_a_folder_is_refused_without_waiting(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
     os.mkfifo(folder / "tokenizer.json")
     assert "tokenizer.json is no regular file. Put the model's own file there" in refusal(folder)
+
+
+def test_a_tokenizer_that_panics_or_knows_no_word_is_a_sentence(folder: Path) -> None:
+    file = folder / "tokenizer.json"
+    whole = json.loads(file.read_bytes())
+    panics = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    file.write_text(json.dumps({**whole, "normalizer": panics}))
+    assert refusal(folder).startswith("cannot load the tokenizer of ")
+    words = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "none"}
+    file.write_text(json.dumps({**whole, "model": words, "added_tokens": [], "post_processor": None}))
+    tokenizer = load_tokenizer(find_model(str(folder)))
+    tokenizer.chat_template = None
+    with pytest.raises(ModelError, match=r"the model's tokenizer fails \(.+\). Copy its files again."):
+        Segmenter(tokenizer)([[{"role": "user", "content": "What is 1?"}]])
 
 
 def test_a_folder_without_weights_is_refused(folder: Path) -> None:

@@ -13,7 +13,7 @@ says nothing of the ends of the list; here mu stays within [0, N - 1].
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field, FiniteFloat, field_validator, model_validator
@@ -26,7 +26,7 @@ from gaincurate.schedule.base import Json, Observed, Pool
 
 
 class _State(Document):
-    mu: FiniteFloat
+    mu: Annotated[FiniteFloat, Field(ge=-1e6, le=1e6)]
 
 
 class GaussianOptions(base.Options):
