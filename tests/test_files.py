@@ -33,6 +33,11 @@ JSON = st.recursive(
 )
 
 
+def test_a_path_without_a_name_cannot_be_written() -> None:
+    with pytest.raises(StorageError, match=r"cannot write \.: is a directory"):
+        write_atomic(Path("."), b"x")
+
+
 @given(st.dictionaries(st.text(), JSON))
 def test_a_json_hash_ignores_the_order_of_keys_and_nothing_else(value: dict[str, Any]) -> None:
     turned = dict(reversed(value.items()))

@@ -7,6 +7,7 @@ it or was killed, and the next `append_lines` begins a new line.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -133,6 +134,8 @@ def write_stream(path: Path) -> Iterator[BinaryIO]:
     Raises:
         StorageError: the file system refused; the temporary file is removed.
     """
+    if not path.name:  # `.` and `/` name no file
+        raise storage_error(path, OSError(errno.EISDIR, os.strerror(errno.EISDIR)))
     # The process id keeps two writers of one name apart: locks prevent that, a wrong lock must not corrupt.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

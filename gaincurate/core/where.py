@@ -62,6 +62,14 @@ class _Values:
         return f"column {self.name!r} of {self.kind}s" if self.name else f"the {self.kind} {self.data!r}"
 
 
+def _written(node: ast.AST) -> str:
+    """A part of a condition as it is written, where it can be: not of thousands of signs or digits."""
+    try:
+        return ast.unparse(node)
+    except (RecursionError, ValueError):
+        return "a part of it"
+
+
 class Condition:
     """A condition that was read: which columns it needs, and for which rows it holds.
 
@@ -124,7 +132,7 @@ class Condition:
             for child in ast.iter_child_nodes(node):
                 yield from self._names(child)
         else:
-            self._refuse(f"{ast.unparse(node)} is no part of a condition; {_TAKES}")
+            self._refuse(f"{_written(node)} is no part of a condition; {_TAKES}")
 
     def _truth(self, node: ast.expr, columns: Mapping[str, pa.ChunkedArray]) -> Any:
         """True, false or null by row."""
@@ -180,12 +188,14 @@ class Condition:
         if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _LARGEST:
             return _Values("number", sign * float(value))
         if number is node and isinstance(value, str):
+            if any("\ud800" <= character <= "\udfff" for character in value):
+                self._refuse("a text in it holds half of a surrogate pair")
             return _Values("text", value)
         if number is node and isinstance(value, bool):
             return _Values("truth", value)
         if value is None:
             self._refuse("nothing equals None; write is None or is not None")
-        self._refuse(f"{ast.unparse(node)} cannot stand there; {_TAKES}")
+        self._refuse(f"{_written(node)} cannot stand there; {_TAKES}")
 
     def _column(self, name: str, column: pa.ChunkedArray) -> _Values:
         kind = column.type

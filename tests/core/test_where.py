@@ -184,6 +184,9 @@ def test_names_are_dotted_or_anything_in_column() -> None:
         ("day > 3", "column 'day' holds date32[day], and numbers, texts and truths are compared"),
         ("x > " + "1" * 400, "cannot stand there"),
         ("not " * 5_000 + "yes", "it cannot be read"),
+        ("x > " + "-" * 900 + "1", "a part of it cannot stand there"),
+        ("x < 0x" + "f" * 5_000, "a part of it cannot stand there"),
+        ("s == '\\ud800'", "a text in it holds half of a surrogate pair"),
     ],
 )
 def test_what_is_no_condition_is_one_sentence(text: str, sentence: str) -> None:
