@@ -15,6 +15,7 @@ import os
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -211,10 +212,18 @@ def validate(data: _Data, path: Path, refuse: Refuse) -> _Data:
     """
     with refusing(path, refuse):
         data.validate(full=True)
-        for field, column in zip(data.schema, data.columns, strict=True):
+        places = [place for place, kind in enumerate(data.schema.types) if not _is_plain(kind)]
+        for place in places:
+            column = data.column(place)
             for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
-                _check_values(field.name, chunk)
+                _check_values(data.schema.names[place], chunk)
     return data
+
+
+@cache
+def _is_plain(kind: pa.DataType) -> bool:
+    """Whether no value of it is too long or out of Python's range. Rows may be validated one by one."""
+    return bool(pa.types.is_primitive(kind)) and not pa.types.is_temporal(kind)
 
 
 def _check_values(name: str, array: pa.Array) -> None:
