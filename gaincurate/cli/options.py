@@ -29,7 +29,7 @@ _PANELS = (None, *PANELS)
 _METAVARS = {bool: "", int: "N", float: "X", Path: "PATH", str: "TEXT"}
 _WIDE = 18  # columns that choices may take beside an option at a width of 80
 _SHOWN = 60
-_LARGEST = 2**63 - 1  # what NumPy and Arrow have place for
+_BEYOND = 2**63  # what NumPy and Arrow have no place for
 _MANY = 5  # a command with more options takes them from a file too
 _OF_A_CALL = (
     "as_json",
@@ -243,10 +243,9 @@ def _read(name: str, marker: Option, value: Any) -> Any:
         return marker.read(value)
     if isinstance(value, (list, tuple)):
         return [_place(name, marker, item) if isinstance(item, Path) else item for item in value]
-    if isinstance(value, int) and not -_LARGEST <= value <= _LARGEST:
-        raise InputError(
-            f"--{_key(name, marker).replace('_', '-')}: expected a number of at most {_LARGEST:,}."
-        )
+    if isinstance(value, int) and abs(value) >= _BEYOND:
+        option = "--" + _key(name, marker).replace("_", "-")
+        raise InputError(f"{option} {str(value)[:_SHOWN]}: it should be less than {_BEYOND}.")
     return _place(name, marker, value) if isinstance(value, Path) else value
 
 

@@ -208,9 +208,11 @@ def excerpt(value: str, width: int) -> str:
     return f"{line[: max(width - 2, 0)].rstrip()} …".lstrip()
 
 
-def number(value: float | None, form: str) -> str:
-    """A number for a table, or a dash where there is none."""
-    return "-" if value is None else format(value, form)
+def number(value: Any, form: str) -> str:
+    """A number for a table, or a dash where there is none. Metrics of a plan may be anything."""
+    if value is None:
+        return "-"
+    return format(value, form) if isinstance(value, (int, float)) else str(value)[:WIDTH]
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:

@@ -77,14 +77,15 @@ def describe(scored: ScoredSet, rows: int) -> dict[str, Any]:
     # Doubles have numbers between two floats that are next to each other.
     angle = scored.column("gc_angle").to_numpy().astype(float)
     counts = edges = np.zeros(0)
-    if len(angle):
-        around = 0.5 if angle.min() == angle.max() else 0.0
+    there = angle[~np.isnan(angle)]
+    if len(there):
+        around = 0.5 if there.min() == there.max() else 0.0
         # Edges of our own: NumPy refuses values that are equal and far from 0.
-        edges = np.linspace(angle.min() - around, angle.max() + around, _BINS + 1)
-        counts, _ = np.histogram(angle, edges)
+        edges = np.linspace(there.min() - around, there.max() + around, _BINS + 1)
+        counts, _ = np.histogram(there, edges)
     # Highest first, ties by id: the order in which GAIN-RL teaches.
     ids = scored.column("gc_id").to_pylist()
-    order = sorted(range(len(ids)), key=lambda i: (-angle[i], ids[i]))
+    order = sorted(range(len(ids)), key=lambda i: (np.isnan(angle[i]), -angle[i], ids[i]))
     top, bottom = order[:rows], order[max(rows, len(order) - rows) :]
     return {
         **summary,
@@ -242,7 +243,11 @@ def _print(folder: Path, facts: dict[str, Any]) -> None:
             output.text()
             output.text(f"{name} by gc_angle" + (" (taught first)" if name == "top" else ""))
             lines = [
-                [output.short_id(row["gc_id"]), f"{row['gc_angle']:.4f}", str(row["gc_question_tokens"])]
+                [
+                    output.short_id(row["gc_id"]),
+                    output.number(row["gc_angle"], ".4f"),
+                    str(row["gc_question_tokens"]),
+                ]
                 for row in facts[name]
             ]
             widths = [max(len(line[i]) for line in lines) for i in range(3)]

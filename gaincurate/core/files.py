@@ -131,6 +131,8 @@ def write_atomic(path: Path, data: bytes | memoryview) -> None:
 def write_stream(path: Path) -> Iterator[BinaryIO]:
     """A file to write into, which becomes `path` at the end, whole; on an error nothing does.
 
+    A device or a pipe at `path` is written into: who may do anything would replace /dev/null by a file.
+
     Raises:
         StorageError: the file system refused; the temporary file is removed.
     """
@@ -139,6 +141,10 @@ def write_stream(path: Path) -> Iterator[BinaryIO]:
     # The process id keeps two writers of one name apart: locks prevent that, a wrong lock must not corrupt.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            with path.open("wb") as file:
+                yield file
+            return
         try:
             with temporary.open("wb") as file:
                 yield file

@@ -13,7 +13,7 @@ import gaincurate
 import runs
 import tiny
 from command import run
-from gaincurate.cli.output import counted, length_sentence, plain, zero_vector_sentence
+from gaincurate.cli.output import counted, length_sentence, number, plain, zero_vector_sentence
 from sets import make_set, scored_row
 
 SHORT = "all 3 were rejected, 2 of them like this: the prompt has 61 tokens and the limit is 16"
@@ -50,6 +50,16 @@ def test_show_counts_scores_that_are_equal_nearly_equal_or_far_apart(tmp_path: P
     found = json.loads(run("show", folder, "--json").stdout)
     assert sum(found["histogram"]["counts"]) == 2
     assert [row["gc_id"] for row in found["top"]] == (["a", "b"] if high == low else ["b", "a"])
+
+
+def test_show_of_rows_without_a_score_has_them_last(tmp_path: Path) -> None:
+    table = [{**scored_row("a"), "gc_angle": None}, scored_row("b"), {**scored_row("c"), "gc_angle": None}]
+    for rows, last in ((table, "c"), (table[:1], "a")):
+        folder = make_set(tmp_path / last, [rows])
+        found = json.loads(run("show", folder, "--json").stdout)
+        assert found["top"][-1]["gc_id"] == last
+        assert sum(found["histogram"]["counts"]) == len(rows) // 2
+        assert run("show", folder).exit_code == 0
 
 
 def test_show_prints_short_ids_and_no_terminal_escapes(out: Path) -> None:
@@ -193,6 +203,10 @@ def test_a_debugger_gets_the_traceback(tmp_path: Path, monkeypatch: pytest.Monke
 def test_version_and_help() -> None:
     assert run("--version").stdout == f"gaincurate {gaincurate.__version__}\n"
     assert run("score", "--help").exit_code == 0
+
+
+def test_what_should_be_a_number_and_is_none_is_shown() -> None:
+    assert [number(value, ".2f") for value in (None, 0.5, 3, "x" * 500)] == ["-", "0.50", "3.00", "x" * 100]
 
 
 def test_length_is_put_into_plain_words() -> None:
