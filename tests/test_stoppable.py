@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 
+import pyarrow as pa
 import pytest
 import typer
 from pydantic_core import SchemaError, SchemaSerializer, core_schema
@@ -180,6 +181,8 @@ def test_ctrl_c_inside_a_finalizer_is_not_lost(capsys: pytest.CaptureFixture[str
             OSError(errno.EMFILE, "Too many open files"),
             "error: the system refused: too many open files. Put that right and run the same command again.",
         ),
+        (MemoryError(), "error: there is not enough memory. Raise `ulimit -v`, if one is set"),
+        (pa.ArrowMemoryError("malloc of size 64 failed"), "error: there is not enough memory."),
         (
             RuntimeError("can't start new thread"),
             "error: the system gives no more threads. Raise `ulimit -u`",
