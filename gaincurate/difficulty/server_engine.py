@@ -43,6 +43,7 @@ _LARGEST_REASON = 1 << 16  # bytes that are read of an answer with another statu
 _BUSY = {408, 409, 425, 429}
 _OF_THE_PROMPT = {400, 413, 422}
 _LONGEST_WAIT = 30.0
+_REAL_KEY = 12  # characters; shorter ones, such as EMPTY, are no secret
 _LONGEST_ASKED, _LONGEST_BELIEVED = 3600.0, 7 * 86_400.0
 _SHORTEST_SECRET = 8
 _FEWEST_CHARACTERS = 5  # different ones
@@ -100,6 +101,10 @@ class ServerEngine:
         if not (key.isascii() and key.isprintable() and " " not in key):
             raise InputError(
                 f"{API_KEY} has white space in it, or what no HTTP header can hold; set it again."
+            )
+        if len(key) >= _REAL_KEY and key in str(config.server_body):
+            raise InputError(
+                f"--server-body holds the key of {API_KEY}, and a set says how it was made. Leave it out."
             )
         self._clean = partial(clean, key=key)
         self._runner = asyncio.Runner()

@@ -538,6 +538,15 @@ def test_what_servers_leave_out_is_none(tmp_path: Path, change: dict[str, Any]) 
     assert done.text == ("" if "message" in change else whole["choices"][0]["message"]["content"])
 
 
+def test_a_key_in_the_body_is_refused_because_the_set_would_keep_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-0123456789")
+    with pytest.raises(InputError, match="--server-body holds the key of OPENAI_API_KEY") as caught:
+        roll_out(config(tmp_path, "http://127.0.0.1:1", server_body={"a": ["x sk-0123456789"]}))
+    assert "sk-0" not in str(caught.value)
+
+
 @pytest.mark.parametrize("key", ["two words!", "line\nbreak", "clé-secrète", " ", "end\r", "nul\x7f"])
 def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
