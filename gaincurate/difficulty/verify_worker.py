@@ -86,8 +86,12 @@ def _say(replies: BinaryIO, value: dict[str, Any]) -> None:
 
 
 def _short(error: BaseException) -> str:
+    try:
+        said = str(error)
+    except Exception:  # a verifier's own exception can have anything in it
+        said = ""
     # A half of a surrogate pair cannot be written to a file.
-    text = " ".join(str(error).encode(errors="backslashreplace").decode().split())
+    text = " ".join(said.encode(errors="backslashreplace").decode().split())
     return f"{type(error).__name__}: {text}"[:_REASON] if text else type(error).__name__
 
 

@@ -26,6 +26,7 @@ MISDEEDS = {
     "!exit": "ended without an answer (exit code 0)",
     "!sysexit": "the verifier raised SystemExit: 3",
     "!raise": "the verifier raised KeyError: 'no such thing'",
+    "!mute": "the verifier raised _MuteError",
     "!text": "the verifier returned 'yes', which is no number",
     "!nan": "the verifier returned nan, which is not from 0 to 1",
     "!two": "the verifier returned 2.0, which is not from 0 to 1",
