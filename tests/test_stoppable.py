@@ -181,6 +181,7 @@ def test_ctrl_c_inside_a_finalizer_is_not_lost(capsys: pytest.CaptureFixture[str
             OSError(errno.EMFILE, "Too many open files"),
             "error: the system refused: too many open files. Put that right and run the same command again.",
         ),
+        (ValueError("embedded null byte"), "error: the name of a file holds a null byte"),
         (MemoryError(), "error: there is not enough memory. Raise `ulimit -v`, if one is set"),
         (pa.ArrowMemoryError("malloc of size 64 failed"), "error: there is not enough memory."),
         (

@@ -264,6 +264,8 @@ def _by_the_system(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.errno:
         what = f" {str(error.filename)[:200]}" if error.filename is not None else ""
         return f"the system refused{what}: {reason_of(error)}. Put that right and run the same command again."
+    if isinstance(error, ValueError) and str(error) == "embedded null byte":
+        return "the name of a file holds a null byte, which no file system takes. Write it without."
     if isinstance(error, MemoryError):  # Arrow's too
         return "there is not enough memory. Raise `ulimit -v`, if one is set, or take less at a time."
     if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # Path.resolve, Python 3.11
