@@ -26,7 +26,7 @@ from gaincurate.schedule.base import Json, Observed, Pool
 
 
 class _State(Document):
-    mu: Annotated[FiniteFloat, Field(ge=-1e6, le=1e6)]
+    mu: Annotated[FiniteFloat, Field(ge=-1e15, le=1e15)]  # a rank, so never near that
 
 
 class GaussianOptions(base.Options):
