@@ -122,6 +122,13 @@ def test_mu_stays_in_the_list_and_every_draw_is_distinct(
         assert 0 <= first <= chosen.mu <= last <= rows - 1
 
 
+@pytest.mark.parametrize(("mu", "taken"), [(-1e308, 0.0), (3.5, 3.5), (2.5e6, 2.5e6), (1e308, 2_999_999.0)])
+def test_a_mu_that_is_loaded_is_a_rank_of_the_list(mu: float, taken: float) -> None:
+    selector = build("gain-rl", Pool(3_000_000, 4, 0, (0.0, 1.0)), {})
+    selector.load_state_dict({"mu": mu})
+    assert selector.state_dict() == {"mu": taken}
+
+
 def test_mu_driven_far_past_the_end_still_draws_the_end() -> None:
     chosen = selector(rows=500, budget=20, sigma=5, scale=1e6)
     for _ in range(3):

@@ -13,7 +13,7 @@ says nothing of the ends of the list; here mu stays within [0, N - 1].
 from __future__ import annotations
 
 import math
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from pydantic import Field, FiniteFloat, field_validator, model_validator
@@ -26,7 +26,7 @@ from gaincurate.schedule.base import Json, Observed, Pool
 
 
 class _State(Document):
-    mu: Annotated[FiniteFloat, Field(ge=-1e15, le=1e15)]  # a rank, so never near that
+    mu: FiniteFloat
 
 
 class GaussianOptions(base.Options):
@@ -142,7 +142,7 @@ class GainRL(base.Selector):
     def load_state_dict(self, state: Json) -> None:
         """See `Selector`."""
         see_fits(_State, state)
-        self.mu = float(state["mu"])
+        self.mu = self._within(float(state["mu"]))
 
     def metrics(self) -> dict[str, float]:
         """See `Selector`."""
