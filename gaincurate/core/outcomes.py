@@ -21,6 +21,7 @@ from gaincurate.core.foreign import read_bytes
 from gaincurate.errors import OutcomeError
 
 _SHOWN = 5
+_BEYOND = 2**53  # a double holds no more of them one by one
 
 Key = tuple[str, int, int, int | None, Any]
 """What makes two lines the same: id, round, attempt, step, sample."""
@@ -113,6 +114,8 @@ def _checked(entry: dict[str, Any], number: int, where: str, attempt: int, round
     gc_id, of_round = entry.get("gc_id"), _integer(entry, "round", where)
     if not isinstance(gc_id, str):
         raise OutcomeError(f"{where}: gc_id is {_short(gc_id)}, not a text.", line=number)
+    if not gc_id.isascii() and any("\ud800" <= character <= "\udfff" for character in gc_id):
+        raise OutcomeError(f"{where}: gc_id holds half of a surrogate pair.", line=number)
     if of_round is None:
         raise OutcomeError(f"{where} has no round.", line=number)
     if not 0 <= of_round <= round_:
@@ -236,6 +239,8 @@ def _integer(entry: dict[str, Any], name: str, where: str) -> int | None:
     value = entry.get(name)
     if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
         raise OutcomeError(f"{where}: {name} is {_short(value)}, not a whole number.")
+    if value is not None and abs(value) >= _BEYOND:
+        raise OutcomeError(f"{where}: {name} is {_short(value)}, which counts nothing.")
     return value
 
 

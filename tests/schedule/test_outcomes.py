@@ -185,6 +185,12 @@ BAD = {
     "under": ([line("a", -0.1)], "line 1: reward -0.1 of 'a' is outside 0 to 1"),
     "correct": ([line("a", 1, correct=2)], "line 1: correct is 2, not true, false or a number from 0 to 1."),
     "step": ([line("a", 1, step=1.5)], "line 1: step is 1.5, not a whole number."),
+    "step-large": ([line("a", 1, step=10**40)], "counts nothing."),
+    "tokens-large": (
+        [{**line("a", 1), "tokens": 2**53}],
+        "line 1: tokens is 9007199254740992, which counts nothing.",
+    ),
+    "id-half": ([{**line("a", 1), "gc_id": "\ud800"}], "line 1: gc_id holds half of a surrogate pair."),
     "resume": ([{"resume_from_step": "x"}], 'line 1: resume_from_step is "x", not a whole number.'),
     "second": ([line("a", 1), {"gc_id": "q", "reward": 1, "round": 2}], "line 2: 'q' is not among"),
 }
