@@ -169,6 +169,11 @@ def _far(outer: Any) -> Any:
     return () if _NESTING.isdisjoint(map(type, values)) else values
 
 
+def is_utf8(value: str) -> bool:
+    """Whether a text can be written to a file: it holds no half of a surrogate pair."""
+    return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
+
+
 def see_text(value: Any) -> None:
     """See that a value's texts can be written to a file.
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gaincurate.core.files import json_lines, reading
-from gaincurate.core.foreign import read_bytes
+from gaincurate.core.foreign import is_utf8, read_bytes
 from gaincurate.errors import OutcomeError
 
 _SHOWN = 5
@@ -114,7 +114,7 @@ def _checked(entry: dict[str, Any], number: int, where: str, attempt: int, round
     gc_id, of_round = entry.get("gc_id"), _integer(entry, "round", where)
     if not isinstance(gc_id, str):
         raise OutcomeError(f"{where}: gc_id is {_short(gc_id)}, not a text.", line=number)
-    if not gc_id.isascii() and any("\ud800" <= character <= "\udfff" for character in gc_id):
+    if not is_utf8(gc_id):
         raise OutcomeError(f"{where}: gc_id holds half of a surrogate pair.", line=number)
     if of_round is None:
         raise OutcomeError(f"{where} has no round.", line=number)

@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from gaincurate.core.columns import is_text
+from gaincurate.core.foreign import is_utf8
 from gaincurate.core.options import near
 from gaincurate.errors import InputError
 
@@ -188,7 +189,7 @@ class Condition:
         if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _LARGEST:
             return _Values("number", sign * float(value))
         if number is node and isinstance(value, str):
-            if any("\ud800" <= character <= "\udfff" for character in value):
+            if not is_utf8(value):
                 self._refuse("a text in it holds half of a surrogate pair")
             return _Values("text", value)
         if number is node and isinstance(value, bool):
