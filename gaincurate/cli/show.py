@@ -85,7 +85,8 @@ def describe(scored: ScoredSet, rows: int) -> dict[str, Any]:
         counts, _ = np.histogram(there, edges)
     # Highest first, ties by id: the order in which GAIN-RL teaches.
     ids = scored.column("gc_id").to_pylist()
-    order = sorted(range(len(ids)), key=lambda i: (np.isnan(angle[i]), -angle[i], ids[i]))
+    falling = np.where(np.isnan(angle), np.inf, -angle).tolist()  # without a score last
+    order = sorted(range(len(ids)), key=lambda i: (falling[i], ids[i]))
     top, bottom = order[:rows], order[max(rows, len(order) - rows) :]
     return {
         **summary,
