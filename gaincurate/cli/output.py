@@ -209,10 +209,16 @@ def excerpt(value: str, width: int) -> str:
 
 
 def number(value: Any, form: str) -> str:
-    """A number for a table, or a dash where there is none. Metrics of a plan may be anything."""
+    """A number for a table, or a dash where there is none.
+
+    Metrics of a plan may be anything. What cannot be written in the form stands as it is.
+    """
     if value is None:
         return "-"
-    return format(value, form) if isinstance(value, (int, float)) else str(value)[:WIDTH]
+    try:
+        return format(value, form)
+    except (ValueError, TypeError, OverflowError):
+        return str(value)[:WIDTH]
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:

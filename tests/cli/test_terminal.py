@@ -290,3 +290,19 @@ def test_a_misspelt_column_has_its_near_names_said(folder: Path) -> None:
     derived = run("derive", scored, "--signal", "gc_anlge", "--length-free", "rank-in-bin")
     assert "near it there is gc_angle" in derived.stderr
     assert "near it there is question" in run("report", scored, "--group-column", "quesion").stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "form", "shown"),
+    [
+        (1234, ",d", "1,234"),
+        (0.25, ".3f", "0.250"),
+        (None, ".3f", "-"),
+        (2.5, ",d", "2.5"),
+        ("many", ",d", "many"),
+        ([1], ".3f", "[1]"),
+        (10**400, ".3f", "1" + "0" * (output.WIDTH - 1)),
+    ],
+)
+def test_what_is_no_number_of_its_column_stands_as_it_is(value: Any, form: str, shown: str) -> None:
+    assert output.number(value, form) == shown
