@@ -18,6 +18,7 @@ import torch
 import transformers
 
 from gaincurate.core.files import digest_bytes, digest_file, digest_json
+from gaincurate.core.foreign import json_file
 from gaincurate.errors import ModelError
 from gaincurate.scoring.model_files import ModelFiles as ModelFiles
 from gaincurate.scoring.model_files import diagnose_load_error, is_failure
@@ -26,6 +27,7 @@ from gaincurate.scoring.model_files import find_model as find_model
 # Pre-tokenizers of llama.cpp for which transformers' conversion of a byte-level BPE is right as it is,
 # or is made right in `_fix_gguf_tokenizer`.
 _GGUF_EXACT = {"", "default", "gpt-2", "smollm"}
+_MOST_LAYERS = 10_000
 
 
 def _load(what: str, files: ModelFiles, load: Callable[[], Any]) -> Any:
@@ -49,17 +51,30 @@ def _load(what: str, files: ModelFiles, load: Callable[[], Any]) -> Any:
             raise ModelError(f"cannot load the {what} of {files.name}: {reason}") from error
 
 
+def _configuration(files: ModelFiles) -> Any:
+    """What transformers makes of it. It would build layers by the billion before it looks at the weights."""
+    if not files.gguf:
+        _see_layers(json_file(files.folder / "config.json"))
+    config = transformers.AutoConfig.from_pretrained(str(files.folder), **files.arguments)
+    _see_layers(config.to_dict())
+    return config
+
+
+def _see_layers(said: Any) -> None:
+    """Refuse a number of layers or experts that no model has, those of inner configurations too."""
+    for key, value in said.items() if isinstance(said, dict) else ():
+        if isinstance(value, int) and value > _MOST_LAYERS and ("layers" in key or "experts" in key):
+            raise ValueError(f"its {key} is more than {_MOST_LAYERS:,}")
+        _see_layers(value)
+
+
 def load_config(files: ModelFiles) -> Any:
     """The text model's configuration.
 
     Raises:
         ModelError: unreadable, an encoder-decoder, or of unknown depth.
     """
-    config = _load(
-        "configuration",
-        files,
-        lambda: transformers.AutoConfig.from_pretrained(str(files.folder), **files.arguments),
-    )
+    config = _load("configuration", files, lambda: _configuration(files))
     text = config.get_text_config(decoder=True)
     if getattr(config, "is_encoder_decoder", False) or not getattr(text, "num_hidden_layers", 0):
         raise ModelError(
