@@ -34,7 +34,7 @@ DEFAULTS: dict[str, Any] = {
 
 
 def _batch(settings: Settings) -> float | None:
-    return settings.number("train_dataset.batch_size")
+    return settings.count("train_dataset.batch_size")
 
 
 def ahead(settings: Settings, context: Context) -> Found:

@@ -317,7 +317,7 @@ def tail(
         unless: the setting that makes it take them.
         source: where the trainer does it.
     """
-    each = per_step(settings) if per_step else settings.number(key)
+    each = per_step(settings) if per_step else settings.count(key)
     if context.mode == "export" or context.budget is None or not each:
         return None
     step, one = int(each), int((factor(settings) if factor else None) or 1)

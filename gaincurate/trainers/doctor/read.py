@@ -421,6 +421,10 @@ def _inherited(source: str, tree: dict[str, Any], found: Read, below: tuple[str,
     """A file's tree over those that its `defaults` names, beside it; later ones over earlier ones."""
     named = tree.pop("defaults", None) or []
     whole: dict[str, Any] = {}
+    if not isinstance(named, str | list):
+        raise InputError(
+            f"--config {source}: its `defaults` are {named!r:.60}, not names of files.", path=source
+        )
     for name in [named] if isinstance(named, str) else named:
         path = str(name) if source == "-" else os.path.normpath(Path(source).parent / str(name))
         if path in below:

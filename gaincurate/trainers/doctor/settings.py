@@ -18,16 +18,15 @@ _PERHAPS = re.compile(
     rf"\$\((?!(?:cd|pwd|basename|dirname|realpath)\.)|`|\$\{{?(?:oc\.env:)?(?:[\d@*]|GAINCURATE_|(?:{'|'.join(NAMES)})(?!\w))",
     re.IGNORECASE,
 )
+_UNCOUNTED = "by which nothing can be counted"
 _SUMS = re.compile(r"\$\(\([^$]*\)\)")
 
 
 class NotKnown(Exception):
-    """A value that a shell or a resolver would fill in, so that nothing can be said of it here."""
+    """A value of which nothing can be said here, mostly one that a shell or a resolver would fill in."""
 
-    def __init__(self, key: str, value: str) -> None:
-        super().__init__(
-            f"{key} is {value}, which is not known before it runs: what follows from it is not judged"
-        )
+    def __init__(self, key: str, value: str, why: str = "which is not known before it runs") -> None:
+        super().__init__(f"{key} is {value:.200}, {why}: what follows from it is not judged")
 
 
 def normal(key: str) -> str:
@@ -66,7 +65,8 @@ def scalar(text: str) -> Any:
             continue
     if word.startswith("[") and word.endswith("]"):
         inner = [part.strip().strip("'\"") for part in word[1:-1].split(",")]
-        return [scalar(part) for part in inner if part]
+        # No setting that is asked for here has lists in lists.
+        return [part if part.startswith("[") else scalar(part) for part in inner if part]
     return text
 
 
@@ -99,11 +99,30 @@ class Settings:
         return any(f"{{{name}}}" in str(value) for name in names)
 
     def number(self, key: str) -> float | None:
-        """A key's value where it is a number, also one in quotes."""
+        """A key's value where it is a number, also one in quotes.
+
+        Raises:
+            NotKnown: as for any value, and for one that nothing can be counted by.
+        """
         value = self[key]
         if isinstance(value, str):
             value = scalar(value)
-        return None if isinstance(value, bool) or not isinstance(value, int | float) else value
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return None
+        if not abs(value) < 2**63:  # NaN too
+            raise NotKnown(key, shown(value), _UNCOUNTED)
+        return value
+
+    def count(self, key: str) -> int | None:
+        """A number of things, 0 or more.
+
+        Raises:
+            NotKnown: as `number`, and for a fraction or a negative number.
+        """
+        value = self.number(key)
+        if value is not None and (value < 0 or value != int(value)):
+            raise NotKnown(key, shown(value), _UNCOUNTED)
+        return None if value is None else int(value)
 
     def place(self, key: str) -> Any:
         """A path, or the first of several; variables that no round fills in are as good as any fixed text.

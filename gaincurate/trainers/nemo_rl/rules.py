@@ -56,7 +56,7 @@ DEFAULTS: dict[str, Any] = {
 
 
 def _batch(settings: Settings) -> float | None:
-    return settings.number("grpo.num_prompts_per_step")
+    return settings.count("grpo.num_prompts_per_step")
 
 
 WHOLE: dict[str, Any] = {"grpo.max_num_epochs": 1, "grpo.max_num_steps": 1_000_000}

@@ -64,11 +64,11 @@ def subset(settings: Settings, context: Context) -> Found:
 
 def tail(settings: Settings, context: Context) -> Found:
     """The last samples of a round that do not fill a training batch are dropped."""
-    each = int(settings.number("rollout.n_samples_per_prompt") or 1)
-    batch = int(settings.number("train.batch_size") or 0)
+    each = settings.count("rollout.n_samples_per_prompt") or 1
+    batch = settings.count("train.batch_size") or 0
     if context.mode == "export" or context.budget is None or not batch:
         return None
-    taken = int(settings.number("rollout.batch_size") or context.budget)
+    taken = settings.count("rollout.batch_size") or context.budget
     left = (context.budget % taken or min(taken, context.budget)) * each % batch
     if not left:
         return None

@@ -36,13 +36,13 @@ DEFAULTS: dict[str, Any] = {
 
 def _prompts(settings: Settings) -> float | None:
     """Prompts that one step trains."""
-    size, group = settings.number("orchestrator.batch_size"), _group(settings)
+    size, group = settings.count("orchestrator.batch_size"), _group(settings)
     return size // group if size and group and settings["orchestrator.token_batch_size"] is None else None
 
 
 def _group(settings: Settings) -> float | None:
-    own = settings.number(f"{_SOURCE}.group_size")
-    return own or settings.number("orchestrator.group_size")
+    own = settings.count(f"{_SOURCE}.group_size")
+    return own or settings.count("orchestrator.group_size")
 
 
 _SHIPPED = words(
@@ -165,7 +165,7 @@ def endless(settings: Settings, context: Context) -> Found:
 
 def ahead(settings: Settings, context: Context) -> Found:
     """Episodes are begun as long as there is room for them."""
-    key, size = "orchestrator.concurrency.max_inflight", settings.number("orchestrator.batch_size")
+    key, size = "orchestrator.concurrency.max_inflight", settings.count("orchestrator.batch_size")
     most = settings.number(key)
     if context.mode == "export" or not size or (most is not None and most <= size):
         return None

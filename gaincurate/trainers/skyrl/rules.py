@@ -51,7 +51,7 @@ def shuffled(settings: Settings, context: Context) -> Found:
 
 
 def _batch(settings: Settings) -> float | None:
-    return settings.number("trainer.train_batch_size")
+    return settings.count("trainer.train_batch_size")
 
 
 def resumes(settings: Settings, context: Context) -> Found:

@@ -54,7 +54,7 @@ DEFAULTS: dict[str, Any] = {
 
 
 def _batch(settings: Settings) -> float | None:
-    return settings.number("rollout_batch_size")
+    return settings.count("rollout_batch_size")
 
 
 def passes(settings: Settings, context: Context) -> Found:
@@ -69,7 +69,7 @@ def passes(settings: Settings, context: Context) -> Found:
 
 def hides(settings: Settings, context: Context) -> Found:
     """A number of rollouts says nothing of the file: behind its end it begins again."""
-    many, size = settings["num_rollout"], settings.number("rollout_batch_size")
+    many, size = settings["num_rollout"], settings.count("rollout_batch_size")
     if not context.segment or many is None or Settings.follows(many, ("round",)):
         return None
     if context.budget is not None and size and context.budget % size == 0:
@@ -117,7 +117,7 @@ def begins(settings: Settings, context: Context) -> Found:
 
 def over_sampling(settings: Settings, context: Context) -> Found:
     """More prompts are begun than a step trains."""
-    over, size = settings.number("over_sampling_batch_size"), settings.number("rollout_batch_size")
+    over, size = settings.number("over_sampling_batch_size"), settings.count("rollout_batch_size")
     if context.mode == "export" or over is None or over == size:
         return None
     late = "those that come late are thrown away"

@@ -131,7 +131,7 @@ def texts(settings: Settings, context: Context) -> Iterator[Finding]:
 def reports(settings: Settings, context: Context) -> Found:
     """A workflow or a reward function of the user's tells which prompt a reward belongs to."""
     flow, reward = _of(settings, "default_workflow_type"), _of(settings, "default_reward_fn_type")
-    own = (flow and flow not in _WORKFLOWS) or (reward and reward not in _REWARDS)
+    own = (flow and str(flow) not in _WORKFLOWS) or (reward and str(reward) not in _REWARDS)
     if not context.segment or own or not (flow or reward):
         return None
     return Finding(
@@ -178,7 +178,7 @@ def run(settings: Settings, context: Context) -> Found:
 
 
 def _batch(settings: Settings) -> float | None:
-    return settings.number("buffer.batch_size")
+    return settings.count("buffer.batch_size")
 
 
 def lengths(settings: Settings, context: Context) -> Found:

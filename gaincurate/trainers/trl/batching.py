@@ -66,19 +66,19 @@ def shape_in(settings: Settings) -> Shape:
 
     Processes are those that `accelerate launch` and `torchrun` are given, else one.
     """
-    processes = settings.number("num_processes") or settings.number("nproc_per_node") or 1
-    accumulation = settings.number("gradient_accumulation_steps") or 1
-    group = settings.number("num_generations") or 1
-    micro = (settings.number("per_device_train_batch_size") or 1) * processes
-    steps = settings.number("steps_per_generation") or accumulation
-    rollouts = settings.number("generation_batch_size") or micro * steps
-    repeats = max(1, rollouts // micro) * (settings.number("num_iterations") or 1)
+    processes = settings.count("num_processes") or settings.count("nproc_per_node") or 1
+    accumulation = settings.count("gradient_accumulation_steps") or 1
+    group = settings.count("num_generations") or 1
+    micro = (settings.count("per_device_train_batch_size") or 1) * processes
+    steps = settings.count("steps_per_generation") or accumulation
+    rollouts = settings.count("generation_batch_size") or micro * steps
+    repeats = max(1, rollouts // micro) * (settings.count("num_iterations") or 1)
     return Shape(
-        prompts=int(settings.number("prompts_a_generation") or rollouts // group),
-        group=int(group),
-        repeats=int(repeats),
-        accumulation=int(accumulation),
-        processes=int(processes),
+        prompts=settings.count("prompts_a_generation") or rollouts // group,
+        group=group,
+        repeats=repeats,
+        accumulation=accumulation,
+        processes=processes,
     )
 
 

@@ -59,7 +59,7 @@ def tail(settings: Settings, context: Context) -> Found:
     finding = common.tail(settings, context, key, per_step=lambda _: shape.prompts, source=source)
     if finding is None or context.budget is None:
         return None
-    micro = (settings.number("per_device_train_batch_size") or 1) * shape.processes
+    micro = (settings.count("per_device_train_batch_size") or 1) * shape.processes
     fits = [
         prompts
         for prompts in range(1, shape.prompts + 1)

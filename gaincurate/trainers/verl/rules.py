@@ -75,7 +75,7 @@ DEFAULTS: dict[str, Any] = {
 
 
 def _batch(settings: Settings) -> float | None:
-    return settings.number("data.train_batch_size")
+    return settings.count("data.train_batch_size")
 
 
 def lengths(settings: Settings, context: Context) -> Found:
@@ -128,7 +128,8 @@ def passes(settings: Settings, context: Context) -> Found:
 
 def weights(settings: Settings, context: Context) -> Found:
     """What a round leaves is what scoring and the next one begin with."""
-    saved = settings[_SAVED] or []
+    saved = settings[_SAVED]
+    saved = saved if isinstance(saved, list) else [saved] if saved else []
     if "hf_model" in saved or not (context.segment or context.read_every):
         return None
     if context.segment and "verl.model_merger" in context.shell:

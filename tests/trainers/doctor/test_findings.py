@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from gaincurate.trainers.doctor.examine import Report, judge, trainer_named, written
 from gaincurate.trainers.doctor.findings import SEVERITIES, Context
 from gaincurate.trainers.doctor.read import Read, read_launch
-from gaincurate.trainers.doctor.settings import normal
+from gaincurate.trainers.doctor.settings import Settings, normal
 from gaincurate.trainers.profile import with_rules
 
 FACTS = Path(__file__).parent.parent / "defaults"
@@ -656,3 +658,37 @@ def test_the_table_in_the_docs_is_true() -> None:
         assert line.replace("|  |", "| |").replace("|  |", "| |") in page
     versions = " | ".join(trainer.version.split()[0] for trainer in map(trainer_named, with_rules()))
     assert f"| version read | {versions} |" in page
+
+
+ODD: list[Any] = [
+    math.nan, math.inf, -1, 0, 0.5, 1.5, 10**30, 10**400, "x", "", "nan", "-7", "1e400", "${x}", "{data}",
+    [], [[1]], [None], {}, {"a": 1}, True, None, b"x", "\ud800",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("trainer", with_rules())
+def test_no_value_of_any_setting_ends_a_rule(trainer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: set[str] = set()
+    resolved = Settings._resolved
+
+    def remembered(self: Settings, key: str, depth: int) -> Any:
+        asked.add(key)
+        return resolved(self, key, depth)
+
+    contexts = [RUN, LIVE_RUN, READING_RUN, SEGMENT, LIVE]
+    with monkeypatch.context() as patch:
+        patch.setattr(Settings, "_resolved", remembered)
+        for context in contexts:
+            look(trainer, context)
+    for context, (key, value) in zip(
+        itertools.cycle(contexts), itertools.product(sorted(asked), ODD), strict=False
+    ):
+        look(trainer, context, **{key: value})
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1, 0.5, 10**30])
+def test_a_number_by_which_nothing_can_be_counted_is_told(value: float) -> None:
+    report = look("areal", RUN, **{"train_dataset.batch_size": value})
+    assert "tail" not in names(report)
+    said = f"train_dataset.batch_size is {value}, by which nothing can be counted: what follows from it is not judged"
+    assert said in report.notes

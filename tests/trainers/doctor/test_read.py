@@ -95,6 +95,12 @@ def test_defaults_that_lead_back_are_refused(tmp_path: Path) -> None:
         read_settings([str(tmp_path / "a.yaml")], [], inherits=True)
 
 
+def test_defaults_are_names_of_files(tmp_path: Path) -> None:
+    child = written(tmp_path, "child.yaml", "defaults: 5\na: 1\n")
+    with pytest.raises(InputError, match="its `defaults` are 5, not names of files.$"):
+        read_settings([child], [], inherits=True)
+
+
 def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"shuffle_dataset: false\n")))
     assert read_settings(["-"], []).given == {"shuffle_dataset": False}
@@ -191,7 +197,10 @@ def test_numbers_are_numbers_in_quotes_too(value: object, number: float | None) 
         ("7", 7),
         ("1e-6", 1e-6),
         ("a b", "a b"),
+        ("[1, 'x', null]", [1, "x", None]),
+        ("[" * 5000 + "]" * 5000, ["[" * 4999 + "]" * 4999]),
     ],
+    ids=lambda value: f"{value!s:.20}",
 )
 def test_words_are_values(word: str, value: object) -> None:
     assert scalar(word) == value
