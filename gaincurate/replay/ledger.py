@@ -115,6 +115,19 @@ def _intact(batch: pa.RecordBatch, path: Path, *, last: bool) -> bool:
     return True
 
 
+def _of_kind(message: pa.Message, kind: str) -> pa.Message:
+    """The same message. Arrow reads one of another kind from where nothing is."""
+    if message.type != kind:
+        raise pa.ArrowInvalid(f"{message.type} in place of {kind}")
+    return message
+
+
+def _batch_of(message: pa.Message) -> pa.RecordBatch:
+    batch = pa.ipc.read_record_batch(_of_kind(message, "record batch"), SCHEMA)
+    batch.validate(full=True)
+    return batch
+
+
 def _whole_batch_follows(path: Path, start: int) -> bool:
     """Whether a whole batch follows what cannot be read, so that it is no unfinished write."""
     data = read_bytes(path)[start:]
@@ -124,8 +137,7 @@ def _whole_batch_follows(path: Path, start: int) -> bool:
         if place % 8 == 0 and 0 < length <= len(data) - place:
             try:
                 message = pa.ipc.read_message(whole.slice(place))
-                batch = pa.ipc.read_record_batch(message, SCHEMA)
-                batch.validate(full=True)
+                _batch_of(message)
             except (EOFError, OSError, ValueError, pa.ArrowException):
                 pass
             else:
@@ -146,10 +158,9 @@ def _batches(path: Path, *, growing: bool) -> Iterator[tuple[pa.RecordBatch | No
                 message = pa.ipc.read_message(file)
                 batch = None
                 if start == 0:
-                    schema = pa.ipc.read_schema(message)
+                    schema = pa.ipc.read_schema(_of_kind(message, "schema"))
                 else:
-                    batch = pa.ipc.read_record_batch(message, SCHEMA)
-                    batch.validate(full=True)
+                    batch = _batch_of(message)
             except (EOFError, OSError, ValueError, pa.ArrowException) as error:
                 if growing and not _whole_batch_follows(path, start):
                     return

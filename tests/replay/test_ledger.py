@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -130,6 +131,27 @@ def test_damage_that_no_killed_writer_did_is_refused(tmp_path: Path) -> None:
     for act in (lambda: list(read(tmp_path)), lambda: Ledger(tmp_path)):
         with pytest.raises(OutputError, match="the row does not match the digest in it"):
             act()
+
+
+def test_a_message_of_a_kind_that_arrow_does_not_know_is_refused(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        append(ledger, 0)
+    path = tmp_path / ledger_module.segment_name(0)
+    whole, end = path.read_bytes(), len(ledger_module.stream_head())
+
+    def unknown(first: int, last: int) -> bytes:
+        """The segment with the one byte changed that says what a message is."""
+        for place in range(first + 8, last):
+            made = whole[:place] + b"\x63" + whole[place + 1 :]
+            with suppress(pa.ArrowException, OSError):
+                if pa.ipc.read_message(pa.py_buffer(made[first:])).type == "unknown":
+                    return made
+        raise AssertionError
+
+    for hostile in (unknown(0, end), unknown(end, len(whole))):
+        path.write_bytes(hostile + whole[end:])  # not the newest piece, which a kill may have cut
+        with pytest.raises(OutputError, match="is damaged at byte"):
+            list(read(tmp_path))
 
 
 def test_what_was_acknowledged_is_never_cut_for_damage_in_front_of_it(tmp_path: Path) -> None:
