@@ -262,7 +262,7 @@ def _inside(array: pa.Array) -> list[pa.Array]:
 def _check_names(schema: pa.Schema) -> None:
     """See that the names of columns and of their fields can be read, and that no struct has one twice.
 
-    Also that no column is in runs, which Arrow cannot take rows from.
+    Also that no column is in runs, which Arrow cannot take rows from, and that no length is negative.
     """
     if len(schema) > MOST_COLUMNS:
         raise pa.ArrowInvalid(f"it has {len(schema):,} columns, more than {MOST_COLUMNS:,}")
@@ -277,6 +277,8 @@ def _check_nested(kind: pa.DataType) -> None:
     if pa.types.is_dictionary(kind):
         _check_nested(kind.value_type)
         return
+    if pa.types.is_fixed_size_list(kind) and kind.list_size < 0:
+        raise pa.ArrowInvalid("lists in it have a length below 0")
     fields = [kind.field(place) for place in range(kind.num_fields)]
     names = [field.name for field in fields]  # read as UTF-8 here, where `refusing` sees it
     if len(set(names)) < len(names):

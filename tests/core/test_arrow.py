@@ -20,6 +20,7 @@ from gaincurate.core.artifact import IDENTITY, MANIFEST, Artifact, encode_shard
 from gaincurate.core.files import digest_file, write_json
 from gaincurate.core.scored_set import open_scores
 from gaincurate.difficulty.engine import Completion
+from gaincurate.difficulty.pass_rates import read_pass_rates
 from gaincurate.difficulty.rollout_set import KIND, ROLLOUTS, RolloutSet, write_shard
 from gaincurate.errors import GaincurateError, InputError, OutputError, SourceError
 from gaincurate.schedule.ordering import Order, build
@@ -168,6 +169,19 @@ def test_columns_in_runs_and_too_many_columns_are_refused(tmp_path: Path) -> Non
     path.write_bytes(ipc(pa.table({f"c{k}": [k] for k in range(4097)})))
     with pytest.raises(RefusedError, match="it has 4,097 columns, more than 4,096"):
         read_all(path)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_lists_of_a_negative_length_are_refused(inside: bool, tmp_path: Path) -> None:
+    kind = pa.list_(pa.float16(), 77777)
+    data = ipc(pa.schema({"a": pa.struct({"x": kind}) if inside else kind}).empty_table())
+    length = (77777).to_bytes(4, "little")
+    assert length in data
+    path = tmp_path / "a.arrow"
+    path.write_bytes(data.replace(length, (-77777).to_bytes(4, "little", signed=True)))
+    for read in (arrow.open_ipc, arrow.ipc_batches):
+        with pytest.raises(RefusedError, match="lists in it have a length below 0"):
+            read(path, refuse)
 
 
 def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path) -> None:
@@ -458,6 +472,24 @@ def test_a_rollout_set_is_checked_as_a_scored_set_is(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="no column 'sample'"):
         list(RolloutSet(folder).tables())
     assert [len(table) for table in RolloutSet(rollouts(tmp_path / "null", None)).tables()] == [3]
+
+
+@pytest.mark.parametrize("harm", ["missing", "other bytes", "no manifest"])
+def test_pass_rates_are_of_a_whole_rollout_set(harm: str, tmp_path: Path) -> None:
+    folder = rollouts(tmp_path / "set")
+    assert read_pass_rates(folder)[0].ids == ["a"]
+    shard = folder / "shard-00000.arrow"
+    if harm == "missing":
+        shard.unlink()
+    elif harm == "other bytes":
+        shard.write_bytes(shard.read_bytes().replace(b"alpha", b"ALPHA"))
+    else:
+        (folder / MANIFEST).unlink()
+    for path in (folder, tmp_path):  # a folder with several sets in it, too
+        with pytest.raises(
+            GaincurateError, match="does not match the manifest|is not finished|manifest|no .arrow"
+        ):
+            read_pass_rates(path)
 
 
 def test_an_order_with_other_columns_or_nulls_is_damaged(tmp_path: Path) -> None:
