@@ -1,6 +1,22 @@
-"""`python -m gaincurate` is the command line."""
+"""The entry point of `gaincurate` and of `python -m gaincurate`.
 
-from gaincurate.cli.app import main
+It imports the command line inside a function, because the imports take longer than the shortest commands, and
+Ctrl-C in them is no fault.
+"""
+
+import sys
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        from gaincurate.cli.app import main as run
+
+        run()
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted.\n")
+        sys.exit(130)
+
 
 if __name__ == "__main__":
     main()

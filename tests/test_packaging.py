@@ -59,7 +59,7 @@ def test_the_wheel_has_both_packages_and_nothing_that_shadows_another_project(wh
 def test_the_wheel_has_the_licence_and_the_entry_point(wheel: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     entry = next(name for name in archive.namelist() if name.endswith("entry_points.txt"))
-    assert "gaincurate = gaincurate.cli.app:main" in archive.read(entry).decode()
+    assert "gaincurate = gaincurate.__main__:main" in archive.read(entry).decode()
     assert any(name.endswith("licenses/LICENSE") for name in archive.namelist())
 
 

@@ -91,7 +91,7 @@ def _see_names() -> None:
 
 
 def main() -> None:
-    """Run the command line; the entry point."""
+    """Run the command line."""
     _open_streams()
     _see_names()
     try:

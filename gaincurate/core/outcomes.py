@@ -97,7 +97,7 @@ def read_lines(
         elif steers:
             attempt = _integer(entry, "attempt", where) or 1
         else:
-            line = _checked(entry, number, where, attempt, round_, rules)
+            line = check_line(entry, where, round_, rules, number=number, attempt=attempt)
             if line.round not in planned:
                 planned[line.round] = frozenset(ids_of(line.round))
             if line.gc_id not in planned[line.round]:
@@ -110,7 +110,22 @@ def read_lines(
     return lines, void
 
 
-def _checked(entry: dict[str, Any], number: int, where: str, attempt: int, round_: int, rules: Rules) -> Line:
+def check_line(
+    entry: dict[str, Any], where: str, round_: int, rules: Rules, *, number: int = 0, attempt: int = 1
+) -> Line:
+    """An object as a line.
+
+    Args:
+        entry: the object.
+        where: where it stands, for sentences.
+        round_: the newest round.
+        rules: range of rewards.
+        number: of the line.
+        attempt: at the round, where the line names none.
+
+    Raises:
+        OutcomeError: it cannot be used.
+    """
     gc_id, of_round = entry.get("gc_id"), _integer(entry, "round", where)
     if not isinstance(gc_id, str):
         raise OutcomeError(f"{where}: gc_id is {_short(gc_id)}, not a text.", line=number)

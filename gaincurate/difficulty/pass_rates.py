@@ -24,6 +24,7 @@ from gaincurate.core.outcomes import Line, Rules, has_rounds, read_any_round
 from gaincurate.core.rng import Floats
 from gaincurate.core.schema import ID
 from gaincurate.difficulty.metrics import Target, pass_variance
+from gaincurate.difficulty.rollout_set import RolloutSet, is_rollout_set
 from gaincurate.errors import InputError, OutcomeError
 
 _LONGEST_LINE = 1 << 26
@@ -101,6 +102,7 @@ def read_pass_rates(
     Raises:
         InputError: nothing there, other columns, a value that is no rate, or no prompt that was judged.
         OutcomeError: an outcome line that cannot be used, with its number.
+        OutputError: a rollout set that is not finished, or damaged.
         StorageError: it cannot be read.
     """
     try:
@@ -122,6 +124,9 @@ def _read(path: Path, rules: Rules, files: Sequence[Path] | None) -> list[PassRa
         policies = _of_lines([line for file in paths for line in read_any_round(file, rules)], path)
     elif path.is_dir():
         paths = sorted([*path.rglob("*.arrow"), *path.rglob("*.parquet")])
+        for folder in sorted({path, *(file.parent for file in paths)}):
+            if is_rollout_set(folder):
+                RolloutSet(folder).check()
         if not paths:
             raise InputError(f"--outcomes {path} has no .arrow or .parquet file and is no run.")
         tables = [read_table(file) for file in paths]

@@ -162,6 +162,15 @@ class RolloutSet:
         self._files = Artifact(self.folder, ROLLOUTS)
         self.manifest: Json = self._files.read_manifest()
 
+    def check(self) -> None:
+        """See that all shards are there and as they were written.
+
+        Raises:
+            OutputError: one is not.
+        """
+        for entry in self.manifest["shards"]:
+            self._files.check(entry)
+
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """One memory-mapped table per shard.
 

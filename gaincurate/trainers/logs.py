@@ -19,7 +19,7 @@ from typing import Any
 
 from gaincurate.core.files import append_lines, digest_bytes, digest_file, reading, write_json
 from gaincurate.core.foreign import Malformed, json_value, see_text
-from gaincurate.core.outcomes import Rules, read_file
+from gaincurate.core.outcomes import Rules, check_line, read_file
 from gaincurate.core.prompts import Message, column_values, prompts_of
 from gaincurate.errors import OutcomeError
 from gaincurate.schedule.observations import Note, rules_of, silent
@@ -138,14 +138,16 @@ class Joiner:
             Unknown: there is none, or several could be.
         """
         if entry.gc_id is not None:
-            if entry.gc_id not in self.ids:
+            if not isinstance(entry.gc_id, str) or entry.gc_id not in self.ids:
                 raise Unknown(f"the id is not among the prompts of round {self.round}")
             return entry.gc_id
-        if entry.name in self.ids:
+        if isinstance(entry.name, str) and entry.name in self.ids:
             return entry.name
         if not self._prompts:
             self._load()
         if entry.messages:
+            if not all(isinstance(message, dict) for message in entry.messages):
+                raise Unknown("the prompt is neither a text nor messages")
             places = self._by_messages.get(_key(entry.messages), [])
         else:
             places = next((found_places for text in entry.texts if (found_places := self._in_text(text))), [])
@@ -258,6 +260,26 @@ def take_logs(
     return sum("gc_id" in line for line in lines)
 
 
+def _read(path: Path, kind: str, begin: int, reward_column: str | None) -> list[Entry]:
+    """The entries of a log.
+
+    A reader takes what its trainer writes, with the types that it has there. Another type can raise anything
+    in it, so this is where all of that becomes a sentence.
+
+    Raises:
+        OutcomeError: it is broken.
+        StorageError: it cannot be read.
+    """
+    try:
+        return list(logs()[kind].read(path, begin, reward_column))
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
+        raise OutcomeError(
+            f"{path} is no log as {kind} writes it: a value in it is of another type "
+            f"({' '.join(str(error).split())[:200]}).",
+            path=str(path),
+        ) from error
+
+
 class _Taking:
     """What is gathered from the files before anything is written.
 
@@ -300,7 +322,7 @@ class _Taking:
         else:
             old = self.files.get(now.path)
             again = old is not None and old.hash != now.hash and not old.begins(path)
-            entries = list(logs()[kind].read(path, begin, self._reward))
+            entries = _read(path, kind, begin, self._reward)
             self._loses = logs()[kind].loses
             self._table_steps += [e.step for e in entries[:1] if table and e.step is not None]
             self._again += overlap
@@ -339,6 +361,7 @@ class _Taking:
             line: Line = {"gc_id": gc_id, "reward": entry.reward, "round": self._round, "sample": sample}
             line |= {"step": entry.step} if entry.step is not None else {}
             line |= {"tokens": entry.tokens} if entry.tokens is not None else {}
+            check_line(line, entry.where, self._round, self._rules)  # before anything is written
             self._all.append(line)
             key = _log_key(line)
             another = key in self._rewards and self._rewards[key] != entry.reward

@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from gaincurate.cli.app import app
+from gaincurate.__main__ import main
 from gaincurate.errors import GaincurateError
 
 SPACE = 6 << 30
@@ -116,6 +116,8 @@ def start(
     folder = Path(tempfile.mkdtemp(prefix="std-", dir=box.parent))
     for name in ("home", "tmp"):
         (box / name).mkdir(exist_ok=True)
+    for name in ("stdout", "stderr"):  # a kill may come before the child opens them
+        (folder / name).touch()
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
@@ -146,7 +148,7 @@ def _settle(box: Path, folder: Path) -> None:
     os.chdir(box)
     tempfile.tempdir = None
     os.environ.update(HOME=str(box / "home"), TMPDIR=str(box / "tmp"), COLUMNS="200")
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_DATA, (used + SPACE, used + SPACE))
     resource.setrlimit(resource.RLIMIT_CPU, (CPU, CPU + 5))
@@ -155,11 +157,14 @@ def _settle(box: Path, folder: Path) -> None:
 
 def _work(work: Sequence[str] | Callable[[], object]) -> int:
     try:
+        signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        )  # what comes while Python starts is not tried
         if callable(work):
             work()
         else:
             sys.argv = ["gaincurate", *work]
-            app(list(work))
+            main()
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except GaincurateError as error:  # of a function: a command prints its own

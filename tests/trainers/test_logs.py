@@ -288,6 +288,18 @@ def test_traces_that_grew_give_the_next_round_what_is_new(run: Run, tmp_path: Pa
             json.dumps(verl_row(0, 1.0, 1, "u") | {"score": "good"}) + "\n",
             'the reward is "good", not a number',
         ),
+        (
+            json.dumps(verl_row(0, 1.0, 1, "u") | {"step": 1.5}) + "\n",
+            "line 1: step is 1.5, not a whole number",
+        ),
+        (
+            json.dumps(verl_row(0, 1.0, 1, "u") | {"gc_id": ["id0000"]}) + "\n",
+            "the id is not among the prompts",
+        ),
+        (
+            '{"content": true, "rewards": 1.0, "idx": 0, "input_lengths": 5, "token_ids": [1]}\n',
+            "is no log as nemo-rl writes it: a value in it is of another type ('bool' object is not iterable).",
+        ),
     ],
 )
 def test_a_bad_file_is_one_sentence_and_nothing_is_taken(
