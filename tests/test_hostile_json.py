@@ -11,16 +11,21 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+import dots_runs
 import runs
 from command import run as command
+from gaincurate.cli.run_view import print_status
 from gaincurate.core.foreign import Malformed
 from gaincurate.core.scored_set import open_scores
-from gaincurate.errors import GaincurateError, OutputError
+from gaincurate.difficulty.metrics import Quality, quality
+from gaincurate.errors import GaincurateError, InputError, OutputError
+from gaincurate.schedule import calibration
 from gaincurate.schedule.base import Pool, build
 from gaincurate.schedule.first_model import recorded_model
 from gaincurate.schedule.rounds import selector_of
 from gaincurate.schedule.run import Run
 from gaincurate.schedule.status import status
+from gaincurate.schedule.strategies.dots import Dots
 
 VALUES: list[Any] = [
     None, "x", "", -1, 2.5, 10**30, float("inf"), float("nan"), True, [], {}, [1], {"a": 1}, "../x", "\ud800", "a\0b",
@@ -122,6 +127,32 @@ def test_a_posteriors_state_is_refused_or_drawn_with(options: dict[str, Any], tm
     assert refused(run.folder / "state.json", use) > 100
 
 
+@pytest.mark.parametrize("name", ["run.json", "rounds/00000/plan.json"])
+def test_a_file_of_a_run_with_references_is_refused_or_read(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_resampling(*given: Any, **options: Any) -> Quality:
+        return quality(*given, **{**options, "intervals": False})
+
+    monkeypatch.setattr(calibration, "quality", without_resampling)
+    run = dots_runs.begin(tmp_path, rows=12, references=4, budget=4, rounds=3, reuse_references=0.25)
+    for round_ in range(2):
+        if round_:
+            runs.write(run, 0, dots_runs.lines(run.ids(0), 0, round=0, tokens=5))
+            assert "waits for the outcomes" in command("schedule", "next", run.folder).stderr
+        dots_runs.answer(run, round_)
+        assert command("schedule", "next", run.folder).exit_code == 0
+
+    def use() -> None:
+        again = Run(run.folder)
+        print_status(status(again))
+        selector = selector_of(again, again.state)
+        if isinstance(selector, Dots):
+            selector.references(2)
+
+    assert refused(run.folder / name, use) > 50
+
+
 def test_what_dots_found_out_is_an_aim() -> None:
     pool = Pool(12, 3, 0, (0.0, 1.0))
     for state, allowed in (
@@ -211,3 +242,10 @@ def test_a_manifest_names_files_of_its_folder_and_counts_that_are_its_shards(tmp
         (folder / "manifest.json").write_text(json.dumps(changed))
         with pytest.raises(GaincurateError, match=sentence):
             open_scores(folder)
+
+
+def test_more_references_than_rows_are_refused_where_a_run_says_so() -> None:
+    selector = build("dots", Pool(12, 2, 0, (0.0, 1.0)), {})
+    assert isinstance(selector, Dots)
+    with pytest.raises(InputError, match="^references=256 are more than the 12 rows of the set.$"):
+        selector.references(0)

@@ -68,7 +68,7 @@ def _cost(facts: dict[str, Any], trainer: list[dict[str, Any]]) -> None:
     tokens = sum(row["completion_tokens"] or 0 for row in trainer)
     aim = "the largest p (1 - p)"
     if facts["target"] == "difficulty":
-        aim = f"a failure rate of {facts['target_difficulty']:g}"
+        aim = f"a failure rate of {output.number(facts['target_difficulty'], 'g')}"
     output.text(f"  aims at {aim}, predicted by {facts['predictor']}")
     output.fitted(
         f"  references: {output.counted(cost['rollouts'], 'rollout')} (the trainer's: {rollouts:,}), "

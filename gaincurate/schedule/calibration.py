@@ -101,7 +101,9 @@ def difficulty_status(
         return None
     rounds: list[Json] = []
     for round_ in range(newest + 1):
-        references = run.plan(round_)["references"]
+        references = run.plan(round_).get("references")
+        if references is None:
+            continue
         rounds.append(
             {
                 "round": round_,
@@ -117,10 +119,10 @@ def difficulty_status(
             }
         )
     last = newest if finished else newest - 1
-    target = _target(run.plan(newest)) if rounds else params["target"]
+    target = _target(run.plan(newest)) if rounds else params.get("target")
     return {
         "target": target,
-        "target_difficulty": None if target == "variance" else params["target_difficulty"],
+        "target_difficulty": None if target == "variance" else params.get("target_difficulty"),
         "predictor": run.plan(newest)["references"]["predictor"]["method"] if rounds else None,
         "rounds": rounds,
         "newest": _newest(run, last) if last >= 0 else None,
@@ -155,5 +157,5 @@ def _waiting(run: Run, newest: int) -> Json | None:
         "round": newest + 1,
         "prompts": str(folder / DATA),
         "outcomes": str(folder / GIVEN),
-        "rolls_out": run.facts["params"]["rollout"] is not None,
+        "rolls_out": run.facts["params"].get("rollout") is not None,
     }

@@ -156,8 +156,9 @@ def read(run: Run, asked: Asked, path: Path, *, ours: bool = False, note: Note =
     )
     if observed.round is not None and path.is_file() and not read_bytes(path).endswith(b"\n"):
         note(f"warning: the last line of {path} has no end and was left out")
-    if rollouts is not None and run.facts["params"]["success"] is not None:
-        observed = _cut(observed, rollouts, float(run.facts["params"]["success"]))
+    success = run.facts["params"].get("success")
+    if rollouts is not None and isinstance(success, int | float):
+        observed = _cut(observed, rollouts, float(success))
     places = {gc_id: place for place, gc_id in enumerate(observed.ids)}
     judged = [gc_id for gc_id in asked.ids if gc_id in places]
     absent = [gc_id for gc_id in asked.ids if gc_id not in places]

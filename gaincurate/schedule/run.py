@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
@@ -129,6 +129,55 @@ class _Forecast(Document):
     mean_angle: float | None
 
 
+class _Figure(Document):
+    value: float | None
+    interval: Annotated[list[float], Field(min_length=2, max_length=2)] | None
+
+
+class _Bin(Document):
+    low: float
+    high: float
+    count: Count
+    predicted: float
+    observed: float
+
+
+class _Quality(Document):
+    count: Count
+    pearson: _Figure
+    spearman: _Figure
+    brier: _Figure
+    ceiling: _Figure
+    reliability: list[_Bin]
+
+
+class _Predictor(Document):
+    method: str
+
+
+class _Reusable(Document):
+    ids: list[str]
+
+
+class References(Document):
+    """What a plan says of its references."""
+
+    ids: list[str]
+    observed: Count
+    left_out: Count
+    rollouts: Count | None
+    completion_tokens: Count | None
+    unjudged: Count | None
+    policy: Any
+    carried: float | None
+    checkpoint: str | None
+    predictor: _Predictor
+    quality: _Quality
+    quality_of_halves: _Quality | None = None
+    reusable: _Reusable = _Reusable(ids=[])
+    target: Literal["difficulty", "variance"] = "difficulty"
+
+
 class Plan(Document):
     """`plan.json`."""
 
@@ -140,8 +189,17 @@ class Plan(Document):
     metrics: dict[str, Any]
     inputs: Inputs
     forecast: _Forecast
-    predicted: list[float] | None = None
-    references: dict[str, Any] | None = None
+    predicted: list[Annotated[float, Field(ge=-1e9, le=1e9)]] = Field(default_factory=list)
+    references: References | None = None
+
+    @model_validator(mode="after")
+    def _of_each_prompt(self) -> Plan:
+        there = self.model_fields_set
+        if "references" in there and (self.references is None or "predicted" not in there):
+            raise ValueError("it has references and predicts nothing")
+        if "predicted" in there and len(self.predicted) != len(self.ids):
+            raise ValueError(f"{len(self.predicted):,} predictions are of {len(self.ids):,} prompts")
+        return self
 
 
 class Orders:
@@ -247,7 +305,9 @@ class Run:
         try:
             self.config = ScheduleConfig(**self.facts["config"])
         except (ValidationError, KeyError, TypeError) as error:
-            raise OutputError(f"{path} is damaged; restore it from a copy.", path=str(path)) from error
+            raise _damaged(path) from error
+        if not self.config.reward_low < self.config.reward_high:
+            raise _damaged(path, "its range of rewards is empty")
         self.orders = Orders(self.folder)
         self._scored = scored
         self._ids: dict[int, list[str]] = {}

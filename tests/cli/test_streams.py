@@ -12,6 +12,8 @@ import pytest
 
 import runs
 from command import run
+from gaincurate.__main__ import main
+from gaincurate.cli import app
 
 
 def shell(line: str, folder: Path) -> subprocess.CompletedProcess[bytes]:
@@ -95,3 +97,16 @@ def test_a_model_of_a_name_that_no_file_system_takes_is_a_sentence(tmp_path: Pat
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-1].startswith("error: --model xxx")
     assert "Traceback" not in result.stderr
+
+
+def test_ctrl_c_while_the_program_starts_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(app, "main", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    assert capsys.readouterr() == ("", "interrupted.\n")

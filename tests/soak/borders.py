@@ -64,14 +64,19 @@ ROLLOUTS = [
     ["difficulty", "predict", "set", "--outcomes", "rollouts", "--references", "3", "--out", "new"],
     ["schedule", "next", "run", "--outcomes", "rollouts"],
 ]
-RUN = [
-    ["schedule", "status", "run"],
-    ["schedule", "status", "run", "--json"],
-    ["schedule", "next", "run"],
-    ["report", "set", "--run", "run"],
-    ["export", "run", "--trainer", "trl", "--out", "new.parquet"],
-    ["ls", "."],
-]
+
+
+def _run(folder: str) -> list[list[str]]:
+    return [
+        ["schedule", "status", folder],
+        ["schedule", "status", folder, "--json"],
+        ["schedule", "next", folder],
+        ["report", "set", "--run", folder],
+        ["export", folder, "--trainer", "trl", "--out", "new.parquet"],
+        ["ls", "."],
+    ]
+
+
 OUTCOMES = [
     ["schedule", "next", "run", "--outcomes", "run/rounds/00001/outcomes.jsonl"],
     ["schedule", "next", "run"],
@@ -161,7 +166,7 @@ BORDERS: dict[str, list[Border]] = {
         Border(["data.arrow"], _BYTES, _scoring("data.arrow")),
         Border([*_SHARDS, "set/columns/gc_x.arrow"], (rehashed,), SET),
         Border(["rollouts/shard-00000.arrow", "rollouts/shard-00002.arrow"], (rehashed,), ROLLOUTS),
-        Border(["run/order.arrow"], _BYTES, RUN),
+        Border(["run/order.arrow"], _BYTES, _run("run")),
     ],
     "parquet": [
         Border(
@@ -169,7 +174,7 @@ BORDERS: dict[str, list[Border]] = {
             _BYTES,
             [*_scoring("data.parquet"), *EVALUATION, *_scoring("data.parquet", "model", "--dry-run")],
         ),
-        Border(["run/rounds/00001/data.parquet", "run/rounds/00000/data.parquet"], _BYTES, RUN),
+        Border(["run/rounds/00001/data.parquet", "run/rounds/00000/data.parquet"], _BYTES, _run("run")),
     ],
     "gzip": [
         Border(["data.jsonl.gz"], _BYTES, _scoring("data.jsonl.gz")),
@@ -202,8 +207,20 @@ BORDERS: dict[str, list[Border]] = {
                 "run/execution.jsonl",
             ],
             _BOTH,
-            RUN,
-        )
+            _run("run"),
+        ),
+        Border(
+            [
+                "referred/run.json",
+                "referred/state.json",
+                "referred/rounds/00000/plan.json",
+                "referred/difficulty/00001/references.json",
+                "referred/difficulty/00001/references.jsonl",
+                "referred/difficulty/00000/predicted.json",
+            ],
+            _BOTH,
+            _run("referred"),
+        ),
     ],
     "outcomes": [Border(["run/rounds/00001/outcomes.jsonl"], _BOTH, OUTCOMES)],
     "adapter": [

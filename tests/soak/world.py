@@ -53,11 +53,40 @@ def make(made: Path) -> None:
             call("schedule", "next", run.folder)
             run = Run(run.folder)
     runs.begin(made, scored=made / "set", run=made / "driven", strategy="posterior", budget=3, rounds=3)
+    _referred(made)
     call("difficulty", "fit", made / "set", "--outcomes", made / "rollouts", "-o", made / "adapter", "--references", 3,
          "--epochs", 1, "--held-out", 0)  # fmt: skip
     call("export", made / "set", "--trainer", "trl", "--out", made / "exported.parquet")
     sys.argv = ["ledger_writer.py", str(made / "ledger"), "0", "3"]
     ledger_writer.main()
+
+
+def _referred(made: Path) -> None:
+    """A run of dots in its second round, whose references' outcomes are there and not taken."""
+    begun = runs.begin(
+        made,
+        scored=made / "set",
+        run=made / "referred",
+        strategy="dots",
+        budget=4,
+        rounds=3,
+        options={"references": 4},
+    )
+    for round_ in range(2):
+        run = Run(begun.folder)
+        if round_:
+            runs.report(run)
+            command("schedule", "next", run.folder)  # asks for references
+        folder = run.references_folder(round_)
+        asked = json.loads((folder / "references.json").read_text())["ids"]
+        lines = [
+            {"gc_id": gc_id, "reward": (place + sample) % 2, "round": round_, "sample": sample}
+            for place, gc_id in enumerate(asked)
+            for sample in range(2)
+        ]
+        tiny.write_jsonl(folder / "references.jsonl", lines)
+        if not round_:
+            call("schedule", "next", run.folder)
 
 
 def call(*arguments: object) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from gaincurate.core.foreign import see_fits
 from gaincurate.core.manifest import Document
 from gaincurate.core.rng import REFERENCES, Floats, Ints, between, keys_of, log_softmin
+from gaincurate.errors import InputError
 from gaincurate.schedule import base
 from gaincurate.schedule.base import Json, Pool
 from gaincurate.schedule.context import Context
@@ -58,9 +59,11 @@ class Dots(base.Selector):
 
         They are those of `gaincurate difficulty rollout --reference K --seed` with `seed_of`.
         """
-        pool = self.pool
+        pool, asked = self.pool, self.options.references
+        if asked > pool.rows:
+            raise InputError(f"references={asked:,} are more than the {pool.rows:,} rows of the set.")
         keys = keys_of(seed_of(pool.seed, round_), 0, REFERENCES, pool.rows)
-        return between(keys, 0, self.options.references)
+        return between(keys, 0, asked)
 
     def inform(self, values: Floats, references: Ints) -> None:
         """Take what is predicted for the next draw.
