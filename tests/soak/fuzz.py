@@ -17,6 +17,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,15 +40,18 @@ RUN = [
     "execution.jsonl",
     "order.arrow",
 ]
+DEFAULTS = sorted(Path(__file__).parents[1].glob("trainers/defaults/*.json"))
+"""What each trainer's settings are when nothing is said."""
+REFERRED = ["run.json", "rounds/00000/plan.json", "difficulty/00001/references.json"]
 FILES = {
     "data": DATA,
     "set": [f"set/{name}" for name in SET],
     "rollouts": [f"rollouts/{name}" for name in SET if "gc_x" not in name],
-    "run": [f"run/{name}" for name in RUN],
+    "run": [*(f"run/{name}" for name in RUN), *(f"referred/{name}" for name in REFERRED)],
     "outcomes": ["run/rounds/00001/outcomes.jsonl"],
     "ledger": ["ledger/segment-00000000.arrows"],
     "server": ["answer.json"],
-    "doctor": ["verl.yaml", "trainer.sh", "options.toml"],
+    "doctor": ["verl.yaml", "trainer.sh", "options.toml", *(f"doctor-{path.name}" for path in DEFAULTS)],
 }  # fmt: skip
 ANSWER = {
     "choices": [
@@ -68,11 +72,14 @@ def uses() -> dict[str, Use]:
     from gaincurate.core.scored_set import ScoredSet
     from gaincurate.difficulty import server_engine
     from gaincurate.difficulty.pass_rates import read_pass_rates
+    from gaincurate.errors import GaincurateError
     from gaincurate.replay.ledger import read
     from gaincurate.schedule.run import Run
     from gaincurate.schedule.status import status
     from gaincurate.scoring.readers.source import open_source
-    from gaincurate.trainers.doctor.examine import examine
+    from gaincurate.trainers.doctor.examine import facts_of, judge, trainer_named
+    from gaincurate.trainers.doctor.read import read_settings
+    from gaincurate.trainers.profile import with_rules
 
     def data(folder: Path, file: Path) -> None:
         for _ in open_source(str(file)).batches():
@@ -85,7 +92,7 @@ def uses() -> dict[str, Use]:
         found.computed_columns()
 
     def run(folder: Path, file: Path) -> None:
-        opened = Run(folder / "run")
+        opened = Run(folder / file.relative_to(folder).parts[0])
         round_ = opened.newest()
         for read_it in (opened.plan, opened.ids, opened.rows):
             read_it(round_)
@@ -98,6 +105,16 @@ def uses() -> dict[str, Use]:
         body = server_engine.ServerEngine._json(engine, file.read_bytes(), form, "completion")
         server_engine._read(request, body, 16)
 
+    context = cache(lambda folder: facts_of(folder / "run", "segment"))
+
+    def doctor(folder: Path, file: Path) -> None:
+        own = file.stem.removeprefix("doctor-")
+        for name in [own] if own in with_rules() else with_rules():
+            with suppress(GaincurateError):  # one trainer's refusal is not another's
+                trainer = trainer_named(name)
+                read = read_settings([str(file)], trainer.launches, trainer.whole is not None)
+                judge(trainer, read, context(folder))
+
     return {
         "data": data,
         "set": scored,
@@ -106,7 +123,7 @@ def uses() -> dict[str, Use]:
         "outcomes": lambda folder, file: read_any_round(file, Rules()),
         "ledger": lambda folder, file: list(read(folder / "ledger")),
         "server": server,
-        "doctor": lambda folder, file: examine("verl", [str(file)]),
+        "doctor": doctor,
     }
 
 
@@ -134,6 +151,8 @@ def main(border: str, out: Path, minutes: float, only: Path | None) -> None:
     shutil.copytree(out / "world", good / "box")
     box = good / "box"
     (box / "answer.json").write_text(json.dumps(ANSWER))
+    for path in DEFAULTS:
+        (box / f"doctor-{path.name}").write_text(json.dumps(json.loads(path.read_text())["defaults"]))
     os.environ["HOME"] = str(good)
     os.chdir(box)  # what a file names lies here or nowhere
     with atheris.instrument_imports(include=["gaincurate"]):
