@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.json as pj
 
 from gaincurate.core.arrow import Refuse, read_parquet, refusing, validate
-from gaincurate.core.artifact import open_table
+from gaincurate.core.artifact import IDENTITY, MANIFEST, open_table
 from gaincurate.core.files import digest_files
 from gaincurate.core.outcomes import Line, Rules, has_rounds, read_any_round
 from gaincurate.core.rng import Floats
@@ -124,7 +124,8 @@ def _read(path: Path, rules: Rules, files: Sequence[Path] | None) -> list[PassRa
         policies = _of_lines([line for file in paths for line in read_any_round(file, rules)], path)
     elif path.is_dir():
         paths = sorted([*path.rglob("*.arrow"), *path.rglob("*.parquet")])
-        for folder in sorted({path, *(file.parent for file in paths)}):
+        found = {file.parent for name in (MANIFEST, IDENTITY) for file in path.rglob(name)}
+        for folder in sorted(found):  # also those whose shards are all gone
             if is_rollout_set(folder):
                 RolloutSet(folder).check()
         if not paths:

@@ -70,7 +70,7 @@ def _judged(plan: Json, tallies: Sequence[Tally]) -> tuple[Floats, Floats, Float
     wins = np.array([math.fsum(tally.successes) for tally in tallies])
     counts = np.array([float(len(tally.successes)) for tally in tallies])
     here = counts > 0
-    return np.array(plan["predicted"])[here], wins[here], (counts - wins)[here]
+    return np.array(plan["predicted"], dtype=np.float64)[here], wins[here], (counts - wins)[here]
 
 
 def difficulty_status(

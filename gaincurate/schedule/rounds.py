@@ -40,7 +40,7 @@ from gaincurate.schedule.first_model import first_model
 from gaincurate.schedule.observations import Note, concentration_of, late_outcomes, silent, take_outcomes
 from gaincurate.schedule.ordering import Order, build
 from gaincurate.schedule.rescore import OF_MODEL, Rescored, due, rescore
-from gaincurate.schedule.run import BASE, FORMAT, GROUPS, ORDER, Run, making
+from gaincurate.schedule.run import BASE, FORMAT, GROUPS, LARGEST, ORDER, Run, making
 from gaincurate.schedule.selection import matching
 from gaincurate.schedule.strata import LEFT_OUT, Strata
 
@@ -429,7 +429,7 @@ def check_plan_facts(config: ScheduleConfig, selector: base.Selector, plan: Json
         )
     predicted = facts.get("predicted", [0.0] * config.budget)
     numbers = all(isinstance(v, float | int) and not isinstance(v, bool) for v in predicted)
-    if len(predicted) != config.budget or not numbers or not np.isfinite(predicted).all():
+    if len(predicted) != config.budget or not numbers or not (np.abs(predicted) <= LARGEST).all():
         raise InputError(
             f"strategy {config.strategy}: plan_facts gives {len(predicted):,} values as 'predicted'; "
             "needed is "

@@ -129,6 +129,10 @@ class _Forecast(Document):
     mean_angle: float | None
 
 
+LARGEST = 1e9
+"""Of what a strategy predicts, which is a rate: figures are computed from it."""
+
+
 class _Figure(Document):
     value: float | None
     interval: Annotated[list[float], Field(min_length=2, max_length=2)] | None
@@ -189,7 +193,7 @@ class Plan(Document):
     metrics: dict[str, Any]
     inputs: Inputs
     forecast: _Forecast
-    predicted: list[Annotated[float, Field(ge=-1e9, le=1e9)]] = Field(default_factory=list)
+    predicted: list[Annotated[float, Field(ge=-LARGEST, le=LARGEST)]] = Field(default_factory=list)
     references: References | None = None
 
     @model_validator(mode="after")

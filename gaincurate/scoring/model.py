@@ -61,9 +61,9 @@ def _configuration(files: ModelFiles) -> Any:
 
 
 def _see_layers(said: Any) -> None:
-    """Refuse a number of layers or experts that no model has, those of inner configurations too."""
+    """Refuse a number of layers that no model has, those of inner configurations too."""
     for key, value in said.items() if isinstance(said, dict) else ():
-        if isinstance(value, int) and value > _MOST_LAYERS and ("layers" in key or "experts" in key):
+        if str(key).endswith(("layers", "n_layer")) and isinstance(value, int) and value > _MOST_LAYERS:
             raise ValueError(f"its {key} is more than {_MOST_LAYERS:,}")
         _see_layers(value)
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from gaincurate.core.arrow import Refuse, parquet_head, read_parquet
 from gaincurate.core.files import json_lines
-from gaincurate.core.foreign import json_value
+from gaincurate.core.foreign import Malformed, json_value, see_fits
+from gaincurate.core.manifest import Document
 from gaincurate.errors import OutcomeError
 from gaincurate.trainers.profile import LogFormat, profiles
 
@@ -92,6 +93,18 @@ def objects(path: Path, begin: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
         if entry is None:
             raise OutcomeError(f"{path}, line {number} is broken: it is no JSON object.")
         yield number, entry
+
+
+def see_row(model: type[Document], row: dict[str, Any], path: Path, number: int) -> None:
+    """See that a row has the types that its reader goes by.
+
+    Raises:
+        OutcomeError: it has not; with the line's number.
+    """
+    try:
+        see_fits(model, row)
+    except Malformed as why:
+        raise OutcomeError(f"{path}, line {number}: {why}.", path=str(path), line=number) from why
 
 
 def table_rows(path: Path) -> list[str]:

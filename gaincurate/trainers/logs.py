@@ -146,7 +146,7 @@ class Joiner:
         if not self._prompts:
             self._load()
         if entry.messages:
-            if not all(isinstance(message, dict) for message in entry.messages):
+            if not isinstance(entry.messages, list) or not all(isinstance(m, dict) for m in entry.messages):
                 raise Unknown("the prompt is neither a text nor messages")
             places = self._by_messages.get(_key(entry.messages), [])
         else:
@@ -260,26 +260,6 @@ def take_logs(
     return sum("gc_id" in line for line in lines)
 
 
-def _read(path: Path, kind: str, begin: int, reward_column: str | None) -> list[Entry]:
-    """The entries of a log.
-
-    A reader takes what its trainer writes, with the types that it has there. Another type can raise anything
-    in it, so this is where all of that becomes a sentence.
-
-    Raises:
-        OutcomeError: it is broken.
-        StorageError: it cannot be read.
-    """
-    try:
-        return list(logs()[kind].read(path, begin, reward_column))
-    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
-        raise OutcomeError(
-            f"{path} is no log as {kind} writes it: a value in it is of another type "
-            f"({' '.join(str(error).split())[:200]}).",
-            path=str(path),
-        ) from error
-
-
 class _Taking:
     """What is gathered from the files before anything is written.
 
@@ -322,7 +302,7 @@ class _Taking:
         else:
             old = self.files.get(now.path)
             again = old is not None and old.hash != now.hash and not old.begins(path)
-            entries = _read(path, kind, begin, self._reward)
+            entries = list(logs()[kind].read(path, begin, self._reward))
             self._loses = logs()[kind].loses
             self._table_steps += [e.step for e in entries[:1] if table and e.step is not None]
             self._again += overlap

@@ -13,7 +13,6 @@ import pytest
 import runs
 from command import run
 from gaincurate.__main__ import main
-from gaincurate.cli import app
 
 
 def shell(line: str, folder: Path) -> subprocess.CompletedProcess[bytes]:
@@ -102,10 +101,11 @@ def test_a_model_of_a_name_that_no_file_system_takes_is_a_sentence(tmp_path: Pat
 def test_ctrl_c_while_the_program_starts_is_no_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted() -> None:
-        raise KeyboardInterrupt
+    class Interrupted:
+        def __getattr__(self, name: str) -> None:
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(app, "main", interrupted)
+    monkeypatch.setitem(sys.modules, "gaincurate.cli.app", Interrupted())  # what is imported from it
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 130

@@ -119,15 +119,15 @@ def test_an_index_beside_whole_weights_is_not_blamed(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "changed",
-    [{"num_hidden_layers": 10**30}, {"inner_config": {"num_experts": 10_001}}],
-    ids=["layers", "experts"],
+    [{"num_hidden_layers": 10**30}, {"inner_config": {"n_layer": 10_001}}],
+    ids=["outer", "inner"],
 )
 def test_a_depth_that_no_model_has_is_refused_before_it_is_built(
     folder: Path, changed: dict[str, Any]
 ) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | changed))
-    key = "num_experts" if "inner_config" in changed else "num_hidden_layers"
+    key = "n_layer" if "inner_config" in changed else "num_hidden_layers"
     assert refusal(folder) == f"cannot load the configuration of model: its {key} is more than 10,000."
 
 

@@ -298,7 +298,7 @@ def test_traces_that_grew_give_the_next_round_what_is_new(run: Run, tmp_path: Pa
         ),
         (
             '{"content": true, "rewards": 1.0, "idx": 0, "input_lengths": 5, "token_ids": [1]}\n',
-            "is no log as nemo-rl writes it: a value in it is of another type ('bool' object is not iterable).",
+            "line 1: content",
         ),
     ],
 )

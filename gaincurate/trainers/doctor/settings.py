@@ -18,6 +18,7 @@ _PERHAPS = re.compile(
     rf"\$\((?!(?:cd|pwd|basename|dirname|realpath)\.)|`|\$\{{?(?:oc\.env:)?(?:[\d@*]|GAINCURATE_|(?:{'|'.join(NAMES)})(?!\w))",
     re.IGNORECASE,
 )
+_MOST = 10_000_000
 _UNCOUNTED = "by which nothing can be counted"
 _SUMS = re.compile(r"\$\(\([^$]*\)\)")
 
@@ -117,10 +118,10 @@ class Settings:
         """A number of things, 0 or more.
 
         Raises:
-            NotKnown: as `number`, and for a fraction or a negative number.
+            NotKnown: as `number`, and for a fraction, a negative number and one that no batch has.
         """
         value = self.number(key)
-        if value is not None and (value < 0 or value != int(value)):
+        if value is not None and (not 0 <= value <= _MOST or value != int(value)):
             raise NotKnown(key, shown(value), _UNCOUNTED)
         return None if value is None else int(value)
 

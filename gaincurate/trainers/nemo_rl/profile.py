@@ -7,10 +7,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
+from pydantic import Field
+
+from gaincurate.core.manifest import Document
 from gaincurate.trainers.columns import Parts, ViewOptions
-from gaincurate.trainers.log_formats import Entry, objects, reward_number, single_item
+from gaincurate.trainers.log_formats import Entry, objects, reward_number, see_row, single_item
 from gaincurate.trainers.profile import (
     NO_REFERENCE,
     OPTIMIZER_LOST,
@@ -103,10 +106,22 @@ def _renamed(prefix: str) -> Callable[[Path, int], str | None]:
     return unfinished
 
 
+_Mask = list[float | bool]
+
+
+class _Row(Document):
+    """What is read of a line of the log; more is checked as an outcome."""
+
+    content: str | list[Any]
+    idx: Any
+    token_loss_mask: _Mask | Annotated[list[_Mask], Field(max_length=1)] | None = None
+
+
 def _read_log(path: Path, begin: int, reward_column: str | None) -> Iterator[Entry]:
     """The rows of a step's training data; every value there is a list with one item."""
     match = re.search(r"train_data_step(\d+)", path.name)
     for number, row in objects(path, begin):
+        see_row(_Row, row, path, number)
         content = single_item(row["content"])
         parts = [content] if isinstance(content, str) else [str(part) for part in content or []]
         mask = single_item(row.get("token_loss_mask"))

@@ -7,10 +7,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from gaincurate.core.manifest import Count, Document
 from gaincurate.trainers.columns import Parts, ViewOptions
-from gaincurate.trainers.log_formats import Entry, objects
+from gaincurate.trainers.log_formats import Entry, objects, see_row
 from gaincurate.trainers.profile import (
     OPTIMIZER_LOST,
     Columns,
@@ -69,10 +70,60 @@ def _prime_rl(path: Path, step: int) -> str | None:
     return f"{path} is not finished: it has no STABLE"
 
 
+class _Work(Document):
+    type: str = "train"
+    step: int | None = None
+
+
+class _Run(Document):
+    work: _Work | None = None
+
+
+class _Agent(Document):
+    trainable: bool = True
+
+
+class _Data(Document):
+    prompt: str | list[dict[str, Any]] | None = None
+
+
+class _Task(Document):
+    data: _Data | None = None
+
+
+class _Reward(Document):
+    score: float | bool
+    weight: float = 1.0
+
+
+class _Usage(Document):
+    completion_tokens: Count | None = None
+
+
+class _Call(Document):
+    usage: _Usage | None = None
+
+
+class _Trace(Document):
+    agent: _Agent | None = None
+    task: _Task | None = None
+    rewards: dict[str, _Reward | None] | None = None
+    calls: list[_Call] | None = None
+
+
+class _Episode(Document):
+    """What is read of a line of the log; more is checked as an outcome."""
+
+    run: _Run | None = None
+    task: _Task | None = None
+    traces: list[_Trace] | None = None
+
+
 def _read_log(path: Path, begin: int, reward_column: str | None) -> Iterator[Entry]:
     """The traces of agents that are trained, over all episodes; a trace that failed has no reward."""
     match = re.search(r"step_(\d+)", str(path.parent))
     for number, episode in objects(path, begin):
+        see_row(_Episode, episode, path, number)
         work = (episode.get("run") or {}).get("work") or {}
         if work.get("type", "train") != "train":
             continue
