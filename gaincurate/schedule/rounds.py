@@ -36,11 +36,12 @@ from gaincurate.schedule.calibration import calibration_of
 from gaincurate.schedule.checkpoints import AS_IT_IS, Held
 from gaincurate.schedule.config import BY_EMBEDDING, ScheduleConfig
 from gaincurate.schedule.context import Context
+from gaincurate.schedule.documents import LARGEST
 from gaincurate.schedule.first_model import first_model
 from gaincurate.schedule.observations import Note, concentration_of, late_outcomes, silent, take_outcomes
 from gaincurate.schedule.ordering import Order, build
 from gaincurate.schedule.rescore import OF_MODEL, Rescored, due, rescore
-from gaincurate.schedule.run import BASE, FORMAT, GROUPS, LARGEST, ORDER, Run, making
+from gaincurate.schedule.run import BASE, FORMAT, GROUPS, ORDER, Run, making
 from gaincurate.schedule.selection import matching
 from gaincurate.schedule.strata import LEFT_OUT, Strata
 

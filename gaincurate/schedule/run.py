@@ -14,9 +14,8 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError
 
 from gaincurate.core.artifact import EXECUTION, RUN, Json
 from gaincurate.core.files import (
@@ -29,12 +28,13 @@ from gaincurate.core.files import (
 )
 from gaincurate.core.foreign import Malformed, json_file, see_fits
 from gaincurate.core.locks import acquire
-from gaincurate.core.manifest import Count, Document, Seconds
+from gaincurate.core.manifest import Document
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.store import CACHE, Remote, located
 from gaincurate.errors import InputError, LockedError, OutputError, StorageError, storage_error
 from gaincurate.schedule import groups
 from gaincurate.schedule.config import ScheduleConfig
+from gaincurate.schedule.documents import Facts, Logged, Plan, State
 from gaincurate.schedule.ordering import Order
 from gaincurate.schedule.strata import Strata
 
@@ -50,160 +50,6 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 GROUPS = "groups.arrow"
 """The group of each row, in a run with `--stratify` or `--where`."""
 ORDER, _NEXT, _SAVED_ORDERS = "order.arrow", "order-next.arrow", "orders"
-
-
-SetName = Annotated[str, Field(pattern=r"^[\w-]+(/[\w-]+)*$")]
-"""A scored set by the name that states give it: `base`, or a folder in the run's own."""
-Digest = Annotated[str, Field(pattern="^[0-9a-f]+$")]
-
-
-class _Scores(Document):
-    folder: str
-    relative: str | None = None
-    cache: str | None = None
-    manifest: str
-
-
-class _Logged(Document):
-    """A line of `execution.jsonl`."""
-
-    what: str
-    round: int = -1
-    seconds: Seconds = 0.0
-    repeated: Count | None = None
-    void: Count | None = None
-
-
-class Facts(Document):
-    """`run.json`."""
-
-    config: dict[str, Any]
-    params: dict[str, Any]
-    scores: _Scores
-    rows: Annotated[Count, Field(ge=1)]
-    kept: Count = 0  # there where the run leaves rows out
-    angles: Annotated[list[float | None], Field(min_length=2, max_length=2)]
-
-
-class Inputs(Document):
-    """What a plan was computed from: empty in round 0."""
-
-    accuracy: float | None = None
-    effective: float | None = None
-    concentration: float | None = None
-    drift: float | None = None
-    prompts: Count | None = None
-    rollouts: Count | None = None
-    unjudged: Count | None = None
-    late: Count | None = None
-    completion_tokens: Count | None = None
-    calibration: dict[str, Any] | None = None
-
-
-class State(Document):
-    """`state.json`, of the run and of each round."""
-
-    round: Annotated[int, Field(ge=-1)]
-    rows: list[Count]
-    order: Digest
-    ordered_by: SetName
-    scores: SetName
-    probe: SetName | None
-    checkpoint: str | None
-    taken: dict[Annotated[str, Field(pattern="^[0-9]+$")], Count]
-    selector: Any
-    inputs: Inputs | None = None
-    metrics: dict[str, Any] | None = None
-    finished: bool = False
-
-    @model_validator(mode="after")
-    def _says_what_came_last(self) -> State:
-        if self.finished and self.inputs is None:
-            raise ValueError("it is finished and has no inputs")
-        return self
-
-
-class _Forecast(Document):
-    prompt_tokens: Count
-    mean_question_tokens: float
-    mean_angle: float | None
-
-
-LARGEST = 1e9
-"""Of what a strategy predicts, which is a rate: figures are computed from it."""
-
-
-class _Figure(Document):
-    value: float | None
-    interval: Annotated[list[float], Field(min_length=2, max_length=2)] | None
-
-
-class _Bin(Document):
-    low: float
-    high: float
-    count: Count
-    predicted: float
-    observed: float
-
-
-class _Quality(Document):
-    count: Count
-    pearson: _Figure
-    spearman: _Figure
-    brier: _Figure
-    ceiling: _Figure
-    reliability: list[_Bin]
-
-
-class _Predictor(Document):
-    method: str
-
-
-class _Reusable(Document):
-    ids: list[str]
-
-
-class References(Document):
-    """What a plan says of its references."""
-
-    ids: list[str]
-    observed: Count
-    left_out: Count
-    rollouts: Count | None
-    completion_tokens: Count | None
-    unjudged: Count | None
-    policy: Any
-    carried: float | None
-    checkpoint: str | None
-    predictor: _Predictor
-    quality: _Quality
-    quality_of_halves: _Quality | None = None
-    reusable: _Reusable = _Reusable(ids=[])
-    target: Literal["difficulty", "variance"] = "difficulty"
-
-
-class Plan(Document):
-    """`plan.json`."""
-
-    round: Count
-    ids: list[str]
-    params: dict[str, Any]
-    mu: float | None
-    sigma: float | None
-    metrics: dict[str, Any]
-    inputs: Inputs
-    forecast: _Forecast
-    predicted: list[Annotated[float, Field(ge=-LARGEST, le=LARGEST)]] = Field(default_factory=list)
-    references: References | None = None
-
-    @model_validator(mode="after")
-    def _of_each_prompt(self) -> Plan:
-        there = self.model_fields_set
-        if "references" in there and (self.references is None or "predicted" not in there):
-            raise ValueError("it has references and predicts nothing")
-        if "predicted" in there and len(self.predicted) != len(self.ids):
-            raise ValueError(f"{len(self.predicted):,} predictions are of {len(self.ids):,} prompts")
-        return self
 
 
 class Orders:
@@ -488,7 +334,7 @@ class Run:
 
     def executions(self) -> list[Json]:
         """What was logged. Lines that are unfinished or damaged are left out."""
-        return list(fitting_lines(self.folder / EXECUTION, _Logged))
+        return list(fitting_lines(self.folder / EXECUTION, Logged))
 
 
 @contextmanager

@@ -112,7 +112,10 @@ def test_a_worker_of_a_ray_of_our_own_writes_the_same_bytes(
     assert tree(tmp_path / "two") == tree(tmp_path / "one")
     lines = result.stderr.splitlines()
     assert lines[1].startswith("started a Ray on this machine alone (")
-    assert [line.partition(":")[0] for line in lines[2:]] == [f"shard {i} of 3" for i in (1, 2, 3)]
+    shards = [
+        line.partition(":")[0] for line in lines[2:] if "no worker has a place yet" not in line
+    ]  # a busy machine
+    assert shards == [f"shard {i} of 3" for i in (1, 2, 3)]
     assert "scored 60 rows" in result.stdout
     assert "raylet" not in result.stdout
     import ray
