@@ -681,7 +681,8 @@ def test_no_value_of_any_setting_ends_a_rule(trainer: str, monkeypatch: pytest.M
         for context in contexts:
             look(trainer, context)
     for context, key, value in itertools.product((RUN, READING_RUN), sorted(asked), ODD):
-        look(trainer, context, **{key: value})
+        report = look(trainer, context, **{key: value})
+        assert all(finding.title for finding in report.findings), (key, value)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1, 0.5, 10**30])
