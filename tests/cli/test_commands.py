@@ -13,7 +13,7 @@ import gaincurate
 import runs
 import tiny
 from command import run
-from gaincurate.cli.output import counted, length_sentence, number, plain, zero_vector_sentence
+from gaincurate.cli.output import counted, length_sentence, plain, zero_vector_sentence
 from sets import make_set, scored_row
 
 SHORT = "all 3 were rejected, 2 of them like this: the prompt has 61 tokens and the limit is 16"
@@ -203,10 +203,6 @@ def test_a_debugger_gets_the_traceback(tmp_path: Path, monkeypatch: pytest.Monke
 def test_version_and_help() -> None:
     assert run("--version").stdout == f"gaincurate {gaincurate.__version__}\n"
     assert run("score", "--help").exit_code == 0
-
-
-def test_what_should_be_a_number_and_is_none_is_shown() -> None:
-    assert [number(value, ".2f") for value in (None, 0.5, 3, "x" * 500)] == ["-", "0.50", "3.00", "x" * 100]
 
 
 def test_length_is_put_into_plain_words() -> None:

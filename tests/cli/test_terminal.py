@@ -300,6 +300,7 @@ def test_a_misspelt_column_has_its_near_names_said(folder: Path) -> None:
         (None, ".3f", "-"),
         (2.5, ",d", "2.5"),
         ("many", ",d", "many"),
+        ("x" * 500, ".2f", "x" * output.WIDTH),
         ([1], ".3f", "[1]"),
         (10**400, ".3f", "1" + "0" * (output.WIDTH - 1)),
     ],

@@ -18,7 +18,7 @@ _PERHAPS = re.compile(
     rf"\$\((?!(?:cd|pwd|basename|dirname|realpath)\.)|`|\$\{{?(?:oc\.env:)?(?:[\d@*]|GAINCURATE_|(?:{'|'.join(NAMES)})(?!\w))",
     re.IGNORECASE,
 )
-_MOST = 10_000_000
+_MOST = 10_000_000  # of a batch: rules try each size up to it
 _UNCOUNTED = "by which nothing can be counted"
 _SUMS = re.compile(r"\$\(\([^$]*\)\)")
 

@@ -71,7 +71,7 @@ def _prime_rl(path: Path, step: int) -> str | None:
 
 
 class _Work(Document):
-    type: str = "train"
+    type: str | None = "train"
     step: int | None = None
 
 
@@ -80,7 +80,7 @@ class _Run(Document):
 
 
 class _Agent(Document):
-    trainable: bool = True
+    trainable: bool | None = True
 
 
 class _Data(Document):
