@@ -28,6 +28,7 @@ from sets import IDENTITY_OF_SETS, make_set, scored_row
 TABLE = pa.table({"gc_id": ["a", "b"], "x": pa.array([1.5, None])})
 INFO: dict[str, Any] = {
     "identity": {"format": 1},
+    "shard": 0,
     "rows": 2,
     "note": "ä\ud83d\ude00".encode("utf-16", "surrogatepass").decode("utf-16"),
 }
@@ -133,12 +134,19 @@ def test_present_shards_are_those_that_are_whole_and_ours(tmp_path: Path) -> Non
         Artifact(folder, SCORES).present({**IDENTITY_OF_SETS, "dtype": "bfloat16"}, 3)
 
 
+def test_a_shard_under_another_name_is_refused(tmp_path: Path) -> None:
+    folder = make_set(tmp_path / "set", [[scored_row("a")], [scored_row("b")]])
+    (folder / shard_name(1)).write_bytes((folder / shard_name(0)).read_bytes())
+    with pytest.raises(OutputError, match=r"shard-00001.arrow is shard-00000.arrow under another name"):
+        Artifact(folder, SCORES).present(IDENTITY_OF_SETS, 2)
+
+
 def test_the_manifest_counts_and_names_every_shard(tmp_path: Path) -> None:
     folder = tmp_path
     facts = {"identity": IDENTITY_OF_SETS, "truncated": 1, "without_prefix": 2, "rows": 2}
     facts |= {"zero_vectors": 3, "norm_was_fused": True, "prefill": "packed"}
     for index, rejected in enumerate([[{"row": 3, "reason": "é"}], []]):
-        info = {**facts, "rejected": rejected}
+        info = {**facts, "shard": index, "rejected": rejected}
         (folder / shard_name(index)).write_bytes(encode_shard(TABLE, info))
     manifest = Artifact(folder, SCORES).finish(IDENTITY_OF_SETS, 2)
     assert Artifact(folder, SCORES).read_manifest() == manifest

@@ -408,6 +408,13 @@ def test_a_template_that_refuses_a_system_message_says_so_at_once(tmp_path: Path
     )
 
 
+def test_a_template_that_writes_what_is_no_text_says_so_at_once(tmp_path: Path, rows_file: Path) -> None:
+    model = tiny.save_model(tmp_path / "half", template="{{ '\\ud800' }}{{ messages[-1].content }}")
+    result = run("score", rows_file, "-m", model, "-o", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "the chat template writes half of a surrogate pair" in result.stderr
+
+
 def test_a_model_without_a_template_has_no_place_for_a_system_message(
     tmp_path: Path, rows_file: Path
 ) -> None:

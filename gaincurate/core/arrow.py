@@ -306,7 +306,12 @@ def check_fields(schema: pa.Schema, fields: Iterable[pa.Field], refuse: Refuse) 
 
 
 def check_values(
-    table: pa.Table, refuse: Refuse, *, never_null: Collection[str] = (), finite: Collection[str] = ()
+    table: pa.Table,
+    refuse: Refuse,
+    *,
+    never_null: Collection[str] = (),
+    finite: Collection[str] = (),
+    counts: Collection[str] = (),
 ) -> None:
     """See that columns hold no value that they may not hold.
 
@@ -315,6 +320,7 @@ def check_values(
         refuse: makes the exception.
         never_null: columns that have a value in each row.
         finite: columns of numbers, or of vectors, without NaN and infinity.
+        counts: columns of whole numbers from 0 on.
 
     Raises:
         GaincurateError: from `refuse`, with the column's name.
@@ -325,6 +331,8 @@ def check_values(
             raise refuse(f"its column {name!r} holds null")
         if name in finite and not all(_is_finite(chunk) for chunk in column.chunks):
             raise refuse(f"its column {name!r} holds NaN or infinity")
+        if name in counts and (least := pc.min(column).as_py()) is not None and least < 0:
+            raise refuse(f"its column {name!r} holds {least}, and it counts")
 
 
 def _is_finite(values: pa.Array) -> bool:

@@ -326,6 +326,12 @@ class Artifact:
             raise self.mismatch(path)
         info = parse_info(data, path, self.kind.part)
         self.refuse_other(info["identity"], identity, path)
+        if info["shard"] != index:  # whole and of this run, so no hash shows it
+            raise OutputError(
+                f"{path} is {shard_name(info['shard'])} under another name. Delete it, or rename it, and "
+                "repeat the command.",
+                path=str(path),
+            )
         if tag is not None:
             self._remember(name, tag, info, data)
         return info, len(data), digest_bytes(data)

@@ -66,6 +66,7 @@ class Part(Document):
     """What a part says of itself."""
 
     identity: dict[str, Any]
+    shard: Count
     content: Hash
     rejected: list[dict[str, Any]] = []
 

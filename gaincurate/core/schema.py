@@ -33,7 +33,8 @@ SCORE_FIELDS = (
     pa.field("gc_angle_inter", pa.float32()),
     pa.field("gc_angle_intra_offdiag", pa.float32()),
 )
-NEVER_NULL = (ID, "gc_prompt_tokens", "gc_prefix_tokens", "gc_question_tokens")
+COUNTS = ("gc_prompt_tokens", "gc_prefix_tokens", "gc_question_tokens")
+NEVER_NULL = (ID, *COUNTS)
 """Score columns that have a value in every row."""
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field, FiniteFloat
+from pydantic import Field, FiniteFloat, model_validator
 
 from gaincurate.core.arrow import Refuse, check_fields, check_values, open_ipc, validate
 from gaincurate.core.artifact import MANIFEST, Artifact, Json, Kind, broken, open_table, without_info
@@ -29,7 +29,7 @@ from gaincurate.core.files import digest_bytes, digest_file, reading, write_atom
 from gaincurate.core.foreign import Malformed, json_file, see_fits
 from gaincurate.core.manifest import ColumnNote, Count, Document, Entry, Manifest, Part
 from gaincurate.core.options import near
-from gaincurate.core.schema import FORMAT, ID, NEVER_NULL, PREFIX, expected_fields, take
+from gaincurate.core.schema import COUNTS, FORMAT, ID, NEVER_NULL, PREFIX, expected_fields, take
 from gaincurate.core.store import Remote, located
 from gaincurate.errors import InputError, OutputError, storage_error
 
@@ -48,6 +48,7 @@ class _Entry(Entry):
 
 class _Source(Document):
     prompt_column: str
+    rows: Count | None = None
     answer_column: str | None = None
     id_column: str | None = None
     split: str | None = None
@@ -59,10 +60,15 @@ class _Model(Document):
     weights: str | None = None
 
 
+class _Shot(Document):
+    role: str
+    content: str
+
+
 class _Segmentation(Document):
     system: str | None = None
     system_override: bool = False
-    shots: list[dict[str, Any]] | None = None
+    shots: Sequence[_Shot] = ()
     template_kwargs: dict[str, Any] | None = None
     max_length: Count | None = None
     overlong: str | None = None
@@ -76,7 +82,7 @@ class _Identity(Document):
     dtype: str
     device: str
     inter_weight: FiniteFloat = 1.0
-    segmentation: _Segmentation | None = None
+    segmentation: _Segmentation = _Segmentation()
 
 
 class _Manifest(Manifest):
@@ -89,6 +95,13 @@ class _Manifest(Manifest):
     prefill: str
     identity: _Identity  # type: ignore[assignment]
     shards: Annotated[Sequence[_Entry], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _no_row_lost(self) -> _Manifest:
+        read = self.identity.source.rows
+        if read is not None and self.rows + self.rejected != read:
+            raise ValueError(f"it says {self.rows:,} rows and {self.rejected:,} rejected, of {read:,}")
+        return self
 
 
 class _Part(Part):
@@ -437,7 +450,7 @@ class ScoredSet:
             for place in places.to_pylist():
                 validate(flat.slice(place, 1), path, refuse)
             scores = [name for name in flat.column_names if name.startswith(PREFIX)]
-            check_values(take(flat, places), refuse, never_null=NEVER_NULL, finite=scores)
+            check_values(take(flat, places), refuse, never_null=NEVER_NULL, finite=scores, counts=COUNTS)
         return take(self._shard(index, names), places)
 
     def _joined(self, index: int) -> pa.Table:
@@ -478,7 +491,7 @@ class ScoredSet:
             refuse = broken(path, _BROKEN)
             table = validate(file.select(names), path, refuse)
             scores = [name for name in names if name.startswith(PREFIX)]
-            check_values(table, refuse, never_null=NEVER_NULL, finite=scores)
+            check_values(table, refuse, never_null=NEVER_NULL, finite=scores, counts=COUNTS)
             validated.update(names)
 
     def _join(self, table: pa.Table, index: int) -> pa.Table:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from gaincurate.core.arrow import check_fields, check_values
 from gaincurate.core.artifact import IDENTITY, MANIFEST, Artifact, Json, Kind, broken, open_table
@@ -163,26 +164,32 @@ class RolloutSet:
         self.manifest: Json = self._files.read_manifest()
 
     def check(self) -> None:
-        """See that all shards are there and as they were written.
+        """See that all shards are there and hold what they should.
 
         Raises:
-            OutputError: one is not.
+            OutputError: as `tables`.
         """
-        for entry in self.manifest["shards"]:
-            self._files.check(entry)
+        for _ in self.tables():
+            pass
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """One memory-mapped table per shard.
 
         Raises:
-            OutputError: a file is missing, broken or does not match the manifest.
+            OutputError: a file is missing or broken, does not match the manifest, or has a reward that is
+                not from 0 to 1.
         """
         for entry in self.manifest["shards"]:
             path = self._files.check(entry)
             refuse = broken(path)
             table = open_table(path, refuse)
             check_fields(table.schema, SCHEMA, refuse)
+            if len(table) != entry["rollouts"]:
+                raise refuse(f"it has {len(table):,} rows, and the manifest says {entry['rollouts']:,}")
             check_values(table, refuse, never_null=[ID, "sample", "completion"], finite=["reward"])
+            rewards = pc.min_max(table.column("reward")).as_py()
+            if rewards["min"] is not None and not 0 <= rewards["min"] <= rewards["max"] <= 1:
+                raise refuse(f"its rewards are {rewards['min']:g} to {rewards['max']:g}, and not from 0 to 1")
             yield table if columns is None else table.select(list(columns))
 
 

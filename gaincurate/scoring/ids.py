@@ -133,6 +133,11 @@ def _digests(table: pa.Table, columns: Columns, start: int) -> Iterator[tuple[st
         yield None, digest(prompt, columns.prompt, answer)
 
 
+def has_ids(path: Path, rows: int) -> bool:
+    """Whether a file has a record for each row. A machine that loses its power may leave one that is cut."""
+    return path.is_file() and path.stat().st_size == rows * _RECORD.itemsize
+
+
 def write_ids(path: Path, batches: Iterator[pa.RecordBatch], columns: Columns) -> None:
     """Read the whole source once and write `path`, 20 bytes per row; atomic.
 

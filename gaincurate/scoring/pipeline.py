@@ -37,7 +37,7 @@ from gaincurate.errors import GaincurateError, OutputError, StorageError
 from gaincurate.scoring.config import ScoreConfig, ScoreOptions
 from gaincurate.scoring.finished import asked_of, read_back
 from gaincurate.scoring.identity import execution_record
-from gaincurate.scoring.ids import Ids, SentIds, write_ids
+from gaincurate.scoring.ids import Ids, SentIds, has_ids, write_ids
 from gaincurate.scoring.plan import Outline, Plan, make_plan, open_data
 from gaincurate.scoring.readers.source import Hashed
 from gaincurate.scoring.summary import Summary
@@ -198,7 +198,7 @@ def _begin(plan: Outline, artifact: Artifact, progress: Progress, summary: Summa
         if len(present) < plan.shards:
             artifact.reopen()
             # In an object store another machine may have begun another set since the ids were made here.
-            if artifact.remote or not ids.exists():
+            if artifact.remote or not has_ids(ids, plan.source.rows):
                 write_ids(ids, plan.source.batches(), plan.columns)
         return present
 

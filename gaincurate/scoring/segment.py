@@ -175,6 +175,10 @@ class Segmenter:
             raise _Refused(f"the chat template refused the messages ({reason})") from error
         if len(rendered) > 2 * LONGEST_PROMPT:
             raise _Refused(f"the chat template makes {len(rendered):,} characters of the messages")
+        try:
+            rendered.encode()
+        except UnicodeEncodeError as error:
+            raise _Refused("the chat template writes half of a surrogate pair") from error
         return rendered
 
     def _locate(self, messages: list[Message]) -> tuple[str, int, int]:

@@ -381,6 +381,7 @@ def replaced(name: str, values: Any, kind: pa.DataType | None = None) -> Callabl
             "'gc_embedding' holds fixed_size_list",
         ),
         (replaced("gc_question_tokens", [None, 3]), "'gc_question_tokens' holds null"),
+        (replaced("gc_question_tokens", [-5, 3]), "'gc_question_tokens' holds -5, and it counts"),
         (replaced("gc_angle", ["x", "y"], pa.string()), "'gc_angle' holds string instead of float"),
         (replaced("gc_id", [1, 2], pa.int64()), "'gc_id' holds int64 instead of string"),
         (lambda table: table.drop_columns(["gc_angle_intra"]), "no column 'gc_angle_intra'"),
@@ -467,6 +468,18 @@ def test_a_rollout_set_is_checked_as_a_scored_set_is(tmp_path: Path) -> None:
         list(RolloutSet(folder).tables())
     with pytest.raises(OutputError, match="'reward' holds NaN or infinity"):
         list(RolloutSet(rollouts(tmp_path / "nan", float("nan"))).tables())
+    for reward in (-1.0, 2.0, 1e308):
+        with pytest.raises(OutputError, match=f"its rewards are {reward:g}".replace("+", r"\+")):
+            RolloutSet(rollouts(tmp_path / f"{reward}", reward)).check()
+    folder = rollouts(tmp_path / "fewer")
+    rewrite(
+        folder / "shard-00000.arrow",
+        lambda data: encode_shard(
+            pa.ipc.open_file(data).read_all().slice(0, 2).replace_schema_metadata(None), {}
+        ),
+    )
+    with pytest.raises(OutputError, match="it has 2 rows, and the manifest says 3"):
+        RolloutSet(folder).check()
     folder = rollouts(tmp_path / "columns")
     rewrite(folder / "shard-00000.arrow", lambda _: encode_shard(pa.table({"gc_id": ["a"]}), {}))
     with pytest.raises(OutputError, match="no column 'sample'"):

@@ -203,6 +203,17 @@ def test_an_interrupted_overwrite_goes_on(tmp_path: Path, tiny_model: Path, data
     assert tree(out) == good
 
 
+@pytest.mark.parametrize("size", [0, 3, 16, 40])
+def test_ids_that_a_power_failure_cut_are_made_again(
+    tmp_path: Path, tiny_model: Path, data: str, size: int
+) -> None:
+    score(data, tiny_model, tmp_path / "whole")
+    score(data, tiny_model, tmp_path / "out", split_run=Split(1, 2))
+    os.truncate(tmp_path / "out/.work/ids.bin", size)
+    score(data, tiny_model, tmp_path / "out")
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
 def test_what_a_killed_start_left_is_no_obstacle(tmp_path: Path, tiny_model: Path, data: str) -> None:
     out = tmp_path / "out"
     (out / ".work").mkdir(parents=True)

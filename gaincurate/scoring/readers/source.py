@@ -149,6 +149,8 @@ def _stats(paths: Iterable[Path | None]) -> tuple[tuple[str, int, int], ...]:
 
 
 def _open(data: str, split: str | None, hashed: Hashed | None) -> tuple[tuple[Reader, ...], str]:
+    if not data:  # it would be the working folder
+        raise SourceError("the data is an empty text; expected a file, a folder or a data set.")
     place = located(data)
     paths: list[Path] | None
     if isinstance(place, Remote) and is_pattern(place):
