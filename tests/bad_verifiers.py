@@ -17,6 +17,11 @@ class _MuteError(Exception):
         raise ValueError("says nothing")
 
 
+class _WorseError(Exception):
+    def __str__(self) -> str:
+        raise KeyboardInterrupt
+
+
 def check(completion: str, row: dict[str, Any]) -> Any:
     """1 for the row's answer, 0 for other texts; `!...` misbehaves."""
     if completion in ("!spin", "!sleep"):
@@ -42,6 +47,14 @@ def check(completion: str, row: dict[str, Any]) -> Any:
         raise KeyError("no such thing")
     if completion == "!mute":
         raise _MuteError
+    if completion == "!worse":
+        raise _WorseError
+    if completion == "!signal":
+        os.kill(os.getpid(), 40)  # a real-time signal
+    if completion == "!key":
+        return os.environ["SOME_API_KEY"]
+    if completion == "!key in an error":
+        raise ValueError("x" * 370 + os.environ["SOME_API_KEY"])
     if completion == "!text":
         return "yes"
     if completion == "!nan":

@@ -40,6 +40,8 @@ _NESTING = frozenset({dict, list})
 _DOTTED_KEY = re.compile(
     rf"""(?<![\w-])(?:(?>[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*+\.[ \t]*+){{{DEEPEST}}}""", re.ASCII
 )
+_SECRET_NAME = re.compile("KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL|SAS")
+_SECRET = 8  # characters of the shortest value that is taken for one
 _SHOWN = 60  # characters of a value in a sentence
 
 
@@ -172,6 +174,14 @@ def _far(outer: Any) -> Any:
 def is_utf8(value: str) -> bool:
     """Whether a text can be written to a file: it holds no half of a surrogate pair."""
     return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def without_secrets(text: str) -> str:
+    """A text without what may be a secret: the values of environment variables whose names say so."""
+    for name, value in os.environ.items():
+        if len(value) >= _SECRET and _SECRET_NAME.search(name):
+            text = text.replace(value, "***")
+    return text
 
 
 def see_text(value: Any) -> None:

@@ -63,6 +63,14 @@ class Terminated(KeyboardInterrupt):
         super().__init__(signal.Signals(number).name)
 
 
+def signal_name(number: int) -> str:
+    """Such as SIGSEGV; the number of a real-time signal, most of which have no name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 def _interruption(number: int) -> KeyboardInterrupt:
     return Terminated(number) if number in _NOTICES else KeyboardInterrupt()
 
@@ -364,7 +372,7 @@ def run_command(
     if isinstance(code, str):
         raise TrainerError(f"the trainer {command[0]!r} cannot be started: {code}.")
     if code:
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
+        how = f"was ended by {signal_name(-code)}" if code < 0 else f"failed with exit code {code}"
         raise TrainerError(f"the trainer {how}; its log is {log}{_quoted(log)}", log=str(log), code=code)
     return time.monotonic() - begin
 

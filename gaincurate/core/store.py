@@ -19,7 +19,7 @@ from pathlib import Path, PosixPath
 from typing import Any, Protocol
 
 from gaincurate.core.files import reading, write_atomic, write_stream
-from gaincurate.core.foreign import LARGEST, read_bytes
+from gaincurate.core.foreign import LARGEST, read_bytes, without_secrets
 from gaincurate.errors import InputError, SourceError, StorageError, reason_of
 
 SCHEMES = {
@@ -31,7 +31,6 @@ SCHEMES = {
 CACHE = "GAINCURATE_CACHE"
 """The environment variable with the folder for what was read from object stores."""
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(?:/(.*)|$)", re.DOTALL)
-_SECRET = 8  # characters of the shortest value that is taken for one
 _BLOCK = 1 << 25  # bytes of a request for a part of a file
 _TIMES = {"timeout": timedelta(minutes=5), "connect_timeout": timedelta(seconds=10)}  # of one request
 _PATIENT = {"max_retries": 10, "retry_timeout": timedelta(minutes=3)}
@@ -357,11 +356,7 @@ class Bucket:
 def scrubbed(text: str) -> str:
     """A text without what may be a secret: user names and queries of URLs, values of the environment."""
     text = re.sub(r"//[^/\s@]*@", "//", text)
-    text = re.sub(r"\?\S+", "", text)
-    for name, value in os.environ.items():
-        if len(value) >= _SECRET and re.search("KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL|SAS", name):
-            text = text.replace(value, "***")
-    return text
+    return without_secrets(re.sub(r"\?\S+", "", text))
 
 
 def connect(place: Remote, retries: dict[str, Any]) -> Any:

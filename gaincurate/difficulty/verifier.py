@@ -28,7 +28,7 @@ from gaincurate.core.artifact import Json
 from gaincurate.core.files import digest_json, to_lines, write_json
 from gaincurate.core.foreign import json_file, json_value
 from gaincurate.core.options import near
-from gaincurate.core.process import Kept
+from gaincurate.core.process import Kept, signal_name
 from gaincurate.core.progress import Progress
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.config import VERIFY_MEMORY, VERIFY_SECONDS, VERIFY_WORKERS, VerifyingConfig
@@ -207,7 +207,7 @@ class _Process:
         about = answer.get("about")
         if not isinstance(about, dict):
             self.drop()
-            reason = reason or f"its process {_GARBAGE}"
+            reason = reason if isinstance(reason, str) else f"its process {_GARBAGE}"
             extra = _EXTRAS.get(config.verifier)
             hint = (
                 f" `pip install 'gaincurate[{extra}]'` brings it." if extra and "NotFound" in reason else ""
@@ -323,7 +323,7 @@ class _Process:
         if code == -signal.SIGKILL:
             return "was killed (SIGKILL), by the system for its memory it may be"
         if code < 0:
-            return f"crashed ({signal.Signals(-code).name})"
+            return f"crashed ({signal_name(-code)})"
         return f"ended without an answer (exit code {code})"
 
 

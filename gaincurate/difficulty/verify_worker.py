@@ -19,12 +19,13 @@ import re
 import resource
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from gaincurate.core.foreign import json_value
+from gaincurate.core.foreign import json_value, without_secrets
 
 Check = Callable[[str, Any, dict[str, Any]], Any]
 NAMES = ("math", "reasoning-gym", "exact")
@@ -86,13 +87,17 @@ def _say(replies: BinaryIO, value: dict[str, Any]) -> None:
 
 
 def _short(error: BaseException) -> str:
-    try:
-        said = str(error)
-    except Exception:  # a verifier's own exception can have anything in it
-        said = ""
-    # A half of a surrogate pair cannot be written to a file.
-    text = " ".join(said.encode(errors="backslashreplace").decode().split())
-    return f"{type(error).__name__}: {text}"[:_REASON] if text else type(error).__name__
+    kind = said = ""
+    with suppress(BaseException):  # a verifier's own exception can have anything in it
+        kind = f"{type(error).__name__}"
+        said = " ".join(str(error).split())
+    return _told(": ".join(filter(None, (kind or "an exception", said))), _REASON)
+
+
+def _told(text: str, most: int) -> str:
+    """What a verifier says, cut: without what may be a key, and as text that a file can hold."""
+    # Half of a surrogate pair cannot be written.
+    return without_secrets(text).encode(errors="backslashreplace").decode()[:most]
 
 
 def _judge(check: Check, job: Job, setup: Setup) -> dict[str, Any]:
@@ -104,7 +109,7 @@ def _judge(check: Check, job: Job, setup: Setup) -> dict[str, Any]:
     try:
         return _number(check(job.completion, job.answer, job.row))
     except GoldProblem as problem:
-        return {"reason": str(problem).encode(errors="backslashreplace").decode()[:_REASON]}
+        return {"reason": _told(str(problem), _REASON)}
     except MemoryError:
         return {"reason": f"the verifier needed more than {setup.memory:,} MiB of memory", "spent": True}
     except BaseException as error:  # the verifier's own, SystemExit included
@@ -118,7 +123,7 @@ def _number(value: Any) -> dict[str, Any]:
     if hasattr(value, "item"):  # a NumPy or torch scalar
         value = value.item()
     if not isinstance(value, bool | int | float):
-        return {"reason": f"the verifier returned {value!r:.60}, which is no number"}
+        return {"reason": f"the verifier returned {_told(repr(value), 60)}, which is no number"}
     reward = float(value)
     if not (math.isfinite(reward) and 0 <= reward <= 1):
         return {"reason": f"the verifier returned {reward}, which is not from 0 to 1"}

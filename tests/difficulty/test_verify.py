@@ -27,6 +27,8 @@ MISDEEDS = {
     "!sysexit": "the verifier raised SystemExit: 3",
     "!raise": "the verifier raised KeyError: 'no such thing'",
     "!mute": "the verifier raised _MuteError",
+    "!worse": "the verifier raised _WorseError",
+    "!signal": "crashed (signal 40)",
     "!text": "the verifier returned 'yes', which is no number",
     "!nan": "the verifier returned nan, which is not from 0 to 1",
     "!two": "the verifier returned 2.0, which is not from 0 to 1",
@@ -57,6 +59,26 @@ def test_whatever_a_verifier_does_the_others_are_judged_in_order(workers: int) -
             assert MISDEEDS[text] in reason
         else:
             assert (reward, reason) == (float(text == "7"), None)
+
+
+def test_a_key_is_not_part_of_what_a_verifier_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = "sk-" + "0123456789abcdef" * 3
+    monkeypatch.setenv("SOME_API_KEY", key)
+    found = rewards(bad(), [Job(text, "7", ROW) for text in ("!key", "!key in an error")])
+    assert found[0] == (None, "the verifier returned '***', which is no number")
+    # Before it is cut: the beginning of a key is a part of it.
+    assert found[1] == (None, f"the verifier raised ValueError: {'x' * 370}***")
+
+
+@linux
+def test_garbage_on_the_pipe_while_a_verifier_loads_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = ("import bad_verifiers", "bad_verifiers.write_on_pipes(b'{\"failed\": 5}\\n')", "check = 1")
+    Path("loud.py").write_text("\n".join(lines))
+    with pytest.raises(InputError, match="cannot be loaded: its process wrote on the pipe of its verdicts"):
+        VerifierPool(VerifierConfig("loud:check")).__enter__()
 
 
 @linux
