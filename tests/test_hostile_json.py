@@ -12,10 +12,12 @@ import pyarrow as pa
 import pytest
 
 import dots_runs
+import exports
 import runs
 from command import run as command
 from gaincurate.cli.run_view import print_status
 from gaincurate.core.foreign import Malformed
+from gaincurate.core.prompts import training_rows
 from gaincurate.core.scored_set import open_scores
 from gaincurate.difficulty.metrics import Quality, quality
 from gaincurate.errors import GaincurateError, InputError, OutputError
@@ -26,6 +28,7 @@ from gaincurate.schedule.rounds import selector_of
 from gaincurate.schedule.run import Run
 from gaincurate.schedule.status import status
 from gaincurate.schedule.strategies.dots import Dots
+from gaincurate.trainers.logs import TAKEN, take_logs, taken
 
 VALUES: list[Any] = [
     None, "x", "", -1, 2.5, 10**30, float("inf"), float("nan"), True, [], {}, [1], {"a": 1}, "../x", "\ud800", "a\0b",
@@ -73,6 +76,28 @@ def refused(path: Path, use: Callable[[], object]) -> int:
     return count
 
 
+def test_what_was_put_into_prompts_is_refused_or_read(tmp_path: Path) -> None:
+    added = {"system": exports.SYSTEM, "shots": exports.SHOTS}
+    folder = exports.make_set(tmp_path / "set", exports.sums(4), segmentation=added)
+
+    def use() -> None:
+        scored = open_scores(folder)
+        training_rows(scored.to_table(), scored.identity, bare=False, with_scores=False)
+
+    assert refused(folder / "manifest.json", use) > 250
+
+
+def test_a_manifest_that_lost_a_shard_is_refused(tmp_path: Path) -> None:
+    path = exports.make_set(tmp_path / "set", exports.sums(6)) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps({**manifest, "shards": manifest["shards"][:1], "rows": 3}))
+    with pytest.raises(OutputError, match="it says 3 rows and 0 rejected, of 6"):
+        open_scores(path.parent)
+    path.write_text(json.dumps({**manifest, "rejected": 3}))
+    with pytest.raises(OutputError, match="it says 6 rows and 3 rejected, of 6"):
+        open_scores(path.parent)
+
+
 def test_a_manifest_is_refused_or_means_the_same(tmp_path: Path) -> None:
     folder = runs.some_set(tmp_path / "set", rows=6, shards=2)
 
@@ -101,6 +126,19 @@ def test_a_runs_file_is_refused_or_read(name: str, tmp_path: Path) -> None:
         selector_of(again, again.state)
 
     assert refused(run.folder / name, use) > 50
+
+
+def test_a_note_of_taken_logs_is_refused_or_read(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, rows=12, budget=3, strategy="uniform")
+    log = tmp_path / "log.jsonl"
+    log.write_text(json.dumps({"gc_id": run.ids(0)[0], "reward": 1.0, "round": 0}) + "\n")
+    take_logs(run, [log])
+    path = run.round_folder(0) / TAKEN
+    assert refused(path, lambda: taken(run, 0)) > 50
+    note = json.loads(path.read_text())
+    note["files"][0]["of_a_later_version"] = 1
+    path.write_text(json.dumps(note))
+    assert [file.rows for file in taken(run, 0)] == [1]
 
 
 @pytest.mark.parametrize(

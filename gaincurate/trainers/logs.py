@@ -13,12 +13,12 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gaincurate.core.files import append_lines, digest_bytes, digest_file, reading, write_json
-from gaincurate.core.foreign import Malformed, json_value, see_text
+from gaincurate.core.foreign import Malformed, json_value, open_regular, see_text
+from gaincurate.core.manifest import Count, Document
 from gaincurate.core.outcomes import Rules, check_line, read_file
 from gaincurate.core.prompts import Message, column_values, prompts_of
 from gaincurate.errors import OutcomeError
@@ -30,34 +30,39 @@ TAKEN = "logs.json"
 """Beside a round's outcomes: the files that were taken for it."""
 
 
-@dataclass(frozen=True, slots=True)
-class LogFile:
+class LogFile(Document):
     """A file that was taken: its place, size in bytes, hash and kind, and how many rows and lines it gave."""
 
     path: str
-    bytes: int
+    bytes: Count
     hash: str
     format: str
-    rows: int = 0
-    lines: int = 0
+    rows: Count = 0
+    lines: Count = 0
 
     @classmethod
     def of(cls, path: Path, kind: str) -> LogFile:
         """A file as it is now."""
         with reading(path):
-            return cls(str(path.resolve()), path.stat().st_size, digest_file(path), kind)
+            return cls(
+                path=str(path.resolve()), bytes=path.stat().st_size, hash=digest_file(path), format=kind
+            )
 
     def begins(self, path: Path) -> bool:
         """Whether a file is this one with more lines after its own."""
         if self.path != str(path.resolve()) or path.suffix == ".parquet":
             return False
-        with reading(path), path.open("rb") as file:
+        with reading(path), open_regular(path) as file:
             return digest_bytes(file.read(self.bytes)) == self.hash
+
+
+class _TakenFiles(Document):
+    files: list[LogFile]
 
 
 def is_cut(path: Path) -> bool:
     """Whether a file with lines ends within one."""
-    with reading(path), path.open("rb") as file:
+    with reading(path), open_regular(path) as file:
         if not file.seek(0, os.SEEK_END):
             return False
         file.seek(-1, os.SEEK_END)
@@ -69,7 +74,7 @@ def taken(run: Run, round_: int) -> list[LogFile]:
     path = run.round_folder(round_) / TAKEN
     if not path.exists():
         return []
-    return [LogFile(**entry) for entry in read_json(path)["files"]]
+    return _TakenFiles(**read_json(path, _TakenFiles)).files
 
 
 def find_files(path: Path, format_: str | None) -> list[tuple[Path, str]]:
@@ -109,7 +114,7 @@ def _below(folder: Path, format_: str | None) -> list[Path]:
 
 def _natural(path: Path) -> list[tuple[int, str]]:
     """Numbers in a path by their size: 2.jsonl before 10.jsonl."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path))]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(path))]
 
 
 class Unknown(Exception):
@@ -255,7 +260,7 @@ def take_logs(
     taking.tell(note, lines)
     if lines:
         append_lines(run.outcomes(round_), lines)
-    files = [asdict(file) for file in taking.files.values()]
+    files = [file.model_dump() for file in taking.files.values()]
     write_json(run.round_folder(round_) / TAKEN, {"files": files})
     return sum("gc_id" in line for line in lines)
 
@@ -308,7 +313,8 @@ class _Taking:
             self._again += overlap
             self._joined += overlap
             self._take_entries(entries[overlap:], again and not table)
-        self.files[now.path] = replace(now, rows=self._rows - rows, lines=len(self._fresh) - fresh)
+        counted = {"rows": self._rows - rows, "lines": len(self._fresh) - fresh}
+        self.files[now.path] = now.model_copy(update=counted)
         return self._joined - joined
 
     def _overlap(self, path: Path) -> int:
@@ -334,14 +340,20 @@ class _Taking:
             except Unknown as why:
                 self._problems.setdefault(str(why), []).append(entry.where)
                 continue
-            self._check(entry, gc_id)
-            self._joined += 1
-            sample = counts[gc_id, entry.step] if entry.sample is None else entry.sample
-            counts[gc_id, entry.step] += 1
-            line: Line = {"gc_id": gc_id, "reward": entry.reward, "round": self._round, "sample": sample}
+            line: Line = {
+                "gc_id": gc_id,
+                "reward": entry.reward,
+                "round": self._round,
+                "sample": entry.sample,
+            }
             line |= {"step": entry.step} if entry.step is not None else {}
             line |= {"tokens": entry.tokens} if entry.tokens is not None else {}
-            check_line(line, entry.where, self._round, self._rules)  # before anything is written
+            # Before anything is written, and before anything is counted by a step that may be a list.
+            check_line(line, entry.where, self._round, self._rules)
+            self._joined += 1
+            if entry.sample is None:
+                line["sample"] = counts[gc_id, entry.step]
+            counts[gc_id, entry.step] += 1
             self._all.append(line)
             key = _log_key(line)
             another = key in self._rewards and self._rewards[key] != entry.reward
@@ -381,19 +393,6 @@ class _Taking:
         self._rewards[_log_key(line)] = line["reward"]
         self._fresh.append(line)
         return True
-
-    def _check(self, entry: Entry, gc_id: str) -> None:
-        reward, low, high = entry.reward, self._rules.low, self._rules.high
-        if reward is None:
-            return
-        if isinstance(reward, bool) or not isinstance(reward, (int, float)):
-            raise OutcomeError(f"{entry.where}: the reward is {json.dumps(reward)[:40]}, not a number.")
-        if not low <= reward <= high:
-            raise OutcomeError(
-                f"{entry.where}: reward {reward:g} of {gc_id!r} is outside {low:g} to {high:g}; give the "
-                "trainer's range to `schedule start` (--reward-range LO,HI).",
-                gc_id=gc_id,
-            )
 
     def lines(self) -> list[Line]:
         """What is to be appended: the new lines, and from a step that was done again on, all of them."""

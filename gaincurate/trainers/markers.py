@@ -22,13 +22,20 @@ def tracker(name: str) -> Callable[[Path, int], str | None]:
 
     def unfinished(path: Path, step: int) -> str | None:
         file = path.parent / name
-        try:
-            newest = int(read_text(file, _SHORT))
-        except (OSError, ValueError):
+        newest = number_in(file)
+        if newest is None:
             return f"{path} is not finished: {file} does not say so"
         return None if newest >= step else f"{path} is not finished: {file} has step {newest}"
 
     return unfinished
+
+
+def number_in(file: Path, prefix: str = "") -> int | None:
+    """The number that a small file holds; None where there is no such file, or something else in it."""
+    try:
+        return int(read_text(file, _SHORT).strip().removeprefix(prefix))
+    except (OSError, ValueError):
+        return None
 
 
 def tokenizer_unfinished(folder: Path) -> str | None:

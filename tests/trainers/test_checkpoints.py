@@ -285,6 +285,14 @@ def test_the_marker_that_does_not_agree_is_named(
     assert why in found.why
 
 
+@pytest.mark.parametrize("latest", [b"global_step" + b"9" * 5000, "global_step²".encode(), b"", b"7\xff"])
+def test_a_marker_that_holds_no_number_says_nothing(tmp_path: Path, latest: bytes) -> None:
+    folders.write(tmp_path, folders.openrlhf(7, hf=False))
+    (tmp_path / "_actor/latest").write_bytes(latest)
+    found = look(tmp_path / "_actor/global_step7", 7, layout_of("openrlhf"))
+    assert found.why.endswith("_actor/latest does not say so")
+
+
 def test_other_markers_count_too(tmp_path: Path) -> None:
     # Trinity's weights alone, for synchronising: no .full_checkpoint, a tracker of its own.
     folders.write(tmp_path / "t", [write for write in folders.trinity(7) if "/.full" not in write[0]][:-1])

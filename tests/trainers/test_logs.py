@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import runs
 import tiny
 from command import run as gaincurate
 from gaincurate.core.outcomes import read_outcomes
-from gaincurate.errors import OutcomeError
+from gaincurate.errors import OutcomeError, StorageError
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.observations import rules_of, take_outcomes
 from gaincurate.schedule.rounds import advance, start
@@ -286,12 +287,17 @@ def test_traces_that_grew_give_the_next_round_what_is_new(run: Run, tmp_path: Pa
         (json.dumps(verl_row(0, 7.0, 1, "u")) + "\n", "line 1: reward 7 of 'id0000' is outside 0 to 1"),
         (
             json.dumps(verl_row(0, 1.0, 1, "u") | {"score": "good"}) + "\n",
-            'the reward is "good", not a number',
+            'reward is "good", not a number',
         ),
         (
             json.dumps(verl_row(0, 1.0, 1, "u") | {"step": 1.5}) + "\n",
             "line 1: step is 1.5, not a whole number",
         ),
+        (
+            json.dumps(verl_row(0, 1.0, 1, "u") | {"step": [1], "uid": None}) + "\n",
+            "line 1: step is [1], not a whole number",
+        ),
+        (json.dumps(verl_row(0, 10**400, 1, "u")) + "\n", "line 1: reward is 1000"),
         (
             json.dumps(verl_row(0, 1.0, 1, "u") | {"gc_id": ["id0000"]}) + "\n",
             "the id is not among the prompts",
@@ -310,6 +316,18 @@ def test_a_bad_file_is_one_sentence_and_nothing_is_taken(
     assert result.exit_code == 2
     assert sentence in result.stderr
     assert not run.outcomes(0).exists()
+
+
+@pytest.mark.parametrize("name", ["1²3.jsonl", "①.jsonl", "१०.jsonl"])
+def test_a_digit_of_another_kind_in_a_name_is_read_past(run: Run, tmp_path: Path, name: str) -> None:
+    lines_of(tmp_path / "m²" / name, [verl_row(0, 1.0, 1, "u")])
+    assert take_logs(run, [tmp_path / "m²" / "*"]) == 1
+
+
+def test_a_pipe_in_the_place_of_a_rounds_outcomes_is_refused(run: Run, tmp_path: Path) -> None:
+    os.mkfifo(run.outcomes(0))
+    with pytest.raises(StorageError, match="it is no regular file"):
+        take_logs(run, [lines_of(tmp_path / "1.jsonl", [verl_row(0, 1.0, 1, "u")])])
 
 
 def test_paths_and_options_that_mean_nothing_are_refused(run: Run, tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ class RunBatches:
         self.run = str(live.run.folder.resolve())  # environments may run elsewhere
         for loader in dataloaders.values():
             loader.state_dict = lambda state_of=loader.state_dict: {**state_of(), PLACE: live.save(self.step)}
-        steps = [path for path in Path(self.checkpoints).glob("step_*") if path.name[5:].isdigit()]
+        steps = [path for path in Path(self.checkpoints).glob("step_*") if path.name[5:].isdecimal()]
         if not steps:
             live.begin_anew()
             return live

@@ -7,10 +7,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gaincurate.core.foreign import read_text
 from gaincurate.core.schema import ID
 from gaincurate.trainers.columns import Parts, ViewOptions
-from gaincurate.trainers.markers import tokenizer_unfinished
+from gaincurate.trainers.markers import number_in, tokenizer_unfinished
 from gaincurate.trainers.profile import (
     NO_REFERENCE,
     OPTIMIZER_LOST,
@@ -73,9 +72,12 @@ def _tokenizer_last(path: Path, step: int) -> str | None:
     """OpenRLHF: the tokenizer is saved after the weights. Of its DeepSpeed folders `latest` tells."""
     if not path.name.endswith("_hf"):
         file = path.parent / "latest"
-        latest = read_text(file).strip() if file.is_file() else None
-        number = int(latest.removeprefix("global_step")) if latest and latest[11:].isdigit() else -1
-        return None if number >= step else f"{path} is not finished: {file} does not say so"
+        number = number_in(file, "global_step")
+        return (
+            None
+            if number is not None and number >= step
+            else f"{path} is not finished: {file} does not say so"
+        )
     return tokenizer_unfinished(path)
 
 
