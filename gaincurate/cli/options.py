@@ -156,6 +156,8 @@ def _parameter(
     shared: dict[str, Any] = {"help": marker.help + choices, "metavar": metavar}
     if choices_of := _choices(kind):
         kind, shared["parser"] = Any, _one_of(choices_of)
+    elif marker.read is None and _is_path(kind):
+        shared["parser"] = _path
     elif marker.read is None:
         shared |= {"min": least, "max": most}
     else:
@@ -185,6 +187,17 @@ def _one_of(choices: tuple[str, ...]) -> Callable[[Any], Any]:
         return value
 
     return parse
+
+
+def _is_path(kind: Any) -> bool:
+    return kind is Path or any(map(_is_path, typing.get_args(kind)))
+
+
+def _path(value: Any) -> Path:
+    """A path. An empty one, such as an unset variable of a script, would be the working folder."""
+    if value == "":
+        raise typer.BadParameter("it is empty.")
+    return Path(value)
 
 
 def _as_given(value: Any) -> Any:

@@ -206,6 +206,22 @@ def test_a_number_that_no_array_holds_is_refused(tmp_path: Path, number: int) ->
     assert f"--seed {number}: it should be less than 9223372036854775808." in found.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("score", "p.jsonl", "-m", "x", "--out", ""), "Invalid value for '--out' / '-o': it is empty."),
+        (("schedule", "start", "s", "--run", "", "--budget", "8"), "Invalid value for '--run': it is empty."),
+        (("schedule", "next", "r", "--outcomes", ""), "Invalid value for '--outcomes': it is empty."),
+        (("show", ""), "it is empty."),
+        (("score", "", "-m", "x", "--out", "out"), "error: the data is an empty text; expected a file"),
+    ],
+)
+def test_an_empty_path_is_not_the_working_folder(words: tuple[str, ...], said: str) -> None:
+    result = run(*words)
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
 def test_a_refusal_names_the_option_as_it_is_spelt(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^--rescore-every 0: it should be greater than or equal to 1\.$"):
         checked(ScheduleConfig, {**_RUN, "rescore": {"every": 0}})

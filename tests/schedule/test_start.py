@@ -47,6 +47,17 @@ def test_a_start_that_was_killed_leaves_no_run_and_can_be_repeated(tmp_path: Pat
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("name", [".", "", "../here"])
+def test_a_run_in_the_working_folder_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(OutputError, match="is the working folder. Give the name of another, or go up first"):
+        runs.begin(tmp_path, run=Path(name))
+    assert not list(Path().iterdir())
+
+
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     run = runs.begin(tmp_path)
     code = f"import sys; sys.path[:0]={sys.path!r}; from gaincurate.cli.app import main; main()"
