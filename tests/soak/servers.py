@@ -149,6 +149,8 @@ def case(kind: str, seed: int, world: Path, folder: Path) -> tuple[list[str], di
     if seen.code != 0 and on_error == "skip" and not found:
         server, _ = _begin("good", seed, 0.0, folder, port)
         again = child.start(command, box).wait()
+        if again.code == 2 and "--overwrite" in again.error:  # the bad one had another model
+            again = child.start([*command, "--overwrite"], box).wait()
         server.kill()
         server.wait()
         found += child.faults(again)
