@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import subprocess
@@ -270,10 +271,17 @@ def test_the_code_of_an_own_verifier_is_part_of_what_it_is(
         ("it is 7", "7", 0.0),
         ("7", 7, 1.0),
         ("7", 7.0, 0.0),
+        ("<answer>" * 200_000, "7", 0.0),  # quadratic for a regular expression: minutes
     ],
 )
 def test_exact(completion: str, answer: Any, reward: float) -> None:
     assert rewards(VerifierConfig("exact"), [Job(completion, answer, {})]) == [(reward, None)]
+
+
+@given(st.lists(st.sampled_from(["<answer>", "</answer>", "7", " ", "\n", "<"]), max_size=12).map("".join))
+def test_the_last_answer_is_that_of_the_regular_expression(completion: str) -> None:
+    answers = re.findall(r"<answer>(.*?)</answer>", completion, re.DOTALL)
+    assert said_answer(completion) == (answers[-1] if answers else completion).strip()
 
 
 @pytest.mark.parametrize(
