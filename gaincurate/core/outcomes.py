@@ -148,7 +148,7 @@ def check_line(
         _plain(entry.get("sample")),
         _integer(entry, "step", where),
         _integer(entry, "attempt", where) or attempt,
-        _integer(entry, "tokens", where) or 0,
+        _tokens(entry, where),
     )
 
 
@@ -257,6 +257,13 @@ def _integer(entry: dict[str, Any], name: str, where: str) -> int | None:
     if value is not None and abs(value) >= _BEYOND:
         raise OutcomeError(f"{where}: {name} is {_short(value)}, which counts nothing.")
     return value
+
+
+def _tokens(entry: dict[str, Any], where: str) -> int:
+    count = _integer(entry, "tokens", where) or 0
+    if count < 0:
+        raise OutcomeError(f"{where}: tokens is {count}, which counts nothing.")
+    return count
 
 
 def _plain(value: Any) -> Any:

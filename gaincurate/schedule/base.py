@@ -204,8 +204,9 @@ class Observed:
     `rows` `[prompts]` are its prompts, `wins` and `losses` `[prompts]` sums over their rollouts of success
     and of failure (each in [0, 1], so both sum to the rollouts that could be judged). `accuracy` is Acc_t,
     the mean over prompts of each one's mean success; `concentration` is C_t, their mean `gc_angle` under the
-    newest scores. `late` are rows, wins and losses that came in for earlier rounds. `tokens` `[prompts]` are
-    mean completion tokens of those of their rollouts whose lines have `tokens`, 0 where none has.
+    newest scores, 0 where none of them has one. `late` are rows, wins and losses that came in for earlier
+    rounds. `tokens` `[prompts]` are mean completion tokens of those of their rollouts whose lines have
+    `tokens`, 0 where none has.
     """
 
     round: int

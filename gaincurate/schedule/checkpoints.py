@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from gaincurate.core.foreign import json_file, json_value, open_regular
+from gaincurate.core.foreign import is_utf8, json_file, json_value, open_regular
 from gaincurate.errors import InputError, TrainerError
 from gaincurate.schedule.run import Run
 
@@ -73,6 +73,8 @@ def why_none(folder: Path) -> str:
 
 def why_incomplete(folder: Path) -> str | None:
     """What a checkpoint lacks; None where it is complete."""
+    if not is_utf8(str(folder)):
+        return f"{folder} has a name that is no UTF-8"
     if not folder.is_dir():
         return f"{folder} is no folder"
     if not (folder / "config.json").is_file() and (folder / "adapter_config.json").is_file():

@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from gaincurate.core.manifest import Count, Document, Seconds
+from gaincurate.core.manifest import Count, Document, Hash, Seconds
 
 SetName = Annotated[str, Field(pattern=r"^[\w-]+(/[\w-]+)*$")]
 """A scored set by the name that states give it: `base`, or a folder in the run's own."""
-Digest = Annotated[str, Field(pattern="^[0-9a-f]+$")]
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{1,128}$")]
 
 
 class Scores(Document):
@@ -85,6 +85,29 @@ class State(Document):
         return self
 
 
+class _Bytes(Document):
+    bytes: Count
+    hash: Digest
+
+
+class Place(Document):
+    """What a trainer saves beside a checkpoint (`rollback.saved_place`)."""
+
+    run: Digest
+    round: Count
+    step: int
+    plan: Digest
+    outcomes: _Bytes
+    state: State
+    position: Count = 0  # what a session adds
+
+    @model_validator(mode="after")
+    def _of_one_round(self) -> Place:
+        if self.state.round != self.round:
+            raise ValueError(f"its state is of round {self.state.round} and it of round {self.round}")
+        return self
+
+
 class _Forecast(Document):
     prompt_tokens: Count
     mean_question_tokens: float
@@ -115,6 +138,19 @@ class _Quality(Document):
     brier: _Figure
     ceiling: _Figure
     reliability: list[_Bin]
+
+
+class _How(Document):
+    method: str
+    on_references: _Quality
+    on_halves: _Quality | None
+
+
+class Predicted(Document):
+    """What stands beside the column of a round's predictions."""
+
+    hash: Hash
+    how: _How
 
 
 class _Predictor(Document):

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from gaincurate.core.artifact import Json
 from gaincurate.core.files import reading
@@ -101,13 +101,26 @@ class ForecastConfig(BaseModel):
     seed: Annotated[int, Field(ge=0), Option("Of everything random.", ADVANCED)] = 0
 
 
+_Figure = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # `read_forecast` reads anything
+_Group = Annotated[int, Field(ge=2)]
+
+
 @dataclass(frozen=True, slots=True)
 class Share:
     """An estimate and its 95 % interval over references drawn with replacement."""
 
-    value: float
-    low: float
-    high: float
+    value: _Figure
+    low: _Figure
+    high: _Figure
+
+
+def _of_one(share: Share) -> Share:
+    if max(share.low, share.value, share.high) > 1 + 1e-9:  # they are sums
+        raise ValueError("it should be a share, 0 to 1")
+    return share
+
+
+_Part = Annotated[Share, AfterValidator(_of_one)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +132,7 @@ class Reach:
     """
 
     strategy: str
-    differ: Share
+    differ: _Part
     per_thousand: Share
     times: Share
 
@@ -138,15 +151,15 @@ class Forecast:
     references: int
     rollouts: int
     dots_references: int
-    group: int
-    tokens: float
-    silent: Share
-    hopeless: Share
-    wasted: Share
+    group: _Group
+    tokens: _Figure
+    silent: _Part
+    hopeless: _Part
+    wasted: _Part
     uniform: Reach
     oracle: Reach
     strategies: list[Reach]
-    pays_from: float | None
+    pays_from: _Figure | None
     advice: list[str]
 
     def as_json(self) -> Json:

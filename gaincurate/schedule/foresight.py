@@ -19,6 +19,7 @@ import pyarrow as pa
 from gaincurate.core.arrow import check_fields
 from gaincurate.core.artifact import MANIFEST, Json, broken
 from gaincurate.core.files import digest_file, reading, write_json
+from gaincurate.core.manifest import Document
 from gaincurate.core.process import command_lock, last_line, run_command
 from gaincurate.core.rng import Floats, Ints
 from gaincurate.core.scored_set import read_computed
@@ -29,6 +30,7 @@ from gaincurate.schedule.calibration import carried
 from gaincurate.schedule.checkpoints import weights_of, why_incomplete
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.context import Context
+from gaincurate.schedule.documents import Predicted
 from gaincurate.schedule.observations import Note
 from gaincurate.schedule.references import OBSERVED, Asked, Seen, ask, needed, place_of, read
 from gaincurate.schedule.run import MADE, Run, read_json
@@ -124,7 +126,7 @@ def _roll_out(context: Context, asked: Asked, options: Json) -> None:
             "is none: give --checkpoint to `schedule next`, or let the trainer write one below {output}."
         )
     path, policy = asked.folder / MADE, _policy(run, asked, options, checkpoint)
-    rolled_out = read_json(path) if path.exists() else None
+    rolled_out = read_json(path, Document) if path.exists() else None
     same = rolled_out is not None and _same(rolled_out, policy)
     if asked.rollouts.exists() and not same:
         shutil.rmtree(asked.rollouts)  # of a policy that was trained past since
@@ -182,7 +184,7 @@ def _predicted(
     """What is predicted, of every row, made now unless it is there, and how it was made."""
     out = asked.folder / _PREDICTED
     made_by, wanted = asked.folder / f"{_PREDICTED}.json", _wanted(run, options, asked, aim)
-    whole = _target_in(out) is not None and made_by.exists() and read_json(made_by) == wanted
+    whole = _target_in(out) is not None and made_by.exists() and read_json(made_by, Document) == wanted
     if not whole:
         shutil.rmtree(out, ignore_errors=True)
         write_json(made_by, wanted)
@@ -223,14 +225,13 @@ def _wanted(run: Run, options: DotsOptions, asked: Asked, aim: Aim) -> Json:
 
 def _column(run: Run, out: Path, column: str) -> tuple[Floats, Json]:
     """The values that `difficulty predict` wrote, in the order of the set's rows."""
-    path, about = out / f"{column}.arrow", read_json(out / f"{column}.json")
+    again = f"delete {out} and run the same command again"
+    path, about = out / f"{column}.arrow", read_json(out / f"{column}.json", Predicted, again)
     with reading(path):
         whole = path.exists() and digest_file(path) == about["hash"]
     if not whole:
-        raise OutputError(
-            f"{path} is missing or damaged; delete {out} and run the same command again.", path=str(path)
-        )
-    refuse = broken(path, f"Delete {out} and run the same command again.")
+        raise OutputError(f"{path} is missing or damaged; {again}.", path=str(path))
+    refuse = broken(path, f"{again.capitalize()}.")
     table = read_computed(path, refuse)
     check_fields(table.schema, [pa.field("value", pa.float32())], refuse)
     values = table.column("value").to_numpy().astype(np.float64)

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from gaincurate.core.artifact import MANIFEST, Json
 from gaincurate.core.files import make_folder, write_atomic, write_json, write_stream
+from gaincurate.core.manifest import Document
 from gaincurate.core.process import command_lock, last_line, run_command
 from gaincurate.core.rng import Floats, Ints, permutation
 from gaincurate.core.schema import ID, LIKELIHOODS, PREFIX, SCORE_FIELDS
@@ -168,7 +169,7 @@ def _scored(
     out, work = run.folder / name, run.folder / "work"
     make_folder(work)
     made_by, wanted = work / f"{out.name}.json", {"checkpoint": checkpoint, "weights": weights_of(checkpoint)}
-    if out.exists() and not (made_by.exists() and read_json(made_by) == wanted):
+    if out.exists() and not (made_by.exists() and read_json(made_by, Document) == wanted):
         shutil.rmtree(out)  # of a checkpoint that this round was trained past since
     if not (out / MANIFEST).exists():
         write_json(made_by, wanted)

@@ -12,9 +12,11 @@ from pathlib import Path
 
 from gaincurate.core.artifact import Json
 from gaincurate.core.files import append_line, digest_bytes, digest_file, digest_json, reading, write_json
-from gaincurate.core.foreign import read_bytes
+from gaincurate.core.foreign import Malformed, read_bytes, see_fits
+from gaincurate.core.manifest import Document
 from gaincurate.core.outcomes import earliest_return
 from gaincurate.errors import OutputError, storage_error
+from gaincurate.schedule.documents import Place
 from gaincurate.schedule.run import GIVEN, MADE, PLAN, STATE, Run, read_json
 
 FORMAT = 1
@@ -54,6 +56,11 @@ def check_place(run: Run, saved: Json, where: str) -> None:
     """
     if saved.get("format") != FORMAT:
         raise OutputError(f"{where} has format {saved.get('format')}, this version reads {FORMAT}.")
+    try:
+        see_fits(Place, saved)
+        run.see_rows(saved["state"])
+    except Malformed as why:
+        raise OutputError(f"{where} is damaged: {why}; resume from another checkpoint.") from why
     if saved["run"] != digest_json(run.facts):
         raise OutputError(
             f"{where} was saved with another run than {run.folder}; give the run that this training began "
@@ -173,7 +180,7 @@ def forget_references(run: Run, round_: int) -> None:
 def _of_known_weights(references: Path) -> bool:
     policy = references / MADE
     from_a_person = (references / GIVEN).exists()
-    return not from_a_person and policy.exists() and read_json(policy).get("weights") is not None
+    return not from_a_person and policy.exists() and read_json(policy, Document).get("weights") is not None
 
 
 def _set_aside(run: Run, round_: int) -> None:

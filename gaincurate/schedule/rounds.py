@@ -131,7 +131,8 @@ def _where(config: ScheduleConfig) -> Json:
 
 def selector_of(run: Run, state: Json | None = None) -> base.Selector:
     """A run's selector at its start, or as a state left it."""
-    config, (low, high), strata = run.config, run.facts["angles"], run.strata
+    config, strata = run.config, run.strata
+    low, high = (angle or 0.0 for angle in run.facts["angles"])  # None in a set without angles
     if strata is not None and config.by is not None:
         order = Order(run.orders.current) if state is None else run.orders.find(state["order"])
         strata = strata.by_rank(order.rows)
@@ -253,7 +254,9 @@ def _observe(run: Run, state: Json, checkpoint: str | None, note: Note, held: He
     counts = np.array([len(tally.successes) for tally in tallies])
     tokens = np.array([tally.mean_tokens for tally in tallies])
     selector.observe(
-        base.Observed(round_, rows, wins, counts - wins, outcomes.accuracy, concentration, late, tokens)
+        base.Observed(
+            round_, rows, wins, counts - wins, outcomes.accuracy, concentration or 0.0, late, tokens
+        )
     )
     inputs = {
         "round": round_,
@@ -320,11 +323,11 @@ def _write_round(run: Run, selector: base.Selector, round_: int, state: Json, in
 
 def _forecast(table: pa.Table, ranks: Ints) -> Json:
     """What a round will be made of, before it is trained."""
-    angles = table.column("gc_angle").to_numpy()
+    angles = table.column("gc_angle").drop_null().to_pylist()
     return {
         "prompt_tokens": int(table.column("gc_prompt_tokens").to_numpy().sum()),
         "mean_question_tokens": float(table.column("gc_question_tokens").to_numpy().mean()),
-        "mean_angle": math.fsum(angles.tolist()) / len(angles),
+        "mean_angle": math.fsum(angles) / len(angles) if angles else None,
         "ranks": [int(ranks.min()), float(np.median(ranks)), int(ranks.max())],
     }
 

@@ -45,6 +45,7 @@ STATE, PLAN = "state.json", "plan.json"
 GIVEN, MADE = "references.jsonl", "rollouts.json"
 """In a folder of references: what a person says they did, and which policy the run rolled out."""
 _LOCK = "lock"
+_RESTORE = "restore it from a copy"
 _LARGE = 1 << 20  # bytes of a state; those of older rounds keep their rows alone
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 GROUPS = "groups.arrow"
@@ -145,7 +146,7 @@ class Run:
                     "--strategy S --budget N --rounds R` opens one.",
                     path=str(folder),
                 )
-        self.facts = read_json(path)
+        self.facts = read_json(path, Document)
         if self.facts.get("format") != FORMAT:
             raise OutputError(
                 f"{folder} has format {self.facts.get('format')}, this version reads {FORMAT}; use the "
@@ -242,13 +243,24 @@ class Run:
         state = read_json(path, State)
         if round_ is not None and state["round"] != round_:
             raise _damaged(path, f"it is of round {state['round']}")
-        if max(state["rows"], default=0) >= self.facts["rows"]:
-            raise _damaged(path, f"row {max(state['rows'])} is none of the set's {self.facts['rows']:,}")
+        try:
+            self.see_rows(state)
+        except Malformed as why:
+            raise _damaged(path, str(why)) from why
         if state["round"] >= 0 and not (self.round_folder(state["round"]) / PLAN).exists():
             raise _damaged(path, f"its round {state['round']} has no plan")
-        if state["round"] >= 0 and not state["rows"]:
-            raise _damaged(path, f"its round {state['round']} has no rows")
         return state
+
+    def see_rows(self, state: Json) -> None:
+        """See that a state has rows, of the scored set.
+
+        Raises:
+            Malformed: it has not.
+        """
+        if max(state["rows"], default=0) >= self.facts["rows"]:
+            raise Malformed(f"row {max(state['rows'])} is none of the set's {self.facts['rows']:,}")
+        if state["round"] >= 0 and not state["rows"]:
+            raise Malformed(f"its round {state['round']} has no rows")
 
     def round_folder(self, round_: int) -> Path:
         """A round's own folder."""
@@ -310,8 +322,15 @@ class Run:
         self._ids.clear()
 
     def commit(self, state: Json, plan: Json | None) -> None:
-        """Write a planned round, or with no plan the run's last state. Its data must be there already."""
+        """Write a planned round, or with no plan the run's last state. Its data must be there already.
+
+        Raises:
+            OutputError: one of the two would not be read again; nothing is written.
+            StorageError: the file system refused.
+        """
+        _see_readable(STATE, state, State)
         if plan is not None:
+            _see_readable(PLAN, plan, Plan)
             folder = self.round_folder(plan["round"])
             write_json(folder / STATE, state)
             write_json(folder / PLAN, plan)
@@ -323,7 +342,7 @@ class Run:
             self.orders.settle(state["order"])
             before = self.round_folder(int(state["round"]) - 1) / STATE
             if before.exists() and before.stat().st_size > _LARGE:  # a posterior for each prompt seen, say
-                write_json(before, {**read_json(before), "selector": None})
+                write_json(before, {**read_json(before, State), "selector": None})
         except StorageError as error:
             if error.data.get("errno") not in _FULL:  # it is complete, and readers do without the rest
                 raise
@@ -414,12 +433,13 @@ def working_on(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def read_json(path: Path, model: type[BaseModel] = Document) -> Json:
+def read_json(path: Path, model: type[BaseModel], remedy: str = _RESTORE) -> Json:
     """A JSON object of ours.
 
     Args:
         path: the file.
-        model: what it has to say.
+        model: what it has to say; `Document` where it is only compared.
+        remedy: what to do where it is damaged.
 
     Raises:
         OutputError: it is missing or damaged.
@@ -429,11 +449,11 @@ def read_json(path: Path, model: type[BaseModel] = Document) -> Json:
         with reading(path):
             value: Json = json_file(path)
     except ValueError as error:
-        raise _damaged(path) from error
-    return fitting(path, value, model)
+        raise _damaged(path, remedy=remedy) from error
+    return fitting(path, value, model, remedy)
 
 
-def fitting(path: Path, value: Json, model: type[BaseModel]) -> Json:
+def fitting(path: Path, value: Json, model: type[BaseModel], remedy: str = _RESTORE) -> Json:
     """The same value, after it was seen to say what the model says.
 
     Raises:
@@ -442,13 +462,27 @@ def fitting(path: Path, value: Json, model: type[BaseModel]) -> Json:
     try:
         see_fits(model, value)
     except Malformed as why:
-        raise _damaged(path, str(why)) from why
+        raise _damaged(path, str(why), remedy) from why
     return value
 
 
-def _damaged(path: Path, why: str = "") -> OutputError:
+def _see_readable(name: str, value: Json, model: type[BaseModel]) -> None:
+    """See before writing that a file of a round can be read again: what came from elsewhere stands in it.
+
+    Raises:
+        OutputError: it cannot.
+    """
+    try:
+        see_fits(model, value)
+    except Malformed as why:
+        raise OutputError(
+            f"this round cannot be planned, its {name} would not be read again: {why}."
+        ) from why
+
+
+def _damaged(path: Path, why: str = "", remedy: str = _RESTORE) -> OutputError:
     reason = f": {why}" if why else ""
-    return OutputError(f"{path} is damaged{reason}; restore it from a copy.", path=str(path))
+    return OutputError(f"{path} is damaged{reason}; {remedy}.", path=str(path))
 
 
 def names_of(run: Run, round_: int, checkpoint: str) -> dict[str, str]:

@@ -208,7 +208,7 @@ def _paths(run: Run, selector: Selector, state: Json, left: list[int]) -> Json |
         return None
     concentration = state["inputs"].get("concentration") if state.get("inputs") else None
     if concentration is None:
-        concentration = run.plan(left[0])["forecast"]["mean_angle"]
+        concentration = run.plan(left[0])["forecast"]["mean_angle"] or 0.0
     target = run.facts["params"].get("beta", 0.5)
     accuracies = {"all wrong": 0.0, "on target": target, "all right": 1.0}
     paths = {name: selector.mu_path(len(left), value, concentration) for name, value in accuracies.items()}

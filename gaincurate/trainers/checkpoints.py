@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from gaincurate.core.foreign import json_file
+from gaincurate.core.foreign import is_utf8, json_file
 from gaincurate.errors import TrainerError, read_error
 from gaincurate.schedule.checkpoints import safetensors_header, weight_names, whole, why_not_whole
 from gaincurate.trainers.profile import Layout, Sharded
@@ -67,6 +67,8 @@ def look(path: Path, step: int, layout: Layout) -> Checkpoint:
         OSError: it was deleted while it was looked at.
     """
     tokenizer = path / layout.tokenizer if layout.tokenizer else None
+    if not is_utf8(str(path)):
+        return Checkpoint(path, step, "refused", path, f"{path} has a name that is no UTF-8")
     if (why := layout.unfinished(path, step)) is not None:
         return Checkpoint(path, step, "writing", path, why)
     folders = [path / name for name in layout.weights]

@@ -20,6 +20,7 @@ import pyarrow.json as pj
 from gaincurate.core.arrow import read_parquet, refusing, validate
 from gaincurate.core.artifact import RUN, Json
 from gaincurate.core.files import append_lines, reading, write_json
+from gaincurate.core.manifest import Document
 from gaincurate.core.outcomes import success_of
 from gaincurate.core.process import command_lock
 from gaincurate.core.prompts import read_rows
@@ -52,7 +53,7 @@ def place_beside(checkpoint: str | Path) -> Json:
             "from one that has it, or start again with a new run.",
             path=str(path),
         )
-    return read_json(path)
+    return read_json(path, Document)
 
 
 class RunSession(AbstractContextManager["RunSession"]):

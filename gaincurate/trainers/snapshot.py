@@ -18,6 +18,7 @@ from pathlib import Path
 
 from gaincurate.core.artifact import Json
 from gaincurate.core.files import write_json
+from gaincurate.core.manifest import Document
 from gaincurate.core.process import command_lock, last_line, run_command
 from gaincurate.errors import GaincurateError, InputError, TrainerError, storage_error
 from gaincurate.schedule.checkpoints import Finder, weight_names, whole, why_not_whole
@@ -48,6 +49,19 @@ _NO_LINKS = {
 }
 
 
+class _Held(Document):
+    checkpoint: str
+    files: dict[str, list[int]]
+
+
+class _Base(Document):
+    base: str
+
+
+class _Trainer(Document):
+    trainer: str
+
+
 def hold(
     checkpoint: Checkpoint,
     into: Path,
@@ -73,7 +87,7 @@ def hold(
     """
     files = _files(checkpoint, model)
     record: Json = {"checkpoint": str(checkpoint.folder), "step": checkpoint.step, "files": _stamps(files)}
-    if (into / RECORD).exists() and read_json(into / RECORD) == record and not changed(into):
+    if (into / RECORD).exists() and read_json(into / RECORD, Document) == record and not changed(into):
         return
     making = into.with_name(f".{into.name}.making")
     try:
@@ -97,18 +111,18 @@ def hold(
 def changed(held: Path) -> list[str]:
     """The names of held files that are no longer what was held."""
     names = []
-    for name, stamp in read_json(held / RECORD)["files"].items():
+    for name, stamp in read_json(held / RECORD, _Held)["files"].items():
         try:
             if _stamp(held / name) != stamp:
                 names.append(name)
-        except OSError:
+        except (OSError, ValueError):  # a name with NUL is a ValueError
             names.append(name)
     return names
 
 
 def source(held: Path) -> str | None:
     """The checkpoint that a folder holds; None where it holds none."""
-    return str(read_json(held / RECORD)["checkpoint"]) if (held / RECORD).exists() else None
+    return str(read_json(held / RECORD, _Held)["checkpoint"]) if (held / RECORD).exists() else None
 
 
 def see_unchanged(held: Path) -> None:
@@ -215,7 +229,7 @@ def remembered_trainer(run: Run, trainer: str | None, *, keep: bool = True) -> s
         if keep:
             write_json(path, {"trainer": name})
         return name
-    return str(read_json(path)["trainer"]) if path.exists() else None
+    return str(read_json(path, _Trainer)["trainer"]) if path.exists() else None
 
 
 class TrainerFinder(Finder):
@@ -334,15 +348,15 @@ class TrainerFinder(Finder):
     def _merged(self, run: Run, adapter: Path) -> Path:
         """A held adapter's merged model, merged now unless that was done."""
         model = adapter.with_name(adapter.name.removesuffix(_ADAPTER))
-        record = read_json(adapter / RECORD)
-        if (model / RECORD).exists() and read_json(model / RECORD).get("merged") == record:
+        record = read_json(adapter / RECORD, _Held)
+        if (model / RECORD).exists() and read_json(model / RECORD, Document).get("merged") == record:
             return model
         making = model.with_name(f".{model.name}.merging")
         for old in (making, model):
             shutil.rmtree(old, ignore_errors=True)
         command = [sys.executable, "-m", "gaincurate.trainers.merge", str(adapter), "--out", str(making)]
         if (adapter / _BASE).exists():
-            command += ["--base", str(read_json(adapter / _BASE)["base"])]
+            command += ["--base", str(read_json(adapter / _BASE, _Base)["base"])]
         self._note(f"merging the adapter {record['checkpoint']} into its base model")
         log = run.round_folder(run.state["round"]) / "merging.log"
         try:

@@ -210,7 +210,7 @@ def test_an_order_that_was_replaced_since_is_kept_and_comes_back(tmp_path: Path)
 def test_without_the_order_nothing_is_undone(tmp_path: Path) -> None:
     run = runs.begin(tmp_path, rounds=4)
     saved = saved_place(run, 0)
-    saved = {**saved, "state": {**saved["state"], "order": "gone"}}
+    saved = {**saved, "state": {**saved["state"], "order": "90e"}}
     go_on(run, 2)
     with pytest.raises(OutputError, match="is missing or is not the order"):
         return_to(run, saved, "c")

@@ -95,6 +95,13 @@ def test_what_is_missing_is_named(tmp_path: Path, name: str, text: str | None, w
     assert why_none(tmp_path) == found
 
 
+def test_a_name_that_no_file_of_ours_can_hold_is_passed_over(tmp_path: Path) -> None:
+    older = checkpoint(tmp_path / "checkpoint-4")
+    odd = checkpoint(tmp_path / os.fsdecode(b"checkpoint-\xff9"))
+    assert newest_checkpoint(tmp_path) == older
+    assert why_incomplete(odd) == f"{odd} has a name that is no UTF-8"
+
+
 def test_a_state_is_not_needed_and_an_adapter_is_no_model(tmp_path: Path) -> None:
     assert why_none(tmp_path) == "this attempt wrote none"
     folder = checkpoint(tmp_path / "checkpoint-4")

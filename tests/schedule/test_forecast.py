@@ -218,6 +218,20 @@ def test_what_is_no_forecast_is_refused(tmp_path: Path) -> None:
     assert "is no forecast" in done.stderr
 
 
+def test_a_share_that_is_none_is_no_forecast(tmp_path: Path) -> None:
+    rates, path = np.tile([0.1, 0.6], 100), tmp_path / "f.json"
+    made = forecast(_config(_set(tmp_path, rates, ["a", "b"] * 100)), _references(rates, 100), 10.0)
+    path.write_text(json.dumps(made.as_json()))
+    assert read_forecast(path) == made
+    for name in ("value", "low", "high"):
+        for value in (math.nan, math.inf, 1e308, -1e30, 1.5):
+            changed = made.as_json()
+            changed["uniform"]["differ"][name] = value
+            path.write_text(json.dumps(changed))
+            with pytest.raises(InputError, match=r"is no forecast .*differ"):
+                read_forecast(path)
+
+
 def test_where_nothing_differs_or_an_order_is_needed_there_is_no_forecast(tmp_path: Path) -> None:
     rates = np.full(100, 0.5)
     scored = _set(tmp_path, rates, ["a"] * 100)

@@ -12,11 +12,14 @@ import pytest
 
 import runs
 import sets
+from column_sets import column_set
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError, OutcomeError, OutputError, StorageError
 from gaincurate.schedule.config import STRATEGIES
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
+from gaincurate.schedule.status import status
+from gaincurate.schedule.strategies.uniform import Uniform
 
 
 def step(run: Run) -> Run:
@@ -65,6 +68,34 @@ def test_a_round_whose_plan_cannot_be_written_is_not_there(
         with pytest.raises(StorageError, match="the disk is full"):
             advance(run)
     assert Run(run.folder).state["round"] == 0
+
+
+def test_a_round_that_would_not_be_read_again_is_not_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = runs.begin(tmp_path, strategy="uniform")
+    runs.report(run)
+    before = {path: path.read_bytes() for path in run.folder.rglob("*.json")}
+    with monkeypatch.context() as patch:
+        patch.setattr(Uniform, "metrics", lambda self: {"mu": "x"})
+        with pytest.raises(OutputError, match=r"its plan.json would not be read again: mu is 'x': input"):
+            advance(Run(run.folder))
+    assert {path: path.read_bytes() for path in run.folder.rglob("*.json")} == before
+    assert step(Run(run.folder)).state["round"] == 1
+
+
+@pytest.mark.parametrize("strategy", ["uniform", "gain-rl", "length"])
+@pytest.mark.parametrize("angles", [{}, {"gc_angle": [1.0, *[None] * 39]}], ids=["none", "one"])
+def test_a_set_that_lacks_angles_is_scheduled_without_them(
+    tmp_path: Path, strategy: str, angles: dict[str, Any]
+) -> None:
+    column_set(tmp_path / "set", [3] * 40, angles)
+    run = runs.begin(tmp_path, strategy=strategy, budget=39)
+    for _ in range(2):
+        run = step(run)
+    inputs = run.plan(2)["inputs"]
+    assert inputs["concentration"] == (1.0 if inputs["concentration_over"] else None)
+    assert [row["round"] for row in status(run)["rounds"]] == [0, 1, 2]
 
 
 def test_a_round_has_the_rows_of_its_plan_with_full_prompts(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -306,6 +307,13 @@ def test_other_markers_count_too(tmp_path: Path) -> None:
     assert find(tmp_path / "a", layout_of("areal")).checkpoint is not None
     (info / "step_info.json").write_text('{"global_step": 6}')
     assert find(tmp_path / "a", layout_of("areal")).checkpoint is None
+
+
+def test_a_checkpoint_below_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    root = tmp_path / os.fsdecode(b"d\xff")
+    folders.write(root, folders.ORDERS["trl"](7))
+    found = find(root, layout_of("trl"))
+    assert (found.checkpoint, found.why) == (None, f"{root / 'checkpoint-7'} has a name that is no UTF-8")
 
 
 def test_what_is_no_checkpoint_is_left_alone(tmp_path: Path) -> None:

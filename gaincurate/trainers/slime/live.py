@@ -12,8 +12,10 @@ from typing import Any
 
 from gaincurate.core.artifact import Json
 from gaincurate.core.files import make_folder, write_json
+from gaincurate.core.manifest import Count
 from gaincurate.core.schema import ID
 from gaincurate.errors import InputError, OutputError
+from gaincurate.schedule.documents import Place
 from gaincurate.schedule.run import Run, read_json
 from gaincurate.trainers.doctor.examine import run_context
 from gaincurate.trainers.doctor.findings import ask, refuse
@@ -93,6 +95,13 @@ _AHEAD = (
     "--over-sampling-batch-size equal to --rollout-batch-size, every round ends there too."
 )
 _PLACE = "rollout/gaincurate_state_{}.json"
+
+
+class _Place(Place):
+    again: list[str]
+    groups: Count
+
+
 _TAP = "--rollout-all-samples-process-path gaincurate.trainers.slime.report"
 
 
@@ -171,9 +180,11 @@ class RunDataSource(DataSource):  # type: ignore[misc]
         path = Path(self.args.load, _PLACE.format(rollout_id))
         if not path.exists():
             raise OutputError(f"{path} is not there: rollout {rollout_id} did not follow a run. Begin again.")
-        saved = read_json(path)
+        saved = read_json(path, _Place)
         self.live.restore(saved, str(path))
         rows = {row[ID]: row for row in self.live.rows()}
+        if unknown := [gc_id for gc_id in saved["again"] if gc_id not in rows]:
+            raise OutputError(f"{path} is damaged: {unknown[0]!r} is no prompt of round {self.live.round}.")
         self.again = [rows[gc_id] for gc_id in saved["again"]]
         self.rollout, self.groups = rollout_id + 1, saved["groups"]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gaincurate.core.artifact import Json
+from gaincurate.core.manifest import Document
 from gaincurate.core.schema import ID
 from gaincurate.errors import InputError, OutputError
 from gaincurate.schedule.checkpoints import why_incomplete
@@ -49,7 +50,7 @@ class Training:
             self.live.begin_anew()
             return
         if (self._resumed / PLACE).exists():  # said now, before verl loads models; `restore` does it
-            check_place(self.live.run, read_json(self._resumed / PLACE), str(self._resumed))
+            check_place(self.live.run, read_json(self._resumed / PLACE, Document), str(self._resumed))
         self._note_weights(self._resumed)
 
     @property
