@@ -11,11 +11,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+import compare_results
 import dots_runs
 import exports
 import runs
 from command import run as command
 from gaincurate.cli.run_view import print_status
+from gaincurate.compare.document import setting
+from gaincurate.compare.results import FACTS, read_results
 from gaincurate.core.foreign import Malformed
 from gaincurate.core.prompts import training_rows
 from gaincurate.core.scored_set import open_scores
@@ -24,11 +27,15 @@ from gaincurate.errors import GaincurateError, InputError, OutputError
 from gaincurate.schedule import calibration
 from gaincurate.schedule.base import Pool, build
 from gaincurate.schedule.first_model import recorded_model
+from gaincurate.schedule.rollback import return_to, saved_place
 from gaincurate.schedule.rounds import selector_of
 from gaincurate.schedule.run import Run
 from gaincurate.schedule.status import status
 from gaincurate.schedule.strategies.dots import Dots
+from gaincurate.schedule.tracking import TRACKERS, Tracking, Writer
 from gaincurate.trainers.logs import TAKEN, take_logs, taken
+from gaincurate.trainers.session import PLACE, place_beside
+from gaincurate.trainers.snapshot import RECORD, changed, source
 
 VALUES: list[Any] = [
     None, "x", "", -1, 2.5, 10**30, float("inf"), float("nan"), True, [], {}, [1], {"a": 1}, "../x", "\ud800", "a\0b",
@@ -126,6 +133,55 @@ def test_a_runs_file_is_refused_or_read(name: str, tmp_path: Path) -> None:
         selector_of(again, again.state)
 
     assert refused(run.folder / name, use) > 50
+
+
+def test_the_place_beside_a_checkpoint_is_refused_or_gone_back_to(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, rows=12, budget=3, strategy="uniform")
+    path = tmp_path / PLACE
+    path.write_text(json.dumps(saved_place(run, 0)))
+
+    def use() -> None:
+        return_to(run, place_beside(tmp_path), path.name)
+        assert Run(run.folder).state["round"] == 0
+        Run(run.folder).rows(0)
+
+    assert refused(path, use) > 100
+
+
+def test_what_a_held_checkpoint_says_is_refused_or_read(tmp_path: Path) -> None:
+    path = tmp_path / RECORD
+    files = {"config.json": [1, 2], "a\0b": [1, 2], "../x": [1, 2]}
+    path.write_text(json.dumps({"checkpoint": "c", "step": 1, "files": files}))
+
+    def use() -> None:
+        assert isinstance(source(tmp_path), str)
+        changed(tmp_path)
+
+    assert refused(path, use) > 40
+
+
+def test_a_trackers_place_is_refused_or_sent_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = runs.begin(tmp_path, rows=12, budget=3, strategy="uniform")
+    writer = Writer("a", lambda numbers, step: None, lambda: None)
+    monkeypatch.setitem(TRACKERS, "mlflow", lambda run, identifier: writer)
+    path = run.folder / "tracking.json"
+    path.write_text(json.dumps({"tracker": "mlflow", "id": "a", "round": -1, "step": -1}))
+
+    def use() -> None:
+        with Tracking(run, "mlflow"):
+            pass
+
+    assert refused(path, use) > 40
+
+
+def test_a_comparisons_settings_are_refused_or_shown(tmp_path: Path) -> None:
+    asked = compare_results.comparison(["uniform", "length"], seeds=1, marks=1)
+    rates = compare_results.world([0.0] * 2, seeds=1, prompts=2, spread=0.1, samples=4, draw=1, marks=1)
+    out = compare_results.write(tmp_path / "out", asked, compare_results.rows_of(asked, rates))
+    facts = json.loads((out / FACTS).read_bytes())
+    tuned = {"chosen": {"learning_rate": 1e-5, "step_prompts": 4}, "grid": [], "seeds": [1]}
+    (out / FACTS).write_text(json.dumps({**facts, "begun": {}, "controls": {"a": "b"}, "tuned": tuned}))
+    assert refused(out / FACTS, lambda: setting(read_results(out))) > 50
 
 
 def test_a_note_of_taken_logs_is_refused_or_read(tmp_path: Path) -> None:

@@ -60,6 +60,8 @@ _OURS = {
 }
 LEARNING_RATE = 1e-6
 """Where `[train]` names none: TRL's own."""
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Marks = Annotated[int, Field(ge=1, le=10_000)]
 _SCHEDULES = ("constant", "constant_with_warmup")
 _COUNTS = {"gc_prompt_tokens", "gc_question_tokens", "gc_prefix_tokens"}
 
@@ -153,7 +155,7 @@ class Tune(Frozen):
     """Factors of the learning rate of `[train]`."""
     step_prompts: list[Annotated[float, Field(gt=0)]] = Field(default=[0.5, 1.0], min_length=1)
     """Factors of `step_prompts`; each with each learning rate."""
-    seeds: list[int] = Field(default=[100, 101], min_length=1)
+    seeds: list[Seed] = Field(default=[100, 101], min_length=1)
     """Of these trainings; no arm shares random numbers with them."""
 
 
@@ -181,9 +183,9 @@ class Comparison(Frozen):
     """What a token of a scoring pass is charged as, in generated tokens."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of a training. Default: torch's. Numbers depend on it, on a CPU."""
-    marks: int = Field(default=4, ge=1)
+    marks: Marks = 4
     """Evaluations, evenly over the budget, besides the one at the start."""
-    seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
+    seeds: list[Seed] = Field(default=[0, 1, 2], min_length=1)
     """Of the schedule, the sampling and the trainer."""
     step_prompts: int = Field(default=8, ge=1)
     """Prompts that are generated for at a time."""

@@ -13,6 +13,7 @@ from statistics import fmean
 
 from gaincurate.compare.arm import MARKS, ROLLOUTS, ArmJob
 from gaincurate.compare.config import Comparison
+from gaincurate.compare.documents import Choice
 from gaincurate.compare.runner import (
     CHOICE,
     START,
@@ -68,7 +69,8 @@ def estimate(
     check_trainer(comparison)
     if out.exists():
         refuse_others(out)
-    choice = read_json(out / TUNE / CHOICE) if (out / TUNE / CHOICE).exists() else {}
+    path = out / TUNE / CHOICE
+    choice = read_json(path, Choice) if path.exists() else {}
     tuning = list[ArmJob]()
     if "chosen" in choice:
         comparison = comparison.tuned(**choice["chosen"])

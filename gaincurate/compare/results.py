@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gaincurate.compare.documents import Facts
 from gaincurate.core.artifact import Json, open_table
 from gaincurate.core.files import make_folder, reading, write_stream
 from gaincurate.core.stats import Floats
@@ -138,7 +139,7 @@ def read_results(out: Path) -> Results:
     """
     if not (out / FACTS).exists():
         raise OutputError(f"{out} has no {FACTS}: it is no comparison.", path=str(out))
-    return results_of(read_json(out / FACTS), read_tables(out / RESULTS), out)
+    return results_of(read_json(out / FACTS, Facts), read_tables(out / RESULTS), out)
 
 
 def results_of(facts: Json, tables: Tables, where: Path) -> Results:

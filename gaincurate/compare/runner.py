@@ -22,6 +22,7 @@ from pydantic import BaseModel
 
 from gaincurate.compare.arm import ArmJob, evaluation, model_at_start
 from gaincurate.compare.config import Arm, Comparison
+from gaincurate.compare.documents import Choice, Facts
 from gaincurate.compare.results import DRAWN, EVALUATIONS, FACTS, MARKS, RESULTS, STEPS, TASKS, write_tables
 from gaincurate.core.artifact import MANIFEST, Json
 from gaincurate.core.columns import NO_GROUP, read_column
@@ -272,7 +273,7 @@ def stated(comparison: Comparison, out: Path) -> tuple[Json, set[str]]:
     thing; one that was refused may come again under its name, fixed.
     """
     path = out / FACTS
-    before = read_json(path) if path.exists() else None
+    before = read_json(path, Facts) if path.exists() else None
     arms = {arm.name: arm.model_dump(mode="json") for arm in comparison.arms}
     begun = (before or {}).get("begun", {})
     facts: Json = {
@@ -327,7 +328,7 @@ def _tune(comparison: Comparison, out: Path, progress: Progress, workers: int) -
         "tune": comparison.tune.model_dump(mode="json"),
         "sets": _sets(comparison),
     }
-    before = read_json(path) if path.exists() else None
+    before = read_json(path, Choice) if path.exists() else None
     if before is not None and (keys := [name for name, _, _ in differing_keys(before["asked"], asked)]):
         raise OutputError(
             f"{out} was tuned with other settings: {', '.join(keys)} differ. Give another folder with -o, or "
@@ -379,11 +380,12 @@ def _differing(before: Json, facts: Json) -> list[str]:
 
     A setting that an earlier version did not have was at its default.
     """
+    begun = before.get("begun", {})
 
     def bound(state: Json) -> Json:
         comparison = _with_defaults(Comparison, state["comparison"])
         arms = {
-            name: _with_defaults(Arm, arm) for name, arm in state["begun"].items() if name in before["begun"]
+            name: _with_defaults(Arm, arm) for name, arm in state.get("begun", {}).items() if name in begun
         }
         return {
             "comparison": {name: value for name, value in comparison.items() if name not in _FREE},

@@ -64,10 +64,12 @@ def test_what_was_drawn_is_counted_by_task_up_to_the_last_mark(tmp_path: Path) -
             for sample in range(2)
         ],
     )
-    steps = [{"step": step, STEP: {"round": 0}} for step in (1, 2)]
+    spent = {"round": 0, "tokens": 0, "training": 0, "rollouts": 4, "seconds": 1.0}
+    steps = [{"step": step, "num_tokens": 9, STEP: spent} for step in (1, 2)]
     cost = tmp_path / MARKS / "0"
     cost.mkdir(parents=True)
-    write_json(cost / COST, {"steps": steps})
+    names = ("tokens", "scoring", "rescoring", "references", "training", "step", "seconds")
+    write_json(cost / COST, {**dict.fromkeys(names, 0), "steps": steps})
     job = ArmJob(comparison, comparison.arms[0], 0, tmp_path)
     key = {"arm": "uniform", "seed": 0}
     assert job.drawn_rows({a: "sums", b: "sums", c: "words"}) == [

@@ -21,6 +21,10 @@ from gaincurate.errors import InputError, OutputError
 
 pytest.importorskip("trl")
 
+NO_COST: dict[str, Any] = dict.fromkeys(("tokens", "scoring", "rescoring", "references", "step"), 0) | {
+    "steps": []
+}
+
 
 @pytest.fixture
 def settings(tmp_path: Path) -> dict[str, Any]:
@@ -68,7 +72,7 @@ def test_the_time_is_that_of_what_is_done_there(settings: dict[str, Any], tmp_pa
             mark = out / JOBS / arm / "seed-0" / MARKS / str(k)
             judged.append(mark / ROLLOUTS)
             judged[-1].mkdir(parents=True)
-            write_json(mark / COST, {"seconds": seconds, "training": 500})
+            write_json(mark / COST, {**NO_COST, "seconds": seconds, "training": 500})
     (out / JOBS / "angle" / "seed-0").mkdir(parents=True)
     write_json(out / JOBS / "angle" / "seed-0" / PROGRESS, {"share": 0.5})
     judged[0].mkdir()
@@ -105,7 +109,7 @@ def test_a_trial_is_one_step_of_uniform(
         tried.append((job.arm.name, job.comparison.mark_tokens))
         mark = job.folder / MARKS / "0"
         (mark / ROLLOUTS).mkdir(parents=True)
-        write_json(mark / COST, {"seconds": 20.0, "training": 100})
+        write_json(mark / COST, {**NO_COST, "seconds": 20.0, "training": 100})
         append_line(mark / ROLLOUTS / EXECUTION, {"seconds": 3.0})
         return 25.0
 
