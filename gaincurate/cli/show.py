@@ -73,9 +73,7 @@ def describe(scored: ScoredSet, rows: int) -> dict[str, Any]:
     distribution: dict[str, list[float] | None] = {}
     for name in columns:
         values = scored.column(name).drop_null().to_numpy().astype(float)
-        values = values[
-            np.isfinite(values)
-        ]  # a computed column may have NaN, which is no value, and infinity
+        values = values[np.isfinite(values)]  # a computed column may have NaN and infinity
         distribution[name] = [float(v) for v in np.quantile(values, _QUANTILES)] if len(values) else None
     # Doubles have numbers between two floats that are next to each other.
     angle = scored.column("gc_angle").to_numpy().astype(float)

@@ -16,7 +16,7 @@ import runs
 import tiny
 from command import run as gaincurate
 from gaincurate.core.outcomes import read_outcomes
-from gaincurate.errors import OutcomeError, StorageError
+from gaincurate.errors import GaincurateError, OutcomeError, StorageError
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.observations import rules_of, take_outcomes
 from gaincurate.schedule.rounds import advance, start
@@ -191,6 +191,25 @@ def test_nemo_rls_training_data_is_joined_on_the_rendered_prompt(run: Run, tmp_p
         for k in range(3)
     ]
     assert any("several prompts of the round have this text" in line for line in told)
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"content": [5]}, "the prompt is none of round 0"),
+        ({"content": [True]}, "the prompt is none of round 0"),
+        ({"content": [None]}, "the prompt is none of round 0"),
+        ({"content": [{"role": "user"}]}, "the prompt is none of round 0"),
+        ({"token_loss_mask": [[1e308, 1e308]]}, "token_loss_mask"),
+        ({"token_loss_mask": [[-5.0]]}, "token_loss_mask"),
+    ],
+)
+def test_odd_values_in_nemo_rls_data_are_a_sentence(
+    run: Run, tmp_path: Path, changed: dict[str, Any], sentence: str
+) -> None:
+    row = {"content": ["a prompt"], "rewards": [1.0], "idx": 0}
+    with pytest.raises(GaincurateError, match=sentence):
+        take_logs(run, [lines_of(tmp_path / "train_data_step1.jsonl", [row | changed])])
 
 
 def test_outcomes_from_another_writer_are_not_doubled_in_silence(run: Run, tmp_path: Path) -> None:

@@ -391,7 +391,7 @@ def _read_one(source: str, markers: Sequence[str], found: Read, inherits: bool) 
             raise InputError(f"--config {source}: there is no setting in it.")
         known = len(found.notes)
         if inherits:
-            tree = _inherited(source, tree, found, ())
+            tree = _inherited(source, tree, found, (), {})
         found.sections |= set(tree) if len(found.notes) == known else set()
         found.given |= flat(tree)
         return
@@ -417,15 +417,23 @@ def _read_one(source: str, markers: Sequence[str], found: Read, inherits: bool) 
     found.shell += text
 
 
-def _inherited(source: str, tree: dict[str, Any], found: Read, below: tuple[str, ...]) -> dict[str, Any]:
-    """A file's tree over those that its `defaults` names, beside it; later ones over earlier ones."""
+def _inherited(
+    source: str, tree: dict[str, Any], found: Read, below: tuple[str, ...], known: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """A file's tree over those that its `defaults` names, beside it; later ones over earlier ones.
+
+    `known` has the files that were read: a few that name each other often would be read without end.
+    """
     named = tree.pop("defaults", None) or []
     whole: dict[str, Any] = {}
     if not isinstance(named, str | list):
         raise InputError(
             f"--config {source}: its `defaults` are {named!r:.60}, not names of files.", path=source
         )
-    for name in [named] if isinstance(named, str) else named:
+    names = [named] if isinstance(named, str) else named
+    if len(names) > DEEPEST:
+        raise InputError(f"--config {source}: its `defaults` name more than {DEEPEST} files.", path=source)
+    for name in names:
         path = str(name) if source == "-" else os.path.normpath(Path(source).parent / str(name))
         if path in below:
             raise InputError(f"--config {source}: its `defaults` lead back to {path}.", path=source)
@@ -435,8 +443,12 @@ def _inherited(source: str, tree: dict[str, Any], found: Read, below: tuple[str,
                 "trainer's default; give it with one more --config before this one"
             )
             continue
-        parent = _parsed(path, _text(path), "yaml")
-        whole = _over(whole, _inherited(path, parent, found, (*below, path)))
+        if len(below) >= DEEPEST:
+            raise InputError(f"--config {source}: its `defaults` go on over more than {DEEPEST} files.")
+        if path not in known:
+            parent = _parsed(path, _text(path), "yaml")
+            known[path] = _inherited(path, parent, found, (*below, path), known)
+        whole = _over(whole, known[path])
     return _over(whole, tree)
 
 

@@ -106,7 +106,7 @@ def _renamed(prefix: str) -> Callable[[Path, int], str | None]:
     return unfinished
 
 
-_Mask = list[float | bool]
+_Mask = list[Annotated[float, Field(ge=0, le=1)] | bool]
 
 
 class _Row(Document):
@@ -123,7 +123,7 @@ def _read_log(path: Path, begin: int, reward_column: str | None) -> Iterator[Ent
     for number, row in objects(path, begin):
         see_row(_Row, row, path, number)
         content = single_item(row["content"])
-        parts = [content] if isinstance(content, str) else [str(part) for part in content or []]
+        parts = [str(part) for part in (content if isinstance(content, list) else [content])]
         mask = single_item(row.get("token_loss_mask"))
         yield Entry(
             f"{path.name}, line {number}",

@@ -3,8 +3,10 @@ from __future__ import annotations
 import io
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -93,6 +95,30 @@ def test_defaults_that_lead_back_are_refused(tmp_path: Path) -> None:
     written(tmp_path, "b.yaml", "defaults: a.yaml\n")
     with pytest.raises(InputError, match="its `defaults` lead back to"):
         read_settings([str(tmp_path / "a.yaml")], [], inherits=True)
+
+
+def test_files_that_name_each_other_often_are_read_once(tmp_path: Path) -> None:
+    for k in range(30):
+        written(tmp_path, f"{k}.yaml", f"defaults: [{k + 1}.yaml, {k + 1}.yaml, {k + 1}.yaml]\na{k}: {k}\n")
+    written(tmp_path, "30.yaml", "b: 1\n")
+    found = read_settings([str(tmp_path / "0.yaml")], [], inherits=True).given
+    assert found == {"b": 1, **{f"a{k}": k for k in range(30)}}
+
+
+@pytest.mark.parametrize(
+    ("defaults", "sentence"),
+    [
+        (lambda k: f"{k + 1}.yaml", "its `defaults` go on over more than 64 files.$"),
+        (lambda k: ["1.yaml"] * 65, "its `defaults` name more than 64 files.$"),
+    ],
+)
+def test_defaults_without_an_end_are_refused(
+    tmp_path: Path, defaults: Callable[[int], Any], sentence: str
+) -> None:
+    for k in range(70):
+        written(tmp_path, f"{k}.yaml", json.dumps({"defaults": defaults(k)}))
+    with pytest.raises(InputError, match=sentence):
+        read_settings([str(tmp_path / "0.yaml")], [], inherits=True)
 
 
 def test_defaults_are_names_of_files(tmp_path: Path) -> None:
