@@ -4,16 +4,21 @@ It imports the command line inside a function, because the imports take longer t
 Ctrl-C in them is no fault.
 """
 
+import signal
 import sys
 
 
 def main() -> None:
     """Run the command line."""
     try:
-        from gaincurate.cli.app import main as run
+        try:
+            from gaincurate.cli.app import main as run
 
-        run()
+            run()
+        finally:  # all is said: Ctrl-C in what libraries do at exit would print their traceback
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         sys.stderr.write("interrupted.\n")
         sys.exit(130)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -106,7 +107,18 @@ def test_ctrl_c_while_the_program_starts_is_no_traceback(
             raise KeyboardInterrupt
 
     monkeypatch.setitem(sys.modules, "gaincurate.cli.app", Interrupted())  # what is imported from it
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)  # it would stay so for other tests
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 130
     assert capsys.readouterr() == ("", "interrupted.\n")
+
+
+def test_ctrl_c_while_the_program_ends_changes_nothing(tmp_path: Path) -> None:
+    code = (
+        "import atexit, signal, sys; atexit.register(signal.raise_signal, signal.SIGINT); "
+        'sys.argv[1:] = ["--version"]; from gaincurate.__main__ import main; main()'
+    )
+    done = shell(f"{shlex.quote(sys.executable)} -c '{code}'", tmp_path)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout
