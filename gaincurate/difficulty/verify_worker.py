@@ -24,7 +24,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from gaincurate.core.foreign import json_value, without_secrets
+from gaincurate.core.foreign import json_value, read_bytes, without_secrets
 
 Check = Callable[[str, Any, dict[str, Any]], Any]
 NAMES = ("math", "reasoning-gym", "exact")
@@ -146,7 +146,7 @@ def load(verifier: str) -> tuple[Check, dict[str, Any]]:
     imported = importlib.import_module(module)
     function = getattr(imported, name)
     path = getattr(imported, "__file__", None)
-    code = blake2b(Path(path).read_bytes(), digest_size=16).hexdigest() if path else None
+    code = blake2b(read_bytes(Path(path)), digest_size=16).hexdigest() if path else None
     return (lambda completion, _, row: function(completion, row)), {"code": code}
 
 

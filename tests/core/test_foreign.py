@@ -6,6 +6,8 @@ import ast
 import io
 import json
 import os
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from contextlib import suppress
@@ -223,6 +225,33 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
         read_text(tmp_path / "file")
 
 
+@pytest.mark.parametrize("size", [0, 1, 2**16, 2**16 + 1, 3 * 2**16 + 7])
+def test_a_file_is_read_whole_whatever_its_size(tmp_path: Path, size: int) -> None:
+    data = os.urandom(size)
+    (tmp_path / "file").write_bytes(data)
+    assert read_bytes(tmp_path / "file", size) == read_bytes(tmp_path / "file") == data
+    if size:
+        with pytest.raises(OSError, match=f"more than {size - 1:,} bytes"):
+            read_bytes(tmp_path / "file", size - 1)
+
+
+def test_a_file_that_does_not_say_its_size_is_read_whole() -> None:
+    assert read_bytes(Path("/proc/self/cmdline")) == Path("/proc/self/cmdline").read_bytes() != b""
+
+
+def test_a_small_file_is_read_under_a_limit_of_memory(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"abc")
+    code = (
+        "import resource, sys; from pathlib import Path; from gaincurate.core.foreign import read_bytes; "
+        "resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)); print(read_bytes(Path(sys.argv[1])))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "file")]
+    done = subprocess.run(
+        command, capture_output=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"b'abc'\n", b"")
+
+
 def test_a_line_has_a_length(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(foreign, "LONGEST_LINE", 8)
     lines = list(foreign.lines_of(io.BytesIO(b"a\n1234567\n12345678\n" + b"x" * 33 + b"\n\nlast")))
@@ -271,7 +300,6 @@ ELSEWHERE = {
         ".read_text()",
     },  # the user's script, which imports nothing of ours
     "cli/example.py": {".read_bytes()"},  # our own files, and those that it is about to write
-    "difficulty/verify_worker.py": {".read_bytes()"},  # the code that Python has just run
     "report/explore.py": {".read_text()"},  # a script of the package
 }
 
