@@ -222,6 +222,12 @@ class Comparison(Frozen):
                 f"[train] lr_scheduler_type {schedule!r} needs to know the last step, and a budget of tokens "
                 f"has none; it is one of {', '.join(_SCHEDULES)}"
             )
+        rate = self.train.get("learning_rate", LEARNING_RATE)
+        if not isinstance(rate, int | float) or not 0 <= rate < math.inf:
+            raise ValueError(f"[train] learning_rate {rate!r} is no rate")
+        parts = self.train.get("gradient_accumulation_steps", 1)
+        if not isinstance(parts, int) or parts < 1:
+            raise ValueError(f"[train] gradient_accumulation_steps {parts!r} is no count from 1 on")
         if not isinstance(steps := self.train.get("warmup_steps", 0), int):
             raise ValueError(f"[train] warmup_steps {steps!r} is a share of all steps; give a whole number")
         if self.marks > self.budget_tokens:
@@ -229,7 +235,7 @@ class Comparison(Frozen):
         for arm in self.arms:
             self._check_arm(arm)
         for prompts in [self.step_prompts, *map(self.prompts_of, self.arms)]:
-            rollouts, parts = prompts * self.group, self.micro_batches
+            rollouts = prompts * self.group
             if rollouts % parts:
                 raise ValueError(
                     f"[train] gradient_accumulation_steps {parts} does not divide the {rollouts} rollouts of "

@@ -81,6 +81,12 @@ def load_config(files: ModelFiles) -> Any:
             f"{files.name} ({config.model_type}) is no decoder-only language model, which is what RL "
             "trains and what a score is defined for."
         )
+    size = getattr(text, "vocab_size", None)
+    if not isinstance(size, int) or size < 1:
+        raise ModelError(
+            f"{files.name} ({config.model_type}) has vocab_size {size!r:.60} in its configuration, which is "
+            "no number of tokens. Put that right, or copy the file again."
+        )
     return config
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import Any, ClassVar
@@ -196,6 +197,16 @@ def test_a_file_names_folders_beside_it(tmp_path: Path) -> None:
         (
             {"train": {"warmup_steps": 0.1}},
             "c: [train] warmup_steps 0.1 is a share of all steps; give a whole number.",
+        ),
+        ({"train": {"learning_rate": "x"}}, "c: [train] learning_rate 'x' is no rate."),
+        ({"train": {"learning_rate": math.inf}}, "c: [train] learning_rate inf is no rate."),
+        (
+            {"train": {"gradient_accumulation_steps": 0}},
+            "c: [train] gradient_accumulation_steps 0 is no count from 1 on.",
+        ),
+        (
+            {"train": {"gradient_accumulation_steps": "2"}},
+            "c: [train] gradient_accumulation_steps '2' is no count from 1 on.",
         ),
         (
             {"arms": [{"name": "uniform", "strategy": "gain-rl"}]},
