@@ -193,8 +193,10 @@ def test_a_note_of_taken_logs_is_refused_or_read(tmp_path: Path) -> None:
     assert refused(path, lambda: taken(run, 0)) > 50
     note = json.loads(path.read_text())
     note["files"][0]["of_a_later_version"] = 1
+    note["files"][0]["bytes"] = 2**62
     path.write_text(json.dumps(note))
     assert [file.rows for file in taken(run, 0)] == [1]
+    assert not taken(run, 0)[0].begins(log)
 
 
 @pytest.mark.parametrize(

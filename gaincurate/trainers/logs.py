@@ -53,7 +53,8 @@ class LogFile(Document):
         if self.path != str(path.resolve()) or path.suffix == ".parquet":
             return False
         with reading(path), open_regular(path) as file:
-            return digest_bytes(file.read(self.bytes)) == self.hash
+            size = os.fstat(file.fileno()).st_size
+            return self.bytes <= size and digest_bytes(file.read(self.bytes)) == self.hash
 
 
 class _TakenFiles(Document):
