@@ -16,9 +16,13 @@ import dots_runs
 import exports
 import runs
 from command import run as command
+from compare_command import small_sets
 from gaincurate.cli.run_view import print_status
+from gaincurate.compare.config import checked_comparison
 from gaincurate.compare.document import setting
+from gaincurate.compare.estimate import estimate
 from gaincurate.compare.results import FACTS, read_results
+from gaincurate.compare.runner import arm_jobs
 from gaincurate.core.foreign import Malformed
 from gaincurate.core.prompts import training_rows
 from gaincurate.core.scored_set import open_scores
@@ -182,6 +186,34 @@ def test_a_comparisons_settings_are_refused_or_shown(tmp_path: Path) -> None:
     tuned = {"chosen": {"learning_rate": 1e-5, "step_prompts": 4}, "grid": [], "seeds": [1]}
     (out / FACTS).write_text(json.dumps({**facts, "begun": {}, "controls": {"a": "b"}, "tuned": tuned}))
     assert refused(out / FACTS, lambda: setting(read_results(out))) > 50
+
+
+def test_what_was_tuned_and_trained_is_refused_or_gone_on_with(tmp_path: Path) -> None:
+    pytest.importorskip("trl")
+    comparison = checked_comparison(small_sets(tmp_path) | {"seeds": [0], "marks": 1})
+    out = tmp_path / "out"
+    job = arm_jobs(comparison, out)[0]
+    spent: dict[str, Any] = {"round": 0, "tokens": 9, "training": 9, "rollouts": 8, "seconds": 1.0}
+    names = ("tokens", "scoring", "rescoring", "references", "training", "step")
+    steps = [{"step": 1, "num_tokens": 9, "gaincurate/step": spent}]
+    chosen = {"learning_rate": 1e-6, "step_prompts": 4}
+    files: list[tuple[Path, Any, Callable[[], object]]] = [
+        (
+            out / "tune/tune.json",
+            {"asked": {}, "seeds": [1], "chosen": chosen},
+            lambda: estimate(comparison, out),
+        ),
+        (job.folder / "progress.json", {"share": 0.5}, lambda: job.share),
+        (
+            job.folder / "marks/0/cost.json",
+            {**dict.fromkeys(names, 9), "seconds": 1.0, "steps": steps},
+            lambda: (job.mark_rows(), job.step_rows()),
+        ),
+    ]
+    for path, value, use in files:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(value))
+        assert refused(path, use) > 20, path
 
 
 def test_a_note_of_taken_logs_is_refused_or_read(tmp_path: Path) -> None:

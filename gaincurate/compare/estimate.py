@@ -72,7 +72,7 @@ def estimate(
     path = out / TUNE / CHOICE
     choice = read_json(path, Choice) if path.exists() else {}
     tuning = list[ArmJob]()
-    if "chosen" in choice:
+    if choice.get("chosen") is not None:
         comparison = comparison.tuned(**choice["chosen"])
     elif tune or choice:
         tuning = [job for _, jobs in tune_jobs(comparison, out) for job in jobs]

@@ -335,7 +335,7 @@ def _tune(comparison: Comparison, out: Path, progress: Progress, workers: int) -
             "put the settings back.",
             keys=keys,
         )
-    if before is not None and "chosen" in before:
+    if before is not None and before.get("chosen") is not None:
         return before
     rows, jobs = map(list, zip(*tune_jobs(comparison, out), strict=True))
     trainings = [job for each in zip(*jobs, strict=True) for job in each]

@@ -100,6 +100,7 @@ class Place(Document):
     outcomes: _Bytes
     state: State
     position: Count = 0  # what a session adds
+    batch: dict[str, Any] = Field(default_factory=dict)  # and TRL's adapter
 
     @model_validator(mode="after")
     def _of_one_round(self) -> Place:

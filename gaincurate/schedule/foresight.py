@@ -225,13 +225,13 @@ def _wanted(run: Run, options: DotsOptions, asked: Asked, aim: Aim) -> Json:
 
 def _column(run: Run, out: Path, column: str) -> tuple[Floats, Json]:
     """The values that `difficulty predict` wrote, in the order of the set's rows."""
-    again = f"delete {out} and run the same command again"
-    path, about = out / f"{column}.arrow", read_json(out / f"{column}.json", Predicted, again)
+    again = f"{out} and run the same command again"
+    path, about = out / f"{column}.arrow", read_json(out / f"{column}.json", Predicted, f"delete {again}")
     with reading(path):
         whole = path.exists() and digest_file(path) == about["hash"]
     if not whole:
-        raise OutputError(f"{path} is missing or damaged; {again}.", path=str(path))
-    refuse = broken(path, f"{again.capitalize()}.")
+        raise OutputError(f"{path} is missing or damaged; delete {again}.", path=str(path))
+    refuse = broken(path, f"Delete {again}.")
     table = read_computed(path, refuse)
     check_fields(table.schema, [pa.field("value", pa.float32())], refuse)
     values = table.column("value").to_numpy().astype(np.float64)

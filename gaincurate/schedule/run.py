@@ -467,7 +467,7 @@ def fitting(path: Path, value: Json, model: type[BaseModel], remedy: str = _REST
 
 
 def _see_readable(name: str, value: Json, model: type[BaseModel]) -> None:
-    """See before writing that a file of a round can be read again: what came from elsewhere stands in it.
+    """See before it is written that a file of a round can be read again: what came from elsewhere is in it.
 
     Raises:
         OutputError: it cannot.
@@ -475,9 +475,7 @@ def _see_readable(name: str, value: Json, model: type[BaseModel]) -> None:
     try:
         see_fits(model, value)
     except Malformed as why:
-        raise OutputError(
-            f"this round cannot be planned, its {name} would not be read again: {why}."
-        ) from why
+        raise OutputError(f"nothing was written, because {name} could not be read again: {why}.") from why
 
 
 def _damaged(path: Path, why: str = "", remedy: str = _RESTORE) -> OutputError:

@@ -78,7 +78,7 @@ def test_a_round_that_would_not_be_read_again_is_not_planned(
     before = {path: path.read_bytes() for path in run.folder.rglob("*.json")}
     with monkeypatch.context() as patch:
         patch.setattr(Uniform, "metrics", lambda self: {"mu": "x"})
-        with pytest.raises(OutputError, match=r"its plan.json would not be read again: mu is 'x': input"):
+        with pytest.raises(OutputError, match=r"because plan.json could not be read again: mu is 'x': input"):
             advance(Run(run.folder))
     assert {path: path.read_bytes() for path in run.folder.rglob("*.json")} == before
     assert step(Run(run.folder)).state["round"] == 1

@@ -95,14 +95,12 @@ _AHEAD = (
     "--over-sampling-batch-size equal to --rollout-batch-size, every round ends there too."
 )
 _PLACE = "rollout/gaincurate_state_{}.json"
+_TAP = "--rollout-all-samples-process-path gaincurate.trainers.slime.report"
 
 
 class _Place(Place):
     again: list[str]
     groups: Count
-
-
-_TAP = "--rollout-all-samples-process-path gaincurate.trainers.slime.report"
 
 
 class RunDataSource(DataSource):  # type: ignore[misc]
