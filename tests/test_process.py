@@ -5,6 +5,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -277,3 +278,48 @@ def test_a_trainer_that_still_lives_keeps_a_second_one_out(
     sentence = "a trainer is still at work on .*: another one's, or what an earlier one left"
     with command_lock(tmp_path), pytest.raises(LockedError, match=sentence):
         command_lock(tmp_path).__enter__()
+
+
+class Interrupted:
+    """A lock at which a signal's exception comes when it was just taken without waiting, as in `Popen.poll`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def acquire(self, blocking: bool = True) -> bool:
+        taken = self._lock.acquire(blocking)
+        if not blocking:
+            raise KeyboardInterrupt
+        return taken
+
+    def release(self) -> None:
+        self._lock.release()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def test_waiting_for_a_trainer_takes_no_lock_that_a_signal_leaves_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = subprocess.Popen.__init__
+
+    def init(self: Any, *args: Any, **options: Any) -> None:
+        begin(self, *args, **options)
+        self._waitpid_lock = Interrupted()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess.Popen, "__init__", init)
+        go(tmp_path, python("print('here')"))
+    assert (tmp_path / "log").read_text().endswith("here\n")
+
+
+def test_a_signal_that_a_finalizer_swallowed_ends_the_trainer_all_the_same(tmp_path: Path) -> None:
+    def watch(seconds: float) -> None:
+        process._stops_seen.append(signal.SIGUSR1)
+
+    with pytest.raises(process.Terminated, match="SIGUSR1"), process.stoppable():
+        go(tmp_path, python("import time; time.sleep(600)"), watch=watch)

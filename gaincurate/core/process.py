@@ -13,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import select
 import shlex
 import signal
 import socket
@@ -199,13 +200,22 @@ class Kept:
         with suppress(OSError):  # it has ended
             self._socket.shutdown(socket.SHUT_WR)
 
+    def ended(self, seconds: float) -> bool:
+        """Whether all of it has ended, after so many seconds at most.
+
+        The socket says so. `Popen.poll` and a `Popen.wait` with a time take a lock in one instruction and see
+        to its release in the next. A signal's exception between the two leaves it locked for ever.
+        """
+        said = select.poll()
+        said.register(self._socket, select.POLLIN)
+        return bool(said.poll(seconds * 1000))
+
     def end(self) -> None:
         """End all of it that is left, and wait for that."""
-        self.ask_end()
-        try:
-            self.keeper.wait(self._grace + _FREED)
-        except subprocess.TimeoutExpired:
-            self.keeper.kill()
+        if self.keeper.returncode is None:
+            self.ask_end()
+            if not self.ended(self._grace + _FREED):
+                os.kill(self.keeper.pid, signal.SIGKILL)
             self.keeper.wait()
 
     def close(self) -> None:
@@ -356,7 +366,8 @@ def run_command(
             raise storage_error(log, error) from error
         streams = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
         with Kept(command, grace=_GRACE, environment=environment, lock=lock, **streams) as kept:
-            while kept.keeper.poll() is None:
+            while not kept.ended(_LOOK):
+                raise_lost_stop()
                 taken = time.monotonic() - begin
                 if timeout is not None and taken > timeout:
                     kept.end()
@@ -366,8 +377,6 @@ def run_command(
                         log=str(log),
                     )
                 watch(taken)
-                with suppress(subprocess.TimeoutExpired):
-                    kept.keeper.wait(_LOOK)
             code = kept.outcome()
     if isinstance(code, str):
         raise TrainerError(f"the trainer {command[0]!r} cannot be started: {code}.")

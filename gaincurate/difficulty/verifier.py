@@ -305,11 +305,7 @@ class _Process:
         """How a process ended that says no more."""
         kept = self._kept
         assert kept is not None
-        try:
-            kept.keeper.wait(_ENDING)
-            code: int | str | None = kept.outcome()
-        except subprocess.TimeoutExpired:
-            code = None
+        code = kept.outcome() if kept.ended(_ENDING) else None
         self.drop()
         limit = self._config.seconds
         if code is None:

@@ -229,7 +229,7 @@ def test_true_takes_the_newest_checkpoint_that_is_whole_and_of_this_history(
     state = (out / "checkpoint-6/trainer_state.json").read_text()
     (out / "checkpoint-6/trainer_state.json").write_text(state[:100])  # killed while it was written
     place = json.loads((out / "checkpoint-5" / PLACE).read_text())
-    (out / "checkpoint-5" / PLACE).write_text(json.dumps(place | {"plan": "of another history"}))
+    (out / "checkpoint-5" / PLACE).write_text(json.dumps(place | {"plan": "0" * 64}))
     (out / "checkpoint-4/trainer_state.json").write_text(state)
     (out / "checkpoint-notes").mkdir()
     trainer, seen = make(model, run, num_train_epochs=3)
