@@ -262,7 +262,8 @@ def _inside(array: pa.Array) -> list[pa.Array]:
 def _check_names(schema: pa.Schema) -> None:
     """See that the names of columns and of their fields can be read, and that no struct has one twice.
 
-    Also that no column is in runs, which Arrow cannot take rows from, and that no length is negative.
+    Also that no length is negative, and that no column is in runs, a union or a list view: Arrow cannot take
+    rows from all of them, convert them or write them to Parquet.
     """
     if len(schema) > MOST_COLUMNS:
         raise pa.ArrowInvalid(f"it has {len(schema):,} columns, more than {MOST_COLUMNS:,}")
@@ -274,6 +275,13 @@ def _check_names(schema: pa.Schema) -> None:
 def _check_nested(kind: pa.DataType) -> None:
     if pa.types.is_run_end_encoded(kind):
         raise pa.ArrowInvalid("a column in it is run-end encoded; write it decoded")
+    if pa.types.is_union(kind):
+        raise pa.ArrowInvalid("a column in it is a union; write values of one type, such as texts")
+    if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
+        raise pa.ArrowInvalid("a column in it has lists as views; write plain lists")
+    if isinstance(kind, pa.BaseExtensionType):
+        _check_nested(kind.storage_type)
+        return
     if pa.types.is_dictionary(kind):
         _check_nested(kind.value_type)
         return

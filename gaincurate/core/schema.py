@@ -7,7 +7,7 @@ change it, so that old sets stay readable.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,9 +170,31 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     """The type with every view in it, at any depth, laid out as offsets and bytes."""
     if kind in (pa.string_view(), pa.binary_view()):
         return pa.large_string() if kind == pa.string_view() else pa.large_binary()
+    return _with_inner(kind, _plain)
+
+
+def object_type(kind: pa.DataType) -> pa.DataType:
+    """The type for a column made of Python objects where the set has `kind`.
+
+    Arrow makes no extension and few dictionaries of those. It reads Parquet's JSON as an extension.
+    """
+    if isinstance(kind, pa.BaseExtensionType):
+        return object_type(kind.storage_type)
+    if pa.types.is_dictionary(kind):
+        return object_type(kind.value_type)
+    return _with_inner(kind, object_type)
+
+
+def _with_inner(kind: pa.DataType, change: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
+    """A type after a change of what stands right inside it."""
+    inner = [kind.field(place) for place in range(kind.num_fields)]
+    fields = [field.with_type(change(field.type)) for field in inner]
+    if fields == inner:
+        return kind
     if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_plain(field.type)) for field in kind])
-    for has_type, make in ((pa.types.is_list, pa.list_), (pa.types.is_large_list, pa.large_list)):
-        if has_type(kind):
-            return make(kind.value_field.with_type(_plain(kind.value_type)))
-    return kind
+        return pa.struct(fields)
+    if pa.types.is_map(kind):
+        return pa.map_(*fields[0].type.fields, kind.keys_sorted)
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(*fields, kind.list_size)
+    return (pa.large_list if pa.types.is_large_list(kind) else pa.list_)(*fields)

@@ -304,7 +304,7 @@ class ScoredSet:
         """
         matches = self._find(ids)
         if not matches:
-            return self.schema.empty_table()
+            return pa.Table.from_batches([], self.schema)
         parts = [self._take(index, places) for index, places, _ in matches]
         order = np.concatenate([hits for _, _, hits in matches])
         return take(pa.concat_tables(parts), pa.array(np.argsort(order, kind="stable")))
@@ -322,7 +322,7 @@ class ScoredSet:
             wrong = places.min() if places.min() < 0 else places.max()
             raise InputError(f"{self.place} has {len(self):,} rows; there is no row {wrong}.")
         if not len(places):
-            return self.schema.empty_table()
+            return pa.Table.from_batches([], self.schema)
         ends = np.cumsum([entry["rows"] for entry in self.manifest["shards"]])
         shards = np.searchsorted(ends, places, side="right")
         order = np.argsort(shards, kind="stable")

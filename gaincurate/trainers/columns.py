@@ -15,7 +15,7 @@ import pyarrow as pa
 from gaincurate.core.artifact import Json
 from gaincurate.core.options import near
 from gaincurate.core.prompts import Message, column_values, prompts_of
-from gaincurate.core.schema import ID
+from gaincurate.core.schema import ID, object_type
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
 
@@ -139,7 +139,7 @@ class Parts:
         self.writes_answers = True
         if self.id_in_answer:
             return self._answer_with_id()
-        kind = pa.string() if self.answer is None else column_type(self.schema, self.answer)
+        kind = pa.string() if self.answer is None else object_type(column_type(self.schema, self.answer))
         return Own(kind, lambda rows: rows.answers, self.answer)
 
     @property
@@ -171,7 +171,7 @@ class Parts:
         renamed = {
             f.name: f"source_{f.name}" for f in before if f.name in our_fields and f.name not in stand_in
         }
-        types = {renamed.get(f.name, f.name): f.type for f in before}
+        types = {renamed.get(f.name, f.name): object_type(f.type) for f in before}
         for key in defaults or {}:
             if types.get(key, pa.null()) == pa.null():  # of the source's rows none has it
                 types[key] = pa.string()

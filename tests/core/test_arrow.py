@@ -160,12 +160,22 @@ def test_a_value_or_a_row_group_that_is_too_large_is_refused(
         list(arrow.parquet_batches(path, refuse, rows=2))
 
 
-def test_columns_in_runs_and_too_many_columns_are_refused(tmp_path: Path) -> None:
+def test_columns_that_arrow_itself_handles_badly_and_too_many_are_refused(tmp_path: Path) -> None:
     runs = pa.RunEndEncodedArray.from_arrays(pa.array([1, 3], pa.int32()), pa.array(["x", None]))
     path = tmp_path / "x.arrow"
     path.write_bytes(ipc(pa.table({"c": pa.StructArray.from_arrays([runs], ["inner"])})))
     with pytest.raises(RefusedError, match="run-end encoded; write it decoded"):
         read_all(path)
+    union = pa.UnionArray.from_sparse(pa.array([0, 1], pa.int8()), [pa.array([1, 2]), pa.array(["a", "b"])])
+    views = pa.ListViewArray.from_arrays(pa.array([0, 0], pa.int32()), pa.array([1, 1], pa.int32()), [5])
+    inside = pa.ExtensionArray.from_storage(pa.opaque(views.type, "a", "b"), views)
+    for array, reason in (
+        (pa.StructArray.from_arrays([union], ["inner"]), "a union; write values of one type"),
+        (inside, "lists as views; write plain lists"),
+    ):
+        path.write_bytes(ipc(pa.table({"c": array})))
+        with pytest.raises(RefusedError, match=reason):
+            read_all(path)
     path.write_bytes(ipc(pa.table({f"c{k}": [k] for k in range(4097)})))
     with pytest.raises(RefusedError, match="it has 4,097 columns, more than 4,096"):
         read_all(path)
@@ -312,13 +322,13 @@ def test_a_scored_set_with_broken_offsets_is_refused_where_they_would_be_used(
         (["p", None], pa.string_view()),
         ([["p", None], []], pa.list_(pa.string_view())),
         ([{"x": b"p"}, None], pa.struct([("x", pa.binary_view())])),
+        ([[("k", "p")], None], pa.map_(pa.string(), pa.string_view())),
+        ([["p", "q"], ["r", None]], pa.list_(pa.string_view(), 2)),
     ],
-    ids=["text", "list", "struct"],
+    ids=["text", "list", "struct", "map", "fixed"],
 )
 def test_rows_with_views_are_taken(tmp_path: Path, values: list[Any], kind: pa.DataType) -> None:
-    folder = shard_with(
-        tmp_path / "set", lambda table: table.add_column(0, "side", pa.array(values).cast(kind))
-    )
+    folder = shard_with(tmp_path / "set", lambda table: table.add_column(0, "side", pa.array(values, kind)))
     scored = open_scores(folder)
     for rows in ([0, 1], [1, 0], [1]):
         found = scored.take(rows)

@@ -241,6 +241,34 @@ def test_source_columns_keep_values_and_types(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["train.parquet"]
 
 
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_answers_that_arrow_reads_as_extensions_are_written(
+    tmp_path: Path, trainer: str, suffix: str
+) -> None:
+    if suffix not in profiles()[trainer].suffixes:
+        return
+    texts = pa.array(["6", "six"])
+    coded = pa.array([1, None], pa.float16()).dictionary_encode()
+    table = pa.table(
+        {
+            "question": ["a?", "b?"],
+            # What Arrow makes of a Parquet file whose writer calls a text JSON, as DuckDB does.
+            "answer": pa.ExtensionArray.from_storage(pa.json_(), texts),
+            "extra_info": pa.StructArray.from_arrays([coded], ["half"]),
+        }
+    )
+    write(tmp_path, trainer, table, suffix=suffix)
+    shown = rows_of(out(tmp_path, trainer, suffix))
+    found = [list(answers(VIEWS[trainer], row)) for row in shown]
+    assert len(found) == 2
+    for of_row, text in zip(found, texts.to_pylist(), strict=True):
+        assert of_row
+        assert {json.loads(one)["answer"] if "gc_id" in one else one for one in of_row} == {text}
+    if trainer == "verl":
+        assert [row["extra_info"]["half"] for row in shown] == [1, None]
+
+
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_columns_whose_names_a_trainer_needs_are_renamed_and_told(tmp_path: Path, trainer: str) -> None:
     taken = sorted({*profiles()[trainer].reserved, "prompt", "label", "metadata", "id"})
