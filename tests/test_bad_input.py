@@ -215,6 +215,10 @@ OPTIONS: dict[str, tuple[list[str], str]] = {
         ["--template-kwargs", "yes"],
         "--template-kwargs 'yes': expected a JSON object, such as {\"enable_thinking\": false}.",
     ),
+    "template arguments that nothing equals": (
+        ["--template-kwargs", '{"a": [NaN]}'],
+        "--template-kwargs {'a': [nan]}: it holds NaN or infinity, which JSON does not have.",
+    ),
     "system file": (["--system", "@{D}/none"], "--system: cannot read {D}/none: no such file or directory."),
     "shots file": (["--shots", "{D}/none"], "--shots: cannot read {D}/none: no such file or directory."),
     "overlong": (

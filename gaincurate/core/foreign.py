@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import re
 import stat
@@ -32,9 +33,8 @@ LONGEST_LINE = 1 << 26
 """Bytes of a line of JSON: a rollout of a million tokens, with their ids and log-probs, fits."""
 DEEPEST = 64
 """Lists and objects inside each other. Python's own code for them fails at some hundreds."""
-_MOST_IN_YAML = (
-    LARGEST_CONFIG  # lists and objects: without aliases, which multiply them, no document has more
-)
+_MOST_NODES = LARGEST_CONFIG  # without aliases, which multiply them, no YAML has more values than characters
+_LONGEST_NUMBER = 3500  # characters of a number in YAML or TOML. In hex, too, Python can print it
 _BOM = b"\xef\xbb\xbf"
 _NESTING = frozenset({dict, list})
 _DOTTED_KEY = re.compile(
@@ -123,10 +123,12 @@ def json_value(data: bytes | str, *, surrogates: bool = False) -> Any:
         ValueError: it is no JSON (json.JSONDecodeError), no UTF-8 (UnicodeDecodeError), nested too deeply, or
             holds half of a surrogate pair.
     """
-    # Not by json.loads, which guesses other encodings and lets halves of pairs through.
+    # Not by json.loads, which guesses other encodings and makes infinity of 1e999.
     text = data.removeprefix(_BOM).decode() if isinstance(data, bytes) else data
+    if text.startswith("\ufeff"):
+        raise Malformed("it begins with a byte order mark")
     try:
-        value = json.loads(text)
+        value = JSON.decode(text)
     except RecursionError:
         raise _too_deep() from None
     if len(text) > 2 * DEEPEST and text.count("[") + text.count("{") > DEEPEST:
@@ -136,22 +138,32 @@ def json_value(data: bytes | str, *, surrogates: bool = False) -> Any:
     return value
 
 
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        shown = text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+        raise Malformed(f"the number {shown} in it is larger than a float of 64 bits")
+    return value
+
+
+JSON = json.JSONDecoder(parse_float=_finite)
+"""Python's, but no number becomes infinity. The words NaN and Infinity are values: pandas writes them."""
+
+
 def _too_deep() -> Malformed:
     return Malformed(f"lists or objects stand more than {DEEPEST} deep inside each other")
 
 
-def see_depth(value: Any, most: int | None = None) -> None:
+def see_depth(value: Any) -> None:
     """See that lists and objects do not stand too deep inside each other, or in themselves.
 
     Args:
         value: of JSON types.
-        most: how many of them there may be, one that stands in several places counted in each.
 
     Raises:
-        Malformed: they do, or are more.
+        Malformed: they do.
     """
     level: list[Any] = [[value]]
-    count = 0
     for _ in range(DEEPEST + 1):
         level = [
             inner
@@ -161,9 +173,6 @@ def see_depth(value: Any, most: int | None = None) -> None:
         ]
         if not level:
             return
-        count += len(level)
-        if most is not None and count > most:
-            raise Malformed(f"it holds more than {most:,} lists and objects")
     raise _too_deep()
 
 
@@ -206,7 +215,7 @@ def toml_value(text: str) -> dict[str, Any]:
     """What a TOML text holds.
 
     Raises:
-        ValueError: it is no TOML (tomllib.TOMLDecodeError), too long, or nested too deeply.
+        ValueError: it is no TOML (tomllib.TOMLDecodeError), too long, too deep, or holds too long a number.
     """
     import tomllib
 
@@ -218,7 +227,21 @@ def toml_value(text: str) -> dict[str, Any]:
     except RecursionError:
         raise _too_deep() from None
     see_depth(value)
+    _see_numbers(value)
     return value
+
+
+def _see_numbers(value: Any) -> None:
+    """See that Python can print a TOML value's numbers: those in hex may be of any length.
+
+    Raises:
+        Malformed: it cannot print one.
+    """
+    if type(value) in _NESTING:
+        for inner in _values(value):
+            _see_numbers(inner)
+    elif isinstance(value, int) and value.bit_length() > 4 * _LONGEST_NUMBER:
+        raise _too_long()
 
 
 def yaml_value(text: str, loader: Any = None) -> Any:
@@ -242,14 +265,60 @@ def yaml_value(text: str, loader: Any = None) -> Any:
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > DEEPEST:
                 raise _too_deep()
-        value = yaml.load(text, Loader=loader or fast)
+        documents = (loader or fast)(text)
+        try:
+            node = documents.get_single_node()
+            _see_nodes(node, {})
+            value = None if node is None else documents.construct_document(node)
+        finally:
+            documents.dispose()
     except yaml.YAMLError as error:
         raise Malformed(str(error)) from error
-    # Its constructors believe tags: `!!timestamp x`, `!!bool x`, an empty `!!int`, a number `1:1:1:...` .
+    # Its constructors believe tags: `!!timestamp x`, `!!bool x`, an empty `!!int`.
     except (AttributeError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
         raise Malformed(f"a value in it is not what its tag says ({type(error).__name__})") from error
-    see_depth(value, _MOST_IN_YAML)
     return value
+
+
+def _see_nodes(node: Any, seen: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
+    """See that a YAML document is as small as its text, before a merge (`<<`) multiplies what it names.
+
+    Args:
+        node: of the composed document. An alias is the node that it names.
+        seen: for each node what this function gave for it, None while it is looked at.
+
+    Returns:
+        How many values it holds, those of aliases each time, and how deep.
+
+    Raises:
+        Malformed: it holds too many, too deep, itself, or too long a number.
+    """
+    if node is None or isinstance(node.value, str):
+        # One in sexagesimal (1:1:1) takes the square of its length.
+        if node is not None and len(node.value) > _LONGEST_NUMBER and node.tag.endswith((":int", ":float")):
+            raise _too_long()
+        return 1, 0
+    if id(node) in seen:
+        known = seen[id(node)]
+        if known is None:
+            raise Malformed("a list or object in it holds itself")
+        return known
+    seen[id(node)] = None
+    count, height = 1, 0
+    for item in node.value:
+        for part in item if isinstance(item, tuple) else (item,):  # a key and its value
+            more, deep = _see_nodes(part, seen)
+            count, height = count + more, max(height, deep)
+    if height >= DEEPEST:
+        raise _too_deep()
+    if count > _MOST_NODES:
+        raise Malformed(f"it holds more than {_MOST_NODES:,} values, because aliases multiply them")
+    seen[id(node)] = count, height + 1
+    return count, height + 1
+
+
+def _too_long() -> Malformed:
+    return Malformed(f"a number in it has more than {_LONGEST_NUMBER:,} characters")
 
 
 def _see_length(text: str) -> None:

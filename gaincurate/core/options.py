@@ -7,6 +7,7 @@ which takes 80 ms, so that commands can mark their parameters and `gaincurate --
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -151,6 +152,19 @@ def near(name: str, names: Iterable[str]) -> str:
 
     close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.6)
     return f"; near it there is {' or '.join(close)}" if close else ""
+
+
+def without_nan(value: Any) -> Any:
+    """The same JSON. Nothing equals NaN, so a set that was made with it could not be gone on with.
+
+    Raises:
+        ValueError: it holds NaN or infinity.
+    """
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        raise ValueError("it holds NaN or infinity, which JSON does not have") from None
+    return value
 
 
 def json_object(value: str, option: str, example: str) -> dict[str, Any]:

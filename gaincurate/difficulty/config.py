@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from gaincurate.core.cluster_options import WORKERS, ClusterConfig, EngineOptions
 from gaincurate.core.options import (
@@ -26,6 +26,7 @@ from gaincurate.core.options import (
     Option,
     checked,
     json_object,
+    without_nan,
 )
 from gaincurate.errors import InputError
 from gaincurate.scoring.config import DeviceConfig
@@ -154,6 +155,7 @@ class RolloutConfig(DeviceConfig, ClusterConfig, VerifyingConfig):
     ] = True
     server_body: Annotated[
         dict[str, Any],
+        AfterValidator(without_nan),
         Option("JSON object with more keys for each request.", SERVER, metavar="JSON", read=_server_body),
     ] = Field(default_factory=dict)
 

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from gaincurate.core.cluster_options import WORKERS, ClusterConfig, EngineOptions
 from gaincurate.core.foreign import Malformed, json_value, read_text
 from gaincurate.core.locks import Split
-from gaincurate.core.options import ADVANCED, MACHINE, READING, Option, json_object, near
+from gaincurate.core.options import ADVANCED, MACHINE, READING, Option, json_object, near, without_nan
 from gaincurate.core.store import located
 from gaincurate.errors import InputError
 from gaincurate.scoring.split import read_split
@@ -159,9 +159,11 @@ class ScaleBenchConfig(BaseModel):
     ] = (1, 8, 64, 512)
     rows: Annotated[int, Field(ge=1), Option("Rows of a simulated run.")] = 1_000_000
     shard_rows: Annotated[int, Field(ge=1), Option("Rows per simulated shard.")] = 32
-    shard_seconds: Annotated[float, Field(gt=0), Option("Seconds that one takes, on average.")] = 10.0
+    shard_seconds: Annotated[float, Field(gt=0, le=86_400), Option("Seconds that one takes, on average.")] = (
+        10.0
+    )
     node_hours: Annotated[
-        float, Field(gt=0), Option("Hours until a simulated node of 8 workers is lost, on average.")
+        float, Field(ge=0.01), Option("Hours until a simulated node of 8 workers is lost, on average.")
     ] = 2.0
     seed: Annotated[int, Field(ge=0), Option("Of the simulation.")] = 0
     data: Annotated[
@@ -247,6 +249,7 @@ class ScoreConfig(MachineConfig, ClusterConfig):
     ] = Field(default_factory=list)
     template_kwargs: Annotated[
         dict[str, Any],
+        AfterValidator(without_nan),
         Option(
             "JSON object with extra variables for the chat template.",
             READING,

@@ -24,6 +24,8 @@ from gaincurate.core.rng import Floats, Ints
 from gaincurate.schedule import base
 from gaincurate.schedule.base import Json, Observed, Pool
 
+_NARROWEST = 1e-9  # ranks. The square of a distance in such widths is still a float
+
 
 class _State(Document):
     mu: FiniteFloat
@@ -50,11 +52,11 @@ class GaussianOptions(base.Options):
     def _check_sigma(cls, value: object) -> str:
         text = str(value)
         try:
-            good = math.isfinite(number := float(text.removesuffix("N"))) and number > 0
+            good = math.isfinite(number := float(text.removesuffix("N"))) and number >= _NARROWEST
         except ValueError:
             good = False
         if not good:
-            raise ValueError("a width is a number of ranks over 0 (1000) or a share of the set (0.1N)")
+            raise ValueError("a width is a number of ranks from 1e-9 on (1000) or a share of the set (0.1N)")
         return text
 
     @model_validator(mode="after")

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from gaincurate.core.arrow import MOST_COLUMNS, ipc_batches, one_line, parquet_batches, parquet_head, validate
-from gaincurate.core.foreign import DEEPEST, LONGEST_LINE, Malformed, json_value, see_depth
+from gaincurate.core.foreign import DEEPEST, JSON, LONGEST_LINE, Malformed, json_value, see_depth
 from gaincurate.errors import SourceError
 from gaincurate.scoring.readers.common import (
     BATCH_ROWS,
@@ -314,7 +314,7 @@ class _Window:
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._text = codecs.getincrementaldecoder("utf-8-sig")()
-        self._decode = json.JSONDecoder().raw_decode
+        self._decode = JSON.raw_decode
         self._buffer, self._place = "", 0
         self.line = 1
 
