@@ -41,11 +41,13 @@ def _load(what: str, files: ModelFiles, load: Callable[[], Any]) -> Any:
         except BaseException as error:  # a broken file can make its reader raise anything
             if not is_failure(error):
                 raise
-            text = " ".join(str(error).split())
+            # torch puts frames of C++ after its reason, and a KeyError is the key alone.
+            text = " ".join(str(error).partition("Exception raised from")[0].split())
+            text = text if " " in text else f"{type(error).__name__}: {text}"
             hint = ""
             if "trust_remote_code" in text:
                 hint = " Pass --trust-remote-code only if you trust the repository."
-            reason = f"{text[:300].rstrip('.') or type(error).__name__}.{hint}"
+            reason = f"{text[:300].rstrip('.')}.{hint}"
             hub = f"{files.name} --revision {files.revision}" if files.revision else None
             reason = diagnose_load_error(what, files.folder, files.weights, hub) or reason
             raise ModelError(f"cannot load the {what} of {files.name}: {reason}") from error

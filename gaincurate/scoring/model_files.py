@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gaincurate.core.files import LONGEST_NAME, digest_files, reading, too_long
-from gaincurate.core.foreign import json_file
+from gaincurate.core.foreign import Malformed, json_file
 from gaincurate.errors import ModelError
+from gaincurate.scoring.gguf_counts import see_counts
 
 DEMO = "demo"
 _DEMO_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -67,15 +69,20 @@ def diagnose_load_error(what: str, folder: Path, weights: Sequence[Path], hub: s
 
 
 def need_gguf(path: Path) -> None:
-    """Refuse by its first bytes what cannot be a .gguf file.
+    """Refuse what cannot be a .gguf file.
 
     Raises:
-        ModelError: it does not begin as one does.
+        ModelError: it does not begin as one does, or speaks of more than it has.
         StorageError: it cannot be read.
     """
     if not (head := _head(path)).startswith(b"GGUF"):
         problem, step = _no_content(head) or ("is no gguf file: it does not begin with GGUF", _AGAIN)
         raise ModelError(f"{path} {problem}. {step}.")
+    try:
+        with reading(path):
+            see_counts(path)
+    except Malformed as why:
+        raise ModelError(f"{path} is {_CUT.removeprefix('it is ')}: {why}. {_AGAIN}.") from why
 
 
 def _head(path: Path) -> bytes:
@@ -237,6 +244,8 @@ def locate_model(model: str, *, allow_pickle: bool = False, trust_remote_code: b
         return _gguf(path, path.name)
     if path.is_dir():
         return _folder(path, path.resolve().name, None, allow_pickle, trust_remote_code)
+    if os.path.lexists(path):
+        raise ModelError(f"--model {model} is neither a folder nor a regular file, nor a link to one.")
     return hub_model(model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
 
 

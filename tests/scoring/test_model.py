@@ -128,6 +128,12 @@ def test_a_path_that_is_not_there_does_not_exist(name: str) -> None:
     assert refusal(name) == f"--model {name} does not exist."
 
 
+def test_a_device_or_a_pipe_is_no_model(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for place in ("/dev/null", str(tmp_path / "pipe")):
+        assert refusal(place) == f"--model {place} is neither a folder nor a regular file, nor a link to one."
+
+
 def test_a_name_that_can_be_neither_is_said_to_be_neither() -> None:
     assert "is no file or folder here and no Hub id" in refusal("what?model")
 
