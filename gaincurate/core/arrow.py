@@ -17,13 +17,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from gaincurate.core.foreign import json_value, lines_of, open_regular
 from gaincurate.errors import GaincurateError, read_error
 
 Refuse = Callable[[str], GaincurateError]
@@ -121,11 +122,17 @@ def ipc_batches(path: Path, refuse: Refuse) -> tuple[pa.Schema, Iterator[pa.Reco
         except pa.ArrowInvalid:
             mapped.seek(0)
             stream = pa.ipc.open_stream(mapped)
-            schema, batches = stream.schema, iter(stream)
+            schema, batches = stream.schema, _to_its_end(stream, mapped)
         else:
             schema, batches = file.schema, (file.get_batch(i) for i in range(file.num_record_batches))
         _check_names(schema)
     return schema, _read(batches, path, refuse)
+
+
+def _to_its_end(stream: pa.RecordBatchStreamReader, mapped: pa.MemoryMappedFile) -> Iterator[pa.RecordBatch]:
+    yield from stream
+    if (rest := mapped.size() - mapped.tell()) > 0:
+        raise pa.ArrowInvalid(f"{rest:,} bytes stand after the end of its stream; was another one appended?")
 
 
 def _read(batches: Iterator[pa.RecordBatch], path: Path, refuse: Refuse) -> Iterator[pa.RecordBatch]:
@@ -186,14 +193,54 @@ def read_parquet(path: Path, refuse: Refuse, columns: Sequence[str] | None = Non
 
     Raises:
         StorageError: it cannot be read.
-        GaincurateError: from `refuse`: it is broken, or lacks one of `columns`.
+        GaincurateError: from `refuse`: it is broken, has two columns of one name, or lacks one of `columns`.
     """
     with refusing(path, refuse), _parquet(path) as file:
         _check_names(file.schema_arrow)
+        check_fields(file.schema_arrow, (), refuse)
         if missing := set(columns or ()) - set(file.schema_arrow.names):
             raise refuse(f"it has no column {min(missing)!r}")
         table = file.read(columns)
     return validate(table, path, refuse)
+
+
+def read_json_lines(path: Path, refuse: Refuse, columns: Collection[str]) -> pa.Table:
+    """The objects of a file with lines of JSON as a table. Columns other than `columns` hold null alone.
+
+    Not by Arrow's own reader of JSON, which ends the process where lists stand deep inside each other.
+
+    Raises:
+        StorageError: it cannot be read.
+        GaincurateError: from `refuse`: a line is no JSON object, or a column mixes types.
+    """
+    names, rows = set[str](), 0
+    values: dict[str, list[Any]] = {name: [] for name in columns}
+    with refusing(path, refuse), open_regular(path) as file:
+        for number, (line, _) in enumerate(lines_of(file), 1):
+            if line is not None and not line.strip():
+                continue
+            try:
+                # A completion may end in half of a pair, and is none of the columns.
+                row = None if line is None else json_value(line, surrogates=True)
+            except ValueError as error:
+                raise refuse(f"line {number} is broken ({one_line(error)})") from error
+            if not isinstance(row, dict):
+                raise refuse(f"line {number} is no JSON object")
+            names |= row.keys()
+            rows += 1
+            if len(names) > MOST_COLUMNS:
+                raise refuse(f"it has more than {MOST_COLUMNS:,} columns")
+            for name, column in values.items():
+                column.append(row.get(name))
+        try:
+            arrays = {
+                name: pa.array(values[name]) if name in values else pa.nulls(rows) for name in sorted(names)
+            }
+            return pa.table(arrays)
+        except OverflowError as error:
+            raise refuse("it holds a whole number of more than 64 bits") from error
+        except UnicodeEncodeError as error:
+            raise refuse("a text in it holds half of a surrogate pair") from error
 
 
 def _parquet(path: Path) -> pq.ParquetFile:
@@ -232,7 +279,7 @@ def _check_values(name: str, array: pa.Array) -> None:
         longest = pc.max(pc.binary_length(array)).as_py()
         if longest > LONGEST_VALUE:
             raise pa.ArrowInvalid(f"its column {name!r} holds a value of {longest:,} bytes")
-    if pa.types.is_temporal(kind) and not pa.types.is_interval(kind):
+    if pa.types.is_temporal(kind):
         numbers = array.cast(pa.int32() if kind.bit_width == 32 else pa.int64())
         try:  # what lies between the earliest and the latest can be held where those can
             for end in pc.min_max(numbers).values():
@@ -262,8 +309,8 @@ def _inside(array: pa.Array) -> list[pa.Array]:
 def _check_names(schema: pa.Schema) -> None:
     """See that the names of columns and of their fields can be read, and that no struct has one twice.
 
-    Also that no length is negative, and that no column is in runs, a union or a list view: Arrow cannot take
-    rows from all of them, convert them or write them to Parquet.
+    Also that no length is negative, and that no column is in runs, a union, a list view or of intervals:
+    Arrow cannot take rows from all of them, convert them or write them to Parquet.
     """
     if len(schema) > MOST_COLUMNS:
         raise pa.ArrowInvalid(f"it has {len(schema):,} columns, more than {MOST_COLUMNS:,}")
@@ -277,6 +324,8 @@ def _check_nested(kind: pa.DataType) -> None:
         raise pa.ArrowInvalid("a column in it is run-end encoded; write it decoded")
     if pa.types.is_union(kind):
         raise pa.ArrowInvalid("a column in it is a union; write values of one type, such as texts")
+    if pa.types.is_interval(kind):
+        raise pa.ArrowInvalid("a column in it holds intervals of months, days and nanoseconds; write texts")
     if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
         raise pa.ArrowInvalid("a column in it has lists as views; write plain lists")
     if isinstance(kind, pa.BaseExtensionType):

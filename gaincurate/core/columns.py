@@ -83,16 +83,20 @@ def check_groups(kind: pa.DataType, name: str, setting: str) -> None:
         raise InputError(f"{setting}: it holds {kind}, not names of groups.", column=name)
 
 
+def as_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column's values as texts of one layout. Arrow itself cannot decode a dictionary of views."""
+    if pt.is_dictionary(column.type):
+        chunks = [chunk.dictionary.cast(pa.string()).take(chunk.indices) for chunk in column.chunks]
+        return pa.chunked_array(chunks, pa.string())
+    return column if pt.is_string(column.type) else column.cast(pa.string())
+
+
 def coded(column: pa.ChunkedArray, most: int) -> tuple[list[str], Labels] | tuple[None, None]:
     """A column's distinct values as texts, sorted, and each row's place among them, -1 for null.
 
     None where there are more than `most`.
     """
-    kind = column.type
-    if pt.is_dictionary(kind):
-        column = column.cast(kind.value_type)
-    texts = column if pt.is_string(column.type) else column.cast(pa.string())
-    encoded = texts.dictionary_encode().combine_chunks()
+    encoded = as_texts(column).dictionary_encode().combine_chunks()
     if isinstance(encoded, pa.ChunkedArray):  # no rows at all
         return [], np.zeros(0, np.int32)
     if len(encoded.dictionary) > most:

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-from gaincurate.core.columns import is_text
+from gaincurate.core.columns import as_texts, is_text
 from gaincurate.core.foreign import is_utf8
 from gaincurate.core.options import near
 from gaincurate.errors import InputError
@@ -201,7 +201,7 @@ class Condition:
     def _column(self, name: str, column: pa.ChunkedArray) -> _Values:
         kind = column.type
         if is_text(kind):
-            return _Values("text", column.cast(pa.string()), name)
+            return _Values("text", as_texts(column), name)
         if pt.is_boolean(kind):
             return _Values("truth", column, name)
         if pt.is_integer(kind) or pt.is_floating(kind) or pt.is_decimal(kind):

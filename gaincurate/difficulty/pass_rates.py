@@ -9,16 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.json as pj
 
-from gaincurate.core.arrow import Refuse, read_parquet, refusing, validate
+from gaincurate.core.arrow import Refuse, read_json_lines, read_parquet, refusing
 from gaincurate.core.artifact import IDENTITY, MANIFEST, open_table
+from gaincurate.core.columns import as_texts
 from gaincurate.core.files import digest_files
 from gaincurate.core.outcomes import Line, Rules, has_rounds, read_any_round
 from gaincurate.core.rng import Floats
@@ -27,7 +29,9 @@ from gaincurate.difficulty.metrics import Target, pass_variance
 from gaincurate.difficulty.rollout_set import RolloutSet, is_rollout_set
 from gaincurate.errors import InputError, OutcomeError
 
-_LONGEST_LINE = 1 << 26
+_COLUMNS = (ID, "model", "reward", "wins", "losses", "pass_rate", "samples")
+_MOST = 2.0**53
+"""Rollouts of a prompt. Beyond it floats do not count."""
 _WANTED = (
     "gc_id and one of: reward (a row for each rollout), wins and losses, pass_rate (and samples, of how many "
     "rollouts)"
@@ -130,8 +134,9 @@ def _read(path: Path, rules: Rules, files: Sequence[Path] | None) -> list[PassRa
                 RolloutSet(folder).check()
         if not paths:
             raise InputError(f"--outcomes {path} has no .arrow or .parquet file and is no run.")
-        tables = [read_table(file) for file in paths]
-        table = pa.concat_tables(tables, promote_options="default")
+        tables = [_of_use(read_table(file)) for file in paths]
+        with refusing(path, _refuse(path)):  # one wrote numbers as int64 and one as double
+            table = pa.concat_tables(tables, promote_options="permissive")
         policies = [PassRates(*summed) for summed in of_table(table, path, rules)]
     else:
         paths = [path]
@@ -208,7 +213,7 @@ def read_table(path: Path) -> pa.Table:
     readers: dict[str, Callable[[Path, Refuse], pa.Table]] = {
         ".parquet": read_parquet,
         ".arrow": open_table,
-        ".jsonl": _json_table,
+        ".jsonl": partial(read_json_lines, columns=_COLUMNS),
     }
     if path.suffix not in readers:
         raise InputError(
@@ -216,17 +221,16 @@ def read_table(path: Path) -> pa.Table:
             path=str(path),
         )
 
-    def refuse(why: str) -> InputError:
-        return InputError(f"--outcomes {path} cannot be read: {why}.", path=str(path))
-
-    return readers[path.suffix](path, refuse)
+    return readers[path.suffix](path, _refuse(path))
 
 
-def _json_table(path: Path, refuse: Refuse) -> pa.Table:
-    with refusing(path, refuse):
-        # A line must fit into a block; completions can be long.
-        table = pj.read_json(path, pj.ReadOptions(block_size=_LONGEST_LINE))
-    return validate(table, path, refuse)
+def _refuse(path: Path) -> Refuse:
+    return lambda why: InputError(f"--outcomes {path} cannot be read: {why}.", path=str(path))
+
+
+def _of_use(table: pa.Table) -> pa.Table:
+    """The columns that say what was observed. Files of one folder may differ in the others."""
+    return table.select([name for name in table.column_names if name in _COLUMNS])
 
 
 def of_table(table: pa.Table, path: Path, rules: Rules) -> list[Summed]:
@@ -247,22 +251,30 @@ def of_table(table: pa.Table, path: Path, rules: Rules) -> list[Summed]:
             f"--outcomes {path} has the columns {', '.join(table.column_names)}; needed are {_WANTED}.",
             path=str(path),
         )
+    table = _of_use(table)
+    with refusing(path, _refuse(path)):  # an id or a model that is a list, say
+        for name in names & {ID, "model"}:
+            texts = as_texts(table.column(name))
+            table = table.set_column(table.column_names.index(name), name, texts)
     if "model" not in names:
         return [summed] if (summed := _of_policy(table, path.name, path, rules)).ids else []
-    policies = []
-    for model in sorted(set(table.column("model").cast(pa.string()).drop_null().to_pylist())):
-        rows = table.filter(pc.equal(table.column("model").cast(pa.string()), model))
-        policies.append(_of_policy(rows, model, path, rules))
+    table = table.filter(pc.is_valid(table.column("model"))).sort_by("model")
+    models = table.column("model").to_pylist()
+    borders = [place for place in range(len(models)) if not place or models[place] != models[place - 1]]
+    policies = [
+        _of_policy(table.slice(begin, end - begin), models[begin], path, rules)
+        for begin, end in pairwise([*borders, len(models)])
+    ]
     return [summed for summed in policies if summed.ids]
 
 
 def _of_policy(table: pa.Table, name: str, path: Path, rules: Rules) -> Summed:
     """One policy's rows."""
     names = set(table.column_names)
-    ids = pa.concat_arrays([pa.array([], pa.string()), *table.column(ID).cast(pa.string()).chunks])
+    ids = pa.concat_arrays([pa.array([], pa.string()), *table.column(ID).chunks])
     if names >= {"wins", "losses"}:
         wins, losses = _numbers(table, "wins"), _numbers(table, "losses")
-        _check_rows(ids, {"wins": (wins, 0.0, math.inf), "losses": (losses, 0.0, math.inf)}, path)
+        _check_rows(ids, {"wins": (wins, 0.0, _MOST), "losses": (losses, 0.0, _MOST)}, path)
         weights = wins + losses
         rows = np.flatnonzero(weights > 0)
         return _summed(name, ids.take(rows), wins[rows] / weights[rows], weights[rows])
@@ -273,7 +285,7 @@ def _of_policy(table: pa.Table, name: str, path: Path, rules: Rules) -> Summed:
     weights = _numbers(table, "samples") if column != "reward" and counted else np.ones(len(values))
     rows = np.flatnonzero(~np.isnan(values) & (weights != 0))  # the others could not be judged
     ids, values, weights = ids.take(rows), values[rows], weights[rows]
-    asked = {column: (values, low, high), "samples": (weights, 0.0, math.inf)}
+    asked = {column: (values, low, high), "samples": (weights, 0.0, _MOST)}
     _check_rows(ids, asked, path, once=not counted)
     return _summed(name, ids, (values - low) / (high - low), weights, counted)
 

@@ -15,9 +15,7 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
-import pyarrow.json as pj
-
-from gaincurate.core.arrow import read_parquet, refusing, validate
+from gaincurate.core.arrow import read_json_lines, read_parquet
 from gaincurate.core.artifact import RUN, Json
 from gaincurate.core.files import append_lines, reading, write_json
 from gaincurate.core.manifest import Document
@@ -396,9 +394,7 @@ def ids_in(dataset: Any, file: str | None, where: str) -> list[str]:
     if file.endswith(".parquet"):
         table = read_parquet(Path(file), refuse)
     else:
-        with refusing(Path(file), refuse):
-            table = pj.read_json(file)
-        table = validate(table, Path(file), refuse)
+        table = read_json_lines(Path(file), refuse, [ID])
     if len(table) != len(dataset) or ID not in table.column_names:
         raise InputError(
             f"{where}: {file} has {len(table):,} rows with {', '.join(table.column_names)}, and "

@@ -3,7 +3,9 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import struct
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -172,6 +174,7 @@ def test_columns_that_arrow_itself_handles_badly_and_too_many_are_refused(tmp_pa
     for array, reason in (
         (pa.StructArray.from_arrays([union], ["inner"]), "a union; write values of one type"),
         (inside, "lists as views; write plain lists"),
+        (pa.array([(1, 2, 3)], pa.month_day_nano_interval()), "intervals of months, days and nanoseconds"),
     ):
         path.write_bytes(ipc(pa.table({"c": array})))
         with pytest.raises(RefusedError, match=reason):
@@ -179,6 +182,60 @@ def test_columns_that_arrow_itself_handles_badly_and_too_many_are_refused(tmp_pa
     path.write_bytes(ipc(pa.table({f"c{k}": [k] for k in range(4097)})))
     with pytest.raises(RefusedError, match="it has 4,097 columns, more than 4,096"):
         read_all(path)
+
+
+def test_a_stream_with_another_one_after_it_is_refused_and_not_cut(tmp_path: Path) -> None:
+    path, table = tmp_path / "x.arrow", pa.table({"a": [1, 2]})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    data = sink.getvalue().to_pybytes()
+    path.write_bytes(data)
+    assert read_all(path) == table
+    path.write_bytes(data + data)
+    with pytest.raises(RefusedError, match=f"{len(data)} bytes stand after the end of its stream"):
+        read_all(path)
+
+
+def test_two_columns_of_one_name_in_parquet_are_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table([[1], [2]], ["a", "a"]), tmp_path / "x.parquet")
+    with pytest.raises(RefusedError, match="two columns named 'a'"):
+        arrow.read_parquet(tmp_path / "x.parquet", refuse)
+
+
+JSON_LINES = [
+    ("[" * 100_000, "line 1 is broken (lists or objects stand more than 64 deep inside each other)"),
+    ('{"a": 1}\n[\n[', "line 2 is broken"),
+    ('{"a": 1}\n\n[1]', "line 3 is no JSON object"),
+    ('{"a": 1}\n{"a": "x"}', "x"),
+    ('{"a": "\\ud800"}', "a text in it holds half of a surrogate pair"),
+    ('{"a": 100000000000000000000}', "it holds a whole number of more than 64 bits"),
+    (json.dumps({f"c{k}": 1 for k in range(4097)}), "it has more than 4,096 columns"),
+]
+
+
+@pytest.mark.parametrize(("text", "why"), JSON_LINES)
+def test_lines_of_json_that_are_no_table_are_refused(text: str, why: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(text)
+    with pytest.raises(RefusedError, match=re.escape(why)):
+        arrow.read_json_lines(path, refuse, ["a"])
+
+
+@given(
+    st.lists(st.dictionaries(st.sampled_from("abc"), st.integers(-9, 9) | st.none()), max_size=8),
+    st.booleans(),
+)
+def test_lines_of_json_are_the_rows_that_they_say(rows: list[dict[str, Any]], ended: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.jsonl"
+        lines = [json.dumps(row | {"c": "\ud800"} if "c" in row else row) for row in rows]
+        path.write_text("\n".join(lines) + "\n" * ended)
+        table = arrow.read_json_lines(path, refuse, ["a", "b"])
+    assert table.column_names == sorted({name for row in rows for name in row})
+    for name in table.column_names:
+        expected = [row.get(name) for row in rows] if name in "ab" else [None] * len(rows)
+        assert table.column(name).to_pylist() == expected
 
 
 @pytest.mark.parametrize("inside", [False, True])
@@ -534,6 +591,7 @@ _READERS = {
         for name in ("read_table", "read_schema", "read_metadata", "ParquetFile", "ParquetDataset")
     ),
     "pa.memory_map",
+    "pj.read_json",  # deep lists end the process in it
 }
 
 

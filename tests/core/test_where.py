@@ -13,6 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from gaincurate.core.columns import coded
 from gaincurate.core.where import Condition
 from gaincurate.errors import InputError
 
@@ -213,3 +214,26 @@ def test_an_unknown_name_is_said_with_near_ones() -> None:
 def test_no_rows() -> None:
     true, unknown = Condition("x > 1").holds({"x": pa.chunked_array([], pa.float64())})
     assert (true.dtype, len(true), len(unknown)) == (np.dtype(bool), 0, 0)
+
+
+def test_texts_of_every_layout_are_compared_and_counted() -> None:
+    """polars writes its categories as a dictionary of views, which Arrow itself cannot decode."""
+    values = ["a", None, "b", "a"]
+    plain = pa.array(values)
+    views = pa.DictionaryArray.from_arrays(
+        plain.dictionary_encode().indices, pa.array(["a", "b"], pa.string_view())
+    )
+    for array in (
+        plain,
+        plain.dictionary_encode(),
+        views,
+        plain.cast(pa.large_string()),
+        plain.cast(pa.string_view()),
+    ):
+        column = pa.chunked_array([array, array.slice(0, 0)])
+        holds, _ = Condition("x == 'a'").holds({"x": column})
+        assert holds.tolist() == [True, False, False, True]
+        names, places = coded(column, 9)
+        assert names == ["a", "b"]
+        assert places is not None
+        assert places.tolist() == [0, -1, 1, 0]

@@ -9,10 +9,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import runs
 from gaincurate.core.outcomes import Rules
-from gaincurate.difficulty.pass_rates import PassRates, pooled, read_pass_rates
+from gaincurate.difficulty.pass_rates import PassRates, of_table, pooled, read_pass_rates
 from gaincurate.errors import InputError, OutcomeError
 from gaincurate.schedule.observations import pass_rates_of
 
@@ -146,7 +148,15 @@ BAD: list[tuple[dict[str, list[Any]], type[InputError], str]] = [
     ({"id": ["a"], "reward": [1]}, InputError, r"has the columns id, reward; needed are"),
     ({"gc_id": ["a"], "reward": [2.0]}, OutcomeError, r"reward of 'a' is 2, outside 0 to 1\."),
     ({"gc_id": ["a"], "pass_rate": [-0.5]}, OutcomeError, r"pass_rate of 'a' is -0\.5, outside 0 to 1\."),
-    ({"gc_id": ["a"], "wins": [-1], "losses": [2]}, OutcomeError, r"wins of 'a' is -1, outside 0 to inf\."),
+    (
+        {"gc_id": ["a"], "wins": [-1], "losses": [2]},
+        OutcomeError,
+        r"wins of 'a' is -1, outside 0 to 9\.0072e\+15\.",
+    ),
+    ({"gc_id": ["a"], "wins": [1e308], "losses": [2]}, OutcomeError, r"wins of 'a' is 1e\+308, outside 0 to"),
+    ({"gc_id": [["a"]], "reward": [1]}, InputError, r"cannot be read: .*list"),
+    ({"gc_id": ["a"], "model": [{"x": 1}], "reward": [1]}, InputError, r"cannot be read: .*struct"),
+    ({"gc_id": [b"\xff"], "reward": [1]}, InputError, r"cannot be read: .*UTF8"),
     ({"gc_id": [None], "reward": [1]}, InputError, r"a row has no gc_id\."),
     ({"gc_id": ["a"], "reward": ["1"]}, InputError, r"the column reward has type string, not numbers\."),
     ({"gc_id": ["a", "a"], "pass_rate": [1, 0]}, InputError, r"'a' stands there twice"),
@@ -161,6 +171,46 @@ def test_what_cannot_be_used_is_named(
     pq.write_table(pa.table(columns), tmp_path / "r.parquet")
     with pytest.raises(kind, match=sentence):
         read_pass_rates(tmp_path / "r.parquet")
+
+
+def test_lists_without_end_in_a_line_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "r.jsonl").write_text('{"gc_id": "a", "reward": 1, "x": ' + "[" * 200_000)
+    with pytest.raises(InputError, match="line 1 is broken .*more than 64 deep"):
+        read_pass_rates(tmp_path / "r.jsonl")
+
+
+def test_files_of_one_folder_may_have_numbers_and_texts_of_other_types(tmp_path: Path) -> None:
+    table = pa.table({**ROLLOUTS, "completion": ["x"] * 6})
+    pq.write_table(table.slice(0, 3), tmp_path / "1.parquet")
+    other = pa.schema([("gc_id", pa.large_string()), ("reward", pa.int64()), ("completion", pa.int8())])
+    pq.write_table(
+        table.slice(3).set_column(2, "completion", [[1, 2, 3]]).cast(other), tmp_path / "2.parquet"
+    )
+    (found,) = read_pass_rates(tmp_path)
+    assert tallies(found) == EXPECTED
+    pq.write_table(pa.table({"gc_id": ["a"], "reward": [[1.0]]}), tmp_path / "3.parquet")
+    with pytest.raises(InputError, match="cannot be read: Unable to merge"):
+        read_pass_rates(tmp_path)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["a", "b"]), st.sampled_from(["m", "n", "", None]), st.booleans())))
+def test_each_model_has_the_rollouts_that_are_its_own(rows: list[tuple[str, str | None, bool]]) -> None:
+    expected: dict[str, dict[str, tuple[float, float]]] = {}
+    for gc_id, model, right in rows:
+        if model is not None:
+            wins, losses = expected.setdefault(model, {}).get(gc_id, (0.0, 0.0))
+            expected[model][gc_id] = (wins + right, losses + (not right))
+    names = ("gc_id", "model", "reward")
+    kinds = (pa.string(), pa.dictionary(pa.int32(), pa.string()), pa.bool_())
+    columns = [
+        pa.array([row[k] for row in rows], pa.string() if k == 1 else kinds[k]).cast(kinds[k])
+        for k in range(3)
+    ]
+    summed = of_table(pa.table(columns, names), Path("x"), Rules())
+    assert [one.name for one in summed] == sorted(expected)
+    for one in summed:
+        got = zip(one.wins.tolist(), one.losses.tolist(), strict=True)
+        assert dict(zip(one.ids, got, strict=True)) == expected[one.name]
 
 
 def test_a_sentence_names_the_option_that_was_typed(tmp_path: Path) -> None:

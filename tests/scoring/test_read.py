@@ -95,6 +95,11 @@ def test_places_without_data_say_what_is_missing(tmp_path: Path) -> None:
         open_source(str(folder))
     with pytest.raises(SourceError, match="none.jsonl does not exist"):
         open_source(str(tmp_path / "none.jsonl"))
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for place in (tmp_path / "pipe.jsonl", tmp_path / "loop", "/dev/null"):
+        with pytest.raises(SourceError, match="is no regular file, nor a link to one"):
+            open_source(str(place))
     with pytest.raises(StorageError, match="file name too long"):
         open_source("x" * 5000)
     (tmp_path / "a.parquet").write_bytes(b"")

@@ -63,6 +63,19 @@ def test_a_saved_data_set_comes_with_its_types_features_and_rows(tmp_path: Path)
         assert table(source, start).to_pylist() == list(made(2500))[start:]
 
 
+@pytest.mark.parametrize(
+    "change", [{"_data_files": []}, {"_data_files": 5}, {"_data_files": [5]}, {"_split": [1]}]
+)
+def test_a_saved_data_set_with_a_damaged_state_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    made(3).save_to_disk(tmp_path / "set")
+    state = tmp_path / "set/state.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | change))
+    with pytest.raises(
+        SourceError, match="looks like a folder of `save_to_disk` and cannot be loaded as one"
+    ):
+        open_source(str(tmp_path / "set"))
+
+
 def test_a_saved_data_set_that_was_shuffled_and_filtered_is_read_in_its_new_order(tmp_path: Path) -> None:
     changed = made(3000).shuffle(seed=3).filter(lambda row: row["kind"] == 1)
     changed.save_to_disk(tmp_path / "set")

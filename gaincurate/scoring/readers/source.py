@@ -9,6 +9,7 @@ files and believes their offsets, so they are validated here before it reads the
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -190,6 +191,11 @@ def _files(data: str, split: str | None) -> list[Path] | None:
         paths = sorted(Path(p) for p in glob.glob(data, recursive=True) if Path(p).is_file())
         if not paths:
             raise SourceError(f"no file matches {data!r}.", data=data)
+    elif os.path.lexists(path):
+        raise SourceError(
+            f"{data} is no regular file, nor a link to one. Data is read more than once: write it to a file.",
+            data=data,
+        )
     elif _HUB_ID.fullmatch(data) and not data.endswith(SUFFIXES):
         return None
     else:
@@ -348,7 +354,7 @@ def saved_to_disk(path: Path, split: str | None) -> tuple[tuple[Reader, ...], st
     datasets = _import_datasets(str(path))
     try:
         loaded = datasets.load_from_disk(str(path))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise SourceError(
             f"{path} looks like a folder of `save_to_disk` and cannot be loaded as one: "
             f"{' '.join(str(error).split())[:300]}",
