@@ -164,9 +164,9 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json_bytes(value))
 
 
-def json_bytes(value: Any) -> bytes:
-    """Indented JSON with a final newline."""
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+def json_bytes(value: Any, *, nan: bool = True) -> bytes:
+    """Indented JSON with a final newline; without `nan` NaN and infinity are a ValueError."""
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=nan) + "\n").encode()
 
 
 def to_lines(values: Iterable[object]) -> bytes:

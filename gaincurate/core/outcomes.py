@@ -80,7 +80,8 @@ def read_lines(
         OutcomeError: a line that cannot be used, with its number.
     """
     lines: list[Line] = []
-    void, attempt = 0, 1
+    returns: list[tuple[int, int]] = []  # how many lines there were, and the step
+    attempt = 1
     planned: dict[int, frozenset[str]] = {}  # each round's ids, looked up once
     for number, entry in json_lines(data, since):
         where = f"{path}, line {number}"
@@ -90,10 +91,7 @@ def read_lines(
         if steers and since:
             break
         if steers and "resume_from_step" in entry:
-            step = _integer(entry, "resume_from_step", where)
-            left = [n for n in lines if n.round != round_ or n.step is None or n.step <= (step or 0)]
-            void += len(lines) - len(left)
-            lines = left
+            returns.append((len(lines), _integer(entry, "resume_from_step", where) or 0))
         elif steers:
             attempt = _integer(entry, "attempt", where) or 1
         else:
@@ -107,7 +105,22 @@ def read_lines(
                     gc_id=line.gc_id,
                 )
             lines.append(line)
-    return lines, void
+    valid = _not_taken_back(lines, returns, round_)
+    return valid, len(lines) - len(valid)
+
+
+def _not_taken_back(lines: list[Line], returns: list[tuple[int, int]], round_: int) -> list[Line]:
+    """The lines without those of this round that a later return to an earlier step voids."""
+    valid, end = list[Line](), len(lines)
+    border: float = math.inf  # the earliest of the later returns
+    for count, step in reversed([(0, 0), *returns]):
+        valid += [
+            line
+            for line in reversed(lines[count:end])
+            if line.round != round_ or line.step is None or line.step <= border
+        ]
+        border, end = min(border, step), count
+    return valid[::-1]
 
 
 def check_line(
@@ -195,10 +208,12 @@ def read_any_round(path: Path, rules: Rules) -> list[Line]:
         ids.add(entry["gc_id"])
         if isinstance(entry.get("round"), int):
             newest = max(newest, entry["round"])
-    lines = read_file(path, newest, lambda _: ids, rules)
+    rounds: dict[int, list[Line]] = {}
+    for line in read_file(path, newest, lambda _: ids, rules):
+        rounds.setdefault(line.round, []).append(line)
     counting: list[Line] = []
-    for round_ in sorted({line.round for line in lines}):
-        of_round, _ = newest_attempts([line for line in lines if line.round == round_])
+    for round_ in sorted(rounds):
+        of_round, _ = newest_attempts(rounds[round_])
         seen = set[Key]()
         counting += [line for line in of_round if line.is_new(seen)]
     return counting
@@ -272,7 +287,7 @@ def _plain(value: Any) -> Any:
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False, default=str)  # of a table it may be a date
     return text if len(text) <= 40 else text[:37] + "..."
 
 
@@ -283,15 +298,17 @@ def newest_attempts(lines: list[Line]) -> tuple[list[Line], int]:
     """
     border = math.inf
     dropped: set[int] = set()
-    newest = max((line.attempt for line in lines), default=1)
-    for attempt in sorted({line.attempt for line in lines}, reverse=True):
-        steps = []
-        for line in lines:
-            if line.attempt != attempt:
-                continue
-            if attempt != newest and (line.step is None or line.step >= border):
-                dropped.add(line.number)
-            steps.append(-math.inf if line.step is None else line.step)
+    attempts: dict[int, list[Line]] = {}
+    for line in lines:
+        attempts.setdefault(line.attempt, []).append(line)
+    for attempt in sorted(attempts, reverse=True):
+        steps = [-math.inf if line.step is None else line.step for line in attempts[attempt]]
+        if border < math.inf:  # of the newest attempt nothing is done again
+            dropped |= {
+                line.number
+                for line, step in zip(attempts[attempt], steps, strict=True)
+                if line.step is None or step >= border
+            }
         border = min(border, *steps)
     return [line for line in lines if line.number not in dropped], len(dropped)
 

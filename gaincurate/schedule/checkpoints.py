@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from gaincurate.core.files import too_long
 from gaincurate.core.foreign import is_utf8, json_file, json_value, open_regular
 from gaincurate.errors import InputError, TrainerError
 from gaincurate.schedule.run import Run
@@ -107,7 +108,8 @@ def weight_names(folder: Path) -> list[str] | None:
         return ["model.safetensors"]
     try:
         names = sorted(set(json_file(folder / _INDEX)["weight_map"].values()))
-        return names if names and all(name == Path(name).name for name in names) else None
+        plain = all(name == Path(name).name and not too_long(Path(name)) for name in names)
+        return names if names and plain else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
 
@@ -127,7 +129,8 @@ def _candidates(folder: Path, depth: int) -> list[Path]:
 def _state(folder: Path) -> int | None:
     """The step in `trainer_state.json`; None where there is none or it is not finished."""
     try:
-        return int(json_file(folder / "trainer_state.json")["global_step"])
+        step = json_file(folder / "trainer_state.json")["global_step"]
+        return int(step) if 0 <= step < 2**63 else None
     except (OSError, ValueError, LookupError, TypeError):
         return None
 

@@ -72,7 +72,7 @@ class State(Document):
     scores: SetName
     probe: SetName | None
     checkpoint: str | None
-    taken: dict[Annotated[str, Field(pattern="^[0-9]+$")], Count]
+    taken: dict[Annotated[str, Field(pattern="^[0-9]{1,9}$")], Count]
     selector: Any
     inputs: Inputs | None = None
     metrics: dict[str, Any] | None = None

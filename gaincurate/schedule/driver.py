@@ -191,16 +191,10 @@ def _train(
                 ended_well=ended_well,
                 command=shlex.join(filled),
             )
-    checkpoint = finder.newest(Path(names["output"]), begun - _CLOCKS)
-    write_json(
-        folder / _TRAINED,
-        {
-            "attempt": attempt,
-            "seconds": seconds,
-            "ended": time.time(),
-            "checkpoint": checkpoint and str(checkpoint),
-        },
-    )
+    trained = {"attempt": attempt, "seconds": seconds, "ended": time.time(), "checkpoint": None}
+    write_json(folder / _TRAINED, trained)  # first, so that no error of the search costs a training
+    if (checkpoint := finder.newest(Path(names["output"]), begun - _CLOCKS)) is not None:
+        write_json(folder / _TRAINED, trained | {"checkpoint": str(checkpoint)})
 
 
 def _set_aside(run: Run, round_: int) -> None:

@@ -235,6 +235,7 @@ def _observe(run: Run, state: Json, checkpoint: str | None, note: Note, held: He
     """Take the newest round's outcomes, score again where that is due, and have the strategy learn."""
     round_ = state["round"]
     run.orders.settle(state["order"])
+    rows = np.asarray(run.planned_rows(state), np.int64)
     outcomes = take_outcomes(run, round_, note)
     late, taken = late_outcomes(run, state, outcomes)
     selector = selector_of(run, state)
@@ -243,7 +244,6 @@ def _observe(run: Run, state: Json, checkpoint: str | None, note: Note, held: He
         fresh = rescore(run, state, selector, checkpoint, note, held)
         if fresh.order is not None and run.strata is not None:  # a rank has another row's group from now on
             selector = selector_of(run, {"selector": selector.state_dict(), "order": fresh.order})
-    rows = np.asarray(state["rows"], np.int64)
     state = {key: state[key] for key in ("rows", *_CARRIED_OVER)} | fresh.changes() | {"taken": taken}
     if checkpoint is not None:
         state["checkpoint"] = str(Path(checkpoint).resolve())
@@ -288,8 +288,7 @@ def _finish(run: Run, learned: _Learned) -> None:
 def _write_round(run: Run, selector: base.Selector, round_: int, state: Json, inputs: Json) -> None:
     """Draw a round and write its rows, its state and, at last, its plan."""
     config, order = run.config, run.orders.find(state["order"])
-    ranks = np.asarray(selector.draw(round_), np.int64)
-    check_draw(config, ranks, len(order))
+    ranks = check_draw(config, selector.draw(round_), len(order))
     if config.order == "rank":
         ranks = np.sort(ranks)
     rows = order.rows[ranks]
@@ -370,14 +369,20 @@ def check_options_of_a_run(
     options.check_run(config, scored)
 
 
-def check_draw(config: ScheduleConfig, ranks: Ints, count: int) -> None:
-    """A user's own strategy may be wrong; a round that is must not be written.
+def check_draw(config: ScheduleConfig, drawn: object, count: int) -> Ints:
+    """What a strategy drew, as ranks. A user's own may be wrong, and a round that is must not be written.
 
     Raises:
         InputError: it is.
     """
     wrong = None
-    if ranks.shape != (config.budget,):
+    try:
+        ranks = np.asarray(drawn)
+    except ValueError:  # lists of several lengths
+        ranks = np.asarray(None)
+    if ranks.dtype.kind not in "iu":
+        wrong = f"drew {type(drawn).__name__} of {ranks.dtype}, and ranks are whole numbers"
+    elif ranks.shape != (config.budget,):
         wrong = f"drew {ranks.shape} ranks for a budget of {config.budget}"
     elif len(np.unique(ranks)) < len(ranks):
         wrong = "drew a rank twice"
@@ -385,6 +390,7 @@ def check_draw(config: ScheduleConfig, ranks: Ints, count: int) -> None:
         wrong = f"drew a rank outside 0 to {count - 1}"
     if wrong:
         raise InputError(f"strategy {config.strategy} {wrong}.")
+    return ranks.astype(np.int64)
 
 
 def check_shares(

@@ -21,14 +21,17 @@ from gaincurate.core.artifact import EXECUTION, RUN, Json
 from gaincurate.core.files import (
     append_line,
     fitting_lines,
+    json_bytes,
     make_folder,
     reading,
     remove_temporaries,
+    write_atomic,
     write_json,
 )
-from gaincurate.core.foreign import Malformed, json_file, see_fits
+from gaincurate.core.foreign import Malformed, json_file, see_depth, see_fits
 from gaincurate.core.locks import acquire
 from gaincurate.core.manifest import Document
+from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.store import CACHE, Remote, located
 from gaincurate.errors import InputError, LockedError, OutputError, StorageError, storage_error
@@ -193,6 +196,11 @@ class Run:
                     "another hash. Put that set back, or start a new run.",
                     path=str(folder),
                 )
+            if len(scored) != self.facts["rows"]:
+                raise _damaged(
+                    self.folder / RUN,
+                    f"it speaks of {self.facts['rows']:,} rows, and its set has {len(scored):,}",
+                )
             self._scored = scored
         return self._scored
 
@@ -302,7 +310,17 @@ class Run:
 
     def rows(self, round_: int) -> list[int]:
         """Their rows in the scored set."""
-        rows: list[int] = self.state_of(round_)["rows"]
+        return self.planned_rows(self.state_of(round_))
+
+    def planned_rows(self, state: Json) -> list[int]:
+        """The rows of a state's round in the scored set, seen to be those of its plan's ids.
+
+        Raises:
+            OutputError: they are not.
+        """
+        rows: list[int] = state["rows"]
+        if self.scored.take(rows).column(ID).to_pylist() != self.ids(state["round"]):
+            raise _damaged(self.round_folder(state["round"]) / STATE, "its rows are not those of its plan")
         return rows
 
     def outcomes(self, round_: int) -> Path:
@@ -328,17 +346,17 @@ class Run:
             OutputError: one of the two would not be read again; nothing is written.
             StorageError: the file system refused.
         """
-        _see_readable(STATE, state, State)
+        data = _readable(STATE, state, State)
         if plan is not None:
-            _see_readable(PLAN, plan, Plan)
+            planned = _readable(PLAN, plan, Plan)
             folder = self.round_folder(plan["round"])
-            write_json(folder / STATE, state)
-            write_json(folder / PLAN, plan)
+            write_atomic(folder / STATE, data)
+            write_atomic(folder / PLAN, planned)
         else:
-            write_json(self.folder / STATE, state)
+            write_atomic(self.folder / STATE, data)
         try:
             if plan is not None:
-                write_json(self.folder / STATE, state)
+                write_atomic(self.folder / STATE, data)
             self.orders.settle(state["order"])
             before = self.round_folder(int(state["round"]) - 1) / STATE
             if before.exists() and before.stat().st_size > _LARGE:  # a posterior for each prompt seen, say
@@ -466,16 +484,24 @@ def fitting(path: Path, value: Json, model: type[BaseModel], remedy: str = _REST
     return value
 
 
-def _see_readable(name: str, value: Json, model: type[BaseModel]) -> None:
-    """See before it is written that a file of a round can be read again: what came from elsewhere is in it.
+def _readable(name: str, value: Json, model: type[BaseModel]) -> bytes:
+    """A file of a round, seen to be one that can be read again: what came from elsewhere is in it.
 
     Raises:
         OutputError: it cannot.
     """
     try:
         see_fits(model, value)
+        data = json_bytes(value, nan=False)
+        see_depth(value)
     except Malformed as why:
         raise OutputError(f"nothing was written, because {name} could not be read again: {why}.") from why
+    except (TypeError, ValueError, RecursionError) as error:  # of a strategy of the user's own
+        raise OutputError(
+            f"nothing was written, because {name} would be no JSON: {error}. What does the strategy's "
+            "state_dict give?"
+        ) from error
+    return data
 
 
 def _damaged(path: Path, why: str = "", remedy: str = _RESTORE) -> OutputError:

@@ -79,7 +79,10 @@ def test_every_prefix_of_a_weight_file_is_unfinished(tmp_path: Path) -> None:
         ("config.json", None, "has no config.json"),
         ("model-1.safetensors", None, "has no model-1.safetensors"),
         ("model.safetensors.index.json", "{", "is not finished"),
+        ("model.safetensors.index.json", json.dumps({"weight_map": {"w": "x" * 300}}), "is not finished"),
         ("trainer_state.json", '{"global_st', "trainer_state.json is not finished"),
+        ("trainer_state.json", '{"global_step": Infinity}', "trainer_state.json is not finished"),
+        ("trainer_state.json", '{"global_step": "4"}', "trainer_state.json is not finished"),
     ],
 )
 def test_what_is_missing_is_named(tmp_path: Path, name: str, text: str | None, why: str) -> None:

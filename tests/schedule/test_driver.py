@@ -13,7 +13,7 @@ from command import run as gaincurate
 from gaincurate.core.progress import View
 from gaincurate.errors import GaincurateError, InputError, OutcomeError, TrainerError
 from gaincurate.schedule import driver
-from gaincurate.schedule.checkpoints import checkpoint_before
+from gaincurate.schedule.checkpoints import Finder, checkpoint_before
 from gaincurate.schedule.driver import Schedule, drive
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
@@ -37,6 +37,21 @@ def weights(tmp_path: Path) -> Path:
     (folder / "config.json").write_text("{}")
     save_file({"w": np.zeros(3, np.float32)}, folder / "model.safetensors")
     return folder
+
+
+def test_a_search_that_fails_costs_no_training(tmp_path: Path, weights: Path) -> None:
+    run = runs.begin(tmp_path, rounds=1)
+
+    class Failing(Finder):
+        def newest(self, output: Path, since: float) -> Path | None:
+            raise InputError("the disk is odd")
+
+    with pytest.raises(InputError, match="the disk is odd"):
+        drive(run, command("--model", str(weights)), finder=Failing())
+    trained = run.outcomes(0).read_bytes()
+    drive(run, [])
+    assert run.state["finished"]
+    assert run.outcomes(0).read_bytes() == trained
 
 
 def test_a_run_is_driven_to_its_end_and_the_folder_tells_the_story(tmp_path: Path, weights: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -147,12 +148,40 @@ def test_half_a_last_line_is_left_out_and_told(path: Path) -> None:
 
 @given(st.permutations(range(12)))
 def test_the_order_of_lines_does_not_matter(order: list[int]) -> None:
-    import tempfile
-
     lines = [line(IDS[k % 3], 0.1 * k / 1.2, sample=k) for k in range(12)]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "o.jsonl"
         assert read(path, [lines[k] for k in order]).accuracy == read(path, lines).accuracy
+
+
+STEPS = st.none() | st.integers(0, 3)
+ROLLOUT = st.tuples(st.sampled_from([(2, "a"), (2, "b"), (1, "y")]), STEPS, st.integers(1, 3))
+
+
+@given(st.lists(ROLLOUT | st.integers(0, 3), max_size=12))
+def test_what_is_taken_back_and_done_again_is_what_the_contract_says(said: list[Any]) -> None:
+    """By its sentences, line by line: a number stands for a trainer that resumes from that step."""
+    lines, valid = [], list[Any]()
+    for number, what in enumerate(said):
+        if isinstance(what, int):
+            lines.append({"resume_from_step": what})
+            valid = [v for v in valid if v[0][0] != 2 or v[1] is None or v[1] <= what]
+        else:
+            (round_, gc_id), step, attempt = what
+            lines.append(line(gc_id, 1, step=step, attempt=attempt, sample=number) | {"round": round_})
+            valid.append(what)
+    of_round = [v for v in valid if v[0][0] == 2]
+
+    def replaced(what: Any) -> bool:
+        later = [v for v in of_round if v[2] > what[2]]
+        return any(what[1] is None or v[1] is None or v[1] <= what[1] for v in later)
+
+    with tempfile.TemporaryDirectory() as folder:
+        found = read(Path(folder) / "o.jsonl", lines)
+    left = [v for v in of_round if not replaced(v)]
+    assert found.rollouts == len(left)
+    rollouts = sum(not isinstance(what, int) for what in said)
+    assert found.void == rollouts - len(valid) + len(of_round) - len(left)
 
 
 BAD = {
@@ -176,7 +205,7 @@ BAD = {
     ),
     "nan": ('{"gc_id": "a", "reward": NaN, "round": 2}\n', "line 1: reward is NaN, not a number."),
     "infinity": (
-        '{"gc_id": "a", "reward": 1e999, "round": 2}\n',
+        '{"gc_id": "a", "reward": Infinity, "round": 2}\n',
         "line 1: reward is Infinity, not a number.",
     ),
     "huge": ('{"gc_id": "a", "reward": 1' + "0" * 400 + ', "round": 2}\n', "not a number."),

@@ -16,7 +16,7 @@ import embedded
 import runs
 from command import run as gaincurate
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.errors import InputError, NotReadyError
+from gaincurate.errors import InputError, NotReadyError, OutputError
 from gaincurate.schedule import base
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.context import Context
@@ -419,6 +419,69 @@ def test_what_a_strategy_has_no_part_for_is_refused(tmp_path: Path) -> None:
     runs.report(run)
     with pytest.raises(InputError, match="strategy mine:First observes no references"):
         advance(run, references=tmp_path / "set")
+
+
+class Odd(First):
+    """Draws, and has learned, what a test says."""
+
+    drawn: ClassVar[Any] = None
+    learned: ClassVar[Any] = None
+
+    def draw(self, round_: int) -> Any:
+        return self.drawn
+
+    def state_dict(self) -> Any:
+        return self.learned
+
+
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        None,
+        {},
+        {1, 2},
+        "abc",
+        5,
+        (k for k in range(8)),
+        [[1], [2, 3]],
+        [k + 0.5 for k in range(8)],
+        [10**30] * 8,
+        [1j] * 8,
+    ],
+    ids=["none", "dict", "set", "text", "number", "generator", "ragged", "halves", "huge", "complex"],
+)
+def test_what_is_no_draw_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: Any) -> None:
+    monkeypatch.setattr(Odd, "drawn", drawn)
+    with pytest.raises(
+        InputError, match=r"strategy mine:Odd drew .*(ranks are whole numbers|ranks for a budget of 8)"
+    ):
+        begin(tmp_path, "Odd")
+
+
+LEARNED = [np.float32(1), {1, 2}, {(1, 2): 3}, 10**5000, "\ud800", {"x": float("nan")}, object(), base]
+
+
+@pytest.mark.parametrize("learned", LEARNED, ids=lambda value: type(value).__name__)
+def test_a_state_that_is_no_json_is_refused_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, learned: Any
+) -> None:
+    monkeypatch.setattr(Odd, "drawn", range(8))
+    run = begin(tmp_path, "Odd")
+    runs.report(run)
+    itself: list[Any] = []
+    itself.append(itself)
+    deep: list[Any] = []
+    for _ in range(70):
+        deep = [deep]
+    before = (run.folder / "state.json").read_bytes()
+    for value in (learned, itself, deep):
+        monkeypatch.setattr(Odd, "learned", value)
+        with pytest.raises(OutputError, match=r"nothing was written, because state\.json (would|could)"):
+            advance(Run(run.folder))
+        assert (run.folder / "state.json").read_bytes() == before
+        assert not (run.round_folder(1) / "plan.json").exists()
+    monkeypatch.setattr(Odd, "learned", {"x": [1, None]})
+    advance(Run(run.folder))
 
 
 def test_a_module_that_is_not_found_is_refused_with_where_to_run(
