@@ -110,7 +110,7 @@ def see_row(model: type[Document], row: dict[str, Any], path: Path, number: int)
 def table_rows(path: Path) -> list[str]:
     """A completions table's rows as texts that can be compared, without the step."""
     table = read_parquet(path, no_parquet(path))
-    rows: list[dict[str, Any]] = table.drop_columns(["step"]).to_pylist()
+    rows: list[dict[str, Any]] = table.select([n for n in table.column_names if n != "step"]).to_pylist()
     return [json.dumps(row, sort_keys=True, default=str) for row in rows]
 
 
@@ -124,6 +124,21 @@ def no_parquet(path: Path) -> Refuse:
 def reward_number(value: Any) -> float | None:
     """A reward; one that was not given may be logged as NaN."""
     return None if value is None or value != value else value
+
+
+def reward_name(row: dict[str, Any], asked: str | None, usual: str, path: Path, number: int) -> str:
+    """Which value of a line is its reward: the usual one, or the one that --reward-column names.
+
+    Raises:
+        OutcomeError: the line has none of that name. A usual one that is missing was not judged.
+    """
+    if asked is not None and asked not in row:
+        raise OutcomeError(
+            f"{path}, line {number} has no {asked!r}, which --reward-column names; it has {', '.join(row)}.",
+            path=str(path),
+            line=number,
+        )
+    return usual if asked is None else asked
 
 
 def single_item(value: Any) -> Any:

@@ -195,6 +195,23 @@ class Joiner:
         return self._texts[text]
 
 
+def overlap(before: Sequence[str], rows: Sequence[str]) -> int:
+    """The most first rows that are the last ones of `before`, in linear time (Knuth, Morris, Pratt)."""
+    ends = [0] * len(rows)  # of each beginning, how many of its first rows are its last
+    length = 0
+    for place in range(1, len(rows)):
+        while length and rows[place] != rows[length]:
+            length = ends[length - 1]
+        length += rows[place] == rows[length]
+        ends[place] = length
+    length = 0
+    for row in before[-len(rows) :] if rows else ():
+        while length and (length == len(rows) or row != rows[length]):
+            length = ends[length - 1]
+        length += row == rows[length]
+    return length
+
+
 def _stand_in(contents: Sequence[str], text: str) -> bool:
     place = 0
     for content in contents:
@@ -211,7 +228,7 @@ def _squeezed(text: str) -> str:
 
 
 def _key(messages: Sequence[Message]) -> str:
-    return json.dumps([[message.get("role"), message.get("content")] for message in messages])
+    return json.dumps([[message.get("role"), message.get("content")] for message in messages], default=str)
 
 
 def _same(answer: Any, logged: Any) -> bool:
@@ -326,10 +343,7 @@ class _Taking:
         """
         rows, before = table_rows(path), self._window
         self._window = rows
-        for n in range(min(len(rows), len(before)), 0, -1):
-            if before[-n] == rows[0] and before[-n:] == rows[:n]:
-                return n
-        return 0
+        return overlap(before, rows)
 
     def _take_entries(self, entries: Sequence[Entry], again: bool) -> None:
         """Rows of one file; `again` says that the file was taken for this round with other rows."""

@@ -21,7 +21,7 @@ from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.observations import rules_of, take_outcomes
 from gaincurate.schedule.rounds import advance, start
 from gaincurate.schedule.run import Run
-from gaincurate.trainers.logs import take_logs
+from gaincurate.trainers.logs import overlap, take_logs
 
 ROWS = [
     # The first question stands in the second, and the last two are the same but for their answers.
@@ -349,6 +349,21 @@ def test_a_pipe_in_the_place_of_a_rounds_outcomes_is_refused(run: Run, tmp_path:
         take_logs(run, [lines_of(tmp_path / "1.jsonl", [verl_row(0, 1.0, 1, "u")])])
 
 
+@given(st.lists(st.sampled_from("ab"), max_size=12), st.lists(st.sampled_from("ab"), max_size=12))
+def test_what_two_tables_share_is_the_longest_end_that_is_a_beginning(
+    before: list[str], rows: list[str]
+) -> None:
+    shared = [n for n in range(min(len(before), len(rows)) + 1) if before[len(before) - n :] == rows[:n]]
+    assert overlap(before, rows) == max(shared)
+
+
+def test_a_log_of_many_parts_is_joined_on_its_first_ones(run: Run, tmp_path: Path) -> None:
+    # Each beginning of all parts would be 2 GB.
+    parts = [rendered(0), *["answer "] * 20_000]
+    log = lines_of(tmp_path / "train_data_step1.jsonl", [{"content": parts, "rewards": [1.0], "idx": 0}])
+    assert take_logs(run, [log]) == 1
+
+
 def test_paths_and_options_that_mean_nothing_are_refused(run: Run, tmp_path: Path) -> None:
     def refused(*options: object) -> str:
         result = gaincurate("schedule", "next", run.folder, *options)
@@ -361,6 +376,21 @@ def test_paths_and_options_that_mean_nothing_are_refused(run: Run, tmp_path: Pat
     assert "--from word: logs can be those of trl" in refused("--outcomes", tmp_path, "--from", "word")
     assert "--from trl goes with --outcomes PATH" in refused("--from", "trl")
     assert "--reward-column x goes with" in refused("--reward-column", "x")
+    for name, row, why in (
+        (
+            "1.jsonl",
+            verl_row(0, 1.0, 1, "u"),
+            "line 1 has no 'x', which --reward-column names; it has input, ",
+        ),
+        (
+            "train_data_step1.jsonl",
+            {"content": [], "rewards": [0], "idx": 0},
+            "it has content, rewards, idx.",
+        ),
+        ("traces.jsonl", {"task": {}, "traces": []}, "a log of prime-rl has no columns"),
+    ):
+        log = lines_of(tmp_path / "one" / name, [row])
+        assert why in " ".join(refused("--outcomes", log, "--reward-column", "x").split())
     lines_of(tmp_path / "both/1.jsonl", [verl_row(0, 1.0, 1, "u")])
     lines_of(tmp_path / "both/train_data_step1.jsonl", [{"content": [], "rewards": [0], "idx": 0}])
     assert "holds logs of verl and nemo-rl; say which with --from" in refused("--outcomes", tmp_path / "both")

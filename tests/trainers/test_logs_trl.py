@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import warnings
 from collections import Counter
@@ -172,6 +173,50 @@ def test_the_reward_has_to_be_clear(tmp_path: Path) -> None:
         take_logs(run, [file], reward_column="long")
     take_logs(run, [file], reward_column="short")
     assert [line["reward"] for line in outcomes(run)] == [0.5]
+
+
+WHEN = datetime.datetime(2026, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"step": WHEN}, 'step is "2026-01-01 00:00:00", not a whole number'),
+        ({"step": b"1"}, "step is .*, not a whole number"),
+        ({"gc_id": None, "prompt": [{"role": "user", "content": b"1"}]}, "the prompt is none of round 0"),
+        ({"gc_id": None, "prompt": [{"role": "user", "content": WHEN}]}, "the prompt is none of round 0"),
+    ],
+)
+def test_a_table_of_other_types_is_refused(tmp_path: Path, change: dict[str, Any], why: str) -> None:
+    run = runs.begin(tmp_path)
+    row = {
+        "step": 1,
+        "prompt": "p",
+        "completion": "c",
+        "reward": 1.0,
+        "advantage": 0.0,
+        "gc_id": run.ids(0)[0],
+    }
+    file = table(tmp_path / "completions_00001.parquet", [row | change])
+    with pytest.raises(OutcomeError, match=why):
+        take_logs(run, [file])
+    assert not run.outcomes(0).exists()
+
+
+def test_a_table_without_steps_or_with_two_columns_of_them_is_refused(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path)
+    made = pa.table({"prompt": ["p"], "completion": ["c"], "reward": [1.0], "advantage": [0.0]})
+    file = tmp_path / "completions_00001.parquet"
+    for columns, why in (
+        (0, "has no column 'step', so TRL did not write it"),
+        (2, "two columns named 'step'"),
+    ):
+        written = made
+        for _ in range(columns):
+            written = written.append_column("step", pa.array([1]))
+        pq.write_table(written, file)
+        with pytest.raises(OutcomeError, match=why):
+            take_logs(run, [file], "trl")
 
 
 def test_a_reward_that_was_not_given_is_none_and_one_out_of_range_is_refused(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from gaincurate.core.prompts import read_rows
 from gaincurate.errors import GaincurateError, InputError
 from gaincurate.schedule.driver import NAMES
 from gaincurate.schedule.run import Run
+from gaincurate.scoring.model_files import is_failure
 from gaincurate.trainers.doctor.findings import (
     SEVERITIES,
     Context,
@@ -99,22 +100,25 @@ def compare_tokens(folder: Path, rows: int = _ROWS) -> tuple[Finding | None, str
         from transformers import AutoTokenizer
     except ImportError:
         return None, "token counts: not compared, because transformers is not installed"
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        return (
-            None,
-            f"token counts: not compared, because {model} has no tokenizer ({' '.join(str(error).split())})",
-        )
     round_ = run.newest()
     table = read_rows(run.data(round_), ["gc_id", "prompt"]).slice(0, rows)
     ids = table.column("gc_id").to_pylist()
     rows_of = run.scored.rows(ids)
     counts = rows_of.column("gc_prompt_tokens").to_pylist()
     scored = dict(zip(rows_of.column("gc_id").to_pylist(), counts, strict=True))
-    for one, messages in zip(ids, table.column("prompt").to_pylist(), strict=True):
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        count = len(tokenizer(text, add_special_tokens=False)["input_ids"])
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(model)
+        texts = [
+            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            for messages in table.column("prompt").to_pylist()
+        ]
+        lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+    except BaseException as error:  # a template is a program, a file may be broken
+        if not is_failure(error):
+            raise
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        return None, f"token counts: not compared, because the tokenizer of {model} fails ({reason})"
+    for one, count in zip(ids, lengths, strict=True):
         if count != scored[one]:
             return (
                 Finding(

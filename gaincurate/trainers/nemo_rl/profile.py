@@ -13,7 +13,7 @@ from pydantic import Field
 
 from gaincurate.core.manifest import Document
 from gaincurate.trainers.columns import Parts, ViewOptions
-from gaincurate.trainers.log_formats import Entry, objects, reward_number, see_row, single_item
+from gaincurate.trainers.log_formats import Entry, objects, reward_name, reward_number, see_row, single_item
 from gaincurate.trainers.profile import (
     NO_REFERENCE,
     OPTIMIZER_LOST,
@@ -117,6 +117,10 @@ class _Row(Document):
     token_loss_mask: _Mask | Annotated[list[_Mask], Field(max_length=1)] | None = None
 
 
+_MOST_PARTS = 16
+"""Parts of a prompt: a system message, examples, the question. Each beginning is searched for prompts."""
+
+
 def _read_log(path: Path, begin: int, reward_column: str | None) -> Iterator[Entry]:
     """The rows of a step's training data; every value there is a list with one item."""
     match = re.search(r"train_data_step(\d+)", path.name)
@@ -127,11 +131,11 @@ def _read_log(path: Path, begin: int, reward_column: str | None) -> Iterator[Ent
         mask = single_item(row.get("token_loss_mask"))
         yield Entry(
             f"{path.name}, line {number}",
-            reward_number(single_item(row.get(reward_column or "rewards"))),
+            reward_number(single_item(row.get(reward_name(row, reward_column, "rewards", path, number)))),
             step=int(match[1]) if match else None,
             sample=row["idx"],
             # The prompt is the first part, or with a system message of its own the first two.
-            texts=tuple("".join(parts[:end]) for end in range(1, len(parts) + 1)),
+            texts=tuple("".join(parts[:end]) for end in range(1, min(len(parts), _MOST_PARTS) + 1)),
             tokens=int(sum(mask)) if isinstance(mask, list) else None,
         )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gaincurate.core.manifest import Count, Document
+from gaincurate.errors import OutcomeError
 from gaincurate.trainers.columns import Parts, ViewOptions
 from gaincurate.trainers.log_formats import Entry, objects, see_row
 from gaincurate.trainers.profile import (
@@ -121,6 +122,11 @@ class _Episode(Document):
 
 def _read_log(path: Path, begin: int, reward_column: str | None) -> Iterator[Entry]:
     """The traces of agents that are trained, over all episodes; a trace that failed has no reward."""
+    if reward_column is not None:
+        raise OutcomeError(
+            f"--reward-column {reward_column}: a log of prime-rl has no columns, and the reward is the "
+            "weighted sum that it trains on. Leave the option out."
+        )
     match = re.search(r"step_(\d+)", str(path.parent))
     for number, episode in objects(path, begin):
         see_row(_Episode, episode, path, number)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from gaincurate.core.schema import ID
 from gaincurate.trainers.columns import Parts, ViewOptions
-from gaincurate.trainers.log_formats import Entry, id_in_answer, objects, reward_number
+from gaincurate.trainers.log_formats import Entry, id_in_answer, objects, reward_name, reward_number
 from gaincurate.trainers.markers import tracker
 from gaincurate.trainers.profile import (
     CONSTANT_RATE,
@@ -120,7 +120,7 @@ def _read_log(path: Path, begin: int, reward_column: str | None) -> Iterator[Ent
         text, uid = row.get("input"), row.get("uid") or row.get("request_id")
         yield Entry(
             f"{path.name}, line {number}",
-            reward_number(row.get(reward_column or "score")),
+            reward_number(row.get(reward_name(row, reward_column, "score", path, number))),
             gc_id,
             row.get("step"),
             uid if isinstance(uid, str) else None,

@@ -288,11 +288,27 @@ def test_tokens_are_counted_by_the_models_own_template(tmp_path: Path, launch: P
     assert not report.ok
 
 
+@pytest.mark.parametrize(
+    "template", ["{{ x.y.z }}", "{% if %}", "{{ raise_exception('no') }}", "{{ 1 / 0 }}"]
+)
+def test_a_template_that_fails_is_said(tmp_path: Path, template: str) -> None:
+    tokenizer = tiny.tokenizer()
+    set_with_counts(tmp_path / "set", tokenizer, 0)
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(tmp_path / "model")
+    opened = runs.begin(tmp_path, budget=8, strategy="file-order", model=str(tmp_path / "model"))
+    finding, note = compare_tokens(opened.folder)
+    assert finding is None
+    assert note.startswith(
+        f"token counts: not compared, because the tokenizer of {tmp_path / 'model'} fails ("
+    )
+
+
 def test_token_counts_that_cannot_be_compared_say_why(tmp_path: Path) -> None:
     for name, options, why in (
         ("a", {"model": "the-model"}, "the model the-model is no folder on this machine"),
         ("b", {"bare": True}, "--without-system leaves out a part of what was scored"),
-        ("c", {"model": str(tmp_path)}, f"{tmp_path} has no tokenizer ("),
+        ("c", {"model": str(tmp_path)}, f"the tokenizer of {tmp_path} fails ("),
     ):
         (tmp_path / name).mkdir()
         finding, note = compare_tokens(runs.begin(tmp_path / name, **options).folder)
