@@ -15,8 +15,11 @@ def main() -> None:
             from gaincurate.cli.app import main as run
 
             run()
-        finally:  # all is said: Ctrl-C in what libraries do at exit would print their traceback
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        finally:
+            # All is said. Ctrl-C in what libraries do at exit would print their traceback, and a scheduler's
+            # second notice would end the process by it, where 143 says that the work can go on.
+            for number in (signal.SIGINT, signal.SIGUSR1):
+                signal.signal(number, signal.SIG_IGN)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         sys.stderr.write("interrupted.\n")

@@ -32,15 +32,15 @@ from gaincurate.core.files import (
     digest_bytes,
     digest_file,
     digest_json,
+    fitting_lines,
     is_temporary,
     json_bytes,
-    json_lines,
     reading,
     to_lines,
 )
 from gaincurate.core.foreign import Malformed, json_value, read_bytes, see_fits
 from gaincurate.core.locks import WORK, Split, work_folder, writing
-from gaincurate.core.manifest import Manifest, Part, differing_keys
+from gaincurate.core.manifest import Manifest, Part, Remembered, differing_keys
 from gaincurate.core.store import Folder, Remote, located, open_store
 from gaincurate.errors import InputError, OutputError, StorageError
 
@@ -345,16 +345,13 @@ class Artifact:
 
     def _remembered(self) -> dict[tuple[str, str | None, str], tuple[Json, int, str]]:
         """The facts by a part's name, its version and the hash of its identity."""
-        path = work_folder(self.folder) / _PARTS
-        lines = json_lines(path) if path.exists() else ()
         return {
             (entry["name"], entry["tag"], entry["info"]["identity"]): (
                 entry["info"],
                 entry["bytes"],
                 entry["hash"],
             )
-            for _, entry in lines
-            if entry is not None
+            for entry in fitting_lines(work_folder(self.folder) / _PARTS, Remembered)
         }
 
     def reopen(self) -> None:

@@ -214,10 +214,10 @@ def limit() -> float:
         InputError: the environment says no number.
     """
     given = os.environ.get(SIZE, str(_GB))
-    try:
-        return float(given) * 1e9
-    except ValueError:
-        raise InputError(f"{SIZE}={given}: expected a number of GB, such as 100.") from None
+    with suppress(ValueError):
+        if (most := float(given)) >= 0:  # NaN is not
+            return most * 1e9
+    raise InputError(f"{SIZE}={given}: expected a number of GB, such as 100.")
 
 
 def _shrink(copies: Path, newest: Path, most: float) -> None:

@@ -40,6 +40,20 @@ class Entry(Document):
     hash: Hash
 
 
+class _Info(Document):
+    identity: Hash
+
+
+class Remembered(Document):
+    """A line of the file beside a folder in an object store that says what its parts are."""
+
+    name: str
+    tag: str | None
+    info: _Info
+    bytes: Count
+    hash: Hash
+
+
 class Manifest(Document):
     """The manifest of a finished folder."""
 

@@ -114,12 +114,12 @@ def located(place: str | Path) -> Path:
 
 def cache_folder() -> Path:
     """Where copies and locks of what lies in object stores are kept."""
-    given = os.environ.get(CACHE)
-    return (
-        Path(given)
-        if given
-        else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "gaincurate"
-    )
+    if given := os.environ.get(CACHE):
+        return Path(given)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "gaincurate"
+    except RuntimeError as error:
+        raise InputError(f"this user has no home folder for copies; set {CACHE} to a folder.") from error
 
 
 def use_cache(folder: Path | None) -> None:

@@ -8,6 +8,7 @@ only noted while the event loop runs and raised after it, because an exception i
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import time
@@ -108,15 +109,22 @@ class ServerEngine:
             )
         self._clean = partial(clean, key=key)
         self._runner = asyncio.Runner()
-        self._client = httpx2.AsyncClient(
-            # A few compressed bytes can be gigabytes.
-            headers={"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {}),
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # a server could send ever more
-            timeout=httpx2.Timeout(None, connect=min(30.0, config.timeout)),
-            limits=httpx2.Limits(
-                max_connections=config.concurrency, max_keepalive_connections=config.concurrency
-            ),
-        )
+        try:
+            self._client = httpx2.AsyncClient(
+                # A few compressed bytes can be gigabytes.
+                headers={"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {}),
+                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # a server could send ever more
+                timeout=httpx2.Timeout(None, connect=min(30.0, config.timeout)),
+                limits=httpx2.Limits(
+                    max_connections=config.concurrency, max_keepalive_connections=config.concurrency
+                ),
+            )
+        except (ImportError, ValueError, httpx2.InvalidURL) as error:
+            # It is not quoted, because the URL of a proxy can hold a password.
+            raise InputError(
+                "the proxy that the environment names cannot be used; correct or unset HTTP_PROXY, "
+                "HTTPS_PROXY and ALL_PROXY. A SOCKS proxy needs the package socksio."
+            ) from error
         self._body: dict[str, Any] = {"chat_template_kwargs": template_kwargs} if template_kwargs else {}
         if config.logprobs:
             self._body["logprobs"] = True
@@ -178,6 +186,10 @@ class ServerEngine:
             return Refused(
                 request.gc_id, "its last message is the assistant's, which a server would not go on"
             )
+        try:  # a key that the source added to a message may hold anything
+            json.dumps(request.messages, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            return Refused(request.gc_id, f"its messages cannot be sent as JSON ({error})")
         body = {
             **self._body,
             "model": self._model,

@@ -161,9 +161,10 @@ def test_the_cache_keeps_to_its_size_and_what_is_in_use(
 
 def test_a_size_that_is_no_number_is_refused(bucket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one(bucket)
-    monkeypatch.setenv("GAINCURATE_CACHE_GB", "much")
-    with pytest.raises(InputError, match="GAINCURATE_CACHE_GB=much: expected a number of GB"):
-        open_scores(PLACE)
+    for given in ("much", "nan", "-1"):
+        monkeypatch.setenv("GAINCURATE_CACHE_GB", given)
+        with pytest.raises(InputError, match=f"GAINCURATE_CACHE_GB={given}: expected a number of GB"):
+            open_scores(PLACE)
 
 
 def test_data_files_are_copied_with_their_names(bucket: Path, fetched: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import gzip
 import json
 import threading
@@ -545,6 +546,38 @@ def test_a_key_in_the_body_is_refused_because_the_set_would_keep_it(
     with pytest.raises(InputError, match="--server-body holds the key of OPENAI_API_KEY") as caught:
         roll_out(config(tmp_path, "http://127.0.0.1:1", server_body={"a": ["x sk-0123456789"]}))
     assert "sk-0" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "proxy"),
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:1"),
+        ("HTTP_PROXY", "foo://me:secret@x"),
+        ("http_proxy", "http://a:secret:c"),
+    ],
+)
+def test_a_proxy_that_cannot_be_used_is_a_sentence_without_its_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, proxy: str
+) -> None:
+    monkeypatch.setenv(name, proxy)
+    with pytest.raises(
+        InputError, match="the proxy that the environment names cannot be used; correct"
+    ) as caught:
+        roll_out(config(tmp_path, "http://127.0.0.1:1"))
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [b"x", float("nan"), datetime.date(2026, 1, 1)])
+def test_messages_that_are_no_json_are_refused_and_not_sent(tmp_path: Path, value: Any) -> None:
+    with ChatServer() as server:
+        engine = ServerEngine(config(tmp_path, server), {})
+        try:
+            message = {"role": "user", "content": "hi", "more": value}
+            ((done,),) = engine.generate([Request("a", 0, [message])], frozenset())
+        finally:
+            engine.close()
+    assert isinstance(done, Refused)
+    assert done.reason.startswith("its messages cannot be sent as JSON (")
 
 
 @pytest.mark.parametrize("key", ["two words!", "line\nbreak", "clé-secrète", " ", "end\r", "nul\x7f"])

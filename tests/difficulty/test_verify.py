@@ -112,6 +112,12 @@ def test_an_answer_that_was_said_twice_is_not_taken_for_the_next_jobs() -> None:
 
 
 @linux
+def test_a_verifier_that_forks_and_comes_back_twice_gives_one_verdict() -> None:
+    jobs = [Job("!fork", "7", ROW), Job("8", "7", ROW), Job("7", "7", ROW)] * 3
+    assert rewards(bad(), jobs) == [(1.0, None), (0.0, None), (1.0, None)] * 3
+
+
+@linux
 @pytest.mark.parametrize("completion", ["!leave", "!leave and exit"])
 def test_a_child_in_a_session_of_its_own_ends_with_the_process(tmp_path: Path, completion: str) -> None:
     fifo = tmp_path / "fifo"
