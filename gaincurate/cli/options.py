@@ -197,6 +197,8 @@ def _path(value: Any) -> Path:
     """A path. An empty one, such as an unset variable of a script, would be the working folder."""
     if value == "":
         raise typer.BadParameter("it is empty.")
+    if not isinstance(value, str | Path):
+        raise typer.BadParameter("it should be the text of a path.")
     return Path(value)
 
 
@@ -351,6 +353,8 @@ def _read_config(path: Path, ctx: Any, markers: Mapping[str, Option]) -> dict[st
             )
         if value is None:
             continue
+        if isinstance(value, dict) and markers[name].read is str:
+            raise InputError(f"{path}: {key} = {value!r}: it should be a text.", path=str(path))
         param = params[name]
         if (getattr(param, "multiple", False) or param.nargs == -1) and not isinstance(value, list):
             value = [value]

@@ -18,7 +18,7 @@ from types import TracebackType
 import pyarrow as pa
 
 from gaincurate.core.files import reading, sync_folder
-from gaincurate.core.foreign import read_bytes
+from gaincurate.core.foreign import open_regular, read_bytes
 from gaincurate.core.locks import Split, writing
 from gaincurate.errors import InputError, OutputError, StorageError, storage_error
 from gaincurate.replay.group import RolloutGroup
@@ -95,8 +95,8 @@ def segment_groups(path: Path, *, growing: bool) -> Iterator[RolloutGroup]:
 
 
 def _size(path: Path) -> int:
-    with reading(path):
-        return path.stat().st_size
+    with reading(path), open_regular(path) as file:
+        return os.fstat(file.fileno()).st_size
 
 
 def _intact(batch: pa.RecordBatch, path: Path, *, last: bool) -> bool:

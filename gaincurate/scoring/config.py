@@ -13,7 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from gaincurate.core.cluster_options import WORKERS, ClusterConfig, EngineOptions
 from gaincurate.core.foreign import Malformed, json_value, read_text
@@ -148,6 +156,9 @@ def _sizes(value: str) -> tuple[int, ...]:
     return tuple(map(int, numbers))
 
 
+_MOST_SHARDS = 1_000_000
+
+
 class ScaleBenchConfig(BaseModel):
     """What `gaincurate bench scale` simulates, and what it measures where it is given a set."""
 
@@ -176,6 +187,15 @@ class ScaleBenchConfig(BaseModel):
     set_shard_rows: Annotated[int, Field(ge=1), Option("Rows per shard of that set.")] = 1024
     most: Annotated[int, Field(ge=1), Option("Processes that score it, from 1 on.")] = 2
     csv_file: _Csv = None
+
+    @model_validator(mode="after")
+    def _in_memory(self) -> ScaleBenchConfig:
+        if self.rows > _MOST_SHARDS * self.shard_rows:
+            raise InputError(
+                f"--rows {self.rows} with --shard-rows {self.shard_rows} are more than {_MOST_SHARDS:,} "
+                "shards, which a simulation holds in memory. Take larger shards."
+            )
+        return self
 
 
 class MachineConfig(DeviceConfig):

@@ -181,6 +181,11 @@ def test_bench_scale_prints_a_line_per_size() -> None:
     [
         (("--workers", "2,x"), "--workers 2,x: expected numbers from 1 with commas between them."),
         (("--workers", "0"), "--workers 0: expected numbers from 1 with commas between them."),
+        (
+            ("--rows", "1000000000000", "--shard-rows", "1"),
+            "--rows 1000000000000 with --shard-rows 1 are more than 1,000,000 shards, which a simulation holds in "
+            "memory. Take larger shards.",
+        ),
         (("--model", "demo"), "--data and --model go together: a set, and the model that scores it."),
     ],
 )

@@ -147,6 +147,7 @@ def test_a_command_runs_by_a_file_alone(tmp_path: Path) -> None:
         ("c.txt", "", "--config {F}: expected a file that ends in .toml, .yaml, .yml or .json."),
         ("c.toml", "shard = 5", "--shard 5: it should be "),
         ("c.toml", "shots = 5", "--shots 5: it should be a valid list."),
+        ("c.json", '{"out": {"a": 1}}', "{F}: out = {'a': 1}: it should be the text of a path."),
         ("c.toml", "shard = '4/3'", "--shard 4/3: expected I/N with I from 1 to N, such as 1/4, or auto."),
         ("c.toml", "signals = ['angel']", "--signals: there is no signal 'angel'; there are "),
     ],
@@ -158,6 +159,14 @@ def test_what_a_file_cannot_say_is_refused(tmp_path: Path, name: str, text: str,
     assert result.exit_code == 2
     assert result.stderr.startswith("error: " + sentence.replace("{F}", str(path)))
     assert not (tmp_path / "set").exists()
+
+
+def test_an_object_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    path.write_text('{"split": {"train": 0.9}}')
+    result = run("export", "set", "--trainer", "trl", "--out", tmp_path / "x-{split}.jsonl", "--config", path)
+    assert result.exit_code == 2
+    assert result.stderr == f"error: {path}: split = {{'train': 0.9}}: it should be a text.\n"
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:

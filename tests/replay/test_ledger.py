@@ -106,6 +106,17 @@ def test_a_tail_that_the_disk_left_empty_is_cut_too(tmp_path: Path) -> None:
         assert steps(tmp_path) == [0]
 
 
+def test_a_pipe_in_the_place_of_a_segment_is_refused(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        append(ledger, 0)
+    segment = tmp_path / ledger_module.segment_name(0)
+    segment.unlink()
+    os.mkfifo(segment)
+    for use in (lambda: list(read(tmp_path)), lambda: Ledger(tmp_path)):
+        with pytest.raises(StorageError, match="it is no regular file"):
+            use()
+
+
 def test_damage_that_no_killed_writer_did_is_refused(tmp_path: Path) -> None:
     with Ledger(tmp_path, segment_bytes=1) as ledger:
         append(ledger, 0)
