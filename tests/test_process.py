@@ -128,6 +128,12 @@ def test_a_log_is_quoted_by_what_went_wrong_and_not_by_a_progress_bar(
     assert process.last_line(tmp_path / "log") == line
 
 
+def test_a_quoted_line_has_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "sk-0123456789")
+    (tmp_path / "log").write_text("ValueError: the key sk-0123456789 is refused\n")
+    assert process.last_line(tmp_path / "log") == "ValueError: the key *** is refused"
+
+
 def test_a_full_disk_under_the_log_is_a_sentence_and_nothing_is_started(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.symlink_to("/dev/full")

@@ -13,7 +13,8 @@ import pytest
 import typer
 from pydantic_core import SchemaError, SchemaSerializer, core_schema
 
-from gaincurate.cli import output
+from gaincurate import __main__ as entry
+from gaincurate.cli import app, output
 from gaincurate.core.process import Terminated, ctrl_c_noted, raise_lost_stop, stoppable
 from gaincurate.errors import InputError
 
@@ -153,6 +154,23 @@ def test_a_signal_while_pydantic_builds_a_model_is_that_signal(
         raise SchemaError("a bug")
 
 
+def test_a_second_notice_at_exit_changes_no_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended() -> None:
+        raise SystemExit(143)
+
+    monkeypatch.setattr(app, "main", ended)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
+    try:
+        with pytest.raises(SystemExit) as raised:
+            entry.main()
+        for number in before:  # as one that comes while libraries are being torn down
+            signal.raise_signal(number)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert raised.value.code == 143
+
+
 def test_ctrl_c_inside_a_finalizer_is_not_lost(capsys: pytest.CaptureFixture[str]) -> None:
     class Slow:
         def __del__(self) -> None:
@@ -183,6 +201,10 @@ def test_ctrl_c_inside_a_finalizer_is_not_lost(capsys: pytest.CaptureFixture[str
         ),
         (ValueError("embedded null byte"), "error: the name of a file holds a null byte"),
         (MemoryError(), "error: there is not enough memory. Raise `ulimit -v`, if one is set"),
+        (
+            ImportError("libarrow.so: failed to map segment from shared object"),
+            "error: there is not enough memory. Raise `ulimit -v`, if one is set",
+        ),
         (pa.ArrowMemoryError("malloc of size 64 failed"), "error: there is not enough memory."),
         (
             RuntimeError("can't start new thread"),
@@ -201,7 +223,7 @@ def test_what_the_system_refuses_anywhere_is_a_sentence_and_a_bug_is_not(
     with pytest.raises(type(error)), output.reporting():
         raise error
     monkeypatch.undo()
-    for bug in (OSError("no number"), RuntimeError("another")):
+    for bug in (OSError("no number"), RuntimeError("another"), ImportError("no module named x")):
         with pytest.raises(type(bug)), output.reporting():
             raise bug
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict
 
-from gaincurate.compare.config import LEARNING_RATE, Arm, Comparison
+from gaincurate.compare.config import Arm, Comparison
 from gaincurate.compare.documents import Cost, Progress
 from gaincurate.core.artifact import MANIFEST, Json
 from gaincurate.core.artifact import RUN as RUN_FACTS
@@ -212,7 +212,6 @@ class ArmJob:
     def _schedule(self) -> ScheduleConfig:
         comparison, arm = self.comparison, self.arm
         prompts, steps = comparison.fresh_prompts(arm), comparison.steps_of(arm)
-        fewest = prompts * steps * comparison.group  # tokens of a round whose completions have one each
         return checked(
             ScheduleConfig,
             {
@@ -220,7 +219,7 @@ class ArmJob:
                 "run": self.folder / RUN,
                 "strategy": arm.strategy,
                 "budget": prompts * steps,
-                "rounds": -(-comparison.budget_tokens // fewest) + 1,
+                "rounds": comparison.rounds_of(arm),
                 "seed": self.number,
                 "by": arm.by,
                 "ascending": arm.ascending,
@@ -267,11 +266,11 @@ class ArmJob:
             mark_tokens=comparison.mark_tokens,
             trainer={
                 "per_device_train_batch_size": prompts * comparison.group // comparison.micro_batches,
-                "learning_rate": LEARNING_RATE,
+                "learning_rate": comparison.learning_rate,
                 "lr_scheduler_type": "constant",
                 "report_to": "none",
                 "disable_tqdm": True,
-                **comparison.train,
+                **comparison.train.given(),
                 "num_generations": comparison.group,
                 "max_completion_length": comparison.max_tokens,
                 "temperature": comparison.temperature,

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from gaincurate.compare.train import OURS, Train
 from gaincurate.core.files import reading
 from gaincurate.core.foreign import read_text, toml_value
 from gaincurate.core.options import Refusal, refusals
@@ -28,41 +29,11 @@ CONTROLS: dict[str, dict[str, Any]] = {
     "length": {"strategy": "length", "options": {"sigma": "0.13N"}},  # the paper's width, for its set's size
 }
 """Arms that every comparison has: what costs nothing, and what length alone gives."""
-_OURS = {
-    "output_dir",
-    "num_train_epochs",
-    "max_steps",
-    "save_strategy",
-    "save_steps",
-    "save_total_limit",
-    "num_generations",
-    "shuffle_dataset",
-    "seed",
-    "resume_from_checkpoint",
-    "temperature",
-    "max_completion_length",
-    "logging_strategy",
-    "logging_steps",
-    "per_device_train_batch_size",
-    "generation_batch_size",
-    "steps_per_generation",
-    "num_iterations",
-    "warmup_ratio",
-    "top_p",
-    "top_k",
-    "min_p",
-    "repetition_penalty",
-    "generation_kwargs",
-    "eval_strategy",
-    "save_only_model",
-    "load_best_model_at_end",
-    "push_to_hub",
-}
-LEARNING_RATE = 1e-6
-"""Where `[train]` names none: TRL's own."""
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Marks = Annotated[int, Field(ge=1, le=10_000)]
-_SCHEDULES = ("constant", "constant_with_warmup")
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+Tokens = Annotated[int, Field(ge=1, lt=2**53)]
+_MOST_ROUNDS = 1_000_000  # of a schedule
 _COUNTS = {"gc_prompt_tokens", "gc_question_tokens", "gc_prefix_tokens"}
 
 
@@ -75,11 +46,11 @@ class Frozen(BaseModel):
 class ReplayArm(Frozen):
     """Rollout replay; see `gaincurate.trainers.trl_replay.Replay`."""
 
-    capacity: int | None = Field(default=None, ge=1)
+    capacity: Count | None = None
     """Prompts in the buffer. Default: `step_prompts`."""
     fresh_share: float = Field(default=0.5, gt=0, lt=1)
     """Of a step's prompts, those that are generated for."""
-    max_age: int | None = Field(default=None, ge=1)
+    max_age: Count | None = None
     """Updates after which a group is not replayed."""
     clip: Literal["one", "old"] = "one"
     """What ratios are clipped around."""
@@ -102,17 +73,17 @@ class Arm(Frozen):
     """As in `gaincurate schedule start --rescore`: `what`, `every`, `probe`, `drift`."""
     stratify: str = "none"
     """As in `gaincurate schedule start --stratify`: the groups that each round keeps the shares of."""
-    clusters: int | None = Field(default=None, ge=2)
+    clusters: int | None = Field(default=None, ge=2, lt=2**31)
     """With `stratify = "embedding"`, how many at most."""
     group_weights: dict[str, float] | None = None
     """Each group's share of a round, where it is not the set's."""
     replay: ReplayArm | None = None
     """Train on earlier rollouts too."""
-    step_prompts: int | None = Field(default=None, ge=1)
+    step_prompts: Count | None = None
     """Prompts of an optimizer step, where this arm's differ."""
-    round_steps: int | None = Field(default=None, ge=1)
+    round_steps: Count | None = None
     """Steps in a round, where this arm's differ."""
-    spent_before: int = Field(default=0, ge=0)
+    spent_before: int = Field(default=0, ge=0, lt=2**53)
     """Tokens that its order cost beforehand besides the scoring pass: rollouts of a column, say."""
 
     @property
@@ -136,7 +107,7 @@ class Arm(Frozen):
 class Evaluation(Frozen):
     """How a checkpoint is judged on the held-out prompts."""
 
-    samples: int = Field(default=4, ge=1)
+    samples: Count = 4
     """Completions of each prompt; pass@k for every k up to it."""
     temperature: float = Field(default=1.0, gt=0)
     """Of the sampling."""
@@ -144,7 +115,7 @@ class Evaluation(Frozen):
     """Nucleus of the sampling."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """The same for all arms, seeds and marks."""
-    batch_tokens: int | None = Field(default=None, ge=1)
+    batch_tokens: Count | None = None
     """As in `gaincurate difficulty rollout`."""
 
 
@@ -177,27 +148,27 @@ class Comparison(Frozen):
     Default: one that is named like a source or a task and has more than one value."""
     success: float = Field(default=1.0, gt=0, le=1)
     """A completion is right from this reward on."""
-    budget_tokens: int = Field(ge=1)
+    budget_tokens: Tokens
     """Generated tokens of each arm and seed, all costs included."""
     prefill_weight: float = Field(default=1.0, ge=0)
     """What a token of a scoring pass is charged as, in generated tokens."""
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=65_536)
     """CPU threads of a training. Default: torch's. Numbers depend on it, on a CPU."""
     marks: Marks = 4
     """Evaluations, evenly over the budget, besides the one at the start."""
     seeds: list[Seed] = Field(default=[0, 1, 2], min_length=1)
     """Of the schedule, the sampling and the trainer."""
-    step_prompts: int = Field(default=8, ge=1)
+    step_prompts: Count = 8
     """Prompts that are generated for at a time."""
-    round_steps: int = Field(default=2, ge=1)
+    round_steps: Count = 2
     """Steps in a round of the schedule."""
-    group: int = Field(default=8, ge=2)
+    group: int = Field(default=8, ge=2, lt=2**31)
     """Rollouts of a prompt."""
     temperature: float = Field(default=1.0, gt=0)
     """Of the training's rollouts."""
-    max_tokens: int = Field(default=64, ge=1)
+    max_tokens: Count = 64
     """Of a completion, in training and evaluation."""
-    train: dict[str, Any] = Field(default_factory=dict)
+    train: Train = Train()
     """More fields of TRL's GRPOConfig, the same for all arms."""
     evaluation: Evaluation = Evaluation()
     """How checkpoints are judged."""
@@ -215,25 +186,13 @@ class Comparison(Frozen):
             raise ValueError(f"two arms have the name {twice[0]!r}")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds {self.seeds} has one twice")
-        if taken := sorted(_OURS & self.train.keys()):
+        if taken := sorted(OURS & self.train.given().keys()):
             raise ValueError(f"[train] {taken[0]} is set by the comparison itself; leave it out")
-        if (schedule := self.train.get("lr_scheduler_type", "constant")) not in _SCHEDULES:
-            raise ValueError(
-                f"[train] lr_scheduler_type {schedule!r} needs to know the last step, and a budget of tokens "
-                f"has none; it is one of {', '.join(_SCHEDULES)}"
-            )
-        rate = self.train.get("learning_rate", LEARNING_RATE)
-        if not isinstance(rate, int | float) or not 0 <= rate < math.inf:
-            raise ValueError(f"[train] learning_rate {rate!r} is no rate")
-        parts = self.train.get("gradient_accumulation_steps", 1)
-        if not isinstance(parts, int) or parts < 1:
-            raise ValueError(f"[train] gradient_accumulation_steps {parts!r} is no count from 1 on")
-        if not isinstance(steps := self.train.get("warmup_steps", 0), int):
-            raise ValueError(f"[train] warmup_steps {steps!r} is a share of all steps; give a whole number")
         if self.marks > self.budget_tokens:
             raise ValueError(f"{self.marks} marks in a budget of {self.budget_tokens} tokens")
         for arm in self.arms:
             self._check_arm(arm)
+        parts = self.train.gradient_accumulation_steps
         for prompts in [self.step_prompts, *map(self.prompts_of, self.arms)]:
             rollouts = prompts * self.group
             if rollouts % parts:
@@ -249,6 +208,12 @@ class Comparison(Frozen):
             raise ValueError(
                 f"the arm {arm.name!r} is what others are compared with: strategy {arm.name!r}, without "
                 "replay or step_prompts of its own; give this one another name"
+            )
+        rounds = self.rounds_of(arm)
+        if rounds > _MOST_ROUNDS:
+            raise ValueError(
+                f"budget_tokens {self.budget_tokens} may take {rounds:,} rounds of the arm {arm.name!r}, and "
+                f"a run has at most {_MOST_ROUNDS:,}; raise round_steps"
             )
         if arm.replay is None:
             return
@@ -267,7 +232,7 @@ class Comparison(Frozen):
     @property
     def micro_batches(self) -> int:
         """Forward and backward passes of a step."""
-        return int(self.train.get("gradient_accumulation_steps", 1))
+        return self.train.gradient_accumulation_steps
 
     def prompts_of(self, arm: Arm) -> int:
         """Prompts of a step of an arm, replayed ones included."""
@@ -277,6 +242,11 @@ class Comparison(Frozen):
         """Prompts that a step of an arm generates for."""
         prompts = self.prompts_of(arm)
         return prompts if arm.replay is None else math.floor(arm.replay.fresh_share * prompts + 0.5)
+
+    def rounds_of(self, arm: Arm) -> int:
+        """Rounds that the budget lasts for where every completion has a single token, and one more."""
+        fewest = max(1, self.fresh_prompts(arm)) * self.steps_of(arm) * self.group
+        return -(-self.budget_tokens // fewest) + 1
 
     def control_of(self, arm: Arm) -> Arm | None:
         """Uniform sampling with the replay and the size of a step that an arm has.
@@ -322,7 +292,7 @@ class Comparison(Frozen):
     @property
     def learning_rate(self) -> float:
         """Of every arm's training."""
-        return float(self.train.get("learning_rate", LEARNING_RATE))
+        return self.train.learning_rate
 
     def tuned(self, learning_rate: float, step_prompts: int) -> Comparison:
         """The same with another learning rate and size of a step for all arms that share them.
@@ -344,7 +314,7 @@ class Comparison(Frozen):
             for arm in self.arms
         ]
         changed = {
-            "train": self.train | {"learning_rate": learning_rate},
+            "train": self.train.given() | {"learning_rate": learning_rate},
             "step_prompts": step_prompts,
             "round_steps": steps(self.round_steps),
             "arms": [arm.model_dump() for arm in arms],

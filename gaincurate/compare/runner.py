@@ -257,12 +257,18 @@ def check_trainer(comparison: Comparison) -> None:
     """See that TRL knows what it is to be given, before the first training finds out.
 
     Raises:
-        InputError: a setting that it does not have.
+        InputError: a setting that it does not have, or that is of another type there.
     """
     import trl
 
-    if unknown := sorted(comparison.train.keys() - trl.GRPOConfig.__dataclass_fields__.keys()):
-        raise InputError(f"[train] {unknown[0]}: TRL {trl.__version__}'s GRPOConfig has no such field.")
+    fields, given = trl.GRPOConfig.__dataclass_fields__, comparison.train.given()
+    grpo = f"TRL {trl.__version__}'s GRPOConfig"
+    if unknown := sorted(given.keys() - fields.keys()):
+        raise InputError(f"[train] {unknown[0]}: {grpo} has no such field.")
+    for name, value in given.items():
+        kind = fields[name].type
+        if kind in (bool, int, str) and type(value) is not kind:  # what is of many types, TRL sees itself
+            raise InputError(f"[train] {name} is {kind.__name__} in {grpo}, and not {value!r:.50}.")
 
 
 def stated(comparison: Comparison, out: Path) -> tuple[Json, set[str]]:

@@ -30,6 +30,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from gaincurate.core.foreign import without_secrets
 from gaincurate.core.locks import acquire
 from gaincurate.core.options import near
 from gaincurate.errors import InputError, LockedError, TrainerError, storage_error
@@ -389,7 +390,7 @@ def run_command(
 def last_line(log: Path) -> str | None:
     """What the last command's log ends with: an exception's last line, else the last that is no progress bar.
 
-    It has no frame and no full stop. None where the command wrote nothing.
+    It has no frame, no full stop and no secret of the environment. None where the command wrote nothing.
     """
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - _QUOTED))
@@ -400,7 +401,7 @@ def last_line(log: Path) -> str | None:
     telling = [line for line in lines if not _BAR.search(line)] or lines
     # Not far back: an exception that was caught and printed is not what ended it.
     raised = [line for line in telling[-_NEAR_END:] if _RAISED.match(line)] or telling
-    return raised[-1][:300] if raised else None
+    return without_secrets(raised[-1])[:300] if raised else None
 
 
 def _quoted(log: Path) -> str:

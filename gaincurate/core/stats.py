@@ -100,7 +100,7 @@ def pearson(first: Floats, second: Floats) -> float | None:
     if len(first) < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return None
     a, b = first - first.mean(), second - second.mean()
-    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+    return float(np.clip(a @ b / np.sqrt((a @ a) * (b @ b)), -1, 1))  # rounding reaches beyond
 
 
 def brier(predicted: Floats, observed: Floats) -> float | None:

@@ -187,7 +187,7 @@ def test_a_file_names_folders_beside_it(tmp_path: Path) -> None:
     assert found.scored == tmp_path / "a"
     assert found.heldout == tmp_path.parent / "b"
     assert found.model == str(tmp_path / "model")
-    assert found.train == {"learning_rate": 1e-3}
+    assert found.train.given() == {"learning_rate": 1e-3}
 
 
 @pytest.mark.parametrize(
@@ -196,17 +196,38 @@ def test_a_file_names_folders_beside_it(tmp_path: Path) -> None:
         ({"marks": 2000}, "c: 2000 marks in a budget of 1000 tokens."),
         (
             {"train": {"warmup_steps": 0.1}},
-            "c: [train] warmup_steps 0.1 is a share of all steps; give a whole number.",
+            "c: train.warmup_steps = 0.1: Input should be a valid integer.",
         ),
-        ({"train": {"learning_rate": "x"}}, "c: [train] learning_rate 'x' is no rate."),
-        ({"train": {"learning_rate": math.inf}}, "c: [train] learning_rate inf is no rate."),
+        ({"train": {"learning_rate": "x"}}, "c: train.learning_rate = 'x': Input should be a valid number."),
+        (
+            {"train": {"learning_rate": math.inf}},
+            "c: train.learning_rate = inf: Input should be a finite number.",
+        ),
         (
             {"train": {"gradient_accumulation_steps": 0}},
-            "c: [train] gradient_accumulation_steps 0 is no count from 1 on.",
+            "c: train.gradient_accumulation_steps = 0: Input should be greater than or equal to 1.",
         ),
         (
             {"train": {"gradient_accumulation_steps": "2"}},
-            "c: [train] gradient_accumulation_steps '2' is no count from 1 on.",
+            "c: train.gradient_accumulation_steps = '2': Input should be a valid integer.",
+        ),
+        (
+            {"train": {"max_grad_norm": math.nan}},
+            "c: train.max_grad_norm = nan: Input should be a finite number.",
+        ),
+        ({"train": {"adam_beta1": 2.0}}, "c: train.adam_beta1 = 2.0: Input should be less than 1."),
+        (
+            {"train": {"reward_weights": [math.nan]}},
+            "c: train.reward_weights.list[0].float = nan: Input should be a finite number.",
+        ),
+        (
+            {"budget_tokens": 10**12},
+            "c: budget_tokens 1000000000000 may take 7,812,500,001 rounds of the arm 'uniform', and a run has "
+            "at most 1,000,000; raise round_steps.",
+        ),
+        (
+            {"threads": 10**30},
+            "c: threads = 1000000000000000000000000000000: Input should be less than or equal to 65536.",
         ),
         (
             {"arms": [{"name": "uniform", "strategy": "gain-rl"}]},
@@ -266,7 +287,7 @@ def test_a_file_names_folders_beside_it(tmp_path: Path) -> None:
         ({"train": {"seed": 3}}, "c: [train] seed is set by the comparison itself; leave it out."),
         (
             {"train": {"lr_scheduler_type": "linear"}},
-            "c: [train] lr_scheduler_type 'linear' needs to know the last step, and a budget of tokens has "
+            "c: train.lr_scheduler_type = 'linear': it needs to know the last step, and a budget of tokens has "
             "none; it is one of constant, constant_with_warmup.",
         ),
         (

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from gaincurate.core.stats import Estimate
+from gaincurate.core.stats import Estimate, pearson
 from gaincurate.difficulty.metrics import noise_ceiling, pass_variance, quality
 from gaincurate.report.document import ENDS, Lift, Outcome
 from gaincurate.report.lift import _towards, calibration, lift
@@ -24,6 +24,13 @@ def covered(found: list[Estimate], truth: float) -> bool:
     held = sum(e.low is not None and e.high is not None and e.low <= truth <= e.high for e in found)
     low, high = stats.binom.ppf([5e-5, 1 - 5e-5], len(found), [0.95, 0.985])
     return bool(low <= held <= high)
+
+
+@given(st.lists(st.floats(-1, 1, width=16), min_size=3, max_size=9))
+def test_a_correlation_is_within_its_range(values: list[float]) -> None:
+    column = np.array(values)
+    found = pearson(column, -column)
+    assert found is None or found >= -1
 
 
 @given(
