@@ -147,11 +147,29 @@ def test_a_signal_while_pydantic_builds_a_model_is_that_signal(
 
     with pytest.raises(typer.Exit) as raised, output.reporting("Go on."):
         SchemaSerializer(core_schema.literal_schema([Slow()]))
-    assert type(raised.value.__cause__) is SchemaError  # or this test has another subject
+    assert raised.value.__cause__ is not None
+    assert type(raised.value.__cause__.__cause__) is SchemaError  # or this test has another subject
     assert raised.value.exit_code == code
     assert capsys.readouterr().err == sentence
     with pytest.raises(SchemaError, match="a bug"), output.reporting("Go on."):
         raise SchemaError("a bug")
+
+
+def test_a_signal_that_a_library_turns_into_another_error_is_that_signal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def partially() -> None:  # as pandas' compiled modules do while they are imported
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise AttributeError("partially initialized module 'pandas'") from None
+
+    with pytest.raises(typer.Exit) as raised, output.reporting("Go on."):
+        partially()
+    assert raised.value.exit_code == 130
+    assert capsys.readouterr().err == "interrupted. Go on.\n"
+    with pytest.raises(AttributeError, match="a bug"), output.reporting("Go on."):
+        raise AttributeError("a bug")
 
 
 def test_a_second_notice_at_exit_changes_no_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -239,12 +239,12 @@ def reporting(resume: str = "") -> Iterator[None]:
     Args:
         resume: what to say after Ctrl-C. Work that goes on so also ends in order after SIGTERM and SIGUSR1.
     """
-    from gaincurate.core.process import stoppable
+    from gaincurate.core.process import stoppable, swallowed_stops
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # prompts hold what a terminal may not have
     try:
-        with _no_ctrl_c_lost(), stoppable() if resume else nullcontext():
+        with _no_ctrl_c_lost(), stoppable() if resume else nullcontext(), swallowed_stops():
             yield
     except GaincurateError as error:
         if os.environ.get("GAINCURATE_DEBUG") == "1":
@@ -257,8 +257,6 @@ def reporting(resume: str = "") -> Iterator[None]:
         _discard(sys.stdout)
         raise typer.Exit(0) from None
     except Exception as error:
-        if (stop := _within_pydantic(error)) is not None:
-            raise _ended(stop, resume) from error
         refusal = _by_the_system(error)
         if refusal is None or os.environ.get("GAINCURATE_DEBUG") == "1":
             raise
@@ -311,21 +309,6 @@ def _ended(stop: KeyboardInterrupt, resume: str) -> typer.Exit:
     by_notice = isinstance(stop, Terminated)
     note(f"{f'ended by {stop}' if by_notice else 'interrupted'}. {resume}".rstrip())
     return typer.Exit(Terminated.exit_code if by_notice else 130)
-
-
-def _within_pydantic(error: Exception) -> KeyboardInterrupt | None:
-    """The signal that arrived while pydantic built a model: it keeps its text alone.
-
-    By name, because not every command loads pydantic.
-    """
-    from gaincurate.core.process import Terminated
-
-    if type(error).__name__ != "SchemaError":
-        return None
-    said = re.search(r"KeyboardInterrupt|Terminated: (SIG\w+)", str(error))
-    if said is None:
-        return None
-    return Terminated(signal.Signals[said[1]]) if said[1] else KeyboardInterrupt()
 
 
 def zero_vector_sentence(count: int) -> str:

@@ -30,6 +30,8 @@ CONTROLS: dict[str, dict[str, Any]] = {
 }
 """Arms that every comparison has: what costs nothing, and what length alone gives."""
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Seeds = Annotated[list[Seed], Field(min_length=1, max_length=10_000)]
+Factor = Annotated[float, Field(gt=0, le=1e6)]
 Marks = Annotated[int, Field(ge=1, le=10_000)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 Tokens = Annotated[int, Field(ge=1, lt=2**53)]
@@ -122,11 +124,11 @@ class Evaluation(Frozen):
 class Tune(Frozen):
     """What `gaincurate compare --tune` tries with uniform sampling before any arm, at equal tokens."""
 
-    learning_rate: list[Annotated[float, Field(gt=0)]] = Field(default=[0.5, 1.0, 2.0], min_length=1)
+    learning_rate: list[Factor] = Field(default=[0.5, 1.0, 2.0], min_length=1, max_length=100)
     """Factors of the learning rate of `[train]`."""
-    step_prompts: list[Annotated[float, Field(gt=0)]] = Field(default=[0.5, 1.0], min_length=1)
+    step_prompts: list[Factor] = Field(default=[0.5, 1.0], min_length=1, max_length=100)
     """Factors of `step_prompts`; each with each learning rate."""
-    seeds: list[Seed] = Field(default=[100, 101], min_length=1)
+    seeds: Seeds = [100, 101]
     """Of these trainings; no arm shares random numbers with them."""
 
 
@@ -156,7 +158,7 @@ class Comparison(Frozen):
     """CPU threads of a training. Default: torch's. Numbers depend on it, on a CPU."""
     marks: Marks = 4
     """Evaluations, evenly over the budget, besides the one at the start."""
-    seeds: list[Seed] = Field(default=[0, 1, 2], min_length=1)
+    seeds: Seeds = [0, 1, 2]
     """Of the schedule, the sampling and the trainer."""
     step_prompts: Count = 8
     """Prompts that are generated for at a time."""
@@ -176,7 +178,7 @@ class Comparison(Frozen):
     """What `--tune` tries."""
     controls: bool = True
     """Add uniform sampling with the replay and the `step_prompts` of each arm that has its own."""
-    arms: list[Arm] = Field(min_length=1)
+    arms: list[Arm] = Field(min_length=1, max_length=1_000)
     """What is compared; `uniform` and `length` are added where they are not there."""
 
     @model_validator(mode="after")

@@ -22,6 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from types import FrameType
 from typing import Any, BinaryIO
 
 from gaincurate.core.foreign import json_value, read_bytes, without_secrets
@@ -60,6 +61,7 @@ def main() -> None:
     jobs, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)  # a verifier that prints must not speak in our place
+    signal.signal(signal.SIGINT, _passed_on)
     setup: Setup = pickle.load(jobs)
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]  # `ulimit -v`, which only root may raise
     limit = setup.memory << 20
@@ -82,6 +84,10 @@ def main() -> None:
         if os.getpid() != own:  # the verifier forked and came back twice: the job is the parent's
             os._exit(0)
         _say(replies, {"job": number, **verdict})
+
+
+def _passed_on(number: int, frame: FrameType | None) -> None:
+    """Ctrl-C is for who started us. A handler, because what a verifier starts would inherit SIG_IGN."""
 
 
 def _say(replies: BinaryIO, value: dict[str, Any]) -> None:

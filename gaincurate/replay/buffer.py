@@ -19,6 +19,7 @@ from gaincurate.replay.group import Key, RolloutGroup
 from gaincurate.replay.rows import decode, encode
 
 FORMAT = 1
+_MOST = 2**53  # steps, tokens
 _STREAM = 0x5250  # of the seed's noise; no strategy uses it
 
 
@@ -293,10 +294,12 @@ class ReplayBuffer:
             step, version = state["step"], state["policy_version"]
             if not 0 <= state["held"] <= len(groups):
                 raise ValueError("it says that it holds more groups than are there")
-            numbers = [plan.fresh_groups, step, version, *state["replayed"], *asdict(counts).values()]
-            if not {type(number) for number in numbers} <= {int}:
-                raise TypeError("a count is no whole number")
-        except (LookupError, TypeError, ValueError) as error:
+            numbers = [plan.fresh_groups, step + 1, version + 1, *state["replayed"], *asdict(counts).values()]
+            if not all(type(number) is int and 0 <= number < _MOST for number in numbers):
+                raise ValueError("a count is no whole number, or one that cannot be")
+            if plan.fresh_groups + len(plan.replayed) not in (0, sizes["batch_groups"]):
+                raise ValueError("what was planned is no batch")
+        except (LookupError, TypeError, ValueError, ArithmeticError) as error:
             raise OutputError(
                 "the replay buffer's state is damaged: go back to the checkpoint before it."
             ) from error

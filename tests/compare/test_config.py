@@ -221,6 +221,10 @@ def test_a_file_names_folders_beside_it(tmp_path: Path) -> None:
             "c: train.reward_weights.list[0].float = nan: Input should be a finite number.",
         ),
         (
+            {"tune": {"step_prompts": [1.7e308]}},
+            "c: tune.step_prompts[0] = 1.7e+308: Input should be less than or equal to 1000000.",
+        ),
+        (
             {"budget_tokens": 10**12},
             "c: budget_tokens 1000000000000 may take 7,812,500,001 rounds of the arm 'uniform', and a run has "
             "at most 1,000,000; raise round_steps.",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -345,6 +346,12 @@ def test_a_damaged_state_changes_nothing() -> None:
         {**state, "seen": [["a", "b", "c"]]},
         {**state, "counts": {**state["counts"], "kept": []}},
         {**state, "counts": {**state["counts"], "tokens_generated": None}},
+        {**state, "counts": {**state["counts"], "tokens_generated": 10**400}},
+        {**state, "seen": [["a", math.inf, 0]]},
+        {**state, "step": 2**70},
+        {**state, "replayed": [-1, -2]},
+        {**state, "fresh_groups": 10**30},
+        {**state, "fresh_groups": -5},
     ):
         with pytest.raises(OutputError):
             one.load_state(broken)
