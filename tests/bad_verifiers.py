@@ -54,6 +54,9 @@ def check(completion: str, row: dict[str, Any]) -> Any:
         raise _WorseError
     if completion == "!signal":
         os.kill(os.getpid(), 40)  # a real-time signal
+    if completion == "!interrupt":
+        signal.raise_signal(signal.SIGINT)
+        return 1.0
     if completion == "!key":
         return os.environ["SOME_API_KEY"]
     if completion == "!key in an error":

@@ -118,6 +118,12 @@ def test_a_verifier_that_forks_and_comes_back_twice_gives_one_verdict() -> None:
 
 
 @linux
+def test_ctrl_c_to_a_process_that_judges_is_no_verdict() -> None:
+    jobs = [Job("!interrupt", "7", ROW), Job("7", "7", ROW)]
+    assert rewards(bad(), jobs) == [(1.0, None), (1.0, None)]
+
+
+@linux
 @pytest.mark.parametrize("completion", ["!leave", "!leave and exit"])
 def test_a_child_in_a_session_of_its_own_ends_with_the_process(tmp_path: Path, completion: str) -> None:
     fifo = tmp_path / "fifo"
