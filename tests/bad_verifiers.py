@@ -22,6 +22,10 @@ class _WorseError(Exception):
         raise KeyboardInterrupt
 
 
+async def _later() -> float:
+    return 1.0
+
+
 def check(completion: str, row: dict[str, Any]) -> Any:
     """1 for the row's answer, 0 for other texts; `!...` misbehaves."""
     if completion in ("!spin", "!sleep"):
@@ -57,6 +61,12 @@ def check(completion: str, row: dict[str, Any]) -> Any:
     if completion == "!interrupt":
         signal.raise_signal(signal.SIGINT)
         return 1.0
+    if completion == "!address":
+        return check
+    if completion == "!async":
+        return _later()
+    if completion == "!close":
+        os.closerange(3, 256)
     if completion == "!key":
         return os.environ["SOME_API_KEY"]
     if completion == "!key in an error":

@@ -6,6 +6,7 @@ other package. They are drawn with Python's `random()`, which gives the same num
 
 from __future__ import annotations
 
+import errno
 import json
 import random
 import shlex
@@ -119,6 +120,17 @@ def example_rows() -> list[dict[str, str | int]]:
     return [row for _, _, row in sorted(rows, key=lambda each: each[:2])]
 
 
+def _holds(path: Path, content: bytes) -> bool:
+    from gaincurate.core.foreign import read_bytes
+
+    try:
+        return read_bytes(path, len(content)) == content
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return False  # a pipe, a device, or longer
+
+
 @configured()
 def example(
     folder: Annotated[
@@ -142,7 +154,7 @@ def example(
             contents[path.name] = path.read_bytes()
         try:
             for name, content in contents.items():
-                if (folder / name).exists() and (folder / name).read_bytes() != content:
+                if (folder / name).exists() and not _holds(folder / name, content):
                     raise InputError(
                         f"{folder / name} is there with other content: give another folder, such as "
                         "`gaincurate example demo`."

@@ -90,7 +90,7 @@ def scoring_options(text: str) -> tuple[list[str], dict[str, Any]]:
             raise InputError(f"{asked}: {error}") from error
     if not DEVICE.fullmatch(device):
         raise InputError(f"{asked}: --device {device}: expected auto, cpu, cuda or cuda:N.")
-    if tokens != "auto" and not (tokens.isdecimal() and int(tokens) >= 1):
+    if tokens != "auto" and not (tokens.isdecimal() and len(tokens) <= 18 and int(tokens) >= 1):
         raise InputError(f"{asked}: --batch-tokens {tokens}: expected auto or a number from 1.")
     return words, {option.name: params[option.name] for option in words_read if option.name in _SCORING}
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 
 from gaincurate.compare.config import Marks, Seed
+from gaincurate.compare.train import Train
 from gaincurate.core.manifest import Count, Document, Seconds
 
 Positive = Annotated[Count, Field(ge=1)]
@@ -30,7 +31,7 @@ class _Settings(Document):
     marks: Marks
     budget_tokens: Positive
     evaluation: _Evaluation
-    train: dict[str, Any]
+    train: Train
 
 
 class _Chosen(Document):
@@ -75,8 +76,14 @@ class _OfStep(Document):
     round: Count
     tokens: Count
     training: Count
-    rollouts: Count
+    rollouts: Annotated[int, Field(ge=0, lt=2**31)]
     seconds: Seconds
+    prompts: Count | None = None
+    completion_tokens: Count | None = None
+    prompt_tokens: Count | None = None
+    effective: Annotated[float | None, Field(ge=0, le=1)] = None
+    reward: FiniteFloat | None = None
+    angle: FiniteFloat | None = None
 
 
 class _Logged(Document):
@@ -85,6 +92,7 @@ class _Logged(Document):
     cost: _OfStep = Field(alias="gaincurate/step")
     step: Count
     num_tokens: Annotated[float, Field(ge=0, lt=2**63)]
+    grad_norm: float | None = None
     replayed: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.0, alias="replay/share")
 
 

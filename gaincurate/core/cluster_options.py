@@ -21,7 +21,7 @@ def read_workers(value: str) -> int | Literal["all"]:
     Raises:
         InputError: it is neither a number from 1 nor `all`.
     """
-    if value != "all" and not (value.isdecimal() and int(value)):
+    if value != "all" and not (value.isdecimal() and len(value) <= 9 and int(value)):
         raise InputError(f"--workers {value}: expected a number from 1, or all.")
     return "all" if value == "all" else int(value)
 

@@ -85,7 +85,7 @@ class Part(Document):
     rejected: list[dict[str, Any]] = []
 
 
-Seconds = Annotated[FiniteFloat, Field(ge=0)]
+Seconds = Annotated[FiniteFloat, Field(ge=0, le=1e12)]
 
 
 class ColumnNote(Document):

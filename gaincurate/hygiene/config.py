@@ -67,7 +67,7 @@ class HygieneConfig(RowChecks):
         ),
     ] = False
     ngram: Annotated[
-        int | None, Field(ge=2), Option("Contaminated: words in an n-gram. Default: 13.", CHECKS)
+        int | None, Field(ge=2, le=100), Option("Contaminated: words in an n-gram. Default: 13.", CHECKS)
     ] = None
     overlap: Annotated[
         float | None,

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,6 +22,8 @@ from gaincurate.scoring.readers.source import open_source
 _SHOWN = 60  # words of a shared text
 COMMON = 3
 """An n-gram of so many different questions of one file is a phrase and not a question."""
+LONGEST = 100
+"""Words in an n-gram at most: memory is so many times the questions'."""
 _TEMPLATE = 20  # rows that end alike, or half of a small file, have an instruction there
 
 
@@ -78,9 +79,21 @@ def _match(
 
 
 def _longest(row: list[str], question: list[str]) -> str:
-    """The longest run of words that both have."""
-    match = SequenceMatcher(None, row, question, autojunk=False).find_longest_match()
-    return " ".join(row[match.a : match.a + match.size])
+    """The first of the longest runs of words that both have, of as many words as are shown."""
+
+    def begin(size: int) -> int | None:
+        there = {hash(tuple(question[k : k + size])) for k in range(len(question) - size + 1)}
+        runs = range(len(row) - size + 1)
+        return next((k for k in runs if hash(tuple(row[k : k + size])) in there), None)
+
+    low, high, found = 0, min(len(row), len(question), _SHOWN), 0
+    while low < high:  # a shared run of some length has shared ones of every shorter length in it
+        size = (low + high + 1) // 2
+        if (place := begin(size)) is None:
+            high = size - 1
+        else:
+            low, found = size, place
+    return " ".join(row[found : found + low])
 
 
 def _hit(place: int, index: EvalIndex, number: int, share: float, text: str) -> Hit:
@@ -115,13 +128,13 @@ class EvalIndex:
         ngram: words in an n-gram.
 
     Raises:
-        InputError: an n-gram of fewer than two words.
+        InputError: an n-gram of fewer than two or more than a hundred words.
         SourceError: a file cannot be read, or it is unclear where its questions are.
     """
 
     def __init__(self, files: Sequence[str], column: str | None, ngram: int) -> None:
-        if ngram < 2:
-            raise InputError(f"--ngram {ngram}: at least two words.")
+        if not 2 <= ngram <= LONGEST:
+            raise InputError(f"--ngram {ngram}: from 2 to {LONGEST} words.")
         self.ngram = ngram
         read: dict[tuple[str, ...], tuple[str, int]] = {}
         wholes: dict[str, tuple[str, ...]] = {}

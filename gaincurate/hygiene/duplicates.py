@@ -195,8 +195,10 @@ class _Search:
     def __init__(self, sketches: Sketches, likeness: Likeness, file: IO[bytes], answers: bool) -> None:
         self.other_numbers = 0
         self._sketches, self._likeness, self._answers = sketches, likeness, answers
+        self._least = likeness.threshold
         self._index = sketches.index()
         self._places: list[int] = []
+        self._numbers: list[bytes] = []
         self._file, self._ends = file, array("q", [0])
         self._shingles = lru_cache(_CACHED)(lambda number: shingles(self._read(number)[0]))
 
@@ -208,27 +210,32 @@ class _Search:
         return [hit for hit in hits if hit is not None]
 
     def _one(self, row: _Row, triples: set[str], sketch: Any) -> Hit | None:
-        alike = [(jaccard(triples, self._shingles(number)), -number) for number in self._index.query(sketch)]
-        alike = [pair for pair in alike if pair[0] >= self._likeness.threshold]
-        for index, negative in sorted(
-            alike, reverse=True
-        ):  # the most similar, of equals the first in the file
+        def likeness(number: int) -> float:
+            return jaccard(triples, self._shingles(number))
+
+        numbers = _digest(_numbers(row.tokens), 8)
+        candidates = [(number, self._numbers[number] == numbers) for number in self._index.query(sketch)]
+        chosen = [number for number, same in candidates if same or self._likeness.any_numbers]
+        alike = [(index, -number) for number in chosen if (index := likeness(number)) >= self._least]
+        if alike:
+            index, negative = max(alike)  # the most similar, of equals the first in the file
             text, answer = self._read(-negative)
             same = _numbers(row.tokens) == _numbers(text)
-            if same or self._likeness.any_numbers:
-                facts = {"jaccard": round(index, 4), "same_numbers": same}
-                facts |= {"same_answer": _text(row.answer) == answer} if self._answers else {}
-                reason = f"{index:.2f} of the token triples are shared"
-                reason += "" if same else ", the numbers differ"
-                reason += "" if facts.get("same_answer", True) else ", another answer"
-                return Hit(row.place, reason, self._places[-negative], facts)
-        self.other_numbers += bool(alike)
-        self._keep(row, sketch)
+            facts = {"jaccard": round(index, 4), "same_numbers": same}
+            facts |= {"same_answer": _text(row.answer) == answer} if self._answers else {}
+            reason = f"{index:.2f} of the token triples are shared"
+            reason += "" if same else ", the numbers differ"
+            reason += "" if facts.get("same_answer", True) else ", another answer"
+            return Hit(row.place, reason, self._places[-negative], facts)
+        # The first that is alike says it: in a set made of one template all rows before this one are.
+        self.other_numbers += any(likeness(number) >= self._least for number, same in candidates if not same)
+        self._keep(row, sketch, numbers)
         return None
 
-    def _keep(self, row: _Row, sketch: Any) -> None:
+    def _keep(self, row: _Row, sketch: Any, numbers: bytes) -> None:
         self._index.insert(len(self._places), sketch)
         self._places.append(row.place)
+        self._numbers.append(numbers)
         data = json.dumps([row.tokens, _text(row.answer)]).encode()
         self._file.seek(self._ends[-1])
         self._ends.append(self._ends[-1] + self._file.write(data))

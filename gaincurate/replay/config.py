@@ -36,16 +36,14 @@ class ReplayConfig:
 
     def __post_init__(self) -> None:
         for name, least in (("batch_groups", 2), ("group_size", 2), ("capacity", 1)):
-            _at_least(name, getattr(self, name), least)
-        _at_least("seed", self.seed, 0)
-        if self.seed >= 2**64:
-            raise InputError(f"seed is {self.seed}; it is below 2^64.")
+            at_least(name, getattr(self, name), least)
+        at_least("seed", self.seed, 0)
         if self.max_age is not None:
-            _at_least("max_age", self.max_age, 1)
-        if not 0 < self.fresh_share < 1:
+            at_least("max_age", self.max_age, 1)
+        if not isinstance(self.fresh_share, float) or not 0 < self.fresh_share < 1:
             raise InputError(
-                f"fresh_share is {self.fresh_share}; it is above 0 and below 1. To train without replay, use "
-                "no buffer."
+                f"fresh_share is {self.fresh_share!r}; it is above 0 and below 1. To train without replay, "
+                "use no buffer."
             )
         if not 1 <= self.fresh_groups < self.batch_groups:
             raise InputError(
@@ -70,6 +68,13 @@ class ReplayConfig:
         return self.batch_groups - self.fresh_groups
 
 
-def _at_least(name: str, value: int, least: int) -> None:
+def at_least(name: str, value: int, least: int) -> None:
+    """See that a count is one.
+
+    Raises:
+        InputError: it is no whole number from `least` and below 2^64.
+    """
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise InputError(f"{name} is {value!r}; it is a whole number from {least}.")
+    if value >= 2**64:
+        raise InputError(f"{name} is 2^64 or more.")

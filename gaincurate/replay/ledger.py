@@ -20,7 +20,8 @@ import pyarrow as pa
 from gaincurate.core.files import reading, sync_folder
 from gaincurate.core.foreign import open_regular, read_bytes
 from gaincurate.core.locks import Split, writing
-from gaincurate.errors import InputError, OutputError, StorageError, storage_error
+from gaincurate.errors import OutputError, StorageError, storage_error
+from gaincurate.replay.config import at_least
 from gaincurate.replay.group import RolloutGroup
 from gaincurate.replay.rows import SCHEMA, batches_of, check_schema, groups_of
 
@@ -194,10 +195,9 @@ class Ledger:
     def __init__(
         self, folder: str | Path, *, keep_versions: int | None = None, segment_bytes: int = _SEGMENT
     ) -> None:
-        if keep_versions is not None and keep_versions < 1:
-            raise InputError(f"keep_versions is {keep_versions}; it is 1 or more.")
-        if segment_bytes < 1:
-            raise InputError(f"segment_bytes is {segment_bytes}; it is 1 or more.")
+        if keep_versions is not None:
+            at_least("keep_versions", keep_versions, 1)
+        at_least("segment_bytes", segment_bytes, 1)
         self.folder = Path(folder)
         self._keep, self._limit = keep_versions, segment_bytes
         self.cut = 0

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.types as pt
 
 import gaincurate
@@ -22,7 +21,7 @@ from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.stats import Floats, even_bins, ranks, spearman
 from gaincurate.errors import InputError, OutputError
 from gaincurate.report.config import Way
-from gaincurate.report.table import LENGTH
+from gaincurate.report.table import LENGTH, numbers
 
 BINS = 20
 _SUFFIX = {"residual": "residual", "rank-in-bin": "rank_in_bin"}
@@ -135,7 +134,7 @@ def _is_there(scored: ScoredSet, name: str, how: Json, *, overwrite: bool) -> bo
 
 
 def _numbers(scored: ScoredSet, name: str, option: str) -> Floats:
-    """A column as float64, NaN for null.
+    """A column as float64, NaN for null and for what is beyond 1e100, whose sums would be infinite.
 
     Raises:
         InputError: no such column, or no numbers in it.
@@ -144,8 +143,7 @@ def _numbers(scored: ScoredSet, name: str, option: str) -> Floats:
     kind = column.type
     if not (pt.is_integer(kind) or pt.is_floating(kind) or pt.is_decimal(kind)):
         raise InputError(f"{option} {name}: that column holds {kind}, and this needs numbers.", column=name)
-    numbers: Floats = pc.cast(column, pa.float64(), safe=False).to_numpy()
-    return numbers
+    return numbers(column)[0]
 
 
 def residual(signal: Floats, length: Floats) -> Floats:

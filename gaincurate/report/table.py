@@ -300,8 +300,8 @@ def levels(column: pa.ChunkedArray) -> Levels | None:
 
 
 def _number_in(text: str) -> float | None:
-    numbers = _NUMBER.findall(text)
-    return float(numbers[0]) if len(numbers) == 1 else None
+    numbers = [float(number) for number in _NUMBER.findall(text)]
+    return numbers[0] if len(numbers) == 1 and abs(numbers[0]) <= _INFINITE else None
 
 
 def _word(text: str) -> float | None:

@@ -95,7 +95,7 @@ class Place(Document):
 
     run: Digest
     round: Count
-    step: int
+    step: Annotated[int, Field(ge=0, lt=2**53)]
     plan: Digest
     outcomes: _Bytes
     state: State

@@ -54,6 +54,8 @@ def check_place(run: Run, saved: Json, where: str) -> None:
     Raises:
         OutputError: another run's, one that is ahead of the run's folder, or of rounds that were undone.
     """
+    if not isinstance(saved, dict):
+        raise OutputError(f"{where} is damaged: it is no place in a run; resume from another checkpoint.")
     if saved.get("format") != FORMAT:
         raise OutputError(f"{where} has format {saved.get('format')}, this version reads {FORMAT}.")
     try:

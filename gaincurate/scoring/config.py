@@ -31,7 +31,7 @@ from gaincurate.core.store import located
 from gaincurate.errors import InputError
 from gaincurate.scoring.split import read_split
 
-DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]+)?")
+DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,9})?")
 """What `--device` takes."""
 MAX_WEIGHT = 1e30  # times a cosine, still a float32
 Signal = Literal["angle", "nll", "entropy", "embedding"]
@@ -151,7 +151,7 @@ class KernelBenchConfig(BaseModel):
 
 def _sizes(value: str) -> tuple[int, ...]:
     numbers = value.split(",")
-    if not all(number.isdecimal() and int(number) for number in numbers):
+    if not all(number.isdecimal() and len(number) <= 9 and int(number) for number in numbers):
         raise InputError(f"--workers {value}: expected numbers from 1 with commas between them.")
     return tuple(map(int, numbers))
 

@@ -31,7 +31,7 @@ def read_split(value: str) -> Split:
     """
     if value == "auto":
         return split_of_job(os.environ)
-    part = re.fullmatch(r"(\d+)/(\d+)", value)
+    part = re.fullmatch(r"(\d{1,18})/(\d{1,18})", value)
     if not part or not 1 <= int(part[1]) <= int(part[2]):
         raise InputError(f"--shard {value}: expected I/N with I from 1 to N, such as 1/4, or auto.")
     return Split(int(part[1]), int(part[2]))

@@ -327,7 +327,7 @@ class _Taking:
             again = old is not None and old.hash != now.hash and not old.begins(path)
             entries = list(logs()[kind].read(path, begin, self._reward))
             self._loses = logs()[kind].loses
-            self._table_steps += [e.step for e in entries[:1] if table and e.step is not None]
+            self._table_steps += [e.step for e in entries[:1] if table and type(e.step) is int]
             self._again += overlap
             self._joined += overlap
             self._take_entries(entries[overlap:], again and not table)

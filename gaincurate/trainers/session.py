@@ -17,9 +17,10 @@ from typing import Any
 
 from gaincurate.core.arrow import read_json_lines, read_parquet
 from gaincurate.core.artifact import RUN, Json
-from gaincurate.core.files import append_lines, reading, write_json
+from gaincurate.core.files import append_lines, reading, to_lines, write_json
+from gaincurate.core.foreign import json_value
 from gaincurate.core.manifest import Document
-from gaincurate.core.outcomes import success_of
+from gaincurate.core.outcomes import check_line
 from gaincurate.core.process import command_lock
 from gaincurate.core.prompts import read_rows
 from gaincurate.core.schema import ID
@@ -168,7 +169,7 @@ class RunSession(AbstractContextManager["RunSession"]):
             `[count]` rows, empty where the run is finished.
 
         Raises:
-            InputError: a batch would lie in two rounds.
+            InputError: a batch would lie in two rounds, or begin within one of before.
             OutcomeError: the round's outcomes are not all in, so the next one cannot be planned yet.
         """
         if self.finished:
@@ -178,6 +179,12 @@ class RunSession(AbstractContextManager["RunSession"]):
                 f"the trainer takes {count:,} prompts a step and a round of {self.run.folder} has "
                 f"{self.budget:,}, which is no multiple: a batch would lie in two rounds. Start the run with "
                 f"--align-to {count} and a --budget that is one."
+            )
+        if self.position % count:
+            raise InputError(
+                f"the trainer takes {count:,} prompts a step and the checkpoint was saved after "
+                f"{self.position:,} of the round's {self.budget:,}, which is no multiple: resume with the "
+                "batch size that it was saved with."
             )
         if self.position >= self.budget and not self.turn():
             return []
@@ -191,22 +198,35 @@ class RunSession(AbstractContextManager["RunSession"]):
         Without `round` a line is of the newest round that has its prompt.
 
         Raises:
-            OutcomeError: a reward is no number or outside the run's range; nothing is written.
+            OutcomeError: a line that the run could not use, such as a reward outside the run's range; nothing
+                is written.
             StorageError: the file system refused.
         """
         newest, rules = self.round, rules_of(self.run.config)
         outcomes = [{"round": self._round_of(line.get(ID), newest), **line} for line in lines]
-        for line in outcomes:  # now, not when a whole round was trained
-            success_of(line, "an outcome", rules)
+        for outcome in outcomes:  # now, not when a whole round was trained
+            try:
+                written = json_value(to_lines([outcome]))
+            except (TypeError, ValueError, RecursionError) as error:
+                raise OutcomeError(
+                    f"an outcome cannot be written: {str(error)[:200].rstrip('.')}."
+                ) from error
+            line = check_line(written, "an outcome", newest, rules)
+            if line.gc_id not in self._ids_of(line.round):
+                raise OutcomeError(
+                    f"an outcome: {line.gc_id!r} is not among the prompts of round {line.round}.",
+                    gc_id=line.gc_id,
+                )
         append_lines(self.run.outcomes(newest), outcomes)
 
     def _round_of(self, gc_id: Any, newest: int) -> int:
-        for round_ in range(newest, -1, -1):
-            if round_ not in self._sets:
-                self._sets[round_] = frozenset(self.run.ids(round_))
-            if gc_id in self._sets[round_]:
-                return round_
-        return newest
+        rounds = range(newest, -1, -1) if isinstance(gc_id, str) else ()
+        return next((round_ for round_ in rounds if gc_id in self._ids_of(round_)), newest)
+
+    def _ids_of(self, round_: int) -> frozenset[str]:
+        if round_ not in self._sets:
+            self._sets[round_] = frozenset(self.run.ids(round_))
+        return self._sets[round_]
 
     @property
     def rescoring_due(self) -> bool:
@@ -263,9 +283,14 @@ class RunSession(AbstractContextManager["RunSession"]):
             where: what it was read from, for sentences.
 
         Raises:
-            OutputError: it is another run's, or of a history that was undone.
+            OutputError: it is damaged, another run's, or of a history that was undone.
             LockedError: another process is at work on the run.
         """
+        if isinstance(saved, dict) and saved.get("position", 0) not in range(self.budget + 1):
+            raise OutputError(
+                f"{where} is damaged: position is not from 0 to {self.budget:,}; resume from another "
+                "checkpoint."
+            )
         with working_on(self.run.folder):
             undone = return_to(self.run, saved, where)
         if undone:

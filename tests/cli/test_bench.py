@@ -180,6 +180,7 @@ def test_bench_scale_prints_a_line_per_size() -> None:
     ("options", "sentence"),
     [
         (("--workers", "2,x"), "--workers 2,x: expected numbers from 1 with commas between them."),
+        (("--workers", "9" * 10), "--workers 9999999999: expected numbers from 1 with commas between them."),
         (("--workers", "0"), "--workers 0: expected numbers from 1 with commas between them."),
         (
             ("--rows", "1000000000000", "--shard-rows", "1"),

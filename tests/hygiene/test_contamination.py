@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from difflib import SequenceMatcher
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError, SourceError
-from gaincurate.hygiene.contamination import COMMON, EvalIndex, contaminated
+from gaincurate.hygiene.contamination import _SHOWN, COMMON, EvalIndex, _longest, contaminated
 from gaincurate.hygiene.findings import CheckResult
 from gaincurate.hygiene.options import HygieneOptions
 from questions import asking, left
@@ -137,6 +138,18 @@ def test_overlap_asks_for_more_of_the_question(tmp_path: Path) -> None:
     assert [hit.place for hit in found(scored, file, overlap=1.0).hits] == [0]
 
 
+@given(st.lists(st.sampled_from("abc"), max_size=90), st.lists(st.sampled_from("abc"), max_size=90))
+def test_what_is_shown_is_the_first_longest_run(row: list[str], question: list[str]) -> None:
+    best = SequenceMatcher(None, row, question, autojunk=False).find_longest_match()
+    expected = row[best.a : best.a + best.size]
+    found = _longest(row, question).split()
+    assert found == expected if best.size <= _SHOWN else len(found) == _SHOWN
+
+
+def test_rows_and_questions_of_one_word_take_linear_time() -> None:
+    assert _longest(["a"] * 100_000, ["a"] * 100_000).split() == ["a"] * _SHOWN  # was some minutes
+
+
 def test_several_files_and_a_named_column(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": LONG, "n": 1}) + "\n")
     (tmp_path / "b.jsonl").write_text(json.dumps({"text": None, "n": 1}) + "\n" + json.dumps({"text": "b c"}))
@@ -156,5 +169,5 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
     )
     with pytest.raises(SourceError, match="--eval nothing.parquet: nothing.parquet does not exist."):
         EvalIndex(["nothing.parquet"], None, 13)
-    with pytest.raises(InputError, match="--ngram 1: at least two words."):
+    with pytest.raises(InputError, match="--ngram 1: from 2 to 100 words."):
         EvalIndex([str(file)], "text", 1)

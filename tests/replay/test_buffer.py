@@ -42,8 +42,13 @@ def test_fresh_and_replayed_make_the_batch(batch: int, share: float, fresh: int)
         ({"size": 1}, "group_size is 1; it is a whole number from 2."),
         ({"capacity": True}, "capacity is True; it is a whole number from 1."),
         ({"max_age": 0}, "max_age is 0; it is a whole number from 1."),
+        ({"batch": 10**400}, "batch_groups is 2^64 or more."),
+        (
+            {"fresh_share": "x"},
+            "fresh_share is 'x'; it is above 0 and below 1. To train without replay, use no buffer.",
+        ),
         ({"seed": -1}, "seed is -1; it is a whole number from 0."),
-        ({"seed": 2**64}, "seed is 18446744073709551616; it is below 2^64."),
+        ({"seed": 2**64}, "seed is 2^64 or more."),
         (
             {"fresh_share": 1.0},
             "fresh_share is 1.0; it is above 0 and below 1. To train without replay, use no buffer.",

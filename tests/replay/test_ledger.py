@@ -200,7 +200,7 @@ def test_a_folder_without_a_ledger_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("given", [{"keep_versions": 0}, {"segment_bytes": 0}])
 def test_sizes_that_cannot_be_are_refused(tmp_path: Path, given: dict[str, int]) -> None:
     (name,) = given
-    with pytest.raises(InputError, match=f"^{name} is 0; it is 1 or more.$"):
+    with pytest.raises(InputError, match=f"^{name} is 0; it is a whole number from 1.$"):
         Ledger(tmp_path, **given)
 
 

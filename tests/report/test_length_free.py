@@ -195,6 +195,15 @@ def test_rows_without_a_value_stay_without(tmp_path: Path) -> None:
         assert done.values == 4
 
 
+def test_values_whose_sums_are_infinite_count_as_missing(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        sets.scored_row(f"id{k}", tokens=3 + k // 2) | {"gc_angle_inter": 1.7e308 if k < 2 else float(k)}
+        for k in range(12)
+    ]
+    folder = sets.make_set(tmp_path / "set", [rows])
+    assert derive(ScoredSet(folder), "gc_angle_inter", "residual").values == 10
+
+
 @pytest.mark.parametrize("way", ["residual", "rank-in-bin"])
 def test_a_run_is_ordered_by_it(tmp_path: Path, way: str) -> None:
     folder = runs.some_set(tmp_path / "set")

@@ -83,6 +83,10 @@ def test_one_text_in_twenty_may_be_unreadable() -> None:
     found = levels(pa.chunked_array([[*known, "Level ?", None]]))
     assert found is not None
     assert found.unread == ["Level ?"]
+    found = levels(pa.chunked_array([[*known, f"Level {'9' * 400}"]]))  # beyond what a float holds
+    assert found is not None
+    assert np.isfinite(found.values[:-1]).all()
+    assert np.isnan(found.values[-1])
 
 
 def test_columns_can_be_named(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,64 @@ def test_a_batch_in_two_rounds_is_refused(tmp_path: Path) -> None:
         InputError, match=r"^the trainer takes 3 prompts a step and a round of .* has 8, which"
     ):
         RunSession(run.folder).take(3)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"gc_id": "nobody's"}, r"\"nobody's\" is not among the prompts of round 0"),
+        ({"gc_id": [1]}, r"gc_id is \[1\], not a text"),
+        ({"step": 1.0}, "step is 1.0, not a whole number"),
+        ({"tokens": -1}, "tokens is -1, which counts nothing"),
+        ({"round": 5}, "round 5 is not planned yet"),
+        ({"text": b"x"}, "an outcome cannot be written: .* bytes"),
+        ({"text": "\ud800"}, "an outcome cannot be written: .* surrogates"),
+        ({"text": json.loads("[" * 100 + "]" * 100)}, "an outcome cannot be written: .* 64 deep"),
+        ({"text": 10**5000}, "an outcome cannot be written: .* digits"),
+    ],
+)
+def test_what_the_run_could_not_use_is_refused_and_not_written(
+    tmp_path: Path, change: dict[str, Any], sentence: str
+) -> None:
+    run = runs.begin(tmp_path)
+    with RunSession(run.folder) as live:
+        rows = live.take(8)
+        with pytest.raises(OutcomeError, match=f"^an outcome.*{sentence.removeprefix('an outcome')}"):
+            live.report([*outcomes(rows, 1), {"gc_id": live.ids[0], "reward": 1.0} | change])
+        assert not run.outcomes(0).exists()
+        live.report(outcomes(rows, 1))
+        assert live.turn()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"step": 2**63}, "is damaged: step is"),
+        ({"position": 10**18}, "is damaged: position is not from 0 to 8"),
+        ({"position": "x"}, "is damaged: position is not from 0 to 8"),
+    ],
+)
+def test_a_place_that_cannot_be_changes_nothing(
+    tmp_path: Path, change: dict[str, Any], sentence: str
+) -> None:
+    run = runs.begin(tmp_path)
+    with RunSession(run.folder) as live:
+        train(live, 4, 1)
+        saved = live.save(1)
+        with pytest.raises(OutputError, match=sentence):
+            live.restore(saved | change)
+        no_place: Any = [1]
+        with pytest.raises(OutputError, match="it is no place in a run"):
+            live.restore(no_place)
+        assert [row["gc_id"] for row in live.take(4)] == live.ids[4:]
+
+
+def test_another_batch_size_in_the_middle_of_a_round_is_refused(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path)
+    with RunSession(run.folder) as live:
+        train(live, 2, 1)
+        with pytest.raises(InputError, match=r"saved after 2 of the round's 8.*resume with the batch size"):
+            live.take(4)
 
 
 def test_two_trainers_of_one_run_are_one_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

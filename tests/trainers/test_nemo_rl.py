@@ -183,6 +183,7 @@ def test_validation_and_unfinished_turns_are_not_reported(tmp_path: Path) -> Non
     run = runs.begin(tmp_path)
     info = {"gc_id": run.ids(0)[0], "gc_round": 0, "gc_step": 1, "gc_run": str(run.folder)}
     report([None, {"ground_truth": "4"}, info, info], [1.0, 1.0, 0.25, 0.5], [True, True, False, True])
+    report([{"gc_id": run.ids(0)[1]}], [1.0])  # of validation rows that keep their id
     lines = [json.loads(line) for line in run.outcomes(0).read_text().splitlines()]
     assert lines == [{"round": 0, "gc_id": run.ids(0)[0], "reward": 0.5, "step": 1}]
 

@@ -45,7 +45,7 @@ def report(metadata: Sequence[Json | None], rewards: Any, terminateds: Any = Non
     ended = [True] * len(metadata) if terminateds is None else [bool(flag) for flag in terminateds]
     lines: dict[str, list[Json]] = {}
     for info, reward, end in zip(metadata, rewards, ended, strict=True):
-        if info and ID in info and end:
+        if info and RUN in info and end:  # `RunBatches` puts it in, and a validation row may have an id
             line = {
                 ID: info[ID],
                 "reward": reward_of(float(reward)),

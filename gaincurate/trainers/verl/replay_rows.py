@@ -6,6 +6,7 @@ no verl, so that it is tested without.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -53,11 +54,15 @@ class Sampling:
     low: float = 0.0
     high: float = 1.0
 
+    def __post_init__(self) -> None:
+        if not -math.inf < self.low < self.high < math.inf:
+            raise InputError(f"reward_range is [{self.low:g}, {self.high:g}]; it is two numbers that rise.")
+
 
 def groups_of(rows: Sequence[Row], step: int, sampling: Sampling) -> list[RolloutGroup]:
     """The whole groups among a step's trajectories, in the order of their first row.
 
-    A prompt some of whose rollouts failed is left out.
+    A prompt some of whose rollouts failed, or have no token for a reward to stand on, is left out.
 
     Raises:
         InputError: a rollout of several trajectories, or rows without log-probs or rewards.
@@ -73,7 +78,11 @@ def groups_of(rows: Sequence[Row], step: int, sampling: Sampling) -> list[Rollou
             )
         by_prompt[uid][int(session)] = row
     whole = [found for found in by_prompt.values() if len(found) == sampling.size]
-    return [_group([found[session] for session in sorted(found)], step, sampling) for found in whole]
+    return [
+        _group([found[session] for session in sorted(found)], step, sampling)
+        for found in whole
+        if all(len(row.fields["responses"]) for row in found.values())
+    ]
 
 
 def _group(rows: list[Row], step: int, sampling: Sampling) -> RolloutGroup:
