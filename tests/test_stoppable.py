@@ -172,6 +172,24 @@ def test_a_signal_that_a_library_turns_into_another_error_is_that_signal(
         raise AttributeError("a bug")
 
 
+def test_a_signal_before_a_command_begins_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Slow:  # as pydantic, while it builds the models of the options
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    def assembled() -> None:
+        Slow()
+        threading.Event().wait(60)
+
+    monkeypatch.setattr(app, "app", assembled)
+    monkeypatch.setattr(sys, "argv", ["gaincurate"])
+    with pytest.raises(KeyboardInterrupt):
+        app.main()
+    assert capsys.readouterr().err == ""
+
+
 def test_a_second_notice_at_exit_changes_no_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     def ended() -> None:
         raise SystemExit(143)
@@ -189,10 +207,19 @@ def test_a_second_notice_at_exit_changes_no_exit_code(monkeypatch: pytest.Monkey
     assert raised.value.code == 143
 
 
-def test_ctrl_c_inside_a_finalizer_is_not_lost(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "sentence"),
+    [
+        (signal.SIGINT, 130, "interrupted. Go on.\n"),
+        (signal.SIGTERM, 143, "ended by SIGTERM. Go on.\n"),
+    ],
+)
+def test_a_signal_inside_a_finalizer_is_not_lost(
+    number: signal.Signals, code: int, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     class Slow:
         def __del__(self) -> None:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
 
     def wait(make: Callable[[], object]) -> None:
         make()
@@ -201,8 +228,8 @@ def test_ctrl_c_inside_a_finalizer_is_not_lost(capsys: pytest.CaptureFixture[str
     before = sys.unraisablehook
     with pytest.raises(typer.Exit) as raised, output.reporting("Go on."):
         wait(Slow)
-    assert raised.value.exit_code == 130
-    assert capsys.readouterr().err == "interrupted. Go on.\n"
+    assert raised.value.exit_code == code
+    assert capsys.readouterr().err == sentence
     assert sys.unraisablehook is before
 
 

@@ -353,6 +353,9 @@ def _read_config(path: Path, ctx: Any, markers: Mapping[str, Option]) -> dict[st
             )
         if value is None:
             continue
+        if (odd := _odd_type(value)) is not None:
+            what = f"a {odd} is no value of an option; put it in quotes if it is a text"
+            raise InputError(f"{path}: {key} = {str(value)[:_SHOWN]}: {what}.", path=str(path))
         if isinstance(value, dict) and markers[name].read is str:
             raise InputError(f"{path}: {key} = {value!r}: it should be a text.", path=str(path))
         param = params[name]
@@ -365,6 +368,15 @@ def _read_config(path: Path, ctx: Any, markers: Mapping[str, Option]) -> dict[st
             raise InputError(f"{path}: {key} = {value!r}: {what}.", path=str(path)) from error
         values[name] = value
     return values
+
+
+def _odd_type(value: Any) -> str | None:
+    """The type of what YAML and TOML have and JSON has not: a date, bytes, a set."""
+    if isinstance(value, dict):
+        return next(filter(None, map(_odd_type, [*value, *value.values()])), None)
+    if isinstance(value, list):
+        return next(filter(None, map(_odd_type, value)), None)
+    return None if value is None or isinstance(value, (str, int, float)) else type(value).__name__
 
 
 def parsed(path: Path) -> dict[str, Any]:

@@ -244,7 +244,7 @@ def reporting(resume: str = "") -> Iterator[None]:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # prompts hold what a terminal may not have
     try:
-        with _no_ctrl_c_lost(), stoppable() if resume else nullcontext(), swallowed_stops():
+        with no_ctrl_c_lost(), stoppable() if resume else nullcontext(), swallowed_stops():
             yield
     except GaincurateError as error:
         if os.environ.get("GAINCURATE_DEBUG") == "1":
@@ -282,24 +282,31 @@ def _by_the_system(error: Exception) -> str | None:
 
 
 @contextmanager
-def _no_ctrl_c_lost() -> Iterator[None]:
-    """Send Ctrl-C again, a moment later, where it came inside a finalizer or compiled code: they print it."""
-    main = threading.main_thread().ident or 0
-    before = sys.unraisablehook
-    again = threading.Timer(_MOMENT, lambda: signal.pthread_kill(main, signal.SIGINT))
-    again.daemon = True
+def no_ctrl_c_lost() -> Iterator[None]:
+    """Send Ctrl-C again, a moment later, where it came inside a finalizer or compiled code: they print it.
+
+    The signals of `stoppable` too.
+    """
+    from gaincurate.core.process import taken_back
+
+    main, before = threading.main_thread().ident or 0, sys.unraisablehook
+    again: list[threading.Timer] = []
 
     def lost(what: Any) -> None:
-        if type(what.exc_value) is not KeyboardInterrupt:
+        if not isinstance(what.exc_value, KeyboardInterrupt):
             before(what)
-        elif not again.ident:
-            again.start()
+        elif not again:
+            number = taken_back(what.exc_value)
+            again.append(threading.Timer(_MOMENT, lambda: signal.pthread_kill(main, number)))
+            again[0].daemon = True
+            again[0].start()
 
     sys.unraisablehook = lost
     try:
         yield
     finally:
-        again.cancel()
+        for timer in again:
+            timer.cancel()
         sys.unraisablehook = before
 
 

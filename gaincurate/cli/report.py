@@ -437,10 +437,12 @@ def need_a_place_for_the_page(page: Path, option: str) -> None:
         what = "is a folder" if page.is_dir() else f"lies in {page.parent}, which is no folder"
         raise OutputError(f"{option} {page} {what}: name a file, such as report.html.", path=str(page))
     from gaincurate.core.files import reading
-    from gaincurate.core.foreign import read_bytes
+    from gaincurate.core.foreign import open_regular
 
-    with reading(page):
-        ours = not page.exists() or _MARK in read_bytes(page)[:_HEAD]
+    ours = True
+    if page.exists():
+        with reading(page), open_regular(page) as file:
+            ours = _MARK in file.read(_HEAD)
     if not ours:
         raise OutputError(
             f"{option} {page} is there and is no report: it would be lost. Name another file, such as "

@@ -109,7 +109,7 @@ class Arm(Frozen):
 class Evaluation(Frozen):
     """How a checkpoint is judged on the held-out prompts."""
 
-    samples: Count = 4
+    samples: int = Field(default=4, ge=1, le=10_000)
     """Completions of each prompt; pass@k for every k up to it."""
     temperature: float = Field(default=1.0, gt=0)
     """Of the sampling."""

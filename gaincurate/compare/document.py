@@ -6,7 +6,7 @@ document.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -166,8 +166,8 @@ def _arm(results: Results, place: int, resampled: Resampled, compared: dict[str,
         "reached_seconds": _reached(compared["reached_seconds"][name], of_budget=False),
         "accuracy_by_seed": results.accuracy[place, -1].mean(axis=1).tolist(),
         "pass_at": {
-            str(k): float(np.mean(pass_at(right, samples, k)))
-            for k in range(1, int(results.samples[:, -1].min()) + 1)
+            str(k): float(np.mean(chances))
+            for k, chances in enumerate(pass_at(right, samples, int(results.samples[:, -1].min())), 1)
         },
         "curve": _curve(results, place, resampled, edges),
         "cost": _cost(results, place),
@@ -256,15 +256,16 @@ def clipped(trained: Sequence[Steps], limit: float | None) -> float | None:
     return float(np.mean(norms > limit)) if limit and len(norms) else None
 
 
-def pass_at(right: Floats, samples: Floats, k: int) -> Floats:
+def pass_at(right: Floats, samples: Floats, most: int) -> Iterator[Floats]:
     """The chance that one of k answers is right, estimated without bias from `right` of `samples`.
 
-    1 - C(n - c, k) / C(n, k), which is exact for k drawn without replacement from the n.
+    1 - C(n - c, k) / C(n, k), which is exact for k drawn without replacement from the n. For each k up to
+    `most`.
     """
     missed = np.ones_like(right)
-    for i in range(k):
-        missed *= np.clip(samples - right - i, 0, None) / (samples - i)
-    return 1 - missed
+    for k in range(most):
+        missed *= np.clip(samples - right - k, 0, None) / (samples - k)
+        yield 1 - missed
 
 
 def over_time(trained: Sequence[Steps], budget: float) -> Json:

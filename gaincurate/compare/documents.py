@@ -39,9 +39,17 @@ class _Chosen(Document):
     step_prompts: Positive
 
 
+class _Tried(Document):
+    learning_rate: FiniteFloat
+    step_prompts: Positive
+    accuracy: Annotated[float, Field(ge=0, le=1)]
+    accuracy_by_seed: list[Annotated[float, Field(ge=0, le=1)]]
+    steps: Annotated[float, Field(ge=0, lt=2**53)]
+
+
 class _Tuned(Document):
     chosen: _Chosen
-    grid: list[dict[str, Any]]
+    grid: list[_Tried]
 
 
 class Facts(Document):
@@ -61,7 +69,7 @@ class Choice(Document):
     asked: dict[str, Any]
     seeds: list[Seed]
     chosen: _Chosen | None = None
-    grid: list[dict[str, Any]] = Field(default_factory=list)
+    grid: list[_Tried] = Field(default_factory=list)
 
 
 class Progress(Document):

@@ -216,7 +216,7 @@ def costs(document: Json) -> Markup:
             description="words:N",
         )
     )
-    shares = [arm["cost"]["training"] / arm["cost"]["tokens"] for arm in document["arms"]]
+    shares = [arm["cost"]["training"] / max(arm["cost"]["tokens"], 1) for arm in document["arms"]]
     parts_of_training = ", ".join(
         f"{name} {100 * share:.0f} %" for name, share in zip(names, shares, strict=True)
     )

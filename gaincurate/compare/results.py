@@ -224,7 +224,7 @@ def _places(table: pa.Table, arms: list[str], seeds: list[int], where: Path) -> 
     arm, seed = _index(table, "arm", pa.array(arms)), _index(table, "seed", pa.array(seeds, pa.int64()))
     if (arm < 0).any() or (seed < 0).any():
         raise OutputError(f"{where}: its results have an arm or a seed that {FACTS} does not have.")
-    return arm, table.column("mark").to_numpy().astype(np.int64), seed
+    return arm, pc.fill_null(table.column("mark"), -1).to_numpy().astype(np.int64), seed
 
 
 def _index(table: pa.Table, name: str, values: pa.Array) -> Ints:

@@ -360,6 +360,12 @@ def swallowed_stops() -> Iterator[None]:
         os.close(note)
 
 
+def taken_back(stop: KeyboardInterrupt) -> int:
+    """The signal to send for what was raised where it was lost, so that it is raised once more."""
+    _stops_seen.clear()
+    return signal.Signals[str(stop)] if isinstance(stop, Terminated) else signal.SIGINT
+
+
 def raise_lost_stop() -> None:
     """Raise again what `stoppable` raised inside a finalizer, where Python only prints it. For every batch.
 

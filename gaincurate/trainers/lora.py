@@ -72,7 +72,10 @@ def merge(adapter: Path, out: Path, base: str | None = None) -> None:
     model = transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, local_files_only=True
     )
-    wanted = set(tensor_names(adapter / _WEIGHTS))
+    try:
+        wanted = set(tensor_names(adapter / _WEIGHTS))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{adapter / _WEIGHTS} cannot be read: {_first_line(error)}.") from error
     if getattr(model.config, "tie_word_embeddings", False) and any(
         part in name for name in wanted for part in _TIED
     ):
@@ -93,7 +96,7 @@ def merge(adapter: Path, out: Path, base: str | None = None) -> None:
     _tokenizer(adapter if (adapter / "tokenizer_config.json").is_file() else folder, out)
 
 
-def _base_folder(adapter: Path, name: str | None) -> Path:
+def _base_folder(adapter: Path, name: object) -> Path:
     """The base model's folder on this machine.
 
     Raises:
@@ -102,7 +105,7 @@ def _base_folder(adapter: Path, name: str | None) -> Path:
     from gaincurate.scoring.model import find_model
 
     by_hand = f"`python -m gaincurate.trainers.merge {adapter} --base FOLDER --out OUT` merges it by hand"
-    if not name:
+    if not isinstance(name, str) or not name:
         raise ModelError(f"{adapter / ADAPTER} does not name its base model; {by_hand}.")
     try:
         files = find_model(name)

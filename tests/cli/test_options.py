@@ -169,6 +169,17 @@ def test_an_object_is_no_text(tmp_path: Path) -> None:
     assert result.stderr == f"error: {path}: split = {{'train': 0.9}}: it should be a text.\n"
 
 
+@pytest.mark.parametrize(
+    ("value", "kind"), [("2020-01-01", "date"), ("!!binary aGk=", "bytes"), ("[!!set {a, b}]", "set")]
+)
+def test_what_only_yaml_has_is_no_value(tmp_path: Path, value: str, kind: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(f"split: {value}\n")
+    result = run("export", "set", "--trainer", "trl", "--out", tmp_path / "x-{split}.jsonl", "--config", path)
+    assert result.exit_code == 2
+    assert result.stderr.endswith(f": a {kind} is no value of an option; put it in quotes if it is a text.\n")
+
+
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     result = run("score", "--config", tmp_path / "none.toml")
     assert result.exit_code == 1

@@ -41,7 +41,7 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_right_answer(samples: int, dat
     answers = [1] * right + [0] * (samples - right)
     subsets = list(combinations(answers, k))
     expected = sum(any(subset) for subset in subsets) / len(subsets)
-    found = pass_at(np.array([float(right)]), np.array([float(samples)]), k)
+    *_, found = pass_at(np.array([float(right)]), np.array([float(samples)]), k)
     assert found[0] == pytest.approx(expected, abs=1e-12)
 
 
