@@ -22,11 +22,15 @@ def small_sets(folder: Path) -> dict[str, Any]:
     for name in ("scored", "heldout"):
         names = [f"{name}{k}" for k in range(40)]
         column_set(folder / name, [3] * 40, {}, tasks | {"same": [1] * 40}, names=names)
+    (folder / "model").mkdir(exist_ok=True)
+    (folder / "model/config.json").write_text("{}")
+    (folder / "model/model.safetensors").touch()
     return {
         "scored": str(folder / "scored"),
         "heldout": str(folder / "heldout"),
-        "model": "the-model",
+        "model": str(folder / "model"),
         "verifier": "exact",
+        "answer_column": "same",
         "budget_tokens": 1000,
         "step_prompts": 4,
         "arms": [{"name": "angle", "strategy": "file-order"}],

@@ -301,6 +301,7 @@ def _notes(notes: Sequence[str]) -> None:
         output.say(f"note: {note}", "  ")
 
 
+_FILES = 64  # that may be open (`ulimit -n`): Deno, within the same, opens some when it begins
 _SPACE = 80 << 30  # bytes of address space (`ulimit -v`): V8, which draws, has 64 GiB of it
 _MARK, _HEAD = b'<meta name="generator" content="gaincurate ', 2048  # what a page of ours has, and where
 
@@ -460,6 +461,12 @@ def lacking_for_pages() -> str:
     missing = [name for name in ("altair", "jinja2", "vl_convert") if find_spec(name) is None]
     if missing:
         return f"{' and '.join(missing)}: `pip install 'gaincurate[report]'`"
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= files < _FILES:  # it would panic
+        return (
+            f"{_FILES} open files for what draws the pictures, and this process may have {files} "
+            "(`ulimit -n`)"
+        )
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if 0 <= limit < _SPACE:  # V8 would end the process by a signal
         return (

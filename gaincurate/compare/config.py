@@ -389,7 +389,7 @@ def checked_comparison(settings: dict[str, Any], where: str = "the comparison") 
         if wrong:
             raise InputError(f"{where}: {', and '.join(wrong)}.") from error
         first, arm = refused[0]
-        what = f"{first.name} = {first.value!r}{arm}: " if first.name else ""
+        what = f"{first.name} = {repr(first.value)[:80]}{arm}: " if first.name else ""
         raise InputError(f"{where}: {what}{first.what}.") from error
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, FiniteFloat
+from pydantic import Field, FiniteFloat, model_validator
 
 from gaincurate.compare.config import Marks, Seed
 from gaincurate.compare.train import Train
@@ -70,6 +70,12 @@ class Choice(Document):
     seeds: list[Seed]
     chosen: _Chosen | None = None
     grid: list[_Tried] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _tried(self) -> Choice:
+        if self.chosen is not None and not self.grid:
+            raise ValueError("it has a choice and does not say what was tried")
+        return self
 
 
 class Progress(Document):

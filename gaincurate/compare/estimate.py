@@ -20,7 +20,7 @@ from gaincurate.compare.runner import (
     TUNE,
     arm_jobs,
     check,
-    check_trainer,
+    check_means,
     environment,
     refuse_others,
     stated,
@@ -66,14 +66,14 @@ def estimate(
         OutputError: the folder holds something else.
     """
     check(comparison)
-    check_trainer(comparison)
+    check_means(comparison)
     if out.exists():
         refuse_others(out)
     path = out / TUNE / CHOICE
     choice = read_json(path, Choice) if path.exists() else {}
     tuning = list[ArmJob]()
     if choice.get("chosen") is not None:
-        comparison = comparison.tuned(**choice["chosen"])
+        comparison = comparison.tuned(choice["chosen"]["learning_rate"], choice["chosen"]["step_prompts"])
     elif tune or choice:
         tuning = [job for _, jobs in tune_jobs(comparison, out) for job in jobs]
     stated(comparison, out)

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -34,12 +35,17 @@ from gaincurate.core.progress import Progress
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.config import RolloutConfig
+from gaincurate.difficulty.prompts import answer_column
 from gaincurate.difficulty.rollout import roll_out
+from gaincurate.difficulty.verifier import VerifierConfig, VerifierPool
 from gaincurate.errors import InputError, OutputError, TrainerError
 from gaincurate.report.formatting import seconds as duration
 from gaincurate.report.table import likely_groups
 from gaincurate.schedule.first_model import recorded_model
 from gaincurate.schedule.run import read_json
+from gaincurate.scoring.config import MachineConfig
+from gaincurate.scoring.identity import resolve_machine
+from gaincurate.scoring.model import find_model
 
 START, JOBS, TUNE = "start", "jobs", "tune"
 CHOICE = "tune.json"
@@ -47,6 +53,7 @@ CHOICE = "tune.json"
 FORMAT = 1
 _FREE = {"arms", "seeds", "scored", "heldout", "tasks", "controls", "tune"}
 """Settings that may change; a set is known by its manifest."""
+_PLAIN = {bool, int, float, str, NoneType}
 _LOOK = 0.2  # seconds between two looks at what is done
 
 
@@ -81,21 +88,21 @@ def compare(
         tuning = None
         if tune or (out / TUNE).exists():
             tuning = _tune(comparison, out, progress, workers)
-            comparison = comparison.tuned(**tuning["chosen"])
+            comparison = comparison.tuned(tuning["chosen"]["learning_rate"], tuning["chosen"]["step_prompts"])
         facts, begun = stated(comparison, out)
+        jobs = arm_jobs(comparison, out)
+        if not all(job.done for job in jobs):
+            check_means(comparison)  # before a file stands for what cannot be trained
         if not (out / FACTS).exists():
             write_json(out / FACTS, facts | {"begun": {}})
         if tuning is not None:
             facts["tuned"] = {name: tuning[name] for name in ("chosen", "grid", "seeds")}
-        jobs = arm_jobs(comparison, out)
         for job in jobs:  # what is wrong with an arm is said before any is trained
             # Prepared once, and never stated: nothing was trained, and the name may stand for another now.
             if job.arm.name not in begun:
                 shutil.rmtree(job.folder, ignore_errors=True)
             job.prepare()
         write_json(out / FACTS, facts)
-        if not all(job.done for job in jobs):
-            check_trainer(comparison)
         start = out / START
         if not (start / MANIFEST).exists():
             progress.note("judging the model at the start")
@@ -253,12 +260,20 @@ def tasks_by_id(scored: ScoredSet, columns: Sequence[str]) -> dict[str, str]:
     return {gc_id: " ".join(task) for gc_id, *task in zip(ids, *values, strict=True) if task}
 
 
-def check_trainer(comparison: Comparison) -> None:
-    """See that TRL knows what it is to be given, before the first training finds out.
+def check_means(comparison: Comparison) -> None:
+    """See that trainer, model, verifier and gold answers are what a training needs, before the first one.
 
     Raises:
-        InputError: a setting that it does not have, or that is of another type there.
+        InputError: TRL has no such setting, or it is of another type there; the verifier cannot be loaded; a
+            set has no gold answers; far more threads than CPUs.
+        ModelError: the model is not here.
     """
+    find_model(model_at_start(comparison))
+    for folder in (comparison.scored, comparison.heldout):
+        answer_column(ScoredSet(folder), comparison.answer_column, needed=":" not in comparison.verifier)
+    resolve_machine(MachineConfig(threads=comparison.threads, workers=1))
+    with VerifierPool(VerifierConfig(comparison.verifier, workers=1)):
+        pass
     import trl
 
     fields, given = trl.GRPOConfig.__dataclass_fields__, comparison.train.given()
@@ -266,9 +281,11 @@ def check_trainer(comparison: Comparison) -> None:
     if unknown := sorted(given.keys() - fields.keys()):
         raise InputError(f"[train] {unknown[0]}: {grpo} has no such field.")
     for name, value in given.items():
-        kind = fields[name].type
-        if kind in (bool, int, str) and type(value) is not kind:  # what is of many types, TRL sees itself
-            raise InputError(f"[train] {name} is {kind.__name__} in {grpo}, and not {value!r:.50}.")
+        kinds = set(get_args(fields[name].type)) or {fields[name].type}
+        alike = float if type(value) is int and float in kinds else type(value)
+        if kinds <= _PLAIN and alike not in kinds:  # what is of other types, TRL sees itself
+            said = " or ".join(sorted(kind.__name__ for kind in kinds - {NoneType}))
+            raise InputError(f"[train] {name} is {said} in {grpo}, and not {str(value)[:50]!r}.")
 
 
 def stated(comparison: Comparison, out: Path) -> tuple[Json, set[str]]:
@@ -349,10 +366,10 @@ def _tune(comparison: Comparison, out: Path, progress: Progress, workers: int) -
         if before is None:  # killed while it was prepared
             shutil.rmtree(job.folder, ignore_errors=True)
         job.prepare()
+    if not all(job.done for job in trainings):
+        check_means(comparison)
     state: Json = {"format": FORMAT, "asked": asked, "seeds": comparison.tune.seeds}
     write_json(path, state)
-    if not all(job.done for job in trainings):
-        check_trainer(comparison)
     progress.note(f"tuning uniform: {len(rows)} settings, {len(comparison.tune.seeds)} seeds each")
     _work(trainings, progress, workers)
     prompts = ScoredSet(comparison.heldout).column(ID).to_pylist()

@@ -2,7 +2,7 @@
 
 Those that trainings are tuned by have their range here, so that a value that trains nothing, such as a NaN,
 is refused before the first set is opened. Any other field of GRPOConfig goes through as it is: TRL's own
-class says which there are and of what type (`gaincurate.compare.runner.check_trainer`).
+class says which there are and of what type (`gaincurate.compare.runner.check_means`).
 """
 
 from __future__ import annotations

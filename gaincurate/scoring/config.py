@@ -151,8 +151,8 @@ class KernelBenchConfig(BaseModel):
 
 def _sizes(value: str) -> tuple[int, ...]:
     numbers = value.split(",")
-    if not all(number.isdecimal() and len(number) <= 9 and int(number) for number in numbers):
-        raise InputError(f"--workers {value}: expected numbers from 1 with commas between them.")
+    if not all(number.isdecimal() and len(number) <= 6 and int(number) for number in numbers):
+        raise InputError(f"--workers {value}: expected numbers from 1 to 999,999 with commas between them.")
     return tuple(map(int, numbers))
 
 
@@ -170,9 +170,9 @@ class ScaleBenchConfig(BaseModel):
     ] = (1, 8, 64, 512)
     rows: Annotated[int, Field(ge=1), Option("Rows of a simulated run.")] = 1_000_000
     shard_rows: Annotated[int, Field(ge=1), Option("Rows per simulated shard.")] = 32
-    shard_seconds: Annotated[float, Field(gt=0, le=86_400), Option("Seconds that one takes, on average.")] = (
-        10.0
-    )
+    shard_seconds: Annotated[
+        float, Field(ge=1e-3, le=86_400), Option("Seconds that one takes, on average.")
+    ] = 10.0
     node_hours: Annotated[
         float, Field(ge=0.01), Option("Hours until a simulated node of 8 workers is lost, on average.")
     ] = 2.0

@@ -179,9 +179,12 @@ def test_bench_scale_prints_a_line_per_size() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("--workers", "2,x"), "--workers 2,x: expected numbers from 1 with commas between them."),
-        (("--workers", "9" * 10), "--workers 9999999999: expected numbers from 1 with commas between them."),
-        (("--workers", "0"), "--workers 0: expected numbers from 1 with commas between them."),
+        (("--workers", "2,x"), "--workers 2,x: expected numbers from 1 to 999,999 with commas between them."),
+        (
+            ("--workers", "9" * 10),
+            "--workers 9999999999: expected numbers from 1 to 999,999 with commas between them.",
+        ),
+        (("--workers", "0"), "--workers 0: expected numbers from 1 to 999,999 with commas between them."),
         (
             ("--rows", "1000000000000", "--shard-rows", "1"),
             "--rows 1000000000000 with --shard-rows 1 are more than 1,000,000 shards, which a simulation holds in "

@@ -13,7 +13,7 @@ from gaincurate.compare.config import checked_comparison
 from gaincurate.compare.results import FACTS
 from gaincurate.compare.runner import compare, tasks_by_id
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.errors import InputError, OutputError
+from gaincurate.errors import GaincurateError, InputError, OutputError
 
 pytest.importorskip("trl")
 
@@ -92,3 +92,16 @@ def test_a_task_is_what_its_columns_say_together(begin: Any, tmp_path: Path) -> 
     assert names["heldout3"] == "task 3 1"
     assert len(set(names.values())) == 8
     assert tasks_by_id(heldout, []) == {}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"verifier": "compare_world:odd"}, {"answer_column": "gold"}, {"model": "nowhere"}, {"threads": 60_000}],
+)
+def test_what_cannot_be_trained_with_leaves_nothing_that_refuses_the_corrected_file(
+    begin: Any, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    with pytest.raises(GaincurateError):
+        begin(**change)
+    assert not (tmp_path / "out" / FACTS).exists()
+    begin()

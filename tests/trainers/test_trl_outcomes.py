@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -222,3 +223,19 @@ def test_what_cannot_be_heard_is_refused() -> None:
         InputError, match=r"^the reward function 'right' is there more than once; the trainer has"
     ):
         tap(trainer(right, right))
+
+
+@pytest.mark.parametrize("values", [(math.inf, -math.inf), (1.7e308, 1.7e308)])
+def test_rewards_without_a_finite_sum_are_infinite_and_no_traceback(values: tuple[float, float]) -> None:
+    def first(completions: list[str], **columns: Any) -> list[Any]:
+        return [values[0]] * len(completions)
+
+    def second(completions: list[str], **columns: Any) -> list[Any]:
+        return [values[1]] * len(completions)
+
+    made = trainer(first, second)
+    listening = tap(made)
+    call(made, ["a"] * 12, ["yes"] * 12)
+    lines = listening.drain(7)
+    assert lines is not None
+    assert {line["reward"] for line in lines} == {math.inf}  # which `report` refuses by name

@@ -574,7 +574,10 @@ class Tap:
     def _sum(self, rewards: Mapping[str, float | None]) -> float | None:
         """As TRL weighs them: a function that could not judge is left out, None where none could."""
         found = [self._weights[name] * value for name in self._summed if (value := rewards[name]) is not None]
-        return math.fsum(found) if found else None
+        try:
+            return math.fsum(found) if found else None
+        except (ValueError, OverflowError):  # of infinities; `report` says what it cannot use
+            return math.inf
 
 
 def _plain(reward: Any) -> float | None:
