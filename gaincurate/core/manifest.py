@@ -59,7 +59,7 @@ class Manifest(Document):
 
     summed: ClassVar[tuple[str, ...]] = ()
     """Which of its counts are those of its parts, summed."""
-    rejected: Count = 0
+    rejected: Count
     identity: dict[str, Any]
     shards: Sequence[Entry]
 

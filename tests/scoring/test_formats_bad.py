@@ -125,6 +125,11 @@ LARGE: dict[str, tuple[str, bytes, str]] = {
         b"\n".join(VARIED),
         "have 4,097 different keys up to line 4096, more than 4,096",
     ),
+    "keys of each line": (  # took minutes
+        "a.jsonl",
+        b"\n".join(json.dumps({f"k{row}_{k}": 0 for k in range(2000)}).encode() for row in range(10)),
+        "have 20,000 different keys up to line 10, more than 4,096",
+    ),
     "lists of a line": ("a.jsonl", b'{"v": ' + MANY + b"}", "it holds more than 1,000,000 lists and objects"),
     "lists of an item": (
         "a.json",

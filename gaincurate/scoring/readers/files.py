@@ -14,7 +14,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -107,17 +107,21 @@ class JsonReader:
     @classmethod
     def open(cls, path: Path) -> JsonReader:
         """Read the whole file once, keeping one batch in memory, to check it and find its types."""
-        schema, rows = pa.schema([]), 0
+        kinds, rows = dict[str, pa.DataType](), 0
         for places, batch in _chunks(_json_objects(path)):
-            schema = _merge_json(path, schema, places, batch)
+            names = dict.fromkeys(key for row in batch for key in row)
+            # Before their types are found: thousands of new keys in each row would take hours.
+            if (count := len(kinds.keys() | names)) <= MOST_COLUMNS:
+                _merge_json(path, kinds, names, places, batch)
+                count = sum(map(_fields, kinds.values()))
             rows += len(batch)
-            if (count := sum(map(_fields, schema))) > MOST_COLUMNS:
+            if count > MOST_COLUMNS:
                 raise SourceError(
                     f"{path}: its objects have {count:,} different keys up to {places[-1]}, more than "
                     f"{MOST_COLUMNS:,}. Keep what varies in a list, or as text.",
                     path=str(path),
                 )
-        return cls(path, schema, rows)
+        return cls(path, pa.schema(list(kinds.items())), rows)
 
     def batches(self, schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
         """See `Reader`."""
@@ -157,17 +161,19 @@ def _chunks(objects: Iterator[tuple[Place, Row]]) -> Iterator[tuple[list[Place],
         yield places, batch
 
 
-def _merge_json(path: Path, schema: pa.Schema, places: list[Place], batch: list[Row]) -> pa.Schema:
-    """Widen `schema` by the types of a batch: null to anything, integers to fractions, fields added."""
-    for name in dict.fromkeys(key for row in batch for key in row):
+def _merge_json(
+    path: Path, kinds: dict[str, pa.DataType], names: Iterable[str], places: list[Place], batch: list[Row]
+) -> None:
+    """Widen `kinds` by the types of a batch: null to anything, integers to fractions, fields added."""
+    for name in names:
         values = [row.get(name) for row in batch]
         try:
-            schema = _widen(schema, name, pa.array(values).type)
+            _widen(kinds, name, pa.array(values).type)
         except UNFIT:
             # Slow, and nearly always on the way to an error: find the first row that does not fit.
             for place, value in zip(places, values, strict=True):
                 try:
-                    schema = _widen(schema, name, pa.array([value]).type)
+                    _widen(kinds, name, pa.array([value]).type)
                 except UnicodeEncodeError as error:
                     raise SourceError(
                         f"{path}, {place}: column {name!r} holds half of a surrogate pair, which is "
@@ -182,12 +188,11 @@ def _merge_json(path: Path, schema: pa.Schema, places: list[Place], batch: list[
                         column=name,
                     ) from error
                 except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-                    raise _mixed(path, place, name, schema, value) from error
-    return schema
+                    raise _mixed(path, place, name, kinds.get(name), value) from error
 
 
-def _fields(field: pa.Field) -> int:
-    return 1 + sum(_fields(field.type.field(place)) for place in range(field.type.num_fields))
+def _fields(kind: pa.DataType) -> int:
+    return 1 + sum(_fields(kind.field(place).type) for place in range(kind.num_fields))
 
 
 def _json_batch(path: Path, places: list[Place], batch: list[Row], schema: pa.Schema) -> pa.RecordBatch:
@@ -203,14 +208,13 @@ def _json_batch(path: Path, places: list[Place], batch: list[Row], schema: pa.Sc
         raise no_cast(str(path), error) from error
 
 
-def _widen(schema: pa.Schema, name: str, kind: pa.DataType) -> pa.Schema:
-    new = pa.schema([(name, kind)])
-    return pa.unify_schemas([schema, new], promote_options="permissive")
+def _widen(kinds: dict[str, pa.DataType], name: str, kind: pa.DataType) -> None:
+    both = [pa.schema([(name, each)]) for each in (kinds.get(name, kind), kind)]
+    kinds[name] = pa.unify_schemas(both, promote_options="permissive").field(0).type
 
 
-def _mixed(path: Path, place: str, name: str, schema: pa.Schema, value: Any) -> SourceError:
-    index = schema.get_field_index(name)
-    before = f"{schema.field(index).type} before" if index >= 0 else "several types"
+def _mixed(path: Path, place: str, name: str, kind: pa.DataType | None, value: Any) -> SourceError:
+    before = f"{kind} before" if kind is not None else "several types"
     shown = json.dumps(value, ensure_ascii=False, default=str)[:60]
     return SourceError(
         f"{path}, {place}: column {name!r} mixes types: {shown} after {before}. One column, one type: "

@@ -256,9 +256,12 @@ def _closed(text: str, begin: int, pair: str) -> int | None:
 
 def _sum(text: str, known: dict[str, list[str]]) -> str:
     """A shell's sum where all of it is known, else the sum itself with what is known in it."""
-    filled = re.sub(
-        r"(?<![{\w])([A-Za-z_]\w*)(?![}\w])", lambda found: known.get(found[1], [found[1]])[0], text
-    )
+
+    def first(found: re.Match[str]) -> str:
+        words = known.get(found[1], [found[1]])
+        return words[0] if words else "0"  # of an empty array, as in a shell
+
+    filled = re.sub(r"(?<![{\w])([A-Za-z_]\w*)(?![}\w])", first, text)
     try:
         if len(filled) > _LONGEST_SUM:
             raise ValueError("too long")

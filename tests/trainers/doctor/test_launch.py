@@ -166,6 +166,10 @@ def test_a_sum_that_is_too_long_or_too_deep_is_left_as_it_is(text: str) -> None:
     assert settings_of(f"python x b=$(({text}))")["b"] == f"$(({text}))"
 
 
+def test_an_empty_array_is_nothing_in_a_sum() -> None:
+    assert settings_of("N=( )\npython x b=$((N+1))")["b"] == 1
+
+
 def test_a_default_within_defaults_is_read_to_a_depth() -> None:
     assert settings_of("python x b=${p:-${q:-${r:-3}}}")["b"] == 3
     assert settings_of("python x b=" + "${p:-" * 500 + "3" + "}" * 500)["b"].startswith("${p:-")
