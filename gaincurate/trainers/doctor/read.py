@@ -527,7 +527,9 @@ def _parse(text: str, kind: str) -> Any:
     """Parse text.
 
     Raises:
-        ValueError: it is not of that kind.
+        ValueError: it is not of that kind, or longer than any configuration.
     """
+    if len(text) > LARGEST_CONFIG:
+        raise ValueError(f"it has more than {LARGEST_CONFIG:,} characters")
     parsers: dict[str, Callable[[str], Any]] = {"json": json_value, "toml": toml_value}
     return parsers.get(kind, yaml_value)(text)

@@ -18,6 +18,7 @@ _PERHAPS = re.compile(
     rf"\$\((?!(?:cd|pwd|basename|dirname|realpath)\.)|`|\$\{{?(?:oc\.env:)?(?:[\d@*]|GAINCURATE_|(?:{'|'.join(NAMES)})(?!\w))",
     re.IGNORECASE,
 )
+_LONGEST_KEY, _LONGEST = 1_000, 1 << 16
 _MOST = 10_000_000  # of a batch: rules try each size up to it
 _UNCOUNTED = "by which nothing can be counted"
 _SUMS = re.compile(r"\$\(\([^$]*\)\)")
@@ -36,10 +37,15 @@ def normal(key: str) -> str:
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings, and mappings in lists, as dotted keys; an empty mapping stays as it is."""
+    """Nested mappings, and mappings in lists, as dotted keys; an empty mapping stays as it is.
+
+    What has a longer name than any setting is left out: each of thousands below it would repeat the name.
+    """
     found: dict[str, Any] = {}
     for key, value in tree.items():
         name = normal(f"{prefix}{key}")
+        if len(name) > _LONGEST_KEY:
+            continue
         if isinstance(value, Mapping) and value:
             found |= flat(value, f"{name}.")
         elif isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):
@@ -165,19 +171,30 @@ class Settings:
         """The given keys under a prefix."""
         return (key for key in self.given if key.startswith(normal(prefix)))
 
-    def _resolved(self, key: str, depth: int) -> Any:
-        value = self.given.get(key, self.defaults.get(key))
+    def _resolved(self, key: str, depth: int, known: dict[tuple[str, int], Any] | None = None) -> Any:
+        known = {} if known is None else known  # a key that is named often is resolved once
+        if (key, depth) not in known:
+            known[key, depth] = self._filled(self.given.get(key, self.defaults.get(key)), depth, known)
+        return known[key, depth]
+
+    def _filled(self, value: Any, depth: int, known: dict[tuple[str, int], Any]) -> Any:
         if not isinstance(value, str) or not depth:
             return value
         value = _ENVIRONMENT.sub(lambda found: f"{{{found[1].lower()}}}", value)
         if (whole := _REFERENCE.fullmatch(value)) and self._has(whole[1]):
-            return self._resolved(normal(whole[1]), depth - 1)
-        return _REFERENCE.sub(
-            lambda found: (
-                str(self._resolved(normal(found[1]), depth - 1)) if self._has(found[1]) else found[0]
-            ),
-            value,
-        )
+            return self._resolved(normal(whole[1]), depth - 1, known)
+        room = _LONGEST
+
+        def fill(found: re.Match[str]) -> str:
+            nonlocal room
+            if room < 0 or not self._has(found[1]):
+                return found[0]
+            text = str(self._resolved(normal(found[1]), depth - 1, known))
+            room -= len(text)
+            return text
+
+        filled = _REFERENCE.sub(fill, value)
+        return filled if room >= 0 else value  # references that multiply: it stays unknown
 
     def _has(self, key: str) -> bool:
         return normal(key) in self.given or normal(key) in self.defaults
@@ -198,7 +215,7 @@ class Resolved(Settings):
         """Whether anything is said of a key: the trainer has settled all of them."""
         return True
 
-    def _resolved(self, key: str, depth: int) -> Any:
+    def _resolved(self, key: str, depth: int, known: dict[tuple[str, int], Any] | None = None) -> Any:
         value = self._lookup(key)
         # a list of the trainer's own kind (OmegaConf's, say) is shown and compared as any other
         return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
