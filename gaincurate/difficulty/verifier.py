@@ -26,7 +26,8 @@ from typing import Any
 
 from gaincurate.core.artifact import Json
 from gaincurate.core.files import digest_json, to_lines, write_json
-from gaincurate.core.foreign import json_file, json_value
+from gaincurate.core.foreign import json_file, json_value, see_fits
+from gaincurate.core.manifest import Document
 from gaincurate.core.options import near
 from gaincurate.core.process import Kept, signal_name
 from gaincurate.core.progress import Progress
@@ -383,14 +384,22 @@ def _jobs(prompts: Sequence[Prompt], config: VerifierConfig, broken: Broken) -> 
         yield prompt.gc_id, Job(completion, prompt.answer, prompt.row)
 
 
+class _Remembered(Document):
+    """`gold.json`."""
+
+    of: str
+    broken: Broken
+
+
 def remembered(path: Path, what: Json) -> Broken | None:
     """What an earlier run found for the same rows and verifier, or None."""
     try:
         record = json_file(path)
-        broken: Broken = record["broken"]
-    except (OSError, ValueError, LookupError, TypeError):
+        see_fits(_Remembered, record)
+    except (OSError, ValueError):
         return None  # it is found again
-    return broken if record.get("of") == digest_json(what) else None
+    broken: Broken = record["broken"]
+    return broken if record["of"] == digest_json(what) else None
 
 
 def remember(path: Path, what: Json, broken: Broken) -> None:

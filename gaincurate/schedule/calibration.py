@@ -61,8 +61,8 @@ def carried(wins: Floats, losses: Floats) -> float | None:
 def _target(plan: Json) -> Target:
     """What was predicted; of a strategy of a user's own a failure rate."""
     references: Json = plan.get("references") or {}
-    target: Target = references.get("target") or plan["params"].get("target", "difficulty")
-    return target
+    target = references.get("target") or plan["params"].get("target")
+    return "variance" if target == "variance" else "difficulty"
 
 
 def _judged(plan: Json, tallies: Sequence[Tally]) -> tuple[Floats, Floats, Floats]:
@@ -120,9 +120,11 @@ def difficulty_status(
         )
     last = newest if finished else newest - 1
     target = _target(run.plan(newest)) if rounds else params.get("target")
+    difficulty = params.get("target_difficulty")
+    aimed = target != "variance" and isinstance(difficulty, int | float)
     return {
-        "target": target,
-        "target_difficulty": None if target == "variance" else params.get("target_difficulty"),
+        "target": target if isinstance(target, str) else None,  # a run's file says it, and any could be there
+        "target_difficulty": difficulty if aimed else None,
         "predictor": run.plan(newest)["references"]["predictor"]["method"] if rounds else None,
         "rounds": rounds,
         "newest": _newest(run, last) if last >= 0 else None,

@@ -209,7 +209,8 @@ def _paths(run: Run, selector: Selector, state: Json, left: list[int]) -> Json |
     concentration = state["inputs"].get("concentration") if state.get("inputs") else None
     if concentration is None:
         concentration = run.plan(left[0])["forecast"]["mean_angle"] or 0.0
-    target = run.facts["params"].get("beta", 0.5)
+    beta = run.facts["params"].get("beta")
+    target = beta if isinstance(beta, int | float) else 0.5
     accuracies = {"all wrong": 0.0, "on target": target, "all right": 1.0}
     paths = {name: selector.mu_path(len(left), value, concentration) for name, value in accuracies.items()}
     return {"concentration": concentration, "rounds": left, **paths}

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import FiniteFloat
 
-from gaincurate.core.artifact import EXECUTION, Artifact, Json, open_table
+from gaincurate.core.arrow import check_fields
+from gaincurate.core.artifact import EXECUTION, Artifact, Json, broken, open_table
 from gaincurate.core.files import fitting_lines, temporary_folder
 from gaincurate.core.locks import Split
 from gaincurate.core.manifest import Count, Document, Seconds
@@ -151,6 +153,7 @@ def _on_record(plan: Plan) -> Speed | None:
 
 def _runs(folder: Path, plan: Plan) -> Iterator[tuple[float, Speed]]:
     """When runs like this one ended that wrote into a folder, and how fast they were."""
+    tokens: float | None = None
     try:
         identity = Artifact(folder, SCORES).read_identity()
         if identity is None or _speed_facts(identity) != _speed_facts(plan.identity):
@@ -158,8 +161,10 @@ def _runs(folder: Path, plan: Plan) -> Iterator[tuple[float, Speed]]:
         for line in fitting_lines(folder / EXECUTION, _Line):
             if line["host"] != platform.node() or line.get("engine", "local") != "local":
                 continue
-            speed = _speed(folder, line, f"the run that wrote {folder.name}")
-            if speed and line["devices"] == list(plan.machine.devices):
+            if line["devices"] != list(plan.machine.devices):
+                continue
+            tokens = _mean_tokens(folder) if tokens is None else tokens
+            if speed := _speed(line, tokens, f"the run that wrote {folder.name}"):
                 yield line["ended"], speed
     except (GaincurateError, OSError):
         return  # a set that is broken is no ground for an estimate, and no concern of this run
@@ -181,14 +186,22 @@ class _Line(Document):
     seconds: dict[str, Seconds]
 
 
-def _speed(folder: Path, line: dict[str, Any], basis: str) -> Speed | None:
+def _mean_tokens(folder: Path) -> float:
+    """Of a set's prompts; 0 where it has none."""
+    tokens = rows = 0
+    for path in sorted(folder.glob("shard-*.arrow")):
+        table = open_table(path)
+        check_fields(table.schema, [pa.field(_TOKENS, pa.int32())], broken(path))
+        tokens += pc.sum(table.column(_TOKENS)).as_py() or 0
+        rows += len(table)
+    return tokens / rows if rows else 0.0
+
+
+def _speed(line: dict[str, Any], tokens: float, basis: str) -> Speed | None:
     """What a line of `execution.jsonl` says; None where it scored no row."""
-    lengths = [open_table(path).column(_TOKENS) for path in sorted(folder.glob("shard-*.arrow"))]
-    rows = sum(map(len, lengths))
-    if not line["scored"] or not rows:
+    if not line["scored"] or tokens <= 0:
         return None
     loading = sum(float(line["seconds"].get(stage, 0.0)) for stage in ("loading", "reading"))
-    tokens = sum(pc.sum(each).as_py() or 0 for each in lengths) / rows
     return Speed(basis, loading, max(line["elapsed"] - loading, 0.0) / line["scored"], tokens)
 
 
@@ -204,4 +217,4 @@ def _tried(plan: Plan, rows: int, progress: Progress) -> Speed | None:
         records = list(fitting_lines(summary.out / EXECUTION, _Line))
         if not records:  # a full disk took none
             return None
-        return _speed(summary.out, records[-1], f"a trial of the first {limit:,} rows")
+        return _speed(records[-1], _mean_tokens(summary.out), f"a trial of the first {limit:,} rows")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import re
 import select
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gaincurate.difficulty.verifier import VerifierConfig, VerifierPool, gold_completion
+from gaincurate.difficulty.verifier import VerifierConfig, VerifierPool, gold_completion, remember, remembered
 from gaincurate.difficulty.verify_worker import GoldProblem, Job, gold_text, math_gold, said_answer
 from gaincurate.errors import InputError
 
@@ -377,3 +378,12 @@ def test_reasoning_gym() -> None:
     assert "which reasoning-gym task it is cannot be seen" in reasons[1]
     assert reasons[2] == "reasoning-gym has no task 'no_such_task'"
     assert "the column metadata is a text but no JSON" in reasons[3]
+
+
+@pytest.mark.parametrize("damage", [["id3"], {"id3": 5}, None, "x"])
+def test_a_damaged_note_of_gold_answers_is_made_again(tmp_path: Path, damage: Any) -> None:
+    path, what = tmp_path / "gold.json", {"source": "a"}
+    remember(path, what, {"id3": "it is empty"})
+    assert remembered(path, what) == {"id3": "it is empty"}
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"broken": damage}))
+    assert remembered(path, what) is None

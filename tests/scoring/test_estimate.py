@@ -7,6 +7,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 import tiny
@@ -88,6 +89,16 @@ def test_the_time_is_that_of_a_run_like_it_on_this_machine(tmp_path: Path, tiny_
     for other in ({"host": platform.node() + "x"}, {"engine": "ray"}):
         write(**other)
         assert estimate(config(tmp_path, tiny_model)).seconds is None
+
+
+def test_a_damaged_set_beside_it_is_no_ground_for_an_estimate(tmp_path: Path, tiny_model: Path) -> None:
+    score_dataset(config(tmp_path, tiny_model, out=tmp_path / "before"))
+    assert estimate(config(tmp_path, tiny_model)).basis is not None
+    shard = tmp_path / "before" / "shard-00000.arrow"
+    for table in (pa.table({"text": ["a"]}), pa.table({"gc_prompt_tokens": ["a"]})):
+        with pa.ipc.new_file(shard, table.schema) as file:
+            file.write_table(table)
+        assert estimate(config(tmp_path, tiny_model)).basis is None
 
 
 def test_a_trial_gives_a_time_and_leaves_nothing(

@@ -137,6 +137,14 @@ def test_a_damaged_saved_set_is_a_sentence(name: str, content: str, why: str, tm
         open_source(str(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["dataset_info.json", "state.json"])
+def test_a_saved_set_with_a_hundred_thousand_brackets_is_a_sentence(name: str, tmp_path: Path) -> None:
+    made(5).save_to_disk(tmp_path / "set")
+    (tmp_path / "set" / name).write_text("[" * 100_000)
+    with pytest.raises(SourceError, match="looks like a folder of `save_to_disk` and cannot be loaded"):
+        open_source(str(tmp_path / "set"))
+
+
 def test_a_saved_set_whose_data_file_is_cut_is_a_sentence(tmp_path: Path) -> None:
     made(50).save_to_disk(tmp_path / "set")
     (data,) = (tmp_path / "set").glob("*.arrow")

@@ -354,7 +354,7 @@ def saved_to_disk(path: Path, split: str | None) -> tuple[tuple[Reader, ...], st
     datasets = _import_datasets(str(path))
     try:
         loaded = datasets.load_from_disk(str(path))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         raise SourceError(
             f"{path} looks like a folder of `save_to_disk` and cannot be loaded as one: "
             f"{' '.join(str(error).split())[:300]}",
