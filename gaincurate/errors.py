@@ -20,6 +20,7 @@ are in `data`, for programs. Built-in exceptions are never mapped: a bug must lo
 from __future__ import annotations
 
 import errno
+import re
 from pathlib import Path
 
 
@@ -129,3 +130,14 @@ def _refused(what: str, path: Path, error: OSError) -> StorageError:
     )
     found.refused = said
     return found
+
+
+_NO_ROOM = re.compile(
+    "failed to map segment|cannot allocate memory|bad_alloc|could not create a primitive", re.IGNORECASE
+)
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether a library found no memory, in whatever way it says so; oneDNN speaks of a primitive."""
+    kinds = (ImportError, RuntimeError, OSError)
+    return isinstance(error, MemoryError) or (isinstance(error, kinds) and bool(_NO_ROOM.search(str(error))))

@@ -250,6 +250,7 @@ def test_a_signal_inside_a_finalizer_is_not_lost(
             ImportError("libarrow.so: failed to map segment from shared object"),
             "error: there is not enough memory. Raise `ulimit -v`, if one is set",
         ),
+        (RuntimeError("could not create a primitive"), "error: there is not enough memory."),  # oneDNN
         (pa.ArrowMemoryError("malloc of size 64 failed"), "error: there is not enough memory."),
         (
             RuntimeError("can't start new thread"),

@@ -20,11 +20,10 @@ from typing import Any, TextIO
 
 import typer
 
-from gaincurate.errors import GaincurateError, StorageError, reason_of
+from gaincurate.errors import GaincurateError, StorageError, lacks_memory, reason_of
 
 WIDTH = 100
 """Columns of a sentence."""
-_NO_ROOM = re.compile("failed to map segment|cannot allocate memory", re.IGNORECASE)
 _MOMENT = 0.05  # seconds: what it came into is over by then
 _BEGIN, _END = 1200, 600  # characters of an error that is longer
 
@@ -272,7 +271,7 @@ def _by_the_system(error: Exception) -> str | None:
     if isinstance(error, ValueError) and str(error) == "embedded null byte":
         return "the name of a file holds a null byte, which no file system takes. Write it without."
     # Arrow's too, and a library that finds no room for its code.
-    if isinstance(error, MemoryError) or (isinstance(error, ImportError) and _NO_ROOM.search(str(error))):
+    if lacks_memory(error):
         return "there is not enough memory. Raise `ulimit -v`, if one is set, or take less at a time."
     if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # Path.resolve, Python 3.11
         return f"the system refused: {str(error)[:200]}. Put that right and run the same command again."

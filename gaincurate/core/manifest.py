@@ -6,6 +6,7 @@ identities are compared and hashed as they stand. They name what a reader relies
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 from typing import Annotated, Any, ClassVar
@@ -59,16 +60,15 @@ class Manifest(Document):
 
     summed: ClassVar[tuple[str, ...]] = ()
     """Which of its counts are those of its parts, summed."""
-    rejected: Count
+    rejected: Count = 0
     identity: dict[str, Any]
     shards: Sequence[Entry]
 
     @model_validator(mode="after")
     def _each_part_once(self) -> Manifest:
-        names = [entry.file for entry in self.shards]
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"it lists {twice} twice")
+        twice = [name for name, times in Counter(entry.file for entry in self.shards).items() if times > 1]
+        if twice:
+            raise ValueError(f"it lists {twice[0]} twice")
         for name in self.summed:
             total = sum(getattr(entry, name) for entry in self.shards)
             if getattr(self, name) != total:

@@ -88,6 +88,7 @@ class _Identity(Document):
 class _Manifest(Manifest):
     summed = ("rows",)
     rows: Count
+    rejected: Count
     truncated: Count
     rows_without_prefix: Count
     zero_vectors: Count

@@ -254,6 +254,8 @@ def load_adapter(folder: Path) -> Adapter:
         with torch.device("meta"):
             predictor = DifficultyPredictor(Shape(**facts["shape"]))
         tensors = {name: value.float() for name, value in load(weights).items()}
+        if not all(bool(torch.isfinite(value).all()) for value in tensors.values()):
+            raise _damaged(folder, f"{WEIGHTS} has a weight that is no number")
         predictor.load_state_dict(tensors, assign=True)
         return Adapter(predictor.eval(), facts["embedding"], facts["how"], facts["weights"])
     except (SafetensorError, LookupError, TypeError, RuntimeError) as error:

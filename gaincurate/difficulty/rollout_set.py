@@ -92,6 +92,7 @@ class _Identity(Document):
 
 class _Manifest(Manifest, _Counts):
     summed = _COUNTS
+    rejected: Count
     identity: _Identity  # type: ignore[assignment]
     shards: Sequence[_Entry]
 

@@ -84,7 +84,9 @@ class ForecastConfig(BaseModel):
         ),
     ] = ["posterior", "dots"]
     tokens: Annotated[
-        float | None, Field(gt=0), Option("Mean tokens of a completion. Default: that of the rollout set.")
+        float | None,
+        Field(gt=0, le=1e9),
+        Option("Mean tokens of a completion. Default: that of the rollout set."),
     ] = None
     group_column: Annotated[
         str | None,

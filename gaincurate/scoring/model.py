@@ -19,7 +19,7 @@ import transformers
 
 from gaincurate.core.files import digest_bytes, digest_file, digest_json
 from gaincurate.core.foreign import json_file
-from gaincurate.errors import ModelError
+from gaincurate.errors import ModelError, lacks_memory
 from gaincurate.scoring.model_files import ModelFiles as ModelFiles
 from gaincurate.scoring.model_files import diagnose_load_error, is_failure
 from gaincurate.scoring.model_files import find_model as find_model
@@ -39,6 +39,8 @@ def _load(what: str, files: ModelFiles, load: Callable[[], Any]) -> Any:
         try:
             return load()
         except BaseException as error:  # a broken file can make its reader raise anything
+            if lacks_memory(error):
+                raise MemoryError from error
             if not is_failure(error):
                 raise
             # torch puts frames of C++ after its reason, and a KeyError is the key alone.

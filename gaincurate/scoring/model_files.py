@@ -16,7 +16,7 @@ from typing import Any
 
 from gaincurate.core.files import LONGEST_NAME, digest_files, reading, too_long
 from gaincurate.core.foreign import Malformed, json_file
-from gaincurate.errors import ModelError
+from gaincurate.errors import ModelError, lacks_memory
 from gaincurate.scoring.gguf_counts import see_counts
 
 DEMO = "demo"
@@ -120,6 +120,8 @@ def _reads(read: Callable[[Path], Any], path: Path) -> bool:
     try:
         read(path)
     except BaseException as error:  # what a reader raises at broken bytes can be anything
+        if lacks_memory(error):
+            raise MemoryError from error
         if not is_failure(error):
             raise
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -159,3 +160,14 @@ def test_an_adapter_from_before_there_was_an_input_norm_loads(tmp_path: Path) ->
     assert found.shape == predictor.shape
     for name, value in predictor.state_dict().items():
         assert found.state_dict()[name].equal(value), name
+
+
+def test_a_weight_that_is_no_number_is_damage(folder: Path) -> None:
+    weights = load_file(folder / WEIGHTS)
+    name = next(iter(weights))
+    save_file(weights | {name: torch.full_like(weights[name], math.nan)}, folder / WEIGHTS)
+    config = json.loads((folder / CONFIG).read_text())
+    config["weights"] = digest_bytes((folder / WEIGHTS).read_bytes())
+    (folder / CONFIG).write_text(json.dumps(config))
+    with pytest.raises(InputError, match="has a weight that is no number; fit it again"):
+        load_adapter(folder)

@@ -230,9 +230,9 @@ def json_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[Place, Row]]:
     Raises:
         SourceError: broken JSON, text that is not UTF-8, or something else than objects.
     """
-    head = b""
-    while not head.removeprefix(_BOM).strip() and (block := file.read(64)):
-        head = block
+    head, blanks = b"", 0
+    while not head.removeprefix(_BOM).strip() and blanks <= LONGEST_LINE and (block := file.read(1 << 12)):
+        head, blanks = block, blanks + len(block)
     file.seek(0)
     array = head.removeprefix(_BOM).lstrip().startswith(b"[")
     yield from _array(path, file) if array else _lines(path, file)

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from gaincurate.core.arrow import parquet_head
+from gaincurate.core.arrow import check_fields, parquet_head
 from gaincurate.core.artifact import broken
 from gaincurate.core.prompts import read_rows
 from gaincurate.errors import GaincurateError, InputError
@@ -102,7 +103,10 @@ def compare_tokens(folder: Path, rows: int = _ROWS) -> tuple[Finding | None, str
         return None, "token counts: not compared, because transformers is not installed"
     round_ = run.newest()
     table = read_rows(run.data(round_), ["gc_id", "prompt"]).slice(0, rows)
+    check_fields(table.schema, [pa.field("gc_id", pa.string())], broken(run.data(round_)))
     ids = table.column("gc_id").to_pylist()
+    if set(ids) != set(run.ids(round_)[: len(ids)]):
+        return None, f"token counts: not compared, because {run.data(round_)} has other prompts than the plan"
     rows_of = run.scored.rows(ids)
     counts = rows_of.column("gc_prompt_tokens").to_pylist()
     scored = dict(zip(rows_of.column("gc_id").to_pylist(), counts, strict=True))

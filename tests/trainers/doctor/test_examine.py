@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -11,7 +12,7 @@ import runs
 import sets
 import tiny
 from command import run
-from gaincurate.errors import InputError
+from gaincurate.errors import InputError, OutputError
 from gaincurate.trainers.doctor.examine import compare_tokens, examine, facts_of, misspelt, trainer_named
 from gaincurate.trainers.doctor.findings import Mode
 from gaincurate.trainers.doctor.settings import Settings
@@ -286,6 +287,20 @@ def test_tokens_are_counted_by_the_models_own_template(tmp_path: Path, launch: P
     report = examine("verl", [str(launch)], "segment", opened.folder)
     assert "tokens" in {one.name for one in report.findings}
     assert not report.ok
+
+
+def test_a_rounds_file_with_other_ids_is_said(tmp_path: Path) -> None:
+    tokenizer = tiny.tokenizer()
+    tokenizer.save_pretrained(tmp_path / "model")
+    set_with_counts(tmp_path / "set", tokenizer, 0)
+    opened = runs.begin(tmp_path, budget=8, strategy="file-order", model=str(tmp_path / "model"))
+    path, table = opened.data(0), pq.read_table(opened.data(0))
+    place = table.schema.get_field_index("gc_id")
+    pq.write_table(table.set_column(place, "gc_id", pa.array([f"other{k}" for k in range(8)])), path)
+    assert compare_tokens(opened.folder)[1].endswith("has other prompts than the plan")
+    pq.write_table(table.set_column(place, "gc_id", pa.array(range(8))), path)
+    with pytest.raises(OutputError, match="is broken: its column 'gc_id' holds int64"):
+        compare_tokens(opened.folder)
 
 
 @pytest.mark.parametrize(
