@@ -8,8 +8,10 @@ is less than one prompt away from its share: rounding by itself would leave smal
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -147,21 +149,7 @@ class Strata:
         (groups,) = np.nonzero(rest)
         if not extra:
             return whole
-        # Each group's next prompt has a window of rounds: it falls due when the rests add up to it. Taking
-        # the earliest end alone can fail for rests over a half, so ties go as in algorithm PD2.
-        rest = rest[groups]
-        heavy = 2 * rest >= total
-        taken = np.zeros_like(rest)
-        for turn in range(round_ + 1):
-            may = rest * (turn + 1) > taken * total
-            end, over = np.divmod((taken + 1) * total, rest)
-            end += over > 0
-            left_out = np.where(heavy, total - rest, total)
-            cascade = np.where(heavy, -(-end * left_out // total), 0) * total
-            cascade = -(-cascade // left_out)
-            order = np.lexsort((-cascade, over == 0, end, ~may))
-            now = order[:extra]
-            taken[now] += 1
+        now = _fair_turns(rest[groups].tobytes(), int(total), extra).of(round_)
         whole[groups[now]] += 1
         return whole
 
@@ -183,6 +171,49 @@ class Strata:
             f"a round has {budget:,} prompts, and the groups with a weight over 0 have {count:,} to draw "
             "from; take a smaller budget, or give more groups a weight."
         )
+
+
+class _FairTurns:
+    """Which groups get a prompt more in a round, by a proportionate fair schedule.
+
+    It goes on from the round that was asked for last, because a forecast asks for thousands one by one.
+    """
+
+    def __init__(self, rest: Ints, total: int, extra: int) -> None:
+        # Each group's next prompt has a window of rounds: it falls due when the rests add up to it. Taking
+        # the earliest end alone can fail for rests over a half, so ties go as in algorithm PD2.
+        self._rest, self._total, self._extra = rest, total, extra
+        self._heavy = 2 * rest >= total
+        self._left_out = np.where(self._heavy, total - rest, total)
+        self._taken, self._next = np.zeros_like(rest), 0
+        self._now: Ints = np.zeros(0, np.int64)
+        self._lock = threading.Lock()
+
+    def of(self, round_: int) -> Ints:
+        """The groups of a round, `[extra]`."""
+        with self._lock:
+            if round_ < self._next - 1:
+                self._taken, self._next = np.zeros_like(self._rest), 0
+            for turn in range(self._next, round_ + 1):
+                self._turn(turn)
+            self._next = round_ + 1
+            return self._now
+
+    def _turn(self, turn: int) -> None:
+        rest, total, left_out = self._rest, self._total, self._left_out
+        may = rest * (turn + 1) > self._taken * total
+        end, over = np.divmod((self._taken + 1) * total, rest)
+        end += over > 0
+        cascade = np.where(self._heavy, -(-end * left_out // total), 0) * total
+        cascade = -(-cascade // left_out)
+        order = np.lexsort((-cascade, over == 0, end, ~may))
+        self._now = order[: self._extra]
+        self._taken[self._now] += 1
+
+
+@lru_cache(maxsize=16)
+def _fair_turns(rest: bytes, total: int, extra: int) -> _FairTurns:
+    return _FairTurns(np.frombuffer(rest, np.int64), total, extra)
 
 
 def parts_of(weights: Mapping[str, float], names: Sequence[str]) -> Ints:
