@@ -25,6 +25,7 @@ from gaincurate.compare.arm import ArmJob, evaluation, model_at_start
 from gaincurate.compare.config import Arm, Comparison
 from gaincurate.compare.documents import Choice, Facts
 from gaincurate.compare.results import DRAWN, EVALUATIONS, FACTS, MARKS, RESULTS, STEPS, TASKS, write_tables
+from gaincurate.compare.train import Train
 from gaincurate.core.artifact import MANIFEST, Json
 from gaincurate.core.columns import NO_GROUP, read_column
 from gaincurate.core.files import write_json
@@ -280,7 +281,8 @@ def check_means(comparison: Comparison) -> None:
     grpo = f"TRL {trl.__version__}'s GRPOConfig"
     if unknown := sorted(given.keys() - fields.keys()):
         raise InputError(f"[train] {unknown[0]}: {grpo} has no such field.")
-    for name, value in given.items():
+    for name in sorted(given.keys() - Train.model_fields.keys()):
+        value = given[name]
         kinds = set(get_args(fields[name].type)) or {fields[name].type}
         alike = float if type(value) is int and float in kinds else type(value)
         if kinds <= _PLAIN and alike not in kinds:  # what is of other types, TRL sees itself
