@@ -133,7 +133,8 @@ def _refused(what: str, path: Path, error: OSError) -> StorageError:
 
 
 _NO_ROOM = re.compile(
-    "failed to map segment|cannot allocate memory|bad_alloc|could not create a primitive", re.IGNORECASE
+    "failed to map segment|(cannot|can't) allocate memory|bad_alloc|could not create a primitive",
+    re.IGNORECASE,
 )
 
 

@@ -39,8 +39,6 @@ def _load(what: str, files: ModelFiles, load: Callable[[], Any]) -> Any:
         try:
             return load()
         except BaseException as error:  # a broken file can make its reader raise anything
-            if lacks_memory(error):
-                raise MemoryError from error
             if not is_failure(error):
                 raise
             # torch puts frames of C++ after its reason, and a KeyError is the key alone.
@@ -51,7 +49,12 @@ def _load(what: str, files: ModelFiles, load: Callable[[], Any]) -> Any:
                 hint = " Pass --trust-remote-code only if you trust the repository."
             reason = f"{text[:300].rstrip('.')}.{hint}"
             hub = f"{files.name} --revision {files.revision}" if files.revision else None
-            reason = diagnose_load_error(what, files.folder, files.weights, hub) or reason
+            try:
+                if lacks_memory(error):
+                    raise MemoryError
+                reason = diagnose_load_error(what, files.folder, files.weights, hub) or reason
+            except MemoryError:
+                reason = "there is not enough memory. Free some, or raise `ulimit -v`, if one is set."
             raise ModelError(f"cannot load the {what} of {files.name}: {reason}") from error
 
 

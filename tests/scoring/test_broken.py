@@ -319,3 +319,23 @@ def test_the_command_ends_as_with_any_model_that_cannot_be_used(folder: Path, ro
     assert result.stderr.splitlines()[1:] == [
         f"error: cannot load the weights of model: {path} {SAFETENSORS}"
     ]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_memory_that_is_short_is_no_damage(
+    folder: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*given: Any, **options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", fails)
+    with pytest.raises(
+        ModelError, match=r"^cannot load the configuration of \S+: there is not enough memory\."
+    ):
+        load_config(find_model(str(folder)))
