@@ -194,13 +194,16 @@ def test_what_was_tuned_and_trained_is_refused_or_gone_on_with(tmp_path: Path) -
     out = tmp_path / "out"
     job = arm_jobs(comparison, out)[0]
     spent: dict[str, Any] = {"round": 0, "tokens": 9, "training": 9, "rollouts": 8, "seconds": 1.0}
+    spent |= {"prompts": 2, "completion_tokens": 9, "prompt_tokens": 6}
+    spent |= {"effective": 0.5, "reward": 0.5, "angle": 0.1}
     names = ("tokens", "scoring", "rescoring", "references", "training", "step")
     steps = [{"step": 1, "num_tokens": 9, "gaincurate/step": spent}]
     chosen = {"learning_rate": 1e-6, "step_prompts": 4}
+    grid = [{**chosen, "accuracy": 0.5, "accuracy_by_seed": [0.5], "steps": 3.0}]
     files: list[tuple[Path, Any, Callable[[], object]]] = [
         (
             out / "tune/tune.json",
-            {"asked": {}, "seeds": [1], "chosen": chosen},
+            {"asked": {}, "seeds": [1], "chosen": chosen, "grid": grid},
             lambda: estimate(comparison, out),
         ),
         (job.folder / "progress.json", {"share": 0.5}, lambda: job.share),

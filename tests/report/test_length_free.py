@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import runs
 import sets
+from column_sets import column_set
 from command import run
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.stats import Floats, even_bins, spearman
@@ -196,12 +198,9 @@ def test_rows_without_a_value_stay_without(tmp_path: Path) -> None:
 
 
 def test_values_whose_sums_are_infinite_count_as_missing(tmp_path: Path) -> None:
-    rows: list[dict[str, Any]] = [
-        sets.scored_row(f"id{k}", tokens=3 + k // 2) | {"gc_angle_inter": 1.7e308 if k < 2 else float(k)}
-        for k in range(12)
-    ]
-    folder = sets.make_set(tmp_path / "set", [rows])
-    assert derive(ScoredSet(folder), "gc_angle_inter", "residual").values == 10
+    huge = pa.array([1.7e308 if k < 2 else float(k) for k in range(12)])
+    folder = column_set(tmp_path / "set", [3 + k // 2 for k in range(12)], {}, {"huge": huge})
+    assert derive(ScoredSet(folder), "huge", "residual", name="gc_free").values == 10
 
 
 @pytest.mark.parametrize("way", ["residual", "rank-in-bin"])
