@@ -323,7 +323,7 @@ def test_a_trainer_that_fails_is_named(
 ) -> None:
     monkeypatch.chdir(ROOT)
     with pytest.raises(TrainerError) as error:
-        compare(asked(sets_of, train={"beta": "no number"}, arms=[]), tmp_path / "out")
+        compare(asked(sets_of, train={"optim": "no such optimiser"}, arms=[]), tmp_path / "out")
     log = tmp_path / "out" / JOBS / "uniform" / "seed-0" / "trainer.log"
     assert str(error.value).startswith(
         f"uniform, seed 0: the trainer failed with exit code 1; its log is {log} and ends: "
