@@ -142,3 +142,20 @@ def lacks_memory(error: BaseException) -> bool:
     """Whether a library found no memory, in whatever way it says so; oneDNN speaks of a primitive."""
     kinds = (ImportError, RuntimeError, OSError)
     return isinstance(error, MemoryError) or (isinstance(error, kinds) and bool(_NO_ROOM.search(str(error))))
+
+
+def refused_by_the_system(error: Exception) -> str | None:
+    """The sentence for what the system refused where nobody expects it to: a file's name, one file more."""
+    if isinstance(error, OSError) and error.errno:
+        what = f" {str(error.filename)[:200]}" if error.filename is not None else ""
+        return f"the system refused{what}: {reason_of(error)}. Put that right and run the same command again."
+    if isinstance(error, ValueError) and str(error) == "embedded null byte":
+        return "the name of a file holds a null byte, which no file system takes. Write it without."
+    # Arrow's too, and a library that finds no room for its code.
+    if lacks_memory(error):
+        return "there is not enough memory. Raise `ulimit -v`, if one is set, or take less at a time."
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # Path.resolve, Python 3.11
+        return f"the system refused: {str(error)[:200]}. Put that right and run the same command again."
+    if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
+        return "the system gives no more threads. Raise `ulimit -u` and run the same command again."
+    return None

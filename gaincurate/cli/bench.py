@@ -144,7 +144,7 @@ def _score(asked: BenchConfig) -> dict[str, Any]:
     from gaincurate.scoring.bench import Crew, made_up_prompts, measure
     from gaincurate.scoring.config import DeviceConfig, MachineConfig
     from gaincurate.scoring.cpu import settle_memory
-    from gaincurate.scoring.identity import resolve_machine
+    from gaincurate.scoring.identity import model_max_length, resolve_machine
     from gaincurate.scoring.model import find_model, load_config, load_model
     from gaincurate_kernels import bench
 
@@ -163,7 +163,8 @@ def _score(asked: BenchConfig) -> dict[str, Any]:
         return load_model(files, config, device=machine.devices[0], dtype=dtype)
 
     vocab_size = config.get_text_config(decoder=True).vocab_size
-    prompts = made_up_prompts(asked.rows, prefix=asked.prefix, vocab_size=vocab_size)
+    limit = model_max_length(config)
+    prompts = made_up_prompts(asked.rows, prefix=asked.prefix, vocab_size=vocab_size, limit=limit)
     with contextlib.ExitStack() as stack:
         crew = None
         if asked.workers is not None:
@@ -319,6 +320,8 @@ def _make_sure_of(path: Path | None) -> None:
     """Find out before minutes of measuring whether the figures can be written; makes the folder."""
     if path is None:
         return
+    if path.is_fifo():  # it would be waited for
+        raise InputError(f"--csv {path} is a pipe. Give a file; --json prints the figures.")
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = not os.path.lexists(path)

@@ -78,8 +78,10 @@ class LocalEngine:
         model_config = load_config(files)
         self._limit = model_max_length(model_config)
         self._tokenizer = load_tokenizer(files)
-        vocabulary = model_config.get_text_config(decoder=True).vocab_size
-        self._segmenter = Segmenter(self._tokenizer, template_kwargs=template_kwargs, vocab_size=vocabulary)
+        self._vocabulary = model_config.get_text_config(decoder=True).vocab_size
+        self._segmenter = Segmenter(
+            self._tokenizer, template_kwargs=template_kwargs, vocab_size=self._vocabulary, tails=True
+        )
         self._files, self._model_config, self._model = files, model_config, None
         self._batch_tokens = config.batch_tokens or _batch_tokens(self._machine.devices[0], model_config)
         self.identity: dict[str, Any] = {
@@ -151,8 +153,9 @@ class LocalEngine:
     def _batch(self, batch: list[Ready], prefill: SharedPrefill) -> list[Completion]:
         model = self._load()
         ends = end_tokens(model, self._tokenizer)
-        pad = self._tokenizer.pad_token_id
-        pad = pad if pad is not None else ends[0] if ends else 0
+        # A pad token that was added to the tokenizer alone has no embedding; nothing attends to it.
+        pads = (self._tokenizer.pad_token_id, *ends)
+        pad = next((token for token in pads if token is not None and 0 <= token < self._vocabulary), 0)
         device = self._machine.devices[0]
         prompts = padded(batch, pad, device)
         noise = torch.from_numpy(np.stack([self._uniforms(item.request) for item in batch])).to(device)
@@ -301,7 +304,8 @@ def nucleus(chances: torch.Tensor, top_p: float) -> torch.Tensor:
     best = chances.topk(min(_LIKELY, chances.shape[-1]), -1).values
     if (best.sum(-1) < top_p).any():
         best = chances.sort(dim=-1, descending=True).values
-    count = (best.cumsum(-1) - best < top_p).sum(-1, keepdim=True)
+    # At least one, in a row of NaN too, whose draw is refused later.
+    count = (best.cumsum(-1) - best < top_p).sum(-1, keepdim=True).clamp_(min=1)
     border = best.gather(-1, count - 1)
     above, equal = chances > border, chances == border
     room = count - above.sum(-1, keepdim=True)

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from gaincurate.core.process import end_workers, start_workers
-from gaincurate.errors import GaincurateError
+from gaincurate.errors import GaincurateError, InputError, StorageError, refused_by_the_system
 from gaincurate.scoring.angle import angle_scores
 from gaincurate.scoring.cpu import LaidOut, settle_memory
 from gaincurate.scoring.model import find_model, load_config, load_model
@@ -32,6 +33,7 @@ from gaincurate.scoring.segment import Segmented
 ONE_BY_ONE = "one prompt at a time"
 IN_FLOAT32 = "one prompt at a time, float32"
 _TAIL = 5  # tokens after each made-up question
+_SHORTEST, _LONGEST = 8, 2048  # tokens of one
 _PATIENCE = 10.0  # seconds for a worker to end by itself
 
 Counts = tuple[int, int, float]
@@ -61,14 +63,33 @@ class Rate:
     """Of a GPU's memory, weights included; the most that a pass took."""
 
 
-def made_up_prompts(count: int, *, prefix: int, vocab_size: int, seed: int = 0) -> list[Segmented]:
-    """Random tokens of real lengths: one prefix, and questions as long as MATH's (median 64, log-normal)."""
-    random = np.random.default_rng(seed)
-    common = random.integers(3, vocab_size, prefix)
-    lengths = np.clip(np.exp(random.normal(np.log(64), 0.63, count)), 8, 2048).astype(int)
+def made_up_prompts(
+    count: int, *, prefix: int, vocab_size: int, limit: int | None = None, seed: int = 0
+) -> list[Segmented]:
+    """Random tokens of real lengths: one prefix, and questions as long as MATH's (median 64, log-normal).
+
+    Args:
+        count: of prompts.
+        prefix: tokens that all begin with.
+        vocab_size: of the model, at least 2.
+        limit: tokens that the model has positions for; None for any number.
+        seed: of the tokens and lengths.
+
+    Raises:
+        InputError: prefix and a question are past the limit.
+    """
+    longest = _LONGEST if limit is None else min(_LONGEST, limit - prefix - _TAIL)
+    if longest < _SHORTEST:
+        raise InputError(
+            f"--prefix {prefix} and a question of {_SHORTEST} tokens are past the model's {limit} positions. "
+            "Give a smaller --prefix."
+        )
+    random, least = np.random.default_rng(seed), min(3, vocab_size - 1)
+    common = random.integers(least, vocab_size, prefix)
+    lengths = np.clip(np.exp(random.normal(np.log(64), 0.63, count)), _SHORTEST, longest).astype(int)
     prompts = []
     for length in lengths:
-        tokens = np.concatenate([common, random.integers(3, vocab_size, length + _TAIL)])
+        tokens = np.concatenate([common, random.integers(least, vocab_size, length + _TAIL)])
         prompts.append(Segmented(tokens.astype(np.int32), prefix, prefix + int(length)))
     return prompts
 
@@ -109,21 +130,20 @@ def measure(
     prefill = Prefill(model)
     few = [prompts[i] for i in np.linspace(0, len(prompts) - 1, min(one_by_one, len(prompts))).astype(int)]
 
-    def products() -> Speeds:
-        return gemm_speeds(model, budget)
-
     ways = {ONE_BY_ONE: _Way(lambda: _one_by_one(model, few))}
     if float32 is not None:
         ways[IN_FLOAT32] = _Way(lambda: _one_by_one(float32, few))
-    ways["padded batches"] = _Way(lambda: run_batches(prefill, prompts, budget), products)
     per_token = _gemm_flops(prefill, prompts[0])
+    # A model may have no linear layers of torch's own, as GPT-2: then there is no share to tell.
+    products = partial(gemm_speeds, model, budget) if per_token else None
+    ways["padded batches"] = _Way(lambda: run_batches(prefill, prompts, budget), products)
     with contextlib.suppress(UnsupportedAttention):  # the table then has no such line
         packed = PackedPrefill(prefill)
         packed.try_on(prompts[:2])
         packed.give_back()
         ways[packed.name] = _Way(lambda: run_batches(packed, prompts, budget), products, packed.taken)
     if together is not None:
-        ways[together.name] = _Way(together.run, together.gemm_speeds)
+        ways[together.name] = _Way(together.run, together.gemm_speeds if per_token else None)
     passed: dict[str, list[_Pass]] = {name: [] for name in ways}
     device = next(model.parameters()).device
     for index in range(passes + 1):
@@ -390,4 +410,12 @@ def _work(pipe: Any, model: str, dtype: str, threads: int, prompts: list[Segment
             what = pipe.recv()
         except EOFError:  # the parent is gone
             return
-        pipe.send(gemm_speeds(loaded, budget) if what == "gemm" else run_batches(forward, prompts, budget))
+        try:
+            answer: Any = (
+                gemm_speeds(loaded, budget) if what == "gemm" else run_batches(forward, prompts, budget)
+            )
+        except Exception as error:
+            if (refusal := refused_by_the_system(error)) is None:
+                raise
+            answer = StorageError(refusal)
+        pipe.send(answer)

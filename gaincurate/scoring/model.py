@@ -88,11 +88,17 @@ def load_config(files: ModelFiles) -> Any:
             f"{files.name} ({config.model_type}) is no decoder-only language model, which is what RL "
             "trains and what a score is defined for."
         )
+    layers = text.num_hidden_layers
+    if isinstance(layers, int) and layers < 1:
+        raise ModelError(
+            f"{files.name} ({config.model_type}) has num_hidden_layers {layers} in its configuration. Put "
+            "that right, or copy the file again."
+        )
     size = getattr(text, "vocab_size", None)
-    if not isinstance(size, int) or size < 1:
+    if not isinstance(size, int) or size < 2:  # one token leaves nothing to predict
         raise ModelError(
             f"{files.name} ({config.model_type}) has vocab_size {size!r:.60} in its configuration, which is "
-            "no number of tokens. Put that right, or copy the file again."
+            "no number of tokens of a language. Put that right, or copy the file again."
         )
     return config
 

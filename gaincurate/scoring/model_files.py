@@ -313,6 +313,11 @@ def _folder(folder: Path, name: str, revision: str | None, allow_pickle: bool, t
         elif (folder / "adapter_config.json").exists():
             hint = " It holds a LoRA adapter: merge that into its base model first."
         raise ModelError(f"model folder {folder} has no config.json.{hint}")
+    if (folder / "adapter_config.json").exists():
+        raise ModelError(
+            f"model folder {folder} holds a LoRA adapter (adapter_config.json) beside a whole model, and it "
+            "would be applied only where peft is installed. Move it away, or merge it into the model first."
+        )
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         pickled = sorted(folder.glob("pytorch_model*.bin"))
@@ -327,7 +332,38 @@ def _folder(folder: Path, name: str, revision: str | None, allow_pickle: bool, t
                 "checkpoint complete, or saved in a trainer's own sharded format?"
             )
         weights = pickled
+    _see_named(folder, weights)
     return ModelFiles(name, folder, tuple(weights), revision, trust_remote_code=trust)
+
+
+def _see_named(folder: Path, weights: Sequence[Path]) -> None:
+    """Refuse weights that a file names elsewhere: what is loaded would be neither hashed nor looked at.
+
+    A file that is no JSON names nothing; the loaders say what is wrong with it.
+    """
+    whole, index = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+    if weights[0].suffix == ".safetensors":
+        whole, index = _WHOLE, _INDEX
+    named = [("config.json", [_said(folder / "config.json", "transformers_weights")])]
+    if not (folder / whole).exists() and (folder / index).exists():
+        said = _said(folder / index, "weight_map")
+        named.append((index, list(said.values()) if isinstance(said, dict) else []))
+    there = {path.name for path in weights}
+    for file, names in named:
+        for other in names:
+            if isinstance(other, str) and other not in there and os.path.exists(folder / other):
+                raise ModelError(
+                    f"{folder / file} takes weights from {other[:200]}, which is none of the weight files in "
+                    f"the folder itself ({weights[0].name}, ...). Put the weights there."
+                )
+
+
+def _said(path: Path, key: str) -> Any:
+    try:
+        with reading(path):
+            return _json(path).get(key)
+    except ValueError:
+        return None
 
 
 def _from_hub(name: str, revision: str | None, allow_pickle: bool, trust: bool) -> ModelFiles:

@@ -23,7 +23,7 @@ from gaincurate.scoring.packed_attention import KeysAndValues, Packing, Unsuppor
 from gaincurate.scoring.prefill import Prefill
 from gaincurate.scoring.segment import Segmented
 
-_CACHED_TOKENS = 16384  # of shared prefixes whose keys and values are kept
+_CACHED_TOKENS = 16384  # of shared prefixes whose keys and values are kept, or are in one batch
 # Of a state's length, on average over a prompt's tokens; one token may be off by ten times as much. Seen with
 # SmolLM2-135M: 6e-7 in float32, 1.4e-2 in bfloat16, whose largest was 5e-2.
 _TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
@@ -74,11 +74,28 @@ class PackedPrefill:
         long = [self._prefill.is_long(prompt) for prompt in prompts]
         shared = shared_prefixes(p for p, is_long in zip(prompts, long, strict=True) if not is_long)
         lengths = [self.stop(p) - (p.prefix if self._shares(p, shared) else 0) for p in prompts]
-        for places in apart(partial(packed_batches, budget=budget), lengths, long):
+        batches = apart(partial(packed_batches, budget=budget), lengths, long)
+        for places in (part for batch in batches for part in self._parts(batch, prompts, shared)):
             before, begun = self._prefix_tokens, self._prefill.behind_site
             states = self([prompts[place] for place in places], shared)
             tokens = len(states.hidden) + self._prefix_tokens - before
             yield Batch(places, states, tokens, self._prefill.behind_site - begun)
+
+    def _parts(
+        self, batch: list[int], prompts: Sequence[Segmented], shared: Set[bytes]
+    ) -> Iterator[list[int]]:
+        """A batch in parts that hold few enough tokens of shared prefixes; the budget does not count them."""
+        part: list[int] = []
+        held: dict[bytes, int] = {}
+        for place in batch:
+            if self._shares(prompt := prompts[place], shared):
+                name = prefix_of(prompt)
+                if part and name not in held and sum(held.values()) + prompt.prefix > _CACHED_TOKENS:
+                    yield part
+                    part, held = [], {}
+                held[name] = prompt.prefix
+            part.append(place)
+        yield part
 
     def try_on(self, prompts: Sequence[Segmented]) -> None:
         """Compare with the model's own forward, with the prefixes shared and not; then it is `take`n.

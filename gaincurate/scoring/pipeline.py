@@ -33,7 +33,7 @@ from gaincurate.core.process import end_workers, start_tracker, start_workers
 from gaincurate.core.progress import Listener, Progress, Sent, for_python
 from gaincurate.core.ray_cluster import Needs, Report, Work, need_shared, spread
 from gaincurate.core.scored_set import SCORES, ScoredSet
-from gaincurate.errors import GaincurateError, OutputError, StorageError
+from gaincurate.errors import GaincurateError, OutputError, StorageError, refused_by_the_system
 from gaincurate.scoring.config import ScoreConfig, ScoreOptions
 from gaincurate.scoring.finished import asked_of, read_back
 from gaincurate.scoring.identity import execution_record
@@ -350,6 +350,10 @@ def _work(config: ScoreConfig, identity: Json, tasks: Any, events: Any, begun: f
         score_shards(plan, _taken(tasks), Sent(lambda kind, value: events.put((kind, value))), summary)
     except GaincurateError as error:
         events.put(("error", error))
+    except Exception as error:
+        if (refusal := refused_by_the_system(error)) is None:
+            raise
+        events.put(("error", StorageError(refusal)))
     else:
         events.put(("done", summary.seconds))
 

@@ -24,6 +24,7 @@ _AT_ONCE = 1 << 20
 _Tokens = tuple[npt.NDArray[np.int32], npt.NDArray[np.int64] | None]
 LONGEST_PROMPT = 1 << 22
 """Characters of a row's messages, a million tokens. Tokenizers take long for texts that no model reads."""
+_MOST_DECODED = 8192  # tokens: a quarter of a minute
 # Digits survive templates that trim, change case or escape; 40 of them do not occur by chance.
 _PROBE = "7093518426619742850367214958603927184560"
 
@@ -134,7 +135,7 @@ class Segmenter:
             places, texts, bounds, self._tokenize(texts), strict=True
         ):
             try:
-                spans = offsets if offsets is not None else decoded_offsets(self._tokenizer, text, ids)
+                spans = offsets if offsets is not None else self._decoded(text, ids)
                 results[place] = self._cut(ids, spans, *bound)
             except UndecodableError:
                 results[place] = Unusable(
@@ -142,7 +143,7 @@ class Segmenter:
                     "not decode to the text they were made from"
                 )
             except _Refused as error:
-                results[place] = Unusable(str(error))
+                results[place] = Unusable(str(error), overlong=error.overlong)
         return [item for item in results if item is not None]
 
     def _full(self, messages: list[Message]) -> list[Message]:
@@ -263,6 +264,20 @@ class Segmenter:
         spans = [np.asarray(o, np.int64).reshape(-1, 2) for o in encoded["offset_mapping"]]
         return list(zip(ids, spans, strict=True))
 
+    def _decoded(self, text: str, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+        """As `decoded_offsets`, for a prompt that is not too long for that or anyway."""
+        if self._max_length is not None and len(ids) > self._max_length and not self._truncate:
+            raise _Refused(self._too_long(ids), overlong=True)
+        if len(ids) > _MOST_DECODED:
+            raise _Refused(
+                f"the prompt has {len(ids):,} tokens, and the question's can be told in at most "
+                f"{_MOST_DECODED:,} with a tokenizer that gives no offsets"
+            )
+        return decoded_offsets(self._tokenizer, text, ids)
+
+    def _too_long(self, ids: npt.NDArray[np.int32]) -> str:
+        return f"the prompt has {len(ids)} tokens and the limit is {self._max_length}"
+
     def _cut(
         self, ids: npt.NDArray[np.int32], spans: npt.NDArray[np.int64], start: int, stop: int
     ) -> Segmented | Unusable:
@@ -286,9 +301,7 @@ class Segmenter:
             return Segmented(cut, prefix, min(end, len(cut)), truncated=end > len(cut))
         if self._truncate:
             raise _Refused(f"its prefix alone has {prefix} tokens and the limit is {self._max_length}")
-        return Unusable(
-            f"the prompt has {len(ids)} tokens and the limit is {self._max_length}", overlong=True
-        )
+        return Unusable(self._too_long(ids), overlong=True)
 
 
 def _inside(text: str, question: str, head: str, tail: str) -> tuple[int, int] | None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,13 @@ def test_figures_that_could_not_be_written_are_not_measured(
         f"error: cannot write --csv {tmp_path / name}: {reason}. Put that right or give another file.\n"
     )
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    result = run("bench", "kernel", *SMALL, "--csv", tmp_path / "pipe")
+    assert result.exit_code == 2
+    assert f"--csv {tmp_path / 'pipe'} is a pipe. Give a file" in result.stderr
 
 
 def test_nothing_is_left_or_lost_where_a_benchmark_fails(

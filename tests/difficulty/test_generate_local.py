@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 import tiny
 from gaincurate.core.rng import uniforms
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.engine import Completion, Refused, Request, stream_of
 from gaincurate.difficulty.local_engine import LocalEngine, Ready, Sampler, batches
+from gaincurate.errors import ModelError
 
 
 def config(model: Path, **options: Any) -> RolloutConfig:
@@ -176,6 +178,36 @@ def test_prompts_that_the_model_cannot_take_are_refused_with_the_reason(tiny_mod
     (only,) = LocalEngine(config(tiny_model, max_tokens=500), {}).generate(requests(1, 1), frozenset())
     assert isinstance(only[0], Refused)
     assert only[0].reason.endswith("and 500 more (--max-tokens) are past the model's 512")
+
+
+def test_tokens_that_the_tokenizer_alone_has_pad_nothing_and_are_no_prompt(tmp_path: Path) -> None:
+    wanted, model = requests(3, 2), tiny.save_model(tmp_path / "model")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    tokenizer.add_tokens([f"<{number}>" for number in range(512)])
+    tokenizer.save_pretrained(model)
+    plain = completions(LocalEngine(config(model), {}), wanted)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert tokenizer.pad_token_id >= 512
+    tokenizer.save_pretrained(model)
+    padded = completions(LocalEngine(config(model), {}), wanted)
+    assert {key: found.text for key, found in padded.items()} == {
+        key: found.text for key, found in plain.items()
+    }
+    tokenizer.chat_template += "[PAD]"
+    tokenizer.save_pretrained(model)
+    (refused,) = LocalEngine(config(model), {}).generate(requests(1, 1), frozenset())
+    assert isinstance(refused[0], Refused)
+    assert "is outside the model's vocabulary of 512" in refused[0].reason
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_logits_that_are_not_finite_are_a_sentence(tmp_path: Path, top_p: float) -> None:
+    model = tiny.save_model(tmp_path / "model")
+    weights = load_file(model / "model.safetensors")
+    weights["model.norm.weight"].fill_(float("nan"))
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match="gave numbers that are not finite for prompt id0"):
+        completions(LocalEngine(config(model, top_p=top_p), {}), requests(1, 2))
 
 
 def test_the_models_own_sampling_defaults_change_nothing(tmp_path: Path) -> None:

@@ -138,11 +138,17 @@ def test_a_depth_that_no_model_has_is_refused_before_it_is_built(
     assert refusal(folder) == f"cannot load the configuration of model: its {key} is more than 10,000."
 
 
-@pytest.mark.parametrize("size", [0, -5])
+def test_fewer_layers_than_one_are_refused(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": -1}))
+    assert "has num_hidden_layers -1 in its configuration. Put that right" in refusal(folder)
+
+
+@pytest.mark.parametrize("size", [0, 1, -5])
 def test_a_vocabulary_of_no_tokens_is_refused_before_it_is_built(folder: Path, size: int) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"vocab_size": size}))
-    assert f"has vocab_size {size} in its configuration, which is no number of tokens." in refusal(folder)
+    assert f"has vocab_size {size} in its configuration, which is no number of tokens of a" in refusal(folder)
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "tokenizer.json"])

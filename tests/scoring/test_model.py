@@ -146,6 +146,35 @@ def test_a_folder_without_config_says_what_it_has_instead(tmp_path: Path) -> Non
     assert f"Give the file itself: --model {tmp_path / 'some.gguf'}." in refusal(tmp_path)
 
 
+def test_an_adapter_beside_a_whole_model_is_refused(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text("{}")
+    assert "holds a LoRA adapter (adapter_config.json) beside a whole model" in refusal(folder)
+
+
+@pytest.mark.parametrize("named", ["sub/real.safetensors", "evil.bin", "../model.safetensors"])
+@pytest.mark.parametrize("by", ["config.json", "model.safetensors.index.json"])
+def test_weights_that_are_named_elsewhere_are_refused(folder: Path, by: str, named: str) -> None:
+    whole = folder / "model.safetensors"
+    (folder / "sub").mkdir()
+    for other in (folder / named, folder / "other.safetensors"):
+        shutil.copy(whole, other)
+    if by == "config.json":
+        config = json.loads((folder / by).read_text())
+        (folder / by).write_text(json.dumps(config | {"transformers_weights": named}))
+    else:
+        whole.unlink()
+        (folder / by).write_text(json.dumps({"weight_map": {"x": named}}))
+    assert f"{folder / by} takes weights from {named}, which is none of the weight files" in refusal(folder)
+
+
+def test_pickles_that_an_index_names_elsewhere_are_refused(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    for name in ("pytorch_model-1.bin", "evil.bin"):
+        torch.save({}, folder / name)
+    (folder / "pytorch_model.bin.index.json").write_text('{"weight_map": {"x": "evil.bin"}}')
+    assert "takes weights from evil.bin, which is none of" in refusal(folder, allow_pickle=True)
+
+
 def test_a_pipe_in_a_folder_is_refused_without_waiting(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
     os.mkfifo(folder / "tokenizer.json")

@@ -150,6 +150,24 @@ def test_a_run_covers_every_prompt_within_the_budget_and_runs_a_shared_prefix_on
     assert again == found
 
 
+def test_a_batch_holds_few_tokens_of_shared_prefixes_whatever_its_budget(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, other = prompts(0), prompts(1)
+    pairs = [one[1], one[3], other[1], other[3], one[5], one[0]]  # prefixes of 11 tokens, and one of none
+    prefill = made(ARCHITECTURES[0])
+    expected = scores(prefill(pairs), pairs)
+    packed = PackedPrefill(prefill)
+    packed.try_on(pairs[:2])
+    monkeypatch.setattr(module, "_CACHED_TOKENS", 21)
+    batches = list(packed.run(pairs, 1000))
+    assert [batch.places for batch in batches] == [[0, 1], [2, 3], [4, 5]]
+    found = [s for b in batches for s in scores(b.states, [pairs[i] for i in b.places])]
+    assert gap(expected, found) < 1e-5
+    monkeypatch.setattr(module, "_CACHED_TOKENS", 22)
+    assert [batch.places for batch in packed.run(pairs, 1000)] == [[0, 1, 2, 3, 4, 5]]
+
+
 def test_a_forgotten_prefix_is_run_again_with_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = prompts()
     packed = PackedPrefill(made(ARCHITECTURES[0]))

@@ -12,7 +12,7 @@ import transformers
 import tiny
 from architectures import ARCHITECTURES
 from command import run
-from gaincurate.errors import GaincurateError
+from gaincurate.errors import GaincurateError, InputError
 from gaincurate.scoring.bench import Crew, _gemm_flops, gemm_speeds, made_up_prompts, measure
 from gaincurate.scoring.prefill import Prefill
 
@@ -57,6 +57,19 @@ def test_a_model_that_cannot_be_packed_has_no_such_line() -> None:
     model = tiny.model(falcon.config()).base_model
     rates = measure(model, made_up_prompts(4, prefix=3, vocab_size=512), budget=256, passes=1, one_by_one=2)
     assert [rate.method for rate in rates] == ["one prompt at a time", "padded batches"]
+
+
+def test_a_model_without_linear_layers_has_no_share_of_products() -> None:
+    gpt = transformers.GPT2Config(
+        vocab_size=3, n_embd=32, n_layer=2, n_head=2, n_positions=40, bos_token_id=0, eos_token_id=0
+    )
+    rows = made_up_prompts(4, prefix=3, vocab_size=3, limit=40)
+    assert max(len(row.token_ids) for row in rows) == 40
+    rates = measure(tiny.model(gpt).base_model, rows, budget=256, passes=1, one_by_one=2)
+    assert {rate.share_of_gemm for rate in rates} == {None}
+    assert all(rate.rows_per_second > 0 for rate in rates)
+    with pytest.raises(InputError, match=r"--prefix 28 and a question of 8 tokens are past the model's 40"):
+        made_up_prompts(4, prefix=28, vocab_size=3, limit=40)
 
 
 def test_operations_are_those_of_the_linear_layers_up_to_the_site() -> None:

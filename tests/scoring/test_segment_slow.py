@@ -136,3 +136,25 @@ def test_a_slow_tokenizer_whose_tokens_do_not_give_the_text_back_is_refused() ->
     (found,) = Segmenter(slow)([user("What is 2 + 2?")])
     assert isinstance(found, Unusable)
     assert "do not decode to the text they were made from" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("options", "said", "overlong"),
+    [
+        ({"max_length": 50}, "tokens and the limit is 50", True),
+        ({}, "the question's can be told in at most 8,192 with a tokenizer that gives no offsets", False),
+        ({"max_length": 50, "truncate": True}, "can be told in at most 8,192", False),
+    ],
+)
+def test_a_prompt_too_long_to_be_decoded_token_by_token_is_refused_before_that(
+    options: dict[str, Any], said: str, overlong: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decoded(*_: Any) -> Any:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr("gaincurate.scoring.segment.decoded_offsets", decoded)
+    slow = SlowByteLevel(templates.byte_level(BY_NAME["qwen2.5"].template), add_bos=False)
+    (found,) = Segmenter(slow, **options)([user("What is 2 + 2? " * 1000)])
+    assert isinstance(found, Unusable)
+    assert said in found.reason
+    assert found.overlong is overlong
