@@ -18,6 +18,7 @@ from gaincurate.core.stats import (
     Ranked,
     Strata,
     between,
+    bounds,
     correlate,
     inside_each,
     mean,
@@ -297,3 +298,12 @@ def test_no_interval_rests_on_a_handful_of_rows_that_differ() -> None:
     assert found is not None
     assert found.estimate().low is not None
     assert mean(rare).low is not None
+
+
+def test_a_ratio_that_nothing_is_known_of_has_a_finite_interval() -> None:
+    low, high = bounds(1e-5, 0.01, scale="log", freedom=100)
+    reach = stats.t.ppf(0.975, 100) * 0.01
+    assert low == 0.0
+    assert high == pytest.approx(1e-5 + reach, rel=1e-3)
+    low, high = bounds(2.0, 0.1, scale="log", freedom=100)
+    assert low * high == pytest.approx(4)

@@ -114,7 +114,7 @@ def _address(config: ClusterConfig) -> str:
     # Ray itself tries for two minutes and then exits.
     try:
         socket.create_connection((place[1], int(place[2])), _KNOCK).close()
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:  # the last for names that no host has
         why = str(getattr(error, "strerror", None) or error).lower()
         raise InputError(
             f"--address {address}: nothing answers there ({why}). `ray status --address {address}` must work "

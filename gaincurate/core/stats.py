@@ -30,6 +30,7 @@ LEAST = 10
 """Fewer rows have no interval."""
 DIFFERING = 5
 """Nor does a column of which fewer rows differ from the commonest value: many a resample would have none."""
+_LARGEST_EXPONENT = 50.0  # e to it is 5e21, and an interval that wide says nothing
 _NOTHING_LEFT = 1e-9  # of a rank variance, of which a control takes the rest: what remains is rounding
 
 
@@ -179,8 +180,10 @@ def bounds(
             return value, value
         centre = math.atanh(value)
         return math.tanh(centre - reach / room), math.tanh(centre + reach / room)
-    if scale == "log" and value > 0:
+    if scale == "log" and value > 0 and reach / value < _LARGEST_EXPONENT:
         return value * math.exp(-reach / value), value * math.exp(reach / value)
+    if scale == "log":  # a ratio that next to nothing is known of
+        return max(0.0, value - reach), value + reach
     return value - reach, value + reach
 
 

@@ -120,7 +120,7 @@ class RolloutConfig(DeviceConfig, ClusterConfig, VerifyingConfig):
     ] = 0
     temperature: Annotated[float, Field(gt=0), Option("Of the sampling; above 0.", SAMPLING)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1), Option("Nucleus of the sampling; 1 for none.", SAMPLING)] = 1.0
-    max_tokens: Annotated[int, Field(ge=1), Option("Of a completion.", SAMPLING)] = 1024
+    max_tokens: Annotated[int, Field(ge=1, lt=2**31), Option("Of a completion.", SAMPLING)] = 1024
     on_error: Annotated[
         Literal["stop", "skip"],
         Option("What to do with a row that cannot be used or a completion that is not judged.", READING),

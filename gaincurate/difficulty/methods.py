@@ -217,10 +217,10 @@ class _GroupMeans:
         return np.array([means.get(group, overall) for group in inputs.tolist()], float)
 
     def leave_one_out(self) -> Floats:
-        means, count = [], len(self._values)
+        means, count, whole = [], len(self._values), self._values.sum()
         for group, value in zip(self._groups, self._values.tolist(), strict=True):
             total, size = self._sums[group]
-            others = (self._values.sum() - value) / (count - 1)
+            others = (whole - value) / (count - 1)
             means.append((total - value) / (size - 1) if size > 1 else others)
         rates: Floats = np.clip(np.array(means, float), 0.0, 1.0)  # rounding may leave [0, 1]
         return rates

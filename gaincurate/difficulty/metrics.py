@@ -273,7 +273,8 @@ def _population(wins: Floats, losses: Floats) -> tuple[float, float]:
     where no prompt has two rollouts.
     """
     count = wins + losses
-    mean = float((wins.sum() + PRIOR) / (count.sum() + 2 * PRIOR))
+    # Away from 0 and 1, which it is rounded to where rollouts are many and alike.
+    mean = min(max(float((wins.sum() + PRIOR) / (count.sum() + 2 * PRIOR)), 1e-9), 1 - 1e-9)
     rate, several = wins / count, count >= 2
     share = 1 / 3
     if several.sum() >= 2:

@@ -32,6 +32,8 @@ from gaincurate.errors import InputError, OutcomeError
 _COLUMNS = (ID, "model", "reward", "wins", "losses", "pass_rate", "samples")
 _MOST = 2.0**53
 """Rollouts of a prompt. Beyond it floats do not count."""
+_NONE = 1e-9
+"""So many rollouts of a prompt are none: rates of smaller weights are no numbers."""
 _WANTED = (
     "gc_id and one of: reward (a row for each rollout), wins and losses, pass_rate (and samples, of how many "
     "rollouts)"
@@ -276,14 +278,14 @@ def _of_policy(table: pa.Table, name: str, path: Path, rules: Rules) -> Summed:
         wins, losses = _numbers(table, "wins"), _numbers(table, "losses")
         _check_rows(ids, {"wins": (wins, 0.0, _MOST), "losses": (losses, 0.0, _MOST)}, path)
         weights = wins + losses
-        rows = np.flatnonzero(weights > 0)
+        rows = np.flatnonzero(weights > _NONE)
         return _summed(name, ids.take(rows), wins[rows] / weights[rows], weights[rows])
     column = "reward" if "reward" in names else "pass_rate"
     low, high = (rules.low, rules.high) if column == "reward" else (0.0, 1.0)
     counted = column == "reward" or "samples" in names
     values = _numbers(table, column)
     weights = _numbers(table, "samples") if column != "reward" and counted else np.ones(len(values))
-    rows = np.flatnonzero(~np.isnan(values) & (weights != 0))  # the others could not be judged
+    rows = np.flatnonzero(~np.isnan(values) & ~(np.abs(weights) <= _NONE))  # the others could not be judged
     ids, values, weights = ids.take(rows), values[rows], weights[rows]
     asked = {column: (values, low, high), "samples": (weights, 0.0, _MOST)}
     _check_rows(ids, asked, path, once=not counted)

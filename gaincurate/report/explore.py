@@ -217,7 +217,8 @@ def _condition_name(name: str) -> str:
 
 def _numbers(values: Floats) -> Json:
     """A column in the fewest bytes that hold it exactly, so that a filter says what a condition says."""
-    single = values.astype("<f4")
+    with np.errstate(over="ignore"):  # then it is not exact
+        single = values.astype("<f4")
     exact = bool(np.array_equal(single.astype(np.float64), values, equal_nan=True))
     return {"bits": 32 if exact else 64, "values": _packed(single if exact else values.astype("<f8"))}
 

@@ -84,10 +84,17 @@ def derive(
     if not (np.isfinite(values) & np.isfinite(lengths)).any():
         raise InputError(f"--signal {signal}: no row of {scored.folder} has a value there.", column=signal)
     computed = residual(values, lengths) if way == "residual" else rank_in_bin(values, lengths, bins)
-    there = np.isfinite(computed)
+    with np.errstate(over="ignore"):  # numbers past float32 are no values
+        kept = computed.astype(np.float32)
+    there = np.isfinite(kept)
+    if not there.any():
+        raise InputError(
+            f"--signal {signal}: what is left of it without {length} is past what 32 bits hold (3.4e38).",
+            column=signal,
+        )
     if not is_there:
         ids = scored.column(ID).filter(pa.array(there)).to_pylist()
-        scored.add_column(name, ids, pa.array(computed[there], pa.float32()), how)
+        scored.add_column(name, ids, pa.array(kept[there], pa.float32()), how)
     before, after = (spearman(column[there], lengths[there]) for column in (values, computed))
     return Derived(name, len(computed), int(there.sum()), is_there, before, after, how)
 

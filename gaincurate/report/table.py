@@ -30,6 +30,7 @@ _GROUPS = (
     "data_source", "source", "dataset", "task", "task_name", "task_type", "domain", "ability",
     "category", "subject", "topic", "type",
 )  # fmt: skip
+_MOST_LEVELS = 100  # each is compared with each
 _LEVELS = ("difficulty", "level", "grade", "hardness", "complexity", "rating")
 _RATES = ("solve_rate", "pass_rate", "success_rate", "correct_rate", "failure_rate")
 _MOST_GROUPS = 1000
@@ -137,6 +138,10 @@ def _add_numbers(scored: ScoredSet, table: Table, column: Column) -> None:
 
 def _add_levels(scored: ScoredSet, table: Table, named: Sequence[str]) -> None:
     there = {name: kind for name, kind in fields(scored.schema) if not name.startswith(PREFIX)}
+    if len(named) > _MOST_LEVELS:
+        raise InputError(
+            f"--columns names {len(named):,} columns; at most {_MOST_LEVELS} are compared at once."
+        )
     for name in named:
         if name not in there:
             raise InputError(
@@ -148,13 +153,14 @@ def _add_levels(scored: ScoredSet, table: Table, named: Sequence[str]) -> None:
             raise InputError(
                 f"--columns {name}: it holds {there[name]}, and no numbers can be read in it.", column=name
             )
-    other = []
+    other, room = [], _MOST_LEVELS - len(named)
     for name, kind in there.items():
         last = name.rpartition(".")[2].lower()
         if name in named or not (is_number(kind) or is_text(kind)):
             continue
-        if any(last == word or last.endswith("_" + word) for word in (*_LEVELS, *_RATES)):
+        if room and any(last == word or last.endswith("_" + word) for word in (*_LEVELS, *_RATES)):
             if _add_level(scored, table, name, kind):
+                room -= 1
                 table.notes.append(f"{name} was taken for a level by its name.")
             else:
                 table.notes.append(f"{name} is named like a level, but no numbers can be read in it.")

@@ -70,7 +70,7 @@ class ForecastConfig(BaseModel):
             "Rollouts of a random sample of its prompts: a rollout set (`difficulty rollout --reference`)."
         ),
     ]
-    group: Annotated[int, Field(ge=2), Option("Rollouts per prompt in the training.")] = 8
+    group: Annotated[int, Field(ge=2, le=100_000), Option("Rollouts per prompt in the training.")] = 8
     step_prompts: Annotated[int, Field(ge=1), Option("Prompts of one step of the trainer.")] = 16
     budget: Annotated[
         int | None, Field(ge=1), Option("Prompts of a round. Default: a twentieth of the set.")
@@ -85,7 +85,7 @@ class ForecastConfig(BaseModel):
     ] = ["posterior", "dots"]
     tokens: Annotated[
         float | None,
-        Field(gt=0, le=1e9),
+        Field(ge=1e-3, le=1e9),
         Option("Mean tokens of a completion. Default: that of the rollout set."),
     ] = None
     group_column: Annotated[
@@ -222,7 +222,8 @@ def mixture(likelihood: Grid, counts: Floats | None = None) -> Floats:
         counts: how often each row stands there, `[prompts]`. Default: once.
     """
     shares = np.full(len(likelihood), 1.0) if counts is None else counts
-    shares = shares / shares.sum()
+    # Without what stands there no time: it may be so unlike the rest that no weight explains it.
+    likelihood, shares = likelihood[shares > 0], shares[shares > 0] / shares.sum()
     weights = np.full(likelihood.shape[1], 1.0 / likelihood.shape[1])
     for _ in range(_ITERATIONS):
         weights = shares @ _posterior(likelihood, weights)
@@ -251,7 +252,11 @@ def wasted_groups(wins: Floats, losses: Floats, group: int = 8) -> Share:
 
 def _posterior(likelihood: Grid, weights: Floats) -> Grid:
     joint = likelihood * weights
-    rows: Grid = joint / joint.sum(1, keepdims=True)
+    total = joint.sum(1, keepdims=True)
+    # Outcomes that these weights call impossible: any pass rate, as far as the outcomes allow it.
+    rows: Grid = np.where(total > 0, joint, likelihood) / np.where(
+        total > 0, total, likelihood.sum(1, keepdims=True)
+    )
     return rows
 
 

@@ -238,7 +238,9 @@ def parts_of(weights: Mapping[str, float], names: Sequence[str]) -> Ints:
             f"--group-weights has no weight for {', '.join(missing[:3])}{more}; every group needs one, and 0 "
             "leaves a group out."
         )
-    total = math.fsum(weights.values())
-    if total == 0:
+    largest = max(weights.values(), default=0.0)
+    if largest == 0:
         raise InputError("--group-weights: all weights are 0; give one group a weight over 0.")
-    return np.array([math.ceil(weights[name] / total * _WHOLE) for name in names], np.int64)
+    unit = largest if largest > _WHOLE else 1.0  # so that their sum is a number
+    total = math.fsum(weight / unit for weight in weights.values())
+    return np.array([math.ceil(weights[name] / unit / total * _WHOLE) for name in names], np.int64)

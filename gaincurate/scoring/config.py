@@ -121,8 +121,8 @@ class BenchConfig(DeviceConfig):
     model: Annotated[
         str, Option("Hub id, folder, .gguf file, or 'demo'.", names=("--model", "-m"), metavar="NAME")
     ] = "demo"
-    rows: Annotated[int, Field(ge=2), Option("Made-up prompts, as long as MATH's.")] = 120
-    prefix: Annotated[int, Field(ge=0), Option("Tokens of the prefix that they share.")] = 115
+    rows: Annotated[int, Field(ge=2, le=10**9), Option("Made-up prompts, as long as MATH's.")] = 120
+    prefix: Annotated[int, Field(ge=0, le=10**9), Option("Tokens of the prefix that they share.")] = 115
     passes: Annotated[int, Field(ge=1), Option("How often each way runs.")] = 3
     one_by_one: Annotated[int, Field(ge=1), Option("Prompts for the slowest way.")] = 20
     workers: Annotated[
@@ -138,7 +138,9 @@ class KernelBenchConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    tokens: Annotated[int | None, Field(ge=64), Option("Tokens in a call. Default: by device.")] = None
+    tokens: Annotated[int | None, Field(ge=64, le=10**9), Option("Tokens in a call. Default: by device.")] = (
+        None
+    )
     hidden: Annotated[int | None, Field(ge=1, le=16384), Option("Hidden size. Default: by device.")] = None
     sample: Annotated[int, Field(ge=4), Option("Tokens of one prompt.")] = 2048
     dtype: Annotated[
@@ -174,7 +176,9 @@ class ScaleBenchConfig(BaseModel):
         float, Field(ge=1e-3, le=86_400), Option("Seconds that one takes, on average.")
     ] = 10.0
     node_hours: Annotated[
-        float, Field(ge=0.01), Option("Hours until a simulated node of 8 workers is lost, on average.")
+        float,
+        Field(ge=0.01, le=1e9),
+        Option("Hours until a simulated node of 8 workers is lost, on average."),
     ] = 2.0
     seed: Annotated[int, Field(ge=0), Option("Of the simulation.")] = 0
     data: Annotated[

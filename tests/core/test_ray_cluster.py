@@ -109,6 +109,9 @@ def test_an_address_where_nothing_answers_is_refused_at_once() -> None:
         )
         listener.listen()
         assert address(f"127.0.0.1:{port}") == f"127.0.0.1:{port}"
+    for name in ("a..b", "x" * 64):
+        with pytest.raises(InputError, match=f"--address {name}:6379: nothing answers there"):
+            address(f"{name}:6379")
     with pytest.raises(InputError, match="--address localhost:99999: nothing answers there"):
         address("localhost:99999")
 

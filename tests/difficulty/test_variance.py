@@ -18,7 +18,7 @@ import gaincurate
 from command import run
 from gaincurate.core.rng import Floats
 from gaincurate.core.stats import pearson
-from gaincurate.difficulty.metrics import Target, pass_variance, quality, variance_ceiling
+from gaincurate.difficulty.metrics import Target, observation_noise, pass_variance, quality, variance_ceiling
 from gaincurate.difficulty.pass_rates import read_pass_rates
 from gaincurate.difficulty.predict import make, predict
 from gaincurate.difficulty.predictor import DifficultyPredictor, Shape, load_adapter, save_adapter
@@ -235,3 +235,8 @@ def test_where_references_cannot_say_it_the_aim_is_the_papers(tmp_path: Path) ->
         (rates,) = read_pass_rates(tmp_path / f"{name}.parquet")
         found = predict(opened, rates, "whitened", target="auto")
         assert (found.target, "aims" in found.how) == ("difficulty", False)
+
+
+def test_rollouts_so_many_and_alike_that_their_mean_is_rounded_to_one_have_a_noise() -> None:
+    wins = np.full(100, 1e14)
+    assert np.isfinite(observation_noise(wins, np.zeros(100))).all()

@@ -203,6 +203,20 @@ def test_values_whose_sums_are_infinite_count_as_missing(tmp_path: Path) -> None
     assert derive(ScoredSet(folder), "huge", "residual", name="gc_free").values == 10
 
 
+def test_values_past_what_the_column_holds_are_none(tmp_path: Path) -> None:
+    big = pa.array([(k % 5) * 1e50 if k < 6 else (k % 5) * 1.0 for k in range(24)])
+    folder = column_set(tmp_path / "set", [3 + k // 6 for k in range(24)], {}, {"big": big})
+    done = derive(ScoredSet(folder), "big", "residual", name="gc_free")
+    kept = [value for value in values(folder, "gc_free") if value is not None]
+    assert done.values == len(kept) < 24
+    assert np.isfinite(kept).all()
+    folder = column_set(tmp_path / "b", [3] * 24, {}, {"big": pa.array([(k % 5) * 1e50 for k in range(24)])})
+    with pytest.raises(
+        InputError, match=r"--signal big: what is left of it without gc_question_tokens is past"
+    ):
+        derive(ScoredSet(folder), "big", "residual", name="gc_free")
+
+
 @pytest.mark.parametrize("way", ["residual", "rank-in-bin"])
 def test_a_run_is_ordered_by_it(tmp_path: Path, way: str) -> None:
     folder = runs.some_set(tmp_path / "set")

@@ -71,6 +71,17 @@ def test_wasted_groups_are_those_of_the_unbiased_count_where_there_are_enough_ro
     assert share.high - share.low == pytest.approx(3.92 * np.std(silent) / math.sqrt(800), rel=0.5)
 
 
+def test_one_prompt_unlike_all_others_leaves_numbers() -> None:
+    wins = np.zeros(300)
+    wins[7] = 128
+    share = wasted_groups(wins, 128 - wins)
+    assert share.value == pytest.approx(1, abs=0.01)
+    assert 0.9 < share.low <= share.high <= 1
+    # With no weight where its outcomes can be, a row takes any rate that its outcomes allow.
+    impossible = likelihoods(np.array([0.0, 128.0]), np.array([128.0, 0.0]))
+    assert np.isfinite(mixture(impossible, np.array([1.0, 1e-300]))).all()
+
+
 def _set(tmp_path: Path, rates: np.ndarray, groups: list[str]) -> Path:
     return column_sets.column_set(
         tmp_path / "scored",

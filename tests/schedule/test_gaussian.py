@@ -153,10 +153,11 @@ def test_every_mu_that_a_round_can_reach_is_in_its_window() -> None:
     [
         (
             {"sigma": "wide"},
-            "sigma = 'wide': a width is a number of ranks from 1e-9 on (1000) or a share of the set",
+            "sigma = 'wide': a width is a number of ranks from 1e-9 to 1e15 (1000) or a share of the set",
         ),
         ({"sigma": "0"}, "sigma = '0': a width is a number of ranks from"),
         ({"sigma": "1e-308"}, "sigma = '1e-308': a width is a number of ranks from"),
+        ({"sigma": "1e308"}, "sigma = '1e308': a width is a number of ranks from"),
         ({"sigma": "nanN"}, "sigma = 'nanN': a width"),
         ({"scale": -1}, "scale = -1: the scale is 0 or more."),
         ({"step_low": 1000, "step_high": 0}, "the least step must be less than the largest"),

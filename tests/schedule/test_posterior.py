@@ -538,6 +538,8 @@ def test_it_goes_by_scores_where_its_evidence_does(options: dict[str, Any], char
         ({"top": True, "power": 1}, "top=true takes the best whatever power is: leave one of the two out"),
         ({"preset": "mopps", "power": 2}, "top=true takes the best whatever power is"),
         ({"preset": "mopp"}, "preset = 'mopp': Input should be 'variance', 'mopps', 'mapp'"),
+        ({"prior": 1e-320}, "Input should be greater than or equal to 0.000000001"),
+        ({"preset": "mopps", "prior_weight": 1.7e308}, "Input should be less than or equal to 1000000000"),
         ({"neighbors": 4}, "strategy posterior has no option 'neighbors'"),
     ],
 )

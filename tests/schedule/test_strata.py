@@ -106,6 +106,8 @@ def test_weights_are_shares_of_a_round() -> None:
     strata = Strata.of(["code"] * 30 + ["math"] * 10, {"code": 0.3, "math": 0.7})
     assert strata.shares.tolist() == pytest.approx([0.3, 0.7])
     assert strata.quotas(10, 0).tolist() == [3, 7]
+    vast = Strata.of(["code"] * 30 + ["math"] * 10, {"code": 1.7e308, "math": 1.7e308})
+    assert vast.shares.tolist() == [0.5, 0.5]
     # Of 20 prompts 14 would be math's, which has 10.
     assert strata.quotas(20, 0).tolist() == [10, 10]
     only_math = Strata.of(["code"] * 30 + ["math"] * 10, {"code": 0, "math": 1})

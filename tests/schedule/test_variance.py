@@ -99,7 +99,8 @@ def test_a_prompt_that_could_not_be_judged_is_still_unseen() -> None:
     [
         ({"unseen": 0.6, "easy": 0.5}, "the shares unseen, easy and hard are over 1 together"),
         ({"memory": 0}, "memory = 0: Input should be greater than 0"),
-        ({"prior": -1}, "prior = -1: Input should be greater than 0"),
+        ({"prior": -1}, "prior = -1: Input should be greater than or equal to 0.000000001"),
+        ({"prior": 1e308}, "Input should be less than or equal to 1000000000"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, float], sentence: str) -> None:

@@ -30,7 +30,7 @@ class FallingOptions(base.Options):
     """Its mean in the first round."""
     last: float = Field(default=0.2, ge=0, le=1)
     """Its mean in the last round."""
-    sigma: float = Field(default=0.15, gt=0)
+    sigma: float = Field(default=0.15, ge=1e-9)
     """Its width, in pass rates."""
 
 

@@ -24,6 +24,7 @@ from gaincurate.core.rng import Floats, Ints
 from gaincurate.schedule import base
 from gaincurate.schedule.base import Json, Observed, Pool
 
+_WIDEST = 1e15
 _NARROWEST = 1e-9  # ranks. The square of a distance in such widths is still a float
 
 
@@ -52,11 +53,13 @@ class GaussianOptions(base.Options):
     def _check_sigma(cls, value: object) -> str:
         text = str(value)
         try:
-            good = math.isfinite(number := float(text.removesuffix("N"))) and number >= _NARROWEST
+            good = _NARROWEST <= float(text.removesuffix("N")) <= _WIDEST
         except ValueError:
             good = False
         if not good:
-            raise ValueError("a width is a number of ranks from 1e-9 on (1000) or a share of the set (0.1N)")
+            raise ValueError(
+                "a width is a number of ranks from 1e-9 to 1e15 (1000) or a share of the set (0.1N)"
+            )
         return text
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import pyarrow as pa
 from pydantic import Field, model_validator
 
 from gaincurate.core.columns import check_groups
@@ -38,7 +39,7 @@ class PosteriorOptions(base.Options):
     preset: Preset | None = None
     """The settings of a method. Options that are given come before its own."""
 
-    prior: float = Field(default=1.0, gt=0)
+    prior: float = Field(default=1.0, ge=1e-9, le=1e9)
     """Wins and losses that every prompt has before it is seen."""
     memory: float = Field(default=0.9, ge=0, le=1)
     """What is left of an outcome's weight after one fading. 1 forgets nothing."""
@@ -46,26 +47,26 @@ class PosteriorOptions(base.Options):
     """Whether all outcomes fade each round, or those of a prompt when the prompt comes back."""
     neighbours: int = Field(default=0, ge=0)
     """Observed prompts, the nearest by embedding, whose pass rates count for a prompt. 0: none."""
-    neighbour_weight: float | None = Field(default=None, ge=0)
+    neighbour_weight: float | None = Field(default=None, ge=0, le=1e9)
     """Rollouts that they count for. Default: as well as they have predicted."""
     neighbours_from: int = Field(default=4096, ge=2)
     """Neighbours are among so many observed prompts, the newest."""
     group_column: str | None = None
     """A column whose groups' mean pass rates count for their prompts."""
-    group_weight: float | None = Field(default=None, ge=0)
+    group_weight: float | None = Field(default=None, ge=0, le=1e9)
     """As `neighbour_weight`."""
     prior_column: str | None = None
     """A column of predicted failure rates, `gc_difficulty` for instance."""
-    prior_weight: float | None = Field(default=None, ge=0)
+    prior_weight: float | None = Field(default=None, ge=0, le=1e9)
     """As `neighbour_weight`."""
 
     aim: Aim = "expected"
     """What makes a prompt worth drawing."""
-    group_size: int = Field(default=8, ge=1)
+    group_size: int = Field(default=8, ge=1, le=100_000)
     """Rollouts per prompt: G of `groups`, K of `insight`."""
     target_pass_rate: float = Field(default=0.5, ge=0, le=1)
     """What `thompson` goes for."""
-    insight_eta: float = Field(default=3.0, ge=0)
+    insight_eta: float = Field(default=3.0, ge=0, le=1e6)
     """How strongly `insight` prefers pass rates near `insight_mu`."""
     insight_mu: float = Field(default=0.3, ge=0, le=1)
     """The pass rate that `insight` prefers."""
@@ -78,7 +79,7 @@ class PosteriorOptions(base.Options):
 
     top: bool = False
     """Take the best, ties at random. Default: draw by what a prompt is worth."""
-    power: float = Field(default=8.0, ge=0)
+    power: float = Field(default=8.0, ge=0, le=1e6)
     """Exponent of what a prompt is worth, where it is drawn by it. 0 draws evenly."""
     candidates: int | None = Field(default=None, ge=1)
     """A round is chosen among so many times its prompts, at random. Default: among all."""
@@ -135,6 +136,8 @@ class PosteriorOptions(base.Options):
             column = scored.column(name)
             if name == self.group_column:
                 check_groups(column.type, name, f"group_column = {name}")
+            if name == self.prior_column and pa.types.is_temporal(column.type):  # numpy makes numbers of it
+                raise InputError(f"prior_column = {name}: it holds no numbers.", column=name)
         if self.neighbours and EMBEDDING not in scored.schema.names:
             raise InputError(
                 f"neighbours = {self.neighbours}: {scored.folder} has no {EMBEDDING}; score it with "

@@ -24,9 +24,9 @@ class VarianceOptions(base.Options):
 
     memory: float = Field(default=0.9, gt=0, le=1)
     """What is left of an outcome's weight a round later; 1 forgets nothing."""
-    prior: float = Field(default=1.0, gt=0)
+    prior: float = Field(default=1.0, ge=1e-9, le=1e9)
     """Wins and losses that every prompt has before it is seen."""
-    power: float = Field(default=1.0, ge=0)
+    power: float = Field(default=1.0, ge=0, le=1e6)
     """Exponent of the weight; 0 draws evenly."""
     unseen: float = Field(default=0.1, ge=0, le=1)
     """Least share of the draws for prompts never seen, while there are any."""
