@@ -65,9 +65,10 @@ def text(line: str = "", *, head: bool = False) -> None:
 
 
 def as_json(value: Any) -> None:
-    """One JSON value, to stdout."""
+    """One JSON value, to stdout. Null stands where a number is NaN or infinite, which JSON does not have."""
     readable = sys.stdout.encoding.lower() in ("utf-8", "utf8")
-    encoded = json.dumps(value, indent=2, ensure_ascii=not readable)
+    finite = json.loads(json.dumps(value), parse_constant=lambda _: None)
+    encoded = json.dumps(finite, indent=2, ensure_ascii=not readable)
     _write("\n".join(map(_harmless, encoded.split("\n"))) + "\n")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import shutil
 import sys
@@ -50,6 +51,12 @@ def test_a_table_fits_the_terminal_and_breaks_no_word(data: Any, columns: int) -
     words = printed.split()
     for cell in [word for name in head[1:] for word in name.split()] + [c for row in rows for c in row[1:]]:
         assert cell in words
+
+
+def test_json_has_null_where_a_number_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    output.as_json({"a": [math.nan, 0.1, -math.inf], "b": {"NaN": math.inf}, "c": ("Infinity", 2**70)})
+    printed = capsys.readouterr().out
+    assert json.loads(printed) == {"a": [None, 0.1, None], "b": {"NaN": None}, "c": ["Infinity", 2**70]}
 
 
 def test_a_pipe_gets_each_row_in_one_line(
