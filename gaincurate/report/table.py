@@ -158,13 +158,14 @@ def _add_levels(scored: ScoredSet, table: Table, named: Sequence[str]) -> None:
         last = name.rpartition(".")[2].lower()
         if name in named or not (is_number(kind) or is_text(kind)):
             continue
-        if room and any(last == word or last.endswith("_" + word) for word in (*_LEVELS, *_RATES)):
+        likely = any(last == word or last.endswith("_" + word) for word in (*_LEVELS, *_RATES))
+        if likely and room:
             if _add_level(scored, table, name, kind):
                 room -= 1
                 table.notes.append(f"{name} was taken for a level by its name.")
             else:
                 table.notes.append(f"{name} is named like a level, but no numbers can be read in it.")
-        elif is_number(kind):
+        elif likely or is_number(kind):
             other.append(name)
     if other:
         table.notes.append(f"Not looked at: {_listed(other)}; --columns takes them in.")

@@ -103,9 +103,12 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
 
 def test_a_hundred_levels_are_looked_at_and_no_more(tmp_path: Path) -> None:
     source = {f"c{place}_level": pa.array(range(12)) for place in range(103)}
-    table = read(tmp_path, source)
+    table = read(tmp_path, source | {"grade": texts("easy", "hard")})
     assert table.names("difficulty") == [f"c{place}_level" for place in range(100)]
-    assert table.notes[-1] == "Not looked at: c100_level, c101_level, c102_level; --columns takes them in."
+    assert (
+        table.notes[-1]
+        == "Not looked at: c100_level, c101_level, c102_level, grade; --columns takes them in."
+    )
     with pytest.raises(InputError, match="--columns names 101 columns; at most 100 are compared at once"):
         read(tmp_path / "a", source, columns=list(source)[:101])
 
