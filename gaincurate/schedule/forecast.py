@@ -253,10 +253,11 @@ def wasted_groups(wins: Floats, losses: Floats, group: int = 8) -> Share:
 def _posterior(likelihood: Grid, weights: Floats) -> Grid:
     joint = likelihood * weights
     total = joint.sum(1, keepdims=True)
-    # Outcomes that these weights call impossible: any pass rate, as far as the outcomes allow it.
-    rows: Grid = np.where(total > 0, joint, likelihood) / np.where(
-        total > 0, total, likelihood.sum(1, keepdims=True)
-    )
+    if not total.all():
+        # Outcomes that these weights call impossible: any pass rate, as far as the outcomes allow it.
+        joint = np.where(total > 0, joint, likelihood)
+        total = joint.sum(1, keepdims=True)
+    rows: Grid = joint / total
     return rows
 
 
