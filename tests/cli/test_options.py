@@ -227,6 +227,26 @@ def test_a_number_that_no_array_holds_is_refused(tmp_path: Path, number: int) ->
 
 
 @pytest.mark.parametrize(
+    ("command", "option", "number"),
+    [
+        (("bench", "kernel"), "--tokens", 2**62),
+        (("bench", "score"), "--rows", 2**62),
+        (("bench", "score"), "--prefix", 2**62),
+        (("bench", "scale"), "--node-hours", 1e308),
+        (("difficulty", "forecast", "set", "--outcomes", "r.jsonl"), "--group", 2**62),
+        (("difficulty", "forecast", "set", "--outcomes", "r.jsonl"), "--tokens", 1e-320),
+        (("difficulty", "rollout", "set", "--out", "r", "--verifier", "exact"), "--max-tokens", 2**31),
+    ],
+)
+def test_a_number_that_nothing_can_be_done_with_is_refused(
+    command: tuple[str, ...], option: str, number: float
+) -> None:
+    found = run(*command, f"{option}={number}")
+    assert found.exit_code == 2
+    assert option in found.stderr
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         (("score", "p.jsonl", "-m", "x", "--out", ""), "Invalid value for '--out' / '-o': it is empty."),
