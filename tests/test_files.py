@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import given
 
 from gaincurate.core.files import (
+    append_line,
     append_lines,
     digest_bytes,
     digest_file,
@@ -39,13 +41,24 @@ def test_a_pipe_is_written_into_and_not_replaced(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     with ThreadPoolExecutor() as pool:
         read = pool.submit(pipe.read_bytes)
-        write_atomic(pipe, b"text")
+        write_atomic(pipe, b"text", named=True)
         assert read.result() == b"text"
     assert (pipe.is_fifo(), [p.name for p in tmp_path.iterdir()]) == (True, ["pipe"])
     (tmp_path / "full").symlink_to("/dev/full")
     with pytest.raises(StorageError, match="the disk is full"):
-        write_atomic(tmp_path / "full", b"text")
+        write_atomic(tmp_path / "full", b"text", named=True)
     assert (tmp_path / "full").is_symlink()
+
+
+@pytest.mark.parametrize("write", [lambda path: write_atomic(path, b"x"), lambda path: append_line(path, {})])
+def test_a_pipe_where_a_file_of_our_own_belongs_is_refused(
+    tmp_path: Path, write: Callable[[Path], None]
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(StorageError, match=r"cannot write .*pipe: it is no regular file\. Put that right"):
+        write(pipe)
+    assert [p.name for p in tmp_path.iterdir()] == ["pipe"]
 
 
 def test_a_path_without_a_name_cannot_be_written() -> None:

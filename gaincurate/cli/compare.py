@@ -311,5 +311,5 @@ def _write_page(comparison: dict[str, Any], asked: Path | None, out: Path) -> No
     from gaincurate.core.files import write_atomic
 
     path = asked or out / PAGE
-    write_atomic(path, to_html(comparison).encode())
+    write_atomic(path, to_html(comparison).encode(), named=True)
     output.note(f"{path}: written; open it in a browser.")

@@ -280,7 +280,7 @@ def verify(
         with ProgressView() as view, VerifierPool(judge) as pool:
             broken_answers = check_gold(rows, parts(range(len(rows)), 1024), answer, judge, pool, view)
         if broken is not None:
-            write_atomic(broken, broken_lines(broken_answers))
+            write_atomic(broken, broken_lines(broken_answers), named=True)
         if as_json:
             output.as_json({"rows": len(rows), "answer_column": answer, "broken": broken_answers})
         else:
@@ -314,7 +314,7 @@ def forecast(
         rates, tokens = read_references(config)
         result = compute(config, rates, tokens)
         if out is not None:
-            write_json(out, result.as_json())
+            write_json(out, result.as_json(), named=True)
         if as_json:
             output.as_json(result.as_json())
         else:

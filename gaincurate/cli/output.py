@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -67,9 +68,16 @@ def text(line: str = "", *, head: bool = False) -> None:
 def as_json(value: Any) -> None:
     """One JSON value, to stdout. Null stands where a number is NaN or infinite, which JSON does not have."""
     readable = sys.stdout.encoding.lower() in ("utf-8", "utf8")
-    finite = json.loads(json.dumps(value), parse_constant=lambda _: None)
-    encoded = json.dumps(finite, indent=2, ensure_ascii=not readable)
+    encoded = json.dumps(_with_nulls(value), indent=2, ensure_ascii=not readable)
     _write("\n".join(map(_harmless, encoded.split("\n"))) + "\n")
+
+
+def _with_nulls(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _with_nulls(inner) for key, inner in value.items()}
+    return [_with_nulls(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def note(line: str) -> None:

@@ -410,8 +410,9 @@ def report(
                 # `export --rollouts` has no --success: its pass rates are the same only without one.
                 same = document.outcomes if success is None else []
                 text = prompts.to_html(looked.scored, looked.table, outcomes=same, report=page.name)
-                write_atomic(beside, text.encode())
-            write_atomic(page, to_html(document, None if beside is None else beside.name).encode())
+                write_atomic(beside, text.encode(), named=True)
+            html = to_html(document, None if beside is None else beside.name)
+            write_atomic(page, html.encode(), named=True)
             output.note(f"{page}: written; open it in a browser.")
             if beside is not None:
                 output.note(f"{beside}: every prompt; keep it beside {page.name}, which links to it.")

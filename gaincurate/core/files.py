@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
-from gaincurate.core.foreign import Malformed, json_value, lines_of, open_regular, see_fits
+from gaincurate.core.foreign import Malformed, json_value, lines_of, not_regular, open_regular, see_fits
 from gaincurate.errors import StorageError, read_error, reason_of, storage_error
 
 if TYPE_CHECKING:
@@ -117,21 +117,28 @@ def make_folder(folder: Path) -> None:
         raise storage_error(folder, error) from error
 
 
-def write_atomic(path: Path, data: bytes | memoryview) -> None:
+def write_atomic(path: Path, data: bytes | memoryview, *, named: bool = False) -> None:
     """Write `data` so that `path` is either as before or complete, also after a crash.
+
+    `named` is as for `write_stream`.
 
     Raises:
         StorageError: the file system refused; the temporary file is removed.
     """
-    with write_stream(path) as file:
+    with write_stream(path, named=named) as file:
         file.write(data)
 
 
 @contextmanager
-def write_stream(path: Path) -> Iterator[BinaryIO]:
+def write_stream(path: Path, *, named: bool = False) -> Iterator[BinaryIO]:
     """A file to write into, which becomes `path` at the end, whole; on an error nothing does.
 
-    A device or a pipe at `path` is written into: who may do anything would replace /dev/null by a file.
+    A device or a pipe at `path` is never replaced: who may do anything would make a file of /dev/null.
+
+    Args:
+        path: the file.
+        named: a person gave the path, so a device or a pipe is written into; elsewhere it is refused, since a
+            pipe that nobody reads would wait for ever.
 
     Raises:
         StorageError: the file system refused; the temporary file is removed.
@@ -142,6 +149,8 @@ def write_stream(path: Path) -> Iterator[BinaryIO]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
+            if not named:
+                raise not_regular(path)
             with path.open("wb") as file:
                 yield file
             return
@@ -159,9 +168,9 @@ def write_stream(path: Path) -> Iterator[BinaryIO]:
         raise storage_error(path, error) from error
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON with a final newline, atomically."""
-    write_atomic(path, json_bytes(value))
+def write_json(path: Path, value: Any, *, named: bool = False) -> None:
+    """Write indented JSON with a final newline, atomically; `named` is as for `write_stream`."""
+    write_atomic(path, json_bytes(value), named=named)
 
 
 def json_bytes(value: Any, *, nan: bool = True) -> bytes:
@@ -175,14 +184,14 @@ def to_lines(values: Iterable[object]) -> bytes:
 
 
 def write_lines(path: Path, values: Iterable[object]) -> int:
-    """Write lines of JSON, atomically, also more than fit into memory; returns how many.
+    """Write lines of JSON where a person asked for them, also more than fit into memory; returns how many.
 
     Raises:
         StorageError: the file system refused.
     """
     make_folder(path.parent)
     count = 0
-    with write_stream(path) as file:
+    with write_stream(path, named=True) as file:
         for value in values:
             file.write(to_lines([value]))
             count += 1
@@ -201,6 +210,8 @@ def append_lines(path: Path, values: Iterable[object]) -> None:
         StorageError: the file system refused.
     """
     try:
+        if path.is_fifo():
+            raise not_regular(path)
         with path.open("ab+") as file:
             end = file.seek(0, os.SEEK_END)
             if end:

@@ -76,8 +76,13 @@ def open_regular(path: Path) -> IO[bytes]:
     """
     mode = os.stat(path).st_mode  # before it is opened, because to open a device can do something
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        raise not_regular(path)
     return path.open("rb")
+
+
+def not_regular(path: Path) -> OSError:
+    """The refusal of a pipe or a device where a file belongs."""
+    return OSError(errno.EINVAL, "it is no regular file", str(path))
 
 
 def read_text(path: Path, most: int = LARGEST) -> str:

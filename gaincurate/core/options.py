@@ -78,7 +78,7 @@ class Refusal:
     place: tuple[int | str, ...]
     value: Any
     what: str
-    """Pydantic's own words, or those of the field's check."""
+    """Pydantic's words, or those of the field's check."""
 
     @property
     def name(self) -> str:
@@ -92,12 +92,13 @@ class Refusal:
 def refusals(error: ValidationError) -> list[Refusal]:
     """All that a config does not take, in the order of its fields."""
     kinds: dict[str, Literal["unknown", "missing"]] = {"extra_forbidden": "unknown", "missing": "missing"}
+    plainer = {"path_type": "Input is no path"}  # pydantic's own words name a Python class
     return [
         Refusal(
             kinds.get(each["type"], "value"),
             each["loc"],
             each["input"],
-            each["msg"].removeprefix("Value error, "),
+            plainer.get(each["type"], each["msg"].removeprefix("Value error, ")),
         )
         for each in error.errors()
     ]

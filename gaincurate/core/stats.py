@@ -337,8 +337,11 @@ class Correlation:
 
 def correlate(first: Ranked, second: Ranked) -> Correlation | None:
     """Pooled over strata; None for fewer than three rows or a column that is constant in every stratum."""
-    strata, scale = first.strata, math.sqrt(first.variance * second.variance)
-    if len(first.scores) < 3 or scale <= 0:
+    strata = first.strata
+    if len(first.scores) < 3:
+        return None
+    scale = math.sqrt(first.variance * second.variance)
+    if scale <= 0:
         return None
     product = _product(first, second)
     covariances = strata.means(product) / 3

@@ -409,8 +409,11 @@ def refuse_taken(folder: Path) -> None:
         OutputError: it holds a run, or something else.
     """
     if (folder / RUN).exists():
+        opened = (folder / "rounds").exists()
+        what = "" if opened else ", whose round 0 waits for outcomes of its references"
+        how = "" if opened else " --reference-outcomes FILE"
         raise OutputError(
-            f"{folder} is a run already; go on with `gaincurate schedule next` or `run`, or give "
+            f"{folder} is a run already{what}; go on with `gaincurate schedule next`{how} or `run`, or give "
             "another --run.",
             path=str(folder),
         )

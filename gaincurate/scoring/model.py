@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import mmap
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,8 @@ from gaincurate.scoring.model_files import find_model as find_model
 # or is made right in `_fix_gguf_tokenizer`.
 _GGUF_EXACT = {"", "default", "gpt-2", "smollm"}
 _MOST_LAYERS = 10_000
+_CLASS = re.compile(r"<class '([\w.]+)'>")
+"""How Python prints a type in transformers' own words."""
 
 
 def _load(what: str, files: ModelFiles, load: Callable[[], Any]) -> Any:
@@ -43,6 +46,7 @@ def _load(what: str, files: ModelFiles, load: Callable[[], Any]) -> Any:
                 raise
             # torch puts frames of C++ after its reason, and a KeyError is the key alone.
             text = " ".join(str(error).partition("Exception raised from")[0].split())
+            text = _CLASS.sub(r"\1", text)
             text = text if " " in text else f"{type(error).__name__}: {text}"
             hint = ""
             if "trust_remote_code" in text:

@@ -376,7 +376,7 @@ def _write(
             count += shown.num_rows
             write(shown)
     if view.parts.system is not None and view.profile.system_file:
-        write_atomic(system_file(out), view.parts.system.encode())
+        write_atomic(system_file(out), view.parts.system.encode(), named=True)
     if view.without_answer:
         notes.append(_without_answer(scored, view, count))
     if view.open_ended:
@@ -506,7 +506,7 @@ def _making(out: Path) -> Iterator[BinaryIO]:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise storage_error(out, error) from error
-    with write_stream(out) as file:
+    with write_stream(out, named=True) as file:
         yield file
 
 

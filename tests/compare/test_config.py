@@ -194,6 +194,7 @@ def test_a_file_names_folders_beside_it(tmp_path: Path) -> None:
     ("change", "sentence"),
     [
         ({"marks": 2000}, "c: 2000 marks in a budget of 1000 tokens."),
+        ({"heldout": [1, -1]}, "c: heldout = [1, -1]: Input is no path."),
         (
             {"train": {"warmup_steps": 0.1}},
             "c: train.warmup_steps = 0.1: Input should be a valid integer.",

@@ -162,6 +162,16 @@ def test_rewards_between_are_right_or_wrong_where_it_is_said_from_which_on(tmp_p
     )
 
 
+def test_models_without_a_prompt_in_common_have_no_relation(tmp_path: Path) -> None:
+    folder, _ = world(tmp_path)
+    names, rewards = (["a", "b"] * ROWS)[:ROWS], ([1.0, 1.0, 0.0, 0.0] * ROWS)[:ROWS]
+    pq.write_table(pa.table({"gc_id": ids(ROWS), "reward": rewards, "model": names}), tmp_path / "r.parquet")
+    document = report(folder, rollouts=[tmp_path / "r.parquet"])
+    a, b = (outcome.name for outcome in document.outcomes)
+    cell = next(c for c in document.matrix if {c.first, c.second} == {a, b})
+    assert (cell.correlation.value, cell.correlation.rows) == (None, 0)
+
+
 def test_a_column_of_ids_in_the_place_of_models_is_refused(tmp_path: Path) -> None:
     folder, _ = world(tmp_path)
     names = [f"m{k}" for k in range(101)]

@@ -250,6 +250,7 @@ def test_weights_that_do_not_fit_the_configuration_never_score(
     [
         ("{}", "cannot load the configuration of model"),
         ('{"model_type": "no-such-model"}', "cannot load the configuration of model"),
+        ('{"model_type": "llama", "num_key_value_heads": "x"}', "doesn't match any type in (int, NoneType)"),
         ('{"model_type": "t5", "num_layers": 2}', "model (t5) is no decoder-only language model"),
     ],
 )
