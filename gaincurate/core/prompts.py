@@ -68,6 +68,8 @@ def find_columns(
     Raises:
         SourceError: a column is missing, unclear or of the wrong type; lists the columns.
     """
+    if not schema.names:
+        raise SourceError("no row has a column; give the rows one with the prompt, such as `prompt`.")
     listed = ", ".join(f"{field.name} ({_short(field.type)})" for field in schema)
     for name, option in ((prompt, "prompt"), (answer, "answer"), (id_column, "id")):
         if name is not None and _type_of(schema, name) is None:

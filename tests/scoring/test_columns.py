@@ -61,6 +61,11 @@ def test_a_type_that_cannot_be_a_prompt_is_passed_over_or_refused(kind: pa.DataT
         found({"prompt": kind, "question": TEXT}, prompt="prompt")
 
 
+def test_rows_without_columns_are_refused() -> None:
+    with pytest.raises(SourceError, match="^no row has a column; give the rows one with the prompt"):
+        found({})
+
+
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
