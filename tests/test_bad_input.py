@@ -215,6 +215,11 @@ OPTIONS: dict[str, tuple[list[str], str]] = {
         ["--template-kwargs", "yes"],
         "--template-kwargs 'yes': expected a JSON object, such as {\"enable_thinking\": false}.",
     ),
+    "template arguments that are too deep": (
+        ["--template-kwargs", '{"a": ' + "[" * 100 + "]" * 100 + "}"],
+        '--template-kwargs \'{"a": ' + "[" * 100 + "]" * 93 + ": expected a JSON object, such as "
+        '{"enable_thinking": false} (lists or objects stand more than 64 deep inside each other).',
+    ),
     "template arguments that nothing equals": (
         ["--template-kwargs", '{"a": [NaN]}'],
         "--template-kwargs {'a': [nan]}: it holds NaN or infinity, which JSON does not have.",

@@ -92,7 +92,8 @@ class Refusal:
 def refusals(error: ValidationError) -> list[Refusal]:
     """All that a config does not take, in the order of its fields."""
     kinds: dict[str, Literal["unknown", "missing"]] = {"extra_forbidden": "unknown", "missing": "missing"}
-    plainer = {"path_type": "Input is no path"}  # pydantic's own words name a Python class
+    # Pydantic's own words name a Python class.
+    plainer = {"path_type": "Input is no path", "model_type": "Input should be an object"}
     return [
         Refusal(
             kinds.get(each["type"], "value"),
@@ -174,12 +175,13 @@ def json_object(value: str, option: str, example: str) -> dict[str, Any]:
     Raises:
         InputError: it is no JSON object.
     """
-    from gaincurate.core.foreign import json_value
+    from gaincurate.core.foreign import Malformed, json_value
 
+    why = ""
     try:
         parsed = json_value(value)
-    except ValueError:
-        parsed = None
+    except ValueError as error:
+        parsed, why = None, f" ({error})" if isinstance(error, Malformed) else ""
     if not isinstance(parsed, dict):
-        raise InputError(f"{option} {value!r}: expected a JSON object, such as {example}.")
+        raise InputError(f"{option} {value!r:.200}: expected a JSON object, such as {example}{why}.")
     return parsed

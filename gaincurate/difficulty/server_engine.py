@@ -29,7 +29,7 @@ from gaincurate.core.manifest import Document
 from gaincurate.core.process import Pressed, ctrl_c_noted
 from gaincurate.difficulty.config import API_KEY, RolloutConfig, base_url
 from gaincurate.difficulty.engine import Completion, Key, Logprob, Number, Refused, Request, request_seed
-from gaincurate.errors import InputError, ServerError
+from gaincurate.errors import InputError, ServerError, reason_of
 
 LOGPROBS = "as the server gives them; many give those before temperature and top-p"
 RESERVED_KEYS = {
@@ -50,6 +50,8 @@ _SHORTEST_SECRET = 8
 _FEWEST_CHARACTERS = 5  # different ones
 _PART_OF_SECRET = 12
 _SHOWN = 300  # characters of what a server says in a sentence
+_BYTES = re.compile(r"bytearray\(b(['\"].*?['\"])\)", re.DOTALL)
+"""How Python prints what came over the wire, in the library's own words."""
 _LOOK = 0.2  # seconds until Ctrl-C is seen, at most: it does not wake a loop
 _Result = TypeVar("_Result")
 
@@ -103,10 +105,11 @@ class ServerEngine:
             raise InputError(
                 f"{API_KEY} has white space in it, or what no HTTP header can hold; set it again."
             )
-        if len(key) >= _REAL_KEY and key in str(config.server_body):
-            raise InputError(
-                f"--server-body holds the key of {API_KEY}, and a set says how it was made. Leave it out."
-            )
+        for option, given in ("--server-body", config.server_body), ("--served-model", config.served_model):
+            if len(key) >= _REAL_KEY and key in str(given):
+                raise InputError(
+                    f"{option} holds the key of {API_KEY}, and a set says how it was made. Leave it out."
+                )
         self._clean = partial(clean, key=key)
         self._runner = asyncio.Runner()
         try:
@@ -124,6 +127,11 @@ class ServerEngine:
             raise InputError(
                 "the proxy that the environment names cannot be used; correct or unset HTTP_PROXY, "
                 "HTTPS_PROXY and ALL_PROXY. A SOCKS proxy needs the package socksio."
+            ) from error
+        except OSError as error:  # which names neither the file nor the variable
+            raise InputError(
+                f"the certificates of authorities cannot be read: {reason_of(error)}. Correct or unset "
+                "SSL_CERT_FILE and SSL_CERT_DIR."
             ) from error
         self._body: dict[str, Any] = {"chat_template_kwargs": template_kwargs} if template_kwargs else {}
         if config.logprobs:
@@ -270,7 +278,8 @@ class ServerEngine:
                 f"its answer was not there in {most:g} seconds; give --timeout more, or --max-tokens less"
             ) from error
         except httpx2.TransportError as error:
-            reason = self._clean(" ".join(str(error).split()))[:_SHOWN]
+            said = _BYTES.sub(r"\1", str(error))
+            reason = self._clean(" ".join(said.split()))[:_SHOWN]
             # Not `from error`, because the library quotes what a server sent, perhaps the key.
             raise _RetryableError(f"of {type(error).__name__}" + (f" ({reason})" if reason else "")) from None
         status = response.status_code

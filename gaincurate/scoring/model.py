@@ -29,6 +29,7 @@ from gaincurate.scoring.model_files import find_model as find_model
 # or is made right in `_fix_gguf_tokenizer`.
 _GGUF_EXACT = {"", "default", "gpt-2", "smollm"}
 _MOST_LAYERS = 10_000
+_MOST_TOKENS = 1 << 24
 _CLASS = re.compile(r"<class '([\w.]+)'>")
 """How Python prints a type in transformers' own words."""
 
@@ -126,6 +127,13 @@ def load_tokenizer(files: ModelFiles) -> Any:
         )
     if files.gguf:
         _fix_gguf_tokenizer(tokenizer, files)
+    # The library writes a tokenizer, which is hashed, by a loop over all numbers up to the last.
+    last = max(tokenizer.get_vocab().values(), default=0) if tokenizer.is_fast else 0
+    if last >= _MOST_TOKENS:
+        raise ModelError(
+            f"cannot load the tokenizer of {files.name}: it numbers a token {last:,}, and no vocabulary has "
+            f"more than {_MOST_TOKENS:,}. Put that right, or copy the file again."
+        )
     return tokenizer
 
 

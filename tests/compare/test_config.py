@@ -279,7 +279,7 @@ def test_a_file_names_folders_beside_it(tmp_path: Path) -> None:
             {"arms": [{"name": "r", "strategy": "uniform", "round_steps": 0}, *LEAST["arms"]]},
             "c: round_steps = 0 in the arm 'r': Input should be greater than or equal to 1.",
         ),
-        ({"arms": [3]}, "c: arms[0] = 3: Input should be a valid dictionary or instance of Arm."),
+        ({"arms": [3]}, "c: arms[0] = 3: Input should be an object."),
         ({"arms": 3}, "c: arms = 3: Input should be a valid list."),
         (
             {"seeds": [1, -0.5]},

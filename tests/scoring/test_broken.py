@@ -172,6 +172,19 @@ def test_json_that_is_no_tokenizer(folder: Path) -> None:
     assert refusal(folder) == f"cannot load the tokenizer of model: {path} {TOKENIZER}"
 
 
+def test_a_token_that_is_numbered_beyond_all_vocabularies(folder: Path) -> None:
+    def renumbered(data: bytes) -> bytes:
+        tokenizer = json.loads(data)
+        tokenizer["model"]["vocab"]["a"] = 1 << 24
+        return json.dumps(tokenizer).encode()
+
+    change(folder / "tokenizer.json", renumbered)
+    assert refusal(folder) == (
+        "cannot load the tokenizer of model: it numbers a token 16,777,216, and no vocabulary has more than "
+        "16,777,216. Put that right, or copy the file again."
+    )
+
+
 def test_a_longest_prompt_that_is_no_number(folder: Path) -> None:
     change(
         folder / "tokenizer_config.json",
