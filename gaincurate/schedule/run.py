@@ -409,7 +409,7 @@ def refuse_taken(folder: Path) -> None:
         OutputError: it holds a run, or something else.
     """
     if (folder / RUN).exists():
-        opened = (folder / "rounds").exists()
+        opened = (folder / "rounds" / round_name(0) / PLAN).exists()  # written last
         what = "" if opened else ", whose round 0 waits for outcomes of its references"
         how = "" if opened else " --reference-outcomes FILE"
         raise OutputError(

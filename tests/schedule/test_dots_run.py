@@ -216,6 +216,7 @@ def test_by_hand_with_a_rollout_set_and_with_next(
         "outcomes": str(run.folder / "difficulty/00000/references.jsonl"),
         "rolls_out": False,
     }
+    run.round_folder(0).mkdir(parents=True)  # as a start that was killed late leaves it
     result = gaincurate(*asked, "--rounds", 2, "--references", 8)
     assert result.exit_code == 2
     assert "whose round 0 waits for outcomes of its references; go on with" in " ".join(result.stderr.split())
