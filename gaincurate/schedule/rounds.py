@@ -296,8 +296,7 @@ def _write_round(run: Run, selector: base.Selector, round_: int, state: Json, in
     table = run.scored.take(rows)
     make_folder(run.round_folder(round_))
     remove_temporaries(run.round_folder(round_))
-    shown = training_rows(table, run.scored.identity, bare=config.bare, with_scores=config.with_scores)
-    write_rows(run.data(round_), shown)
+    write_data(run, round_, table)
     metrics = selector.metrics()
     plan = {
         "format": FORMAT,
@@ -318,6 +317,21 @@ def _write_round(run: Run, selector: base.Selector, round_: int, state: Json, in
     check_plan_facts(config, selector, plan, more)
     full_state = {"format": FORMAT, "round": round_, **state, "rows": rows.tolist()}
     run.commit({**full_state, "selector": selector.state_dict(), "finished": False}, plan | more)
+
+
+def write_data(run: Run, round_: int, table: pa.Table | None = None) -> None:
+    """Write the rows that a round trains on.
+
+    Args:
+        run: the run.
+        round_: the round.
+        table: its rows of the scored set. Default: those of its state, for a file that is gone.
+    """
+    if table is None:
+        table = run.scored.take(np.array(run.state_of(round_)["rows"]))
+    config = run.config
+    shown = training_rows(table, run.scored.identity, bare=config.bare, with_scores=config.with_scores)
+    write_rows(run.data(round_), shown)
 
 
 def _forecast(table: pa.Table, ranks: Ints) -> Json:

@@ -124,6 +124,14 @@ def test_failures_name_round_and_log_and_lose_nothing(tmp_path: Path) -> None:
     assert "no JSON" in (run.round_folder(0) / "outcomes-1.jsonl").read_text()
 
 
+def test_data_that_were_tidied_away_are_written_again_as_they_were(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path)
+    before = run.data(0).read_bytes()
+    run.data(0).unlink()
+    drive(Run(run.folder), [*SCRIPT, *PLACES[:2], "none", *PLACES[3:]])
+    assert run.data(0).read_bytes() == before
+
+
 def test_without_the_checkpoints_name_none_is_needed(tmp_path: Path, weights: Path) -> None:
     run = runs.begin(tmp_path, rounds=2)
     drive(run, [*SCRIPT, *PLACES[:2], "none", *PLACES[3:]])
