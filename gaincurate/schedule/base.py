@@ -90,7 +90,7 @@ class Pool:
         Raises:
             InputError: a weight is missing or not finite, or too few ranks are left.
         """
-        self._check("draw", "log weights", log_weights)
+        log_weights = self._checked("draw", "log weights", log_weights)
         bad = np.flatnonzero(~np.isfinite(log_weights))
         if len(bad):
             raise InputError(
@@ -141,7 +141,7 @@ class Pool:
         Raises:
             InputError: a key is missing or NaN.
         """
-        self._check("pick", "keys", keys)
+        keys = self._checked("pick", "keys", keys)
         if np.isnan(keys).any():
             raise InputError(
                 f"the key of rank {np.isnan(keys).argmax()} is NaN, and Pool.pick needs numbers."
@@ -158,12 +158,21 @@ class Pool:
         chosen = np.append(taken, rest)
         return self._ordered(chosen, keys[chosen])
 
-    def _check(self, method: str, what: str, values: Floats) -> None:
-        if values.shape != (self.rows,):
+    def _checked(self, method: str, what: str, values: Any) -> Floats:
+        numbers = isinstance(values, np.ndarray) and values.dtype.kind in "fiub"
+        try:  # an array stays as it is: a draw by float32 is another than by float64
+            found = values if numbers else np.asarray(values, np.float64)
+        except (TypeError, ValueError) as error:
             raise InputError(
-                f"the strategy draws with {what} of shape {values.shape}; Pool.{method} needs one for "
+                f"the strategy draws with {what} that are no numbers; Pool.{method} needs one for each of "
+                f"the {self.rows:,} ranks."
+            ) from error
+        if found.shape != (self.rows,):
+            raise InputError(
+                f"the strategy draws with {what} of shape {found.shape}; Pool.{method} needs one for "
                 f"each of the {self.rows:,} ranks, of shape ({self.rows},)."
             )
+        return found
 
     def _labels(self) -> Labels:
         return one_group(self.rows) if self.strata is None else self.strata.labels

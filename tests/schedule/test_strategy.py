@@ -566,11 +566,20 @@ class Counted:
         (np.zeros((10, 1)), "log weights of shape (10, 1); Pool.draw needs one for each of the 10 ranks"),
         (np.full(10, np.nan), "10 of the 10 log weights are not finite (nan at rank 0)"),
         (np.array([0] * 7 + [np.inf, -np.inf, 0]), "2 of the 10 log weights are not finite (inf at rank 7)"),
+        ([0.0] * 9, "log weights of shape (9,); Pool.draw needs one for each of the 10 ranks"),
+        (["a"] * 10, "log weights that are no numbers; Pool.draw needs one for each of the 10 ranks."),
+        (np.array([None, {}] * 5), "log weights that are no numbers; Pool.draw needs one for each of the"),
     ],
 )
 def test_weights_that_cannot_be_drawn_by_are_refused(weights: Any, sentence: str) -> None:
     with pytest.raises(InputError, match=re.escape(sentence)):
         base.Pool(10, 3, seed=0).draw(weights, 0)
+
+
+def test_a_list_of_weights_is_as_good_as_an_array() -> None:
+    pool, weights = base.Pool(6, 3, seed=0), [0.0, 1.0, 0.5, -1.0, 2.0, 0.25]
+    assert pool.draw(weights, 1).tolist() == pool.draw(np.array(weights), 1).tolist()  # type: ignore[arg-type]
+    assert pool.pick(weights, 1).tolist() == [4, 1, 2]  # type: ignore[arg-type]
 
 
 def test_a_pool_draws_by_weights_without_replacement() -> None:
