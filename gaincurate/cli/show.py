@@ -153,7 +153,7 @@ def _asked(rollouts: RolloutSet, ids: list[str]) -> dict[str, str]:
     from gaincurate.core.artifact import EXECUTION
     from gaincurate.core.files import fitting_lines
     from gaincurate.core.manifest import Document
-    from gaincurate.core.prompts import column_values, questions
+    from gaincurate.core.prompts import questions
     from gaincurate.core.scored_set import open_scores
     from gaincurate.errors import GaincurateError
 
@@ -167,8 +167,7 @@ def _asked(rollouts: RolloutSet, ids: list[str]) -> dict[str, str]:
         scored = open_scores(folder)
         if scored.manifest_hash != rollouts.manifest["identity"]["source"]["manifest"]:
             return {}
-        column = scored.identity["source"]["prompt_column"]
-        return dict(zip(ids, questions(column_values(scored.rows(ids), column), column), strict=True))
+        return dict(zip(ids, questions(scored.rows(ids), scored.identity), strict=True))
     except (GaincurateError, LookupError):  # moved, or another set: completions are worth a look without it
         return {}
 
@@ -202,12 +201,11 @@ def _columns(scored: ScoredSet) -> list[str]:
 
 
 def _rows(scored: ScoredSet, ids: list[str]) -> list[dict[str, Any]]:
-    from gaincurate.core.prompts import column_values, questions
+    from gaincurate.core.prompts import questions
 
     table = scored.rows(ids)
-    column = scored.identity["source"]["prompt_column"]
     rows = table.select(["gc_id", *_columns(scored)]).to_pylist()
-    asked = questions(column_values(table, column), column)
+    asked = questions(table, scored.identity)
     return [{**row, "question": question} for row, question in zip(rows, asked, strict=True)]
 
 

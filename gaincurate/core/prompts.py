@@ -1,4 +1,4 @@
-"""Which column is the prompt, what a row's messages are, and the rows that a trainer reads.
+"""The columns of prompts, answers and tools, the chat of each row, and the rows that a trainer reads.
 
 A training row carries the whole scoring prompt, added system message and examples included, because scores
 are of that prompt and not of the bare question. A source column named `prompt` that is not the prompt is
@@ -8,6 +8,7 @@ kept as `source_prompt`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,20 +23,19 @@ from gaincurate.core.arrow import one_line, read_parquet
 from gaincurate.core.artifact import Json, broken
 from gaincurate.core.files import write_stream
 from gaincurate.core.foreign import json_value
-from gaincurate.core.options import near
 from gaincurate.core.schema import ID, PREFIX
 from gaincurate.errors import InputError, OutputError, SourceError
 
 Message = dict[str, Any]
+Tool = dict[str, Any]
 
 PROMPT = "prompt"
 """The column of messages in training rows."""
 
-# `prompt` and `messages` are what trainers read; the three others are what data sets call a question.
 _SHOWN = 60  # characters of a name in a sentence
-_PROMPTS = ("prompt", "messages")
-_QUESTIONS = ("problem", "question", "instruction")
-_ANSWERS = ("answer", "ground_truth", "reward_model.ground_truth", "solution")
+_TEXT_PARTS = ("text", "input_text", "output_text")
+# The text of a Python list, or of a NumPy array, of messages: what pandas writes into a CSV file.
+_PYTHON_CHAT = re.compile(r"\s*(array\()?\[\s*\{\s*'(role|content)'\s*:")
 
 
 class PromptProblem(Exception):
@@ -43,154 +43,155 @@ class PromptProblem(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Chat:
+    """The prompt of one row: its messages, and the JSON schemas of the tools that its template renders."""
+
+    messages: list[Message]
+    tools: list[Tool] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns in use; a dot goes into a struct (`extra_info.question`)."""
+    """The columns in use. A dot goes into a struct (`extra_info.question`) or into a column of JSON text."""
 
     prompt: str
-    answer: str | None
-    id: str | None
-    note: str
+    answer: str | None = None
+    id: str | None = None
+    tools: str | None = None
+    chat_text: bool = False
+    """The prompts are chats as JSON text."""
+    note: str = ""
+
+    @classmethod
+    def of(cls, identity: Json) -> Columns:
+        """The columns that a set was scored with."""
+        source = identity["source"]
+        return cls(
+            source["prompt_column"],
+            source.get("answer_column"),
+            source.get("id_column"),
+            source.get("tools_column"),
+            source.get("chat_text", False),
+        )
+
+    def identity(self) -> Json:
+        """The part of a set's identity that `of` reads; the last two keys are optional."""
+        names = {"prompt_column": self.prompt, "answer_column": self.answer, "id_column": self.id}
+        tools = {"tools_column": self.tools} if self.tools else {}
+        return {**names, **tools, **({"chat_text": True} if self.chat_text else {})}
+
+    def messages(self, value: Any) -> list[Message]:
+        """A row's own messages; `value` is that of the prompt column.
+
+        Raises:
+            PromptProblem: null, empty, or no list of messages.
+        """
+        return to_messages(value, chat_text=self.chat_text or self.prompt.rpartition(".")[2] == "messages")
+
+    def chats(self, table: pa.Table, start: int = 0) -> Iterator[Chat | PromptProblem]:
+        """The prompt of each row of a table, or why it has none.
+
+        Args:
+            table: has the columns of prompts and tools.
+            start: the row of the source that the table's first one is, for sentences.
+
+        Raises:
+            SourceError: a column of JSON text has a value that is no JSON.
+        """
+        values = column_values(table, self.prompt, start)
+        tools = column_values(table, self.tools, start) if self.tools else [None] * len(values)
+        for value, row_tools in zip(values, tools, strict=True):
+            try:
+                yield Chat(
+                    self.messages(value), to_tools(row_tools, responses=self.prompt.endswith(".input"))
+                )
+            except PromptProblem as problem:
+                yield problem
 
 
-def find_columns(
-    schema: pa.Schema,
-    *,
-    prompt: str | None = None,
-    answer: str | None = None,
-    id_column: str | None = None,
-) -> Columns:
-    """Find the columns, or check those asked for.
-
-    Without a name the prompt is `prompt`, else `messages`, else the only one of `problem`, `question`
-    and `instruction`, each only where its type can be a prompt. `gc_id` is kept as the id where the
-    source has it: ids then outlive a change of the text.
-
-    Raises:
-        SourceError: a column is missing, unclear or of the wrong type; lists the columns.
-    """
-    if not schema.names:
-        raise SourceError("no row has a column; give the rows one with the prompt, such as `prompt`.")
-    listed = ", ".join(f"{field.name} ({_short(field.type)})" for field in schema)
-    for name, option in ((prompt, "prompt"), (answer, "answer"), (id_column, "id")):
-        if name is not None and _type_of(schema, name) is None:
-            raise SourceError(
-                f"there is no column {name!r} (--{option}-column); the columns are: {listed}"
-                f"{near(name, schema.names)}.",
-                column=name,
-            )
-    if prompt is not None:
-        kind = _type_of(schema, prompt)
-        if not _can_be_prompt(kind):
-            raise SourceError(
-                f"column {prompt!r} holds {_short(kind)}, not text or chat messages "
-                "(a list of {role, content}); choose another with --prompt-column.",
-                column=prompt,
-            )
-        prompt_column = prompt
-    else:
-        prompt_column = _find_prompt(schema, listed)
-    if answer is None:
-        answer = next((name for name in _ANSWERS if _type_of(schema, name) is not None), None)
-    if id_column is None and ID in schema.names:
-        id_column = ID
-    note = f"prompt from column {prompt_column!r}, answer from " + (
-        f"column {answer!r}" if answer else "no column"
-    )
-    if id_column:
-        note += f", id from column {id_column!r}"
-    return Columns(prompt_column, answer, id_column, note)
-
-
-def _find_prompt(schema: pa.Schema, listed: str) -> str:
-    usable = [n for n in (*_PROMPTS, *_QUESTIONS) if _can_be_prompt(_type_of(schema, n))]
-    for name in _PROMPTS:
-        if name in usable:
-            return name
-    if len(usable) == 1:
-        return usable[0]
-    reason = f"{' and '.join(usable)} could each be" if usable else "no column looks like"
-    raise SourceError(
-        f"{reason} the prompt; name it with --prompt-column. The columns are: {listed}.",
-        columns=schema.names,
+def fields_of(table: pa.Table, name: str) -> pa.Table:
+    """The fields of a column of structs as columns. A field's own name may have a dot in it."""
+    return (
+        table.select([name]).flatten().rename_columns([field.name for field in table.schema.field(name).type])
     )
 
 
-def _type_of(schema: pa.Schema, name: str) -> pa.DataType | None:
-    if name in schema.names:
-        return schema.field(name).type
-    head, _, rest = name.partition(".")
-    if rest and head in schema.names and pt.is_struct(schema.field(head).type):
-        return _type_of(pa.schema(list(schema.field(head).type)), rest)
-    return None
+def parsed(text: Any) -> Any:
+    """The object or list that a text is the JSON of; None for any other text."""
+    if not isinstance(text, str) or not text.lstrip().startswith(("[", "{")):
+        return None
+    try:
+        return json_value(text, surrogates=True)
+    except ValueError:
+        return None
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    if pt.is_dictionary(kind):
-        kind = kind.value_type
-    return bool(pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind))
+def column_values(table: pa.Table, name: str, start: int = 0) -> list[Any]:
+    """A column's values as Python objects; `name` may go into a struct or into a column of JSON text.
 
-
-def _is_chat(kind: pa.DataType) -> bool:
-    if not (pt.is_list(kind) or pt.is_large_list(kind) or pt.is_fixed_size_list(kind)):
-        return False
-    item = kind.value_type
-    return bool(pt.is_struct(item) and {"role", "content"} <= {f.name for f in item})
-
-
-def _can_be_prompt(kind: pa.DataType | None) -> bool:
-    return kind is not None and (_is_text(kind) or _is_chat(kind))
-
-
-def _short(kind: pa.DataType) -> str:
-    text = "chat messages" if _is_chat(kind) else str(kind)
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
-def column_values(table: pa.Table, name: str) -> list[Any]:
-    """A column's values as Python objects; `name` may go into a struct.
+    Args:
+        table: has the column.
+        name: of the column.
+        start: the row of the source that the table's first one is, for sentences.
 
     Raises:
         OutputError: the rows have no such column, so the set is not what its identity says.
+        SourceError: a value of a column of JSON text is no JSON object.
     """
-    if _type_of(table.schema, name) is None:
+    if name in table.column_names:
+        values: list[Any] = table.column(name).to_pylist()
+        return values
+    head, _, rest = name.partition(".")
+    if not rest or head not in table.column_names:
         raise OutputError(
             f"the set's identity names the column {name[:_SHOWN]!r}, which its rows do not have. Get the set "
             "again from where it came, or score again.",
             column=name,
         )
-    if name in table.column_names:
-        values: list[Any] = table.column(name).to_pylist()
-        return values
-    # One step at a time, as `_type_of` goes: a field's own name may have a dot in it.
-    head, _, rest = name.partition(".")
-    inner = table.select([head]).flatten()
-    return column_values(inner.rename_columns([field.name for field in table.schema.field(head).type]), rest)
+    if pt.is_struct(table.schema.field(head).type):
+        return column_values(fields_of(table, head), rest, start)
+    inner = []
+    for row, text in enumerate(table.column(head).to_pylist(), start):
+        value = parsed(text)
+        if text is not None and not isinstance(value, dict):
+            raise SourceError(
+                f"row {row} (from 0): column {head!r} holds JSON objects as text elsewhere and none here. "
+                "Make the column alike everywhere.",
+                row=row,
+                column=head,
+            )
+        for key in rest.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        inner.append(value)
+    return inner
 
 
-def to_messages(value: Any, column: str) -> list[Message]:
-    """The row's own chat messages: role, content, and what else a message holds that is not null.
+def to_messages(value: Any, *, chat_text: bool = False) -> list[Message]:
+    """The row's own chat messages: role, content, and the other fields of a message that are not null.
 
-    A text is one user message; in a column called `messages` it is the JSON of a message list.
+    A text is one user message, or with `chat_text` the JSON of a message list. Content in parts of text
+    becomes one text. Arrow gives every message, and every struct in it, the keys that any other has, so null
+    fields are left out.
 
     Raises:
         PromptProblem: null, empty, or no list of messages.
     """
     if value is None:
         raise PromptProblem("the prompt is null")
-    if isinstance(value, str) and column.rsplit(".", 1)[-1] == "messages":
-        try:
-            value = json_value(value, surrogates=True)
-            json.dumps(value, ensure_ascii=False).encode()  # an escape can write what no text can hold
-        except UnicodeEncodeError as error:
-            raise PromptProblem("messages holds half of a surrogate pair") from error
-        except ValueError as error:
-            reason = getattr(error, "msg", str(error))
-            raise PromptProblem(f"messages is a text but no JSON ({reason})") from error
-        if not isinstance(value, list):
-            raise PromptProblem("messages is a text whose JSON is no list")
+    from_text = isinstance(value, str) and chat_text
+    if from_text:
+        value = _chat_of_text(value)
     if isinstance(value, str):
         if not value.strip():
             raise PromptProblem("the prompt is empty")
+        if _PYTHON_CHAT.match(value):
+            raise PromptProblem(
+                "the prompt is the text of a Python list of messages; write such lists with json.dumps"
+            )
+        if is_chat_text(value):
+            raise PromptProblem(
+                "the prompt is a chat as JSON text, and the first prompt is not; make all of them chats"
+            )
         return [{"role": "user", "content": value}]
     if not value:
         raise PromptProblem("the message list is empty")
@@ -200,28 +201,101 @@ def to_messages(value: Any, column: str) -> list[Message]:
     for number, message in enumerate(value):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise PromptProblem(f"message {number} has no role")
-        content = message.get("content")
-        if content is not None and not isinstance(content, str):
-            raise PromptProblem(f"message {number} has content that is not text")
-        # Arrow gives every message the keys that any message has; the null ones were never there.
-        other_keys = {k: v for k, v in message.items() if v is not None and k not in ("role", "content")}
-        messages.append({"role": message["role"], "content": content, **other_keys})
+        other = {k: v for k, v in message.items() if v is not None and k not in ("role", "content")}
+        # JSON text has the nulls that its author wrote.
+        other = other if from_text else without_nulls(other)
+        messages.append(
+            {"role": message["role"], "content": _content(message.get("content"), number), **other}
+        )
     return messages
 
 
-def questions(values: Sequence[Any], column: str) -> list[str]:
-    """What each prompt asks: its last user message without white space around it, empty where there is none.
+def is_chat_text(text: Any) -> bool:
+    """Whether a text is the JSON of a list of chat messages."""
+    value = parsed(text)
+    return bool(
+        isinstance(value, list)
+        and value
+        and all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in value)
+        and any("content" in message for message in value)
+    )
+
+
+def _chat_of_text(text: str) -> list[Any]:
+    try:
+        value = json_value(text, surrogates=True)
+        json.dumps(value, ensure_ascii=False).encode()  # an escape can write what no text can hold
+    except UnicodeEncodeError as error:
+        raise PromptProblem("the JSON text of its messages holds half of a surrogate pair") from error
+    except ValueError as error:
+        reason = getattr(error, "msg", str(error))
+        raise PromptProblem(f"the prompt is no JSON text of messages ({reason})") from error
+    if not isinstance(value, list):
+        raise PromptProblem("the prompt is JSON text, but not of a list of messages")
+    return value
+
+
+def _content(content: Any, number: int) -> str | None:
+    """A message's text, joined where it comes in parts."""
+    if content is None or isinstance(content, str):
+        return content
+    texts = []
+    for part in content if isinstance(content, list) else [content]:
+        text = part.get("text") if isinstance(part, dict) else part
+        kind = part.get("type") or "text" if isinstance(part, dict) else "text"
+        if not isinstance(text, str) or kind not in _TEXT_PARTS:
+            named = (
+                f" (a part of type {kind!r})" if isinstance(part, dict) and kind not in _TEXT_PARTS else ""
+            )
+            raise PromptProblem(f"message {number} has content that is not text{named}")
+        texts.append(text)
+    return "".join(texts)
+
+
+def to_tools(value: Any, *, responses: bool = False) -> list[Tool] | None:
+    """The JSON schemas of a row's tools as `apply_chat_template(tools=...)` takes them; None without tools.
 
     Args:
-        values: as `column_values` gives them.
-        column: where they are from.
+        value: a list of schemas, a list of their JSON texts, or the JSON text of a list, which keeps nulls.
+        responses: convert the Responses API's flat form to the nested one, as NeMo Gym does for a chat model.
+
+    Raises:
+        PromptProblem: anything else.
     """
+    if value is None or value == [] or (isinstance(value, str) and not value.strip()):
+        return None
+    value = parsed(value) if isinstance(value, str) else without_nulls(value)
+    if value is None or not isinstance(value, list):
+        raise PromptProblem("its tools are no list of JSON schemas; --tools-column none leaves tools out")
+    tools = [parsed(tool) if isinstance(tool, str) else tool for tool in value]
+    if not all(isinstance(tool, dict) for tool in tools):
+        shown = next(str(raw) for raw, tool in zip(value, tools, strict=True) if not isinstance(tool, dict))
+        raise PromptProblem(
+            f"its tool {shown[:_SHOWN]!r} is no JSON schema; --tools-column none leaves tools out"
+        )
+    if responses:
+        tools = [
+            {"type": "function", "function": {key: each for key, each in tool.items() if key != "type"}}
+            if "function" not in tool and "name" in tool
+            else tool
+            for tool in tools
+        ]
+    return tools or None
+
+
+def without_nulls(value: Any) -> Any:
+    """A value without the null fields of the objects in it, at every depth. Items of lists stay."""
+    if isinstance(value, dict):
+        return {key: without_nulls(each) for key, each in value.items() if each is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def questions(table: pa.Table, identity: Json) -> list[str]:
+    """The last user message of each prompt, without white space around it; empty where there is none."""
     texts = []
-    for value in values:
-        try:
-            users = [m["content"] for m in to_messages(value, column) if m["role"] == "user"]
-        except PromptProblem:
-            users = []
+    for chat in Columns.of(identity).chats(table):
+        messages = chat.messages if isinstance(chat, Chat) else []
+        users = [message["content"] for message in messages if message["role"] == "user"]
         texts.append((users[-1] or "").strip() if users else "")
     return texts
 
@@ -281,15 +355,27 @@ def prompts_of(rows: pa.Table, identity: Json, *, bare: bool) -> list[list[Messa
     Raises:
         OutputError: as `training_rows`.
     """
-    column, segmentation = identity["source"]["prompt_column"], identity.get("segmentation", {})
+    return [chat.messages for chat in chats_of(rows, identity, bare=bare)]
+
+
+def chats_of(rows: pa.Table, identity: Json, *, bare: bool = False) -> list[Chat]:
+    """The prompt of each row with its tools, as it was scored; with `bare` its messages are the row's own.
+
+    Raises:
+        OutputError: as `training_rows`.
+    """
+    segmentation = identity.get("segmentation", {})
     system, shots = (None, []) if bare else (segmentation.get("system"), segmentation.get("shots", []))
-    override, prompts = segmentation.get("system_override", False), []
-    for place, value in enumerate(column_values(rows, column)):
+    override, chats = segmentation.get("system_override", False), []
+    for place, chat in enumerate(Columns.of(identity).chats(rows)):
         try:
-            prompts.append(with_additions(to_messages(value, column), system, shots, override=override))
+            if isinstance(chat, PromptProblem):
+                raise chat
+            messages = with_additions(chat.messages, system, shots, override=override)
         except PromptProblem as error:
             raise OutputError(f"row {rows.column(ID)[place]} of the scored set: {error}.") from error
-    return prompts
+        chats.append(Chat(messages, chat.tools))
+    return chats
 
 
 def read_rows(path: Path, columns: Sequence[str] | None = None) -> pa.Table:

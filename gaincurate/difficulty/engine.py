@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from gaincurate.core.prompts import Message
+from gaincurate.core.prompts import Message, Tool
 
 Key = tuple[str, int]
 """A prompt's id and the number of the sample, from 0."""
@@ -26,11 +26,12 @@ Logprob = Annotated[float, Field(ge=-3.4e38, le=0.01, allow_inf_nan=False)]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One completion that is wanted; `messages` are those that the model sees."""
+    """One completion that is wanted; `messages` and `tools` are those that the model sees."""
 
     gc_id: str
     sample: int
     messages: list[Message]
+    tools: list[Tool] | None = None
 
     @property
     def key(self) -> Key:

@@ -120,8 +120,10 @@ class LocalEngine:
         """Render each prompt once, however many of its samples are wanted."""
         rendered: dict[str, npt.NDArray[np.int32]] = {}
         refused: list[Refused] = []
-        prompts = {request.gc_id: request.messages for request in requests}
-        for gc_id, segmented in zip(prompts, self._segmenter(list(prompts.values())), strict=True):
+        prompts = {request.gc_id: request for request in requests}.values()
+        messages, tools = [prompt.messages for prompt in prompts], [prompt.tools for prompt in prompts]
+        segmenting = self._segmenter(messages, tools)
+        for gc_id, segmented in zip((prompt.gc_id for prompt in prompts), segmenting, strict=True):
             if isinstance(segmented, Unusable):
                 refused.append(Refused(gc_id, segmented.reason))
             elif self._limit and len(segmented.token_ids) + self._config.max_tokens > self._limit:

@@ -16,25 +16,20 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from gaincurate.core.foreign import json_value
-from gaincurate.core.prompts import (
-    Message,
-    PromptProblem,
-    column_values,
-    find_columns,
-    to_messages,
-    with_additions,
-)
+from gaincurate.core.prompts import Columns, Message, Tool, chats_of, column_values
 from gaincurate.core.rng import REFERENCES, permutation
 from gaincurate.core.schema import ID, PREFIX
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.errors import InputError, OutputError
+from gaincurate.core.source_columns import find_columns
+from gaincurate.errors import InputError
 
 Ints = npt.NDArray[np.int64]
+_FIRST = 1024  # rows that show whether a column of text holds JSON
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One row: the messages that the model sees, its gold answer, and its source columns with `gc_id`."""
+    """One row: the chat that the model sees, its gold answer, and its source columns with `gc_id`."""
 
     gc_id: str
     messages: list[Message]
@@ -42,6 +37,7 @@ class Prompt:
     row: dict[str, Any]
     tokens: int
     """Of the whole rendered prompt, under the model that scored it."""
+    tools: list[Tool] | None = None
 
 
 def draw_references(count: int, references: int, seed: int, round_: int = 0) -> Ints:
@@ -70,8 +66,9 @@ def answer_column(scored: ScoredSet, asked: str | None, *, needed: bool) -> str 
             f"{scored.folder} was scored without an answer column; name the one with the gold answers with "
             f"--answer-column. The columns are: {', '.join(schema.names)}."
         )
-    prompt = scored.identity["source"]["prompt_column"]
-    return find_columns(schema, prompt=prompt, answer=column).answer
+    first = scored.take(np.arange(min(len(scored), _FIRST))).select(schema.names)
+    prompt = Columns.of(scored.identity).prompt
+    return find_columns(schema, first, prompt=prompt, answer=column, tools="none").answer
 
 
 def read_prompts(scored: ScoredSet, places: Ints | range, answer: str | None) -> list[Prompt]:
@@ -81,26 +78,16 @@ def read_prompts(scored: ScoredSet, places: Ints | range, answer: str | None) ->
         OutputError: a row's prompt cannot be read, so the set is not what its identity says.
     """
     table = scored.take(np.asarray(places, np.int64))
-    source, segmentation = scored.identity["source"], scored.identity.get("segmentation", {})
     ids = table.column(ID).to_pylist()
-    values = column_values(table, source["prompt_column"])
     answers = column_values(table, answer) if answer is not None else [None] * len(ids)
     names = [name for name in table.column_names if not name.startswith(PREFIX) or name == ID]
     rows = table.select(names).to_pylist()
     tokens = table.column("gc_prompt_tokens").to_pylist()
-    prompts = []
-    for gc_id, value, gold, row, count in zip(ids, values, answers, rows, tokens, strict=True):
-        try:
-            messages = with_additions(
-                to_messages(value, source["prompt_column"]),
-                segmentation.get("system"),
-                segmentation.get("shots", []),
-                override=segmentation.get("system_override", False),
-            )
-        except PromptProblem as error:
-            raise OutputError(f"row {gc_id} of {scored.folder}: {error}.") from error
-        prompts.append(Prompt(gc_id, messages, gold, row, count))
-    return prompts
+    chats = chats_of(table, scored.identity)
+    return [
+        Prompt(gc_id, chat.messages, gold, row, count, chat.tools)
+        for gc_id, chat, gold, row, count in zip(ids, chats, answers, rows, tokens, strict=True)
+    ]
 
 
 def parts(places: Ints | range, size: int) -> Sequence[Ints | range]:

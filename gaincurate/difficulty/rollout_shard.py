@@ -277,7 +277,7 @@ class ShardWork:
             goals = {gc_id: min(counts[gc_id] + step, config.samples) for gc_id in wanted}
             self._wave(
                 [
-                    Request(gc_id, sample, self._prompts[gc_id].messages)
+                    Request(gc_id, sample, self._prompts[gc_id].messages, self._prompts[gc_id].tools)
                     for gc_id in wanted
                     for sample in range(counts[gc_id], goals[gc_id])
                 ],

@@ -195,13 +195,14 @@ class ServerEngine:
                 request.gc_id, "its last message is the assistant's, which a server would not go on"
             )
         try:  # a key that the source added to a message may hold anything
-            json.dumps(request.messages, allow_nan=False)
+            json.dumps([request.messages, request.tools], allow_nan=False)
         except (TypeError, ValueError) as error:
             return Refused(request.gc_id, f"its messages cannot be sent as JSON ({error})")
         body = {
             **self._body,
             "model": self._model,
             "messages": request.messages,
+            **({"tools": request.tools} if request.tools else {}),
             "temperature": config.temperature,
             "top_p": config.top_p,
             "max_tokens": config.max_tokens,
@@ -213,6 +214,12 @@ class ServerEngine:
             if status in _OF_THE_PROMPT:
                 return Refused(request.gc_id, f"the server refused it: {self._reason(data) or status}")
             answer = self._json(data, ChatCompletion, "chat completion")
+            if request.tools and answer["choices"][0].get("finish_reason") == "tool_calls":
+                return Refused(
+                    request.gc_id,
+                    "the server parsed its completion into tool calls; start it without a tool parser, or "
+                    """add --server-body '{"tool_choice": "none"}' if it then still renders the tools""",
+                )
             return _read(request, answer, config.max_tokens, self._clean)
 
         return await self._with_retries(attempt, f"for prompt {request.gc_id}, sample {request.sample}")

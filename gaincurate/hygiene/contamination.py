@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from gaincurate.core.prompts import PromptProblem, column_values, find_columns, to_messages
+from gaincurate.core.prompts import Chat
 from gaincurate.core.scored_set import ScoredSet
+from gaincurate.core.source_columns import find_columns
 from gaincurate.errors import InputError, SourceError
 from gaincurate.hygiene.findings import CheckResult, Hit
 from gaincurate.hygiene.rows import Mask, Template, asked, prompts, sample, words
@@ -208,15 +209,13 @@ def _questions(
 def _texts(file: str, column: str | None) -> Iterator[str]:
     try:
         source = open_source(file)
-        name = find_columns(source.schema, prompt=column).prompt
+        columns = find_columns(source.schema, source.first(), prompt=column, tools="none")
     except SourceError as error:
         raise SourceError(f"--eval {file}: {error}".replace("--prompt-column", "--eval-column")) from error
     for batch in source.batches():
-        for value in column_values(pa.Table.from_batches([batch]), name):
-            try:
-                yield asked(to_messages(value, name))
-            except PromptProblem:
-                yield ""  # no question, so nothing that could have leaked
+        for chat in columns.chats(pa.Table.from_batches([batch])):
+            # A row without a question has nothing that could have leaked.
+            yield asked(chat.messages) if isinstance(chat, Chat) else ""
 
 
 def name_of(item: Item) -> str:

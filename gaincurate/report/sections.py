@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from gaincurate.core.artifact import Json
 from gaincurate.core.columns import fields, read_column
 from gaincurate.core.manifest import differing_keys
-from gaincurate.core.prompts import column_values, questions
+from gaincurate.core.prompts import questions
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.stats import Bin, Estimate, Floats, Ranked, Strata, correlate
@@ -151,8 +151,7 @@ def _prompts(scored: ScoredSet, places: Places, values: Floats, groups: Groups |
     prompts = []
     rows = _rows(scored, places)
     lengths = rows.column(LENGTH).to_pylist()
-    ids, column = rows.column(ID).to_pylist(), _prompt_column(scored)
-    texts = questions(column_values(rows, column), column)
+    ids, texts = rows.column(ID).to_pylist(), questions(rows, scored.identity)
     for place, gc_id, text, tokens in zip(places.tolist(), ids, texts, lengths, strict=True):
         group = None if groups is None else groups.names[groups.codes[place]]
         shown, cut = shorten(text)

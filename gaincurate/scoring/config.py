@@ -258,6 +258,15 @@ class ScoreConfig(MachineConfig, ClusterConfig):
             "Column with unique ids. Default: gc_id, else a hash of the content.", READING, metavar="NAME"
         ),
     ] = None
+    tools_column: Annotated[
+        str | None,
+        Option(
+            "Column with the tools of a row: a list of JSON schemas, or its JSON text. none: no tools. "
+            "Default: tools, if there is one.",
+            READING,
+            metavar="NAME",
+        ),
+    ] = None
     system: Annotated[
         str | None,
         Option("System message for every row; @FILE reads it from a file.", READING, read=_system),
@@ -366,6 +375,7 @@ class ScoreOptions(EngineOptions, total=False):
     prompt_column: str | None
     answer_column: str | None
     id_column: str | None
+    tools_column: str | None
     system: str | None
     system_override: bool
     shots: list[dict[str, Any]]

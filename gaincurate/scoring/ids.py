@@ -19,20 +19,20 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from gaincurate.core.files import sync_folder
-from gaincurate.core.prompts import Columns, PromptProblem, column_values, to_messages
+from gaincurate.core.prompts import Columns, PromptProblem, column_values
 from gaincurate.errors import SourceError, storage_error
 
 # A row of the file: the digest, and how many equal digests stand before it.
 _RECORD = np.dtype([("high", ">u8"), ("low", ">u8"), ("copy", "<u4")])
 
 
-def digest(value: Any, column: str, answer: Any) -> bytes:
+def digest(value: Any, columns: Columns, answer: Any) -> bytes:
     """BLAKE2b-128 of the compact JSON `[messages, answer]`; 16 bytes.
 
     A value that is no prompt is hashed as it is, so that a rejected row has an id too.
     """
     try:
-        messages: Any = [{"role": m["role"], "content": m["content"]} for m in to_messages(value, column)]
+        messages: Any = [{"role": m["role"], "content": m["content"]} for m in columns.messages(value)]
     except PromptProblem:
         messages = value
     text = f"[{_compact(messages)},{_compact(answer, sort_keys=True)}]"
@@ -117,7 +117,7 @@ class SentIds(Ids):
 def _digests(table: pa.Table, columns: Columns, start: int) -> Iterator[tuple[str | None, bytes]]:
     """Per row: its id where a column gives it, and the digest that stands for it in the file."""
     if columns.id is not None:
-        for offset, value in enumerate(column_values(table, columns.id)):
+        for offset, value in enumerate(column_values(table, columns.id, start)):
             if value is None or value == "":
                 raise SourceError(
                     f"id column {columns.id!r} is {'null' if value is None else 'empty'} in row "
@@ -127,10 +127,10 @@ def _digests(table: pa.Table, columns: Columns, start: int) -> Iterator[tuple[st
             name = value if isinstance(value, str) else str(value)
             yield name, hashlib.blake2b(name.encode(), digest_size=16).digest()
         return
-    prompts = column_values(table, columns.prompt)
-    answers = column_values(table, columns.answer) if columns.answer else [None] * table.num_rows
+    prompts = column_values(table, columns.prompt, start)
+    answers = column_values(table, columns.answer, start) if columns.answer else [None] * table.num_rows
     for prompt, answer in zip(prompts, answers, strict=True):
-        yield None, digest(prompt, columns.prompt, answer)
+        yield None, digest(prompt, columns, answer)
 
 
 def has_ids(path: Path, rows: int) -> bool:

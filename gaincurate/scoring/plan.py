@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from gaincurate.core.artifact import Json, shard_count
 from gaincurate.core.progress import Progress
-from gaincurate.core.prompts import Columns, find_columns
+from gaincurate.core.prompts import Columns
+from gaincurate.core.source_columns import find_columns
 from gaincurate.core.store import Remote, located
 from gaincurate.errors import InputError
 from gaincurate.scoring.config import ScoreConfig, check_shots
@@ -91,9 +92,11 @@ def open_data(
         source = open_source(config.data, split=config.split, limit=config.limit, hashed=hashed)
         columns = find_columns(
             source.schema,
+            source.first(),
             prompt=config.prompt_column,
             answer=config.answer_column,
             id_column=config.id_column,
+            tools=config.tools_column,
         )
     paths = [Path(getattr(reader, "path", config.data)) for reader in source.readers]
     if config.overwrite and any(_inside(config.out, path) for path in [*paths, located(config.data)]):
@@ -148,6 +151,8 @@ def make_plan(
             vocab_size=vocabulary,
             tails="entropy" in config.signals,
         )
+        if columns.tools and not segmenter.renders_tools:
+            progress.note("this model's chat template renders no tools, so scores are without them")
         identity = make_identity(
             config,
             source=source,

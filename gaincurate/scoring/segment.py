@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gaincurate.core.files import digest_bytes
-from gaincurate.core.prompts import Message, PromptProblem, with_additions
+from gaincurate.core.prompts import Message, PromptProblem, Tool, with_additions
 from gaincurate.errors import ModelError
 from gaincurate.scoring.model_files import is_failure
 
@@ -27,6 +27,10 @@ LONGEST_PROMPT = 1 << 22
 _MOST_DECODED = 8192  # tokens: a quarter of a minute
 # Digits survive templates that trim, change case or escape; 40 of them do not occur by chance.
 _PROBE = "7093518426619742850367214958603927184560"
+_PROBE_TOOL: Tool = {
+    "type": "function",
+    "function": {"name": "probe", "description": _PROBE, "parameters": {"type": "object", "properties": {}}},
+}
 
 
 class UndecodableError(Exception):
@@ -118,13 +122,23 @@ class Segmenter:
         """Hash of a probe prompt as rendered: system message, examples, template, today's date if used."""
         return digest_bytes(self._rendering.encode())
 
-    def __call__(self, prompts: Sequence[Sequence[Message]]) -> list[Segmented | Unusable]:
-        """Segment prompts; each on its own, however many come at once."""
+    @property
+    def renders_tools(self) -> bool:
+        """Whether the chat template makes anything of tools."""
+        probe = self._full([{"role": "user", "content": _PROBE}])
+        return self._has_template and self._render(probe, [_PROBE_TOOL]) != self._render(probe)
+
+    def __call__(
+        self, prompts: Sequence[Sequence[Message]], tools: Sequence[list[Tool] | None] | None = None
+    ) -> list[Segmented | Unusable]:
+        """Segment prompts; each on its own, however many come at once. `tools` are those of each prompt."""
         results: list[Segmented | Unusable | None] = [None] * len(prompts)
         texts, bounds, places = [], [], []
-        for place, messages in enumerate(prompts):
+        for place, (messages, schemas) in enumerate(
+            zip(prompts, tools or [None] * len(prompts), strict=True)
+        ):
             try:
-                text, start, stop = self._locate(self._full(list(messages)))
+                text, start, stop = self._locate(self._full(list(messages)), schemas)
             except _Refused as error:
                 results[place] = Unusable(str(error), overlong=error.overlong)
                 continue
@@ -153,7 +167,7 @@ class Segmenter:
         except PromptProblem as error:
             raise _Refused(str(error)) from error
 
-    def _render(self, messages: list[Message]) -> str:
+    def _render(self, messages: list[Message], tools: list[Tool] | None = None) -> str:
         if not self._has_template:
             if len(messages) != 1:
                 raise _Refused(
@@ -166,6 +180,7 @@ class Segmenter:
         try:
             rendered: str = self._tokenizer.apply_chat_template(
                 messages,
+                tools=tools,
                 tokenize=False,
                 add_generation_prompt=not last_is_answer,
                 continue_final_message=last_is_answer,
@@ -182,7 +197,7 @@ class Segmenter:
             raise _Refused("the chat template writes half of a surrogate pair") from error
         return rendered
 
-    def _locate(self, messages: list[Message]) -> tuple[str, int, int]:
+    def _locate(self, messages: list[Message], tools: list[Tool] | None) -> tuple[str, int, int]:
         """The rendered text and where the question stands in it, in characters."""
         place = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=None)
         if place is None:
@@ -196,8 +211,8 @@ class Segmenter:
                 f"the prompt has {characters:,} characters and the limit is {LONGEST_PROMPT:,}",
                 overlong=self._max_length is not None and not self._truncate,
             )
-        text = self._render(messages)
-        frame = self._frame(messages, place)
+        text = self._render(messages, tools)
+        frame = self._frame(messages, place, tools)
         if frame is not None:
             span = _inside(text, question, *frame)
             if span is not None:
@@ -214,14 +229,14 @@ class Segmenter:
             "frame around it cannot be told"
         )
 
-    def _frame(self, messages: list[Message], place: int) -> tuple[str, str] | None:
+    def _frame(self, messages: list[Message], place: int, tools: list[Tool] | None) -> tuple[str, str] | None:
         """What the template puts before and after the question, found with a probe in its place."""
         others = [*messages[:place], {"role": "user", "content": _PROBE}, *messages[place + 1 :]]
-        key = repr(others)
+        key = repr((others, tools))
         if key not in self._frames:
             if len(self._frames) >= 64:  # rows with a history of their own never share a frame
                 self._frames.clear()
-            rendered = self._render(others)
+            rendered = self._render(others, tools)
             head, probe, tail = rendered.partition(_PROBE)
             self._frames[key] = (head, tail) if probe and _PROBE not in tail else None
         return self._frames[key]

@@ -24,7 +24,7 @@ import transformers
 from gaincurate.core.artifact import Artifact, Json
 from gaincurate.core.locks import work_folder
 from gaincurate.core.progress import Progress
-from gaincurate.core.prompts import PromptProblem, column_values, to_messages
+from gaincurate.core.prompts import Chat
 from gaincurate.core.schema import Score, scored_table, signal_fields
 from gaincurate.core.scored_set import SCORES
 from gaincurate.errors import GaincurateError, RowError
@@ -240,15 +240,13 @@ def without_padding(
 
 def segmented(plan: Plan, table: pa.Table) -> dict[int, Segmented | Unusable]:
     """The prompt of every row of a part of the source by its place; rows that hold no prompt come first."""
-    column, results = plan.columns.prompt, dict[int, Segmented | Unusable]()
-    messages, places = [], []
-    for place, value in enumerate(column_values(table, column)):
-        try:
-            messages.append(to_messages(value, column))
-            places.append(place)
-        except PromptProblem as problem:
-            results[place] = Unusable(str(problem))
-    return results | dict(zip(places, plan.segmenter(messages), strict=True))
+    rows = dict(enumerate(plan.columns.chats(table)))
+    chats = {place: chat for place, chat in rows.items() if isinstance(chat, Chat)}
+    messages, tools = [chat.messages for chat in chats.values()], [chat.tools for chat in chats.values()]
+    results: dict[int, Segmented | Unusable] = {
+        place: Unusable(str(problem)) for place, problem in rows.items() if place not in chats
+    }
+    return results | dict(zip(chats, plan.segmenter(messages, tools), strict=True))
 
 
 class Shard:

@@ -6,7 +6,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from gaincurate.core.prompts import Columns, PromptProblem, column_values, find_columns, to_messages
+from gaincurate.core.prompts import Columns, PromptProblem, column_values
+from gaincurate.core.source_columns import find_columns
 from gaincurate.errors import SourceError
 
 TEXT = pa.string()
@@ -172,8 +173,8 @@ def test_values_come_out_of_structs_as_python_would_take_them(
 
 
 def test_a_text_is_one_user_message_as_it_stands() -> None:
-    assert to_messages("  How?\n", "prompt") == [{"role": "user", "content": "  How?\n"}]
-    assert to_messages('[{"role": "user"}]', "question") == [
+    assert Columns("prompt").messages("  How?\n") == [{"role": "user", "content": "  How?\n"}]
+    assert Columns("question").messages('[{"role": "user"}]') == [
         {"role": "user", "content": '[{"role": "user"}]'}
     ]
 
@@ -184,7 +185,7 @@ def test_messages_keep_what_else_they_hold_but_not_what_arrow_filled_in() -> Non
         {"role": "assistant", "content": None, "name": None, "tool_calls": [{"id": 1}]},
         {"role": "user", "content": "", "name": "ann", "tool_calls": None},
     ]
-    assert to_messages(row, "prompt") == [
+    assert Columns("prompt").messages(row) == [
         {"role": "system", "content": "s"},
         {"role": "assistant", "content": None, "tool_calls": [{"id": 1}]},
         {"role": "user", "content": "", "name": "ann"},
@@ -194,8 +195,8 @@ def test_messages_keep_what_else_they_hold_but_not_what_arrow_filled_in() -> Non
 @pytest.mark.parametrize("column", ["messages", "data.messages"])
 def test_a_text_called_messages_is_the_json_of_a_list(column: str) -> None:
     chat = [{"role": "system", "content": "é"}, {"role": "user", "content": "😀\n"}]
-    assert to_messages(json.dumps(chat), column) == chat
-    assert to_messages(chat, column) == chat
+    assert Columns(column).messages(json.dumps(chat)) == chat
+    assert Columns(column).messages(chat) == chat
 
 
 @pytest.mark.parametrize(
@@ -207,21 +208,24 @@ def test_a_text_called_messages_is_the_json_of_a_list(column: str) -> None:
         ([], "prompt", "the message list is empty"),
         (3, "prompt", "the prompt is neither a text nor a list of messages"),
         ("[]", "messages", "the message list is empty"),
-        ("hello", "messages", r"messages is a text but no JSON \(Expecting value\)"),
-        ("", "messages", "messages is a text but no JSON"),
-        ('{"role": "user"}', "messages", "messages is a text whose JSON is no list"),
-        ('"text"', "messages", "messages is a text whose JSON is no list"),
-        ("[" * 100_000, "messages", "messages is a text but no JSON"),
-        ("[" + "9" * 5000 + "]", "messages", "messages is a text but no JSON"),
-        (r'[{"role": "user", "content": "\ud800"}]', "messages", "messages holds half of a surrogate pair"),
+        ("hello", "messages", r"the prompt is no JSON text of messages \(Expecting value\)"),
+        ("", "messages", "the prompt is no JSON text of messages"),
+        ('{"role": "user"}', "messages", "the prompt is JSON text, but not of a list of messages"),
+        ('"text"', "messages", "the prompt is JSON text, but not of a list of messages"),
+        ("[" * 100_000, "messages", "the prompt is no JSON text of messages"),
+        ("[" + "9" * 5000 + "]", "messages", "the prompt is no JSON text of messages"),
+        (
+            r'[{"role": "user", "content": "\ud800"}]',
+            "messages",
+            "the JSON text of its messages holds half of a surrogate pair",
+        ),
         ('["text"]', "messages", "message 0 has no role"),
         ([{"role": "user", "content": "x"}, None], "prompt", "message 1 has no role"),
         ([{"role": None, "content": "x"}], "prompt", "message 0 has no role"),
         ([{"role": 3, "content": "x"}], "prompt", "message 0 has no role"),
-        ([{"role": "user", "content": [{"text": "x"}]}], "prompt", "message 0 has content that is not text"),
         ('[{"role": "user", "content": 3}]', "messages", "message 0 has content that is not text"),
     ],
 )
 def test_what_is_no_prompt_says_why(value: Any, column: str, reason: str) -> None:
     with pytest.raises(PromptProblem, match=f"^{reason}"):
-        to_messages(value, column)
+        Columns(column).messages(value)

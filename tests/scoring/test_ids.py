@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tiny
-from gaincurate.core.prompts import find_columns
+from gaincurate.core.prompts import Columns
+from gaincurate.core.source_columns import find_columns
 from gaincurate.errors import SourceError, StorageError
 from gaincurate.scoring.ids import Ids, SentIds, digest, write_ids
 from gaincurate.scoring.readers.source import Source, open_source
@@ -63,41 +64,41 @@ message = st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "ass
 
 @given(st.lists(message, min_size=1, max_size=4), answers)
 def test_a_digest_is_the_written_rule(messages: list[dict[str, Any]], answer: Any) -> None:
-    assert digest(messages, "prompt", answer).hex() == rule(messages, answer)
+    assert digest(messages, Columns("prompt"), answer).hex() == rule(messages, answer)
 
 
 @given(text.filter(lambda t: bool(t.strip())), answers)
 def test_a_text_and_the_same_single_user_message_have_one_id(prompt: str, answer: Any) -> None:
-    assert digest(prompt, "prompt", answer) == digest(user(prompt), "prompt", answer)
-    assert digest(prompt, "prompt", answer).hex() == rule(user(prompt), answer)
+    assert digest(prompt, Columns("prompt"), answer) == digest(user(prompt), Columns("prompt"), answer)
+    assert digest(prompt, Columns("prompt"), answer).hex() == rule(user(prompt), answer)
 
 
 def test_the_ids_of_three_rows_never_change() -> None:
     # Written down once: a change of these is a change of every id that anybody has stored.
-    assert digest("How many?", "prompt", None).hex() == rule(user("How many?"), None)
+    assert digest("How many?", Columns("prompt"), None).hex() == rule(user("How many?"), None)
     known = hashlib.blake2b(b'[[{"role":"user","content":"How many?"}],null]', digest_size=16).hexdigest()
-    assert digest("How many?", "question", None).hex() == known
+    assert digest("How many?", Columns("question"), None).hex() == known
     known = hashlib.blake2b('[[{"role":"user","content":"é\\n"}],"é"]'.encode(), digest_size=16).hexdigest()
-    assert digest("é\n", "prompt", "é").hex() == known
+    assert digest("é\n", Columns("prompt"), "é").hex() == known
     known = hashlib.blake2b(
         b'[[{"role":"user","content":"x"}],{"a":[1,2.5,null],"b":true}]', digest_size=16
     ).hexdigest()
-    assert digest("x", "prompt", {"b": True, "a": [1, 2.5, None]}).hex() == known
+    assert digest("x", Columns("prompt"), {"b": True, "a": [1, 2.5, None]}).hex() == known
 
 
 def test_only_role_and_content_count_and_their_order_in_the_source_does_not() -> None:
-    plain = digest([{"role": "user", "content": "x"}], "prompt", "1")
-    assert digest([{"content": "x", "role": "user", "name": "ann"}], "prompt", "1") == plain
-    assert digest([{"content": "x", "role": "user", "name": None}], "prompt", "1") == plain
+    plain = digest([{"role": "user", "content": "x"}], Columns("prompt"), "1")
+    assert digest([{"content": "x", "role": "user", "name": "ann"}], Columns("prompt"), "1") == plain
+    assert digest([{"content": "x", "role": "user", "name": None}], Columns("prompt"), "1") == plain
 
 
 def test_composed_and_decomposed_letters_are_different_rows() -> None:
-    assert digest("\u00e9", "prompt", None) != digest("e\u0301", "prompt", None)
+    assert digest("\u00e9", Columns("prompt"), None) != digest("e\u0301", Columns("prompt"), None)
 
 
 @pytest.mark.parametrize("value", [None, "", " ", [], [None], [{"role": None, "content": "x"}]])
 def test_a_row_without_a_prompt_has_an_id_too(value: Any) -> None:
-    assert digest(value, "prompt", "1") != digest(value, "prompt", "2")
+    assert digest(value, Columns("prompt"), "1") != digest(value, Columns("prompt"), "2")
 
 
 def ids(source: Source, folder: Path, chunk: int | None = None, **asked: str) -> list[str]:

@@ -74,6 +74,10 @@ class Source:
                 position += batch.num_rows
             skip = 0
 
+    def first(self) -> pa.Table:
+        """Some first rows."""
+        return pa.Table.from_batches([next(self.batches())], self.schema)
+
     def hashed(self) -> Hashed:
         """What saves another process that opens the same files their hashing."""
         return Hashed(self.fingerprint, _stats(getattr(reader, "path", None) for reader in self.readers))

@@ -1,0 +1,192 @@
+"""Which columns of a source hold prompts, answers, ids and tools.
+
+A column of text can hold chats, or objects with a chat in them, as JSON: data sets escape in this way from
+the one type that Arrow gives a column. The first rows decide for all; a row that differs is refused.
+"""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.types as pt
+
+from gaincurate.core.options import near
+from gaincurate.core.prompts import Columns, column_values, fields_of, is_chat_text, parsed
+from gaincurate.core.schema import ID
+from gaincurate.errors import SourceError
+
+# The first are the names that trainers and NeMo Gym read, the second those that data sets give to a question.
+_PROMPTS = ("prompt", "messages", "responses_create_params.input")
+_QUESTIONS = ("problem", "question", "instruction")
+_ANSWERS = ("answer", "ground_truth", "reward_model.ground_truth", "expected_answer", "solution")
+_MEDIA = ("images", "image", "videos", "video", "audios", "audio")
+
+
+def find_columns(
+    schema: pa.Schema,
+    first: pa.Table | None = None,
+    *,
+    prompt: str | None = None,
+    answer: str | None = None,
+    id_column: str | None = None,
+    tools: str | None = None,
+) -> Columns:
+    """Find the columns, or check those asked for.
+
+    Without a name the prompt is `prompt`, else `messages`, else NeMo Gym's `responses_create_params.input`,
+    else the only one of `problem`, `question` and `instruction`, each only where its type can be a prompt.
+    The tools are `tools` beside the prompt (`responses_create_params.tools`), else the column `tools`.
+    `gc_id` is kept as the id where the source has it: ids then outlive a change of the text.
+
+    Args:
+        schema: the types of the columns.
+        first: some first rows. They decide whether a column of text holds chats, or objects, as JSON.
+        prompt: the column asked for, None to find it; may go into a struct, as all names.
+        answer: likewise.
+        id_column: likewise.
+        tools: likewise; "none" for no tools.
+
+    Raises:
+        SourceError: a column is missing, unclear or of the wrong type; lists the columns.
+    """
+    if not schema.names:
+        raise SourceError("no row has a column; give the rows one with the prompt, such as `prompt`.")
+    listed = ", ".join(f"{field.name} ({_short(field.type)})" for field in schema)
+    asked_tools = tools if tools != "none" else None
+    for name, option in ((prompt, "prompt"), (answer, "answer"), (id_column, "id"), (asked_tools, "tools")):
+        if name is not None and _type_of(schema, name, first) is None:
+            raise SourceError(
+                f"there is no column {name!r} (--{option}-column); the columns are: {listed}"
+                f"{near(name, schema.names)}.",
+                column=name,
+            )
+    if prompt is not None:
+        kind = _type_of(schema, prompt, first)
+        if not _can_be_prompt(kind):
+            raise SourceError(
+                f"column {prompt!r} holds {_short(kind)}, not text or chat messages "
+                "(a list of {role, content}); choose another with --prompt-column.",
+                column=prompt,
+            )
+    else:
+        prompt = _find_prompt(schema, first, listed)
+    if answer is None:
+        answer = next((name for name in _ANSWERS if _type_of(schema, name, first) is not None), None)
+    if id_column is None and ID in schema.names:
+        id_column = ID
+    note = f"prompt from column {prompt!r}, answer from " + (f"column {answer!r}" if answer else "no column")
+    chat_text = _is_text(_type_of(schema, prompt, first)) and is_chat_text(_first(first, prompt))
+    if chat_text:
+        note = (
+            f"prompt from the chats that column {prompt!r} holds as JSON text"
+            + note.partition(repr(prompt))[2]
+        )
+    if id_column:
+        note += f", id from column {id_column!r}"
+    beside = f"{prompt.rpartition('.')[0]}.tools"
+    for name in (beside, "tools") if tools is None else (asked_tools,):
+        kind = _type_of(schema, name, first) if name else None
+        if kind is None or pt.is_null(kind):
+            continue
+        if _is_text(kind) or _is_list(kind):
+            asked_tools = name
+            note += f", tools from column {name!r}"
+            break
+        note += f". Column {name!r} holds {_short(kind)}, no list of tools, and is not rendered"
+    if media := [name for name in _MEDIA if name in schema.names]:
+        note += f". Scores are of the text alone, without column {media[0]!r}"
+    return Columns(prompt, answer, id_column, asked_tools, chat_text, note)
+
+
+def _find_prompt(schema: pa.Schema, first: pa.Table | None, listed: str) -> str:
+    usable = [n for n in (*_PROMPTS, *_QUESTIONS) if _can_be_prompt(_type_of(schema, n, first))]
+    for name in _PROMPTS:
+        if name in usable:
+            return name
+    if len(usable) == 1:
+        return usable[0]
+    reason = f"{' and '.join(usable)} could each be" if usable else "no column looks like"
+    raise SourceError(
+        f"{reason} the prompt; name it with --prompt-column. The columns are: {listed}."
+        f"{_rows_elsewhere(schema) if not usable else ''}",
+        columns=schema.names,
+    )
+
+
+def _rows_elsewhere(schema: pa.Schema) -> str:
+    """A hint for a file whose one row holds all rows, under a key or column by column."""
+    for field in schema:
+        if _is_list(field.type) and pt.is_struct(field.type.value_type):
+            path = f".{field.name}[]"
+            return (
+                f" The rows seem to be in `{field.name}`; write one per line, for instance with "
+                f"`jq -c '{path}' FILE > rows.jsonl`."
+            )
+        if field.name in (*_PROMPTS, *_QUESTIONS) and (pt.is_struct(field.type) or _is_list(field.type)):
+            return (
+                " The file seems to hold columns and not rows, as pandas writes them; write it with "
+                '`to_json(path, orient="records", lines=True)`.'
+            )
+    return ""
+
+
+def _type_of(schema: pa.Schema, name: str, first: pa.Table | None = None) -> pa.DataType | None:
+    if name in schema.names:
+        return schema.field(name).type
+    head, _, rest = name.partition(".")
+    if not rest or head not in schema.names:
+        return None
+    kind = schema.field(head).type
+    if pt.is_struct(kind):
+        inner = None if first is None else fields_of(first, head)
+        return _type_of(pa.schema(list(kind)), rest, inner)
+    value = parsed(_first(first, head)) if _is_text(kind) else None
+    if not isinstance(value, dict):
+        return None
+    return _type_of(pa.schema([(key, _kind_of(each)) for key, each in value.items()]), rest)
+
+
+def _first(table: pa.Table | None, name: str) -> Any:
+    """The first value of a column that is not null."""
+    values = [] if table is None else column_values(table, name)
+    return next((value for value in values if value is not None), None)
+
+
+def _kind_of(value: Any) -> pa.DataType:
+    """The Arrow type of a value of JSON as far as `find_columns` looks into it."""
+    if isinstance(value, dict):
+        return pa.struct([(key, _kind_of(each)) for key, each in value.items()])
+    if isinstance(value, list):
+        objects = value and all(isinstance(item, dict) for item in value)
+        return pa.list_(_kind_of(dict(ChainMap(*value))) if objects else pa.null())
+    return pa.null() if value is None else pa.string() if isinstance(value, str) else pa.float64()
+
+
+def _is_text(kind: pa.DataType | None) -> bool:
+    if kind is not None and pt.is_dictionary(kind):
+        kind = kind.value_type
+    return kind is not None and bool(
+        pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind)
+    )
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pt.is_list(kind) or pt.is_large_list(kind) or pt.is_fixed_size_list(kind))
+
+
+def _is_chat(kind: pa.DataType) -> bool:
+    if not _is_list(kind):
+        return False
+    item = kind.value_type
+    return bool(pt.is_struct(item) and {"role", "content"} <= {f.name for f in item})
+
+
+def _can_be_prompt(kind: pa.DataType | None) -> bool:
+    return kind is not None and (_is_text(kind) or _is_chat(kind))
+
+
+def _short(kind: pa.DataType) -> str:
+    text = "chat messages" if _is_chat(kind) else str(kind)
+    return text if len(text) <= 40 else text[:37] + "..."
