@@ -85,6 +85,17 @@ _UPPER = "{% for m in messages %}{{ m.role + ': ' + m.content | upper + '\n' }}{
 _QUOTED = (
     "{% for m in messages %}{{ m.role + ' said ' + m.content | tojson + '\n' }}{% endfor %}{{ 'Answer:' }}"
 )
+# Qwen2.5's way with tools: their schemas in the system message, calls and answers of tools as JSON.
+TOOLS = (
+    "{% if tools %}<|im_start|>system\n{% if messages[0].role == 'system' %}{{ messages[0].content }}\n{% endif %}"
+    "<tools>{% for tool in tools %}\n{{ tool | tojson }}{% endfor %}\n</tools><|im_end|>\n"
+    "{% elif messages[0].role == 'system' %}<|im_start|>system\n{{ messages[0].content }}<|im_end|>\n{% endif %}"
+    "{% for m in messages %}{% if m.role != 'system' or not loop.first %}<|im_start|>{{ m.role }}"
+    "{% if m.content %}\n{{ m.content }}{% endif %}{% for call in m.tool_calls or [] %}"
+    '\n<tool_call>\n{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}'
+    "\n</tool_call>{% endfor %}<|im_end|>\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
 
 def _same(question: str) -> str:

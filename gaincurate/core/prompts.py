@@ -80,20 +80,24 @@ class Columns:
         tools = {"tools_column": self.tools} if self.tools else {}
         return {**names, **tools, **({"chat_text": True} if self.chat_text else {})}
 
-    def messages(self, value: Any) -> list[Message]:
-        """A row's own messages; `value` is that of the prompt column.
+    def messages(self, value: Any, *, nulls: bool = False) -> list[Message]:
+        """A row's own messages; `value` is that of the prompt column, `nulls` as for `to_messages`.
 
         Raises:
             PromptProblem: null, empty, or no list of messages.
         """
-        return to_messages(value, chat_text=self.chat_text or self.prompt.rpartition(".")[2] == "messages")
+        chat_text = self.chat_text or self.prompt.rpartition(".")[2] == "messages"
+        return to_messages(value, chat_text=chat_text, nulls=nulls)
 
-    def chats(self, table: pa.Table, start: int = 0) -> Iterator[Chat | PromptProblem]:
+    def chats(
+        self, table: pa.Table, start: int = 0, *, nulls: bool = False
+    ) -> Iterator[Chat | PromptProblem]:
         """The prompt of each row of a table, or why it has none.
 
         Args:
             table: has the columns of prompts and tools.
             start: the row of the source that the table's first one is, for sentences.
+            nulls: as for `to_messages`.
 
         Raises:
             SourceError: a column of JSON text has a value that is no JSON.
@@ -103,7 +107,8 @@ class Columns:
         for value, row_tools in zip(values, tools, strict=True):
             try:
                 yield Chat(
-                    self.messages(value), to_tools(row_tools, responses=self.prompt.endswith(".input"))
+                    self.messages(value, nulls=nulls),
+                    to_tools(row_tools, responses=self.prompt.endswith(".input")),
                 )
             except PromptProblem as problem:
                 yield problem
@@ -166,12 +171,12 @@ def column_values(table: pa.Table, name: str, start: int = 0) -> list[Any]:
     return inner
 
 
-def to_messages(value: Any, *, chat_text: bool = False) -> list[Message]:
+def to_messages(value: Any, *, chat_text: bool = False, nulls: bool = False) -> list[Message]:
     """The row's own chat messages: role, content, and the other fields of a message that are not null.
 
     A text is one user message, or with `chat_text` the JSON of a message list. Content in parts of text
     becomes one text. Arrow gives every message, and every struct in it, the keys that any other has, so null
-    fields are left out.
+    fields are left out. With `nulls` those deeper than the message stay, for a column that has them anyway.
 
     Raises:
         PromptProblem: null, empty, or no list of messages.
@@ -203,7 +208,7 @@ def to_messages(value: Any, *, chat_text: bool = False) -> list[Message]:
             raise PromptProblem(f"message {number} has no role")
         other = {k: v for k, v in message.items() if v is not None and k not in ("role", "content")}
         # JSON text has the nulls that its author wrote.
-        other = other if from_text else without_nulls(other)
+        other = other if from_text or nulls else without_nulls(other)
         messages.append(
             {"role": message["role"], "content": _content(message.get("content"), number), **other}
         )
@@ -336,12 +341,19 @@ def training_rows(rows: pa.Table, identity: Json, *, bare: bool, with_scores: bo
         with_scores: keep all `gc_` columns.
 
     Raises:
+        InputError: no column can hold fields of the messages, such as arguments of tool calls.
         OutputError: a row's prompt cannot be read, so the set is not what its identity says.
     """
-    column, prompts = identity["source"]["prompt_column"], prompts_of(rows, identity, bare=bare)
+    column, prompts = identity["source"]["prompt_column"], prompts_of(rows, identity, bare=bare, nulls=True)
     names = [name for name in rows.column_names if not name.startswith(PREFIX) or name == ID or with_scores]
     table = rows.select(names).replace_schema_metadata(None)
-    messages = pa.array(prompts, None if prompts else pa.list_(pa.struct({})))
+    try:
+        messages = pa.array(prompts, None if prompts else pa.list_(pa.struct({})))
+    except pa.ArrowException as error:
+        raise InputError(
+            f"the messages of these prompts have fields that no column can hold ({one_line(error)}). "
+            "Write the arguments of tool calls as JSON text, as OpenAI's API does, and score again."
+        ) from error
     if PROMPT not in names:
         return table.append_column(PROMPT, messages)
     if column != PROMPT:
@@ -349,17 +361,17 @@ def training_rows(rows: pa.Table, identity: Json, *, bare: bool, with_scores: bo
     return table.set_column(table.column_names.index(PROMPT), PROMPT, messages)
 
 
-def prompts_of(rows: pa.Table, identity: Json, *, bare: bool) -> list[list[Message]]:
-    """The chat messages of each row as they were scored, or with `bare` the row's own.
+def prompts_of(rows: pa.Table, identity: Json, *, bare: bool, nulls: bool = False) -> list[list[Message]]:
+    """The chat messages of each row as they were scored, or with `bare` the row's own; `nulls` as above.
 
     Raises:
         OutputError: as `training_rows`.
     """
-    return [chat.messages for chat in chats_of(rows, identity, bare=bare)]
+    return [chat.messages for chat in chats_of(rows, identity, bare=bare, nulls=nulls)]
 
 
-def chats_of(rows: pa.Table, identity: Json, *, bare: bool = False) -> list[Chat]:
-    """The prompt of each row with its tools, as it was scored; with `bare` its messages are the row's own.
+def chats_of(rows: pa.Table, identity: Json, *, bare: bool = False, nulls: bool = False) -> list[Chat]:
+    """The prompt of each row with its tools as it was scored; with `bare` its messages are the row's own.
 
     Raises:
         OutputError: as `training_rows`.
@@ -367,7 +379,7 @@ def chats_of(rows: pa.Table, identity: Json, *, bare: bool = False) -> list[Chat
     segmentation = identity.get("segmentation", {})
     system, shots = (None, []) if bare else (segmentation.get("system"), segmentation.get("shots", []))
     override, chats = segmentation.get("system_override", False), []
-    for place, chat in enumerate(Columns.of(identity).chats(rows)):
+    for place, chat in enumerate(Columns.of(identity).chats(rows, nulls=nulls)):
         try:
             if isinstance(chat, PromptProblem):
                 raise chat

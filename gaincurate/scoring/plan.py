@@ -103,6 +103,8 @@ def open_data(
         raise InputError(
             f"--overwrite would delete the source: {config.data} is in {config.out}. Give another --out."
         )
+    for note in (note for reader in source.readers for note in getattr(reader, "notes", ())):
+        progress.note(note)
     progress.note(f"{source.name}: {source.rows:,} row{'s' * (source.rows != 1)}; {columns.note}")
     return source, columns
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from chat_server import ChatServer, Key
+from chat_server import ChatServer, Key, wire
 from gaincurate.difficulty.engine import Refused, Request, request_seed
 from gaincurate.difficulty.rollout import roll_out
 from gaincurate.difficulty.rollout_set import pass_rates
@@ -278,6 +278,22 @@ def test_a_conversation_that_ends_with_the_assistant_is_refused_without_a_reques
     assert isinstance(found, Refused)
     assert "assistant" in found.reason
     assert not server.bodies
+
+
+def test_tools_go_to_the_server_and_a_completion_that_it_parsed_into_calls_is_refused(tmp_path: Path) -> None:
+    parsed = {"index": 0, "finish_reason": "tool_calls", "message": {"content": None, "tool_calls": []}}
+    answer = wire(json.dumps({"choices": [parsed]}).encode())
+    messages, tools = (
+        [{"role": "user", "content": question(1)}],
+        [{"type": "function", "function": {"name": "f"}}],
+    )
+    with ChatServer(lambda key, attempt: [answer]) as server:
+        engine = ServerEngine(config(tmp_path, server), {})
+        ((found,),) = list(engine.generate([Request("a", 0, messages, tools)], frozenset()))
+        engine.close()
+    assert isinstance(found, Refused)
+    assert "parsed its completion into tool calls" in found.reason
+    assert server.bodies[0]["tools"] == tools
 
 
 def test_template_variables_of_the_scored_set_go_to_the_server_and_into_the_identity(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_a_broken_array_is_refused_with_its_place(
 
 BROKEN_LINES: dict[str, tuple[bytes, str]] = {
     "cut short": (b'{"a": 1}\n{"a": ', "line 2: broken JSON (Expecting value, column "),
-    "spread over lines": (b'{\n  "a": 1\n}\n', "line 1: broken JSON"),
+    "spread over lines, twice": (b'{\n  "a": 1\n}\n{}', "line 1: broken JSON"),
     "two on a line": (b'{"a": 1} {"a": 2}\n', "line 1: broken JSON (Extra data, column 10)"),
     "latin-1": ('{"a": "xé"}'.encode("latin-1"), "line 1: byte 9 is not UTF-8"),
     "UTF-16": ('{"a": 1}\n'.encode("utf-16"), "line 1: byte "),

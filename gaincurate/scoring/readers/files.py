@@ -98,21 +98,26 @@ class ArrowReader:
 
 @dataclass(frozen=True, slots=True)
 class JsonReader:
-    """A .json or .jsonl file, also gzipped: one object per line, or one array of objects."""
+    """A .json or .jsonl file, also gzipped: one object per line, or one array of objects.
+
+    A column of lists or objects that no Arrow type fits (`[["and", 2], ["not"]]`) is kept as JSON text.
+    """
 
     path: Path
     schema: pa.Schema
     rows: int
+    notes: tuple[str, ...] = ()
+    """One for each column that is kept as JSON text."""
 
     @classmethod
     def open(cls, path: Path) -> JsonReader:
         """Read the whole file once, keeping one batch in memory, to check it and find its types."""
-        kinds, rows = dict[str, pa.DataType](), 0
+        kinds, notes, rows = dict[str, pa.DataType](), dict[str, str](), 0
         for places, batch in _chunks(_json_objects(path)):
             names = dict.fromkeys(key for row in batch for key in row)
             # Before their types are found: thousands of new keys in each row would take hours.
             if (count := len(kinds.keys() | names)) <= MOST_COLUMNS:
-                _merge_json(path, kinds, names, places, batch)
+                _merge_json(path, kinds, notes, names, places, batch)
                 count = sum(map(_fields, kinds.values()))
             rows += len(batch)
             if count > MOST_COLUMNS:
@@ -121,12 +126,15 @@ class JsonReader:
                     f"{MOST_COLUMNS:,}. Keep what varies in a list, or as text.",
                     path=str(path),
                 )
-        return cls(path, pa.schema(list(kinds.items())), rows)
+        return cls(path, pa.schema(list(kinds.items())), rows, tuple(notes.values()))
 
     def batches(self, schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
         """See `Reader`."""
+        texts = [field.name for field in self.schema if field.type == pa.string()] if self.notes else []
         for places, batch in _chunks(_json_objects(self.path)):
             if skip < len(batch):
+                for row in batch:
+                    row.update({n: _json_text(row[n]) for n in texts if isinstance(row.get(n), dict | list)})
                 yield _json_batch(self.path, places[skip:], batch[skip:], schema)
             skip = max(0, skip - len(batch))
 
@@ -161,16 +169,30 @@ def _chunks(objects: Iterator[tuple[Place, Row]]) -> Iterator[tuple[list[Place],
         yield places, batch
 
 
+def _json_text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
 def _merge_json(
-    path: Path, kinds: dict[str, pa.DataType], names: Iterable[str], places: list[Place], batch: list[Row]
+    path: Path,
+    kinds: dict[str, pa.DataType],
+    notes: dict[str, str],
+    names: Iterable[str],
+    places: list[Place],
+    batch: list[Row],
 ) -> None:
-    """Widen `kinds` by the types of a batch: null to anything, integers to fractions, fields added."""
+    """Widen `kinds` by the types of a batch: null to anything, integers to fractions, fields added.
+
+    `notes` get a line for each column whose lists or objects no type fits; its kind is text from then on.
+    """
     for name in names:
         values = [row.get(name) for row in batch]
+        if name in notes:
+            values = [_json_text(value) if isinstance(value, dict | list) else value for value in values]
         try:
             _widen(kinds, name, pa.array(values).type)
         except UNFIT:
-            # Slow, and nearly always on the way to an error: find the first row that does not fit.
+            # Slow: find the first row that does not fit.
             for place, value in zip(places, values, strict=True):
                 try:
                     _widen(kinds, name, pa.array([value]).type)
@@ -188,7 +210,26 @@ def _merge_json(
                         column=name,
                     ) from error
                 except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-                    raise _mixed(path, place, name, kinds.get(name), value) from error
+                    nested = kinds.get(name) is None or pa.types.is_nested(kinds[name])
+                    if not isinstance(value, dict | list) or not nested:
+                        raise _mixed(path, place, name, kinds.get(name), value) from error
+                    kinds[name] = pa.string()
+                    notes[name] = (
+                        f"{path}: column {name!r} mixes types in its lists or objects ({place}, key "
+                        f"{_mixed_key(value, name)!r}), so it is kept as JSON text"
+                    )
+                    return _merge_json(path, kinds, notes, names, places, batch)
+    return None
+
+
+def _mixed_key(value: Any, key: str) -> str:
+    """The innermost key whose value no Arrow type fits."""
+    for name, inner in value.items() if isinstance(value, dict) else ():
+        try:
+            pa.array([inner])
+        except UNFIT:
+            return _mixed_key(inner, f"{key}.{name}")
+    return key
 
 
 def _fields(kind: pa.DataType) -> int:
@@ -273,6 +314,10 @@ def _lines(path: Path, file: IO[bytes]) -> Iterator[tuple[Place, Row]]:
                 line=number,
             ) from error
         except (ValueError, RecursionError) as error:
+            first = number == blank + 1 and isinstance(error, json.JSONDecodeError)
+            if first and (whole := _one_object(line, file)) is not None:
+                yield place, whole
+                return
             column = f", column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
             raise SourceError(
                 f"{path}, {place}: broken JSON ({_reason(error)}{column}). A .json or .jsonl file holds "
@@ -281,6 +326,16 @@ def _lines(path: Path, file: IO[bytes]) -> Iterator[tuple[Place, Row]]:
                 line=number,
             ) from error
         yield place, _object(path, place, value)
+
+
+def _one_object(line: bytes, file: IO[bytes]) -> Row | None:
+    """The object that begins in a line and ends with the file; None for anything else."""
+    rest = file.read(LONGEST_LINE)
+    try:
+        value = json_value(line + rest, surrogates=True)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _array(path: Path, file: IO[bytes]) -> Iterator[tuple[Place, Row]]:

@@ -1,0 +1,436 @@
+"""Rows as people have them: tools, nulls that Arrow adds, chats as JSON text, content in parts, mixed lists."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import transformers
+
+import templates
+import tiny
+from gaincurate.core.prompts import Chat, Columns, PromptProblem, column_values, to_tools
+from gaincurate.core.scored_set import ScoredSet, open_scores
+from gaincurate.core.source_columns import find_columns
+from gaincurate.difficulty.config import RolloutConfig
+from gaincurate.difficulty.engine import Completion, Request
+from gaincurate.difficulty.local_engine import LocalEngine
+from gaincurate.difficulty.prompts import read_prompts
+from gaincurate.errors import GaincurateError, SourceError
+from gaincurate.scoring.config import ScoreConfig
+from gaincurate.scoring.pipeline import score_dataset
+from gaincurate.scoring.readers.source import open_source
+
+Row = dict[str, Any]
+QUESTION = [{"role": "user", "content": "How many apples are left?"}]
+CHAT = [{"role": "system", "content": "Be exact."}, *QUESTION]
+
+
+def tool(name: str, **parameters: Any) -> Row:
+    properties = {key: {"type": "string", **value} for key, value in parameters.items()}
+    schema = {"type": "object", "properties": properties, "required": list(parameters)}
+    return {
+        "type": "function",
+        "function": {"name": name, "description": f"does {name}", "parameters": schema},
+    }
+
+
+def call(name: str, **arguments: Any) -> list[Row]:
+    """A turn with a call, its answer, and the question."""
+    function = {"name": name, "arguments": arguments}
+    return [
+        {"role": "user", "content": "First this."},
+        {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]},
+        {"role": "tool", "name": name, "content": "54"},
+        *QUESTION,
+    ]
+
+
+MUL, WEATHER = tool("mul", a={}, b={}), tool("weather", city={"enum": ["Lyon", "Bonn"]})
+# Each set: rows as a file has them, and the messages and tools that a trainer renders for each row.
+SETS: dict[str, tuple[list[Row], list[tuple[list[Row], list[Row] | None]]]] = {
+    "a list of schemas": (
+        [{"prompt": QUESTION, "tools": [MUL]}, {"prompt": QUESTION, "tools": [WEATHER, MUL]}],
+        [(QUESTION, [MUL]), (QUESTION, [WEATHER, MUL])],
+    ),
+    "JSON text, empty and null": (
+        [{"prompt": QUESTION, "tools": t} for t in (json.dumps([MUL]), "[]", "", None)],
+        [(QUESTION, [MUL]), (QUESTION, None), (QUESTION, None), (QUESTION, None)],
+    ),
+    "a list of JSON texts": (
+        [{"prompt": QUESTION, "tools": [json.dumps(MUL)]}, {"prompt": QUESTION, "tools": []}],
+        [(QUESTION, [MUL]), (QUESTION, None)],
+    ),
+    "schemas of unlike types": (
+        [
+            {"prompt": QUESTION, "tools": [tool("f", x={"default": 1})]},
+            {"prompt": QUESTION, "tools": [tool("f", x={"default": "one", "enum": ["one", 2, None]})]},
+        ],
+        [
+            (QUESTION, [tool("f", x={"default": 1})]),
+            (QUESTION, [tool("f", x={"default": "one", "enum": ["one", 2, None]})]),
+        ],
+    ),
+    "a text prompt": (
+        [{"question": "How many?", "tools": [MUL]}],
+        [([{"role": "user", "content": "How many?"}], [MUL])],
+    ),
+    "NeMo Gym": (
+        [
+            {
+                "responses_create_params": {
+                    "input": CHAT,
+                    "tools": [{"type": "function", **MUL["function"]}],
+                },
+                "question": "another text",
+                "expected_answer": "1",
+            }
+        ],
+        [(CHAT, [MUL])],
+    ),
+    "NeMo Gym with a mixed list inside": (
+        [
+            {
+                "responses_create_params": {"input": CHAT, "metadata": [[0, 4, "Process"]]},
+                "expected_answer": "1",
+            }
+        ],
+        [(CHAT, None)],
+    ),
+    "a column beside the prompt": (
+        [{"x": {"input": CHAT, "tools": [MUL]}, "tools": ["not these"]}],
+        [(CHAT, [MUL])],
+    ),
+    "calls with unlike arguments": (
+        [
+            {"prompt": call("mul", a=3, b=18)},
+            {"prompt": call("weather", city="Lyon")},
+            {"prompt": call("now")},
+        ],
+        [(call("mul", a=3, b=18), None), (call("weather", city="Lyon"), None), (call("now"), None)],
+    ),
+    "calls of unlike types": (
+        [{"prompt": call("f", x=1)}, {"prompt": call("f", x="one", deep={"y": [1, "a"], "z": None})}],
+        [(call("f", x=1), None), (call("f", x="one", deep={"y": [1, "a"], "z": None}), None)],
+    ),
+    "chats as JSON text": (
+        [{"prompt": json.dumps(CHAT)}, {"prompt": json.dumps(call("mul", a=None, b=2))}],
+        [(CHAT, None), (call("mul", a=None, b=2), None)],
+    ),
+    "questions as JSON text": ([{"question": "  " + json.dumps(CHAT, indent=1)}], [(CHAT, None)]),
+    "content in parts": (
+        [{"prompt": [{"role": "user", "content": [{"type": "text", "text": t} for t in ("How ", "many?")]}]}],
+        [([{"role": "user", "content": "How many?"}], None)],
+    ),
+    "content in parts and as text": (
+        [
+            {"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "How?"}]},
+            {"prompt": [{"role": "user", "content": [{"type": "input_text", "text": "How?"}]}]},
+            {"prompt": [{"role": "user", "content": ["How", "?"]}]},
+        ],
+        [
+            ([{"role": "system", "content": "s"}, {"role": "user", "content": "How?"}], None),
+            ([{"role": "user", "content": "How?"}], None),
+            ([{"role": "user", "content": "How?"}], None),
+        ],
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model whose template renders tools."""
+    sizes = {**tiny.COMMON, "max_position_embeddings": 2048}
+    folder = tmp_path_factory.mktemp("tools") / "model"
+    return tiny.save_model(folder, transformers.LlamaConfig(**sizes), templates.TOOLS)
+
+
+def scored(tmp_path: Path, rows: Sequence[Row], model: Path, **options: Any) -> ScoredSet:
+    data = tiny.write_jsonl(tmp_path / "rows.jsonl", rows)
+    score_dataset(ScoreConfig(data=str(data), model=str(model), out=tmp_path / "set", **options))
+    return open_scores(tmp_path / "set")
+
+
+def angle(model: Path, messages: list[Row], tools: list[Row] | None) -> tuple[int, float]:
+    """Tokens and `gc_angle` of one prompt, rendered by itself and computed in float64 from all pairs."""
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(model)
+    text = tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=True)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    question = messages[-1]["content"].strip()
+    start = text.rindex(question)
+    spans = encoded["offset_mapping"]
+    inside = [i for i, (a, b) in enumerate(spans) if a < start + len(question) and b > start]
+    weights = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float64).model
+    states: list[torch.Tensor] = []
+    weights.layers[-1].mlp.register_forward_pre_hook(lambda _, given: states.append(given[0][0]))
+    with torch.inference_mode():
+        weights(input_ids=torch.tensor([encoded["input_ids"]]))
+    units = torch.nn.functional.normalize(states[0], dim=-1)
+    pairs = units @ units.T
+    first, last = inside[0], inside[-1] + 1
+    intra, inter = pairs[first:last, first:last].mean(), pairs[first:last, :first].mean()
+    return len(encoded["input_ids"]), float(intra + inter)
+
+
+@pytest.mark.parametrize("case", SETS, ids=str)
+def test_a_score_is_of_the_prompt_that_the_template_makes_of_the_row(
+    case: str, tmp_path: Path, model: Path
+) -> None:
+    rows, prompts = SETS[case]
+    options = {"prompt_column": "x.input"} if "x" in rows[0] else {}
+    result = scored(tmp_path, rows, model, **options).take(range(len(rows)))
+    expected = [angle(model, *prompt) for prompt in prompts]
+    assert result.column("gc_prompt_tokens").to_pylist() == [tokens for tokens, _ in expected]
+    assert result.column("gc_angle").to_pylist() == pytest.approx([value for _, value in expected], abs=1e-5)
+
+
+def test_tools_can_be_left_out_and_a_set_without_tools_has_no_word_of_them(
+    tmp_path: Path, model: Path
+) -> None:
+    rows = [{"prompt": QUESTION, "tools": [MUL]}]
+    (tmp_path / "with").mkdir()
+    with_tools = scored(tmp_path / "with", rows, model)
+    without = scored(tmp_path, rows, model, tools_column="none")
+    assert with_tools.identity["source"]["tools_column"] == "tools"
+    assert "tools_column" not in without.identity["source"]
+    assert without.take([0]).column("gc_prompt_tokens").to_pylist() == [angle(model, QUESTION, None)[0]]
+
+
+def test_rollouts_are_of_the_prompt_with_its_tools(tmp_path: Path, model: Path) -> None:
+    rows = [{"prompt": QUESTION, "tools": [MUL], "answer": "1"}, {"prompt": call("f", x=1), "tools": []}]
+    prompts = read_prompts(scored(tmp_path, rows, model), range(2), None)
+    given: dict[str, Any] = {"scored": tmp_path / "set", "out": tmp_path / "o", "verifier": "exact"}
+    given["model"] = str(model)
+    engine = LocalEngine(RolloutConfig(**given, max_tokens=2, device="cpu", threads=1), {})
+    wanted = [Request(prompt.gc_id, 0, prompt.messages, prompt.tools) for prompt in prompts]
+    done = [item for part in engine.generate(wanted, frozenset()) for item in part]
+    counts = {item.gc_id: item.prompt_tokens for item in done if isinstance(item, Completion)}
+    assert counts == {prompt.gc_id: prompt.tokens for prompt in prompts}
+
+
+def test_a_template_without_tools_says_so(
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from typer.testing import CliRunner
+
+    from gaincurate.cli.app import app
+
+    data = tiny.write_jsonl(tmp_path / "rows.jsonl", [{"prompt": QUESTION, "tools": [MUL]}])
+    command = ["score", str(data), "--model", str(tiny_model), "--out", str(tmp_path / "set"), "--dry-run"]
+    said = CliRunner().invoke(app, command).stderr
+    assert "tools from column 'tools'" in said
+    assert "this model's chat template renders no tools" in said
+
+
+REFUSED: dict[str, tuple[list[Any], str]] = {
+    "plain text among chats": (
+        [json.dumps(CHAT), "How many?"],
+        r"row 1 .*no JSON text of messages \(Expecting",
+    ),
+    "an object among chats": (
+        [json.dumps(CHAT), '{"role": "user"}'],
+        "row 1 .*but not of a list of messages",
+    ),
+    "a chat among plain texts": (
+        ["How many?", json.dumps(CHAT)],
+        "row 1 .*a chat as JSON text, and the first",
+    ),
+    "a Python list": (
+        ["[{'role': 'user', 'content': 'How?'}]"],
+        "row 0 .*the text of a Python list of messages",
+    ),
+    "a NumPy array": (
+        ["array([{'content': 'How?', 'role': 'user'}], dtype=object)"],
+        "row 0 .*text of a Python list of messages",
+    ),
+    "a picture": (
+        [
+            [
+                {
+                    "role": "user",
+                    "content": [{"type": "image", "image": "a.png"}, {"type": "text", "text": "How?"}],
+                }
+            ]
+        ],
+        r"row 0 .*message 0 has content that is not text \(a part of type 'image'\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=str)
+def test_a_prompt_that_cannot_be_read_is_refused_with_its_row(case: str, tmp_path: Path, model: Path) -> None:
+    prompts, sentence = REFUSED[case]
+    with pytest.raises(GaincurateError, match=sentence):
+        scored(tmp_path, [{"prompt": prompt} for prompt in prompts], model)
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ("calculator", "its tools are no list of JSON schemas; --tools-column none leaves tools out"),
+        ('{"name": "mul"}', "its tools are no list of JSON schemas"),
+        ({"name": "mul"}, "its tools are no list of JSON schemas"),
+        (["calculator", "search"], "its tool 'calculator' is no JSON schema"),
+        ("[1]", "its tool '1' is no JSON schema"),
+    ],
+)
+def test_tools_that_are_no_schemas_are_refused(value: Any, sentence: str) -> None:
+    with pytest.raises(PromptProblem, match=f"^{sentence}"):
+        to_tools(value)
+
+
+def test_text_keeps_the_nulls_of_its_author_and_arrow_values_lose_theirs() -> None:
+    schema = tool("f", x={"default": None, "enum": ["a", None]})
+    assert to_tools(json.dumps([schema])) == [schema]
+    assert to_tools([schema]) == [tool("f", x={"enum": ["a", None]})]
+
+
+def found(rows: Sequence[Row], tmp_path: Path, **asked: str) -> Columns:
+    source = open_source(str(tiny.write_jsonl(tmp_path / "rows.jsonl", rows)))
+    return find_columns(source.schema, source.first(), **asked)
+
+
+COLUMNS: dict[str, tuple[Row, str, str | None, str]] = {
+    "verl's answer": ({"prompt": CHAT, "reward_model": {"ground_truth": "7"}}, "prompt", None, "7"),
+    "verl's answer as text": ({"prompt": CHAT, "reward_model": '{"ground_truth": "7"}'}, "prompt", None, "7"),
+    "a number in text": ({"prompt": CHAT, "reward_model": '{"ground_truth": 7}'}, "prompt", None, "7"),
+    "NeMo Gym": (
+        {"responses_create_params": {"input": "How?"}, "question": "How?", "expected_answer": "7"},
+        "responses_create_params.input",
+        None,
+        "7",
+    ),
+    "NeMo Gym as text": (
+        {"responses_create_params": json.dumps({"input": CHAT, "tools": [MUL]}), "expected_answer": "7"},
+        "responses_create_params.input",
+        "responses_create_params.tools",
+        "7",
+    ),
+    "null tools": ({"prompt": CHAT, "tools": None, "answer": "7"}, "prompt", None, "7"),
+    "tools of another type": ({"prompt": CHAT, "tools": {"mul": 1}, "answer": "7"}, "prompt", None, "7"),
+}
+
+
+@pytest.mark.parametrize("case", COLUMNS, ids=str)
+def test_columns_are_found(case: str, tmp_path: Path) -> None:
+    row, prompt, tools, answer = COLUMNS[case]
+    columns = found([row], tmp_path)
+    assert (columns.prompt, columns.tools) == (prompt, tools)
+    table = open_source(str(tmp_path / "rows.jsonl")).first()
+    assert [str(value) for value in column_values(table, str(columns.answer))] == [answer]
+    assert all(isinstance(chat, Chat) for chat in columns.chats(table))
+    assert Columns.of({"source": columns.identity()}) == Columns(
+        prompt, columns.answer, None, tools, columns.chat_text
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "note"),
+    [
+        ({"prompt": "How?", "images": ["a.png"]}, "Scores are of the text alone, without column 'images'"),
+        (
+            {"prompt": "How?", "tools": {"mul": 1}},
+            "Column 'tools' holds struct<mul: int64>, no list of tools, and is",
+        ),
+        (
+            {"prompt": json.dumps(CHAT)},
+            "prompt from the chats that column 'prompt' holds as JSON text, answer",
+        ),
+    ],
+)
+def test_the_note_says_what_is_read_and_what_is_not(row: Row, note: str, tmp_path: Path) -> None:
+    assert note in found([row], tmp_path).note
+
+
+def test_json_text_of_an_object_that_ends_is_refused_with_its_row(tmp_path: Path) -> None:
+    rows = [{"prompt": CHAT, "reward_model": text} for text in ('{"ground_truth": "7"}', None, "seven")]
+    columns = found(rows, tmp_path)
+    table = open_source(str(tmp_path / "rows.jsonl")).first()
+    assert column_values(table.slice(0, 2), str(columns.answer)) == ["7", None]
+    with pytest.raises(
+        SourceError, match=r"row 2 \(from 0\): column 'reward_model' holds JSON objects as text"
+    ):
+        column_values(table, str(columns.answer))
+
+
+MIXED: dict[str, tuple[list[Any], str]] = {
+    "numbers and text in a list": ([[[0, 4, "Process"]]], "line 1, key 'v'"),
+    "trees of a puzzle": (
+        [{"claims": ["and", ["lying", 0], ["not", ["lying", 1]]]}],
+        "line 1, key 'v.claims'",
+    ),
+    "unlike lists of two rows": ([[1], ["a"]], "line 2, key 'v'"),
+    "unlike fields of two rows": ([{"a": 1}, None, {"a": "x"}], "line 3, key 'v'"),
+    "an object after a list": ([[1], {}], "line 2, key 'v'"),
+    "deep inside": ([{"a": {"b": {"c": [True, "x"]}}, "d": 1}], "line 1, key 'v.a.b.c'"),
+    "after a batch": ([[1]] * 1500 + [[1, "a"]], "line 1501, key 'v'"),
+}
+
+
+@pytest.mark.parametrize("case", MIXED, ids=str)
+def test_lists_and_objects_of_mixed_types_are_kept_as_json_text(case: str, tmp_path: Path) -> None:
+    values, place = MIXED[case]
+    data = tiny.write_jsonl(tmp_path / "rows.jsonl", [{"question": "How?", "v": value} for value in values])
+    source = open_source(str(data))
+    texts = pa.Table.from_batches(source.batches(), source.schema).column("v").to_pylist()
+    assert [None if text is None else json.loads(text) for text in texts] == values
+    (note,) = source.readers[0].notes  # type: ignore[attr-defined]  # of a reader of JSON
+    assert note == (
+        f"{data}: column 'v' mixes types in its lists or objects ({place}), so it is kept as JSON text"
+    )
+
+
+UNDER_A_KEY = "The rows seem to be in `data`; write one per line, for instance with `jq -c '.data[]' FILE > rows.jsonl`."
+BY_COLUMN = (
+    "The file seems to hold columns, as pandas writes them, and not rows; write it with `to_json(path,"
+)
+ROWS = [{"question": "How?", "answer": "1"}, {"question": "How many?", "answer": "2"}]
+
+
+@pytest.mark.parametrize(
+    ("content", "hint"),
+    [
+        (json.dumps({"data": ROWS}), UNDER_A_KEY),
+        (json.dumps({"version": 1, "data": ROWS}, indent=2), UNDER_A_KEY),
+        (json.dumps({"data": [{**ROWS[0], "mixed": [1, "a"]}]}, indent=2), UNDER_A_KEY),
+        (json.dumps({"question": {"0": "How?", "1": "Why?"}, "answer": {"0": "1", "1": "2"}}), BY_COLUMN),
+        (json.dumps({"question": ["How?", "Why?"], "answer": ["1", "2"]}, indent=2), BY_COLUMN),
+    ],
+)
+def test_a_file_whose_rows_are_elsewhere_gets_a_hint(content: str, hint: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(content)
+    source = open_source(str(path))
+    with pytest.raises(SourceError) as caught:
+        find_columns(source.schema, source.first())
+    assert hint in str(caught.value)
+
+
+def test_rows_of_other_lists_are_not_taken_for_a_wrapped_file(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"no column looks like the prompt[^`]*$"):
+        found([{"conversations": [{"from": "human", "value": "How?"}]}] * 2, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "write", [tiny.write_jsonl, lambda path, rows: pq.write_table(pa.Table.from_pylist(rows), path)]
+)
+def test_ids_are_of_the_messages_in_whichever_form_they_come(
+    write: Callable[[Path, list[Row]], Any], tmp_path: Path, model: Path
+) -> None:
+    ids = []
+    for number, prompt in enumerate(
+        (CHAT, json.dumps(CHAT), [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in CHAT])
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        data = folder / ("rows.jsonl" if write is tiny.write_jsonl else "rows.parquet")
+        write(data, [{"prompt": prompt, "answer": "7"}])
+        score_dataset(ScoreConfig(data=str(data), model=str(model), out=folder / "set"))
+        ids += open_scores(folder / "set").take([0]).column("gc_id").to_pylist()
+    assert len(set(ids)) == 1
