@@ -287,26 +287,6 @@ def test_a_checkpoint_that_a_kill_left_without_a_place_will_do_if_the_run_stands
         trainer.train(resume_from_checkpoint=str(out / "checkpoint-1"))
 
 
-@pytest.mark.slow
-def test_a_checkpoint_of_somebody_else_is_passed_over(
-    tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A plain TRL run saved into the same folder; its weights are not of this run."""
-    run = runs.begin(tmp_path, rounds=2, align_to=4)
-    plain = trl.GRPOTrainer(
-        model=str(model),
-        reward_funcs=trl_run.reward,
-        args=trl_run.config(tmp_path / "out", max_steps=1),
-        train_dataset=dataset(run.folder),
-    )
-    plain.train()
-    shutil.copytree(tmp_path / "out/checkpoint-1", tmp_path / "out/checkpoint-best-1")
-    trainer, seen = make(model, run, num_train_epochs=2)
-    trainer.train(resume_from_checkpoint=True)
-    assert seen == planned(run)
-    assert "checkpoint-1: it has no gaincurate_state.json, and" in caplog.text
-
-
 def test_a_start_from_nothing_over_a_run_that_went_on_is_refused(tmp_path: Path, model: Path) -> None:
     run = runs.begin(tmp_path, rounds=2, align_to=4)
     make(model, run, num_train_epochs=2)[0].train()

@@ -66,7 +66,7 @@ def found(
         (str, tiny.CHATML, False, {}, "(8 of 8 prompts differ): its prompt is plain text"),
         (lambda text: chat(f"{text}?"), tiny.CHATML, False, {}, "its messages are not those of the scored set"),
         (lambda text: chat(f"{text}?") if text[-1] in "02468" else chat(text), tiny.CHATML, False, {}, " of 8 prompts"),
-        (chat, None, False, {}, "the prompts are chat messages, and the tokenizer has no chat template"),
+        (chat, None, False, {}, "the prompts are chat messages, and the trainer's tokenizer has no chat template"),
         (chat, THINKS, False, {"no_thought": True}, "other template variables. {'chat_template_kwargs': {}} or score"),
         (chat, THINKS, True, {"no_thought": True}, "--template-kwargs '{\"no_thought\": true}'"),
     ],
@@ -94,7 +94,7 @@ def test_an_answer_that_was_begun_is_continued_by_scoring_and_not_by_trl(
     begun = [*chat("why?"), {"role": "assistant", "content": "Because"}]
     monkeypatch.setattr(scored, "prompts_of", lambda rows, *more, **options: [begun] * len(rows))
     title, _ = found(tmp_path, lambda text: begun)
-    assert "scoring continues its last message, and TRL does not. {} end prompts" in title
+    assert "scoring continues its last message, and TRL does not. {} end the prompts" in title
 
 
 def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:

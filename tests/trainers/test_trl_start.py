@@ -151,6 +151,7 @@ def test_a_run_is_opened_with_the_trainers_own_batch() -> None:
         ),
         (("uniform", 8, 2), {"rescore": "windows"}, "rescore.what = 'windows': it should be 'off', 'round'"),
         (("dots", None, 2), {}, "strategy dots needs --step-prompts N"),
+        (("gain-rl", 8, 2), {"sigma": "wide"}, "strategy gain-rl: sigma = 'wide'"),
     ],
 )
 def test_options_that_open_no_run_are_refused(

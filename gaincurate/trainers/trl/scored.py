@@ -62,9 +62,8 @@ def see_prompts(trainer: Any, run: Run, ids: Sequence[str], late: bool, note: No
     messages = prompts_of(run.scored.rows(ids), identity, bare=run.config.bare)
     prompts: list[Any] = list(messages) if late else trainer.train_dataset.select(places)[:][PROMPT]
     if not tokenizer.chat_template and not isinstance(prompts[0], str):
-        yield Finding(
-            "rows", "stops", "the prompts are chat messages, and the tokenizer has no chat template"
-        )
+        why = "the prompts are chat messages, and the trainer's tokenizer has no chat template"
+        yield Finding("rows", "stops", why)
         return
     variables = identity.get("segmentation", {}).get("template_kwargs", {})
     scored = [_as_scored(tokenizer, each, variables) for each in messages]
@@ -82,10 +81,8 @@ def see_prompts(trainer: Any, run: Run, ids: Sequence[str], late: bool, note: No
         why, fix = f"{name} was scored with other template variables", {"chat_template_kwargs": variables}
         advice = f"or score the rows again with --template-kwargs '{json.dumps(given)}'"
     elif messages[first][-1]["role"] == "assistant":
-        why, advice = (
-            "scoring continues its last message, and TRL does not",
-            "end prompts with the user's message",
-        )
+        why = "scoring continues its last message, and TRL does not"
+        advice = "end the prompts with a message of the user"
     else:
         why = "TRL renders the null fields of its messages"
     title = (

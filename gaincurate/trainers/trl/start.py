@@ -91,13 +91,12 @@ def config_of(
     Raises:
         InputError: one of the three is missing, or an option is not what it must be.
     """
-    strategy, kind = required["strategy"], None
-    if strategy is not None:
-        kind = base.load(strategy)
+    strategy, required = required["strategy"], dict(required)
+    kind = None if strategy is None else base.load(strategy)
     settings = fields_of(options, kind.Options.model_fields if kind else ())
-    required = dict(required)
-    if kind is not None and required["budget"] is None:
-        required["budget"] = base.check_options(strategy, kind, settings["options"]).round_size(None)
+    if kind is not None:
+        own = base.check_options(strategy, kind, settings["options"])
+        required["budget"] = own.round_size(required["budget"])
     missing = [name for name, value in required.items() if value is None]
     if len(missing) == len(required) and not set(options) - {"reward_range"} and score is None:
         return None
