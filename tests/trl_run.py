@@ -53,7 +53,7 @@ def kill_rolling_out(round_: int) -> None:
     mock.patch.object(foresight, "run_command", watched).start()
 
 
-def config(output: Path, **options: Any) -> trl.GRPOConfig:
+def config(output: Path, kind: Any = trl.GRPOConfig, **options: Any) -> Any:
     """Four prompts a generation with two rollouts each, on one process or two."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     given: dict[str, Any] = {
@@ -73,7 +73,7 @@ def config(output: Path, **options: Any) -> trl.GRPOConfig:
         "save_steps": 1,
         "seed": 3,
     }
-    return trl.GRPOConfig(**(given | options))
+    return kind(**(given | options))
 
 
 def reward(completions: list[Any], gc_id: list[str], **columns: Any) -> list[float]:

@@ -245,6 +245,7 @@ def success_of(entry: Mapping[str, Any], where: str, rules: Rules) -> float | No
                 f"{where}: reward {number:g} of {entry['gc_id']!r} is outside {rules.low:g} to "
                 f"{rules.high:g}; give the trainer's range to `schedule start` (--reward-range LO,HI).",
                 gc_id=entry["gc_id"],
+                reward=number,
             )
         reward = (number - rules.low) / (rules.high - rules.low)
     if correct is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,6 +72,10 @@ class Trainer(FollowsRun, trl.GRPOTrainer):  # type: ignore[misc, name-defined]
     """What a user writes to have it all in one class."""
 
 
+class RLOO(FollowsRun, trl.RLOOTrainer):  # type: ignore[misc, name-defined]
+    """The same of TRL's other online trainer, whose batches are GRPO's."""
+
+
 def make(
     model: Path,
     run: Run,
@@ -79,6 +84,7 @@ def make(
     rows: Any = None,
     evaluate: bool = False,
     peft_config: Any = None,
+    kind: Any = Trainer,
     **options: Any,
 ) -> tuple[Any, list[str]]:
     """A trainer that follows the run, and the ids that its reward function sees."""
@@ -96,12 +102,13 @@ def make(
         more["eval_dataset"] = datasets.Dataset.from_list(
             [{"prompt": [{"role": "user", "content": "why?"}], "gc_id": "not of the run"}]
         )
-    trainer = Trainer(
+    made_by = trl.RLOOConfig if kind is RLOO else trl.GRPOConfig
+    trainer = kind(
         run=run.folder,
         late=late,
         model=str(model),
         reward_funcs=reward,
-        args=trl_run.config(run.folder.parent / "out", **options),
+        args=trl_run.config(run.folder.parent / "out", made_by, **options),
         **more,
     )
     return trainer, seen
@@ -111,11 +118,13 @@ def planned(run: Run) -> list[str]:
     return [gc_id for round_ in range(run.config.rounds) for gc_id in run.ids(round_)]
 
 
-def test_a_run_is_followed_to_its_end(tmp_path: Path, model: Path) -> None:
+@pytest.mark.parametrize("kind", [Trainer, RLOO])
+def test_a_run_is_followed_to_its_end(tmp_path: Path, model: Path, kind: Any) -> None:
     run = runs.begin(tmp_path, budget=8, rounds=3, align_to=4)
     trainer, seen = make(
         model,
         run,
+        kind=kind,
         num_train_epochs=3,
         evaluate=True,
         eval_strategy="steps",
@@ -278,26 +287,6 @@ def test_a_checkpoint_that_a_kill_left_without_a_place_will_do_if_the_run_stands
         trainer.train(resume_from_checkpoint=str(out / "checkpoint-1"))
 
 
-@pytest.mark.slow
-def test_a_checkpoint_of_somebody_else_is_passed_over(
-    tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A plain TRL run saved into the same folder; its weights are not of this run."""
-    run = runs.begin(tmp_path, rounds=2, align_to=4)
-    plain = trl.GRPOTrainer(
-        model=str(model),
-        reward_funcs=trl_run.reward,
-        args=trl_run.config(tmp_path / "out", max_steps=1),
-        train_dataset=dataset(run.folder),
-    )
-    plain.train()
-    shutil.copytree(tmp_path / "out/checkpoint-1", tmp_path / "out/checkpoint-best-1")
-    trainer, seen = make(model, run, num_train_epochs=2)
-    trainer.train(resume_from_checkpoint=True)
-    assert seen == planned(run)
-    assert "checkpoint-1: it has no gaincurate_state.json, and" in caplog.text
-
-
 def test_a_start_from_nothing_over_a_run_that_went_on_is_refused(tmp_path: Path, model: Path) -> None:
     run = runs.begin(tmp_path, rounds=2, align_to=4)
     make(model, run, num_train_epochs=2)[0].train()
@@ -370,24 +359,38 @@ def test_late_a_save_inside_a_window_changes_nothing(tmp_path: Path, model: Path
     assert seen == planned(run)
 
 
-def test_a_reward_outside_the_runs_range_ends_the_first_step(tmp_path: Path, model: Path) -> None:
-    run = runs.begin(tmp_path, rounds=2, align_to=4)
+def test_a_reward_outside_the_runs_range_ends_the_first_step_and_another_range_goes_on(
+    tmp_path: Path, model: Path
+) -> None:
+    run, reward = runs.begin(tmp_path, rounds=2, align_to=4), 1.0
 
-    def double(completions: list[Any], **columns: Any) -> list[float]:
-        return [2.0 for _ in completions]
+    def late_bonus(completions: list[Any], trainer_state: Any, **columns: Any) -> list[float]:
+        return [reward + trainer_state.global_step for _ in completions]
 
-    trainer = Trainer(
-        run=run.folder,
-        model=str(model),
-        reward_funcs=double,
-        args=trl_run.config(tmp_path / "out", num_train_epochs=2),
+    def trained(**options: Any) -> Any:
+        args = trl_run.config(tmp_path / "out", num_train_epochs=2)
+        made = Trainer(run=run.folder, model=str(model), reward_funcs=late_bonus, args=args, **options)
+        made.train()
+        return made
+
+    reward = 2.0
+    with pytest.raises(OutcomeError) as caught:
+        trained()
+    assert re.fullmatch(
+        rf"reward 2 of '\w+' is outside 0 to 1, the reward range of {run.folder}: run the script again with "
+        r"attach\(\.\.\., reward_range=\(LO, HI\)\)\.",
+        str(caught.value),
     )
-    with pytest.raises(
-        OutcomeError, match=r"^an outcome: reward 2 of '\w+' is outside 0 to 1; give the trainer's"
-    ):
-        trainer.train()
-    assert trainer.state.global_step == 1
     assert not run.outcomes(0).exists()
+    with pytest.raises(
+        OutcomeError, match="the reward range of .*: open another run over the same scores with"
+    ):
+        trained(reward_range=(0, 2))  # and step 1 gives 3
+    forget()
+    shutil.rmtree(run.folder)
+    run = runs.begin(tmp_path, rounds=2, align_to=4)
+    trained(reward_range=(2, 5))
+    assert run.plan(1)["inputs"]["accuracy"] == pytest.approx((0 + 1 / 3) / 2)
 
 
 @pytest.mark.slow
@@ -511,8 +514,11 @@ def test_rows_that_are_not_of_the_run_are_refused(tmp_path: Path, model: Path) -
         InputError, match=r"^train_dataset has no row for '\w+', which the plan asks for \(\d of 8 are"
     ):
         attached(few)
-    with pytest.raises(InputError, match="^train_dataset has prompts of plain text"):
-        attached(few.remove_columns("gc_id"))
+    texts = [{"prompt": f"question {k}", "gc_id": f"id{k:04d}"} for k in range(60)]
+    with pytest.raises(
+        InputError, match=r"^TRL gives the model \d+ tokens of '\w+', and \d+ were scored \(8 of"
+    ):
+        attached(datasets.Dataset.from_list(texts))
     others = datasets.Dataset.from_list([{"prompt": [{"role": "user", "content": "of no set"}]}] * 4)
     with pytest.raises(
         InputError, match=r"^train_dataset has no row for '\w+', which the plan asks for \(8 of"
@@ -576,13 +582,14 @@ def test_late_rows_are_dealt_to_processes_in_slices_of_one_list(tmp_path: Path) 
     assert dealt == [gc_id for gc_id in run.ids(0)[:3] for _ in range(4)]
 
 
-def test_trl_still_has_what_is_built_on() -> None:
+@pytest.mark.parametrize("trainer", [trl.GRPOTrainer, trl.RLOOTrainer])
+def test_trl_still_has_what_is_built_on(trainer: Any) -> None:
     """Private names of TRL 1.16.0 and transformers 5.23; where this fails, read the adapter again."""
-    trainer = trl.GRPOTrainer
     assert list(inspect.signature(trainer._get_train_sampler).parameters) == ["self", "dataset"]
     assert list(inspect.signature(trainer._generate_and_score_completions).parameters) == ["self", "inputs"]
     assert "sampler_fn=self._get_train_sampler" in inspect.getsource(trainer.get_train_dataloader)
     assert "self._generate_and_score_completions(" in inspect.getsource(trainer._prepare_inputs)
+    assert list(inspect.signature(trainer._tokenize_prompts).parameters) == ["self", "prompts"]  # and no rows
     rewards = "".join(inspect.getsource(trainer._calculate_rewards).split())
     assert "completion_ids=completion_ids_list,**reward_kwargs" in rewards
     assert 'reward_kwargs["log_metric"]=self._log_metric' in rewards

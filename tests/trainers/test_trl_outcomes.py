@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -197,32 +198,25 @@ def test_rows_without_ids_are_refused() -> None:
         made.reward_funcs[0](completions=["yes"], completion_ids=[[1]])
 
 
-def test_what_cannot_be_heard_is_refused() -> None:
-    class Model:
-        def parameters(self) -> None: ...
-        def __call__(self) -> None: ...
+class Model:
+    def parameters(self) -> None: ...
+    def __call__(self) -> None: ...
 
-    with pytest.raises(
-        InputError, match=r"^'Model' is a reward model, whose rewards cannot be heard\. Name Python"
-    ):
-        tap(trainer(right, Model()))
+
+@pytest.mark.parametrize(
+    ("functions", "outcome", "sentence"),
+    [
+        ((right, Model()), None, "'Model' is a reward model, whose rewards cannot be heard. Name Python"),
+        ((right,), "short2", "the reward function 'short2' is not there; the trainer has right."),
+        ((right,), [], "outcome=[] names no reward function. Leave it out for all of them"),
+        ((right, short), ["long"], "the reward function 'long' is not there; the trainer has right, short."),
+        ((right, right), None, "the reward function 'right' is there more than once; the trainer has"),
+    ],
+)
+def test_what_cannot_be_heard_is_refused(functions: Any, outcome: Any, sentence: str) -> None:
     tap(trainer(right, Model()), outcome=["right"])
-    with pytest.raises(
-        InputError, match=r"^the reward function 'short2' is not there; the trainer has right\.$"
-    ):
-        tap(trainer(right), outcome="short2")
-    with pytest.raises(
-        InputError, match=r"^outcome=\[\] names no reward function\. Leave it out for all of them"
-    ):
-        tap(trainer(right), outcome=[])
-    with pytest.raises(
-        InputError, match=r"^the reward function 'long' is not there; the trainer has right, short\.$"
-    ):
-        tap(trainer(right, short), outcome=["long"])
-    with pytest.raises(
-        InputError, match=r"^the reward function 'right' is there more than once; the trainer has"
-    ):
-        tap(trainer(right, right))
+    with pytest.raises(InputError, match=f"^{re.escape(sentence)}"):
+        tap(trainer(*functions), outcome=outcome)
 
 
 @pytest.mark.parametrize("values", [(math.inf, -math.inf), (1.7e308, 1.7e308)])

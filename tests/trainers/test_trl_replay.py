@@ -25,8 +25,6 @@ import transformers  # noqa: E402
 import arithmetic  # noqa: E402
 import replay_run  # noqa: E402
 import replay_trial  # noqa: E402
-from gaincurate.replay.buffer import ReplayBuffer  # noqa: E402
-from gaincurate.replay.group import RolloutGroup  # noqa: E402
 from gaincurate.replay.ledger import read  # noqa: E402
 from gaincurate.trainers.replay_loss import replay_loss  # noqa: E402
 from gaincurate.trainers.trl.live import FollowsRun, attach  # noqa: E402
@@ -84,49 +82,6 @@ def test_each_step_is_algorithm_1(done: Any) -> None:
     assert len(done.buffer) == CAPACITY
     assert done.buffer.counts.evicted > 0
     assert len({key[0] for line in done.lines for key in line.replayed}) > 5
-
-
-SABOTAGES: dict[str, Any] = {
-    "stores only group 0": lambda found: found[:1],
-    "stores nothing, so never replays": lambda found: [],
-    "stores the last group twice as often": lambda found: [*found[:-1], found[0]],
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("what", SABOTAGES)
-def test_the_audit_sees_a_buffer_that_stores_wrongly(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
-) -> None:
-    real = ReplayBuffer.insert
-
-    def insert(buffer: ReplayBuffer, groups: list[RolloutGroup]) -> int:
-        return real(buffer, SABOTAGES[what](list(groups)))
-
-    monkeypatch.setattr(ReplayBuffer, "insert", insert)
-    trainer = make(model, tmp_path, max_steps=6)
-    trainer.train()
-    with pytest.raises(AssertionError):
-        replay_run.audit(trainer.lines, **SIZES)
-
-
-@pytest.mark.slow
-def test_the_audit_sees_a_buffer_that_replays_current_rollouts(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Wrong(replay_run.Told):
-        """Draws behind the insert, from the newest."""
-
-        def _groups(self, *args: Any) -> Any:
-            groups = super()._groups(*args)
-            if self.buffer.last_plan.replayed:
-                self.buffer._plan.replayed[:] = [group for group in groups if group]
-            return groups
-
-    trainer = make(model, tmp_path, kind=Wrong)
-    trainer.train()
-    with pytest.raises(AssertionError):
-        replay_run.audit(trainer.lines, **SIZES)
 
 
 def rows_by_content(inputs: dict[str, Any]) -> Counter[tuple[Any, ...]]:
@@ -367,23 +322,6 @@ def test_a_run_whose_buffer_stays_empty_says_so(
     said = [record.getMessage() for record in caplog.records if record.name == "gaincurate"]
     assert said == [why, f"nothing was replayed in this training. {why}"]
     assert all(entry.get("replay/share", 0) == 0 for entry in trainer.state.log_history)
-
-
-@pytest.mark.slow
-def test_a_buffer_that_fills_too_slowly_says_so(
-    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    def rare(completions: list[str], gc_id: list[str], **columns: Any) -> list[float]:
-        return [
-            float(i % GROUP == 0 and gc_id[i] == gc_id[0] and gc_id[0] == "0+0") for i in range(len(gc_id))
-        ]
-
-    trainer = make(model, tmp_path, reward=rare, max_steps=10)
-    trainer.train()
-    assert caplog.messages[-1].startswith(
-        "nothing was replayed in this training. Nothing was replayed in the last 10 steps: the buffer holds 1 "
-        "groups and a step replays 4. Of 40 groups 1 had rollouts that differ, "
-    )
 
 
 @pytest.mark.slow

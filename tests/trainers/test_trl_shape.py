@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -136,167 +135,47 @@ def test_trls_defaults_but_for_what_must_be_set_are_fine() -> None:
     checked(trainer(max_steps=12, save_steps=4, ignore_data_skip=True), config("round"), late=True)
 
 
+ROLLS_OUT: dict[str, Any] = {"options": {"rollout": {"verifier": "math"}}}
+BEST = {"save_strategy": "best", "metric_for_best_model": "loss", "eval_strategy": "steps"}
+FOUR: dict[str, Any] = {"steps_per_generation": 4, "gradient_accumulation_steps": 1}
+TWO_ONE: dict[str, Any] = {"gradient_accumulation_steps": 2, "steps_per_generation": 1}
+
+
 @pytest.mark.parametrize(
-    ("made", "run", "late", "sentence"),
+    ("options", "run", "late", "begins", "ends"),
     [
-        (
-            lambda: trainer(remove_unused_columns=True),
-            config(),
-            False,
-            "remove_unused_columns is true: gc_id is dropped before the reward functions see it, so "
-            "no outcome can be told. Set remove_unused_columns=False.",
-        ),
-        (
-            lambda: trainer(shuffle_dataset=True),
-            config(),
-            False,
-            "shuffle_dataset is true: the adapter refuses to begin, because the order would not be "
-            "the plan's. Set shuffle_dataset=False.",
-        ),
-        (
-            lambda: trainer(),
-            config(budget=18),
-            False,
-            "steps_per_generation is 1: 4 prompts a step, but a round has 18: the last 2 of each "
-            "round are never trained, and report nothing. Start the run with `gaincurate schedule "
-            "start --align-to 4 --budget 16`.",
-        ),
-        (
-            lambda: trainer(gradient_accumulation_steps=3, steps_per_generation=2),
-            config(),
-            False,
-            "gradient_accumulation_steps is 3, but a round of 16 prompts gives 4 micro-batches, which"
-            " is no multiple: an optimizer step would end in the next round. Set "
-            "gradient_accumulation_steps=1.",
-        ),
-        (
-            lambda: trainer(num_train_epochs=5),
-            config(),
-            False,
-            "num_train_epochs is 5, but the run has 3 rounds, and a round is one pass here. Set "
-            "num_train_epochs=3.",
-        ),
-        (
-            lambda: trainer(max_steps=13),
-            config(),
-            False,
-            "max_steps is 13, but the run has 12 steps: there are no rows for the rest. Set max_steps=12.",
-        ),
-        (
-            lambda: trainer(),
-            config(),
-            True,
-            "max_steps is -1, but with late=True rounds are counted in steps. Set max_steps=12.",
-        ),
-        (
-            lambda: trainer(save_only_model=True),
-            config(),
-            False,
-            "save_only_model is true: a checkpoint has no optimizer and no learning rate, so no "
-            "resume goes on where it was. Set save_only_model=False, or save_strategy='no'.",
-        ),
-        (
-            lambda: trainer(
-                steps_per_generation=4, gradient_accumulation_steps=1, save_steps=4, max_steps=10
-            ),
-            config(),
-            False,
-            "max_steps is 10, inside a generation's window of 4 micro-batches, where no resume is "
-            "exact. Set max_steps=12.",
-        ),
-        (
-            lambda: trainer(gradient_accumulation_steps=2, steps_per_generation=1, max_steps=6, rows=20),
-            config(),
-            True,
-            "train_dataset has 20 rows, so an epoch has 5 micro-batches, which is no multiple of "
-            "gradient_accumulation_steps=2: its last step would be a shorter one and the rounds out "
-            "of step. With late=True any rows will do: give 8 or a multiple of that.",
-        ),
-        (
-            lambda: trainer(save_strategy="best", metric_for_best_model="loss", eval_strategy="steps"),
-            config(),
-            False,
-            "save_strategy is best: the adapter refuses it, because it also saves where no resume is "
-            "exact. Set save_strategy='steps'.",
-        ),
-        (
-            lambda: trainer(save_steps=0.5),
-            config(),
-            False,
-            "save_steps is 0.5, a share of all steps, which may lie inside a generation's window. Set"
-            " save_steps=12.",
-        ),
-        (
-            lambda: trainer(steps_per_generation=4, gradient_accumulation_steps=1, save_steps=6),
-            config(),
-            False,
-            "save_steps is 6, inside a generation's window of 4 micro-batches: a run that is resumed "
-            "from there generates these prompts again, and stays out of phase. Set save_steps=8.",
-        ),
-        (
-            lambda: trainer(save_steps=3),
-            config("window", 2),
-            False,
-            "save_strategy is steps and save_steps is 3: --rescore window needs a checkpoint at the "
-            "end of every 2 rounds of 4 steps, and none is saved there. Set save_strategy='steps', "
-            "save_steps=8, or save_steps to a divisor of 8.",
-        ),
-        (
-            lambda: trainer(save_strategy="no"),
-            config("full"),
-            False,
-            "save_strategy is no and save_steps is 2: --rescore full needs a checkpoint at the end of"
-            " every round of 4 steps, and none is saved there. Set save_strategy='steps', "
-            "save_steps=4, or save_steps to a divisor of 4.",
-        ),
-        (
-            lambda: trainer(save_strategy="epoch", max_steps=12),
-            config("full"),
-            True,
-            "save_strategy is epoch and save_steps is 2: --rescore full needs a checkpoint at the end"
-            " of every round of 4 steps, and none is saved there. Set save_strategy='steps', "
-            "save_steps=4, or save_steps to a divisor of 4.",
-        ),
-        (
-            lambda: trainer(save_steps=8),
-            config(options={"rollout": {"verifier": "math"}}),
-            False,
-            "save_strategy is steps and save_steps is 8: --rollout without a server needs a "
-            "checkpoint at the end of every round of 4 steps, and none is saved there. Set "
-            "save_strategy='steps', save_steps=4, or save_steps to a divisor of 4.",
-        ),
-        (
-            lambda: trainer(save_strategy="epoch", max_steps=12),
-            config("window", 2, options={"rollout": {"verifier": "math"}}),
-            True,
-            "save_strategy is epoch and save_steps is 2: --rollout without a server needs a "
-            "checkpoint at the end of every round of 4 steps, and none is saved there. Set "
-            "save_strategy='steps', save_steps=4, or save_steps to a divisor of 4.",
-        ),
-        (
-            lambda: trainer(ignore_data_skip=True),
-            config(),
-            False,
-            "ignore_data_skip is true: a killed run would begin its round again, and train its first "
-            "prompts twice. Set ignore_data_skip=False.",
-        ),
-        (
-            lambda: trainer(accelerator_config={"split_batches": True}),
-            config(),
-            False,
-            "accelerator_config.split_batches is true: rows are dealt to processes in another way "
-            "than groups need. Set accelerator_config.split_batches=False.",
-        ),
+        ({"remove_unused_columns": True}, config(), False, "gc_id is dropped", "=False"),
+        ({"shuffle_dataset": True}, config(), False, "the adapter refuses to begin", "shuffle_dataset=False"),
+        ({}, config(budget=18), False, "4 prompts a step, but a round has 18", "--align-to 4 --budget 16`"),
+        ({"gradient_accumulation_steps": 3, "steps_per_generation": 2}, config(), False, "4 micro-batches", "=1"),
+        ({"num_train_epochs": 5}, config(), False, "num_train_epochs is 5, but the run has 3", "epochs=3"),
+        ({"max_steps": 13}, config(), False, "max_steps is 13, but the run has 12 steps", "Set max_steps=12"),
+        ({}, config(), True, "max_steps is -1, but with late=True", "Set max_steps=12"),
+        ({"save_only_model": True}, config(), False, "has no optimizer", "False, or save_strategy='no'"),
+        (FOUR | {"save_steps": 4, "max_steps": 10}, config(), False, "max_steps is 10, inside", "max_steps=12"),
+        (TWO_ONE | {"max_steps": 6, "rows": 20}, config(), True, "20 rows, so an epoch has 5", "8 or a multiple of that"),
+        (BEST, config(), False, "save_strategy is best: the adapter refuses it", "save_strategy='steps'"),
+        ({"save_steps": 0.5}, config(), False, "save_steps is 0.5, a share of all steps", "save_steps=12"),
+        (FOUR | {"save_steps": 6}, config(), False, "save_steps is 6, inside a generation's", "save_steps=8"),
+        ({"save_steps": 3}, config("window", 2), False, "save_steps is 3: --rescore window", "divisor of 8"),
+        ({"save_strategy": "no"}, config("full"), False, "is no and save_steps is 2: --rescore full", "divisor of 4"),
+        ({"save_strategy": "epoch", "max_steps": 12}, config("full"), True, "is epoch and", "divisor of 4"),
+        ({"save_steps": 8}, config(**ROLLS_OUT), False, "is 8: --rollout without a server", "divisor of 4"),
+        ({"save_strategy": "epoch", "max_steps": 12}, config("window", 2, **ROLLS_OUT), True, "--rollout", "of 4"),
+        ({"ignore_data_skip": True}, config(), False, "ignore_data_skip is true", "ignore_data_skip=False"),
+        ({"accelerator_config": {"split_batches": True}}, config(), False, "split_batches is true", "batches=False"),
     ],
-)
+)  # fmt: skip
 def test_what_would_break_the_plan_is_refused_with_what_fixes_it(
-    made: Callable[[], Any], run: ScheduleConfig, late: bool, sentence: str
+    options: dict[str, Any], run: ScheduleConfig, late: bool, begins: str, ends: str
 ) -> None:
     with pytest.raises(InputError) as caught:
-        checked(made(), run, late=late)
-    assert str(caught.value) == sentence
+        checked(trainer(**options), run, late=late)
+    assert begins in str(caught.value)
+    assert str(caught.value).endswith(f"{ends}.")
+    assert "\n" not in str(caught.value)
     if not late:
-        assert said_before(made(), run) == caught.value.data["findings"]
+        assert said_before(trainer(**options), run) == caught.value.data["findings"]
 
 
 def said_before(made: Any, run: ScheduleConfig) -> list[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
+import math
 import os
 import re
 import subprocess
@@ -19,9 +21,11 @@ from hypothesis import strategies as st
 import runs
 import sets
 import tiny
+from gaincurate.cli import schedule_start
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
-from gaincurate.schedule.config import RescoreConfig, ScheduleConfig
+from gaincurate.schedule.base import load
+from gaincurate.schedule.config import STRATEGIES, RescoreConfig, ScheduleConfig
 from gaincurate.schedule.run import Run
 from gaincurate.trainers.doctor.findings import context_of
 
@@ -31,7 +35,15 @@ trl = pytest.importorskip("trl")
 
 from gaincurate.trainers.trl.batching import shape_of  # noqa: E402
 from gaincurate.trainers.trl.checks import check  # noqa: E402
-from gaincurate.trainers.trl.start import config_of, model_of, see_same, set_defaults, with_ids  # noqa: E402
+from gaincurate.trainers.trl.live import attach  # noqa: E402
+from gaincurate.trainers.trl.scored import model_of, with_ids  # noqa: E402
+from gaincurate.trainers.trl.start import (  # noqa: E402
+    change_range,
+    config_of,
+    fields_of,
+    see_same,
+    set_defaults,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 DOCS = Path(__file__).parents[2] / "docs/trl.md"
@@ -64,34 +76,21 @@ def attached(made: Any, run: ScheduleConfig, *, late: bool = False) -> dict[str,
     return changed
 
 
+UNSHUFFLED: dict[str, Any] = {"shuffle_dataset": False}
+WINDOW: dict[str, Any] = {"steps_per_generation": 16}  # a generation feeds 16 steps: 500 lies inside one
+
+
 @pytest.mark.parametrize(
     ("options", "run", "late", "changed"),
     [
-        ({}, config(), False, {"shuffle_dataset": False, "num_train_epochs": 5}),
-        ({"shuffle_dataset": False}, config(rounds=3), False, {}),
-        ({"max_steps": 80}, config(), False, {"shuffle_dataset": False}),
-        # one prompt a step; with late=True steps are counted
-        ({}, config(), True, {"shuffle_dataset": False, "max_steps": 80}),
-        # a generation feeds 16 steps: 500 lies inside one, 512 does not
-        (
-            {"steps_per_generation": 16},
-            config(),
-            False,
-            {"shuffle_dataset": False, "save_steps": 512, "num_train_epochs": 5},
-        ),
-        # re-scoring needs a checkpoint at the end of every second round of 16 steps
-        (
-            {"steps_per_generation": 16},
-            config("window", 2),
-            False,
-            {"shuffle_dataset": False, "save_steps": 32, "num_train_epochs": 5},
-        ),
-        (
-            {"save_strategy": "epoch", "shuffle_dataset": False, "num_train_epochs": 5},
-            config("full"),
-            False,
-            {},
-        ),
+        ({}, config(), False, UNSHUFFLED | {"num_train_epochs": 5}),
+        (UNSHUFFLED, config(rounds=3), False, {}),
+        ({"max_steps": 80}, config(), False, UNSHUFFLED),
+        ({}, config(), True, UNSHUFFLED | {"max_steps": 80}),  # one prompt a step, and steps are counted
+        (WINDOW, config(), False, UNSHUFFLED | {"save_steps": 512, "num_train_epochs": 5}),
+        # at the end of every second round of 16 steps
+        (WINDOW, config("window", 2), False, UNSHUFFLED | {"save_steps": 32, "num_train_epochs": 5}),
+        (UNSHUFFLED | {"save_strategy": "epoch", "num_train_epochs": 5}, config("full"), False, {}),
     ],
 )
 def test_what_is_at_trls_default_is_set_and_then_nothing_is_refused(
@@ -131,9 +130,28 @@ def test_a_run_is_opened_with_the_trainers_own_batch() -> None:
         (("uniform", None, None), {}, "budget, rounds are missing"),
         ((None, None, None), {"seed": 3}, "strategy, budget, rounds are missing"),
         (("uniform", 8, None), {}, "rounds is missing"),
-        (("uniform", 8, 2), {"sead": 3}, "attach() takes no 'sead'; near it there is seed"),
-        ((None, None, None), {"outcom": "right"}, "attach() takes no 'outcom'; near it there is outcome"),
-        (("uniform", 0, 2), {}, "--budget 0"),
+        (("uniform", 8, 2), {"sead": 3}, "attach() has no keyword 'sead'; near it there is seed"),
+        (("gain-rl", 8, 2), {"sigm": 3}, "attach() has no keyword 'sigm'; near it there is sigma."),
+        (("uniform", 8, 2), {"sigma": 3}, "attach() has no keyword 'sigma'"),
+        ((None, None, None), {"sigma": 3}, "'sigma'. The options of a strategy need strategy= beside them."),
+        (
+            (None, None, None),
+            {"outcom": "right"},
+            "attach() has no keyword 'outcom'; near it there is outcome",
+        ),
+        (("uniform", 8, 2), {"run": "other"}, "attach() has no keyword 'run'"),
+        (("uniform", 0, 2), {}, "budget = 0: it should be greater"),
+        (("uniform", 8, 2), {"reward_range": 3}, "reward_range = 3: it should be two numbers (LO, HI)"),
+        (("uniform", 8, 2), {"reward_range": (1, 1)}, "reward_range = (1, 1): it should be two numbers"),
+        (("uniform", 8, 2), {"reward_range": (0, math.inf)}, "reward_range = (0, inf): it should be"),
+        (
+            ("uniform", 8, 2),
+            {"scoring": "--devise cpu"},
+            "gaincurate score has no --devise; near it there is device",
+        ),
+        (("uniform", 8, 2), {"rescore": "windows"}, "rescore.what = 'windows': it should be 'off', 'round'"),
+        (("dots", None, 2), {}, "strategy dots needs --step-prompts N"),
+        (("gain-rl", 8, 2), {"sigma": "wide"}, "strategy gain-rl: sigma = 'wide'"),
     ],
 )
 def test_options_that_open_no_run_are_refused(
@@ -142,6 +160,59 @@ def test_options_that_open_no_run_are_refused(
     required = dict(zip(("strategy", "budget", "rounds"), three, strict=True))
     with pytest.raises(InputError, match=re.escape(sentence)):
         config_of(shape_of(trainer()), "run", required, options)
+
+
+def opened_with(strategy: str, **options: Any) -> ScheduleConfig:
+    required = {"strategy": strategy, "budget": options.pop("budget", 8), "rounds": 2}
+    made = config_of(shape_of(trainer()), "run", required, options)
+    assert made is not None
+    return made
+
+
+def test_every_option_of_schedule_start_is_a_keyword_under_its_name() -> None:
+    """By the command's own parameters; `--set NAME=VALUE` is a mapping, `options`."""
+    command, _ = schedule_start.start.build()  # type: ignore[attr-defined]
+    names = {
+        next(option for option in each.opts + each.secondary_opts if option.startswith("--"))[2:].replace(
+            "-", "_"
+        )
+        for each in command.params
+        if each.param_type_name == "option"
+    } - {"run", "set", "json", "config", "print_config", "help"}
+    assert {"reward_range", "rescore_every", "scoring", "neighbours", "without_system"} <= names
+    of_attach = set(inspect.signature(attach).parameters)
+    strategies = [set(load(name).Options.model_fields) for name in STRATEGIES]
+    for name in names - of_attach - set().union(*strategies):
+        fields_of({name: (0, 1) if name.endswith("_range") else ""}, ())  # or it is refused by name
+
+
+def test_keywords_are_the_options_of_the_command() -> None:
+    made = opened_with("gain-rl", sigma="0.1N", step_range=(0, 9), reward_range=(-1, 2), rescore="window")
+    assert made.options == {"sigma": "0.1N", "step_low": 0.0, "step_high": 9.0}
+    assert (made.reward_low, made.reward_high, made.rescore.what) == (-1.0, 2.0, "window")
+    rescore = {"rescore": {"what": "full"}, "rescore_every": 2, "probe": 9, "drift": 0.5}
+    made = opened_with("posterior", neighbours=8, options={"aim": "mean"}, without_system=True, **rescore)
+    assert (made.options, made.bare) == ({"neighbours": 8, "aim": "mean"}, True)
+    assert made.rescore == RescoreConfig(what="full", every=2, probe=9, drift=0.5)
+    made = opened_with("dots", budget=None, step_prompts=4, scoring="--device cuda:1 --threads=2")
+    assert (made.budget, made.rescore.options) == (8, ["--device", "cuda:1", "--threads=2"])
+
+
+def test_a_range_of_rewards_can_change_until_there_are_outcomes(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path)
+    plan = runs.plans(run)
+    change_range(run.folder, (-1, 2))
+    assert (Run(run.folder).config.reward_low, Run(run.folder).config.reward_high) == (-1.0, 2.0)
+    assert runs.plans(run) == plan
+    runs.report(run)
+    change_range(run.folder, (-1, 2))  # which is the range that it has
+    with pytest.raises(InputError) as caught:
+        change_range(run.folder, (0, 2))
+    assert str(caught.value) == (
+        f"{run.folder} has outcomes in its reward range, -1 to 2, which cannot become 0 to 2: open another run "
+        f"over the same scores with attach(trainer, NEW_FOLDER, scored='{tmp_path / 'set'}', "
+        "reward_range=(LO, HI), ...)."
+    )
 
 
 def test_a_run_that_is_there_must_have_been_opened_with_the_same(tmp_path: Path) -> None:
@@ -213,7 +284,6 @@ def test_rows_get_the_ids_of_their_own_column(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "added", "sentence"),
     [
-        ({"prompt": "text", "answer": "1"}, {}, "prompts of plain text"),
         ({"prompt": [{"role": "user", "content": "q"}]}, {}, "no column answer to find its rows"),
         ({"question": "q", "answer": "1"}, {}, "no column prompt to find its rows"),
         (

@@ -25,11 +25,12 @@ import datasets
 import pyarrow as pa
 import torch
 import transformers
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 
 from gaincurate.core.artifact import RUN, Json
 from gaincurate.core.prompts import training_rows
 from gaincurate.core.schema import ID
+from gaincurate.core.store import use_cache
 from gaincurate.errors import GaincurateError, InputError, OutcomeError, OutputError
 from gaincurate.schedule.observations import silent
 from gaincurate.schedule.run import Run
@@ -49,7 +50,8 @@ from gaincurate.trainers.trl.checks import (
     see_checkpoint,
     unheard,
 )
-from gaincurate.trainers.trl.start import add_ids, config_of, open_run, set_defaults
+from gaincurate.trainers.trl.scored import add_ids, see_prompts
+from gaincurate.trainers.trl.start import change_range, config_of, open_run, out_of_range, set_defaults
 
 BEAT = 5.0
 """Seconds between two signs of life; torch's own limits are 10 minutes and more."""
@@ -69,45 +71,34 @@ def together(work: Callable[[], Any], accelerator: Any) -> Any:
     if accelerator.num_processes == 1:
         return work()
     if not accelerator.is_main_process:
-        while (told := _tell(None))[0] == "at work":
+        while (message := broadcast_object_list([None])[0]) is None:  # it is at work
             pass
-        return _result(told)
+        error, value = message
+        if error is not None:
+            raise error(value)
+        return value
     outcome: list[Any] = []
 
     def run() -> None:
         try:
-            outcome.append(("done", work()))
+            outcome.append((None, work()))
         except BaseException as error:  # raised again below
-            outcome.append(("failed", error))
+            outcome.append((error, None))
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     while thread.is_alive():
         thread.join(BEAT)
         if thread.is_alive():
-            _tell(("at work", None))
-    state, value = outcome[0]
-    if state == "done":
-        return _result(_tell((state, value)))
-    kind = type(value) if isinstance(value, GaincurateError) else RuntimeError
-    said = str(value) if kind is not RuntimeError else f"the main process failed: {value!r}"
-    _tell(("failed", (kind, said)))
-    raise value
-
-
-def _tell(value: tuple[str, Any] | None) -> tuple[str, Any]:
-    from accelerate.utils import broadcast_object_list
-
-    found: tuple[str, Any] = broadcast_object_list([value])[0]
-    return found
-
-
-def _result(told: tuple[str, Any]) -> Any:
-    state, value = told
-    if state == "failed":
-        kind, said = value
-        raise kind(said)
-    return value
+            broadcast_object_list([None])
+    error, value = outcome[0]
+    if error is None:
+        broadcast_object_list([(None, value)])
+        return value
+    ours = isinstance(error, GaincurateError)
+    message = (type(error), str(error)) if ours else (RuntimeError, f"the main process failed: {error!r}")
+    broadcast_object_list([message])
+    raise error
 
 
 __all__ = ["Follower", "FollowsRun", "attach", "dataset"]
@@ -126,6 +117,8 @@ def attach(
     budget: int | None = None,
     rounds: int | None = None,
     score: Mapping[str, Any] | None = None,
+    reference_outcomes: str | Path | None = None,
+    cache: str | Path | None = None,
     **options: Any,
 ) -> Follower:
     """Let a trainer follow a run; call it once, before `train()`, on every process.
@@ -145,16 +138,20 @@ def attach(
         budget: distinct prompts in its rounds.
         rounds: its rounds.
         score: further options of `gaincurate score`, such as `{"device": "cuda:1"}`.
-        **options: further options of `ScheduleConfig`. `scored` is a finished set to use, or where the
-            trainer's rows are scored into (default: RUN-scored). `align_to` is by default the prompts that
-            the trainer generates for at a time.
+        reference_outcomes: what round 0's references did: outcomes, or a rollout set.
+        cache: a folder for copies of what lies in object stores.
+        **options: further options of `gaincurate schedule start` by their names, those of the strategy among
+            them. `scored` is a finished set to use, or where the trainer's rows are scored into (default:
+            RUN-scored). `align_to` is by default the prompts that the trainer generates for at a time.
+            `reward_range=(LO, HI)` also changes the range of a run that has no outcomes yet.
 
     Returns:
         The callback that was added to the trainer.
 
     Raises:
-        InputError: settings under which the trainer would train on other prompts than the plan's, or lose
-            its place; a sentence for each, with what fixes it. Or the run was opened with other options.
+        InputError: settings under which the trainer would train on other prompts than the plan's or than
+            were scored, or lose its place; a sentence for each, with what fixes it. Or the run was opened
+            with other options, or its trainer's model has other weights than its name.
         OutputError: no run is there.
         GaincurateError: the trainer's rows cannot be scored.
     """
@@ -164,7 +161,10 @@ def attach(
         raise InputError(f"this trainer follows a run already, and cannot follow {run} too.")
     required = {"strategy": strategy, "budget": budget, "rounds": rounds}
     wanted = config_of(shape, run, required, options, score)
+    use_cache(None if cache is None else Path(cache))
     there = together(lambda: (Path(run) / RUN).exists(), trainer.accelerator)
+    if there and "reward_range" in options:
+        together(lambda: change_range(run, options["reward_range"]), trainer.accelerator)
     ids: Sequence[str] | None = None
     findings: list[Finding] = []
     without = ID not in (trainer.train_dataset.column_names or ())
@@ -177,18 +177,18 @@ def attach(
     changed = set_defaults(trainer, context_of(config, "live", late=late))
     check(trainer, shape, config, late, outcome, correct, ids, findings)
     if wanted is not None:
-        together(lambda: open_run(trainer, wanted, score or {}, note), trainer.accelerator)
+        opening = (trainer, wanted, score or {}, reference_outcomes, note)
+        together(lambda: open_run(*opening), trainer.accelerator)
     live = followed(run, note, checkpoints=True)
     live.held = TrainerFinder(layout_of("trl"), live.note).held
     together(lambda: _plan_the_first(live), trainer.accelerator)
-    settings = ", ".join(f"{key}={value!r}" for key, value in changed.items())
-    done = [f"set {settings} in place of TRL's default"] if changed else []
     if not late:
         refuse(add_ids(trainer, live.run))  # of a run that was opened just now
-        places_of(trainer.train_dataset, live.ids)  # of a first round that was planned just now
-        done += (
-            [f"gave the {len(trainer.train_dataset):,} rows of train_dataset their {ID}"] if without else []
-        )
+    refuse(see_prompts(trainer, live.run, live.ids, late, note), repr)
+    settings = ", ".join(f"{key}={value!r}" for key, value in changed.items())
+    done = [f"set {settings} in place of TRL's default"] if changed else []
+    if without and not late:
+        done.append(f"gave the {len(trainer.train_dataset):,} rows of train_dataset their {ID}")
     if done:
         note(f"warning: {', and '.join(done)}")
     return Follower(trainer, live, shape, late=late, outcome=outcome, correct=correct)
@@ -299,12 +299,11 @@ class Follower(transformers.TrainerCallback):
         try:
             self.live.report(lines)
         except OutcomeError as error:
-            more = (
-                " Or let attach(..., outcome=NAME) take one reward function alone."
-                if self._tap.several
-                else ""
-            )
-            raise OutcomeError(f"{error}{more}", **error.data) from error
+            if "reward" not in error.data:
+                raise
+            why = out_of_range(self.live.run, error.data["reward"], error.data[ID])
+            several = ", or take one reward function with outcome=NAME" if self._tap.several else ""
+            raise OutcomeError(f"{why}{several}.", **error.data) from error
 
     def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Save the place; at a round's end score anew where due and plan the next."""
@@ -385,7 +384,7 @@ class FollowsRun:
     """A mixin: `class Trainer(FollowsRun, GRPOTrainer)` takes `run=` and follows it.
 
     Args:
-        run: the run's folder; `late`, `outcome` and `correct` as in `attach`.
+        run: the run's folder; `late`, `outcome`, `correct` and `reward_range` as in `attach`.
         **options: the trainer's own; without `train_dataset` it is the run's scored set.
     """
 
@@ -396,12 +395,14 @@ class FollowsRun:
         late: bool = False,
         outcome: str | Sequence[str] | None = None,
         correct: str | None = None,
+        reward_range: tuple[float, float] | None = None,
         **options: Any,
     ) -> None:
+        more: dict[str, Any] = {} if reward_range is None else {"reward_range": reward_range}
         if len(args) < _TRAIN_DATASET and "train_dataset" not in options:
             options["train_dataset"] = dataset(run)
         super().__init__(*args, **options)
-        self.follower = attach(self, run, late=late, outcome=outcome, correct=correct)
+        self.follower = attach(self, run, late=late, outcome=outcome, correct=correct, **more)
 
 
 def dataset(run: str | Path) -> datasets.Dataset:

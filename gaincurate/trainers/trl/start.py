@@ -7,33 +7,36 @@ script wrote. All other settings that break the plan are refused, before anythin
 
 from __future__ import annotations
 
+import json
+import math
+import shlex
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-
-import pyarrow.types as pt
-from datasets import Dataset
 
 from gaincurate.core.artifact import MANIFEST, RUN, Json
 from gaincurate.core.files import make_folder, write_json
 from gaincurate.core.options import checked, near
 from gaincurate.core.process import command_lock, last_line, run_command
-from gaincurate.core.prompts import PROMPT, Columns
-from gaincurate.core.schema import ID
+from gaincurate.core.prompts import PROMPT
 from gaincurate.errors import GaincurateError, InputError, TrainerError
 from gaincurate.schedule import base
-from gaincurate.schedule.config import ScheduleConfig
+from gaincurate.schedule.config import RescoreConfig, ScheduleConfig
 from gaincurate.schedule.observations import Note
-from gaincurate.schedule.rounds import start
-from gaincurate.schedule.run import Run
+from gaincurate.schedule.rounds import advance, start
+from gaincurate.schedule.run import Run, working_on
 from gaincurate.scoring.config import ScoreConfig
-from gaincurate.scoring.ids import content_ids
-from gaincurate.trainers.doctor.findings import Context, Finding, ask
+from gaincurate.trainers.doctor.findings import Context, ask
 from gaincurate.trainers.trl.batching import Shape, resolved
 from gaincurate.trainers.trl.rules import DEFAULTS, RULES
+from gaincurate.trainers.trl.scored import TOOLS, model_of, schemas_of, see_chat, see_weights
 
+_RESCORING = {"rescore": "what", "rescore_every": "every", "probe": "probe", "drift": "drift"}
+"""The fields of `RescoreConfig` by the option of `schedule start`, which is the keyword."""
+_RANGES = ("reward_range", "step_range")
+_OTHERS = ("late", "outcome", "correct", "score", "reference_outcomes", "cache", "without_system", "scoring")
 _SETTABLE = ("shuffle_dataset", "num_train_epochs", "max_steps", "save_strategy", "save_steps")
 """What a trainer reads when training begins, so that it can be set after the trainer was made."""
 
@@ -75,24 +78,27 @@ def config_of(
     options: Mapping[str, Any],
     score: Mapping[str, Any] | None = None,
 ) -> ScheduleConfig | None:
-    """What a run is to be opened with, or None where `attach` got no more than a folder to follow.
+    """The options of the run to open, or None where `attach` got no more than a folder to follow.
 
     Args:
         shape: of the trainer.
         run: the run's folder.
-        required: `strategy`, `budget` and `rounds`, None where they were not given.
-        options: further ones of `ScheduleConfig`, `scored` among them.
+        required: `strategy`, `budget` and `rounds`, None where they were not given. A strategy whose own
+            options make the budget needs none.
+        options: further options of `gaincurate schedule start`, by name.
         score: further options of `gaincurate score`.
 
     Raises:
         InputError: one of the three is missing, or an option is not what it must be.
     """
-    names = {*ScheduleConfig.model_fields, "late", "outcome", "correct", "score"} - {"run"}
-    for name in options:
-        if name not in names:
-            raise InputError(f"attach() takes no {name!r}{near(name, sorted(names))}.")
+    strategy, required = required["strategy"], dict(required)
+    kind = None if strategy is None else base.load(strategy)
+    settings = fields_of(options, kind.Options.model_fields if kind else ())
+    if kind is not None:
+        own = base.check_options(strategy, kind, settings["options"])
+        required["budget"] = own.round_size(required["budget"])
     missing = [name for name, value in required.items() if value is None]
-    if len(missing) == len(required) and not options and score is None:
+    if len(missing) == len(required) and not set(options) - {"reward_range"} and score is None:
         return None
     if missing:
         raise InputError(
@@ -100,9 +106,116 @@ def config_of(
             f"{'is' if len(missing) == 1 else 'are'} missing. To follow a run that is there, give "
             "its folder alone."
         )
-    place = options.get("scored") or f"{run}-scored"
-    return checked(
-        ScheduleConfig, {"align_to": shape.prompts, **required, **options, "run": run, "scored": place}
+    place = settings.get("scored") or f"{run}-scored"
+    given = {"align_to": shape.prompts, **required, **settings, "run": run, "scored": place}
+    return checked(ScheduleConfig, given, keywords=True)
+
+
+def fields_of(options: Mapping[str, Any], of_strategy: Iterable[str]) -> Json:
+    """Keywords, which are the options of `gaincurate schedule start`, as fields of `ScheduleConfig`.
+
+    Args:
+        options: by name. `options` holds those of a strategy that have no option of their own there.
+        of_strategy: the options of the strategy.
+
+    Raises:
+        InputError: an unknown name, or a value that is not what `schedule start` takes.
+    """
+    own = dict(options.get("options") or {})
+    rescore: Json = {}
+    settings: Json = {}
+    for name, value in options.items():
+        if name in _RANGES:
+            low, high = pair(name, value)
+            stem = name.partition("_")[0]
+            (settings if name == "reward_range" else own).update({f"{stem}_low": low, f"{stem}_high": high})
+        elif name == "rescore" and isinstance(value, Mapping | RescoreConfig):
+            rescore |= dict(value)
+        elif name in _RESCORING:
+            rescore[_RESCORING[name]] = value
+        elif name == "scoring":
+            rescore["options"] = _scoring(value)
+        elif name == "without_system":
+            settings["bare"] = value
+        elif name in ScheduleConfig.model_fields and name != "run":
+            settings[name] = value
+        elif name in of_strategy:
+            own[name] = value
+        else:
+            names = {*ScheduleConfig.model_fields, *of_strategy, *_RESCORING, *_RANGES, *_OTHERS} - {"run"}
+            why = "" if of_strategy else ". The options of a strategy need strategy= beside them"
+            raise InputError(f"attach() has no keyword {name!r}{near(name, sorted(names)) or why}.")
+    return {**settings, "options": own, **({"rescore": rescore} if rescore else {})}
+
+
+def pair(name: str, value: Any) -> tuple[float, float]:
+    """A keyword's two numbers, the lower one first.
+
+    Raises:
+        InputError: they are something else.
+    """
+    try:
+        low, high = map(float, value)
+    except (ValueError, TypeError):
+        low = high = math.nan
+    if not low < high or not math.isfinite(high - low):
+        raise InputError(f"{name} = {value!r}: it should be two numbers (LO, HI) with LO below HI.")
+    return low, high
+
+
+def _scoring(text: str) -> list[str]:
+    words = shlex.split(text)
+    for word in words:
+        name = word.removeprefix("--").partition("=")[0]
+        if word.startswith("--") and name.replace("-", "_") not in ScoreConfig.model_fields:
+            known = [field.replace("_", "-") for field in ScoreConfig.model_fields]
+            raise InputError(f"scoring = {text!r}: gaincurate score has no --{name}{near(name, known)}.")
+    return words
+
+
+def change_range(run: str | Path, value: Any) -> None:
+    """Give a run another range of rewards, as long as nothing in it depends on the one that it has.
+
+    Raises:
+        InputError: outcomes were recorded, or references observed, with another range.
+    """
+    low, high = pair("reward_range", value)
+    opened = Run(run)
+    if (opened.config.reward_low, opened.config.reward_high) == (low, high):
+        return
+    if _range_is_used(opened):
+        raise InputError(
+            f"{run} has outcomes in its reward range, {_range(opened)}, which cannot become {low:g} to "
+            f"{high:g}: {_another(opened)}."
+        )
+    with working_on(opened.folder):
+        changed = {**opened.facts["config"], "reward_low": low, "reward_high": high}
+        write_json(opened.folder / RUN, {**opened.facts, "config": changed})
+
+
+def out_of_range(run: Run, reward: Any, gc_id: Any) -> str:
+    """What to say of a reward outside the run's range."""
+    again = "run the script again with attach(..., reward_range=(LO, HI))"
+    advice = _another(run) if _range_is_used(run) else again
+    return (
+        f"reward {reward:g} of {gc_id!r} is outside {_range(run)}, the reward range of {run.folder}: {advice}"
+    )
+
+
+def _range_is_used(run: Run) -> bool:
+    observes = base.load(run.config.strategy).observes_references
+    return run.state["round"] > 0 or run.outcomes(0).exists() or observes
+
+
+def _range(run: Run) -> str:
+    return f"{run.config.reward_low:g} to {run.config.reward_high:g}"
+
+
+def _another(run: Run) -> str:
+    scored = str(run.config.scored)
+    return (
+        "open another run over the same scores with attach(trainer, NEW_FOLDER, "
+        f"scored={scored!r}, reward_range=(LO, HI), ...)"
     )
 
 
@@ -134,7 +247,9 @@ def see_same(run: Run, config: ScheduleConfig) -> None:
         )
 
 
-def open_run(trainer: Any, config: ScheduleConfig, score: Mapping[str, Any], note: Note) -> None:
+def open_run(
+    trainer: Any, config: ScheduleConfig, score: Mapping[str, Any], references: str | Path | None, note: Note
+) -> None:
     """Score the trainer's rows with the trainer's model unless `config.scored` is a finished set, and open
     the run. Of one that is there only the options are compared.
 
@@ -142,32 +257,51 @@ def open_run(trainer: Any, config: ScheduleConfig, score: Mapping[str, Any], not
         trainer: a `trl.GRPOTrainer`, whose checked settings are those of `config`.
         config: of the run.
         score: further options of `gaincurate score`.
+        references: outcomes of round 0's references, or a rollout set.
         note: called with what a person should know.
 
     Raises:
         GaincurateError: the rows cannot be scored; the scoring run's own sentence, and where its log is.
         InputError: an option does not go with the set, or is not what the run was opened with.
     """
+    if references is not None:
+        why = "" if Path(references).exists() else "it does not exist"
+        if not base.load(config.strategy).observes_references:
+            why = f"strategy {config.strategy} observes no references"
+        if why:
+            raise InputError(f"reference_outcomes = {str(references)!r}: {why}.")
     if (config.run / RUN).exists():
-        see_same(Run(config.run), config)
-        return
-    if not (config.scored / MANIFEST).exists():
-        _score(trainer, config.scored, score, note)
-    start(config, note)
+        run = Run(config.run)
+        see_same(run, config)
+    else:
+        if not (config.scored / MANIFEST).exists():
+            _score(trainer, config.scored, score, note)
+        run = start(config, note)
+    if references is not None and run.state["round"] < 0:
+        with working_on(run.folder):
+            advance(run, note=note, references=Path(references))
 
 
 def _score(trainer: Any, out: Path, score: Mapping[str, Any], note: Note) -> None:
     """`gaincurate score` in a process of its own, as re-scorings are, so that no memory of it stays here."""
-    see_chat(trainer.train_dataset)
-    model = model_of(trainer)
-    given = {"prompt_column": PROMPT, **score}
+    see_chat(trainer)
+    model, rows = model_of(trainer), trainer.train_dataset
+    given = {"prompt_column": PROMPT, "template_kwargs": trainer.chat_template_kwargs, **score}
     work = out.with_name(f"{out.name}.work")
     data, options, log = work / "rows.parquet", work / "options.json", work / "scoring.log"
-    checked(ScoreConfig, {**given, "data": str(data), "model": model, "out": out})
+    try:
+        checked(ScoreConfig, {**given, "data": str(data), "model": model, "out": out}, keywords=True)
+    except InputError as error:
+        raise InputError(f"score={dict(score)!r}: {error}") from error
+    see_weights(trainer, model, note)
+    # TRL renders the trainer's tools into every prompt, and no tools of rows.
+    rows = rows.remove_columns([name for name in rows.column_names if name == TOOLS])
+    if tools := schemas_of(trainer):
+        rows = rows.add_column(TOOLS, [json.dumps(tools)] * len(rows))
     make_folder(work)
-    trainer.train_dataset.to_parquet(str(data))
+    rows.to_parquet(str(data))
     write_json(options, given)
-    note(f"warning: scores {len(trainer.train_dataset):,} prompts with {model} into {out} (log: {log})")
+    note(f"warning: scores {len(rows):,} prompts with {model} into {out} (log: {log})")
     command = [sys.executable, "-m", "gaincurate", "score", str(data), "--model", model, "--out", str(out)]
     command += ["--config", str(options)]
     try:
@@ -181,89 +315,3 @@ def _score(trainer: Any, out: Path, score: Mapping[str, Any], note: Note) -> Non
             log=str(log),
         ) from error
     shutil.rmtree(work)  # the set has every column of the rows
-
-
-def model_of(trainer: Any) -> str:
-    """The name that the trainer's model was loaded by, with its revision where it is of the Hub.
-
-    Raises:
-        InputError: it has none, so no other process can load it.
-    """
-    config = trainer.model.config
-    name, revision = getattr(config, "_name_or_path", ""), getattr(config, "_commit_hash", None)
-    if not name:
-        raise InputError(
-            "the trainer's model was not loaded by a name, so no other process can score with it. Save "
-            "it and give its folder to GRPOTrainer, or give scored= with a set that `gaincurate score` made."
-        )
-    return name if revision is None or Path(name).exists() else f"{name}@{revision}"
-
-
-def see_chat(rows: Dataset) -> None:
-    """Refuse prompts that TRL gives the model as they are: scores are of chat messages in the template.
-
-    Raises:
-        InputError: the prompts are texts.
-    """
-    kind = rows.features.arrow_schema.field(PROMPT).type if PROMPT in rows.column_names else None
-    if kind is not None and (pt.is_string(kind) or pt.is_large_string(kind)):
-        raise InputError(
-            "train_dataset has prompts of plain text, which TRL gives the model without its chat template, "
-            'and scores are of chat messages: make them [{"role": "user", "content": TEXT}].'
-        )
-
-
-def add_ids(trainer: Any, run: Run) -> list[Finding]:
-    """Give the trainer's rows the ids of the run's set, where they have none.
-
-    Args:
-        trainer: a `trl.GRPOTrainer`.
-        run: the run.
-
-    Returns:
-        Why they cannot have them.
-    """
-    rows = trainer.train_dataset
-    if not isinstance(rows, Dataset) or ID in rows.column_names:
-        return []
-    try:
-        trainer.train_dataset = with_ids(rows, run)
-    except InputError as error:
-        return [Finding("rows", "stops", str(error).removesuffix("."))]
-    return []
-
-
-def with_ids(rows: Dataset, run: Run) -> Dataset:
-    """The trainer's own rows with the ids that the run's scored set gives them, `gc_id`.
-
-    An id is a hash of what a row asks and its answer, or the set's column of ids, so each row has one
-    whatever order the rows are in.
-
-    Args:
-        rows: with `prompt`, and the set's columns of answers or ids.
-        run: the run.
-
-    Raises:
-        InputError: the rows lack a column, are texts, or are trained on with other messages than were scored.
-    """
-    identity = run.scored.identity
-    source, added = identity["source"], identity.get("segmentation", {})
-    advice = "train on `gaincurate.trainers.trl.dataset(run)`, or on rows that were exported with their ids."
-    see_chat(rows)
-    if not run.config.bare and (added.get("system") is not None or added.get("shots")):
-        raise InputError(
-            f"train_dataset has no {ID}, and {run.config.scored} was scored with a system message or "
-            f"examples that its rows lack: {advice}"
-        )
-    answer, id_column = source.get("answer_column"), source.get("id_column")
-    needs = [id_column] if id_column else [PROMPT, answer] if answer else [PROMPT]
-    if missing := [name for name in needs if name.partition(".")[0] not in rows.column_names]:
-        raise InputError(
-            f"train_dataset has no {ID}, and no column {', '.join(missing)} to find its rows in the scored "
-            f"set by: {advice}"
-        )
-    columns = Columns(PROMPT, answer, id_column, "")
-    heads = list(dict.fromkeys(name.partition(".")[0] for name in needs))
-    table = rows.select_columns(heads).with_format("arrow")[:]
-    made: Dataset = rows.add_column(ID, content_ids(table, columns))
-    return made

@@ -1,0 +1,301 @@
+"""Whether a trainer trains on what was scored: the ids of its rows, how TRL renders them, and its weights.
+
+Prompts are compared as token ids, because the same messages make other prompts with other variables of the
+template, and a text that was rendered before makes the same one. The trainer's tokenizer makes both sides, so
+a set that another model scored can be trained on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from datasets import Dataset
+from safetensors import safe_open
+from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import get_json_schema
+
+from gaincurate.core.artifact import Json
+from gaincurate.core.files import digest_json
+from gaincurate.core.prompts import PROMPT, Columns, Message, prompts_of
+from gaincurate.core.schema import ID
+from gaincurate.errors import InputError
+from gaincurate.schedule.observations import Note
+from gaincurate.schedule.run import Run
+from gaincurate.scoring.ids import content_ids
+from gaincurate.scoring.model_files import find_model
+from gaincurate.trainers.doctor.findings import Finding
+from gaincurate.trainers.trl.checks import places_of
+
+TOOLS = "tools"
+"""The column of JSON schemas that scoring renders into a prompt."""
+_COMPARED = 1024  # prompts of a round
+_TO_CHAT = 'train_dataset.map(lambda row: {"prompt": [{"role": "user", "content": row["prompt"]}]})'
+_ADVICE = "train on `gaincurate.trainers.trl.dataset(run)`, or on rows that were exported with their ids"
+
+
+def see_prompts(trainer: Any, run: Run, ids: Sequence[str], late: bool, note: Note) -> Iterator[Finding]:
+    """What differs between the prompts that TRL gives the model and those that were scored.
+
+    Args:
+        trainer: a `trl.GRPOTrainer` whose rows have their ids.
+        run: the run.
+        ids: of a round's prompts; the first 1,024 are compared.
+        late: rows are the plan's and not the trainer's.
+        note: called with what could not be compared.
+    """
+    places = [] if late else places_of(trainer.train_dataset, ids)[:_COMPARED]
+    identity, ids, name = run.scored.identity, ids[:_COMPARED], run.config.scored
+    yield from _see_tools(trainer, run, note)
+    tokenizer, given = trainer.processing_class, trainer.chat_template_kwargs
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        kind = type(tokenizer).__name__
+        note(f"warning: the prompts that the trainer's {kind} makes are not compared with the scored ones")
+        return
+    template = identity.get("tokenizer", {}).get("chat_template")
+    if template is not None and template != digest_json(tokenizer.chat_template):
+        note(f"warning: the trainer's chat template is not the one that {name} was scored with")
+    messages = prompts_of(run.scored.rows(ids), identity, bare=run.config.bare)
+    prompts: list[Any] = list(messages) if late else trainer.train_dataset.select(places)[:][PROMPT]
+    if not tokenizer.chat_template and not isinstance(prompts[0], str):
+        why = "the prompts are chat messages, and the trainer's tokenizer has no chat template"
+        yield Finding("rows", "stops", why)
+        return
+    variables = identity.get("segmentation", {}).get("template_kwargs", {})
+    scored = [_as_scored(tokenizer, each, variables) for each in messages]
+    trained = [_as_trained(tokenizer, each, given) for each in prompts]
+    differing = [place for place, tokens in enumerate(scored) if tokens != trained[place]]
+    if not differing:
+        return
+    first, fix, advice = differing[0], Json(), _ADVICE
+    if isinstance(prompts[first], str):
+        why = "its prompt is plain text, to which TRL does not apply the chat template"
+        advice = f"make the prompts chat messages: {_TO_CHAT}"
+    elif _messages(prompts[first]) != messages[first]:
+        why = "its messages are not those of the scored set"
+    elif given != variables:
+        why, fix = f"{name} was scored with other template variables", {"chat_template_kwargs": variables}
+        advice = f"or score the rows again with --template-kwargs '{json.dumps(given)}'"
+    elif messages[first][-1]["role"] == "assistant":
+        why = "scoring continues its last message, and TRL does not"
+        advice = "end the prompts with a message of the user"
+    else:
+        why = "TRL renders the null fields of its messages"
+    title = (
+        f"TRL gives the model {len(trained[first]):,} tokens of {ids[first]!r}, and {len(scored[first]):,} "
+        f"were scored ({len(differing):,} of {len(ids):,} prompts differ): {why}"
+    )
+    yield Finding("rows", "stops", title, fix, advice)
+
+
+def _as_scored(tokenizer: Any, messages: list[Message], variables: Mapping[str, Any]) -> list[int]:
+    """Token ids of a prompt as `gaincurate score` renders it, `[tokens]`."""
+    if not tokenizer.chat_template:
+        return _as_trained(tokenizer, messages[-1]["content"], {})
+    answered = messages[-1]["role"] == "assistant"
+    rendered = tokenizer.apply_chat_template(
+        messages,
+        add_generation_prompt=not answered,
+        continue_final_message=answered,
+        return_dict=True,
+        **variables,
+    )
+    return list(rendered["input_ids"])
+
+
+def _as_trained(tokenizer: Any, prompt: Any, variables: Mapping[str, Any]) -> list[int]:
+    """Token ids of a prompt as TRL 1.16.0 renders it without tools (`_tokenize_prompts`), `[tokens]`."""
+    if isinstance(prompt, str):
+        return list(tokenizer(text=prompt)["input_ids"])
+    rendered = tokenizer.apply_chat_template(
+        prompt, add_generation_prompt=True, return_dict=True, **variables
+    )
+    return list(rendered["input_ids"])
+
+
+def _messages(prompt: Any) -> list[Message]:
+    table = pa.table({PROMPT: [prompt], ID: ["the first"]})
+    return prompts_of(table, {"source": {"prompt_column": PROMPT}}, bare=True)[0]
+
+
+def schemas_of(trainer: Any) -> list[Json]:
+    """The JSON schemas of the tools that TRL renders into every prompt; none of RLOO, which has no tools."""
+    return [get_json_schema(tool) for tool in getattr(trainer, "tools", None) or []]
+
+
+def _see_tools(trainer: Any, run: Run, note: Note) -> Iterator[Finding]:
+    column, tools = run.scored.identity["source"].get("tools_column"), schemas_of(trainer)
+    if column and not tools:
+        title = (
+            f"{run.config.scored} was scored with the tools in column {column!r}, which TRL does not render"
+        )
+        yield Finding(
+            "tools",
+            "stops",
+            title,
+            advice="give GRPOTrainer tools=[...], or score again with --tools-column none",
+        )
+    elif tools and not (column and set(run.scored.column(column).to_pylist()) == {json.dumps(tools)}):
+        names = ", ".join(tool["function"]["name"] for tool in tools)
+        scored = f"the tools in column {column!r}" if column else "no tools"
+        note(
+            f"warning: TRL renders the tools {names} into every prompt, and {run.config.scored} was scored "
+            f"with {scored}: its token counts and scores are of other prompts"
+        )
+
+
+def model_of(trainer: Any) -> str:
+    """The name that the trainer's model was loaded by, with its revision where it is of the Hub.
+
+    Raises:
+        InputError: it has none, so no other process can load it.
+    """
+    config = trainer.model.config
+    name, revision = getattr(config, "_name_or_path", ""), getattr(config, "_commit_hash", None)
+    if not name:
+        raise InputError(
+            "the trainer's model was not loaded by a name, so no other process can score with it. Save "
+            "it and give its folder to GRPOTrainer, or give scored= with a set that `gaincurate score` made."
+        )
+    return name if revision is None or Path(name).exists() else f"{name}@{revision}"
+
+
+def see_weights(trainer: Any, name: str, note: Note) -> None:
+    """Refuse to score with the weights of a name where the trainer's model has others.
+
+    The first row of each tensor is compared that has the same name in both. Sharded and quantised tensors,
+    and those under an adapter, are left out.
+
+    Args:
+        trainer: a `trl.GRPOTrainer`.
+        name: of the model, as `gaincurate score` takes it.
+        note: called where no tensor could be compared.
+
+    Raises:
+        InputError: a tensor differs, or an adapter was trained.
+        ModelError: the weights of the name are not there.
+    """
+    model = trainer.model
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    parameters = {key.removeprefix("base_model.model."): value for key, value in model.named_parameters()}
+    parameters |= {key.removeprefix(prefix): value for key, value in parameters.items()}
+    differing, compared = _trained_adapters(model, parameters), 0
+    for path in find_model(name, allow_pickle=True).weights:
+        if path.suffix != ".safetensors":
+            break
+        with safe_open(path, "pt") as file:
+            same = {key: _same(parameters.get(key), file.get_slice(key)) for key in file.keys()}  # noqa: SIM118
+        differing += [key for key, value in same.items() if value is False]
+        compared += sum(value is not None for value in same.values())
+    if differing:
+        raise InputError(
+            f"the trainer's model does not have the weights of {name}, by which `attach` would score: "
+            f"{differing[0]} differs. Save it (trainer.save_model('start')) and give that folder to the "
+            "trainer, or give scored= with a set that `gaincurate score` made with these weights."
+        )
+    if not compared:
+        note(f"warning: not known whether the trainer has the weights of {name}: no tensor is comparable")
+
+
+def _trained_adapters(model: Any, parameters: Mapping[str, torch.Tensor]) -> list[str]:
+    """Weights of LoRA that change the model; not of a kind that begins with a part of the model's weights."""
+    begins = {
+        getattr(config, "init_lora_weights", True) for config in getattr(model, "peft_config", {}).values()
+    }
+    return [
+        key
+        for key, value in parameters.items()
+        if begins <= {True, False, "gaussian"} and ".lora_B." in key and value.any()
+    ]
+
+
+def _same(parameter: torch.Tensor | None, stored: Any) -> bool | None:
+    """Whether the first rows are equal up to the rounding of bfloat16; None where that cannot be told."""
+    shape = stored.get_shape()
+    if (
+        parameter is None
+        or parameter.is_meta
+        or hasattr(parameter, "to_local")  # sharded by FSDP; of DeepSpeed it is empty
+        or not parameter.numel()
+        or not shape
+        or list(parameter.shape[1:]) != shape[1:]
+    ):
+        return None
+    here, there = parameter.detach()[:1].cpu(), stored[:1]
+    if not all(
+        each.dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16) for each in (here, there)
+    ):
+        return None
+    return torch.allclose(here.float(), there.float(), rtol=2**-6, atol=1e-6)
+
+
+def see_chat(trainer: Any) -> None:
+    """Refuse plain texts where the tokenizer has a chat template, with which they would be scored.
+
+    Raises:
+        InputError: the prompts are texts.
+    """
+    rows, template = trainer.train_dataset, getattr(trainer.processing_class, "chat_template", None)
+    if template and PROMPT in rows.column_names and len(rows) and isinstance(rows[0][PROMPT], str):
+        raise InputError(
+            f"the {len(rows):,} prompts of train_dataset are plain text, to which TRL does not apply the "
+            f"chat template, and scores are of chat messages. Make them chat messages: {_TO_CHAT}."
+        )
+
+
+def add_ids(trainer: Any, run: Run) -> list[Finding]:
+    """Give the trainer's rows the ids of the run's set, where they have none.
+
+    Args:
+        trainer: a `trl.GRPOTrainer`.
+        run: the run.
+
+    Returns:
+        Why they cannot have them.
+    """
+    rows = trainer.train_dataset
+    if not isinstance(rows, Dataset) or ID in rows.column_names:
+        return []
+    try:
+        trainer.train_dataset = with_ids(rows, run)
+    except InputError as error:
+        return [Finding("rows", "stops", str(error).removesuffix("."))]
+    return []
+
+
+def with_ids(rows: Dataset, run: Run) -> Dataset:
+    """The trainer's own rows with the ids that the run's scored set gives them, `gc_id`.
+
+    An id is a hash of what a row asks and its answer, or the set's column of ids, so each row has one
+    whatever order the rows are in.
+
+    Args:
+        rows: with `prompt`, and the set's columns of answers or ids.
+        run: the run.
+
+    Raises:
+        InputError: the rows lack a column, or are trained on with other messages than were scored.
+    """
+    identity = run.scored.identity
+    source, added = identity["source"], identity.get("segmentation", {})
+    if not run.config.bare and (added.get("system") is not None or added.get("shots")):
+        raise InputError(
+            f"train_dataset has no {ID}, and {run.config.scored} was scored with a system message or "
+            f"examples that its rows lack: {_ADVICE}."
+        )
+    answer, id_column = source.get("answer_column"), source.get("id_column")
+    needs = [id_column] if id_column else [PROMPT, answer] if answer else [PROMPT]
+    if missing := [name for name in needs if name.partition(".")[0] not in rows.column_names]:
+        raise InputError(
+            f"train_dataset has no {ID}, and no column {', '.join(missing)} to find its rows in the scored "
+            f"set by: {_ADVICE}."
+        )
+    columns = Columns(PROMPT, answer, id_column, note="")
+    heads = list(dict.fromkeys(name.partition(".")[0] for name in needs))
+    table = rows.select_columns(heads).with_format("arrow")[:]
+    made: Dataset = rows.add_column(ID, content_ids(table, columns))
+    return made
