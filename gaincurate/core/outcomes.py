@@ -177,6 +177,28 @@ def read_file(path: Path, round_: int, ids_of: IdsOf, rules: Rules) -> list[Line
     return read_lines(data, path, round_, ids_of, rules)[0]
 
 
+def attempt_to_report(path: Path, round_: int, *, new: bool) -> int:
+    """The attempt at a round that outcomes are to be reported of, from 1.
+
+    Args:
+        path: the round's file, which need not be there.
+        round_: the round.
+        new: begin another one where the newest has outcomes already; else go on with that.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    begun, reported = 1, 0
+    for _, entry in json_lines(path) if path.exists() else ():
+        attempt = (entry or {}).get("attempt")
+        attempt = attempt if isinstance(attempt, int) else None
+        if entry is not None and "gc_id" not in entry:
+            begun = attempt or begun
+        elif entry is not None and entry.get("round") == round_:
+            reported = max(reported, attempt or begun)
+    return max(begun, reported + 1 if new else reported)
+
+
 def has_rounds(path: Path) -> bool:
     """Whether a file is a trainer's outcomes: its first line with an id names a round, or one steers.
 
@@ -458,6 +480,8 @@ def check_coverage(outcomes: Outcomes, round_: int, path: Path, rules: Rules) ->
     if count < math.ceil(rules.coverage * size - 1e-9):
         more = f" and {len(absent) - _SHOWN:,} more" if len(absent) > _SHOWN else ""
         cut = " Its last line is not finished and was left out." if outcomes.cut else ""
+        if outcomes.void:
+            cut += f" It has {outcomes.void:,} lines that a later attempt replaced."
         raise OutcomeError(
             f"round {round_} has outcomes for {count:,} of its {size:,} prompts and {rules.coverage:.0%} of "
             f"them are needed (--min-coverage); {path} lacks {', '.join(absent[:_SHOWN])}{more}.{cut}",

@@ -17,17 +17,15 @@ from typing import Any
 
 from gaincurate.core.arrow import read_json_lines, read_parquet
 from gaincurate.core.artifact import RUN, Json
-from gaincurate.core.files import append_lines, reading, to_lines, write_json
-from gaincurate.core.foreign import json_value
+from gaincurate.core.files import append_lines, reading, write_json
 from gaincurate.core.manifest import Document
-from gaincurate.core.outcomes import check_line
 from gaincurate.core.process import command_lock
 from gaincurate.core.prompts import read_rows
 from gaincurate.core.schema import ID
 from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.schedule.checkpoints import AS_IT_IS, Held
 from gaincurate.schedule.foresight import see_live
-from gaincurate.schedule.observations import Note, rules_of, silent
+from gaincurate.schedule.observations import Note, checked_lines, silent
 from gaincurate.schedule.rescore import due
 from gaincurate.schedule.rollback import return_to, saved_place, take_back
 from gaincurate.schedule.rounds import advance
@@ -202,22 +200,9 @@ class RunSession(AbstractContextManager["RunSession"]):
                 is written.
             StorageError: the file system refused.
         """
-        newest, rules = self.round, rules_of(self.run.config)
-        outcomes = [{"round": self._round_of(line.get(ID), newest), **line} for line in lines]
-        for outcome in outcomes:  # now, not when a whole round was trained
-            try:
-                written = json_value(to_lines([outcome]))
-            except (TypeError, ValueError, RecursionError) as error:
-                raise OutcomeError(
-                    f"an outcome cannot be written: {str(error)[:200].rstrip('.')}."
-                ) from error
-            line = check_line(written, "an outcome", newest, rules)
-            if line.gc_id not in self._ids_of(line.round):
-                raise OutcomeError(
-                    f"an outcome: {line.gc_id!r} is not among the prompts of round {line.round}.",
-                    gc_id=line.gc_id,
-                )
-        append_lines(self.run.outcomes(newest), outcomes)
+        newest = self.round
+        outcomes = ({"round": self._round_of(line.get(ID), newest), **line} for line in lines)
+        append_lines(self.run.outcomes(newest), checked_lines(self.run, outcomes, newest))
 
     def _round_of(self, gc_id: Any, newest: int) -> int:
         rounds = range(newest, -1, -1) if isinstance(gc_id, str) else ()
