@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
 from gaincurate.core.manifest import Count, Document, Hash, Seconds
 
@@ -52,6 +52,9 @@ class Inputs(Document):
 
     accuracy: float | None = None
     effective: float | None = None
+    all_wrong: float | None = None
+    all_right: float | None = None
+    expected_effective: float | None = None
     concentration: float | None = None
     drift: float | None = None
     prompts: Count | None = None
@@ -193,6 +196,7 @@ class Plan(Document):
     inputs: Inputs
     forecast: _Forecast
     predicted: list[Annotated[float, Field(ge=-LARGEST, le=LARGEST)]] = Field(default_factory=list)
+    predicted_rollouts: list[Annotated[FiniteFloat, Field(gt=0)]] = Field(default_factory=list)
     references: References | None = None
 
     @model_validator(mode="after")
@@ -200,6 +204,7 @@ class Plan(Document):
         there = self.model_fields_set
         if "references" in there and (self.references is None or "predicted" not in there):
             raise ValueError("it has references and predicts nothing")
-        if "predicted" in there and len(self.predicted) != len(self.ids):
-            raise ValueError(f"{len(self.predicted):,} predictions are of {len(self.ids):,} prompts")
+        for values in (self.predicted, self.predicted_rollouts):
+            if values and len(values) != len(self.ids):
+                raise ValueError(f"{len(values):,} predictions are of {len(self.ids):,} prompts")
         return self

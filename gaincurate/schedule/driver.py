@@ -38,7 +38,7 @@ from gaincurate.schedule.base import load
 from gaincurate.schedule.checkpoints import Finder, checkpoint_before
 from gaincurate.schedule.config import ScheduleConfig, ScheduleOptions
 from gaincurate.schedule.foresight import observes_with_checkpoint
-from gaincurate.schedule.observations import checked_lines, take_outcomes
+from gaincurate.schedule.observations import checked_lines, logged, take_outcomes
 from gaincurate.schedule.rescore import due
 from gaincurate.schedule.rollback import forget_references
 from gaincurate.schedule.rounds import advance, write_data
@@ -326,7 +326,7 @@ class Schedule:
                 f"into options={{...}}: {', '.join(of_strategy) or 'nothing'}."
             )
         required = {"scored": scored, "run": run, "strategy": strategy, "budget": budget, "rounds": rounds}
-        open_run(checked(ScheduleConfig, {**required, **options}, keywords=True))
+        open_run(checked(ScheduleConfig, {**required, **options}, keywords=True), logged)
         return cls(run)
 
     def __repr__(self) -> str:
@@ -442,7 +442,7 @@ class Schedule:
         with working_on(self.folder):
             references_path = None if references is None else Path(references)
             left = None if checkpoint is None else str(checkpoint)
-            return advance(self._run, left, references=references_path) is not None
+            return advance(self._run, left, logged, references=references_path) is not None
 
     def status(self) -> Json:
         """What `gaincurate schedule status --json` prints."""

@@ -6,6 +6,7 @@ read.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -46,6 +47,12 @@ def silent(text: str) -> None:
     """Say nothing."""
 
 
+def logged(text: str) -> None:
+    """Log what a person should know, as a program does that follows a run."""
+    level = logging.WARNING if text.startswith("warning: ") else logging.INFO
+    logging.getLogger("gaincurate").log(level, text.removeprefix("warning: "))
+
+
 def take_outcomes(run: Run, round_: int, note: Note = silent) -> Outcomes:
     """A round's outcomes, checked, with what is odd about them noted.
 
@@ -64,6 +71,41 @@ def take_outcomes(run: Run, round_: int, note: Note = silent) -> Outcomes:
             "be judged"
         )
     return outcomes
+
+
+def nothing_learnt(run: Run, inputs: Json) -> str | None:
+    """A sentence with the likely causes where no group of a round had rewards that differ; None elsewhere.
+
+    Groups of a single rollout may be a trainer's choice: nothing is said of them unless all got one reward.
+
+    Args:
+        run: the run.
+        inputs: what came back for the round, of the next plan or of the run's last state.
+    """
+    wrong, right = inputs.get("all_wrong"), inputs.get("all_right")
+    single = (inputs.get("rollouts") or 0) <= (inputs.get("prompts") or 0)
+    if inputs.get("effective") != 0 or wrong is None or right is None or (single and wrong < 1 and right < 1):
+        return None
+    last = first = inputs["round"]
+    while first > 0 and run.plan(first)["inputs"].get("effective") == 0:
+        first -= 1
+    rounds = f"round {last}" if first == last else f"rounds {first} to {last}"
+    causes = {
+        "a verifier that does not read the answers, a model that solves none of these prompts, completions "
+        "cut off at the length limit, or rewards that stay at the low end of": wrong,
+        "a verifier that accepts any answer, a model that solves all of these prompts already, a penalty for "
+        "length that is never applied, or rewards that stay at the high end of": right,
+        "a model whose rollouts of a prompt are the same (temperature 0), a verifier or a length limit that "
+        "gives all completions the same reward, or rewards that use one value of": 1
+        if wrong and right
+        else 1 - wrong - right,
+    }
+    low, high = run.config.reward_low, run.config.reward_high
+    return (
+        f"no group of {rounds} had rewards that differ (in round {last}, {wrong:.0%} of the groups were all "
+        f"wrong and {right:.0%} all right), so GRPO learns nothing; likely causes are "
+        f"{max(causes, key=causes.__getitem__)} the reward range ({low:g} to {high:g})"
+    )
 
 
 def rules_of(config: ScheduleConfig) -> Rules:

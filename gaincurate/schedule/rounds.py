@@ -38,7 +38,14 @@ from gaincurate.schedule.config import BY_EMBEDDING, ScheduleConfig
 from gaincurate.schedule.context import Context
 from gaincurate.schedule.documents import LARGEST
 from gaincurate.schedule.first_model import first_model
-from gaincurate.schedule.observations import Note, concentration_of, late_outcomes, silent, take_outcomes
+from gaincurate.schedule.observations import (
+    Note,
+    concentration_of,
+    late_outcomes,
+    nothing_learnt,
+    silent,
+    take_outcomes,
+)
 from gaincurate.schedule.ordering import Order, build
 from gaincurate.schedule.rescore import OF_MODEL, Rescored, due, rescore
 from gaincurate.schedule.run import BASE, FORMAT, GROUPS, ORDER, Run, making
@@ -261,7 +268,7 @@ def _observe(run: Run, state: Json, checkpoint: str | None, note: Note, held: He
     inputs = {
         "round": round_,
         "accuracy": outcomes.accuracy,
-        "effective": outcomes.effective,
+        **outcomes.shares(),
         "concentration": concentration,
         "concentration_from": source,
         "concentration_over": over,
@@ -274,6 +281,8 @@ def _observe(run: Run, state: Json, checkpoint: str | None, note: Note, held: He
         "drift": fresh.drift,
         **calibration_of(run.plan(round_), tallies),
     }
+    if (why := nothing_learnt(run, inputs)) is not None:
+        note(f"warning: {why}")
     log = {"what": "outcomes", "round": round_, "repeated": outcomes.repeated, "void": outcomes.void}
     return _Learned(selector, state, inputs, log)
 

@@ -25,7 +25,7 @@ from gaincurate.core.schema import ID
 from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.schedule.checkpoints import AS_IT_IS, Held
 from gaincurate.schedule.foresight import see_live
-from gaincurate.schedule.observations import Note, checked_lines, silent
+from gaincurate.schedule.observations import Note, checked_lines, logged
 from gaincurate.schedule.rescore import due
 from gaincurate.schedule.rollback import return_to, saved_place, take_back
 from gaincurate.schedule.rounds import advance
@@ -69,7 +69,7 @@ class RunSession(AbstractContextManager["RunSession"]):
         InputError: it cannot be followed live.
     """
 
-    def __init__(self, run: str | Path, note: Note = silent, *, checkpoints: bool = False) -> None:
+    def __init__(self, run: str | Path, note: Note = logged, *, checkpoints: bool = False) -> None:
         self.run = Run(run)
         see_live(self.run, checkpoints)
         self.note = note
@@ -310,7 +310,7 @@ class RunSession(AbstractContextManager["RunSession"]):
         """Numbers of the newest round for a trainer's own logs: mu, sigma, and what the last round gave."""
         plan = self.run.plan(self.round)
         values: dict[str, Any] = {"round": plan["round"], **plan["metrics"]}
-        names = ("accuracy", "effective", "concentration", "drift")
+        names = ("accuracy", "effective", "all_wrong", "all_right", "concentration", "drift")
         values |= {name: plan["inputs"].get(name) for name in names}
         return {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
 
@@ -318,7 +318,7 @@ class RunSession(AbstractContextManager["RunSession"]):
 _FOLLOWED: dict[Path, tuple[tuple[int, int], RunSession]] = {}
 
 
-def followed(run: str | Path, note: Note = silent, *, checkpoints: bool = False) -> RunSession:
+def followed(run: str | Path, note: Note = logged, *, checkpoints: bool = False) -> RunSession:
     """The `RunSession` of a run in this process, for parts of a trainer that cannot hand it to each other."""
     path = Path(run).resolve()
     birth = _birth(path)

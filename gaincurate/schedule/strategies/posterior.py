@@ -108,6 +108,8 @@ class Posterior(base.Selector):
         """By row: neighbours' pass rate, and the rollouts that it stands on."""
         self._weights: dict[str, float] = {}
         self._expected_groups: float | None = None
+        self._group_size = options.group_size
+        """Rollouts per prompt, as they came in the last round."""
 
     @classmethod
     def goes_by_scores(cls, options: Mapping[str, Any]) -> bool:
@@ -126,6 +128,9 @@ class Posterior(base.Selector):
             tokens = self._tokens(observed, judged)
             fresh["with_tokens"] = np.where(tokens > 0, wins + losses, 0.0)
             fresh["tokens"] = tokens * fresh["with_tokens"]
+        sizes = (wins + losses)[(wins + losses > 1) | (wins == 0) | (losses == 0)]  # 1: may be a group's mean
+        if len(sizes):
+            self._group_size = int(np.median(sizes))
         places, seen = self._places(rows)
         fading: slice | Ints = slice(None) if options.fade == "rounds" else places[seen]
         for sums in self._sums.values():
@@ -316,7 +321,7 @@ class Posterior(base.Selector):
         if options.aim == "greso":
             self._pass_rows = np.union1d(self._pass_rows, np.setdiff1d(drawn, leftover))
         a, b = self._posterior(drawn)
-        self._expected_groups = float(beta.groups_that_differ(a, b, options.group_size).mean())
+        self._expected_groups = float(beta.groups_that_differ(a, b, self._group_size).mean())
         return self._mixed(drawn, round_)
 
     def _mixed(self, drawn: Ints, round_: int) -> Ints:
@@ -485,16 +490,15 @@ class Posterior(base.Selector):
             self._pass_rows = np.asarray(state["pass_rows"], np.int64)
 
     def metrics(self) -> dict[str, float]:
-        """Prompts seen, easy and hard ones among them, weights of sources, and groups expected to differ.
-
-        After the last round no source is read, and so where there are sources nothing is called easy or hard.
+        """Prompts seen, those all right (`easy`) and all wrong (`hard`) so far, weights of sources, and the
+        share of groups expected to differ.
         """
-        counts = {"seen": len(self._rows)}
-        sources = self.options.neighbours or self.options.columns
-        if self._expected_groups is not None or not sources:
-            a, b = self._posterior(self._rows)
-            mean = a / (a + b)
-            counts |= {"easy": int((mean >= 0.9).sum()), "hard": int((mean <= 0.1).sum())}
+        wrong, right = self._sums["wins"] == 0, self._sums["losses"] == 0
+        counts = {
+            "seen": len(self._rows),
+            "easy": int((right & ~wrong).sum()),
+            "hard": int((wrong & ~right).sum()),
+        }
         more = {f"{name}_weight": weight for name, weight in self._weights.items()}
         if self._expected_groups is not None:
             more["expected_effective"] = self._expected_groups
@@ -503,9 +507,12 @@ class Posterior(base.Selector):
         return counts | more
 
     def plan_facts(self, rows: Ints) -> Json:
-        """The failure rates that the posterior expects, which the next plan compares with what came."""
+        """The failure rates that the posterior expects, and the rollouts that each rests on, prior included.
+
+        The next plan compares both with what came.
+        """
         a, b = self._posterior(rows)
-        return {"predicted": (b / (a + b)).tolist()}
+        return {"predicted": (b / (a + b)).tolist(), "predicted_rollouts": (a + b).tolist()}
 
 
 def _with(
