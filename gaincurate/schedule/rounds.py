@@ -23,14 +23,13 @@ import pyarrow.compute as pc
 
 from gaincurate.core.artifact import RUN, Json
 from gaincurate.core.files import make_folder, remove_temporaries, write_json
-from gaincurate.core.foreign import Malformed
 from gaincurate.core.prompts import training_rows, write_rows
 from gaincurate.core.rng import Ints
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.store import Remote, cache_folder
 from gaincurate.core.where import Mask
-from gaincurate.errors import InputError, NotReadyError, OutputError
+from gaincurate.errors import InputError, NotReadyError
 from gaincurate.schedule import base, groups
 from gaincurate.schedule.calibration import calibration_of
 from gaincurate.schedule.checkpoints import AS_IT_IS, Held
@@ -150,13 +149,7 @@ def selector_of(run: Run, state: Json | None = None) -> base.Selector:
         options |= values if later not in run.facts["params"] else {}
     selector = base.build(config.strategy, pool, options | config.options)
     if state is not None:
-        try:
-            selector.load_state_dict(state["selector"])
-        except Malformed as why:
-            raise OutputError(
-                f"the state of {run.folder} is damaged: in its selector, {why}; restore it from a copy.",
-                path=str(run.folder),
-            ) from why
+        selector.load_state_dict(state["selector"])
     return selector
 
 

@@ -13,15 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
-from pydantic import Field, FiniteFloat
 
-from gaincurate.core.foreign import Malformed, see_fits
-from gaincurate.core.manifest import Count, Document
 from gaincurate.core.rng import Floats, Ints, largest, permutation, uniforms
 from gaincurate.difficulty.embeddings import Nearest, evenly_spaced, nearest, whitening
 from gaincurate.errors import InputError
@@ -41,31 +38,6 @@ _NEAR_CANDIDATES = 8_192  # with neighbours a round is chosen among so many, or 
 _GRESO_STEP, _GRESO_LEAST, _GRESO_BOUNDS = 0.01, 0.01, (0.05, 0.95)  # of the released code
 _TEMPERATURES = (0.03, 0.1, 0.3)  # of the neighbours' kernel exp(cosine / temperature)
 _TINY = 1e-300
-
-
-Total = Annotated[FiniteFloat, Field(ge=0)]
-Chance = Annotated[FiniteFloat, Field(ge=0, le=1)]
-
-
-class _Keep(Document):
-    easy: Chance
-    hard: Chance
-
-
-class _State(Document):
-    """Beside `rows` all lists have one value for each."""
-
-    rows: list[Count]
-    wins: list[Total]
-    losses: list[Total]
-    with_tokens: list[Total] | None = None
-    tokens: list[Total] | None = None
-    last: list[Count] | None = None
-    streak: list[Annotated[int, Field(gt=-(2**31), lt=2**31)]] | None = None
-    resting: Annotated[list[list[Count]], Field(default_factory=list)]
-    keep: _Keep | None = None
-    pass_: Annotated[Count | None, Field(alias="pass")] = None
-    pass_rows: list[Count] | None = None
 
 
 class Posterior(base.Selector):
@@ -462,24 +434,7 @@ class Posterior(base.Selector):
 
     def load_state_dict(self, state: Json) -> None:
         """See `Selector`."""
-        see_fits(_State, state)
-        greso = ("keep", "pass", "pass_rows") if self.options.aim == "greso" else ()
-        for name in {*self._sums, *self._marks, *greso}:
-            if state.get(name) is None:
-                if name == "with_tokens":  # older states took all for known
-                    continue
-                raise Malformed(f"it has no {name}")
-            if name in (*self._sums, *self._marks) and len(state[name]) != len(state["rows"]):
-                raise Malformed(f"it has {len(state[name]):,} {name} for {len(state['rows']):,} rows")
-        for rows in (state["rows"], state.get("pass_rows") or [], *state.get("resting", [])):
-            if max(rows, default=-1) >= self.pool.rows:
-                raise Malformed(f"a row in it is beyond the {self.pool.rows:,} prompts")
         self._rows = np.asarray(state["rows"], np.int64)
-        if (np.diff(self._rows) <= 0).any():
-            raise Malformed("its rows are not in order")
-        passed = state.get("pass_rows") or []
-        if len(set(passed)) < len(passed):
-            raise Malformed("its pass_rows have a row twice")
         if "with_tokens" in self._sums and state.get("with_tokens") is None:
             state = state | {"with_tokens": np.add(state["wins"], state["losses"])}
         self._sums = {name: np.asarray(state[name], float) for name in self._sums}
