@@ -123,7 +123,6 @@ def test_a_runs_file_is_refused_or_read(name: str, tmp_path: Path) -> None:
         again = Run(run.folder)
         status(again)
         assert again.prompts >= 0
-        assert len(again.scored) == 12
         again.ids(0)
         again.rows(1)
 

@@ -235,7 +235,7 @@ def _observe(run: Run, state: Json, checkpoint: str | None, note: Note, held: He
     """Take the newest round's outcomes, score again where that is due, and have the strategy learn."""
     round_ = state["round"]
     run.orders.settle(state["order"])
-    rows = np.asarray(run.planned_rows(state), np.int64)
+    rows = np.asarray(state["rows"], np.int64)
     outcomes = take_outcomes(run, round_, note)
     late, taken = late_outcomes(run, state, outcomes)
     selector = selector_of(run, state)
