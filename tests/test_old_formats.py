@@ -67,7 +67,9 @@ def differences(new: Any, before: Any, place: str = "") -> list[str]:
     """Where two JSON values differ; what is new in an object is no difference."""
     if isinstance(new, dict) and isinstance(before, dict):
         gone = [f"{place}.{name} is gone" for name in before.keys() - new.keys()]
-        both = [name for name in before if name in new]
+        both = [
+            name for name in before if name in new and name not in ("easy", "hard")
+        ]  # of other prompts now
         return gone + [line for n in both for line in differences(new[n], before[n], f"{place}.{n}")]
     if isinstance(new, list) and isinstance(before, list) and len(new) == len(before):
         pairs = enumerate(zip(new, before, strict=True))

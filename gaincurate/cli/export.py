@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from gaincurate.cli import output
 from gaincurate.cli.hygiene_options import hygiene_options
@@ -77,6 +77,16 @@ def export(
         Path | None,
         Option("A rollout set or pass rates: adds pass_rate and samples to --where.", CHOICE),
     ] = None,
+    random: Annotated[
+        str | None,
+        Option(
+            "Write a control beside the rows of --where, to F with .random before the suffix: N rows, or as "
+            "many, drawn uniformly from the set.",
+            CHOICE,
+            metavar="N|same",
+        ),
+    ] = None,
+    seed: Annotated[int | None, Option("Of --random. Default: 0.", CHOICE, min=0)] = None,
     per_group: Annotated[
         int | None, Option("Take so many rows of each group, the first in the order.", CHOICE, min=1)
     ] = None,
@@ -125,7 +135,8 @@ def export(
         asked = hygiene_options(drop or "", config)
         _check_drop(drop, dropped, asked.chosen())
         left_out = None if drop is None else Drop(asked, dropped)
-        choice = Choice(where, rollouts, per_group, group_column, read_parts(split) if split else {})
+        parts = read_parts(split) if split else {}
+        choice = Choice(where, rollouts, per_group, group_column, parts, _random(random), seed)
         exported = write(
             source, trainer, out, options, pick,
             drop=left_out, choice=choice, overwrite=overwrite, note=output.note,
@@ -152,7 +163,9 @@ def export(
                 "columns": exported.view.schema.names,
             }
             summary |= {"form": launch.form, "settings": launch.settings, "hints": launch.hints}
-            if exported.others:
+            if exported.others and random is not None:
+                summary["random"] = [str(exported.others[0].file), exported.others[0].rows]
+            elif exported.others:
                 both = (exported, *exported.others)
                 summary["parts"] = {each.facts["part"]: [str(each.file), each.rows] for each in both}
             if exported.dropped_file is not None:
@@ -161,6 +174,16 @@ def export(
         else:
             for line in exported.launch.text.split("\n"):
                 output.text(line)
+
+
+def _random(text: str | None) -> int | Literal["same"] | None:
+    if text is None:
+        return None
+    if text == "same":
+        return "same"
+    if not text.isascii() or not text.isdigit() or not int(text):
+        raise InputError(f"--random {text}: expected a number of rows from 1, or same.")
+    return int(text)
 
 
 def _check_drop(drop: str | None, dropped: Path | None, checks: list[str]) -> None:

@@ -194,7 +194,8 @@ class RoundsView(View):
         scoring = "" if not row["scoring_seconds"] else f"  scoring {row['scoring_seconds']:,.1f} s"
         output.note(
             f"{of_rounds(round_, facts['planned_rounds'])}: {mu}accuracy {row['accuracy']:.3f}  "
-            f"groups differ {row['effective']:.2f}  "
+            f"groups differ {row['effective']:.2f}, all wrong {row['all_wrong']:.2f}, "
+            f"all right {row['all_right']:.2f}  "
             f"{output.counted(row['rollouts'], 'rollout')}  "
             f"{output.counted(row['prompt_tokens'], 'prompt token')}  training {seconds:,.1f} s"
             f"{scoring}{drift}"
@@ -207,6 +208,8 @@ _COLUMNS: tuple[tuple[str, str, Callable[[dict[str, Any]], Any]], ...] = (
     ("target rank", ".1f", lambda row: row["mu"]),
     ("accuracy", ".3f", lambda row: row["accuracy"]),
     ("groups differ", ".3f", lambda row: row["effective"]),
+    ("all wrong", ".3f", lambda row: row["all_wrong"]),
+    ("all right", ".3f", lambda row: row["all_right"]),
     ("expected", ".3f", lambda row: row["metrics"].get("expected_effective")),
     ("seen", ",d", lambda row: row["metrics"].get("seen")),
     ("easy", ",d", lambda row: row["metrics"].get("easy")),
@@ -265,6 +268,8 @@ def print_status(facts: dict[str, Any], last: int | None = None) -> None:
         )
     if facts["seconds_left"] is not None:
         output.fitted(f"  about {duration(facts['seconds_left'])} left, as the last rounds went")
+    if facts["nothing_learnt"] is not None:
+        output.fitted(f"  {facts['nothing_learnt']}")
     if facts["late"]:
         output.fitted(f"  outcomes that came after their round: of {output.counted(facts['late'], 'prompt')}")
     if (differ := facts["differ"]) is not None:

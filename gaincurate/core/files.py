@@ -19,7 +19,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
-from gaincurate.core.foreign import Malformed, json_value, lines_of, not_regular, open_regular, see_fits
+from gaincurate.core.foreign import (
+    Malformed,
+    json_value,
+    lines_of,
+    not_regular,
+    open_regular,
+    read_bytes,
+    see_fits,
+)
 from gaincurate.errors import StorageError, read_error, reason_of, storage_error
 
 if TYPE_CHECKING:
@@ -221,6 +229,22 @@ def append_lines(path: Path, values: Iterable[object]) -> None:
             file.write(to_lines(values))
     except OSError as error:
         raise storage_error(path, error) from error
+
+
+def drop_half_line(path: Path) -> bool:
+    """Remove the unfinished last line that a killed writer left; returns whether the file has any lines.
+
+    Raises:
+        StorageError: the file system refused.
+    """
+    try:
+        data = read_bytes(path) if path.exists() else b""
+        end = data.rfind(b"\n") + 1
+        if end < len(data):
+            os.truncate(path, end)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    return end > 0
 
 
 def json_lines(source: Path | bytes, since: int = 0) -> Iterator[tuple[int, dict[str, Any] | None]]:

@@ -96,6 +96,32 @@ def acquire(path: Path, kind: int) -> int | None:
         os.close(descriptor)
 
 
+@contextmanager
+def joining(path: Path, descriptor: int) -> Iterator[bool]:
+    """Join the processes that share a lock file; gives whether this one is alone with it.
+
+    A process is one of them until it closes the file or ends. Within the `with` of one that is alone, others
+    that join wait. This is a POSIX record lock: objects of one process do not exclude each other, and a
+    forked process does not inherit it.
+
+    Raises:
+        StorageError: the file system refused, or has no locks.
+    """
+    try:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone = True
+        except (BlockingIOError, PermissionError):
+            fcntl.lockf(descriptor, fcntl.LOCK_SH)
+            alone = False
+    except OSError as error:
+        raise storage_error(path, error) from error
+    try:
+        yield alone
+    finally:
+        fcntl.lockf(descriptor, fcntl.LOCK_SH)
+
+
 def _free(descriptor: int) -> None:
     os.close(descriptor)
 

@@ -177,6 +177,28 @@ def read_file(path: Path, round_: int, ids_of: IdsOf, rules: Rules) -> list[Line
     return read_lines(data, path, round_, ids_of, rules)[0]
 
 
+def attempt_to_report(path: Path, round_: int, *, new: bool) -> int:
+    """The attempt at a round that outcomes are to be reported of, from 1.
+
+    Args:
+        path: the round's file, which need not be there.
+        round_: the round.
+        new: begin another one where the newest has outcomes already; else go on with that.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    begun, reported = 1, 0
+    for _, entry in json_lines(path) if path.exists() else ():
+        attempt = (entry or {}).get("attempt")
+        attempt = attempt if isinstance(attempt, int) else None
+        if entry is not None and "gc_id" not in entry:
+            begun = attempt or begun
+        elif entry is not None and entry.get("round") == round_:
+            reported = max(reported, attempt or begun)
+    return max(begun, reported + 1 if new else reported)
+
+
 def has_rounds(path: Path) -> bool:
     """Whether a file is a trainer's outcomes: its first line with an id names a round, or one steers.
 
@@ -318,22 +340,45 @@ def newest_attempts(lines: list[Line]) -> tuple[list[Line], int]:
 class Tally:
     """One prompt: successes in [0, 1], one for each rollout that could be judged, and how many could not.
 
-    `tokens` sums the completion tokens of the rollouts whose lines have them, and `with_tokens` counts those.
+    `rewards` are the distinct rewards of these rollouts, or where a line has only `correct`, that. `tokens`
+    sums the completion tokens of the rollouts whose lines have them, and `with_tokens` counts those.
     """
 
     successes: list[float] = field(default_factory=list)
     unjudged: int = 0
     tokens: int = 0
     with_tokens: int = 0
+    rewards: set[float] = field(default_factory=set)
 
-    def add(self, success: float | None, tokens: int = 0) -> None:
-        """One more rollout; None could not be judged."""
+    def add(self, success: float | None, tokens: int = 0, reward: float | None = None) -> None:
+        """One more rollout; a success of None could not be judged."""
         self.tokens += tokens
         self.with_tokens += tokens > 0
         if success is None:
             self.unjudged += 1
         else:
             self.successes.append(success)
+            self.rewards.add(success if reward is None else reward)
+
+    @property
+    def group_size(self) -> int:
+        """How many rollouts could be judged; 0 where a fraction between 0 and 1 stands for a whole group."""
+        return 0 if len(self.successes) == 1 and 0 < self.successes[0] < 1 else len(self.successes)
+
+    @property
+    def differs(self) -> bool:
+        """Whether the rollouts have different rewards, without which GRPO's advantages are all 0."""
+        return len(self.rewards) > 1 or (bool(self.successes) and self.group_size == 0)
+
+    @property
+    def all_wrong(self) -> bool:
+        """Whether all of them failed and got one reward."""
+        return not self.differs and self.mean == 0
+
+    @property
+    def all_right(self) -> bool:
+        """Whether all of them succeeded and got one reward."""
+        return not self.differs and self.mean == 1
 
     @property
     def mean(self) -> float | None:
@@ -368,11 +413,17 @@ class Outcomes:
         means = [mean for tally in self.tallies.values() if (mean := tally.mean) is not None]
         return math.fsum(means) / len(means) if means else None
 
-    @property
-    def effective(self) -> float | None:
-        """Share of the judged prompts whose rollouts did not all succeed or all fail (0 < p < 1)."""
-        means = [mean for tally in self.tallies.values() if (mean := tally.mean) is not None]
-        return sum(0 < mean < 1 for mean in means) / len(means) if means else None
+    def shares(self) -> dict[str, float | None]:
+        """Of the judged prompts, those whose rewards differ (`effective`), `all_wrong` and `all_right` ones.
+
+        What is left to 1 are prompts whose rollouts all got one reward in between.
+        """
+        judged = [tally for tally in self.tallies.values() if tally.successes]
+        names = {"effective": "differs", "all_wrong": "all_wrong", "all_right": "all_right"}
+        return {
+            name: sum(getattr(tally, which) for tally in judged) / len(judged) if judged else None
+            for name, which in names.items()
+        }
 
     @property
     def rollouts(self) -> int:
@@ -417,7 +468,7 @@ def read_outcomes(path: Path, round_: int, ids_of: IdsOf, rules: Rules) -> Outco
             repeated += 1
             continue
         tokens += line.tokens
-        tallies[line.gc_id].add(line.success, line.tokens)
+        tallies[line.gc_id].add(line.success, line.tokens, line.reward)
     return Outcomes(tallies, repeated, void + replaced, bool(data[size:].strip()), tokens, size)
 
 
@@ -459,6 +510,8 @@ def check_coverage(outcomes: Outcomes, round_: int, path: Path, rules: Rules) ->
     if count < math.ceil(rules.coverage * size - 1e-9):
         more = f" and {len(absent) - _SHOWN:,} more" if len(absent) > _SHOWN else ""
         cut = " Its last line is not finished and was left out." if outcomes.cut else ""
+        if outcomes.void:
+            cut += f" It has {outcomes.void:,} lines that a later attempt replaced."
         raise OutcomeError(
             f"round {round_} has outcomes for {count:,} of its {size:,} prompts and {rules.coverage:.0%} of "
             f"them are needed (--min-coverage); {path} lacks {', '.join(absent[:_SHOWN])}{more}.{cut}",

@@ -518,7 +518,7 @@ class Round:
     Attributes:
         round, mu: from 0, and where the strategy aimed, as a rank.
         accuracy: mean over prompts of their mean outcome, 0 to 1.
-        effective: share of prompts with both right and wrong rollouts, 0 to 1.
+        effective: share of prompts whose rollouts got different rewards, 0 to 1.
         drift: rank correlation of a probe's new scores with the old ones.
         rescored: the name of the set that was scored after it, or None.
         prompts, rollouts, unjudged, late, prompt_tokens, completion_tokens: counts.

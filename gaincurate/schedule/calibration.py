@@ -20,6 +20,7 @@ from gaincurate.errors import OutcomeError
 from gaincurate.schedule.observations import rules_of
 from gaincurate.schedule.references import DATA, IDS
 from gaincurate.schedule.run import GIVEN, PLAN, Run
+from gaincurate.schedule.strategies.beta import groups_that_differ
 
 Seconds = Mapping[tuple[str, int], float]
 _OF_REFERENCES = ("observed", "left_out", "rollouts", "completion_tokens", "unjudged", "policy", "carried")
@@ -33,7 +34,8 @@ def calibration_of(plan: Json, tallies: Sequence[Tally]) -> Json:
         tallies: what came back, in the order of its prompts.
 
     Returns:
-        `calibration`, or nothing for a round without predictions.
+        `calibration`, and where the plan says what its predictions rest on `expected_effective`, the share of
+        groups that was expected to differ at the sizes that came; nothing for a round without predictions.
     """
     if "predicted" not in plan:
         return {}
@@ -47,8 +49,28 @@ def calibration_of(plan: Json, tallies: Sequence[Tally]) -> Json:
             "brier": metrics.brier.value,
             "ceiling": metrics.ceiling.value,
             "carried": carried(wins, losses),
-        }
+        },
+        **_expected(plan, tallies),
     }
+
+
+def _expected(plan: Json, tallies: Sequence[Tally]) -> Json:
+    groups = (
+        [
+            (rollouts * (1 - failure), rollouts * failure, tally.group_size)
+            for failure, rollouts, tally in zip(
+                plan["predicted"], plan["predicted_rollouts"], tallies, strict=True
+            )
+            if tally.group_size
+        ]
+        if "predicted_rollouts" in plan
+        else []
+    )
+    if not groups:
+        return {}
+    a, b, sizes = np.array(groups).T
+    chances = [groups_that_differ(a[sizes == n], b[sizes == n], int(n)) for n in np.unique(sizes)]
+    return {"expected_effective": float(np.concatenate(chances).mean())}
 
 
 def carried(wins: Floats, losses: Floats) -> float | None:

@@ -6,9 +6,9 @@ strategies write facts of their own.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
 from gaincurate.core.manifest import Count, Document, Hash, Seconds
 
@@ -47,21 +47,6 @@ class Facts(Document):
     angles: Annotated[list[float | None], Field(min_length=2, max_length=2)]
 
 
-class Inputs(Document):
-    """What a plan was computed from: empty in round 0."""
-
-    accuracy: float | None = None
-    effective: float | None = None
-    concentration: float | None = None
-    drift: float | None = None
-    prompts: Count | None = None
-    rollouts: Count | None = None
-    unjudged: Count | None = None
-    late: Count | None = None
-    completion_tokens: Count | None = None
-    calibration: dict[str, Any] | None = None
-
-
 class State(Document):
     """`state.json`, of the run and of each round."""
 
@@ -74,7 +59,7 @@ class State(Document):
     checkpoint: str | None
     taken: dict[Annotated[str, Field(pattern="^[0-9]{1,9}$")], Count]
     selector: Any
-    inputs: Inputs | None = None
+    inputs: dict[str, Any] | None = None
     metrics: dict[str, Any] | None = None
     finished: bool = False
 
@@ -109,76 +94,15 @@ class Place(Document):
         return self
 
 
-class _Forecast(Document):
-    prompt_tokens: Count
-    mean_question_tokens: float
-    mean_angle: float | None
-
-
 LARGEST = 1e9
 """Of what a strategy predicts, which is a rate: figures are computed from it."""
-
-
-class _Figure(Document):
-    value: float | None
-    interval: Annotated[list[float], Field(min_length=2, max_length=2)] | None
-
-
-class _Bin(Document):
-    low: float
-    high: float
-    count: Count
-    predicted: float
-    observed: float
-
-
-class _Quality(Document):
-    count: Count
-    pearson: _Figure
-    spearman: _Figure
-    brier: _Figure
-    ceiling: _Figure
-    reliability: list[_Bin]
-
-
-class _How(Document):
-    method: str
-    on_references: _Quality
-    on_halves: _Quality | None
 
 
 class Predicted(Document):
     """What stands beside the column of a round's predictions."""
 
     hash: Hash
-    how: _How
-
-
-class _Predictor(Document):
-    method: str
-
-
-class _Reusable(Document):
-    ids: list[str]
-
-
-class References(Document):
-    """What a plan says of its references."""
-
-    ids: list[str]
-    observed: Count
-    left_out: Count
-    rollouts: Count | None
-    completion_tokens: Count | None
-    unjudged: Count | None
-    policy: Any
-    carried: float | None
-    checkpoint: str | None
-    predictor: _Predictor
-    quality: _Quality
-    quality_of_halves: _Quality | None = None
-    reusable: _Reusable = _Reusable(ids=[])
-    target: Literal["difficulty", "variance"] = "difficulty"
+    how: dict[str, Any]
 
 
 class Plan(Document):
@@ -190,16 +114,8 @@ class Plan(Document):
     mu: float | None
     sigma: float | None
     metrics: dict[str, Any]
-    inputs: Inputs
-    forecast: _Forecast
+    inputs: dict[str, Any]
+    forecast: dict[str, Any]
     predicted: list[Annotated[float, Field(ge=-LARGEST, le=LARGEST)]] = Field(default_factory=list)
-    references: References | None = None
-
-    @model_validator(mode="after")
-    def _of_each_prompt(self) -> Plan:
-        there = self.model_fields_set
-        if "references" in there and (self.references is None or "predicted" not in there):
-            raise ValueError("it has references and predicts nothing")
-        if "predicted" in there and len(self.predicted) != len(self.ids):
-            raise ValueError(f"{len(self.predicted):,} predictions are of {len(self.ids):,} prompts")
-        return self
+    predicted_rollouts: list[Annotated[FiniteFloat, Field(gt=0)]] = Field(default_factory=list)
+    references: dict[str, Any] | None = None

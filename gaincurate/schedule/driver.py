@@ -12,9 +12,11 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import threading
 import time
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Unpack
 
@@ -22,10 +24,11 @@ import pyarrow as pa
 from pydantic import Field, FiniteFloat, RootModel
 
 from gaincurate.core.artifact import Json
-from gaincurate.core.files import append_line, append_lines, remove_temporaries, write_json
-from gaincurate.core.foreign import read_bytes
+from gaincurate.core.files import append_line, append_lines, drop_half_line, remove_temporaries, write_json
+from gaincurate.core.locks import joining
 from gaincurate.core.manifest import Count, Document
 from gaincurate.core.options import checked, near
+from gaincurate.core.outcomes import attempt_to_report
 from gaincurate.core.process import check_placeholders, command_lock, fill, run_command, stoppable
 from gaincurate.core.progress import View
 from gaincurate.core.prompts import read_rows
@@ -35,7 +38,7 @@ from gaincurate.schedule.base import load
 from gaincurate.schedule.checkpoints import Finder, checkpoint_before
 from gaincurate.schedule.config import ScheduleConfig, ScheduleOptions
 from gaincurate.schedule.foresight import observes_with_checkpoint
-from gaincurate.schedule.observations import take_outcomes
+from gaincurate.schedule.observations import checked_lines, logged, take_outcomes
 from gaincurate.schedule.rescore import due
 from gaincurate.schedule.rollback import forget_references
 from gaincurate.schedule.rounds import advance, write_data
@@ -61,6 +64,7 @@ class _Command(RootModel[Annotated[list[str], Field(min_length=1)]]):
 
 _TRAINED, _COMMAND = "trained.json", "command.json"
 _CLOCKS = 2.0  # seconds that a file system's clock may be behind
+_REPORTING = threading.Lock()
 
 
 def drive(
@@ -221,12 +225,10 @@ def _begin_attempt(run: Run, round_: int) -> int:
     write_json(counter, {"attempt": attempt})
     try:
         (folder / _TRAINED).unlink(missing_ok=True)
-        if path.exists() and (data := read_bytes(path)):
-            if not data.endswith(b"\n"):  # a killed trainer's half line
-                os.truncate(path, data.rfind(b"\n") + 1)
-            append_line(path, {"attempt": attempt})
     except OSError as error:
         raise storage_error(folder, error) from error
+    if drop_half_line(path):
+        append_line(path, {"attempt": attempt})
     return attempt
 
 
@@ -280,7 +282,7 @@ def _checkpoint_after(
 
 
 class Schedule:
-    """A run that was started.
+    """A run that was started. Every opening of it trains the newest round from its beginning.
 
     Args:
         run: its folder.
@@ -291,6 +293,12 @@ class Schedule:
 
     def __init__(self, run: str | Path) -> None:
         self._run = Run(run)
+        self._attempt = (-1, 0)
+        """The round that this object reported of last, and its attempt at it."""
+        self._lock: int | None = None
+
+    def __reduce__(self) -> tuple[type[Schedule], tuple[Path]]:
+        return Schedule, (self.folder,)
 
     @classmethod
     def start(
@@ -318,7 +326,7 @@ class Schedule:
                 f"into options={{...}}: {', '.join(of_strategy) or 'nothing'}."
             )
         required = {"scored": scored, "run": run, "strategy": strategy, "budget": budget, "rounds": rounds}
-        open_run(checked(ScheduleConfig, {**required, **options}, keywords=True))
+        open_run(checked(ScheduleConfig, {**required, **options}, keywords=True), logged)
         return cls(run)
 
     def __repr__(self) -> str:
@@ -331,11 +339,12 @@ class Schedule:
         """The rounds that are left, by number; the body trains on `data()` and gives outcomes to `report`.
 
         The next round is planned after the body, without a checkpoint: a run that needs one calls `next`.
-        A loop that was left early goes on with the same round.
+        A loop that was left early begins with the same round again, as a new attempt at it.
         """
         if self.round < 0:  # it waits for its first references
             self.next()
         while not self.finished:
+            self._attempt = (-1, 0)
             yield self.round
             self.next()
 
@@ -368,16 +377,52 @@ class Schedule:
         """The newest round's training rows, `[budget]`."""
         return read_rows(self._run.data(self._run.newest()))
 
-    def report(self, outcomes: Iterable[Mapping[str, Any]]) -> None:
+    def report(self, outcomes: Iterable[Mapping[str, Any]], *, attempt: int | None = None) -> None:
         """Append outcomes of the newest round: `gc_id`, `reward`, and what else a line may have.
 
-        `round` is filled in where a line has none. `next` reports what is wrong with a line.
+        `round` is filled in where a line has none, and so is `attempt`. All calls of one object are one
+        attempt at the round. Where an earlier process reported a part of the round and ended, the first call
+        begins a new attempt, which replaces that part: all of it, or from the first `step` of the new lines
+        on. Where another process that reported is alive, as in data-parallel training, the calls of both are
+        one attempt.
+
+        Args:
+            outcomes: lines, one a rollout.
+            attempt: the attempt, from 1, to go on with. Default: as above.
 
         Raises:
+            OutcomeError: a prompt that is not in the round, or a reward that is no number or outside the
+                run's range; nothing is written.
             StorageError: the file system refused.
         """
-        number = self._run.newest()
-        append_lines(self._run.outcomes(number), ({"round": number, **line} for line in outcomes))
+        newest = self._run.newest()
+        lines = checked_lines(self._run, outcomes, newest)
+        path = self._run.outcomes(newest)
+        with _REPORTING:
+            if attempt is not None:
+                self._attempt = (newest, attempt)
+            if self._attempt[0] == newest or all(line["round"] != newest for line in lines):
+                append_lines(path, self._numbered(lines))
+                return
+            with self._joining() as alone:
+                if alone:
+                    drop_half_line(path)
+                self._attempt = (newest, attempt_to_report(path, newest, new=alone))
+                append_lines(path, self._numbered(lines))
+
+    def _joining(self) -> AbstractContextManager[bool]:
+        path = self.folder / "reporting.lock"
+        if self._lock is None:
+            try:
+                self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            except OSError as error:
+                raise storage_error(path, error) from error
+            weakref.finalize(self, os.close, self._lock)
+        return joining(path, self._lock)
+
+    def _numbered(self, lines: list[Json]) -> list[Json]:
+        round_, attempt = self._attempt
+        return [{"attempt": attempt, **line} if line["round"] == round_ else line for line in lines]
 
     def next(self, checkpoint: str | Path | None = None, references: str | Path | None = None) -> bool:
         """Take the newest round's outcomes and plan the next round.
@@ -397,7 +442,7 @@ class Schedule:
         with working_on(self.folder):
             references_path = None if references is None else Path(references)
             left = None if checkpoint is None else str(checkpoint)
-            return advance(self._run, left, references=references_path) is not None
+            return advance(self._run, left, logged, references=references_path) is not None
 
     def status(self) -> Json:
         """What `gaincurate schedule status --json` prints."""

@@ -6,15 +6,19 @@ read.
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from gaincurate.core.artifact import RUN, Json
+from gaincurate.core.files import to_lines
+from gaincurate.core.foreign import json_value
 from gaincurate.core.outcomes import (
     Key,
     Line,
@@ -22,6 +26,7 @@ from gaincurate.core.outcomes import (
     Rules,
     Tally,
     check_coverage,
+    check_line,
     read_outcomes,
     split_lines,
 )
@@ -29,15 +34,23 @@ from gaincurate.core.rng import Floats, Ints
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.pass_rates import PassRates, read_pass_rates
+from gaincurate.errors import OutcomeError
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.run import BASE, Run
 
 Note = Callable[[str], None]
 _ENOUGH = 0.9
+_SHOWN = 5
 
 
 def silent(text: str) -> None:
     """Say nothing."""
+
+
+def logged(text: str) -> None:
+    """Log what a person should know, as a program does that follows a run."""
+    level = logging.WARNING if text.startswith("warning: ") else logging.INFO
+    logging.getLogger("gaincurate").log(level, text.removeprefix("warning: "))
 
 
 def take_outcomes(run: Run, round_: int, note: Note = silent) -> Outcomes:
@@ -60,9 +73,81 @@ def take_outcomes(run: Run, round_: int, note: Note = silent) -> Outcomes:
     return outcomes
 
 
+def nothing_learnt(run: Run, inputs: Json) -> str | None:
+    """A sentence with the likely causes where no group of a round had rewards that differ; None elsewhere.
+
+    Groups of a single rollout may be a trainer's choice: nothing is said of them unless all got one reward.
+
+    Args:
+        run: the run.
+        inputs: what came back for the round, of the next plan or of the run's last state.
+    """
+    wrong, right = inputs.get("all_wrong"), inputs.get("all_right")
+    single = (inputs.get("rollouts") or 0) <= (inputs.get("prompts") or 0)
+    if inputs.get("effective") != 0 or wrong is None or right is None or (single and wrong < 1 and right < 1):
+        return None
+    last = first = inputs["round"]
+    while first > 0 and run.plan(first)["inputs"].get("effective") == 0:
+        first -= 1
+    rounds = f"round {last}" if first == last else f"rounds {first} to {last}"
+    causes = {
+        "a verifier that does not read the answers, a model that solves none of these prompts, completions "
+        "cut off at the length limit, or rewards that stay at the low end of": wrong,
+        "a verifier that accepts any answer, a model that solves all of these prompts already, a penalty for "
+        "length that is never applied, or rewards that stay at the high end of": right,
+        "a model whose rollouts of a prompt are the same (temperature 0), a verifier or a length limit that "
+        "gives all completions the same reward, or rewards that use one value of": 1
+        if wrong and right
+        else 1 - wrong - right,
+    }
+    low, high = run.config.reward_low, run.config.reward_high
+    return (
+        f"no group of {rounds} had rewards that differ (in round {last}, {wrong:.0%} of the groups were all "
+        f"wrong and {right:.0%} all right), so GRPO learns nothing; likely causes are "
+        f"{max(causes, key=causes.__getitem__)} the reward range ({low:g} to {high:g})"
+    )
+
+
 def rules_of(config: ScheduleConfig) -> Rules:
     """How a run reads outcomes."""
     return Rules(config.reward_low, config.reward_high, config.min_coverage)
+
+
+def checked_lines(run: Run, lines: Iterable[Mapping[str, Any]], newest: int) -> list[Json]:
+    """Outcomes that a program reports, each with its round, seen to be ones that the run can take.
+
+    Args:
+        run: the run.
+        lines: one a rollout. One without `round` is of the newest.
+        newest: the newest round.
+
+    Raises:
+        OutcomeError: a line that the run cannot use.
+    """
+    rules, outcomes = rules_of(run.config), [{"round": newest, **line} for line in lines]
+    unknown: dict[int, dict[str, None]] = {}
+    ids: dict[int, frozenset[str]] = {}
+    for outcome in outcomes:  # now, not when a whole round was trained
+        try:
+            written = json_value(to_lines([outcome]))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise OutcomeError(f"an outcome cannot be written: {str(error)[:200].rstrip('.')}.") from error
+        line = check_line(written, "an outcome", newest, rules)
+        if line.round not in ids:
+            ids[line.round] = frozenset(run.ids(line.round))
+        if line.gc_id not in ids[line.round]:
+            unknown.setdefault(line.round, {})[line.gc_id] = None
+    for round_, absent in unknown.items():
+        names = ", ".join(repr(gc_id) for gc_id in list(absent)[:_SHOWN])
+        names += f" and {len(absent) - _SHOWN:,} more" if len(absent) > _SHOWN else ""
+        which = f"an outcome: {names} is" if len(absent) == 1 else f"{len(absent):,} outcomes: {names} are"
+        raise OutcomeError(
+            f"{which} not among the prompts of round {round_}. Nothing was written; report the gc_id of that "
+            "round's rows, and `round` with an outcome of an earlier one.",
+            gc_id=next(iter(absent)),
+            ids=list(absent),
+        )
+    return outcomes
 
 
 def pass_rates_of(path: Path, rules: Rules | None = None, *, option: str = "--outcomes") -> list[PassRates]:

@@ -7,11 +7,18 @@ file. Killed at any instant, the run is at one of the rounds between, and going 
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from gaincurate.core.artifact import Json
-from gaincurate.core.files import append_line, digest_bytes, digest_file, digest_json, reading, write_json
+from gaincurate.core.files import (
+    append_line,
+    digest_bytes,
+    digest_file,
+    digest_json,
+    drop_half_line,
+    reading,
+    write_json,
+)
 from gaincurate.core.foreign import Malformed, read_bytes, see_fits
 from gaincurate.core.manifest import Document
 from gaincurate.core.outcomes import earliest_return
@@ -145,17 +152,9 @@ def take_back(run: Run, round_: int, step: int) -> None:
     Raises:
         StorageError: the file system refused.
     """
-    path = run.outcomes(round_)
     forget_references(run, round_ + 1)
-    try:
-        data = read_bytes(path) if path.exists() else b""
-        if not data:
-            return
-        if not data.endswith(b"\n"):
-            os.truncate(path, data.rfind(b"\n") + 1)
-    except OSError as error:
-        raise storage_error(path, error) from error
-    append_line(path, {"resume_from_step": step})
+    if drop_half_line(run.outcomes(round_)):
+        append_line(run.outcomes(round_), {"resume_from_step": step})
 
 
 def forget_references(run: Run, round_: int) -> None:

@@ -23,14 +23,13 @@ import pyarrow.compute as pc
 
 from gaincurate.core.artifact import RUN, Json
 from gaincurate.core.files import make_folder, remove_temporaries, write_json
-from gaincurate.core.foreign import Malformed
 from gaincurate.core.prompts import training_rows, write_rows
 from gaincurate.core.rng import Ints
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.store import Remote, cache_folder
 from gaincurate.core.where import Mask
-from gaincurate.errors import InputError, NotReadyError, OutputError
+from gaincurate.errors import InputError, NotReadyError
 from gaincurate.schedule import base, groups
 from gaincurate.schedule.calibration import calibration_of
 from gaincurate.schedule.checkpoints import AS_IT_IS, Held
@@ -38,7 +37,14 @@ from gaincurate.schedule.config import BY_EMBEDDING, ScheduleConfig
 from gaincurate.schedule.context import Context
 from gaincurate.schedule.documents import LARGEST
 from gaincurate.schedule.first_model import first_model
-from gaincurate.schedule.observations import Note, concentration_of, late_outcomes, silent, take_outcomes
+from gaincurate.schedule.observations import (
+    Note,
+    concentration_of,
+    late_outcomes,
+    nothing_learnt,
+    silent,
+    take_outcomes,
+)
 from gaincurate.schedule.ordering import Order, build
 from gaincurate.schedule.rescore import OF_MODEL, Rescored, due, rescore
 from gaincurate.schedule.run import BASE, FORMAT, GROUPS, ORDER, Run, making
@@ -143,13 +149,7 @@ def selector_of(run: Run, state: Json | None = None) -> base.Selector:
         options |= values if later not in run.facts["params"] else {}
     selector = base.build(config.strategy, pool, options | config.options)
     if state is not None:
-        try:
-            selector.load_state_dict(state["selector"])
-        except Malformed as why:
-            raise OutputError(
-                f"the state of {run.folder} is damaged: in its selector, {why}; restore it from a copy.",
-                path=str(run.folder),
-            ) from why
+        selector.load_state_dict(state["selector"])
     return selector
 
 
@@ -235,7 +235,7 @@ def _observe(run: Run, state: Json, checkpoint: str | None, note: Note, held: He
     """Take the newest round's outcomes, score again where that is due, and have the strategy learn."""
     round_ = state["round"]
     run.orders.settle(state["order"])
-    rows = np.asarray(run.planned_rows(state), np.int64)
+    rows = np.asarray(state["rows"], np.int64)
     outcomes = take_outcomes(run, round_, note)
     late, taken = late_outcomes(run, state, outcomes)
     selector = selector_of(run, state)
@@ -261,7 +261,7 @@ def _observe(run: Run, state: Json, checkpoint: str | None, note: Note, held: He
     inputs = {
         "round": round_,
         "accuracy": outcomes.accuracy,
-        "effective": outcomes.effective,
+        **outcomes.shares(),
         "concentration": concentration,
         "concentration_from": source,
         "concentration_over": over,
@@ -274,6 +274,8 @@ def _observe(run: Run, state: Json, checkpoint: str | None, note: Note, held: He
         "drift": fresh.drift,
         **calibration_of(run.plan(round_), tallies),
     }
+    if (why := nothing_learnt(run, inputs)) is not None:
+        note(f"warning: {why}")
     log = {"what": "outcomes", "round": round_, "repeated": outcomes.repeated, "void": outcomes.void}
     return _Learned(selector, state, inputs, log)
 

@@ -31,7 +31,6 @@ from gaincurate.core.files import (
 from gaincurate.core.foreign import Malformed, json_file, see_depth, see_fits
 from gaincurate.core.locks import acquire
 from gaincurate.core.manifest import Document
-from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.store import CACHE, Remote, located
 from gaincurate.errors import InputError, LockedError, OutputError, StorageError, storage_error
@@ -196,11 +195,6 @@ class Run:
                     "another hash. Put that set back, or start a new run.",
                     path=str(folder),
                 )
-            if len(scored) != self.facts["rows"]:
-                raise _damaged(
-                    self.folder / RUN,
-                    f"it speaks of {self.facts['rows']:,} rows, and its set has {len(scored):,}",
-                )
             self._scored = scored
         return self._scored
 
@@ -310,17 +304,7 @@ class Run:
 
     def rows(self, round_: int) -> list[int]:
         """Their rows in the scored set."""
-        return self.planned_rows(self.state_of(round_))
-
-    def planned_rows(self, state: Json) -> list[int]:
-        """The rows of a state's round in the scored set, seen to be those of its plan's ids.
-
-        Raises:
-            OutputError: they are not.
-        """
-        rows: list[int] = state["rows"]
-        if self.scored.take(rows).column(ID).to_pylist() != self.ids(state["round"]):
-            raise _damaged(self.round_folder(state["round"]) / STATE, "its rows are not those of its plan")
+        rows: list[int] = self.state_of(round_)["rows"]
         return rows
 
     def outcomes(self, round_: int) -> Path:

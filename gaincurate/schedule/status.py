@@ -16,7 +16,7 @@ from gaincurate.schedule.calibration import difficulty_status
 from gaincurate.schedule.checkpoints import Finder, checkpoint_before
 from gaincurate.schedule.context import Context
 from gaincurate.schedule.forecast import Forecast, beside
-from gaincurate.schedule.observations import rules_of
+from gaincurate.schedule.observations import nothing_learnt, rules_of
 from gaincurate.schedule.ordering import Order
 from gaincurate.schedule.rescore import due
 from gaincurate.schedule.rounds import selector_of
@@ -25,6 +25,8 @@ from gaincurate.schedule.run import Run, names_of
 _OF_OUTCOMES = (
     "accuracy",
     "effective",
+    "all_wrong",
+    "all_right",
     "concentration",
     "concentration_from",
     "prompts",
@@ -67,12 +69,13 @@ def status(run: Run, expected: Forecast | None = None) -> Json:
                 "mu": plan["mu"],
                 **{name: seen.get(name) for name in _OF_OUTCOMES},
                 **{name: counts.get(round_, {}).get(name) for name in ("repeated", "void")},
-                "metrics": plan["metrics"],
+                "metrics": plan["metrics"] | {k: seen[k] for k in ("expected_effective",) if k in seen},
                 "prompt_tokens": plan["forecast"]["prompt_tokens"],
                 "training_seconds": seconds.get(("training", round_)),
                 "scoring_seconds": seconds.get(("scoring", round_)),
             }
         )
+    done = [row for row in rounds if row["accuracy"] is not None]
     return {
         "run": str(run.folder),
         "strategy": config.strategy,
@@ -91,6 +94,7 @@ def status(run: Run, expected: Forecast | None = None) -> Json:
         "training_seconds": sum(v for (what, _), v in seconds.items() if what == "training"),
         "scoring_seconds": sum(v for (what, _), v in seconds.items() if what == "scoring"),
         "seconds_left": _left(config.rounds, newest, finished, rounds),
+        "nothing_learnt": nothing_learnt(run, done[-1]) if done else None,
         "late": sum(entry["late"] or 0 for entry in rounds),
         "differ": None if expected is None else beside(expected, config.strategy, rounds),
         "waiting": None if finished or newest < 0 else _waiting(run, newest),

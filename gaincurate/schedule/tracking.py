@@ -29,6 +29,8 @@ _PROJECT = "gaincurate"
 _OF_ROUND = (
     "accuracy",
     "effective",
+    "all_wrong",
+    "all_right",
     "concentration",
     "drift",
     "rollouts",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from gaincurate.core.artifact import IDENTITY, MANIFEST, RUN, Json
 from gaincurate.core.files import temporary_folder, write_atomic, write_lines, write_stream
 from gaincurate.core.prompts import as_parquet, column_values, prompts_of
-from gaincurate.core.rng import Ints
+from gaincurate.core.rng import CONTROLS, Ints, permutation
 from gaincurate.core.schema import ID, PREFIX
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.store import Remote, located
@@ -39,6 +39,7 @@ FORMAT = 1
 _METADATA = b"gaincurate"
 PART = "{split}"
 """What stands in `--out` for a part's name."""
+_CONTROL = "random"
 _CHUNK = 2048  # rows in memory at once, and in a row group
 
 
@@ -184,7 +185,9 @@ class Choice:
     """Which rows of a scored set to take, beside those that `Drop` leaves out, and the files they go into.
 
     `where` is a condition, which `rollouts` gives pass rates to. `per_group` takes so many rows of each group
-    by `group_column`, the first in the order. `parts` are names and shares, see `selection.part_of`.
+    by `group_column`, the first in the order. `parts` are names and shares, see `selection.part_of`. `random`
+    writes a control beside the rows for which `where` holds: so many rows, or as many ("same"), drawn
+    uniformly under `seed` from all rows that `Drop` leaves.
     """
 
     where: str | None = None
@@ -192,6 +195,8 @@ class Choice:
     per_group: int | None = None
     group_column: str | None = None
     parts: dict[str, float] = field(default_factory=dict)
+    random: int | Literal["same"] | None = None
+    seed: int | None = None
 
     @property
     def given(self) -> str | None:
@@ -207,6 +212,13 @@ class Choice:
         """
         if self.rollouts is not None and self.where is None:
             raise InputError(f"--rollouts {self.rollouts} goes with --where.")
+        if self.random is not None and (self.where is None or self.parts):
+            raise InputError(
+                f"--random {self.random} writes a control beside the rows of --where: give --where, and no "
+                "--split."
+            )
+        if self.seed is not None and self.random is None:
+            raise InputError(f"--seed {self.seed} goes with --random N.")
         if (self.per_group is None) != (self.group_column is None):
             raise InputError("--per-group N and --group-column NAME go together.")
         if bool(self.parts) != (PART in str(out)):
@@ -242,7 +254,7 @@ class Exported:
     dropped_file: Path | None = None
     file: Path | None = None
     others: tuple[Exported, ...] = ()
-    """The other parts, with `--split`."""
+    """The other parts, with `--split`, or the random control."""
 
 
 def export(
@@ -283,6 +295,8 @@ def export(
     choice.check(out)
     files = {name: Path(str(out).replace(PART, name)) for name in choice.parts} or {"": out}
     listed = None if drop is None else drop.file or _beside(trainer, Path(str(out).replace(PART, "all")))
+    if choice.random is not None:
+        files[_CONTROL] = _control_file(trainer, out)
     for file in files.values():
         _check_file(trainer, file, listed, overwrite)
     for_sets = "--drop" if drop is not None else choice.given
@@ -310,8 +324,8 @@ def export(
         }
         written = []
         for name, file in files.items():
-            more = {"part": name} if name else {}
-            written.append(_write(scored, chosen[name], trainer, file, options, pick.limit, facts | more))
+            more, limit = ({"part": name}, None) if name else ({}, pick.limit)
+            written.append(_write(scored, chosen[name], trainer, file, options, limit, facts | more))
         if left_out is not None and listed is not None:
             write_lines(listed, left_out.lines(scored))
     dropped = {} if left_out is None else left_out.counts
@@ -333,6 +347,7 @@ def _chosen(
 
     if left_out is not None:
         keep(left_out.kept[left], "by --drop")
+    everything = left
     if choice.where is not None:
         matches = matching(scored, choice.where, choice.rollouts)
         unknown = int(matches.unknown[left].sum())
@@ -350,6 +365,18 @@ def _chosen(
     sentence = f"{len(left):,} of {rows_before:,} rows are taken"
     sentence += f" ({of_parts})" if of_parts else ""
     sentence += f", left out are {', '.join(reasons)}" if reasons else ""
+    if choice.random is not None and len(left):
+        size, seed = len(left) if choice.random == "same" else choice.random, choice.seed or 0
+        if size > len(everything):
+            raise InputError(
+                f"--random {size:,}: there are {len(everything):,} rows to draw from; give that many at most."
+            )
+        places = permutation(seed, 0, CONTROLS, len(everything))[:size]  # the same in any order of the rows
+        parts[_CONTROL] = everything[np.isin(everything, np.sort(everything)[places])]
+        sentence += (
+            f". The random control has {size:,} rows beside the {len(left):,} of --where, drawn uniformly "
+            f"from {len(everything):,} with seed {seed}"
+        )
     if empty := [name for name, of_part in parts.items() if not len(of_part)]:
         raise InputError(f"no row is left{' for ' * bool(empty[0])}{empty[0]}: {sentence}.")
     return parts, sentence
@@ -409,8 +436,16 @@ def _without_answer(scored: ScoredSet, view: View, count: int) -> str:
 
 def _beside(trainer: str, out: Path) -> Path:
     """Where the dropped rows are listed: not in a folder whose every file is read."""
-    beside = out.parent if profile_of(trainer).reads_folder else out
+    beside = out.absolute().parent if profile_of(trainer).reads_folder else out
     return beside.with_name(f"{beside.stem if beside == out else beside.name}.dropped.jsonl")
+
+
+def _control_file(trainer: str, out: Path) -> Path:
+    """Where the random control is written: not in a folder whose every file is read."""
+    folder = out.absolute().parent
+    if profile_of(trainer).reads_folder:
+        return folder.with_name(f"{folder.name}.{_CONTROL}") / out.name
+    return out.with_name(f"{out.stem}.{_CONTROL}{out.suffix}")
 
 
 def _check_file(trainer: str, out: Path, listed: Path | None, overwrite: bool) -> None:

@@ -17,17 +17,15 @@ from typing import Any
 
 from gaincurate.core.arrow import read_json_lines, read_parquet
 from gaincurate.core.artifact import RUN, Json
-from gaincurate.core.files import append_lines, reading, to_lines, write_json
-from gaincurate.core.foreign import json_value
+from gaincurate.core.files import append_lines, reading, write_json
 from gaincurate.core.manifest import Document
-from gaincurate.core.outcomes import check_line
 from gaincurate.core.process import command_lock
 from gaincurate.core.prompts import read_rows
 from gaincurate.core.schema import ID
 from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.schedule.checkpoints import AS_IT_IS, Held
 from gaincurate.schedule.foresight import see_live
-from gaincurate.schedule.observations import Note, rules_of, silent
+from gaincurate.schedule.observations import Note, checked_lines, logged
 from gaincurate.schedule.rescore import due
 from gaincurate.schedule.rollback import return_to, saved_place, take_back
 from gaincurate.schedule.rounds import advance
@@ -71,7 +69,7 @@ class RunSession(AbstractContextManager["RunSession"]):
         InputError: it cannot be followed live.
     """
 
-    def __init__(self, run: str | Path, note: Note = silent, *, checkpoints: bool = False) -> None:
+    def __init__(self, run: str | Path, note: Note = logged, *, checkpoints: bool = False) -> None:
         self.run = Run(run)
         see_live(self.run, checkpoints)
         self.note = note
@@ -202,22 +200,9 @@ class RunSession(AbstractContextManager["RunSession"]):
                 is written.
             StorageError: the file system refused.
         """
-        newest, rules = self.round, rules_of(self.run.config)
-        outcomes = [{"round": self._round_of(line.get(ID), newest), **line} for line in lines]
-        for outcome in outcomes:  # now, not when a whole round was trained
-            try:
-                written = json_value(to_lines([outcome]))
-            except (TypeError, ValueError, RecursionError) as error:
-                raise OutcomeError(
-                    f"an outcome cannot be written: {str(error)[:200].rstrip('.')}."
-                ) from error
-            line = check_line(written, "an outcome", newest, rules)
-            if line.gc_id not in self._ids_of(line.round):
-                raise OutcomeError(
-                    f"an outcome: {line.gc_id!r} is not among the prompts of round {line.round}.",
-                    gc_id=line.gc_id,
-                )
-        append_lines(self.run.outcomes(newest), outcomes)
+        newest = self.round
+        outcomes = ({"round": self._round_of(line.get(ID), newest), **line} for line in lines)
+        append_lines(self.run.outcomes(newest), checked_lines(self.run, outcomes, newest))
 
     def _round_of(self, gc_id: Any, newest: int) -> int:
         rounds = range(newest, -1, -1) if isinstance(gc_id, str) else ()
@@ -325,7 +310,7 @@ class RunSession(AbstractContextManager["RunSession"]):
         """Numbers of the newest round for a trainer's own logs: mu, sigma, and what the last round gave."""
         plan = self.run.plan(self.round)
         values: dict[str, Any] = {"round": plan["round"], **plan["metrics"]}
-        names = ("accuracy", "effective", "concentration", "drift")
+        names = ("accuracy", "effective", "all_wrong", "all_right", "concentration", "drift")
         values |= {name: plan["inputs"].get(name) for name in names}
         return {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
 
@@ -333,7 +318,7 @@ class RunSession(AbstractContextManager["RunSession"]):
 _FOLLOWED: dict[Path, tuple[tuple[int, int], RunSession]] = {}
 
 
-def followed(run: str | Path, note: Note = silent, *, checkpoints: bool = False) -> RunSession:
+def followed(run: str | Path, note: Note = logged, *, checkpoints: bool = False) -> RunSession:
     """The `RunSession` of a run in this process, for parts of a trainer that cannot hand it to each other."""
     path = Path(run).resolve()
     birth = _birth(path)

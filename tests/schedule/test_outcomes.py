@@ -36,7 +36,7 @@ def line(gc_id: str, reward: Any, **more: Any) -> dict[str, Any]:
 def test_accuracy_is_the_mean_over_prompts_of_each_ones_mean(path: Path) -> None:
     found = read(path, [line("a", 1), line("a", 0), line("a", 0), line("a", 0), line("b", 1), line("c", 0)])
     assert found.accuracy == pytest.approx((0.25 + 1 + 0) / 3)
-    assert found.effective == pytest.approx(1 / 3)
+    assert found.shares() == pytest.approx({"effective": 1 / 3, "all_wrong": 1 / 3, "all_right": 1 / 3})
     assert (found.rollouts, found.unjudged) == (6, 0)
 
 

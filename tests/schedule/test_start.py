@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -195,42 +194,6 @@ def test_a_damaged_shard_is_found_at_the_start(tmp_path: Path) -> None:
     path.write_bytes(bytes(data))
     with pytest.raises(OutputError, match="shard-00001.arrow does not match the manifest"):
         runs.begin(tmp_path)
-
-
-def rows_changed(state: Any) -> None:
-    state["rows"].reverse()
-
-
-def row_lost(state: Any) -> None:
-    state["rows"].pop()
-
-
-def row_twice(state: Any) -> None:
-    state["rows"].append(state["rows"][0])
-
-
-@pytest.mark.parametrize("strategy", ["gain-rl", "posterior"])
-@pytest.mark.parametrize("damage", [rows_changed, row_lost, row_twice])
-def test_rows_that_are_not_those_of_the_plan_are_refused(tmp_path: Path, damage: Any, strategy: str) -> None:
-    run = runs.begin(tmp_path, strategy=strategy)
-    runs.report(run)
-    for path in (run.folder / "state.json", run.round_folder(0) / "state.json"):
-        state = json.loads(path.read_text())
-        damage(state)
-        path.write_text(json.dumps(state))
-    for use in (advance, lambda run: run.rows(0)):
-        with pytest.raises(OutputError, match=r"state.json is damaged: its rows are not those of its plan"):
-            use(Run(run.folder))
-
-
-def test_a_run_of_more_rows_than_its_set_has_is_refused(tmp_path: Path) -> None:
-    run = runs.begin(tmp_path)
-    runs.report(run)
-    write_json(run.folder / "run.json", {**run.facts, "rows": 2**40})
-    with pytest.raises(
-        OutputError, match=r"run.json is damaged: it speaks of 1,099,511,627,776 rows, and its set has 60"
-    ):
-        advance(Run(run.folder))
 
 
 def test_no_run_and_a_damaged_or_newer_one_are_told(tmp_path: Path) -> None:

@@ -197,26 +197,12 @@ BORDERS: dict[str, list[Border]] = {
         ),
     ],
     "run": [
-        Border(
-            [
-                "run/run.json",
-                "run/state.json",
-                "run/rounds/00001/state.json",
-                "run/rounds/00001/plan.json",
-                "run/rounds/00000/plan.json",
-                "run/execution.jsonl",
-            ],
-            _BOTH,
-            _run("run"),
-        ),
+        Border(["run/run.json", "run/execution.jsonl"], _BOTH, _run("run")),
         Border(
             [
                 "referred/run.json",
-                "referred/state.json",
-                "referred/rounds/00000/plan.json",
                 "referred/difficulty/00001/references.json",
                 "referred/difficulty/00001/references.jsonl",
-                "referred/difficulty/00000/predicted.json",
             ],
             _BOTH,
             _run("referred"),

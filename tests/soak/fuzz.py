@@ -32,17 +32,10 @@ SET = [
     "columns/gc_x.json",
     *(f"shard-0000{k}.arrow" for k in range(2)),
 ]
-RUN = [
-    "run.json",
-    "state.json",
-    "rounds/00001/state.json",
-    "rounds/00001/plan.json",
-    "execution.jsonl",
-    "order.arrow",
-]
+RUN = ["run.json", "execution.jsonl", "order.arrow"]
 DEFAULTS = sorted(Path(__file__).parents[1].glob("trainers/defaults/*.json"))
 """What each trainer's settings are when nothing is said."""
-REFERRED = ["run.json", "rounds/00000/plan.json", "difficulty/00001/references.json"]
+REFERRED = ["run.json", "difficulty/00001/references.json"]
 FILES = {
     "data": DATA,
     "set": [f"set/{name}" for name in SET],

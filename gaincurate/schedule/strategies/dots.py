@@ -13,20 +13,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from gaincurate.core.foreign import see_fits
-from gaincurate.core.manifest import Document
 from gaincurate.core.rng import REFERENCES, Floats, Ints, between, keys_of, log_softmin
 from gaincurate.errors import InputError
 from gaincurate.schedule import base
 from gaincurate.schedule.base import Json, Pool
 from gaincurate.schedule.context import Context
-from gaincurate.schedule.foresight import Aim, foresee
+from gaincurate.schedule.foresight import foresee
 from gaincurate.schedule.references import seed_of
 from gaincurate.schedule.strategies.dots_options import DotsOptions
-
-
-class _State(Document):
-    aim: Aim = "difficulty"
 
 
 class Dots(base.Selector):
@@ -95,7 +89,6 @@ class Dots(base.Selector):
     def load_state_dict(self, state: Json) -> None:
         """Go on with that aim."""
         if self.options.aim == "auto":
-            see_fits(_State, state)
             self._aim = state.get("aim", "difficulty")
 
     def plan_facts(self, rows: Ints) -> Json:

@@ -16,20 +16,14 @@ import math
 from typing import ClassVar
 
 import numpy as np
-from pydantic import Field, FiniteFloat, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from gaincurate.core.foreign import see_fits
-from gaincurate.core.manifest import Document
 from gaincurate.core.rng import Floats, Ints
 from gaincurate.schedule import base
 from gaincurate.schedule.base import Json, Observed, Pool
 
 _WIDEST = 1e15
 _NARROWEST = 1e-9  # ranks. The square of a distance in such widths is still a float
-
-
-class _State(Document):
-    mu: FiniteFloat
 
 
 class GaussianOptions(base.Options):
@@ -146,7 +140,6 @@ class GainRL(base.Selector):
 
     def load_state_dict(self, state: Json) -> None:
         """See `Selector`."""
-        see_fits(_State, state)
         self.mu = self._within(float(state["mu"]))
 
     def metrics(self) -> dict[str, float]:

@@ -13,15 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
-from pydantic import Field, FiniteFloat
 
-from gaincurate.core.foreign import Malformed, see_fits
-from gaincurate.core.manifest import Count, Document
 from gaincurate.core.rng import Floats, Ints, largest, permutation, uniforms
 from gaincurate.difficulty.embeddings import Nearest, evenly_spaced, nearest, whitening
 from gaincurate.errors import InputError
@@ -41,31 +38,6 @@ _NEAR_CANDIDATES = 8_192  # with neighbours a round is chosen among so many, or 
 _GRESO_STEP, _GRESO_LEAST, _GRESO_BOUNDS = 0.01, 0.01, (0.05, 0.95)  # of the released code
 _TEMPERATURES = (0.03, 0.1, 0.3)  # of the neighbours' kernel exp(cosine / temperature)
 _TINY = 1e-300
-
-
-Total = Annotated[FiniteFloat, Field(ge=0)]
-Chance = Annotated[FiniteFloat, Field(ge=0, le=1)]
-
-
-class _Keep(Document):
-    easy: Chance
-    hard: Chance
-
-
-class _State(Document):
-    """Beside `rows` all lists have one value for each."""
-
-    rows: list[Count]
-    wins: list[Total]
-    losses: list[Total]
-    with_tokens: list[Total] | None = None
-    tokens: list[Total] | None = None
-    last: list[Count] | None = None
-    streak: list[Annotated[int, Field(gt=-(2**31), lt=2**31)]] | None = None
-    resting: Annotated[list[list[Count]], Field(default_factory=list)]
-    keep: _Keep | None = None
-    pass_: Annotated[Count | None, Field(alias="pass")] = None
-    pass_rows: list[Count] | None = None
 
 
 class Posterior(base.Selector):
@@ -108,6 +80,8 @@ class Posterior(base.Selector):
         """By row: neighbours' pass rate, and the rollouts that it stands on."""
         self._weights: dict[str, float] = {}
         self._expected_groups: float | None = None
+        self._group_size = options.group_size
+        """Rollouts per prompt, as they came in the last round."""
 
     @classmethod
     def goes_by_scores(cls, options: Mapping[str, Any]) -> bool:
@@ -126,6 +100,9 @@ class Posterior(base.Selector):
             tokens = self._tokens(observed, judged)
             fresh["with_tokens"] = np.where(tokens > 0, wins + losses, 0.0)
             fresh["tokens"] = tokens * fresh["with_tokens"]
+        sizes = (wins + losses)[(wins + losses > 1) | (wins == 0) | (losses == 0)]  # 1: may be a group's mean
+        if len(sizes):
+            self._group_size = int(np.median(sizes))
         places, seen = self._places(rows)
         fading: slice | Ints = slice(None) if options.fade == "rounds" else places[seen]
         for sums in self._sums.values():
@@ -316,7 +293,7 @@ class Posterior(base.Selector):
         if options.aim == "greso":
             self._pass_rows = np.union1d(self._pass_rows, np.setdiff1d(drawn, leftover))
         a, b = self._posterior(drawn)
-        self._expected_groups = float(beta.groups_that_differ(a, b, options.group_size).mean())
+        self._expected_groups = float(beta.groups_that_differ(a, b, self._group_size).mean())
         return self._mixed(drawn, round_)
 
     def _mixed(self, drawn: Ints, round_: int) -> Ints:
@@ -457,24 +434,7 @@ class Posterior(base.Selector):
 
     def load_state_dict(self, state: Json) -> None:
         """See `Selector`."""
-        see_fits(_State, state)
-        greso = ("keep", "pass", "pass_rows") if self.options.aim == "greso" else ()
-        for name in {*self._sums, *self._marks, *greso}:
-            if state.get(name) is None:
-                if name == "with_tokens":  # older states took all for known
-                    continue
-                raise Malformed(f"it has no {name}")
-            if name in (*self._sums, *self._marks) and len(state[name]) != len(state["rows"]):
-                raise Malformed(f"it has {len(state[name]):,} {name} for {len(state['rows']):,} rows")
-        for rows in (state["rows"], state.get("pass_rows") or [], *state.get("resting", [])):
-            if max(rows, default=-1) >= self.pool.rows:
-                raise Malformed(f"a row in it is beyond the {self.pool.rows:,} prompts")
         self._rows = np.asarray(state["rows"], np.int64)
-        if (np.diff(self._rows) <= 0).any():
-            raise Malformed("its rows are not in order")
-        passed = state.get("pass_rows") or []
-        if len(set(passed)) < len(passed):
-            raise Malformed("its pass_rows have a row twice")
         if "with_tokens" in self._sums and state.get("with_tokens") is None:
             state = state | {"with_tokens": np.add(state["wins"], state["losses"])}
         self._sums = {name: np.asarray(state[name], float) for name in self._sums}
@@ -485,16 +445,15 @@ class Posterior(base.Selector):
             self._pass_rows = np.asarray(state["pass_rows"], np.int64)
 
     def metrics(self) -> dict[str, float]:
-        """Prompts seen, easy and hard ones among them, weights of sources, and groups expected to differ.
-
-        After the last round no source is read, and so where there are sources nothing is called easy or hard.
+        """Prompts seen, those all right (`easy`) and all wrong (`hard`) so far, weights of sources, and the
+        share of groups expected to differ.
         """
-        counts = {"seen": len(self._rows)}
-        sources = self.options.neighbours or self.options.columns
-        if self._expected_groups is not None or not sources:
-            a, b = self._posterior(self._rows)
-            mean = a / (a + b)
-            counts |= {"easy": int((mean >= 0.9).sum()), "hard": int((mean <= 0.1).sum())}
+        wrong, right = self._sums["wins"] == 0, self._sums["losses"] == 0
+        counts = {
+            "seen": len(self._rows),
+            "easy": int((right & ~wrong).sum()),
+            "hard": int((wrong & ~right).sum()),
+        }
         more = {f"{name}_weight": weight for name, weight in self._weights.items()}
         if self._expected_groups is not None:
             more["expected_effective"] = self._expected_groups
@@ -503,9 +462,12 @@ class Posterior(base.Selector):
         return counts | more
 
     def plan_facts(self, rows: Ints) -> Json:
-        """The failure rates that the posterior expects, which the next plan compares with what came."""
+        """The failure rates that the posterior expects, and the rollouts that each rests on, prior included.
+
+        The next plan compares both with what came.
+        """
         a, b = self._posterior(rows)
-        return {"predicted": (b / (a + b)).tolist()}
+        return {"predicted": (b / (a + b)).tolist(), "predicted_rollouts": (a + b).tolist()}
 
 
 def _with(

@@ -7,28 +7,15 @@ strata (`--stratify`) each group has passes of its own.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import Field
 
-from gaincurate.core.foreign import Malformed, see_fits
-from gaincurate.core.manifest import Count, Document
 from gaincurate.core.rng import PASSES, Ints, Keys, between, keys_of
 from gaincurate.schedule import base
 from gaincurate.schedule.base import Json, Pool
 
 _AT_THE_END = np.uint64(1 << 63)
-
-
-class _Place(Document):
-    pass_: Annotated[Count, Field(alias="pass")]
-    cursor: Count
-    last: list[Count]
-
-
-class _Groups(Document):
-    groups: list[_Place]
 
 
 class Uniform(base.Selector):
@@ -87,14 +74,7 @@ class Uniform(base.Selector):
 
     def load_state_dict(self, state: Json) -> None:
         """See `Selector`."""
-        see_fits(_Place if self.pool.strata is None else _Groups, state)
         places: list[Any] = [state] if self.pool.strata is None else state["groups"]
-        counts = [self.pool.rows] if self.pool.strata is None else self.pool.strata.sizes.tolist()
-        if len(places) != len(counts):
-            raise Malformed(f"it has places in {len(places)} groups, and the run has {len(counts)}")
-        for place, count in zip(places, counts, strict=True):
-            if place["cursor"] > count or max(place["last"], default=-1) >= count:
-                raise Malformed(f"a place in it is beyond the {count:,} prompts")
         self._places = [{**place, "last": list(place["last"])} for place in places]
 
     def metrics(self) -> dict[str, float]:
