@@ -32,9 +32,10 @@ from gaincurate.core.options import near
 from gaincurate.core.process import Kept, signal_name
 from gaincurate.core.progress import Progress
 from gaincurate.core.scored_set import ScoredSet
+from gaincurate.difficulty.answers import accepted, asked_format
 from gaincurate.difficulty.config import VERIFY_MEMORY, VERIFY_SECONDS, VERIFY_WORKERS, VerifyingConfig
 from gaincurate.difficulty.prompts import Ints, Prompt, read_prompts
-from gaincurate.difficulty.verify_worker import NAMES, WALL, GoldProblem, Job, Setup, gold_text, math_gold
+from gaincurate.difficulty.verify_worker import NAMES, WALL, GoldProblem, Job, Setup, gold_answer, gold_text
 from gaincurate.errors import InputError
 
 _LOADING = 120.0  # seconds until a verifier has to be imported, on a busy machine
@@ -324,18 +325,20 @@ class _Process:
         return f"ended without an answer (exit code {code})"
 
 
-def gold_completion(config: VerifierConfig, answer: Any) -> str:
-    """The gold answer written as a completion that must get a reward of 1.
+def gold_completion(config: VerifierConfig, prompt: Prompt) -> str:
+    """The gold answer written as the prompt asks for it, a completion that must get a reward of 1.
 
     Raises:
         GoldProblem: there is no usable answer.
     """
-    text = gold_text(answer)
-    if config.gold_as is not None:
-        return config.gold_as.replace("{answer}", text)
-    if config.verifier == "math":
-        return math_gold(answer)
-    return f"<answer>{text}</answer>" if config.verifier in ("reasoning-gym", "exact") else text
+    gold = next(iter(accepted(prompt.answer)), None)
+    text = gold_text(gold)
+    written = config.gold_as or asked_format(prompt.messages)
+    if config.gold_as is None and any(mark in text for mark in (r"\boxed", "####", "<answer>")):
+        if config.verifier != "math":
+            return text
+        text = gold_answer(gold)
+    return written.replace("{answer}", text)
 
 
 Broken = dict[str, str]
@@ -377,7 +380,7 @@ def check_gold(
 def _jobs(prompts: Sequence[Prompt], config: VerifierConfig, broken: Broken) -> Iterator[tuple[str, Job]]:
     for prompt in prompts:
         try:
-            completion = gold_completion(config, prompt.answer)
+            completion = gold_completion(config, prompt)
         except GoldProblem as problem:
             broken[prompt.gc_id] = str(problem)
             continue

@@ -106,7 +106,7 @@ def _equal(first: Prompt, second: Prompt, config: VerifierConfig, pool: Verifier
     """Whether either answer is right where the other is the gold one."""
     for answered, gold in ((first, second), (second, first)):
         try:
-            job = Job(gold_completion(config, answered.answer), gold.answer, gold.row)
+            job = Job(gold_completion(config, answered), gold.answer, gold.row)
         except GoldProblem:
             return False
         if (pool.submit(job).result().reward or 0.0) >= 1:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import select
 import signal
 import subprocess
@@ -14,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gaincurate.difficulty.verifier import VerifierConfig, VerifierPool, gold_completion, remember, remembered
-from gaincurate.difficulty.verify_worker import GoldProblem, Job, gold_text, math_gold, said_answer
+from gaincurate.difficulty.verifier import VerifierConfig, VerifierPool, remember, remembered
+from gaincurate.difficulty.verify_worker import GoldProblem, Job, gold_text
 from gaincurate.errors import InputError
 
 ROW = {"answer": "7"}
@@ -287,17 +286,11 @@ def test_the_code_of_an_own_verifier_is_part_of_what_it_is(
         ("it is 7", "7", 0.0),
         ("7", 7, 1.0),
         ("7", 7.0, 0.0),
-        ("<answer>" * 200_000, "7", 0.0),  # quadratic for a regular expression: minutes
+        ("7", ["6", "7"], 1.0),
     ],
 )
 def test_exact(completion: str, answer: Any, reward: float) -> None:
     assert rewards(VerifierConfig("exact"), [Job(completion, answer, {})]) == [(reward, None)]
-
-
-@given(st.lists(st.sampled_from(["<answer>", "</answer>", "7", " ", "\n", "<"]), max_size=12).map("".join))
-def test_the_last_answer_is_that_of_the_regular_expression(completion: str) -> None:
-    answers = re.findall(r"<answer>(.*?)</answer>", completion, re.DOTALL)
-    assert said_answer(completion) == (answers[-1] if answers else completion).strip()
 
 
 @pytest.mark.parametrize(
@@ -305,7 +298,7 @@ def test_the_last_answer_is_that_of_the_regular_expression(completion: str) -> N
     [
         (None, "the gold answer is null"),
         ("  ", "the gold answer is empty"),
-        (["7"], "the gold answer is neither text nor number: ['7']"),
+        ({"a": "7"}, "the gold answer is neither text nor number: {'a': '7'}"),
     ],
 )
 def test_gold_answers_that_are_none(answer: Any, said: str) -> None:
@@ -314,32 +307,9 @@ def test_gold_answers_that_are_none(answer: Any, said: str) -> None:
     assert rewards(VerifierConfig("exact"), [Job("7", answer, {})]) == [(None, said)]
 
 
-def test_how_gold_answers_are_written_to_be_verified() -> None:
-    assert gold_completion(VerifierConfig("exact"), "7") == "<answer>7</answer>"
-    assert gold_completion(VerifierConfig("m:f"), 7) == "7"
-    assert gold_completion(VerifierConfig("m:f", gold_as="A: {answer}!"), "{x}") == "A: {x}!"
-    assert math_gold("so 5 + 4 = 9\n#### 9") == r"\boxed{9}"
-    assert math_gold(r"$\frac12$") == r"$\frac12$"
-    assert said_answer("a <answer>\n b c </answer> d") == "b c"
+def test_gold_as_needs_a_place_for_the_answer() -> None:
     with pytest.raises(InputError, match="--gold-as 'A' has no {answer} in it"):
         VerifierConfig("exact", gold_as="A")
-
-
-def test_math() -> None:
-    pytest.importorskip("math_verify")
-    cases: list[tuple[str, Any, float | None]] = [
-        (r"so it is \boxed{\frac{1}{2}}", "0.5", 1.0),
-        ("The answer is 1/2.", r"\frac{1}{2}", 1.0),
-        (r"\boxed{x+x^2}", "x^2+x", 1.0),
-        (r"\boxed{8}", "so 5 + 4 = 9\n#### 9", 0.0),
-        ("I do not know", "9", 0.0),
-        ("", 9, 0.0),
-        (r"\boxed{9}", "{{{", None),
-        (r"\boxed{9}", "", None),
-    ]
-    found = rewards(VerifierConfig("math", workers=2), [Job(text, gold, {}) for text, gold, _ in cases])
-    assert [reward for reward, _ in found] == [reward for *_, reward in cases]
-    assert found[-2][1] == "the gold answer cannot be parsed: '{{{'"
 
 
 def test_math_that_does_not_end_is_no_zero() -> None:
