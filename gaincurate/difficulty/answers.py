@@ -180,12 +180,14 @@ def words_of(text: str) -> str:
 
 
 def is_words(text: str) -> bool:
-    """Whether an answer is two words or more, or a word of four letters, and no expression."""
+    """Whether an answer is a word of four letters, or a phrase, and no expression."""
     plain = _plain(text)
     if not all(c.isalpha() or c.isspace() or c in "-'.," for c in plain) or _NAMES.fullmatch(plain):
         return False
     words = words_of(text).split()
-    return len(words) > 1 or _WRAPPER.search(text) is not None or len("".join(words)) > 3
+    if len(words) == 1:
+        return len(words[0]) > 3 or (len(words[0]) > 1 and _WRAPPER.search(text) is not None)
+    return any(len(word) > 2 and word != "and" for word in words)
 
 
 def choice_of(text: str) -> tuple[str, str] | None:
