@@ -86,7 +86,8 @@ def _thoughts(completion: str) -> tuple[str, str, str | None]:
     A thought may have begun in the prompt, so that `</think>` comes alone. The third is None where the last
     thought was cut off.
     """
-    visible, hidden = [], []
+    visible: list[str] = []
+    hidden: list[str] = []
     place, is_open = 0, False
     for tag in _THOUGHT.finditer(completion):
         closes = bool(tag[1])

@@ -44,12 +44,11 @@ def _server_body(value: str) -> dict[str, Any]:
     return json_object(value, "--server-body", '{"top_k": 20}')
 
 
-class VerifyingConfig(BaseModel):
-    """What judges completions, and what one judgement may take."""
+class JudgingConfig(BaseModel):
+    """The verifier of completions, and its limits."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    scored: Annotated[Path, Option("A finished scored set.", metavar="SCORED", argument=True, stores=True)]
     verifier: Annotated[
         str,
         Option("math, reasoning-gym, exact, or module:function (completion, row) -> 0 to 1.", metavar="NAME"),
@@ -61,10 +60,6 @@ class VerifyingConfig(BaseModel):
             READING,
             metavar="NAME",
         ),
-    ] = None
-    gold_as: Annotated[
-        str | None,
-        Option("How a gold answer is written when it is verified itself, with {answer} in it.", READING),
     ] = None
     verify_workers: Annotated[
         int, Field(ge=VERIFY_WORKERS[0], le=VERIFY_WORKERS[1]), Option("Processes that verify.", VERIFYING)
@@ -79,6 +74,31 @@ class VerifyingConfig(BaseModel):
         Field(ge=VERIFY_MEMORY[0], le=VERIFY_MEMORY[1]),
         Option("MiB of address space of a verifying process.", VERIFYING),
     ] = 4096
+
+
+class VerifyingConfig(JudgingConfig):
+    """A scored set whose golds are verified."""
+
+    scored: Annotated[Path, Option("A finished scored set.", metavar="SCORED", argument=True, stores=True)]
+    gold_as: Annotated[
+        str | None,
+        Option("How a gold answer is written when it is verified itself, with {answer} in it.", READING),
+    ] = None
+
+
+class RejudgeConfig(JudgingConfig):
+    """What `gaincurate difficulty rejudge` does."""
+
+    rollouts: Annotated[Path, Option("A finished rollout set.", metavar="ROLLOUTS", argument=True)]
+    out: Annotated[
+        Path | None,
+        Option("Folder for the new rollout set. Default: ROLLOUTS-VERIFIER.", names=("--out", "-o")),
+    ] = None
+    scored: Annotated[
+        Path | None,
+        Option("The scored set of the prompts. Default: the one that the rollouts were made from.", READING),
+    ] = None
+    overwrite: Annotated[bool, Option("Delete the rollout set in --out first.")] = False
 
 
 class RolloutConfig(DeviceConfig, ClusterConfig, VerifyingConfig):

@@ -33,7 +33,7 @@ from gaincurate.core.process import Kept, signal_name
 from gaincurate.core.progress import Progress
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.answers import accepted, asked_format
-from gaincurate.difficulty.config import VERIFY_MEMORY, VERIFY_SECONDS, VERIFY_WORKERS, VerifyingConfig
+from gaincurate.difficulty.config import VERIFY_MEMORY, VERIFY_SECONDS, VERIFY_WORKERS, JudgingConfig
 from gaincurate.difficulty.prompts import Ints, Prompt, read_prompts
 from gaincurate.difficulty.verify_worker import NAMES, WALL, GoldProblem, Job, Setup, gold_answer, gold_text
 from gaincurate.errors import InputError
@@ -104,10 +104,10 @@ class VerifierConfig:
         return self.verifier not in NAMES
 
 
-def verifier_of(config: VerifyingConfig) -> VerifierConfig:
+def verifier_of(config: JudgingConfig) -> VerifierConfig:
     """The verifier that a command's options name."""
     limits = config.verify_seconds, config.verify_memory, config.verify_workers
-    return VerifierConfig(config.verifier, *limits, config.gold_as)
+    return VerifierConfig(config.verifier, *limits, getattr(config, "gold_as", None))
 
 
 class VerifierPool:
@@ -147,6 +147,13 @@ class VerifierPool:
         self._threads.shutdown(cancel_futures=True)
         for process in self._all:
             process.drop()
+
+    @property
+    def identity(self) -> Json:
+        """All of the verifier that can change a verdict."""
+        config = self._config
+        limits = {"seconds": config.seconds, "memory": config.memory, "gold_as": config.gold_as}
+        return {"name": config.verifier, **self.about, **limits}
 
     def submit(self, job: Job) -> Future[Verdict]:
         """Judge one completion; the future's result is its verdict."""
