@@ -33,11 +33,6 @@ from gaincurate.scoring.config import DeviceConfig
 
 API_KEY = "OPENAI_API_KEY"
 _HOST = re.compile(r"(?=.{1,253}$)[\w-]{1,63}(\.[\w-]{1,63})*\.?", re.ASCII)
-VERIFY_SECONDS = 0.001, 86_400
-"""Of one verification. The kernel counts in microseconds and takes less as no limit."""
-VERIFY_MEMORY = 64, 1 << 24
-"""MiB. Python itself needs the least, and no machine has the most, 16 TiB."""
-VERIFY_WORKERS = 1, 1024
 
 
 def _server_body(value: str) -> dict[str, Any]:
@@ -61,17 +56,15 @@ class JudgingConfig(BaseModel):
             metavar="NAME",
         ),
     ] = None
-    verify_workers: Annotated[
-        int, Field(ge=VERIFY_WORKERS[0], le=VERIFY_WORKERS[1]), Option("Processes that verify.", VERIFYING)
-    ] = 2
+    verify_workers: Annotated[int, Field(ge=1, le=1024), Option("Processes that verify.", VERIFYING)] = 2
     verify_seconds: Annotated[
         float,
-        Field(ge=VERIFY_SECONDS[0], le=VERIFY_SECONDS[1]),
+        Field(ge=0.001, le=86_400),  # the kernel counts in microseconds and takes less as no limit
         Option("Processor time of one verification; three times that by the clock.", VERIFYING),
     ] = 10.0
     verify_memory: Annotated[
         int,
-        Field(ge=VERIFY_MEMORY[0], le=VERIFY_MEMORY[1]),
+        Field(ge=64, le=1 << 24),  # Python itself needs the least
         Option("MiB of address space of a verifying process.", VERIFYING),
     ] = 4096
 

@@ -100,7 +100,7 @@ def _serve() -> None:
         return
     _say(replies, {"about": about})
     own = os.getpid()
-    for number in itertools.count():
+    while True:
         try:
             job = pickle.load(jobs)
         except EOFError:
@@ -108,7 +108,7 @@ def _serve() -> None:
         verdict = _judge(check, job, setup)
         if os.getpid() != own:  # the verifier forked and came back twice: the job is the parent's
             os._exit(0)
-        _say(replies, {"job": number, **verdict})
+        _say(replies, verdict)
 
 
 def _passed_on(number: int, frame: FrameType | None) -> None:
