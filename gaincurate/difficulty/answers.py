@@ -33,8 +33,10 @@ _AFTER = re.compile(
 _LETTER = r"[(\[]?\s*+([A-Z]|(?<=[(\[])[a-z]|[a-z](?=\s*(?:[.,]|$)))\s*[)\]]?(?![\w'])"
 _CHOICES = (
     re.compile(rf"\b(?i:answer)\b(?i:\s+(?:is|choice|option)|\s*[:=])*\s*+{_LETTER}", re.MULTILINE),
+    re.compile(r"\b([A-Z])\)? is (?:the )?(?:correct|right|answer|best)"),
     re.compile(rf"\b(?i:option|choice)\b(?i:\s+is|\s*[:=])*\s*+{_LETTER}", re.MULTILINE),
 )
+_PREFIX = re.compile(r"^(?i:option|choice|answer)\s*[:=]?\s+(?=[(A-Z])")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _FUNCTIONS = "arc(?:sin|cos|tan)|sqrt|sinh|cosh|tanh|infty|infinity|theta|alpha|beta|gamma|sigma|lambda"
 _NAMES = re.compile(_FUNCTIONS, re.IGNORECASE)
@@ -45,7 +47,18 @@ _SPACED = re.compile(r"[ \t]*([-+=])[ \t]*|(?<=frac)[ \t]+(?=\{)")
 _PI = re.compile(r"(?<![\\A-Za-z])(?:pi\b|\u03c0)")
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:\s*/\s*\d+)?")
 _HASHES = re.compile(r"####(?!#| +(?!(?i:answer|final|your))[A-Za-z])")
-_DIGITS = {ord("\u2212"): "-", ord("\u3000"): " ", **{0xFF00 + i: chr(0x20 + i) for i in range(1, 95)}}
+_BOLD = re.compile(r"(?<![\w)}])\*\*|\*\*(?![\w({\\])|`")
+_EXPONENT = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)[eE]([-+]?\d+)(?!\w)")
+_SIGNS = {
+    0x2212: "-",
+    0x3000: " ",
+    0xB0: r"^\circ ",
+    0xB2: "^2",
+    0xB3: "^3",
+    0xD7: r"\times ",
+    0x221A: r"\sqrt ",
+}
+_SIGNS |= {0xFF00 + code: chr(0x20 + code) for code in range(1, 95)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,12 +166,14 @@ def _statement(text: str) -> str:
 
 
 def cleaned(text: str) -> str:
-    """Digits in ASCII, no separators of thousands in LaTeX, no bold, no final stop; the statement alone."""
-    text = _PI.sub(r"\\pi ", text.translate(_DIGITS).replace("**", ""))
+    """The stated answer in ASCII digits and signs of LaTeX, without bold and separators of thousands."""
+    text = _BOLD.sub("", text).replace("**", "^").translate(_SIGNS)
     if not text.isascii():
         text = "".join(c if c.isascii() else str(unicodedata.decimal(c, c)) for c in text)
-    text = _statement(_GROUPS.sub("", text))
-    return text.strip().removesuffix(".").strip()
+    text = _statement(_PI.sub(r"\\pi ", _GROUPS.sub("", text))).strip().removesuffix(".").strip()
+    text = _EXPONENT.sub(r"\1 \\cdot 10^{\2}", text)
+    whole = _WRAPPER.fullmatch(text)
+    return whole[1].strip() if whole else text
 
 
 def boxed(line: str) -> str:
@@ -193,7 +208,7 @@ def is_words(text: str) -> bool:
 
 def choice_of(text: str) -> tuple[str, str] | None:
     """The letter of a choice, upper-case, and the text of the option: `(E) 12`, `E: 12`, `12 (E)`, `E`."""
-    plain = _plain(text)
+    plain = _PREFIX.sub("", _plain(text))
     if len(plain) == 1 and plain.isalpha() and plain.isascii():
         return plain.upper(), ""
     if label := _LABEL.fullmatch(plain):
