@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from typing import Any
 
 
@@ -79,10 +78,6 @@ def check(completion: str, row: dict[str, Any]) -> Any:
         return 2
     if completion == "!surrogate":
         raise ValueError("half of a pair: \ud800")
-    if completion.startswith("!say "):  # in our place, on every pipe that it finds, and then it answers
-        write_on_pipes(completion.removeprefix("!say ").encode() + b"\n")
-    while completion == "!flood":
-        write_on_pipes(b"x" * (1 << 16))
     if completion.startswith("!leave"):  # a process in a session of its own
         with open(row["fifo"], "wb") as fifo:
             subprocess.Popen(["sleep", "600"], start_new_session=True, stdout=fifo)
@@ -92,14 +87,6 @@ def check(completion: str, row: dict[str, Any]) -> Any:
         print('{"reward": 0.25}', flush=True)
         os.write(1, b'{"reward": 0.25}\n')
     return completion in (row["answer"], "!print")
-
-
-def write_on_pipes(data: bytes) -> None:
-    """Write on every pipe of this process but the standard ones, as far as they can be written on."""
-    for name in os.listdir("/proc/self/fd"):
-        with suppress(OSError):
-            if int(name) > 2 and os.readlink(f"/proc/self/fd/{name}").startswith("pipe:"):
-                os.write(int(name), data)
 
 
 def half(completion: str, row: dict[str, Any]) -> float:

@@ -26,10 +26,17 @@ from gaincurate.errors import InputError
 
 if TYPE_CHECKING:
     from gaincurate.core.outcomes import Rules
-    from gaincurate.difficulty.config import FitConfig, PredictConfig, RolloutConfig, VerifyingConfig
+    from gaincurate.difficulty.config import (
+        FitConfig,
+        PredictConfig,
+        RejudgeConfig,
+        RolloutConfig,
+        VerifyingConfig,
+    )
     from gaincurate.difficulty.metrics import Figure, Quality
     from gaincurate.difficulty.pass_rates import PassRates
     from gaincurate.difficulty.predict import MethodName
+    from gaincurate.difficulty.rejudge import Rejudged
     from gaincurate.difficulty.rollout_shard import RolloutSummary
     from gaincurate.difficulty.train import FitReport
     from gaincurate.schedule.forecast import Forecast, ForecastConfig, Share
@@ -39,6 +46,7 @@ app = typer.Typer(
 )
 _Json = Annotated[bool, Option("Print the summary as JSON.", names=("--json",))]
 _Figures = Annotated[bool, Option("Print everything as JSON.", names=("--json",))]
+_LISTED = 10
 _WHAT = {"difficulty": "the failure rate", "variance": "p (1 - p)"}
 
 
@@ -290,6 +298,76 @@ def verify(
                 output.text(f"  {gc_id}: {reason}")
         if broken_answers:
             raise typer.Exit(2)
+
+
+@app.command(cls=Command)
+@configured("gaincurate.difficulty.config:RejudgeConfig")
+def rejudge(config: RejudgeConfig, as_json: _Figures = False) -> None:
+    """Judge the completions of a rollout set again with another verifier, and compare the verdicts.
+
+    It writes a new set and lists the prompts where most completions agree on an answer that is not the gold.
+
+    Example: gaincurate difficulty rejudge rollouts --verifier math --out rollouts-math
+    """
+    again = f"Run the same command again to go on: {shlex.join(['gaincurate', *sys.argv[1:]])}"
+    with output.reporting(again):
+        from gaincurate.difficulty.rejudge import rejudge as compute
+
+        with ProgressView() as view:
+            result = compute(config, view)
+        if as_json:
+            rates = {
+                name: {"count": count, "of": of, "rate": count / of if of else None}
+                for name, (count, of) in (
+                    ("false_negatives", result.false_negatives),
+                    ("false_positives", result.false_positives),
+                )
+            }
+            facts = {"out": str(result.out), "disagreements": result.disagreements}
+            output.as_json({**asdict(result), **facts, **rates})
+        else:
+            _print_rejudged(result)
+
+
+def _print_rejudged(result: Rejudged) -> None:
+    from gaincurate.difficulty.rejudge import VERDICTS
+
+    output.text(
+        f"{result.out} is complete: {output.counted(result.rollouts, 'rollout')}, "
+        f"{output.counted(result.disagreements, 'verdict')} of {result.new} differ from {result.old}"
+    )
+    verdicts = [
+        verdict
+        for verdict in VERDICTS
+        if result.count([verdict], VERDICTS) + result.count(VERDICTS, [verdict])
+    ]
+    rows = [[old, *(f"{result.count([old], [new]):,}" for new in verdicts)] for old in verdicts]
+    output.table(rows, ["before", *(f"now {verdict}" for verdict in verdicts)])
+    for kind, (count, of), now in (
+        ("false negatives", result.false_negatives, "right"),
+        ("false positives", result.false_positives, "wrong"),
+    ):
+        rate = f"{count / of:.1%}" if of else "-"
+        output.text(f"  {kind} of {result.old}: {rate} ({count:,} of {of:,} that are {now} now)")
+    if not result.agreements:
+        return
+    prompts = output.counted(len(result.agreements), "prompt")
+    output.text(f"{prompts} where most completions agree on an answer that is not the gold: read them")
+    shown = result.agreements[:_LISTED]
+    lines = [
+        [
+            output.short_id(each.gc_id),
+            f"{each.agreeing} of {each.completions}",
+            each.answer[:40],
+            each.gold[:40],
+        ]
+        for each in shown
+    ]
+    output.table(
+        [[output.plain(cell) for cell in line] for line in lines], ["prompt", "agree", "answer", "gold"]
+    )
+    if len(result.agreements) > len(shown):
+        output.text(f"  and {len(result.agreements) - len(shown):,} more: --json lists all")
 
 
 @app.command(cls=Command)

@@ -105,8 +105,9 @@ def export(
     drop: Annotated[
         str | None,
         Option(
-            "Leave out what `gaincurate hygiene` finds: of overlong, broken-gold, conflicting-gold, "
-            "contaminated, duplicates and near-duplicates, with commas between them.",
+            "Leave out what `gaincurate hygiene` finds: of overlong, sentinel-gold, word-gold, "
+            "broken-gold, conflicting-gold, contaminated, duplicates and near-duplicates, with commas "
+            "between them.",
             CHECKS,
             metavar="LIST",
         ),

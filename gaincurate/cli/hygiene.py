@@ -31,8 +31,8 @@ def hygiene(
     checks: Annotated[
         str | None,
         Option(
-            "Of overlong, broken-gold, conflicting-gold, contaminated, duplicates and near-duplicates, with "
-            "commas between them. Default: all that the options below allow.",
+            "Of overlong, sentinel-gold, word-gold, broken-gold, conflicting-gold, contaminated, duplicates "
+            "and near-duplicates, with commas between them. Default: all that the options below allow.",
             metavar="LIST",
         ),
     ] = None,
@@ -44,7 +44,7 @@ def hygiene(
     cache: Cache = None,
     as_json: Annotated[bool, Option("Print JSON.", names=("--json",))] = False,
 ) -> None:
-    """Find duplicates, overlong prompts, broken answers and evaluation questions in a set; change nothing.
+    """Find duplicates, overlong prompts, unusable answers and evaluation questions in a set; change nothing.
 
     Example: gaincurate hygiene scored --eval gsm8k_test.parquet --max-prompt-tokens 1024
 

@@ -55,7 +55,7 @@ def hygiene_options(checks: str | None, config: HygieneConfig) -> HygieneOptions
 
 
 def report_checks(config: RowChecks, near_duplicates: bool) -> HygieneOptions:
-    """What a report looks for: all that its options allow, near duplicates only if asked for.
+    """The checks of a report: duplicates, those of its options, and near duplicates if asked for.
 
     Raises:
         InputError: an option without what it goes with, or no library for near duplicates.
@@ -63,5 +63,6 @@ def report_checks(config: RowChecks, near_duplicates: bool) -> HygieneOptions:
     from gaincurate.hygiene.config import HygieneConfig
 
     options = hygiene_options(None, HygieneConfig(**dict(config)))
-    wanted = tuple(check for check in options.chosen() if check != "near-duplicates")
+    left_out = ("sentinel-gold", "word-gold", "near-duplicates")
+    wanted = tuple(check for check in options.chosen() if check not in left_out)
     return replace(options, checks=(*wanted, "near-duplicates") if near_duplicates else wanted)

@@ -33,23 +33,17 @@ from gaincurate.scoring.config import DeviceConfig
 
 API_KEY = "OPENAI_API_KEY"
 _HOST = re.compile(r"(?=.{1,253}$)[\w-]{1,63}(\.[\w-]{1,63})*\.?", re.ASCII)
-VERIFY_SECONDS = 0.001, 86_400
-"""Of one verification. The kernel counts in microseconds and takes less as no limit."""
-VERIFY_MEMORY = 64, 1 << 24
-"""MiB. Python itself needs the least, and no machine has the most, 16 TiB."""
-VERIFY_WORKERS = 1, 1024
 
 
 def _server_body(value: str) -> dict[str, Any]:
     return json_object(value, "--server-body", '{"top_k": 20}')
 
 
-class VerifyingConfig(BaseModel):
-    """What judges completions, and what one judgement may take."""
+class JudgingConfig(BaseModel):
+    """The verifier of completions, and its limits."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    scored: Annotated[Path, Option("A finished scored set.", metavar="SCORED", argument=True, stores=True)]
     verifier: Annotated[
         str,
         Option("math, reasoning-gym, exact, or module:function (completion, row) -> 0 to 1.", metavar="NAME"),
@@ -62,23 +56,42 @@ class VerifyingConfig(BaseModel):
             metavar="NAME",
         ),
     ] = None
-    gold_as: Annotated[
-        str | None,
-        Option("How a gold answer is written when it is verified itself, with {answer} in it.", READING),
-    ] = None
-    verify_workers: Annotated[
-        int, Field(ge=VERIFY_WORKERS[0], le=VERIFY_WORKERS[1]), Option("Processes that verify.", VERIFYING)
-    ] = 2
+    verify_workers: Annotated[int, Field(ge=1, le=1024), Option("Processes that verify.", VERIFYING)] = 2
     verify_seconds: Annotated[
         float,
-        Field(ge=VERIFY_SECONDS[0], le=VERIFY_SECONDS[1]),
+        Field(ge=0.001, le=86_400),  # the kernel counts in microseconds and takes less as no limit
         Option("Processor time of one verification; three times that by the clock.", VERIFYING),
     ] = 10.0
     verify_memory: Annotated[
         int,
-        Field(ge=VERIFY_MEMORY[0], le=VERIFY_MEMORY[1]),
+        Field(ge=64, le=1 << 24),  # Python itself needs the least
         Option("MiB of address space of a verifying process.", VERIFYING),
     ] = 4096
+
+
+class VerifyingConfig(JudgingConfig):
+    """A scored set whose golds are verified."""
+
+    scored: Annotated[Path, Option("A finished scored set.", metavar="SCORED", argument=True, stores=True)]
+    gold_as: Annotated[
+        str | None,
+        Option("How a gold answer is written when it is verified itself, with {answer} in it.", READING),
+    ] = None
+
+
+class RejudgeConfig(JudgingConfig):
+    """What `gaincurate difficulty rejudge` does."""
+
+    rollouts: Annotated[Path, Option("A finished rollout set.", metavar="ROLLOUTS", argument=True)]
+    out: Annotated[
+        Path | None,
+        Option("Folder for the new rollout set. Default: ROLLOUTS-VERIFIER.", names=("--out", "-o")),
+    ] = None
+    scored: Annotated[
+        Path | None,
+        Option("The scored set of the prompts. Default: the one that the rollouts were made from.", READING),
+    ] = None
+    overwrite: Annotated[bool, Option("Delete the rollout set in --out first.")] = False
 
 
 class RolloutConfig(DeviceConfig, ClusterConfig, VerifyingConfig):

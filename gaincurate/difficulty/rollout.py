@@ -20,7 +20,7 @@ from typing import Any, Unpack
 
 import gaincurate
 from gaincurate.core.artifact import EXECUTION, IDENTITY, Artifact, Json
-from gaincurate.core.files import append_line, remove_temporaries, write_atomic
+from gaincurate.core.files import append_line, write_atomic
 from gaincurate.core.foreign import json_value
 from gaincurate.core.leases import Event, shards_of
 from gaincurate.core.locks import work_folder
@@ -39,6 +39,7 @@ from gaincurate.difficulty.rollout_set import (
     ROLLOUTS,
     RolloutSet,
     write_shard,
+    written_shards,
 )
 from gaincurate.difficulty.rollout_shard import RolloutSummary, ShardWork
 from gaincurate.difficulty.verifier import (
@@ -204,13 +205,7 @@ def _identity(config: RolloutConfig, prompts: _Prompts, engine: Engine, pool: Ve
             "max_tokens": config.max_tokens,
             "seed": config.seed,
         },
-        "verifier": {
-            "name": config.verifier,
-            **pool.about,
-            "seconds": config.verify_seconds,
-            "memory": config.verify_memory,
-            "gold_as": config.gold_as,
-        },
+        "verifier": pool.identity,
         "shard_prompts": config.shard_prompts,
         "versions": {"gaincurate": gaincurate.__version__},
     }
@@ -245,14 +240,10 @@ class _Run:
         config, out, identity, pieces = self.config, self.config.out, self.identity, self.prompts.pieces
         count = len(pieces)
         artifact = Artifact(out, ROLLOUTS)
-        remove_temporaries(out)
-        begun = artifact.read_identity(damaged=config.overwrite)
-        if config.overwrite and (artifact.finished or begun != identity):
-            begun = None  # the same command again, after an interruption, goes on
-        artifact.refuse_other(begun or identity, identity)
-        present = artifact.present(identity, count) if begun else set()
+        written = written_shards(artifact, identity, count, overwrite=config.overwrite)
+        present = written or set()
         broken = self._gold(verifier) if len(present) < count else {}
-        if begun is None:
+        if written is None:
             # What is wrong with the rows is found before anything is deleted.
             artifact.remove()
             artifact.begin(identity)

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from gaincurate.core.arrow import check_fields, check_values
 from gaincurate.core.artifact import IDENTITY, MANIFEST, Artifact, Json, Kind, broken, open_table
+from gaincurate.core.files import remove_temporaries
 from gaincurate.core.foreign import json_file
 from gaincurate.core.manifest import Count, Document, Entry, Manifest, Part
 from gaincurate.core.schema import ID
@@ -130,14 +131,33 @@ def write_shard(
     out: Path, index: int, identity: Json, judged: Sequence[Judged], rejected: Sequence[Json]
 ) -> None:
     """Write one shard whole."""
+    write_table(out, index, identity, rollout_table(judged), rejected)
+
+
+def write_table(out: Path, index: int, identity: Json, table: pa.Table, rejected: Sequence[Json]) -> None:
+    """Write one shard whole; the table has the columns of `SCHEMA` and owns fresh buffers."""
     facts = {
-        "prompts": len({item[0].gc_id for item in judged}),
-        "rollouts": len(judged),
-        "unjudged": sum(reward is None for _, reward, _ in judged),
-        "tokens": sum(item[0].tokens or 0 for item in judged),
+        "prompts": len(table.column(ID).unique()),
+        "rollouts": len(table),
+        "unjudged": table.column("reward").null_count,
+        "tokens": pc.sum(table.column("tokens")).as_py() or 0,
         "rejected": list(rejected),
     }
-    Artifact(out, ROLLOUTS).write_part(index, identity, rollout_table(judged), facts)
+    Artifact(out, ROLLOUTS).write_part(index, identity, table, facts)
+
+
+def written_shards(artifact: Artifact, identity: Json, count: int, *, overwrite: bool) -> set[int] | None:
+    """The shards that an earlier run of the same identity wrote; None where the set is to be begun.
+
+    Raises:
+        OutputError: the folder holds rollouts of another identity, or a damaged shard.
+    """
+    remove_temporaries(artifact.folder)
+    begun = artifact.read_identity(damaged=overwrite)
+    if overwrite and (artifact.finished or begun != identity):
+        begun = None  # the same command again, after an interruption, goes on
+    artifact.refuse_other(begun or identity, identity)
+    return artifact.present(identity, count) if begun else None
 
 
 def is_rollout_set(path: Path) -> bool:

@@ -14,18 +14,15 @@ from concurrent.futures import Future
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 
 from gaincurate.core.artifact import Json
 from gaincurate.core.files import digest_bytes, json_lines, sync_folder, to_lines
-from gaincurate.core.foreign import Malformed, see_fits
-from gaincurate.core.manifest import Document
 from gaincurate.core.progress import Progress
 from gaincurate.difficulty.config import RolloutConfig
-from gaincurate.difficulty.engine import Completion, Engine, Key, Logprob, Number, Refused, Request
+from gaincurate.difficulty.engine import Completion, Engine, Key, Refused, Request
 from gaincurate.difficulty.metrics import width
 from gaincurate.difficulty.prompts import Prompt
 from gaincurate.difficulty.rollout_set import Judged
@@ -34,33 +31,6 @@ from gaincurate.difficulty.verify_worker import Job
 from gaincurate.errors import LockedError, OutputError, RowError, storage_error
 
 _PATIENCE = 120.0  # seconds for a journal's writer before; one on a lost machine is ended by Ray
-
-
-class _Refusal(Document):
-    gc_id: str
-    refused: str
-
-
-class _Arrival(Document):
-    model_config = ConfigDict(extra="forbid")  # it becomes a `Completion`
-
-    gc_id: str
-    sample: Number
-    text: str
-    finish_reason: str | None
-    tokens: Number | None
-    prompt_tokens: Number | None
-    logprobs: list[Logprob] | None = Field(fail_fast=True)
-    token_ids: list[Number] | None = Field(fail_fast=True)
-
-
-class _Judgement(Document):
-    gc_id: str
-    sample: Number
-    reward: Annotated[float, Field(ge=0, le=1)] | None
-    reason: str | None
-    text: str | None = None
-    """Hash of the completion that it is of; older journals have none."""
 
 
 def _digest(done: Completion) -> str:
@@ -130,31 +100,21 @@ class Journal:
         if place < end:
             self._file.truncate(place)
 
-    def entries(
-        self, model: type[BaseModel] = Document, refused: type[BaseModel] | None = None
-    ) -> Iterator[Json]:
-        """What the file holds.
-
-        Args:
-            model: of a line.
-            refused: of a line that has this key.
+    def entries(self) -> Iterator[Json]:
+        """The objects in the file.
 
         Raises:
-            OutputError: a line that is no JSON object or does not fit; says which.
+            OutputError: a line that is no JSON object, with its number.
             StorageError: it cannot be read.
         """
         for number, value in json_lines(self.path):
-            try:
-                if value is None:
-                    raise Malformed("it is no JSON object")
-                see_fits(refused if refused and "refused" in value else model, value)
-            except Malformed as error:
+            if value is None:
                 raise OutputError(
-                    f"{self.path}, line {number} is damaged: {error}. Delete that line and run the same "
-                    "command again: only what it held is made again.",
+                    f"{self.path}, line {number} is damaged: it is no JSON object. Delete that line and run "
+                    "the same command again: only its completion is made again.",
                     path=str(self.path),
                     line=number,
-                ) from error
+                )
             yield value
 
     def append(self, values: Iterable[dict[str, Any]]) -> None:
@@ -242,7 +202,7 @@ class ShardWork:
             raise
 
     def _read(self) -> None:
-        for entry in self._arrivals.entries(_Arrival, _Refusal):
+        for entry in self._arrivals.entries():
             if entry["gc_id"] not in self._prompts:
                 continue  # left out since, because its gold answer fails now
             if "refused" in entry:
@@ -250,10 +210,10 @@ class ShardWork:
             else:
                 done = decoded(entry)
                 self._done[done.key] = done
-        for entry in self._judgements.entries(_Judgement):
+        for entry in self._judgements.entries():
             key = entry["gc_id"], entry["sample"]
             # Where a completion's damaged line was deleted there is another text now, or there will be.
-            if key in self._done and entry.get("text") in (None, _digest(self._done[key])):
+            if key in self._done and entry["text"] == _digest(self._done[key]):
                 self._verdicts[key] = Verdict(entry["reward"], entry["reason"])
 
     def close(self) -> None:

@@ -26,29 +26,22 @@ from typing import Any
 
 from gaincurate.core.artifact import Json
 from gaincurate.core.files import digest_json, to_lines, write_json
-from gaincurate.core.foreign import json_file, json_value, see_fits
-from gaincurate.core.manifest import Document
+from gaincurate.core.foreign import json_file, json_value
 from gaincurate.core.options import near
 from gaincurate.core.process import Kept, signal_name
 from gaincurate.core.progress import Progress
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.difficulty.config import VERIFY_MEMORY, VERIFY_SECONDS, VERIFY_WORKERS, VerifyingConfig
+from gaincurate.difficulty.answers import accepted, asked_format
+from gaincurate.difficulty.config import JudgingConfig
 from gaincurate.difficulty.prompts import Ints, Prompt, read_prompts
-from gaincurate.difficulty.verify_worker import NAMES, WALL, GoldProblem, Job, Setup, gold_text, math_gold
+from gaincurate.difficulty.verify_worker import NAMES, WALL, GoldProblem, Job, Setup, gold_answer, gold_text
 from gaincurate.errors import InputError
 
 _LOADING = 120.0  # seconds until a verifier has to be imported, on a busy machine
 _ENDING = 10.0  # seconds until what a process started has ended after it
-_LONGEST_ANSWER = 1 << 16  # bytes
-_GARBAGE = "wrote on the pipe of its verdicts what is no verdict, and was ended"
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from gaincurate.difficulty.verify_worker import main; main()"
-)
-_LIMITS = (
-    ("seconds", (int, float), VERIFY_SECONDS),
-    ("memory", int, VERIFY_MEMORY),
-    ("workers", int, VERIFY_WORKERS),
 )
 _EXTRAS = {"math": "difficulty", "reasoning-gym": "demo"}
 
@@ -70,7 +63,7 @@ class VerifierConfig:
     be verified itself, with `{answer}` in it.
 
     Raises:
-        InputError: a value that cannot be meant, such as a limit of no or of infinite seconds.
+        InputError: an unknown verifier, or `gold_as` without a place for the answer.
     """
 
     verifier: str
@@ -80,13 +73,6 @@ class VerifierConfig:
     gold_as: str | None = None
 
     def __post_init__(self) -> None:
-        for name, kind, (least, most) in _LIMITS:
-            value = getattr(self, name)
-            if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= most:
-                what = "whole number" if kind is int else "number"
-                raise InputError(
-                    f"{name} of a verifier is {value!r}: expected a {what} from {least:g} to {most:,}."
-                )
         module, colon, function = self.verifier.partition(":")
         is_function = colon and all(p.isidentifier() for p in module.split(".")) and function.isidentifier()
         if self.verifier not in NAMES and not is_function:
@@ -103,10 +89,10 @@ class VerifierConfig:
         return self.verifier not in NAMES
 
 
-def verifier_of(config: VerifyingConfig) -> VerifierConfig:
+def verifier_of(config: JudgingConfig) -> VerifierConfig:
     """The verifier that a command's options name."""
     limits = config.verify_seconds, config.verify_memory, config.verify_workers
-    return VerifierConfig(config.verifier, *limits, config.gold_as)
+    return VerifierConfig(config.verifier, *limits, getattr(config, "gold_as", None))
 
 
 class VerifierPool:
@@ -147,6 +133,13 @@ class VerifierPool:
         for process in self._all:
             process.drop()
 
+    @property
+    def identity(self) -> Json:
+        """All of the verifier that can change a verdict."""
+        config = self._config
+        limits = {"seconds": config.seconds, "memory": config.memory, "gold_as": config.gold_as}
+        return {"name": config.verifier, **self.about, **limits}
+
     def submit(self, job: Job) -> Future[Verdict]:
         """Judge one completion; the future's result is its verdict."""
         return self._threads.submit(self._judge, job)
@@ -180,15 +173,12 @@ class _Process:
         self._config = config
         self._kept: Kept | None = None
         self._closed = False
-        self._jobs = 0
-        """How many this process was given. It counts them too, so that no answer is taken for another's."""
 
     def start(self) -> dict[str, Any]:
         """Begin a process and wait until its verifier is imported."""
         # The children must see what this process sees; a user's module may lie in the working folder.
         path = [*sys.path, os.getcwd()] if self._config.own else sys.path
         single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        self._jobs = 0
         self._kept = Kept(
             [sys.executable, "-c", _START, json.dumps(path)],
             grace=0.0,
@@ -202,13 +192,11 @@ class _Process:
             with suppress(BrokenPipeError):  # how it ended is said below
                 self._send(Setup(config.verifier, config.seconds, config.memory))
             answer = self._answer(_LOADING)
-            reason = answer.get("failed")
         except _Crashed as crash:
-            answer, reason = {}, f"its process {crash}"
-        about = answer.get("about")
-        if not isinstance(about, dict):
+            answer = {"failed": f"its process {crash}"}
+        if "failed" in answer:
             self.drop()
-            reason = reason if isinstance(reason, str) else f"its process {_GARBAGE}"
+            reason = answer["failed"]
             extra = _EXTRAS.get(config.verifier)
             hint = (
                 f" `pip install 'gaincurate[{extra}]'` brings it." if extra and "NotFound" in reason else ""
@@ -216,6 +204,7 @@ class _Process:
             if not extra and "NotFound" in reason:
                 hint = " A module is looked for in the working folder and among what is installed."
             raise InputError(f"--verifier {config.verifier} cannot be loaded: {reason}.{hint}")
+        about: dict[str, Any] = answer["about"]
         return about
 
     def judge(self, job: Job) -> Verdict:
@@ -235,12 +224,11 @@ class _Process:
                 continue
             try:
                 answer = self._answer(WALL * self._config.seconds + 5)  # the kernel's own limits come first
-                verdict = self._verdict(answer)
             except _Crashed as crash:
                 return Verdict(None, f"the verifier's process {crash}")
             if answer.get("spent"):
                 self.drop()
-            return verdict
+            return Verdict(answer.get("reward"), answer.get("reason"))
         return Verdict(None, "the verifier's process ended twice before it took the job")
 
     def stop(self) -> None:
@@ -262,21 +250,11 @@ class _Process:
         while data:
             data = data[self._kept.keeper.stdin.write(data) or 0 :]
 
-    def _verdict(self, answer: dict[str, Any]) -> Verdict:
-        """What an answer to the newest job says. The pipe is open to a verifier, so it may say anything."""
-        number, self._jobs = self._jobs, self._jobs + 1
-        reward, reason = answer.get("reward"), answer.get("reason")
-        judged = type(reward) is float and 0 <= reward <= 1 and reason is None
-        if answer.get("job") != number or not (judged or (reward is None and type(reason) is str)):
-            self.drop()
-            raise _Crashed(_GARBAGE)
-        return Verdict(reward, reason)
-
     def _answer(self, seconds: float) -> dict[str, Any]:
-        """An object that the process says, in one line.
+        """The next line of the process, a JSON object.
 
         Raises:
-            _Crashed: it ended, took longer, or said something else.
+            _Crashed: it ended or took longer.
         """
         assert self._kept is not None
         assert self._kept.keeper.stdout is not None
@@ -287,19 +265,11 @@ class _Process:
             if left <= 0 or not waiting.poll(left * 1000):
                 self.drop()
                 raise _Crashed(f"gave no answer within {seconds:g} s and was ended")
-            piece = self._kept.keeper.stdout.read(_LONGEST_ANSWER + 1 - len(data))
+            piece = self._kept.keeper.stdout.read(1 << 16)
             data += piece
             if not piece:
                 raise _Crashed(self._end())
-            if len(data) > _LONGEST_ANSWER:
-                break
-        try:
-            answer = json_value(data) if data.index(b"\n") == len(data) - 1 else None  # two lines are not one
-        except ValueError:
-            answer = None
-        if not isinstance(answer, dict):
-            self.drop()
-            raise _Crashed(_GARBAGE)
+        answer: dict[str, Any] = json_value(data)
         return answer
 
     def _end(self) -> str:
@@ -324,18 +294,20 @@ class _Process:
         return f"ended without an answer (exit code {code})"
 
 
-def gold_completion(config: VerifierConfig, answer: Any) -> str:
-    """The gold answer written as a completion that must get a reward of 1.
+def gold_completion(config: VerifierConfig, prompt: Prompt) -> str:
+    """The gold answer written as the prompt asks for it, a completion that must get a reward of 1.
 
     Raises:
         GoldProblem: there is no usable answer.
     """
-    text = gold_text(answer)
-    if config.gold_as is not None:
-        return config.gold_as.replace("{answer}", text)
-    if config.verifier == "math":
-        return math_gold(answer)
-    return f"<answer>{text}</answer>" if config.verifier in ("reasoning-gym", "exact") else text
+    gold = next(iter(accepted(prompt.answer)), None)
+    text = gold_text(gold)
+    written = config.gold_as or asked_format(prompt.messages)
+    if config.gold_as is None and any(mark in text for mark in (r"\boxed", "####", "<answer>")):
+        if config.verifier != "math":
+            return text
+        text = gold_answer(gold)
+    return written.replace("{answer}", text)
 
 
 Broken = dict[str, str]
@@ -377,27 +349,19 @@ def check_gold(
 def _jobs(prompts: Sequence[Prompt], config: VerifierConfig, broken: Broken) -> Iterator[tuple[str, Job]]:
     for prompt in prompts:
         try:
-            completion = gold_completion(config, prompt.answer)
+            completion = gold_completion(config, prompt)
         except GoldProblem as problem:
             broken[prompt.gc_id] = str(problem)
             continue
         yield prompt.gc_id, Job(completion, prompt.answer, prompt.row)
 
 
-class _Remembered(Document):
-    """`gold.json`."""
-
-    of: str
-    broken: Broken
-
-
 def remembered(path: Path, what: Json) -> Broken | None:
-    """What an earlier run found for the same rows and verifier, or None."""
+    """The broken rows that an earlier run noted for the same rows and verifier, or None."""
     try:
         record = json_file(path)
-        see_fits(_Remembered, record)
     except (OSError, ValueError):
-        return None  # it is found again
+        return None  # they are verified again
     broken: Broken = record["broken"]
     return broken if record["of"] == digest_json(what) else None
 

@@ -7,6 +7,7 @@ error. It imports the verifier's own library and nothing heavy of ours, so that 
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.metadata
 import itertools
@@ -27,6 +28,19 @@ from types import CoroutineType, FrameType
 from typing import Any, BinaryIO
 
 from gaincurate.core.foreign import json_value, read_bytes, without_secrets
+from gaincurate.difficulty.answers import (
+    Answer,
+    accepted,
+    boxed,
+    choice_of,
+    cleaned,
+    given_answers,
+    is_expression,
+    is_words,
+    said_answer,
+    stated_choice,
+    words_of,
+)
 
 Check = Callable[[str, Any, dict[str, Any]], Any]
 NAMES = ("math", "reasoning-gym", "exact")
@@ -86,7 +100,7 @@ def _serve() -> None:
         return
     _say(replies, {"about": about})
     own = os.getpid()
-    for number in itertools.count():
+    while True:
         try:
             job = pickle.load(jobs)
         except EOFError:
@@ -94,7 +108,7 @@ def _serve() -> None:
         verdict = _judge(check, job, setup)
         if os.getpid() != own:  # the verifier forked and came back twice: the job is the parent's
             os._exit(0)
-        _say(replies, {"job": number, **verdict})
+        _say(replies, verdict)
 
 
 def _passed_on(number: int, frame: FrameType | None) -> None:
@@ -165,7 +179,7 @@ def load(verifier: str) -> tuple[Check, dict[str, Any]]:
         AttributeError: the module has no such function.
     """
     if verifier == "exact":
-        return _exact, {"rule": "stripped-text/1"}
+        return _exact, {"rule": "stripped-text/2"}
     if verifier == "math":
         return _load_math()
     if verifier == "reasoning-gym":
@@ -184,12 +198,12 @@ def gold_text(answer: Any) -> str:
     Raises:
         GoldProblem: it is null, empty, or neither text nor number.
     """
-    if isinstance(answer, bool | int | float):
+    if isinstance(answer, bool | int | float) and answer == answer:  # pandas writes null as NaN
         return str(answer)
     if not isinstance(answer, str):
         raise GoldProblem(
             "the gold answer is null"
-            if answer is None
+            if answer is None or answer != answer
             else f"the gold answer is neither text nor number: {answer!r:.60}"
         )
     if not answer.strip():
@@ -197,27 +211,20 @@ def gold_text(answer: Any) -> str:
     return answer
 
 
-def said_answer(completion: str) -> str:
-    """What stands in the last <answer> element, else the whole completion; stripped."""
-    said, place = completion, 0
-    # No regular expression: it would look for the end of each beginning anew, in a text that has no end.
-    while (begin := completion.find("<answer>", place)) >= 0:
-        begin += len("<answer>")
-        if (end := completion.find("</answer>", begin)) < 0:
-            break
-        said, place = completion[begin:end], end
-    return said.strip()
+def gold_answer(answer: Any) -> str:
+    """A gold as the bare answer: the box of a solution, or what follows its `####`.
+
+    Raises:
+        GoldProblem: it is null, empty, or neither text nor number.
+    """
+    text = gold_text(answer)
+    answers = given_answers(text)
+    return answers[0].text if answers else text
 
 
 def _exact(completion: str, answer: Any, row: dict[str, Any]) -> bool:
-    return said_answer(completion) == gold_text(answer).strip()
-
-
-def math_gold(answer: Any) -> str:
-    """A gold answer as math-verify reads it: after `####` (GSM8K), and as LaTeX where nothing marks it."""
-    text = gold_text(answer).rpartition("####")[2].strip()
-    marked = any(mark in text for mark in ("$", r"\boxed", r"\(", r"\["))
-    return text if marked else rf"\boxed{{{text}}}"
+    said = said_answer(completion)
+    return any(said == gold_text(gold).strip() for gold in accepted(answer) or [None])
 
 
 def _load_math() -> tuple[Check, dict[str, Any]]:
@@ -227,29 +234,62 @@ def _load_math() -> tuple[Check, dict[str, Any]]:
     # It warns that its own limits of time are off: ours are around the process.
     logging.getLogger("math_verify").setLevel(logging.ERROR)
 
-    def parsed(text: str) -> list[Any]:
-        forms: list[Any] = math_verify.parse(text, parsing_timeout=None, raise_on_error=True)
-        return forms
+    @functools.lru_cache(4096)  # the gold of a prompt, and equal answers, come once for each sample
+    def parsed(text: str) -> tuple[Any, ...]:
+        return tuple(math_verify.parse(text, parsing_timeout=None, raise_on_error=True))
 
-    def check(completion: str, answer: Any, row: dict[str, Any]) -> bool:
-        gold = parsed(math_gold(answer))
-        if all(isinstance(form, str) for form in gold):
-            raise GoldProblem(f"the gold answer cannot be parsed: {gold_text(answer)!r:.60}")
+    def forms(text: str, marked: bool = True) -> tuple[Any, ...]:
+        """An answer's expressions. LaTeX is read inside a box, prose by its last expression."""
+        line = cleaned(text)
+        if is_expression(line):
+            return parsed(boxed(line)) or parsed(text)
+        return parsed(text) or (parsed(boxed(line)) if marked and "\n" not in line else ())
+
+    def has_value(expressions: tuple[Any, ...]) -> bool:
+        return any(not isinstance(form, str) for form in expressions)
+
+    def equal(gold: tuple[Any, ...], given: tuple[Any, ...]) -> bool:
         broken: Exception | None = None
         # Pair by pair, so that a comparison that fails is seen and does not count as a wrong answer.
-        for gold_form in gold:
-            for other in parsed(completion):
-                try:
-                    if math_verify.verify(gold_form, other, timeout_seconds=None, raise_on_error=True):
-                        return True
-                except Exception as error:  # sympy raises many kinds
-                    broken = broken or error
+        for gold_form, form in itertools.product(gold, given):
+            try:
+                if math_verify.verify(gold_form, form, timeout_seconds=None, raise_on_error=True):
+                    return True
+            except Exception as error:  # sympy raises many kinds
+                broken = broken or error
         if broken:
             raise broken
         return False
 
+    def agree(gold: str, given: Answer) -> bool | None:
+        """Whether an answer is the gold one; None where it holds no expression."""
+        choice, label = choice_of(gold), choice_of(cleaned(given.text))
+        if choice is not None:
+            letter = label[0] if label else None if given.marked else stated_choice(given.text)
+            if letter is not None:
+                return letter == choice[0]
+        if is_words(gold):
+            return words_of(gold) in (words_of(given.text), words_of(cleaned(given.text)))
+        values = [text for text in (gold, choice[1] if choice else "") if text]
+        texts = [given.text, *([label[1]] if label and label[1] else [])]
+        expressions = [forms(text, given.marked) for text in texts]
+        if not any(expressions):
+            return None
+        return any(equal(forms(value), given) for value in values for given in expressions)
+
+    def check(completion: str, answer: Any, row: dict[str, Any]) -> bool:
+        golds = [gold_answer(gold) for gold in accepted(answer) or [None]]
+        golds = [gold for gold in golds if choice_of(gold) or is_words(gold) or has_value(forms(gold))]
+        if not golds:
+            raise GoldProblem(f"the gold answer cannot be parsed: {gold_text(answer)!r:.60}")
+        for given in given_answers(completion):
+            verdicts = [agree(gold, given) for gold in golds]
+            if any(verdict is not None for verdict in verdicts):
+                return any(verdicts)
+        return False
+
     versions = {"math-verify": importlib.metadata.version("math-verify"), "sympy": sympy.__version__}
-    return check, {"rule": "math/1", **versions}
+    return check, {"rule": "math/2", **versions}
 
 
 def _load_reasoning_gym() -> tuple[Check, dict[str, Any]]:
@@ -278,7 +318,7 @@ def _load_reasoning_gym() -> tuple[Check, dict[str, Any]]:
                 f"the check of task {task!r} needs {error} in the column metadata, which has not got it"
             ) from error
 
-    return check, {"rule": "reasoning-gym/1", "reasoning-gym": importlib.metadata.version("reasoning-gym")}
+    return check, {"rule": "reasoning-gym/2", "reasoning-gym": importlib.metadata.version("reasoning-gym")}
 
 
 def _metadata(row: dict[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from gaincurate.errors import InputError
 from gaincurate.hygiene.contamination import EvalIndex, contaminated
 from gaincurate.hygiene.duplicates import duplicates, first_of_each, near_duplicates, records_of
 from gaincurate.hygiene.findings import CHECKS, CheckResult, Finding, Hit, Json
+from gaincurate.hygiene.golds import sentinel_gold, word_gold
 from gaincurate.hygiene.options import HygieneOptions
 from gaincurate.hygiene.rows import Mask, asked, ids, read
 
@@ -106,7 +107,7 @@ def _equal(first: Prompt, second: Prompt, config: VerifierConfig, pool: Verifier
     """Whether either answer is right where the other is the gold one."""
     for answered, gold in ((first, second), (second, first)):
         try:
-            job = Job(gold_completion(config, answered.answer), gold.answer, gold.row)
+            job = Job(gold_completion(config, answered), gold.answer, gold.row)
         except GoldProblem:
             return False
         if (pool.submit(job).result().reward or 0.0) >= 1:
@@ -238,6 +239,14 @@ def _overlong(scored: ScoredSet, alive: Mask, options: HygieneOptions) -> CheckR
     return CheckResult("overlong", hits, "tokens as scored: whole prompt, template and examples included")
 
 
+def _sentinel_gold(scored: ScoredSet, alive: Mask, options: HygieneOptions) -> CheckResult:
+    return sentinel_gold(scored, alive, answer_column(scored, options.answer_column, needed=False))
+
+
+def _word_gold(scored: ScoredSet, alive: Mask, options: HygieneOptions) -> CheckResult:
+    return word_gold(scored, alive, answer_column(scored, options.answer_column, needed=False))
+
+
 def _broken_gold(scored: ScoredSet, alive: Mask, options: HygieneOptions) -> CheckResult:
     assert options.verifier is not None
     return broken_gold(scored, alive, _answer(scored, options), options.verifier)
@@ -269,6 +278,8 @@ def _near(scored: ScoredSet, alive: Mask, options: HygieneOptions) -> CheckResul
 
 _CHECKS: dict[str, Callable[[ScoredSet, Mask, HygieneOptions], Any]] = {
     "overlong": _overlong,
+    "sentinel-gold": _sentinel_gold,
+    "word-gold": _word_gold,
     "broken-gold": _broken_gold,
     "conflicting-gold": _conflicting_gold,
     "contaminated": _contaminated,

@@ -10,7 +10,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Json = dict[str, Any]
-CHECKS = ("overlong", "broken-gold", "conflicting-gold", "contaminated", "duplicates", "near-duplicates")
+CHECKS = (
+    "overlong",
+    "sentinel-gold",
+    "word-gold",
+    "broken-gold",
+    "conflicting-gold",
+    "contaminated",
+    "duplicates",
+    "near-duplicates",
+)
 """All checks, in the order in which they take rows out: what is wrong with a row alone comes first."""
 
 

@@ -13,7 +13,7 @@ from command import run as gaincurate
 from command import tree
 
 LONG = "a farmer has seventeen sheep and all but nine of them run away how many are left to him now"
-ALL = "overlong,broken-gold,conflicting-gold,contaminated,duplicates,near-duplicates"
+ALL = "overlong,sentinel-gold,word-gold,broken-gold,conflicting-gold,contaminated,duplicates,near-duplicates"
 
 
 def some_set(folder: Path) -> tuple[Path, list[str | Path | int]]:
@@ -43,14 +43,16 @@ def test_the_command_lists_what_it_finds_and_changes_nothing(tmp_path: Path) -> 
     assert result.exit_code == 0, result.output
     told = result.stdout.splitlines()
     assert told[0] == f"{scored}: 7 rows"
-    assert [line.split() for line in told[2:8]] == [
-        [check, *(["0", "0.00%"] if check == "conflicting-gold" else ["1", "14.29%"])]
+    assert [line.split() for line in told[2:10]] == [
+        [check, *(["0", "0.00%"] if check in ("word-gold", "conflicting-gold") else ["1", "14.29%"])]
         for check in ALL.split(",")
     ]
-    drop = f"gaincurate export {scored} --drop {ALL.replace('conflicting-gold,', '')}"
+    drop = (
+        f"gaincurate export {scored} --drop {ALL.replace('conflicting-gold,', '').replace('word-gold,', '')}"
+    )
     assert told[-1] == f"  `{drop}` leaves them out"
     lines = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
-    assert [line["gc_id"] for line in lines] == ["again", "near", "long", "leaked", "broken"]
+    assert [line["gc_id"] for line in lines] == ["again", "near", "long", "leaked", "broken", "broken"]
     assert tree(scored) == before
     again = gaincurate("hygiene", scored, "--list", tmp_path / "found.jsonl")
     assert again.exit_code == 2
@@ -63,6 +65,7 @@ def test_the_command_lists_what_it_finds_and_changes_nothing(tmp_path: Path) -> 
     assert [json.loads(line)["gc_id"] for line in (tmp_path / "found.jsonl").read_text().splitlines()] == [
         "again",
         "near",
+        "broken",
     ]
 
 
@@ -115,7 +118,7 @@ def test_json_has_the_findings_as_plain_values(tmp_path: Path) -> None:
     scored, options = some_set(tmp_path)
     told = json.loads(gaincurate("hygiene", scored, *options, "--json", "--examples", 1).stdout)
     assert told["rows"] == 7
-    assert [set(one) for one in told["findings"]] == [{"check", "rows", "share", "examples", "note"}] * 6
+    assert [set(one) for one in told["findings"]] == [{"check", "rows", "share", "examples", "note"}] * 8
     assert {key for one in told["findings"] for row in one["examples"] for key in row} == {
         "gc_id",
         "text",
@@ -135,12 +138,14 @@ def test_an_export_leaves_out_what_is_named_and_lists_it(tmp_path: Path) -> None
         ["fine", "again", "near", "long", "leaked", "broken", "other"]
     )
     assert (
-        f"{tmp_path}/train.dropped.jsonl: 5 rows dropped (overlong 1, broken-gold 1, conflicting-gold 0, contaminated 1, duplicates 1, "
+        f"{tmp_path}/train.dropped.jsonl: 5 rows dropped (overlong 1, sentinel-gold 1, word-gold 0, broken-gold 0, conflicting-gold 0, contaminated 1, duplicates 1, "
         "near-duplicates 1)"
     ) in result.stderr
     told = json.loads(result.stdout)
     assert told["rows"] == 2
-    assert told["dropped"] == dict.fromkeys(ALL.split(","), 1) | {"conflicting-gold": 0}
+    assert told["dropped"] == dict.fromkeys(ALL.split(","), 1) | dict.fromkeys(
+        ["word-gold", "broken-gold", "conflicting-gold"], 0
+    )
     assert told["made"]["drop"]["max_prompt_tokens"] == 40
     plain = tmp_path / "plain.parquet"
     assert gaincurate("export", scored, "--trainer", "trl", "--out", plain).exit_code == 0
@@ -174,7 +179,7 @@ def test_trinity_reads_a_whole_folder_so_the_list_goes_beside_it(tmp_path: Path)
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--drop", "doubles"], "there is no check 'doubles'; there are overlong, broken-gold, "),
+        (["--drop", "doubles"], "there is no check 'doubles'; there are overlong, sentinel-gold, "),
         (["--drop", "overlong"], "overlong needs --max-prompt-tokens N, the trainer's limit."),
         (["--drop", " , "], "--drop names no check; name one, such as duplicates."),
         (["--dropped", "gone.jsonl"], "--dropped gone.jsonl goes with --drop LIST."),

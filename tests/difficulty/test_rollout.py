@@ -294,29 +294,9 @@ def test_a_damaged_shard_is_named_and_made_again(tmp_path: Path, engine: FakeEng
     assert tree(tmp_path / "out") == before
 
 
-GOOD = {"sample": 1, "text": "7", "finish_reason": "stop", "tokens": 3, "prompt_tokens": 5}
-GOOD |= {"gc_id": "id1", "logprobs": None, "token_ids": None}
-
-
-@pytest.mark.parametrize(
-    ("line", "reason"),
-    [
-        (b"{broken", "it is no JSON object"),
-        (b"[]", "it is no JSON object"),
-        (b"{}", "it has no gc_id"),
-        (b'{"gc_id": "id1", "refused": 3}', "refused is 3: input should be a valid string"),
-        (
-            json.dumps(GOOD | {"tokens": 10**30}).encode(),
-            f"tokens is {10**30}: input should be less than 2147483648",
-        ),
-        (
-            json.dumps(GOOD | {"logprobs": [float("nan")]}).encode(),
-            "logprobs[0] is nan: input should be a finite number",
-        ),
-    ],
-)
+@pytest.mark.parametrize("line", [b"{broken", b"[]"])
 def test_a_damaged_line_of_a_journal_is_refused_by_its_number(
-    tmp_path: Path, engine: FakeEngine, line: bytes, reason: str
+    tmp_path: Path, engine: FakeEngine, line: bytes
 ) -> None:
     engine.texts = {"id6": [ANSWER, "!kill"]}
     with pytest.raises(KeyboardInterrupt):
@@ -328,8 +308,8 @@ def test_a_damaged_line_of_a_journal_is_refused_by_its_number(
     with pytest.raises(OutputError) as caught:
         roll_out(config(tmp_path))
     assert str(caught.value) == (
-        f"{journal}, line 4 is damaged: {reason}. Delete that line and run the same command again: only what "
-        "it held is made again."
+        f"{journal}, line 4 is damaged: it is no JSON object. Delete that line and run the same command again: "
+        "only its completion is made again."
     )
     journal.write_bytes(b"".join([*lines[:3], *lines[4:]]) + b'{"gc_id": "id9", "sam')
     roll_out(config(tmp_path))
@@ -360,7 +340,8 @@ def test_a_journals_lines_of_other_prompts_are_left_alone(tmp_path: Path, engine
     with pytest.raises(KeyboardInterrupt):
         roll_out(config(tmp_path))
     journal = tmp_path / "out/.work/completions-00000.jsonl"
-    journal.write_bytes(journal.read_bytes() + json.dumps(GOOD | {"gc_id": "other"}).encode() + b"\n")
+    last = json.loads(journal.read_bytes().splitlines()[-1])
+    journal.write_bytes(journal.read_bytes() + json.dumps(last | {"gc_id": "other"}).encode() + b"\n")
     engine.texts = {}
     assert roll_out(config(tmp_path)).prompts == 10
 

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import json
 import os
-import re
 import select
 import signal
 import subprocess
@@ -14,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gaincurate.difficulty.verifier import VerifierConfig, VerifierPool, gold_completion, remember, remembered
-from gaincurate.difficulty.verify_worker import GoldProblem, Job, gold_text, math_gold, said_answer
+from gaincurate.difficulty.verifier import VerifierConfig, VerifierPool, remember, remembered
+from gaincurate.difficulty.verify_worker import GoldProblem, Job, gold_text
 from gaincurate.errors import InputError
 
 ROW = {"answer": "7"}
@@ -39,7 +37,6 @@ MISDEEDS = {
     "!two": "the verifier returned 2.0, which is not from 0 to 1",
     "!surrogate": "the verifier raised ValueError: half of a pair: \\ud800",
 }
-GARBAGE = "the verifier's process wrote on the pipe of its verdicts what is no verdict, and was ended"
 linux = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs Linux")
 
 
@@ -73,46 +70,6 @@ def test_a_key_is_not_part_of_what_a_verifier_says(monkeypatch: pytest.MonkeyPat
     assert found[0] == (None, "the verifier returned '***', which is no number")
     # Before it is cut: the beginning of a key is a part of it.
     assert found[1] == (None, f"the verifier raised ValueError: {'x' * 370}***")
-
-
-@linux
-def test_garbage_on_the_pipe_while_a_verifier_loads_is_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    lines = ("import bad_verifiers", "bad_verifiers.write_on_pipes(b'{\"failed\": 5}\\n')", "check = 1")
-    Path("loud.py").write_text("\n".join(lines))
-    with pytest.raises(InputError, match="cannot be loaded: its process wrote on the pipe of its verdicts"):
-        VerifierPool(VerifierConfig("loud:check")).__enter__()
-
-
-@linux
-@pytest.mark.parametrize(
-    "line",
-    [
-        "garbage", "", "7", "[]", "{}", "\xff", '"\\ud800"', "[" * 100_000, '{"job": 0}', '{"job": 0, "reward": null}',
-        '{"job": 0, "reward": 7.0}', '{"job": 0, "reward": NaN}', '{"job": 0, "reward": -1e999}',
-        '{"job": 0, "reward": true}', '{"job": 0, "reward": "1"}', '{"job": 0, "reason": 5}',
-        '{"job": 0, "reward": 1.0, "reason": "x"}', '{"reward": 1.0}', '{"job": 1, "reward": 1.0}',
-    ],
-)  # fmt: skip
-def test_garbage_on_the_pipe_of_verdicts_costs_one_verdict(line: str) -> None:
-    jobs = [Job(f"!say {line}", "7", ROW), Job("8", "7", ROW), Job("7", "7", ROW)]
-    assert rewards(bad(), jobs) == [(None, GARBAGE), (0.0, None), (1.0, None)]
-
-
-@linux
-def test_a_flood_on_the_pipe_of_verdicts_is_not_taken_in() -> None:
-    jobs = [Job("!flood", "7", ROW), Job("7", "7", ROW)]
-    assert rewards(bad(), jobs) == [(None, GARBAGE), (1.0, None)]
-
-
-@linux
-def test_an_answer_that_was_said_twice_is_not_taken_for_the_next_jobs() -> None:
-    jobs = [Job('!say {"job": 0, "reward": 1.0}', "7", ROW), Job("8", "7", ROW), Job("7", "7", ROW)]
-    found = rewards(bad(), jobs)
-    # By how the lines arrive, the first job has the answer that was said in the verifier's place, or none.
-    assert found[1:] in ([(0.0, None), (1.0, None)], [(None, GARBAGE), (1.0, None)])
 
 
 @linux
@@ -235,24 +192,6 @@ def test_a_verifier_that_is_none_is_refused(verifier: str, said: str) -> None:
     assert str(caught.value) == said
 
 
-@pytest.mark.parametrize(
-    ("limits", "said"),
-    [
-        ({"seconds": float("nan")}, "seconds of a verifier is nan: expected a number from 0.001 to 86,400."),
-        ({"seconds": float("inf")}, "seconds of a verifier is inf: expected a number from 0.001 to 86,400."),
-        ({"seconds": 1e-9}, "seconds of a verifier is 1e-09: expected a number from 0.001 to 86,400."),
-        ({"memory": 4096.5}, "memory of a verifier is 4096.5: expected a whole number from 64 to 16,777,216."),
-        ({"memory": 1 << 60}, f"memory of a verifier is {1 << 60}: expected a whole number from 64 to 16,777,216."),
-        ({"workers": 0}, "workers of a verifier is 0: expected a whole number from 1 to 1,024."),
-        ({"workers": 10**9}, "workers of a verifier is 1000000000: expected a whole number from 1 to 1,024."),
-    ],
-)  # fmt: skip
-def test_limits_that_cannot_be_meant_are_refused(limits: dict[str, Any], said: str) -> None:
-    with pytest.raises(InputError) as caught:
-        VerifierConfig("exact", **limits)
-    assert str(caught.value) == said
-
-
 def test_a_module_or_function_that_is_not_there_is_an_error_at_once(tmp_path: Path) -> None:
     for verifier, said in [
         ("no_such_module:f", "ModuleNotFoundError: No module named 'no_such_module'"),
@@ -287,17 +226,11 @@ def test_the_code_of_an_own_verifier_is_part_of_what_it_is(
         ("it is 7", "7", 0.0),
         ("7", 7, 1.0),
         ("7", 7.0, 0.0),
-        ("<answer>" * 200_000, "7", 0.0),  # quadratic for a regular expression: minutes
+        ("7", ["6", "7"], 1.0),
     ],
 )
 def test_exact(completion: str, answer: Any, reward: float) -> None:
     assert rewards(VerifierConfig("exact"), [Job(completion, answer, {})]) == [(reward, None)]
-
-
-@given(st.lists(st.sampled_from(["<answer>", "</answer>", "7", " ", "\n", "<"]), max_size=12).map("".join))
-def test_the_last_answer_is_that_of_the_regular_expression(completion: str) -> None:
-    answers = re.findall(r"<answer>(.*?)</answer>", completion, re.DOTALL)
-    assert said_answer(completion) == (answers[-1] if answers else completion).strip()
 
 
 @pytest.mark.parametrize(
@@ -305,7 +238,7 @@ def test_the_last_answer_is_that_of_the_regular_expression(completion: str) -> N
     [
         (None, "the gold answer is null"),
         ("  ", "the gold answer is empty"),
-        (["7"], "the gold answer is neither text nor number: ['7']"),
+        ({"a": "7"}, "the gold answer is neither text nor number: {'a': '7'}"),
     ],
 )
 def test_gold_answers_that_are_none(answer: Any, said: str) -> None:
@@ -314,32 +247,9 @@ def test_gold_answers_that_are_none(answer: Any, said: str) -> None:
     assert rewards(VerifierConfig("exact"), [Job("7", answer, {})]) == [(None, said)]
 
 
-def test_how_gold_answers_are_written_to_be_verified() -> None:
-    assert gold_completion(VerifierConfig("exact"), "7") == "<answer>7</answer>"
-    assert gold_completion(VerifierConfig("m:f"), 7) == "7"
-    assert gold_completion(VerifierConfig("m:f", gold_as="A: {answer}!"), "{x}") == "A: {x}!"
-    assert math_gold("so 5 + 4 = 9\n#### 9") == r"\boxed{9}"
-    assert math_gold(r"$\frac12$") == r"$\frac12$"
-    assert said_answer("a <answer>\n b c </answer> d") == "b c"
+def test_gold_as_needs_a_place_for_the_answer() -> None:
     with pytest.raises(InputError, match="--gold-as 'A' has no {answer} in it"):
         VerifierConfig("exact", gold_as="A")
-
-
-def test_math() -> None:
-    pytest.importorskip("math_verify")
-    cases: list[tuple[str, Any, float | None]] = [
-        (r"so it is \boxed{\frac{1}{2}}", "0.5", 1.0),
-        ("The answer is 1/2.", r"\frac{1}{2}", 1.0),
-        (r"\boxed{x+x^2}", "x^2+x", 1.0),
-        (r"\boxed{8}", "so 5 + 4 = 9\n#### 9", 0.0),
-        ("I do not know", "9", 0.0),
-        ("", 9, 0.0),
-        (r"\boxed{9}", "{{{", None),
-        (r"\boxed{9}", "", None),
-    ]
-    found = rewards(VerifierConfig("math", workers=2), [Job(text, gold, {}) for text, gold, _ in cases])
-    assert [reward for reward, _ in found] == [reward for *_, reward in cases]
-    assert found[-2][1] == "the gold answer cannot be parsed: '{{{'"
 
 
 def test_math_that_does_not_end_is_no_zero() -> None:
@@ -380,10 +290,10 @@ def test_reasoning_gym() -> None:
     assert "the column metadata is a text but no JSON" in reasons[3]
 
 
-@pytest.mark.parametrize("damage", [["id3"], {"id3": 5}, None, "x"])
-def test_a_damaged_note_of_gold_answers_is_made_again(tmp_path: Path, damage: Any) -> None:
+def test_a_note_of_gold_answers_is_of_one_verifier(tmp_path: Path) -> None:
     path, what = tmp_path / "gold.json", {"source": "a"}
     remember(path, what, {"id3": "it is empty"})
     assert remembered(path, what) == {"id3": "it is empty"}
-    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"broken": damage}))
+    assert remembered(path, {"source": "b"}) is None
+    path.write_text("{")
     assert remembered(path, what) is None

@@ -28,12 +28,14 @@ def one_of_each(folder: Path) -> tuple[ScoredSet, HygieneOptions]:
         sets.scored_row("near", LONG + " please"),
         sets.scored_row("long", "so many tokens", tokens=50),
         sets.scored_row("leaked", "What is 2+2?"),
-        sets.scored_row("broken", "which one?"),
+        sets.scored_row("sentinel", "no answer"),
+        sets.scored_row("word", "in words"),
+        sets.scored_row("broken", r"which \boxed{} one?"),
         sets.scored_row("one", "how tall?"),
         sets.scored_row("two", "How tall?"),
     ]
     for row in rows:
-        row["answer"] = {"broken": None, "two": "5"}.get(row["gc_id"], "4")
+        row["answer"] = {"sentinel": "n/a", "word": "some number", "two": "5"}.get(row["gc_id"], "4")
     (folder / "eval.jsonl").write_text(json.dumps({"question": "what is 2 + 2"}) + "\n")
     scored = ScoredSet(sets.make_set(folder / "set", [rows[:4], rows[4:]], answer="answer"))
     options = HygieneOptions(max_prompt_tokens=40, verifier=EXACT, evals=(str(folder / "eval.jsonl"),))
@@ -46,11 +48,25 @@ def test_every_check_finds_its_row_and_says_why(tmp_path: Path) -> None:
     told = [finding(scored, one, 5) for one in search(scored, options, tell=asked.append)]
     assert [one.check for one in told] == asked == list(CHECKS)
     assert [(one.rows, one.share) for one in told] == [
-        *[(1, 1 / 8)] * 2, (2, 2 / 8), (1, 1 / 8), (2, 2 / 8), (1, 1 / 8)
+        *[(1, 1 / 10)] * 4, (2, 2 / 10), (1, 1 / 10), (2, 2 / 10), (1, 1 / 10)
     ]  # fmt: skip
     assert [asdict(one)["examples"] for one in told] == [
         [{"gc_id": "long", "text": "so many tokens", "with": "52 prompt tokens, more than 40"}],
-        [{"gc_id": "broken", "text": "which one?", "with": "the gold answer is null"}],
+        [{"gc_id": "sentinel", "text": "no answer", "with": "the gold answer is 'n/a', which is no answer"}],
+        [
+            {
+                "gc_id": "word",
+                "text": "in words",
+                "with": "the gold answer is the text 'some number', where most golds are values",
+            }
+        ],
+        [
+            {
+                "gc_id": "broken",
+                "text": r"which \boxed{} one?",
+                "with": "the verifier gives the gold answer itself 0, not 1",
+            }
+        ],
         [
             {
                 "gc_id": "one",
@@ -95,7 +111,9 @@ def test_every_check_finds_its_row_and_says_why(tmp_path: Path) -> None:
 
 def test_only_what_was_asked_for_and_what_it_needs(tmp_path: Path) -> None:
     scored = asking(tmp_path / "set", ["a?", "a?", "b?"])
-    assert [one.check for one in search(scored, HygieneOptions())] == ["duplicates", "near-duplicates"]
+    assert [one.check for one in search(scored, HygieneOptions())] == [
+        "sentinel-gold", "word-gold", "duplicates", "near-duplicates"
+    ]  # fmt: skip
     only = HygieneOptions(("overlong",), max_prompt_tokens=9)
     assert [(one.check, len(one.hits)) for one in search(scored, only)] == [("overlong", 0)]
     assert [finding(scored, one, 0).examples for one in search(scored, HygieneOptions(("duplicates",)))] == [
@@ -106,10 +124,12 @@ def test_only_what_was_asked_for_and_what_it_needs(tmp_path: Path) -> None:
 def test_dropping_leaves_one_of_each_kind_and_each_row_once(tmp_path: Path) -> None:
     scored, options = one_of_each(tmp_path)
     left_out = leave_out(scored, options)
-    assert left_out.kept.tolist() == [True, *[False] * 7]
+    assert left_out.kept.tolist() == [True, *[False] * 9]
     assert left_out.counts == dict.fromkeys(CHECKS, 1) | {"conflicting-gold": 2}
     listed = list(left_out.lines(scored))
-    assert [line["gc_id"] for line in listed] == ["again", "near", "long", "leaked", "broken", "one", "two"]
+    assert [line["gc_id"] for line in listed] == [
+        "again", "near", "long", "leaked", "sentinel", "word", "broken", "one", "two"
+    ]  # fmt: skip
     assert listed[0] == {
         "gc_id": "again", "row": 1, "check": "duplicates", "with": "fine", "exact": False, "same_answer": True,
         "reason": "the same messages but for white space, case, Unicode form or LaTeX spelling",
@@ -117,7 +137,7 @@ def test_dropping_leaves_one_of_each_kind_and_each_row_once(tmp_path: Path) -> N
     assert (listed[1]["with"], listed[1]["jaccard"]) == ("fine", 0.9474)
     assert listed[3]["eval_row"] == 0
     path = tmp_path / "new/found.jsonl"
-    assert write_lines(path, listed) == 7
+    assert write_lines(path, listed) == 9
     assert [json.loads(line) for line in path.read_text().splitlines()] == listed
 
 

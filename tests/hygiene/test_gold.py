@@ -10,6 +10,7 @@ from gaincurate.difficulty.verifier import VerifierConfig
 from gaincurate.errors import InputError
 from gaincurate.hygiene.checks import broken_gold, conflicting_gold
 from gaincurate.hygiene.findings import CheckResult
+from gaincurate.hygiene.golds import sentinel_gold, word_gold
 from gaincurate.hygiene.options import HygieneOptions
 from questions import asking
 
@@ -57,3 +58,46 @@ def test_conflicts_are_looked_for_by_default_only_where_a_verifier_can_judge() -
     assert both.chosen() == ["conflicting-gold"]
     with pytest.raises(InputError, match="--verifier is for the check broken-gold: name that too, or leave"):
         HygieneOptions(("duplicates",), verifier=VerifierConfig("exact"))
+
+
+VALUES = ["12", "3/4", "7", r"\frac{1}{2}", "x^2+1", "$5$", "1,000", "2.5", "-3"]
+
+
+@pytest.mark.parametrize(
+    ("golds", "sentinels", "words"),
+    [
+        (["12", "proof", "notfound", "3/4"], [1, 2], []),
+        (
+            [*VALUES, "N/A", "Not Found", "unknown", "NONE", r"\text{n/a}", "proof."],
+            [9, 10, 11, 12, 13, 14],
+            [],
+        ),
+        ([*VALUES, None, "", " ", "?", "nan"], [9, 10, 11, 12, 13], []),
+        ([*VALUES, "The sequence is convergent."], [], [9]),
+        ([*VALUES, "A", "(E)", "yes", "False", r"\text{Evelyn}"], [], []),
+        (["A", "B", "C", "D", "E"], [], []),
+        (["yes", "no", "unknown", "yes", "no"], [], []),
+        (["Paris", "Rome", "proof", "none", "N/A"], [4], []),
+        ([*VALUES, "x", "ab", "p - q", "infinity", "2 or 3"], [], []),
+    ],
+)
+def test_golds_that_are_no_answers(
+    tmp_path: Path, golds: list[str], sentinels: list[int], words: list[int]
+) -> None:
+    scored = asking(tmp_path / "set", [f"question {place}?" for place in range(len(golds))], golds)
+    alive = np.ones(len(scored), bool)
+    assert [hit.place for hit in sentinel_gold(scored, alive, "answer").hits] == sentinels
+    assert [hit.place for hit in word_gold(scored, alive, "answer").hits] == words
+
+
+def test_the_commonest_golds_are_shown_where_one_is_conspicuous(tmp_path: Path) -> None:
+    golds = ["proof"] * 6 + [str(place) for place in range(6)]
+    found = sentinel_gold(
+        asking(tmp_path / "set", [f"{place}?" for place in range(12)], golds), np.ones(12, bool), "answer"
+    )
+    assert len(found.hits) == 6
+    assert found.hits[0].reason == "the gold answer is 'proof', which is no answer"
+    assert found.note.startswith("commonest gold answers: 'proof' 6 (50.0%), '0' 1 (8.3%)")
+    distinct = asking(tmp_path / "other", ["a?", "b?"], ["1", "2"])
+    assert not sentinel_gold(distinct, np.ones(2, bool), "answer").note
+    assert not sentinel_gold(distinct, np.ones(2, bool), None).hits

@@ -1,0 +1,123 @@
+"""Gold answers that are no answers: sentinels such as `proof` or `N/A`, and words where values are expected.
+
+A word may be a sentinel in one set and an answer in another, so the other rows decide: `unknown` is a label
+beside `yes` and `no`, and no answer among numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from gaincurate.core.prompts import column_values
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.difficulty.answers import accepted, choice_of, is_words
+from gaincurate.hygiene.findings import CheckResult, Hit
+from gaincurate.hygiene.rows import Mask, batches
+
+ALWAYS = frozenset([
+    "n/a", "#n/a", "n.a", "nan", "null", "notfound", "not found", "no answer", "answer not found",
+    "no answer found", "not given", "not available", "not applicable", "not provided", "no ground truth",
+    "placeholder", "tbd", "todo", "?", "??", "-", "--", "...", "\u2013", "\u2014",
+])  # fmt: skip
+"""Golds that are no answer in any set."""
+AMONG_VALUES = frozenset([
+    "proof", "proved", "proven", "prove", "qed", "q.e.d", "na", "none", "nil", "unknown", "missing", "error",
+    "invalid", "failed", "omitted", "unavailable", "unsolved", "answer", "solution", "see solution",
+    "see above",
+])  # fmt: skip
+"""Golds that are no answer where most golds are values."""
+_LABELS = frozenset(["yes", "no", "true", "false", "even", "odd", "infinity", "undefined"])
+_SPACES = re.compile(r"[\s_]+")
+_WRAPPED = re.compile(r"\\(?:text|mbox|mathrm|boxed)\{([^{}]*)\}")
+_WORDS = 0.1
+"""The share of words up to which values are expected; a single word in any set."""
+_COMMON, _FEWEST, _SHOWN = 0.05, 3, 5
+"""A gold is conspicuous from this share of the rows and this number of them on; so many are shown."""
+
+
+def sentinel_gold(scored: ScoredSet, alive: Mask, answer: str | None) -> CheckResult:
+    """Rows whose gold is null, empty or a sentinel; the note has the commonest golds.
+
+    Args:
+        scored: the set.
+        alive: `[rows]`, which rows to look at.
+        answer: the column with the gold answers, where there is one.
+    """
+    golds = _Golds(scored, alive, answer)
+    hits = [*golds.sentinels, *(golds.doubtful if golds.values_expected else [])]
+    hits.sort(key=lambda hit: hit.place)
+    return CheckResult("sentinel-gold", hits, golds.commonest())
+
+
+def word_gold(scored: ScoredSet, alive: Mask, answer: str | None) -> CheckResult:
+    """Rows whose gold is a word or a phrase where nine of ten golds are values.
+
+    Args:
+        scored: the set.
+        alive: `[rows]`, which rows to look at.
+        answer: the column with the gold answers, where there is one.
+    """
+    golds = _Golds(scored, alive, answer)
+    return CheckResult("word-gold", golds.words if golds.values_expected else [])
+
+
+class _Golds:
+    """The golds of a set by kind. Labels such as `yes`, choices and texts in LaTeX have none."""
+
+    def __init__(self, scored: ScoredSet, alive: Mask, answer: str | None) -> None:
+        self.sentinels: list[Hit] = []
+        self.doubtful: list[Hit] = []
+        self.words: list[Hit] = []
+        self._counts = Counter[str]()
+        self._values, self._rows = 0, int(np.count_nonzero(alive))
+        for places, table in batches(scored, alive) if answer is not None else ():
+            for place, gold in zip(places.tolist(), column_values(table, answer or ""), strict=True):
+                self._add(place, [text for item in accepted(gold) if (text := _text(item))])
+
+    def _add(self, place: int, texts: list[str]) -> None:
+        if not texts:
+            self.sentinels.append(Hit(place, "the gold answer is null or empty"))
+            return
+        text = texts[0]
+        shown = text if len(text) <= 60 else text[:60] + "..."
+        self._counts[shown] += len(text) <= 60
+        names = {_name(text) for text in texts}
+        hit = Hit(place, f"the gold answer is {shown!r}, which is no answer", None, {"answer": shown})
+        if names <= ALWAYS:
+            self.sentinels.append(hit)
+        elif names <= ALWAYS | AMONG_VALUES:
+            self.doubtful.append(hit)
+        elif not is_words(text):
+            self._values += choice_of(text) is None and _name(text) not in _LABELS
+        elif "\\" not in text and _name(text) not in _LABELS:
+            reason = f"the gold answer is the text {shown!r}, where most golds are values"
+            self.words.append(Hit(place, reason, None, {"answer": shown}))
+
+    @property
+    def values_expected(self) -> bool:
+        """Whether most golds are numbers or expressions."""
+        count = self._values + len(self.words)
+        return self._values > 1 and len(self.words) <= max(1, _WORDS * count)
+
+    def commonest(self) -> str:
+        """The commonest golds with their counts, where one is conspicuous."""
+        common = self._counts.most_common(_SHOWN)
+        if not common or common[0][1] < max(_FEWEST, _COMMON * self._rows):
+            return ""
+        listed = ", ".join(f"{text!r} {count:,} ({count / self._rows:.1%})" for text, count in common)
+        return f"commonest gold answers: {listed}"
+
+
+def _text(gold: Any) -> str:
+    """A gold as text, empty for null and NaN."""
+    return "" if gold is None or gold != gold else str(gold).strip()
+
+
+def _name(text: str) -> str:
+    """A gold as it is looked up among sentinels: lower case, single spaces, no brackets or final stop."""
+    bare = _SPACES.sub(" ", _WRAPPED.sub(r"\1", text)).casefold().strip(" $*`\"'()[]{}<>")
+    return bare if set(bare) <= {".", "?"} else bare.rstrip(" .!")
