@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from gaincurate.core.cluster_options import ClusterConfig
+from gaincurate.core.process import ctrl_c_noted
 from gaincurate.core.progress import Progress
 from gaincurate.core.ray_cluster import Needs, joined, resources
 from gaincurate.core.store import CACHE, use_cache
@@ -235,24 +236,25 @@ class RayWorkers:
         started, heard, noted = 0, time.monotonic(), False
         try:
             while True:
-                events, waiting, busy = ray.get(board.poll.remote())
-                for kind, value, worker in events:
-                    if kind == "error":
-                        raise value
-                    if kind == "done":
-                        results.append(value)
-                    hear(kind, value, worker)
-                if not waiting and not busy and (results or todo):
-                    return results
-                if events:
-                    heard, noted = time.monotonic(), False
-                count = min(self._room(), len(pending) + waiting)
-                for _ in range(max(count, not started) - len(pending)):
-                    pending.append(self._start(board, started, work))
-                    started += 1
-                done, pending = ray.wait(pending, num_returns=max(len(pending), 1), timeout=_POLL)
-                ray.get(done)  # raises the error of a worker
-                noted = self._see_that_one_lives(time.monotonic() - heard, noted, hear)
+                with ctrl_c_noted():  # Ray would raise a plain KeyboardInterrupt for every signal
+                    events, waiting, busy = ray.get(board.poll.remote())
+                    for kind, value, worker in events:
+                        if kind == "error":
+                            raise value
+                        if kind == "done":
+                            results.append(value)
+                        hear(kind, value, worker)
+                    if not waiting and not busy and (results or todo):
+                        return results
+                    if events:
+                        heard, noted = time.monotonic(), False
+                    count = min(self._room(), len(pending) + waiting)
+                    for _ in range(max(count, not started) - len(pending)):
+                        pending.append(self._start(board, started, work))
+                        started += 1
+                    done, pending = ray.wait(pending, num_returns=max(len(pending), 1), timeout=_POLL)
+                    ray.get(done)  # raises the error of a worker
+                    noted = self._see_that_one_lives(time.monotonic() - heard, noted, hear)
         except ray.exceptions.RayTaskError as error:
             cause = getattr(error, "cause", None)
             raise cause if isinstance(cause, GaincurateError) else error.as_instanceof_cause() from None
