@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from gaincurate.core.cluster_options import ClusterConfig
@@ -158,7 +157,7 @@ def _about(ray: Any, config: ClusterConfig, address: str) -> str:
     at, user = ray.get_runtime_context().gcs_address, os.geteuid()
     for node in nodes:
         with suppress(OSError):  # the socket of another machine
-            user = _owner(Path(node["RayletSocketName"]))
+            user = os.stat(node["RayletSocketName"]).st_uid
     if user != os.geteuid():
         ray.shutdown()
         raise _not_ours(at, f"the user {user}")
@@ -171,10 +170,6 @@ def resources(ray: Any) -> str:
     """The CPUs and GPUs of the nodes that are alive, in words."""
     totals = ray.cluster_resources()
     return ", ".join(f"{totals[kind]:g} {kind}" for kind in ("CPU", "GPU") if kind in totals) or "no CPU"
-
-
-def _owner(path: Path) -> int:
-    return path.stat().st_uid
 
 
 def _not_ours(address: str, whose: str) -> InputError:

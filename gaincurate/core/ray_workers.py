@@ -128,7 +128,6 @@ class Board:
             self._events.append((kind, value, worker))
             if kind == "part":
                 self._taken[worker].remove(value[1]["shard"])
-                del self._deaths[value[1]["shard"]]
             elif kind == "done":
                 self._working.discard(worker)
 

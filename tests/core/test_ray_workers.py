@@ -56,6 +56,7 @@ def lives(made: Board, worker: int, poison: int, node: str = ALIVE) -> None:
         return
     while (part := taken(made, worker, attempt)) is not None:
         if part == poison:
+            made.report(worker, attempt, "dies", part)
             return
         if unfinished is not None:
             finish(made, worker, attempt, unfinished)
@@ -65,10 +66,11 @@ def lives(made: Board, worker: int, poison: int, node: str = ALIVE) -> None:
 
 
 def test_the_part_that_kills_is_named_and_the_one_before_it_is_done() -> None:
-    made, errors, done = board(9), list[Any](), list[Any]()
+    made, errors, done, deaths = board(9), list[Any](), list[Any](), 0
     for life in range(20):
         lives(made, life % 2, poison=5)
         happened, *_ = made.poll()
+        deaths += sum(kind == "dies" for kind, *_ in happened)
         errors += [value for kind, value, _ in happened if kind == "error"]
         done += [value[1]["shard"] for kind, value, _ in happened if kind == "part"]
         if errors:
@@ -78,6 +80,16 @@ def test_the_part_that_kills_is_named_and_the_one_before_it_is_done() -> None:
         "too little memory: give workers more, and see whether a row is very long. Then run the same command again."
     )
     assert 4 in done
+    assert deaths == 3 + 1  # once with the part before it unfinished, which takes the blame
+
+
+def test_a_suspect_is_for_a_worker_that_has_no_other_part() -> None:
+    made = board(4)
+    first, second = started(made, 0), started(made, 1)
+    assert [taken(made, 0, first), taken(made, 1, second)] == [0, 1]
+    first = started(made, 0)  # after a death at part 0
+    assert taken(made, 1, second) == 2
+    assert [taken(made, 0, first), taken(made, 0, first)] == [0, None]
 
 
 def test_a_lost_node_is_no_parts_fault_and_another_worker_does_its_parts() -> None:
@@ -100,6 +112,15 @@ def test_workers_that_cannot_begin_end_the_run() -> None:
     assert str(error).startswith("5 workers in a row died before they could begin (the last one on here). ")
 
 
+def test_a_worker_that_takes_a_part_ends_the_row_of_failed_starts() -> None:
+    made = board(30)
+    for _ in range(4):
+        for _ in range(4):
+            started(made, 0)
+        assert taken(made, 1, started(made, 1, "a lost one")) is not None
+    assert not events(made, "error")
+
+
 def test_a_process_of_which_ray_lost_sight_gets_and_reports_nothing_more() -> None:
     made = board(2)
     old = started(made)
@@ -118,7 +139,16 @@ def test_a_worker_that_comes_when_all_is_given_out_does_not_begin() -> None:
     assert made.start(1, "here", ALIVE) is None
     assert made.poll()[1:] == (0, 2)
     finish(made, 0, attempt, 0)
+    assert made.poll()[1:] == (0, 1)
     made.report(0, attempt, "done", "its result")
+    assert made.poll()[1:] == (0, 0)
+
+
+def test_a_worker_that_is_lost_after_its_last_part_is_not_waited_for() -> None:
+    made = board(1)
+    attempt = started(made)
+    finish(made, 0, attempt, taken(made, 0, attempt) or 0)
+    assert made.start(0, "here", ALIVE) is None
     assert made.poll()[1:] == (0, 0)
     assert started(board(0)) == 1  # some work without parts
 
