@@ -172,7 +172,7 @@ def test_what_is_lost_is_done_again_by_others(
 
     watch, summary = watched(two, lose, data, tiny_model, tmp_path / "set")
     check(tmp_path / "set", whole, watch, summary, raylets)
-    assert watch.notes[1] == f"joined the Ray at {two.address}: 3 nodes, 2 CPU"
+    assert watch.notes[1].startswith(f"joined the Ray at {two.address}: ")
     assert capfd.readouterr().out == ""
 
 
