@@ -23,7 +23,7 @@ from gaincurate.core.options import Option
 from gaincurate.errors import GaincurateError, InputError, StorageError, reason_of
 
 if TYPE_CHECKING:
-    from gaincurate.scoring.config import BenchConfig, KernelBenchConfig, ScaleBenchConfig
+    from gaincurate.scoring.config import BenchConfig, KernelBenchConfig
 
 app = typer.Typer(
     cls=Group, no_args_is_help=True, help="Measure this machine: against its limits and the naive way."
@@ -230,92 +230,6 @@ def _print_rates(document: dict[str, Any]) -> None:
     output.text(f"{sentence}.")
 
 
-@app.command(cls=Command)
-@configured("gaincurate.scoring.config:ScaleBenchConfig")
-def scale(config: ScaleBenchConfig, as_json: _Json = False) -> None:
-    """Simulate how shards are handed out to many workers; with --data, time Ray against --workers here.
-
-    Example: gaincurate bench scale --data rows.jsonl --model demo
-    """
-    with output.reporting():
-        _give(_scale(config), config.csv_file, as_json, _print_scale)
-
-
-def _scale(config: ScaleBenchConfig) -> dict[str, Any]:
-    from gaincurate.core.simulated_crew import simulate
-
-    if (config.data is None) != (config.model is None):
-        raise InputError("--data and --model go together: a set, and the model that scores it.")
-    _make_sure_of(config.csv_file)
-    shards, times = -(-config.rows // config.shard_rows), {"seconds": config.shard_seconds}
-    times |= {"hours": config.node_hours}
-    rows: list[dict[str, Any]] = [
-        {"what": "simulated", **asdict(simulate(workers, shards, **times, seed=config.seed))}
-        for workers in config.workers
-    ]
-    if config.data is not None:
-        from gaincurate.cli.score import need_scoring_packages
-        from gaincurate.core.cluster_options import need_ray
-
-        need_scoring_packages()
-        need_ray()
-        from gaincurate.scoring.bench_scale import measure, replacing
-
-        for workers in range(1, config.most + 1):
-            for engine in ("local", "ray"):
-                rows.append({"what": "measured", **asdict(measure(config, engine, workers))})
-        rows.append({"what": "replaced", "seconds": replacing(config)})
-    return {
-        "date": datetime.date.today().isoformat(),
-        "gaincurate": gaincurate.__version__,
-        "rows": config.rows,
-        "shard_seconds": config.shard_seconds,
-        "node_hours": config.node_hours,
-        "cpus": os.cpu_count(),
-        "measurements": rows,
-    }
-
-
-def _print_scale(document: dict[str, Any]) -> None:
-    output.text(", ".join(f"{key} {value}" for key, value in document.items() if key != "measurements"))
-    rows = document["measurements"]
-    output.text()
-    output.table(
-        [
-            [
-                f"{row['workers']:,} workers, simulated",
-                f"{row['hours']:,.2f}",
-                f"{row['node_losses']:,}",
-                f"{100 * row['busy_share']:.2f} %",
-                f"{100 * row['redone_share']:.2f} %",
-                f"{row['driver_cpu_seconds']:.2f}",
-                f"{row['driver_cores']:.4f}",
-                f"{row['peak_mib']:,.0f}",
-            ]
-            for row in rows
-            if row["what"] == "simulated"
-        ],
-        ["", "hours", "nodes lost", "busy", "redone", "CPU s", "cores", "MiB"],
-    )
-    measured = [row for row in rows if row["what"] == "measured"]
-    if measured:
-        output.text()
-        output.table(
-            [
-                [
-                    f"{row['engine']}, {output.counted(row['workers'], 'worker')}",
-                    f"{row['seconds']:.1f}",
-                    f"{row['first_shard_seconds']:.1f}",
-                    f"{row['steady_rows_per_second']:,.1f}",
-                    f"{row['driver_cpu_seconds']:.1f}",
-                ]
-                for row in measured
-            ],
-            ["", "s in all", "s to the first shard", "rows/s after it", "driver's CPU s"],
-        )
-        output.text(f"a killed worker was replaced, with its model loaded, after {rows[-1]['seconds']:.1f} s")
-
-
 def _make_sure_of(path: Path | None) -> None:
     """Find out before minutes of measuring whether the figures can be written; makes the folder."""
     if path is None:
@@ -333,9 +247,8 @@ def _make_sure_of(path: Path | None) -> None:
 def _write_csv(path: Path, document: dict[str, Any]) -> None:
     facts = {key: value for key, value in document.items() if key != "measurements"}
     rows = [{**facts, **row} for row in document["measurements"]]
-    names = list(dict.fromkeys(name for row in rows for name in row))  # kinds of rows may differ
     with _writing(path), path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names)
+        writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
 

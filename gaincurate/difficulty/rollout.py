@@ -8,11 +8,10 @@ A caller that wants to see a run passes a `Progress`.
 from __future__ import annotations
 
 import json
-import queue
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,11 +21,10 @@ import gaincurate
 from gaincurate.core.artifact import EXECUTION, IDENTITY, Artifact, Json
 from gaincurate.core.files import append_line, write_atomic
 from gaincurate.core.foreign import json_value
-from gaincurate.core.leases import Event, shards_of
 from gaincurate.core.locks import work_folder
 from gaincurate.core.options import checked
 from gaincurate.core.progress import Listener, Progress, Sent, for_python
-from gaincurate.core.ray_cluster import Needs, Report, Work, need_shared, spread
+from gaincurate.core.ray_workers import Worker, need_shared, ray_workers, refuse_other
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty import metrics
 from gaincurate.difficulty.config import RolloutConfig, RolloutOptions
@@ -138,38 +136,44 @@ def _on_ray(
     # What a lost worker had generated is in the journal, and is not generated again.
     listener = Listener(progress, count, again=("units",))
 
-    def hear(event: Event) -> None:
-        listener(event.kind, event.value, event.worker)
-        if event.kind == "part":
-            summary.other_lengths += event.value[1]["other_lengths"]
+    def hear(kind: str, value: Any, worker: int) -> None:
+        listener(kind, value, worker)
+        if kind == "part":
+            summary.other_lengths += value[1]["other_lengths"]
 
-    def work(needs: Needs) -> Work:
-        device = "cpu" if config.device == "auto" and not needs.gpus else config.device
-        options = {"device": device, "engine": "local", "workers": None, "overwrite": False}
-        return partial(_serve, config.model_copy(update=options))
-
-    def rows_of(shard: int) -> str:
+    def describe(shard: int) -> str:
         return f"its {len(prompts.pieces[shard])} prompts"
 
-    with spread(config, work, name=config.out.name, progress=progress, hear=hear, rows_of=rows_of) as leases:
-        _, identity = leases.first_plan(len(prompts.pieces))
-        _Run(config, prompts, None, pool, identity, progress, summary).everything(verifier, leases.hand_out)
+    with ray_workers(config, progress) as workers:
+        [identity] = workers.run(_identity_on_ray, hear=hear)
+
+        def do_shards(shards: Iterable[int], broken: Broken) -> None:
+            workers.run(partial(_roll_out_on_ray, identity, broken), shards, hear=hear, describe=describe)
+
+        _Run(config, prompts, None, pool, identity, progress, summary).everything(verifier, do_shards)
 
 
-def _serve(config: RolloutConfig, inbox: queue.SimpleQueue[Any], report: Report) -> None:
-    """A worker on Ray: says what it would do, then rolls out the shards that it is given."""
-    verifier, summary = verifier_of(config), RolloutSummary(config.out)
-    prompts = _Prompts(config, verifier, ScoredSet(config.scored, verify=False))  # it was, where this began
+def _identity_on_ray(config: RolloutConfig, worker: Worker) -> Json:
+    """A task: what a worker would do."""
+    with _run_on_ray(config, worker) as run:
+        return run.identity
+
+
+def _roll_out_on_ray(identity: Json, broken: Broken, config: RolloutConfig, worker: Worker) -> None:
+    """A task: rolls out the shards that the worker is given."""
+    with _run_on_ray(config, worker) as run:
+        refuse_other(identity, run.identity)
+        need_shared(config.out / IDENTITY)
+        run.shards((shard for shard, _ in worker.parts()), broken)
+
+
+@contextmanager
+def _run_on_ray(config: RolloutConfig, worker: Worker) -> Iterator[_Run]:
+    verifier = verifier_of(config)
+    prompts = _Prompts(config, verifier, ScoredSet(config.scored, verify=False))  # verified by the driver
     with VerifierPool(verifier) as pool, closing(_engine(config, prompts.scored)) as engine:
         identity = _identity(config, prompts, engine, pool)
-        report("plan", (None, identity))
-        broken = inbox.get()
-        if broken is None:
-            return
-        need_shared(config.out / IDENTITY)
-        run = _Run(config, prompts, engine, pool, identity, Sent(report), summary)
-        run.shards((shard for shard in shards_of(inbox, report) if shard is not None), broken)
-        report("done", None)
+        yield _Run(config, prompts, engine, pool, identity, Sent(worker.report), RolloutSummary(config.out))
 
 
 def _engine(config: RolloutConfig, scored: ScoredSet) -> Engine:

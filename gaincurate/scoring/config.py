@@ -20,7 +20,6 @@ from pydantic import (
     ConfigDict,
     Field,
     field_validator,
-    model_validator,
 )
 
 from gaincurate.core.cluster_options import WORKERS, ClusterConfig, EngineOptions
@@ -149,57 +148,6 @@ class KernelBenchConfig(BaseModel):
     ] = "auto"
     device: _Device = "auto"
     csv_file: _Csv = None
-
-
-def _sizes(value: str) -> tuple[int, ...]:
-    numbers = value.split(",")
-    if not all(number.isdecimal() and len(number) <= 6 and int(number) for number in numbers):
-        raise InputError(f"--workers {value}: expected numbers from 1 to 999,999 with commas between them.")
-    return tuple(map(int, numbers))
-
-
-_MOST_SHARDS = 1_000_000
-
-
-class ScaleBenchConfig(BaseModel):
-    """What `gaincurate bench scale` simulates, and what it measures where it is given a set."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    workers: Annotated[
-        tuple[int, ...],
-        Option("Numbers of simulated workers.", metavar="LIST", read=_sizes, shown="1,8,64,512"),
-    ] = (1, 8, 64, 512)
-    rows: Annotated[int, Field(ge=1), Option("Rows of a simulated run.")] = 1_000_000
-    shard_rows: Annotated[int, Field(ge=1), Option("Rows per simulated shard.")] = 32
-    shard_seconds: Annotated[
-        float, Field(ge=1e-3, le=86_400), Option("Seconds that one takes, on average.")
-    ] = 10.0
-    node_hours: Annotated[
-        float,
-        Field(ge=0.01, le=1e9),
-        Option("Hours until a simulated node of 8 workers is lost, on average."),
-    ] = 2.0
-    seed: Annotated[int, Field(ge=0), Option("Of the simulation.")] = 0
-    data: Annotated[
-        str | None, Option("Also score this file here, with --workers and with --engine ray.")
-    ] = None
-    model: Annotated[
-        str | None,
-        Option("Hub id, folder, .gguf file, or 'demo', for that.", names=("--model", "-m"), metavar="NAME"),
-    ] = None
-    set_shard_rows: Annotated[int, Field(ge=1), Option("Rows per shard of that set.")] = 1024
-    most: Annotated[int, Field(ge=1), Option("Processes that score it, from 1 on.")] = 2
-    csv_file: _Csv = None
-
-    @model_validator(mode="after")
-    def _in_memory(self) -> ScaleBenchConfig:
-        if self.rows > _MOST_SHARDS * self.shard_rows:
-            raise InputError(
-                f"--rows {self.rows} with --shard-rows {self.shard_rows} are more than {_MOST_SHARDS:,} "
-                "shards, which a simulation holds in memory. Take larger shards."
-            )
-        return self
 
 
 class MachineConfig(DeviceConfig):

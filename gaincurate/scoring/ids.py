@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,7 +23,7 @@ from gaincurate.core.prompts import Columns, PromptProblem, column_values
 from gaincurate.errors import SourceError, storage_error
 
 # A row of the file: the digest, and how many equal digests stand before it.
-_RECORD = np.dtype([("high", ">u8"), ("low", ">u8"), ("copy", "<u4")])
+RECORD = np.dtype([("high", ">u8"), ("low", ">u8"), ("copy", "<u4")])
 
 
 def digest(value: Any, columns: Columns, answer: Any) -> bytes:
@@ -66,16 +66,21 @@ def _id_of(key: bytes, copy: int) -> str:
     return key.hex() + (f"-{copy}" if copy else "")
 
 
+def records_in(path: Path, start: int, stop: int) -> npt.NDArray[Any]:
+    """The records of these rows in the file that `write_ids` wrote, `[stop - start]`."""
+    return np.memmap(path, RECORD, "r")[start:stop]
+
+
 class Ids:
-    """The ids of a source, by row number; for an id column only its digests are stored."""
+    """The ids of a source, by row number; for an id column only its digests are stored.
 
-    def __init__(self, path: Path, columns: Columns) -> None:
-        self._columns = columns
-        self._records: npt.NDArray[Any] = np.memmap(path, _RECORD, "r")
+    Args:
+        columns: of the source.
+        records: takes the numbers of the first row and of the row after the last; their records.
+    """
 
-    def records(self, start: int, stop: int) -> npt.NDArray[Any]:
-        """The file's records of these rows."""
-        return self._records[start:stop]
+    def __init__(self, columns: Columns, records: Callable[[int, int], npt.NDArray[Any]]) -> None:
+        self._columns, self._records = columns, records
 
     def of(self, start: int, table: pa.Table) -> list[str]:
         """The ids of a table that holds the rows from `start` on.
@@ -83,7 +88,7 @@ class Ids:
         Raises:
             SourceError: a row is not the one that the id was made from.
         """
-        records = self.records(start, start + table.num_rows)
+        records = self._records(start, start + table.num_rows)
         ids, values = [], _digests(table, self._columns, start)
         for offset, (name, key) in enumerate(values):
             record = records[offset]
@@ -95,23 +100,6 @@ class Ids:
                 )
             ids.append(name if name is not None else _id_of(key, int(record["copy"])))
         return ids
-
-
-class SentIds(Ids):
-    """The ids of the shards that another process sends, which has the file; see `shards_of`."""
-
-    def __init__(self, columns: Columns, shard_rows: int) -> None:
-        self._columns = columns
-        self._shard_rows = shard_rows
-        self._sent: dict[int, bytes] = {}
-
-    def take(self, lease: dict[int, bytes]) -> None:
-        """Keep the records of shards, by number, until they are asked for."""
-        self._sent |= lease
-
-    def records(self, start: int, stop: int) -> npt.NDArray[Any]:
-        """The records of a whole shard, once."""
-        return np.frombuffer(self._sent.pop(start // self._shard_rows), _RECORD)
 
 
 def _digests(table: pa.Table, columns: Columns, start: int) -> Iterator[tuple[str | None, bytes]]:
@@ -135,7 +123,7 @@ def _digests(table: pa.Table, columns: Columns, start: int) -> Iterator[tuple[st
 
 def has_ids(path: Path, rows: int) -> bool:
     """Whether a file has a record for each row. A machine that loses its power may leave one that is cut."""
-    return path.is_file() and path.stat().st_size == rows * _RECORD.itemsize
+    return path.is_file() and path.stat().st_size == rows * RECORD.itemsize
 
 
 def write_ids(path: Path, batches: Iterator[pa.RecordBatch], columns: Columns) -> None:
@@ -149,7 +137,7 @@ def write_ids(path: Path, batches: Iterator[pa.RecordBatch], columns: Columns) -
     try:
         with temporary.open("wb") as file:
             _write_digests(file, batches, columns)
-        records: np.memmap[Any, np.dtype[Any]] = np.memmap(temporary, _RECORD, "r+")
+        records: np.memmap[Any, np.dtype[Any]] = np.memmap(temporary, RECORD, "r+")
         _number_copies(records, columns)
         records.flush()
         del records

@@ -4,8 +4,8 @@ Prints nothing. A caller that wants to see a run passes a `Progress`.
 
 With several devices each has a process, which loads the model for itself and takes the next shard when it is
 ready for one, because devices and rows differ in speed. The files are the same as one process's. A worker
-ends when its parent does. With `engine="ray"` the workers are Ray's, on any machine, and this process has no
-model: what it knows of it is what the first worker reports.
+ends when its parent does. With `engine="ray"` the workers are Ray tasks, on any machine. This process has no
+model then: a first task reports the machine and the identity.
 """
 
 from __future__ import annotations
@@ -24,20 +24,22 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, Unpack
 
-from gaincurate.core.artifact import IDENTITY, Artifact, Json, shard_count
+import numpy as np
+import numpy.typing as npt
+
+from gaincurate.core.artifact import IDENTITY, Artifact, Json
 from gaincurate.core.files import remove_temporaries
-from gaincurate.core.leases import Event, shards_of
 from gaincurate.core.locks import one_at_a_time, work_folder
 from gaincurate.core.options import checked
 from gaincurate.core.process import end_workers, start_tracker, start_workers
 from gaincurate.core.progress import Listener, Progress, Sent, for_python
-from gaincurate.core.ray_cluster import Needs, Report, Work, need_shared, spread
+from gaincurate.core.ray_workers import Worker, need_shared, ray_workers, refuse_other
 from gaincurate.core.scored_set import SCORES, ScoredSet
 from gaincurate.errors import GaincurateError, OutputError, StorageError, refused_by_the_system
 from gaincurate.scoring.config import ScoreConfig, ScoreOptions
 from gaincurate.scoring.finished import asked_of, read_back
-from gaincurate.scoring.identity import execution_record
-from gaincurate.scoring.ids import Ids, SentIds, has_ids, write_ids
+from gaincurate.scoring.identity import Machine, execution_record
+from gaincurate.scoring.ids import Ids, has_ids, records_in, write_ids
 from gaincurate.scoring.plan import Outline, Plan, make_plan, open_data
 from gaincurate.scoring.readers.source import Hashed
 from gaincurate.scoring.summary import Summary
@@ -69,15 +71,12 @@ def score(data: str, model: str, out: str | Path, **options: Unpack[ScoreOptions
         return score_dataset(checked(ScoreConfig, given, keywords=True), progress)
 
 
-def score_dataset(
-    config: ScoreConfig, progress: Progress | None = None, hear: Callable[[Event], None] | None = None
-) -> Summary:
+def score_dataset(config: ScoreConfig, progress: Progress | None = None) -> Summary:
     """Score a prompt set, or go on where an earlier run of the same options stopped.
 
     Args:
         config: of the run.
         progress: hears how it goes.
-        hear: gets every event of a worker on Ray.
 
     Raises:
         InputError: an option, the source, a row, the model or the output folder is not right.
@@ -91,7 +90,7 @@ def score_dataset(
     artifact = Artifact(out, SCORES)
     if not (config.overwrite and artifact.begun):
         artifact.read_identity()  # refuse a folder that is not ours before anything is spent or touched
-    with _engine(config, progress, summary, hear) as (plan, score_these), artifact.writing(config.split_run):
+    with _engine(config, progress, summary) as (plan, score_these), artifact.writing(config.split_run):
         present = _begin(plan, artifact, progress, summary)
         mine = {k for k in range(plan.shards) if config.split_run.owns(k)}
         if mine - present:
@@ -107,7 +106,7 @@ def score_dataset(
 
 @contextmanager
 def _engine(
-    config: ScoreConfig, progress: Progress, summary: Summary, hear: Callable[[Event], None] | None
+    config: ScoreConfig, progress: Progress, summary: Summary
 ) -> Iterator[tuple[Outline, Callable[[Sequence[int]], None]]]:
     """The run, and what scores its shards."""
     if config.engine == "local":
@@ -115,59 +114,53 @@ def _engine(
         yield plan, lambda shards: score_everywhere(plan, shards, progress, summary)
         return
     source, columns = open_data(config, progress, summary)
-    shards = range(shard_count(source.rows, config.shard_rows))
-    ear = _Ear(progress, summary)
-
-    def hear_all(event: Event) -> None:
-        ear(event.kind, event.value, event.worker)
-        if hear is not None:
-            hear(event)
-
-    def work(needs: Needs) -> Work:
-        # Without a GPU from Ray a worker must not take one that it sees all the same.
-        device = "cpu" if config.device == "auto" and not needs.gpus else config.device
-        options = {"device": device, "engine": "local", "workers": 1, "overwrite": False}
-        return partial(_serve, config.model_copy(update=options), source.hashed())
-
-    def rows_of(shard: int) -> str:
-        start, stop = outline.bounds(shard)
-        return f"rows {start} to {stop - 1} (from 0)"
-
-    with spread(
-        config,
-        work,
-        name=config.out.name,
-        progress=progress,
-        hear=hear_all,
-        rows_of=rows_of,
-    ) as leases:
-        machine, identity = leases.first_plan(sum(map(config.split_run.owns, shards)))
+    with ray_workers(config, progress) as workers:
+        hashed = source.hashed()
+        [(machine, identity)] = workers.run(partial(_plan_on_ray, hashed), hear=_Ear(progress, summary))
         outline = Outline(config, machine, source, columns, identity)
+
+        def describe(shard: int) -> str:
+            start, stop = outline.bounds(shard)
+            return f"rows {start} to {stop - 1} (from 0)"
 
         def score_these(shards: Sequence[int]) -> None:
             # Ids go with the shards: the file of all is on this machine alone where --out is a store.
-            ids = Ids(work_folder(config.out) / "ids.bin", columns)
-            leases.hand_out(
-                shards, "begun", lambda lease: {k: ids.records(*outline.bounds(k)).tobytes() for k in lease}
-            )
+            ids = work_folder(config.out).absolute() / "ids.bin"
+            payload = partial(_records_of, ids, config.shard_rows)
+            work, ear = partial(_score_on_ray, hashed, identity), _Ear(progress, summary)
+            workers.run(work, shards, hear=ear, describe=describe, payload=payload)
             ear.close()
 
         yield outline, score_these
 
 
-def _serve(config: ScoreConfig, hashed: Hashed, inbox: queue.SimpleQueue[Any], report: Report) -> None:
-    """A worker on Ray: says what it would do, then scores the shards that it is given."""
+def _records_of(ids: Path, shard_rows: int, shard: int) -> npt.NDArray[Any]:
+    return np.array(records_in(ids, shard * shard_rows, (shard + 1) * shard_rows))
+
+
+def _plan_on_ray(hashed: Hashed, config: ScoreConfig, worker: Worker) -> tuple[Machine, Json]:
+    """A task: what a worker would do."""
+    plan = make_plan(config, Progress(), Summary(config.out), hashed)
+    return plan.machine, plan.identity
+
+
+def _score_on_ray(hashed: Hashed, identity: Json, config: ScoreConfig, worker: Worker) -> dict[str, float]:
+    """A task: scores the shards that the worker is given; where its time went."""
     summary, begun = Summary(config.out), time.time()
     plan = make_plan(config, Progress(), summary, hashed)
-    report("plan", (plan.machine, plan.identity))
-    if inbox.get() is None:
-        return
+    refuse_other(identity, plan.identity)
     if not Artifact(config.out, SCORES).remote:
         need_shared(config.out / IDENTITY)
-    ids = SentIds(plan.columns, config.shard_rows)
+    records: dict[int, npt.NDArray[Any]] = {}
+
+    def shards() -> Iterator[int]:
+        for shard, records[plan.bounds(shard)[0]] in worker.parts():
+            yield shard
+
+    ids = Ids(plan.columns, lambda start, stop: records.pop(start))
     summary.seconds = {"loading": time.time() - begun}
-    score_shards(plan, shards_of(inbox, report, ids.take), Sent(report), summary, ids)
-    report("done", summary.seconds)
+    score_shards(plan, shards(), Sent(worker.report), summary, ids)
+    return summary.seconds
 
 
 def _begin(plan: Outline, artifact: Artifact, progress: Progress, summary: Summary) -> set[int]:

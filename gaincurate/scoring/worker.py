@@ -30,7 +30,7 @@ from gaincurate.core.scored_set import SCORES
 from gaincurate.errors import GaincurateError, RowError
 from gaincurate.scoring.batching import Batch
 from gaincurate.scoring.cpu import settle_memory
-from gaincurate.scoring.ids import Ids
+from gaincurate.scoring.ids import Ids, records_in
 from gaincurate.scoring.lm_head import Head
 from gaincurate.scoring.model import load_model
 from gaincurate.scoring.packed_attention import UnsupportedAttention
@@ -48,17 +48,16 @@ U = TypeVar("U")
 _TRIAL_TOKENS = 256
 
 
-def prefetch(work: Callable[[T], U], items: Iterable[T | None]) -> Iterator[U]:
+def prefetch(work: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
     """`work` on each item in a thread; the next is begun when the one before is handed out.
 
-    At most one result waits, so memory does not grow with the number of items. An item None says that the
-    next one is not known yet: what waits is handed out first.
+    At most one result waits, so memory does not grow with the number of items.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
         waiting: Future[U] | None = None
         try:
             for item in items:
-                following = None if item is None else pool.submit(work, item)
+                following = pool.submit(work, item)
                 if waiting is not None:
                     yield waiting.result()
                 waiting = following
@@ -103,7 +102,7 @@ class AsyncWriter:
 
 def score_shards(
     plan: Plan,
-    shards: Iterable[int | None],
+    shards: Iterable[int],
     progress: Progress,
     summary: Summary,
     ids: Ids | None = None,
@@ -112,7 +111,7 @@ def score_shards(
 
     Args:
         plan: the run, begun: its ids are written.
-        shards: their numbers, best ascending, taken when the model is loaded; None as in `prefetch`.
+        shards: their numbers, best ascending, taken when the model is loaded.
         progress: hears of every batch and shard, the shards from a thread of their own.
         summary: counts and times are added here.
         ids: of the rows, those that were written with the run's beginning by default.
@@ -142,7 +141,8 @@ def score_shards(
     progress.loading("")
     signals = Signals(config, plan.backend, head, summary)
     more = signal_fields(config.signals, prefill.width)
-    cursor, ids = Cursor(plan.source), ids or Ids(work_folder(out) / "ids.bin", plan.columns)
+    cursor = Cursor(plan.source)
+    ids = ids or Ids(plan.columns, partial(records_in, work_folder(out) / "ids.bin"))
 
     def prepare(index: int) -> _Prepared:
         start, stop = plan.bounds(index)

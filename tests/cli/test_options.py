@@ -232,7 +232,6 @@ def test_a_number_that_no_array_holds_is_refused(tmp_path: Path, number: int) ->
         (("bench", "kernel"), "--tokens", 2**62),
         (("bench", "score"), "--rows", 2**62),
         (("bench", "score"), "--prefix", 2**62),
-        (("bench", "scale"), "--node-hours", 1e308),
         (("difficulty", "forecast", "set", "--outcomes", "r.jsonl"), "--group", 2**62),
         (("difficulty", "forecast", "set", "--outcomes", "r.jsonl"), "--tokens", 1e-320),
         (("difficulty", "rollout", "set", "--out", "r", "--verifier", "exact"), "--max-tokens", 2**31),

@@ -1,9 +1,8 @@
-"""What is refused before a Ray is joined, and how Ray is asked and understood; no Ray runs here."""
+"""Options and addresses that are refused, and the sentences for a Ray that cannot be joined; no Ray runs here."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,9 +12,8 @@ import pytest
 from gaincurate.core import ray_cluster
 from gaincurate.core.cluster_options import ClusterConfig
 from gaincurate.core.options import checked
-from gaincurate.core.ray_cluster import Needs, RayCrew, need_shared
 from gaincurate.difficulty.config import make_config
-from gaincurate.errors import InputError
+from gaincurate.errors import GaincurateError, InputError
 from gaincurate.scoring.config import ScoreConfig
 
 
@@ -117,138 +115,67 @@ def test_an_address_where_nothing_answers_is_refused_at_once() -> None:
 
 
 @pytest.mark.usefixtures("no_job")
+@pytest.mark.parametrize("given", ["head", "head:port", "ray://head:10001"])
+def test_what_is_no_address(given: str) -> None:
+    with pytest.raises(InputError, match=f"^--address {given}: expected HOST:PORT or auto. A Ray Client's"):
+        address(given)
+
+
+CANNOT_JOIN = "--address h:1: this machine cannot join a Ray there ("
+
+
 @pytest.mark.parametrize(
-    ("given", "sentence"),
+    ("at", "error", "sentence", "code"),
     [
-        ("head", "--address head: expected HOST:PORT or auto."),
-        ("head:port", "--address head:port: expected HOST:PORT or auto."),
         (
-            "ray://head:10001",
-            "--address ray://head:10001: this is a Ray Client's address, which cannot be used here. Run the command "
-            "on a machine of the cluster, by `ray job submit` perhaps, with --address auto.",
+            "h:1",
+            RuntimeError("Version mismatch:\n    Ray: 2.40.0"),
+            f"{CANNOT_JOIN}Version mismatch: Ray: 2.40.0). ",
+            2,
         ),
+        ("h:1", SystemExit(1), f"{CANNOT_JOIN}it does not answer). ", 2),
+        ("h:1", PermissionError(13, "no", "/tmp/ray"), "the Ray at h:1 belongs to another user: ", 2),
+        ("local", Exception("timed out."), "Ray did not start on this machine (timed out), ", 1),
+        ("local", SystemExit(1), "Ray did not start on this machine (it does not answer), ", 1),
     ],
 )
-def test_what_is_no_address(given: str, sentence: str) -> None:
-    with pytest.raises(InputError) as caught:
-        address(given)
-    assert str(caught.value) == sentence
+def test_why_there_is_no_ray(at: str, error: BaseException, sentence: str, code: int) -> None:
+    with pytest.raises(GaincurateError) as caught:
+        ray_cluster._init(FakeRay(error), at)
+    assert str(caught.value).startswith(sentence)
+    assert caught.value.exit_code == code
+    assert ("run the same command again" in str(caught.value)) == (code == 1)
 
 
 class FakeRay:
-    """As much of Ray as says what there is, or fails to be joined."""
+    """As much of Ray as fails to be joined, or belongs to the owner of a file."""
 
-    def __init__(self, nodes: list[dict[str, Any]] | None = None, error: BaseException | None = None) -> None:
-        self._nodes, self._error = nodes or [], error
+    def __init__(self, error: BaseException | None = None, socket: str = "") -> None:
+        self._error, self._socket = error, socket
 
     def init(self, **options: Any) -> None:
-        if self._error is not None:
-            raise self._error
+        assert self._error is not None
+        raise self._error
 
     def nodes(self) -> list[dict[str, Any]]:
-        return self._nodes
+        return [
+            {"Alive": True, "RayletSocketName": "/of/another/machine"},
+            {"Alive": True, "RayletSocketName": self._socket},
+        ]
 
-    def remote(self, cls: type) -> type:
-        return cls
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 4.0, "GPU": 2.0}
 
+    def get_runtime_context(self) -> Any:
+        return SimpleNamespace(gcs_address="h:1")
 
-@pytest.mark.parametrize(
-    ("error", "sentence"),
-    [
-        (
-            RuntimeError(
-                "Version mismatch: The cluster was started with:\n    Ray: 2.40.0\n    Python: 3.11.2\nThis "
-                "process on node 10.0.0.1 was started with:\n    Ray: 2.60.0\n    Python: 3.11.2\n"
-            ),
-            "the Ray at h:1 has other versions: Version mismatch: The cluster was started with: Ray: 2.40.0 Python: "
-            "3.11.2 this process has: Ray: 2.60.0 Python: 3.11.2. Install the cluster's versions of ray and Python "
-            "here, or run the command in the cluster's own environment.",
-        ),
-        (
-            PermissionError(13, "Permission denied", "/tmp/ray"),
-            "the Ray at h:1 belongs to another user: workers would read and write as that user. Start one of your "
-            "own with `ray start --head --port N` and give its --address.",
-        ),
-        (
-            SystemExit(1),
-            "--address h:1: this machine cannot join a Ray there (it does not answer). Run the command on a machine where `ray "
-            "start` was run for that cluster, with RAY_AUTH_MODE=token where that wants tokens.",
-        ),
-        (
-            ConnectionError("Could not find any running Ray instance."),
-            "--address h:1: this machine cannot join a Ray there (Could not find any running Ray instance). Run the "
-            "command on a machine where `ray start` was run for that cluster, with RAY_AUTH_MODE=token where that wants tokens.",
-        ),
-    ],
-)
-def test_why_a_ray_cannot_be_joined(error: BaseException, sentence: str) -> None:
-    with pytest.raises(InputError) as caught:
-        ray_cluster._init(FakeRay(error=error), "h:1")
-    assert str(caught.value) == sentence
+    def shutdown(self) -> None:
+        pass
 
 
-def test_workers_whose_results_would_differ_are_refused_by_what_differs() -> None:
-    with pytest.raises(InputError) as caught:
-        ray_cluster._refuse_other(
-            {"device": "H200", "dtype": "bfloat16"}, {"device": "A100", "dtype": "bfloat16"}
-        )
-    assert str(caught.value) == (
-        "two workers would not give the same results: device is 'H200' and 'A100'. Have all on machines of one "
-        "kind with --worker-label KEY=VALUE (such as ray.io/accelerator-type=H200), the same packages and files."
-    )
-    assert caught.value.data == {"keys": ["device"]}
-
-
-def node(labels: dict[str, str] | None = None, *, alive: bool = True, **resources: float) -> dict[str, Any]:
-    return {"Alive": alive, "Labels": labels or {}, "Resources": resources}
-
-
-@pytest.mark.parametrize(
-    ("needs", "room"),
-    [
-        (Needs(1, 0, {}), 24),
-        (Needs(4, 0, {}), 6),
-        (Needs(1, 1, {}), 5),
-        (Needs(1, 0.5, {}), 10),
-        (Needs(1, 0.3, {}), 15),
-        (Needs(1, 1, {"kind": "big"}), 4),
-        (Needs(9, 1, {"kind": "none"}), 1),  # one that waits is what a cluster grows for
-    ],
-)
-def test_room_is_what_the_nodes_have_that_are_alive_and_have_the_label(needs: Needs, room: int) -> None:
-    crew = RayCrew.__new__(RayCrew)
-    big, small = node({"kind": "big"}, CPU=16, GPU=4), node({"kind": "small"}, CPU=8, GPU=1)
-    crew._ray = FakeRay([big, small, node(alive=False, CPU=99, GPU=9), node()])
-    crew._needs = needs
-    assert crew.room() == room
-
-
-@pytest.mark.parametrize("never_started", [True, False])
-def test_a_worker_that_never_ran_is_no_failed_start(never_started: bool) -> None:
-    ray = pytest.importorskip("ray")
-    from ray.core.generated.common_pb2 import ActorDiedErrorContext
-
-    cause = ActorDiedErrorContext(
-        actor_id=b"\1" * 16, error_message="The node died.", never_started=never_started
-    )
-    crew = RayCrew.__new__(RayCrew)
-    crew._ray = SimpleNamespace(exceptions=ray.exceptions, get=raising(ray.exceptions.ActorDiedError(cause)))
-    [event] = crew._events_of(3, "call")
-    assert (event.worker, event.kind, event.value.preempted) == (3, "died", never_started)
-
-
-def raising(error: Exception) -> Callable[[Any], None]:
-    def get(call: Any) -> None:
-        raise error
-
-    return get
-
-
-def test_a_folder_that_is_not_shared(tmp_path: Path) -> None:
-    need_shared(tmp_path)
-    with pytest.raises(InputError) as caught:
-        need_shared(tmp_path / "set")
-    assert str(caught.value) == (
-        f"{tmp_path / 'set'} is not on {socket.gethostname()}, where a worker runs: --out and the data must be on "
-        "a file system that all machines share, under the same path."
-    )
+def test_a_ray_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, ray = ClusterConfig(engine="ray", address="h:1"), FakeRay(socket=str(tmp_path))
+    assert ray_cluster._about(ray, config, "h:1") == "joined the Ray at h:1: 2 nodes, 4 CPU, 2 GPU"
+    monkeypatch.setattr("os.geteuid", lambda: tmp_path.stat().st_uid + 1)
+    with pytest.raises(InputError, match="^the Ray at h:1 belongs to the user "):
+        ray_cluster._about(ray, config, "h:1")

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import itertools
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import tiny
 from gaincurate.core.prompts import Columns
 from gaincurate.core.source_columns import find_columns
 from gaincurate.errors import SourceError, StorageError
-from gaincurate.scoring.ids import Ids, SentIds, digest, write_ids
+from gaincurate.scoring.ids import Ids, digest, records_in, write_ids
 from gaincurate.scoring.readers.source import Source, open_source
 
 # An independent writer of the JSON that the rule names: no json.dumps, so that its options are tested too.
@@ -105,7 +106,7 @@ def ids(source: Source, folder: Path, chunk: int | None = None, **asked: str) ->
     columns = find_columns(source.schema, **asked)
     write_ids(folder / "ids.bin", source.batches(), columns)
     table = pa.Table.from_batches(list(source.batches()), source.schema)
-    made, found = Ids(folder / "ids.bin", columns), []
+    made, found = Ids(columns, partial(records_in, folder / "ids.bin")), []
     for start in range(0, source.rows, chunk or source.rows):
         found += made.of(start, table.slice(start, chunk))
     return found
@@ -231,25 +232,10 @@ def test_a_row_that_changed_since_its_id_was_made_is_named(tmp_path: Path) -> No
     write_ids(tmp_path / "ids.bin", source.batches(), columns)
     rows[5]["question"] = "another"
     changed = pa.Table.from_pylist(rows)
-    made = Ids(tmp_path / "ids.bin", columns)
+    made = Ids(columns, partial(records_in, tmp_path / "ids.bin"))
     assert len(made.of(0, changed.slice(0, 5))) == 5
     with pytest.raises(SourceError, match=r"row 5 \(from 0\) is not what it was when the ids were made"):
         made.of(4, changed.slice(4))
-
-
-@pytest.mark.parametrize("asked", [{}, {"id_column": "key"}])
-def test_ids_that_are_sent_shard_by_shard_are_those_of_the_file(
-    tmp_path: Path, asked: dict[str, str]
-) -> None:
-    rows = [{"prompt": f"q{i % 3}", "key": f"k{i}"} for i in range(11)]
-    source = source_of(tmp_path, rows)
-    columns, table = find_columns(source.schema, **asked), pa.Table.from_pylist(rows)
-    write_ids(tmp_path / "ids.bin", source.batches(), columns)
-    made, sent = Ids(tmp_path / "ids.bin", columns), SentIds(columns, 4)
-    for lease in ([2], [0, 1]):  # a worker's shards come in any order
-        sent.take({shard: made.records(4 * shard, 4 * shard + 4).tobytes() for shard in lease})
-    found = [name for start in (0, 4, 8) for name in sent.of(start, table.slice(start, 4))]
-    assert found == made.of(0, table)
 
 
 def test_a_folder_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
