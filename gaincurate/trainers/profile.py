@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from gaincurate.core.options import near
 from gaincurate.errors import InputError
@@ -196,8 +196,8 @@ class Rendering:
         adds: its settings that add text which is not known here, and what they add.
         code: whose code renders the prompts, where that is not the trainer's.
         media: columns of pictures and the like that it adds to a prompt.
-        nulls: which files it reads with a null for each key that another row has, and renders the nulls:
-            "parquet" or, where it also reads lines of JSON into Arrow, "all".
+        nulls: "all" where it renders a null for each key that another row has, whatever the file; or its
+            setting for the file, where it does so for Parquet alone.
     """
 
     arguments: Mapping[str, str] = field(default_factory=dict)
@@ -205,7 +205,7 @@ class Rendering:
     adds: Mapping[str, str] = field(default_factory=dict)
     code: str = ""
     media: tuple[str, ...] = ()
-    nulls: Literal["", "parquet", "all"] = ""
+    nulls: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,7 +118,7 @@ class View:
             yield (
                 f"warning: tool calls or tools have unlike keys; {trainer} renders null for each key that a "
                 "row lacks, which was not scored; "
-                + (lines if rendering.nulls == "parquet" else "store them as JSON text")
+                + ("store them as JSON text" if rendering.nulls == "all" else lines)
             )
 
     def _batch(self, rows: pa.Table, first: int) -> Rows:

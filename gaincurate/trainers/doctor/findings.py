@@ -83,8 +83,10 @@ class Context:
     late: bool = False
     """In live mode, rows are chosen when they are generated for, whatever the trainer's loader brings."""
 
+    scored: Mapping[str, Any] | None = None
+    """The identity of the scored set."""
     script: str = ""
-    """The Python script that the launch line starts, which may set more than the line says."""
+    """The Python script or module that the launch line starts, which may set more than the line says."""
     shell: str = ""
     """The whole shell text around the launch line, which may go on after the training."""
 

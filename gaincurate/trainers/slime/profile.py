@@ -99,7 +99,7 @@ PROFILE = Profile(
             "multimodal_keys": "pictures, videos or sound",
             "custom_generate_function_path": "what it renders",
         },
-        nulls="parquet",
+        nulls="prompt_data",
     ),
     layout=Layout(
         trainer="slime",

@@ -29,6 +29,7 @@ DEFAULTS: dict[str, Any] = {
     "input_key": "input",
     "label_key": None,
     "metadata_key": "metadata",
+    "tool_key": "tools",
     "apply_chat_template": False,
     "rollout_shuffle": False,
     "rollout_batch_size": None,

@@ -297,7 +297,7 @@ def rewards(settings: Settings, context: Context) -> Found:
     """TRL's own reward functions and reward models report to nobody; a script's own are not seen here."""
     own = settings["reward_funcs"] or []
     own = [name for name in (own if isinstance(own, list) else [own]) if _is_own(str(name))]
-    if not context.segment or own or (context.script and not settings.is_given("reward_funcs")):
+    if not context.segment or own or (_is_own(context.script) and not settings.is_given("reward_funcs")):
         return None
     if settings["log_completions"]:
         return Finding(

@@ -13,10 +13,11 @@ import sets
 import tiny
 from command import run
 from gaincurate.errors import InputError, OutputError
-from gaincurate.trainers.doctor.examine import compare_tokens, examine, facts_of, misspelt, trainer_named
-from gaincurate.trainers.doctor.findings import Mode
+from gaincurate.trainers.doctor import rendering
+from gaincurate.trainers.doctor.examine import examine, facts_of, misspelt, trainer_named
+from gaincurate.trainers.doctor.findings import Finding, Mode
 from gaincurate.trainers.doctor.settings import Settings
-from gaincurate.trainers.profile import with_rules
+from gaincurate.trainers.profile import profile_of, with_rules
 
 LAUNCH = """
 python -m verl.trainer.main_ppo data.train_files={data} data.train_batch_size=8 data.max_prompt_length=80 \\
@@ -38,6 +39,11 @@ checkpointing:
   {enabled: true, checkpoint_dir: "${oc.env:GAINCURATE_OUTPUT}", model_save_format: safetensors, save_consolidated: true}
 policy: {model_name: "${oc.env:GAINCURATE_CHECKPOINT}", dtensor_cfg: {enabled: true}}
 """
+
+
+def compare_tokens(folder: Path, trainer: str = "verl", **given: Any) -> tuple[Finding | None, str]:
+    settings = Settings(given, trainer_named(trainer).defaults)
+    return rendering.compare_tokens(folder, profile_of(trainer), settings, facts_of(folder, "segment"))
 
 
 def found_in(trainer: str, path: Path, text: str, mode: Mode = "segment") -> set[str]:
@@ -322,7 +328,7 @@ def test_a_template_that_fails_is_said(tmp_path: Path, template: str) -> None:
 def test_token_counts_that_cannot_be_compared_say_why(tmp_path: Path) -> None:
     for name, options, why in (
         ("a", {"model": "the-model"}, "the model the-model is no folder on this machine"),
-        ("b", {"bare": True}, "--without-system leaves out a part of what was scored"),
+        ("b", {"bare": True}, "--without-system leaves out a part of the scored prompt"),
         ("c", {"model": str(tmp_path)}, f"the tokenizer of {tmp_path} fails ("),
     ):
         (tmp_path / name).mkdir()
