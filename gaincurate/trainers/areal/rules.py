@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from gaincurate.trainers.doctor import common
+from gaincurate.trainers.doctor.common import RUNS, table
 from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 
@@ -99,6 +100,11 @@ def reference(settings: Settings, context: Context) -> Found:
     return common.moving_reference(settings, context, "actor.kl_ctl", 0.0, 0.0, _ARGS)
 
 
+_TABLE = table(
+    ("dynamic-batch", "wrong", RUNS, "dynamic_bs", False, _ARGS,
+     "a batch ends with what was accepted until then, so steps and rows do not agree"),
+)  # fmt: skip
+
 RULES = TrainerRules(
     name="areal",
     version="4aef98d8 (2026-05-21)",
@@ -106,6 +112,7 @@ RULES = TrainerRules(
     style="hydra",
     defaults=DEFAULTS,
     rules=(
+        *_TABLE,
         *common.rows("train_dataset.path", ("messages",), "--trainer areal", source="areal/dataset"),
         partial(common.begins, key="actor.path", source=_ARGS),
         resumes,
@@ -119,14 +126,6 @@ RULES = TrainerRules(
         partial(common.epochs, key="total_train_epochs", source=_ARGS),
         partial(common.steps, key="total_train_steps", per_step=_batch, source=_ARGS),
         ahead,
-        partial(
-            common.drops,
-            name="dynamic-batch",
-            key="dynamic_bs",
-            off=False,
-            happens="a batch ends with what was accepted until then, so steps and rows do not agree",
-            source=_ARGS,
-        ),
         weights,
         saved_there,
         partial(common.adapter_only, key="actor.use_lora", off=False, source=_ARGS),

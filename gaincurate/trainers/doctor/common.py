@@ -37,6 +37,30 @@ def when(
     return rule
 
 
+RUNS: tuple[Mode, ...] = ("segment", "live")
+ALWAYS: tuple[Mode, ...] = (*RUNS, "export")
+SEGMENT: tuple[Mode, ...] = ("segment",)
+LIVE: tuple[Mode, ...] = ("live",)
+Row = tuple[str, Severity, tuple[Mode, ...], str, Any, str, str]
+
+
+def table(*rows: Row) -> tuple[Rule, ...]:
+    """Rules as rows: finding, severity, modes, setting, right value, source, what follows from another value.
+
+    A right value of true or false is compared as such; no value is as good as any other right one.
+    """
+
+    def wrong(right: Any) -> Callable[[Any], bool]:
+        if isinstance(right, bool):
+            return lambda value: bool(value) != right
+        return lambda value: value not in (right, None, False)
+
+    return tuple(
+        when(name, severity, key, wrong(right), title, {key: right}, source=source, modes=modes)
+        for name, severity, modes, key, right, source, title in rows
+    )
+
+
 def reads(settings: Settings, context: Context, key: str, *, source: str = "") -> Found:
     """In segment mode the training set is the round's own file."""
     if not context.segment or Settings.follows(settings.place(key), ("data", "output", "round")):
@@ -206,16 +230,6 @@ def workers(settings: Settings, context: Context, key: str, *, source: str = "")
         {key: 0},
         source=source,
     )
-
-
-def drops(
-    settings: Settings, context: Context, name: str, key: str, off: Any, happens: str, source: str
-) -> Found:
-    """Sampling of the trainer's own takes other prompts than planned."""
-    value = settings[key]
-    if context.mode == "export" or value == off or value in (None, False):
-        return None
-    return Finding(name, "wrong", f"{settings.told(key)}: {happens}", {key: off}, source=source)
 
 
 def reports(

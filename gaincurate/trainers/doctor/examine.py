@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -91,6 +91,8 @@ class Report:
     findings: list[Finding]
     notes: list[str]
     launched: bool = False
+    names: Mapping[str, str] = field(default_factory=dict)
+    """The names of settings in the version that they are of, where they differ."""
 
     @property
     def ok(self) -> bool:
@@ -99,7 +101,8 @@ class Report:
 
     def lines(self, finding: Finding) -> list[str]:
         """The settings that fix a finding, as the trainer's launch line or file has them."""
-        return written(trainer_named(self.trainer), finding.fix, self.launched)
+        fix = {self.names.get(key, key): value for key, value in finding.fix.items()}
+        return written(trainer_named(self.trainer), fix, self.launched)
 
     def as_json(self) -> dict[str, Any]:
         """Everything as plain values."""
@@ -171,7 +174,7 @@ def examine(name: str, sources: Sequence[str], mode: Mode = "segment", run: Path
     )
     report.notes.append(note)
     found = report.findings if finding is None else worst_first([*report.findings, finding])
-    return Report(report.trainer, report.version, mode, found, report.notes, report.launched)
+    return replace(report, findings=found)
 
 
 def settings_of(trainer: TrainerRules, read: Read) -> Settings:
@@ -179,7 +182,7 @@ def settings_of(trainer: TrainerRules, read: Read) -> Settings:
     defaults = trainer.defaults
     if trainer.whole is not None and {key.split(".")[0] for key in defaults} <= read.sections:
         defaults = trainer.whole
-    return Settings(read.given, defaults)
+    return Settings(read.given, defaults, trainer.renamed)
 
 
 def _with_script(context: Context, read: Read) -> Context:
@@ -198,11 +201,17 @@ def judge(trainer: TrainerRules, read: Read, context: Context) -> Report:
     notes = list(dict.fromkeys([*read.notes, *unjudged]))
     if unread := misspelt(trainer, settings):
         notes.insert(0, unread)
-    if not any(key in trainer.defaults for key in settings.given):
-        notes.insert(0, "none of the settings that the rules read is set: all of this is about the defaults")
+    if settings.given and not settings.given.keys() & (settings.asked | trainer.defaults.keys()):
+        older = ", and their names in older versions" if trainer.renamed else ""
+        raise InputError(
+            f"--config: none of its settings ({', '.join(list(settings.given)[:3])}) is known; the names are "
+            f"those of {trainer.name} {trainer.version}{older}{f' ({unread})' if unread else ''}. Check "
+            "--trainer, and give the file or launch line that the trainer is started with."
+        )
     if any(Settings.follows(value) for finding in findings for value in finding.fix.values()):
         notes.append(_FILLED_IN)
-    return Report(trainer.name, trainer.version, context.mode, worst_first(findings), notes, read.launched)
+    findings = worst_first(findings)
+    return Report(trainer.name, trainer.version, context.mode, findings, notes, read.launched, settings.names)
 
 
 def misspelt(trainer: TrainerRules, settings: Settings) -> str | None:

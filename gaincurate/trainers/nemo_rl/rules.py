@@ -10,7 +10,8 @@ from functools import partial
 from typing import Any
 
 from gaincurate.trainers.doctor import common
-from gaincurate.trainers.doctor.common import when
+from gaincurate.trainers.doctor.common import LIVE as LIVE_MODE
+from gaincurate.trainers.doctor.common import RUNS, SEGMENT, table
 from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 
@@ -158,6 +159,21 @@ def unread(settings: Settings, context: Context) -> Found:
     return Finding("adapter-missing", "wrong", title, {key: True}, source="nemo_rl/data/dataloader.py")
 
 
+def single_controller(settings: Settings, context: Context) -> Found:
+    """Another entry point over the same files, which reads one loader in its own order."""
+    several = "data.use_multiple_dataloader"
+    if "single_controller" not in context.script or not (context.live or settings[several]):
+        return None
+    return Finding(
+        "single-controller",
+        "stops",
+        f"{context.script} refuses several dataloaders, and the live adapter needs them",
+        {several: False} if context.segment else {},
+        "start examples/run_grpo.py" + ("" if context.live else ", or use one dataloader"),
+        "nemo_rl/algorithms/single_controller_utils/setup.py",
+    )
+
+
 def unended(settings: Settings, context: Context) -> Found:
     """The asynchronous trainer ends with its last step alone, and fails where the rows end before."""
     on, most = "grpo.async_grpo.enabled", settings.number("grpo.max_num_steps")
@@ -270,6 +286,15 @@ def weights(settings: Settings, context: Context) -> Found:
     )
 
 
+_TABLE = table(
+    ("dynamic-sampling", "wrong", RUNS, "grpo.use_dynamic_sampling", False, _GRPO,
+     "groups without variance are replaced by further prompts, so steps and rows do not agree"),
+    ("no-checkpoint", "stops", SEGMENT, "checkpointing.enabled", True, _GRPO,
+     "a round leaves nothing that the next one could begin with"),
+    ("async", "stops", LIVE_MODE, "grpo.async_grpo.enabled", False, "examples/run_grpo.py",
+     "asynchronous GRPO takes no custom dataloader"),
+)  # fmt: skip
+
 RULES = TrainerRules(
     name="nemo-rl",
     version="7ea279ab (2026-08-22)",
@@ -277,6 +302,7 @@ RULES = TrainerRules(
     style="hydra",
     defaults=DEFAULTS,
     rules=(
+        *_TABLE,
         data,
         views,
         partial(
@@ -290,6 +316,7 @@ RULES = TrainerRules(
         resumes,
         divided,
         unread,
+        single_controller,
         splits,
         texts,
         partial(common.tail, key="grpo.num_prompts_per_step", source=f"{_GRPO}, setup: drop_last=True"),
@@ -302,35 +329,7 @@ RULES = TrainerRules(
         ),
         passes,
         partial(common.steps, key="grpo.max_num_steps", per_step=_batch, more_is_fine=True, source=_GRPO),
-        partial(
-            common.drops,
-            name="dynamic-sampling",
-            key="grpo.use_dynamic_sampling",
-            off=False,
-            happens="groups without variance are replaced by further prompts, so steps and rows do not agree",
-            source=_GRPO,
-        ),
-        when(
-            "no-checkpoint",
-            "stops",
-            "checkpointing.enabled",
-            lambda value: not value,
-            "a round leaves nothing that the next one could begin with",
-            {"checkpointing.enabled": True},
-            source=_GRPO,
-            modes=("segment",),
-        ),
         weights,
-        when(
-            "async",
-            "stops",
-            "grpo.async_grpo.enabled",
-            bool,
-            "asynchronous GRPO takes no custom dataloader",
-            {"grpo.async_grpo.enabled": False},
-            source="examples/run_grpo.py",
-            modes=("live",),
-        ),
         unended,
         adapters,
         order,

@@ -7,12 +7,13 @@ from functools import partial
 from typing import Any
 
 from gaincurate.trainers.doctor import common
-from gaincurate.trainers.doctor.common import when
-from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules
+from gaincurate.trainers.doctor.common import SEGMENT, table
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 from gaincurate.trainers.profile import words
 
 _CONFIG = "prime_rl/configs/orchestrator.py"
+_BROADCAST = "prime_rl/transports/weights/filesystem.py"
 _SAMPLER = "orchestrator/curriculum/standard.py"
 _SOURCE = "orchestrator.train.source.0"
 
@@ -200,20 +201,6 @@ def resumes(settings: Settings, context: Context) -> Iterator[Finding]:
             )
 
 
-def _broadcast(key: str) -> Rule:
-    return when(
-        "weights",
-        "stops",
-        key,
-        lambda value: value not in (None, "filesystem"),
-        "weights go from memory to memory, and no Hugging Face weights are left for scoring and the next "
-        "round",
-        {key: "filesystem"},
-        source="prime_rl/transports/weights/filesystem.py",
-        modes=("segment",),
-    )
-
-
 def outcomes(settings: Settings, context: Context) -> Found:
     """Episodes are written by the file monitor."""
     keys = [
@@ -233,6 +220,13 @@ def outcomes(settings: Settings, context: Context) -> Found:
     )
 
 
+_TABLE = table(
+    *(("weights", "stops", SEGMENT, f"{at}weight_broadcast.type", "filesystem", _BROADCAST,
+       "weights go from memory to memory, and no Hugging Face weights are left for scoring and the next "
+       "round")
+      for at in ("", "trainer.")),
+)  # fmt: skip
+
 RULES = TrainerRules(
     name="prime-rl",
     toml=True,
@@ -241,6 +235,7 @@ RULES = TrainerRules(
     style="dashes",
     defaults=DEFAULTS,
     rules=(
+        *_TABLE,
         tasks,
         samplers,
         gates,
@@ -254,7 +249,6 @@ RULES = TrainerRules(
         ahead,
         endless,
         adapters,
-        *map(_broadcast, ("weight_broadcast.type", "trainer.weight_broadcast.type")),
         partial(common.output, key="output_dir", what="the checkpoint", source="prime_rl/configs/rl.py"),
         outcomes,
     ),

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from gaincurate.trainers.doctor import common
-from gaincurate.trainers.doctor.common import when
+from gaincurate.trainers.doctor.common import RUNS, SEGMENT, table, when
 from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 
@@ -73,6 +73,16 @@ def resumes(settings: Settings, context: Context) -> Found:
     )
 
 
+_TABLE = table(
+    ("dynamic-sampling", "wrong", RUNS, "trainer.algorithm.dynamic_sampling.type", None, _TRAINER,
+     "groups without variance are replaced or left out, so steps and rows do not agree"),
+    ("dynamic-sampling", "wrong", RUNS, "trainer.fully_async.sample_full_batch", False,
+     "skyrl/train/fully_async_trainer.py",
+     "groups without variance are left out for further ones, so steps and rows do not agree"),
+    ("validation", "cost", SEGMENT, "trainer.eval_before_train", False, _TRAINER,
+     "a whole evaluation before every round"),
+)  # fmt: skip
+
 RULES = TrainerRules(
     name="skyrl",
     version="a9564572 (2026-08-21)",
@@ -80,6 +90,7 @@ RULES = TrainerRules(
     style="hydra",
     defaults=DEFAULTS,
     rules=(
+        *_TABLE,
         partial(common.reads, key="data.train_data", source=_DATASET),
         partial(common.begins, key="trainer.policy.model.path", source="skyrl/train/config/config.py"),
         resumes,
@@ -97,22 +108,6 @@ RULES = TrainerRules(
             per_step=_batch,
             more_is_fine=True,
             source=_TRAINER,
-        ),
-        partial(
-            common.drops,
-            name="dynamic-sampling",
-            key="trainer.algorithm.dynamic_sampling.type",
-            off=None,
-            happens="groups without variance are replaced or left out, so steps and rows do not agree",
-            source=_TRAINER,
-        ),
-        partial(
-            common.drops,
-            name="dynamic-sampling",
-            key="trainer.fully_async.sample_full_batch",
-            off=False,
-            happens="groups without variance are left out for further ones, so steps and rows do not agree",
-            source="skyrl/train/fully_async_trainer.py",
         ),
         when(
             "weights",
@@ -143,16 +138,6 @@ RULES = TrainerRules(
             advice="an environment of your own is given the row's other columns, gc_id among them, and can "
             "append a line to {outcomes}; a row's env_class column chooses it",
             source=_DATASET,
-            modes=("segment",),
-        ),
-        when(
-            "validation",
-            "cost",
-            "trainer.eval_before_train",
-            bool,
-            "a whole evaluation before every round",
-            {"trainer.eval_before_train": False},
-            source=_TRAINER,
             modes=("segment",),
         ),
         *(

@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 
 from gaincurate.trainers.doctor import common
-from gaincurate.trainers.doctor.common import when
-from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
+from gaincurate.trainers.doctor.common import ALWAYS, table
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, Severity, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 
 LIVE: dict[str, Any] = {
@@ -206,18 +206,25 @@ def _partial_rollouts(settings: Settings, context: Context) -> Found:
     happens = "unfinished samples go back to a buffer that is gone when the round's process ends"
     if context.live:
         happens = "unfinished samples come back in later rounds than they were planned for"
-    found = common.drops(settings, context, "partial-rollout", "partial_rollout", False, happens, _ROLLOUT)
-    return replace(found, severity="cost") if found and context.live else found
+    return _replaced(settings, context, "partial-rollout", "partial_rollout", False, happens)
 
 
 def _dynamic_sampling(settings: Settings, context: Context) -> Found:
+    """The adapter reports refused groups too, so that a live round goes on with a part of its outcomes."""
     happens = "groups that it refuses are replaced by further prompts, so steps and rows do not agree"
-    key = "dynamic_sampling_filter_path"
-    found = common.drops(settings, context, "dynamic-sampling", key, None, happens, _ROLLOUT)
-    if found is None or not context.live:
-        return found
-    # The adapter reports refused groups too, so a round goes on with a part of its outcomes.
-    return replace(found, severity="cost", advice="or start the run with a --min-coverage below 1")
+    finding = _replaced(settings, context, "dynamic-sampling", "dynamic_sampling_filter_path", None, happens)
+    advice = "or start the run with a --min-coverage below 1" if context.live else ""
+    return replace(finding, advice=advice) if finding else None
+
+
+def _replaced(
+    settings: Settings, context: Context, name: str, key: str, off: bool | None, happens: str
+) -> Found:
+    """A live round only has fewer outcomes."""
+    if context.mode == "export" or not settings[key]:
+        return None
+    severity: Severity = "cost" if context.live else "wrong"
+    return Finding(name, severity, f"{settings.told(key)}: {happens}", {key: off}, source=_ROLLOUT)
 
 
 def _too_long(settings: Settings, context: Context) -> Found:
@@ -251,6 +258,12 @@ def _reference(settings: Settings, context: Context, key: str) -> Found:
     return common.moving_reference(settings, context, key, 0.0, 0.0, _ARGUMENTS)
 
 
+_TABLE = table(
+    ("metadata", "wrong", ALWAYS, "metadata_key", "metadata", _DATA,
+     "gc_id is carried in `metadata`, the one column that stays with a sample"),
+    ("prompt-key", "stops", ALWAYS, "input_key", "prompt", _DATA, "the chat messages are in `prompt`"),
+)  # fmt: skip
+
 RULES = TrainerRules(
     name="slime",
     version="624b824a (2026-08-21)",
@@ -258,6 +271,7 @@ RULES = TrainerRules(
     style="dashes",
     defaults=DEFAULTS,
     rules=(
+        *_TABLE,
         *common.rows("prompt_data", ("metadata",), "--trainer slime", "jsonl", source=_SOURCE),
         partial(common.follows_run, key="prompt_data", source="gaincurate.trainers.slime"),
         partial(
@@ -284,27 +298,9 @@ RULES = TrainerRules(
         ),
         _too_long,
         _template,
-        when(
-            "metadata",
-            "wrong",
-            "metadata_key",
-            lambda value: value != "metadata",
-            "gc_id is carried in `metadata`, the one column that stays with a sample",
-            {"metadata_key": "metadata"},
-            source=_DATA,
-        ),
         over_sampling,
         _dynamic_sampling,
         _partial_rollouts,
-        when(
-            "prompt-key",
-            "stops",
-            "input_key",
-            lambda value: value != "prompt",
-            "the chat messages are in `prompt`",
-            {"input_key": "prompt"},
-            source=_DATA,
-        ),
         ahead,
         reports,
         weights,

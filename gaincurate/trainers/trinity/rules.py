@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from gaincurate.trainers.doctor import common
-from gaincurate.trainers.doctor.common import when
+from gaincurate.trainers.doctor.common import RUNS, SEGMENT, table, when
 from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings, normal, shown
 from gaincurate.trainers.profile import words
@@ -37,6 +37,12 @@ _REWARDS = words(
     "accuracy_reward countdown_reward format_reward math_boxed_reward math_dapo_reward math_reward"
 )
 """Workflows and reward functions of the trainer's own registries: they report to nobody."""
+
+_FILTERS = words(
+    "dapo_dynamic_sampling data_juicer invalid_reward_filter reward_filter reward_std_filter "
+    "reward_shaping_mapper"
+)
+"""Operators that leave experiences out or change their rewards."""
 
 DEFAULTS: dict[str, Any] = {
     f"{_FIRST}.path": None,
@@ -234,9 +240,22 @@ def saved_there(settings: Settings, context: Context) -> Found:
 
 def feedback(settings: Settings, context: Context) -> Found:
     """The selector hears of rewards through one operator of the experience pipeline."""
-    names = [settings[key] for key in settings.below(_OPERATORS) if key.endswith(".name")]
-    if not context.live or "pass_rate_calculator" in names:
+    keys = sorted(key for key in settings.below(_OPERATORS) if key.endswith(".name"))
+    names = [settings[key] for key in keys]
+    if not context.live:
         return None
+    if "pass_rate_calculator" in names:
+        before = [name for name in names[: names.index("pass_rate_calculator")] if name in _FILTERS]
+        if not before:
+            return None
+        return Finding(
+            "feedback",
+            "wrong",
+            f"{before[0]} stands before pass_rate_calculator: rewards of the groups that it leaves out never "
+            "reach the selector",
+            advice="put pass_rate_calculator first in data_processor.experience_pipeline.operators",
+            source="trinity/buffer/operators",
+        )
     return Finding(
         "feedback",
         "stops",
@@ -283,6 +302,13 @@ def adapters(settings: Settings, context: Context) -> Found:
     return Finding("adapter", "stops", title, dict.fromkeys(keys), source="trinity/common/config.py")
 
 
+_TABLE = table(
+    ("over-rollout", "wrong", RUNS, "explorer.over_rollout.ratio", 0.0, "trinity/common/config.py",
+     "a step does not wait for its slowest tasks, which are never trained and report nothing"),
+    ("weights", "stops", SEGMENT, "model.tinker.enable", False, "trinity/trainer/tinker/tinker_trainer.py",
+     "the weights stay with the service that trains, and scoring and the next round have none"),
+)  # fmt: skip
+
 RULES = TrainerRules(
     name="trinity",
     version="0.6.0",
@@ -290,6 +316,7 @@ RULES = TrainerRules(
     style="hydra",
     defaults=DEFAULTS,
     rules=(
+        *_TABLE,
         data,
         pipeline,
         prompt_column,
@@ -302,14 +329,6 @@ RULES = TrainerRules(
         lengths,
         passes,
         partial(common.steps, key="buffer.total_steps", per_step=_batch, source=_READER),
-        partial(
-            common.drops,
-            name="over-rollout",
-            key="explorer.over_rollout.ratio",
-            off=0.0,
-            happens="a step does not wait for its slowest tasks, which are never trained and report nothing",
-            source="trinity/common/config.py",
-        ),
         _ahead("synchronizer.sync_interval", 1),
         _ahead("synchronizer.sync_offset", 0),
         when(
@@ -320,16 +339,6 @@ RULES = TrainerRules(
             "no Hugging Face weights, which scoring and the next round begin with",
             {"trainer.save_hf_checkpoint": "last"},
             source="trinity/trainer/trainer.py",
-            modes=("segment",),
-        ),
-        when(
-            "weights",
-            "stops",
-            "model.tinker.enable",
-            bool,
-            "the weights stay with the service that trains, and scoring and the next round have none",
-            {"model.tinker.enable": False},
-            source="trinity/trainer/tinker/tinker_trainer.py",
             modes=("segment",),
         ),
         when(

@@ -13,13 +13,14 @@ from functools import partial
 from typing import Any
 
 from gaincurate.trainers.doctor import common
-from gaincurate.trainers.doctor.common import when
+from gaincurate.trainers.doctor.common import ALWAYS, table, when
 from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 from gaincurate.trainers.trl.batching import shape_in
 
 _CONFIG = "trl/trainer/grpo_config.py"
-_WINDOW = "trl/trainer/grpo_trainer.py, _prepare_inputs"
+_GRPO = "trl/trainer/grpo_trainer.py"
+_WINDOW = f"{_GRPO}, _prepare_inputs"
 _LOADER = "trl/trainer/grpo_trainer.py, get_train_dataloader"
 _TRAINER = "transformers/trainer.py"
 _REWARD = "reward.reward"  # a function of the user's, named as the recipe names it
@@ -335,6 +336,13 @@ saves_anywhere = when(
     modes=("live",),
 )
 
+_TABLE = table(
+    ("columns", "wrong", ALWAYS, "remove_unused_columns", False, f"{_GRPO}, _set_signature_columns_if_needed",
+     "gc_id is dropped before the reward functions see it, so no outcome can be told"),
+    ("batch-finder", "stops", ALWAYS, "auto_find_batch_size", False, f"{_CONFIG}, __post_init__",
+     "GRPOConfig refuses it, because groups would not survive a batch size that changes"),
+)  # fmt: skip
+
 RULES = TrainerRules(
     name="trl",
     version="1.16.0",
@@ -342,17 +350,9 @@ RULES = TrainerRules(
     style="values",
     defaults=DEFAULTS,
     rules=(
+        *_TABLE,
         rows,
         begins,
-        when(
-            "columns",
-            "wrong",
-            "remove_unused_columns",
-            bool,
-            "gc_id is dropped before the reward functions see it, so no outcome can be told",
-            {"remove_unused_columns": False},
-            source="trl/trainer/grpo_trainer.py, _set_signature_columns_if_needed",
-        ),
         partial(common.shuffle, key="shuffle_dataset", source=_CONFIG, refused=True),
         tail,
         whole_steps,
@@ -390,15 +390,6 @@ RULES = TrainerRules(
             modes=("segment",),
         ),
         partial(common.output, key="output_dir", what="the checkpoint", source=_TRAINER),
-        when(
-            "batch-finder",
-            "stops",
-            "auto_find_batch_size",
-            bool,
-            "GRPOConfig refuses it, because groups would not survive a batch size that changes",
-            {"auto_find_batch_size": False},
-            source=f"{_CONFIG}, __post_init__",
-        ),
         partial(common.moving_reference, key="beta", off=0.0, fix=0.0, source=_CONFIG),
         partial(common.adapter_only, key="use_peft", off=False, source="trl/trainer/model_config.py"),
     ),

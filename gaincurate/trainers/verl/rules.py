@@ -11,8 +11,9 @@ from functools import partial
 from typing import Any
 
 from gaincurate.trainers.doctor import common
-from gaincurate.trainers.doctor.common import when
-from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules
+from gaincurate.trainers.doctor.common import LIVE as LIVE_MODE
+from gaincurate.trainers.doctor.common import RUNS, SEGMENT, table, when
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 
 LIVE: dict[str, Any] = {
@@ -199,6 +200,23 @@ def log_alone(settings: Settings, context: Context) -> Found:
     )
 
 
+def other_loops(settings: Settings, context: Context) -> Found:
+    """Entry points with a loop of their own, in which neither the adapter nor these rules hold."""
+    entry = context.script.partition("verl.experimental.")[2] or "fully_async_policy"
+    if entry == "fully_async_policy" and not any(settings.below("async_training.")):
+        return None
+    if context.mode == "export" or not entry.startswith(("fully_async_policy", "one_step_off_policy")):
+        return None
+    return Finding(
+        "async",
+        "wrong",
+        f"verl.experimental.{entry.partition('.')[0]}: rollouts run ahead of training, as far as "
+        "rollout.total_rollout_steps, samples that fill no last batch are dropped, and no adapter is asked",
+        advice="start `python -m verl.trainer.main_ppo`",
+        source=f"verl/experimental/{entry.partition('.')[0]}",
+    )
+
+
 def gone(settings: Settings, context: Context) -> Iterator[Finding]:
     """What once chose the rows."""
     for key in ("data.sampler.class_path", "data.datagen.path"):
@@ -226,23 +244,9 @@ tail = partial(
     common.tail, key="data.train_batch_size", mini=_MINI, unless=_DYNAMIC, source=f"{_BASE}: drop_last=True"
 )
 workers = partial(common.workers, key="data.dataloader_num_workers", source=_BASE)
-groups: tuple[Rule, ...] = (
-    partial(
-        common.drops,
-        name="filter-groups",
-        key="algorithm.filter_groups.enable",
-        off=False,
-        happens=_REPLACED,
-        source=_BUFFER,
-    ),
-    partial(
-        common.drops,
-        name="refill",
-        key="trainer.v1.sampler.sync_refill_failed_groups",
-        off=False,
-        happens=_REPLACED,
-        source=_BUFFER,
-    ),
+groups = table(
+    ("filter-groups", "wrong", RUNS, "algorithm.filter_groups.enable", False, _BUFFER, _REPLACED),
+    ("refill", "wrong", RUNS, "trainer.v1.sampler.sync_refill_failed_groups", False, _BUFFER, _REPLACED),
 )
 synchronous = when(
     "async",
@@ -265,13 +269,21 @@ whole_batches = when(
     modes=("live",),
 )
 
+_TABLE = table(
+    ("legacy", "stops", LIVE_MODE, "trainer.use_v1", True, "verl/trainer/main_ppo.py",
+     "the old trainer has no place for the adapter's outcome tap"),
+    ("validation", "cost", SEGMENT, "trainer.val_before_train", False, _BASE,
+     "a whole validation before every round"),
+)  # fmt: skip
+
 RULES = TrainerRules(
     name="verl",
     version="0.9.1",
-    launches=("verl.trainer.main_ppo", "main_ppo"),
+    launches=("verl.trainer.main_ppo", "main_ppo", "fully_async_main"),
     style="hydra",
     defaults=DEFAULTS,
     rules=(
+        *_TABLE,
         *common.rows(
             "data.train_files", ("data_source", "reward_model", "extra_info"), _EXPORT, source=_DATASET
         ),
@@ -298,6 +310,7 @@ RULES = TrainerRules(
             source=_BASE,
         ),
         partial(common.begins, key="actor_rollout_ref.model.path", source="verl/workers/config"),
+        other_loops,
         resumes,
         passes,
         partial(common.steps, key="trainer.total_training_steps", per_step=_batch, source=_BASE),
@@ -341,16 +354,6 @@ RULES = TrainerRules(
             advice="a function compute_score that appends a line to {outcomes} for extra_info['gc_id']",
             source="verl/trainer/config/reward/reward.yaml",
         ),
-        when(
-            "legacy",
-            "stops",
-            "trainer.use_v1",
-            lambda value: not value,
-            "the old trainer has no place for the adapter's outcome tap",
-            {"trainer.use_v1": True},
-            source="verl/trainer/main_ppo.py",
-            modes=("live",),
-        ),
         partial(
             common.adapter_only, key="actor_rollout_ref.model.lora_rank", off=0, source="verl/workers/config"
         ),
@@ -361,16 +364,6 @@ RULES = TrainerRules(
             refused=True,
         ),
         log_alone,
-        when(
-            "validation",
-            "cost",
-            "trainer.val_before_train",
-            bool,
-            "a whole validation before every round",
-            {"trainer.val_before_train": False},
-            source=_BASE,
-            modes=("segment",),
-        ),
         *(
             partial(common.moving_reference, key=key, off=False, fix=False, source="verl/workers/config")
             for key in ("algorithm.use_kl_in_reward", "actor_rollout_ref.actor.use_kl_loss")
