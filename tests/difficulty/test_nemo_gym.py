@@ -23,7 +23,7 @@ ROWS = [
     {"question": text, "answer": str(k)}
     for k, text in enumerate(["One?", "Two?", "Three?", "Same?", "Same?"])
 ]
-REWARDS = [[0, 0], [0, 1], [1, 1], [1, 0.5], [0, 0]]
+REWARDS: list[list[float]] = [[0, 0], [0, 1], [1, 1], [1, 0.5], [0, 0]]
 
 
 def params(place: int, form: str = "messages") -> dict[str, Any]:
