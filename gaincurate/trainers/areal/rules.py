@@ -7,7 +7,7 @@ from typing import Any
 
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import RUNS, table
-from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 
 _ARGS = "areal/api/cli_args.py"
@@ -105,32 +105,31 @@ _TABLE = table(
      "a batch ends with what was accepted until then, so steps and rows do not agree"),
 )  # fmt: skip
 
+_RULES: tuple[Rule, ...] = (
+    *_TABLE,
+    *common.rows("train_dataset.path", ("messages",), "--trainer areal", source="areal/dataset"),
+    partial(common.begins, key="actor.path", source=_ARGS),
+    resumes,
+    partial(common.tail, key="train_dataset.batch_size", source=f"{_LOADER}: drop_last"),
+    partial(common.too_long, key="train_dataset.max_length",
+        happens="they may be dropped when the file is read (its filter counts the question alone)",
+        source="areal/dataset"),
+    partial(common.epochs, key="total_train_epochs", source=_ARGS),
+    partial(common.steps, key="total_train_steps", per_step=_batch, source=_ARGS),
+    ahead,
+    weights,
+    saved_there,
+    partial(common.adapter_only, key="actor.use_lora", off=False, source=_ARGS),
+    partial(common.shuffle, key="train_dataset.shuffle", source=_LOADER),
+    reference,
+)  # fmt: skip
+
 RULES = TrainerRules(
     name="areal",
     version="4aef98d8 (2026-05-21)",
     launches=("areal.launcher", "_rl.py", "_grpo.py"),
     style="hydra",
     defaults=DEFAULTS,
-    rules=(
-        *_TABLE,
-        *common.rows("train_dataset.path", ("messages",), "--trainer areal", source="areal/dataset"),
-        partial(common.begins, key="actor.path", source=_ARGS),
-        resumes,
-        partial(common.tail, key="train_dataset.batch_size", source=f"{_LOADER}: drop_last"),
-        partial(
-            common.too_long,
-            key="train_dataset.max_length",
-            happens="they may be dropped when the file is read (its filter counts the question alone)",
-            source="areal/dataset",
-        ),
-        partial(common.epochs, key="total_train_epochs", source=_ARGS),
-        partial(common.steps, key="total_train_steps", per_step=_batch, source=_ARGS),
-        ahead,
-        weights,
-        saved_there,
-        partial(common.adapter_only, key="actor.use_lora", off=False, source=_ARGS),
-        partial(common.shuffle, key="train_dataset.shuffle", source=_LOADER),
-        reference,
-    ),
+    rules=_RULES,
     resolves=True,
 )

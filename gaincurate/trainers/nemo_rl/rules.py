@@ -12,7 +12,7 @@ from typing import Any
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import LIVE as LIVE_MODE
 from gaincurate.trainers.doctor.common import RUNS, SEGMENT, table
-from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 
 LIVE: dict[str, Any] = {
@@ -295,53 +295,41 @@ _TABLE = table(
      "asynchronous GRPO takes no custom dataloader"),
 )  # fmt: skip
 
+_RULES: tuple[Rule, ...] = (
+    *_TABLE,
+    data,
+    views,
+    partial(common.unplugged, key="data.custom_dataloader", fix=LIVE,
+        what="the loader reads the file in its own order, whatever the schedule plans",
+        source="nemo_rl/data/dataloader.py"),
+    partial(common.begins, key="policy.model_name", source="nemo_rl/models"),
+    resumes,
+    divided,
+    unread,
+    single_controller,
+    splits,
+    texts,
+    partial(common.tail, key="grpo.num_prompts_per_step", source=f"{_GRPO}, setup: drop_last=True"),
+    partial(common.too_long, key="data.max_input_seq_length",
+        happens="they are cut to a few tokens and left out of the loss", below=lambda _: 1,
+        source=_PROCESSORS),
+    passes,
+    partial(common.steps, key="grpo.max_num_steps", per_step=_batch, more_is_fine=True, source=_GRPO),
+    weights,
+    unended,
+    adapters,
+    order,
+    unjoined,
+    partial(common.moving_reference, key="loss_fn.reference_policy_kl_penalty", off=0, fix=0, source=_GRPO),
+)  # fmt: skip
+
 RULES = TrainerRules(
     name="nemo-rl",
     version="7ea279ab (2026-08-22)",
     launches=("run_grpo",),
     style="hydra",
     defaults=DEFAULTS,
-    rules=(
-        *_TABLE,
-        data,
-        views,
-        partial(
-            common.unplugged,
-            key="data.custom_dataloader",
-            fix=LIVE,
-            what="the loader reads the file in its own order, whatever the schedule plans",
-            source="nemo_rl/data/dataloader.py",
-        ),
-        partial(common.begins, key="policy.model_name", source="nemo_rl/models"),
-        resumes,
-        divided,
-        unread,
-        single_controller,
-        splits,
-        texts,
-        partial(common.tail, key="grpo.num_prompts_per_step", source=f"{_GRPO}, setup: drop_last=True"),
-        partial(
-            common.too_long,
-            key="data.max_input_seq_length",
-            happens="they are cut to a few tokens and left out of the loss",
-            below=lambda _: 1,
-            source=_PROCESSORS,
-        ),
-        passes,
-        partial(common.steps, key="grpo.max_num_steps", per_step=_batch, more_is_fine=True, source=_GRPO),
-        weights,
-        unended,
-        adapters,
-        order,
-        unjoined,
-        partial(
-            common.moving_reference,
-            key="loss_fn.reference_policy_kl_penalty",
-            off=0,
-            fix=0,
-            source=_GRPO,
-        ),
-    ),
+    rules=_RULES,
     live=True,
     resolves=True,
     whole=WHOLE,

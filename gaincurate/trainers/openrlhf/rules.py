@@ -8,7 +8,7 @@ from typing import Any
 
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import ALWAYS, RUNS, table, when
-from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 
 _TRAINER = "openrlhf/trainer/ppo_trainer.py"
@@ -155,6 +155,38 @@ _TABLE = table(
      "thrown away where the rows end, so steps and rows do not agree"),
 )  # fmt: skip
 
+_RULES: tuple[Rule, ...] = (
+    *_TABLE,
+    *common.rows("data.prompt_dataset", ("label",), "--trainer openrlhf", "jsonl", renamed="data.label_key",
+        source=_TRAINER),
+    partial(common.begins, key="actor.model_name_or_path", source="openrlhf/cli/train_ppo_ray.py"),
+    when("resume", "wrong", "ckpt.load_enable", bool,
+        "the step counter and the loader's place in the last round's file come back over the new one",
+        {"ckpt.load_enable": False},
+        advice="the next round begins with the weights: --actor.model_name_or_path {checkpoint}",
+        source=f"{_TRAINER}, fit", modes=("segment",)),
+    when("label", "wrong", "data.label_key", lambda value: value is None,
+        "of a row only prompt, label and datasource are kept, and the reward function is given the label "
+        "alone: without it gc_id does not come back", {"data.label_key": "label"},
+        advice="`gaincurate export --trainer openrlhf` writes gc_id and the answer into it as JSON",
+        source=_DATASET),
+    subset,
+    tail,
+    lengths,
+    partial(common.epochs, key="train.num_episodes", source=_TRAINER),
+    partial(common.reports, keys=("reward.remote_url", "train.agent_func_path"),
+        fix={"reward.remote_url": "reward.py"},
+        advice="a function reward_func that appends a line to {outcomes} for the label's gc_id",
+        source="openrlhf/utils/agent.py"),
+    partial(common.output, key="ckpt.output_dir", what="the model",
+        source="openrlhf/trainer/ray/ppo_actor.py"),
+    partial(common.adapter_only, key="ds.lora.rank", off=0, source="openrlhf/utils/deepspeed/deepspeed.py"),
+    shuffled,
+    learning_rate,
+    partial(common.moving_reference, key="algo.kl.init_coef", off=0, fix=0,
+        source="openrlhf/cli/train_ppo_ray.py"),
+)  # fmt: skip
+
 RULES = TrainerRules(
     name="openrlhf",
     version="0.11.2",
@@ -162,64 +194,5 @@ RULES = TrainerRules(
     launches=("openrlhf.cli.train_ppo_ray", "train_ppo_ray"),
     style="switches",
     defaults=DEFAULTS,
-    rules=(
-        *_TABLE,
-        *common.rows(
-            "data.prompt_dataset",
-            ("label",),
-            "--trainer openrlhf",
-            "jsonl",
-            renamed="data.label_key",
-            source=_TRAINER,
-        ),
-        partial(common.begins, key="actor.model_name_or_path", source="openrlhf/cli/train_ppo_ray.py"),
-        when(
-            "resume",
-            "wrong",
-            "ckpt.load_enable",
-            bool,
-            "the step counter and the loader's place in the last round's file come back over the new one",
-            {"ckpt.load_enable": False},
-            advice="the next round begins with the weights: --actor.model_name_or_path {checkpoint}",
-            source=f"{_TRAINER}, fit",
-            modes=("segment",),
-        ),
-        when(
-            "label",
-            "wrong",
-            "data.label_key",
-            lambda value: value is None,
-            "of a row only prompt, label and datasource are kept, and the reward function is given the label "
-            "alone: without it gc_id does not come back",
-            {"data.label_key": "label"},
-            advice="`gaincurate export --trainer openrlhf` writes gc_id and the answer into it as JSON",
-            source=_DATASET,
-        ),
-        subset,
-        tail,
-        lengths,
-        partial(common.epochs, key="train.num_episodes", source=_TRAINER),
-        partial(
-            common.reports,
-            keys=("reward.remote_url", "train.agent_func_path"),
-            fix={"reward.remote_url": "reward.py"},
-            advice="a function reward_func that appends a line to {outcomes} for the label's gc_id",
-            source="openrlhf/utils/agent.py",
-        ),
-        partial(
-            common.output, key="ckpt.output_dir", what="the model", source="openrlhf/trainer/ray/ppo_actor.py"
-        ),
-        partial(
-            common.adapter_only, key="ds.lora.rank", off=0, source="openrlhf/utils/deepspeed/deepspeed.py"
-        ),
-        shuffled,
-        learning_rate,
-        partial(
-            common.moving_reference,
-            key="algo.kl.init_coef",
-            off=0,
-            fix=0,
-            source="openrlhf/cli/train_ppo_ray.py",
-        ),
-    ),
+    rules=_RULES,
 )

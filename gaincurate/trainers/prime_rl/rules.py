@@ -8,7 +8,7 @@ from typing import Any
 
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import SEGMENT, table
-from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 from gaincurate.trainers.profile import words
 
@@ -227,6 +227,25 @@ _TABLE = table(
       for at in ("", "trainer.")),
 )  # fmt: skip
 
+_RULES: tuple[Rule, ...] = (
+    *_TABLE,
+    tasks,
+    samplers,
+    gates,
+    partial(common.follows_run, key=f"{_SOURCE}.env.taskset.run", source="gaincurate.trainers.prime_rl"),
+    partial(common.begins, key="model.name", source="prime_rl/configs/rl.py"),
+    resumes,
+    tokens,
+    partial(common.tail, key="orchestrator.batch_size", per_step=_prompts, factor=_group, source=_CONFIG),
+    lengths,
+    partial(common.steps, key="max_steps", per_step=_prompts, source=_SAMPLER),
+    ahead,
+    endless,
+    adapters,
+    partial(common.output, key="output_dir", what="the checkpoint", source="prime_rl/configs/rl.py"),
+    outcomes,
+)  # fmt: skip
+
 RULES = TrainerRules(
     name="prime-rl",
     toml=True,
@@ -234,23 +253,6 @@ RULES = TrainerRules(
     launches=("rl",),
     style="dashes",
     defaults=DEFAULTS,
-    rules=(
-        *_TABLE,
-        tasks,
-        samplers,
-        gates,
-        partial(common.follows_run, key=f"{_SOURCE}.env.taskset.run", source="gaincurate.trainers.prime_rl"),
-        partial(common.begins, key="model.name", source="prime_rl/configs/rl.py"),
-        resumes,
-        tokens,
-        partial(common.tail, key="orchestrator.batch_size", per_step=_prompts, factor=_group, source=_CONFIG),
-        lengths,
-        partial(common.steps, key="max_steps", per_step=_prompts, source=_SAMPLER),
-        ahead,
-        endless,
-        adapters,
-        partial(common.output, key="output_dir", what="the checkpoint", source="prime_rl/configs/rl.py"),
-        outcomes,
-    ),
+    rules=_RULES,
     live=True,
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import ALWAYS, table
-from gaincurate.trainers.doctor.findings import Context, Finding, Found, Severity, TrainerRules
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, Severity, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 
 LIVE: dict[str, Any] = {
@@ -264,50 +264,40 @@ _TABLE = table(
     ("prompt-key", "stops", ALWAYS, "input_key", "prompt", _DATA, "the chat messages are in `prompt`"),
 )  # fmt: skip
 
+_RULES: tuple[Rule, ...] = (
+    *_TABLE,
+    *common.rows("prompt_data", ("metadata",), "--trainer slime", "jsonl", source=_SOURCE),
+    partial(common.follows_run, key="prompt_data", source="gaincurate.trainers.slime"),
+    partial(common.unplugged, key="data_source_path", fix=LIVE,
+        what="rows come in the file's order, whatever the schedule plans", source=_ARGUMENTS),
+    partial(common.unplugged, key=_TAP, fix={_TAP: LIVE[_TAP]}, what="the adapter never hears of a reward",
+        source=_ARGUMENTS),
+    resumes,
+    begins,
+    hides,
+    passes,
+    partial(common.steps, key="num_rollout", per_step=_batch, source=_SOURCE),
+    partial(common.tail, key="rollout_batch_size", source="slime/ray/rollout.py, get_num_rollout_per_epoch"),
+    _too_long,
+    _template,
+    over_sampling,
+    _dynamic_sampling,
+    _partial_rollouts,
+    ahead,
+    reports,
+    weights,
+    saved_there,
+    period,
+    partial(common.shuffle, key="rollout_shuffle", source=_SOURCE),
+    *(partial(_reference, key=key) for key in ("kl_coef", "kl_loss_coef")),
+)  # fmt: skip
+
 RULES = TrainerRules(
     name="slime",
     version="624b824a (2026-08-21)",
     launches=("train.py", "train_async.py"),
     style="dashes",
     defaults=DEFAULTS,
-    rules=(
-        *_TABLE,
-        *common.rows("prompt_data", ("metadata",), "--trainer slime", "jsonl", source=_SOURCE),
-        partial(common.follows_run, key="prompt_data", source="gaincurate.trainers.slime"),
-        partial(
-            common.unplugged,
-            key="data_source_path",
-            fix=LIVE,
-            what="rows come in the file's order, whatever the schedule plans",
-            source=_ARGUMENTS,
-        ),
-        partial(
-            common.unplugged,
-            key=_TAP,
-            fix={_TAP: LIVE[_TAP]},
-            what="the adapter never hears of a reward",
-            source=_ARGUMENTS,
-        ),
-        resumes,
-        begins,
-        hides,
-        passes,
-        partial(common.steps, key="num_rollout", per_step=_batch, source=_SOURCE),
-        partial(
-            common.tail, key="rollout_batch_size", source="slime/ray/rollout.py, get_num_rollout_per_epoch"
-        ),
-        _too_long,
-        _template,
-        over_sampling,
-        _dynamic_sampling,
-        _partial_rollouts,
-        ahead,
-        reports,
-        weights,
-        saved_there,
-        period,
-        partial(common.shuffle, key="rollout_shuffle", source=_SOURCE),
-        *(partial(_reference, key=key) for key in ("kl_coef", "kl_loss_coef")),
-    ),
+    rules=_RULES,
     live=True,
 )

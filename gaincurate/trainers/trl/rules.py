@@ -14,7 +14,7 @@ from typing import Any
 
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import ALWAYS, table, when
-from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 from gaincurate.trainers.trl.batching import shape_in
 
@@ -343,55 +343,44 @@ _TABLE = table(
      "GRPOConfig refuses it, because groups would not survive a batch size that changes"),
 )  # fmt: skip
 
+_RULES: tuple[Rule, ...] = (
+    *_TABLE,
+    rows,
+    begins,
+    partial(common.shuffle, key="shuffle_dataset", source=_CONFIG, refused=True),
+    tail,
+    whole_steps,
+    window,
+    ends_inside,
+    checkpoints,
+    dealing,
+    skip,
+    logs,
+    rewards,
+    passes,
+    resumed,
+    length,
+    twice,
+    when("no-checkpoint", "stops", "save_strategy", lambda value: value == "no",
+        "a round leaves nothing that the next one could begin with", {"save_strategy": "steps"},
+        source=_TRAINER, modes=("segment",)),
+    saves_anywhere,
+    optimizer,
+    when("learning-rate", "cost", "lr_scheduler_type", lambda value: value not in ("constant",
+        "constant_with_warmup"),
+        "its end is the last step that a process knows of, so the learning rate falls within every round",
+        {"lr_scheduler_type": "constant"}, source=f"{_TRAINER}, create_scheduler", modes=("segment",)),
+    partial(common.output, key="output_dir", what="the checkpoint", source=_TRAINER),
+    partial(common.moving_reference, key="beta", off=0.0, fix=0.0, source=_CONFIG),
+    partial(common.adapter_only, key="use_peft", off=False, source="trl/trainer/model_config.py"),
+)  # fmt: skip
+
 RULES = TrainerRules(
     name="trl",
     version="1.16.0",
     launches=("trl", "accelerate", "torchrun"),
     style="values",
     defaults=DEFAULTS,
-    rules=(
-        *_TABLE,
-        rows,
-        begins,
-        partial(common.shuffle, key="shuffle_dataset", source=_CONFIG, refused=True),
-        tail,
-        whole_steps,
-        window,
-        ends_inside,
-        checkpoints,
-        dealing,
-        skip,
-        logs,
-        rewards,
-        passes,
-        resumed,
-        length,
-        twice,
-        when(
-            "no-checkpoint",
-            "stops",
-            "save_strategy",
-            lambda value: value == "no",
-            "a round leaves nothing that the next one could begin with",
-            {"save_strategy": "steps"},
-            source=_TRAINER,
-            modes=("segment",),
-        ),
-        saves_anywhere,
-        optimizer,
-        when(
-            "learning-rate",
-            "cost",
-            "lr_scheduler_type",
-            lambda value: value not in ("constant", "constant_with_warmup"),
-            "its end is the last step that a process knows of, so the learning rate falls within every round",
-            {"lr_scheduler_type": "constant"},
-            source=f"{_TRAINER}, create_scheduler",
-            modes=("segment",),
-        ),
-        partial(common.output, key="output_dir", what="the checkpoint", source=_TRAINER),
-        partial(common.moving_reference, key="beta", off=0.0, fix=0.0, source=_CONFIG),
-        partial(common.adapter_only, key="use_peft", off=False, source="trl/trainer/model_config.py"),
-    ),
+    rules=_RULES,
     live=True,
 )

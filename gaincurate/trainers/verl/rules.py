@@ -13,7 +13,7 @@ from typing import Any
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import LIVE as LIVE_MODE
 from gaincurate.trainers.doctor.common import RUNS, SEGMENT, table, when
-from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 
 LIVE: dict[str, Any] = {
@@ -276,99 +276,60 @@ _TABLE = table(
      "a whole validation before every round"),
 )  # fmt: skip
 
+_RULES: tuple[Rule, ...] = (
+    *_TABLE,
+    *common.rows("data.train_files", ("data_source", "reward_model", "extra_info"), _EXPORT, source=_DATASET),
+    partial(common.unplugged, key="data.custom_cls.path", fix=_plugged("data.custom_cls.path"),
+        what="the rows are the file's, whatever the schedule plans", source=_DATASET),
+    partial(common.follows_run, key="data.train_files", source="gaincurate.trainers.verl"),
+    partial(common.unplugged, key=_CALLBACK, fix={_CALLBACK: LIVE[_CALLBACK]},
+        what="the adapter sees no settings and no checkpoint, and refuses to begin",
+        source="verl/trainer/ppo/checkpoint_callback.py"),
+    partial(common.unplugged, key=_TAP, fix=_plugged(_TAP), what="the adapter never hears of a reward",
+        source=_BASE),
+    partial(common.begins, key="actor_rollout_ref.model.path", source="verl/workers/config"),
+    other_loops,
+    resumes,
+    passes,
+    partial(common.steps, key="trainer.total_training_steps", per_step=_batch, source=_BASE),
+    tail,
+    lengths,
+    filters,
+    when("subset", "wrong", "data.train_max_samples", lambda value: isinstance(value, int) and value > 0,
+        "rows are left out, at random where data.shuffle is on", {"data.train_max_samples": -1},
+        source=_DATASET),
+    *groups,
+    gone,
+    workers,
+    synchronous,
+    whole_batches,
+    reward_pool,
+    when("no-checkpoint", "stops", "trainer.save_freq", lambda value: not isinstance(value,
+        int) or value <= 0, "nothing is saved, not even at the end", {"trainer.save_freq": _ALWAYS},
+        advice="the last step is saved with any period above 0", source=f"{_BASE}, fit", modes=("segment",)),
+    weights,
+    whole_weights,
+    checkpoints,
+    partial(common.output, key="trainer.default_local_dir", what="the checkpoint", source=_BASE),
+    partial(common.reports, keys=(_REWARD, "trainer.rollout_data_dir", _TAP), fix={_REWARD: "reward.py"},
+        advice="a function compute_score that appends a line to {outcomes} for extra_info['gc_id']",
+        source="verl/trainer/config/reward/reward.yaml"),
+    partial(common.adapter_only, key="actor_rollout_ref.model.lora_rank", off=0,
+        source="verl/workers/config"),
+    partial(common.shuffle, key="data.shuffle", source=_SAMPLERS, refused=True),
+    log_alone,
+    *(partial(common.moving_reference, key=key, off=False, fix=False,
+        source="verl/workers/config") for key in ("algorithm.use_kl_in_reward",
+        "actor_rollout_ref.actor.use_kl_loss")),
+)  # fmt: skip
+
 RULES = TrainerRules(
     name="verl",
     version="0.9.1",
     launches=("verl.trainer.main_ppo", "main_ppo", "fully_async_main"),
     style="hydra",
     defaults=DEFAULTS,
-    rules=(
-        *_TABLE,
-        *common.rows(
-            "data.train_files", ("data_source", "reward_model", "extra_info"), _EXPORT, source=_DATASET
-        ),
-        partial(
-            common.unplugged,
-            key="data.custom_cls.path",
-            fix=_plugged("data.custom_cls.path"),
-            what="the rows are the file's, whatever the schedule plans",
-            source=_DATASET,
-        ),
-        partial(common.follows_run, key="data.train_files", source="gaincurate.trainers.verl"),
-        partial(
-            common.unplugged,
-            key=_CALLBACK,
-            fix={_CALLBACK: LIVE[_CALLBACK]},
-            what="the adapter sees no settings and no checkpoint, and refuses to begin",
-            source="verl/trainer/ppo/checkpoint_callback.py",
-        ),
-        partial(
-            common.unplugged,
-            key=_TAP,
-            fix=_plugged(_TAP),
-            what="the adapter never hears of a reward",
-            source=_BASE,
-        ),
-        partial(common.begins, key="actor_rollout_ref.model.path", source="verl/workers/config"),
-        other_loops,
-        resumes,
-        passes,
-        partial(common.steps, key="trainer.total_training_steps", per_step=_batch, source=_BASE),
-        tail,
-        lengths,
-        filters,
-        when(
-            "subset",
-            "wrong",
-            "data.train_max_samples",
-            lambda value: isinstance(value, int) and value > 0,
-            "rows are left out, at random where data.shuffle is on",
-            {"data.train_max_samples": -1},
-            source=_DATASET,
-        ),
-        *groups,
-        gone,
-        workers,
-        synchronous,
-        whole_batches,
-        reward_pool,
-        when(
-            "no-checkpoint",
-            "stops",
-            "trainer.save_freq",
-            lambda value: not isinstance(value, int) or value <= 0,
-            "nothing is saved, not even at the end",
-            {"trainer.save_freq": _ALWAYS},
-            advice="the last step is saved with any period above 0",
-            source=f"{_BASE}, fit",
-            modes=("segment",),
-        ),
-        weights,
-        whole_weights,
-        checkpoints,
-        partial(common.output, key="trainer.default_local_dir", what="the checkpoint", source=_BASE),
-        partial(
-            common.reports,
-            keys=(_REWARD, "trainer.rollout_data_dir", _TAP),
-            fix={_REWARD: "reward.py"},
-            advice="a function compute_score that appends a line to {outcomes} for extra_info['gc_id']",
-            source="verl/trainer/config/reward/reward.yaml",
-        ),
-        partial(
-            common.adapter_only, key="actor_rollout_ref.model.lora_rank", off=0, source="verl/workers/config"
-        ),
-        partial(
-            common.shuffle,
-            key="data.shuffle",
-            source=_SAMPLERS,
-            refused=True,
-        ),
-        log_alone,
-        *(
-            partial(common.moving_reference, key=key, off=False, fix=False, source="verl/workers/config")
-            for key in ("algorithm.use_kl_in_reward", "actor_rollout_ref.actor.use_kl_loss")
-        ),
-    ),
+    rules=_RULES,
     live=True,
     resolves=True,
 )
