@@ -34,10 +34,6 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def _batch(settings: Settings) -> float | None:
-    return settings.count("train_dataset.batch_size")
-
-
 def ahead(settings: Settings, context: Context) -> Found:
     """Rollouts run ahead of training and come back in the order in which they are done."""
     key = "rollout.max_head_offpolicyness"
@@ -50,24 +46,6 @@ def ahead(settings: Settings, context: Context) -> Found:
         "first, so a quick prompt can be trained twice in place of a slow one",
         {key: 0},
         source="areal/infra/staleness_manager.py",
-    )
-
-
-def resumes(settings: Settings, context: Context) -> Found:
-    """The loader's place in another file comes back."""
-    key = "recover.mode"
-    if not context.segment or settings[key] in ("disabled", "off", False, None):
-        return None
-    if Settings.follows(settings.place("cluster.fileroot"), ("output", "round")):
-        return None
-    return Finding(
-        "resume",
-        "wrong",
-        f"{settings.told(key)}: the step counter and the loader's place in the last round's file "
-        "(dataloader_info.pkl) come back over the new one",
-        {key: "disabled"},
-        "the next round begins with the weights: actor.path={checkpoint}",
-        "areal/utils/recover.py",
     )
 
 
@@ -109,13 +87,16 @@ _RULES: tuple[Rule, ...] = (
     *_TABLE,
     *common.rows("train_dataset.path", ("messages",), "--trainer areal", source="areal/dataset"),
     partial(common.begins, key="actor.path", source=_ARGS),
-    resumes,
+    partial(common.resumes, key="recover.mode", off=("disabled", "off", False, None), fix="disabled",
+        place="cluster.fileroot", happens="the step counter and the loader's place in the last round's file "
+        "(dataloader_info.pkl) come back over the new one", source="areal/utils/recover.py",
+        advice="the next round begins with the weights: actor.path={checkpoint}"),
     partial(common.tail, key="train_dataset.batch_size", source=f"{_LOADER}: drop_last"),
     partial(common.too_long, key="train_dataset.max_length",
         happens="they may be dropped when the file is read (its filter counts the question alone)",
         source="areal/dataset"),
     partial(common.epochs, key="total_train_epochs", source=_ARGS),
-    partial(common.steps, key="total_train_steps", per_step=_batch, source=_ARGS),
+    partial(common.steps, key="total_train_steps", per_step="train_dataset.batch_size", source=_ARGS),
     ahead,
     weights,
     saved_there,

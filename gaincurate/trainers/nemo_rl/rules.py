@@ -222,22 +222,6 @@ def unjoined(settings: Settings, context: Context) -> Found:
     )
 
 
-def resumes(settings: Settings, context: Context) -> Found:
-    """The loader's offset comes back wherever the data set's name is the same."""
-    key = "checkpointing.checkpoint_dir"
-    if not context.segment or Settings.follows(settings.place(key), ("output", "round")):
-        return None
-    return Finding(
-        "resume",
-        "wrong",
-        f"{settings.told(key)}: the newest checkpoint there is taken up, and because the data set's name is "
-        "the same its loader's offset is put onto the new file",
-        {key: "{output}"},
-        "the next round begins with the weights: policy.model_name={checkpoint}",
-        "nemo_rl/data/utils.py, load_dataloader_state",
-    )
-
-
 def order(settings: Settings, context: Context) -> Found:
     """The live adapter asks the data set for rows, and the loader for none."""
     return (
@@ -303,7 +287,10 @@ _RULES: tuple[Rule, ...] = (
         what="the loader reads the file in its own order, whatever the schedule plans",
         source="nemo_rl/data/dataloader.py"),
     partial(common.begins, key="policy.model_name", source="nemo_rl/models"),
-    resumes,
+    partial(common.resumes, place="checkpointing.checkpoint_dir", happens="the newest checkpoint there is "
+        "taken up, and because the data set's name is the same its loader's offset is put onto the new file",
+        advice="the next round begins with the weights: policy.model_name={checkpoint}",
+        source="nemo_rl/data/utils.py, load_dataloader_state"),
     divided,
     unread,
     single_controller,

@@ -84,17 +84,6 @@ def tasks(settings: Settings, context: Context) -> Iterator[Finding]:
             )
 
 
-def adapters(settings: Settings, context: Context) -> Found:
-    """With LoRA, what is broadcast is an adapter."""
-    keys = sorted(key for key in settings.below("trainer.model.lora") if settings.given[key] is not None)
-    if not context.segment or not keys:
-        return None
-    title = f"{keys[0]} is set: the checkpoint is an adapter alone, which the next round does not begin with"
-    return Finding(
-        "adapter", "stops", title, dict.fromkeys(keys), source="prime_rl/transports/weights/filesystem.py"
-    )
-
-
 def samplers(settings: Settings, context: Context) -> Iterator[Finding]:
     """Who chooses the tasks."""
     for key in sorted({f"{_SOURCE}.curriculum.sampler.type", *settings.below("orchestrator.train.source")}):
@@ -241,7 +230,7 @@ _RULES: tuple[Rule, ...] = (
     partial(common.steps, key="max_steps", per_step=_prompts, source=_SAMPLER),
     ahead,
     endless,
-    adapters,
+    partial(common.adapter_below, prefix="trainer.model.lora", source=_BROADCAST),
     partial(common.output, key="output_dir", what="the checkpoint", source="prime_rl/configs/rl.py"),
     outcomes,
 )  # fmt: skip

@@ -50,10 +50,6 @@ def shuffled(settings: Settings, context: Context) -> Found:
     )
 
 
-def _batch(settings: Settings) -> float | None:
-    return settings.count("trainer.train_batch_size")
-
-
 def resumes(settings: Settings, context: Context) -> Found:
     """The loader's offset and the step counter come back with a checkpoint."""
     mode, key = settings["trainer.resume_mode"], "trainer.ckpt_path"
@@ -92,8 +88,8 @@ _RULES: tuple[Rule, ...] = (
     partial(common.too_long, key="trainer.max_prompt_length",
         happens="they are dropped when the file is read, so they never report", source=_DATASET),
     partial(common.epochs, key="trainer.epochs", source=_TRAINER),
-    partial(common.steps, key="trainer.max_training_steps", per_step=_batch, more_is_fine=True,
-        source=_TRAINER),
+    partial(common.steps, key="trainer.max_training_steps", per_step="trainer.train_batch_size",
+        more_is_fine=True, source=_TRAINER),
     when("weights", "stops", "trainer.hf_save_interval", lambda value: not isinstance(value,
         int) or value <= 0, "no Hugging Face weights, which scoring and the next round begin with",
         {"trainer.hf_save_interval": _ALWAYS},

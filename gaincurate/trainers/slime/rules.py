@@ -54,10 +54,6 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def _batch(settings: Settings) -> float | None:
-    return settings.count("rollout_batch_size")
-
-
 def passes(settings: Settings, context: Context) -> Found:
     """Without a number of rollouts, how often the file is gone through."""
     if settings["num_rollout"] is not None:
@@ -276,7 +272,7 @@ _RULES: tuple[Rule, ...] = (
     begins,
     hides,
     passes,
-    partial(common.steps, key="num_rollout", per_step=_batch, source=_SOURCE),
+    partial(common.steps, key="num_rollout", per_step="rollout_batch_size", source=_SOURCE),
     partial(common.tail, key="rollout_batch_size", source="slime/ray/rollout.py, get_num_rollout_per_epoch"),
     _too_long,
     _template,

@@ -183,10 +183,6 @@ def run(settings: Settings, context: Context) -> Found:
     return common.follows_run(settings, context, key, source="gaincurate.trainers.trinity")
 
 
-def _batch(settings: Settings) -> float | None:
-    return settings.count("buffer.batch_size")
-
-
 def lengths(settings: Settings, context: Context) -> Found:
     """Prompts over the model's limit are cut, or not answered."""
     cut = settings["model.enable_prompt_truncation"]
@@ -211,24 +207,6 @@ def passes(settings: Settings, context: Context) -> Found:
     if settings["buffer.total_steps"] is not None:
         return None
     return common.epochs(settings, context, "buffer.total_epochs", source=_READER)
-
-
-def resumes(settings: Settings, context: Context) -> Found:
-    """The explorer's place in the file comes back with a checkpoint."""
-    key = "checkpoint_root_dir"
-    if not context.segment or not settings["continue_from_checkpoint"]:
-        return None
-    if Settings.follows(settings.place(key), ("output", "round")):
-        return None
-    return Finding(
-        "resume",
-        "wrong",
-        f"{settings.told('continue_from_checkpoint')}, {settings.told(key)}: the place in the last round's "
-        "file comes back over the new one",
-        {key: "{output}/trinity"},
-        "the next round begins with the weights: model.model_path: {checkpoint}",
-        "trinity/manager/state_manager.py",
-    )
 
 
 def saved_there(settings: Settings, context: Context) -> Found:
@@ -291,17 +269,6 @@ def validation(settings: Settings, context: Context) -> Found:
     return Finding("validation", "cost", title, {key: False}, source="trinity/explorer/explorer.py")
 
 
-def adapters(settings: Settings, context: Context) -> Found:
-    """LoRA checkpoints hold an adapter."""
-    if not context.segment or not list(settings.below("model.lora_configs")):
-        return None
-    keys = sorted(key for key in settings.below("model.lora_configs") if settings.given[key] is not None)
-    if not keys:
-        return None
-    title = f"{keys[0]} is set: the checkpoint is an adapter alone, which the next round does not begin with"
-    return Finding("adapter", "stops", title, dict.fromkeys(keys), source="trinity/common/config.py")
-
-
 _TABLE = table(
     ("over-rollout", "wrong", RUNS, "explorer.over_rollout.ratio", 0.0, "trinity/common/config.py",
      "a step does not wait for its slowest tasks, which are never trained and report nothing"),
@@ -318,11 +285,14 @@ _RULES: tuple[Rule, ...] = (
     order,
     run,
     partial(common.begins, key="model.model_path", source="trinity/common/config.py"),
-    resumes,
+    partial(common.resumes, key="continue_from_checkpoint", off=(False, None), place="checkpoint_root_dir",
+        fix="{output}/trinity", happens="the place in the last round's file comes back over the new one",
+        advice="the next round begins with the weights: model.model_path: {checkpoint}",
+        source="trinity/manager/state_manager.py"),
     partial(common.tail, key="buffer.batch_size", source=f"{_READER}: drop_last=True"),
     lengths,
     passes,
-    partial(common.steps, key="buffer.total_steps", per_step=_batch, source=_READER),
+    partial(common.steps, key="buffer.total_steps", per_step="buffer.batch_size", source=_READER),
     _ahead("synchronizer.sync_interval", 1),
     _ahead("synchronizer.sync_offset", 0),
     when("weights", "stops", "trainer.save_hf_checkpoint", lambda value: value == "never",
@@ -334,7 +304,7 @@ _RULES: tuple[Rule, ...] = (
     saved_there,
     reports,
     feedback,
-    adapters,
+    partial(common.adapter_below, prefix="model.lora_configs", source="trinity/common/config.py"),
     validation,
 )  # fmt: skip
 
