@@ -84,7 +84,6 @@ _TABLE = table(
 )  # fmt: skip
 
 _RULES: tuple[Rule, ...] = (
-    *_TABLE,
     *common.rows("train_dataset.path", ("messages",), "--trainer areal", source="areal/dataset"),
     partial(common.begins, key="actor.path", source=_ARGS),
     partial(common.resumes, key="recover.mode", off=("disabled", "off", False, None), fix="disabled",
@@ -103,6 +102,7 @@ _RULES: tuple[Rule, ...] = (
     partial(common.adapter_only, key="actor.use_lora", off=False, source=_ARGS),
     partial(common.shuffle, key="train_dataset.shuffle", source=_LOADER),
     reference,
+    *_TABLE,
 )  # fmt: skip
 
 RULES = TrainerRules(

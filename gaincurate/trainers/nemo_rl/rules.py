@@ -280,7 +280,6 @@ _TABLE = table(
 )  # fmt: skip
 
 _RULES: tuple[Rule, ...] = (
-    *_TABLE,
     data,
     views,
     partial(common.unplugged, key="data.custom_dataloader", fix=LIVE,
@@ -308,6 +307,7 @@ _RULES: tuple[Rule, ...] = (
     order,
     unjoined,
     partial(common.moving_reference, key="loss_fn.reference_policy_kl_penalty", off=0, fix=0, source=_GRPO),
+    *_TABLE,
 )  # fmt: skip
 
 RULES = TrainerRules(

@@ -156,7 +156,6 @@ _TABLE = table(
 )  # fmt: skip
 
 _RULES: tuple[Rule, ...] = (
-    *_TABLE,
     *common.rows("data.prompt_dataset", ("label",), "--trainer openrlhf", "jsonl", renamed="data.label_key",
         source=_TRAINER),
     partial(common.begins, key="actor.model_name_or_path", source="openrlhf/cli/train_ppo_ray.py"),
@@ -185,6 +184,7 @@ _RULES: tuple[Rule, ...] = (
     learning_rate,
     partial(common.moving_reference, key="algo.kl.init_coef", off=0, fix=0,
         source="openrlhf/cli/train_ppo_ray.py"),
+    *_TABLE,
 )  # fmt: skip
 
 RULES = TrainerRules(

@@ -217,7 +217,6 @@ _TABLE = table(
 )  # fmt: skip
 
 _RULES: tuple[Rule, ...] = (
-    *_TABLE,
     tasks,
     samplers,
     gates,
@@ -233,6 +232,7 @@ _RULES: tuple[Rule, ...] = (
     partial(common.adapter_below, prefix="trainer.model.lora", source=_BROADCAST),
     partial(common.output, key="output_dir", what="the checkpoint", source="prime_rl/configs/rl.py"),
     outcomes,
+    *_TABLE,
 )  # fmt: skip
 
 RULES = TrainerRules(

@@ -80,7 +80,6 @@ _TABLE = table(
 )  # fmt: skip
 
 _RULES: tuple[Rule, ...] = (
-    *_TABLE,
     partial(common.reads, key="data.train_data", source=_DATASET),
     partial(common.begins, key="trainer.policy.model.path", source="skyrl/train/config/config.py"),
     resumes,
@@ -107,6 +106,7 @@ _RULES: tuple[Rule, ...] = (
         modes=("segment",)),
     *(partial(common.moving_reference, key=key, off=False, fix=False,
         source=_TRAINER) for key in ("trainer.algorithm.use_kl_loss", "trainer.algorithm.use_kl_in_reward")),
+    *_TABLE,
 )  # fmt: skip
 
 RULES = TrainerRules(

@@ -261,7 +261,6 @@ _TABLE = table(
 )  # fmt: skip
 
 _RULES: tuple[Rule, ...] = (
-    *_TABLE,
     *common.rows("prompt_data", ("metadata",), "--trainer slime", "jsonl", source=_SOURCE),
     partial(common.follows_run, key="prompt_data", source="gaincurate.trainers.slime"),
     partial(common.unplugged, key="data_source_path", fix=LIVE,
@@ -286,6 +285,7 @@ _RULES: tuple[Rule, ...] = (
     period,
     partial(common.shuffle, key="rollout_shuffle", source=_SOURCE),
     *(partial(_reference, key=key) for key in ("kl_coef", "kl_loss_coef")),
+    *_TABLE,
 )  # fmt: skip
 
 RULES = TrainerRules(

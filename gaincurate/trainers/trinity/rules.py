@@ -277,7 +277,6 @@ _TABLE = table(
 )  # fmt: skip
 
 _RULES: tuple[Rule, ...] = (
-    *_TABLE,
     data,
     pipeline,
     prompt_column,
@@ -306,6 +305,7 @@ _RULES: tuple[Rule, ...] = (
     feedback,
     partial(common.adapter_below, prefix="model.lora_configs", source="trinity/common/config.py"),
     validation,
+    *_TABLE,
 )  # fmt: skip
 
 RULES = TrainerRules(

@@ -344,7 +344,6 @@ _TABLE = table(
 )  # fmt: skip
 
 _RULES: tuple[Rule, ...] = (
-    *_TABLE,
     rows,
     begins,
     partial(common.shuffle, key="shuffle_dataset", source=_CONFIG, refused=True),
@@ -373,6 +372,7 @@ _RULES: tuple[Rule, ...] = (
     partial(common.output, key="output_dir", what="the checkpoint", source=_TRAINER),
     partial(common.moving_reference, key="beta", off=0.0, fix=0.0, source=_CONFIG),
     partial(common.adapter_only, key="use_peft", off=False, source="trl/trainer/model_config.py"),
+    *_TABLE,
 )  # fmt: skip
 
 RULES = TrainerRules(

@@ -277,7 +277,6 @@ _TABLE = table(
 )  # fmt: skip
 
 _RULES: tuple[Rule, ...] = (
-    *_TABLE,
     *common.rows("data.train_files", ("data_source", "reward_model", "extra_info"), _EXPORT, source=_DATASET),
     partial(common.unplugged, key="data.custom_cls.path", fix=_plugged("data.custom_cls.path"),
         what="the rows are the file's, whatever the schedule plans", source=_DATASET),
@@ -321,6 +320,7 @@ _RULES: tuple[Rule, ...] = (
     *(partial(common.moving_reference, key=key, off=False, fix=False,
         source="verl/workers/config") for key in ("algorithm.use_kl_in_reward",
         "actor_rollout_ref.actor.use_kl_loss")),
+    *_TABLE,
 )  # fmt: skip
 
 RULES = TrainerRules(
