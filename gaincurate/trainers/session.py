@@ -22,7 +22,7 @@ from gaincurate.core.foreign import json_value
 from gaincurate.core.manifest import Document
 from gaincurate.core.outcomes import check_line
 from gaincurate.core.process import command_lock
-from gaincurate.core.prompts import read_rows
+from gaincurate.core.prompts import plain_rows
 from gaincurate.core.schema import ID
 from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.schedule.checkpoints import AS_IT_IS, Held
@@ -155,7 +155,7 @@ class RunSession(AbstractContextManager["RunSession"]):
         """The newest round's training rows, `[budget]`, in its order, each with `gc_round`."""
         round_ = self.round
         if self._rows[0] != round_:
-            rows = read_rows(self.run.data(round_)).to_pylist()
+            rows = plain_rows(self.run.data(round_))
             self._rows = (round_, [{**row, ROUND: round_} for row in rows])
         return self._rows[1]
 
